@@ -1,0 +1,85 @@
+# drivefs: `make run` mounts a demo drive, `make test` runs every check that must pass.
+# Both install what is missing first, and both may be repeated. `make install-system` puts the
+# tools where mount(8), umount(8) and fstab look for them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+DEMO := demo
+DRIVE := $(DEMO)/drive
+MOUNT := $(DEMO)/mnt
+KEY := $(DEMO)/key
+.PHONY: install install-system packages run stop test lint soak bench clean
+
+install: packages $(STAMP)
+	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory install-system; fi
+
+# Each line: how to see that it is there, and the package that brings it.
+packages:
+	@missing=""; \
+	need() { sh -c "$$1" >/dev/null 2>&1 || missing="$$missing $$2"; }; \
+	need "command -v fusermount3" fuse3; \
+	need "command -v pkg-config" pkg-config; \
+	need "pkg-config --exists fuse3" libfuse3-dev; \
+	need "command -v gcc" gcc; \
+	need "echo '#include <stdio.h>' | gcc -E -" libc6-dev; \
+	need "command -v $(PYTHON)" python3; \
+	need "$(PYTHON) -c 'import ensurepip'" python3-venv; \
+	need "test -e \"\$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path(\"include\"))')/Python.h\"" python3-dev; \
+	need "command -v rsync" rsync; \
+	need "command -v git" git; \
+	need "command -v setfattr" attr; \
+	need "command -v setfacl" acl; \
+	if [ -n "$$missing" ]; then \
+		echo "installing:$$missing"; \
+		$(SUDO) apt-get update -qq && \
+		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing; \
+	fi
+
+$(STAMP): pyproject.toml setup.cfg | packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "drivefs needs Python 3.11 or newer")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+# mount(8) looks only in /sbin; the scripts linked there start this checkout's own interpreter.
+install-system: $(STAMP)
+	@for name in mkfs.drivefs mount.drivefs umount.drivefs; do \
+		$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/$$name" "/sbin/$$name"; \
+	done; \
+	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/mount.drivefs" /sbin/mount.fuse.drivefs; \
+	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/umount.drivefs" /sbin/umount.fuse.drivefs
+
+# The demo keeps its cache beside its drive, so that nothing is written outside this folder.
+run: export DRIVEFS_CACHE_DIR = $(CURDIR)/$(DEMO)/cache
+
+run: install
+	@mkdir -p $(MOUNT)
+	@test -e $(KEY) || (umask 077 && head -c 32 /dev/urandom > $(KEY))
+	@test -e $(DRIVE)/drive.toml || $(BIN)/mkfs.drivefs --key-file $(KEY) $(DRIVE)
+	@mountpoint -q $(MOUNT) || $(BIN)/mount.drivefs $(DRIVE) $(MOUNT) -o key_file=$(KEY)
+	@echo "The drive is mounted at $(MOUNT). Copy something in, then:"
+	@echo "  $(BIN)/drivefs status $(MOUNT)    what is stored, and what is not yet"
+	@echo "  make stop                          store everything and unmount"
+
+stop:
+	@if mountpoint -q $(MOUNT); then $(BIN)/umount.drivefs $(MOUNT); else echo "$(MOUNT) is not mounted"; fi
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+soak: install
+	$(BIN)/python -m pytest -m soak --timeout 7200
+
+bench: install
+	$(BIN)/python -m bench
+
+clean: stop
+	rm -rf $(VENV) $(DEMO) build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

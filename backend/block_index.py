@@ -1,0 +1,247 @@
+"""The dedup index: which block lies where in which pack, and which packs want repair (SQLite).
+
+Invariants:
+1. It holds nothing that the packs on the nodes do not say: it can be thrown away and rebuilt (I4).
+2. It is never ahead of the nodes: a pack is added only after its fragments are durable. It may be behind
+   (synchronous=NORMAL in WAL mode can lose the last transactions in a power cut, never tear one);
+   reconciliation at the next start finds the packs it forgot.
+3. Used by one thread, the event loop's: every operation is a few look-ups by key or one short
+   transaction. Only `rebuild` and `reconcile` walk it, pack by pack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, Final, ParamSpec, TypeVar
+
+import apsw
+
+from backend.errors import CorruptError, FormatError, NoSpaceError, TransientError
+from backend.pack_format import PackEntry
+from backend.upstream import BlockId
+
+APPLICATION_ID: Final = 0x44464258
+VERSION: Final = 1
+
+_SCHEMA: Final = f"""
+CREATE TABLE drive (
+    id BLOB NOT NULL            -- the 16-byte id of the drive whose packs these are; one row
+) STRICT;
+CREATE TABLE packs (
+    number INTEGER PRIMARY KEY, -- local and short, for `blocks.pack`; means nothing elsewhere
+    id BLOB NOT NULL UNIQUE,    -- the 16-byte random pack id
+    size INTEGER NOT NULL,      -- bytes of the pack, before erasure coding
+    stored INTEGER NOT NULL,    -- bytes of all its fragments with parity and footers
+    nodes TEXT NOT NULL,        -- node names joined by '/': fragment i belongs on the i-th
+    missing INTEGER NOT NULL,   -- bit i is set: fragment i is known not to be on its node, or to be wrong
+    repair INTEGER NOT NULL,    -- 1: look at every fragment and write the missing and wrong ones anew
+    blocks INTEGER NOT NULL,    -- how many blocks its index lists
+    block_bytes INTEGER NOT NULL -- their lengths together
+) STRICT;
+CREATE INDEX packs_to_repair ON packs (number) WHERE repair;
+CREATE TABLE blocks (
+    id BLOB PRIMARY KEY,        -- the 32-byte block id
+    pack INTEGER NOT NULL REFERENCES packs (number), -- the pack that it is read from
+    offset INTEGER NOT NULL,    -- of its first byte in the pack
+    length INTEGER NOT NULL     -- of the sealed block in bytes
+) STRICT, WITHOUT ROWID;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {VERSION};
+"""
+_PACK_COLUMNS: Final = "packs.id, packs.size, packs.stored, packs.nodes, packs.missing"
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """A stored pack. `nodes[i]` keeps fragment i; bit i of `missing`: it is known not to."""
+
+    id: bytes
+    size: int
+    stored_size: int
+    nodes: tuple[str, ...]
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BlockLocation:
+    """Where a block is read from."""
+
+    pack: Pack
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class IndexStatistics:
+    """Sums over all packs. A block listed by two packs counts twice in `block_bytes`."""
+
+    blocks: int
+    block_bytes: int
+    packs: int
+    stored_bytes: int
+    packs_to_repair: int
+
+
+def _translated(method: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """SQLite's errors as this project's."""
+
+    @wraps(method)
+    def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return method(*args, **kwargs)
+        except apsw.FullError as error:
+            raise NoSpaceError("the block index cannot grow: the cache directory's disk is full") from error
+        except (apsw.CorruptError, apsw.NotADBError) as error:
+            raise CorruptError("the block index is damaged: remove blocks.db, it is rebuilt") from error
+        except (apsw.IOError, apsw.BusyError, apsw.CantOpenError) as error:
+            raise TransientError(f"the block index cannot be used: {error}") from error
+
+    return wrapper
+
+
+class BlockIndex:
+    """All methods may raise `NoSpaceError`, `CorruptError` (rebuild it) or `TransientError` (local I/O)."""
+
+    @_translated
+    def __init__(self, path: str, drive_id: bytes) -> None:
+        """Opens or creates the database at `path` (":memory:" for tests). `FormatError` if it is of
+        another drive or version: nothing was changed; remove it, it can be rebuilt."""
+        self._database = apsw.Connection(path)
+        try:
+            self._open(drive_id)
+        except BaseException:
+            self._database.close()
+            raise
+
+    @_translated
+    def close(self) -> None:
+        """Idempotent."""
+        self._database.close()
+
+    @_translated
+    def has(self, block: BlockId) -> bool:
+        """Whether the block is stored."""
+        return self._one("SELECT 1 FROM blocks WHERE id = ?", block) is not None
+
+    def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
+        """Those of `ids` that no pack holds."""
+        return {block for block in ids if not self.has(block)}
+
+    @_translated
+    def locate(self, block: BlockId) -> BlockLocation | None:
+        """Where to read the block; None if it is not stored."""
+        row = self._one(
+            f"SELECT {_PACK_COLUMNS}, offset, length FROM blocks JOIN packs ON packs.number = blocks.pack"
+            " WHERE blocks.id = ?", block)
+        return None if row is None else BlockLocation(_pack(row[:5]), row[5], row[6])
+
+    @_translated
+    def add_pack(self, pack: Pack, entries: Sequence[PackEntry]) -> None:
+        """In one transaction. A pack that is there already is left alone, and so is a block that
+        another pack holds already. Missing fragments make the pack wanted for repair."""
+        with self._transaction():
+            number = self._insert_pack(pack, entries)
+            if number is not None:
+                self._database.executemany(
+                    "INSERT OR IGNORE INTO blocks (id, pack, offset, length) VALUES (?, ?, ?, ?)",
+                    [(entry.block, number, entry.offset, entry.length) for entry in entries])
+
+    @_translated
+    def pack(self, pack_id: bytes) -> Pack | None:
+        """The pack of that id."""
+        row = self._one(f"SELECT {_PACK_COLUMNS} FROM packs WHERE id = ?", pack_id)
+        return None if row is None else _pack(row)
+
+    @_translated
+    def pack_ids(self) -> set[bytes]:
+        """The ids of all packs."""
+        return {row[0] for row in self._database.execute("SELECT id FROM packs")}
+
+    @_translated
+    def packs_to_repair(self, limit: int, skip: int = 0) -> list[Pack]:
+        """Up to `limit` packs that want repair, in the order in which they were added, after `skip`."""
+        rows = self._database.execute(
+            f"SELECT {_PACK_COLUMNS} FROM packs WHERE repair ORDER BY number LIMIT ? OFFSET ?", (limit, skip))
+        return [_pack(row) for row in rows]
+
+    @_translated
+    def want_repair(self, pack_id: bytes, missing: int = 0) -> None:
+        """Queue the pack for repair; the fragments of the bits in `missing` are known to be bad."""
+        self._database.execute(
+            "UPDATE packs SET repair = 1, missing = missing | ? WHERE id = ?", (missing, pack_id))
+
+    @_translated
+    def set_missing(self, pack_id: bytes, missing: int) -> None:
+        """What a repair or a late write found: the pack wants repair only if bits are left."""
+        self._database.execute(
+            "UPDATE packs SET missing = ?1, repair = ?1 != 0 WHERE id = ?2", (missing, pack_id))
+
+    @_translated
+    def set_nodes(self, pack_id: bytes, nodes: Sequence[str]) -> None:
+        """The pack's fragments were found to lie on these nodes."""
+        self._database.execute("UPDATE packs SET nodes = ? WHERE id = ?", ("/".join(nodes), pack_id))
+
+    @_translated
+    def clear(self) -> None:
+        """Forget everything (before a rebuild)."""
+        with self._transaction():
+            self._database.execute("DELETE FROM blocks; DELETE FROM packs")
+
+    @_translated
+    def statistics(self) -> IndexStatistics:
+        """Sums over the packs; walks packs, not blocks."""
+        row = self._one(
+            "SELECT total(blocks), total(block_bytes), count(*), total(stored), total(repair) FROM packs")
+        return IndexStatistics(*map(int, row or (0, 0, 0, 0, 0)))
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """All or nothing. Not apsw's own context manager: SQLite ends a transaction by itself when the
+        disk is full, and the savepoint's rollback would then hide that error behind its own."""
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._database.execute("COMMIT")
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+
+    def _open(self, drive_id: bytes) -> None:
+        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL",
+                       "trusted_schema = OFF", "mmap_size = 0"):
+            self._database.execute(f"PRAGMA {pragma}")
+        if self._one("SELECT 1 FROM sqlite_schema") is None:
+            with self._transaction():
+                self._database.execute(_SCHEMA)
+                self._database.execute("INSERT INTO drive (id) VALUES (?)", (drive_id,))
+        self._check(drive_id)
+
+    def _check(self, drive_id: bytes) -> None:
+        application, version = self._one("PRAGMA application_id"), self._one("PRAGMA user_version")
+        if application != (APPLICATION_ID,) or version != (VERSION,):
+            raise FormatError(f"blocks.db is no block index of version {VERSION}: remove it, it is rebuilt")
+        if self._one("SELECT id FROM drive") != (drive_id,):
+            raise FormatError("blocks.db is the index of another drive: remove it, it is rebuilt")
+
+    def _insert_pack(self, pack: Pack, entries: Sequence[PackEntry]) -> int | None:
+        row = self._one(
+            "INSERT OR IGNORE INTO packs (id, size, stored, nodes, missing, repair, blocks, block_bytes)"
+            " VALUES (?1, ?2, ?3, ?4, ?5, ?5 != 0, ?6, ?7) RETURNING number",
+            pack.id, pack.size, pack.stored_size, "/".join(pack.nodes), pack.missing,
+            len(entries), sum(entry.length for entry in entries))
+        return None if row is None else row[0]
+
+    def _one(self, query: str, *values: bytes | int | str) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._database.execute(query, values).fetchone()
+        return row
+
+
+def _pack(row: Sequence[Any]) -> Pack:
+    return Pack(row[0], row[1], row[2], tuple(row[3].split("/")), row[4])

@@ -1,0 +1,266 @@
+"""The block store: dedup, packing, storing at write quorum, reading, repair, rebuilding the index.
+
+It implements the block half of `backend.upstream.Upstream`: `missing`, `put_blocks`, `flush`, `get_block`,
+`get_block_again`, `status`, `close`; what those promise is said there.
+
+Invariants:
+1. A block is in the buffer or in the index from `put_blocks` on; it passes from one to the other without
+   an await in between, and only after its pack is durable at write quorum (I4).
+2. At most `parallel` packs are being stored. One that fails is kept and tried again with growing waits, at
+   once when `flush` asks, until it is stored: nothing taken is ever dropped while the process lives.
+3. All state is touched by the event loop's thread only; encoding, hashing and node I/O run in threads.
+4. Tasks belong to the nursery inside `run`; cancelling it loses only what was not flushed.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import trio
+
+from backend.block_buffer import DEFAULT_CAPACITY, DEFAULT_TARGET, BlockBuffer, PendingPack
+from backend.block_index import BlockIndex, BlockLocation, Pack
+from backend.erasure import ErasureCode
+from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError
+from backend.failpoints import declare, failpoint
+from backend.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
+from backend.node import Node
+from backend.pack_store import PackStore, PackWrite, require_placeable
+from backend.placement import ClusterMap
+from backend.repair_queue import FIRST_WAIT as REPAIR_WAIT
+from backend.repair_queue import RepairQueue
+from backend.upstream import BlockId, NodeStatus, SealedBlock, StoreStatus
+
+AFTER_QUORUM: Final = declare(
+    "blocks.after-quorum", "a pack is durable at write quorum; the index does not know it yet")
+AFTER_INDEX: Final = declare(
+    "blocks.after-index", "a pack is stored and in the index; who waits for flush does not know it yet")
+
+PARALLEL: Final = 4
+FIRST_WAIT: Final = 0.5
+LONGEST_WAIT: Final = 30.0
+STRAGGLER_PATIENCE: Final = 1.0
+STATUS_PATIENCE: Final = 2.0
+RECONCILE_AGAIN: Final = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class BlockStore:
+    """Called by many tasks at once. `run` must be running for anything to be stored; call `reconcile`
+    once after opening (or `rebuild_index` if the index is new). `nodes` are by name."""
+
+    def __init__(self, nodes: Mapping[str, Node], code: ErasureCode, cluster: ClusterMap, drive_id: bytes,
+                 pack_key: bytes, index: BlockIndex, *, linger: float = 0.2,
+                 target: int = DEFAULT_TARGET, capacity: int = DEFAULT_CAPACITY,
+                 parallel: int = PARALLEL, hedge_after: float = 0.5,
+                 repair_wait: float = REPAIR_WAIT) -> None:
+        require_placeable(cluster, nodes)
+        self._nodes = nodes
+        self._drive_id = drive_id
+        self._pack_key = pack_key
+        self._index = index
+        self._linger = linger
+        self._slots = trio.Semaphore(parallel)
+        self._buffer = BlockBuffer(capacity, target)
+        self._packs = PackStore(nodes, code, cluster, drive_id, self._note_wrong, hedge_after)
+        self._repairs = RepairQueue(nodes, self._packs, index, self._is_pending, repair_wait)
+        self._reconciliation = IndexReconciliation(
+            nodes, self._packs, index, drive_id, pack_key, self._is_pending)
+        self._reconcile_lock = trio.Lock()
+        self._reconciled_at = -RECONCILE_AGAIN
+        self._away: tuple[str, ...] = ()
+        self._nodes_are_away = trio.Event()
+
+    @property
+    def repairs(self) -> RepairQueue:
+        """For tools that want everything repaired now."""
+        return self._repairs
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Store what is put, repair, and look again for nodes that were away; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._repairs.run)
+            nursery.start_soon(self._reconcile_until_complete)
+            task_status.started()
+            while True:
+                await self._slots.acquire()
+                pack = await self._buffer.next_pack(self._linger)
+                nursery.start_soon(self._store, nursery, pack)
+
+    async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
+        await trio.lowlevel.checkpoint()
+        return self._index.missing(block for block in ids if block not in self._buffer)
+
+    async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
+        for block in blocks:
+            if not self._has(block.id):
+                await self._buffer.wait_for_room(len(block.data))
+            if not self._has(block.id):
+                self._buffer.take(block)
+        await trio.lowlevel.checkpoint()
+
+    async def flush(self) -> None:
+        self._buffer.close_open()
+        waits = [(pack, pack.failures) for pack in self._buffer.packs()]
+        for pack, _ in waits:
+            pack.retry.set()
+        for pack, failures in waits:
+            await pack.wait_stored(failures)
+        await trio.lowlevel.checkpoint()
+
+    async def get_block(self, block: BlockId) -> bytes:
+        buffered = self._buffer.read(block)
+        if buffered is not None:
+            return buffered
+        location = await self._locate(block)
+        return await self._packs.reader.read_range(location.pack, location.offset, location.length)
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        buffered = self._buffer.read(block)
+        if buffered is not None:
+            return buffered
+        location = await self._locate(block)
+        self._want_repair(location.pack, 0)
+        self._packs.reader.forget(location.pack.id)
+        whole = await self._packs.reader.read_whole(location.pack)
+        return whole[location.offset : location.offset + location.length]
+
+    async def status(self) -> StoreStatus:
+        found: dict[str, NodeStatus] = {}
+        async with trio.open_nursery() as nursery:
+            for node in self._nodes.values():
+                nursery.start_soon(_ask_status, node, found)
+        sums = self._index.statistics()
+        return StoreStatus(sums.blocks, sums.block_bytes, sums.packs, sums.stored_bytes, self._buffer.size,
+                           sums.packs_to_repair, tuple(found[name] for name in self._nodes))
+
+    async def close(self) -> None:
+        """Close the index; cancel `run` before."""
+        await trio.lowlevel.checkpoint()
+        self._index.close()
+
+    async def reconcile(self, progress: Progress | None = None) -> ReconcileReport:
+        """Make the index agree with the nodes: add packs that it does not know, queue those for repair
+        whose fragments are not listed. Forgets nothing. Idempotent; `run` repeats it by itself while
+        nodes are away."""
+        async with self._reconcile_lock:
+            report = await self._reconciliation.run(progress)
+            self._note_away(report.away)
+            self._repairs.wake()
+        if report.unreadable:
+            log.warning("packs whose index cannot be read: %s", ", ".join(report.unreadable))
+        return report
+
+    async def rebuild_index(self, progress: Progress | None = None) -> ReconcileReport:
+        """Forget the index and make it anew from the packs on the nodes alone. If it is interrupted,
+        `reconcile` goes on with it."""
+        self._index.clear()
+        return await self.reconcile(progress)
+
+    def _note_away(self, names: Sequence[str]) -> None:
+        self._away = tuple(names)
+        self._reconciled_at = trio.current_time()
+        if names:
+            self._nodes_are_away.set()
+        else:
+            self._nodes_are_away = trio.Event()
+
+    def _has(self, block: BlockId) -> bool:
+        return block in self._buffer or self._index.has(block)
+
+    def _is_pending(self, pack_id: bytes) -> bool:
+        return self._buffer.has_pack(pack_id) or self._packs.is_unsettled(pack_id)
+
+    def _note_wrong(self, pack: Pack, fragment: int) -> None:
+        if pack.missing >> fragment & 1:
+            return
+        name = pack.nodes[fragment]
+        log.warning("%s: fragment %d of pack %s is missing or wrong", name, fragment, pack.id.hex())
+        self._want_repair(pack, 1 << fragment)
+
+    def _want_repair(self, pack: Pack, missing: int) -> None:
+        self._index.want_repair(pack.id, missing)
+        self._repairs.wake()
+
+    async def _locate(self, block: BlockId) -> BlockLocation:
+        """Where the block is. One that nobody knows may lie on nodes that were away: look again."""
+        location = self._index.locate(block)
+        if location is None and self._away and trio.current_time() > self._reconciled_at + RECONCILE_AGAIN:
+            await self.reconcile()
+            location = self._index.locate(block)
+        if location is not None:
+            return location
+        if self._away:
+            away = ", ".join(self._away)
+            raise UnavailableError(f"block {block.hex()[:16]} is not on the nodes that answer; away: {away}",
+                                   self._away)
+        raise NotFoundError(f"block {block.hex()[:16]} is not stored")
+
+    async def _reconcile_until_complete(self) -> None:
+        """A node that was away at the start may bring packs that the index does not know."""
+        while True:
+            await self._nodes_are_away.wait()
+            await trio.sleep(RECONCILE_AGAIN)
+            if await self._any_is_back():
+                await self.reconcile()
+
+    async def _any_is_back(self) -> bool:
+        found: dict[str, NodeStatus] = {}
+        async with trio.open_nursery() as nursery:
+            for name in self._away:
+                nursery.start_soon(_ask_status, self._nodes[name], found)
+        return any(status.state == "ok" for status in found.values())
+
+    async def _store(self, nursery: trio.Nursery, pack: PendingPack) -> None:
+        """Store one pack, however long it takes, and give the slot back."""
+        wait = FIRST_WAIT
+        while True:
+            try:
+                write = await self._store_once(nursery, pack)
+                break
+            except (DriveError, OSError) as error:
+                pack.note_failure(error if isinstance(error, DriveError) else TransientError(str(error)))
+                log.warning("%s", error)
+            with trio.move_on_after(wait):
+                await pack.retry.wait()
+            pack.retry = trio.Event()
+            wait = min(2 * wait, LONGEST_WAIT)
+        if write.missing():
+            nursery.start_soon(self._settle, write)
+        with trio.move_on_after(STRAGGLER_PATIENCE):
+            await write.settled.wait()
+        self._slots.release()
+
+    async def _store_once(self, nursery: trio.Nursery, pack: PendingPack) -> PackWrite:
+        if not pack.data:
+            encode = partial(pack.encode, self._drive_id, self._pack_key)
+            pack.fix(*await trio.to_thread.run_sync(encode, limiter=self._packs.cpu))
+        write = await self._packs.write(nursery, pack.id, pack.data)
+        failpoint(AFTER_QUORUM)
+        self._index.add_pack(replace(write.pack, missing=write.missing()), pack.entries())
+        failpoint(AFTER_INDEX)
+        self._buffer.remove(pack)
+        return write
+
+    async def _settle(self, write: PackWrite) -> None:
+        """When the last fragments of a stored pack are written or have failed, tell the index."""
+        await write.settled.wait()
+        self._index.set_missing(write.pack.id, write.missing())
+        if write.missing():
+            self._repairs.wake()
+
+
+async def _ask_status(node: Node, found: dict[str, NodeStatus]) -> None:
+    found[node.name] = NodeStatus(node.name, node.zone, f"no answer within {STATUS_PATIENCE:g} s")
+    with trio.move_on_after(STATUS_PATIENCE):
+        try:
+            await node.check()
+            space = await node.space()
+            found[node.name] = NodeStatus(node.name, node.zone, "ok", space.total, space.free)
+        except DriveError as error:
+            found[node.name] = NodeStatus(node.name, node.zone, str(error))

@@ -1,0 +1,250 @@
+"""A node that is a directory: each object is a file, its key is its path below the directory.
+
+Invariants:
+1. An object is written beside its place and renamed or linked into it: readers see all of it or none,
+   and it is durable (with the folders above it) before the call returns.
+2. A directory without this node's identity file is never written to: an unmounted disk leaves an empty
+   mount point, and that must look like a node that is away, not like one that lost everything.
+3. `swap` holds flock(2) on `.lock` in the node, so that all processes that share the directory take turns.
+4. Blocking calls run in threads under a limiter. A read may be abandoned when its caller is cancelled; a
+   write never is, so that a caller that was told nothing knows that nothing goes on behind it.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Final, TypeVar
+
+import trio
+
+from backend import durable
+from backend.errors import (
+    ConflictError,
+    DriveError,
+    NodeError,
+    NoSpaceError,
+    NotFoundError,
+    ReadOnlyError,
+    TransientError,
+)
+from backend.failpoints import declare, failpoint
+from backend.node import KEY_PATTERN, Buffer, Space
+from backend.node_identity import IDENTITY_FILE, NodeIdentity, read_identity
+
+BEFORE_WRITE: Final = declare("node.before-write", "an object is about to be written; the node is as before")
+AFTER_WRITE: Final = declare("node.after-write", "the object is durable; the caller does not know it yet")
+AFTER_DELETE: Final = declare("node.after-delete", "the object is gone; the caller does not know it yet")
+
+_KEY: Final = re.compile(KEY_PATTERN)
+_LOCK_FILE: Final = ".lock"
+_TEMPORARY: Final = ".tmp-"
+_STALE_AFTER: Final = 24 * 3600
+_THREADS: Final = 8
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
+_ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+Result = TypeVar("Result")
+
+
+class DirectoryNode:
+    """See `backend.node.Node`. A key may not lead through another key (`a` and `a/b`). Construction does
+    no I/O; `open` says whether the node is there."""
+
+    def __init__(
+        self, path: str, identity: NodeIdentity, limiter: trio.CapacityLimiter | None = None
+    ) -> None:
+        self._path = os.path.abspath(path)
+        self._identity = identity
+        self._limiter = limiter or trio.CapacityLimiter(_THREADS)
+        self._folders: set[str] = set()
+
+    @property
+    def name(self) -> str:
+        return self._identity.name
+
+    @property
+    def zone(self) -> str:
+        return self._identity.zone
+
+    async def open(self) -> None:
+        """`check`, and remove temporary files that a dead process left more than a day ago."""
+        await self.check()
+        await self._write("cannot clean", self._remove_stale)
+
+    async def check(self) -> None:
+        await self._read("cannot read", self._check)
+
+    async def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        await self._write(f"cannot write {key}", partial(self._store, self._locate(key), parts, False))
+
+    async def create(self, key: str, parts: Sequence[Buffer]) -> None:
+        await self._write(f"cannot create {key}", partial(self._store, self._locate(key), parts, True))
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        if offset < 0 or (length is not None and length < 0):
+            raise ValueError(f"no such range: {offset}+{length}")
+        return await self._read(f"cannot read {key}", partial(_read_range, self._locate(key), offset, length))
+
+    async def size(self, key: str) -> int:
+        return await self._read(f"cannot stat {key}", partial(_size, self._locate(key)))
+
+    async def delete(self, key: str) -> None:
+        with suppress(NotFoundError):
+            await self._write(f"cannot delete {key}", partial(_delete, self._locate(key)))
+
+    async def keys(self, prefix: str) -> list[str]:
+        if prefix and (not prefix.endswith("/") or not _KEY.fullmatch(prefix[:-1])):
+            raise ValueError(f"not a folder of keys: {prefix!r}")
+        with suppress(NotFoundError):
+            return await self._read(f"cannot list {prefix}", partial(self._list, prefix))
+        return []
+
+    async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
+        await self._write(f"cannot replace {key}", partial(self._swap, self._locate(key), expected, new))
+
+    async def space(self) -> Space:
+        return await self._read("cannot ask for space", self._space)
+
+    def _locate(self, key: str) -> str:
+        if not _KEY.fullmatch(key) or key == IDENTITY_FILE:
+            raise ValueError(f"not a key: {key!r}")
+        return os.path.join(self._path, key)
+
+    async def _read(self, what: str, work: Callable[[], Result]) -> Result:
+        guarded = partial(self._guarded, what, work)
+        return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
+
+    async def _write(self, what: str, work: Callable[[], None]) -> None:
+        await trio.to_thread.run_sync(partial(self._guarded, what, work), limiter=self._limiter)
+
+    def _guarded(self, what: str, work: Callable[[], Result]) -> Result:
+        try:
+            return work()
+        except FileExistsError:
+            raise ConflictError(f"{self.name}: {what}: it exists") from None
+        except OSError as error:
+            raise self._translated(what, error) from error
+
+    def _translated(self, what: str, error: OSError) -> DriveError:
+        text = f"{self.name}: {what}: {error.strerror}"
+        if error.errno in _ABSENT:
+            self._check()
+            return NotFoundError(text)
+        if error.errno in _FULL:
+            return NoSpaceError(text)
+        return ReadOnlyError(text) if error.errno in _REFUSED else TransientError(text)
+
+    def _check(self) -> None:
+        found = read_identity(self._path, self.name)
+        if found.drive_id != self._identity.drive_id:
+            raise NodeError(f"{self.name}: {self._path} is a node of another drive", self.name)
+        if found.name != self.name:
+            raise NodeError(f"{self.name}: {self._path} is this drive's {found.name}", self.name)
+
+    def _store(self, path: str, parts: Sequence[Buffer], exclusive: bool) -> None:
+        failpoint(BEFORE_WRITE)
+        try:
+            self._make_folder(os.path.dirname(path))
+            durable.write_file(path, parts, exclusive=exclusive)
+        except FileNotFoundError:
+            self._folders.clear()
+            self._make_folder(os.path.dirname(path))
+            durable.write_file(path, parts, exclusive=exclusive)
+        failpoint(AFTER_WRITE)
+
+    def _make_folder(self, folder: str) -> None:
+        """The folder, durably, with what is above it. One that is found there may be another writer's
+        whose fsync is still to come, so its parent is synced here as well."""
+        if folder in self._folders:
+            return
+        if folder == self._path:
+            self._check()
+            return
+        parent = os.path.dirname(folder)
+        self._make_folder(parent)
+        with suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
+        durable.current().sync_folder(parent)
+        self._folders.add(folder)
+
+    def _swap(self, path: str, expected: bytes | None, new: bytes) -> None:
+        self._make_folder(os.path.dirname(path))
+        with self._locked():
+            if _content(path) != expected:
+                raise ConflictError(f"{self.name}: {os.path.basename(path)} is not what was expected")
+            self._store(path, [new], exclusive=expected is None)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        lock = os.path.join(self._path, _LOCK_FILE)
+        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _list(self, prefix: str) -> list[str]:
+        found: list[str] = []
+        for folder, _, files in os.walk(os.path.join(self._path, prefix), onerror=_raise):
+            below = os.path.relpath(folder, self._path)
+            keys = (name if below == "." else f"{below}/{name}" for name in files)
+            found.extend(key for key in keys if _KEY.fullmatch(key) and key != IDENTITY_FILE)
+        return sorted(found)
+
+    def _space(self) -> Space:
+        self._check()
+        found = os.statvfs(self._path)
+        return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+    def _remove_stale(self) -> None:
+        oldest = time.time() - _STALE_AFTER
+        for folder, _, files in os.walk(self._path, onerror=_raise):
+            for name in filter(lambda name: name.startswith(_TEMPORARY), files):
+                path = os.path.join(folder, name)
+                with suppress(FileNotFoundError):
+                    if os.stat(path).st_mtime < oldest:
+                        os.unlink(path)
+
+
+def _read_range(path: str, offset: int, length: int | None) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        there = max(os.fstat(descriptor).st_size - offset, 0)
+        wanted = there if length is None else min(length, there)
+        data = os.pread(descriptor, wanted, offset)
+        while len(data) < wanted and (more := os.pread(descriptor, wanted - len(data), offset + len(data))):
+            data += more
+        return data
+    finally:
+        os.close(descriptor)
+
+
+def _size(path: str) -> int:
+    if os.path.isdir(path):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    return os.stat(path).st_size
+
+
+def _content(path: str) -> bytes | None:
+    with suppress(FileNotFoundError):
+        return _read_range(path, 0, None)
+    return None
+
+
+def _delete(path: str) -> None:
+    durable.current().unlink(path)
+    durable.current().sync_folder(os.path.dirname(path))
+    failpoint(AFTER_DELETE)
+
+
+def _raise(error: OSError) -> None:
+    raise error

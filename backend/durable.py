@@ -1,0 +1,111 @@
+"""All durable file I/O of drivefs: the one place where a test can drop what was not fsynced.
+
+The functions are thin on purpose. `Durable` is the real thing; tests put their own in its place
+(`use`) to lose, tear or fail writes. Errors are `OSError`, as the kernel gave them; an fsync that
+failed must never be repeated and called a success (the kernel forgets the dirty pages: see
+"Can Applications Recover from fsync Failures?", USENIX ATC 2020), so callers poison the file.
+Thread-safe; every function may block on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+
+from backend.node import Buffer
+
+_MAX_VECTORS = 512
+
+
+class Durable:
+    """The system calls that make bytes durable."""
+
+    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+        """A file descriptor; O_CLOEXEC is added."""
+        return os.open(path, flags | os.O_CLOEXEC, mode)
+
+    def write(self, descriptor: int, parts: Sequence[Buffer], offset: int) -> int:
+        """Write all of `parts` at `offset`; the number of bytes. A short write goes on."""
+        total = sum(len(part) for part in parts)
+        written = os.pwritev(descriptor, parts[:_MAX_VECTORS], offset)
+        if written == total:
+            return total
+        rest = memoryview(b"".join(parts))
+        while written < total:
+            written += os.pwrite(descriptor, rest[written:], offset + written)
+        return total
+
+    def sync_data(self, descriptor: int) -> None:
+        """fdatasync(2)."""
+        os.fdatasync(descriptor)
+
+    def sync(self, descriptor: int) -> None:
+        """fsync(2)."""
+        os.fsync(descriptor)
+
+    def preallocate(self, descriptor: int, size: int) -> None:
+        """Reserve `size` bytes from the file's start, so that writes there neither meet ENOSPC
+        nor change the file's size."""
+        os.posix_fallocate(descriptor, 0, size)
+
+    def rename(self, old: str, new: str) -> None:
+        """Atomic within a file system; durable after `sync_folder`."""
+        os.rename(old, new)
+
+    def link(self, old: str, new: str) -> None:
+        """As link(2): FileExistsError if `new` exists, so of several callers one wins."""
+        os.link(old, new)
+
+    def unlink(self, path: str) -> None:
+        """Remove a name; durable after `sync_folder`."""
+        os.unlink(path)
+
+    def sync_folder(self, path: str) -> None:
+        """Make names in a folder durable."""
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self.sync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+_current = Durable()
+
+
+def current() -> Durable:
+    """The implementation in force."""
+    return _current
+
+
+def use(implementation: Durable) -> Durable:
+    """Put another implementation in place (tests); returns the one before."""
+    global _current
+    before, _current = _current, implementation
+    return before
+
+
+def write_file(path: str, parts: Sequence[Buffer], *, exclusive: bool = False, mode: int = 0o600) -> None:
+    """Make `path` hold exactly `parts`, atomically and durably (temporary file, fsync, rename or
+    link, folder fsync). With `exclusive`, FileExistsError if `path` exists. Leaves no temporary
+    file behind unless the process dies; those names start with `.tmp-`."""
+    io = current()
+    folder, name = os.path.split(path)
+    temporary = os.path.join(folder, f".tmp-{os.urandom(6).hex()}-{name[:100]}")
+    descriptor = io.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        try:
+            io.write(descriptor, parts, 0)
+            io.sync(descriptor)
+        finally:
+            os.close(descriptor)
+        if exclusive:
+            io.link(temporary, path)
+            io.unlink(temporary)
+        else:
+            io.rename(temporary, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    io.sync_folder(folder or ".")

@@ -1,0 +1,77 @@
+"""What can go wrong below the namespace, one class for each thing a caller does differently.
+
+Every message is one line for a person: what failed, on which path or node, what was kept,
+what to do. No message holds a secret or plaintext of a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class DriveError(Exception):
+    """Base of every error that drivefs raises on purpose."""
+
+
+class TransientError(DriveError):
+    """The same call may succeed later (time-out, node away, EIO once). Safe to retry."""
+
+
+class NotFoundError(DriveError):
+    """The named object, block or node does not exist. Not worth a retry."""
+
+
+class CorruptError(DriveError):
+    """Bytes were found, but they are not the bytes that were written (checksum, tag, length)."""
+
+
+class FormatError(DriveError):
+    """An unknown version, a bad magic, or a size over its limit: refused before allocation."""
+
+
+class ConflictError(DriveError):
+    """Someone else was first: an exclusive put met another object, or the head has moved."""
+
+
+class ReadOnlyError(DriveError):
+    """The target refuses writes (read-only file system, permission, drive opened read-only)."""
+
+
+class NoSpaceError(DriveError):
+    """The target is full. Nothing of the call was kept."""
+
+
+class WrongKeyError(DriveError):
+    """No key slot opens with the secret that was given."""
+
+
+class LeaseHeldError(DriveError):
+    """The drive is mounted elsewhere; the message says by whom and until when."""
+
+
+class FencedError(DriveError):
+    """This holder's lease was taken over: it must not write again, ever."""
+
+
+class RollbackError(DriveError):
+    """The commit log is older than what this device has seen. Refused; nothing was changed."""
+
+
+class UsageError(DriveError):
+    """The person asked for something that cannot be done as asked (options, paths, existing drive)."""
+
+
+class NodeError(DriveError):
+    """A node is missing, foreign (of another drive) or not a node at all."""
+
+    def __init__(self, message: str, node: str) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+class UnavailableError(DriveError):
+    """Too few nodes answered well to read or to store. `nodes` names those that did not."""
+
+    def __init__(self, message: str, nodes: Sequence[str]) -> None:
+        super().__init__(message)
+        self.nodes = tuple(nodes)

@@ -1,0 +1,226 @@
+"""Making the block index agree with what lies on the nodes: after a crash, a power cut, or from nothing.
+
+Invariants:
+1. Nothing is forgotten: a pack that no node lists stays in the index and is queued for repair, since its
+   nodes may be away, and forgetting is no repair.
+2. A pack is added only with an index that authenticates under the drive's key; what is known of each of
+   its fragments comes from the nodes' listings.
+3. The ids in the index are read before the nodes are listed, and packs that are still being written are
+   skipped: a pack stored meanwhile is never taken for a missing one.
+4. Memory: one integer per listed pack; pack indices are read a few at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from backend.block_index import BlockIndex, Pack
+from backend.errors import CorruptError, DriveError, FormatError
+from backend.fragment_format import FOOTER_SIZE, decode_footer, fragment_key, parse_fragment_key
+from backend.node import Node
+from backend.pack_format import (
+    MAX_PACK_SIZE,
+    TRAILER_SIZE,
+    PackEntry,
+    decode_index,
+    decode_pack_index,
+    decode_trailer,
+)
+from backend.pack_store import PackStore
+
+TAIL: Final = 16 * 1024
+"""So much of a pack's end is read at first: with 1 MiB blocks it holds the whole index."""
+READERS: Final = 8
+
+Progress = Callable[[int, int], None]
+"""Called with how many of how many unknown packs were looked at."""
+
+
+@dataclass(slots=True)
+class ReconcileReport:
+    """What was found. `away`: nodes that could not be listed. `unreadable`: ids of packs with k listed
+    fragments or more whose index could not be read. `incomplete`: packs with fewer than k fragments on
+    the nodes that answered (left by a write that never finished, unless nodes are away)."""
+
+    added: int = 0
+    marked: int = 0
+    incomplete: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    away: list[str] = field(default_factory=list)
+
+
+class IndexReconciliation:
+    """One run at a time. `is_pending` says which packs are being written by this process."""
+
+    def __init__(self, nodes: Mapping[str, Node], packs: PackStore, index: BlockIndex, drive_id: bytes,
+                 pack_key: bytes, is_pending: Callable[[bytes], bool]) -> None:
+        self._nodes = nodes
+        self._packs = packs
+        self._index = index
+        self._drive_id = drive_id
+        self._pack_key = pack_key
+        self._is_pending = is_pending
+
+    async def run(self, progress: Progress | None = None) -> ReconcileReport:
+        """Compare, mark, add. Safe to repeat and to cancel at any point."""
+        report = ReconcileReport()
+        known = self._index.pack_ids()
+        listing = await self._list(report)
+        for pack_id in known:
+            await trio.lowlevel.checkpoint()
+            if not self._is_pending(pack_id):
+                self._compare(pack_id, listing, report)
+        unknown = [pack_id for pack_id in listing.packs() if pack_id not in known]
+        await self._add_all(sorted(unknown), listing, report, progress or _no_progress)
+        return report
+
+    async def _list(self, report: ReconcileReport) -> _Listing:
+        listing = _Listing(list(self._nodes))
+        async with trio.open_nursery() as nursery:
+            for name in self._nodes:
+                nursery.start_soon(self._list_node, name, listing, report)
+        report.away.sort()
+        return listing
+
+    async def _list_node(self, name: str, listing: _Listing, report: ReconcileReport) -> None:
+        try:
+            keys = await self._nodes[name].keys("packs/")
+        except DriveError:
+            report.away.append(name)
+            return
+        for key in keys:
+            parsed = parse_fragment_key(key)
+            if parsed is not None:
+                listing.add(name, *parsed)
+
+    def _compare(self, pack_id: bytes, listing: _Listing, report: ReconcileReport) -> None:
+        pack = self._index.pack(pack_id)
+        if pack is None:
+            return
+        nodes, missing = self._whereabouts(pack_id, pack.nodes, listing, report)
+        if nodes != list(pack.nodes):
+            self._index.set_nodes(pack_id, nodes)
+        if missing & ~pack.missing:
+            self._index.want_repair(pack_id, missing)
+            report.marked += 1
+
+    def _whereabouts(self, pack_id: bytes, expected: Sequence[str], listing: _Listing,
+                     report: ReconcileReport) -> tuple[list[str], int]:
+        """On which node each fragment lies, and the bits of those that are nowhere they could be."""
+        nodes, missing = list(expected), 0
+        for index, name in enumerate(expected):
+            if listing.has(name, pack_id, index) or name in report.away:
+                continue
+            elsewhere = listing.holder(pack_id, index)
+            if elsewhere is not None:
+                nodes[index] = elsewhere
+            elif name in self._nodes:
+                missing |= 1 << index
+        return nodes, missing
+
+    async def _add_all(self, unknown: Sequence[bytes], listing: _Listing, report: ReconcileReport,
+                       progress: Progress) -> None:
+        done, remaining = 0, iter(unknown)
+
+        async def read_some() -> None:
+            nonlocal done
+            for pack_id in remaining:
+                await self._add(pack_id, listing, report)
+                done += 1
+                progress(done, len(unknown))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(READERS):
+                nursery.start_soon(read_some)
+
+    async def _add(self, pack_id: bytes, listing: _Listing, report: ReconcileReport) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._is_pending(pack_id) or self._index.pack(pack_id) is not None:
+            return
+        profile = self._packs.code.profile
+        if sum(listing.holder(pack_id, index) is not None for index in range(profile.total)) < profile.k:
+            report.incomplete += 1
+            return
+        nodes, missing = self._whereabouts(pack_id, self._packs.placement(pack_id), listing, report)
+        found = await self._read(Pack(pack_id, 0, 0, tuple(nodes), missing), listing)
+        if found is None:
+            report.unreadable.append(pack_id.hex())
+        else:
+            self._index.add_pack(*found)
+            report.added += 1
+
+    async def _read(self, pack: Pack, listing: _Listing) -> tuple[Pack, list[PackEntry]] | None:
+        """The pack with its size, and its blocks, by the first fragment whose footer leads to an index
+        that authenticates."""
+        tried = set()
+        for index in range(self._packs.code.profile.total):
+            if not listing.has(pack.nodes[index], pack.id, index):
+                continue
+            try:
+                size = await self._size_by_footer(pack, index)
+                if size not in tried:
+                    tried.add(size)
+                    sized = Pack(pack.id, size, self._packs.stored_size(size), pack.nodes, pack.missing)
+                    return sized, await self._read_index(sized)
+            except DriveError:
+                continue
+        return None
+
+    async def _size_by_footer(self, pack: Pack, index: int) -> int:
+        node, key = self._nodes[pack.nodes[index]], fragment_key(pack.id, index)
+        length = await node.size(key)
+        footer = decode_footer(await node.get(key, max(0, length - FOOTER_SIZE), FOOTER_SIZE))
+        if footer.pack_size > MAX_PACK_SIZE or footer.pack_size <= TRAILER_SIZE:
+            raise FormatError(f"a pack cannot have {footer.pack_size} bytes")
+        if (footer.drive_id, footer.pack_id, footer.profile) != (
+                self._drive_id, pack.id, self._packs.code.profile):
+            raise CorruptError("the footer names another drive, pack or profile")
+        return footer.pack_size
+
+    async def _read_index(self, pack: Pack) -> list[PackEntry]:
+        try:
+            return await self._read_index_directly(pack)
+        except (CorruptError, FormatError):
+            whole = await self._packs.reader.read_whole(pack)
+            return decode_pack_index(self._drive_id, pack.id, self._pack_key, whole)
+
+    async def _read_index_directly(self, pack: Pack) -> list[PackEntry]:
+        start = max(0, pack.size - TAIL)
+        tail = await self._packs.reader.read_range(pack, start, pack.size - start)
+        trailer = decode_trailer(tail[-TRAILER_SIZE:], pack.size)
+        offset, length = trailer.index_offset, trailer.index_length
+        if offset >= start:
+            sealed = tail[offset - start : offset - start + length]
+        else:
+            sealed = await self._packs.reader.read_range(pack, offset, length)
+        return decode_index(self._drive_id, pack.id, self._pack_key, trailer, sealed)
+
+
+class _Listing:
+    """Which node lists which fragments: per pack one integer, 32 bits for each node."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._shift = {name: 32 * number for number, name in enumerate(names)}
+        self._found: dict[bytes, int] = {}
+
+    def add(self, name: str, pack_id: bytes, index: int) -> None:
+        if index < 32:
+            self._found[pack_id] = self._found.get(pack_id, 0) | 1 << (self._shift[name] + index)
+
+    def packs(self) -> list[bytes]:
+        return list(self._found)
+
+    def has(self, name: str, pack_id: bytes, index: int) -> bool:
+        shift = self._shift.get(name)
+        return shift is not None and bool(self._found.get(pack_id, 0) >> (shift + index) & 1)
+
+    def holder(self, pack_id: bytes, index: int) -> str | None:
+        return next((name for name in self._shift if self.has(name, pack_id, index)), None)
+
+
+def _no_progress(_done: int, _total: int) -> None:
+    """Nobody wants to know."""

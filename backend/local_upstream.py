@@ -1,0 +1,203 @@
+"""The in-process upstream: a drive's block store, commit log, roots and lease on its nodes.
+
+Invariants:
+1. A writer holds the lease before it reads the log, and keeps renewing it in `run`; every append is
+   confirmed by a majority of the nodes after it was written (`backend.commit_log`, invariant 1).
+2. Without a lease nothing is written to any node: every writing call raises `ReadOnlyError`.
+3. `run` owns all background tasks; `close` ends them before it gives the lease back, so that nothing of
+   this process writes under a lease that another may hold.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final, Protocol
+
+import trio
+
+from backend.commit_log import CommitLog
+from backend.errors import CorruptError, DriveError, ReadOnlyError
+from backend.lease import Lease
+from backend.replicated_objects import ReplicatedObjects
+from backend.upstream import BlockId, Commit, Head, SealedBlock, StoreStatus
+
+ROOTS: Final = "roots/"
+_LOG = logging.getLogger(__name__)
+
+
+class Blocks(Protocol):
+    """What is needed of `backend.block_store.BlockStore`; each method as in `Upstream`."""
+
+    async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
+        """See `Upstream.missing`."""
+
+    async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
+        """See `Upstream.put_blocks`."""
+
+    async def flush(self) -> None:
+        """See `Upstream.flush`."""
+
+    async def get_block(self, block: BlockId) -> bytes:
+        """See `Upstream.get_block`."""
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        """See `Upstream.get_block_again`."""
+
+    async def status(self) -> StoreStatus:
+        """See `Upstream.status`."""
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Pack, store and repair until cancelled."""
+
+    async def close(self) -> None:
+        """Let go of the database. Idempotent."""
+
+
+class LocalUpstream:
+    """See `backend.upstream.Upstream`. Order of calls: `open`, `nursery.start(run)`, the rest, `close`."""
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        log: CommitLog,
+        roots: ReplicatedObjects,
+        lease: Lease | None,
+        *,
+        mend_seconds: float = 60.0,
+    ) -> None:
+        """`log` must have `lease.verify` as its fence. Without `lease` the drive is read-only.
+        `mend_seconds` is the pause after commits could not be mended."""
+        self._blocks = blocks
+        self._log = log
+        self._roots = roots
+        self._lease = lease
+        self._mend_seconds = mend_seconds
+        self._scope = trio.CancelScope()
+        self._stopped = trio.Event()
+        self._running = False
+
+    @property
+    def epoch(self) -> int:
+        """What a commit for `append` must carry as its epoch; 0 if this is read-only."""
+        return self._lease.epoch if self._lease else 0
+
+    async def open(self, *, known: Head | None = None, trusted: Head | None = None) -> Head:
+        """Acquire the lease (`LeaseHeldError`), then open the log: `known` and `trusted`, and what is
+        raised, as in `CommitLog.open`. If that fails the lease is given back."""
+        if self._lease is None:
+            return await self._log.open(known=known, trusted=trusted)
+        await self._lease.acquire()
+        try:
+            await self._log.open(known=known, trusted=trusted)
+            if self._log.highest_epoch >= self._lease.epoch:
+                await self._skip_epochs(self._lease, self._log.highest_epoch)
+                await self._log.open(known=known, trusted=trusted)
+            return await self._log.become_writer(self._lease.epoch)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self._lease.release()
+            raise
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Everything that goes on in the background, until `close` or until the task is cancelled. When the
+        lease is lost this goes on (reading still works); writing calls raise `FencedError`."""
+        self._running = True
+        try:
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    if self._lease is not None:
+                        nursery.start_soon(self._lease.run)
+                        nursery.start_soon(self._mend)
+                        await nursery.start(self._blocks.run)
+                    task_status.started()
+                    await trio.sleep_forever()
+        finally:
+            self._stopped.set()
+
+    async def head(self) -> Head:
+        """See `Upstream.head`."""
+        if self._lease is None:
+            return await self._log.refresh()
+        return self._log.head
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        """See `Upstream.append`."""
+        self._writer().check()
+        return await self._log.append(commit, expected)
+
+    async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
+        """See `Upstream.commits_after`."""
+        return await self._log.commits_after(number, limit)
+
+    async def wait_for_change(self, number: int) -> None:
+        """See `Upstream.wait_for_change`."""
+        await self._log.wait_for_change(number)
+
+    async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
+        """See `Upstream.missing`."""
+        return await self._blocks.missing(ids)
+
+    async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
+        """See `Upstream.put_blocks`."""
+        self._writer()
+        await self._blocks.put_blocks(blocks)
+
+    async def flush(self) -> None:
+        """See `Upstream.flush`."""
+        self._writer()
+        await self._blocks.flush()
+
+    async def get_block(self, block: BlockId) -> bytes:
+        """See `Upstream.get_block`."""
+        return await self._blocks.get_block(block)
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        """See `Upstream.get_block_again`."""
+        return await self._blocks.get_block_again(block)
+
+    async def put_root(self, name: str, data: bytes) -> None:
+        """See `Upstream.put_root`."""
+        self._writer().check()
+        await self._roots.put(ROOTS + name, data)
+
+    async def get_root(self, name: str) -> list[bytes]:
+        """See `Upstream.get_root`; a damaged copy is left out, and all damaged are `CorruptError`."""
+        return await self._roots.get_all(ROOTS + name)
+
+    async def status(self) -> StoreStatus:
+        """See `Upstream.status`."""
+        return await self._blocks.status()
+
+    async def close(self) -> None:
+        """See `Upstream.close`."""
+        self._scope.cancel()
+        if self._running:
+            await self._stopped.wait()
+        await self._blocks.close()
+        if self._lease is not None:
+            await self._lease.release()
+
+    def _writer(self) -> Lease:
+        if self._lease is None:
+            raise ReadOnlyError("the drive is open for reading only")
+        return self._lease
+
+    async def _skip_epochs(self, lease: Lease, used: int) -> None:
+        """The nodes' lease records were lost: go on above the epochs that the log has."""
+        _LOG.warning("the lease's epoch is behind the commit log's, %d: skipped", used)
+        await lease.release()
+        await lease.acquire(minimum_epoch=used + 1)
+
+    async def _mend(self) -> None:
+        """Put commits that were found damaged or in too few copies in order again."""
+        while True:
+            await self._log.needs_mending.wait()
+            try:
+                await self._log.mend()
+            except CorruptError as error:
+                _LOG.error("%s", error)
+                return
+            except DriveError as error:
+                _LOG.info("commits could not be mended yet: %s", error)
+                await trio.sleep(self._mend_seconds)

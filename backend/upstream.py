@@ -1,0 +1,134 @@
+"""The narrow protocol between a drive's client side and what stores it.
+
+In-process today (`backend.local_upstream`), HTTPS to a hub later: nothing above may know which.
+Only ciphertext, block ids (keyed hashes) and the commits' envelopes pass here.
+
+Errors: `TransientError` (retry), `UnavailableError` (too few nodes), `NotFoundError`,
+`CorruptError`, `ConflictError` (the head moved), `ReadOnlyError`, `NoSpaceError`, `FencedError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NewType, Protocol
+
+BlockId = NewType("BlockId", bytes)
+"""32 bytes: keyed BLAKE3 of the block's plaintext."""
+
+BLOCK_ID_SIZE = 32
+COMMIT_HASH_SIZE = 32
+NO_COMMIT = bytes(COMMIT_HASH_SIZE)
+"""The 'previous hash' of commit 1, and the hash of an empty log's head."""
+
+
+@dataclass(frozen=True, slots=True)
+class SealedBlock:
+    """A block as it is stored: `data` is self-contained ciphertext (see docs/format/block.md)."""
+
+    id: BlockId
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest commit: its number (0: the log is empty) and its hash."""
+
+    number: int
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """One entry of the commit log: the envelope that a server without keys needs, and `payload`,
+    the sealed operations. The hash of a commit is BLAKE3 of its whole encoding."""
+
+    number: int
+    previous: bytes
+    device: int
+    epoch: int
+    time_ns: int
+    added: tuple[BlockId, ...]
+    dropped: tuple[BlockId, ...]
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    name: str
+    zone: str
+    state: str  # "ok", or one line that says what is wrong
+    total: int = 0
+    free: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStatus:
+    """Counts and bytes of what is stored. `stored_bytes` is with parity, as on the nodes."""
+
+    blocks: int
+    block_bytes: int
+    packs: int
+    stored_bytes: int
+    pending_bytes: int
+    packs_to_repair: int
+    nodes: tuple[NodeStatus, ...] = field(default=())
+    data_share: float = 1.0
+    """data bytes per stored byte: k / (k + m)"""
+
+
+class Upstream(Protocol):
+    """Async; called by many tasks at once, except `append`, which has one caller."""
+
+    @property
+    def epoch(self) -> int:
+        """The fencing epoch of this session's lease: it goes into each commit. 0 without a lease."""
+
+    async def head(self) -> Head:
+        """The newest commit of the log."""
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        """Append `commit` if the head is still `expected`; `ConflictError` if it has moved,
+        `FencedError` if the lease is lost. Durable on m+1 nodes when it returns. Idempotent: a
+        commit whose hash is already the head is a success."""
+
+    async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
+        """Up to `limit` commits after `number` in order, each with its hash; chain-checked."""
+
+    async def wait_for_change(self, number: int) -> None:
+        """Return when the head's number is greater than `number`."""
+
+    async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
+        """Those of `ids` that are neither stored nor on their way by `put_blocks`."""
+
+    async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
+        """Take blocks for storing. Returns when they are buffered (bounded memory: waits while
+        the nodes are slower), not when they are durable: that is `flush`. A block that is
+        already there is ignored."""
+
+    async def flush(self) -> None:
+        """Return when every block taken before is stored at write quorum. Raises what storing
+        raised; the blocks stay buffered, so that calling again tries again."""
+
+    async def get_block(self, block: BlockId) -> bytes:
+        """The sealed block whole. Does not authenticate it (no key here): a caller that finds it
+        wrong calls `get_block_again`."""
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        """As `get_block`, but distrusts what was read before: decodes the pack from fragments
+        whose checksums hold, and queues the pack for repair. `CorruptError`/`UnavailableError`
+        when fewer than k are good."""
+
+    async def put_root(self, name: str, data: bytes) -> None:
+        """Store a small named object (replacing) in m+1 copies. Durable when it returns."""
+
+    async def get_root(self, name: str) -> list[bytes]:
+        """All distinct stored versions of the root (copies may be stale or damaged: the caller
+        authenticates and chooses). Empty if there is none."""
+
+    async def status(self) -> StoreStatus:
+        """For people: what is stored, what is pending, how the nodes are."""
+
+    async def close(self) -> None:
+        """Let go of databases, threads and the lease. Pending blocks that were not flushed are
+        lost here (the journal still has them). Idempotent."""

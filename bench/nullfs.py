@@ -1,0 +1,51 @@
+"""Mount a drive that keeps everything in dictionaries: what the kernel, pyfuse3, `mountfs.operations` and the
+loop cost by themselves, and what mount tests mount.
+
+    python -m bench.nullfs MOUNTPOINT [--stock] [--read-delay SECONDS] [--socket PATH]
+
+`--stock` waits for requests with pyfuse3's own coroutine instead of the polling one. Prints `ready` when the
+mount answers. Compare with `fsbench.py MOUNTPOINT/x --only metadata`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import pyfuse3
+import trio
+
+from cache.drive import Drive
+from mountfs.session import MountOptions, serve
+from tests.mount.memory_drive import MemoryDrive
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("mountpoint", type=Path)
+    parser.add_argument("--stock", action="store_true")
+    parser.add_argument("--read-delay", type=float, default=0.0)
+    parser.add_argument("--socket", type=Path)
+    chosen = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    if chosen.stock:
+        # An unknown version is what makes the loop fall back.
+        pyfuse3.__version__ = "stock"
+    drive = MemoryDrive()
+    drive.read_delay = chosen.read_delay
+    with tempfile.TemporaryDirectory() as folder:
+        options = MountOptions(
+            source="nullfs",
+            control_socket=chosen.socket or Path(folder) / "control" / "socket",
+            allow_other=os.geteuid() == 0,
+        )
+        trio.run(serve, cast(Drive, drive), chosen.mountpoint, options, partial(print, "ready", flush=True))
+
+
+if __name__ == "__main__":
+    main()

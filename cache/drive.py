@@ -1,0 +1,219 @@
+"""The drive: the one core that every door uses. POSIX calls on inodes and raw names.
+
+Names and attributes are `cache.tree.Tree`, whose invariants hold here too; this adds content, the
+background work and the end. Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from stat import S_ISREG
+from typing import Any, Final
+
+import trio
+
+from backend.errors import DriveError
+from backend.upstream import StoreStatus, Upstream
+from cache.attributes import FileSystemStatistics
+from cache.block_cache import BlockCache
+from cache.content import Content
+from cache.dirty import Layer
+from cache.errors import DirectoryError, FileSystemError, FileTooBigError, InvalidArgumentError
+from cache.ledger import Ledger
+from cache.operations import MAX_NAME, MAX_SIZE
+from cache.sealer import AHEAD, Sealer
+from cache.snapshot_keeper import SnapshotKeeper
+from cache.tree import BLOCK_SIZE, Tree
+
+log = logging.getLogger(__name__)
+
+TICK: Final = 1.0
+STATUS_INTERVAL: Final = 30.0
+
+
+class Drive(Tree):
+    """See the module. Made by `cache.opening.open_drive`, which also runs recovery; `run` must be
+    running while the drive is used."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        content: Content,
+        blocks: BlockCache,
+        sealer: Sealer,
+        upstream: Upstream,
+        snapshots: SnapshotKeeper,
+        close_local: Callable[[], None],
+        journal_limit: int,
+        read_only: bool,
+    ) -> None:
+        super().__init__(ledger, journal_limit, read_only)
+        self._content = content
+        self._blocks = blocks
+        self._sealer = sealer
+        self._upstream = upstream
+        self._snapshots = snapshots
+        self._close_local = close_local
+        self._sealing_ahead: dict[int, Layer] = {}
+        self._seal_ahead = trio.Event()
+        self._store_status: StoreStatus | None = None
+
+    def statistics(self) -> FileSystemStatistics:
+        """statvfs(3): capacity is what the nodes have, less parity."""
+        total = free = 0
+        status = self._store_status
+        if status is not None and status.nodes:
+            share = status.data_share
+            total = int(sum(node.total for node in status.nodes) * share) // BLOCK_SIZE
+            free = int(sum(node.free for node in status.nodes) * share) // BLOCK_SIZE
+        inodes = self._namespace.statistics().inodes
+        room = 1 << 40
+        return FileSystemStatistics(BLOCK_SIZE, total, free, free, inodes + room, room, MAX_NAME)
+
+    # Content
+
+    async def read(self, inode: int, offset: int, size: int) -> bytes | memoryview:
+        """Up to `size` bytes; fewer only at the file's end. `DriveError` if they cannot be had."""
+        row = self._row(inode)
+        layer = self._dirty.top(inode)
+        whole = row.size if layer is None else layer.size(row.size)
+        end = min(offset + size, whole)
+        if end <= offset:
+            if row.is_directory:
+                raise DirectoryError("is a directory")
+            return b""
+        return await self._content.read(inode, offset, end, whole)
+
+    async def write(self, inode: int, offset: int, data: bytes | memoryview) -> None:
+        """All of `data` at `offset`. Waits while the journal is full and the nodes are slower."""
+        await self._room()
+        row = self._row(inode)
+        if not S_ISREG(row.mode):
+            raise InvalidArgumentError("not a regular file")
+        if offset + len(data) > MAX_SIZE:
+            raise FileTooBigError("a file is at most 2^63-1 bytes")
+        if not data:
+            return
+        layer = self.ledger.write(inode, offset, data, time.time_ns())
+        self.publisher.wake()
+        if layer.written_to - layer.sealed_to >= 2 * AHEAD and inode not in self._sealing_ahead:
+            self._sealing_ahead[inode] = layer
+            self._seal_ahead.set()
+
+    async def flush(self, inode: int) -> None:
+        """A descriptor of the file was closed: its content is ready for a commit."""
+        self._dirty.settle(inode)
+
+    async def fsync(self, inode: int) -> None:
+        """Everything accepted so far, of this file and all others, survives a power cut.
+        `InputOutputError` if the disk did not take it."""
+        self._dirty.settle(inode)
+        await self.ledger.journal.sync()
+
+    async def sync(self) -> None:
+        """Everything accepted so far is stored and published. Raises what stopped it."""
+        if not self._read_only:
+            await self.publisher.sync()
+
+    # Life
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The background work, until cancelled."""
+        await self._refresh_status()
+        async with trio.open_nursery() as nursery:
+            self._content.tasks = nursery
+            nursery.start_soon(self._status_loop)
+            if not self._read_only:
+                nursery.start_soon(self.publisher.run)
+                nursery.start_soon(self._tick_loop)
+                nursery.start_soon(self._seal_ahead_loop)
+                nursery.start_soon(self._snapshots.run)
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._content.tasks = None
+
+    async def _tick_loop(self) -> None:
+        seen = -1
+        while True:
+            await trio.sleep(TICK)
+            if self.ledger.accepted != seen:
+                seen = self.ledger.accepted
+                self.ledger.flush()
+
+    async def _status_loop(self) -> None:
+        while True:
+            await trio.sleep(STATUS_INTERVAL)
+            await self._refresh_status()
+
+    async def _refresh_status(self) -> None:
+        try:
+            self._store_status = await self._upstream.status()
+        except DriveError as error:
+            log.info("the store's state cannot be had now: %s", error)
+
+    async def _seal_ahead_loop(self) -> None:
+        while True:
+            await self._seal_ahead.wait()
+            self._seal_ahead = trio.Event()
+            while self._sealing_ahead:
+                inode, layer = next(iter(self._sealing_ahead.items()))
+                try:
+                    await self._sealer.seal_ahead(layer)
+                except (DriveError, FileSystemError, OSError) as error:
+                    log.info("sealing ahead has to wait: %s", error)
+                    layer.sealed_to = layer.written_to
+                del self._sealing_ahead[inode]
+
+    def settled(self, inode: int) -> None:
+        """The frozen content of `inode` is in the namespace now."""
+        self._delete_if_unused(inode)
+
+    async def status(self) -> dict[str, Any]:
+        """For people and tools: what is accepted, not yet stored, not yet published; the store."""
+        await self._refresh_status()
+        ledger, sealer, totals = self.ledger, self._sealer, self._namespace.statistics()
+        head = ledger.head
+        return {
+            "read_only": self._read_only,
+            "fenced": self.publisher.fenced,
+            "problem": self.publisher.problem,
+            "commit": head.number,
+            "published": not ledger.unpublished,
+            "pending_commit": None if ledger.pending is None else ledger.pending.number,
+            "open_operations": ledger.open_operations,
+            "dirty_files": len(self._dirty),
+            "dirty_bytes": self._dirty.data_bytes(),
+            "journal_bytes": ledger.journal.used_bytes,
+            "journal_limit": self._journal_limit,
+            "files": totals.inodes,
+            "file_bytes": totals.bytes,
+            "sealed_bytes": sealer.sealed_bytes,
+            "new_bytes": sealer.new_bytes,
+            "new_stored_bytes": sealer.new_sealed_bytes,
+            "cache_bytes": self._blocks.used,
+            "cache_hits": self._blocks.hits,
+            "cache_misses": self._blocks.misses,
+            "store": None if self._store_status is None else asdict(self._store_status),
+        }
+
+    async def close(self) -> None:
+        """Write down the state and let go of all files. What is not published stays in the journal;
+        the next open goes on. Idempotent. Nothing else may be called any more."""
+        if self._closing:
+            return
+        self._closing = True
+        async with self.ledger.freed:
+            self.ledger.freed.notify_all()
+        try:
+            if not self._read_only:
+                self.ledger.flush()
+                await self.ledger.journal.sync()
+                await trio.to_thread.run_sync(self._namespace.checkpoint)
+        finally:
+            self._close_local()
+            await self._upstream.close()

@@ -1,0 +1,82 @@
+"""What POSIX calls on a drive can be refused with: one class per errno, raised by `Drive`.
+
+`mountfs.errno_table` maps each to its number; nothing else does.
+"""
+
+from __future__ import annotations
+
+
+class FileSystemError(Exception):
+    """Base of the refusals that a caller of a file system expects."""
+
+
+class NoEntryError(FileSystemError):
+    """ENOENT"""
+
+
+class ExistsError(FileSystemError):
+    """EEXIST"""
+
+
+class NotDirectoryError(FileSystemError):
+    """ENOTDIR"""
+
+
+class DirectoryError(FileSystemError):
+    """EISDIR"""
+
+
+class NotEmptyError(FileSystemError):
+    """ENOTEMPTY"""
+
+
+class TooManyLinksError(FileSystemError):
+    """EMLINK"""
+
+
+class NameTooLongError(FileSystemError):
+    """ENAMETOOLONG"""
+
+
+class FileTooBigError(FileSystemError):
+    """EFBIG"""
+
+
+class NoAttributeError(FileSystemError):
+    """ENODATA"""
+
+
+class AttributeTooBigError(FileSystemError):
+    """E2BIG / ENOSPC: an extended attribute over its limit"""
+
+
+class InvalidArgumentError(FileSystemError):
+    """EINVAL"""
+
+
+class NotPermittedError(FileSystemError):
+    """EPERM"""
+
+
+class AccessDeniedError(FileSystemError):
+    """EACCES"""
+
+
+class NotSupportedError(FileSystemError):
+    """EOPNOTSUPP"""
+
+
+class ReadOnlyFileSystemError(FileSystemError):
+    """EROFS"""
+
+
+class NoSpaceLeftError(FileSystemError):
+    """ENOSPC: the local disk that holds the journal is full"""
+
+
+class InputOutputError(FileSystemError):
+    """EIO: the bytes cannot be had, or cannot be made durable"""
+
+
+class StaleError(FileSystemError):
+    """ESTALE: the inode is gone"""

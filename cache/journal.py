@@ -1,0 +1,307 @@
+"""The journal: the append-only record of what has been accepted and is not yet published.
+
+Invariants:
+1. Records have consecutive sequence numbers across segments; a position (segment << 32 | offset)
+   grows with the sequence.
+2. `append` returns after the bytes are in the page cache: a killed process loses nothing of it.
+   `sync` returns after everything appended before the call is on the disk.
+3. An fdatasync that failed poisons the journal: every later append and sync raises; it is never
+   retried, because the kernel may have dropped the pages it could not write.
+4. What is read back after a crash is a prefix of what was appended. Segments that follow a gap are
+   put aside in `lost/`, never silently used or removed.
+5. `drop_before` only lets whole segments go; their files are reused for later segments.
+
+`append`, `read` and `drop_before` are called on the event-loop thread only; `read_at` by any
+thread; `sync` by any number of tasks (they share one fdatasync).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from backend import durable, failpoints
+from backend.node import Buffer
+from cache.errors import InputOutputError, NoSpaceLeftError
+from cache.journal_format import (
+    OFFSET_BITS,
+    RECORD_HEADER_SIZE,
+    SEGMENT_HEADER_SIZE,
+    RecordType,
+    SegmentHeader,
+    decode_record,
+    decode_segment_header,
+    encode_record_header,
+    encode_segment_header,
+)
+
+log = logging.getLogger(__name__)
+
+SEGMENT_SIZE = 64 << 20
+MAX_SPARES = 2
+_OFFSET_MASK = (1 << OFFSET_BITS) - 1
+_SUFFIX = ".journal"
+_SPARE_SUFFIX = ".spare"
+
+APPENDED = failpoints.declare("journal.appended", "a record is in the page cache; nothing was applied yet")
+SYNCED = failpoints.declare("journal.synced", "fdatasync returned; the caller was not told yet")
+SEGMENT_STARTED = failpoints.declare("journal.segment-started", "a new segment has its header, no record yet")
+SEGMENT_DROPPED = failpoints.declare("journal.segment-dropped", "one segment was let go, others may follow")
+
+
+@dataclass(slots=True)
+class _Segment:
+    number: int
+    path: str
+    descriptor: int
+    end: int
+    """offset behind the last record"""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record as replay sees it. `payload` is valid until the next one is asked for."""
+
+    position: int
+    kind: RecordType
+    payload: memoryview
+    open_commit: int
+    """the commit that was open when the record's segment was begun"""
+
+
+class Journal:
+    """See the module. `folder` is the journal's own; it is created if missing."""
+
+    def __init__(self, folder: Path, segment_size: int = SEGMENT_SIZE) -> None:
+        self._folder = folder
+        self._segment_size = segment_size
+        self._segments: list[_Segment] = []
+        self._by_number: dict[int, _Segment] = {}
+        self._spares: list[str] = []
+        self._sequence = 1
+        self._synced = 0
+        self._unsynced: set[int] = set()
+        self._new_names = False
+        self._failure: str | None = None
+        self._sync_lock = trio.Lock()
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    # Reading what an earlier process left
+
+    def replay(self) -> Iterator[Record]:
+        """All records from the oldest kept segment to the end of the valid prefix. To be run to
+        its end once, before the first `append`."""
+        headers = self._find_segments()
+        expected: int | None = None
+        for index, (path, header) in enumerate(headers):
+            if expected is not None and header.first_sequence != expected:
+                self._set_aside([path for path, _ in headers[index:]], expected)
+                break
+            self._sequence = header.first_sequence
+            yield from self._replay_segment(path, header)
+            expected = self._sequence
+
+    def _find_segments(self) -> list[tuple[str, SegmentHeader]]:
+        found = []
+        self._spares = [str(path) for path in self._folder.glob("*" + _SPARE_SUFFIX)]
+        for path in sorted(self._folder.glob("*" + _SUFFIX)):
+            with open(path, "rb") as file:
+                header = decode_segment_header(file.read(SEGMENT_HEADER_SIZE))
+            if header is None or f"{header.number:016x}" != path.stem:
+                self._spares.append(str(path))  # preallocated or recycled, not begun yet
+            else:
+                found.append((str(path), header))
+        return found
+
+    def _replay_segment(self, path: str, header: SegmentHeader) -> Iterator[Record]:
+        data = memoryview(Path(path).read_bytes())
+        offset = SEGMENT_HEADER_SIZE
+        base = header.number << OFFSET_BITS
+        while (record := decode_record(header.number, data, offset, self._sequence)) is not None:
+            kind, payload = record
+            yield Record(base | offset, kind, payload, header.open_commit)
+            offset += RECORD_HEADER_SIZE + len(payload)
+            self._sequence += 1
+        descriptor = durable.current().open(path, os.O_RDWR)
+        self._keep(_Segment(header.number, path, descriptor, offset))
+
+    def _keep(self, segment: _Segment) -> None:
+        self._segments.append(segment)
+        self._by_number[segment.number] = segment
+
+    def _set_aside(self, paths: list[str], expected: int) -> None:
+        lost = self._folder / "lost"
+        lost.mkdir(mode=0o700, exist_ok=True)
+        for path in paths:
+            durable.current().rename(path, str(lost / os.path.basename(path)))
+        log.error(
+            "journal %s: record %d is missing although later segments exist; kept them aside in %s",
+            self._folder,
+            expected,
+            lost,
+        )
+
+    def start(self, open_commit: int) -> None:
+        """Begin appending, after `replay`. The torn tail of the last segment is cut off for good."""
+        number = 1
+        if self._segments:
+            last = self._segments[-1]
+            number = last.number + 1
+            durable.current().write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
+            durable.current().sync_data(last.descriptor)
+        self._begin_segment(number, open_commit)
+
+    # Appending
+
+    @property
+    def end(self) -> int:
+        """The position of the next record."""
+        segment = self._segments[-1]
+        return segment.number << OFFSET_BITS | segment.end
+
+    @property
+    def used_bytes(self) -> int:
+        """What the kept records take, in whole segments but for the last."""
+        if not self._segments:
+            return 0
+        return (len(self._segments) - 1) * self._segment_size + self._segments[-1].end
+
+    def append(self, kind: RecordType, parts: tuple[Buffer, ...], open_commit: int) -> int:
+        """Append one record; its position. `NoSpaceLeftError`: nothing was appended.
+        `InputOutputError`: the journal has failed, now or before. `open_commit` is kept in the
+        header if this begins a segment."""
+        if self._failure is not None:
+            raise InputOutputError(self._failure)
+        length = sum(map(len, parts))
+        segment = self._segments[-1]
+        if segment.end + RECORD_HEADER_SIZE + length > self._segment_size:
+            segment = self._begin_segment(segment.number + 1, open_commit)
+        header = encode_record_header(segment.number, kind, self._sequence, parts, length)
+        offset = segment.end
+        try:
+            durable.current().write(segment.descriptor, (header, *parts), offset)
+        except OSError as error:
+            raise self._refused(error) from error
+        segment.end = offset + RECORD_HEADER_SIZE + length
+        self._sequence += 1
+        self._unsynced.add(segment.number)
+        failpoints.failpoint(APPENDED)
+        return segment.number << OFFSET_BITS | offset
+
+    def _refused(self, error: OSError) -> InputOutputError | NoSpaceLeftError:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return NoSpaceLeftError(f"the disk that holds {self._folder} is full: nothing was accepted")
+        return self._poison(error)
+
+    def _poison(self, error: OSError) -> InputOutputError:
+        self._failure = (
+            f"the journal {self._folder} cannot be written ({error.strerror}); what was accepted before is "
+            "kept; unmount, mend the disk, mount again"
+        )
+        log.error("%s", self._failure)
+        return InputOutputError(self._failure)
+
+    def _begin_segment(self, number: int, open_commit: int) -> _Segment:
+        path = str(self._folder / f"{number:016x}{_SUFFIX}")
+        header = encode_segment_header(SegmentHeader(number, self._sequence, open_commit))
+        try:
+            descriptor = self._allocate(path)
+            durable.current().write(descriptor, [header], 0)
+        except OSError as error:
+            raise self._refused(error) from error
+        segment = _Segment(number, path, descriptor, SEGMENT_HEADER_SIZE)
+        self._keep(segment)
+        self._unsynced.add(number)
+        self._new_names = True
+        failpoints.failpoint(SEGMENT_STARTED)
+        return segment
+
+    def _allocate(self, path: str) -> int:
+        io = durable.current()
+        if self._spares:
+            io.rename(self._spares.pop(), path)
+            return io.open(path, os.O_RDWR)
+        descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            io.preallocate(descriptor, self._segment_size)
+        except OSError:
+            os.close(descriptor)
+            io.unlink(path)
+            raise
+        return descriptor
+
+    # Durability
+
+    async def sync(self) -> None:
+        """Everything appended before the call is on the disk when this returns.
+        `InputOutputError` if it is not, now and for ever after."""
+        target = self._sequence
+        while self._synced < target:
+            async with self._sync_lock:
+                if self._synced < target:
+                    await self._sync_once()
+        if self._failure is not None:
+            raise InputOutputError(self._failure)
+
+    async def _sync_once(self) -> None:
+        if self._failure is not None:
+            raise InputOutputError(self._failure)
+        reached, numbers = self._sequence, self._unsynced
+        new_names, self._unsynced, self._new_names = self._new_names, set(), False
+        descriptors = [s.descriptor for s in self._segments if s.number in numbers]
+        try:
+            await trio.to_thread.run_sync(self._sync_descriptors, descriptors, new_names)
+        except OSError as error:
+            raise self._poison(error) from error
+        self._synced = reached
+        failpoints.failpoint(SYNCED)
+
+    def _sync_descriptors(self, descriptors: list[int], new_names: bool) -> None:
+        for descriptor in descriptors:
+            durable.current().sync_data(descriptor)
+        if new_names:
+            durable.current().sync_folder(str(self._folder))
+
+    # Reading back and letting go
+
+    def read_at(self, position: int, length: int) -> bytes:
+        """`length` bytes at `position` (inside a payload, not at its header). Any thread.
+        `InputOutputError` if they cannot be had."""
+        number, offset = position >> OFFSET_BITS, position & _OFFSET_MASK
+        segment = self._by_number.get(number)
+        if segment is not None:
+            data = os.pread(segment.descriptor, length, offset)
+            if len(data) == length:
+                return data
+        raise InputOutputError(f"the journal {self._folder} lacks {length} bytes at {position:#x}")
+
+    def drop_before(self, position: int) -> None:
+        """Let go of the segments that end before `position`. The caller vouches that all they say
+        is stored, published, and in the durable namespace."""
+        number = position >> OFFSET_BITS
+        while len(self._segments) > 1 and self._segments[0].number < number:
+            segment = self._segments.pop(0)
+            del self._by_number[segment.number]
+            os.close(segment.descriptor)
+            self._unsynced.discard(segment.number)
+            if len(self._spares) < MAX_SPARES:
+                spare = segment.path.removesuffix(_SUFFIX) + _SPARE_SUFFIX
+                durable.current().rename(segment.path, spare)
+                self._spares.append(spare)
+            else:
+                durable.current().unlink(segment.path)
+            failpoints.failpoint(SEGMENT_DROPPED)
+
+    def close(self) -> None:
+        """Close the files; the records stay. Idempotent."""
+        for segment in self._segments:
+            with suppress(OSError):
+                os.close(segment.descriptor)
+        self._segments.clear()

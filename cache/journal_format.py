@@ -1,0 +1,146 @@
+"""Codec of the journal's segments and records; the format is specified in docs/format/journal.md.
+
+Pure functions on bytes. All integers are little endian. A record is a header (payload length,
+type, sequence, checksum) and its payload; the checksum is XXH3-64 over the header before it and
+the payload, seeded with the segment's number, so that what a recycled segment still holds from its
+former life never passes for a record.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+import msgpack
+import xxhash
+
+from backend.errors import FormatError
+from backend.node import Buffer
+
+MAGIC: Final = b"drvfsjnl"
+VERSION: Final = 1
+SEGMENT_HEADER: Final = struct.Struct("<8sHHIQQQQ")
+"""magic, version, reserved (0), reserved (0), segment number, first sequence, open commit, checksum"""
+SEGMENT_HEADER_SIZE: Final = SEGMENT_HEADER.size
+RECORD_HEADER: Final = struct.Struct("<IIQQ")
+RECORD_HEADER_SIZE: Final = RECORD_HEADER.size
+_CHECKED: Final = struct.Struct("<IIQ")
+MAX_PAYLOAD: Final = 24 << 20
+OFFSET_BITS: Final = 32
+"""A position is segment number << 32 | offset in the segment's file."""
+
+
+class RecordType(IntEnum):
+    """What a payload is."""
+
+    OPERATION = 1
+    """an encoded operation (docs/format/operation.md)"""
+    DATA = 2
+    """inode, offset, time, then the bytes that were written there"""
+    TRUNCATE = 3
+    """inode, new size, time"""
+    CUT = 4
+    """commit number, time, the inodes whose content up to here belongs to it"""
+    EXTENTS = 5
+    """commit number, an encoded `SetExtents` of that commit"""
+    PUBLISHED = 6
+    """commit number, time, the commit's hash"""
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentHeader:
+    number: int
+    first_sequence: int
+    open_commit: int
+
+
+CONTENT_HEADER: Final = struct.Struct("<QQq")
+"""inode, offset (or size), time in nanoseconds: how DATA and TRUNCATE begin."""
+
+
+def encode_segment_header(header: SegmentHeader) -> bytes:
+    """`SEGMENT_HEADER_SIZE` bytes."""
+    fields = (MAGIC, VERSION, 0, 0, header.number, header.first_sequence, header.open_commit)
+    checksum = xxhash.xxh3_64_intdigest(SEGMENT_HEADER.pack(*fields, 0))
+    return SEGMENT_HEADER.pack(*fields, checksum)
+
+
+def decode_segment_header(data: Buffer) -> SegmentHeader | None:
+    """The header, or None if these bytes are none (never written, torn). `FormatError` for a
+    version that this code does not know."""
+    if len(data) < SEGMENT_HEADER_SIZE:
+        return None
+    magic, version, one, two, number, first, commit, checksum = SEGMENT_HEADER.unpack_from(data)
+    fields = (magic, version, one, two, number, first, commit)
+    if magic != MAGIC or xxhash.xxh3_64_intdigest(SEGMENT_HEADER.pack(*fields, 0)) != checksum:
+        return None
+    if version != VERSION:
+        raise FormatError(f"journal segment version {version} is unknown (this drivefs knows {VERSION})")
+    return SegmentHeader(number, first, commit)
+
+
+def encode_record_header(
+    segment: int, kind: int, sequence: int, parts: tuple[Buffer, ...], length: int
+) -> bytes:
+    """The header of a record whose payload is the concatenation of `parts`, `length` bytes."""
+    checksum = xxhash.xxh3_64(_CHECKED.pack(length, kind, sequence), seed=segment)
+    for part in parts:
+        checksum.update(part)
+    return RECORD_HEADER.pack(length, kind, sequence, checksum.intdigest())
+
+
+def decode_record(
+    segment: int, data: memoryview, offset: int, sequence: int
+) -> tuple[RecordType, memoryview] | None:
+    """The type and payload of the record at `offset`, or None where the journal ends: zeros, a
+    torn record, another sequence number or another life of the segment."""
+    if offset + RECORD_HEADER_SIZE > len(data):
+        return None
+    length, kind, number, checksum = RECORD_HEADER.unpack_from(data, offset)
+    end = offset + RECORD_HEADER_SIZE + length
+    if number != sequence or length > MAX_PAYLOAD or end > len(data):
+        return None
+    payload = data[offset + RECORD_HEADER_SIZE : end]
+    digest = xxhash.xxh3_64(_CHECKED.pack(length, kind, number), seed=segment)
+    digest.update(payload)
+    if digest.intdigest() != checksum:
+        return None
+    try:
+        return RecordType(kind), payload
+    except ValueError:
+        raise FormatError(f"journal record type {kind} is unknown to this drivefs") from None
+
+
+def encode_cut(commit: int, time_ns: int, inodes: list[int]) -> bytes:
+    """Payload of a CUT record."""
+    return bytes(msgpack.packb([commit, time_ns, inodes]))
+
+
+def decode_cut(payload: Buffer) -> tuple[int, int, list[int]]:
+    """(commit, time, frozen inodes)."""
+    commit, time_ns, inodes = msgpack.unpackb(payload)
+    return commit, time_ns, inodes
+
+
+def encode_extents(commit: int, operation: bytes) -> bytes:
+    """Payload of an EXTENTS record."""
+    return bytes(msgpack.packb([commit, operation]))
+
+
+def decode_extents(payload: Buffer) -> tuple[int, bytes]:
+    """(commit, encoded SetExtents)."""
+    commit, operation = msgpack.unpackb(payload)
+    return commit, operation
+
+
+def encode_published(commit: int, time_ns: int, commit_hash: bytes) -> bytes:
+    """Payload of a PUBLISHED record."""
+    return bytes(msgpack.packb([commit, time_ns, commit_hash]))
+
+
+def decode_published(payload: Buffer) -> tuple[int, int, bytes]:
+    """(commit, time, hash)."""
+    commit, time_ns, commit_hash = msgpack.unpackb(payload)
+    return commit, time_ns, commit_hash

@@ -1,0 +1,321 @@
+"""The ledger: the one way in which accepted changes reach journal, namespace and dirty files.
+
+Invariants:
+1. Every change is appended to the journal first, then applied; live calls and replay go through the
+   same methods of `Namespace`, `DirtyFiles` and this class.
+2. A cut ends commit N: the sizes and times of the files it takes are operations of N, their layers
+   are frozen, and N+1 is open. One commit at most is pending (cut and not published).
+3. Extents of a pending commit are journaled when its blocks are stored, and the journal is synced
+   before the commit is appended upstream: a commit that upstream has can always be recognised.
+4. Journal segments go only when all they say is published and in the durable namespace.
+
+Used on the event-loop thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import trio
+
+from backend import failpoints
+from backend.upstream import Head
+from cache.dirty import DirtyFiles, Layer
+from cache.journal import Journal
+from cache.journal_format import (
+    CONTENT_HEADER,
+    RECORD_HEADER_SIZE,
+    RecordType,
+    decode_cut,
+    decode_extents,
+    decode_published,
+    encode_cut,
+    encode_extents,
+    encode_published,
+)
+from cache.namespace import Namespace
+from cache.operations import Operation, SetAttributes, SetExtents, decode, encode
+
+log = logging.getLogger(__name__)
+
+CUT_MADE = failpoints.declare("ledger.cut", "the cut is journaled; nothing of its content is sealed")
+EXTENTS_KEPT = failpoints.declare("ledger.extents", "blocks are stored, one file's extents are journaled")
+PUBLISHED = failpoints.declare("ledger.published", "upstream has the commit; the journal does not say so yet")
+FLUSHED = failpoints.declare("ledger.flushed", "the namespace's transaction is committed")
+CHECKPOINTED = failpoints.declare(
+    "ledger.checkpointed", "the namespace is durable; old segments are still there"
+)
+
+_DATA_OFFSET = RECORD_HEADER_SIZE + CONTENT_HEADER.size
+
+
+@dataclass(slots=True)
+class PendingCommit:
+    """A commit that was cut and is not published."""
+
+    number: int
+    time_ns: int
+    position: int
+    """journal position of the cut's end: what comes from there on is of later commits"""
+    operations: list[bytes]
+    inodes: list[int]
+    extents: list[bytes] = field(default_factory=list)
+
+    def all_operations(self) -> list[bytes]:
+        """What the commit says, in order."""
+        return self.operations + self.extents
+
+
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """A journal record that changes the namespace, kept by `scan` for `replay`."""
+
+    position: int
+    kind: RecordType
+    commit: int
+    content: Any
+
+
+class Ledger:
+    """See the module."""
+
+    def __init__(self, journal: Journal, namespace: Namespace) -> None:
+        self.journal = journal
+        self.namespace = namespace
+        self.dirty = DirtyFiles()
+        self.pending: PendingCommit | None = None
+        self._operations: list[bytes] = []
+        self.operation_bytes = 0
+        self._events: list[_Event] = []
+        self._scanned_end = 0
+        self._published_position = 0
+        self._durable_position = 0
+        self.freed = trio.Condition()
+        """notified when journal segments were let go, or the drive is closing"""
+        self.accepted = 0
+        """records accepted by this process"""
+
+    @property
+    def head(self) -> Head:
+        """The newest published commit that the namespace holds."""
+        return self.namespace.head()
+
+    # What an earlier process left
+
+    def scan(self) -> bool:
+        """Read the journal: dirty files, and the events for `replay`. True if it holds anything
+        that is not known to be published."""
+        open_commit = 0
+        for record in self.journal.replay():
+            if not open_commit:
+                open_commit = record.open_commit
+            open_commit = self._scan_record(record.position, record.kind, record.payload, open_commit)
+            self._scanned_end = record.position + RECORD_HEADER_SIZE + len(record.payload)
+        return bool(self._events) or len(self.dirty) > 0
+
+    def _scan_record(self, position: int, kind: RecordType, payload: memoryview, commit: int) -> int:
+        if kind is RecordType.DATA:
+            inode, offset, time_ns = CONTENT_HEADER.unpack_from(payload)
+            length = len(payload) - CONTENT_HEADER.size
+            self.dirty.write(inode, offset, length, position, position + _DATA_OFFSET, time_ns)
+        elif kind is RecordType.TRUNCATE:
+            inode, size, time_ns = CONTENT_HEADER.unpack_from(payload)
+            self.dirty.truncate(inode, size, position, time_ns)
+        elif kind is RecordType.OPERATION:
+            operation = decode(payload)
+            self.dirty.observe(operation)
+            self._events.append(_Event(position, kind, commit, operation))
+        elif kind is RecordType.CUT:
+            number, time_ns, inodes = decode_cut(payload)
+            for inode in inodes:
+                self.dirty.freeze(inode)
+            end = position + RECORD_HEADER_SIZE + len(payload)
+            self._events.append(
+                _Event(position, kind, number, PendingCommit(number, time_ns, end, [], inodes))
+            )
+            return number + 1
+        elif kind is RecordType.EXTENTS:
+            number, encoded = decode_extents(payload)
+            operation = decode(encoded)
+            assert isinstance(operation, SetExtents)
+            self.dirty.thaw(operation.inode)
+            self._events.append(_Event(position, kind, number, operation))
+        else:
+            number, time_ns, commit_hash = decode_published(payload)
+            self._thaw_all()
+            self._events.append(_Event(position, kind, number, (time_ns, commit_hash)))
+        return commit
+
+    def replay(self) -> None:
+        """Bring the namespace up to the journal's end, and find the pending commit. After `scan`."""
+        position = self.namespace.journal_position()
+        if position > self._scanned_end and self._scanned_end:
+            # The database outlived the journal's tail (a power cut): back to what is published.
+            log.warning(
+                "the journal ends before the namespace's state: taking back to the last published commit"
+            )
+            position = 0
+            self.namespace.undo(self.head.number)
+        published = self.head.number
+        for event in self._events:
+            if event.commit > published:
+                self._replay_event(event, event.position >= position)
+        self._finish_replay()
+
+    def _replay_event(self, event: _Event, apply: bool) -> None:
+        namespace, content = self.namespace, event.content
+        if event.kind is RecordType.OPERATION:
+            self._remember(encode(content))
+            if apply:
+                namespace.apply(content)
+        elif event.kind is RecordType.CUT:
+            self._hand_over(content)
+            if apply:
+                namespace.begin_commit(event.commit + 1)
+        elif event.kind is RecordType.EXTENTS:
+            if self.pending is not None:
+                self.pending.extents.append(encode(content))
+            if apply:
+                namespace.apply(content, commit=event.commit)
+        elif event.kind is RecordType.PUBLISHED:
+            self.pending = None
+            if apply:
+                time_ns, commit_hash = content
+                namespace.record_commit(event.commit, commit_hash, time_ns)
+
+    def _finish_replay(self) -> None:
+        self._events = []
+        published = self.head.number
+        if self.pending is None or self.pending.number <= published:
+            self._settle_pending()
+        if self.namespace.commit <= published:
+            self.namespace.begin_commit(published + 1)
+        self.journal.start(self.namespace.commit)
+        self.namespace.flush(self.journal.end)
+
+    # Accepting
+
+    def accept(self, operation: Operation) -> None:
+        """Journal and apply one operation, which must be valid on the present state."""
+        encoded = encode(operation)
+        self.journal.append(RecordType.OPERATION, (encoded,), self.namespace.commit)
+        self.namespace.apply(operation)
+        self.dirty.observe(operation)
+        self._remember(encoded)
+        self.accepted += 1
+
+    def _remember(self, encoded: bytes) -> None:
+        self._operations.append(encoded)
+        self.operation_bytes += len(encoded)
+
+    def write(self, inode: int, offset: int, data: bytes | memoryview, time_ns: int) -> Layer:
+        """Journal file data; the layer that holds it."""
+        header = CONTENT_HEADER.pack(inode, offset, time_ns)
+        position = self.journal.append(RecordType.DATA, (header, data), self.namespace.commit)
+        self.accepted += 1
+        return self.dirty.write(inode, offset, len(data), position, position + _DATA_OFFSET, time_ns)
+
+    def truncate(self, inode: int, size: int, time_ns: int) -> None:
+        """Journal a new size."""
+        payload = CONTENT_HEADER.pack(inode, size, time_ns)
+        position = self.journal.append(RecordType.TRUNCATE, (payload,), self.namespace.commit)
+        self.accepted += 1
+        self.dirty.truncate(inode, size, position, time_ns)
+
+    # Commits
+
+    @property
+    def unpublished(self) -> bool:
+        """Whether anything accepted is not in the commit log yet."""
+        return self.pending is not None or bool(self._operations) or len(self.dirty) > 0
+
+    @property
+    def open_operations(self) -> int:
+        """Operations of the open commit."""
+        return len(self._operations)
+
+    def cut(self, inodes: list[int]) -> PendingCommit | None:
+        """End the open commit; it takes the content of `inodes`. None if there is nothing in it."""
+        assert self.pending is None
+        for inode in inodes:
+            self._state_content(inode)
+        if not self._operations:
+            return None
+        number = self.namespace.commit
+        time_ns = max(time.time_ns(), self.namespace.last_commit_time() + 1)
+        self.journal.append(RecordType.CUT, (encode_cut(number, time_ns, inodes),), number)
+        for inode in inodes:
+            self.dirty.freeze(inode)
+        self._hand_over(PendingCommit(number, time_ns, self.journal.end, [], inodes))
+        self.namespace.begin_commit(number + 1)
+        failpoints.failpoint(CUT_MADE)
+        return self.pending
+
+    def _hand_over(self, pending: PendingCommit) -> None:
+        pending.operations, self._operations, self.operation_bytes = self._operations, [], 0
+        self.pending = pending
+
+    def _state_content(self, inode: int) -> None:
+        """Make a dirty file's size and times an operation of the open commit."""
+        row, layer = self.namespace.inode(inode), self.dirty.top(inode)
+        assert row is not None
+        assert layer is not None
+        ctime_ns = layer.ctime_ns if layer.ctime_ns > row.ctime_ns else None
+        size = layer.size(row.size)
+        self.accept(SetAttributes(inode, size=size, mtime_ns=layer.mtime_ns, ctime_ns=ctime_ns))
+
+    def keep_extents(self, operation: SetExtents) -> None:
+        """The pending commit's content of one file: its blocks are stored."""
+        assert self.pending is not None
+        encoded = encode(operation)
+        number = self.pending.number
+        self.journal.append(RecordType.EXTENTS, (encode_extents(number, encoded),), self.namespace.commit)
+        self.namespace.apply(operation, commit=number)
+        self.dirty.thaw(operation.inode)
+        self.pending.extents.append(encoded)
+        failpoints.failpoint(EXTENTS_KEPT)
+
+    def published(self, head: Head) -> None:
+        """Upstream has the pending commit."""
+        assert self.pending is not None
+        failpoints.failpoint(PUBLISHED)
+        pending = self.pending
+        payload = encode_published(head.number, pending.time_ns, head.hash)
+        self.journal.append(RecordType.PUBLISHED, (payload,), self.namespace.commit)
+        self.namespace.record_commit(head.number, head.hash, pending.time_ns)
+        self._published_position = pending.position
+        self._settle_pending()
+
+    def _settle_pending(self) -> None:
+        self.pending = None
+        self._thaw_all()
+
+    def _thaw_all(self) -> None:
+        for inode, _ in self.dirty.frozen():
+            self.dirty.thaw(inode)
+
+    # State on disk
+
+    def flush(self) -> None:
+        """Commit the namespace's changes together with the journal position that they reflect."""
+        self.namespace.flush(self.journal.end)
+        failpoints.failpoint(FLUSHED)
+
+    async def trim(self) -> None:
+        """Make the namespace durable and let the journal segments go that nobody needs."""
+        needed = self._published_position
+        oldest = self.dirty.oldest_position()
+        if oldest is not None:
+            needed = min(needed, oldest)
+        if needed > self._durable_position:
+            self.flush()
+            reached = self.journal.end
+            await trio.to_thread.run_sync(self.namespace.checkpoint)
+            self._durable_position = reached
+            failpoints.failpoint(CHECKPOINTED)
+        self.journal.drop_before(needed)
+        async with self.freed:
+            self.freed.notify_all()

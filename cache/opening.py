@@ -1,0 +1,280 @@
+"""Opening a drive: what an earlier process left here, what the commit log says, and a `Drive` from both.
+
+The order: local state (namespace, journal) is opened and scanned; an empty namespace is restored from
+the newest snapshot and the commits after it; the journal is replayed; then both sides are reconciled:
+- upstream has our pending commit: the process was killed between append and noting it; it is noted;
+- upstream is ahead and nothing here is unpublished: its commits are applied;
+- upstream is ahead and something here is unpublished: this cache is stale (`StaleCacheError`): it is
+  kept aside, never merged by guessing and never dropped;
+- upstream is behind: `RollbackError`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from backend.commit_format import payload_associated_data
+from backend.errors import ConflictError, CorruptError, LeaseHeldError, RollbackError
+from backend.upstream import Commit, Head, Upstream
+from cache import snapshot
+from cache.block_cache import BlockCache
+from cache.block_codec import BlockCodec
+from cache.chunking import Chunker
+from cache.commit_payload import open_operations
+from cache.content import Content
+from cache.drive import Drive
+from cache.journal import Journal
+from cache.ledger import Ledger
+from cache.namespace import Namespace
+from cache.operations import ROOT_INODE, Delete, SetAttributes, decode
+from cache.publisher import CommitIdentity, Intervals, Publisher, is_same_commit
+from cache.sealer import Sealer
+from cache.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
+from cache.snapshot_store import SnapshotStore
+
+log = logging.getLogger(__name__)
+
+DEVICE = 1
+"""One mount at a time writes, so all of a drive's mounts are one device until there is a hub."""
+
+
+class StaleCacheError(ConflictError):
+    """The cache holds changes that were made on a state which the drive has left behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Secrets:
+    """The sub-keys that the client side of a drive uses; 32 bytes each."""
+
+    block_id: bytes = field(repr=False)
+    chunker: bytes = field(repr=False)
+    block: bytes = field(repr=False)
+    commit: bytes = field(repr=False)
+    root: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class DriveOptions:
+    """Bytes and seconds. `cache_size`: plaintext blocks in memory. `journal_size`: writers wait when
+    the journal is larger."""
+
+    cache_size: int = 64 << 20
+    journal_size: int = 2 << 30
+    intervals: Intervals = field(default_factory=Intervals)
+    snapshots: SnapshotSchedule = field(default_factory=SnapshotSchedule)
+    read_only: bool = False
+
+
+class LocalState:
+    """What a cache directory holds. One process at a time: `LeaseHeldError` otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder = folder
+        self._lock = _lock(folder)
+        try:
+            self.namespace = Namespace(str(folder / "namespace.db"), device=DEVICE)
+            self.ledger = Ledger(Journal(folder / "journal"), self.namespace)
+            self.has_events = self.ledger.scan()
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    @property
+    def known_head(self) -> Head | None:
+        """The newest commit that this device has seen, if it has seen any."""
+        head = self.ledger.head
+        return head if head.number else None
+
+    def close(self) -> None:
+        """Let go of everything, and of the directory. Idempotent."""
+        self.ledger.journal.close()
+        self.namespace.close()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def _lock(folder: Path) -> int:
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LeaseHeldError(f"the cache directory {folder} is in use by another drivefs process") from None
+    return descriptor
+
+
+def set_aside(folder: Path) -> Path:
+    """Move a stale cache directory out of the way, to be looked at by a person; where it is now."""
+    kept = folder.with_name(f"{folder.name}.stale-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
+    os.rename(folder, kept)
+    log.error("the cache %s holds changes that the drive has gone past; kept aside as %s", folder, kept)
+    return kept
+
+
+class _Recovery:
+    """The steps of `open_drive` that bring the local state up to date."""
+
+    def __init__(
+        self,
+        local: LocalState,
+        upstream: Upstream,
+        identity: CommitIdentity,
+        snapshots: SnapshotStore,
+        blocks: BlockCache,
+    ) -> None:
+        self._local = local
+        self._ledger = local.ledger
+        self._upstream = upstream
+        self._identity = identity
+        self._snapshots = snapshots
+        self._blocks = blocks
+
+    async def run(self) -> None:
+        namespace = self._local.namespace
+        if self._ledger.head.number == 0 and namespace.journal_position() == 0:
+            await self._restore_snapshot()
+            await self._catch_up(0)
+        self._ledger.replay()
+        await self._reconcile()
+
+    async def _restore_snapshot(self) -> None:
+        root = await self._snapshots.newest()
+        if root is None:
+            return
+        path = self._local.folder / "snapshot.db"
+        try:
+            await self._snapshots.get(root, path, self._blocks)
+            await trio.to_thread.run_sync(snapshot.verify_hostile, str(path))
+        except CorruptError as error:
+            log.warning("%s; replaying the whole log instead", error)
+            path.unlink(missing_ok=True)
+            return
+        self._local.namespace.replace_from(str(path), 0)
+        if self._ledger.head != root.head:
+            raise CorruptError(f"the snapshot says it is of commit {root.head.number} and is of another")
+
+    async def _reconcile(self) -> None:
+        ledger, theirs, ours = self._ledger, await self._upstream.head(), self._ledger.head
+        if theirs == ours:
+            return
+        if theirs.number <= ours.number:
+            raise RollbackError(
+                f"the drive's log ends with commit {theirs.number}, but this device has seen commit "
+                f"{ours.number} of another history; nothing was changed"
+            )
+        if ledger.pending is not None and await self._is_ours(theirs, ours):
+            ledger.published(theirs)
+            return
+        if ledger.unpublished:
+            raise StaleCacheError(
+                f"{self._local.folder} has unpublished changes made on commit {ours.number}, but the drive "
+                f"is at commit {theirs.number}"
+            )
+        await self._catch_up(ledger.journal.end)
+
+    async def _is_ours(self, theirs: Head, ours: Head) -> bool:
+        pending = self._ledger.pending
+        if pending is None or theirs.number != ours.number + 1:
+            return False
+        ((commit, _),) = await self._upstream.commits_after(ours.number, 1)
+        return is_same_commit(pending, self._operations(commit), ours, commit)
+
+    async def _catch_up(self, position: int) -> None:
+        """Apply the commits that the namespace lacks; durable when it returns."""
+        namespace, number = self._local.namespace, self._ledger.head.number
+        while commits := await self._upstream.commits_after(number):
+            for commit, commit_hash in commits:
+                self._apply(commit, commit_hash)
+                number = commit.number
+                await trio.lowlevel.checkpoint()
+            namespace.flush(position)
+        await trio.to_thread.run_sync(namespace.checkpoint)
+
+    def _apply(self, commit: Commit, commit_hash: bytes) -> None:
+        namespace = self._local.namespace
+        namespace.begin_commit(commit.number)
+        for encoded in self._operations(commit):
+            namespace.apply(decode(encoded))
+        namespace.record_commit(commit.number, commit_hash, commit.time_ns)
+        namespace.begin_commit(commit.number + 1)
+
+    def _operations(self, commit: Commit) -> list[bytes]:
+        binding = payload_associated_data(
+            self._identity.drive_id,
+            commit.number,
+            commit.previous,
+            commit.device,
+            commit.epoch,
+            commit.time_ns,
+            commit.added,
+            commit.dropped,
+        )
+        return open_operations(self._identity.commit_key, commit.payload, binding)
+
+
+async def open_drive(
+    local: LocalState, upstream: Upstream, drive_id: bytes, secrets: Secrets, options: DriveOptions
+) -> Drive:
+    """Recover and put together. The upstream's background work must be running. On success the drive
+    owns `local` and `upstream` and closes both; on an error the caller does."""
+    limiter = trio.CapacityLimiter(4)
+    codec = BlockCodec(drive_id, secrets.block_id, secrets.block)
+    chunker = Chunker(secrets.chunker)
+    blocks = BlockCache(upstream, codec, options.cache_size, limiter)
+    identity = CommitIdentity(drive_id, DEVICE, secrets.commit)
+    snapshots = SnapshotStore(upstream, codec, chunker, drive_id, secrets.root)
+    await _Recovery(local, upstream, identity, snapshots, blocks).run()
+    ledger = local.ledger
+    content = Content(local.namespace, ledger.dirty, ledger.journal, blocks)
+    sealer = Sealer(upstream, codec, chunker, ledger.journal.read_at, content, limiter)
+    keeper = SnapshotKeeper(ledger, snapshots, local.folder, options.snapshots)
+    drive = Drive(
+        ledger,
+        content,
+        blocks,
+        sealer,
+        upstream,
+        keeper,
+        local.close,
+        options.journal_size,
+        options.read_only,
+    )
+    drive.publisher = Publisher(
+        ledger,
+        sealer,
+        upstream,
+        identity,
+        options.intervals,
+        options.journal_size,
+        drive.accept_access_times,
+        drive.settled,
+        keeper.committed,
+    )
+    if not options.read_only:
+        _delete_orphans(ledger)
+        _own_new_root(ledger)
+    return drive
+
+
+def _delete_orphans(ledger: Ledger) -> None:
+    """Nobody holds an inode now: those without a name go, unless their content is on its way."""
+    pending = {inode for inode, _ in ledger.dirty.frozen()}
+    for inode in ledger.namespace.orphans():
+        if inode not in pending:
+            ledger.accept(Delete(inode))
+
+
+def _own_new_root(ledger: Ledger) -> None:
+    """The root of a drive that nobody has used yet belongs to who mounts it first."""
+    if ledger.head.number == 0 and not ledger.unpublished:
+        now = time.time_ns()
+        ledger.accept(SetAttributes(ROOT_INODE, None, os.geteuid(), os.getegid(), None, now, now, now))

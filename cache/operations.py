@@ -1,0 +1,162 @@
+"""Operations: the small immutable records that are the only way a namespace changes.
+
+They name inodes and raw names, never positions, and say what they meant to replace
+(`SetExtents.replaces`, `Unlink.inode`, `Rename.replaced`), so that they can be applied again on
+a base that others have changed. Encoding: docs/format/operation.md (a msgpack array whose first
+item is the kind). Times are nanoseconds since 1970, may be negative, and fit a signed 64-bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+import msgpack
+
+from backend.errors import FormatError
+
+ROOT_INODE: Final = 1
+DEVICE_SHIFT: Final = 40
+"""An inode number is device << 40 | counter; 1 is the root; bit 63 marks past entries."""
+
+MAX_NAME: Final = 255
+MAX_SYMLINK: Final = 4095
+MAX_SIZE: Final = (1 << 63) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """A new inode of any type with its first name. `target` is a symbolic link's, else empty."""
+
+    parent: int
+    name: bytes
+    inode: int
+    mode: int
+    uid: int
+    gid: int
+    rdev: int
+    target: bytes
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One more name for an inode that is no directory."""
+
+    inode: int
+    parent: int
+    name: bytes
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unlink:
+    """Take the name away (of an empty directory too). The inode stays, with one link less, until
+    `Delete`: somebody may have it open."""
+
+    parent: int
+    name: bytes
+    inode: int
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """Move a name. `replaced` is the inode whose name this takes (0: none); with `exchange` the two
+    names swap their inodes instead."""
+
+    parent: int
+    name: bytes
+    new_parent: int
+    new_name: bytes
+    inode: int
+    replaced: int
+    exchange: bool
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetAttributes:
+    """Set the attributes that are not None. A change of `atime_ns` alone makes no new version.
+    `size` here only states the size: what the bytes are is said by the `SetExtents` of the same
+    commit (bytes that no extent covers are zero)."""
+
+    inode: int
+    mode: int | None = None
+    uid: int | None = None
+    gid: int | None = None
+    size: int | None = None
+    atime_ns: int | None = None
+    mtime_ns: int | None = None
+    ctime_ns: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetExtents:
+    """New content for the byte ranges `cleared` ((start, end), sorted, disjoint): first nothing is
+    there, then `extents` ((offset, length, block id, offset in block), sorted, disjoint, inside the
+    cleared ranges). `replaces` is the commit of the content that this was made on (0: none)."""
+
+    inode: int
+    replaces: int
+    cleared: tuple[tuple[int, int], ...]
+    extents: tuple[tuple[int, int, bytes, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetXattr:
+    inode: int
+    name: bytes
+    value: bytes
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveXattr:
+    inode: int
+    name: bytes
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """The end of an inode that has no name and that nobody has open: its row, extents, xattrs go."""
+
+    inode: int
+
+
+Operation = Create | Link | Unlink | Rename | SetAttributes | SetExtents | SetXattr | RemoveXattr | Delete
+
+_KINDS: Final[dict[int, type[Any]]] = {
+    1: Create,
+    2: Link,
+    3: Unlink,
+    4: Rename,
+    5: SetAttributes,
+    6: SetExtents,
+    7: SetXattr,
+    8: RemoveXattr,
+    9: Delete,
+}
+_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
+_FIELDS: Final = {kind: tuple(f.name for f in fields(kind)) for kind in _NUMBERS}
+_pack = msgpack.Packer(use_bin_type=True).pack
+
+
+def encode(operation: Operation) -> bytes:
+    """The operation as bytes."""
+    kind = type(operation)
+    return bytes(_pack([_NUMBERS[kind], *(getattr(operation, name) for name in _FIELDS[kind])]))
+
+
+def decode(data: bytes | memoryview) -> Operation:
+    """The operation that `encode` made. `FormatError` for anything else."""
+    try:
+        items = msgpack.unpackb(data, use_list=False, raw=False)
+        kind = _KINDS[items[0]]
+        if len(items) != len(_FIELDS[kind]) + 1:
+            raise ValueError("wrong number of fields")
+    except (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackException) as error:
+        raise FormatError(f"not an operation: {error}") from None
+    operation: Operation = kind(*items[1:])
+    return operation

@@ -1,0 +1,256 @@
+"""The publisher: turns what has been accepted into commits, one at a time.
+
+Invariants:
+1. Cut, seal, flush, keep extents, sync the journal, append, note it, trim: in this order (I1, I2).
+2. A commit that failed on its way is finished before the next is cut; it is built once in a process,
+   so that appending it again is idempotent.
+3. The cut rule: a commit takes the content of every file that is dirty and settled (closed, fsynced,
+   renamed), so that nobody sees "write new, rename over" as an empty file. Files that stay open are
+   taken when they have been dirty for `version_interval`, when the journal fills, or when somebody
+   waits in `sync`.
+4. Only this class makes commits; a fenced publisher makes none, ever.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from backend.commit_format import payload_associated_data
+from backend.errors import DriveError, FencedError
+from backend.upstream import BlockId, Commit, Head, Upstream
+from cache.commit_payload import seal_operations
+from cache.dirty import Layer
+from cache.errors import FileSystemError
+from cache.ledger import Ledger, PendingCommit
+from cache.operations import SetExtents, decode
+from cache.pieces import Stored
+from cache.sealer import Sealer
+
+log = logging.getLogger(__name__)
+
+MAX_BACKOFF = 30.0
+OPERATIONS_LIMIT = 16 << 20
+"""Encoded operations in memory that make a cut due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Seconds. `commit`: at most this long between acceptance and the cut. `version`: a file that
+    stays open and dirty gets a version at most this often."""
+
+    commit: float = 5.0
+    version: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class CommitIdentity:
+    """What a commit says of its maker."""
+
+    drive_id: bytes
+    device: int
+    commit_key: bytes
+
+    def __repr__(self) -> str:
+        return f"CommitIdentity(device={self.device})"
+
+
+class Publisher:
+    """See the module. `before_cut` lets the drive add operations that were put off (access times);
+    `settled` is told of each inode whose frozen content has become extents."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sealer: Sealer,
+        upstream: Upstream,
+        identity: CommitIdentity,
+        intervals: Intervals,
+        journal_limit: int,
+        before_cut: Callable[[], None],
+        settled: Callable[[int], None],
+        after_commit: Callable[[int], Awaitable[None]],
+    ) -> None:
+        self._ledger = ledger
+        self._sealer = sealer
+        self._upstream = upstream
+        self._identity = identity
+        self._intervals = intervals
+        self._journal_limit = journal_limit
+        self._before_cut = before_cut
+        self._settled = settled
+        self._after_commit = after_commit
+        self._built: tuple[int, Commit] | None = None
+        self._lock = trio.Lock()
+        self._wake = trio.Event()
+        self.fenced = False
+        self.problem = ""
+        """one line for people: why nothing can be published now; empty if all is well"""
+
+    async def run(self) -> None:
+        """Publish for ever; errors are logged and tried again, except that a fenced publisher ends."""
+        backoff = 0.5
+        while not self.fenced:
+            await self._wait_until_due()
+            try:
+                await self.publish(everything=False)
+                backoff = 0.5
+            except FencedError:
+                return
+            except (DriveError, FileSystemError, OSError):
+                with trio.move_on_after(backoff):
+                    await self._wake.wait()
+                backoff = min(2 * backoff, MAX_BACKOFF)
+
+    async def _wait_until_due(self) -> None:
+        while not self._ledger.unpublished:
+            self._wake = trio.Event()
+            await self._wake.wait()
+        if self._ledger.pending is None and not self.pressed:
+            self._wake = trio.Event()
+            with trio.move_on_after(self._intervals.commit):
+                while not self.pressed:
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+
+    @property
+    def pressed(self) -> bool:
+        """Whether a cut should not wait for its time: the journal or memory fills."""
+        ledger = self._ledger
+        return (
+            ledger.operation_bytes > OPERATIONS_LIMIT or ledger.journal.used_bytes > self._journal_limit // 2
+        )
+
+    def wake(self) -> None:
+        """Something was accepted. Cheap; called at every change."""
+        if not self._wake.is_set():
+            self._wake.set()
+
+    async def sync(self) -> None:
+        """Everything accepted before the call is stored and published, open files included.
+        Raises what stopped it; nothing is lost then, and it may be called again."""
+        if self._ledger.pending is not None:
+            await self.publish(everything=True)
+        await self.publish(everything=True)
+
+    async def publish(self, *, everything: bool) -> None:
+        """Finish the pending commit, or cut and publish one. Raises what stopped it."""
+        async with self._lock:
+            if self.fenced:
+                raise FencedError(self.problem)
+            try:
+                await self._publish(everything)
+            except FencedError as error:
+                self.fenced = True
+                self._say(f"fenced, nothing more will be published from here: {error}")
+                raise
+            except (DriveError, FileSystemError, OSError) as error:
+                self._say(f"cannot publish now (will be tried again; the journal keeps everything): {error}")
+                raise
+            if self.problem:
+                log.info("publishing works again")
+                self.problem = ""
+
+    def _say(self, problem: str) -> None:
+        if problem != self.problem:
+            log.warning("%s", problem)
+            self.problem = problem
+
+    async def _publish(self, everything: bool) -> None:
+        pending = self._ledger.pending
+        if pending is None:
+            self._before_cut()
+            pending = self._ledger.cut(self._choose(everything or self.pressed))
+            if pending is None:
+                return
+        await self._store_content()
+        await self._ledger.journal.sync()
+        head = await self._upstream.append(self._build(pending), self._ledger.head)
+        self._ledger.published(head)
+        self._built = None
+        await self._ledger.trim()
+        await self._after_commit(sum(map(len, pending.all_operations())))
+
+    def _choose(self, everything: bool) -> list[int]:
+        """The files that the cut takes. Files without a name are only taken to free the journal."""
+        now = trio.current_time()
+        full = self._ledger.journal.used_bytes > self._journal_limit // 2
+        chosen = []
+        for inode, layer in self._ledger.dirty.tops():
+            row = self._ledger.namespace.inode(inode)
+            assert row is not None
+            due = everything or layer.settled or now - layer.began > self._intervals.version
+            if due and (row.nlink > 0 or full):
+                chosen.append(inode)
+        return chosen
+
+    async def _store_content(self) -> None:
+        layers = self._ledger.dirty.frozen()
+        await self._sealer.seal(layers)
+        await self._upstream.flush()
+        for count, (inode, layer) in enumerate(layers, 1):
+            self._ledger.keep_extents(self._extents(inode, layer))
+            self._settled(inode)
+            if count % 64 == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _extents(self, inode: int, layer: Layer) -> SetExtents:
+        row = self._ledger.namespace.inode(inode)
+        assert row is not None
+        cleared: list[tuple[int, int]] = []
+        extents: list[tuple[int, int, bytes, int]] = []
+        for piece in layer.pieces:
+            if cleared and cleared[-1][1] == piece.start:
+                cleared[-1] = (cleared[-1][0], piece.end)
+            else:
+                cleared.append((piece.start, piece.end))
+            if isinstance(piece, Stored):
+                _join(extents, piece)
+        return SetExtents(inode, row.content, tuple(cleared), tuple(extents))
+
+    def _build(self, pending: PendingCommit) -> Commit:
+        if self._built is not None and self._built[0] == pending.number:
+            return self._built[1]
+        identity, head, epoch = self._identity, self._ledger.head, self._upstream.epoch
+        added = tuple(sorted(_blocks(pending.extents)))
+        binding = payload_associated_data(
+            identity.drive_id, pending.number, head.hash, identity.device, epoch, pending.time_ns, added, ()
+        )
+        payload = seal_operations(identity.commit_key, pending.all_operations(), binding)
+        commit = Commit(
+            pending.number, head.hash, identity.device, epoch, pending.time_ns, added, (), payload
+        )
+        self._built = (pending.number, commit)
+        return commit
+
+
+def _join(extents: list[tuple[int, int, bytes, int]], piece: Stored) -> None:
+    """Add the piece, as more of the extent before where it goes on in the same block."""
+    length = piece.end - piece.start
+    if extents:
+        offset, before, block, block_offset = extents[-1]
+        if (offset + before, block, block_offset + before) == (piece.start, piece.block, piece.block_offset):
+            extents[-1] = (offset, before + length, block, block_offset)
+            return
+    extents.append((piece.start, length, piece.block, piece.block_offset))
+
+
+def _blocks(extents: list[bytes]) -> set[BlockId]:
+    found: set[BlockId] = set()
+    for encoded in extents:
+        operation = decode(encoded)
+        assert isinstance(operation, SetExtents)
+        found.update(BlockId(block) for _, _, block, _ in operation.extents)
+    return found
+
+
+def is_same_commit(pending: PendingCommit, operations: list[bytes], head: Head, commit: Commit) -> bool:
+    """Whether `commit`, whose opened payload is `operations`, is the pending one: a process that was
+    killed between appending and noting it finds its own commit in the log."""
+    return (commit.number, commit.previous) == (
+        pending.number,
+        head.hash,
+    ) and operations == pending.all_operations()

@@ -1,0 +1,232 @@
+"""The write-back layer over the namespace database: row objects in dictionaries, one transaction.
+
+Invariants (event loop thread only, nothing here awaits):
+1. A key has at most one row object: it is looked for in the two cache generations and among the
+   dirty rows before SQL is asked. So the reducer may change objects in place.
+2. What is dirty or in `past_*` lists is not in SQL yet; `write_rows` brings it there, into the one open
+   transaction. SQL is asked for ranges only after that.
+3. Every write of the open transaction is also in `_log`, so that a COMMIT that fails (a full disk
+   rolls the transaction back) loses nothing: the log is executed again in a new transaction, in
+   memory, since nothing is written before COMMIT.
+4. The journal position is committed in the same transaction as the rows that it speaks of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any, Final, Generic, TypeVar
+
+from backend.failpoints import declare, failpoint
+from cache.namespace_schema import Connection, sqlite_errors
+from cache.rows import (
+    DENTRY_COLUMNS,
+    INODE_COLUMNS,
+    PAST_INODE_COLUMNS,
+    DentryRow,
+    InodeRow,
+    dentry_values,
+    inode_values,
+    past_inode_values,
+)
+
+COMMITTING: Final = declare("namespace.committing", "rows and journal position are in the open transaction")
+
+K = TypeVar("K", bound=Hashable)
+R = TypeVar("R")
+
+
+def insert(table: str, columns: Sequence[str]) -> str:
+    """INSERT OR REPLACE of whole rows."""
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT OR REPLACE INTO {table} ({', '.join(columns)}) VALUES ({marks})"
+
+
+_PUT_INODE: Final = insert("inode", INODE_COLUMNS)
+_PUT_PAST_INODE: Final = insert("past_inode", (*PAST_INODE_COLUMNS, "died"))
+_PUT_DENTRY: Final = insert("dentry", DENTRY_COLUMNS)
+_PUT_PAST_DENTRY: Final = insert("past_dentry", (*DENTRY_COLUMNS, "died"))
+_PUT_META: Final = insert("meta", ("key", "value"))
+_GET_INODE: Final = f"SELECT {', '.join(INODE_COLUMNS)} FROM inode WHERE inode = ?"
+_GET_DENTRY: Final = f"SELECT {', '.join(DENTRY_COLUMNS)} FROM dentry WHERE parent = ? AND name = ?"
+
+
+class RowTable(Generic[K, R]):
+    """Rows of one table by key; None is a remembered absence. At most 2 * `limit` clean rows are
+    kept, in two generations: what was not used during a whole generation goes."""
+
+    __slots__ = ("_hot", "_limit", "_load", "_old", "dirty")
+
+    def __init__(self, load: Callable[[K], R | None], limit: int) -> None:
+        self._load = load
+        self._limit = limit
+        self._hot: dict[K, R | None] = {}
+        self._old: dict[K, R | None] = {}
+        self.dirty: dict[K, R | None] = {}
+
+    def get(self, key: K) -> R | None:
+        """The row, or None if there is none. No SQL for what was used lately."""
+        try:
+            return self._hot[key]
+        except KeyError:
+            return self._warm(key)
+
+    def put(self, key: K, row: R | None) -> None:
+        """The row is now this one (None: removed), and not in SQL yet."""
+        self.dirty[key] = row
+        self.keep(key, row)
+
+    def keep(self, key: K, row: R | None) -> None:
+        """Remember the row (None: that there is none), which SQL knows already."""
+        self._hot[key] = row
+        if len(self._hot) > self._limit:
+            self._old = self._hot
+            self._hot = {}
+
+    def forget(self) -> None:
+        """Drop every clean row. Only when nothing is dirty."""
+        self._hot = {}
+        self._old = {}
+
+    def _warm(self, key: K) -> R | None:
+        if key in self._old:
+            row = self._old[key]
+        elif key in self.dirty:
+            row = self.dirty[key]
+        else:
+            row = self._load(key)
+        self.keep(key, row)
+        return row
+
+
+class RowStore:
+    """The tables `inode` and `dentry` with their past, and the transaction that all tables share."""
+
+    def __init__(self, connection: Connection, path: str, limit: int) -> None:
+        self.connection = connection
+        self.path = path
+        self.commit = 0
+        self.inodes: RowTable[int, InodeRow] = RowTable(self._load_inode, limit)
+        self.entries: RowTable[tuple[int, bytes], DentryRow] = RowTable(self._load_entry, 2 * limit)
+        self._past_inodes: list[tuple[Any, ...]] = []
+        self._past_entries: list[tuple[Any, ...]] = []
+        self._log: list[tuple[str, Sequence[tuple[Any, ...]]]] = []
+
+    def _load_inode(self, inode: int) -> InodeRow | None:
+        row = self.connection.execute(_GET_INODE, (inode,)).fetchone()
+        return None if row is None else InodeRow(*row)
+
+    def _load_entry(self, key: tuple[int, bytes]) -> DentryRow | None:
+        row = self.connection.execute(_GET_DENTRY, key).fetchone()
+        return None if row is None else DentryRow(*row)
+
+    def version(self, row: InodeRow, commit: int) -> None:
+        """Call before a change of `row` in `commit`: keeps what it was before that commit."""
+        if row.born != commit:
+            self._past_inodes.append((*past_inode_values(row), commit))
+            row.born = commit
+        self.inodes.dirty[row.inode] = row
+
+    def remove_inode(self, row: InodeRow) -> None:
+        """The inode ends in the open commit."""
+        if row.born != self.commit:
+            self._past_inodes.append((*past_inode_values(row), self.commit))
+        self.inodes.put(row.inode, None)
+
+    def add_entry(self, directory: InodeRow, name: bytes, inode: int) -> None:
+        """A new name with the directory's next cookie; the directory is versioned already."""
+        row = DentryRow(directory.inode, name, inode, directory.next_cookie, self.commit)
+        directory.next_cookie += 1
+        self.entries.put((directory.inode, name), row)
+
+    def remove_entry(self, row: DentryRow) -> None:
+        """The name ends in the open commit."""
+        if row.born != self.commit:
+            self._past_entries.append((*dentry_values(row), self.commit))
+        self.entries.put((row.parent, row.name), None)
+
+    def point_entry(self, row: DentryRow, inode: int) -> None:
+        """The name now means another inode, and keeps its cookie."""
+        if row.born != self.commit:
+            self._past_entries.append((*dentry_values(row), self.commit))
+            row.born = self.commit
+        row.inode = inode
+        self.entries.dirty[(row.parent, row.name)] = row
+
+    def write(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Execute in the open transaction, once for each of `rows`."""
+        if not self.connection.in_transaction:
+            self.connection.execute("BEGIN IMMEDIATE")
+        self._log.append((sql, rows))
+        self.connection.executemany(sql, rows)
+
+    def write_inodes(self) -> None:
+        """Bring inodes into the open transaction."""
+        if self._past_inodes:
+            self.write(_PUT_PAST_INODE, self._past_inodes)
+            self._past_inodes = []
+        if self.inodes.dirty:
+            rows, self.inodes.dirty = self.inodes.dirty, {}
+            self._write_table("DELETE FROM inode WHERE inode = ?", _PUT_INODE, rows, inode_values, _single)
+
+    def write_entries(self) -> None:
+        """Bring names into the open transaction."""
+        if self._past_entries:
+            self.write(_PUT_PAST_DENTRY, self._past_entries)
+            self._past_entries = []
+        if self.entries.dirty:
+            rows, self.entries.dirty = self.entries.dirty, {}
+            remove = "DELETE FROM dentry WHERE parent = ? AND name = ?"
+            self._write_table(remove, _PUT_DENTRY, rows, dentry_values, tuple)
+
+    def _write_table(
+        self,
+        remove: str,
+        put: str,
+        rows: dict[K, R | None],
+        values: Callable[[R], tuple[Any, ...]],
+        key_values: Callable[[K], tuple[Any, ...]],
+    ) -> None:
+        removed = [key_values(key) for key, row in rows.items() if row is None]
+        if removed:
+            self.write(remove, removed)
+        changed = [values(row) for row in rows.values() if row is not None]
+        if changed:
+            self.write(put, changed)
+
+    def write_rows(self) -> None:
+        """Bring everything into the open transaction; SQL on this connection now sees it all."""
+        self.write_inodes()
+        self.write_entries()
+
+    def write_meta(self, values: dict[str, int]) -> None:
+        """Set keys of `meta`."""
+        self.write(_PUT_META, [(key, str(value)) for key, value in values.items()])
+
+    def commit_transaction(self) -> None:
+        """COMMIT. If that fails nothing is lost and nothing is committed; safe to retry."""
+        if not self.connection.in_transaction:
+            return
+        try:
+            with sqlite_errors(self.path):
+                failpoint(COMMITTING)
+                self.connection.execute("COMMIT")
+        except BaseException:
+            self._execute_log()
+            raise
+        self._log = []
+
+    def _execute_log(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
+        self.connection.execute("BEGIN IMMEDIATE")
+        for sql, rows in self._log:
+            self.connection.executemany(sql, rows)
+
+    def forget(self) -> None:
+        """Drop every cached row; what SQL says counts. Only after `write_rows`."""
+        self.inodes.forget()
+        self.entries.forget()
+
+
+def _single(key: int) -> tuple[int]:
+    return (key,)

@@ -1,0 +1,243 @@
+"""The sealer: turns dirty data into blocks that are on their way to the store.
+
+Invariants:
+1. A layer's data is turned into blocks by one task at a time (`Layer.sealing`); a piece is replaced
+   only where it is still the piece that was read, so a write that comes meanwhile wins.
+2. Reading, cutting, hashing, compressing and encrypting run in threads; pieces and extents are
+   looked at and changed on the event-loop thread only.
+3. Memory is bounded: at most `WINDOW` bytes of plaintext a batch, one batch at a time a task.
+4. A block is offered to the store before a piece refers to it; that it is durable is for
+   `Upstream.flush` to say, later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import trio
+
+from backend import failpoints
+from backend.upstream import BlockId, SealedBlock, Upstream
+from cache.block_codec import BlockCodec
+from cache.chunking import MIN_BLOCK, Chunker
+from cache.dirty import Layer, replace_data
+from cache.pieces import Data, Hole, Stored
+
+WINDOW = 8 << 20
+"""Plaintext bytes in one batch; more than two blocks of the largest size."""
+AHEAD = 16 << 20
+"""A sequential writer's file is sealed ahead when this much more of it is there."""
+
+SEALED = failpoints.declare(
+    "sealer.sealed", "a batch's blocks were offered to the store; no piece refers to them"
+)
+
+ReadJournal = Callable[[int, int], bytes]
+"""(position, length) -> bytes; any thread."""
+
+
+class Content(Protocol):
+    """What the sealer asks of the file whose layer it seals, to absorb small neighbours."""
+
+    def extent_before(self, inode: int, offset: int) -> tuple[int, int] | None:
+        """(start, end) of the stored extent that ends exactly at `offset`."""
+
+    def extent_after(self, inode: int, offset: int) -> tuple[int, int] | None:
+        """(start, end) of the stored extent that begins exactly at `offset`."""
+
+    def read_stored(self, inode: int, start: int, end: int) -> Awaitable[bytes]:
+        """The bytes that the extents say."""
+
+
+@dataclass(slots=True)
+class _Run:
+    """Contiguous bytes to be cut into blocks: data pieces, and at either end absorbed bytes."""
+
+    layer: Layer
+    start: int
+    end: int
+    sources: list[Data]
+    before: bytes = b""
+    after: bytes = b""
+    whole: bool = True
+    """False: more bytes follow in the file, so the last piece of the cut is not a block yet"""
+
+
+@dataclass(slots=True)
+class _Cut:
+    """A block to be: its place in the file and its plaintext."""
+
+    run: _Run
+    start: int
+    end: int
+    id: BlockId | None
+    """None: all zeros, so a hole"""
+    plaintext: memoryview
+
+
+@dataclass(slots=True)
+class _Batch:
+    runs: list[_Run] = field(default_factory=list)
+    size: int = 0
+
+
+class Sealer:
+    """See the module. `limiter` bounds the threads."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        codec: BlockCodec,
+        chunker: Chunker,
+        read_journal: ReadJournal,
+        content: Content,
+        limiter: trio.CapacityLimiter,
+    ) -> None:
+        self._upstream = upstream
+        self._codec = codec
+        self._chunker = chunker
+        self._read_journal = read_journal
+        self._content = content
+        self._limiter = limiter
+        self.sealed_bytes = 0
+        self.new_bytes = 0
+        """plaintext bytes that were not in the store yet, and what they became there"""
+        self.new_sealed_bytes = 0
+
+    async def seal(self, layers: Iterable[tuple[int, Layer]]) -> None:
+        """All data of the layers is in blocks when this returns: no `Data` piece is left. Small
+        files go together. Safe to repeat after an error."""
+        batch = _Batch()
+        for inode, layer in layers:
+            async with layer.sealing:
+                for run in _runs(layer):
+                    if run.end - run.start > WINDOW // 2:
+                        await self._seal_long(inode, run)
+                        continue
+                    await self._absorb(inode, run)
+                    batch.runs.append(run)
+                    batch.size += run.end - run.start
+                    if batch.size >= WINDOW // 2:
+                        await self._seal_batch(batch.runs)
+                        batch = _Batch()
+        if batch.runs:
+            await self._seal_batch(batch.runs)
+
+    async def seal_ahead(self, layer: Layer) -> None:
+        """Seal whole blocks of a long sequential write that goes on."""
+        async with layer.sealing:
+            for run in list(_runs(layer)):
+                if run.end - run.start >= AHEAD:
+                    run.whole = False
+                    await self._seal_windows(run)
+                    layer.sealed_to = max(layer.sealed_to, run.end)
+
+    async def _seal_long(self, inode: int, run: _Run) -> None:
+        await self._absorb(inode, run)
+        await self._seal_windows(run)
+
+    async def _seal_windows(self, run: _Run) -> None:
+        start = run.start
+        while start < run.end:
+            end = min(start + WINDOW, run.end)
+            window = _part(run, start, end)
+            window.whole = run.whole and end == run.end
+            done = await self._seal_batch([window])
+            if done == start:
+                return
+            start = done
+
+    async def _absorb(self, inode: int, run: _Run) -> None:
+        """Take small neighbouring extents into the run, so that small writes do not leave the file
+        in ever smaller pieces."""
+        before = self._content.extent_before(inode, run.start)
+        if before is not None and before[1] - before[0] < MIN_BLOCK and _free(run.layer, *before):
+            run.before = await self._content.read_stored(inode, *before)
+            run.start = before[0]
+        after = self._content.extent_after(inode, run.end)
+        if after is not None and after[1] - after[0] < MIN_BLOCK and _free(run.layer, *after):
+            run.after = await self._content.read_stored(inode, *after)
+            run.end = after[1]
+
+    async def _seal_batch(self, runs: list[_Run]) -> int:
+        """Seal the runs; the end of what was sealed of the last."""
+        cuts = await trio.to_thread.run_sync(self._cut_runs, runs, limiter=self._limiter)
+        wanted = {cut.id: cut.plaintext for cut in cuts if cut.id is not None}
+        missing = await self._upstream.missing(wanted)
+        new = [(block, wanted[block]) for block in missing]
+        blocks = await trio.to_thread.run_sync(self._seal_blocks, new, limiter=self._limiter)
+        await self._upstream.put_blocks(blocks)
+        failpoints.failpoint(SEALED)
+        self.new_bytes += sum(len(plaintext) for _, plaintext in new)
+        self.new_sealed_bytes += sum(len(block.data) for block in blocks)
+        for cut in cuts:
+            self._replace(cut)
+        return cuts[-1].end if cuts else runs[-1].start
+
+    def _cut_runs(self, runs: list[_Run]) -> list[_Cut]:
+        return [cut for run in runs for cut in self._cut_run(run)]
+
+    def _cut_run(self, run: _Run) -> Iterator[_Cut]:
+        parts = [run.before]
+        parts += [self._read_journal(piece.position, piece.end - piece.start) for piece in run.sources]
+        parts.append(run.after)
+        data = memoryview(b"".join(parts))
+        for start, end in self._chunker.cut(data, last=run.whole):
+            plaintext = data[start:end]
+            block = None if _is_zero(plaintext) else self._codec.block_id(plaintext)
+            yield _Cut(run, run.start + start, run.start + end, block, plaintext)
+
+    def _seal_blocks(self, blocks: list[tuple[BlockId, memoryview]]) -> list[SealedBlock]:
+        return [self._codec.seal(block, plaintext) for block, plaintext in blocks]
+
+    def _replace(self, cut: _Cut) -> None:
+        run, layer = cut.run, cut.run.layer
+        self.sealed_bytes += cut.end - cut.start
+        if cut.id is None:
+            stored: Stored | None = None
+        else:
+            stored = Stored(cut.start, cut.end, cut.id, 0)
+        replace_data(layer, cut.start, cut.end, stored, run.sources)
+        for start, absorbed in ((run.start, run.before), (run.end - len(run.after), run.after)):
+            low, high = max(start, cut.start), min(start + len(absorbed), cut.end)
+            if low < high:
+                layer.pieces.put(
+                    Hole(low, high) if cut.id is None else Stored(low, high, cut.id, low - cut.start)
+                )
+
+
+def _is_zero(data: memoryview) -> bool:
+    return data[0] == 0 and data[-1] == 0 and data.tobytes().count(0) == len(data)
+
+
+def _free(layer: Layer, start: int, end: int) -> bool:
+    return not layer.pieces.overlapping(start, end)
+
+
+def _runs(layer: Layer) -> Iterator[_Run]:
+    """The maximal contiguous runs of data pieces."""
+    sources: list[Data] = []
+    for piece in list(layer.pieces):
+        if not isinstance(piece, Data) or (sources and sources[-1].end != piece.start):
+            if sources:
+                yield _Run(layer, sources[0].start, sources[-1].end, sources)
+            sources = []
+        if isinstance(piece, Data):
+            sources.append(piece)
+    if sources:
+        yield _Run(layer, sources[0].start, sources[-1].end, sources)
+
+
+def _part(run: _Run, start: int, end: int) -> _Run:
+    """The part of a run in [start, end)."""
+    head, tail = run.start + len(run.before), run.end - len(run.after)
+    sources = [
+        Data(max(s.start, start), min(s.end, end), s.position + max(s.start, start) - s.start)
+        for s in run.sources
+        if s.start < end and s.end > start
+    ]
+    before = run.before[start - run.start : end - run.start] if start < head else b""
+    after = run.after[max(start - tail, 0) : end - tail] if end > tail else b""
+    return _Run(run.layer, start, end, sources, before, after)

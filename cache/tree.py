@@ -1,0 +1,448 @@
+"""The tree: names, attributes and holds of a drive, by POSIX rules. The larger half of `Drive`.
+
+Invariants:
+1. A call either raises a `FileSystemError` and has changed nothing, or its change is journaled and
+   applied when it returns. What is valid is decided here; the reducer never refuses.
+2. Calls that only look are synchronous and never wait for a node. Calls that change are async,
+   because they wait while the journal is full; normally they do not give up control at all, and
+   from the check to the acceptance they never do.
+3. An inode without a name lives while somebody holds it or its frozen content is on its way.
+
+Event-loop thread only. Permissions are the door's business (the kernel's `default_permissions`).
+"""
+
+from __future__ import annotations
+
+import time
+from stat import S_IFLNK, S_IFMT, S_ISDIR, S_ISGID
+from typing import Final
+
+from cache.attributes import AttributeChange, Attributes, Entry
+from cache.dirty import DirtyFile
+from cache.errors import (
+    AttributeTooBigError,
+    DirectoryError,
+    ExistsError,
+    FileTooBigError,
+    InvalidArgumentError,
+    NameTooLongError,
+    NoAttributeError,
+    NoEntryError,
+    NotDirectoryError,
+    NotEmptyError,
+    NotPermittedError,
+    NotSupportedError,
+    ReadOnlyFileSystemError,
+    StaleError,
+    TooManyLinksError,
+)
+from cache.ledger import Ledger
+from cache.operations import (
+    MAX_NAME,
+    MAX_SIZE,
+    MAX_SYMLINK,
+    Create,
+    Delete,
+    Link,
+    Operation,
+    RemoveXattr,
+    Rename,
+    SetAttributes,
+    SetXattr,
+    Unlink,
+)
+from cache.publisher import Publisher
+from cache.rows import DentryRow, InodeRow
+
+MAX_LINKS: Final = (1 << 31) - 1
+MAX_XATTR_NAME: Final = 255
+MAX_XATTR_VALUE: Final = 64 << 10
+XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
+RELATIVE_ATIME_NS: Final = 24 * 3600 * 10**9
+BLOCK_SIZE: Final = 4096
+
+
+class Tree:
+    """See the module."""
+
+    publisher: Publisher
+    """set by `cache.opening.open_drive` before anything runs"""
+
+    def __init__(self, ledger: Ledger, journal_limit: int, read_only: bool) -> None:
+        self.ledger = ledger
+        self._namespace = ledger.namespace
+        self._dirty = ledger.dirty
+        self._journal_limit = journal_limit
+        self._read_only = read_only
+        self._closing = False
+        self._held: dict[int, int] = {}
+        self._access_times: dict[int, int] = {}
+
+    # Looking
+
+    def _row(self, inode: int) -> InodeRow:
+        row = self._namespace.inode(inode)
+        if row is None:
+            raise StaleError(f"inode {inode} is gone")
+        return row
+
+    def _directory(self, inode: int) -> InodeRow:
+        row = self._row(inode)
+        if not row.is_directory:
+            raise NotDirectoryError(f"inode {inode} is not a directory")
+        return row
+
+    def attributes(self, inode: int) -> Attributes:
+        """stat(2). `StaleError` if the inode is gone."""
+        return self._attributes(self._row(inode))
+
+    def _attributes(self, row: InodeRow) -> Attributes:
+        inode = row.inode
+        size, allocated, mtime_ns, ctime_ns = row.size, row.allocated, row.mtime_ns, row.ctime_ns
+        file = self._dirty.get(inode)
+        if file is not None:
+            size, allocated, mtime_ns, ctime_ns = _with_layers(row, file)
+        atime_ns = self._access_times.get(inode, row.atime_ns) if self._access_times else row.atime_ns
+        blocks = (min(allocated, size + BLOCK_SIZE) + 511) // 512
+        return Attributes(
+            inode, row.mode, row.nlink, row.uid, row.gid, row.rdev, size, blocks, atime_ns, mtime_ns, ctime_ns
+        )
+
+    def size(self, inode: int) -> int:
+        """The file's size, dirty data included."""
+        row = self._row(inode)
+        layer = self._dirty.top(inode)
+        return row.size if layer is None else layer.size(row.size)
+
+    def lookup(self, parent: int, name: bytes) -> Attributes:
+        """The inode of a name; `.` and `..` too. `NoEntryError`, `NotDirectoryError`,
+        `NameTooLongError`."""
+        if name in (b".", b".."):
+            directory = self._directory(parent)
+            return self._attributes(directory if name == b"." else self._row(directory.parent))
+        entry = self._namespace.entry(parent, name)
+        if entry is None:
+            self._directory(parent)
+            _check_length(name)
+            raise NoEntryError(f"no such name in {parent}")
+        return self._attributes(self._row(entry.inode))
+
+    def entries(self, directory: int, after_cookie: int, limit: int) -> list[Entry]:
+        """Up to `limit` entries whose cookie is greater than `after_cookie`, in their order; without
+        `.` and `..`. A listing that goes on by cookies meets every entry that was there all the
+        time exactly once, whatever else changes."""
+        self._directory(directory)
+        found = self._namespace.entries(directory, after_cookie, limit)
+        return [Entry(item.name, item.cookie, self._attributes(self._row(item.inode))) for item in found]
+
+    def parent(self, directory: int) -> Attributes:
+        """What `..` is."""
+        return self._attributes(self._row(self._directory(directory).parent))
+
+    def read_link(self, inode: int) -> bytes:
+        """A symbolic link's target."""
+        row = self._row(inode)
+        if S_IFMT(row.mode) != S_IFLNK:
+            raise InvalidArgumentError(f"inode {inode} is not a symbolic link")
+        return row.target
+
+    # Holding
+
+    def hold(self, inode: int, count: int = 1) -> None:
+        """The inode is known to the kernel, or open: it lives, whatever happens to its names."""
+        self._held[inode] = self._held.get(inode, 0) + count
+
+    def release(self, inode: int, count: int = 1) -> None:
+        """The opposite of `hold`, as often."""
+        left = self._held.get(inode, 0) - count
+        if left > 0:
+            self._held[inode] = left
+            return
+        self._held.pop(inode, None)
+        self._delete_if_unused(inode)
+
+    def _delete_if_unused(self, inode: int) -> None:
+        if inode in self._held or self._read_only or self._closing:
+            return
+        row = self._namespace.inode(inode)
+        if row is None or row.nlink > 0:
+            return
+        file = self._dirty.get(inode)
+        if file is None or file.frozen is None:
+            self._access_times.pop(inode, None)
+            self._accept(Delete(inode))
+
+    # Changing names
+
+    def _accept(self, operation: Operation) -> None:
+        self.ledger.accept(operation)
+        self.publisher.wake()
+
+    async def _room(self) -> None:
+        """Wait while the journal is full; refuse when the drive cannot be written."""
+        if self._read_only:
+            raise ReadOnlyFileSystemError("the drive is mounted read-only")
+        if self.publisher.fenced:
+            raise ReadOnlyFileSystemError(self.publisher.problem)
+        journal = self.ledger.journal
+        while journal.used_bytes > self._journal_limit and not self._closing:
+            self.publisher.wake()
+            async with self.ledger.freed:
+                await self.ledger.freed.wait()
+
+    async def make_node(
+        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int
+    ) -> Attributes:
+        """A new regular file, directory, FIFO, socket or device. In a set-group-ID directory it takes
+        the directory's group, and a directory the bit too (stat(2), inode(7))."""
+        return await self._create(parent, name, mode, rdev, uid, gid, b"")
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
+        """A new symbolic link."""
+        if not target:
+            raise NoEntryError("an empty symbolic link")
+        if len(target) > MAX_SYMLINK:
+            raise NameTooLongError("a symbolic link's target is at most 4095 bytes")
+        return await self._create(parent, name, S_IFLNK | 0o777, 0, uid, gid, target)
+
+    async def _create(
+        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, target: bytes
+    ) -> Attributes:
+        await self._room()
+        directory = self._new_name(parent, name)
+        if directory.mode & S_ISGID:
+            gid = directory.gid
+            if S_ISDIR(mode):
+                mode |= S_ISGID
+        inode = self._namespace.allocate_inode()
+        self._accept(Create(parent, name, inode, mode, uid, gid, rdev, target, time.time_ns()))
+        return self.attributes(inode)
+
+    def _new_name(self, parent: int, name: bytes) -> InodeRow:
+        """The directory, if `name` can be made in it."""
+        _check_name(name)
+        directory = self._directory(parent)
+        if self._namespace.entry(parent, name) is not None:
+            raise ExistsError("the name exists")
+        if directory.nlink == 0:
+            raise NoEntryError("the directory was removed")
+        return directory
+
+    async def link(self, inode: int, parent: int, name: bytes) -> Attributes:
+        """One more name for a file."""
+        await self._room()
+        row = self._row(inode)
+        if row.is_directory:
+            raise NotPermittedError("a directory has one name only")
+        self._new_name(parent, name)
+        if row.nlink == 0:
+            raise NoEntryError("the file was removed")
+        if row.nlink >= MAX_LINKS:
+            raise TooManyLinksError("too many links")
+        self._accept(Link(inode, parent, name, time.time_ns()))
+        return self.attributes(inode)
+
+    def _entry(self, parent: int, name: bytes) -> tuple[DentryRow, InodeRow]:
+        _check_length(name)
+        entry = self._namespace.entry(parent, name)
+        if entry is None:
+            self._directory(parent)
+            raise NoEntryError(f"no such name in {parent}")
+        return entry, self._row(entry.inode)
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name that is not a directory's."""
+        await self._room()
+        _, row = self._entry(parent, name)
+        if row.is_directory:
+            raise DirectoryError("is a directory")
+        self._accept(Unlink(parent, name, row.inode, time.time_ns()))
+        self._delete_if_unused(row.inode)
+
+    async def remove_directory(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory."""
+        await self._room()
+        if name == b".":
+            raise InvalidArgumentError("cannot remove .")
+        if name == b"..":
+            raise NotEmptyError("cannot remove ..")
+        _, row = self._entry(parent, name)
+        if not row.is_directory:
+            raise NotDirectoryError("not a directory")
+        if row.size > 0:
+            raise NotEmptyError("the directory is not empty")
+        self._accept(Unlink(parent, name, row.inode, time.time_ns()))
+        self._delete_if_unused(row.inode)
+
+    async def rename(
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        *,
+        no_replace: bool = False,
+        exchange: bool = False,
+    ) -> None:
+        """rename(2), renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE."""
+        await self._room()
+        if no_replace and exchange:
+            raise InvalidArgumentError("NOREPLACE and EXCHANGE exclude each other")
+        _, row = self._entry(parent, name)
+        _check_name(new_name)
+        if self._directory(new_parent).nlink == 0:
+            raise NoEntryError("the directory was removed")
+        target = self._namespace.entry(new_parent, new_name)
+        replaced = None if target is None else self._row(target.inode)
+        self._check_rename(row, parent, new_parent, replaced, no_replace, exchange)
+        if replaced is not None and replaced.inode == row.inode:
+            return
+        number = 0 if replaced is None else replaced.inode
+        self._accept(Rename(parent, name, new_parent, new_name, row.inode, number, exchange, time.time_ns()))
+        self._dirty.settle(row.inode)
+        if replaced is not None and not exchange:
+            self._delete_if_unused(replaced.inode)
+
+    def _check_rename(
+        self,
+        row: InodeRow,
+        parent: int,
+        new_parent: int,
+        replaced: InodeRow | None,
+        no_replace: bool,
+        exchange: bool,
+    ) -> None:
+        if replaced is None:
+            if exchange:
+                raise NoEntryError("nothing to exchange with")
+        elif no_replace:
+            raise ExistsError("the name exists")
+        elif not exchange and replaced.inode != row.inode:
+            if row.is_directory and not replaced.is_directory:
+                raise NotDirectoryError("a directory cannot replace a file")
+            if replaced.is_directory and not row.is_directory:
+                raise DirectoryError("a file cannot replace a directory")
+            if replaced.is_directory and replaced.size > 0:
+                raise NotEmptyError("the directory is not empty")
+        if row.is_directory:
+            self._check_not_inside(row.inode, new_parent)
+        if exchange and replaced is not None and replaced.is_directory:
+            self._check_not_inside(replaced.inode, parent)
+
+    def _check_not_inside(self, inode: int, directory: int) -> None:
+        """A directory cannot move below itself."""
+        while directory != self._directory(directory).parent:
+            if directory == inode:
+                raise InvalidArgumentError("a directory cannot be moved into itself")
+            directory = self._directory(directory).parent
+
+    # Changing attributes
+
+    async def set_attributes(self, inode: int, change: AttributeChange) -> Attributes:
+        """chmod, chown, truncate, utimensat in one. Without a `ctime_ns` it is now."""
+        await self._room()
+        row = self._row(inode)
+        now = time.time_ns()
+        if change.size is not None:
+            self._truncate(row, change.size, now)
+        rest = (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns, change.ctime_ns)
+        if any(value is not None for value in rest):
+            mode = None if change.mode is None else S_IFMT(row.mode) | (change.mode & 0o7777)
+            ctime_ns = now if change.ctime_ns is None else change.ctime_ns
+            if change.atime_ns is not None:
+                self._access_times.pop(inode, None)
+            self._accept(
+                SetAttributes(
+                    inode, mode, change.uid, change.gid, None, change.atime_ns, change.mtime_ns, ctime_ns
+                )
+            )
+        return self.attributes(inode)
+
+    def _truncate(self, row: InodeRow, size: int, now: int) -> None:
+        if row.is_directory:
+            raise DirectoryError("is a directory")
+        if not row.is_regular or size < 0:
+            raise InvalidArgumentError("not a regular file, or a negative size")
+        if size > MAX_SIZE:
+            raise FileTooBigError("a file is at most 2^63-1 bytes")
+        if size != self.size(row.inode):
+            self.ledger.truncate(row.inode, size, now)
+            self.publisher.wake()
+
+    def touch(self, inode: int) -> None:
+        """The inode was read: relatime, as mount(8) says. Kept in memory until the next cut, since
+        an access alone is nothing worth a commit."""
+        if self._read_only:
+            return
+        row = self._row(inode)
+        now = time.time_ns()
+        atime_ns = self._access_times.get(inode, row.atime_ns)
+        layer = self._dirty.top(inode)
+        mtime_ns = row.mtime_ns if layer is None or layer.mtime_ns is None else layer.mtime_ns
+        if atime_ns <= max(mtime_ns, row.ctime_ns) or now - atime_ns > RELATIVE_ATIME_NS:
+            self._access_times[inode] = now
+
+    def accept_access_times(self) -> None:
+        """Called before a cut that happens anyway."""
+        if not self.ledger.unpublished:
+            return
+        times, self._access_times = self._access_times, {}
+        for inode, atime_ns in times.items():
+            if self._namespace.inode(inode) is not None:
+                self.ledger.accept(SetAttributes(inode, atime_ns=atime_ns))
+
+    # Extended attributes
+
+    def get_xattr(self, inode: int, name: bytes) -> bytes:
+        """`NoAttributeError` if there is none of that name."""
+        self._row(inode)
+        value = self._namespace.xattr(inode, name)
+        if value is None:
+            raise NoAttributeError("no such extended attribute")
+        return value
+
+    def xattr_names(self, inode: int) -> list[bytes]:
+        """All names."""
+        self._row(inode)
+        return self._namespace.xattr_names(inode)
+
+    async def set_xattr(self, inode: int, name: bytes, value: bytes) -> None:
+        """Set or replace. Limits as Linux has them: names of 255 bytes, values of 64 KiB."""
+        await self._room()
+        self._row(inode)
+        if not name.startswith(XATTR_NAMESPACES):
+            raise NotSupportedError("extended attributes are user., trusted., security. or ACLs")
+        if len(name) > MAX_XATTR_NAME:
+            raise InvalidArgumentError("an extended attribute's name is at most 255 bytes")
+        if len(value) > MAX_XATTR_VALUE:
+            raise AttributeTooBigError("an extended attribute is at most 64 KiB")
+        self._accept(SetXattr(inode, name, bytes(value), time.time_ns()))
+
+    async def remove_xattr(self, inode: int, name: bytes) -> None:
+        """`NoAttributeError` if there is none of that name."""
+        await self._room()
+        self.get_xattr(inode, name)
+        self._accept(RemoveXattr(inode, name, time.time_ns()))
+
+
+def _with_layers(row: InodeRow, file: DirtyFile) -> tuple[int, int, int, int]:
+    """(size, allocated, mtime, ctime) of a dirty file."""
+    allocated = row.allocated + file.data_bytes
+    layer = file.top
+    if layer is None:
+        return row.size, allocated, row.mtime_ns, row.ctime_ns
+    mtime_ns = row.mtime_ns if layer.mtime_ns is None else layer.mtime_ns
+    return layer.size(row.size), allocated, mtime_ns, max(row.ctime_ns, layer.ctime_ns)
+
+
+def _check_length(name: bytes) -> None:
+    if len(name) > MAX_NAME:
+        raise NameTooLongError("a name is at most 255 bytes")
+
+
+def _check_name(name: bytes) -> None:
+    _check_length(name)
+    if name in (b".", b".."):
+        raise ExistsError("the name exists")
+    if not name or b"/" in name or b"\0" in name:
+        raise InvalidArgumentError("a name is not empty and holds neither / nor NUL")

@@ -1,0 +1,76 @@
+"""Taking commits back: the rows as they were, from the past rows, by indexed queries.
+
+What is left equals a namespace that only ever saw the commits up to there, in every row and column
+but `inode.atime_ns`, which the past does not keep: a row taken back has the atime it had just now, or
+its mtime if the inode was gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from stat import S_IFREG
+from typing import Any, Final, NamedTuple
+
+from cache.namespace_schema import Connection, value_of
+from cache.rows import INODE_COLUMNS, S_IFMT_MASK
+
+Write = Callable[[str, Sequence[tuple[Any, ...]]], None]
+"""Executes a statement once for each row of bindings, in the transaction."""
+
+_ATIME: Final = "coalesce((SELECT now.atime_ns FROM inode AS now WHERE now.inode = past.inode), mtime_ns)"
+_INODE_VALUES: Final = ", ".join(_ATIME if name == "atime_ns" else name for name in INODE_COLUMNS)
+_VALUES: Final = {
+    "inode": _INODE_VALUES,
+    "dentry": "parent, name, inode, cookie, born",
+    "xattr": "inode, name, value, born",
+    "extent": "inode, offset, length, block, block_offset, born",
+}
+
+
+class Totals(NamedTuple):
+    """Differences of the totals in `Statistics`."""
+
+    inodes: int
+    entries: int
+    bytes: int
+    allocated: int
+
+
+def take_back(connection: Connection, write: Write, commit: int) -> Totals:
+    """Take all commits after `commit` back; how the totals change. Everything must be in SQL, in the
+    transaction that `write` writes to; nothing is committed here."""
+    totals = _difference(connection, commit)
+    for table, values in _VALUES.items():
+        write(
+            f"INSERT OR REPLACE INTO {table} SELECT {values} FROM past_{table} AS past"
+            " WHERE died > ? AND born <= ?",
+            [(commit, commit)],
+        )
+        write(f"DELETE FROM {table} WHERE born > ?", [(commit,)])
+        write(f"DELETE FROM past_{table} WHERE died > ?", [(commit,)])
+    write("DELETE FROM commits WHERE number > ?", [(commit,)])
+    return totals
+
+
+def _difference(connection: Connection, commit: int) -> Totals:
+    after = _inode_totals(connection, "past_inode WHERE died > ? AND born <= ?", (commit, commit))
+    before = _inode_totals(connection, "inode WHERE born > ?", (commit,))
+    names = _count(connection, "past_dentry WHERE died > ? AND born <= ?", (commit, commit))
+    names -= _count(connection, "dentry WHERE born > ?", (commit,))
+    return Totals(after[0] - before[0], names, after[1] - before[1], after[2] - before[2])
+
+
+def _inode_totals(connection: Connection, rows: str, bindings: tuple[int, ...]) -> tuple[int, int, int]:
+    """Count, bytes and allocated; summed here because SQL's sum() ends at 64 bits."""
+    inodes = size = allocated = 0
+    for mode, row_size, row_allocated in connection.execute(
+        f"SELECT mode, size, allocated FROM {rows}", bindings
+    ):
+        inodes += 1
+        size += row_size if mode & S_IFMT_MASK == S_IFREG else 0
+        allocated += row_allocated
+    return inodes, size, allocated
+
+
+def _count(connection: Connection, rows: str, bindings: tuple[int, ...]) -> int:
+    return int(value_of(connection, f"SELECT count(*) FROM {rows}", bindings))

@@ -1,0 +1,266 @@
+"""The control socket of a mount: HTTP/1.1 (RFC 9112, by h11) over a UNIX socket, for `drivefs`.
+
+| request | answer |
+|---|---|
+| GET /status | 200, the drive's status as JSON |
+| GET /metrics | 200, its numbers as Prometheus gauges (text format 0.0.4) |
+| POST /sync | 200 `{}` when all accepted so far is stored and published; 503 `{"error": ...}` if not |
+| POST /unmount | 202 `{}` at once; the mount then drains and ends as on SIGTERM |
+
+Anything else: 404, 405, or 400, 408, 413 for what is not a small, prompt HTTP request. One request per
+connection. Only the user who mounted and root are answered (SO_PEERCRED), whatever the file modes say;
+others are hung up on.
+
+Invariants:
+1. A client never holds up another one or the mount: each has a task of its own, a time limit until its
+   request is whole and one for taking the answer; `MAX_CLIENTS` at most are served, the rest wait in the
+   listen queue.
+2. No error of a client or of a call ends the server.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import socket
+import stat
+import struct
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import h11
+import trio
+
+from backend.errors import DriveError, UsageError
+from cache.errors import FileSystemError
+
+MAX_CLIENTS: Final = 16
+WAITING_CLIENTS: Final = 128
+MAX_HEADER: Final = 8192
+MAX_BODY: Final = 4096
+CLIENT_SECONDS: Final = 10.0
+_MAX_SOCKET_PATH: Final = 107  # unix(7)
+
+Status = Mapping[str, Any]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """What the socket can ask of a mount. `sync` may raise the drive's errors."""
+
+    status: Callable[[], Awaitable[Status]]
+    sync: Callable[[], Awaitable[None]]
+    unmount: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    code: int
+    body: bytes
+    media_type: str = "application/json"
+
+
+class _Refused(Exception):
+    """A client that gets an error answer, or with code 0 none at all."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def listen(path: Path) -> trio.SocketListener:
+    """A listening socket, mode 0600, in a folder that is made 0700. One left by a killed mount is replaced
+    (the caller holds the drive's lease, so nobody serves it). `UsageError`: the path is too long, or
+    something that is no socket is there."""
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        raise UsageError(f"the path of the control socket is longer than {_MAX_SOCKET_PATH} bytes: {path}")
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UsageError(f"{path} is in the way of the control socket")
+        path.unlink()
+    endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        # Nobody else can enter the folder, so the short time between the two calls is no gap.
+        endpoint.bind(os.fspath(path))
+        path.chmod(0o600)
+        endpoint.listen(WAITING_CLIENTS)
+    except BaseException:
+        endpoint.close()
+        raise
+    return trio.SocketListener(trio.socket.from_stdlib_socket(endpoint))
+
+
+async def serve_control(
+    path: Path, commands: Commands, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve `commands` on `path` until cancelled; the socket's file is gone then."""
+    listener = listen(path)
+    places = trio.Semaphore(MAX_CLIENTS)
+    try:
+        async with listener, trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                await places.acquire()
+                nursery.start_soon(_serve_client, await listener.accept(), commands, places)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def _serve_client(stream: trio.SocketStream, commands: Commands, places: trio.Semaphore) -> None:
+    try:
+        async with stream:
+            if _peer_is_allowed(stream):
+                await _converse(stream, commands)
+    except trio.BrokenResourceError:
+        log.debug("a control client hung up")
+    except Exception:
+        log.exception("a control request failed")
+    finally:
+        places.release()
+
+
+def _peer_is_allowed(stream: trio.SocketStream) -> bool:
+    size = struct.calcsize("3i")
+    _, user, _ = struct.unpack("3i", stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    if user in (0, os.geteuid()):
+        return True
+    log.warning("user %d tried the control socket", user)
+    return False
+
+
+async def _converse(stream: trio.SocketStream, commands: Commands) -> None:
+    connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER)
+    try:
+        answer = await _answer(await _receive(stream, connection), commands)
+    except _Refused as refused:
+        if not refused.code:
+            return
+        answer = _json(refused.code, {"error": _reason(refused.code)})
+    with trio.move_on_after(CLIENT_SECONDS):
+        await _send(stream, connection, answer)
+        # To close with bytes unread would reset the connection and take the answer back.
+        async for _ in stream:
+            pass
+
+
+def _reason(code: int) -> str:
+    """What a refusal's number means, for a person."""
+    return {
+        400: "not an HTTP request",
+        404: "no such path",
+        405: "this path has another method",
+        408: "the request did not arrive in time",
+        413: "the request is too big",
+        500: "this is a fault of drivefs; its log says more",
+    }[code]
+
+
+async def _receive(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
+    """The one request, its body read and dropped. `_Refused` if it is bad, big or slow."""
+    with trio.move_on_after(CLIENT_SECONDS):
+        try:
+            return await _whole_request(stream, connection)
+        except h11.RemoteProtocolError as error:
+            # h11 says 431 for a head over its limit, and 400 for the rest.
+            raise _Refused(400 if error.error_status_hint == 400 else 413) from None
+    raise _Refused(408)
+
+
+async def _whole_request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
+    request: h11.Request | None = None
+    body = 0
+    while True:
+        event = connection.next_event()
+        if event is h11.NEED_DATA:
+            connection.receive_data(await stream.receive_some(MAX_HEADER))
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.Data):
+            body += len(event.data)
+            if body > MAX_BODY:
+                raise _Refused(413)
+        elif isinstance(event, h11.EndOfMessage) and request is not None:
+            return request
+        else:
+            raise _Refused(0)  # closed before a request
+
+
+async def _answer(request: h11.Request, commands: Commands) -> Answer:
+    target = request.target.decode("ascii").partition("?")[0]
+    handlers: dict[str, tuple[bytes, Callable[[Commands], Awaitable[Answer]]]] = {
+        "/status": (b"GET", _status),
+        "/metrics": (b"GET", _metrics),
+        "/sync": (b"POST", _sync),
+        "/unmount": (b"POST", _unmount),
+    }
+    if target not in handlers:
+        raise _Refused(404)
+    method, handler = handlers[target]
+    if request.method != method:
+        raise _Refused(405)
+    try:
+        return await handler(commands)
+    except Exception:
+        log.exception("%s failed", target)
+        raise _Refused(500) from None
+
+
+async def _status(commands: Commands) -> Answer:
+    return _json(200, await commands.status())
+
+
+async def _metrics(commands: Commands) -> Answer:
+    text = "".join(gauge_lines(await commands.status()))
+    return Answer(200, text.encode(), "text/plain; version=0.0.4; charset=utf-8")
+
+
+async def _sync(commands: Commands) -> Answer:
+    try:
+        await commands.sync()
+    except (DriveError, FileSystemError) as error:
+        return _json(503, {"error": str(error)})
+    return _json(200, {})
+
+
+async def _unmount(commands: Commands) -> Answer:
+    commands.unmount()
+    return _json(202, {})
+
+
+def gauge_lines(status: Status, prefix: str = "drivefs") -> Iterator[str]:
+    """Each number (and truth value) in `status` as one gauge, named by its path of keys; what is in lists is
+    left out. Prometheus text format 0.0.4."""
+    for key, value in status.items():
+        name = f"{prefix}_{re.sub('[^a-zA-Z0-9_]', '_', key)}"
+        if isinstance(value, Mapping):
+            yield from gauge_lines(value, name)
+        elif isinstance(value, int | float):
+            yield f"# TYPE {name} gauge\n{name} {float(value)!r}\n"
+
+
+def _json(code: int, value: Mapping[str, Any]) -> Answer:
+    return Answer(code, json.dumps(value).encode())
+
+
+async def _send(stream: trio.SocketStream, connection: h11.Connection, answer: Answer) -> None:
+    headers = [
+        ("content-type", answer.media_type),
+        ("content-length", str(len(answer.body))),
+        ("connection", "close"),
+    ]
+    for event in (
+        h11.Response(status_code=answer.code, headers=headers),
+        h11.Data(data=answer.body),
+        h11.EndOfMessage(),
+    ):
+        await stream.send_all(connection.send(event) or b"")
+    await stream.send_eof()

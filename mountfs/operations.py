@@ -1,0 +1,363 @@
+"""Kernel requests to drive calls: decode, call, encode, and nothing else.
+
+A handler gets what pyfuse3 took from the kernel, makes one call of `Drive`, and turns the answer into
+pyfuse3's reply objects. Rules that hold for all of them:
+- Every entry that the kernel accepts (lookup, create, mknod, mkdir, symlink, link, and readdir's entries
+  but for `.` and `..`) holds its inode once; `forget` releases. An open file or folder holds it once too.
+- A file handle is the inode number: the drive keeps nothing per descriptor, the kernel all of it.
+- Whatever a handler raises becomes an errno (`mountfs.errno_table`); nothing ends the mount.
+- Answers are cached by the kernel for `CACHE_SECONDS`: names, attributes and the absence of names.
+  What else changes the drive tells the kernel by invalidation.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from functools import update_wrapper
+from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
+
+import pyfuse3
+from pyfuse3 import (
+    EntryAttributes,
+    FileInfo,
+    FUSEError,
+    ReaddirToken,
+    RequestContext,
+    SetattrFields,
+    StatvfsData,
+)
+
+from cache.attributes import AttributeChange, Attributes
+from cache.drive import Drive
+from cache.errors import NoEntryError
+from mountfs.errno_table import errno_of, is_expected, is_known
+
+CACHE_SECONDS: Final = 86_400.0
+CONTROL_ATTRIBUTE: Final = b"user.drivefs.control"
+"""Unlisted, on the root only: the path of the control socket."""
+
+_ATTRIBUTE_CLASSES: Final = (b"user.", b"trusted.", b"security.")
+_FIRST_COOKIE: Final = 16
+_READDIR_BATCH: Final = 64
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _answered(
+    handler: Callable[Concatenate[DriveOperations, P], Coroutine[Any, Any, R]],
+) -> Callable[Concatenate[DriveOperations, P], Coroutine[Any, Any, R]]:
+    """`handler` with every exception turned into the `FUSEError` that pyfuse3 wants."""
+
+    async def answered(self: DriveOperations, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return await handler(self, *args, **kwargs)
+        except FUSEError:
+            raise
+        except Exception as error:
+            _refuse(handler.__name__, args, error)
+
+    update_wrapper(answered, handler)
+    return answered
+
+
+def _refuse(call: str, arguments: tuple[object, ...], error: Exception) -> NoReturn:
+    if not is_expected(error):
+        # The first argument is the inode (or the parent) in every request.
+        known = is_known(error)
+        nodes = ", ".join(getattr(error, "nodes", ()))
+        log.error(
+            "%s of inode %s failed: %s%s",
+            call,
+            arguments[0] if arguments else "-",
+            error if known else repr(error),
+            f" (nodes: {nodes})" if nodes else "",
+            exc_info=None if known else error,
+        )
+    raise FUSEError(errno_of(error)) from None
+
+
+def entry_reply(attributes: Attributes) -> EntryAttributes:
+    """`attributes` as pyfuse3 wants them, cached by the kernel for `CACHE_SECONDS`."""
+    reply = EntryAttributes()
+    reply.st_ino = attributes.inode
+    reply.entry_timeout = CACHE_SECONDS
+    reply.attr_timeout = CACHE_SECONDS
+    reply.st_mode = attributes.mode
+    reply.st_nlink = attributes.nlink
+    reply.st_uid = attributes.uid
+    reply.st_gid = attributes.gid
+    reply.st_rdev = attributes.rdev
+    reply.st_size = attributes.size
+    reply.st_blocks = attributes.blocks
+    reply.st_atime_ns = attributes.atime_ns
+    reply.st_mtime_ns = attributes.mtime_ns
+    reply.st_ctime_ns = attributes.ctime_ns
+    return reply
+
+
+def _absent_reply() -> EntryAttributes:
+    """Inode 0: the name does not exist, and the kernel may remember that."""
+    reply = EntryAttributes()
+    reply.st_ino = 0
+    reply.entry_timeout = CACHE_SECONDS
+    return reply
+
+
+def attribute_change(wanted: EntryAttributes, fields: SetattrFields) -> AttributeChange:
+    """What the kernel asks to set. `UTIME_NOW` was resolved by pyfuse3."""
+    return AttributeChange(
+        mode=wanted.st_mode if fields.update_mode else None,
+        uid=wanted.st_uid if fields.update_uid else None,
+        gid=wanted.st_gid if fields.update_gid else None,
+        size=wanted.st_size if fields.update_size else None,
+        atime_ns=wanted.st_atime_ns if fields.update_atime else None,
+        mtime_ns=wanted.st_mtime_ns if fields.update_mtime else None,
+        ctime_ns=wanted.st_ctime_ns if fields.update_ctime else None,
+    )
+
+
+def truncation(mode: int, user: int) -> AttributeChange:
+    """What opening with O_TRUNC changes. The kernel leaves it all to us (FUSE_ATOMIC_O_TRUNC): the times of a
+    file that was empty already, and that others than root lose set-user-ID, and set-group-ID where the group
+    may execute (open(2), inode(7)). Writing and truncate(2) have the kernel do that."""
+    privileges = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
+    kept = mode & ~privileges if user else mode
+    now = time.time_ns()
+    return AttributeChange(mode=None if kept == mode else kept, size=0, mtime_ns=now, ctime_ns=now)
+
+
+def _check_class(name: bytes) -> None:
+    """POSIX ACLs (`system.`) are refused: the kernel does not enforce them here, and to keep one that nobody
+    obeys would lie (docs/semantics.md)."""
+    if not name.startswith(_ATTRIBUTE_CLASSES):
+        raise FUSEError(errno.EOPNOTSUPP)
+
+
+class DriveOperations(pyfuse3.Operations):
+    """The request handlers of one mount. `access_times`: keep them (relatime). What is not here (access,
+    poll) is answered ENOSYS once, and the kernel does it alone: `default_permissions` is always on."""
+
+    supports_dot_lookup = False
+    enable_writeback_cache = True
+
+    def __init__(self, drive: Drive, control_path: bytes, *, access_times: bool) -> None:
+        super().__init__()
+        self._drive = drive
+        self._control_path = control_path
+        self._access_times = access_times
+
+    # pyfuse3 takes `(inode, count)` pairs for one forget and for many.
+    async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
+        for inode, count in inode_list:
+            try:
+                self._drive.release(inode, count)
+            except Exception:
+                # Nobody waits for an answer; the inode stays until the next mount clears orphans.
+                log.exception("forget of inode %d failed", inode)
+
+    @_answered
+    async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        try:
+            attributes = self._drive.lookup(parent_inode, name)
+        except NoEntryError:
+            return _absent_reply()
+        return self._held(attributes)
+
+    def _held(self, attributes: Attributes) -> EntryAttributes:
+        self._drive.hold(attributes.inode)
+        return entry_reply(attributes)
+
+    @_answered
+    async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        return entry_reply(self._drive.attributes(inode))
+
+    @_answered
+    async def setattr(
+        self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
+    ) -> EntryAttributes:
+        return entry_reply(await self._drive.set_attributes(inode, attribute_change(attr, fields)))
+
+    @_answered
+    async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        target = self._drive.read_link(inode)
+        self._touch(inode)
+        return target
+
+    def _touch(self, inode: int) -> None:
+        if self._access_times:
+            self._drive.touch(inode)
+
+    # The kernel has applied the caller's umask to every mode below.
+
+    @_answered
+    async def mknod(
+        self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._held(await self._drive.make_node(parent_inode, name, mode, rdev, ctx.uid, ctx.gid))
+
+    @_answered
+    async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        return self._held(await self._drive.make_node(parent_inode, name, mode, 0, ctx.uid, ctx.gid))
+
+    @_answered
+    async def symlink(
+        self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._held(await self._drive.symlink(parent_inode, name, target, ctx.uid, ctx.gid))
+
+    @_answered
+    async def link(
+        self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
+    ) -> EntryAttributes:
+        return self._held(await self._drive.link(inode, new_parent_inode, new_name))
+
+    @_answered
+    async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self._drive.unlink(parent_inode, name)
+
+    @_answered
+    async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        await self._drive.remove_directory(parent_inode, name)
+
+    @_answered
+    async def rename(
+        self,
+        parent_inode_old: int,
+        name_old: bytes,
+        parent_inode_new: int,
+        name_new: bytes,
+        flags: int,
+        ctx: RequestContext,
+    ) -> None:
+        if flags not in (0, pyfuse3.RENAME_NOREPLACE, pyfuse3.RENAME_EXCHANGE):
+            raise FUSEError(errno.EINVAL)
+        await self._drive.rename(
+            parent_inode_old,
+            name_old,
+            parent_inode_new,
+            name_new,
+            no_replace=flags == pyfuse3.RENAME_NOREPLACE,
+            exchange=flags == pyfuse3.RENAME_EXCHANGE,
+        )
+
+    @_answered
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if flags & os.O_TRUNC:
+            await self._drive.set_attributes(inode, truncation(self._drive.attributes(inode).mode, ctx.uid))
+        self._drive.hold(inode)
+        return FileInfo(fh=inode, keep_cache=True)
+
+    @_answered
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        regular = stat.S_IFREG | stat.S_IMODE(mode)
+        attributes = await self._drive.make_node(parent_inode, name, regular, 0, ctx.uid, ctx.gid)
+        self._drive.hold(attributes.inode, 2)  # the entry and the open file
+        return FileInfo(fh=attributes.inode, keep_cache=True), entry_reply(attributes)
+
+    @_answered
+    async def read(  # type: ignore[override]  # pyfuse3 takes any buffer, its stubs do not say so
+        self, fh: int, off: int, size: int
+    ) -> bytes | memoryview:
+        self._touch(fh)
+        return await self._drive.read(fh, off, size)
+
+    @_answered
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        await self._drive.write(fh, off, buf)
+        return len(buf)
+
+    @_answered
+    async def flush(self, fh: int) -> None:
+        await self._drive.flush(fh)
+
+    @_answered
+    async def release(self, fh: int) -> None:
+        self._drive.release(fh)
+
+    @_answered
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        await self._drive.fsync(fh)
+
+    @_answered
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        self._drive.hold(inode)
+        return inode
+
+    @_answered
+    async def releasedir(self, fh: int) -> None:
+        self._drive.release(fh)
+
+    @_answered
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        await self._drive.fsync(fh)
+
+    @_answered
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        if start_id < 1 and not self._reply_dots(fh, b".", 1, token):
+            return
+        if start_id < 2 and not self._reply_dots(fh, b"..", 2, token):
+            return
+        self._touch(fh)
+        after = start_id if start_id >= _FIRST_COOKIE else 0
+        while entries := self._drive.entries(fh, after, _READDIR_BATCH):
+            for entry in entries:
+                if not pyfuse3.readdir_reply(token, entry.name, entry_reply(entry.attributes), entry.cookie):
+                    return
+                self._drive.hold(entry.attributes.inode)
+            if len(entries) < _READDIR_BATCH:
+                return
+            after = entries[-1].cookie
+
+    def _reply_dots(self, directory: int, name: bytes, cookie: int, token: ReaddirToken) -> bool:
+        attributes = self._drive.lookup(directory, name)
+        return pyfuse3.readdir_reply(token, name, entry_reply(attributes), cookie)
+
+    @_answered
+    async def statfs(self, ctx: RequestContext) -> StatvfsData:
+        statistics = self._drive.statistics()
+        reply = StatvfsData()
+        reply.f_bsize = reply.f_frsize = statistics.block_size
+        reply.f_blocks = statistics.blocks
+        reply.f_bfree = statistics.free
+        reply.f_bavail = statistics.available
+        reply.f_files = statistics.inodes
+        reply.f_ffree = reply.f_favail = statistics.free_inodes
+        reply.f_namemax = statistics.name_max
+        return reply
+
+    @_answered
+    async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
+        _check_class(name)
+        if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
+            return self._control_path
+        return self._drive.get_xattr(inode, name)
+
+    @_answered
+    async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
+        self._check_changeable(inode, name)
+        await self._drive.set_xattr(inode, name, value)
+
+    @_answered
+    async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
+        names = self._drive.xattr_names(inode)
+        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
+
+    @_answered
+    async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._check_changeable(inode, name)
+        await self._drive.remove_xattr(inode, name)
+
+    def _check_changeable(self, inode: int, name: bytes) -> None:
+        _check_class(name)
+        if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
+            raise FUSEError(errno.EPERM)

@@ -1,0 +1,299 @@
+"""One mount, from `mount(2)` to the last reply: the loop, the signals, the control socket, the way out.
+
+Ways out, and what each does:
+- SIGTERM, SIGINT or `POST /unmount`: the kernel's dirty pages are written back, all accepted is stored and
+  published (`Drive.sync`), and the mount goes. A file that is still open keeps the name space busy: then the
+  mount is detached (umount2(2), MNT_DETACH), what was written is drained, and the process ends all the same.
+  A drain that cannot finish (nodes away) leaves the rest to the journal and says so.
+- a second SIGTERM or SIGINT: at once. What the kernel had not yet handed over is lost, as in a crash; the
+  journal has all else.
+- `umount` or `fusermount3 -u` from outside: the kernel has written everything back; the serving ends, and the
+  journal goes on at the next mount.
+SIGHUP is ignored: a mount outlives the terminal it was made in.
+
+Invariants:
+1. One nursery owns everything: the drive's background tasks, the control socket, the signals, pyfuse3's
+   workers. The workers' end ends the nursery; an error anywhere does too, and is raised.
+2. While dirty pages may be left in the kernel, the workers serve: every unmounting call runs in a thread,
+   and the device is closed only after it.
+3. Whatever happens, the mountpoint is not left behind as a dead mount.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar, TypeVarTuple
+
+import pyfuse3
+import trio
+
+from backend.errors import DriveError, UsageError
+from cache.drive import Drive
+from cache.errors import FileSystemError
+from mountfs.control import Commands, serve_control
+from mountfs.fuse_loop import MAX_TASKS, PollingLoop, fuse_descriptors, installed
+from mountfs.operations import DriveOperations
+
+READ_AHEAD_KIB: Final = 1024
+MAX_BACKGROUND: Final = MAX_TASKS - 8
+"""Read-ahead and write-back at once: some workers stay free for calls that somebody waits for."""
+
+SWITCH_SECONDS: Final = 0.0005
+"""How long a thread may keep the interpreter from the loop. Python's 5 ms would be five hundred requests."""
+
+_PR_SET_DUMPABLE: Final = 4
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_KEPT_FREE: Final = 32 << 20
+_KEPT_BUFFER: Final = 2 << 20
+_MNT_DETACH: Final = 2
+
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+_own_calls: Final = trio.CapacityLimiter(8)
+"""Calls into our own mount. Apart from trio's shared limit: threads that wait for us must not keep out those
+that we wait for."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """How to mount. `source` is what mount(8) shows; `access_times` False is noatime; `dumpable` lets
+    debuggers and core dumps see the process, keys included."""
+
+    source: str
+    control_socket: Path
+    read_only: bool = False
+    allow_other: bool = False
+    suid: bool = True
+    dev: bool = True
+    exec: bool = True
+    access_times: bool = True
+    dumpable: bool = False
+
+    def for_libfuse(self) -> set[str]:
+        """The `-o` words for libfuse, mount.fuse3(8). Only root may mount with `suid` and `dev`: without it
+        fusermount3 forces `nosuid` and `nodev`."""
+        words = {"default_permissions", "subtype=drivefs", "fsname=" + _escaped(self.source)}
+        chosen = {
+            "ro": self.read_only,
+            "allow_other": self.allow_other,
+            "suid" if self.suid else "nosuid": os.geteuid() == 0 or not self.suid,
+            "dev" if self.dev else "nodev": os.geteuid() == 0 or not self.dev,
+            "noexec": not self.exec,
+            "noatime": not self.access_times,
+        }
+        return words | {word for word, wanted in chosen.items() if wanted}
+
+
+def _escaped(text: str) -> str:
+    return text.encode("ascii", "replace").decode().replace("\\", "\\\\").replace(",", "\\,")
+
+
+@dataclass(slots=True)
+class _Mount:
+    """What `_mounted` made. `detached`: it is out of the tree already."""
+
+    loop: PollingLoop | None
+    detached: bool = False
+
+    def terminate(self) -> None:
+        (pyfuse3.terminate if self.loop is None else self.loop.stop)()
+
+
+class _Session:
+    """A mounted file system that is being served."""
+
+    def __init__(self, drive: Drive, mountpoint: Path, options: MountOptions) -> None:
+        self._drive = drive
+        self._mountpoint = mountpoint
+        self._options = options
+        self._stop_requested = trio.Event()
+        self._scope = trio.CancelScope()
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._obey_signals)
+                await nursery.start(self._drive.run)
+                await nursery.start(serve_control, self._options.control_socket, self._commands())
+                await self._serve(on_ready)
+                if self._stop_requested.is_set():
+                    await self._store_everything()
+                nursery.cancel_scope.cancel()
+
+    async def _serve(self, on_ready: Callable[[], None]) -> None:
+        """From mount(2) until nobody can send a request any more."""
+        options = self._options
+        operations = DriveOperations(
+            self._drive,
+            os.fsencode(options.control_socket),
+            access_times=options.access_times,
+        )
+        with _mounted(operations, self._mountpoint, options) as mount:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._announce, on_ready)
+                nursery.start_soon(self._unmount_when_asked, mount)
+                await pyfuse3.main(min_tasks=MAX_TASKS, max_tasks=MAX_TASKS)
+                nursery.cancel_scope.cancel()
+
+    def _commands(self) -> Commands:
+        return Commands(status=self._drive.status, sync=self._drive.sync, unmount=self._stop_requested.set)
+
+    async def _obey_signals(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+            task_status.started()
+            async for number in received:
+                if number != signal.SIGHUP:
+                    self._obey(signal.Signals(number).name)
+
+    def _obey(self, name: str) -> None:
+        if not self._stop_requested.is_set():
+            log.info("%s: storing everything, then unmounting", name)
+            self._stop_requested.set()
+            return
+        log.warning("%s again: stopping at once; the journal keeps what is not stored yet", name)
+        self._scope.cancel()
+
+    async def _announce(self, on_ready: Callable[[], None]) -> None:
+        """Call `on_ready` once the mount answers, which takes the kernel, the loop and the drive."""
+        try:
+            device = (await _in_thread(os.stat, self._mountpoint)).st_dev
+        except OSError as error:
+            log.warning("the mount does not answer: %s", error)
+            return
+        if os.geteuid() == 0:
+            await _in_thread(_tune, device)
+        on_ready()
+
+    async def _unmount_when_asked(self, mount: _Mount) -> None:
+        await self._stop_requested.wait()
+        # The long part, while the drive can still be used: unmounting then has little left to write back.
+        await self._write_back()
+        await self._store_everything()
+        if await _unmount(self._mountpoint):
+            return  # the workers are told by the kernel, and end
+        log.warning("%s is in use: detaching it, what is still open will fail", self._mountpoint)
+        await self._write_back(mount)
+        await self._store_everything()
+        mount.terminate()
+
+    async def _write_back(self, to_detach: _Mount | None = None) -> None:
+        """Have the kernel hand over all dirty pages, after taking the mount out of the tree if asked to."""
+        try:
+            folder = await _in_thread(os.open, self._mountpoint, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                if to_detach is not None:
+                    to_detach.detached = await _unmount(self._mountpoint, lazily=True)
+                await _in_thread(_syncfs, folder)
+            finally:
+                await _in_thread(os.close, folder)
+        except OSError as error:
+            log.error("%s: not everything was written back: %s", self._mountpoint, error)
+
+    async def _store_everything(self) -> None:
+        try:
+            await self._drive.sync()
+        except (DriveError, FileSystemError) as error:
+            log.error("not everything could be stored, the journal keeps the rest: %s", error)
+
+
+async def serve(drive: Drive, mountpoint: Path, options: MountOptions, on_ready: Callable[[], None]) -> None:
+    """Mount `drive` on `mountpoint`, call `on_ready` when it answers, and serve it until it is unmounted.
+    Returns with the mount gone and `drive.run` ended; the caller closes the drive. Main thread of the process
+    (signals); one mount per process (libfuse's session is a global of pyfuse3). `UsageError`: it cannot be
+    mounted there, libfuse has said why on stderr."""
+    _prepare_process(options)
+    try:
+        await _Session(drive, mountpoint, options).run(on_ready)
+    except ExceptionGroup as group:
+        raise _sole(group) from None
+
+
+def _prepare_process(options: MountOptions) -> None:
+    if not options.dumpable:
+        _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+    sys.setswitchinterval(SWITCH_SECONDS)
+    if hasattr(_libc, "mallopt"):
+        # mallopt(3), glibc only. A request of 1 MiB comes in a fresh buffer; to have the kernel map and clear
+        # its pages each time halves what a mount reads and writes. 32 MiB of them may stay.
+        _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
+        _libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BUFFER)
+
+
+def _sole(error: Exception) -> Exception:
+    """What the nurseries wrapped, if it is one error."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+@contextmanager
+def _mounted(operations: DriveOperations, mountpoint: Path, options: MountOptions) -> Iterator[_Mount]:
+    before = fuse_descriptors()
+    mount = _Mount(None)
+    try:
+        pyfuse3.init(operations, os.fspath(mountpoint), options.for_libfuse())
+    except RuntimeError as error:
+        raise UsageError(f"cannot mount on {mountpoint}: {error}") from None
+    try:
+        with installed(fuse_descriptors() - before) as mount.loop:
+            yield mount
+    finally:
+        # Closes the device, then detaches the mountpoint if it is still there; never waits.
+        pyfuse3.close(unmount=not mount.detached)
+
+
+async def _in_thread(call: Callable[[*Ts], R], *args: *Ts) -> R:
+    """`call` may need our own loop to answer, or wait for ever: it is abandoned on cancellation."""
+    return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=_own_calls)
+
+
+async def _unmount(mountpoint: Path, *, lazily: bool = False) -> bool:
+    """Whether `mountpoint` is unmounted now; False if it is in use. The kernel writes back first."""
+    if os.geteuid() == 0:
+        return await _in_thread(_umount2, mountpoint, _MNT_DETACH if lazily else 0)
+    command = ["fusermount3", "-u", *(["-z"] if lazily else []), "--", os.fspath(mountpoint)]
+    result = await trio.run_process(command, check=False, capture_stderr=True)
+    return result.returncode == 0
+
+
+def _umount2(mountpoint: Path, flags: int) -> bool:
+    if _libc.umount2(os.fsencode(mountpoint), flags) == 0:
+        return True
+    number = ctypes.get_errno()
+    if number != errno.EBUSY:
+        log.warning("umount of %s: %s", mountpoint, os.strerror(number))
+    return False
+
+
+def _syncfs(folder: int) -> None:
+    if _libc.syncfs(folder) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _tune(device: int) -> None:
+    """Ask for more at once than the kernel's 128 KiB of read-ahead, an eighth of a block, and than its 12
+    requests in the background. Only root may, and neither is needed."""
+    values = {
+        f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb": READ_AHEAD_KIB,
+        f"/sys/fs/fuse/connections/{os.minor(device)}/max_background": MAX_BACKGROUND,
+    }
+    for path, value in values.items():
+        try:
+            Path(path).write_text(str(value))
+        except OSError as error:
+            log.debug("the kernel's default stays: %s", error)

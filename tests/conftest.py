@@ -1,0 +1,57 @@
+"""What every test runs under: silent logs, no failpoint left armed, a clean environment.
+
+A log record of level WARNING or above fails the test unless it is marked `logs_warnings`: a warning
+is news for the person who runs a drive, so a test that provokes one says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from backend import failpoints
+
+settings.register_profile("ci", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("soak", parent=settings.get_profile("ci"), max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+class _Records(logging.Handler):
+    """Keeps what was logged at WARNING or above."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(f"{record.levelname} {record.name}: {record.getMessage()}")
+
+
+@pytest.fixture(autouse=True)
+def logged_warnings(request: pytest.FixtureRequest) -> Iterator[list[str]]:
+    """The WARNING records of this test so far; they fail it unless it is marked `logs_warnings`."""
+    records = _Records()
+    root = logging.getLogger()
+    root.addHandler(records)
+    yield records.messages
+    root.removeHandler(records)
+    if records.messages and request.node.get_closest_marker("logs_warnings") is None:
+        pytest.fail("unexpected log records:\n" + "\n".join(records.messages), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def disarmed_failpoints() -> Iterator[None]:
+    """No failpoint outlives the test that armed it."""
+    yield
+    failpoints.disarm_all()
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The person's own drivefs settings do not reach a test."""
+    for name in [name for name in os.environ if name.startswith("DRIVEFS_")]:
+        monkeypatch.delenv(name)

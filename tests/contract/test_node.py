@@ -1,0 +1,182 @@
+"""What every kind of node and every wrapper promises (backend.node.Node)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend.directory_node import DirectoryNode
+from backend.errors import ConflictError, NotFoundError
+from backend.metered_node import MeteredNode
+from backend.node import Node
+from backend.node_identity import NodeIdentity, initialise_directory_node
+from backend.rate_limited_node import RateLimitedNode, TokenBucket
+from backend.retry_node import RetryNode
+from tests.faulty_node import FaultyNode
+
+DRIVE = bytes(range(16))
+
+WRAPPERS: dict[str, Callable[[Node], Node]] = {
+    "bare": lambda node: node,
+    "retry": RetryNode,
+    "metered": MeteredNode,
+    "rate-limited": lambda node: RateLimitedNode(node, TokenBucket(1e9, 1e9)),
+    "faulty": FaultyNode,
+    "all": lambda node: MeteredNode(RetryNode(RateLimitedNode(node, TokenBucket(1e9, 1e9)))),
+}
+
+
+@pytest.fixture(params=WRAPPERS)
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
+    initialise_directory_node(str(tmp_path), DRIVE, "node0", "zone0")
+    return WRAPPERS[request.param](DirectoryNode(str(tmp_path), NodeIdentity("node0", DRIVE, "zone0")))
+
+
+async def test_it_has_a_name_and_a_zone_and_is_there(node: Node) -> None:
+    assert (node.name, node.zone) == ("node0", "zone0")
+    await node.check()
+
+
+async def test_put_then_get_gives_the_parts_joined(node: Node) -> None:
+    await node.put("packs/ab/x.0", [b"one", bytearray(b"two"), memoryview(b"three")])
+    assert await node.get("packs/ab/x.0") == b"onetwothree"
+    assert await node.size("packs/ab/x.0") == 11
+
+
+async def test_put_replaces(node: Node) -> None:
+    await node.put("a", [b"long before"])
+    await node.put("a", [b"new"])
+    assert await node.get("a") == b"new"
+
+
+async def test_an_empty_object_is_an_object(node: Node) -> None:
+    await node.put("empty", [])
+    assert await node.get("empty") == b""
+    assert await node.size("empty") == 0
+    assert await node.keys("") == ["empty"]
+
+
+@pytest.mark.parametrize(("offset", "length", "expected"), [
+    (0, None, b"0123456789"), (3, None, b"3456789"), (2, 3, b"234"), (8, 10, b"89"),
+    (10, 5, b""), (99, 1, b""), (99, None, b""), (4, 0, b""),
+])
+async def test_ranges_end_where_the_object_ends(
+    node: Node, offset: int, length: int | None, expected: bytes
+) -> None:
+    await node.put("digits", [b"0123456789"])
+    assert await node.get("digits", offset, length) == expected
+
+
+async def test_a_large_object_of_many_parts(node: Node) -> None:
+    parts = [bytes([number % 251]) * 1000 for number in range(3000)]
+    await node.put("large", parts)
+    assert await node.get("large") == b"".join(parts)
+    assert await node.get("large", 1_999_999, 2) == bytes([1999 % 251, 2000 % 251])
+
+
+async def test_what_is_not_there_is_not_found(node: Node) -> None:
+    with pytest.raises(NotFoundError):
+        await node.get("nothing")
+    with pytest.raises(NotFoundError):
+        await node.size("packs/00/nothing")
+
+
+async def test_create_conflicts_with_what_exists_and_leaves_it(node: Node) -> None:
+    await node.create("commits/01", [b"first"])
+    with pytest.raises(ConflictError):
+        await node.create("commits/01", [b"second"])
+    assert await node.get("commits/01") == b"first"
+    assert await node.keys("commits/") == ["commits/01"]
+
+
+async def test_of_many_creators_one_wins(node: Node) -> None:
+    winners: list[int] = []
+
+    async def compete(number: int) -> None:
+        try:
+            await node.create("prize", [b"%d" % number])
+        except ConflictError:
+            return
+        winners.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(compete, number)
+    assert [b"%d" % number for number in winners] == [await node.get("prize")]
+
+
+async def test_delete_removes_and_may_be_repeated(node: Node) -> None:
+    await node.put("packs/ab/x", [b"x"])
+    await node.delete("packs/ab/x")
+    await node.delete("packs/ab/x")
+    await node.delete("packs/never/was")
+    assert await node.keys("packs/") == []
+
+
+async def test_keys_lists_one_folder_sorted(node: Node) -> None:
+    for key in ("packs/ab/2", "packs/aa/1", "packs/ab/1.0", "roots/main", "lease"):
+        await node.put(key, [b"."])
+    assert await node.keys("packs/") == ["packs/aa/1", "packs/ab/1.0", "packs/ab/2"]
+    assert await node.keys("packs/aa/") == ["packs/aa/1"]
+    assert await node.keys("commits/") == []
+    assert await node.keys("") == ["lease", "packs/aa/1", "packs/ab/1.0", "packs/ab/2", "roots/main"]
+
+
+async def test_swap_needs_what_is_expected(node: Node) -> None:
+    await node.swap("lease", None, b"1")
+    with pytest.raises(ConflictError):
+        await node.swap("lease", None, b"x")
+    with pytest.raises(ConflictError):
+        await node.swap("lease", b"0", b"x")
+    await node.swap("lease", b"1", b"2")
+    assert await node.get("lease") == b"2"
+    with pytest.raises(ConflictError):
+        await node.swap("other", b"2", b"x")
+
+
+async def test_swaps_take_turns(node: Node) -> None:
+    await node.put("counter", [b"0"])
+
+    async def count() -> None:
+        done = 0
+        while done < 5:
+            now = await node.get("counter")
+            try:
+                await node.swap("counter", now, b"%d" % (int(now) + 1))
+                done += 1
+            except ConflictError:
+                await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(count)
+    assert await node.get("counter") == b"20"
+
+
+async def test_space_is_told(node: Node) -> None:
+    space = await node.space()
+    assert 0 < space.free <= space.total
+
+
+@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", ".lock", "A", "a b", "a\0", "a\n",
+                                 "a/.tmp-1", "node.toml"])
+async def test_what_is_no_key_is_refused(node: Node, key: str) -> None:
+    with pytest.raises(ValueError, match="not a key"):
+        await node.put(key, [b"x"])
+    with pytest.raises(ValueError, match="not a key"):
+        await node.get(key)
+
+
+async def test_many_tasks_at_once(node: Node) -> None:
+    async def write_and_read(number: int) -> None:
+        key = f"packs/{number % 4:02x}/{number}"
+        await node.put(key, [b"%d" % number])
+        assert await node.get(key) == b"%d" % number
+
+    async with trio.open_nursery() as nursery:
+        for number in range(40):
+            nursery.start_soon(write_and_read, number)
+    assert len(await node.keys("packs/")) == 40

@@ -1,0 +1,103 @@
+"""A node in memory for tests, with faults that can be switched on: away, read-only, full.
+
+`before` is awaited before each operation, so that a test can interleave tasks or fail one call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+
+from backend.errors import ConflictError, NodeError, NoSpaceError, NotFoundError, ReadOnlyError
+from backend.node import Buffer, Space
+
+
+async def _checkpoint(operation: str, key: str) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+class MemoryNode:
+    """See `backend.node.Node`."""
+
+    def __init__(self, name: str, zone: str = "") -> None:
+        self._name = name
+        self._zone = zone or name
+        self.objects: dict[str, bytes] = {}
+        self.away = False
+        self.read_only = False
+        self.full = False
+        self.before: Callable[[str, str], Awaitable[None]] = _checkpoint
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def zone(self) -> str:
+        return self._zone
+
+    async def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        await self._enter("put", key, writes=True)
+        self.objects[key] = b"".join(parts)
+
+    async def create(self, key: str, parts: Sequence[Buffer]) -> None:
+        await self._enter("create", key, writes=True)
+        if key in self.objects:
+            raise ConflictError(f"{self.name}: {key} exists")
+        self.objects[key] = b"".join(parts)
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        await self._enter("get", key)
+        data = self._existing(key)
+        return data[offset:] if length is None else data[offset : offset + length]
+
+    async def size(self, key: str) -> int:
+        await self._enter("size", key)
+        return len(self._existing(key))
+
+    async def delete(self, key: str) -> None:
+        await self._enter("delete", key, writes=True)
+        self.objects.pop(key, None)
+
+    async def keys(self, prefix: str) -> list[str]:
+        await self._enter("keys", prefix)
+        return sorted(key for key in self.objects if key.startswith(prefix))
+
+    async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
+        await self._enter("swap", key, writes=True)
+        if self.objects.get(key) != expected:
+            raise ConflictError(f"{self.name}: {key} is not what was expected")
+        self.objects[key] = new
+
+    async def space(self) -> Space:
+        await self._enter("space", "")
+        return Space(1 << 40, 0 if self.full else 1 << 39)
+
+    async def check(self) -> None:
+        await self._enter("check", "")
+
+    def damage(self, key: str) -> None:
+        """Flip a bit in the middle of an object."""
+        data = bytearray(self.objects[key])
+        data[len(data) // 2] ^= 1
+        self.objects[key] = bytes(data)
+
+    def _existing(self, key: str) -> bytes:
+        if key not in self.objects:
+            raise NotFoundError(f"{self.name}: no {key}")
+        return self.objects[key]
+
+    async def _enter(self, operation: str, key: str, writes: bool = False) -> None:
+        await self.before(operation, key)
+        if self.away:
+            raise NodeError(f"{self.name} is away", self.name)
+        if writes and self.read_only:
+            raise ReadOnlyError(f"{self.name} is read-only")
+        if writes and self.full:
+            raise NoSpaceError(f"{self.name} is full")
+
+
+def memory_nodes(count: int) -> dict[str, MemoryNode]:
+    """`count` nodes by name: node0, node1, ..."""
+    return {f"node{at}": MemoryNode(f"node{at}") for at in range(count)}

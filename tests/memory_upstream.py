@@ -1,0 +1,127 @@
+"""An upstream in memory for tests of the client side, with faults that can be switched on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import trio
+
+from backend.commit_format import commit_hash
+from backend.errors import ConflictError, CorruptError, FencedError, NotFoundError, TransientError
+from backend.upstream import NO_COMMIT, BlockId, Commit, Head, SealedBlock, StoreStatus
+
+
+class MemoryUpstream:
+    """See `backend.upstream.Upstream`. Blocks count as stored only after `flush`; `lose_unflushed`
+    does what a crash does. One instance may outlive several drives."""
+
+    def __init__(self) -> None:
+        self.commits: list[tuple[Commit, bytes]] = []
+        self.stored: dict[BlockId, bytes] = {}
+        self.buffered: dict[BlockId, bytes] = {}
+        self.roots: dict[str, bytes] = {}
+        self.away = False
+        self.fenced = False
+        self.corrupt: set[BlockId] = set()
+        """blocks whose first copy is wrong"""
+        self.fail_after_append = False
+        """the next append is kept, but its caller never hears of it"""
+        self.changed = trio.Event()
+
+    @property
+    def epoch(self) -> int:
+        return 1
+
+    def lose_unflushed(self) -> None:
+        """What the process had in memory is gone."""
+        self.buffered.clear()
+
+    def _check(self) -> None:
+        if self.away:
+            raise TransientError("the nodes are away")
+
+    async def head(self) -> Head:
+        await trio.lowlevel.checkpoint()
+        if not self.commits:
+            return Head(0, NO_COMMIT)
+        commit, digest = self.commits[-1]
+        return Head(commit.number, digest)
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        self._check()
+        if self.fenced:
+            raise FencedError("the lease was taken over")
+        head, digest = await self.head(), commit_hash(commit)
+        if head.hash == digest:
+            return head
+        if head != expected or commit.previous != head.hash or commit.number != head.number + 1:
+            raise ConflictError("the head has moved")
+        missing = [block for block in commit.added if block not in self.stored]
+        assert not missing, "I1: a commit refers to blocks that are not stored"
+        self.commits.append((commit, digest))
+        self.changed.set()
+        self.changed = trio.Event()
+        if self.fail_after_append:
+            self.fail_after_append = False
+            raise TransientError("the answer was lost")
+        return Head(commit.number, digest)
+
+    async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
+        await trio.lowlevel.checkpoint()
+        return self.commits[number : number + limit]
+
+    async def wait_for_change(self, number: int) -> None:
+        while (await self.head()).number <= number:
+            await self.changed.wait()
+
+    async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
+        await trio.lowlevel.checkpoint()
+        return {block for block in ids if block not in self.stored and block not in self.buffered}
+
+    async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
+        await trio.lowlevel.checkpoint()
+        for block in blocks:
+            self.buffered[block.id] = block.data
+
+    async def flush(self) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        self.stored.update(self.buffered)
+        self.buffered.clear()
+
+    async def get_block(self, block: BlockId) -> bytes:
+        await trio.lowlevel.checkpoint()
+        if block in self.buffered:
+            return self.buffered[block]
+        self._check()
+        data = self._stored(block)
+        return data[:-1] + bytes([data[-1] ^ 1]) if block in self.corrupt else data
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        if len(self.corrupt) > 100:
+            raise CorruptError("too many fragments are wrong")
+        return self._stored(block)
+
+    def _stored(self, block: BlockId) -> bytes:
+        if block not in self.stored:
+            raise NotFoundError(f"block {block.hex()} is not stored")
+        return self.stored[block]
+
+    async def put_root(self, name: str, data: bytes) -> None:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        self.roots[name] = data
+
+    async def get_root(self, name: str) -> list[bytes]:
+        await trio.lowlevel.checkpoint()
+        return [self.roots[name]] if name in self.roots else []
+
+    async def status(self) -> StoreStatus:
+        await trio.lowlevel.checkpoint()
+        size = sum(map(len, self.stored.values()))
+        return StoreStatus(len(self.stored), size, 0, size, sum(map(len, self.buffered.values())), 0)
+
+    async def close(self) -> None:
+        await trio.lowlevel.checkpoint()

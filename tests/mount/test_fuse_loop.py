@@ -1,0 +1,368 @@
+"""The polling loop: alone on a socket pair, then under a real mount of bench/nullfs.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyfuse3
+import pytest
+import trio
+import trio.testing
+
+from mountfs import fuse_loop
+from mountfs.fuse_loop import MAX_TASKS, PollingLoop, installed
+
+PATIENCE = 20.0
+
+
+class _Device:
+    """Stands for /dev/fuse: a datagram is a request, its first byte says what the handler does."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, spin_ns: int = fuse_loop.SPIN_NS) -> None:
+        self.kernel, self.server = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.server.setblocking(False)
+        self.loop = PollingLoop(self.server.fileno(), spin_ns)
+        self.handled: list[bytes] = []
+        self.release = trio.Event()
+        self.ended = 0
+        monkeypatch.setattr(pyfuse3, "terminate", lambda: trio.lowlevel.notify_closing(self.server.fileno()))
+
+    def send(self, *requests: bytes) -> None:
+        for request in requests:
+            self.kernel.send(request)
+
+    async def worker(self) -> None:
+        """What pyfuse3's workers do."""
+        while await self.loop.wait():
+            request = self.server.recv(100)  # BlockingIOError if another worker took it
+            if request.startswith(b"slow"):
+                await self.release.wait()
+            self.handled.append(request)
+        self.ended += 1
+
+    def close(self) -> None:
+        self.kernel.close()
+        self.server.close()
+
+
+@pytest.fixture(params=[fuse_loop.SPIN_NS, 0], ids=["polling", "sleeping"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[_Device]:
+    device = _Device(monkeypatch, request.param)
+    yield device
+    device.close()
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(PATIENCE):
+        while not condition():
+            await trio.sleep(0.001)
+
+
+async def _start(device: _Device, nursery: trio.Nursery, count: int) -> None:
+    for _ in range(count):
+        nursery.start_soon(device.worker)
+    await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_every_request_is_taken_once(device: _Device, nursery: trio.Nursery) -> None:
+    await _start(device, nursery, 5)
+    requests = [b"%d" % number for number in range(60)]
+    device.send(*requests)
+    await _until(lambda: len(device.handled) == 60)
+    assert device.handled == requests
+    device.loop.stop()
+
+
+async def test_waiting_handlers_delay_no_other_request(device: _Device, nursery: trio.Nursery) -> None:
+    await _start(device, nursery, 5)
+    device.send(b"slow1", b"slow2", b"fast1", b"slow3", b"slow4", b"fast2")
+    await _until(lambda: len(device.handled) == 2)
+    assert device.handled == [b"fast1", b"fast2"]
+    device.release.set()
+    await _until(lambda: len(device.handled) == 6)
+    device.loop.stop()
+
+
+async def test_the_first_free_worker_goes_on_when_all_were_busy(
+    device: _Device, nursery: trio.Nursery
+) -> None:
+    await _start(device, nursery, 2)
+    device.send(b"slow1", b"slow2", b"fast")
+    await trio.testing.wait_all_tasks_blocked()
+    assert device.handled == []
+    device.release.set()
+    await _until(lambda: len(device.handled) == 3)
+    device.send(b"later")
+    await _until(lambda: b"later" in device.handled)
+    device.loop.stop()
+
+
+async def test_other_tasks_run_under_any_load(device: _Device, nursery: trio.Nursery) -> None:
+    await _start(device, nursery, 3)
+    flooding = True
+
+    def flood() -> None:
+        while flooding:
+            device.kernel.send(b"x")
+
+    thread = threading.Thread(target=flood)
+    thread.start()
+    try:
+        await _until(lambda: len(device.handled) > 100)
+        started = len(device.handled)
+        longest = 0.0
+        for _ in range(50):
+            before = trio.current_time()
+            await trio.lowlevel.checkpoint()
+            longest = max(longest, trio.current_time() - before)
+        assert len(device.handled) > started, "the load was no load"
+        assert longest < 1.0
+    finally:
+        flooding = False
+        await _until(lambda: not thread.is_alive())
+        device.loop.stop()
+
+
+async def test_stop_ends_sleeping_parked_and_busy_workers(device: _Device) -> None:
+    async with trio.open_nursery() as nursery:
+        await _start(device, nursery, 4)
+        device.send(b"slow")
+        await trio.testing.wait_all_tasks_blocked()
+        device.loop.stop()
+        device.loop.stop()
+        await _until(lambda: device.ended == 3)
+        device.release.set()
+        await _until(lambda: device.ended == 4)
+    assert not await device.loop.wait()
+
+
+async def test_cancelled_workers_leave_nothing_behind(device: _Device) -> None:
+    async with trio.open_nursery() as nursery:
+        await _start(device, nursery, 4)
+        nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        await _start(device, nursery, 2)
+        device.send(b"slow", b"after")
+        await _until(lambda: device.handled == [b"after"])
+        device.loop.stop()
+        device.release.set()
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("descriptors", [frozenset[int](), frozenset({3, 4})])
+def test_without_the_one_device_the_stock_coroutine_stays(descriptors: frozenset[int]) -> None:
+    stock = vars(pyfuse3)["_wait_fuse_readable"]
+    with installed(descriptors) as loop:
+        assert loop is None
+        assert vars(pyfuse3)["_wait_fuse_readable"] is stock
+
+
+@pytest.mark.logs_warnings
+def test_an_unknown_pyfuse3_keeps_its_coroutine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pyfuse3, "__version__", "4.0.0")
+    with installed(frozenset({0})) as loop:
+        assert loop is None
+    monkeypatch.setattr(pyfuse3, "__version__", "3.5.0")
+    monkeypatch.delattr(pyfuse3, "_wait_fuse_readable")
+    with installed(frozenset({0})) as loop:
+        assert loop is None
+
+
+def test_the_seam_is_there_and_is_given_back() -> None:
+    """Fails when a new pyfuse3 has moved it: then look at what its workers wait with now."""
+    stock = vars(pyfuse3)["_wait_fuse_readable"]
+    reading, writing = os.pipe()
+    with installed(frozenset({reading})) as loop:
+        assert loop is not None
+        assert vars(pyfuse3)["_wait_fuse_readable"] == loop.wait
+    assert vars(pyfuse3)["_wait_fuse_readable"] is stock
+    os.close(reading)
+    os.close(writing)
+
+
+class _Mounted:
+    def __init__(self, process: subprocess.Popen[bytes], folder: Path, socket_path: Path, log: Path) -> None:
+        self.process, self.folder, self.socket, self.log = process, folder, socket_path, log
+
+    def end(self) -> int:
+        return self.process.wait(PATIENCE)
+
+    def processor_ticks(self) -> int:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) + int(fields[12])
+
+
+@contextmanager
+def _mounted(tmp_path: Path, *options: str) -> Iterator[_Mounted]:
+    folder, log = tmp_path / "mount", tmp_path / "log"
+    folder.mkdir()
+    control = tmp_path / "c" / "s"
+    command = [sys.executable, "-m", "bench.nullfs", str(folder), "--socket", str(control), *options]
+    with open(log, "wb") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+    mounted = _Mounted(process, folder, control, log)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n", log.read_text()
+        yield mounted
+    finally:
+        if process.poll() is None:
+            subprocess.run(["fusermount3", "-u", "-z", folder], check=False)
+            process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _ask(mounted: _Mounted, request: str) -> bytes:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(PATIENCE)
+        client.connect(str(mounted.socket))
+        client.sendall(f"{request} HTTP/1.1\r\nHost: drivefs\r\n\r\n".encode())
+        answer = b""
+        while part := client.recv(65536):
+            answer += part
+    return answer
+
+
+def _read_all(path: Path) -> None:
+    # O_DIRECT: each reader is to reach the drive, not the page cache.
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
+    os.read(descriptor, 4096)
+    os.close(descriptor)
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("options", [[], ["--stock"]], ids=["polling", "stock"])
+def test_an_outside_umount_ends_the_process_well(tmp_path: Path, options: list[str]) -> None:
+    with _mounted(tmp_path, *options) as mounted:
+        (mounted.folder / "a").write_text("hello")
+        assert (mounted.folder / "a").read_text() == "hello"
+        subprocess.run(["fusermount3", "-u", mounted.folder], check=True)
+        assert mounted.end() == 0
+        assert not mounted.socket.exists()
+
+
+@pytest.mark.mount
+def test_slow_reads_starve_nobody(tmp_path: Path) -> None:
+    delay = 0.5
+    with _mounted(tmp_path, "--read-delay", str(delay)) as mounted:
+        file = mounted.folder / "file"
+        file.write_bytes(b"x" * 4096)
+        # The kernel lets 12 such reads be on their way at once, if fusectl cannot raise it.
+        readers = [threading.Thread(target=_read_all, args=[file]) for _ in range(MAX_TASKS + 12)]
+        start = time.perf_counter()
+        for reader in readers:
+            reader.start()
+        answered = 0
+        while time.perf_counter() - start < delay / 2:
+            assert not (mounted.folder / f"missing{answered}").exists()
+            answered += 1
+        assert all(reader.is_alive() for reader in readers), "the reads did not wait"
+        assert answered > 10
+        for reader in readers:
+            reader.join(PATIENCE)
+        assert not any(reader.is_alive() for reader in readers)
+        assert time.perf_counter() - start < delay * len(readers) / 3, "the reads went one by one"
+
+
+@pytest.mark.mount
+def test_an_idle_mount_uses_no_processor(tmp_path: Path) -> None:
+    with _mounted(tmp_path) as mounted:
+        for number in range(200):
+            (mounted.folder / str(number)).touch()
+        time.sleep(0.1)  # the file system's own after-work: releases of the last files
+        before = mounted.processor_ticks()
+        time.sleep(1.0)  # the measured interval
+        assert mounted.processor_ticks() - before <= 1
+
+
+@pytest.mark.mount
+def test_the_control_socket_answers_under_load(tmp_path: Path) -> None:
+    with _mounted(tmp_path) as mounted:
+        loading = True
+        count = 0
+
+        def load() -> None:
+            nonlocal count
+            while loading:
+                (mounted.folder / f"missing{count}").exists()
+                count += 1
+
+        thread = threading.Thread(target=load)
+        thread.start()
+        try:
+            before = count
+            for _ in range(20):
+                assert b" 200 " in _ask(mounted, "GET /status").partition(b"\r\n")[0]
+            assert count > before
+        finally:
+            loading = False
+            thread.join()
+
+
+@pytest.mark.mount
+def test_sigterm_takes_everything_over_and_unmounts(tmp_path: Path) -> None:
+    with _mounted(tmp_path) as mounted:
+        (mounted.folder / "a").write_bytes(b"dirty" * 100_000)
+        mounted.process.send_signal(signal.SIGHUP)
+        assert b" 200 " in _ask(mounted, "GET /status")
+        mounted.process.send_signal(signal.SIGTERM)
+        assert mounted.end() == 0
+        assert not os.path.ismount(mounted.folder)
+        assert "in use" not in mounted.log.read_text()
+
+
+@pytest.mark.mount
+def test_the_control_socket_can_unmount(tmp_path: Path) -> None:
+    with _mounted(tmp_path) as mounted:
+        assert b" 202 " in _ask(mounted, "POST /unmount")
+        assert mounted.end() == 0
+        assert not os.path.ismount(mounted.folder)
+
+
+@pytest.mark.mount
+def test_sigterm_with_a_file_open_detaches(tmp_path: Path) -> None:
+    with _mounted(tmp_path) as mounted:
+        descriptor = os.open(mounted.folder / "a", os.O_WRONLY | os.O_CREAT)
+        os.write(descriptor, b"dirty")
+        mounted.process.send_signal(signal.SIGTERM)
+        assert mounted.end() == 0
+        assert not os.path.ismount(mounted.folder)
+        assert "in use" in mounted.log.read_text()
+        with pytest.raises(OSError, match=r"not connected|aborted"):
+            os.fsync(descriptor)
+        with suppress(OSError):
+            os.close(descriptor)
+
+
+@pytest.mark.mount
+def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
+    with _mounted(tmp_path, "--read-delay", "3600") as mounted:
+        file = mounted.folder / "a"
+        file.write_bytes(b"x" * 4096)
+
+        def read() -> None:
+            with pytest.raises(OSError, match=r".*"):
+                _read_all(file)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        mounted.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + PATIENCE
+        while "in use" not in mounted.log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        mounted.process.send_signal(signal.SIGTERM)
+        mounted.end()
+        reader.join(PATIENCE)
+        assert not reader.is_alive()
+        assert not os.path.ismount(mounted.folder)

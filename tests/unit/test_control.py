@@ -1,0 +1,211 @@
+"""The control socket: its answers, and that no client can hurt it."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from backend.errors import UnavailableError, UsageError
+from mountfs import control
+from mountfs.control import Commands, Status, gauge_lines, listen, serve_control
+
+
+class _Mount:
+    """Stands for a session."""
+
+    def __init__(self) -> None:
+        self.synced = 0
+        self.unmounted = 0
+        self.problem: Exception | None = None
+        self.sync_waits: trio.Event | None = None
+
+    async def status(self) -> Status:
+        return {"commit": 7, "published": True, "problem": "", "store": {"free": 1.5, "nodes": [1, 2]}}
+
+    async def sync(self) -> None:
+        if self.sync_waits is not None:
+            await self.sync_waits.wait()
+        if self.problem is not None:
+            raise self.problem
+        self.synced += 1
+
+    def unmount(self) -> None:
+        self.unmounted += 1
+
+    def commands(self) -> Commands:
+        return Commands(status=self.status, sync=self.sync, unmount=self.unmount)
+
+
+@pytest.fixture
+def mount() -> _Mount:
+    return _Mount()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "control" / "socket"
+
+
+async def _everything(stream: trio.abc.ReceiveStream) -> bytes:
+    return b"".join([part async for part in stream])
+
+
+async def _raw(path: Path, request: bytes) -> bytes:
+    async with await trio.open_unix_socket(str(path)) as stream:
+        await stream.send_all(request)
+        return await _everything(stream)
+
+
+async def _ask(path: Path, method: str, target: str) -> tuple[int, bytes]:
+    answer = await _raw(path, f"{method} {target} HTTP/1.1\r\nHost: drivefs\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body
+
+
+async def test_answers(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
+    await nursery.start(serve_control, path, mount.commands())
+    code, body = await _ask(path, "GET", "/status")
+    assert code == 200
+    assert json.loads(body)["commit"] == 7
+    assert await _ask(path, "POST", "/sync") == (200, b"{}")
+    assert mount.synced == 1
+    assert await _ask(path, "POST", "/unmount") == (202, b"{}")
+    assert mount.unmounted == 1
+    code, body = await _ask(path, "GET", "/metrics")
+    assert code == 200
+    assert b"drivefs_store_free 1.5\n" in body
+    assert (await _ask(path, "GET", "/nope"))[0] == 404
+    assert (await _ask(path, "GET", "/sync"))[0] == 405
+    assert mount.synced == 1
+
+
+async def test_a_sync_that_fails_says_why(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
+    await nursery.start(serve_control, path, mount.commands())
+    mount.problem = UnavailableError("too few nodes", ["node1"])
+    code, body = await _ask(path, "POST", "/sync")
+    assert code == 503
+    assert json.loads(body) == {"error": "too few nodes"}
+
+
+@pytest.mark.logs_warnings
+async def test_a_bug_in_a_call_does_not_end_the_server(
+    mount: _Mount, path: Path, nursery: trio.Nursery
+) -> None:
+    await nursery.start(serve_control, path, mount.commands())
+    mount.problem = ValueError("a bug")
+    assert (await _ask(path, "POST", "/sync"))[0] == 500
+    mount.problem = None
+    assert (await _ask(path, "POST", "/sync"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "code"),
+    [
+        (b"rubbish\r\n\r\n", 400),
+        (b"GET /status HTTP/1.1\r\n\r\n", 400),  # no Host: RFC 9112, 3.2
+        (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 413),
+        (b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b"b" * 9000, 413),
+        (b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: nine\r\n\r\n", 400),
+    ],
+)
+async def test_bad_requests(
+    mount: _Mount, path: Path, nursery: trio.Nursery, request_bytes: bytes, code: int
+) -> None:
+    await nursery.start(serve_control, path, mount.commands())
+    answer = await _raw(path, request_bytes)
+    assert answer.split()[1] == str(code).encode()
+    assert mount.synced == 0
+
+
+async def test_a_client_that_hangs_up_early_changes_nothing(
+    mount: _Mount, path: Path, nursery: trio.Nursery
+) -> None:
+    await nursery.start(serve_control, path, mount.commands())
+    async with await trio.open_unix_socket(str(path)) as stream:
+        await stream.send_all(b"POST /sync HT")
+    assert (await _ask(path, "GET", "/status"))[0] == 200
+    assert mount.synced == 0
+
+
+async def test_a_slow_client_is_sent_away_and_delays_nobody(
+    mount: _Mount, path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "CLIENT_SECONDS", 0.2)
+    await nursery.start(serve_control, path, mount.commands())
+    async with await trio.open_unix_socket(str(path)) as stream:
+        await stream.send_all(b"GET /status HTTP/1.1\r\n")
+        assert (await _ask(path, "GET", "/status"))[0] == 200
+        assert (await _everything(stream)).split()[1] == b"408"
+
+
+async def test_waiting_clients_are_bounded(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
+    await nursery.start(serve_control, path, mount.commands())
+    mount.sync_waits = trio.Event()
+    answers: list[int] = []
+
+    async def ask() -> None:
+        answers.append((await _ask(path, "POST", "/sync"))[0])
+
+    async with trio.open_nursery() as clients:
+        for _ in range(control.MAX_CLIENTS + 4):
+            clients.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        assert answers == []
+        mount.sync_waits.set()
+    assert answers == [200] * (control.MAX_CLIENTS + 4)
+
+
+async def test_the_socket_is_the_users_own_and_goes_with_the_server(mount: _Mount, path: Path) -> None:
+    async with trio.open_nursery() as nursery:
+        await nursery.start(serve_control, path, mount.commands())
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+        nursery.cancel_scope.cancel()
+    assert not path.exists()
+
+
+async def test_one_left_by_a_killed_mount_is_replaced(
+    mount: _Mount, path: Path, nursery: trio.Nursery
+) -> None:
+    path.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    await nursery.start(serve_control, path, mount.commands())
+    assert (await _ask(path, "GET", "/status"))[0] == 200
+
+
+def test_what_is_no_socket_is_not_replaced(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="in the way"):
+        listen(path)
+    assert path.read_text() == "mine"
+
+
+def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="longer than"):
+        listen(tmp_path / ("d" * 120) / "socket")
+
+
+@pytest.mark.logs_warnings
+async def test_another_user_is_hung_up_on(
+    mount: _Mount, path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("struct.unpack", lambda *_: (1, os.geteuid() + 4711, 1))
+    await nursery.start(serve_control, path, mount.commands())
+    with pytest.raises(trio.BrokenResourceError):
+        await _raw(path, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+def test_gauges_are_named_by_their_path() -> None:
+    status = {"a": 1, "b-c": {"d": True, "e": "text", "f": None}, "g": [1]}
+    assert "".join(gauge_lines(status)) == (
+        "# TYPE drivefs_a gauge\ndrivefs_a 1.0\n# TYPE drivefs_b_c_d gauge\ndrivefs_b_c_d 1.0\n"
+    )

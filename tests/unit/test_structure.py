@@ -1,0 +1,55 @@
+"""The rules of the code base, held by the tools that check them: imports, style, types."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+LINT_IMPORTS = str(Path(sys.executable).with_name("lint-imports"))
+
+
+def run(command: list[str], folder: Path) -> tuple[int, str]:
+    result = subprocess.run(
+        command, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+    )
+    return result.returncode, result.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param([LINT_IMPORTS, "--no-logo"], id="imports"),
+        pytest.param([sys.executable, "-m", "ruff", "check", "."], id="ruff"),
+        pytest.param([sys.executable, "-m", "mypy"], id="mypy"),
+    ],
+)
+def test_the_checker_has_nothing_to_say(command: list[str]) -> None:
+    code, output = run(command, ROOT)
+    assert code == 0, output
+
+
+def test_an_import_against_the_layers_would_be_seen(tmp_path: Path) -> None:
+    """The contracts can fail: a small tree with forbidden imports breaks them."""
+    for package in ("backend", "cache", "mountfs", "tools"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").touch()
+    (tmp_path / "backend" / "errors.py").write_text("import cache\n")
+    (tmp_path / "tools" / "status.py").write_text("import apsw, cryptography, httpx, pyeclib, pyfuse3\n")
+    (tmp_path / "setup.cfg").write_text((ROOT / "setup.cfg").read_text())
+    code, output = run([LINT_IMPORTS, "--no-logo", "--no-cache"], tmp_path)
+    assert code == 1
+    assert "1 kept, 6 broken" in output
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    silent = [
+        str(path.relative_to(ROOT))
+        for package in ("backend", "cache", "mountfs", "tools")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "__init__.py" and not path.read_text().startswith('"""')
+    ]
+    assert silent == []

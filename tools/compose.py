@@ -1,0 +1,215 @@
+"""The one place that builds concrete objects: from a drive's folder and a secret to a `Drive`.
+
+Invariants:
+1. The order of opening is: cache folder (locked), lease, commit log, block index, background work,
+   recovery. Each step that fails lets go of what the steps before it took.
+2. The block index agrees with the nodes before recovery reads a block (I4): an index that is new,
+   damaged or behind is completed from the packs.
+3. A cache folder that the drive has gone past is kept aside, never merged and never deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from backend import drive_file, key_slots
+from backend.block_index import BlockIndex
+from backend.block_store import BlockStore
+from backend.commit_log import CommitLog
+from backend.directory_node import DirectoryNode
+from backend.drive_file import DriveFile
+from backend.erasure import Profile, code_for
+from backend.errors import CorruptError, FormatError, NodeError, UnavailableError, WrongKeyError
+from backend.key_slots import Secret
+from backend.keys import DriveKeys
+from backend.lease import Lease
+from backend.local_upstream import LocalUpstream
+from backend.metered_node import MeteredNode
+from backend.node import Node
+from backend.node_identity import NodeIdentity, read_identity
+from backend.placement import ClusterMap, ClusterNode
+from backend.process_identity import this_process
+from backend.replicated_objects import ReplicatedObjects, ranking_of
+from backend.retry_node import RetryNode
+from cache.drive import Drive
+from cache.opening import DriveOptions, LocalState, Secrets, StaleCacheError, open_drive, set_aside
+
+INDEX_FILE: Final = "blocks.db"
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class UnlockedDrive:
+    """A drive's description and its keys. `folder` is absolute."""
+
+    folder: str
+    file: DriveFile
+    keys: DriveKeys = field(repr=False)
+
+    @property
+    def id_text(self) -> str:
+        """The drive's id as people and folders write it."""
+        return self.file.id.hex()
+
+
+def load_drive(folder: str) -> DriveFile:
+    """The `drive.toml` of the drive in `folder`. `NotFoundError`, `FormatError`, `TransientError`. Blocks."""
+    return drive_file.load(os.path.join(folder, drive_file.FILE_NAME))
+
+
+def unlock(folder: str, file: DriveFile, secrets: Iterable[Secret]) -> UnlockedDrive:
+    """Open the drive with the first of `secrets` that fits; `WrongKeyError` if none does. Blocks."""
+    wrong = WrongKeyError("no secret was given")
+    for secret in secrets:
+        try:
+            key = key_slots.open_slots(file.slots, secret, file.id)
+        except WrongKeyError as error:
+            wrong = error
+        else:
+            return UnlockedDrive(os.path.abspath(folder), file, DriveKeys(key, file.id))
+    raise wrong
+
+
+def node_folders(folder: str, file: DriveFile) -> list[str]:
+    """The absolute paths of the drive's nodes."""
+    return [entry.folder(folder) for entry in file.nodes]
+
+
+def nodes_away(folder: str, file: DriveFile) -> list[NodeError]:
+    """What is wrong with each node that is missing, foreign or no node. Blocks."""
+    wrong = []
+    for entry in file.nodes:
+        path = entry.folder(folder)
+        try:
+            found = read_identity(path, entry.name)
+        except NodeError as error:
+            wrong.append(error)
+            continue
+        if found.drive_id != file.id:
+            wrong.append(NodeError(f"{entry.name}: {path} is a node of another drive", entry.name))
+        elif found.name != entry.name:
+            wrong.append(NodeError(f"{entry.name}: {path} is this drive's {found.name}", entry.name))
+    return wrong
+
+
+def require_enough_nodes(file: DriveFile, away: Sequence[NodeError]) -> None:
+    """`UnavailableError` if so many nodes are away that not everything can be read."""
+    spare = Profile.parse(file.profile).m
+    if len(away) > spare:
+        reasons = "; ".join(str(error) for error in away)
+        raise UnavailableError(
+            f"{len(away)} of {len(file.nodes)} nodes cannot be used, at most {spare} may be away: {reasons}",
+            [error.node for error in away],
+        )
+
+
+def cluster_map(file: DriveFile) -> ClusterMap:
+    """Where fragments belong."""
+    return ClusterMap(
+        file.epoch, tuple(ClusterNode(node.name, node.zone, node.weight) for node in file.nodes)
+    )
+
+
+def open_nodes(folder: str, file: DriveFile) -> dict[str, Node]:
+    """All nodes of the drive by name, also those that are away: each call finds out."""
+    return {
+        entry.name: MeteredNode(
+            RetryNode(DirectoryNode(entry.folder(folder), NodeIdentity(entry.name, file.id, entry.zone)))
+        )
+        for entry in file.nodes
+    }
+
+
+def open_index(path: Path, drive_id: bytes) -> BlockIndex:
+    """The block index at `path`. One that is damaged or of another format is removed and made anew: all
+    that it says is in the packs. `NoSpaceError`, `TransientError`."""
+    try:
+        return BlockIndex(str(path), drive_id)
+    except (CorruptError, FormatError) as error:
+        log.warning("the block index is made anew from the packs: %s", error)
+        for suffix in ("", "-wal", "-shm"):
+            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        return BlockIndex(str(path), drive_id)
+
+
+@asynccontextmanager
+async def opened_drive(
+    drive: UnlockedDrive, cache_folder: Path, options: DriveOptions
+) -> AsyncIterator[Drive]:
+    """The drive, recovered and ready for `Drive.run`; closed when the block ends. Raises what opening
+    raises, a single error never wrapped in a group."""
+    try:
+        async with trio.open_nursery() as nursery:
+            opened = await _open(nursery, drive, cache_folder, options)
+            try:
+                yield opened
+            finally:
+                with trio.CancelScope(shield=True):
+                    await opened.close()
+    except BaseExceptionGroup as group:
+        raise _sole(group) from None
+
+
+def _sole(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+async def _open(
+    nursery: trio.Nursery, drive: UnlockedDrive, cache_folder: Path, options: DriveOptions
+) -> Drive:
+    try:
+        return await _open_once(nursery, drive, cache_folder, options)
+    except StaleCacheError:
+        await trio.to_thread.run_sync(set_aside, cache_folder)
+        return await _open_once(nursery, drive, cache_folder, options)
+
+
+async def _open_once(
+    nursery: trio.Nursery, drive: UnlockedDrive, cache_folder: Path, options: DriveOptions
+) -> Drive:
+    local = LocalState(cache_folder)
+    try:
+        blocks, upstream = _build_upstream(drive, cache_folder, read_only=options.read_only)
+        try:
+            await upstream.open(known=local.known_head)
+            await blocks.reconcile()
+            await nursery.start(upstream.run)
+            return await open_drive(local, upstream, drive.file.id, _secrets(drive.keys), options)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await upstream.close()
+            raise
+    except BaseException:
+        local.close()
+        raise
+
+
+def _build_upstream(
+    drive: UnlockedDrive, cache_folder: Path, *, read_only: bool
+) -> tuple[BlockStore, LocalUpstream]:
+    file, cluster = drive.file, cluster_map(drive.file)
+    profile = Profile.parse(file.profile)
+    nodes = open_nodes(drive.folder, file)
+    index = open_index(cache_folder / INDEX_FILE, file.id)
+    blocks = BlockStore(nodes, code_for(profile), cluster, file.id, drive.keys.pack, index)
+    copies = profile.m + 1
+    objects = ReplicatedObjects(nodes, ranking_of(cluster, copies), copies, file.id)
+    if read_only:
+        return blocks, LocalUpstream(blocks, CommitLog(objects), objects, None)
+    lease = Lease(nodes, file.id, this_process())
+    return blocks, LocalUpstream(blocks, CommitLog(objects, lease.verify), objects, lease)
+
+
+def _secrets(keys: DriveKeys) -> Secrets:
+    return Secrets(keys.block_id, keys.chunker, keys.block, keys.commit, keys.root)

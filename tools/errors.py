@@ -1,0 +1,109 @@
+"""How a command ends: one clear line on stderr and the exit code of its convention.
+
+`mount(8)`/`umount(8)` codes (util-linux): 0 success, 1 usage or permission, 2 system error,
+4 bug, 8 interrupted, 16 mtab, 32 failure. `mkfs(8)`: 0 or 1. `drivefs`: 0, 1 failure, 2 usage,
+4 bug. A traceback is shown for a bug only: for what no person can cause.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, NoReturn
+
+from backend.errors import DriveError, UsageError
+
+BUG: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ExitCodes:
+    """The codes of one family of commands."""
+
+    usage: int
+    system: int
+    interrupted: int
+    failure: int
+
+
+MOUNT_CODES: Final = ExitCodes(usage=1, system=2, interrupted=8, failure=32)
+MKFS_CODES: Final = ExitCodes(usage=1, system=1, interrupted=1, failure=1)
+COMMAND_CODES: Final = ExitCodes(usage=2, system=1, interrupted=130, failure=1)
+
+
+class ToolError(DriveError):
+    """A failure of the command itself (no FUSE device, busy mountpoint, no answer)."""
+
+
+class MissingSystemError(ToolError):
+    """The system lacks what the command needs (`mount(8)`: a system error)."""
+
+
+class ReportedError(ToolError):
+    """A failure with its own exit code that another process has described in one line."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with usage errors as exceptions, so that each command keeps its exit codes."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def describe(error: BaseException) -> str:
+    """One line for a person."""
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return f"{place}{error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def exit_code(error: BaseException, codes: ExitCodes) -> int:
+    """The exit code that `error` means in the convention `codes`; `BUG` if nobody foresaw it."""
+    match error:
+        case ReportedError():
+            return error.code
+        case UsageError():
+            return codes.usage
+        case MissingSystemError():
+            return codes.system
+        case PermissionError():
+            return codes.usage if codes is MOUNT_CODES else codes.failure
+        case DriveError() | OSError():
+            return codes.failure
+        case KeyboardInterrupt():
+            return codes.interrupted
+        case _:
+            return BUG
+
+
+def run(program: str, codes: ExitCodes, main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """Call `main` with the command line and exit as the convention says. Never returns."""
+    sys.exit(call(program, codes, main, sys.argv[1:]))
+
+
+def call(
+    program: str, codes: ExitCodes, main: Callable[[Sequence[str]], int], arguments: Sequence[str]
+) -> int:
+    """As `run`, but returns the exit code."""
+    try:
+        return main(arguments)
+    except (Exception, KeyboardInterrupt) as error:
+        code = exit_code(error, codes)
+        print(f"{program}: {_last_words(error, code)}", file=sys.stderr)
+        return code
+
+
+def _last_words(error: BaseException, code: int) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
+    if code == BUG and not isinstance(error, ReportedError):
+        return "internal error, please report it:\n" + "".join(traceback.format_exception(error)).rstrip()
+    return describe(error)

@@ -1,0 +1,188 @@
+"""`mkfs.drivefs`: make a new, empty drive.
+
+Order: the folders and the nodes' identities first, the drive's own `drive.toml` last, exclusively: a drive
+exists from that moment on or not at all. The exit code is 0, or 1 with one line (mkfs(8)).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+from backend import drive_file, durable, key_slots
+from backend.drive_file import DriveFile, NodeEntry
+from backend.erasure import Profile
+from backend.errors import UsageError
+from backend.key_slots import Secret
+from backend.keys import DRIVE_ID_SIZE, new_drive_key
+from backend.node_identity import initialise_directory_node
+from backend.placement import require_nodes
+from backend.recovery_key import new_recovery_key
+from tools import errors, old_drive
+from tools.compose import cluster_map
+from tools.errors import MKFS_CODES, Parser
+from tools.secret_source import SecretSource
+
+DEFAULT_PROFILE: Final = "4+2"
+
+
+def main() -> None:
+    """The console script."""
+    errors.run("mkfs.drivefs", MKFS_CODES, mkfs)
+
+
+def mkfs(arguments: Sequence[str]) -> int:
+    """The command; its exit code is 0, or that of the error that is raised."""
+    options = _parse(arguments)
+    folder = os.path.abspath(options.drive)
+    paths = _node_paths(folder, options)
+    drive_id = os.urandom(DRIVE_ID_SIZE)
+    recovery = _recovery_key(options.recovery_file)
+    if options.force:
+        old_drive.require_unused(folder, [*paths])
+    else:
+        _refuse_what_is_there(folder)
+    secret = _source(options).new_secret()
+    if options.force:
+        old_drive.remove(folder, [*paths])
+    nodes = _make_nodes(folder, paths, drive_id)
+    drive = _describe(folder, options.profile, drive_id, nodes, secret, recovery)
+    require_nodes(cluster_map(drive), options.profile.total)
+    _write(folder, drive, recovery, options.recovery_file)
+    _report(folder, drive, recovery, options)
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="mkfs.drivefs", description="Make a new drivefs drive.")
+    add = parser.add_argument
+    add("drive", metavar="DRIVE", help="the drive's folder; it is made if it is not there")
+    add(
+        "--profile",
+        type=_profile,
+        default=DEFAULT_PROFILE,
+        metavar="K+M",
+        help="any K of K+M nodes are enough; or copies:N (default: 4+2)",
+    )
+    add(
+        "--node",
+        action="append",
+        metavar="PATH",
+        help="a folder for a node, once for each; on different disks",
+    )
+    add("--passphrase-file", metavar="F", help="the file's first and only line is the passphrase")
+    add("--key-file", metavar="F", help="32 or more random bytes open the drive")
+    add("--passphrase-command", metavar="C", help="the command's output is the passphrase")
+    add("--recovery-file", metavar="F", help="write a recovery key to this new file (mode 0600)")
+    add(
+        "--force",
+        action="store_true",
+        help="use folders that are not empty; replace a drive that is not in use",
+    )
+    add("-q", "--quiet", action="store_true", help="say nothing but warnings and errors")
+    options = parser.parse_args(arguments)
+    _check(options)
+    return options
+
+
+def _profile(text: str) -> Profile:
+    return Profile.parse(text)
+
+
+def _check(options: argparse.Namespace) -> None:
+    given = options.node
+    if given is not None and len({os.path.realpath(path) for path in given}) != len(given):
+        raise UsageError("the same folder is given for two nodes")
+    if given is not None and len(given) < options.profile.total:
+        raise UsageError(
+            f"profile {options.profile} needs {options.profile.total} nodes, but {len(given)} are given"
+        )
+    _source(options)
+
+
+def _source(options: argparse.Namespace) -> SecretSource:
+    return SecretSource.chosen(
+        os.environ, options.passphrase_file, options.key_file, options.passphrase_command
+    )
+
+
+def _recovery_key(path: str | None) -> str | None:
+    """A new recovery key, if there is a place for it: a file or a terminal."""
+    if path is not None and os.path.lexists(path):
+        raise UsageError(f"{path}: exists; a recovery key is only written to a new file")
+    return new_recovery_key() if path is not None or sys.stdout.isatty() else None
+
+
+def _refuse_what_is_there(folder: str) -> None:
+    if os.path.lexists(os.path.join(folder, drive_file.FILE_NAME)):
+        raise UsageError(f"{folder}: there is a drive here already; --force makes a new one in its place")
+    if os.path.isdir(folder) and set(os.listdir(folder)) - {"lost+found"}:
+        raise UsageError(f"{folder}: not empty; --force uses it all the same")
+
+
+def _node_paths(folder: str, options: argparse.Namespace) -> dict[str, str]:
+    """The nodes' absolute folders, each with its path as the drive file has it: nodes inside the drive's
+    folder move with it."""
+    if options.node is not None:
+        return {os.path.abspath(path): os.path.abspath(path) for path in options.node}
+    return {os.path.join(folder, f"node{at}"): f"node{at}" for at in range(options.profile.total)}
+
+
+def _make_nodes(folder: str, paths: Mapping[str, str], drive_id: bytes) -> tuple[NodeEntry, ...]:
+    """Nodes on one disk fail together, so they share a zone."""
+    os.makedirs(folder, exist_ok=True)
+    disks: dict[int, str] = {}
+    entries = []
+    for number, (place, path) in enumerate(paths.items()):
+        os.makedirs(place, mode=0o700, exist_ok=True)
+        zone = disks.setdefault(os.stat(place).st_dev, f"disk{len(disks)}")
+        initialise_directory_node(place, drive_id, f"node{number}", zone)
+        entries.append(NodeEntry(f"node{number}", path, zone))
+    return tuple(entries)
+
+
+def _describe(
+    folder: str,
+    profile: Profile,
+    drive_id: bytes,
+    nodes: tuple[NodeEntry, ...],
+    secret: Secret,
+    recovery: str | None,
+) -> DriveFile:
+    key = new_drive_key()
+    opening = [secret] if recovery is None else [secret, Secret.recovery(recovery)]
+    return DriveFile(
+        id=drive_id,
+        name=os.path.basename(folder) or "drive",
+        profile=str(profile),
+        nodes=nodes,
+        epoch=1,
+        slots=tuple(key_slots.create_slot(each, key, drive_id) for each in opening),
+        created=datetime.now(UTC),
+    )
+
+
+def _write(folder: str, drive: DriveFile, recovery: str | None, recovery_file: str | None) -> None:
+    if recovery is not None and recovery_file is not None:
+        durable.write_file(os.path.abspath(recovery_file), [f"{recovery}\n".encode()], exclusive=True)
+    for node in drive.nodes:
+        drive_file.save(os.path.join(node.folder(folder), drive_file.FILE_NAME), drive)
+    drive_file.save(os.path.join(folder, drive_file.FILE_NAME), drive, exclusive=True)
+
+
+def _report(folder: str, drive: DriveFile, recovery: str | None, options: argparse.Namespace) -> None:
+    if len({node.zone for node in drive.nodes}) == 1:
+        print(
+            "mkfs.drivefs: warning: all nodes are on one disk, so they protect against no disk failure",
+            file=sys.stderr,
+        )
+    if recovery is not None and options.recovery_file is None:
+        print(f"Recovery key, to print and keep (it opens the drive):\n\n    {recovery}\n")
+    if not options.quiet:
+        print(
+            f"{folder}: a new drive, profile {drive.profile}, {len(drive.nodes)} nodes, id {drive.id.hex()}"
+        )

@@ -1,0 +1,164 @@
+"""`mount.drivefs`: mount a drive, in the background, and return when it answers.
+
+Called by people and by mount(8): `mount.drivefs DRIVE DIR [-sfnv] [-N NS] [-o OPTIONS] [-t TYPE]`.
+The order, and why: 1. whatever can be refused without touching the drive is refused, and the person is
+asked for the passphrase, while this process still has the terminal and no thread; 2. fork; 3. the child
+opens the drive and mounts it; 4. the parent waits for that, sees for itself that the mount answers, and
+returns. Exit codes: `tools.errors`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from backend import failpoints
+from cache.opening import DriveOptions
+from cache.publisher import Intervals
+from mountfs import session
+from tools import compose, daemon, errors, mount_options, namespaces, places
+from tools.compose import UnlockedDrive
+from tools.errors import MOUNT_CODES, Parser, ToolError
+from tools.logs import log_to_file, log_to_terminal
+from tools.mount_options import MountOptions
+from tools.secret_source import SecretSource
+
+CONTROL_SOCKET: Final = "control"
+LOG_FILE: Final = "mount.log"
+
+
+def main() -> None:
+    """The console script."""
+    errors.run("mount.drivefs", MOUNT_CODES, mount)
+
+
+def mount(arguments: Sequence[str]) -> int:
+    """The command; its exit code is 0, or that of the error that is raised."""
+    arguments_ = _parse(arguments)
+    options = mount_options.parse(arguments_.options, sloppy=arguments_.sloppy)
+    _tell_what_is_without_effect(options)
+    mountpoint = os.path.realpath(arguments_.mountpoint)
+    if arguments_.namespace:
+        namespaces.enter_mount_namespace(arguments_.namespace)
+    drive = _prepare(arguments_.drive, mountpoint, options)
+    if arguments_.fake:
+        return 0
+    _start(drive, mountpoint, options, arguments_)
+    if arguments_.verbose or options.verbose:
+        print(f"mount.drivefs: {drive.folder} mounted on {mountpoint}")
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="mount.drivefs", description="Mount a drivefs drive.")
+    add = parser.add_argument
+    add("drive", metavar="DRIVE", help="the drive's folder")
+    add("mountpoint", metavar="MOUNTPOINT")
+    add("-o", dest="options", action="append", default=[], metavar="OPTIONS", help="see docs/tools.md")
+    add("--foreground", action="store_true", help="stay in the foreground and log to the terminal")
+    add("-s", dest="sloppy", action="store_true", help="let unknown mount options pass")
+    add("-f", dest="fake", action="store_true", help="check everything, mount nothing")
+    add("-n", dest="no_mtab", action="store_true", help="accepted for mount(8)")
+    add("-v", dest="verbose", action="store_true", help="say what is done")
+    add("-N", dest="namespace", metavar="NS", help="the mount namespace: a process id or a path")
+    add("-t", dest="type", metavar="TYPE", help="accepted for mount(8)")
+    return parser.parse_intermixed_args(arguments)
+
+
+def _tell_what_is_without_effect(options: MountOptions) -> None:
+    if options.versions_dir is not None:
+        _warn("versions_dir is without effect: this version of drivefs does not show past versions")
+
+
+def _warn(line: str) -> None:
+    print(f"mount.drivefs: warning: {line}", file=sys.stderr)
+
+
+def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDrive:
+    """Refuse what can be refused now, and unlock the drive."""
+    places.check_fuse()
+    if options.allow_other:
+        places.check_allow_other()
+    folder = os.path.abspath(folder)
+    file = compose.load_drive(folder)
+    places.free_mountpoint(mountpoint)
+    cache_folder = _cache_folder(file.id.hex(), options)
+    places.check_not_covered(mountpoint, [folder, cache_folder, *compose.node_folders(folder, file)])
+    away = compose.nodes_away(folder, file)
+    compose.require_enough_nodes(file, away)
+    for error in away:
+        _warn(str(error))
+    source = SecretSource.chosen(
+        os.environ, options.passphrase_file, options.key_file, options.passphrase_command
+    )
+    return compose.unlock(folder, file, source.secrets())
+
+
+def _cache_folder(drive_id: str, options: MountOptions) -> str:
+    return places.cache_folder(drive_id, options.cache_dir, os.environ)
+
+
+def _start(
+    drive: UnlockedDrive, mountpoint: str, options: MountOptions, arguments: argparse.Namespace
+) -> None:
+    cache_folder = _cache_folder(drive.id_text, options)
+    places.make_private_folder(cache_folder)
+    verbose = options.verbose or arguments.verbose
+    work = partial(_serve, drive, mountpoint, cache_folder, options)
+    failpoints.arm_from_environment()
+    if arguments.foreground:
+        log_to_terminal(verbose=verbose)
+        work(lambda: None)
+        return
+    log_to_file(os.path.abspath(options.log_file or os.path.join(cache_folder, LOG_FILE)), verbose=verbose)
+    daemon.start(work, MOUNT_CODES)
+    _see_for_ourselves(mountpoint)
+
+
+def _see_for_ourselves(mountpoint: str) -> None:
+    try:
+        os.statvfs(mountpoint)
+    except OSError as error:
+        raise ToolError(f"{mountpoint}: mounted, but it does not answer: {error.strerror}") from None
+
+
+def _serve(
+    drive: UnlockedDrive, mountpoint: str, cache_folder: str, options: MountOptions, ready: daemon.Ready
+) -> None:
+    """The life of a mount, from opening the drive to closing it."""
+    how = session.MountOptions(
+        source=drive.folder,
+        control_socket=places.control_socket(cache_folder, CONTROL_SOCKET),
+        read_only=options.read_only,
+        allow_other=options.allow_other,
+        suid="nosuid" not in options.kernel_flags,
+        dev="nodev" not in options.kernel_flags,
+        exec="noexec" not in options.kernel_flags,
+        access_times=not options.noatime,
+    )
+    what = DriveOptions(
+        cache_size=options.cache_size,
+        journal_size=options.journal_size,
+        intervals=Intervals(commit=options.commit_interval),
+        read_only=options.read_only,
+    )
+    trio.run(_serve_until_unmounted, drive, Path(cache_folder), what, Path(mountpoint), how, ready)
+
+
+async def _serve_until_unmounted(
+    drive: UnlockedDrive,
+    cache_folder: Path,
+    what: DriveOptions,
+    mountpoint: Path,
+    how: session.MountOptions,
+    ready: daemon.Ready,
+) -> None:
+    async with compose.opened_drive(drive, cache_folder, what) as opened:
+        await session.serve(opened, mountpoint, how, ready)

@@ -1,0 +1,185 @@
+"""The `-o` options of a mount, as mount(8), fstab and people write them.
+
+Three kinds: drivefs' own (below), those that the kernel is given (`ro`, `nosuid`, `nodev`, `noexec`,
+`noatime`), and those that other programs read and a mount helper must let pass (`_netdev`,
+`nofail`, `user`, `x-systemd.automount`, ...; see mount(8), "FILESYSTEM-INDEPENDENT MOUNT OPTIONS",
+and systemd.mount(5)). Anything else is refused: a misspelt option must not silently be without effect.
+Where an option is given twice, the last one counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from backend.errors import UsageError
+from tools.quantities import parse_duration, parse_size
+
+LET_PASS: Final = frozenset(
+    (
+        "defaults",
+        "auto",
+        "noauto",
+        "noacl",
+        "user",
+        "nouser",
+        "users",
+        "owner",
+        "noowner",
+        "group",
+        "nogroup",
+        "_netdev",
+        "nofail",
+        "async",
+        "suid",
+        "dev",
+        "exec",
+        "atime",
+        "relatime",
+        "norelatime",
+        "nostrictatime",
+        "diratime",
+        "nodiratime",
+        "silent",
+        "loud",
+    )
+)
+"""What other programs read, or what is the default here anyway."""
+
+_KERNEL_FLAGS: Final = frozenset({"nosuid", "nodev", "noexec"})
+_OPPOSITES: Final = {"suid": "nosuid", "dev": "nodev", "exec": "noexec"}
+_SECRETS: Final = frozenset({"passphrase_file", "key_file", "passphrase_command"})
+_USER_MOUNTS: Final = frozenset({"user", "users", "owner", "group"})
+"""mount(8): these imply nosuid and nodev; `user` and `users` noexec too."""
+
+DEFAULT_CACHE_SIZE: Final = 64 << 20
+DEFAULT_JOURNAL_SIZE: Final = 2 << 30
+DEFAULT_COMMIT_INTERVAL: Final = 5.0
+MINIMUM_JOURNAL_SIZE: Final = 64 << 20
+MINIMUM_CACHE_SIZE: Final = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class MountOptions:
+    """What was asked for. Sizes in bytes, times in seconds; at most one secret source is set."""
+
+    read_only: bool = False
+    allow_other: bool = False
+    noatime: bool = False
+    verbose: bool = False
+    passphrase_file: str | None = None
+    key_file: str | None = None
+    passphrase_command: str | None = None
+    cache_dir: str | None = None
+    log_file: str | None = None
+    cache_size: int = DEFAULT_CACHE_SIZE
+    journal_size: int = DEFAULT_JOURNAL_SIZE
+    commit_interval: float = DEFAULT_COMMIT_INTERVAL
+    versions_dir: str | None = None
+    kernel_flags: frozenset[str] = field(default_factory=frozenset)
+
+
+def parse(option_lists: Iterable[str], *, sloppy: bool = False) -> MountOptions:
+    """The options of all `-o` arguments. `UsageError` for an unknown option (unless `sloppy`, the
+    `-s` of mount(8)), a value where none belongs, a missing or bad value, or two secret sources."""
+    found: dict[str, Any] = {}
+    flags: set[str] = set()
+    for option in (option for text in option_lists for option in split(text)):
+        name, equals, value = option.partition("=")
+        if name in _VALUES:
+            if not value:
+                raise UsageError(f"mount option {name} needs a value: {name}=...")
+            found[name] = _VALUES[name](value)
+        elif name in _SWITCHES and not equals:
+            attribute, state = _SWITCHES[name]
+            found[attribute] = state
+        elif not _take_flag(name, flags) and not _belongs_to_others(name) and not sloppy:
+            raise UsageError(f"unknown mount option '{name}'")
+    _one_secret_source(found)
+    return MountOptions(**found, kernel_flags=frozenset(flags))
+
+
+def split(text: str) -> list[str]:
+    """The options of one `-o` argument: separated by commas, except inside double quotes (which
+    are taken off), as libmount reads them."""
+    options, quoted = [""], False
+    for character in text:
+        if character == '"':
+            quoted = not quoted
+        elif character == "," and not quoted:
+            options.append("")
+        else:
+            options[-1] += character
+    if quoted:
+        raise UsageError("mount options end inside a double quote")
+    return [option.strip() for option in options if option.strip()]
+
+
+def _path(value: str) -> str:
+    return value
+
+
+def _at_least(name: str, minimum: int) -> Callable[[str], int]:
+    def parse_value(value: str) -> int:
+        size = parse_size(value)
+        if size < minimum:
+            raise UsageError(f"mount option {name} must be at least {minimum >> 20}M")
+        return size
+
+    return parse_value
+
+
+def _interval(value: str) -> float:
+    seconds = parse_duration(value)
+    if not 0.1 <= seconds <= 3600:
+        raise UsageError("mount option commit_interval must be between 100ms and 1h")
+    return seconds
+
+
+def _versions_name(value: str) -> str:
+    if "/" in value or value in (".", "..") or len(value.encode("utf-8", "surrogateescape")) > 255:
+        raise UsageError(f"mount option versions_dir must be one name, not '{value}'")
+    return value
+
+
+_SWITCHES: Final[dict[str, tuple[str, bool]]] = {
+    "ro": ("read_only", True),
+    "rw": ("read_only", False),
+    "allow_other": ("allow_other", True),
+    "noatime": ("noatime", True),
+    "atime": ("noatime", False),
+    "relatime": ("noatime", False),
+    "verbose": ("verbose", True),
+}
+_VALUES: Final[dict[str, Callable[[str], str | int | float]]] = {
+    "passphrase_file": _path,
+    "key_file": _path,
+    "passphrase_command": _path,
+    "cache_dir": _path,
+    "log_file": _path,
+    "cache_size": _at_least("cache_size", MINIMUM_CACHE_SIZE),
+    "journal_size": _at_least("journal_size", MINIMUM_JOURNAL_SIZE),
+    "commit_interval": _interval,
+    "versions_dir": _versions_name,
+}
+
+
+def _take_flag(name: str, flags: set[str]) -> bool:
+    if name in _KERNEL_FLAGS:
+        flags.add(name)
+        return True
+    flags.discard(_OPPOSITES.get(name, ""))
+    if name in _USER_MOUNTS:
+        flags |= {"nosuid", "nodev"} | ({"noexec"} if name in ("user", "users") else set())
+    return name in LET_PASS
+
+
+def _belongs_to_others(name: str) -> bool:
+    return name.lower().startswith("x-") or name == "comment"
+
+
+def _one_secret_source(found: dict[str, Any]) -> None:
+    given = sorted(_SECRETS & found.keys())
+    if len(given) > 1:
+        raise UsageError(f"mount options {' and '.join(given)} exclude each other")

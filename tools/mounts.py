@@ -1,0 +1,84 @@
+"""What is mounted (the kernel's own table, /proc/self/mountinfo, proc(5)), and unmounting."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+from dataclasses import dataclass
+from typing import Final
+
+from tools.errors import ToolError
+
+FILE_SYSTEM_TYPE: Final = "fuse.drivefs"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of the table."""
+
+    mountpoint: str
+    type: str
+    source: str
+
+
+def parse(table: str) -> list[Mount]:
+    """The mounts of a mountinfo text, in mount order (a later one covers an earlier one)."""
+    return [_parse_line(line) for line in table.splitlines()]
+
+
+def _parse_line(line: str) -> Mount:
+    before, _, after = line.partition(" - ")
+    type_, source = after.split(" ")[:2]
+    return Mount(_unescape(before.split(" ")[4]), type_, _unescape(source))
+
+
+def _unescape(text: str) -> str:
+    octal = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(text))
+    return os.fsdecode(octal)
+
+
+def mounts() -> list[Mount]:
+    """All mounts that this process sees."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        return parse(file.read())
+
+
+def find(mountpoint: str) -> Mount | None:
+    """The topmost mount on exactly `mountpoint`, or None. Does not touch the mount itself, so a
+    dead one cannot hang or fail it."""
+    path = absolute(mountpoint)
+    return next((mount for mount in reversed(mounts()) if mount.mountpoint == path), None)
+
+
+def absolute(mountpoint: str) -> str:
+    """The path as the kernel's table has it: the parent resolved, the last part untouched (a dead
+    mount cannot be resolved)."""
+    parent, name = os.path.split(os.path.abspath(mountpoint))
+    if os.path.islink(mountpoint):
+        return os.path.realpath(mountpoint)
+    return os.path.join(os.path.realpath(parent), name)
+
+
+def is_dead(mountpoint: str) -> bool:
+    """Whether the process behind a FUSE mount is gone (ENOTCONN, fuse(4)). Asks by statfs(2), which the
+    kernel never answers from what it remembers."""
+    try:
+        os.statvfs(mountpoint)
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def unmount(mountpoint: str, *, lazy: bool = False) -> None:
+    """Unmount without umount(8)'s helpers (one of which calls this): umount(8) as root, else
+    fusermount3(1). `ToolError` with their first line."""
+    if os.geteuid() == 0:
+        command = ["umount", "-i", *(["-l"] if lazy else []), mountpoint]
+    else:
+        command = ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
+    result = subprocess.run(command, text=True, capture_output=True, check=False)
+    if result.returncode:
+        said = result.stderr.strip().splitlines()
+        raise ToolError(said[0] if said else f"{command[0]} ended with code {result.returncode}")

@@ -1,0 +1,107 @@
+"""Which folders a mount uses, and whether they can be used: the cache folder and the mountpoint."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pwd
+import shutil
+import stat
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from tools import mounts
+from tools.errors import MissingSystemError, ToolError
+
+CACHE_VARIABLE: Final = "DRIVEFS_CACHE_DIR"
+_MAX_SOCKET_PATH: Final = 107
+
+
+def cache_folder(drive_id: str, asked: str | None, environment: Mapping[str, str]) -> str:
+    """The absolute path of the cache folder of the drive `drive_id`: in the folder that was asked for
+    (`cache_dir=`), else in `$DRIVEFS_CACHE_DIR`, else in the system's place for caches (root), else in
+    the person's (XDG Base Directory Specification; HOME may be unset, as under systemd)."""
+    base = asked or environment.get(CACHE_VARIABLE)
+    if not base and os.geteuid() == 0:
+        base = "/var/cache/drivefs"
+    if not base:
+        home = environment.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
+        base = os.path.join(environment.get("XDG_CACHE_HOME") or os.path.join(home, ".cache"), "drivefs")
+    return os.path.join(os.path.abspath(base), drive_id)
+
+
+def make_private_folder(path: str) -> None:
+    """Make the folder `path` (and those above it), for this user only: it holds plaintext names and
+    the control socket. `ToolError` if it is somebody else's."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = os.stat(path)
+        if found.st_uid != os.geteuid():
+            raise ToolError(f"{path}: belongs to another user; choose another cache_dir")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            os.chmod(path, 0o700)
+    except OSError as error:
+        raise ToolError(f"{path}: cannot be used as the cache folder: {error.strerror}") from None
+
+
+def control_socket(cache_folder: str, name: str) -> Path:
+    """Where the control socket goes: the cache folder, unless its path is longer than a socket's may be
+    (unix(7)); then the run-time folder (XDG Base Directory Specification), by the drive's id."""
+    path = Path(cache_folder) / name
+    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
+        return path
+    base = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "/run")
+    return Path(base) / "drivefs" / path.parent.name / name
+
+
+def check_fuse() -> None:
+    """`MissingSystemError` if this system cannot mount by FUSE now."""
+    if not os.path.exists("/dev/fuse"):
+        raise MissingSystemError("/dev/fuse: no such device; load the kernel module: modprobe fuse")
+    if shutil.which("fusermount3") is None:
+        raise MissingSystemError("fusermount3 is not installed (Debian: apt install fuse3)")
+
+
+def free_mountpoint(path: str) -> None:
+    """Return if something can be mounted at the folder `path`; a dead drivefs mount there (its
+    process was killed) is taken away first. `ToolError` otherwise."""
+    mount = mounts.find(path)
+    if mount is not None and mount.type == mounts.FILE_SYSTEM_TYPE:
+        if not mounts.is_dead(path):
+            raise ToolError(f"{path}: a drive is mounted here already ({mount.source})")
+        mounts.unmount(mount.mountpoint, lazy=True)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise ToolError(f"{path}: {_why(error)}") from None
+    if not stat.S_ISDIR(mode):
+        raise ToolError(f"{path}: the mountpoint is not a folder")
+
+
+def _why(error: OSError) -> str:
+    return "the mountpoint does not exist" if error.errno == errno.ENOENT else str(error.strerror)
+
+
+def check_not_covered(mountpoint: str, needed: Iterable[str]) -> None:
+    """`ToolError` if one of the folders that the mount itself needs lies under the mountpoint: it would
+    wait for itself."""
+    cover = os.path.realpath(mountpoint)
+    for path in needed:
+        if os.path.commonpath([cover, os.path.realpath(path)]) == cover:
+            raise ToolError(f"{mountpoint}: the mount would cover {path}, which it needs itself")
+
+
+def check_allow_other() -> None:
+    """`ToolError` if fuse.conf does not let this user mount with allow_other (mount.fuse3(8))."""
+    if os.geteuid() != 0 and not user_allow_other():
+        raise ToolError("allow_other needs the line 'user_allow_other' in /etc/fuse.conf")
+
+
+def user_allow_other(configuration: str = "/etc/fuse.conf") -> bool:
+    """Whether fuse.conf says `user_allow_other`."""
+    try:
+        with open(configuration, encoding="utf-8", errors="replace") as file:
+            return any(line.strip() == "user_allow_other" for line in file)
+    except OSError:
+        return False

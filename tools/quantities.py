@@ -1,0 +1,39 @@
+"""Sizes and times as people write and read them: `64M`, `1.5G`, `5s`, `100ms`."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from backend.errors import UsageError
+
+_SIZES: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_TIMES: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_NUMBER: Final = r"(\d{1,15}(?:\.\d{1,9})?)"
+
+
+def parse_size(text: str) -> int:
+    """Bytes. A number with K, M, G or T (powers of 1024; `KiB` and `KB` mean the same), or none.
+    `UsageError` for anything else."""
+    match = re.fullmatch(_NUMBER + r"([KMGT]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"'{text}' is not a size: write for example 64M or 1G")
+    return int(float(match[1]) * _SIZES[match[2].upper()])
+
+
+def parse_duration(text: str) -> float:
+    """Seconds. A number with ms, s, m or h, or none (seconds). `UsageError` for anything else."""
+    match = re.fullmatch(_NUMBER + r"(ms|s|min|m|h)?", text.strip())
+    if match is None:
+        raise UsageError(f"'{text}' is not a time: write for example 5s or 500ms")
+    return float(match[1]) * _TIMES[match[2] or ""]
+
+
+def format_size(count: int) -> str:
+    """For people: at most three digits before the unit, one after the point."""
+    amount, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB", "PiB"):
+        if amount < 1024:
+            break
+        amount, unit = amount / 1024, larger
+    return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"

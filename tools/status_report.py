@@ -1,0 +1,70 @@
+"""A mount's status as a person reads it. Pure: the status is what `GET /status` of the mount says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tools.quantities import format_size
+
+Status = Mapping[str, Any]
+
+
+def report(status: Status) -> str:
+    """A few aligned lines; what is wrong stands first."""
+    rows = [*_rows(status)]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def _rows(status: Status) -> Iterator[tuple[str, str]]:
+    if status["problem"]:
+        yield "problem", str(status["problem"])
+    if status["fenced"]:
+        yield "fenced", "another mount has taken the drive over; nothing more can be stored from here"
+    yield "state", _state(status)
+    yield "files", f"{status['files']} with {format_size(status['file_bytes'])}"
+    yield "journal", f"{format_size(status['journal_bytes'])} of {format_size(status['journal_limit'])}"
+    yield "cache", _cache(status)
+    if status["sealed_bytes"]:
+        yield "this mount", _ratios(status)
+    if status["store"]:
+        yield from _store(status["store"], status["file_bytes"])
+
+
+def _state(status: Status) -> str:
+    mode = "read-only, " if status["read_only"] else ""
+    if status["published"] and not status["dirty_bytes"]:
+        return f"{mode}all is stored, commit {status['commit']}"
+    waiting = f"{status['dirty_files']} files with {format_size(status['dirty_bytes'])}"
+    return f"{mode}not yet stored: {waiting}, {status['open_operations']} changes; commit {status['commit']}"
+
+
+def _cache(status: Status) -> str:
+    asked = status["cache_hits"] + status["cache_misses"]
+    share = f", {100 * status['cache_hits'] / asked:.0f} % of {asked} reads" if asked else ""
+    return f"{format_size(status['cache_bytes'])}{share}"
+
+
+def _ratios(status: Status) -> str:
+    sealed, new, stored = status["sealed_bytes"], status["new_bytes"], status["new_stored_bytes"]
+    compression = f", compressed to {100 * stored / new:.0f} %" if new else ""
+    return f"{format_size(sealed)} written, {100 * new / sealed:.0f} % of it new{compression}"
+
+
+def _store(store: Status, file_bytes: int) -> Iterator[tuple[str, str]]:
+    share = f", {store['stored_bytes'] / file_bytes:.2f} x the files" if file_bytes else ""
+    yield "blocks", f"{store['blocks']} with {format_size(store['block_bytes'])} in {store['packs']} packs"
+    yield "on the nodes", f"{format_size(store['stored_bytes'])} with parity{share}"
+    if store["pending_bytes"]:
+        yield "on the way", format_size(store["pending_bytes"])
+    if store["packs_to_repair"]:
+        yield "to repair", f"{store['packs_to_repair']} packs"
+    for node in store["nodes"]:
+        yield node["name"], _node(node)
+
+
+def _node(node: Status) -> str:
+    if node["state"] != "ok":
+        return str(node["state"])
+    return f"ok, {format_size(node['free'])} of {format_size(node['total'])} free, zone {node['zone']}"

@@ -1,0 +1,108 @@
+"""`umount.drivefs`: store everything, unmount, and return when the drive can be mounted again.
+
+Also called by umount(8) (`/sbin/umount.fuse.drivefs DIR [-flnrv] [-N NS] [-t TYPE.SUBTYPE]`).
+Order: 1. drain through the control socket, while programs can still use the mount; 2. unmount, which
+the kernel refuses while a file is open; 3. wait until the process behind the mount has ended, as only
+then its lease and its cache folder are free. If 1 fails the mount stays, unless it is forced: then the
+journal keeps what is not stored, and the next mount of the drive goes on with it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import select
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+
+from tools import errors, mounts, namespaces
+from tools.control_client import ControlClient, NoAnswerError, NotMountedError
+from tools.errors import MOUNT_CODES, Parser, ToolError
+from tools.quantities import parse_duration
+
+_END_SECONDS = 60.0
+"""How long an unmounted process may take to close its databases."""
+
+
+def main() -> None:
+    """The console script."""
+    errors.run("umount.drivefs", MOUNT_CODES, umount)
+
+
+def umount(arguments: Sequence[str]) -> int:
+    """The command; its exit code is 0, or that of the error that is raised."""
+    options = _parse(arguments)
+    if options.namespace:
+        namespaces.enter_mount_namespace(options.namespace)
+    mount = mounts.find(options.mountpoint)
+    if mount is None:
+        raise NotMountedError(f"{options.mountpoint}: not mounted")
+    if mount.type != mounts.FILE_SYSTEM_TYPE:
+        raise NotMountedError(f"{options.mountpoint}: what is mounted here is {mount.type}, no drivefs drive")
+    process = _drain(options)
+    mounts.unmount(mount.mountpoint, lazy=options.lazy)
+    if process is not None and not options.lazy:
+        with closing(process):
+            process.wait(_END_SECONDS)
+    if options.verbose:
+        print(f"umount.drivefs: {mount.mountpoint} unmounted")
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="umount.drivefs", description="Store everything, then unmount a drivefs drive.")
+    parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+    parser.add_argument(
+        "--timeout",
+        type=parse_duration,
+        metavar="S",
+        help="give up (and stay mounted) if not all is stored after this time (default: wait)",
+    )
+    add = parser.add_argument
+    add("-f", "--force", action="store_true", help="do not wait until all is stored: the journal keeps it")
+    add("-l", "--lazy", action="store_true", help="detach now, end when nobody uses it any more")
+    add("-n", "--no-mtab", action="store_true", help="accepted for umount(8)")
+    add("-r", "--read-only", action="store_true", help="accepted for umount(8), without effect")
+    add("-v", "--verbose", action="store_true", help="say what is done")
+    add("-N", dest="namespace", metavar="NS", help="the mount namespace: a process id or a path")
+    add("-t", dest="type", metavar="TYPE", help="accepted for umount(8)")
+    return parser.parse_intermixed_args(arguments)
+
+
+class _Process:
+    """The process behind a mount, held so that its number cannot come to mean another."""
+
+    def __init__(self, process_id: int) -> None:
+        self._descriptor = os.pidfd_open(process_id)
+
+    def wait(self, seconds: float) -> None:
+        """Return when it has ended. `ToolError` if it has not after `seconds`."""
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            raise ToolError(f"unmounted, but the process behind it has not ended after {seconds:g} s")
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def _drain(options: argparse.Namespace) -> _Process | None:
+    """Have everything stored. Returns the process to wait for (None: it is gone already)."""
+    process = None
+    try:
+        client = ControlClient.of_mount(options.mountpoint)
+        process = _Process(client.process_id())
+        if not options.force:
+            client.sync(options.mountpoint, options.timeout)
+    except (NoAnswerError, ProcessLookupError) as error:
+        if process is not None and not options.force:
+            raise ToolError(f"{options.mountpoint} stays mounted: {error} (-f unmounts at once)") from None
+        _say(f"{options.mountpoint}: nobody answers; what was not stored stays in the journal")
+    except ToolError as error:
+        raise ToolError(f"{options.mountpoint} stays mounted: {error} (-f unmounts at once)") from None
+    return process
+
+
+def _say(line: str) -> None:
+    print(f"umount.drivefs: {line}", file=sys.stderr)
