@@ -127,16 +127,15 @@ class Lease:
     async def run(self) -> None:
         """Renew until the lease is lost (then `lost` is set) or the task is cancelled. Nodes that are away
         delay the renewal, they do not end it."""
-        pause = self._seconds / 3
         while not self.lost.is_set():
-            await trio.sleep(pause)
+            due = self._valid_until - self._seconds * 2 / 3
+            await trio.sleep(max(due - self._clock(), 0))
             try:
                 await self.renew()
-                pause = self._seconds / 3
             except FencedError:
                 return
             except (UnavailableError, TransientError):
-                pause = self._seconds / 15
+                await trio.sleep(self._seconds / 15)
 
     async def renew(self) -> None:
         """Say on all nodes that the holder lives. `FencedError` if the lease was taken over,
@@ -149,6 +148,8 @@ class Lease:
         self._judge_lost(seen, mine)
         if len(await self._swap_all(allowed, renewed)) < self._majority:
             raise TransientError("the lease could not be renewed on a majority of the nodes")
+        if self._mine is not mine:
+            return  # released meanwhile
         self._mine = renewed
         self._valid_until = started + self._seconds
 

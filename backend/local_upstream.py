@@ -17,7 +17,7 @@ from typing import Final, Protocol
 import trio
 
 from backend.commit_log import CommitLog
-from backend.errors import CorruptError, DriveError, ReadOnlyError
+from backend.errors import ConflictError, CorruptError, DriveError, FencedError, ReadOnlyError
 from backend.lease import Lease
 from backend.replicated_objects import ReplicatedObjects
 from backend.upstream import BlockId, Commit, Head, SealedBlock, StoreStatus
@@ -89,10 +89,10 @@ class LocalUpstream:
             return await self._log.open(known=known, trusted=trusted)
         await self._lease.acquire()
         try:
-            await self._log.open(known=known, trusted=trusted)
+            await self._open_log(self._lease, known, trusted)
             if self._log.highest_epoch >= self._lease.epoch:
                 await self._skip_epochs(self._lease, self._log.highest_epoch)
-                await self._log.open(known=known, trusted=trusted)
+                await self._open_log(self._lease, known, trusted)
             return await self._log.become_writer(self._lease.epoch)
         except BaseException:
             with trio.CancelScope(shield=True):
@@ -158,8 +158,13 @@ class LocalUpstream:
 
     async def put_root(self, name: str, data: bytes) -> None:
         """See `Upstream.put_root`."""
-        self._writer().check()
-        await self._roots.put(ROOTS + name, data)
+        lease = self._writer()
+        lease.check()
+        try:
+            await self._roots.put(ROOTS + name, data, lease.epoch)
+        except ConflictError as error:
+            await lease.verify()
+            raise FencedError(str(error)) from None
 
     async def get_root(self, name: str) -> list[bytes]:
         """See `Upstream.get_root`; a damaged copy is left out, and all damaged are `CorruptError`."""
@@ -182,6 +187,19 @@ class LocalUpstream:
         if self._lease is None:
             raise ReadOnlyError("the drive is open for reading only")
         return self._lease
+
+    async def _open_log(self, lease: Lease, known: Head | None, trusted: Head | None) -> None:
+        """A long log takes longer to verify than the lease lasts, so it is renewed meanwhile."""
+        failure: Exception | None = None
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lease.run)
+            try:
+                await self._log.open(known=known, trusted=trusted)
+            except Exception as error:
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
 
     async def _skip_epochs(self, lease: Lease, used: int) -> None:
         """The nodes' lease records were lost: go on above the epochs that the log has."""

@@ -85,14 +85,15 @@ class ReplicatedObjects:
         self._drive_id = drive_id
         self.copies: Final = min(copies, len(nodes))
 
-    async def put(self, key: str, data: bytes) -> None:
-        """Replace `key` on m+1 nodes. Returns when they are durable, or when at least two are and no
+    async def put(self, key: str, data: bytes, ballot: int = 0) -> None:
+        """Replace `key` on m+1 nodes, except where a copy of a higher ballot is: then `ConflictError`. Returns when they are durable, or when at least two are and no
         further node would take one (repaired by the next put). `UnavailableError`, `NoSpaceError` or
         `ReadOnlyError` if fewer; then some nodes may hold the new version. Idempotent."""
-        framed = frame(self._drive_id, key, Copy(0, _checked(key, data)))
+        copy = Copy(ballot, _checked(key, data))
+        framed = frame(self._drive_id, key, copy)
 
         async def write(node: Node) -> None:
-            await node.put(key, [framed])
+            await self._write_ballot(node, key, copy, framed, ballot)
 
         await self._spread(key, write, least=min(2, self.copies))
 
@@ -105,7 +106,7 @@ class ReplicatedObjects:
         framed = frame(self._drive_id, key, copy)
 
         async def write(node: Node) -> None:
-            await self._write_ballot(node, key, copy, framed)
+            await self._write_ballot(node, key, copy, framed, ballot - 1)
 
         await self._spread(key, write, least=self.copies, first_done=first_done)
 
@@ -150,7 +151,7 @@ class ReplicatedObjects:
         return found
 
     async def get_all(self, key: str) -> list[bytes]:
-        """All distinct good versions of `key`, in rendezvous order; empty if there is none.
+        """All distinct good versions of `key`, the highest ballot first; empty if there is none.
         `UnavailableError` if none was found and m+1 or more nodes are away, `CorruptError` if all
         copies found are damaged."""
         found = await self.find_all(key)
@@ -158,8 +159,8 @@ class ReplicatedObjects:
             raise _not_found(key, sorted(found.away), seen=False)
         if not found.good and found.damaged:
             raise CorruptError(f"{key}: every copy is damaged, on {', '.join(sorted(found.damaged))}")
-        order = [node.name for node in self._order(key) if node.name in found.good]
-        return list(dict.fromkeys(found.good[name].data for name in order))
+        newest_first = sorted(found.good.values(), key=lambda copy: -copy.ballot)
+        return list(dict.fromkeys(copy.data for copy in newest_first))
 
     async def keys(self, prefix: str) -> Listing:
         """Which keys start with the folder `prefix`, and where. `UnavailableError` if m+1 or more
@@ -189,30 +190,28 @@ class ReplicatedObjects:
         stored = await node.get(key, 0, MAX_OBJECT + OVERHEAD + 1)
         return unframe(self._drive_id, key, stored)
 
-    async def _write_ballot(self, node: Node, key: str, copy: Copy, framed: bytes) -> None:
+    async def _write_ballot(self, node: Node, key: str, copy: Copy, framed: bytes, highest: int) -> None:
+        """Write the copy; other data is replaced if its ballot is at most `highest`."""
         for _ in range(_SWAP_TRIES):
             try:
                 await node.create(key, [framed])
             except ConflictError:
-                if await self._replace(node, key, copy, framed):
+                if await self._replace(node, key, copy, framed, highest):
                     return
             else:
                 return
         raise TransientError(f"{node.name}: {key} keeps changing")
 
-    async def _replace(self, node: Node, key: str, copy: Copy, framed: bytes) -> bool:
+    async def _replace(self, node: Node, key: str, copy: Copy, framed: bytes, highest: int) -> bool:
         """False if the copy there changed meanwhile."""
         try:
             stored = await node.get(key, 0, MAX_OBJECT + OVERHEAD + 1)
         except NotFoundError:
             return False
-        try:
-            there = unframe(self._drive_id, key, stored)
-        except CorruptError:
-            there = None
+        there = self._unframed(key, stored)
         if there is not None and there.data == copy.data and there.ballot > copy.ballot:
             return True
-        if there is not None and there.data != copy.data and there.ballot >= copy.ballot:
+        if there is not None and there.data != copy.data and there.ballot > highest:
             raise ConflictError(f"{node.name}: {key} is another's, of epoch {there.ballot}")
         try:
             # Also where the same bytes are there: an earlier try may have failed before they were durable.
@@ -220,6 +219,12 @@ class ReplicatedObjects:
         except ConflictError:
             return False
         return True
+
+    def _unframed(self, key: str, stored: bytes) -> Copy | None:
+        try:
+            return unframe(self._drive_id, key, stored)
+        except CorruptError:
+            return None
 
     async def _spread(
         self,

@@ -41,6 +41,8 @@ class Layer:
     """closed, fsynced or renamed since the last write: the content is worth a commit"""
     data_bytes: int = 0
     """bytes written here (overwritten ones count again): an upper bound of what it holds"""
+    writes: int = 0
+    """writes and truncates in here"""
     sealed_to: int = 0
     """how far sealing ahead of a sequential writer has come"""
     pieces: PieceMap = field(default_factory=PieceMap)
@@ -82,6 +84,8 @@ class DirtyFiles:
 
     def __init__(self) -> None:
         self._files: dict[int, DirtyFile] = {}
+        self.open_writes = 0
+        """writes and truncates in all top layers"""
 
     def get(self, inode: int) -> DirtyFile | None:
         return self._files.get(inode)
@@ -125,7 +129,8 @@ class DirtyFiles:
     def truncate(self, inode: int, size: int, position: int, time_ns: int) -> Layer:
         """The size is set; all behind it is a hole until it is written."""
         layer = self._writable(inode, position, time_ns)
-        layer.pieces.put(Hole(size, MAX_SIZE))
+        if size < MAX_SIZE:
+            layer.pieces.put(Hole(size, MAX_SIZE))
         layer.truncated_to = size
         layer.written_to = 0
         return layer
@@ -139,6 +144,8 @@ class DirtyFiles:
             layer = file.top = Layer(position, trio.current_time())
         layer.mtime_ns = layer.ctime_ns = time_ns
         layer.settled = False
+        layer.writes += 1
+        self.open_writes += 1
         return layer
 
     def settle(self, inode: int) -> bool:
@@ -156,12 +163,15 @@ class DirtyFiles:
             if layer is not None and operation.mtime_ns is not None:
                 layer.mtime_ns = None
         elif type(operation) is Delete:
-            self._files.pop(operation.inode, None)
+            file = self._files.pop(operation.inode, None)
+            if file is not None and file.top is not None:
+                self.open_writes -= file.top.writes
 
     def freeze(self, inode: int) -> None:
         """The cut: the top layer belongs to the commit now."""
         file = self._files.get(inode)
-        if file is not None:
+        if file is not None and file.top is not None:
+            self.open_writes -= file.top.writes
             file.frozen, file.top = file.top, None
 
     def thaw(self, inode: int) -> None:

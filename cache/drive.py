@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 TICK: Final = 1.0
 STATUS_INTERVAL: Final = 30.0
+LARGEST_RECORD: Final = 8 << 20
+"""A larger write is journaled in several records."""
 
 
 class Drive(Tree):
@@ -97,7 +99,10 @@ class Drive(Tree):
             raise FileTooBigError("a file is at most 2^63-1 bytes")
         if not data:
             return
-        layer = self.ledger.write(inode, offset, data, time.time_ns())
+        view = memoryview(data)
+        for start in range(0, len(view), LARGEST_RECORD):
+            part = view[start : start + LARGEST_RECORD]
+            layer = self.ledger.write(inode, offset + start, part, time.time_ns())
         self.publisher.wake()
         if layer.written_to - layer.sealed_to >= 2 * AHEAD and inode not in self._sealing_ahead:
             self._sealing_ahead[inode] = layer
@@ -142,8 +147,16 @@ class Drive(Tree):
         while True:
             await trio.sleep(TICK)
             if self.ledger.accepted != seen:
-                seen = self.ledger.accepted
-                self.ledger.flush()
+                seen = self._tick(seen)
+
+    def _tick(self, seen: int) -> int:
+        accepted = self.ledger.accepted
+        try:
+            self.ledger.flush()
+        except (DriveError, FileSystemError, OSError) as error:
+            log.warning("the namespace cannot be written now (the journal has it all): %s", error)
+            return seen
+        return accepted
 
     async def _status_loop(self) -> None:
         while True:
@@ -207,8 +220,7 @@ class Drive(Tree):
         if self._closing:
             return
         self._closing = True
-        async with self.ledger.freed:
-            self.ledger.freed.notify_all()
+        await self.ledger.wake_waiting()
         try:
             if not self._read_only:
                 self.ledger.flush()

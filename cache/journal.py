@@ -10,6 +10,8 @@ Invariants:
 4. What is read back after a crash is a prefix of what was appended. Segments that follow a gap are
    put aside in `lost/`, never silently used or removed.
 5. `drop_before` only lets whole segments go; their files are reused for later segments.
+6. A segment's number is higher than that of any file that is or was there: it seeds the checksums, so
+   that records of a segment whose header was lost cannot come back under a new header.
 
 `append`, `read` and `drop_before` are called on the event-loop thread only; `read_at` by any
 thread; `sync` by any number of tasks (they share one fdatasync).
@@ -29,8 +31,9 @@ import trio
 
 from backend import durable, failpoints
 from backend.node import Buffer
-from cache.errors import InputOutputError, NoSpaceLeftError
+from cache.errors import FileTooBigError, InputOutputError, NoSpaceLeftError
 from cache.journal_format import (
+    MAX_PAYLOAD,
     OFFSET_BITS,
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
@@ -63,6 +66,8 @@ class _Segment:
     descriptor: int
     end: int
     """offset behind the last record"""
+    size: int
+    """what it takes on the disk"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +86,13 @@ class Journal:
 
     def __init__(self, folder: Path, segment_size: int = SEGMENT_SIZE) -> None:
         self._folder = folder
-        self._segment_size = segment_size
+        self.segment_size = segment_size
+        """of segments that are begun from now on"""
         self._segments: list[_Segment] = []
         self._by_number: dict[int, _Segment] = {}
         self._spares: list[str] = []
         self._sequence = 1
+        self._highest_number = 0
         self._synced = 0
         self._unsynced: set[int] = set()
         self._new_names = False
@@ -111,6 +118,9 @@ class Journal:
     def _find_segments(self) -> list[tuple[str, SegmentHeader]]:
         found = []
         self._spares = [str(path) for path in self._folder.glob("*" + _SPARE_SUFFIX)]
+        for path in sorted(self._folder.glob("**/*.*")):
+            with suppress(ValueError):
+                self._highest_number = max(self._highest_number, int(path.stem, 16))
         for path in sorted(self._folder.glob("*" + _SUFFIX)):
             with open(path, "rb") as file:
                 header = decode_segment_header(file.read(SEGMENT_HEADER_SIZE))
@@ -130,7 +140,7 @@ class Journal:
             offset += RECORD_HEADER_SIZE + len(payload)
             self._sequence += 1
         descriptor = durable.current().open(path, os.O_RDWR)
-        self._keep(_Segment(header.number, path, descriptor, offset))
+        self._keep(_Segment(header.number, path, descriptor, offset, len(data)))
 
     def _keep(self, segment: _Segment) -> None:
         self._segments.append(segment)
@@ -150,19 +160,19 @@ class Journal:
 
     def start(self, open_commit: int) -> None:
         """Begin appending, after `replay`. The torn tail of the last segment is cut off for good."""
-        number = 1
         if self._segments:
             last = self._segments[-1]
-            number = last.number + 1
             durable.current().write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
             durable.current().sync_data(last.descriptor)
-        self._begin_segment(number, open_commit)
+        self._begin_segment(open_commit)
 
     # Appending
 
     @property
     def end(self) -> int:
-        """The position of the next record."""
+        """The position of the next record; 0 if there is no segment at all."""
+        if not self._segments:
+            return 0
         segment = self._segments[-1]
         return segment.number << OFFSET_BITS | segment.end
 
@@ -171,28 +181,31 @@ class Journal:
         """What the kept records take, in whole segments but for the last."""
         if not self._segments:
             return 0
-        return (len(self._segments) - 1) * self._segment_size + self._segments[-1].end
+        return sum(segment.size for segment in self._segments[:-1]) + self._segments[-1].end
 
     def append(self, kind: RecordType, parts: tuple[Buffer, ...], open_commit: int) -> int:
-        """Append one record; its position. `NoSpaceLeftError`: nothing was appended.
-        `InputOutputError`: the journal has failed, now or before. `open_commit` is kept in the
-        header if this begins a segment."""
+        """Append one record of at most `MAX_PAYLOAD` bytes; its position. `NoSpaceLeftError`: nothing
+        was appended. `InputOutputError`: the journal has failed, now or before. `open_commit` is
+        kept in the header if this begins a segment."""
         if self._failure is not None:
             raise InputOutputError(self._failure)
         length = sum(map(len, parts))
+        if length > MAX_PAYLOAD:  # replay would take it for the journal's end
+            raise FileTooBigError(f"a journal record of {length} bytes is over the limit")
         segment = self._segments[-1]
-        if segment.end + RECORD_HEADER_SIZE + length > self._segment_size:
-            segment = self._begin_segment(segment.number + 1, open_commit)
+        if segment.end + RECORD_HEADER_SIZE + length > segment.size and segment.end > SEGMENT_HEADER_SIZE:
+            segment = self._begin_segment(open_commit)
         header = encode_record_header(segment.number, kind, self._sequence, parts, length)
         offset = segment.end
         try:
             durable.current().write(segment.descriptor, (header, *parts), offset)
+            failpoints.failpoint(APPENDED)
         except OSError as error:
             raise self._refused(error) from error
         segment.end = offset + RECORD_HEADER_SIZE + length
+        segment.size = max(segment.size, segment.end)
         self._sequence += 1
         self._unsynced.add(segment.number)
-        failpoints.failpoint(APPENDED)
         return segment.number << OFFSET_BITS | offset
 
     def _refused(self, error: OSError) -> InputOutputError | NoSpaceLeftError:
@@ -201,41 +214,48 @@ class Journal:
         return self._poison(error)
 
     def _poison(self, error: OSError) -> InputOutputError:
+        return self.fail(f"cannot be written ({error.strerror})")
+
+    def fail(self, problem: str) -> InputOutputError:
+        """Accept nothing more, for ever; what to raise."""
         self._failure = (
-            f"the journal {self._folder} cannot be written ({error.strerror}); what was accepted before is "
-            "kept; unmount, mend the disk, mount again"
+            f"the journal {self._folder} {problem}; what was accepted before is kept; unmount, mend the "
+            "disk, mount again"
         )
         log.error("%s", self._failure)
         return InputOutputError(self._failure)
 
-    def _begin_segment(self, number: int, open_commit: int) -> _Segment:
+    def _begin_segment(self, open_commit: int) -> _Segment:
+        number = self._highest_number + 1
         path = str(self._folder / f"{number:016x}{_SUFFIX}")
         header = encode_segment_header(SegmentHeader(number, self._sequence, open_commit))
         try:
-            descriptor = self._allocate(path)
-            durable.current().write(descriptor, [header], 0)
+            descriptor, size = self._allocate(path, header)
         except OSError as error:
             raise self._refused(error) from error
-        segment = _Segment(number, path, descriptor, SEGMENT_HEADER_SIZE)
+        segment = _Segment(number, path, descriptor, SEGMENT_HEADER_SIZE, size)
+        self._highest_number = number
         self._keep(segment)
         self._unsynced.add(number)
         self._new_names = True
-        failpoints.failpoint(SEGMENT_STARTED)
         return segment
 
-    def _allocate(self, path: str) -> int:
+    def _allocate(self, path: str, header: bytes) -> tuple[int, int]:
+        """A segment file with its header: descriptor and size."""
         io = durable.current()
         if self._spares:
             io.rename(self._spares.pop(), path)
-            return io.open(path, os.O_RDWR)
         descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
         try:
-            io.preallocate(descriptor, self._segment_size)
+            if os.fstat(descriptor).st_size < self.segment_size:
+                io.preallocate(descriptor, self.segment_size)
+            io.write(descriptor, [header], 0)
+            failpoints.failpoint(SEGMENT_STARTED)
+            return descriptor, os.fstat(descriptor).st_size
         except OSError:
             os.close(descriptor)
             io.unlink(path)
             raise
-        return descriptor
 
     # Durability
 
@@ -282,6 +302,12 @@ class Journal:
                 return data
         raise InputOutputError(f"the journal {self._folder} lacks {length} bytes at {position:#x}")
 
+    def leave_oversized(self, open_commit: int) -> None:
+        """Go on in a new segment if a large record made the last one larger than segments are now, so
+        that it can be let go."""
+        if self._segments[-1].end > self.segment_size:
+            self._begin_segment(open_commit)
+
     def drop_before(self, position: int) -> None:
         """Let go of the segments that end before `position`. The caller vouches that all they say
         is stored, published, and in the durable namespace."""
@@ -291,7 +317,7 @@ class Journal:
             del self._by_number[segment.number]
             os.close(segment.descriptor)
             self._unsynced.discard(segment.number)
-            if len(self._spares) < MAX_SPARES:
+            if len(self._spares) < MAX_SPARES and segment.size == self.segment_size:
                 spare = segment.path.removesuffix(_SUFFIX) + _SPARE_SUFFIX
                 durable.current().rename(segment.path, spare)
                 self._spares.append(spare)

@@ -24,6 +24,7 @@ import trio
 from backend import failpoints
 from backend.upstream import Head
 from cache.dirty import DirtyFiles, Layer
+from cache.errors import InputOutputError
 from cache.journal import Journal
 from cache.journal_format import (
     CONTENT_HEADER,
@@ -89,8 +90,8 @@ class Ledger:
         self.pending: PendingCommit | None = None
         self._operations: list[bytes] = []
         self.operation_bytes = 0
+        self._diverged = False
         self._events: list[_Event] = []
-        self._scanned_end = 0
         self._published_position = 0
         self._durable_position = 0
         self.freed = trio.Condition()
@@ -113,7 +114,6 @@ class Ledger:
             if not open_commit:
                 open_commit = record.open_commit
             open_commit = self._scan_record(record.position, record.kind, record.payload, open_commit)
-            self._scanned_end = record.position + RECORD_HEADER_SIZE + len(record.payload)
         return bool(self._events) or len(self.dirty) > 0
 
     def _scan_record(self, position: int, kind: RecordType, payload: memoryview, commit: int) -> int:
@@ -152,7 +152,7 @@ class Ledger:
     def replay(self) -> None:
         """Bring the namespace up to the journal's end, and find the pending commit. After `scan`."""
         position = self.namespace.journal_position()
-        if position > self._scanned_end and self._scanned_end:
+        if position > self.journal.end:
             # The database outlived the journal's tail (a power cut): back to what is published.
             log.warning(
                 "the journal ends before the namespace's state: taking back to the last published commit"
@@ -163,6 +163,8 @@ class Ledger:
         for event in self._events:
             if event.commit > published:
                 self._replay_event(event, event.position >= position)
+            elif event.kind is RecordType.CUT:
+                self._published_position = event.content.position
         self._finish_replay()
 
     def _replay_event(self, event: _Event, apply: bool) -> None:
@@ -181,6 +183,8 @@ class Ledger:
             if apply:
                 namespace.apply(content, commit=event.commit)
         elif event.kind is RecordType.PUBLISHED:
+            if self.pending is not None:
+                self._published_position = self.pending.position
             self.pending = None
             if apply:
                 time_ns, commit_hash = content
@@ -190,6 +194,8 @@ class Ledger:
         self._events = []
         published = self.head.number
         if self.pending is None or self.pending.number <= published:
+            if self.pending is not None:
+                self._published_position = self.pending.position
             self._settle_pending()
         if self.namespace.commit <= published:
             self.namespace.begin_commit(published + 1)
@@ -202,10 +208,20 @@ class Ledger:
         """Journal and apply one operation, which must be valid on the present state."""
         encoded = encode(operation)
         self.journal.append(RecordType.OPERATION, (encoded,), self.namespace.commit)
-        self.namespace.apply(operation)
+        self._apply(operation)
         self.dirty.observe(operation)
         self._remember(encoded)
         self.accepted += 1
+
+    def _apply(self, operation: Operation, commit: int | None = None) -> None:
+        """Journal and namespace differ if this fails: then nothing more is accepted or written down,
+        and the next open replays the journal."""
+        try:
+            self.namespace.apply(operation, commit)
+        except BaseException:
+            self._diverged = True
+            self.journal.fail("holds a change that the namespace could not take")
+            raise
 
     def _remember(self, encoded: bytes) -> None:
         self._operations.append(encoded)
@@ -217,6 +233,11 @@ class Ledger:
         position = self.journal.append(RecordType.DATA, (header, data), self.namespace.commit)
         self.accepted += 1
         return self.dirty.write(inode, offset, len(data), position, position + _DATA_OFFSET, time_ns)
+
+    @property
+    def open_writes(self) -> int:
+        """Writes and truncates that no cut took yet."""
+        return self.dirty.open_writes
 
     def truncate(self, inode: int, size: int, time_ns: int) -> None:
         """Journal a new size."""
@@ -273,7 +294,7 @@ class Ledger:
         encoded = encode(operation)
         number = self.pending.number
         self.journal.append(RecordType.EXTENTS, (encode_extents(number, encoded),), self.namespace.commit)
-        self.namespace.apply(operation, commit=number)
+        self._apply(operation, number)
         self.dirty.thaw(operation.inode)
         self.pending.extents.append(encoded)
         failpoints.failpoint(EXTENTS_KEPT)
@@ -300,22 +321,40 @@ class Ledger:
     # State on disk
 
     def flush(self) -> None:
-        """Commit the namespace's changes together with the journal position that they reflect."""
+        """Commit the namespace's changes together with the journal position that they reflect.
+        `NoSpaceError`, `TransientError`: may be called again."""
+        if self._diverged:
+            raise InputOutputError("the namespace lacks a change that the journal holds; mount again")
         self.namespace.flush(self.journal.end)
         failpoints.failpoint(FLUSHED)
 
     async def trim(self) -> None:
         """Make the namespace durable and let the journal segments go that nobody needs."""
-        needed = self._published_position
-        oldest = self.dirty.oldest_position()
-        if oldest is not None:
-            needed = min(needed, oldest)
-        if needed > self._durable_position:
-            self.flush()
-            reached = self.journal.end
-            await trio.to_thread.run_sync(self.namespace.checkpoint)
-            self._durable_position = reached
-            failpoints.failpoint(CHECKPOINTED)
-        self.journal.drop_before(needed)
+        needed = self._needed_position()
+        try:
+            if needed > self._durable_position:
+                await self._make_durable()
+            if needed <= self._durable_position:
+                self.journal.drop_before(needed)
+        finally:
+            await self.wake_waiting()
+
+    async def wake_waiting(self) -> None:
+        """Let those who wait for room look again."""
         async with self.freed:
             self.freed.notify_all()
+
+    def _needed_position(self) -> int:
+        """The oldest position that says something unpublished."""
+        if not self.unpublished:
+            self.journal.leave_oversized(self.namespace.commit)
+            return self.journal.end
+        oldest = self.dirty.oldest_position()
+        return self._published_position if oldest is None else min(self._published_position, oldest)
+
+    async def _make_durable(self) -> None:
+        self.flush()
+        reached = await trio.to_thread.run_sync(self.namespace.checkpoint)
+        if reached is not None:
+            self._durable_position = reached
+        failpoints.failpoint(CHECKPOINTED)

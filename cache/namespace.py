@@ -8,7 +8,7 @@ Invariants (event loop thread only, synchronous; the one exception is `checkpoin
 3. A power cut may lose the last flushes (WAL, synchronous=NORMAL), never part of one. Journal before
    the position that `checkpoint` returned is not needed for this database any more.
 4. Nothing is written to disk but by `flush`; the loop never fsyncs but for the header of a
-   write-ahead log that begins anew after a checkpoint.
+   write-ahead log that begins anew after a checkpoint, and when that log would grow without end.
 
 Tables: docs/format/namespace.md. Past states: `cache.history`.
 """
@@ -59,7 +59,7 @@ from cache.undo import take_back
 from cache.xattr_store import XattrStore
 
 REPLACING: Final = declare(
-    "namespace.replacing", "the old database is whole and closed, the new one beside it"
+    "namespace.replacing", "the old database is whole and closed, the new lies beside it"
 )
 MAX_DEVICE: Final = (1 << (63 - DEVICE_SHIFT)) - 1
 _LEAST_CACHED_ROWS: Final = 64
@@ -157,6 +157,7 @@ class Namespace:
         known = meta["next_inode"] if meta.get("device") == number and "next_inode" in meta else 0
         next_inode = max(known, self._highest_inode(number) + 1)
         self._journal_position = meta.get("journal_position", 0)
+        self._flushed: tuple[int, ...] = ()
         self._load_head()
         self._rows.commit = meta.get("open_commit", self._head.number + 1)
         self._state = reducer.State(
@@ -281,12 +282,16 @@ class Namespace:
 
     def flush(self, journal_position: int) -> None:
         """Commit everything applied so far together with `journal_position`, which must be just behind
-        it. No fsync. `NoSpaceError`, `TransientError`: nothing is lost, nothing is committed, call again."""
+        it. Writes nothing if nothing changed. `NoSpaceError`, `TransientError`: nothing is lost, nothing is
+        committed, call again."""
         self._rows.write_rows()
-        totals = self.statistics()._asdict()
         local = (journal_position, self._state.device, self._state.next_inode, self._rows.commit)
+        if local == self._flushed and not self._connection.in_transaction:
+            return
+        totals = self.statistics()._asdict()
         self._rows.write_meta({**totals, **dict(zip(LOCAL_META, local, strict=True))})
         self._rows.commit_transaction()
+        self._flushed = local
         self._journal_position = journal_position
 
     def checkpoint(self) -> int | None:

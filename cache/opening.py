@@ -15,13 +15,22 @@ import fcntl
 import logging
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
 
 from backend.commit_format import payload_associated_data
-from backend.errors import ConflictError, CorruptError, LeaseHeldError, RollbackError
+from backend.errors import (
+    ConflictError,
+    CorruptError,
+    FormatError,
+    LeaseHeldError,
+    NotFoundError,
+    RollbackError,
+    UnavailableError,
+)
 from backend.upstream import Commit, Head, Upstream
 from cache import snapshot
 from cache.block_cache import BlockCache
@@ -79,12 +88,17 @@ class LocalState:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.folder = folder
         self._lock = _lock(folder)
+        self._resources = ExitStack()
+        self._resources.callback(os.close, self._lock)
         try:
             self.namespace = Namespace(str(folder / "namespace.db"), device=DEVICE)
-            self.ledger = Ledger(Journal(folder / "journal"), self.namespace)
+            self._resources.callback(self.namespace.close)
+            journal = Journal(folder / "journal")
+            self._resources.callback(journal.close)
+            self.ledger = Ledger(journal, self.namespace)
             self.has_events = self.ledger.scan()
         except BaseException:
-            os.close(self._lock)
+            self.close()
             raise
 
     @property
@@ -95,11 +109,7 @@ class LocalState:
 
     def close(self) -> None:
         """Let go of everything, and of the directory. Idempotent."""
-        self.ledger.journal.close()
-        self.namespace.close()
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        self._resources.close()
 
 
 def _lock(folder: Path) -> int:
@@ -154,7 +164,7 @@ class _Recovery:
         try:
             await self._snapshots.get(root, path, self._blocks)
             await trio.to_thread.run_sync(snapshot.verify_hostile, str(path))
-        except CorruptError as error:
+        except (CorruptError, FormatError, NotFoundError, UnavailableError) as error:
             log.warning("%s; replaying the whole log instead", error)
             path.unlink(missing_ok=True)
             return

@@ -32,9 +32,12 @@ from cache.sealer import Sealer
 
 log = logging.getLogger(__name__)
 
+FIRST_BACKOFF = 0.5
 MAX_BACKOFF = 30.0
 OPERATIONS_LIMIT = 16 << 20
 """Encoded operations in memory that make a cut due."""
+WRITES_LIMIT = 100_000
+"""Writes in memory that make a cut due; each may become a block, of which a commit holds 2^19."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +95,22 @@ class Publisher:
 
     async def run(self) -> None:
         """Publish for ever; errors are logged and tried again, except that a fenced publisher ends."""
-        backoff = 0.5
+        backoff = FIRST_BACKOFF
         while not self.fenced:
             await self._wait_until_due()
             try:
                 await self.publish(everything=False)
-                backoff = 0.5
+                backoff = FIRST_BACKOFF
+                if self.blocked:
+                    await trio.sleep(backoff)
             except FencedError:
                 return
             except (DriveError, FileSystemError, OSError):
-                with trio.move_on_after(backoff):
-                    await self._wake.wait()
+                await trio.sleep(backoff)
                 backoff = min(2 * backoff, MAX_BACKOFF)
 
     async def _wait_until_due(self) -> None:
-        while not self._ledger.unpublished:
+        while not self._ledger.unpublished and not self.blocked:
             self._wake = trio.Event()
             await self._wake.wait()
         if self._ledger.pending is None and not self.pressed:
@@ -121,7 +125,20 @@ class Publisher:
         """Whether a cut should not wait for its time: the journal or memory fills."""
         ledger = self._ledger
         return (
-            ledger.operation_bytes > OPERATIONS_LIMIT or ledger.journal.used_bytes > self._journal_limit // 2
+            ledger.operation_bytes > OPERATIONS_LIMIT
+            or ledger.open_writes > WRITES_LIMIT
+            or ledger.journal.used_bytes > self._journal_limit // 2
+        )
+
+    @property
+    def blocked(self) -> bool:
+        """Whether writers have to wait: what is accepted must neither outgrow the journal, nor memory,
+        nor what one commit can hold."""
+        ledger = self._ledger
+        return (
+            ledger.operation_bytes > 2 * OPERATIONS_LIMIT
+            or ledger.open_writes > 2 * WRITES_LIMIT
+            or ledger.journal.used_bytes > self._journal_limit
         )
 
     def wake(self) -> None:
@@ -132,27 +149,32 @@ class Publisher:
     async def sync(self) -> None:
         """Everything accepted before the call is stored and published, open files included.
         Raises what stopped it; nothing is lost then, and it may be called again."""
-        if self._ledger.pending is not None:
-            await self.publish(everything=True)
-        await self.publish(everything=True)
+        async with self._lock:
+            if self._ledger.pending is not None:
+                await self._try(everything=True)
+            await self._try(everything=True)
 
     async def publish(self, *, everything: bool) -> None:
         """Finish the pending commit, or cut and publish one. Raises what stopped it."""
         async with self._lock:
-            if self.fenced:
-                raise FencedError(self.problem)
-            try:
-                await self._publish(everything)
-            except FencedError as error:
-                self.fenced = True
-                self._say(f"fenced, nothing more will be published from here: {error}")
-                raise
-            except (DriveError, FileSystemError, OSError) as error:
-                self._say(f"cannot publish now (will be tried again; the journal keeps everything): {error}")
-                raise
-            if self.problem:
-                log.info("publishing works again")
-                self.problem = ""
+            await self._try(everything)
+
+    async def _try(self, everything: bool) -> None:
+        if self.fenced:
+            raise FencedError(self.problem)
+        try:
+            await self._publish(everything)
+        except FencedError as error:
+            self.fenced = True
+            self._say(f"fenced, nothing more will be published from here: {error}")
+            await self._ledger.wake_waiting()
+            raise
+        except (DriveError, FileSystemError, OSError) as error:
+            self._say(f"cannot publish now (will be tried again; the journal keeps everything): {error}")
+            raise
+        if self.problem:
+            log.info("publishing works again")
+            self.problem = ""
 
     def _say(self, problem: str) -> None:
         if problem != self.problem:
@@ -165,6 +187,8 @@ class Publisher:
             self._before_cut()
             pending = self._ledger.cut(self._choose(everything or self.pressed))
             if pending is None:
+                if self.blocked:
+                    await self._ledger.trim()
                 return
         await self._store_content()
         await self._ledger.journal.sync()
@@ -175,9 +199,9 @@ class Publisher:
         await self._after_commit(sum(map(len, pending.all_operations())))
 
     def _choose(self, everything: bool) -> list[int]:
-        """The files that the cut takes. Files without a name are only taken to free the journal."""
+        """The files that the cut takes. Files without a name are only taken to make room."""
         now = trio.current_time()
-        full = self._ledger.journal.used_bytes > self._journal_limit // 2
+        full = self.pressed
         chosen = []
         for inode, layer in self._ledger.dirty.tops():
             row = self._ledger.namespace.inode(inode)

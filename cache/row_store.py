@@ -31,6 +31,9 @@ from cache.rows import (
 
 COMMITTING: Final = declare("namespace.committing", "rows and journal position are in the open transaction")
 
+WAL_PAGES: Final = 16384
+"""64 MiB: above that `commit_transaction` makes a checkpoint itself."""
+
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R")
 
@@ -110,6 +113,12 @@ class RowStore:
         self._past_inodes: list[tuple[Any, ...]] = []
         self._past_entries: list[tuple[Any, ...]] = []
         self._log: list[tuple[str, Sequence[tuple[Any, ...]]]] = []
+        self._wal_pages = 0
+        connection.set_wal_hook(self._note_wal)
+
+    def _note_wal(self, _connection: Connection, _database: str, pages: int) -> int:
+        self._wal_pages = pages
+        return 0
 
     def _load_inode(self, inode: int) -> InodeRow | None:
         row = self.connection.execute(_GET_INODE, (inode,)).fetchone()
@@ -214,6 +223,15 @@ class RowStore:
             self._execute_log()
             raise
         self._log = []
+        self._bound_wal()
+
+    def _bound_wal(self) -> None:
+        """A write-ahead log begins anew only where a checkpoint has caught up between two transactions. If
+        the checkpoints of the worker thread never meet such a pause, make one before it fills the disk:
+        little is left to copy then."""
+        if self._wal_pages > WAL_PAGES:
+            with sqlite_errors(self.path):
+                self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _execute_log(self) -> None:
         if self.connection.in_transaction:

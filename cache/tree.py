@@ -14,6 +14,7 @@ Event-loop thread only. Permissions are the door's business (the kernel's `defau
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from stat import S_IFLNK, S_IFMT, S_ISDIR, S_ISGID
 from typing import Final
 
@@ -24,10 +25,12 @@ from cache.errors import (
     DirectoryError,
     ExistsError,
     FileTooBigError,
+    InputOutputError,
     InvalidArgumentError,
     NameTooLongError,
     NoAttributeError,
     NoEntryError,
+    NoSpaceLeftError,
     NotDirectoryError,
     NotEmptyError,
     NotPermittedError,
@@ -168,8 +171,11 @@ class Tree:
         if row is None or row.nlink > 0:
             return
         file = self._dirty.get(inode)
-        if file is None or file.frozen is None:
-            self._access_times.pop(inode, None)
+        if file is not None and file.frozen is not None:
+            return
+        self._access_times.pop(inode, None)
+        # What the caller asked for is done; an inode that cannot be deleted now is at the next open.
+        with suppress(NoSpaceLeftError, InputOutputError):
             self._accept(Delete(inode))
 
     # Changing names
@@ -182,13 +188,15 @@ class Tree:
         """Wait while the journal is full; refuse when the drive cannot be written."""
         if self._read_only:
             raise ReadOnlyFileSystemError("the drive is mounted read-only")
-        if self.publisher.fenced:
-            raise ReadOnlyFileSystemError(self.publisher.problem)
-        journal = self.ledger.journal
-        while journal.used_bytes > self._journal_limit and not self._closing:
-            self.publisher.wake()
+        publisher = self.publisher
+        while publisher.blocked and not publisher.fenced and not self._closing:
+            publisher.wake()
             async with self.ledger.freed:
                 await self.ledger.freed.wait()
+        if publisher.fenced:
+            raise ReadOnlyFileSystemError(publisher.problem)
+        if self._closing:
+            raise InputOutputError("the drive is being closed")
 
     async def make_node(
         self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int

@@ -9,11 +9,12 @@ Ways out, and what each does:
   journal has all else.
 - `umount` or `fusermount3 -u` from outside: the kernel has written everything back; the serving ends, and the
   journal goes on at the next mount.
+- the drive's background work fails: as on SIGTERM, without waiting for the store, and the error is raised.
 SIGHUP is ignored: a mount outlives the terminal it was made in.
 
 Invariants:
 1. One nursery owns everything: the drive's background tasks, the control socket, the signals, pyfuse3's
-   workers. The workers' end ends the nursery; an error anywhere does too, and is raised.
+   workers. The workers' end ends the nursery.
 2. While dirty pages may be left in the kernel, the workers serve: every unmounting call runs in a thread,
    and the device is closed only after it.
 3. Whatever happens, the mountpoint is not left behind as a dead mount.
@@ -122,17 +123,34 @@ class _Session:
         self._options = options
         self._stop_requested = trio.Event()
         self._scope = trio.CancelScope()
+        self._serving = False
+        self._failure: Exception | None = None
 
     async def run(self, on_ready: Callable[[], None]) -> None:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._obey_signals)
-                await nursery.start(self._drive.run)
+                await nursery.start(self._run_drive)
                 await nursery.start(serve_control, self._options.control_socket, self._commands())
                 await self._serve(on_ready)
                 if self._stop_requested.is_set():
                     await self._store_everything()
                 nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
+
+    async def _run_drive(self, task_status: trio.TaskStatus[None]) -> None:
+        """`Drive.run`; if it fails in service, unmount in good order, so that no dirty page is lost."""
+        try:
+            await self._drive.run(task_status)
+        except Exception as error:
+            if not self._serving:
+                raise
+            log.exception(
+                "the drive's background work failed: unmounting; the journal keeps all accepted"
+            )
+            self._failure = error
+            self._stop_requested.set()
 
     async def _serve(self, on_ready: Callable[[], None]) -> None:
         """From mount(2) until nobody can send a request any more."""
@@ -143,6 +161,7 @@ class _Session:
             access_times=options.access_times,
         )
         with _mounted(operations, self._mountpoint, options) as mount:
+            self._serving = True
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce, on_ready)
                 nursery.start_soon(self._unmount_when_asked, mount)
@@ -204,6 +223,8 @@ class _Session:
             log.error("%s: not everything was written back: %s", self._mountpoint, error)
 
     async def _store_everything(self) -> None:
+        if self._failure is not None:
+            return
         try:
             await self._drive.sync()
         except (DriveError, FileSystemError) as error:
@@ -214,7 +235,7 @@ async def serve(drive: Drive, mountpoint: Path, options: MountOptions, on_ready:
     """Mount `drive` on `mountpoint`, call `on_ready` when it answers, and serve it until it is unmounted.
     Returns with the mount gone and `drive.run` ended; the caller closes the drive. Main thread of the process
     (signals); one mount per process (libfuse's session is a global of pyfuse3). `UsageError`: it cannot be
-    mounted there, libfuse has said why on stderr."""
+    mounted there, libfuse has said why on stderr. What `drive.run` raises is raised."""
     _prepare_process(options)
     try:
         await _Session(drive, mountpoint, options).run(on_ready)

@@ -27,7 +27,14 @@ from backend.commit_log import CommitLog
 from backend.directory_node import DirectoryNode
 from backend.drive_file import DriveFile
 from backend.erasure import Profile, code_for
-from backend.errors import CorruptError, FormatError, NodeError, UnavailableError, WrongKeyError
+from backend.errors import (
+    CorruptError,
+    FormatError,
+    LeaseHeldError,
+    NodeError,
+    UnavailableError,
+    WrongKeyError,
+)
 from backend.key_slots import Secret
 from backend.keys import DriveKeys
 from backend.lease import Lease
@@ -41,8 +48,10 @@ from backend.replicated_objects import ReplicatedObjects, ranking_of
 from backend.retry_node import RetryNode
 from cache.drive import Drive
 from cache.opening import DriveOptions, LocalState, Secrets, StaleCacheError, open_drive, set_aside
+from tools import mounts
 
 INDEX_FILE: Final = "blocks.db"
+ENDING_SECONDS: Final = 15.0
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +187,7 @@ async def _open(
 async def _open_once(
     nursery: trio.Nursery, drive: UnlockedDrive, cache_folder: Path, options: DriveOptions
 ) -> Drive:
-    local = LocalState(cache_folder)
+    local = await _local_state(drive, cache_folder)
     try:
         blocks, upstream = _build_upstream(drive, cache_folder, read_only=options.read_only)
         try:
@@ -193,6 +202,22 @@ async def _open_once(
     except BaseException:
         local.close()
         raise
+
+
+async def _local_state(drive: UnlockedDrive, cache_folder: Path) -> LocalState:
+    """The cache folder, locked. A process whose mount was just taken away by umount(8) still closes its
+    databases: it is waited for. `LeaseHeldError` if the drive is mounted, or the wait is over."""
+    deadline = trio.current_time() + ENDING_SECONDS
+    while True:
+        try:
+            return LocalState(cache_folder)
+        except LeaseHeldError:
+            for mount in mounts.drives():
+                if mount.source == drive.folder:
+                    raise LeaseHeldError(f"{drive.folder}: already mounted at {mount.mountpoint}") from None
+            if trio.current_time() > deadline:
+                raise
+        await trio.sleep(0.05)
 
 
 def _build_upstream(

@@ -70,6 +70,7 @@ class ControlClient:
         return int(process)
 
     def _ask(self, method: str, path: str, timeout: float | None) -> httpx.Response:
+        self.process_id()  # httpx does not close a socket that could not be connected, so this finds out
         transport = httpx.HTTPTransport(uds=self._socket_path)
         with httpx.Client(transport=transport, base_url="http://drivefs", timeout=timeout) as client:
             try:

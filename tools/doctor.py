@@ -107,8 +107,8 @@ def _drive(folder: str) -> Iterator[Finding]:
         yield Finding("bad", str(error))
         return
     yield Finding("ok", f"{folder}: drive {file.id.hex()}, profile {file.profile}")
-    for mount in mounts.mounts():
-        if mount.type == mounts.FILE_SYSTEM_TYPE and mount.source == folder:
+    for mount in mounts.drives():
+        if mount.source == folder:
             yield Finding("ok", f"mounted at {mount.mountpoint}")
     if file.created.timestamp() > time.time() + 60:
         yield Finding("bad", "the drive was made in the future: the clock is wrong, or was")

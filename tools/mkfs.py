@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -175,14 +176,22 @@ def _write(folder: str, drive: DriveFile, recovery: str | None, recovery_file: s
 
 
 def _report(folder: str, drive: DriveFile, recovery: str | None, options: argparse.Namespace) -> None:
-    if len({node.zone for node in drive.nodes}) == 1:
-        print(
-            "mkfs.drivefs: warning: all nodes are on one disk, so they protect against no disk failure",
-            file=sys.stderr,
-        )
+    _warn_of_shared_disks(drive, options.profile.m)
     if recovery is not None and options.recovery_file is None:
         print(f"Recovery key, to print and keep (it opens the drive):\n\n    {recovery}\n")
     if not options.quiet:
         print(
             f"{folder}: a new drive, profile {drive.profile}, {len(drive.nodes)} nodes, id {drive.id.hex()}"
         )
+
+
+def _warn_of_shared_disks(drive: DriveFile, may_be_lost: int) -> None:
+    disks = Counter(node.zone for node in drive.nodes)
+    most = max(disks.values())
+    if len(disks) == 1:
+        what = "all nodes are on one disk, so they protect against no disk failure"
+    elif most > may_be_lost:
+        what = f"{most} nodes are on one disk, but only {may_be_lost} may be lost: that disk must not fail"
+    else:
+        return
+    print(f"mkfs.drivefs: warning: {what}", file=sys.stderr)

@@ -45,6 +45,11 @@ def mounts() -> list[Mount]:
         return parse(file.read())
 
 
+def drives() -> list[Mount]:
+    """The mounts of drivefs among them. `source` is the drive's absolute folder."""
+    return [mount for mount in mounts() if mount.type == FILE_SYSTEM_TYPE]
+
+
 def find(mountpoint: str) -> Mount | None:
     """The topmost mount on exactly `mountpoint`, or None. Does not touch the mount itself, so a
     dead one cannot hang or fail it."""

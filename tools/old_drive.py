@@ -16,10 +16,8 @@ from tools.errors import ToolError
 
 def require_unused(folder: str, paths: Sequence[str]) -> None:
     """`ToolError` or `LeaseHeldError` if the drive in `folder`, or one whose nodes these are, is mounted."""
-    for mount in mounts.mounts():
-        if mount.type == mounts.FILE_SYSTEM_TYPE and os.path.realpath(mount.source) == os.path.realpath(
-            folder
-        ):
+    for mount in mounts.drives():
+        if os.path.realpath(mount.source) == os.path.realpath(folder):
             raise ToolError(f"{folder}: the drive is mounted at {mount.mountpoint}; unmount it first")
     for node in _node_folders(folder, paths):
         _require_no_holder(node)

@@ -26,6 +26,9 @@ from cache.errors import (
     StaleError,
 )
 
+FAIL_BACKGROUND = b"user.test.fail"
+"""Setting this extended attribute makes `run` raise: how a test reaches a drive in another process."""
+
 
 @dataclass(slots=True)
 class _Node:
@@ -49,6 +52,7 @@ class MemoryDrive:
         self.read_delay = 0.0
         self.broken: dict[int, Exception] = {}
         self.synced = 0
+        self.background_fails = trio.Event()
         root = self._new(stat.S_IFDIR | 0o755, 0, os.geteuid(), os.getegid())
         self._nodes[root].parent = root
 
@@ -259,6 +263,9 @@ class MemoryDrive:
             raise NoAttributeError(os.fsdecode(name)) from None
 
     async def set_xattr(self, inode: int, name: bytes, value: bytes) -> None:
+        if name == FAIL_BACKGROUND:
+            self.background_fails.set()
+            return
         self._node(inode).xattrs[name] = value
 
     def xattr_names(self, inode: int) -> list[bytes]:
@@ -280,4 +287,5 @@ class MemoryDrive:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()
-        await trio.sleep_forever()
+        await self.background_fails.wait()
+        raise RuntimeError("the background failed")

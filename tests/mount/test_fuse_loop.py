@@ -20,6 +20,7 @@ import trio.testing
 
 from mountfs import fuse_loop
 from mountfs.fuse_loop import MAX_TASKS, PollingLoop, installed
+from tests.mount.memory_drive import FAIL_BACKGROUND
 
 PATIENCE = 20.0
 
@@ -366,3 +367,13 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         reader.join(PATIENCE)
         assert not reader.is_alive()
         assert not os.path.ismount(mounted.folder)
+
+
+@pytest.mark.mount
+def test_a_drive_whose_background_fails_is_unmounted_in_good_order(tmp_path: Path) -> None:
+    with _mounted(tmp_path) as mounted:
+        (mounted.folder / "a").write_bytes(b"dirty" * 1000)
+        os.setxattr(mounted.folder, FAIL_BACKGROUND, b"1")
+        assert mounted.end() == 1
+        assert not os.path.ismount(mounted.folder)
+        assert "the background failed" in mounted.log.read_text()

@@ -7,8 +7,10 @@ copy. File content is kept byte by byte. Invalid operations raise `Invalid` befo
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from stat import S_ISDIR, S_ISREG
+from typing import Any
 
 from cache.operations import (
     Create,
@@ -254,7 +256,7 @@ def delete(state: State, o: Delete) -> None:
     del state.nodes[o.inode]
 
 
-APPLY = {
+APPLY: dict[type[Any], Callable[[State, Any], None]] = {
     Create: create,
     Link: link,
     Unlink: unlink,

@@ -6,19 +6,29 @@ import errno
 import json
 import logging
 import os
+import signal
 import stat
-from collections.abc import Sequence
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import LeaseHeldError, UsageError
-from tools import daemon, errors, mounts, places
+from mountfs.control import Commands, serve_control
+from tools import daemon, doctor, errors, mounts, places
+from tools.control_client import ControlClient, NoAnswerError, NotMountedError
 from tools.errors import COMMAND_CODES, MKFS_CODES, MOUNT_CODES, MissingSystemError, ReportedError, ToolError
 from tools.logs import JsonFormatter
+from tools.mkfs import mkfs
+from tools.mount import mount
 from tools.quantities import format_size, parse_duration, parse_size
+from tools.status_report import report
+from tools.umount import umount
 
 MOUNTINFO = (
     "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
@@ -223,3 +233,203 @@ def test_a_log_line_is_json() -> None:
         "logger": "a.b",
         "message": "said \n",
     }
+
+
+STATUS = {
+    "read_only": False,
+    "fenced": False,
+    "problem": None,
+    "commit": 7,
+    "published": False,
+    "pending_commit": None,
+    "open_operations": 3,
+    "dirty_files": 2,
+    "dirty_bytes": 2048,
+    "journal_bytes": 4096,
+    "journal_limit": 1 << 30,
+    "files": 10,
+    "file_bytes": 1 << 20,
+    "sealed_bytes": 1000,
+    "new_bytes": 500,
+    "new_stored_bytes": 100,
+    "cache_bytes": 0,
+    "cache_hits": 3,
+    "cache_misses": 1,
+    "store": {
+        "blocks": 5,
+        "block_bytes": 1 << 20,
+        "packs": 1,
+        "stored_bytes": 3 << 19,
+        "pending_bytes": 1,
+        "packs_to_repair": 2,
+        "nodes": [
+            {"name": "node0", "zone": "disk0", "state": "ok", "total": 2048, "free": 1024},
+            {"name": "node1", "zone": "disk0", "state": "node1: it is missing", "total": 0, "free": 0},
+        ],
+    },
+}
+
+
+def test_a_status_as_a_person_reads_it() -> None:
+    lines = dict(line.split("  ", 1) for line in report(STATUS).splitlines())
+    said = {name: text.strip() for name, text in lines.items()}
+    assert said["state"] == "not yet stored: 2 files with 2.0 KiB, 3 changes; commit 7"
+    assert said["cache"] == "0 B, 75 % of 4 reads"
+    assert said["this mount"] == "1000 B written, 50 % of it new, compressed to 20 %"
+    assert said["on the nodes"] == "1.5 MiB with parity, 1.50 x the files"
+    assert said["to repair"] == "2 packs"
+    assert said["node0"] == "ok, 1.0 KiB of 2.0 KiB free, zone disk0"
+    assert said["node1"] == "node1: it is missing"
+
+
+def test_what_is_wrong_stands_first() -> None:
+    assert report({**STATUS, "problem": "too few nodes"}).splitlines()[0].endswith("too few nodes")
+    assert "all is stored" in report({**STATUS, "published": True, "dirty_bytes": 0, "store": None})
+
+
+class TestControlClient:
+    """The client against the real server of the mount."""
+
+    async def test_questions_and_answers(self, tmp_path: Path) -> None:
+        synced = []
+
+        async def status() -> dict[str, int]:
+            return {"commit": 3}
+
+        async def sync() -> None:
+            synced.append(True)
+            if len(synced) == 2:
+                raise LeaseHeldError("taken over")
+            if len(synced) == 3:
+                await trio.sleep_forever()
+
+        socket = tmp_path / "run" / "control"
+        client = ControlClient(str(socket))
+        ask = trio.to_thread.run_sync
+        async with trio.open_nursery() as nursery:
+            await nursery.start(serve_control, socket, Commands(status, sync, lambda: None))
+            assert await ask(client.status) == {"commit": 3}
+            assert await ask(client.process_id) == os.getpid()
+            await ask(client.sync, str(tmp_path), None)
+            with pytest.raises(ToolError, match="taken over"):
+                await ask(client.sync, str(tmp_path), None)
+            with pytest.raises(NoAnswerError, match="no answer within"):
+                await ask(client.sync, str(tmp_path), 0.2)
+            nursery.cancel_scope.cancel()
+        with pytest.raises(NoAnswerError, match="does not answer"):
+            await ask(client.status)
+
+    def test_where_no_drive_is_mounted(self, tmp_path: Path) -> None:
+        with pytest.raises(NotMountedError, match="no drivefs drive"):
+            ControlClient.of_mount(str(tmp_path))
+        with pytest.raises(NotMountedError, match="no such folder"):
+            ControlClient.of_mount(str(tmp_path / "none"))
+
+
+class Bench:
+    """A drive in a folder, its key, and the commands on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.drive, self.mountpoint, self.key = folder / "drive", folder / "mnt", folder / "key"
+        self.cache = folder / "cache"
+        self.mountpoint.mkdir()
+        self.key.write_bytes(bytes(range(32)))
+        self.key.chmod(0o600)
+        assert mkfs(["--quiet", "--key-file", str(self.key), str(self.drive)]) == 0
+
+    def refused(self, *arguments: str, options: str = "", drive: Path | None = None) -> tuple[int, str]:
+        """Exit code and message of a mount that only checks."""
+        chosen = f"key_file={self.key},cache_dir={self.cache}{options}"
+        words = ["-f", "-o", chosen, *arguments, str(drive or self.drive), str(self.mountpoint)]
+        with pytest.raises((Exception, SystemExit)) as caught:
+            mount(words)
+        return errors.exit_code(caught.value, MOUNT_CODES), errors.describe(caught.value)
+
+    def run(self, tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command in a process of its own, as people start it."""
+        program = f"from tools.{tool} import main; main()"
+        return subprocess.run(
+            [sys.executable, "-c", program, *arguments],
+            cwd=Path(__file__).parent.parent.parent,
+            text=True,
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+
+    def mount(self, options: str = "") -> subprocess.CompletedProcess[str]:
+        chosen = f"key_file={self.key},cache_dir={self.cache}{options}"
+        return self.run("mount", str(self.drive), str(self.mountpoint), "-o", chosen)
+
+    def umount(self) -> subprocess.CompletedProcess[str]:
+        return self.run("umount", str(self.mountpoint), "--timeout", "30s")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    bench = Bench(tmp_path)
+    yield bench
+    if mounts.find(str(bench.mountpoint)) is not None:
+        umount(["--force", str(bench.mountpoint)])
+
+
+@pytest.mark.mount
+class TestMountCommand:
+    """`mount.drivefs` and `umount.drivefs` with real mounts, and what they refuse without one."""
+
+    def test_what_is_refused(self, bench: Bench, tmp_path: Path) -> None:
+        assert bench.refused(options=",bogus") == (1, "unknown mount option 'bogus'")
+        code, said = bench.refused(drive=tmp_path / "nothing")
+        assert (code, "no drive here" in said) == (32, True)
+        (tmp_path / "key2").write_bytes(bytes(32))
+        (tmp_path / "key2").chmod(0o600)
+        code, said = bench.refused(options=f",key_file={tmp_path / 'key2'}")
+        assert (code, "wrong key file" in said) == (32, True)
+        for name in ("node0", "node1", "node4"):
+            (bench.drive / name).rename(tmp_path / name)
+        code, said = bench.refused()
+        assert (code, "3 of 6 nodes cannot be used" in said, "node4" in said) == (32, True, True)
+        (bench.drive / "drive.toml").write_text("format = 99\n")
+        code, said = bench.refused()
+        assert (code, "drive.toml" in said) == (32, True)
+
+    def test_a_fake_mount_checks_and_mounts_nothing(self, bench: Bench) -> None:
+        words = [str(bench.mountpoint), "-o", f"key_file={bench.key},bogus", "-sfn"]
+        assert mount([str(bench.drive), *words]) == 0
+        assert mounts.find(str(bench.mountpoint)) is None
+
+    def test_mount_store_unmount_mount(self, bench: Bench) -> None:
+        result = bench.mount()
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+        (bench.mountpoint / "file").write_text("content")
+        assert bench.run("drivefs", "sync", str(bench.mountpoint)).returncode == 0
+        status = json.loads(bench.run("drivefs", "status", "--json", str(bench.mountpoint)).stdout)
+        assert status["published"]
+        assert bench.run("drivefs", "status", str(bench.mountpoint)).stdout.startswith("state")
+        again = bench.mount()
+        assert (again.returncode, "is mounted here already" in again.stderr) == (32, True)
+        assert bench.umount().returncode == 0
+        assert mounts.find(str(bench.mountpoint)) is None
+        assert bench.mount(",ro").returncode == 0
+        assert (bench.mountpoint / "file").read_text() == "content"
+        assert bench.umount().returncode == 0
+        assert bench.umount().returncode == 32
+
+    def test_a_killed_mount_is_mounted_again(self, bench: Bench) -> None:
+        assert bench.mount().returncode == 0
+        with open(bench.mountpoint / "file", "w") as file:
+            file.write("content")
+        process = ControlClient.of_mount(str(bench.mountpoint)).process_id()
+        ended = os.pidfd_open(process)
+        os.kill(process, signal.SIGKILL)
+        os.close(ended)
+        result = bench.mount()
+        assert (result.returncode, result.stderr) == (0, "")
+        assert (bench.mountpoint / "file").read_text() == "content"
+
+    def test_doctor_looks_at_the_drive(self, bench: Bench) -> None:
+        (bench.drive / "node1").rename(bench.drive / "away")
+        findings = [str(finding) for finding in doctor.examine(str(bench.drive))]
+        assert any(line.startswith("ok   node0: ") for line in findings)
+        assert any(line.startswith("note node1: ") and "missing" in line for line in findings)
+        assert not any(line.startswith("BAD") for line in findings)

@@ -90,7 +90,9 @@ def test_a_flipped_bit_is_refused_or_changes_the_hash(bit: int) -> None:
         (88 + 64, b"\xff\xff\xff\xff", "payload says 4294967295 bytes"),
     ],
 )
-def test_unknown_versions_and_sizes_over_the_limit_are_refused(offset: int, value: bytes, message: str) -> None:
+def test_unknown_versions_and_sizes_over_the_limit_are_refused(
+    offset: int, value: bytes, message: str
+) -> None:
     with pytest.raises(FormatError, match=message):
         commit_format.decode(BYTES[:offset] + value + BYTES[offset + len(value) :])
 

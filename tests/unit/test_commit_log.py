@@ -65,10 +65,10 @@ def following(head: Head, payload: bytes = b"", epoch: int = 1) -> Commit:
 
 
 async def fill(log: CommitLog, count: int, epoch: int = 1) -> list[Head]:
-    heads = [log.head]
-    for number in range(count):
-        heads.append(await log.append(following(log.head, b"%d" % number, epoch), log.head))
-    return heads
+    def commit(number: int) -> Commit:
+        return following(log.head, b"%d" % number, epoch)
+
+    return [log.head, *[await log.append(commit(number), log.head) for number in range(count)]]
 
 
 async def test_commits_come_back_in_order_with_their_hashes() -> None:
@@ -412,9 +412,7 @@ async def test_commits_that_swapped_places_are_refused() -> None:
     setup = Setup()
     await fill(await setup.writer(), 3)
     for node in setup.holders(2):
-        node.objects[commit_key(2)] = next(
-            holder.objects[commit_key(1)] for holder in setup.holders(1)
-        )
+        node.objects[commit_key(2)] = next(holder.objects[commit_key(1)] for holder in setup.holders(1))
     with pytest.raises(CorruptError, match="commit 2:"):
         await setup.reader()
 

@@ -53,7 +53,13 @@ def test_a_sealed_message_of_the_gcm_specification_opens() -> None:
 
 
 def test_derived_keys_differ_by_key_purpose_and_context() -> None:
-    keys = [derive(KEY, "a"), derive(KEY, "b"), derive(bytes(32), "a"), derive(KEY, "a", b"x"), derive(KEY, "a", b"y")]
+    keys = [
+        derive(KEY, "a"),
+        derive(KEY, "b"),
+        derive(bytes(32), "a"),
+        derive(KEY, "a", b"x"),
+        derive(KEY, "a", b"y"),
+    ]
     assert len({*keys, KEY}) == 6
     assert {len(key) for key in keys} == {32}
     assert derive(KEY, "a", b"x") == derive(KEY, "a", b"x")
@@ -66,7 +72,9 @@ def test_hashes_are_blake3() -> None:
 
 
 def test_argon2id_depends_on_everything_it_is_given() -> None:
-    def run(secret: bytes = b"s", salt: bytes = bytes(16), memory: int = 64, iterations: int = 1, lanes: int = 1) -> bytes:
+    def run(
+        secret: bytes = b"s", salt: bytes = bytes(16), memory: int = 64, iterations: int = 1, lanes: int = 1
+    ) -> bytes:
         return argon2id(secret, salt, memory_kib=memory, iterations=iterations, lanes=lanes)
 
     runs = [run(), run(b"t"), run(salt=b"x" * 16), run(memory=128), run(iterations=2), run(lanes=2)]

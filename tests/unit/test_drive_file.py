@@ -6,6 +6,7 @@ import base64
 import datetime
 import os
 import stat
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,7 +42,9 @@ entries = st.builds(
 )
 
 
-@given(texts, st.lists(entries, min_size=1, max_size=8, unique_by=lambda node: node.name), st.integers(1, 2**40))
+@given(
+    texts, st.lists(entries, min_size=1, max_size=8, unique_by=lambda node: node.name), st.integers(1, 2**40)
+)
 def test_round_trip(name: str, nodes: list[NodeEntry], epoch: int) -> None:
     drive = replace(DRIVE, name=name, nodes=tuple(nodes), epoch=epoch)
     assert drive_file.decode(drive_file.encode(drive), "x") == drive
@@ -120,10 +123,9 @@ def test_noise_is_refused_cleanly(noise: bytes) -> None:
 @given(st.integers(0, len(TEXT)), st.characters())
 def test_a_changed_character_is_refused_cleanly_or_harmless(position: int, character: str) -> None:
     changed = (TEXT[:position] + character + TEXT[position + 1 :]).encode(errors="surrogatepass")
-    try:
-        drive_file.decode(changed, "x")
-    except FormatError as error:
-        assert "\n" not in str(error)
+    with suppress(FormatError):
+        drive = drive_file.decode(changed, "x")
+        assert drive_file.decode(drive_file.encode(drive), "x") == drive
 
 
 def test_save_and_load(tmp_path: Path) -> None:

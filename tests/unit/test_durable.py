@@ -54,7 +54,9 @@ def recorder() -> Iterator[Recorder]:
     assert durable.use(before) is recorder
 
 
-def test_a_file_is_replaced_in_the_order_that_survives_a_power_cut(tmp_path: Path, recorder: Recorder) -> None:
+def test_a_file_is_replaced_in_the_order_that_survives_a_power_cut(
+    tmp_path: Path, recorder: Recorder
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     durable.write_file(str(path), [b"ne", b"w"])
@@ -74,7 +76,9 @@ def test_exclusive_creation_has_one_winner(tmp_path: Path, recorder: Recorder) -
 
 
 @pytest.mark.parametrize("step", ["write", "sync", "rename"])
-def test_a_failed_step_leaves_the_old_file_and_no_other(tmp_path: Path, recorder: Recorder, step: str) -> None:
+def test_a_failed_step_leaves_the_old_file_and_no_other(
+    tmp_path: Path, recorder: Recorder, step: str
+) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     recorder.fail = step

@@ -41,7 +41,9 @@ def test_counting_changes_nothing_else() -> None:
     assert failpoints.hits[NAME] == 1
 
 
-def test_the_environment_arms_and_the_seen_file_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_arms_and_the_seen_file_tells(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     seen = tmp_path / "seen"
     monkeypatch.setenv("DRIVEFS_FAILPOINTS", f"{NAME}=eio*1")
     monkeypatch.setenv("DRIVEFS_FAILPOINTS_SEEN", str(seen))

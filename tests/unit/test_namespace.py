@@ -7,6 +7,7 @@ import resource
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
@@ -228,10 +229,11 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
     assert content_of(path) == before
 
 
-def content_of(path: str) -> list[object]:
+def content_of(path: str) -> dict[str, list[tuple[Any, ...]]]:
+    """Every row of every table on disk."""
     connection = apsw.Connection(path)
     tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
-    rows: list[object] = [(name, sorted(connection.execute(f"SELECT * FROM {name}"))) for name in tables]
+    rows = {name: sorted(connection.execute(f"SELECT * FROM {name}")) for name in tables}
     connection.close()
     return rows
 
@@ -292,7 +294,7 @@ def test_what_came_and_went_in_one_commit_leaves_nothing(namespace: Namespace, p
     namespace.apply(Unlink(ROOT_INODE, b"f", inode, 3))
     namespace.apply(Delete(inode))
     namespace.flush(2)
-    rows = dict(content_of(path))  # type: ignore[call-overload]
+    rows = content_of(path)
     assert [len(rows[name]) for name in ("inode", "dentry", "xattr", "extent")] == [1, 0, 0, 0]
     past = [rows[f"past_{name}"] for name in ("inode", "dentry", "xattr", "extent")]
     assert [len(table) for table in past] == [1, 0, 0, 0]
@@ -519,6 +521,30 @@ def test_nothing_is_written_before_a_flush(namespace: Namespace, path: str) -> N
     assert os.stat(path + "-wal").st_size == size
     namespace.flush(2)
     assert os.stat(path + "-wal").st_size > size
+
+
+def test_an_idle_flush_writes_nothing(namespace: Namespace, path: str) -> None:
+    make(namespace, b"a")
+    namespace.flush(1)
+    size = os.stat(path + "-wal").st_size
+    namespace.flush(1)
+    assert os.stat(path + "-wal").st_size == size
+    namespace.flush(2)
+    assert os.stat(path + "-wal").st_size > size
+
+
+def test_the_write_ahead_log_is_bounded(
+    namespace: Namespace, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when every checkpoint meets an open transaction."""
+    monkeypatch.setattr("cache.row_store.WAL_PAGES", 100)
+    for number in range(100):
+        for name in range(10):
+            make(namespace, b"%d-%d" % (number, name))
+        namespace.entries(ROOT_INODE, 0, 1)
+        assert namespace.checkpoint() == max(number - 1, 0)
+        namespace.flush(number)
+    assert os.stat(path + "-wal").st_size < 200 * 4200
 
 
 def test_reading_only(path: str) -> None:

@@ -91,13 +91,23 @@ async def test_the_next_nodes_stand_in_and_nothing_is_lost_with_any_two() -> Non
     assert await setup.objects.get_all(KEY) == [b"one"]
 
 
-async def test_stale_copies_are_all_shown() -> None:
+async def test_a_put_is_replaced_within_its_ballot_but_not_by_a_lower_one() -> None:
     setup = Setup()
-    await setup.objects.put(KEY, b"old")
+    await setup.objects.put(KEY, b"one", 2)
+    await setup.objects.put(KEY, b"two", 2)
+    await setup.objects.put(KEY, b"three", 3)
+    with pytest.raises(ConflictError, match="epoch 3"):
+        await setup.objects.put(KEY, b"stale", 2)
+    assert await setup.objects.get_all(KEY) == [b"three"]
+
+
+async def test_stale_copies_are_all_shown_the_newest_first() -> None:
+    setup = Setup()
+    await setup.objects.put(KEY, b"old", 1)
     setup.order[0].away = True
-    await setup.objects.put(KEY, b"new")
+    await setup.objects.put(KEY, b"new", 2)
     setup.order[0].away = False
-    assert sorted(await setup.objects.get_all(KEY)) == [b"new", b"old"]
+    assert await setup.objects.get_all(KEY) == [b"new", b"old"]
 
 
 async def test_damaged_copies_are_left_out_and_all_damaged_is_an_error() -> None:

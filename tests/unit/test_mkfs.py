@@ -1,0 +1,241 @@
+"""`mkfs.drivefs`: what it makes, what it refuses, and what it leaves alone."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backend import drive_file, lease_record
+from backend.errors import FormatError, UnavailableError, UsageError, WrongKeyError
+from backend.key_slots import Secret
+from backend.process_identity import this_process
+from tools import compose, errors
+from tools.errors import MKFS_CODES
+from tools.mkfs import mkfs
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.write_bytes(bytes(range(32)))
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture
+def make(key: Path, tmp_path: Path) -> MakeDrive:
+    return MakeDrive(key, tmp_path / "drive")
+
+
+class MakeDrive:
+    """mkfs on one folder with one key file."""
+
+    def __init__(self, key: Path, folder: Path) -> None:
+        self.key = key
+        self.folder = folder
+
+    def __call__(self, *arguments: str) -> int:
+        return errors.call(
+            "mkfs.drivefs", MKFS_CODES, mkfs, ["--key-file", str(self.key), *arguments, str(self.folder)]
+        )
+
+
+def test_a_new_drive_can_be_unlocked(make: MakeDrive) -> None:
+    assert make() == 0
+    file = compose.load_drive(str(make.folder))
+    assert (file.profile, len(file.nodes), file.epoch) == ("4+2", 6, 1)
+    assert compose.nodes_away(str(make.folder), file) == []
+    drive = compose.unlock(str(make.folder), file, [Secret.key_file(make.key.read_bytes())])
+    assert drive.id_text == file.id.hex()
+    assert repr(drive.keys.block) not in repr(drive)
+    with pytest.raises(WrongKeyError):
+        compose.unlock(str(make.folder), file, [Secret.key_file(bytes(32))])
+
+
+def test_every_node_has_a_copy_of_the_drive_file(make: MakeDrive) -> None:
+    make()
+    original = (make.folder / "drive.toml").read_bytes()
+    assert [(make.folder / f"node{n}" / "drive.toml").read_bytes() for n in range(6)] == [original] * 6
+
+
+def test_the_drive_file_holds_no_key(make: MakeDrive) -> None:
+    make()
+    text = (make.folder / "drive.toml").read_text()
+    assert make.key.read_bytes().hex() not in text
+    assert stat.S_IMODE((make.folder / "drive.toml").stat().st_mode) == 0o600
+
+
+def test_profile_and_nodes(make: MakeDrive, tmp_path: Path) -> None:
+    nodes = [str(tmp_path / "disks" / str(n)) for n in range(4)]
+    assert make("--profile", "2+1", *(part for node in nodes for part in ("--node", node))) == 0
+    file = compose.load_drive(str(make.folder))
+    assert [node.folder("/elsewhere") for node in file.nodes] == nodes
+    assert not (make.folder / "node0").exists()
+
+
+def test_nodes_inside_the_drive_move_with_it(make: MakeDrive, tmp_path: Path) -> None:
+    make("--profile", "copies:2")
+    moved = make.folder.rename(tmp_path / "moved")
+    assert compose.nodes_away(str(moved), compose.load_drive(str(moved))) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--profile", "6"], "unknown profile"),
+        (["--profile", "40+20"], "not possible"),
+        (["--node", "/a", "--node", "/b"], "needs 6 nodes, but 2 are given"),
+        (["--profile", "copies:2", "--node", "/a", "--node", "/a/"], "same folder"),
+        (["--passphrase-file", "/x"], "exclude each other"),
+        (["--frobnicate"], "unrecognized arguments"),
+    ],
+)
+def test_bad_usage_is_one_line_and_changes_nothing(
+    make: MakeDrive, arguments: Sequence[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert make(*arguments) == 1
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+    assert not make.folder.exists()
+
+
+def test_an_existing_drive_is_refused(make: MakeDrive, capsys: pytest.CaptureFixture[str]) -> None:
+    make()
+    before = (make.folder / "drive.toml").read_bytes()
+    assert make() == 1
+    assert "there is a drive here already" in capsys.readouterr().err
+    assert (make.folder / "drive.toml").read_bytes() == before
+
+
+def test_a_folder_that_is_not_empty_needs_force(make: MakeDrive) -> None:
+    make.folder.mkdir()
+    (make.folder / "mine").write_text("mine")
+    assert make() == 1
+    assert make("--force") == 0
+    assert (make.folder / "mine").read_text() == "mine"
+
+
+def test_force_replaces_a_drive_that_is_not_in_use(make: MakeDrive) -> None:
+    make()
+    (make.folder / "node0" / "packs").mkdir()
+    old = compose.load_drive(str(make.folder)).id
+    assert make("--force") == 0
+    file = compose.load_drive(str(make.folder))
+    assert file.id != old
+    assert not (make.folder / "node0" / "packs").exists()
+    assert compose.nodes_away(str(make.folder), file) == []
+
+
+def test_force_refuses_a_drive_that_is_in_use(make: MakeDrive, capsys: pytest.CaptureFixture[str]) -> None:
+    make()
+    record = lease_record.LeaseRecord(
+        drive="0" * 32,
+        epoch=1,
+        held=True,
+        renewals=0,
+        token="t",
+        seconds=30.0,
+        until_ns=0,
+        holder=this_process(),
+    )
+    (make.folder / "node2" / "lease").write_bytes(lease_record.encode(record))
+    before = (make.folder / "drive.toml").read_bytes()
+    assert make("--force") == 1
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+    assert (make.folder / "drive.toml").read_bytes() == before
+    gone = replace(record, held=False)
+    (make.folder / "node2" / "lease").write_bytes(lease_record.encode(gone))
+    assert make("--force") == 0
+
+
+def test_force_never_takes_another_drives_data(make: MakeDrive, tmp_path: Path) -> None:
+    nodes = [part for n in range(2) for part in ("--node", str(tmp_path / f"n{n}"))]
+    make("--profile", "copies:2", *nodes)
+    (tmp_path / "n1" / "packs").mkdir()
+    other = MakeDrive(make.key, tmp_path / "other")
+    assert other("--force", "--profile", "copies:2", *nodes) == 1
+    assert (tmp_path / "n1" / "packs").is_dir()
+    assert compose.nodes_away(str(make.folder), compose.load_drive(str(make.folder))) == []
+
+
+def test_force_goes_on_after_an_interrupted_mkfs(make: MakeDrive) -> None:
+    make()
+    (make.folder / "drive.toml").unlink()
+    assert make() == 1
+    assert make("--force") == 0
+
+
+def test_a_recovery_key_opens_the_drive(make: MakeDrive, tmp_path: Path) -> None:
+    path = tmp_path / "recovery"
+    assert make("--recovery-file", str(path)) == 0
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    file = compose.load_drive(str(make.folder))
+    compose.unlock(str(make.folder), file, [Secret.recovery(path.read_text())])
+    assert make("--force", "--recovery-file", str(path)) == 1, "an existing file is not overwritten"
+
+
+def test_without_a_secret_in_a_pipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = errors.call("mkfs.drivefs", MKFS_CODES, mkfs, [str(tmp_path / "drive")])
+    assert code == 1
+    assert "no terminal to ask at" in capsys.readouterr().err
+    assert not (tmp_path / "drive").exists()
+
+
+@pytest.mark.parametrize("source", ["file", "command", "environment"])
+def test_where_a_passphrase_may_come_from(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "passphrase"
+    path.write_text("correct horse\n")
+    path.chmod(0o600)
+    arguments = {
+        "file": ["--passphrase-file", str(path)],
+        "command": ["--passphrase-command", f"cat {path}"],
+        "environment": [],
+    }[source]
+    if source == "environment":
+        monkeypatch.setenv("DRIVEFS_PASSPHRASE_FILE", str(path))
+    folder = str(tmp_path / "drive")
+    assert mkfs(["--profile", "copies:1", *arguments, folder]) == 0
+    compose.unlock(folder, compose.load_drive(folder), [Secret.passphrase("correct horse")])
+
+
+def test_one_disk_is_told_in_one_line(make: MakeDrive, capsys: pytest.CaptureFixture[str]) -> None:
+    make()
+    said = capsys.readouterr().err
+    assert "all nodes are on one disk" in said
+    assert said.count("\n") == 1
+
+
+def test_too_many_nodes_away_are_named(make: MakeDrive) -> None:
+    make("--profile", "2+1")
+    folder, file = str(make.folder), compose.load_drive(str(make.folder))
+    (make.folder / "node0").rename(make.folder / "gone")
+    compose.require_enough_nodes(file, compose.nodes_away(folder, file))
+    (make.folder / "node1" / "node.toml").write_bytes((make.folder / "node2" / "node.toml").read_bytes())
+    away = compose.nodes_away(folder, file)
+    assert [error.node for error in away] == ["node0", "node1"]
+    with pytest.raises(UnavailableError, match=r"node0.*missing.*node1.*this drive's node2"):
+        compose.require_enough_nodes(file, away)
+
+
+def test_a_damaged_drive_file_is_one_line(make: MakeDrive) -> None:
+    make()
+    path = make.folder / drive_file.FILE_NAME
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(FormatError, match=r"drive\.toml"):
+        compose.load_drive(str(make.folder))
+
+
+def test_an_empty_passphrase_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "passphrase"
+    path.write_text("\n")
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match="empty"):
+        mkfs(["--passphrase-file", str(path), str(tmp_path / "drive")])

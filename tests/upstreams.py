@@ -1,0 +1,95 @@
+"""Upstreams for tests: a local one over any nodes, put together as `tools.compose` does it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import trio
+
+from backend.block_index import BlockIndex
+from backend.block_store import BlockStore
+from backend.commit_log import CommitLog
+from backend.directory_node import DirectoryNode
+from backend.erasure import Profile, code_for
+from backend.keys import DriveKeys
+from backend.lease import Lease
+from backend.lease_record import Holder
+from backend.local_upstream import LocalUpstream
+from backend.node import Node
+from backend.node_identity import NodeIdentity, initialise_directory_node
+from backend.placement import ClusterMap, ClusterNode
+from backend.process_identity import Life, life_of, this_process
+from backend.replicated_objects import Ranking, ReplicatedObjects, ranking_of
+from backend.upstream import Head
+
+DRIVE = bytes(range(16))
+KEYS = DriveKeys(bytes(range(32)), DRIVE)
+
+
+def directory_nodes(folder: Path, count: int = 6) -> dict[str, Node]:
+    """New nodes below `folder`, or those that are there."""
+    nodes: dict[str, Node] = {}
+    for number in range(count):
+        identity = NodeIdentity(f"node{number}", DRIVE, f"zone{number}")
+        path = str(folder / identity.name)
+        initialise_directory_node(path, DRIVE, identity.name, identity.zone)
+        nodes[identity.name] = DirectoryNode(path, identity)
+    return nodes
+
+
+@dataclass
+class LocalDrive:
+    """A 4+2 drive on six nodes; each upstream it makes is another mount with an index of its own.
+
+    `life` says how other mounts' processes look; by default as they are (this one: running)."""
+
+    nodes: Mapping[str, Node]
+    life: Life | None = None
+    seconds: float = 30.0
+
+    def cluster(self) -> ClusterMap:
+        """All nodes, alike."""
+        return ClusterMap(1, tuple(ClusterNode(node.name, node.zone) for node in self.nodes.values()))
+
+    def objects(self) -> ReplicatedObjects:
+        """The drive's small objects, without any lease."""
+        return ReplicatedObjects(self.nodes, self.ranking(), 3, DRIVE)
+
+    def ranking(self) -> Ranking:
+        """Where small objects go."""
+        return ranking_of(self.cluster(), 3)
+
+    def make(self, *, writing: bool = True, host: str = "here") -> LocalUpstream:
+        """An upstream that is not yet opened."""
+        cluster = self.cluster()
+        index = BlockIndex(":memory:", DRIVE)
+        code = code_for(Profile.parse("4+2"))
+        blocks = BlockStore(self.nodes, code, cluster, DRIVE, KEYS.pack, index, linger=0.01)
+        objects = self.objects()
+        holder = replace(this_process(), host=host)
+        lease = (
+            Lease(self.nodes, DRIVE, holder, seconds=self.seconds, life=self._life_of) if writing else None
+        )
+        log = CommitLog(objects, lease.verify) if lease else CommitLog(objects, poll_seconds=0.01)
+        self.blocks = blocks
+        return LocalUpstream(blocks, log, objects, lease)
+
+    @asynccontextmanager
+    async def opened(
+        self, *, writing: bool = True, host: str = "here", known: Head | None = None
+    ) -> AsyncIterator[LocalUpstream]:
+        """An upstream that runs, closed at the end."""
+        upstream = self.make(writing=writing, host=host)
+        blocks = self.blocks
+        await upstream.open(known=known)
+        await blocks.reconcile()
+        async with trio.open_nursery() as nursery:
+            await nursery.start(upstream.run)
+            yield upstream
+            await upstream.close()
+
+    def _life_of(self, holder: Holder, observer: Holder) -> Life:
+        return self.life or life_of(holder, observer)
