@@ -5,8 +5,8 @@ Invariants:
    nodes may be away, and forgetting is no repair.
 2. A pack is added only with an index that authenticates under the drive's key; what is known of each of
    its fragments comes from the nodes' listings.
-3. The ids in the index are read before the nodes are listed, and packs that are still being written are
-   skipped: a pack stored meanwhile is never taken for a missing one.
+3. Only packs that were in the index and no longer being written before the nodes were listed are compared
+   with the listings: a fragment that arrived meanwhile is never taken for a missing one.
 4. Memory: one integer per listed pack; pack indices are read a few at a time.
 """
 
@@ -68,12 +68,11 @@ class IndexReconciliation:
     async def run(self, progress: Progress | None = None) -> ReconcileReport:
         """Compare, mark, add. Safe to repeat and to cancel at any point."""
         report = ReconcileReport()
-        known = self._index.pack_ids()
+        known = {pack_id for pack_id in self._index.pack_ids() if not self._is_pending(pack_id)}
         listing = await self._list(report)
         for pack_id in known:
             await trio.lowlevel.checkpoint()
-            if not self._is_pending(pack_id):
-                self._compare(pack_id, listing, report)
+            self._compare(pack_id, listing, report)
         unknown = [pack_id for pack_id in listing.packs() if pack_id not in known]
         await self._add_all(sorted(unknown), listing, report, progress or _no_progress)
         return report

@@ -86,9 +86,10 @@ class ReplicatedObjects:
         self.copies: Final = min(copies, len(nodes))
 
     async def put(self, key: str, data: bytes, ballot: int = 0) -> None:
-        """Replace `key` on m+1 nodes, except where a copy of a higher ballot is: then `ConflictError`. Returns when they are durable, or when at least two are and no
-        further node would take one (repaired by the next put). `UnavailableError`, `NoSpaceError` or
-        `ReadOnlyError` if fewer; then some nodes may hold the new version. Idempotent."""
+        """Replace `key` on m+1 nodes, except where a copy of a higher ballot is: then `ConflictError`.
+        Returns when they are durable, or when at least two are and no further node would take one (the
+        next put repairs that). `UnavailableError`, `NoSpaceError` or `ReadOnlyError` if fewer; then some
+        nodes may hold the new version. Idempotent."""
         copy = Copy(ballot, _checked(key, data))
         framed = frame(self._drive_id, key, copy)
 

@@ -92,6 +92,7 @@ class Ledger:
         self.operation_bytes = 0
         self._diverged = False
         self._events: list[_Event] = []
+        self._scanned_commit = 0
         self._published_position = 0
         self._durable_position = 0
         self.freed = trio.Condition()
@@ -114,7 +115,23 @@ class Ledger:
             if not open_commit:
                 open_commit = record.open_commit
             open_commit = self._scan_record(record.position, record.kind, record.payload, open_commit)
+        self._scanned_commit = open_commit
         return bool(self._events) or len(self.dirty) > 0
+
+    def unfinished(self) -> list[PendingCommit]:
+        """What the scan found of commits that the journal does not say are published, oldest first."""
+        found: dict[int, PendingCommit] = {}
+        for event in self._events:
+            commit = found.setdefault(event.commit, PendingCommit(event.commit, 0, 0, [], []))
+            if event.kind is RecordType.OPERATION:
+                commit.operations.append(encode(event.content))
+            elif event.kind is RecordType.EXTENTS:
+                commit.extents.append(encode(event.content))
+            elif event.kind is RecordType.PUBLISHED:
+                found = {number: left for number, left in found.items() if number > event.commit}
+        if self.dirty.tops():
+            found.setdefault(self._scanned_commit, PendingCommit(self._scanned_commit, 0, 0, [], []))
+        return list(found.values())
 
     def _scan_record(self, position: int, kind: RecordType, payload: memoryview, commit: int) -> int:
         if kind is RecordType.DATA:

@@ -39,7 +39,7 @@ from cache.chunking import Chunker
 from cache.commit_payload import open_operations
 from cache.content import Content
 from cache.drive import Drive
-from cache.journal import Journal
+from cache.journal import SEGMENT_SIZE, Journal
 from cache.ledger import Ledger
 from cache.namespace import Namespace
 from cache.operations import ROOT_INODE, Delete, SetAttributes, decode
@@ -49,6 +49,9 @@ from cache.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
 from cache.snapshot_store import SnapshotStore
 
 log = logging.getLogger(__name__)
+
+SMALLEST_SEGMENT = 64 << 10
+"""A journal has at least about eight segments, so that it can let go of its oldest part."""
 
 DEVICE = 1
 """One mount at a time writes, so all of a drive's mounts are one device until there is a hub."""
@@ -150,9 +153,11 @@ class _Recovery:
 
     async def run(self) -> None:
         namespace = self._local.namespace
-        if self._ledger.head.number == 0 and namespace.journal_position() == 0:
-            await self._restore_snapshot()
+        if namespace.journal_position() == 0:  # it never saw the journal
+            if self._ledger.head.number == 0:
+                await self._restore_snapshot()
             await self._catch_up(0)
+            await self._check_unfinished()
         self._ledger.replay()
         await self._reconcile()
 
@@ -181,28 +186,39 @@ class _Recovery:
                 f"the drive's log ends with commit {theirs.number}, but this device has seen commit "
                 f"{ours.number} of another history; nothing was changed"
             )
-        if ledger.pending is not None and await self._is_ours(theirs, ours):
-            ledger.published(theirs)
+        if ledger.pending is not None:
+            ((commit, commit_hash),) = await self._upstream.commits_after(ours.number, 1)
+            if is_same_commit(ledger.pending, self._operations(commit), ours, commit):
+                ledger.published(Head(commit.number, commit_hash))
+        if ledger.head == theirs:
             return
         if ledger.unpublished:
-            raise StaleCacheError(
-                f"{self._local.folder} has unpublished changes made on commit {ours.number}, but the drive "
-                f"is at commit {theirs.number}"
-            )
+            raise self._stale(theirs.number)
         await self._catch_up(ledger.journal.end)
 
-    async def _is_ours(self, theirs: Head, ours: Head) -> bool:
-        pending = self._ledger.pending
-        if pending is None or theirs.number != ours.number + 1:
-            return False
-        ((commit, _),) = await self._upstream.commits_after(ours.number, 1)
-        return is_same_commit(pending, self._operations(commit), ours, commit)
+    async def _check_unfinished(self) -> None:
+        """The namespace came from the log alone: what the journal holds of commits that the log has must
+        be what the log says of them."""
+        published = self._ledger.head.number
+        for unfinished in self._ledger.unfinished():
+            if unfinished.number <= published:
+                ((commit, _),) = await self._upstream.commits_after(unfinished.number - 1, 1)
+                if self._operations(commit) != unfinished.all_operations():
+                    raise self._stale(published)
+
+    def _stale(self, number: int) -> StaleCacheError:
+        return StaleCacheError(
+            f"{self._local.folder} has unpublished changes, but the drive has gone on without them to "
+            f"commit {number}"
+        )
 
     async def _catch_up(self, position: int) -> None:
         """Apply the commits that the namespace lacks; durable when it returns."""
         namespace, number = self._local.namespace, self._ledger.head.number
         while commits := await self._upstream.commits_after(number):
             for commit, commit_hash in commits:
+                if commit.previous != self._ledger.head.hash:
+                    raise RollbackError(f"commit {commit.number} of the drive's log follows another history")
                 self._apply(commit, commit_hash)
                 number = commit.number
                 await trio.lowlevel.checkpoint()
@@ -237,6 +253,7 @@ async def open_drive(
     """Recover and put together. The upstream's background work must be running. On success the drive
     owns `local` and `upstream` and closes both; on an error the caller does."""
     limiter = trio.CapacityLimiter(4)
+    local.ledger.journal.segment_size = min(SEGMENT_SIZE, max(options.journal_size // 8, SMALLEST_SEGMENT))
     codec = BlockCodec(drive_id, secrets.block_id, secrets.block)
     chunker = Chunker(secrets.chunker)
     blocks = BlockCache(upstream, codec, options.cache_size, limiter)
@@ -272,6 +289,7 @@ async def open_drive(
     if not options.read_only:
         _delete_orphans(ledger)
         _own_new_root(ledger)
+        await ledger.trim()
     return drive
 
 

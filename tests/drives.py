@@ -6,12 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from stat import S_IFREG
 
 import trio
 
 from backend.upstream import Upstream
+from cache.attributes import Attributes
 from cache.drive import Drive
 from cache.opening import DriveOptions, LocalState, Secrets, open_drive
+from cache.operations import ROOT_INODE
 from cache.publisher import Intervals
 
 DRIVE_ID = bytes(range(16))
@@ -33,14 +36,32 @@ async def opened(
     local = LocalState(folder)
     try:
         drive = await open_drive(local, upstream, DRIVE_ID, SECRETS, replace(options, read_only=read_only))
-    except BaseException:
+        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+            await nursery.start(drive.run)
+            yield drive
+            nursery.cancel_scope.cancel()
+        if not crash:
+            await drive.close()
+    finally:
         local.close()
-        raise
-    async with trio.open_nursery() as nursery:
-        await nursery.start(drive.run)
-        yield drive
-        nursery.cancel_scope.cancel()
-    if crash:
-        local.close()
-    else:
-        await drive.close()
+
+
+async def make_file(
+    drive: Drive, name: bytes, data: bytes = b"", parent: int = ROOT_INODE, mode: int = 0o644
+) -> Attributes:
+    """A new regular file that was written and closed."""
+    made = await drive.make_node(parent, name, S_IFREG | mode, 0, 0, 0)
+    if data:
+        await drive.write(made.inode, 0, data)
+        await drive.flush(made.inode)
+    return drive.attributes(made.inode)
+
+
+async def content(drive: Drive, inode: int) -> bytes:
+    """All bytes of a file."""
+    return bytes(await drive.read(inode, 0, drive.size(inode)))
+
+
+async def content_of(drive: Drive, name: bytes, parent: int = ROOT_INODE) -> bytes:
+    """All bytes of the file of that name."""
+    return await content(drive, drive.lookup(parent, name).inode)

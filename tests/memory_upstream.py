@@ -26,6 +26,10 @@ class MemoryUpstream:
         """blocks whose first copy is wrong"""
         self.fail_after_append = False
         """the next append is kept, but its caller never hears of it"""
+        self.gate: trio.Event | None = None
+        """while it is not set, blocks are not taken: sealing is held up in the middle"""
+        self.attempts = 0
+        """calls of `flush`"""
         self.changed = trio.Event()
 
     @property
@@ -80,11 +84,14 @@ class MemoryUpstream:
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         await trio.lowlevel.checkpoint()
+        if self.gate is not None:
+            await self.gate.wait()
         for block in blocks:
             self.buffered[block.id] = block.data
 
     async def flush(self) -> None:
         await trio.lowlevel.checkpoint()
+        self.attempts += 1
         self._check()
         self.stored.update(self.buffered)
         self.buffered.clear()

@@ -40,6 +40,7 @@ from tests.property.namespace_model import Invalid, Model, State
 TABLES = ("inode", "dentry", "xattr", "extent")
 NAMES = st.sampled_from([b"a", b"b", b"c", b"\xff\n"])
 PICK = st.integers(0, 1000)
+EVERY_NAME = sorted([b"a", b"b", b"c", b"\xff\n", *(b"%d" % number for number in range(6))])
 FILE_SIZE = 24
 MODES = [0o100644, 0o100600, 0o40755, 0o40700, 0o120777, 0o10644]
 
@@ -89,6 +90,7 @@ class NamespaceMachine(RuleBasedStateMachine):
         self.operations: dict[int, list[Operation]] = {}
         self.contents: dict[int, list[Operation]] = {}
         self.waiting: list[tuple[int, int]] = []
+        self.ever = {1}
         self.time = 0
         self.position = 0
         self.atime_is_exact = True
@@ -139,6 +141,7 @@ class NamespaceMachine(RuleBasedStateMachine):
     def create(self, parent: int, name: bytes, mode: int) -> None:
         target = b"there" if mode == 0o120777 else b""
         inode = self.namespace.allocate_inode()
+        self.ever.add(inode)
         self.apply(Create(self.pick(parent, "dir"), name, inode, mode, 7, 8, 0, target, self.now()))
 
     @rule(inode=PICK, parent=PICK, name=NAMES)
@@ -304,7 +307,7 @@ class NamespaceMachine(RuleBasedStateMachine):
 
     def check_past(self, commit: int) -> None:
         history, state = self.history, self.model.state_at(commit)
-        for inode in set(state.nodes) | set(self.model.live.nodes):
+        for inode in self.ever:
             row = history.inode_at(inode, commit)
             if inode not in state.nodes:
                 assert row is None
@@ -315,9 +318,12 @@ class NamespaceMachine(RuleBasedStateMachine):
             entries = history.entries_at(inode, commit, 0, 1000)
             expected = sorted((cookie, name, child) for name, (child, cookie) in node.names.items())
             assert [(entry.cookie, entry.name, entry.inode) for entry in entries] == expected
+            found = [history.entry_at(inode, name, commit) for name in EVERY_NAME]
+            assert sorted(e.name for e in found if e) == sorted(node.names)
             assert all(history.entry_at(inode, entry.name, commit) == entry for entry in entries)
             names = history.xattr_names_at(inode, commit)
             assert {name: history.xattr_at(inode, name, commit) for name in names} == node.xattrs
+            assert [n for n in EVERY_NAME if history.xattr_at(inode, n, commit) is not None] == names
             assert bytes_of(history.extents_at(inode, 0, FILE_SIZE, commit)) == node.data
 
     def teardown(self) -> None:

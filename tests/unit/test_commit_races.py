@@ -121,7 +121,7 @@ async def race(seed: int, mounts: int) -> World:
     return world
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(0, 2**32), st.integers(1, 4))
 def test_what_was_acknowledged_stays(seed: int, mounts: int) -> None:
     trio.run(race, seed, mounts, clock=trio.testing.MockClock(autojump_threshold=0))

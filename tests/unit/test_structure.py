@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -53,3 +54,14 @@ def test_every_module_says_what_it_is_for() -> None:
         if path.name != "__init__.py" and not path.read_text().startswith('"""')
     ]
     assert silent == []
+
+
+def test_every_test_that_the_invariants_name_exists() -> None:
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "docs" / "invariants.md").read_text())
+    assert len(named) > 15
+    missing = [
+        f"{path}::{test}"
+        for path, test in named
+        if not re.search(rf"\bdef {test}\(", (ROOT / path).read_text())
+    ]
+    assert missing == []

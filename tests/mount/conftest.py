@@ -1,0 +1,77 @@
+"""Drives for the tests on real mounts: each is taken away again, also when the test failed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mounted import MountedDrive, new_folder
+from tools import mounts
+
+NewDrive = Callable[[], MountedDrive]
+
+
+@pytest.fixture(scope="session")
+def fuse() -> None:
+    """Skip where nothing can be mounted."""
+    if not Path("/dev/fuse").exists():
+        pytest.skip("no /dev/fuse: this system cannot mount")
+    if shutil.which("fusermount3") is None:
+        pytest.skip("fusermount3 is not installed")
+
+
+@contextmanager
+def temporary_drive() -> Iterator[MountedDrive]:
+    """A drive that is not made yet, in a new folder; everything of it is gone afterwards."""
+    folder = new_folder()
+    drive = MountedDrive(folder)
+    try:
+        yield drive
+    finally:
+        drive.close()
+        left = [mount.mountpoint for mount in mounts.mounts() if Path(mount.mountpoint).is_relative_to(folder)]
+        assert not left, "a mount could not be taken away"
+        shutil.rmtree(folder)
+
+
+@pytest.fixture
+def unmade_drive(fuse: None) -> Iterator[MountedDrive]:
+    """A drive's folders, and nothing in them."""
+    with temporary_drive() as drive:
+        yield drive
+
+
+@pytest.fixture
+def drive(unmade_drive: MountedDrive) -> MountedDrive:
+    """A new drive, not mounted."""
+    unmade_drive.make()
+    return unmade_drive
+
+
+@pytest.fixture(scope="module")
+def module_drives(fuse: None) -> Iterator[NewDrive]:
+    """Makes drives that last as long as the module's tests."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(temporary_drive())
+
+
+@pytest.fixture(scope="module")
+def shared(module_drives: NewDrive) -> MountedDrive:
+    """One mounted drive for all tests of a module; each works in a folder of its own."""
+    drive = module_drives()
+    drive.make()
+    drive.mount("allow_other")
+    return drive
+
+
+@pytest.fixture
+def place(shared: MountedDrive, request: pytest.FixtureRequest) -> Path:
+    """A new folder on the shared mount."""
+    name = "".join(letter if letter.isalnum() else "_" for letter in request.node.name)
+    folder = shared.mountpoint / name
+    folder.mkdir()
+    return folder

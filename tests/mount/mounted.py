@@ -1,0 +1,272 @@
+"""A drive in a folder of its own, made, mounted, killed and unmounted by the very commands that people use.
+
+Every process that a drive starts carries the drive's tag in its environment, so that `close` finds and
+ends what a failed test left behind (by process id), then takes its mount away: nothing outlives a test.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from tools import mounts
+from tools.control_client import ControlClient
+
+ROOT: Final = Path(__file__).parents[2]
+TOOL_SECONDS: Final = 120.0
+_TAG: Final = "TEST_DRIVE_TAG"
+_MODULES: Final = {
+    "mkfs.drivefs": "tools.mkfs",
+    "mount.drivefs": "tools.mount",
+    "umount.drivefs": "tools.umount",
+    "drivefs": "tools.drivefs",
+}
+
+Result = subprocess.CompletedProcess[str]
+
+
+class MountedDrive:
+    """One drive: `drive` is its folder, `mountpoint` and `cache` are beside it. Not mounted at first."""
+
+    def __init__(self, folder: Path, drive: Path | None = None) -> None:
+        self.folder = folder
+        self.drive = drive or folder / "drive"
+        self.mountpoint = folder / "mnt"
+        self.cache = folder / "cache"
+        self.key = folder / "key"
+        self.environment: dict[str, str] = {}
+        self.process_id: int | None = None
+        self._tag = uuid.uuid4().hex
+        self.mountpoint.mkdir(exist_ok=True)
+
+    # Commands
+
+    def tool(self, name: str, *arguments: str | Path, timeout: float = TOOL_SECONDS) -> Result:
+        """Run the command `name` to its end; no terminal to ask at."""
+        program = f"import sys; sys.argv[0] = {name!r}; from {_MODULES[name]} import main; main()"
+        return subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=timeout,
+            env=self._environment(),
+            check=False,
+        )
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("DRIVEFS_")}
+        return kept | {"PYTHONPATH": str(ROOT), _TAG: self._tag} | self.environment
+
+    def make(self, *arguments: str | Path) -> None:
+        """`mkfs.drivefs` with a key file."""
+        if not self.key.exists():
+            self.key.touch(mode=0o600)
+            self.key.write_bytes(os.urandom(32))
+        succeed(self.tool("mkfs.drivefs", "-q", "--key-file", self.key, *arguments, self.drive))
+
+    def try_mount(self, *options: str, where: Path | None = None) -> Result:
+        """`mount.drivefs`, whatever comes of it. `options` come after those that every test needs."""
+        given = ",".join([f"key_file={self.key}", f"cache_dir={self.cache}", *options])
+        return self.tool("mount.drivefs", self.drive, where or self.mountpoint, "-o", given)
+
+    def mount(self, *options: str) -> None:
+        """Mount it; the process that serves it is `process_id` from then on."""
+        succeed(self.try_mount(*options))
+        self.process_id = ControlClient.of_mount(str(self.mountpoint)).process_id()
+
+    def umount(self, *arguments: str) -> None:
+        """`umount.drivefs`: drain, unmount."""
+        succeed(self.tool("umount.drivefs", *arguments, self.mountpoint))
+        self.process_id = None
+
+    def sync(self) -> None:
+        """`drivefs sync`: all that was written before is stored and published."""
+        succeed(self.tool("drivefs", "sync", self.mountpoint))
+
+    def status(self) -> dict[str, Any]:
+        """What the mount says of itself."""
+        return ControlClient.of_mount(str(self.mountpoint)).status()
+
+    def kill(self) -> None:
+        """SIGKILL to the process behind the mount; returns when it is gone. The dead mount stays."""
+        assert self.process_id is not None
+        end(self.process_id)
+        self.process_id = None
+
+    def detach(self) -> None:
+        """`umount -l` of the dead mount."""
+        mounts.unmount(str(self.mountpoint), lazy=True)
+
+    def remount(self, *options: str) -> None:
+        """After `kill`."""
+        self.detach()
+        self.mount(*options)
+
+    # What lies underneath
+
+    def wipe_cache(self) -> None:
+        """As on a machine that has never seen the drive."""
+        shutil.rmtree(self.cache, ignore_errors=True)
+
+    def nodes(self) -> list[Path]:
+        """The nodes' folders."""
+        return [self.drive / f"node{number}" for number in range(6)]
+
+    def take_away(self, numbers: Iterable[int]) -> None:
+        """The nodes `numbers` are not there any more."""
+        for number in numbers:
+            (self.drive / f"node{number}").rename(self.drive / f"away{number}")
+
+    def bring_back(self) -> None:
+        """All nodes are there again."""
+        for away in self.drive.glob("away*"):
+            away.rename(self.drive / away.name.replace("away", "node"))
+
+    def bytes_on_nodes(self) -> int:
+        """What the nodes occupy on their disk."""
+        return sum(path.lstat().st_blocks * 512 for node in self.nodes() for path in node.rglob("*"))
+
+    def log(self) -> str:
+        """The mount's log."""
+        return "".join(path.read_text(errors="replace") for path in self.cache.glob("*/mount.log"))
+
+    # The end
+
+    def close(self) -> None:
+        """End what is still running, take the mount away, whatever state they are in. Idempotent."""
+        for process in self._processes():
+            end(process)
+        for mount in reversed(mounts.mounts()):
+            if Path(mount.mountpoint).is_relative_to(self.folder):
+                subprocess.run(["umount", "-i", "-l", mount.mountpoint], check=False)
+                if mounts.find(mount.mountpoint) is not None:
+                    mounts.unmount(mount.mountpoint, lazy=True)
+
+    def _processes(self) -> Iterator[int]:
+        mark = f"{_TAG}={self._tag}".encode()
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and int(entry.name) != os.getpid() and mark in _environment_of(entry):
+                yield int(entry.name)
+
+
+def _environment_of(process: Path) -> list[bytes]:
+    try:
+        return (process / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []  # gone meanwhile, or another user's
+
+
+def end(process: int) -> None:
+    """SIGKILL to `process`; returns when it is gone."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    finally:
+        _wait_for_end(descriptor)
+
+
+def _wait_for_end(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    ended = poll.poll(30_000)
+    os.close(descriptor)
+    assert ended, "a process outlived SIGKILL by 30 s"
+
+
+def wait_for_end(process: int) -> None:
+    """Return when `process`, which somebody else ends, is gone."""
+    try:
+        _wait_for_end(os.pidfd_open(process))
+    except ProcessLookupError:
+        return
+
+
+def succeed(result: Result) -> str:
+    """The output of a command that has to succeed without a word of complaint but warnings."""
+    assert result.returncode == 0, f"{result.args[-4:]}: code {result.returncode}\n{result.stderr}"
+    return result.stdout
+
+
+def new_folder() -> Path:
+    """A folder that other users may pass through, unlike pytest's own; the caller removes it."""
+    folder = Path(tempfile.mkdtemp(prefix="drivefs-test-"))
+    folder.chmod(0o755)
+    return folder
+
+
+def run(*command: str | Path, timeout: float = TOOL_SECONDS, **options: Any) -> str:
+    """The output of a program that has to succeed."""
+    result: Result = subprocess.run(
+        [*map(str, command)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=timeout,
+        check=False,
+        **options,
+    )
+    assert result.returncode == 0, f"{command}: {result.returncode}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
+    return result.stdout
+
+
+def differences(source: Path, copy: Path) -> str:
+    """What `diff -r` and `rsync -aHAXc` see: nothing, if the copy is one in contents, names and attributes."""
+    contents = subprocess.run(
+        ["diff", "-r", "--no-dereference", source, copy], capture_output=True, text=True, check=False
+    )
+    attributes = subprocess.run(
+        ["rsync", "-aHAXc", "--dry-run", "--delete", "--itemize-changes", f"{source}/", f"{copy}/"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [contents.stdout, contents.stderr, attributes.stdout, attributes.stderr]
+    return "".join(said) + ("" if contents.returncode == attributes.returncode == 0 else "(failed)")
+
+
+PERFORM: Final = """
+import errno, json, os, sys
+job = json.load(sys.stdin)
+if job["user"]:
+    os.setgroups(job["groups"]); os.setgid(job["group"]); os.setuid(job["user"])
+os.umask(0)
+for name, arguments in job["calls"]:
+    try:
+        getattr(os, name)(*arguments)
+        print("ok")
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+"""
+
+
+def perform(user: int, *calls: Sequence[Any], group: int | None = None, groups: Sequence[int] = ()) -> list[str]:
+    """What a process of `user` gets for each call `(name in os, arguments...)`: "ok" or the errno's name."""
+    job: Mapping[str, Any] = {
+        "user": user,
+        "group": user if group is None else group,
+        "groups": [*groups],
+        "calls": [(name, [os.fspath(each) if isinstance(each, Path) else each for each in arguments])
+                  for name, *arguments in calls],
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", PERFORM], input=json.dumps(job), capture_output=True, text=True, check=True
+    )
+    return result.stdout.split()
