@@ -138,9 +138,24 @@ _KINDS: Final[dict[int, type[Any]]] = {
     8: RemoveXattr,
     9: Delete,
 }
+
+
+def _allowed(annotation: object) -> tuple[type, ...]:
+    """What a field may hold, by its annotation."""
+    text = str(annotation)
+    if text.startswith("tuple"):
+        return (tuple,)
+    return {"int": (int,), "bytes": (bytes,), "bool": (bool,), "int | None": (int, type(None))}[text]
+
+
 _NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
 _FIELDS: Final = {kind: tuple(f.name for f in fields(kind)) for kind in _NUMBERS}
+_TYPES: Final = {kind: tuple(_allowed(f.type) for f in fields(kind)) for kind in _NUMBERS}
 _pack = msgpack.Packer(use_bin_type=True).pack
+
+
+def _fits(item: object, allowed: tuple[type, ...]) -> bool:
+    return type(item) in allowed
 
 
 def encode(operation: Operation) -> bytes:
@@ -154,8 +169,9 @@ def decode(data: bytes | memoryview) -> Operation:
     try:
         items = msgpack.unpackb(data, use_list=False, raw=False)
         kind = _KINDS[items[0]]
-        if len(items) != len(_FIELDS[kind]) + 1:
-            raise ValueError("wrong number of fields")
+        types = _TYPES[kind]
+        if len(items) != len(types) + 1 or not all(map(_fits, items[1:], types)):
+            raise ValueError("wrong fields")
     except (ValueError, KeyError, TypeError, IndexError, msgpack.UnpackException) as error:
         raise FormatError(f"not an operation: {error}") from None
     operation: Operation = kind(*items[1:])

@@ -356,13 +356,12 @@ class Tree:
         rest = (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns, change.ctime_ns)
         if any(value is not None for value in rest):
             mode = None if change.mode is None else S_IFMT(row.mode) | (change.mode & 0o7777)
-            ctime_ns = now if change.ctime_ns is None else change.ctime_ns
-            if change.atime_ns is not None:
+            atime_ns, mtime_ns = _in_range(change.atime_ns), _in_range(change.mtime_ns)
+            ctime_ns = now if change.ctime_ns is None else _in_range(change.ctime_ns)
+            if atime_ns is not None:
                 self._access_times.pop(inode, None)
             self._accept(
-                SetAttributes(
-                    inode, mode, change.uid, change.gid, None, change.atime_ns, change.mtime_ns, ctime_ns
-                )
+                SetAttributes(inode, mode, change.uid, change.gid, None, atime_ns, mtime_ns, ctime_ns)
             )
         return self.attributes(inode)
 
@@ -454,3 +453,8 @@ def _check_name(name: bytes) -> None:
         raise ExistsError("the name exists")
     if not name or b"/" in name or b"\0" in name:
         raise InvalidArgumentError("a name is not empty and holds neither / nor NUL")
+
+
+def _in_range(time_ns: int | None) -> int | None:
+    """The nearest time that can be kept: signed 64-bit nanoseconds reach from 1677 to 2262."""
+    return None if time_ns is None else max(-MAX_SIZE - 1, min(time_ns, MAX_SIZE))

@@ -36,7 +36,7 @@ async def opened(
     local = LocalState(folder)
     try:
         drive = await open_drive(local, upstream, DRIVE_ID, SECRETS, replace(options, read_only=read_only))
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
+        async with trio.open_nursery() as nursery:
             await nursery.start(drive.run)
             yield drive
             nursery.cancel_scope.cancel()

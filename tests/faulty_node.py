@@ -15,14 +15,15 @@ from backend.node import Buffer, Node, Space
 @dataclass
 class Fault:
     """What happens to `calls` (names of `Node` methods; empty: all) on keys that `pattern` finds. `times`
-    is how often it still happens (None: for ever). Of `error`, `delay`, `short_by`, `lost` and `flip`,
-    those that are set."""
+    is how often it still happens (None: for ever). Of `error`, `delay` (seconds), `until` (an event to
+    wait for), `short_by`, `lost` and `flip`, those that are set."""
 
     calls: tuple[str, ...] = ()
     pattern: str = ""
     times: int | None = None
     error: DriveError | None = None
     delay: float = 0.0
+    until: trio.Event | None = None
     short_by: int = 0
     lost: bool = False
     flip: bool = False
@@ -100,6 +101,8 @@ class FaultyNode:
         faults = [fault for fault in self.faults if fault.applies(call, key)]
         for fault in faults:
             await trio.sleep(fault.delay)
+            if fault.until is not None:
+                await fault.until.wait()
             if fault.error is not None:
                 raise fault.error
         return faults

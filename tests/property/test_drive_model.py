@@ -37,7 +37,7 @@ from tests.property.reference_model import Model, Node
 OPTIONS = replace(QUIET, journal_size=2 << 20, cache_size=16 << 10)
 Step = tuple[Any, ...]
 
-names = st.sampled_from([b"a", b"b", b"c", b"\xff" * 255])
+names = st.sampled_from([b"a", b"b", b"c", b"\xff"])
 which = st.integers(0, 20)
 """The n-th directory, or file, counted around."""
 offsets = st.one_of(st.integers(0, 200), st.integers(0, 12_000), st.sampled_from([64, 256, 1024, 4096, 8192]))
@@ -103,19 +103,30 @@ class Run:
         self.model: Model
         self.nursery: trio.Nursery
         self.publishing: trio.Event | None = None
+        self.publish_scope = trio.CancelScope()
 
     async def execute(self, sequence: list[Step]) -> None:
-        async with trio.open_nursery(strict_exception_groups=False) as self.nursery:
-            await self.open(crash=True)
-            root = self.drive.attributes(ROOT_INODE)
-            self.model = Model(Node(root.mode, root.uid, root.gid, 2, inode=ROOT_INODE))
-            for step in sequence:
-                await self.step(step)
+        async with trio.open_nursery() as self.nursery:
+            try:
+                await self.run(sequence)
+            finally:
+                self.publish_scope.cancel()
+                try:
+                    if self.publishing is not None:
+                        await self.publishing.wait()
+                finally:
+                    await self.stack.aclose()
+
+    async def run(self, sequence: list[Step]) -> None:
+        await self.open(crash=True)
+        root = self.drive.attributes(ROOT_INODE)
+        self.model = Model(Node(root.mode, root.uid, root.gid, 2, inode=ROOT_INODE))
+        for step in sequence:
+            await self.step(step)
+        await self.compare()
+        for how in ("crash", "close", "empty"):
+            await self.reopen(how)
             await self.compare()
-            for how in ("crash", "close", "empty"):
-                await self.reopen(how)
-                await self.compare()
-            await self.stack.aclose()
 
     async def open(self, *, crash: bool) -> None:
         self.drive = await self.stack.enter_async_context(
@@ -136,9 +147,8 @@ class Run:
         except FileSystemError as error:
             expected = type(error)
         try:
-            result = real()
-            if isinstance(result, Awaitable):
-                result = await result
+            made = real()
+            result = await made if isinstance(made, Awaitable) else made
         except FileSystemError as error:
             found = type(error)
         assert found == expected
@@ -285,8 +295,11 @@ class Run:
             await trio.testing.wait_all_tasks_blocked()
 
     async def _publish(self, everything: bool, done: trio.Event) -> None:
-        await self.drive.publisher.publish(everything=everything)
-        done.set()
+        try:
+            with trio.CancelScope() as self.publish_scope:
+                await self.drive.publisher.publish(everything=everything)
+        finally:
+            done.set()
 
     async def end_publish(self) -> None:
         if self.publishing is not None and self.upstream.gate is not None:
