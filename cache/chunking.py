@@ -24,7 +24,8 @@ class Chunker:
     """Cuts buffers. `key` is the drive's chunker key."""
 
     def __init__(self, key: bytes) -> None:
-        seed = int.from_bytes(key[:8], "little") | 1
+        # 63 bits: pyfastcdc doubles the seed, and refuses what then is over 64 bits. 0 is no seed.
+        seed = int.from_bytes(key[:8], "little") % (1 << 63) | 1
         self._cutter = FastCDC(avg_size=AVERAGE_BLOCK, min_size=MIN_BLOCK, max_size=MAX_BLOCK, seed=seed)
 
     def cut(self, data: Buffer, *, last: bool) -> Iterator[tuple[int, int]]:

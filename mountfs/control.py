@@ -6,6 +6,7 @@
 | GET /metrics | 200, its numbers as Prometheus gauges (text format 0.0.4) |
 | POST /sync | 200 `{}` when all accepted so far is stored and published; 503 `{"error": ...}` if not |
 | POST /unmount | 202 `{}` at once; the mount then drains and ends as on SIGTERM |
+| POST /calls/NAME | a JSON object of arguments as body; 200 and the call's answer (`cache.calls`), 503 `{"error": ...}` |
 
 Anything else: 404, 405, or 400, 408, 413 for what is not a small, prompt HTTP request. One request per
 connection. Only the user who mounted and root are answered (SO_PEERCRED), whatever the file modes say;
@@ -29,7 +30,7 @@ import stat
 import struct
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,13 +38,15 @@ import h11
 import trio
 
 from backend.errors import DriveError, UsageError
+from cache.calls import Call
 from cache.errors import FileSystemError
 
 MAX_CLIENTS: Final = 16
 WAITING_CLIENTS: Final = 128
 MAX_HEADER: Final = 8192
-MAX_BODY: Final = 4096
+MAX_BODY: Final = 64 << 10
 CLIENT_SECONDS: Final = 10.0
+CALLS: Final = "/calls/"
 _MAX_SOCKET_PATH: Final = 107  # unix(7)
 
 Status = Mapping[str, Any]
@@ -53,11 +56,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """What the socket can ask of a mount. `sync` may raise the drive's errors."""
+    """What the socket can ask of a mount. `sync` and `calls` may raise the drive's errors."""
 
     status: Callable[[], Awaitable[Status]]
     sync: Callable[[], Awaitable[None]]
     unmount: Callable[[], None]
+    calls: Mapping[str, Call] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +144,8 @@ def _peer_is_allowed(stream: trio.SocketStream) -> bool:
 async def _converse(stream: trio.SocketStream, commands: Commands) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER)
     try:
-        answer = await _answer(await _receive(stream, connection), commands)
+        request, body = await _receive(stream, connection)
+        answer = await _answer(request, body, commands)
     except _Refused as refused:
         if not refused.code:
             return
@@ -164,8 +169,8 @@ def _reason(code: int) -> str:
     }[code]
 
 
-async def _receive(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
-    """The one request, its body read and dropped. `_Refused` if it is bad, big or slow."""
+async def _receive(stream: trio.SocketStream, connection: h11.Connection) -> tuple[h11.Request, bytes]:
+    """The one request and its body. `_Refused` if it is bad, big or slow."""
     with trio.move_on_after(CLIENT_SECONDS):
         try:
             return await _whole_request(stream, connection)
@@ -175,9 +180,11 @@ async def _receive(stream: trio.SocketStream, connection: h11.Connection) -> h11
     raise _Refused(408)
 
 
-async def _whole_request(stream: trio.SocketStream, connection: h11.Connection) -> h11.Request:
+async def _whole_request(
+    stream: trio.SocketStream, connection: h11.Connection
+) -> tuple[h11.Request, bytes]:
     request: h11.Request | None = None
-    body = 0
+    body = bytearray()
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
@@ -185,17 +192,19 @@ async def _whole_request(stream: trio.SocketStream, connection: h11.Connection) 
         elif isinstance(event, h11.Request):
             request = event
         elif isinstance(event, h11.Data):
-            body += len(event.data)
-            if body > MAX_BODY:
+            body += event.data
+            if len(body) > MAX_BODY:
                 raise _Refused(413)
         elif isinstance(event, h11.EndOfMessage) and request is not None:
-            return request
+            return request, bytes(body)
         else:
             raise _Refused(0)  # closed before a request
 
 
-async def _answer(request: h11.Request, commands: Commands) -> Answer:
+async def _answer(request: h11.Request, body: bytes, commands: Commands) -> Answer:
     target = request.target.decode("ascii").partition("?")[0]
+    if target.startswith(CALLS):
+        return await _call(request, body, commands.calls.get(target.removeprefix(CALLS)))
     handlers: dict[str, tuple[bytes, Callable[[Commands], Awaitable[Answer]]]] = {
         "/status": (b"GET", _status),
         "/metrics": (b"GET", _metrics),
@@ -211,6 +220,26 @@ async def _answer(request: h11.Request, commands: Commands) -> Answer:
         return await handler(commands)
     except Exception:
         log.exception("%s failed", target)
+        raise _Refused(500) from None
+
+
+async def _call(request: h11.Request, body: bytes, call: Call | None) -> Answer:
+    if call is None:
+        raise _Refused(404)
+    if request.method != b"POST":
+        raise _Refused(405)
+    try:
+        arguments = json.loads(body or b"{}")
+    except ValueError:
+        raise _Refused(400) from None
+    if not isinstance(arguments, dict):
+        raise _Refused(400)
+    try:
+        return _json(200, await call(arguments))
+    except (DriveError, FileSystemError, OSError) as error:
+        return _json(503, {"error": str(error)})
+    except Exception:
+        log.exception("a call failed")
         raise _Refused(500) from None
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from stat import S_IFREG
+from stat import S_IFREG, S_ISDIR, S_ISREG
 
 import trio
 
@@ -65,3 +65,17 @@ async def content(drive: Drive, inode: int) -> bytes:
 async def content_of(drive: Drive, name: bytes, parent: int = ROOT_INODE) -> bytes:
     """All bytes of the file of that name."""
     return await content(drive, drive.lookup(parent, name).inode)
+
+
+async def tree(drive: Drive, directory: int = ROOT_INODE, path: bytes = b"") -> dict[bytes, tuple[object, ...]]:
+    """Everything below a directory by path: attributes, extended attributes, content."""
+    found: dict[bytes, tuple[object, ...]] = {}
+    for entry in drive.entries(directory, 0, 1_000_000):
+        here, item = path + b"/" + entry.name, entry.attributes
+        xattrs = {name: drive.get_xattr(item.inode, name) for name in drive.xattr_names(item.inode)}
+        data = await content(drive, item.inode) if S_ISREG(item.mode) else b""
+        numbers = (item.inode, item.mode, item.nlink, item.uid, item.gid, item.rdev)
+        found[here] = (*numbers, item.size, item.mtime_ns, xattrs, data)
+        if S_ISDIR(item.mode):
+            found |= await tree(drive, item.inode, here)
+    return found

@@ -347,6 +347,16 @@ async def test_short_fragments_are_noticed_by_a_plain_read(rig: Rig) -> None:
 
 
 @pytest.mark.logs_warnings
+async def test_a_plain_read_that_misses_a_fragment_has_it_repaired(rig: Rig) -> None:
+    sealed = blocks(12)
+    await rig.write(sealed, packs=1)
+    next(path for path in rig.fragments() if path.suffix == ".0").unlink()
+    await rig.check(sealed)
+    await rig.settle()
+    assert len(rig.fragments()) == 6
+
+
+@pytest.mark.logs_warnings
 async def test_fragments_swapped_between_packs_are_recognised(rig: Rig) -> None:
     sealed = blocks(8)
     await rig.write(sealed, packs=2)
@@ -453,21 +463,29 @@ async def test_a_fragment_on_another_node_is_found_there(rig: Rig, tmp_path: Pat
     assert not rig.index.packs_to_repair(1)
 
 
-async def test_a_fragment_that_arrives_while_nodes_are_listed_is_not_missing(rig: Rig) -> None:
-    arrival, listing = trio.Event(), Fault(("keys",), until=trio.Event())
+async def test_a_fragment_that_arrives_while_nodes_are_listed_is_not_missing(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """node1 is listed, then the fragment arrives there, then node2 is listed."""
+    listed, arrival, settled = trio.Event(), trio.Event(), trio.Event()
     rig.nodes["node1"].faults = [Fault(("put",), until=arrival)]
-    rig.nodes["node2"].faults = [listing]
+    rig.nodes["node2"].faults = [Fault(("keys",), until=settled)]
+    list_node1 = rig.nodes["node1"].keys
+
+    async def keys_of_node1(prefix: str) -> list[str]:
+        found = await list_node1(prefix)
+        listed.set()
+        return found
+
+    monkeypatch.setattr(rig.nodes["node1"], "keys", keys_of_node1)
     await rig.store.put_blocks(blocks(3))
     await rig.store.flush()
 
     async def arrive_while_listing() -> None:
-        while ("keys", "packs/") not in rig.nodes["node1"].calls or not listing.hits:
-            await trio.sleep(0.001)
-        await trio.sleep(0.05)  # node1's listing is answered within this, or the test proves nothing
+        await listed.wait()
         arrival.set()
         await rig.settle()
-        assert listing.until is not None
-        listing.until.set()
+        settled.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(arrive_while_listing)

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -420,9 +421,10 @@ class TestMountCommand:
         with open(bench.mountpoint / "file", "w") as file:
             file.write("content")
         process = ControlClient.of_mount(str(bench.mountpoint)).process_id()
-        ended = os.pidfd_open(process)
+        handle = os.pidfd_open(process)
         os.kill(process, signal.SIGKILL)
-        os.close(ended)
+        assert select.select([handle], [], [], 10)[0], "the process has not ended"
+        os.close(handle)
         result = bench.mount()
         assert (result.returncode, result.stderr) == (0, "")
         assert (bench.mountpoint / "file").read_text() == "content"

@@ -1,0 +1,147 @@
+"""Power cuts: what fsync returned for is there, and the namespace is a prefix of what was accepted.
+
+A worker makes numbered files one after another; each holds its number. After a cut at a chance moment,
+the files that are there must be 0..n for some n (I7), n at least that of the last fsync (I6), and the
+drive must go on: publish, and be the same from an empty cache.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backend import durable
+from backend.errors import TransientError
+from cache.drive import Drive
+from cache.operations import ROOT_INODE
+from tests.crash.lossy_durable import LossyDurable
+from tests.drives import QUIET, content_of, make_file, opened
+from tests.memory_upstream import MemoryUpstream
+
+OPTIONS = replace(QUIET, journal_size=1 << 20)
+
+
+@contextmanager
+def lossy(disk: LossyDurable) -> Iterator[None]:
+    before = durable.use(disk)
+    try:
+        yield
+    finally:
+        durable.use(before)
+
+
+def payload(number: int) -> bytes:
+    """What file `number` holds: some span several sectors."""
+    return f"file {number}.".encode() * (1 + number % 7 * 100)
+
+
+def name(number: int) -> bytes:
+    return b"%05d" % number
+
+
+class Worker:
+    """What was done, over all crashes."""
+
+    def __init__(self, folder: Path, chance: random.Random) -> None:
+        self.folder = folder
+        self.chance = chance
+        self.upstream = MemoryUpstream()
+        self.count = 0
+        self.durable_count = 0
+
+    async def life(self) -> None:
+        """Work, then lose power."""
+        disk = LossyDurable(self.chance)
+        with lossy(disk):
+            async with opened(self.folder, self.upstream, OPTIONS, crash=True) as drive:
+                await self.check(drive)
+                for _ in range(self.chance.randint(0, 60)):
+                    await self.step(drive)
+        self.upstream.lose_unflushed()
+        disk.cut(self.folder / "journal")
+        if self.chance.random() < 0.5:  # the namespace's write-ahead log was not on the disk yet
+            for suffix in ("-wal", "-shm"):
+                (self.folder / f"namespace.db{suffix}").unlink(missing_ok=True)
+
+    async def step(self, drive: Drive) -> None:
+        chance = self.chance.random()
+        if chance < 0.75:
+            made = await make_file(drive, name(self.count), payload(self.count))
+            self.count += 1
+            if self.chance.random() < 0.15:
+                await drive.fsync(made.inode)
+                self.durable_count = self.count
+        elif chance < 0.85:
+            drive.ledger.flush()
+        elif chance < 0.95:
+            await drive.publisher.publish(everything=False)
+            self.durable_count = self.count
+        else:
+            await self.publish_unheard(drive)
+
+    async def publish_unheard(self, drive: Drive) -> None:
+        number = len(self.upstream.commits)
+        self.upstream.fail_after_append = True
+        try:
+            await drive.publisher.publish(everything=False)
+        except TransientError:
+            assert len(self.upstream.commits) == number + 1
+            self.durable_count = self.count
+        self.upstream.fail_after_append = False
+
+    async def check(self, drive: Drive) -> None:
+        names = [entry.name for entry in drive.entries(ROOT_INODE, 0, 100_000)]
+        assert names == [name(number) for number in range(len(names))]
+        assert self.durable_count <= len(names) <= self.count
+        for number in range(len(names)):
+            found = await content_of(drive, name(number))
+            whole = number < self.durable_count or number < len(names) - 1
+            assert found == payload(number) if whole else found in (b"", payload(number))
+        if names and drive.lookup(ROOT_INODE, names[-1]).size == 0:
+            await drive.unlink(ROOT_INODE, names.pop())  # cut between its creation and its content
+        self.count = len(names)
+        self.durable_count = min(self.durable_count, self.count)
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("seed", range(12))
+async def test_what_fsync_returned_for_survives_and_the_rest_is_a_prefix(tmp_path: Path, seed: int) -> None:
+    worker = Worker(tmp_path / "cache", random.Random(seed))
+    for _ in range(5):
+        await worker.life()
+    async with opened(worker.folder, worker.upstream, OPTIONS) as drive:
+        await worker.check(drive)
+        await drive.sync()
+        worker.durable_count = worker.count
+    shutil.rmtree(worker.folder)
+    async with opened(worker.folder, worker.upstream, OPTIONS) as drive:
+        await worker.check(drive)
+
+
+@pytest.mark.soak
+@pytest.mark.logs_warnings
+@pytest.mark.timeout(3600)
+async def test_many_power_cuts(tmp_path: Path) -> None:
+    for seed in range(1000, 1400):
+        await test_what_fsync_returned_for_survives_and_the_rest_is_a_prefix(tmp_path / str(seed), seed)
+
+
+@pytest.mark.logs_warnings
+async def test_the_lossy_disk_loses_something(tmp_path: Path) -> None:
+    """Without fsync, a cut can lose the whole journal: the tests above can fail."""
+    lost = 0
+    for seed in range(10):
+        disk, folder = LossyDurable(random.Random(seed)), tmp_path / str(seed)
+        with lossy(disk):
+            async with opened(folder, MemoryUpstream(), OPTIONS, crash=True) as drive:
+                await make_file(drive, b"unsynced", b"x" * 5000)
+        disk.cut(folder / "journal")
+        async with opened(folder, MemoryUpstream(), OPTIONS, crash=True) as drive:
+            lost += not drive.entries(ROOT_INODE, 0, 10)
+    assert 0 < lost < 10
