@@ -65,6 +65,7 @@ class BlockStore:
         self._pack_key = pack_key
         self._index = index
         self._linger = linger
+        self._data_share = code.profile.k / code.profile.total
         self._slots = trio.Semaphore(parallel)
         self._buffer = BlockBuffer(capacity, target)
         self._packs = PackStore(nodes, code, cluster, drive_id, self._note_wrong, hedge_after)
@@ -137,7 +138,7 @@ class BlockStore:
                 nursery.start_soon(_ask_status, node, found)
         sums = self._index.statistics()
         return StoreStatus(sums.blocks, sums.block_bytes, sums.packs, sums.stored_bytes, self._buffer.size,
-                           sums.packs_to_repair, tuple(found[name] for name in self._nodes))
+                           sums.packs_to_repair, tuple(found[name] for name in self._nodes), self._data_share)
 
     async def close(self) -> None:
         """Close the index; cancel `run` before."""
@@ -261,6 +262,8 @@ async def _ask_status(node: Node, found: dict[str, NodeStatus]) -> None:
         try:
             await node.check()
             space = await node.space()
-            found[node.name] = NodeStatus(node.name, node.zone, "ok", space.total, space.free)
+            found[node.name] = NodeStatus(
+                node.name, node.zone, "ok", space.total, space.free, space.filesystem
+            )
         except DriveError as error:
             found[node.name] = NodeStatus(node.name, node.zone, str(error))

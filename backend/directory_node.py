@@ -203,7 +203,8 @@ class DirectoryNode:
     def _space(self) -> Space:
         self._check()
         found = os.statvfs(self._path)
-        return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+        device = str(os.stat(self._path).st_dev)
+        return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, device)
 
     def _remove_stale(self) -> None:
         oldest = time.time() - _STALE_AFTER

@@ -23,6 +23,8 @@ class Space:
 
     total: int
     free: int
+    filesystem: str = ""
+    """nodes with the same name here share their space; empty: nobody shares it"""
 
 
 class Node(Protocol):

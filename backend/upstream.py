@@ -60,6 +60,7 @@ class NodeStatus:
     state: str  # "ok", or one line that says what is wrong
     total: int = 0
     free: int = 0
+    filesystem: str = ""
 
 
 @dataclass(frozen=True, slots=True)

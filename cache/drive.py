@@ -69,8 +69,9 @@ class Drive(Tree):
         status = self._store_status
         if status is not None and status.nodes:
             share = status.data_share
-            total = int(sum(node.total for node in status.nodes) * share) // BLOCK_SIZE
-            free = int(sum(node.free for node in status.nodes) * share) // BLOCK_SIZE
+            distinct = {node.filesystem or node.name: node for node in status.nodes}.values()
+            total = int(sum(node.total for node in distinct) * share) // BLOCK_SIZE
+            free = int(sum(node.free for node in distinct) * share) // BLOCK_SIZE
         inodes = self._namespace.statistics().inodes
         room = 1 << 40
         return FileSystemStatistics(BLOCK_SIZE, total, free, free, inodes + room, room, MAX_NAME)

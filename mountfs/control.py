@@ -6,7 +6,7 @@
 | GET /metrics | 200, its numbers as Prometheus gauges (text format 0.0.4) |
 | POST /sync | 200 `{}` when all accepted so far is stored and published; 503 `{"error": ...}` if not |
 | POST /unmount | 202 `{}` at once; the mount then drains and ends as on SIGTERM |
-| POST /calls/NAME | a JSON object of arguments as body; 200 and the call's answer (`cache.calls`), 503 `{"error": ...}` |
+| POST /calls/NAME | arguments as a JSON object; 200 and the answer of the call (`cache.calls`), or 503 |
 
 Anything else: 404, 405, or 400, 408, 413 for what is not a small, prompt HTTP request. One request per
 connection. Only the user who mounted and root are answered (SO_PEERCRED), whatever the file modes say;

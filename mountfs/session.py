@@ -38,6 +38,7 @@ import pyfuse3
 import trio
 
 from backend.errors import DriveError, UsageError
+from cache.calls import calls_of
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from mountfs.control import Commands, serve_control
@@ -169,7 +170,12 @@ class _Session:
                 nursery.cancel_scope.cancel()
 
     def _commands(self) -> Commands:
-        return Commands(status=self._drive.status, sync=self._drive.sync, unmount=self._stop_requested.set)
+        return Commands(
+            status=self._drive.status,
+            sync=self._drive.sync,
+            unmount=self._stop_requested.set,
+            calls=calls_of(self._drive),
+        )
 
     async def _obey_signals(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:

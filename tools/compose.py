@@ -29,6 +29,7 @@ from backend.drive_file import DriveFile
 from backend.erasure import Profile, code_for
 from backend.errors import (
     CorruptError,
+    DriveError,
     FormatError,
     LeaseHeldError,
     NodeError,
@@ -189,6 +190,8 @@ async def _open_once(
 ) -> Drive:
     local = await _local_state(drive, cache_folder)
     try:
+        if not options.read_only:
+            await _remove_debris(drive)
         blocks, upstream = _build_upstream(drive, cache_folder, read_only=options.read_only)
         try:
             await upstream.open(known=local.known_head)
@@ -202,6 +205,16 @@ async def _open_once(
     except BaseException:
         local.close()
         raise
+
+
+async def _remove_debris(drive: UnlockedDrive) -> None:
+    """Let each node that is there remove what interrupted writes left long ago."""
+    for entry in drive.file.nodes:
+        node = DirectoryNode(entry.folder(drive.folder), NodeIdentity(entry.name, drive.file.id, entry.zone))
+        try:
+            await node.open()
+        except DriveError as error:
+            log.info("%s was not tidied: %s", entry.name, error)
 
 
 async def _local_state(drive: UnlockedDrive, cache_folder: Path) -> LocalState:

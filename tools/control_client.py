@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 import subprocess
+from collections.abc import Mapping
 from typing import Any, Final
 
 import httpx
@@ -57,6 +58,11 @@ class ControlClient:
         _write_back(mountpoint, timeout)
         self._ask("POST", "/sync", timeout)
 
+    def call(self, name: str, arguments: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+        """What the call `name` (`cache.calls`) answers to `arguments`. `ToolError` with its refusal."""
+        answer: dict[str, Any] = self._ask("POST", f"/calls/{name}", timeout, dict(arguments)).json()
+        return answer
+
     def process_id(self) -> int:
         """The id of the process that serves the mount (SO_PEERCRED of its socket, unix(7))."""
         with socket.socket(socket.AF_UNIX) as connection:
@@ -69,12 +75,14 @@ class ControlClient:
         process, _, _ = struct.unpack("3i", credentials)
         return int(process)
 
-    def _ask(self, method: str, path: str, timeout: float | None) -> httpx.Response:
+    def _ask(
+        self, method: str, path: str, timeout: float | None, arguments: dict[str, Any] | None = None
+    ) -> httpx.Response:
         self.process_id()  # httpx does not close a socket that could not be connected, so this finds out
         transport = httpx.HTTPTransport(uds=self._socket_path)
         with httpx.Client(transport=transport, base_url="http://drivefs", timeout=timeout) as client:
             try:
-                answer = client.request(method, path)
+                answer = client.request(method, path, json=arguments)
             except httpx.TimeoutException:
                 raise NoAnswerError(f"no answer within {timeout:g} s; the mount goes on storing") from None
             except httpx.TransportError as error:

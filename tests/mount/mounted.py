@@ -251,7 +251,7 @@ if job["user"]:
 os.umask(0)
 for name, arguments in job["calls"]:
     try:
-        getattr(os, name)(*arguments)
+        getattr(os, name)(*(tuple(each) if isinstance(each, list) else each for each in arguments))
         print("ok")
     except OSError as error:
         print(errno.errorcode[error.errno])

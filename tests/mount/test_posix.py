@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -38,8 +39,13 @@ def rename(old: Path, new: Path, flags: int) -> int:
     return ctypes.get_errno()
 
 
-def code_of(error: pytest.ExceptionInfo[OSError]) -> str:
-    return errno.errorcode[error.value.errno or 0]
+def code(call: Callable[..., object], *arguments: object) -> str:
+    """The errno's name of a call, or "ok"."""
+    try:
+        call(*arguments)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+    return "ok"
 
 
 class TestLinks:
@@ -56,9 +62,7 @@ class TestLinks:
     def test_no_hard_link_to_a_folder_nor_over_a_name(self, place: Path) -> None:
         (place / "folder").mkdir()
         (place / "file").touch()
-        with RaisesExc(OSError) as error:
-            os.link(place / "folder", place / "x")
-        assert code_of(error) == "EPERM"
+        assert code(os.link, place / "folder", place / "x") == "EPERM"
         with pytest.raises(FileExistsError):
             os.link(place / "file", place / "folder")
 
@@ -70,16 +74,12 @@ class TestLinks:
         assert (place / "link").lstat().st_size == length
 
     def test_a_symbolic_link_of_4096_bytes_is_too_long(self, place: Path) -> None:
-        with pytest.raises(OSError, match="too long") as error:
-            os.symlink("t" * 4096, place / "link")
-        assert code_of(error) == "ENAMETOOLONG"
+        assert code(os.symlink, "t" * 4096, place / "link") == "ENAMETOOLONG"
 
     def test_a_loop_of_symbolic_links(self, place: Path) -> None:
         (place / "a").symlink_to("b")
         (place / "b").symlink_to("a")
-        with pytest.raises(OSError, match="symbolic") as error:
-            (place / "a").read_bytes()
-        assert code_of(error) == "ELOOP"
+        assert code((place / "a").read_bytes) == "ELOOP"
 
     def test_folders_count_their_folders(self, place: Path) -> None:
         for name in ("a", "b", "c"):
@@ -158,17 +158,11 @@ class TestAttributes:
         longest = "user." + "n" * 250
         os.setxattr(place, longest, b"v" * 65536)
         assert os.getxattr(place, longest) == b"v" * 65536
-        with RaisesExc(OSError) as error:
-            os.setxattr(place, longest + "n", b"")
-        assert code_of(error) == "ERANGE"
-        with RaisesExc(OSError) as error:
-            os.setxattr(place, "user.b", b"v" * 65537)
-        assert code_of(error) == "E2BIG"
+        assert code(os.setxattr, place, longest + "n", b"") == "ERANGE"
+        assert code(os.setxattr, place, "user.b", b"v" * 65537) == "E2BIG"
 
     def test_other_classes_are_refused(self, place: Path) -> None:
-        with RaisesExc(OSError) as error:
-            os.setxattr(place, "other.name", b"")
-        assert code_of(error) == "EOPNOTSUPP"
+        assert code(os.setxattr, place, "other.name", b"") == "ENOTSUP"
 
 
 class TestRename:
@@ -269,9 +263,7 @@ class TestOpening:
 
     def test_a_name_of_256_bytes_is_too_long(self, place: Path) -> None:
         for call in (os.mkdir, os.stat, os.unlink):
-            with pytest.raises(OSError, match="too long") as error:
-                call(place / ("n" * 256))
-            assert code_of(error) == "ENAMETOOLONG"
+            assert code(call, place / ("n" * 256)) == "ENAMETOOLONG"
 
 
 class TestContents:

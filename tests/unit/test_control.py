@@ -111,7 +111,7 @@ async def test_a_bug_in_a_call_does_not_end_the_server(
         (b"rubbish\r\n\r\n", 400),
         (b"GET /status HTTP/1.1\r\n\r\n", 400),  # no Host: RFC 9112, 3.2
         (b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 413),
-        (b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b"b" * 9000, 413),
+        (b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: 90000\r\n\r\n" + b"b" * 90_000, 413),
         (b"POST /sync HTTP/1.1\r\nHost: x\r\nContent-Length: nine\r\n\r\n", 400),
     ],
 )
