@@ -97,7 +97,8 @@ class ExtentStore:
         return windows
 
     def _query(self, inode: int, start: int, end: int) -> list[Extent]:
-        bindings = (inode, start - MAX_EXTENT, end, start)
+        # The last window ends behind the largest integer that SQLite has.
+        bindings = (inode, start - MAX_EXTENT, min(end, MAX_SIZE), start)
         return [Extent(*row) for row in self._store.connection.execute(_FIND, bindings)]
 
     def replace(self, row: InodeRow, operation: SetExtents, commit: int) -> int:

@@ -22,9 +22,10 @@ from typing import Any
 import trio
 
 from backend import failpoints
+from backend.errors import DriveError, NoSpaceError
 from backend.upstream import Head
 from cache.dirty import DirtyFiles, Layer
-from cache.errors import InputOutputError
+from cache.errors import InputOutputError, NoSpaceLeftError
 from cache.journal import Journal
 from cache.journal_format import (
     CONTENT_HEADER,
@@ -339,10 +340,15 @@ class Ledger:
 
     def flush(self) -> None:
         """Commit the namespace's changes together with the journal position that they reflect.
-        `NoSpaceError`, `TransientError`: may be called again."""
+        `NoSpaceLeftError`, `InputOutputError`: nothing is lost, may be called again."""
         if self._diverged:
             raise InputOutputError("the namespace lacks a change that the journal holds; mount again")
-        self.namespace.flush(self.journal.end)
+        try:
+            self.namespace.flush(self.journal.end)
+        except NoSpaceError as error:
+            raise NoSpaceLeftError(str(error)) from error
+        except DriveError as error:
+            raise InputOutputError(str(error)) from error
         failpoints.failpoint(FLUSHED)
 
     async def trim(self) -> None:

@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from backend.errors import DriveError, FencedError
 from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.commit_payload import seal_operations
 from cache.dirty import Layer
-from cache.errors import FileSystemError
+from cache.errors import FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.ledger import Ledger, PendingCommit
 from cache.operations import SetExtents, decode
 from cache.pieces import Stored
@@ -90,6 +91,8 @@ class Publisher:
         self._lock = trio.Lock()
         self._wake = trio.Event()
         self.fenced = False
+        self.refusal: FileSystemError | None = None
+        """what to tell writers who would have to wait: this machine's disk is what stops publishing"""
         self.problem = ""
         """one line for people: why nothing can be published now; empty if all is well"""
 
@@ -171,7 +174,10 @@ class Publisher:
             raise
         except (DriveError, FileSystemError, OSError) as error:
             self._say(f"cannot publish now (will be tried again; the journal keeps everything): {error}")
+            self.refusal = _refusal(error)
+            await self._ledger.wake_waiting()
             raise
+        self.refusal = None
         if self.problem:
             log.info("publishing works again")
             self.problem = ""
@@ -249,6 +255,13 @@ class Publisher:
         )
         self._built = (pending.number, commit)
         return commit
+
+
+def _refusal(error: Exception) -> FileSystemError | None:
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return NoSpaceLeftError(str(error)) if full else InputOutputError(str(error))
+    return error if isinstance(error, FileSystemError) else None
 
 
 def _join(extents: list[tuple[int, int, bytes, int]], piece: Stored) -> None:

@@ -15,6 +15,7 @@ import trio
 
 from backend.errors import DriveError
 from cache import snapshot
+from cache.errors import FileSystemError
 from cache.ledger import Ledger
 from cache.snapshot_store import SnapshotStore
 
@@ -58,7 +59,7 @@ class SnapshotKeeper:
             self._due = trio.Event()
             try:
                 await self.make()
-            except (DriveError, OSError) as error:
+            except (DriveError, FileSystemError, OSError) as error:
                 log.info("no snapshot could be made now: %s", error)
 
     async def make(self) -> None:

@@ -191,6 +191,8 @@ class Tree:
         publisher = self.publisher
         while publisher.blocked and not publisher.fenced and not self._closing:
             publisher.wake()
+            if publisher.refusal is not None:
+                raise type(publisher.refusal)(publisher.problem)
             async with self.ledger.freed:
                 await self.ledger.freed.wait()
         if publisher.fenced:

@@ -53,6 +53,7 @@ SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter from the loop. Python's 5 ms would be five hundred requests."""
 
 _PR_SET_DUMPABLE: Final = 4
+_M_ARENA_MAX: Final = -8
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
 _KEPT_FREE: Final = 32 << 20
@@ -256,6 +257,8 @@ def _prepare_process(options: MountOptions) -> None:
     if hasattr(_libc, "mallopt"):
         # mallopt(3), glibc only. A request of 1 MiB comes in a fresh buffer; to have the kernel map and clear
         # its pages each time halves what a mount reads and writes. 32 MiB of them may stay.
+        # One heap for all threads: each thread of its own would keep that much.
+        _libc.mallopt(_M_ARENA_MAX, 1)
         _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
         _libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BUFFER)
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from backend.errors import DriveError, UsageError
+from cache.errors import FileSystemError
 
 BUG: Final = 4
 
@@ -76,7 +77,7 @@ def exit_code(error: BaseException, codes: ExitCodes) -> int:
             return codes.system
         case PermissionError():
             return codes.usage if codes is MOUNT_CODES else codes.failure
-        case DriveError() | OSError():
+        case DriveError() | FileSystemError() | OSError():
             return codes.failure
         case KeyboardInterrupt():
             return codes.interrupted

@@ -34,6 +34,8 @@ def log_to_file(path: str, *, verbose: bool) -> None:
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600))
     handler = logging.handlers.RotatingFileHandler(path, maxBytes=MAX_LOG_BYTES, backupCount=OLD_LOGS)
     handler.setFormatter(JsonFormatter())
+    # A log that cannot be written (a full disk) must not speak on stderr in its place: that is for one line.
+    logging.raiseExceptions = False
     _install(handler, verbose=verbose)
 
 

@@ -1,4 +1,4 @@
-"""Each failpoint of `cache/`: the step fails, or the process is killed there, and nothing acknowledged is lost.
+"""Each failpoint of `cache/`: the step fails, or the process is killed; nothing acknowledged is lost.
 
 The workload writes down ("the manifest") each file whose close or fsync has returned. Afterwards the
 drive is opened again: what the manifest says is there; it can be published; and a restore from an

@@ -41,7 +41,6 @@ FAILPOINTS = [
     "journal.appended*100",
     "journal.synced*5",
     "node.after-write*7",
-    "snapshot.stored",
 ]
 
 

@@ -182,18 +182,18 @@ def end(process: int) -> None:
         _wait_for_end(descriptor)
 
 
-def _wait_for_end(descriptor: int) -> None:
+def _wait_for_end(descriptor: int, seconds: float = 30) -> None:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    ended = poll.poll(30_000)
+    ended = poll.poll(seconds * 1000)
     os.close(descriptor)
-    assert ended, "a process outlived SIGKILL by 30 s"
+    assert ended, f"a process that should end has not ended after {seconds} s"
 
 
-def wait_for_end(process: int) -> None:
-    """Return when `process`, which somebody else ends, is gone."""
+def wait_for_end(process: int, seconds: float = 30) -> None:
+    """Return when `process`, which somebody else ends, has ended."""
     try:
-        _wait_for_end(os.pidfd_open(process))
+        _wait_for_end(os.pidfd_open(process), seconds)
     except ProcessLookupError:
         return
 

@@ -1,0 +1,66 @@
+"""What a mount takes of the machine: memory while much is written, time while nothing happens."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mounted import MountedDrive
+
+pytestmark = pytest.mark.mount
+
+MIB = 1 << 20
+WRITTEN_MIB = int(os.environ.get("MEMORY_MIB", "1024"))
+LARGEST = 400 * MIB
+IDLE_SECONDS = 5.0
+IDLE_LIMIT = 0.05
+
+
+def peak_memory(process: int) -> int:
+    """The most that was resident, in bytes (VmHWM, proc(5))."""
+    status = Path(f"/proc/{process}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) * 1024
+
+
+def processor_seconds(process: int) -> float:
+    """User and system time so far (proc(5))."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def write_half_repeating(path: Path, mebibytes: int) -> None:
+    """Blocks of which every second one was there before, so that a test's disk is not filled in vain."""
+    blocks = [os.urandom(MIB) for _ in range(16)]
+    with open(path, "wb", buffering=0) as file:
+        for number in range(mebibytes):
+            file.write(os.urandom(MIB) if number % 2 else blocks[number // 2 % 16])
+
+
+def test_memory_stays_small_while_much_is_written_and_read(drive: MountedDrive) -> None:
+    drive.mount()
+    assert drive.process_id is not None
+    write_half_repeating(drive.mountpoint / "large", WRITTEN_MIB)
+    drive.sync()
+    with open(drive.mountpoint / "large", "rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        while file.read(MIB):
+            pass
+    peak = peak_memory(drive.process_id)
+    print(f"peak memory: {peak / MIB:.0f} MiB after {WRITTEN_MIB} MiB")
+    assert peak < LARGEST
+
+
+def test_an_idle_mount_takes_no_time(drive: MountedDrive) -> None:
+    drive.mount()
+    assert drive.process_id is not None
+    (drive.mountpoint / "file").write_bytes(b"content")
+    drive.sync()
+    before = processor_seconds(drive.process_id)
+    time.sleep(IDLE_SECONDS)  # idleness is what is measured
+    assert processor_seconds(drive.process_id) - before < IDLE_LIMIT

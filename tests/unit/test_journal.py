@@ -1,0 +1,258 @@
+"""The journal: what is read back after each kind of end, and what failures mean."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend import durable
+from backend.durable import Durable
+from backend.node import Buffer
+from cache.errors import FileTooBigError, InputOutputError, NoSpaceLeftError
+from cache.journal import Journal
+from cache.journal_format import MAX_PAYLOAD, RECORD_HEADER_SIZE, SEGMENT_HEADER_SIZE, RecordType
+
+SEGMENT = 4096
+
+
+class Failing(Durable):
+    """Fails as told; counts."""
+
+    def __init__(self) -> None:
+        self.write_error = self.sync_error = self.space = 0
+        self.syncs = 0
+
+    def write(self, descriptor: int, parts: Sequence[Buffer], offset: int) -> int:
+        if self.write_error:
+            raise OSError(self.write_error, os.strerror(self.write_error))
+        return super().write(descriptor, parts, offset)
+
+    def sync_data(self, descriptor: int) -> None:
+        self.syncs += 1
+        if self.sync_error:
+            raise OSError(self.sync_error, os.strerror(self.sync_error))
+
+    def preallocate(self, descriptor: int, size: int) -> None:
+        if self.space:
+            raise OSError(self.space, os.strerror(self.space))
+        super().preallocate(descriptor, size)
+
+
+@contextmanager
+def failing() -> Iterator[Failing]:
+    disk = Failing()
+    before = durable.use(disk)
+    yield disk
+    durable.use(before)
+
+
+def opened(folder: Path, segment_size: int = SEGMENT) -> tuple[Journal, list[tuple[int, bytes]]]:
+    journal = Journal(folder, segment_size)
+    found = [(record.position, bytes(record.payload)) for record in journal.replay()]
+    journal.start(1)
+    return journal, found
+
+
+def put(journal: Journal, data: bytes, open_commit: int = 1) -> int:
+    return journal.append(RecordType.DATA, (data,), open_commit)
+
+
+def test_records_come_back_in_order_over_segments(tmp_path: Path) -> None:
+    journal, found = opened(tmp_path)
+    assert found == []
+    written = [(put(journal, data), data) for data in (bytes([n]) * 900 for n in range(20))]
+    assert len(list(tmp_path.glob("*.journal"))) > 4
+    for position, data in written:
+        assert journal.read_at(position + RECORD_HEADER_SIZE, 900) == data
+    journal.close()
+    journal, found = opened(tmp_path)
+    assert found == written
+    later = put(journal, b"later")
+    journal.close()
+    assert opened(tmp_path)[1] == [*written, (later, b"later")]
+
+
+def test_a_torn_record_ends_the_journal_wherever_it_was_torn(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    journal, _ = opened(base)
+    first = put(journal, b"first")
+    torn = put(journal, b"the torn one") & 0xFFFFFFFF
+    end = journal.end & 0xFFFFFFFF
+    journal.close()
+    (path,) = base.glob("*.journal")
+    whole = path.read_bytes()
+    for cut in range(torn, end):
+        folder = tmp_path / str(cut)
+        shutil.copytree(base, folder)
+        (folder / path.name).write_bytes(whole[:cut].ljust(len(whole), b"\0"))
+        journal, found = opened(folder)
+        assert found == [(first, b"first")]
+        after = put(journal, b"after")
+        journal.close()
+        assert opened(folder)[1] == [(first, b"first"), (after, b"after")]
+
+
+def test_dropped_segments_are_used_again_and_their_old_records_never_read(tmp_path: Path) -> None:
+    journal, _ = opened(tmp_path)
+    for number in range(12):
+        put(journal, bytes([number]) * 1000)
+    journal.drop_before(journal.end)
+    assert len(list(tmp_path.glob("*.spare"))) == 2
+    journal.close()
+    journal, found = opened(tmp_path)
+    assert all(data[0] >= 9 for _, data in found)
+    position = put(journal, b"x" * 1000)  # as long as the old ones: what follows is an old record
+    assert not list(tmp_path.glob("*.spare")) or len(list(tmp_path.glob("*.spare"))) == 1
+    journal.close()
+    assert opened(tmp_path)[1] == [*found, (position, b"x" * 1000)]
+
+
+def test_drop_before_keeps_what_is_needed(tmp_path: Path) -> None:
+    journal, _ = opened(tmp_path)
+    positions = [put(journal, bytes([number]) * 1000) for number in range(12)]
+    journal.drop_before(positions[6])
+    assert journal.read_at(positions[6] + RECORD_HEADER_SIZE, 1) == b"\6"
+    with pytest.raises(InputOutputError):
+        journal.read_at(positions[0] + RECORD_HEADER_SIZE, 1)
+    before = journal.used_bytes
+    journal.drop_before(journal.end)
+    assert journal.used_bytes < before
+    journal.drop_before(journal.end)
+    put(journal, b"still accepts")
+
+
+@pytest.mark.logs_warnings
+def test_segments_after_a_gap_are_put_aside(tmp_path: Path) -> None:
+    journal, _ = opened(tmp_path)
+    written = [(put(journal, data), data) for data in (bytes([n]) * 1000 for n in range(9))]
+    journal.close()
+    first, second, third = sorted(tmp_path.glob("*.journal"))
+    second.unlink()
+    journal, found = opened(tmp_path)
+    assert found == written[: len(found)]
+    assert len(found) == 3
+    assert (tmp_path / "lost" / third.name).exists()
+    assert first.exists()
+    position = put(journal, b"new")
+    journal.close()
+    assert opened(tmp_path)[1] == [*found, (position, b"new")]
+
+
+def test_headers_lost_by_a_power_cut_do_not_bring_records_back(tmp_path: Path) -> None:
+    """Regression: the segment's number seeds the checksums, so it must never be given twice."""
+    journal, _ = opened(tmp_path)
+    put(journal, b"a" * 1000)
+    put(journal, b"b" * 1000)
+    journal.close()
+    (path,) = tmp_path.glob("*.journal")
+    data = bytearray(path.read_bytes())
+    data[:SEGMENT_HEADER_SIZE] = bytes(SEGMENT_HEADER_SIZE)
+    path.write_bytes(data)
+    journal, found = opened(tmp_path)
+    assert found == []
+    position = put(journal, b"c" * 1000)
+    journal.close()
+    assert opened(tmp_path)[1] == [(position, b"c" * 1000)]
+
+
+def test_several_lost_headers_do_not_make_two_segments_share_a_file(tmp_path: Path) -> None:
+    """Regression: a stale file was renamed over a live segment's."""
+    journal, _ = opened(tmp_path)
+    for _ in range(9):
+        put(journal, b"x" * 1000)
+    journal.close()
+    for path in tmp_path.glob("*.journal"):
+        path.write_bytes(bytes(SEGMENT))
+    journal, found = opened(tmp_path)
+    assert found == []
+    written = [(put(journal, data), data) for data in (bytes([n]) * 1000 for n in range(20))]
+    journal.close()
+    assert opened(tmp_path)[1] == written
+
+
+@pytest.mark.logs_warnings
+async def test_a_failed_fsync_poisons_for_ever(tmp_path: Path) -> None:
+    journal, _ = opened(tmp_path)
+    put(journal, b"accepted")
+    with failing() as disk:
+        disk.sync_error = errno.EIO
+        with pytest.raises(InputOutputError):
+            await journal.sync()
+        disk.sync_error = 0
+        for _ in range(2):
+            with pytest.raises(InputOutputError):
+                await journal.sync()
+            with pytest.raises(InputOutputError):
+                put(journal, b"refused")
+        assert disk.syncs == 1
+    journal.close()
+    assert [data for _, data in opened(tmp_path)[1]] == [b"accepted"]
+
+
+async def test_a_full_disk_leaves_nothing_and_is_no_poison(tmp_path: Path) -> None:
+    journal, _ = opened(tmp_path)
+    first = put(journal, b"x" * 3000)
+    files = set(tmp_path.iterdir())
+    with failing() as disk:
+        disk.space = errno.ENOSPC
+        with pytest.raises(NoSpaceLeftError):
+            put(journal, b"y" * 3000)
+        assert set(tmp_path.iterdir()) == files
+        disk.space, disk.write_error = 0, errno.ENOSPC
+        with pytest.raises(NoSpaceLeftError):
+            put(journal, b"y" * 300)
+    second = put(journal, b"z" * 3000)
+    await journal.sync()
+    journal.close()
+    assert opened(tmp_path)[1] == [(first, b"x" * 3000), (second, b"z" * 3000)]
+
+
+@pytest.mark.logs_warnings
+def test_a_write_error_poisons(tmp_path: Path) -> None:
+    journal, _ = opened(tmp_path)
+    with failing() as disk:
+        disk.write_error = errno.EIO
+        with pytest.raises(InputOutputError):
+            put(journal, b"refused")
+    with pytest.raises(InputOutputError):
+        put(journal, b"refused too")
+
+
+async def test_waiters_share_an_fdatasync(tmp_path: Path) -> None:
+    journal, _ = opened(tmp_path)
+    put(journal, b"one")
+    with failing() as disk:
+        async with trio.open_nursery() as nursery:
+            for _ in range(20):
+                nursery.start_soon(journal.sync)
+        assert disk.syncs <= 2
+        await journal.sync()
+        assert disk.syncs <= 2  # nothing new
+        put(journal, b"two")
+        await journal.sync()
+        assert disk.syncs <= 3
+
+
+def test_a_record_over_the_limit_is_refused_because_replay_would_stop_there(tmp_path: Path) -> None:
+    journal, _ = opened(tmp_path)
+    with pytest.raises(FileTooBigError):
+        put(journal, bytes(MAX_PAYLOAD + 1))
+    large = put(journal, bytes(3 * SEGMENT))  # larger than a segment is fine
+    after = put(journal, b"after")
+    journal.close()
+    assert opened(tmp_path)[1] == [(large, bytes(3 * SEGMENT)), (after, b"after")]
+
+
+def test_an_oversized_segment_can_be_left(tmp_path: Path) -> None:
+    journal, _ = opened(tmp_path)
+    put(journal, bytes(10 * SEGMENT))
+    journal.leave_oversized(1)
+    journal.drop_before(journal.end)
+    assert journal.used_bytes < SEGMENT

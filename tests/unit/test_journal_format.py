@@ -1,0 +1,100 @@
+"""The journal's codec against hand-made bytes, damaged ones and hypothesis."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+import xxhash
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.errors import FormatError
+from cache.journal_format import (
+    MAX_PAYLOAD,
+    RECORD_HEADER_SIZE,
+    SEGMENT_HEADER_SIZE,
+    RecordType,
+    SegmentHeader,
+    decode_cut,
+    decode_extents,
+    decode_published,
+    decode_record,
+    decode_segment_header,
+    encode_cut,
+    encode_extents,
+    encode_published,
+    encode_record_header,
+    encode_segment_header,
+)
+
+numbers = st.integers(0, (1 << 64) - 1)
+
+
+def record(segment: int, kind: int, sequence: int, *parts: bytes) -> bytes:
+    length = sum(map(len, parts))
+    return encode_record_header(segment, kind, sequence, parts, length) + b"".join(parts)
+
+
+def test_a_segment_header_by_hand() -> None:
+    body = b"drvfsjnl" + struct.pack("<HHI", 1, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
+    by_hand = body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8)))
+    assert encode_segment_header(SegmentHeader(7, 1000, 42)) == by_hand
+    assert decode_segment_header(by_hand) == SegmentHeader(7, 1000, 42)
+    assert SEGMENT_HEADER_SIZE == len(by_hand) == 48
+
+
+def test_an_unknown_version_is_refused() -> None:
+    body = b"drvfsjnl" + struct.pack("<HHI", 2, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
+    with pytest.raises(FormatError, match="version 2"):
+        decode_segment_header(body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8))))
+
+
+@given(numbers, numbers, numbers, st.integers(0, SEGMENT_HEADER_SIZE * 8 - 1))
+def test_segment_headers_round_trip_and_no_bit_may_change(one: int, two: int, three: int, bit: int) -> None:
+    header = SegmentHeader(one, two, three)
+    encoded = bytearray(encode_segment_header(header))
+    assert decode_segment_header(encoded) == header
+    assert decode_segment_header(encoded[:-1]) is None
+    encoded[bit // 8] ^= 1 << bit % 8
+    assert decode_segment_header(encoded) is None
+
+
+def test_a_record_by_hand() -> None:
+    checked = struct.pack("<IIQ", 5, 2, 99)
+    checksum = xxhash.xxh3_64_intdigest(checked + b"hello", seed=7)
+    by_hand = checked + struct.pack("<Q", checksum) + b"hello"
+    assert record(7, 2, 99, b"he", b"llo") == by_hand
+    assert decode_record(7, memoryview(by_hand), 0, 99) == (RecordType.DATA, b"hello")
+    assert RECORD_HEADER_SIZE == 24
+
+
+@given(st.binary(max_size=50), st.integers(0, 3), st.data())
+def test_records_round_trip_and_no_bit_may_change(payload: bytes, offset: int, draw: st.DataObject) -> None:
+    encoded = bytearray(bytes(offset) + record(3, RecordType.CUT, 8, payload))
+    assert decode_record(3, memoryview(encoded), offset, 8) == (RecordType.CUT, payload)
+    assert decode_record(4, memoryview(encoded), offset, 8) is None  # another life of the segment
+    assert decode_record(3, memoryview(encoded), offset, 9) is None
+    bit = draw.draw(st.integers(offset * 8, len(encoded) * 8 - 1))
+    encoded[bit // 8] ^= 1 << bit % 8
+    assert decode_record(3, memoryview(encoded), offset, 8) is None
+
+
+def test_lengths_are_checked_against_the_limit_and_the_bytes_that_are_there() -> None:
+    huge = struct.pack("<IIQQ", MAX_PAYLOAD + 1, 2, 1, 0) + b"x"
+    assert decode_record(1, memoryview(huge), 0, 1) is None
+    whole = record(1, 2, 1, b"payload")
+    for size in range(len(whole)):
+        assert decode_record(1, memoryview(whole)[:size], 0, 1) is None
+
+
+def test_an_unknown_record_type_is_refused_not_taken_for_the_end() -> None:
+    with pytest.raises(FormatError, match="type 7"):
+        decode_record(1, memoryview(record(1, 7, 1, b"from the future")), 0, 1)
+
+
+@given(numbers, st.integers(-(1 << 63), (1 << 63) - 1), st.lists(numbers), st.binary())
+def test_payloads_round_trip(commit: int, time_ns: int, inodes: list[int], data: bytes) -> None:
+    assert decode_cut(encode_cut(commit, time_ns, inodes)) == (commit, time_ns, inodes)
+    assert decode_extents(encode_extents(commit, data)) == (commit, data)
+    assert decode_published(encode_published(commit, time_ns, data)) == (commit, time_ns, data)
