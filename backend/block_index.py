@@ -4,7 +4,7 @@ Invariants:
 1. It holds nothing that the packs on the nodes do not say: it can be thrown away and rebuilt (I4).
 2. It is never ahead of the nodes: a pack is added only after its fragments are durable. It may be behind
    (synchronous=NORMAL in WAL mode can lose the last transactions in a power cut, never tear one);
-   reconciliation at the next start finds the packs it forgot.
+   reconciliation at the next start finds the packs it forgot, and that a pack it knows is deleted.
 3. Used by one thread, the event loop's: every operation is a few look-ups by key or one short
    transaction. Only `rebuild` and `reconcile` walk it, pack by pack.
 """
@@ -24,7 +24,7 @@ from backend.pack_format import PackEntry
 from backend.upstream import BlockId
 
 APPLICATION_ID: Final = 0x44464258
-VERSION: Final = 1
+VERSION: Final = 2
 
 _SCHEMA: Final = f"""
 CREATE TABLE drive (
@@ -39,9 +39,15 @@ CREATE TABLE packs (
     missing INTEGER NOT NULL,   -- bit i is set: fragment i is known not to be on its node, or to be wrong
     repair INTEGER NOT NULL,    -- 1: look at every fragment and write the missing and wrong ones anew
     blocks INTEGER NOT NULL,    -- how many blocks its index lists
-    block_bytes INTEGER NOT NULL -- their lengths together
+    block_bytes INTEGER NOT NULL, -- their lengths together
+    doomed INTEGER NOT NULL DEFAULT 0 -- 1: nothing is read from it any more, its fragments are to be deleted
 ) STRICT;
 CREATE INDEX packs_to_repair ON packs (number) WHERE repair;
+CREATE INDEX packs_doomed ON packs (number) WHERE doomed;
+CREATE TABLE dying (            -- stored blocks that nothing refers to: no write may rely on them
+    id BLOB PRIMARY KEY,
+    since INTEGER NOT NULL      -- ns since 1970
+) STRICT, WITHOUT ROWID;
 CREATE TABLE blocks (
     id BLOB PRIMARY KEY,        -- the 32-byte block id
     pack INTEGER NOT NULL REFERENCES packs (number), -- the pack that it is read from
@@ -112,12 +118,17 @@ class BlockIndex:
     def __init__(self, path: str, drive_id: bytes) -> None:
         """Opens or creates the database at `path` (":memory:" for tests). `FormatError` if it is of
         another drive or version: nothing was changed; remove it, it can be rebuilt."""
+        self._parity = 32
         self._database = apsw.Connection(path)
         try:
             self._open(drive_id)
         except BaseException:
             self._database.close()
             raise
+
+    def set_parity(self, fragments: int) -> None:
+        """How many fragments of a pack may be missing before its blocks do not count as stored."""
+        self._parity = fragments
 
     @_translated
     def close(self) -> None:
@@ -126,11 +137,15 @@ class BlockIndex:
 
     @_translated
     def has(self, block: BlockId) -> bool:
-        """Whether the block is stored."""
-        return self._one("SELECT 1 FROM blocks WHERE id = ?", block) is not None
+        """Whether a write may rely on the block: it is stored and not dying, and no more fragments of its
+        pack are known to be missing than parity makes up for."""
+        row = self._one(
+            "SELECT packs.missing FROM blocks JOIN packs ON packs.number = blocks.pack WHERE blocks.id = ?1"
+            " AND NOT EXISTS (SELECT 1 FROM dying WHERE dying.id = ?1)", block)
+        return row is not None and row[0].bit_count() <= self._parity
 
     def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
-        """Those of `ids` that no pack holds."""
+        """Those of `ids` that are not there in the sense of `has`."""
         return {block for block in ids if not self.has(block)}
 
     @_translated
@@ -143,14 +158,41 @@ class BlockIndex:
 
     @_translated
     def add_pack(self, pack: Pack, entries: Sequence[PackEntry]) -> None:
-        """In one transaction. A pack that is there already is left alone, and so is a block that
-        another pack holds already. Missing fragments make the pack wanted for repair."""
+        """In one transaction. A pack that is there already is left alone, and so is a block that another
+        pack holds already, unless that one lacks more fragments. Missing fragments make the pack wanted
+        for repair."""
         with self._transaction():
             number = self._insert_pack(pack, entries)
             if number is not None:
                 self._database.executemany(
                     "INSERT OR IGNORE INTO blocks (id, pack, offset, length) VALUES (?, ?, ?, ?)",
                     [(entry.block, number, entry.offset, entry.length) for entry in entries])
+                self._repoint(number, entries, self._worse_than(pack.missing))
+
+    @_translated
+    def add_restored(self, pack: Pack, entries: Sequence[PackEntry]) -> None:
+        """As `add_pack`, of blocks that were given anew just now: those that were dying live, and are read
+        from this pack."""
+        with self._transaction():
+            number = self._insert_pack(pack, entries)
+            for entry in entries if number is not None else ():
+                dying = self._one("DELETE FROM dying WHERE id = ? RETURNING 1", entry.block) is not None
+                self._database.execute(
+                    f"INSERT OR {'REPLACE' if dying else 'IGNORE'} INTO blocks (id, pack, offset, length)"
+                    " VALUES (?, ?, ?, ?)", (entry.block, number, entry.offset, entry.length))
+            if number is not None:
+                self._repoint(number, entries, self._worse_than(pack.missing))
+
+    @_translated
+    def move(self, pack: Pack, entries: Sequence[PackEntry], old: Sequence[bytes]) -> None:
+        """In one transaction: `pack` is stored, and its blocks that were read from the packs `old` are read
+        from it."""
+        with self._transaction():
+            self._insert_pack(pack, entries)
+            row = self._one("SELECT number FROM packs WHERE id = ?", pack.id)
+            numbers = {self._one("SELECT number FROM packs WHERE id = ?", pack_id) for pack_id in old}
+            if row is not None:
+                self._repoint(row[0], entries, {number[0] for number in numbers if number is not None})
 
     @_translated
     def pack(self, pack_id: bytes) -> Pack | None:
@@ -164,10 +206,34 @@ class BlockIndex:
         return {row[0] for row in self._database.execute("SELECT id FROM packs")}
 
     @_translated
+    def packs_after(self, pack_id: bytes, limit: int) -> list[Pack]:
+        """Up to `limit` packs with ids above `pack_id` (b"": from the first), by id: to walk all of them
+        while others come and go."""
+        rows = self._database.execute(
+            f"SELECT {_PACK_COLUMNS} FROM packs WHERE id > ? ORDER BY id LIMIT ?", (pack_id, limit))
+        return [_pack(row) for row in rows]
+
+    @_translated
+    def blocks_of(self, pack_id: bytes) -> list[PackEntry]:
+        """The blocks that are read from the pack, in its order. Walks the index: for checks only."""
+        rows = self._database.execute(
+            "SELECT blocks.id, offset, length FROM blocks JOIN packs ON packs.number = blocks.pack"
+            " WHERE packs.id = ? ORDER BY offset", (pack_id,))
+        return [PackEntry(*row) for row in rows]
+
+    @_translated
+    def locations(self, after: bytes, limit: int) -> list[tuple[BlockId, bytes, int, int]]:
+        """Up to `limit` blocks with ids above `after`, by id: block, pack id, offset, length."""
+        rows = self._database.execute(
+            "SELECT blocks.id, packs.id, offset, length FROM blocks JOIN packs ON packs.number = blocks.pack"
+            " WHERE blocks.id > ? ORDER BY blocks.id LIMIT ?", (after, limit))
+        return [(BlockId(row[0]), row[1], row[2], row[3]) for row in rows]
+
+    @_translated
     def packs_to_repair(self, limit: int, skip: int = 0) -> list[Pack]:
         """Up to `limit` packs that want repair, in the order in which they were added, after `skip`."""
         rows = self._database.execute(
-            f"SELECT {_PACK_COLUMNS} FROM packs WHERE repair ORDER BY number LIMIT ? OFFSET ?", (limit, skip))
+            f"SELECT {_PACK_COLUMNS} FROM packs WHERE repair AND NOT doomed ORDER BY number LIMIT ? OFFSET ?", (limit, skip))
         return [_pack(row) for row in rows]
 
     @_translated
@@ -191,13 +257,85 @@ class BlockIndex:
     def clear(self) -> None:
         """Forget everything (before a rebuild)."""
         with self._transaction():
-            self._database.execute("DELETE FROM blocks; DELETE FROM packs")
+            self._database.execute("DELETE FROM blocks; DELETE FROM packs; DELETE FROM dying")
+
+    @_translated
+    def ids_after(self, after: bytes, limit: int) -> list[BlockId]:
+        """Up to `limit` blocks with ids above `after`, by id; dying ones too."""
+        rows = self._database.execute("SELECT id FROM blocks WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+        return [BlockId(row[0]) for row in rows]
+
+    @_translated
+    def length(self, block: BlockId) -> int | None:
+        """Bytes of the sealed block; None if it is not stored."""
+        row = self._one("SELECT length FROM blocks WHERE id = ?", block)
+        return None if row is None else int(row[0])
+
+    @_translated
+    def set_dying(self, blocks: Sequence[BlockId], now_ns: int) -> list[BlockId]:
+        """Exactly these stored blocks are dying from now on, those that were already since then; the new
+        ones among them. In one transaction."""
+        wanted = set(blocks)
+        with self._transaction():
+            known = {row[0] for row in self._database.execute("SELECT id FROM dying")}
+            self._database.executemany("DELETE FROM dying WHERE id = ?", [(id,) for id in known - wanted])
+            new = [block for block in blocks if block not in known]
+            self._database.executemany(
+                "INSERT OR IGNORE INTO dying (id, since) VALUES (?, ?)", [(block, now_ns) for block in new])
+        return new
+
+    @_translated
+    def forget_dying(self, until_ns: int, limit: int) -> int:
+        """Forget up to `limit` blocks that have been dying since before `until_ns`: nothing leads to them
+        any more. How many there were."""
+        with self._transaction():
+            rows = self._database.execute(
+                "DELETE FROM dying WHERE id IN (SELECT id FROM dying WHERE since <= ? LIMIT ?) RETURNING id",
+                (until_ns, limit)).fetchall()
+            self._database.executemany("DELETE FROM blocks WHERE id = ?", rows)
+        return len(rows)
+
+    @_translated
+    def count_dying(self) -> int:
+        """How many blocks are dying."""
+        row = self._one("SELECT count(*) FROM dying")
+        return 0 if row is None else int(row[0])
+
+    @_translated
+    def doom(self, pack_ids: Sequence[bytes]) -> list[Pack]:
+        """Nothing is read from these packs: their fragments may be deleted. Leaves alone, and leaves out, a
+        pack that a repair may be writing: queued for it, and with enough fragments for it to succeed."""
+        doomed = []
+        with self._transaction():
+            for pack_id in pack_ids:
+                row = self._one(f"SELECT {_PACK_COLUMNS}, repair FROM packs WHERE id = ?", pack_id)
+                if row is not None and not (row[5] and row[4].bit_count() <= self._parity):
+                    self._database.execute("UPDATE packs SET doomed = 1 WHERE id = ?", (pack_id,))
+                    doomed.append(_pack(row[:5]))
+        return doomed
+
+    @_translated
+    def doomed(self) -> list[Pack]:
+        """The packs whose fragments are to be deleted."""
+        return [_pack(row) for row in self._database.execute(f"SELECT {_PACK_COLUMNS} FROM packs WHERE doomed")]
+
+    @_translated
+    def is_doomed(self, pack_id: bytes) -> bool:
+        """Whether the pack is doomed, or not known (any more)."""
+        row = self._one("SELECT doomed FROM packs WHERE id = ?", pack_id)
+        return row is None or bool(row[0])
+
+    @_translated
+    def remove_pack(self, pack_id: bytes) -> None:
+        """The doomed pack's fragments are gone."""
+        self._database.execute("DELETE FROM packs WHERE id = ? AND doomed", (pack_id,))
 
     @_translated
     def statistics(self) -> IndexStatistics:
         """Sums over the packs; walks packs, not blocks."""
         row = self._one(
-            "SELECT total(blocks), total(block_bytes), count(*), total(stored), total(repair) FROM packs")
+            "SELECT total(blocks), total(block_bytes), count(*), total(stored),"
+            " total(repair AND NOT doomed) FROM packs")
         return IndexStatistics(*map(int, row or (0, 0, 0, 0, 0)))
 
     @contextmanager
@@ -229,6 +367,20 @@ class BlockIndex:
             raise FormatError(f"blocks.db is no block index of version {VERSION}: remove it, it is rebuilt")
         if self._one("SELECT id FROM drive") != (drive_id,):
             raise FormatError("blocks.db is the index of another drive: remove it, it is rebuilt")
+
+    def _worse_than(self, missing: int) -> set[int]:
+        """The packs that lack more fragments than one that lacks the bits of `missing`."""
+        rows = self._database.execute("SELECT number, missing FROM packs WHERE missing != 0")
+        return {number for number, lacking in rows if lacking.bit_count() > missing.bit_count()}
+
+    def _repoint(self, number: int, entries: Sequence[PackEntry], old: set[int]) -> None:
+        """Let blocks that are read from a pack of `old` be read from pack `number`."""
+        for entry in entries if old else ():
+            row = self._one("SELECT pack FROM blocks WHERE id = ?", entry.block)
+            if row is not None and row[0] in old:
+                self._database.execute(
+                    "UPDATE blocks SET pack = ?, offset = ?, length = ? WHERE id = ?",
+                    (number, entry.offset, entry.length, entry.block))
 
     def _insert_pack(self, pack: Pack, entries: Sequence[PackEntry]) -> int | None:
         row = self._one(

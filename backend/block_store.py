@@ -1,7 +1,8 @@
 """The block store: dedup, packing, storing at write quorum, reading, repair, rebuilding the index.
 
 It implements the block half of `backend.upstream.Upstream`: `missing`, `put_blocks`, `flush`, `get_block`,
-`get_block_again`, `status`, `close`; what those promise is said there.
+`get_block_again`, `stored_blocks`, `release`, `sizes`, `compact`, `status`, `close`; what those promise is
+said there. How space is given back: `backend.compaction`.
 
 Invariants:
 1. A block is in the buffer or in the index from `put_blocks` on; it passes from one to the other without
@@ -10,11 +11,15 @@ Invariants:
    once when `flush` asks, until it is stored: nothing taken is ever dropped while the process lives.
 3. All state is touched by the event loop's thread only; encoding, hashing and node I/O run in threads.
 4. Tasks belong to the nursery inside `run`; cancelling it loses only what was not flushed.
+5. A released block is missing for writers from the moment of its release. Given again, it is stored anew and
+   read from there; the old copy may go at any time. What was released in an earlier session goes only after
+   it was released again in this one: in between another mount may have found a use for it (I3).
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,8 +29,9 @@ import trio
 
 from backend.block_buffer import DEFAULT_CAPACITY, DEFAULT_TARGET, BlockBuffer, PendingPack
 from backend.block_index import BlockIndex, BlockLocation, Pack
+from backend.compaction import Compactor, Verify
 from backend.erasure import ErasureCode
-from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError
+from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
 from backend.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
 from backend.node import Node
@@ -33,7 +39,7 @@ from backend.pack_store import PackStore, PackWrite, require_placeable
 from backend.placement import ClusterMap
 from backend.repair_queue import FIRST_WAIT as REPAIR_WAIT
 from backend.repair_queue import RepairQueue
-from backend.upstream import BlockId, NodeStatus, SealedBlock, StoreStatus
+from backend.upstream import BlockId, CompactionReport, NodeStatus, SealedBlock, StoreStatus
 
 AFTER_QUORUM: Final = declare(
     "blocks.after-quorum", "a pack is durable at write quorum; the index does not know it yet")
@@ -72,6 +78,11 @@ class BlockStore:
         self._repairs = RepairQueue(nodes, self._packs, index, self._is_pending, repair_wait)
         self._reconciliation = IndexReconciliation(
             nodes, self._packs, index, drive_id, pack_key, self._is_pending)
+        self._compactor = Compactor(
+            nodes, self._packs, index, drive_id, pack_key, self._is_pending, self._repairs.wake)
+        self._compact_lock = trio.Lock()
+        self._released = False
+        index.set_parity(code.profile.m)
         self._reconcile_lock = trio.Lock()
         self._reconciled_at = -RECONCILE_AGAIN
         self._away: tuple[str, ...] = ()
@@ -119,7 +130,13 @@ class BlockStore:
         if buffered is not None:
             return buffered
         location = await self._locate(block)
-        return await self._packs.reader.read_range(location.pack, location.offset, location.length)
+        try:
+            return await self._packs.reader.read_range(location.pack, location.offset, location.length)
+        except DriveError:
+            moved = await self._moved(block, location)
+            if moved is None:
+                raise
+        return await self._packs.reader.read_range(moved.pack, moved.offset, moved.length)
 
     async def get_block_again(self, block: BlockId) -> bytes:
         buffered = self._buffer.read(block)
@@ -130,6 +147,32 @@ class BlockStore:
         self._packs.reader.forget(location.pack.id)
         whole = await self._packs.reader.read_whole(location.pack)
         return whole[location.offset : location.offset + location.length]
+
+    async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
+        await trio.lowlevel.checkpoint()
+        return self._index.ids_after(after, limit)
+
+    async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
+        await trio.lowlevel.checkpoint()
+        self._released = True
+        return self._index.set_dying(blocks, time.time_ns())
+
+    async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
+        await trio.lowlevel.checkpoint()
+        lengths = ((block, self._index.length(block)) for block in blocks)
+        return {block: length for block, length in lengths if length is not None}
+
+    async def compact(self, verify: Verify, grace: float, bytes_per_second: float, *,
+                      debris: bool) -> CompactionReport:
+        """As in `Upstream`; `verify` confirms the lease, or raises."""
+        if not self._released:
+            raise UsageError("blocks are deleted only after they were released in this session")
+        async with self._compact_lock:
+            until_ns = time.time_ns() - int(grace * 1e9)
+            report = await self._compactor.run(verify, until_ns, bytes_per_second)
+            if debris and not self._away:
+                report.debris = await self._compactor.sweep_debris(verify)
+        return report
 
     async def status(self) -> StoreStatus:
         found: dict[str, NodeStatus] = {}
@@ -178,7 +221,7 @@ class BlockStore:
         return self._buffer.has_pack(pack_id) or self._packs.is_unsettled(pack_id)
 
     def _note_wrong(self, pack: Pack, fragment: int) -> None:
-        if pack.missing >> fragment & 1:
+        if pack.missing >> fragment & 1 or self._index.is_doomed(pack.id):
             return
         name = pack.nodes[fragment]
         log.warning("%s: fragment %d of pack %s is missing or wrong", name, fragment, pack.id.hex())
@@ -201,6 +244,15 @@ class BlockStore:
             raise UnavailableError(f"block {block.hex()[:16]} is not on the nodes that answer; away: {away}",
                                    self._away)
         raise NotFoundError(f"block {block.hex()[:16]} is not stored")
+
+    async def _moved(self, block: BlockId, before: BlockLocation) -> BlockLocation | None:
+        """Where the block is now, if a compaction (here, or by the mount that writes) has moved it."""
+        location = self._index.locate(block)
+        due = trio.current_time() > self._reconciled_at + RECONCILE_AGAIN
+        if location is not None and location.pack.id == before.pack.id and due and not self._away:
+            await self.reconcile()
+            location = self._index.locate(block)
+        return None if location is None or location.pack.id == before.pack.id else location
 
     async def _reconcile_until_complete(self) -> None:
         """A node that was away at the start may bring packs that the index does not know."""
@@ -243,7 +295,7 @@ class BlockStore:
             pack.fix(*await trio.to_thread.run_sync(encode, limiter=self._packs.cpu))
         write = await self._packs.write(nursery, pack.id, pack.data)
         failpoint(AFTER_QUORUM)
-        self._index.add_pack(replace(write.pack, missing=write.missing()), pack.entries())
+        self._index.add_restored(replace(write.pack, missing=write.missing()), pack.entries())
         failpoint(AFTER_INDEX)
         self._buffer.remove(pack)
         return write

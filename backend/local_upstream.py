@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Protocol
 
 import trio
@@ -20,7 +20,7 @@ from backend.commit_log import CommitLog
 from backend.errors import ConflictError, CorruptError, DriveError, FencedError, ReadOnlyError
 from backend.lease import Lease
 from backend.replicated_objects import ReplicatedObjects
-from backend.upstream import BlockId, Commit, Head, SealedBlock, StoreStatus
+from backend.upstream import BlockId, Commit, CompactionReport, Head, SealedBlock, StoreStatus
 
 ROOTS: Final = "roots/"
 _LOG = logging.getLogger(__name__)
@@ -43,6 +43,20 @@ class Blocks(Protocol):
 
     async def get_block_again(self, block: BlockId) -> bytes:
         """See `Upstream.get_block_again`."""
+
+    async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
+        """See `Upstream.stored_blocks`."""
+
+    async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
+        """See `Upstream.release`."""
+
+    async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
+        """See `Upstream.sizes`."""
+
+    async def compact(
+        self, verify: Callable[[], Awaitable[None]], grace: float, bytes_per_second: float, *, debris: bool
+    ) -> CompactionReport:
+        """See `Upstream.compact`; `verify` confirms the lease, or raises."""
 
     async def status(self) -> StoreStatus:
         """See `Upstream.status`."""
@@ -155,6 +169,24 @@ class LocalUpstream:
     async def get_block_again(self, block: BlockId) -> bytes:
         """See `Upstream.get_block_again`."""
         return await self._blocks.get_block_again(block)
+
+    async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
+        """See `Upstream.stored_blocks`."""
+        return await self._blocks.stored_blocks(after, limit)
+
+    async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
+        """See `Upstream.release`."""
+        self._writer().check()
+        return await self._blocks.release(blocks)
+
+    async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
+        """See `Upstream.sizes`."""
+        return await self._blocks.sizes(blocks)
+
+    async def compact(self, grace: float, bytes_per_second: float, *, debris: bool) -> CompactionReport:
+        """See `Upstream.compact`."""
+        verify = self._writer().verify
+        return await self._blocks.compact(verify, grace, bytes_per_second, debris=debris)
 
     async def put_root(self, name: str, data: bytes) -> None:
         """See `Upstream.put_root`."""

@@ -78,6 +78,19 @@ class StoreStatus:
     """data bytes per stored byte: k / (k + m)"""
 
 
+@dataclass(slots=True)
+class CompactionReport:
+    """What a compaction did: dead blocks forgotten, packs deleted (rewritten ones too) and their bytes with
+    parity, packs rewritten; doomed packs that wait for a node; fragments of unreadable packs deleted."""
+
+    blocks: int = 0
+    packs: int = 0
+    stored_bytes: int = 0
+    rewritten: int = 0
+    waiting: int = 0
+    debris: int = 0
+
+
 class Upstream(Protocol):
     """Async; called by many tasks at once, except `append`, which has one caller."""
 
@@ -100,7 +113,8 @@ class Upstream(Protocol):
         """Return when the head's number is greater than `number`."""
 
     async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
-        """Those of `ids` that are neither stored nor on their way by `put_blocks`."""
+        """Those of `ids` that are neither stored nor on their way by `put_blocks`. A block that was
+        released, or whose pack has lost too many fragments, is missing."""
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         """Take blocks for storing. Returns when they are buffered (bounded memory: waits while
@@ -119,6 +133,23 @@ class Upstream(Protocol):
         """As `get_block`, but distrusts what was read before: decodes the pack from fragments
         whose checksums hold, and queues the pack for repair. `CorruptError`/`UnavailableError`
         when fewer than k are good."""
+
+    async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
+        """Up to `limit` stored blocks with ids above `after` (b"": from the first), by id; released ones that
+        are not deleted yet too."""
+
+    async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
+        """Exactly these of the stored blocks are needed by nobody; those of them that were not released
+        before. They stay readable until `compact`, but are `missing` from now on. The caller makes sure that
+        nothing refers to them, and that nobody relies on an earlier answer of `missing`. Idempotent."""
+
+    async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
+        """Sealed bytes of those that are stored."""
+
+    async def compact(self, grace: float, bytes_per_second: float, *, debris: bool) -> CompactionReport:
+        """Delete blocks that were released at least `grace` seconds ago and give their space back. Call
+        `release` in the same session before. `debris`: every block that is needed is known to be
+        stored, so remains of packs that cannot be read may go. Safe to cancel and to repeat."""
 
     async def put_root(self, name: str, data: bytes) -> None:
         """Store a small named object (replacing) in m+1 copies. Durable when it returns."""

@@ -11,6 +11,7 @@ Used on the event-loop thread only.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 import trio
 
@@ -20,6 +21,7 @@ from cache.dirty import DirtyFiles
 from cache.journal import Journal
 from cache.namespace import Namespace
 from cache.pieces import Data, Hole, Piece, Stored
+from cache.rows import Extent
 
 READ_AHEAD_START = 2 << 20
 READ_AHEAD_MOST = 16 << 20
@@ -66,9 +68,14 @@ class Content:
 
     async def read_stored(self, inode: int, start: int, end: int) -> bytes:
         """The bytes that the extents say, whatever is dirty above them."""
-        plan = self._cover(self._stored(inode, start, end), start, end)
+        return bytes(await self.read_extents(self._namespace.extents(inode, start, end), start, end))
+
+    async def read_extents(self, extents: Iterable[Extent], start: int, end: int) -> bytes | memoryview:
+        """The bytes [start, end) of a file with these extents (sorted; zeros between them), of now or of
+        the past. Raises what `BlockCache.get` raises."""
+        plan = self._cover(_clipped(extents, start, end), start, end)
         fetched = await self._fetch([part for part in plan if isinstance(part, Stored)])
-        return bytes(_joined([fetched[id(part)] if isinstance(part, Stored) else part for part in plan]))
+        return _joined([fetched[id(part)] if isinstance(part, Stored) else part for part in plan])
 
     def extent_before(self, inode: int, offset: int) -> tuple[int, int] | None:
         """(start, end) of the stored extent that ends exactly at `offset`."""
@@ -103,11 +110,7 @@ class Content:
         return self._cover(merged, start, end)
 
     def _stored(self, inode: int, start: int, end: int) -> list[Piece]:
-        pieces: list[Piece] = []
-        for offset, length, block, block_offset, _ in self._namespace.extents(inode, start, end):
-            low, high = max(offset, start), min(offset + length, end)
-            pieces.append(Stored(low, high, block, block_offset + low - offset))
-        return pieces
+        return _clipped(self._namespace.extents(inode, start, end), start, end)
 
     def _cover(self, pieces: list[Piece], start: int, end: int) -> list[Part]:
         """The parts of [start, end): gaps and holes are zeros, cached and journaled bytes are there."""
@@ -186,6 +189,14 @@ class Content:
             await self._blocks.get(block)
         except DriveError:
             return  # invariant 2: the reader that needs it will meet the error itself
+
+
+def _clipped(extents: Iterable[Extent], start: int, end: int) -> list[Piece]:
+    pieces: list[Piece] = []
+    for offset, length, block, block_offset, _ in extents:
+        low, high = max(offset, start), min(offset + length, end)
+        pieces.append(Stored(low, high, block, block_offset + low - offset))
+    return pieces
 
 
 def _slice(plaintext: bytes, piece: Stored) -> memoryview:

@@ -24,6 +24,7 @@ from cache.dirty import Layer
 from cache.errors import DirectoryError, FileSystemError, FileTooBigError, InvalidArgumentError
 from cache.ledger import Ledger
 from cache.operations import MAX_NAME, MAX_SIZE
+from cache.past import PastTree
 from cache.sealer import AHEAD, Sealer
 from cache.snapshot_keeper import SnapshotKeeper
 from cache.tree import BLOCK_SIZE, Tree
@@ -59,6 +60,7 @@ class Drive(Tree):
         self._upstream = upstream
         self._snapshots = snapshots
         self._close_local = close_local
+        self.past = PastTree(self._namespace, content, ledger.flush)
         self._sealing_ahead: dict[int, Layer] = {}
         self._seal_ahead = trio.Event()
         self._store_status: StoreStatus | None = None
@@ -81,12 +83,12 @@ class Drive(Tree):
     async def read(self, inode: int, offset: int, size: int) -> bytes | memoryview:
         """Up to `size` bytes; fewer only at the file's end. `DriveError` if they cannot be had."""
         row = self._row(inode)
+        if not row.is_regular:  # the size of others counts no bytes of content
+            raise DirectoryError("is a directory") if row.is_directory else InvalidArgumentError("no file")
         layer = self._dirty.top(inode)
         whole = row.size if layer is None else layer.size(row.size)
         end = min(offset + size, whole)
         if end <= offset:
-            if row.is_directory:
-                raise DirectoryError("is a directory")
             return b""
         return await self._content.read(inode, offset, end, whole)
 

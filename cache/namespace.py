@@ -1,7 +1,7 @@
 """The state of a drive: inodes, names, attributes and extents, now and at every retained commit.
 
 Invariants (event loop thread only, synchronous; the one exception is `checkpoint`):
-1. State changes only by `apply`, `undo`, `record_commit` and `replace_from`. The same operations with
+1. State changes only by `apply`, `undo`, `record_commit`, `points.forget_some` and `replace_from`. The same operations with
    the same commit numbers give the same rows on every machine (`inode.atime_ns` aside, after an undo).
 2. The database on disk is always the state at the journal position that it holds: `flush` commits
    both in one transaction, and whoever opens it replays the journal from exactly there.
@@ -37,6 +37,7 @@ from cache.namespace_schema import (
     read_meta,
     secure_file,
     sqlite_errors,
+    upgrade,
     value_of,
 )
 from cache.operations import (
@@ -44,15 +45,21 @@ from cache.operations import (
     ROOT_INODE,
     Create,
     Delete,
+    Forget,
     Link,
     Operation,
+    Pin,
+    Release,
     RemoveXattr,
     Rename,
     SetAttributes,
     SetExtents,
+    SetRetention,
     SetXattr,
     Unlink,
+    Unpin,
 )
+from cache.point_store import PointStore
 from cache.row_store import RowStore, insert
 from cache.rows import DENTRY_COLUMNS, FIRST_COOKIE, INODE_COLUMNS, DentryRow, Extent, InodeRow, Statistics
 from cache.undo import take_back
@@ -82,6 +89,11 @@ _REDUCERS: Final[dict[type[Any], Callable[[reducer.State, Any], None]]] = {
     SetXattr: reducer.set_xattr,
     RemoveXattr: reducer.remove_xattr,
     Delete: reducer.delete,
+    Pin: reducer.pin,
+    Unpin: reducer.unpin,
+    SetRetention: reducer.set_retention,
+    Forget: reducer.forget,
+    Release: reducer.release,
 }
 
 
@@ -126,12 +138,15 @@ class Namespace:
     def _prepare(self, device: int | None) -> None:
         if not self.read_only and is_empty(self._connection):
             self._create()
+        if not self.read_only:
+            upgrade(self._connection)
         check_format(self._connection, self.path)
         if not self.read_only:
             prepare_live(self._connection)
         self._rows = RowStore(self._connection, self.path, self._cached_rows)
         self._extents = ExtentStore(self._rows, max(self._cached_rows // 64, 64))
         self._xattrs = XattrStore(self._rows, self._cached_rows)
+        self.points = PointStore(self._rows)
         self._load_meta(device)
 
     def _create(self) -> None:
@@ -161,7 +176,14 @@ class Namespace:
         self._load_head()
         self._rows.commit = meta.get("open_commit", self._head.number + 1)
         self._state = reducer.State(
-            self._rows, self._extents, self._xattrs, number, next_inode, next_inode - 1, *totals
+            self._rows,
+            self._extents,
+            self._xattrs,
+            self.points,
+            number,
+            next_inode,
+            next_inode - 1,
+            *totals,
         )
 
     def _highest_inode(self, device: int) -> int:
@@ -275,6 +297,7 @@ class Namespace:
             raise CorruptError(f"commit {number} cannot follow {self._head.number}")
         self._rows.write(insert("commits", ("number", "hash", "time_ns")), [(number, commit_hash, time_ns)])
         self._head, self._last_time = Head(number, commit_hash), time_ns
+        self.points.recorded(number)
 
     def journal_position(self) -> int:
         """Where replay begins: the position of the last flush; 0 before the first."""
@@ -313,6 +336,7 @@ class Namespace:
         self._rows.write_rows()
         change = take_back(self._connection, self._rows.write, to_commit)
         self._forget()
+        self.points.reload()
         self._load_head()
         self._state.inodes += change.inodes
         self._state.entries += change.entries

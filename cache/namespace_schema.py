@@ -19,7 +19,7 @@ from backend.errors import CorruptError, DriveError, FormatError, NoSpaceError, 
 Connection = apsw.Connection
 
 APPLICATION_ID: Final = int.from_bytes(b"dfNS", "big")
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 LOCAL_META: Final = ("journal_position", "device", "next_inode", "open_commit")
 """Keys of `meta` that speak of this machine, not of the drive: no snapshot holds them."""
 
@@ -129,6 +129,42 @@ CREATE TABLE meta (
 ) STRICT, WITHOUT ROWID;
 """
 
+SCHEMA_2: Final = """
+-- What version 2 added: retention. From here on `commits` holds the retained points only.
+
+-- A point of the whole drive that stays, by name.
+CREATE TABLE pin (
+    name   BLOB PRIMARY KEY,          -- 1 to 255 bytes
+    target INTEGER NOT NULL,          -- the commit
+    born   INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX pin_born ON pin (born);
+CREATE TABLE past_pin (
+    name BLOB NOT NULL, target INTEGER NOT NULL, born INTEGER NOT NULL, died INTEGER NOT NULL,
+    PRIMARY KEY (name, born)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX past_pin_died ON past_pin (died);
+
+-- The policy, in seconds: one row (id 0), or none as long as the default holds.
+CREATE TABLE retention (
+    id INTEGER PRIMARY KEY, keep_all INTEGER NOT NULL, hourly INTEGER NOT NULL, daily INTEGER NOT NULL,
+    weekly INTEGER NOT NULL, monthly INTEGER NOT NULL, born INTEGER NOT NULL
+) STRICT;
+CREATE TABLE past_retention (
+    id INTEGER NOT NULL, keep_all INTEGER NOT NULL, hourly INTEGER NOT NULL, daily INTEGER NOT NULL,
+    weekly INTEGER NOT NULL, monthly INTEGER NOT NULL, born INTEGER NOT NULL, died INTEGER NOT NULL,
+    PRIMARY KEY (id, born)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX past_retention_died ON past_retention (died);
+
+-- Past rows with low < born and died <= high are to go: as soon as commit `born`, which says so, is
+-- recorded, a few at a time. A row of this table goes when none is left.
+CREATE TABLE forgetting (
+    born INTEGER NOT NULL, low INTEGER NOT NULL, high INTEGER NOT NULL,
+    PRIMARY KEY (born, low)
+) STRICT, WITHOUT ROWID;
+"""
+
 
 @contextmanager
 def sqlite_errors(path: str) -> Iterator[None]:
@@ -187,8 +223,17 @@ def is_empty(connection: Connection) -> bool:
 def create_schema(connection: Connection) -> None:
     """Make the tables, inside the caller's transaction."""
     connection.execute(SCHEMA)
+    connection.execute(SCHEMA_2)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+
+def upgrade(connection: Connection) -> None:
+    """Bring a database of version 1 to this one, which only has more tables; others are left alone."""
+    if (connection.pragma("application_id"), connection.pragma("user_version")) == (APPLICATION_ID, 1):
+        with connection:
+            connection.execute(SCHEMA_2)
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def check_format(connection: Connection, path: str) -> None:

@@ -53,6 +53,9 @@ log = logging.getLogger(__name__)
 SMALLEST_SEGMENT = 64 << 10
 """A journal has at least about eight segments, so that it can let go of its oldest part."""
 
+LOCK_FILE = "lock"
+"""In the cache directory; flock(2) while a process uses it."""
+
 DEVICE = 1
 """One mount at a time writes, so all of a drive's mounts are one device until there is a hub."""
 
@@ -116,7 +119,7 @@ class LocalState:
 
 
 def _lock(folder: Path) -> int:
-    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

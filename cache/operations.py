@@ -125,7 +125,65 @@ class Delete:
     inode: int
 
 
-Operation = Create | Link | Unlink | Rename | SetAttributes | SetExtents | SetXattr | RemoveXattr | Delete
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """The whole drive as of `commit`, which is published and retained, stays under a new name."""
+
+    name: bytes
+    commit: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unpin:
+    """The pin goes; what it alone retained goes with the next `Forget`."""
+
+    name: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SetRetention:
+    """The drive's policy from here on: seconds for which all points, and the last of each hour, day,
+    week and month, are retained (`cache.retention`)."""
+
+    keep_all: int
+    hourly: int
+    daily: int
+    weekly: int
+    monthly: int
+
+
+@dataclass(frozen=True, slots=True)
+class Forget:
+    """The commits strictly between `low` and `high` of each of `gaps` (sorted, disjoint) are no retained
+    points any more, and past rows that were true only there go. It takes effect when the commit that holds
+    it is recorded. All of them were published before, so nothing that can be undone needs those rows."""
+
+    gaps: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """No row names these blocks any more: the envelope of the commit lists them as dropped."""
+
+    blocks: tuple[bytes, ...]
+
+
+Operation = (
+    Create
+    | Link
+    | Unlink
+    | Rename
+    | SetAttributes
+    | SetExtents
+    | SetXattr
+    | RemoveXattr
+    | Delete
+    | Pin
+    | Unpin
+    | SetRetention
+    | Forget
+    | Release
+)
 
 _KINDS: Final[dict[int, type[Any]]] = {
     1: Create,
@@ -137,6 +195,11 @@ _KINDS: Final[dict[int, type[Any]]] = {
     7: SetXattr,
     8: RemoveXattr,
     9: Delete,
+    10: Pin,
+    11: Unpin,
+    12: SetRetention,
+    13: Forget,
+    14: Release,
 }
 
 
@@ -152,6 +215,7 @@ _NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
 _FIELDS: Final = {kind: tuple(f.name for f in fields(kind)) for kind in _NUMBERS}
 _TYPES: Final = {kind: tuple(_allowed(f.type) for f in fields(kind)) for kind in _NUMBERS}
 _pack = msgpack.Packer(use_bin_type=True).pack
+_RELEASE: Final = bytes(_pack([_NUMBERS[Release], ()]))[:2]
 
 
 def _fits(item: object, allowed: tuple[type, ...]) -> bool:
@@ -162,6 +226,11 @@ def encode(operation: Operation) -> bytes:
     """The operation as bytes."""
     kind = type(operation)
     return bytes(_pack([_NUMBERS[kind], *(getattr(operation, name) for name in _FIELDS[kind])]))
+
+
+def is_release(encoded: bytes) -> bool:
+    """Whether the encoded operation is a `Release`, without decoding it."""
+    return encoded[:2] == _RELEASE
 
 
 def decode(data: bytes | memoryview) -> Operation:

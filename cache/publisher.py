@@ -27,7 +27,7 @@ from cache.commit_payload import seal_operations
 from cache.dirty import Layer
 from cache.errors import FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.ledger import Ledger, PendingCommit
-from cache.operations import SetExtents, decode
+from cache.operations import SetExtents, decode, is_content
 from cache.pieces import Stored
 from cache.sealer import Sealer
 
@@ -245,7 +245,7 @@ class Publisher:
         if self._built is not None and self._built[0] == pending.number:
             return self._built[1]
         identity, head, epoch = self._identity, self._ledger.head, self._upstream.epoch
-        added = tuple(sorted(_blocks(pending.extents)))
+        added = tuple(sorted(_blocks(pending.all_operations())))
         binding = payload_associated_data(
             identity.drive_id, pending.number, head.hash, identity.device, epoch, pending.time_ns, added, ()
         )
@@ -275,9 +275,10 @@ def _join(extents: list[tuple[int, int, bytes, int]], piece: Stored) -> None:
     extents.append((piece.start, length, piece.block, piece.block_offset))
 
 
-def _blocks(extents: list[bytes]) -> set[BlockId]:
+def _blocks(operations: list[bytes]) -> set[BlockId]:
+    """What the contents in a commit refer to: those that were written, and those of instant copies."""
     found: set[BlockId] = set()
-    for encoded in extents:
+    for encoded in filter(is_content, operations):
         operation = decode(encoded)
         assert isinstance(operation, SetExtents)
         found.update(BlockId(block) for _, _, block, _ in operation.extents)

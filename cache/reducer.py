@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from stat import S_IFDIR
 
 from backend.errors import CorruptError
+from backend.upstream import BLOCK_ID_SIZE
 from cache.extent_store import ExtentStore
 from cache.operations import (
     DEVICE_SHIFT,
@@ -21,14 +22,20 @@ from cache.operations import (
     ROOT_INODE,
     Create,
     Delete,
+    Forget,
     Link,
+    Pin,
+    Release,
     RemoveXattr,
     Rename,
     SetAttributes,
     SetExtents,
+    SetRetention,
     SetXattr,
     Unlink,
+    Unpin,
 )
+from cache.point_store import PointStore
 from cache.row_store import RowStore
 from cache.rows import FIRST_COOKIE, PERMISSION_BITS, S_IFMT_MASK, DentryRow, InodeRow
 from cache.xattr_store import XattrStore
@@ -44,6 +51,7 @@ class State:
     rows: RowStore
     extents: ExtentStore
     xattrs: XattrStore
+    points: PointStore
     device: int
     next_inode: int
     created: int
@@ -252,6 +260,33 @@ def delete(state: State, operation: Delete) -> None:
     state.allocated -= row.allocated
     if row.is_regular:
         state.bytes -= row.size
+
+
+def pin(state: State, operation: Pin) -> None:
+    if not 0 < len(operation.name) <= MAX_NAME or b"\0" in operation.name:
+        raise CorruptError("a pin without a proper name")
+    state.points.pin(operation.name, operation.commit)
+
+
+def unpin(state: State, operation: Unpin) -> None:
+    state.points.unpin(operation.name)
+
+
+def set_retention(state: State, operation: SetRetention) -> None:
+    numbers = (operation.keep_all, operation.hourly, operation.daily, operation.weekly, operation.monthly)
+    if any(not 0 <= number <= MAX_SIZE for number in numbers):
+        raise CorruptError("a retention policy with a time out of range")
+    state.points.set_policy(numbers)
+
+
+def forget(state: State, operation: Forget) -> None:
+    state.points.forget(operation.gaps)
+
+
+def release(_state: State, operation: Release) -> None:
+    """Changes no row: it is for those who keep the blocks."""
+    if any(type(block) is not bytes or len(block) != BLOCK_ID_SIZE for block in operation.blocks):
+        raise CorruptError("an operation releases something that is no block")
 
 
 def _check_time(time_ns: int) -> None:

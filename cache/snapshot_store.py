@@ -108,8 +108,8 @@ class SnapshotStore:
         for data in await self._upstream.get_root(ROOT_NAME):
             try:
                 roots.append(self._open_root(data))
-            except CorruptError:
-                log.warning("a copy of the snapshot root does not authenticate; left out")
+            except (CorruptError, FormatError) as error:
+                log.warning("a copy of the snapshot root is left out: %s", error)
         return max(roots, key=lambda root: root.head.number, default=None)
 
     async def get(self, root: SnapshotRoot, path: Path, blocks: BlockCache) -> None:

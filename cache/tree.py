@@ -14,9 +14,12 @@ Event-loop thread only. Permissions are the door's business (the kernel's `defau
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from stat import S_IFLNK, S_IFMT, S_ISDIR, S_ISGID
 from typing import Final
+
+import trio
 
 from cache.attributes import AttributeChange, Attributes, Entry
 from cache.dirty import DirtyFile
@@ -65,11 +68,19 @@ RELATIVE_ATIME_NS: Final = 24 * 3600 * 10**9
 BLOCK_SIZE: Final = 4096
 
 
+async def _nobody_to_tell(parent: int, name: bytes, replaced: int) -> None:
+    await trio.lowlevel.checkpoint()
+
+
 class Tree:
     """See the module."""
 
     publisher: Publisher
     """set by `cache.opening.open_drive` before anything runs"""
+
+    changed_from_inside: Callable[[int, bytes, int], Awaitable[None]] = staticmethod(_nobody_to_tell)
+    """The one place that tells the door of what it did not do itself: the name `name` in `parent` is another
+    inode now, and took the place of `replaced` (0: of none). Set by the door, which may remember others."""
 
     def __init__(self, ledger: Ledger, journal_limit: int, read_only: bool) -> None:
         self.ledger = ledger
@@ -199,6 +210,28 @@ class Tree:
             raise ReadOnlyFileSystemError(publisher.problem)
         if self._closing:
             raise InputOutputError("the drive is being closed")
+
+    async def accept_together(self, make: Callable[[], list[Operation]]) -> None:
+        """All that `make` gives, in one commit. `make` is called when there is room, and decides on the state
+        that it then finds: what it raises is raised, and nothing has changed."""
+        await self._room()
+        for operation in make():
+            self.ledger.accept(operation)
+        self.publisher.wake()
+
+    def allocate_number(self) -> int:
+        """A new inode number, for `accept_together`."""
+        return self._namespace.allocate_inode()
+
+    def live_row(self, inode: int) -> InodeRow:
+        """The row, to be read at once. `StaleError`."""
+        return self._row(inode)
+
+    async def replaced_from_inside(self, parent: int, name: bytes, replaced: int) -> None:
+        """After `accept_together` gave a name to another inode: what had it may go, and the door is told."""
+        if replaced:
+            self._delete_if_unused(replaced)
+        await self.changed_from_inside(parent, name, replaced)
 
     async def make_node(
         self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int

@@ -3,6 +3,10 @@
 What is left equals a namespace that only ever saw the commits up to there, in every row and column
 but `inode.atime_ns`, which the past does not keep: a row taken back has the atime it had just now, or
 its mtime if the inode was gone.
+
+Only commits that are not recorded are ever taken back, here or in a snapshot's copy. What a `Forget` removed
+died in a commit that was recorded before the Forget was made, and it is removed only when the Forget's own
+commit is recorded: so no row that is needed here is ever gone, and a Forget that is taken back has done nothing.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ _VALUES: Final = {
     "dentry": "parent, name, inode, cookie, born",
     "xattr": "inode, name, value, born",
     "extent": "inode, offset, length, block, block_offset, born",
+    "pin": "name, target, born",
+    "retention": "id, keep_all, hourly, daily, weekly, monthly, born",
 }
 
 
@@ -49,6 +55,7 @@ def take_back(connection: Connection, write: Write, commit: int) -> Totals:
         write(f"DELETE FROM {table} WHERE born > ?", [(commit,)])
         write(f"DELETE FROM past_{table} WHERE died > ?", [(commit,)])
     write("DELETE FROM commits WHERE number > ?", [(commit,)])
+    write("DELETE FROM forgetting WHERE born > ?", [(commit,)])
     return totals
 
 

@@ -8,6 +8,7 @@ pyfuse3's reply objects. Rules that hold for all of them:
 - Whatever a handler raises becomes an errno (`mountfs.errno_table`); nothing ends the mount.
 - Answers are cached by the kernel for `CACHE_SECONDS`: names, attributes and the absence of names.
   What else changes the drive tells the kernel by invalidation.
+- What belongs to the past (`mountfs.versions`) is told by its inode number, and cannot be changed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import NoEntryError
 from mountfs.errno_table import errno_of, is_expected, is_known
+from mountfs.versions import Found, VersionsView
 
 CACHE_SECONDS: Final = 86_400.0
 CONTROL_ATTRIBUTE: Final = b"user.drivefs.control"
@@ -103,6 +105,13 @@ def entry_reply(attributes: Attributes) -> EntryAttributes:
     return reply
 
 
+def _past_reply(found: Found) -> EntryAttributes:
+    reply = entry_reply(found.attributes)
+    reply.entry_timeout = found.name_seconds
+    reply.attr_timeout = found.attribute_seconds
+    return reply
+
+
 def _absent_reply() -> EntryAttributes:
     """Inode 0: the name does not exist, and the kernel may remember that."""
     reply = EntryAttributes()
@@ -148,9 +157,14 @@ class DriveOperations(pyfuse3.Operations):
     supports_dot_lookup = False
     enable_writeback_cache = True
 
-    def __init__(self, drive: Drive, control_path: bytes, *, access_times: bool) -> None:
+    def __init__(
+        self, drive: Drive, control_path: bytes, *, access_times: bool, view: VersionsView | None = None
+    ) -> None:
         super().__init__()
         self._drive = drive
+        self._view = view or VersionsView(drive)
+        self._past = self._view.first
+        self._versions_name = self._view.name
         self._control_path = control_path
         self._access_times = access_times
 
@@ -158,13 +172,17 @@ class DriveOperations(pyfuse3.Operations):
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for inode, count in inode_list:
             try:
-                self._drive.release(inode, count)
+                (self._drive if inode < self._past else self._view).release(inode, count)
             except Exception:
                 # Nobody waits for an answer; the inode stays until the next mount clears orphans.
                 log.exception("forget of inode %d failed", inode)
 
     @_answered
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
+        if parent_inode >= self._past:
+            return self._held_past(await self._view.lookup(parent_inode, name))
+        if name == self._versions_name:
+            return self._held_past(self._view.enter(parent_inode))
         try:
             attributes = self._drive.lookup(parent_inode, name)
         except NoEntryError:
@@ -175,18 +193,44 @@ class DriveOperations(pyfuse3.Operations):
         self._drive.hold(attributes.inode)
         return entry_reply(attributes)
 
+    def _held_past(self, found: Found) -> EntryAttributes:
+        self._view.hold(found)
+        return _past_reply(found)
+
+    def _check_live(self, inode: int) -> None:
+        """EROFS for what belongs to the past."""
+        if inode >= self._past:
+            raise FUSEError(errno.EROFS)
+
+    def _check_new(self, parent: int, name: bytes) -> None:
+        """The name may be made there, as far as the past is concerned."""
+        self._check_live(parent)
+        if name == self._versions_name:
+            raise FUSEError(errno.EEXIST)
+
+    def _check_old(self, parent: int, name: bytes) -> None:
+        """The name may be taken away there."""
+        self._check_live(parent)
+        if name == self._versions_name:
+            raise FUSEError(errno.EROFS)
+
     @_answered
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
+        if inode >= self._past:
+            return _past_reply(self._view.find(inode))
         return entry_reply(self._drive.attributes(inode))
 
     @_answered
     async def setattr(
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
+        self._check_live(inode)
         return entry_reply(await self._drive.set_attributes(inode, attribute_change(attr, fields)))
 
     @_answered
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
+        if inode >= self._past:
+            return await self._view.read_link(inode)
         target = self._drive.read_link(inode)
         self._touch(inode)
         return target
@@ -201,30 +245,37 @@ class DriveOperations(pyfuse3.Operations):
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
+        self._check_new(parent_inode, name)
         return self._held(await self._drive.make_node(parent_inode, name, mode, rdev, ctx.uid, ctx.gid))
 
     @_answered
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
+        self._check_new(parent_inode, name)
         return self._held(await self._drive.make_node(parent_inode, name, mode, 0, ctx.uid, ctx.gid))
 
     @_answered
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: RequestContext
     ) -> EntryAttributes:
+        self._check_new(parent_inode, name)
         return self._held(await self._drive.symlink(parent_inode, name, target, ctx.uid, ctx.gid))
 
     @_answered
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: RequestContext
     ) -> EntryAttributes:
+        self._check_live(inode)
+        self._check_new(new_parent_inode, new_name)
         return self._held(await self._drive.link(inode, new_parent_inode, new_name))
 
     @_answered
     async def unlink(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._check_old(parent_inode, name)
         await self._drive.unlink(parent_inode, name)
 
     @_answered
     async def rmdir(self, parent_inode: int, name: bytes, ctx: RequestContext) -> None:
+        self._check_old(parent_inode, name)
         await self._drive.remove_directory(parent_inode, name)
 
     @_answered
@@ -239,6 +290,8 @@ class DriveOperations(pyfuse3.Operations):
     ) -> None:
         if flags not in (0, pyfuse3.RENAME_NOREPLACE, pyfuse3.RENAME_EXCHANGE):
             raise FUSEError(errno.EINVAL)
+        self._check_old(parent_inode_old, name_old)
+        self._check_new(parent_inode_new, name_new)
         await self._drive.rename(
             parent_inode_old,
             name_old,
@@ -250,6 +303,11 @@ class DriveOperations(pyfuse3.Operations):
 
     @_answered
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if inode >= self._past:
+            if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+                raise FUSEError(errno.EROFS)
+            self._view.hold(self._view.find(inode))
+            return FileInfo(fh=inode, keep_cache=True)
         if flags & os.O_TRUNC:
             await self._drive.set_attributes(inode, truncation(self._drive.attributes(inode).mode, ctx.uid))
         self._drive.hold(inode)
@@ -259,6 +317,7 @@ class DriveOperations(pyfuse3.Operations):
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
     ) -> tuple[FileInfo, EntryAttributes]:
+        self._check_new(parent_inode, name)
         regular = stat.S_IFREG | stat.S_IMODE(mode)
         attributes = await self._drive.make_node(parent_inode, name, regular, 0, ctx.uid, ctx.gid)
         self._drive.hold(attributes.inode, 2)  # the entry and the open file
@@ -268,6 +327,8 @@ class DriveOperations(pyfuse3.Operations):
     async def read(  # type: ignore[override]  # pyfuse3 takes any buffer, its stubs do not say so
         self, fh: int, off: int, size: int
     ) -> bytes | memoryview:
+        if fh >= self._past:
+            return await self._view.read(fh, off, size)
         self._touch(fh)
         return await self._drive.read(fh, off, size)
 
@@ -278,31 +339,42 @@ class DriveOperations(pyfuse3.Operations):
 
     @_answered
     async def flush(self, fh: int) -> None:
-        await self._drive.flush(fh)
+        if fh < self._past:
+            await self._drive.flush(fh)
 
     @_answered
     async def release(self, fh: int) -> None:
-        self._drive.release(fh)
+        (self._drive if fh < self._past else self._view).release(fh)
 
     @_answered
     async def fsync(self, fh: int, datasync: bool) -> None:
-        await self._drive.fsync(fh)
+        if fh < self._past:
+            await self._drive.fsync(fh)
 
     @_answered
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        if inode >= self._past:
+            return await self._view.open_directory(inode)
         self._drive.hold(inode)
         return inode
 
     @_answered
     async def releasedir(self, fh: int) -> None:
-        self._drive.release(fh)
+        if fh >= self._past:
+            self._view.close_directory(fh)
+        else:
+            self._drive.release(fh)
 
     @_answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        await self._drive.fsync(fh)
+        if fh < self._past:
+            await self._drive.fsync(fh)
 
     @_answered
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        if fh >= self._past:
+            self._read_past(fh, start_id, token)
+            return
         if start_id < 1 and not self._reply_dots(fh, b".", 1, token):
             return
         if start_id < 2 and not self._reply_dots(fh, b"..", 2, token):
@@ -322,6 +394,20 @@ class DriveOperations(pyfuse3.Operations):
         attributes = self._drive.lookup(directory, name)
         return pyfuse3.readdir_reply(token, name, entry_reply(attributes), cookie)
 
+    def _read_past(self, handle: int, start_id: int, token: ReaddirToken) -> None:
+        for cookie, name in ((1, b"."), (2, b"..")):
+            if start_id < cookie:
+                reply = entry_reply(self._view.above(handle, name))
+                if not pyfuse3.readdir_reply(token, name, reply, cookie):
+                    return
+        after = start_id if start_id >= _FIRST_COOKIE else 0
+        while entries := self._view.entries(handle, after, _READDIR_BATCH):
+            for entry, found in entries:
+                if not pyfuse3.readdir_reply(token, entry.name, _past_reply(found), entry.cookie):
+                    return
+                self._view.hold(found)
+                after = entry.cookie
+
     @_answered
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         statistics = self._drive.statistics()
@@ -340,7 +426,7 @@ class DriveOperations(pyfuse3.Operations):
         _check_class(name)
         if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
             return self._control_path
-        return self._drive.get_xattr(inode, name)
+        return (self._drive if inode < self._past else self._view).get_xattr(inode, name)
 
     @_answered
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
@@ -349,7 +435,7 @@ class DriveOperations(pyfuse3.Operations):
 
     @_answered
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
-        names = self._drive.xattr_names(inode)
+        names = (self._drive if inode < self._past else self._view).xattr_names(inode)
         return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
 
     @_answered
@@ -358,6 +444,7 @@ class DriveOperations(pyfuse3.Operations):
         await self._drive.remove_xattr(inode, name)
 
     def _check_changeable(self, inode: int, name: bytes) -> None:
+        self._check_live(inode)
         _check_class(name)
         if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
             raise FUSEError(errno.EPERM)

@@ -44,6 +44,7 @@ from cache.errors import FileSystemError
 from mountfs.control import Commands, serve_control
 from mountfs.fuse_loop import MAX_TASKS, PollingLoop, fuse_descriptors, installed
 from mountfs.operations import DriveOperations
+from mountfs.versions import DEFAULT_NAME, VersionsView
 
 READ_AHEAD_KIB: Final = 1024
 MAX_BACKGROUND: Final = MAX_TASKS - 8
@@ -53,9 +54,9 @@ SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter from the loop. Python's 5 ms would be five hundred requests."""
 
 _PR_SET_DUMPABLE: Final = 4
-_M_ARENA_MAX: Final = -8
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 _KEPT_FREE: Final = 32 << 20
 _KEPT_BUFFER: Final = 2 << 20
 _MNT_DETACH: Final = 2
@@ -74,7 +75,8 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class MountOptions:
     """How to mount. `source` is what mount(8) shows; `access_times` False is noatime; `dumpable` lets
-    debuggers and core dumps see the process, keys included."""
+    debuggers and core dumps see the process, keys included. `versions_name` is the hidden directory's (None:
+    there is none); with `as_of` (a name of a moment, `cache.past_names`) the mount shows the drive then."""
 
     source: str
     control_socket: Path
@@ -85,6 +87,8 @@ class MountOptions:
     exec: bool = True
     access_times: bool = True
     dumpable: bool = False
+    versions_name: bytes | None = DEFAULT_NAME
+    as_of: str = ""
 
     def for_libfuse(self) -> set[str]:
         """The `-o` words for libfuse, mount.fuse3(8). Only root may mount with `suid` and `dev`: without it
@@ -161,14 +165,29 @@ class _Session:
             self._drive,
             os.fsencode(options.control_socket),
             access_times=options.access_times,
+            view=self._view(),
         )
         with _mounted(operations, self._mountpoint, options) as mount:
             self._serving = True
+            self._drive.changed_from_inside = self._tell_kernel
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce, on_ready)
                 nursery.start_soon(self._unmount_when_asked, mount)
                 await pyfuse3.main(min_tasks=MAX_TASKS, max_tasks=MAX_TASKS)
                 nursery.cancel_scope.cancel()
+
+    def _view(self) -> VersionsView:
+        as_of = self._options.as_of
+        if not as_of:
+            return VersionsView(self._drive, self._options.versions_name)
+        commit = self._drive.past.resolve(as_of)
+        if commit is None:
+            raise UsageError(f"asof={as_of}: the drive has no state of that time, or it is no time at all")
+        return VersionsView(self._drive, None, commit)
+
+    async def _tell_kernel(self, parent: int, name: bytes, replaced: int) -> None:
+        """`Tree.changed_from_inside`: the kernel forgets the name, and the attributes of both inodes."""
+        await _in_thread(_forget_in_kernel, parent, name, replaced)
 
     def _commands(self) -> Commands:
         return Commands(
@@ -298,6 +317,22 @@ async def _unmount(mountpoint: Path, *, lazily: bool = False) -> bool:
     command = ["fusermount3", "-u", *(["-z"] if lazily else []), "--", os.fspath(mountpoint)]
     result = await trio.run_process(command, check=False, capture_stderr=True)
     return result.returncode == 0
+
+
+def _forget_in_kernel(parent: int, name: bytes, replaced: int) -> None:
+    """Blocks while the kernel is in the middle of something there, which needs the loop."""
+    calls: list[Callable[[], None]] = [
+        lambda: pyfuse3.invalidate_entry(parent, name),
+        lambda: pyfuse3.invalidate_inode(parent, attr_only=True),
+    ]
+    if replaced:
+        calls.append(lambda: pyfuse3.invalidate_inode(replaced, attr_only=True))
+    for call in calls:
+        try:
+            call()
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # it remembered nothing
+                raise
 
 
 def _umount2(mountpoint: Path, flags: int) -> bool:

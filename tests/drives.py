@@ -67,7 +67,9 @@ async def content_of(drive: Drive, name: bytes, parent: int = ROOT_INODE) -> byt
     return await content(drive, drive.lookup(parent, name).inode)
 
 
-async def tree(drive: Drive, directory: int = ROOT_INODE, path: bytes = b"") -> dict[bytes, tuple[object, ...]]:
+async def tree(
+    drive: Drive, directory: int = ROOT_INODE, path: bytes = b""
+) -> dict[bytes, tuple[object, ...]]:
     """Everything below a directory by path: attributes, extended attributes, content."""
     found: dict[bytes, tuple[object, ...]] = {}
     for entry in drive.entries(directory, 0, 1_000_000):

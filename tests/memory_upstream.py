@@ -8,7 +8,7 @@ import trio
 
 from backend.commit_format import commit_hash
 from backend.errors import ConflictError, CorruptError, FencedError, NotFoundError, TransientError
-from backend.upstream import NO_COMMIT, BlockId, Commit, Head, SealedBlock, StoreStatus
+from backend.upstream import NO_COMMIT, BlockId, Commit, CompactionReport, Head, SealedBlock, StoreStatus
 
 
 class MemoryUpstream:
@@ -19,6 +19,7 @@ class MemoryUpstream:
         self.commits: list[tuple[Commit, bytes]] = []
         self.stored: dict[BlockId, bytes] = {}
         self.buffered: dict[BlockId, bytes] = {}
+        self.released: dict[BlockId, float] = {}
         self.roots: dict[str, bytes] = {}
         self.away = False
         self.fenced = False
@@ -80,7 +81,8 @@ class MemoryUpstream:
 
     async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
         await trio.lowlevel.checkpoint()
-        return {block for block in ids if block not in self.stored and block not in self.buffered}
+        present = self.stored.keys() - self.released.keys() | self.buffered.keys()
+        return {block for block in ids if block not in present}
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         await trio.lowlevel.checkpoint()
@@ -94,6 +96,8 @@ class MemoryUpstream:
         self.attempts += 1
         self._check()
         self.stored.update(self.buffered)
+        for block in self.buffered:
+            self.released.pop(block, None)
         self.buffered.clear()
 
     async def get_block(self, block: BlockId) -> bytes:
@@ -115,6 +119,29 @@ class MemoryUpstream:
         if block not in self.stored:
             raise NotFoundError(f"block {block.hex()} is not stored")
         return self.stored[block]
+
+    async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
+        await trio.lowlevel.checkpoint()
+        return sorted(block for block in self.stored if block > after)[:limit]
+
+    async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
+        await trio.lowlevel.checkpoint()
+        new = [block for block in blocks if block not in self.released]
+        self.released = {block: self.released.get(block, trio.current_time()) for block in blocks}
+        return new
+
+    async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
+        await trio.lowlevel.checkpoint()
+        return {block: len(self.stored[block]) for block in blocks if block in self.stored}
+
+    async def compact(self, grace: float, bytes_per_second: float, *, debris: bool) -> CompactionReport:
+        await trio.lowlevel.checkpoint()
+        self._check()
+        until = trio.current_time() - grace
+        dead = [block for block, since in self.released.items() if since <= until]
+        for block in dead:
+            del self.stored[block], self.released[block]
+        return CompactionReport(blocks=len(dead))
 
     async def put_root(self, name: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()

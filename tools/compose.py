@@ -166,10 +166,11 @@ async def opened_drive(
                 with trio.CancelScope(shield=True):
                     await opened.close()
     except BaseExceptionGroup as group:
-        raise _sole(group) from None
+        raise sole(group) from None
 
 
-def _sole(error: BaseException) -> BaseException:
+def sole(error: BaseException) -> BaseException:
+    """The one error in nested groups, or the group where there are several."""
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -43,7 +43,6 @@ def mount(arguments: Sequence[str]) -> int:
     """The command; its exit code is 0, or that of the error that is raised."""
     arguments_ = _parse(arguments)
     options = mount_options.parse(arguments_.options, sloppy=arguments_.sloppy)
-    _tell_what_is_without_effect(options)
     mountpoint = os.path.realpath(arguments_.mountpoint)
     if arguments_.namespace:
         namespaces.enter_mount_namespace(arguments_.namespace)
@@ -72,11 +71,6 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def _tell_what_is_without_effect(options: MountOptions) -> None:
-    if options.versions_dir is not None:
-        _warn("versions_dir is without effect: this version of drivefs does not show past versions")
-
-
 def _warn(line: str) -> None:
     print(f"mount.drivefs: warning: {line}", file=sys.stderr)
 
@@ -102,7 +96,8 @@ def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDri
 
 
 def _cache_folder(drive_id: str, options: MountOptions) -> str:
-    return places.cache_folder(drive_id, options.cache_dir, os.environ)
+    folder = places.cache_folder(drive_id, options.cache_dir, os.environ)
+    return places.spare_folder(folder) if options.asof else folder
 
 
 def _start(
@@ -142,11 +137,13 @@ def _serve(
         dev="nodev" not in options.kernel_flags,
         exec="noexec" not in options.kernel_flags,
         access_times=not options.noatime,
+        versions_name=os.fsencode(options.versions_dir) or None,
+        as_of=options.asof,
     )
     what = DriveOptions(
         cache_size=options.cache_size,
         journal_size=options.journal_size,
-        intervals=Intervals(commit=options.commit_interval),
+        intervals=Intervals(commit=options.commit_interval, version=options.version_interval),
         read_only=options.read_only,
     )
     trio.run(_serve_until_unmounted, drive, Path(cache_folder), what, Path(mountpoint), how, ready)

@@ -9,11 +9,13 @@ Where an option is given twice, the last one counts.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backend.errors import UsageError
+from cache import past_names
 from tools.quantities import parse_duration, parse_size
 
 LET_PASS: Final = frozenset(
@@ -49,13 +51,18 @@ LET_PASS: Final = frozenset(
 
 _KERNEL_FLAGS: Final = frozenset({"nosuid", "nodev", "noexec"})
 _OPPOSITES: Final = {"suid": "nosuid", "dev": "nodev", "exec": "noexec"}
+_MAY_BE_EMPTY: Final = frozenset({"versions_dir"})
 _SECRETS: Final = frozenset({"passphrase_file", "key_file", "passphrase_command"})
 _USER_MOUNTS: Final = frozenset({"user", "users", "owner", "group"})
 """mount(8): these imply nosuid and nodev; `user` and `users` noexec too."""
 
+TIME_EXAMPLES: Final = "2026-11-20T194612Z, 2026-11-20, yesterday, 2h, 3d or @17"
 DEFAULT_CACHE_SIZE: Final = 64 << 20
 DEFAULT_JOURNAL_SIZE: Final = 2 << 30
 DEFAULT_COMMIT_INTERVAL: Final = 5.0
+DEFAULT_VERSION_INTERVAL: Final = 30.0
+DEFAULT_VERSIONS_DIR: Final = ".versions"
+NO_VERSIONS_DIR: Final = ("off", "none")
 MINIMUM_JOURNAL_SIZE: Final = 64 << 20
 MINIMUM_CACHE_SIZE: Final = 16 << 20
 
@@ -76,7 +83,10 @@ class MountOptions:
     cache_size: int = DEFAULT_CACHE_SIZE
     journal_size: int = DEFAULT_JOURNAL_SIZE
     commit_interval: float = DEFAULT_COMMIT_INTERVAL
-    versions_dir: str | None = None
+    version_interval: float = DEFAULT_VERSION_INTERVAL
+    versions_dir: str = DEFAULT_VERSIONS_DIR
+    """empty: there is none"""
+    asof: str = ""
     kernel_flags: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -88,7 +98,7 @@ def parse(option_lists: Iterable[str], *, sloppy: bool = False) -> MountOptions:
     for option in (option for text in option_lists for option in split(text)):
         name, equals, value = option.partition("=")
         if name in _VALUES:
-            if not value:
+            if not value and name not in _MAY_BE_EMPTY:
                 raise UsageError(f"mount option {name} needs a value: {name}=...")
             found[name] = _VALUES[name](value)
         elif name in _SWITCHES and not equals:
@@ -97,6 +107,8 @@ def parse(option_lists: Iterable[str], *, sloppy: bool = False) -> MountOptions:
         elif not _take_flag(name, flags) and not _belongs_to_others(name) and not sloppy:
             raise UsageError(f"unknown mount option '{name}'")
     _one_secret_source(found)
+    if found.get("asof"):
+        found["read_only"] = True
     return MountOptions(**found, kernel_flags=frozenset(flags))
 
 
@@ -130,14 +142,25 @@ def _at_least(name: str, minimum: int) -> Callable[[str], int]:
     return parse_value
 
 
-def _interval(value: str) -> float:
-    seconds = parse_duration(value)
-    if not 0.1 <= seconds <= 3600:
-        raise UsageError("mount option commit_interval must be between 100ms and 1h")
-    return seconds
+def _interval(name: str, most: float, most_text: str) -> Callable[[str], float]:
+    def parse_value(value: str) -> float:
+        seconds = parse_duration(value)
+        if not 0.1 <= seconds <= most:
+            raise UsageError(f"mount option {name} must be between 100ms and {most_text}")
+        return seconds
+
+    return parse_value
+
+
+def _moment(value: str) -> str:
+    if past_names.parse(value, time.time_ns()) is None:
+        raise UsageError(f"mount option asof: '{value}' is not a time; write for example {TIME_EXAMPLES}")
+    return value
 
 
 def _versions_name(value: str) -> str:
+    if value in NO_VERSIONS_DIR:
+        return ""
     if "/" in value or value in (".", "..") or len(value.encode("utf-8", "surrogateescape")) > 255:
         raise UsageError(f"mount option versions_dir must be one name, not '{value}'")
     return value
@@ -160,7 +183,9 @@ _VALUES: Final[dict[str, Callable[[str], str | int | float]]] = {
     "log_file": _path,
     "cache_size": _at_least("cache_size", MINIMUM_CACHE_SIZE),
     "journal_size": _at_least("journal_size", MINIMUM_JOURNAL_SIZE),
-    "commit_interval": _interval,
+    "commit_interval": _interval("commit_interval", 3600, "1h"),
+    "version_interval": _interval("version_interval", 24 * 3600, "24h"),
+    "asof": _moment,
     "versions_dir": _versions_name,
 }
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pwd
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Final
 
+from cache.opening import LOCK_FILE
 from tools import mounts
 from tools.errors import MissingSystemError, ToolError
 
@@ -29,6 +32,27 @@ def cache_folder(drive_id: str, asked: str | None, environment: Mapping[str, str
         home = environment.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
         base = os.path.join(environment.get("XDG_CACHE_HOME") or os.path.join(home, ".cache"), "drivefs")
     return os.path.join(os.path.abspath(base), drive_id)
+
+
+def spare_folder(cache_folder: str) -> str:
+    """A cache folder for one more mount of a drive, which only looks: the first of `CACHE_FOLDER.past-1`,
+    `.past-2`, ... that no process holds. What an earlier mount left there makes opening quicker."""
+    folders = (f"{cache_folder}.past-{number}" for number in count(1))
+    return next(folder for folder in folders if not _is_held(os.path.join(folder, LOCK_FILE)))
+
+
+def _is_held(lock: str) -> bool:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def make_private_folder(path: str) -> None:

@@ -15,6 +15,7 @@ import random
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 from backend.durable import Durable
@@ -119,8 +120,14 @@ class LossyDurable(Durable):
 
 def _sectors(offset: int, data: bytes) -> list[tuple[int, bytes]]:
     """The write in parts that a disk writes whole."""
-    borders = [offset, *range((offset // SECTOR + 1) * SECTOR, offset + len(data), SECTOR), offset + len(data)]
-    return [(low, data[low - offset : high - offset]) for low, high in zip(borders, borders[1:], strict=False)]
+    borders = [
+        offset,
+        *range((offset // SECTOR + 1) * SECTOR, offset + len(data), SECTOR),
+        offset + len(data),
+    ]
+    return [
+        (low, data[low - offset : high - offset]) for low, high in pairwise(borders)
+    ]
 
 
 def _apply(content: bytes, writes: Sequence[tuple[int, bytes]]) -> bytes:

@@ -31,7 +31,9 @@ from tests.memory_upstream import MemoryUpstream
 
 OPTIONS = replace(QUIET, journal_size=1 << 20)
 NAMES = sorted(
-    name for name in failpoints.FAILPOINTS if name.split(".")[0] in ("journal", "sealer", "ledger", "snapshot")
+    name
+    for name in failpoints.FAILPOINTS
+    if name.split(".")[0] in ("journal", "sealer", "ledger", "snapshot")
 )
 ROOT = Path(__file__).parent.parent.parent
 Refused = (OSError, FileSystemError, DriveError)
@@ -120,8 +122,7 @@ def test_the_client_side_has_failpoints() -> None:
 
 
 @pytest.mark.logs_warnings
-@pytest.mark.parametrize("skip", [0, 5])
-@pytest.mark.parametrize("action", ["eio", "enospc"])
+@pytest.mark.parametrize(("action", "skip"), [("eio", 0), ("eio", 5), ("enospc", 3)])
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_step_that_fails(tmp_path: Path, name: str, action: str, skip: int) -> None:
     folder, upstream = tmp_path / "cache", MemoryUpstream()

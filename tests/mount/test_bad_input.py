@@ -286,6 +286,10 @@ class TestDisks:
             assert path.read_bytes() == data
         ballast.unlink()
         (drive.mountpoint / "after").write_bytes(b"after" * 100_000)
+        # syncfs(2) tells once of what could not be written back before.
+        told = drive.tool("drivefs", "sync", drive.mountpoint)
+        assert told.returncode == 1
+        assert "No space left" in told.stderr
         drive.sync()
         drive.umount()
         drive.cache = drive.folder / "new cache"
@@ -303,7 +307,7 @@ class TestDisks:
         drive.cache = small
         assert_refused(drive.try_mount(), FAILURE, "space")
         (small / "ballast").unlink()
-        run("mount", "-o", "remount,size=64m", small)
+        run("mount", "-o", "remount,size=160m", small)
         drive.mount()
         drive.umount()
 

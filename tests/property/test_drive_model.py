@@ -7,6 +7,7 @@ small, so that files of some kilobytes meet every path of the sealer.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
@@ -57,7 +58,11 @@ def data(draw: st.DrawFn) -> bytes:
 
 steps = st.one_of(
     st.tuples(
-        st.just("create"), which, names, st.sampled_from([S_IFREG | 0o644, S_IFIFO | 0o600]), st.integers(0, 2)
+        st.just("create"),
+        which,
+        names,
+        st.sampled_from([S_IFREG | 0o644, S_IFIFO | 0o600]),
+        st.integers(0, 2),
     ),
     st.tuples(st.just("create"), which, names, st.just(S_IFREG | 0o600), st.just(0)),
     st.tuples(st.just("create"), which, names, st.sampled_from([S_IFDIR | 0o755, S_IFDIR | 0o2750]), which),
@@ -65,7 +70,9 @@ steps = st.one_of(
     st.tuples(st.just("link"), which, which, names),
     st.tuples(st.just("unlink"), which, names),
     st.tuples(st.just("remove_directory"), which, names),
-    st.tuples(st.just("rename"), which, names, which, names, st.sampled_from(["", "", "no_replace", "exchange"])),
+    st.tuples(
+        st.just("rename"), which, names, which, names, st.sampled_from(["", "", "no_replace", "exchange"])
+    ),
     st.tuples(st.just("write"), which, offsets, data()),
     st.tuples(st.just("write"), which, offsets, data()),
     st.tuples(st.just("write"), which, offsets, data()),
@@ -165,7 +172,9 @@ class Run:
         files = self.model.regular()
         return files[number % len(files)] if files else None
 
-    async def _create(self, parent: Node, name: bytes, made: Callable[[], Awaitable[Attributes]], model: Any) -> None:
+    async def _create(
+        self, parent: Node, name: bytes, made: Callable[[], Awaitable[Attributes]], model: Any
+    ) -> None:
         attributes = await self.same(made, model)
         if attributes is not None:
             parent.names[name].inode = attributes.inode
@@ -192,7 +201,8 @@ class Run:
     async def link(self, number: int, directory: int, name: bytes) -> None:
         node, parent = self.node(number), self.directory(directory)
         await self.same(
-            lambda: self.drive.link(node.inode, parent.inode, name), lambda: self.model.link(node, parent, name)
+            lambda: self.drive.link(node.inode, parent.inode, name),
+            lambda: self.model.link(node, parent, name),
         )
 
     async def unlink(self, directory: int, name: bytes) -> None:
@@ -356,7 +366,10 @@ class Run:
         for node in self.model.nodes:
             await self.compare_node(node)
         totals = self.drive._namespace.statistics()
-        assert totals.inodes == len(self.model.nodes)
+        known = {node.inode for node in self.model.nodes}
+        on_their_way = {inode for inode, _ in self.drive.ledger.dirty.frozen()} - known
+        assert on_their_way <= set(self.drive._namespace.orphans())
+        assert totals.inodes == len(self.model.nodes) + len(on_their_way)
         assert totals.bytes <= sum(len(node.data) for node in self.model.regular()) + (1 << 40)
 
     async def compare_node(self, node: Node) -> None:
@@ -364,9 +377,9 @@ class Run:
         assert (found.mode, found.uid, found.gid, found.nlink) == (node.mode, node.uid, node.gid, node.nlink)
         if node.mtime_ns is not None:
             assert found.mtime_ns == node.mtime_ns
-        assert {name: self.drive.get_xattr(node.inode, name) for name in self.drive.xattr_names(node.inode)} == (
-            node.xattrs
-        )
+        assert {
+            name: self.drive.get_xattr(node.inode, name) for name in self.drive.xattr_names(node.inode)
+        } == (node.xattrs)
         if node.is_directory:
             self.compare_names(node)
         elif node.is_regular:
@@ -421,7 +434,7 @@ def test_a_drive_is_what_the_model_is(sequence: list[Step]) -> None:
 @pytest.mark.soak
 @pytest.mark.logs_warnings
 @pytest.mark.timeout(3600)
-@settings(few, max_examples=5000)
+@settings(few, max_examples=int(os.environ.get("SOAK_EXAMPLES", "5000")))
 @given(st.lists(steps, min_size=1, max_size=80))
 def test_a_drive_is_what_the_model_is_for_long(sequence: list[Step]) -> None:
     execute(sequence)

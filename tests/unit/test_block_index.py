@@ -124,7 +124,7 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
     other = apsw.Connection(path)
     other.execute("CREATE TABLE mine (a)")
     other.close()
-    with pytest.raises(FormatError, match="no block index of version 1"):
+    with pytest.raises(FormatError, match="no block index of version 2"):
         BlockIndex(path, DRIVE)
 
 
@@ -132,9 +132,9 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "blocks.db")
     BlockIndex(path, DRIVE).close()
     database = apsw.Connection(path)
-    database.execute("PRAGMA user_version = 2")
+    database.execute("PRAGMA user_version = 3")
     database.close()
-    with pytest.raises(FormatError, match="version 1"):
+    with pytest.raises(FormatError, match="version 2"):
         BlockIndex(path, DRIVE)
 
 

@@ -36,7 +36,9 @@ def test_key_envelope_and_every_byte_are_bound() -> None:
         open_operations(KEY, payload, BINDING + b"x")
     for index in range(len(payload)):
         with pytest.raises(CorruptError):
-            open_operations(KEY, payload[:index] + bytes([payload[index] ^ 1]) + payload[index + 1 :], BINDING)
+            open_operations(
+                KEY, payload[:index] + bytes([payload[index] ^ 1]) + payload[index + 1 :], BINDING
+            )
 
 
 @pytest.mark.parametrize(("version", "length"), [(2, 10), (1, MAX_OPERATIONS + 1)])

@@ -36,6 +36,12 @@ def record(segment: int, kind: int, sequence: int, *parts: bytes) -> bytes:
     return encode_record_header(segment, kind, sequence, parts, length) + b"".join(parts)
 
 
+def decoded(segment: int, data: bytes | bytearray, offset: int, sequence: int) -> tuple[RecordType, bytes]:
+    found = decode_record(segment, memoryview(data), offset, sequence)
+    assert found is not None
+    return found[0], bytes(found[1])
+
+
 def test_a_segment_header_by_hand() -> None:
     body = b"drvfsjnl" + struct.pack("<HHI", 1, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
     by_hand = body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8)))
@@ -65,14 +71,14 @@ def test_a_record_by_hand() -> None:
     checksum = xxhash.xxh3_64_intdigest(checked + b"hello", seed=7)
     by_hand = checked + struct.pack("<Q", checksum) + b"hello"
     assert record(7, 2, 99, b"he", b"llo") == by_hand
-    assert decode_record(7, memoryview(by_hand), 0, 99) == (RecordType.DATA, b"hello")
+    assert decoded(7, by_hand, 0, 99) == (RecordType.DATA, b"hello")
     assert RECORD_HEADER_SIZE == 24
 
 
 @given(st.binary(max_size=50), st.integers(0, 3), st.data())
 def test_records_round_trip_and_no_bit_may_change(payload: bytes, offset: int, draw: st.DataObject) -> None:
     encoded = bytearray(bytes(offset) + record(3, RecordType.CUT, 8, payload))
-    assert decode_record(3, memoryview(encoded), offset, 8) == (RecordType.CUT, payload)
+    assert decoded(3, encoded, offset, 8) == (RecordType.CUT, payload)
     assert decode_record(4, memoryview(encoded), offset, 8) is None  # another life of the segment
     assert decode_record(3, memoryview(encoded), offset, 9) is None
     bit = draw.draw(st.integers(offset * 8, len(encoded) * 8 - 1))

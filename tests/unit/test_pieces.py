@@ -21,7 +21,9 @@ def cells_of(piece: Piece) -> list[Cell]:
     return [("hole", 0) for _ in length]
 
 
-ranges = st.tuples(st.integers(0, SIZE - 1), st.integers(1, SIZE)).map(lambda r: (r[0], min(r[0] + r[1], SIZE)))
+ranges = st.tuples(st.integers(0, SIZE - 1), st.integers(1, SIZE)).map(
+    lambda r: (r[0], min(r[0] + r[1], SIZE))
+)
 
 
 @st.composite
@@ -34,7 +36,9 @@ def pieces(draw: st.DrawFn) -> Piece:
 
 
 @given(st.lists(st.one_of(pieces(), ranges), max_size=25), ranges)
-def test_a_piece_map_is_what_a_naive_array_is(steps: list[Piece | tuple[int, int]], window: tuple[int, int]) -> None:
+def test_a_piece_map_is_what_a_naive_array_is(
+    steps: list[Piece | tuple[int, int]], window: tuple[int, int]
+) -> None:
     pieces, array = PieceMap(), [None] * SIZE
     naive: list[Cell] = list(array)
     for step in steps:

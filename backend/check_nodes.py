@@ -1,0 +1,219 @@
+"""Checking what lies beside the data of a drive: `drive.toml` with its copies, and the nodes' identities.
+
+`drive.toml` lies in the drive's folder and on every node. `write_copies` changes the nodes first and the
+drive's folder last, so what most copies say is what the last finished change wrote, and a change that was
+interrupted is either finished or taken back. Where only the paths of nodes differ, the drive's folder is right
+(a person moved a disk), provided that its paths lead to these nodes. Functions here block on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from glob import escape, glob
+from typing import Final
+
+from backend import drive_file, durable
+from backend.drive_file import FILE_NAME, DriveFile, NodeEntry
+from backend.errors import DriveError, FormatError, NodeError, NotFoundError
+from backend.fragment_format import FOOTER_SIZE, decode_footer
+from backend.node_identity import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, encode_identity, read_identity
+
+_LOOKED_AT: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The drive file that counts, and the copies (paths of folders) that are not it: each with one line."""
+
+    file: DriveFile
+    wrong: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WrongIdentity:
+    """A node whose identity file is not as it must be. `is_ours`: its folder holds this drive's data, and
+    nothing says that it is another node, so its identity may be written anew."""
+
+    entry: NodeEntry
+    folder: str
+    text: str
+    is_ours: bool
+
+
+def survey(folder: str, nodes: Sequence[str] = ()) -> Survey:
+    """Look at all copies that can be found from the drive's folder, and in the folders `nodes`.
+    `NotFoundError` if there is no copy at all, `FormatError` if none can be understood."""
+    copies = _read_copies(folder, nodes)
+    readable = {place: file for place, data in copies.items() if (file := _decoded(data)) is not None}
+    if not readable:
+        raise _nothing_readable(folder, copies)
+    file = _chosen(folder, readable, copies)
+    expected = drive_file.encode(file)
+    members = {folder, *(entry.folder(folder) for entry in file.nodes)}
+    wrong = [
+        (place, _what_is_wrong(data, place in readable))
+        for place in sorted(members)
+        if os.path.isdir(place) and (data := copies.get(place)) != expected
+    ]
+    return Survey(file, tuple(wrong))
+
+
+def write_copies(folder: str, file: DriveFile) -> list[str]:
+    """Write `drive.toml` on the nodes that are there, then in the drive's folder; what could not be written,
+    one line for each node. `OSError` if the drive's folder itself cannot be written. Idempotent."""
+    failed = []
+    for entry in file.nodes:
+        place = entry.folder(folder)
+        try:
+            if _is_member(place, entry, file.id):
+                drive_file.save(os.path.join(place, FILE_NAME), file)
+            else:
+                failed.append(f"{entry.name}: not there, so it has no new {FILE_NAME}")
+        except OSError as error:
+            failed.append(f"{entry.name}: {FILE_NAME} could not be written: {error.strerror}")
+    drive_file.save(os.path.join(folder, FILE_NAME), file)
+    return failed
+
+
+def rewrite_copy(place: str, file: DriveFile) -> None:
+    """Put the drive file into one folder. `OSError`."""
+    drive_file.save(os.path.join(place, FILE_NAME), file)
+
+
+def wrong_identities(folder: str, file: DriveFile) -> Iterator[WrongIdentity]:
+    """Nodes whose identity file is not byte for byte what it must be; not those whose folder is missing,
+    empty or of another drive: these are away."""
+    for entry in file.nodes:
+        place = entry.folder(folder)
+        expected = NodeIdentity(entry.name, file.id, entry.zone)
+        if not os.path.isdir(place) or _identity_bytes(place) == encode_identity(expected):
+            continue
+        try:
+            text, found = f"{place}/{IDENTITY_FILE} is not as it was written", read_identity(place, entry.name)
+        except NodeError as error:
+            text, found = str(error), expected
+        if holds_data_of(place, file.id):
+            yield WrongIdentity(entry, place, text, not _is_swapped(folder, file, entry, found))
+
+
+def rewrite_identity(wrong: WrongIdentity, drive_id: bytes) -> None:
+    """Write the identity file of a node anew. `OSError`."""
+    identity = NodeIdentity(wrong.entry.name, drive_id, wrong.entry.zone)
+    durable.write_file(os.path.join(wrong.folder, IDENTITY_FILE), [encode_identity(identity)])
+
+
+def is_node(place: str, file: DriveFile) -> bool:
+    """Whether the folder says that it is a node of the drive. Blocks."""
+    try:
+        return read_identity(place, place).drive_id == file.id
+    except NodeError:
+        return False
+
+
+def holds_data_of(place: str, drive_id: bytes) -> bool:
+    """Whether the folder holds a copy of the drive's file, or fragments of the drive."""
+    copy = _decoded(_bytes_of(os.path.join(place, FILE_NAME), drive_file.MAX_SIZE))
+    if copy is not None and copy.id == drive_id:
+        return True
+    fragments = glob(os.path.join(escape(place), "packs", "*", "*"))[:_LOOKED_AT]
+    return any(_drive_of(path) == drive_id for path in fragments)
+
+
+def _read_copies(folder: str, nodes: Sequence[str]) -> dict[str, bytes | None]:
+    """The bytes of each copy by its folder; of those that the copies themselves name, too."""
+    inside = [os.path.dirname(path) for path in glob(os.path.join(escape(folder), "*", FILE_NAME))]
+    wanted = [folder, *inside, *(os.path.abspath(node) for node in nodes)]
+    copies: dict[str, bytes | None] = {}
+    while wanted:
+        place = wanted.pop()
+        if place in copies:
+            continue
+        copies[place] = _bytes_of(os.path.join(place, FILE_NAME), drive_file.MAX_SIZE)
+        file = _decoded(copies[place])
+        if file is not None:
+            wanted += [entry.folder(folder) for entry in file.nodes]
+    return copies
+
+
+def _chosen(folder: str, readable: dict[str, DriveFile], copies: dict[str, bytes | None]) -> DriveFile:
+    """What most copies say; of equals, what the drive's folder says, else the highest epoch."""
+    votes = Counter(data for place, data in copies.items() if place in readable)
+
+    def weight(place: str) -> tuple[int, bool, int]:
+        return votes[copies[place]], place == folder, readable[place].epoch
+
+    chosen = readable[max(readable, key=weight)]
+    own = readable.get(folder)
+    if own is not None and own != chosen and _only_paths_differ(own, chosen) and _leads_to_nodes(folder, own):
+        return own
+    return chosen
+
+
+def _only_paths_differ(one: DriveFile, other: DriveFile) -> bool:
+    def without_paths(file: DriveFile) -> DriveFile:
+        return replace(file, nodes=tuple(replace(entry, path="-") for entry in file.nodes))
+
+    return without_paths(one) == without_paths(other)
+
+
+def _leads_to_nodes(folder: str, file: DriveFile) -> bool:
+    return all(_is_member(entry.folder(folder), entry, file.id) for entry in file.nodes)
+
+
+def _is_member(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
+    try:
+        found = read_identity(place, entry.name)
+    except NodeError:
+        return False
+    return (found.name, found.drive_id) == (entry.name, drive_id)
+
+
+def _is_swapped(folder: str, file: DriveFile, entry: NodeEntry, found: NodeIdentity) -> bool:
+    """Whether the folder is really another node of the drive, whose own folder is not where it should be."""
+    others = [other for other in file.nodes if other.name == found.name and other.name != entry.name]
+    return found.drive_id == file.id and any(
+        not _is_member(other.folder(folder), other, file.id) for other in others
+    )
+
+
+def _identity_bytes(place: str) -> bytes | None:
+    return _bytes_of(os.path.join(place, IDENTITY_FILE), MAX_FILE_SIZE)
+
+
+def _bytes_of(path: str, limit: int) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            return file.read(limit + 1)
+    except OSError:
+        return None
+
+
+def _decoded(data: bytes | None) -> DriveFile | None:
+    try:
+        return None if data is None else drive_file.decode(data, FILE_NAME)
+    except FormatError:
+        return None
+
+
+def _drive_of(path: str) -> bytes | None:
+    try:
+        with open(path, "rb") as file:
+            file.seek(-FOOTER_SIZE, os.SEEK_END)
+            return decode_footer(file.read(FOOTER_SIZE)).drive_id
+    except (OSError, DriveError):
+        return None
+
+
+def _what_is_wrong(data: bytes | None, is_readable: bool) -> str:
+    if data is None:
+        return f"has no {FILE_NAME}"
+    return f"has another {FILE_NAME} than most copies" if is_readable else f"has a damaged {FILE_NAME}"
+
+
+def _nothing_readable(folder: str, copies: dict[str, bytes | None]) -> DriveError:
+    if all(data is None for data in copies.values()):
+        return NotFoundError(f"{folder}: there is no drive here (no {FILE_NAME})")
+    return FormatError(f"{folder}: no copy of {FILE_NAME} can be understood")

@@ -1,0 +1,253 @@
+"""Random calls on a real mount and on a folder of the local disk: results and errnos are the same.
+
+The local file system (ext4 or the like) is the reference, so the model has no opinion of its own. Between
+the calls the drive is synced, or unmounted and mounted again with an empty cache, and all is compared.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from tests.mount.conftest import fuse, unmade_drive
+from tests.mount.mounted import MountedDrive
+
+__all__ = ["fuse", "unmade_drive"]
+
+pytestmark = pytest.mark.mount
+
+EXAMPLES: Final = int(os.environ.get("MOUNT_MODEL_EXAMPLES", "12"))
+STEPS: Final = int(os.environ.get("MOUNT_MODEL_STEPS", "60"))
+LARGEST: Final = 1 << 20
+
+names = st.sampled_from(["a", "b", "c", "ä", "\udcff", "n" * 255])
+paths = st.lists(names, min_size=1, max_size=3).map("/".join)
+modes = st.sampled_from([0o600, 0o644, 0o755, 0o4711, 0o2750])
+offsets = st.one_of(st.integers(0, 20), st.integers(0, LARGEST), st.sampled_from([4095, 4096, 4097, 262_144]))
+lengths = st.one_of(st.integers(0, 20), st.integers(0, 300_000), st.sampled_from([4096, 131_072]))
+fills = st.integers(0, 255)
+attributes = st.sampled_from(["user.a", "user.b", "user." + "n" * 250])
+values = st.binary(max_size=50)
+Call = Callable[[Path], object]
+
+
+def outcome(call: Call, top: Path) -> object:
+    """What `call` returns, or the name of its errno."""
+    try:
+        return call(top)
+    except OSError as error:
+        return errno.errorcode[error.errno or 0]
+
+
+def pattern(fill: int, length: int) -> bytes:
+    return bytes((fill + at * 7) % 251 for at in range(min(length, 1000))) * (length // 1000 + 1)
+
+
+def write(path: Path, flags: int, offset: int, data: bytes) -> int:
+    descriptor = os.open(path, flags, 0o644)
+    try:
+        return os.pwrite(descriptor, data, offset)
+    finally:
+        os.close(descriptor)
+
+
+def described(top: Path) -> Iterator[tuple[Any, ...]]:
+    """All that is under `top`, with contents and attributes; names that are one file have one mark."""
+    marks: dict[int, int] = {}
+    for path in sorted(top.rglob("*")):
+        found = path.lstat()
+        content: object = None
+        if stat.S_ISREG(found.st_mode):
+            content = path.read_bytes()
+        elif stat.S_ISLNK(found.st_mode):
+            content = os.readlink(path)
+        size = found.st_size if not stat.S_ISDIR(found.st_mode) else 0
+        yield (
+            path.relative_to(top).as_posix(),
+            found.st_mode,
+            found.st_nlink,
+            marks.setdefault(found.st_ino, len(marks)),
+            size,
+            content,
+            {name: os.getxattr(path, name) for name in os.listxattr(path)} if not path.is_symlink() else None,
+        )
+
+
+class MountModel(RuleBasedStateMachine):
+    """Each example works in new folders of the one drive that `drive` names."""
+
+    drive: MountedDrive
+    folders = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).folders += 1
+        self.mounted = self.drive.mountpoint / f"example {self.folders}"
+        self.local = self.drive.folder / f"example {self.folders}"
+        self.opened: list[tuple[int, int]] = []
+        for folder in (self.mounted, self.local):
+            folder.mkdir()
+
+    def teardown(self) -> None:
+        self._same_trees()
+        self._close_all()
+
+    def _same(self, call: Call) -> None:
+        assert outcome(call, self.mounted) == outcome(call, self.local)
+
+    def _same_trees(self) -> None:
+        assert [*described(self.mounted)] == [*described(self.local)]
+
+    def _close_all(self) -> None:
+        while self.opened:
+            for descriptor in self.opened.pop():
+                os.close(descriptor)
+
+    @invariant()
+    def same_names(self) -> None:
+        self._same(lambda top: sorted(os.listdir(top)))
+
+    @rule(path=paths, mode=modes)
+    def mkdir(self, path: str, mode: int) -> None:
+        self._same(lambda top: os.mkdir(top / path, mode))
+
+    @rule(path=paths)
+    def rmdir(self, path: str) -> None:
+        self._same(lambda top: os.rmdir(top / path))
+
+    @rule(path=paths)
+    def unlink(self, path: str) -> None:
+        self._same(lambda top: os.unlink(top / path))
+
+    @rule(
+        path=paths,
+        flags=st.sampled_from([os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_CREAT | os.O_TRUNC, os.O_TRUNC, 0, os.O_APPEND]),
+        offset=offsets,
+        fill=fills,
+        length=lengths,
+    )
+    def write(self, path: str, flags: int, offset: int, fill: int, length: int) -> None:
+        data = pattern(fill, length)[:length]
+        self._same(lambda top: write(top / path, os.O_WRONLY | flags, offset, data))
+
+    @rule(path=paths, size=offsets)
+    def truncate(self, path: str, size: int) -> None:
+        self._same(lambda top: os.truncate(top / path, size))
+
+    @rule(path=paths, content=paths)
+    def symlink(self, path: str, content: str) -> None:
+        self._same(lambda top: os.symlink(content, top / path))
+
+    @rule(old=paths, new=paths)
+    def link(self, old: str, new: str) -> None:
+        self._same(lambda top: os.link(top / old, top / new, follow_symlinks=False))
+
+    @rule(old=paths, new=paths)
+    def rename(self, old: str, new: str) -> None:
+        self._same(lambda top: os.rename(top / old, top / new))
+
+    @rule(path=paths, mode=modes)
+    def chmod(self, path: str, mode: int) -> None:
+        self._same(lambda top: os.chmod(top / path, mode))
+
+    @rule(path=paths)
+    def mkfifo(self, path: str) -> None:
+        self._same(lambda top: os.mkfifo(top / path, 0o640))
+
+    @rule(path=paths, name=attributes, value=values, flags=st.sampled_from([0, os.XATTR_CREATE, os.XATTR_REPLACE]))
+    def set_attribute(self, path: str, name: str, value: bytes, flags: int) -> None:
+        self._same(lambda top: os.setxattr(top / path, name, value, flags))
+
+    @rule(path=paths, name=attributes)
+    def remove_attribute(self, path: str, name: str) -> None:
+        self._same(lambda top: os.removexattr(top / path, name))
+
+    @rule(path=paths, times=st.tuples(st.integers(0, 1 << 60), st.integers(0, 1 << 60)))
+    def times(self, path: str, times: tuple[int, int]) -> None:
+        def set_and_get(top: Path) -> object:
+            os.utime(top / path, ns=times, follow_symlinks=False)
+            found = os.lstat(top / path)
+            return found.st_mtime_ns // 1_000_000_000 % (1 << 31)
+
+        self._same(set_and_get)
+
+    @rule(path=paths)
+    def read(self, path: str) -> None:
+        def content(top: Path) -> object:
+            if stat.S_ISFIFO(os.stat(top / path).st_mode):
+                return "fifo"  # to open it would wait for a writer
+            return (top / path).read_bytes()
+
+        self._same(content)
+
+    @rule(path=paths)
+    def open_and_keep(self, path: str) -> None:
+        pair = []
+        for top in (self.mounted, self.local):
+            try:
+                pair.append(os.open(top / path, os.O_RDWR | os.O_NONBLOCK))
+            except OSError as error:
+                pair.append(-(error.errno or 0))
+        assert (pair[0] >= 0) == (pair[1] >= 0)
+        assert pair[0] >= 0 or pair[0] == pair[1]
+        if pair[0] >= 0:
+            self.opened.append((pair[0], pair[1]))
+
+    @precondition(lambda self: self.opened)
+    @rule(which=st.integers(0, 100), offset=offsets, fill=fills, length=lengths, size=offsets)
+    def use_what_is_open(self, which: int, offset: int, fill: int, length: int, size: int) -> None:
+        """Also of files whose last name is gone."""
+        pair = self.opened[which % len(self.opened)]
+        if not stat.S_ISREG(os.fstat(pair[1]).st_mode):
+            return
+        for descriptor in pair:
+            os.pwrite(descriptor, pattern(fill, length)[:length], offset)
+            os.ftruncate(descriptor, size)
+        found = [(os.fstat(each).st_size, os.fstat(each).st_nlink, os.pread(each, LARGEST, 0)) for each in pair]
+        assert found[0] == found[1]
+
+    @precondition(lambda self: self.opened)
+    @rule()
+    def close_all(self) -> None:
+        self._close_all()
+
+    @rule()
+    def sync(self) -> None:
+        self.drive.sync()
+
+    @rule(empty_cache=st.booleans())
+    def remount(self, empty_cache: bool) -> None:
+        self._close_all()
+        self.drive.umount()
+        if empty_cache:
+            self.drive.wipe_cache()
+        self.drive.mount("commit_interval=200ms")
+        self._same_trees()
+
+
+def test_a_mount_behaves_as_a_local_folder(unmade_drive: MountedDrive) -> None:
+    unmade_drive.make()
+    unmade_drive.mount("commit_interval=200ms")
+
+    class OnThisDrive(MountModel):
+        drive = unmade_drive
+
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        OnThisDrive,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            database=None,
+            suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        ),
+    )

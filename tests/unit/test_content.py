@@ -1,0 +1,70 @@
+"""Reading: parts put together, read-ahead, wrong blocks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio.testing
+
+from backend.errors import CorruptError, NotFoundError
+from backend.upstream import BlockId
+from cache.drive import Drive
+from tests.drives import content, make_file, opened
+from tests.memory_upstream import MemoryUpstream
+
+DATA = random.Random(9).randbytes(12 << 20)
+
+
+@pytest.fixture
+def upstream() -> MemoryUpstream:
+    return MemoryUpstream()
+
+
+@pytest.fixture
+async def drive(tmp_path: Path, upstream: MemoryUpstream) -> AsyncIterator[Drive]:
+    async with opened(tmp_path / "cache", upstream) as drive:
+        yield drive
+
+
+async def test_journal_blocks_and_zeros_are_put_together(drive: Drive) -> None:
+    made = await make_file(drive, b"file", DATA[:3_000_000])
+    await drive.sync()
+    await drive.write(made.inode, 4_000_000, b"far")
+    await drive.write(made.inode, 1_000_000, b"over")
+    expected = bytearray(DATA[:3_000_000] + bytes(1_000_000) + b"far")
+    expected[1_000_000:1_000_004] = b"over"
+    for start, end in [(0, 4_000_003), (999_998, 1_000_006), (2_999_999, 3_000_001), (3_500_000, 3_500_001)]:
+        assert bytes(await drive.read(made.inode, start, end - start)) == expected[start:end]
+
+
+async def test_a_sequential_reader_finds_blocks_already_there(drive: Drive) -> None:
+    made = await make_file(drive, b"file", DATA)
+    await drive.sync()
+    drive._blocks.clear()
+    for start in range(0, len(DATA), 128 << 10):
+        assert bytes(await drive.read(made.inode, start, 128 << 10)) == DATA[start : start + (128 << 10)]
+        await trio.testing.wait_all_tasks_blocked()
+    blocks = len(drive.ledger.namespace.extents(made.inode, 0, len(DATA)))
+    assert drive._blocks.misses == blocks
+
+
+async def test_a_wrong_block_is_read_again_and_a_lost_one_is_an_error(
+    drive: Drive, upstream: MemoryUpstream
+) -> None:
+    made = await make_file(drive, b"file", DATA[:100_000])
+    await drive.sync()
+    upstream.corrupt = set(upstream.stored)
+    assert await content(drive, made.inode) == DATA[:100_000]
+    drive._blocks.clear()
+    upstream.corrupt |= {BlockId(bytes([number]) * 32) for number in range(101)}
+    with pytest.raises(CorruptError):
+        await content(drive, made.inode)
+    upstream.corrupt = set()
+    kept, upstream.stored = upstream.stored, {}
+    with pytest.raises(NotFoundError):
+        await content(drive, made.inode)
+    upstream.stored = kept
+    assert await content(drive, made.inode) == DATA[:100_000]

@@ -1,0 +1,245 @@
+"""Opening: every meeting of a cache directory and a commit log."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from backend.errors import LeaseHeldError, RollbackError, TransientError
+from cache.opening import LocalState, StaleCacheError, set_aside
+from cache.operations import ROOT_INODE
+from tests.drives import content_of, make_file, opened, tree
+from tests.memory_upstream import MemoryUpstream
+
+
+@pytest.fixture
+def upstream() -> MemoryUpstream:
+    return MemoryUpstream()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def lose_database(folder: Path) -> None:
+    for path in folder.glob("namespace.db*"):
+        path.unlink()
+
+
+async def test_a_killed_process_loses_nothing(folder: Path, upstream: MemoryUpstream) -> None:
+    async with opened(folder, upstream, crash=True) as drive:
+        await make_file(drive, b"one", b"1")
+        await drive.publisher.publish(everything=False)
+        await make_file(drive, b"two", b"2")
+        drive.ledger.flush()
+        await make_file(drive, b"three", b"3")
+    upstream.lose_unflushed()
+    async with opened(folder, upstream) as drive:
+        assert [await content_of(drive, name) for name in (b"one", b"two", b"three")] == [b"1", b"2", b"3"]
+        await drive.sync()
+    assert len(upstream.commits) == 2
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("forget", [lambda folder: None, lose_database])
+async def test_a_commit_that_was_appended_and_not_noted_is_known_again(
+    folder: Path, upstream: MemoryUpstream, forget: Callable[[Path], None]
+) -> None:
+    async with opened(folder, upstream, crash=True) as drive:
+        await make_file(drive, b"one", b"1")
+        upstream.fail_after_append = True
+        with pytest.raises(TransientError):
+            await drive.sync()
+        await make_file(drive, b"two", b"2")
+    forget(folder)
+    async with opened(folder, upstream) as drive:
+        assert drive.ledger.head == await upstream.head()
+        assert await content_of(drive, b"one") == b"1"
+        await drive.sync()
+        assert await content_of(drive, b"two") == b"2"
+    assert len(upstream.commits) == 2
+
+
+@pytest.mark.logs_warnings
+async def test_another_machine_went_on_from_our_unnoted_commit(
+    folder: Path, tmp_path: Path, upstream: MemoryUpstream
+) -> None:
+    """Regression: nothing is unpublished here, so it is no stale cache."""
+    async with opened(folder, upstream, crash=True) as drive:
+        await make_file(drive, b"one", b"1")
+        upstream.fail_after_append = True
+        with pytest.raises(TransientError):
+            await drive.sync()
+    async with opened(tmp_path / "other", upstream) as drive:
+        await make_file(drive, b"theirs", b"2")
+        await drive.sync()
+    async with opened(folder, upstream) as drive:
+        assert await content_of(drive, b"one") == b"1"
+        assert await content_of(drive, b"theirs") == b"2"
+
+
+async def test_an_empty_cache_is_filled_from_commits(folder: Path, upstream: MemoryUpstream) -> None:
+    async with opened(folder, upstream) as drive:
+        for number in range(5):
+            await make_file(drive, b"%d" % number, b"x" * number)
+            await drive.sync()
+        before = await tree(drive)
+    shutil.rmtree(folder)
+    async with opened(folder, upstream) as drive:
+        assert await tree(drive) == before
+
+
+@pytest.mark.parametrize("damage", ["none", "root", "no root", "block", "lost block"])
+@pytest.mark.logs_warnings
+async def test_an_empty_cache_and_a_snapshot(folder: Path, upstream: MemoryUpstream, damage: str) -> None:
+    async with opened(folder, upstream) as drive:
+        await make_file(drive, b"before", b"1")
+        await drive.sync()
+        known = set(upstream.stored)
+        await drive._snapshots.make()
+        (block, *_) = set(upstream.stored) - known
+        await make_file(drive, b"after", b"2")
+        await drive.sync()
+        before = await tree(drive)
+    shutil.rmtree(folder)
+    if damage == "root":
+        upstream.roots["snapshot"] = upstream.roots["snapshot"][:-1] + b"?"
+    elif damage == "no root":
+        upstream.roots.clear()
+    elif damage == "block":
+        upstream.stored[block] = bytes(len(upstream.stored[block]))
+    elif damage == "lost block":
+        del upstream.stored[block]
+    async with opened(folder, upstream) as drive:
+        assert await tree(drive) == before
+        await make_file(drive, b"on and on", b"3")
+        await drive.sync()
+    assert not (folder / "snapshot.db").exists()
+
+
+@pytest.mark.parametrize("forget", [lambda folder: None, lose_database])
+async def test_a_stale_cache_is_refused_and_nothing_of_it_is_lost(
+    folder: Path, tmp_path: Path, upstream: MemoryUpstream, forget: Callable[[Path], None]
+) -> None:
+    async with opened(folder, upstream, crash=True) as drive:
+        await make_file(drive, b"base", b"0")
+        await drive.sync()
+        await make_file(drive, b"mine", b"unpublished")
+    forget(folder)
+    shutil.copytree(folder, tmp_path / "copy")
+    async with opened(tmp_path / "other", upstream) as drive:
+        await make_file(drive, b"theirs", b"2")
+        await drive.sync()
+    for _ in range(2):
+        with pytest.raises(StaleCacheError):
+            async with opened(folder, upstream):
+                raise AssertionError
+    unpublished = MemoryUpstream()
+    unpublished.commits, unpublished.stored = upstream.commits[:1], upstream.stored
+    async with opened(tmp_path / "copy", unpublished) as drive:
+        assert await content_of(drive, b"mine") == b"unpublished"
+
+
+@pytest.mark.logs_warnings
+def test_a_stale_cache_is_moved_out_of_the_way(folder: Path) -> None:
+    folder.mkdir()
+    (folder / "journal").write_text("kept")
+    kept = set_aside(folder)
+    assert not folder.exists()
+    assert (kept / "journal").read_text() == "kept"
+
+
+async def test_a_log_that_forgets_is_refused(folder: Path, upstream: MemoryUpstream) -> None:
+    async with opened(folder, upstream) as drive:
+        for name in (b"one", b"two"):
+            await make_file(drive, name, name)
+            await drive.sync()
+    whole, upstream.commits = upstream.commits, upstream.commits[:1]
+    with pytest.raises(RollbackError):
+        async with opened(folder, upstream):
+            raise AssertionError
+    upstream.commits = whole
+    async with opened(folder, upstream) as drive:
+        assert await content_of(drive, b"two") == b"two"
+
+
+async def test_a_log_of_another_history_is_refused(
+    folder: Path, tmp_path: Path, upstream: MemoryUpstream
+) -> None:
+    other = MemoryUpstream()
+    async with opened(folder, upstream) as drive:
+        await make_file(drive, b"one", b"1")
+        await drive.sync()
+    async with opened(tmp_path / "other", other) as drive:
+        for number in range(3):
+            await make_file(drive, b"%d" % number, b"x")
+            await drive.sync()
+    for commits in (other.commits[:1], other.commits):
+        upstream.commits = commits
+        with pytest.raises(RollbackError):
+            async with opened(folder, upstream):
+                raise AssertionError
+
+
+async def test_a_lost_database_comes_back_from_log_and_journal(
+    folder: Path, upstream: MemoryUpstream
+) -> None:
+    async with opened(folder, upstream, crash=True) as drive:
+        await make_file(drive, b"one", b"1")
+        await drive.sync()
+        await make_file(drive, b"two", b"2")
+        await drive.unlink(ROOT_INODE, b"one")
+        before = await tree(drive)
+    lose_database(folder)
+    async with opened(folder, upstream) as drive:
+        assert await tree(drive) == before
+        await drive.sync()
+    shutil.rmtree(folder)
+    async with opened(folder, upstream) as drive:
+        assert {path: item[1:] for path, item in (await tree(drive)).items()} == {
+            path: item[1:] for path, item in before.items()
+        }
+
+
+async def test_a_journal_that_vanished_takes_back_what_was_not_published(
+    folder: Path, upstream: MemoryUpstream, logged_warnings: list[str], request: pytest.FixtureRequest
+) -> None:
+    """Regression: the database kept changes that no commit would ever say."""
+    request.node.add_marker(pytest.mark.logs_warnings)
+    async with opened(folder, upstream) as drive:
+        await make_file(drive, b"one", b"1")
+        await drive.sync()
+        await make_file(drive, b"two", b"2")
+    shutil.rmtree(folder / "journal")
+    async with opened(folder, upstream) as drive:
+        assert [entry.name for entry in drive.entries(ROOT_INODE, 0, 9)] == [b"one"]
+        await make_file(drive, b"three", b"3")
+        await drive.sync()
+        before = await tree(drive)
+    assert len(logged_warnings) == 1
+    shutil.rmtree(folder)
+    async with opened(folder, upstream) as drive:
+        assert await tree(drive) == before
+
+
+async def test_orphans_are_deleted_at_the_next_open(folder: Path, upstream: MemoryUpstream) -> None:
+    async with opened(folder, upstream, crash=True) as drive:
+        made = await make_file(drive, b"file", b"content")
+        drive.hold(made.inode)
+        await drive.unlink(ROOT_INODE, b"file")
+        assert drive.ledger.namespace.orphans() == [made.inode]
+    async with opened(folder, upstream) as drive:
+        assert drive.ledger.namespace.orphans() == []
+        assert len(drive.ledger.dirty) == 0
+        await drive.sync()
+
+
+async def test_one_process_at_a_time(folder: Path, upstream: MemoryUpstream) -> None:
+    async with opened(folder, upstream):
+        with pytest.raises(LeaseHeldError):
+            LocalState(folder)
+    LocalState(folder).close()

@@ -1,0 +1,256 @@
+"""The publisher on a whole drive: the cut rule, retries, fencing, back-pressure."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+import cache.publisher
+from backend import failpoints
+from backend.errors import FencedError, TransientError
+from cache.drive import Drive
+from cache.errors import InputOutputError, NoSpaceLeftError, ReadOnlyFileSystemError
+from cache.operations import ROOT_INODE, SetAttributes, SetExtents, decode
+from tests.drives import QUIET, content_of, make_file, opened, tree
+from tests.memory_upstream import MemoryUpstream
+
+TINY = replace(QUIET, journal_size=512 << 10)
+
+
+@pytest.fixture
+def upstream() -> MemoryUpstream:
+    return MemoryUpstream()
+
+
+@pytest.fixture
+async def drive(tmp_path: Path, upstream: MemoryUpstream) -> AsyncIterator[Drive]:
+    async with opened(tmp_path / "cache", upstream) as drive:
+        yield drive
+
+
+async def published_tree(tmp_path: Path, upstream: MemoryUpstream) -> dict[bytes, tuple[object, ...]]:
+    """What another reader sees: a drive from an empty cache."""
+    async with opened(tmp_path / "other", upstream, read_only=True) as other:
+        return await tree(other)
+
+
+async def test_settled_files_are_in_the_cut_and_open_ones_are_not(
+    drive: Drive, upstream: MemoryUpstream, tmp_path: Path
+) -> None:
+    await make_file(drive, b"closed", b"closed content")
+    still_open = await make_file(drive, b"open")
+    await drive.write(still_open.inode, 0, b"half")
+    await drive.publisher.publish(everything=False)
+    found = await published_tree(tmp_path, upstream)
+    assert found[b"/closed"][-1] == b"closed content"
+    assert found[b"/open"][-1] == b""
+    await drive.sync()
+    (commit, _) = upstream.commits[-1]
+    assert commit.number == 2
+
+
+async def test_write_new_rename_over_is_never_seen_empty(
+    drive: Drive, upstream: MemoryUpstream, tmp_path: Path
+) -> None:
+    await make_file(drive, b"config", b"old")
+    await drive.publisher.publish(everything=False)
+    new = await make_file(drive, b"config.new")
+    await drive.write(new.inode, 0, b"new")
+    await drive.rename(ROOT_INODE, b"config.new", ROOT_INODE, b"config")
+    await drive.publisher.publish(everything=False)
+    assert (await published_tree(tmp_path, upstream))[b"/config"][-1] == b"new"
+
+
+async def test_a_write_after_close_waits_for_the_next_cut(drive: Drive) -> None:
+    made = await make_file(drive, b"file", b"closed")
+    await drive.write(made.inode, 0, b"opened")
+    await drive.publisher.publish(everything=False)
+    assert drive.ledger.dirty.top(made.inode) is not None
+    assert drive.ledger.unpublished
+
+
+@pytest.mark.logs_warnings
+async def test_a_retry_after_a_lost_answer_publishes_once(drive: Drive, upstream: MemoryUpstream) -> None:
+    await make_file(drive, b"file", b"content")
+    upstream.fail_after_append = True
+    with pytest.raises(TransientError):
+        await drive.publisher.publish(everything=False)
+    assert drive.publisher.problem
+    await make_file(drive, b"later", b"more")
+    await drive.sync()
+    assert [commit.number for commit, _ in upstream.commits] == [1, 2]
+    assert not drive.ledger.unpublished
+    assert not drive.publisher.problem
+
+
+@pytest.mark.logs_warnings
+async def test_sync_publishes_what_came_after_a_commit_that_failed(
+    drive: Drive, upstream: MemoryUpstream
+) -> None:
+    """Regression: a sync that finished an older commit must still cut what was accepted before it."""
+    await make_file(drive, b"one", b"1")
+    upstream.gate = trio.Event()
+
+    async def fails() -> None:
+        with pytest.raises(TransientError):
+            await drive.publisher.publish(everything=False)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fails)
+        await trio.testing.wait_all_tasks_blocked()
+        await make_file(drive, b"two", b"2")
+        nursery.start_soon(drive.sync)
+        await trio.testing.wait_all_tasks_blocked()
+        upstream.fail_after_append = True
+        upstream.gate.set()
+    assert not drive.ledger.unpublished
+    assert len(upstream.commits) == 2
+
+
+@pytest.mark.logs_warnings
+async def test_fenced_is_for_ever(drive: Drive, upstream: MemoryUpstream) -> None:
+    await make_file(drive, b"file", b"content")
+    upstream.fenced = True
+    with pytest.raises(FencedError):
+        await drive.sync()
+    upstream.fenced = False
+    with pytest.raises(FencedError):
+        await drive.sync()
+    assert upstream.commits == []
+    with pytest.raises(ReadOnlyFileSystemError):
+        await make_file(drive, b"more")
+    assert await content_of(drive, b"file") == b"content"
+
+
+async def test_unlinked_dirty_files_are_not_published(drive: Drive, upstream: MemoryUpstream) -> None:
+    made = await make_file(drive, b"temporary")
+    drive.hold(made.inode)
+    await drive.write(made.inode, 0, b"scratch")
+    await drive.unlink(ROOT_INODE, b"temporary")
+    await drive.sync()
+    assert upstream.stored == {}
+    assert bytes(await drive.read(made.inode, 0, 10)) == b"scratch"
+    drive.release(made.inode)
+    await drive.sync()
+    assert not drive.ledger.unpublished
+
+
+async def fill(drive: Drive, done: trio.Event) -> None:
+    for number in range(100):
+        await make_file(drive, b"%d" % number, bytes([number + 1]) * 20_000)
+    done.set()
+
+
+@pytest.mark.logs_warnings
+async def test_writers_wait_while_the_nodes_are_away_and_go_on(
+    tmp_path: Path, upstream: MemoryUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.publisher, "FIRST_BACKOFF", 0.01)
+    monkeypatch.setattr(cache.publisher, "MAX_BACKOFF", 0.02)
+    async with opened(tmp_path / "cache", upstream, TINY) as drive:
+        upstream.away = True
+        done = trio.Event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fill, drive, done)
+            while not drive.publisher.blocked or upstream.attempts < 3:
+                await trio.lowlevel.checkpoint()
+            assert not done.is_set()
+            assert drive.ledger.journal.used_bytes < TINY.journal_size + (200 << 10)
+            upstream.away = False
+        await drive.sync()
+        for number in range(100):
+            assert await content_of(drive, b"%d" % number) == bytes([number + 1]) * 20_000
+        assert drive.ledger.journal.used_bytes < TINY.journal_size // 2
+
+
+@pytest.mark.logs_warnings
+async def test_the_publisher_does_not_spin_while_the_nodes_are_away(
+    drive: Drive, upstream: MemoryUpstream
+) -> None:
+    """Regression: every accepted operation ended the pause after a failure."""
+    await make_file(drive, b"file", b"content")
+    upstream.away = True
+    with pytest.raises(TransientError):
+        await drive.publisher.publish(everything=False)
+    before = upstream.attempts
+    for number in range(50):
+        await make_file(drive, b"%d" % number, b"x")
+        await trio.testing.wait_all_tasks_blocked()
+    assert upstream.attempts - before <= 2
+
+
+@pytest.mark.logs_warnings
+async def test_waiting_writers_are_told_when_the_drive_is_fenced(
+    tmp_path: Path, upstream: MemoryUpstream
+) -> None:
+    """Regression: they waited for room that could never come."""
+    async with opened(tmp_path / "cache", upstream, TINY) as drive:
+        upstream.fenced = True
+        with pytest.raises(ReadOnlyFileSystemError):
+            await fill(drive, trio.Event())
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize(("action", "error"), [("eio", InputOutputError), ("enospc", NoSpaceLeftError)])
+async def test_writers_get_the_error_when_their_own_disk_stops_publishing(
+    tmp_path: Path, upstream: MemoryUpstream, action: str, error: type[Exception]
+) -> None:
+    """Regression: with the journal full and broken they waited for ever."""
+    async with opened(tmp_path / "cache", upstream, TINY) as drive:
+        failpoints.arm("ledger.checkpointed", action)
+        with pytest.raises(error):
+            await fill(drive, trio.Event())
+        failpoints.disarm_all()
+        await drive.sync()
+        await make_file(drive, b"after")
+
+
+async def test_operations_in_memory_are_bounded(
+    tmp_path: Path, upstream: MemoryUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: names alone could outgrow memory and what one commit can hold."""
+    monkeypatch.setattr(cache.publisher, "OPERATIONS_LIMIT", 2000)
+    async with opened(tmp_path / "cache", upstream) as drive:
+        highest = 0
+        for number in range(300):
+            await make_file(drive, b"%d" % number)
+            highest = max(highest, drive.ledger.operation_bytes)
+        assert 2000 < highest < 5000
+        await drive.sync()
+        assert len(upstream.commits) >= 3
+
+
+async def test_pieces_in_memory_are_bounded(
+    tmp_path: Path, upstream: MemoryUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.publisher, "WRITES_LIMIT", 20)
+    async with opened(tmp_path / "cache", upstream) as drive:
+        made = await make_file(drive, b"file")
+        for number in range(200):
+            await drive.write(made.inode, number * 3, b"x")
+            assert drive.ledger.open_writes <= 41
+        drive.hold(made.inode)
+        await drive.unlink(ROOT_INODE, b"file")
+        for number in range(200):
+            await drive.write(made.inode, number * 3, b"y")
+        assert bytes(await drive.read(made.inode, 0, 6)) == b"y\0\0y\0\0"
+
+
+async def test_a_commit_says_size_and_content_of_each_file_together(
+    drive: Drive, upstream: MemoryUpstream
+) -> None:
+    made = await make_file(drive, b"file", b"content")
+    pending = drive.ledger.cut([made.inode])
+    assert pending is not None
+    sizes = [
+        item for item in map(decode, pending.operations) if isinstance(item, SetAttributes) and item.size
+    ]
+    assert [item.size for item in sizes] == [7]
+    await drive.publisher.publish(everything=False)
+    contents = [item for item in map(decode, pending.extents) if isinstance(item, SetExtents)]
+    assert [(item.inode, item.cleared) for item in contents] == [(made.inode, ((0, 7),))]

@@ -1,0 +1,114 @@
+"""The sealer on a whole drive: what becomes blocks, holes and extents."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from cache.chunking import MIN_BLOCK
+from cache.drive import Drive
+from cache.pieces import Data, Stored
+from cache.sealer import AHEAD, WINDOW
+from tests.drives import content, make_file, opened
+from tests.memory_upstream import MemoryUpstream
+
+DATA = random.Random(5).randbytes(3 * WINDOW)
+
+
+@pytest.fixture
+def upstream() -> MemoryUpstream:
+    return MemoryUpstream()
+
+
+@pytest.fixture
+async def drive(tmp_path: Path, upstream: MemoryUpstream) -> AsyncIterator[Drive]:
+    async with opened(tmp_path / "cache", upstream) as drive:
+        yield drive
+
+
+def extents(drive: Drive, inode: int) -> list[tuple[int, int]]:
+    return [(item.offset, item.length) for item in drive.ledger.namespace.extents(inode, 0, 1 << 62)]
+
+
+async def test_zeros_become_holes(drive: Drive, upstream: MemoryUpstream) -> None:
+    made = await make_file(drive, b"zeros", bytes(5 << 20))
+    await drive.sync()
+    assert upstream.stored == {}
+    assert extents(drive, made.inode) == []
+    assert await content(drive, made.inode) == bytes(5 << 20)
+    assert drive.attributes(made.inode).blocks == 0
+
+
+async def test_equal_content_is_stored_once(drive: Drive, upstream: MemoryUpstream) -> None:
+    await make_file(drive, b"one", DATA[:WINDOW])
+    await drive.sync()
+    blocks = len(upstream.stored)
+    await make_file(drive, b"two", DATA[:WINDOW])
+    await make_file(drive, b"three", b"one more" + DATA[:WINDOW])
+    await drive.sync()
+    assert len(upstream.stored) - blocks <= 3
+
+
+async def test_small_neighbours_are_absorbed(drive: Drive) -> None:
+    made = await make_file(drive, b"log")
+    for number in range(50):
+        await drive.write(made.inode, number * 1000, bytes([number + 1]) * 1000)
+        await drive.sync()
+    assert extents(drive, made.inode) == [(0, 50_000)]
+    await drive.write(made.inode, 20_000, b"!")
+    await drive.sync()
+    assert len(extents(drive, made.inode)) <= 3
+    expected = bytearray(b"".join(bytes([number + 1]) * 1000 for number in range(50)))
+    expected[20_000:20_001] = b"!"
+    assert await content(drive, made.inode) == expected
+
+
+async def test_large_neighbours_are_left(drive: Drive) -> None:
+    made = await make_file(drive, b"file", DATA[: MIN_BLOCK + 1])
+    await drive.sync()
+    await drive.write(made.inode, MIN_BLOCK + 1, b"tail")
+    await drive.sync()
+    assert extents(drive, made.inode) == [(0, MIN_BLOCK + 1), (MIN_BLOCK + 1, 4)]
+
+
+async def test_a_write_while_its_file_is_sealed_wins(drive: Drive, upstream: MemoryUpstream) -> None:
+    made = await make_file(drive, b"file", DATA)
+    upstream.gate = trio.Event()
+    layer = drive.ledger.dirty.top(made.inode)
+    assert layer is not None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drive._sealer.seal, [(made.inode, layer)])
+        await trio.testing.wait_all_tasks_blocked()
+        await drive.write(made.inode, 1000, b"new bytes")
+        upstream.gate.set()
+    expected = DATA[:1000] + b"new bytes" + DATA[1009:]
+    assert await content(drive, made.inode) == expected
+    await drive.sync()
+    assert await content(drive, made.inode) == expected
+
+
+async def test_a_long_write_is_sealed_ahead_with_the_cuts_of_the_whole(
+    drive: Drive, upstream: MemoryUpstream
+) -> None:
+    data = random.Random(6).randbytes(2 * AHEAD + WINDOW)
+    whole = await make_file(drive, b"whole", data)
+    await drive.sync()
+    blocks = set(upstream.stored)
+    made = await make_file(drive, b"ahead")
+    for start in range(0, len(data), 1 << 20):
+        await drive.write(made.inode, start, data[start : start + (1 << 20)])
+    layer = drive.ledger.dirty.top(made.inode)
+    assert layer is not None
+    await drive._sealer.seal_ahead(layer)
+    left = sum(piece.end - piece.start for piece in layer.pieces if isinstance(piece, Data))
+    assert left < 4 << 20
+    assert any(isinstance(piece, Stored) for piece in layer.pieces)
+    assert await content(drive, made.inode) == data
+    await drive.sync()
+    assert set(upstream.stored) == blocks
+    assert extents(drive, made.inode) == extents(drive, whole.inode)

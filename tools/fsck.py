@@ -1,0 +1,261 @@
+"""`fsck.drivefs`: check an unmounted drive whole, and mend what can be mended.
+
+Exit code: the bits of fsck(8): 0 nothing is wrong, 1 all that was wrong is mended, 4 something is left, 8 the
+check could not be done, 16 usage, 32 cancelled. Everything is repeatable: a run that was ended by Ctrl-C, a kill
+or a power cut is run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from backend import check_nodes, durable
+from backend.check_nodes import Survey
+from backend.crypto import plain_hash
+from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError
+from backend.findings import Finding, Findings
+from cache.lost_files import LostRange
+from cache.opening import DriveOptions
+from tools import compose, errors, old_drive, places
+from tools.check_drive import DriveCheck, counts, set_namespace_aside
+from tools.compose import UnlockedDrive
+from tools.errors import ExitCodes, Parser, ReportedError
+from tools.progress import Progress
+from tools.secret_source import SecretSource
+
+CORRECTED: Final = 1
+LEFT: Final = 4
+OPERATIONAL: Final = 8
+FSCK_CODES: Final = ExitCodes(usage=16, system=OPERATIONAL, interrupted=32, failure=OPERATIONAL)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one run is about."""
+
+    folder: str
+    survey: Survey
+    drive: UnlockedDrive
+    cache_folder: Path
+    findings: Findings
+    progress: Progress
+    mend: bool
+    data: bool
+
+
+def main() -> None:
+    """The console script."""
+    errors.run("fsck.drivefs", FSCK_CODES, fsck)
+
+
+def fsck(arguments: Sequence[str]) -> int:
+    """The command; its exit code is that of fsck(8), or that of the error that is raised."""
+    options = _parse(arguments)
+    logging.getLogger().addHandler(logging.StreamHandler() if options.verbose else logging.NullHandler())
+    try:
+        return _fsck(options)
+    except BaseExceptionGroup as group:
+        raise compose.sole(group) from None
+    except (DriveError, OSError):
+        raise
+    except Exception as error:
+        text = "".join(traceback.format_exception(error)).rstrip()
+        print(text, file=sys.stderr)
+        raise ReportedError(f"internal error, please report it: {error!r}", OPERATIONAL) from None
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    descriptor = None
+    rest = []
+    for argument in arguments:
+        match = re.fullmatch(r"-C(\d*)", argument)
+        if match is None:
+            rest.append(argument)
+        else:
+            descriptor = int(match[1] or 0)
+    parser = Parser(prog="fsck.drivefs", description="Check a drivefs drive and mend it.")
+    add = parser.add_argument
+    add("drive", metavar="DRIVE", help="the drive's folder; it must not be mounted")
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("-n", dest="how", action="store_const", const="look", help="change nothing")
+    for flag in ("-p", "-a", "-y"):
+        how.add_argument(flag, dest="how", action="store_const", const="mend", help="mend without asking")
+    add("-f", action="store_true", help="accepted: every check is a full one")
+    add("-v", dest="verbose", action="store_true", help="log to the terminal")
+    add("--data", action="store_true", help="read all fragments and open all blocks")
+    add("--cache-dir", metavar="D", help="as the mount option cache_dir")
+    add_secret_options(parser)
+    options = parser.parse_intermixed_args(rest)
+    options.descriptor = descriptor or None
+    return options
+
+
+def add_secret_options(parser: argparse.ArgumentParser) -> None:
+    """The sources of a secret, as mkfs has them."""
+    parser.add_argument("--passphrase-file", metavar="F", help="its first and only line opens the drive")
+    parser.add_argument("--key-file", metavar="F", help="the drive's key file")
+    parser.add_argument("--passphrase-command", metavar="C", help="the command's output opens the drive")
+
+
+def secret_source(options: argparse.Namespace) -> SecretSource:
+    """What was chosen of them."""
+    return SecretSource.chosen(
+        os.environ, options.passphrase_file, options.key_file, options.passphrase_command
+    )
+
+
+def unlock_any(folder: str, survey: Survey, source: SecretSource) -> UnlockedDrive:
+    """The drive, opened by what the survey chose. `WrongKeyError`."""
+    try:
+        return compose.unlock(folder, survey.file, source.secrets())
+    except FormatError as error:
+        raise WrongKeyError(str(error)) from None
+
+
+def _fsck(options: argparse.Namespace) -> int:
+    folder = os.path.abspath(options.drive)
+    survey = check_nodes.survey(folder)
+    old_drive.require_unused(folder, compose.node_folders(folder, survey.file))
+    drive = unlock_any(folder, survey, secret_source(options))
+    cache_folder = Path(places.cache_folder(drive.id_text, options.cache_dir, os.environ))
+    progress = Progress(folder, options.descriptor)
+    with _locked(cache_folder) as unlock:
+        run = partial(_Run, folder, survey, drive, cache_folder, progress=progress, data=options.data)
+        found = _once(run(findings=Findings(partial(_say, progress)), mend=options.how == "mend"), unlock)
+        if options.how is None and found.count("left") and _agrees(progress):
+            found = _once(run(findings=Findings(partial(_say, progress)), mend=True), unlock)
+    if found.count("left", "lost"):
+        return LEFT | (CORRECTED if found.count("mended") else 0)
+    return CORRECTED if found.count("mended") else 0
+
+
+def _once(run: _Run, unlock: _Unlock) -> Findings:
+    """One check from beginning to end."""
+    _check_beside(run)
+    with _work_folder(run.cache_folder) as work:
+        check = DriveCheck(run.drive, run.cache_folder, work, run.findings, run.progress, mend=run.mend,
+                           data=run.data)
+        trio.run(check.run)
+        run.progress.clear()
+        if check.namespace_is_wrong:
+            kept = set_namespace_aside(run.cache_folder)
+            run.findings.add("note", f"the namespace as it was is kept as {kept}")
+        if run.mend and check.lost:
+            run.findings.add("note", f"what is lost is listed in {_keep_list(run, check.lost)}")
+    if check.namespace_is_wrong:
+        unlock()
+        trio.run(_prove_that_it_opens, run.drive, run.cache_folder)
+    numbers = ", ".join(f"{count} {state}" for state, count in counts(run.findings).items() if count)
+    print(f"{run.folder}: {check.summary}: {numbers or 'clean'}")
+    return run.findings
+
+
+def _check_beside(run: _Run) -> None:
+    """The drive file's copies and the nodes' identities, before anything asks the nodes."""
+    file = run.survey.file
+    for wrong in check_nodes.wrong_identities(run.folder, file):
+        if run.mend and wrong.is_ours:
+            check_nodes.rewrite_identity(wrong, file.id)
+        run.findings.add("mended" if run.mend and wrong.is_ours else "left", wrong.text)
+    for place, text in run.survey.wrong:
+        if not _is_ours(run, place):
+            continue
+        if run.mend:
+            check_nodes.rewrite_copy(place, file)
+        run.findings.add("mended" if run.mend else "left", f"{place} {text}")
+
+
+def _is_ours(run: _Run, place: str) -> bool:
+    """A node's folder that holds nothing is a disk that is not mounted: it gets no file."""
+    return place == run.folder or check_nodes.is_node(place, run.survey.file)
+
+
+async def _prove_that_it_opens(drive: UnlockedDrive, cache_folder: Path) -> None:
+    """Make this machine's namespace anew, from the log and the journal."""
+    async with compose.opened_drive(drive, cache_folder, DriveOptions()):
+        await trio.lowlevel.checkpoint()
+
+
+def _keep_list(run: _Run, lost: Sequence[LostRange]) -> Path:
+    """The list of what is lost, in the cache folder: names of files never lie in clear where nodes may be.
+    Its name is made of what it says, so the same loss is listed once."""
+    places.make_private_folder(str(run.cache_folder))
+    folder = run.cache_folder / "lost"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    text = json.dumps({"drive": run.drive.id_text, "lost": [asdict(each) for each in lost]}, indent=1).encode()
+    path = folder / f"files-{plain_hash(text).hex()[:16]}.json"
+    durable.write_file(str(path), [text])
+    return path
+
+
+def _say(progress: Progress, finding: Finding) -> None:
+    progress.clear()
+    print(finding, flush=True)
+
+
+def _agrees(progress: Progress) -> bool:
+    progress.clear()
+    if not sys.stdin.isatty():
+        print("nothing was changed; -y mends")
+        return False
+    return input("Mend what can be mended? [y/N] ").strip().lower() in ("y", "yes")
+
+
+class _Unlock:
+    """Lets go of the cache folder before the block ends."""
+
+    def __init__(self, descriptor: int | None) -> None:
+        self._descriptor = descriptor
+
+    def __call__(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def _locked(cache_folder: Path) -> Iterator[_Unlock]:
+    """The cache folder, if there is one, held against mounts. `LeaseHeldError` if one has it."""
+    if not cache_folder.is_dir():
+        yield _Unlock(None)
+        return
+    descriptor = os.open(cache_folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    unlock = _Unlock(descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield unlock
+    except BlockingIOError:
+        raise LeaseHeldError(f"the cache directory {cache_folder} is in use by another drivefs process") from None
+    finally:
+        unlock()
+
+
+@contextmanager
+def _work_folder(cache_folder: Path) -> Iterator[Path]:
+    """A private folder for this run; what an ended run left goes first."""
+    base = cache_folder if cache_folder.is_dir() else None
+    for stale in base.glob("fsck-*") if base else ():
+        shutil.rmtree(stale, ignore_errors=True)
+    folder = tempfile.mkdtemp(prefix="fsck-", dir=base)
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
