@@ -46,7 +46,7 @@ $(STAMP): pyproject.toml setup.cfg | packages
 
 # mount(8) looks only in /sbin; the scripts linked there start this checkout's own interpreter.
 install-system: $(STAMP)
-	@for name in mkfs.drivefs mount.drivefs umount.drivefs; do \
+	@for name in mkfs.drivefs mount.drivefs umount.drivefs fsck.drivefs; do \
 		$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/$$name" "/sbin/$$name"; \
 	done; \
 	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/mount.drivefs" /sbin/mount.fuse.drivefs; \

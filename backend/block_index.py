@@ -208,9 +208,10 @@ class BlockIndex:
     @_translated
     def packs_after(self, pack_id: bytes, limit: int) -> list[Pack]:
         """Up to `limit` packs with ids above `pack_id` (b"": from the first), by id: to walk all of them
-        while others come and go."""
+        while others come and go. Without those that are doomed."""
         rows = self._database.execute(
-            f"SELECT {_PACK_COLUMNS} FROM packs WHERE id > ? ORDER BY id LIMIT ?", (pack_id, limit))
+            f"SELECT {_PACK_COLUMNS} FROM packs WHERE id > ? AND NOT doomed ORDER BY id LIMIT ?",
+            (pack_id, limit))
         return [_pack(row) for row in rows]
 
     @_translated
@@ -233,7 +234,8 @@ class BlockIndex:
     def packs_to_repair(self, limit: int, skip: int = 0) -> list[Pack]:
         """Up to `limit` packs that want repair, in the order in which they were added, after `skip`."""
         rows = self._database.execute(
-            f"SELECT {_PACK_COLUMNS} FROM packs WHERE repair AND NOT doomed ORDER BY number LIMIT ? OFFSET ?", (limit, skip))
+            f"SELECT {_PACK_COLUMNS} FROM packs WHERE repair AND NOT doomed"
+            " ORDER BY number LIMIT ? OFFSET ?", (limit, skip))
         return [_pack(row) for row in rows]
 
     @_translated
@@ -262,7 +264,8 @@ class BlockIndex:
     @_translated
     def ids_after(self, after: bytes, limit: int) -> list[BlockId]:
         """Up to `limit` blocks with ids above `after`, by id; dying ones too."""
-        rows = self._database.execute("SELECT id FROM blocks WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+        rows = self._database.execute(
+            "SELECT id FROM blocks WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
         return [BlockId(row[0]) for row in rows]
 
     @_translated
@@ -317,7 +320,8 @@ class BlockIndex:
     @_translated
     def doomed(self) -> list[Pack]:
         """The packs whose fragments are to be deleted."""
-        return [_pack(row) for row in self._database.execute(f"SELECT {_PACK_COLUMNS} FROM packs WHERE doomed")]
+        rows = self._database.execute(f"SELECT {_PACK_COLUMNS} FROM packs WHERE doomed")
+        return [_pack(row) for row in rows]
 
     @_translated
     def is_doomed(self, pack_id: bytes) -> bool:

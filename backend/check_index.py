@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Set
 from typing import Final
 
 import trio
@@ -11,22 +11,33 @@ from backend.block_index import BlockIndex, Pack
 from backend.errors import DriveError
 from backend.pack_format import PackEntry, decode_pack_index
 from backend.pack_reader import PackReader
+from backend.upstream import BlockId
 
 _BATCH: Final = 1000
 _TOLD: Final = 5
 
 
 class IndexCheck:
-    """Compares `kept` (the cache's) with `fresh` (the packs'). A block that several packs hold may be read from
-    any of them; what is known of missing fragments is not compared."""
+    """Compares `kept` (the cache's) with `fresh` (the packs'). A block that several packs hold may be read
+    from any of them; what is known of missing fragments is not compared. Of blocks that `needed` does not
+    name, the index may have forgotten some (`backend.compaction`), and packs that are being deleted may be
+    gone."""
 
-    def __init__(self, kept: BlockIndex, fresh: BlockIndex, reader: PackReader, drive_id: bytes,
-                 pack_key: bytes) -> None:
+    def __init__(
+        self,
+        kept: BlockIndex,
+        fresh: BlockIndex,
+        reader: PackReader,
+        drive_id: bytes,
+        pack_key: bytes,
+        needed: Set[bytes],
+    ) -> None:
         self._kept = kept
         self._fresh = fresh
         self._reader = reader
         self._drive_id = drive_id
         self._pack_key = pack_key
+        self._needed = needed
         self._entries: dict[bytes, set[PackEntry]] = {}
 
     async def differences(self) -> list[str]:
@@ -45,9 +56,12 @@ class IndexCheck:
         kept, fresh = self._kept.pack_ids(), self._fresh.pack_ids()
         if fresh - kept:
             yield f"it lacks {len(fresh - kept)} packs that are on the nodes"
-        if kept - fresh:
-            yield f"it has {len(kept - fresh)} packs that cannot be read from the nodes"
-        wrong = [pack_id for pack_id in kept & fresh if _size(self._kept, pack_id) != _size(self._fresh, pack_id)]
+        gone = [pack_id for pack_id in kept - fresh if not self._kept.is_doomed(pack_id)]
+        if gone:
+            yield f"it has {len(gone)} packs that cannot be read from the nodes"
+        wrong = [
+            pack_id for pack_id in kept & fresh if _size(self._kept, pack_id) != _size(self._fresh, pack_id)
+        ]
         if wrong:
             yield f"it has {len(wrong)} packs with wrong sizes"
 
@@ -59,13 +73,10 @@ class IndexCheck:
                 if not await self._is_there(pack_id, PackEntry(block, offset, length)):
                     yield f"block {block.hex()[:16]} is not where it says"
             await trio.lowlevel.checkpoint()
-        position = b""
-        while batch := self._fresh.locations(position, _BATCH):
-            position = batch[-1][0]
-            for block, *_ in batch:
-                if not self._kept.has(block):
-                    yield f"it lacks block {block.hex()[:16]}"
-            await trio.lowlevel.checkpoint()
+        for needed in self._needed:
+            block = BlockId(needed)
+            if self._kept.locate(block) is None and self._fresh.locate(block) is not None:
+                yield f"it lacks block {block.hex()[:16]}"
 
     async def _is_there(self, pack_id: bytes, entry: PackEntry) -> bool:
         location = self._fresh.locate(entry.block)

@@ -2,8 +2,8 @@
 
 `drive.toml` lies in the drive's folder and on every node. `write_copies` changes the nodes first and the
 drive's folder last, so what most copies say is what the last finished change wrote, and a change that was
-interrupted is either finished or taken back. Where only the paths of nodes differ, the drive's folder is right
-(a person moved a disk), provided that its paths lead to these nodes. Functions here block on the disk.
+interrupted is either finished or taken back. Where only the paths of nodes differ, the drive's folder is
+right (a person moved a disk), provided that its paths lead to these nodes. Functions here block on the disk.
 """
 
 from __future__ import annotations
@@ -92,7 +92,10 @@ def wrong_identities(folder: str, file: DriveFile) -> Iterator[WrongIdentity]:
         if not os.path.isdir(place) or _identity_bytes(place) == encode_identity(expected):
             continue
         try:
-            text, found = f"{place}/{IDENTITY_FILE} is not as it was written", read_identity(place, entry.name)
+            text, found = (
+                f"{place}/{IDENTITY_FILE} is not as it was written",
+                read_identity(place, entry.name),
+            )
         except NodeError as error:
             text, found = str(error), expected
         if holds_data_of(place, file.id):

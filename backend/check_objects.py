@@ -24,8 +24,16 @@ Accept = Callable[[Copy], bool]
 class ObjectCheck:
     """`objects` reads the copies, `nodes` are written. With `mend` what is missing or wrong is written."""
 
-    def __init__(self, objects: ReplicatedObjects, nodes: Mapping[str, Node], ranking: Ranking,
-                 drive_id: bytes, findings: Findings, *, mend: bool) -> None:
+    def __init__(
+        self,
+        objects: ReplicatedObjects,
+        nodes: Mapping[str, Node],
+        ranking: Ranking,
+        drive_id: bytes,
+        findings: Findings,
+        *,
+        mend: bool,
+    ) -> None:
         self._objects = objects
         self._nodes = nodes
         self._ranking = ranking
@@ -48,8 +56,9 @@ class ObjectCheck:
             where = ", ".join(sorted(found.damaged))
             await self._put(key, right, targets, f"{key} is damaged on {where}")
         elif targets:
-            await self._put(key, right, targets,
-                            f"{key} is on {len(holders)} nodes instead of {self._objects.copies}")
+            await self._put(
+                key, right, targets, f"{key} is on {len(holders)} nodes instead of {self._objects.copies}"
+            )
 
     async def check_lease(self) -> None:
         """Damaged lease records: whoever acquires the lease replaces them, so this comes before that."""
@@ -57,7 +66,9 @@ class ObjectCheck:
             try:
                 decode(await node.get(LEASE, 0, MAX_SIZE + 1))
             except (CorruptError, FormatError) as error:
-                self._findings.add("mended" if self._mend else "left", f"{name}: the lease is damaged: {error}")
+                self._findings.add(
+                    "mended" if self._mend else "left", f"{name}: the lease is damaged: {error}"
+                )
             except DriveError:
                 continue  # not there, which is no fault; or the node is away, which is told elsewhere
 

@@ -29,7 +29,8 @@ AT_ONCE: Final = 4
 _BATCH: Final = 64
 
 VerifyBlock = Callable[[BlockId, bytes], None]
-"""Raises `CorruptError` or `FormatError` unless the sealed block opens and is what its id says. Any thread."""
+"""Raises `CorruptError` or `FormatError` unless the sealed block opens and is what its id says. Any
+thread."""
 ReadIndex = Callable[[bytes, bytes], list[PackEntry]]
 """The index in the bytes of the pack with that id; `CorruptError`, `FormatError`. Any thread."""
 Progress = Callable[[int, int], None]
@@ -49,8 +50,16 @@ class StoreCheck:
     """One run over all packs of `index`. With `mend`, what is missing or wrong is rebuilt. With
     `verify` and `read_index`, everything is read."""
 
-    def __init__(self, packs: PackStore, index: BlockIndex, findings: Findings, *, mend: bool,
-                 verify: VerifyBlock | None = None, read_index: ReadIndex | None = None) -> None:
+    def __init__(
+        self,
+        packs: PackStore,
+        index: BlockIndex,
+        findings: Findings,
+        *,
+        mend: bool,
+        verify: VerifyBlock | None = None,
+        read_index: ReadIndex | None = None,
+    ) -> None:
         self._packs = packs
         self._index = index
         self._findings = findings
@@ -122,7 +131,8 @@ class StoreCheck:
         reasons = "; ".join([*seen.wrong.values(), *seen.away.values()])
         self._findings.add(
             "lost" if len(seen.present) + len(seen.away) < k else "left",
-            f"pack {pack.id.hex()}: {len(seen.present)} good fragments of the {k} needed ({reasons})")
+            f"pack {pack.id.hex()}: {len(seen.present)} good fragments of the {k} needed ({reasons})",
+        )
 
     async def _repair(self, pack: Pack, seen: _Seen) -> None:
         what = f"pack {pack.id.hex()}: {'; '.join(seen.wrong.values())}"
@@ -151,7 +161,9 @@ class StoreCheck:
             self._findings.add("lost", f"pack {pack.id.hex()} is not what was stored: {error}")
             bad = [entry.block for entry in self._index.blocks_of(pack.id)]
         for block in bad:
-            self._findings.add("lost", f"pack {pack.id.hex()}: block {block.hex()[:16]} does not authenticate")
+            self._findings.add(
+                "lost", f"pack {pack.id.hex()}: block {block.hex()[:16]} does not authenticate"
+            )
         self.unreadable.update(bad)
 
     def _judge_whole(self, pack: Pack, good: dict[int, bytes]) -> list[BlockId]:

@@ -3,13 +3,13 @@
 Invariants:
 1. Only blocks that the index has as dying since before the grace are forgotten, and the index forgets them
    before anything of theirs leaves a node: from then on a write stores them anew (I3).
-2. A thin pack's living blocks are durable in a new pack, and the index reads them from there, before the first
-   fragment of the old one goes. They move as the sealed bytes that they are: no key but the pack key.
-3. A fragment is deleted only while a majority of the nodes confirms the lease, asked anew for each one, and one
-   at a time: a process that was stopped and fenced meanwhile can delete one fragment at most, which parity
-   makes up for.
-4. A crash at any point leaves: blocks that nothing refers to, which an index made anew from the packs may list
-   again; a block in two packs; a doomed pack, deleted by the next run; or fewer than k fragments of a
+2. A thin pack's living blocks are durable in a new pack, and the index reads them from there, before the
+   first fragment of the old one goes. They move as the sealed bytes that they are: no key but the pack key.
+3. A fragment is deleted only while a majority of the nodes confirms the lease, asked anew for each one, and
+   one at a time: a process that was stopped and fenced meanwhile can delete one fragment at most, which
+   parity makes up for.
+4. A crash at any point leaves: blocks that nothing refers to, which an index made anew from the packs may
+   list again; a block in two packs; a doomed pack, deleted by the next run; or fewer than k fragments of a
    deleted pack, which `sweep_debris` finds. All of it is collected again; none of it is read wrongly.
 5. A pack that is being written or repaired is left alone (`BlockIndex.doom`).
 """
@@ -83,8 +83,8 @@ class Compactor:
 
     async def run(self, verify: Verify, until_ns: int, bytes_per_second: float) -> CompactionReport:
         """Forget what has been dying since before `until_ns`, delete and rewrite packs. `verify` confirms the
-        lease or raises; `bytes_per_second` bounds the rewriting. May be cancelled or fail at any point; the next
-        run goes on. Nodes that are away keep their fragments until a later run."""
+        lease or raises; `bytes_per_second` bounds the rewriting. May be cancelled or fail at any point; the
+        next run goes on. Nodes that are away keep their fragments until a later run."""
         report = CompactionReport()
         await verify()
         report.blocks = await self._forget(until_ns)
@@ -121,7 +121,7 @@ class Compactor:
                     found[pack_id].needed += length
                     found[pack_id].blocks += 1
             await trio.lowlevel.checkpoint()
-        return [one for one in found.values() if not self._index.is_doomed(one.pack.id)]
+        return list(found.values())
 
     async def _rewrite(self, old: Sequence[Pack], verify: Verify, report: CompactionReport) -> None:
         """Write what is needed of the packs as one new pack, then drop them. A pack that cannot be read now
@@ -156,14 +156,14 @@ class Compactor:
         pack_id = os.urandom(PACK_ID_SIZE)
         encode = partial(encode_pack, self._drive_id, pack_id, self._pack_key, blocks)
         data, entries = await trio.to_thread.run_sync(encode, limiter=self._packs.cpu)
-        failure: DriveError | None = None
+        failure: DriveError | OSError | None = None
         async with trio.open_nursery() as nursery:
             try:
                 write = await self._packs.write(nursery, pack_id, data)
                 failpoint(WRITTEN)
                 self._index.move(replace(write.pack, missing=write.missing()), entries, old)
                 failpoint(MOVED)
-            except DriveError as error:
+            except (DriveError, OSError) as error:
                 failure = error  # raised below: a nursery would wrap it
         if failure is not None:
             raise failure

@@ -6,8 +6,9 @@ Invariants:
 2. A directory without this node's identity file is never written to: an unmounted disk leaves an empty
    mount point, and that must look like a node that is away, not like one that lost everything.
 3. `swap` holds flock(2) on `.lock` in the node, so that all processes that share the directory take turns.
-4. Blocking calls run in threads under a limiter. A read may be abandoned when its caller is cancelled; a
-   write never is, so that a caller that was told nothing knows that nothing goes on behind it.
+4. Blocking calls run in threads under a limiter, except reads that the page cache answers at once. A
+   read may be abandoned when its caller is cancelled; a write never is, so that a caller that was told
+   nothing knows that nothing goes on behind it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from backend.errors import (
 from backend.failpoints import declare, failpoint
 from backend.node import KEY_PATTERN, Buffer, Space
 from backend.node_identity import IDENTITY_FILE, NodeIdentity, read_identity
+from backend.open_files import OpenFile, OpenFiles
 
 BEFORE_WRITE: Final = declare("node.before-write", "an object is about to be written; the node is as before")
 AFTER_WRITE: Final = declare("node.after-write", "the object is durable; the caller does not know it yet")
@@ -47,6 +49,7 @@ _LOCK_FILE: Final = ".lock"
 _TEMPORARY: Final = ".tmp-"
 _STALE_AFTER: Final = 24 * 3600
 _THREADS: Final = 8
+_READ_AHEAD: Final = 512 * 1024
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -65,6 +68,7 @@ class DirectoryNode:
         self._identity = identity
         self._limiter = limiter or trio.CapacityLimiter(_THREADS)
         self._folders: set[str] = set()
+        self._files = OpenFiles()
 
     @property
     def name(self) -> str:
@@ -83,7 +87,9 @@ class DirectoryNode:
         await self._read("cannot read", self._check)
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        await self._write(f"cannot write {key}", partial(self._store, self._locate(key), parts, False))
+        path = self._locate(key)
+        await self._write(f"cannot write {key}", partial(self._store, path, parts, False))
+        self._files.forget(path)
 
     async def create(self, key: str, parts: Sequence[Buffer]) -> None:
         await self._write(f"cannot create {key}", partial(self._store, self._locate(key), parts, True))
@@ -91,14 +97,25 @@ class DirectoryNode:
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         if offset < 0 or (length is not None and length < 0):
             raise ValueError(f"no such range: {offset}+{length}")
-        return await self._read(f"cannot read {key}", partial(_read_range, self._locate(key), offset, length))
+        path = self._locate(key)
+        if length is None or not length:
+            return await self._read(f"cannot read {key}", partial(_read_range, path, offset, length))
+        at_once = self._files.read_now(path, offset, length)
+        if at_once is not None:
+            return at_once
+        data, file = await self._read(f"cannot read {key}", partial(_read_and_keep, path, offset, length))
+        if file is not None:
+            self._files.keep(path, file)
+        return data
 
     async def size(self, key: str) -> int:
         return await self._read(f"cannot stat {key}", partial(_size, self._locate(key)))
 
     async def delete(self, key: str) -> None:
         with suppress(NotFoundError):
-            await self._write(f"cannot delete {key}", partial(_delete, self._locate(key)))
+            path = self._locate(key)
+            self._files.forget(path)
+            await self._write(f"cannot delete {key}", partial(_delete, path))
 
     async def keys(self, prefix: str) -> list[str]:
         if prefix and (not prefix.endswith("/") or not _KEY.fullmatch(prefix[:-1])):
@@ -217,16 +234,22 @@ class DirectoryNode:
 
 
 def _read_range(path: str, offset: int, length: int | None) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        there = max(os.fstat(descriptor).st_size - offset, 0)
-        wanted = there if length is None else min(length, there)
-        data = os.pread(descriptor, wanted, offset)
-        while len(data) < wanted and (more := os.pread(descriptor, wanted - len(data), offset + len(data))):
-            data += more
-        return data
-    finally:
-        os.close(descriptor)
+    return _read_and_keep(path, offset, length)[0]
+
+
+def _read_and_keep(path: str, offset: int, length: int | None) -> tuple[bytes, OpenFile | None]:
+    """The bytes, and the open file if more is in it; that is asked of the kernel ahead."""
+    file = OpenFile(path)
+    descriptor = file.descriptor
+    there = max(os.fstat(descriptor).st_size - offset, 0)
+    wanted = there if length is None else min(length, there)
+    data = os.pread(descriptor, wanted, offset)
+    while len(data) < wanted and (more := os.pread(descriptor, wanted - len(data), offset + len(data))):
+        data += more
+    if len(data) == there:
+        return data, None
+    os.posix_fadvise(descriptor, offset + wanted, _READ_AHEAD, os.POSIX_FADV_WILLNEED)
+    return data, file
 
 
 def _size(path: str) -> int:

@@ -3,9 +3,10 @@
 Invariants:
 1. Bytes from the direct path are unchecked (the caller authenticates blocks); bytes from the decoding
    path come only from fragments whose checksums hold. `read_whole` is always the latter.
-2. The direct path is given up for the decoding path on the first error or short answer, and raced by
-   it after `hedge_after` seconds (Dean and Barroso, "The Tail at Scale", CACM 2013); whichever is first wins
-   and the other is cancelled.
+2. The direct path is given up for the decoding path on the first error or short answer. After
+   `hedge_after` seconds without an answer both race, the direct one begun anew (Dean and Barroso, "The
+   Tail at Scale", CACM 2013); whichever is first wins and the other is cancelled. Until then there is no
+   second task: most reads are answered at once, and tasks cost more than a small read.
 3. One pack is decoded by one task at a time; the others wait and take it from the cache. The cache is
    bounded in bytes and holds only what was decoded from verified fragments.
 """
@@ -56,7 +57,14 @@ class PackReader:
         whole = self._decoded.get(pack.id)
         ranges = self._code.ranges(offset, length, pack.size)
         if whole is None and not self._is_in_trouble(pack, ranges):
-            return await self._race(pack, ranges, offset, length)
+            with trio.move_on_after(self._hedge_after) as patience:
+                data = await self._read_parts(pack, ranges)
+            if patience.cancelled_caught:
+                for index, _, _ in ranges:
+                    self._health.troubled(pack.nodes[index])
+                return await self._race(pack, ranges, offset, length)
+            if data is not None:
+                return data
         return (whole or await self.read_whole(pack))[offset : offset + length]
 
     async def read_whole(self, pack: Pack) -> bytes:
@@ -84,8 +92,27 @@ class PackReader:
         names = [pack.nodes[index] for index, _, _ in ranges]
         return any(pack.missing >> index & 1 for index, _, _ in ranges) or self._health.any_avoided(names)
 
+    async def _read_parts(self, pack: Pack, ranges: Sequence[Range]) -> bytes | None:
+        """The ranges, one after the other; None, and it is noted, if one cannot be had."""
+        parts = []
+        for part in ranges:
+            try:
+                parts.append(await self._read_one(pack, part))
+            except DriveError as error:
+                self._note(pack, part[0], error)
+                return None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _read_one(self, pack: Pack, part: Range) -> bytes:
+        index, offset, length = part
+        data = await self.fragments.node(pack, index).get(fragment_key(pack.id, index), offset, length)
+        if len(data) != length:
+            raise CorruptError(f"fragment {index} is too short")
+        self._health.answered(pack.nodes[index])
+        return data
+
     async def _race(self, pack: Pack, ranges: Sequence[Range], offset: int, length: int) -> bytes:
-        race = _Race(waiting={index for index, _, _ in ranges})
+        race = _Race()
         async with trio.open_nursery() as nursery:
             race.scope = nursery.cancel_scope
             nursery.start_soon(self._read_direct, pack, ranges, race)
@@ -103,21 +130,15 @@ class PackReader:
                 nursery.start_soon(self._read_part, nursery, pack, (index, start, length), parts, race)
         if len(parts) == len(ranges):
             race.win(b"".join(parts[index] for index, _, _ in ranges))
-        race.direct_failed.set()
 
     async def _read_part(self, nursery: trio.Nursery, pack: Pack, part: Range, parts: dict[int, bytes],
                          race: _Race) -> None:
-        index, offset, length = part
+        index = part[0]
         try:
-            data = await self.fragments.node(pack, index).get(fragment_key(pack.id, index), offset, length)
-            if len(data) != length:
-                raise CorruptError(f"fragment {index} is too short")
-            parts[index] = data
-            self._health.answered(pack.nodes[index])
+            parts[index] = await self._read_one(pack, part)
         except DriveError as error:
             self._note(pack, index, error)
             nursery.cancel_scope.cancel()
-        race.waiting.discard(index)
 
     def _note(self, pack: Pack, index: int, error: DriveError) -> None:
         if is_wrong(error):
@@ -126,11 +147,6 @@ class PackReader:
             self._health.troubled(pack.nodes[index])
 
     async def _read_decoded(self, pack: Pack, offset: int, length: int, race: _Race) -> None:
-        with trio.move_on_after(self._hedge_after):
-            await race.direct_failed.wait()
-        if not race.direct_failed.is_set():
-            for index in race.waiting:
-                self._health.troubled(pack.nodes[index])
         try:
             race.win((await self.read_whole(pack))[offset : offset + length])
         except DriveError as error:
@@ -139,10 +155,8 @@ class PackReader:
 
 @dataclass(slots=True)
 class _Race:
-    waiting: set[int]
     data: bytes | None = None
     error: DriveError | None = None
-    direct_failed: trio.Event = field(default_factory=trio.Event)
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
     def win(self, data: bytes) -> None:

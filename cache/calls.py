@@ -10,10 +10,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from cache.drive import Drive
+from cache.health_calls import health_calls
+from cache.history_calls import HistoryCalls
+from cache.space_calls import SpaceCalls
 
 Call = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
 
 def calls_of(drive: Drive) -> dict[str, Call]:
     """All calls on `drive`, by name."""
-    return {}
+    return {**HistoryCalls(drive).table(), **health_calls(drive), **SpaceCalls(drive).by_name()}

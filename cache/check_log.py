@@ -7,7 +7,7 @@ back has newer ones, docs/format/namespace.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -19,18 +19,17 @@ from backend.upstream import Commit, Head
 from cache import snapshot
 from cache.commit_payload import open_operations
 from cache.namespace import Namespace
-from cache.namespace_schema import open_database, sqlite_errors
+from cache.namespace_schema import Connection, open_database, sqlite_errors
 from cache.operations import Operation, SetExtents, decode
 from cache.publisher import CommitIdentity
-from cache.rows import INODE_COLUMNS
 
-TABLES: Final = {
-    "inode": ", ".join(name for name in INODE_COLUMNS if name != "atime_ns"),
-    **dict.fromkeys(
-        ("past_inode", "dentry", "past_dentry", "xattr", "past_xattr", "extent", "past_extent", "commits"),
-        "*",
-    ),
-}
+_AT_ONCE: Final = 10_000
+_NO_STATE: Final = ("meta", "forgetting")
+"""What is local, and what has been forgotten but is not all removed yet (`cache.point_store`)."""
+_TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
+_FORGOTTEN: Final = (
+    "EXISTS (SELECT 1 FROM {database}.forgetting AS gap WHERE gap.low < row.born AND row.died <= gap.high)"
+)
 
 
 def decode_commit(commit: Commit, identity: CommitIdentity) -> list[Operation]:
@@ -77,6 +76,8 @@ class LogReplay:
             for operation in operations:
                 self._namespace.apply(operation)
             self._namespace.record_commit(commit.number, commit_hash, commit.time_ns)
+            while self._namespace.points.forget_some(_AT_ONCE):
+                continue
         except (CorruptError, FormatError) as error:
             raise CorruptError(f"commit {commit.number} cannot be applied: {error}") from None
         self._namespace.begin_commit(commit.number + 1)
@@ -102,18 +103,17 @@ async def export_as_of(source: Path, target: Path, number: int) -> None:
         raise CorruptError(f"{source}: the namespace database is damaged ({error})") from None
 
 
-def head_of(path: Path) -> tuple[Head, int]:
-    """The newest commit in a namespace database, and the commit that is open. Blocks; errors as of
+def head_of(path: Path) -> Head:
+    """The newest commit in a namespace database. Blocks; errors as of
     `cache.namespace_schema.sqlite_errors`."""
     with sqlite_errors(str(path)):
         connection = open_database(str(path), read_only=True)
         try:
             found = list(connection.execute("SELECT number, hash FROM commits ORDER BY number DESC LIMIT 1"))
-            opened = list(connection.execute("SELECT value FROM meta WHERE key = 'open_commit'"))
         finally:
             connection.close()
     number, commit_hash = found[0] if found else (0, bytes(32))
-    return Head(number, commit_hash), int(opened[0][0]) if opened else number + 1
+    return Head(number, commit_hash)
 
 
 def differences(right: Path, other: Path) -> list[str]:
@@ -121,16 +121,25 @@ def differences(right: Path, other: Path) -> list[str]:
     with sqlite_errors(str(other)):
         connection = open_database(str(right), read_only=True)
         try:
-            connection.execute("ATTACH ? AS other", (f"{other}",))
-            return [text for table in TABLES for text in _difference(connection.execute, table)]
+            connection.execute("ATTACH ? AS other", (str(other),))
+            tables = [table for (table,) in connection.execute(_TABLES) if table not in _NO_STATE]
+            return [text for table in tables for text in _difference(connection, table)]
         finally:
             connection.close()
 
 
-def _difference(execute: Callable[[str], Iterator[tuple[int]]], table: str) -> Iterator[str]:
-    columns = TABLES[table]
+def _difference(connection: Connection, table: str) -> Iterator[str]:
     for kind, one, two in (("lacks", "main", "other"), ("has", "other", "main")):
-        sql = f"SELECT {columns} FROM {one}.{table} EXCEPT SELECT {columns} FROM {two}.{table}"
-        ((count,),) = execute(f"SELECT count(*) FROM ({sql})")
+        sql = f"{_rows(connection, one, table)} EXCEPT {_rows(connection, two, table)}"
+        ((count,),) = connection.execute(f"SELECT count(*) FROM ({sql})")
         if count:
             yield f"{table} {kind} {count} rows {'that it should have' if kind == 'lacks' else 'too many'}"
+
+
+def _rows(connection: Connection, database: str, table: str) -> str:
+    """SQL for all rows of a table that count: without atimes, and without what is being forgotten."""
+    columns = [row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")]
+    chosen = ", ".join(column for column in columns if (table, column) != ("inode", "atime_ns"))
+    forgotten = " OR ".join(_FORGOTTEN.format(database=each) for each in ("main", "other"))
+    where = f" WHERE NOT ({forgotten})" if "died" in columns else ""
+    return f"SELECT {chosen} FROM {database}.{table} AS row{where}"

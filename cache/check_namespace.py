@@ -1,8 +1,8 @@
 """What must be true of a namespace database, as SQL: names and inodes both ways, sizes, extents, the past.
 
 Read only, on a connection of its own; may run in any thread. Each rule selects the rows that break it. The
-rules are about what was flushed: with `published`, of a state that a commit ended (a snapshot, a replayed log);
-without, of a live one, whose content may still be on its way.
+rules are about what was flushed: with `published`, of a state that a commit ended (a snapshot, a replayed
+log); without, of a live one, whose content may still be on its way.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def _past_rules(table: str, key: str) -> list[Rule]:
         ),
         Rule(
             f"past rows of {table} overlap",
-            f"SELECT {columns[0]} FROM (SELECT {columns[0]}, born, lag(died) OVER (PARTITION BY {key} ORDER BY born)"
+            f"SELECT {columns[0]} FROM (SELECT {columns[0]}, born, lag(died)"
+            f" OVER (PARTITION BY {key} ORDER BY born)"
             f" AS before FROM past_{table}) WHERE before > born",
         ),
         Rule(
@@ -89,11 +90,13 @@ RULES: Final = [
         "a directory's link count is not 2 and its sub-directories",
         "SELECT inode.inode FROM inode LEFT JOIN (SELECT parent, count(*) AS below FROM inode"
         f" WHERE {_DIRECTORY} AND nlink > 0 AND inode != {ROOT_INODE} GROUP BY parent) AS found"
-        f" ON found.parent = inode.inode WHERE {_DIRECTORY} AND nlink > 0 AND nlink != 2 + coalesce(below, 0)",
+        f" ON found.parent = inode.inode WHERE {_DIRECTORY} AND nlink > 0"
+        " AND nlink != 2 + coalesce(below, 0)",
     ),
     Rule(
         "a directory's size is not the number of its names",
-        "SELECT inode.inode FROM inode LEFT JOIN (SELECT parent, count(*) AS names FROM dentry GROUP BY parent)"
+        "SELECT inode.inode FROM inode"
+        " LEFT JOIN (SELECT parent, count(*) AS names FROM dentry GROUP BY parent)"
         f" AS found ON found.parent = inode.inode WHERE {_DIRECTORY} AND size != coalesce(names, 0)",
     ),
     Rule(
@@ -103,7 +106,8 @@ RULES: Final = [
     ),
     Rule(
         "the root is not a directory that is its own parent",
-        f"SELECT {ROOT_INODE} WHERE NOT EXISTS (SELECT 1 FROM inode WHERE inode = {ROOT_INODE} AND {_DIRECTORY}"
+        f"SELECT {ROOT_INODE} WHERE NOT EXISTS (SELECT 1 FROM inode"
+        f" WHERE inode = {ROOT_INODE} AND {_DIRECTORY}"
         f" AND parent = {ROOT_INODE})",
     ),
     Rule(
@@ -128,17 +132,20 @@ RULES: Final = [
     ),
     Rule(
         "an extent is out of its limits",
-        f"SELECT inode FROM extent WHERE offset < 0 OR length NOT BETWEEN 1 AND {MAX_EXTENT} OR block_offset < 0"
+        f"SELECT inode FROM extent WHERE offset < 0 OR block_offset < 0"
+        f" OR length NOT BETWEEN 1 AND {MAX_EXTENT}"
         f" OR block_offset + length > {MAX_EXTENT} OR length(block) != 32",
     ),
     Rule(
         "extents of a file overlap",
-        "SELECT inode FROM (SELECT inode, offset, lag(offset + length) OVER (PARTITION BY inode ORDER BY offset)"
+        "SELECT inode FROM (SELECT inode, offset, lag(offset + length)"
+        " OVER (PARTITION BY inode ORDER BY offset)"
         " AS before FROM extent) WHERE before > offset",
     ),
     Rule(
         "a file's allocated bytes are not those of its extents",
-        "SELECT inode.inode FROM inode LEFT JOIN (SELECT inode, sum(length) AS covered FROM extent GROUP BY inode)"
+        "SELECT inode.inode FROM inode"
+        " LEFT JOIN (SELECT inode, sum(length) AS covered FROM extent GROUP BY inode)"
         " AS found ON found.inode = inode.inode WHERE allocated != coalesce(covered, 0)",
     ),
     Rule(
@@ -151,7 +158,8 @@ RULES: Final = [
 PUBLISHED_RULES: Final = [
     Rule(
         "an extent reaches over the file's end",
-        "SELECT extent.inode FROM extent JOIN inode ON inode.inode = extent.inode WHERE offset + length > size",
+        "SELECT extent.inode FROM extent JOIN inode ON inode.inode = extent.inode"
+        " WHERE offset + length > size",
     ),
     *(
         Rule(

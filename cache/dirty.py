@@ -38,7 +38,9 @@ class Layer:
     """time of the last write, None if it was set explicitly since"""
     ctime_ns: int = 0
     settled: bool = False
-    """closed, fsynced or renamed since the last write: the content is worth a commit"""
+    """closed or renamed since the last write: the content is worth a commit"""
+    synced: bool = False
+    """fsynced since the last write: worth one too, but not each time (`Intervals.version`)"""
     data_bytes: int = 0
     """bytes written here (overwritten ones count again): an upper bound of what it holds"""
     writes: int = 0
@@ -143,18 +145,24 @@ class DirtyFiles:
         if layer is None:
             layer = file.top = Layer(position, trio.current_time())
         layer.mtime_ns = layer.ctime_ns = time_ns
-        layer.settled = False
+        layer.settled = layer.synced = False
         layer.writes += 1
         self.open_writes += 1
         return layer
 
     def settle(self, inode: int) -> bool:
-        """Closed, fsynced or renamed: the next cut takes it. True if it was dirty."""
+        """Closed or renamed: the next cut takes it. True if it was dirty."""
         layer = self.top(inode)
         if layer is None:
             return False
         layer.settled = True
         return True
+
+    def sync(self, inode: int) -> None:
+        """Fsynced: the next cut takes it, unless it took the file a short while ago."""
+        layer = self.top(inode)
+        if layer is not None:
+            layer.synced = True
 
     def observe(self, operation: Operation) -> None:
         """What an accepted operation means for dirty files."""

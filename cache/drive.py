@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from stat import S_ISREG
 from typing import Any, Final
@@ -16,17 +16,22 @@ from typing import Any, Final
 import trio
 
 from backend.errors import DriveError
-from backend.upstream import StoreStatus, Upstream
+from backend.upstream import BlockId, StoreStatus, Upstream
 from cache.attributes import FileSystemStatistics
 from cache.block_cache import BlockCache
 from cache.content import Content
 from cache.dirty import Layer
 from cache.errors import DirectoryError, FileSystemError, FileTooBigError, InvalidArgumentError
+from cache.health import Health
 from cache.ledger import Ledger
 from cache.operations import MAX_NAME, MAX_SIZE
 from cache.past import PastTree
+from cache.point_store import Point
+from cache.quiet import Quiet
+from cache.retention_keeper import RetentionKeeper
 from cache.sealer import AHEAD, Sealer
 from cache.snapshot_keeper import SnapshotKeeper
+from cache.space import Space
 from cache.tree import BLOCK_SIZE, Tree
 
 log = logging.getLogger(__name__)
@@ -41,6 +46,9 @@ class Drive(Tree):
     """See the module. Made by `cache.opening.open_drive`, which also runs recovery; `run` must be
     running while the drive is used."""
 
+    retention: RetentionKeeper
+    """set by `cache.opening.open_drive` before anything runs"""
+
     def __init__(
         self,
         ledger: Ledger,
@@ -50,6 +58,7 @@ class Drive(Tree):
         upstream: Upstream,
         snapshots: SnapshotKeeper,
         close_local: Callable[[], None],
+        quiet: Quiet,
         journal_limit: int,
         read_only: bool,
     ) -> None:
@@ -60,10 +69,22 @@ class Drive(Tree):
         self._upstream = upstream
         self._snapshots = snapshots
         self._close_local = close_local
+        self._quiet = quiet
         self.past = PastTree(self._namespace, content, ledger.flush)
         self._sealing_ahead: dict[int, Layer] = {}
         self._seal_ahead = trio.Event()
         self._store_status: StoreStatus | None = None
+        self.health: Health | None = None
+        """set by who builds the store; None where nobody can look after it"""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether nothing can be changed."""
+        return self._read_only
+
+    async def stored_sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
+        """Sealed bytes of those of the blocks that are stored."""
+        return await self._upstream.sizes(blocks)
 
     def statistics(self) -> FileSystemStatistics:
         """statvfs(3): capacity is what the nodes have, less parity."""
@@ -118,7 +139,7 @@ class Drive(Tree):
     async def fsync(self, inode: int) -> None:
         """Everything accepted so far, of this file and all others, survives a power cut.
         `InputOutputError` if the disk did not take it."""
-        self._dirty.settle(inode)
+        self._dirty.sync(inode)
         await self.ledger.journal.sync()
 
     async def sync(self) -> None:
@@ -139,6 +160,9 @@ class Drive(Tree):
                 nursery.start_soon(self._tick_loop)
                 nursery.start_soon(self._seal_ahead_loop)
                 nursery.start_soon(self._snapshots.run)
+                if self.health is not None:
+                    nursery.start_soon(self.health.run)
+                nursery.start_soon(self.retention.run)
             task_status.started()
             try:
                 await trio.sleep_forever()
@@ -179,7 +203,8 @@ class Drive(Tree):
             while self._sealing_ahead:
                 inode, layer = next(iter(self._sealing_ahead.items()))
                 try:
-                    await self._sealer.seal_ahead(layer)
+                    async with self._quiet.working():
+                        await self._sealer.seal_ahead(layer)
                 except (DriveError, FileSystemError, OSError) as error:
                     log.info("sealing ahead has to wait: %s", error)
                     layer.sealed_to = layer.written_to
@@ -214,8 +239,18 @@ class Drive(Tree):
             "cache_bytes": self._blocks.used,
             "cache_hits": self._blocks.hits,
             "cache_misses": self._blocks.misses,
+            "scrub": dict(self.health.scrub_status()) if self.health is not None else {},
             "store": None if self._store_status is None else asdict(self._store_status),
         }
+
+    def points(self) -> list[Point]:
+        """The retained points, the oldest first."""
+        return self._namespace.points.points()
+
+    def space(self) -> Space:
+        """For measuring the drive as of now."""
+        self.ledger.flush()
+        return Space(self._namespace.path, self._upstream)
 
     async def close(self) -> None:
         """Write down the state and let go of all files. What is not published stays in the journal;

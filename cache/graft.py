@@ -27,7 +27,17 @@ from cache.errors import (
     NotDirectoryError,
     NotEmptyError,
 )
-from cache.operations import MAX_SIZE, Create, Link, Operation, Rename, SetAttributes, SetExtents, SetXattr, encode
+from cache.operations import (
+    MAX_SIZE,
+    Create,
+    Link,
+    Operation,
+    Rename,
+    SetAttributes,
+    SetExtents,
+    SetXattr,
+    encode,
+)
 from cache.rows import Extent, InodeRow
 
 MOST_BLOCKS: Final = 1 << 18
@@ -38,7 +48,7 @@ _PAGE: Final = 256
 
 
 class Graft:
-    """A plan to make the inode `source` as of `commit` once more, as `name` in the live directory `parent`."""
+    """A plan to make the inode `source` as of `commit` once more: `name` in the live directory `parent`."""
 
     def __init__(self, drive: Drive, commit: int, source: int, parent: int, name: bytes) -> None:
         self._drive = drive
@@ -69,8 +79,8 @@ class Graft:
             replaced = self._replaced(source, replace)
             if not self._past.time_of(self._commit):
                 raise NoEntryError("the state to copy from was forgotten meanwhile")
-            inode = self._made[self._source]
-            rename = Rename(self._parent, temporary, self._parent, self._name, inode, replaced, False, self._now)
+            inode, parent = self._made[self._source], self._parent
+            rename = Rename(parent, temporary, parent, self._name, inode, replaced, False, self._now)
             return [*self._operations, *reversed(self._directories), rename]
 
         await self._drive.accept_together(make)

@@ -6,7 +6,7 @@ It is asked only when blocks are lost, so it walks the tables whole and keeps th
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -38,13 +38,13 @@ class LostRange:
     end_commit: int | None
 
 
-def missing_blocks(path: str, is_stored: Callable[[bytes], bool]) -> set[bytes]:
-    """The blocks that a live or past extent names and for which `is_stored` is false."""
+def named_blocks(path: str) -> set[bytes]:
+    """The blocks that a live or past extent names."""
     with sqlite_errors(path):
         connection = open_database(path, read_only=True)
         try:
             sql = "SELECT block FROM extent UNION SELECT block FROM past_extent"
-            return {block for (block,) in connection.execute(sql) if not is_stored(block)}
+            return {block for (block,) in connection.execute(sql)}
         finally:
             connection.close()
 

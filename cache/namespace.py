@@ -1,8 +1,9 @@
 """The state of a drive: inodes, names, attributes and extents, now and at every retained commit.
 
 Invariants (event loop thread only, synchronous; the one exception is `checkpoint`):
-1. State changes only by `apply`, `undo`, `record_commit`, `points.forget_some` and `replace_from`. The same operations with
-   the same commit numbers give the same rows on every machine (`inode.atime_ns` aside, after an undo).
+1. State changes only by `apply`, `undo`, `record_commit`, `points.forget_some` and `replace_from`. The same
+   operations with the same commit numbers give the same rows on every machine (`inode.atime_ns` aside,
+   after an undo; rows that are to be forgotten aside, until they are).
 2. The database on disk is always the state at the journal position that it holds: `flush` commits
    both in one transaction, and whoever opens it replays the journal from exactly there.
 3. A power cut may lose the last flushes (WAL, synchronous=NORMAL), never part of one. Journal before

@@ -44,6 +44,8 @@ from cache.ledger import Ledger
 from cache.namespace import Namespace
 from cache.operations import ROOT_INODE, Delete, SetAttributes, decode
 from cache.publisher import CommitIdentity, Intervals, Publisher, is_same_commit
+from cache.quiet import Quiet
+from cache.retention_keeper import RetentionKeeper, RetentionSchedule
 from cache.sealer import Sealer
 from cache.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
 from cache.snapshot_store import SnapshotStore
@@ -84,6 +86,7 @@ class DriveOptions:
     journal_size: int = 2 << 30
     intervals: Intervals = field(default_factory=Intervals)
     snapshots: SnapshotSchedule = field(default_factory=SnapshotSchedule)
+    retention: RetentionSchedule = field(default_factory=RetentionSchedule)
     read_only: bool = False
 
 
@@ -266,7 +269,8 @@ async def open_drive(
     ledger = local.ledger
     content = Content(local.namespace, ledger.dirty, ledger.journal, blocks)
     sealer = Sealer(upstream, codec, chunker, ledger.journal.read_at, content, limiter)
-    keeper = SnapshotKeeper(ledger, snapshots, local.folder, options.snapshots)
+    quiet = Quiet()
+    keeper = SnapshotKeeper(ledger, snapshots, local.folder, options.snapshots, quiet)
     drive = Drive(
         ledger,
         content,
@@ -275,6 +279,7 @@ async def open_drive(
         upstream,
         keeper,
         local.close,
+        quiet,
         options.journal_size,
         options.read_only,
     )
@@ -288,6 +293,10 @@ async def open_drive(
         drive.accept_access_times,
         drive.settled,
         keeper.committed,
+        quiet,
+    )
+    drive.retention = RetentionKeeper(
+        ledger, drive.publisher, upstream, snapshots, quiet, options.retention, read_only=options.read_only
     )
     if not options.read_only:
         _delete_orphans(ledger)

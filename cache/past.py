@@ -1,4 +1,4 @@
-"""The past of a drive as a read-only tree: what every path was as of a commit, and which commits a name means.
+"""The past of a drive as a read-only tree: what every path was as of a commit, and what commit a name means.
 
 Invariants:
 1. Only recorded (published) commits are shown: all that they say, contents too, is in the rows and stored.
@@ -48,6 +48,32 @@ _NAMES: Final = (
     "SELECT name FROM dentry WHERE parent = :parent AND name > :after AND born <= :head"
     " UNION SELECT name FROM past_dentry WHERE parent = :parent AND name > :after AND born <= :head"
     " ORDER BY name LIMIT :limit"
+)
+_CHANGES: Final = (
+    "SELECT born FROM dentry WHERE parent = :parent AND name = :name"
+    " UNION SELECT born FROM past_dentry WHERE parent = :parent AND name = :name"
+    " UNION SELECT died FROM past_dentry WHERE parent = :parent AND name = :name"
+    " UNION SELECT r.born FROM dentry AS d JOIN inode AS r ON r.inode = d.inode"
+    " WHERE d.parent = :parent AND d.name = :name AND r.born >= d.born"
+    " UNION SELECT r.born FROM dentry AS d JOIN past_inode AS r ON r.inode = d.inode"
+    " WHERE d.parent = :parent AND d.name = :name AND r.born >= d.born"
+    " UNION SELECT r.born FROM past_dentry AS d JOIN inode AS r ON r.inode = d.inode"
+    " WHERE d.parent = :parent AND d.name = :name AND r.born >= d.born AND r.born < d.died"
+    " UNION SELECT r.born FROM past_dentry AS d JOIN past_inode AS r ON r.inode = d.inode"
+    " WHERE d.parent = :parent AND d.name = :name AND r.born >= d.born AND r.born < d.died"
+)
+CHANGES: Final = (
+    "SELECT DISTINCT (SELECT number FROM commits WHERE number >= born ORDER BY number LIMIT 1) AS number"
+    f" FROM ({_CHANGES}) WHERE number IS NOT NULL ORDER BY number"
+)
+_DIRECTORIES: Final = (
+    "SELECT inode FROM dentry WHERE parent = :parent AND name = :name AND born <= :head UNION ALL"
+    " SELECT inode FROM (SELECT inode FROM past_dentry"
+    " WHERE parent = :parent AND name = :name AND born <= :head ORDER BY born DESC)"
+)
+_MODE: Final = (
+    "SELECT mode FROM inode WHERE inode = :inode"
+    " UNION SELECT mode FROM past_inode WHERE inode = :inode LIMIT 1"
 )
 
 
@@ -135,6 +161,10 @@ class PastTree:
             self._points.popitem(last=False)
         return found
 
+    def forget_points(self) -> None:
+        """Look anew at the next `points`."""
+        self._points.clear()
+
     # A state
 
     def row(self, inode: int, commit: int) -> InodeRow:
@@ -210,9 +240,29 @@ class PastTree:
     # The contents of a path
 
     def names(self, directory: int, after: bytes, limit: int) -> list[bytes]:
-        """At most `limit` names above `after` that were ever in the directory, sorted; also those of folders."""
+        """At most `limit` names above `after` that were ever in the directory, sorted; of folders too."""
         bindings = {"parent": directory, "after": after, "head": self.head, "limit": limit}
         return [name for (name,) in self._namespace.synced_connection().execute(_NAMES, bindings)]
+
+    def changes_of_name(self, directory: int, name: bytes) -> list[int]:
+        """The recorded commits, the oldest first, at which the name in the directory or the row of the inode
+        that it meant may have changed."""
+        bindings = {"parent": directory, "name": name}
+        return [number for (number,) in self._namespace.synced_connection().execute(CHANGES, bindings)]
+
+    def newest_directory(self, parent: int, name: bytes) -> int:
+        """The directory that the name means, or last meant. `NoEntryError`."""
+        bindings = {"parent": parent, "name": name, "head": self.head}
+        found = [number for (number,) in self._namespace.synced_connection().execute(_DIRECTORIES, bindings)]
+        for inode in found:
+            if self._was_directory(inode):
+                return int(inode)
+        raise NoEntryError("a folder of the path never was there")
+
+    def _was_directory(self, inode: int) -> bool:
+        bindings = {"inode": inode}
+        modes = [mode for (mode,) in self._namespace.synced_connection().execute(_MODE, bindings)]
+        return any(map(S_ISDIR, modes))
 
     def versions(self, directory: int, name: bytes) -> list[NamedVersion]:
         """The distinct published contents of the path, the oldest first; empty if it never was a file."""

@@ -1,8 +1,9 @@
 """Names of moments: what stands after `.versions/`, after `--at` and in `asof=`; and names of versions.
 
-Forms: `2026-11-20T194612Z` (a second; `2026-11-20T19:46:12Z` too), `2026-11-20T194612Z~2` (the second commit in
-that second), `2026-11-20` (the end of that day), `yesterday` (the end of it), `45m`, `2h`, `3d`, `4w` (so long
-ago), `@17` (commit 17). All times are UTC. Pure functions; `cache.past` says which commit a moment means.
+Forms: `2026-11-20T194612Z` (a second; `2026-11-20T19:46:12Z` too), `2026-11-20T194612Z~2` (the second commit
+in that second), `2026-11-20` (the end of that day), `yesterday` (the end of it), `90s`, `45m`, `2h`, `3d`,
+`4w` (so long ago), `@17` (commit 17). All times are UTC. Pure functions; `cache.past` says what commit a
+moment means.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ DAY: Final = 24 * 3600 * SECOND
 LONGEST_EXTENSION: Final = 32
 """Bytes, with the point: a longer one is left out, so that every version's name fits."""
 
-_AGO: Final = {"m": 60 * SECOND, "h": 3600 * SECOND, "d": DAY, "w": 7 * DAY}
+_AGO: Final = {"s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND, "d": DAY, "w": 7 * DAY}
 _COMMIT: Final = re.compile(r"@([0-9]{1,18})")
-_AGE: Final = re.compile(r"([0-9]{1,6})([mhdw])")
+_AGE: Final = re.compile(r"([0-9]{1,6})([smhdw])")
 _DATE: Final = r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
 _DAY: Final = re.compile(_DATE)
 _SECOND: Final = re.compile(_DATE + r"T([0-9]{2}):?([0-9]{2}):?([0-9]{2})Z(?:~([1-9][0-9]{0,5}))?")

@@ -52,8 +52,9 @@ SELECT number, time_ns FROM (
 DRIVE_POINTS: Final = """
 SELECT number, time_ns FROM (
     SELECT number, time_ns,
-        coalesce((SELECT b.number FROM commits AS b WHERE b.number < c.number ORDER BY b.number DESC LIMIT 1), 0)
-        AS before
+        coalesce((
+            SELECT b.number FROM commits AS b WHERE b.number < c.number ORDER BY b.number DESC LIMIT 1
+        ), 0) AS before
     FROM commits AS c
 ) WHERE EXISTS (SELECT 1 FROM inode WHERE born > before AND born <= number AND nlink > 0)
     OR EXISTS (SELECT 1 FROM past_inode WHERE died > before AND died <= number AND nlink > 0)

@@ -3,8 +3,9 @@
 Invariants (event loop thread only):
 1. `commits` holds the retained points, and nothing but them: who shows the past as of a commit finds that
    commit there first. A row of the past that is true at a retained point is there, whole.
-2. A Forget takes effect when its own commit is recorded, never before: the points go at once, with the record;
-   their rows go afterwards, a few at a time (`forget_some`), and no query at a retained point sees them.
+2. A Forget takes effect when its own commit is recorded, never before: the points go at once, with the
+   record; their rows go afterwards, a few at a time (`forget_some`), and no query at a retained point sees
+   them.
 3. Forgetting looks only at rows that died inside the gap (index on `died`). A row [born, died) lies within
    (low, high) exactly if low < born and died <= high.
 4. Nothing pinned is inside a gap, and no point inside a gap can be pinned.
@@ -98,7 +99,7 @@ class PointStore:
         """`CorruptError` if the name is taken, or the point is not retained or about to go."""
         if name in self.pins():
             raise CorruptError("an operation pins a name that is there already")
-        if not self.is_retained(commit) or self._is_going(commit):
+        if not self.is_retained(commit) or self.is_going(commit):
             raise CorruptError(f"an operation pins commit {commit}, which is no retained point")
         self._store.write(_PUT_PIN, [(name, commit, self._store.commit)])
 
@@ -139,7 +140,8 @@ class PointStore:
                 raise CorruptError(f"an operation forgets from {low} to {high} what is being forgotten")
             before = high
 
-    def _is_going(self, commit: int) -> bool:
+    def is_going(self, commit: int) -> bool:
+        """Whether a Forget that is not in effect yet drops the point."""
         return any(low < commit < high for _, low, high in self._waiting)
 
     # Taking effect
@@ -159,6 +161,7 @@ class PointStore:
         if due is None:
             return False
         born, low, high = due
+        self._store.write_rows()  # past rows that are not in SQL yet may be among those that go
         left = limit
         for remove in _REMOVE:
             self._store.write(remove, [(low, high, low, left)])

@@ -4,10 +4,10 @@ Invariants:
 1. Cut, seal, flush, keep extents, sync the journal, append, note it, trim: in this order (I1, I2).
 2. A commit that failed on its way is finished before the next is cut; it is built once in a process,
    so that appending it again is idempotent.
-3. The cut rule: a commit takes the content of every file that is dirty and settled (closed, fsynced,
-   renamed), so that nobody sees "write new, rename over" as an empty file. Files that stay open are
-   taken when they have been dirty for `version_interval`, when the journal fills, or when somebody
-   waits in `sync`.
+3. The cut rule: a commit takes the content of every file that is dirty and settled (closed or renamed), so
+   that nobody sees "write new, rename over" as an empty file. Files that stay open are taken when they were
+   fsynced, but not twice within `version_interval`; when they have been dirty for that long; when the
+   journal fills; or when somebody waits in `sync`. (What was fsynced is in the journal in any case.)
 4. Only this class makes commits; a fenced publisher makes none, ever.
 """
 
@@ -27,8 +27,9 @@ from cache.commit_payload import seal_operations
 from cache.dirty import Layer
 from cache.errors import FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.ledger import Ledger, PendingCommit
-from cache.operations import SetExtents, decode, is_content
+from cache.operations import Release, SetExtents, decode, encode, is_release
 from cache.pieces import Stored
+from cache.quiet import Quiet
 from cache.sealer import Sealer
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ OPERATIONS_LIMIT = 16 << 20
 """Encoded operations in memory that make a cut due."""
 WRITES_LIMIT = 100_000
 """Writes in memory that make a cut due; each may become a block, of which a commit holds 2^19."""
+
+_CONTENT = encode(SetExtents(0, 0, (), ()))[:2]
+"""how an encoded operation with extents begins"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class Publisher:
         before_cut: Callable[[], None],
         settled: Callable[[int], None],
         after_commit: Callable[[int], Awaitable[None]],
+        quiet: Quiet,
     ) -> None:
         self._ledger = ledger
         self._sealer = sealer
@@ -87,6 +92,9 @@ class Publisher:
         self._before_cut = before_cut
         self._settled = settled
         self._after_commit = after_commit
+        self._quiet = quiet
+        self._taken: dict[int, float] = {}
+        """when an open file was last taken; of the last `version_interval` only"""
         self._built: tuple[int, Commit] | None = None
         self._lock = trio.Lock()
         self._wake = trio.Event()
@@ -166,7 +174,8 @@ class Publisher:
         if self.fenced:
             raise FencedError(self.problem)
         try:
-            await self._publish(everything)
+            async with self._quiet.working():
+                await self._publish(everything)
         except FencedError as error:
             self.fenced = True
             self._say(f"fenced, nothing more will be published from here: {error}")
@@ -207,15 +216,29 @@ class Publisher:
     def _choose(self, everything: bool) -> list[int]:
         """The files that the cut takes. Files without a name are only taken to make room."""
         now = trio.current_time()
+        self._forget_taken(now)
         full = self.pressed
         chosen = []
         for inode, layer in self._ledger.dirty.tops():
             row = self._ledger.namespace.inode(inode)
             assert row is not None
-            due = everything or layer.settled or now - layer.began > self._intervals.version
+            due = everything or layer.settled or self._is_old_enough(inode, layer, now)
             if due and (row.nlink > 0 or full):
                 chosen.append(inode)
+                if not layer.settled:
+                    self._taken[inode] = now
         return chosen
+
+    def _is_old_enough(self, inode: int, layer: Layer, now: float) -> bool:
+        """Whether an open file is due for a version."""
+        interval = self._intervals.version
+        if now - layer.began > interval:
+            return True
+        return layer.synced and now - self._taken.get(inode, -interval - 1) > interval
+
+    def _forget_taken(self, now: float) -> None:
+        recent = now - self._intervals.version
+        self._taken = {inode: taken for inode, taken in self._taken.items() if taken >= recent}
 
     async def _store_content(self) -> None:
         layers = self._ledger.dirty.frozen()
@@ -246,12 +269,20 @@ class Publisher:
             return self._built[1]
         identity, head, epoch = self._identity, self._ledger.head, self._upstream.epoch
         added = tuple(sorted(_blocks(pending.all_operations())))
+        dropped = tuple(sorted(_released(pending.operations)))
         binding = payload_associated_data(
-            identity.drive_id, pending.number, head.hash, identity.device, epoch, pending.time_ns, added, ()
+            identity.drive_id,
+            pending.number,
+            head.hash,
+            identity.device,
+            epoch,
+            pending.time_ns,
+            added,
+            dropped,
         )
         payload = seal_operations(identity.commit_key, pending.all_operations(), binding)
         commit = Commit(
-            pending.number, head.hash, identity.device, epoch, pending.time_ns, added, (), payload
+            pending.number, head.hash, identity.device, epoch, pending.time_ns, added, dropped, payload
         )
         self._built = (pending.number, commit)
         return commit
@@ -278,10 +309,21 @@ def _join(extents: list[tuple[int, int, bytes, int]], piece: Stored) -> None:
 def _blocks(operations: list[bytes]) -> set[BlockId]:
     """What the contents in a commit refer to: those that were written, and those of instant copies."""
     found: set[BlockId] = set()
-    for encoded in filter(is_content, operations):
+    for encoded in operations:
+        if encoded[:2] != _CONTENT:
+            continue
         operation = decode(encoded)
         assert isinstance(operation, SetExtents)
         found.update(BlockId(block) for _, _, block, _ in operation.extents)
+    return found
+
+
+def _released(operations: list[bytes]) -> set[BlockId]:
+    found: set[BlockId] = set()
+    for encoded in filter(is_release, operations):
+        operation = decode(encoded)
+        assert isinstance(operation, Release)
+        found.update(map(BlockId, operation.blocks))
     return found
 
 

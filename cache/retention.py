@@ -2,8 +2,8 @@
 
 Pure functions of points, policy, pins and the time; docs/retention.md explains them to people. A tier keeps
 the last point of each of its hours, days, weeks (from Monday) or months, in UTC, as long as that period ended
-less than the tier's time ago. The last point of a day is also the last of one of its hours, and so on: what is
-retained later was retained before, so applying the policy often or seldom ends in the same points.
+less than the tier's time ago. The last point of a day is also the last of one of its hours, and so on: what
+is retained later was retained before, so applying the policy often or seldom ends in the same points.
 """
 
 from __future__ import annotations

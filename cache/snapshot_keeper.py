@@ -17,6 +17,7 @@ from backend.errors import DriveError
 from cache import snapshot
 from cache.errors import FileSystemError
 from cache.ledger import Ledger
+from cache.quiet import Quiet
 from cache.snapshot_store import SnapshotStore
 
 log = logging.getLogger(__name__)
@@ -34,12 +35,13 @@ class SnapshotKeeper:
     """See the module. Event-loop thread; copying and undoing run in a thread."""
 
     def __init__(
-        self, ledger: Ledger, store: SnapshotStore, folder: Path, schedule: SnapshotSchedule
+        self, ledger: Ledger, store: SnapshotStore, folder: Path, schedule: SnapshotSchedule, quiet: Quiet
     ) -> None:
         self._ledger = ledger
         self._store = store
         self._path = folder / "snapshot-new.db"
         self._schedule = schedule
+        self._quiet = quiet
         self._commits = 0
         self._operation_bytes = 0
         self._due = trio.Event()
@@ -73,7 +75,8 @@ class SnapshotKeeper:
             await trio.to_thread.run_sync(
                 snapshot.export, self._ledger.namespace.path, str(self._path), head.number
             )
-            await self._store.put(self._path, head)
+            async with self._quiet.working():
+                await self._store.put(self._path, head)
         finally:
             self._path.unlink(missing_ok=True)
         log.info("snapshot of commit %d stored", head.number)

@@ -66,6 +66,8 @@ MAX_XATTR_VALUE: Final = 64 << 10
 XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
 RELATIVE_ATIME_NS: Final = 24 * 3600 * 10**9
 BLOCK_SIZE: Final = 4096
+_WRITE_BACK_NS: Final = 60 * 10**9
+"""The kernel writes back what is older than 30 s (vm.dirty_expire_centisecs)."""
 
 
 async def _nobody_to_tell(parent: int, name: bytes, replaced: int) -> None:
@@ -386,6 +388,8 @@ class Tree:
         await self._room()
         row = self._row(inode)
         now = time.time_ns()
+        if self._is_write_back(inode, change, now):
+            return self.attributes(inode)
         if change.size is not None:
             self._truncate(row, change.size, now)
         rest = (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns, change.ctime_ns)
@@ -399,6 +403,19 @@ class Tree:
                 SetAttributes(inode, mode, change.uid, change.gid, None, atime_ns, mtime_ns, ctime_ns)
             )
         return self.attributes(inode)
+
+    def _is_write_back(self, inode: int, change: AttributeChange, now: int) -> bool:
+        """The kernel writes back the times of a file that is open and being written: they are kept with the
+        content and stated with it. As operations each would make a state that differs in nothing else."""
+        layer, mtime_ns, ctime_ns = self._dirty.top(inode), change.mtime_ns, change.ctime_ns
+        if layer is None or layer.settled or mtime_ns is None or ctime_ns is None:
+            return False
+        if change != AttributeChange(mtime_ns=mtime_ns, ctime_ns=ctime_ns):
+            return False
+        if abs(now - mtime_ns) > _WRITE_BACK_NS or abs(now - ctime_ns) > _WRITE_BACK_NS:
+            return False  # somebody's own choice, which must not get lost with the process
+        layer.mtime_ns, layer.ctime_ns = mtime_ns, max(layer.ctime_ns, ctime_ns)
+        return True
 
     def _truncate(self, row: InodeRow, size: int, now: int) -> None:
         if row.is_directory:

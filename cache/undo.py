@@ -6,7 +6,8 @@ its mtime if the inode was gone.
 
 Only commits that are not recorded are ever taken back, here or in a snapshot's copy. What a `Forget` removed
 died in a commit that was recorded before the Forget was made, and it is removed only when the Forget's own
-commit is recorded: so no row that is needed here is ever gone, and a Forget that is taken back has done nothing.
+commit is recorded: so no row that is needed here is ever gone, and a Forget that is taken back has done
+nothing.
 """
 
 from __future__ import annotations

@@ -72,6 +72,7 @@ class PollingLoop:
         self._stand_in_awake = False
         self._stopped = False
         self._yield_at = 0
+        self._away: set[trio.lowlevel.Task] = set()
         self._limit_ns = spin_ns
         self._spin_ns = spin_ns
 
@@ -86,6 +87,7 @@ class PollingLoop:
     async def wait(self) -> bool:
         """Return True when the calling task is to receive one request now, False when it is to end."""
         task = trio.lowlevel.current_task()
+        self._away.discard(task)
         while self._poller is not None and not self._stopped:
             await self._park(task)
         if self._stopped:
@@ -98,6 +100,7 @@ class PollingLoop:
         finally:
             self._poller = None
             self._wake_stand_in()
+        self._away.add(task)
         return not self._stopped
 
     async def _park(self, task: trio.lowlevel.Task) -> None:
@@ -121,13 +124,28 @@ class PollingLoop:
             await trio.lowlevel.checkpoint()
             now = time.perf_counter_ns()
             self._yield_at = now + _YIELD_NS
-        if self._device.poll(0) or (self._spin_ns and self._spin(now)):
+        if self._device.poll(0):
+            return
+        if self._away:
+            if await self._spin_for_others(now):
+                return
+        elif self._spin_ns and self._spin(now):
             return
         await trio.lowlevel.wait_readable(self._descriptor)
         woken = time.perf_counter_ns()
         self._yield_at = woken + _YIELD_NS
         if woken - now < _NEAR_NS:
             self._spin_ns = self._limit_ns
+
+    async def _spin_for_others(self, start: int) -> bool:
+        """Poll while a handler waits for a thread: its answer is as near as the next request, and only
+        trio can tell that it has come, so each round lets trio look."""
+        end = start + self._limit_ns
+        while time.perf_counter_ns() < end:
+            await trio.lowlevel.checkpoint()
+            if self._device.poll(0):
+                return True
+        return False
 
     def _spin(self, start: int) -> bool:
         """Poll for `_spin_ns`; whether a request came. A fruitless round makes the next ones shorter, and

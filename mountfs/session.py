@@ -262,14 +262,15 @@ async def serve(drive: Drive, mountpoint: Path, options: MountOptions, on_ready:
     Returns with the mount gone and `drive.run` ended; the caller closes the drive. Main thread of the process
     (signals); one mount per process (libfuse's session is a global of pyfuse3). `UsageError`: it cannot be
     mounted there, libfuse has said why on stderr. What `drive.run` raises is raised."""
-    _prepare_process(options)
     try:
         await _Session(drive, mountpoint, options).run(on_ready)
     except ExceptionGroup as group:
         raise _sole(group) from None
 
 
-def _prepare_process(options: MountOptions) -> None:
+def prepare_process(options: MountOptions) -> None:
+    """Settings of the whole process that serves a mount. To be called before it has threads: malloc's
+    arenas cannot be taken back."""
     if not options.dumpable:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     sys.setswitchinterval(SWITCH_SECONDS)

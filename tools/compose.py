@@ -43,10 +43,13 @@ from backend.local_upstream import LocalUpstream
 from backend.metered_node import MeteredNode
 from backend.node import Node
 from backend.node_identity import NodeIdentity, read_identity
+from backend.pack_store import PackStore
 from backend.placement import ClusterMap, ClusterNode
 from backend.process_identity import this_process
 from backend.replicated_objects import ReplicatedObjects, ranking_of
 from backend.retry_node import RetryNode
+from backend.scrub import Scrub
+from backend.store_health import StoreHealth
 from cache.drive import Drive
 from cache.opening import DriveOptions, LocalState, Secrets, StaleCacheError, open_drive, set_aside
 from tools import mounts
@@ -153,13 +156,13 @@ def open_index(path: Path, drive_id: bytes) -> BlockIndex:
 
 @asynccontextmanager
 async def opened_drive(
-    drive: UnlockedDrive, cache_folder: Path, options: DriveOptions
+    drive: UnlockedDrive, cache_folder: Path, options: DriveOptions, *, scrub_interval: float = 0.0
 ) -> AsyncIterator[Drive]:
     """The drive, recovered and ready for `Drive.run`; closed when the block ends. Raises what opening
-    raises, a single error never wrapped in a group."""
+    raises, a single error never wrapped in a group. `scrub_interval`: seconds, 0: only when asked to."""
     try:
         async with trio.open_nursery() as nursery:
-            opened = await _open(nursery, drive, cache_folder, options)
+            opened = await _open(nursery, drive, cache_folder, options, scrub_interval)
             try:
                 yield opened
             finally:
@@ -170,35 +173,45 @@ async def opened_drive(
 
 
 def sole(error: BaseException) -> BaseException:
-    """The one error in nested groups, or the group where there are several."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+    """The one error in nested groups, or the first where all are of one kind; else the group."""
+    while isinstance(error, BaseExceptionGroup) and len({type(each) for each in error.exceptions}) == 1:
         error = error.exceptions[0]
     return error
 
 
 async def _open(
-    nursery: trio.Nursery, drive: UnlockedDrive, cache_folder: Path, options: DriveOptions
+    nursery: trio.Nursery,
+    drive: UnlockedDrive,
+    cache_folder: Path,
+    options: DriveOptions,
+    scrub_interval: float,
 ) -> Drive:
     try:
-        return await _open_once(nursery, drive, cache_folder, options)
+        return await _open_once(nursery, drive, cache_folder, options, scrub_interval)
     except StaleCacheError:
         await trio.to_thread.run_sync(set_aside, cache_folder)
-        return await _open_once(nursery, drive, cache_folder, options)
+        return await _open_once(nursery, drive, cache_folder, options, scrub_interval)
 
 
 async def _open_once(
-    nursery: trio.Nursery, drive: UnlockedDrive, cache_folder: Path, options: DriveOptions
+    nursery: trio.Nursery,
+    drive: UnlockedDrive,
+    cache_folder: Path,
+    options: DriveOptions,
+    scrub_interval: float,
 ) -> Drive:
     local = await _local_state(drive, cache_folder)
     try:
         if not options.read_only:
             await _remove_debris(drive)
-        blocks, upstream = _build_upstream(drive, cache_folder, read_only=options.read_only)
+        blocks, upstream, health = _build_upstream(drive, cache_folder, scrub_interval, options.read_only)
         try:
             await upstream.open(known=local.known_head)
             await blocks.reconcile()
             await nursery.start(upstream.run)
-            return await open_drive(local, upstream, drive.file.id, _secrets(drive.keys), options)
+            opened = await open_drive(local, upstream, drive.file.id, _secrets(drive.keys), options)
+            opened.health = health
+            return opened
         except BaseException:
             with trio.CancelScope(shield=True):
                 await upstream.close()
@@ -235,19 +248,24 @@ async def _local_state(drive: UnlockedDrive, cache_folder: Path) -> LocalState:
 
 
 def _build_upstream(
-    drive: UnlockedDrive, cache_folder: Path, *, read_only: bool
-) -> tuple[BlockStore, LocalUpstream]:
+    drive: UnlockedDrive, cache_folder: Path, scrub_interval: float, read_only: bool
+) -> tuple[BlockStore, LocalUpstream, StoreHealth]:
     file, cluster = drive.file, cluster_map(drive.file)
     profile = Profile.parse(file.profile)
+    code = code_for(profile)
     nodes = open_nodes(drive.folder, file)
     index = open_index(cache_folder / INDEX_FILE, file.id)
-    blocks = BlockStore(nodes, code_for(profile), cluster, file.id, drive.keys.pack, index)
+    blocks = BlockStore(nodes, code, cluster, file.id, drive.keys.pack, index)
+    looking = PackStore(nodes, code, cluster, file.id, lambda _pack, _fragment: None)
     copies = profile.m + 1
     objects = ReplicatedObjects(nodes, ranking_of(cluster, copies), copies, file.id)
     if read_only:
-        return blocks, LocalUpstream(blocks, CommitLog(objects), objects, None)
+        health = StoreHealth(blocks, index, looking, None)
+        return blocks, LocalUpstream(blocks, CommitLog(objects), objects, None), health
+    scrub = Scrub(nodes, code, file.id, index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
     lease = Lease(nodes, file.id, this_process())
-    return blocks, LocalUpstream(blocks, CommitLog(objects, lease.verify), objects, lease)
+    upstream = LocalUpstream(blocks, CommitLog(objects, lease.verify), objects, lease)
+    return blocks, upstream, StoreHealth(blocks, index, looking, scrub)
 
 
 def _secrets(keys: DriveKeys) -> Secrets:

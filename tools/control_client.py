@@ -97,10 +97,21 @@ class ControlClient:
 
 def _write_back(mountpoint: str, timeout: float | None) -> None:
     """Have the kernel hand the mount what it holds itself, syncfs(2): by a process of its own, as the call
-    cannot be given a time limit."""
+    cannot be given a time limit. A writer that was killed in the middle of a request leaves the kernel an
+    EINTR, which it tells once, to the next who syncs: that is no reason to fail."""
+    reason = _sync_file_system(mountpoint, timeout)
+    if reason is not None and os.strerror(errno.EINTR) in reason:
+        reason = _sync_file_system(mountpoint, timeout)
+    if reason is not None:
+        raise ToolError(f"{mountpoint}: not all could be written back: {reason}")
+
+
+def _sync_file_system(mountpoint: str, timeout: float | None) -> str | None:
+    """What sync(1) has to complain of, if anything."""
     try:
         result = subprocess.run(
             ["sync", "--file-system", mountpoint],
+            env={**os.environ, "LC_ALL": "C"},
             timeout=timeout,
             capture_output=True,
             text=True,
@@ -108,8 +119,7 @@ def _write_back(mountpoint: str, timeout: float | None) -> None:
         )
     except subprocess.TimeoutExpired:
         raise NoAnswerError(f"not all was written back within {timeout:g} s") from None
-    if result.returncode:
-        raise ToolError(f"{mountpoint}: not all could be written back: {result.stderr.strip()}")
+    return result.stderr.strip() if result.returncode else None
 
 
 def _why_no_socket(mountpoint: str, error: OSError) -> ToolError:

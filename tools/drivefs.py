@@ -10,7 +10,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from tools import doctor, errors, umount
+from tools import doctor, errors, history_commands, key_commands, node_commands, space_commands, umount
 from tools.control_client import ControlClient
 from tools.errors import COMMAND_CODES, Parser
 from tools.quantities import parse_duration
@@ -47,6 +47,10 @@ def _parser() -> Parser:
     check = commands.add_parser("doctor", help="is everything there that a mount needs?")
     check.add_argument("drive", metavar="DRIVE", nargs="?", help="look at this drive's nodes too")
     check.set_defaults(command=_doctor)
+    history_commands.register(commands)
+    space_commands.register(commands)
+    node_commands.add_node_commands(commands)
+    key_commands.add_key_commands(commands)
     return parser
 
 

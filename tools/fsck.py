@@ -1,8 +1,8 @@
 """`fsck.drivefs`: check an unmounted drive whole, and mend what can be mended.
 
 Exit code: the bits of fsck(8): 0 nothing is wrong, 1 all that was wrong is mended, 4 something is left, 8 the
-check could not be done, 16 usage, 32 cancelled. Everything is repeatable: a run that was ended by Ctrl-C, a kill
-or a power cut is run again.
+check could not be done, 16 usage, 32 cancelled. Everything is repeatable: a run that was ended by Ctrl-C,
+a kill or a power cut is run again.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import Final
 
 import trio
 
-from backend import check_nodes, durable
+from backend import check_nodes, durable, failpoints
 from backend.check_nodes import Survey
 from backend.crypto import plain_hash
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError
@@ -62,6 +62,7 @@ class _Run:
 
 def main() -> None:
     """The console script."""
+    failpoints.arm_from_environment()
     errors.run("fsck.drivefs", FSCK_CODES, fsck)
 
 
@@ -146,12 +147,24 @@ def _fsck(options: argparse.Namespace) -> int:
     return CORRECTED if found.count("mended") else 0
 
 
+def mend(drive: UnlockedDrive, cache_dir: str | None) -> int:
+    """Check and mend a drive that was unlocked before; the exit code is 0 if nothing is left."""
+    cache_folder = Path(places.cache_folder(drive.id_text, cache_dir, os.environ))
+    progress = Progress(drive.folder)
+    survey = check_nodes.survey(drive.folder)
+    findings = Findings(partial(_say, progress))
+    with _locked(cache_folder) as unlock:
+        _once(_Run(drive.folder, survey, drive, cache_folder, findings, progress, True, False), unlock)
+    return LEFT if findings.count("left", "lost") else 0
+
+
 def _once(run: _Run, unlock: _Unlock) -> Findings:
     """One check from beginning to end."""
     _check_beside(run)
     with _work_folder(run.cache_folder) as work:
-        check = DriveCheck(run.drive, run.cache_folder, work, run.findings, run.progress, mend=run.mend,
-                           data=run.data)
+        check = DriveCheck(
+            run.drive, run.cache_folder, work, run.findings, run.progress, mend=run.mend, data=run.data
+        )
         trio.run(check.run)
         run.progress.clear()
         if check.namespace_is_wrong:
@@ -199,7 +212,9 @@ def _keep_list(run: _Run, lost: Sequence[LostRange]) -> Path:
     places.make_private_folder(str(run.cache_folder))
     folder = run.cache_folder / "lost"
     folder.mkdir(mode=0o700, exist_ok=True)
-    text = json.dumps({"drive": run.drive.id_text, "lost": [asdict(each) for each in lost]}, indent=1).encode()
+    text = json.dumps(
+        {"drive": run.drive.id_text, "lost": [asdict(each) for each in lost]}, indent=1
+    ).encode()
     path = folder / f"files-{plain_hash(text).hex()[:16]}.json"
     durable.write_file(str(path), [text])
     return path
@@ -242,7 +257,9 @@ def _locked(cache_folder: Path) -> Iterator[_Unlock]:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield unlock
     except BlockingIOError:
-        raise LeaseHeldError(f"the cache directory {cache_folder} is in use by another drivefs process") from None
+        raise LeaseHeldError(
+            f"the cache directory {cache_folder} is in use by another drivefs process"
+        ) from None
     finally:
         unlock()
 
@@ -258,4 +275,3 @@ def _work_folder(cache_folder: Path) -> Iterator[Path]:
         yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-

@@ -13,6 +13,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,7 @@ from typing import Final
 import trio
 
 from backend import failpoints
+from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publisher import Intervals
 from mountfs import session
@@ -146,16 +148,18 @@ def _serve(
         intervals=Intervals(commit=options.commit_interval, version=options.version_interval),
         read_only=options.read_only,
     )
-    trio.run(_serve_until_unmounted, drive, Path(cache_folder), what, Path(mountpoint), how, ready)
+    opened = compose.opened_drive(
+        drive, Path(cache_folder), what, scrub_interval=options.scrub_interval
+    )
+    session.prepare_process(how)
+    trio.run(_serve_until_unmounted, opened, Path(mountpoint), how, ready)
 
 
 async def _serve_until_unmounted(
-    drive: UnlockedDrive,
-    cache_folder: Path,
-    what: DriveOptions,
+    opening: AbstractAsyncContextManager[Drive],
     mountpoint: Path,
     how: session.MountOptions,
     ready: daemon.Ready,
 ) -> None:
-    async with compose.opened_drive(drive, cache_folder, what) as opened:
+    async with opening as opened:
         await session.serve(opened, mountpoint, how, ready)

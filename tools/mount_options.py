@@ -60,6 +60,7 @@ TIME_EXAMPLES: Final = "2026-11-20T194612Z, 2026-11-20, yesterday, 2h, 3d or @17
 DEFAULT_CACHE_SIZE: Final = 64 << 20
 DEFAULT_JOURNAL_SIZE: Final = 2 << 30
 DEFAULT_COMMIT_INTERVAL: Final = 5.0
+DEFAULT_SCRUB_INTERVAL: Final = 14 * 24 * 3600.0
 DEFAULT_VERSION_INTERVAL: Final = 30.0
 DEFAULT_VERSIONS_DIR: Final = ".versions"
 NO_VERSIONS_DIR: Final = ("off", "none")
@@ -83,6 +84,8 @@ class MountOptions:
     cache_size: int = DEFAULT_CACHE_SIZE
     journal_size: int = DEFAULT_JOURNAL_SIZE
     commit_interval: float = DEFAULT_COMMIT_INTERVAL
+    scrub_interval: float = DEFAULT_SCRUB_INTERVAL
+    """0: only when `drivefs scrub` asks for it"""
     version_interval: float = DEFAULT_VERSION_INTERVAL
     versions_dir: str = DEFAULT_VERSIONS_DIR
     """empty: there is none"""
@@ -183,6 +186,7 @@ _VALUES: Final[dict[str, Callable[[str], str | int | float]]] = {
     "log_file": _path,
     "cache_size": _at_least("cache_size", MINIMUM_CACHE_SIZE),
     "journal_size": _at_least("journal_size", MINIMUM_JOURNAL_SIZE),
+    "scrub_interval": parse_duration,
     "commit_interval": _interval("commit_interval", 3600, "1h"),
     "version_interval": _interval("version_interval", 24 * 3600, "24h"),
     "asof": _moment,

@@ -1,7 +1,7 @@
 """Progress of a long run: a line on a terminal, or the numbers that fsck(8) hands to another program.
 
-With a descriptor (`-C5`), each change is a line "pass done total name" on it, as e2fsck(8) writes it. Else one
-line on stderr that rewrites itself, if that is a terminal; if not, nothing.
+With a descriptor (`-C5`), each change is a line "pass done total name" on it, as e2fsck(8) writes it. Else
+one line on stderr that rewrites itself, if that is a terminal; if not, nothing.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
     yield "cache", _cache(status)
     if status["sealed_bytes"]:
         yield "this mount", _ratios(status)
+    if status.get("scrub"):
+        yield "scrub", describe_scrub(status["scrub"])
     if status["store"]:
         yield from _store(status["store"], status["file_bytes"])
 
@@ -50,6 +53,21 @@ def _ratios(status: Status) -> str:
     sealed, new, stored = status["sealed_bytes"], status["new_bytes"], status["new_stored_bytes"]
     compression = f", compressed to {100 * stored / new:.0f} %" if new else ""
     return f"{format_size(sealed)} written, {100 * new / sealed:.0f} % of it new{compression}"
+
+
+def describe_scrub(scrub: Status) -> str:
+    """One line on a scrub, from a mount's status."""
+    if not scrub:
+        return "no scrub: the drive is open for reading only"
+    counts = f"{scrub['fragments']} fragments, {format_size(scrub['bytes'])} read, {scrub['wrong']} wrong"
+    if scrub["unanswered"]:
+        counts += f", {scrub['unanswered']} not answered"
+    if scrub["running"]:
+        return f"under way: {counts}"
+    if not scrub["finished_ns"]:
+        return "never yet"
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(scrub["finished_ns"] / 1e9))
+    return f"{moment}: {counts}"
 
 
 def _store(store: Status, file_bytes: int) -> Iterator[tuple[str, str]]:

@@ -24,8 +24,8 @@ _RECORD: Final = 1000
 
 
 def content(seed: str, size: int) -> bytes:
-    """The bytes that `seed` stands for; a part of them compresses."""
-    return random.Random(seed).randbytes((size + 1) // 2) * 2 if size > 100_000 else random.Random(seed).randbytes(size)
+    """The `size` bytes that `seed` stands for."""
+    return random.Random(seed).randbytes(size)
 
 
 def digest(data: bytes) -> str:
@@ -67,9 +67,12 @@ class Load:
                 self.files.pop(name, None)
             else:
                 self.files[name] = data
-        self._say("done", files={name: None if data is None else [len(data), digest(data)] for name, data in files.items()})
+        told = {name: None if data is None else [len(data), digest(data)] for name, data in files.items()}
+        self._say("done", files=told)
 
-    def _write(self, name: str, data: bytes, flags: int = os.O_TRUNC, offset: int = 0, sync: bool = False) -> None:
+    def _write(
+        self, name: str, data: bytes, flags: int = os.O_TRUNC, offset: int = 0, sync: bool = False
+    ) -> None:
         descriptor = os.open(self.folder / name, os.O_CREAT | os.O_WRONLY | flags, 0o644)
         view = memoryview(data)
         while view:
@@ -212,7 +215,8 @@ def _wrong_files(folder: Path, manifest: Manifest) -> Iterator[str]:
         else:
             data = (folder / name).read_bytes()
             if (len(data), digest(data)) != manifest.files[name]:
-                yield f"{folder.name}/{name}: {len(data)} bytes differ from the {manifest.files[name][0]} acknowledged"
+                size = manifest.files[name][0]
+                yield f"{folder.name}/{name}: {len(data)} bytes differ from the {size} acknowledged"
     if (names := manifest.open) and len(names) == 2 and not names & there:
         yield f"{folder.name}: both names of a rename are gone: {sorted(names)}"
 
@@ -221,7 +225,8 @@ def _wrong_log(folder: Path, manifest: Manifest) -> Iterator[str]:
     if not manifest.records:
         return
     data = (folder / LOG).read_bytes()
-    expected = b"".join(content(f"{manifest.prefix}.log.{number}", _RECORD) for number in range(manifest.records + 1))
+    seeds = [f"{manifest.prefix}.log.{number}" for number in range(manifest.records + 1)]
+    expected = b"".join(content(seed, _RECORD) for seed in seeds)
     if data[: manifest.records * _RECORD] != expected[:-_RECORD]:
         yield f"{folder.name}/log: the {manifest.records} records that were synced are not there"
     if len(data) > len(expected):

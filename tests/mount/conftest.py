@@ -33,7 +33,7 @@ def temporary_drive() -> Iterator[MountedDrive]:
         yield drive
     finally:
         drive.close()
-        left = [mount.mountpoint for mount in mounts.mounts() if Path(mount.mountpoint).is_relative_to(folder)]
+        left = [each.mountpoint for each in mounts.mounts() if Path(each.mountpoint).is_relative_to(folder)]
         assert not left, "a mount could not be taken away"
         shutil.rmtree(folder)
 

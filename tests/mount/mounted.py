@@ -223,15 +223,19 @@ def run(*command: str | Path, timeout: float = TOOL_SECONDS, **options: Any) -> 
         check=False,
         **options,
     )
-    assert result.returncode == 0, f"{command}: {result.returncode}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
+    said = f"{command}: {result.returncode}\n{result.stdout[-2000:]}{result.stderr[-2000:]}"
+    assert result.returncode == 0, said
     return result.stdout
 
 
 def differences(source: Path, copy: Path) -> str:
-    """What `diff -r` and `rsync -aHAXc` see: nothing, if the copy is one in contents, names and attributes.
-    (diff calls any two FIFOs different.)"""
+    """What `diff -r` and `rsync -aHAXc` see: nothing, if `copy` is one in contents, names and attributes
+    (diff calls any two FIFOs different)."""
     contents = subprocess.run(
-        ["diff", "-r", "--no-dereference", "--exclude=fifo*", source, copy], capture_output=True, text=True, check=False
+        ["diff", "-r", "--no-dereference", "--exclude=fifo*", source, copy],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     attributes = subprocess.run(
         ["rsync", "-aHAXc", "--dry-run", "--delete", "--itemize-changes", f"{source}/", f"{copy}/"],
@@ -258,14 +262,18 @@ for name, arguments in job["calls"]:
 """
 
 
-def perform(user: int, *calls: Sequence[Any], group: int | None = None, groups: Sequence[int] = ()) -> list[str]:
+def perform(
+    user: int, *calls: Sequence[Any], group: int | None = None, groups: Sequence[int] = ()
+) -> list[str]:
     """What a process of `user` gets for each call `(name in os, arguments...)`: "ok" or the errno's name."""
     job: Mapping[str, Any] = {
         "user": user,
         "group": user if group is None else group,
         "groups": [*groups],
-        "calls": [(name, [os.fspath(each) if isinstance(each, Path) else each for each in arguments])
-                  for name, *arguments in calls],
+        "calls": [
+            (name, [os.fspath(each) if isinstance(each, Path) else each for each in arguments])
+            for name, *arguments in calls
+        ],
     }
     result = subprocess.run(
         [sys.executable, "-c", PERFORM], input=json.dumps(job), capture_output=True, text=True, check=True

@@ -152,7 +152,10 @@ def test_set_id_bits_go_when_others_write(open_place: Path) -> None:
     source.chmod(0o644)
     # The descriptors are the next free ones, 3 and 4.
     done = perform(
-        BEN, ("open", source, os.O_RDONLY), ("open", open_place / "file", os.O_WRONLY), ("sendfile", 4, 3, 0, 4)
+        BEN,
+        ("open", source, os.O_RDONLY),
+        ("open", open_place / "file", os.O_WRONLY),
+        ("sendfile", 4, 3, 0, 4),
     )
     assert done == ["ok", "ok", "ok"]
     assert (open_place / "file").read_bytes() == b"more"

@@ -24,7 +24,8 @@ MARKS = {
 def found_in(folder: Path) -> list[str]:
     """Which marks are in the files under `folder`, or in their names."""
     everything = b"\n".join(
-        os.fsencode(path) + b"\n" + (path.read_bytes() if path.is_file() else b"") for path in folder.rglob("*")
+        os.fsencode(path) + b"\n" + (path.read_bytes() if path.is_file() else b"")
+        for path in folder.rglob("*")
     )
     return [what for what, mark in MARKS.items() if mark in everything]
 

@@ -411,7 +411,12 @@ class TestTimes:
         assert (place / "link").lstat().st_mtime_ns == FIRST_TIMES[1]
 
     def test_a_change_of_entries_is_a_change_of_the_folder(self, place: Path) -> None:
-        for change in ((place / "a").touch, lambda: os.rename(place / "a", place / "b"), (place / "b").unlink):
+        changes: list[Callable[[], object]] = [
+            (place / "a").touch,
+            lambda: os.rename(place / "a", place / "b"),
+            (place / "b").unlink,
+        ]
+        for change in changes:
             os.utime(place, ns=FIRST_TIMES)
             change()
             assert place.stat().st_mtime_ns > FIRST_TIMES[1]
@@ -420,14 +425,15 @@ class TestTimes:
         path = place / "a"
         path.touch()
         os.link(path, place / "other")
-        for change in (
+        changes: list[Callable[[], object]] = [
             lambda: path.chmod(0o600),
             lambda: path.write_bytes(b"content"),
             lambda: os.setxattr(path, "user.a", b""),
             lambda: os.link(path, place / "third"),
             (place / "other").unlink,
             lambda: os.truncate(path, 1),
-        ):
+        ]
+        for change in changes:
             before = path.stat().st_ctime_ns
             time.sleep(0.02)  # a kernel's clock tick, which its time stamps are made of
             change()

@@ -18,7 +18,10 @@ from tests.mount.trees import library_part, oddities
 
 pytestmark = pytest.mark.mount
 
-READER = "import sqlite3, sys; print(*sqlite3.connect(sys.argv[1]).execute('select count(*), sum(n) from t').fetchone())"
+READER = (
+    "import sqlite3, sys; database = sqlite3.connect(sys.argv[1])\n"
+    "print(*database.execute('select count(*), sum(n) from t').fetchone())"
+)
 GIT = {
     "GIT_CONFIG_GLOBAL": os.devnull,
     "GIT_CONFIG_SYSTEM": os.devnull,
@@ -153,5 +156,7 @@ def test_vim(place: Path, backup: str) -> None:
 def test_mmap_tests_of_cpython(place: Path) -> None:
     if importlib.util.find_spec("test.test_mmap") is None:
         pytest.skip("this Python comes without its test folder")
-    command = [sys.executable, "-m", "test", "--tempdir", place, "test_mmap"]
-    run(*command, env=os.environ | {"TMPDIR": str(place)})
+    run(
+        *(sys.executable, "-m", "test", "--tempdir", str(place), "test_mmap"),
+        env=os.environ | {"TMPDIR": str(place)},
+    )

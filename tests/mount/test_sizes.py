@@ -14,7 +14,7 @@ from tests.mount.trees import LIBRARY
 pytestmark = pytest.mark.mount
 
 MIB = 1 << 20
-SIZE = int(os.environ.get("SIZES_MIB", "64")) * MIB
+SIZE = int(os.environ.get("SIZES_MIB", "192")) * MIB
 
 
 class Growth:
@@ -40,7 +40,9 @@ def growth(drive: MountedDrive) -> Growth:
 def prose(size: int, seed: int) -> bytes:
     """Compressible bytes that do not repeat: words of a made-up language in random order."""
     source = random.Random(seed)
-    words = [bytes(source.choices(b"etaoinshrdlucmfwypvbgkjqxz", k=source.randint(2, 10))) for _ in range(4000)]
+    words = [
+        bytes(source.choices(b"etaoinshrdlucmfwypvbgkjqxz", k=source.randint(2, 10))) for _ in range(4000)
+    ]
     lines, length = [], 0
     while length < size:
         lines.append(b" ".join(source.choices(words, k=20_000)))

@@ -31,6 +31,7 @@ from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from cache.operations import ROOT_INODE
+from cache.retention import Policy
 from tests.drives import QUIET, content, opened
 from tests.memory_upstream import MemoryUpstream
 from tests.property.reference_model import Model, Node
@@ -94,6 +95,7 @@ steps = st.one_of(
     st.tuples(st.just("publish_fails")),
     st.tuples(st.just("append_is_lost")),
     st.tuples(st.just("snapshot")),
+    st.tuples(st.just("collect"), st.booleans()),
     st.tuples(st.just("seal_ahead")),
     st.tuples(st.just("reopen"), st.sampled_from(["close", "crash", "crash", "empty", "no database"])),
 )
@@ -338,6 +340,14 @@ class Run:
 
     async def snapshot(self) -> None:
         await self.drive._snapshots.make()
+
+    async def collect(self, everything: bool) -> None:
+        """Give up blocks that nobody needs; `everything`: all of the past before."""
+        await self.end_publish()
+        if everything:
+            self.drive.retention.set_policy(Policy(0, 0, 0, 0, 0))
+        await self.drive.retention.collect(grace=0)
+        self.drive._blocks.clear()
 
     async def seal_ahead(self) -> None:
         if self.publishing is None:

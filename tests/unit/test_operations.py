@@ -11,16 +11,22 @@ from backend.errors import FormatError
 from cache.operations import (
     Create,
     Delete,
+    Forget,
     Link,
     Operation,
+    Pin,
+    Release,
     RemoveXattr,
     Rename,
     SetAttributes,
     SetExtents,
+    SetRetention,
     SetXattr,
     Unlink,
+    Unpin,
     decode,
     encode,
+    is_release,
 )
 
 INODES = st.integers(1, (1 << 63) - 1)
@@ -56,6 +62,11 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     st.builds(SetXattr, INODES, NAMES, st.binary(max_size=1000), TIMES),
     st.builds(RemoveXattr, INODES, NAMES, TIMES),
     st.builds(Delete, INODES),
+    st.builds(Pin, NAMES, SIZES),
+    st.builds(Unpin, NAMES),
+    st.builds(SetRetention, SIZES, SIZES, SIZES, SIZES, SIZES),
+    st.builds(Forget, st.lists(st.tuples(SIZES, SIZES)).map(tuple)),
+    st.builds(Release, st.lists(st.binary(min_size=32, max_size=32)).map(tuple)),
 )
 
 
@@ -81,6 +92,7 @@ def test_every_operation_comes_back(operation: Operation) -> None:
     assert decode(data) == operation
     assert decode(memoryview(data)) == operation
     hash(decode(data))
+    assert is_release(data) == isinstance(operation, Release)
 
 
 @given(st.binary(max_size=40))
@@ -104,7 +116,7 @@ def test_a_cut_operation_is_refused(operation: Operation, data: st.DataObject) -
 
 @pytest.mark.parametrize(
     "items",
-    [[], [0, 1], [10, 1], ["9", 1], [9], [9, 1, 1], {9: 1}, 9, None, [[9], 1]],
+    [[], [0, 1], [15, 1], ["9", 1], [9], [9, 1, 1], {9: 1}, 9, None, [[9], 1]],
     ids=repr,
 )
 def test_what_is_no_operation_is_refused(items: object) -> None:

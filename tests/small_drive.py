@@ -1,0 +1,137 @@
+"""A small whole drive in a folder, made and filled without FUSE, to be damaged by tests; and its tools in
+process."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_IFDIR
+
+import trio
+
+from backend.key_slots import Secret
+from cache.drive import Drive
+from cache.opening import DriveOptions
+from cache.operations import ROOT_INODE
+from tests.drives import QUIET, make_file, tree
+from tools import compose
+from tools.drivefs import drivefs
+from tools.fsck import fsck
+from tools.mkfs import mkfs
+
+CLEAN, CORRECTED, LEFT = 0, 1, 4
+UNCHECKED = ("lease", ".lock")
+"""What is rewritten whenever the drive is opened, and holds nothing."""
+
+
+@dataclass
+class SmallDrive:
+    """A drive in a folder, and what is in it."""
+
+    folder: Path
+    content: dict[bytes, tuple[object, ...]]
+
+    @property
+    def drive(self) -> Path:
+        return self.folder / "drive"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+    def fsck(self, *options: str) -> int:
+        where = ["--key-file", str(self.folder / "key"), "--cache-dir", str(self.cache)]
+        return fsck([*options, *where, str(self.drive)])
+
+    def unlocked(self) -> compose.UnlockedDrive:
+        file = compose.load_drive(str(self.drive))
+        return compose.unlock(str(self.drive), file, [Secret.key_file((self.folder / "key").read_bytes())])
+
+    def files(self) -> list[Path]:
+        """Every file of every node."""
+        found = [path for path in self.drive.glob("node*/**/*") if path.is_file()]
+        return sorted(path for path in found if path.name not in UNCHECKED)
+
+    def read(self) -> dict[bytes, tuple[object, ...]]:
+        """All there is, read on a machine that has never seen the drive."""
+        return self.read_with(Secret.key_file((self.folder / "key").read_bytes()))
+
+    def read_with(self, secret: Secret) -> dict[bytes, tuple[object, ...]]:
+        """The same, opened by another secret."""
+        cache = self.folder / "other cache"
+        shutil.rmtree(cache, ignore_errors=True)
+        unlocked = compose.unlock(str(self.drive), compose.load_drive(str(self.drive)), [secret])
+        try:
+            return trio.run(_read, unlocked, cache)
+        finally:
+            shutil.rmtree(cache, ignore_errors=True)
+
+    def drivefs(self, *arguments: str | Path) -> int:
+        """The command `drivefs`."""
+        return drivefs([str(argument) for argument in arguments])
+
+
+async def _read(drive: compose.UnlockedDrive, cache: Path) -> dict[bytes, tuple[object, ...]]:
+    options = DriveOptions(read_only=True)
+    async with compose.opened_drive(drive, cache, options) as opened, trio.open_nursery() as nursery:
+        await nursery.start(opened.run)
+        found = await tree(opened)
+        nursery.cancel_scope.cancel()
+    return found
+
+
+async def _fill(drive: compose.UnlockedDrive, cache: Path) -> dict[bytes, tuple[object, ...]]:
+    async with compose.opened_drive(drive, cache, QUIET) as opened, trio.open_nursery() as nursery:
+        await nursery.start(opened.run)
+        for number in range(3):
+            await _change(opened, number)
+            await opened.sync()
+        await opened._snapshots.make()
+        await _change(opened, 3)
+        await opened.sync()
+        found = await tree(opened)
+        nursery.cancel_scope.cancel()
+    return found
+
+
+async def _change(drive: Drive, number: int) -> None:
+    source = random.Random(number)
+    folder = await drive.make_node(ROOT_INODE, b"d%d" % number, S_IFDIR | 0o755, 0, 0, 0)
+    await drive.set_xattr(folder.inode, b"user.number", b"%d" % number)
+    await make_file(drive, b"file", source.randbytes(30_000), folder.inode)
+    made = await make_file(drive, b"f%d" % number, source.randbytes(5_000))
+    await drive.write(made.inode, 2_000, source.randbytes(9_000))
+    await drive.flush(made.inode)
+    if number:
+        await drive.rename(ROOT_INODE, b"f%d" % number, ROOT_INODE, b"f0")
+
+
+def make_small_drive(folder: Path) -> SmallDrive:
+    """A drive on which nothing is wrong."""
+    key = folder / "key"
+    key.write_bytes(os.urandom(32))
+    key.chmod(0o600)
+    mkfs(["-q", "--key-file", str(key), str(folder / "drive")])
+    made = SmallDrive(folder, {})
+    made.content = trio.run(_fill, made.unlocked(), made.cache / made.unlocked().id_text)
+    return made
+
+
+def copy_of(whole: SmallDrive, folder: Path) -> SmallDrive:
+    """A copy in another folder, to be damaged."""
+    (folder / "key").write_bytes((whole.folder / "key").read_bytes())
+    (folder / "key").chmod(0o600)
+    copy = SmallDrive(folder, whole.content)
+    for name in ("drive", "cache"):
+        shutil.copytree(whole.folder / name, folder / name)
+    return copy
+
+
+def flip(path: Path, offset: int, bit: int) -> None:
+    """Turn one bit of a file over."""
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1 << bit
+    path.write_bytes(data)

@@ -1,0 +1,48 @@
+"""fsck on a drive whose past was forgotten and whose space was given back: nothing of that is a fault."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+import trio
+
+from cache.operations import ROOT_INODE
+from cache.retention import Policy
+from tests.drives import QUIET, make_file
+from tests.small_drive import CLEAN, SmallDrive, make_small_drive
+from tools import compose
+
+pytestmark = pytest.mark.logs_warnings
+
+
+async def live(made: SmallDrive) -> tuple[int, int]:
+    """Some commits, most of them forgotten, their space collected: points forgotten, packs deleted."""
+    unlocked = made.unlocked()
+    cache = made.cache / unlocked.id_text
+    async with compose.opened_drive(unlocked, cache, QUIET) as opened, trio.open_nursery() as nursery:
+        await nursery.start(opened.run)
+        await make_file(opened, b"changing", b"first")
+        for number in range(6):
+            inode = opened.lookup(ROOT_INODE, b"changing").inode
+            await opened.write(inode, 0, random.Random(number).randbytes(40_000))
+            await opened.flush(inode)
+            await opened.sync()
+        opened.retention.set_policy(Policy(0, 0, 0, 0, 0))
+        collected = await opened.retention.collect(grace=0.0, trust_clock=True)
+        await opened.sync()
+        nursery.cancel_scope.cancel()
+    return collected.points, collected.compaction.packs
+
+
+@pytest.mark.parametrize("with_cache", [True, False])
+def test_a_past_that_was_forgotten_is_no_fault(tmp_path: Path, with_cache: bool) -> None:
+    made = make_small_drive(tmp_path)
+    points, packs = trio.run(live, made)
+    assert points > 3
+    assert packs > 0
+    if not with_cache:
+        made.cache.rename(tmp_path / "gone")
+    assert made.fsck("-n", "--data") == CLEAN
+    assert made.fsck("-y", "--data") == CLEAN

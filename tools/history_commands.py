@@ -1,0 +1,154 @@
+"""`drivefs log`, `diff`, `restore` and `clone`: the past of a mounted drive, from the command line.
+
+Each finds the mount that the path lies in, has the kernel hand over what it holds, and asks the mount
+(`cache.history_calls`). A path need not exist any more: deleted things are what one comes for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pwd
+import stat
+import time
+from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes
+
+from tools import mounts
+from tools.control_client import ControlClient, NotMountedError
+from tools.errors import Parser, ToolError
+from tools.mount_options import TIME_EXAMPLES
+from tools.quantities import format_size
+
+KINDS: Final = "A added, D deleted, M another content, P other attributes, T another type"
+
+
+def register(commands: Any) -> None:
+    """Add the sub-commands to those of `drivefs`."""
+    log = _command(commands, "log", "what happened to a file or folder, the newest first", _log)
+    log.add_argument("path", metavar="PATH")
+    log.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (100)")
+    log.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    diff = _command(commands, "diff", "what changed in a file or tree between two times, or since one", _diff)
+    diff.epilog = f"Lines begin with {KINDS}."
+    diff.add_argument("path", metavar="PATH")
+    diff.add_argument("first", metavar="TIME", help=f"for example {TIME_EXAMPLES}")
+    diff.add_argument("second", metavar="TIME", nargs="?", default="")
+    diff.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    restore = _command(commands, "restore", "bring a file or tree back as it was, at once", _restore)
+    restore.add_argument("path", metavar="PATH")
+    restore.add_argument("--at", required=True, metavar="TIME", help=f"for example {TIME_EXAMPLES}")
+    restore.add_argument("--to", metavar="PATH", help="put it there, and leave what is there now")
+    clone = _command(commands, "clone", "copy a file or tree at once: both share their data", _clone)
+    clone.add_argument("source", metavar="SRC")
+    clone.add_argument("target", metavar="DST")
+
+
+def _command(commands: Any, name: str, text: str, run: Any) -> Parser:
+    parser: Parser = commands.add_parser(name, help=text)
+    parser.set_defaults(command=run)
+    return parser
+
+
+class _Place:
+    """A path in a mounted drive: the mount's point, and the path inside, percent-encoded."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        # The last part may be a symbolic link, and is then meant itself.
+        parent, name = os.path.split(os.path.abspath(path))
+        whole = os.path.join(os.path.realpath(parent), name)
+        points = [mount.mountpoint for mount in mounts.drives()]
+        inside = [point for point in points if os.path.commonpath([point, whole]) == point]
+        if not inside:
+            raise NotMountedError(f"{path}: lies in no mounted drivefs drive")
+        self.mountpoint = max(inside, key=len)
+        self.inside = quote(os.fsencode(whole.removeprefix(self.mountpoint).strip("/")))
+
+    def call(self, name: str, **arguments: Any) -> dict[str, Any]:
+        client = ControlClient.of_mount(self.mountpoint)
+        client.sync(self.mountpoint, None)
+        return client.call(name, arguments)
+
+
+def _log(options: argparse.Namespace) -> int:
+    if options.limit < 1:
+        raise ToolError("--limit must be 1 or more")
+    place = _Place(options.path)
+    answer = place.call("log", path=place.inside, limit=options.limit)
+    if options.json:
+        print(json.dumps(answer, indent=2))
+        return 0
+    for entry in answer["entries"]:
+        print(_log_line(entry))
+    return 0
+
+
+def _log_line(entry: dict[str, Any]) -> str:
+    start = f"{entry['name']:<22}  {_local(entry['time_ns'])}  @{entry['commit']:<7}"
+    what = ", ".join(entry["what"])
+    if "size" not in entry:
+        return f"{start}  {'':<10}  {'':>20}  {what}"
+    mode = stat.filemode(entry["mode"])
+    size = f"{entry['size']} names" if stat.S_ISDIR(entry["mode"]) else format_size(entry["size"])
+    return f"{start}  {mode}  {_owner(entry['uid']):>8} {size:>11}  {what}"
+
+
+def _local(time_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(time_ns // 10**9))
+
+
+def _owner(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    place = _Place(options.path)
+    answer = place.call("diff", path=place.inside, first=options.first, second=options.second)
+    if options.json:
+        print(json.dumps(answer, indent=2))
+        return 0
+    for kind, path in answer["changes"]:
+        print(f"{kind} {_printable(path)}")
+    if answer["more"]:
+        print("... and more; ask for a folder inside")
+    return 0
+
+
+def _printable(path: str) -> str:
+    text = unquote_to_bytes(path).decode("utf-8", "backslashreplace") or "."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+def _restore(options: argparse.Namespace) -> int:
+    place = _Place(options.path)
+    to = place if options.to is None else _same_drive(place, options.to)
+    inside = "" if options.to is None else to.inside
+    answer = place.call("restore", path=place.inside, at=options.at, to=inside)
+    print(f"{to.path}: {_made(answer)} as of commit {answer['commit']}")
+    return 0
+
+
+def _clone(options: argparse.Namespace) -> int:
+    place = _Place(options.source)
+    to = _same_drive(place, options.target)
+    answer = place.call("clone", source=place.inside, target=to.inside)
+    print(f"{to.path}: {_made(answer)}")
+    return 0
+
+
+def _same_drive(place: _Place, path: str) -> _Place:
+    other = _Place(path)
+    if other.mountpoint != place.mountpoint:
+        raise ToolError(f"{path}: is not in the same drive as {place.path}")
+    if not other.inside:
+        raise ToolError(f"{path}: is the drive itself")
+    return other
+
+
+def _made(answer: dict[str, Any]) -> str:
+    return "1 file or folder" if answer["made"] == 1 else f"{answer['made']} files and folders"
