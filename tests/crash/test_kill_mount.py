@@ -28,9 +28,9 @@ pytestmark = [pytest.mark.mount, pytest.mark.timeout(170)]
 WRITERS = 3
 OPTIONS = ("commit_interval=200ms",)
 FAILPOINTS = [
-    "ledger.cut",
+    "ledger.cut*1",
     "ledger.extents*3",
-    "ledger.published",
+    "ledger.published*1",
     "ledger.checkpointed",
     "blocks.after-index*1",
     "commit.after-first-copy",
