@@ -16,6 +16,7 @@ from contextlib import suppress
 from backend.node import Buffer
 
 _MAX_VECTORS = 512
+_LARGE = 1 << 20
 
 
 class Durable:
@@ -95,8 +96,11 @@ def write_file(path: str, parts: Sequence[Buffer], *, exclusive: bool = False, m
     descriptor = io.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         try:
-            io.write(descriptor, parts, 0)
+            size = io.write(descriptor, parts, 0)
             io.sync(descriptor)
+            if size >= _LARGE:
+                # Who wrote it has it in memory still; in the page cache it would push out what is read.
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
         finally:
             os.close(descriptor)
         if exclusive:

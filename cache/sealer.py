@@ -5,7 +5,8 @@ Invariants:
    only where it is still the piece that was read, so a write that comes meanwhile wins.
 2. Reading, cutting, hashing, compressing and encrypting run in threads; pieces and extents are
    looked at and changed on the event-loop thread only.
-3. Memory is bounded: at most `WINDOW` bytes of plaintext a batch, one batch at a time a task.
+3. Memory is bounded: at most `WINDOW` bytes of plaintext a batch, and of a long run one batch that is
+   being cut beside one that is being sealed.
 4. A block is offered to the store before a piece refers to it; that it is durable is for
    `Upstream.flush` to say, later.
 """
@@ -139,15 +140,37 @@ class Sealer:
         await self._seal_windows(run)
 
     async def _seal_windows(self, run: _Run) -> None:
-        start = run.start
-        while start < run.end:
-            end = min(start + WINDOW, run.end)
-            window = _part(run, start, end)
-            window.whole = run.whole and end == run.end
-            done = await self._seal_batch([window])
-            if done == start:
-                return
-            start = done
+        errors: list[Exception] = []
+        async with trio.open_nursery() as nursery:
+            before, start = trio.Event(), run.start
+            before.set()
+            while start < run.end:
+                window = _part(run, start, min(start + WINDOW, run.end))
+                window.whole = run.whole and window.end == run.end
+                cuts = await self._cut_beside(window, errors)
+                await before.wait()
+                if not cuts or errors:
+                    break
+                before, start = trio.Event(), cuts[-1].end
+                nursery.start_soon(self._store_beside, cuts, before, errors)
+        if errors:
+            raise errors[0]
+
+    async def _cut_beside(self, window: _Run, errors: list[Exception]) -> list[_Cut]:
+        """Cut a window while the one before is stored. Errors are collected: a nursery would wrap them."""
+        try:
+            return await self._cut([window])
+        except Exception as error:
+            errors.append(error)
+            return []
+
+    async def _store_beside(self, cuts: list[_Cut], done: trio.Event, errors: list[Exception]) -> None:
+        """Store a window's blocks while the next window is cut."""
+        try:
+            await self._store(cuts)
+        except Exception as error:
+            errors.append(error)
+        done.set()
 
     async def _absorb(self, inode: int, run: _Run) -> None:
         """Take small neighbouring extents into the run, so that small writes do not leave the file
@@ -161,9 +184,14 @@ class Sealer:
             run.after = await self._content.read_stored(inode, *after)
             run.end = after[1]
 
-    async def _seal_batch(self, runs: list[_Run]) -> int:
-        """Seal the runs; the end of what was sealed of the last."""
-        cuts = await trio.to_thread.run_sync(self._cut_runs, runs, limiter=self._limiter)
+    async def _seal_batch(self, runs: list[_Run]) -> None:
+        await self._store(await self._cut(runs))
+
+    async def _cut(self, runs: list[_Run]) -> list[_Cut]:
+        return await trio.to_thread.run_sync(self._cut_runs, runs, limiter=self._limiter)
+
+    async def _store(self, cuts: list[_Cut]) -> None:
+        """Offer the blocks that the store lacks, and let pieces refer to all of them."""
         wanted = {cut.id: cut.plaintext for cut in cuts if cut.id is not None}
         missing = await self._upstream.missing(wanted)
         new = [(block, wanted[block]) for block in missing]
@@ -174,7 +202,6 @@ class Sealer:
         self.new_sealed_bytes += sum(len(block.data) for block in blocks)
         for cut in cuts:
             self._replace(cut)
-        return cuts[-1].end if cuts else runs[-1].start
 
     def _cut_runs(self, runs: list[_Run]) -> list[_Cut]:
         return [cut for run in runs for cut in self._cut_run(run)]

@@ -10,6 +10,7 @@ import pytest
 import trio
 import trio.testing
 
+from backend.errors import TransientError
 from cache.chunking import MIN_BLOCK
 from cache.drive import Drive
 from cache.pieces import Data, Stored
@@ -112,3 +113,33 @@ async def test_a_long_write_is_sealed_ahead_with_the_cuts_of_the_whole(
     await drive.sync()
     assert set(upstream.stored) == blocks
     assert extents(drive, made.inode) == extents(drive, whole.inode)
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("step", ["cut", "store"])
+async def test_an_error_in_a_long_run_is_the_error_itself_and_is_got_over(
+    drive: Drive, upstream: MemoryUpstream, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    made = await make_file(drive, b"long", DATA)
+    calls = 0
+
+    async def fails_once(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise TransientError("only this once")
+
+    sealer = drive._sealer
+    original = getattr(sealer, f"_{step}")
+
+    async def step_that_fails(argument: object) -> object:
+        await fails_once()
+        return await original(argument)
+
+    monkeypatch.setattr(sealer, f"_{step}", step_that_fails)
+    with pytest.raises(TransientError, match="only this once"):
+        await drive.sync()
+    assert not upstream.commits
+    await drive.sync()
+    assert len(upstream.commits) == 1
+    assert await content(drive, made.inode) == DATA
