@@ -114,6 +114,7 @@ class BlockBuffer:
         self._size = 0
         self._changed = trio.Event()
         self._room = trio.Event()
+        self._failure: DriveError | None = None
 
     @property
     def size(self) -> int:
@@ -137,9 +138,19 @@ class BlockBuffer:
         return list(self._packs.values())
 
     async def wait_for_room(self, length: int) -> None:
-        """Return when a block of that length fits."""
+        """Return when a block of that length fits. If meanwhile a pack cannot be stored, raise what
+        storing raised: whoever waits must not wait for nodes that may be away for days."""
+        self._failure = None
         while self._size and self._size + length > self._capacity:
             await self._room.wait()
+            if self._failure is not None:
+                raise self._failure
+
+    def note_failure(self, pack: PendingPack) -> None:
+        """The pack could not be stored now; it stays. Those who wait for room are told."""
+        self._failure = pack.error
+        self._room.set()
+        self._room = trio.Event()
 
     def take(self, block: SealedBlock) -> None:
         """Put the block into the open pack. `ValueError` if the format cannot hold it."""

@@ -228,7 +228,10 @@ class BlockStore:
         self._want_repair(pack, 1 << fragment)
 
     def _want_repair(self, pack: Pack, missing: int) -> None:
-        self._index.want_repair(pack.id, missing)
+        try:
+            self._index.want_repair(pack.id, missing)
+        except DriveError as error:
+            log.warning("pack %s is to be repaired, but the index cannot note it: %s", pack.id.hex(), error)
         self._repairs.wake()
 
     async def _locate(self, block: BlockId) -> BlockLocation:
@@ -259,8 +262,11 @@ class BlockStore:
         while True:
             await self._nodes_are_away.wait()
             await trio.sleep(RECONCILE_AGAIN)
-            if await self._any_is_back():
-                await self.reconcile()
+            try:
+                if await self._any_is_back():
+                    await self.reconcile()
+            except DriveError as error:
+                log.warning("the nodes cannot be compared with the index now: %s", error)
 
     async def _any_is_back(self) -> bool:
         found: dict[str, NodeStatus] = {}
@@ -279,6 +285,7 @@ class BlockStore:
             except (DriveError, OSError) as error:
                 pack.note_failure(error if isinstance(error, DriveError) else TransientError(str(error)))
                 log.warning("%s", error)
+                self._buffer.note_failure(pack)
             with trio.move_on_after(wait):
                 await pack.retry.wait()
             pack.retry = trio.Event()
@@ -303,7 +310,11 @@ class BlockStore:
     async def _settle(self, write: PackWrite) -> None:
         """When the last fragments of a stored pack are written or have failed, tell the index."""
         await write.settled.wait()
-        self._index.set_missing(write.pack.id, write.missing())
+        try:
+            self._index.set_missing(write.pack.id, write.missing())
+        except DriveError as error:
+            # What was noted with the pack stands: fragments that have come since count as missing.
+            log.warning("the index cannot be written now: %s", error)
         if write.missing():
             self._repairs.wake()
 

@@ -89,8 +89,8 @@ class RepairQueue:
     async def _repair(self, pack: Pack) -> bool:
         try:
             missing = await self._packs.repair(pack)
+            self._index.set_missing(pack.id, missing)
         except DriveError as error:
             log.info("pack %s cannot be repaired yet: %s", pack.id.hex(), error)
             return False
-        self._index.set_missing(pack.id, missing)
         return not missing

@@ -187,7 +187,7 @@ class Content:
     async def _warm(self, block: bytes) -> None:
         try:
             await self._blocks.get(block)
-        except DriveError:
+        except (DriveError, OSError):
             return  # invariant 2: the reader that needs it will meet the error itself
 
 

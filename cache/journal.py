@@ -164,6 +164,8 @@ class Journal:
             last = self._segments[-1]
             durable.current().write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
             durable.current().sync_data(last.descriptor)
+            # A process that was killed may have left them in the page cache only.
+            self._unsynced.update(segment.number for segment in self._segments)
         self._begin_segment(open_commit)
 
     # Appending
@@ -280,6 +282,10 @@ class Journal:
             await trio.to_thread.run_sync(self._sync_descriptors, descriptors, new_names)
         except OSError as error:
             raise self._poison(error) from error
+        except BaseException:  # cancelled before it began: nothing is synced
+            self._unsynced |= numbers
+            self._new_names = self._new_names or new_names
+            raise
         self._synced = reached
         failpoints.failpoint(SYNCED)
 

@@ -5,17 +5,19 @@ Invariants (event loop thread only, nothing here awaits):
    dirty rows before SQL is asked. So the reducer may change objects in place.
 2. What is dirty or in `past_*` lists is not in SQL yet; `write_rows` brings it there, into the one open
    transaction. SQL is asked for ranges only after that.
-3. Every write of the open transaction is also in `_log`, so that a COMMIT that fails (a full disk
-   rolls the transaction back) loses nothing: the log is executed again in a new transaction, in
-   memory, since nothing is written before COMMIT.
+3. Every write of the open transaction is in `_log` before it is tried, so that a write or a COMMIT that
+   fails (a full disk rolls the transaction back) loses nothing: the transaction is torn then, and the
+   whole log is executed again in a new one before anything else is written or committed.
 4. The journal position is committed in the same transaction as the rows that it speaks of.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
+from backend.errors import DriveError
 from backend.failpoints import declare, failpoint
 from cache.namespace_schema import Connection, sqlite_errors
 from cache.rows import (
@@ -113,6 +115,7 @@ class RowStore:
         self._past_inodes: list[tuple[Any, ...]] = []
         self._past_entries: list[tuple[Any, ...]] = []
         self._log: list[tuple[str, Sequence[tuple[Any, ...]]]] = []
+        self._torn = False
         self._wal_pages = 0
         connection.set_wal_hook(self._note_wal)
 
@@ -162,11 +165,21 @@ class RowStore:
         self.entries.dirty[(row.parent, row.name)] = row
 
     def write(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Execute in the open transaction, once for each of `rows`."""
-        if not self.connection.in_transaction:
-            self.connection.execute("BEGIN IMMEDIATE")
+        """Execute in the open transaction, once for each of `rows`. `NoSpaceError`, `TransientError`: the
+        write is in the log, and done with all others by the next call."""
+        self._torn = self._torn or (bool(self._log) and not self.connection.in_transaction)
         self._log.append((sql, rows))
-        self.connection.executemany(sql, rows)
+        with sqlite_errors(self.path):
+            if self._torn:
+                self._execute_log()
+                return
+            try:
+                if not self.connection.in_transaction:
+                    self.connection.execute("BEGIN IMMEDIATE")
+                self.connection.executemany(sql, rows)
+            except BaseException:
+                self._torn = True
+                raise
 
     def write_inodes(self) -> None:
         """Bring inodes into the open transaction."""
@@ -174,8 +187,9 @@ class RowStore:
             self.write(_PUT_PAST_INODE, self._past_inodes)
             self._past_inodes = []
         if self.inodes.dirty:
-            rows, self.inodes.dirty = self.inodes.dirty, {}
+            rows = self.inodes.dirty
             self._write_table("DELETE FROM inode WHERE inode = ?", _PUT_INODE, rows, inode_values, _single)
+            self.inodes.dirty = {}
 
     def write_entries(self) -> None:
         """Bring names into the open transaction."""
@@ -183,9 +197,10 @@ class RowStore:
             self.write(_PUT_PAST_DENTRY, self._past_entries)
             self._past_entries = []
         if self.entries.dirty:
-            rows, self.entries.dirty = self.entries.dirty, {}
+            rows = self.entries.dirty
             remove = "DELETE FROM dentry WHERE parent = ? AND name = ?"
             self._write_table(remove, _PUT_DENTRY, rows, dentry_values, tuple)
+            self.entries.dirty = {}
 
     def _write_table(
         self,
@@ -213,14 +228,18 @@ class RowStore:
 
     def commit_transaction(self) -> None:
         """COMMIT. If that fails nothing is lost and nothing is committed; safe to retry."""
-        if not self.connection.in_transaction:
+        if not self._log and not self.connection.in_transaction:
             return
         try:
             with sqlite_errors(self.path):
+                if self._torn or not self.connection.in_transaction:
+                    self._execute_log()
                 failpoint(COMMITTING)
                 self.connection.execute("COMMIT")
         except BaseException:
-            self._execute_log()
+            self._torn = True
+            with suppress(DriveError), sqlite_errors(self.path):
+                self._execute_log()  # if not now, then by the next write or commit
             raise
         self._log = []
         self._bound_wal()
@@ -234,11 +253,13 @@ class RowStore:
                 self.connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _execute_log(self) -> None:
+        self._torn = True
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
         self.connection.execute("BEGIN IMMEDIATE")
         for sql, rows in self._log:
             self.connection.executemany(sql, rows)
+        self._torn = False
 
     def forget(self) -> None:
         """Drop every cached row; what SQL says counts. Only after `write_rows`."""

@@ -253,7 +253,7 @@ class _Session:
             return
         try:
             await self._drive.sync()
-        except (DriveError, FileSystemError) as error:
+        except (DriveError, FileSystemError, OSError) as error:
             log.error("not everything could be stored, the journal keeps the rest: %s", error)
 
 

@@ -198,6 +198,23 @@ async def test_the_buffer_is_bounded(tmp_path: Path) -> None:
     assert 25_000 < most <= 50_000
 
 
+@pytest.mark.logs_warnings
+async def test_who_waits_for_room_is_told_that_nothing_can_be_stored(tmp_path: Path) -> None:
+    rig = build(tmp_path, target=10_000, capacity=50_000)
+    for node in rig.nodes.values():
+        node.faults = [Fault(("put",), error=NoSpaceError("the node is full"))]
+    sealed = blocks(100, 5000)
+    async with running(rig):
+        with pytest.raises((NoSpaceError, UnavailableError)), trio.fail_after(20):
+            await rig.store.put_blocks(sealed)
+        for node in rig.nodes.values():
+            node.faults = []
+        await rig.store.flush()
+        await rig.store.put_blocks(sealed)
+        await rig.store.flush()
+        await rig.check(sealed)
+
+
 async def test_a_block_larger_than_the_buffer_is_let_in(tmp_path: Path) -> None:
     async with running(build(tmp_path, capacity=1000)) as rig:
         sealed = blocks(3)

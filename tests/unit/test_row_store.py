@@ -1,0 +1,73 @@
+"""The row layer where SQLite fails in the middle of a transaction: nothing that was applied is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from backend.errors import TransientError
+from cache.namespace import Namespace
+from cache.operations import ROOT_INODE, Create, Unlink
+
+
+class FailingConnection:
+    """A connection of which one call of `executemany` fails, with or without losing the transaction."""
+
+    def __init__(self, connection: Any, fails_at: int, *, rolls_back: bool) -> None:
+        self._connection = connection
+        self._left = fails_at
+        self._rolls_back = rolls_back
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def executemany(self, sql: str, rows: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            if self._rolls_back:
+                self._connection.execute("ROLLBACK")
+            raise apsw.IOError("disk I/O error")
+        return self._connection.executemany(sql, rows)
+
+
+def _create(namespace: Namespace, name: bytes) -> int:
+    inode = namespace.allocate_inode()
+    namespace.apply(Create(ROOT_INODE, name, inode, 0o100644, 0, 0, 0, b"", 1))
+    return inode
+
+
+@pytest.mark.parametrize("rolls_back", [False, True])
+@pytest.mark.parametrize("fails_at", range(1, 7))
+def test_a_write_that_fails_loses_nothing(tmp_path: Path, fails_at: int, rolls_back: bool) -> None:
+    path = str(tmp_path / "namespace.db")
+    namespace = Namespace(path, device=1)
+    kept, gone = _create(namespace, b"kept"), _create(namespace, b"gone")
+    namespace.flush(1)
+    namespace.begin_commit(2)
+    namespace.apply(Unlink(ROOT_INODE, b"gone", gone, 2))
+    later = _create(namespace, b"later")
+    rows = namespace._rows
+    real = rows.connection
+    rows.connection = FailingConnection(real, fails_at, rolls_back=rolls_back)  # type: ignore[assignment]
+    failed = False
+    try:
+        namespace.flush(2)
+    except TransientError:
+        failed = True
+        assert namespace.journal_position() == 1
+    rows.connection = real
+    assert failed
+    _create(namespace, b"after")
+    namespace.flush(3)
+    namespace.close()
+    again = Namespace(path, device=1)
+    names = {entry.name for entry in again.entries(ROOT_INODE, 0, 10)}
+    assert names == {b"kept", b"later", b"after"}
+    assert again.entry(ROOT_INODE, b"kept").inode == kept  # type: ignore[union-attr]
+    assert again.entry(ROOT_INODE, b"later").inode == later  # type: ignore[union-attr]
+    assert again.inode(gone).nlink == 0  # type: ignore[union-attr]
+    assert again.journal_position() == 3
+    again.close()
