@@ -33,6 +33,9 @@ def encode(commit: Commit) -> bytes:
     return b"".join((envelope_bytes(commit), _PAYLOAD_LENGTH.pack(len(commit.payload)), commit.payload))
 
 
+_PURPOSE: Final = b"drivefs commit payload 1\0"
+
+
 def envelope_bytes(commit: Commit) -> bytes:
     """Everything but the payload and its length: the first bytes of the encoding."""
     return _envelope(
@@ -59,7 +62,12 @@ def payload_associated_data(
     """What the payload's seal is bound to: purpose, drive and the whole envelope, so that a payload
     cannot be moved to another drive, number or history, nor its block references be changed."""
     envelope = _envelope(number, previous, device, epoch, time_ns, added, dropped)
-    return b"drivefs commit payload 1\0" + drive_id + envelope
+    return _PURPOSE + drive_id + envelope
+
+
+def associated_data_of(drive_id: bytes, commit: Commit) -> bytes:
+    """What the payload of `commit` is bound to, if it is one of the drive."""
+    return _PURPOSE + drive_id + envelope_bytes(commit)
 
 
 def commit_hash(commit: Commit) -> bytes:

@@ -13,7 +13,7 @@ from typing import Final
 
 import trio
 
-from backend.commit_format import payload_associated_data
+from backend.commit_format import associated_data_of
 from backend.errors import CorruptError, DriveError, FormatError
 from backend.upstream import Commit, Head
 from cache import snapshot
@@ -35,16 +35,7 @@ _FORGOTTEN: Final = (
 def decode_commit(commit: Commit, identity: CommitIdentity) -> list[Operation]:
     """The operations of a commit. `CorruptError` or `FormatError` if it does not open or decode, or if its
     envelope does not name a block that its operations use."""
-    binding = payload_associated_data(
-        identity.drive_id,
-        commit.number,
-        commit.previous,
-        commit.device,
-        commit.epoch,
-        commit.time_ns,
-        commit.added,
-        commit.dropped,
-    )
+    binding = associated_data_of(identity.drive_id, commit)
     operations = [
         decode(encoded) for encoded in open_operations(identity.commit_key, commit.payload, binding)
     ]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import trio
 
-from backend.commit_format import payload_associated_data
+from backend.commit_format import associated_data_of
 from backend.errors import (
     ConflictError,
     CorruptError,
@@ -240,16 +240,7 @@ class _Recovery:
         namespace.begin_commit(commit.number + 1)
 
     def _operations(self, commit: Commit) -> list[bytes]:
-        binding = payload_associated_data(
-            self._identity.drive_id,
-            commit.number,
-            commit.previous,
-            commit.device,
-            commit.epoch,
-            commit.time_ns,
-            commit.added,
-            commit.dropped,
-        )
+        binding = associated_data_of(self._identity.drive_id, commit)
         return open_operations(self._identity.commit_key, commit.payload, binding)
 
 
