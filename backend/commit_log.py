@@ -3,7 +3,8 @@
 Invariants:
 1. A commit is acknowledged only after m+1 nodes have it under the writer's epoch and after that a
    majority of nodes has confirmed the epoch (`fence`, `Lease.verify`). So whoever gets a later epoch
-   gets it after the copies were there, and as an opener sees all but m nodes, it sees the commit.
+   gets it after the copies were there, and as an opener sees all but m nodes, it sees the commit. It
+   has to see so many twice: when it lists the numbers, and when it reads the newest one's copies.
 2. One writer per epoch, one commit per number and epoch: what an append left on some nodes when it
    failed is completed before another commit may take its number.
 3. Each copy carries the epoch under which it was written (its ballot). Of two commits with one number
@@ -53,6 +54,7 @@ EMPTY: Final = Head(0, NO_COMMIT)
 _KEY: Final = re.compile(r"commits/([0-9a-f]{16})")
 _AT_ONCE: Final = 16
 _BYTES_AT_ONCE: Final = 32 * 1024 * 1024
+_ANY_EPOCH: Final = 2**64
 _LOG = logging.getLogger(__name__)
 
 BEFORE_COPIES: Final = declare("commit.before-copies", "all blocks are stored; no node has the commit")
@@ -89,6 +91,7 @@ class CommitLog:
         self._chain = CommitChain(EMPTY)
         self._epoch: int | None = None
         self._torn: tuple[int, bytes] | None = None
+        self._newest: bytes | None = None
         self._changed = trio.Event()
         self._reading = trio.Lock()
         self._to_mend: set[int] = set()
@@ -122,14 +125,15 @@ class CommitLog:
 
     async def become_writer(self, epoch: int) -> Head:
         """Let `append` work, under `epoch`: of a lease that was acquired before `open` was called, else
-        commits of the last holder may be missed. Makes the head this epoch's own. `FencedError` if the log
-        has this epoch or a higher one; else as `append`."""
+        commits of the last holder may be missed. Called once, right after `open`. Makes the head this
+        epoch's own. `FencedError` if the log has this epoch or a higher one; else as `append`."""
         if self.highest_epoch >= epoch:
             raise FencedError(f"the log has epoch {self.highest_epoch}, the lease only {epoch}")
         if self.head.number:
             failpoint(BEFORE_SETTLE)
-            copy = await self._read_one(self.head.number, self.head.hash)
-            await self._write_copies(self.head.number, copy.data, epoch)
+            assert self._newest is not None
+            await self._write_copies(self.head.number, self._newest, epoch)
+        self._newest = None
         self._epoch = epoch
         return self.head
 
@@ -207,18 +211,22 @@ class CommitLog:
             raise TransientError(f"commit {top}, the newest, vanished while it was read: try again")
         newest = _decoded(top, copy)
         self.highest_epoch = max(copy.ballot, newest.epoch)
-        newest_hash = plain_hash(copy.data)
-        hashes, before = await self._walk_back(top, newest_hash, base.number)
-        if (before if hashes else newest_hash) != base.hash:
+        # Kept, as a fenced holder may replace every copy of it if it was never acknowledged (invariant 3).
+        self._newest = copy.data
+        hashes = [plain_hash(copy.data)]
+        if top > base.number:
+            older, before = await self._walk_back(top - 1, newest.previous, base.number, newest.epoch)
+            hashes += [*older, before]
+        if hashes.pop() != base.hash:
             raise _other_history(base)
         for commit_hash in reversed(hashes):
             self._chain.append(commit_hash)
 
-    async def _walk_back(self, top: int, wanted: bytes, stop: int) -> tuple[list[bytes], bytes]:
-        """The hashes of the commits `top`, whose hash must be `wanted`, down to `stop`+1, and what the last
-        of them names as its previous. Reads ahead in batches, then checks link by link."""
+    async def _walk_back(self, top: int, wanted: bytes, stop: int, epoch: int) -> tuple[list[bytes], bytes]:
+        """The hashes of the commits `top`, whose hash must be `wanted` and whose epoch at most `epoch`, down
+        to `stop`+1, and what the last of them names as its previous. Reads ahead in batches, then checks
+        link by link."""
         hashes: list[bytes] = []
-        epoch = 2**64
         while top > stop:
             batch = range(top, max(top - _AT_ONCE, stop), -1)
             for commit, commit_hash in await self._read_many(batch, None):
@@ -234,7 +242,9 @@ class CommitLog:
 
     async def _extend_back(self, number: int) -> None:
         first = self._chain.first
-        hashes, before = await self._walk_back(first, self._chain.hash_of(first), max(number, 1) - 1)
+        hashes, before = await self._walk_back(
+            first, self._chain.hash_of(first), max(number, 1) - 1, _ANY_EPOCH
+        )
         if number <= 1 and before != NO_COMMIT:
             raise CorruptError("commit 1 names a commit before it")
         self._chain.prepend(hashes[1:])
@@ -275,14 +285,17 @@ class CommitLog:
         changed.set()
 
     async def _newest_copy(self, number: int) -> Copy | None:
-        """The copy of the highest ballot that any node has."""
+        """The copy of the highest ballot. Copies that cannot be read may have a higher one than those that
+        can: `UnavailableError` if, with nodes away, these could be all m+1 of an acknowledged commit. It is
+        not enough that the listing before saw n-m nodes: others may have gone since."""
         found = await self._objects.find_all(commit_key(number))
         if found.damaged:
             self._note_damaged(number, ", ".join(sorted(found.damaged)))
+        unread = found.away | found.damaged
+        if found.away and len(unread) >= self._objects.copies:
+            raise UnavailableError(f"commit {number} cannot be looked for", sorted(unread))
         if found.good:
             return max(found.good.values(), key=lambda copy: copy.ballot)
-        if len(found.away) >= self._objects.copies:
-            raise UnavailableError(f"commit {number} cannot be looked for", sorted(found.away))
         if found.damaged:
             raise CorruptError(f"commit {number}: every copy is damaged ({', '.join(sorted(found.damaged))})")
         return None

@@ -261,6 +261,58 @@ async def test_a_settled_commit_beats_a_torn_one_of_a_later_epoch_that_nobody_sa
     assert [commit.payload for commit, _ in await (await setup.reader()).commits_after(0)] == [b"one"]
 
 
+async def test_the_newest_commit_is_settled_even_if_a_fenced_holder_replaces_all_copies_meanwhile() -> None:
+    """Found by test_commit_races (seed 1053492): epoch 3 has read commit 2 of epoch 1, which nobody was told
+    of; then epoch 2, which had not seen it, replaces each copy. Epoch 3 overrules both."""
+    setup = Setup()
+    first = await setup.writer(1)
+    await fill(first, 1)
+    second = await setup.writer(2)
+    torn = await first.append(following(first.head, b"torn"), first.head)
+    third = await setup.reader()
+    assert third.head == torn
+    setup.fenced = True
+    with pytest.raises(FencedError):
+        await second.append(following(second.head, b"late", 2), second.head)
+    setup.fenced = False
+    assert await third.become_writer(3) == torn
+    assert (await setup.reader()).head == torn
+
+
+async def test_a_losing_copy_is_not_taken_for_the_head_while_the_winning_ones_are_away() -> None:
+    """The listing sees all nodes; those with the acknowledged commit go before its copies are read."""
+    setup = Setup()
+    first = await setup.writer(1)
+    await fill(first, 1)
+    loser = setup.order(2)[0]
+    for node in setup.nodes.values():
+        node.away = node is not loser
+    with pytest.raises(UnavailableError):
+        await first.append(following(first.head, b"loser"), first.head)
+    for node in setup.nodes.values():
+        node.away = node is loser
+    second = await setup.writer(2)
+    acknowledged = await second.append(following(second.head, b"winner", 2), second.head)
+    loser.away = False
+    winners = [node for node in setup.holders(2) if node is not loser]
+
+    async def go_after_the_listing(operation: str, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        for node in winners:
+            node.away = node.away or operation == "get"
+
+    assert len(winners) == 3
+    as_they_were = loser.before
+    for node in setup.nodes.values():
+        node.before = go_after_the_listing
+    with pytest.raises(UnavailableError, match="commit 2 cannot be looked for"):
+        await setup.reader()
+    for node in setup.nodes.values():
+        node.before = as_they_were
+        node.away = False
+    assert (await setup.reader()).head == acknowledged
+
+
 async def test_a_fenced_writer_is_not_told_that_it_succeeded() -> None:
     setup = Setup()
     log = await setup.writer()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import trio
 import trio.testing
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backend.commit_log import CommitLog
@@ -122,6 +122,7 @@ async def race(seed: int, mounts: int) -> World:
 
 
 @settings(max_examples=15)
+@example(1053492, 3)
 @given(st.integers(0, 2**32), st.integers(1, 4))
 def test_what_was_acknowledged_stays(seed: int, mounts: int) -> None:
     trio.run(race, seed, mounts, clock=trio.testing.MockClock(autojump_threshold=0))
