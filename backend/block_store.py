@@ -35,6 +35,7 @@ from backend.errors import DriveError, NotFoundError, TransientError, Unavailabl
 from backend.failpoints import declare, failpoint
 from backend.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
 from backend.node import Node
+from backend.pack_format import MAX_BLOCK_SIZE
 from backend.pack_store import PackStore, PackWrite, require_placeable
 from backend.placement import ClusterMap
 from backend.repair_queue import FIRST_WAIT as REPAIR_WAIT
@@ -126,17 +127,24 @@ class BlockStore:
         await trio.lowlevel.checkpoint()
 
     async def get_block(self, block: BlockId) -> bytes:
+        return await self.get_block_part(block, 0, MAX_BLOCK_SIZE)
+
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
         buffered = self._buffer.read(block)
         if buffered is not None:
-            return buffered
+            return buffered[offset : offset + length]
         location = await self._locate(block)
         try:
-            return await self._packs.reader.read_range(location.pack, location.offset, location.length)
+            return await self._read_part(location, offset, length)
         except DriveError:
             moved = await self._moved(block, location)
             if moved is None:
                 raise
-        return await self._packs.reader.read_range(moved.pack, moved.offset, moved.length)
+        return await self._read_part(moved, offset, length)
+
+    async def _read_part(self, location: BlockLocation, offset: int, length: int) -> bytes:
+        length = max(0, min(length, location.length - offset))
+        return await self._packs.reader.read_range(location.pack, location.offset + offset, length)
 
     async def get_block_again(self, block: BlockId) -> bytes:
         buffered = self._buffer.read(block)

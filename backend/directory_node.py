@@ -49,7 +49,6 @@ _LOCK_FILE: Final = ".lock"
 _TEMPORARY: Final = ".tmp-"
 _STALE_AFTER: Final = 24 * 3600
 _THREADS: Final = 8
-_READ_AHEAD: Final = 512 * 1024
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -103,9 +102,9 @@ class DirectoryNode:
         at_once = self._files.read_now(path, offset, length)
         if at_once is not None:
             return at_once
-        data, file = await self._read(f"cannot read {key}", partial(_read_and_keep, path, offset, length))
-        if file is not None:
-            self._files.keep(path, file)
+        read = partial(_read_file, path, self._files.get(path), offset, length)
+        data, file = await self._read(f"cannot read {key}", read)
+        self._files.keep(path, file)
         return data
 
     async def size(self, key: str) -> int:
@@ -234,22 +233,14 @@ class DirectoryNode:
 
 
 def _read_range(path: str, offset: int, length: int | None) -> bytes:
-    return _read_and_keep(path, offset, length)[0]
+    return OpenFile(path).read(offset, length)
 
 
-def _read_and_keep(path: str, offset: int, length: int | None) -> tuple[bytes, OpenFile | None]:
-    """The bytes, and the open file if more is in it; that is asked of the kernel ahead."""
-    file = OpenFile(path)
-    descriptor = file.descriptor
-    there = max(os.fstat(descriptor).st_size - offset, 0)
-    wanted = there if length is None else min(length, there)
-    data = os.pread(descriptor, wanted, offset)
-    while len(data) < wanted and (more := os.pread(descriptor, wanted - len(data), offset + len(data))):
-        data += more
-    if len(data) == there:
-        return data, None
-    os.posix_fadvise(descriptor, offset + wanted, _READ_AHEAD, os.POSIX_FADV_WILLNEED)
-    return data, file
+def _read_file(path: str, file: OpenFile | None, offset: int, length: int) -> tuple[bytes, OpenFile]:
+    """The bytes, and the open file that they are from: `file`, if the path still leads to it."""
+    if file is None or not file.leads_from(path):
+        file = OpenFile(path)
+    return file.read(offset, length), file
 
 
 def _size(path: str) -> int:

@@ -41,6 +41,9 @@ class Blocks(Protocol):
     async def get_block(self, block: BlockId) -> bytes:
         """See `Upstream.get_block`."""
 
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
+        """See `Upstream.get_block_part`."""
+
     async def get_block_again(self, block: BlockId) -> bytes:
         """See `Upstream.get_block_again`."""
 
@@ -165,6 +168,10 @@ class LocalUpstream:
     async def get_block(self, block: BlockId) -> bytes:
         """See `Upstream.get_block`."""
         return await self._blocks.get_block(block)
+
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
+        """See `Upstream.get_block_part`."""
+        return await self._blocks.get_block_part(block, offset, length)
 
     async def get_block_again(self, block: BlockId) -> bytes:
         """See `Upstream.get_block_again`."""

@@ -129,6 +129,9 @@ class Upstream(Protocol):
         """The sealed block whole. Does not authenticate it (no key here): a caller that finds it
         wrong calls `get_block_again`."""
 
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
+        """The bytes [offset, offset+length) of the sealed block, fewer at its end. Else as `get_block`."""
+
     async def get_block_again(self, block: BlockId) -> bytes:
         """As `get_block`, but distrusts what was read before: decodes the pack from fragments
         whose checksums hold, and queues the pack for repair. `CorruptError`/`UnavailableError`

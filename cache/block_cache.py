@@ -1,9 +1,10 @@
-"""The block cache: plaintext blocks in memory, fetched and opened on demand.
+"""The block cache: plaintext blocks in memory, fetched and opened on demand, whole or in part.
 
 Invariants:
 1. A block is in the cache only after its tag was verified: whoever gets bytes gets the right ones.
-2. A block that several readers want at once is fetched once.
-3. The cache holds at most `limit` bytes of plaintext, except for one block larger than that.
+2. A block that several readers want whole at once is fetched once.
+3. The cache holds at most `limit` bytes of plaintext, except for one block larger than that. What it
+   holds of a block is the whole, or single segments.
 4. A block that does not authenticate is asked for again from fragments whose checksums hold; only
    if that fails too is it an error.
 
@@ -13,15 +14,17 @@ Used on the event-loop thread; decryption runs in threads.
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 
 import trio
 
 from backend.errors import CorruptError, FormatError
 from backend.upstream import BlockId, Upstream
-from cache.block_codec import BlockCodec
+from cache.block_codec import HEADER, SEGMENT, BlockCodec, BlockHeader, decode_header
 
-INLINE = 64 << 10
-"""Sealed blocks up to this size are opened on the loop: a thread hop would cost more."""
+INLINE = 68 << 10
+"""Sealed bytes up to this size (two segments) are opened on the loop: a thread hop would cost more."""
+_HEADERS = 4096
 
 
 class _Fetch:
@@ -45,18 +48,26 @@ class BlockCache:
         self._limit = limit
         self._limiter = limiter
         self._blocks: OrderedDict[bytes, bytes] = OrderedDict()
+        self._headers: OrderedDict[bytes, BlockHeader] = OrderedDict()
         self._fetches: dict[bytes, _Fetch] = {}
         self.used = 0
         self.hits = 0
         self.misses = 0
 
     def get_cached(self, block: bytes) -> bytes | None:
-        """The plaintext if it is in memory."""
-        plaintext = self._blocks.get(block)
-        if plaintext is not None:
-            self._blocks.move_to_end(block)
-            self.hits += 1
-        return plaintext
+        """The plaintext if it is in memory whole."""
+        return self._lookup(block)
+
+    def get_cached_part(self, block: bytes, start: int, end: int) -> memoryview | None:
+        """The bytes [start, end) of the plaintext if they are in memory, in the whole or in one segment."""
+        whole = self._lookup(block)
+        if whole is not None:
+            return memoryview(whole)[start:end]
+        number, inside = divmod(start, SEGMENT)
+        if inside + end - start > SEGMENT:
+            return None
+        segment = self._lookup(_segment_key(block, number))
+        return None if segment is None else memoryview(segment)[inside : inside + end - start]
 
     def wanted(self, block: bytes) -> bool:
         """Whether reading ahead should fetch it."""
@@ -73,6 +84,54 @@ class BlockCache:
         await fetch.done.wait()
         # If the other reader failed or was cancelled, this one finds out for itself.
         return fetch.plaintext if fetch.plaintext is not None else await self.get(block)
+
+    async def get_part(self, block: bytes, start: int, end: int) -> memoryview:
+        """The bytes [start, end) of the plaintext, which must be in it, without fetching the rest of a block
+        that is sealed in segments. Raises what `get` raises."""
+        cached = self.get_cached_part(block, start, end)
+        if cached is not None:
+            return cached
+        if block not in self._fetches:
+            found = await self._fetch_part(BlockId(block), start, end)
+            if found is not None:
+                return found
+        return memoryview(await self.get(block))[start:end]
+
+    async def _fetch_part(self, block: BlockId, start: int, end: int) -> memoryview | None:
+        """None if the block has to be fetched whole: it is one segment, or not what it should be."""
+        first, last = start // SEGMENT, (end - 1) // SEGMENT
+        try:
+            header = await self._header(block)
+            if not header.segmented or end > header.length:
+                return None
+            self.misses += 1
+            sealed = await self._upstream.get_block_part(block, *header.sealed_range(first, last))
+            plaintext = await self._open_segments(block, header, first, last, sealed)
+        except (CorruptError, FormatError):
+            self._headers.pop(block, None)
+            return None
+        for number in range(first, last + 1):
+            at = (number - first) * SEGMENT
+            self._keep(_segment_key(block, number), plaintext[at : at + SEGMENT])
+        return memoryview(plaintext)[start - first * SEGMENT : end - first * SEGMENT]
+
+    async def _header(self, block: BlockId) -> BlockHeader:
+        header = self._headers.get(block)
+        if header is None:
+            header = decode_header(await self._upstream.get_block_part(block, 0, HEADER.size))
+            self._headers[block] = header
+            if len(self._headers) > _HEADERS:
+                self._headers.popitem(last=False)
+        return header
+
+    async def _open_segments(
+        self, block: BlockId, header: BlockHeader, first: int, last: int, sealed: bytes
+    ) -> bytes:
+        length = min((last + 1) * SEGMENT, header.length) - first * SEGMENT
+        if len(sealed) <= INLINE:
+            return self._codec.open_segments(block, header, first, sealed, length)
+        call = partial(self._codec.open_segments, block, header, first, sealed, length)
+        return await trio.to_thread.run_sync(call, limiter=self._limiter)
 
     async def _fetch(self, block: bytes) -> bytes:
         self.misses += 1
@@ -98,10 +157,17 @@ class BlockCache:
             return self._codec.open(block, sealed)
         return await trio.to_thread.run_sync(self._codec.open, block, sealed, limiter=self._limiter)
 
-    def _keep(self, block: bytes, plaintext: bytes) -> None:
-        if block in self._blocks:
+    def _lookup(self, key: bytes) -> bytes | None:
+        plaintext = self._blocks.get(key)
+        if plaintext is not None:
+            self._blocks.move_to_end(key)
+            self.hits += 1
+        return plaintext
+
+    def _keep(self, key: bytes, plaintext: bytes) -> None:
+        if key in self._blocks:
             return
-        self._blocks[block] = plaintext
+        self._blocks[key] = plaintext
         self.used += len(plaintext)
         while self.used > self._limit and len(self._blocks) > 1:
             _, dropped = self._blocks.popitem(last=False)
@@ -111,3 +177,7 @@ class BlockCache:
         """Forget all blocks (after the drive changed from outside, and in tests)."""
         self._blocks.clear()
         self.used = 0
+
+
+def _segment_key(block: bytes, number: int) -> bytes:
+    return block + number.to_bytes(4, "little")

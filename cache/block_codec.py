@@ -1,14 +1,15 @@
 """Codec of one block: plaintext <-> sealed bytes; the format is specified in docs/format/block.md.
 
-header (version, compression, plaintext length), then nonce + ciphertext + tag under a key of the
-block's own, derived from the drive's block key and the block's id. The header, the drive and the id
-are bound by the tag. Sizes are checked before anything is decompressed. Thread-safe.
+header (version, compression, plaintext length), then one or more segments, each nonce + ciphertext +
+tag under a key of the block's own, derived from the drive's block key and the block's id. The header,
+the drive, the id and the segment's number are bound by each tag, so that part of a block can be opened
+without the rest. Sizes are checked before anything is decompressed. Thread-safe.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from backend.crypto import SEAL_OVERHEAD, derive, keyed_hash, open_sealed, seal
 from backend.errors import CorruptError, FormatError
@@ -17,11 +18,48 @@ from backend.upstream import BlockId, SealedBlock
 from cache.chunking import MAX_BLOCK
 from cache.compression import compress_if_worth, decompress_exactly
 
-VERSION: Final = 1
+VERSION: Final = 2
 HEADER: Final = struct.Struct("<BBI")
 PLAIN: Final = 0
 ZSTD: Final = 1
-MAX_SEALED: Final = MAX_BLOCK + HEADER.size + SEAL_OVERHEAD
+SEGMENT: Final = 32 << 10
+"""Plaintext bytes in a segment of a block that is not compressed; the last may be shorter."""
+SEALED_SEGMENT: Final = SEGMENT + SEAL_OVERHEAD
+MAX_SEALED: Final = HEADER.size + MAX_BLOCK // SEGMENT * SEALED_SEGMENT
+_NUMBER: Final = struct.Struct("<I")
+
+
+class BlockHeader(NamedTuple):
+    """What a block says of itself; true only if a segment opens with it."""
+
+    compression: int
+    length: int
+    """of the plaintext"""
+
+    @property
+    def segmented(self) -> bool:
+        """Whether a part can be opened without the rest."""
+        return self.compression == PLAIN and self.length > SEGMENT
+
+    def encode(self) -> bytes:
+        """The first bytes of the sealed block."""
+        return HEADER.pack(VERSION, self.compression, self.length)
+
+    def sealed_range(self, first: int, last: int) -> tuple[int, int]:
+        """(offset, length) of the segments `first` to `last` in the sealed block; both must be in it."""
+        plaintext = min((last + 1) * SEGMENT, self.length) - first * SEGMENT
+        return HEADER.size + first * SEALED_SEGMENT, plaintext + (last + 1 - first) * SEAL_OVERHEAD
+
+
+def decode_header(data: Buffer) -> BlockHeader:
+    """From the first bytes of a sealed block. `CorruptError` if they are too few, `FormatError` for an
+    unknown version or a size over the limit."""
+    if len(data) < HEADER.size:
+        raise CorruptError(f"a block of {len(data)} bytes is outside the limits")
+    version, compression, length = HEADER.unpack_from(data)
+    if version != VERSION or compression not in (PLAIN, ZSTD) or length > MAX_BLOCK:
+        raise FormatError(f"block version {version}, compression {compression}, length {length} is unknown")
+    return BlockHeader(compression, length)
 
 
 class BlockCodec:
@@ -39,11 +77,11 @@ class BlockCodec:
     def seal(self, block: BlockId, plaintext: Buffer) -> SealedBlock:
         """Compressed if that pays, encrypted, bound to drive and id."""
         packed = compress_if_worth(plaintext)
-        compression = PLAIN if packed is None else ZSTD
-        header = HEADER.pack(VERSION, compression, len(plaintext))
-        body = plaintext if packed is None else packed
-        sealed = seal(derive(self._block_key, "one block", block), body, self._binding + block + header)
-        return SealedBlock(block, header + sealed)
+        header = BlockHeader(PLAIN if packed is None else ZSTD, len(plaintext))
+        bodies = _segments(memoryview(plaintext), SEGMENT) if packed is None else [memoryview(packed)]
+        key, binding = self._key_and_binding(block, header)
+        parts = [seal(key, body, binding + _NUMBER.pack(number)) for number, body in enumerate(bodies)]
+        return SealedBlock(block, b"".join([header.encode(), *parts]))
 
     def open(self, block: BlockId, sealed: Buffer) -> bytes:
         """The plaintext. `CorruptError` unless these are the bytes that were sealed under this id;
@@ -51,16 +89,33 @@ class BlockCodec:
         view = memoryview(sealed)
         if not HEADER.size + SEAL_OVERHEAD <= len(view) <= MAX_SEALED:
             raise CorruptError(f"a block of {len(view)} bytes is outside the limits")
-        header = bytes(view[: HEADER.size])
-        version, compression, length = HEADER.unpack(header)
-        if version != VERSION or compression not in (PLAIN, ZSTD) or length > MAX_BLOCK:
-            raise FormatError(
-                f"block version {version}, compression {compression}, length {length} is unknown"
-            )
-        key = derive(self._block_key, "one block", block)
-        body = open_sealed(key, view[HEADER.size :], self._binding + block + header)
-        if compression == ZSTD:
-            body = decompress_exactly(body, length)
-        if len(body) != length:
+        header = decode_header(view)
+        if header.compression == PLAIN:
+            return self.open_segments(block, header, 0, view[HEADER.size :], header.length)
+        key, binding = self._key_and_binding(block, header)
+        return decompress_exactly(
+            open_sealed(key, view[HEADER.size :], binding + _NUMBER.pack(0)), header.length
+        )
+
+    def open_segments(
+        self, block: BlockId, header: BlockHeader, first: int, sealed: Buffer, length: int
+    ) -> bytes:
+        """The plaintext, `length` bytes, of consecutive segments of a block that is not compressed, from
+        segment `first` on. `CorruptError` as `open`."""
+        key, binding = self._key_and_binding(block, header)
+        bodies = [
+            open_sealed(key, segment, binding + _NUMBER.pack(first + number))
+            for number, segment in enumerate(_segments(memoryview(sealed), SEALED_SEGMENT))
+        ]
+        plaintext = bodies[0] if len(bodies) == 1 else b"".join(bodies)
+        if len(plaintext) != length:
             raise CorruptError("a block's length is not the one it states")
-        return body
+        return plaintext
+
+    def _key_and_binding(self, block: BlockId, header: BlockHeader) -> tuple[bytes, bytes]:
+        return derive(self._block_key, "one block", block), self._binding + block + header.encode()
+
+
+def _segments(data: memoryview, size: int) -> list[memoryview]:
+    """Consecutive parts of `size` bytes, the last one perhaps shorter; one empty part of nothing."""
+    return [data[start : start + size] for start in range(0, max(len(data), 1), size)]

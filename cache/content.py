@@ -25,6 +25,8 @@ from cache.rows import Extent
 
 READ_AHEAD_START = 2 << 20
 READ_AHEAD_MOST = 16 << 20
+WHOLE = 256 << 10
+"""Blocks of files up to this size are fetched whole even if the file is not read in order."""
 _TRACKED = 256
 
 Part = bytes | memoryview | Stored
@@ -58,12 +60,11 @@ class Content:
         """The bytes [start, end) of a file of `size` bytes, inside which they must lie. Raises what
         `BlockCache.get` raises."""
         plan = self._plan(inode, start, end)
-        if self.tasks is not None and end < size:
-            self._read_ahead(inode, start, end)
+        in_order = self._note_read(inode, start, end, size)
         waiting = [part for part in plan if isinstance(part, Stored)]
         if not waiting:
             return _joined([part for part in plan if not isinstance(part, Stored)])
-        fetched = await self._fetch(waiting)
+        fetched = await self._fetch(waiting, whole=in_order or size <= WHOLE)
         return _joined([fetched[id(part)] if isinstance(part, Stored) else part for part in plan])
 
     async def read_stored(self, inode: int, start: int, end: int) -> bytes:
@@ -130,15 +131,21 @@ class Content:
             return self._journal.read_at(piece.position, piece.end - piece.start)
         if isinstance(piece, Hole):
             return bytes(piece.end - piece.start)
-        plaintext = self._blocks.get_cached(piece.block)
-        return piece if plaintext is None else _slice(plaintext, piece)
+        start = piece.block_offset
+        cached = self._blocks.get_cached_part(piece.block, start, start + piece.end - piece.start)
+        return piece if cached is None else cached
 
-    async def _fetch(self, pieces: list[Stored]) -> dict[int, memoryview]:
-        """The bytes of each piece, by the piece's identity; several blocks in parallel."""
+    async def _fetch(self, pieces: list[Stored], *, whole: bool = True) -> dict[int, memoryview]:
+        """The bytes of each piece, by the piece's identity; several blocks in parallel. `whole`: the rest
+        of their blocks will be wanted too."""
         found: dict[int, memoryview] = {}
 
         async def fetch(piece: Stored) -> None:
-            found[id(piece)] = _slice(await self._blocks.get(piece.block), piece)
+            start, end = piece.block_offset, piece.block_offset + piece.end - piece.start
+            if whole:
+                found[id(piece)] = memoryview(await self._blocks.get(piece.block))[start:end]
+            else:
+                found[id(piece)] = await self._blocks.get_part(piece.block, start, end)
 
         if len(pieces) == 1:
             await fetch(pieces[0])
@@ -160,7 +167,9 @@ class Content:
 
     # Read-ahead
 
-    def _read_ahead(self, inode: int, start: int, end: int) -> None:
+    def _note_read(self, inode: int, start: int, end: int, size: int) -> bool:
+        """Whether the read begins where the last one ended (the first: at the file's start). If so, what
+        comes next is fetched ahead."""
         sequence = self._sequences.get(inode)
         if sequence is None:
             sequence = self._sequences[inode] = _Sequence()
@@ -170,7 +179,11 @@ class Content:
         sequence.next_offset = end
         if not in_order:
             sequence.window, sequence.ahead_to = 0, end
-            return
+        elif self.tasks is not None and end < size:
+            self._read_ahead(inode, end, sequence)
+        return in_order
+
+    def _read_ahead(self, inode: int, end: int, sequence: _Sequence) -> None:
         sequence.window = min(max(2 * sequence.window, READ_AHEAD_START), READ_AHEAD_MOST)
         if sequence.ahead_to - end < sequence.window // 2:
             low, high = max(end, sequence.ahead_to), end + sequence.window
@@ -197,11 +210,6 @@ def _clipped(extents: Iterable[Extent], start: int, end: int) -> list[Piece]:
         low, high = max(offset, start), min(offset + length, end)
         pieces.append(Stored(low, high, block, block_offset + low - offset))
     return pieces
-
-
-def _slice(plaintext: bytes, piece: Stored) -> memoryview:
-    start = piece.block_offset
-    return memoryview(plaintext)[start : start + piece.end - piece.start]
 
 
 def _joined(parts: list[bytes | memoryview]) -> bytes | memoryview:

@@ -108,6 +108,9 @@ class MemoryUpstream:
         data = self._stored(block)
         return data[:-1] + bytes([data[-1] ^ 1]) if block in self.corrupt else data
 
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
+        return (await self.get_block(block))[offset : offset + length]
+
     async def get_block_again(self, block: BlockId) -> bytes:
         await trio.lowlevel.checkpoint()
         self._check()

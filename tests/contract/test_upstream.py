@@ -163,6 +163,8 @@ async def test_blocks_are_missing_until_they_are_put_and_there_in_the_next_mount
         for one in blocks:
             assert await upstream.get_block(one.id) == one.data
             assert await upstream.get_block_again(one.id) == one.data
+            for offset, length in ((0, 6), (50, 40), (90, 2000), (99, 1), (5000, 10)):
+                assert await upstream.get_block_part(one.id, offset, length) == one.data[offset:][:length]
         with pytest.raises(NotFoundError):
             await upstream.get_block(BlockId(bytes(32)))
 

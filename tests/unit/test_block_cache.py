@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
-from backend.errors import NotFoundError
+from backend.crypto import SEAL_OVERHEAD
+from backend.errors import CorruptError, FormatError, NotFoundError
 from backend.upstream import BlockId
 from cache.block_cache import BlockCache
-from cache.block_codec import BlockCodec
+from cache.block_codec import HEADER, SEALED_SEGMENT, SEGMENT, BlockCodec
 from tests.memory_upstream import MemoryUpstream
 
 CODEC = BlockCodec(bytes(16), b"i" * 32, b"k" * 32)
@@ -83,3 +88,87 @@ async def test_a_cancelled_reader_does_not_harm_the_others() -> None:
             await cache.get(block)
         nursery.start_soon(cache.get, block)
     assert cache.get_cached(block) == b"content"
+
+
+class Recording(MemoryUpstream):
+    """Notes what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, int] | str] = []
+
+    async def get_block(self, block: BlockId) -> bytes:
+        self.asked.append("whole")
+        return await super().get_block(block)
+
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
+        self.asked.append((offset, length))
+        return (await super().get_block(block))[offset : offset + length]
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        self.asked.append("again")
+        return await super().get_block_again(block)
+
+
+BIG = os.urandom(5 * SEGMENT + 100)
+
+
+@given(st.integers(0, len(BIG) - 1), st.integers(1, 3 * SEGMENT))
+async def test_any_part_is_that_part(start: int, length: int) -> None:
+    upstream = MemoryUpstream()
+    (block,) = await put(upstream, BIG)
+    cache = make(upstream, 10 * SEGMENT)
+    end = min(start + length, len(BIG))
+    for _ in range(2):
+        assert await cache.get_part(block, start, end) == BIG[start:end]
+    await cache.get(block)
+    assert await cache.get_part(block, start, end) == BIG[start:end]
+
+
+async def test_a_part_costs_its_segments_once() -> None:
+    upstream = Recording()
+    (block,) = await put(upstream, BIG)
+    cache = make(upstream, 10 * SEGMENT)
+    assert cache.get_cached_part(block, 40_000, 40_010) is None
+    assert await cache.get_part(block, 40_000, 40_010) == BIG[40_000:40_010]
+    assert upstream.asked == [(0, HEADER.size), (HEADER.size + SEALED_SEGMENT, SEALED_SEGMENT)]
+    cached = cache.get_cached_part(block, 40_000, 40_010)
+    assert cached is not None
+    assert cached.tobytes() == BIG[40_000:40_010]
+    assert await cache.get_part(block, 32_768, 65_536) == BIG[32_768:65_536]
+    assert len(upstream.asked) == 2
+    await cache.get_part(block, len(BIG) - 1, len(BIG))
+    assert upstream.asked[2:] == [(HEADER.size + 5 * SEALED_SEGMENT, 100 + SEAL_OVERHEAD)]
+    assert cache.used == SEGMENT + 100
+
+
+async def test_a_part_of_a_compressed_or_small_block_is_the_block() -> None:
+    for data in (bytes(3 * SEGMENT), BIG[:SEGMENT]):
+        upstream = Recording()
+        (block,) = await put(upstream, data)
+        cache = make(upstream, 10 * SEGMENT)
+        assert await cache.get_part(block, 10, 20) == data[10:20]
+        assert upstream.asked == [(0, HEADER.size), "whole"]
+        assert cache.get_cached(block) == data
+
+
+async def test_a_wrong_segment_is_read_again_from_what_is_whole() -> None:
+    upstream = Recording()
+    (block,) = await put(upstream, BIG)
+    upstream.corrupt.add(block)
+    cache = make(upstream, 10 * SEGMENT)
+    assert await cache.get_part(block, len(BIG) - 5, len(BIG)) == BIG[-5:]
+    assert upstream.asked[-2:] == ["whole", "again"]
+
+
+async def test_a_wrong_header_is_not_believed() -> None:
+    upstream = Recording()
+    (block,) = await put(upstream, BIG)
+    good = upstream.stored[block]
+    for header in (b"\x02\x00" + (len(BIG) - 1).to_bytes(4, "little"), b"\x09" * 6, b""):
+        upstream.stored[block] = header + good[6:]
+        cache = make(upstream, 10 * SEGMENT)
+        with pytest.raises((CorruptError, FormatError)):
+            await cache.get_part(block, 100, 200)
+        upstream.stored[block] = good
+        assert await cache.get_part(block, 100, 200) == BIG[100:200]

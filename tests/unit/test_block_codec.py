@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from backend.crypto import derive, keyed_hash, seal
 from backend.errors import CorruptError, FormatError
 from backend.upstream import BlockId
-from cache.block_codec import BlockCodec
+from cache.block_codec import PLAIN, SEALED_SEGMENT, SEGMENT, BlockCodec, BlockHeader, decode_header
 from cache.chunking import MAX_BLOCK
 from cache.compression import compress
 
@@ -20,17 +20,68 @@ DRIVE, ID_KEY, KEY = bytes(16), b"i" * 32, b"k" * 32
 CODEC = BlockCodec(DRIVE, ID_KEY, KEY)
 
 
-def by_hand(block: bytes, header: bytes, body: bytes) -> bytes:
+def by_hand(block: bytes, header: bytes, *segments: bytes) -> bytes:
     binding = b"drivefs block\0" + DRIVE + block + header
-    return header + seal(derive(KEY, "one block", block), body, binding)
+    key = derive(KEY, "one block", block)
+    sealed = [seal(key, body, binding + struct.pack("<I", number)) for number, body in enumerate(segments)]
+    return header + b"".join(sealed)
 
 
 def test_a_block_by_hand() -> None:
     block = CODEC.block_id(b"plain")
     assert block == keyed_hash(ID_KEY, b"plain")
-    assert CODEC.open(block, by_hand(block, struct.pack("<BBI", 1, 0, 5), b"plain")) == b"plain"
+    assert CODEC.open(block, by_hand(block, struct.pack("<BBI", 2, 0, 5), b"plain")) == b"plain"
     packed = compress(b"a" * 500)
-    assert CODEC.open(block, by_hand(block, struct.pack("<BBI", 1, 1, 500), packed)) == b"a" * 500
+    assert CODEC.open(block, by_hand(block, struct.pack("<BBI", 2, 1, 500), packed)) == b"a" * 500
+
+
+def test_a_block_of_segments_by_hand() -> None:
+    data = os.urandom(2 * SEGMENT + 1)
+    block = CODEC.block_id(data)
+    header = struct.pack("<BBI", 2, 0, len(data))
+    assert CODEC.open(block, by_hand(block, header, data[:32768], data[32768:65536], data[65536:])) == data
+    empty = CODEC.block_id(b"")
+    assert CODEC.open(empty, by_hand(empty, struct.pack("<BBI", 2, 0, 0), b"")) == b""
+
+
+@given(st.integers(SEGMENT + 1, 4 * SEGMENT), st.data())
+def test_segments_open_alone(size: int, draw: st.DataObject) -> None:
+    data = os.urandom(size)
+    block = CODEC.block_id(data)
+    sealed = CODEC.seal(block, data).data
+    header = decode_header(sealed)
+    assert header == BlockHeader(PLAIN, size)
+    assert header.segmented
+    last_of_all = (size - 1) // SEGMENT
+    assert sum(header.sealed_range(0, last_of_all)) == len(sealed)
+    first = draw.draw(st.integers(0, last_of_all))
+    last = draw.draw(st.integers(first, last_of_all))
+    offset, length = header.sealed_range(first, last)
+    part = data[first * SEGMENT : (last + 1) * SEGMENT]
+    assert CODEC.open_segments(block, header, first, sealed[offset : offset + length], len(part)) == part
+    with pytest.raises(CorruptError):
+        CODEC.open_segments(block, header, first + 1, sealed[offset : offset + length], len(part))
+    with pytest.raises(CorruptError):
+        CODEC.open_segments(block, header, first, sealed[offset : offset + length - 1], len(part))
+
+
+def test_segments_cannot_be_swapped_dropped_or_added() -> None:
+    data = os.urandom(3 * SEGMENT)
+    block = CODEC.block_id(data)
+    sealed = CODEC.seal(block, data).data
+    parts = [sealed[6 + at * SEALED_SEGMENT :][:SEALED_SEGMENT] for at in range(3)]
+    for order in ([0, 2, 1], [0, 1], [1, 2], [0, 1, 2, 2], [0, 0, 0]):
+        with pytest.raises(CorruptError):
+            CODEC.open(block, sealed[:6] + b"".join(parts[at] for at in order))
+    shorter = struct.pack("<BBI", 2, 0, 2 * SEGMENT)
+    with pytest.raises(CorruptError):
+        CODEC.open(block, shorter + parts[0] + parts[1])
+
+
+def test_compressed_and_small_blocks_are_not_segmented() -> None:
+    for data in (bytes(10 * SEGMENT), os.urandom(SEGMENT)):
+        sealed = CODEC.seal(CODEC.block_id(data), data).data
+        assert not decode_header(sealed).segmented
 
 
 @given(st.binary(max_size=3000), st.integers(1, 4))
@@ -64,7 +115,7 @@ def test_a_block_is_bound_to_its_id_drive_and_key() -> None:
             other.open(block, sealed)
 
 
-@pytest.mark.parametrize("header", [(2, 0, 5), (1, 2, 5), (1, 0, MAX_BLOCK + 1)])
+@pytest.mark.parametrize("header", [(1, 0, 5), (3, 0, 5), (2, 2, 5), (2, 0, MAX_BLOCK + 1)])
 def test_unknown_versions_and_sizes_are_refused(header: tuple[int, int, int]) -> None:
     block = CODEC.block_id(b"plain")
     with pytest.raises(FormatError):
@@ -74,9 +125,9 @@ def test_unknown_versions_and_sizes_are_refused(header: tuple[int, int, int]) ->
 def test_a_bomb_under_the_right_key_is_refused() -> None:
     block = CODEC.block_id(b"x")
     with pytest.raises(CorruptError, match="states"):
-        CODEC.open(block, by_hand(block, struct.pack("<BBI", 1, 1, 100), compress(bytes(1 << 28))))
+        CODEC.open(block, by_hand(block, struct.pack("<BBI", 2, 1, 100), compress(bytes(1 << 28))))
     with pytest.raises(CorruptError):
-        CODEC.open(block, by_hand(block, struct.pack("<BBI", 1, 0, 4), b"plain"))
+        CODEC.open(block, by_hand(block, struct.pack("<BBI", 2, 0, 4), b"plain"))
 
 
 def test_the_largest_block_passes_and_no_larger() -> None:
