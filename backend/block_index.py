@@ -5,7 +5,8 @@ Invariants:
 2. It is never ahead of the nodes: a pack is added only after its fragments are durable. It may be behind
    (synchronous=NORMAL in WAL mode can lose the last transactions in a power cut, never tear one);
    reconciliation at the next start finds the packs it forgot, and that a pack it knows is deleted.
-3. Used by one thread, the event loop's: every operation is a few look-ups by key or one short
+3. An index that changed at rest since it was closed is refused (`backend.at_rest`).
+4. Used by one thread, the event loop's: every operation is a few look-ups by key or one short
    transaction. Only `rebuild` and `reconcile` walk it, pack by pack.
 """
 
@@ -19,6 +20,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import apsw
 
+from backend import at_rest
 from backend.errors import CorruptError, FormatError, NoSpaceError, TransientError
 from backend.pack_format import PackEntry
 from backend.upstream import BlockId
@@ -119,9 +121,14 @@ class BlockIndex:
         """Opens or creates the database at `path` (":memory:" for tests). `FormatError` if it is of
         another drive or version: nothing was changed; remove it, it can be rebuilt."""
         self._parity = 32
+        self._path = "" if path == ":memory:" else path
+        if self._path and at_rest.is_damaged(path):
+            raise CorruptError("the block index changed since it was closed: remove blocks.db, it is rebuilt")
         self._database = apsw.Connection(path)
         try:
             self._open(drive_id)
+            if self._path:
+                at_rest.unseal(path)
         except BaseException:
             self._database.close()
             raise
@@ -134,6 +141,9 @@ class BlockIndex:
     def close(self) -> None:
         """Idempotent."""
         self._database.close()
+        path, self._path = self._path, ""
+        if path:
+            at_rest.seal(path)
 
     @_translated
     def has(self, block: BlockId) -> bool:

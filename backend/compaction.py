@@ -12,6 +12,7 @@ Invariants:
    list again; a block in two packs; a doomed pack, deleted by the next run; or fewer than k fragments of a
    deleted pack, which `sweep_debris` finds. All of it is collected again; none of it is read wrongly.
 5. A pack that is being written or repaired is left alone (`BlockIndex.doom`).
+6. The index is a cache on one disk, which may rot: a doomed pack that blocks are read from is left alone.
 """
 
 from __future__ import annotations
@@ -88,8 +89,9 @@ class Compactor:
         report = CompactionReport()
         await verify()
         report.blocks = await self._forget(until_ns)
-        await self._delete_all(self._index.doomed(), verify, report)
-        census = await self._take_census()
+        doomed = self._index.doomed()
+        census, read_from = await self._take_census()
+        await self._delete_all(_without(read_from, doomed), verify, report)
         await self._drop([one.pack.id for one in census if not one.blocks], verify, report)
         for group in _groups(one for one in census if one.blocks and one.needed < THIN * one.pack.size):
             await self._rewrite([one.pack for one in group], verify, report)
@@ -104,10 +106,12 @@ class Compactor:
             await trio.lowlevel.checkpoint()
         return total
 
-    async def _take_census(self) -> list[_Census]:
-        """What is needed of each pack that is there now. Blocks only ever move to later packs, so what
-        the count misses while it is made is too high, never too low."""
+    async def _take_census(self) -> tuple[list[_Census], set[bytes]]:
+        """What is needed of each pack that is there now, and the ids of all packs that blocks are read from.
+        Blocks only ever move to later packs, so what the count misses while it is made is too high, never
+        too low."""
         found: dict[bytes, _Census] = {}
+        read_from: set[bytes] = set()
         last = b""
         while packs := self._index.packs_after(last, _PAGE):
             last = packs[-1].id
@@ -117,11 +121,12 @@ class Compactor:
         while located := self._index.locations(last, _PAGE):
             last = located[-1][0]
             for _, pack_id, _, length in located:
+                read_from.add(pack_id)
                 if pack_id in found:
                     found[pack_id].needed += length
                     found[pack_id].blocks += 1
             await trio.lowlevel.checkpoint()
-        return list(found.values())
+        return list(found.values()), read_from
 
     async def _rewrite(self, old: Sequence[Pack], verify: Verify, report: CompactionReport) -> None:
         """Write what is needed of the packs as one new pack, then drop them. A pack that cannot be read now
@@ -232,6 +237,14 @@ class Compactor:
             for parsed in filter(None, map(parse_fragment_key, keys)):
                 found.setdefault(parsed[0], []).append((name, parsed[1]))
         return found
+
+
+def _without(read_from: set[bytes], doomed: Sequence[Pack]) -> list[Pack]:
+    """The doomed packs that nothing is read from, as it should be with all."""
+    wrong = [pack.id.hex() for pack in doomed if pack.id in read_from]
+    if wrong:
+        log.error("the block index is wrong: doomed packs are read from, and stay: %s", ", ".join(wrong))
+    return [pack for pack in doomed if pack.id not in read_from]
 
 
 def _groups(packs: Iterator[_Census]) -> Iterator[list[_Census]]:

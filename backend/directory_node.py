@@ -187,7 +187,7 @@ class DirectoryNode:
         parent = os.path.dirname(folder)
         self._make_folder(parent)
         with suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
+            durable.current().make_folder(folder)
         durable.current().sync_folder(parent)
         self._folders.add(folder)
 

@@ -50,6 +50,10 @@ class Durable:
         nor change the file's size."""
         os.posix_fallocate(descriptor, 0, size)
 
+    def make_folder(self, path: str) -> None:
+        """mkdir(2) for the owner only; durable after `sync_folder` of the folder above."""
+        os.mkdir(path, 0o700)
+
     def rename(self, old: str, new: str) -> None:
         """Atomic within a file system; durable after `sync_folder`."""
         os.rename(old, new)

@@ -3,7 +3,8 @@
 `FAILPOINTS` lists every name with what has and has not happened when it is reached; a name that is
 not listed is refused, so that a test cannot wait for a place that no longer exists. Armed by the
 environment `DRIVEFS_FAILPOINTS=name=action[*skip],...` (for a mount in another process) or by `arm`
-(in tests). Actions: `kill` (SIGKILL of this process), `eio`, `enospc` (OSError), `count` (only count).
+(in tests). Actions: `kill` (SIGKILL of this process), `eio`, `enospc` (OSError), `count` (only count),
+or, in tests, a function: it is called in the thread that reached the place, and what it raises is raised.
 An armed place that was reached is appended to the file named by `DRIVEFS_FAILPOINTS_SEEN`, so that
 a crash test can see that its failpoint fired. Unarmed, a failpoint costs one dictionary look-up.
 """
@@ -14,7 +15,10 @@ import errno
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+
+Action = str | Callable[[], None]
 
 FAILPOINTS: dict[str, str] = {}
 """Name -> the state of things there. Modules add theirs with `declare` when they are imported."""
@@ -22,7 +26,7 @@ FAILPOINTS: dict[str, str] = {}
 
 @dataclass
 class _Armed:
-    action: str
+    action: Action
     skip: int
 
 
@@ -37,9 +41,9 @@ def declare(name: str, state: str) -> str:
     return name
 
 
-def arm(name: str, action: str = "count", skip: int = 0) -> None:
+def arm(name: str, action: Action = "count", skip: int = 0) -> None:
     """From the (`skip`+1)-th time on, `name` does `action`."""
-    if action not in ("kill", "eio", "enospc", "count"):
+    if isinstance(action, str) and action not in ("kill", "eio", "enospc", "count"):
         raise ValueError(f"unknown failpoint action: {action}")
     _armed[name] = _Armed(action, skip)
 
@@ -77,7 +81,9 @@ def _reached(name: str, place: _Armed) -> None:
     if seen:
         with open(seen, "a") as file:
             file.write(name + "\n")
-    if place.action == "kill":
+    if not isinstance(place.action, str):
+        place.action()
+    elif place.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif place.action != "count":
         number = errno.EIO if place.action == "eio" else errno.ENOSPC

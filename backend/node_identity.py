@@ -112,5 +112,5 @@ def _make_folders(path: str) -> None:
         return
     parent = os.path.dirname(path)
     _make_folders(parent)
-    os.mkdir(path, 0o700)
+    durable.current().make_folder(path)
     durable.current().sync_folder(parent)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from stat import S_IFDIR
 from typing import Any, Final
 
-from backend import durable
+from backend import at_rest, durable
 from backend.errors import CorruptError, NotFoundError, ReadOnlyError
 from backend.failpoints import declare, failpoint
 from backend.upstream import NO_COMMIT, Head
@@ -127,7 +127,11 @@ class Namespace:
             if not os.path.exists(self.path):
                 raise NotFoundError(f"{self.path}: there is no namespace database")
         else:
+            if at_rest.is_damaged(self.path):
+                raise CorruptError(f"{self.path}: the namespace database has changed since it was closed")
+            at_rest.unseal(self.path)
             secure_file(self.path)
+        self._is_open = True
         with sqlite_errors(self.path):
             self._connection = open_database(self.path, read_only=self.read_only)
             try:
@@ -385,3 +389,6 @@ class Namespace:
     def close(self) -> None:
         """Close the database; what was not flushed is dropped (the journal has it). Idempotent."""
         self._connection.close()
+        if self._is_open and not self.read_only:
+            at_rest.seal(self.path)
+        self._is_open = False

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import trio
 
+from backend import at_rest
 from backend.commit_format import associated_data_of
 from backend.errors import (
     ConflictError,
@@ -54,6 +55,8 @@ log = logging.getLogger(__name__)
 
 SMALLEST_SEGMENT = 64 << 10
 """A journal has at least about eight segments, so that it can let go of its oldest part."""
+
+NAMESPACE_FILE = "namespace.db"
 
 LOCK_FILE = "lock"
 """In the cache directory; flock(2) while a process uses it."""
@@ -100,7 +103,7 @@ class LocalState:
         self._resources = ExitStack()
         self._resources.callback(os.close, self._lock)
         try:
-            self.namespace = Namespace(str(folder / "namespace.db"), device=DEVICE)
+            self.namespace = self._open_namespace()
             self._resources.callback(self.namespace.close)
             journal = Journal(folder / "journal")
             self._resources.callback(journal.close)
@@ -109,6 +112,16 @@ class LocalState:
         except BaseException:
             self.close()
             raise
+
+    def _open_namespace(self) -> Namespace:
+        """One that is damaged is kept aside, and a new one made: what it says is in log and journal."""
+        path = str(self.folder / NAMESPACE_FILE)
+        try:
+            return Namespace(path, device=DEVICE)
+        except CorruptError as error:
+            kept = set_namespace_aside(self.folder)
+            log.warning("%s; it is made anew from log and journal, and kept as %s", error, kept)
+            return Namespace(path, device=DEVICE)
 
     @property
     def known_head(self) -> Head | None:
@@ -136,6 +149,19 @@ def set_aside(folder: Path) -> Path:
     kept = folder.with_name(f"{folder.name}.stale-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
     os.rename(folder, kept)
     log.error("the cache %s holds changes that the drive has gone past; kept aside as %s", folder, kept)
+    return kept
+
+
+def set_namespace_aside(folder: Path) -> Path:
+    """Keep a namespace database that is wrong in `lost/`, so that the next opening makes a new one from
+    log and journal; where it is. Blocks."""
+    kept_in = folder / "lost"
+    kept_in.mkdir(mode=0o700, exist_ok=True)
+    kept = kept_in / f"namespace-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
+    for suffix in at_rest.SUFFIXES:
+        source = folder / (NAMESPACE_FILE + suffix)
+        if source.exists():
+            os.rename(source, kept.with_name(kept.name + suffix))
     return kept
 
 

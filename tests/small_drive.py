@@ -69,6 +69,11 @@ class SmallDrive:
         finally:
             shutil.rmtree(cache, ignore_errors=True)
 
+    def read_here(self) -> dict[bytes, tuple[object, ...]]:
+        """All there is, read with this machine's cache."""
+        unlocked = self.unlocked()
+        return trio.run(_read, unlocked, self.cache / unlocked.id_text)
+
     def drivefs(self, *arguments: str | Path) -> int:
         """The command `drivefs`."""
         return drivefs([str(argument) for argument in arguments])
@@ -109,13 +114,18 @@ async def _change(drive: Drive, number: int) -> None:
         await drive.rename(ROOT_INODE, b"f%d" % number, ROOT_INODE, b"f0")
 
 
-def make_small_drive(folder: Path) -> SmallDrive:
-    """A drive on which nothing is wrong."""
+def make_empty_drive(folder: Path) -> SmallDrive:
+    """A new drive."""
     key = folder / "key"
     key.write_bytes(os.urandom(32))
     key.chmod(0o600)
     mkfs(["-q", "--key-file", str(key), str(folder / "drive")])
-    made = SmallDrive(folder, {})
+    return SmallDrive(folder, {})
+
+
+def make_small_drive(folder: Path) -> SmallDrive:
+    """A drive on which nothing is wrong."""
+    made = make_empty_drive(folder)
     made.content = trio.run(_fill, made.unlocked(), made.cache / made.unlocked().id_text)
     return made
 

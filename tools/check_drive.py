@@ -12,14 +12,13 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import os
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import trio
 
+from backend import at_rest
 from backend.block_index import BlockIndex
 from backend.block_store import BlockStore
 from backend.check_index import IndexCheck
@@ -45,7 +44,7 @@ from cache.lost_files import LostRange
 from cache.opening import DEVICE
 from cache.publisher import CommitIdentity
 from cache.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore
-from tools.check_state import NAMESPACE_FILE, StateCheck, StateSource, breaches_of, copy_database
+from tools.check_state import StateCheck, StateSource, breaches_of, copy_database
 from tools.compose import INDEX_FILE, UnlockedDrive, cluster_map, open_nodes
 from tools.progress import Progress
 
@@ -221,6 +220,8 @@ class DriveCheck:
         self._progress.step("block index")
         source = path if self._mend else copy_database(path, self._work / "copy-blocks.db")
         try:
+            if at_rest.is_damaged(str(path)):
+                raise CorruptError("it has changed since it was closed")
             kept = BlockIndex(str(source), self._drive.file.id)
             try:
                 check = IndexCheck(
@@ -239,8 +240,7 @@ class DriveCheck:
         if not wrong:
             return
         if self._mend and not self._away:
-            for suffix in ("", "-wal", "-shm"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            at_rest.remove_database(str(path))
         what = f"block index: {'; '.join(wrong)}"
         self._findings.add("mended" if self._mend and not self._away else "left", what)
 
@@ -362,19 +362,6 @@ def summarised(lost: Sequence[LostRange]) -> list[str]:
         f"{'' if end is None else f' to {end - 1}'}) are lost"
         for (path, first, moment, end), length in files.items()
     ]
-
-
-def set_namespace_aside(cache_folder: Path) -> Path:
-    """Keep a namespace database that is wrong in `lost/`, so that the next opening makes a new one from
-    log and journal; where it is. Blocks."""
-    folder = cache_folder / "lost"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    kept = folder / f"namespace-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
-    for suffix in ("-shm", "-wal", ""):
-        source = cache_folder / (NAMESPACE_FILE + suffix)
-        if source.exists():
-            os.rename(source, kept.with_name(kept.name + suffix))
-    return kept
 
 
 def counts(findings: Findings) -> Mapping[str, int]:

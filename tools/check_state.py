@@ -10,10 +10,10 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import trio
 
+from backend import at_rest
 from backend.check_objects import ObjectCheck
 from backend.commit_log import CommitLog, commit_key
 from backend.crypto import plain_hash
@@ -25,12 +25,10 @@ from cache import check_log, snapshot
 from cache.block_cache import BlockCache
 from cache.check_log import LogReplay
 from cache.check_namespace import check_namespace
-from cache.opening import DEVICE
+from cache.opening import DEVICE, NAMESPACE_FILE
 from cache.publisher import CommitIdentity
 from cache.snapshot_store import SnapshotRoot, SnapshotStore
 from tools.progress import Progress
-
-NAMESPACE_FILE: Final = "namespace.db"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +87,8 @@ class StateCheck:
 
     def _cached_head(self) -> Head | None:
         path = self.cached()
+        if at_rest.is_damaged(str(self._cache_folder / NAMESPACE_FILE)):
+            self.namespace_problems.append("it has changed since it was closed")
         try:
             return None if path is None else check_log.head_of(path)
         except (DriveError, ValueError) as error:

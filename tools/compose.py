@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from backend import drive_file, key_slots
+from backend import at_rest, drive_file, key_slots
 from backend.block_index import BlockIndex
 from backend.block_store import BlockStore
 from backend.commit_log import CommitLog
@@ -149,8 +149,7 @@ def open_index(path: Path, drive_id: bytes) -> BlockIndex:
         return BlockIndex(str(path), drive_id)
     except (CorruptError, FormatError) as error:
         log.warning("the block index is made anew from the packs: %s", error)
-        for suffix in ("", "-wal", "-shm"):
-            path.with_name(path.name + suffix).unlink(missing_ok=True)
+        at_rest.remove_database(str(path))
         return BlockIndex(str(path), drive_id)
 
 

@@ -32,9 +32,9 @@ from backend.crypto import plain_hash
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError
 from backend.findings import Finding, Findings
 from cache.lost_files import LostRange
-from cache.opening import DriveOptions
+from cache.opening import DriveOptions, set_namespace_aside
 from tools import compose, errors, old_drive, places
-from tools.check_drive import DriveCheck, counts, set_namespace_aside
+from tools.check_drive import DriveCheck, counts
 from tools.compose import UnlockedDrive
 from tools.errors import ExitCodes, Parser, ReportedError
 from tools.progress import Progress

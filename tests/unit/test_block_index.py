@@ -8,6 +8,7 @@ from pathlib import Path
 import apsw
 import pytest
 
+from backend import at_rest
 from backend.block_index import BlockIndex, BlockLocation, Pack
 from backend.errors import CorruptError, FormatError, NoSpaceError, TransientError
 from backend.pack_format import PackEntry
@@ -131,6 +132,7 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
 def test_a_later_version_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "blocks.db")
     BlockIndex(path, DRIVE).close()
+    at_rest.unseal(path)
     database = apsw.Connection(path)
     database.execute("PRAGMA user_version = 3")
     database.close()

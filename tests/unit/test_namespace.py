@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
+from backend import at_rest
 from backend.errors import (
     CorruptError,
     DriveError,
@@ -397,6 +398,7 @@ def test_numbers_of_the_dead_are_not_given_again(path: str) -> None:
     namespace.apply(Delete(inode))
     namespace.flush(1)
     namespace.close()
+    at_rest.unseal(path)
     connection = apsw.Connection(path)
     connection.executemany("DELETE FROM meta WHERE key = ?", [(key,) for key in LOCAL_META])
     connection.close()
@@ -570,6 +572,7 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(FormatError):
         Namespace(foreign)
     Namespace(path).close()
+    at_rest.unseal(path)
     connection = apsw.Connection(path)
     connection.execute("PRAGMA user_version = 3")
     connection.close()

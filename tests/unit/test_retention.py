@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from backend import at_rest
 from backend.errors import CorruptError
 from cache.history import History
 from cache.namespace import Namespace
@@ -342,6 +343,7 @@ def test_a_database_of_version_1_becomes_one_of_this_version(tmp_path: Path, nam
     inode = edited(namespace, 3)
     namespace.flush(1)
     namespace.close()
+    at_rest.unseal(namespace.path)
     connection = apsw.Connection(namespace.path)
     for table in ("pin", "past_pin", "retention", "past_retention", "forgetting"):
         connection.execute(f"DROP TABLE {table}")
