@@ -261,6 +261,13 @@ class BlockIndex:
             "UPDATE packs SET missing = ?1, repair = ?1 != 0 WHERE id = ?2", (missing, pack_id))
 
     @_translated
+    def set_settled(self, pack_id: bytes, nodes: Sequence[str], missing: int) -> None:
+        """As `set_missing`, when the last fragments of a new pack lie on `nodes` or have failed."""
+        self._database.execute(
+            "UPDATE packs SET nodes = ?1, missing = ?2, repair = ?2 != 0 WHERE id = ?3",
+            ("/".join(nodes), missing, pack_id))
+
+    @_translated
     def set_nodes(self, pack_id: bytes, nodes: Sequence[str]) -> None:
         """The pack's fragments were found to lie on these nodes."""
         self._database.execute("UPDATE packs SET nodes = ? WHERE id = ?", ("/".join(nodes), pack_id))

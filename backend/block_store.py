@@ -319,7 +319,7 @@ class BlockStore:
         """When the last fragments of a stored pack are written or have failed, tell the index."""
         await write.settled.wait()
         try:
-            self._index.set_missing(write.pack.id, write.missing())
+            self._index.set_settled(write.pack.id, write.pack.nodes, write.missing())
         except DriveError as error:
             # What was noted with the pack stands: fragments that have come since count as missing.
             log.warning("the index cannot be written now: %s", error)

@@ -172,7 +172,7 @@ class Compactor:
                 failure = error  # raised below: a nursery would wrap it
         if failure is not None:
             raise failure
-        self._index.set_missing(pack_id, write.missing())
+        self._index.set_settled(pack_id, write.pack.nodes, write.missing())
         if write.missing():
             self._wake_repairs()
 

@@ -31,6 +31,7 @@ from backend.pack_format import (
     decode_trailer,
 )
 from backend.pack_store import PackStore
+from backend.placement import fill
 
 TAIL: Final = 16 * 1024
 """So much of a pack's end is read at first: with 1 MiB blocks it holds the whole index."""
@@ -109,17 +110,18 @@ class IndexReconciliation:
 
     def _whereabouts(self, pack_id: bytes, expected: Sequence[str], listing: _Listing,
                      report: ReconcileReport) -> tuple[list[str], int]:
-        """On which node each fragment lies, and the bits of those that are nowhere they could be."""
-        nodes, missing = list(expected), 0
-        for index, name in enumerate(expected):
-            if listing.has(name, pack_id, index) or name in report.away:
-                continue
-            elsewhere = listing.holder(pack_id, index)
-            if elsewhere is not None:
-                nodes[index] = elsewhere
-            elif name in self._nodes:
-                missing |= 1 << index
-        return nodes, missing
+        """On which node each fragment lies, and the bits of those that are nowhere they could be. One that no
+        node lists may lie on a node that is away; else it is missing, and belongs on a node of its own."""
+        listed = [name if listing.has(name, pack_id, index) else listing.holder(pack_id, index)
+                  for index, name in enumerate(expected)]
+        placed = [name for name in listed if name is not None]
+        if len(placed) == len(listed):
+            return placed, 0
+        usable = [*expected, *self._packs.placement(pack_id)]
+        usable = [name for name in usable if name in self._nodes]
+        nodes = fill(listed, expected, sorted(usable, key=lambda name: name not in report.away))
+        lacking = [index for index, name in enumerate(listed) if name is None]
+        return nodes, sum(1 << index for index in lacking if nodes[index] not in report.away)
 
     async def _add_all(self, unknown: Sequence[bytes], listing: _Listing, report: ReconcileReport,
                        progress: Progress) -> None:

@@ -6,7 +6,9 @@ Invariants:
 2. `write` returns only when `write_quorum` fragments are durable, each on a node of its own. The rest may
    still be under way: those tasks belong to the nursery that was given, tell `settled` when all ended,
    and are bounded per node, so that a node that hangs holds bounded memory and is skipped.
-3. Repair writes a fragment only after it rebuilt it from k fragments that were read and verified just
+3. A fragment that its node refuses goes to a node that has none of the pack, while there is one: never two
+   fragments of a pack on one node. `PackWrite.pack.nodes` says where each lies.
+4. Repair writes a fragment only after it rebuilt it from k fragments that were read and verified just
    now, never deletes, and leaves alone packs that are still being written.
 """
 
@@ -14,7 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -35,10 +37,12 @@ from backend.fragment_format import FOOTER_SIZE, FragmentFooter, encode_footer, 
 from backend.fragment_reader import named
 from backend.node import Buffer, Node
 from backend.pack_reader import PackReader, ReportWrong
-from backend.placement import ClusterMap, place
+from backend.placement import ClusterMap, place, stand_ins
 
 BEFORE_FRAGMENT: Final = declare(
     "pack.before-fragment", "a fragment is about to be written; others of its pack may be durable already")
+BEFORE_STAND_IN: Final = declare(
+    "pack.before-stand-in", "a node refused a fragment; the one in its place has not been asked")
 BEFORE_REBUILT: Final = declare(
     "repair.before-fragment", "a rebuilt fragment is about to be written; the index still says it is missing")
 
@@ -48,12 +52,14 @@ REPAIR_PATIENCE: Final = 60.0
 
 @dataclass(slots=True)
 class PackWrite:
-    """A pack on its way to the nodes. `good` and `failed` grow while fragments settle."""
+    """A pack on its way to the nodes. `good` and `failed` grow while fragments settle, and the nodes of
+    `pack` change while stand-ins are found."""
 
     pack: Pack
     fragments: list[list[Buffer]]
     good: set[int] = field(default_factory=set)
     failed: dict[int, DriveError] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
     settled: trio.Event = field(default_factory=trio.Event)
     progress: trio.Event = field(default_factory=trio.Event)
 
@@ -144,18 +150,38 @@ class PackStore:
         return {index: self._with_footer(pack, index, payload) for index, payload in rebuilt.items()}
 
     async def _write_fragment(self, write: PackWrite, index: int) -> None:
-        try:
-            await self._put(write.pack, index, write.fragments[index])
+        while (error := await self._attempt(write, index)) is not None and self._find_stand_in(write, index):
+            failpoint(BEFORE_STAND_IN)
+        if error is None:
             write.good.add(index)
-        except DriveError as error:
+        else:
             write.failed[index] = error
-        except OSError as error:
-            write.failed[index] = TransientError(f"{write.pack.nodes[index]}: {error.strerror}")
         write.fragments[index] = []
         write.progress.set()
         if len(write.good) + len(write.failed) == len(write.fragments):
             self._unsettled[write.pack.id] -= 1
             write.settled.set()
+
+    async def _attempt(self, write: PackWrite, index: int) -> DriveError | None:
+        try:
+            await self._put(write.pack, index, write.fragments[index])
+        except DriveError as error:
+            return error
+        except OSError as error:
+            return TransientError(f"{write.pack.nodes[index]}: {error.strerror}")
+        return None
+
+    def _find_stand_in(self, write: PackWrite, index: int) -> bool:
+        """Give the fragment to another node; False if none is left."""
+        pack = write.pack
+        write.refused.add(pack.nodes[index])
+        others = (*pack.nodes[:index], *pack.nodes[index + 1 :])
+        for name in stand_ins(self._cluster, pack.id, others):
+            if name not in write.refused:
+                nodes = (*pack.nodes[:index], name, *pack.nodes[index + 1 :])
+                write.pack = replace(pack, nodes=nodes)
+                return True
+        return False
 
     async def _put(self, pack: Pack, index: int, parts: Sequence[Buffer]) -> None:
         failpoint(BEFORE_FRAGMENT)

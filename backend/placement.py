@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import blake3
@@ -65,6 +65,38 @@ def place(cluster: ClusterMap, object_id: bytes, count: int) -> list[str]:
             held[node.zone] += 1
             chosen.append(node.name)
     return chosen
+
+
+def stand_ins(cluster: ClusterMap, object_id: bytes, chosen: Sequence[str]) -> list[str]:
+    """The nodes that may take a fragment in the place of one of `chosen` (of which some may be gone from the
+    map), the best first: zones that hold the fewest of them, then the rendezvous order."""
+    zones = {node.name: node.zone for node in cluster.nodes}
+    held = Counter(zones.get(name) for name in chosen)
+    left = [node for node in _usable(cluster) if node.name not in chosen]
+    left.sort(key=lambda node: (held[node.zone], -_score(node, object_id), node.name))
+    return [node.name for node in left]
+
+
+def settle(wanted: Sequence[str], holders: Sequence[Collection[str]]) -> list[str]:
+    """On which of the different nodes `wanted` each fragment is to lie, when fragment i lies on `holders[i]`
+    now: where it is, if that is a wanted node that no fragment before it has; so only what must move does."""
+    kept: list[str | None] = []
+    for held in holders:
+        kept.append(next((name for name in wanted if name in held and name not in kept), None))
+    return fill(kept, wanted, wanted)
+
+
+def fill(kept: Sequence[str | None], own: Sequence[str], usable: Sequence[str]) -> list[str]:
+    """`kept`, with a node for each None: the `own` of that fragment if it is one of the `usable` and has no
+    fragment, else the first usable one that has none; its own after all if there is no such node."""
+    free = [name for name in dict.fromkeys(usable) if name not in kept]
+    filled = list(kept)
+    for index, name in enumerate(own):
+        if filled[index] is None and name in free:
+            free.remove(name)
+            filled[index] = name
+    rest = iter(free)
+    return [name or next(rest, own[index]) for index, name in enumerate(filled)]
 
 
 def _usable(cluster: ClusterMap) -> list[ClusterNode]:

@@ -10,7 +10,9 @@ Invariants:
 4. What is read back after a crash is a prefix of what was appended. Segments that follow a gap are
    put aside in `lost/`, never silently used or removed.
 5. `drop_before` only lets whole segments go; their files are reused for later segments.
-6. A segment's number is higher than that of any file that is or was there: it seeds the checksums, so
+6. A descriptor that an fdatasync may be using is closed only when that has returned: a closed number may
+   belong to another file by then.
+7. A segment's number is higher than that of any file that is or was there: it seeds the checksums, so
    that records of a segment whose header was lost cannot come back under a new header.
 
 `append`, `read` and `drop_before` are called on the event-loop thread only; `read_at` by any
@@ -98,6 +100,8 @@ class Journal:
         self._new_names = False
         self._failure: str | None = None
         self._sync_lock = trio.Lock()
+        self._in_sync: frozenset[int] = frozenset()
+        self._to_close: list[int] = []
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # Reading what an earlier process left
@@ -278,6 +282,7 @@ class Journal:
         reached, numbers = self._sequence, self._unsynced
         new_names, self._unsynced, self._new_names = self._new_names, set(), False
         descriptors = [s.descriptor for s in self._segments if s.number in numbers]
+        self._in_sync = frozenset(descriptors)
         try:
             await trio.to_thread.run_sync(self._sync_descriptors, descriptors, new_names)
         except OSError as error:
@@ -286,6 +291,9 @@ class Journal:
             self._unsynced |= numbers
             self._new_names = self._new_names or new_names
             raise
+        finally:
+            self._in_sync = frozenset()
+            self._close_dropped()
         self._synced = reached
         failpoints.failpoint(SYNCED)
 
@@ -321,7 +329,7 @@ class Journal:
         while len(self._segments) > 1 and self._segments[0].number < number:
             segment = self._segments.pop(0)
             del self._by_number[segment.number]
-            os.close(segment.descriptor)
+            self._let_go(segment.descriptor)
             self._unsynced.discard(segment.number)
             if len(self._spares) < MAX_SPARES and segment.size == self.segment_size:
                 spare = segment.path.removesuffix(_SUFFIX) + _SPARE_SUFFIX
@@ -330,6 +338,16 @@ class Journal:
             else:
                 durable.current().unlink(segment.path)
             failpoints.failpoint(SEGMENT_DROPPED)
+
+    def _let_go(self, descriptor: int) -> None:
+        if descriptor in self._in_sync:
+            self._to_close.append(descriptor)
+        else:
+            os.close(descriptor)
+
+    def _close_dropped(self) -> None:
+        while self._to_close:
+            os.close(self._to_close.pop())
 
     def close(self) -> None:
         """Close the files; the records stay. Idempotent."""

@@ -551,6 +551,103 @@ async def test_one_failing_node_is_within_the_quorum_and_repaired_later(
     await rig.check(sealed)
 
 
+def placed(rig: Rig) -> dict[str, dict[int, str]]:
+    """On which node each fragment of each pack lies, by the files."""
+    found: dict[str, dict[int, str]] = {}
+    for path in rig.fragments():
+        found.setdefault(path.stem, {})[int(path.suffix[1:])] = path.relative_to(rig.path).parts[0]
+    return found
+
+
+def known(rig: Rig) -> dict[str, dict[int, str]]:
+    """The same by the index, of fragments that it does not call missing."""
+    return {
+        pack.id.hex(): {at: name for at, name in enumerate(pack.nodes) if not pack.missing >> at & 1}
+        for pack in rig.index.packs_after(b"", 1000)
+    }
+
+
+@pytest.mark.parametrize("error", [AWAY, NoSpaceError("full"), ReadOnlyError("ro")])
+async def test_a_fragment_that_its_node_refuses_goes_to_a_spare_node(
+    tmp_path: Path, error: DriveError
+) -> None:
+    sealed = blocks(24)
+    failpoints.arm("pack.before-stand-in")
+    async with running(build(tmp_path, count=8)) as rig:
+        for name in ("node2", "node5"):
+            rig.nodes[name].faults = [Fault(("put",), error=error)]
+        await rig.write(sealed, packs=8)
+        assert failpoints.hits["pack.before-stand-in"]
+        found = placed(rig)
+        assert known(rig) == found
+        for nodes in found.values():
+            assert len(nodes) == len(set(nodes.values())) == 6
+        assert not {"node2", "node5"} & {name for nodes in found.values() for name in nodes.values()}
+        assert (await rig.store.status()).packs_to_repair == 0
+    again = build(tmp_path, count=8)
+    await again.store.rebuild_index()
+    assert known(again) == found
+    for name in ("node0", "node1"):
+        shutil.rmtree(tmp_path / name)
+    await again.check(sealed)
+    await again.store.close()
+
+
+async def test_a_fragment_is_left_to_repair_when_no_spare_node_takes_it(tmp_path: Path) -> None:
+    async with running(build(tmp_path, count=7, repair_wait=0.02)) as rig:
+        for name in ("node2", "node5"):
+            rig.nodes[name].faults = [Fault(("put", "check"), error=AWAY)]
+        await rig.store.put_blocks(blocks(4))
+        await rig.store.flush()
+        assert len(rig.fragments()) == 5
+        assert (await rig.store.status()).packs_to_repair == 1
+        for name in ("node2", "node5"):
+            rig.nodes[name].faults = []
+        await rig.settle()
+        assert known(rig) == placed(rig)
+        assert [len(set(nodes.values())) for nodes in placed(rig).values()] == [6]
+
+
+async def test_what_was_on_a_node_that_is_taken_out_belongs_on_a_free_one(tmp_path: Path) -> None:
+    """A dead node is taken out of the map: what it had is rebuilt on nodes that have none of the pack."""
+    sealed, index = blocks(24), str(tmp_path / "index.db")
+    async with running(build(tmp_path, count=8, index=index)) as rig:
+        await rig.write(sealed, packs=8)
+    shutil.rmtree(tmp_path / "node7")
+    for cached in (index, ":memory:"):
+        async with running(build(tmp_path, count=7, index=cached, repair_wait=0.02)) as rig:
+            await rig.store.reconcile()
+            await rig.settle()
+            found = placed(rig)
+            assert known(rig) == found
+            assert all(len(nodes) == len(set(nodes.values())) == 6 for nodes in found.values())
+            await rig.check(sealed)
+
+
+async def test_fragments_that_moved_are_found_while_a_node_is_away(tmp_path: Path) -> None:
+    """Fragments need not lie where placement puts them: those that no node lists may be on the one that
+    is away, and none is rebuilt onto a node that has another fragment of the pack."""
+    sealed = blocks(12)
+    async with running(build(tmp_path)) as rig:
+        await rig.write(sealed, packs=2)
+        for pack, nodes in placed(rig).items():
+            paths = {at: tmp_path / name / "packs" / pack[:2] / f"{pack}.{at}" for at, name in nodes.items()}
+            held = {at: path.read_bytes() for at, path in paths.items()}
+            for at, path in paths.items():
+                path.unlink()
+                place = tmp_path / nodes[(at + 1) % 6] / "packs" / pack[:2] / path.name
+                place.write_bytes(held[at])
+        turned = placed(rig)
+    (tmp_path / "node3").rename(tmp_path / "gone")
+    rig = build(tmp_path)
+    shutil.rmtree(tmp_path / "node3")
+    await rig.store.rebuild_index()
+    assert known(rig) == turned
+    await rig.check(sealed)
+    assert (await rig.store.status()).packs_to_repair == 0
+    await rig.store.close()
+
+
 @pytest.mark.logs_warnings
 @pytest.mark.parametrize(("error", "expected"), [
     (AWAY, UnavailableError), (NoSpaceError("full"), NoSpaceError), (ReadOnlyError("ro"), ReadOnlyError),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -223,6 +224,57 @@ def test_a_write_error_poisons(tmp_path: Path) -> None:
             put(journal, b"refused")
     with pytest.raises(InputOutputError):
         put(journal, b"refused too")
+
+
+class Waiting(Durable):
+    """An fdatasync that begins, waits until it is let go, and then looks at what it was given."""
+
+    def __init__(self) -> None:
+        self.begun, self.let_go = threading.Event(), threading.Event()
+        self.synced: list[tuple[int, int]] = []
+
+    def sync_data(self, descriptor: int) -> None:
+        self.begun.set()
+        assert self.let_go.wait(30)
+        found = os.fstat(descriptor)
+        self.synced.append((found.st_dev, found.st_ino))
+        super().sync_data(descriptor)
+
+
+def open_files() -> set[tuple[int, int]]:
+    """The files that this process has open."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # the listing's own
+            status = os.fstat(int(number))
+            found.add((status.st_dev, status.st_ino))
+    return found
+
+
+async def test_a_segment_dropped_during_an_fdatasync_is_closed_after_it(tmp_path: Path) -> None:
+    """Regression: the descriptor was closed at once, and its number could be another file's by then."""
+    journal, _ = opened(tmp_path)
+    put(journal, b"x" * (SEGMENT + 1))
+    first = os.stat(min(tmp_path.glob("*.journal")))
+    identity = (first.st_dev, first.st_ino)
+    journal.leave_oversized(1)
+    disk = Waiting()
+    before = durable.use(disk)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.sync)
+            await trio.to_thread.run_sync(disk.begun.wait, 30)
+            journal.drop_before(journal.end)
+            other = os.open(tmp_path, os.O_RDONLY)  # gets the number that a close has freed
+            disk.let_go.set()
+    finally:
+        durable.use(before)
+        os.close(other)
+    assert identity in disk.synced
+    assert identity not in open_files()
+    put(journal, b"still accepts")
+    await journal.sync()
+    journal.close()
 
 
 async def test_waiters_share_an_fdatasync(tmp_path: Path) -> None:

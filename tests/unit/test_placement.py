@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import UsageError
-from backend.placement import ClusterMap, ClusterNode, place, require_nodes
+from backend.placement import ClusterMap, ClusterNode, fill, place, require_nodes, settle, stand_ins
 
 
 def cluster(zones: str, weights: dict[int, float] | None = None) -> ClusterMap:
@@ -86,3 +86,41 @@ def test_too_few_nodes_are_refused() -> None:
 def test_a_map_that_cannot_be_is_refused(nodes: tuple[ClusterNode, ...]) -> None:
     with pytest.raises(UsageError):
         ClusterMap(1, nodes)
+
+
+@given(st.permutations("abcdef"), st.lists(st.sets(st.sampled_from("abcdefgh")), min_size=6, max_size=6))
+def test_fragments_settle_on_different_wanted_nodes_and_few_move(
+    wanted: list[str], holders: list[set[str]]
+) -> None:
+    settled = settle(wanted, holders)
+    assert sorted(settled) == sorted(wanted)
+    idle = [name for index, name in enumerate(settled) if name not in holders[index]]
+    assert not any(name in held for name in idle for index, held in enumerate(holders)
+                   if settled[index] not in held), "a fragment moved although its node was free"
+    assert settle(wanted, [{name} for name in settled]) == settled
+
+
+def test_only_fragments_of_nodes_that_are_not_wanted_move() -> None:
+    before = cluster("abcdefg")
+    for object_id in objects(200):
+        lie = place(before, object_id, 6)
+        wanted = place(cluster("abcdefg", {3: 0.0}), object_id, 6)
+        settled = settle(wanted, [{name} for name in lie])
+        moved = [index for index in range(6) if settled[index] != lie[index]]
+        assert moved == [index for index in range(6) if lie[index] == "node3"]
+
+
+def test_each_gap_is_filled_by_a_node_of_its_own() -> None:
+    assert fill([None, "b", None], "abc", "abc") == ["a", "b", "c"]
+    assert fill(["c", None, None], "abc", "abcd") == ["c", "b", "a"]
+    assert fill(["c", None, None], "axc", "dab") == ["c", "d", "a"]
+    assert fill(["c", None, None], "abc", "c") == ["c", "b", "c"]
+
+
+def test_the_first_to_stand_in_is_of_the_emptiest_zone() -> None:
+    nodes = cluster("aabbcd", {5: 0.0})
+    for object_id in objects(20):
+        assert stand_ins(nodes, object_id, ["node0", "node2", "gone"])[0] == "node4"
+        assert "node5" not in stand_ins(nodes, object_id, [])
+        assert stand_ins(nodes, object_id, []) == place(nodes, object_id, 1) + stand_ins(
+            nodes, object_id, [])[1:]
