@@ -3,9 +3,8 @@
 Invariants:
 1. No data is read or written: the new inodes' extents name blocks that rows as of a recorded commit name.
    When the operations are accepted that commit is still retained, so the blocks are stored.
-2. All operations are accepted without a pause, in one commit. The tree grows under a name of its own
-   (`.drivefs-...`) and is renamed at the end: whoever looks sees nothing, or all. (If the journal ends in the
-   middle, because the process is killed just then, that folder is left behind.)
+2. All operations are one batch: one record of the journal, in one commit. Whoever looks sees nothing of it,
+   or all, also after the process was killed or the disk was full in the middle.
 3. Names, attributes, extended attributes and hard links inside the tree are as they were; inode numbers,
    change and creation times are new.
 """
@@ -32,17 +31,18 @@ from cache.operations import (
     Create,
     Link,
     Operation,
-    Rename,
     SetAttributes,
     SetExtents,
     SetXattr,
+    Unlink,
     encode,
 )
 from cache.rows import Extent, InodeRow
 
 MOST_BLOCKS: Final = 1 << 18
 MOST_BYTES: Final = 16 << 20
-"""Of encoded operations: a commit holds more, but something else may be in it."""
+"""Of encoded operations: a record of the journal and a commit hold more, but the record has the lengths of
+the operations too, and the commit other things."""
 _EXTENTS: Final = 10_000
 _PAGE: Final = 256
 
@@ -70,8 +70,7 @@ class Graft:
         nothing has changed."""
         source = self._past.row(self._source, self._commit)
         self._replaced(source, replace)
-        temporary = b".drivefs-%d" % self._drive.allocate_number()
-        await self._plan(source, temporary)
+        await self._plan(source)
         replaced = 0
 
         def make() -> list[Operation]:
@@ -79,9 +78,8 @@ class Graft:
             replaced = self._replaced(source, replace)
             if not self._past.time_of(self._commit):
                 raise NoEntryError("the state to copy from was forgotten meanwhile")
-            inode, parent = self._made[self._source], self._parent
-            rename = Rename(parent, temporary, parent, self._name, inode, replaced, False, self._now)
-            return [*self._operations, *reversed(self._directories), rename]
+            gives_way = [Unlink(self._parent, self._name, replaced, self._now)] if replaced else []
+            return [*gives_way, *self._operations, *reversed(self._directories)]
 
         await self._drive.accept_together(make)
         await self._drive.replaced_from_inside(self._parent, self._name, replaced)
@@ -107,8 +105,8 @@ class Graft:
 
     # Planning
 
-    async def _plan(self, source: InodeRow, name: bytes) -> None:
-        self._add_inode(source, self._parent, name)
+    async def _plan(self, source: InodeRow) -> None:
+        self._add_inode(source, self._parent, self._name)
         waiting = [source.inode] if source.is_directory else []
         while waiting:
             directory = waiting.pop()

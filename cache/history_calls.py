@@ -23,6 +23,7 @@ from cache.errors import (
     ExistsError,
     InvalidArgumentError,
     NoEntryError,
+    NoSpaceLeftError,
     NotDirectoryError,
     NotEmptyError,
 )
@@ -35,7 +36,14 @@ MOST_CHANGES: Final = 100_000
 DEFAULT_LIMIT: Final = 100
 NOW: Final = ""
 
-_REFUSALS: Final = (DirectoryError, ExistsError, InvalidArgumentError, NotDirectoryError, NotEmptyError)
+_REFUSALS: Final = (
+    DirectoryError,
+    ExistsError,
+    InvalidArgumentError,
+    NoSpaceLeftError,
+    NotDirectoryError,
+    NotEmptyError,
+)
 
 Call = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 

@@ -9,6 +9,7 @@ former life never passes for a record.
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -47,6 +48,8 @@ class RecordType(IntEnum):
     """commit number, an encoded `SetExtents` of that commit"""
     PUBLISHED = 6
     """commit number, time, the commit's hash"""
+    BATCH = 7
+    """encoded operations that are all accepted, or none: a record is whole or is not there"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +114,23 @@ def decode_record(
         return RecordType(kind), payload
     except ValueError:
         raise FormatError(f"journal record type {kind} is unknown to this drivefs") from None
+
+
+def encode_batch(operations: Sequence[bytes]) -> bytes:
+    """Payload of a BATCH record. The journal refuses one over `MAX_PAYLOAD`."""
+    return bytes(msgpack.packb(list(operations)))
+
+
+def decode_batch(payload: Buffer) -> list[bytes]:
+    """The encoded operations. `FormatError` for anything but what `encode_batch` makes; msgpack allocates
+    nothing on the word of a length that the bytes do not bear out."""
+    try:
+        operations = msgpack.unpackb(payload, max_array_len=len(payload), max_bin_len=len(payload))
+    except (ValueError, msgpack.UnpackException) as error:
+        raise FormatError(f"not a batch of operations: {error}") from None
+    if type(operations) is not list or not all(type(operation) is bytes for operation in operations):
+        raise FormatError("not a batch of operations: something else is in it")
+    return operations
 
 
 def encode_cut(commit: int, time_ns: int, inodes: list[int]) -> bytes:

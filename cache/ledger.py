@@ -7,7 +7,9 @@ Invariants:
    are frozen, and N+1 is open. One commit at most is pending (cut and not published).
 3. Extents of a pending commit are journaled when its blocks are stored, and the journal is synced
    before the commit is appended upstream: a commit that upstream has can always be recognised.
-4. Journal segments go only when all they say is published and in the durable namespace.
+4. A batch of operations is one record of the journal, so replay meets all of it or nothing; it is
+   applied without a pause, so neither a cut nor a flush comes between.
+5. Journal segments go only when all they say is published and in the durable namespace.
 
 Used on the event-loop thread only.
 """
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,9 +34,11 @@ from cache.journal_format import (
     CONTENT_HEADER,
     RECORD_HEADER_SIZE,
     RecordType,
+    decode_batch,
     decode_cut,
     decode_extents,
     decode_published,
+    encode_batch,
     encode_cut,
     encode_extents,
     encode_published,
@@ -43,6 +48,9 @@ from cache.operations import Operation, SetAttributes, SetExtents, decode, encod
 
 log = logging.getLogger(__name__)
 
+BATCH_APPLYING = failpoints.declare(
+    "ledger.batch-applying", "a batch is journaled; some of its operations are applied, others are not"
+)
 CUT_MADE = failpoints.declare("ledger.cut", "the cut is journaled; nothing of its content is sealed")
 EXTENTS_KEPT = failpoints.declare("ledger.extents", "blocks are stored, one file's extents are journaled")
 PUBLISHED = failpoints.declare("ledger.published", "upstream has the commit; the journal does not say so yet")
@@ -143,9 +151,10 @@ class Ledger:
             inode, size, time_ns = CONTENT_HEADER.unpack_from(payload)
             self.dirty.truncate(inode, size, position, time_ns)
         elif kind is RecordType.OPERATION:
-            operation = decode(payload)
-            self.dirty.observe(operation)
-            self._events.append(_Event(position, kind, commit, operation))
+            self._scan_operation(position, payload, commit)
+        elif kind is RecordType.BATCH:
+            for encoded in decode_batch(payload):
+                self._scan_operation(position, encoded, commit)
         elif kind is RecordType.CUT:
             number, time_ns, inodes = decode_cut(payload)
             for inode in inodes:
@@ -166,6 +175,11 @@ class Ledger:
             self._thaw_all()
             self._events.append(_Event(position, kind, number, (time_ns, commit_hash)))
         return commit
+
+    def _scan_operation(self, position: int, encoded: bytes | memoryview, commit: int) -> None:
+        operation = decode(encoded)
+        self.dirty.observe(operation)
+        self._events.append(_Event(position, RecordType.OPERATION, commit, operation))
 
     def replay(self) -> None:
         """Bring the namespace up to the journal's end, and find the pending commit. After `scan`."""
@@ -227,14 +241,29 @@ class Ledger:
         encoded = encode(operation)
         self.journal.append(RecordType.OPERATION, (encoded,), self.namespace.commit)
         self._apply(operation)
+        self._accepted(operation, encoded)
+
+    def accept_all(self, operations: Sequence[Operation]) -> None:
+        """Journal and apply operations, each of which must be valid on the state that those before it leave:
+        all of them, also after a crash, or none. `FileTooBigError`: more than a record holds;
+        `NoSpaceLeftError`, ...: nothing was accepted."""
+        encoded = [encode(operation) for operation in operations]
+        self.journal.append(RecordType.BATCH, (encode_batch(encoded),), self.namespace.commit)
+        for operation, its_encoding in zip(operations, encoded, strict=True):
+            self._apply(operation, passing=BATCH_APPLYING)
+            self._accepted(operation, its_encoding)
+
+    def _accepted(self, operation: Operation, encoded: bytes) -> None:
         self.dirty.observe(operation)
         self._remember(encoded)
         self.accepted += 1
 
-    def _apply(self, operation: Operation, commit: int | None = None) -> None:
+    def _apply(self, operation: Operation, commit: int | None = None, passing: str | None = None) -> None:
         """Journal and namespace differ if this fails: then nothing more is accepted or written down,
-        and the next open replays the journal."""
+        and the next open replays the journal. `passing`: a failpoint on the way."""
         try:
+            if passing is not None:
+                failpoints.failpoint(passing)
             self.namespace.apply(operation, commit)
         except BaseException:
             self._diverged = True

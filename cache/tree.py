@@ -214,11 +214,11 @@ class Tree:
             raise InputOutputError("the drive is being closed")
 
     async def accept_together(self, make: Callable[[], list[Operation]]) -> None:
-        """All that `make` gives, in one commit. `make` is called when there is room, and decides on the state
-        that it then finds: what it raises is raised, and nothing has changed."""
+        """All that `make` gives, in one commit, or nothing of it, also after a crash. `make` is called when
+        there is room, and decides on the state that it then finds: what it raises is raised, and nothing
+        has changed. `NoSpaceLeftError`: the same."""
         await self._room()
-        for operation in make():
-            self.ledger.accept(operation)
+        self.ledger.accept_all(make())
         self.publisher.wake()
 
     def allocate_number(self) -> int:

@@ -25,6 +25,7 @@ from backend.errors import DriveError
 from backend.upstream import Commit, Head
 from cache.drive import Drive
 from cache.errors import FileSystemError
+from cache.graft import Graft
 from cache.operations import ROOT_INODE
 from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
@@ -35,6 +36,8 @@ NAMES = sorted(
     for name in failpoints.FAILPOINTS
     if name.split(".")[0] in ("journal", "sealer", "ledger", "snapshot")
 )
+COPIED = b"d001"
+"""A folder that `change` makes and that stays."""
 ROOT = Path(__file__).parent.parent.parent
 Refused = (OSError, FileSystemError, DriveError)
 
@@ -86,6 +89,9 @@ async def work(drive: Drive, acknowledged: Callable[[int], None], *, patient: bo
             if number % 10 == 9:
                 await drive.publisher.publish(everything=number % 20 == 9)
         with suppress(*refusals):
+            if number % 8 == 7 and drive.past.head:
+                await copy_of_the_past(drive, b"copy%03d" % number)
+        with suppress(*refusals):
             if number % 7 == 6:
                 drive.ledger.flush()
             if number % 30 == 29:
@@ -103,11 +109,30 @@ async def change(drive: Drive, number: int) -> None:
         await drive.remove_directory(ROOT_INODE, b"d%03d" % number)
 
 
+async def copy_of_the_past(drive: Drive, name: bytes) -> None:
+    """An instant copy of a folder that was published: a batch of operations."""
+    commit = drive.past.head
+    source = drive.past.lookup(ROOT_INODE, COPIED, commit)
+    await Graft(drive, commit, source.inode, ROOT_INODE, name).perform(replace=False)
+
+
+async def copies_are_whole(drive: Drive) -> None:
+    """No copy is there in part, nor anything that helped to make one."""
+    for entry in drive.entries(ROOT_INODE, 0, 1000):
+        assert not entry.name.startswith(b".")
+        if entry.name.startswith(b"copy"):
+            copy, folder = entry.attributes, drive.lookup(ROOT_INODE, COPIED)
+            assert drive.get_xattr(copy.inode, b"user.number") == b"1"
+            assert (copy.mode, copy.mtime_ns) == (folder.mode, folder.mtime_ns)
+            assert await content_of(drive, b"kept", copy.inode) == b"t" * 300
+
+
 async def check(folder: Path, upstream: MemoryUpstream, acknowledged: list[int]) -> None:
     """See the module."""
     async with opened(folder, upstream, OPTIONS) as drive:
         for number in acknowledged:
             assert await content_of(drive, b"%03d" % number) == payload(number)
+        await copies_are_whole(drive)
         await make_file(drive, b"and it goes on", b"yes")
         await drive.sync()
         assert not drive.ledger.unpublished
@@ -136,8 +161,10 @@ async def test_a_step_that_fails(tmp_path: Path, name: str, action: str, skip: i
     await check(folder, upstream, acknowledged)
 
 
-@pytest.mark.parametrize("skip", [0, 6])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "skip"),
+    [*((name, skip) for name in NAMES for skip in (0, 6)), ("ledger.batch-applying", 3)],
+)
 async def test_a_process_that_is_killed(tmp_path: Path, name: str, skip: int) -> None:
     seen = tmp_path / "seen"
     number = skip if name != "snapshot.stored" else skip // 6

@@ -18,11 +18,12 @@ from pathlib import Path
 import pytest
 
 from tests.mount.conftest import NewDrive
-from tests.mount.mounted import MountedDrive, differences, perform, run, succeed
+from tests.mount.mounted import MountedDrive, differences, perform, run, succeed, wait_for_end
 
 pytestmark = pytest.mark.mount
 
 EDITS = 15
+FILES = 200
 TIME_NAME = re.compile(r"\d{4}-\d{2}-\d{2}T\d{6}Z(~\d+)?")
 PAST_BIT = 1 << 63
 
@@ -504,6 +505,28 @@ def test_a_clone_costs_no_room(drive: MountedDrive) -> None:
     drive.wipe_cache()
     drive.mount()
     assert run("cmp", drive.mountpoint / "big", drive.mountpoint / "big4") == ""
+
+
+def test_a_mount_that_is_killed_in_a_clone_has_all_of_it(drive: MountedDrive) -> None:
+    seen = drive.folder / "seen"
+    drive.environment = {
+        "DRIVEFS_FAILPOINTS": f"ledger.batch-applying=kill*{FILES // 2}",
+        "DRIVEFS_FAILPOINTS_SEEN": str(seen),
+    }
+    drive.mount()
+    (drive.mountpoint / "d").mkdir()
+    for number in range(FILES):
+        (drive.mountpoint / f"d/{number}").touch()
+    assert drive.process_id is not None
+    failed = drive.tool("drivefs", "clone", drive.mountpoint / "d", drive.mountpoint / "copy")
+    assert failed.returncode == 1
+    assert failed.stderr.count("\n") == 1, failed.stderr
+    wait_for_end(drive.process_id)
+    assert seen.read_text() == "ledger.batch-applying\n"
+    drive.environment = {}
+    drive.remount()
+    assert sorted(os.listdir(drive.mountpoint)) == ["copy", "d"]
+    assert differences(drive.mountpoint / "d", drive.mountpoint / "copy") == ""
 
 
 @pytest.fixture

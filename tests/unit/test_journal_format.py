@@ -16,11 +16,13 @@ from cache.journal_format import (
     SEGMENT_HEADER_SIZE,
     RecordType,
     SegmentHeader,
+    decode_batch,
     decode_cut,
     decode_extents,
     decode_published,
     decode_record,
     decode_segment_header,
+    encode_batch,
     encode_cut,
     encode_extents,
     encode_published,
@@ -95,8 +97,8 @@ def test_lengths_are_checked_against_the_limit_and_the_bytes_that_are_there() ->
 
 
 def test_an_unknown_record_type_is_refused_not_taken_for_the_end() -> None:
-    with pytest.raises(FormatError, match="type 7"):
-        decode_record(1, memoryview(record(1, 7, 1, b"from the future")), 0, 1)
+    with pytest.raises(FormatError, match="type 99"):
+        decode_record(1, memoryview(record(1, 99, 1, b"from the future")), 0, 1)
 
 
 @given(numbers, st.integers(-(1 << 63), (1 << 63) - 1), st.lists(numbers), st.binary())
@@ -104,3 +106,27 @@ def test_payloads_round_trip(commit: int, time_ns: int, inodes: list[int], data:
     assert decode_cut(encode_cut(commit, time_ns, inodes)) == (commit, time_ns, inodes)
     assert decode_extents(encode_extents(commit, data)) == (commit, data)
     assert decode_published(encode_published(commit, time_ns, data)) == (commit, time_ns, data)
+
+
+def test_a_batch_by_hand() -> None:
+    by_hand = b"\x92" + b"\xc4\x03one" + b"\xc4\x00"
+    assert encode_batch([b"one", b""]) == by_hand
+    assert decode_batch(memoryview(by_hand)) == [b"one", b""]
+
+
+@given(st.lists(st.binary(max_size=20)))
+def test_batches_round_trip_and_cut_ones_are_refused(operations: list[bytes]) -> None:
+    encoded = encode_batch(operations)
+    assert decode_batch(encoded) == operations
+    for size in range(len(encoded)):
+        with pytest.raises(FormatError):
+            decode_batch(encoded[:size])
+    with pytest.raises(FormatError):
+        decode_batch(encoded + b"\0")
+
+
+@pytest.mark.parametrize("packed", [b"\x05", b"\x80", b"\x91\x05", b"\x91\xa1x", b"\xdd\xff\xff\xff\xff"])
+def test_what_is_no_batch_is_refused(packed: bytes) -> None:
+    """A number, a table, a number or text in it, an array of four thousand million items."""
+    with pytest.raises(FormatError):
+        decode_batch(packed)
