@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.crash.test_kill_mount import kill_at_random
-from tests.mount import test_resources
+from tests.mount import test_random_operations, test_resources
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.mounted import MountedDrive, differences, run
+from tests.mount.random_operations import SHAPES
 from tests.mount.test_sizes import MIB, Growth, prose, write_random
 from tests.mount.trees import LIBRARY, oddities
 from tests.property import test_mount_model
@@ -23,6 +24,7 @@ pytestmark = [pytest.mark.soak, pytest.mark.mount, pytest.mark.timeout(7200)]
 
 KILLS = int(os.environ.get("KILLS", "200"))
 MEMORY_MIB = 8 * 1024
+OPERATIONS = int(os.environ.get("OPERATIONS", "1000000"))
 
 
 def test_many_kills(drive: MountedDrive) -> None:
@@ -81,6 +83,16 @@ def test_many_random_calls(unmade_drive: MountedDrive, monkeypatch: pytest.Monke
     monkeypatch.setattr(test_mount_model, "STEPS", 150)
     monkeypatch.setattr(test_mount_model, "REMOUNT_EVERY", 2)
     test_mount_model.test_a_mount_behaves_as_a_local_folder(unmade_drive)
+
+
+def test_many_random_operations(drive: MountedDrive) -> None:
+    """On one file, on many and on a large one, four seeds of each; about ten minutes."""
+    seeds = range(test_random_operations.SEED, test_random_operations.SEED + 4)
+    runs = [*itertools.product(seeds, SHAPES)]
+    drive.mount(test_random_operations.INTERVAL)
+    for seed, shape in runs:
+        test_random_operations.operate(drive, shape, seed, OPERATIONS // len(runs), 10_000)
+        print(f"SEED={seed} {shape}: {OPERATIONS // len(runs)} operations")
 
 
 def test_a_folder_of_100_000_entries(drive: MountedDrive) -> None:
