@@ -11,7 +11,7 @@ DEMO := demo
 DRIVE := $(DEMO)/drive
 MOUNT := $(DEMO)/mnt
 KEY := $(DEMO)/key
-.PHONY: install install-system packages run stop test lint soak bench clean
+.PHONY: install install-system packages run stop test lint soak conformance bench clean
 
 install: packages $(STAMP)
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory install-system; fi
@@ -77,6 +77,11 @@ lint: install
 
 soak: install
 	$(BIN)/python -m pytest -m soak --timeout 7200
+
+# PJDFSTEST: a checkout of github.com/pjd/pjdfstest. TESTS: some of its tests only, as "chmod rename/00.t".
+conformance: install
+	@test -n "$(PJDFSTEST)" || { echo "say where a checkout of pjd/pjdfstest is: make conformance PJDFSTEST=DIR"; exit 2; }
+	$(BIN)/python -m tests.conformance "$(PJDFSTEST)" $(TESTS)
 
 bench: install
 	$(BIN)/python -m bench

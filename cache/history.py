@@ -16,7 +16,16 @@ from stat import S_ISDIR
 from typing import Any, Final, NamedTuple
 
 from cache.namespace import Namespace
-from cache.rows import DENTRY_COLUMNS, INODE_COLUMNS, MAX_EXTENT, DentryRow, Extent, InodeRow
+from cache.rows import (
+    DENTRY_COLUMNS,
+    INODE_COLUMNS,
+    MAX_EXTENT,
+    DentryRow,
+    Extent,
+    InodeRow,
+    inode_row,
+    loaded_time,
+)
 
 _LIVE_INODE: Final = ", ".join(INODE_COLUMNS)
 _PAST_INODE: Final = ", ".join("mtime_ns" if name == "atime_ns" else name for name in INODE_COLUMNS)
@@ -98,7 +107,7 @@ class History:
     def inode_at(self, inode: int, commit: int) -> InodeRow | None:
         """The inode's row as of `commit`; None if there was none."""
         row = next(self._query(INODE_AT, {"inode": inode, "at": commit}), None)
-        return None if row is None else InodeRow(*row[:-1])
+        return None if row is None else inode_row(row[:-1])
 
     def entry_at(self, parent: int, name: bytes, commit: int) -> DentryRow | None:
         """What the name in the directory was as of `commit`."""
@@ -150,7 +159,7 @@ class History:
         rows = self._query(VERSIONS, {"inode": inode, "start": start, "end": end})
         for content, size, mtime_ns, mode, born in rows:
             if not S_ISDIR(mode):
-                yield ContentVersion(max(born, start), inode, size, mtime_ns, content)
+                yield ContentVersion(max(born, start), inode, size, loaded_time(mtime_ns), content)
 
 
 def _what(version: ContentVersion) -> tuple[int, int, int]:

@@ -62,7 +62,16 @@ from cache.operations import (
 )
 from cache.point_store import PointStore
 from cache.row_store import RowStore, insert
-from cache.rows import DENTRY_COLUMNS, FIRST_COOKIE, INODE_COLUMNS, DentryRow, Extent, InodeRow, Statistics
+from cache.rows import (
+    DENTRY_COLUMNS,
+    FIRST_COOKIE,
+    INODE_COLUMNS,
+    DentryRow,
+    Extent,
+    InodeRow,
+    Statistics,
+    stored_time,
+)
 from cache.undo import take_back
 from cache.xattr_store import XattrStore
 
@@ -156,7 +165,7 @@ class Namespace:
 
     def _create(self) -> None:
         uid, gid, time_ns = self._root_owner
-        times = (time_ns,) * 4
+        times = (stored_time(time_ns),) * 4
         links, cookie, parent = 2, FIRST_COOKIE, ROOT_INODE
         root = (ROOT_INODE, S_IFDIR | 0o755, links, uid, gid, 0, 0, 0, *times, b"", parent, 0, cookie, 0)
         totals = [("inodes", "1"), ("entries", "0"), ("bytes", "0"), ("allocated", "0")]

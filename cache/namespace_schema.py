@@ -15,11 +15,12 @@ from urllib.parse import quote
 import apsw
 
 from backend.errors import CorruptError, DriveError, FormatError, NoSpaceError, NotFoundError, TransientError
+from cache.operations import OLDEST_TIME
 
 Connection = apsw.Connection
 
 APPLICATION_ID: Final = int.from_bytes(b"dfNS", "big")
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 LOCAL_META: Final = ("journal_position", "device", "next_inode", "open_commit")
 """Keys of `meta` that speak of this machine, not of the drive: no snapshot holds them."""
 
@@ -38,7 +39,7 @@ CREATE TABLE inode (
     size        INTEGER NOT NULL,     -- bytes; a link: of its target; a directory: its entries, so 0 is empty
     allocated   INTEGER NOT NULL,     -- bytes that its extents cover
     atime_ns    INTEGER NOT NULL,     -- changed in place, no part of a version: past_inode has none
-    mtime_ns    INTEGER NOT NULL,
+    mtime_ns    INTEGER NOT NULL,     -- an inode's times: nanoseconds since 1970, modulo 2^64 (1901 to 2446)
     ctime_ns    INTEGER NOT NULL,
     btime_ns    INTEGER NOT NULL,     -- time of the Create
     target      BLOB NOT NULL,        -- of a symbolic link, else empty
@@ -165,6 +166,16 @@ CREATE TABLE forgetting (
 ) STRICT, WITHOUT ROWID;
 """
 
+SCHEMA_3: Final = f"""
+-- What version 3 changed: times of inodes are modulo 2^64, which leaves none before 1901.
+UPDATE inode SET atime_ns = max(atime_ns, {OLDEST_TIME}), mtime_ns = max(mtime_ns, {OLDEST_TIME}),
+    ctime_ns = max(ctime_ns, {OLDEST_TIME}), btime_ns = max(btime_ns, {OLDEST_TIME});
+UPDATE past_inode SET mtime_ns = max(mtime_ns, {OLDEST_TIME}),
+    ctime_ns = max(ctime_ns, {OLDEST_TIME}), btime_ns = max(btime_ns, {OLDEST_TIME});
+"""
+_UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3}
+"""What brings a database of a version to the next one."""
+
 
 @contextmanager
 def sqlite_errors(path: str) -> Iterator[None]:
@@ -229,11 +240,14 @@ def create_schema(connection: Connection) -> None:
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring a database of version 1 to this one, which only has more tables; others are left alone."""
-    if (connection.pragma("application_id"), connection.pragma("user_version")) == (APPLICATION_ID, 1):
-        with connection:
-            connection.execute(SCHEMA_2)
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    """Bring a database of an older version to this one; others are left alone."""
+    version = connection.pragma("user_version")
+    if connection.pragma("application_id") != APPLICATION_ID or version not in _UPGRADES:
+        return
+    with connection:
+        for each in range(version, SCHEMA_VERSION):
+            connection.execute(_UPGRADES[each])
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def check_format(connection: Connection, path: str) -> None:

@@ -3,7 +3,7 @@
 They name inodes and raw names, never positions, and say what they meant to replace
 (`SetExtents.replaces`, `Unlink.inode`, `Rename.replaced`), so that they can be applied again on
 a base that others have changed. Encoding: docs/format/operation.md (a msgpack array whose first
-item is the kind). Times are nanoseconds since 1970, may be negative, and fit a signed 64-bit.
+item is the kind). Times are nanoseconds since 1970, from `OLDEST_TIME` to `NEWEST_TIME`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ DEVICE_SHIFT: Final = 40
 MAX_NAME: Final = 255
 MAX_SYMLINK: Final = 4095
 MAX_SIZE: Final = (1 << 63) - 1
+OLDEST_TIME: Final = -(1 << 31) * 10**9
+NEWEST_TIME: Final = ((1 << 34) - (1 << 31) - 1) * 10**9
+"""1901-12-13T20:45:52Z to 2446-05-10T22:38:55Z, what ext4 keeps too."""
 
 
 @dataclass(frozen=True, slots=True)

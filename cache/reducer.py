@@ -19,6 +19,8 @@ from cache.operations import (
     DEVICE_SHIFT,
     MAX_NAME,
     MAX_SIZE,
+    NEWEST_TIME,
+    OLDEST_TIME,
     ROOT_INODE,
     Create,
     Delete,
@@ -290,7 +292,7 @@ def release(_state: State, operation: Release) -> None:
 
 
 def _check_time(time_ns: int) -> None:
-    if not -MAX_SIZE <= time_ns <= MAX_SIZE:
+    if not OLDEST_TIME <= time_ns <= NEWEST_TIME:
         raise CorruptError(f"an operation has a time out of range: {time_ns}")
 
 

@@ -27,6 +27,7 @@ from cache.rows import (
     DentryRow,
     InodeRow,
     dentry_values,
+    inode_row,
     inode_values,
     past_inode_values,
 )
@@ -125,7 +126,7 @@ class RowStore:
 
     def _load_inode(self, inode: int) -> InodeRow | None:
         row = self.connection.execute(_GET_INODE, (inode,)).fetchone()
-        return None if row is None else InodeRow(*row)
+        return None if row is None else inode_row(row)
 
     def _load_entry(self, key: tuple[int, bytes]) -> DentryRow | None:
         row = self.connection.execute(_GET_DENTRY, key).fetchone()

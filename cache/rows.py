@@ -2,16 +2,19 @@
 
 The live rows that `Namespace` hands out are the very objects that its reducer changes: callers
 only read them, and keep none across an await (a later operation changes it, or a cache drops it).
-All numbers are signed 64-bit integers; all times are nanoseconds since 1970.
+All numbers are signed 64-bit integers, but for the times: nanoseconds since 1970, `OLDEST_TIME` to
+`NEWEST_TIME`, which SQL keeps modulo 2^64 (`stored_time`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import Any, Final, NamedTuple
+
+from cache.operations import OLDEST_TIME
 
 FIRST_COOKIE: Final = 16
 """Readdir cookies below are free for '.', '..' and whatever a door adds."""
@@ -20,6 +23,9 @@ MAX_EXTENT: Final = 4 << 20
 """No extent reaches over the end of the longest block; range queries rely on it."""
 
 PERMISSION_BITS: Final = 0o7777
+
+_MODULUS: Final = 1 << 64
+_LARGEST_STORED: Final = (1 << 63) - 1
 
 
 @dataclass(slots=True)
@@ -93,6 +99,36 @@ DENTRY_COLUMNS: Final = tuple(field.name for field in fields(DentryRow))
 PAST_INODE_COLUMNS: Final = tuple(name for name in INODE_COLUMNS if name != "atime_ns")
 """The past keeps no atime: it is no part of a version (`docs/format/namespace.md`)."""
 
-inode_values: Callable[[InodeRow], tuple[Any, ...]] = attrgetter(*INODE_COLUMNS)
-past_inode_values: Callable[[InodeRow], tuple[Any, ...]] = attrgetter(*PAST_INODE_COLUMNS)
 dentry_values: Callable[[DentryRow], tuple[Any, ...]] = attrgetter(*DENTRY_COLUMNS)
+_TIMES: Final = slice(INODE_COLUMNS.index("atime_ns"), INODE_COLUMNS.index("btime_ns") + 1)
+_NUMBERS: Final = attrgetter(*INODE_COLUMNS[: _TIMES.start])
+_REST: Final = attrgetter(*INODE_COLUMNS[_TIMES.stop :])
+
+
+def stored_time(time_ns: int) -> int:
+    """As SQL keeps it: a signed 64-bit integer, equal modulo 2^64. Times after 2262 are negative there."""
+    return time_ns if time_ns <= _LARGEST_STORED else time_ns - _MODULUS
+
+
+def loaded_time(stored: int) -> int:
+    """What `stored_time` was given: of the values that are equal modulo 2^64, the one not before 1901."""
+    return stored if stored >= OLDEST_TIME else stored + _MODULUS
+
+
+def inode_values(row: InodeRow) -> tuple[Any, ...]:
+    """The row as SQL keeps it, in the order of `INODE_COLUMNS`."""
+    return (*_NUMBERS(row), stored_time(row.atime_ns), *_version_times(row), *_REST(row))
+
+
+def past_inode_values(row: InodeRow) -> tuple[Any, ...]:
+    """The row as SQL keeps it, in the order of `PAST_INODE_COLUMNS`."""
+    return (*_NUMBERS(row), *_version_times(row), *_REST(row))
+
+
+def _version_times(row: InodeRow) -> tuple[int, int, int]:
+    return stored_time(row.mtime_ns), stored_time(row.ctime_ns), stored_time(row.btime_ns)
+
+
+def inode_row(values: Sequence[Any]) -> InodeRow:
+    """The row that SQL keeps as `values`, in the order of `INODE_COLUMNS`."""
+    return InodeRow(*values[: _TIMES.start], *map(loaded_time, values[_TIMES]), *values[_TIMES.stop :])

@@ -47,6 +47,8 @@ from cache.operations import (
     MAX_NAME,
     MAX_SIZE,
     MAX_SYMLINK,
+    NEWEST_TIME,
+    OLDEST_TIME,
     Create,
     Delete,
     Link,
@@ -508,5 +510,5 @@ def _check_name(name: bytes) -> None:
 
 
 def _in_range(time_ns: int | None) -> int | None:
-    """The nearest time that can be kept: signed 64-bit nanoseconds reach from 1677 to 2262."""
-    return None if time_ns is None else max(-MAX_SIZE - 1, min(time_ns, MAX_SIZE))
+    """The nearest time that can be kept."""
+    return None if time_ns is None else max(OLDEST_TIME, min(time_ns, NEWEST_TIME))

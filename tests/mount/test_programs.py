@@ -63,6 +63,26 @@ def test_git_clone_commit_gc_fsck(place: Path, local: Path) -> None:
     assert git(place / "clone", "rev-list", "--count", "HEAD").strip() == "13"
 
 
+def test_git_that_syncs_everything_outlives_the_mount(drive: MountedDrive) -> None:
+    """With `core.fsync=all` what git said it did is there after a crash."""
+    drive.mount()
+    place = drive.mountpoint / "repository"
+    library_part(place, 60)
+    git(place, "init", "-q", "-b", "main")
+    git(place, "config", "core.fsync", "all")
+    git(place, "config", "core.fsyncMethod", "fsync")
+    for number in range(3):
+        (place / "new").write_text(f"{number}\n")
+        git(place, "add", "-A")
+        git(place, "commit", "-q", "-m", f"{number}")
+    git(place, "repack", "-a", "-d", "-q")
+    drive.kill()
+    drive.remount()
+    git(place, "fsck", "--full", "--strict")
+    assert git(place, "status", "--porcelain") == ""
+    assert git(place, "rev-list", "--count", "HEAD").strip() == "3"
+
+
 @pytest.mark.parametrize("mode", ["wal", "delete", "truncate"])
 def test_sqlite_with_a_second_process_reading(place: Path, mode: str) -> None:
     path = place / "database"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from pathlib import Path
 
 import pytest
 
 from tests.crash.test_kill_mount import kill_at_random
-from tests.mount import test_resources
+from tests.mount import test_random_operations, test_resources
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.mounted import MountedDrive, differences, run
+from tests.mount.random_operations import SHAPES
 from tests.mount.test_sizes import MIB, Growth, prose, write_random
 from tests.mount.trees import LIBRARY, oddities
 from tests.property import test_mount_model
@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.soak, pytest.mark.mount, pytest.mark.timeout(7200)]
 
 KILLS = int(os.environ.get("KILLS", "200"))
 MEMORY_MIB = 8 * 1024
+ENTRIES = int(os.environ.get("ENTRIES", "1000000"))
+OPERATIONS = int(os.environ.get("OPERATIONS", "1000000"))
 
 
 def test_many_kills(drive: MountedDrive) -> None:
@@ -83,12 +85,33 @@ def test_many_random_calls(unmade_drive: MountedDrive, monkeypatch: pytest.Monke
     test_mount_model.test_a_mount_behaves_as_a_local_folder(unmade_drive)
 
 
-def test_a_folder_of_100_000_entries(drive: MountedDrive) -> None:
+def test_many_random_operations(drive: MountedDrive) -> None:
+    """On one file, on many and on a large one, four seeds of each; about ten minutes."""
+    seeds = range(test_random_operations.SEED, test_random_operations.SEED + 4)
+    runs = [*itertools.product(seeds, SHAPES)]
+    drive.mount(test_random_operations.INTERVAL)
+    for seed, shape in runs:
+        test_random_operations.operate(drive, shape, seed, OPERATIONS // len(runs), 10_000)
+        print(f"SEED={seed} {shape}: {OPERATIONS // len(runs)} operations")
+
+
+def test_a_folder_of_a_million_entries(drive: MountedDrive) -> None:
+    """Listed by scandir and by find, looked up, renamed and half emptied, with and without a cache."""
     drive.mount()
-    folder = Path(drive.mountpoint) / "large"
+    folder = drive.mountpoint / "large"
     folder.mkdir()
-    for number in range(100_000):
-        (folder / f"{number}").touch()
+    for number in range(ENTRIES):
+        os.close(os.open(folder / f"{number}", os.O_CREAT | os.O_WRONLY))
+    names = {f"{number}" for number in range(ENTRIES)}
+    assert set(os.listdir(folder)) == names
     drive.umount()
+    drive.wipe_cache()
     drive.mount()
-    assert {entry.name for entry in os.scandir(folder)} == {f"{number}" for number in range(100_000)}
+    assert {entry.name for entry in os.scandir(folder)} == names
+    assert len(run("find", folder, "-type", "f", "-printf", ".", timeout=1800)) == ENTRIES
+    (folder / f"{ENTRIES // 2}").rename(folder / "renamed")
+    for number in range(0, ENTRIES // 2, 2):
+        (folder / f"{number}").unlink()
+    names -= {f"{number}" for number in range(0, ENTRIES // 2, 2)} | {f"{ENTRIES // 2}"}
+    assert set(os.listdir(folder)) == names | {"renamed"}
+    drive.umount()

@@ -22,10 +22,13 @@ from backend.errors import (
     TransientError,
 )
 from backend.failpoints import arm, disarm_all
+from cache.history import History
 from cache.namespace import MAX_DEVICE, Namespace
 from cache.namespace_schema import LOCAL_META
 from cache.operations import (
     DEVICE_SHIFT,
+    NEWEST_TIME,
+    OLDEST_TIME,
     ROOT_INODE,
     Create,
     Delete,
@@ -162,22 +165,22 @@ def invalid_operations() -> list[Operation]:
         Create(ROOT_INODE, b"x", 1 << 63, FILE, 0, 0, 0, b"", 1),
         Create(ROOT_INODE, b"x", 99, FILE, -1, 0, 0, b"", 1),
         Create(ROOT_INODE, b"x", 99, FILE, 0, 0, 1 << 32, b"", 1),
-        Create(ROOT_INODE, b"x", 99, FILE, 0, 0, 0, b"", 1 << 63),
+        Create(ROOT_INODE, b"x", 99, FILE, 0, 0, 0, b"", NEWEST_TIME + 1),
         *(
             Create(ROOT_INODE, name, 99, FILE, 0, 0, 0, b"", 1)
             for name in (b"", b".", b"..", b"a/b", b"a\0", b"n" * 256)
         ),
-        Link(2, ROOT_INODE, b"x", 1 << 63),
-        Unlink(ROOT_INODE, b"f", 2, 1 << 63),
-        Rename(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, False, -(1 << 63)),
-        Rename(ROOT_INODE, b"f", ROOT_INODE, b"d", 2, 3, True, 1 << 63),
+        Link(2, ROOT_INODE, b"x", NEWEST_TIME + 1),
+        Unlink(ROOT_INODE, b"f", 2, NEWEST_TIME + 1),
+        Rename(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, False, OLDEST_TIME - 1),
+        Rename(ROOT_INODE, b"f", ROOT_INODE, b"d", 2, 3, True, NEWEST_TIME + 1),
         SetAttributes(2, size=1 << 63),
         SetAttributes(2, size=-1),
-        SetAttributes(2, mtime_ns=1 << 63),
+        SetAttributes(2, mtime_ns=NEWEST_TIME + 1),
         SetAttributes(2, uid=1 << 32),
         SetXattr(2, b"", b"", 1),
         SetXattr(2, b"n" * 256, b"", 1),
-        SetXattr(2, b"user.x", b"", 1 << 63),
+        SetXattr(2, b"user.x", b"", NEWEST_TIME + 1),
         SetExtents(2, 0, ((0, 5),), ((0, 5, BLOCK, MAX_EXTENT - 4),)),
         Link(3, ROOT_INODE, b"x", 1),
         Link(2, ROOT_INODE, b"d", 1),
@@ -564,6 +567,42 @@ def test_reading_only(path: str) -> None:
     reader.close()
 
 
+@pytest.mark.parametrize(
+    "time_ns", [OLDEST_TIME, -1, 0, 1 << 31, (1 << 63) - 1, 1 << 63, (1 << 63) + 123_456_789, NEWEST_TIME]
+)
+def test_every_time_of_the_range_comes_back_now_and_from_the_past(path: str, time_ns: int) -> None:
+    namespace = Namespace(path)
+    inode = make(namespace, b"a", time=time_ns)
+    namespace.record_commit(1, b"1" * 32, 1)
+    namespace.begin_commit(2)
+    namespace.apply(SetAttributes(inode, atime_ns=time_ns, mtime_ns=time_ns - 1 if time_ns > 0 else time_ns))
+    namespace.flush(1)
+    namespace.close()
+    namespace = Namespace(path)
+    now, before = row_of(namespace, inode), History(namespace).inode_at(inode, 1)
+    assert before is not None
+    assert (now.atime_ns, now.ctime_ns, now.btime_ns) == (time_ns,) * 3
+    assert now.mtime_ns == (time_ns - 1 if time_ns > 0 else time_ns)
+    assert (before.mtime_ns, before.ctime_ns, before.btime_ns) == (time_ns,) * 3
+    (version,) = History(namespace).content_versions(ROOT_INODE, b"a")
+    assert version.mtime_ns == time_ns
+    namespace.close()
+
+
+def test_times_before_1901_of_version_2_become_the_oldest(path: str) -> None:
+    namespace = Namespace(path)
+    inode = make(namespace, b"a", time=5)
+    namespace.flush(1)
+    namespace.close()
+    connection = apsw.Connection(path)
+    connection.execute("UPDATE inode SET mtime_ns = ? WHERE inode = ?", (-(1 << 63), inode))
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+    namespace = Namespace(path)
+    assert (row_of(namespace, inode).mtime_ns, row_of(namespace, inode).ctime_ns) == (OLDEST_TIME, 5)
+    namespace.close()
+
+
 def test_foreign_and_newer_files_are_refused(tmp_path: Path, path: str) -> None:
     foreign = str(tmp_path / "foreign.db")
     connection = apsw.Connection(foreign)
@@ -574,9 +613,9 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path, path: str) -> None:
     Namespace(path).close()
     at_rest.unseal(path)
     connection = apsw.Connection(path)
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(FormatError, match="version 3"):
+    with pytest.raises(FormatError, match="version 4"):
         Namespace(path)
     noise = tmp_path / "noise.db"
     noise.write_bytes(b"noise" * 1000)

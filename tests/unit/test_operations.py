@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from backend.errors import FormatError
 from cache.operations import (
+    NEWEST_TIME,
+    OLDEST_TIME,
     Create,
     Delete,
     Forget,
@@ -31,7 +33,7 @@ from cache.operations import (
 
 INODES = st.integers(1, (1 << 63) - 1)
 SMALL = st.integers(0, (1 << 32) - 1)
-TIMES = st.integers(-(1 << 63), (1 << 63) - 1)
+TIMES = st.integers(OLDEST_TIME, NEWEST_TIME)
 NAMES = st.binary(min_size=1, max_size=255)
 SIZES = st.integers(0, (1 << 63) - 1)
 OPTIONAL_TIMES = st.none() | TIMES
