@@ -10,8 +10,9 @@ Invariants:
 4. What is read back after a crash is a prefix of what was appended. Segments that follow a gap are
    put aside in `lost/`, never silently used or removed.
 5. `drop_before` only lets whole segments go; their files are reused for later segments.
-6. A descriptor that an fdatasync may be using is closed only when that has returned: a closed number may
-   belong to another file by then.
+6. A dropped segment's descriptor is closed by `close_dropped`, never while an fdatasync may be using it: a
+   closed number may belong to another file by then. The close is what frees the space of an unlinked file
+   (64 MiB take the disk tens of milliseconds), so it is done in a thread.
 7. A segment's number is higher than that of any file that is or was there: it seeds the checksums, so
    that records of a segment whose header was lost cannot come back under a new header.
 
@@ -100,8 +101,7 @@ class Journal:
         self._new_names = False
         self._failure: str | None = None
         self._sync_lock = trio.Lock()
-        self._in_sync: frozenset[int] = frozenset()
-        self._to_close: list[int] = []
+        self._dropped: list[int] = []
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # Reading what an earlier process left
@@ -282,7 +282,6 @@ class Journal:
         reached, numbers = self._sequence, self._unsynced
         new_names, self._unsynced, self._new_names = self._new_names, set(), False
         descriptors = [s.descriptor for s in self._segments if s.number in numbers]
-        self._in_sync = frozenset(descriptors)
         try:
             await trio.to_thread.run_sync(self._sync_descriptors, descriptors, new_names)
         except OSError as error:
@@ -291,9 +290,6 @@ class Journal:
             self._unsynced |= numbers
             self._new_names = self._new_names or new_names
             raise
-        finally:
-            self._in_sync = frozenset()
-            self._close_dropped()
         self._synced = reached
         failpoints.failpoint(SYNCED)
 
@@ -324,12 +320,12 @@ class Journal:
 
     def drop_before(self, position: int) -> None:
         """Let go of the segments that end before `position`. The caller vouches that all they say
-        is stored, published, and in the durable namespace."""
+        is stored, published, and in the durable namespace, and calls `close_dropped` after it."""
         number = position >> OFFSET_BITS
         while len(self._segments) > 1 and self._segments[0].number < number:
             segment = self._segments.pop(0)
             del self._by_number[segment.number]
-            self._let_go(segment.descriptor)
+            self._dropped.append(segment.descriptor)
             self._unsynced.discard(segment.number)
             if len(self._spares) < MAX_SPARES and segment.size == self.segment_size:
                 spare = segment.path.removesuffix(_SUFFIX) + _SPARE_SUFFIX
@@ -339,19 +335,22 @@ class Journal:
                 durable.current().unlink(segment.path)
             failpoints.failpoint(SEGMENT_DROPPED)
 
-    def _let_go(self, descriptor: int) -> None:
-        if descriptor in self._in_sync:
-            self._to_close.append(descriptor)
-        else:
-            os.close(descriptor)
-
-    def _close_dropped(self) -> None:
-        while self._to_close:
-            os.close(self._to_close.pop())
+    async def close_dropped(self) -> None:
+        """Give the space of dropped segments back. Idempotent."""
+        async with self._sync_lock:
+            descriptors = list(self._dropped)
+            if descriptors:
+                await trio.to_thread.run_sync(_close_all, descriptors)
+                del self._dropped[: len(descriptors)]
 
     def close(self) -> None:
         """Close the files; the records stay. Idempotent."""
-        for segment in self._segments:
-            with suppress(OSError):
-                os.close(segment.descriptor)
+        _close_all([*self._dropped, *(segment.descriptor for segment in self._segments)])
+        self._dropped.clear()
         self._segments.clear()
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        with suppress(OSError):
+            os.close(descriptor)

@@ -388,6 +388,7 @@ class Ledger:
                 await self._make_durable()
             if needed <= self._durable_position:
                 self.journal.drop_before(needed)
+                await self.journal.close_dropped()
         finally:
             await self.wake_waiting()
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from backend import durable
 from backend.durable import Durable
@@ -265,6 +266,8 @@ async def test_a_segment_dropped_during_an_fdatasync_is_closed_after_it(tmp_path
             nursery.start_soon(journal.sync)
             await trio.to_thread.run_sync(disk.begun.wait, 30)
             journal.drop_before(journal.end)
+            nursery.start_soon(journal.close_dropped)
+            await trio.testing.wait_all_tasks_blocked()
             other = os.open(tmp_path, os.O_RDONLY)  # gets the number that a close has freed
             disk.let_go.set()
     finally:
