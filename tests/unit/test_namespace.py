@@ -594,6 +594,7 @@ def test_times_before_1901_of_version_2_become_the_oldest(path: str) -> None:
     inode = make(namespace, b"a", time=5)
     namespace.flush(1)
     namespace.close()
+    at_rest.unseal(path)
     connection = apsw.Connection(path)
     connection.execute("UPDATE inode SET mtime_ns = ? WHERE inode = ?", (-(1 << 63), inode))
     connection.execute("PRAGMA user_version = 2")
