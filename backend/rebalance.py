@@ -126,7 +126,8 @@ class Rebalance:
                 failpoint(COPIED)
                 report.moved += 1
                 report.moved_bytes += len(data)
-            report.deleted += await self._delete_others(work, index) - (name != target)
+            deleted = await self._delete_others(work, index)
+            report.deleted += deleted - (name != target)
             return
         work.lacking.append(index)
 
@@ -171,7 +172,8 @@ class Rebalance:
         if present >= self._code.profile.k and await self._repair(work):
             report.rebuilt += len(work.lacking)
             for index in work.lacking:
-                report.deleted += await self._delete_others(work, index)
+                deleted = await self._delete_others(work, index)
+                report.deleted += deleted
         elif present >= self._code.profile.k or work.wrong:
             reasons = "; ".join(work.wrong) or "fragments are missing"
             report.left.append(f"pack {work.pack_id.hex()} cannot be made whole ({reasons})")
