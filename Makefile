@@ -85,6 +85,7 @@ conformance: install
 
 bench: install
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.repair
 
 clean: stop
 	rm -rf $(VENV) $(DEMO) build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

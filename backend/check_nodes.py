@@ -9,8 +9,10 @@ right (a person moved a disk), provided that its paths lead to these nodes. Func
 from __future__ import annotations
 
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from glob import escape, glob
 from typing import Final
@@ -18,8 +20,13 @@ from typing import Final
 from backend import drive_file, durable
 from backend.drive_file import FILE_NAME, DriveFile, NodeEntry
 from backend.errors import DriveError, FormatError, NodeError, NotFoundError
+from backend.failpoints import declare, failpoint
 from backend.fragment_format import FOOTER_SIZE, decode_footer
+from backend.lease import KEY as LEASE
 from backend.node_identity import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, encode_identity, read_identity
+
+NODES_WRITTEN: Final = declare(
+    "drive-file.nodes-written", "the nodes have the new drive.toml; the drive's folder has the old one")
 
 _LOOKED_AT: Final = 64
 
@@ -74,8 +81,25 @@ def write_copies(folder: str, file: DriveFile) -> list[str]:
                 failed.append(f"{entry.name}: not there, so it has no new {FILE_NAME}")
         except OSError as error:
             failed.append(f"{entry.name}: {FILE_NAME} could not be written: {error.strerror}")
+    failpoint(NODES_WRITTEN)
     drive_file.save(os.path.join(folder, FILE_NAME), file)
     return failed
+
+
+def retire(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
+    """Empty the folder of a node that the drive no longer has and that keeps no key; False if it is not
+    there. The identity goes first: a process that still knows the node cannot use it any more. Foreign files
+    stay. `OSError`."""
+    if not _is_member(place, entry, drive_id):
+        return False
+    for name in (IDENTITY_FILE, FILE_NAME, LEASE, ".lock"):
+        with suppress(FileNotFoundError):
+            durable.current().unlink(os.path.join(place, name))
+        durable.current().sync_folder(place)
+    for name in ("packs", "commits", "roots"):
+        if os.path.isdir(os.path.join(place, name)):
+            shutil.rmtree(os.path.join(place, name))
+    return True
 
 
 def rewrite_copy(place: str, file: DriveFile) -> None:

@@ -20,7 +20,8 @@ import trio
 
 from backend.block_index import BlockIndex, Pack
 from backend.errors import CorruptError, DriveError, FormatError
-from backend.fragment_format import FOOTER_SIZE, decode_footer, fragment_key, parse_fragment_key
+from backend.fragment_format import FOOTER_SIZE, decode_footer, fragment_key
+from backend.fragment_listing import FragmentListing, list_fragments
 from backend.node import Node
 from backend.pack_format import (
     MAX_PACK_SIZE,
@@ -70,7 +71,8 @@ class IndexReconciliation:
         """Compare, mark, add. Safe to repeat and to cancel at any point."""
         report = ReconcileReport()
         known = {pack_id for pack_id in self._index.pack_ids() if not self._is_pending(pack_id)}
-        listing = await self._list(report)
+        listing = await list_fragments(self._nodes)
+        report.away = listing.away
         for pack_id in known:
             await trio.lowlevel.checkpoint()
             self._compare(pack_id, listing, report)
@@ -78,26 +80,7 @@ class IndexReconciliation:
         await self._add_all(sorted(unknown), listing, report, progress or _no_progress)
         return report
 
-    async def _list(self, report: ReconcileReport) -> _Listing:
-        listing = _Listing(list(self._nodes))
-        async with trio.open_nursery() as nursery:
-            for name in self._nodes:
-                nursery.start_soon(self._list_node, name, listing, report)
-        report.away.sort()
-        return listing
-
-    async def _list_node(self, name: str, listing: _Listing, report: ReconcileReport) -> None:
-        try:
-            keys = await self._nodes[name].keys("packs/")
-        except DriveError:
-            report.away.append(name)
-            return
-        for key in keys:
-            parsed = parse_fragment_key(key)
-            if parsed is not None:
-                listing.add(name, *parsed)
-
-    def _compare(self, pack_id: bytes, listing: _Listing, report: ReconcileReport) -> None:
+    def _compare(self, pack_id: bytes, listing: FragmentListing, report: ReconcileReport) -> None:
         pack = self._index.pack(pack_id)
         if pack is None:
             return
@@ -108,7 +91,7 @@ class IndexReconciliation:
             self._index.want_repair(pack_id, missing)
             report.marked += 1
 
-    def _whereabouts(self, pack_id: bytes, expected: Sequence[str], listing: _Listing,
+    def _whereabouts(self, pack_id: bytes, expected: Sequence[str], listing: FragmentListing,
                      report: ReconcileReport) -> tuple[list[str], int]:
         """On which node each fragment lies, and the bits of those that are nowhere they could be. One that no
         node lists may lie on a node that is away; else it is missing, and belongs on a node of its own."""
@@ -123,7 +106,7 @@ class IndexReconciliation:
         lacking = [index for index, name in enumerate(listed) if name is None]
         return nodes, sum(1 << index for index in lacking if nodes[index] not in report.away)
 
-    async def _add_all(self, unknown: Sequence[bytes], listing: _Listing, report: ReconcileReport,
+    async def _add_all(self, unknown: Sequence[bytes], listing: FragmentListing, report: ReconcileReport,
                        progress: Progress) -> None:
         done, remaining = 0, iter(unknown)
 
@@ -138,7 +121,7 @@ class IndexReconciliation:
             for _ in range(READERS):
                 nursery.start_soon(read_some)
 
-    async def _add(self, pack_id: bytes, listing: _Listing, report: ReconcileReport) -> None:
+    async def _add(self, pack_id: bytes, listing: FragmentListing, report: ReconcileReport) -> None:
         await trio.lowlevel.checkpoint()
         if self._is_pending(pack_id) or self._index.pack(pack_id) is not None:
             return
@@ -154,7 +137,7 @@ class IndexReconciliation:
             self._index.add_pack(*found)
             report.added += 1
 
-    async def _read(self, pack: Pack, listing: _Listing) -> tuple[Pack, list[PackEntry]] | None:
+    async def _read(self, pack: Pack, listing: FragmentListing) -> tuple[Pack, list[PackEntry]] | None:
         """The pack with its size, and its blocks, by the first fragment whose footer leads to an index
         that authenticates."""
         tried = set()
@@ -199,28 +182,6 @@ class IndexReconciliation:
         else:
             sealed = await self._packs.reader.read_range(pack, offset, length)
         return decode_index(self._drive_id, pack.id, self._pack_key, trailer, sealed)
-
-
-class _Listing:
-    """Which node lists which fragments: per pack one integer, 32 bits for each node."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._shift = {name: 32 * number for number, name in enumerate(names)}
-        self._found: dict[bytes, int] = {}
-
-    def add(self, name: str, pack_id: bytes, index: int) -> None:
-        if index < 32:
-            self._found[pack_id] = self._found.get(pack_id, 0) | 1 << (self._shift[name] + index)
-
-    def packs(self) -> list[bytes]:
-        return list(self._found)
-
-    def has(self, name: str, pack_id: bytes, index: int) -> bool:
-        shift = self._shift.get(name)
-        return shift is not None and bool(self._found.get(pack_id, 0) >> (shift + index) & 1)
-
-    def holder(self, pack_id: bytes, index: int) -> str | None:
-        return next((name for name in self._shift if self.has(name, pack_id, index)), None)
 
 
 def _no_progress(_done: int, _total: int) -> None:

@@ -5,13 +5,14 @@ Invariants:
    found or made every fragment good.
 2. Idle costs nothing: with nothing to repair the task waits for `wake`; while nodes are away it looks
    after them at growing intervals and reads no packs for them.
-3. One pack at a time, so that repair holds bounded memory and leaves the nodes to others.
+3. Only `AT_ONCE` packs at a time, so that repair holds bounded memory and leaves the nodes to others: while
+   one waits for its fragment to be durable, the next ones are read.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import trio
@@ -24,6 +25,7 @@ from backend.pack_store import PackStore
 FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 60.0
 CHECK_PATIENCE: Final = 5.0
+AT_ONCE: Final = 3
 _BATCH: Final = 64
 
 log = logging.getLogger(__name__)
@@ -62,11 +64,25 @@ class RepairQueue:
         repaired = left = 0
         reachable: dict[str, bool] = {}
         while batch := self._index.packs_to_repair(_BATCH, left):
-            for pack in batch:
-                is_whole = await self._is_worth_it(pack, reachable) and await self._repair(pack)
-                repaired += is_whole
-                left += not is_whole
+            whole = await self._repair_batch(batch, reachable)
+            repaired += whole
+            left += len(batch) - whole
         return repaired
+
+    async def _repair_batch(self, batch: Sequence[Pack], reachable: dict[str, bool]) -> int:
+        """How many of the packs are whole now."""
+        remaining, whole = iter(batch), 0
+
+        async def work() -> None:
+            nonlocal whole
+            for pack in remaining:
+                is_whole = await self._is_worth_it(pack, reachable) and await self._repair(pack)
+                whole += is_whole  # in a line of its own: others count while this one waits
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE):
+                nursery.start_soon(work)
+        return whole
 
     async def _is_worth_it(self, pack: Pack, reachable: dict[str, bool]) -> bool:
         """Not while it is being written, nor while all nodes that lack a fragment are away."""

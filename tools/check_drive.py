@@ -24,6 +24,7 @@ from backend.block_store import BlockStore
 from backend.check_index import IndexCheck
 from backend.check_objects import ObjectCheck
 from backend.check_store import StoreCheck
+from backend.cluster_change import require_current
 from backend.commit_log import CommitLog
 from backend.erasure import Profile, code_for
 from backend.errors import CorruptError, DriveError, FencedError, FormatError
@@ -128,6 +129,7 @@ class DriveCheck:
     async def _check_with_lease(self, lease: Lease) -> None:
         await lease.acquire()
         try:
+            await trio.to_thread.run_sync(require_current, self._drive.folder, self._drive.file)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(lease.run)
                 nursery.start_soon(_end_when_lost, lease)

@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from backend import at_rest, drive_file, key_slots
+from backend import at_rest, cluster_change, drive_file, key_slots
 from backend.block_index import BlockIndex
 from backend.block_store import BlockStore
 from backend.commit_log import CommitLog
@@ -206,6 +206,8 @@ async def _open_once(
         blocks, upstream, health = _build_upstream(drive, cache_folder, scrub_interval, options.read_only)
         try:
             await upstream.open(known=local.known_head)
+            if not options.read_only:
+                await trio.to_thread.run_sync(cluster_change.require_current, drive.folder, drive.file)
             await blocks.reconcile()
             await nursery.start(upstream.run)
             opened = await open_drive(local, upstream, drive.file.id, _secrets(drive.keys), options)

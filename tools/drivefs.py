@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Sequence
 
+from backend import failpoints
 from tools import doctor, errors, history_commands, key_commands, node_commands, space_commands, umount
 from tools.control_client import ControlClient
 from tools.errors import COMMAND_CODES, Parser
@@ -19,6 +20,7 @@ from tools.status_report import report
 
 def main() -> None:
     """The console script."""
+    failpoints.arm_from_environment()
     errors.run("drivefs", COMMAND_CODES, drivefs)
 
 

@@ -20,7 +20,7 @@ from backend import check_nodes, drive_file
 from backend.drive_file import DriveFile, NodeEntry
 from backend.errors import NodeError, UsageError
 from backend.node_identity import initialise_directory_node, read_identity
-from tools import compose, fsck, old_drive
+from tools import compose, fsck, node_changes, old_drive
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
 from tools.status_report import describe_scrub
@@ -29,7 +29,7 @@ from tools.status_report import describe_scrub
 def add_node_commands(commands: Any) -> None:
     """Add them to the subcommands of `drivefs`."""
     _add_online(commands)
-    node = commands.add_parser("node", help="the nodes of a drive: list, replace")
+    node = commands.add_parser("node", help="the nodes of a drive: list, add, remove, replace")
     actions = node.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
     listing = actions.add_parser("list", help="each node with its zone, folder and state")
     listing.add_argument("drive", metavar="DRIVE")
@@ -44,6 +44,7 @@ def add_node_commands(commands: Any) -> None:
     replacing.add_argument("--cache-dir", metavar="D", help="as the mount option cache_dir")
     fsck.add_secret_options(replacing)
     replacing.set_defaults(command=_replace)
+    node_changes.register(actions)
     rebuild = commands.add_parser("rebuild-drive-file", help="drive.toml is lost: take it from the nodes")
     rebuild.add_argument("nodes", metavar="NODE", nargs="+", help="folders of nodes")
     rebuild.add_argument("drive", metavar="DRIVE", help="the drive's folder; it is made if it is not there")
@@ -92,7 +93,8 @@ def _list(options: argparse.Namespace) -> int:
     file = check_nodes.survey(folder).file
     away = {error.node: str(error) for error in compose.nodes_away(folder, file)}
     for entry in file.nodes:
-        print(f"{entry.name}  {entry.zone}  {entry.folder(folder)}  {away.get(entry.name, 'ok')}")
+        state = away.get(entry.name, "ok" if entry.weight else "ok, takes nothing new")
+        print(f"{entry.name}  {entry.zone}  {entry.folder(folder)}  {state}")
     return 1 if away else 0
 
 
@@ -105,7 +107,7 @@ def _replace(options: argparse.Namespace) -> int:
     drive = fsck.unlock_any(folder, survey, source)
     if path in compose.node_folders(folder, file):
         raise UsageError(f"{path}: is a node of the drive already")
-    new = _with_new_node(folder, file, _named(file, options.old), path, options.zone)
+    new = _with_new_node(folder, file, node_changes.named(file, options.old), path, options.zone)
     compose.require_enough_nodes(new, compose.nodes_away(folder, new))
     for line in check_nodes.write_copies(folder, new):
         print(f"drivefs: warning: {line}")
@@ -113,33 +115,15 @@ def _replace(options: argparse.Namespace) -> int:
     return fsck.mend(replace(drive, file=new), options.cache_dir)
 
 
-def _named(file: DriveFile, name: str) -> NodeEntry:
-    for entry in file.nodes:
-        if entry.name == name:
-            return entry
-    raise UsageError(f"no node is named {name}; there are {', '.join(entry.name for entry in file.nodes)}")
-
-
 def _with_new_node(folder: str, file: DriveFile, old: NodeEntry, path: str, zone: str | None) -> DriveFile:
     """The drive file with the new folder, which has its identity then."""
     os.makedirs(path, mode=0o700, exist_ok=True)
-    zone = zone or _zone_of(folder, file, old, path)
+    others = [entry for entry in file.nodes if entry.name != old.name]
+    zone = zone or node_changes.zone_of(folder, others, path, [old.zone])
     initialise_directory_node(path, file.id, old.name, zone)
-    entry = replace(old, path=_as_stored(path, folder), zone=zone)
+    entry = replace(old, path=node_changes.as_stored(path, folder), zone=zone)
     nodes = tuple(entry if each.name == old.name else each for each in file.nodes)
     return replace(file, nodes=nodes, epoch=file.epoch + 1)
-
-
-def _zone_of(folder: str, file: DriveFile, old: NodeEntry, path: str) -> str:
-    """That of another node on the same disk; else the old one's, unless others are in it; else a new one."""
-    others = [entry for entry in file.nodes if entry.name != old.name]
-    for entry in others:
-        place = entry.folder(folder)
-        if os.path.isdir(place) and os.stat(place).st_dev == os.stat(path).st_dev:
-            return entry.zone
-    taken = {entry.zone for entry in others}
-    names = [old.zone, *(f"disk{number}" for number in range(len(file.nodes) + 1))]
-    return next(name for name in names if name not in taken)
 
 
 def _rebuild(options: argparse.Namespace) -> int:
@@ -169,11 +153,7 @@ def _with_paths(folder: str, file: DriveFile, nodes: Sequence[str]) -> DriveFile
             raise ToolError(str(error)) from None
         if identity.drive_id != file.id:
             raise ToolError(f"{path}: is a node of another drive")
-        found[identity.name] = _as_stored(path, folder)
+        found[identity.name] = node_changes.as_stored(path, folder)
     entries = (replace(entry, path=found.get(entry.name, entry.path)) for entry in file.nodes)
     return replace(file, nodes=tuple(entries))
 
-
-def _as_stored(path: str, folder: str) -> str:
-    """A node inside the drive's folder moves with it."""
-    return os.path.relpath(path, folder) if os.path.commonpath([folder, path]) == folder else path

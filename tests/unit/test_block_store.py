@@ -648,6 +648,24 @@ async def test_fragments_that_moved_are_found_while_a_node_is_away(tmp_path: Pat
     await rig.store.close()
 
 
+async def test_one_call_repairs_all_that_can_be_whatever_the_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: several packs are repaired at a time, and each counts once."""
+    monkeypatch.setattr("backend.repair_queue._BATCH", 4)
+    async with running(build(tmp_path)) as rig:
+        await rig.write(blocks(22), packs=22)
+    for path in tmp_path.glob("node1/packs/*/*"):
+        path.unlink()
+    rig = build(tmp_path)
+    await rig.store.rebuild_index()
+    for path in sorted(tmp_path.glob(f"node*/packs/*/{rig.index.packs_to_repair(9)[8].id.hex()}.*"))[:2]:
+        path.unlink()
+    assert await rig.store.repairs.repair_all() == 21
+    assert (await rig.store.status()).packs_to_repair == 1
+    await rig.store.close()
+
+
 @pytest.mark.logs_warnings
 @pytest.mark.parametrize(("error", "expected"), [
     (AWAY, UnavailableError), (NoSpaceError("full"), NoSpaceError), (ReadOnlyError("ro"), ReadOnlyError),
