@@ -56,6 +56,7 @@ from cache.operations import (
     SetAttributes,
     SetExtents,
     SetRetention,
+    SetWriter,
     SetXattr,
     Unlink,
     Unpin,
@@ -64,6 +65,7 @@ from cache.point_store import PointStore
 from cache.row_store import RowStore, insert
 from cache.rows import DENTRY_COLUMNS, FIRST_COOKIE, INODE_COLUMNS, DentryRow, Extent, InodeRow, Statistics
 from cache.undo import take_back
+from cache.writer_store import WriterStore
 from cache.xattr_store import XattrStore
 
 REPLACING: Final = declare(
@@ -95,6 +97,7 @@ _REDUCERS: Final[dict[type[Any], Callable[[reducer.State, Any], None]]] = {
     SetRetention: reducer.set_retention,
     Forget: reducer.forget,
     Release: reducer.release,
+    SetWriter: reducer.set_writer,
 }
 
 
@@ -148,6 +151,7 @@ class Namespace:
         self._extents = ExtentStore(self._rows, max(self._cached_rows // 64, 64))
         self._xattrs = XattrStore(self._rows, self._cached_rows)
         self.points = PointStore(self._rows)
+        self.writers = WriterStore(self._rows)
         self._load_meta(device)
 
     def _create(self) -> None:
@@ -181,6 +185,7 @@ class Namespace:
             self._extents,
             self._xattrs,
             self.points,
+            self.writers,
             number,
             next_inode,
             next_inode - 1,

@@ -19,7 +19,7 @@ from backend.errors import CorruptError, DriveError, FormatError, NoSpaceError, 
 Connection = apsw.Connection
 
 APPLICATION_ID: Final = int.from_bytes(b"dfNS", "big")
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 LOCAL_META: Final = ("journal_position", "device", "next_inode", "open_commit")
 """Keys of `meta` that speak of this machine, not of the drive: no snapshot holds them."""
 
@@ -165,6 +165,21 @@ CREATE TABLE forgetting (
 ) STRICT, WITHOUT ROWID;
 """
 
+SCHEMA_3: Final = """
+-- What version 3 added: who makes the commits. One row (id 0), or none if nobody has said.
+CREATE TABLE writer (
+    id INTEGER PRIMARY KEY, device INTEGER NOT NULL, host BLOB NOT NULL, born INTEGER NOT NULL
+) STRICT;
+CREATE TABLE past_writer (
+    id INTEGER NOT NULL, device INTEGER NOT NULL, host BLOB NOT NULL,
+    born INTEGER NOT NULL, died INTEGER NOT NULL,
+    PRIMARY KEY (id, born)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX past_writer_died ON past_writer (died);
+"""
+_ADDED: Final = {2: SCHEMA_2, 3: SCHEMA_3}
+"""What each version added to the one before."""
+
 
 @contextmanager
 def sqlite_errors(path: str) -> Iterator[None]:
@@ -223,16 +238,20 @@ def is_empty(connection: Connection) -> bool:
 def create_schema(connection: Connection) -> None:
     """Make the tables, inside the caller's transaction."""
     connection.execute(SCHEMA)
-    connection.execute(SCHEMA_2)
+    for added in _ADDED.values():
+        connection.execute(added)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def upgrade(connection: Connection) -> None:
-    """Bring a database of version 1 to this one, which only has more tables; others are left alone."""
-    if (connection.pragma("application_id"), connection.pragma("user_version")) == (APPLICATION_ID, 1):
+    """Bring a database of an earlier version to this one, which only has more tables; others are left
+    alone."""
+    version = connection.pragma("user_version")
+    if connection.pragma("application_id") == APPLICATION_ID and 0 < version < SCHEMA_VERSION:
         with connection:
-            connection.execute(SCHEMA_2)
+            for number in range(version + 1, SCHEMA_VERSION + 1):
+                connection.execute(_ADDED[number])
             connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 

@@ -168,6 +168,14 @@ class Release:
     blocks: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SetWriter:
+    """The commits from this one on are made by `device`, which its owner calls `host`."""
+
+    device: int
+    host: bytes
+
+
 Operation = (
     Create
     | Link
@@ -183,6 +191,7 @@ Operation = (
     | SetRetention
     | Forget
     | Release
+    | SetWriter
 )
 
 _KINDS: Final[dict[int, type[Any]]] = {
@@ -200,6 +209,7 @@ _KINDS: Final[dict[int, type[Any]]] = {
     12: SetRetention,
     13: Forget,
     14: Release,
+    15: SetWriter,
 }
 
 

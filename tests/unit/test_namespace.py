@@ -571,9 +571,9 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path, path: str) -> None:
         Namespace(foreign)
     Namespace(path).close()
     connection = apsw.Connection(path)
-    connection.execute("PRAGMA user_version = 3")
+    connection.execute("PRAGMA user_version = 4")
     connection.close()
-    with pytest.raises(FormatError, match="version 3"):
+    with pytest.raises(FormatError, match="version 4"):
         Namespace(path)
     noise = tmp_path / "noise.db"
     noise.write_bytes(b"noise" * 1000)
