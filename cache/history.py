@@ -26,6 +26,7 @@ from cache.rows import (
     inode_row,
     loaded_time,
 )
+from cache.writer_store import Writer
 
 _LIVE_INODE: Final = ", ".join(INODE_COLUMNS)
 _PAST_INODE: Final = ", ".join("mtime_ns" if name == "atime_ns" else name for name in INODE_COLUMNS)
@@ -58,6 +59,7 @@ XATTR_AT: Final = _at("xattr", "value, 0", "value", "inode = :inode AND name = :
 ENTRIES_AT: Final = (
     _range_at("dentry", _DENTRY, "parent = :parent AND cookie > :after", "cookie") + " LIMIT :limit"
 )
+WRITER_AT: Final = _at("writer", "device, host, 0", "device, host", "id = 0")
 XATTR_NAMES_AT: Final = _range_at("xattr", "name", "inode = :inode", "name")
 _TOUCHING: Final = "inode = :inode AND offset > :low AND offset < :end AND offset + length > :start"
 EXTENTS_AT: Final = _range_at("extent", _EXTENT, _TOUCHING, "offset")
@@ -134,6 +136,11 @@ class History:
     def xattr_names_at(self, inode: int, commit: int) -> list[bytes]:
         """The names of the extended attributes as of `commit`, sorted."""
         return [name for (name,) in self._query(XATTR_NAMES_AT, {"inode": inode, "at": commit})]
+
+    def writer_at(self, commit: int) -> Writer | None:
+        """Who made `commit`; None if nobody had said so then."""
+        row = next(self._query(WRITER_AT, {"at": commit}), None)
+        return None if row is None else Writer(*row[:-1])
 
     def commit_at(self, time_ns: int) -> int:
         """The newest recorded commit with a time not after `time_ns`; 0 if there is none."""

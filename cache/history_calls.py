@@ -5,7 +5,8 @@ are names as `cache.past_names` has them. Commits and times are numbers; times i
 
 | call | arguments | answer |
 |---|---|---|
-| log | path, limit | entries: commit, name, time_ns, what; unless deleted: size, uid, gid, mode, mtime_ns |
+| log | path, limit | entries: commit, name, time_ns, what; if it is known who made the commit: device, host;
+  unless deleted: size, uid, gid, mode, mtime_ns |
 | diff | path, first, second (empty: now) | changes: [kind, path]; more: there are too many to say |
 | restore | path, at, to (empty: where it was) | made: files and folders; commit: whose state it is |
 | clone | source, target | made |
@@ -98,6 +99,9 @@ class HistoryCalls:
             "time_ns": self._past.time_of(entry.commit),
             "what": list(entry.what),
         }
+        writer = self._past.history.writer_at(entry.commit)
+        if writer is not None:
+            said |= {"device": writer.device, "host": quote(writer.host)}
         if entry.row is not None:
             for key in ("size", "uid", "gid", "mode", "mtime_ns"):
                 said[key] = getattr(entry.row, key)

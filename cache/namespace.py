@@ -56,6 +56,7 @@ from cache.operations import (
     SetAttributes,
     SetExtents,
     SetRetention,
+    SetWriter,
     SetXattr,
     Unlink,
     Unpin,
@@ -73,6 +74,7 @@ from cache.rows import (
     stored_time,
 )
 from cache.undo import take_back
+from cache.writer_store import WriterStore
 from cache.xattr_store import XattrStore
 
 REPLACING: Final = declare(
@@ -104,6 +106,7 @@ _REDUCERS: Final[dict[type[Any], Callable[[reducer.State, Any], None]]] = {
     SetRetention: reducer.set_retention,
     Forget: reducer.forget,
     Release: reducer.release,
+    SetWriter: reducer.set_writer,
 }
 
 
@@ -161,6 +164,7 @@ class Namespace:
         self._extents = ExtentStore(self._rows, max(self._cached_rows // 64, 64))
         self._xattrs = XattrStore(self._rows, self._cached_rows)
         self.points = PointStore(self._rows)
+        self.writers = WriterStore(self._rows)
         self._load_meta(device)
 
     def _create(self) -> None:
@@ -194,6 +198,7 @@ class Namespace:
             self._extents,
             self._xattrs,
             self.points,
+            self.writers,
             number,
             next_inode,
             next_inode - 1,

@@ -20,7 +20,7 @@ from cache.operations import OLDEST_TIME
 Connection = apsw.Connection
 
 APPLICATION_ID: Final = int.from_bytes(b"dfNS", "big")
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 LOCAL_META: Final = ("journal_position", "device", "next_inode", "open_commit")
 """Keys of `meta` that speak of this machine, not of the drive: no snapshot holds them."""
 
@@ -173,7 +173,20 @@ UPDATE inode SET atime_ns = max(atime_ns, {OLDEST_TIME}), mtime_ns = max(mtime_n
 UPDATE past_inode SET mtime_ns = max(mtime_ns, {OLDEST_TIME}),
     ctime_ns = max(ctime_ns, {OLDEST_TIME}), btime_ns = max(btime_ns, {OLDEST_TIME});
 """
-_UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3}
+
+SCHEMA_4: Final = """
+-- What version 4 added: who makes the commits. One row (id 0), or none if nobody has said.
+CREATE TABLE writer (
+    id INTEGER PRIMARY KEY, device INTEGER NOT NULL, host BLOB NOT NULL, born INTEGER NOT NULL
+) STRICT;
+CREATE TABLE past_writer (
+    id INTEGER NOT NULL, device INTEGER NOT NULL, host BLOB NOT NULL,
+    born INTEGER NOT NULL, died INTEGER NOT NULL,
+    PRIMARY KEY (id, born)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX past_writer_died ON past_writer (died);
+"""
+_UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3, 3: SCHEMA_4}
 """What brings a database of a version to the next one."""
 
 
@@ -234,7 +247,8 @@ def is_empty(connection: Connection) -> bool:
 def create_schema(connection: Connection) -> None:
     """Make the tables, inside the caller's transaction."""
     connection.execute(SCHEMA)
-    connection.execute(SCHEMA_2)
+    for added in _UPGRADES.values():
+        connection.execute(added)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

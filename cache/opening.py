@@ -14,6 +14,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import socket
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ from cache.drive import Drive
 from cache.journal import SEGMENT_SIZE, Journal
 from cache.ledger import Ledger
 from cache.namespace import Namespace
-from cache.operations import ROOT_INODE, Delete, SetAttributes, decode
+from cache.operations import MAX_NAME, ROOT_INODE, Delete, SetAttributes, decode
 from cache.publisher import CommitIdentity, Intervals, Publisher, is_same_commit
 from cache.quiet import Quiet
 from cache.retention_keeper import RetentionKeeper, RetentionSchedule
@@ -83,7 +84,7 @@ class Secrets:
 @dataclass(frozen=True, slots=True)
 class DriveOptions:
     """Bytes and seconds. `cache_size`: plaintext blocks in memory. `journal_size`: writers wait when
-    the journal is larger."""
+    the journal is larger. `host`: what this machine is called in the log, for people."""
 
     cache_size: int = 64 << 20
     journal_size: int = 2 << 30
@@ -91,6 +92,7 @@ class DriveOptions:
     snapshots: SnapshotSchedule = field(default_factory=SnapshotSchedule)
     retention: RetentionSchedule = field(default_factory=RetentionSchedule)
     read_only: bool = False
+    host: str = field(default_factory=socket.gethostname)
 
 
 class LocalState:
@@ -280,7 +282,7 @@ async def open_drive(
     codec = BlockCodec(drive_id, secrets.block_id, secrets.block)
     chunker = Chunker(secrets.chunker)
     blocks = BlockCache(upstream, codec, options.cache_size, limiter)
-    identity = CommitIdentity(drive_id, DEVICE, secrets.commit)
+    identity = CommitIdentity(drive_id, DEVICE, os.fsencode(options.host)[:MAX_NAME], secrets.commit)
     snapshots = SnapshotStore(upstream, codec, chunker, drive_id, secrets.root)
     await _Recovery(local, upstream, identity, snapshots, blocks).run()
     ledger = local.ledger

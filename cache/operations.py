@@ -171,6 +171,14 @@ class Release:
     blocks: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class SetWriter:
+    """The commits from this one on are made by `device`, which its owner calls `host`."""
+
+    device: int
+    host: bytes
+
+
 Operation = (
     Create
     | Link
@@ -186,6 +194,7 @@ Operation = (
     | SetRetention
     | Forget
     | Release
+    | SetWriter
 )
 
 _KINDS: Final[dict[int, type[Any]]] = {
@@ -203,6 +212,7 @@ _KINDS: Final[dict[int, type[Any]]] = {
     12: SetRetention,
     13: Forget,
     14: Release,
+    15: SetWriter,
 }
 
 

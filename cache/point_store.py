@@ -33,6 +33,7 @@ _KEYS: Final = {
     "past_extent": "inode, offset, born",
     "past_pin": "name, born",
     "past_retention": "id, born",
+    "past_writer": "id, born",
 }
 _REMOVE: Final = tuple(
     f"DELETE FROM {table} WHERE ({key}) IN"

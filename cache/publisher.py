@@ -27,10 +27,11 @@ from cache.commit_payload import seal_operations
 from cache.dirty import Layer
 from cache.errors import FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.ledger import Ledger, PendingCommit
-from cache.operations import Release, SetExtents, decode, encode, is_release
+from cache.operations import Release, SetExtents, SetWriter, decode, encode, is_release
 from cache.pieces import Stored
 from cache.quiet import Quiet
 from cache.sealer import Sealer
+from cache.writer_store import Writer
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,12 @@ class CommitIdentity:
 
     drive_id: bytes
     device: int
+    host: bytes
+    """what the machine is called, for people"""
     commit_key: bytes
 
     def __repr__(self) -> str:
-        return f"CommitIdentity(device={self.device})"
+        return f"CommitIdentity(device={self.device}, host={self.host!r})"
 
 
 class Publisher:
@@ -200,6 +203,7 @@ class Publisher:
         pending = self._ledger.pending
         if pending is None:
             self._before_cut()
+            self._say_who()
             pending = self._ledger.cut(self._choose(everything or self.pressed))
             if pending is None:
                 if self.blocked:
@@ -212,6 +216,12 @@ class Publisher:
         self._built = None
         await self._ledger.trim()
         await self._after_commit(sum(map(len, pending.all_operations())))
+
+    def _say_who(self) -> None:
+        """Another machine than that of the last commit names itself, in its first own."""
+        ledger, writer = self._ledger, Writer(self._identity.device, self._identity.host)
+        if ledger.unpublished and ledger.namespace.writers.newest() != writer:
+            ledger.accept(SetWriter(*writer))
 
     def _choose(self, everything: bool) -> list[int]:
         """The files that the cut takes. Files without a name are only taken to make room."""

@@ -33,6 +33,7 @@ from cache.operations import (
     SetAttributes,
     SetExtents,
     SetRetention,
+    SetWriter,
     SetXattr,
     Unlink,
     Unpin,
@@ -40,6 +41,7 @@ from cache.operations import (
 from cache.point_store import PointStore
 from cache.row_store import RowStore
 from cache.rows import FIRST_COOKIE, PERMISSION_BITS, S_IFMT_MASK, DentryRow, InodeRow
+from cache.writer_store import Writer, WriterStore
 from cache.xattr_store import XattrStore
 
 _RESERVED = (b".", b"..")
@@ -54,6 +56,7 @@ class State:
     extents: ExtentStore
     xattrs: XattrStore
     points: PointStore
+    writers: WriterStore
     device: int
     next_inode: int
     created: int
@@ -289,6 +292,13 @@ def release(_state: State, operation: Release) -> None:
     """Changes no row: it is for those who keep the blocks."""
     if any(type(block) is not bytes or len(block) != BLOCK_ID_SIZE for block in operation.blocks):
         raise CorruptError("an operation releases something that is no block")
+
+
+def set_writer(state: State, operation: SetWriter) -> None:
+    _check_numbers(operation.device)
+    if not 0 < len(operation.host) <= MAX_NAME or b"\0" in operation.host:
+        raise CorruptError("an operation names a host that no host's name can be")
+    state.writers.put(Writer(operation.device, operation.host))
 
 
 def _check_time(time_ns: int) -> None:

@@ -31,6 +31,7 @@ _VALUES: Final = {
     "extent": "inode, offset, length, block, block_offset, born",
     "pin": "name, target, born",
     "retention": "id, keep_all, hourly, daily, weekly, monthly, born",
+    "writer": "id, device, host, born",
 }
 
 

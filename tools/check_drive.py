@@ -99,7 +99,7 @@ class DriveCheck:
             self._copies,
             self._snapshots,
             BlockCache(self._upstream, self._codec, _CACHE, trio.CapacityLimiter(2)),
-            CommitIdentity(file.id, DEVICE, keys.commit),
+            CommitIdentity(file.id, DEVICE, b"", keys.commit),
         )
         self._state = StateCheck(source, cache_folder, work, findings, progress)
         self._away: list[str] = []

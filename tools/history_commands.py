@@ -86,13 +86,18 @@ def _log(options: argparse.Namespace) -> int:
 
 
 def _log_line(entry: dict[str, Any]) -> str:
-    start = f"{entry['name']:<22}  {_local(entry['time_ns'])}  @{entry['commit']:<7}"
+    start = f"{entry['name']:<22}  {_local(entry['time_ns'])}  @{entry['commit']:<7}  {_device(entry):<15}"
     what = ", ".join(entry["what"])
     if "size" not in entry:
         return f"{start}  {'':<10}  {'':>20}  {what}"
     mode = stat.filemode(entry["mode"])
     size = f"{entry['size']} names" if stat.S_ISDIR(entry["mode"]) else format_size(entry["size"])
     return f"{start}  {mode}  {_owner(entry['uid']):>8} {size:>11}  {what}"
+
+
+def _device(entry: dict[str, Any]) -> str:
+    """The machine that made the commit, by the name of its host; empty if nobody said."""
+    return _printable(entry["host"]) if "host" in entry else ""
 
 
 def _local(time_ns: int) -> str:

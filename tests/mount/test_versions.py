@@ -9,11 +9,13 @@ import os
 import random
 import re
 import shutil
+import socket
 import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -459,6 +461,8 @@ def test_log_diff_restore_and_clone(drive: MountedDrive) -> None:
     log = json.loads(succeed(drive.tool("drivefs", "log", "--json", root / "d/e/f")))["entries"]
     assert [entry["what"] for entry in log] == [["content"], ["created"]]
     assert log[0]["size"] == 4
+    assert log[0]["host"] == quote(socket.gethostname())
+    assert socket.gethostname() in succeed(drive.tool("drivefs", "log", root / "d/e/f"))
     assert then in succeed(drive.tool("drivefs", "log", root / "d/e/f"))
     succeed(drive.tool("drivefs", "restore", root / "d/e/f", "--at", then))
     assert (root / "d/e/f").read_text() == "one"

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from backend.errors import CorruptError
 from cache import history as queries
 from cache.history import History
 from cache.namespace import Namespace
@@ -19,9 +20,11 @@ from cache.operations import (
     Rename,
     SetAttributes,
     SetExtents,
+    SetWriter,
     SetXattr,
     Unlink,
 )
+from cache.writer_store import Writer
 
 FILE, FOLDER = 0o100644, 0o40755
 BLOCK = b"b" * 32
@@ -234,3 +237,21 @@ def steps_of(namespace: Namespace, sql: str, bindings: Any) -> int:
     list(connection.execute(sql, bindings))
     connection.set_progress_handler(None)
     return count
+
+
+def test_who_made_a_commit(namespace: Namespace) -> None:
+    """As of each commit, through undo, in a snapshot's words: the newest row not later."""
+    history = History(namespace)
+    assert history.writer_at(1) is None
+    namespace.begin_commit(2)
+    namespace.apply(SetWriter(1, b"desk"))
+    namespace.apply(SetWriter(1, b"renamed at once"))
+    namespace.begin_commit(4)
+    namespace.apply(SetWriter(2, b"laptop"))
+    expected = [None, Writer(1, b"renamed at once"), Writer(1, b"renamed at once"), Writer(2, b"laptop")]
+    assert [history.writer_at(commit) for commit in (1, 2, 3, 4)] == expected
+    namespace.undo(3)
+    assert namespace.writers.newest() == expected[2]
+    for operation in (SetWriter(-1, b"x"), SetWriter(1, b""), SetWriter(1, b"\0"), SetWriter(1, b"x" * 256)):
+        with pytest.raises(CorruptError):
+            namespace.apply(operation)

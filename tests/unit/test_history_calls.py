@@ -12,8 +12,11 @@ from urllib.parse import quote
 import pytest
 
 import cache.graft
+from backend.commit_format import associated_data_of
+from backend.upstream import Commit
 from cache.attributes import AttributeChange
 from cache.calls import calls_of
+from cache.commit_payload import open_operations
 from cache.drive import Drive
 from cache.errors import (
     DirectoryError,
@@ -25,8 +28,8 @@ from cache.errors import (
     NotEmptyError,
     ReadOnlyFileSystemError,
 )
-from cache.operations import ROOT_INODE
-from tests.drives import content_of, make_file, opened, tree
+from cache.operations import ROOT_INODE, SetWriter, decode
+from tests.drives import DRIVE_ID, QUIET, SECRETS, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 
 
@@ -322,3 +325,39 @@ async def test_diff(drive: Drive) -> None:
     assert (await call(drive, "diff", path="same", first=first))["changes"] == []
     assert (await call(drive, "diff", path="gone", first=first))["changes"] == [["D", "gone"]]
     assert changing.inode != drive.lookup(ROOT_INODE, b"turns").inode
+
+
+async def test_the_log_says_which_machine_made_a_commit(tmp_path: Path, upstream: MemoryUpstream) -> None:
+    for host in ("desk", "lap top", "lap top"):
+        options = replace(QUIET, host=host)
+        async with opened(tmp_path / host, upstream, options) as drive:
+            if host == "desk":
+                await make_file(drive, b"f")
+            await drive.write(drive.lookup(ROOT_INODE, b"f").inode, 0, host.encode())
+            await drive.sync()
+            await drive.unlink(ROOT_INODE, b"f")
+            await make_file(drive, b"f", host.encode())
+            await drive.sync()
+    async with opened(tmp_path / "desk", upstream, replace(QUIET, host="desk")) as drive:
+        await drive.unlink(ROOT_INODE, b"f")
+        entries = (await call(drive, "log", path="f"))["entries"]
+        assert [entry["host"] for entry in entries] == ["desk", *["lap%20top"] * 4, *["desk"] * 2]
+        assert {entry["device"] for entry in entries} == {1}
+    said = [_writers(commit) for commit, _ in upstream.commits]
+    assert [hosts for hosts in said if hosts] == [[b"desk"], [b"lap top"], [b"desk"]]
+
+
+def _writers(commit: Commit) -> list[bytes]:
+    binding = associated_data_of(DRIVE_ID, commit)
+    operations = map(decode, open_operations(SECRETS.commit, commit.payload, binding))
+    return [operation.host for operation in operations if isinstance(operation, SetWriter)]
+
+
+async def test_what_nobody_said_is_not_shown(drive: Drive) -> None:
+    """As on a drive from before hosts were kept."""
+    await make_file(drive, b"f")
+    await drive.sync()
+    drive._namespace.synced_connection().execute("DELETE FROM writer")
+    (entry,) = (await call(drive, "log", path="f"))["entries"]
+    assert "host" not in entry
+    assert "device" not in entry

@@ -597,6 +597,8 @@ def test_times_before_1901_of_version_2_become_the_oldest(path: str) -> None:
     at_rest.unseal(path)
     connection = apsw.Connection(path)
     connection.execute("UPDATE inode SET mtime_ns = ? WHERE inode = ?", (-(1 << 63), inode))
+    connection.execute("DROP TABLE writer")
+    connection.execute("DROP TABLE past_writer")
     connection.execute("PRAGMA user_version = 2")
     connection.close()
     namespace = Namespace(path)
@@ -614,9 +616,9 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path, path: str) -> None:
     Namespace(path).close()
     at_rest.unseal(path)
     connection = apsw.Connection(path)
-    connection.execute("PRAGMA user_version = 4")
+    connection.execute("PRAGMA user_version = 5")
     connection.close()
-    with pytest.raises(FormatError, match="version 4"):
+    with pytest.raises(FormatError, match="version 5"):
         Namespace(path)
     noise = tmp_path / "noise.db"
     noise.write_bytes(b"noise" * 1000)

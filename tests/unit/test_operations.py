@@ -23,6 +23,7 @@ from cache.operations import (
     SetAttributes,
     SetExtents,
     SetRetention,
+    SetWriter,
     SetXattr,
     Unlink,
     Unpin,
@@ -68,6 +69,7 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     st.builds(Unpin, NAMES),
     st.builds(SetRetention, SIZES, SIZES, SIZES, SIZES, SIZES),
     st.builds(Forget, st.lists(st.tuples(SIZES, SIZES)).map(tuple)),
+    st.builds(SetWriter, SIZES, NAMES),
     st.builds(Release, st.lists(st.binary(min_size=32, max_size=32)).map(tuple)),
 )
 
@@ -118,7 +120,7 @@ def test_a_cut_operation_is_refused(operation: Operation, data: st.DataObject) -
 
 @pytest.mark.parametrize(
     "items",
-    [[], [0, 1], [15, 1], ["9", 1], [9], [9, 1, 1], {9: 1}, 9, None, [[9], 1]],
+    [[], [0, 1], [99, 1], ["9", 1], [9], [9, 1, 1], {9: 1}, 9, None, [[9], 1]],
     ids=repr,
 )
 def test_what_is_no_operation_is_refused(items: object) -> None:

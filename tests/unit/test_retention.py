@@ -339,15 +339,24 @@ def test_forgetting_looks_only_at_what_died_in_the_gap(namespace: Namespace) -> 
         assert f"past_{table}_died (died>? AND died<?)" in plan
 
 
-def test_a_database_of_version_1_becomes_one_of_this_version(tmp_path: Path, namespace: Namespace) -> None:
+RETENTION_TABLES = ("pin", "past_pin", "retention", "past_retention", "forgetting")
+WRITER_TABLES = ("writer", "past_writer")
+
+
+@pytest.mark.parametrize(
+    ("version", "lacks"), [(1, (*RETENTION_TABLES, *WRITER_TABLES)), (2, WRITER_TABLES), (3, WRITER_TABLES)]
+)
+def test_a_database_of_an_earlier_version_becomes_one_of_this_version(
+    tmp_path: Path, namespace: Namespace, version: int, lacks: tuple[str, ...]
+) -> None:
     inode = edited(namespace, 3)
     namespace.flush(1)
     namespace.close()
     at_rest.unseal(namespace.path)
     connection = apsw.Connection(namespace.path)
-    for table in ("pin", "past_pin", "retention", "past_retention", "forgetting"):
+    for table in lacks:
         connection.execute(f"DROP TABLE {table}")
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
     again = Namespace(namespace.path)
     assert again.extents(inode, 0, 10)[0].block == block(3)
