@@ -171,6 +171,23 @@ class Release:
     blocks: tuple[bytes, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RenameLeavingWhiteout:
+    """A `Rename` without exchange that gives the old name, in the same moment, to the new inode `whiteout`: a
+    character device 0/0 without permissions, by which union file systems know that a name is gone."""
+
+    parent: int
+    name: bytes
+    new_parent: int
+    new_name: bytes
+    inode: int
+    replaced: int
+    whiteout: int
+    uid: int
+    gid: int
+    time_ns: int
+
+
 Operation = (
     Create
     | Link
@@ -186,6 +203,7 @@ Operation = (
     | SetRetention
     | Forget
     | Release
+    | RenameLeavingWhiteout
 )
 
 _KINDS: Final[dict[int, type[Any]]] = {
@@ -203,6 +221,7 @@ _KINDS: Final[dict[int, type[Any]]] = {
     12: SetRetention,
     13: Forget,
     14: Release,
+    15: RenameLeavingWhiteout,
 }
 
 
