@@ -14,7 +14,7 @@ pytestmark = pytest.mark.mount
 
 OPERATIONS: Final = 1000
 SEED: Final = int(os.environ.get("SEED", "1"))
-INTERVAL: Final = "commit_interval=200ms"
+INTERVAL: Final = "commit_interval=100ms"
 
 
 def mount_again(drive: MountedDrive, turn: int) -> None:
