@@ -151,6 +151,8 @@ class TestSynchronous:
             assert mapped[8190:8194] == b"ddee"
         shared.sync()
         assert file_calls.read_direct(path, 16_384, 8192) == b"p" * (20_000 - 16_384)
+        file_calls.write_direct(path, 3, b"odd")
+        assert file_calls.read_direct(path, 1, 7) == b"ppoddpp"
 
 
 class TestLargest:
