@@ -179,6 +179,23 @@ class SetWriter:
     host: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class RenameLeavingWhiteout:
+    """A `Rename` without exchange that gives the old name, in the same moment, to the new inode `whiteout`: a
+    character device 0/0 without permissions, by which union file systems know that a name is gone."""
+
+    parent: int
+    name: bytes
+    new_parent: int
+    new_name: bytes
+    inode: int
+    replaced: int
+    whiteout: int
+    uid: int
+    gid: int
+    time_ns: int
+
+
 Operation = (
     Create
     | Link
@@ -195,6 +212,7 @@ Operation = (
     | Forget
     | Release
     | SetWriter
+    | RenameLeavingWhiteout
 )
 
 _KINDS: Final[dict[int, type[Any]]] = {
@@ -213,6 +231,7 @@ _KINDS: Final[dict[int, type[Any]]] = {
     13: Forget,
     14: Release,
     15: SetWriter,
+    16: RenameLeavingWhiteout,
 }
 
 

@@ -10,7 +10,7 @@ Times follow POSIX (rename(2), unlink(2), link(2): "shall mark for update").
 from __future__ import annotations
 
 from dataclasses import dataclass
-from stat import S_IFDIR
+from stat import S_IFCHR, S_IFDIR
 
 from backend.errors import CorruptError
 from backend.upstream import BLOCK_ID_SIZE
@@ -30,6 +30,7 @@ from cache.operations import (
     Release,
     RemoveXattr,
     Rename,
+    RenameLeavingWhiteout,
     SetAttributes,
     SetExtents,
     SetRetention,
@@ -171,6 +172,15 @@ def exchange(state: State, operation: Rename) -> None:
     rows.point_entry(other_entry, row.inode)
     _move(rows, row, new_parent, operation.time_ns)
     _move(rows, other, parent, operation.time_ns)
+
+
+def rename_leaving_whiteout(state: State, operation: RenameLeavingWhiteout) -> None:
+    """Both parts or neither: what may be refused of the second is looked at before the first."""
+    o = operation
+    _check_numbers(o.uid, o.gid)
+    _check_free(state, o.whiteout)
+    rename(state, Rename(o.parent, o.name, o.new_parent, o.new_name, o.inode, o.replaced, False, o.time_ns))
+    create(state, Create(o.parent, o.name, o.whiteout, S_IFCHR, o.uid, o.gid, 0, b"", o.time_ns))
 
 
 def _replaced(rows: RowStore, operation: Rename, row: InodeRow) -> InodeRow | None:
@@ -350,15 +360,19 @@ def _absent(rows: RowStore, parent: int, name: bytes) -> None:
 
 
 def _take_number(state: State, inode: int) -> None:
-    """Check that the number is free. One above all that this device made is, without SQL."""
+    _check_free(state, inode)
+    if inode >> DEVICE_SHIFT == state.device:
+        state.created = max(state.created, inode)
+        state.next_inode = max(state.next_inode, inode + 1)
+
+
+def _check_free(state: State, inode: int) -> None:
+    """A number above all that this device made is free, without SQL."""
     if not ROOT_INODE < inode <= MAX_SIZE:
         raise CorruptError(f"an operation makes inode {inode}, which is out of range")
     ours = inode >> DEVICE_SHIFT == state.device
     if not (ours and inode > state.created) and state.rows.inodes.get(inode) is not None:
         raise CorruptError(f"an operation makes inode {inode}, which is there already")
-    if ours:
-        state.created = max(state.created, inode)
-        state.next_inode = max(state.next_inode, inode + 1)
 
 
 def _check_removable(row: InodeRow) -> None:

@@ -55,6 +55,7 @@ from cache.operations import (
     Operation,
     RemoveXattr,
     Rename,
+    RenameLeavingWhiteout,
     SetAttributes,
     SetXattr,
     Unlink,
@@ -330,11 +331,13 @@ class Tree:
         *,
         no_replace: bool = False,
         exchange: bool = False,
+        whiteout: tuple[int, int] | None = None,
     ) -> None:
-        """rename(2), renameat2(2) with RENAME_NOREPLACE or RENAME_EXCHANGE."""
+        """rename(2), renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE, or RENAME_WHITEOUT (`whiteout`: the
+        user and group that the whiteout is to have, unless the directory hands its group on)."""
         await self._room()
-        if no_replace and exchange:
-            raise InvalidArgumentError("NOREPLACE and EXCHANGE exclude each other")
+        if exchange and (no_replace or whiteout is not None):
+            raise InvalidArgumentError("EXCHANGE excludes NOREPLACE and WHITEOUT")
         _, row = self._entry(parent, name)
         _check_name(new_name)
         if self._directory(new_parent).nlink == 0:
@@ -344,11 +347,21 @@ class Tree:
         self._check_rename(row, parent, new_parent, replaced, no_replace, exchange)
         if replaced is not None and replaced.inode == row.inode:
             return
-        number = 0 if replaced is None else replaced.inode
-        self._accept(Rename(parent, name, new_parent, new_name, row.inode, number, exchange, time.time_ns()))
+        names = parent, name, new_parent, new_name, row.inode, 0 if replaced is None else replaced.inode
+        self._accept(self._renaming(names, exchange, whiteout))
         self._dirty.settle(row.inode)
         if replaced is not None and not exchange:
             self._delete_if_unused(replaced.inode)
+
+    def _renaming(
+        self, names: tuple[int, bytes, int, bytes, int, int], exchange: bool, whiteout: tuple[int, int] | None
+    ) -> Operation:
+        now = time.time_ns()
+        if whiteout is None:
+            return Rename(*names, exchange, now)
+        directory, (uid, gid) = self._row(names[0]), whiteout
+        group = directory.gid if directory.mode & S_ISGID else gid
+        return RenameLeavingWhiteout(*names, self._namespace.allocate_inode(), uid, group, now)
 
     def _check_rename(
         self,

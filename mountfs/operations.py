@@ -44,6 +44,9 @@ CONTROL_ATTRIBUTE: Final = b"user.drivefs.control"
 """Unlisted, on the root only: the path of the control socket."""
 
 _ATTRIBUTE_CLASSES: Final = (b"user.", b"trusted.", b"security.")
+_RENAME_WHITEOUT: Final = 4
+"""rename(2); pyfuse3 hands it on and has no name for it."""
+_RENAME_FLAGS: Final = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE | _RENAME_WHITEOUT
 _FIRST_COOKIE: Final = 16
 _READDIR_BATCH: Final = 64
 
@@ -288,7 +291,7 @@ class DriveOperations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
-        if flags not in (0, pyfuse3.RENAME_NOREPLACE, pyfuse3.RENAME_EXCHANGE):
+        if flags & ~_RENAME_FLAGS:
             raise FUSEError(errno.EINVAL)
         self._check_old(parent_inode_old, name_old)
         self._check_new(parent_inode_new, name_new)
@@ -297,8 +300,9 @@ class DriveOperations(pyfuse3.Operations):
             name_old,
             parent_inode_new,
             name_new,
-            no_replace=flags == pyfuse3.RENAME_NOREPLACE,
-            exchange=flags == pyfuse3.RENAME_EXCHANGE,
+            no_replace=bool(flags & pyfuse3.RENAME_NOREPLACE),
+            exchange=bool(flags & pyfuse3.RENAME_EXCHANGE),
+            whiteout=(ctx.uid, ctx.gid) if flags & _RENAME_WHITEOUT else None,
         )
 
     @_answered

@@ -19,6 +19,7 @@ from cache.errors import (
     DirectoryError,
     ExistsError,
     InputOutputError,
+    InvalidArgumentError,
     NoAttributeError,
     NoEntryError,
     NotDirectoryError,
@@ -190,8 +191,18 @@ class MemoryDrive:
         self._unlinked(inode)
 
     async def rename(
-        self, parent: int, name: bytes, new_parent: int, new_name: bytes, *, no_replace: bool, exchange: bool
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        *,
+        no_replace: bool,
+        exchange: bool,
+        whiteout: tuple[int, int] | None,
     ) -> None:
+        if whiteout is not None:
+            raise InvalidArgumentError("this drive has no whiteouts")
         inode = self.lookup(parent, name).inode
         old, new = self._nodes[parent], self._directory(new_parent)
         replaced = new.names.get(new_name)

@@ -88,7 +88,7 @@ class RandomOperations:
             (self.write, 12), (self.read, 10), (self.truncate, 5), (self.map_write, 10),
             (self.map_read, 6), (self.unmap, 1), (self.zero, 2), (self.copy_range, 3),
             (self.write_direct, 2), (self.read_direct, 2), (self.append, 3), (self.send, 1),
-            (self.fsync, 2), (self.drop_pages, 2), (self.open, 6), (self.close, 5),
+            (self.fsync, 2), (self.compare_cold, 4), (self.open, 6), (self.close, 5),
             (self.compare, 2), (self.truncate_by_name, 1), (self.set_times, 1),
             (self.rename, 8 if many else 1), (self.link, 4 if many else 1),
             (self.unlink, 5 if many else 1), (self.exchange, 2 if many else 1),
@@ -330,12 +330,13 @@ class RandomOperations:
         opened, call = self._some_open(), self._random.choice([os.fsync, os.fdatasync])
         self._same(f"{call.__name__} {opened.descriptors}", lambda side: call(opened.descriptors[side]))
 
-    def drop_pages(self) -> None:
+    def compare_cold(self) -> None:
         """The kernel forgets what it had of the file, and asks the mount again."""
         opened = self._some_open()
         self._told.append(f"{self._done}: drop pages of {opened.descriptors}")
         os.fsync(opened.descriptors[MOUNTED])
         os.posix_fadvise(opened.descriptors[MOUNTED], 0, 0, os.POSIX_FADV_DONTNEED)
+        self._compare(opened)
 
     def compare(self) -> None:
         self._compare(self._some_open())

@@ -48,6 +48,7 @@ def command(name: str, **environment: str) -> Callable[..., str]:
     return lambda *arguments, **options: run(name, *arguments, env=os.environ | environment, **options)
 
 
+@pytest.mark.soak
 def test_borg(shared: MountedDrive, place: Path, local: Path) -> None:
     borg = command("borg", BORG_BASE_DIR=str(local), BORG_PASSPHRASE="a")
     tree, repository = Tree(local), place / "repository"
@@ -67,6 +68,7 @@ def test_borg(shared: MountedDrive, place: Path, local: Path) -> None:
     assert differences(tree.top, place / "tree") == ""
 
 
+@pytest.mark.soak
 def test_restic(shared: MountedDrive, place: Path, local: Path) -> None:
     restic = command(
         "restic",

@@ -125,18 +125,23 @@ class TestHoles:
 
 
 class TestSynchronous:
-    @pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC])
-    def test_a_write_that_returned_outlives_the_mount(self, drive: MountedDrive, flag: int) -> None:
+    FLAGS: Final = {"sync": os.O_SYNC, "dsync": os.O_DSYNC}
+
+    def test_a_write_that_returned_outlives_the_mount(self, drive: MountedDrive) -> None:
         """With the file still open: nothing but the write itself made it last."""
         drive.mount()
-        descriptor = os.open(drive.mountpoint / "a", os.O_CREAT | os.O_WRONLY | flag)
+        descriptors = [
+            os.open(drive.mountpoint / name, os.O_CREAT | os.O_WRONLY | flag)
+            for name, flag in self.FLAGS.items()
+        ]
         for number in range(20):
-            os.write(descriptor, bytes([number]) * 10_000)
+            for descriptor in descriptors:
+                os.write(descriptor, bytes([number]) * 10_000)
         drive.kill()
-        assert code(os.close, descriptor) == "ENOTCONN"
+        assert [code(os.close, descriptor) for descriptor in descriptors] == ["ENOTCONN"] * 2
         drive.remount()
         expected = b"".join(bytes([number]) * 10_000 for number in range(20))
-        assert (drive.mountpoint / "a").read_bytes() == expected
+        assert [(drive.mountpoint / name).read_bytes() for name in self.FLAGS] == [expected] * 2
 
     def test_direct_access_and_the_page_cache_agree(self, shared: MountedDrive, place: Path) -> None:
         path = str(place / "a")
@@ -151,6 +156,8 @@ class TestSynchronous:
             assert mapped[8190:8194] == b"ddee"
         shared.sync()
         assert file_calls.read_direct(path, 16_384, 8192) == b"p" * (20_000 - 16_384)
+        file_calls.write_direct(path, 3, b"odd")
+        assert file_calls.read_direct(path, 1, 7) == b"ppoddpp"
 
 
 class TestLargest:
@@ -219,7 +226,12 @@ class TestRangeOfTimes:
         return found.st_atime_ns, found.st_mtime_ns
 
     def test_now_after_a_remount_without_a_cache_and_in_the_past(self, drive: MountedDrive) -> None:
+        """What is out of range becomes the nearest, of files when the kernel, which owns their times while it
+        has them in memory, has forgotten them."""
         drive.mount("noatime")
+        for name, (wish, _) in self.CLAMPED.items():
+            (drive.mountpoint / name).touch()
+            os.utime(drive.mountpoint / name, ns=(wish, wish))
         make: dict[str, Callable[[Path], object]] = {
             "file": lambda path: path.write_bytes(b"content"),
             "folder": Path.mkdir,
@@ -235,6 +247,8 @@ class TestRangeOfTimes:
         drive.umount()
         drive.wipe_cache()
         drive.mount("noatime")
+        for name, (_, kept) in self.CLAMPED.items():
+            assert self.times(drive.mountpoint / name) == (kept, kept)
         for kind in make:
             assert self.times_of(drive.mountpoint / kind) == expected[kind]
         run("rm", "-r", *(drive.mountpoint / kind for kind in make))
@@ -242,14 +256,3 @@ class TestRangeOfTimes:
         before = sorted((drive.mountpoint / ".versions").iterdir())[-2]
         for kind in make:
             assert self.times_of(before / kind) == expected[kind]
-
-    def test_what_is_out_of_range_becomes_the_nearest(self, drive: MountedDrive) -> None:
-        """The kernel, which owns the times of files that it has open, tells the wish until it forgets it."""
-        drive.mount("noatime")
-        for name, (wish, _) in self.CLAMPED.items():
-            (drive.mountpoint / name).touch()
-            os.utime(drive.mountpoint / name, ns=(wish, wish))
-        drive.umount()
-        drive.mount("noatime")
-        for name, (_, kept) in self.CLAMPED.items():
-            assert self.times(drive.mountpoint / name) == (kept, kept)

@@ -190,9 +190,16 @@ class TestRename:
         assert (place / "file" / "inside").is_dir()
         assert rename(place / "file", place / "none", EXCHANGE) == errno.ENOENT
 
-    def test_whiteout_is_refused(self, place: Path) -> None:
-        (place / "a").touch()
-        assert rename(place / "a", place / "b", WHITEOUT) == errno.EINVAL
+    def test_leaving_a_whiteout(self, place: Path) -> None:
+        (place / "a").write_bytes(b"content")
+        assert rename(place / "a", place / "b", WHITEOUT) == 0
+        assert (place / "b").read_bytes() == b"content"
+        found = (place / "a").lstat()
+        assert (found.st_mode, found.st_rdev) == (stat.S_IFCHR, 0)
+        assert rename(place / "b", place / "a", WHITEOUT | NOREPLACE) == errno.EEXIST
+        assert rename(place / "b", place / "a", WHITEOUT | EXCHANGE) == errno.EINVAL
+        (place / "a").unlink()
+        assert os.listdir(place) == ["b"]
 
     def test_kinds_do_not_replace_each_other(self, place: Path) -> None:
         (place / "file").touch()

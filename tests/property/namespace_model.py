@@ -19,6 +19,7 @@ from cache.operations import (
     Operation,
     RemoveXattr,
     Rename,
+    RenameLeavingWhiteout,
     SetAttributes,
     SetExtents,
     SetXattr,
@@ -213,6 +214,12 @@ def rename(state: State, o: Rename) -> None:
     add_name(state, o.new_parent, o.new_name, o.inode, o.time_ns)
 
 
+def rename_leaving_whiteout(state: State, o: RenameLeavingWhiteout) -> None:
+    require(o.whiteout not in state.nodes)
+    rename(state, Rename(o.parent, o.name, o.new_parent, o.new_name, o.inode, o.replaced, False, o.time_ns))
+    create(state, Create(o.parent, o.name, o.whiteout, 0o020000, o.uid, o.gid, 0, b"", o.time_ns))
+
+
 def exchange(state: State, o: Rename) -> None:
     source, target = state.nodes[o.parent], state.nodes[o.new_parent]
     other = state.node(o.replaced)
@@ -261,6 +268,7 @@ APPLY: dict[type[Any], Callable[[State, Any], None]] = {
     Link: link,
     Unlink: unlink,
     Rename: rename,
+    RenameLeavingWhiteout: rename_leaving_whiteout,
     SetAttributes: set_attributes,
     SetXattr: set_xattr,
     RemoveXattr: remove_xattr,

@@ -26,6 +26,7 @@ from cache.operations import (
     Operation,
     RemoveXattr,
     Rename,
+    RenameLeavingWhiteout,
     SetAttributes,
     SetExtents,
     SetXattr,
@@ -170,6 +171,17 @@ class NamespaceMachine(RuleBasedStateMachine):
         node = self.model.live.nodes.get(target)
         replaced = node.names.get(new_name, (0, 0))[0] if node else 0
         self.apply(Rename(directory, chosen, target, new_name, inode, replaced, False, self.now()))
+
+    @rule(parent=PICK, name=PICK, new_parent=PICK, new_name=NAMES)
+    def rename_leaving_whiteout(self, parent: int, name: int, new_parent: int, new_name: bytes) -> None:
+        directory, chosen, inode = self.named(parent, name)
+        target = self.pick(new_parent, "dir")
+        node = self.model.live.nodes.get(target)
+        replaced = node.names.get(new_name, (0, 0))[0] if node else 0
+        whiteout = self.namespace.allocate_inode()
+        self.ever.add(whiteout)
+        names = directory, chosen, target, new_name, inode, replaced
+        self.apply(RenameLeavingWhiteout(*names, whiteout, 7, 8, self.now()))
 
     @rule(parent=PICK, name=PICK, other_parent=PICK, other_name=PICK)
     def exchange(self, parent: int, name: int, other_parent: int, other_name: int) -> None:

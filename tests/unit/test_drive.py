@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from stat import S_IFBLK, S_IFDIR, S_IFIFO, S_IFREG, S_ISGID
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFREG, S_ISGID
 
 import pytest
 
@@ -189,6 +189,25 @@ async def test_rename(drive: Drive, source: str, target: str, flag: str) -> None
     else:
         with pytest.raises(NoEntryError):
             drive.lookup(ROOT_INODE, b"one")
+
+
+async def test_a_rename_leaves_a_whiteout(drive: Drive) -> None:
+    one, two = await make_file(drive, b"one"), await make_file(drive, b"two")
+    await drive.rename(ROOT_INODE, b"one", ROOT_INODE, b"two", whiteout=(5, 6))
+    left = drive.lookup(ROOT_INODE, b"one")
+    assert (left.mode, left.rdev, left.uid, left.gid) == (S_IFCHR, 0, 5, 6)
+    assert drive.lookup(ROOT_INODE, b"two").inode == one.inode
+    with pytest.raises(StaleError):
+        drive.attributes(two.inode)
+    with pytest.raises(ExistsError):
+        await drive.rename(ROOT_INODE, b"two", ROOT_INODE, b"one", no_replace=True, whiteout=(5, 6))
+    with pytest.raises(InvalidArgumentError):
+        await drive.rename(ROOT_INODE, b"two", ROOT_INODE, b"one", exchange=True, whiteout=(5, 6))
+    folder = await make_directory(drive, b"group")
+    await drive.set_attributes(folder.inode, AttributeChange(mode=0o2755, gid=77))
+    await drive.rename(ROOT_INODE, b"two", folder.inode, b"inside", whiteout=(5, 6))
+    await drive.rename(folder.inode, b"inside", ROOT_INODE, b"again", whiteout=(5, 6))
+    assert drive.lookup(folder.inode, b"inside").gid == 77
 
 
 async def test_a_directory_cannot_move_into_itself(drive: Drive) -> None:

@@ -36,6 +36,7 @@ from cache.operations import (
     Operation,
     RemoveXattr,
     Rename,
+    RenameLeavingWhiteout,
     SetAttributes,
     SetExtents,
     SetXattr,
@@ -134,6 +135,23 @@ def test_a_rename_over_takes_the_name_and_a_new_cookie(namespace: Namespace) -> 
     assert row_of(namespace, ROOT_INODE).size == 1
 
 
+def test_a_rename_leaves_a_whiteout_in_the_same_moment(namespace: Namespace) -> None:
+    folder, first, second = make(namespace, b"d", FOLDER), make(namespace, b"new"), make(namespace, b"old")
+    whiteout = namespace.allocate_inode()
+    names = ROOT_INODE, b"new", ROOT_INODE, b"old", first, second
+    namespace.apply(RenameLeavingWhiteout(*names, whiteout, 5, 6, 33))
+    left, moved = namespace.entry(ROOT_INODE, b"new"), namespace.entry(ROOT_INODE, b"old")
+    assert left is not None
+    assert moved is not None
+    assert (left.inode, moved.inode, row_of(namespace, second).nlink) == (whiteout, first, 0)
+    row = row_of(namespace, whiteout)
+    assert (row.mode, row.rdev, row.uid, row.gid, row.nlink) == (stat.S_IFCHR, 0, 5, 6, 1)
+    assert row_of(namespace, ROOT_INODE).size == 3
+    names = ROOT_INODE, b"d", ROOT_INODE, b"e", folder, 0
+    namespace.apply(RenameLeavingWhiteout(*names, namespace.allocate_inode(), 5, 6, 34))
+    assert row_of(namespace, ROOT_INODE).nlink == 3
+
+
 def test_an_exchange_keeps_cookies_and_moves_folders(namespace: Namespace) -> None:
     outer = make(namespace, b"outer", FOLDER)
     folder, file = make(namespace, b"d", FOLDER, parent=outer), make(namespace, b"f")
@@ -174,6 +192,10 @@ def invalid_operations() -> list[Operation]:
         Unlink(ROOT_INODE, b"f", 2, NEWEST_TIME + 1),
         Rename(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, False, OLDEST_TIME - 1),
         Rename(ROOT_INODE, b"f", ROOT_INODE, b"d", 2, 3, True, NEWEST_TIME + 1),
+        RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, 3, 0, 0, 1),
+        RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, 1 << 63, 0, 0, 1),
+        RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, 99, 1 << 32, 0, 1),
+        RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"d", 2, 3, 99, 0, 0, 1),
         SetAttributes(2, size=1 << 63),
         SetAttributes(2, size=-1),
         SetAttributes(2, mtime_ns=NEWEST_TIME + 1),

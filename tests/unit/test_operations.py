@@ -20,6 +20,7 @@ from cache.operations import (
     Release,
     RemoveXattr,
     Rename,
+    RenameLeavingWhiteout,
     SetAttributes,
     SetExtents,
     SetRetention,
@@ -44,6 +45,11 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     st.builds(Link, INODES, INODES, NAMES, TIMES),
     st.builds(Unlink, INODES, NAMES, INODES, TIMES),
     st.builds(Rename, INODES, NAMES, INODES, NAMES, INODES, st.just(0) | INODES, st.booleans(), TIMES),
+    st.builds(
+        RenameLeavingWhiteout,
+        *(INODES, NAMES, INODES, NAMES, INODES, st.just(0) | INODES),
+        *(INODES, SMALL, SMALL, TIMES),
+    ),
     st.builds(
         SetAttributes,
         INODES,
