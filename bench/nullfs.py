@@ -43,6 +43,7 @@ def main() -> None:
             source="nullfs",
             control_socket=chosen.socket or Path(folder) / "control" / "socket",
             allow_other=os.geteuid() == 0,
+            access_lists=False,
         )
         trio.run(serve, cast(Drive, drive), chosen.mountpoint, options, partial(print, "ready", flush=True))
 

@@ -14,13 +14,14 @@ Event-loop thread only. Permissions are the door's business (the kernel's `defau
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from stat import S_IFLNK, S_IFMT, S_ISDIR, S_ISGID
 from typing import Final
 
 import trio
 
+from cache.access import LISTS, AccessLists
 from cache.attributes import AttributeChange, Attributes, Entry
 from cache.dirty import DirtyFile
 from cache.errors import (
@@ -66,7 +67,7 @@ from cache.rows import DentryRow, InodeRow
 MAX_LINKS: Final = (1 << 31) - 1
 MAX_XATTR_NAME: Final = 255
 MAX_XATTR_VALUE: Final = 64 << 10
-XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", b"system.posix_acl_")
+XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", *LISTS)
 RELATIVE_ATIME_NS: Final = 24 * 3600 * 10**9
 BLOCK_SIZE: Final = 4096
 _WRITE_BACK_NS: Final = 60 * 10**9
@@ -94,6 +95,7 @@ class Tree:
         self._journal_limit = journal_limit
         self._read_only = read_only
         self._closing = False
+        self._access_lists = AccessLists(self._namespace)
         self._held: dict[int, int] = {}
         self._access_times: dict[int, int] = {}
 
@@ -200,6 +202,14 @@ class Tree:
         self.ledger.accept(operation)
         self.publisher.wake()
 
+    def _accept_all(self, operations: Sequence[Operation]) -> None:
+        """Together, or nothing of it."""
+        if len(operations) == 1:
+            self.ledger.accept(operations[0])
+        elif operations:
+            self.ledger.accept_all(operations)
+        self.publisher.wake()
+
     async def _room(self) -> None:
         """Wait while the journal is full; refuse when the drive cannot be written."""
         if self._read_only:
@@ -239,11 +249,21 @@ class Tree:
         await self.changed_from_inside(parent, name, replaced)
 
     async def make_node(
-        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int
+        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int = 0
     ) -> Attributes:
         """A new regular file, directory, FIFO, socket or device. In a set-group-ID directory it takes
-        the directory's group, and a directory the bit too (stat(2), inode(7))."""
-        return await self._create(parent, name, mode, rdev, uid, gid, b"")
+        the directory's group, and a directory the bit too (stat(2), inode(7)). Where the directory has a
+        default access list, that has its say instead of the umask (acl(5), "OBJECT CREATION")."""
+        await self._room()
+        directory = self._new_name(parent, name)
+        if directory.mode & S_ISGID:
+            gid = directory.gid
+            if S_ISDIR(mode):
+                mode |= S_ISGID
+        inode, now = self._namespace.allocate_inode(), time.time_ns()
+        mode, lists = self._access_lists.of_new(parent, inode, mode, umask, S_ISDIR(mode), now)
+        self._accept_all([Create(parent, name, inode, mode, uid, gid, rdev, b"", now), *lists])
+        return self.attributes(inode)
 
     async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
         """A new symbolic link."""
@@ -251,19 +271,11 @@ class Tree:
             raise NoEntryError("an empty symbolic link")
         if len(target) > MAX_SYMLINK:
             raise NameTooLongError("a symbolic link's target is at most 4095 bytes")
-        return await self._create(parent, name, S_IFLNK | 0o777, 0, uid, gid, target)
-
-    async def _create(
-        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, target: bytes
-    ) -> Attributes:
         await self._room()
         directory = self._new_name(parent, name)
-        if directory.mode & S_ISGID:
-            gid = directory.gid
-            if S_ISDIR(mode):
-                mode |= S_ISGID
+        group = directory.gid if directory.mode & S_ISGID else gid
         inode = self._namespace.allocate_inode()
-        self._accept(Create(parent, name, inode, mode, uid, gid, rdev, target, time.time_ns()))
+        self._accept(Create(parent, name, inode, S_IFLNK | 0o777, uid, group, 0, target, time.time_ns()))
         return self.attributes(inode)
 
     def _new_name(self, parent: int, name: bytes) -> InodeRow:
@@ -414,9 +426,9 @@ class Tree:
             ctime_ns = now if change.ctime_ns is None else _in_range(change.ctime_ns)
             if atime_ns is not None:
                 self._access_times.pop(inode, None)
-            self._accept(
-                SetAttributes(inode, mode, change.uid, change.gid, None, atime_ns, mtime_ns, ctime_ns)
-            )
+            lists = [] if mode is None else self._access_lists.after_chmod(row, mode, now)
+            times = atime_ns, mtime_ns, ctime_ns
+            self._accept_all([SetAttributes(inode, mode, change.uid, change.gid, None, *times), *lists])
         return self.attributes(inode)
 
     def _is_write_back(self, inode: int, change: AttributeChange, now: int) -> bool:
@@ -480,23 +492,35 @@ class Tree:
         self._row(inode)
         return self._namespace.xattr_names(inode)
 
-    async def set_xattr(self, inode: int, name: bytes, value: bytes) -> None:
-        """Set or replace. Limits as Linux has them: names of 255 bytes, values of 64 KiB."""
+    async def set_xattr(
+        self, inode: int, name: bytes, value: bytes, *, keeps_set_group_id: bool = True
+    ) -> None:
+        """Set or replace. Limits as Linux has them: names of 255 bytes, values of 64 KiB. An access list
+        sets the mode too; without `keeps_set_group_id` (who sets it is no member of the file's group) it
+        takes that bit. `InvalidArgumentError`, `AccessDeniedError`: no list, or it does not belong there."""
         await self._room()
-        self._row(inode)
+        row = self._row(inode)
         if not name.startswith(XATTR_NAMESPACES):
-            raise NotSupportedError("extended attributes are user., trusted., security. or ACLs")
+            raise NotSupportedError("extended attributes are user., trusted., security. or access lists")
         if len(name) > MAX_XATTR_NAME:
             raise InvalidArgumentError("an extended attribute's name is at most 255 bytes")
         if len(value) > MAX_XATTR_VALUE:
             raise AttributeTooBigError("an extended attribute is at most 64 KiB")
-        self._accept(SetXattr(inode, name, bytes(value), time.time_ns()))
+        now = time.time_ns()
+        if name in LISTS:
+            self._accept_all(self._access_lists.setting(row, name, bytes(value), keeps_set_group_id, now))
+        else:
+            self._accept(SetXattr(inode, name, bytes(value), now))
 
     async def remove_xattr(self, inode: int, name: bytes) -> None:
-        """`NoAttributeError` if there is none of that name."""
+        """`NoAttributeError` if there is none of that name, unless it is an access list."""
         await self._room()
+        now = time.time_ns()
+        if name in LISTS:
+            self._accept_all(self._access_lists.removing(self._row(inode), name, now))
+            return
         self.get_xattr(inode, name)
-        self._accept(RemoveXattr(inode, name, time.time_ns()))
+        self._accept(RemoveXattr(inode, name, now))
 
 
 def _with_layers(row: InodeRow, file: DirtyFile) -> tuple[int, int, int, int]:

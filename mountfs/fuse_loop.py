@@ -32,7 +32,7 @@ import os
 import select
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 import pyfuse3
@@ -61,10 +61,14 @@ log = logging.getLogger(__name__)
 
 class PollingLoop:
     """The waiting coroutine of one FUSE session and its state. `descriptor` is the session's device.
-    `spin_ns`: the longest polling; 0 always sleeps."""
+    `spin_ns`: the longest polling; 0 always sleeps. `handshake` is gone on with when the first request is to
+    be received (it yields) and when that was answered (it ends)."""
 
-    def __init__(self, descriptor: int, spin_ns: int = SPIN_NS) -> None:
+    def __init__(
+        self, descriptor: int, spin_ns: int = SPIN_NS, handshake: Iterator[None] | None = None
+    ) -> None:
         self._descriptor = descriptor
+        self._handshake = handshake
         self._device = select.poll()
         self._device.register(descriptor, select.POLLIN)
         self._parked: list[trio.lowlevel.Task] = []
@@ -86,6 +90,8 @@ class PollingLoop:
 
     async def wait(self) -> bool:
         """Return True when the calling task is to receive one request now, False when it is to end."""
+        if self._handshake is not None and self._shake_hands():
+            return True
         task = trio.lowlevel.current_task()
         self._away.discard(task)
         while self._poller is not None and not self._stopped:
@@ -102,6 +108,15 @@ class PollingLoop:
             self._wake_stand_in()
         self._away.add(task)
         return not self._stopped
+
+    def _shake_hands(self) -> bool:
+        """Whether the first request is to be received now. No task comes in between: pyfuse3 receives and
+        answers it, and calls again, without a checkpoint."""
+        assert self._handshake is not None
+        for _ in self._handshake:
+            return True
+        self._handshake = None
+        return False
 
     async def _park(self, task: trio.lowlevel.Task) -> None:
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -166,31 +181,18 @@ class PollingLoop:
         return False
 
 
-def fuse_descriptors() -> frozenset[int]:
-    """The descriptors of /dev/fuse that this process has open. pyfuse3 keeps the number of its session's
-    to itself; it is the one that `pyfuse3.init` adds."""
-    found = set()
-    for name in os.listdir("/proc/self/fd"):
-        # The descriptor of this very listing is gone by now.
-        with suppress(FileNotFoundError):
-            if os.readlink(f"/proc/self/fd/{name}") == "/dev/fuse":
-                found.add(int(name))
-    return frozenset(found)
+def has_known_seam() -> bool:
+    """Whether pyfuse3 is one that this loop fits."""
+    return hasattr(pyfuse3, "_wait_fuse_readable") and pyfuse3.__version__.startswith(_PINNED_VERSIONS)
 
 
 @contextmanager
-def installed(descriptors: frozenset[int]) -> Iterator[PollingLoop | None]:
-    """`descriptors` are those that `pyfuse3.init` added. Between `pyfuse3.init` and the end of
-    `pyfuse3.main` let its workers wait with a `PollingLoop`. None, and pyfuse3's own coroutine, where its
-    version or its seam is not the known one, or not exactly one device is given."""
-    stock = getattr(pyfuse3, "_wait_fuse_readable", None)
-    if stock is None or len(descriptors) != 1 or not pyfuse3.__version__.startswith(_PINNED_VERSIONS):
-        log.warning("pyfuse3 %s is not the known one: requests wait the slow way", pyfuse3.__version__)
-        yield None
-        return
-    loop = PollingLoop(next(iter(descriptors)))
+def installed(loop: PollingLoop) -> Iterator[None]:
+    """Between `pyfuse3.init` and the end of `pyfuse3.main` let its workers wait with `loop`. Only where
+    `has_known_seam`."""
+    stock = vars(pyfuse3)["_wait_fuse_readable"]
     setattr(pyfuse3, "_wait_fuse_readable", loop.wait)  # noqa: B010 - private, hence not in the stubs
     try:
-        yield loop
+        yield
     finally:
         setattr(pyfuse3, "_wait_fuse_readable", stock)  # noqa: B010

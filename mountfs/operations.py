@@ -33,6 +33,7 @@ from pyfuse3 import (
     StatvfsData,
 )
 
+from cache.access import LISTS
 from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import NoEntryError
@@ -146,24 +147,27 @@ def truncation(mode: int, user: int) -> AttributeChange:
     return AttributeChange(mode=None if kept == mode else kept, size=0, mtime_ns=now, ctime_ns=now)
 
 
-def _check_class(name: bytes) -> None:
-    """POSIX ACLs (`system.`) are refused: the kernel does not enforce them here, and to keep one that nobody
-    obeys would lie (docs/semantics.md)."""
-    if not name.startswith(_ATTRIBUTE_CLASSES):
-        raise FUSEError(errno.EOPNOTSUPP)
-
-
 class DriveOperations(pyfuse3.Operations):
-    """The request handlers of one mount. `access_times`: keep them (relatime). What is not here (access,
-    poll) is answered ENOSYS once, and the kernel does it alone: `default_permissions` is always on."""
+    """The request handlers of one mount. `access_times`: keep them (relatime). `access_lists`: the kernel
+    enforces POSIX ACLs and leaves the umask to us; without, they are refused, for to keep one that nobody
+    obeys would lie. What is not here (access, poll) is answered ENOSYS once, and the kernel does it alone:
+    `default_permissions` is always on."""
 
     supports_dot_lookup = False
     enable_writeback_cache = True
 
     def __init__(
-        self, drive: Drive, control_path: bytes, *, access_times: bool, view: VersionsView | None = None
+        self,
+        drive: Drive,
+        control_path: bytes,
+        *,
+        access_times: bool,
+        access_lists: bool = False,
+        view: VersionsView | None = None,
     ) -> None:
         super().__init__()
+        self.enable_acl = access_lists
+        self._attribute_classes = (*_ATTRIBUTE_CLASSES, *(LISTS if access_lists else ()))
         self._drive = drive
         self._view = view or VersionsView(drive)
         self._past = self._view.first
@@ -242,19 +246,25 @@ class DriveOperations(pyfuse3.Operations):
         if self._access_times:
             self._drive.touch(inode)
 
-    # The kernel has applied the caller's umask to every mode below.
+    # Where POSIX ACLs are refused the kernel has applied the caller's umask to the modes below, and
+    # once more does no harm.
 
     @_answered
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> EntryAttributes:
         self._check_new(parent_inode, name)
-        return self._held(await self._drive.make_node(parent_inode, name, mode, rdev, ctx.uid, ctx.gid))
+        return self._held(await self._make_node(parent_inode, name, mode, rdev, ctx))
 
     @_answered
     async def mkdir(self, parent_inode: int, name: bytes, mode: int, ctx: RequestContext) -> EntryAttributes:
         self._check_new(parent_inode, name)
-        return self._held(await self._drive.make_node(parent_inode, name, mode, 0, ctx.uid, ctx.gid))
+        return self._held(await self._make_node(parent_inode, name, mode, 0, ctx))
+
+    async def _make_node(
+        self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> Attributes:
+        return await self._drive.make_node(parent, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask)
 
     @_answered
     async def symlink(
@@ -323,7 +333,7 @@ class DriveOperations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         self._check_new(parent_inode, name)
         regular = stat.S_IFREG | stat.S_IMODE(mode)
-        attributes = await self._drive.make_node(parent_inode, name, regular, 0, ctx.uid, ctx.gid)
+        attributes = await self._make_node(parent_inode, name, regular, 0, ctx)
         self._drive.hold(attributes.inode, 2)  # the entry and the open file
         return FileInfo(fh=attributes.inode, keep_cache=True), entry_reply(attributes)
 
@@ -427,7 +437,7 @@ class DriveOperations(pyfuse3.Operations):
 
     @_answered
     async def getxattr(self, inode: int, name: bytes, ctx: RequestContext) -> bytes:
-        _check_class(name)
+        self._check_class(name)
         if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
             return self._control_path
         return (self._drive if inode < self._past else self._view).get_xattr(inode, name)
@@ -435,7 +445,16 @@ class DriveOperations(pyfuse3.Operations):
     @_answered
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:
         self._check_changeable(inode, name)
-        await self._drive.set_xattr(inode, name, value)
+        if name in LISTS:
+            keeps = self._keeps_set_group_id(inode, ctx)
+            await self._drive.set_xattr(inode, name, value, keeps_set_group_id=keeps)
+        else:
+            await self._drive.set_xattr(inode, name, value)
+
+    def _keeps_set_group_id(self, inode: int, ctx: RequestContext) -> bool:
+        """Whether the caller may give the bit to a file of that group, as with chmod(2)."""
+        group = self._drive.attributes(inode).gid
+        return ctx.uid == 0 or group == ctx.gid or group in pyfuse3.get_sup_groups(ctx.pid)
 
     @_answered
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
@@ -447,8 +466,12 @@ class DriveOperations(pyfuse3.Operations):
         self._check_changeable(inode, name)
         await self._drive.remove_xattr(inode, name)
 
+    def _check_class(self, name: bytes) -> None:
+        if not name.startswith(self._attribute_classes):
+            raise FUSEError(errno.EOPNOTSUPP)
+
     def _check_changeable(self, inode: int, name: bytes) -> None:
         self._check_live(inode)
-        _check_class(name)
+        self._check_class(name)
         if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
             raise FUSEError(errno.EPERM)

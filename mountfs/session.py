@@ -42,7 +42,8 @@ from cache.calls import calls_of
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from mountfs.control import Commands, serve_control
-from mountfs.fuse_loop import MAX_TASKS, PollingLoop, fuse_descriptors, installed
+from mountfs.fuse_device import DONT_MASK, Handshake, is_mounted, mount_device, take_out
+from mountfs.fuse_loop import MAX_TASKS, PollingLoop, has_known_seam, installed
 from mountfs.operations import DriveOperations
 from mountfs.versions import DEFAULT_NAME, VersionsView
 
@@ -78,7 +79,8 @@ log = logging.getLogger(__name__)
 class MountOptions:
     """How to mount. `source` is what mount(8) shows; `access_times` False is noatime; `dumpable` lets
     debuggers and core dumps see the process, keys included. `versions_name` is the hidden directory's (None:
-    there is none); with `as_of` (a name of a moment, `cache.past_names`) the mount shows the drive then."""
+    there is none); with `as_of` (a name of a moment, `cache.past_names`) the mount shows the drive then.
+    `access_lists`: with POSIX ACLs."""
 
     source: str
     control_socket: Path
@@ -88,12 +90,13 @@ class MountOptions:
     dev: bool = True
     exec: bool = True
     access_times: bool = True
+    access_lists: bool = True
     dumpable: bool = False
     versions_name: bytes | None = DEFAULT_NAME
     as_of: str = ""
 
-    def for_libfuse(self) -> set[str]:
-        """The `-o` words for libfuse, mount.fuse3(8). Only root may mount with `suid` and `dev`: without it
+    def words(self) -> set[str]:
+        """The `-o` words of mount.fuse3(8). Only root may mount with `suid` and `dev`: without it
         fusermount3 forces `nosuid` and `nodev`."""
         words = {"default_permissions", "subtype=drivefs", "fsname=" + _escaped(self.source)}
         chosen = {
@@ -167,6 +170,7 @@ class _Session:
             self._drive,
             os.fsencode(options.control_socket),
             access_times=options.access_times,
+            access_lists=options.access_lists and has_known_seam(),
             view=self._view(),
         )
         with _mounted(operations, self._mountpoint, options) as mount:
@@ -294,15 +298,40 @@ def _sole(error: Exception) -> Exception:
 
 @contextmanager
 def _mounted(operations: DriveOperations, mountpoint: Path, options: MountOptions) -> Iterator[_Mount]:
-    before = fuse_descriptors()
+    if not has_known_seam():
+        log.warning(
+            "pyfuse3 %s is not the known one: requests wait the slow way, and there are no POSIX ACLs",
+            pyfuse3.__version__,
+        )
+        yield from _mounted_by_libfuse(operations, mountpoint, options)
+        return
+    device = mount_device(mountpoint, options.words())
+    handshake = Handshake(device, DONT_MASK if operations.enable_acl else 0)
+    loop = PollingLoop(handshake.descriptor, handshake=handshake.steps())
+    mount = _Mount(loop)
+    try:
+        pyfuse3.init(operations, handshake.path, {"default_permissions"})
+        with installed(loop):
+            yield mount
+    finally:
+        there = not mount.detached and is_mounted(handshake.descriptor)
+        # First the device, so that nobody waits for an answer: not even the unmounting.
+        handshake.close()
+        pyfuse3.close(unmount=False)
+        if there:
+            take_out(mountpoint)
+
+
+def _mounted_by_libfuse(
+    operations: DriveOperations, mountpoint: Path, options: MountOptions
+) -> Iterator[_Mount]:
     mount = _Mount(None)
     try:
-        pyfuse3.init(operations, os.fspath(mountpoint), options.for_libfuse())
+        pyfuse3.init(operations, os.fspath(mountpoint), options.words())
     except RuntimeError as error:
         raise UsageError(f"cannot mount on {mountpoint}: {error}") from None
     try:
-        with installed(fuse_descriptors() - before) as mount.loop:
-            yield mount
+        yield mount
     finally:
         # Closes the device, then detaches the mountpoint if it is still there; never waits.
         pyfuse3.close(unmount=not mount.detached)

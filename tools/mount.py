@@ -139,6 +139,7 @@ def _serve(
         dev="nodev" not in options.kernel_flags,
         exec="noexec" not in options.kernel_flags,
         access_times=not options.noatime,
+        access_lists=options.access_lists,
         versions_name=os.fsencode(options.versions_dir) or None,
         as_of=options.asof,
     )

@@ -23,7 +23,6 @@ LET_PASS: Final = frozenset(
         "defaults",
         "auto",
         "noauto",
-        "noacl",
         "user",
         "nouser",
         "users",
@@ -75,6 +74,7 @@ class MountOptions:
     read_only: bool = False
     allow_other: bool = False
     noatime: bool = False
+    access_lists: bool = True
     verbose: bool = False
     passphrase_file: str | None = None
     key_file: str | None = None
@@ -173,6 +173,8 @@ _SWITCHES: Final[dict[str, tuple[str, bool]]] = {
     "ro": ("read_only", True),
     "rw": ("read_only", False),
     "allow_other": ("allow_other", True),
+    "acl": ("access_lists", True),
+    "noacl": ("access_lists", False),
     "noatime": ("noatime", True),
     "atime": ("noatime", False),
     "relatime": ("noatime", False),

@@ -1,0 +1,134 @@
+"""A mount's device and its first exchange with the kernel (FUSE_INIT), in which the protocol is agreed upon.
+
+pyfuse3 can ask the kernel for some of the protocol's features only. So libfuse is not given the device but,
+as an already open one (mountpoint `/dev/fd/N`, fuse_session_mount in libfuse's fuse_lowlevel.c), one end of a
+socket pair: it reads the kernel's FUSE_INIT from there and writes its answer there, to which the features
+that it does not know of are added. Then the device takes the socket's place (dup2(2)), and libfuse goes on
+with it as if it always had. The messages are those of linux/fuse.h, in the byte order of the machine.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import logging
+import os
+import select
+import socket
+import struct
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from backend.errors import UsageError
+
+DONT_MASK: Final = 1 << 6
+"""FUSE_DONT_MASK: the file system applies the umask, or a directory's default ACL in its place."""
+
+_MAX_MESSAGE: Final = 1 << 16
+_OUT_HEADER: Final = struct.Struct("=IiQ")
+"""fuse_out_header: length, error, unique."""
+_IN_HEADER: Final = struct.Struct("=IIQQIIIHH")
+"""fuse_in_header: length, opcode, unique, node, user, group, process, extra length, padding."""
+_IN_INIT: Final = struct.Struct("=IIII")
+"""fuse_init_in begins with: major, minor, read-ahead, flags; so does fuse_init_out."""
+_INIT: Final = 26
+_MNT_DETACH: Final = 2
+
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+log = logging.getLogger(__name__)
+
+
+def mount_device(mountpoint: Path, words: Iterable[str]) -> int:
+    """Mount on `mountpoint` with these `-o` words, by fusermount3(1), which needs no privileges: the device
+    of the mount. `UsageError` with its reason."""
+    ours, its = socket.socketpair()
+    with ours, its:
+        environment = {**os.environ, "_FUSE_COMMFD": str(its.fileno())}
+        command = ["fusermount3", "-o", ",".join(sorted(words)), "--", os.fspath(mountpoint)]
+        try:
+            done = subprocess.run(
+                command, env=environment, pass_fds=[its.fileno()], capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:
+            raise UsageError("fusermount3 is not installed (package fuse3)") from None
+        if done.returncode:
+            reason = done.stderr.strip().removeprefix("fusermount3: ")
+            raise UsageError(f"cannot mount on {mountpoint}: {reason or 'fusermount3 does not say why'}")
+        _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(array.array("i").itemsize))
+    received = array.array("i", ancillary[0][2])
+    os.set_inheritable(received[0], False)
+    return received[0]
+
+
+def is_mounted(device: int) -> bool:
+    """Whether the mount of this device is still there: nobody has unmounted it."""
+    poll = select.poll()
+    poll.register(device, select.POLLIN)
+    return not any(events & select.POLLERR for _, events in poll.poll(0))
+
+
+def take_out(mountpoint: Path) -> None:
+    """Take a mount that is not served any more out of the tree; never waits."""
+    if os.geteuid():
+        command = ["fusermount3", "-u", "-z", "--", os.fspath(mountpoint)]
+        problem = subprocess.run(command, check=False, capture_output=True, text=True).stderr.strip()
+    else:
+        failed = _libc.umount2(os.fsencode(mountpoint), _MNT_DETACH) != 0
+        problem = os.strerror(ctypes.get_errno()) if failed else ""
+    if problem:
+        log.warning("umount of %s: %s", mountpoint, problem)
+
+
+class Handshake:
+    """The first exchange on `device`, which it owns. libfuse is given `path` as its mountpoint; `steps` is
+    gone on with when it is about to receive, and when it has answered. Nothing waits but for the kernel's
+    first request, which is there as soon as the mount is."""
+
+    def __init__(self, device: int, wanted: int) -> None:
+        """`wanted`: the features to add, as far as the kernel has them."""
+        self._device = device
+        self._wanted = wanted
+        self._kernel_has = 0
+        self._ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.descriptor: Final = its.detach()
+        """libfuse's: first the socket, then the device. libfuse closes it."""
+
+    @property
+    def path(self) -> str:
+        """What libfuse is told to be the mountpoint."""
+        return f"/dev/fd/{self.descriptor}"
+
+    def steps(self) -> Iterator[None]:
+        """The exchange, in two parts. `OSError`."""
+        self._request()
+        yield
+        self._answer()
+
+    def _request(self) -> None:
+        """Hand the kernel's request to libfuse."""
+        message = os.read(self._device, _MAX_MESSAGE)
+        opcode = _IN_HEADER.unpack_from(message)[1]
+        if opcode != _INIT:
+            raise OSError(f"the kernel's first request is {opcode}, not FUSE_INIT")
+        self._kernel_has = _IN_INIT.unpack_from(message, _IN_HEADER.size)[3]
+        self._ours.send(message)
+
+    def _answer(self) -> None:
+        """Hand libfuse's answer to the kernel, with what is wanted, and the device to libfuse."""
+        message = bytearray(self._ours.recv(_MAX_MESSAGE, socket.MSG_DONTWAIT))
+        if _OUT_HEADER.unpack_from(message)[1] == 0:
+            major, minor, read_ahead, flags = _IN_INIT.unpack_from(message, _OUT_HEADER.size)
+            flags |= self._wanted & self._kernel_has
+            _IN_INIT.pack_into(message, _OUT_HEADER.size, major, minor, read_ahead, flags)
+        os.write(self._device, message)
+        os.dup2(self._device, self.descriptor, inheritable=False)
+        self.close()
+
+    def close(self) -> None:
+        """Close what is not libfuse's. Idempotent."""
+        if self._device >= 0:
+            os.close(self._device)
+            self._device = -1
+        self._ours.close()
