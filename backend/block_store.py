@@ -39,7 +39,7 @@ from backend.pack_format import MAX_BLOCK_SIZE
 from backend.pack_store import PackStore, PackWrite, require_placeable
 from backend.placement import ClusterMap
 from backend.repair_queue import FIRST_WAIT as REPAIR_WAIT
-from backend.repair_queue import RepairQueue
+from backend.repair_queue import NoteRepair, RepairQueue, forget
 from backend.upstream import BlockId, CompactionReport, NodeStatus, SealedBlock, StoreStatus
 
 AFTER_QUORUM: Final = declare(
@@ -65,7 +65,7 @@ class BlockStore:
                  pack_key: bytes, index: BlockIndex, *, linger: float = 0.2,
                  target: int = DEFAULT_TARGET, capacity: int = DEFAULT_CAPACITY,
                  parallel: int = PARALLEL, hedge_after: float = 0.5,
-                 repair_wait: float = REPAIR_WAIT) -> None:
+                 repair_wait: float = REPAIR_WAIT, note_repair: NoteRepair = forget) -> None:
         require_placeable(cluster, nodes)
         self._nodes = nodes
         self._drive_id = drive_id
@@ -76,7 +76,8 @@ class BlockStore:
         self._slots = trio.Semaphore(parallel)
         self._buffer = BlockBuffer(capacity, target)
         self._packs = PackStore(nodes, code, cluster, drive_id, self._note_wrong, hedge_after)
-        self._repairs = RepairQueue(nodes, self._packs, index, self._is_pending, repair_wait)
+        self._repairs = RepairQueue(
+            nodes, self._packs, index, self._is_pending, repair_wait, note_repair)
         self._reconciliation = IndexReconciliation(
             nodes, self._packs, index, drive_id, pack_key, self._is_pending)
         self._compactor = Compactor(

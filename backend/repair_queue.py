@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -28,6 +29,9 @@ CHECK_PATIENCE: Final = 5.0
 AT_ONCE: Final = 3
 _BATCH: Final = 64
 
+NoteRepair = Callable[[int, float], None]
+"""Told how many bytes of fragments were rebuilt in how many seconds."""
+
 log = logging.getLogger(__name__)
 
 
@@ -35,12 +39,14 @@ class RepairQueue:
     """`run` is the one task that repairs; `repair_all` may be called beside it (it does no harm)."""
 
     def __init__(self, nodes: Mapping[str, Node], packs: PackStore, index: BlockIndex,
-                 is_pending: Callable[[bytes], bool], first_wait: float) -> None:
+                 is_pending: Callable[[bytes], bool], first_wait: float,
+                 note: NoteRepair) -> None:
         self._nodes = nodes
         self._packs = packs
         self._index = index
         self._is_pending = is_pending
         self._first_wait = first_wait
+        self._note = note
         self._wanted = trio.Event()
 
     def wake(self) -> None:
@@ -61,28 +67,26 @@ class RepairQueue:
 
     async def repair_all(self) -> int:
         """Try every queued pack once; how many are whole now."""
-        repaired = left = 0
-        reachable: dict[str, bool] = {}
+        run, left, begun = _Run(), 0, trio.current_time()
         while batch := self._index.packs_to_repair(_BATCH, left):
-            whole = await self._repair_batch(batch, reachable)
-            repaired += whole
-            left += len(batch) - whole
-        return repaired
+            before = run.repaired
+            await self._repair_batch(batch, run)
+            left += len(batch) - (run.repaired - before)
+        if run.rebuilt_bytes:
+            self._note(run.rebuilt_bytes, trio.current_time() - begun)
+        return run.repaired
 
-    async def _repair_batch(self, batch: Sequence[Pack], reachable: dict[str, bool]) -> int:
-        """How many of the packs are whole now."""
-        remaining, whole = iter(batch), 0
+    async def _repair_batch(self, batch: Sequence[Pack], run: _Run) -> None:
+        remaining = iter(batch)
 
         async def work() -> None:
-            nonlocal whole
             for pack in remaining:
-                is_whole = await self._is_worth_it(pack, reachable) and await self._repair(pack)
-                whole += is_whole  # in a line of its own: others count while this one waits
+                if await self._is_worth_it(pack, run.reachable):
+                    await self._repair(pack, run)
 
         async with trio.open_nursery() as nursery:
             for _ in range(AT_ONCE):
                 nursery.start_soon(work)
-        return whole
 
     async def _is_worth_it(self, pack: Pack, reachable: dict[str, bool]) -> bool:
         """Not while it is being written, nor while all nodes that lack a fragment are away."""
@@ -102,11 +106,25 @@ class RepairQueue:
             return False
         return True
 
-    async def _repair(self, pack: Pack) -> bool:
+    async def _repair(self, pack: Pack, run: _Run) -> None:
         try:
             missing = await self._packs.repair(pack)
             self._index.set_missing(pack.id, missing)
         except DriveError as error:
             log.info("pack %s cannot be repaired yet: %s", pack.id.hex(), error)
-            return False
-        return not missing
+            return
+        run.repaired += not missing
+        run.rebuilt_bytes += (pack.missing & ~missing).bit_count() * pack.stored_size // len(pack.nodes)
+
+
+@dataclass(slots=True)
+class _Run:
+    """What one call of `repair_all` has found and done."""
+
+    reachable: dict[str, bool] = field(default_factory=dict)
+    repaired: int = 0
+    rebuilt_bytes: int = 0
+
+
+def forget(_rebuilt_bytes: int, _seconds: float) -> None:
+    """Nobody wants to know how fast repair was."""

@@ -15,12 +15,13 @@ import os
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from backend import at_rest, cluster_change, drive_file, key_slots
+from backend import at_rest, cluster_change, drive_file, key_slots, repair_record
 from backend.block_index import BlockIndex
 from backend.block_store import BlockStore
 from backend.commit_log import CommitLog
@@ -256,7 +257,8 @@ def _build_upstream(
     code = code_for(profile)
     nodes = open_nodes(drive.folder, file)
     index = open_index(cache_folder / INDEX_FILE, file.id)
-    blocks = BlockStore(nodes, code, cluster, file.id, drive.keys.pack, index)
+    note = partial(repair_record.keep, cache_folder)
+    blocks = BlockStore(nodes, code, cluster, file.id, drive.keys.pack, index, note_repair=note)
     looking = PackStore(nodes, code, cluster, file.id, lambda _pack, _fragment: None)
     copies = profile.m + 1
     objects = ReplicatedObjects(nodes, ranking_of(cluster, copies), copies, file.id)

@@ -11,7 +11,16 @@ import json
 from collections.abc import Sequence
 
 from backend import failpoints
-from tools import doctor, errors, history_commands, key_commands, node_commands, space_commands, umount
+from tools import (
+    doctor,
+    durability_report,
+    errors,
+    history_commands,
+    key_commands,
+    node_commands,
+    space_commands,
+    umount,
+)
 from tools.control_client import ControlClient
 from tools.errors import COMMAND_CODES, Parser
 from tools.quantities import parse_duration
@@ -48,6 +57,7 @@ def _parser() -> Parser:
     unmount.set_defaults(command=_umount)
     check = commands.add_parser("doctor", help="is everything there that a mount needs?")
     check.add_argument("drive", metavar="DRIVE", nargs="?", help="look at this drive's nodes too")
+    durability_report.add_options(check)
     check.set_defaults(command=_doctor)
     history_commands.register(commands)
     space_commands.register(commands)
@@ -73,6 +83,9 @@ def _umount(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    if durability_report.asked(options):
+        print(*durability_report.report(options), sep="\n")
+        return 0
     findings = doctor.examine(options.drive)
     for finding in findings:
         print(finding)

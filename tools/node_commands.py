@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
-from backend import check_nodes, drive_file
+from backend import check_nodes, drive_file, repair_record
 from backend.drive_file import DriveFile, NodeEntry
 from backend.errors import NodeError, UsageError
 from backend.node_identity import initialise_directory_node, read_identity
-from tools import compose, fsck, node_changes, old_drive
+from tools import compose, disks, fsck, node_changes, old_drive, places
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
 from tools.status_report import describe_scrub
@@ -112,7 +114,17 @@ def _replace(options: argparse.Namespace) -> int:
     for line in check_nodes.write_copies(folder, new):
         print(f"drivefs: warning: {line}")
     print(f"{folder}: {options.old} is {path} now (epoch {new.epoch}); rebuilding what it held")
-    return fsck.mend(replace(drive, file=new), options.cache_dir)
+    begun = time.monotonic()
+    code = fsck.mend(replace(drive, file=new), options.cache_dir)
+    _note_repair(drive.id_text, options.cache_dir, path, time.monotonic() - begun)
+    return code
+
+
+def _note_repair(drive_id: str, cache_dir: str | None, path: str, seconds: float) -> None:
+    """Remember how long it took to fill the new node: `drivefs doctor --durability` reckons with it."""
+    cache = Path(places.cache_folder(drive_id, cache_dir, os.environ))
+    if cache.is_dir():
+        repair_record.keep(cache, disks.fragment_bytes(path), seconds)
 
 
 def _with_new_node(folder: str, file: DriveFile, old: NodeEntry, path: str, zone: str | None) -> DriveFile:

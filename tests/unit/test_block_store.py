@@ -657,12 +657,15 @@ async def test_one_call_repairs_all_that_can_be_whatever_the_batches(
         await rig.write(blocks(22), packs=22)
     for path in tmp_path.glob("node1/packs/*/*"):
         path.unlink()
-    rig = build(tmp_path)
+    noted: list[tuple[int, float]] = []
+    rig = build(tmp_path, note_repair=lambda *what: noted.append(what))
     await rig.store.rebuild_index()
     for path in sorted(tmp_path.glob(f"node*/packs/*/{rig.index.packs_to_repair(9)[8].id.hex()}.*"))[:2]:
         path.unlink()
     assert await rig.store.repairs.repair_all() == 21
     assert (await rig.store.status()).packs_to_repair == 1
+    written = [path.stat().st_size for path in tmp_path.glob("node1/packs/*/*")]
+    assert [size for size, _ in noted] == [sum(written)]
     await rig.store.close()
 
 

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import select
+import shutil
 import signal
 import stat
 import subprocess
@@ -428,6 +429,28 @@ class TestMountCommand:
         result = bench.mount()
         assert (result.returncode, result.stderr) == (0, "")
         assert (bench.mountpoint / "file").read_text() == "content"
+
+    def test_nodes_come_and_go_between_two_mounts(self, bench: Bench) -> None:
+        """A mounted drive keeps its nodes and goes on; then two nodes come and one goes, with all it held."""
+        assert bench.mount().returncode == 0
+        (bench.mountpoint / "file").write_bytes(os.urandom(3 << 20))
+        content = (bench.mountpoint / "file").read_bytes()
+        new = [str(bench.drive / name) for name in ("node6", "node7")]
+        for place, said in ((bench.mountpoint, "is mounted here"), (bench.drive, "is mounted at")):
+            result = bench.run("drivefs", "node", "add", *new, str(place))
+            assert (result.returncode, result.stdout) == (1, "")
+            assert said in result.stderr
+            assert result.stderr.count("\n") == 1
+        (bench.mountpoint / "more").write_text("goes on")
+        assert bench.umount().returncode == 0
+        for arguments in (("add", *new), ("remove", "node2")):
+            result = bench.run("drivefs", "node", *arguments, str(bench.drive))
+            assert (result.returncode, result.stderr) == (0, "")
+        shutil.rmtree(bench.drive / "node0")
+        assert bench.mount().returncode == 0
+        assert (bench.mountpoint / "file").read_bytes() == content
+        assert (bench.mountpoint / "more").read_text() == "goes on"
+        assert bench.umount().returncode == 0
 
     def test_doctor_looks_at_the_drive(self, bench: Bench) -> None:
         (bench.drive / "node1").rename(bench.drive / "away")

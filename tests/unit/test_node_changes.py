@@ -343,6 +343,26 @@ def test_killed_at_each_step_of_an_addition(made: SmallDrive, step: str) -> None
     assert made.fsck("-n", "--data") == CLEAN
 
 
+def test_an_interrupt_is_told_in_one_line_and_the_lease_is_given_back(large: SmallDrive) -> None:
+    program = (
+        "import os, signal\n"
+        "from backend import rebalance\n"
+        "def stop(*_): os.kill(os.getpid(), signal.SIGINT)\n"
+        "rebalance.failpoint = stop\n"
+        "from tools.drivefs import main\n"
+        "main()\n"
+    )
+    packs, names = len(fragments(large)), busiest(large)
+    command = [sys.executable, "-c", program, "node", "remove", *names, str(large.drive)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (130, "drivefs: interrupted\n")
+    assert '"held": false' in (large.drive / "node0" / "lease").read_text()
+    require_redundant(large, packs)
+    assert remove(large, *names) == 0
+    require_whole(large)
+
+
 @pytest.mark.parametrize("action", ["eio", "enospc"])
 @pytest.mark.parametrize("step", ["rebalance.copied", "rebalance.object-copied"])
 def test_a_step_that_fails_is_told_and_done_again(large: SmallDrive, step: str, action: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from backend import repair_record
 from backend.errors import FormatError, NodeError, NotFoundError, UnavailableError, UsageError
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
 from tools import compose
@@ -47,6 +48,16 @@ def test_a_lost_node_is_replaced(made: SmallDrive, capsys: pytest.CaptureFixture
     capsys.readouterr()
     assert made.drivefs("node", "list", made.drive) == 0
     assert f"{new}  ok" in capsys.readouterr().out
+
+
+def test_how_long_a_replacement_took_is_kept(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair_record, "LEAST", 1)
+    shutil.rmtree(made.drive / "node3")
+    assert replace(made, "node3", made.folder / "new") == 0
+    record = repair_record.load(made.cache / made.unlocked().id_text)
+    assert record is not None
+    held = sum(path.stat().st_size for path in made.folder.glob("new/packs/*/*"))
+    assert record.rebuilt == held
 
 
 def test_two_nodes_are_replaced_one_after_the_other(made: SmallDrive) -> None:
