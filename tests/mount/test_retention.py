@@ -43,6 +43,15 @@ def test_space_comes_back_and_pins_keep(drive: MountedDrive) -> None:
     assert usage["live"]["plain"] == 3000
     assert usage["history"]["plain"] == (16 << 20) + 4000
     assert "history adds" in drivefs(drive, "du", point / "kept")
+    (point / "folder/inner").mkdir(parents=True)
+    drivefs(drive, "clone", point / "kept", point / "folder/inner/copy")
+    listed = drivefs(drive, "du", point, "--depth", "2", "--json")["folders"]
+    assert [(each["path"], each["live"]["plain"]) for each in listed] == [
+        ("folder/inner", 3000),
+        ("folder", 3000),
+    ]
+    assert drivefs(drive, "du", point).splitlines()[1].split()[-1] == str(point / "folder")
+    assert len(drivefs(drive, "du", point, "--depth", "0").splitlines()) == 2
     assert "0 states would go" in drivefs(drive, "retention", "preview", point)
     preview = drivefs(drive, "retention", "preview", point, *ZERO, "--json")
     assert preview["freed"]["plain"] == 0
@@ -72,6 +81,7 @@ def test_space_comes_back_and_pins_keep(drive: MountedDrive) -> None:
         ("pin", "MOUNT", "never"),
         ("pin", "MOUNT", "2099-01-01"),
         ("du", "/"),
+        ("du", "MOUNT", "--depth", "-1"),
         ("du", "MOUNT/absent"),
     ],
 )
