@@ -15,16 +15,16 @@ from typing import Final
 import trio
 
 from backend.upstream import BlockId, Upstream
-from cache.namespace_schema import Connection, open_database, sqlite_errors
+from cache.gap_table import IN_GAP, fill
+from cache.namespace_schema import open_database, sqlite_errors
 from cache.operations import MAX_NAME
 from cache.point_store import Gap
 from cache.space_walk import Part, parts_of
 
 _PAGE: Final = 5000
-_IN_GAP: Final = "coalesce((SELECT low FROM temp.gap WHERE high >= died ORDER BY high LIMIT 1) < born, 0)"
 _FREED: Final = (
-    f"SELECT block FROM past_extent WHERE {_IN_GAP} EXCEPT SELECT block FROM extent"
-    f" EXCEPT SELECT block FROM past_extent WHERE NOT {_IN_GAP}"
+    f"SELECT block FROM past_extent WHERE {IN_GAP} EXCEPT SELECT block FROM extent"
+    f" EXCEPT SELECT block FROM past_extent WHERE NOT {IN_GAP}"
 )
 
 
@@ -100,7 +100,7 @@ class Space:
         with sqlite_errors(self._path):
             connection = open_database(self._path, read_only=True)
             try:
-                _fill_gaps(connection, gaps)
+                fill(connection, gaps)
                 return [block for (block,) in connection.execute(_FREED)]
             finally:
                 connection.close()
@@ -109,8 +109,3 @@ class Space:
 def _after_what_is_below(usage: Usage) -> tuple[bytes, ...]:
     names = usage.path.split(b"/") if usage.path else []
     return (*names, b"\xff" * (MAX_NAME + 1))
-
-
-def _fill_gaps(connection: Connection, gaps: Sequence[Gap]) -> None:
-    connection.execute("CREATE TEMP TABLE gap (high INTEGER PRIMARY KEY, low INTEGER NOT NULL)")
-    connection.executemany("INSERT INTO temp.gap VALUES (?, ?)", ((high, low) for low, high in gaps))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cache.errors import InvalidArgumentError
+from cache.gap_table import IN_GAP, fill_forgotten
 from cache.namespace_schema import Connection, open_database, sqlite_errors
 
 MOST_FOLDERS: Final = 10_000
@@ -46,12 +47,14 @@ _LINKED: Final = (
     f"{_NOW} SELECT folder, inode.inode, {_SIZE} FROM tree CROSS JOIN inode ON inode.inode = tree.inode"
     f" WHERE {_HAS_LINKS}"
 )
-_BLOCKS: Final = (
-    " SELECT folder, e.block, max(e.block_offset + e.length) FROM tree CROSS JOIN {} AS e"
-    " ON e.inode = tree.inode GROUP BY folder, e.block"
+_LIVE_BLOCKS: Final = (
+    f"{_NOW} SELECT folder, block, max(block_offset + length) FROM tree"
+    " CROSS JOIN extent AS e ON e.inode = tree.inode GROUP BY folder, block"
 )
-_LIVE_BLOCKS: Final = _NOW + _BLOCKS.format("extent")
-_PAST_BLOCKS: Final = _EVER + _BLOCKS.format("past_extent")
+_PAST_BLOCKS: Final = (
+    f"{_EVER} SELECT folder, block, max(block_offset + length) FROM tree"
+    f" CROSS JOIN past_extent AS e ON e.inode = tree.inode WHERE NOT {IN_GAP} GROUP BY folder, block"
+)
 
 
 @dataclass(slots=True)
@@ -91,6 +94,7 @@ def parts_of(path: str, root: int, depth: int) -> dict[int, Part]:
         try:
             parts = _folders(connection, root, depth)
             _list(connection, parts)
+            fill_forgotten(connection)
             _count(connection, {"root": root}, parts)
             return parts
         finally:
