@@ -1,5 +1,8 @@
 """Which files and versions need a block: for the list of what is lost. Read only; may run in any thread.
 
+Past rows that retention has dropped do not count, though they may be there for a while after their blocks are
+gone: in a cache that was made anew from the log, until retention runs there.
+
 It is asked only when blocks are lost, so it walks the tables whole and keeps the names in memory.
 """
 
@@ -10,13 +13,15 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from cache.gap_table import IN_GAP, fill_forgotten
 from cache.namespace_schema import Connection, open_database, sqlite_errors
 from cache.operations import ROOT_INODE
 
 _FOREVER = (1 << 63) - 1
 _EXTENTS = (
     f"SELECT block, inode, offset, length, born, {_FOREVER} FROM extent"
-    " UNION ALL SELECT block, inode, offset, length, born, died FROM past_extent ORDER BY 2, 3, 5"
+    f" UNION ALL SELECT block, inode, offset, length, born, died FROM past_extent WHERE NOT {IN_GAP}"
+    " ORDER BY 2, 3, 5"
 )
 _NAMES = (
     f"SELECT inode, parent, name, born, {_FOREVER} FROM dentry"
@@ -39,11 +44,12 @@ class LostRange:
 
 
 def named_blocks(path: str) -> set[bytes]:
-    """The blocks that a live or past extent names."""
+    """The blocks that a live extent names, or one of the retained past."""
     with sqlite_errors(path):
         connection = open_database(path, read_only=True)
         try:
-            sql = "SELECT block FROM extent UNION SELECT block FROM past_extent"
+            fill_forgotten(connection)
+            sql = f"SELECT block FROM extent UNION SELECT block FROM past_extent WHERE NOT {IN_GAP}"
             return {block for (block,) in connection.execute(sql)}
         finally:
             connection.close()
@@ -73,6 +79,7 @@ def paths_of(path: str, inodes: Set[int]) -> dict[int, str]:
 
 
 def _ranges(connection: Connection, blocks: Set[bytes]) -> Iterator[LostRange]:
+    fill_forgotten(connection)
     used = [row for row in connection.execute(_EXTENTS) if row[0] in blocks]
     if not used:
         return

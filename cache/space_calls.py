@@ -6,12 +6,14 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
+from urllib.parse import quote
 
 from cache.drive import Drive
 from cache.errors import InvalidArgumentError
 from cache.operations import ROOT_INODE
 from cache.retention import Policy
 from cache.retention_keeper import Collected
+from cache.space import Usage
 
 Arguments = Mapping[str, Any]
 Answer = Mapping[str, Any]
@@ -80,12 +82,15 @@ class SpaceCalls:
         )
 
     async def usage(self, arguments: Arguments) -> Answer:
-        """What the tree below `inode` takes."""
-        inode = arguments.get("inode", ROOT_INODE)
+        """What the tree below `inode` takes, and `folders`: the folders in it to `depth`, by path."""
+        inode, depth = arguments.get("inode", ROOT_INODE), arguments.get("depth", 0)
+        if not isinstance(depth, int) or not 0 <= depth < 1 << 16:
+            raise InvalidArgumentError("the depth is a number from 0 on")
         if not isinstance(inode, int) or not 0 < inode < 1 << 63:
             raise InvalidArgumentError("no such inode: what is in .versions has no space of its own")
         self._drive.attributes(inode)
-        return asdict(await self._drive.space().usage(inode))
+        *below, whole = await self._drive.space().usage(inode, depth)
+        return {**_usage(whole), "folders": [_usage(folder) for folder in below]}
 
     async def pin(self, arguments: Arguments) -> Answer:
         """Pin `commit`, or what `moment` (a name as in .versions) means, or the state now, under `name`."""
@@ -132,6 +137,10 @@ def _name(arguments: Arguments) -> bytes:
     if not isinstance(name, str) or not name:
         raise InvalidArgumentError("a pin has a name")
     return os.fsencode(name)
+
+
+def _usage(found: Usage) -> dict[str, Any]:
+    return {**asdict(found), "path": quote(found.path)}
 
 
 def _answer(found: Collected) -> dict[str, Any]:

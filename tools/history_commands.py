@@ -97,7 +97,7 @@ def _log_line(entry: dict[str, Any]) -> str:
 
 def _device(entry: dict[str, Any]) -> str:
     """The machine that made the commit, by the name of its host; empty if nobody said."""
-    return _printable(entry["host"]) if "host" in entry else ""
+    return printable(entry["host"]) if "host" in entry else ""
 
 
 def _local(time_ns: int) -> str:
@@ -118,14 +118,15 @@ def _diff(options: argparse.Namespace) -> int:
         print(json.dumps(answer, indent=2))
         return 0
     for kind, path in answer["changes"]:
-        print(f"{kind} {_printable(path)}")
+        print(f"{kind} {printable(path) or '.'}")
     if answer["more"]:
         print("... and more; ask for a folder inside")
     return 0
 
 
-def _printable(path: str) -> str:
-    text = unquote_to_bytes(path).decode("utf-8", "backslashreplace") or "."
+def printable(quoted: str) -> str:
+    """A percent-encoded path or name for a terminal: what cannot be shown is escaped."""
+    text = unquote_to_bytes(quoted).decode("utf-8", "backslashreplace")
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 

@@ -10,13 +10,14 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from backend.errors import UsageError
 from tools import mounts
 from tools.control_client import ControlClient, NotMountedError
 from tools.errors import Parser, ToolError
+from tools.history_commands import printable
 from tools.quantities import format_size
 
 TIERS: Final = {
@@ -26,6 +27,7 @@ TIERS: Final = {
     "weekly": ("--weekly", "the last state of each week"),
     "monthly": ("--monthly", "the last state of each month"),
 }
+DU_COLUMNS: Final = ("items", "logical", "unique", "compressed", "with parity", "history adds")
 FOREVER: Final = 1 << 40
 """Seconds; what `forever` is kept as."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
@@ -62,6 +64,9 @@ def register(commands: Any) -> None:
     gc.add_argument("--json", action="store_true", help="as one JSON object, for programs")
     du = _command(commands, "du", "what a file or folder takes, with its history", _du)
     du.add_argument("path", metavar="PATH")
+    du.add_argument(
+        "--depth", type=_depth, default=1, metavar="N", help="list folders so deep (1); 0: only PATH itself"
+    )
     du.add_argument("--json", action="store_true", help="as one JSON object, for programs")
     _register_pins(commands)
 
@@ -185,8 +190,8 @@ def _du(options: argparse.Namespace) -> int:
     point = _mount_of(options.path)
     client = ControlClient.of_mount(point)
     client.sync(point, None)
-    answer = client.call("usage", {"inode": os.lstat(options.path).st_ino})
-    return _print(answer, options.json, _du_lines(answer))
+    answer = client.call("usage", {"inode": os.lstat(options.path).st_ino, "depth": options.depth})
+    return _print(answer, options.json, _du_lines(options.path, answer))
 
 
 def _mount_of(path: str) -> str:
@@ -199,14 +204,24 @@ def _mount_of(path: str) -> str:
     return max(inside, key=len)
 
 
-def _du_lines(answer: Mapping[str, Any]) -> Iterator[str]:
-    live, history = answer["live"], answer["history"]
-    yield f"{'files and folders':<20}  {answer['inodes']}"
-    yield f"{'logical':<20}  {format_size(answer['logical'])}"
-    yield f"{'unique':<20}  {format_size(live['plain'])}"
-    yield f"{'compressed':<20}  {format_size(live['sealed'])}"
-    yield f"{'with parity':<20}  {format_size(live['stored'])}"
-    yield f"{'history adds':<20}  {format_size(history['stored'])} with parity"
+def _depth(text: str) -> int:
+    if not text.isdecimal() or len(text) > 4:
+        raise argparse.ArgumentTypeError(f"'{text}' is no depth; give a number from 0 on")
+    return int(text)
+
+
+def _du_lines(path: str, answer: Mapping[str, Any]) -> Iterator[str]:
+    yield _du_line(DU_COLUMNS, "path")
+    for folder in (*answer["folders"], answer):
+        live, history = folder["live"], folder["history"]
+        sizes = (folder["logical"], live["plain"], live["sealed"], live["stored"], history["stored"])
+        inside = printable(folder["path"])
+        columns = (str(folder["inodes"]), *map(format_size, sizes))
+        yield _du_line(columns, os.path.join(path, inside) if inside else path)
+
+
+def _du_line(columns: Sequence[str], path: str) -> str:
+    return "".join(f"{text:>13}" for text in columns) + f"  {path}"
 
 
 def _pin(options: argparse.Namespace) -> int:

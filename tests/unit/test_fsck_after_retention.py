@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from cache.health_calls import check_running
 from cache.operations import ROOT_INODE
 from cache.retention import Policy
 from tests.drives import QUIET, make_file
@@ -46,3 +47,21 @@ def test_a_past_that_was_forgotten_is_no_fault(tmp_path: Path, with_cache: bool)
         made.cache.rename(tmp_path / "gone")
     assert made.fsck("-n", "--data") == CLEAN
     assert made.fsck("-y", "--data") == CLEAN
+
+
+async def looked_at_elsewhere(made: SmallDrive, cache: Path) -> tuple[list[str], int]:
+    """What a check of a mount on a machine without a cache finds; and the bytes that history adds there."""
+    async with compose.opened_drive(made.unlocked(), cache, QUIET) as opened, trio.open_nursery() as nursery:
+        await nursery.start(opened.run)
+        assert next(opened.ledger.namespace.synced_connection().execute("SELECT count(*) FROM forgetting"))[0]
+        found = await check_running(opened)
+        (whole,) = await opened.space().usage(ROOT_INODE)
+        nursery.cancel_scope.cancel()
+    return found, whole.history.blocks
+
+
+def test_a_running_drive_misses_nothing_of_it_before_retention_has_run(tmp_path: Path) -> None:
+    """The rows of what was forgotten come back with the log, their blocks do not."""
+    made = make_small_drive(tmp_path)
+    trio.run(live, made)
+    assert trio.run(looked_at_elsewhere, made, tmp_path / "elsewhere") == ([], 0)

@@ -6,11 +6,13 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import trio
 import trio.testing
 
+import cache.space_walk
 from backend.errors import UsageError
 from backend.upstream import BlockId
 from cache.calls import calls_of
@@ -55,6 +57,68 @@ async def test_usage_tells_data_sharing_and_history_apart(tmp_path: Path) -> Non
             await call(drive, "usage", inode=1 << 63)
         with pytest.raises(FileSystemError):
             await call(drive, "usage", inode=12345)
+
+
+async def folder(drive: Drive, parent: int, name: bytes) -> int:
+    return (await drive.make_node(parent, name, 0o040755, 0, 0, 0)).inode
+
+
+def plain(usage: Mapping[str, Any]) -> tuple[str, int, int, int, int]:
+    numbers = (usage["inodes"], usage["logical"], usage["live"]["plain"], usage["history"]["plain"])
+    return unquote(usage["path"]), *numbers
+
+
+async def test_usage_of_each_folder(tmp_path: Path) -> None:
+    """Shared blocks, hard links across folders, a folder that moved, a file that came back elsewhere."""
+    async with opened(tmp_path, MemoryUpstream()) as drive:
+        a, b = await folder(drive, ROOT_INODE, b"a"), await folder(drive, ROOT_INODE, b"b\n")
+        inner = await folder(drive, a, b"inner")
+        one = await make_file(drive, b"one", ONE, inner)
+        await make_file(drive, b"one again", ONE, b)
+        await drive.link(one.inode, b, b"link")
+        await make_file(drive, b"two", TWO, inner)
+        await drive.sync()
+        answer = await call(drive, "usage", depth=2)
+        assert [plain(each) for each in (*answer["folders"], answer)] == [
+            ("a/inner", 3, 200_000, 200_000, 0),
+            ("a", 4, 200_000, 200_000, 0),
+            ("b\n", 3, 200_000, 100_000, 0),
+            ("", 7, 300_000, 200_000, 0),
+        ]
+        await drive.rename(a, b"inner", b, b"inner")
+        await drive.sync()
+        await drive.unlink(inner, b"two")
+        answer = await call(drive, "usage", depth=9)
+        assert [plain(each) for each in (*answer["folders"], answer)] == [
+            ("a", 1, 0, 0, 100_000),
+            ("b\n/inner", 2, 100_000, 100_000, 100_000),
+            ("b\n", 4, 200_000, 100_000, 100_000),
+            ("", 6, 200_000, 100_000, 100_000),
+        ]
+        for inode, found in zip((a, inner, b), answer["folders"], strict=True):
+            alone = await call(drive, "usage", inode=inode)
+            assert {**alone, "path": found["path"]} == {**found, "folders": []}
+        shallow = await call(drive, "usage", depth=1)
+        assert [each["path"] for each in shallow["folders"]] == ["a", "b%0A"]
+
+
+@pytest.mark.parametrize("depth", [-1, "1", None, 1 << 40])
+async def test_a_depth_that_is_none_is_refused(tmp_path: Path, depth: object) -> None:
+    async with opened(tmp_path, MemoryUpstream()) as drive:
+        with pytest.raises(InvalidArgumentError, match="depth"):
+            await call(drive, "usage", depth=depth)
+
+
+async def test_too_many_folders_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache.space_walk, "MOST_FOLDERS", 3)
+    async with opened(tmp_path, MemoryUpstream()) as drive:
+        for name in (b"1", b"2"):
+            await folder(drive, ROOT_INODE, name)
+        assert len((await call(drive, "usage", depth=1))["folders"]) == 2
+        await folder(drive, ROOT_INODE, b"3")
+        with pytest.raises(InvalidArgumentError, match="more than 3 folders"):
+            await call(drive, "usage", depth=1)
+        assert (await call(drive, "usage"))["inodes"] == 4
 
 
 async def test_a_preview_frees_what_a_collection_frees(tmp_path: Path) -> None:
