@@ -95,6 +95,11 @@ def test_many_random_operations(drive: MountedDrive) -> None:
         print(f"SEED={seed} {shape}: {OPERATIONS // len(runs)} operations")
 
 
+def test_many_processes_on_the_same_files(drive: MountedDrive) -> None:
+    drive.mount(test_random_operations.INTERVAL)
+    test_random_operations.stress(drive, 8, OPERATIONS // 40, test_random_operations.SEED)
+
+
 def test_a_folder_of_a_million_entries(drive: MountedDrive) -> None:
     """Listed by scandir and by find, looked up, renamed and half emptied, with and without a cache."""
     drive.mount()
