@@ -9,7 +9,7 @@ All numbers are signed 64-bit integers, but for the times: nanoseconds since 197
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from operator import attrgetter
 from stat import S_IFDIR, S_IFMT, S_IFREG
 from typing import Any, Final, NamedTuple
@@ -100,9 +100,8 @@ PAST_INODE_COLUMNS: Final = tuple(name for name in INODE_COLUMNS if name != "ati
 """The past keeps no atime: it is no part of a version (`docs/format/namespace.md`)."""
 
 dentry_values: Callable[[DentryRow], tuple[Any, ...]] = attrgetter(*DENTRY_COLUMNS)
-_TIMES: Final = slice(INODE_COLUMNS.index("atime_ns"), INODE_COLUMNS.index("btime_ns") + 1)
-_NUMBERS: Final = attrgetter(*INODE_COLUMNS[: _TIMES.start])
-_REST: Final = attrgetter(*INODE_COLUMNS[_TIMES.stop :])
+_inode_columns: Callable[[InodeRow], tuple[Any, ...]] = attrgetter(*INODE_COLUMNS)
+_past_inode_columns: Callable[[InodeRow], tuple[Any, ...]] = attrgetter(*PAST_INODE_COLUMNS)
 
 
 def stored_time(time_ns: int) -> int:
@@ -117,18 +116,34 @@ def loaded_time(stored: int) -> int:
 
 def inode_values(row: InodeRow) -> tuple[Any, ...]:
     """The row as SQL keeps it, in the order of `INODE_COLUMNS`."""
-    return (*_NUMBERS(row), stored_time(row.atime_ns), *_version_times(row), *_REST(row))
+    return _inode_columns(_stored(row))
 
 
 def past_inode_values(row: InodeRow) -> tuple[Any, ...]:
     """The row as SQL keeps it, in the order of `PAST_INODE_COLUMNS`."""
-    return (*_NUMBERS(row), *_version_times(row), *_REST(row))
-
-
-def _version_times(row: InodeRow) -> tuple[int, int, int]:
-    return stored_time(row.mtime_ns), stored_time(row.ctime_ns), stored_time(row.btime_ns)
+    return _past_inode_columns(_stored(row))
 
 
 def inode_row(values: Sequence[Any]) -> InodeRow:
     """The row that SQL keeps as `values`, in the order of `INODE_COLUMNS`."""
-    return InodeRow(*values[: _TIMES.start], *map(loaded_time, values[_TIMES]), *values[_TIMES.stop :])
+    row = InodeRow(*values)
+    if min(row.atime_ns, row.mtime_ns, row.ctime_ns, row.btime_ns) < OLDEST_TIME:
+        return _with_times(row, loaded_time)
+    return row
+
+
+def _stored(row: InodeRow) -> InodeRow:
+    if max(row.atime_ns, row.mtime_ns, row.ctime_ns, row.btime_ns) > _LARGEST_STORED:
+        return _with_times(row, stored_time)
+    return row
+
+
+def _with_times(row: InodeRow, change: Callable[[int], int]) -> InodeRow:
+    """A copy with other times: rare, so that all other rows cost one comparison."""
+    return replace(
+        row,
+        atime_ns=change(row.atime_ns),
+        mtime_ns=change(row.mtime_ns),
+        ctime_ns=change(row.ctime_ns),
+        btime_ns=change(row.btime_ns),
+    )

@@ -47,7 +47,10 @@ CONTROL_ATTRIBUTE: Final = b"user.drivefs.control"
 _ATTRIBUTE_CLASSES: Final = (b"user.", b"trusted.", b"security.")
 _RENAME_WHITEOUT: Final = 4
 """rename(2); pyfuse3 hands it on and has no name for it."""
-_RENAME_FLAGS: Final = pyfuse3.RENAME_NOREPLACE | pyfuse3.RENAME_EXCHANGE | _RENAME_WHITEOUT
+_RENAME_FLAGS: Final = (
+    *(0, pyfuse3.RENAME_NOREPLACE, pyfuse3.RENAME_EXCHANGE),
+    *(_RENAME_WHITEOUT, _RENAME_WHITEOUT | pyfuse3.RENAME_NOREPLACE),
+)
 _FIRST_COOKIE: Final = 16
 _READDIR_BATCH: Final = 64
 
@@ -301,7 +304,7 @@ class DriveOperations(pyfuse3.Operations):
         flags: int,
         ctx: RequestContext,
     ) -> None:
-        if flags & ~_RENAME_FLAGS:
+        if flags not in _RENAME_FLAGS:
             raise FUSEError(errno.EINVAL)
         self._check_old(parent_inode_old, name_old)
         self._check_new(parent_inode_new, name_new)

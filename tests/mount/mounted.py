@@ -29,6 +29,7 @@ _MODULES: Final = {
     "mkfs.drivefs": "tools.mkfs",
     "mount.drivefs": "tools.mount",
     "umount.drivefs": "tools.umount",
+    "fsck.drivefs": "tools.fsck",
     "drivefs": "tools.drivefs",
 }
 

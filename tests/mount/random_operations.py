@@ -12,7 +12,7 @@ import mmap
 import os
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -21,7 +21,6 @@ from tests.mount import file_calls
 from tests.mount.file_calls import DIRECT_UNIT
 
 MOUNTED, LOCAL = 0, 1
-SIDES: Final = (MOUNTED, LOCAL)
 TOLD: Final = 60
 """operations that a difference is reported with"""
 MOST_OPEN: Final = 12
@@ -36,7 +35,7 @@ Call = Callable[[int], object]
 class Opened:
     """One open file on both sides; `maps` are shared mappings of it, empty while it is not mapped."""
 
-    descriptors: tuple[int, int]
+    descriptors: tuple[int, ...]
     flags: int
     maps: list[mmap.mmap] = field(default_factory=list)
 
@@ -66,10 +65,10 @@ SHAPES: Final = (ONE_FILE, MANY_FILES, ONE_LARGE_FILE)
 
 
 class RandomOperations:
-    """Works in the empty folders `mounted` and `local`. One thread."""
+    """Works in the empty folders `tops`: one on the mount, one on the local disk. One thread."""
 
-    def __init__(self, mounted: Path, local: Path, shape: Shape, seed: int) -> None:
-        self._tops = (str(mounted), str(local))
+    def __init__(self, tops: Sequence[Path], shape: Shape, seed: int) -> None:
+        self._tops = [str(top) for top in tops]
         self._shape = shape
         self._seed = seed
         self._random = random.Random(seed)
@@ -113,7 +112,7 @@ class RandomOperations:
             self._opened.pop().close()
 
     def compare_all(self) -> None:
-        """Everything that can be seen under both folders."""
+        """Everything that can be seen under the folders."""
         for opened in self._opened:
             self._compare(opened)
         self._same("compare all", lambda side: file_calls.tree(self._tops[side]))
@@ -121,14 +120,16 @@ class RandomOperations:
     def _same(self, told: str, call: Call) -> object:
         """Do the same on both sides; what came of it, which must be the same too."""
         self._told.append(f"{self._done}: {told}")
-        found = [file_calls.outcome(call, side) for side in SIDES]
-        if found[MOUNTED] != found[LOCAL]:
-            raise AssertionError(self._report(found[MOUNTED], found[LOCAL]))
+        found = [file_calls.outcome(call, side) for side in range(len(self._tops))]
+        if wrong := self._wrong(found):
+            lines = "\n".join(self._told)
+            raise AssertionError(f"seed {self._seed}, {self._shape}\n{lines}\n{wrong}")
         return found[MOUNTED]
 
-    def _report(self, mounted: object, local: object) -> str:
-        lines = "\n".join(self._told)
-        return f"seed {self._seed}, {self._shape}\n{lines}\n{file_calls.difference(mounted, local)}"
+    def _wrong(self, found: list[object]) -> str:
+        """What is wrong with the outcomes of one call on every side; empty if nothing is."""
+        same = found[MOUNTED] == found[LOCAL]
+        return "" if same else file_calls.difference(found[MOUNTED], found[LOCAL])
 
     def _path(self, side: int, name: Name) -> str:
         return f"{self._tops[side]}/{name}"
@@ -143,7 +144,7 @@ class RandomOperations:
 
     def _surely_open(self) -> Opened:
         """A file that is open, whatever became of names and modes."""
-        name = f"new {self._done}"
+        name = f"new {self._seed} {self._done}"
         self._open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         self._same(f"unlink {name}", lambda side: os.unlink(self._path(side, name)))
         return self._opened[-1]
@@ -317,7 +318,7 @@ class RandomOperations:
             lambda side: made.append(os.open(self._path(side, name), flags | os.O_CLOEXEC, 0o644)),
         )
         if made:
-            self._opened.append(Opened((made[MOUNTED], made[LOCAL]), flags))
+            self._opened.append(Opened(tuple(made), flags))
             self._told.append(f"{self._done}: opened as {self._opened[-1].descriptors}")
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import errno
 import fcntl
 import mmap
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -88,7 +89,7 @@ class TestRefused:
             "import os, sys, tempfile; file = tempfile.TemporaryFile(dir=sys.argv[1])\n"
             "file.write(b'content'); file.flush(); print(os.fstat(file.fileno()).st_nlink)"
         )
-        assert run("python3", "-c", program, place).strip() == "0"
+        assert run(sys.executable, "-c", program, place).strip() == "0"
         assert os.listdir(place) == []
 
     def test_reflinks_and_flags(self, place: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import fcntl
 import os
+import resource
 import select
 import signal
 import struct
@@ -197,6 +198,10 @@ def test_200_processes_at_once(place: Path) -> None:
     assert (place / "counter").read_text() == f"{count}"
 
 
+@pytest.mark.skipif(
+    os.geteuid() != 0 and resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 10_100,
+    reason="this user may not open so many files",
+)
 def test_10_000_open_files(shared: MountedDrive, place: Path) -> None:
     run(sys.executable, "-c", OPEN_MANY, place, "10000")
     assert len(os.listdir(place)) == 5_000

@@ -1,13 +1,17 @@
-"""A few thousand random operations on one file and on many; `make soak` does a million of them."""
+"""A few thousand random operations on one file and on many, by one process and by several on the same files;
+`make soak` does a million of them."""
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from typing import Final
 
 import pytest
 
-from tests.mount.mounted import MountedDrive
+from tests.mount.file_calls import tree
+from tests.mount.mounted import ROOT, MountedDrive, succeed
 from tests.mount.random_operations import SHAPES, RandomOperations, Shape
 
 pytestmark = pytest.mark.mount
@@ -32,10 +36,10 @@ def mount_again(drive: MountedDrive, turn: int) -> None:
 def operate(drive: MountedDrive, shape: Shape, seed: int, operations: int, between: int) -> None:
     """So many operations in new folders of the mounted drive, which is mounted again after each `between`."""
     number = SHAPES.index(shape)
-    mounted, local = (top / f"{number} {seed}" for top in (drive.mountpoint, drive.folder))
-    mounted.mkdir()
-    local.mkdir()
-    machine = RandomOperations(mounted, local, shape, seed)
+    tops = [top / f"{number} {seed}" for top in (drive.mountpoint, drive.folder)]
+    for top in tops:
+        top.mkdir()
+    machine = RandomOperations(tops, shape, seed)
     for turn, start in enumerate(range(0, operations, between), number):
         machine.run(min(between, operations - start))
         machine.close_all()
@@ -47,3 +51,27 @@ def test_random_operations_are_as_on_a_local_disk(drive: MountedDrive) -> None:
     drive.mount(INTERVAL)
     for shape in SHAPES:
         operate(drive, shape, SEED, OPERATIONS, OPERATIONS)
+
+
+def stress(drive: MountedDrive, processes: int, operations: int, seed: int) -> None:
+    """Several processes at once on the same files of the mounted drive. Nothing is compared while they run;
+    afterwards all is the same when it is mounted again, and fsck finds nothing wrong."""
+    folder = drive.mountpoint / f"stress {seed}"
+    folder.mkdir()
+    program = sys.executable, "-m", "tests.mount.stress", folder, f"{operations}"
+    started = [
+        subprocess.Popen([*program, f"{each}"], cwd=ROOT) for each in range(seed, seed + processes)
+    ]
+    assert [process.wait(3600) for process in started] == [0] * processes
+    before = tree(str(folder))
+    drive.umount()
+    arguments = ["-n", "-f", "--data", "--key-file", str(drive.key), "--cache-dir", str(drive.cache)]
+    succeed(drive.tool("fsck.drivefs", *arguments, drive.drive))
+    drive.wipe_cache()
+    drive.mount(INTERVAL)
+    assert tree(str(folder)) == before
+
+
+def test_several_processes_work_on_the_same_files(drive: MountedDrive) -> None:
+    drive.mount(INTERVAL)
+    stress(drive, 4, 300, SEED)

@@ -12,7 +12,7 @@ from tests.crash.test_kill_mount import kill_at_random
 from tests.mount import test_random_operations, test_resources
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.mounted import MountedDrive, differences, run
-from tests.mount.random_operations import SHAPES
+from tests.mount.random_operations import MANY_FILES, ONE_FILE, ONE_LARGE_FILE
 from tests.mount.test_sizes import MIB, Growth, prose, write_random
 from tests.mount.trees import LIBRARY, oddities
 from tests.property import test_mount_model
@@ -24,6 +24,8 @@ pytestmark = [pytest.mark.soak, pytest.mark.mount, pytest.mark.timeout(7200)]
 KILLS = int(os.environ.get("KILLS", "200"))
 MEMORY_MIB = 8 * 1024
 ENTRIES = int(os.environ.get("ENTRIES", "1000000"))
+SHARES = {ONE_FILE: 0.48, MANY_FILES: 0.48, ONE_LARGE_FILE: 0.04}
+"""of the operations: on a large file each takes ten times as long"""
 OPERATIONS = int(os.environ.get("OPERATIONS", "1000000"))
 
 
@@ -86,13 +88,18 @@ def test_many_random_calls(unmade_drive: MountedDrive, monkeypatch: pytest.Monke
 
 
 def test_many_random_operations(drive: MountedDrive) -> None:
-    """On one file, on many and on a large one, four seeds of each; about ten minutes."""
+    """On one file, on many and on a large one, four seeds of each; a quarter of an hour, or half of one."""
     seeds = range(test_random_operations.SEED, test_random_operations.SEED + 4)
-    runs = [*itertools.product(seeds, SHAPES)]
     drive.mount(test_random_operations.INTERVAL)
-    for seed, shape in runs:
-        test_random_operations.operate(drive, shape, seed, OPERATIONS // len(runs), 10_000)
-        print(f"SEED={seed} {shape}: {OPERATIONS // len(runs)} operations")
+    for seed, (shape, share) in itertools.product(seeds, SHARES.items()):
+        operations = round(OPERATIONS * share / len(seeds))
+        test_random_operations.operate(drive, shape, seed, operations, 10_000)
+        print(f"SEED={seed} {shape}: {operations} operations")
+
+
+def test_many_processes_on_the_same_files(drive: MountedDrive) -> None:
+    drive.mount(test_random_operations.INTERVAL)
+    test_random_operations.stress(drive, 8, OPERATIONS // 40, test_random_operations.SEED)
 
 
 def test_a_folder_of_a_million_entries(drive: MountedDrive) -> None:

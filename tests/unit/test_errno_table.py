@@ -144,8 +144,9 @@ async def test_a_missing_name_is_a_cacheable_answer() -> None:
 
 async def test_unknown_rename_flags_and_attribute_classes_are_refused() -> None:
     _, operations = _operations()
-    unknown = 8
-    for flags in (unknown, unknown | pyfuse3.RENAME_NOREPLACE):
+    whiteout, unknown = 4, 8
+    exchange, no_replace = pyfuse3.RENAME_EXCHANGE, pyfuse3.RENAME_NOREPLACE
+    for flags in (unknown, exchange | no_replace, exchange | whiteout):
         assert await _number(operations.rename(_ROOT, b"a", _ROOT, b"b", flags, _context)) == errno.EINVAL
     for name in (b"system.posix_acl_access", b"foo.bar"):
         assert await _number(operations.getxattr(_ROOT, name, _context)) == errno.EOPNOTSUPP
