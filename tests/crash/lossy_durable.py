@@ -109,6 +109,11 @@ class LossyDurable(Durable):
             self._files[number] = _File(b"")
             self._names_of(path).append(lambda: Path(path).unlink(missing_ok=True))
 
+    def note_empty(self, number: int) -> None:
+        """The file of inode `number` is empty, and durable so; what is known of an earlier one is not its."""
+        with self._lock:
+            self._files[number] = _File(b"")
+
     def note_synced(self, path: str) -> None:
         """As `sync`, by path."""
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -171,8 +176,8 @@ class LossyDurable(Durable):
 
     # The end
 
-    def cut(self, folder: Path) -> None:
-        """The power goes: leave under `folder` what a disk could hold. All files are closed, or nobody goes
+    def cut(self, *folders: Path) -> None:
+        """The power goes: leave under `folders` what a disk could hold. All files are closed, or nobody goes
         on: who would write waits for ever."""
         self._lock.acquire()
         for below in sorted(self._undo, key=len, reverse=True):
@@ -181,7 +186,7 @@ class LossyDurable(Durable):
             survivors = self._chance.randint(0, then)
             for undo in reversed(changes[survivors:]):
                 undo()
-        for path in folder.rglob("*"):
+        for path in (path for folder in folders for path in folder.rglob("*")):
             file = self._files.get(path.stat().st_ino)
             if file is not None and path.is_file():
                 path.write_bytes(_apply(file.synced, self._survivors(file.writes)))

@@ -257,7 +257,7 @@ def live(folder: str, name: str, fault: str, skip: int, seed: int) -> None:
     disk = LossyDurable(random.Random(seed), path / "kept")
 
     def cut() -> None:
-        cut_all(disk, path)
+        cut_all(disk, path / "drive", path / "cache")
         _end()
 
     actions: dict[str, failpoints.Action] = {

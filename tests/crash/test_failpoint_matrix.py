@@ -6,7 +6,7 @@ After each the drive is opened again: it holds a state between what was acknowle
 
 By default each failpoint meets one fault, the faults in turn. `-m soak` runs all, at the first time that the
 failpoint is reached and in the middle of the run, and writes the table of results to the file
-`DRIVEFS_TEST_MATRIX`, if that is set. `MATRIX_SEED` repeats what a power cut left.
+`MATRIX_TABLE`, if that is set. `MATRIX_SEED` repeats what a power cut left.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ and in the databases.
 def table() -> Iterator[Table]:
     found = Table()
     yield found
-    path = os.environ.get("DRIVEFS_TEST_MATRIX")
+    path = os.environ.get("MATRIX_TABLE")
     if path:
         found.write(Path(path))
 
