@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.crash.test_kill_mount import wait_until
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.faulty_mount import VARIABLE, Faults
 from tests.mount.mounted import MountedDrive
@@ -164,9 +165,7 @@ def test_a_mount_that_was_stopped_past_its_lease_is_fenced(
     second.sync()
     before = objects(drive)
     os.kill(drive.process_id, signal.SIGCONT)
-    told = drive.tool("drivefs", "sync", drive.mountpoint)
-    assert told.returncode != 0
-    assert "taken over" in told.stderr
+    wait_until(lambda: "taken over" in drive.tool("drivefs", "sync", drive.mountpoint).stderr)
     with pytest.raises(OSError, match="Read-only") as refused:
         (drive.mountpoint / "more").write_bytes(b"more")
     assert refused.value.errno == errno.EROFS
