@@ -32,6 +32,7 @@ packages:
 	need "command -v git" git; \
 	need "command -v setfattr" attr; \
 	need "command -v setfacl" acl; \
+	need "ls /usr/lib/*/faketime/libfaketime.so.1" libfaketime; \
 	if [ -n "$$missing" ]; then \
 		echo "installing:$$missing"; \
 		$(SUDO) apt-get update -qq && \
@@ -74,6 +75,9 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The hour of tests/soak/test_storm.py among them; the table of the failpoint matrix is written anew.
+soak: export MATRIX_TABLE = $(CURDIR)/docs/fault_matrix.md
 
 soak: install
 	$(BIN)/python -m pytest -m soak --timeout 7200

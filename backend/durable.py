@@ -114,6 +114,6 @@ def write_file(path: str, parts: Sequence[Buffer], *, exclusive: bool = False, m
             io.rename(temporary, path)
     except BaseException:
         with suppress(FileNotFoundError):
-            os.unlink(temporary)
+            io.unlink(temporary)
         raise
     io.sync_folder(folder or ".")

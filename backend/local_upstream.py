@@ -162,7 +162,9 @@ class LocalUpstream:
 
     async def flush(self) -> None:
         """See `Upstream.flush`."""
-        self._writer()
+        lease = self._writer()
+        if lease.lost.is_set():
+            lease.check()
         await self._blocks.flush()
 
     async def get_block(self, block: BlockId) -> bytes:

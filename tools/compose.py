@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,6 +40,7 @@ from backend.errors import (
 from backend.key_slots import Secret
 from backend.keys import DriveKeys
 from backend.lease import Lease
+from backend.leased_node import LeasedNode
 from backend.local_upstream import LocalUpstream
 from backend.metered_node import MeteredNode
 from backend.node import Node
@@ -257,18 +258,23 @@ def _build_upstream(
     code = code_for(profile)
     nodes = open_nodes(drive.folder, file)
     index = open_index(cache_folder / INDEX_FILE, file.id)
+    lease = None if read_only else Lease(nodes, file.id, this_process())
+    written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder)
-    blocks = BlockStore(nodes, code, cluster, file.id, drive.keys.pack, index, note_repair=note)
+    blocks = BlockStore(written, code, cluster, file.id, drive.keys.pack, index, note_repair=note)
     looking = PackStore(nodes, code, cluster, file.id, lambda _pack, _fragment: None)
     copies = profile.m + 1
     objects = ReplicatedObjects(nodes, ranking_of(cluster, copies), copies, file.id)
-    if read_only:
+    if lease is None:
         health = StoreHealth(blocks, index, looking, None)
         return blocks, LocalUpstream(blocks, CommitLog(objects), objects, None), health
     scrub = Scrub(nodes, code, file.id, index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
-    lease = Lease(nodes, file.id, this_process())
     upstream = LocalUpstream(blocks, CommitLog(objects, lease.verify), objects, lease)
     return blocks, upstream, StoreHealth(blocks, index, looking, scrub)
+
+
+def _leased(nodes: Mapping[str, Node], lease: Lease) -> dict[str, Node]:
+    return {name: LeasedNode(node, lease.check) for name, node in nodes.items()}
 
 
 def _secrets(keys: DriveKeys) -> Secrets:

@@ -9,7 +9,8 @@ import pytest
 import trio
 
 from backend.directory_node import DirectoryNode
-from backend.errors import ConflictError, NotFoundError
+from backend.errors import ConflictError, FencedError, NotFoundError
+from backend.leased_node import LeasedNode
 from backend.metered_node import MeteredNode
 from backend.node import Node
 from backend.node_identity import NodeIdentity, initialise_directory_node
@@ -24,6 +25,7 @@ WRAPPERS: dict[str, Callable[[Node], Node]] = {
     "retry": RetryNode,
     "metered": MeteredNode,
     "rate-limited": lambda node: RateLimitedNode(node, TokenBucket(1e9, 1e9)),
+    "leased": lambda node: LeasedNode(node, lambda: None),
     "faulty": FaultyNode,
     "all": lambda node: MeteredNode(RetryNode(RateLimitedNode(node, TokenBucket(1e9, 1e9)))),
 }
@@ -180,3 +182,23 @@ async def test_many_tasks_at_once(node: Node) -> None:
         for number in range(40):
             nursery.start_soon(write_and_read, number)
     assert len(await node.keys("packs/")) == 40
+
+
+async def test_a_leased_node_refuses_to_write_once_the_lease_is_over(tmp_path: Path) -> None:
+    """Whatever writes asks first; reading goes on."""
+    over = FencedError("taken over")
+
+    def check() -> None:
+        if over is refusal:
+            raise over
+
+    refusal: FencedError | None = None
+    initialise_directory_node(str(tmp_path), DRIVE, "node0", "zone0")
+    node = LeasedNode(DirectoryNode(str(tmp_path), NodeIdentity("node0", DRIVE, "zone0")), check)
+    await node.put("a", [b"1"])
+    refusal = over
+    writes = (node.put("a", [b"2"]), node.create("b", [b"2"]), node.delete("a"), node.swap("a", b"1", b"2"))
+    for write in writes:
+        with pytest.raises(FencedError):
+            await write
+    assert (await node.get("a"), await node.keys("")) == (b"1", ["a"])

@@ -43,15 +43,17 @@ class _File:
 
 class LossyDurable(Durable):
     """In force from the first write of the test on. `kept` is a folder on the same file system for what has
-    lost its name and may get it back."""
+    lost its name and may get it back. One that `lies` says that it synced, and keeps nothing: with it,
+    tests of power cuts must fail."""
 
-    def __init__(self, chance: random.Random, kept: Path) -> None:
+    def __init__(self, chance: random.Random, kept: Path, *, lies: bool = False) -> None:
         kept.mkdir(parents=True, exist_ok=True)
         self._chance = chance
         self._kept = kept
         self._files: dict[int, _File] = {}
         self._undo: dict[str, list[Callable[[], None]]] = {}
         self._lock = threading.RLock()
+        self._lies = lies
         self._at_stop: dict[str, int] | None = None
         self.syncs = 0
 
@@ -84,7 +86,7 @@ class LossyDurable(Durable):
     def sync(self, descriptor: int) -> None:
         with self._lock:
             self.syncs += 1
-            if self._at_stop is not None:
+            if self._lies or self._at_stop is not None:
                 return
             file = self._file(descriptor)
             writes, file.writes = file.writes, []
@@ -108,6 +110,11 @@ class LossyDurable(Durable):
         with self._lock:
             self._files[number] = _File(b"")
             self._names_of(path).append(lambda: Path(path).unlink(missing_ok=True))
+
+    def note_empty(self, number: int) -> None:
+        """The file of inode `number` is empty, and durable so; what is known of an earlier one is not its."""
+        with self._lock:
+            self._files[number] = _File(b"")
 
     def note_synced(self, path: str) -> None:
         """As `sync`, by path."""
@@ -157,7 +164,7 @@ class LossyDurable(Durable):
 
     def sync_folder(self, path: str) -> None:
         with self._lock:
-            if self._at_stop is None:
+            if not self._lies and self._at_stop is None:
                 self._undo.pop(os.path.abspath(path), None)
 
     def _names_of(self, path: str) -> list[Callable[[], None]]:
@@ -171,17 +178,17 @@ class LossyDurable(Durable):
 
     # The end
 
-    def cut(self, folder: Path) -> None:
-        """The power goes: leave under `folder` what a disk could hold. All files are closed, or nobody goes
+    def cut(self, *folders: Path) -> None:
+        """The power goes: leave under `folders` what a disk could hold. All files are closed, or nobody goes
         on: who would write waits for ever."""
         self._lock.acquire()
         for below in sorted(self._undo, key=len, reverse=True):
             changes = self._undo[below]
             then = len(changes) if self._at_stop is None else self._at_stop.get(below, 0)
-            survivors = self._chance.randint(0, then)
+            survivors = 0 if self._lies else self._chance.randint(0, then)
             for undo in reversed(changes[survivors:]):
                 undo()
-        for path in folder.rglob("*"):
+        for path in (path for folder in folders for path in folder.rglob("*")):
             file = self._files.get(path.stat().st_ino)
             if file is not None and path.is_file():
                 path.write_bytes(_apply(file.synced, self._survivors(file.writes)))
@@ -192,7 +199,7 @@ class LossyDurable(Durable):
     def _survivors(self, writes: list[Write]) -> list[Write]:
         """Some sectors of the writes."""
         how = self._chance.choice(["none", "all", "prefix", "any"])
-        if how == "none":
+        if how == "none" or self._lies:
             return []
         if how == "all":
             return writes

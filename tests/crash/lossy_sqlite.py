@@ -30,6 +30,8 @@ class _LossyFile(apsw.VFSFile):
         self._is_new = not existed
         if not existed:
             disk.note_created(self._path, os.stat(self._path).st_ino)
+        elif not os.path.getsize(self._path):
+            disk.note_empty(os.stat(self._path).st_ino)
 
     def xWrite(self, data: bytes, offset: int) -> None:
         self._disk.note_write(self._path, offset, bytes(data))
@@ -77,8 +79,8 @@ def all_lossy(disk: LossyDurable) -> Iterator[None]:
         vfs.unregister()
 
 
-def cut_all(disk: LossyDurable, folder: Path) -> None:
-    """The power goes for everything under `folder`: see `LossyDurable.cut`."""
-    disk.cut(folder)
-    for path in folder.rglob("*-shm"):
+def cut_all(disk: LossyDurable, *folders: Path) -> None:
+    """The power goes for everything under `folders`: see `LossyDurable.cut`."""
+    disk.cut(*folders)
+    for path in (path for folder in folders for path in folder.rglob("*-shm")):
         path.unlink()

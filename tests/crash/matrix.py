@@ -39,6 +39,8 @@ from tests.small_drive import SmallDrive
 from tools import compose
 
 FAULTS: Final = ("kill", "eio", "enospc", "power")
+LIE: Final = "power cut on a disk that lies"
+"""Not in the table: with it the checks must fail."""
 TIMES: Final = 12
 """How often a step fails before it succeeds again."""
 OPTIONS: Final = replace(QUIET, journal_size=1 << 20)
@@ -254,16 +256,17 @@ def live(folder: str, name: str, fault: str, skip: int, seed: int) -> None:
     """The process: ends with code 0, or by SIGKILL where the failpoint is."""
     logging.getLogger().addHandler(logging.NullHandler())
     path = Path(folder)
-    disk = LossyDurable(random.Random(seed), path / "kept")
+    disk = LossyDurable(random.Random(seed), path / "kept", lies=fault == LIE)
 
     def cut() -> None:
-        cut_all(disk, path)
+        cut_all(disk, path / "drive", path / "cache")
         _end()
 
     actions: dict[str, failpoints.Action] = {
         "eio": Failure(errno.EIO),
         "enospc": Failure(errno.ENOSPC),
         "power": cut,
+        LIE: cut,
     }
     os.environ["DRIVEFS_FAILPOINTS_SEEN"] = str(path / "seen")
     for each in failpoints.FAILPOINTS if fault == "count" else [name]:

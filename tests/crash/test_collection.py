@@ -304,6 +304,32 @@ async def collect(drive: Drive) -> None:
     await drive.retention.collect(grace=0)
 
 
+@pytest.mark.logs_warnings
+async def test_nothing_is_deleted_while_the_index_lacks_what_is_needed(site: Site) -> None:
+    """A row of the index was lost: the pack that looks as if nobody needed it stays until the index is
+    right again."""
+    data = os.urandom(50_000)
+    async with site.mounted() as drive:
+        await with_dead_data(drive)
+        await make_file(drive, b"kept", data)
+        await drive.sync()
+        (needed,) = live_blocks(drive, b"kept")
+        site.local.blocks._index._database.execute("DELETE FROM blocks WHERE id = ?", (needed,))
+        before = site.stored()
+        collected = await drive.retention.collect(grace=0)
+        assert collected.dead.lost == 1
+        assert site.stored() == before
+    async with site.mounted() as drive:  # its index is made from the packs
+        await collect(drive)
+        assert site.stored() < before
+        assert await content_of(drive, b"kept") == data
+
+
+def live_blocks(drive: Drive, name: bytes) -> list[bytes]:
+    file = drive.lookup(ROOT_INODE, name)
+    return [extent.block for extent in drive.ledger.namespace.extents(file.inode, 0, file.size)]
+
+
 async def test_blocks_that_only_a_dirty_file_has_stay(site: Site) -> None:
     """Sealed ahead of a writer that goes on: no row names them yet."""
     async with site.mounted() as drive:

@@ -6,7 +6,7 @@ After each the drive is opened again: it holds a state between what was acknowle
 
 By default each failpoint meets one fault, the faults in turn. `-m soak` runs all, at the first time that the
 failpoint is reached and in the middle of the run, and writes the table of results to the file
-`DRIVEFS_TEST_MATRIX`, if that is set. `MATRIX_SEED` repeats what a power cut left.
+`MATRIX_TABLE`, if that is set. `MATRIX_SEED` repeats what power cuts left there.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ import pytest
 import trio
 
 from backend import failpoints
+from backend.errors import DriveError
 from cache.drive import Drive
 from tests.crash import matrix
 from tests.crash.matrix import ENDED, FAULTS, Told, opened
@@ -87,14 +88,14 @@ def test_a_life_without_faults_goes_through_every_failpoint(begun: Begun) -> Non
     assert len(NAMES) > 35
 
 
-def suffer(begun: Begun, folder: Path, name: str, fault: str, skip: int) -> None:
+def suffer(begun: Begun, folder: Path, name: str, fault: str, skip: int, seed: int) -> None:
     """One cell of the table: see the module."""
     drive = copy_of(begun.drive, folder)
-    code = in_a_process(matrix.live, str(folder), name, fault, skip, SEED)
-    assert code == (-signal.SIGKILL if fault in ("kill", "power") else ENDED)
+    code = in_a_process(matrix.live, str(folder), name, fault, skip, seed)
+    assert code == (ENDED if fault in ("eio", "enospc") else -signal.SIGKILL)
     assert name in (folder / "seen").read_text().split(), "the failpoint was not reached"
     told = Told.read(folder / "log") if (folder / "log").exists() else Told()
-    least = told.durable if fault == "power" else told.done
+    least = told.done if fault in ("kill", "eio", "enospc") else told.durable
     state = trio.run(_check, drive, begun, least, told.begun)
     assert drive.fsck("-y", "--data") in (CLEAN, CORRECTED)
     assert drive.fsck("-n", "--data") == CLEAN
@@ -134,7 +135,13 @@ async def _read(drive: SmallDrive) -> State:
 
 @pytest.mark.parametrize(("name", "fault"), [(name, FAULTS[at % 4]) for at, name in enumerate(NAMES)])
 def test_each_failpoint_once(begun: Begun, tmp_path: Path, name: str, fault: str) -> None:
-    suffer(begun, tmp_path, name, fault, 0)
+    suffer(begun, tmp_path, name, fault, 0, len(name))
+
+
+def test_the_checks_can_fail(begun: Begun, tmp_path: Path) -> None:
+    """A disk that says it synced, and did not, loses what was acknowledged."""
+    with pytest.raises((AssertionError, DriveError)):
+        suffer(begun, tmp_path, "retention.accepted", matrix.LIE, 0, 0)
 
 
 # The complete table
@@ -180,7 +187,7 @@ and in the databases.
 def table() -> Iterator[Table]:
     found = Table()
     yield found
-    path = os.environ.get("DRIVEFS_TEST_MATRIX")
+    path = os.environ.get("MATRIX_TABLE")
     if path:
         found.write(Path(path))
 
@@ -194,4 +201,4 @@ def test_the_whole_matrix(begun: Begun, tmp_path: Path, table: Table, name: str,
         for skip in skips:
             folder = tmp_path / str(skip)
             folder.mkdir()
-            suffer(begun, folder, name, fault, skip)
+            suffer(begun, folder, name, fault, skip, SEED)

@@ -163,7 +163,11 @@ async def test_a_step_that_fails(tmp_path: Path, name: str, action: str, skip: i
 
 @pytest.mark.parametrize(
     ("name", "skip"),
-    [*((name, skip) for name in NAMES for skip in (0, 6)), ("ledger.batch-applying", 3)],
+    [
+        *((name, 0) for name in NAMES),
+        *(pytest.param(name, 6, marks=pytest.mark.soak) for name in NAMES),
+        ("ledger.batch-applying", 3),
+    ],
 )
 async def test_a_process_that_is_killed(tmp_path: Path, name: str, skip: int) -> None:
     seen = tmp_path / "seen"

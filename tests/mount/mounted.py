@@ -31,6 +31,7 @@ _MODULES: Final = {
     "umount.drivefs": "tools.umount",
     "fsck.drivefs": "tools.fsck",
     "drivefs": "tools.drivefs",
+    "fsck.drivefs": "tools.fsck",
 }
 
 Result = subprocess.CompletedProcess[str]
@@ -46,6 +47,8 @@ class MountedDrive:
         self.cache = folder / "cache"
         self.key = folder / "key"
         self.environment: dict[str, str] = {}
+        self.programs = dict(_MODULES)
+        """the module behind each command"""
         self.process_id: int | None = None
         self._tag = uuid.uuid4().hex
         self.mountpoint.mkdir(exist_ok=True)
@@ -54,7 +57,7 @@ class MountedDrive:
 
     def tool(self, name: str, *arguments: str | Path, timeout: float = TOOL_SECONDS) -> Result:
         """Run the command `name` to its end; no terminal to ask at."""
-        program = f"import sys; sys.argv[0] = {name!r}; from {_MODULES[name]} import main; main()"
+        program = f"import sys; sys.argv[0] = {name!r}; from {self.programs[name]} import main; main()"
         return subprocess.run(
             [sys.executable, "-c", program, *map(str, arguments)],
             stdin=subprocess.DEVNULL,
@@ -91,6 +94,11 @@ class MountedDrive:
         """`umount.drivefs`: drain, unmount."""
         succeed(self.tool("umount.drivefs", *arguments, self.mountpoint))
         self.process_id = None
+
+    def fsck(self, *arguments: str) -> int:
+        """`fsck.drivefs` of the drive, which is not mounted: its exit code."""
+        where = ["--key-file", str(self.key), "--cache-dir", str(self.cache), str(self.drive)]
+        return self.tool("fsck.drivefs", *arguments, *where).returncode
 
     def sync(self) -> None:
         """`drivefs sync`: all that was written before is stored and published."""
@@ -147,7 +155,7 @@ class MountedDrive:
 
     def close(self) -> None:
         """End what is still running, take the mount away, whatever state they are in. Idempotent."""
-        for process in self._processes():
+        for process in self.processes():
             end(process)
         for mount in reversed(mounts.mounts()):
             if Path(mount.mountpoint).is_relative_to(self.folder):
@@ -155,7 +163,8 @@ class MountedDrive:
                 if mounts.find(mount.mountpoint) is not None:
                     mounts.unmount(mount.mountpoint, lazy=True)
 
-    def _processes(self) -> Iterator[int]:
+    def processes(self) -> Iterator[int]:
+        """The ids of all processes that were started for this drive and run."""
         mark = f"{_TAG}={self._tag}".encode()
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal() and int(entry.name) != os.getpid() and mark in _environment_of(entry):

@@ -1,4 +1,4 @@
-"""Seals: a database that changed while closed is not believed; one that was not closed is not judged."""
+"""Seals: a database that changed while it was closed is not believed; of others nothing is claimed."""
 
 from __future__ import annotations
 

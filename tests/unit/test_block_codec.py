@@ -92,6 +92,12 @@ def test_round_trip(data: bytes, times: int) -> None:
     assert CODEC.open(block, sealed.data) == data * times
 
 
+def test_ids_of_equal_content_differ_between_drives() -> None:
+    """Nobody who lacks the drive's key can tell that a file they know is in it."""
+    other = BlockCodec(bytes(16), b"j" * 32, KEY)
+    assert CODEC.block_id(b"a file that many have") != other.block_id(b"a file that many have")
+
+
 def test_every_byte_is_bound() -> None:
     block = CODEC.block_id(b"some text")
     sealed = CODEC.seal(block, b"some text").data

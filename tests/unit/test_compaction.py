@@ -57,6 +57,19 @@ async def test_a_pack_without_needed_blocks_goes(rig: Rig) -> None:
     assert (status.packs, status.stored_bytes) == (2, stored(rig))
 
 
+@pytest.mark.logs_warnings
+async def test_a_doomed_pack_that_is_read_from_stays(rig: Rig) -> None:
+    """The index rots on one disk: a bit of it must not delete what is needed."""
+    sealed = blocks(10)
+    await rig.write(sealed)
+    whole = rig.fragments()
+    await rig.store.release([])
+    assert rig.index.doom(sorted(rig.index.pack_ids()))
+    assert (await compact(rig)).packs == 0
+    assert rig.fragments() == whole
+    await rig.check(sealed)
+
+
 async def test_thin_packs_are_rewritten_together_and_thick_ones_left(rig: Rig) -> None:
     sealed = blocks(90)
     await rig.write(sealed)

@@ -60,8 +60,9 @@ def test_every_module_says_what_it_is_for() -> None:
     assert silent == []
 
 
-def test_every_test_that_the_invariants_name_exists() -> None:
-    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "docs" / "invariants.md").read_text())
+@pytest.mark.parametrize("page", ["invariants.md", "threat_model.md"])
+def test_every_test_that_a_page_names_exists(page: str) -> None:
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "docs" / page).read_text())
     assert len(named) > 15
     missing = [
         f"{path}::{test}"

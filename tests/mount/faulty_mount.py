@@ -1,0 +1,108 @@
+"""`mount.drivefs` whose nodes fail as a file says, which may change at any time: `Faults` writes it.
+
+What a node suffers happens in the thread that does its I/O, as on a disk: so time-outs, retries, hedged reads
+and the translation of errors are the real ones. A node that hangs does so until the file says otherwise.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import trio
+
+from backend.directory_node import DirectoryNode
+from backend.node_identity import NodeIdentity
+from backend.open_files import OpenFile, OpenFiles
+from tools import compose, mount
+
+VARIABLE: Final = "TEST_NODE_FAULTS"
+_STEP: Final = 0.05
+
+Result = TypeVar("Result")
+
+
+class Faults:
+    """The file, from the test's side. A fault is `delay` in seconds, `hang`, `error` (a name of `errno`),
+    `short` (how many bytes reads lack); `calls`: "read" or "write", both if it is left out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._by_node: dict[str, Mapping[str, Any]] = {}
+        self.clear()
+
+    def set(self, *numbers: int, **fault: Any) -> None:
+        """The nodes of these numbers have this fault, in the place of any other."""
+        self._by_node |= {f"node{number}": fault for number in numbers}
+        self._write()
+
+    def clear(self) -> None:
+        """All nodes are well."""
+        self._by_node = {}
+        self._write()
+
+    def _write(self) -> None:
+        new = self.path.with_suffix(".new")
+        new.write_text(json.dumps(self._by_node))
+        new.rename(self.path)
+
+
+class _NothingOpen(OpenFiles):
+    """Every read goes to the disk."""
+
+    def read_now(self, path: str, offset: int, length: int) -> bytes | None:
+        return None
+
+    def keep(self, path: str, file: OpenFile) -> None:
+        return
+
+
+class FaultyDirectoryNode(DirectoryNode):
+    """See the module."""
+
+    def __init__(
+        self, path: str, identity: NodeIdentity, limiter: trio.CapacityLimiter | None = None
+    ) -> None:
+        super().__init__(path, identity, limiter)
+        self._files = _NothingOpen()
+
+    async def _read(self, what: str, work: Callable[[], Result]) -> Result:
+        return await super()._read(what, partial(self._suffer, "read", work))
+
+    async def _write(self, what: str, work: Callable[[], None]) -> None:
+        await super()._write(what, partial(self._suffer, "write", work))
+
+    def _fault(self, call: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = json.loads(Path(os.environ[VARIABLE]).read_text()).get(self.name, {})
+        return found if found.get("calls", call) == call else {}
+
+    def _suffer(self, call: str, work: Callable[[], Result]) -> Result:
+        time.sleep(self._fault(call).get("delay", 0))
+        while self._fault(call).get("hang"):
+            time.sleep(_STEP)
+        fault = self._fault(call)
+        if "error" in fault:
+            number = getattr(errno, fault["error"])
+            raise OSError(number, os.strerror(number))
+        return _shortened(work(), fault.get("short", 0))
+
+
+def _shortened(result: Result, by: int) -> Result:
+    """What a read gives, without its last bytes."""
+    if by and isinstance(result, bytes):
+        return result[:-by]  # type: ignore[return-value]
+    if by and isinstance(result, tuple):
+        return (result[0][:-by], None)  # type: ignore[return-value]
+    return result
+
+
+def main() -> None:
+    """The command."""
+    vars(compose)["DirectoryNode"] = FaultyDirectoryNode
+    mount.main()

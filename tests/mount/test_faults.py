@@ -1,0 +1,200 @@
+"""Mounts on nodes that are slow, fail, cut reads short, are full or read-only; clocks ten years off; a mount
+that was stopped while another took over (FAULTS 15, 16, 20 to 23)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.crash.test_kill_mount import wait_until
+from tests.mount.conftest import drive, fuse, unmade_drive
+from tests.mount.faulty_mount import VARIABLE, Faults
+from tests.mount.mounted import MountedDrive
+
+__all__ = ["drive", "fuse", "unmade_drive"]
+
+pytestmark = [pytest.mark.mount, pytest.mark.timeout(600)]
+
+FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+
+
+@pytest.fixture
+def faults(drive: MountedDrive) -> Iterator[Faults]:
+    """Of the nodes of `drive`, whose mounts obey them."""
+    faults = Faults(drive.folder / "faults.json")
+    drive.programs["mount.drivefs"] = "tests.mount.faulty_mount"
+    drive.environment[VARIABLE] = str(faults.path)
+    yield faults
+    faults.clear()
+
+
+def write(drive: MountedDrive, name: str, size: int = 3_000_000) -> bytes:
+    data = os.urandom(size)
+    (drive.mountpoint / name).write_bytes(data)
+    return data
+
+
+def mount_without_cache(drive: MountedDrive) -> None:
+    drive.wipe_cache()
+    drive.mount()
+
+
+def assert_sound(drive: MountedDrive) -> None:
+    drive.umount()
+    assert drive.fsck("-y", "--data") in (0, 1)
+    assert drive.fsck("-n", "--data") == 0
+
+
+def test_nodes_that_do_not_answer_do_not_hold_up_reading(drive: MountedDrive, faults: Faults) -> None:
+    """Two hang for as long as all is read: what is read came from the others."""
+    drive.mount()
+    written = {f"file {number}": write(drive, f"file {number}") for number in range(4)}
+    drive.umount()
+    mount_without_cache(drive)
+    faults.set(0, 3, hang=True, calls="read")
+    for name, data in written.items():
+        assert (drive.mountpoint / name).read_bytes() == data
+    faults.clear()
+    assert_sound(drive)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"error": "ENOSPC", "calls": "write"},
+        pytest.param({"error": "EROFS", "calls": "write"}, marks=pytest.mark.soak),
+        pytest.param({"short": 7, "calls": "read"}, marks=pytest.mark.soak),
+        pytest.param({"error": "EIO"}, marks=pytest.mark.soak),
+        pytest.param({"delay": 5}, marks=pytest.mark.soak),
+    ],
+    ids=["full", "read-only", "short-reads", "errors", "slow"],
+)
+def test_two_nodes_that_fail_lose_nothing(drive: MountedDrive, faults: Faults, fault: dict[str, str]) -> None:
+    drive.mount()
+    first = write(drive, "first")
+    drive.sync()
+    faults.set(1, 4, **fault)
+    second = write(drive, "second")
+    # With two of six gone no write quorum of five is left: the journal keeps it, and says so.
+    told = drive.tool("drivefs", "sync", drive.mountpoint)
+    assert (told.returncode == 0) == (fault in ({"short": 7, "calls": "read"}, {"delay": 5})), told.stderr
+    assert (drive.mountpoint / "first").read_bytes() == first
+    assert (drive.mountpoint / "second").read_bytes() == second
+    faults.clear()
+    drive.sync()
+    drive.umount()
+    mount_without_cache(drive)
+    assert (drive.mountpoint / "first").read_bytes() == first
+    assert (drive.mountpoint / "second").read_bytes() == second
+    assert_sound(drive)
+
+
+@pytest.mark.soak
+def test_one_full_node_is_within_the_quorum_and_made_whole_later(drive: MountedDrive, faults: Faults) -> None:
+    drive.mount()
+    faults.set(2, error="ENOSPC", calls="write")
+    data = write(drive, "file")
+    drive.sync()
+    faults.clear()
+    assert drive.tool("drivefs", "repair", drive.mountpoint).returncode == 0
+    drive.umount()
+    drive.take_away([0, 5])
+    mount_without_cache(drive)
+    assert (drive.mountpoint / "file").read_bytes() == data
+    drive.umount("-f")
+    drive.bring_back()
+
+
+# Clocks
+
+
+@pytest.mark.skipif(not FAKETIME, reason="libfaketime is not installed")
+@pytest.mark.parametrize("away", ["+3650d", pytest.param("-3650d", marks=pytest.mark.soak)])
+def test_a_clock_ten_years_off_loses_nothing_and_orders_nothing_anew(drive: MountedDrive, away: str) -> None:
+    right = dict(drive.environment)
+    wrong = {"LD_PRELOAD": str(FAKETIME[0]), "FAKETIME": away, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    versions = []
+    for environment in (right, wrong, right):
+        drive.environment = environment
+        drive.mount()
+        versions.append(write(drive, "file", 50_000))
+        drive.sync()
+        collected = drive.tool("drivefs", "gc", drive.mountpoint)
+        assert collected.returncode == 0, collected.stderr
+        kept = sorted((drive.mountpoint / ".versions" / "by-name" / "file").iterdir())
+        assert [path.read_bytes() for path in kept] == versions
+        drive.umount()
+    drive.environment = right
+    assert_mounts_again(drive, versions[-1])
+
+
+def assert_mounts_again(drive: MountedDrive, data: bytes) -> None:
+    mount_without_cache(drive)
+    assert (drive.mountpoint / "file").read_bytes() == data
+    assert_sound(drive)
+
+
+# Two mounts
+
+
+def objects(drive: MountedDrive) -> dict[Path, bytes]:
+    """What lies on the nodes, but for the lease."""
+    found = [path for node in drive.nodes() for path in node.rglob("*") if path.is_file()]
+    return {path: path.read_bytes() for path in found if path.name not in ("lease", ".lock")}
+
+
+@pytest.mark.soak
+def test_a_mount_that_was_stopped_past_its_lease_is_fenced(
+    drive: MountedDrive, unmade_drive: MountedDrive
+) -> None:
+    """Stopped with changes that nobody else has; another mount takes over, works, and the first goes on."""
+    drive.mount("commit_interval=1h")
+    shared = write(drive, "shared")
+    drive.sync()
+    lost = write(drive, "unpublished")
+    assert drive.process_id is not None
+    os.kill(drive.process_id, signal.SIGSTOP)
+    second = second_mount(drive)
+    assert (second.mountpoint / "shared").read_bytes() == shared
+    newer = write(second, "shared")
+    second.sync()
+    before = objects(drive)
+    os.kill(drive.process_id, signal.SIGCONT)
+    wait_until(lambda: "taken over" in drive.tool("drivefs", "sync", drive.mountpoint).stderr)
+    with pytest.raises(OSError, match="Read-only") as refused:
+        (drive.mountpoint / "more").write_bytes(b"more")
+    assert refused.value.errno == errno.EROFS
+    assert (drive.mountpoint / "unpublished").read_bytes() == lost
+    drive.tool("umount.drivefs", "-f", drive.mountpoint)
+    assert objects(drive) == before
+    assert (second.mountpoint / "shared").read_bytes() == newer
+    second.umount()
+    mount_again_keeps_what_was_unpublished(drive, lost)
+
+
+def second_mount(drive: MountedDrive) -> MountedDrive:
+    """The same drive as from another machine: a cache and a mountpoint of its own. Returns when the lease
+    has changed hands."""
+    folder = drive.folder / "second"
+    folder.mkdir()
+    second = MountedDrive(folder, drive.drive)
+    second.key = drive.key
+    second.environment = dict(drive.environment)
+    second.mount()
+    return second
+
+
+def mount_again_keeps_what_was_unpublished(drive: MountedDrive, lost: bytes) -> None:
+    """The first cache holds what the drive has gone past: it is kept aside, and said."""
+    drive.mount()
+    assert not (drive.mountpoint / "unpublished").exists()
+    aside = [path for path in drive.cache.iterdir() if ".stale-" in path.name]
+    assert len(aside) == 1
+    segments = b"".join(path.read_bytes() for path in sorted((aside[0] / "journal").iterdir()))
+    assert lost[:1000] in segments
+    assert_sound(drive)

@@ -1,0 +1,174 @@
+"""An hour of everything at once: random load, SIGKILL every few seconds, nodes that go and come back, fail,
+are full, slow or cut reads short, bytes that rot, a cache disk that fills up.
+
+At most two nodes are harmed at a time, as far as the code reaches; before others are, the drive is made whole
+by its own tools. After each round what was acknowledged is compared with the load's manifests. At the end
+`fsck.drivefs -f --data` finds nothing, and a machine that has never seen the drive reads all of it.
+
+`STORM_SECONDS` is how long (3600), `STORM_SEED` repeats the choices.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.crash.test_kill_mount import Rounds
+from tests.mount.conftest import drive, fuse, unmade_drive
+from tests.mount.faulty_mount import VARIABLE, Faults
+from tests.mount.mounted import MountedDrive, run
+from tests.mount.test_bad_input import fill_disk
+from tests.small_drive import flip
+
+__all__ = ["drive", "fuse", "unmade_drive"]
+
+SECONDS = int(os.environ.get("STORM_SECONDS", "3600"))
+OPTIONS = ("commit_interval=200ms", "journal_size=128M")
+CACHE_DISK = "512m"
+AT_ONCE = 2
+CLEAN, CORRECTED = 0, 1
+
+pytestmark = [pytest.mark.soak, pytest.mark.mount, pytest.mark.timeout(SECONDS + 1800)]
+
+
+class Storm:
+    """Rounds of load and harm on one drive."""
+
+    def __init__(self, drive: MountedDrive, faults: Faults, seed: int) -> None:
+        self._drive = drive
+        self._faults = faults
+        self._chance = random.Random(seed)
+        self._rounds = Rounds(drive)
+        self._ballast = drive.cache / "ballast"
+        self._number = seed
+        self.counts: Counter[str] = Counter()
+        self.changes = 0
+
+    def round(self) -> None:
+        """Load, with harm before and meanwhile; mostly a kill; comparison; healing."""
+        nodes = self._chance.sample(range(6), self._chance.randint(0, AT_ONCE))
+        harms: list[Callable[[int], None]] = [self._lose, self._fail, self._fill, self._shorten, self._rot]
+        harms += [self._slow]
+        self._number += 1
+        with self._rounds.load(self._number):
+            self._rounds.wait_for_changes(1)
+            for node in nodes:
+                self._chance.choice(harms)(node)
+            if self._chance.random() < 0.2:
+                self._fill_cache()
+            time.sleep(self._chance.uniform(0.5, 6))  # the moment is the point
+            killed = self._chance.random() < 0.85
+            if killed:
+                self._drive.kill()
+                self.counts["kill"] += 1
+        self._ballast.unlink(missing_ok=True)
+        if killed:
+            self._drive.remount(*OPTIONS)
+        self.changes += self._rounds.check(latest=1)
+        self._heal()
+
+    # Harm
+
+    def _lose(self, node: int) -> None:
+        self.counts["node lost"] += 1
+        self._drive.take_away([node])
+
+    def _fail(self, node: int) -> None:
+        self.counts["node with errors"] += 1
+        self._faults.set(node, error="EIO")
+
+    def _fill(self, node: int) -> None:
+        self.counts["node full"] += 1
+        self._faults.set(node, error="ENOSPC", calls="write")
+
+    def _shorten(self, node: int) -> None:
+        self.counts["node with short reads"] += 1
+        self._faults.set(node, short=3, calls="read")
+
+    def _slow(self, node: int) -> None:
+        self.counts["node slow"] += 1
+        self._faults.set(node, delay=self._chance.choice([0.5, 5]))
+
+    def _rot(self, node: int) -> None:
+        """Bytes of a quarter of a node's files."""
+        files = [path for path in self._drive.nodes()[node].rglob("*") if path.is_file()]
+        kept = ("lease", ".lock", "node.toml")
+        rotten = [path for path in sorted(files) if path.name not in kept and self._chance.random() < 0.25]
+        for path in rotten:
+            if size := _size(path):
+                self.counts["byte flipped"] += 1
+                flip(path, self._chance.randrange(size), self._chance.randrange(8))
+
+    def _fill_cache(self) -> None:
+        self.counts["cache disk full"] += 1
+        fill_disk(self._ballast)
+
+    # Healing
+
+    def _heal(self) -> None:
+        """The disks are well again: the drive's own tools make it whole."""
+        self._faults.clear()
+        self._drive.bring_back()
+        self._sync()
+        self._drive.umount()
+        assert self._drive.fsck("-y", "--data") in (CLEAN, CORRECTED)
+        self._drive.mount(*OPTIONS)
+        self._rounds.forget()
+
+    def _sync(self) -> None:
+        """syncfs(2) tells once of what could not be written back before."""
+        if self._drive.tool("drivefs", "sync", self._drive.mountpoint).returncode:
+            self._drive.sync()
+
+    def end(self) -> None:
+        """The whole comparison."""
+        self._rounds.check()
+        self._drive.umount()
+        assert self._drive.fsck("-f", "-n", "--data") == CLEAN
+        for path in self._drive.cache.iterdir():
+            run("rm", "-r", path)
+        self._drive.mount()
+        self._rounds.check()
+        self._drive.umount()
+
+
+def _size(path: Path) -> int:
+    """0 if it is gone meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+@pytest.fixture
+def small_cache(drive: MountedDrive) -> MountedDrive:
+    """The drive's cache is on a disk of its own."""
+    if os.geteuid():
+        pytest.skip("needs root, to mount a small disk")
+    drive.cache = drive.folder / "small"
+    drive.cache.mkdir()
+    run("mount", "-t", "tmpfs", "-o", f"size={CACHE_DISK}", "tmpfs", drive.cache)
+    return drive
+
+
+def test_nothing_is_lost_in_a_storm(small_cache: MountedDrive) -> None:
+    drive, seed = small_cache, int(os.environ.get("STORM_SEED", random.randrange(1 << 30)))
+    print(f"STORM_SEED={seed} STORM_SECONDS={SECONDS}")
+    faults = Faults(drive.folder / "faults.json")
+    drive.programs["mount.drivefs"] = "tests.mount.faulty_mount"
+    drive.environment[VARIABLE] = str(faults.path)
+    drive.mount(*OPTIONS)
+    storm, end, rounds = Storm(drive, faults, seed), time.monotonic() + SECONDS, 0
+    while time.monotonic() < end:
+        storm.round()
+        rounds += 1
+        print(f"round {rounds}: {storm.changes} changes survived, {dict(storm.counts)}", flush=True)
+    storm.end()
+    print(f"{rounds} rounds, {storm.changes} changes survived: {dict(storm.counts)}; seed {seed}")
+    assert storm.changes > rounds
