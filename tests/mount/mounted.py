@@ -31,7 +31,6 @@ _MODULES: Final = {
     "umount.drivefs": "tools.umount",
     "fsck.drivefs": "tools.fsck",
     "drivefs": "tools.drivefs",
-    "fsck.drivefs": "tools.fsck",
 }
 
 Result = subprocess.CompletedProcess[str]
