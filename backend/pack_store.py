@@ -150,8 +150,9 @@ class PackStore:
         return {index: self._with_footer(pack, index, payload) for index, payload in rebuilt.items()}
 
     async def _write_fragment(self, write: PackWrite, index: int) -> None:
-        while (error := await self._attempt(write, index)) is not None and self._find_stand_in(write, index):
-            failpoint(BEFORE_STAND_IN)
+        error = await self._attempt(write, index, BEFORE_FRAGMENT)
+        while error is not None and self._find_stand_in(write, index):
+            error = await self._attempt(write, index, BEFORE_STAND_IN)
         if error is None:
             write.good.add(index)
         else:
@@ -162,8 +163,10 @@ class PackStore:
             self._unsettled[write.pack.id] -= 1
             write.settled.set()
 
-    async def _attempt(self, write: PackWrite, index: int) -> DriveError | None:
+    async def _attempt(self, write: PackWrite, index: int, step: str) -> DriveError | None:
+        """Write the fragment to the node that it belongs on now; what is wrong, if it cannot be written."""
         try:
+            failpoint(step)
             await self._put(write.pack, index, write.fragments[index])
         except DriveError as error:
             return error
@@ -184,7 +187,6 @@ class PackStore:
         return False
 
     async def _put(self, pack: Pack, index: int, parts: Sequence[Buffer]) -> None:
-        failpoint(BEFORE_FRAGMENT)
         node = self.reader.fragments.node(pack, index)
         if self._writes[node.name] >= WRITES_PER_NODE:
             raise TransientError(f"{node.name}: {WRITES_PER_NODE} writes are waiting for it already")

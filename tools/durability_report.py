@@ -133,7 +133,8 @@ def _disks(folder: str, name: str) -> frozenset[str]:
 def _about(folder: str, file: DriveFile, found: Mapping[str, frozenset[str]]) -> Iterator[str]:
     spare = Profile.parse(file.profile).m
     together = disks.groups(found)
-    yield (f"{folder}: profile {file.profile}, {len(file.nodes)} nodes on {len(together)} disks; "
+    yield (f"{folder}: profile {file.profile}, {len(file.nodes)} nodes on {len(together)} "
+           f"disk{'s' if len(together) > 1 else ''}; "
            f"{spare} nodes may be lost at a time")
     for names in together:
         if len(names) == len(file.nodes):

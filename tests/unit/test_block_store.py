@@ -593,6 +593,20 @@ async def test_a_fragment_that_its_node_refuses_goes_to_a_spare_node(
     await again.store.close()
 
 
+async def test_a_stand_in_that_fails_too_is_left_to_repair(tmp_path: Path) -> None:
+    async with running(build(tmp_path, count=8)) as rig:
+        nodes = rig.nodes
+        for node in nodes.values():
+            node.faults = [Fault(("put",), r"\.3$", error=AWAY)]
+        failpoints.arm("pack.before-stand-in", "eio", 1)
+        await rig.store.put_blocks(blocks(4))
+        await rig.store.flush()
+        assert failpoints.hits["pack.before-stand-in"] == 2
+        assert (await rig.store.status()).packs_to_repair == 1
+        assert len(rig.fragments()) == 5
+        await rig.check(blocks(4))
+
+
 async def test_a_fragment_is_left_to_repair_when_no_spare_node_takes_it(tmp_path: Path) -> None:
     async with running(build(tmp_path, count=7, repair_wait=0.02)) as rig:
         for name in ("node2", "node5"):

@@ -119,7 +119,7 @@ def test_six_folders_on_one_disk_protect_against_no_disk_failure(
 ) -> None:
     assert durability(made) == 0
     said = capsys.readouterr().out
-    assert "profile 4+2, 6 nodes on 1 disks" in said
+    assert "profile 4+2, 6 nodes on 1 disk;" in said
     assert "ALL NODES ARE ON ONE DISK: they protect against no disk failure at all" in said
     assert "loss of data by failing disks: 1.6 % a year (1.8 nines)" in said
     assert "assumed: no repair was measured here yet" in said
