@@ -5,11 +5,13 @@ are names as `cache.past_names` has them. Commits and times are numbers; times i
 
 | call | arguments | answer |
 |---|---|---|
-| log | path, limit | entries: commit, name, time_ns, what; if it is known who made the commit: device, host;
-  unless deleted: size, uid, gid, mode, mtime_ns |
+| log | path, limit | entries: commit, name, time_ns, what, and more |
 | diff | path, first, second (empty: now) | changes: [kind, path]; more: there are too many to say |
 | restore | path, at, to (empty: where it was) | made: files and folders; commit: whose state it is |
 | clone | source, target | made |
+
+An entry of the log also has, if somebody said who made the commit: device, host (percent-encoded); and unless
+the path was deleted then: size, uid, gid, mode, mtime_ns.
 """
 
 from __future__ import annotations

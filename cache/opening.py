@@ -282,7 +282,7 @@ async def open_drive(
     codec = BlockCodec(drive_id, secrets.block_id, secrets.block)
     chunker = Chunker(secrets.chunker)
     blocks = BlockCache(upstream, codec, options.cache_size, limiter)
-    identity = CommitIdentity(drive_id, DEVICE, os.fsencode(options.host)[:MAX_NAME], secrets.commit)
+    identity = CommitIdentity(drive_id, DEVICE, _host_name(options.host), secrets.commit)
     snapshots = SnapshotStore(upstream, codec, chunker, drive_id, secrets.root)
     await _Recovery(local, upstream, identity, snapshots, blocks).run()
     ledger = local.ledger
@@ -322,6 +322,11 @@ async def open_drive(
         _own_new_root(ledger)
         await ledger.trim()
     return drive
+
+
+def _host_name(host: str) -> bytes:
+    """As an operation may have it; some containers have none at all."""
+    return os.fsencode(host).replace(b"\0", b"")[:MAX_NAME] or b"unknown"
 
 
 def _delete_orphans(ledger: Ledger) -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from stat import S_IFDIR, S_ISDIR
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 
@@ -361,3 +361,11 @@ async def test_what_nobody_said_is_not_shown(drive: Drive) -> None:
     (entry,) = (await call(drive, "log", path="f"))["entries"]
     assert "host" not in entry
     assert "device" not in entry
+
+
+@pytest.mark.parametrize("host", ["", "x" * 300, "one\0two", "h\udce9te"])
+async def test_any_name_of_a_host_can_be_kept(tmp_path: Path, upstream: MemoryUpstream, host: str) -> None:
+    async with opened(tmp_path, upstream, replace(QUIET, host=host)) as drive:
+        await make_file(drive, b"f")
+        (entry,) = (await call(drive, "log", path="f"))["entries"]
+        assert 0 < len(unquote_to_bytes(entry["host"])) <= 255
