@@ -35,6 +35,7 @@ from backend.pack_store import PackStore
 TAIL: Final = 16 * 1024
 """So much of a pack's end is read at first: with 1 MiB blocks it holds the whole index."""
 READERS: Final = 8
+LIST_PATIENCE: Final = 60.0
 
 Progress = Callable[[int, int], None]
 """Called with how many of how many unknown packs were looked at."""
@@ -87,8 +88,9 @@ class IndexReconciliation:
 
     async def _list_node(self, name: str, listing: _Listing, report: ReconcileReport) -> None:
         try:
-            keys = await self._nodes[name].keys("packs/")
-        except DriveError:
+            with trio.fail_after(LIST_PATIENCE):
+                keys = await self._nodes[name].keys("packs/")
+        except (DriveError, trio.TooSlowError):
             report.away.append(name)
             return
         for key in keys:

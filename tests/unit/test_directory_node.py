@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -235,6 +237,26 @@ async def test_failpoint_of_a_delete_fires(node: DirectoryNode) -> None:
     with pytest.raises(TransientError):
         await node.delete("a")
     assert await node.keys("") == []
+
+
+async def test_who_has_waited_for_a_disk_that_hangs_is_told(path: Path, node: DirectoryNode) -> None:
+    """The write may still happen then."""
+    disk = threading.Event()
+    hurried = DirectoryNode(str(path), IDENTITY, patience=0.05)
+
+    class Hanging(durable.Durable):
+        def sync(self, descriptor: int) -> None:
+            disk.wait()
+            super().sync(descriptor)
+
+    durable.use(Hanging())
+    with pytest.raises(TransientError, match=r"node0: cannot write a: no answer within 0.05 s"):
+        await hurried.put("a", [b"late"])
+    disk.set()
+    while True:
+        with suppress(NotFoundError):
+            assert await node.get("a") == b"late"
+            return
 
 
 async def test_retry_outlasts_transient_errors(
