@@ -35,7 +35,7 @@ from backend.pack_store import PackStore
 TAIL: Final = 16 * 1024
 """So much of a pack's end is read at first: with 1 MiB blocks it holds the whole index."""
 READERS: Final = 8
-LIST_PATIENCE: Final = 60.0
+LIST_PATIENCE: Final = 30.0
 
 Progress = Callable[[int, int], None]
 """Called with how many of how many unknown packs were looked at."""

@@ -58,7 +58,7 @@ from tools import mounts
 
 INDEX_FILE: Final = "blocks.db"
 ENDING_SECONDS: Final = 15.0
-OBJECT_PATIENCE: Final = 20.0
+OBJECT_PATIENCE: Final = 15.0
 LEASE_PATIENCE: Final = DEFAULT_SECONDS / 6
 
 log = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -252,11 +252,14 @@ async def test_who_has_waited_for_a_disk_that_hangs_is_told(path: Path, node: Di
     durable.use(Hanging())
     with pytest.raises(TransientError, match=r"node0: cannot write a: no answer within 0.05 s"):
         await hurried.put("a", [b"late"])
+    while time.monotonic() - min(hurried._running.values()) <= 0.05:
+        await trio.sleep(0.01)
+    with pytest.raises(TransientError, match="no answer"):
+        await hurried.size("b")
     disk.set()
-    while True:
-        with suppress(NotFoundError):
-            assert await node.get("a") == b"late"
-            return
+    while hurried._running:  # the abandoned thread ends by itself
+        await trio.sleep(0.01)
+    assert await node.get("a") == b"late"
 
 
 async def test_retry_outlasts_transient_errors(
