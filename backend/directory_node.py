@@ -7,14 +7,18 @@ Invariants:
    mount point, and that must look like a node that is away, not like one that lost everything.
 3. `swap` holds flock(2) on `.lock` in the node, so that all processes that share the directory take turns.
 4. Blocking calls run in threads under a limiter, except reads that the page cache answers at once. A
-   read may be abandoned when its caller is cancelled; a write never is, so that a caller that was told
+   read may be abandoned when its caller is cancelled; a write is not, so that a caller that was told
    nothing knows that nothing goes on behind it.
+5. A disk may hang for ever. With a `patience`, who waited that long is told so (`TransientError`); a write
+   may then still happen, at any later time, as after any transient error. As long as a call is overdue the
+   next ones are told at once.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import re
 import time
@@ -58,14 +62,20 @@ Result = TypeVar("Result")
 
 class DirectoryNode:
     """See `backend.node.Node`. A key may not lead through another key (`a` and `a/b`). Construction does
-    no I/O; `open` says whether the node is there."""
+    no I/O; `open` says whether the node is there. `patience` is in seconds."""
 
     def __init__(
-        self, path: str, identity: NodeIdentity, limiter: trio.CapacityLimiter | None = None
+        self,
+        path: str,
+        identity: NodeIdentity,
+        limiter: trio.CapacityLimiter | None = None,
+        patience: float = math.inf,
     ) -> None:
         self._path = os.path.abspath(path)
         self._identity = identity
         self._limiter = limiter or trio.CapacityLimiter(_THREADS)
+        self._patience = patience
+        self._running: dict[object, float] = {}
         self._folders: set[str] = set()
         self._files = OpenFiles()
 
@@ -135,19 +145,40 @@ class DirectoryNode:
         return os.path.join(self._path, key)
 
     async def _read(self, what: str, work: Callable[[], Result]) -> Result:
+        self._check_answers(what)
         guarded = partial(self._guarded, what, work)
-        return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
+        with trio.move_on_after(self._patience):
+            return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
+        raise self._silent(what)
 
     async def _write(self, what: str, work: Callable[[], None]) -> None:
-        await trio.to_thread.run_sync(partial(self._guarded, what, work), limiter=self._limiter)
+        self._check_answers(what)
+        guarded, bounded = partial(self._guarded, what, work), self._patience < math.inf
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.CancelScope(deadline=trio.current_time() + self._patience, shield=bounded):
+            await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=bounded)
+            return
+        raise self._silent(what)
+
+    def _check_answers(self, what: str) -> None:
+        now = time.monotonic()
+        if any(now - started > self._patience for started in [*self._running.values()]):
+            raise self._silent(what)
+
+    def _silent(self, what: str) -> TransientError:
+        return TransientError(f"{self.name}: {what}: no answer within {self._patience:g} s")
 
     def _guarded(self, what: str, work: Callable[[], Result]) -> Result:
+        call = object()
+        self._running[call] = time.monotonic()
         try:
             return work()
         except FileExistsError:
             raise ConflictError(f"{self.name}: {what}: it exists") from None
         except OSError as error:
             raise self._translated(what, error) from error
+        finally:
+            del self._running[call]
 
     def _translated(self, what: str, error: OSError) -> DriveError:
         text = f"{self.name}: {what}: {error.strerror}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import trio
@@ -42,14 +43,15 @@ class FragmentListing:
         return next((name for name in self._shift if self.has(name, pack_id, index)), None)
 
 
-async def list_fragments(nodes: Mapping[str, Node]) -> FragmentListing:
-    """Ask all nodes, in parallel."""
+async def list_fragments(nodes: Mapping[str, Node], patience: float = math.inf) -> FragmentListing:
+    """Ask all nodes, in parallel. One that takes longer than `patience` seconds counts as away."""
     listing = FragmentListing(list(nodes))
 
     async def look(name: str, node: Node) -> None:
         try:
-            keys = await node.keys("packs/")
-        except DriveError:
+            with trio.fail_after(patience):
+                keys = await node.keys("packs/")
+        except (DriveError, trio.TooSlowError):
             listing.away.append(name)
             return
         for parsed in filter(None, map(parse_fragment_key, keys)):

@@ -37,6 +37,7 @@ from backend.placement import fill
 TAIL: Final = 16 * 1024
 """So much of a pack's end is read at first: with 1 MiB blocks it holds the whole index."""
 READERS: Final = 8
+LIST_PATIENCE: Final = 30.0
 
 Progress = Callable[[int, int], None]
 """Called with how many of how many unknown packs were looked at."""
@@ -71,7 +72,7 @@ class IndexReconciliation:
         """Compare, mark, add. Safe to repeat and to cancel at any point."""
         report = ReconcileReport()
         known = {pack_id for pack_id in self._index.pack_ids() if not self._is_pending(pack_id)}
-        listing = await list_fragments(self._nodes)
+        listing = await list_fragments(self._nodes, LIST_PATIENCE)
         report.away = listing.away
         for pack_id in known:
             await trio.lowlevel.checkpoint()

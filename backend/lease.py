@@ -12,7 +12,9 @@ Invariants:
    over when its record was seen unchanged for its whole duration by the observer's own clock (Gray and
    Cheriton, "Leases", SOSP 1989; the DynamoDB lock client); wall clocks are never compared. A holder
    of this boot whose process is gone is taken over at once.
-5. CLOCK_BOOTTIME: time asleep counts, so a machine that was suspended knows that its lease is old.
+5. A node that does not answer in a sixth of the lease's duration counts as away: one disk that hangs must
+   not cost the lease.
+6. CLOCK_BOOTTIME: time asleep counts, so a machine that was suspended knows that its lease is old.
 
 A lease that only ran out (nodes away, suspended) and was taken by nobody is renewed and goes on; one that
 was taken over is lost for good (`FencedError`). With half of the nodes away there is no lease: reading
@@ -25,7 +27,7 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -161,10 +163,11 @@ class Lease:
             raise TransientError(f"the lease was not renewed for {self._seconds:g} s: are the nodes away?")
 
     async def verify(self) -> None:
-        """Return if, at one moment during this call, a majority of the nodes still had this holder's
-        record. `FencedError` if it was taken over, `UnavailableError` if too few nodes answer."""
+        """Return if, at one moment during this call, a majority of the nodes still had this holder's record;
+        the others are not waited for. `FencedError` if it was taken over, `UnavailableError` if too few nodes
+        answer."""
         mine = self._require()
-        seen = await self._look()
+        seen = await self._look(lambda found: sum(_same(one.record, mine) for one in found) >= self._majority)
         kept = sum(_same(one.record, mine) for one in seen.values())
         if kept < self._majority:
             self._judge_lost(seen, mine)
@@ -250,17 +253,21 @@ class Lease:
         await self._each(swap)
         return won
 
-    async def _look(self) -> dict[str, _Seen]:
-        """What the nodes hold, of those that answer; `UnavailableError` if they are no majority."""
+    async def _look(self, enough: Callable[[Collection[_Seen]], bool] = lambda _: False) -> dict[str, _Seen]:
+        """What the nodes hold, of those that answer in time, or that answered when it was `enough`;
+        `UnavailableError` if they are no majority."""
         seen: dict[str, _Seen] = {}
+        with trio.move_on_after(self._seconds / 6) as waiting:
 
-        async def look(node: Node) -> None:
-            try:
-                seen[node.name] = await self._read(node)
-            except DriveError:
-                return  # counted below, as a node that is missing in `seen`
+            async def look(node: Node) -> None:
+                try:
+                    seen[node.name] = await self._read(node)
+                except DriveError:
+                    return  # counted below, as a node that is missing in `seen`
+                if enough(seen.values()):
+                    waiting.cancel()
 
-        await self._each(look)
+            await self._each(look)
         if len(seen) < self._majority:
             away = sorted(self._nodes.keys() - seen.keys())
             raise UnavailableError(

@@ -11,6 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -39,7 +40,7 @@ from backend.errors import (
 )
 from backend.key_slots import Secret
 from backend.keys import DriveKeys
-from backend.lease import Lease
+from backend.lease import DEFAULT_SECONDS, Lease
 from backend.leased_node import LeasedNode
 from backend.local_upstream import LocalUpstream
 from backend.metered_node import MeteredNode
@@ -58,6 +59,8 @@ from tools import mounts
 
 INDEX_FILE: Final = "blocks.db"
 ENDING_SECONDS: Final = 15.0
+OBJECT_PATIENCE: Final = 15.0
+LEASE_PATIENCE: Final = DEFAULT_SECONDS / 6
 
 log = logging.getLogger(__name__)
 
@@ -134,14 +137,15 @@ def cluster_map(file: DriveFile) -> ClusterMap:
     )
 
 
-def open_nodes(folder: str, file: DriveFile) -> dict[str, Node]:
-    """All nodes of the drive by name, also those that are away: each call finds out."""
-    return {
-        entry.name: MeteredNode(
-            RetryNode(DirectoryNode(entry.folder(folder), NodeIdentity(entry.name, file.id, entry.zone)))
-        )
-        for entry in file.nodes
-    }
+def open_nodes(folder: str, file: DriveFile, patience: float = math.inf) -> dict[str, Node]:
+    """All nodes of the drive by name, also those that are away: each call finds out. Who waits for one
+    longer than `patience` seconds is told so."""
+    found: dict[str, Node] = {}
+    for entry in file.nodes:
+        identity = NodeIdentity(entry.name, file.id, entry.zone)
+        node = DirectoryNode(entry.folder(folder), identity, patience=patience)
+        found[entry.name] = MeteredNode(RetryNode(node))
+    return found
 
 
 def open_index(path: Path, drive_id: bytes) -> BlockIndex:
@@ -227,7 +231,8 @@ async def _open_once(
 async def _remove_debris(drive: UnlockedDrive) -> None:
     """Let each node that is there remove what interrupted writes left long ago."""
     for entry in drive.file.nodes:
-        node = DirectoryNode(entry.folder(drive.folder), NodeIdentity(entry.name, drive.file.id, entry.zone))
+        identity = NodeIdentity(entry.name, drive.file.id, entry.zone)
+        node = DirectoryNode(entry.folder(drive.folder), identity, patience=OBJECT_PATIENCE)
         try:
             await node.open()
         except DriveError as error:
@@ -257,14 +262,17 @@ def _build_upstream(
     profile = Profile.parse(file.profile)
     code = code_for(profile)
     nodes = open_nodes(drive.folder, file)
+    # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
+    answering = open_nodes(drive.folder, file, OBJECT_PATIENCE)
     index = open_index(cache_folder / INDEX_FILE, file.id)
-    lease = None if read_only else Lease(nodes, file.id, this_process())
+    leasing = open_nodes(drive.folder, file, LEASE_PATIENCE)
+    lease = None if read_only else Lease(leasing, file.id, this_process())
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder)
     blocks = BlockStore(written, code, cluster, file.id, drive.keys.pack, index, note_repair=note)
     looking = PackStore(nodes, code, cluster, file.id, lambda _pack, _fragment: None)
     copies = profile.m + 1
-    objects = ReplicatedObjects(nodes, ranking_of(cluster, copies), copies, file.id)
+    objects = ReplicatedObjects(answering, ranking_of(cluster, copies), copies, file.id)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
         return blocks, LocalUpstream(blocks, CommitLog(objects), objects, None), health

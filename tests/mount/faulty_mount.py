@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -67,9 +68,13 @@ class FaultyDirectoryNode(DirectoryNode):
     """See the module."""
 
     def __init__(
-        self, path: str, identity: NodeIdentity, limiter: trio.CapacityLimiter | None = None
+        self,
+        path: str,
+        identity: NodeIdentity,
+        limiter: trio.CapacityLimiter | None = None,
+        patience: float = math.inf,
     ) -> None:
-        super().__init__(path, identity, limiter)
+        super().__init__(path, identity, limiter, patience)
         self._files = _NothingOpen()
 
     async def _read(self, what: str, work: Callable[[], Result]) -> Result:

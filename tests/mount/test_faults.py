@@ -6,11 +6,13 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from backend.lease import DEFAULT_SECONDS
 from tests.crash.test_kill_mount import wait_until
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.faulty_mount import VARIABLE, Faults
@@ -59,6 +61,28 @@ def test_nodes_that_do_not_answer_do_not_hold_up_reading(drive: MountedDrive, fa
     faults.set(0, 3, hang=True, calls="read")
     for name, data in written.items():
         assert (drive.mountpoint / name).read_bytes() == data
+    faults.clear()
+    assert_sound(drive)
+
+
+@pytest.mark.soak
+def test_a_node_that_hangs_stops_neither_storing_nor_mounting(drive: MountedDrive, faults: Faults) -> None:
+    """For longer than the lease lasts, and from before the mount on."""
+    drive.mount()
+    faults.set(3, hang=True)
+    ended = time.monotonic() + DEFAULT_SECONDS + 10
+    written: dict[str, bytes] = {}
+    while time.monotonic() < ended:
+        name = f"file {len(written)}"
+        written[name] = write(drive, name, 300_000)
+        drive.sync()
+    drive.kill()
+    drive.wipe_cache()
+    drive.remount()
+    for name, data in written.items():
+        assert (drive.mountpoint / name).read_bytes() == data
+    write(drive, "more")
+    drive.sync()
     faults.clear()
     assert_sound(drive)
 

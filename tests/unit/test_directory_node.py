@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -235,6 +237,29 @@ async def test_failpoint_of_a_delete_fires(node: DirectoryNode) -> None:
     with pytest.raises(TransientError):
         await node.delete("a")
     assert await node.keys("") == []
+
+
+async def test_who_has_waited_for_a_disk_that_hangs_is_told(path: Path, node: DirectoryNode) -> None:
+    """The write may still happen then."""
+    disk = threading.Event()
+    hurried = DirectoryNode(str(path), IDENTITY, patience=0.05)
+
+    class Hanging(durable.Durable):
+        def sync(self, descriptor: int) -> None:
+            disk.wait()
+            super().sync(descriptor)
+
+    durable.use(Hanging())
+    with pytest.raises(TransientError, match=r"node0: cannot write a: no answer within 0.05 s"):
+        await hurried.put("a", [b"late"])
+    while time.monotonic() - min(hurried._running.values()) <= 0.05:
+        await trio.sleep(0.01)
+    with pytest.raises(TransientError, match="no answer"):
+        await hurried.size("b")
+    disk.set()
+    while hurried._running:  # the abandoned thread ends by itself
+        await trio.sleep(0.01)
+    assert await node.get("a") == b"late"
 
 
 async def test_retry_outlasts_transient_errors(

@@ -275,6 +275,26 @@ async def test_a_lease_that_only_ran_out_is_renewed(autojump_clock: trio.testing
         nursery.cancel_scope.cancel()
 
 
+async def test_a_node_that_hangs_does_not_cost_the_lease(autojump_clock: trio.testing.MockClock) -> None:
+    """Two never answer: renewing goes on, and a write is confirmed without waiting for them."""
+    setup = Setup()
+    lease = await setup.held()
+
+    async def hang(_operation: str, _key: str) -> None:
+        await trio.sleep_forever()
+
+    setup.nodes["node0"].before = setup.nodes["node4"].before = hang
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lease.run)
+        for _ in range(20):
+            await trio.sleep(10)
+            lease.check()
+            before = trio.current_time()
+            await lease.verify()
+            assert trio.current_time() == before
+        nursery.cancel_scope.cancel()
+
+
 async def test_run_ends_when_the_lease_is_lost(autojump_clock: trio.testing.MockClock) -> None:
     setup = Setup()
     old = await setup.held("one")
