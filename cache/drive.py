@@ -23,6 +23,7 @@ from cache.content import Content
 from cache.dirty import Layer
 from cache.errors import DirectoryError, FileSystemError, FileTooBigError, InvalidArgumentError
 from cache.health import Health
+from cache.inodes import BLOCK_SIZE
 from cache.ledger import Ledger
 from cache.operations import MAX_NAME, MAX_SIZE
 from cache.past import PastTree
@@ -32,7 +33,7 @@ from cache.retention_keeper import RetentionKeeper
 from cache.sealer import AHEAD, Sealer
 from cache.snapshot_keeper import SnapshotKeeper
 from cache.space import Space
-from cache.tree import BLOCK_SIZE, Tree
+from cache.tree import Tree
 
 log = logging.getLogger(__name__)
 

@@ -192,7 +192,7 @@ class _Session:
         return VersionsView(self._drive, None, commit)
 
     async def _tell_kernel(self, parent: int, name: bytes, replaced: int) -> None:
-        """`Tree.changed_from_inside`: the kernel forgets the name, and the attributes of both inodes."""
+        """`Inodes.changed_from_inside`: the kernel forgets the name, and the attributes of both inodes."""
         await _in_thread(_forget_in_kernel, parent, name, replaced)
 
     def _commands(self) -> Commands:
