@@ -11,7 +11,7 @@ Invariants:
    nothing knows that nothing goes on behind it.
 5. A disk may hang for ever. With a `patience`, who waited that long is told so (`TransientError`); a write
    may then still happen, at any later time, as after any transient error. As long as a call is overdue the
-   next ones are told at once.
+   node is away (`NodeError`).
 """
 
 from __future__ import annotations
@@ -163,7 +163,8 @@ class DirectoryNode:
     def _check_answers(self, what: str) -> None:
         now = time.monotonic()
         if any(now - started > self._patience for started in [*self._running.values()]):
-            raise self._silent(what)
+            # Not transient: to try again at once would only cost time.
+            raise NodeError(f"{self.name}: {what}: an earlier call is not answered yet", self.name)
 
     def _silent(self, what: str) -> TransientError:
         return TransientError(f"{self.name}: {what}: no answer within {self._patience:g} s")

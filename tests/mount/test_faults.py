@@ -66,8 +66,8 @@ def test_nodes_that_do_not_answer_do_not_hold_up_reading(drive: MountedDrive, fa
 
 
 @pytest.mark.soak
-def test_a_node_that_hangs_does_not_stop_storing(drive: MountedDrive, faults: Faults) -> None:
-    """For longer than the lease lasts."""
+def test_a_node_that_hangs_stops_neither_storing_nor_mounting(drive: MountedDrive, faults: Faults) -> None:
+    """For longer than the lease lasts, and from before the mount on."""
     drive.mount()
     faults.set(3, hang=True)
     ended = time.monotonic() + DEFAULT_SECONDS + 10
@@ -76,11 +76,12 @@ def test_a_node_that_hangs_does_not_stop_storing(drive: MountedDrive, faults: Fa
         name = f"file {len(written)}"
         written[name] = write(drive, name, 300_000)
         drive.sync()
-    faults.clear()
-    drive.umount()
-    mount_without_cache(drive)
+    drive.kill()
+    drive.wipe_cache()
+    drive.remount()
     for name, data in written.items():
         assert (drive.mountpoint / name).read_bytes() == data
+    faults.clear()
     assert_sound(drive)
 
 

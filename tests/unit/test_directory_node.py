@@ -254,7 +254,7 @@ async def test_who_has_waited_for_a_disk_that_hangs_is_told(path: Path, node: Di
         await hurried.put("a", [b"late"])
     while time.monotonic() - min(hurried._running.values()) <= 0.05:
         await trio.sleep(0.01)
-    with pytest.raises(TransientError, match="no answer"):
+    with pytest.raises(NodeError, match="not answered yet"):
         await hurried.size("b")
     disk.set()
     while hurried._running:  # the abandoned thread ends by itself
