@@ -46,11 +46,19 @@ class Tree(InodeAttributes):
     """See the module."""
 
     async def make_node(
-        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int = 0
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        rdev: int,
+        uid: int,
+        gid: int,
+        umask: int | None = None,
     ) -> Attributes:
         """A new regular file, directory, FIFO, socket or device. In a set-group-ID directory it takes
         the directory's group, and a directory the bit too (stat(2), inode(7)). Where the directory has a
-        default access list, that has its say instead of the umask (acl(5), "OBJECT CREATION")."""
+        default access list, that has its say instead of the umask (acl(5), "OBJECT CREATION"); without a
+        umask the mode is final."""
         await self._room()
         directory = self._new_name(parent, name)
         if directory.mode & S_ISGID:
@@ -58,7 +66,9 @@ class Tree(InodeAttributes):
             if S_ISDIR(mode):
                 mode |= S_ISGID
         inode, now = self._namespace.allocate_inode(), time.time_ns()
-        mode, lists = self._access_lists.of_new(parent, inode, mode, umask, S_ISDIR(mode), now)
+        lists: list[Operation] = []
+        if umask is not None:
+            mode, lists = self._access_lists.of_new(parent, inode, mode, umask, S_ISDIR(mode), now)
         self._accept_all([Create(parent, name, inode, mode, uid, gid, rdev, b"", now), *lists])
         return self.attributes(inode)
 

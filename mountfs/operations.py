@@ -171,6 +171,7 @@ class DriveOperations(pyfuse3.Operations):
         super().__init__()
         self.enable_acl = access_lists
         self._attribute_classes = (*_ATTRIBUTE_CLASSES, *(LISTS if access_lists else ()))
+        self._attribute_classes_of_users = tuple(set(self._attribute_classes) - {b"trusted."})
         self._drive = drive
         self._view = view or VersionsView(drive)
         self._past = self._view.first
@@ -249,9 +250,6 @@ class DriveOperations(pyfuse3.Operations):
         if self._access_times:
             self._drive.touch(inode)
 
-    # Where POSIX ACLs are refused the kernel has applied the caller's umask to the modes below, and
-    # once more does no harm.
-
     @_answered
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
@@ -267,7 +265,9 @@ class DriveOperations(pyfuse3.Operations):
     async def _make_node(
         self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
     ) -> Attributes:
-        return await self._drive.make_node(parent, name, mode, rdev, ctx.uid, ctx.gid, ctx.umask)
+        """Without POSIX ACLs the kernel has applied the umask, and nothing is inherited."""
+        umask = ctx.umask if self.enable_acl else None
+        return await self._drive.make_node(parent, name, mode, rdev, ctx.uid, ctx.gid, umask)
 
     @_answered
     async def symlink(
@@ -457,12 +457,18 @@ class DriveOperations(pyfuse3.Operations):
     def _keeps_set_group_id(self, inode: int, ctx: RequestContext) -> bool:
         """Whether the caller may give the bit to a file of that group, as with chmod(2)."""
         group = self._drive.attributes(inode).gid
-        return ctx.uid == 0 or group == ctx.gid or group in pyfuse3.get_sup_groups(ctx.pid)
+        if ctx.uid == 0 or group == ctx.gid:
+            return True
+        try:
+            return group in pyfuse3.get_sup_groups(ctx.pid)
+        except OSError:
+            return False  # the process has ended
 
     @_answered
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:
         names = (self._drive if inode < self._past else self._view).xattr_names(inode)
-        return names if ctx.uid == 0 else [name for name in names if not name.startswith(b"trusted.")]
+        shown = self._attribute_classes if ctx.uid == 0 else self._attribute_classes_of_users
+        return [name for name in names if name.startswith(shown)]
 
     @_answered
     async def removexattr(self, inode: int, name: bytes, ctx: RequestContext) -> None:

@@ -120,9 +120,9 @@ class MemoryDrive:
         return self._node(inode).target
 
     async def make_node(
-        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int = 0
+        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int | None = None
     ) -> Attributes:
-        mode &= ~umask
+        mode &= ~(umask or 0)
         directory = self._directory(parent)
         if name in directory.names:
             raise ExistsError(os.fsdecode(name))

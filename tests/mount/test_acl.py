@@ -181,9 +181,12 @@ def test_programs_carry_lists_along(folder: Path, tmp_path: Path) -> None:
         assert [getfacl(copy / "inner"), getfacl(copy / "inner" / "file")] == expected
 
 
-def test_noacl_refuses_lists_and_applies_the_umask(drive: MountedDrive) -> None:
+def test_noacl_refuses_lists_inherits_none_and_applies_the_umask(folder: Path, drive: MountedDrive) -> None:
+    setfacl("-d", "-m", f"u:{USER}:rwx", folder)
+    drive.umount()
     drive.mount("allow_other,noacl")
-    file = drive.mountpoint / "file"
+    assert os.listxattr(folder) == []
+    file = folder / "file"
     old = os.umask(0o027)
     try:
         file.touch()
