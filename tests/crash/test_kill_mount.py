@@ -33,7 +33,7 @@ FAILPOINTS = [
     "ledger.published*1",
     "ledger.checkpointed",
     "blocks.after-index*1",
-    "commit.after-first-copy",
+    "commit.after-first-copy*1",  # the first commit is made as soon as the mount answers
     "journal.appended*100",
     "journal.synced*5",
     pytest.param("ledger.flushed*2", marks=pytest.mark.soak),
