@@ -10,6 +10,7 @@ from functools import partial
 from stat import S_IFDIR, S_IFREG, S_ISREG
 from typing import Final
 
+from cache.acl import ACCESS, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, AclEntry, encode
 from cache.drive import Drive
 from cache.operations import ROOT_INODE
 from tests.drives import content
@@ -20,6 +21,9 @@ Change = tuple[Callable[[Drive], Awaitable[None]], Callable[[State], None]]
 
 FILES: Final = 24
 _XATTR: Final = b"user.number"
+_LIST: Final = encode(
+    (AclEntry(USER_OBJ, 7), AclEntry(USER, 5, 1000), *(AclEntry(tag, 5) for tag in (GROUP_OBJ, MASK, OTHER)))
+)
 
 
 def payload(number: int) -> bytes:
@@ -39,6 +43,11 @@ async def _write(drive: Drive, name: bytes, offset: int, data: bytes) -> None:
 
 async def _mark(drive: Drive, name: bytes, value: bytes) -> None:
     await drive.set_xattr(drive.lookup(ROOT_INODE, name).inode, _XATTR, value)
+
+
+async def _share(drive: Drive, name: bytes) -> None:
+    """Several operations in one record: the mode follows the access list."""
+    await drive.set_xattr(drive.lookup(ROOT_INODE, name).inode, ACCESS, _LIST)
 
 
 async def _rename(drive: Drive, old: bytes, new: bytes) -> None:
@@ -61,6 +70,11 @@ def _written(name: bytes, offset: int, data: bytes, state: State) -> None:
 def _marked(name: bytes, value: bytes, state: State) -> None:
     kind, _, data = state[b"/" + name]
     state[b"/" + name] = (kind, {_XATTR: value}, data)
+
+
+def _shared(name: bytes, state: State) -> None:
+    kind, xattrs, data = state[b"/" + name]
+    state[b"/" + name] = (kind, {**xattrs, ACCESS: _LIST}, data)
 
 
 def _renamed(old: bytes, new: bytes, state: State) -> None:
@@ -90,6 +104,7 @@ def _changes_of(number: int) -> list[Change]:
     if number % 5 == 4:
         found.append(_change(_make, _made, folder, S_IFDIR | 0o755))
         found.append(_change(_mark, _marked, folder, b"%d" % number))
+        found.append(_change(_share, _shared, folder))
     return found
 
 
