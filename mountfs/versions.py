@@ -29,6 +29,7 @@ from stat import S_IFDIR, S_IFLNK
 from typing import Final
 
 from cache import past_points
+from cache.acl import ACCESS
 from cache.attributes import Attributes, Entry
 from cache.drive import Drive
 from cache.errors import (
@@ -242,8 +243,11 @@ class VersionsView:
         return await self._drive.past.read(node.inode, node.commit, offset, size)
 
     def get_xattr(self, number: int, name: bytes) -> bytes:
-        """The value then. `NoAttributeError`."""
+        """The value then. `NoAttributeError`. Who may list a folder's past is who may list the folder: by its
+        mode and its access list of now."""
         node = self._node(number)
+        if name == ACCESS and node.kind in _LISTS:
+            return self._drive.get_xattr(node.directory, name)
         if node.kind not in (_PAST, _CONTENT):
             raise NoAttributeError("no such extended attribute")
         return self._drive.past.get_xattr(node.inode, name, node.commit)

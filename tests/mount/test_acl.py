@@ -162,6 +162,17 @@ def test_lists_are_there_after_a_remount_and_in_versions(folder: Path, drive: Mo
     assert before in {getfacl(folder / ".versions" / name / "file") for name in states}
 
 
+def test_who_may_not_list_a_folder_may_not_list_its_past(folder: Path, drive: MountedDrive) -> None:
+    (folder / "file").touch()
+    drive.sync()
+    places = (folder, folder / ".versions", folder / ".versions" / "by-name")
+    for listed, allowed, refused in (("x", OTHER_USER, USER), ("rx,o::-", USER, OTHER_USER)):
+        setfacl("-m", f"u:{USER}:{listed}", folder)
+        for place in places:
+            assert as_user(allowed, "ls", place) == 0, (listed, place)
+            assert as_user(refused, "ls", place) != 0, (listed, place)
+
+
 def test_programs_carry_lists_along(folder: Path, tmp_path: Path) -> None:
     tree = folder / "tree"
     (tree / "inner").mkdir(parents=True)
