@@ -4,8 +4,8 @@ After each the drive is opened again: it holds a state between what was acknowle
 (I6, I7), the past that is retained is what it was (I3), work goes on, `fsck.drivefs -y --data` and then
 `-n --data` find nothing left (I1, I2, I4), and a machine that has never seen the drive reads the same (I5).
 
-By default each failpoint meets one fault, the faults in turn. `-m soak` runs all, at the first time that the
-failpoint is reached and in the middle of the run, and writes the table of results to the file
+By default some failpoints meet one fault each, the faults in turn. `-m soak` runs all, at the first time
+that the failpoint is reached and in the middle of the run, and writes the table of results to the file
 `MATRIX_TABLE`, if that is set. `MATRIX_SEED` repeats what power cuts left there.
 """
 
@@ -44,6 +44,8 @@ more nodes than fragments (tests/unit/test_block_store.py)."""
 NAMES = sorted(failpoints.FAILPOINTS.keys() - ELSEWHERE)
 SEED = int(os.environ.get("MATRIX_SEED", random.randrange(1 << 30)))
 PINNED = 3
+SAMPLE = 4
+"""Of so many failpoints one is tried in every run: a cell takes seconds."""
 
 
 @dataclass
@@ -137,8 +139,10 @@ async def _read(drive: SmallDrive) -> State:
         return await state_of(found)
 
 
-@pytest.mark.parametrize(("name", "fault"), [(name, FAULTS[at % 4]) for at, name in enumerate(NAMES)])
-def test_each_failpoint_once(begun: Begun, tmp_path: Path, name: str, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "fault"), [(name, FAULTS[at // SAMPLE % 4]) for at, name in enumerate(NAMES)][::SAMPLE]
+)
+def test_some_of_them(begun: Begun, tmp_path: Path, name: str, fault: str) -> None:
     suffer(begun, tmp_path, name, fault, 0, len(name))
 
 
