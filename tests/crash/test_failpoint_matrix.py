@@ -44,7 +44,7 @@ more nodes than fragments (tests/unit/test_block_store.py)."""
 NAMES = sorted(failpoints.FAILPOINTS.keys() - ELSEWHERE)
 SEED = int(os.environ.get("MATRIX_SEED", random.randrange(1 << 30)))
 PINNED = 3
-SAMPLE = 4
+SAMPLE = 6
 """Of so many failpoints one is tried in every run: a cell takes seconds."""
 
 

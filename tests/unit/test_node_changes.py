@@ -48,6 +48,8 @@ STEPS = sorted(
     name for name in failpoints.FAILPOINTS if name.startswith((*PREFIXES, "drive-file.nodes-written"))
 )
 ADDING = ("node.identified", "node.added")
+IN_EVERY_RUN = ("drive-file.nodes-written", "node.emptied", "rebalance.deleted", "rebalance.object-deleted")
+"""Kills in a removal where something is about to be gone; the others are for `make soak`."""
 
 pytestmark = pytest.mark.logs_warnings
 
@@ -323,7 +325,14 @@ def killed_at(made: SmallDrive, step: str, skip: bool, *arguments: str | Path) -
     return ended.returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("step", [step for step in STEPS if step not in ADDING])
+@pytest.mark.parametrize(
+    "step",
+    [
+        step if step in IN_EVERY_RUN else pytest.param(step, marks=pytest.mark.soak)
+        for step in STEPS
+        if step not in ADDING
+    ],
+)
 def test_killed_at_each_step_of_a_removal(large: SmallDrive, step: str) -> None:
     """Killed there, the drive has its redundancy and can be read; the same command goes on."""
     packs, names = len(fragments(large)), busiest(large)
