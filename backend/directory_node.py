@@ -114,7 +114,9 @@ class DirectoryNode:
             return at_once
         read = partial(_read_file, path, self._files.get(path), offset, length)
         data, file = await self._read(f"cannot read {key}", read)
-        self._files.keep(path, file)
+        if len(data) == length:
+            # Else it was read to its end, by who asked for as much as there can be: small objects, once.
+            self._files.keep(path, file)
         return data
 
     async def size(self, key: str) -> int:

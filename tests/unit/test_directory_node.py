@@ -342,3 +342,16 @@ async def test_the_rate_is_kept(node: DirectoryNode, autojump_clock: trio.testin
     assert trio.current_time() - started == pytest.approx(3.0, abs=0.1)
     await limited.get("a", 0, 1000)
     assert trio.current_time() - started == pytest.approx(4.0, abs=0.1)
+
+
+async def test_a_small_object_that_was_read_whole_is_not_kept_open(node: DirectoryNode) -> None:
+    """The next read would make room for as much as an object may have before it sees how little there is."""
+    await node.put("roots/small", [b"small"])
+    assert await node.get("roots/small", 0, 1 << 26) == b"small"
+    assert not _kept_open(node, "roots/small")
+    assert await node.get("roots/small", 1, 3) == b"mal"
+    assert _kept_open(node, "roots/small")
+
+
+def _kept_open(node: DirectoryNode, key: str) -> bool:
+    return node._files.get(node._locate(key)) is not None
