@@ -9,24 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from backend.node import Buffer, Node, Space
+from backend.forwarding_node import ForwardingNode
+from backend.node import Buffer, Node
 
 
-class LeasedNode:
+class LeasedNode(ForwardingNode):
     """See `backend.node.Node`. `check` is `Lease.check`: what it raises, the writing calls raise, and nothing
     was written."""
 
     def __init__(self, node: Node, check: Callable[[], None]) -> None:
-        self._node = node
+        super().__init__(node)
         self._check_lease = check
-
-    @property
-    def name(self) -> str:
-        return self._node.name
-
-    @property
-    def zone(self) -> str:
-        return self._node.zone
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
         self._check_lease()
@@ -36,25 +29,10 @@ class LeasedNode:
         self._check_lease()
         await self._node.create(key, parts)
 
-    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
-        return await self._node.get(key, offset, length)
-
-    async def size(self, key: str) -> int:
-        return await self._node.size(key)
-
     async def delete(self, key: str) -> None:
         self._check_lease()
         await self._node.delete(key)
 
-    async def keys(self, prefix: str) -> list[str]:
-        return await self._node.keys(prefix)
-
     async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         self._check_lease()
         await self._node.swap(key, expected, new)
-
-    async def space(self) -> Space:
-        return await self._node.space()
-
-    async def check(self) -> None:
-        await self._node.check()

@@ -12,6 +12,7 @@ from typing import Final
 import trio
 
 from backend.errors import DriveError
+from backend.forwarding_node import ForwardingNode
 from backend.node import Buffer, Node, Space
 
 LATENCY_BOUNDS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
@@ -29,25 +30,17 @@ class CallMeter:
     latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
 
 
-class MeteredNode:
+class MeteredNode(ForwardingNode):
     """See `backend.node.Node`. Adds no errors of its own."""
 
     def __init__(self, node: Node) -> None:
-        self._node = node
+        super().__init__(node)
         self._meters: defaultdict[str, CallMeter] = defaultdict(CallMeter)
 
     @property
     def meters(self) -> Mapping[str, CallMeter]:
         """By the method's name; only what was called. Live: it goes on counting."""
         return self._meters
-
-    @property
-    def name(self) -> str:
-        return self._node.name
-
-    @property
-    def zone(self) -> str:
-        return self._node.zone
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
         with self._measured("put") as meter:

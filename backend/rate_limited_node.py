@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import trio
 
-from backend.node import Buffer, Node, Space
+from backend.forwarding_node import ForwardingNode
+from backend.node import Buffer, Node
 
 
 class TokenBucket:
@@ -34,21 +35,13 @@ class TokenBucket:
         self._filled_at = now
 
 
-class RateLimitedNode:
+class RateLimitedNode(ForwardingNode):
     """See `backend.node.Node`. `put` and `create` wait before they send, `get` after it has received
     (its length is not known before); calls without payload pass."""
 
     def __init__(self, node: Node, bucket: TokenBucket) -> None:
-        self._node = node
+        super().__init__(node)
         self._bucket = bucket
-
-    @property
-    def name(self) -> str:
-        return self._node.name
-
-    @property
-    def zone(self) -> str:
-        return self._node.zone
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
         await self._bucket.take(sum(len(part) for part in parts))
@@ -62,21 +55,3 @@ class RateLimitedNode:
         data = await self._node.get(key, offset, length)
         await self._bucket.take(len(data))
         return data
-
-    async def size(self, key: str) -> int:
-        return await self._node.size(key)
-
-    async def delete(self, key: str) -> None:
-        await self._node.delete(key)
-
-    async def keys(self, prefix: str) -> list[str]:
-        return await self._node.keys(prefix)
-
-    async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
-        await self._node.swap(key, expected, new)
-
-    async def space(self) -> Space:
-        return await self._node.space()
-
-    async def check(self) -> None:
-        await self._node.check()

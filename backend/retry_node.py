@@ -14,30 +14,23 @@ from typing import TypeVar
 import trio
 
 from backend.errors import ConflictError, TransientError
+from backend.forwarding_node import ForwardingNode
 from backend.node import Buffer, Node, Space
 
 Result = TypeVar("Result")
 
 
-class RetryNode:
+class RetryNode(ForwardingNode):
     """See `backend.node.Node`. Only `TransientError` is retried; when the next wait would pass
     `deadline` seconds after the call's start, the last error is raised. `swap` is never retried."""
 
     def __init__(
         self, node: Node, deadline: float = 10.0, first_wait: float = 0.05, longest_wait: float = 2.0
     ) -> None:
-        self._node = node
+        super().__init__(node)
         self._deadline = deadline
         self._first_wait = first_wait
         self._longest_wait = longest_wait
-
-    @property
-    def name(self) -> str:
-        return self._node.name
-
-    @property
-    def zone(self) -> str:
-        return self._node.zone
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
         await self._retried(partial(self._node.put, key, parts))
@@ -72,9 +65,6 @@ class RetryNode:
 
     async def keys(self, prefix: str) -> list[str]:
         return await self._retried(partial(self._node.keys, prefix))
-
-    async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
-        await self._node.swap(key, expected, new)
 
     async def space(self) -> Space:
         return await self._retried(self._node.space)

@@ -19,6 +19,7 @@ import pytest
 
 from tests.mount import file_calls
 from tests.mount.mounted import MountedDrive, run
+from tests.mount.test_posix import code
 
 pytestmark = pytest.mark.mount
 
@@ -37,15 +38,6 @@ def fallocate(descriptor: int, mode: int, offset: int, length: int) -> int:
     ctypes.set_errno(0)
     libc.fallocate(descriptor, mode, ctypes.c_long(offset), ctypes.c_long(length))
     return ctypes.get_errno()
-
-
-def code(call: Callable[..., object], *arguments: object) -> str:
-    """The errno's name of a call, or "ok"."""
-    try:
-        call(*arguments)
-    except OSError as error:
-        return errno.errorcode[error.errno or 0]
-    return "ok"
 
 
 class TestRefused:
