@@ -64,11 +64,12 @@ class MountedDrive:
             text=True,
             errors="surrogateescape",
             timeout=timeout,
-            env=self._environment(),
+            env=self.variables(),
             check=False,
         )
 
-    def _environment(self) -> dict[str, str]:
+    def variables(self) -> dict[str, str]:
+        """The environment of all that is started for this drive; `close` finds it by that."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DRIVEFS_")}
         return kept | {"PYTHONPATH": str(ROOT), _TAG: self._tag} | self.environment
 

@@ -1,0 +1,115 @@
+"""Mounting without root's shell: by a user without privileges, and by mount(8) from a line of fstab(5)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mounted import MountedDrive, run
+
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user and as init, which takes root"),
+]
+
+AS_NOBODY = """
+set -eu
+mount --make-rprivate /
+mknod -m 666 "$FOLDER/fuse" c 10 229
+mount --bind "$FOLDER/fuse" /dev/fuse
+exec setpriv --reuid 65534 --regid 65534 --clear-groups \
+    --inh-caps +dac_read_search --ambient-caps +dac_read_search sh -eu -c "$0"
+"""
+"""A mount namespace of its own, where anybody may open /dev/fuse as on a desktop, and a user who may mount
+nothing by himself. He may read what root may: the interpreter can lie in root's home."""
+
+TOOLS = """
+cd "$FOLDER"
+tool() { module=$1; shift; "$PYTHON" -c "import sys; from tools.$module import main; main()" "$@"; }
+umask 077
+head -c 32 /dev/urandom > key
+"""
+
+
+def as_nobody(drive: MountedDrive, script: str) -> subprocess.CompletedProcess[str]:
+    """Run the shell script as a user without privileges, who owns the drive's folder. Its mounts end with it."""
+    run("chown", "-R", "65534:65534", drive.folder)
+    environment = drive.variables() | {
+        "FOLDER": str(drive.folder),
+        "DRIVEFS_CACHE_DIR": str(drive.cache),
+        "PYTHON": sys.executable,
+        "HOME": str(drive.folder),
+    }
+    return subprocess.run(
+        ["unshare", "--mount", "sh", "-c", AS_NOBODY, TOOLS + script],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_user_without_privileges_mounts_and_unmounts(unmade_drive: MountedDrive) -> None:
+    done = as_nobody(
+        unmade_drive,
+        """
+        tool mkfs -q --key-file key "$FOLDER/drive"
+        tool mount "$FOLDER/drive" "$FOLDER/mnt" -o key_file="$FOLDER/key"
+        echo hello > mnt/file
+        mkdir mnt/folder
+        stat -c '%U %a' mnt/file
+        tool drivefs sync mnt
+        ls mnt/.versions >&2
+        tool umount mnt
+        tool mount "$FOLDER/drive" "$FOLDER/mnt" -o key_file="$FOLDER/key"
+        cat mnt/file
+        fusermount3 -u mnt
+        ls mnt
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "nobody 600\nhello\n"
+
+
+def test_allow_other_is_refused_where_fuse_conf_does_not_allow_it(unmade_drive: MountedDrive) -> None:
+    allowed = Path("/etc/fuse.conf")
+    if allowed.exists() and "user_allow_other" in allowed.read_text().split("\n"):
+        pytest.skip("this system allows it")
+    done = as_nobody(
+        unmade_drive,
+        """
+        tool mkfs -q --key-file key "$FOLDER/drive" 2> warning
+        tool mount "$FOLDER/drive" "$FOLDER/mnt" -o key_file="$FOLDER/key,allow_other"
+        """,
+    )
+    assert done.returncode == 32
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "user_allow_other" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/sbin/mount.drivefs").exists(), reason="not in /sbin (make install-system)")
+def test_a_line_of_fstab_is_mounted_at_boot(drive: MountedDrive) -> None:
+    """As init does it: `mount -a`, with HOME not set and nothing to read from."""
+    options = f"key_file={drive.key},cache_dir={drive.cache},allow_other,nofail,_netdev,x-systemd.automount"
+    table = drive.folder / "fstab"
+    table.write_text(
+        f"{drive.drive} {drive.mountpoint} drivefs {options} 0 0\n"
+        f"{drive.folder}/absent {drive.mountpoint} drivefs nofail,noauto 0 0\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "HOME"}
+    for content in ("first", "second"):
+        run("mount", "-a", "-T", table, env=environment)
+        run("mount", "-a", "-T", table, env=environment)  # what is mounted is left alone
+        assert os.path.ismount(drive.mountpoint)
+        (drive.mountpoint / content).write_text(content)
+        run("umount", drive.mountpoint, env=environment)
+        assert not os.path.ismount(drive.mountpoint)
+    run("mount", "-T", table, drive.mountpoint, env=environment)
+    for content in ("first", "second"):
+        assert (drive.mountpoint / content).read_text() == content
+    drive.umount()
