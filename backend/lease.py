@@ -18,11 +18,13 @@ Invariants:
 
 A lease that only ran out (nodes away, suspended) and was taken by nobody is renewed and goes on; one that
 was taken over is lost for good (`FencedError`). With half of the nodes away there is no lease: reading
-goes on, writing waits. One task at a time calls `acquire`, `run`, `release`; any calls `check`, `verify`.
+goes on, writing waits. One task at a time calls `acquire`, `run`, `release`; any calls `check`, `ensure`,
+`renew`, `verify`.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
@@ -57,6 +59,8 @@ _TRIES: Final = 10
 BEFORE_TAKEOVER: Final = declare("lease.before-takeover", "the last holder is gone; nothing is written")
 AFTER_ACQUIRE: Final = declare("lease.after-acquire", "a majority has the new record; the log is not read")
 BEFORE_RELEASE: Final = declare("lease.before-release", "all is done; the record still says held")
+
+log = logging.getLogger(__name__)
 
 
 def boot_clock() -> float:
@@ -100,6 +104,7 @@ class Lease:
         self._majority = len(nodes) // 2 + 1
         self._mine: LeaseRecord | None = None
         self._valid_until = 0.0
+        self._renewing = trio.Lock()
         self.lost: Final = trio.Event()
         """Set when the lease was taken over."""
 
@@ -136,12 +141,17 @@ class Lease:
                 await self.renew()
             except FencedError:
                 return
-            except (UnavailableError, TransientError):
+            except (UnavailableError, TransientError) as error:
+                log.info("the lease could not be renewed: %s", error)
                 await trio.sleep(self._seconds / 15)
 
     async def renew(self) -> None:
         """Say on all nodes that the holder lives. `FencedError` if the lease was taken over,
         `UnavailableError` if too few nodes answer."""
+        async with self._renewing:
+            await self._renew()
+
+    async def _renew(self) -> None:
         mine = self._require()
         started = self._clock()
         renewed = replace(mine, renewals=mine.renewals + 1, until_ns=self._until())
@@ -157,10 +167,20 @@ class Lease:
 
     def check(self) -> None:
         """`FencedError` if the lease is lost for good; `TransientError` if it ran out and is not yet
-        renewed. Asks no node: to be called before work, while `verify` is what makes a write count."""
+        renewed. Asks no node: to be called before work that cannot wait for `ensure`, while `verify` is what
+        makes a write count."""
         self._require()
         if self._clock() > self._valid_until:
             raise TransientError(f"the lease was not renewed for {self._seconds:g} s: are the nodes away?")
+
+    async def ensure(self) -> None:
+        """Return if the lease holds. One that ran out (the machine was suspended, nodes were away) is renewed
+        first, by who needs it now: the next round of `run` may be seconds away. Raises as `renew`."""
+        self._require()
+        while self._clock() > self._valid_until:
+            async with self._renewing:
+                if self._clock() > self._valid_until:
+                    await self._renew()
 
     async def verify(self) -> None:
         """Return if, at one moment during this call, a majority of the nodes still had this holder's record;

@@ -1,9 +1,10 @@
 """The in-process upstream: a drive's block store, commit log, roots and lease on its nodes.
 
 Invariants:
-1. A writer holds the lease before it reads the log, and keeps renewing it in `run`; every append is
-   confirmed by a majority of the nodes after it was written (`backend.commit_log`, invariant 1).
-2. Without a lease nothing is written to any node: every writing call raises `ReadOnlyError`.
+1. A writer holds the lease before it reads the log, and keeps renewing it in `open`, `prepare`, `run`; every
+   append is confirmed by a majority of the nodes after it was written (`backend.commit_log`, invariant 1).
+2. Without a lease nothing is written to any node: every writing call raises `ReadOnlyError`. With one that
+   ran out (the machine was suspended, nodes were away) it is renewed first.
 3. `run` owns all background tasks; `close` ends them before it gives the lease back, so that nothing of
    this process writes under a lease that another may hold.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Final, Protocol
 
 import trio
@@ -72,7 +74,8 @@ class Blocks(Protocol):
 
 
 class LocalUpstream:
-    """See `backend.upstream.Upstream`. Order of calls: `open`, `nursery.start(run)`, the rest, `close`."""
+    """See `backend.upstream.Upstream`. Order of calls: `open`, `prepare` (if need be), `nursery.start(run)`,
+    the rest, `close`."""
 
     def __init__(
         self,
@@ -116,6 +119,14 @@ class LocalUpstream:
                 await self._lease.release()
             raise
 
+    async def prepare(self, work: Callable[[], Awaitable[object]]) -> None:
+        """Do `work`, which comes before `run` and may take longer than the lease lasts (an index of many
+        packs is made anew, nodes are slow). Raises what it raises."""
+        if self._lease is None:
+            await work()
+        else:
+            await _while_renewing(self._lease, work)
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Everything that goes on in the background, until `close` or until the task is cancelled. When the
         lease is lost this goes on (reading still works); writing calls raise `FencedError`."""
@@ -140,7 +151,7 @@ class LocalUpstream:
 
     async def append(self, commit: Commit, expected: Head) -> Head:
         """See `Upstream.append`."""
-        self._writer().check()
+        await self._writer().ensure()
         return await self._log.append(commit, expected)
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
@@ -162,9 +173,7 @@ class LocalUpstream:
 
     async def flush(self) -> None:
         """See `Upstream.flush`."""
-        lease = self._writer()
-        if lease.lost.is_set():
-            lease.check()
+        await self._writer().ensure()
         await self._blocks.flush()
 
     async def get_block(self, block: BlockId) -> bytes:
@@ -185,7 +194,7 @@ class LocalUpstream:
 
     async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
         """See `Upstream.release`."""
-        self._writer().check()
+        await self._writer().ensure()
         return await self._blocks.release(blocks)
 
     async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
@@ -200,7 +209,7 @@ class LocalUpstream:
     async def put_root(self, name: str, data: bytes) -> None:
         """See `Upstream.put_root`."""
         lease = self._writer()
-        lease.check()
+        await lease.ensure()
         try:
             await self._roots.put(ROOTS + name, data, lease.epoch)
         except ConflictError as error:
@@ -230,17 +239,8 @@ class LocalUpstream:
         return self._lease
 
     async def _open_log(self, lease: Lease, known: Head | None, trusted: Head | None) -> None:
-        """A long log takes longer to verify than the lease lasts, so it is renewed meanwhile."""
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(lease.run)
-            try:
-                await self._log.open(known=known, trusted=trusted)
-            except Exception as error:
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        """A long log takes longer to verify than the lease lasts."""
+        await _while_renewing(lease, partial(self._log.open, known=known, trusted=trusted))
 
     async def _skip_epochs(self, lease: Lease, used: int) -> None:
         """The nodes' lease records were lost: go on above the epochs that the log has."""
@@ -260,3 +260,17 @@ class LocalUpstream:
             except DriveError as error:
                 _LOG.info("commits could not be mended yet: %s", error)
                 await trio.sleep(self._mend_seconds)
+
+
+async def _while_renewing(lease: Lease, work: Callable[[], Awaitable[object]]) -> None:
+    """Do `work` with the lease renewed meanwhile. Raises what it raises, not in a group."""
+    failure: Exception | None = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lease.run)
+        try:
+            await work()
+        except Exception as error:
+            failure = error
+        nursery.cancel_scope.cancel()
+    if failure is not None:
+        raise failure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from backend.commit_log import CommitLog
 from backend.directory_node import DirectoryNode
 from backend.erasure import Profile, code_for
 from backend.keys import DriveKeys
-from backend.lease import Lease
+from backend.lease import Lease, boot_clock
 from backend.lease_record import Holder
 from backend.local_upstream import LocalUpstream
 from backend.node import Node
@@ -49,6 +49,7 @@ class LocalDrive:
     nodes: Mapping[str, Node]
     life: Life | None = None
     seconds: float = 30.0
+    clock: Callable[[], float] = boot_clock
 
     def cluster(self) -> ClusterMap:
         """All nodes, alike."""
@@ -71,7 +72,9 @@ class LocalDrive:
         objects = self.objects()
         holder = replace(this_process(), host=host)
         lease = (
-            Lease(self.nodes, DRIVE, holder, seconds=self.seconds, life=self._life_of) if writing else None
+            Lease(self.nodes, DRIVE, holder, seconds=self.seconds, clock=self.clock, life=self._life_of)
+            if writing
+            else None
         )
         log = CommitLog(objects, lease.verify) if lease else CommitLog(objects, poll_seconds=0.01)
         self.blocks = blocks
@@ -85,7 +88,7 @@ class LocalDrive:
         upstream = self.make(writing=writing, host=host)
         blocks = self.blocks
         await upstream.open(known=known)
-        await blocks.reconcile()
+        await upstream.prepare(blocks.reconcile)
         async with trio.open_nursery() as nursery:
             await nursery.start(upstream.run)
             yield upstream

@@ -214,7 +214,7 @@ async def _open_once(
             await upstream.open(known=local.known_head)
             if not options.read_only:
                 await trio.to_thread.run_sync(cluster_change.require_current, drive.folder, drive.file)
-            await blocks.reconcile()
+            await upstream.prepare(blocks.reconcile)
             await nursery.start(upstream.run)
             opened = await open_drive(local, upstream, drive.file.id, _secrets(drive.keys), options)
             opened.health = health

@@ -36,7 +36,7 @@ head -c 32 /dev/urandom > key
 
 
 def as_nobody(drive: MountedDrive, script: str) -> subprocess.CompletedProcess[str]:
-    """Run the shell script as a user without privileges, who owns the drive's folder. Its mounts end with it."""
+    """Run a shell script as a user without privileges who owns the drive's folder. Its mounts end with it."""
     run("chown", "-R", "65534:65534", drive.folder)
     environment = drive.variables() | {
         "FOLDER": str(drive.folder),

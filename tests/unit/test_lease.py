@@ -275,6 +275,41 @@ async def test_a_lease_that_only_ran_out_is_renewed(autojump_clock: trio.testing
         nursery.cancel_scope.cancel()
 
 
+async def test_who_needs_a_lease_that_ran_out_renews_it(autojump_clock: trio.testing.MockClock) -> None:
+    setup = Setup()
+    lease = await setup.held()
+    await trio.sleep(100)
+    with pytest.raises(TransientError, match="not renewed for 30 s"):
+        lease.check()
+    setup.lose("node0", "node1", "node2")
+    with pytest.raises(UnavailableError) as caught:
+        await lease.ensure()
+    assert caught.value.nodes == ("node0", "node1", "node2")
+    setup.lose()
+    before = setup.nodes["node0"].objects[KEY]
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(lease.ensure)
+    lease.check()
+    renewed = lease_record.decode(setup.nodes["node0"].objects[KEY]).renewals
+    assert renewed == lease_record.decode(before).renewals + 1, "each of five renewed it"
+    await lease.ensure()
+    assert lease_record.decode(setup.nodes["node0"].objects[KEY]).renewals == renewed
+
+
+async def test_who_needs_a_lease_that_was_taken_over_is_fenced(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    setup = Setup()
+    old = await setup.held("one")
+    await trio.sleep(100)
+    setup.life = "gone"
+    new = await setup.held("two")
+    with pytest.raises(FencedError):
+        await old.ensure()
+    await new.verify()
+
+
 async def test_a_node_that_hangs_does_not_cost_the_lease(autojump_clock: trio.testing.MockClock) -> None:
     """Two never answer: renewing goes on, and a write is confirmed without waiting for them."""
     setup = Setup()
@@ -350,6 +385,8 @@ async def test_without_acquire_there_is_no_lease() -> None:
     lease = Setup().lease()
     with pytest.raises(FencedError, match="not held"):
         lease.check()
+    with pytest.raises(FencedError, match="not held"):
+        await lease.ensure()
     with pytest.raises(FencedError, match="not held"):
         await lease.verify()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
-from backend import failpoints
+from backend import failpoints, lease_record
 from backend.commit_log import EMPTY, commit_key
 from backend.errors import FencedError, TransientError, UnavailableError
 from backend.lease import KEY
@@ -23,7 +24,7 @@ class Setup(LocalDrive):
 
     def __init__(self) -> None:
         self.memory: dict[str, MemoryNode] = memory_nodes(6)
-        super().__init__(self.memory, life="gone")
+        super().__init__(self.memory, life="gone", clock=trio.current_time)
 
     def lose(self, *numbers: int) -> None:
         for number, node in enumerate(self.memory.values()):
@@ -155,6 +156,47 @@ async def test_the_lease_is_renewed_while_it_runs(autojump_clock: trio.testing.M
         await trio.sleep(11)
         assert setup.memory["node0"].objects[KEY] != before
         await append(upstream)
+
+
+async def test_the_lease_is_renewed_while_the_index_is_made_ready(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """An index that is made anew from many packs, or from slow nodes, takes longer than the lease lasts."""
+    setup = Setup()
+    upstream = setup.make()
+    await upstream.open()
+    before = setup.memory["node0"].objects[KEY]
+    await upstream.prepare(partial(trio.sleep, 300))
+    assert lease_record.decode(setup.memory["node0"].objects[KEY]).renewals >= 10
+    assert setup.memory["node0"].objects[KEY] != before
+    with pytest.raises(ValueError, match="as it is"):
+        await upstream.prepare(_fails)
+    await append(upstream)
+    await upstream.close()
+
+
+async def _fails() -> None:
+    await trio.lowlevel.checkpoint()
+    raise ValueError("as it is, in no group")
+
+
+async def test_nodes_that_come_back_after_the_lease_ran_out_can_be_written_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    setup = Setup()
+    async with setup.opened() as upstream:
+        await append(upstream)
+        setup.lose(0, 1, 2)
+        await trio.sleep(100)
+        for call in (partial(append, upstream), upstream.flush, partial(upstream.put_root, "snapshot", b"x")):
+            with pytest.raises(UnavailableError) as caught:
+                await call()
+            assert caught.value.nodes == ("node0", "node1", "node2")
+        setup.lose()
+        before = trio.current_time()
+        await upstream.flush()
+        await append(upstream)
+        assert trio.current_time() == before
 
 
 async def test_closing_gives_the_lease_back() -> None:
