@@ -23,6 +23,8 @@ Invariants:
 6. After `stop` every call of `wait` returns False, parked and sleeping tasks included. After an unmount
    from outside the device is readable for ever (POLLERR), each poller is told so by the kernel when it
    receives, ends, and its stand-in (2) follows it.
+7. The one read that can block (1 has a gap: the process that sent the request is killed between the look
+   and the read) is interrupted within `ALARM_SECONDS`; pyfuse3 takes EINTR for a reason to wait again.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ from __future__ import annotations
 import logging
 import os
 import select
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -54,21 +57,33 @@ _STALL_NS: Final = 300_000
 
 _YIELD_NS: Final = 1_000_000
 
+ALARM_SECONDS: Final = 1.0
+
 _PINNED_VERSIONS: Final = ("3.5.",)
 
 log = logging.getLogger(__name__)
 
 
+def _no_alarm(_on: bool) -> None:
+    """Whoever receives does not block."""
+
+
 class PollingLoop:
     """The waiting coroutine of one FUSE session and its state. `descriptor` is the session's device.
     `spin_ns`: the longest polling; 0 always sleeps. `handshake` is gone on with when the first request is to
-    be received (it yields) and when that was answered (it ends)."""
+    be received (it yields) and when that was answered (it ends). `alarm` is called with True before requests
+    are received again after a sleep, and with False before the next sleep."""
 
     def __init__(
-        self, descriptor: int, spin_ns: int = SPIN_NS, handshake: Iterator[None] | None = None
+        self,
+        descriptor: int,
+        spin_ns: int = SPIN_NS,
+        handshake: Iterator[None] | None = None,
+        alarm: Callable[[bool], None] = _no_alarm,
     ) -> None:
         self._descriptor = descriptor
         self._handshake = handshake
+        self._alarm = alarm
         self._device = select.poll()
         self._device.register(descriptor, select.POLLIN)
         self._parked: list[trio.lowlevel.Task] = []
@@ -146,7 +161,11 @@ class PollingLoop:
                 return
         elif self._spin_ns and self._spin(now):
             return
-        await trio.lowlevel.wait_readable(self._descriptor)
+        self._alarm(False)
+        try:
+            await trio.lowlevel.wait_readable(self._descriptor)
+        finally:
+            self._alarm(True)
         woken = time.perf_counter_ns()
         self._yield_at = woken + _YIELD_NS
         if woken - now < _NEAR_NS:
@@ -179,6 +198,28 @@ class PollingLoop:
         # Below a few polls' worth it is not worth its own cost: then only a short sleep brings it back.
         self._spin_ns = self._spin_ns // 2 if self._spin_ns > 8_000 else 0
         return False
+
+
+@contextmanager
+def interrupting() -> Iterator[Callable[[bool], None]]:
+    """What to give a `PollingLoop` as its `alarm`: a signal every `ALARM_SECONDS` to the main thread, which
+    has to be the loop's. A thread could not do it: the read that blocks keeps the interpreter."""
+    before = signal.signal(signal.SIGALRM, _ignore)
+    _set_alarm(True)
+    try:
+        yield _set_alarm
+    finally:
+        _set_alarm(False)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """Unlike SIG_IGN, a handler makes system calls return."""
+
+
+def _set_alarm(on: bool) -> None:
+    seconds = ALARM_SECONDS if on else 0.0
+    signal.setitimer(signal.ITIMER_REAL, seconds, seconds)
 
 
 def has_known_seam() -> bool:

@@ -43,7 +43,7 @@ from cache.drive import Drive
 from cache.errors import FileSystemError
 from mountfs.control import Commands, serve_control
 from mountfs.fuse_device import DONT_MASK, Handshake, is_mounted, mount_device, take_out
-from mountfs.fuse_loop import MAX_TASKS, PollingLoop, has_known_seam, installed
+from mountfs.fuse_loop import MAX_TASKS, PollingLoop, has_known_seam, installed, interrupting
 from mountfs.operations import DriveOperations
 from mountfs.versions import DEFAULT_NAME, VersionsView
 
@@ -307,12 +307,14 @@ def _mounted(operations: DriveOperations, mountpoint: Path, options: MountOption
         return
     device = mount_device(mountpoint, options.words())
     handshake = Handshake(device, DONT_MASK if operations.enable_acl else 0)
-    loop = PollingLoop(handshake.descriptor, handshake=handshake.steps())
-    mount = _Mount(loop)
+    mount = _Mount(None)
     try:
-        pyfuse3.init(operations, handshake.path, {"default_permissions"})
-        with installed(loop):
-            yield mount
+        with interrupting() as alarm:
+            loop = PollingLoop(handshake.descriptor, handshake=handshake.steps(), alarm=alarm)
+            mount.loop = loop
+            pyfuse3.init(operations, handshake.path, {"default_permissions"})
+            with installed(loop):
+                yield mount
     finally:
         there = not mount.detached and is_mounted(handshake.descriptor)
         # First the device, so that nobody waits for an answer: not even the unmounting.

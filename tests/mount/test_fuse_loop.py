@@ -19,7 +19,7 @@ import trio
 import trio.testing
 
 from mountfs import fuse_loop
-from mountfs.fuse_loop import MAX_TASKS, PollingLoop, has_known_seam, installed
+from mountfs.fuse_loop import ALARM_SECONDS, MAX_TASKS, PollingLoop, has_known_seam, installed
 from tests.mount.memory_drive import FAIL_BACKGROUND
 
 PATIENCE = 20.0
@@ -193,11 +193,11 @@ class _Mounted:
 
 
 @contextmanager
-def _mounted(tmp_path: Path, *options: str) -> Iterator[_Mounted]:
+def _mounted(tmp_path: Path, *options: str, module: str = "bench.nullfs") -> Iterator[_Mounted]:
     folder, log = tmp_path / "mount", tmp_path / "log"
     folder.mkdir()
     control = tmp_path / "c" / "s"
-    command = [sys.executable, "-m", "bench.nullfs", str(folder), "--socket", str(control), *options]
+    command = [sys.executable, "-m", module, str(folder), "--socket", str(control), *options]
     with open(log, "wb") as errors:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
     mounted = _Mounted(process, folder, control, log)
@@ -264,6 +264,18 @@ def test_slow_reads_starve_nobody(tmp_path: Path) -> None:
             reader.join(PATIENCE)
         assert not any(reader.is_alive() for reader in readers)
         assert time.perf_counter() - start < delay * len(readers) / 3, "the reads went one by one"
+
+
+@pytest.mark.mount
+def test_a_request_that_was_withdrawn_stalls_the_mount_for_a_moment_only(tmp_path: Path) -> None:
+    """Its process was killed after the device was seen to be readable: the receiving read finds nothing."""
+    with _mounted(tmp_path, module="tests.mount.withdrawing") as mounted:
+        mounted.process.send_signal(signal.SIGUSR1)
+        assert not (mounted.folder / "missing").exists()
+        before = time.monotonic()
+        assert b" 200 " in _ask(mounted, "GET /status")
+        assert time.monotonic() - before > ALARM_SECONDS / 4, "the read did not block"
+        assert not (mounted.folder / "missing too").exists()
 
 
 @pytest.mark.mount
