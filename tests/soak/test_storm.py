@@ -14,7 +14,9 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ SECONDS = int(os.environ.get("STORM_SECONDS", "3600"))
 OPTIONS = ("commit_interval=200ms", "journal_size=128M")
 CACHE_DISK = "512m"
 AT_ONCE = 2
+LOG_SHOWN = 50_000
 CLEAN, CORRECTED = 0, 1
 
 pytestmark = [pytest.mark.soak, pytest.mark.mount, pytest.mark.timeout(SECONDS + 1800)]
@@ -146,6 +149,16 @@ def _size(path: Path) -> int:
         return 0
 
 
+@contextmanager
+def told_of_failures(drive: MountedDrive) -> Iterator[None]:
+    """What the mount had to say goes with its folder: show the end of it if the block fails."""
+    try:
+        yield
+    except BaseException:
+        print(f"failed at {datetime.now(UTC).isoformat()}; the mount's log:\n{drive.log()[-LOG_SHOWN:]}")
+        raise
+
+
 @pytest.fixture
 def small_cache(drive: MountedDrive) -> MountedDrive:
     """The drive's cache is on a disk of its own."""
@@ -166,7 +179,8 @@ def test_nothing_is_lost_in_a_storm(small_cache: MountedDrive) -> None:
     drive.mount(*OPTIONS)
     storm, end, rounds = Storm(drive, faults, seed), time.monotonic() + SECONDS, 0
     while time.monotonic() < end:
-        storm.round()
+        with told_of_failures(drive):
+            storm.round()
         rounds += 1
         print(f"round {rounds}: {storm.changes} changes survived, {dict(storm.counts)}", flush=True)
     storm.end()
