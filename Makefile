@@ -11,6 +11,7 @@ DEMO := demo
 DRIVE := $(DEMO)/drive
 MOUNT := $(DEMO)/mnt
 KEY := $(DEMO)/key
+MOUNTED = grep -q " $(CURDIR)/$(MOUNT) " /proc/mounts
 .PHONY: install install-system packages run stop test lint soak conformance bench clean
 
 install: packages $(STAMP)
@@ -56,8 +57,9 @@ install-system: $(STAMP)
 # The demo keeps its cache beside its drive, so that nothing is written outside this folder.
 run: export DRIVEFS_CACHE_DIR = $(CURDIR)/$(DEMO)/cache
 
+# A mount whose process was killed cannot be looked into; mount.drivefs takes it away.
 run: install
-	@mkdir -p $(MOUNT)
+	@mkdir -p $(MOUNT) 2>/dev/null || $(MOUNTED)
 	@test -e $(KEY) || (umask 077 && head -c 32 /dev/urandom > $(KEY))
 	@test -e $(DRIVE)/drive.toml || $(BIN)/mkfs.drivefs --key-file $(KEY) $(DRIVE)
 	@mountpoint -q $(MOUNT) || $(BIN)/mount.drivefs $(DRIVE) $(MOUNT) -o key_file=$(KEY)
@@ -66,7 +68,7 @@ run: install
 	@echo "  make stop                          store everything and unmount"
 
 stop:
-	@if mountpoint -q $(MOUNT); then $(BIN)/umount.drivefs $(MOUNT); else echo "$(MOUNT) is not mounted"; fi
+	@if $(MOUNTED); then $(BIN)/umount.drivefs $(MOUNT); else echo "$(MOUNT) is not mounted"; fi
 
 test: install
 	$(BIN)/python -m pytest
