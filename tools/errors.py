@@ -8,6 +8,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +21,8 @@ from backend.errors import DriveError, UsageError
 from cache.errors import FileSystemError
 
 BUG: Final = 4
+READER_GONE: Final = 128 + signal.SIGPIPE
+"""As a shell tells it of a program that SIGPIPE has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +100,27 @@ def call(
 ) -> int:
     """As `run`, but returns the exit code."""
     try:
-        return main(arguments)
+        code = main(arguments)
+        if sys.stdout is not None:  # it is where it was closed before we began
+            sys.stdout.flush()
+        return code
     except (Exception, KeyboardInterrupt) as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            return READER_GONE
         code = exit_code(error, codes)
         print(f"{program}: {_last_words(error, code)}", file=sys.stderr)
         return code
+
+
+def _reader_is_gone() -> bool:
+    """Whether nobody reads our output any more (`| head`): there is nobody to tell, and what is left of it
+    goes nowhere, or Python would try once more at the end."""
+    poll = select.poll()
+    poll.register(sys.stdout, select.POLLOUT)
+    if not any(events & select.POLLERR for _, events in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return True
 
 
 def _last_words(error: BaseException, code: int) -> str:

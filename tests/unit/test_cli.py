@@ -32,6 +32,7 @@ from tools.quantities import format_size, parse_duration, parse_size
 from tools.status_report import report
 from tools.umount import umount
 
+ROOT = Path(__file__).parents[2]
 MOUNTINFO = (
     "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
     "90 22 0:47 / /mnt/a\\040b rw,nosuid shared:5 master:1 - fuse.drivefs /srv/drive\\011x rw,user_id=0\n"
@@ -131,6 +132,43 @@ def test_a_foreseen_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_system_error_names_its_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(FileNotFoundError(errno.ENOENT, "No such file or directory", "/nowhere")) == 32
     assert capsys.readouterr().err == "tool: /nowhere: No such file or directory\n"
+
+
+@pytest.mark.parametrize("lines", [1, 100_000], ids=["told at the end", "told in the middle"])
+def test_who_reads_no_more_is_not_told_so(lines: int) -> None:
+    """`drivefs log ... | head`."""
+    program = (
+        "from tools.errors import COMMAND_CODES, run\n"
+        f"run('drivefs', COMMAND_CODES, lambda _: [print('line') for _ in range({lines})] and 0)"
+    )
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-c", program], stdout=writer, stderr=subprocess.PIPE, check=False, cwd=ROOT
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_a_closed_output_is_no_bug() -> None:
+    program = (
+        "from tools.errors import COMMAND_CODES, run; run('x', COMMAND_CODES, lambda _: print('line') or 0)"
+    )
+    command = ["sh", "-c", '"$0" -c "$1" >&-', sys.executable, program]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, check=False, cwd=ROOT)
+    assert (ended.returncode, ended.stderr) == (0, b"")
+
+
+def test_a_pipe_of_others_that_broke_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    def broken(_: Sequence[str]) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as output, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", output)
+        assert errors.call("x", COMMAND_CODES, broken, []) == 1
+    os.close(reader)
+    assert capsys.readouterr().err == "x: Broken pipe\n"
 
 
 def test_a_bug_shows_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
