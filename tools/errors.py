@@ -115,6 +115,8 @@ def call(
 def _reader_is_gone() -> bool:
     """Whether nobody reads our output any more (`| head`): there is nobody to tell, and what is left of it
     goes nowhere, or Python would try once more at the end."""
+    if sys.stdout is None:
+        return False
     poll = select.poll()
     poll.register(sys.stdout, select.POLLOUT)
     if not any(events & select.POLLERR for _, events in poll.poll(0)):

@@ -164,11 +164,13 @@ def test_a_pipe_of_others_that_broke_is_an_error(capsys: pytest.CaptureFixture[s
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
 
     reader, writer = os.pipe()
-    with os.fdopen(writer, "w") as output, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "stdout", output)
-        assert errors.call("x", COMMAND_CODES, broken, []) == 1
+    with os.fdopen(writer, "w") as output:
+        for stdout in (output, None):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "stdout", stdout)
+                assert errors.call("x", COMMAND_CODES, broken, []) == 1
     os.close(reader)
-    assert capsys.readouterr().err == "x: Broken pipe\n"
+    assert capsys.readouterr().err == "x: Broken pipe\n" * 2
 
 
 def test_a_bug_shows_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
