@@ -92,6 +92,7 @@ async def test_a_torn_record_leaves_nothing_of_it(tmp_path: Path) -> None:
     assert begin >> OFFSET_BITS == end >> OFFSET_BITS
     first, last = (position & ((1 << OFFSET_BITS) - 1) for position in (begin, end))
     cuts = [*range(first, last, (last - first) // CUTS), last - 1, last]
+    record = segment.read_bytes()[:last]
     for number, cut in enumerate(cuts):
         copy = tmp_path / str(number)
         shutil.copytree(folder, copy)
@@ -99,7 +100,8 @@ async def test_a_torn_record_leaves_nothing_of_it(tmp_path: Path) -> None:
             file.seek(cut)
             file.write(bytes(last - cut))
         async with opened(copy, upstream, OPTIONS, crash=True) as drive:
-            assert await names(drive) == ((2, FILES) if cut == last else (1, 0))
+            # A record that ends in zeros is not torn where only those are missing.
+            assert await names(drive) == ((1, 0) if any(record[cut:]) else (2, FILES))
         shutil.rmtree(copy)
 
 
