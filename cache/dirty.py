@@ -97,6 +97,11 @@ class DirtyFiles:
         file = self._files.get(inode)
         return None if file is None else file.top
 
+    def has(self, inode: int, layer: Layer) -> bool:
+        """Whether the layer is one of the file's still."""
+        file = self._files.get(inode)
+        return file is not None and (file.top is layer or file.frozen is layer)
+
     def __len__(self) -> int:
         return len(self._files)
 

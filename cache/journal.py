@@ -4,20 +4,22 @@ Invariants:
 1. Records have consecutive sequence numbers across segments; a position (segment << 32 | offset)
    grows with the sequence.
 2. `append` returns after the bytes are in the page cache: a killed process loses nothing of it.
-   `sync` returns after everything appended before the call is on the disk.
+   `sync` returns after everything appended before the call is on the disk, `sync_records` after all but
+   the bytes of large writes is.
 3. An fdatasync that failed poisons the journal: every later append and sync raises; it is never
    retried, because the kernel may have dropped the pages it could not write.
 4. What is read back after a crash is a prefix of what was appended. Segments that follow a gap are
    put aside in `lost/`, never silently used or removed.
-5. `drop_before` only lets whole segments go; their files are reused for later segments.
+5. `drop_before` only lets whole segments go; their files are reused for later segments. Bulk files go
+   with the last record that refers to them.
 6. A dropped segment's descriptor is closed by `close_dropped`, never while an fdatasync may be using it: a
    closed number may belong to another file by then. The close is what frees the space of an unlinked file
    (64 MiB take the disk tens of milliseconds), so it is done in a thread.
 7. A segment's number is higher than that of any file that is or was there: it seeds the checksums, so
    that records of a segment whose header was lost cannot come back under a new header.
 
-`append`, `read` and `drop_before` are called on the event-loop thread only; `read_at` by any
-thread; `sync` by any number of tasks (they share one fdatasync).
+`append`, `append_bulk` and `drop_before` are called on the event-loop thread only; `read_at` by any
+thread; `sync` and `sync_records` by any number of tasks (they share one fdatasync).
 """
 
 from __future__ import annotations
@@ -35,15 +37,20 @@ import trio
 from backend import durable, failpoints
 from backend.node import Buffer
 from cache.errors import FileTooBigError, InputOutputError, NoSpaceLeftError
+from cache.journal_bulk import BulkFile, BulkFiles
 from cache.journal_format import (
     MAX_PAYLOAD,
     OFFSET_BITS,
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
+    Bulk,
     RecordType,
     SegmentHeader,
+    bulk_checksum,
+    decode_bulk,
     decode_record,
     decode_segment_header,
+    encode_bulk,
     encode_record_header,
     encode_segment_header,
 )
@@ -58,6 +65,9 @@ _SPARE_SUFFIX = ".spare"
 
 APPENDED = failpoints.declare("journal.appended", "a record is in the page cache; nothing was applied yet")
 SYNCED = failpoints.declare("journal.synced", "fdatasync returned; the caller was not told yet")
+RECORDS_SYNCED = failpoints.declare(
+    "journal.records-synced", "the records are on the disk, the bytes of large writes perhaps not"
+)
 SEGMENT_STARTED = failpoints.declare("journal.segment-started", "a new segment has its header, no record yet")
 SEGMENT_DROPPED = failpoints.declare("journal.segment-dropped", "one segment was let go, others may follow")
 
@@ -102,13 +112,18 @@ class Journal:
         self._failure: str | None = None
         self._sync_lock = trio.Lock()
         self._dropped: list[int] = []
+        self._bulk = BulkFiles(folder)
+        self._lost: Path | None = None
+        """where segments were put aside by this process"""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # Reading what an earlier process left
 
     def replay(self) -> Iterator[Record]:
         """All records from the oldest kept segment to the end of the valid prefix. To be run to
-        its end once, before the first `append`."""
+        its end before `start`; it may be run again."""
+        self.close()
+        self._bulk.find()
         headers = self._find_segments()
         expected: int | None = None
         for index, (path, header) in enumerate(headers):
@@ -140,6 +155,8 @@ class Journal:
         base = header.number << OFFSET_BITS
         while (record := decode_record(header.number, data, offset, self._sequence)) is not None:
             kind, payload = record
+            if kind is RecordType.BULK:
+                self._bulk.refer(decode_bulk(payload).position, base | offset)
             yield Record(base | offset, kind, payload, header.open_commit)
             offset += RECORD_HEADER_SIZE + len(payload)
             self._sequence += 1
@@ -151,7 +168,7 @@ class Journal:
         self._by_number[segment.number] = segment
 
     def _set_aside(self, paths: list[str], expected: int) -> None:
-        lost = self._folder / "lost"
+        lost = self._lost = self._folder / "lost"
         lost.mkdir(mode=0o700, exist_ok=True)
         for path in paths:
             durable.current().rename(path, str(lost / os.path.basename(path)))
@@ -162,8 +179,14 @@ class Journal:
             lost,
         )
 
+    def holds(self, bulk: Bulk) -> bool:
+        """Whether the bytes that a BULK record refers to are there."""
+        return self._bulk.holds(bulk)
+
     def start(self, open_commit: int) -> None:
         """Begin appending, after `replay`. The torn tail of the last segment is cut off for good."""
+        if self._lost is not None:
+            self._bulk.move_unreferred(self._lost)
         if self._segments:
             last = self._segments[-1]
             durable.current().write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
@@ -187,7 +210,8 @@ class Journal:
         """What the kept records take, in whole segments but for the last."""
         if not self._segments:
             return 0
-        return sum(segment.size for segment in self._segments[:-1]) + self._segments[-1].end
+        records = sum(segment.size for segment in self._segments[:-1]) + self._segments[-1].end
+        return records + self._bulk.used_bytes
 
     def append(self, kind: RecordType, parts: tuple[Buffer, ...], open_commit: int) -> int:
         """Append one record of at most `MAX_PAYLOAD` bytes; its position. `NoSpaceLeftError`: nothing
@@ -214,6 +238,28 @@ class Journal:
         self._unsynced.add(segment.number)
         return segment.number << OFFSET_BITS | offset
 
+    def append_bulk(
+        self, inode: int, offset: int, time_ns: int, data: Buffer, open_commit: int
+    ) -> tuple[int, int]:
+        """Append a large write, its bytes beside the record: the positions of both. Raises what `append`
+        raises; nothing was appended then."""
+        if self._failure is not None:
+            raise InputOutputError(self._failure)
+        try:
+            position = self._bulk.append(data, self.segment_size, self._new_number)
+        except OSError as error:
+            raise self._refused(error) from error
+        bulk = Bulk(inode, offset, time_ns, position, len(data), bulk_checksum(position, data))
+        record = self.append(RecordType.BULK, (encode_bulk(bulk),), open_commit)
+        self._bulk.refer(position, record)
+        return record, position
+
+    def _new_number(self) -> int:
+        """For a file that is about to be made."""
+        self._highest_number += 1
+        self._new_names = True
+        return self._highest_number
+
     def _refused(self, error: OSError) -> InputOutputError | NoSpaceLeftError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return NoSpaceLeftError(f"the disk that holds {self._folder} is full: nothing was accepted")
@@ -232,7 +278,7 @@ class Journal:
         return InputOutputError(self._failure)
 
     def _begin_segment(self, open_commit: int) -> _Segment:
-        number = self._highest_number + 1
+        number = self._new_number()
         path = str(self._folder / f"{number:016x}{_SUFFIX}")
         header = encode_segment_header(SegmentHeader(number, self._sequence, open_commit))
         try:
@@ -240,10 +286,8 @@ class Journal:
         except OSError as error:
             raise self._refused(error) from error
         segment = _Segment(number, path, descriptor, SEGMENT_HEADER_SIZE, size)
-        self._highest_number = number
         self._keep(segment)
         self._unsynced.add(number)
-        self._new_names = True
         return segment
 
     def _allocate(self, path: str, header: bytes) -> tuple[int, int]:
@@ -272,16 +316,28 @@ class Journal:
         while self._synced < target:
             async with self._sync_lock:
                 if self._synced < target:
-                    await self._sync_once()
+                    reached = self._sequence
+                    await self._sync_files(self._bulk.unsynced(0, self.end))
+                    self._synced = reached
+                    failpoints.failpoint(SYNCED)
         if self._failure is not None:
             raise InputOutputError(self._failure)
 
-    async def _sync_once(self) -> None:
+    async def sync_records(self, first: int, last: int) -> None:
+        """Every record appended before the call is on the disk when this returns, and of the bytes beside
+        them those that records in [first, last) refer to. `InputOutputError` as `sync`."""
+        async with self._sync_lock:
+            await self._sync_files(self._bulk.unsynced(first, last))
+            failpoints.failpoint(RECORDS_SYNCED)
+
+    async def _sync_files(self, bulk: list[BulkFile]) -> None:
+        """The records, and what is in these files by now."""
         if self._failure is not None:
             raise InputOutputError(self._failure)
-        reached, numbers = self._sequence, self._unsynced
-        new_names, self._unsynced, self._new_names = self._new_names, set(), False
-        descriptors = [s.descriptor for s in self._segments if s.number in numbers]
+        numbers, new_names, ends = self._unsynced, self._new_names, [file.end for file in bulk]
+        self._unsynced, self._new_names = set(), False
+        descriptors = [file.descriptor for file in bulk]
+        descriptors += [s.descriptor for s in self._segments if s.number in numbers]
         try:
             await trio.to_thread.run_sync(self._sync_descriptors, descriptors, new_names)
         except OSError as error:
@@ -290,8 +346,8 @@ class Journal:
             self._unsynced |= numbers
             self._new_names = self._new_names or new_names
             raise
-        self._synced = reached
-        failpoints.failpoint(SYNCED)
+        for file, end in zip(bulk, ends, strict=True):
+            file.synced_to = end
 
     def _sync_descriptors(self, descriptors: list[int], new_names: bool) -> None:
         for descriptor in descriptors:
@@ -306,10 +362,12 @@ class Journal:
         `InputOutputError` if they cannot be had."""
         number, offset = position >> OFFSET_BITS, position & _OFFSET_MASK
         segment = self._by_number.get(number)
-        if segment is not None:
+        if segment is None:
+            data = self._bulk.read(position, length)
+        else:
             data = os.pread(segment.descriptor, length, offset)
-            if len(data) == length:
-                return data
+        if len(data) == length:
+            return data
         raise InputOutputError(f"the journal {self._folder} lacks {length} bytes at {position:#x}")
 
     def leave_oversized(self, open_commit: int) -> None:
@@ -334,6 +392,7 @@ class Journal:
             else:
                 durable.current().unlink(segment.path)
             failpoints.failpoint(SEGMENT_DROPPED)
+        self._dropped += self._bulk.drop_before(position)
 
     async def close_dropped(self) -> None:
         """Give the space of dropped segments back. Idempotent."""
@@ -345,9 +404,10 @@ class Journal:
 
     def close(self) -> None:
         """Close the files; the records stay. Idempotent."""
-        _close_all([*self._dropped, *(segment.descriptor for segment in self._segments)])
+        _close_all([*self._dropped, *self._bulk.clear(), *(segment.descriptor for segment in self._segments)])
         self._dropped.clear()
         self._segments.clear()
+        self._by_number.clear()
 
 
 def _close_all(descriptors: list[int]) -> None:

@@ -50,6 +50,10 @@ class RecordType(IntEnum):
     """commit number, time, the commit's hash"""
     BATCH = 7
     """encoded operations that are all accepted, or none: a record is whole or is not there"""
+    BULK = 8
+    """as DATA, but the bytes are in a bulk file, and may have been lost where the record was not"""
+    GIVEN_UP = 9
+    """a position: the records from there up to this one are not to be followed any more"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +65,21 @@ class SegmentHeader:
 
 CONTENT_HEADER: Final = struct.Struct("<QQq")
 """inode, offset (or size), time in nanoseconds: how DATA and TRUNCATE begin."""
+_BULK: Final = struct.Struct("<QQqQIQ")
+_GIVEN_UP: Final = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True)
+class Bulk:
+    """What a BULK record says: a write whose bytes are elsewhere."""
+
+    inode: int
+    offset: int
+    time_ns: int
+    position: int
+    """number of the bulk file << 32 | offset in it"""
+    length: int
+    checksum: int
 
 
 def encode_segment_header(header: SegmentHeader) -> bytes:
@@ -131,6 +150,36 @@ def decode_batch(payload: Buffer) -> list[bytes]:
     if type(operations) is not list or not all(type(operation) is bytes for operation in operations):
         raise FormatError("not a batch of operations: something else is in it")
     return operations
+
+
+def bulk_checksum(position: int, data: Buffer) -> int:
+    """Of bytes at that place: the same elsewhere do not pass for them."""
+    return xxhash.xxh3_64_intdigest(data, seed=position)
+
+
+def encode_bulk(bulk: Bulk) -> bytes:
+    """Payload of a BULK record."""
+    return _BULK.pack(bulk.inode, bulk.offset, bulk.time_ns, bulk.position, bulk.length, bulk.checksum)
+
+
+def decode_bulk(payload: Buffer) -> Bulk:
+    """What `encode_bulk` was given. `FormatError` for a payload of another length."""
+    if len(payload) != _BULK.size:
+        raise FormatError(f"a BULK record of {len(payload)} bytes")
+    return Bulk(*_BULK.unpack(payload))
+
+
+def encode_given_up(position: int) -> bytes:
+    """Payload of a GIVEN_UP record."""
+    return _GIVEN_UP.pack(position)
+
+
+def decode_given_up(payload: Buffer) -> int:
+    """The position. `FormatError` for a payload of another length."""
+    if len(payload) != _GIVEN_UP.size:
+        raise FormatError(f"a GIVEN_UP record of {len(payload)} bytes")
+    (position,) = _GIVEN_UP.unpack(payload)
+    return int(position)
 
 
 def encode_cut(commit: int, time_ns: int, inodes: list[int]) -> bytes:

@@ -5,8 +5,9 @@ Invariants:
    same methods of `Namespace`, `DirtyFiles` and this class.
 2. A cut ends commit N: the sizes and times of the files it takes are operations of N, their layers
    are frozen, and N+1 is open. One commit at most is pending (cut and not published).
-3. Extents of a pending commit are journaled when its blocks are stored, and the journal is synced
-   before the commit is appended upstream: a commit that upstream has can always be recognised.
+3. Extents of a pending commit are journaled when its blocks are stored, and the journal's records are synced
+   before the commit is appended upstream: a commit that upstream has can always be recognised. So are the
+   bytes of large writes before the cut that no block holds; those that blocks hold need not ever be.
 4. A batch of operations is one record of the journal, so replay meets all of it or nothing; it is
    applied without a pause, so neither a cut nor a flush comes between.
 5. Journal segments go only when all they say is published and in the durable namespace.
@@ -19,8 +20,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
 
 import trio
 
@@ -32,19 +31,16 @@ from cache.errors import InputOutputError, NoSpaceLeftError
 from cache.journal import Journal
 from cache.journal_format import (
     CONTENT_HEADER,
-    RECORD_HEADER_SIZE,
     RecordType,
-    decode_batch,
-    decode_cut,
-    decode_extents,
-    decode_published,
     encode_batch,
     encode_cut,
     encode_extents,
+    encode_given_up,
     encode_published,
 )
+from cache.journal_scan import DATA_OFFSET, Event, PendingCommit, Scan, scan
 from cache.namespace import Namespace
-from cache.operations import Operation, SetAttributes, SetExtents, decode, encode
+from cache.operations import Operation, SetAttributes, SetExtents, encode
 
 log = logging.getLogger(__name__)
 
@@ -59,34 +55,8 @@ CHECKPOINTED = failpoints.declare(
     "ledger.checkpointed", "the namespace is durable; old segments are still there"
 )
 
-_DATA_OFFSET = RECORD_HEADER_SIZE + CONTENT_HEADER.size
-
-
-@dataclass(slots=True)
-class PendingCommit:
-    """A commit that was cut and is not published."""
-
-    number: int
-    time_ns: int
-    position: int
-    """journal position of the cut's end: what comes from there on is of later commits"""
-    operations: list[bytes]
-    inodes: list[int]
-    extents: list[bytes] = field(default_factory=list)
-
-    def all_operations(self) -> list[bytes]:
-        """What the commit says, in order."""
-        return self.operations + self.extents
-
-
-@dataclass(frozen=True, slots=True)
-class _Event:
-    """A journal record that changes the namespace, kept by `scan` for `replay`."""
-
-    position: int
-    kind: RecordType
-    commit: int
-    content: Any
+LARGE_WRITE = 64 << 10
+"""Writes of so many bytes are journaled beside the records. A write is one more for it, and an fsync."""
 
 
 class Ledger:
@@ -100,14 +70,14 @@ class Ledger:
         self._operations: list[bytes] = []
         self.operation_bytes = 0
         self._diverged = False
-        self._events: list[_Event] = []
-        self._scanned_commit = 0
+        self._scanned = Scan({})
         self._published_position = 0
         self._durable_position = 0
         self.freed = trio.Condition()
         """notified when journal segments were let go, or the drive is closing"""
         self.accepted = 0
         """records accepted by this process"""
+        self.large_write = LARGE_WRITE
 
     @property
     def head(self) -> Head:
@@ -119,72 +89,24 @@ class Ledger:
     def scan(self) -> bool:
         """Read the journal: dirty files, and the events for `replay`. True if it holds anything
         that is not known to be published."""
-        open_commit = 0
-        for record in self.journal.replay():
-            if not open_commit:
-                open_commit = record.open_commit
-            open_commit = self._scan_record(record.position, record.kind, record.payload, open_commit)
-        self._scanned_commit = open_commit
-        return bool(self._events) or len(self.dirty) > 0
+        self._scanned = scan(self.journal)
+        self.dirty = self._scanned.dirty
+        return bool(self._scanned.events) or len(self.dirty) > 0
+
+    @property
+    def contradicts_the_log(self) -> bool:
+        """Whether the journal lost what a published commit stands on, which no power cut can do: then what
+        it says of dirty files may be older than what is published. Until `replay`."""
+        return self._scanned.lost is not None and self._scanned.commit <= self.head.number
 
     def unfinished(self) -> list[PendingCommit]:
         """What the scan found of commits that the journal does not say are published, oldest first."""
-        found: dict[int, PendingCommit] = {}
-        for event in self._events:
-            commit = found.setdefault(event.commit, PendingCommit(event.commit, 0, 0, [], []))
-            if event.kind is RecordType.OPERATION:
-                commit.operations.append(encode(event.content))
-            elif event.kind is RecordType.EXTENTS:
-                commit.extents.append(encode(event.content))
-            elif event.kind is RecordType.PUBLISHED:
-                found = {number: left for number, left in found.items() if number > event.commit}
-        if self.dirty.tops():
-            found.setdefault(self._scanned_commit, PendingCommit(self._scanned_commit, 0, 0, [], []))
-        return list(found.values())
-
-    def _scan_record(self, position: int, kind: RecordType, payload: memoryview, commit: int) -> int:
-        if kind is RecordType.DATA:
-            inode, offset, time_ns = CONTENT_HEADER.unpack_from(payload)
-            length = len(payload) - CONTENT_HEADER.size
-            self.dirty.write(inode, offset, length, position, position + _DATA_OFFSET, time_ns)
-        elif kind is RecordType.TRUNCATE:
-            inode, size, time_ns = CONTENT_HEADER.unpack_from(payload)
-            self.dirty.truncate(inode, size, position, time_ns)
-        elif kind is RecordType.OPERATION:
-            self._scan_operation(position, payload, commit)
-        elif kind is RecordType.BATCH:
-            for encoded in decode_batch(payload):
-                self._scan_operation(position, encoded, commit)
-        elif kind is RecordType.CUT:
-            number, time_ns, inodes = decode_cut(payload)
-            for inode in inodes:
-                self.dirty.freeze(inode)
-            end = position + RECORD_HEADER_SIZE + len(payload)
-            self._events.append(
-                _Event(position, kind, number, PendingCommit(number, time_ns, end, [], inodes))
-            )
-            return number + 1
-        elif kind is RecordType.EXTENTS:
-            number, encoded = decode_extents(payload)
-            operation = decode(encoded)
-            assert isinstance(operation, SetExtents)
-            self.dirty.thaw(operation.inode)
-            self._events.append(_Event(position, kind, number, operation))
-        else:
-            number, time_ns, commit_hash = decode_published(payload)
-            self._thaw_all()
-            self._events.append(_Event(position, kind, number, (time_ns, commit_hash)))
-        return commit
-
-    def _scan_operation(self, position: int, encoded: bytes | memoryview, commit: int) -> None:
-        operation = decode(encoded)
-        self.dirty.observe(operation)
-        self._events.append(_Event(position, RecordType.OPERATION, commit, operation))
+        return self._scanned.unfinished()
 
     def replay(self) -> None:
         """Bring the namespace up to the journal's end, and find the pending commit. After `scan`."""
-        position = self.namespace.journal_position()
-        if position > self.journal.end:
+        position, lost = self.namespace.journal_position(), self._scanned.lost
+        if position > self.journal.end or (lost is not None and position > lost):
             # The database outlived the journal's tail (a power cut): back to what is published.
             log.warning(
                 "the journal ends before the namespace's state: taking back to the last published commit"
@@ -192,14 +114,14 @@ class Ledger:
             position = 0
             self.namespace.undo(self.head.number)
         published = self.head.number
-        for event in self._events:
+        for event in self._scanned.events:
             if event.commit > published:
                 self._replay_event(event, event.position >= position)
             elif event.kind is RecordType.CUT:
                 self._published_position = event.content.position
         self._finish_replay()
 
-    def _replay_event(self, event: _Event, apply: bool) -> None:
+    def _replay_event(self, event: Event, apply: bool) -> None:
         namespace, content = self.namespace, event.content
         if event.kind is RecordType.OPERATION:
             self._remember(encode(content))
@@ -223,8 +145,8 @@ class Ledger:
                 namespace.record_commit(event.commit, commit_hash, time_ns)
 
     def _finish_replay(self) -> None:
-        self._events = []
-        published = self.head.number
+        published, lost = self.head.number, self._scanned.lost
+        self._scanned = Scan({})
         if self.pending is None or self.pending.number <= published:
             if self.pending is not None:
                 self._published_position = self.pending.position
@@ -232,6 +154,8 @@ class Ledger:
         if self.namespace.commit <= published:
             self.namespace.begin_commit(published + 1)
         self.journal.start(self.namespace.commit)
+        if lost is not None:
+            self.journal.append(RecordType.GIVEN_UP, (encode_given_up(lost),), self.namespace.commit)
         self.namespace.flush(self.journal.end)
 
     # Accepting
@@ -276,10 +200,14 @@ class Ledger:
 
     def write(self, inode: int, offset: int, data: bytes | memoryview, time_ns: int) -> Layer:
         """Journal file data; the layer that holds it."""
-        header = CONTENT_HEADER.pack(inode, offset, time_ns)
-        position = self.journal.append(RecordType.DATA, (header, data), self.namespace.commit)
+        if len(data) >= self.large_write:
+            position, at = self.journal.append_bulk(inode, offset, time_ns, data, self.namespace.commit)
+        else:
+            header = CONTENT_HEADER.pack(inode, offset, time_ns)
+            position = self.journal.append(RecordType.DATA, (header, data), self.namespace.commit)
+            at = position + DATA_OFFSET
         self.accepted += 1
-        return self.dirty.write(inode, offset, len(data), position, position + _DATA_OFFSET, time_ns)
+        return self.dirty.write(inode, offset, len(data), position, at, time_ns)
 
     @property
     def open_writes(self) -> int:
@@ -345,6 +273,15 @@ class Ledger:
         self.dirty.thaw(operation.inode)
         self.pending.extents.append(encoded)
         failpoints.failpoint(EXTENTS_KEPT)
+
+    async def sync_pending(self) -> None:
+        """What the pending commit stands on survives a power cut. All its content is in blocks: of the bytes
+        of large writes, those of files that were written before the cut and that it did not take.
+        `InputOutputError`: not, and never again."""
+        assert self.pending is not None
+        cut = self.pending.position
+        oldest = min((layer.oldest for _, layer in self.dirty.tops()), default=cut)
+        await self.journal.sync_records(oldest, cut)
 
     def published(self, head: Head) -> None:
         """Upstream has the pending commit."""

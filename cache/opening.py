@@ -42,7 +42,7 @@ from cache.commit_payload import open_operations
 from cache.content import Content
 from cache.drive import Drive
 from cache.journal import SEGMENT_SIZE, Journal
-from cache.ledger import Ledger
+from cache.ledger import LARGE_WRITE, Ledger
 from cache.namespace import Namespace
 from cache.operations import MAX_NAME, ROOT_INODE, Delete, SetAttributes, decode
 from cache.publisher import CommitIdentity, Intervals, Publisher, is_same_commit
@@ -84,11 +84,13 @@ class Secrets:
 @dataclass(frozen=True, slots=True)
 class DriveOptions:
     """Bytes and seconds. `cache_size`: plaintext blocks in memory. `journal_size`: writers wait when
-    the journal is larger. `host`: what this machine is called in the log, for people."""
+    the journal is larger. `large_write`: a write of so many bytes is journaled beside the records. `host`:
+    what this machine is called in the log, for people."""
 
     cache_size: int = 64 << 20
     journal_size: int = 2 << 30
     intervals: Intervals = field(default_factory=Intervals)
+    large_write: int = LARGE_WRITE
     snapshots: SnapshotSchedule = field(default_factory=SnapshotSchedule)
     retention: RetentionSchedule = field(default_factory=RetentionSchedule)
     read_only: bool = False
@@ -192,6 +194,8 @@ class _Recovery:
                 await self._restore_snapshot()
             await self._catch_up(0)
             await self._check_unfinished()
+        if self._ledger.contradicts_the_log:
+            raise self._stale(self._ledger.head.number)
         self._ledger.replay()
         await self._reconcile()
 
@@ -279,6 +283,7 @@ async def open_drive(
     owns `local` and `upstream` and closes both; on an error the caller does."""
     limiter = trio.CapacityLimiter(4)
     local.ledger.journal.segment_size = min(SEGMENT_SIZE, max(options.journal_size // 8, SMALLEST_SEGMENT))
+    local.ledger.large_write = options.large_write
     codec = BlockCodec(drive_id, secrets.block_id, secrets.block)
     chunker = Chunker(secrets.chunker)
     blocks = BlockCache(upstream, codec, options.cache_size, limiter)

@@ -1,7 +1,7 @@
 """The publisher: turns what has been accepted into commits, one at a time.
 
 Invariants:
-1. Cut, seal, flush, keep extents, sync the journal, append, note it, trim: in this order (I1, I2).
+1. Cut, seal, flush, keep extents, sync the journal's records, append, note it, trim: in this order (I1, I2).
 2. A commit that failed on its way is finished before the next is cut; it is built once in a process,
    so that appending it again is idempotent.
 3. The cut rule: a commit takes the content of every file that is dirty and settled (closed or renamed), so
@@ -26,7 +26,8 @@ from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.commit_payload import seal_operations
 from cache.dirty import Layer
 from cache.errors import FileSystemError, InputOutputError, NoSpaceLeftError
-from cache.ledger import Ledger, PendingCommit
+from cache.journal_scan import PendingCommit
+from cache.ledger import Ledger
 from cache.operations import Release, SetExtents, SetWriter, decode, encode, is_release
 from cache.pieces import Stored
 from cache.quiet import Quiet
@@ -210,7 +211,7 @@ class Publisher:
                     await self._ledger.trim()
                 return
         await self._store_content()
-        await self._ledger.journal.sync()
+        await self._ledger.sync_pending()
         head = await self._upstream.append(self._build(pending), self._ledger.head)
         self._ledger.published(head)
         self._built = None

@@ -19,8 +19,8 @@ from cache.publisher import Intervals
 
 DRIVE_ID = bytes(range(16))
 SECRETS = Secrets(*(bytes([number]) * 32 for number in range(1, 6)))
-QUIET = DriveOptions(intervals=Intervals(commit=3600, version=3600))
-"""Nothing is published by itself, so that a test decides when."""
+QUIET = DriveOptions(intervals=Intervals(commit=3600, version=3600), large_write=1000)
+"""Nothing is published by itself, so that a test decides when; small tests have large writes too."""
 
 
 @asynccontextmanager

@@ -11,6 +11,7 @@ import random
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from stat import S_IFREG
 
 import pytest
 
@@ -43,6 +44,8 @@ class Worker:
         self.upstream = MemoryUpstream()
         self.count = 0
         self.durable_count = 0
+        self.cut_count = 0
+        """files that the pending commit has, or knows of: some stay open, and it does not take them"""
 
     async def life(self) -> None:
         """Work, then lose power."""
@@ -58,28 +61,39 @@ class Worker:
 
     async def step(self, drive: Drive) -> None:
         chance = self.chance.random()
-        if chance < 0.75:
-            made = await make_file(drive, name(self.count), payload(self.count))
-            self.count += 1
-            if self.chance.random() < 0.15:
-                await drive.fsync(made.inode)
-                self.durable_count = self.count
-        elif chance < 0.85:
+        if chance < 0.6:
+            await self.make(drive, stays_open=chance < 0.15)
+        elif chance < 0.7:
             drive.ledger.flush()
-        elif chance < 0.95:
-            await drive.publisher.publish(everything=False)
-            self.durable_count = self.count
+        elif chance < 0.9:
+            await self.publish(drive)
         else:
             await self.publish_unheard(drive)
+
+    async def make(self, drive: Drive, stays_open: bool) -> None:
+        made = await drive.make_node(ROOT_INODE, name(self.count), S_IFREG | 0o644, 0, 0, 0)
+        await drive.write(made.inode, 0, payload(self.count))
+        if not stays_open:
+            await drive.flush(made.inode)
+        self.count += 1
+        if self.chance.random() < 0.15:
+            await drive.fsync(made.inode)
+            self.durable_count = self.count
+
+    async def publish(self, drive: Drive) -> None:
+        if drive.ledger.pending is None:
+            self.cut_count = self.count
+        await drive.publisher.publish(everything=False)
+        self.durable_count = max(self.durable_count, self.cut_count)
 
     async def publish_unheard(self, drive: Drive) -> None:
         number = len(self.upstream.commits)
         self.upstream.fail_after_append = True
         try:
-            await drive.publisher.publish(everything=False)
+            await self.publish(drive)
         except TransientError:
             assert len(self.upstream.commits) == number + 1
-            self.durable_count = self.count
+            self.durable_count = max(self.durable_count, self.cut_count)
         self.upstream.fail_after_append = False
 
     async def check(self, drive: Drive) -> None:
@@ -92,8 +106,10 @@ class Worker:
             assert found == payload(number) if whole else found in (b"", payload(number))
         if names and drive.lookup(ROOT_INODE, names[-1]).size == 0:
             await drive.unlink(ROOT_INODE, names.pop())  # cut between its creation and its content
+            await drive.fsync(ROOT_INODE)
         self.count = len(names)
         self.durable_count = min(self.durable_count, self.count)
+        self.cut_count = min(self.cut_count, self.count)
 
 
 @pytest.mark.logs_warnings

@@ -14,17 +14,23 @@ from cache.journal_format import (
     MAX_PAYLOAD,
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
+    Bulk,
     RecordType,
     SegmentHeader,
+    bulk_checksum,
     decode_batch,
+    decode_bulk,
     decode_cut,
     decode_extents,
+    decode_given_up,
     decode_published,
     decode_record,
     decode_segment_header,
     encode_batch,
+    encode_bulk,
     encode_cut,
     encode_extents,
+    encode_given_up,
     encode_published,
     encode_record_header,
     encode_segment_header,
@@ -130,3 +136,27 @@ def test_what_is_no_batch_is_refused(packed: bytes) -> None:
     """A number, a table, a number or text in it, an array of four thousand million items."""
     with pytest.raises(FormatError):
         decode_batch(packed)
+
+
+def test_a_large_write_by_hand() -> None:
+    checksum = xxhash.xxh3_64_intdigest(b"hello", seed=3 << 32 | 17)
+    by_hand = struct.pack("<QQqQIQ", 9, 4096, -5, 3 << 32 | 17, 5, checksum)
+    bulk = Bulk(9, 4096, -5, 3 << 32 | 17, 5, bulk_checksum(3 << 32 | 17, b"hello"))
+    assert encode_bulk(bulk) == by_hand
+    assert decode_bulk(by_hand) == bulk
+    assert len(by_hand) == 44
+
+
+@given(numbers)
+def test_given_up_round_trips(position: int) -> None:
+    assert decode_given_up(encode_given_up(position)) == position
+
+
+@given(st.binary(max_size=60))
+def test_payloads_of_another_length_are_refused(payload: bytes) -> None:
+    if len(payload) != 44:
+        with pytest.raises(FormatError, match="BULK"):
+            decode_bulk(payload)
+    if len(payload) != 8:
+        with pytest.raises(FormatError, match="GIVEN_UP"):
+            decode_given_up(payload)

@@ -1,0 +1,130 @@
+"""Bulk files: the bytes of large writes, beside the journal's records that say where they belong.
+
+Apart from the records, so that a commit can be made durable in the journal without the bytes that are in
+blocks by then: the file goes soon after, and what the kernel has not written of it by then never is.
+
+Invariants:
+1. A file is appended to by the process that made it only, and its number is given to no other file.
+2. A record may be on the disk whose bytes are not: the checksum in the record tells (`holds`).
+3. A file goes when the journal lets go of the last record that refers to it.
+
+Event-loop thread only, but for `read`. Errors are the `OSError` of the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from backend import durable, failpoints
+from backend.node import Buffer
+from cache.journal_format import OFFSET_BITS, Bulk, bulk_checksum
+
+BULK_SUFFIX = ".bulk"
+_OFFSET_MASK = (1 << OFFSET_BITS) - 1
+
+BULK_WRITTEN = failpoints.declare(
+    "journal.bulk-written", "a large write's bytes are in the page cache; no record refers to them"
+)
+
+
+@dataclass(eq=False, slots=True)
+class BulkFile:
+    """One file. `first` and `last`: positions of the records that refer to it; 0 if none does."""
+
+    number: int
+    path: str
+    descriptor: int
+    end: int
+    synced_to: int = 0
+    first: int = 0
+    last: int = 0
+
+
+class BulkFiles:
+    """See the module. `folder` is the journal's, which gives out the numbers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._files: dict[int, BulkFile] = {}
+        """in the order of their numbers"""
+        self._appended: BulkFile | None = None
+
+    def find(self) -> None:
+        """Take up what earlier processes left."""
+        for path in sorted(self._folder.glob("[0-9a-f]" * 16 + BULK_SUFFIX)):
+            descriptor = durable.current().open(str(path), os.O_RDWR)
+            number = int(path.stem, 16)
+            self._files[number] = BulkFile(number, str(path), descriptor, os.fstat(descriptor).st_size)
+
+    @property
+    def used_bytes(self) -> int:
+        """What all files hold."""
+        return sum(file.end for file in self._files.values())
+
+    def append(self, data: Buffer, size: int, new_number: Callable[[], int]) -> int:
+        """Write the bytes at the end of a file that is shorter than `size`; their position."""
+        file = self._appended
+        if file is None or file.end >= size:
+            file = self._appended = self._create(new_number())
+        durable.current().write(file.descriptor, [data], file.end)
+        failpoints.failpoint(BULK_WRITTEN)
+        position = file.number << OFFSET_BITS | file.end
+        file.end += len(data)
+        return position
+
+    def _create(self, number: int) -> BulkFile:
+        path = str(self._folder / f"{number:016x}{BULK_SUFFIX}")
+        descriptor = durable.current().open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        file = self._files[number] = BulkFile(number, path, descriptor, 0)
+        return file
+
+    def refer(self, position: int, record: int) -> None:
+        """The record at `record` refers to the bytes at `position`; in the order of the records."""
+        file = self._files.get(position >> OFFSET_BITS)
+        if file is not None:
+            file.first = file.first or record
+            file.last = record
+
+    def read(self, position: int, length: int) -> bytes:
+        """Up to `length` bytes at `position`; none of a file that is not there. Any thread."""
+        file = self._files.get(position >> OFFSET_BITS)
+        return b"" if file is None else os.pread(file.descriptor, length, position & _OFFSET_MASK)
+
+    def holds(self, bulk: Bulk) -> bool:
+        """Whether the bytes that a record refers to are there."""
+        data = self.read(bulk.position, bulk.length)
+        return len(data) == bulk.length and bulk_checksum(bulk.position, data) == bulk.checksum
+
+    def unsynced(self, first: int, last: int) -> list[BulkFile]:
+        """The files with bytes that may not be on the disk, to which records in [first, last) may refer."""
+        return [
+            file
+            for file in self._files.values()
+            if file.synced_to < file.end and file.first < last and file.last >= first
+        ]
+
+    def drop_before(self, record: int) -> list[int]:
+        """Remove the files to which only records before `record` refer; their descriptors, to be closed."""
+        gone = [file for file in self._files.values() if file.last < record]
+        for file in gone:
+            del self._files[file.number]
+            durable.current().unlink(file.path)
+        if self._appended in gone:
+            self._appended = None
+        return [file.descriptor for file in gone]
+
+    def move_unreferred(self, folder: Path) -> None:
+        """What no record refers to belongs to records that are kept in `folder`, perhaps."""
+        for file in self._files.values():
+            if not file.last:
+                durable.current().rename(file.path, str(folder / os.path.basename(file.path)))
+
+    def clear(self) -> list[int]:
+        """Forget all files; their descriptors, to be closed."""
+        descriptors = [file.descriptor for file in self._files.values()]
+        self._files.clear()
+        self._appended = None
+        return descriptors
