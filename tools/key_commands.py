@@ -26,7 +26,7 @@ from tools.secret_source import SecretSource
 _NEW: Final = ("new_passphrase_file", "new_key_file", "new_passphrase_command")
 
 
-def add_key_commands(commands: Any) -> None:
+def register(commands: Any) -> None:
     """Add `key ...` to the subcommands of `drivefs`."""
     key = commands.add_parser("key", help="what opens a drive: list, add, remove, change")
     actions = key.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)

@@ -28,7 +28,7 @@ from tools.errors import Parser, ToolError
 from tools.status_report import describe_scrub
 
 
-def add_node_commands(commands: Any) -> None:
+def register(commands: Any) -> None:
     """Add them to the subcommands of `drivefs`."""
     _add_online(commands)
     node = commands.add_parser("node", help="the nodes of a drive: list, add, remove, replace")

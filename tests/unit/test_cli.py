@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import re
 import select
 import shutil
 import signal
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 from backend.errors import LeaseHeldError, UsageError
 from mountfs.control import Commands, serve_control
-from tools import daemon, doctor, errors, mounts, places
+from tools import daemon, doctor, drivefs, errors, mounts, places
 from tools.control_client import ControlClient, NoAnswerError, NotMountedError
 from tools.errors import COMMAND_CODES, MKFS_CODES, MOUNT_CODES, MissingSystemError, ReportedError, ToolError
 from tools.logs import JsonFormatter
@@ -498,3 +499,21 @@ class TestMountCommand:
         assert any(line.startswith("ok   node0: ") for line in findings)
         assert any(line.startswith("note node1: ") and "missing" in line for line in findings)
         assert not any(line.startswith("BAD") for line in findings)
+
+
+def test_each_command_is_in_the_module_that_is_imported_for_it() -> None:
+    for module, names in drivefs.MODULES.items():
+        help_text = drivefs.parser_of([module]).format_help()
+        assert re.findall(r"^    ([a-z][a-z-]*)", help_text, re.MULTILINE) == list(names)
+
+
+@pytest.mark.parametrize("command", ["status", "sync", "log", "du"])
+def test_who_asks_a_mount_does_not_wait_for_what_it_does_not_need(command: str) -> None:
+    program = (
+        "import sys\n"
+        "from tools import drivefs\n"
+        f"parser = drivefs.parser_of([m for m, names in drivefs.MODULES.items() if {command!r} in names])\n"
+        "print(*{'trio', 'cryptography', 'apsw', 'pyeclib', 'pyfuse3'} & set(sys.modules))\n"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=ROOT)
+    assert shown.stdout == b"\n"

@@ -1,0 +1,26 @@
+"""`drivefs doctor`: the system, a drive's nodes, and how likely they are to lose data."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from tools import doctor, durability_report
+
+
+def register(commands: Any) -> None:
+    """Add it to the subcommands of `drivefs`."""
+    check = commands.add_parser("doctor", help="is everything there that a mount needs?")
+    check.add_argument("drive", metavar="DRIVE", nargs="?", help="look at this drive's nodes too")
+    durability_report.add_options(check)
+    check.set_defaults(command=_doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    if durability_report.asked(options):
+        print(*durability_report.report(options), sep="\n")
+        return 0
+    findings = doctor.examine(options.drive)
+    for finding in findings:
+        print(finding)
+    return 1 if any(finding.state == "bad" for finding in findings) else 0

@@ -1,0 +1,44 @@
+"""`drivefs status`, `sync` and `umount`: a running mount, asked through its control socket."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from tools import umount
+from tools.control_client import ControlClient
+from tools.quantities import parse_duration
+from tools.status_report import report
+
+
+def register(commands: Any) -> None:
+    """Add them to the subcommands of `drivefs`."""
+    status = commands.add_parser("status", help="what is stored and what is not yet; the nodes' state")
+    status.add_argument("mountpoint", metavar="MOUNTPOINT")
+    status.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    status.set_defaults(command=_status)
+    sync = commands.add_parser("sync", help="return when all that was written so far is stored")
+    sync.add_argument("mountpoint", metavar="MOUNTPOINT")
+    sync.add_argument("--timeout", type=parse_duration, metavar="S", help="give up waiting after this time")
+    sync.set_defaults(command=_sync)
+    unmount = commands.add_parser("umount", help="as umount.drivefs: store everything, then unmount")
+    unmount.add_argument("mountpoint", metavar="MOUNTPOINT")
+    unmount.add_argument("--timeout", metavar="S", help="give up (and stay mounted) after this time")
+    unmount.set_defaults(command=_umount)
+
+
+def _status(options: argparse.Namespace) -> int:
+    status = ControlClient.of_mount(options.mountpoint).status()
+    print(json.dumps(status, indent=2) if options.json else report(status))
+    return 0
+
+
+def _sync(options: argparse.Namespace) -> int:
+    ControlClient.of_mount(options.mountpoint).sync(options.mountpoint, options.timeout)
+    return 0
+
+
+def _umount(options: argparse.Namespace) -> int:
+    timeout = [] if options.timeout is None else ["--timeout", options.timeout]
+    return umount.umount([*timeout, "--", options.mountpoint])
