@@ -26,6 +26,9 @@ from backend.errors import UsageError
 DONT_MASK: Final = 1 << 6
 """FUSE_DONT_MASK: the file system applies the umask, or a directory's default ACL in its place."""
 
+HANDLE_KILLPRIV_V2: Final = 1 << 28
+"""FUSE_HANDLE_KILLPRIV_V2: the file system takes set-user-ID and set-group-ID away (`mountfs.privileges`)."""
+
 _MAX_MESSAGE: Final = 1 << 16
 _OUT_HEADER: Final = struct.Struct("=IiQ")
 """fuse_out_header: length, error, unique."""

@@ -17,7 +17,6 @@ import errno
 import logging
 import os
 import stat
-import time
 from collections.abc import Callable, Coroutine, Sequence
 from functools import update_wrapper
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
@@ -38,6 +37,7 @@ from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import NoEntryError
 from mountfs.errno_table import errno_of, is_expected, is_known
+from mountfs.privileges import CAPABILITY, Writers, may_reduce, reduced, truncation, without_privileges
 from mountfs.versions import Found, VersionsView
 
 CACHE_SECONDS: Final = 86_400.0
@@ -140,16 +140,6 @@ def attribute_change(wanted: EntryAttributes, fields: SetattrFields) -> Attribut
     )
 
 
-def truncation(mode: int, user: int) -> AttributeChange:
-    """What opening with O_TRUNC changes. The kernel leaves it all to us (FUSE_ATOMIC_O_TRUNC): the times of a
-    file that was empty already, and that others than root lose set-user-ID, and set-group-ID where the group
-    may execute (open(2), inode(7)). Writing and truncate(2) have the kernel do that."""
-    privileges = stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0)
-    kept = mode & ~privileges if user else mode
-    now = time.time_ns()
-    return AttributeChange(mode=None if kept == mode else kept, size=0, mtime_ns=now, ctime_ns=now)
-
-
 class DriveOperations(pyfuse3.Operations):
     """The request handlers of one mount. `access_times`: keep them (relatime). `access_lists`: the kernel
     enforces POSIX ACLs and leaves the umask to us; without, they are refused, for to keep one that nobody
@@ -178,12 +168,14 @@ class DriveOperations(pyfuse3.Operations):
         self._versions_name = self._view.name
         self._control_path = control_path
         self._access_times = access_times
+        self._writers = Writers()
 
     # pyfuse3 takes `(inode, count)` pairs for one forget and for many.
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for inode, count in inode_list:
             try:
                 (self._drive if inode < self._past else self._view).release(inode, count)
+                self._writers.forget(inode)
             except Exception:
                 # Nobody waits for an answer; the inode stays until the next mount clears orphans.
                 log.exception("forget of inode %d failed", inode)
@@ -236,7 +228,10 @@ class DriveOperations(pyfuse3.Operations):
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         self._check_live(inode)
-        return entry_reply(await self._drive.set_attributes(inode, attribute_change(attr, fields)))
+        change = attribute_change(attr, fields)
+        if may_reduce(change):
+            change = reduced(change, self._drive.attributes(inode).mode, ctx)
+        return entry_reply(await self._drive.set_attributes(inode, change))
 
     @_answered
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
@@ -326,7 +321,7 @@ class DriveOperations(pyfuse3.Operations):
             self._view.hold(self._view.find(inode))
             return FileInfo(fh=inode, keep_cache=True)
         if flags & os.O_TRUNC:
-            await self._drive.set_attributes(inode, truncation(self._drive.attributes(inode).mode, ctx.uid))
+            await self._drive.set_attributes(inode, truncation(self._drive.attributes(inode).mode, ctx))
         self._drive.hold(inode)
         return FileInfo(fh=inode, keep_cache=True)
 
@@ -351,8 +346,16 @@ class DriveOperations(pyfuse3.Operations):
 
     @_answered
     async def write(self, fh: int, off: int, buf: bytes) -> int:
+        if self._writers.is_to_lose_them(fh):
+            await self._take_privileges(fh)
         await self._drive.write(fh, off, buf)
         return len(buf)
+
+    async def _take_privileges(self, inode: int) -> None:
+        change = AttributeChange(mode=without_privileges(self._drive.attributes(inode).mode))
+        await self._drive.set_attributes(inode, change)
+        self._writers.forget(inode)
+        pyfuse3.invalidate_inode(inode, attr_only=True)  # the answer to a write does not tell the mode
 
     @_answered
     async def flush(self, fh: int) -> None:
@@ -443,6 +446,8 @@ class DriveOperations(pyfuse3.Operations):
         self._check_class(name)
         if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
             return self._control_path
+        if name == CAPABILITY and inode < self._past:
+            self._writers.asked(inode, self._drive.attributes(inode).mode, ctx)
         return (self._drive if inode < self._past else self._view).get_xattr(inode, name)
 
     @_answered

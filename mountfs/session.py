@@ -42,7 +42,7 @@ from cache.calls import calls_of
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from mountfs.control import Commands, serve_control
-from mountfs.fuse_device import DONT_MASK, Handshake, is_mounted, mount_device, take_out
+from mountfs.fuse_device import DONT_MASK, HANDLE_KILLPRIV_V2, Handshake, is_mounted, mount_device, take_out
 from mountfs.fuse_loop import MAX_TASKS, PollingLoop, has_known_seam, installed, interrupting
 from mountfs.operations import DriveOperations
 from mountfs.versions import DEFAULT_NAME, VersionsView
@@ -157,9 +157,7 @@ class _Session:
         except Exception as error:
             if not self._serving:
                 raise
-            log.exception(
-                "the drive's background work failed: unmounting; the journal keeps all accepted"
-            )
+            log.exception("the drive's background work failed: unmounting; the journal keeps all accepted")
             self._failure = error
             self._stop_requested.set()
 
@@ -306,7 +304,7 @@ def _mounted(operations: DriveOperations, mountpoint: Path, options: MountOption
         yield from _mounted_by_libfuse(operations, mountpoint, options)
         return
     device = mount_device(mountpoint, options.words())
-    handshake = Handshake(device, DONT_MASK if operations.enable_acl else 0)
+    handshake = Handshake(device, HANDLE_KILLPRIV_V2 | (DONT_MASK if operations.enable_acl else 0))
     mount = _Mount(None)
     try:
         with interrupting() as alarm:

@@ -14,7 +14,7 @@ from backend import errors as backend_errors
 from cache import errors as cache_errors
 from cache.drive import Drive
 from mountfs.errno_table import ERRNO, errno_of, is_expected, is_known
-from mountfs.operations import CONTROL_ATTRIBUTE, DriveOperations, truncation
+from mountfs.operations import CONTROL_ATTRIBUTE, DriveOperations
 from tests.mount.memory_drive import MemoryDrive
 
 
@@ -167,18 +167,3 @@ async def test_trusted_attributes_are_listed_to_root_only() -> None:
     await drive.set_xattr(_ROOT, b"trusted.x", b"1")
     await drive.set_xattr(_ROOT, b"user.x", b"1")
     assert await operations.listxattr(_ROOT, _context) == [b"user.x"]
-
-
-@pytest.mark.parametrize(
-    ("mode", "user", "kept"),
-    [
-        (0o106755, 1000, 0o100755),
-        (0o102745, 1000, None),  # set-group-ID without group execution: a mandatory-locking mark of old
-        (0o106755, 0, None),
-        (0o100644, 1000, None),
-    ],
-)
-def test_truncating_at_open_drops_privileges(mode: int, user: int, kept: int | None) -> None:
-    change = truncation(mode, user)
-    assert change.mode == kept
-    assert change.size == 0

@@ -1,0 +1,99 @@
+"""Set-user-ID and set-group-ID: when a file loses them because somebody changes it.
+
+With FUSE_HANDLE_KILLPRIV_V2 (linux/fuse.h) the kernel leaves that to the file system. In return it asks for
+`security.capability` not before each write(2) but once, which makes small writes as fast as the page cache.
+The rules are those of chown(2), truncate(2), write(2) and inode(7): a new owner or group takes the bits away
+from any file; new content or another size does, unless the caller has CAP_FSETID (capabilities(7)).
+
+The kernel says with each request whether the caller has it; pyfuse3 does not pass that on, so /proc is asked.
+A write does not even say who makes it. But where a file has such a bit, the kernel asks for
+`security.capability` in the name of the writer, in the same call and before each write that it sends on: so
+`asked` notes who it was, and `is_to_lose_them` knows. What the kernel writes back from its cache was written
+with the right to it, or before the bits were set, and follows no question. Others than writers ask too (exec,
+getfattr); exec cannot while the file is open for writing, and who reads the capability of a file just while
+its privileged writer is at work takes the bits away from it: the safe side.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from pyfuse3 import RequestContext
+
+from cache.attributes import AttributeChange
+
+CAPABILITY: Final = b"security.capability"
+_CAP_FSETID: Final = 1 << 4
+_EFFECTIVE: Final = re.compile(r"^CapEff:\s*([0-9a-f]+)$", re.MULTILINE)
+
+
+def without_privileges(mode: int) -> int:
+    """The mode that is left. A set-group-ID where the group may not execute is no privilege (inode(7))."""
+    if stat.S_ISDIR(mode):
+        return mode
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))
+
+
+def keeps_them(context: RequestContext) -> bool:
+    """Whether the caller has CAP_FSETID. Only root is believed: in a user namespace of their own everybody
+    has all capabilities."""
+    if context.uid:
+        return False
+    try:
+        found = _EFFECTIVE.search(Path(f"/proc/{context.pid}/status").read_text())
+    except OSError:  # the process has ended, or is in a namespace that we do not see
+        return True
+    return found is None or bool(int(found[1], 16) & _CAP_FSETID)
+
+
+def truncation(mode: int, context: RequestContext) -> AttributeChange:
+    """What opening with O_TRUNC changes. The kernel leaves it all to us (FUSE_ATOMIC_O_TRUNC), also the times
+    of a file that was empty already."""
+    now = time.time_ns()
+    return reduced(AttributeChange(size=0, mtime_ns=now, ctime_ns=now), mode, context)
+
+
+def reduced(change: AttributeChange, mode: int, context: RequestContext) -> AttributeChange:
+    """The change that the kernel asks for of a file of that mode, with what it takes away."""
+    left = without_privileges(mode)
+    if left == mode or (not _is_chown(change) and keeps_them(context)):
+        return change
+    return replace(change, mode=left)
+
+
+def may_reduce(change: AttributeChange) -> bool:
+    """Whether a change takes the bits away from a file that has them, or could."""
+    return change.mode is None and (change.size is not None or _is_chown(change))
+
+
+def _is_chown(change: AttributeChange) -> bool:
+    """Nothing but a change time is what is left of chown(path, -1, -1)."""
+    others = (change.size, change.atime_ns, change.mtime_ns)
+    return change.uid is not None or change.gid is not None or others == (None, None, None)
+
+
+class Writers:
+    """Who is about to write to files with such bits."""
+
+    def __init__(self) -> None:
+        self._without_right: set[int] = set()
+
+    def asked(self, inode: int, mode: int, context: RequestContext) -> None:
+        """The kernel asked for the file's capabilities in somebody's name."""
+        if without_privileges(mode) != mode and not keeps_them(context):
+            self._without_right.add(inode)
+        else:
+            self._without_right.discard(inode)
+
+    def is_to_lose_them(self, inode: int) -> bool:
+        """Whether the write that comes now takes the bits away."""
+        return inode in self._without_right
+
+    def forget(self, inode: int) -> None:
+        """The bits are gone, or the file is."""
+        self._without_right.discard(inode)
