@@ -47,7 +47,7 @@ class InodeAttributes(Inodes):
         await self._room()
         row = self._row(inode)
         now = time.time_ns()
-        if self._is_write_back(inode, change, now):
+        if self._is_write_back(row, change, now):
             return self.attributes(inode)
         if change.size is not None:
             self._truncate(row, change.size, now)
@@ -63,13 +63,18 @@ class InodeAttributes(Inodes):
             self._accept_all([SetAttributes(inode, mode, change.uid, change.gid, None, *times), *lists])
         return self.attributes(inode)
 
-    def _is_write_back(self, inode: int, change: AttributeChange, now: int) -> bool:
+    def _is_write_back(self, row: InodeRow, change: AttributeChange, now: int) -> bool:
         """The kernel writes back the times of a file that is open and being written: they are kept with the
-        content and stated with it. As operations each would make a state that differs in nothing else."""
-        layer, mtime_ns, ctime_ns = self._dirty.top(inode), change.mtime_ns, change.ctime_ns
-        if layer is None or layer.settled or mtime_ns is None or ctime_ns is None:
+        content and stated with it. As operations each would make a state that differs in nothing else. Of a
+        file that has lost its last name it does so too; until it is gone nobody but the kernel is asked."""
+        layer, mtime_ns, ctime_ns = self._dirty.top(row.inode), change.mtime_ns, change.ctime_ns
+        if mtime_ns is None or ctime_ns is None:
             return False
         if change != AttributeChange(mtime_ns=mtime_ns, ctime_ns=ctime_ns):
+            return False
+        if row.is_regular and row.nlink == 0:
+            return True
+        if layer is None or layer.settled:
             return False
         if abs(now - mtime_ns) > _WRITE_BACK_NS or abs(now - ctime_ns) > _WRITE_BACK_NS:
             return False  # somebody's own choice, which must not get lost with the process

@@ -35,7 +35,7 @@ from pyfuse3 import (
 from cache.access import LISTS
 from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
-from cache.errors import NoEntryError
+from cache.errors import NoAttributeError, NoEntryError
 from mountfs.errno_table import errno_of, is_expected, is_known
 from mountfs.privileges import CAPABILITY, Writers, may_reduce, reduced, truncation, without_privileges
 from mountfs.versions import Found, VersionsView
@@ -44,6 +44,9 @@ CACHE_SECONDS: Final = 86_400.0
 CONTROL_ATTRIBUTE: Final = b"user.drivefs.control"
 """Unlisted, on the root only: the path of the control socket."""
 
+SELINUX_ATTRIBUTE: Final = b"security.selinux"
+"""ls -l asks for it of each file, unless it is told that there are none here."""
+_HAS_SELINUX: Final = os.path.exists("/sys/fs/selinux")
 _ATTRIBUTE_CLASSES: Final = (b"user.", b"trusted.", b"security.")
 _RENAME_WHITEOUT: Final = 4
 """rename(2); pyfuse3 hands it on and has no name for it."""
@@ -143,8 +146,8 @@ def attribute_change(wanted: EntryAttributes, fields: SetattrFields) -> Attribut
 class DriveOperations(pyfuse3.Operations):
     """The request handlers of one mount. `access_times`: keep them (relatime). `access_lists`: the kernel
     enforces POSIX ACLs and leaves the umask to us; without, they are refused, for to keep one that nobody
-    obeys would lie. What is not here (access, poll) is answered ENOSYS once, and the kernel does it alone:
-    `default_permissions` is always on."""
+    obeys would lie. What is not here (access, flush, poll) is answered ENOSYS once, and the kernel does it
+    alone: `default_permissions` is always on, and close(2) writes back in any case."""
 
     supports_dot_lookup = False
     enable_writeback_cache = True
@@ -358,13 +361,12 @@ class DriveOperations(pyfuse3.Operations):
         pyfuse3.invalidate_inode(inode, attr_only=True)  # the answer to a write does not tell the mode
 
     @_answered
-    async def flush(self, fh: int) -> None:
+    async def release(self, fh: int) -> None:
         if fh < self._past:
             await self._drive.flush(fh)
-
-    @_answered
-    async def release(self, fh: int) -> None:
-        (self._drive if fh < self._past else self._view).release(fh)
+            self._drive.release(fh)
+        else:
+            self._view.release(fh)
 
     @_answered
     async def fsync(self, fh: int, datasync: bool) -> None:
@@ -448,7 +450,12 @@ class DriveOperations(pyfuse3.Operations):
             return self._control_path
         if name == CAPABILITY and inode < self._past:
             self._writers.asked(inode, self._drive.attributes(inode).mode, ctx)
-        return (self._drive if inode < self._past else self._view).get_xattr(inode, name)
+        try:
+            return (self._drive if inode < self._past else self._view).get_xattr(inode, name)
+        except NoAttributeError:
+            if name == SELINUX_ATTRIBUTE and not _HAS_SELINUX:
+                raise FUSEError(errno.EOPNOTSUPP) from None
+            raise
 
     @_answered
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import inspect
 import logging
+import os
 from typing import Any, cast
 
 import pyfuse3
@@ -14,7 +15,7 @@ from backend import errors as backend_errors
 from cache import errors as cache_errors
 from cache.drive import Drive
 from mountfs.errno_table import ERRNO, errno_of, is_expected, is_known
-from mountfs.operations import CONTROL_ATTRIBUTE, DriveOperations
+from mountfs.operations import CONTROL_ATTRIBUTE, SELINUX_ATTRIBUTE, DriveOperations
 from tests.mount.memory_drive import MemoryDrive
 
 
@@ -167,3 +168,12 @@ async def test_trusted_attributes_are_listed_to_root_only() -> None:
     await drive.set_xattr(_ROOT, b"trusted.x", b"1")
     await drive.set_xattr(_ROOT, b"user.x", b"1")
     assert await operations.listxattr(_ROOT, _context) == [b"user.x"]
+
+
+@pytest.mark.skipif(os.path.exists("/sys/fs/selinux"), reason="a system with SELinux labels its files")
+async def test_there_are_no_labels_without_selinux_unless_one_was_kept() -> None:
+    drive, operations = _operations()
+    assert await _number(operations.getxattr(_ROOT, SELINUX_ATTRIBUTE, _context)) == errno.EOPNOTSUPP
+    assert await _number(operations.getxattr(_ROOT, b"security.other", _context)) == errno.ENODATA
+    await drive.set_xattr(_ROOT, SELINUX_ATTRIBUTE, b"label")
+    assert await operations.getxattr(_ROOT, SELINUX_ATTRIBUTE, _context) == b"label"
