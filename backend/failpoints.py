@@ -54,6 +54,11 @@ def disarm_all() -> None:
     hits.clear()
 
 
+def are_wanted() -> bool:
+    """Whether the environment names any."""
+    return bool(os.environ.get("DRIVEFS_FAILPOINTS"))
+
+
 def arm_from_environment() -> None:
     """Arm what `DRIVEFS_FAILPOINTS` says; `ValueError` for a name that nobody declared."""
     for item in filter(None, os.environ.get("DRIVEFS_FAILPOINTS", "").split(",")):

@@ -35,8 +35,9 @@ def main() -> None:
 def drivefs(arguments: Sequence[str]) -> int:
     """The command; its exit code is 0 or what the subcommand says, or that of the error that is raised."""
     asked = [module for module, names in MODULES.items() if arguments and arguments[0] in names]
-    parser = parser_of(asked or MODULES)
-    failpoints.arm_from_environment()  # they are declared by what was imported for the command
+    # Failpoints are declared by what is imported, and a test sets those of a mount for all its commands.
+    parser = parser_of(MODULES if failpoints.are_wanted() else asked or MODULES)
+    failpoints.arm_from_environment()
     options = parser.parse_args(arguments)
     code: int = options.command(options)
     return code
