@@ -91,6 +91,7 @@ conformance: install
 
 bench: install
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.breakdown
 	$(BIN)/python -m bench.repair
 
 clean: stop
