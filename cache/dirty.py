@@ -122,6 +122,10 @@ class DirtyFiles:
         oldest = [layer.oldest for _, layer in self.tops()] + [layer.oldest for _, layer in self.frozen()]
         return min(oldest, default=None)
 
+    def oldest_top(self, otherwise: int) -> int:
+        """The oldest journal position that a top layer needs; `otherwise` if there is none."""
+        return min((layer.oldest for _, layer in self.tops()), default=otherwise)
+
     def write(
         self, inode: int, offset: int, length: int, position: int, data_position: int, time_ns: int
     ) -> Layer:

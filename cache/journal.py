@@ -62,6 +62,7 @@ MAX_SPARES = 2
 _OFFSET_MASK = (1 << OFFSET_BITS) - 1
 _SUFFIX = ".journal"
 _SPARE_SUFFIX = ".spare"
+_LOST = "lost"
 
 APPENDED = failpoints.declare("journal.appended", "a record is in the page cache; nothing was applied yet")
 SYNCED = failpoints.declare("journal.synced", "fdatasync returned; the caller was not told yet")
@@ -113,8 +114,6 @@ class Journal:
         self._sync_lock = trio.Lock()
         self._dropped: list[int] = []
         self._bulk = BulkFiles(folder)
-        self._lost: Path | None = None
-        """where segments were put aside by this process"""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # Reading what an earlier process left
@@ -168,7 +167,7 @@ class Journal:
         self._by_number[segment.number] = segment
 
     def _set_aside(self, paths: list[str], expected: int) -> None:
-        lost = self._lost = self._folder / "lost"
+        lost = self._folder / _LOST
         lost.mkdir(mode=0o700, exist_ok=True)
         for path in paths:
             durable.current().rename(path, str(lost / os.path.basename(path)))
@@ -185,8 +184,8 @@ class Journal:
 
     def start(self, open_commit: int) -> None:
         """Begin appending, after `replay`. The torn tail of the last segment is cut off for good."""
-        if self._lost is not None:
-            self._bulk.move_unreferred(self._lost)
+        if (self._folder / _LOST).is_dir():
+            self._bulk.move_unreferred(self._folder / _LOST)
         if self._segments:
             last = self._segments[-1]
             durable.current().write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
@@ -204,6 +203,14 @@ class Journal:
             return 0
         segment = self._segments[-1]
         return segment.number << OFFSET_BITS | segment.end
+
+    def reaches(self, position: int) -> bool:
+        """Whether records were read up to `position`, or it is before all that is kept. Not if it lies behind
+        the torn end of a segment, also where a later process went on in another one. Before `start`."""
+        segment = self._by_number.get(position >> OFFSET_BITS)
+        if segment is not None:
+            return position & _OFFSET_MASK <= segment.end
+        return position == 0 or (bool(self._segments) and position >> OFFSET_BITS < self._segments[0].number)
 
     @property
     def used_bytes(self) -> int:
@@ -250,7 +257,11 @@ class Journal:
         except OSError as error:
             raise self._refused(error) from error
         bulk = Bulk(inode, offset, time_ns, position, len(data), bulk_checksum(position, data))
-        record = self.append(RecordType.BULK, (encode_bulk(bulk),), open_commit)
+        try:
+            record = self.append(RecordType.BULK, (encode_bulk(bulk),), open_commit)
+        except BaseException:
+            self._bulk.take_back(position)
+            raise
         self._bulk.refer(position, record)
         return record, position
 
@@ -392,7 +403,7 @@ class Journal:
             else:
                 durable.current().unlink(segment.path)
             failpoints.failpoint(SEGMENT_DROPPED)
-        self._dropped += self._bulk.drop_before(position)
+        self._bulk.drop_before(position, self._dropped)
 
     async def close_dropped(self) -> None:
         """Give the space of dropped segments back. Idempotent."""

@@ -4,7 +4,7 @@ Apart from the records, so that a commit can be made durable in the journal with
 blocks by then: the file goes soon after, and what the kernel has not written of it by then never is.
 
 Invariants:
-1. A file is appended to by the process that made it only, and its number is given to no other file.
+1. A file is appended to by the process that made it only. While it is there, no other gets its number.
 2. A record may be on the disk whose bytes are not: the checksum in the record tells (`holds`).
 3. A file goes when the journal lets go of the last record that refers to it.
 
@@ -106,21 +106,26 @@ class BulkFiles:
             if file.synced_to < file.end and file.first < last and file.last >= first
         ]
 
-    def drop_before(self, record: int) -> list[int]:
-        """Remove the files to which only records before `record` refer; their descriptors, to be closed."""
-        gone = [file for file in self._files.values() if file.last < record]
-        for file in gone:
-            del self._files[file.number]
+    def take_back(self, position: int) -> None:
+        """The bytes at `position`, the last ones, have no record."""
+        file = self._files[position >> OFFSET_BITS]
+        file.end = position & _OFFSET_MASK
+        file.synced_to = min(file.synced_to, file.end)
+
+    def drop_before(self, record: int, dropped: list[int]) -> None:
+        """Remove the files to which only records before `record` refer; each descriptor, still open, goes to
+        `dropped`."""
+        for file in [file for file in self._files.values() if file.last < record]:
+            if file is self._appended:
+                self._appended = None
             durable.current().unlink(file.path)
-        if self._appended in gone:
-            self._appended = None
-        return [file.descriptor for file in gone]
+            dropped.append(self._files.pop(file.number).descriptor)
 
     def move_unreferred(self, folder: Path) -> None:
         """What no record refers to belongs to records that are kept in `folder`, perhaps."""
-        for file in self._files.values():
-            if not file.last:
-                durable.current().rename(file.path, str(folder / os.path.basename(file.path)))
+        for file in [file for file in self._files.values() if not file.last]:
+            durable.current().rename(file.path, str(folder / os.path.basename(file.path)))
+            os.close(self._files.pop(file.number).descriptor)
 
     def clear(self) -> list[int]:
         """Forget all files; their descriptors, to be closed."""

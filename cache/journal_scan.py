@@ -47,6 +47,10 @@ class PendingCommit:
     operations: list[bytes]
     inodes: list[int]
     extents: list[bytes] = field(default_factory=list)
+    oldest: int = 0
+    """position of the oldest write that the state at the cut needs and the commit did not take; `position`
+    if there is none. Needed until a later commit is published, though the file may be deleted before: that it
+    was can be lost with the journal's end"""
 
     def all_operations(self) -> list[bytes]:
         """What the commit says, in order."""
@@ -155,7 +159,7 @@ class Scan:
         for inode in inodes:
             self.dirty.freeze(inode)
         end = position + RECORD_HEADER_SIZE + len(payload)
-        cut = PendingCommit(number, time_ns, end, [], inodes)
+        cut = PendingCommit(number, time_ns, end, [], inodes, oldest=self.dirty.oldest_top(end))
         self.events.append(Event(position, RecordType.CUT, number, cut))
         self.commit = number + 1
 

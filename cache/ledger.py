@@ -10,7 +10,9 @@ Invariants:
    bytes of large writes before the cut that no block holds; those that blocks hold need not ever be.
 4. A batch of operations is one record of the journal, so replay meets all of it or nothing; it is
    applied without a pause, so neither a cut nor a flush comes between.
-5. Journal segments go only when all they say is published and in the durable namespace.
+5. Journal segments go only when all they say is published, and in the durable namespace together with the
+   commit that says it. What the state at the newest published cut needs stays until the next one is
+   published: later operations, a Delete too, can be lost with the journal's end.
 
 Used on the event-loop thread only.
 """
@@ -72,7 +74,11 @@ class Ledger:
         self._diverged = False
         self._scanned = Scan({})
         self._published_position = 0
+        """from here on it says what the state at the newest published cut needs, and what came after"""
         self._durable_position = 0
+        """how far the namespace database is on the disk"""
+        self._recorded_position = 0
+        """how far it has to be to know the newest published commit"""
         self.freed = trio.Condition()
         """notified when journal segments were let go, or the drive is closing"""
         self.accepted = 0
@@ -105,8 +111,8 @@ class Ledger:
 
     def replay(self) -> None:
         """Bring the namespace up to the journal's end, and find the pending commit. After `scan`."""
-        position, lost = self.namespace.journal_position(), self._scanned.lost
-        if position > self.journal.end or (lost is not None and position > lost):
+        position = self.namespace.journal_position()
+        if self._is_ahead(position):
             # The database outlived the journal's tail (a power cut): back to what is published.
             log.warning(
                 "the journal ends before the namespace's state: taking back to the last published commit"
@@ -118,8 +124,17 @@ class Ledger:
             if event.commit > published:
                 self._replay_event(event, event.position >= position)
             elif event.kind is RecordType.CUT:
-                self._published_position = event.content.position
+                self._published_position = event.content.oldest
         self._finish_replay()
+
+    def _is_ahead(self, position: int) -> bool:
+        """Whether the namespace, as of `position`, holds what the journal lost, or was given up: now, or by a
+        process that did not come to write the namespace down after it."""
+        given_up = self._scanned.told
+        if self._scanned.lost is not None:
+            given_up = given_up | {self._scanned.lost: self.journal.end}
+        inside = any(begin < position <= end for begin, end in given_up.items())
+        return inside or not self.journal.reaches(position)
 
     def _replay_event(self, event: Event, apply: bool) -> None:
         namespace, content = self.namespace, event.content
@@ -138,7 +153,7 @@ class Ledger:
                 namespace.apply(content, commit=event.commit)
         elif event.kind is RecordType.PUBLISHED:
             if self.pending is not None:
-                self._published_position = self.pending.position
+                self._published_position = self.pending.oldest
             self.pending = None
             if apply:
                 time_ns, commit_hash = content
@@ -149,7 +164,7 @@ class Ledger:
         self._scanned = Scan({})
         if self.pending is None or self.pending.number <= published:
             if self.pending is not None:
-                self._published_position = self.pending.position
+                self._published_position = self.pending.oldest
             self._settle_pending()
         if self.namespace.commit <= published:
             self.namespace.begin_commit(published + 1)
@@ -245,7 +260,8 @@ class Ledger:
         self.journal.append(RecordType.CUT, (encode_cut(number, time_ns, inodes),), number)
         for inode in inodes:
             self.dirty.freeze(inode)
-        self._hand_over(PendingCommit(number, time_ns, self.journal.end, [], inodes))
+        end = self.journal.end
+        self._hand_over(PendingCommit(number, time_ns, end, [], inodes, oldest=self.dirty.oldest_top(end)))
         self.namespace.begin_commit(number + 1)
         failpoints.failpoint(CUT_MADE)
         return self.pending
@@ -279,9 +295,7 @@ class Ledger:
         of large writes, those of files that were written before the cut and that it did not take.
         `InputOutputError`: not, and never again."""
         assert self.pending is not None
-        cut = self.pending.position
-        oldest = min((layer.oldest for _, layer in self.dirty.tops()), default=cut)
-        await self.journal.sync_records(oldest, cut)
+        await self.journal.sync_records(self.pending.oldest, self.pending.position)
 
     def published(self, head: Head) -> None:
         """Upstream has the pending commit."""
@@ -291,7 +305,7 @@ class Ledger:
         payload = encode_published(head.number, pending.time_ns, head.hash)
         self.journal.append(RecordType.PUBLISHED, (payload,), self.namespace.commit)
         self.namespace.record_commit(head.number, head.hash, pending.time_ns)
-        self._published_position = pending.position
+        self._published_position, self._recorded_position = pending.oldest, self.journal.end
         self._settle_pending()
 
     def _settle_pending(self) -> None:
@@ -320,10 +334,11 @@ class Ledger:
     async def trim(self) -> None:
         """Make the namespace durable and let the journal segments go that nobody needs."""
         needed = self._needed_position()
+        known = max(needed, self._recorded_position)
         try:
-            if needed > self._durable_position:
+            if known > self._durable_position:
                 await self._make_durable()
-            if needed <= self._durable_position:
+            if known <= self._durable_position:
                 self.journal.drop_before(needed)
                 await self.journal.close_dropped()
         finally:

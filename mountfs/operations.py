@@ -4,7 +4,8 @@ A handler gets what pyfuse3 took from the kernel, makes one call of `Drive`, and
 pyfuse3's reply objects. Rules that hold for all of them:
 - Every entry that the kernel accepts (lookup, create, mknod, mkdir, symlink, link, and readdir's entries
   but for `.` and `..`) holds its inode once; `forget` releases. An open file or folder holds it once too.
-- A file handle is the inode number: the drive keeps nothing per descriptor, the kernel all of it.
+- A file handle is the inode number, and whether it is open for writing: the drive keeps nothing per
+  descriptor, the kernel all of it.
 - Whatever a handler raises becomes an errno (`mountfs.errno_table`); nothing ends the mount.
 - Answers are cached by the kernel for `CACHE_SECONDS`: names, attributes and the absence of names.
   What else changes the drive tells the kernel by invalidation.
@@ -47,6 +48,8 @@ CONTROL_ATTRIBUTE: Final = b"user.drivefs.control"
 SELINUX_ATTRIBUTE: Final = b"security.selinux"
 """ls -l asks for it of each file, unless it is told that there are none here."""
 _HAS_SELINUX: Final = os.path.exists("/sys/fs/selinux")
+_WRITER: Final = 1 << 62
+"""In the handle of a descriptor that can write; no inode that lives has it."""
 _ATTRIBUTE_CLASSES: Final = (b"user.", b"trusted.", b"security.")
 _RENAME_WHITEOUT: Final = 4
 """rename(2); pyfuse3 hands it on and has no name for it."""
@@ -178,7 +181,6 @@ class DriveOperations(pyfuse3.Operations):
         for inode, count in inode_list:
             try:
                 (self._drive if inode < self._past else self._view).release(inode, count)
-                self._writers.forget(inode)
             except Exception:
                 # Nobody waits for an answer; the inode stays until the next mount clears orphans.
                 log.exception("forget of inode %d failed", inode)
@@ -325,8 +327,14 @@ class DriveOperations(pyfuse3.Operations):
             return FileInfo(fh=inode, keep_cache=True)
         if flags & os.O_TRUNC:
             await self._drive.set_attributes(inode, truncation(self._drive.attributes(inode).mode, ctx))
+        return self._opened(inode, flags)
+
+    def _opened(self, inode: int, flags: int) -> FileInfo:
         self._drive.hold(inode)
-        return FileInfo(fh=inode, keep_cache=True)
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            return FileInfo(fh=inode, keep_cache=True)
+        self._writers.opened(inode)
+        return FileInfo(fh=inode | _WRITER, keep_cache=True)
 
     @_answered
     async def create(
@@ -335,8 +343,7 @@ class DriveOperations(pyfuse3.Operations):
         self._check_new(parent_inode, name)
         regular = stat.S_IFREG | stat.S_IMODE(mode)
         attributes = await self._make_node(parent_inode, name, regular, 0, ctx)
-        self._drive.hold(attributes.inode, 2)  # the entry and the open file
-        return FileInfo(fh=attributes.inode, keep_cache=True), entry_reply(attributes)
+        return self._opened(attributes.inode, flags), self._held(attributes)
 
     @_answered
     async def read(  # type: ignore[override]  # pyfuse3 takes any buffer, its stubs do not say so
@@ -344,34 +351,30 @@ class DriveOperations(pyfuse3.Operations):
     ) -> bytes | memoryview:
         if fh >= self._past:
             return await self._view.read(fh, off, size)
-        self._touch(fh)
-        return await self._drive.read(fh, off, size)
+        inode = fh & ~_WRITER
+        self._touch(inode)
+        return await self._drive.read(inode, off, size)
 
     @_answered
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        if self._writers.is_to_lose_them(fh):
-            await self._take_privileges(fh)
-        await self._drive.write(fh, off, buf)
+        await self._drive.write(fh & ~_WRITER, off, buf)
         return len(buf)
-
-    async def _take_privileges(self, inode: int) -> None:
-        change = AttributeChange(mode=without_privileges(self._drive.attributes(inode).mode))
-        await self._drive.set_attributes(inode, change)
-        self._writers.forget(inode)
-        pyfuse3.invalidate_inode(inode, attr_only=True)  # the answer to a write does not tell the mode
 
     @_answered
     async def release(self, fh: int) -> None:
-        if fh < self._past:
-            await self._drive.flush(fh)
-            self._drive.release(fh)
-        else:
+        if fh >= self._past:
             self._view.release(fh)
+            return
+        inode = fh & ~_WRITER
+        if fh & _WRITER:
+            self._writers.closed(inode)
+        await self._drive.flush(inode)
+        self._drive.release(inode)
 
     @_answered
     async def fsync(self, fh: int, datasync: bool) -> None:
         if fh < self._past:
-            await self._drive.fsync(fh)
+            await self._drive.fsync(fh & ~_WRITER)
 
     @_answered
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
@@ -449,13 +452,20 @@ class DriveOperations(pyfuse3.Operations):
         if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
             return self._control_path
         if name == CAPABILITY and inode < self._past:
-            self._writers.asked(inode, self._drive.attributes(inode).mode, ctx)
+            await self._take_privileges(inode, ctx)
         try:
             return (self._drive if inode < self._past else self._view).get_xattr(inode, name)
         except NoAttributeError:
             if name == SELINUX_ATTRIBUTE and not _HAS_SELINUX:
                 raise FUSEError(errno.EOPNOTSUPP) from None
             raise
+
+    async def _take_privileges(self, inode: int, ctx: RequestContext) -> None:
+        """Those of a file that the caller is about to write to, if he may not keep them."""
+        mode = self._drive.attributes(inode).mode
+        if self._writers.is_about_to_take(inode, mode, ctx):
+            await self._drive.set_attributes(inode, AttributeChange(mode=without_privileges(mode)))
+            pyfuse3.invalidate_inode(inode, attr_only=True)  # no answer that follows tells the mode
 
     @_answered
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: RequestContext) -> None:

@@ -7,11 +7,11 @@ from any file; new content or another size does, unless the caller has CAP_FSETI
 
 The kernel says with each request whether the caller has it; pyfuse3 does not pass that on, so /proc is asked.
 A write does not even say who makes it. But where a file has such a bit, the kernel asks for
-`security.capability` in the name of the writer, in the same call and before each write that it sends on: so
-`asked` notes who it was, and `is_to_lose_them` knows. What the kernel writes back from its cache was written
-with the right to it, or before the bits were set, and follows no question. Others than writers ask too (exec,
-getfattr); exec cannot while the file is open for writing, and who reads the capability of a file just while
-its privileged writer is at work takes the bits away from it: the safe side.
+`security.capability` in the name of the writer, in the same call and before each write that it sends on. If
+the file is open for writing then and who asks may not keep the bits, they are taken away at once: exec asks
+too, but cannot run a file that is open for writing. What the kernel writes back later from its cache was
+written with the right to it, or before the bits were set. Who only reads the capability of a file, just while
+it is open for writing, takes the bits away from it too: the safe side.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 import re
 import stat
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -78,22 +79,21 @@ def _is_chown(change: AttributeChange) -> bool:
 
 
 class Writers:
-    """Who is about to write to files with such bits."""
+    """How often each file is open for writing."""
 
     def __init__(self) -> None:
-        self._without_right: set[int] = set()
+        self._opened: Counter[int] = Counter()
 
-    def asked(self, inode: int, mode: int, context: RequestContext) -> None:
-        """The kernel asked for the file's capabilities in somebody's name."""
-        if without_privileges(mode) != mode and not keeps_them(context):
-            self._without_right.add(inode)
-        else:
-            self._without_right.discard(inode)
+    def opened(self, inode: int) -> None:
+        """One descriptor more can write."""
+        self._opened[inode] += 1
 
-    def is_to_lose_them(self, inode: int) -> bool:
-        """Whether the write that comes now takes the bits away."""
-        return inode in self._without_right
+    def closed(self, inode: int) -> None:
+        """One less."""
+        self._opened[inode] -= 1
+        if not self._opened[inode]:
+            del self._opened[inode]
 
-    def forget(self, inode: int) -> None:
-        """The bits are gone, or the file is."""
-        self._without_right.discard(inode)
+    def is_about_to_take(self, inode: int, mode: int, context: RequestContext) -> bool:
+        """Whether the bits are to go now that the kernel asks for the capability in somebody's name."""
+        return inode in self._opened and without_privileges(mode) != mode and not keeps_them(context)

@@ -72,15 +72,16 @@ def test_root_is_believed_if_it_has_the_capability() -> None:
     assert not keeps_them(Caller(1000, os.getpid()))  # type: ignore[arg-type]
 
 
-def test_the_last_who_asked_is_the_writer() -> None:
+def test_who_asks_about_a_file_that_is_open_for_writing_is_a_writer() -> None:
     writers = Writers()
-    writers.asked(7, 0o104755, USER)
-    assert writers.is_to_lose_them(7)
-    assert not writers.is_to_lose_them(8)
-    writers.asked(7, 0o104755, ROOT)
-    assert not writers.is_to_lose_them(7)
-    writers.asked(7, 0o100755, USER)
-    assert not writers.is_to_lose_them(7)
-    writers.asked(7, 0o104755, USER)
-    writers.forget(7)
-    assert not writers.is_to_lose_them(7)
+    assert not writers.is_about_to_take(7, 0o104755, USER)  # exec
+    writers.opened(7)
+    writers.opened(7)
+    assert writers.is_about_to_take(7, 0o104755, USER)
+    assert not writers.is_about_to_take(7, 0o104755, ROOT)
+    assert not writers.is_about_to_take(7, 0o100755, USER)
+    assert not writers.is_about_to_take(8, 0o104755, USER)
+    writers.closed(7)
+    assert writers.is_about_to_take(7, 0o104755, USER)
+    writers.closed(7)
+    assert not writers.is_about_to_take(7, 0o104755, USER)
