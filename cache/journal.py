@@ -15,8 +15,9 @@ Invariants:
 6. A dropped segment's descriptor is closed by `close_dropped`, never while an fdatasync may be using it: a
    closed number may belong to another file by then. The close is what frees the space of an unlinked file
    (64 MiB take the disk tens of milliseconds), so it is done in a thread.
-7. A segment's number is higher than that of any file that is or was there: it seeds the checksums, so
-   that records of a segment whose header was lost cannot come back under a new header.
+7. A segment's number is higher than that of any file that is there, and than the namespace's position: so
+   a position never means two things. A power cut can take a name, and its number is given again; a salt in
+   the header seeds the checksums too, so that old records cannot come back under a new header.
 
 `append`, `append_bulk` and `drop_before` are called on the event-loop thread only; `read_at` by any
 thread; `sync` and `sync_records` by any number of tasks (they share one fdatasync).
@@ -76,6 +77,7 @@ SEGMENT_DROPPED = failpoints.declare("journal.segment-dropped", "one segment was
 @dataclass(slots=True)
 class _Segment:
     number: int
+    seed: int
     path: str
     descriptor: int
     end: int
@@ -152,7 +154,7 @@ class Journal:
         data = memoryview(Path(path).read_bytes())
         offset = SEGMENT_HEADER_SIZE
         base = header.number << OFFSET_BITS
-        while (record := decode_record(header.number, data, offset, self._sequence)) is not None:
+        while (record := decode_record(header.seed, data, offset, self._sequence)) is not None:
             kind, payload = record
             if kind is RecordType.BULK:
                 self._bulk.refer(decode_bulk(payload).position, base | offset)
@@ -160,7 +162,7 @@ class Journal:
             offset += RECORD_HEADER_SIZE + len(payload)
             self._sequence += 1
         descriptor = durable.current().open(path, os.O_RDWR)
-        self._keep(_Segment(header.number, path, descriptor, offset, len(data)))
+        self._keep(_Segment(header.number, header.seed, path, descriptor, offset, len(data)))
 
     def _keep(self, segment: _Segment) -> None:
         self._segments.append(segment)
@@ -181,6 +183,10 @@ class Journal:
     def holds(self, bulk: Bulk) -> bool:
         """Whether the bytes that a BULK record refers to are there."""
         return self._bulk.holds(bulk)
+
+    def pass_by(self, position: int) -> None:
+        """No file that is made from now on has the number of that position, or a lower one."""
+        self._highest_number = max(self._highest_number, position >> OFFSET_BITS)
 
     def start(self, open_commit: int) -> None:
         """Begin appending, after `replay`. The torn tail of the last segment is cut off for good."""
@@ -232,7 +238,7 @@ class Journal:
         segment = self._segments[-1]
         if segment.end + RECORD_HEADER_SIZE + length > segment.size and segment.end > SEGMENT_HEADER_SIZE:
             segment = self._begin_segment(open_commit)
-        header = encode_record_header(segment.number, kind, self._sequence, parts, length)
+        header = encode_record_header(segment.seed, kind, self._sequence, parts, length)
         offset = segment.end
         try:
             durable.current().write(segment.descriptor, (header, *parts), offset)
@@ -291,12 +297,12 @@ class Journal:
     def _begin_segment(self, open_commit: int) -> _Segment:
         number = self._new_number()
         path = str(self._folder / f"{number:016x}{_SUFFIX}")
-        header = encode_segment_header(SegmentHeader(number, self._sequence, open_commit))
+        header = SegmentHeader(number, self._sequence, open_commit, int.from_bytes(os.urandom(4)))
         try:
-            descriptor, size = self._allocate(path, header)
+            descriptor, size = self._allocate(path, encode_segment_header(header))
         except OSError as error:
             raise self._refused(error) from error
-        segment = _Segment(number, path, descriptor, SEGMENT_HEADER_SIZE, size)
+        segment = _Segment(number, header.seed, path, descriptor, SEGMENT_HEADER_SIZE, size)
         self._keep(segment)
         self._unsynced.add(number)
         return segment

@@ -2,8 +2,9 @@
 
 Pure functions on bytes. All integers are little endian. A record is a header (payload length,
 type, sequence, checksum) and its payload; the checksum is XXH3-64 over the header before it and
-the payload, seeded with the segment's number, so that what a recycled segment still holds from its
-former life never passes for a record.
+the payload, seeded with the segment's number and salt, so that what a recycled segment still holds from
+its former life never passes for a record, even if a power cut took the former life's name and its number is
+given again.
 """
 
 from __future__ import annotations
@@ -21,14 +22,17 @@ from backend.errors import FormatError
 from backend.node import Buffer
 
 MAGIC: Final = b"drvfsjnl"
-VERSION: Final = 1
+VERSION: Final = 2
+_OLDEST_VERSION: Final = 1
+"""It had no salt."""
 SEGMENT_HEADER: Final = struct.Struct("<8sHHIQQQQ")
-"""magic, version, reserved (0), reserved (0), segment number, first sequence, open commit, checksum"""
+"""magic, version, reserved (0), salt, segment number, first sequence, open commit, checksum"""
 SEGMENT_HEADER_SIZE: Final = SEGMENT_HEADER.size
 RECORD_HEADER: Final = struct.Struct("<IIQQ")
 RECORD_HEADER_SIZE: Final = RECORD_HEADER.size
 _CHECKED: Final = struct.Struct("<IIQ")
 MAX_PAYLOAD: Final = 24 << 20
+_U64: Final = (1 << 64) - 1
 OFFSET_BITS: Final = 32
 """A position is segment number << 32 | offset in the segment's file."""
 
@@ -61,6 +65,13 @@ class SegmentHeader:
     number: int
     first_sequence: int
     open_commit: int
+    salt: int = 0
+    """random, 32 bits"""
+
+    @property
+    def seed(self) -> int:
+        """Of the checksums of its records."""
+        return (self.salt << 32 ^ self.number) & _U64
 
 
 CONTENT_HEADER: Final = struct.Struct("<QQq")
@@ -84,7 +95,7 @@ class Bulk:
 
 def encode_segment_header(header: SegmentHeader) -> bytes:
     """`SEGMENT_HEADER_SIZE` bytes."""
-    fields = (MAGIC, VERSION, 0, 0, header.number, header.first_sequence, header.open_commit)
+    fields = (MAGIC, VERSION, 0, header.salt, header.number, header.first_sequence, header.open_commit)
     checksum = xxhash.xxh3_64_intdigest(SEGMENT_HEADER.pack(*fields, 0))
     return SEGMENT_HEADER.pack(*fields, checksum)
 
@@ -94,27 +105,28 @@ def decode_segment_header(data: Buffer) -> SegmentHeader | None:
     version that this code does not know."""
     if len(data) < SEGMENT_HEADER_SIZE:
         return None
-    magic, version, one, two, number, first, commit, checksum = SEGMENT_HEADER.unpack_from(data)
-    fields = (magic, version, one, two, number, first, commit)
+    magic, version, reserved, salt, number, first, commit, checksum = SEGMENT_HEADER.unpack_from(data)
+    fields = (magic, version, reserved, salt, number, first, commit)
     if magic != MAGIC or xxhash.xxh3_64_intdigest(SEGMENT_HEADER.pack(*fields, 0)) != checksum:
         return None
-    if version != VERSION:
+    if not _OLDEST_VERSION <= version <= VERSION:
         raise FormatError(f"journal segment version {version} is unknown (this drivefs knows {VERSION})")
-    return SegmentHeader(number, first, commit)
+    return SegmentHeader(number, first, commit, salt)
 
 
 def encode_record_header(
-    segment: int, kind: int, sequence: int, parts: tuple[Buffer, ...], length: int
+    seed: int, kind: int, sequence: int, parts: tuple[Buffer, ...], length: int
 ) -> bytes:
-    """The header of a record whose payload is the concatenation of `parts`, `length` bytes."""
-    checksum = xxhash.xxh3_64(_CHECKED.pack(length, kind, sequence), seed=segment)
+    """The header of a record whose payload is the concatenation of `parts`, `length` bytes, in a segment of
+    that seed."""
+    checksum = xxhash.xxh3_64(_CHECKED.pack(length, kind, sequence), seed=seed)
     for part in parts:
         checksum.update(part)
     return RECORD_HEADER.pack(length, kind, sequence, checksum.intdigest())
 
 
 def decode_record(
-    segment: int, data: memoryview, offset: int, sequence: int
+    seed: int, data: memoryview, offset: int, sequence: int
 ) -> tuple[RecordType, memoryview] | None:
     """The type and payload of the record at `offset`, or None where the journal ends: zeros, a
     torn record, another sequence number or another life of the segment."""
@@ -125,7 +137,7 @@ def decode_record(
     if number != sequence or length > MAX_PAYLOAD or end > len(data):
         return None
     payload = data[offset + RECORD_HEADER_SIZE : end]
-    digest = xxhash.xxh3_64(_CHECKED.pack(length, kind, number), seed=segment)
+    digest = xxhash.xxh3_64(_CHECKED.pack(length, kind, number), seed=seed)
     digest.update(payload)
     if digest.intdigest() != checksum:
         return None

@@ -168,6 +168,7 @@ class Ledger:
             self._settle_pending()
         if self.namespace.commit <= published:
             self.namespace.begin_commit(published + 1)
+        self.journal.pass_by(self.namespace.journal_position())
         self.journal.start(self.namespace.commit)
         if lost is not None:
             self.journal.append(RecordType.GIVEN_UP, (encode_given_up(lost),), self.namespace.commit)

@@ -164,6 +164,34 @@ def test_headers_lost_by_a_power_cut_do_not_bring_records_back(tmp_path: Path) -
     assert opened(tmp_path)[1] == [(position, b"c" * 1000)]
 
 
+def test_a_number_that_is_given_again_does_not_bring_records_back(tmp_path: Path) -> None:
+    """Regression: a power cut took the segment's name, and what it held lay under the same number again."""
+    journal, _ = opened(tmp_path)
+    put(journal, b"a" * 1000)
+    put(journal, b"b" * 1000)
+    journal.close()
+    (path,) = tmp_path.glob("*.journal")
+    path.rename(path.with_suffix(".spare"))
+    number = int(path.stem, 16)
+    path.with_suffix(".spare").rename(tmp_path / f"{0:016x}.spare")
+    journal, found = opened(tmp_path)
+    assert found == []
+    assert path.exists(), "the same number"
+    assert number == 1
+    position = put(journal, b"c" * 1000)
+    journal.close()
+    assert opened(tmp_path)[1] == [(position, b"c" * 1000)]
+
+
+def test_numbers_go_on_behind_a_position_that_somebody_knows(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, SEGMENT)
+    list(journal.replay())
+    journal.pass_by(77 << 32 | 500)
+    journal.start(1)
+    assert [int(path.stem, 16) for path in tmp_path.glob("*.journal")] == [78]
+    journal.close()
+
+
 def test_several_lost_headers_do_not_make_two_segments_share_a_file(tmp_path: Path) -> None:
     """Regression: a stale file was renamed over a live segment's."""
     journal, _ = opened(tmp_path)

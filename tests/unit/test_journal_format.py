@@ -51,22 +51,34 @@ def decoded(segment: int, data: bytes | bytearray, offset: int, sequence: int) -
 
 
 def test_a_segment_header_by_hand() -> None:
-    body = b"drvfsjnl" + struct.pack("<HHI", 1, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
+    body = b"drvfsjnl" + struct.pack("<HHI", 2, 0, 0xABCD) + struct.pack("<QQQ", 7, 1000, 42)
     by_hand = body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8)))
-    assert encode_segment_header(SegmentHeader(7, 1000, 42)) == by_hand
-    assert decode_segment_header(by_hand) == SegmentHeader(7, 1000, 42)
+    header = SegmentHeader(7, 1000, 42, 0xABCD)
+    assert encode_segment_header(header) == by_hand
+    assert decode_segment_header(by_hand) == header
+    assert header.seed == 0xABCD_0000_0007
     assert SEGMENT_HEADER_SIZE == len(by_hand) == 48
 
 
+def test_a_segment_of_version_1_is_read() -> None:
+    body = b"drvfsjnl" + struct.pack("<HHI", 1, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
+    by_hand = body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8)))
+    header = decode_segment_header(by_hand)
+    assert header == SegmentHeader(7, 1000, 42)
+    assert header.seed == 7
+
+
 def test_an_unknown_version_is_refused() -> None:
-    body = b"drvfsjnl" + struct.pack("<HHI", 2, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
-    with pytest.raises(FormatError, match="version 2"):
+    body = b"drvfsjnl" + struct.pack("<HHI", 3, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
+    with pytest.raises(FormatError, match="version 3"):
         decode_segment_header(body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8))))
 
 
-@given(numbers, numbers, numbers, st.integers(0, SEGMENT_HEADER_SIZE * 8 - 1))
-def test_segment_headers_round_trip_and_no_bit_may_change(one: int, two: int, three: int, bit: int) -> None:
-    header = SegmentHeader(one, two, three)
+@given(numbers, numbers, numbers, st.integers(0, (1 << 32) - 1), st.integers(0, SEGMENT_HEADER_SIZE * 8 - 1))
+def test_segment_headers_round_trip_and_no_bit_may_change(
+    one: int, two: int, three: int, salt: int, bit: int
+) -> None:
+    header = SegmentHeader(one, two, three, salt)
     encoded = bytearray(encode_segment_header(header))
     assert decode_segment_header(encoded) == header
     assert decode_segment_header(encoded[:-1]) is None
