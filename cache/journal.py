@@ -10,8 +10,8 @@ Invariants:
    retried, because the kernel may have dropped the pages it could not write.
 4. What is read back after a crash is a prefix of what was appended. Segments that follow a gap are
    put aside in `lost/`, never silently used or removed.
-5. `drop_before` only lets whole segments go; their files are reused for later segments. Bulk files go
-   with the last record that refers to them.
+5. `drop_before` only lets whole segments go; their files are reused for later segments, when the folder has
+   been synced since. Bulk files go with the last record that refers to them.
 6. A dropped segment's descriptor is closed by `close_dropped`, never while an fdatasync may be using it: a
    closed number may belong to another file by then. The close is what frees the space of an unlinked file
    (64 MiB take the disk tens of milliseconds), so it is done in a thread.
@@ -107,6 +107,9 @@ class Journal:
         self._segments: list[_Segment] = []
         self._by_number: dict[int, _Segment] = {}
         self._spares: list[str] = []
+        self._new_spares: list[str] = []
+        """not to be used before the folder was synced: a power cut could give them their old names back, and
+        what was written to them since"""
         self._sequence = 1
         self._highest_number = 0
         self._synced = 0
@@ -137,7 +140,8 @@ class Journal:
 
     def _find_segments(self) -> list[tuple[str, SegmentHeader]]:
         found = []
-        self._spares = [str(path) for path in self._folder.glob("*" + _SPARE_SUFFIX)]
+        self._spares = []
+        self._new_spares = [str(path) for path in self._folder.glob("*" + _SPARE_SUFFIX)]
         for path in sorted(self._folder.glob("**/*.*")):
             with suppress(ValueError):
                 self._highest_number = max(self._highest_number, int(path.stem, 16))
@@ -145,7 +149,7 @@ class Journal:
             with open(path, "rb") as file:
                 header = decode_segment_header(file.read(SEGMENT_HEADER_SIZE))
             if header is None or f"{header.number:016x}" != path.stem:
-                self._spares.append(str(path))  # preallocated or recycled, not begun yet
+                self._new_spares.append(str(path))  # preallocated or recycled, not begun yet
             else:
                 found.append((str(path), header))
         return found
@@ -198,7 +202,7 @@ class Journal:
             durable.current().sync_data(last.descriptor)
             # A process that was killed may have left them in the page cache only.
             self._unsynced.update(segment.number for segment in self._segments)
-        self._begin_segment(open_commit)
+        self.begin_segment(open_commit)
 
     # Appending
 
@@ -237,7 +241,7 @@ class Journal:
             raise FileTooBigError(f"a journal record of {length} bytes is over the limit")
         segment = self._segments[-1]
         if segment.end + RECORD_HEADER_SIZE + length > segment.size and segment.end > SEGMENT_HEADER_SIZE:
-            segment = self._begin_segment(open_commit)
+            segment = self.begin_segment(open_commit)
         header = encode_record_header(segment.seed, kind, self._sequence, parts, length)
         offset = segment.end
         try:
@@ -294,7 +298,9 @@ class Journal:
         log.error("%s", self._failure)
         return InputOutputError(self._failure)
 
-    def _begin_segment(self, open_commit: int) -> _Segment:
+    def begin_segment(self, open_commit: int) -> _Segment:
+        """What is appended from now on is in a new segment, which says that this commit is open. Raises what
+        `append` raises."""
         number = self._new_number()
         path = str(self._folder / f"{number:016x}{_SUFFIX}")
         header = SegmentHeader(number, self._sequence, open_commit, int.from_bytes(os.urandom(4)))
@@ -353,6 +359,7 @@ class Journal:
             raise InputOutputError(self._failure)
         numbers, new_names, ends = self._unsynced, self._new_names, [file.end for file in bulk]
         self._unsynced, self._new_names = set(), False
+        spares = list(self._new_spares) if new_names else []
         descriptors = [file.descriptor for file in bulk]
         descriptors += [s.descriptor for s in self._segments if s.number in numbers]
         try:
@@ -363,6 +370,8 @@ class Journal:
             self._unsynced |= numbers
             self._new_names = self._new_names or new_names
             raise
+        self._spares += spares
+        self._new_spares = [path for path in self._new_spares if path not in spares]
         for file, end in zip(bulk, ends, strict=True):
             file.synced_to = end
 
@@ -391,23 +400,24 @@ class Journal:
         """Go on in a new segment if a large record made the last one larger than segments are now, so
         that it can be let go."""
         if self._segments[-1].end > self.segment_size:
-            self._begin_segment(open_commit)
+            self.begin_segment(open_commit)
 
     def drop_before(self, position: int) -> None:
         """Let go of the segments that end before `position`. The caller vouches that all they say
         is stored, published, and in the durable namespace, and calls `close_dropped` after it."""
         number = position >> OFFSET_BITS
         while len(self._segments) > 1 and self._segments[0].number < number:
-            segment = self._segments.pop(0)
-            del self._by_number[segment.number]
-            self._dropped.append(segment.descriptor)
-            self._unsynced.discard(segment.number)
-            if len(self._spares) < MAX_SPARES and segment.size == self.segment_size:
+            segment = self._segments[0]
+            if len(self._spares) + len(self._new_spares) < MAX_SPARES and segment.size == self.segment_size:
                 spare = segment.path.removesuffix(_SUFFIX) + _SPARE_SUFFIX
                 durable.current().rename(segment.path, spare)
-                self._spares.append(spare)
+                self._new_spares.append(spare)
+                self._new_names = True
             else:
                 durable.current().unlink(segment.path)
+            del self._segments[0], self._by_number[segment.number]
+            self._dropped.append(segment.descriptor)
+            self._unsynced.discard(segment.number)
             failpoints.failpoint(SEGMENT_DROPPED)
         self._bulk.drop_before(position, self._dropped)
 

@@ -89,6 +89,7 @@ class Scan:
             if record.kind is RecordType.GIVEN_UP:
                 self.told[decode_given_up(record.payload)] = record.position
             elif not self._is_given_up(record):
+                self.commit = max(self.commit, record.open_commit)
                 self._take(record.position, record.kind, record.payload)
 
     def first_lost(self, journal: Journal) -> int | None:

@@ -109,6 +109,19 @@ class Ledger:
         """What the scan found of commits that the journal does not say are published, oldest first."""
         return self._scanned.unfinished()
 
+    def may_be(self, unfinished: PendingCommit, published: list[bytes]) -> bool:
+        """Whether a published commit of these operations can be the unfinished one. If its cut was read, its
+        first segments may be gone already. Until `replay`."""
+        ours = unfinished.all_operations()
+        if unfinished.number < self._scanned.commit:
+            published = published[max(len(published) - len(ours), 0) :]
+        return published == ours
+
+    def begin_open_commit(self) -> None:
+        """The namespace was brought on by commits of others, after `replay`: what is accepted from here on is
+        in the journal as of the commit that is open now."""
+        self.journal.begin_segment(self.namespace.commit)
+
     def replay(self) -> None:
         """Bring the namespace up to the journal's end, and find the pending commit. After `scan`."""
         position = self.namespace.journal_position()

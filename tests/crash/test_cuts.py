@@ -6,8 +6,9 @@ be lost. And a recovery that did not come to its end is repeated from what it le
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from stat import S_IFREG
 
 import pytest
 
+from backend import durable
+from backend.durable import Durable
 from backend.errors import NoSpaceError, TransientError
 from cache.drive import Drive
 from cache.journal_format import OFFSET_BITS
@@ -233,6 +236,69 @@ async def test_a_recovery_that_did_not_come_to_its_end(
             await opened(folder, upstream, OPTIONS).__aenter__()
     async with opened(folder, upstream, OPTIONS) as drive:
         assert names(drive) == [b"first"]
+
+
+class Names(Durable):
+    """Renames that are not on the disk, as (old, new); the next ones into spares fail, `failing` of them."""
+
+    def __init__(self) -> None:
+        self.renamed: list[tuple[str, str]] = []
+        self.failing = 0
+
+    def rename(self, old: str, new: str) -> None:
+        if self.failing and new.endswith(".spare"):
+            self.failing -= 1
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().rename(old, new)
+        self.renamed.append((old, new))
+
+    def sync_folder(self, path: str) -> None:
+        super().sync_folder(path)
+        if path.endswith("journal"):
+            self.renamed.clear()
+
+
+@pytest.fixture
+def disk() -> Iterator[Names]:
+    disk = Names()
+    before = durable.use(disk)
+    yield disk
+    durable.use(before)
+
+
+async def fill(drive: Drive, name: bytes, count: int) -> None:
+    for number in range(count):
+        await make_file(drive, name + b"%d" % number, b"x" * 60_000)
+
+
+async def test_the_names_of_dropped_segments_come_back(folder: Path, disk: Names) -> None:
+    """Two are dropped; one's file is begun anew, and the power goes before their names are on the disk."""
+    upstream, options = MemoryUpstream(), replace(SMALL_ONLY, journal_size=2 << 20)
+    async with opened(folder, upstream, options, crash=True) as drive:
+        await fill(drive, b"dropped", 11)
+        await drive.publisher.publish(everything=True)
+        await drive.fsync((await make_file(drive, b"durable", b"y")).inode)
+        await fill(drive, b"later", 4)
+    for old, new in reversed(disk.renamed):
+        os.rename(new, old)
+    async with opened(folder, upstream, options) as drive:
+        assert b"durable" in names(drive)
+
+
+async def test_a_segment_that_could_not_be_dropped_is_dropped_before_later_ones(
+    folder: Path, disk: Names
+) -> None:
+    upstream, options = MemoryUpstream(), replace(SMALL_ONLY, journal_size=4 << 20)
+    async with opened(folder, upstream, options, crash=True) as drive:
+        await fill(drive, b"first", 16)
+        disk.failing = 1
+        with pytest.raises(OSError, match="No space left"):
+            await drive.publisher.publish(everything=True)
+        await fill(drive, b"second", 16)
+        await drive.publisher.publish(everything=True)
+        await drive.fsync((await make_file(drive, b"durable", b"y")).inode)
+    async with opened(folder, upstream, options) as drive:
+        assert b"durable" in names(drive)
 
 
 async def test_a_drive_opens_after_segments_were_put_aside_with_their_bytes(folder: Path) -> None:

@@ -40,7 +40,7 @@ RECOVERY: Final[tuple[tuple[type, str], ...]] = (
     (Namespace, "flush"),
     (Namespace, "checkpoint"),
     (Journal, "drop_before"),
-    (Journal, "_begin_segment"),
+    (Journal, "begin_segment"),
 )
 LIVES: Final = 5
 FAILED: Final = (0, 29, 61, 64, 133, 137, 154, 195, 202, 223, 253, 256, 262, 275, 287, 310, 321, 365)

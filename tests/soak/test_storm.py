@@ -70,6 +70,8 @@ class Storm:
             if killed:
                 self._drive.kill()
                 self.counts["kill"] += 1
+            else:  # writers may be waiting for the nodes, with the journal full: nothing else ends them
+                self._bring_nodes_back()
         self._ballast.unlink(missing_ok=True)
         if killed:
             self._drive.remount(*OPTIONS)
@@ -116,13 +118,16 @@ class Storm:
 
     def _heal(self) -> None:
         """The disks are well again: the drive's own tools make it whole."""
-        self._faults.clear()
-        self._drive.bring_back()
+        self._bring_nodes_back()
         self._sync()
         self._drive.umount()
         assert self._drive.fsck("-y", "--data") in (CLEAN, CORRECTED)
         self._drive.mount(*OPTIONS)
         self._rounds.forget()
+
+    def _bring_nodes_back(self) -> None:
+        self._faults.clear()
+        self._drive.bring_back()
 
     def _sync(self) -> None:
         """syncfs(2) tells once of what could not be written back before."""

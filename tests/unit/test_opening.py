@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from stat import S_IFDIR
 
 import pytest
 
 from backend.errors import LeaseHeldError, RollbackError, TransientError
+from cache.journal_scan import PendingCommit
 from cache.opening import LocalState, StaleCacheError, set_aside
 from cache.operations import ROOT_INODE
 from tests.drives import content_of, make_file, opened, tree
@@ -243,3 +245,40 @@ async def test_one_process_at_a_time(folder: Path, upstream: MemoryUpstream) -> 
         with pytest.raises(LeaseHeldError):
             LocalState(folder)
     LocalState(folder).close()
+
+
+@pytest.mark.parametrize("killed", [True, False])
+async def test_what_is_accepted_after_catching_up_with_another_machine(
+    folder: Path, upstream: MemoryUpstream, killed: bool
+) -> None:
+    """Regression: the journal took it for a part of the commit that was open before, which is published."""
+    async with opened(folder, upstream) as drive:
+        await make_file(drive, b"ours")
+        await drive.sync()
+    async with opened(folder.with_name("another machine's"), upstream) as drive:
+        for number in range(2):
+            await make_file(drive, b"theirs %d" % number)
+            await drive.sync()
+    async with opened(folder, upstream, crash=killed) as drive:
+        made = await drive.make_node(ROOT_INODE, b"folder", S_IFDIR | 0o755, 0, 0, 0)
+        await drive.fsync(made.inode)
+    async with opened(folder, upstream) as drive:
+        await make_file(drive, b"in it", b"content", drive.lookup(ROOT_INODE, b"folder").inode)
+        await drive.sync()
+        before = await tree(drive)
+    async with opened(folder.with_name("a third machine's"), upstream) as drive:
+        assert await tree(drive) == before
+
+
+def test_the_end_of_a_published_commit_is_recognised(folder: Path) -> None:
+    """The segments that its first operations were in may have been dropped."""
+    local = LocalState(folder)
+    ours = PendingCommit(1, 0, 0, [b"second", b"third"], [])
+    local.ledger._scanned.commit = 2
+    assert local.ledger.may_be(ours, [b"first", b"second", b"third"])
+    assert local.ledger.may_be(ours, [b"second", b"third"])
+    assert not local.ledger.may_be(ours, [b"second", b"third", b"fourth"])
+    assert not local.ledger.may_be(ours, [b"third"])
+    local.ledger._scanned.commit = 1
+    assert not local.ledger.may_be(ours, [b"first", b"second", b"third"]), "it was not cut here"
+    local.close()
