@@ -30,7 +30,7 @@ from cache.operations import ROOT_INODE
 from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 
-OPTIONS = replace(QUIET, journal_size=1 << 20, large_write=15_000)
+OPTIONS = replace(QUIET, journal_size=1 << 20, large_write=24_000)
 NAMES = sorted(
     name
     for name in failpoints.FAILPOINTS
