@@ -301,6 +301,23 @@ async def test_a_segment_that_could_not_be_dropped_is_dropped_before_later_ones(
         assert b"durable" in names(drive)
 
 
+async def test_segments_stay_while_the_database_cannot_be_made_durable(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader is in the way of the checkpoint."""
+    upstream = MemoryUpstream()
+    async with opened(folder, upstream, SMALL_ONLY, crash=True) as drive:
+        await fill(drive, b"name", 8)
+        before = sorted((folder / "journal").glob("*.journal"))
+        assert len(before) > 2
+        with monkeypatch.context() as patch:
+            patch.setattr(Namespace, "checkpoint", lambda _self: None)
+            await drive.publisher.publish(everything=True)
+        assert set(before) <= set((folder / "journal").glob("*.journal"))
+        await drive.ledger.trim()
+        assert not set(before[:-1]) & set((folder / "journal").glob("*.journal"))
+
+
 async def test_a_drive_opens_after_segments_were_put_aside_with_their_bytes(folder: Path) -> None:
     upstream = MemoryUpstream()
     async with opened(folder, upstream, OPTIONS, crash=True) as drive:

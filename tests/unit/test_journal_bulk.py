@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 
+from backend import durable
+from backend.durable import Durable
 from cache.errors import InputOutputError, NoSpaceLeftError
 from cache.journal import Journal
 from cache.journal_format import Bulk, RecordType, decode_bulk
-from tests.unit.test_journal import SEGMENT, failing, open_files, opened, put
+from tests.unit.test_journal import SEGMENT, Waiting, failing, open_files, opened, put
 
 
 def write(journal: Journal, data: bytes, inode: int = 7) -> tuple[int, int]:
@@ -161,4 +166,76 @@ def test_the_bytes_of_segments_that_are_put_aside_are_kept_with_them(tmp_path: P
     journal, _ = opened(tmp_path)
     assert files(tmp_path) == [kept]
     assert (tmp_path / "lost" / aside.name).read_bytes() == b"aside" * 2000
+    journal.close()
+
+
+@pytest.mark.parametrize("large", [False, True])
+async def test_what_is_written_during_an_fdatasync_is_not_taken_for_synced(
+    tmp_path: Path, large: bool
+) -> None:
+    journal, _ = opened(tmp_path)
+    write(journal, b"first")
+    disk = Waiting()
+    before = durable.use(disk)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(journal.sync)
+            await trio.to_thread.run_sync(disk.begun.wait, 30)
+            if large:
+                write(journal, b"meanwhile")
+            else:
+                put(journal, b"meanwhile")
+            disk.let_go.set()
+        synced = len(disk.synced)
+        await journal.sync()
+    finally:
+        durable.use(before)
+    assert len(disk.synced) > synced
+    if large:
+        assert not journal._bulk.unsynced(0, journal.end)
+    journal.close()
+
+
+async def test_what_a_killed_process_left_is_synced_by_the_next(tmp_path: Path) -> None:
+    """It may have been in the page cache only."""
+    journal, _ = opened(tmp_path)
+    for number in range(4):
+        write(journal, bytes([number]) * SEGMENT)
+        put(journal, bytes([number]) * 3000)
+    journal.close()
+    journal, _ = opened(tmp_path)
+    segments = len(list(tmp_path.glob("*.journal")))
+    assert segments > 3
+    with failing() as disk:
+        await journal.sync()
+        assert disk.syncs == segments + 4
+    journal.close()
+
+
+@contextmanager
+def folder_syncs() -> Iterator[list[str]]:
+    """The folders that are synced meanwhile."""
+
+    class Noting(Durable):
+        def sync_folder(self, path: str) -> None:
+            synced.append(path)
+            super().sync_folder(path)
+
+    synced: list[str] = []
+    before = durable.use(Noting())
+    yield synced
+    durable.use(before)
+
+
+async def test_a_new_segment_and_its_name_are_synced_though_it_has_no_record(tmp_path: Path) -> None:
+    journal, _ = opened(tmp_path)
+    await journal.sync()
+    journal.begin_segment(2)
+    put(journal, b"one")
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await journal.sync()
+    with folder_syncs() as synced:
+        await journal.sync()
+    assert synced == [str(tmp_path)], "a sync that was cancelled has synced nothing"
     journal.close()
