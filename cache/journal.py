@@ -116,6 +116,8 @@ class Journal:
         self._unsynced: set[int] = set()
         self._new_names = False
         self._failure: str | None = None
+        self._has_refused = False
+        """whether something of a refused record may be behind the last one"""
         self._sync_lock = trio.Lock()
         self._dropped: list[int] = []
         self._bulk = BulkFiles(folder)
@@ -248,12 +250,22 @@ class Journal:
             durable.current().write(segment.descriptor, (header, *parts), offset)
             failpoints.failpoint(APPENDED)
         except OSError as error:
+            self._has_refused = True
+            with suppress(OSError):
+                self._erase_refused()
             raise self._refused(error) from error
+        self._has_refused = False
         segment.end = offset + RECORD_HEADER_SIZE + length
         segment.size = max(segment.size, segment.end)
         self._sequence += 1
         self._unsynced.add(segment.number)
         return segment.number << OFFSET_BITS | offset
+
+    def _erase_refused(self) -> None:
+        """A refused record may be whole all the same, if what was not written of it was there: zeros."""
+        last = self._segments[-1]
+        durable.current().write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
+        self._has_refused = False
 
     def append_bulk(
         self, inode: int, offset: int, time_ns: int, data: Buffer, open_commit: int
@@ -305,6 +317,8 @@ class Journal:
         path = str(self._folder / f"{number:016x}{_SUFFIX}")
         header = SegmentHeader(number, self._sequence, open_commit, int.from_bytes(os.urandom(4)))
         try:
+            if self._has_refused:
+                self._erase_refused()  # else it would come before the new segment, in whose place it is
             descriptor, size = self._allocate(path, encode_segment_header(header))
         except OSError as error:
             raise self._refused(error) from error

@@ -248,6 +248,45 @@ async def test_a_full_disk_leaves_nothing_and_is_no_poison(tmp_path: Path) -> No
     assert opened(tmp_path)[1] == [(first, b"x" * 3000), (second, b"z" * 3000)]
 
 
+class Late(Durable):
+    """While `full`, a write is there, and is refused all the same; `for_long`: so is the erasing after it."""
+
+    full = for_long = False
+
+    def write(self, descriptor: int, parts: Sequence[Buffer], offset: int) -> int:
+        is_record = len(parts) > 1
+        if is_record or not (self.full and self.for_long):
+            super().write(descriptor, parts, offset)
+        if self.full and (is_record or self.for_long):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return sum(map(len, parts))
+
+
+@pytest.mark.parametrize("for_long", [False, True])
+def test_a_refused_record_does_not_come_back(tmp_path: Path, for_long: bool) -> None:
+    """What was not written of it can have been there: zeros. Then later segments would follow a gap."""
+    journal, _ = opened(tmp_path)
+    first = put(journal, b"first")
+    disk = Late()
+    before = durable.use(disk)
+    try:
+        disk.full, disk.for_long = True, for_long
+        with pytest.raises(NoSpaceLeftError):
+            put(journal, b"refused")
+        disk.full = False
+        if not for_long:
+            copy = tmp_path / "killed now"
+            copy.mkdir()
+            for path in tmp_path.glob("*.journal"):
+                shutil.copy(path, copy)
+            assert opened(copy)[1] == [(first, b"first")]
+        second = put(journal, b"x" * SEGMENT)  # in a segment of its own
+    finally:
+        durable.use(before)
+    journal.close()
+    assert opened(tmp_path)[1] == [(first, b"first"), (second, b"x" * SEGMENT)]
+
+
 @pytest.mark.logs_warnings
 def test_a_write_error_poisons(tmp_path: Path) -> None:
     journal, _ = opened(tmp_path)
