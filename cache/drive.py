@@ -255,7 +255,7 @@ class Drive(Tree):
 
     async def close(self) -> None:
         """Write down the state and let go of all files. What is not published stays in the journal;
-        the next open goes on. Idempotent. Nothing else may be called any more."""
+        the next open goes on. Idempotent. `run` has to have ended; nothing else may be called any more."""
         if self._closing:
             return
         self._closing = True

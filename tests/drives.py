@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,10 +29,11 @@ async def opened(
     upstream: Upstream,
     options: DriveOptions = QUIET,
     *,
-    crash: bool = False,
+    crash: bool | Callable[[], bool] = False,
     read_only: bool = False,
 ) -> AsyncIterator[Drive]:
-    """A running drive. With `crash`, what a SIGKILL would lose is lost at the end."""
+    """A running drive. With `crash` (if it is to be called: at the end), what a SIGKILL would lose is lost at
+    the end."""
     local = LocalState(folder)
     try:
         drive = await open_drive(local, upstream, DRIVE_ID, SECRETS, replace(options, read_only=read_only))
@@ -40,7 +41,7 @@ async def opened(
             await nursery.start(drive.run)
             yield drive
             nursery.cancel_scope.cancel()
-        if not crash:
+        if not (crash() if callable(crash) else crash):
             await drive.close()
     finally:
         local.close()

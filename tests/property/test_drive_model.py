@@ -113,6 +113,8 @@ class Run:
         self.nursery: trio.Nursery
         self.publishing: trio.Event | None = None
         self.publish_scope = trio.CancelScope()
+        self.crash = True
+        """whether the drive ends as a process that is killed"""
 
     async def execute(self, sequence: list[Step]) -> None:
         async with trio.open_nursery() as self.nursery:
@@ -127,7 +129,7 @@ class Run:
                     await self.stack.aclose()
 
     async def run(self, sequence: list[Step]) -> None:
-        await self.open(crash=True)
+        await self.open()
         root = self.drive.attributes(ROOT_INODE)
         self.model = Model(Node(root.mode, root.uid, root.gid, 2, inode=ROOT_INODE))
         for step in sequence:
@@ -137,9 +139,10 @@ class Run:
             await self.reopen(how)
             await self.compare()
 
-    async def open(self, *, crash: bool) -> None:
+    async def open(self) -> None:
+        self.crash = True
         self.drive = await self.stack.enter_async_context(
-            opened(self.folder, self.upstream, OPTIONS, crash=crash)
+            opened(self.folder, self.upstream, OPTIONS, crash=lambda: self.crash)
         )
 
     async def step(self, step: Step) -> None:
@@ -358,8 +361,7 @@ class Run:
         await self.end_publish()
         if how == "empty":
             await self.drive.sync()
-        if how in ("close", "empty"):
-            await self.drive.close()
+        self.crash = how not in ("close", "empty")
         await self.stack.aclose()
         self.stack = AsyncExitStack()
         self.upstream.lose_unflushed()
@@ -369,7 +371,7 @@ class Run:
             for path in self.folder.glob("namespace.db*"):
                 path.unlink()
         self.model.forget_holds()
-        await self.open(crash=True)
+        await self.open()
 
     async def compare(self) -> None:
         await self.end_publish()

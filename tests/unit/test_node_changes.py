@@ -437,6 +437,12 @@ def test_one_that_is_to_go_may_stay_after_all(large: SmallDrive, capsys: pytest.
     require_whole(large)
 
 
+def damage(path: Path) -> None:
+    """Change its last byte."""
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
 async def _interrupted(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -445,7 +451,7 @@ def test_damaged_and_doubled_fragments_of_a_node_that_goes(large: SmallDrive) ->
     """A damaged fragment is rebuilt instead of moved; of a double one the copy that must go goes."""
     name = fullest(large)
     damaged, double = sorted((large.drive / name).glob("packs/*/*"))[:2]
-    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    damage(damaged)
     holders = set().union(*fragments(large)[bytes.fromhex(double.stem)].values())
     spare = next(f"node{number}" for number in range(8) if f"node{number}" not in holders)
     target = large.drive / spare / double.relative_to(large.drive / name)
@@ -461,7 +467,7 @@ def test_a_node_whose_pack_cannot_be_made_whole_stays(large: SmallDrive) -> None
     pack_id, nodes = a_pack_of(large, name)
     for holder in sorted(nodes.values(), key=lambda holder: holder != name)[:3]:
         for path in (large.drive / holder).glob(f"packs/*/{pack_id.hex()}.*"):
-            path.write_bytes(path.read_bytes()[:-1] + b"x")
+            damage(path)
     with pytest.raises(ToolError, match=f"1 packs could not be put in order.*{pack_id.hex()}"):
         remove(large, name)
     assert list((large.drive / name).glob(f"packs/*/{pack_id.hex()}.*"))
