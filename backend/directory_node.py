@@ -6,9 +6,10 @@ Invariants:
 2. A directory without this node's identity file is never written to: an unmounted disk leaves an empty
    mount point, and that must look like a node that is away, not like one that lost everything.
 3. `swap` holds flock(2) on `.lock` in the node, so that all processes that share the directory take turns.
-4. Blocking calls run in threads under a limiter, except reads that the page cache answers at once. A
-   read may be abandoned when its caller is cancelled; a write is not, so that a caller that was told
-   nothing knows that nothing goes on behind it.
+4. Blocking calls run in threads under a limiter; reads that the page cache answers, at once or shortly
+   after the kernel was asked for the bytes, do not block (see `backend.open_files`). A read may be abandoned
+   when its caller is cancelled; a write is not, so that a caller that was told nothing knows that nothing
+   goes on behind it.
 5. A disk may hang for ever. With a `patience`, who waited that long is told so (`TransientError`); a write
    may then still happen, at any later time, as after any transient error. As long as a call is overdue the
    node is away (`NodeError`).
@@ -112,6 +113,10 @@ class DirectoryNode:
         at_once = self._files.read_now(path, offset, length)
         if at_once is not None:
             return at_once
+        self._check_answers(f"cannot read {key}")
+        soon = await self._files.read_soon(path, offset, length)
+        if soon is not None:
+            return soon
         read = partial(_read_file, path, self._files.get(path), offset, length)
         data, file = await self._read(f"cannot read {key}", read)
         if len(data) == length:

@@ -5,6 +5,11 @@ near where the one before it ended asks the kernel for what follows (posix_fadvi
 it in the page cache: preadv2(2) with RWF_NOWAIT says so without ever waiting for the disk. Other reads are
 random, and the kernel is told not to read more than they want.
 
+A solid-state disk answers a small read sooner than a thread is woken twice: `read_soon` asks the kernel for
+the bytes and looks for them in the page cache, in turn with all other tasks, for a time as short as a
+thread's turn may take. A disk that does not answer by then is left to threads for a while, for a longer one
+each time, so that a slow one costs one short look in a second.
+
 `OpenFiles` is used on the event-loop thread only, an `OpenFile` in threads too. A file is closed when
 nobody refers to it any more, so one that an abandoned thread opened is not left behind.
 """
@@ -12,13 +17,21 @@ nobody refers to it any more, so one that an abandoned thread opened is not left
 from __future__ import annotations
 
 import os
+import time
 from collections import OrderedDict
 from contextlib import suppress
 from typing import Final
 
+import trio
+
 MOST: Final = 32
 NEAR: Final = 64 * 1024
 READ_AHEAD: Final = 512 * 1024
+SOON_MOST: Final = 128 * 1024
+"""Longer reads are worth a thread: to copy them would hold the loop up."""
+SOON_NS: Final = 400_000
+FIRST_PAUSE_NS: Final = 10_000_000
+LONGEST_PAUSE_NS: Final = 1_000_000_000
 
 
 class OpenFile:
@@ -47,12 +60,24 @@ class OpenFile:
         self._end = offset + length
         return bytes(data)
 
+    def ask(self, offset: int, length: int) -> bool:
+        """Have the kernel read the bytes, and what follows if they follow what was read last, without
+        waiting for the disk. False if the file ends before them. `OSError`."""
+        if os.fstat(self.descriptor).st_size < offset + length:
+            return False
+        wanted = max(length, READ_AHEAD) if self._follows(offset) else length
+        os.posix_fadvise(self.descriptor, offset, wanted, os.POSIX_FADV_WILLNEED)
+        return True
+
+    def _follows(self, offset: int) -> bool:
+        return 0 <= offset - self._end <= NEAR and self._end >= 0
+
     def read(self, offset: int, length: int | None) -> bytes:
         """The bytes [offset, offset+length) or to the end of the file, fewer if it ends before; in a
         thread, as it waits for the disk. Concurrent reads only spoil the guess of what comes next."""
         there = max(os.fstat(self.descriptor).st_size - offset, 0)
         wanted = there if length is None else min(length, there)
-        follows = 0 <= offset - self._end <= NEAR and self._end >= 0
+        follows = self._follows(offset)
         data = self._read_all(offset, wanted)
         self._end = offset + len(data)
         if follows and self._end < offset + there:
@@ -75,6 +100,8 @@ class OpenFiles:
     def __init__(self, most: int = MOST) -> None:
         self._most = most
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
+        self._slow_until = 0
+        self._pause_ns = FIRST_PAUSE_NS
 
     def get(self, path: str) -> OpenFile | None:
         """The file, if it is open here; the path may lead elsewhere by now."""
@@ -92,6 +119,26 @@ class OpenFiles:
             data = file.read_now(offset, length)
             if data is not None and file.leads_from(path):
                 return data
+        return None
+
+    async def read_soon(self, path: str, offset: int, length: int) -> bytes | None:
+        """The bytes, if the file is open here and the disk is quick to bring them; else None, and they are
+        to be read in a thread. A checkpoint, or none."""
+        file = self._files.get(path)
+        start = time.perf_counter_ns()
+        if file is None or length > SOON_MOST or start < self._slow_until:
+            return None
+        with suppress(OSError):  # for the slow way to find and tell
+            if not file.ask(offset, length):
+                return None
+            while time.perf_counter_ns() - start < SOON_NS:
+                await trio.lowlevel.checkpoint()
+                data = self.read_now(path, offset, length)
+                if data is not None:
+                    self._pause_ns = FIRST_PAUSE_NS
+                    return data
+        self._slow_until = time.perf_counter_ns() + self._pause_ns
+        self._pause_ns = min(2 * self._pause_ns, LONGEST_PAUSE_NS)
         return None
 
     def keep(self, path: str, file: OpenFile) -> None:

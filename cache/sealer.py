@@ -194,7 +194,8 @@ class Sealer:
         """Offer the blocks that the store lacks, and let pieces refer to all of them."""
         wanted = {cut.id: cut.plaintext for cut in cuts if cut.id is not None}
         missing = await self._upstream.missing(wanted)
-        new = [(block, wanted[block]) for block in missing]
+        # In this order they will lie on the nodes: what follows in a file or a folder is read together.
+        new = [(block, plaintext) for block, plaintext in wanted.items() if block in missing]
         blocks = await trio.to_thread.run_sync(self._seal_blocks, new, limiter=self._limiter)
         await self._upstream.put_blocks(blocks)
         failpoints.failpoint(SEALED)

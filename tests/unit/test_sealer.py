@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import trio
 import trio.testing
 
 from backend.errors import TransientError
+from backend.upstream import BlockId, SealedBlock
 from cache.chunking import MIN_BLOCK
 from cache.drive import Drive
 from cache.pieces import Data, Stored
@@ -53,6 +54,31 @@ async def test_equal_content_is_stored_once(drive: Drive, upstream: MemoryUpstre
     await make_file(drive, b"three", b"one more" + DATA[:WINDOW])
     await drive.sync()
     assert len(upstream.stored) - blocks <= 3
+
+
+async def test_blocks_are_stored_in_the_order_of_the_files(
+    drive: Drive, upstream: MemoryUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies side by side on the nodes is read ahead."""
+    stored: list[BlockId] = []
+    put_blocks = upstream.put_blocks
+
+    async def noted(blocks: Sequence[SealedBlock]) -> None:
+        stored.extend(block.id for block in blocks)
+        await put_blocks(blocks)
+
+    monkeypatch.setattr(upstream, "put_blocks", noted)
+    made = [await make_file(drive, b"%d" % number, b"content of %d" % number) for number in range(50)]
+    large = await make_file(drive, b"large", DATA)
+    await drive.sync()
+    for files in (made, [large]):
+        blocks = [
+            extent.block
+            for file in files
+            for extent in drive.ledger.namespace.extents(file.inode, 0, 1 << 62)
+        ]
+        assert len(blocks) >= 3
+        assert [block for block in stored if block in set(blocks)] == blocks
 
 
 async def test_small_neighbours_are_absorbed(drive: Drive) -> None:
