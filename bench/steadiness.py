@@ -1,10 +1,13 @@
 """Whether a mount stays as fast as it was: with many files in it, and while it seals a large one.
 
-    python -m bench.steadiness FOLDER [--entries N] [--mib M] [--settle COMMAND]
+    python -m bench.steadiness FOLDER [--entries N] [--repeated G] [--load SECONDS] [--mib M]
+                               [--settle COMMAND]
 
 FOLDER is an empty folder of any mounted file system (so ext4 and others can stand beside it). Prints the
-rate of single metadata calls with nothing else there and after N more files were made (folders of 10,000),
-then the latency of such calls while M MiB of random data are written and, until COMMAND returns, stored.
+rate of single metadata calls with nothing else there, and again after each of these, if asked for: N more
+files were made (folders of 10,000); a file of G GiB, of the same 64 MiB again and again; SECONDS of work on
+some thousand files (made, written into at random, read, renamed, removed). Then the latency of such calls
+while M MiB of random data are written and, until COMMAND returns, stored. COMMAND comes before the rates too.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 MIB = 1 << 20
 SAMPLE = 2000
@@ -74,6 +78,48 @@ def fill(folder: Path, entries: int) -> None:
             print(f"  {first:>9,} files there: create {rate:,.0f}/s", flush=True)
 
 
+def repeat(path: Path, gib: int) -> None:
+    """A file of that size with little in it that is new."""
+    part = os.urandom(64 * MIB)
+    start = time.perf_counter()
+    with open(path, "wb", buffering=0) as file:
+        for number in range(gib * 1024 // 64):
+            written = 0
+            while written < len(part):
+                written += file.write(part[written:])
+            if (number + 1) % 160 == 0:
+                done = (number + 1) * 64
+                print(f"  {done // 1024} GiB: {done / (time.perf_counter() - start):,.0f} MiB/s", flush=True)
+        os.fsync(file.fileno())
+
+
+def load(folder: Path, seconds: float) -> None:
+    """Work on files for so long."""
+    folder.mkdir()
+    end, random, done = time.monotonic() + seconds, Random(1), 0
+    files: list[Path] = []
+    while time.monotonic() < end:
+        done += 1
+        chosen = random.choice(files) if files else folder
+        what = random.random()
+        if what < 0.3 or len(files) < 100:
+            files.append(folder / f"{done}")
+            files[-1].write_bytes(random.randbytes(random.choice([100, 5_000, 50_000, 2_000_000])))
+        elif what < 0.6:
+            with open(chosen, "r+b") as file:
+                file.seek(random.randrange(max(chosen.stat().st_size, 1)))
+                file.write(random.randbytes(4096))
+        elif what < 0.7:
+            chosen.read_bytes()
+        elif what < 0.8:
+            files.remove(chosen)
+            files.append(chosen.rename(folder / f"{done}"))
+        elif what < 0.8 + 0.2 * len(files) / 4000:
+            files.remove(chosen)
+            chosen.unlink()
+    print(f"  {done:,} changes in {seconds:,.0f} s, {len(files):,} files left", flush=True)
+
+
 class Latencies(threading.Thread):
     """Makes one call of each kind in turn until it is stopped, and notes how long each took."""
 
@@ -116,19 +162,34 @@ def write(path: Path, mib: int) -> None:
         os.fsync(file.fileno())
 
 
+def compare(folder: Path, places: dict[str, Callable[[Path], None]], settle: list[str]) -> None:
+    """The rates with nothing there, and after each of these has filled the place of its own."""
+    found = {"alone": rates(folder / "rates")}
+    for number, (name, fill_place) in enumerate(places.items()):
+        fill_place(folder / f"place{number}")
+        subprocess.run(settle, check=True)
+        found[name] = rates(folder / "rates")
+    for call in found["alone"]:
+        print(f"{call:8s} " + ", ".join(f"{rate[call]:,.0f}/s {name}" for name, rate in found.items()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.steadiness")
     parser.add_argument("folder", type=Path)
     parser.add_argument("--entries", type=int, default=100_000)
+    parser.add_argument("--repeated", type=int, default=0, metavar="GIB")
+    parser.add_argument("--load", type=float, default=0, metavar="SECONDS")
     parser.add_argument("--mib", type=int, default=1024)
     parser.add_argument("--settle", default="true", help="a command that returns when all is stored")
     chosen = parser.parse_args()
-    few = rates(chosen.folder / "few")
-    fill(chosen.folder / "fill", chosen.entries)
-    subprocess.run(shlex.split(chosen.settle), check=True)
-    many = rates(chosen.folder / "many")
-    for name, rate in few.items():
-        print(f"{name:8s} {rate:10,.0f}/s alone {many[name]:10,.0f}/s with {chosen.entries:,} files")
+    places: dict[str, Callable[[Path], None]] = {}
+    if chosen.entries:
+        places[f"{chosen.entries:,} files"] = lambda path: fill(path, chosen.entries)
+    if chosen.repeated:
+        places[f"{chosen.repeated} GiB more"] = lambda path: repeat(path, chosen.repeated)
+    if chosen.load:
+        places[f"{chosen.load:,.0f} s of load"] = lambda path: load(path, chosen.load)
+    compare(chosen.folder, places, shlex.split(chosen.settle))
     latencies = Latencies(chosen.folder / "latencies")
     latencies.start()
     write(chosen.folder / "large", chosen.mib)
@@ -137,8 +198,11 @@ def main() -> None:
     latencies.join()
     print(f"while {chosen.mib} MiB were written and stored:")
     latencies.report()
-    shutil.rmtree(chosen.folder / "fill")
-    os.unlink(chosen.folder / "large")
+    for path in chosen.folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 if __name__ == "__main__":
