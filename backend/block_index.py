@@ -59,6 +59,8 @@ CREATE TABLE blocks (
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
+LOCATED: Final = 1024
+"""Locations that are kept in memory: those of a gigabyte that is being read."""
 _PACK_COLUMNS: Final = "packs.id, packs.size, packs.stored, packs.nodes, packs.missing"
 
 Parameters = ParamSpec("Parameters")
@@ -121,6 +123,9 @@ class BlockIndex:
         """Opens or creates the database at `path` (":memory:" for tests). `FormatError` if it is of
         another drive or version: nothing was changed; remove it, it can be rebuilt."""
         self._parity = 32
+        self._located: dict[BlockId, BlockLocation] = {}
+        self._located_at = 0
+        """what the database had counted as changes when these were looked up"""
         self._path = "" if path == ":memory:" else path
         if self._path and at_rest.is_damaged(path):
             raise CorruptError("the block index changed since it was closed: remove blocks.db, it is rebuilt")
@@ -161,6 +166,15 @@ class BlockIndex:
     @_translated
     def locate(self, block: BlockId) -> BlockLocation | None:
         """Where to read the block; None if it is not stored."""
+        changes = self._database.total_changes()
+        if changes != self._located_at or len(self._located) >= LOCATED:
+            self._located, self._located_at = {}, changes
+        location = self._located.get(block) or self._look_up(block)
+        if location is not None:
+            self._located[block] = location
+        return location
+
+    def _look_up(self, block: BlockId) -> BlockLocation | None:
         row = self._one(
             f"SELECT {_PACK_COLUMNS}, offset, length FROM blocks JOIN packs ON packs.number = blocks.pack"
             " WHERE blocks.id = ?", block)

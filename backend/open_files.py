@@ -55,10 +55,14 @@ class OpenFile:
     def read_now(self, offset: int, length: int) -> bytes | None:
         """The bytes if the page cache has all of them. `OSError`; EAGAIN if it has none."""
         data = bytearray(length)
-        if os.preadv(self.descriptor, [data], offset, os.RWF_NOWAIT) != length:
-            return None
-        self._end = offset + length
-        return bytes(data)
+        return bytes(data) if self.fill_now(data, offset) else None
+
+    def fill_now(self, data: bytearray, offset: int) -> bool:
+        """Whether the page cache has all bytes that `data` has room for; then they are in it. `OSError`."""
+        if os.preadv(self.descriptor, [data], offset, os.RWF_NOWAIT) != len(data):
+            return False
+        self._end = offset + len(data)
+        return True
 
     def ask(self, offset: int, length: int) -> bool:
         """Have the kernel read the bytes, and what follows if they follow what was read last, without
@@ -128,15 +132,16 @@ class OpenFiles:
         start = time.perf_counter_ns()
         if file is None or length > SOON_MOST or start < self._slow_until:
             return None
+        data = bytearray(length)
         with suppress(OSError):  # for the slow way to find and tell
             if not file.ask(offset, length):
                 return None
             while time.perf_counter_ns() - start < SOON_NS:
                 await trio.lowlevel.checkpoint()
-                data = self.read_now(path, offset, length)
-                if data is not None:
-                    self._pause_ns = FIRST_PAUSE_NS
-                    return data
+                with suppress(BlockingIOError):
+                    if file.fill_now(data, offset):
+                        self._pause_ns = FIRST_PAUSE_NS
+                        return bytes(data) if file.leads_from(path) else None
         self._slow_until = time.perf_counter_ns() + self._pause_ns
         self._pause_ns = min(2 * self._pause_ns, LONGEST_PAUSE_NS)
         return None

@@ -92,6 +92,7 @@ class PollingLoop:
         self._stopped = False
         self._yield_at = 0
         self._away: set[trio.lowlevel.Task] = set()
+        self._asleep_since: float | None = None
         self._limit_ns = spin_ns
         self._spin_ns = spin_ns
 
@@ -103,12 +104,20 @@ class PollingLoop:
             trio.lowlevel.reschedule(task)
         self._parked.clear()
 
+    def idle_seconds(self) -> float:
+        """For how long there has been no request, and none is being handled; 0 if there is one."""
+        if self._asleep_since is None or self._away:
+            return 0.0
+        return trio.current_time() - self._asleep_since
+
     async def wait(self) -> bool:
         """Return True when the calling task is to receive one request now, False when it is to end."""
         if self._handshake is not None and self._shake_hands():
             return True
         task = trio.lowlevel.current_task()
         self._away.discard(task)
+        if self._asleep_since is not None:  # its answer took longer than the polling for the next request
+            self._asleep_since = trio.current_time()
         while self._poller is not None and not self._stopped:
             await self._park(task)
         if self._stopped:
@@ -162,9 +171,11 @@ class PollingLoop:
         elif self._spin_ns and self._spin(now):
             return
         self._alarm(False)
+        self._asleep_since = trio.current_time()
         try:
             await trio.lowlevel.wait_readable(self._descriptor)
         finally:
+            self._asleep_since = None
             self._alarm(True)
         woken = time.perf_counter_ns()
         self._yield_at = woken + _YIELD_NS

@@ -44,6 +44,7 @@ from cache.errors import FileSystemError
 from mountfs.control import Commands, serve_control
 from mountfs.fuse_device import DONT_MASK, HANDLE_KILLPRIV_V2, Handshake, is_mounted, mount_device, take_out
 from mountfs.fuse_loop import MAX_TASKS, PollingLoop, has_known_seam, installed, interrupting
+from mountfs.garbage import collect_when_idle, leave_old_alone
 from mountfs.operations import DriveOperations
 from mountfs.versions import DEFAULT_NAME, VersionsView
 
@@ -121,6 +122,10 @@ class _Mount:
     loop: PollingLoop | None
     detached: bool = False
 
+    def idle_seconds(self) -> float:
+        """For how long nothing has been asked; 0 if that is not known."""
+        return 0.0 if self.loop is None else self.loop.idle_seconds()
+
     def terminate(self) -> None:
         (pyfuse3.terminate if self.loop is None else self.loop.stop)()
 
@@ -177,6 +182,7 @@ class _Session:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._announce, on_ready)
                 nursery.start_soon(self._unmount_when_asked, mount)
+                nursery.start_soon(collect_when_idle, mount.idle_seconds)
                 await pyfuse3.main(min_tasks=MAX_TASKS, max_tasks=MAX_TASKS)
                 nursery.cancel_scope.cancel()
 
@@ -278,6 +284,7 @@ def prepare_process(options: MountOptions) -> None:
     if not options.dumpable:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     sys.setswitchinterval(SWITCH_SECONDS)
+    leave_old_alone()
     if hasattr(_libc, "mallopt"):
         # mallopt(3), glibc only. Requests, blocks and packs come in fresh buffers; to have the kernel map and
         # clear their pages each time costs a mount that is written to a third of its processor time.

@@ -107,6 +107,21 @@ async def test_the_first_free_worker_goes_on_when_all_were_busy(
     device.loop.stop()
 
 
+async def test_it_is_idle_when_no_request_is_handled_or_awaited(
+    device: _Device, nursery: trio.Nursery
+) -> None:
+    assert device.loop.idle_seconds() == 0
+    await _start(device, nursery, 2)
+    await _until(lambda: device.loop.idle_seconds() > 0.02)
+    device.send(b"slow")
+    await _until(lambda: device.loop.idle_seconds() == 0)
+    await trio.sleep(0.02)
+    assert device.loop.idle_seconds() == 0
+    device.release.set()
+    await _until(lambda: 0 < device.loop.idle_seconds() < 0.02)
+    device.loop.stop()
+
+
 async def test_other_tasks_run_under_any_load(device: _Device, nursery: trio.Nursery) -> None:
     await _start(device, nursery, 3)
     flooding = True

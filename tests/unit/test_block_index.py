@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from backend import at_rest
-from backend.block_index import BlockIndex, BlockLocation, Pack
+from backend.block_index import LOCATED, BlockIndex, BlockLocation, Pack
 from backend.errors import CorruptError, FormatError, NoSpaceError, TransientError
 from backend.pack_format import PackEntry
 from backend.upstream import BlockId
@@ -45,6 +45,43 @@ def test_what_is_added_is_found(index: BlockIndex) -> None:
     assert index.pack(pack(1).id) == pack(1)
     assert index.pack(pack(2).id) is None
     assert index.pack_ids() == {pack(1).id}
+
+
+def test_a_location_is_looked_up_once_until_something_changes(index: BlockIndex) -> None:
+    index.add_pack(pack(1), entries(1, 2))
+    queries: list[str] = []
+
+    def note(_cursor: apsw.Cursor, query: str, _values: object) -> bool:
+        queries.append(query)
+        return True
+
+    index._database.exec_trace = note
+    for _ in range(3):
+        assert index.locate(block(2)) == BlockLocation(pack(1), 50, 10)
+        assert index.locate(block(9)) is None
+    assert len(queries) == 4, "once for the block, each time for one that is not there"
+    index.move(pack(2), entries(7, 1, 2), [pack(1).id])
+    assert index.locate(block(2)) == BlockLocation(pack(2), 60, 10)
+    index.set_missing(pack(2).id, 5)
+    assert index.locate(block(2)) == BlockLocation(pack(2, missing=5), 60, 10)
+    index.set_nodes(pack(2).id, ["node3", "node0", "node1"])
+    found = index.locate(block(2))
+    assert found is not None
+    assert found.pack.nodes == ("node3", "node0", "node1")
+    index.set_dying([block(2)], now_ns=1)
+    assert index.locate(block(2)) is not None
+    index.forget_dying(until_ns=2, limit=10)
+    assert index.locate(block(2)) is None
+    assert index.locate(block(1)) is not None
+    index.clear()
+    assert index.locate(block(1)) is None
+
+
+def test_many_locations_are_not_all_kept(index: BlockIndex) -> None:
+    numbers = range(2 * LOCATED)
+    index.add_pack(pack(1), entries(*numbers))
+    assert all(index.locate(block(number)) is not None for number in numbers)
+    assert len(index._located) <= LOCATED
 
 
 def test_a_pack_is_added_once_and_the_first_place_of_a_block_counts(index: BlockIndex) -> None:
