@@ -7,7 +7,7 @@ FOLDER is an empty folder of any mounted file system (so ext4 and others can sta
 rate of single metadata calls with nothing else there, and again after each of these, if asked for: N more
 files were made (folders of 10,000); a file of G GiB, of the same 64 MiB again and again; SECONDS of work on
 some thousand files (made, written into at random, read, renamed, removed). Then the latency of such calls
-while M MiB of random data are written and, until COMMAND returns, stored. COMMAND comes before the rates too.
+while M MiB of random data are copied in and, until COMMAND returns, stored. COMMAND comes before rates too.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import os
 import shlex
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -153,13 +154,20 @@ class Latencies(threading.Thread):
             )
 
 
-def write(path: Path, mib: int) -> None:
-    """That much random data, synced."""
-    with open(path, "wb") as file:
+@contextlib.contextmanager
+def random_data(mib: int) -> Iterator[Path]:
+    """A file of that much, made before anything is measured: to make it takes a processor."""
+    with tempfile.NamedTemporaryFile(prefix="drivefs-steadiness-") as file:
         for _ in range(mib):
             file.write(os.urandom(MIB))
         file.flush()
-        os.fsync(file.fileno())
+        yield Path(file.name)
+
+
+def copy(source: Path, path: Path) -> None:
+    """Copied and synced, by a process of its own, which does not hold up the one that measures."""
+    words = ["dd", f"if={source}", f"of={path}", "bs=1M", "conv=fsync", "status=none"]
+    subprocess.run(words, check=True)
 
 
 def compare(folder: Path, places: dict[str, Callable[[Path], None]], settle: list[str]) -> None:
@@ -190,12 +198,13 @@ def main() -> None:
     if chosen.load:
         places[f"{chosen.load:,.0f} s of load"] = lambda path: load(path, chosen.load)
     compare(chosen.folder, places, shlex.split(chosen.settle))
-    latencies = Latencies(chosen.folder / "latencies")
-    latencies.start()
-    write(chosen.folder / "large", chosen.mib)
-    subprocess.run(shlex.split(chosen.settle), check=True)
-    latencies.stopping.set()
-    latencies.join()
+    with random_data(chosen.mib) as source:
+        latencies = Latencies(chosen.folder / "latencies")
+        latencies.start()
+        copy(source, chosen.folder / "large")
+        subprocess.run(shlex.split(chosen.settle), check=True)
+        latencies.stopping.set()
+        latencies.join()
     print(f"while {chosen.mib} MiB were written and stored:")
     latencies.report()
     for path in chosen.folder.iterdir():
