@@ -23,7 +23,11 @@ Invariants:
 6. After `stop` every call of `wait` returns False, parked and sleeping tasks included. After an unmount
    from outside the device is readable for ever (POLLERR), each poller is told so by the kernel when it
    receives, ends, and its stand-in (2) follows it.
-7. The one read that can block (1 has a gap: the process that sent the request is killed between the look
+7. The kernel queues all requests in one line, and what it writes back comes by the dozen: who handles such a
+   write lets the rest of the line go first (`turn`). It goes on when the line is empty, when
+   `_BEFORE_DEFERRED` others were taken, and in any case when nobody is left to poll. Only while there are
+   others, though: a dozen buffers in turn are slower than one that stays in the processor's cache.
+8. The one read that can block (1 has a gap: the process that sent the request is killed between the look
    and the read) is interrupted within `ALARM_SECONDS`; pyfuse3 takes EINTR for a reason to wait again.
 """
 
@@ -34,6 +38,7 @@ import os
 import select
 import signal
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -56,6 +61,12 @@ _STALL_NS: Final = 300_000
 """A poll that took longer than this: another thread had the interpreter, or others the processor."""
 
 _YIELD_NS: Final = 1_000_000
+
+_BEFORE_DEFERRED: Final = 16
+"""So many requests may overtake one that was put off: writing back goes on under any load."""
+
+_ALONE_NS: Final = 20_000_000
+"""If there was no other request for so long, whoever writes is alone."""
 
 ALARM_SECONDS: Final = 1.0
 
@@ -87,6 +98,12 @@ class PollingLoop:
         self._device = select.poll()
         self._device.register(descriptor, select.POLLIN)
         self._parked: list[trio.lowlevel.Task] = []
+        self._deferred: deque[trio.lowlevel.Task] = deque()
+        self._overtaken = 0
+        self._turn_taken = False
+        self._others = 0
+        """requests that were taken and have not turned out to be such that others may overtake"""
+        self._others_at = 0
         self._poller: trio.lowlevel.Task | None = None
         self._stand_in_awake = False
         self._stopped = False
@@ -100,9 +117,33 @@ class PollingLoop:
         """Terminate pyfuse3's session and end the loop (6). trio's thread; idempotent."""
         self._stopped = True
         pyfuse3.terminate()
-        for task in self._parked:
+        for task in (*self._parked, *self._deferred):
             trio.lowlevel.reschedule(task)
         self._parked.clear()
+        self._deferred.clear()
+
+    async def turn(self) -> None:
+        """Return when it is the turn of a handler that takes long and has nobody waiting for it (7)."""
+        nobody_polls = self._poller is None and not self._parked and not self._stand_in_awake
+        if self._is_alone() or nobody_polls or self._stopped or not (self._deferred or self._device.poll(0)):
+            return
+        task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._deferred.remove(task)
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._deferred.append(task)
+        await trio.lowlevel.wait_task_rescheduled(abort)
+        self._turn_taken = True
+
+    def _is_alone(self) -> bool:
+        """Whether there are only such handlers lately. To be called once by each."""
+        self._others -= 1
+        now = time.perf_counter_ns()
+        if self._others:
+            self._others, self._others_at = 0, now
+        return now - self._others_at > _ALONE_NS
 
     def idle_seconds(self) -> float:
         """For how long there has been no request, and none is being handled; 0 if there is one."""
@@ -131,6 +172,8 @@ class PollingLoop:
             self._poller = None
             self._wake_stand_in()
         self._away.add(task)
+        self._overtaken += 1
+        self._others += 1
         return not self._stopped
 
     def _shake_hands(self) -> bool:
@@ -156,8 +199,15 @@ class PollingLoop:
             self._stand_in_awake = True
             # The last one parked: few tasks share all the work, and the rest stay out of the caches.
             trio.lowlevel.reschedule(self._parked.pop())
+        while self._deferred and not self._stand_in_awake:  # nobody would say that it is their turn
+            trio.lowlevel.reschedule(self._deferred.popleft())
 
     async def _next_request(self) -> None:
+        while self._deferred and (self._overtaken >= _BEFORE_DEFERRED or not self._device.poll(0)):
+            self._overtaken, self._turn_taken = 0, False
+            trio.lowlevel.reschedule(self._deferred.popleft())
+            while not self._turn_taken:  # trio runs what it can run in any order
+                await trio.lowlevel.checkpoint()
         now = time.perf_counter_ns()
         if now >= self._yield_at:
             await trio.lowlevel.checkpoint()

@@ -18,7 +18,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import update_wrapper
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
@@ -42,6 +42,9 @@ from mountfs.privileges import CAPABILITY, Writers, may_reduce, reduced, truncat
 from mountfs.versions import Found, VersionsView
 
 CACHE_SECONDS: Final = 86_400.0
+_LARGE_WRITE: Final = 64 * 1024
+"""The kernel writes back, or a program writes so much that it expects to wait."""
+
 CONTROL_ATTRIBUTE: Final = b"user.drivefs.control"
 """Unlisted, on the root only: the path of the control socket."""
 
@@ -97,6 +100,10 @@ def _refuse(call: str, arguments: tuple[object, ...], error: Exception) -> NoRet
             exc_info=None if known else error,
         )
     raise FUSEError(errno_of(error)) from None
+
+
+async def _at_once() -> None:
+    """Nobody overtakes."""
 
 
 def entry_reply(attributes: Attributes) -> EntryAttributes:
@@ -175,6 +182,8 @@ class DriveOperations(pyfuse3.Operations):
         self._control_path = control_path
         self._access_times = access_times
         self._writers = Writers()
+        self.turn: Callable[[], Awaitable[None]] = _at_once
+        """to be awaited by a handler that others may overtake"""
 
     # pyfuse3 takes `(inode, count)` pairs for one forget and for many.
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -357,6 +366,8 @@ class DriveOperations(pyfuse3.Operations):
 
     @_answered
     async def write(self, fh: int, off: int, buf: bytes) -> int:
+        if len(buf) >= _LARGE_WRITE:
+            await self.turn()
         await self._drive.write(fh & ~_WRITER, off, buf)
         return len(buf)
 

@@ -49,8 +49,6 @@ from mountfs.operations import DriveOperations
 from mountfs.versions import DEFAULT_NAME, VersionsView
 
 READ_AHEAD_KIB: Final = 1024
-MAX_BACKGROUND: Final = MAX_TASKS - 8
-"""Read-ahead and write-back at once: some workers stay free for calls that somebody waits for."""
 
 SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter from the loop. Python's 5 ms would be five hundred requests."""
@@ -317,6 +315,7 @@ def _mounted(operations: DriveOperations, mountpoint: Path, options: MountOption
         with interrupting() as alarm:
             loop = PollingLoop(handshake.descriptor, handshake=handshake.steps(), alarm=alarm)
             mount.loop = loop
+            operations.turn = loop.turn
             pyfuse3.init(operations, handshake.path, {"default_permissions"})
             with installed(loop):
                 yield mount
@@ -390,14 +389,10 @@ def _syncfs(folder: int) -> None:
 
 
 def _tune(device: int) -> None:
-    """Ask for more at once than the kernel's 128 KiB of read-ahead, an eighth of a block, and than its 12
-    requests in the background. Only root may, and neither is needed."""
-    values = {
-        f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb": READ_AHEAD_KIB,
-        f"/sys/fs/fuse/connections/{os.minor(device)}/max_background": MAX_BACKGROUND,
-    }
-    for path, value in values.items():
-        try:
-            Path(path).write_text(str(value))
-        except OSError as error:
-            log.debug("the kernel's default stays: %s", error)
+    """Ask for more read-ahead than the kernel's 128 KiB, an eighth of a block. Only root may, and it is not
+    needed. The kernel's 12 requests in the background stay: the next call is behind all of them."""
+    path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
+    try:
+        path.write_text(str(READ_AHEAD_KIB))
+    except OSError as error:
+        log.debug("the kernel's default stays: %s", error)

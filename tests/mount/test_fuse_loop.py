@@ -34,7 +34,9 @@ class _Device:
         self.loop = PollingLoop(self.server.fileno(), spin_ns)
         self.handled: list[bytes] = []
         self.release = trio.Event()
+        self.call: Callable[[], None] = self.release.set
         self.ended = 0
+        monkeypatch.setattr(fuse_loop, "_ALONE_NS", 60_000_000_000)
         monkeypatch.setattr(pyfuse3, "terminate", lambda: trio.lowlevel.notify_closing(self.server.fileno()))
 
     def send(self, *requests: bytes) -> None:
@@ -47,6 +49,10 @@ class _Device:
             request = self.server.recv(100)  # BlockingIOError if another worker took it
             if request.startswith(b"slow"):
                 await self.release.wait()
+            if request.startswith(b"write"):
+                await self.loop.turn()
+            if request.startswith(b"call"):
+                self.call()
             self.handled.append(request)
         self.ended += 1
 
@@ -105,6 +111,73 @@ async def test_the_first_free_worker_goes_on_when_all_were_busy(
     device.send(b"later")
     await _until(lambda: b"later" in device.handled)
     device.loop.stop()
+
+
+async def test_large_writes_let_others_go_first(device: _Device, nursery: trio.Nursery) -> None:
+    await _start(device, nursery, 5)
+    device.send(b"fast0", b"write1", b"write2", b"fast1", b"write3", b"fast2")
+    await _until(lambda: len(device.handled) == 6)
+    assert device.handled == [b"fast0", b"fast1", b"fast2", b"write1", b"write2", b"write3"]
+    device.send(b"write4")
+    await _until(lambda: device.handled[-1] == b"write4")
+    device.loop.stop()
+
+
+async def test_a_writer_that_is_alone_waits_for_nobody(
+    device: _Device, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fuse_loop, "_ALONE_NS", 500_000_000)
+    await _start(device, nursery, 5)
+    device.send(b"fast0", b"write0")
+    await _until(lambda: len(device.handled) == 2)
+    await trio.sleep(0.6)
+    device.send(b"write1", b"write2", b"fast1", b"write3", b"fast2")
+    await _until(lambda: len(device.handled) == 7)
+    assert device.handled[2:] == [b"write1", b"write2", b"fast1", b"fast2", b"write3"]
+    device.loop.stop()
+
+
+async def test_large_writes_go_on_under_any_load(device: _Device, nursery: trio.Nursery) -> None:
+    await _start(device, nursery, 5)
+    device.send(b"fast", b"write1", b"write2", *(b"%d" % number for number in range(100)))
+    await _until(lambda: len(device.handled) == 103)
+    assert device.handled.index(b"write1") <= 19
+    assert device.handled.index(b"write2") <= 37
+    device.loop.stop()
+
+
+async def test_large_writes_go_on_when_nobody_is_left_to_poll(device: _Device, nursery: trio.Nursery) -> None:
+    await _start(device, nursery, 3)
+    device.send(b"fast", b"write1", b"slow1", b"slow2", b"write2")
+    await _until(lambda: device.handled == [b"fast", b"write1", b"write2"])
+    device.send(b"slow3")
+    await trio.testing.wait_all_tasks_blocked()
+    device.send(b"write3", b"fast")
+    await trio.testing.wait_all_tasks_blocked()
+    assert device.handled == [b"fast", b"write1", b"write2"]
+    device.release.set()
+    await _until(lambda: len(device.handled) == 8)
+    device.loop.stop()
+
+
+@pytest.mark.parametrize("end", ["stop", "cancel"])
+async def test_writes_that_were_put_off_end_with_the_rest(device: _Device, end: str) -> None:
+    put_off: list[int] = []
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+
+            def call() -> None:
+                put_off.append(len(device.loop._deferred))
+                (device.loop.stop if end == "stop" else nursery.cancel_scope.cancel)()
+
+            device.call = call
+            for _ in range(4):
+                nursery.start_soon(device.worker)
+            await trio.testing.wait_all_tasks_blocked()
+            device.send(b"fast", b"write1", b"write2", b"call")
+    assert put_off == [2]
+    assert not device.loop._deferred
+    assert device.ended == (4 if end == "stop" else 0)
 
 
 async def test_it_is_idle_when_no_request_is_handled_or_awaited(
