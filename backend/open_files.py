@@ -16,6 +16,7 @@ nobody refers to it any more, so one that an abandoned thread opened is not left
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import OrderedDict
@@ -65,8 +66,8 @@ class OpenFile:
         return True
 
     def ask(self, offset: int, length: int) -> bool:
-        """Have the kernel read the bytes, and what follows if they follow what was read last, without
-        waiting for the disk. False if the file ends before them. `OSError`."""
+        """Have the kernel read the bytes, and what follows if they follow what was read last. It waits for a
+        place in the disk's queue at most. False if the file ends before them. `OSError`."""
         if os.fstat(self.descriptor).st_size < offset + length:
             return False
         wanted = max(length, READ_AHEAD) if self._follows(offset) else length
@@ -104,6 +105,8 @@ class OpenFiles:
     def __init__(self, most: int = MOST) -> None:
         self._most = most
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
+        self._can_tell = True
+        """whether the file system knows RWF_NOWAIT; those of other machines do not, and looking may wait"""
         self._slow_until = 0
         self._pause_ns = FIRST_PAUSE_NS
 
@@ -115,22 +118,24 @@ class OpenFiles:
         """The bytes, if the file is open here, is still what the path leads to, and the page cache has all
         of them. So a node whose disk went away is seen to be away."""
         file = self._files.get(path)
-        if file is None:
+        if file is None or not self._can_tell:
             return None
         self._files.move_to_end(path)
-        # EAGAIN: the disk would have to be waited for. Any other error is for the slow way to find and tell.
-        with suppress(OSError):
+        try:
             data = file.read_now(offset, length)
             if data is not None and file.leads_from(path):
                 return data
+        except OSError as error:
+            # EAGAIN: the disk would have to be waited for. Any other is for the slow way to find and tell.
+            self._can_tell = error.errno != errno.EOPNOTSUPP
         return None
 
     async def read_soon(self, path: str, offset: int, length: int) -> bytes | None:
         """The bytes, if the file is open here and the disk is quick to bring them; else None, and they are
-        to be read in a thread. A checkpoint, or none."""
+        to be read in a thread. To be called when `read_now` had nothing. A checkpoint, or none."""
         file = self._files.get(path)
         start = time.perf_counter_ns()
-        if file is None or length > SOON_MOST or start < self._slow_until:
+        if file is None or not self._can_tell or length > SOON_MOST or start < self._slow_until:
             return None
         data = bytearray(length)
         with suppress(OSError):  # for the slow way to find and tell
@@ -142,8 +147,9 @@ class OpenFiles:
                     if file.fill_now(data, offset):
                         self._pause_ns = FIRST_PAUSE_NS
                         return bytes(data) if file.leads_from(path) else None
-        self._slow_until = time.perf_counter_ns() + self._pause_ns
-        self._pause_ns = min(2 * self._pause_ns, LONGEST_PAUSE_NS)
+        if start >= self._slow_until:  # else another read was slow at the same time
+            self._slow_until = time.perf_counter_ns() + self._pause_ns
+            self._pause_ns = min(2 * self._pause_ns, LONGEST_PAUSE_NS)
         return None
 
     def keep(self, path: str, file: OpenFile) -> None:

@@ -123,10 +123,16 @@ class PollingLoop:
         self._deferred.clear()
 
     async def turn(self) -> None:
-        """Return when it is the turn of a handler that takes long and has nobody waiting for it (7)."""
+        """Return when it is the turn of a handler that takes long (7). What has to come after it has to wait
+        for it by itself."""
         nobody_polls = self._poller is None and not self._parked and not self._stand_in_awake
-        if self._is_alone() or nobody_polls or self._stopped or not (self._deferred or self._device.poll(0)):
+        alone = self._is_alone()
+        if nobody_polls or self._stopped:
             return
+        if not self._deferred:
+            if alone or not self._device.poll(0):
+                return
+            self._overtaken = 0
         task = trio.lowlevel.current_task()
 
         def abort(_: object) -> trio.lowlevel.Abort:
@@ -219,6 +225,8 @@ class PollingLoop:
             if await self._spin_for_others(now):
                 return
         elif self._spin_ns and self._spin(now):
+            return
+        if self._stopped:  # while it polled; nothing would wake it any more
             return
         self._alarm(False)
         self._asleep_since = trio.current_time()

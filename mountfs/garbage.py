@@ -22,16 +22,22 @@ LONGEST_SECONDS: Final = 600.0
 """A mount that is never idle is held up so often."""
 
 
-def leave_old_alone() -> None:
-    """From now on the interpreter collects young objects only, and what is there already is never looked at
-    (modules: it stays anyway). Of the whole process, so for one that serves a mount."""
+async def collect_when_idle(idle_seconds: Callable[[], float]) -> None:
+    """Until cancelled, objects that are not young are left to this: it looks at all of them now and then when
+    nothing has been asked for a second, or when that was not so for `LONGEST_SECONDS`; not while nothing
+    happens at all. What is there at the start is not looked at (modules, mostly). Of the whole process."""
+    before = gc.get_threshold()
+    gc.collect()
     gc.freeze()
     gc.set_threshold(*YOUNG, NEVER)
+    try:
+        await _collect(idle_seconds)
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
 
 
-async def collect_when_idle(idle_seconds: Callable[[], float]) -> None:
-    """Collect among all objects, for ever: now and then when nothing has been asked for a second, or when it
-    was not done for `LONGEST_SECONDS`; not while nothing happens at all."""
+async def _collect(idle_seconds: Callable[[], float]) -> None:
     collected_at, seen = trio.current_time(), _activity()
     while True:
         await trio.sleep(LOOK_SECONDS)

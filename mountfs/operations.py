@@ -18,7 +18,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import update_wrapper
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
@@ -38,13 +38,11 @@ from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import NoAttributeError, NoEntryError
 from mountfs.errno_table import errno_of, is_expected, is_known
+from mountfs.large_writes import LARGE, LargeWrites
 from mountfs.privileges import CAPABILITY, Writers, may_reduce, reduced, truncation, without_privileges
 from mountfs.versions import Found, VersionsView
 
 CACHE_SECONDS: Final = 86_400.0
-_LARGE_WRITE: Final = 64 * 1024
-"""The kernel writes back, or a program writes so much that it expects to wait."""
-
 CONTROL_ATTRIBUTE: Final = b"user.drivefs.control"
 """Unlisted, on the root only: the path of the control socket."""
 
@@ -100,10 +98,6 @@ def _refuse(call: str, arguments: tuple[object, ...], error: Exception) -> NoRet
             exc_info=None if known else error,
         )
     raise FUSEError(errno_of(error)) from None
-
-
-async def _at_once() -> None:
-    """Nobody overtakes."""
 
 
 def entry_reply(attributes: Attributes) -> EntryAttributes:
@@ -182,8 +176,7 @@ class DriveOperations(pyfuse3.Operations):
         self._control_path = control_path
         self._access_times = access_times
         self._writers = Writers()
-        self.turn: Callable[[], Awaitable[None]] = _at_once
-        """to be awaited by a handler that others may overtake"""
+        self.large_writes = LargeWrites()
 
     # pyfuse3 takes `(inode, count)` pairs for one forget and for many.
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
@@ -242,6 +235,7 @@ class DriveOperations(pyfuse3.Operations):
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         self._check_live(inode)
+        await self.large_writes.wait_for(inode)
         change = attribute_change(attr, fields)
         if may_reduce(change):
             change = reduced(change, self._drive.attributes(inode).mode, ctx)
@@ -366,9 +360,12 @@ class DriveOperations(pyfuse3.Operations):
 
     @_answered
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        if len(buf) >= _LARGE_WRITE:
-            await self.turn()
-        await self._drive.write(fh & ~_WRITER, off, buf)
+        inode = fh & ~_WRITER
+        if len(buf) < LARGE:
+            await self._drive.write(inode, off, buf)
+        else:
+            async with self.large_writes.in_turn(inode):
+                await self._drive.write(inode, off, buf)
         return len(buf)
 
     @_answered

@@ -5,8 +5,8 @@ Ways out, and what each does:
   published (`Drive.sync`), and the mount goes. A file that is still open keeps the name space busy: then the
   mount is detached (umount2(2), MNT_DETACH), what was written is drained, and the process ends all the same.
   A drain that cannot finish (nodes away) leaves the rest to the journal and says so.
-- a second SIGTERM or SIGINT: at once. What the kernel had not yet handed over is lost, as in a crash; the
-  journal has all else.
+- a second SIGTERM or SIGINT: at once. What the kernel had not yet handed over, or was not yet answered, is
+  lost, as in a crash; the journal has all else.
 - `umount` or `fusermount3 -u` from outside: the kernel has written everything back; the serving ends, and the
   journal goes on at the next mount.
 - the drive's background work fails: as on SIGTERM, without waiting for the store, and the error is raised.
@@ -44,7 +44,7 @@ from cache.errors import FileSystemError
 from mountfs.control import Commands, serve_control
 from mountfs.fuse_device import DONT_MASK, HANDLE_KILLPRIV_V2, Handshake, is_mounted, mount_device, take_out
 from mountfs.fuse_loop import MAX_TASKS, PollingLoop, has_known_seam, installed, interrupting
-from mountfs.garbage import collect_when_idle, leave_old_alone
+from mountfs.garbage import collect_when_idle
 from mountfs.operations import DriveOperations
 from mountfs.versions import DEFAULT_NAME, VersionsView
 
@@ -282,7 +282,6 @@ def prepare_process(options: MountOptions) -> None:
     if not options.dumpable:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     sys.setswitchinterval(SWITCH_SECONDS)
-    leave_old_alone()
     if hasattr(_libc, "mallopt"):
         # mallopt(3), glibc only. Requests, blocks and packs come in fresh buffers; to have the kernel map and
         # clear their pages each time costs a mount that is written to a third of its processor time.
@@ -315,7 +314,7 @@ def _mounted(operations: DriveOperations, mountpoint: Path, options: MountOption
         with interrupting() as alarm:
             loop = PollingLoop(handshake.descriptor, handshake=handshake.steps(), alarm=alarm)
             mount.loop = loop
-            operations.turn = loop.turn
+            operations.large_writes.turn = loop.turn
             pyfuse3.init(operations, handshake.path, {"default_permissions"})
             with installed(loop):
                 yield mount

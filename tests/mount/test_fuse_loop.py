@@ -123,6 +123,16 @@ async def test_large_writes_let_others_go_first(device: _Device, nursery: trio.N
     device.loop.stop()
 
 
+async def test_what_came_before_does_not_count_as_overtaking(device: _Device, nursery: trio.Nursery) -> None:
+    await _start(device, nursery, 5)
+    device.send(*(b"%d" % number for number in range(40)))
+    await _until(lambda: len(device.handled) == 40)
+    device.send(b"fast0", b"write1", b"write2", b"fast1", b"fast2")
+    await _until(lambda: len(device.handled) == 45)
+    assert device.handled[40:] == [b"fast0", b"fast1", b"fast2", b"write1", b"write2"]
+    device.loop.stop()
+
+
 async def test_a_writer_that_is_alone_waits_for_nobody(
     device: _Device, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +242,22 @@ async def test_stop_ends_sleeping_parked_and_busy_workers(device: _Device) -> No
         device.release.set()
         await _until(lambda: device.ended == 4)
     assert not await device.loop.wait()
+
+
+async def test_stop_ends_a_worker_that_polls_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    device = _Device(monkeypatch, spin_ns=50_000_000)
+    with trio.fail_after(PATIENCE):
+        async with trio.open_nursery() as nursery:
+            for _ in range(4):
+                nursery.start_soon(device.worker)
+            await trio.testing.wait_all_tasks_blocked()
+            device.send(b"slow")
+            await trio.sleep(0.01)
+            device.loop.stop()
+            await trio.sleep(0.1)
+            device.release.set()
+    assert device.ended == 4
+    device.close()
 
 
 async def test_cancelled_workers_leave_nothing_behind(device: _Device) -> None:

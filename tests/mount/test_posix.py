@@ -15,7 +15,8 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -497,3 +498,28 @@ class TestAfterARemount:
         content = (top / "folder" / "hard").read_bytes()
         assert content == b"x" * 5_000 + b"map" + b"x" * 94_997
         assert os.getxattr(top / "file", "user.a") == b"value"
+
+
+@pytest.mark.parametrize("size", [5_000, 1 << 20, 4 << 20])
+def test_times_that_are_written_back_are_those_of_the_write(drive: MountedDrive, size: int) -> None:
+    """The kernel sends the times of a file right behind its pages, without waiting for these: they have to be
+    applied in this order also where large writes let others go first (`mountfs.large_writes`)."""
+    drive.mount()
+    paths = [drive.mountpoint / f"file{number}" for number in range(5)]
+    with open_folder(drive.mountpoint) as folder:
+        for path in paths:
+            with open(path, "wb", buffering=0) as file:
+                file.write(os.urandom(size))
+                path.with_suffix(".none").exists()  # somebody else asks, too
+                assert libc.syncfs(folder) == 0
+    seen = [path.stat().st_mtime_ns for path in paths]
+    drive.umount()
+    drive.mount()
+    assert [path.stat().st_mtime_ns for path in paths] == seen
+
+
+@contextmanager
+def open_folder(path: Path) -> Iterator[int]:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    yield descriptor
+    os.close(descriptor)

@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from mountfs.garbage import LONGEST_SECONDS, LOOK_SECONDS, YOUNG, collect_when_idle, leave_old_alone
+from mountfs.garbage import LONGEST_SECONDS, LOOK_SECONDS, YOUNG, collect_when_idle
 
 
 class Cycle:
@@ -21,12 +21,11 @@ class Cycle:
 
 
 @pytest.fixture(autouse=True)
-def _collector() -> Iterator[None]:
+def _as_before() -> Iterator[None]:
     before = gc.get_threshold()
-    leave_old_alone()
     yield
-    gc.set_threshold(*before)
-    gc.unfreeze()
+    assert gc.get_threshold() == before
+    assert gc.get_freeze_count() == 0
 
 
 def old_cycle() -> weakref.ref[Cycle]:
@@ -44,7 +43,9 @@ def full_collections() -> int:
     return int(gc.get_stats()[2]["collections"])
 
 
-def test_the_interpreter_leaves_old_objects_alone() -> None:
+async def test_the_interpreter_leaves_old_objects_alone(nursery: trio.Nursery) -> None:
+    nursery.start_soon(collect_when_idle, lambda: 0.0)
+    await trio.testing.wait_all_tasks_blocked()
     before = full_collections()
     kept = [make_objects() for _ in range(5)]
     assert full_collections() == before

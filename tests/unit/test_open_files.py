@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,14 @@ async def test_a_slow_disk_is_left_to_threads_for_ever_longer(node: DirectoryNod
     assert await waited(20_000)
 
 
+async def test_reads_that_are_slow_together_are_one_reason_to_pause(node: DirectoryNode, disk: Disk) -> None:
+    disk.waits = 1 << 30
+    async with trio.open_nursery() as nursery:
+        for place in range(100_000, 900_000, 100_000):
+            nursery.start_soon(node.get, KEY, place, 1000)
+    assert node._files._pause_ns == 2 * FIRST_PAUSE_NS
+
+
 async def test_a_long_read_takes_a_thread_at_once(node: DirectoryNode, disk: Disk) -> None:
     disk.waits = 1
     length = SOON_MOST + 1
@@ -145,14 +154,32 @@ async def test_the_end_of_a_file_is_not_waited_for(node: DirectoryNode, disk: Di
     assert disk.threads == 1, "a short file is no sign of a slow disk"
 
 
-@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.EIO])
 async def test_what_the_kernel_refuses_is_read_in_a_thread(
-    node: DirectoryNode, disk: Disk, monkeypatch: pytest.MonkeyPatch, number: int
+    node: DirectoryNode, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A file system without RWF_NOWAIT."""
-    monkeypatch.setattr(os, "preadv", _refusing(number))
+    monkeypatch.setattr(os, "preadv", _refusing(errno.EIO))
     assert await node.get(KEY, 500_000, 1000) == DATA[500_000:501_000]
     assert disk.threads == 1
+
+
+async def test_a_file_system_that_cannot_tell_is_not_asked_on_the_loop(
+    node: DirectoryNode, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of other machines: their fstat(2) may take as long as the network does."""
+    monkeypatch.setattr(os, "preadv", _refusing(errno.EOPNOTSUPP))
+    loop, fstat, callers = threading.get_ident(), os.fstat, []
+
+    def noted(descriptor: int) -> os.stat_result:
+        callers.append(threading.get_ident())
+        return fstat(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", noted)
+        for place in (500_000, 600_000):
+            assert await node.get(KEY, place, 1000) == DATA[place : place + 1000]
+    assert (disk.threads, disk.asked) == (2, [])
+    assert callers
+    assert loop not in callers
 
 
 def _refusing(number: int) -> Callable[..., Any]:
