@@ -101,6 +101,8 @@ class PollingLoop:
         self._deferred: deque[trio.lowlevel.Task] = deque()
         self._overtaken = 0
         self._turn_taken = False
+        self._alone = False
+        """whether the last one that might have let others go first found that there are none lately"""
         self._others = 0
         """requests that were taken and have not turned out to be such that others may overtake"""
         self._others_at = 0
@@ -126,11 +128,11 @@ class PollingLoop:
         """Return when it is the turn of a handler that takes long (7). What has to come after it has to wait
         for it by itself."""
         nobody_polls = self._poller is None and not self._parked and not self._stand_in_awake
-        alone = self._is_alone()
+        self._alone = self._is_alone()
         if nobody_polls or self._stopped:
             return
         if not self._deferred:
-            if alone or not self._device.poll(0):
+            if self._alone or not self._device.poll(0):
                 return
             self._overtaken = 0
         task = trio.lowlevel.current_task()
@@ -209,7 +211,9 @@ class PollingLoop:
             trio.lowlevel.reschedule(self._deferred.popleft())
 
     async def _next_request(self) -> None:
-        while self._deferred and (self._overtaken >= _BEFORE_DEFERRED or not self._device.poll(0)):
+        while self._deferred and (
+            self._alone or self._overtaken >= _BEFORE_DEFERRED or not self._device.poll(0)
+        ):
             self._overtaken, self._turn_taken = 0, False
             trio.lowlevel.reschedule(self._deferred.popleft())
             while not self._turn_taken:  # trio runs what it can run in any order
