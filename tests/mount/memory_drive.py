@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -53,6 +54,8 @@ class MemoryDrive:
         self.read_delay = 0.0
         self.broken: dict[int, Exception] = {}
         self.synced = 0
+        self.asked: Counter[str] = Counter()
+        """how often for which extended attribute"""
         self.background_fails = trio.Event()
         root = self._new(stat.S_IFDIR | 0o755, 0, os.geteuid(), os.getegid())
         self._nodes[root].parent = root
@@ -269,6 +272,7 @@ class MemoryDrive:
         ]
 
     def get_xattr(self, inode: int, name: bytes) -> bytes:
+        self.asked[os.fsdecode(name)] += 1
         try:
             return self._node(inode).xattrs[name]
         except KeyError:
@@ -295,7 +299,7 @@ class MemoryDrive:
         self.synced += 1
 
     async def status(self) -> dict[str, Any]:
-        return {"inodes": len(self._nodes), "synced": self.synced}
+        return {"inodes": len(self._nodes), "synced": self.synced, "asked": dict(self.asked)}
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

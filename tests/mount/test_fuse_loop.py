@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -404,6 +405,17 @@ def test_an_idle_mount_uses_no_processor(tmp_path: Path) -> None:
 
 
 @pytest.mark.mount
+@pytest.mark.mount
+def test_writes_ask_for_privileges_once(tmp_path: Path) -> None:
+    """Without FUSE_HANDLE_KILLPRIV_V2 the kernel would ask for `security.capability` before each of them."""
+    with _mounted(tmp_path) as mounted:
+        with open(mounted.folder / "file", "wb", buffering=0) as file:
+            for _ in range(50):
+                file.write(b"some bytes")
+        asked = json.loads(_ask(mounted, "GET /status").partition(b"\r\n\r\n")[2])["asked"]
+    assert asked.get("security.capability", 0) <= 2
+
+
 def test_the_control_socket_answers_under_load(tmp_path: Path) -> None:
     with _mounted(tmp_path) as mounted:
         loading = True
