@@ -10,6 +10,7 @@ from stat import S_IFDIR
 import pytest
 
 from backend.errors import LeaseHeldError, RollbackError, TransientError
+from cache.errors import InputOutputError
 from cache.journal_scan import PendingCommit
 from cache.opening import LocalState, StaleCacheError, set_aside
 from cache.operations import ROOT_INODE
@@ -44,6 +45,29 @@ async def test_a_killed_process_loses_nothing(folder: Path, upstream: MemoryUpst
         assert [await content_of(drive, name) for name in (b"one", b"two", b"three")] == [b"1", b"2", b"3"]
         await drive.sync()
     assert len(upstream.commits) == 2
+
+
+@pytest.mark.logs_warnings
+async def test_a_change_that_could_not_be_applied_is_applied_at_the_next_open(
+    folder: Path, upstream: MemoryUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Journal and namespace differ: nothing is written down or accepted any more."""
+    async with opened(folder, upstream, crash=True) as drive:
+        await make_file(drive, b"before")
+
+        def fail(*_: object) -> None:
+            raise MemoryError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(drive._namespace, "apply", fail)
+            with pytest.raises(MemoryError):
+                await make_file(drive, b"journaled")
+        with pytest.raises(InputOutputError, match="mount again"):
+            drive.ledger.flush()
+        with pytest.raises(InputOutputError):
+            await make_file(drive, b"refused")
+    async with opened(folder, upstream) as drive:
+        assert {entry.name for entry in drive.entries(ROOT_INODE, 0, 10)} == {b"before", b"journaled"}
 
 
 @pytest.mark.logs_warnings
