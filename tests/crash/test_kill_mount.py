@@ -31,7 +31,7 @@ FAILPOINTS = [
     "ledger.cut*1",
     "ledger.extents*3",
     "ledger.published*1",
-    "ledger.checkpointed",
+    "ledger.checkpointed*1",
     "blocks.after-index*1",
     "commit.after-first-copy*1",  # the first commit is made as soon as the mount answers
     "journal.appended*100",
@@ -55,19 +55,25 @@ class Rounds:
     @contextmanager
     def load(self, seed: int) -> Iterator[list[subprocess.Popen[str]]]:
         """Writers at work. They end with the mount, or are ended when the block is left."""
-        writers = [self._writer(seed * 100 + number) for number in range(WRITERS)]
+        # All folders first: at some steps the mount is killed as soon as something has changed.
+        places = [self._place(seed * 100 + number) for number in range(WRITERS)]
+        writers: list[subprocess.Popen[str]] = []
         try:
+            writers += [self._writer(*place) for place in places]
             yield writers
         finally:
             for writer in writers:
                 writer.kill()
                 writer.communicate()
 
-    def _writer(self, seed: int) -> subprocess.Popen[str]:
+    def _place(self, seed: int) -> tuple[str, Path, int]:
         name = f"writer-{seed}"
         manifest = self.drive.folder / f"{name}.manifest"
         (self.drive.mountpoint / name).mkdir()
         self._manifests.append((name, manifest))
+        return name, manifest, seed
+
+    def _writer(self, name: str, manifest: Path, seed: int) -> subprocess.Popen[str]:
         command = [sys.executable, load.__file__, str(self.drive.mountpoint / name), str(manifest), str(seed)]
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
