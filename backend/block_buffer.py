@@ -18,6 +18,7 @@ import trio
 
 from backend.errors import DriveError
 from backend.fragment_format import PACK_ID_SIZE
+from backend.node import Buffer
 from backend.pack_format import MAX_BLOCKS, MAX_CONTENT, PackEntry, check_block, encode_pack
 from backend.upstream import BlockId, SealedBlock
 
@@ -61,7 +62,7 @@ class PendingPack:
         """Where its blocks lie, once `fix` was called."""
         return list(self._entries.values())
 
-    def read(self, block: BlockId) -> bytes:
+    def read(self, block: BlockId) -> Buffer:
         """One of its blocks."""
         if self.data:
             entry = self._entries[block]
@@ -128,7 +129,7 @@ class BlockBuffer:
         """Whether the pack is still to be stored."""
         return pack_id in self._packs
 
-    def read(self, block: BlockId) -> bytes | None:
+    def read(self, block: BlockId) -> Buffer | None:
         """The block if it is in the buffer."""
         pack = self._blocks.get(block)
         return None if pack is None else pack.read(block)

@@ -59,8 +59,8 @@ CREATE TABLE blocks (
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
-LOCATED: Final = 1024
-"""Locations that are kept in memory: those of a gigabyte that is being read."""
+LOCATED: Final = 16_384
+"""Locations that are kept in memory (4 MB at most): of a gigabyte that is read, or of so many small files."""
 _PACK_COLUMNS: Final = "packs.id, packs.size, packs.stored, packs.nodes, packs.missing"
 
 Parameters = ParamSpec("Parameters")
@@ -124,12 +124,16 @@ class BlockIndex:
         another drive or version: nothing was changed; remove it, it can be rebuilt."""
         self._parity = 32
         self._located: dict[BlockId, BlockLocation] = {}
+        self._packs_located: dict[int, Pack] = {}
+        """the packs of these, by their number"""
         self._located_at = 0
         """what the database had counted as changes when these were looked up"""
         self._path = "" if path == ":memory:" else path
         if self._path and at_rest.is_damaged(path):
             raise CorruptError("the block index changed since it was closed: remove blocks.db, it is rebuilt")
         self._database = apsw.Connection(path)
+        # As in the namespace: no statement is compiled anew for a bound value.
+        self._database.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         try:
             self._open(drive_id)
             if self._path:
@@ -168,17 +172,24 @@ class BlockIndex:
         """Where to read the block; None if it is not stored."""
         changes = self._database.total_changes()
         if changes != self._located_at or len(self._located) >= LOCATED:
-            self._located, self._located_at = {}, changes
+            self._located, self._packs_located, self._located_at = {}, {}, changes
         location = self._located.get(block) or self._look_up(block)
         if location is not None:
             self._located[block] = location
         return location
 
     def _look_up(self, block: BlockId) -> BlockLocation | None:
-        row = self._one(
-            f"SELECT {_PACK_COLUMNS}, offset, length FROM blocks JOIN packs ON packs.number = blocks.pack"
-            " WHERE blocks.id = ?", block)
-        return None if row is None else BlockLocation(_pack(row[:5]), row[5], row[6])
+        # Two statements, as many blocks have their pack in common.
+        row = self._one("SELECT pack, offset, length FROM blocks WHERE id = ?", block)
+        pack = None if row is None else self._packs_located.get(row[0]) or self._numbered(row[0])
+        if row is None or pack is None:
+            return None
+        self._packs_located[row[0]] = pack
+        return BlockLocation(pack, row[1], row[2])
+
+    def _numbered(self, number: int) -> Pack | None:
+        row = self._one(f"SELECT {_PACK_COLUMNS} FROM packs WHERE number = ?", number)
+        return None if row is None else _pack(row)
 
     @_translated
     def add_pack(self, pack: Pack, entries: Sequence[PackEntry]) -> None:

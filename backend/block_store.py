@@ -34,13 +34,13 @@ from backend.erasure import ErasureCode
 from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
 from backend.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
-from backend.node import Node
+from backend.node import Buffer, Node
 from backend.pack_format import MAX_BLOCK_SIZE
 from backend.pack_store import PackStore, PackWrite, require_placeable
 from backend.placement import ClusterMap
 from backend.repair_queue import FIRST_WAIT as REPAIR_WAIT
 from backend.repair_queue import NoteRepair, RepairQueue, forget
-from backend.upstream import BlockId, CompactionReport, NodeStatus, SealedBlock, StoreStatus
+from backend.upstream import BlockId, BlockPart, CompactionReport, NodeStatus, SealedBlock, StoreStatus
 
 AFTER_QUORUM: Final = declare(
     "blocks.after-quorum", "a pack is durable at write quorum; the index does not know it yet")
@@ -127,13 +127,13 @@ class BlockStore:
             await pack.wait_stored(failures)
         await trio.lowlevel.checkpoint()
 
-    async def get_block(self, block: BlockId) -> bytes:
-        return await self.get_block_part(block, 0, MAX_BLOCK_SIZE)
+    async def get_block(self, block: BlockId) -> Buffer:
+        return (await self.get_block_part(block, 0, MAX_BLOCK_SIZE)).data
 
-    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
         buffered = self._buffer.read(block)
         if buffered is not None:
-            return buffered[offset : offset + length]
+            return BlockPart(buffered[offset : offset + length], len(buffered))
         location = await self._locate(block)
         try:
             return await self._read_part(location, offset, length)
@@ -143,14 +143,15 @@ class BlockStore:
                 raise
         return await self._read_part(moved, offset, length)
 
-    async def _read_part(self, location: BlockLocation, offset: int, length: int) -> bytes:
+    async def _read_part(self, location: BlockLocation, offset: int, length: int) -> BlockPart:
         length = max(0, min(length, location.length - offset))
-        return await self._packs.reader.read_range(location.pack, location.offset + offset, length)
+        data = await self._packs.reader.read_range(location.pack, location.offset + offset, length)
+        return BlockPart(data, location.length)
 
     async def get_block_again(self, block: BlockId) -> bytes:
         buffered = self._buffer.read(block)
         if buffered is not None:
-            return buffered
+            return bytes(buffered)
         location = await self._locate(block)
         self._want_repair(location.pack, 0)
         self._packs.reader.forget(location.pack.id)

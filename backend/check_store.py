@@ -21,6 +21,7 @@ from backend.errors import CorruptError, DriveError, FormatError
 from backend.findings import Findings
 from backend.fragment_format import FOOTER_SIZE, fragment_key
 from backend.fragment_reader import is_wrong, named
+from backend.node import Buffer
 from backend.pack_format import PackEntry
 from backend.pack_store import PackStore
 from backend.upstream import BlockId
@@ -28,7 +29,7 @@ from backend.upstream import BlockId
 AT_ONCE: Final = 4
 _BATCH: Final = 64
 
-VerifyBlock = Callable[[BlockId, bytes], None]
+VerifyBlock = Callable[[BlockId, Buffer], None]
 """Raises `CorruptError` or `FormatError` unless the sealed block opens and is what its id says. Any
 thread."""
 ReadIndex = Callable[[bytes, bytes], list[PackEntry]]
@@ -185,7 +186,7 @@ class StoreCheck:
             if not await trio.to_thread.run_sync(self._opens, entry.block, sealed, limiter=self._packs.cpu):
                 self.unreadable.add(entry.block)
 
-    def _opens(self, block: BlockId, sealed: bytes) -> bool:
+    def _opens(self, block: BlockId, sealed: Buffer) -> bool:
         if self._verify is None:
             return True
         try:

@@ -99,7 +99,7 @@ class DirectoryNode:
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
         path = self._locate(key)
         await self._write(f"cannot write {key}", partial(self._store, path, parts, False))
-        self._files.forget(path)
+        self._files.forget(key)
 
     async def create(self, key: str, parts: Sequence[Buffer]) -> None:
         await self._write(f"cannot create {key}", partial(self._store, self._locate(key), parts, True))
@@ -110,19 +110,18 @@ class DirectoryNode:
         path = self._locate(key)
         if length is None or not length:
             return await self._read(f"cannot read {key}", partial(_read_range, path, offset, length))
-        at_once = self._files.read_now(path, offset, length)
-        if at_once is not None:
-            return at_once
-        self._check_answers(f"cannot read {key}")
-        soon = await self._files.read_soon(path, offset, length)
+        soon = await self.get_soon(key, offset, length)
         if soon is not None:
-            return soon
-        read = partial(_read_file, path, self._files.get(path), offset, length)
+            return bytes(soon)
+        read = partial(_read_file, path, self._files.get(key), offset, length)
         data, file = await self._read(f"cannot read {key}", read)
         if len(data) == length:
             # Else it was read to its end, by who asked for as much as there can be: small objects, once.
-            self._files.keep(path, file)
+            self._files.keep(key, file)
         return data
+
+    async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
+        return await self._files.read_soon(key, offset, length, ask=not self._is_silent())
 
     async def size(self, key: str) -> int:
         return await self._read(f"cannot stat {key}", partial(_size, self._locate(key)))
@@ -130,7 +129,7 @@ class DirectoryNode:
     async def delete(self, key: str) -> None:
         with suppress(NotFoundError):
             path = self._locate(key)
-            self._files.forget(path)
+            self._files.forget(key)
             await self._write(f"cannot delete {key}", partial(_delete, path))
 
     async def keys(self, prefix: str) -> list[str]:
@@ -168,10 +167,13 @@ class DirectoryNode:
         raise self._silent(what)
 
     def _check_answers(self, what: str) -> None:
-        now = time.monotonic()
-        if any(now - started > self._patience for started in [*self._running.values()]):
+        if self._is_silent():
             # Not transient: to try again at once would only cost time.
             raise NodeError(f"{self.name}: {what}: an earlier call is not answered yet", self.name)
+
+    def _is_silent(self) -> bool:
+        now = time.monotonic()
+        return any(now - started > self._patience for started in [*self._running.values()])
 
     def _silent(self, what: str) -> TransientError:
         return TransientError(f"{self.name}: {what}: no answer within {self._patience:g} s")
@@ -277,7 +279,7 @@ def _read_range(path: str, offset: int, length: int | None) -> bytes:
 
 def _read_file(path: str, file: OpenFile | None, offset: int, length: int) -> tuple[bytes, OpenFile]:
     """The bytes, and the open file that they are from: `file`, if the path still leads to it."""
-    if file is None or not file.leads_from(path):
+    if file is None or not file.is_in_place():
         file = OpenFile(path)
     return file.read(offset, length), file
 

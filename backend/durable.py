@@ -28,7 +28,7 @@ class Durable:
 
     def write(self, descriptor: int, parts: Sequence[Buffer], offset: int) -> int:
         """Write all of `parts` at `offset`; the number of bytes. A short write goes on."""
-        total = sum(len(part) for part in parts)
+        total = sum(map(len, parts))
         written = os.pwritev(descriptor, parts[:_MAX_VECTORS], offset)
         if written == total:
             return total

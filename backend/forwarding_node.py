@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from typing import Any
 
 from backend.node import Buffer, Node, Space
 
@@ -29,6 +30,10 @@ class ForwardingNode:
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return await self._node.get(key, offset, length)
+
+    def get_soon(self, key: str, offset: int, length: int) -> Coroutine[Any, Any, Buffer | None]:
+        # Not async: it is on the way of each small read, and a coroutine more for each wrapper costs time.
+        return self._node.get_soon(key, offset, length)
 
     async def size(self, key: str) -> int:
         return await self._node.size(key)

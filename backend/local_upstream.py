@@ -21,8 +21,9 @@ import trio
 from backend.commit_log import CommitLog
 from backend.errors import ConflictError, CorruptError, DriveError, FencedError, ReadOnlyError
 from backend.lease import Lease
+from backend.node import Buffer
 from backend.replicated_objects import ReplicatedObjects
-from backend.upstream import BlockId, Commit, CompactionReport, Head, SealedBlock, StoreStatus
+from backend.upstream import BlockId, BlockPart, Commit, CompactionReport, Head, SealedBlock, StoreStatus
 
 ROOTS: Final = "roots/"
 _LOG = logging.getLogger(__name__)
@@ -40,10 +41,10 @@ class Blocks(Protocol):
     async def flush(self) -> None:
         """See `Upstream.flush`."""
 
-    async def get_block(self, block: BlockId) -> bytes:
+    async def get_block(self, block: BlockId) -> Buffer:
         """See `Upstream.get_block`."""
 
-    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
         """See `Upstream.get_block_part`."""
 
     async def get_block_again(self, block: BlockId) -> bytes:
@@ -176,11 +177,11 @@ class LocalUpstream:
         await self._writer().ensure()
         await self._blocks.flush()
 
-    async def get_block(self, block: BlockId) -> bytes:
+    async def get_block(self, block: BlockId) -> Buffer:
         """See `Upstream.get_block`."""
         return await self._blocks.get_block(block)
 
-    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
         """See `Upstream.get_block_part`."""
         return await self._blocks.get_block_part(block, offset, length)
 

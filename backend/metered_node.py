@@ -29,6 +29,11 @@ class CallMeter:
     seconds: float = 0.0
     latency: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BOUNDS) + 1))
 
+    def took(self, seconds: float) -> None:
+        """Note how long a call took."""
+        self.seconds += seconds
+        self.latency[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+
 
 class MeteredNode(ForwardingNode):
     """See `backend.node.Node`. Adds no errors of its own."""
@@ -57,6 +62,17 @@ class MeteredNode(ForwardingNode):
             data = await self._node.get(key, offset, length)
             meter.payload_bytes += len(data)
             return data
+
+    async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
+        """Counted as a `get` if it brings anything."""
+        started = trio.current_time()
+        data = await self._node.get_soon(key, offset, length)
+        if data is not None:
+            meter = self._meters["get"]
+            meter.calls += 1
+            meter.payload_bytes += len(data)
+            meter.took(trio.current_time() - started)
+        return data
 
     async def size(self, key: str) -> int:
         with self._measured("size"):
@@ -94,6 +110,4 @@ class MeteredNode(ForwardingNode):
             meter.errors += 1
             raise
         finally:
-            seconds = trio.current_time() - started
-            meter.seconds += seconds
-            meter.latency[bisect_left(LATENCY_BOUNDS, seconds)] += 1
+            meter.took(trio.current_time() - started)

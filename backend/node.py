@@ -51,6 +51,10 @@ class Node(Protocol):
         """The bytes [offset, offset+length) of the object, or to its end. Shorter only where the
         object ends. `NotFoundError` if there is no such key."""
 
+    async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
+        """What `get` would give, `length` bytes, if the node has them in less than a millisecond; None
+        says nothing but that `get` is to be asked. Raises no error: `get` will find and tell."""
+
     async def size(self, key: str) -> int:
         """The object's length in bytes. `NotFoundError` if there is no such key."""
 

@@ -6,7 +6,7 @@ it in the page cache: preadv2(2) with RWF_NOWAIT says so without ever waiting fo
 random, and the kernel is told not to read more than they want.
 
 A solid-state disk answers a small read sooner than a thread is woken twice: `read_soon` asks the kernel for
-the bytes and looks for them in the page cache, in turn with all other tasks, for a time as short as a
+the bytes and looks for them in the page cache, soon in turn with all other tasks, for a time as short as a
 thread's turn may take. A disk that does not answer by then is left to threads for a while, for a longer one
 each time, so that a slow one costs one short look in a second.
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import time
 from collections import OrderedDict
 from contextlib import suppress
@@ -25,12 +26,21 @@ from typing import Final
 
 import trio
 
-MOST: Final = 32
+from backend.node import Buffer
+
+MOST: Final = 2048
+"""A drive's packs that are read at random, 16 GiB of them: to open a file that is not in memory is a
+thread's turn and some reads of the disk."""
+SHARE: Final = 16
+"""A node keeps a 16th of the files that the process may open: there are others, and sockets and databases."""
 NEAR: Final = 64 * 1024
 READ_AHEAD: Final = 512 * 1024
 SOON_MOST: Final = 128 * 1024
 """Longer reads are worth a thread: to copy them would hold the loop up."""
 SOON_NS: Final = 400_000
+SPIN_NS: Final = 80_000
+"""So long the disk is looked at without a turn for others: what a few turns take, and what most small reads
+of a solid-state disk do. One that is slower is not looked at like this, until it is quick again."""
 FIRST_PAUSE_NS: Final = 10_000_000
 LONGEST_PAUSE_NS: Final = 1_000_000_000
 
@@ -38,10 +48,12 @@ LONGEST_PAUSE_NS: Final = 1_000_000_000
 class OpenFile:
     """A descriptor that is closed with its last reference."""
 
-    __slots__ = ("_end", "descriptor")
+    __slots__ = ("_end", "_inode", "descriptor", "path")
 
     def __init__(self, path: str) -> None:
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.path = path
+        self._inode = _inode(os.fstat(self.descriptor))
         self._end = -1
         os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)
 
@@ -49,18 +61,18 @@ class OpenFile:
         with suppress(AttributeError):  # the open failed
             os.close(self.descriptor)
 
-    def leads_from(self, path: str) -> bool:
-        """Whether `path` still leads to this file. `FileNotFoundError` if to none."""
-        return os.path.samestat(os.fstat(self.descriptor), os.stat(path))
-
-    def read_now(self, offset: int, length: int) -> bytes | None:
-        """The bytes if the page cache has all of them. `OSError`; EAGAIN if it has none."""
-        data = bytearray(length)
-        return bytes(data) if self.fill_now(data, offset) else None
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to this file. `FileNotFoundError` if to none."""
+        return _inode(os.stat(self.path)) == self._inode
 
     def fill_now(self, data: bytearray, offset: int) -> bool:
-        """Whether the page cache has all bytes that `data` has room for; then they are in it. `OSError`."""
-        if os.preadv(self.descriptor, [data], offset, os.RWF_NOWAIT) != len(data):
+        """Whether the page cache has all bytes that `data` has room for; then they are in it. `OSError`, but
+        not EAGAIN."""
+        try:
+            count = os.preadv(self.descriptor, [data], offset, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        if count != len(data):
             return False
         self._end = offset + len(data)
         return True
@@ -100,65 +112,74 @@ class OpenFile:
 
 
 class OpenFiles:
-    """The files that were read last, by path."""
+    """The files of a node that were read last, by key."""
 
-    def __init__(self, most: int = MOST) -> None:
-        self._most = most
+    def __init__(self) -> None:
+        self._most = min(MOST, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // SHARE)
         self._files: OrderedDict[str, OpenFile] = OrderedDict()
         self._can_tell = True
         """whether the file system knows RWF_NOWAIT; those of other machines do not, and looking may wait"""
         self._slow_until = 0
         self._pause_ns = FIRST_PAUSE_NS
+        self._spin_ns = SPIN_NS
 
-    def get(self, path: str) -> OpenFile | None:
-        """The file, if it is open here; the path may lead elsewhere by now."""
-        return self._files.get(path)
+    def get(self, key: str) -> OpenFile | None:
+        """The file, if it is open here; its path may lead elsewhere by now."""
+        return self._files.get(key)
 
-    def read_now(self, path: str, offset: int, length: int) -> bytes | None:
-        """The bytes, if the file is open here, is still what the path leads to, and the page cache has all
-        of them. So a node whose disk went away is seen to be away."""
-        file = self._files.get(path)
-        if file is None or not self._can_tell:
+    async def read_soon(self, key: str, offset: int, length: int, *, ask: bool) -> Buffer | None:
+        """The bytes, if the file is open here, is still what its path leads to (so a node whose disk went
+        away is seen to be away), and the page cache has them or, if the disk may be asked, it is quick to
+        bring them; else None, and they are to be read in a thread. A checkpoint, or none."""
+        file = self._files.get(key)
+        if file is None or length > SOON_MOST or not self._can_tell:
             return None
-        self._files.move_to_end(path)
+        self._files.move_to_end(key)
+        data = bytearray(length)
         try:
-            data = file.read_now(offset, length)
-            if data is not None and file.leads_from(path):
-                return data
-        except OSError as error:
-            # EAGAIN: the disk would have to be waited for. Any other is for the slow way to find and tell.
+            if file.fill_now(data, offset) or (ask and await self._brings(file, data, offset)):
+                return data if file.is_in_place() else None
+        except OSError as error:  # for the slow way to find and tell
             self._can_tell = error.errno != errno.EOPNOTSUPP
         return None
 
-    async def read_soon(self, path: str, offset: int, length: int) -> bytes | None:
-        """The bytes, if the file is open here and the disk is quick to bring them; else None, and they are
-        to be read in a thread. To be called when `read_now` had nothing. A checkpoint, or none."""
-        file = self._files.get(path)
+    async def _brings(self, file: OpenFile, data: bytearray, offset: int) -> bool:
+        """Whether the disk fills `data` soon. `OSError`."""
         start = time.perf_counter_ns()
-        if file is None or not self._can_tell or length > SOON_MOST or start < self._slow_until:
-            return None
-        data = bytearray(length)
-        with suppress(OSError):  # for the slow way to find and tell
-            if not file.ask(offset, length):
-                return None
-            while time.perf_counter_ns() - start < SOON_NS:
+        if start < self._slow_until or not file.ask(offset, len(data)):
+            return False
+        waited = 0
+        while waited < SOON_NS:
+            if waited >= self._spin_ns:
                 await trio.lowlevel.checkpoint()
-                with suppress(BlockingIOError):
-                    if file.fill_now(data, offset):
-                        self._pause_ns = FIRST_PAUSE_NS
-                        return bytes(data) if file.leads_from(path) else None
+            if file.fill_now(data, offset):
+                self._note_quick(waited)
+                return True
+            waited = time.perf_counter_ns() - start
+        self._note_slow(start)
+        return False
+
+    def _note_quick(self, waited: int) -> None:
+        self._pause_ns = FIRST_PAUSE_NS
+        self._spin_ns = SPIN_NS if waited < SPIN_NS else self._spin_ns // 2
+
+    def _note_slow(self, start: int) -> None:
+        self._spin_ns = 0
         if start >= self._slow_until:  # else another read was slow at the same time
             self._slow_until = time.perf_counter_ns() + self._pause_ns
             self._pause_ns = min(2 * self._pause_ns, LONGEST_PAUSE_NS)
-        return None
 
-    def keep(self, path: str, file: OpenFile) -> None:
-        """Remember an open file of `path`."""
-        self._files[path] = file
-        self._files.move_to_end(path)
+    def keep(self, key: str, file: OpenFile) -> None:
+        """Remember the open file of `key`."""
+        self._files[key] = file
+        self._files.move_to_end(key)
         if len(self._files) > self._most:
             self._files.popitem(last=False)
 
-    def forget(self, path: str) -> None:
+    def forget(self, key: str) -> None:
         """The file is replaced or removed: the next read opens it anew."""
-        self._files.pop(path, None)
+        self._files.pop(key, None)
+
+
+def _inode(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NewType, Protocol
+from typing import NamedTuple, NewType, Protocol
+
+from backend.node import Buffer
 
 BlockId = NewType("BlockId", bytes)
 """32 bytes: keyed BLAKE3 of the block's plaintext."""
@@ -27,7 +29,14 @@ class SealedBlock:
     """A block as it is stored: `data` is self-contained ciphertext (see docs/format/block.md)."""
 
     id: BlockId
-    data: bytes
+    data: Buffer
+
+
+class BlockPart(NamedTuple):
+    """Part of a sealed block, and the size of the whole."""
+
+    data: Buffer
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +134,11 @@ class Upstream(Protocol):
         """Return when every block taken before is stored at write quorum. Raises what storing
         raised; the blocks stay buffered, so that calling again tries again."""
 
-    async def get_block(self, block: BlockId) -> bytes:
+    async def get_block(self, block: BlockId) -> Buffer:
         """The sealed block whole. Does not authenticate it (no key here): a caller that finds it
         wrong calls `get_block_again`."""
 
-    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
         """The bytes [offset, offset+length) of the sealed block, fewer at its end. Else as `get_block`."""
 
     async def get_block_again(self, block: BlockId) -> bytes:

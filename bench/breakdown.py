@@ -79,7 +79,7 @@ STORE: Final[tuple[Part, ...]] = (
 READ: Final[tuple[Part, ...]] = (
     (Content, "_plan", "extents of the range"),
     (BlockCache, "_fetch_part", "a block's segment"),
-    (DirectoryNode, "get", "of it: the node's answer, with the disk"),
+    (DirectoryNode, "get_soon", "of it: the node's answer, with the disk"),
     (BlockCache, "_open_segments", "of it: decrypt, check"),
 )
 

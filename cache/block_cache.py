@@ -19,12 +19,14 @@ from functools import partial
 import trio
 
 from backend.errors import CorruptError, FormatError
+from backend.node import Buffer
 from backend.upstream import BlockId, Upstream
-from cache.block_codec import HEADER, SEGMENT, BlockCodec, BlockHeader, decode_header
+from cache.block_codec import SEGMENT, BlockCodec, BlockHeader, header_of_uncompressed, sealed_range
 
-INLINE = 68 << 10
-"""Sealed bytes up to this size (two segments) are opened on the loop: a thread hop would cost more."""
-_HEADERS = 4096
+INLINE = 2 << 20
+"""Sealed bytes up to this size are opened on the loop, in less than a millisecond if they are not compressed.
+In a thread they take longer, as it has to get the interpreter back after each segment."""
+_UNDIVIDED = 16_384
 
 
 class _Fetch:
@@ -34,7 +36,7 @@ class _Fetch:
 
     def __init__(self) -> None:
         self.done = trio.Event()
-        self.plaintext: bytes | None = None
+        self.plaintext: Buffer | None = None
 
 
 class BlockCache:
@@ -47,14 +49,15 @@ class BlockCache:
         self._codec = codec
         self._limit = limit
         self._limiter = limiter
-        self._blocks: OrderedDict[bytes, bytes] = OrderedDict()
-        self._headers: OrderedDict[bytes, BlockHeader] = OrderedDict()
+        self._blocks: OrderedDict[bytes, Buffer] = OrderedDict()
+        self._undivided: OrderedDict[bytes, None] = OrderedDict()
+        """blocks whose parts did not open alone when they were asked for: most are compressed"""
         self._fetches: dict[bytes, _Fetch] = {}
         self.used = 0
         self.hits = 0
         self.misses = 0
 
-    def get_cached(self, block: bytes) -> bytes | None:
+    def get_cached(self, block: bytes) -> Buffer | None:
         """The plaintext if it is in memory whole."""
         return self._lookup(block)
 
@@ -73,7 +76,7 @@ class BlockCache:
         """Whether reading ahead should fetch it."""
         return block not in self._blocks and block not in self._fetches
 
-    async def get(self, block: bytes) -> bytes:
+    async def get(self, block: bytes) -> Buffer:
         """The plaintext. `UnavailableError`, `CorruptError`, `NotFoundError`, `TransientError`."""
         plaintext = self.get_cached(block)
         if plaintext is not None:
@@ -91,49 +94,46 @@ class BlockCache:
         cached = self.get_cached_part(block, start, end)
         if cached is not None:
             return cached
-        if block not in self._fetches:
+        if block not in self._fetches and block not in self._undivided:
             found = await self._fetch_part(BlockId(block), start, end)
             if found is not None:
                 return found
+            self._note_undivided(block)
         return memoryview(await self.get(block))[start:end]
 
     async def _fetch_part(self, block: BlockId, start: int, end: int) -> memoryview | None:
-        """None if the block has to be fetched whole: it is one segment, or not what it should be."""
+        """None if the block has to be fetched whole: it is compressed, or not what it should be. That it is
+        not compressed is tried, not asked: the header would be a second read of the disk."""
         first, last = start // SEGMENT, (end - 1) // SEGMENT
+        self.misses += 1
         try:
-            header = await self._header(block)
-            if not header.segmented or end > header.length:
+            part = await self._upstream.get_block_part(block, *sealed_range(first, last))
+            header = header_of_uncompressed(part.size)
+            if header is None or end > header.length:
                 return None
-            self.misses += 1
-            sealed = await self._upstream.get_block_part(block, *header.sealed_range(first, last))
-            plaintext = await self._open_segments(block, header, first, last, sealed)
-        except (CorruptError, FormatError):
-            self._headers.pop(block, None)
+            plaintext = await self._open_segments(block, header, first, last, part.data)
+        except CorruptError:
             return None
         for number in range(first, last + 1):
             at = (number - first) * SEGMENT
             self._keep(_segment_key(block, number), plaintext[at : at + SEGMENT])
         return memoryview(plaintext)[start - first * SEGMENT : end - first * SEGMENT]
 
-    async def _header(self, block: BlockId) -> BlockHeader:
-        header = self._headers.get(block)
-        if header is None:
-            header = decode_header(await self._upstream.get_block_part(block, 0, HEADER.size))
-            self._headers[block] = header
-            if len(self._headers) > _HEADERS:
-                self._headers.popitem(last=False)
-        return header
+    def _note_undivided(self, block: bytes) -> None:
+        self._undivided[block] = None
+        if len(self._undivided) > _UNDIVIDED:
+            self._undivided.popitem(last=False)
 
     async def _open_segments(
-        self, block: BlockId, header: BlockHeader, first: int, last: int, sealed: bytes
-    ) -> bytes:
+        self, block: BlockId, header: BlockHeader, first: int, last: int, sealed: Buffer
+    ) -> Buffer:
         length = min((last + 1) * SEGMENT, header.length) - first * SEGMENT
         if len(sealed) <= INLINE:
             return self._codec.open_segments(block, header, first, sealed, length)
         call = partial(self._codec.open_segments, block, header, first, sealed, length)
         return await trio.to_thread.run_sync(call, limiter=self._limiter)
 
-    async def _fetch(self, block: bytes) -> bytes:
+    async def _fetch(self, block: bytes) -> Buffer:
         self.misses += 1
         fetch = self._fetches[block] = _Fetch()
         try:
@@ -144,7 +144,7 @@ class BlockCache:
             del self._fetches[block]
             fetch.done.set()
 
-    async def _fetch_and_open(self, block: BlockId) -> bytes:
+    async def _fetch_and_open(self, block: BlockId) -> Buffer:
         sealed = await self._upstream.get_block(block)
         try:
             return await self._open(block, sealed)
@@ -152,19 +152,19 @@ class BlockCache:
             sealed = await self._upstream.get_block_again(block)
             return await self._open(block, sealed)
 
-    async def _open(self, block: BlockId, sealed: bytes) -> bytes:
+    async def _open(self, block: BlockId, sealed: Buffer) -> Buffer:
         if len(sealed) <= INLINE:
             return self._codec.open(block, sealed)
         return await trio.to_thread.run_sync(self._codec.open, block, sealed, limiter=self._limiter)
 
-    def _lookup(self, key: bytes) -> bytes | None:
+    def _lookup(self, key: bytes) -> Buffer | None:
         plaintext = self._blocks.get(key)
         if plaintext is not None:
             self._blocks.move_to_end(key)
             self.hits += 1
         return plaintext
 
-    def _keep(self, key: bytes, plaintext: bytes) -> None:
+    def _keep(self, key: bytes, plaintext: Buffer) -> None:
         if key in self._blocks:
             return
         self._blocks[key] = plaintext

@@ -9,9 +9,10 @@ without the rest. Sizes are checked before anything is decompressed. Thread-safe
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from backend.crypto import SEAL_OVERHEAD, derive, keyed_hash, open_sealed, seal
+from backend.crypto import SEAL_OVERHEAD, derive, keyed_hash, open_into, open_sealed, seal_into
 from backend.errors import CorruptError, FormatError
 from backend.node import Buffer
 from backend.upstream import BlockId, SealedBlock
@@ -36,19 +37,24 @@ class BlockHeader(NamedTuple):
     length: int
     """of the plaintext"""
 
-    @property
-    def segmented(self) -> bool:
-        """Whether a part can be opened without the rest."""
-        return self.compression == PLAIN and self.length > SEGMENT
-
     def encode(self) -> bytes:
         """The first bytes of the sealed block."""
         return HEADER.pack(VERSION, self.compression, self.length)
 
-    def sealed_range(self, first: int, last: int) -> tuple[int, int]:
-        """(offset, length) of the segments `first` to `last` in the sealed block; both must be in it."""
-        plaintext = min((last + 1) * SEGMENT, self.length) - first * SEGMENT
-        return HEADER.size + first * SEALED_SEGMENT, plaintext + (last + 1 - first) * SEAL_OVERHEAD
+
+def sealed_range(first: int, last: int) -> tuple[int, int]:
+    """(offset, length) of the segments `first` to `last` in a sealed block that is not compressed; it may
+    end before."""
+    return HEADER.size + first * SEALED_SEGMENT, (last + 1 - first) * SEALED_SEGMENT
+
+
+def header_of_uncompressed(size: int) -> BlockHeader | None:
+    """What a sealed block of `size` bytes says of itself if it is not compressed: whoever has the size from
+    an index need not read the header, as each tag binds it. None if no such block has this size."""
+    segments = -(-(size - HEADER.size) // SEALED_SEGMENT)
+    length = size - HEADER.size - segments * SEAL_OVERHEAD
+    fits = max(segments - 1, 0) * SEGMENT < length <= MAX_BLOCK
+    return BlockHeader(PLAIN, length) if fits else None
 
 
 def decode_header(data: Buffer) -> BlockHeader:
@@ -68,7 +74,7 @@ class BlockCodec:
     def __init__(self, drive_id: bytes, id_key: bytes, block_key: bytes) -> None:
         self._binding = b"drivefs block\0" + drive_id
         self._id_key = id_key
-        self._block_key = block_key
+        self._block_key = derive(block_key, "one block")
 
     def block_id(self, plaintext: Buffer) -> BlockId:
         """The keyed hash that names this content."""
@@ -80,10 +86,12 @@ class BlockCodec:
         header = BlockHeader(PLAIN if packed is None else ZSTD, len(plaintext))
         bodies = _segments(memoryview(plaintext), SEGMENT) if packed is None else [memoryview(packed)]
         key, binding = self._key_and_binding(block, header)
-        parts = [seal(key, body, binding + _NUMBER.pack(number)) for number, body in enumerate(bodies)]
-        return SealedBlock(block, b"".join([header.encode(), *parts]))
+        sealed = bytearray(HEADER.size + sum(map(len, bodies)) + len(bodies) * SEAL_OVERHEAD)
+        sealed[: HEADER.size] = header.encode()
+        seal_into(memoryview(sealed)[HEADER.size :], key, _numbered(bodies, binding, 0))
+        return SealedBlock(block, sealed)
 
-    def open(self, block: BlockId, sealed: Buffer) -> bytes:
+    def open(self, block: BlockId, sealed: Buffer) -> Buffer:
         """The plaintext. `CorruptError` unless these are the bytes that were sealed under this id;
         `FormatError` for an unknown version or a size over the limit."""
         view = memoryview(sealed)
@@ -99,21 +107,24 @@ class BlockCodec:
 
     def open_segments(
         self, block: BlockId, header: BlockHeader, first: int, sealed: Buffer, length: int
-    ) -> bytes:
+    ) -> Buffer:
         """The plaintext, `length` bytes, of consecutive segments of a block that is not compressed, from
         segment `first` on. `CorruptError` as `open`."""
         key, binding = self._key_and_binding(block, header)
-        bodies = [
-            open_sealed(key, segment, binding + _NUMBER.pack(first + number))
-            for number, segment in enumerate(_segments(memoryview(sealed), SEALED_SEGMENT))
-        ]
-        plaintext = bodies[0] if len(bodies) == 1 else b"".join(bodies)
-        if len(plaintext) != length:
+        bodies = _segments(memoryview(sealed), SEALED_SEGMENT)
+        if len(sealed) != length + len(bodies) * SEAL_OVERHEAD:
             raise CorruptError("a block's length is not the one it states")
+        plaintext = bytearray(length)
+        open_into(memoryview(plaintext), key, _numbered(bodies, binding, first))
         return plaintext
 
     def _key_and_binding(self, block: BlockId, header: BlockHeader) -> tuple[bytes, bytes]:
-        return derive(self._block_key, "one block", block), self._binding + block + header.encode()
+        return keyed_hash(self._block_key, block), self._binding + block + header.encode()
+
+
+def _numbered(bodies: list[memoryview], binding: bytes, first: int) -> Iterator[tuple[memoryview, bytes]]:
+    """Each with what its tag binds."""
+    return ((body, binding + _NUMBER.pack(first + number)) for number, body in enumerate(bodies))
 
 
 def _segments(data: memoryview, size: int) -> list[memoryview]:

@@ -10,6 +10,8 @@ import time
 from stat import S_IFMT
 from typing import Final
 
+import trio
+
 from cache.access import LISTS
 from cache.attributes import AttributeChange, Attributes
 from cache.errors import (
@@ -37,6 +39,8 @@ XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", *LISTS)
 RELATIVE_ATIME_NS: Final = 24 * 3600 * 10**9
 _WRITE_BACK_NS: Final = 60 * 10**9
 """The kernel writes back what is older than 30 s (vm.dirty_expire_centisecs)."""
+_AT_ONCE: Final = 256
+"""Times that were put off are accepted so many at once, and others have their turn in between."""
 
 
 class InodeAttributes(Inodes):
@@ -75,10 +79,22 @@ class InodeAttributes(Inodes):
         if row.is_regular and row.nlink == 0:
             return True
         if layer is None or layer.settled:
-            return False
+            return self._is_of_change(row, mtime_ns, ctime_ns, now)
         if abs(now - mtime_ns) > _WRITE_BACK_NS or abs(now - ctime_ns) > _WRITE_BACK_NS:
             return False  # somebody's own choice, which must not get lost with the process
         layer.mtime_ns, layer.ctime_ns = mtime_ns, max(layer.ctime_ns, ctime_ns)
+        return True
+
+    def _is_of_change(self, row: InodeRow, mtime_ns: int, ctime_ns: int, now: int) -> bool:
+        """The kernel has its own idea of when a file was renamed or changed by another operation, a little
+        later than ours, and tells it at once: put off as access times are. What ours says stands if the
+        process is killed before."""
+        known = self._attributes(row)
+        if mtime_ns != known.mtime_ns or not known.ctime_ns <= ctime_ns <= known.ctime_ns + _WRITE_BACK_NS:
+            return False
+        if abs(now - ctime_ns) > _WRITE_BACK_NS:
+            return False
+        self._change_times[row.inode] = ctime_ns
         return True
 
     def _truncate(self, row: InodeRow, size: int, now: int) -> None:
@@ -105,14 +121,31 @@ class InodeAttributes(Inodes):
         if atime_ns <= max(mtime_ns, row.ctime_ns) or now - atime_ns > RELATIVE_ATIME_NS:
             self._access_times[inode] = now
 
-    def accept_access_times(self) -> None:
-        """Called before a cut that happens anyway."""
-        if not self.ledger.unpublished:
+    async def accept_times(self) -> None:
+        """Access and change times that were put off. Called before a cut; access times alone are not worth
+        one. Those that cannot be accepted now stay put off."""
+        if not self.ledger.unpublished and not self._change_times:
             return
-        times, self._access_times = self._access_times, {}
-        for inode, atime_ns in times.items():
-            if self._namespace.inode(inode) is not None:
-                self.ledger.accept(SetAttributes(inode, atime_ns=atime_ns))
+        waiting = [*{**self._access_times, **self._change_times}]
+        for start in range(0, len(waiting), _AT_ONCE):
+            inodes = waiting[start : start + _AT_ONCE]
+            operations = [*filter(None, map(self._times_put_off, inodes))]
+            if operations:
+                self.ledger.accept_all(operations)
+            for inode in inodes:
+                self._forget_times(inode)
+            await trio.lowlevel.checkpoint()
+
+    def _times_put_off(self, inode: int) -> SetAttributes | None:
+        row = self._namespace.inode(inode)
+        if row is None:
+            return None
+        atime_ns, ctime_ns = self._access_times.get(inode), self._change_times.get(inode)
+        if ctime_ns is not None and ctime_ns <= row.ctime_ns:
+            ctime_ns = None
+        if atime_ns is None and ctime_ns is None:
+            return None
+        return SetAttributes(inode, atime_ns=atime_ns, ctime_ns=ctime_ns)
 
     # Extended attributes
 

@@ -67,6 +67,8 @@ class Inodes:
         self._access_lists = AccessLists(self._namespace)
         self._held: dict[int, int] = {}
         self._access_times: dict[int, int] = {}
+        self._change_times: dict[int, int] = {}
+        """later than what the rows say"""
 
     # Looking
 
@@ -93,6 +95,8 @@ class Inodes:
         if file is not None:
             size, allocated, mtime_ns, ctime_ns = _with_layers(row, file)
         atime_ns = self._access_times.get(inode, row.atime_ns) if self._access_times else row.atime_ns
+        if self._change_times:
+            ctime_ns = max(ctime_ns, self._change_times.get(inode, ctime_ns))
         blocks = (min(allocated, size + BLOCK_SIZE) + 511) // 512
         return Attributes(
             inode, row.mode, row.nlink, row.uid, row.gid, row.rdev, size, blocks, atime_ns, mtime_ns, ctime_ns
@@ -160,10 +164,15 @@ class Inodes:
         file = self._dirty.get(inode)
         if file is not None and file.frozen is not None:
             return
-        self._access_times.pop(inode, None)
+        self._forget_times(inode)
         # What the caller asked for is done; an inode that cannot be deleted now is at the next open.
         with suppress(NoSpaceLeftError, InputOutputError):
             self._accept(Delete(inode))
+
+    def _forget_times(self, inode: int) -> None:
+        """Those that were put off."""
+        self._access_times.pop(inode, None)
+        self._change_times.pop(inode, None)
 
     # Accepting changes
 

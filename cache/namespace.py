@@ -163,7 +163,7 @@ class Namespace:
         if not self.read_only:
             prepare_live(self._connection)
         self._rows = RowStore(self._connection, self.path, self._cached_rows)
-        self._extents = ExtentStore(self._rows, max(self._cached_rows // 64, 64))
+        self._extents = ExtentStore(self._rows, max(self._cached_rows // 8, 64))
         self._xattrs = XattrStore(self._rows, self._cached_rows)
         self.points = PointStore(self._rows)
         self.writers = WriterStore(self._rows)

@@ -218,6 +218,9 @@ def open_database(path: str, *, read_only: bool = False, immutable: bool = False
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_VIEW, 0)
+    # Else statements with ORDER BY are compiled anew for each value that is bound, which takes twice as long
+    # as to run them.
+    connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     connection.set_busy_timeout(10_000)
     connection.execute("PRAGMA mmap_size = 0")
     connection.execute("PRAGMA cell_size_check = ON")

@@ -315,7 +315,7 @@ async def open_drive(
         identity,
         options.intervals,
         options.journal_size,
-        drive.accept_access_times,
+        drive.accept_times,
         drive.settled,
         keeper.committed,
         quiet,

@@ -8,7 +8,9 @@ item is the kind). Times are nanoseconds since 1970, from `OLDEST_TIME` to `NEWE
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import Any, Final
 
 import msgpack
@@ -243,8 +245,15 @@ def _allowed(annotation: object) -> tuple[type, ...]:
     return {"int": (int,), "bytes": (bytes,), "bool": (bool,), "int | None": (int, type(None))}[text]
 
 
+def _values_of(kind: type[Operation]) -> Callable[[Operation], tuple[object, ...]]:
+    """What gives the fields' values of an operation, in their order."""
+    names = [field.name for field in fields(kind)]
+    get = attrgetter(*names)
+    return get if len(names) > 1 else lambda operation: (get(operation),)
+
+
 _NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
-_FIELDS: Final = {kind: tuple(f.name for f in fields(kind)) for kind in _NUMBERS}
+_VALUES: Final = {kind: _values_of(kind) for kind in _NUMBERS}
 _TYPES: Final = {kind: tuple(_allowed(f.type) for f in fields(kind)) for kind in _NUMBERS}
 _pack = msgpack.Packer(use_bin_type=True).pack
 _RELEASE: Final = bytes(_pack([_NUMBERS[Release], ()]))[:2]
@@ -257,7 +266,7 @@ def _fits(item: object, allowed: tuple[type, ...]) -> bool:
 def encode(operation: Operation) -> bytes:
     """The operation as bytes."""
     kind = type(operation)
-    return bytes(_pack([_NUMBERS[kind], *(getattr(operation, name) for name in _FIELDS[kind])]))
+    return bytes(_pack((_NUMBERS[kind], *_VALUES[kind](operation))))
 
 
 def is_release(encoded: bytes) -> bool:

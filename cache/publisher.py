@@ -71,7 +71,7 @@ class CommitIdentity:
 
 
 class Publisher:
-    """See the module. `before_cut` lets the drive add operations that were put off (access times);
+    """See the module. `before_cut` lets the drive add operations that were put off (times);
     `settled` is told of each inode whose frozen content has become extents."""
 
     def __init__(
@@ -82,7 +82,7 @@ class Publisher:
         identity: CommitIdentity,
         intervals: Intervals,
         journal_limit: int,
-        before_cut: Callable[[], None],
+        before_cut: Callable[[], Awaitable[None]],
         settled: Callable[[int], None],
         after_commit: Callable[[int], Awaitable[None]],
         quiet: Quiet,
@@ -203,7 +203,7 @@ class Publisher:
     async def _publish(self, everything: bool) -> None:
         pending = self._ledger.pending
         if pending is None:
-            self._before_cut()
+            await self._before_cut()
             self._say_who()
             pending = self._ledger.cut(self._choose(everything or self.pressed))
             if pending is None:

@@ -95,7 +95,7 @@ def create(state: State, operation: Create) -> None:
         FIRST_COOKIE if is_directory else 0,
         rows.commit,
     )
-    rows.inodes.put(operation.inode, row)
+    rows.add_inode(row)
     state.xattrs.born_empty(operation.inode)
     state.inodes += 1
     if is_directory:

@@ -8,7 +8,9 @@ Invariants (event loop thread only, nothing here awaits):
 3. Every write of the open transaction is in `_log` before it is tried, so that a write or a COMMIT that
    fails (a full disk rolls the transaction back) loses nothing: the transaction is torn then, and the
    whole log is executed again in a new one before anything else is written or committed.
-4. The journal position is committed in the same transaction as the rows that it speaks of.
+4. Of a directory that was made lately every name is known that it has had since: which others are absent
+   is known without SQL. Names are made in `add_entry` only.
+5. The journal position is committed in the same transaction as the rows that it speaks of.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ from cache.rows import (
 
 COMMITTING: Final = declare("namespace.committing", "rows and journal position are in the open transaction")
 
+MOST_NAMES: Final = 131_072
+"""Directories that were made lately, and names in them, that are kept: some 15 MB."""
+
 WAL_PAGES: Final = 16384
 """64 MiB: above that `commit_transaction` makes a checkpoint itself."""
 
@@ -56,6 +61,10 @@ _GET_INODE: Final = f"SELECT {', '.join(INODE_COLUMNS)} FROM inode WHERE inode =
 _GET_DENTRY: Final = f"SELECT {', '.join(DENTRY_COLUMNS)} FROM dentry WHERE parent = ? AND name = ?"
 
 
+_UNKNOWN: Final = object()
+"""What a cache has of a key of which it knows neither a row nor that there is none."""
+
+
 class RowTable(Generic[K, R]):
     """Rows of one table by key; None is a remembered absence. At most 2 * `limit` clean rows are
     kept, in two generations: what was not used during a whole generation goes."""
@@ -71,10 +80,8 @@ class RowTable(Generic[K, R]):
 
     def get(self, key: K) -> R | None:
         """The row, or None if there is none. No SQL for what was used lately."""
-        try:
-            return self._hot[key]
-        except KeyError:
-            return self._warm(key)
+        row = self._hot.get(key, _UNKNOWN)
+        return self._warm(key) if row is _UNKNOWN else row  # type: ignore[return-value]
 
     def put(self, key: K, row: R | None) -> None:
         """The row is now this one (None: removed), and not in SQL yet."""
@@ -113,6 +120,8 @@ class RowStore:
         self.commit = 0
         self.inodes: RowTable[int, InodeRow] = RowTable(self._load_inode, limit)
         self.entries: RowTable[tuple[int, bytes], DentryRow] = RowTable(self._load_entry, 2 * limit)
+        self._names_of_new: dict[int, set[bytes]] = {}
+        self._names_kept = 0
         self._past_inodes: list[tuple[Any, ...]] = []
         self._past_entries: list[tuple[Any, ...]] = []
         self._log: list[tuple[str, Sequence[tuple[Any, ...]]]] = []
@@ -129,6 +138,9 @@ class RowStore:
         return None if row is None else inode_row(row)
 
     def _load_entry(self, key: tuple[int, bytes]) -> DentryRow | None:
+        names = self._names_of_new.get(key[0])
+        if names is not None and key[1] not in names:
+            return None
         row = self.connection.execute(_GET_DENTRY, key).fetchone()
         return None if row is None else DentryRow(*row)
 
@@ -145,11 +157,30 @@ class RowStore:
             self._past_inodes.append((*past_inode_values(row), self.commit))
         self.inodes.put(row.inode, None)
 
+    def add_inode(self, row: InodeRow) -> None:
+        """A new inode, of a number that no inode ever had."""
+        self.inodes.put(row.inode, row)
+        if row.is_directory:
+            self._names_of_new[row.inode] = set()
+            self._note_kept()
+
     def add_entry(self, directory: InodeRow, name: bytes, inode: int) -> None:
         """A new name with the directory's next cookie; the directory is versioned already."""
         row = DentryRow(directory.inode, name, inode, directory.next_cookie, self.commit)
         directory.next_cookie += 1
         self.entries.put((directory.inode, name), row)
+        names = self._names_of_new.get(directory.inode)
+        if names is not None:
+            names.add(name)
+            self._note_kept()
+
+    def _note_kept(self) -> None:
+        """A name or a directory more. If there are too many, the older half of the directories goes."""
+        self._names_kept += 1
+        if self._names_kept > MOST_NAMES:
+            for directory in list(self._names_of_new)[: (len(self._names_of_new) + 1) // 2]:
+                del self._names_of_new[directory]
+            self._names_kept = sum(len(names) + 1 for names in self._names_of_new.values())
 
     def remove_entry(self, row: DentryRow) -> None:
         """The name ends in the open commit."""
@@ -266,6 +297,8 @@ class RowStore:
         """Drop every cached row; what SQL says counts. Only after `write_rows`."""
         self.inodes.forget()
         self.entries.forget()
+        self._names_of_new.clear()
+        self._names_kept = 0
 
 
 def _single(key: int) -> tuple[int]:

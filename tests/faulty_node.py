@@ -72,6 +72,10 @@ class FaultyNode:
                 data = bytes([data[0] ^ 1]) + data[1:]
         return data
 
+    async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
+        """None, so that every read comes to its faults."""
+        return None
+
     async def size(self, key: str) -> int:
         await self._suffer("size", key)
         return await self._node.size(key)

@@ -52,6 +52,9 @@ class MemoryNode:
         data = self._existing(key)
         return data[offset:] if length is None else data[offset : offset + length]
 
+    async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
+        return None
+
     async def size(self, key: str) -> int:
         await self._enter("size", key)
         return len(self._existing(key))

@@ -8,7 +8,16 @@ import trio
 
 from backend.commit_format import commit_hash
 from backend.errors import ConflictError, CorruptError, FencedError, NotFoundError, TransientError
-from backend.upstream import NO_COMMIT, BlockId, Commit, CompactionReport, Head, SealedBlock, StoreStatus
+from backend.upstream import (
+    NO_COMMIT,
+    BlockId,
+    BlockPart,
+    Commit,
+    CompactionReport,
+    Head,
+    SealedBlock,
+    StoreStatus,
+)
 
 
 class MemoryUpstream:
@@ -89,7 +98,7 @@ class MemoryUpstream:
         if self.gate is not None:
             await self.gate.wait()
         for block in blocks:
-            self.buffered[block.id] = block.data
+            self.buffered[block.id] = bytes(block.data)
 
     async def flush(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -108,8 +117,9 @@ class MemoryUpstream:
         data = self._stored(block)
         return data[:-1] + bytes([data[-1] ^ 1]) if block in self.corrupt else data
 
-    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
-        return (await self.get_block(block))[offset : offset + length]
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
+        whole = await self.get_block(block)
+        return BlockPart(whole[offset : offset + length], len(whole))
 
     async def get_block_again(self, block: BlockId) -> bytes:
         await trio.lowlevel.checkpoint()

@@ -31,7 +31,7 @@ from backend.errors import CorruptError, DriveError, FencedError, FormatError
 from backend.findings import Findings
 from backend.lease import Lease
 from backend.local_upstream import ROOTS, LocalUpstream
-from backend.node import Node
+from backend.node import Buffer, Node
 from backend.pack_format import PackEntry, decode_pack_index
 from backend.pack_store import PackStore
 from backend.process_identity import this_process
@@ -259,7 +259,7 @@ class DriveCheck:
         await store.run(self._progress.update)
         return store
 
-    def _verify(self, block: BlockId, sealed: bytes) -> None:
+    def _verify(self, block: BlockId, sealed: Buffer) -> None:
         if self._codec.block_id(self._codec.open(block, sealed)) != block:
             raise CorruptError("a block's content is not what its id says")
 

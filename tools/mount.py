@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
@@ -126,10 +127,17 @@ def _see_for_ourselves(mountpoint: str) -> None:
         raise ToolError(f"{mountpoint}: mounted, but it does not answer: {error.strerror}") from None
 
 
+def _open_many_files() -> None:
+    """Fragments that are read at random stay open (`backend.open_files`): take all that the user may have."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def _serve(
     drive: UnlockedDrive, mountpoint: str, cache_folder: str, options: MountOptions, ready: daemon.Ready
 ) -> None:
     """The life of a mount, from opening the drive to closing it."""
+    _open_many_files()
     how = session.MountOptions(
         source=drive.folder,
         control_socket=places.control_socket(cache_folder, CONTROL_SOCKET),

@@ -54,6 +54,20 @@ async def test_put_replaces(node: Node) -> None:
     assert await node.get("a") == b"new"
 
 
+async def test_what_is_at_hand_is_what_get_gives(node: Node) -> None:
+    content = bytes(range(256)) * 100
+    await node.put("a", [content])
+    assert await node.get("a", 100, 1000) == content[100:1100]
+    soon = await node.get_soon("a", 300, 50)
+    assert soon == content[300:350] or (soon is None and not isinstance(node, DirectoryNode))
+    assert await node.get_soon("a", len(content) - 10, 11) is None
+    await node.put("a", [content[::-1]])
+    assert await node.get_soon("a", 300, 50) in (None, content[::-1][300:350])
+    await node.delete("a")
+    assert await node.get_soon("a", 300, 50) is None
+    assert await node.get_soon("never", 0, 1) is None
+
+
 async def test_an_empty_object_is_an_object(node: Node) -> None:
     await node.put("empty", [])
     assert await node.get("empty") == b""

@@ -67,9 +67,9 @@ async def plain_block(drive: Drive, block: BlockId) -> bytes:
     """From the nodes, past the cache."""
     codec = drive._sealer._codec
     try:
-        return codec.open(block, await drive._upstream.get_block(block))
+        return bytes(codec.open(block, await drive._upstream.get_block(block)))
     except CorruptError:
-        return codec.open(block, await drive._upstream.get_block_again(block))
+        return bytes(codec.open(block, await drive._upstream.get_block_again(block)))
 
 
 @dataclass

@@ -57,10 +57,7 @@ class Faults:
 class _NothingOpen(OpenFiles):
     """Every read goes to the disk."""
 
-    def read_now(self, path: str, offset: int, length: int) -> bytes | None:
-        return None
-
-    def keep(self, path: str, file: OpenFile) -> None:
+    def keep(self, key: str, file: OpenFile) -> None:
         return
 
 

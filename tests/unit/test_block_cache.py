@@ -9,9 +9,9 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.crypto import SEAL_OVERHEAD
 from backend.errors import CorruptError, FormatError, NotFoundError
-from backend.upstream import BlockId
+from backend.node import Buffer
+from backend.upstream import BlockId, BlockPart
 from cache.block_cache import BlockCache
 from cache.block_codec import HEADER, SEALED_SEGMENT, SEGMENT, BlockCodec
 from tests.memory_upstream import MemoryUpstream
@@ -42,7 +42,7 @@ async def test_many_readers_one_fetch() -> None:
     upstream = Counting()
     (block,) = await put(upstream, b"content")
     cache = make(upstream)
-    found: list[bytes] = []
+    found: list[Buffer] = []
 
     async def read() -> None:
         found.append(await cache.get(block))
@@ -101,9 +101,10 @@ class Recording(MemoryUpstream):
         self.asked.append("whole")
         return await super().get_block(block)
 
-    async def get_block_part(self, block: BlockId, offset: int, length: int) -> bytes:
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
         self.asked.append((offset, length))
-        return (await super().get_block(block))[offset : offset + length]
+        whole = await super().get_block(block)
+        return BlockPart(whole[offset : offset + length], len(whole))
 
     async def get_block_again(self, block: BlockId) -> bytes:
         self.asked.append("again")
@@ -131,25 +132,36 @@ async def test_a_part_costs_its_segments_once() -> None:
     cache = make(upstream, 10 * SEGMENT)
     assert cache.get_cached_part(block, 40_000, 40_010) is None
     assert await cache.get_part(block, 40_000, 40_010) == BIG[40_000:40_010]
-    assert upstream.asked == [(0, HEADER.size), (HEADER.size + SEALED_SEGMENT, SEALED_SEGMENT)]
+    assert upstream.asked == [(HEADER.size + SEALED_SEGMENT, SEALED_SEGMENT)]
     cached = cache.get_cached_part(block, 40_000, 40_010)
     assert cached is not None
     assert cached.tobytes() == BIG[40_000:40_010]
     assert await cache.get_part(block, 32_768, 65_536) == BIG[32_768:65_536]
-    assert len(upstream.asked) == 2
+    assert len(upstream.asked) == 1
     await cache.get_part(block, len(BIG) - 1, len(BIG))
-    assert upstream.asked[2:] == [(HEADER.size + 5 * SEALED_SEGMENT, 100 + SEAL_OVERHEAD)]
+    assert upstream.asked[1:] == [(HEADER.size + 5 * SEALED_SEGMENT, SEALED_SEGMENT)]
     assert cache.used == SEGMENT + 100
 
 
-async def test_a_part_of_a_compressed_or_small_block_is_the_block() -> None:
-    for data in (bytes(3 * SEGMENT), BIG[:SEGMENT]):
-        upstream = Recording()
-        (block,) = await put(upstream, data)
-        cache = make(upstream, 10 * SEGMENT)
-        assert await cache.get_part(block, 10, 20) == data[10:20]
-        assert upstream.asked == [(0, HEADER.size), "whole"]
-        assert cache.get_cached(block) == data
+async def test_a_part_of_a_small_block_is_one_read() -> None:
+    upstream = Recording()
+    (block,) = await put(upstream, BIG[:SEGMENT])
+    cache = make(upstream, 10 * SEGMENT)
+    assert await cache.get_part(block, 10, 20) == BIG[10:20]
+    assert upstream.asked == [(HEADER.size, SEALED_SEGMENT)]
+
+
+async def test_a_part_of_a_compressed_block_is_the_block() -> None:
+    upstream = Recording()
+    data = BIG[:SEGMENT] + bytes(3 * SEGMENT)
+    (block,) = await put(upstream, data)
+    cache = make(upstream, 10 * SEGMENT)
+    assert await cache.get_part(block, 10, 20) == data[10:20]
+    assert upstream.asked == [(HEADER.size, SEALED_SEGMENT), "whole"]
+    assert cache.get_cached(block) == data
+    cache.clear()
+    assert await cache.get_part(block, 70_000, 70_020) == bytes(20)
+    assert upstream.asked[2:] == ["whole"]
 
 
 async def test_a_wrong_segment_is_read_again_from_what_is_whole() -> None:
@@ -161,14 +173,24 @@ async def test_a_wrong_segment_is_read_again_from_what_is_whole() -> None:
     assert upstream.asked[-2:] == ["whole", "again"]
 
 
-async def test_a_wrong_header_is_not_believed() -> None:
+async def test_a_wrong_size_is_not_believed() -> None:
     upstream = Recording()
     (block,) = await put(upstream, BIG)
     good = upstream.stored[block]
-    for header in (b"\x02\x00" + (len(BIG) - 1).to_bytes(4, "little"), b"\x09" * 6, b""):
-        upstream.stored[block] = header + good[6:]
+    for wrong in (good[:-1], good + b"x", good[: 6 + 2 * SEALED_SEGMENT], good[6:], b"\x09" * 6, b""):
+        upstream.stored[block] = wrong
         cache = make(upstream, 10 * SEGMENT)
         with pytest.raises((CorruptError, FormatError)):
             await cache.get_part(block, 100, 200)
         upstream.stored[block] = good
         assert await cache.get_part(block, 100, 200) == BIG[100:200]
+
+
+async def test_a_wrong_header_is_not_needed_for_a_part() -> None:
+    upstream = Recording()
+    (block,) = await put(upstream, BIG)
+    upstream.stored[block] = b"\x09" * 6 + upstream.stored[block][6:]
+    cache = make(upstream, 10 * SEGMENT)
+    assert await cache.get_part(block, 100, 200) == BIG[100:200]
+    with pytest.raises((CorruptError, FormatError)):
+        await cache.get(block)

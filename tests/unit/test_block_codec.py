@@ -6,13 +6,24 @@ import os
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from backend.crypto import derive, keyed_hash, seal
 from backend.errors import CorruptError, FormatError
 from backend.upstream import BlockId
-from cache.block_codec import PLAIN, SEALED_SEGMENT, SEGMENT, BlockCodec, BlockHeader, decode_header
+from cache.block_codec import (
+    HEADER,
+    MAX_SEALED,
+    PLAIN,
+    SEALED_SEGMENT,
+    SEGMENT,
+    BlockCodec,
+    BlockHeader,
+    decode_header,
+    header_of_uncompressed,
+    sealed_range,
+)
 from cache.chunking import MAX_BLOCK
 from cache.compression import compress
 
@@ -44,31 +55,30 @@ def test_a_block_of_segments_by_hand() -> None:
     assert CODEC.open(empty, by_hand(empty, struct.pack("<BBI", 2, 0, 0), b"")) == b""
 
 
-@given(st.integers(SEGMENT + 1, 4 * SEGMENT), st.data())
+@given(st.integers(1, 4 * SEGMENT), st.data())
 def test_segments_open_alone(size: int, draw: st.DataObject) -> None:
     data = os.urandom(size)
     block = CODEC.block_id(data)
-    sealed = CODEC.seal(block, data).data
+    sealed = bytes(CODEC.seal(block, data).data)
     header = decode_header(sealed)
-    assert header == BlockHeader(PLAIN, size)
-    assert header.segmented
+    assume(header.compression == PLAIN)
+    assert header == BlockHeader(PLAIN, size) == header_of_uncompressed(len(sealed))
     last_of_all = (size - 1) // SEGMENT
-    assert sum(header.sealed_range(0, last_of_all)) == len(sealed)
     first = draw.draw(st.integers(0, last_of_all))
     last = draw.draw(st.integers(first, last_of_all))
-    offset, length = header.sealed_range(first, last)
+    offset, length = sealed_range(first, last)
     part = data[first * SEGMENT : (last + 1) * SEGMENT]
     assert CODEC.open_segments(block, header, first, sealed[offset : offset + length], len(part)) == part
     with pytest.raises(CorruptError):
         CODEC.open_segments(block, header, first + 1, sealed[offset : offset + length], len(part))
     with pytest.raises(CorruptError):
-        CODEC.open_segments(block, header, first, sealed[offset : offset + length - 1], len(part))
+        CODEC.open_segments(block, header, first, sealed[offset : offset + length][:-1], len(part))
 
 
 def test_segments_cannot_be_swapped_dropped_or_added() -> None:
     data = os.urandom(3 * SEGMENT)
     block = CODEC.block_id(data)
-    sealed = CODEC.seal(block, data).data
+    sealed = bytes(CODEC.seal(block, data).data)
     parts = [sealed[6 + at * SEALED_SEGMENT :][:SEALED_SEGMENT] for at in range(3)]
     for order in ([0, 2, 1], [0, 1], [1, 2], [0, 1, 2, 2], [0, 0, 0]):
         with pytest.raises(CorruptError):
@@ -78,10 +88,13 @@ def test_segments_cannot_be_swapped_dropped_or_added() -> None:
         CODEC.open(block, shorter + parts[0] + parts[1])
 
 
-def test_compressed_and_small_blocks_are_not_segmented() -> None:
-    for data in (bytes(10 * SEGMENT), os.urandom(SEGMENT)):
-        sealed = CODEC.seal(CODEC.block_id(data), data).data
-        assert not decode_header(sealed).segmented
+def test_no_uncompressed_block_has_a_size_in_between() -> None:
+    """Of a last segment without plaintext, or above the limit."""
+    one = HEADER.size + SEALED_SEGMENT
+    for size in (0, HEADER.size, HEADER.size + 28, one + 1, one + 28, one + MAX_SEALED):
+        assert header_of_uncompressed(size) is None
+    assert header_of_uncompressed(one + 29) == BlockHeader(PLAIN, SEGMENT + 1)
+    assert header_of_uncompressed(MAX_SEALED) == BlockHeader(PLAIN, MAX_BLOCK)
 
 
 @given(st.binary(max_size=3000), st.integers(1, 4))
@@ -100,7 +113,7 @@ def test_ids_of_equal_content_differ_between_drives() -> None:
 
 def test_every_byte_is_bound() -> None:
     block = CODEC.block_id(b"some text")
-    sealed = CODEC.seal(block, b"some text").data
+    sealed = bytes(CODEC.seal(block, b"some text").data)
     for index in range(len(sealed)):
         changed = bytearray(sealed)
         changed[index] ^= 1
@@ -113,7 +126,7 @@ def test_every_byte_is_bound() -> None:
 
 def test_a_block_is_bound_to_its_id_drive_and_key() -> None:
     block = CODEC.block_id(b"some text")
-    sealed = CODEC.seal(block, b"some text").data
+    sealed = bytes(CODEC.seal(block, b"some text").data)
     with pytest.raises(CorruptError):
         CODEC.open(BlockId(bytes(32)), sealed)
     for other in (BlockCodec(b"d" * 16, ID_KEY, KEY), BlockCodec(DRIVE, ID_KEY, b"o" * 32)):
@@ -139,7 +152,7 @@ def test_a_bomb_under_the_right_key_is_refused() -> None:
 def test_the_largest_block_passes_and_no_larger() -> None:
     data = os.urandom(MAX_BLOCK)
     block = CODEC.block_id(data)
-    sealed = CODEC.seal(block, data).data
+    sealed = bytes(CODEC.seal(block, data).data)
     assert CODEC.open(block, sealed) == data
     with pytest.raises(CorruptError, match="outside the limits"):
         CODEC.open(block, sealed + b"x")

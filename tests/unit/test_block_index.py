@@ -59,7 +59,7 @@ def test_a_location_is_looked_up_once_until_something_changes(index: BlockIndex)
     for _ in range(3):
         assert index.locate(block(2)) == BlockLocation(pack(1), 50, 10)
         assert index.locate(block(9)) is None
-    assert len(queries) == 4, "once for the block, each time for one that is not there"
+    assert len(queries) == 5, "twice for the block and its pack, each time for one that is not there"
     index.move(pack(2), entries(7, 1, 2), [pack(1).id])
     assert index.locate(block(2)) == BlockLocation(pack(2), 60, 10)
     index.set_missing(pack(2).id, 5)
@@ -75,6 +75,10 @@ def test_a_location_is_looked_up_once_until_something_changes(index: BlockIndex)
     assert index.locate(block(1)) is not None
     index.clear()
     assert index.locate(block(1)) is None
+
+
+def test_statements_are_not_compiled_anew_for_each_value(index: BlockIndex) -> None:
+    assert index._database.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1)
 
 
 def test_many_locations_are_not_all_kept(index: BlockIndex) -> None:

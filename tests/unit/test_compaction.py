@@ -11,6 +11,7 @@ import trio.testing
 
 from backend import failpoints
 from backend.errors import DriveError, FencedError, NotFoundError, UsageError
+from backend.node import Buffer
 from backend.upstream import BlockId, CompactionReport, SealedBlock
 from tests.faulty_node import Fault
 from tests.unit.test_block_store import AWAY, Rig, blocks, build, reopened, running
@@ -243,7 +244,7 @@ async def test_a_reader_meets_a_compaction(rig: Rig) -> None:
         return await original(key, offset, length)
 
     rig.nodes[holder].get = slow  # type: ignore[method-assign]
-    found: list[bytes] = []
+    found: list[Buffer] = []
 
     async def read() -> None:
         found.append(await rig.store.get_block(sealed[0].id))

@@ -7,7 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.crypto import SEAL_OVERHEAD, argon2id, derive, keyed_hash, open_sealed, plain_hash, seal
+from backend.crypto import (
+    SEAL_OVERHEAD,
+    argon2id,
+    derive,
+    keyed_hash,
+    open_into,
+    open_sealed,
+    plain_hash,
+    seal,
+    seal_into,
+)
 from backend.errors import CorruptError
 
 KEY = bytes(range(32))
@@ -39,6 +49,37 @@ def test_another_key_or_place_is_refused() -> None:
         open_sealed(bytes(32), sealed, b"place")
     with pytest.raises(CorruptError):
         open_sealed(KEY, sealed, b"other")
+
+
+PARTS = st.lists(st.tuples(st.binary(max_size=100), st.binary(max_size=20)), max_size=5)
+
+
+@given(PARTS)
+def test_many_parts_are_sealed_and_opened_as_one_by_one(parts: list[tuple[bytes, bytes]]) -> None:
+    sealed = bytearray(sum(len(plaintext) + SEAL_OVERHEAD for plaintext, _ in parts))
+    seal_into(memoryview(sealed), KEY, parts)
+    end, pieces = 0, []
+    for plaintext, associated in parts:
+        start, end = end, end + len(plaintext) + SEAL_OVERHEAD
+        assert open_sealed(KEY, sealed[start:end], associated) == plaintext
+        pieces.append((memoryview(sealed)[start:end], associated))
+    opened = bytearray(sum(len(plaintext) for plaintext, _ in parts))
+    open_into(memoryview(opened), KEY, pieces)
+    assert opened == b"".join(plaintext for plaintext, _ in parts)
+    assert len({bytes(piece[:12]) for piece, _ in pieces}) == len(pieces), "a nonce repeats"
+
+
+def test_of_many_parts_none_may_be_changed_swapped_or_cut() -> None:
+    one, two = memoryview(seal(KEY, b"one", b"1")), memoryview(seal(KEY, b"two", b"2"))
+    target = memoryview(bytearray(6))
+    open_into(target, KEY, [(one, b"1"), (two, b"2")])
+    assert bytes(target) == b"onetwo"
+    changed = memoryview(bytes(two[:-1]) + bytes([two[-1] ^ 1]))
+    for parts in ([(one, b"2"), (two, b"1")], [(two, b"1"), (one, b"2")], [(one, b"1"), (changed, b"2")]):
+        with pytest.raises(CorruptError):
+            open_into(target, KEY, parts)
+    with pytest.raises(CorruptError):
+        open_into(memoryview(bytearray(1)), KEY, [(one[:27], b"1")])
 
 
 def test_nonces_do_not_repeat() -> None:

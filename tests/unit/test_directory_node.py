@@ -354,4 +354,4 @@ async def test_a_small_object_that_was_read_whole_is_not_kept_open(node: Directo
 
 
 def _kept_open(node: DirectoryNode, key: str) -> bool:
-    return node._files.get(node._locate(key)) is not None
+    return node._files.get(key) is not None

@@ -12,6 +12,7 @@ from typing import Any
 import apsw
 import pytest
 
+import cache.row_store
 from backend import at_rest
 from backend.errors import (
     CorruptError,
@@ -94,6 +95,44 @@ def test_create_makes_row_name_and_times(namespace: Namespace) -> None:
     entry = namespace.entry(ROOT_INODE, b"file")
     assert entry is not None
     assert (entry.inode, entry.cookie) == (inode, FIRST_COOKIE)
+
+
+def test_what_is_absent_in_a_new_folder_is_known_without_sql(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queries: list[str] = []
+
+    def note(_cursor: apsw.Cursor, query: str, _values: object) -> bool:
+        queries.append(query)
+        return True
+
+    namespace._connection.exec_trace = note
+    folder = make(namespace, b"d", FOLDER)
+    queries.clear()
+    names = [b"%d" % number for number in range(10)]
+    for name in names:
+        assert namespace.entry(folder, name) is None
+        make(namespace, name, parent=folder)
+    assert queries == []
+    entry = namespace.entry(folder, b"3")
+    assert entry is not None
+    namespace.apply(Unlink(folder, b"3", entry.inode, 9))
+    namespace.flush(1)
+    namespace._rows.entries.forget()
+    assert [namespace.entry(folder, name) is None for name in names] == [name == b"3" for name in names]
+    monkeypatch.setattr(cache.row_store, "MOST_NAMES", 25)
+    for number in range(30):
+        make(namespace, b"n%d" % number, parent=folder)
+    namespace.flush(1)
+    namespace._rows.entries.forget()
+    queries.clear()
+    assert namespace.entry(folder, b"absent") is None
+    assert namespace.entry(folder, b"n29") is not None
+    assert len(queries) == 2, "too many to be remembered: SQL is asked"
+
+
+def test_statements_are_not_compiled_anew_for_each_value(namespace: Namespace) -> None:
+    assert namespace._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1)
 
 
 def test_a_folder_counts_its_sub_folders(namespace: Namespace) -> None:

@@ -16,7 +16,7 @@ import trio
 from backend.directory_node import DirectoryNode
 from backend.errors import NodeError
 from backend.node_identity import NodeIdentity, initialise_directory_node
-from backend.open_files import FIRST_PAUSE_NS, LONGEST_PAUSE_NS, READ_AHEAD, SOON_MOST, SOON_NS
+from backend.open_files import FIRST_PAUSE_NS, LONGEST_PAUSE_NS, READ_AHEAD, SOON_MOST, SOON_NS, SPIN_NS
 
 IDENTITY = NodeIdentity("node0", bytes(16), "zone0")
 DATA = os.urandom(1 << 20)
@@ -88,7 +88,8 @@ async def test_what_follows_is_asked_for_with_it(node: DirectoryNode, disk: Disk
     assert (disk.threads, disk.asked) == (0, [(4200, READ_AHEAD)])
 
 
-async def test_others_go_on_meanwhile(node: DirectoryNode, disk: Disk) -> None:
+async def turns_of_others(node: DirectoryNode, disk: Disk, waits: int) -> int:
+    """How often another task had its turn while a read looked `waits` times in vain."""
     turns = 0
 
     async def other() -> None:
@@ -97,12 +98,28 @@ async def test_others_go_on_meanwhile(node: DirectoryNode, disk: Disk) -> None:
             await trio.lowlevel.checkpoint()
             turns += 1
 
-    disk.waits = 20
+    disk.waits = waits
     async with trio.open_nursery() as nursery:
         nursery.start_soon(other)
-        await node.get(KEY, 500_000, 1000)
+        assert await node.get(KEY, 500_000, 1000) == DATA[500_000:501_000]
         nursery.cancel_scope.cancel()
-    assert turns >= 15
+    assert disk.threads == 0
+    return turns
+
+
+async def test_others_go_on_meanwhile(node: DirectoryNode, disk: Disk) -> None:
+    spins = SPIN_NS * 100 // SOON_NS
+    assert 70 - spins - 2 <= await turns_of_others(node, disk, 70) <= 70 - spins + 2
+
+
+async def test_a_disk_that_is_not_quick_is_waited_for_in_turn_from_the_start(
+    node: DirectoryNode, disk: Disk
+) -> None:
+    found = [await turns_of_others(node, disk, 70) for _ in range(8)]
+    assert found[0] <= 55
+    assert found[-1] >= 65
+    assert await turns_of_others(node, disk, 10) >= 6
+    assert await turns_of_others(node, disk, 10) <= 3, "it was quick again"
 
 
 async def test_a_slow_disk_is_left_to_threads_for_ever_longer(node: DirectoryNode, disk: Disk) -> None:

@@ -20,6 +20,7 @@ from cache.errors import (
     InvalidArgumentError,
     NoAttributeError,
     NoEntryError,
+    NoSpaceLeftError,
     NotDirectoryError,
     StaleError,
 )
@@ -463,6 +464,71 @@ async def test_times_that_somebody_set_are_kept_at_once(drive: Drive, clock: Clo
     await drive.set_attributes(made.inode, AttributeChange(mtime_ns=5, ctime_ns=clock.now))
     assert drive.ledger.open_operations == before + 1
     assert drive.attributes(made.inode).mtime_ns == 5
+
+
+async def test_change_times_of_the_kernel_are_put_off_until_a_cut(tmp_path: Path, clock: Clock) -> None:
+    """It tells when it thinks that a file was renamed; the file is at rest."""
+    upstream = MemoryUpstream()
+    async with opened(tmp_path / "one", upstream) as drive:
+        made = await make_file(drive, b"f", b"content")
+        other = await make_file(drive, b"g")
+        await commit(drive, clock)
+        await drive.rename(ROOT_INODE, b"f", ROOT_INODE, b"h")
+        mtime_ns, later = drive.attributes(made.inode).mtime_ns, drive.attributes(made.inode).ctime_ns + 50
+        before = drive.ledger.open_operations
+        change = AttributeChange(mtime_ns=mtime_ns, ctime_ns=later)
+        assert (await drive.set_attributes(made.inode, change)).ctime_ns == later
+        assert drive.attributes(made.inode).ctime_ns == later
+        assert drive.ledger.open_operations == before
+        drive.touch(other.inode)
+        clock.now += SECOND
+        await drive.set_attributes(made.inode, AttributeChange(mode=0o600))
+        changed = clock.now
+        assert drive.attributes(made.inode).ctime_ns == changed
+        await drive.rename(ROOT_INODE, b"g", ROOT_INODE, b"i")
+        last = drive.attributes(other.inode).ctime_ns + 50
+        await drive.set_attributes(
+            other.inode, AttributeChange(mtime_ns=drive.attributes(other.inode).mtime_ns, ctime_ns=last)
+        )
+        read_at = drive.attributes(other.inode).atime_ns
+        await commit(drive, clock)
+        assert drive.ledger.open_operations == 0
+    async with opened(tmp_path / "two", upstream) as drive:
+        assert drive.attributes(made.inode).ctime_ns == changed
+        assert drive.attributes(other.inode).ctime_ns == last
+        assert drive.attributes(other.inode).atime_ns == read_at
+
+
+@pytest.mark.parametrize("wrong", [-50, 3600 * SECOND])
+async def test_a_change_time_that_cannot_be_the_kernels_is_kept_at_once(
+    drive: Drive, clock: Clock, wrong: int
+) -> None:
+    made = await make_file(drive, b"f")
+    known, before = drive.attributes(made.inode), drive.ledger.open_operations
+    change = AttributeChange(mtime_ns=known.mtime_ns, ctime_ns=known.ctime_ns + wrong)
+    await drive.set_attributes(made.inode, change)
+    assert drive.ledger.open_operations == before + 1
+    assert drive.attributes(made.inode).ctime_ns == known.ctime_ns + wrong
+
+
+async def test_times_are_put_off_until_they_can_be_accepted(
+    drive: Drive, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await make_file(drive, b"f")
+    known = drive.attributes(made.inode)
+    change = AttributeChange(mtime_ns=known.mtime_ns, ctime_ns=known.ctime_ns + 9)
+    await drive.set_attributes(made.inode, change)
+    with monkeypatch.context() as patch:
+        patch.setattr(drive.ledger, "accept_all", _full)
+        with pytest.raises(NoSpaceLeftError):
+            await drive.accept_times()
+    assert drive.attributes(made.inode).ctime_ns == known.ctime_ns + 9
+    await drive.unlink(ROOT_INODE, b"f")
+    await drive.accept_times()
+
+
+def _full(_operations: object) -> None:
+    raise NoSpaceLeftError("full")
 
 
 async def test_the_past_is_the_same_elsewhere(tmp_path: Path, clock: Clock) -> None:
