@@ -174,6 +174,7 @@ class Drive(Tree):
         seen = -1
         while True:
             await trio.sleep(TICK)
+            self.delete_unused()
             if self.ledger.accepted != seen:
                 seen = self._tick(seen)
 

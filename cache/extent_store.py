@@ -156,8 +156,8 @@ class ExtentStore:
         if not row.content:
             return
         commit = self._store.commit
-        self._store.write(_KEEP_ALL, [(commit, row.inode, commit)])
-        self._store.write("DELETE FROM extent WHERE inode = ?", [(row.inode,)])
+        self._store.put_off(_KEEP_ALL, (commit, row.inode, commit))
+        self._store.put_off("DELETE FROM extent WHERE inode = ?", (row.inode,))
 
     def forget(self) -> None:
         """Drop the cache."""

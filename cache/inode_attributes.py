@@ -22,7 +22,7 @@ from cache.errors import (
     NoAttributeError,
     NotSupportedError,
 )
-from cache.inodes import Inodes
+from cache.inodes import AT_ONCE, Inodes
 from cache.operations import (
     MAX_SIZE,
     NEWEST_TIME,
@@ -39,8 +39,8 @@ XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", *LISTS)
 RELATIVE_ATIME_NS: Final = 24 * 3600 * 10**9
 _WRITE_BACK_NS: Final = 60 * 10**9
 """The kernel writes back what is older than 30 s (vm.dirty_expire_centisecs)."""
-_AT_ONCE: Final = 256
-"""Times that were put off are accepted so many at once, and others have their turn in between."""
+_TICK_NS: Final = 10**9
+"""The kernel's clock for files goes in steps of up to 10 ms, and a busy mount answers late."""
 
 
 class InodeAttributes(Inodes):
@@ -86,15 +86,14 @@ class InodeAttributes(Inodes):
         return True
 
     def _is_of_change(self, row: InodeRow, mtime_ns: int, ctime_ns: int, now: int) -> bool:
-        """The kernel has its own idea of when a file was renamed or changed by another operation, a little
-        later than ours, and tells it at once: put off as access times are. What ours says stands if the
-        process is killed before."""
-        known = self._attributes(row)
-        if mtime_ns != known.mtime_ns or not known.ctime_ns <= ctime_ns <= known.ctime_ns + _WRITE_BACK_NS:
+        """The kernel has its own idea of when a file was renamed or changed by another operation, a tick of
+        its clock before ours or a little later, and tells it at once: put off as access times are. What ours
+        says stands if the process is killed before."""
+        if mtime_ns != row.mtime_ns or self._dirty.get(row.inode) is not None:
             return False
-        if abs(now - ctime_ns) > _WRITE_BACK_NS:
+        if abs(ctime_ns - row.ctime_ns) > _TICK_NS or abs(now - ctime_ns) > _TICK_NS:
             return False
-        self._change_times[row.inode] = ctime_ns
+        self._change_times[row.inode] = row.ctime_ns, ctime_ns
         return True
 
     def _truncate(self, row: InodeRow, size: int, now: int) -> None:
@@ -124,11 +123,12 @@ class InodeAttributes(Inodes):
     async def accept_times(self) -> None:
         """Access and change times that were put off. Called before a cut; access times alone are not worth
         one. Those that cannot be accepted now stay put off."""
+        self.delete_unused()
         if not self.ledger.unpublished and not self._change_times:
             return
         waiting = [*{**self._access_times, **self._change_times}]
-        for start in range(0, len(waiting), _AT_ONCE):
-            inodes = waiting[start : start + _AT_ONCE]
+        for start in range(0, len(waiting), AT_ONCE):
+            inodes = waiting[start : start + AT_ONCE]
             operations = [*filter(None, map(self._times_put_off, inodes))]
             if operations:
                 self.ledger.accept_all(operations)
@@ -140,9 +140,8 @@ class InodeAttributes(Inodes):
         row = self._namespace.inode(inode)
         if row is None:
             return None
-        atime_ns, ctime_ns = self._access_times.get(inode), self._change_times.get(inode)
-        if ctime_ns is not None and ctime_ns <= row.ctime_ns:
-            ctime_ns = None
+        before, after = self._change_times.get(inode, (0, 0))
+        atime_ns, ctime_ns = self._access_times.get(inode), after if before == row.ctime_ns else None
         if atime_ns is None and ctime_ns is None:
             return None
         return SetAttributes(inode, atime_ns=atime_ns, ctime_ns=ctime_ns)

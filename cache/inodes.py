@@ -41,6 +41,8 @@ from cache.publisher import Publisher
 from cache.rows import InodeRow
 
 BLOCK_SIZE: Final = 4096
+AT_ONCE: Final = 256
+"""Changes that were put off are accepted so many at once."""
 
 
 async def _nobody_to_tell(parent: int, name: bytes, replaced: int) -> None:
@@ -66,9 +68,10 @@ class Inodes:
         self._closing = False
         self._access_lists = AccessLists(self._namespace)
         self._held: dict[int, int] = {}
+        self._unused: dict[int, None] = {}
         self._access_times: dict[int, int] = {}
-        self._change_times: dict[int, int] = {}
-        """later than what the rows say"""
+        self._change_times: dict[int, tuple[int, int]] = {}
+        """what a row says, and what is true as long as the row says this"""
 
     # Looking
 
@@ -96,7 +99,8 @@ class Inodes:
             size, allocated, mtime_ns, ctime_ns = _with_layers(row, file)
         atime_ns = self._access_times.get(inode, row.atime_ns) if self._access_times else row.atime_ns
         if self._change_times:
-            ctime_ns = max(ctime_ns, self._change_times.get(inode, ctime_ns))
+            before, after = self._change_times.get(inode, (0, 0))
+            ctime_ns = after if before == ctime_ns else ctime_ns
         blocks = (min(allocated, size + BLOCK_SIZE) + 511) // 512
         return Attributes(
             inode, row.mode, row.nlink, row.uid, row.gid, row.rdev, size, blocks, atime_ns, mtime_ns, ctime_ns
@@ -153,21 +157,37 @@ class Inodes:
             self._held[inode] = left
             return
         self._held.pop(inode, None)
-        self._delete_if_unused(inode)
+        if self._is_unused(inode):
+            self._unused[inode] = None
+            if len(self._unused) >= AT_ONCE:
+                self.delete_unused()
+
+    def delete_unused(self) -> None:
+        """Delete the inodes that were let go of without a name, many at once: called soon after, and before a
+        cut. Some may have been found again meanwhile."""
+        if self._unused:
+            waiting, self._unused = self._unused, {}
+            self._delete([inode for inode in waiting if self._is_unused(inode)])
 
     def _delete_if_unused(self, inode: int) -> None:
+        if self._is_unused(inode):
+            self._delete([inode])
+
+    def _is_unused(self, inode: int) -> bool:
         if inode in self._held or self._read_only or self._closing:
-            return
+            return False
         row = self._namespace.inode(inode)
         if row is None or row.nlink > 0:
-            return
+            return False
         file = self._dirty.get(inode)
-        if file is not None and file.frozen is not None:
-            return
-        self._forget_times(inode)
+        return file is None or file.frozen is None
+
+    def _delete(self, inodes: list[int]) -> None:
+        for inode in inodes:
+            self._forget_times(inode)
         # What the caller asked for is done; an inode that cannot be deleted now is at the next open.
         with suppress(NoSpaceLeftError, InputOutputError):
-            self._accept(Delete(inode))
+            self._accept_all([Delete(inode) for inode in inodes])
 
     def _forget_times(self, inode: int) -> None:
         """Those that were put off."""

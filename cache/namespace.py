@@ -282,6 +282,7 @@ class Namespace:
 
     def block_references(self) -> Iterator[bytes]:
         """Each block id that a live or past extent names, once. Exhaust it before the next change."""
+        self._rows.write_rows()
         sql = "SELECT block FROM extent UNION SELECT block FROM past_extent"
         for (block,) in self._connection.execute(sql):
             yield block

@@ -3,8 +3,8 @@
 Invariants (event loop thread only, nothing here awaits):
 1. A key has at most one row object: it is looked for in the two cache generations and among the
    dirty rows before SQL is asked. So the reducer may change objects in place.
-2. What is dirty or in `past_*` lists is not in SQL yet; `write_rows` brings it there, into the one open
-   transaction. SQL is asked for ranges only after that.
+2. What is dirty, in `past_*` lists or put off is not in SQL yet; `write_rows` brings it there, into the
+   one open transaction. SQL is asked for ranges only after that.
 3. Every write of the open transaction is in `_log` before it is tried, so that a write or a COMMIT that
    fails (a full disk rolls the transaction back) loses nothing: the transaction is torn then, and the
    whole log is executed again in a new one before anything else is written or committed.
@@ -124,6 +124,7 @@ class RowStore:
         self._names_kept = 0
         self._past_inodes: list[tuple[Any, ...]] = []
         self._past_entries: list[tuple[Any, ...]] = []
+        self._put_off: dict[str, list[tuple[Any, ...]]] = {}
         self._log: list[tuple[str, Sequence[tuple[Any, ...]]]] = []
         self._torn = False
         self._wal_pages = 0
@@ -213,6 +214,21 @@ class RowStore:
                 self._torn = True
                 raise
 
+    def put_off(self, sql: str, values: tuple[Any, ...]) -> None:
+        """As `write` of one row, with the next `write_rows`, where one call does it for many. For rows that
+        are not asked for before. What is put off with one statement is done before what is with the next."""
+        self._put_off.setdefault(sql, []).append(values)
+
+    def _write_put_off(self) -> None:
+        waiting, self._put_off = self._put_off, {}
+        while waiting:
+            sql = next(iter(waiting))
+            try:
+                self.write(sql, waiting.pop(sql))
+            except BaseException:
+                self._put_off = waiting
+                raise
+
     def write_inodes(self) -> None:
         """Bring inodes into the open transaction."""
         if self._past_inodes:
@@ -251,6 +267,7 @@ class RowStore:
 
     def write_rows(self) -> None:
         """Bring everything into the open transaction; SQL on this connection now sees it all."""
+        self._write_put_off()
         self.write_inodes()
         self.write_entries()
 

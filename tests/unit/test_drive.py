@@ -26,6 +26,7 @@ from cache.errors import (
     ReadOnlyFileSystemError,
     StaleError,
 )
+from cache.inodes import AT_ONCE
 from cache.operations import MAX_SIZE, ROOT_INODE
 from tests.drives import content, make_file, opened
 from tests.memory_upstream import MemoryUpstream
@@ -109,6 +110,7 @@ async def test_removing(drive: Drive) -> None:
     with pytest.raises(NoEntryError):
         await make_file(drive, b"late", parent=directory.inode)
     drive.release(directory.inode)
+    drive.delete_unused()
     with pytest.raises(StaleError):
         drive.attributes(directory.inode)
 
@@ -350,8 +352,32 @@ async def test_an_unlinked_open_file_lives_until_it_is_released(drive: Drive) ->
     assert await content(drive, made.inode) == b"content and more"
     assert drive.attributes(made.inode).nlink == 0
     drive.release(made.inode)
+    drive.delete_unused()
     with pytest.raises(StaleError):
         await drive.read(made.inode, 0, 1)
+
+
+async def test_what_nobody_holds_is_deleted_together_unless_it_is_found_again(drive: Drive) -> None:
+    made = [await make_file(drive, b"%d" % number, b"never sealed") for number in range(AT_ONCE + 2)]
+    for number, file in enumerate(made):
+        drive.hold(file.inode)
+        await drive.unlink(ROOT_INODE, b"%d" % number)
+    before = drive.ledger.open_operations
+    drive.release(made[0].inode)
+    drive.hold(made[0].inode)
+    for file in made[1 : AT_ONCE - 1]:
+        drive.release(file.inode)
+    assert drive.ledger.open_operations == before
+    drive.release(made[AT_ONCE - 1].inode)
+    assert drive.ledger.open_operations == before + AT_ONCE - 1, "all but the first"
+    for file in made[AT_ONCE:]:
+        drive.release(file.inode)
+    await drive.sync()
+    for file in made[1:]:
+        with pytest.raises(StaleError):
+            drive.attributes(file.inode)
+    assert drive.attributes(made[0].inode).nlink == 0
+    assert (await drive.status())["sealed_bytes"] <= len(b"never sealed")
 
 
 async def test_a_file_with_data_has_blocks(drive: Drive) -> None:

@@ -474,7 +474,7 @@ async def test_change_times_of_the_kernel_are_put_off_until_a_cut(tmp_path: Path
         other = await make_file(drive, b"g")
         await commit(drive, clock)
         await drive.rename(ROOT_INODE, b"f", ROOT_INODE, b"h")
-        mtime_ns, later = drive.attributes(made.inode).mtime_ns, drive.attributes(made.inode).ctime_ns + 50
+        mtime_ns, later = drive.attributes(made.inode).mtime_ns, drive.attributes(made.inode).ctime_ns - 50
         before = drive.ledger.open_operations
         change = AttributeChange(mtime_ns=mtime_ns, ctime_ns=later)
         assert (await drive.set_attributes(made.inode, change)).ctime_ns == later
@@ -499,7 +499,7 @@ async def test_change_times_of_the_kernel_are_put_off_until_a_cut(tmp_path: Path
         assert drive.attributes(other.inode).atime_ns == read_at
 
 
-@pytest.mark.parametrize("wrong", [-50, 3600 * SECOND])
+@pytest.mark.parametrize("wrong", [-2 * SECOND, 2 * SECOND])
 async def test_a_change_time_that_cannot_be_the_kernels_is_kept_at_once(
     drive: Drive, clock: Clock, wrong: int
 ) -> None:
