@@ -8,7 +8,7 @@ nonces, BLAKE3 (keyed hash and key derivation mode, the BLAKE3 paper, section 2.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 import blake3
@@ -65,18 +65,18 @@ def open_sealed(key: bytes, data: Buffer, associated_data: bytes) -> bytes:
         raise CorruptError("authentication failed: wrong key, or the data was changed") from None
 
 
-def seal_into(target: memoryview, key: bytes, parts: Iterable[tuple[Buffer, bytes]]) -> None:
+def seal_into(target: memoryview, key: bytes, parts: Sequence[tuple[Buffer, bytes]]) -> None:
     """What `seal` makes of each (plaintext, associated data), one after the other; `target` has just the room
     for it: `SEAL_OVERHEAD` more than each plaintext. No byte is copied once more."""
-    cipher, end = AESGCM(key), 0
-    for plaintext, associated_data in parts:
+    cipher, end, nonces = AESGCM(key), 0, os.urandom(NONCE_SIZE * len(parts))
+    for number, (plaintext, associated_data) in enumerate(parts):
         start, end = end + NONCE_SIZE, end + len(plaintext) + SEAL_OVERHEAD
-        nonce = os.urandom(NONCE_SIZE)
+        nonce = nonces[number * NONCE_SIZE : (number + 1) * NONCE_SIZE]
         target[start - NONCE_SIZE : start] = nonce
         cipher.encrypt_into(nonce, plaintext, associated_data, target[start:end])
 
 
-def open_into(target: memoryview, key: bytes, parts: Iterable[tuple[memoryview, bytes]]) -> None:
+def open_into(target: memoryview, key: bytes, parts: Sequence[tuple[memoryview, bytes]]) -> None:
     """What `open_sealed` makes of each (sealed data, associated data), one after the other; `target` has just
     the room for it. `CorruptError` as there; `target` then holds anything."""
     cipher, end = AESGCM(key), 0

@@ -9,7 +9,6 @@ without the rest. Sizes are checked before anything is decompressed. Thread-safe
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from backend.crypto import SEAL_OVERHEAD, derive, keyed_hash, open_into, open_sealed, seal_into
@@ -122,9 +121,9 @@ class BlockCodec:
         return keyed_hash(self._block_key, block), self._binding + block + header.encode()
 
 
-def _numbered(bodies: list[memoryview], binding: bytes, first: int) -> Iterator[tuple[memoryview, bytes]]:
+def _numbered(bodies: list[memoryview], binding: bytes, first: int) -> list[tuple[memoryview, bytes]]:
     """Each with what its tag binds."""
-    return ((body, binding + _NUMBER.pack(first + number)) for number, body in enumerate(bodies))
+    return [(body, binding + _NUMBER.pack(first + number)) for number, body in enumerate(bodies)]
 
 
 def _segments(data: memoryview, size: int) -> list[memoryview]:

@@ -43,6 +43,7 @@ LET_PASS: Final = frozenset(
         "diratime",
         "nodiratime",
         "silent",
+        "default_permissions",  # of other FUSE file systems; here the kernel always checks them
         "loud",
     )
 )

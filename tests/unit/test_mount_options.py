@@ -65,6 +65,7 @@ def test_the_last_of_two_counts() -> None:
         "relatime",
         "async",
         "group",
+        "default_permissions",
     ],
 )
 def test_what_is_for_other_programs_passes(option: str) -> None:
