@@ -8,7 +8,7 @@ Invariants:
 4. A block that does not authenticate is asked for again from fragments whose checksums hold; only
    if that fails too is it an error.
 
-Used on the event-loop thread; decryption runs in threads.
+Used on the event-loop thread; large blocks are opened in threads.
 """
 
 from __future__ import annotations
@@ -116,7 +116,8 @@ class BlockCache:
             return None
         for number in range(first, last + 1):
             at = (number - first) * SEGMENT
-            self._keep(_segment_key(block, number), plaintext[at : at + SEGMENT])
+            one = plaintext if first == last else plaintext[at : at + SEGMENT]
+            self._keep(_segment_key(block, number), one)
         return memoryview(plaintext)[start - first * SEGMENT : end - first * SEGMENT]
 
     def _note_undivided(self, block: bytes) -> None:
