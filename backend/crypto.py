@@ -82,8 +82,8 @@ def open_into(target: memoryview, key: bytes, parts: Sequence[tuple[memoryview, 
     cipher, end = AESGCM(key), 0
     for data, associated_data in parts:
         start, end = end, end + len(data) - SEAL_OVERHEAD
-        if end < start:
-            raise CorruptError("sealed data is shorter than its nonce and tag")
+        if not start <= end <= len(target):
+            raise CorruptError("sealed data is shorter than its nonce and tag, or longer than stated")
         try:
             cipher.decrypt_into(data[:NONCE_SIZE], data[NONCE_SIZE:], associated_data, target[start:end])
         except InvalidTag:

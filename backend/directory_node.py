@@ -131,6 +131,7 @@ class DirectoryNode:
             path = self._locate(key)
             self._files.forget(key)
             await self._write(f"cannot delete {key}", partial(_delete, path))
+            self._files.forget(key)  # who read it meanwhile has opened it again
 
     async def keys(self, prefix: str) -> list[str]:
         if prefix and (not prefix.endswith("/") or not _KEY.fullmatch(prefix[:-1])):

@@ -31,8 +31,8 @@ from backend.node import Buffer
 MOST: Final = 2048
 """A drive's packs that are read at random, 16 GiB of them: to open a file that is not in memory is a
 thread's turn and some reads of the disk."""
-SHARE: Final = 16
-"""A node keeps a 16th of the files that the process may open: there are others, and sockets and databases."""
+SHARE: Final = 64
+"""A node keeps a 64th of the files that the process may open: there are others, and sockets and databases."""
 NEAR: Final = 64 * 1024
 READ_AHEAD: Final = 512 * 1024
 SOON_MOST: Final = 128 * 1024
@@ -138,7 +138,11 @@ class OpenFiles:
         data = bytearray(length)
         try:
             if file.fill_now(data, offset) or (ask and await self._brings(file, data, offset)):
-                return data if file.is_in_place() else None
+                if file.is_in_place():
+                    return data
+                self.forget(key)
+        except FileNotFoundError:  # and its space is given back when it is closed
+            self.forget(key)
         except OSError as error:  # for the slow way to find and tell
             self._can_tell = error.errno != errno.EOPNOTSUPP
         return None

@@ -25,6 +25,7 @@ from cache.errors import DirectoryError, FileSystemError, FileTooBigError, Inval
 from cache.health import Health
 from cache.inodes import BLOCK_SIZE
 from cache.ledger import Ledger
+from cache.namespace_schema import sqlite_errors
 from cache.operations import MAX_NAME, MAX_SIZE
 from cache.past import PastTree
 from cache.point_store import Point
@@ -174,13 +175,14 @@ class Drive(Tree):
         seen = -1
         while True:
             await trio.sleep(TICK)
-            self.delete_unused()
-            if self.ledger.accepted != seen:
+            if self.ledger.accepted != seen or self.any_unused:
                 seen = self._tick(seen)
 
     def _tick(self, seen: int) -> int:
-        accepted = self.ledger.accepted
         try:
+            with sqlite_errors(self._namespace.path):
+                self.delete_unused()
+            accepted = self.ledger.accepted
             self.ledger.flush()
         except (DriveError, FileSystemError, OSError) as error:
             log.warning("the namespace cannot be written now (the journal has it all): %s", error)

@@ -12,7 +12,6 @@ Event-loop thread only.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from stat import S_IFLNK, S_IFMT
 from typing import Final
 
@@ -159,7 +158,7 @@ class Inodes:
         self._held.pop(inode, None)
         if self._is_unused(inode):
             self._unused[inode] = None
-            if len(self._unused) >= AT_ONCE:
+            if len(self._unused) == AT_ONCE:
                 self.delete_unused()
 
     def delete_unused(self) -> None:
@@ -168,6 +167,11 @@ class Inodes:
         if self._unused:
             waiting, self._unused = self._unused, {}
             self._delete([inode for inode in waiting if self._is_unused(inode)])
+
+    @property
+    def any_unused(self) -> bool:
+        """Whether `delete_unused` may have something to do."""
+        return bool(self._unused)
 
     def _delete_if_unused(self, inode: int) -> None:
         if self._is_unused(inode):
@@ -185,9 +189,11 @@ class Inodes:
     def _delete(self, inodes: list[int]) -> None:
         for inode in inodes:
             self._forget_times(inode)
-        # What the caller asked for is done; an inode that cannot be deleted now is at the next open.
-        with suppress(NoSpaceLeftError, InputOutputError):
+        try:
             self._accept_all([Delete(inode) for inode in inodes])
+        except (NoSpaceLeftError, InputOutputError):
+            # What the caller asked for is done; these are tried again, at the latest at the next open.
+            self._unused |= dict.fromkeys(inodes)
 
     def _forget_times(self, inode: int) -> None:
         """Those that were put off."""

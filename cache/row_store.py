@@ -221,13 +221,14 @@ class RowStore:
 
     def _write_put_off(self) -> None:
         waiting, self._put_off = self._put_off, {}
-        while waiting:
-            sql = next(iter(waiting))
+        failures: list[BaseException] = []
+        for sql, rows in waiting.items():
             try:
-                self.write(sql, waiting.pop(sql))
-            except BaseException:
-                self._put_off = waiting
-                raise
+                self.write(sql, rows)
+            except BaseException as error:  # it is in the log (3), and so have to be those after it, in order
+                failures.append(error)
+        if failures:
+            raise failures[0]
 
     def write_inodes(self) -> None:
         """Bring inodes into the open transaction."""

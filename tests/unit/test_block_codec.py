@@ -141,6 +141,15 @@ def test_unknown_versions_and_sizes_are_refused(header: tuple[int, int, int]) ->
         CODEC.open(block, by_hand(block, struct.pack("<BBI", *header), b"plain"))
 
 
+@pytest.mark.parametrize("rest", [1, 27, 28])
+def test_a_compressed_block_that_says_it_is_not_is_refused(rest: int) -> None:
+    """As long as one that is not compressed could not be: its last segment would have no room for a tag."""
+    sealed = bytes(SEALED_SEGMENT + rest)
+    header = struct.pack("<BBI", 2, PLAIN, len(sealed) - 56)
+    with pytest.raises(CorruptError):
+        CODEC.open(BlockId(bytes(32)), header + sealed)
+
+
 def test_a_bomb_under_the_right_key_is_refused() -> None:
     block = CODEC.block_id(b"x")
     with pytest.raises(CorruptError, match="states"):

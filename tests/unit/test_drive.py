@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFREG, S_ISGID
 
+import apsw
 import pytest
 
+from backend.errors import TransientError
 from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import (
@@ -19,6 +21,7 @@ from cache.errors import (
     NameTooLongError,
     NoAttributeError,
     NoEntryError,
+    NoSpaceLeftError,
     NotDirectoryError,
     NotEmptyError,
     NotPermittedError,
@@ -378,6 +381,39 @@ async def test_what_nobody_holds_is_deleted_together_unless_it_is_found_again(dr
             drive.attributes(file.inode)
     assert drive.attributes(made[0].inode).nlink == 0
     assert (await drive.status())["sealed_bytes"] <= len(b"never sealed")
+
+
+async def test_deletes_that_are_refused_are_tried_again(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await make_file(drive, b"file")
+    drive.hold(made.inode)
+    await drive.unlink(ROOT_INODE, b"file")
+    drive.release(made.inode)
+    with monkeypatch.context() as patch:
+        patch.setattr(drive.ledger, "accept", _full)
+        drive.delete_unused()
+    assert drive.attributes(made.inode).nlink == 0
+    drive._tick(-1)
+    with pytest.raises(StaleError):
+        drive.attributes(made.inode)
+
+
+def _full(_operation: object) -> None:
+    raise NoSpaceLeftError("full")
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("error", [TransientError("no"), apsw.IOError("no")])
+async def test_deletes_that_fail_are_said_and_do_not_end_the_drive(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(drive, "delete_unused", fail)
+    assert drive._tick(7) == 7
+    assert "cannot be written now" in caplog.text
 
 
 async def test_a_file_with_data_has_blocks(drive: Drive) -> None:

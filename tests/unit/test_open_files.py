@@ -223,3 +223,11 @@ async def test_a_node_that_owes_an_answer_is_not_asked(node: DirectoryNode, disk
     with pytest.raises(NodeError, match="not answered yet"):
         await node.get(KEY, 500_000, 1000)
     assert disk.asked == []
+
+
+async def test_a_file_that_went_away_is_let_go_of(node: DirectoryNode, disk: Disk, tmp_path: Path) -> None:
+    """Who compacts in another process wants its space back."""
+    assert node._files.get(KEY) is not None
+    (tmp_path / "node" / KEY).unlink()
+    assert await node.get_soon(KEY, 4096, 10) is None
+    assert node._files.get(KEY) is None

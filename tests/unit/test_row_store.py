@@ -10,7 +10,7 @@ import pytest
 
 from backend.errors import TransientError
 from cache.namespace import Namespace
-from cache.operations import ROOT_INODE, Create, Unlink
+from cache.operations import ROOT_INODE, Create, Delete, SetExtents, Unlink
 
 
 class FailingConnection:
@@ -71,3 +71,35 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, fails_at: int, rolls_b
     assert again.inode(gone).nlink == 0  # type: ignore[union-attr]
     assert again.journal_position() == 3
     again.close()
+
+
+@pytest.mark.parametrize("rolls_back", [False, True])
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_what_was_put_off_keeps_its_order_when_it_fails(
+    tmp_path: Path, fails_at: int, rolls_back: bool
+) -> None:
+    """Else the extents of the next file that goes are deleted before they are kept for the past."""
+    namespace = Namespace(str(tmp_path / "namespace.db"), device=1)
+    files = {name: _create(namespace, name) for name in (b"one", b"two")}
+    for inode in files.values():
+        namespace.apply(SetExtents(inode, 10, ((0, 10),), ((0, 10, bytes(32), 0),)))
+    namespace.flush(1)
+    namespace.begin_commit(2)
+    rows = namespace._rows
+    real = rows.connection
+    rows.connection = FailingConnection(real, fails_at, rolls_back=rolls_back)  # type: ignore[assignment]
+    _remove(namespace, b"one", files[b"one"])
+    with pytest.raises(TransientError):
+        namespace.flush(2)
+    rows.connection = real
+    _remove(namespace, b"two", files[b"two"])
+    namespace.flush(3)
+    past = [row[0] for row in real.execute("SELECT inode FROM past_extent ORDER BY inode")]
+    assert past == sorted(files.values())
+    assert real.execute("SELECT count(*) FROM extent").fetchall() == [(0,)]
+    namespace.close()
+
+
+def _remove(namespace: Namespace, name: bytes, inode: int) -> None:
+    namespace.apply(Unlink(ROOT_INODE, name, inode, 2))
+    namespace.apply(Delete(inode))
