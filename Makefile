@@ -57,12 +57,13 @@ install-system: $(STAMP)
 # The demo keeps its cache beside its drive, so that nothing is written outside this folder.
 run: export DRIVEFS_CACHE_DIR = $(CURDIR)/$(DEMO)/cache
 
-# A mount whose process was killed cannot be looked into; mount.drivefs takes it away.
+# A mount whose process was killed cannot be looked into, though the kernel may still say that it is one;
+# mount.drivefs takes it away.
 run: install
 	@mkdir -p $(MOUNT) 2>/dev/null || $(MOUNTED)
 	@test -e $(KEY) || (umask 077 && head -c 32 /dev/urandom > $(KEY))
 	@test -e $(DRIVE)/drive.toml || $(BIN)/mkfs.drivefs --key-file $(KEY) $(DRIVE)
-	@mountpoint -q $(MOUNT) || $(BIN)/mount.drivefs $(DRIVE) $(MOUNT) -o key_file=$(KEY)
+	@{ mountpoint -q $(MOUNT) && ls $(MOUNT) >/dev/null 2>&1; } || $(BIN)/mount.drivefs $(DRIVE) $(MOUNT) -o key_file=$(KEY)
 	@echo "The drive is mounted at $(MOUNT). Copy something in, then:"
 	@echo "  $(BIN)/drivefs status $(MOUNT)    what is stored, and what is not yet"
 	@echo "  make stop                          store everything and unmount"
