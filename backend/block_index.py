@@ -160,7 +160,9 @@ class BlockIndex:
         pack are known to be missing than parity makes up for."""
         row = self._one(
             "SELECT packs.missing FROM blocks JOIN packs ON packs.number = blocks.pack WHERE blocks.id = ?1"
-            " AND NOT EXISTS (SELECT 1 FROM dying WHERE dying.id = ?1)", block)
+            " AND NOT EXISTS (SELECT 1 FROM dying WHERE dying.id = ?1)",
+            block,
+        )
         return row is not None and row[0].bit_count() <= self._parity
 
     def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
@@ -201,7 +203,8 @@ class BlockIndex:
             if number is not None:
                 self._database.executemany(
                     "INSERT OR IGNORE INTO blocks (id, pack, offset, length) VALUES (?, ?, ?, ?)",
-                    [(entry.block, number, entry.offset, entry.length) for entry in entries])
+                    [(entry.block, number, entry.offset, entry.length) for entry in entries],
+                )
                 self._repoint(number, entries, self._worse_than(pack.missing))
 
     @_translated
@@ -214,7 +217,9 @@ class BlockIndex:
                 dying = self._one("DELETE FROM dying WHERE id = ? RETURNING 1", entry.block) is not None
                 self._database.execute(
                     f"INSERT OR {'REPLACE' if dying else 'IGNORE'} INTO blocks (id, pack, offset, length)"
-                    " VALUES (?, ?, ?, ?)", (entry.block, number, entry.offset, entry.length))
+                    " VALUES (?, ?, ?, ?)",
+                    (entry.block, number, entry.offset, entry.length),
+                )
             if number is not None:
                 self._repoint(number, entries, self._worse_than(pack.missing))
 
@@ -246,7 +251,8 @@ class BlockIndex:
         while others come and go. Without those that are doomed."""
         rows = self._database.execute(
             f"SELECT {_PACK_COLUMNS} FROM packs WHERE id > ? AND NOT doomed ORDER BY id LIMIT ?",
-            (pack_id, limit))
+            (pack_id, limit),
+        )
         return [_pack(row) for row in rows]
 
     @_translated
@@ -254,7 +260,9 @@ class BlockIndex:
         """The blocks that are read from the pack, in its order. Walks the index: for checks only."""
         rows = self._database.execute(
             "SELECT blocks.id, offset, length FROM blocks JOIN packs ON packs.number = blocks.pack"
-            " WHERE packs.id = ? ORDER BY offset", (pack_id,))
+            " WHERE packs.id = ? ORDER BY offset",
+            (pack_id,),
+        )
         return [PackEntry(*row) for row in rows]
 
     @_translated
@@ -262,35 +270,41 @@ class BlockIndex:
         """Up to `limit` blocks with ids above `after`, by id: block, pack id, offset, length."""
         rows = self._database.execute(
             "SELECT blocks.id, packs.id, offset, length FROM blocks JOIN packs ON packs.number = blocks.pack"
-            " WHERE blocks.id > ? ORDER BY blocks.id LIMIT ?", (after, limit))
+            " WHERE blocks.id > ? ORDER BY blocks.id LIMIT ?",
+            (after, limit),
+        )
         return [(BlockId(row[0]), row[1], row[2], row[3]) for row in rows]
 
     @_translated
     def packs_to_repair(self, limit: int, skip: int = 0) -> list[Pack]:
         """Up to `limit` packs that want repair, in the order in which they were added, after `skip`."""
         rows = self._database.execute(
-            f"SELECT {_PACK_COLUMNS} FROM packs WHERE repair AND NOT doomed"
-            " ORDER BY number LIMIT ? OFFSET ?", (limit, skip))
+            f"SELECT {_PACK_COLUMNS} FROM packs WHERE repair AND NOT doomed ORDER BY number LIMIT ? OFFSET ?",
+            (limit, skip),
+        )
         return [_pack(row) for row in rows]
 
     @_translated
     def want_repair(self, pack_id: bytes, missing: int = 0) -> None:
         """Queue the pack for repair; the fragments of the bits in `missing` are known to be bad."""
         self._database.execute(
-            "UPDATE packs SET repair = 1, missing = missing | ? WHERE id = ?", (missing, pack_id))
+            "UPDATE packs SET repair = 1, missing = missing | ? WHERE id = ?", (missing, pack_id)
+        )
 
     @_translated
     def set_missing(self, pack_id: bytes, missing: int) -> None:
         """What a repair or a late write found: the pack wants repair only if bits are left."""
         self._database.execute(
-            "UPDATE packs SET missing = ?1, repair = ?1 != 0 WHERE id = ?2", (missing, pack_id))
+            "UPDATE packs SET missing = ?1, repair = ?1 != 0 WHERE id = ?2", (missing, pack_id)
+        )
 
     @_translated
     def set_settled(self, pack_id: bytes, nodes: Sequence[str], missing: int) -> None:
         """As `set_missing`, when the last fragments of a new pack lie on `nodes` or have failed."""
         self._database.execute(
             "UPDATE packs SET nodes = ?1, missing = ?2, repair = ?2 != 0 WHERE id = ?3",
-            ("/".join(nodes), missing, pack_id))
+            ("/".join(nodes), missing, pack_id),
+        )
 
     @_translated
     def set_nodes(self, pack_id: bytes, nodes: Sequence[str]) -> None:
@@ -307,7 +321,8 @@ class BlockIndex:
     def ids_after(self, after: bytes, limit: int) -> list[BlockId]:
         """Up to `limit` blocks with ids above `after`, by id; dying ones too."""
         rows = self._database.execute(
-            "SELECT id FROM blocks WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+            "SELECT id FROM blocks WHERE id > ? ORDER BY id LIMIT ?", (after, limit)
+        )
         return [BlockId(row[0]) for row in rows]
 
     @_translated
@@ -326,7 +341,8 @@ class BlockIndex:
             self._database.executemany("DELETE FROM dying WHERE id = ?", [(id,) for id in known - wanted])
             new = [block for block in blocks if block not in known]
             self._database.executemany(
-                "INSERT OR IGNORE INTO dying (id, since) VALUES (?, ?)", [(block, now_ns) for block in new])
+                "INSERT OR IGNORE INTO dying (id, since) VALUES (?, ?)", [(block, now_ns) for block in new]
+            )
         return new
 
     @_translated
@@ -336,7 +352,8 @@ class BlockIndex:
         with self._transaction():
             rows = self._database.execute(
                 "DELETE FROM dying WHERE id IN (SELECT id FROM dying WHERE since <= ? LIMIT ?) RETURNING id",
-                (until_ns, limit)).fetchall()
+                (until_ns, limit),
+            ).fetchall()
             self._database.executemany("DELETE FROM blocks WHERE id = ?", rows)
         return len(rows)
 
@@ -381,7 +398,8 @@ class BlockIndex:
         """Sums over the packs; walks packs, not blocks."""
         row = self._one(
             "SELECT total(blocks), total(block_bytes), count(*), total(stored),"
-            " total(repair AND NOT doomed) FROM packs")
+            " total(repair AND NOT doomed) FROM packs"
+        )
         return IndexStatistics(*map(int, row or (0, 0, 0, 0, 0)))
 
     @contextmanager
@@ -398,8 +416,13 @@ class BlockIndex:
             raise
 
     def _open(self, drive_id: bytes) -> None:
-        for pragma in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", "synchronous = NORMAL",
-                       "trusted_schema = OFF", "mmap_size = 0"):
+        for pragma in (
+            "locking_mode = EXCLUSIVE",
+            "journal_mode = WAL",
+            "synchronous = NORMAL",
+            "trusted_schema = OFF",
+            "mmap_size = 0",
+        ):
             self._database.execute(f"PRAGMA {pragma}")
         if self._one("SELECT 1 FROM sqlite_schema") is None:
             with self._transaction():
@@ -426,14 +449,21 @@ class BlockIndex:
             if row is not None and row[0] in old:
                 self._database.execute(
                     "UPDATE blocks SET pack = ?, offset = ?, length = ? WHERE id = ?",
-                    (number, entry.offset, entry.length, entry.block))
+                    (number, entry.offset, entry.length, entry.block),
+                )
 
     def _insert_pack(self, pack: Pack, entries: Sequence[PackEntry]) -> int | None:
         row = self._one(
             "INSERT OR IGNORE INTO packs (id, size, stored, nodes, missing, repair, blocks, block_bytes)"
             " VALUES (?1, ?2, ?3, ?4, ?5, ?5 != 0, ?6, ?7) RETURNING number",
-            pack.id, pack.size, pack.stored_size, "/".join(pack.nodes), pack.missing,
-            len(entries), sum(entry.length for entry in entries))
+            pack.id,
+            pack.size,
+            pack.stored_size,
+            "/".join(pack.nodes),
+            pack.missing,
+            len(entries),
+            sum(entry.length for entry in entries),
+        )
         return None if row is None else row[0]
 
     def _one(self, query: str, *values: bytes | int | str) -> tuple[Any, ...] | None:

@@ -43,9 +43,11 @@ from backend.repair_queue import NoteRepair, RepairQueue, forget
 from backend.upstream import BlockId, BlockPart, CompactionReport, NodeStatus, SealedBlock, StoreStatus
 
 AFTER_QUORUM: Final = declare(
-    "blocks.after-quorum", "a pack is durable at write quorum; the index does not know it yet")
+    "blocks.after-quorum", "a pack is durable at write quorum; the index does not know it yet"
+)
 AFTER_INDEX: Final = declare(
-    "blocks.after-index", "a pack is stored and in the index; who waits for flush does not know it yet")
+    "blocks.after-index", "a pack is stored and in the index; who waits for flush does not know it yet"
+)
 
 PARALLEL: Final = 4
 FIRST_WAIT: Final = 0.5
@@ -61,11 +63,23 @@ class BlockStore:
     """Called by many tasks at once. `run` must be running for anything to be stored; call `reconcile`
     once after opening (or `rebuild_index` if the index is new). `nodes` are by name."""
 
-    def __init__(self, nodes: Mapping[str, Node], code: ErasureCode, cluster: ClusterMap, drive_id: bytes,
-                 pack_key: bytes, index: BlockIndex, *, linger: float = 0.2,
-                 target: int = DEFAULT_TARGET, capacity: int = DEFAULT_CAPACITY,
-                 parallel: int = PARALLEL, hedge_after: float = 0.5,
-                 repair_wait: float = REPAIR_WAIT, note_repair: NoteRepair = forget) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        code: ErasureCode,
+        cluster: ClusterMap,
+        drive_id: bytes,
+        pack_key: bytes,
+        index: BlockIndex,
+        *,
+        linger: float = 0.2,
+        target: int = DEFAULT_TARGET,
+        capacity: int = DEFAULT_CAPACITY,
+        parallel: int = PARALLEL,
+        hedge_after: float = 0.5,
+        repair_wait: float = REPAIR_WAIT,
+        note_repair: NoteRepair = forget,
+    ) -> None:
         require_placeable(cluster, nodes)
         self._nodes = nodes
         self._drive_id = drive_id
@@ -76,12 +90,13 @@ class BlockStore:
         self._slots = trio.Semaphore(parallel)
         self._buffer = BlockBuffer(capacity, target)
         self._packs = PackStore(nodes, code, cluster, drive_id, self._note_wrong, hedge_after)
-        self._repairs = RepairQueue(
-            nodes, self._packs, index, self._is_pending, repair_wait, note_repair)
+        self._repairs = RepairQueue(nodes, self._packs, index, self._is_pending, repair_wait, note_repair)
         self._reconciliation = IndexReconciliation(
-            nodes, self._packs, index, drive_id, pack_key, self._is_pending)
+            nodes, self._packs, index, drive_id, pack_key, self._is_pending
+        )
         self._compactor = Compactor(
-            nodes, self._packs, index, drive_id, pack_key, self._is_pending, self._repairs.wake)
+            nodes, self._packs, index, drive_id, pack_key, self._is_pending, self._repairs.wake
+        )
         self._compact_lock = trio.Lock()
         self._released = False
         index.set_parity(code.profile.m)
@@ -172,8 +187,9 @@ class BlockStore:
         lengths = ((block, self._index.length(block)) for block in blocks)
         return {block: length for block, length in lengths if length is not None}
 
-    async def compact(self, verify: Verify, grace: float, bytes_per_second: float, *,
-                      debris: bool) -> CompactionReport:
+    async def compact(
+        self, verify: Verify, grace: float, bytes_per_second: float, *, debris: bool
+    ) -> CompactionReport:
         """As in `Upstream`; `verify` confirms the lease, or raises."""
         if not self._released:
             raise UsageError("blocks are deleted only after they were released in this session")
@@ -190,8 +206,16 @@ class BlockStore:
             for node in self._nodes.values():
                 nursery.start_soon(_ask_status, node, found)
         sums = self._index.statistics()
-        return StoreStatus(sums.blocks, sums.block_bytes, sums.packs, sums.stored_bytes, self._buffer.size,
-                           sums.packs_to_repair, tuple(found[name] for name in self._nodes), self._data_share)
+        return StoreStatus(
+            sums.blocks,
+            sums.block_bytes,
+            sums.packs,
+            sums.stored_bytes,
+            self._buffer.size,
+            sums.packs_to_repair,
+            tuple(found[name] for name in self._nodes),
+            self._data_share,
+        )
 
     async def close(self) -> None:
         """Close the index; cancel `run` before."""
@@ -254,8 +278,9 @@ class BlockStore:
             return location
         if self._away:
             away = ", ".join(self._away)
-            raise UnavailableError(f"block {block.hex()[:16]} is not on the nodes that answer; away: {away}",
-                                   self._away)
+            raise UnavailableError(
+                f"block {block.hex()[:16]} is not on the nodes that answer; away: {away}", self._away
+            )
         raise NotFoundError(f"block {block.hex()[:16]} is not stored")
 
     async def _moved(self, block: BlockId, before: BlockLocation) -> BlockLocation | None:

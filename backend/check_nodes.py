@@ -26,7 +26,8 @@ from backend.lease import KEY as LEASE
 from backend.node_identity import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, encode_identity, read_identity
 
 NODES_WRITTEN: Final = declare(
-    "drive-file.nodes-written", "the nodes have the new drive.toml; the drive's folder has the old one")
+    "drive-file.nodes-written", "the nodes have the new drive.toml; the drive's folder has the old one"
+)
 
 _LOOKED_AT: Final = 64
 

@@ -37,16 +37,17 @@ from backend.pack_store import PackStore
 from backend.upstream import CompactionReport, SealedBlock
 
 FORGOTTEN: Final = declare(
-    "compaction.forgotten", "the index has forgotten dead blocks; their packs are whole")
+    "compaction.forgotten", "the index has forgotten dead blocks; their packs are whole"
+)
 WRITTEN: Final = declare(
-    "compaction.written", "living blocks are durable in a new pack; the index reads them from the old one")
-MOVED: Final = declare(
-    "compaction.moved", "living blocks are read from the new pack; the old one is whole")
+    "compaction.written", "living blocks are durable in a new pack; the index reads them from the old one"
+)
+MOVED: Final = declare("compaction.moved", "living blocks are read from the new pack; the old one is whole")
 DOOMED: Final = declare("compaction.doomed", "packs are doomed; their fragments are all there")
 DELETING: Final = declare(
-    "compaction.deleting", "a fragment of a doomed pack is about to go; others may be gone")
-DELETED: Final = declare(
-    "compaction.deleted", "a doomed pack's fragments are gone; the index still lists it")
+    "compaction.deleting", "a fragment of a doomed pack is about to go; others may be gone"
+)
+DELETED: Final = declare("compaction.deleted", "a doomed pack's fragments are gone; the index still lists it")
 DEBRIS: Final = declare("compaction.debris", "a fragment of a pack that cannot be read is about to go")
 
 THIN: Final = 0.6
@@ -71,9 +72,16 @@ class Compactor:
     """One run at a time. `is_pending` says which packs are being written by this process, `wake_repairs`
     that a new pack may lack fragments."""
 
-    def __init__(self, nodes: Mapping[str, Node], packs: PackStore, index: BlockIndex, drive_id: bytes,
-                 pack_key: bytes, is_pending: Callable[[bytes], bool],
-                 wake_repairs: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        packs: PackStore,
+        index: BlockIndex,
+        drive_id: bytes,
+        pack_key: bytes,
+        is_pending: Callable[[bytes], bool],
+        wake_repairs: Callable[[], None],
+    ) -> None:
         self._nodes = nodes
         self._packs = packs
         self._index = index

@@ -71,8 +71,10 @@ class Profile:
         k, m, copies = (int(group or 0) for group in found.groups())
         profile = Profile(COPIES, 1, copies - 1) if found[3] else Profile(REED_SOLOMON, k, m)
         if not profile.is_possible():
-            raise UsageError(f"profile {text} is not possible: K+M needs K >= 2, M >= 1 and at most "
-                             f"{MAX_FRAGMENTS} in all; copies:N needs N from 1 to {MAX_FRAGMENTS}")
+            raise UsageError(
+                f"profile {text} is not possible: K+M needs K >= 2, M >= 1 and at most "
+                f"{MAX_FRAGMENTS} in all; copies:N needs N from 1 to {MAX_FRAGMENTS}"
+            )
         return profile
 
     def is_possible(self) -> bool:

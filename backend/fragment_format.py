@@ -65,8 +65,18 @@ def encode_footer(payload: Buffer, footer: FragmentFooter) -> bytes:
     if len(payload) != footer.payload_size or footer.payload_size > MAX_PAYLOAD:
         raise ValueError(f"a payload of {len(payload)} bytes does not fit its footer")
     profile = footer.profile
-    fields = _FIELDS.pack(MAGIC, VERSION, profile.kind, profile.k, profile.m, footer.index,
-                          footer.drive_id, footer.pack_id, footer.payload_size, footer.pack_size)
+    fields = _FIELDS.pack(
+        MAGIC,
+        VERSION,
+        profile.kind,
+        profile.k,
+        profile.m,
+        footer.index,
+        footer.drive_id,
+        footer.pack_id,
+        footer.payload_size,
+        footer.pack_size,
+    )
     return fields + blake3.blake3(payload).update(fields).digest()
 
 

@@ -52,8 +52,15 @@ def named(node: str, what: DriveError | str) -> str:
 class FragmentReader:
     """Reads from `nodes` by name. `cpu` bounds the threads that hash."""
 
-    def __init__(self, nodes: Mapping[str, Node], code: ErasureCode, drive_id: bytes, health: NodeHealth,
-                 cpu: trio.CapacityLimiter, hedge_after: float) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        code: ErasureCode,
+        drive_id: bytes,
+        health: NodeHealth,
+        cpu: trio.CapacityLimiter,
+        hedge_after: float,
+    ) -> None:
         self._nodes = nodes
         self._code = code
         self._drive_id = drive_id
@@ -107,6 +114,7 @@ class FragmentReader:
 
     def _by_promise(self, pack: Pack) -> list[int]:
         """Fragment numbers: nodes in good health first, then data before parity, known gaps last."""
+
         def demerit(index: int) -> tuple[int, bool, int]:
             return (pack.missing >> index & 1, self._health.is_avoided(pack.nodes[index]), index)
 
@@ -151,7 +159,8 @@ class FragmentReader:
         reasons = "; ".join(named(pack.nodes[i], found.failed.get(i, "no answer in time")) for i in lost)
         raise UnavailableError(
             f"pack {pack.id.hex()}: {len(found.good)} good fragments of the {k} needed ({reasons})",
-            [pack.nodes[index] for index in lost])
+            [pack.nodes[index] for index in lost],
+        )
 
 
 @dataclass(slots=True)
@@ -161,5 +170,3 @@ class _Search:
     found: Collected = field(default_factory=Collected)
     running: int = 0
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
-
-

@@ -59,8 +59,15 @@ class ReconcileReport:
 class IndexReconciliation:
     """One run at a time. `is_pending` says which packs are being written by this process."""
 
-    def __init__(self, nodes: Mapping[str, Node], packs: PackStore, index: BlockIndex, drive_id: bytes,
-                 pack_key: bytes, is_pending: Callable[[bytes], bool]) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        packs: PackStore,
+        index: BlockIndex,
+        drive_id: bytes,
+        pack_key: bytes,
+        is_pending: Callable[[bytes], bool],
+    ) -> None:
         self._nodes = nodes
         self._packs = packs
         self._index = index
@@ -92,12 +99,15 @@ class IndexReconciliation:
             self._index.want_repair(pack_id, missing)
             report.marked += 1
 
-    def _whereabouts(self, pack_id: bytes, expected: Sequence[str], listing: FragmentListing,
-                     report: ReconcileReport) -> tuple[list[str], int]:
+    def _whereabouts(
+        self, pack_id: bytes, expected: Sequence[str], listing: FragmentListing, report: ReconcileReport
+    ) -> tuple[list[str], int]:
         """On which node each fragment lies, and the bits of those that are nowhere they could be. One that no
         node lists may lie on a node that is away; else it is missing, and belongs on a node of its own."""
-        listed = [name if listing.has(name, pack_id, index) else listing.holder(pack_id, index)
-                  for index, name in enumerate(expected)]
+        listed = [
+            name if listing.has(name, pack_id, index) else listing.holder(pack_id, index)
+            for index, name in enumerate(expected)
+        ]
         placed = [name for name in listed if name is not None]
         if len(placed) == len(listed):
             return placed, 0
@@ -107,8 +117,9 @@ class IndexReconciliation:
         lacking = [index for index, name in enumerate(listed) if name is None]
         return nodes, sum(1 << index for index in lacking if nodes[index] not in report.away)
 
-    async def _add_all(self, unknown: Sequence[bytes], listing: FragmentListing, report: ReconcileReport,
-                       progress: Progress) -> None:
+    async def _add_all(
+        self, unknown: Sequence[bytes], listing: FragmentListing, report: ReconcileReport, progress: Progress
+    ) -> None:
         done, remaining = 0, iter(unknown)
 
         async def read_some() -> None:
@@ -162,7 +173,10 @@ class IndexReconciliation:
         if footer.pack_size > MAX_PACK_SIZE or footer.pack_size <= TRAILER_SIZE:
             raise FormatError(f"a pack cannot have {footer.pack_size} bytes")
         if (footer.drive_id, footer.pack_id, footer.profile) != (
-                self._drive_id, pack.id, self._packs.code.profile):
+            self._drive_id,
+            pack.id,
+            self._packs.code.profile,
+        ):
             raise CorruptError("the footer names another drive, pack or profile")
         return footer.pack_size
 

@@ -25,9 +25,11 @@ from backend.object_format import Copy, frame
 from backend.replicated_objects import Copies, Ranking, ReplicatedObjects
 
 COPIED: Final = declare(
-    "rebalance.object-copied", "one more wanted node has a commit or root; the old copies are all there")
+    "rebalance.object-copied", "one more wanted node has a commit or root; the old copies are all there"
+)
 DELETED: Final = declare(
-    "rebalance.object-deleted", "m+1 wanted nodes have a commit or root; one copy elsewhere is gone")
+    "rebalance.object-deleted", "m+1 wanted nodes have a commit or root; one copy elsewhere is gone"
+)
 
 _BATCH: Final = 256
 
@@ -38,8 +40,14 @@ Progress = Callable[[int, int], None]
 class ObjectRebalance:
     """`nodes` and `ranking` are those of `objects`; `verify` confirms the lease, or raises."""
 
-    def __init__(self, objects: ReplicatedObjects, nodes: Mapping[str, Node], ranking: Ranking,
-                 drive_id: bytes, verify: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        objects: ReplicatedObjects,
+        nodes: Mapping[str, Node],
+        ranking: Ranking,
+        drive_id: bytes,
+        verify: Callable[[], Awaitable[None]],
+    ) -> None:
         self._objects = objects
         self._nodes = nodes
         self._ranking = ranking
@@ -92,5 +100,6 @@ def _right(key: str, found: Copies, accept: Accept) -> Copy:
         raise CorruptError(f"{key}: no copy is good; fsck.drivefs says more")
     if len(votes) == 2 and votes[0][1] == votes[1][1]:
         raise CorruptError(
-            f"{key} is in two states and nothing says which is newer: mount the drive, unmount it, try again")
+            f"{key} is in two states and nothing says which is newer: mount the drive, unmount it, try again"
+        )
     return votes[0][0]

@@ -40,8 +40,15 @@ ReportWrong = Callable[[Pack, int], None]
 class PackReader:
     """Called by many tasks at once. `report_wrong` must not block."""
 
-    def __init__(self, nodes: Mapping[str, Node], code: ErasureCode, drive_id: bytes,
-                 cpu: trio.CapacityLimiter, report_wrong: ReportWrong, hedge_after: float) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        code: ErasureCode,
+        drive_id: bytes,
+        cpu: trio.CapacityLimiter,
+        report_wrong: ReportWrong,
+        hedge_after: float,
+    ) -> None:
         self._health = NodeHealth()
         self.fragments = FragmentReader(nodes, code, drive_id, self._health, cpu, hedge_after)
         self._code = code
@@ -145,8 +152,9 @@ class PackReader:
         if len(parts) == len(ranges):
             race.win(b"".join(parts[index] for index, _, _ in ranges))
 
-    async def _read_part(self, nursery: trio.Nursery, pack: Pack, part: Range, parts: dict[int, bytes],
-                         race: _Race) -> None:
+    async def _read_part(
+        self, nursery: trio.Nursery, pack: Pack, part: Range, parts: dict[int, bytes], race: _Race
+    ) -> None:
         index = part[0]
         try:
             parts[index] = await self._read_one(pack, part)

@@ -40,11 +40,14 @@ from backend.pack_reader import PackReader, ReportWrong
 from backend.placement import ClusterMap, place, stand_ins
 
 BEFORE_FRAGMENT: Final = declare(
-    "pack.before-fragment", "a fragment is about to be written; others of its pack may be durable already")
+    "pack.before-fragment", "a fragment is about to be written; others of its pack may be durable already"
+)
 BEFORE_STAND_IN: Final = declare(
-    "pack.before-stand-in", "a node refused a fragment; the one in its place has not been asked")
+    "pack.before-stand-in", "a node refused a fragment; the one in its place has not been asked"
+)
 BEFORE_REBUILT: Final = declare(
-    "repair.before-fragment", "a rebuilt fragment is about to be written; the index still says it is missing")
+    "repair.before-fragment", "a rebuilt fragment is about to be written; the index still says it is missing"
+)
 
 WRITES_PER_NODE: Final = 16
 REPAIR_PATIENCE: Final = 60.0
@@ -71,8 +74,15 @@ class PackWrite:
 class PackStore:
     """Called by many tasks at once. `nodes` are by name; reads see changes of the mapping at once."""
 
-    def __init__(self, nodes: Mapping[str, Node], code: ErasureCode, cluster: ClusterMap, drive_id: bytes,
-                 report_wrong: ReportWrong, hedge_after: float = 0.5) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        code: ErasureCode,
+        cluster: ClusterMap,
+        drive_id: bytes,
+        report_wrong: ReportWrong,
+        hedge_after: float = 0.5,
+    ) -> None:
         self._nodes = nodes
         self._code = code
         self._cluster = cluster
@@ -216,8 +226,10 @@ def _quorum_error(write: PackWrite, quorum: int) -> DriveError:
     errors = {write.pack.nodes[index]: error for index, error in write.failed.items()}
     names = sorted(errors)
     reasons = "; ".join(named(name, errors[name]) for name in names)
-    text = (f"cannot store a pack: {quorum} of {len(write.fragments)} fragments must be durable and these "
-            f"nodes fail ({reasons}); the blocks are kept and storing is tried again")
+    text = (
+        f"cannot store a pack: {quorum} of {len(write.fragments)} fragments must be durable and these "
+        f"nodes fail ({reasons}); the blocks are kept and storing is tried again"
+    )
     for kind in (NoSpaceError, ReadOnlyError):
         if all(isinstance(error, kind) for error in write.failed.values()):
             return kind(text)

@@ -47,8 +47,9 @@ def require_nodes(cluster: ClusterMap, count: int) -> None:
     """`UsageError` unless `count` fragments can lie on different nodes (mkfs asks this)."""
     usable = sum(node.weight > 0 for node in cluster.nodes)
     if usable < count:
-        raise UsageError(f"the profile needs {count} nodes and there are {usable}: add nodes or choose a "
-                         "smaller profile")
+        raise UsageError(
+            f"the profile needs {count} nodes and there are {usable}: add nodes or choose a smaller profile"
+        )
 
 
 def place(cluster: ClusterMap, object_id: bytes, count: int) -> list[str]:

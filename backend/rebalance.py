@@ -33,9 +33,9 @@ from backend.placement import ClusterMap, place, settle
 from backend.rate_limited_node import RateLimitedNode, TokenBucket
 
 BEFORE_COPY: Final = declare(
-    "rebalance.before-copy", "a fragment was read from its old node; the new one does not have it")
-COPIED: Final = declare(
-    "rebalance.copied", "a fragment is durable on its new node, and is on the old one")
+    "rebalance.before-copy", "a fragment was read from its old node; the new one does not have it"
+)
+COPIED: Final = declare("rebalance.copied", "a fragment is durable on its new node, and is on the old one")
 DELETED: Final = declare("rebalance.deleted", "a fragment is on its new node only")
 
 AT_ONCE: Final = 4
@@ -61,8 +61,15 @@ class Rebalance:
     nodes of the drive by name; those that shall take nothing new (weight 0) may be away. `rate` bounds the
     bytes that are read a second."""
 
-    def __init__(self, nodes: Mapping[str, Node], cluster: ClusterMap, code: ErasureCode, drive_id: bytes,
-                 verify: Verify, rate: float | None = None) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        cluster: ClusterMap,
+        code: ErasureCode,
+        drive_id: bytes,
+        verify: Verify,
+        rate: float | None = None,
+    ) -> None:
         self._nodes = nodes
         self._cluster = cluster
         self._code = code
@@ -98,7 +105,9 @@ class Rebalance:
         if needed:
             raise UnavailableError(
                 f"nothing is moved while nodes are away: {', '.join(needed)}; bring them back, replace them "
-                "(drivefs node replace) or remove them too", needed)
+                "(drivefs node replace) or remove them too",
+                needed,
+            )
 
     async def _settle(self, pack_id: bytes, listing: FragmentListing, report: RebalanceReport) -> None:
         total = self._code.profile.total
@@ -150,8 +159,7 @@ class Rebalance:
         `FormatError`."""
         footer, _ = parse_fragment(data)
         size = self._code.fragment_size(footer.pack_size)
-        expected = FragmentFooter(
-            self._drive_id, pack_id, index, self._code.profile, size, footer.pack_size)
+        expected = FragmentFooter(self._drive_id, pack_id, index, self._code.profile, size, footer.pack_size)
         if footer != expected:
             raise CorruptError("it is another fragment, or of another drive or profile")
         return footer.pack_size
@@ -195,8 +203,7 @@ class Rebalance:
                 raise CorruptError("no fragment of it is whole")
             await self._read(work, work.targets[index], index)
         missing = sum(1 << index for index in work.lacking)
-        return Pack(
-            work.pack_id, work.size, self._packs.stored_size(work.size), tuple(work.targets), missing)
+        return Pack(work.pack_id, work.size, self._packs.stored_size(work.size), tuple(work.targets), missing)
 
 
 @dataclass(slots=True)

@@ -38,9 +38,15 @@ log = logging.getLogger(__name__)
 class RepairQueue:
     """`run` is the one task that repairs; `repair_all` may be called beside it (it does no harm)."""
 
-    def __init__(self, nodes: Mapping[str, Node], packs: PackStore, index: BlockIndex,
-                 is_pending: Callable[[bytes], bool], first_wait: float,
-                 note: NoteRepair) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        packs: PackStore,
+        index: BlockIndex,
+        is_pending: Callable[[bytes], bool],
+        first_wait: float,
+        note: NoteRepair,
+    ) -> None:
         self._nodes = nodes
         self._packs = packs
         self._index = index

@@ -35,10 +35,10 @@ from cache.pieces import Stored
 from cache.quiet import Quiet
 from cache.snapshot_store import SnapshotStore
 
-MARKED: Final = declare(
-    "collector.marked", "the store knows which blocks are dead; no operation says so yet")
+MARKED: Final = declare("collector.marked", "the store knows which blocks are dead; no operation says so yet")
 RELEASED: Final = declare(
-    "collector.released", "operations say which blocks are dead; they are not published")
+    "collector.released", "operations say which blocks are dead; they are not published"
+)
 
 LIMIT: Final = 1 << 18
 """Blocks in one run: a commit may name twice as many as dropped."""

@@ -259,7 +259,9 @@ class RetentionKeeper:
             # What the index does not list may lie in packs that it lets go: nothing is deleted on its word.
             log.warning(
                 "%d blocks that versions need are not listed as stored: nothing is deleted until "
-                "fsck.drivefs -y has looked, or these versions are gone", dead.lost)
+                "fsck.drivefs -y has looked, or these versions are gone",
+                dead.lost,
+            )
             return dead, CompactionReport()
         report = await self._upstream.compact(grace, bytes_per_second, debris=True)
         self._waiting_blocks = len(dead.blocks) - report.blocks

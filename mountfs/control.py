@@ -180,9 +180,7 @@ async def _receive(stream: trio.SocketStream, connection: h11.Connection) -> tup
     raise _Refused(408)
 
 
-async def _whole_request(
-    stream: trio.SocketStream, connection: h11.Connection
-) -> tuple[h11.Request, bytes]:
+async def _whole_request(stream: trio.SocketStream, connection: h11.Connection) -> tuple[h11.Request, bytes]:
     request: h11.Request | None = None
     body = bytearray()
     while True:

@@ -32,8 +32,11 @@ def groups(disks: Mapping[str, frozenset[str]]) -> list[list[str]]:
 
 def fragment_bytes(folder: str) -> int:
     """The bytes of the fragments in a node's folder; 0 if there are none."""
-    paths = (os.path.join(place, name) for place, _, names in os.walk(os.path.join(folder, "packs"))
-             for name in names)
+    paths = (
+        os.path.join(place, name)
+        for place, _, names in os.walk(os.path.join(folder, "packs"))
+        for name in names
+    )
     return sum(os.lstat(path).st_size for path in paths)
 
 

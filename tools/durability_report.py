@@ -57,14 +57,30 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--durability", action="store_true", help="how likely the drive is to lose data, by a model")
     add("--afr", type=_share, metavar="P", help="disks that fail within a year, in percent (default: 1.57)")
-    add("--silent", type=_share, metavar="P",
-        help="disks with silent damage within a year, in percent (default: 1)")
-    add("--replaced-after", type=parse_duration, metavar="TIME",
-        help="until a failed disk is noticed and replaced (default: 24h)")
-    add("--repair-rate", type=parse_size, metavar="SIZE",
-        help="bytes rebuilt a second (default: as in the last repair)")
-    add("--scrub-interval", type=parse_duration, metavar="TIME",
-        help="as the mount option (default: 336h; 0: never)")
+    add(
+        "--silent",
+        type=_share,
+        metavar="P",
+        help="disks with silent damage within a year, in percent (default: 1)",
+    )
+    add(
+        "--replaced-after",
+        type=parse_duration,
+        metavar="TIME",
+        help="until a failed disk is noticed and replaced (default: 24h)",
+    )
+    add(
+        "--repair-rate",
+        type=parse_size,
+        metavar="SIZE",
+        help="bytes rebuilt a second (default: as in the last repair)",
+    )
+    add(
+        "--scrub-interval",
+        type=parse_duration,
+        metavar="TIME",
+        help="as the mount option (default: 336h; 0: never)",
+    )
     add("--cache-dir", metavar="D", help="as the mount option cache_dir")
 
 
@@ -116,8 +132,11 @@ def _assumptions(options: argparse.Namespace, cache: Path) -> Assumptions:
         return default if value is None else float(value)
 
     return Assumptions(
-        given("afr", ANNUAL_FAILURES), given("silent", SILENT_DAMAGE),
-        given("replaced_after", REPLACED_AFTER), rate, source,
+        given("afr", ANNUAL_FAILURES),
+        given("silent", SILENT_DAMAGE),
+        given("replaced_after", REPLACED_AFTER),
+        rate,
+        source,
         given("scrub_interval", DEFAULT_SCRUB_INTERVAL),
     )
 
@@ -133,9 +152,11 @@ def _disks(folder: str, name: str) -> frozenset[str]:
 def _about(folder: str, file: DriveFile, found: Mapping[str, frozenset[str]]) -> Iterator[str]:
     spare = Profile.parse(file.profile).m
     together = disks.groups(found)
-    yield (f"{folder}: profile {file.profile}, {len(file.nodes)} nodes on {len(together)} "
-           f"disk{'s' if len(together) > 1 else ''}; "
-           f"{spare} nodes may be lost at a time")
+    yield (
+        f"{folder}: profile {file.profile}, {len(file.nodes)} nodes on {len(together)} "
+        f"disk{'s' if len(together) > 1 else ''}; "
+        f"{spare} nodes may be lost at a time"
+    )
     for names in together:
         if len(names) == len(file.nodes):
             yield "ALL NODES ARE ON ONE DISK: they protect against no disk failure at all"
@@ -145,25 +166,33 @@ def _about(folder: str, file: DriveFile, found: Mapping[str, frozenset[str]]) ->
             yield f"on one disk: {', '.join(names)}"
 
 
-def _figures(file: DriveFile, found: Mapping[str, frozenset[str]], fullest: int,
-             assumed: Assumptions) -> Iterator[str]:
+def _figures(
+    file: DriveFile, found: Mapping[str, frozenset[str]], fullest: int, assumed: Assumptions
+) -> Iterator[str]:
     on_disks = [len(names) for names in disks.groups(found)]
     sets = fatal_sets(on_disks, Profile.parse(file.profile).m)
     repair = max(on_disks) * fullest / assumed.repair_rate
-    yield (f"a disk fails: {100 * assumed.afr:g} % of them in a year; it is replaced after "
-           f"{format_time(assumed.replaced_after)}")
-    yield (f"repair: {format_time(repair)} for {format_size(max(on_disks) * fullest)} at "
-           f"{format_size(int(assumed.repair_rate))}/s ({assumed.source})")
+    yield (
+        f"a disk fails: {100 * assumed.afr:g} % of them in a year; it is replaced after "
+        f"{format_time(assumed.replaced_after)}"
+    )
+    yield (
+        f"repair: {format_time(repair)} for {format_size(max(on_disks) * fullest)} at "
+        f"{format_size(int(assumed.repair_rate))}/s ({assumed.source})"
+    )
     failures = failures_per_year(assumed.afr)
     down = failures * (assumed.replaced_after + repair) / YEAR
     yield f"loss of data by failing disks: {_chance(sets, failures, down)}"
     yield from _silent(sets, failures, down, repair, assumed)
-    yield ("for independent failures only: fire, theft, a bad series of disks, and mistakes are not in these "
-           "figures; keep a copy elsewhere")
+    yield (
+        "for independent failures only: fire, theft, a bad series of disks, and mistakes are not in these "
+        "figures; keep a copy elsewhere"
+    )
 
 
-def _silent(sets: FatalSets, failures: float, down: float, repair: float,
-            assumed: Assumptions) -> Iterator[str]:
+def _silent(
+    sets: FatalSets, failures: float, down: float, repair: float, assumed: Assumptions
+) -> Iterator[str]:
     """With silent damage, as if each had hit all that the disk holds: no worse can be."""
     if not assumed.scrub_interval:
         yield "no scrub by itself: silent damage is found when somebody reads; there is no figure for it"
@@ -171,8 +200,10 @@ def _silent(sets: FatalSets, failures: float, down: float, repair: float,
     found_after = assumed.scrub_interval / 2
     damages = failures_per_year(assumed.silent)
     damaged = damages * (found_after + repair) / YEAR
-    yield (f"silent damage: {100 * assumed.silent:g} % of disks in a year; a scrub every "
-           f"{format_time(assumed.scrub_interval)} finds it after {format_time(found_after)} on average")
+    yield (
+        f"silent damage: {100 * assumed.silent:g} % of disks in a year; a scrub every "
+        f"{format_time(assumed.scrub_interval)} finds it after {format_time(found_after)} on average"
+    )
     yield f"with silent damage, at worst: {_chance(sets, failures + damages, down + damaged)}"
 
 

@@ -157,9 +157,7 @@ def _serve(
         intervals=Intervals(commit=options.commit_interval, version=options.version_interval),
         read_only=options.read_only,
     )
-    opened = compose.opened_drive(
-        drive, Path(cache_folder), what, scrub_interval=options.scrub_interval
-    )
+    opened = compose.opened_drive(drive, Path(cache_folder), what, scrub_interval=options.scrub_interval)
     session.prepare_process(how)
     trio.run(_serve_until_unmounted, opened, Path(mountpoint), how, ready)
 

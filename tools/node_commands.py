@@ -168,4 +168,3 @@ def _with_paths(folder: str, file: DriveFile, nodes: Sequence[str]) -> DriveFile
         found[identity.name] = node_changes.as_stored(path, folder)
     entries = (replace(entry, path=found.get(entry.name, entry.path)) for entry in file.nodes)
     return replace(file, nodes=tuple(entries))
-

@@ -75,10 +75,19 @@ async def test_an_empty_object_is_an_object(node: Node) -> None:
     assert await node.keys("") == ["empty"]
 
 
-@pytest.mark.parametrize(("offset", "length", "expected"), [
-    (0, None, b"0123456789"), (3, None, b"3456789"), (2, 3, b"234"), (8, 10, b"89"),
-    (10, 5, b""), (99, 1, b""), (99, None, b""), (4, 0, b""),
-])
+@pytest.mark.parametrize(
+    ("offset", "length", "expected"),
+    [
+        (0, None, b"0123456789"),
+        (3, None, b"3456789"),
+        (2, 3, b"234"),
+        (8, 10, b"89"),
+        (10, 5, b""),
+        (99, 1, b""),
+        (99, None, b""),
+        (4, 0, b""),
+    ],
+)
 async def test_ranges_end_where_the_object_ends(
     node: Node, offset: int, length: int | None, expected: bytes
 ) -> None:
@@ -177,8 +186,10 @@ async def test_space_is_told(node: Node) -> None:
     assert 0 < space.free <= space.total
 
 
-@pytest.mark.parametrize("key", ["", "/a", "a/", "a//b", "../a", "a/../b", ".lock", "A", "a b", "a\0", "a\n",
-                                 "a/.tmp-1", "node.toml"])
+@pytest.mark.parametrize(
+    "key",
+    ["", "/a", "a/", "a//b", "../a", "a/../b", ".lock", "A", "a b", "a\0", "a\n", "a/.tmp-1", "node.toml"],
+)
 async def test_what_is_no_key_is_refused(node: Node, key: str) -> None:
     with pytest.raises(ValueError, match="not a key"):
         await node.put(key, [b"x"])

@@ -59,9 +59,7 @@ def stress(drive: MountedDrive, processes: int, operations: int, seed: int) -> N
     folder = drive.mountpoint / f"stress {seed}"
     folder.mkdir()
     program = sys.executable, "-m", "tests.mount.stress", folder, f"{operations}"
-    started = [
-        subprocess.Popen([*program, f"{each}"], cwd=ROOT) for each in range(seed, seed + processes)
-    ]
+    started = [subprocess.Popen([*program, f"{each}"], cwd=ROOT) for each in range(seed, seed + processes)]
     assert [process.wait(3600) for process in started] == [0] * processes
     before = tree(str(folder))
     drive.umount()

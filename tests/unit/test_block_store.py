@@ -528,12 +528,16 @@ async def test_reconciling_while_writing_marks_nothing(tmp_path: Path) -> None:
         assert (await rig.store.status()).blocks == 60
 
 
-@pytest.mark.parametrize("error", [
-    AWAY, NodeError("gone", "node2"), NoSpaceError("full"), ReadOnlyError("ro"),
-])
-async def test_one_failing_node_is_within_the_quorum_and_repaired_later(
-    rig: Rig, error: DriveError
-) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        AWAY,
+        NodeError("gone", "node2"),
+        NoSpaceError("full"),
+        ReadOnlyError("ro"),
+    ],
+)
+async def test_one_failing_node_is_within_the_quorum_and_repaired_later(rig: Rig, error: DriveError) -> None:
     sealed = blocks(12)
     rig.nodes["node2"].faults = [Fault(("put", "check"), error=error)]
     for start in range(3):
@@ -684,9 +688,14 @@ async def test_one_call_repairs_all_that_can_be_whatever_the_batches(
 
 
 @pytest.mark.logs_warnings
-@pytest.mark.parametrize(("error", "expected"), [
-    (AWAY, UnavailableError), (NoSpaceError("full"), NoSpaceError), (ReadOnlyError("ro"), ReadOnlyError),
-])
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (AWAY, UnavailableError),
+        (NoSpaceError("full"), NoSpaceError),
+        (ReadOnlyError("ro"), ReadOnlyError),
+    ],
+)
 async def test_below_the_quorum_flush_raises_and_can_be_called_again(
     rig: Rig, error: DriveError, expected: type[DriveError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -763,9 +772,14 @@ async def test_reading_is_hedged_against_a_slow_node(tmp_path: Path) -> None:
         assert not rig.index.packs_to_repair(1)
 
 
-@pytest.mark.parametrize("fault", [
-    Fault(("get",), error=AWAY), Fault(("get",), short_by=1),
-], ids=["error", "short"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(("get",), error=AWAY),
+        Fault(("get",), short_by=1),
+    ],
+    ids=["error", "short"],
+)
 @pytest.mark.logs_warnings
 async def test_reading_outlives_two_failing_nodes(rig: Rig, fault: Fault) -> None:
     sealed = blocks(12)

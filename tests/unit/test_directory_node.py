@@ -98,11 +98,19 @@ def test_an_identity_file_made_by_hand() -> None:
     assert decode_identity(text) == IDENTITY
 
 
-@pytest.mark.parametrize("text", [
-    b"", b"\xff", b"format = 2", b"[[[", b'format = 1\ndrive = "00"\nname = "n"\nzone = "z"\n',
-    b'format = 1\ndrive = "000102030405060708090a0b0c0d0e0f"\nname = "a/b"\nzone = "z"\n',
-    b'format = 1\ndrive = 7\nname = "n"\nzone = "z"\n', b"#" * 5000,
-])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"\xff",
+        b"format = 2",
+        b"[[[",
+        b'format = 1\ndrive = "00"\nname = "n"\nzone = "z"\n',
+        b'format = 1\ndrive = "000102030405060708090a0b0c0d0e0f"\nname = "a/b"\nzone = "z"\n',
+        b'format = 1\ndrive = 7\nname = "n"\nzone = "z"\n',
+        b"#" * 5000,
+    ],
+)
 def test_a_damaged_identity_is_refused(text: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode_identity(text)
@@ -115,9 +123,13 @@ def test_initialising_again_changes_nothing(path: Path) -> None:
     assert read_identity(str(path), "node0") == IDENTITY
 
 
-@pytest.mark.parametrize(("drive", "name", "message"), [
-    (bytes(16), "node0", "another drive"), (DRIVE, "node1", "already this drive's node0"),
-])
+@pytest.mark.parametrize(
+    ("drive", "name", "message"),
+    [
+        (bytes(16), "node0", "another drive"),
+        (DRIVE, "node1", "already this drive's node0"),
+    ],
+)
 def test_a_folder_with_another_node_is_refused(path: Path, drive: bytes, name: str, message: str) -> None:
     with pytest.raises(NodeError, match=message):
         initialise_directory_node(str(path), drive, name, "zone0")
@@ -139,8 +151,15 @@ def test_the_root_of_a_fresh_disk_will_do(tmp_path: Path) -> None:
 async def test_a_node_that_is_away_is_a_node_error_not_a_lost_object(path: Path, node: DirectoryNode) -> None:
     await node.put("packs/aa/x", [b"x"])
     path.rename(path.with_name("elsewhere"))
-    for call in (node.get("packs/aa/x"), node.put("packs/aa/x", [b"y"]), node.keys("packs/"), node.check(),
-                 node.delete("packs/aa/x"), node.put("lease", [b"y"]), node.swap("lease", None, b"y")):
+    for call in (
+        node.get("packs/aa/x"),
+        node.put("packs/aa/x", [b"y"]),
+        node.keys("packs/"),
+        node.check(),
+        node.delete("packs/aa/x"),
+        node.put("lease", [b"y"]),
+        node.swap("lease", None, b"y"),
+    ):
         with pytest.raises(NodeError, match=r"node0: .* is missing"):
             await call
     assert not path.exists()
@@ -172,10 +191,17 @@ async def test_a_folder_that_was_removed_is_made_again(path: Path, node: Directo
     assert await node.get("packs/aa/x") == b"again"
 
 
-@pytest.mark.parametrize(("number", "expected"), [
-    (errno.ENOSPC, NoSpaceError), (errno.EDQUOT, NoSpaceError), (errno.EROFS, ReadOnlyError),
-    (errno.EACCES, ReadOnlyError), (errno.EIO, TransientError), (errno.ETIMEDOUT, TransientError),
-])
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [
+        (errno.ENOSPC, NoSpaceError),
+        (errno.EDQUOT, NoSpaceError),
+        (errno.EROFS, ReadOnlyError),
+        (errno.EACCES, ReadOnlyError),
+        (errno.EIO, TransientError),
+        (errno.ETIMEDOUT, TransientError),
+    ],
+)
 @pytest.mark.parametrize("step", ["write", "sync"])
 async def test_errors_of_the_system_are_told_apart(
     path: Path, node: DirectoryNode, number: int, expected: type[Exception], step: str

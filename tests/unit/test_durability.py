@@ -32,12 +32,15 @@ AFR = 0.0157
 DAY = 24 * 3600
 
 
-@pytest.mark.parametrize(("nodes", "spare", "hours", "expected"), [
-    (6, 2, 24.0, 8.75),  # 60 L^3 T^2
-    (3, 2, 24.0, 10.05),  # 3 L^3 T^2
-    (6, 2, 1.8, 11.0),
-    (1, 0, 24.0, 1.80),
-])
+@pytest.mark.parametrize(
+    ("nodes", "spare", "hours", "expected"),
+    [
+        (6, 2, 24.0, 8.75),  # 60 L^3 T^2
+        (3, 2, 24.0, 10.05),  # 3 L^3 T^2
+        (6, 2, 1.8, 11.0),
+        (1, 0, 24.0, 1.80),
+    ],
+)
 def test_the_figures_that_the_project_states(nodes: int, spare: int, hours: float, expected: float) -> None:
     failures = failures_per_year(AFR)
     losses = losses_per_year(fatal_sets([1] * nodes, spare), failures, failures * hours * 3600 / YEAR)
@@ -87,9 +90,16 @@ def simulate(on_disks: Sequence[int], spare: int, failures: float, window: float
     return losses / years
 
 
-@pytest.mark.parametrize(("on_disks", "spare", "window"), [
-    ([1] * 6, 1, 0.004), ([1] * 6, 2, 0.02), ([1] * 8, 2, 0.015), ([2, 2, 1, 1], 2, 0.004), ([6], 2, 0.01),
-])
+@pytest.mark.parametrize(
+    ("on_disks", "spare", "window"),
+    [
+        ([1] * 6, 1, 0.004),
+        ([1] * 6, 2, 0.02),
+        ([1] * 8, 2, 0.015),
+        ([2, 2, 1, 1], 2, 0.004),
+        ([6], 2, 0.01),
+    ],
+)
 def test_a_simulation_agrees(on_disks: list[int], spare: int, window: float) -> None:
     """The formula leaves out that a disk which is down cannot fail: it says a little too much, never less."""
     counted = simulate(on_disks, spare, 1.0, window, 40_000)
@@ -157,10 +167,15 @@ def test_disks_that_several_nodes_share(
     assert "THE LOSS OF ONE DISK LOSES DATA: node0, node1, node2 are on one" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("options", [
-    ["--durability"], ["--afr", "2", "."], ["--durability", "--afr", "100", "."],
-    ["--durability", "--silent", "x", "."],
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--durability"],
+        ["--afr", "2", "."],
+        ["--durability", "--afr", "100", "."],
+        ["--durability", "--silent", "x", "."],
+    ],
+)
 def test_what_is_no_question(made: SmallDrive, options: list[str]) -> None:
     with pytest.raises(UsageError):
         made.drivefs("doctor", *options)
@@ -218,8 +233,15 @@ def test_a_repair_is_remembered_if_it_was_large(tmp_path: Path) -> None:
         assert repair_record.load(tmp_path) is None
 
 
-@pytest.mark.parametrize(("seconds", "text"), [
-    (0.5, "0.5 s"), (90.0, "1.5 min"), (DAY, "24 h"), (14 * DAY, "14 days"), (12_240, "3.4 h"),
-])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.5, "0.5 s"),
+        (90.0, "1.5 min"),
+        (DAY, "24 h"),
+        (14 * DAY, "14 days"),
+        (12_240, "3.4 h"),
+    ],
+)
 def test_times_for_people(seconds: float, text: str) -> None:
     assert format_time(seconds) == text

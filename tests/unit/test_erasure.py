@@ -24,18 +24,42 @@ def some(fragments: list[bytes], indices: tuple[int, ...]) -> dict[int, bytes]:
     return {index: fragments[index] for index in indices}
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("4+2", Profile(REED_SOLOMON, 4, 2)), ("20+12", Profile(REED_SOLOMON, 20, 12)),
-    ("copies:1", Profile(COPIES, 1, 0)), ("copies:3", Profile(COPIES, 1, 2)),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("4+2", Profile(REED_SOLOMON, 4, 2)),
+        ("20+12", Profile(REED_SOLOMON, 20, 12)),
+        ("copies:1", Profile(COPIES, 1, 0)),
+        ("copies:3", Profile(COPIES, 1, 2)),
+    ],
+)
 def test_profiles_are_read_and_written(text: str, expected: Profile) -> None:
     assert Profile.parse(text) == expected
     assert str(expected) == text
 
 
-@pytest.mark.parametrize("text", ["", "4", "4+", "+2", "4+0", "1+2", "0+2", "20+13", "99+99", "4+2 ",
-                                  "copies:0",
-                                  "copies:33", "copies:", "copies:-1", "4-2", "four+two", "4+2\n"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "4",
+        "4+",
+        "+2",
+        "4+0",
+        "1+2",
+        "0+2",
+        "20+13",
+        "99+99",
+        "4+2 ",
+        "copies:0",
+        "copies:33",
+        "copies:",
+        "copies:-1",
+        "4-2",
+        "four+two",
+        "4+2\n",
+    ],
+)
 def test_impossible_profiles_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="profile"):
         Profile.parse(text)

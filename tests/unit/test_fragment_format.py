@@ -26,8 +26,18 @@ DRIVE, PACK = bytes(range(16)), bytes(range(16, 32))
 FOOTER = FragmentFooter(DRIVE, PACK, 5, Profile(REED_SOLOMON, 4, 2), 3, 12)
 
 
-def by_hand(payload: bytes = b"abc", *, magic: bytes = b"DFFR", version: int = 1, kind: int = 1, k: int = 4,
-            m: int = 2, index: int = 5, size: int = 3, pack_size: int = 12) -> bytes:
+def by_hand(
+    payload: bytes = b"abc",
+    *,
+    magic: bytes = b"DFFR",
+    version: int = 1,
+    kind: int = 1,
+    k: int = 4,
+    m: int = 2,
+    index: int = 5,
+    size: int = 3,
+    pack_size: int = 12,
+) -> bytes:
     fields = magic + struct.pack("<HBBBB", version, kind, k, m, index) + b"\0\0" + DRIVE + PACK
     fields += struct.pack("<II", size, pack_size)
     return payload + fields + blake3.blake3(payload + fields).digest()
@@ -41,8 +51,10 @@ def test_bytes_made_by_hand_are_what_is_written_and_read() -> None:
     assert (footer, bytes(payload)) == (FOOTER, b"abc")
 
 
-PROFILES = st.one_of(st.builds(Profile, st.just(REED_SOLOMON), st.integers(2, 20), st.integers(1, 12)),
-                     st.builds(Profile, st.just(COPIES), st.just(1), st.integers(0, 31)))
+PROFILES = st.one_of(
+    st.builds(Profile, st.just(REED_SOLOMON), st.integers(2, 20), st.integers(1, 12)),
+    st.builds(Profile, st.just(COPIES), st.just(1), st.integers(0, 31)),
+)
 IDS = st.binary(min_size=16, max_size=16)
 
 
@@ -77,11 +89,20 @@ def test_no_extension_goes_unnoticed(tail: bytes) -> None:
         parse_fragment(tail + by_hand())
 
 
-@pytest.mark.parametrize(("changed", "message"), [
-    ({"magic": b"DFPK"}, "magic"), ({"version": 2}, "format 2 is unknown"), ({"version": 0}, "unknown"),
-    ({"kind": 3}, "kind 3"), ({"k": 31}, r"31\+2"), ({"index": 6}, "index 6"), ({"kind": 2}, r"4\+2"),
-    ({"size": MAX_PAYLOAD + 1}, "out of bounds"), ({"pack_size": 13}, "out of bounds"),
-])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"magic": b"DFPK"}, "magic"),
+        ({"version": 2}, "format 2 is unknown"),
+        ({"version": 0}, "unknown"),
+        ({"kind": 3}, "kind 3"),
+        ({"k": 31}, r"31\+2"),
+        ({"index": 6}, "index 6"),
+        ({"kind": 2}, r"4\+2"),
+        ({"size": MAX_PAYLOAD + 1}, "out of bounds"),
+        ({"pack_size": 13}, "out of bounds"),
+    ],
+)
 def test_the_unknown_is_refused_by_name(changed: dict[str, int], message: str) -> None:
     with pytest.raises(FormatError, match=message):
         parse_fragment(by_hand(**changed))  # type: ignore[arg-type]
@@ -113,11 +134,20 @@ def test_a_key_made_by_hand() -> None:
     assert fragment_key(PACK, 3) == "packs/10/101112131415161718191a1b1c1d1e1f.3"
 
 
-@pytest.mark.parametrize("key", [
-    "", "lease", "packs/11/101112131415161718191a1b1c1d1e1f.3", "packs/10/101112131415161718191a1b1c1d1e1f",
-    "packs/10/101112131415161718191a1b1c1d1e1f.03", "packs/10/101112131415161718191a1b1c1d1e1f.x",
-    "packs/10/101112131415161718191a1b1c1d1e.3", "packs/zz/zz1112131415161718191a1b1c1d1e1f.3",
-    "roots/10/101112131415161718191a1b1c1d1e1f.3", "packs/10/101112131415161718191a1b1c1d1e1f.3.tmp",
-])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "lease",
+        "packs/11/101112131415161718191a1b1c1d1e1f.3",
+        "packs/10/101112131415161718191a1b1c1d1e1f",
+        "packs/10/101112131415161718191a1b1c1d1e1f.03",
+        "packs/10/101112131415161718191a1b1c1d1e1f.x",
+        "packs/10/101112131415161718191a1b1c1d1e.3",
+        "packs/zz/zz1112131415161718191a1b1c1d1e1f.3",
+        "roots/10/101112131415161718191a1b1c1d1e1f.3",
+        "packs/10/101112131415161718191a1b1c1d1e1f.3.tmp",
+    ],
+)
 def test_other_keys_are_not_fragments(key: str) -> None:
     assert parse_fragment_key(key) is None

@@ -97,9 +97,12 @@ def fragments(made: SmallDrive) -> dict[bytes, dict[int, set[str]]]:
 
 def busiest(made: SmallDrive) -> tuple[str, str]:
     """The two nodes with the most fragments and the most copies of small objects: pack ids are random."""
+
     def held_by(pair: tuple[str, str]) -> int:
-        counts = [sum(len(list(made.drive.glob(f"{name}/{what}"))) for name in pair)
-                  for what in ("packs/*/[!.]*", "[cr]o[mo]*/[!.]*")]
+        counts = [
+            sum(len(list(made.drive.glob(f"{name}/{what}"))) for name in pair)
+            for what in ("packs/*/[!.]*", "[cr]o[mo]*/[!.]*")
+        ]
         return min(counts)
 
     names = [entry.name for entry in compose.load_drive(str(made.drive)).nodes]
@@ -237,9 +240,7 @@ def test_what_the_profile_needs_cannot_be_removed(made: SmallDrive) -> None:
         made.drivefs("node", "rebalance", "--rate", "0", made.drive)
 
 
-def test_a_drive_that_is_in_use_is_refused(
-    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_drive_that_is_in_use_is_refused(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> None:
     async def hold() -> None:
         unlocked = made.unlocked()
         async with compose.opened_drive(unlocked, made.cache / unlocked.id_text, QUIET):

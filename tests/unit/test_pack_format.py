@@ -57,9 +57,12 @@ def test_what_is_written_differs_from_it_only_where_the_index_is_sealed() -> Non
 
 
 BLOCKS = st.lists(
-    st.builds(SealedBlock, st.binary(min_size=32, max_size=32).map(BlockId),
-              st.binary(min_size=1, max_size=900)),
-    min_size=1, max_size=30)
+    st.builds(
+        SealedBlock, st.binary(min_size=32, max_size=32).map(BlockId), st.binary(min_size=1, max_size=900)
+    ),
+    min_size=1,
+    max_size=30,
+)
 
 
 @given(BLOCKS)
@@ -80,9 +83,14 @@ def test_the_overhead_is_small() -> None:
     assert len(data) - 5000 < 124 + 512
 
 
-@pytest.mark.parametrize(("drive", "pack", "key"), [
-    (bytes(16), PACK, KEY), (DRIVE, bytes(16), KEY), (DRIVE, PACK, b"k" * 32),
-])
+@pytest.mark.parametrize(
+    ("drive", "pack", "key"),
+    [
+        (bytes(16), PACK, KEY),
+        (DRIVE, bytes(16), KEY),
+        (DRIVE, PACK, b"k" * 32),
+    ],
+)
 def test_another_drive_pack_or_key_does_not_open_the_index(drive: bytes, pack: bytes, key: bytes) -> None:
     data = by_hand()
     trailer = decode_trailer(data[-16:], len(data))
@@ -109,13 +117,16 @@ def test_noise_is_refused(data: bytes) -> None:
         decode_pack_index(DRIVE, PACK, KEY, data)
 
 
-@pytest.mark.parametrize(("trailer", "message"), [
-    (struct.pack("<IIH", 45, 100, 2) + b"\0\0DFPT", "format 2 is unknown"),
-    (struct.pack("<IIH", 45, 100, 1) + b"\0\0DFPK", "magic"),
-    (struct.pack("<IIH", 39, 100, 1) + b"\0\0DFPT", "not within"),
-    (struct.pack("<IIH", 45, 452, 1) + b"\0\0DFPT", "not within"),
-    (struct.pack("<IIH", 2**32 - 1, 2**32 - 1, 1) + b"\0\0DFPT", "not within"),
-])
+@pytest.mark.parametrize(
+    ("trailer", "message"),
+    [
+        (struct.pack("<IIH", 45, 100, 2) + b"\0\0DFPT", "format 2 is unknown"),
+        (struct.pack("<IIH", 45, 100, 1) + b"\0\0DFPK", "magic"),
+        (struct.pack("<IIH", 39, 100, 1) + b"\0\0DFPT", "not within"),
+        (struct.pack("<IIH", 45, 452, 1) + b"\0\0DFPT", "not within"),
+        (struct.pack("<IIH", 2**32 - 1, 2**32 - 1, 1) + b"\0\0DFPT", "not within"),
+    ],
+)
 def test_a_trailer_that_cannot_be_is_refused(trailer: bytes, message: str) -> None:
     with pytest.raises(FormatError, match=message):
         decode_trailer(trailer, 512)
@@ -144,11 +155,17 @@ def test_another_magic_or_version_is_refused(header: bytes) -> None:
         decode_header(header + bytes(HEADER_SIZE))
 
 
-@pytest.mark.parametrize("blocks", [
-    [], [SealedBlock(FIRST, b"")], [SealedBlock(BlockId(b"short"), b"x")],
-    [SealedBlock(FIRST, bytes(MAX_BLOCK_SIZE + 1))], [SealedBlock(FIRST, bytes(4_200_000))] * 4,
-    [SealedBlock(FIRST, b"x")] * (MAX_BLOCKS + 1),
-])
+@pytest.mark.parametrize(
+    "blocks",
+    [
+        [],
+        [SealedBlock(FIRST, b"")],
+        [SealedBlock(BlockId(b"short"), b"x")],
+        [SealedBlock(FIRST, bytes(MAX_BLOCK_SIZE + 1))],
+        [SealedBlock(FIRST, bytes(4_200_000))] * 4,
+        [SealedBlock(FIRST, b"x")] * (MAX_BLOCKS + 1),
+    ],
+)
 def test_what_the_format_cannot_hold_is_refused(blocks: list[SealedBlock]) -> None:
     with pytest.raises(ValueError, match="block"):
         encode_pack(DRIVE, PACK, KEY, blocks)

@@ -249,6 +249,7 @@ async def test_versions_follow_the_path(drive: Drive, clock: Clock) -> None:
 
 # The view
 
+
 async def found_at(view: VersionsView, *names: bytes, directory: int = ROOT_INODE) -> Found:
     """What a walk from a live directory's `.versions` ends at; everything on the way is held."""
     found = view.enter(directory)
@@ -301,9 +302,10 @@ async def test_numbers_are_high_distinct_and_stable(drive: Drive, clock: Clock) 
         *((), (first,), (second,), (b"@1",), (b"10s",), (b"latest",), (first, b"d"), (first, b"d", b"f")),
         *((second, b"d"), (second, b"d", b"f"), (b"@1", b"d"), (b"@1", b"d", b"f"), (b"by-name",)),
     ]
-    numbers = [[(await found_at(view, *path)).attributes.inode for path in paths] for view in (
-        VersionsView(drive), VersionsView(drive)
-    )]
+    numbers = [
+        [(await found_at(view, *path)).attributes.inode for path in paths]
+        for view in (VersionsView(drive), VersionsView(drive))
+    ]
     assert numbers[0] == numbers[1]
     assert len(set(numbers[0])) == len(paths)
     assert all(PAST_BIT <= number < 2 * PAST_BIT for number in numbers[0])
@@ -436,6 +438,7 @@ async def test_a_whole_mount_of_the_past(drive: Drive, clock: Clock) -> None:
 
 
 # When a version is made
+
 
 async def test_an_open_file_that_is_fsynced_makes_few_versions(tmp_path: Path, clock: Clock) -> None:
     options = replace(QUIET, intervals=Intervals(commit=3600, version=3600))

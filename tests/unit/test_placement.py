@@ -14,8 +14,13 @@ from backend.placement import ClusterMap, ClusterNode, fill, place, require_node
 
 def cluster(zones: str, weights: dict[int, float] | None = None) -> ClusterMap:
     """One node for each letter, which is its zone."""
-    return ClusterMap(1, tuple(ClusterNode(f"node{number}", zone, (weights or {}).get(number, 1.0))
-                               for number, zone in enumerate(zones)))
+    return ClusterMap(
+        1,
+        tuple(
+            ClusterNode(f"node{number}", zone, (weights or {}).get(number, 1.0))
+            for number, zone in enumerate(zones)
+        ),
+    )
 
 
 def objects(count: int) -> list[bytes]:
@@ -24,8 +29,7 @@ def objects(count: int) -> list[bytes]:
 
 def test_the_answer_never_changes() -> None:
     """Fragments of existing drives lie where this says: a change here loses them."""
-    assert place(cluster("abcdef"), bytes(16), 6) == [
-        "node4", "node2", "node1", "node5", "node3", "node0"]
+    assert place(cluster("abcdef"), bytes(16), 6) == ["node4", "node2", "node1", "node5", "node3", "node0"]
 
 
 def test_the_order_of_the_map_does_not_matter() -> None:
@@ -47,8 +51,9 @@ def test_nodes_are_different_and_zones_as_even_as_can_be(
     assert max(held.values()) <= fewest
 
 
-@pytest.mark.parametrize(("zones", "most"), [("aabbcc", 2), ("aaabbbccc", 2), ("aaaabc", 4), ("aaabbb", 3),
-                                             ("aabbccddeeff", 1)])
+@pytest.mark.parametrize(
+    ("zones", "most"), [("aabbcc", 2), ("aaabbbccc", 2), ("aaaabc", 4), ("aaabbb", 3), ("aabbccddeeff", 1)]
+)
 def test_a_zone_holds_no_more_than_it_must(zones: str, most: int) -> None:
     for object_id in objects(50):
         held = Counter(zones[int(name[4:])] for name in place(cluster(zones), object_id, 6))
@@ -79,10 +84,15 @@ def test_too_few_nodes_are_refused() -> None:
         place(cluster("abcdef"), b"x", 7)
 
 
-@pytest.mark.parametrize("nodes", [
-    (ClusterNode("a", "z"), ClusterNode("a", "y")), (ClusterNode("a", "z", -1.0),),
-    (ClusterNode("a", "z", float("nan")),), (ClusterNode("a", "z", float("inf")),),
-])
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        (ClusterNode("a", "z"), ClusterNode("a", "y")),
+        (ClusterNode("a", "z", -1.0),),
+        (ClusterNode("a", "z", float("nan")),),
+        (ClusterNode("a", "z", float("inf")),),
+    ],
+)
 def test_a_map_that_cannot_be_is_refused(nodes: tuple[ClusterNode, ...]) -> None:
     with pytest.raises(UsageError):
         ClusterMap(1, nodes)
@@ -95,8 +105,9 @@ def test_fragments_settle_on_different_wanted_nodes_and_few_move(
     settled = settle(wanted, holders)
     assert sorted(settled) == sorted(wanted)
     idle = [name for index, name in enumerate(settled) if name not in holders[index]]
-    assert not any(name in held for name in idle for index, held in enumerate(holders)
-                   if settled[index] not in held), "a fragment moved although its node was free"
+    assert not any(
+        name in held for name in idle for index, held in enumerate(holders) if settled[index] not in held
+    ), "a fragment moved although its node was free"
     assert settle(wanted, [{name} for name in settled]) == settled
 
 
@@ -122,5 +133,7 @@ def test_the_first_to_stand_in_is_of_the_emptiest_zone() -> None:
     for object_id in objects(20):
         assert stand_ins(nodes, object_id, ["node0", "node2", "gone"])[0] == "node4"
         assert "node5" not in stand_ins(nodes, object_id, [])
-        assert stand_ins(nodes, object_id, []) == place(nodes, object_id, 1) + stand_ins(
-            nodes, object_id, [])[1:]
+        assert (
+            stand_ins(nodes, object_id, [])
+            == place(nodes, object_id, 1) + stand_ins(nodes, object_id, [])[1:]
+        )

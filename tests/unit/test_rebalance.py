@@ -47,8 +47,12 @@ async def confirmed() -> None:
     await trio.lowlevel.checkpoint()
 
 
-def rebalance(nodes: dict[str, MemoryNode], *drained: str, rate: float | None = None,
-              verify: Callable[[], Awaitable[None]] = confirmed) -> Rebalance:
+def rebalance(
+    nodes: dict[str, MemoryNode],
+    *drained: str,
+    rate: float | None = None,
+    verify: Callable[[], Awaitable[None]] = confirmed,
+) -> Rebalance:
     return Rebalance(nodes, cluster(nodes, *drained), CODE, DRIVE, verify, rate)
 
 
@@ -75,7 +79,8 @@ async def test_no_copy_is_deleted_before_another_is_there() -> None:
     for pack_id in PACKS:
         lie = [holders(nodes, fragment_key(pack_id, index)) for index in range(6)]
         assert sorted(name for held in lie for name in held) == sorted(
-            place(cluster(nodes, "node0", "node1"), pack_id, 6))
+            place(cluster(nodes, "node0", "node1"), pack_id, 6)
+        )
 
 
 async def test_a_second_run_reads_nothing() -> None:
@@ -119,12 +124,22 @@ async def test_nothing_moves_while_a_node_that_keeps_its_place_is_away() -> None
     assert report.rebuilt > 0
     assert report.left == []
     for pack_id in PACKS:
-        assert len({name for index in range(6) for name in holders(nodes, fragment_key(pack_id, index))
-                    if name != "node3"}) == 6
+        assert (
+            len(
+                {
+                    name
+                    for index in range(6)
+                    for name in holders(nodes, fragment_key(pack_id, index))
+                    if name != "node3"
+                }
+            )
+            == 6
+        )
 
 
 def test_a_rate_is_kept() -> None:
     """By the loop's own clock, so that it takes no time."""
+
     async def measure() -> tuple[int, float]:
         nodes = await filled(8, size=4_000_000)
         begun = trio.current_time()
@@ -175,5 +190,7 @@ async def test_a_drained_node_counts_for_nothing() -> None:
         put(nodes[name], 1, b"root")
     await small(nodes, rank[0], rank[2]).run(quiet)
     assert await left_on(nodes[rank[0]]) == await left_on(nodes[rank[2]]) == []
-    assert holders(nodes, "roots/one") == {rank[1], *ranking_of(
-        cluster(nodes, rank[0], rank[2]), 3)(b"roots/one")[:3]}
+    assert holders(nodes, "roots/one") == {
+        rank[1],
+        *ranking_of(cluster(nodes, rank[0], rank[2]), 3)(b"roots/one")[:3],
+    }
