@@ -159,8 +159,9 @@ class BlockStore:
         return await self._read_part(moved, offset, length)
 
     async def _read_part(self, location: BlockLocation, offset: int, length: int) -> BlockPart:
-        length = max(0, min(length, location.length - offset))
-        data = await self._packs.reader.read_range(location.pack, location.offset + offset, length)
+        first = min(offset, location.length)
+        length = min(length, location.length - first)
+        data = await self._packs.reader.read_range(location.pack, location.offset + first, length)
         return BlockPart(data, location.length)
 
     async def get_block_again(self, block: BlockId) -> bytes:

@@ -139,7 +139,8 @@ class Upstream(Protocol):
         wrong calls `get_block_again`."""
 
     async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
-        """The bytes [offset, offset+length) of the sealed block, fewer at its end. Else as `get_block`."""
+        """The bytes [offset, offset+length) of the sealed block, fewer at its end, none behind it: a
+        caller may take a block for longer than it is. Else as `get_block`."""
 
     async def get_block_again(self, block: BlockId) -> bytes:
         """As `get_block`, but distrusts what was read before: decodes the pack from fragments

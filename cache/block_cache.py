@@ -175,8 +175,10 @@ class BlockCache:
             self.used -= len(dropped)
 
     def clear(self) -> None:
-        """Forget all blocks (after the drive changed from outside, and in tests)."""
+        """Forget all blocks, and which of them are compressed (after the drive changed from outside, and in
+        tests): the next read of each is like the first."""
         self._blocks.clear()
+        self._undivided.clear()
         self.used = 0
 
 

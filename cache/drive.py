@@ -66,7 +66,7 @@ class Drive(Tree):
     ) -> None:
         super().__init__(ledger, journal_limit, read_only)
         self._content = content
-        self._blocks = blocks
+        self.blocks = blocks
         self._sealer = sealer
         self._upstream = upstream
         self._snapshots = snapshots
@@ -240,9 +240,9 @@ class Drive(Tree):
             "sealed_bytes": sealer.sealed_bytes,
             "new_bytes": sealer.new_bytes,
             "new_stored_bytes": sealer.new_sealed_bytes,
-            "cache_bytes": self._blocks.used,
-            "cache_hits": self._blocks.hits,
-            "cache_misses": self._blocks.misses,
+            "cache_bytes": self.blocks.used,
+            "cache_hits": self.blocks.hits,
+            "cache_misses": self.blocks.misses,
             "scrub": dict(self.health.scrub_status()) if self.health is not None else {},
             "store": None if self._store_status is None else asdict(self._store_status),
         }

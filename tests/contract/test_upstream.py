@@ -163,11 +163,17 @@ async def test_blocks_are_missing_until_they_are_put_and_there_in_the_next_mount
         for one in blocks:
             assert await upstream.get_block(one.id) == one.data
             assert await upstream.get_block_again(one.id) == one.data
-            for offset, length in ((0, 6), (50, 40), (90, 2000), (99, 1), (5000, 10)):
+            for offset, length in _parts_of(len(one.data)):
                 part = await upstream.get_block_part(one.id, offset, length)
-                assert part == (one.data[offset:][:length], len(one.data))
+                assert part == (one.data[offset:][:length], len(one.data)), (len(one.data), offset, length)
         with pytest.raises(NotFoundError):
             await upstream.get_block(BlockId(bytes(32)))
+
+
+def _parts_of(size: int) -> list[tuple[int, int]]:
+    """(offset, length) in, across the end of, at the end of and far behind a block of `size` bytes."""
+    offsets = (0, 1, 50, 99, size // 2, size - 1, size, size + 1, 2 * size, 4 << 20)
+    return [(offset, length) for offset in offsets for length in (0, 1, 40, 2000, size, 4 << 20)]
 
 
 async def test_roots_are_replaced_and_absent_ones_are_empty(mounts: Mounts) -> None:

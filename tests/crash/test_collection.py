@@ -270,7 +270,7 @@ async def test_a_dedup_hit_while_blocks_are_collected(site: Site, call: str, aft
             await trio.testing.wait_all_tasks_blocked(0.05)
             barrier.go.set()
         await collect(drive)
-        drive._blocks.clear()
+        drive.blocks.clear()
         assert await content_of(drive, b"again") == DATA
     site.lose_cache()
     async with site.mounted() as drive:
@@ -293,7 +293,7 @@ async def test_a_collection_while_a_dedup_hit_is_on_its_way(site: Site, call: st
             await trio.testing.wait_all_tasks_blocked(0.05)
             barrier.go.set()
         await collect(drive)
-        drive._blocks.clear()
+        drive.blocks.clear()
         assert await content_of(drive, b"again") == DATA
     site.lose_cache()
     async with site.mounted() as drive:
@@ -345,7 +345,7 @@ async def test_blocks_that_only_a_dirty_file_has_stay(site: Site) -> None:
         await collect(drive)
         assert bytes(await drive.read(made.inode, 0, len(data))) == data
         await drive.sync()
-        drive._blocks.clear()
+        drive.blocks.clear()
         assert bytes(await drive.read(made.inode, 0, len(data))) == data
 
 
@@ -362,5 +362,5 @@ async def test_another_mount_has_used_what_this_one_released(site: Site) -> None
     shutil.move(site.path / "elsewhere", site.path / "cache")
     async with site.mounted() as drive:
         await collect(drive)
-        drive._blocks.clear()
+        drive.blocks.clear()
         assert await content_of(drive, b"again") == DATA

@@ -350,7 +350,7 @@ class Run:
         if everything:
             self.drive.retention.set_policy(Policy(0, 0, 0, 0, 0))
         await self.drive.retention.collect(grace=0)
-        self.drive._blocks.clear()
+        self.drive.blocks.clear()
 
     async def seal_ahead(self) -> None:
         if self.publishing is None:

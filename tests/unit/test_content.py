@@ -43,12 +43,12 @@ async def test_journal_blocks_and_zeros_are_put_together(drive: Drive) -> None:
 async def test_a_sequential_reader_finds_blocks_already_there(drive: Drive) -> None:
     made = await make_file(drive, b"file", DATA)
     await drive.sync()
-    drive._blocks.clear()
+    drive.blocks.clear()
     for start in range(0, len(DATA), 128 << 10):
         assert bytes(await drive.read(made.inode, start, 128 << 10)) == DATA[start : start + (128 << 10)]
         await trio.testing.wait_all_tasks_blocked()
     blocks = len(drive.ledger.namespace.extents(made.inode, 0, len(DATA)))
-    assert drive._blocks.misses == blocks
+    assert drive.blocks.misses == blocks
 
 
 async def test_a_wrong_block_is_read_again_and_a_lost_one_is_an_error(
@@ -58,7 +58,7 @@ async def test_a_wrong_block_is_read_again_and_a_lost_one_is_an_error(
     await drive.sync()
     upstream.corrupt = set(upstream.stored)
     assert await content(drive, made.inode) == DATA[:100_000]
-    drive._blocks.clear()
+    drive.blocks.clear()
     upstream.corrupt |= {BlockId(bytes([number]) * 32) for number in range(101)}
     with pytest.raises(CorruptError):
         await content(drive, made.inode)

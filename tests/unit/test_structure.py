@@ -25,6 +25,7 @@ def run(command: list[str], folder: Path) -> tuple[int, str]:
     [
         pytest.param([LINT_IMPORTS, "--no-logo"], id="imports"),
         pytest.param([sys.executable, "-m", "ruff", "check", "."], id="ruff"),
+        pytest.param([sys.executable, "-m", "ruff", "format", "--check", "."], id="ruff format"),
         pytest.param([sys.executable, "-m", "mypy"], id="mypy"),
     ],
 )
