@@ -15,6 +15,11 @@ from contextlib import suppress
 
 from backend.node import Buffer
 
+
+class NotBegunError(OSError):
+    """Nothing was asked of the disk: what was to be made durable is as before, and may be tried again."""
+
+
 _MAX_VECTORS = 512
 _LARGE = 1 << 20
 
@@ -67,8 +72,11 @@ class Durable:
         os.unlink(path)
 
     def sync_folder(self, path: str) -> None:
-        """Make names in a folder durable."""
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        """Make names in a folder durable. `NotBegunError` if it cannot be opened (no descriptor is free)."""
+        try:
+            descriptor = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise NotBegunError(error.errno, error.strerror, path) from error
         try:
             self.sync(descriptor)
         finally:

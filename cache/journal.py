@@ -6,8 +6,9 @@ Invariants:
 2. `append` returns after the bytes are in the page cache: a killed process loses nothing of it.
    `sync` returns after everything appended before the call is on the disk, `sync_records` after all but
    the bytes of large writes is.
-3. An fdatasync that failed poisons the journal: every later append and sync raises; it is never
-   retried, because the kernel may have dropped the pages it could not write.
+3. An fsync that failed poisons the journal: every later append and sync raises; it is never retried,
+   because the kernel may have dropped the pages it could not write. Nothing else does: a call that failed
+   before or at writing (no descriptor, no memory, no room) accepted nothing, and the next one may succeed.
 4. What is read back after a crash is a prefix of what was appended. Segments that follow a gap are
    put aside in `lost/`, never silently used or removed.
 5. `drop_before` only lets whole segments go; their files are reused for later segments, when the folder has
@@ -296,10 +297,9 @@ class Journal:
     def _refused(self, error: OSError) -> InputOutputError | NoSpaceLeftError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return NoSpaceLeftError(f"the disk that holds {self._folder} is full: nothing was accepted")
-        return self._poison(error)
-
-    def _poison(self, error: OSError) -> InputOutputError:
-        return self.fail(f"cannot be written ({error.strerror})")
+        return InputOutputError(
+            f"the journal {self._folder} cannot be written now ({error.strerror}): nothing was accepted"
+        )
 
     def fail(self, problem: str) -> InputOutputError:
         """Accept nothing more, for ever; what to raise."""
@@ -331,24 +331,28 @@ class Journal:
         """A segment file with its header: descriptor and size."""
         io = durable.current()
         if self._spares:
-            io.rename(self._spares.pop(), path)
-        descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
+            io.rename(self._spares[-1], path)
+            self._spares.pop()
+        descriptor = None
         try:
+            descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
             if os.fstat(descriptor).st_size < self.segment_size:
                 io.preallocate(descriptor, self.segment_size)
             io.write(descriptor, [header], 0)
             failpoints.failpoint(SEGMENT_STARTED)
             return descriptor, os.fstat(descriptor).st_size
         except OSError:
-            os.close(descriptor)
-            io.unlink(path)
+            with suppress(FileNotFoundError):
+                io.unlink(path)
+            if descriptor is not None:
+                os.close(descriptor)
             raise
 
     # Durability
 
     async def sync(self) -> None:
-        """Everything appended before the call is on the disk when this returns.
-        `InputOutputError` if it is not, now and for ever after."""
+        """Everything appended before the call is on the disk when this returns. `InputOutputError` if it
+        is not: for ever after if an fsync failed; if it could not begin, the next call may succeed."""
         target = self._sequence
         while self._synced < target:
             async with self._sync_lock:
@@ -378,16 +382,22 @@ class Journal:
         descriptors += [s.descriptor for s in self._segments if s.number in numbers]
         try:
             await trio.to_thread.run_sync(self._sync_descriptors, descriptors, new_names)
+        except durable.NotBegunError as error:
+            self._still_unsynced(numbers, new_names)
+            raise self._refused(error) from error
         except OSError as error:
-            raise self._poison(error) from error
+            raise self.fail(f"cannot be synced ({error.strerror})") from error
         except BaseException:  # cancelled before it began: nothing is synced
-            self._unsynced |= numbers
-            self._new_names = self._new_names or new_names
+            self._still_unsynced(numbers, new_names)
             raise
         self._spares += spares
         self._new_spares = [path for path in self._new_spares if path not in spares]
         for file, end in zip(bulk, ends, strict=True):
             file.synced_to = end
+
+    def _still_unsynced(self, numbers: set[int], new_names: bool) -> None:
+        self._unsynced |= numbers
+        self._new_names = self._new_names or new_names
 
     def _sync_descriptors(self, descriptors: list[int], new_names: bool) -> None:
         for descriptor in descriptors:

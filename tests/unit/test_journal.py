@@ -287,17 +287,6 @@ def test_a_refused_record_does_not_come_back(tmp_path: Path, for_long: bool) -> 
     assert opened(tmp_path)[1] == [(first, b"first"), (second, b"x" * SEGMENT)]
 
 
-@pytest.mark.logs_warnings
-def test_a_write_error_poisons(tmp_path: Path) -> None:
-    journal, _ = opened(tmp_path)
-    with failing() as disk:
-        disk.write_error = errno.EIO
-        with pytest.raises(InputOutputError):
-            put(journal, b"refused")
-    with pytest.raises(InputOutputError):
-        put(journal, b"refused too")
-
-
 class Waiting(Durable):
     """An fdatasync that begins, waits until it is let go, and then looks at what it was given."""
 
