@@ -122,24 +122,23 @@ def test_only_what_was_refused_is_missing_whatever_failed(
 
 
 @pytest.mark.parametrize("number", MOMENTARY)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("call", ["open", "write", "preallocate"])
 async def test_a_call_that_failed_is_no_poison(tmp_path: Path, call: str, number: int) -> None:
     journal = Journal(tmp_path, SEGMENT)
     list(journal.replay())
     journal.start(1)
+    journal.append(RecordType.DATA, (bytes(SEGMENT),), 1)  # the next one needs a segment more
     full = number in (errno.ENOSPC, errno.EDQUOT)
-    before = durable.use(Short([number] * 100, (call,)))
+    before = durable.use(Short([number], (call,)))
     try:
-        if call != "rename":  # there is no spare yet
-            with pytest.raises(NoSpaceLeftError if full else InputOutputError, match="nothing was accepted"):
-                journal.append(RecordType.DATA, (bytes(SEGMENT),), 1)
-                journal.append(RecordType.DATA, (bytes(SEGMENT),), 1)
+        with pytest.raises(NoSpaceLeftError if full else InputOutputError, match="nothing was accepted"):
+            journal.append(RecordType.DATA, (b"refused",), 1)
     finally:
         durable.use(before)
     journal.append(RecordType.DATA, (b"goes on",), 1)
     await journal.sync()
     journal.close()
-    assert read_back(tmp_path)[-1] == b"goes on"
+    assert read_back(tmp_path) == [bytes(SEGMENT), b"goes on"]
 
 
 async def test_a_sync_that_could_not_begin_is_made_up_for(tmp_path: Path) -> None:
