@@ -5,12 +5,13 @@
 | GET /status | 200, the drive's status as JSON |
 | GET /metrics | 200, its numbers as Prometheus gauges (text format 0.0.4) |
 | POST /sync | 200 `{}` when all accepted so far is stored and published; 503 `{"error": ...}` if not |
+| POST /write-back | 200 `{"problem": ...}` when the kernel was asked to hand over what it holds itself |
 | POST /unmount | 202 `{}` at once; the mount then drains and ends as on SIGTERM |
 | POST /calls/NAME | arguments as a JSON object; 200 and the answer of the call (`cache.calls`), or 503 |
 
 Anything else: 404, 405, or 400, 408, 413 for what is not a small, prompt HTTP request. One request per
 connection. Only the user who mounted and root are answered (SO_PEERCRED), whatever the file modes say;
-others are hung up on.
+others are hung up on. `mountfs.control_address` says where the socket is.
 
 Invariants:
 1. A client never holds up another one or the mount: each has a task of its own, a time limit until its
@@ -27,10 +28,10 @@ import os
 import re
 import socket
 import stat
-import struct
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ import trio
 from backend.errors import DriveError, UsageError
 from cache.calls import Call
 from cache.errors import FileSystemError
+from mountfs.control_address import new_address, peer, within_reach
 
 MAX_CLIENTS: Final = 16
 WAITING_CLIENTS: Final = 128
@@ -47,7 +49,6 @@ MAX_HEADER: Final = 8192
 MAX_BODY: Final = 64 << 10
 CLIENT_SECONDS: Final = 10.0
 CALLS: Final = "/calls/"
-_MAX_SOCKET_PATH: Final = 107  # unix(7)
 
 Status = Mapping[str, Any]
 
@@ -56,10 +57,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Commands:
-    """What the socket can ask of a mount. `sync` and `calls` may raise the drive's errors."""
+    """What the socket can ask of a mount. `sync` and `calls` may raise the drive's errors; `write_back` says
+    what is wrong, if anything."""
 
     status: Callable[[], Awaitable[Status]]
     sync: Callable[[], Awaitable[None]]
+    write_back: Callable[[], Awaitable[str]]
     unmount: Callable[[], None]
     calls: Mapping[str, Call] = field(default_factory=dict)
 
@@ -81,21 +84,25 @@ class _Refused(Exception):
 
 def listen(path: Path) -> trio.SocketListener:
     """A listening socket, mode 0600, in a folder that is made 0700. One left by a killed mount is replaced
-    (the caller holds the drive's lease, so nobody serves it). `UsageError`: the path is too long, or
-    something that is no socket is there."""
-    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
-        raise UsageError(f"the path of the control socket is longer than {_MAX_SOCKET_PATH} bytes: {path}")
+    (the caller holds the drive's lease, so nobody serves it). `UsageError`: something that is no socket is
+    there."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.chmod(0o700)
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise UsageError(f"{path} is in the way of the control socket")
         path.unlink()
+    with within_reach(os.fspath(path)) as address:
+        # Nobody else can enter the folder, so the short time between the two calls is no gap.
+        listener = _listen(address)
+        path.chmod(0o600)
+    return listener
+
+
+def _listen(address: str) -> trio.SocketListener:
     endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        # Nobody else can enter the folder, so the short time between the two calls is no gap.
-        endpoint.bind(os.fspath(path))
-        path.chmod(0o600)
+        endpoint.bind(address)
         endpoint.listen(WAITING_CLIENTS)
     except BaseException:
         endpoint.close()
@@ -108,15 +115,29 @@ async def serve_control(
 ) -> None:
     """Serve `commands` on `path` until cancelled; the socket's file is gone then."""
     listener = listen(path)
-    places = trio.Semaphore(MAX_CLIENTS)
     try:
-        async with listener, trio.open_nursery() as nursery:
-            task_status.started()
-            while True:
-                await places.acquire()
-                nursery.start_soon(_serve_client, await listener.accept(), commands, places)
+        await _serve(listener, commands, task_status)
     finally:
         path.unlink(missing_ok=True)
+
+
+async def serve_device(
+    device: int, commands: Commands, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Serve `commands` where `control_address.addresses` of the mount `device` (`st_dev`) finds them, until
+    cancelled."""
+    await _serve(_listen(new_address(device)), commands, task_status)
+
+
+async def _serve(
+    listener: trio.SocketListener, commands: Commands, task_status: trio.TaskStatus[None]
+) -> None:
+    places = trio.Semaphore(MAX_CLIENTS)
+    async with listener, trio.open_nursery() as nursery:
+        task_status.started()
+        while True:
+            await places.acquire()
+            nursery.start_soon(_serve_client, await listener.accept(), commands, places)
 
 
 async def _serve_client(stream: trio.SocketStream, commands: Commands, places: trio.Semaphore) -> None:
@@ -133,12 +154,17 @@ async def _serve_client(stream: trio.SocketStream, commands: Commands, places: t
 
 
 def _peer_is_allowed(stream: trio.SocketStream) -> bool:
-    size = struct.calcsize("3i")
-    _, user, _ = struct.unpack("3i", stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    _, user = peer(stream.socket)
     if user in (0, os.geteuid()):
         return True
-    log.warning("user %d tried the control socket", user)
+    _warn_of(user)
     return False
+
+
+@cache
+def _warn_of(user: int) -> None:
+    """Once, as nothing keeps a user from trying for ever."""
+    log.warning("user %d tried the control socket", user)
 
 
 async def _converse(stream: trio.SocketStream, commands: Commands) -> None:
@@ -207,6 +233,7 @@ async def _answer(request: h11.Request, body: bytes, commands: Commands) -> Answ
         "/status": (b"GET", _status),
         "/metrics": (b"GET", _metrics),
         "/sync": (b"POST", _sync),
+        "/write-back": (b"POST", _write_back),
         "/unmount": (b"POST", _unmount),
     }
     if target not in handlers:
@@ -256,6 +283,10 @@ async def _sync(commands: Commands) -> Answer:
     except (DriveError, FileSystemError) as error:
         return _json(503, {"error": str(error)})
     return _json(200, {})
+
+
+async def _write_back(commands: Commands) -> Answer:
+    return _json(200, {"problem": await commands.write_back()})
 
 
 async def _unmount(commands: Commands) -> Answer:

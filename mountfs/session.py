@@ -31,6 +31,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar, TypeVarTuple
 
@@ -41,14 +42,13 @@ from backend.errors import DriveError, UsageError
 from cache.calls import calls_of
 from cache.drive import Drive
 from cache.errors import FileSystemError
-from mountfs.control import Commands, serve_control
+from mountfs.control import Commands, serve_control, serve_device
 from mountfs.fuse_device import DONT_MASK, HANDLE_KILLPRIV_V2, Handshake, is_mounted, mount_device, take_out
 from mountfs.fuse_loop import MAX_TASKS, PollingLoop, has_known_seam, installed, interrupting
 from mountfs.garbage import collect_when_idle
+from mountfs.mount_calls import MNT_DETACH, raise_read_ahead, sync_by_process, syncfs, umount2
 from mountfs.operations import DriveOperations
 from mountfs.versions import DEFAULT_NAME, VersionsView
-
-READ_AHEAD_KIB: Final = 1024
 
 SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter from the loop. Python's 5 ms would be five hundred requests."""
@@ -61,7 +61,6 @@ _KEPT_FREE: Final = 128 << 20
 """Freed bytes that malloc keeps: what the sealer, the block buffer and the packs have under way at most."""
 _KEPT_BUFFER: Final = 16 << 20
 """Buffers below this size are kept: a pack with its coding is the largest that comes again and again."""
-_MNT_DETACH: Final = 2
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
@@ -178,7 +177,7 @@ class _Session:
             self._serving = True
             self._drive.changed_from_inside = self._tell_kernel
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._announce, on_ready)
+                nursery.start_soon(self._announce, nursery, on_ready)
                 nursery.start_soon(self._unmount_when_asked, mount)
                 nursery.start_soon(collect_when_idle, mount.idle_seconds)
                 await pyfuse3.main(min_tasks=MAX_TASKS, max_tasks=MAX_TASKS)
@@ -201,6 +200,7 @@ class _Session:
         return Commands(
             status=self._drive.status,
             sync=self._drive.sync,
+            write_back=partial(sync_by_process, self._mountpoint),
             unmount=self._stop_requested.set,
             calls=calls_of(self._drive),
         )
@@ -220,15 +220,17 @@ class _Session:
         log.warning("%s again: stopping at once; the journal keeps what is not stored yet", name)
         self._scope.cancel()
 
-    async def _announce(self, on_ready: Callable[[], None]) -> None:
-        """Call `on_ready` once the mount answers, which takes the kernel, the loop and the drive."""
+    async def _announce(self, nursery: trio.Nursery, on_ready: Callable[[], None]) -> None:
+        """Call `on_ready` once the mount answers, which takes the kernel, the loop and the drive, and can be
+        found by its device."""
         try:
             device = (await _in_thread(os.stat, self._mountpoint)).st_dev
         except OSError as error:
             log.warning("the mount does not answer: %s", error)
             return
         if os.geteuid() == 0:
-            await _in_thread(_tune, device)
+            await _in_thread(raise_read_ahead, device)
+        await nursery.start(serve_device, device, self._commands())
         on_ready()
 
     async def _unmount_when_asked(self, mount: _Mount) -> None:
@@ -250,7 +252,7 @@ class _Session:
             try:
                 if to_detach is not None:
                     to_detach.detached = await _unmount(self._mountpoint, lazily=True)
-                await _in_thread(_syncfs, folder)
+                await _in_thread(syncfs, folder)
             finally:
                 await _in_thread(os.close, folder)
         except OSError as error:
@@ -350,7 +352,7 @@ async def _in_thread(call: Callable[[*Ts], R], *args: *Ts) -> R:
 async def _unmount(mountpoint: Path, *, lazily: bool = False) -> bool:
     """Whether `mountpoint` is unmounted now; False if it is in use. The kernel writes back first."""
     if os.geteuid() == 0:
-        return await _in_thread(_umount2, mountpoint, _MNT_DETACH if lazily else 0)
+        return await _in_thread(umount2, mountpoint, MNT_DETACH if lazily else 0)
     command = ["fusermount3", "-u", *(["-z"] if lazily else []), "--", os.fspath(mountpoint)]
     result = await trio.run_process(command, check=False, capture_stderr=True)
     return result.returncode == 0
@@ -370,28 +372,3 @@ def _forget_in_kernel(parent: int, name: bytes, replaced: int) -> None:
         except OSError as error:
             if error.errno != errno.ENOENT:  # it remembered nothing
                 raise
-
-
-def _umount2(mountpoint: Path, flags: int) -> bool:
-    if _libc.umount2(os.fsencode(mountpoint), flags) == 0:
-        return True
-    number = ctypes.get_errno()
-    if number != errno.EBUSY:
-        log.warning("umount of %s: %s", mountpoint, os.strerror(number))
-    return False
-
-
-def _syncfs(folder: int) -> None:
-    if _libc.syncfs(folder) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-
-
-def _tune(device: int) -> None:
-    """Ask for more read-ahead than the kernel's 128 KiB, an eighth of a block. Only root may, and it is not
-    needed. The kernel's 12 requests in the background stay: the next call is behind all of them."""
-    path = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
-    try:
-        path.write_text(str(READ_AHEAD_KIB))
-    except OSError as error:
-        log.debug("the kernel's default stays: %s", error)

@@ -1,7 +1,10 @@
-"""The client of a running mount's control socket: HTTP over a UNIX socket in the cache directory.
+"""The client of a running mount's control socket: HTTP over a UNIX socket.
 
-The mount says where its socket is by the extended attribute `user.drivefs.control` of its
-mountpoint, so no tool needs to know the cache directory. Synchronous: one question, one answer.
+The socket is found by the mount's device number (`mountfs.control_address`), and believed if it belongs to
+the user who mounted, as the kernel says. The mount itself is not asked: root may not look into that of a
+user, and one that hangs would not answer. Only in another network namespace than the mount's the extended
+attribute `user.drivefs.control` of the mountpoint must tell where the socket's file is.
+Synchronous: one question, one answer.
 """
 
 from __future__ import annotations
@@ -9,15 +12,17 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 import httpx
 
+from mountfs.control_address import addresses, peer, within_reach
 from tools import mounts
 from tools.errors import ToolError
+from tools.mounts import Mount
 
 CONTROL_ATTRIBUTE: Final = "user.drivefs.control"
 ANSWER_SECONDS: Final = 10.0
@@ -34,18 +39,26 @@ class NoAnswerError(ToolError):
 class ControlClient:
     """Asks one mount. `ToolError` with one line for whatever goes wrong."""
 
-    def __init__(self, socket_path: str) -> None:
-        self._socket_path = socket_path
+    def __init__(self, address: str) -> None:
+        """`address`: a path, or an abstract address (unix(7)), which begins with a NUL."""
+        self._address = address
 
     @classmethod
     def of_mount(cls, mountpoint: str) -> ControlClient:
-        """The client of the drive that is mounted at `mountpoint`. `NotMountedError`,
-        `NoAnswerError`."""
+        """The client of the drive that is mounted at `mountpoint`. `NotMountedError`, `NoAnswerError`."""
+        mount = mounts.find(mountpoint)
+        if mount is None or mount.type != mounts.FILE_SYSTEM_TYPE:
+            there = os.path.lexists(mountpoint)
+            why = "no drivefs drive is mounted here" if there else "no such folder"
+            raise NotMountedError(f"{mountpoint}: {why}")
+        for address in addresses(mount.device):
+            client = cls(address)
+            if client._peer()[1] == mount.owner:
+                return client
         try:
-            found = os.getxattr(mountpoint, CONTROL_ATTRIBUTE)
+            return cls(os.fsdecode(os.getxattr(mountpoint, CONTROL_ATTRIBUTE)))
         except OSError as error:
-            raise _why_no_socket(mountpoint, error) from None
-        return cls(os.fsdecode(found))
+            raise _why_no_socket(mount, error) from None
 
     def status(self) -> dict[str, Any]:
         """What `GET /status` says: see docs/tools.md."""
@@ -55,7 +68,7 @@ class ControlClient:
     def sync(self, mountpoint: str, timeout: float | None) -> None:
         """Return when all that programs wrote to the mount before is stored and published. `NoAnswerError`
         after `timeout` seconds (None: wait as long as it takes); the mount goes on storing then."""
-        _write_back(mountpoint, timeout)
+        self._write_back(mountpoint, timeout)
         self._ask("POST", "/sync", timeout)
 
     def call(self, name: str, arguments: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
@@ -64,51 +77,73 @@ class ControlClient:
         return answer
 
     def process_id(self) -> int:
-        """The id of the process that serves the mount (SO_PEERCRED of its socket, unix(7))."""
-        with socket.socket(socket.AF_UNIX) as connection:
+        """The id of the process that serves the mount."""
+        return self._peer()[0]
+
+    def _peer(self) -> tuple[int, int]:
+        with socket.socket(socket.AF_UNIX) as connection, self._reach() as address:
+            connection.settimeout(ANSWER_SECONDS)
             try:
-                connection.connect(self._socket_path)
+                connection.connect(address)
             except OSError as error:
-                raise self._no_answer(os.strerror(error.errno or 0)) from None
-            size = struct.calcsize("3i")
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        process, _, _ = struct.unpack("3i", credentials)
-        return int(process)
+                raise self._no_answer(error.strerror or str(error)) from None
+            return peer(connection)
+
+    @contextmanager
+    def _reach(self) -> Iterator[str]:
+        """The address, as short as a call needs it. `NoAnswerError` if its folder is gone."""
+        try:
+            with within_reach(self._address) as address:
+                yield address
+        except FileNotFoundError as error:
+            raise self._no_answer(str(error.strerror)) from None
+
+    def _write_back(self, mountpoint: str, timeout: float | None) -> None:
+        """Have the kernel hand the mount what it holds itself. A writer that was killed in the middle of a
+        request leaves the kernel an EINTR, which it tells once, to the next who syncs: that is no reason to
+        fail."""
+        reason = self._sync_file_system(mountpoint, timeout)
+        if reason is not None and os.strerror(errno.EINTR) in reason:
+            reason = self._sync_file_system(mountpoint, timeout)
+        if reason is not None:
+            raise ToolError(f"{mountpoint}: not all could be written back: {reason}")
+
+    def _sync_file_system(self, mountpoint: str, timeout: float | None) -> str | None:
+        """syncfs(2): what there is to complain of, if anything. The mount does it where its owner alone may
+        look into it, and we are not the owner."""
+        reason = _sync_file_system(mountpoint, timeout)
+        if reason is None or os.strerror(errno.EACCES) not in reason:
+            return reason
+        answer: dict[str, Any] = self._ask("POST", "/write-back", timeout).json()
+        return str(answer["problem"]) or None
 
     def _ask(
         self, method: str, path: str, timeout: float | None, arguments: dict[str, Any] | None = None
     ) -> httpx.Response:
         self.process_id()  # httpx does not close a socket that could not be connected, so this finds out
         # No TLS here, so no certificates: to load them takes longer than most answers.
-        transport = httpx.HTTPTransport(uds=self._socket_path, verify=False)
-        with httpx.Client(transport=transport, base_url="http://drivefs", timeout=timeout) as client:
-            try:
-                answer = client.request(method, path, json=arguments)
-            except httpx.TimeoutException:
-                raise NoAnswerError(f"no answer within {timeout:g} s; the mount goes on storing") from None
-            except httpx.TransportError as error:
-                raise self._no_answer(str(error)) from None
+        with self._reach() as address:
+            transport = httpx.HTTPTransport(uds=address, verify=False)
+            with httpx.Client(transport=transport, base_url="http://drivefs", timeout=timeout) as client:
+                try:
+                    answer = client.request(method, path, json=arguments)
+                except httpx.TimeoutException:
+                    raise NoAnswerError(
+                        f"no answer within {timeout:g} s; the mount goes on storing"
+                    ) from None
+                except httpx.TransportError as error:
+                    raise self._no_answer(str(error)) from None
         if answer.is_error:
             raise ToolError(_reason(answer))
         return answer
 
     def _no_answer(self, reason: str) -> NoAnswerError:
-        return NoAnswerError(f"the mount does not answer on {self._socket_path}: {reason}")
-
-
-def _write_back(mountpoint: str, timeout: float | None) -> None:
-    """Have the kernel hand the mount what it holds itself, syncfs(2): by a process of its own, as the call
-    cannot be given a time limit. A writer that was killed in the middle of a request leaves the kernel an
-    EINTR, which it tells once, to the next who syncs: that is no reason to fail."""
-    reason = _sync_file_system(mountpoint, timeout)
-    if reason is not None and os.strerror(errno.EINTR) in reason:
-        reason = _sync_file_system(mountpoint, timeout)
-    if reason is not None:
-        raise ToolError(f"{mountpoint}: not all could be written back: {reason}")
+        return NoAnswerError(f"the mount does not answer on {self._address!r}: {reason}")
 
 
 def _sync_file_system(mountpoint: str, timeout: float | None) -> str | None:
-    """What sync(1) has to complain of, if anything."""
+    """What sync(1) has to complain of, if anything: a process of its own, as the call cannot be given a time
+    limit."""
     try:
         result = subprocess.run(
             ["sync", "--file-system", mountpoint],
@@ -123,14 +158,15 @@ def _sync_file_system(mountpoint: str, timeout: float | None) -> str | None:
     return result.stderr.strip() if result.returncode else None
 
 
-def _why_no_socket(mountpoint: str, error: OSError) -> ToolError:
+def _why_no_socket(mount: Mount, error: OSError) -> ToolError:
     if error.errno in (errno.ENOTCONN, errno.ECONNABORTED):
-        return NoAnswerError(f"{mountpoint}: the process behind this mount is gone; mount it again")
-    if error.errno == errno.ENOENT:
-        return NotMountedError(f"{mountpoint}: no such folder")
-    if mounts.find(mountpoint) is None or error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
-        return NotMountedError(f"{mountpoint}: no drivefs drive is mounted here")
-    return ToolError(f"{mountpoint}: {error.strerror}")
+        return NoAnswerError(f"{mount.mountpoint}: the process behind this mount is gone; mount it again")
+    if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+        return NotMountedError(f"{mount.mountpoint}: no drivefs drive is mounted here")
+    reason = f"{mount.mountpoint}: {error.strerror}"
+    if error.errno == errno.EACCES:
+        reason += f"; user {mount.owner} mounted it, and its process is not in this network namespace"
+    return ToolError(reason)
 
 
 def _reason(answer: httpx.Response) -> str:

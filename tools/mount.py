@@ -140,7 +140,7 @@ def _serve(
     _open_many_files()
     how = session.MountOptions(
         source=drive.folder,
-        control_socket=places.control_socket(cache_folder, CONTROL_SOCKET),
+        control_socket=Path(cache_folder) / CONTROL_SOCKET,
         read_only=options.read_only,
         allow_other=options.allow_other,
         suid="nosuid" not in options.kernel_flags,

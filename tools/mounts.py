@@ -16,32 +16,45 @@ FILE_SYSTEM_TYPE: Final = "fuse.drivefs"
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """One line of the table."""
+    """One line of the table. `device`: "major:minor"; `options`: those of this mountpoint; `owner`: the user
+    who mounted, for FUSE only."""
 
     mountpoint: str
     type: str
     source: str
+    device: str = ""
+    options: frozenset[str] = frozenset()
+    owner: int | None = None
 
 
-def parse(table: str) -> list[Mount]:
+def parse(table: bytes) -> list[Mount]:
     """The mounts of a mountinfo text, in mount order (a later one covers an earlier one)."""
     return [_parse_line(line) for line in table.splitlines()]
 
 
-def _parse_line(line: str) -> Mount:
-    before, _, after = line.partition(" - ")
-    type_, source = after.split(" ")[:2]
-    return Mount(_unescape(before.split(" ")[4]), type_, _unescape(source))
+def _parse_line(line: bytes) -> Mount:
+    before, _, after = line.partition(b" - ")
+    _, _, device, _, mountpoint, options = before.split(b" ")[:6]
+    type_, source, of_all = after.split(b" ")[:3]
+    owner = re.search(rb"(?:^|,)user_id=([0-9]+)", of_all)
+    return Mount(
+        _unescape(mountpoint),
+        _unescape(type_),
+        _unescape(source),
+        device.decode("ascii"),
+        frozenset(_unescape(options).split(",")),
+        None if owner is None else int(owner[1]),
+    )
 
 
-def _unescape(text: str) -> str:
-    octal = re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), os.fsencode(text))
-    return os.fsdecode(octal)
+def _unescape(text: bytes) -> str:
+    """As Python has file names, so that whatever the locale the bytes stay the same."""
+    return os.fsdecode(re.sub(rb"\\([0-7]{3})", lambda match: bytes([int(match[1], 8)]), text))
 
 
 def mounts() -> list[Mount]:
     """All mounts that this process sees."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+    with open("/proc/self/mountinfo", "rb") as file:
         return parse(file.read())
 
 

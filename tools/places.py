@@ -10,7 +10,6 @@ import shutil
 import stat
 from collections.abc import Iterable, Mapping
 from itertools import count
-from pathlib import Path
 from typing import Final
 
 from cache.opening import LOCK_FILE
@@ -18,7 +17,6 @@ from tools import mounts
 from tools.errors import MissingSystemError, ToolError
 
 CACHE_VARIABLE: Final = "DRIVEFS_CACHE_DIR"
-_MAX_SOCKET_PATH: Final = 107
 
 
 def cache_folder(drive_id: str, asked: str | None, environment: Mapping[str, str]) -> str:
@@ -67,16 +65,6 @@ def make_private_folder(path: str) -> None:
             os.chmod(path, 0o700)
     except OSError as error:
         raise ToolError(f"{path}: cannot be used as the cache folder: {error.strerror}") from None
-
-
-def control_socket(cache_folder: str, name: str) -> Path:
-    """Where the control socket goes: the cache folder, unless its path is longer than a socket's may be
-    (unix(7)); then the run-time folder (XDG Base Directory Specification), by the drive's id."""
-    path = Path(cache_folder) / name
-    if len(os.fsencode(path)) <= _MAX_SOCKET_PATH:
-        return path
-    base = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR", "/run")
-    return Path(base) / "drivefs" / path.parent.name / name
 
 
 def check_fuse() -> None:

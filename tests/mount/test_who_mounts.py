@@ -31,24 +31,28 @@ TOOLS = """
 cd "$FOLDER"
 tool() { module=$1; shift; "$PYTHON" -c "import sys; from tools.$module import main; main()" "$@"; }
 umask 077
-head -c 32 /dev/urandom > key
 """
+KEY = "head -c 32 /dev/urandom > key\n"
 
 
-def as_nobody(drive: MountedDrive, script: str) -> subprocess.CompletedProcess[str]:
-    """Run a shell script as a user without privileges who owns the drive's folder. Its mounts end with it."""
-    run("chown", "-R", "65534:65534", drive.folder)
-    environment = drive.variables() | {
+def drive_variables(drive: MountedDrive) -> dict[str, str]:
+    """What the scripts need to know."""
+    return drive.variables() | {
         "FOLDER": str(drive.folder),
         "DRIVEFS_CACHE_DIR": str(drive.cache),
         "PYTHON": sys.executable,
         "HOME": str(drive.folder),
     }
+
+
+def as_nobody(drive: MountedDrive, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell script as a user without privileges who owns the drive's folder. Its mounts end with it."""
+    run("chown", "-R", "65534:65534", drive.folder)
     return subprocess.run(
-        ["unshare", "--mount", "sh", "-c", AS_NOBODY, TOOLS + script],
+        ["unshare", "--mount", "sh", "-c", AS_NOBODY, TOOLS + KEY + script],
         capture_output=True,
         text=True,
-        env=environment,
+        env=drive_variables(drive),
         timeout=120,
         check=False,
     )
@@ -74,6 +78,41 @@ def test_a_user_without_privileges_mounts_and_unmounts(unmade_drive: MountedDriv
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "nobody 600\nhello\n"
+
+
+BY_THE_USER = """
+tool mkfs -q --key-file key "$FOLDER/drive"
+tool mount "$FOLDER/drive" "$FOLDER/mnt" -o key_file="$FOLDER/key"
+echo hello > mnt/file
+"""
+BY_ROOT = """
+if ls mnt; then exit 1; fi
+tool drivefs sync mnt
+tool drivefs status mnt
+tool drivefs log mnt/file
+tool umount "$FOLDER/mnt"
+"""
+
+
+def test_root_asks_syncs_and_unmounts_the_mount_of_a_user(unmade_drive: MountedDrive) -> None:
+    """At shutdown, for example. FUSE lets nobody but the user look into it, not even root."""
+    run("chown", "-R", "65534:65534", unmade_drive.folder)
+    user = AS_NOBODY.replace("exec setpriv", "setpriv").replace('"$0"', '"$BY_THE_USER"')
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", user + TOOLS + BY_ROOT],
+        capture_output=True,
+        text=True,
+        env=drive_variables(unmade_drive) | {"BY_THE_USER": TOOLS + KEY + BY_THE_USER},
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "Permission denied" in done.stderr, "root could look into it"
+    assert "all is stored" in done.stdout
+    assert "created" in done.stdout
+    run("chown", "-R", "0:0", unmade_drive.folder)
+    unmade_drive.mount()
+    assert (unmade_drive.mountpoint / "file").read_text() == "hello\n"
 
 
 def test_allow_other_is_refused_where_fuse_conf_does_not_allow_it(unmade_drive: MountedDrive) -> None:

@@ -35,8 +35,9 @@ from tools.umount import umount
 
 ROOT = Path(__file__).parents[2]
 MOUNTINFO = (
-    "22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
-    "90 22 0:47 / /mnt/a\\040b rw,nosuid shared:5 master:1 - fuse.drivefs /srv/drive\\011x rw,user_id=0\n"
+    b"22 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n"
+    b"90 22 0:47 / /mnt/a\\040b rw,nosuid shared:5 master:1"
+    b" - fuse.drivefs /srv/drive\\011x rw,user_id=1000,group_id=7\n"
 )
 
 
@@ -84,7 +85,10 @@ def test_a_size_for_people_is_near(size: int) -> None:
 
 
 def test_the_mount_table_is_unescaped() -> None:
-    assert mounts.parse(MOUNTINFO)[1] == mounts.Mount("/mnt/a b", "fuse.drivefs", "/srv/drive\tx")
+    root, drive = mounts.parse(MOUNTINFO)
+    options = frozenset({"rw", "nosuid"})
+    expected = mounts.Mount("/mnt/a b", "fuse.drivefs", "/srv/drive\tx", "0:47", options, 1000)
+    assert (drive, root.owner) == (expected, None)
 
 
 def test_the_root_is_mounted_and_a_folder_is_not(tmp_path: Path) -> None:
@@ -346,11 +350,14 @@ class TestControlClient:
             if len(synced) == 3:
                 await trio.sleep_forever()
 
+        async def write_back() -> str:
+            return ""
+
         socket = tmp_path / "run" / "control"
         client = ControlClient(str(socket))
         ask = trio.to_thread.run_sync
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, socket, Commands(status, sync, lambda: None))
+            await nursery.start(serve_control, socket, Commands(status, sync, write_back, lambda: None))
             assert await ask(client.status) == {"commit": 3}
             assert await ask(client.process_id) == os.getpid()
             await ask(client.sync, str(tmp_path), None)

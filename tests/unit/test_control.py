@@ -14,7 +14,9 @@ import trio.testing
 
 from backend.errors import UnavailableError, UsageError
 from mountfs import control
-from mountfs.control import Commands, Status, gauge_lines, listen, serve_control
+from mountfs.control import Commands, Status, gauge_lines, listen, serve_control, serve_device
+from mountfs.control_address import addresses, device_text
+from tools.control_client import ControlClient
 
 
 class _Mount:
@@ -36,11 +38,14 @@ class _Mount:
             raise self.problem
         self.synced += 1
 
+    async def write_back(self) -> str:
+        return "the disk is full"
+
     def unmount(self) -> None:
         self.unmounted += 1
 
     def commands(self) -> Commands:
-        return Commands(status=self.status, sync=self.sync, unmount=self.unmount)
+        return Commands(self.status, self.sync, self.write_back, self.unmount)
 
 
 @pytest.fixture
@@ -189,16 +194,43 @@ def test_what_is_no_socket_is_not_replaced(path: Path) -> None:
     assert path.read_text() == "mine"
 
 
-def test_a_path_that_is_too_long_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="longer than"):
-        listen(tmp_path / ("d" * 120) / "socket")
+@pytest.mark.parametrize("length", [1, 50, 107, 108, 200, 255])
+async def test_a_path_of_any_length_is_served(
+    mount: _Mount, tmp_path: Path, nursery: trio.Nursery, length: int
+) -> None:
+    path = tmp_path / ("d" * length) / "socket"
+    await nursery.start(serve_control, path, mount.commands())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    client = ControlClient(str(path))
+    assert (await trio.to_thread.run_sync(client.status))["commit"] == 7
+    nursery.cancel_scope.cancel()
+
+
+async def test_a_mount_is_found_by_its_device(mount: _Mount, nursery: trio.Nursery) -> None:
+    device = os.makedev(4000, 4711)
+    assert addresses(device_text(device)) == []
+    for _ in range(2):
+        await nursery.start(serve_device, device, mount.commands())
+    await nursery.start(serve_device, os.makedev(400, 4711), mount.commands())
+    found = addresses(device_text(device))
+    assert len(found) == 2
+    assert found == sorted(found, reverse=True), "the newest is not the first"
+    for address in found:
+        assert (await trio.to_thread.run_sync(ControlClient(address).status))["commit"] == 7
+        assert await trio.to_thread.run_sync(ControlClient(address).process_id) == os.getpid()
+
+
+async def test_what_the_kernel_holds_is_asked_for(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
+    await nursery.start(serve_control, path, mount.commands())
+    answer = await _raw(path, b"POST /write-back HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert b'{"problem": "the disk is full"}' in answer
 
 
 @pytest.mark.logs_warnings
 async def test_another_user_is_hung_up_on(
     mount: _Mount, path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("struct.unpack", lambda *_: (1, os.geteuid() + 4711, 1))
+    monkeypatch.setattr(control, "peer", lambda _: (1, os.geteuid() + 4711))
     await nursery.start(serve_control, path, mount.commands())
     with pytest.raises(trio.BrokenResourceError):
         await _raw(path, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
