@@ -54,8 +54,9 @@ install-system: $(STAMP)
 	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/mount.drivefs" /sbin/mount.fuse.drivefs; \
 	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/umount.drivefs" /sbin/umount.fuse.drivefs
 
-# The demo keeps its cache beside its drive, so that nothing is written outside this folder.
+# The demo keeps cache and state beside its drive, so that nothing is written outside this folder.
 run: export DRIVEFS_CACHE_DIR = $(CURDIR)/$(DEMO)/cache
+run: export DRIVEFS_STATE_DIR = $(CURDIR)/$(DEMO)/state
 
 # A mount whose process was killed cannot be looked into, though the kernel may still say that it is one;
 # mount.drivefs takes it away.

@@ -46,6 +46,7 @@ from mountfs import operations as handlers
 from mountfs.operations import DriveOperations
 from tools import compose
 from tools.mkfs import mkfs
+from tools.places import Folders
 
 MIB: Final = 1 << 20
 CALLS: Final = 5000
@@ -181,7 +182,7 @@ async def run(folder: Path) -> None:
     file = compose.load_drive(str(folder / "drive"))
     unlocked = compose.unlock(str(folder / "drive"), file, [Secret.key_file(key.read_bytes())])
     async with (
-        compose.opened_drive(unlocked, folder / "cache", OPTIONS) as drive,
+        compose.opened_drive(unlocked, Folders(folder / "cache", folder / "state"), OPTIONS) as drive,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(drive.run)

@@ -78,6 +78,8 @@ class Drive(Tree):
         self._store_status: StoreStatus | None = None
         self.health: Health | None = None
         """set by who builds the store; None where nobody can look after it"""
+        self.notices: list[str] = []
+        """set by who opens the drive: what the person who opens it is to be told"""
 
     @property
     def read_only(self) -> bool:

@@ -4,31 +4,26 @@ The order: local state (namespace, journal) is opened and scanned; an empty name
 the newest snapshot and the commits after it; the journal is replayed; then both sides are reconciled:
 - upstream has our pending commit: the process was killed between append and noting it; it is noted;
 - upstream is ahead and nothing here is unpublished: its commits are applied;
-- upstream is ahead and something here is unpublished: this cache is stale (`StaleCacheError`): it is
+- upstream is ahead and something here is unpublished: this state is stale (`StaleCacheError`): it is
   kept aside, never merged by guessing and never dropped;
 - upstream is behind: `RollbackError`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import socket
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import trio
 
-from backend import at_rest
 from backend.commit_format import associated_data_of
 from backend.errors import (
     ConflictError,
     CorruptError,
     FormatError,
-    LeaseHeldError,
     NotFoundError,
     RollbackError,
     UnavailableError,
@@ -41,9 +36,9 @@ from cache.chunking import Chunker
 from cache.commit_payload import open_operations
 from cache.content import Content
 from cache.drive import Drive
-from cache.journal import SEGMENT_SIZE, Journal
+from cache.journal import SEGMENT_SIZE
 from cache.ledger import LARGE_WRITE, Ledger
-from cache.namespace import Namespace
+from cache.local_state import DEVICE, LocalState
 from cache.operations import MAX_NAME, ROOT_INODE, Delete, SetAttributes, decode
 from cache.publisher import CommitIdentity, Intervals, Publisher, is_same_commit
 from cache.quiet import Quiet
@@ -57,17 +52,9 @@ log = logging.getLogger(__name__)
 SMALLEST_SEGMENT = 64 << 10
 """A journal has at least about eight segments, so that it can let go of its oldest part."""
 
-NAMESPACE_FILE = "namespace.db"
-
-LOCK_FILE = "lock"
-"""In the cache directory; flock(2) while a process uses it."""
-
-DEVICE = 1
-"""One mount at a time writes, so all of a drive's mounts are one device until there is a hub."""
-
 
 class StaleCacheError(ConflictError):
-    """The cache holds changes that were made on a state which the drive has left behind."""
+    """The local state holds changes that were made on one which the drive has left behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,78 +82,6 @@ class DriveOptions:
     retention: RetentionSchedule = field(default_factory=RetentionSchedule)
     read_only: bool = False
     host: str = field(default_factory=socket.gethostname)
-
-
-class LocalState:
-    """What a cache directory holds. One process at a time: `LeaseHeldError` otherwise."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.folder = folder
-        self._lock = _lock(folder)
-        self._resources = ExitStack()
-        self._resources.callback(os.close, self._lock)
-        try:
-            self.namespace = self._open_namespace()
-            self._resources.callback(self.namespace.close)
-            journal = Journal(folder / "journal")
-            self._resources.callback(journal.close)
-            self.ledger = Ledger(journal, self.namespace)
-            self.has_events = self.ledger.scan()
-        except BaseException:
-            self.close()
-            raise
-
-    def _open_namespace(self) -> Namespace:
-        """One that is damaged is kept aside, and a new one made: what it says is in log and journal."""
-        path = str(self.folder / NAMESPACE_FILE)
-        try:
-            return Namespace(path, device=DEVICE)
-        except CorruptError as error:
-            kept = set_namespace_aside(self.folder)
-            log.warning("%s; it is made anew from log and journal, and kept as %s", error, kept)
-            return Namespace(path, device=DEVICE)
-
-    @property
-    def known_head(self) -> Head | None:
-        """The newest commit that this device has seen, if it has seen any."""
-        head = self.ledger.head
-        return head if head.number else None
-
-    def close(self) -> None:
-        """Let go of everything, and of the directory. Idempotent."""
-        self._resources.close()
-
-
-def _lock(folder: Path) -> int:
-    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise LeaseHeldError(f"the cache directory {folder} is in use by another drivefs process") from None
-    return descriptor
-
-
-def set_aside(folder: Path) -> Path:
-    """Move a stale cache directory out of the way, to be looked at by a person; where it is now."""
-    kept = folder.with_name(f"{folder.name}.stale-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}")
-    os.rename(folder, kept)
-    log.error("the cache %s holds changes that the drive has gone past; kept aside as %s", folder, kept)
-    return kept
-
-
-def set_namespace_aside(folder: Path) -> Path:
-    """Keep a namespace database that is wrong in `lost/`, so that the next opening makes a new one from
-    log and journal; where it is. Blocks."""
-    kept_in = folder / "lost"
-    kept_in.mkdir(mode=0o700, exist_ok=True)
-    kept = kept_in / f"namespace-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
-    for suffix in at_rest.SUFFIXES:
-        source = folder / (NAMESPACE_FILE + suffix)
-        if source.exists():
-            os.rename(source, kept.with_name(kept.name + suffix))
-    return kept
 
 
 class _Recovery:

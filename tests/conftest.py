@@ -51,7 +51,8 @@ def disarmed_failpoints() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The person's own drivefs settings do not reach a test."""
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The person's own drivefs settings do not reach a test, and no test reaches the person's state."""
     for name in [name for name in os.environ if name.startswith("DRIVEFS_")]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("DRIVEFS_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))

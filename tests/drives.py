@@ -13,7 +13,8 @@ import trio
 from backend.upstream import Upstream
 from cache.attributes import Attributes
 from cache.drive import Drive
-from cache.opening import DriveOptions, LocalState, Secrets, open_drive
+from cache.local_state import LocalState
+from cache.opening import DriveOptions, Secrets, open_drive
 from cache.operations import ROOT_INODE
 from cache.publisher import Intervals
 

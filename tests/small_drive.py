@@ -21,6 +21,7 @@ from tools import compose
 from tools.drivefs import drivefs
 from tools.fsck import fsck
 from tools.mkfs import mkfs
+from tools.places import Folders
 
 CLEAN, CORRECTED, LEFT = 0, 1, 4
 UNCHECKED = ("lease", ".lock")
@@ -42,9 +43,27 @@ class SmallDrive:
     def cache(self) -> Path:
         return self.folder / "cache"
 
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    def own(self) -> Folders:
+        """What this machine has of the drive."""
+        id_text = self.unlocked().id_text
+        return Folders(self.cache / id_text, self.state / id_text)
+
+    def where(self) -> list[str]:
+        """For the tools: the key, and this machine's folders."""
+        key, cache, state = (str(path) for path in (self.folder / "key", self.cache, self.state))
+        return ["--key-file", key, "--cache-dir", cache, "--state-dir", state]
+
+    def forget(self) -> None:
+        """As on a machine that has never seen the drive."""
+        for folder in (self.cache, self.state):
+            shutil.rmtree(folder, ignore_errors=True)
+
     def fsck(self, *options: str) -> int:
-        where = ["--key-file", str(self.folder / "key"), "--cache-dir", str(self.cache)]
-        return fsck([*options, *where, str(self.drive)])
+        return fsck([*options, *self.where(), str(self.drive)])
 
     def unlocked(self) -> compose.UnlockedDrive:
         file = compose.load_drive(str(self.drive))
@@ -61,35 +80,34 @@ class SmallDrive:
 
     def read_with(self, secret: Secret) -> dict[bytes, tuple[object, ...]]:
         """The same, opened by another secret."""
-        cache = self.folder / "other cache"
-        shutil.rmtree(cache, ignore_errors=True)
+        other = self.folder / "other machine"
+        shutil.rmtree(other, ignore_errors=True)
         unlocked = compose.unlock(str(self.drive), compose.load_drive(str(self.drive)), [secret])
         try:
-            return trio.run(_read, unlocked, cache)
+            return trio.run(_read, unlocked, Folders(other / "cache", other / "state"))
         finally:
-            shutil.rmtree(cache, ignore_errors=True)
+            shutil.rmtree(other, ignore_errors=True)
 
     def read_here(self) -> dict[bytes, tuple[object, ...]]:
-        """All there is, read with this machine's cache."""
-        unlocked = self.unlocked()
-        return trio.run(_read, unlocked, self.cache / unlocked.id_text)
+        """All there is, read with what this machine has."""
+        return trio.run(_read, self.unlocked(), self.own())
 
     def drivefs(self, *arguments: str | Path) -> int:
         """The command `drivefs`."""
         return drivefs([str(argument) for argument in arguments])
 
 
-async def _read(drive: compose.UnlockedDrive, cache: Path) -> dict[bytes, tuple[object, ...]]:
+async def _read(drive: compose.UnlockedDrive, own: Folders) -> dict[bytes, tuple[object, ...]]:
     options = DriveOptions(read_only=True)
-    async with compose.opened_drive(drive, cache, options) as opened, trio.open_nursery() as nursery:
+    async with compose.opened_drive(drive, own, options) as opened, trio.open_nursery() as nursery:
         await nursery.start(opened.run)
         found = await tree(opened)
         nursery.cancel_scope.cancel()
     return found
 
 
-async def _fill(drive: compose.UnlockedDrive, cache: Path) -> dict[bytes, tuple[object, ...]]:
-    async with compose.opened_drive(drive, cache, QUIET) as opened, trio.open_nursery() as nursery:
+async def _fill(drive: compose.UnlockedDrive, own: Folders) -> dict[bytes, tuple[object, ...]]:
+    async with compose.opened_drive(drive, own, QUIET) as opened, trio.open_nursery() as nursery:
         await nursery.start(opened.run)
         for number in range(3):
             await _change(opened, number)
@@ -126,7 +144,7 @@ def make_empty_drive(folder: Path) -> SmallDrive:
 def make_small_drive(folder: Path) -> SmallDrive:
     """A drive on which nothing is wrong."""
     made = make_empty_drive(folder)
-    made.content = trio.run(_fill, made.unlocked(), made.cache / made.unlocked().id_text)
+    made.content = trio.run(_fill, made.unlocked(), made.own())
     return made
 
 
@@ -135,7 +153,7 @@ def copy_of(whole: SmallDrive, folder: Path) -> SmallDrive:
     (folder / "key").write_bytes((whole.folder / "key").read_bytes())
     (folder / "key").chmod(0o600)
     copy = SmallDrive(folder, whole.content)
-    for name in ("drive", "cache"):
+    for name in ("drive", "cache", "state"):
         shutil.copytree(whole.folder / name, folder / name)
     return copy
 

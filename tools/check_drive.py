@@ -41,12 +41,13 @@ from cache import lost_files
 from cache.block_cache import BlockCache
 from cache.block_codec import BlockCodec
 from cache.chunking import Chunker
+from cache.local_state import DEVICE
 from cache.lost_files import LostRange
-from cache.opening import DEVICE
 from cache.publisher import CommitIdentity
 from cache.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore
 from tools.check_state import StateCheck, StateSource, breaches_of, copy_database
 from tools.compose import INDEX_FILE, UnlockedDrive, cluster_map, open_nodes
+from tools.places import Folders
 from tools.progress import Progress
 
 _SNAPSHOT_KEY: Final = ROOTS + ROOT_NAME
@@ -56,12 +57,12 @@ log = logging.getLogger(__name__)
 
 
 class DriveCheck:
-    """One run. `work` is an empty private folder, in `cache_folder` if that exists."""
+    """One run. `work` is an empty private folder, in this machine's state folder if there is one."""
 
     def __init__(
         self,
         drive: UnlockedDrive,
-        cache_folder: Path,
+        own: Folders,
         work: Path,
         findings: Findings,
         progress: Progress,
@@ -73,7 +74,7 @@ class DriveCheck:
         profile, cluster = Profile.parse(file.profile), cluster_map(file)
         copies = profile.m + 1
         self._drive = drive
-        self._cache_folder = cache_folder
+        self._cache_folder = own.cache
         self._work = work
         self._findings = findings
         self._progress = progress
@@ -101,7 +102,7 @@ class DriveCheck:
             BlockCache(self._upstream, self._codec, _CACHE, trio.CapacityLimiter(2)),
             CommitIdentity(file.id, DEVICE, b"", keys.commit),
         )
-        self._state = StateCheck(source, cache_folder, work, findings, progress)
+        self._state = StateCheck(source, own.state, work, findings, progress)
         self._away: list[str] = []
         self._head: Head | None = None
         self._is_broken = False

@@ -25,7 +25,7 @@ from cache import check_log, snapshot
 from cache.block_cache import BlockCache
 from cache.check_log import LogReplay
 from cache.check_namespace import check_namespace
-from cache.opening import DEVICE, NAMESPACE_FILE
+from cache.local_state import DEVICE, NAMESPACE_FILE
 from cache.publisher import CommitIdentity
 from cache.snapshot_store import SnapshotRoot, SnapshotStore
 from tools.progress import Progress
@@ -43,13 +43,13 @@ class StateSource:
 
 
 class StateCheck:
-    """One run. `work` is a private folder for databases; `cache_folder` this machine's, if it has one."""
+    """One run. `work` is a private folder for databases; `state_folder` this machine's, if it has one."""
 
     def __init__(
-        self, source: StateSource, cache_folder: Path, work: Path, findings: Findings, progress: Progress
+        self, source: StateSource, state_folder: Path, work: Path, findings: Findings, progress: Progress
     ) -> None:
         self._source = source
-        self._cache_folder = cache_folder
+        self._state_folder = state_folder
         self._work = work
         self._findings = findings
         self._progress = progress
@@ -80,14 +80,14 @@ class StateCheck:
 
     def cached(self) -> Path | None:
         """A copy of this machine's namespace, made once; None if it has none."""
-        source, target = self._cache_folder / NAMESPACE_FILE, self._work / f"copy-{NAMESPACE_FILE}"
+        source, target = self._state_folder / NAMESPACE_FILE, self._work / f"copy-{NAMESPACE_FILE}"
         if not source.exists():
             return None
         return target if target.exists() else copy_database(source, target)
 
     def _cached_head(self) -> Head | None:
         path = self.cached()
-        if at_rest.is_damaged(str(self._cache_folder / NAMESPACE_FILE)):
+        if at_rest.is_damaged(str(self._state_folder / NAMESPACE_FILE)):
             self.namespace_problems.append("it has changed since it was closed")
         try:
             return None if path is None else check_log.head_of(path)

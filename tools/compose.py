@@ -1,11 +1,11 @@
 """The one place that builds concrete objects: from a drive's folder and a secret to a `Drive`.
 
 Invariants:
-1. The order of opening is: cache folder (locked), lease, commit log, block index, background work,
+1. The order of opening is: state folder (locked), lease, commit log, block index, background work,
    recovery. Each step that fails lets go of what the steps before it took.
 2. The block index agrees with the nodes before recovery reads a block (I4): an index that is new,
    damaged or behind is completed from the packs.
-3. A cache folder that the drive has gone past is kept aside, never merged and never deleted.
+3. State that the drive has gone past is kept aside, never merged and never deleted.
 """
 
 from __future__ import annotations
@@ -53,9 +53,12 @@ from backend.replicated_objects import ReplicatedObjects, ranking_of
 from backend.retry_node import RetryNode
 from backend.scrub import Scrub
 from backend.store_health import StoreHealth
+from backend.upstream import Head
 from cache.drive import Drive
-from cache.opening import DriveOptions, LocalState, Secrets, StaleCacheError, open_drive, set_aside
-from tools import mounts
+from cache.local_state import LocalState
+from cache.opening import DriveOptions, Secrets, StaleCacheError, open_drive
+from tools import mounts, old_place
+from tools.places import Folders
 
 INDEX_FILE: Final = "blocks.db"
 ENDING_SECONDS: Final = 15.0
@@ -161,13 +164,13 @@ def open_index(path: Path, drive_id: bytes) -> BlockIndex:
 
 @asynccontextmanager
 async def opened_drive(
-    drive: UnlockedDrive, cache_folder: Path, options: DriveOptions, *, scrub_interval: float = 0.0
+    drive: UnlockedDrive, folders: Folders, options: DriveOptions, *, scrub_interval: float = 0.0
 ) -> AsyncIterator[Drive]:
     """The drive, recovered and ready for `Drive.run`; closed when the block ends. Raises what opening
     raises, a single error never wrapped in a group. `scrub_interval`: seconds, 0: only when asked to."""
     try:
         async with trio.open_nursery() as nursery:
-            opened = await _open(nursery, drive, cache_folder, options, scrub_interval)
+            opened = await _open(nursery, drive, folders, options, scrub_interval)
             try:
                 yield opened
             finally:
@@ -187,31 +190,53 @@ def sole(error: BaseException) -> BaseException:
 async def _open(
     nursery: trio.Nursery,
     drive: UnlockedDrive,
-    cache_folder: Path,
+    folders: Folders,
     options: DriveOptions,
     scrub_interval: float,
 ) -> Drive:
+    notices = await trio.to_thread.run_sync(old_place.bring_over, folders)
+    open_once = partial(_open_once, nursery, drive, folders, options, scrub_interval)
     try:
-        return await _open_once(nursery, drive, cache_folder, options, scrub_interval)
-    except StaleCacheError:
-        await trio.to_thread.run_sync(set_aside, cache_folder)
-        return await _open_once(nursery, drive, cache_folder, options, scrub_interval)
+        opened = await open_once(None)
+    except _SetAsideError as error:
+        notices.append(
+            f"{error}; drivefs stale list {drive.folder} shows it, drivefs stale restore brings it back"
+        )
+        opened = await open_once(error.known)
+    for notice in notices:
+        log.warning("%s", notice)
+    opened.notices = notices
+    return opened
+
+
+class _SetAsideError(Exception):
+    """The state was stale, and is set aside. `known`: the newest commit that it had seen."""
+
+    def __init__(self, kept: Path, known: Head | None) -> None:
+        super().__init__(
+            "changes that were not stored when the drive was last used here are set aside, as the drive has "
+            f"gone on without them: {kept}"
+        )
+        self.known = known
 
 
 async def _open_once(
     nursery: trio.Nursery,
     drive: UnlockedDrive,
-    cache_folder: Path,
+    folders: Folders,
     options: DriveOptions,
     scrub_interval: float,
+    known: Head | None,
 ) -> Drive:
-    local = await _local_state(drive, cache_folder)
+    folders.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    local = await _local_state(drive, folders.state)
+    known = local.known_head or known
     try:
         if not options.read_only:
             await _remove_debris(drive)
-        blocks, upstream, health = _build_upstream(drive, cache_folder, scrub_interval, options.read_only)
+        blocks, upstream, health = _build_upstream(drive, folders.cache, scrub_interval, options.read_only)
         try:
-            await upstream.open(known=local.known_head)
+            await upstream.open(known=known)
             if not options.read_only:
                 await trio.to_thread.run_sync(cluster_change.require_current, drive.folder, drive.file)
             await upstream.prepare(blocks.reconcile)
@@ -223,6 +248,10 @@ async def _open_once(
             with trio.CancelScope(shield=True):
                 await upstream.close()
             raise
+    except StaleCacheError:
+        kept = await trio.to_thread.run_sync(local.set_aside)
+        local.close()
+        raise _SetAsideError(kept, known) from None
     except BaseException:
         local.close()
         raise
@@ -239,13 +268,13 @@ async def _remove_debris(drive: UnlockedDrive) -> None:
             log.info("%s was not tidied: %s", entry.name, error)
 
 
-async def _local_state(drive: UnlockedDrive, cache_folder: Path) -> LocalState:
-    """The cache folder, locked. A process whose mount was just taken away by umount(8) still closes its
+async def _local_state(drive: UnlockedDrive, folder: Path) -> LocalState:
+    """The state folder, locked. A process whose mount was just taken away by umount(8) still closes its
     databases: it is waited for. `LeaseHeldError` if the drive is mounted, or the wait is over."""
     deadline = trio.current_time() + ENDING_SECONDS
     while True:
         try:
-            return LocalState(cache_folder)
+            return LocalState(folder)
         except LeaseHeldError:
             for mount in mounts.drives():
                 if mount.source == drive.folder:

@@ -113,7 +113,7 @@ def _drive(folder: str) -> Iterator[Finding]:
     if file.created.timestamp() > time.time() + 60:
         yield Finding("bad", "the drive was made in the future: the clock is wrong, or was")
     yield from _nodes(folder, file)
-    yield from _cache(file)
+    yield from _own_folders(file)
 
 
 def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
@@ -133,15 +133,16 @@ def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
         yield Finding("note", "all nodes are on one disk, so they protect against no disk failure")
 
 
-def _cache(file: DriveFile) -> Iterator[Finding]:
-    folder = places.cache_folder(file.id.hex(), None, os.environ)
-    existing = folder
-    while not os.path.isdir(existing):
-        existing = os.path.dirname(existing)
-    if os.access(existing, os.W_OK | os.X_OK):
-        yield _space(f"cache: {folder}", existing)
-    else:
-        yield Finding("bad", f"cache: {folder}: no permission to write")
+def _own_folders(file: DriveFile) -> Iterator[Finding]:
+    own = places.folders(file.id.hex(), None, None, os.environ)
+    for what, folder in (("cache", own.cache), ("state", own.state)):
+        existing = folder
+        while not existing.is_dir():
+            existing = existing.parent
+        if os.access(existing, os.W_OK | os.X_OK):
+            yield _space(f"{what}: {folder}", str(existing))
+        else:
+            yield Finding("bad", f"{what}: {folder}: no permission to write")
 
 
 def _space(what: str, path: str) -> Finding:

@@ -31,12 +31,14 @@ from backend.check_nodes import Survey
 from backend.crypto import plain_hash
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError
 from backend.findings import Finding, Findings
+from cache.local_state import LOCK_FILE, set_namespace_aside
 from cache.lost_files import LostRange
-from cache.opening import DriveOptions, set_namespace_aside
+from cache.opening import DriveOptions
 from tools import compose, errors, old_drive, places
 from tools.check_drive import DriveCheck, counts
 from tools.compose import UnlockedDrive
 from tools.errors import ExitCodes, Parser, ReportedError
+from tools.places import Folders
 from tools.progress import Progress
 from tools.secret_source import SecretSource
 
@@ -53,7 +55,7 @@ class _Run:
     folder: str
     survey: Survey
     drive: UnlockedDrive
-    cache_folder: Path
+    folders: Folders
     findings: Findings
     progress: Progress
     mend: bool
@@ -101,11 +103,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("-f", action="store_true", help="accepted: every check is a full one")
     add("-v", dest="verbose", action="store_true", help="log to the terminal")
     add("--data", action="store_true", help="read all fragments and open all blocks")
-    add("--cache-dir", metavar="D", help="as the mount option cache_dir")
+    add_folder_options(parser)
     add_secret_options(parser)
     options = parser.parse_intermixed_args(rest)
     options.descriptor = descriptor or None
     return options
+
+
+def add_folder_options(parser: argparse.ArgumentParser) -> None:
+    """Where this machine keeps what it knows of drives, as mount has it."""
+    parser.add_argument("--cache-dir", metavar="D", help="as the mount option cache_dir")
+    parser.add_argument("--state-dir", metavar="D", help="as the mount option state_dir")
 
 
 def add_secret_options(parser: argparse.ArgumentParser) -> None:
@@ -135,10 +143,10 @@ def _fsck(options: argparse.Namespace) -> int:
     survey = check_nodes.survey(folder)
     old_drive.require_unused(folder, compose.node_folders(folder, survey.file))
     drive = unlock_any(folder, survey, secret_source(options))
-    cache_folder = Path(places.cache_folder(drive.id_text, options.cache_dir, os.environ))
+    own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
     progress = Progress(folder, options.descriptor)
-    with _locked(cache_folder) as unlock:
-        run = partial(_Run, folder, survey, drive, cache_folder, progress=progress, data=options.data)
+    with _locked(own.state) as unlock:
+        run = partial(_Run, folder, survey, drive, own, progress=progress, data=options.data)
         found = _once(run(findings=Findings(partial(_say, progress)), mend=options.how == "mend"), unlock)
         if options.how is None and found.count("left") and _agrees(progress):
             found = _once(run(findings=Findings(partial(_say, progress)), mend=True), unlock)
@@ -147,34 +155,33 @@ def _fsck(options: argparse.Namespace) -> int:
     return CORRECTED if found.count("mended") else 0
 
 
-def mend(drive: UnlockedDrive, cache_dir: str | None) -> int:
+def mend(drive: UnlockedDrive, own: Folders) -> int:
     """Check and mend a drive that was unlocked before; the exit code is 0 if nothing is left."""
-    cache_folder = Path(places.cache_folder(drive.id_text, cache_dir, os.environ))
     progress = Progress(drive.folder)
     survey = check_nodes.survey(drive.folder)
     findings = Findings(partial(_say, progress))
-    with _locked(cache_folder) as unlock:
-        _once(_Run(drive.folder, survey, drive, cache_folder, findings, progress, True, False), unlock)
+    with _locked(own.state) as unlock:
+        _once(_Run(drive.folder, survey, drive, own, findings, progress, True, False), unlock)
     return LEFT if findings.count("left", "lost") else 0
 
 
 def _once(run: _Run, unlock: _Unlock) -> Findings:
     """One check from beginning to end."""
     _check_beside(run)
-    with _work_folder(run.cache_folder) as work:
+    with _work_folder(run.folders.state) as work:
         check = DriveCheck(
-            run.drive, run.cache_folder, work, run.findings, run.progress, mend=run.mend, data=run.data
+            run.drive, run.folders, work, run.findings, run.progress, mend=run.mend, data=run.data
         )
         trio.run(check.run)
         run.progress.clear()
         if check.namespace_is_wrong:
-            kept = set_namespace_aside(run.cache_folder)
+            kept = set_namespace_aside(run.folders.state)
             run.findings.add("note", f"the namespace as it was is kept as {kept}")
         if run.mend and check.lost:
             run.findings.add("note", f"what is lost is listed in {_keep_list(run, check.lost)}")
     if check.namespace_is_wrong:
         unlock()
-        trio.run(_prove_that_it_opens, run.drive, run.cache_folder)
+        trio.run(_prove_that_it_opens, run.drive, run.folders)
     numbers = ", ".join(f"{count} {state}" for state, count in counts(run.findings).items() if count)
     print(f"{run.folder}: {check.summary}: {numbers or 'clean'}")
     return run.findings
@@ -200,17 +207,19 @@ def _is_ours(run: _Run, place: str) -> bool:
     return place == run.folder or check_nodes.is_node(place, run.survey.file)
 
 
-async def _prove_that_it_opens(drive: UnlockedDrive, cache_folder: Path) -> None:
+async def _prove_that_it_opens(drive: UnlockedDrive, own: Folders) -> None:
     """Make this machine's namespace anew, from the log and the journal."""
-    async with compose.opened_drive(drive, cache_folder, DriveOptions()):
+    async with compose.opened_drive(drive, own, DriveOptions()) as opened:
+        for notice in opened.notices:
+            print(notice)
         await trio.lowlevel.checkpoint()
 
 
 def _keep_list(run: _Run, lost: Sequence[LostRange]) -> Path:
-    """The list of what is lost, in the cache folder: names of files never lie in clear where nodes may be.
+    """The list of what is lost, in the state folder: names of files never lie in clear where nodes may be.
     Its name is made of what it says, so the same loss is listed once."""
-    places.make_private_folder(str(run.cache_folder))
-    folder = run.cache_folder / "lost"
+    places.make_private_folder(str(run.folders.state))
+    folder = run.folders.state / "lost"
     folder.mkdir(mode=0o700, exist_ok=True)
     text = json.dumps(
         {"drive": run.drive.id_text, "lost": [asdict(each) for each in lost]}, indent=1
@@ -234,7 +243,7 @@ def _agrees(progress: Progress) -> bool:
 
 
 class _Unlock:
-    """Lets go of the cache folder before the block ends."""
+    """Lets go of the state folder before the block ends."""
 
     def __init__(self, descriptor: int | None) -> None:
         self._descriptor = descriptor
@@ -246,28 +255,28 @@ class _Unlock:
 
 
 @contextmanager
-def _locked(cache_folder: Path) -> Iterator[_Unlock]:
-    """The cache folder, if there is one, held against mounts. `LeaseHeldError` if one has it."""
-    if not cache_folder.is_dir():
+def _locked(state_folder: Path) -> Iterator[_Unlock]:
+    """The state folder, if there is one, held against mounts. `LeaseHeldError` if one has it."""
+    if not state_folder.is_dir():
         yield _Unlock(None)
         return
-    descriptor = os.open(cache_folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(state_folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     unlock = _Unlock(descriptor)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield unlock
     except BlockingIOError:
         raise LeaseHeldError(
-            f"the cache directory {cache_folder} is in use by another drivefs process"
+            f"the state folder {state_folder} is in use by another drivefs process"
         ) from None
     finally:
         unlock()
 
 
 @contextmanager
-def _work_folder(cache_folder: Path) -> Iterator[Path]:
+def _work_folder(state_folder: Path) -> Iterator[Path]:
     """A private folder for this run; what an ended run left goes first."""
-    base = cache_folder if cache_folder.is_dir() else None
+    base = state_folder if state_folder.is_dir() else None
     for stale in base.glob("fsck-*") if base else ():
         shutil.rmtree(stale, ignore_errors=True)
     folder = tempfile.mkdtemp(prefix="fsck-", dir=base)

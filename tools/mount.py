@@ -31,6 +31,7 @@ from tools.compose import UnlockedDrive
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.logs import log_to_file, log_to_terminal
 from tools.mount_options import MountOptions
+from tools.places import Folders
 from tools.secret_source import SecretSource
 
 CONTROL_SOCKET: Final = "control"
@@ -86,8 +87,9 @@ def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDri
     folder = os.path.abspath(folder)
     file = compose.load_drive(folder)
     places.free_mountpoint(mountpoint)
-    cache_folder = _cache_folder(file.id.hex(), options)
-    places.check_not_covered(mountpoint, [folder, cache_folder, *compose.node_folders(folder, file)])
+    own = _folders(file.id.hex(), options)
+    needed = [folder, str(own.cache), str(own.state), *compose.node_folders(folder, file)]
+    places.check_not_covered(mountpoint, needed)
     away = compose.nodes_away(folder, file)
     compose.require_enough_nodes(file, away)
     for error in away:
@@ -98,24 +100,25 @@ def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDri
     return compose.unlock(folder, file, source.secrets())
 
 
-def _cache_folder(drive_id: str, options: MountOptions) -> str:
-    folder = places.cache_folder(drive_id, options.cache_dir, os.environ)
-    return places.spare_folder(folder) if options.asof else folder
+def _folders(drive_id: str, options: MountOptions) -> Folders:
+    own = places.folders(drive_id, options.cache_dir, options.state_dir, os.environ)
+    return places.spare_folders(own) if options.asof else own
 
 
 def _start(
     drive: UnlockedDrive, mountpoint: str, options: MountOptions, arguments: argparse.Namespace
 ) -> None:
-    cache_folder = _cache_folder(drive.id_text, options)
-    places.make_private_folder(cache_folder)
+    own = _folders(drive.id_text, options)
+    for folder in (own.cache, own.state):
+        places.make_private_folder(str(folder))
     verbose = options.verbose or arguments.verbose
-    work = partial(_serve, drive, mountpoint, cache_folder, options)
+    work = partial(_serve, drive, mountpoint, own, options)
     failpoints.arm_from_environment()
     if arguments.foreground:
         log_to_terminal(verbose=verbose)
         work(lambda: None)
         return
-    log_to_file(os.path.abspath(options.log_file or os.path.join(cache_folder, LOG_FILE)), verbose=verbose)
+    log_to_file(os.path.abspath(options.log_file or own.state / LOG_FILE), verbose=verbose)
     daemon.start(work, MOUNT_CODES)
     _see_for_ourselves(mountpoint)
 
@@ -134,13 +137,13 @@ def _open_many_files() -> None:
 
 
 def _serve(
-    drive: UnlockedDrive, mountpoint: str, cache_folder: str, options: MountOptions, ready: daemon.Ready
+    drive: UnlockedDrive, mountpoint: str, own: Folders, options: MountOptions, ready: daemon.Ready
 ) -> None:
     """The life of a mount, from opening the drive to closing it."""
     _open_many_files()
     how = session.MountOptions(
         source=drive.folder,
-        control_socket=Path(cache_folder) / CONTROL_SOCKET,
+        control_socket=own.state / CONTROL_SOCKET,
         read_only=options.read_only,
         allow_other=options.allow_other,
         suid="nosuid" not in options.kernel_flags,
@@ -157,7 +160,7 @@ def _serve(
         intervals=Intervals(commit=options.commit_interval, version=options.version_interval),
         read_only=options.read_only,
     )
-    opened = compose.opened_drive(drive, Path(cache_folder), what, scrub_interval=options.scrub_interval)
+    opened = compose.opened_drive(drive, own, what, scrub_interval=options.scrub_interval)
     session.prepare_process(how)
     trio.run(_serve_until_unmounted, opened, Path(mountpoint), how, ready)
 
@@ -169,4 +172,6 @@ async def _serve_until_unmounted(
     ready: daemon.Ready,
 ) -> None:
     async with opening as opened:
+        for notice in opened.notices:
+            _warn(notice)
         await session.serve(opened, mountpoint, how, ready)

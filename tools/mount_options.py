@@ -81,6 +81,7 @@ class MountOptions:
     key_file: str | None = None
     passphrase_command: str | None = None
     cache_dir: str | None = None
+    state_dir: str | None = None
     log_file: str | None = None
     cache_size: int = DEFAULT_CACHE_SIZE
     journal_size: int = DEFAULT_JOURNAL_SIZE
@@ -186,6 +187,7 @@ _VALUES: Final[dict[str, Callable[[str], str | int | float]]] = {
     "key_file": _path,
     "passphrase_command": _path,
     "cache_dir": _path,
+    "state_dir": _path,
     "log_file": _path,
     "cache_size": _at_least("cache_size", MINIMUM_CACHE_SIZE),
     "journal_size": _at_least("journal_size", MINIMUM_JOURNAL_SIZE),

@@ -43,7 +43,7 @@ def register(commands: Any) -> None:
     replacing.add_argument("old", metavar="NODE", help="the node's name in `node list`")
     replacing.add_argument("path", metavar="NEWPATH", help="an empty folder, on another disk")
     replacing.add_argument("--zone", metavar="Z", help="what it may fail together with (default: its disk)")
-    replacing.add_argument("--cache-dir", metavar="D", help="as the mount option cache_dir")
+    fsck.add_folder_options(replacing)
     fsck.add_secret_options(replacing)
     replacing.set_defaults(command=_replace)
     node_changes.register(actions)
@@ -115,14 +115,14 @@ def _replace(options: argparse.Namespace) -> int:
         print(f"drivefs: warning: {line}")
     print(f"{folder}: {options.old} is {path} now (epoch {new.epoch}); rebuilding what it held")
     begun = time.monotonic()
-    code = fsck.mend(replace(drive, file=new), options.cache_dir)
-    _note_repair(drive.id_text, options.cache_dir, path, time.monotonic() - begun)
+    own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
+    code = fsck.mend(replace(drive, file=new), own)
+    _note_repair(own.cache, path, time.monotonic() - begun)
     return code
 
 
-def _note_repair(drive_id: str, cache_dir: str | None, path: str, seconds: float) -> None:
+def _note_repair(cache: Path, path: str, seconds: float) -> None:
     """Remember how long it took to fill the new node: `drivefs doctor --durability` reckons with it."""
-    cache = Path(places.cache_folder(drive_id, cache_dir, os.environ))
     if cache.is_dir():
         repair_record.keep(cache, disks.fragment_bytes(path), seconds)
 

@@ -1,4 +1,9 @@
-"""Which folders a mount uses, and whether they can be used: the cache folder and the mountpoint."""
+"""Which folders a mount uses, and whether they can be used: its cache, its state, and the mountpoint.
+
+What may be lost lies in the cache folder: the block index, which is made anew from the nodes, and what
+scrubs and repairs have to tell. What may not lies in the state folder: the journal, the namespace with the
+newest commit that this machine has seen, and the lock. Caches are emptied by right; state is not.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +14,78 @@ import pwd
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Final
 
-from cache.opening import LOCK_FILE
+from cache.local_state import LOCK_FILE
 from tools import mounts
 from tools.errors import MissingSystemError, ToolError
 
 CACHE_VARIABLE: Final = "DRIVEFS_CACHE_DIR"
+STATE_VARIABLE: Final = "DRIVEFS_STATE_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """What a drive has on this machine. Absolute paths."""
+
+    cache: Path
+    state: Path
+
+
+def folders(
+    drive_id: str, cache_dir: str | None, state_dir: str | None, environment: Mapping[str, str]
+) -> Folders:
+    """The folders of the drive `drive_id`: each in the folder that was asked for (`cache_dir=`,
+    `state_dir=`), else in that of the environment, else in its standard place. To ask for one moves the
+    other nowhere: another cache is no other machine."""
+    return Folders(
+        Path(cache_folder(drive_id, cache_dir, environment)),
+        Path(state_folder(drive_id, state_dir, environment)),
+    )
 
 
 def cache_folder(drive_id: str, asked: str | None, environment: Mapping[str, str]) -> str:
     """The absolute path of the cache folder of the drive `drive_id`: in the folder that was asked for
     (`cache_dir=`), else in `$DRIVEFS_CACHE_DIR`, else in the system's place for caches (root), else in
-    the person's (XDG Base Directory Specification; HOME may be unset, as under systemd)."""
+    the person's (XDG Base Directory Specification)."""
     base = asked or environment.get(CACHE_VARIABLE)
+    return _folder(drive_id, base, "/var/cache/drivefs", "XDG_CACHE_HOME", ".cache", environment)
+
+
+def state_folder(drive_id: str, asked: str | None, environment: Mapping[str, str]) -> str:
+    """As `cache_folder`: `state_dir=`, `$DRIVEFS_STATE_DIR`, the system's place for state, the person's."""
+    base = asked or environment.get(STATE_VARIABLE)
+    return _folder(drive_id, base, "/var/lib/drivefs", "XDG_STATE_HOME", ".local/state", environment)
+
+
+def _folder(
+    drive_id: str,
+    base: str | None,
+    of_system: str,
+    variable: str,
+    in_home: str,
+    environment: Mapping[str, str],
+) -> str:
+    """HOME may be unset, as under systemd."""
     if not base and os.geteuid() == 0:
-        base = "/var/cache/drivefs"
+        base = of_system
     if not base:
         home = environment.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
-        base = os.path.join(environment.get("XDG_CACHE_HOME") or os.path.join(home, ".cache"), "drivefs")
+        base = os.path.join(environment.get(variable) or os.path.join(home, in_home), "drivefs")
     return os.path.join(os.path.abspath(base), drive_id)
 
 
-def spare_folder(cache_folder: str) -> str:
-    """A cache folder for one more mount of a drive, which only looks: the first of `CACHE_FOLDER.past-1`,
-    `.past-2`, ... that no process holds. What an earlier mount left there makes opening quicker."""
-    folders = (f"{cache_folder}.past-{number}" for number in count(1))
-    return next(folder for folder in folders if not _is_held(os.path.join(folder, LOCK_FILE)))
+def spare_folders(own: Folders) -> Folders:
+    """Folders for one more mount of a drive, which only looks: the first of `FOLDER.past-1`, `.past-2`, ...
+    whose state no process holds. What an earlier mount left there makes opening quicker."""
+    for number in count(1):
+        spare = Folders(*(path.with_name(f"{path.name}.past-{number}") for path in (own.cache, own.state)))
+        if not _is_held(os.path.join(spare.state, LOCK_FILE)):
+            break
+    return spare
 
 
 def _is_held(lock: str) -> bool:
@@ -54,17 +103,17 @@ def _is_held(lock: str) -> bool:
 
 
 def make_private_folder(path: str) -> None:
-    """Make the folder `path` (and those above it), for this user only: it holds plaintext names and
-    the control socket. `ToolError` if it is somebody else's."""
+    """Make the folder `path` (and those above it), for this user only: state holds plaintext and the control
+    socket. `ToolError` if it is somebody else's."""
     try:
         os.makedirs(path, mode=0o700, exist_ok=True)
         found = os.stat(path)
         if found.st_uid != os.geteuid():
-            raise ToolError(f"{path}: belongs to another user; choose another cache_dir")
+            raise ToolError(f"{path}: belongs to another user; choose another cache_dir or state_dir")
         if stat.S_IMODE(found.st_mode) & 0o077:
             os.chmod(path, 0o700)
     except OSError as error:
-        raise ToolError(f"{path}: cannot be used as the cache folder: {error.strerror}") from None
+        raise ToolError(f"{path}: cannot be used for cache or state: {error.strerror}") from None
 
 
 def check_fuse() -> None:

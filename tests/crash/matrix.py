@@ -15,7 +15,6 @@ import errno
 import logging
 import os
 import random
-import shutil
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -53,8 +52,7 @@ Refused = (OSError, FileSystemError, DriveError)
 async def opened(drive: SmallDrive) -> AsyncIterator[Drive]:
     """As a mount has it."""
     unlocked = drive.unlocked()
-    folder = drive.cache / unlocked.id_text
-    async with compose.opened_drive(unlocked, folder, OPTIONS) as found, trio.open_nursery() as nursery:
+    async with compose.opened_drive(unlocked, drive.own(), OPTIONS) as found, trio.open_nursery() as nursery:
         await nursery.start(found.run)
         yield found
         nursery.cancel_scope.cancel()
@@ -159,7 +157,7 @@ class Life:
     async def run(self) -> None:
         await self._in_a_mount(self._first)
         if self._next == len(CHANGES) * 3 // 4 and Told.read(self._log.path).durable == self._next:
-            shutil.rmtree(self._drive.cache)
+            self._drive.forget()
             await self._in_a_mount(self._second)
 
     async def _in_a_mount(self, work: Callable[[Drive], Awaitable[None]]) -> None:
@@ -259,7 +257,7 @@ def live(folder: str, name: str, fault: str, skip: int, seed: int) -> None:
     disk = LossyDurable(random.Random(seed), path / "kept", lies=fault == LIE)
 
     def cut() -> None:
-        cut_all(disk, path / "drive", path / "cache")
+        cut_all(disk, path / "drive", path / "cache", path / "state")
         _end()
 
     actions: dict[str, failpoints.Action] = {

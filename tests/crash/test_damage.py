@@ -87,9 +87,10 @@ SEALED = ("namespace.db", "namespace.db.seal", "blocks.db", "blocks.db.seal")
 
 
 def cache_flips(drive: SmallDrive, count: int, seed: int) -> Iterator[tuple[Path, int, int]]:
-    """The cache's files in turn; places and bits at random."""
+    """The files of cache and state in turn; places and bits at random."""
     source = random.Random(seed)
-    files = sorted(path for path in drive.cache.rglob("*") if path.is_file() and path.stat().st_size)
+    found = [*drive.cache.rglob("*"), *drive.state.rglob("*")]
+    files = sorted(path for path in found if path.is_file() and path.stat().st_size)
     for number in range(count):
         path = files[number % len(files)]
         yield path, source.randrange(path.stat().st_size), source.randrange(8)
@@ -98,25 +99,27 @@ def cache_flips(drive: SmallDrive, count: int, seed: int) -> Iterator[tuple[Path
 def suffer_in_the_cache(damaged: SmallDrive, flips: Iterator[tuple[Path, int, int]]) -> None:
     """Each flip alone, in a cache that was closed: the databases are sealed, so every one is found and
     mended. All that the journal says is published: none of its bytes is needed, and none does harm."""
-    whole = damaged.folder / "whole cache"
-    shutil.copytree(damaged.cache, whole)
+    whole = damaged.folder / "whole"
+    for place in (damaged.cache, damaged.state):
+        shutil.copytree(place, whole / place.name)
     for path, offset, bit in flips:
-        what = f"{path.relative_to(damaged.cache)} byte {offset} bit {bit}"
+        what = f"{path.relative_to(damaged.folder)} byte {offset} bit {bit}"
         flip(path, offset, bit)
         if path.name in SEALED:
             assert damaged.fsck("-n", "--data") == LEFT, what
         assert damaged.read_here() == damaged.content, what
-        restore(whole, damaged.cache)
+        restore(whole, damaged)
         flip(path, offset, bit)
         assert damaged.fsck("-y", "--data") == (CORRECTED if path.name in SEALED else CLEAN), what
         assert damaged.fsck("-n", "--data") == CLEAN, what
         assert damaged.read_here() == damaged.content, what
-        restore(whole, damaged.cache)
+        restore(whole, damaged)
 
 
-def restore(whole: Path, cache: Path) -> None:
-    shutil.rmtree(cache)
-    shutil.copytree(whole, cache)
+def restore(whole: Path, damaged: SmallDrive) -> None:
+    damaged.forget()
+    for place in (damaged.cache, damaged.state):
+        shutil.copytree(whole / place.name, place)
 
 
 def test_each_flipped_byte_of_the_cache_is_found_and_healed(damaged: SmallDrive) -> None:
@@ -178,11 +181,11 @@ def test_what_cannot_be_rebuilt_is_listed_and_stays(
     assert re.search(r"^lost: /d\d/file: 30000 bytes", first, re.MULTILINE)
     assert damaged.fsck("-y", "--data") & LEFT
     assert {path: path.read_bytes() for path in before} == before
-    lists = list(damaged.cache.glob("*/lost/files-*.json"))
+    lists = list(damaged.state.glob("*/lost/files-*.json"))
     assert len(lists) == 1
     capsys.readouterr()
     assert damaged.fsck("-y", "--data") == LEFT
-    assert list(damaged.cache.glob("*/lost/files-*.json")) == lists
+    assert list(damaged.state.glob("*/lost/files-*.json")) == lists
 
 
 def test_a_snapshot_is_not_given_up_while_the_log_is_broken(damaged: SmallDrive) -> None:
@@ -210,7 +213,7 @@ def test_a_damaged_snapshot_is_made_anew(damaged: SmallDrive) -> None:
 
 @pytest.mark.parametrize("file", ["namespace.db", "blocks.db"])
 def test_a_damaged_database_in_the_cache_is_made_anew(damaged: SmallDrive, file: str) -> None:
-    (path,) = damaged.cache.glob(f"*/{file}")
+    (path,) = damaged.folder.glob(f"[cs]*/*/{file}")
     data = bytearray(path.read_bytes())
     data[4096:12288] = bytes(8192)
     path.write_bytes(data)
@@ -236,7 +239,7 @@ def test_a_commit_of_which_every_copy_is_damaged_is_told_and_stays(
     assert len(copies) == 3
     for path in copies:
         flip(path, 100, 1)
-    kept = [*copies, *damaged.drive.glob("node*/roots/*"), *damaged.cache.glob("*/namespace.db")]
+    kept = [*copies, *damaged.drive.glob("node*/roots/*"), *damaged.state.glob("*/namespace.db")]
     before = {path: path.read_bytes() for path in kept}
     assert damaged.fsck("-n") == LEFT
     assert "commit 2" in capsys.readouterr().out

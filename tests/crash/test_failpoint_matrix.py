@@ -14,7 +14,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -105,7 +104,7 @@ def suffer(begun: Begun, folder: Path, name: str, fault: str, skip: int, seed: i
     state = trio.run(_check, drive, begun, least, told.begun)
     assert drive.fsck("-y", "--data") in (CLEAN, CORRECTED)
     assert drive.fsck("-n", "--data") == CLEAN
-    shutil.rmtree(drive.cache)
+    drive.forget()
     assert trio.run(_read, drive) == state
 
 

@@ -37,13 +37,14 @@ Result = subprocess.CompletedProcess[str]
 
 
 class MountedDrive:
-    """One drive: `drive` is its folder, `mountpoint` and `cache` are beside it. Not mounted at first."""
+    """One drive: `drive` is its folder; `mountpoint`, `cache`, `state` lie beside it. Not mounted yet."""
 
     def __init__(self, folder: Path, drive: Path | None = None) -> None:
         self.folder = folder
         self.drive = drive or folder / "drive"
         self.mountpoint = folder / "mnt"
         self.cache = folder / "cache"
+        self.state = folder / "state"
         self.key = folder / "key"
         self.environment: dict[str, str] = {}
         self.programs = dict(_MODULES)
@@ -71,7 +72,8 @@ class MountedDrive:
     def variables(self) -> dict[str, str]:
         """The environment of all that is started for this drive; `close` finds it by that."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith("DRIVEFS_")}
-        return kept | {"PYTHONPATH": str(ROOT), _TAG: self._tag} | self.environment
+        own = {"PYTHONPATH": str(ROOT), _TAG: self._tag, "DRIVEFS_STATE_DIR": str(self.state)}
+        return kept | own | self.environment
 
     def make(self, *arguments: str | Path) -> None:
         """`mkfs.drivefs` with a key file."""
@@ -82,8 +84,17 @@ class MountedDrive:
 
     def try_mount(self, *options: str, where: Path | None = None) -> Result:
         """`mount.drivefs`, whatever comes of it. `options` come after those that every test needs."""
-        given = ",".join([f"key_file={self.key}", f"cache_dir={self.cache}", *options])
+        given = ",".join([f"key_file={self.key}", self.folder_options(), *options])
         return self.tool("mount.drivefs", self.drive, where or self.mountpoint, "-o", given)
+
+    def folder_options(self) -> str:
+        """The mount options that say where cache and state are."""
+        return f"cache_dir={self.cache},state_dir={self.state}"
+
+    def where(self) -> list[str]:
+        """For the tools: the key, and where cache and state are."""
+        folders = ["--cache-dir", str(self.cache), "--state-dir", str(self.state)]
+        return ["--key-file", str(self.key), *folders]
 
     def mount(self, *options: str) -> None:
         """Mount it; the process that serves it is `process_id` from then on."""
@@ -97,8 +108,7 @@ class MountedDrive:
 
     def fsck(self, *arguments: str) -> int:
         """`fsck.drivefs` of the drive, which is not mounted: its exit code."""
-        where = ["--key-file", str(self.key), "--cache-dir", str(self.cache), str(self.drive)]
-        return self.tool("fsck.drivefs", *arguments, *where).returncode
+        return self.tool("fsck.drivefs", *arguments, *self.where(), self.drive).returncode
 
     def sync(self) -> None:
         """`drivefs sync`: all that was written before is stored and published."""
@@ -127,7 +137,8 @@ class MountedDrive:
 
     def wipe_cache(self) -> None:
         """As on a machine that has never seen the drive."""
-        shutil.rmtree(self.cache, ignore_errors=True)
+        for folder in (self.cache, self.state):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def nodes(self) -> list[Path]:
         """The nodes' folders."""
@@ -149,7 +160,7 @@ class MountedDrive:
 
     def log(self) -> str:
         """The mount's log."""
-        return "".join(path.read_text(errors="replace") for path in self.cache.glob("*/mount.log"))
+        return "".join(path.read_text(errors="replace") for path in self.state.glob("*/mount.log"))
 
     # The end
 

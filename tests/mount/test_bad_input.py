@@ -146,14 +146,15 @@ def test_a_mountpoint_in_use_by_a_drive(whole: MountedDrive) -> None:
     wait_for_end(process, 0)  # umount.drivefs has waited
 
 
-@pytest.mark.parametrize("same_cache", [True, False])
-def test_a_drive_that_is_mounted_already(whole: MountedDrive, same_cache: bool) -> None:
+@pytest.mark.parametrize("same_machine", [True, False])
+def test_a_drive_that_is_mounted_already(whole: MountedDrive, same_machine: bool) -> None:
     second = whole.folder / "second"
     second.mkdir(exist_ok=True)
     whole.mount()
     (whole.mountpoint / "before").write_bytes(b"before")
-    cache = [] if same_cache else [f"cache_dir={whole.folder / 'other cache'}"]
-    result = whole.try_mount(*cache, where=second)
+    other = whole.folder / "other machine"
+    folders = [] if same_machine else [f"cache_dir={other / 'cache'},state_dir={other / 'state'}"]
+    result = whole.try_mount(*folders, where=second)
     assert_refused(result, FAILURE)
     assert "mounted" in result.stderr or "in use" in result.stderr
     (whole.mountpoint / "after").write_bytes(b"after")
@@ -252,7 +253,7 @@ def test_making_a_drive_over_one(whole: MountedDrive) -> None:
 
 @needs_root
 class TestDisks:
-    """Nodes and cache on small disks of their own."""
+    """Nodes and state on small disks of their own."""
 
     def test_read_only_nodes(self, unmade_drive: MountedDrive) -> None:
         drive = unmade_drive
@@ -274,11 +275,11 @@ class TestDisks:
         (drive.mountpoint / "file").write_bytes(b"new")
         drive.umount()
 
-    def test_a_full_cache_disk(self, drive: MountedDrive) -> None:
+    def test_a_full_state_disk(self, drive: MountedDrive) -> None:
         small = drive.folder / "small"
         small.mkdir()
         run("mount", "-t", "tmpfs", "-o", "size=160m", "tmpfs", small)
-        drive.cache = small
+        drive.state = small
         drive.mount()
         (drive.mountpoint / "first").write_bytes(b"first" * 1000)
         ballast = small / "ballast"
@@ -295,19 +296,19 @@ class TestDisks:
         assert "No space left" in told.stderr
         drive.sync()
         drive.umount()
-        drive.cache = drive.folder / "new cache"
+        drive.cache, drive.state = drive.folder / "new cache", drive.folder / "new state"
         drive.mount()
         assert (drive.mountpoint / "first").read_bytes() == b"first" * 1000
         assert (drive.mountpoint / "after").read_bytes() == b"after" * 100_000
         for path, data in acknowledged.items():
             assert path.read_bytes() == data
 
-    def test_a_cache_disk_without_any_room(self, drive: MountedDrive) -> None:
+    def test_a_state_disk_without_any_room(self, drive: MountedDrive) -> None:
         small = drive.folder / "small"
         small.mkdir()
         run("mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small)
         fill_disk(small / "ballast")
-        drive.cache = small
+        drive.state = small
         assert_refused(drive.try_mount(), FAILURE, "space")
         (small / "ballast").unlink()
         run("mount", "-o", "remount,size=160m", small)
@@ -345,7 +346,7 @@ def test_the_mount_helper_of_the_system(whole: MountedDrive) -> None:
     """mount(8) and umount(8) find the tools where they are installed."""
     if os.geteuid() != 0 or not Path("/sbin/mount.drivefs").exists():
         pytest.skip("drivefs is not installed in /sbin (make install-system)")
-    options = f"key_file={whole.key},cache_dir={whole.cache},noatime,x-test.option,_netdev"
+    options = f"key_file={whole.key},{whole.folder_options()},noatime,x-test.option,_netdev"
     run("mount", "-t", "drivefs", "-o", options, whole.drive, whole.mountpoint)
     assert (whole.mountpoint / "tree" / "file").exists()
     assert subprocess.run(["umount", whole.mountpoint], check=False).returncode == 0

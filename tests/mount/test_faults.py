@@ -212,10 +212,10 @@ def second_mount(drive: MountedDrive) -> MountedDrive:
 
 
 def mount_again_keeps_what_was_unpublished(drive: MountedDrive, lost: bytes) -> None:
-    """The first cache holds what the drive has gone past: it is kept aside, and said."""
+    """The first state holds what the drive has gone past: it is kept aside, and said."""
     drive.mount()
     assert not (drive.mountpoint / "unpublished").exists()
-    aside = [path for path in drive.cache.iterdir() if ".stale-" in path.name]
+    aside = list(drive.state.glob("*/stale/*"))
     assert len(aside) == 1
     segments = b"".join(path.read_bytes() for path in sorted((aside[0] / "journal").iterdir()))
     assert lost[:1000] in segments

@@ -61,10 +61,10 @@ def test_damage_is_found_by_a_scrub_and_mended(drive: MountedDrive) -> None:
 def test_a_mounted_drive_is_not_checked_by_fsck(drive: MountedDrive) -> None:
     drive.mount()
     for mode in ("-n", "-y"):
-        arguments = [mode, "--key-file", str(drive.key), "--cache-dir", str(drive.cache), str(drive.drive)]
+        arguments = [mode, *drive.where(), str(drive.drive)]
         assert call("fsck.drivefs", FSCK_CODES, fsck, arguments) == 8
     drive.umount()
-    where = ["--key-file", str(drive.key), "--cache-dir", str(drive.cache)]
+    where = drive.where()
     assert fsck(["-n", "--data", *where, str(drive.drive)]) == 0
 
 
@@ -74,7 +74,7 @@ def test_a_drive_that_was_killed_is_sound(drive: MountedDrive) -> None:
     (drive.mountpoint / "more").write_bytes(b"not yet published")
     drive.kill()
     drive.detach()
-    where = ["--key-file", str(drive.key), "--cache-dir", str(drive.cache)]
+    where = drive.where()
     assert fsck(["-n", "--data", *where, str(drive.drive)]) == 0
     assert fsck(["-y", "--data", *where, str(drive.drive)]) == 0
     drive.mount()

@@ -63,7 +63,7 @@ def stress(drive: MountedDrive, processes: int, operations: int, seed: int) -> N
     assert [process.wait(3600) for process in started] == [0] * processes
     before = tree(str(folder))
     drive.umount()
-    arguments = ["-n", "-f", "--data", "--key-file", str(drive.key), "--cache-dir", str(drive.cache)]
+    arguments = ["-n", "-f", "--data", *drive.where()]
     succeed(drive.tool("fsck.drivefs", *arguments, drive.drive))
     drive.wipe_cache()
     drive.mount(INTERVAL)

@@ -32,14 +32,19 @@ def test_the_passphrase_is_shown_nowhere(unmade_drive: MountedDrive) -> None:
     secret.touch(mode=0o600)
     secret.write_text(PASSPHRASE + "\n")
     succeed(drive.tool("mkfs.drivefs", "-q", "--passphrase-file", secret, drive.drive))
-    options = f"passphrase_file={secret},cache_dir={drive.cache},verbose"
+    options = f"passphrase_file={secret},{drive.folder_options()},verbose"
     told = drive.tool("mount.drivefs", drive.drive, drive.mountpoint, "-o", options)
     succeed(told)
     (drive.mountpoint / "file").write_bytes(b"content")
     drive.sync()
     (process,) = drive.processes()
     shown = [Path(f"/proc/{process}/{name}").read_bytes() for name in ("cmdline", "environ")]
-    below = [path for folder in (drive.drive, drive.cache) for path in folder.rglob("*") if path.is_file()]
+    below = [
+        path
+        for folder in (drive.drive, drive.cache, drive.state)
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]
     shown += [path.read_bytes() for path in below] + [told.stdout.encode(), told.stderr.encode()]
     assert len(below) > 6
     assert not [text for text in shown if PASSPHRASE.encode() in text]

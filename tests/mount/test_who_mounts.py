@@ -40,6 +40,7 @@ def drive_variables(drive: MountedDrive) -> dict[str, str]:
     return drive.variables() | {
         "FOLDER": str(drive.folder),
         "DRIVEFS_CACHE_DIR": str(drive.cache),
+        "DRIVEFS_STATE_DIR": str(drive.state),
         "PYTHON": sys.executable,
         "HOME": str(drive.folder),
     }
@@ -134,7 +135,7 @@ def test_allow_other_is_refused_where_fuse_conf_does_not_allow_it(unmade_drive: 
 @pytest.mark.skipif(not Path("/sbin/mount.drivefs").exists(), reason="not in /sbin (make install-system)")
 def test_a_line_of_fstab_is_mounted_at_boot(drive: MountedDrive) -> None:
     """As init does it: `mount -a`, with HOME not set and nothing to read from."""
-    options = f"key_file={drive.key},cache_dir={drive.cache},allow_other,nofail,_netdev,x-systemd.automount"
+    options = f"key_file={drive.key},{drive.folder_options()},allow_other,nofail,_netdev,x-systemd.automount"
     table = drive.folder / "fstab"
     table.write_text(
         f"{drive.drive} {drive.mountpoint} drivefs {options} 0 0\n"

@@ -32,7 +32,7 @@ __all__ = ["drive", "fuse", "unmade_drive"]
 
 SECONDS = int(os.environ.get("STORM_SECONDS", "3600"))
 OPTIONS = ("commit_interval=200ms", "journal_size=128M")
-CACHE_DISK = "512m"
+STATE_DISK = "512m"
 AT_ONCE = 2
 LOG_SHOWN = 50_000
 CLEAN, CORRECTED = 0, 1
@@ -48,7 +48,7 @@ class Storm:
         self._faults = faults
         self._chance = random.Random(seed)
         self._rounds = Rounds(drive)
-        self._ballast = drive.cache / "ballast"
+        self._ballast = drive.state / "ballast"
         self._number = seed
         self.counts: Counter[str] = Counter()
         self.changes = 0
@@ -64,7 +64,7 @@ class Storm:
             for node in nodes:
                 self._chance.choice(harms)(node)
             if self._chance.random() < 0.2:
-                self._fill_cache()
+                self._fill_state_disk()
             time.sleep(self._chance.uniform(0.5, 6))  # the moment is the point
             killed = self._chance.random() < 0.85
             if killed:
@@ -110,8 +110,8 @@ class Storm:
                 self.counts["byte flipped"] += 1
                 flip(path, self._chance.randrange(size), self._chance.randrange(8))
 
-    def _fill_cache(self) -> None:
-        self.counts["cache disk full"] += 1
+    def _fill_state_disk(self) -> None:
+        self.counts["state disk full"] += 1
         fill_disk(self._ballast)
 
     # Healing
@@ -139,7 +139,7 @@ class Storm:
         self._rounds.check()
         self._drive.umount()
         assert self._drive.fsck("-f", "-n", "--data") == CLEAN
-        for path in self._drive.cache.iterdir():
+        for path in (*self._drive.cache.iterdir(), *self._drive.state.iterdir()):
             run("rm", "-r", path)
         self._drive.mount()
         self._rounds.check()
@@ -165,18 +165,18 @@ def told_of_failures(drive: MountedDrive) -> Iterator[None]:
 
 
 @pytest.fixture
-def small_cache(drive: MountedDrive) -> MountedDrive:
-    """The drive's cache is on a disk of its own."""
+def small_disk(drive: MountedDrive) -> MountedDrive:
+    """The drive's state is on a disk of its own."""
     if os.geteuid():
         pytest.skip("needs root, to mount a small disk")
-    drive.cache = drive.folder / "small"
-    drive.cache.mkdir()
-    run("mount", "-t", "tmpfs", "-o", f"size={CACHE_DISK}", "tmpfs", drive.cache)
+    drive.state = drive.folder / "small"
+    drive.state.mkdir()
+    run("mount", "-t", "tmpfs", "-o", f"size={STATE_DISK}", "tmpfs", drive.state)
     return drive
 
 
-def test_nothing_is_lost_in_a_storm(small_cache: MountedDrive) -> None:
-    drive, seed = small_cache, int(os.environ.get("STORM_SEED", random.randrange(1 << 30)))
+def test_nothing_is_lost_in_a_storm(small_disk: MountedDrive) -> None:
+    drive, seed = small_disk, int(os.environ.get("STORM_SEED", random.randrange(1 << 30)))
     print(f"STORM_SEED={seed} STORM_SECONDS={SECONDS}")
     faults = Faults(drive.folder / "faults.json")
     drive.programs["mount.drivefs"] = "tests.mount.faulty_mount"

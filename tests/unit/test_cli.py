@@ -236,6 +236,28 @@ class TestPlaces:
         assert places.cache_folder("id", None, {"HOME": "/h", "XDG_CACHE_HOME": "/x"}) == "/x/drivefs/id"
         assert places.cache_folder("id", None, {}).endswith("/.cache/drivefs/id")
 
+    def test_the_state_folder_is_chosen_likewise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        environment = {"DRIVEFS_STATE_DIR": "/env", "DRIVEFS_CACHE_DIR": "/cache", "HOME": "/home/me"}
+        assert places.state_folder("id", "/asked", environment) == "/asked/id"
+        assert places.state_folder("id", None, environment) == "/env/id"
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        assert places.state_folder("id", None, {}) == "/var/lib/drivefs/id"
+        monkeypatch.setattr(os, "geteuid", lambda: 65534)
+        assert places.state_folder("id", None, {"HOME": "/h"}) == "/h/.local/state/drivefs/id"
+        assert places.state_folder("id", None, {"HOME": "/h", "XDG_STATE_HOME": "/x"}) == "/x/drivefs/id"
+
+    def test_another_cache_is_no_other_machine(self) -> None:
+        """The journal stays where it is, or what is only there would seem lost."""
+        first, second = (places.folders("id", cache, None, {}) for cache in ("/a", "/b"))
+        assert first.state == second.state
+        assert first.cache != second.cache
+
+    def test_a_mount_that_only_looks_has_both_folders_of_its_own(self, tmp_path: Path) -> None:
+        own = places.Folders(tmp_path / "cache", tmp_path / "state")
+        assert places.spare_folders(own) == places.Folders(
+            tmp_path / "cache.past-1", tmp_path / "state.past-1"
+        )
+
     def test_the_cache_folder_is_private(self, tmp_path: Path) -> None:
         folder = tmp_path / "a" / "b"
         places.make_private_folder(str(folder))
@@ -246,7 +268,7 @@ class TestPlaces:
 
     def test_a_file_in_place_of_the_cache_folder_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
-        with pytest.raises(ToolError, match="cache folder"):
+        with pytest.raises(ToolError, match="cannot be used"):
             places.make_private_folder(str(tmp_path / "file" / "cache"))
 
     def test_mountpoints_that_cannot_be(self, tmp_path: Path) -> None:
@@ -381,7 +403,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.drive, self.mountpoint, self.key = folder / "drive", folder / "mnt", folder / "key"
-        self.cache = folder / "cache"
+        self.own = f"cache_dir={folder / 'cache'},state_dir={folder / 'state'}"
         self.mountpoint.mkdir()
         self.key.write_bytes(bytes(range(32)))
         self.key.chmod(0o600)
@@ -389,7 +411,7 @@ class Bench:
 
     def refused(self, *arguments: str, options: str = "", drive: Path | None = None) -> tuple[int, str]:
         """Exit code and message of a mount that only checks."""
-        chosen = f"key_file={self.key},cache_dir={self.cache}{options}"
+        chosen = f"key_file={self.key},{self.own}{options}"
         words = ["-f", "-o", chosen, *arguments, str(drive or self.drive), str(self.mountpoint)]
         with pytest.raises((Exception, SystemExit)) as caught:
             mount(words)
@@ -408,7 +430,7 @@ class Bench:
         )
 
     def mount(self, options: str = "") -> subprocess.CompletedProcess[str]:
-        chosen = f"key_file={self.key},cache_dir={self.cache}{options}"
+        chosen = f"key_file={self.key},{self.own}{options}"
         return self.run("mount", str(self.drive), str(self.mountpoint), "-o", chosen)
 
     def umount(self) -> subprocess.CompletedProcess[str]:

@@ -39,6 +39,5 @@ async def test_the_lease_is_renewed_while_the_index_is_completed(
 
     monkeypatch.setattr(BlockStore, "reconcile", slow)
     monkeypatch.setattr(compose, "Lease", partial(Lease, seconds=2.0))
-    unlocked = small.unlocked()
-    async with compose.opened_drive(unlocked, small.cache / unlocked.id_text, QUIET):
+    async with compose.opened_drive(small.unlocked(), small.own(), QUIET):
         assert renewals() >= 2

@@ -42,7 +42,7 @@ def made(whole: SmallDrive, tmp_path: Path) -> SmallDrive:
 
 
 def everything(made: SmallDrive) -> dict[Path, bytes]:
-    places = (made.drive, made.cache)
+    places = (made.drive, made.cache, made.state)
     return {path: path.read_bytes() for place in places for path in place.rglob("*") if path.is_file()}
 
 
@@ -81,15 +81,13 @@ def test_what_cannot_be_checked_is_an_operational_error(made: SmallDrive, tmp_pa
     assert call("fsck.drivefs", FSCK_CODES, fsck, ["-n", *where]) == 8
     for number in range(4):
         shutil.rmtree(made.drive / f"node{number}")
-    where = ["--key-file", str(made.folder / "key"), "--cache-dir", str(made.cache), str(made.drive)]
-    assert call("fsck.drivefs", FSCK_CODES, fsck, ["-y", *where]) == 8
+    assert call("fsck.drivefs", FSCK_CODES, fsck, ["-y", *made.where(), str(made.drive)]) == 8
 
 
 @pytest.mark.parametrize("mode", ["-n", "-y"])
 def test_a_drive_that_is_in_use_is_refused(made: SmallDrive, mode: str) -> None:
     async def hold() -> None:
-        unlocked = made.unlocked()
-        async with compose.opened_drive(unlocked, made.cache / unlocked.id_text, QUIET):
+        async with compose.opened_drive(made.unlocked(), made.own(), QUIET):
             with pytest.raises(LeaseHeldError):
                 await trio.to_thread.run_sync(made.fsck, mode)
 
@@ -139,13 +137,13 @@ def test_an_interrupt_is_cancelled_and_can_be_repeated(made: SmallDrive) -> None
         "check_state.LogReplay.apply = stop\n"
         "main()"
     )
-    arguments = ["-y", "--key-file", made.folder / "key", "--cache-dir", made.cache, made.drive]
+    arguments = ["-y", *made.where(), made.drive]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", program, *map(str, arguments)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 32, ended.stderr
     assert ended.stderr == "fsck.drivefs: interrupted\n"
-    assert not list(made.cache.glob("*/fsck-*"))
+    assert not list(made.state.glob("*/fsck-*"))
     assert made.fsck("-y") in (CLEAN, CORRECTED)
     assert made.fsck("-n", "--data") == CLEAN
     assert signal.getsignal(signal.SIGINT) is before
@@ -158,7 +156,7 @@ def test_one_that_was_killed_is_repeated(made: SmallDrive, place: str) -> None:
     shutil.rmtree(made.drive / "node3" / "commits", ignore_errors=True)
     name, _, skip = place.partition("*")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DRIVEFS_FAILPOINTS": f"{name}=kill*{skip or 0}"}
-    arguments = ["-y", "--key-file", made.folder / "key", "--cache-dir", made.cache, made.drive]
+    arguments = ["-y", *made.where(), made.drive]
     command = [sys.executable, "-c", "from tools.fsck import main; main()", *map(str, arguments)]
     ended = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
     assert ended.returncode == -signal.SIGKILL
@@ -169,34 +167,33 @@ def test_one_that_was_killed_is_repeated(made: SmallDrive, place: str) -> None:
 
 def test_unpublished_changes_survive_a_namespace_that_is_made_anew(made: SmallDrive) -> None:
     """What is only in the journal is there after fsck has thrown the damaged namespace away."""
-    unlocked = made.unlocked()
-    cache = made.cache / unlocked.id_text
+    unlocked, own = made.unlocked(), made.own()
 
     async def change() -> None:
-        async with compose.opened_drive(unlocked, cache, QUIET) as opened, trio.open_nursery() as nursery:
+        async with compose.opened_drive(unlocked, own, QUIET) as opened, trio.open_nursery() as nursery:
             await nursery.start(opened.run)
             await make_file(opened, b"unpublished", b"only here")
             nursery.cancel_scope.cancel()
 
     async def look() -> bytes:
-        async with compose.opened_drive(unlocked, cache, QUIET) as opened:
+        async with compose.opened_drive(unlocked, own, QUIET) as opened:
             inode = opened.lookup(ROOT_INODE, b"unpublished").inode
             return bytes(await opened.read(inode, 0, 100))
 
     trio.run(change)
     assert made.fsck("-n") == CLEAN
-    with open(cache / "namespace.db", "r+b") as file:
+    with open(own.state / "namespace.db", "r+b") as file:
         file.seek(4096)
         file.write(bytes(4096))
     assert made.fsck("-y") == CORRECTED
-    assert list((cache / "lost").glob("namespace-*.db"))
+    assert list((own.state / "lost").glob("namespace-*.db"))
     assert made.fsck("-n") == CLEAN
     assert trio.run(look) == b"only here"
 
 
 def test_a_namespace_that_is_sound_but_not_what_the_log_says(made: SmallDrive) -> None:
     unlocked = made.unlocked()
-    (path,) = made.cache.glob("*/namespace.db")
+    (path,) = made.state.glob("*/namespace.db")
     connection = open_database(str(path))
     connection.execute("UPDATE inode SET uid = 4242 WHERE inode != 1")
     connection.close()
@@ -213,8 +210,8 @@ def test_nodes_put_back_to_an_older_state_are_told(made: SmallDrive, whole: Smal
 
     async def more() -> None:
         unlocked = made.unlocked()
-        cache = made.cache / unlocked.id_text
-        async with compose.opened_drive(unlocked, cache, QUIET) as opened, trio.open_nursery() as nursery:
+        own = made.own()
+        async with compose.opened_drive(unlocked, own, QUIET) as opened, trio.open_nursery() as nursery:
             await nursery.start(opened.run)
             await change(opened)
             nursery.cancel_scope.cancel()

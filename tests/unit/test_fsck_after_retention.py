@@ -14,15 +14,17 @@ from cache.retention import Policy
 from tests.drives import QUIET, make_file
 from tests.small_drive import CLEAN, SmallDrive, make_small_drive
 from tools import compose
+from tools.places import Folders
 
 pytestmark = pytest.mark.logs_warnings
 
 
 async def live(made: SmallDrive) -> tuple[int, int]:
     """Some commits, most of them forgotten, their space collected: points forgotten, packs deleted."""
-    unlocked = made.unlocked()
-    cache = made.cache / unlocked.id_text
-    async with compose.opened_drive(unlocked, cache, QUIET) as opened, trio.open_nursery() as nursery:
+    async with (
+        compose.opened_drive(made.unlocked(), made.own(), QUIET) as opened,
+        trio.open_nursery() as nursery,
+    ):
         await nursery.start(opened.run)
         await make_file(opened, b"changing", b"first")
         for number in range(6):
@@ -44,14 +46,14 @@ def test_a_past_that_was_forgotten_is_no_fault(tmp_path: Path, with_cache: bool)
     assert points > 3
     assert packs > 0
     if not with_cache:
-        made.cache.rename(tmp_path / "gone")
+        made.forget()
     assert made.fsck("-n", "--data") == CLEAN
     assert made.fsck("-y", "--data") == CLEAN
 
 
-async def looked_at_elsewhere(made: SmallDrive, cache: Path) -> tuple[list[str], int]:
+async def looked_at_elsewhere(made: SmallDrive, own: Folders) -> tuple[list[str], int]:
     """What a check of a mount on a machine without a cache finds; and the bytes that history adds there."""
-    async with compose.opened_drive(made.unlocked(), cache, QUIET) as opened, trio.open_nursery() as nursery:
+    async with compose.opened_drive(made.unlocked(), own, QUIET) as opened, trio.open_nursery() as nursery:
         await nursery.start(opened.run)
         assert next(opened.ledger.namespace.synced_connection().execute("SELECT count(*) FROM forgetting"))[0]
         found = await check_running(opened)
@@ -64,4 +66,7 @@ def test_a_running_drive_misses_nothing_of_it_before_retention_has_run(tmp_path:
     """The rows of what was forgotten come back with the log, their blocks do not."""
     made = make_small_drive(tmp_path)
     trio.run(live, made)
-    assert trio.run(looked_at_elsewhere, made, tmp_path / "elsewhere") == ([], 0)
+    assert trio.run(looked_at_elsewhere, made, Folders(tmp_path / "new cache", tmp_path / "new state")) == (
+        [],
+        0,
+    )

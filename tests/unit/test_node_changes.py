@@ -195,8 +195,10 @@ def test_the_cache_of_this_machine_learns_where_everything_is_now(large: SmallDr
     unlocked = large.unlocked()
 
     async def use() -> None:
-        cache = large.cache / unlocked.id_text
-        async with compose.opened_drive(unlocked, cache, QUIET) as opened, trio.open_nursery() as nursery:
+        async with (
+            compose.opened_drive(unlocked, large.own(), QUIET) as opened,
+            trio.open_nursery() as nursery,
+        ):
             await nursery.start(opened.run)
             status = await opened._upstream.status()
             assert status.packs_to_repair == 0
@@ -242,8 +244,7 @@ def test_what_the_profile_needs_cannot_be_removed(made: SmallDrive) -> None:
 
 def test_a_drive_that_is_in_use_is_refused(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> None:
     async def hold() -> None:
-        unlocked = made.unlocked()
-        async with compose.opened_drive(unlocked, made.cache / unlocked.id_text, QUIET):
+        async with compose.opened_drive(made.unlocked(), made.own(), QUIET):
             with pytest.raises(LeaseHeldError):
                 await trio.to_thread.run_sync(add, made, "node6")
 
@@ -264,7 +265,7 @@ def test_who_took_the_map_before_a_change_and_the_lease_after_it_is_refused(made
     assert add(made, "node6") == 0
 
     async def mount() -> None:
-        async with compose.opened_drive(old, made.cache / old.id_text, QUIET):
+        async with compose.opened_drive(old, made.own(), QUIET):
             pytest.fail("opened with an old map")
 
     with pytest.raises(ConflictError, match="nodes were changed"):

@@ -29,8 +29,7 @@ def made(whole: SmallDrive, tmp_path: Path) -> SmallDrive:
 
 
 def replace(made: SmallDrive, name: str, path: Path) -> int:
-    where = ["--key-file", str(made.folder / "key"), "--cache-dir", str(made.cache)]
-    return made.drivefs("node", "replace", made.drive, name, path, *where)
+    return made.drivefs("node", "replace", made.drive, name, path, *made.where())
 
 
 def test_a_lost_node_is_replaced(made: SmallDrive, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,8 @@ import pytest
 from backend.errors import LeaseHeldError, RollbackError, TransientError
 from cache.errors import InputOutputError
 from cache.journal_scan import PendingCommit
-from cache.opening import LocalState, StaleCacheError, set_aside
+from cache.local_state import LocalState
+from cache.opening import StaleCacheError
 from cache.operations import ROOT_INODE
 from tests.drives import content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
@@ -170,13 +171,21 @@ async def test_a_stale_cache_is_refused_and_nothing_of_it_is_lost(
         assert await content_of(drive, b"mine") == b"unpublished"
 
 
-@pytest.mark.logs_warnings
-def test_a_stale_cache_is_moved_out_of_the_way(folder: Path) -> None:
-    folder.mkdir()
-    (folder / "journal").write_text("kept")
-    kept = set_aside(folder)
-    assert not folder.exists()
-    assert (kept / "journal").read_text() == "kept"
+async def test_stale_state_is_moved_out_of_the_way(folder: Path, upstream: MemoryUpstream) -> None:
+    """Twice within a second: neither is merged with the other, and what is new is locked all the time."""
+    for content in (b"first", b"second"):
+        async with opened(folder, upstream) as drive:
+            await make_file(drive, b"mine", content)
+        local = LocalState(folder)
+        kept = local.set_aside()
+        with pytest.raises(LeaseHeldError):
+            LocalState(folder)
+        local.close()
+        assert content in b"".join(path.read_bytes() for path in (kept / "journal").iterdir())
+    assert len(list((folder / "stale").iterdir())) == 2
+    assert {path.name for path in folder.iterdir()} == {"lock", "stale"}
+    async with opened(folder, upstream) as drive:
+        assert drive.entries(ROOT_INODE, 0, 10) == []
 
 
 async def test_a_log_that_forgets_is_refused(folder: Path, upstream: MemoryUpstream) -> None:
