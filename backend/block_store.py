@@ -29,12 +29,13 @@ import trio
 
 from backend.block_buffer import DEFAULT_CAPACITY, DEFAULT_TARGET, BlockBuffer, PendingPack
 from backend.block_index import BlockIndex, BlockLocation, Pack
+from backend.capacity import CapacityModel, is_full
 from backend.compaction import Compactor, Verify
 from backend.erasure import ErasureCode
 from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
 from backend.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
-from backend.node import Buffer, Node
+from backend.node import Buffer, Node, Space
 from backend.pack_format import MAX_BLOCK_SIZE
 from backend.pack_store import PackStore, PackWrite, require_placeable
 from backend.placement import ClusterMap
@@ -87,6 +88,7 @@ class BlockStore:
         self._index = index
         self._linger = linger
         self._data_share = code.profile.k / code.profile.total
+        self._capacity = CapacityModel(cluster, code.profile)
         self._slots = trio.Semaphore(parallel)
         self._buffer = BlockBuffer(capacity, target)
         self._packs = PackStore(nodes, code, cluster, drive_id, self._note_wrong, hedge_after)
@@ -207,6 +209,11 @@ class BlockStore:
             for node in self._nodes.values():
                 nursery.start_soon(_ask_status, node, found)
         sums = self._index.statistics()
+        spaces = {
+            name: Space(node.total, node.free, node.filesystem)
+            for name, node in found.items()
+            if node.state == "ok"
+        }
         return StoreStatus(
             sums.blocks,
             sums.block_bytes,
@@ -216,6 +223,7 @@ class BlockStore:
             sums.packs_to_repair,
             tuple(found[name] for name in self._nodes),
             self._data_share,
+            self._capacity.capacity(spaces),
         )
 
     async def close(self) -> None:
@@ -362,7 +370,7 @@ async def _ask_status(node: Node, found: dict[str, NodeStatus]) -> None:
             await node.check()
             space = await node.space()
             found[node.name] = NodeStatus(
-                node.name, node.zone, "ok", space.total, space.free, space.filesystem
+                node.name, node.zone, "ok", space.total, space.free, space.filesystem, is_full(space)
             )
         except DriveError as error:
             found[node.name] = NodeStatus(node.name, node.zone, str(error))

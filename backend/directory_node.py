@@ -260,9 +260,7 @@ class DirectoryNode:
 
     def _space(self) -> Space:
         self._check()
-        found = os.statvfs(self._path)
-        device = str(os.stat(self._path).st_dev)
-        return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, device)
+        return space_of(self._path)
 
     def _remove_stale(self) -> None:
         oldest = time.time() - _STALE_AFTER
@@ -272,6 +270,13 @@ class DirectoryNode:
                 with suppress(FileNotFoundError):
                     if os.stat(path).st_mtime < oldest:
                         os.unlink(path)
+
+
+def space_of(path: str) -> Space:
+    """The space of the file system that holds the folder `path`. `OSError`. Blocks."""
+    found = os.statvfs(path)
+    device = str(os.stat(path).st_dev)
+    return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, device)
 
 
 def _read_range(path: str, offset: int, length: int | None) -> bytes:

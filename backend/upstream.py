@@ -70,6 +70,22 @@ class NodeStatus:
     total: int = 0
     free: int = 0
     filesystem: str = ""
+    full: bool = False
+    """nothing but its reserve is left: new data has less redundancy, unless another node stands in"""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Bytes of data, before compression. With full redundancy: `total` on these nodes if they were empty,
+    `free` now, `available` without touching the reserve. At write quorum: `storable` beside the reserve,
+    `storable_in_need` into half of it. `limited_by`: nodes so much smaller than others that they limit it."""
+
+    total: int
+    free: int
+    available: int
+    storable: int
+    storable_in_need: int
+    limited_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +101,8 @@ class StoreStatus:
     nodes: tuple[NodeStatus, ...] = field(default=())
     data_share: float = 1.0
     """data bytes per stored byte: k / (k + m)"""
+    capacity: Capacity | None = None
+    """None: unknown, and nothing is refused for want of it"""
 
 
 @dataclass(slots=True)

@@ -91,17 +91,14 @@ class Drive(Tree):
         return await self._upstream.sizes(blocks)
 
     def statistics(self) -> FileSystemStatistics:
-        """statvfs(3): capacity is what the nodes have, less parity."""
-        total = free = 0
-        status = self._store_status
-        if status is not None and status.nodes:
-            share = status.data_share
-            distinct = {node.filesystem or node.name: node for node in status.nodes}.values()
-            total = int(sum(node.total for node in distinct) * share) // BLOCK_SIZE
-            free = int(sum(node.free for node in distinct) * share) // BLOCK_SIZE
+        """statvfs(3), in bytes of data with all its redundancy; what is there but not available is the
+        reserve. Zeros as long as nothing is known of the nodes."""
+        capacity = None if self._store_status is None else self._store_status.capacity
+        sizes = (0, 0, 0) if capacity is None else (capacity.total, capacity.free, capacity.available)
+        total, free, available = (size // BLOCK_SIZE for size in sizes)
         inodes = self._namespace.statistics().inodes
         room = 1 << 40
-        return FileSystemStatistics(BLOCK_SIZE, total, free, free, inodes + room, room, MAX_NAME)
+        return FileSystemStatistics(BLOCK_SIZE, total, free, available, inodes + room, room, MAX_NAME)
 
     # Content
 

@@ -1,4 +1,4 @@
-"""A node in memory for tests, with faults that can be switched on: away, read-only, full.
+"""A node in memory for tests, with faults that can be switched on: away, read-only, full; or of a size.
 
 `before` is awaited before each operation, so that a test can interleave tasks or fail one call.
 """
@@ -27,6 +27,8 @@ class MemoryNode:
         self.away = False
         self.read_only = False
         self.full = False
+        self.capacity = 1 << 40
+        """bytes; each object takes whole pages of them"""
         self.before: Callable[[str, str], Awaitable[None]] = _checkpoint
 
     @property
@@ -39,13 +41,13 @@ class MemoryNode:
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
         await self._enter("put", key, writes=True)
-        self.objects[key] = b"".join(parts)
+        self._keep(key, b"".join(parts))
 
     async def create(self, key: str, parts: Sequence[Buffer]) -> None:
         await self._enter("create", key, writes=True)
         if key in self.objects:
             raise ConflictError(f"{self.name}: {key} exists")
-        self.objects[key] = b"".join(parts)
+        self._keep(key, b"".join(parts))
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         await self._enter("get", key)
@@ -71,14 +73,25 @@ class MemoryNode:
         await self._enter("swap", key, writes=True)
         if self.objects.get(key) != expected:
             raise ConflictError(f"{self.name}: {key} is not what was expected")
-        self.objects[key] = new
+        self._keep(key, new)
 
     async def space(self) -> Space:
         await self._enter("space", "")
-        return Space(1 << 40, 0 if self.full else 1 << 39)
+        return Space(self.capacity, 0 if self.full else max(self.capacity - self.used, 0))
 
     async def check(self) -> None:
         await self._enter("check", "")
+
+    @property
+    def used(self) -> int:
+        """Bytes that the objects take."""
+        return sum(_pages(data) for data in self.objects.values())
+
+    def _keep(self, key: str, data: bytes) -> None:
+        """As on a disk, what is replaced goes after the new object is there."""
+        if self.used + _pages(data) > self.capacity:
+            raise NoSpaceError(f"{self.name} is full")
+        self.objects[key] = data
 
     def damage(self, key: str) -> None:
         """Flip a bit in the middle of an object."""
@@ -99,6 +112,10 @@ class MemoryNode:
             raise ReadOnlyError(f"{self.name} is read-only")
         if writes and self.full:
             raise NoSpaceError(f"{self.name} is full")
+
+
+def _pages(data: bytes) -> int:
+    return -(-len(data) // 4096) * 4096
 
 
 def memory_nodes(count: int) -> dict[str, MemoryNode]:

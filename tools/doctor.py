@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Final, Literal
 
+from backend.directory_node import space_of
 from backend.drive_file import DriveFile
 from backend.erasure import Profile
 from backend.errors import DriveError
 from tools import compose, mounts, places
+from tools.capacity_report import describe_limit
 from tools.quantities import format_size
 
 State = Literal["ok", "note", "bad"]
@@ -131,6 +133,9 @@ def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
             yield Finding("bad", f"{entry.name}: {path}: no permission to read and write")
     if len(here) > 1 and len({os.stat(entry.folder(folder)).st_dev for entry in here}) == 1:
         yield Finding("note", "all nodes are on one disk, so they protect against no disk failure")
+    small = describe_limit(file, {entry.name: space_of(entry.folder(folder)) for entry in here})
+    if small is not None:
+        yield Finding("note", small)
 
 
 def _own_folders(file: DriveFile) -> Iterator[Finding]:

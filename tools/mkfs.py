@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from backend import drive_file, durable, key_slots
+from backend.directory_node import space_of
 from backend.drive_file import DriveFile, NodeEntry
 from backend.erasure import Profile
 from backend.errors import UsageError
@@ -24,6 +25,7 @@ from backend.node_identity import initialise_directory_node
 from backend.placement import require_nodes
 from backend.recovery_key import new_recovery_key
 from tools import errors, old_drive
+from tools.capacity_report import describe_limit
 from tools.compose import cluster_map
 from tools.errors import MKFS_CODES, Parser
 from tools.secret_source import SecretSource
@@ -177,6 +179,10 @@ def _write(folder: str, drive: DriveFile, recovery: str | None, recovery_file: s
 
 def _report(folder: str, drive: DriveFile, recovery: str | None, options: argparse.Namespace) -> None:
     _warn_of_shared_disks(drive, options.profile.m)
+    spaces = {node.name: space_of(node.folder(folder)) for node in drive.nodes}
+    small = describe_limit(drive, spaces)
+    if small is not None:
+        print(f"mkfs.drivefs: warning: {small}", file=sys.stderr)
     if recovery is not None and options.recovery_file is None:
         print(f"Recovery key, to print and keep (it opens the drive):\n\n    {recovery}\n")
     if not options.quiet:

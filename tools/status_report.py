@@ -74,6 +74,8 @@ def _store(store: Status, file_bytes: int) -> Iterator[tuple[str, str]]:
     share = f", {store['stored_bytes'] / file_bytes:.2f} x the files" if file_bytes else ""
     yield "blocks", f"{store['blocks']} with {format_size(store['block_bytes'])} in {store['packs']} packs"
     yield "on the nodes", f"{format_size(store['stored_bytes'])} with parity{share}"
+    if store["capacity"]:
+        yield "room", _room(store["capacity"])
     if store["pending_bytes"]:
         yield "on the way", format_size(store["pending_bytes"])
     if store["packs_to_repair"]:
@@ -82,7 +84,18 @@ def _store(store: Status, file_bytes: int) -> Iterator[tuple[str, str]]:
         yield node["name"], _node(node)
 
 
+def _room(capacity: Status) -> str:
+    """With all its redundancy: what is free beside the reserve; and who limits it."""
+    free, total = format_size(capacity["available"]), format_size(capacity["total"])
+    small = ", ".join(capacity["limited_by"])
+    limited = f", limited by {small}, which is far smaller than the others" if small else ""
+    if capacity["available"] or not capacity["storable"]:
+        return f"{free} of {total} free{limited}"
+    return f"none of {total} with full redundancy, {format_size(capacity['storable'])} with less{limited}"
+
+
 def _node(node: Status) -> str:
     if node["state"] != "ok":
         return str(node["state"])
-    return f"ok, {format_size(node['free'])} of {format_size(node['total'])} free, zone {node['zone']}"
+    state = "full" if node["full"] else "ok"
+    return f"{state}, {format_size(node['free'])} of {format_size(node['total'])} free, zone {node['zone']}"

@@ -332,9 +332,11 @@ STATUS = {
         "pending_bytes": 1,
         "packs_to_repair": 2,
         "nodes": [
-            {"name": "node0", "zone": "disk0", "state": "ok", "total": 2048, "free": 1024},
+            {"name": "node0", "zone": "disk0", "state": "ok", "total": 2048, "free": 1024, "full": False},
             {"name": "node1", "zone": "disk0", "state": "node1: it is missing", "total": 0, "free": 0},
+            {"name": "node2", "zone": "disk0", "state": "ok", "total": 2048, "free": 64, "full": True},
         ],
+        "capacity": {"total": 8192, "available": 4096, "storable": 5000, "limited_by": ["node2"]},
     },
 }
 
@@ -349,6 +351,27 @@ def test_a_status_as_a_person_reads_it() -> None:
     assert said["to repair"] == "2 packs"
     assert said["node0"] == "ok, 1.0 KiB of 2.0 KiB free, zone disk0"
     assert said["node1"] == "node1: it is missing"
+    assert said["node2"] == "full, 64 B of 2.0 KiB free, zone disk0"
+    assert said["room"] == "4.0 KiB of 8.0 KiB free, limited by node2, which is far smaller than the others"
+
+
+@pytest.mark.parametrize(
+    ("available", "storable", "said"),
+    [
+        (0, 4096, "none of 8.0 KiB with full redundancy, 4.0 KiB with less"),
+        (0, 0, "0 B of 8.0 KiB free"),
+        (1024, 4096, "1.0 KiB of 8.0 KiB free"),
+    ],
+)
+def test_room_without_redundancy_is_told_apart(available: int, storable: int, said: str) -> None:
+    capacity = {"total": 8192, "available": available, "storable": storable, "limited_by": []}
+    status = {**STATUS, "store": {**STATUS["store"], "capacity": capacity}}  # type: ignore[dict-item]
+    assert f"room          {said}" in report(status).splitlines()
+
+
+def test_room_that_is_unknown_is_not_told() -> None:
+    status = {**STATUS, "store": {**STATUS["store"], "capacity": None}}  # type: ignore[dict-item]
+    assert "room" not in {line.split()[0] for line in report(status).splitlines()}
 
 
 def test_what_is_wrong_stands_first() -> None:

@@ -15,8 +15,10 @@ import pytest
 from backend import drive_file, lease_record
 from backend.errors import FormatError, UnavailableError, UsageError, WrongKeyError
 from backend.key_slots import Secret
+from backend.node import Space
 from backend.process_identity import this_process
-from tools import compose, errors
+from tools import compose, doctor, errors
+from tools import mkfs as mkfs_module
 from tools.errors import MKFS_CODES
 from tools.mkfs import mkfs
 
@@ -213,6 +215,24 @@ def test_one_disk_is_told_in_one_line(make: MakeDrive, capsys: pytest.CaptureFix
     said = capsys.readouterr().err
     assert "all nodes are on one disk" in said
     assert said.count("\n") == 1
+
+
+def test_a_node_that_limits_the_drive_is_named_by_mkfs_and_doctor(
+    make: MakeDrive, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(path: str) -> Space:
+        size = 12 << 20 if path.endswith("node5") else 60 << 20
+        return Space(size, size)
+
+    for module in (mkfs_module, doctor):
+        monkeypatch.setattr(module, "space_of", small)
+    make()
+    line = (
+        "node5 (12.0 MiB) is small for this drive: 47.5 MiB of data fit with all redundancy, 205.9 MiB would"
+    )
+    assert line in capsys.readouterr().err
+    found = [finding for finding in doctor.examine(str(make.folder)) if line in finding.text]
+    assert [finding.state for finding in found] == ["note"]
 
 
 def test_too_many_nodes_away_are_named(make: MakeDrive) -> None:

@@ -1,0 +1,27 @@
+"""What mkfs and doctor say of nodes that are too small for the others. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from backend.capacity import CapacityModel
+from backend.drive_file import DriveFile
+from backend.erasure import Profile
+from backend.node import Space
+from tools.compose import cluster_map
+from tools.quantities import format_size
+
+
+def describe_limit(drive: DriveFile, spaces: Mapping[str, Space]) -> str | None:
+    """One line if nodes are so much smaller than the others that they limit the drive. `spaces` of the nodes
+    that are there, by name."""
+    model = CapacityModel(cluster_map(drive), Profile.parse(drive.profile))
+    found = model.capacity(spaces)
+    if found is None or not found.limited_by:
+        return None
+    sizes = ", ".join(f"{name} ({format_size(spaces[name].total)})" for name in found.limited_by)
+    verb = "are" if len(found.limited_by) > 1 else "is"
+    return (
+        f"{sizes} {verb} small for this drive: {format_size(found.total)} of data fit with all redundancy, "
+        f"{format_size(model.even(spaces))} would on nodes of one size"
+    )
