@@ -29,7 +29,8 @@ class Mount:
 
 def parse(table: bytes) -> list[Mount]:
     """The mounts of a mountinfo text, in mount order (a later one covers an earlier one)."""
-    return [_parse_line(line) for line in table.splitlines()]
+    # The kernel escapes blank, tab, newline and backslash in names, no other character that might end a line.
+    return [_parse_line(line) for line in table.split(b"\n") if line]
 
 
 def _parse_line(line: bytes) -> Mount:

@@ -91,6 +91,19 @@ def test_the_mount_table_is_unescaped() -> None:
     assert (drive, root.owner) == (expected, None)
 
 
+odd_names = st.lists(st.sampled_from(b"a- \t\r\n\v\f\x1b\x1c\x85\\\xff"), min_size=1).map(bytes)
+
+
+@given(st.lists(odd_names, min_size=1, max_size=4))
+def test_a_mount_table_of_any_names(names: list[bytes]) -> None:
+    """As the kernel writes it: of all bytes it escapes these four."""
+    escaped = [re.sub(rb"[ \t\n\\]", lambda found: b"\\%03o" % found[0][0], b"/" + name) for name in names]
+    lines = [b"96 25 0:47 / %s rw - fuse.drivefs %s rw,user_id=1000\n" % (name, name) for name in escaped]
+    found = mounts.parse(b"".join(lines))
+    assert [os.fsencode(mount.mountpoint) for mount in found] == [b"/" + name for name in names]
+    assert [os.fsencode(mount.source) for mount in found] == [b"/" + name for name in names]
+
+
 def test_the_root_is_mounted_and_a_folder_is_not(tmp_path: Path) -> None:
     assert mounts.find("/") is not None
     assert mounts.find(str(tmp_path)) is None
