@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any
@@ -116,11 +115,10 @@ class SpaceCalls:
     async def pins(self, _arguments: Arguments) -> Answer:
         """All pins: name, commit and its time."""
         times = {point.number: point.time_ns for point in self._drive.points()}
-        found = self._drive.retention.pins().items()
+        pins = self._drive.retention.pins().items()
         return {
             "pins": [
-                {"name": os.fsdecode(name), "commit": commit, "time_ns": times.get(commit)}
-                for name, commit in found
+                {"name": _text(name), "commit": commit, "time_ns": times.get(commit)} for name, commit in pins
             ]
         }
 
@@ -132,11 +130,18 @@ class SpaceCalls:
         return replace(self._drive.retention.policy(), **arguments)
 
 
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
 def _name(arguments: Arguments) -> bytes:
     name = arguments.get("name")
     if not isinstance(name, str) or not name:
         raise InvalidArgumentError("a pin has a name")
-    return os.fsencode(name)
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise InvalidArgumentError("a pin's name is text") from None
 
 
 def _usage(found: Usage) -> dict[str, Any]:

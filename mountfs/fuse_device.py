@@ -52,12 +52,12 @@ def mount_device(mountpoint: Path, words: Iterable[str]) -> int:
         command = ["fusermount3", "-o", ",".join(sorted(words)), "--", os.fspath(mountpoint)]
         try:
             done = subprocess.run(
-                command, env=environment, pass_fds=[its.fileno()], capture_output=True, text=True, check=False
+                command, env=environment, pass_fds=[its.fileno()], capture_output=True, check=False
             )
         except FileNotFoundError:
             raise UsageError("fusermount3 is not installed (package fuse3)") from None
         if done.returncode:
-            reason = done.stderr.strip().removeprefix("fusermount3: ")
+            reason = os.fsdecode(done.stderr).strip().removeprefix("fusermount3: ")
             raise UsageError(f"cannot mount on {mountpoint}: {reason or 'fusermount3 does not say why'}")
         _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(array.array("i").itemsize))
     received = array.array("i", ancillary[0][2])
@@ -76,7 +76,7 @@ def take_out(mountpoint: Path) -> None:
     """Take a mount that is not served any more out of the tree; never waits."""
     if os.geteuid():
         command = ["fusermount3", "-u", "-z", "--", os.fspath(mountpoint)]
-        problem = subprocess.run(command, check=False, capture_output=True, text=True).stderr.strip()
+        problem = os.fsdecode(subprocess.run(command, check=False, capture_output=True).stderr).strip()
     else:
         failed = _libc.umount2(os.fsencode(mountpoint), _MNT_DETACH) != 0
         problem = os.strerror(ctypes.get_errno()) if failed else ""

@@ -109,7 +109,7 @@ class MountOptions:
 
 
 def _escaped(text: str) -> str:
-    return text.encode("ascii", "replace").decode().replace("\\", "\\\\").replace(",", "\\,")
+    return text.replace("\\", "\\\\").replace(",", "\\,")
 
 
 @dataclass(slots=True)

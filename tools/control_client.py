@@ -10,6 +10,7 @@ Synchronous: one question, one answer.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import socket
 import subprocess
@@ -120,13 +121,15 @@ class ControlClient:
     def _ask(
         self, method: str, path: str, timeout: float | None, arguments: dict[str, Any] | None = None
     ) -> httpx.Response:
+        # httpx writes JSON in UTF-8, which bytes of names that are no text are not; this writes escapes.
+        body = None if arguments is None else json.dumps(arguments).encode()
         self.process_id()  # httpx does not close a socket that could not be connected, so this finds out
         # No TLS here, so no certificates: to load them takes longer than most answers.
         with self._reach() as address:
             transport = httpx.HTTPTransport(uds=address, verify=False)
             with httpx.Client(transport=transport, base_url="http://drivefs", timeout=timeout) as client:
                 try:
-                    answer = client.request(method, path, json=arguments)
+                    answer = client.request(method, path, content=body)
                 except httpx.TimeoutException:
                     raise NoAnswerError(
                         f"no answer within {timeout:g} s; the mount goes on storing"
@@ -150,12 +153,11 @@ def _sync_file_system(mountpoint: str, timeout: float | None) -> str | None:
             env={**os.environ, "LC_ALL": "C"},
             timeout=timeout,
             capture_output=True,
-            text=True,
             check=False,
         )
     except subprocess.TimeoutExpired:
         raise NoAnswerError(f"not all was written back within {timeout:g} s") from None
-    return result.stderr.strip() if result.returncode else None
+    return os.fsdecode(result.stderr).strip() if result.returncode else None
 
 
 def _why_no_socket(mount: Mount, error: OSError) -> ToolError:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from tools import doctor, durability_report
+from tools.terminal import say
 
 
 def register(commands: Any) -> None:
@@ -18,9 +19,8 @@ def register(commands: Any) -> None:
 
 def _doctor(options: argparse.Namespace) -> int:
     if durability_report.asked(options):
-        print(*durability_report.report(options), sep="\n")
+        say(*durability_report.report(options))
         return 0
     findings = doctor.examine(options.drive)
-    for finding in findings:
-        print(finding)
+    say(*map(str, findings))
     return 1 if any(finding.state == "bad" for finding in findings) else 0

@@ -19,6 +19,7 @@ from typing import Final, NoReturn
 
 from backend.errors import DriveError, UsageError
 from cache.errors import FileSystemError
+from tools.terminal import complain, printable
 
 BUG: Final = 4
 READER_GONE: Final = 128 + signal.SIGPIPE
@@ -66,9 +67,9 @@ class Parser(argparse.ArgumentParser):
 def describe(error: BaseException) -> str:
     """One line for a person."""
     if isinstance(error, OSError) and error.strerror:
-        place = f"{error.filename}: " if error.filename is not None else ""
-        return f"{place}{error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+        place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+        return printable(f"{place}{error.strerror}")
+    return printable(str(error).strip()) or type(error).__name__
 
 
 def exit_code(error: BaseException, codes: ExitCodes) -> int:
@@ -108,7 +109,7 @@ def call(
         if isinstance(error, BrokenPipeError) and _reader_is_gone():
             return READER_GONE
         code = exit_code(error, codes)
-        print(f"{program}: {_last_words(error, code)}", file=sys.stderr)
+        complain(f"{program}: {_last_words(error, code)}", *_traceback(error, code))
         return code
 
 
@@ -128,6 +129,12 @@ def _reader_is_gone() -> bool:
 def _last_words(error: BaseException, code: int) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted"
-    if code == BUG and not isinstance(error, ReportedError):
-        return "internal error, please report it:\n" + "".join(traceback.format_exception(error)).rstrip()
-    return describe(error)
+    return "internal error, please report it:" if _is_bug(error, code) else describe(error)
+
+
+def _is_bug(error: BaseException, code: int) -> bool:
+    return code == BUG and not isinstance(error, ReportedError)
+
+
+def _traceback(error: BaseException, code: int) -> list[str]:
+    return "".join(traceback.format_exception(error)).rstrip().split("\n") if _is_bug(error, code) else []

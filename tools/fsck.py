@@ -41,6 +41,7 @@ from tools.errors import ExitCodes, Parser, ReportedError
 from tools.places import Folders
 from tools.progress import Progress
 from tools.secret_source import SecretSource
+from tools.terminal import complain, is_terminal, say
 
 CORRECTED: Final = 1
 LEFT: Final = 4
@@ -79,8 +80,7 @@ def fsck(arguments: Sequence[str]) -> int:
     except (DriveError, OSError):
         raise
     except Exception as error:
-        text = "".join(traceback.format_exception(error)).rstrip()
-        print(text, file=sys.stderr)
+        complain(*"".join(traceback.format_exception(error)).rstrip().split("\n"))
         raise ReportedError(f"internal error, please report it: {error!r}", OPERATIONAL) from None
 
 
@@ -183,7 +183,7 @@ def _once(run: _Run, unlock: _Unlock) -> Findings:
         unlock()
         trio.run(_prove_that_it_opens, run.drive, run.folders)
     numbers = ", ".join(f"{count} {state}" for state, count in counts(run.findings).items() if count)
-    print(f"{run.folder}: {check.summary}: {numbers or 'clean'}")
+    say(f"{run.folder}: {check.summary}: {numbers or 'clean'}")
     return run.findings
 
 
@@ -231,13 +231,13 @@ def _keep_list(run: _Run, lost: Sequence[LostRange]) -> Path:
 
 def _say(progress: Progress, finding: Finding) -> None:
     progress.clear()
-    print(finding, flush=True)
+    say(str(finding))
 
 
 def _agrees(progress: Progress) -> bool:
     progress.clear()
-    if not sys.stdin.isatty():
-        print("nothing was changed; -y mends")
+    if not is_terminal(sys.stdin):
+        say("nothing was changed; -y mends")
         return False
     return input("Mend what can be mended? [y/N] ").strip().lower() in ("y", "yes")
 

@@ -7,19 +7,19 @@ Each finds the mount that the path lies in, has the kernel hand over what it hol
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import pwd
 import stat
 import time
 from typing import Any, Final
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote
 
 from tools import mounts
 from tools.control_client import ControlClient, NotMountedError
 from tools.errors import Parser, ToolError
 from tools.mount_options import TIME_EXAMPLES
 from tools.quantities import format_size
+from tools.terminal import printable_name, say, say_json
 
 KINDS: Final = "A added, D deleted, M another content, P other attributes, T another type"
 
@@ -78,10 +78,9 @@ def _log(options: argparse.Namespace) -> int:
     place = _Place(options.path)
     answer = place.call("log", path=place.inside, limit=options.limit)
     if options.json:
-        print(json.dumps(answer, indent=2))
-        return 0
-    for entry in answer["entries"]:
-        print(_log_line(entry))
+        say_json(answer)
+    else:
+        say(*map(_log_line, answer["entries"]))
     return 0
 
 
@@ -97,7 +96,7 @@ def _log_line(entry: dict[str, Any]) -> str:
 
 def _device(entry: dict[str, Any]) -> str:
     """The machine that made the commit, by the name of its host; empty if nobody said."""
-    return printable(entry["host"]) if "host" in entry else ""
+    return printable_name(entry["host"]) if "host" in entry else ""
 
 
 def _local(time_ns: int) -> str:
@@ -115,19 +114,12 @@ def _diff(options: argparse.Namespace) -> int:
     place = _Place(options.path)
     answer = place.call("diff", path=place.inside, first=options.first, second=options.second)
     if options.json:
-        print(json.dumps(answer, indent=2))
+        say_json(answer)
         return 0
-    for kind, path in answer["changes"]:
-        print(f"{kind} {printable(path) or '.'}")
+    say(*(f"{kind} {printable_name(path) or '.'}" for kind, path in answer["changes"]))
     if answer["more"]:
-        print("... and more; ask for a folder inside")
+        say("... and more; ask for a folder inside")
     return 0
-
-
-def printable(quoted: str) -> str:
-    """A percent-encoded path or name for a terminal: what cannot be shown is escaped."""
-    text = unquote_to_bytes(quoted).decode("utf-8", "backslashreplace")
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _restore(options: argparse.Namespace) -> int:
@@ -135,7 +127,7 @@ def _restore(options: argparse.Namespace) -> int:
     to = place if options.to is None else _same_drive(place, options.to)
     inside = "" if options.to is None else to.inside
     answer = place.call("restore", path=place.inside, at=options.at, to=inside)
-    print(f"{to.path}: {_made(answer)} as of commit {answer['commit']}")
+    say(f"{to.path}: {_made(answer)} as of commit {answer['commit']}")
     return 0
 
 
@@ -143,7 +135,7 @@ def _clone(options: argparse.Namespace) -> int:
     place = _Place(options.source)
     to = _same_drive(place, options.target)
     answer = place.call("clone", source=place.inside, target=to.inside)
-    print(f"{to.path}: {_made(answer)}")
+    say(f"{to.path}: {_made(answer)}")
     return 0
 
 

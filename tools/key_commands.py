@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from backend.key_slots import Secret, Slot
 from backend.recovery_key import new_recovery_key
 from tools.errors import Parser, ToolError
 from tools.secret_source import SecretSource
+from tools.terminal import complain, say
 
 _NEW: Final = ("new_passphrase_file", "new_key_file", "new_passphrase_command")
 
@@ -64,7 +64,7 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
 def _list(options: argparse.Namespace) -> int:
     file = check_nodes.survey(os.path.abspath(options.drive)).file
     for number, slot in enumerate(file.slots, 1):
-        print(f"{number}  {slot.kind:<10}  {_cost(slot)}".rstrip())
+        say(f"{number}  {slot.kind:<10}  {_cost(slot)}".rstrip())
     return 0
 
 
@@ -83,7 +83,7 @@ def _add(options: argparse.Namespace) -> int:
     _, key = _opened(file, _old(options))
     slot = key_slots.create_slot(_new(options), key, file.id)
     _write(folder, replace(file, slots=(*file.slots, slot)))
-    print(f"{folder}: key slot {len(file.slots) + 1} added ({slot.kind})")
+    say(f"{folder}: key slot {len(file.slots) + 1} added ({slot.kind})")
     return 0
 
 
@@ -92,7 +92,7 @@ def _change(options: argparse.Namespace) -> int:
     at, key = _opened(file, _old(options))
     slot = key_slots.create_slot(_new(options), key, file.id)
     _write(folder, replace(file, slots=(*file.slots[:at], slot, *file.slots[at + 1 :])))
-    print(f"{folder}: key slot {at + 1} changed ({slot.kind})")
+    say(f"{folder}: key slot {at + 1} changed ({slot.kind})")
     return 0
 
 
@@ -107,7 +107,7 @@ def _remove(options: argparse.Namespace) -> int:
     secrets = _old(options).secrets()
     _require_opens(replace(file, slots=left), secrets)
     _write(folder, replace(file, slots=left))
-    print(f"{folder}: key slot {options.slot} removed")
+    say(f"{folder}: key slot {options.slot} removed")
     return 0
 
 
@@ -163,4 +163,4 @@ def _opened_with(file: DriveFile, secrets: list[Secret]) -> tuple[int, bytes]:
 
 def _write(folder: str, file: DriveFile) -> None:
     for line in check_nodes.write_copies(folder, file):
-        print(f"drivefs: warning: {line}; fsck.drivefs writes it when the node is back", file=sys.stderr)
+        complain(f"drivefs: warning: {line}; fsck.drivefs writes it when the node is back")

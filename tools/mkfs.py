@@ -29,6 +29,7 @@ from tools.capacity_report import describe_limit
 from tools.compose import cluster_map
 from tools.errors import MKFS_CODES, Parser
 from tools.secret_source import SecretSource
+from tools.terminal import complain, is_terminal, say
 
 DEFAULT_PROFILE: Final = "4+2"
 
@@ -117,7 +118,7 @@ def _recovery_key(path: str | None) -> str | None:
     """A new recovery key, if there is a place for it: a file or a terminal."""
     if path is not None and os.path.lexists(path):
         raise UsageError(f"{path}: exists; a recovery key is only written to a new file")
-    return new_recovery_key() if path is not None or sys.stdout.isatty() else None
+    return new_recovery_key() if path is not None or is_terminal(sys.stdout) else None
 
 
 def _refuse_what_is_there(folder: str) -> None:
@@ -184,11 +185,9 @@ def _report(folder: str, drive: DriveFile, recovery: str | None, options: argpar
     if small is not None:
         print(f"mkfs.drivefs: warning: {small}", file=sys.stderr)
     if recovery is not None and options.recovery_file is None:
-        print(f"Recovery key, to print and keep (it opens the drive):\n\n    {recovery}\n")
+        say("Recovery key, to print and keep (it opens the drive):", "", f"    {recovery}", "")
     if not options.quiet:
-        print(
-            f"{folder}: a new drive, profile {drive.profile}, {len(drive.nodes)} nodes, id {drive.id.hex()}"
-        )
+        say(f"{folder}: a new drive, profile {drive.profile}, {len(drive.nodes)} nodes, id {drive.id.hex()}")
 
 
 def _warn_of_shared_disks(drive: DriveFile, may_be_lost: int) -> None:
@@ -200,4 +199,4 @@ def _warn_of_shared_disks(drive: DriveFile, may_be_lost: int) -> None:
         what = f"{most} nodes are on one disk, but only {may_be_lost} may be lost: that disk must not fail"
     else:
         return
-    print(f"mkfs.drivefs: warning: {what}", file=sys.stderr)
+    complain(f"mkfs.drivefs: warning: {what}")

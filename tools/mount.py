@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import resource
-import sys
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -33,6 +32,7 @@ from tools.logs import log_to_file, log_to_terminal
 from tools.mount_options import MountOptions
 from tools.places import Folders
 from tools.secret_source import SecretSource
+from tools.terminal import complain, say
 
 CONTROL_SOCKET: Final = "control"
 LOG_FILE: Final = "mount.log"
@@ -55,7 +55,7 @@ def mount(arguments: Sequence[str]) -> int:
         return 0
     _start(drive, mountpoint, options, arguments_)
     if arguments_.verbose or options.verbose:
-        print(f"mount.drivefs: {drive.folder} mounted on {mountpoint}")
+        say(f"mount.drivefs: {drive.folder} mounted on {mountpoint}")
     return 0
 
 
@@ -76,7 +76,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _warn(line: str) -> None:
-    print(f"mount.drivefs: warning: {line}", file=sys.stderr)
+    complain(f"mount.drivefs: warning: {line}")
 
 
 def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDrive:

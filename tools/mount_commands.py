@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from tools import umount
 from tools.control_client import ControlClient
 from tools.quantities import parse_duration
 from tools.status_report import report
+from tools.terminal import say, say_json
 
 
 def register(commands: Any) -> None:
@@ -30,7 +30,10 @@ def register(commands: Any) -> None:
 
 def _status(options: argparse.Namespace) -> int:
     status = ControlClient.of_mount(options.mountpoint).status()
-    print(json.dumps(status, indent=2) if options.json else report(status))
+    if options.json:
+        say_json(status)
+    else:
+        say(*report(status).split("\n"))
     return 0
 
 

@@ -92,12 +92,12 @@ def is_dead(mountpoint: str) -> bool:
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     """Unmount without umount(8)'s helpers (one of which calls this): umount(8) as root, else
-    fusermount3(1). `ToolError` with their first line."""
+    fusermount3(1). `ToolError` with what they say."""
     if os.geteuid() == 0:
         command = ["umount", "-i", *(["-l"] if lazy else []), mountpoint]
     else:
         command = ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
-    result = subprocess.run(command, text=True, capture_output=True, check=False)
+    result = subprocess.run(command, capture_output=True, check=False)
     if result.returncode:
-        said = result.stderr.strip().splitlines()
-        raise ToolError(said[0] if said else f"{command[0]} ended with code {result.returncode}")
+        said = os.fsdecode(result.stderr).strip()
+        raise ToolError(said or f"{command[0]} ended with code {result.returncode}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -35,6 +34,7 @@ from tools import compose, mounts, old_drive
 from tools.errors import ToolError
 from tools.progress import Progress
 from tools.quantities import format_size, parse_size
+from tools.terminal import complain, say
 
 Result = TypeVar("Result")
 
@@ -118,7 +118,7 @@ def _unused_drive(drive: str) -> tuple[str, DriveFile]:
     survey = check_nodes.survey(folder)
     old_drive.require_unused(folder, compose.node_folders(folder, survey.file))
     if folder in dict(survey.wrong):
-        print(f"{folder}: a change of its nodes was interrupted; it is finished now")
+        say(f"{folder}: a change of its nodes was interrupted; it is finished now")
         _run(_finish, folder, survey.file)
     return folder, survey.file
 
@@ -180,7 +180,7 @@ async def _add_one(folder: str, file: DriveFile, path: str, zone: str | None) ->
     """The drive file with the node at `path`: a new one, or one that was to be removed and now stays."""
     known = next((entry for entry in file.nodes if entry.folder(folder) == path), None)
     if known is not None and known.weight > 0:
-        print(f"{path}: is {known.name} already")
+        say(f"{path}: is {known.name} already")
         return file
     async with _held(folder, file) as drive:
         if known is not None:
@@ -190,7 +190,7 @@ async def _add_one(folder: str, file: DriveFile, path: str, zone: str | None) ->
             nodes = (*file.nodes, entry)
         file = await _change(drive, nodes)
     failpoint(ADDED)
-    print(f"{folder}: {path} is {file.nodes[-1].name if known is None else known.name} (epoch {file.epoch})")
+    say(f"{folder}: {path} is {file.nodes[-1].name if known is None else known.name} (epoch {file.epoch})")
     return file
 
 
@@ -247,12 +247,12 @@ async def _remove_all(folder: str, file: DriveFile, names: Sequence[str], rate: 
             failpoint(EMPTIED)
             file = await _change(drive, tuple(each for each in file.nodes if each.name != name))
         failpoint(TAKEN_OUT)
-        print(f"{folder}: {name} is no node any more (epoch {file.epoch})")
+        say(f"{folder}: {name} is no node any more (epoch {file.epoch})")
         place = entry.folder(folder)
         if await trio.to_thread.run_sync(check_nodes.retire, place, entry, file.id):
-            print(f"{place}: holds nothing of the drive now")
+            say(f"{place}: holds nothing of the drive now")
         else:
-            print(f"{place}: was not there; what is on it is not needed, and may be deleted")
+            say(f"{place}: was not there; what is on it is not needed, and may be deleted")
     return 0
 
 
@@ -302,7 +302,7 @@ async def _move(drive: HeldDrive, rate: float | None) -> tuple[RebalanceReport, 
 
 def _report(done: tuple[RebalanceReport, int]) -> None:
     report, objects = done
-    print(
+    say(
         f"{report.moved} fragments moved ({format_size(report.moved_bytes)}), {report.rebuilt} rebuilt, "
         f"{objects} copies of commits and roots written"
     )
@@ -325,4 +325,4 @@ async def _change(drive: HeldDrive, nodes: tuple[NodeEntry, ...]) -> DriveFile:
 
 def _warn(lines: Sequence[str]) -> None:
     for line in lines:
-        print(f"drivefs: warning: {line}", file=sys.stderr)
+        complain(f"drivefs: warning: {line}")

@@ -26,6 +26,7 @@ from tools import compose, disks, fsck, node_changes, old_drive, places
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
 from tools.status_report import describe_scrub
+from tools.terminal import say
 
 
 def register(commands: Any) -> None:
@@ -72,21 +73,21 @@ def _add_online(commands: Any) -> None:
 def _check(options: argparse.Namespace) -> int:
     problems: Sequence[str] = ControlClient.of_mount(options.mountpoint).call("check", {})["problems"]
     for problem in problems:
-        print(problem)
-    print(f"{options.mountpoint}: {f'{len(problems)} problems' if problems else 'clean'}")
+        say(str(problem))
+    say(f"{options.mountpoint}: {f'{len(problems)} problems' if problems else 'clean'}")
     return 1 if problems else 0
 
 
 def _scrub(options: argparse.Namespace) -> int:
     client = ControlClient.of_mount(options.mountpoint)
     begun = options.now or options.wait
-    print(describe_scrub(client.call("scrub", {"wait": options.wait}) if begun else client.status()["scrub"]))
+    say(describe_scrub(client.call("scrub", {"wait": options.wait}) if begun else client.status()["scrub"]))
     return 0
 
 
 def _repair(options: argparse.Namespace) -> int:
     found = ControlClient.of_mount(options.mountpoint).call("repair", {})
-    print(f"{options.mountpoint}: {found['repaired']} packs repaired, {found['left']} left")
+    say(f"{options.mountpoint}: {found['repaired']} packs repaired, {found['left']} left")
     return 1 if found["left"] else 0
 
 
@@ -96,7 +97,7 @@ def _list(options: argparse.Namespace) -> int:
     away = {error.node: str(error) for error in compose.nodes_away(folder, file)}
     for entry in file.nodes:
         state = away.get(entry.name, "ok" if entry.weight else "ok, takes nothing new")
-        print(f"{entry.name}  {entry.zone}  {entry.folder(folder)}  {state}")
+        say(f"{entry.name}  {entry.zone}  {entry.folder(folder)}  {state}")
     return 1 if away else 0
 
 
@@ -112,8 +113,8 @@ def _replace(options: argparse.Namespace) -> int:
     new = _with_new_node(folder, file, node_changes.named(file, options.old), path, options.zone)
     compose.require_enough_nodes(new, compose.nodes_away(folder, new))
     for line in check_nodes.write_copies(folder, new):
-        print(f"drivefs: warning: {line}")
-    print(f"{folder}: {options.old} is {path} now (epoch {new.epoch}); rebuilding what it held")
+        say(f"drivefs: warning: {line}")
+    say(f"{folder}: {options.old} is {path} now (epoch {new.epoch}); rebuilding what it held")
     begun = time.monotonic()
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
     code = fsck.mend(replace(drive, file=new), own)
@@ -149,8 +150,8 @@ def _rebuild(options: argparse.Namespace) -> int:
     compose.require_enough_nodes(file, away)
     os.makedirs(folder, exist_ok=True)
     for line in check_nodes.write_copies(folder, file):
-        print(f"drivefs: warning: {line}")
-    print(f"{folder}: {drive_file.FILE_NAME} of drive {file.id.hex()} is there again")
+        say(f"drivefs: warning: {line}")
+    say(f"{folder}: {drive_file.FILE_NAME} of drive {file.id.hex()} is there again")
     return 0
 
 

@@ -11,6 +11,8 @@ import sys
 import time
 from typing import Final
 
+from tools.terminal import printable
+
 _INTERVAL: Final = 0.1
 
 
@@ -51,6 +53,7 @@ class Progress:
             self._width = 0
 
     def _show(self, text: str) -> None:
+        text = printable(text)
         sys.stderr.write(f"\r{text:<{self._width}}\r{text}")
         sys.stderr.flush()
         self._width = len(text)

@@ -18,6 +18,7 @@ from typing import Final
 from backend.errors import UsageError
 from backend.key_slots import KEY_FILE_MAX, Secret
 from tools.errors import ToolError
+from tools.terminal import complain, is_terminal
 
 PASSPHRASE_VARIABLE: Final = "DRIVEFS_PASSPHRASE_FILE"
 _MAX_TEXT: Final = 8192
@@ -88,7 +89,7 @@ def _read(path: str, limit: int) -> bytes:
     with open(path, "rb") as file:
         mode = os.fstat(file.fileno()).st_mode
         if stat.S_ISREG(mode) and mode & 0o077:
-            print(f"warning: {path} is open to other users; chmod 600 it", file=sys.stderr)
+            complain(f"warning: {path} is open to other users; chmod 600 it")
         data = file.read(limit + 1)
     if len(data) > limit:
         raise UsageError(f"{path}: over {limit} bytes, so it holds no secret")
@@ -107,7 +108,7 @@ def _line(data: bytes) -> str:
 
 
 def _ask(prompt: str) -> str:
-    if not sys.stdin.isatty():
+    if not is_terminal(sys.stdin):
         raise UsageError(_NO_SOURCE)
     try:
         return getpass.getpass(prompt)

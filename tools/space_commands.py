@@ -6,7 +6,6 @@ They ask the running mount (`cache.space_calls`); docs/retention.md explains the
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import time
@@ -17,8 +16,8 @@ from backend.errors import UsageError
 from tools import mounts
 from tools.control_client import ControlClient, NotMountedError
 from tools.errors import Parser, ToolError
-from tools.history_commands import printable
 from tools.quantities import format_size
+from tools.terminal import printable_name, say, say_json
 
 TIERS: Final = {
     "keep_all": ("--all", "every state"),
@@ -113,7 +112,10 @@ def _call(mountpoint: str, name: str, arguments: Mapping[str, Any]) -> dict[str,
 
 
 def _print(answer: Mapping[str, Any], as_json: bool, lines: Iterator[str]) -> int:
-    print(json.dumps(answer, indent=2) if as_json else "\n".join(lines))
+    if as_json:
+        say_json(answer)
+    else:
+        say(*lines)
     return 0
 
 
@@ -215,7 +217,7 @@ def _du_lines(path: str, answer: Mapping[str, Any]) -> Iterator[str]:
     for folder in (*answer["folders"], answer):
         live, history = folder["live"], folder["history"]
         sizes = (folder["logical"], live["plain"], live["sealed"], live["stored"], history["stored"])
-        inside = printable(folder["path"])
+        inside = printable_name(folder["path"])
         columns = (str(folder["inodes"]), *map(format_size, sizes))
         yield _du_line(columns, os.path.join(path, inside) if inside else path)
 
@@ -230,7 +232,7 @@ def _pin(options: argparse.Namespace) -> int:
     if not options.time:
         ControlClient.of_mount(options.mountpoint).sync(options.mountpoint, None)
     answer = _call(options.mountpoint, "pin", arguments)
-    print(f"{name}: commit {answer['commit']} is retained until it is unpinned")
+    say(f"{name}: commit {answer['commit']} is retained until it is unpinned")
     return 0
 
 

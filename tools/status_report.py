@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tools.quantities import format_size
+from tools.terminal import printable
 
 Status = Mapping[str, Any]
 
@@ -15,7 +16,7 @@ def report(status: Status) -> str:
     """A few aligned lines; what is wrong stands first."""
     rows = [*_rows(status)]
     width = max(len(name) for name, _ in rows)
-    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+    return "\n".join(printable(f"{name:<{width}}  {text}") for name, text in rows)
 
 
 def _rows(status: Status) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import select
-import sys
 from collections.abc import Sequence
 from contextlib import closing
 
@@ -20,6 +19,7 @@ from tools import errors, mounts, namespaces
 from tools.control_client import ControlClient, NoAnswerError, NotMountedError
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.quantities import parse_duration
+from tools.terminal import complain, say
 
 _END_SECONDS = 60.0
 """How long an unmounted process may take to close its databases."""
@@ -46,7 +46,7 @@ def umount(arguments: Sequence[str]) -> int:
         with closing(process):
             process.wait(_END_SECONDS)
     if options.verbose:
-        print(f"umount.drivefs: {mount.mountpoint} unmounted")
+        say(f"umount.drivefs: {mount.mountpoint} unmounted")
     return 0
 
 
@@ -98,11 +98,9 @@ def _drain(options: argparse.Namespace) -> _Process | None:
     except (NoAnswerError, ProcessLookupError) as error:
         if process is not None and not options.force:
             raise ToolError(f"{options.mountpoint} stays mounted: {error} (-f unmounts at once)") from None
-        _say(f"{options.mountpoint}: nobody answers; what was not stored stays in the journal")
+        complain(
+            f"umount.drivefs: {options.mountpoint}: nobody answers; what was not stored stays in the journal"
+        )
     except ToolError as error:
         raise ToolError(f"{options.mountpoint} stays mounted: {error} (-f unmounts at once)") from None
     return process
-
-
-def _say(line: str) -> None:
-    print(f"umount.drivefs: {line}", file=sys.stderr)

@@ -144,7 +144,7 @@ def raising(error: BaseException) -> int:
 
 def test_a_foreseen_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert raising(ToolError("all\nis not well")) == 32
-    assert capsys.readouterr().err == "tool: all is not well\n"
+    assert capsys.readouterr().err == "tool: all\\nis not well\n"
 
 
 def test_a_system_error_names_its_file(capsys: pytest.CaptureFixture[str]) -> None:
