@@ -211,7 +211,7 @@ async def _prove_that_it_opens(drive: UnlockedDrive, own: Folders) -> None:
     """Make this machine's namespace anew, from the log and the journal."""
     async with compose.opened_drive(drive, own, DriveOptions()) as opened:
         for notice in opened.notices:
-            print(notice)
+            say(notice)
         await trio.lowlevel.checkpoint()
 
 

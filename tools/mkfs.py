@@ -183,7 +183,7 @@ def _report(folder: str, drive: DriveFile, recovery: str | None, options: argpar
     spaces = {node.name: space_of(node.folder(folder)) for node in drive.nodes}
     small = describe_limit(drive, spaces)
     if small is not None:
-        print(f"mkfs.drivefs: warning: {small}", file=sys.stderr)
+        complain(f"mkfs.drivefs: warning: {small}")
     if recovery is not None and options.recovery_file is None:
         say("Recovery key, to print and keep (it opens the drive):", "", f"    {recovery}", "")
     if not options.quiet:
