@@ -313,7 +313,7 @@ def test_a_log_line_is_json() -> None:
         "time": "1970-01-01T00:00:00.250+00:00",
         "level": "info",
         "logger": "a.b",
-        "message": "said \n",
+        "message": "said \\n",
     }
 
 
