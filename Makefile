@@ -12,7 +12,7 @@ DRIVE := $(DEMO)/drive
 MOUNT := $(DEMO)/mnt
 KEY := $(DEMO)/key
 MOUNTED = grep -q " $(CURDIR)/$(MOUNT) " /proc/mounts
-.PHONY: install install-system packages run stop test lint soak conformance bench clean
+.PHONY: install install-system packages run stop test lint soak conformance conformance-xfstests bench clean
 
 install: packages $(STAMP)
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory install-system; fi
@@ -90,7 +90,13 @@ soak: install
 # PJDFSTEST: a checkout of github.com/pjd/pjdfstest. TESTS: some of its tests only, as "chmod rename/00.t".
 conformance: install
 	@test -n "$(PJDFSTEST)" || { echo "say where a checkout of pjd/pjdfstest is: make conformance PJDFSTEST=DIR"; exit 2; }
-	$(BIN)/python -m tests.conformance "$(PJDFSTEST)" $(TESTS)
+	$(BIN)/python -m tests.conformance.pjdfstest "$(PJDFSTEST)" $(TESTS)
+
+# XFSTESTS: a built checkout of xfs/xfstests-dev. TESTS: some of its generic tests only, as "001 generic/736", or options
+# of tests.conformance.xfstests. What it mounts is seen by no other process.
+conformance-xfstests: install
+	@test -n "$(XFSTESTS)" || { echo "say where a built checkout of xfs/xfstests-dev is: make conformance-xfstests XFSTESTS=DIR"; exit 2; }
+	$(BIN)/python -m tests.conformance.xfstests "$(XFSTESTS)" $(TESTS)
 
 bench: install
 	$(BIN)/python -m bench
