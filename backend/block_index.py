@@ -12,7 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -26,7 +26,7 @@ from backend.pack_format import PackEntry
 from backend.upstream import BlockId
 
 APPLICATION_ID: Final = 0x44464258
-VERSION: Final = 2
+VERSION: Final = 3
 
 _SCHEMA: Final = f"""
 CREATE TABLE drive (
@@ -56,12 +56,30 @@ CREATE TABLE blocks (
     offset INTEGER NOT NULL,    -- of its first byte in the pack
     length INTEGER NOT NULL     -- of the sealed block in bytes
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE copies (           -- where blocks lie too: those that are read from another pack, and those that
+    id BLOB NOT NULL,           -- nobody needed when they were forgotten; as long as the pack is there
+    pack INTEGER NOT NULL REFERENCES packs (number),
+    offset INTEGER NOT NULL,
+    length INTEGER NOT NULL,
+    PRIMARY KEY (id, pack)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX copies_in_pack ON copies (pack);
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
 LOCATED: Final = 16_384
 """Locations that are kept in memory (4 MB at most): of a gigabyte that is read, or of so many small files."""
 _PACK_COLUMNS: Final = "packs.id, packs.size, packs.stored, packs.nodes, packs.missing"
+_INSERT: Final = "INSERT OR {} INTO blocks (id, pack, offset, length) VALUES (?, ?, ?, ?)"
+_KEEP_COPY: Final = (
+    "INSERT OR REPLACE INTO copies (id, pack, offset, length)"
+    " SELECT id, pack, offset, length FROM blocks WHERE id = ?"
+)
+"""of where the block is read from, before that changes"""
+_NOTE_COPY: Final = (
+    "INSERT OR IGNORE INTO copies (id, pack, offset, length)"
+    " SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM blocks WHERE id = ?1)"
+)
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -157,17 +175,17 @@ class BlockIndex:
     @_translated
     def has(self, block: BlockId) -> bool:
         """Whether a write may rely on the block: it is stored and not dying, and no more fragments of its
-        pack are known to be missing than parity makes up for."""
+        pack are known to be missing than parity makes up for. Not while something of the pack was found
+        wrong and nobody has looked yet which fragments it is."""
         row = self._one(
-            "SELECT packs.missing FROM blocks JOIN packs ON packs.number = blocks.pack WHERE blocks.id = ?1"
-            " AND NOT EXISTS (SELECT 1 FROM dying WHERE dying.id = ?1)",
+            "SELECT packs.missing, packs.repair FROM blocks JOIN packs ON packs.number = blocks.pack"
+            " WHERE blocks.id = ?1 AND NOT EXISTS (SELECT 1 FROM dying WHERE dying.id = ?1)",
             block,
         )
-        return row is not None and row[0].bit_count() <= self._parity
-
-    def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
-        """Those of `ids` that are not there in the sense of `has`."""
-        return {block for block in ids if not self.has(block)}
+        if row is None:
+            return False
+        missing, repair = row
+        return missing.bit_count() <= self._parity if missing else not repair
 
     @_translated
     def locate(self, block: BlockId) -> BlockLocation | None:
@@ -201,27 +219,24 @@ class BlockIndex:
         with self._transaction():
             number = self._insert_pack(pack, entries)
             if number is not None:
-                self._database.executemany(
-                    "INSERT OR IGNORE INTO blocks (id, pack, offset, length) VALUES (?, ?, ?, ?)",
-                    [(entry.block, number, entry.offset, entry.length) for entry in entries],
-                )
+                rows = [(entry.block, number, entry.offset, entry.length) for entry in entries]
+                self._database.executemany(_NOTE_COPY, rows)
+                self._database.executemany(_INSERT.format("IGNORE"), rows)
                 self._repoint(number, entries, self._worse_than(pack.missing))
 
     @_translated
     def add_restored(self, pack: Pack, entries: Sequence[PackEntry]) -> None:
-        """As `add_pack`, of blocks that were given anew just now: those that were dying live, and are read
-        from this pack."""
+        """As `add_pack`, of blocks that were given anew just now: those that were dying live, and all
+        are read from this pack, however good another copy seems."""
         with self._transaction():
             number = self._insert_pack(pack, entries)
-            for entry in entries if number is not None else ():
-                dying = self._one("DELETE FROM dying WHERE id = ? RETURNING 1", entry.block) is not None
-                self._database.execute(
-                    f"INSERT OR {'REPLACE' if dying else 'IGNORE'} INTO blocks (id, pack, offset, length)"
-                    " VALUES (?, ?, ?, ?)",
-                    (entry.block, number, entry.offset, entry.length),
-                )
             if number is not None:
-                self._repoint(number, entries, self._worse_than(pack.missing))
+                self._database.executemany("DELETE FROM dying WHERE id = ?", [(e.block,) for e in entries])
+                self._database.executemany(_KEEP_COPY, [(entry.block,) for entry in entries])
+                self._database.executemany(
+                    _INSERT.format("REPLACE"),
+                    [(entry.block, number, entry.offset, entry.length) for entry in entries],
+                )
 
     @_translated
     def move(self, pack: Pack, entries: Sequence[PackEntry], old: Sequence[bytes]) -> None:
@@ -233,6 +248,53 @@ class BlockIndex:
             numbers = {self._one("SELECT number FROM packs WHERE id = ?", pack_id) for pack_id in old}
             if row is not None:
                 self._repoint(row[0], entries, {number[0] for number in numbers if number is not None})
+
+    @_translated
+    def other_places(self, block: BlockId) -> list[BlockLocation]:
+        """Where else the block lies, the packs that lack least first; also one that was forgotten."""
+        rows = self._database.execute(
+            f"SELECT offset, length, {_PACK_COLUMNS} FROM copies JOIN packs ON packs.number = copies.pack"
+            " WHERE copies.id = ?",
+            (block,),
+        )
+        found = [BlockLocation(_pack(row[2:]), row[0], row[1]) for row in rows]
+        return sorted(found, key=lambda place: place.pack.missing.bit_count())
+
+    @_translated
+    def read_from(self, block: BlockId, place: BlockLocation) -> None:
+        """From now on the block is read from another of its places, whose pack is not to go."""
+        with self._transaction():
+            self._database.execute(_KEEP_COPY, (block,))
+            self._read_from(block, place)
+
+    @_translated
+    def drop_place(self, block: BlockId) -> bool:
+        """The block is not what it should be where it is read from. Whether it lies elsewhere too: then it is
+        read from there, and this place is forgotten; else all stays as it is."""
+        places = self.other_places(block)
+        if places:
+            with self._transaction():
+                self._read_from(block, places[0])
+        return bool(places)
+
+    def _read_from(self, block: BlockId, place: BlockLocation) -> None:
+        (number,) = self._one("SELECT number FROM packs WHERE id = ?", place.pack.id) or (None,)
+        self._database.execute(_INSERT.format("REPLACE"), (block, number, place.offset, place.length))
+        self._database.execute("DELETE FROM copies WHERE id = ? AND pack = ?", (block, number))
+        self._database.execute(
+            "UPDATE packs SET doomed = 0, repair = 1 WHERE number = ? AND doomed", (number,)
+        )
+
+    @_translated
+    def revive(self, blocks: Sequence[BlockId]) -> None:
+        """Somebody needs these: none of them is dying or forgotten any more, as far as its pack is there, nor
+        is that doomed. Idempotent."""
+        with self._transaction():
+            for block in blocks:
+                self._database.execute("DELETE FROM dying WHERE id = ?", (block,))
+                if self._one("SELECT 1 FROM blocks WHERE id = ?", block) is None:
+                    for place in self.other_places(block)[:1]:
+                        self._read_from(block, place)
 
     @_translated
     def pack(self, pack_id: bytes) -> Pack | None:
@@ -315,7 +377,8 @@ class BlockIndex:
     def clear(self) -> None:
         """Forget everything (before a rebuild)."""
         with self._transaction():
-            self._database.execute("DELETE FROM blocks; DELETE FROM packs; DELETE FROM dying")
+            for table in ("blocks", "copies", "dying", "packs"):
+                self._database.execute(f"DELETE FROM {table}")
 
     @_translated
     def ids_after(self, after: bytes, limit: int) -> list[BlockId]:
@@ -347,13 +410,14 @@ class BlockIndex:
 
     @_translated
     def forget_dying(self, until_ns: int, limit: int) -> int:
-        """Forget up to `limit` blocks that have been dying since before `until_ns`: nothing leads to them
-        any more. How many there were."""
+        """Forget up to `limit` blocks that have been dying since before `until_ns`: nothing is read from
+        where they lie any more, unless somebody brings them back (`revive`). How many there were."""
         with self._transaction():
             rows = self._database.execute(
                 "DELETE FROM dying WHERE id IN (SELECT id FROM dying WHERE since <= ? LIMIT ?) RETURNING id",
                 (until_ns, limit),
             ).fetchall()
+            self._database.executemany(_KEEP_COPY, rows)
             self._database.executemany("DELETE FROM blocks WHERE id = ?", rows)
         return len(rows)
 
@@ -391,7 +455,10 @@ class BlockIndex:
     @_translated
     def remove_pack(self, pack_id: bytes) -> None:
         """The doomed pack's fragments are gone."""
-        self._database.execute("DELETE FROM packs WHERE id = ? AND doomed", (pack_id,))
+        with self._transaction():
+            row = self._one("DELETE FROM packs WHERE id = ? AND doomed RETURNING number", pack_id)
+            if row is not None:
+                self._database.execute("DELETE FROM copies WHERE pack = ?", row)
 
     @_translated
     def statistics(self) -> IndexStatistics:
@@ -447,6 +514,8 @@ class BlockIndex:
         for entry in entries if old else ():
             row = self._one("SELECT pack FROM blocks WHERE id = ?", entry.block)
             if row is not None and row[0] in old:
+                self._database.execute(_KEEP_COPY, (entry.block,))
+                self._database.execute("DELETE FROM copies WHERE id = ? AND pack = ?", (entry.block, number))
                 self._database.execute(
                     "UPDATE blocks SET pack = ?, offset = ?, length = ? WHERE id = ?",
                     (number, entry.offset, entry.length, entry.block),

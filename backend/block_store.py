@@ -1,8 +1,8 @@
 """The block store: dedup, packing, storing at write quorum, reading, repair, rebuilding the index.
 
 It implements the block half of `backend.upstream.Upstream`: `missing`, `put_blocks`, `flush`, `get_block`,
-`get_block_again`, `stored_blocks`, `release`, `sizes`, `compact`, `status`, `close`; what those promise is
-said there. How space is given back: `backend.compaction`.
+`get_block_again`, `report_wrong`, `stored_blocks`, `release`, `sizes`, `compact`, `status`, `close`; what
+those promise is said there. How space is given back: `backend.compaction`.
 
 Invariants:
 1. A block is in the buffer or in the index from `put_blocks` on; it passes from one to the other without
@@ -29,6 +29,7 @@ import trio
 
 from backend.block_buffer import DEFAULT_CAPACITY, DEFAULT_TARGET, BlockBuffer, PendingPack
 from backend.block_index import BlockIndex, BlockLocation, Pack
+from backend.block_reader import BlockReader
 from backend.capacity import CapacityModel, is_full
 from backend.compaction import Compactor, Verify
 from backend.erasure import ErasureCode
@@ -39,6 +40,7 @@ from backend.node import Buffer, Node, Space
 from backend.pack_format import MAX_BLOCK_SIZE
 from backend.pack_store import PackStore, PackWrite, require_placeable
 from backend.placement import ClusterMap
+from backend.presence import Presence
 from backend.repair_queue import FIRST_WAIT as REPAIR_WAIT
 from backend.repair_queue import NoteRepair, RepairQueue, forget
 from backend.upstream import BlockId, BlockPart, CompactionReport, NodeStatus, SealedBlock, StoreStatus
@@ -102,6 +104,10 @@ class BlockStore:
         self._compact_lock = trio.Lock()
         self._released = False
         index.set_parity(code.profile.m)
+        self._presence = Presence(index, code.profile.m)
+        self._reader = BlockReader(
+            index, self._packs.reader, self._presence, self._locate, self._moved, self._suspect
+        )
         self._reconcile_lock = trio.Lock()
         self._reconciled_at = -RECONCILE_AGAIN
         self._away: tuple[str, ...] = ()
@@ -125,7 +131,7 @@ class BlockStore:
 
     async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
         await trio.lowlevel.checkpoint()
-        return self._index.missing(block for block in ids if block not in self._buffer)
+        return {block for block in ids if not self._has(block)}
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         for block in blocks:
@@ -151,30 +157,17 @@ class BlockStore:
         buffered = self._buffer.read(block)
         if buffered is not None:
             return BlockPart(buffered[offset : offset + length], len(buffered))
-        location = await self._locate(block)
-        try:
-            return await self._read_part(location, offset, length)
-        except DriveError:
-            moved = await self._moved(block, location)
-            if moved is None:
-                raise
-        return await self._read_part(moved, offset, length)
-
-    async def _read_part(self, location: BlockLocation, offset: int, length: int) -> BlockPart:
-        first = min(offset, location.length)
-        length = min(length, location.length - first)
-        data = await self._packs.reader.read_range(location.pack, location.offset + first, length)
-        return BlockPart(data, location.length)
+        return await self._reader.part(block, offset, length)
 
     async def get_block_again(self, block: BlockId) -> bytes:
         buffered = self._buffer.read(block)
         if buffered is not None:
             return bytes(buffered)
-        location = await self._locate(block)
-        self._want_repair(location.pack, 0)
-        self._packs.reader.forget(location.pack.id)
-        whole = await self._packs.reader.read_whole(location.pack)
-        return whole[location.offset : location.offset + location.length]
+        return await self._reader.again(block)
+
+    async def report_wrong(self, block: BlockId) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self._reader.report_wrong(block)
 
     async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
         await trio.lowlevel.checkpoint()
@@ -251,6 +244,7 @@ class BlockStore:
 
     def _note_away(self, names: Sequence[str]) -> None:
         self._away = tuple(names)
+        self._presence.note_away(names)
         self._reconciled_at = trio.current_time()
         if names:
             self._nodes_are_away.set()
@@ -258,7 +252,7 @@ class BlockStore:
             self._nodes_are_away = trio.Event()
 
     def _has(self, block: BlockId) -> bool:
-        return block in self._buffer or self._index.has(block)
+        return block in self._buffer or self._presence.has(block)
 
     def _is_pending(self, pack_id: bytes) -> bool:
         return self._buffer.has_pack(pack_id) or self._packs.is_unsettled(pack_id)
@@ -269,6 +263,9 @@ class BlockStore:
         name = pack.nodes[fragment]
         log.warning("%s: fragment %d of pack %s is missing or wrong", name, fragment, pack.id.hex())
         self._want_repair(pack, 1 << fragment)
+
+    def _suspect(self, pack: Pack) -> None:
+        self._want_repair(pack, 0)
 
     def _want_repair(self, pack: Pack, missing: int) -> None:
         try:
@@ -282,6 +279,9 @@ class BlockStore:
         location = self._index.locate(block)
         if location is None and self._away and trio.current_time() > self._reconciled_at + RECONCILE_AGAIN:
             await self.reconcile()
+            location = self._index.locate(block)
+        if location is None:  # who asks for a block that was forgotten needs it
+            self._index.revive([block])
             location = self._index.locate(block)
         if location is not None:
             return location
@@ -348,6 +348,7 @@ class BlockStore:
         failpoint(AFTER_QUORUM)
         self._index.add_restored(replace(write.pack, missing=write.missing()), pack.entries())
         failpoint(AFTER_INDEX)
+        self._presence.note_stored(pack.ids())
         self._buffer.remove(pack)
         return write
 

@@ -4,7 +4,7 @@ Invariants:
 1. Nothing is deleted, and nothing is written but fragments that were rebuilt from k good ones (`PackStore`,
    invariant 3). A pack that cannot be rebuilt stays as it is.
 2. A fragment whose node is away is neither good nor wrong: it is told, and left.
-3. `unreadable` holds exactly the blocks that were looked for and could be read from nowhere in their pack.
+3. After `run`, `unreadable` holds exactly the blocks that were looked for and could be read from no pack.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from backend.block_index import BlockIndex, Pack
+from backend.block_index import BlockIndex, BlockLocation, Pack
 from backend.errors import CorruptError, DriveError, FormatError
 from backend.findings import Findings
 from backend.fragment_format import FOOTER_SIZE, fragment_key
@@ -81,6 +81,8 @@ class StoreCheck:
                         nursery.start_soon(self._check, pack)
                 done += len(batch[start : start + AT_ONCE])
                 progress(done, total)
+        for block in list(self.unreadable):
+            await self._look_elsewhere(block)
 
     async def _check(self, pack: Pack) -> None:
         seen = await self._look(pack)
@@ -128,6 +130,7 @@ class StoreCheck:
             seen.away[index] = text
 
     def _report_too_few(self, pack: Pack, seen: _Seen) -> None:
+        self._index.want_repair(pack.id, sum(1 << index for index in seen.wrong))
         k = self._packs.code.profile.k
         reasons = "; ".join([*seen.wrong.values(), *seen.away.values()])
         self._findings.add(
@@ -178,13 +181,23 @@ class StoreCheck:
 
     async def _check_pieces(self, pack: Pack) -> None:
         for entry in self._index.blocks_of(pack.id):
-            try:
-                sealed = await self._packs.reader.read_range(pack, entry.offset, entry.length)
-            except DriveError:
+            if not await self._is_sound(entry.block, BlockLocation(pack, entry.offset, entry.length)):
                 self.unreadable.add(entry.block)
-                continue
-            if not await trio.to_thread.run_sync(self._opens, entry.block, sealed, limiter=self._packs.cpu):
-                self.unreadable.add(entry.block)
+
+    async def _look_elsewhere(self, block: BlockId) -> None:
+        """A block that is lost in one pack may have been stored anew in another."""
+        for place in self._index.other_places(block):
+            if await self._is_sound(block, place):
+                self._index.read_from(block, place)
+                self.unreadable.discard(block)
+                return
+
+    async def _is_sound(self, block: BlockId, place: BlockLocation) -> bool:
+        try:
+            sealed = await self._packs.reader.read_range(place.pack, place.offset, place.length)
+        except DriveError:
+            return False
+        return await trio.to_thread.run_sync(self._opens, block, sealed, limiter=self._packs.cpu)
 
     def _opens(self, block: BlockId, sealed: Buffer) -> bool:
         if self._verify is None:

@@ -70,15 +70,14 @@ class FragmentReader:
 
     async def collect(self, pack: Pack) -> Collected:
         """Good fragments until there are k, asking the most promising nodes first, one more for each
-        failure, and all others when the first are slow. `UnavailableError` names the nodes that did not
-        give a good one when fewer than k are."""
+        failure, and all others when the first are slow. They may be fewer: see `require_enough`."""
         search = _Search(iter(self._by_promise(pack)), self._code.profile.k)
         async with trio.open_nursery() as nursery:
             search.scope = nursery.cancel_scope
             for _ in range(self._code.profile.k):
                 self._ask_next(nursery, pack, search)
             nursery.start_soon(self._ask_all_later, nursery, pack, search)
-        return self._require_enough(pack, search.found)
+        return search.found
 
     async def inspect(self, pack: Pack, patience: float) -> Collected:
         """Every fragment, good or not; a node that takes longer than `patience` seconds is left out."""
@@ -87,7 +86,20 @@ class FragmentReader:
             async with trio.open_nursery() as nursery:
                 for index in range(self._code.profile.total):
                     nursery.start_soon(self._fetch_into, pack, index, found)
-        return self._require_enough(pack, found)
+        return found
+
+    def require_enough(self, pack: Pack, found: Collected) -> None:
+        """`UnavailableError`, naming the nodes that did not give a good fragment, if fewer than k did."""
+        k = self._code.profile.k
+        if len(found.good) >= k:
+            return
+        lost = [index for index in range(self._code.profile.total) if index not in found.good]
+        lost.sort(key=lambda index: pack.nodes[index])
+        reasons = "; ".join(named(pack.nodes[i], found.failed.get(i, "no answer in time")) for i in lost)
+        raise UnavailableError(
+            f"pack {pack.id.hex()}: {len(found.good)} good fragments of the {k} needed ({reasons})",
+            [pack.nodes[index] for index in lost],
+        )
 
     async def fetch(self, pack: Pack, index: int) -> bytes:
         """One fragment's payload. `CorruptError`/`FormatError`/`NotFoundError` if it is bad, else what
@@ -149,18 +161,6 @@ class FragmentReader:
             found.failed[index] = error
             if not is_wrong(error):
                 self._health.troubled(name)
-
-    def _require_enough(self, pack: Pack, found: Collected) -> Collected:
-        k = self._code.profile.k
-        if len(found.good) >= k:
-            return found
-        lost = [index for index in range(self._code.profile.total) if index not in found.good]
-        lost.sort(key=lambda index: pack.nodes[index])
-        reasons = "; ".join(named(pack.nodes[i], found.failed.get(i, "no answer in time")) for i in lost)
-        raise UnavailableError(
-            f"pack {pack.id.hex()}: {len(found.good)} good fragments of the {k} needed ({reasons})",
-            [pack.nodes[index] for index in lost],
-        )
 
 
 @dataclass(slots=True)

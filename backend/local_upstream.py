@@ -50,6 +50,9 @@ class Blocks(Protocol):
     async def get_block_again(self, block: BlockId) -> bytes:
         """See `Upstream.get_block_again`."""
 
+    async def report_wrong(self, block: BlockId) -> bool:
+        """See `Upstream.report_wrong`."""
+
     async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
         """See `Upstream.stored_blocks`."""
 
@@ -188,6 +191,10 @@ class LocalUpstream:
     async def get_block_again(self, block: BlockId) -> bytes:
         """See `Upstream.get_block_again`."""
         return await self._blocks.get_block_again(block)
+
+    async def report_wrong(self, block: BlockId) -> bool:
+        """See `Upstream.report_wrong`."""
+        return await self._blocks.report_wrong(block)
 
     async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
         """See `Upstream.stored_blocks`."""

@@ -95,6 +95,7 @@ class PackReader:
         found = await self.fragments.collect(pack)
         for index in found.wrong():
             self._report_wrong(pack, index)
+        self.fragments.require_enough(pack, found)
         decode = partial(self._code.decode, found.good, pack.size)
         return await trio.to_thread.run_sync(decode, limiter=self._cpu)
 

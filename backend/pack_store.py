@@ -87,6 +87,7 @@ class PackStore:
         self._code = code
         self._cluster = cluster
         self._drive_id = drive_id
+        self._report_wrong = report_wrong
         self._cpu = trio.CapacityLimiter(2)
         self._writes: Counter[str] = Counter()
         self._unsettled: Counter[bytes] = Counter()
@@ -132,9 +133,14 @@ class PackStore:
 
     async def repair(self, pack: Pack) -> int:
         """Look at every fragment, rebuild those that are absent or wrong; returns the bits that are still
-        missing. `UnavailableError` when fewer than k are good: nothing was changed. Idempotent."""
+        missing. `UnavailableError` when fewer than k are good: nothing was changed, and `report_wrong` was
+        told of those that are bad. Idempotent."""
         found = await self.reader.fragments.inspect(pack, REPAIR_PATIENCE)
         wrong = sorted(found.wrong())
+        if len(found.good) < self._code.profile.k:
+            for index in wrong:
+                self._report_wrong(pack, index)
+        self.reader.fragments.require_enough(pack, found)
         rebuild = partial(self._rebuild, pack, found.good, wrong)
         rebuilt = await trio.to_thread.run_sync(rebuild, limiter=self._cpu)
         away = [i for i in range(self._code.profile.total) if i not in found.good and i not in wrong]

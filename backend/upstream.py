@@ -141,7 +141,7 @@ class Upstream(Protocol):
 
     async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
         """Those of `ids` that are neither stored nor on their way by `put_blocks`. A block that was
-        released, or whose pack has lost too many fragments, is missing."""
+        released, or that cannot be read as far as is known, is missing."""
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         """Take blocks for storing. Returns when they are buffered (bounded memory: waits while
@@ -164,6 +164,10 @@ class Upstream(Protocol):
         """As `get_block`, but distrusts what was read before: decodes the pack from fragments
         whose checksums hold, and queues the pack for repair. `CorruptError`/`UnavailableError`
         when fewer than k are good."""
+
+    async def report_wrong(self, block: BlockId) -> bool:
+        """What `get_block_again` gave is not this block either: no write may rely on it until it is given
+        anew. Whether another copy is there, so that it is worth while to ask again."""
 
     async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
         """Up to `limit` stored blocks with ids above `after` (b"": from the first), by id; released ones that

@@ -150,8 +150,17 @@ class BlockCache:
         try:
             return await self._open(block, sealed)
         except (CorruptError, FormatError):
+            return await self._fetch_again(block)
+
+    async def _fetch_again(self, block: BlockId) -> Buffer:
+        """From one copy after the other, until one is the block."""
+        while True:
             sealed = await self._upstream.get_block_again(block)
-            return await self._open(block, sealed)
+            try:
+                return await self._open(block, sealed)
+            except (CorruptError, FormatError):
+                if not await self._upstream.report_wrong(block):
+                    raise
 
     async def _open(self, block: BlockId, sealed: Buffer) -> Buffer:
         if len(sealed) <= INLINE:

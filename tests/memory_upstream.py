@@ -133,6 +133,11 @@ class MemoryUpstream:
             raise NotFoundError(f"block {block.hex()} is not stored")
         return self.stored[block]
 
+    async def report_wrong(self, block: BlockId) -> bool:
+        await trio.lowlevel.checkpoint()
+        self.stored.pop(block, None)
+        return False
+
     async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
         await trio.lowlevel.checkpoint()
         return sorted(block for block in self.stored if block > after)[:limit]

@@ -46,12 +46,13 @@ from cache.lost_files import LostRange
 from cache.publisher import CommitIdentity
 from cache.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore
 from tools.check_state import StateCheck, StateSource, breaches_of, copy_database
-from tools.compose import INDEX_FILE, UnlockedDrive, cluster_map, open_nodes
+from tools.compose import INDEX_FILE, UnlockedDrive, cluster_map, open_index, open_nodes
 from tools.places import Folders
 from tools.progress import Progress
 
 _SNAPSHOT_KEY: Final = ROOTS + ROOT_NAME
 _CACHE: Final = 32 << 20
+_BATCH: Final = 1000
 
 log = logging.getLogger(__name__)
 
@@ -157,6 +158,8 @@ class DriveCheck:
         self._check_references(store)
         await self._compare_index(set(root.blocks) if root is not None else set())
         await self._judge_snapshot()
+        if self._mend:
+            await self._keep_what_is_broken()
         self.summary = self._summarised(store)
 
     # The log, and the copies of small objects
@@ -305,7 +308,9 @@ class DriveCheck:
             self._findings.add("left" if self._away else "lost", line)
 
     def _has(self, block: BlockId, store: StoreCheck) -> bool:
-        return self._index.has(block) and block not in store.unreadable
+        if self._data:  # every block was read
+            return self._index.locate(block) is not None and block not in store.unreadable
+        return self._index.has(block)
 
     async def _judge_snapshot(self) -> None:
         """One that is wrong makes room for a new one, if the log is there to make it from."""
@@ -331,11 +336,26 @@ class DriveCheck:
         """This machine's index learns of the packs that were just written."""
         path = self._cache_folder / INDEX_FILE
         if path.exists():
-            kept = self._store_on(BlockIndex(str(path), self._drive.file.id))
-            try:
-                await kept.reconcile()
-            finally:
-                await kept.close()
+            await self._complete(BlockIndex(str(path), self._drive.file.id))
+
+    async def _keep_what_is_broken(self) -> None:
+        """This machine's index learns which fragments are bad, also one that has to be made anew: else the
+        next mount would take them for good, and rely on what is lost."""
+        if not self._cache_folder.exists() or not self._index.packs_to_repair(1):
+            return
+        await self._complete(open_index(self._cache_folder / INDEX_FILE, self._drive.file.id))
+
+    async def _complete(self, kept: BlockIndex) -> None:
+        """Bring the index up to what is on the nodes and is known of it, and close it."""
+        store, skip = self._store_on(kept), 0
+        try:
+            await store.reconcile()
+            while batch := self._index.packs_to_repair(_BATCH, skip):
+                skip += len(batch)
+                for pack in batch:
+                    kept.want_repair(pack.id, pack.missing)
+        finally:
+            await store.close()
 
     def _store_on(self, index: BlockIndex) -> BlockStore:
         file = self._drive.file

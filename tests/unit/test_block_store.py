@@ -666,6 +666,7 @@ async def test_fragments_that_moved_are_found_while_a_node_is_away(tmp_path: Pat
     await rig.store.close()
 
 
+@pytest.mark.logs_warnings
 async def test_one_call_repairs_all_that_can_be_whatever_the_batches(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
