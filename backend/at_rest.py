@@ -17,10 +17,12 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from typing import Final
 
 from backend import durable
 from backend.crypto import file_hash
+from backend.errors import DriveError, NotFoundError
 
 _SEAL: Final = ".seal"
 _LOGS: Final = ("-wal", "-journal")
@@ -39,6 +41,22 @@ def seal(path: str) -> None:
         durable.write_file(path + _SEAL, [file_hash(path).hex().encode()])
     except OSError as error:
         log.info("%s is closed without a seal: %s", path, error)
+
+
+def make_private(path: str) -> None:
+    """Make sure that the database's file exists and that only its owner may read it; SQLite gives those
+    beside it the same mode. `NotFoundError` if there is no folder for it."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: its folder does not exist") from None
+    except OSError as error:
+        raise DriveError(f"{path}: {error.strerror}") from error
+    try:
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o077:
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
 
 
 def unseal(path: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import apsw
 
 from backend import at_rest
-from backend.errors import CorruptError, FormatError, NoSpaceError, TransientError
+from backend.errors import CorruptError, FormatError, NoSpaceError, NotFoundError, TransientError
 from backend.pack_format import PackEntry
 from backend.upstream import BlockId
 
@@ -133,6 +133,13 @@ def _translated(method: Callable[Parameters, Result]) -> Callable[Parameters, Re
     return wrapper
 
 
+def _make_private(path: str) -> None:
+    try:
+        at_rest.make_private(path)
+    except NotFoundError as error:
+        raise TransientError(f"the block index cannot be used: {error}") from error
+
+
 class BlockIndex:
     """All methods may raise `NoSpaceError`, `CorruptError` (rebuild it) or `TransientError` (local I/O)."""
 
@@ -149,6 +156,8 @@ class BlockIndex:
         self._path = "" if path == ":memory:" else path
         if self._path and at_rest.is_damaged(path):
             raise CorruptError("the block index changed since it was closed: remove blocks.db, it is rebuilt")
+        if self._path:
+            _make_private(path)
         self._database = apsw.Connection(path)
         # As in the namespace: no statement is compiled anew for a bound value.
         self._database.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)

@@ -266,7 +266,7 @@ class Drive(Tree):
             if not self._read_only:
                 self.ledger.flush()
                 await self.ledger.journal.sync()
-                await trio.to_thread.run_sync(self._namespace.checkpoint)
+                await self.ledger.settle()
         finally:
             self._close_local()
             await self._upstream.close()

@@ -11,12 +11,9 @@ Invariants:
    before or at writing (no descriptor, no memory, no room) accepted nothing, and the next one may succeed.
 4. What is read back after a crash is a prefix of what was appended. Segments that follow a gap are
    put aside in `lost/`, never silently used or removed.
-5. `drop_before` only lets whole segments go; their files are reused for later segments, when the folder has
-   been synced since. Bulk files go with the last record that refers to them.
-6. A dropped segment's descriptor is closed by `close_dropped`, never while an fdatasync may be using it: a
-   closed number may belong to another file by then. The close is what frees the space of an unlinked file
-   (64 MiB take the disk tens of milliseconds), so it is done in a thread.
-7. A segment's number is higher than that of any file that is there, and than the namespace's position: so
+5. `drop_before` only lets whole segments go (`cache.journal_segments`). Bulk files go with the last record
+   that refers to them. Neither is emptied or closed while an fdatasync may be using it.
+6. A segment's number is higher than that of any file that is there, and than the namespace's position: so
    a position never means two things. A power cut can take a name, and its number is given again; a salt in
    the header seeds the checksums too, so that old records cannot come back under a new header.
 
@@ -51,40 +48,23 @@ from cache.journal_format import (
     bulk_checksum,
     decode_bulk,
     decode_record,
-    decode_segment_header,
     encode_bulk,
     encode_record_header,
     encode_segment_header,
 )
+from cache.journal_segments import LOST, Dropped, Segment, SegmentFiles, close_all, set_aside
 
 log = logging.getLogger(__name__)
 
 SEGMENT_SIZE = 64 << 20
-MAX_SPARES = 2
 _OFFSET_MASK = (1 << OFFSET_BITS) - 1
-_SUFFIX = ".journal"
-_SPARE_SUFFIX = ".spare"
-_LOST = "lost"
 
 APPENDED = failpoints.declare("journal.appended", "a record is in the page cache; nothing was applied yet")
 SYNCED = failpoints.declare("journal.synced", "fdatasync returned; the caller was not told yet")
 RECORDS_SYNCED = failpoints.declare(
     "journal.records-synced", "the records are on the disk, the bytes of large writes perhaps not"
 )
-SEGMENT_STARTED = failpoints.declare("journal.segment-started", "a new segment has its header, no record yet")
 SEGMENT_DROPPED = failpoints.declare("journal.segment-dropped", "one segment was let go, others may follow")
-
-
-@dataclass(slots=True)
-class _Segment:
-    number: int
-    seed: int
-    path: str
-    descriptor: int
-    end: int
-    """offset behind the last record"""
-    size: int
-    """what it takes on the disk"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +85,9 @@ class Journal:
         self._folder = folder
         self.segment_size = segment_size
         """of segments that are begun from now on"""
-        self._segments: list[_Segment] = []
-        self._by_number: dict[int, _Segment] = {}
-        self._spares: list[str] = []
-        self._new_spares: list[str] = []
-        """not to be used before the folder was synced: a power cut could give them their old names back, and
-        what was written to them since"""
+        self._segments: list[Segment] = []
+        self._by_number: dict[int, Segment] = {}
+        self._files = SegmentFiles(folder)
         self._sequence = 1
         self._highest_number = 0
         self._synced = 0
@@ -120,7 +97,7 @@ class Journal:
         self._has_refused = False
         """whether something of a refused record may be behind the last one"""
         self._sync_lock = trio.Lock()
-        self._dropped: list[int] = []
+        self._dropped: list[Dropped] = []
         self._bulk = BulkFiles(folder)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -142,20 +119,10 @@ class Journal:
             expected = self._sequence
 
     def _find_segments(self) -> list[tuple[str, SegmentHeader]]:
-        found = []
-        self._spares = []
-        self._new_spares = [str(path) for path in self._folder.glob("*" + _SPARE_SUFFIX)]
         for path in sorted(self._folder.glob("**/*.*")):
             with suppress(ValueError):
                 self._highest_number = max(self._highest_number, int(path.stem, 16))
-        for path in sorted(self._folder.glob("*" + _SUFFIX)):
-            with open(path, "rb") as file:
-                header = decode_segment_header(file.read(SEGMENT_HEADER_SIZE))
-            if header is None or f"{header.number:016x}" != path.stem:
-                self._new_spares.append(str(path))  # preallocated or recycled, not begun yet
-            else:
-                found.append((str(path), header))
-        return found
+        return self._files.find()
 
     def _replay_segment(self, path: str, header: SegmentHeader) -> Iterator[Record]:
         data = memoryview(Path(path).read_bytes())
@@ -169,17 +136,14 @@ class Journal:
             offset += RECORD_HEADER_SIZE + len(payload)
             self._sequence += 1
         descriptor = durable.current().open(path, os.O_RDWR)
-        self._keep(_Segment(header.number, header.seed, path, descriptor, offset, len(data)))
+        self._keep(Segment(header.number, header.seed, path, descriptor, offset, len(data), len(data)))
 
-    def _keep(self, segment: _Segment) -> None:
+    def _keep(self, segment: Segment) -> None:
         self._segments.append(segment)
         self._by_number[segment.number] = segment
 
     def _set_aside(self, paths: list[str], expected: int) -> None:
-        lost = self._folder / _LOST
-        lost.mkdir(mode=0o700, exist_ok=True)
-        for path in paths:
-            durable.current().rename(path, str(lost / os.path.basename(path)))
+        lost = set_aside(self._folder, paths)
         log.error(
             "journal %s: record %d is missing although later segments exist; kept them aside in %s",
             self._folder,
@@ -197,8 +161,8 @@ class Journal:
 
     def start(self, open_commit: int) -> None:
         """Begin appending, after `replay`. The torn tail of the last segment is cut off for good."""
-        if (self._folder / _LOST).is_dir():
-            self._bulk.move_unreferred(self._folder / _LOST)
+        if (self._folder / LOST).is_dir():
+            self._bulk.move_unreferred(self._folder / LOST)
         if self._segments:
             last = self._segments[-1]
             durable.current().write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
@@ -247,6 +211,7 @@ class Journal:
             segment = self.begin_segment(open_commit)
         header = encode_record_header(segment.seed, kind, self._sequence, parts, length)
         offset = segment.end
+        segment.written = max(segment.written, offset + RECORD_HEADER_SIZE + length)
         try:
             durable.current().write(segment.descriptor, (header, *parts), offset)
             failpoints.failpoint(APPENDED)
@@ -310,43 +275,24 @@ class Journal:
         log.error("%s", self._failure)
         return InputOutputError(self._failure)
 
-    def begin_segment(self, open_commit: int) -> _Segment:
+    def begin_segment(self, open_commit: int) -> Segment:
         """What is appended from now on is in a new segment, which says that this commit is open. Raises what
         `append` raises."""
         number = self._new_number()
-        path = str(self._folder / f"{number:016x}{_SUFFIX}")
+        path = self._files.path_of(number)
         header = SegmentHeader(number, self._sequence, open_commit, int.from_bytes(os.urandom(4)))
         try:
             if self._has_refused:
                 self._erase_refused()  # else it would come before the new segment, in whose place it is
-            descriptor, size = self._allocate(path, encode_segment_header(header))
+            descriptor, size = self._files.allocate(path, encode_segment_header(header), self.segment_size)
         except OSError as error:
             raise self._refused(error) from error
-        segment = _Segment(number, header.seed, path, descriptor, SEGMENT_HEADER_SIZE, size)
+        segment = Segment(
+            number, header.seed, path, descriptor, SEGMENT_HEADER_SIZE, size, SEGMENT_HEADER_SIZE
+        )
         self._keep(segment)
         self._unsynced.add(number)
         return segment
-
-    def _allocate(self, path: str, header: bytes) -> tuple[int, int]:
-        """A segment file with its header: descriptor and size."""
-        io = durable.current()
-        if self._spares:
-            io.rename(self._spares[-1], path)
-            self._spares.pop()
-        descriptor = None
-        try:
-            descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
-            if os.fstat(descriptor).st_size < self.segment_size:
-                io.preallocate(descriptor, self.segment_size)
-            io.write(descriptor, [header], 0)
-            failpoints.failpoint(SEGMENT_STARTED)
-            return descriptor, os.fstat(descriptor).st_size
-        except OSError:
-            with suppress(FileNotFoundError):
-                io.unlink(path)
-            if descriptor is not None:
-                os.close(descriptor)
-            raise
 
     # Durability
 
@@ -377,7 +323,6 @@ class Journal:
             raise InputOutputError(self._failure)
         numbers, new_names, ends = self._unsynced, self._new_names, [file.end for file in bulk]
         self._unsynced, self._new_names = set(), False
-        spares = list(self._new_spares) if new_names else []
         descriptors = [file.descriptor for file in bulk]
         descriptors += [s.descriptor for s in self._segments if s.number in numbers]
         try:
@@ -390,8 +335,6 @@ class Journal:
         except BaseException:  # cancelled before it began: nothing is synced
             self._still_unsynced(numbers, new_names)
             raise
-        self._spares += spares
-        self._new_spares = [path for path in self._new_spares if path not in spares]
         for file, end in zip(bulk, ends, strict=True):
             file.synced_to = end
 
@@ -420,10 +363,9 @@ class Journal:
             return data
         raise InputOutputError(f"the journal {self._folder} lacks {length} bytes at {position:#x}")
 
-    def leave_oversized(self, open_commit: int) -> None:
-        """Go on in a new segment if a large record made the last one larger than segments are now, so
-        that it can be let go."""
-        if self._segments[-1].end > self.segment_size:
+    def leave(self, open_commit: int) -> None:
+        """Go on in a new segment if the last one has a record, so that it can be let go."""
+        if self._segments[-1].end > SEGMENT_HEADER_SIZE:
             self.begin_segment(open_commit)
 
     def drop_before(self, position: int) -> None:
@@ -432,36 +374,25 @@ class Journal:
         number = position >> OFFSET_BITS
         while len(self._segments) > 1 and self._segments[0].number < number:
             segment = self._segments[0]
-            if len(self._spares) + len(self._new_spares) < MAX_SPARES and segment.size == self.segment_size:
-                spare = segment.path.removesuffix(_SUFFIX) + _SPARE_SUFFIX
-                durable.current().rename(segment.path, spare)
-                self._new_spares.append(spare)
-                self._new_names = True
-            else:
-                durable.current().unlink(segment.path)
+            self._dropped.append(self._files.let_go(segment, self.segment_size))
             del self._segments[0], self._by_number[segment.number]
-            self._dropped.append(segment.descriptor)
             self._unsynced.discard(segment.number)
             failpoints.failpoint(SEGMENT_DROPPED)
-        self._bulk.drop_before(position, self._dropped)
+        self._dropped += map(Dropped, self._bulk.drop_before(position))
 
     async def close_dropped(self) -> None:
         """Give the space of dropped segments back. Idempotent."""
         async with self._sync_lock:
-            descriptors = list(self._dropped)
-            if descriptors:
-                await trio.to_thread.run_sync(_close_all, descriptors)
-                del self._dropped[: len(descriptors)]
+            dropped = list(self._dropped)
+            if dropped:
+                emptied = await trio.to_thread.run_sync(self._files.finish_dropping, dropped)
+                self._files.take_spares(emptied)
+                del self._dropped[: len(dropped)]
 
     def close(self) -> None:
         """Close the files; the records stay. Idempotent."""
-        _close_all([*self._dropped, *self._bulk.clear(), *(segment.descriptor for segment in self._segments)])
+        close_all([*(each.descriptor for each in self._dropped), *self._bulk.clear()])
+        close_all(segment.descriptor for segment in self._segments)
         self._dropped.clear()
         self._segments.clear()
         self._by_number.clear()
-
-
-def _close_all(descriptors: list[int]) -> None:
-    for descriptor in descriptors:
-        with suppress(OSError):
-            os.close(descriptor)

@@ -112,14 +112,15 @@ class BulkFiles:
         file.end = position & _OFFSET_MASK
         file.synced_to = min(file.synced_to, file.end)
 
-    def drop_before(self, record: int, dropped: list[int]) -> None:
-        """Remove the files to which only records before `record` refer; each descriptor, still open, goes to
-        `dropped`."""
+    def drop_before(self, record: int) -> list[int]:
+        """Remove the files to which only records before `record` refer; their descriptors, still open."""
+        dropped = []
         for file in [file for file in self._files.values() if file.last < record]:
             if file is self._appended:
                 self._appended = None
             durable.current().unlink(file.path)
             dropped.append(self._files.pop(file.number).descriptor)
+        return dropped
 
     def move_unreferred(self, folder: Path) -> None:
         """What no record refers to belongs to records that are kept in `folder`, perhaps."""

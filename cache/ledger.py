@@ -358,6 +358,13 @@ class Ledger:
         finally:
             await self.wake_waiting()
 
+    async def settle(self) -> None:
+        """Nothing is accepted any more: the namespace is durable, and of what is published nothing is left in
+        the journal."""
+        await self._make_durable()
+        if not self.unpublished:
+            await self.trim()
+
     async def wake_waiting(self) -> None:
         """Let those who wait for room look again."""
         async with self.freed:
@@ -366,7 +373,7 @@ class Ledger:
     def _needed_position(self) -> int:
         """The oldest position that says something unpublished."""
         if not self.unpublished:
-            self.journal.leave_oversized(self.namespace.commit)
+            self.journal.leave(self.namespace.commit)
             return self.journal.end
         oldest = self.dirty.oldest_position()
         return self._published_position if oldest is None else min(self._published_position, oldest)
@@ -376,4 +383,6 @@ class Ledger:
         reached = await trio.to_thread.run_sync(self.namespace.checkpoint)
         if reached is not None:
             self._durable_position = reached
+            if not self.unpublished:
+                self.namespace.empty_log()
         failpoints.failpoint(CHECKPOINTED)

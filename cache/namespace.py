@@ -32,11 +32,11 @@ from cache.namespace_schema import (
     Connection,
     check_format,
     create_schema,
+    cut_log,
     is_empty,
     open_database,
     prepare_live,
     read_meta,
-    secure_file,
     sqlite_errors,
     upgrade,
     value_of,
@@ -144,7 +144,7 @@ class Namespace:
             if at_rest.is_damaged(self.path):
                 raise CorruptError(f"{self.path}: the namespace database has changed since it was closed")
             at_rest.unseal(self.path)
-            secure_file(self.path)
+            at_rest.make_private(self.path)
         self._is_open = True
         with sqlite_errors(self.path):
             self._connection = open_database(self.path, read_only=self.read_only)
@@ -351,6 +351,13 @@ class Namespace:
             finally:
                 connection.close()
         return position if frames == done else None
+
+    def empty_log(self) -> None:
+        """Cut the write-ahead log to nothing, if `checkpoint` has brought all of it into the database: else
+        deleted names stay in it. Who is in the way is not waited for."""
+        if not self._connection.in_transaction:
+            with sqlite_errors(self.path):
+                cut_log(self._connection)
 
     def undo(self, to_commit: int) -> None:
         """Take back all commits after `to_commit`; the next one is open then. On disk with the next flush,

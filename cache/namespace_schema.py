@@ -14,13 +14,14 @@ from urllib.parse import quote
 
 import apsw
 
-from backend.errors import CorruptError, DriveError, FormatError, NoSpaceError, NotFoundError, TransientError
+from backend.errors import CorruptError, FormatError, NoSpaceError, NotFoundError, TransientError
 from cache.operations import OLDEST_TIME
 
 Connection = apsw.Connection
 
 APPLICATION_ID: Final = int.from_bytes(b"dfNS", "big")
 SCHEMA_VERSION: Final = 4
+BUSY_MILLISECONDS: Final = 10_000
 LOCAL_META: Final = ("journal_position", "device", "next_inode", "open_commit")
 """Keys of `meta` that speak of this machine, not of the drive: no snapshot holds them."""
 
@@ -221,7 +222,7 @@ def open_database(path: str, *, read_only: bool = False, immutable: bool = False
     # Else statements with ORDER BY are compiled anew for each value that is bound, which takes twice as long
     # as to run them.
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
-    connection.set_busy_timeout(10_000)
+    connection.set_busy_timeout(BUSY_MILLISECONDS)
     connection.execute("PRAGMA mmap_size = 0")
     connection.execute("PRAGMA cell_size_check = ON")
     return connection
@@ -229,12 +230,23 @@ def open_database(path: str, *, read_only: bool = False, immutable: bool = False
 
 def prepare_live(connection: Connection) -> None:
     """Set a connection up as the writer of a live namespace. `cache_spill` is off so that nothing
-    is written before COMMIT, which is thereby the only statement that meets a full disk."""
+    is written before COMMIT, which is thereby the only statement that meets a full disk. What is deleted is
+    overwritten, as names are in clear here."""
+    connection.execute("PRAGMA secure_delete = ON")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute("PRAGMA cache_size = -16384")
     connection.execute("PRAGMA cache_spill = OFF")
+
+
+def cut_log(connection: Connection) -> None:
+    """Make a write-ahead log whose frames are all in the database an empty file, unless somebody reads it."""
+    connection.set_busy_timeout(0)
+    try:
+        next(connection.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
+    finally:
+        connection.set_busy_timeout(BUSY_MILLISECONDS)
 
 
 def value_of(connection: Connection, sql: str, bindings: Any = None) -> Any:
@@ -274,17 +286,6 @@ def check_format(connection: Connection, path: str) -> None:
     version = connection.pragma("user_version")
     if version != SCHEMA_VERSION:
         raise FormatError(f"{path}: namespace version {version}, this program knows {SCHEMA_VERSION}")
-
-
-def secure_file(path: str) -> None:
-    """Make sure that the file exists and that only its owner may read it (SQLite gives the
-    files next to it the same mode)."""
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: its folder does not exist") from None
-    except OSError as error:
-        raise DriveError(f"{path}: {error.strerror}") from error
 
 
 def read_meta(connection: Connection) -> dict[str, str]:

@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from typing import Any, Final
 
+from backend import at_rest
 from backend.errors import CorruptError, UsageError
 from cache.namespace_schema import (
     LOCAL_META,
@@ -18,7 +19,6 @@ from cache.namespace_schema import (
     create_schema,
     open_database,
     read_meta,
-    secure_file,
     sqlite_errors,
     value_of,
 )
@@ -36,7 +36,7 @@ def export(namespace_path: str, target_path: str, commit: int) -> None:
     snapshot. `commit` must be complete (its content stored) and not later than what was flushed."""
     if os.path.exists(target_path):
         raise UsageError(f"{target_path}: exists already")
-    secure_file(target_path)
+    at_rest.make_private(target_path)
     with sqlite_errors(target_path):
         target = open_database(target_path)
         try:

@@ -1,13 +1,17 @@
-"""Nothing that a user wrote is found under the nodes: no content, name, attribute value or link target."""
+"""Nothing that a user wrote is found under the nodes: no content, name, attribute value or link target.
+On the machine itself, content stays as long as it is not stored, and names as long as the drive has them."""
 
 from __future__ import annotations
 
+import itertools
 import os
+import random
 from pathlib import Path
 
 import pytest
 
-from tests.mount.mounted import MountedDrive
+from tests.contents import KINDS, content
+from tests.mount.mounted import MountedDrive, succeed
 
 pytestmark = pytest.mark.mount
 
@@ -52,3 +56,78 @@ def test_no_plaintext_under_the_drive(drive: MountedDrive) -> None:
     drive.umount()
     assert found_in(drive.drive) == []
     assert any(path.is_file() for path in (drive.nodes()[0] / "packs").rglob("*"))
+
+
+def places_of(mark: bytes, *folders: Path) -> set[str]:
+    """The kinds of files in which a mark is."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    return {path.suffix or path.name for path in files if mark in path.read_bytes()}
+
+
+def written(folder: Path, seed: int) -> list[bytes]:
+    """Files of every kind, small enough for a record or beside it, one rewritten and one overwritten, each
+    with a mark of its own; the marks."""
+    source, marks = random.Random(seed), []
+    for number, (kind, size) in enumerate(itertools.product(KINDS, (40, 9_000, 200_000, 3_000_000))):
+        marks += [b"PLAIN-%d-%d-%s" % (seed, number, what) for what in (b"first", b"second")]
+        path, data = folder / f"file {number}", content(kind, size, seed)
+        at = source.randrange(len(data))
+        path.write_bytes(data[:at] + marks[-2] + data[at:])
+        if source.random() < 0.5:
+            with open(path, "r+b") as file:
+                file.seek(source.randrange(size))
+                file.write(marks[-1])
+                os.fsync(file.fileno())
+    return marks
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_stored_content_is_nowhere_in_clear(drive: MountedDrive, seed: int) -> None:
+    """Not even while it is mounted, and neither deleted nor kept."""
+    drive.mount("journal_size=64M")
+    marks = written(drive.mountpoint, seed)
+    assert any(places_of(mark, drive.state) == {".bulk"} for mark in marks)
+    assert any(places_of(mark, drive.state) == {".journal"} for mark in marks)
+    drive.sync()
+    assert {mark for mark in marks if places_of(mark, drive.state, drive.cache, drive.drive)} == set()
+    for path in random.Random(seed).sample([*drive.mountpoint.iterdir()], 12):
+        path.unlink()
+    drive.sync()
+    more = written(drive.mountpoint, seed + 1000)
+    drive.umount()
+    left = {mark for mark in (*marks, *more) if places_of(mark, drive.state, drive.cache, drive.drive)}
+    assert left == set()
+
+
+def test_names_are_in_the_namespace_and_go_when_they_are_forgotten(drive: MountedDrive) -> None:
+    name = "PLAINTEXT-of-a-name-e7"
+    drive.mount()
+    (drive.mountpoint / name).write_bytes(b"content")
+    (drive.mountpoint / name).unlink()
+    drive.sync()
+    assert places_of(name.encode(), drive.state) <= {".db", ".db-wal"}, "an earlier state has it"
+    keep = [f"--{span}" for span in ("all", "hourly", "daily", "weekly", "monthly")]
+    policy = [word for span in keep for word in (span, "0")]
+    succeed(drive.tool("drivefs", "retention", "set", drive.mountpoint, *policy))
+    for number in range(3):
+        (drive.mountpoint / f"other {number}").write_bytes(b"")
+        drive.sync()
+    succeed(drive.tool("drivefs", "gc", drive.mountpoint, "--grace", "0", "--trust-clock"))
+    drive.umount()
+    assert places_of(name.encode(), drive.state, drive.cache, drive.drive) == set()
+
+
+def test_what_lies_on_the_machine_is_for_its_owner_only(drive: MountedDrive) -> None:
+    """Under a umask that hides nothing."""
+    before = os.umask(0)
+    try:
+        drive.mount()
+        (drive.mountpoint / "file").write_bytes(b"content")
+        drive.sync()
+        files = [path for folder in (drive.cache, drive.state) for path in folder.rglob("*")]
+        modes = {path.name: path.stat().st_mode & 0o777 for path in files}
+        drive.umount()
+    finally:
+        os.umask(before)
+    assert {"blocks.db", "blocks.db-wal", "namespace.db", "namespace.db-wal"} <= modes.keys()
+    assert {name: mode for name, mode in modes.items() if mode & 0o077 and len(name) != 32} == {}

@@ -1,0 +1,171 @@
+"""The files of the journal's segments: made, let go, emptied, and used again.
+
+What is spent is in clear and nobody needs it: it does not stay in a file. A file that was written to before
+takes an fsync less than one that was only preallocated, so a few are kept: filled with zeros.
+
+Invariants:
+1. A file is emptied after it has lost its name, durably: a power cut that gave the name back would show a
+   segment that is whole up to somewhere, and cut off what follows it.
+2. So is it used for a later segment only then.
+3. A descriptor is closed by `finish_dropping`, which its caller never lets run beside an fdatasync: a closed
+   number may belong to another file by then. The close is what frees the space of an unlinked file (64 MiB
+   take the disk tens of milliseconds), so it is done in a thread.
+4. What an earlier process left without a name is removed: nobody knows what is in it.
+
+Event-loop thread only, but for `finish_dropping`. Errors are the `OSError` of the disk.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from backend import durable, failpoints
+from cache.journal_format import SEGMENT_HEADER_SIZE, SegmentHeader, decode_segment_header
+
+MAX_SPARES: Final = 2
+SUFFIX: Final = ".journal"
+SPARE_SUFFIX: Final = ".spare"
+LOST: Final = "lost"
+_ZEROS: Final = bytes(1 << 20)
+
+SEGMENT_STARTED = failpoints.declare("journal.segment-started", "a new segment has its header, no record yet")
+SEGMENT_EMPTYING = failpoints.declare(
+    "journal.segment-emptying", "a spent segment has lost its name durably; its bytes are still there"
+)
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file. `end`: offset behind the last record; `size`: what it takes on the disk; `written`: behind
+    this offset nothing was ever written."""
+
+    number: int
+    seed: int
+    path: str
+    descriptor: int
+    end: int
+    size: int
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A file that was let go: its descriptor, and if it is to be used again, its path and how many bytes
+    were written to it."""
+
+    descriptor: int
+    spare: str = ""
+    written: int = 0
+
+
+class SegmentFiles:
+    """See the module. `folder` is the journal's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._spares: list[str] = []
+        self._coming_spares = 0
+
+    def find(self) -> list[tuple[str, SegmentHeader]]:
+        """The segments that are there, by number. Files without a segment in them go."""
+        found = []
+        self._spares = []
+        for path in self._folder.glob("*" + SPARE_SUFFIX):
+            durable.current().unlink(str(path))
+        for path in sorted(self._folder.glob("*" + SUFFIX)):
+            with open(path, "rb") as file:
+                header = decode_segment_header(file.read(SEGMENT_HEADER_SIZE))
+            if header is not None and f"{header.number:016x}" == path.stem:
+                found.append((str(path), header))
+            elif any(path.read_bytes()):
+                set_aside(self._folder, [str(path)])
+            else:
+                durable.current().unlink(str(path))  # preallocated, not begun yet
+        return found
+
+    def path_of(self, number: int) -> str:
+        """Where the segment of that number is."""
+        return str(self._folder / f"{number:016x}{SUFFIX}")
+
+    def allocate(self, path: str, header: bytes, size: int) -> tuple[int, int]:
+        """A segment file of at least `size` bytes with its header: descriptor and size."""
+        io = durable.current()
+        if self._spares:
+            io.rename(self._spares[-1], path)
+            self._spares.pop()
+        descriptor = None
+        try:
+            descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
+            if os.fstat(descriptor).st_size < size:
+                io.preallocate(descriptor, size)
+            io.write(descriptor, [header], 0)
+            failpoints.failpoint(SEGMENT_STARTED)
+            return descriptor, os.fstat(descriptor).st_size
+        except OSError:
+            with suppress(FileNotFoundError):
+                io.unlink(path)
+            if descriptor is not None:
+                os.close(descriptor)
+            raise
+
+    def let_go(self, segment: Segment, size: int) -> Dropped:
+        """Take the name of a segment that nobody needs; to be given to `finish_dropping`. It is kept for
+        another one of `size` bytes if it has just that size, and not too many are kept."""
+        if len(self._spares) + self._coming_spares >= MAX_SPARES or segment.size != size:
+            durable.current().unlink(segment.path)
+            return Dropped(segment.descriptor)
+        spare = segment.path.removesuffix(SUFFIX) + SPARE_SUFFIX
+        durable.current().rename(segment.path, spare)
+        self._coming_spares += 1
+        return Dropped(segment.descriptor, spare, segment.written)
+
+    def finish_dropping(self, dropped: list[Dropped]) -> list[str]:
+        """Empty those that are to be used again, and close all; the paths for `take_spares`. One that
+        cannot be emptied is removed. Blocks."""
+        emptied = []
+        kept = [each for each in dropped if each.spare]
+        if kept:
+            durable.current().sync_folder(str(self._folder))
+            failpoints.failpoint(SEGMENT_EMPTYING)
+        for each in kept:
+            try:
+                _empty(each)
+                emptied.append(each.spare)
+            except OSError:
+                with suppress(OSError):
+                    durable.current().unlink(each.spare)
+        close_all(each.descriptor for each in dropped)
+        return emptied
+
+    def take_spares(self, emptied: list[str]) -> None:
+        """They can be used from now on."""
+        self._spares += emptied
+        self._coming_spares = 0
+
+
+def set_aside(folder: Path, paths: Iterable[str]) -> Path:
+    """Keep files of a journal that cannot be read in its `lost/`; where that is."""
+    lost = folder / LOST
+    lost.mkdir(mode=0o700, exist_ok=True)
+    for path in paths:
+        durable.current().rename(path, str(lost / os.path.basename(path)))
+    return lost
+
+
+def _empty(dropped: Dropped) -> None:
+    for offset in range(0, dropped.written, len(_ZEROS)):
+        length = min(dropped.written - offset, len(_ZEROS))
+        durable.current().write(dropped.descriptor, [memoryview(_ZEROS)[:length]], offset)
+    durable.current().sync_data(dropped.descriptor)
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close files that nobody writes to any more."""
+    for descriptor in descriptors:
+        with suppress(OSError):
+            os.close(descriptor)
