@@ -31,6 +31,7 @@ from cache.past import PastTree
 from cache.point_store import Point
 from cache.quiet import Quiet
 from cache.retention_keeper import RetentionKeeper
+from cache.room import Need
 from cache.sealer import AHEAD, Sealer
 from cache.snapshot_keeper import SnapshotKeeper
 from cache.space import Space
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 TICK: Final = 1.0
 STATUS_INTERVAL: Final = 30.0
+STATUS_PAUSE: Final = 0.5
+"""Seconds between two looks at the nodes, however often they change."""
 LARGEST_RECORD: Final = 8 << 20
 """A larger write is journaled in several records."""
 
@@ -91,14 +94,23 @@ class Drive(Tree):
         return await self._upstream.sizes(blocks)
 
     def statistics(self) -> FileSystemStatistics:
-        """statvfs(3), in bytes of data with all its redundancy; what is there but not available is the
-        reserve. Zeros as long as nothing is known of the nodes."""
+        """statvfs(3): data that fits with all its redundancy, beside what waits to be stored; what is free
+        but not available is the reserve. Zeros as long as nothing is known of the nodes."""
         capacity = None if self._store_status is None else self._store_status.capacity
         sizes = (0, 0, 0) if capacity is None else (capacity.total, capacity.free, capacity.available)
-        total, free, available = (size // BLOCK_SIZE for size in sizes)
+        unstored = self.ledger.room.unstored
+        total, free, available = sizes[0], max(sizes[1] - unstored, 0), max(sizes[2] - unstored, 0)
         inodes = self._namespace.statistics().inodes
         room = 1 << 40
-        return FileSystemStatistics(BLOCK_SIZE, total, free, available, inodes + room, room, MAX_NAME)
+        return FileSystemStatistics(
+            BLOCK_SIZE,
+            total // BLOCK_SIZE,
+            free // BLOCK_SIZE,
+            available // BLOCK_SIZE,
+            inodes + room,
+            room,
+            MAX_NAME,
+        )
 
     # Content
 
@@ -115,8 +127,9 @@ class Drive(Tree):
         return await self._content.read(inode, offset, end, whole)
 
     async def write(self, inode: int, offset: int, data: bytes | memoryview) -> None:
-        """All of `data` at `offset`. Waits while the journal is full and the nodes are slower."""
-        await self._room()
+        """All of `data` at `offset`. Waits while the journal is full and the nodes are slower, and not for
+        ever. `DriveFullError`: the nodes could not store it."""
+        await self._room(self._need(inode, offset + len(data), len(data)), len(data))
         row = self._row(inode)
         if not S_ISREG(row.mode):
             raise InvalidArgumentError("not a regular file")
@@ -132,6 +145,12 @@ class Drive(Tree):
         if layer.written_to - layer.sealed_to >= 2 * AHEAD and inode not in self._sealing_ahead:
             self._sealing_ahead[inode] = layer
             self._seal_ahead.set()
+
+    def _need(self, inode: int, end: int, size: int) -> Need:
+        """What room a write asks for: where nothing but the reserve is left, to overwrite is less."""
+        if self.ledger.room.allows(Need.GROW, size) or end > self.size(inode):
+            return Need.GROW
+        return Need.CHANGE
 
     async def flush(self, inode: int) -> None:
         """A descriptor of the file was closed: its content is ready for a commit."""
@@ -189,15 +208,26 @@ class Drive(Tree):
         return accepted
 
     async def _status_loop(self) -> None:
+        room = self.ledger.room
         while True:
-            await trio.sleep(STATUS_INTERVAL)
+            with trio.move_on_after(STATUS_INTERVAL):
+                await room.wanted.wait()
             await self._refresh_status()
+            await self.ledger.wake_waiting()
+            await trio.sleep(STATUS_PAUSE)
 
     async def _refresh_status(self) -> None:
+        """Ask the store, and reckon with what it says."""
+        room = self.ledger.room
+        room.wanted = trio.Event()
+        accepted, unstored = room.accepted, self.ledger.unstored_bytes
         try:
-            self._store_status = await self._upstream.status()
+            status = self._store_status = await self._upstream.status()
         except DriveError as error:
             log.info("the store's state cannot be had now: %s", error)
+        else:
+            unstored = max(unstored, status.pending_bytes)
+            room.measured(status.capacity, accepted, unstored, trio.current_time())
 
     async def _seal_ahead_loop(self) -> None:
         while True:

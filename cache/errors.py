@@ -74,6 +74,10 @@ class NoSpaceLeftError(FileSystemError):
     """ENOSPC: the local disk that holds the journal is full"""
 
 
+class DriveFullError(NoSpaceLeftError):
+    """ENOSPC: the nodes can store no more; an ordinary answer"""
+
+
 class InputOutputError(FileSystemError):
     """EIO: the bytes cannot be had, or cannot be made durable"""
 

@@ -31,6 +31,7 @@ from cache.operations import (
     SetAttributes,
     SetXattr,
 )
+from cache.room import Need
 from cache.rows import InodeRow
 
 MAX_XATTR_NAME: Final = 255
@@ -48,7 +49,7 @@ class InodeAttributes(Inodes):
 
     async def set_attributes(self, inode: int, change: AttributeChange) -> Attributes:
         """chmod, chown, truncate, utimensat in one. Without a `ctime_ns` it is now."""
-        await self._room()
+        await self._room(Need.FREE)
         row = self._row(inode)
         now = time.time_ns()
         if self._is_write_back(row, change, now):
@@ -167,7 +168,7 @@ class InodeAttributes(Inodes):
         """Set or replace. Limits as Linux has them: names of 255 bytes, values of 64 KiB. An access list
         sets the mode too; without `keeps_set_group_id` (who sets it is no member of the file's group) it
         takes that bit. `InvalidArgumentError`, `AccessDeniedError`: no list, or it does not belong there."""
-        await self._room()
+        await self._room(Need.CHANGE, len(value))
         row = self._row(inode)
         if not name.startswith(XATTR_NAMESPACES):
             raise NotSupportedError("extended attributes are user., trusted., security. or access lists")
@@ -183,7 +184,7 @@ class InodeAttributes(Inodes):
 
     async def remove_xattr(self, inode: int, name: bytes) -> None:
         """`NoAttributeError` if there is none of that name, unless it is an access list."""
-        await self._room()
+        await self._room(Need.FREE)
         now = time.time_ns()
         if name in LISTS:
             self._accept_all(self._access_lists.removing(self._row(inode), name, now))

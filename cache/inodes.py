@@ -2,8 +2,8 @@
 
 Invariants:
 1. Calls that only look are synchronous and never wait for a node. Calls that change are async,
-   because they wait while the journal is full; normally they do not give up control at all, and
-   from the check to the acceptance they never do.
+   because they wait while the journal is full, for a bounded time; normally they do not give up control
+   at all, and from the check to the acceptance they never do.
 2. An inode without a name lives while somebody holds it or its frozen content is on its way.
 
 Event-loop thread only.
@@ -21,6 +21,7 @@ from cache.access import AccessLists
 from cache.attributes import Attributes, Entry
 from cache.dirty import DirtyFile
 from cache.errors import (
+    DriveFullError,
     InputOutputError,
     InvalidArgumentError,
     NameTooLongError,
@@ -37,9 +38,15 @@ from cache.operations import (
     Operation,
 )
 from cache.publisher import Publisher
+from cache.room import Need
 from cache.rows import InodeRow
 
 BLOCK_SIZE: Final = 4096
+PATIENCE: Final = 5.0
+"""Seconds that a change waits for room at most. A dozen pages that the kernel writes back at once trickle in
+so at some 2 MB/s while the nodes are away, until the journal has twice its size."""
+_WAIT: Final = {Need.GROW: 1, Need.CHANGE: 1, Need.FREE: 3}
+"""Beyond so many times what makes writers wait, whoever has this need waits; one more, and it is refused."""
 AT_ONCE: Final = 256
 """Changes that were put off are accepted so many at once."""
 
@@ -214,27 +221,67 @@ class Inodes:
             self.ledger.accept_all(operations)
         self.publisher.wake()
 
-    async def _room(self) -> None:
-        """Wait while the journal is full; refuse when the drive cannot be written."""
+    async def _room(self, need: Need, size: int = 0) -> None:
+        """Return when a change of so many bytes can be accepted; refuse when it cannot, or the drive cannot
+        be written. Whoever waits is answered after `PATIENCE` seconds, as nobody can be killed while the
+        kernel waits for the answer: let in beyond what should be, if memory and journal can bear it."""
+        self._check_writable()
+        if self.publisher.is_over(_WAIT[need]):
+            await self._wait_for_publisher(need)
+        if not self.ledger.room.allows(need, size):
+            await self._make_room(need, size)
+
+    def _check_writable(self) -> None:
         if self._read_only:
             raise ReadOnlyFileSystemError("the drive is mounted read-only")
-        publisher = self.publisher
-        while publisher.blocked and not publisher.fenced and not self._closing:
-            publisher.wake()
-            if publisher.refusal is not None:
-                raise type(publisher.refusal)(publisher.problem)
-            async with self.ledger.freed:
-                await self.ledger.freed.wait()
-        if publisher.fenced:
-            raise ReadOnlyFileSystemError(publisher.problem)
+        if self.publisher.fenced:
+            raise ReadOnlyFileSystemError(self.publisher.problem)
         if self._closing:
             raise InputOutputError("the drive is being closed")
+
+    async def _wait_for_publisher(self, need: Need) -> None:
+        """The journal or memory is full: until there is less in it."""
+        publisher = self.publisher
+        with trio.move_on_after(PATIENCE):
+            while publisher.is_over(_WAIT[need]):
+                publisher.wake()
+                if publisher.refusal is not None and need is not Need.FREE:
+                    raise type(publisher.refusal)(publisher.problem)
+                await self._wait_for_news()
+        if publisher.is_over(_WAIT[need] + 1):
+            raise NoSpaceLeftError(publisher.problem or "the journal is full, and storing it takes long")
+
+    async def _make_room(self, need: Need, size: int) -> None:
+        """Have what was accepted stored, which may take less than it seemed, and the nodes measured."""
+        room = self.ledger.room
+        room.waiting += 1
+        try:
+            with trio.move_on_after(PATIENCE):
+                while not room.allows(need, size) and self._may_find_room():
+                    room.look_soon()
+                    self.publisher.wake()
+                    await self._wait_for_news()
+        finally:
+            room.waiting -= 1
+        if not room.allows(need, size):
+            raise DriveFullError("the drive is full: delete something and give its space back (drivefs gc)")
+
+    def _may_find_room(self) -> bool:
+        room = self.ledger.room
+        if room.is_known(trio.current_time()):
+            return False
+        return room.unstored <= 0 or not self.publisher.problem
+
+    async def _wait_for_news(self) -> None:
+        async with self.ledger.freed:
+            await self.ledger.freed.wait()
+        self._check_writable()
 
     async def accept_together(self, make: Callable[[], list[Operation]]) -> None:
         """All that `make` gives, in one commit, or nothing of it, also after a crash. `make` is called when
         there is room, and decides on the state that it then finds: what it raises is raised, and nothing
         has changed. `NoSpaceLeftError`: the same."""
-        await self._room()
+        await self._room(Need.CHANGE)
         self.ledger.accept_all(make())
         self.publisher.wake()
 

@@ -43,6 +43,7 @@ from cache.journal_format import (
 from cache.journal_scan import DATA_OFFSET, Event, PendingCommit, Scan, scan
 from cache.namespace import Namespace
 from cache.operations import Operation, SetAttributes, SetExtents, encode
+from cache.room import Room
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Ledger:
         self.journal = journal
         self.namespace = namespace
         self.dirty = DirtyFiles()
+        self.room = Room()
         self.pending: PendingCommit | None = None
         self._operations: list[bytes] = []
         self.operation_bytes = 0
@@ -226,6 +228,7 @@ class Ledger:
     def _remember(self, encoded: bytes) -> None:
         self._operations.append(encoded)
         self.operation_bytes += len(encoded)
+        self.room.accepted += len(encoded)
 
     def write(self, inode: int, offset: int, data: bytes | memoryview, time_ns: int) -> Layer:
         """Journal file data; the layer that holds it."""
@@ -236,6 +239,7 @@ class Ledger:
             position = self.journal.append(RecordType.DATA, (header, data), self.namespace.commit)
             at = position + DATA_OFFSET
         self.accepted += 1
+        self.room.accepted += len(data)
         return self.dirty.write(inode, offset, len(data), position, at, time_ns)
 
     @property
@@ -256,6 +260,13 @@ class Ledger:
     def unpublished(self) -> bool:
         """Whether anything accepted is not in the commit log yet."""
         return self.pending is not None or bool(self._operations) or len(self.dirty) > 0
+
+    @property
+    def unstored_bytes(self) -> int:
+        """Bytes of what was accepted and is not in the commit log: content and operations. Walks all dirty
+        files."""
+        pending = 0 if self.pending is None else sum(map(len, self.pending.operations))
+        return self.dirty.data_bytes() + self.operation_bytes + pending
 
     @property
     def open_operations(self) -> int:

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import trio
 
 from backend.commit_format import payload_associated_data
-from backend.errors import DriveError, FencedError
+from backend.errors import DriveError, FencedError, NoSpaceError
 from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.commit_payload import seal_operations
 from cache.dirty import Layer
-from cache.errors import FileSystemError, InputOutputError, NoSpaceLeftError
+from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.journal_scan import PendingCommit
 from cache.ledger import Ledger
 from cache.operations import Release, SetExtents, SetWriter, decode, encode, is_release
@@ -104,7 +104,8 @@ class Publisher:
         self._wake = trio.Event()
         self.fenced = False
         self.refusal: FileSystemError | None = None
-        """what to tell writers who would have to wait: this machine's disk is what stops publishing"""
+        """what to tell writers who would have to wait: this machine's disk is what stops publishing, or that
+        the nodes are full"""
         self.problem = ""
         """one line for people: why nothing can be published now; empty if all is well"""
 
@@ -143,17 +144,22 @@ class Publisher:
             ledger.operation_bytes > OPERATIONS_LIMIT
             or ledger.open_writes > WRITES_LIMIT
             or ledger.journal.used_bytes > self._journal_limit // 2
+            or ledger.room.is_tight
         )
 
     @property
     def blocked(self) -> bool:
         """Whether writers have to wait: what is accepted must neither outgrow the journal, nor memory,
         nor what one commit can hold."""
+        return self.is_over(1)
+
+    def is_over(self, times: int) -> bool:
+        """Whether so many times as much was accepted as makes writers wait."""
         ledger = self._ledger
         return (
-            ledger.operation_bytes > 2 * OPERATIONS_LIMIT
-            or ledger.open_writes > 2 * WRITES_LIMIT
-            or ledger.journal.used_bytes > self._journal_limit
+            ledger.operation_bytes > 2 * times * OPERATIONS_LIMIT
+            or ledger.open_writes > 2 * times * WRITES_LIMIT
+            or ledger.journal.used_bytes > times * self._journal_limit
         )
 
     def wake(self) -> None:
@@ -216,6 +222,7 @@ class Publisher:
         self._ledger.published(head)
         self._built = None
         await self._ledger.trim()
+        self._ledger.room.look_soon()
         await self._after_commit(sum(map(len, pending.all_operations())))
 
     def _say_who(self) -> None:
@@ -300,6 +307,8 @@ class Publisher:
 
 
 def _refusal(error: Exception) -> FileSystemError | None:
+    if isinstance(error, NoSpaceError):
+        return DriveFullError(str(error))
     if isinstance(error, OSError):
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return NoSpaceLeftError(str(error)) if full else InputOutputError(str(error))

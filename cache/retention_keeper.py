@@ -192,10 +192,12 @@ class RetentionKeeper:
                 await self._collect(self._schedule.grace, self._schedule.bytes_per_second)
 
     async def collect(self, *, grace: float | None = None, trust_clock: bool = False) -> Collected:
-        """Apply the policy and give space back now, at full speed. `grace` as in the schedule by default;
-        `trust_clock` drops points even where `held_back` says why not to."""
+        """Apply the policy and give space back now, at full speed: of what was deleted before the call too.
+        `grace` as in the schedule by default; `trust_clock` drops points even where `held_back` says why not
+        to."""
         self._check_writable()
         async with self._lock:
+            await self._publisher.publish(everything=False)
             held_back = "" if trust_clock else self.held_back()
             dropped = await self._apply("" if trust_clock else None)
             await self._forget()
@@ -265,4 +267,5 @@ class RetentionKeeper:
             return dead, CompactionReport()
         report = await self._upstream.compact(grace, bytes_per_second, debris=True)
         self._waiting_blocks = len(dead.blocks) - report.blocks
+        self._ledger.room.look_soon()
         return dead, report

@@ -8,6 +8,7 @@ the truth, a snapshot only saves time.
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cache import snapshot
 from cache.errors import FileSystemError
 from cache.ledger import Ledger
 from cache.quiet import Quiet
+from cache.room import Need
 from cache.snapshot_store import SnapshotStore
 
 log = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ class SnapshotKeeper:
         self._commits = self._operation_bytes = 0
         self._ledger.flush()
         head = self._ledger.head
-        if head.number == 0:
+        if head.number == 0 or not self._has_room():
             return
         try:
             await trio.to_thread.run_sync(
@@ -80,3 +82,11 @@ class SnapshotKeeper:
         finally:
             self._path.unlink(missing_ok=True)
         log.info("snapshot of commit %d stored", head.number)
+
+    def _has_room(self) -> bool:
+        """A snapshot takes nothing of the reserve. How much of it is new is not known before."""
+        size = os.stat(self._ledger.namespace.path).st_size
+        if self._ledger.room.allows(Need.GROW, size):
+            return True
+        log.info("no snapshot is made now: the drive is too full for its %d bytes", size)
+        return False

@@ -37,6 +37,7 @@ from cache.operations import (
     RenameLeavingWhiteout,
     Unlink,
 )
+from cache.room import Need
 from cache.rows import DentryRow, InodeRow
 
 MAX_LINKS: Final = (1 << 31) - 1
@@ -59,7 +60,7 @@ class Tree(InodeAttributes):
         the directory's group, and a directory the bit too (stat(2), inode(7)). Where the directory has a
         default access list, that has its say instead of the umask (acl(5), "OBJECT CREATION"); without a
         umask the mode is final."""
-        await self._room()
+        await self._room(Need.CHANGE)
         directory = self._new_name(parent, name)
         if directory.mode & S_ISGID:
             gid = directory.gid
@@ -78,7 +79,7 @@ class Tree(InodeAttributes):
             raise NoEntryError("an empty symbolic link")
         if len(target) > MAX_SYMLINK:
             raise NameTooLongError("a symbolic link's target is at most 4095 bytes")
-        await self._room()
+        await self._room(Need.CHANGE, len(target))
         directory = self._new_name(parent, name)
         group = directory.gid if directory.mode & S_ISGID else gid
         inode = self._namespace.allocate_inode()
@@ -97,7 +98,7 @@ class Tree(InodeAttributes):
 
     async def link(self, inode: int, parent: int, name: bytes) -> Attributes:
         """One more name for a file."""
-        await self._room()
+        await self._room(Need.CHANGE)
         row = self._row(inode)
         if row.is_directory:
             raise NotPermittedError("a directory has one name only")
@@ -119,7 +120,7 @@ class Tree(InodeAttributes):
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name that is not a directory's."""
-        await self._room()
+        await self._room(Need.FREE)
         _, row = self._entry(parent, name)
         if row.is_directory:
             raise DirectoryError("is a directory")
@@ -128,7 +129,7 @@ class Tree(InodeAttributes):
 
     async def remove_directory(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
-        await self._room()
+        await self._room(Need.FREE)
         if name == b".":
             raise InvalidArgumentError("cannot remove .")
         if name == b"..":
@@ -154,7 +155,7 @@ class Tree(InodeAttributes):
     ) -> None:
         """rename(2), renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE, or RENAME_WHITEOUT (`whiteout`: the
         user and group that the whiteout is to have, unless the directory hands its group on)."""
-        await self._room()
+        await self._room(Need.FREE)
         if exchange and (no_replace or whiteout is not None):
             raise InvalidArgumentError("EXCHANGE excludes NOREPLACE and WHITEOUT")
         _, row = self._entry(parent, name)

@@ -31,6 +31,7 @@ ERRNO: Final[dict[type[Exception], int]] = {
     cache.NotSupportedError: errno.EOPNOTSUPP,
     cache.ReadOnlyFileSystemError: errno.EROFS,
     cache.NoSpaceLeftError: errno.ENOSPC,
+    cache.DriveFullError: errno.ENOSPC,
     cache.InputOutputError: errno.EIO,
     cache.StaleError: errno.ESTALE,
     cache.FileSystemError: errno.EIO,
@@ -61,6 +62,8 @@ def errno_of(error: Exception) -> int:
 def is_expected(error: Exception) -> bool:
     """Whether `error` is an ordinary answer to a process (no such file, not empty) and not worth a log
     line. False for faults of the store, of this machine and of the program."""
+    if isinstance(error, cache.DriveFullError):
+        return True
     return isinstance(error, cache.FileSystemError) and not isinstance(
         error, cache.InputOutputError | cache.NoSpaceLeftError
     )

@@ -22,6 +22,7 @@ import httpx
 
 from mountfs.control_address import addresses, peer, within_reach
 from tools import mounts
+from tools.deadline import Deadline
 from tools.errors import ToolError
 from tools.mounts import Mount
 
@@ -63,18 +64,23 @@ class ControlClient:
 
     def status(self) -> dict[str, Any]:
         """What `GET /status` says: see docs/tools.md."""
-        answer: dict[str, Any] = self._ask("GET", "/status", ANSWER_SECONDS).json()
+        answer: dict[str, Any] = self._ask("GET", "/status", Deadline(ANSWER_SECONDS)).json()
         return answer
 
     def sync(self, mountpoint: str, timeout: float | None) -> None:
         """Return when all that programs wrote to the mount before is stored and published. `NoAnswerError`
-        after `timeout` seconds (None: wait as long as it takes); the mount goes on storing then."""
-        self._write_back(mountpoint, timeout)
-        self._ask("POST", "/sync", timeout)
+        after `timeout` seconds (None: wait as long as it takes); the mount goes on storing then. `ToolError`
+        if the kernel could not hand over everything; what the mount has is stored in any case."""
+        deadline = Deadline(timeout)
+        complaint = self._write_back(mountpoint, deadline)
+        self._ask("POST", "/sync", deadline)
+        if complaint is not None:
+            raise ToolError(f"{mountpoint}: not all could be written back: {complaint}")
 
     def call(self, name: str, arguments: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
         """What the call `name` (`cache.calls`) answers to `arguments`. `ToolError` with its refusal."""
-        answer: dict[str, Any] = self._ask("POST", f"/calls/{name}", timeout, dict(arguments)).json()
+        asked = self._ask("POST", f"/calls/{name}", Deadline(timeout), dict(arguments))
+        answer: dict[str, Any] = asked.json()
         return answer
 
     def process_id(self) -> int:
@@ -99,27 +105,26 @@ class ControlClient:
         except FileNotFoundError as error:
             raise self._no_answer(str(error.strerror)) from None
 
-    def _write_back(self, mountpoint: str, timeout: float | None) -> None:
-        """Have the kernel hand the mount what it holds itself. A writer that was killed in the middle of a
-        request leaves the kernel an EINTR, which it tells once, to the next who syncs: that is no reason to
-        fail."""
-        reason = self._sync_file_system(mountpoint, timeout)
+    def _write_back(self, mountpoint: str, deadline: Deadline) -> str | None:
+        """Have the kernel hand the mount what it holds itself; what there is to complain of, if anything. A
+        writer that was killed in the middle of a request leaves the kernel an EINTR, which it tells once, to
+        the next who syncs: that is no reason to fail."""
+        reason = self._sync_file_system(mountpoint, deadline)
         if reason is not None and os.strerror(errno.EINTR) in reason:
-            reason = self._sync_file_system(mountpoint, timeout)
-        if reason is not None:
-            raise ToolError(f"{mountpoint}: not all could be written back: {reason}")
+            reason = self._sync_file_system(mountpoint, deadline)
+        return reason
 
-    def _sync_file_system(self, mountpoint: str, timeout: float | None) -> str | None:
+    def _sync_file_system(self, mountpoint: str, deadline: Deadline) -> str | None:
         """syncfs(2): what there is to complain of, if anything. The mount does it where its owner alone may
         look into it, and we are not the owner."""
-        reason = _sync_file_system(mountpoint, timeout)
+        reason = _sync_file_system(mountpoint, deadline)
         if reason is None or os.strerror(errno.EACCES) not in reason:
             return reason
-        answer: dict[str, Any] = self._ask("POST", "/write-back", timeout).json()
+        answer: dict[str, Any] = self._ask("POST", "/write-back", deadline).json()
         return str(answer["problem"]) or None
 
     def _ask(
-        self, method: str, path: str, timeout: float | None, arguments: dict[str, Any] | None = None
+        self, method: str, path: str, deadline: Deadline, arguments: dict[str, Any] | None = None
     ) -> httpx.Response:
         # httpx writes JSON in UTF-8, which bytes of names that are no text are not; this writes escapes.
         body = None if arguments is None else json.dumps(arguments).encode()
@@ -127,13 +132,13 @@ class ControlClient:
         # No TLS here, so no certificates: to load them takes longer than most answers.
         with self._reach() as address:
             transport = httpx.HTTPTransport(uds=address, verify=False)
-            with httpx.Client(transport=transport, base_url="http://drivefs", timeout=timeout) as client:
+            with httpx.Client(
+                transport=transport, base_url="http://drivefs", timeout=deadline.left()
+            ) as client:
                 try:
                     answer = client.request(method, path, content=body)
                 except httpx.TimeoutException:
-                    raise NoAnswerError(
-                        f"no answer within {timeout:g} s; the mount goes on storing"
-                    ) from None
+                    raise NoAnswerError(f"no answer within {deadline}; the mount goes on storing") from None
                 except httpx.TransportError as error:
                     raise self._no_answer(str(error)) from None
         if answer.is_error:
@@ -144,20 +149,26 @@ class ControlClient:
         return NoAnswerError(f"the mount does not answer on {self._address!r}: {reason}")
 
 
-def _sync_file_system(mountpoint: str, timeout: float | None) -> str | None:
+_abandoned: Final[list[subprocess.Popen[bytes]]] = []
+"""Those that were killed and may not have ended: to wait for them is what must not be."""
+
+
+def _sync_file_system(mountpoint: str, deadline: Deadline) -> str | None:
     """What sync(1) has to complain of, if anything: a process of its own, as the call cannot be given a time
-    limit."""
+    limit, and cannot even be killed while the kernel waits for the mount."""
+    process = subprocess.Popen(
+        ["sync", "--file-system", mountpoint],
+        env={**os.environ, "LC_ALL": "C"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     try:
-        result = subprocess.run(
-            ["sync", "--file-system", mountpoint],
-            env={**os.environ, "LC_ALL": "C"},
-            timeout=timeout,
-            capture_output=True,
-            check=False,
-        )
+        _, said = process.communicate(timeout=deadline.left())
     except subprocess.TimeoutExpired:
-        raise NoAnswerError(f"not all was written back within {timeout:g} s") from None
-    return os.fsdecode(result.stderr).strip() if result.returncode else None
+        process.kill()
+        _abandoned.append(process)
+        raise NoAnswerError(f"not all was written back within {deadline}") from None
+    return os.fsdecode(said).strip() if process.returncode else None
 
 
 def _why_no_socket(mount: Mount, error: OSError) -> ToolError:

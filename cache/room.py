@@ -1,0 +1,85 @@
+"""Room: what may still be accepted, so that all that is accepted can be stored.
+
+The account: what the nodes can store, as it was last measured (`Capacity`), less what had been accepted and
+was not stored then, less all that was accepted since. Bytes are counted as they are written, before dedup
+and compression: too much at worst, until they are stored and it is measured anew.
+
+What makes the drive grow stops at the reserve, what changes it (overwriting, names, attributes) in the
+middle of it, and what frees never: the reserve is there so that a full drive can be emptied.
+
+Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import Final
+
+import trio
+
+from backend.upstream import Capacity
+
+LITTLE: Final = 1 << 20
+"""So much that is not stored is no reason to publish before the time."""
+FRESH: Final = 1.0
+"""Seconds for which a measurement is good enough to refuse by."""
+
+
+class Need(Enum):
+    """What room is asked for."""
+
+    GROW = "grow"
+    CHANGE = "change"
+    FREE = "free"
+
+
+class Room:
+    """See the module. Unlimited until something is known."""
+
+    def __init__(self) -> None:
+        self.accepted = 0
+        """bytes, by this process; only ever grows"""
+        self.waiting = 0
+        """who waits for room"""
+        self.wanted = trio.Event()
+        """set when it should be measured soon; whoever measures puts a new one in its place"""
+        self._capacity: Capacity | None = None
+        self._stored = 0
+        """of `accepted`, what was stored when it was last measured"""
+        self._measured_at = -math.inf
+
+    def look_soon(self) -> None:
+        """What the nodes hold has changed, or may have."""
+        self.wanted.set()
+
+    def measured(self, capacity: Capacity | None, accepted: int, unstored: int, moment: float) -> None:
+        """The nodes have this capacity. `accepted` and `unstored` are of before they were asked: what was
+        stored meanwhile may be missing from what they said."""
+        self._capacity, self._stored, self._measured_at = capacity, accepted - unstored, moment
+
+    @property
+    def unstored(self) -> int:
+        """Bytes that were accepted and are not known to be stored."""
+        return self.accepted - self._stored
+
+    def left(self, need: Need) -> float:
+        """Bytes that may still be accepted."""
+        if self._capacity is None or need is Need.FREE:
+            return math.inf
+        storable = self._capacity.storable if need is Need.GROW else self._capacity.storable_in_need
+        return storable - self.unstored
+
+    def allows(self, need: Need, size: int) -> bool:
+        """Whether so many bytes more can be accepted."""
+        return self._capacity is None or need is Need.FREE or self.left(need) >= size
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether what is not stored should be, to find out what it really takes."""
+        unstored = self.unstored
+        return unstored > max(self.left(Need.GROW), LITTLE) or (self.waiting > 0 and unstored > 0)
+
+    def is_known(self, moment: float) -> bool:
+        """Whether to wait would tell nothing: all is stored, and it was measured just now."""
+        return self.unstored <= 0 and moment - self._measured_at < FRESH

@@ -1,0 +1,88 @@
+"""The client of the control socket keeps its time limits, whatever does not answer."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools import control_client
+from tools.control_client import ControlClient, NoAnswerError
+from tools.deadline import Deadline
+from tools.errors import ToolError
+
+LIMIT = 1.0
+SLACK = 1.5
+"""What a busy machine may take beside."""
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[Path]:
+    """A control socket that takes every question and answers none."""
+    path = tmp_path / "control"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        listener.listen(16)
+        yield path
+
+
+def put_sync(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Let `script` be sync(1)."""
+    command = folder / "bin" / "sync"
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\n{script}\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:/usr/bin:/bin")
+
+
+@pytest.fixture
+def unkillable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As a process is that waits in the kernel: killed, it goes on. Ended after the test."""
+    kill = subprocess.Popen.kill
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda _process: None)
+    yield
+    for process in control_client._abandoned:
+        kill(process)
+        process.communicate()
+    control_client._abandoned.clear()
+
+
+@pytest.mark.usefixtures("unkillable")
+def test_a_sync_that_cannot_be_killed_does_not_hold_up_who_asked(
+    silent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_sync(tmp_path, monkeypatch, "exec sleep 60")
+    begun = time.monotonic()
+    with pytest.raises(NoAnswerError, match="not all was written back within 1 s"):
+        ControlClient(str(silent)).sync(str(tmp_path), LIMIT)
+    assert time.monotonic() - begun < LIMIT + SLACK
+
+
+def test_all_steps_share_the_time(silent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_sync(tmp_path, monkeypatch, "exec sleep 0.8")
+    begun = time.monotonic()
+    with pytest.raises(NoAnswerError, match="no answer within 1 s"):
+        ControlClient(str(silent)).sync(str(tmp_path), LIMIT)
+    assert time.monotonic() - begun < LIMIT + 0.6
+
+
+def test_what_could_not_be_written_back_is_told_when_the_rest_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(ControlClient, "_ask", lambda _self, _method, path, _deadline: asked.append(path))
+    put_sync(tmp_path, monkeypatch, "echo 'No space left on device' >&2; exit 1")
+    with pytest.raises(ToolError, match="not all could be written back: No space left on device"):
+        ControlClient("nowhere").sync(str(tmp_path), None)
+    assert asked == ["/sync"]
+
+
+def test_a_deadline_is_never_over_for_a_step() -> None:
+    assert Deadline(None).left() is None
+    over = Deadline(0).left()
+    assert over is not None
+    assert over > 0
