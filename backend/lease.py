@@ -55,6 +55,8 @@ DEFAULT_SECONDS: Final = 30.0
 _MARGIN: Final = 1.1
 """How much longer an observer waits, for clocks that run at different rates."""
 _TRIES: Final = 10
+SILENT_SECONDS: Final = 2.0
+"""A person who waits longer is told what for."""
 
 BEFORE_TAKEOVER: Final = declare("lease.before-takeover", "the last holder is gone; nothing is written")
 AFTER_ACQUIRE: Final = declare("lease.after-acquire", "a majority has the new record; the log is not read")
@@ -92,15 +94,18 @@ class Lease:
         seconds: float = DEFAULT_SECONDS,
         clock: Callable[[], float] = boot_clock,
         life: Callable[[Holder, Holder], Life] = life_of,
+        waiting: Callable[[str], None] = log.info,
     ) -> None:
         """`nodes` are all nodes of the drive, also those that are away. `seconds` is for how long others
-        trust a silent holder; it is renewed three times in that."""
+        trust a silent holder; it is renewed three times in that. `waiting` is told for whom and how long
+        `acquire` waits, when it has for two seconds."""
         self._nodes = nodes
         self._drive = drive_id.hex()
         self._holder = holder
         self._seconds = seconds
         self._clock = clock
         self._life = life
+        self._waiting = waiting
         self._majority = len(nodes) // 2 + 1
         self._mine: LeaseRecord | None = None
         self._valid_until = 0.0
@@ -314,9 +319,14 @@ class Lease:
             return
         if life == "running":
             raise LeaseHeldError(_held_by(record))
-        until = self._clock() + record.seconds * _MARGIN
+        began = self._clock()
+        until = began + record.seconds * _MARGIN
+        said = False
         while (left := until - self._clock()) > 0:
-            await trio.sleep(min(left, max(record.seconds / 15, 0.05)))
+            if not said and self._clock() - began >= SILENT_SECONDS:
+                self._waiting(_waits_for(record, left))
+                said = True
+            await trio.sleep(min(left, SILENT_SECONDS, max(record.seconds / 15, 0.05)))
             now = _state_of(record.token, await self._look())
             if now is None or self._life(record.holder, self._holder) == "gone":
                 return
@@ -341,6 +351,14 @@ def _state_of(token: str, seen: Mapping[str, _Seen]) -> LeaseRecord | None:
 
 def _same(record: LeaseRecord | None, mine: LeaseRecord) -> bool:
     return record is not None and (record.epoch, record.token, record.held) == (mine.epoch, mine.token, True)
+
+
+def _waits_for(record: LeaseRecord, left: float) -> str:
+    holder = record.holder
+    return (
+        f"the drive was last mounted by process {holder.pid} on {holder.host}, and whether that lives cannot "
+        f"be seen from here; waiting until its lease has run out, {left:.0f} s at most"
+    )
 
 
 def _held_by(record: LeaseRecord) -> str:

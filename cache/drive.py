@@ -264,7 +264,7 @@ class Drive(Tree):
             "dirty_bytes": self._dirty.data_bytes(),
             "journal_bytes": ledger.journal.used_bytes,
             "journal_limit": self._journal_limit,
-            "files": totals.inodes,
+            "files_and_folders": totals.inodes,
             "file_bytes": totals.bytes,
             "sealed_bytes": sealer.sealed_bytes,
             "new_bytes": sealer.new_bytes,

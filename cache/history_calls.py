@@ -123,12 +123,7 @@ class HistoryCalls:
         return {"changes": found, "more": False}
 
     def _commit(self, text: str) -> int:
-        if text == NOW:
-            return self._past.head
-        commit = self._past.resolve(text)
-        if commit is None:
-            raise NoEntryError(f"{text}: the drive has no state of that time, or it is no time at all")
-        return commit
+        return self._past.head if text == NOW else self._past.commit_named(text)
 
     async def restore(self, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         """A path as it was, back where it was (a file that is there now becomes an earlier version), or `to`

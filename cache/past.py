@@ -32,7 +32,7 @@ from cache.errors import (
 from cache.history import ContentVersion, History
 from cache.namespace import Namespace
 from cache.operations import ROOT_INODE
-from cache.past_names import SECOND, Moment, format_time, parse
+from cache.past_names import FORMS, SECOND, Moment, format_time, parse
 from cache.past_points import Point
 from cache.rows import DentryRow, Extent, InodeRow
 
@@ -108,6 +108,22 @@ class PastTree:
         now = time.time_ns()
         moment = parse(name, now)
         return None if moment is None else self._commit_of(moment, now) or None
+
+    def commit_named(self, name: str) -> int:
+        """The same, or why there is none. `InvalidArgumentError`: it is no time. `NoEntryError`: there is no
+        state of then."""
+        if parse(name, time.time_ns()) is None:
+            raise InvalidArgumentError(f"'{name}' is not a time; write for example {FORMS}")
+        commit = self.resolve(name)
+        if commit is None:
+            raise NoEntryError(f"the drive has no state of '{name}': {self._from_when()}")
+        return commit
+
+    def _from_when(self) -> str:
+        first, _ = self._recorded(0)
+        if not first:
+            return "nothing is published yet"
+        return f"the oldest is {self.name_of(first)}, the newest {self.name_of(self.head)}"
 
     def _commit_of(self, moment: Moment, now: int) -> int:
         if moment.commit is not None:

@@ -1,9 +1,10 @@
 """Names of moments: what stands after `.versions/`, after `--at` and in `asof=`; and names of versions.
 
-Forms: `2026-11-20T194612Z` (a second; `2026-11-20T19:46:12Z` too), `2026-11-20T194612Z~2` (the second commit
-in that second), `2026-11-20` (the end of that day), `yesterday` (the end of it), `90s`, `45m`, `2h`, `3d`,
-`4w` (so long ago), `@17` (commit 17). All times are UTC. Pure functions; `cache.past` says what commit a
-moment means.
+Forms: `2026-11-20T194612Z` (a second), `2026-11-20T194612Z~2` (the second commit in that second),
+`2026-11-20 19:46` (the end of that minute), `2026-11-20`, `today`, `yesterday` (the end of that day),
+`90s`, `45m` or `45min`, `2h`, `3d`, `4w` (so long ago), `@17` (commit 17), `now` and `latest` (the newest).
+Before the hour there is a `T` or a blank; the colons may be left out; a zone may follow (`Z`, `+01:00`).
+Without one, and of days, all times are UTC. Pure functions; `cache.past` says what commit a moment means.
 """
 
 from __future__ import annotations
@@ -19,12 +20,24 @@ DAY: Final = 24 * 3600 * SECOND
 LONGEST_EXTENSION: Final = 32
 """Bytes, with the point: a longer one is left out, so that every version's name fits."""
 
-_AGO: Final = {"s": SECOND, "m": 60 * SECOND, "h": 3600 * SECOND, "d": DAY, "w": 7 * DAY}
+FORMS: Final = (
+    "2026-11-20 19:46, 2026-11-20T19:46:12+01:00 (UTC without a zone), 2026-11-20, today, yesterday, 90s,"
+    " 5min, 2h, 3d, 4w (ago), @17 (a commit), latest or now"
+)
+"""For people who wrote something else."""
+
+_NEWEST: Final = ("now", "latest")
+_END_OF_TIME: Final = (1 << 63) - 1
+_AGO: Final = {"s": SECOND, "m": 60 * SECOND, "min": 60 * SECOND, "h": 3600 * SECOND, "d": DAY, "w": 7 * DAY}
 _COMMIT: Final = re.compile(r"@([0-9]{1,18})")
-_AGE: Final = re.compile(r"([0-9]{1,6})([smhdw])")
+_AGE: Final = re.compile(r"([0-9]{1,6})(s|m|min|h|d|w)")
 _DATE: Final = r"([0-9]{4})-([0-9]{2})-([0-9]{2})"
 _DAY: Final = re.compile(_DATE)
-_SECOND: Final = re.compile(_DATE + r"T([0-9]{2}):?([0-9]{2}):?([0-9]{2})Z(?:~([1-9][0-9]{0,5}))?")
+_ZONE: Final = r"(?: ?(Z|[+-][0-9]{2}:?[0-9]{2}))?"
+_MINUTE: Final = re.compile(_DATE + r"[T ]([0-9]{2}):?([0-9]{2})" + _ZONE)
+_SECOND: Final = re.compile(
+    _DATE + r"[T ]([0-9]{2}):?([0-9]{2}):?([0-9]{2})" + _ZONE + r"(?:~([1-9][0-9]{0,5}))?"
+)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -47,23 +60,42 @@ def parse(name: str, now_ns: int) -> Moment | None:
     if match := _AGE.fullmatch(name):
         then = now_ns - int(match[1]) * _AGO[match[2]]
         return Moment(then, then) if then >= 0 else None
+    today = now_ns - now_ns % DAY
+    if name in _NEWEST:
+        return Moment(0, _END_OF_TIME)
+    if name == "today":
+        return Moment(today, today + DAY - 1)
     if name == "yesterday":
-        today = now_ns - now_ns % DAY
         return Moment(today - DAY, today - 1)
     if match := _DAY.fullmatch(name):
         day = _time_ns(*map(int, match.groups()))
         return None if day is None else Moment(day, day + DAY - 1)
+    if match := _MINUTE.fullmatch(name):
+        *numbers, zone = match.groups()
+        return _within(_time_ns(*map(int, numbers)), zone, 60 * SECOND)
     if match := _SECOND.fullmatch(name):
-        return _second(match)
+        *numbers, zone, ordinal = match.groups()
+        if ordinal != "1":
+            return _within(_time_ns(*map(int, numbers)), zone, SECOND, int(ordinal or 1))
     return None
 
 
-def _second(match: re.Match[str]) -> Moment | None:
-    *numbers, ordinal = match.groups()
-    second = _time_ns(*map(int, numbers))
-    if second is None or ordinal == "1":
+def _within(time_ns: int | None, zone: str | None, length: int, ordinal: int = 0) -> Moment | None:
+    """The `length` nanoseconds from `time_ns` on, of the clocks in `zone`."""
+    offset = _offset_ns(zone)
+    if time_ns is None or offset is None or time_ns < offset:
         return None
-    return Moment(second, second + SECOND - 1, int(ordinal or 1))
+    return Moment(time_ns - offset, time_ns - offset + length - 1, ordinal)
+
+
+def _offset_ns(zone: str | None) -> int | None:
+    """By how much the clocks of a zone are ahead of UTC."""
+    if zone is None or zone == "Z":
+        return 0
+    sign, digits = zone[0], zone[1:].replace(":", "")
+    hours, minutes = int(digits[:2]), int(digits[2:])
+    ahead = (hours * 60 + minutes) * 60 * SECOND
+    return None if hours > 23 or minutes > 59 else -ahead if sign == "-" else ahead
 
 
 def _time_ns(*numbers: int) -> int | None:

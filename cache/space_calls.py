@@ -96,7 +96,7 @@ class SpaceCalls:
         drive = self._drive
         commit = arguments.get("commit")
         if commit is None and arguments.get("moment") is not None:
-            commit = drive.past.resolve(str(arguments["moment"]))
+            commit = drive.past.commit_named(str(arguments["moment"]))
         elif commit is None:
             await drive.sync()
             commit = drive.ledger.head.number

@@ -28,12 +28,13 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar, TypeVarTuple
+from typing import Any, Final, TypeVar, TypeVarTuple
+from urllib.parse import quote
 
 import pyfuse3
 import trio
@@ -78,7 +79,8 @@ class MountOptions:
     """How to mount. `source` is what mount(8) shows; `access_times` False is noatime; `dumpable` lets
     debuggers and core dumps see the process, keys included. `versions_name` is the hidden directory's (None:
     there is none); with `as_of` (a name of a moment, `cache.past_names`) the mount shows the drive then.
-    `access_lists`: with POSIX ACLs."""
+    `access_lists`: with POSIX ACLs. `folders`: those that the drive has on this machine, by what they are
+    for, to say so to who asks."""
 
     source: str
     control_socket: Path
@@ -92,6 +94,7 @@ class MountOptions:
     dumpable: bool = False
     versions_name: bytes | None = DEFAULT_NAME
     as_of: str = ""
+    folders: Mapping[str, str] = field(default_factory=dict)
 
     def words(self) -> set[str]:
         """The `-o` words of mount.fuse3(8). Only root may mount with `suid` and `dev`: without it
@@ -187,18 +190,25 @@ class _Session:
         as_of = self._options.as_of
         if not as_of:
             return VersionsView(self._drive, self._options.versions_name)
-        commit = self._drive.past.resolve(as_of)
-        if commit is None:
-            raise UsageError(f"asof={as_of}: the drive has no state of that time, or it is no time at all")
+        try:
+            commit = self._drive.past.commit_named(as_of)
+        except FileSystemError as error:
+            raise UsageError(f"asof={as_of}: {error}") from None
         return VersionsView(self._drive, None, commit)
 
     async def _tell_kernel(self, parent: int, name: bytes, replaced: int) -> None:
         """`Inodes.changed_from_inside`: the kernel forgets the name, and the attributes of both inodes."""
         await _in_thread(_forget_in_kernel, parent, name, replaced)
 
+    async def _status(self) -> Mapping[str, Any]:
+        """The drive's, and what this mount is."""
+        name = None if self._options.as_of else self._options.versions_name
+        own = {"versions_dir": quote(name or b""), "folders": dict(self._options.folders)}
+        return {**await self._drive.status(), **own}
+
     def _commands(self) -> Commands:
         return Commands(
-            status=self._drive.status,
+            status=self._status,
             sync=self._drive.sync,
             write_back=partial(sync_by_process, self._mountpoint),
             unmount=self._stop_requested.set,

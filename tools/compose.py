@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -40,7 +40,7 @@ from backend.errors import (
 )
 from backend.key_slots import Secret
 from backend.keys import DriveKeys
-from backend.lease import DEFAULT_SECONDS, Lease
+from backend.lease import DEFAULT_SECONDS, SILENT_SECONDS, Lease
 from backend.leased_node import LeasedNode
 from backend.local_upstream import LocalUpstream
 from backend.metered_node import MeteredNode
@@ -64,6 +64,8 @@ INDEX_FILE: Final = "blocks.db"
 ENDING_SECONDS: Final = 15.0
 OBJECT_PATIENCE: Final = 15.0
 LEASE_PATIENCE: Final = DEFAULT_SECONDS / 6
+
+Waiting = Callable[[str], None]
 
 log = logging.getLogger(__name__)
 
@@ -164,13 +166,19 @@ def open_index(path: Path, drive_id: bytes) -> BlockIndex:
 
 @asynccontextmanager
 async def opened_drive(
-    drive: UnlockedDrive, folders: Folders, options: DriveOptions, *, scrub_interval: float = 0.0
+    drive: UnlockedDrive,
+    folders: Folders,
+    options: DriveOptions,
+    *,
+    scrub_interval: float = 0.0,
+    waiting: Waiting = log.info,
 ) -> AsyncIterator[Drive]:
     """The drive, recovered and ready for `Drive.run`; closed when the block ends. Raises what opening
-    raises, a single error never wrapped in a group. `scrub_interval`: seconds, 0: only when asked to."""
+    raises, a single error never wrapped in a group. `scrub_interval`: seconds, 0: only when asked to.
+    `waiting` is told what opening waits for, when it has for two seconds."""
     try:
         async with trio.open_nursery() as nursery:
-            opened = await _open(nursery, drive, folders, options, scrub_interval)
+            opened = await _open(nursery, drive, folders, options, scrub_interval, waiting)
             try:
                 yield opened
             finally:
@@ -193,9 +201,10 @@ async def _open(
     folders: Folders,
     options: DriveOptions,
     scrub_interval: float,
+    waiting: Waiting,
 ) -> Drive:
     notices = await trio.to_thread.run_sync(old_place.bring_over, folders)
-    open_once = partial(_open_once, nursery, drive, folders, options, scrub_interval)
+    open_once = partial(_open_once, nursery, drive, folders, options, scrub_interval, waiting)
     try:
         opened = await open_once(None)
     except _SetAsideError as error:
@@ -226,15 +235,17 @@ async def _open_once(
     folders: Folders,
     options: DriveOptions,
     scrub_interval: float,
+    waiting: Waiting,
     known: Head | None,
 ) -> Drive:
     folders.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    local = await _local_state(drive, folders.state)
+    local = await _local_state(drive, folders.state, waiting)
     known = local.known_head or known
     try:
         if not options.read_only:
             await _remove_debris(drive)
-        blocks, upstream, health = _build_upstream(drive, folders.cache, scrub_interval, options.read_only)
+        lease = None if options.read_only else _lease(drive, waiting)
+        blocks, upstream, health = _build_upstream(drive, folders.cache, scrub_interval, lease)
         try:
             await upstream.open(known=known)
             if not options.read_only:
@@ -268,10 +279,11 @@ async def _remove_debris(drive: UnlockedDrive) -> None:
             log.info("%s was not tidied: %s", entry.name, error)
 
 
-async def _local_state(drive: UnlockedDrive, folder: Path) -> LocalState:
+async def _local_state(drive: UnlockedDrive, folder: Path, waiting: Waiting) -> LocalState:
     """The state folder, locked. A process whose mount was just taken away by umount(8) still closes its
     databases: it is waited for. `LeaseHeldError` if the drive is mounted, or the wait is over."""
     deadline = trio.current_time() + ENDING_SECONDS
+    silent_until = trio.current_time() + SILENT_SECONDS
     while True:
         try:
             return LocalState(folder)
@@ -281,11 +293,19 @@ async def _local_state(drive: UnlockedDrive, folder: Path) -> LocalState:
                     raise LeaseHeldError(f"{drive.folder}: already mounted at {mount.mountpoint}") from None
             if trio.current_time() > deadline:
                 raise
+        if trio.current_time() > silent_until:
+            silent_until = math.inf
+            waiting(f"the last mount of the drive still ends; waiting {ENDING_SECONDS:.0f} s at most")
         await trio.sleep(0.05)
 
 
+def _lease(drive: UnlockedDrive, waiting: Waiting) -> Lease:
+    nodes = open_nodes(drive.folder, drive.file, LEASE_PATIENCE)
+    return Lease(nodes, drive.file.id, this_process(), waiting=waiting)
+
+
 def _build_upstream(
-    drive: UnlockedDrive, cache_folder: Path, scrub_interval: float, read_only: bool
+    drive: UnlockedDrive, cache_folder: Path, scrub_interval: float, lease: Lease | None
 ) -> tuple[BlockStore, LocalUpstream, StoreHealth]:
     file, cluster = drive.file, cluster_map(drive.file)
     profile = Profile.parse(file.profile)
@@ -294,8 +314,6 @@ def _build_upstream(
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
     answering = open_nodes(drive.folder, file, OBJECT_PATIENCE)
     index = open_index(cache_folder / INDEX_FILE, file.id)
-    leasing = open_nodes(drive.folder, file, LEASE_PATIENCE)
-    lease = None if read_only else Lease(leasing, file.id, this_process())
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder)
     blocks = BlockStore(written, code, cluster, file.id, drive.keys.pack, index, note_repair=note)

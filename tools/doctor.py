@@ -11,9 +11,10 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Final, Literal
 
 from backend.directory_node import space_of
@@ -22,6 +23,8 @@ from backend.erasure import Profile
 from backend.errors import DriveError
 from tools import compose, mounts, places
 from tools.capacity_report import describe_limit
+from tools.control_client import ControlClient
+from tools.errors import ToolError
 from tools.quantities import format_size
 
 State = Literal["ok", "note", "bad"]
@@ -109,13 +112,13 @@ def _drive(folder: str) -> Iterator[Finding]:
         yield Finding("bad", str(error))
         return
     yield Finding("ok", f"{folder}: drive {file.id.hex()}, profile {file.profile}")
-    for mount in mounts.drives():
-        if mount.source == folder:
-            yield Finding("ok", f"mounted at {mount.mountpoint}")
+    mounted = [mount.mountpoint for mount in mounts.drives() if mount.source == folder]
+    for mountpoint in mounted:
+        yield Finding("ok", f"mounted at {mountpoint}")
     if file.created.timestamp() > time.time() + 60:
         yield Finding("bad", "the drive was made in the future: the clock is wrong, or was")
     yield from _nodes(folder, file)
-    yield from _own_folders(file)
+    yield from _own_folders(file, mounted)
 
 
 def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
@@ -138,16 +141,30 @@ def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
         yield Finding("note", small)
 
 
-def _own_folders(file: DriveFile) -> Iterator[Finding]:
+def _own_folders(file: DriveFile, mounted: Sequence[str]) -> Iterator[Finding]:
+    """Those that the drive's mounts use; those that one would, if there is none."""
     own = places.folders(file.id.hex(), None, None, os.environ)
-    for what, folder in (("cache", own.cache), ("state", own.state)):
-        existing = folder
-        while not existing.is_dir():
-            existing = existing.parent
-        if os.access(existing, os.W_OK | os.X_OK):
-            yield _space(f"{what}: {folder}", str(existing))
-        else:
-            yield Finding("bad", f"{what}: {folder}: no permission to write")
+    used = {("cache", str(own.cache)), ("state", str(own.state))}
+    asked = [_folders_of(mountpoint) for mountpoint in mounted]
+    for what, folder in sorted(set().union(*asked) if any(asked) else used):
+        yield _own_folder(what, Path(folder))
+
+
+def _folders_of(mountpoint: str) -> set[tuple[str, str]]:
+    """Empty if the mount does not answer."""
+    try:
+        return set(ControlClient.of_mount(mountpoint).status()["folders"].items())
+    except ToolError:
+        return set()
+
+
+def _own_folder(what: str, folder: Path) -> Finding:
+    existing = folder
+    while not existing.is_dir():
+        existing = existing.parent
+    if os.access(existing, os.W_OK | os.X_OK):
+        return _space(f"{what}: {folder}", str(existing))
+    return Finding("bad", f"{what}: {folder}: no permission to write")
 
 
 def _space(what: str, path: str) -> Finding:

@@ -7,17 +7,14 @@ Each finds the mount that the path lies in, has the kernel hand over what it hol
 from __future__ import annotations
 
 import argparse
-import os
 import pwd
 import stat
 import time
 from typing import Any, Final
-from urllib.parse import quote
 
-from tools import mounts
-from tools.control_client import ControlClient, NotMountedError
+from cache.past_names import FORMS
+from tools.drive_path import DrivePath
 from tools.errors import Parser, ToolError
-from tools.mount_options import TIME_EXAMPLES
 from tools.quantities import format_size
 from tools.terminal import printable_name, say, say_json
 
@@ -33,12 +30,12 @@ def register(commands: Any) -> None:
     diff = _command(commands, "diff", "what changed in a file or tree between two times, or since one", _diff)
     diff.epilog = f"Lines begin with {KINDS}."
     diff.add_argument("path", metavar="PATH")
-    diff.add_argument("first", metavar="TIME", help=f"for example {TIME_EXAMPLES}")
+    diff.add_argument("first", metavar="TIME", help=f"for example {FORMS}")
     diff.add_argument("second", metavar="TIME", nargs="?", default="")
     diff.add_argument("--json", action="store_true", help="as one JSON object, for programs")
     restore = _command(commands, "restore", "bring a file or tree back as it was, at once", _restore)
     restore.add_argument("path", metavar="PATH")
-    restore.add_argument("--at", required=True, metavar="TIME", help=f"for example {TIME_EXAMPLES}")
+    restore.add_argument("--at", required=True, metavar="TIME", help=f"for example {FORMS}")
     restore.add_argument("--to", metavar="PATH", help="put it there, and leave what is there now")
     clone = _command(commands, "clone", "copy a file or tree at once: both share their data", _clone)
     clone.add_argument("source", metavar="SRC")
@@ -51,32 +48,17 @@ def _command(commands: Any, name: str, text: str, run: Any) -> Parser:
     return parser
 
 
-class _Place:
-    """A path in a mounted drive: the mount's point, and the path inside, percent-encoded."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        # The last part may be a symbolic link, and is then meant itself.
-        parent, name = os.path.split(os.path.abspath(path))
-        whole = os.path.join(os.path.realpath(parent), name)
-        points = [mount.mountpoint for mount in mounts.drives()]
-        inside = [point for point in points if os.path.commonpath([point, whole]) == point]
-        if not inside:
-            raise NotMountedError(f"{path}: lies in no mounted drivefs drive")
-        self.mountpoint = max(inside, key=len)
-        self.inside = quote(os.fsencode(whole.removeprefix(self.mountpoint).strip("/")))
-
-    def call(self, name: str, **arguments: Any) -> dict[str, Any]:
-        client = ControlClient.of_mount(self.mountpoint)
-        client.sync(self.mountpoint, None)
-        return client.call(name, arguments)
+def _call(place: DrivePath, name: str, **arguments: Any) -> dict[str, Any]:
+    client = place.client()
+    client.sync(place.mountpoint, None)
+    return client.call(name, arguments)
 
 
 def _log(options: argparse.Namespace) -> int:
     if options.limit < 1:
         raise ToolError("--limit must be 1 or more")
-    place = _Place(options.path)
-    answer = place.call("log", path=place.inside, limit=options.limit)
+    place = DrivePath(options.path)
+    answer = _call(place, "log", path=place.inside, limit=options.limit)
     if options.json:
         say_json(answer)
     else:
@@ -111,8 +93,8 @@ def _owner(uid: int) -> str:
 
 
 def _diff(options: argparse.Namespace) -> int:
-    place = _Place(options.path)
-    answer = place.call("diff", path=place.inside, first=options.first, second=options.second)
+    place = DrivePath(options.path)
+    answer = _call(place, "diff", path=place.inside, first=options.first, second=options.second)
     if options.json:
         say_json(answer)
         return 0
@@ -123,24 +105,24 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _restore(options: argparse.Namespace) -> int:
-    place = _Place(options.path)
+    place = DrivePath(options.path)
     to = place if options.to is None else _same_drive(place, options.to)
     inside = "" if options.to is None else to.inside
-    answer = place.call("restore", path=place.inside, at=options.at, to=inside)
+    answer = _call(place, "restore", path=place.inside, at=options.at, to=inside)
     say(f"{to.path}: {_made(answer)} as of commit {answer['commit']}")
     return 0
 
 
 def _clone(options: argparse.Namespace) -> int:
-    place = _Place(options.source)
+    place = DrivePath(options.source)
     to = _same_drive(place, options.target)
-    answer = place.call("clone", source=place.inside, target=to.inside)
+    answer = _call(place, "clone", source=place.inside, target=to.inside)
     say(f"{to.path}: {_made(answer)}")
     return 0
 
 
-def _same_drive(place: _Place, path: str) -> _Place:
-    other = _Place(path)
+def _same_drive(place: DrivePath, path: str) -> DrivePath:
+    other = DrivePath(path)
     if other.mountpoint != place.mountpoint:
         raise ToolError(f"{path}: is not in the same drive as {place.path}")
     if not other.inside:

@@ -79,6 +79,10 @@ def _warn(line: str) -> None:
     complain(f"mount.drivefs: warning: {line}")
 
 
+def _tell(line: str) -> None:
+    complain(f"mount.drivefs: {line}")
+
+
 def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDrive:
     """Refuse what can be refused now, and unlock the drive."""
     places.check_fuse()
@@ -153,6 +157,7 @@ def _serve(
         access_lists=options.access_lists,
         versions_name=os.fsencode(options.versions_dir) or None,
         as_of=options.asof,
+        folders={"cache": str(own.cache), "state": str(own.state)},
     )
     what = DriveOptions(
         cache_size=options.cache_size,
@@ -160,7 +165,7 @@ def _serve(
         intervals=Intervals(commit=options.commit_interval, version=options.version_interval),
         read_only=options.read_only,
     )
-    opened = compose.opened_drive(drive, own, what, scrub_interval=options.scrub_interval)
+    opened = compose.opened_drive(drive, own, what, scrub_interval=options.scrub_interval, waiting=_tell)
     session.prepare_process(how)
     trio.run(_serve_until_unmounted, opened, Path(mountpoint), how, ready)
 

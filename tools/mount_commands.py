@@ -8,7 +8,7 @@ from typing import Any
 from tools import umount
 from tools.control_client import ControlClient
 from tools.quantities import parse_duration
-from tools.status_report import report
+from tools.status_report import is_well, report
 from tools.terminal import say, say_json
 
 
@@ -34,7 +34,7 @@ def _status(options: argparse.Namespace) -> int:
         say_json(status)
     else:
         say(*report(status).split("\n"))
-    return 0
+    return 0 if is_well(status) else 1
 
 
 def _sync(options: argparse.Namespace) -> int:

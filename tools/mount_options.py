@@ -56,7 +56,6 @@ _SECRETS: Final = frozenset({"passphrase_file", "key_file", "passphrase_command"
 _USER_MOUNTS: Final = frozenset({"user", "users", "owner", "group"})
 """mount(8): these imply nosuid and nodev; `user` and `users` noexec too."""
 
-TIME_EXAMPLES: Final = "2026-11-20T194612Z, 2026-11-20, yesterday, 2h, 3d or @17"
 DEFAULT_CACHE_SIZE: Final = 64 << 20
 DEFAULT_JOURNAL_SIZE: Final = 2 << 30
 DEFAULT_COMMIT_INTERVAL: Final = 5.0
@@ -159,7 +158,7 @@ def _interval(name: str, most: float, most_text: str) -> Callable[[str], float]:
 
 def _moment(value: str) -> str:
     if past_names.parse(value, time.time_ns()) is None:
-        raise UsageError(f"mount option asof: '{value}' is not a time; write for example {TIME_EXAMPLES}")
+        raise UsageError(f"mount option asof: '{value}' is not a time; write for example {past_names.FORMS}")
     return value
 
 

@@ -6,6 +6,7 @@ processes the other. A text that is a recovery key opens a drive as well as the 
 
 from __future__ import annotations
 
+import codecs
 import getpass
 import os
 import stat
@@ -72,9 +73,9 @@ class SecretSource:
 
     def _text(self) -> str | None:
         if self.passphrase_file:
-            return _line(_read(self.passphrase_file, _MAX_TEXT))
+            return _line(_read(self.passphrase_file, _MAX_TEXT), self.passphrase_file)
         if self.passphrase_command:
-            return _line(_output(self.passphrase_command))
+            return _line(_output(self.passphrase_command), "the passphrase command")
         return None
 
 
@@ -103,8 +104,15 @@ def _output(command: str) -> bytes:
     return result.stdout[:_MAX_TEXT]
 
 
-def _line(data: bytes) -> str:
-    return data.decode("utf-8", "surrogateescape").removesuffix("\n").removesuffix("\r")
+def _line(data: bytes, source: str) -> str:
+    """The one line that the text has, without what editors put around it: a byte order mark, ends of lines.
+    `UsageError` if there are several, or it is in UTF-16."""
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UsageError(f"{source}: is text in UTF-16; a passphrase is one line in UTF-8")
+    line = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape").rstrip("\r\n")
+    if "\n" in line:
+        raise UsageError(f"{source}: has several lines; a passphrase is one line")
+    return line
 
 
 def _ask(prompt: str) -> str:

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from backend.errors import UsageError
-from tools import mounts
-from tools.control_client import ControlClient, NotMountedError
+from tools.control_client import ControlClient
+from tools.drive_path import DrivePath
 from tools.errors import Parser, ToolError
 from tools.quantities import format_size
 from tools.terminal import printable_name, say, say_json
@@ -189,21 +189,11 @@ def _gc_lines(answer: Mapping[str, Any], dry_run: bool) -> Iterator[str]:
 
 
 def _du(options: argparse.Namespace) -> int:
-    point = _mount_of(options.path)
-    client = ControlClient.of_mount(point)
-    client.sync(point, None)
+    place = DrivePath(options.path)
+    client = place.client()
+    client.sync(place.mountpoint, None)
     answer = client.call("usage", {"inode": os.lstat(options.path).st_ino, "depth": options.depth})
     return _print(answer, options.json, _du_lines(options.path, answer))
-
-
-def _mount_of(path: str) -> str:
-    parent, name = os.path.split(os.path.abspath(path))
-    whole = os.path.join(os.path.realpath(parent), name)
-    points = [mount.mountpoint for mount in mounts.drives()]
-    inside = [point for point in points if os.path.commonpath([point, whole]) == point]
-    if not inside:
-        raise NotMountedError(f"{path}: lies in no mounted drivefs drive")
-    return max(inside, key=len)
 
 
 def _depth(text: str) -> int:

@@ -19,13 +19,20 @@ def report(status: Status) -> str:
     return "\n".join(printable(f"{name:<{width}}  {text}") for name, text in rows)
 
 
+def is_well(status: Status) -> bool:
+    """Whether nobody has to do anything: all can be stored, with all redundancy."""
+    nodes = status["store"]["nodes"] if status["store"] else []
+    return not (status["problem"] or status["fenced"]) and all(node["state"] == "ok" for node in nodes)
+
+
 def _rows(status: Status) -> Iterator[tuple[str, str]]:
     if status["problem"]:
         yield "problem", str(status["problem"])
     if status["fenced"]:
         yield "fenced", "another mount has taken the drive over; nothing more can be stored from here"
     yield "state", _state(status)
-    yield "files", f"{status['files']} with {format_size(status['file_bytes'])}"
+    count = status["files_and_folders"]
+    yield "holds", f"{count} files and folders with {format_size(status['file_bytes'])}"
     yield "journal", f"{format_size(status['journal_bytes'])} of {format_size(status['journal_limit'])}"
     yield "cache", _cache(status)
     if status["sealed_bytes"]:
@@ -52,7 +59,8 @@ def _cache(status: Status) -> str:
 
 def _ratios(status: Status) -> str:
     sealed, new, stored = status["sealed_bytes"], status["new_bytes"], status["new_stored_bytes"]
-    compression = f", compressed to {100 * stored / new:.0f} %" if new else ""
+    # A block has a header: what is tiny does not get smaller.
+    compression = f", compressed to {100 * stored / new:.0f} %" if stored < new else ""
     return f"{format_size(sealed)} written, {100 * new / sealed:.0f} % of it new{compression}"
 
 

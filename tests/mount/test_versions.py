@@ -501,6 +501,52 @@ def test_log_diff_restore_and_clone(drive: MountedDrive) -> None:
         assert result.stderr.count("\n") == 1, result.stderr
 
 
+def test_who_asks_about_a_path_of_the_past_is_told_the_live_one(drive: MountedDrive) -> None:
+    drive.mount("versions_dir=.snap shots")
+    root = drive.mountpoint
+    (root / "d").mkdir()
+    (root / "d/f.txt").write_text("one")
+    drive.sync()
+    past = root / "d/.snap shots"
+    (version,) = os.listdir(past / "by-name/f.txt")
+    moment = os.readlink(past / "latest")
+    cases = [
+        (past, root / "d", ""),
+        (past / "2h", root / "d", "2h"),
+        (past / "latest/f.txt", root / "d/f.txt", moment),
+        (past / "now/f.txt", root / "d/f.txt", "now"),
+        (past / "by-name", root / "d", ""),
+        (past / "by-name/f.txt" / version, root / "d/f.txt", moment),
+    ]
+    for path, live, when in cases:
+        for command in ("log", "du", "diff", "restore", "clone"):
+            rest = {"diff": ["@1"], "restore": ["--at", "@1"], "clone": [str(root / "new")]}.get(command, [])
+            result = drive.tool("drivefs", command, path, *rest)
+            assert result.returncode == 1, (command, path)
+            told = f"shows the past; name {live}" + (f" with the time {when}" if when else "")
+            assert result.stderr == f"drivefs: {path}: {told}\n"
+    assert not (root / "new").exists()
+
+
+def test_times_as_people_write_them(drive: MountedDrive) -> None:
+    drive.mount()
+    file = drive.mountpoint / "f"
+    file.write_text("one")
+    drive.sync()
+    file.write_text("two")
+    drive.sync()
+    for moment in ("now", "latest", "today", "0min", time.strftime("%Y-%m-%d %H:%M %z", time.localtime())):
+        copy = drive.mountpoint / f"copy {moment}"
+        succeed(drive.tool("drivefs", "restore", file, "--at", moment, "--to", copy))
+        assert copy.read_text() == "two", moment
+    wrong = drive.tool("drivefs", "restore", file, "--at", "last tuesday")
+    assert "'last tuesday' is not a time; write for example 2026-11-20 19:46" in wrong.stderr
+    none = drive.tool("drivefs", "restore", file, "--at", "1999-12-31")
+    assert "the drive has no state of '1999-12-31': the oldest is 2" in none.stderr
+    wrong = drive.tool("drivefs", "pin", drive.mountpoint, "last tuesday")
+    assert "is not a time" in wrong.stderr
+
+
 def test_a_clone_costs_no_room(drive: MountedDrive) -> None:
     drive.mount()
     (drive.mountpoint / "big").write_bytes(os.urandom(8 << 20))

@@ -30,7 +30,7 @@ from tools.logs import JsonFormatter
 from tools.mkfs import mkfs
 from tools.mount import mount
 from tools.quantities import format_size, parse_duration, parse_size
-from tools.status_report import report
+from tools.status_report import is_well, report
 from tools.umount import umount
 
 ROOT = Path(__file__).parents[2]
@@ -329,7 +329,7 @@ STATUS = {
     "dirty_bytes": 2048,
     "journal_bytes": 4096,
     "journal_limit": 1 << 30,
-    "files": 10,
+    "files_and_folders": 10,
     "file_bytes": 1 << 20,
     "sealed_bytes": 1000,
     "new_bytes": 500,
@@ -352,6 +352,29 @@ STATUS = {
         "capacity": {"total": 8192, "available": 4096, "storable": 5000, "limited_by": ["node2"]},
     },
 }
+
+
+@pytest.mark.parametrize(
+    ("changed", "well"),
+    [
+        ({}, True),
+        ({"problem": "nothing can be stored"}, False),
+        ({"fenced": True}, False),
+        ({"store": {"nodes": [{"state": "ok"}, {"state": "node1: it is missing"}]}}, False),
+        ({"store": None}, True),
+        ({"dirty_bytes": 1 << 40, "published": False}, True),
+    ],
+)
+def test_a_status_with_a_problem_is_not_well(changed: dict[str, object], well: bool) -> None:
+    quiet = {**STATUS, "problem": "", "fenced": False, "store": {"nodes": [{"state": "ok"}]}}
+    assert is_well({**quiet, **changed}) is well
+
+
+@given(st.integers(1, 10**6), st.integers(1, 10**6))
+def test_nothing_is_compressed_to_more_than_it_was(new: int, stored: int) -> None:
+    said = report({**STATUS, "sealed_bytes": new, "new_bytes": new, "new_stored_bytes": stored})
+    assert ("compressed to" in said) is (stored < new)
+    assert all(int(number) <= 100 for number in re.findall(r"compressed to (\d+) %", said))
 
 
 def test_a_status_as_a_person_reads_it() -> None:
@@ -564,6 +587,15 @@ class TestMountCommand:
         assert any(line.startswith("ok   node0: ") for line in findings)
         assert any(line.startswith("note node1: ") and "missing" in line for line in findings)
         assert not any(line.startswith("BAD") for line in findings)
+
+    def test_doctor_looks_at_the_folders_that_the_mount_uses(self, bench: Bench) -> None:
+        assert bench.mount().returncode == 0
+        findings = "\n".join(map(str, doctor.examine(str(bench.drive))))
+        assert bench.umount().returncode == 0
+        assert f"cache: {bench.drive.parent}/cache/" in findings
+        assert f"state: {bench.drive.parent}/state/" in findings
+        unmounted = "\n".join(map(str, doctor.examine(str(bench.drive))))
+        assert f"cache: {bench.drive.parent}/cache/" not in unmounted
 
 
 def test_each_command_is_in_the_module_that_is_imported_for_it() -> None:

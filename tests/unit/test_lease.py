@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -42,7 +44,7 @@ class Setup:
         self.nodes: dict[str, MemoryNode] = memory_nodes(count)
         self.life: Life = "elsewhere"
 
-    def lease(self, host: str = "one") -> Lease:
+    def lease(self, host: str = "one", waiting: Callable[[str], None] = lambda _: None) -> Lease:
         return Lease(
             self.nodes,
             DRIVE,
@@ -50,6 +52,7 @@ class Setup:
             seconds=30,
             clock=trio.current_time,
             life=lambda holder, observer: self.life,
+            waiting=waiting,
         )
 
     async def held(self, host: str = "one") -> Lease:
@@ -164,6 +167,25 @@ async def test_a_silent_holder_is_outlived(life: Life, autojump_clock: trio.test
     await new.verify()
     with pytest.raises(FencedError):
         await old.renew()
+
+
+@pytest.mark.parametrize("life", ["elsewhere", "stopped"])
+async def test_who_waits_for_a_silent_holder_is_told_after_two_seconds(
+    life: Life, autojump_clock: trio.testing.MockClock
+) -> None:
+    setup = Setup()
+    setup.life = life
+    await setup.held("one")
+    told: list[tuple[float, str]] = []
+    started = trio.current_time()
+    waiter = setup.lease("two", lambda text: told.append((trio.current_time() - started, text)))
+    await waiter.acquire()
+    ((when, text),) = told
+    assert 2 <= when <= 4
+    assert "process 7 on one" in text
+    seconds = re.search(r"(\d+) s at most", text)
+    assert seconds is not None
+    assert abs(trio.current_time() - started - when - int(seconds[1])) < 2
 
 
 async def test_a_holder_elsewhere_that_renews_is_refused(autojump_clock: trio.testing.MockClock) -> None:

@@ -21,6 +21,7 @@ from tools import compose, doctor, errors
 from tools import mkfs as mkfs_module
 from tools.errors import MKFS_CODES
 from tools.mkfs import mkfs
+from tools.secret_source import SecretSource
 
 
 @pytest.fixture
@@ -253,6 +254,38 @@ def test_a_damaged_drive_file_is_one_line(make: MakeDrive) -> None:
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(FormatError, match=r"drive\.toml"):
         compose.load_drive(str(make.folder))
+
+
+@pytest.mark.parametrize("before", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("after", [b"", b"\n", b"\r\n", b"\n\n", b"\r\n\r\n", b"\n\n\n"])
+def test_what_editors_put_around_a_passphrase_is_no_part_of_it(
+    tmp_path: Path, before: bytes, after: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "passphrase"
+    path.write_bytes(before + "pass phräse ".encode() + after)
+    path.chmod(0o600)
+    taken: list[str] = []
+    monkeypatch.setattr(Secret, "passphrase", taken.append)
+    SecretSource(passphrase_file=str(path)).new_secret()
+    SecretSource(passphrase_command=f"cat {path}").new_secret()
+    assert taken == ["pass phräse ", "pass phräse "]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"one\ntwo\n", "several lines"),
+        (b"\none\n", "several lines"),
+        ("one\n".encode("utf-16"), "UTF-16"),
+        (b"\xfe\xff" + "one\n".encode("utf-16-be"), "UTF-16"),
+    ],
+)
+def test_a_file_that_holds_no_passphrase_is_named(tmp_path: Path, content: bytes, named: str) -> None:
+    path = tmp_path / "passphrase"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(UsageError, match=f"{path}.*{named}"):
+        SecretSource(passphrase_file=str(path)).secrets()
 
 
 def test_an_empty_passphrase_is_refused(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ async def test_names_of_moments(drive: Drive, clock: Clock) -> None:
     assert past.resolve(format_time(begin)[:10]) == third
     assert past.resolve(format_time(begin - DAY)[:10]) is None
     assert past.resolve(format_time(clock.now + DAY)[:10]) is None
-    assert [past.resolve(text) for text in ("@0", "@1", "@3", "@4", "latest", "junk")] == [
+    assert [past.resolve(text) for text in ("@0", "@1", "@3", "@4", "later", "junk")] == [
         *(None, first, third),
         *(None, None, None),
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +28,19 @@ MIDNIGHT = int(datetime(2026, 11, 21, tzinfo=UTC).timestamp()) * SECOND
         ("3d", Moment(NOW - 3 * DAY, NOW - 3 * DAY)),
         ("1w", Moment(NOW - 7 * DAY, NOW - 7 * DAY)),
         ("@17", Moment(commit=17)),
+        ("5min", Moment(NOW - 300 * SECOND, NOW - 300 * SECOND)),
+        ("5m", Moment(NOW - 300 * SECOND, NOW - 300 * SECOND)),
+        ("2026-11-20 19:46", Moment(TIME - 12 * SECOND, TIME + 48 * SECOND - 1)),
+        ("2026-11-20 00:10", Moment(MIDNIGHT - DAY + 600 * SECOND, MIDNIGHT - DAY + 660 * SECOND - 1)),
+        ("2026-11-20T1946", Moment(TIME - 12 * SECOND, TIME + 48 * SECOND - 1)),
+        ("2026-11-20 19:46:12", Moment(TIME, TIME + SECOND - 1, 1)),
+        ("2026-11-20T194612", Moment(TIME, TIME + SECOND - 1, 1)),
+        ("2026-11-20 20:46:12 +0100", Moment(TIME, TIME + SECOND - 1, 1)),
+        ("2026-11-20T10:16:12-09:30", Moment(TIME, TIME + SECOND - 1, 1)),
+        ("2026-11-21 01:16+05:30", Moment(TIME - 12 * SECOND, TIME + 48 * SECOND - 1)),
+        ("today", Moment(MIDNIGHT, MIDNIGHT + DAY - 1)),
+        ("now", Moment(0, 2**63 - 1)),
+        ("latest", Moment(0, 2**63 - 1)),
     ],
 )
 def test_what_names_mean(name: str, moment: Moment) -> None:
@@ -37,10 +50,26 @@ def test_what_names_mean(name: str, moment: Moment) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("", "now", "@", "@-1", "@1x", "@" + "9" * 19, "h", "-2h", "2y", "2 h", "9999999d", "999999w"),
+        *("", "Now", "@", "@-1", "@1x", "@" + "9" * 19, "h", "-2h", "2y", "2 h", "9999999d", "999999w"),
         *("2026-13-01", "2026-02-30", "2026-1-1", "20261120", "0000-01-01", "2026-11-20 ", "٢٠٢٦-11-20"),
-        *("2026-11-20T194612", "2026-11-20T244612Z", "2026-11-20T194661Z", "2026-11-20t194612z"),
+        *(
+            "2026-11-20T1946123",
+            "2026-11-20 24:00",
+            "2026-11-20 19:60",
+            "2026-11-20T244612Z",
+            "2026-11-20T194661Z",
+            "2026-11-20t194612z",
+        ),
         *("2026-11-20T194612Z~0", "2026-11-20T194612Z~1", "2026-11-20T194612Z~02", "2026-11-20T194612Z~"),
+        *(
+            "2026-11-20T19",
+            "2026-11-20  19:46",
+            "2026-11-20 19:46~2",
+            "2026-11-20 19:46 CET",
+            "19:46",
+            "5 min",
+        ),
+        *("2026-11-20 19:46+24:00", "2026-11-20 19:46+00:60", "2026-11-20 19:46+1", "1970-01-01 00:00+01:00"),
         *("2026-11-20T194612Z.txt", "2026-11-20T194612Z\n", "../2h", "\udcff"),
     ],
 )
@@ -56,6 +85,32 @@ def test_a_written_time_reads_back(time_ns: int, ordinal: int) -> None:
     assert parse(name, NOW) == Moment(second, second + SECOND - 1, ordinal)
     assert ":" not in name
     assert len(name.partition("~")[0]) == 18
+
+
+ZONES = st.integers(-23 * 60 - 59, 23 * 60 + 59)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(DAY // SECOND, 253402214399),
+    ZONES,
+    st.sampled_from("T "),
+    st.booleans(),
+    st.sampled_from(["", " "]),
+)
+def test_a_time_in_any_zone_and_spelling_is_the_same(
+    second: int, ahead: int, between: str, colons: bool, before_zone: str
+) -> None:
+    """What other programs print (`date`, `ls --full-time`, `drivefs log`) is understood."""
+    there = datetime.fromtimestamp(second, timezone(timedelta(minutes=ahead)))
+    hour = "%H:%M" if colons else "%H%M"
+    zone = f"{'-' if ahead < 0 else '+'}{abs(ahead) // 60:02d}:{abs(ahead) % 60:02d}"
+    zone = before_zone + (zone if colons else zone.replace(":", ""))
+    date = f"{there.year:04d}{there:-%m-%d}{between}"
+    seconds = f"{there:{hour}}{':' * colons}{there:%S}"
+    assert parse(f"{date}{seconds}{zone}", NOW) == Moment(second * SECOND, (second + 1) * SECOND - 1, 1)
+    minute = (second - second % 60) * SECOND
+    assert parse(f"{date}{there:{hour}}{zone}", NOW) == Moment(minute, minute + 60 * SECOND - 1)
 
 
 @settings(max_examples=100, deadline=None)
