@@ -3,7 +3,11 @@
 `drive.toml` lies in the drive's folder and on every node. `write_copies` changes the nodes first and the
 drive's folder last, so what most copies say is what the last finished change wrote, and a change that was
 interrupted is either finished or taken back. Where only the paths of nodes differ, the drive's folder is
-right (a person moved a disk), provided that its paths lead to these nodes. Functions here block on the disk.
+right (a person moved a disk), provided that its paths lead to these nodes. Functions here block on the disk;
+one that does not answer counts as away (`backend.patience`).
+
+Who votes: the drive's folder, the folders in it, those that a person named, and the nodes that the drive's
+folder names; each folder once. What another copy names has no vote, else one node could bring any number.
 """
 
 from __future__ import annotations
@@ -14,16 +18,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from glob import escape, glob
+from functools import partial
+from glob import glob
 from typing import Final
 
-from backend import drive_file, durable
+from backend import check_places, drive_file, durable, node_files
 from backend.drive_file import FILE_NAME, DriveFile, NodeEntry
 from backend.errors import DriveError, FormatError, NodeError, NotFoundError
 from backend.failpoints import declare, failpoint
 from backend.fragment_format import FOOTER_SIZE, decode_footer
 from backend.lease import KEY as LEASE
 from backend.node_identity import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, encode_identity, read_identity
+from backend.patience import ask
 
 NODES_WRITTEN: Final = declare(
     "drive-file.nodes-written", "the nodes have the new drive.toml; the drive's folder has the old one"
@@ -54,17 +60,18 @@ class WrongIdentity:
 def survey(folder: str, nodes: Sequence[str] = ()) -> Survey:
     """Look at all copies that can be found from the drive's folder, and in the folders `nodes`.
     `NotFoundError` if there is no copy at all, `FormatError` if none can be understood."""
-    copies = _read_copies(folder, nodes)
-    readable = {place: file for place, data in copies.items() if (file := _decoded(data)) is not None}
+    votes = _votes(folder, nodes)
+    readable = {place: file for place, data in votes.items() if (file := _decoded(data)) is not None}
     if not readable:
-        raise _nothing_readable(folder, copies)
-    file = _chosen(folder, readable, copies)
+        raise _nothing_readable(folder, votes)
+    file = _chosen(folder, readable, votes)
     expected = drive_file.encode(file)
-    members = {folder, *(entry.folder(folder) for entry in file.nodes)}
+    members = sorted({folder, *(entry.folder(folder) for entry in file.nodes)})
+    found = ask({place: partial(_copy_in, place) for place in members})
     wrong = [
-        (place, _what_is_wrong(data, place in readable))
-        for place in sorted(members)
-        if os.path.isdir(place) and (data := copies.get(place)) != expected
+        (place, _what_is_wrong(data))
+        for place, (is_there, data) in found.items()
+        if is_there and data != expected
     ]
     return Survey(file, tuple(wrong))
 
@@ -76,7 +83,7 @@ def write_copies(folder: str, file: DriveFile) -> list[str]:
     for entry in file.nodes:
         place = entry.folder(folder)
         try:
-            if _is_member(place, entry, file.id):
+            if _answers_as_member(place, entry, file.id):
                 drive_file.save(os.path.join(place, FILE_NAME), file)
             else:
                 failed.append(f"{entry.name}: not there, so it has no new {FILE_NAME}")
@@ -98,8 +105,11 @@ def retire(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
             durable.current().unlink(os.path.join(place, name))
         durable.current().sync_folder(place)
     for name in ("packs", "commits", "roots"):
-        if os.path.isdir(os.path.join(place, name)):
-            shutil.rmtree(os.path.join(place, name))
+        path = os.path.join(place, name)
+        if os.path.islink(path):
+            os.unlink(path)
+        elif os.path.isdir(path):
+            shutil.rmtree(path)
     return True
 
 
@@ -111,20 +121,23 @@ def rewrite_copy(place: str, file: DriveFile) -> None:
 def wrong_identities(folder: str, file: DriveFile) -> Iterator[WrongIdentity]:
     """Nodes whose identity file is not byte for byte what it must be; not those whose folder is missing,
     empty or of another drive: these are away."""
-    for entry in file.nodes:
-        place = entry.folder(folder)
-        expected = NodeIdentity(entry.name, file.id, entry.zone)
-        if not os.path.isdir(place) or _identity_bytes(place) == encode_identity(expected):
-            continue
-        try:
-            text, found = (
-                f"{place}/{IDENTITY_FILE} is not as it was written",
-                read_identity(place, entry.name),
-            )
-        except NodeError as error:
-            text, found = str(error), expected
-        if holds_data_of(place, file.id):
-            yield WrongIdentity(entry, place, text, not _is_swapped(folder, file, entry, found))
+    judged = ask({entry: partial(_wrong_identity, folder, file, entry) for entry in file.nodes})
+    yield from filter(None, judged.values())
+
+
+def _wrong_identity(folder: str, file: DriveFile, entry: NodeEntry) -> WrongIdentity | None:
+    place = entry.folder(folder)
+    expected = NodeIdentity(entry.name, file.id, entry.zone)
+    stored = _bytes_in(place, IDENTITY_FILE, MAX_FILE_SIZE)
+    if not os.path.isdir(place) or stored == encode_identity(expected):
+        return None
+    try:
+        text, found = f"{place}/{IDENTITY_FILE} is not as it was written", read_identity(place, entry.name)
+    except NodeError as error:
+        text, found = str(error), expected
+    if not holds_data_of(place, file.id):
+        return None
+    return WrongIdentity(entry, place, text, not _is_swapped(folder, file, entry, found))
 
 
 def rewrite_identity(wrong: WrongIdentity, drive_id: bytes) -> None:
@@ -141,33 +154,47 @@ def is_node(place: str, file: DriveFile) -> bool:
         return False
 
 
+def in_the_way(place: str, file: DriveFile) -> list[str]:
+    """See `check_places.in_the_way`; nothing of a folder that is no node of the drive. Blocks."""
+    try:
+        is_ours = is_node(place, file) or holds_data_of(place, file.id)
+        return check_places.in_the_way(place) if is_ours else []
+    except OSError:
+        return []  # it is away, and told to be
+
+
 def holds_data_of(place: str, drive_id: bytes) -> bool:
     """Whether the folder holds a copy of the drive's file, or fragments of the drive."""
-    copy = _decoded(_bytes_of(os.path.join(place, FILE_NAME), drive_file.MAX_SIZE))
+    copy = _decoded(_bytes_in(place, FILE_NAME, drive_file.MAX_SIZE))
     if copy is not None and copy.id == drive_id:
         return True
-    fragments = glob(os.path.join(escape(place), "packs", "*", "*"))[:_LOOKED_AT]
-    return any(_drive_of(path) == drive_id for path in fragments)
+    fragments = glob(os.path.join("packs", "*", "*"), root_dir=place)[:_LOOKED_AT]
+    return any(_drive_of(place, key) == drive_id for key in fragments)
 
 
-def _read_copies(folder: str, nodes: Sequence[str]) -> dict[str, bytes | None]:
-    """The bytes of each copy by its folder; of those that the copies themselves name, too."""
-    inside = [os.path.dirname(path) for path in glob(os.path.join(escape(folder), "*", FILE_NAME))]
-    wanted = [folder, *inside, *(os.path.abspath(node) for node in nodes)]
-    copies: dict[str, bytes | None] = {}
-    while wanted:
-        place = wanted.pop()
-        if place in copies:
-            continue
-        copies[place] = _bytes_of(os.path.join(place, FILE_NAME), drive_file.MAX_SIZE)
-        file = _decoded(copies[place])
-        if file is not None:
-            wanted += [entry.folder(folder) for entry in file.nodes]
-    return copies
+def _votes(folder: str, nodes: Sequence[str]) -> dict[str, bytes | None]:
+    """The bytes of each copy that has a vote, by its folder; those that answer."""
+    inside = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+    own = _decoded(_bytes_in(folder, FILE_NAME, drive_file.MAX_SIZE))
+    named = [entry.folder(folder) for entry in own.nodes] if own is not None else []
+    places = dict.fromkeys([folder, *inside, *map(os.path.abspath, nodes), *named])
+    found = ask({place: partial(_vote_of, place) for place in places})
+    distinct = {real: (place, data) for place, (real, data) in reversed(found.items())}
+    return dict(sorted(distinct.values(), key=lambda vote: list(places).index(vote[0])))
+
+
+def _vote_of(place: str) -> tuple[str, bytes | None]:
+    """Which folder it is, by whatever path, and its copy."""
+    return os.path.realpath(place), _bytes_in(place, FILE_NAME, drive_file.MAX_SIZE)
+
+
+def _copy_in(place: str) -> tuple[bool, bytes | None]:
+    """Whether there is such a folder, and its copy."""
+    return os.path.isdir(place), _bytes_in(place, FILE_NAME, drive_file.MAX_SIZE)
 
 
 def _chosen(folder: str, readable: dict[str, DriveFile], copies: dict[str, bytes | None]) -> DriveFile:
-    """What most copies say; of equals, what the drive's folder says, else the highest epoch."""
+    """What most votes say; of equals, what the drive's folder says, else the highest epoch."""
     votes = Counter(data for place, data in copies.items() if place in readable)
 
     def weight(place: str) -> tuple[int, bool, int]:
@@ -188,7 +215,11 @@ def _only_paths_differ(one: DriveFile, other: DriveFile) -> bool:
 
 
 def _leads_to_nodes(folder: str, file: DriveFile) -> bool:
-    return all(_is_member(entry.folder(folder), entry, file.id) for entry in file.nodes)
+    return all(_answers_as_member(entry.folder(folder), entry, file.id) for entry in file.nodes)
+
+
+def _answers_as_member(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
+    return ask({place: partial(_is_member, place, entry, drive_id)}).get(place, False)
 
 
 def _is_member(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
@@ -207,14 +238,10 @@ def _is_swapped(folder: str, file: DriveFile, entry: NodeEntry, found: NodeIdent
     )
 
 
-def _identity_bytes(place: str) -> bytes | None:
-    return _bytes_of(os.path.join(place, IDENTITY_FILE), MAX_FILE_SIZE)
-
-
-def _bytes_of(path: str, limit: int) -> bytes | None:
+def _bytes_in(place: str, name: str, limit: int) -> bytes | None:
+    """A small file of a folder, one byte more than `limit` at most; None if there is no such regular file."""
     try:
-        with open(path, "rb") as file:
-            return file.read(limit + 1)
+        return node_files.read_at_most(place, name, limit + 1)
     except OSError:
         return None
 
@@ -226,18 +253,19 @@ def _decoded(data: bytes | None) -> DriveFile | None:
         return None
 
 
-def _drive_of(path: str) -> bytes | None:
+def _drive_of(place: str, key: str) -> bytes | None:
     try:
-        with open(path, "rb") as file:
+        with open(node_files.open_below(place, key), "rb") as file:
             file.seek(-FOOTER_SIZE, os.SEEK_END)
             return decode_footer(file.read(FOOTER_SIZE)).drive_id
     except (OSError, DriveError):
         return None
 
 
-def _what_is_wrong(data: bytes | None, is_readable: bool) -> str:
+def _what_is_wrong(data: bytes | None) -> str:
     if data is None:
         return f"has no {FILE_NAME}"
+    is_readable = _decoded(data) is not None
     return f"has another {FILE_NAME} than most copies" if is_readable else f"has a damaged {FILE_NAME}"
 
 

@@ -3,7 +3,8 @@
 Invariants:
 1. A copy is only ever written from a good copy that was read just now and that the caller accepts, with the
    ballot that it has: mending never changes what the log says.
-2. Only for who holds the drive's lease, or looks without mending: nobody else replaces copies meanwhile.
+2. What is removed is in a place where the drive has nothing, and has no copy whose tag fits: it is made up.
+3. Only for who holds the drive's lease, or looks without mending: nobody else replaces copies meanwhile.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections.abc import Callable, Mapping
 from backend.errors import CorruptError, DriveError, FormatError
 from backend.findings import Findings, State
 from backend.lease import KEY as LEASE
-from backend.lease_record import MAX_SIZE, decode
+from backend.lease_record import MAX_SIZE, decode, is_sealed
 from backend.node import Node
-from backend.object_format import Copy, frame
+from backend.object_format import Copy
 from backend.replicated_objects import Copies, Ranking, ReplicatedObjects
 
 Accept = Callable[[Copy], bool]
@@ -29,7 +30,6 @@ class ObjectCheck:
         objects: ReplicatedObjects,
         nodes: Mapping[str, Node],
         ranking: Ranking,
-        drive_id: bytes,
         findings: Findings,
         *,
         mend: bool,
@@ -37,7 +37,6 @@ class ObjectCheck:
         self._objects = objects
         self._nodes = nodes
         self._ranking = ranking
-        self._drive_id = drive_id
         self._findings = findings
         self._mend = mend
 
@@ -60,17 +59,49 @@ class ObjectCheck:
                 key, right, targets, f"{key} is on {len(holders)} nodes instead of {self._objects.copies}"
             )
 
-    async def check_lease(self) -> None:
-        """Damaged lease records: whoever acquires the lease replaces them, so this comes before that."""
+    async def check_strays(self, folder: str, belongs: Callable[[str], bool]) -> None:
+        """What nodes list in `folder` and does not belong there: without an authentic copy, and on m nodes at
+        most, it is theirs, and is removed."""
+        for key in sorted((await self._objects.keys(folder)).holders):
+            if belongs(key):
+                continue
+            found = await self._objects.find_all(key)
+            if not found.good and 0 < len(found.damaged) < self._objects.copies:
+                await self._remove_stray(key, found)
+
+    async def _remove_stray(self, key: str, found: Copies) -> None:
+        for name in sorted(found.damaged):
+            await self._tell_done(f"{name}: {key} is nothing of this drive", self._nodes[name], key)
+
+    async def _tell_done(self, what: str, node: Node, key: str) -> None:
+        """Remove the object from the node, and tell."""
+        try:
+            if self._mend:
+                await node.delete(key)
+            self._findings.add("mended" if self._mend else "left", what)
+        except DriveError as error:
+            self._findings.add("left", f"{what}; {error}")
+
+    async def check_lease(self, secret: bytes) -> None:
+        """Lease records that are damaged or made up go, so that their nodes count again: whoever acquires the
+        lease writes new ones, so this comes before that. Records of another format stay, unless they are on
+        so few nodes that no drivefs can hold the lease by them."""
+        unknown: dict[str, DriveError] = {}
         for name, node in self._nodes.items():
             try:
-                decode(await node.get(LEASE, 0, MAX_SIZE + 1))
-            except (CorruptError, FormatError) as error:
-                self._findings.add(
-                    "mended" if self._mend else "left", f"{name}: the lease is damaged: {error}"
-                )
+                if not is_sealed(decode(await node.get(LEASE, 0, MAX_SIZE + 1)), secret):
+                    raise CorruptError("its seal does not fit")
+            except FormatError as error:
+                unknown[name] = error
+            except CorruptError as error:
+                await self._tell_done(f"{name}: the lease is damaged: {error}", node, LEASE)
             except DriveError:
                 continue  # not there, which is no fault; or the node is away, which is told elsewhere
+        for name, what in unknown.items():
+            if len(unknown) <= len(self._nodes) // 2:
+                await self._tell_done(f"{name}: the lease is damaged: {what}", self._nodes[name], LEASE)
+            else:
+                self._findings.add("left", f"{name}: {what}")
 
     async def delete(self, key: str) -> None:
         """Take an object away everywhere. What a node raises."""
@@ -91,11 +122,10 @@ class ObjectCheck:
         if not self._mend:
             self._findings.add("left", what)
             return
-        framed = frame(self._drive_id, key, right)
         failed = []
         for name in targets:
             try:
-                await self._nodes[name].put(key, [framed])
+                await self._objects.write_as_it_is(name, key, right)
             except DriveError as error:
                 failed.append(str(error))
         self._findings.add("left" if failed else "mended", "; ".join([what, *failed]))

@@ -59,11 +59,13 @@ class HeldDrive:
 
 
 @asynccontextmanager
-async def held(folder: str, file: DriveFile, nodes: Mapping[str, Node]) -> AsyncIterator[HeldDrive]:
-    """The drive, with its lease. `LeaseHeldError` if it is mounted, `UnavailableError` without a majority of
-    the nodes, `ConflictError` if the map has been changed; when the lease is lost, `FencedError` ends the
-    block."""
-    lease = Lease(nodes, file.id, this_process())
+async def held(
+    folder: str, file: DriveFile, nodes: Mapping[str, Node], secret: bytes
+) -> AsyncIterator[HeldDrive]:
+    """The drive, with its lease, for which `secret` is the drive's key. `LeaseHeldError` if it is mounted,
+    `UnavailableError` without a majority of the nodes, `ConflictError` if the map has been changed; when the
+    lease is lost, `FencedError` ends the block."""
+    lease = Lease(nodes, file.id, secret, this_process())
     await lease.acquire()
     try:
         now = await trio.to_thread.run_sync(check_nodes.survey, folder)

@@ -12,8 +12,9 @@ Invariants:
 4. An opener with an epoch writes the newest commit again under its own ballot before it builds upon it:
    a commit that had only reached one node is then in the log for good, or was seen by nobody. (2 to 4
    are Lamport's "Paxos Made Simple", 2001, with the lease as phase 1 and m+1 copies against n-m readers.)
-5. The newest commit is found by its number, all before it by the hash chain back from it. A missing or
-   unlinked commit is an error that names it; nothing is ever cut off to make the chain fit.
+5. Only authentic copies are believed. The newest commit is found by its number (`backend.commit_search`), all
+   before it by the hash chain back from it. A missing or unlinked commit is an error that names it; nothing
+   is ever cut off to make the chain fit.
 6. A log that ends before, or does not contain, what this device knew is refused (`RollbackError`).
 
 A reader without an epoch takes the newest commit as it finds it. If a fenced writer left that one behind
@@ -23,7 +24,6 @@ unacknowledged, a later commit may replace it; the reader then gets a `ConflictE
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
@@ -31,6 +31,7 @@ import trio
 
 from backend import commit_format
 from backend.commit_chain import CommitChain
+from backend.commit_search import FOLDER, CommitSearch, commit_key, number_of
 from backend.crypto import plain_hash
 from backend.errors import (
     ConflictError,
@@ -41,17 +42,13 @@ from backend.errors import (
     NotFoundError,
     ReadOnlyError,
     RollbackError,
-    TransientError,
-    UnavailableError,
 )
 from backend.failpoints import declare, failpoint
 from backend.object_format import Copy
 from backend.replicated_objects import Listing, ReplicatedObjects
 from backend.upstream import NO_COMMIT, Commit, Head
 
-FOLDER: Final = "commits/"
 EMPTY: Final = Head(0, NO_COMMIT)
-_KEY: Final = re.compile(r"commits/([0-9a-f]{16})")
 _AT_ONCE: Final = 16
 _BYTES_AT_ONCE: Final = 32 * 1024 * 1024
 _ANY_EPOCH: Final = 2**64
@@ -72,11 +69,6 @@ async def _no_fence() -> None:
     await trio.lowlevel.checkpoint()
 
 
-def commit_key(number: int) -> str:
-    """The key of commit `number` on nodes."""
-    return f"{FOLDER}{number:016x}"
-
-
 class CommitLog:
     """`open` comes first. `append` has one caller, the rest any number."""
 
@@ -86,6 +78,7 @@ class CommitLog:
         """`fence` returns if the epoch given to `become_writer` still counts and raises `FencedError` if not.
         `poll_seconds` is how often a reader without an epoch looks for new commits while one waits."""
         self._objects = objects
+        self._search = CommitSearch(objects, self._note_damaged)
         self._fence = fence
         self._poll_seconds = poll_seconds
         self._chain = CommitChain(EMPTY)
@@ -111,15 +104,10 @@ class CommitLog:
         (gap, fork, damage, each naming the number); `UnavailableError` if m+1 nodes are away. Idempotent."""
         base = known if known is not None else trusted or EMPTY
         listing = await self._objects.keys(FOLDER)
-        top = max((number for key in listing.holders if (number := _number(key)) is not None), default=0)
-        if top < base.number:
-            raise RollbackError(
-                f"the commit log ends at commit {top}, but this device has seen commit {base.number}: "
-                "the nodes are older than this cache; nothing was changed"
-            )
+        found = await self._search.newest(listing, base.number)
         self._chain = CommitChain(base)
-        if top:
-            await self._verify_from(top, base)
+        if found is not None:
+            await self._verify_from(*found, base)
         self._note_thin_copies(listing)
         return self.head
 
@@ -182,7 +170,7 @@ class CommitLog:
         """Look for commits after the head and take them; the head. `ConflictError` if the log went on
         from another commit than this head."""
         async with self._reading:
-            while (copy := await self._newest_copy(self.head.number + 1)) is not None:
+            while (copy := await self._search.newest_copy(self.head.number + 1)) is not None:
                 if _decoded(self.head.number + 1, copy).previous != self.head.hash:
                     raise ConflictError(
                         f"the commit log went another way at commit {self.head.number}: open the drive again"
@@ -205,10 +193,7 @@ class CommitLog:
         self.needs_mending = trio.Event()
         return mended
 
-    async def _verify_from(self, top: int, base: Head) -> None:
-        copy = await self._newest_copy(top)
-        if copy is None:
-            raise TransientError(f"commit {top}, the newest, vanished while it was read: try again")
+    async def _verify_from(self, top: int, copy: Copy, base: Head) -> None:
         newest = _decoded(top, copy)
         self.highest_epoch = max(copy.ballot, newest.epoch)
         # Kept, as a fenced holder may replace every copy of it if it was never acknowledged (invariant 3).
@@ -284,22 +269,6 @@ class CommitLog:
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
-    async def _newest_copy(self, number: int) -> Copy | None:
-        """The copy of the highest ballot. Copies that cannot be read may have a higher one than those that
-        can: `UnavailableError` if, with nodes away, these could be all m+1 of an acknowledged commit. It is
-        not enough that the listing before saw n-m nodes: others may have gone since."""
-        found = await self._objects.find_all(commit_key(number))
-        if found.damaged:
-            self._note_damaged(number, ", ".join(sorted(found.damaged)))
-        unread = found.away | found.damaged
-        if found.away and len(unread) >= self._objects.copies:
-            raise UnavailableError(f"commit {number} cannot be looked for", sorted(unread))
-        if found.good:
-            return max(found.good.values(), key=lambda copy: copy.ballot)
-        if found.damaged:
-            raise CorruptError(f"commit {number}: every copy is damaged ({', '.join(sorted(found.damaged))})")
-        return None
-
     async def _read_one(self, number: int, wanted: bytes | None) -> Copy:
         """A good copy of a commit that must be there, of the hash `wanted` if given."""
 
@@ -338,18 +307,13 @@ class CommitLog:
 
     def _note_thin_copies(self, listing: Listing) -> None:
         for key, holders in listing.holders.items():
-            number = _number(key)
+            number = number_of(key)
             if number is not None and len(holders) + len(listing.away) < self._objects.copies:
                 self._note(number)
 
     def _note(self, number: int) -> None:
         self._to_mend.add(number)
         self.needs_mending.set()
-
-
-def _number(key: str) -> int | None:
-    match = _KEY.fullmatch(key)
-    return int(match[1], 16) if match else None
 
 
 def _decoded(number: int, copy: Copy) -> Commit:

@@ -5,12 +5,15 @@ Invariants:
    and it is durable (with the folders above it) before the call returns.
 2. A directory without this node's identity file is never written to: an unmounted disk leaves an empty
    mount point, and that must look like a node that is away, not like one that lost everything.
-3. `swap` holds flock(2) on `.lock` in the node, so that all processes that share the directory take turns.
-4. Blocking calls run in threads under a limiter; reads that the page cache answers, at once or shortly
+3. The folder may be somebody else's: no link below it is followed, and nothing but a regular file counts as
+   an object (`backend.node_files`). A link or a pipe in an object's place is replaced when the object is
+   written; with a folder in its place, or something else in that of a folder, nothing is (`NodeError`).
+4. `swap` holds flock(2) on `.lock` in the node, so that all processes that share the directory take turns.
+5. Blocking calls run in threads under a limiter; reads that the page cache answers, at once or shortly
    after the kernel was asked for the bytes, do not block (see `backend.open_files`). A read may be abandoned
    when its caller is cancelled; a write is not, so that a caller that was told nothing knows that nothing
    goes on behind it.
-5. A disk may hang for ever. With a `patience`, who waited that long is told so (`TransientError`); a write
+6. A disk may hang for ever. With a `patience`, who waited that long is told so (`TransientError`); a write
    may then still happen, at any later time, as after any transient error. As long as a call is overdue the
    node is away (`NodeError`).
 """
@@ -26,11 +29,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from stat import S_ISDIR, S_ISREG
 from typing import Final, TypeVar
 
 import trio
 
-from backend import durable
+from backend import durable, node_files
 from backend.errors import (
     ConflictError,
     DriveError,
@@ -42,6 +46,7 @@ from backend.errors import (
 )
 from backend.failpoints import declare, failpoint
 from backend.node import KEY_PATTERN, Buffer, Space
+from backend.node_files import ForeignFileError
 from backend.node_identity import IDENTITY_FILE, NodeIdentity, read_identity
 from backend.open_files import OpenFile, OpenFiles
 
@@ -97,23 +102,25 @@ class DirectoryNode:
         await self._read("cannot read", self._check)
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        path = self._locate(key)
-        await self._write(f"cannot write {key}", partial(self._store, path, parts, False))
+        self._require_key(key)
+        await self._write(f"cannot write {key}", partial(self._store, key, parts, False))
         self._files.forget(key)
 
     async def create(self, key: str, parts: Sequence[Buffer]) -> None:
-        await self._write(f"cannot create {key}", partial(self._store, self._locate(key), parts, True))
+        self._require_key(key)
+        await self._write(f"cannot create {key}", partial(self._store, key, parts, True))
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         if offset < 0 or (length is not None and length < 0):
             raise ValueError(f"no such range: {offset}+{length}")
-        path = self._locate(key)
+        self._require_key(key)
         if length is None or not length:
-            return await self._read(f"cannot read {key}", partial(_read_range, path, offset, length))
+            read_range = partial(_read_range, self._path, key, offset, length)
+            return await self._read(f"cannot read {key}", read_range)
         soon = await self.get_soon(key, offset, length)
         if soon is not None:
             return bytes(soon)
-        read = partial(_read_file, path, self._files.get(key), offset, length)
+        read = partial(_read_file, self._path, key, self._files.get(key), offset, length)
         data, file = await self._read(f"cannot read {key}", read)
         if len(data) == length:
             # Else it was read to its end, by who asked for as much as there can be: small objects, once.
@@ -124,13 +131,14 @@ class DirectoryNode:
         return await self._files.read_soon(key, offset, length, ask=not self._is_silent())
 
     async def size(self, key: str) -> int:
-        return await self._read(f"cannot stat {key}", partial(_size, self._locate(key)))
+        self._require_key(key)
+        return await self._read(f"cannot stat {key}", partial(_size, self._path, key))
 
     async def delete(self, key: str) -> None:
+        self._require_key(key)
         with suppress(NotFoundError):
-            path = self._locate(key)
             self._files.forget(key)
-            await self._write(f"cannot delete {key}", partial(_delete, path))
+            await self._write(f"cannot delete {key}", partial(_delete, self._path, key))
             self._files.forget(key)  # who read it meanwhile has opened it again
 
     async def keys(self, prefix: str) -> list[str]:
@@ -141,15 +149,15 @@ class DirectoryNode:
         return []
 
     async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
-        await self._write(f"cannot replace {key}", partial(self._swap, self._locate(key), expected, new))
+        self._require_key(key)
+        await self._write(f"cannot replace {key}", partial(self._swap, key, expected, new))
 
     async def space(self) -> Space:
         return await self._read("cannot ask for space", self._space)
 
-    def _locate(self, key: str) -> str:
+    def _require_key(self, key: str) -> None:
         if not _KEY.fullmatch(key) or key == IDENTITY_FILE:
             raise ValueError(f"not a key: {key!r}")
-        return os.path.join(self._path, key)
 
     async def _read(self, what: str, work: Callable[[], Result]) -> Result:
         self._check_answers(what)
@@ -193,7 +201,7 @@ class DirectoryNode:
 
     def _translated(self, what: str, error: OSError) -> DriveError:
         text = f"{self.name}: {what}: {error.strerror}"
-        if error.errno in _ABSENT:
+        if error.errno in _ABSENT or isinstance(error, ForeignFileError):
             self._check()
             return NotFoundError(text)
         if error.errno in _FULL:
@@ -207,43 +215,73 @@ class DirectoryNode:
         if found.name != self.name:
             raise NodeError(f"{self.name}: {self._path} is this drive's {found.name}", self.name)
 
-    def _store(self, path: str, parts: Sequence[Buffer], exclusive: bool) -> None:
+    def _store(self, key: str, parts: Sequence[Buffer], exclusive: bool) -> None:
         failpoint(BEFORE_WRITE)
         try:
-            self._make_folder(os.path.dirname(path))
-            durable.write_file(path, parts, exclusive=exclusive)
+            self._store_once(key, parts, exclusive)
         except FileNotFoundError:
             self._folders.clear()
-            self._make_folder(os.path.dirname(path))
-            durable.write_file(path, parts, exclusive=exclusive)
+            self._store_once(key, parts, exclusive)
         failpoint(AFTER_WRITE)
 
-    def _make_folder(self, folder: str) -> None:
+    def _store_once(self, key: str, parts: Sequence[Buffer], exclusive: bool) -> None:
+        below, _, name = key.rpartition("/")
+        with self._way_open(f"{self.name}: {key}"), self._made_folder(below) as folder:
+            if exclusive:
+                _clear(folder, name)
+            durable.write_file(os.path.join(self._path, key), parts, exclusive=exclusive, folder=folder)
+
+    @contextmanager
+    def _way_open(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (NotADirectoryError, IsADirectoryError, ForeignFileError) as error:
+            raise NodeError(
+                f"{what}: something is in the way that is not drivefs' ({error.strerror}): "
+                "fsck.drivefs -y moves it aside",
+                self.name,
+            ) from None
+
+    @contextmanager
+    def _made_folder(self, below: str) -> Iterator[int]:
         """The folder, durably, with what is above it. One that is found there may be another writer's
         whose fsync is still to come, so its parent is synced here as well."""
-        if folder in self._folders:
-            return
-        if folder == self._path:
+        made = ""
+        for name in filter(None, below.split("/")):
+            above, made = made, f"{made}/{name}" if made else name
+            if made not in self._folders:
+                self._make_folder(above, made)
+        if not below:
             self._check()
-            return
-        parent = os.path.dirname(folder)
-        self._make_folder(parent)
-        with suppress(FileExistsError):
-            durable.current().make_folder(folder)
-        durable.current().sync_folder(parent)
-        self._folders.add(folder)
+        with node_files.opened_folder(self._path, below) as folder:
+            yield folder
 
-    def _swap(self, path: str, expected: bytes | None, new: bytes) -> None:
-        self._make_folder(os.path.dirname(path))
+    def _make_folder(self, above: str, made: str) -> None:
+        if not above:
+            self._check()
+        with node_files.opened_folder(self._path, above) as parent:
+            with suppress(FileExistsError):
+                durable.current().make_folder(os.path.join(self._path, made), folder=parent)
+            durable.current().sync_folder(os.path.join(self._path, above).rstrip("/"), folder=parent)
+        self._folders.add(made)
+
+    def _swap(self, key: str, expected: bytes | None, new: bytes) -> None:
+        with self._way_open(f"{self.name}: {key}"), self._made_folder(key.rpartition("/")[0]):
+            pass
         with self._locked():
-            if _content(path) != expected:
-                raise ConflictError(f"{self.name}: {os.path.basename(path)} is not what was expected")
-            self._store(path, [new], exclusive=expected is None)
+            if not _holds(self._path, key, expected):
+                raise ConflictError(f"{self.name}: {os.path.basename(key)} is not what was expected")
+            self._store(key, [new], exclusive=expected is None)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        lock = os.path.join(self._path, _LOCK_FILE)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with self._way_open(f"{self.name}: {_LOCK_FILE}"), node_files.opened_folder(self._path) as folder:
+            with suppress(FileNotFoundError):
+                node_files.require_regular(
+                    os.stat(_LOCK_FILE, dir_fd=folder, follow_symlinks=False), _LOCK_FILE
+                )
+            descriptor = os.open(_LOCK_FILE, flags, 0o600, dir_fd=folder)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -252,10 +290,10 @@ class DirectoryNode:
 
     def _list(self, prefix: str) -> list[str]:
         found: list[str] = []
-        for folder, _, files in os.walk(os.path.join(self._path, prefix), onerror=_raise):
-            below = os.path.relpath(folder, self._path)
-            keys = (name if below == "." else f"{below}/{name}" for name in files)
-            found.extend(key for key in keys if _KEY.fullmatch(key) and key != IDENTITY_FILE)
+        with node_files.opened_folder(self._path, prefix) as top:
+            for below, _, files in node_files.walk(top, prefix):
+                keys = (below + name for name in files)
+                found.extend(key for key in keys if _KEY.fullmatch(key) and key != IDENTITY_FILE)
         return sorted(found)
 
     def _space(self) -> Space:
@@ -264,12 +302,12 @@ class DirectoryNode:
 
     def _remove_stale(self) -> None:
         oldest = time.time() - _STALE_AFTER
-        for folder, _, files in os.walk(self._path, onerror=_raise):
-            for name in filter(lambda name: name.startswith(_TEMPORARY), files):
-                path = os.path.join(folder, name)
-                with suppress(FileNotFoundError):
-                    if os.stat(path).st_mtime < oldest:
-                        os.unlink(path)
+        with node_files.opened_folder(self._path) as top:
+            for _, folder, files in node_files.walk(top):
+                for name in filter(lambda name: name.startswith(_TEMPORARY), files):
+                    with suppress(FileNotFoundError):
+                        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < oldest:
+                            os.unlink(name, dir_fd=folder)
 
 
 def space_of(path: str) -> Space:
@@ -279,34 +317,49 @@ def space_of(path: str) -> Space:
     return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, device)
 
 
-def _read_range(path: str, offset: int, length: int | None) -> bytes:
-    return OpenFile(path).read(offset, length)
+def _read_range(root: str, key: str, offset: int, length: int | None) -> bytes:
+    return OpenFile(root, key).read(offset, length)
 
 
-def _read_file(path: str, file: OpenFile | None, offset: int, length: int) -> tuple[bytes, OpenFile]:
+def _read_file(
+    root: str, key: str, file: OpenFile | None, offset: int, length: int
+) -> tuple[bytes, OpenFile]:
     """The bytes, and the open file that they are from: `file`, if the path still leads to it."""
     if file is None or not file.is_in_place():
-        file = OpenFile(path)
+        file = OpenFile(root, key)
     return file.read(offset, length), file
 
 
-def _size(path: str) -> int:
-    if os.path.isdir(path):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-    return os.stat(path).st_size
+def _size(root: str, key: str) -> int:
+    below, _, name = key.rpartition("/")
+    with node_files.opened_folder(root, below) as folder:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    node_files.require_regular(found, name)
+    return found.st_size
 
 
-def _content(path: str) -> bytes | None:
+def _holds(root: str, key: str, expected: bytes | None) -> bool:
+    """Whether the object is just that; None: there is none."""
+    try:
+        found = node_files.read_at_most(root, key, len(expected or b"") + 1)
+    except (FileNotFoundError, ForeignFileError):
+        return expected is None
+    return found == expected
+
+
+def _clear(folder: int, name: str) -> None:
+    """Where a file is to be made that must be the first: a link or pipe is none, and goes. A folder stays."""
     with suppress(FileNotFoundError):
-        return _read_range(path, 0, None)
-    return None
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not S_ISREG(mode):
+            os.unlink(name, dir_fd=folder)
 
 
-def _delete(path: str) -> None:
-    durable.current().unlink(path)
-    durable.current().sync_folder(os.path.dirname(path))
+def _delete(root: str, key: str) -> None:
+    below = os.path.dirname(key)
+    with suppress(NotADirectoryError, IsADirectoryError), node_files.opened_folder(root, below) as folder:
+        durable.current().unlink(os.path.join(root, key), folder=folder)
+        durable.current().sync_folder(os.path.join(root, below), folder=folder)
     failpoint(AFTER_DELETE)
-
-
-def _raise(error: OSError) -> None:
-    raise error

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import tomli_w
 
-from backend import durable
+from backend import durable, node_files
 from backend.errors import FormatError, NotFoundError, TransientError, UsageError
 from backend.key_slots import KINDS, Argon2Cost, Slot, check_slot
 from backend.keys import DRIVE_ID_SIZE
@@ -95,6 +95,7 @@ def load(path: str) -> DriveFile:
     """Read the file `path`. `NotFoundError` if there is none, `FormatError` if it is not a drive
     file, `TransientError` if the disk fails."""
     try:
+        node_files.require_regular(os.stat(path), path)
         with open(path, "rb") as file:
             data = file.read(MAX_SIZE + 1)
     except (FileNotFoundError, NotADirectoryError):

@@ -25,11 +25,12 @@ _LARGE = 1 << 20
 
 
 class Durable:
-    """The system calls that make bytes durable."""
+    """The system calls that make bytes durable. With `folder`, a descriptor of the folder that the paths are
+    in, their last names are looked up there, whatever the paths lead to meanwhile."""
 
-    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+    def open(self, path: str, flags: int, mode: int = 0o600, *, folder: int | None = None) -> int:
         """A file descriptor; O_CLOEXEC is added."""
-        return os.open(path, flags | os.O_CLOEXEC, mode)
+        return os.open(_in(folder, path), flags | os.O_CLOEXEC, mode, dir_fd=folder)
 
     def write(self, descriptor: int, parts: Sequence[Buffer], offset: int) -> int:
         """Write all of `parts` at `offset`; the number of bytes. A short write goes on."""
@@ -55,24 +56,28 @@ class Durable:
         nor change the file's size."""
         os.posix_fallocate(descriptor, 0, size)
 
-    def make_folder(self, path: str) -> None:
+    def make_folder(self, path: str, *, folder: int | None = None) -> None:
         """mkdir(2) for the owner only; durable after `sync_folder` of the folder above."""
-        os.mkdir(path, 0o700)
+        os.mkdir(_in(folder, path), 0o700, dir_fd=folder)
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, folder: int | None = None) -> None:
         """Atomic within a file system; durable after `sync_folder`."""
-        os.rename(old, new)
+        os.rename(_in(folder, old), _in(folder, new), src_dir_fd=folder, dst_dir_fd=folder)
 
-    def link(self, old: str, new: str) -> None:
+    def link(self, old: str, new: str, *, folder: int | None = None) -> None:
         """As link(2): FileExistsError if `new` exists, so of several callers one wins."""
-        os.link(old, new)
+        os.link(_in(folder, old), _in(folder, new), src_dir_fd=folder, dst_dir_fd=folder)
 
-    def unlink(self, path: str) -> None:
+    def unlink(self, path: str, *, folder: int | None = None) -> None:
         """Remove a name; durable after `sync_folder`."""
-        os.unlink(path)
+        os.unlink(_in(folder, path), dir_fd=folder)
 
-    def sync_folder(self, path: str) -> None:
-        """Make names in a folder durable. `NotBegunError` if it cannot be opened (no descriptor is free)."""
+    def sync_folder(self, path: str, *, folder: int | None = None) -> None:
+        """Make names in a folder durable; here `folder` is that folder itself. `NotBegunError` if it cannot
+        be opened (no descriptor is free)."""
+        if folder is not None:
+            self.sync(folder)
+            return
         try:
             descriptor = self.open(path, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -81,6 +86,10 @@ class Durable:
             self.sync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def _in(folder: int | None, path: str) -> str:
+    return path if folder is None else os.path.basename(path)
 
 
 _current = Durable()
@@ -98,14 +107,21 @@ def use(implementation: Durable) -> Durable:
     return before
 
 
-def write_file(path: str, parts: Sequence[Buffer], *, exclusive: bool = False, mode: int = 0o600) -> None:
+def write_file(
+    path: str,
+    parts: Sequence[Buffer],
+    *,
+    exclusive: bool = False,
+    mode: int = 0o600,
+    folder: int | None = None,
+) -> None:
     """Make `path` hold exactly `parts`, atomically and durably (temporary file, fsync, rename or
     link, folder fsync). With `exclusive`, FileExistsError if `path` exists. Leaves no temporary
-    file behind unless the process dies; those names start with `.tmp-`."""
+    file behind unless the process dies; those names start with `.tmp-`. `folder` as in `Durable`."""
     io = current()
-    folder, name = os.path.split(path)
-    temporary = os.path.join(folder, f".tmp-{os.urandom(6).hex()}-{name[:100]}")
-    descriptor = io.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    above, name = os.path.split(path)
+    temporary = os.path.join(above, f".tmp-{os.urandom(6).hex()}-{name[:100]}")
+    descriptor = io.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, folder=folder)
     try:
         try:
             size = io.write(descriptor, parts, 0)
@@ -116,12 +132,12 @@ def write_file(path: str, parts: Sequence[Buffer], *, exclusive: bool = False, m
         finally:
             os.close(descriptor)
         if exclusive:
-            io.link(temporary, path)
-            io.unlink(temporary)
+            io.link(temporary, path, folder=folder)
+            io.unlink(temporary, folder=folder)
         else:
-            io.rename(temporary, path)
+            io.rename(temporary, path, folder=folder)
     except BaseException:
         with suppress(FileNotFoundError):
-            io.unlink(temporary)
+            io.unlink(temporary, folder=folder)
         raise
-    io.sync_folder(folder or ".")
+    io.sync_folder(above or ".", folder=folder)

@@ -22,7 +22,7 @@ def new_drive_key() -> bytes:
 class DriveKeys:
     """The 32-byte sub-keys of a drive. Immutable; never shows a key in its repr. Thread-safe."""
 
-    __slots__ = ("block", "block_id", "chunker", "commit", "pack", "root", "snapshot")
+    __slots__ = ("block", "block_id", "chunker", "commit", "lease", "object", "pack", "root", "snapshot")
 
     block: Final[bytes]
     """Seals blocks (by a key derived per block)."""
@@ -32,6 +32,10 @@ class DriveKeys:
     """Keys where content is cut."""
     commit: Final[bytes]
     """Seals the payload of commits."""
+    lease: Final[bytes]
+    """Authenticates lease records."""
+    object: Final[bytes]
+    """Authenticates the copies of commits and roots."""
     pack: Final[bytes]
     """Seals the trailer index of packs (by a key derived per pack)."""
     root: Final[bytes]
@@ -47,6 +51,8 @@ class DriveKeys:
         self.block_id = derive(drive_key, "block id", drive_id)
         self.chunker = derive(drive_key, "chunker", drive_id)
         self.commit = derive(drive_key, "commit", drive_id)
+        self.lease = derive(drive_key, "lease", drive_id)
+        self.object = derive(drive_key, "object", drive_id)
         self.pack = derive(drive_key, "pack", drive_id)
         self.root = derive(drive_key, "root", drive_id)
         self.snapshot = derive(drive_key, "snapshot", drive_id)

@@ -14,7 +14,9 @@ Invariants:
    of this boot whose process is gone is taken over at once.
 5. A node that does not answer in a sixth of the lease's duration counts as away: one disk that hangs must
    not cost the lease.
-6. CLOCK_BOOTTIME: time asleep counts, so a machine that was suspended knows that its lease is old.
+6. A record counts only if who has the drive's key wrote it. A node can keep, lose or put back its record; it
+   cannot make one up, say that a holder lives, or use up epochs.
+7. CLOCK_BOOTTIME: time asleep counts, so a machine that was suspended knows that its lease is old.
 
 A lease that only ran out (nodes away, suspended) and was taken by nobody is renewed and goes on; one that
 was taken over is lost for good (`FencedError`). With half of the nodes away there is no lease: reading
@@ -40,13 +42,14 @@ from backend.errors import (
     CorruptError,
     DriveError,
     FencedError,
+    FormatError,
     LeaseHeldError,
     NotFoundError,
     TransientError,
     UnavailableError,
 )
 from backend.failpoints import declare, failpoint
-from backend.lease_record import MAX_SIZE, Holder, LeaseRecord, decode, encode
+from backend.lease_record import MAX_SIZE, Holder, LeaseRecord, decode, encode, is_sealed, sealed
 from backend.node import Node
 from backend.process_identity import Life, life_of
 
@@ -89,6 +92,7 @@ class Lease:
         self,
         nodes: Mapping[str, Node],
         drive_id: bytes,
+        secret: bytes,
         holder: Holder,
         *,
         seconds: float = DEFAULT_SECONDS,
@@ -96,11 +100,12 @@ class Lease:
         life: Callable[[Holder, Holder], Life] = life_of,
         waiting: Callable[[str], None] = log.info,
     ) -> None:
-        """`nodes` are all nodes of the drive, also those that are away. `seconds` is for how long others
-        trust a silent holder; it is renewed three times in that. `waiting` is told for whom and how long
-        `acquire` waits, when it has for two seconds."""
+        """`nodes` are all nodes of the drive, also those that are away; `secret` is the drive's key for
+        leases. `seconds` is for how long others trust a silent holder; it is renewed three times in that.
+        `waiting` is told for whom and how long `acquire` waits, when it has for two seconds."""
         self._nodes = nodes
         self._drive = drive_id.hex()
+        self._secret = secret
         self._holder = holder
         self._seconds = seconds
         self._clock = clock
@@ -256,7 +261,7 @@ class Lease:
             try:
                 one = await self._read(node)
                 if _same(one.record, mine) and one.record is not None:
-                    await node.swap(KEY, one.stored, encode(replace(one.record, held=False)))
+                    await node.swap(KEY, one.stored, self._encoded(replace(one.record, held=False)))
             except DriveError:
                 return  # a node that is away keeps the record; it runs out by itself
 
@@ -270,7 +275,7 @@ class Lease:
             if node.name not in seen:
                 return
             try:
-                await node.swap(KEY, seen[node.name].stored, encode(record))
+                await node.swap(KEY, seen[node.name].stored, self._encoded(record))
             except DriveError:
                 return  # away, refusing, or someone else was first: not won
             won.add(node.name)
@@ -282,26 +287,31 @@ class Lease:
         """What the nodes hold, of those that answer in time, or that answered when it was `enough`;
         `UnavailableError` if they are no majority."""
         seen: dict[str, _Seen] = {}
+        failed: dict[str, DriveError] = {}
         with trio.move_on_after(self._seconds / 6) as waiting:
 
             async def look(node: Node) -> None:
                 try:
                     seen[node.name] = await self._read(node)
-                except DriveError:
-                    return  # counted below, as a node that is missing in `seen`
+                except DriveError as error:
+                    failed[node.name] = error
+                    return
                 if enough(seen.values()):
                     waiting.cancel()
 
             await self._each(look)
         if len(seen) < self._majority:
-            away = sorted(self._nodes.keys() - seen.keys())
-            raise UnavailableError(
-                f"the lease needs {self._majority} of {len(self._nodes)} nodes; away: {', '.join(away)}", away
-            )
+            raise self._too_few(sorted(self._nodes.keys() - seen.keys()), failed)
         return seen
 
+    def _too_few(self, away: list[str], failed: Mapping[str, DriveError]) -> UnavailableError:
+        unknown = [str(error) for error in failed.values() if isinstance(error, FormatError)]
+        why = f" ({unknown[0]})" if unknown else ""
+        needs = f"the lease needs {self._majority} of {len(self._nodes)} nodes"
+        return UnavailableError(f"{needs}; away: {', '.join(away)}{why}", away)
+
     async def _read(self, node: Node) -> _Seen:
-        """A damaged record, or one of another drive, counts as none: it is replaced."""
+        """A record that is damaged, forged or of another drive counts as none: it is replaced."""
         try:
             stored = await node.get(KEY, 0, MAX_SIZE + 1)
         except NotFoundError:
@@ -310,7 +320,11 @@ class Lease:
             record = decode(stored)
         except CorruptError:
             return _Seen(stored, None)
-        return _Seen(stored, record if record.drive == self._drive else None)
+        is_ours = record.drive == self._drive and is_sealed(record, self._secret)
+        return _Seen(stored, record if is_ours else None)
+
+    def _encoded(self, record: LeaseRecord) -> bytes:
+        return encode(sealed(record, self._secret))
 
     async def _outlive(self, record: LeaseRecord) -> None:
         """Return when the holder of `record` may be taken over; `LeaseHeldError` if it lives."""

@@ -1,18 +1,21 @@
 """The lease record as it is stored on a node. Pure functions; spec: docs/format/lease.md.
 
 JSON, because a person with a drive that is held wants to read by whom. It holds no secret; the
-machine is named by a hash, as machine-id(5) asks for, and the host by its name.
+machine is named by a hash, as machine-id(5) asks for, and the host by its name. Its seal is keyed: a record
+whose seal fits was written by somebody who has the drive's key.
 """
 
 from __future__ import annotations
 
+import hmac
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Final
 
+from backend.crypto import keyed_hash
 from backend.errors import CorruptError, FormatError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 MAX_SIZE: Final = 4096
 
 
@@ -42,6 +45,21 @@ class LeaseRecord:
     seconds: float
     until_ns: int
     holder: Holder
+    seal: str = ""
+
+
+def sealed(record: LeaseRecord, secret: bytes) -> LeaseRecord:
+    """The record with its seal. `secret` is the drive's key for leases, 32 bytes."""
+    return replace(record, seal=_seal(record, secret))
+
+
+def is_sealed(record: LeaseRecord, secret: bytes) -> bool:
+    """Whether the seal fits."""
+    return hmac.compare_digest(record.seal.encode(errors="replace"), _seal(record, secret).encode())
+
+
+def _seal(record: LeaseRecord, secret: bytes) -> str:
+    return keyed_hash(secret, b"drivefs lease 2\0" + encode(replace(record, seal=""))).hex()
 
 
 def encode(record: LeaseRecord) -> bytes:
@@ -50,7 +68,8 @@ def encode(record: LeaseRecord) -> bytes:
 
 
 def decode(data: bytes) -> LeaseRecord:
-    """The record in `data`. `FormatError` for an unknown version, `CorruptError` for anything else."""
+    """The record in `data`, its seal not looked at. `FormatError` for an unknown version, `CorruptError` for
+    anything else."""
     if len(data) > MAX_SIZE:
         raise CorruptError("lease: too long")
     try:

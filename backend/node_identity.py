@@ -14,7 +14,7 @@ from typing import Final
 
 import tomli_w
 
-from backend import durable
+from backend import durable, node_files
 from backend.errors import NodeError
 
 IDENTITY_FILE: Final = "node.toml"
@@ -58,9 +58,8 @@ def read_identity(path: str, name: str) -> NodeIdentity:
     """Whose node the folder is. `NodeError` in one line if the path is missing, is no node, or its
     identity file cannot be read or understood. `name` is how messages call the node. Blocks."""
     try:
-        with open(os.path.join(path, IDENTITY_FILE), "rb") as file:
-            data = file.read(MAX_FILE_SIZE + 1)
-    except FileNotFoundError:
+        data = node_files.read_at_most(path, IDENTITY_FILE, MAX_FILE_SIZE + 1)
+    except (FileNotFoundError, NotADirectoryError):
         what = f"is not a node ({IDENTITY_FILE} is missing)" if os.path.isdir(path) else "is missing"
         raise NodeError(f"{name}: {path} {what}; is its disk mounted?", name) from None
     except OSError as error:

@@ -1,7 +1,8 @@
 """Moving the small replicated objects (commits, roots) to the nodes that the cluster map wants.
 
 Invariants:
-1. No key is used: commits are known by their hash chain, roots by their ballots.
+1. Only copies whose tag fits are moved (`ReplicatedObjects`, invariant 4): commits by their hash chain,
+   roots by their ballots. What a node made up stays where it is.
 2. Copies elsewhere are deleted only after m+1 wanted nodes have the right one durably: at no moment are there
    fewer good copies than before.
 3. Only for who holds the drive's lease: nobody else replaces copies meanwhile. A majority confirms it anew
@@ -15,13 +16,14 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from backend.commit_log import CommitLog, commit_key
+from backend.commit_log import CommitLog
+from backend.commit_search import commit_key
 from backend.crypto import plain_hash
 from backend.errors import CorruptError
 from backend.failpoints import declare, failpoint
 from backend.local_upstream import ROOTS
 from backend.node import Node
-from backend.object_format import Copy, frame
+from backend.object_format import Copy
 from backend.replicated_objects import Copies, Ranking, ReplicatedObjects
 
 COPIED: Final = declare(
@@ -45,13 +47,11 @@ class ObjectRebalance:
         objects: ReplicatedObjects,
         nodes: Mapping[str, Node],
         ranking: Ranking,
-        drive_id: bytes,
         verify: Callable[[], Awaitable[None]],
     ) -> None:
         self._objects = objects
         self._nodes = nodes
         self._ranking = ranking
-        self._drive_id = drive_id
         self._verify = verify
         self.moved = 0
         """copies that were written where there was none, or another one"""
@@ -65,22 +65,27 @@ class ObjectRebalance:
         number = 0
         while commits := await log.commits_after(number, _BATCH):
             for commit, commit_hash in commits:
-                await self._settle(commit_key(commit.number), _of_hash(commit_hash))
+                await self._settle_commit(commit.number, commit_hash)
             number = commits[-1][0].number
             progress(number, head.number)
         for key in sorted((await self._objects.keys(ROOTS)).holders):
-            await self._settle(key, lambda _copy: True)
+            found = await self._objects.find_all(key)
+            if found.good:
+                await self._settle(key, found, lambda _copy: True)
 
-    async def _settle(self, key: str, accept: Accept) -> None:
-        found = await self._objects.find_all(key)
+    async def _settle_commit(self, number: int, commit_hash: bytes) -> None:
+        key = commit_key(number)
+        await self._settle(key, await self._objects.find_all(key), _of_hash(commit_hash))
+
+    async def _settle(self, key: str, found: Copies, accept: Accept) -> None:
         right = _right(key, found, accept)
         wanted = self._ranking(key.encode())[: self._objects.copies]
         for name in wanted:
             if found.good.get(name) != right:
-                await self._nodes[name].put(key, [frame(self._drive_id, key, right)])
+                await self._objects.write_as_it_is(name, key, right)
                 failpoint(COPIED)
                 self.moved += 1
-        for name in sorted((found.good.keys() | found.damaged) - set(wanted)):
+        for name in sorted((found.good.keys() | found.damaged.keys()) - set(wanted)):
             await self._verify()
             await self._nodes[name].delete(key)
             failpoint(DELETED)

@@ -26,6 +26,7 @@ from typing import Final
 
 import trio
 
+from backend import node_files
 from backend.node import Buffer
 
 MOST: Final = 2048
@@ -50,9 +51,10 @@ class OpenFile:
 
     __slots__ = ("_end", "_inode", "descriptor", "path")
 
-    def __init__(self, path: str) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.path = path
+    def __init__(self, root: str, key: str) -> None:
+        """`OSError`; as of `backend.node_files`."""
+        self.descriptor = node_files.open_below(root, key)
+        self.path = os.path.join(root, key)
         self._inode = _inode(os.fstat(self.descriptor))
         self._end = -1
         os.posix_fadvise(self.descriptor, 0, 0, os.POSIX_FADV_RANDOM)

@@ -9,7 +9,12 @@ Invariants:
    meets the other's copy before it has written anything.
 3. A copy with a ballot is replaced only by an atomic swap and only by a higher ballot, so no slow
    writer ever undoes what a later one wrote.
-4. A copy whose checksum does not fit is treated as absent, and reported.
+4. A copy whose checksum or tag does not fit counts as damaged: it is treated as absent, and reported. A node
+   has no key, so what it made up is never given to anybody, nor written to another node.
+5. One node's refusal (a version that is unknown here, something foreign in the object's place) is that node's
+   failure only: the next in order stands in.
+6. A node decides how long its objects are. Over `_SMALL` they are read one at a time, so that a few that lie
+   do not fill memory.
 """
 
 from __future__ import annotations
@@ -33,15 +38,17 @@ from backend.errors import (
     UnavailableError,
 )
 from backend.node import Node
-from backend.object_format import OVERHEAD, Copy, frame, unframe
+from backend.object_format import OVERHEAD, Copy, frame, is_signed, signed, unframe
 from backend.placement import ClusterMap, place
 
 Ranking = Callable[[bytes], Sequence[str]]
 """All node names of the drive in rendezvous order for an object's id."""
 
 MAX_OBJECT: Final = 80 * 1024 * 1024
+_SMALL: Final = 1024 * 1024
 _SWAP_TRIES: Final = 8
 _NODE_FAILS = (TransientError, NodeError, ReadOnlyError, NoSpaceError)
+_NOT_TAKEN = (*_NODE_FAILS, FormatError, NotFoundError)
 
 
 def ranking_of(cluster: ClusterMap, copies: int) -> Ranking:
@@ -59,11 +66,15 @@ def ranking_of(cluster: ClusterMap, copies: int) -> Ranking:
 
 @dataclass(slots=True)
 class Copies:
-    """What the nodes hold of one key, by node name."""
+    """What the nodes hold of one key, by node name; of the damaged ones, what is wrong."""
 
     good: dict[str, Copy] = field(default_factory=dict)
-    damaged: set[str] = field(default_factory=set)
+    damaged: dict[str, DriveError] = field(default_factory=dict)
     away: set[str] = field(default_factory=set)
+
+    def whose_damage(self) -> str:
+        """For people: the nodes whose copies are no good, and why."""
+        return "; ".join(f"{name}: {error}" for name, error in sorted(self.damaged.items()))
 
 
 @dataclass(slots=True)
@@ -77,12 +88,16 @@ class Listing:
 class ReplicatedObjects:
     """May be called by many tasks at once."""
 
-    def __init__(self, nodes: Mapping[str, Node], ranking: Ranking, copies: int, drive_id: bytes) -> None:
+    def __init__(
+        self, nodes: Mapping[str, Node], ranking: Ranking, copies: int, drive_id: bytes, secret: bytes
+    ) -> None:
         """`nodes` are all nodes of the drive, also those that are away; `copies` is m+1 (as many as there
-        are nodes, if those are fewer)."""
+        are nodes, if those are fewer); `secret` is the drive's key for objects."""
         self._nodes = nodes
         self._ranking = ranking
         self._drive_id = drive_id
+        self._secret = secret
+        self._large = trio.CapacityLimiter(1)
         self.copies: Final = min(copies, len(nodes))
 
     async def put(self, key: str, data: bytes, ballot: int = 0) -> None:
@@ -90,7 +105,7 @@ class ReplicatedObjects:
         Returns when they are durable, or when at least two are and no further node would take one (the
         next put repairs that). `UnavailableError`, `NoSpaceError` or `ReadOnlyError` if fewer; then some
         nodes may hold the new version. Idempotent."""
-        copy = Copy(ballot, _checked(key, data))
+        copy = signed(self._secret, self._drive_id, key, ballot, _checked(key, data))
         framed = frame(self._drive_id, key, copy)
 
         async def write(node: Node) -> None:
@@ -103,7 +118,7 @@ class ReplicatedObjects:
         replaced; `ConflictError` if a node holds other data of the same or a higher ballot.
         Calls `first_done` after the first copy. Errors as `put`, but fewer than m+1 copies are always
         an error. Idempotent; safe to retry."""
-        copy = Copy(ballot, _checked(key, data))
+        copy = signed(self._secret, self._drive_id, key, ballot, _checked(key, data))
         framed = frame(self._drive_id, key, copy)
 
         async def write(node: Node) -> None:
@@ -143,8 +158,8 @@ class ReplicatedObjects:
                 found.good[node.name] = await self._read(node, key)
             except NotFoundError:
                 return
-            except (CorruptError, FormatError):
-                found.damaged.add(node.name)
+            except (CorruptError, FormatError) as error:
+                found.damaged[node.name] = error
             except _NODE_FAILS:
                 found.away.add(node.name)
 
@@ -159,7 +174,7 @@ class ReplicatedObjects:
         if not found.good and len(found.away) >= self.copies:
             raise _not_found(key, sorted(found.away), seen=False)
         if not found.good and found.damaged:
-            raise CorruptError(f"{key}: every copy is damaged, on {', '.join(sorted(found.damaged))}")
+            raise CorruptError(f"{key}: every copy is damaged ({found.whose_damage()})")
         newest_first = sorted(found.good.values(), key=lambda copy: -copy.ballot)
         return list(dict.fromkeys(copy.data for copy in newest_first))
 
@@ -184,12 +199,30 @@ class ReplicatedObjects:
             )
         return listing
 
+    async def write_as_it_is(self, name: str, key: str, copy: Copy) -> None:
+        """Put a copy that was read here on the node of that name, over whatever it has. What the node
+        raises."""
+        await self._nodes[name].put(key, [frame(self._drive_id, key, copy)])
+
     def _order(self, key: str) -> list[Node]:
         return [self._nodes[name] for name in self._ranking(key.encode())]
 
     async def _read(self, node: Node, key: str) -> Copy:
-        stored = await node.get(key, 0, MAX_OBJECT + OVERHEAD + 1)
-        return unframe(self._drive_id, key, stored)
+        return self._opened(key, await self._stored(node, key))
+
+    async def _stored(self, node: Node, key: str) -> bytes:
+        stored = await node.get(key, 0, _SMALL)
+        if len(stored) < _SMALL:
+            return stored
+        async with self._large:
+            return await node.get(key, 0, MAX_OBJECT + OVERHEAD + 1)
+
+    def _opened(self, key: str, stored: bytes) -> Copy:
+        """`CorruptError`, `FormatError`."""
+        copy = unframe(self._drive_id, key, stored)
+        if not is_signed(self._secret, self._drive_id, key, copy):
+            raise CorruptError(f"{key}: not written by this drive, its tag does not fit")
+        return copy
 
     async def _write_ballot(self, node: Node, key: str, copy: Copy, framed: bytes, highest: int) -> None:
         """Write the copy; other data is replaced if its ballot is at most `highest`."""
@@ -206,10 +239,12 @@ class ReplicatedObjects:
     async def _replace(self, node: Node, key: str, copy: Copy, framed: bytes, highest: int) -> bool:
         """False if the copy there changed meanwhile."""
         try:
-            stored = await node.get(key, 0, MAX_OBJECT + OVERHEAD + 1)
+            stored = await self._stored(node, key)
         except NotFoundError:
             return False
-        there = self._unframed(key, stored)
+        if len(stored) > MAX_OBJECT + OVERHEAD:
+            raise NodeError(f"{node.name}: {key} is larger than any object can be", node.name)
+        there = self._opened_or_none(key, stored)
         if there is not None and there.data == copy.data and there.ballot > copy.ballot:
             return True
         if there is not None and there.data != copy.data and there.ballot > highest:
@@ -221,9 +256,9 @@ class ReplicatedObjects:
             return False
         return True
 
-    def _unframed(self, key: str, stored: bytes) -> Copy | None:
+    def _opened_or_none(self, key: str, stored: bytes) -> Copy | None:
         try:
-            return unframe(self._drive_id, key, stored)
+            return self._opened(key, stored)
         except CorruptError:
             return None
 
@@ -258,9 +293,9 @@ async def _write_batch(
     async def attempt(node: Node) -> None:
         try:
             await write(node)
-        except (ConflictError, FormatError) as error:
+        except ConflictError as error:
             refusals.append(error)
-        except _NODE_FAILS as error:
+        except _NOT_TAKEN as error:
             failures[node.name] = error
 
     await _each(attempt, batch)

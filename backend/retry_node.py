@@ -48,7 +48,8 @@ class RetryNode(ForwardingNode):
                 failed_before = True
                 raise
             except ConflictError:
-                if not failed_before or await self._node.get(key) != b"".join(parts):
+                ours = b"".join(parts)
+                if not failed_before or await self._node.get(key, 0, len(ours) + 1) != ours:
                     raise
                 await self._node.put(key, parts)
 

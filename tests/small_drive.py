@@ -65,6 +65,11 @@ class SmallDrive:
     def fsck(self, *options: str) -> int:
         return fsck([*options, *self.where(), str(self.drive)])
 
+    @property
+    def secret(self) -> list[str]:
+        """The option that opens it, for tools without this machine's folders."""
+        return ["--key-file", str(self.folder / "key")]
+
     def unlocked(self) -> compose.UnlockedDrive:
         file = compose.load_drive(str(self.drive))
         return compose.unlock(str(self.drive), file, [Secret.key_file((self.folder / "key").read_bytes())])

@@ -57,7 +57,7 @@ class LocalDrive:
 
     def objects(self) -> ReplicatedObjects:
         """The drive's small objects, without any lease."""
-        return ReplicatedObjects(self.nodes, self.ranking(), 3, DRIVE)
+        return ReplicatedObjects(self.nodes, self.ranking(), 3, DRIVE, KEYS.object)
 
     def ranking(self) -> Ranking:
         """Where small objects go."""
@@ -72,7 +72,15 @@ class LocalDrive:
         objects = self.objects()
         holder = replace(this_process(), host=host)
         lease = (
-            Lease(self.nodes, DRIVE, holder, seconds=self.seconds, clock=self.clock, life=self._life_of)
+            Lease(
+                self.nodes,
+                DRIVE,
+                KEYS.lease,
+                holder,
+                seconds=self.seconds,
+                clock=self.clock,
+                life=self._life_of,
+            )
             if writing
             else None
         )

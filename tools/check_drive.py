@@ -26,6 +26,7 @@ from backend.check_objects import ObjectCheck
 from backend.check_store import StoreCheck
 from backend.cluster_change import require_current
 from backend.commit_log import CommitLog
+from backend.commit_search import FOLDER, number_of
 from backend.erasure import Profile, code_for
 from backend.errors import CorruptError, DriveError, FencedError, FormatError
 from backend.findings import Findings
@@ -83,9 +84,9 @@ class DriveCheck:
         self._data = data
         self._nodes: dict[str, Node] = open_nodes(drive.folder, file)
         self._ranking = ranking_of(cluster, copies)
-        self._objects = ReplicatedObjects(self._nodes, self._ranking, copies, file.id)
-        self._copies = ObjectCheck(self._objects, self._nodes, self._ranking, file.id, findings, mend=mend)
-        self._lease = Lease(self._nodes, file.id, this_process()) if mend else None
+        self._objects = ReplicatedObjects(self._nodes, self._ranking, copies, file.id, keys.object)
+        self._copies = ObjectCheck(self._objects, self._nodes, self._ranking, findings, mend=mend)
+        self._lease = Lease(self._nodes, file.id, keys.lease, this_process()) if mend else None
         self._log = CommitLog(self._objects)
         self._index = BlockIndex(str(work / INDEX_FILE), file.id)
         code = code_for(profile)
@@ -119,7 +120,7 @@ class DriveCheck:
         """See the module. `LeaseHeldError`, `UnavailableError`, `FencedError`; local failures."""
         try:
             await self._tell_away()
-            await self._copies.check_lease()
+            await self._copies.check_lease(self._drive.keys.lease)
             if self._lease is None:
                 await self._check()
             else:
@@ -172,6 +173,7 @@ class DriveCheck:
         except (CorruptError, FormatError) as error:
             self._findings.add("lost", str(error))
             self._is_broken = True
+        await self._check_strays()
         await self._check_roots()
         root = await self._newest_root()
         if self._is_broken and root is not None:
@@ -183,6 +185,13 @@ class DriveCheck:
             self._head = await self._log.open(trusted=head)
         except (CorruptError, FormatError) as error:
             self._findings.add("lost", str(error))
+
+    async def _check_strays(self) -> None:
+        """What a node put where the log or a root would be."""
+        head = self._head.number if self._head else None
+        if head is not None:
+            await self._copies.check_strays(FOLDER, lambda key: 0 < (number_of(key) or 0) <= head)
+        await self._copies.check_strays(ROOTS, lambda key: key == _SNAPSHOT_KEY)
 
     async def _check_roots(self) -> None:
         for key in sorted((await self._objects.keys(ROOTS)).holders):

@@ -15,7 +15,8 @@ import trio
 
 from backend import at_rest
 from backend.check_objects import ObjectCheck
-from backend.commit_log import CommitLog, commit_key
+from backend.commit_log import CommitLog
+from backend.commit_search import commit_key
 from backend.crypto import plain_hash
 from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, UnavailableError
 from backend.findings import Findings

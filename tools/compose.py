@@ -27,7 +27,7 @@ from backend.block_index import BlockIndex
 from backend.block_store import BlockStore
 from backend.commit_log import CommitLog
 from backend.directory_node import DirectoryNode
-from backend.drive_file import DriveFile
+from backend.drive_file import DriveFile, NodeEntry
 from backend.erasure import Profile, code_for
 from backend.errors import (
     CorruptError,
@@ -47,6 +47,7 @@ from backend.metered_node import MeteredNode
 from backend.node import Node
 from backend.node_identity import NodeIdentity, read_identity
 from backend.pack_store import PackStore
+from backend.patience import ask
 from backend.placement import ClusterMap, ClusterNode
 from backend.process_identity import this_process
 from backend.replicated_objects import ReplicatedObjects, ranking_of
@@ -108,20 +109,26 @@ def node_folders(folder: str, file: DriveFile) -> list[str]:
 
 
 def nodes_away(folder: str, file: DriveFile) -> list[NodeError]:
-    """What is wrong with each node that is missing, foreign or no node. Blocks."""
-    wrong = []
-    for entry in file.nodes:
-        path = entry.folder(folder)
-        try:
-            found = read_identity(path, entry.name)
-        except NodeError as error:
-            wrong.append(error)
-            continue
-        if found.drive_id != file.id:
-            wrong.append(NodeError(f"{entry.name}: {path} is a node of another drive", entry.name))
-        elif found.name != entry.name:
-            wrong.append(NodeError(f"{entry.name}: {path} is this drive's {found.name}", entry.name))
-    return wrong
+    """What is wrong with each node that is missing, foreign, no node or does not answer. Blocks."""
+    found = ask({entry: partial(_trouble_with, entry, entry.folder(folder), file.id) for entry in file.nodes})
+    silent = (
+        NodeError(f"{entry.name}: {entry.folder(folder)} does not answer", entry.name)
+        for entry in file.nodes
+        if entry not in found
+    )
+    return [*filter(None, found.values()), *silent]
+
+
+def _trouble_with(entry: NodeEntry, path: str, drive_id: bytes) -> NodeError | None:
+    try:
+        found = read_identity(path, entry.name)
+    except NodeError as error:
+        return error
+    if found.drive_id != drive_id:
+        return NodeError(f"{entry.name}: {path} is a node of another drive", entry.name)
+    if found.name != entry.name:
+        return NodeError(f"{entry.name}: {path} is this drive's {found.name}", entry.name)
+    return None
 
 
 def require_enough_nodes(file: DriveFile, away: Sequence[NodeError]) -> None:
@@ -301,7 +308,7 @@ async def _local_state(drive: UnlockedDrive, folder: Path, waiting: Waiting) -> 
 
 def _lease(drive: UnlockedDrive, waiting: Waiting) -> Lease:
     nodes = open_nodes(drive.folder, drive.file, LEASE_PATIENCE)
-    return Lease(nodes, drive.file.id, this_process(), waiting=waiting)
+    return Lease(nodes, drive.file.id, drive.keys.lease, this_process(), waiting=waiting)
 
 
 def _build_upstream(
@@ -319,7 +326,8 @@ def _build_upstream(
     blocks = BlockStore(written, code, cluster, file.id, drive.keys.pack, index, note_repair=note)
     looking = PackStore(nodes, code, cluster, file.id, lambda _pack, _fragment: None)
     copies = profile.m + 1
-    objects = ReplicatedObjects(answering, ranking_of(cluster, copies), copies, file.id)
+    ranking = ranking_of(cluster, copies)
+    objects = ReplicatedObjects(answering, ranking, copies, file.id, drive.keys.object)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
         return blocks, LocalUpstream(blocks, CommitLog(objects), objects, None), health

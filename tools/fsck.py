@@ -26,11 +26,13 @@ from typing import Final
 
 import trio
 
-from backend import check_nodes, durable, failpoints
+from backend import check_nodes, check_places, durable, failpoints
 from backend.check_nodes import Survey
 from backend.crypto import plain_hash
+from backend.drive_file import NodeEntry
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError
 from backend.findings import Finding, Findings
+from backend.patience import ask
 from cache.local_state import LOCK_FILE, set_namespace_aside
 from cache.lost_files import LostRange
 from cache.opening import DriveOptions
@@ -190,6 +192,8 @@ def _once(run: _Run, unlock: _Unlock) -> Findings:
 def _check_beside(run: _Run) -> None:
     """The drive file's copies and the nodes' identities, before anything asks the nodes."""
     file = run.survey.file
+    for entry in file.nodes:
+        _clear(run, entry)
     for wrong in check_nodes.wrong_identities(run.folder, file):
         if run.mend and wrong.is_ours:
             check_nodes.rewrite_identity(wrong, file.id)
@@ -200,6 +204,17 @@ def _check_beside(run: _Run) -> None:
         if run.mend:
             check_nodes.rewrite_copy(place, file)
         run.findings.add("mended" if run.mend else "left", f"{place} {text}")
+
+
+def _clear(run: _Run, entry: NodeEntry) -> None:
+    """What lies on a node in the place of drivefs' own files and folders is moved aside."""
+    place = entry.folder(run.folder)
+    look = {place: partial(check_nodes.in_the_way, place, run.survey.file)}
+    for path in ask(look).get(place, []):
+        what = f"{entry.name}: {path} is a link, pipe, device, file or folder that is not drivefs'"
+        if run.mend:
+            what += f": moved to {check_places.move_aside(place, path)}"
+        run.findings.add("mended" if run.mend else "left", what)
 
 
 def _is_ours(run: _Run, place: str) -> bool:

@@ -1,4 +1,5 @@
-"""`drivefs node add`, `remove`, `rebalance`: the nodes over a drive's life. No secret is needed.
+"""`drivefs node add`, `remove`, `rebalance`: the nodes over a drive's life. The secret is needed:
+a node may say anything, and only what the drive's key vouches for is moved.
 
 Only while the drive is not mounted: a mount keeps the cluster map that it began with. The order of an
 addition: the new folder gets its identity, the map gets the node (one at a time), then the fragments and
@@ -26,11 +27,13 @@ from backend.drive_file import MAX_NODES, DriveFile, NodeEntry
 from backend.erasure import Profile, code_for
 from backend.errors import UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
+from backend.keys import DriveKeys
 from backend.node_identity import initialise_directory_node
 from backend.object_rebalance import ObjectRebalance
 from backend.rebalance import Rebalance, RebalanceReport, left_on
 from backend.replicated_objects import ReplicatedObjects, ranking_of
-from tools import compose, mounts, old_drive
+from tools import compose, fsck, mounts, old_drive
+from tools.compose import UnlockedDrive
 from tools.errors import ToolError
 from tools.progress import Progress
 from tools.quantities import format_size, parse_size
@@ -58,6 +61,7 @@ def register(actions: Any) -> None:
         parser.add_argument(
             "--rate", metavar="SIZE", type=_rate, help="read at most so much a second while moving"
         )
+        fsck.add_secret_options(parser)
         parser.set_defaults(command=command)
 
 
@@ -69,27 +73,26 @@ def _rate(text: str) -> float:
 
 
 def _add(options: argparse.Namespace) -> int:
-    folder, file = _unused_drive(options.drive)
+    drive = _unused_drive(options)
     paths = [os.path.abspath(path) for path in options.paths]
     if len(set(map(os.path.realpath, paths))) != len(paths):
         raise UsageError("the same folder is given twice")
-    _require_all_there(folder, file)
-    return _run(_add_all, folder, file, paths, options.zone, options.rate)
+    _require_all_there(drive.folder, drive.file)
+    return _run(_add_all, drive, paths, options.zone, options.rate)
 
 
 def _remove(options: argparse.Namespace) -> int:
-    folder, file = _unused_drive(options.drive)
+    drive = _unused_drive(options)
     names = list(dict.fromkeys(options.names))
     for name in names:
-        named(file, name)
-    _require_enough_without(folder, file, names)
-    _require_others_there(folder, file, names)
-    return _run(_remove_all, folder, file, names, options.rate)
+        named(drive.file, name)
+    _require_enough_without(drive.folder, drive.file, names)
+    _require_others_there(drive.folder, drive.file, names)
+    return _run(_remove_all, drive, names, options.rate)
 
 
 def _rebalance(options: argparse.Namespace) -> int:
-    folder, file = _unused_drive(options.drive)
-    return _run(_move_all, folder, file, options.rate)
+    return _run(_move_all, _unused_drive(options), options.rate)
 
 
 def named(file: DriveFile, name: str) -> NodeEntry:
@@ -107,8 +110,8 @@ def _run(work: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
         raise compose.sole(group) from None
 
 
-def _unused_drive(drive: str) -> tuple[str, DriveFile]:
-    folder = os.path.abspath(drive)
+def _unused_drive(options: argparse.Namespace) -> UnlockedDrive:
+    folder = os.path.abspath(options.drive)
     mount = mounts.find(folder)
     if mount is not None and mount in mounts.drives():
         raise ToolError(
@@ -117,15 +120,16 @@ def _unused_drive(drive: str) -> tuple[str, DriveFile]:
         )
     survey = check_nodes.survey(folder)
     old_drive.require_unused(folder, compose.node_folders(folder, survey.file))
+    drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
     if folder in dict(survey.wrong):
         say(f"{folder}: a change of its nodes was interrupted; it is finished now")
-        _run(_finish, folder, survey.file)
-    return folder, survey.file
+        _run(_finish, drive)
+    return drive
 
 
-async def _finish(folder: str, file: DriveFile) -> None:
-    async with _held(folder, file) as drive:
-        _warn(await drive.finish())
+async def _finish(drive: UnlockedDrive) -> None:
+    async with _held(drive) as changing:
+        _warn(await changing.finish())
 
 
 # What must be there
@@ -168,27 +172,26 @@ def _require_others_there(folder: str, file: DriveFile, names: Sequence[str]) ->
 # Adding
 
 
-async def _add_all(
-    folder: str, file: DriveFile, paths: Sequence[str], zone: str | None, rate: float | None
-) -> int:
+async def _add_all(drive: UnlockedDrive, paths: Sequence[str], zone: str | None, rate: float | None) -> int:
     for path in paths:
-        file = await _add_one(folder, file, path, zone)
-    return await _move_all(folder, file, rate)
+        drive = replace(drive, file=await _add_one(drive, path, zone))
+    return await _move_all(drive, rate)
 
 
-async def _add_one(folder: str, file: DriveFile, path: str, zone: str | None) -> DriveFile:
+async def _add_one(drive: UnlockedDrive, path: str, zone: str | None) -> DriveFile:
     """The drive file with the node at `path`: a new one, or one that was to be removed and now stays."""
+    folder, file = drive.folder, drive.file
     known = next((entry for entry in file.nodes if entry.folder(folder) == path), None)
     if known is not None and known.weight > 0:
         say(f"{path}: is {known.name} already")
         return file
-    async with _held(folder, file) as drive:
+    async with _held(drive) as changing:
         if known is not None:
             nodes = _reweighted(file, [known.name], 1.0)
         else:
             entry = await trio.to_thread.run_sync(_new_node, folder, file, path, zone)
             nodes = (*file.nodes, entry)
-        file = await _change(drive, nodes)
+        file = await _change(changing, nodes)
     failpoint(ADDED)
     say(f"{folder}: {path} is {file.nodes[-1].name if known is None else known.name} (epoch {file.epoch})")
     return file
@@ -234,26 +237,31 @@ def _reweighted(file: DriveFile, names: Sequence[str], weight: float) -> tuple[N
 # Removing
 
 
-async def _remove_all(folder: str, file: DriveFile, names: Sequence[str], rate: float | None) -> int:
-    if any(named(file, name).weight > 0 for name in names):
-        async with _held(folder, file) as drive:
-            file = await _change(drive, _reweighted(file, names, 0.0))
+async def _remove_all(drive: UnlockedDrive, names: Sequence[str], rate: float | None) -> int:
+    if any(named(drive.file, name).weight > 0 for name in names):
+        async with _held(drive) as changing:
+            drive = replace(drive, file=await _change(changing, _reweighted(drive.file, names, 0.0)))
         failpoint(DRAINED)
     for name in names:
-        entry = named(file, name)
-        async with _held(folder, file) as drive:
-            _report(await _move(drive, rate))
-            await _require_empty(drive, name)
-            failpoint(EMPTIED)
-            file = await _change(drive, tuple(each for each in file.nodes if each.name != name))
-        failpoint(TAKEN_OUT)
-        say(f"{folder}: {name} is no node any more (epoch {file.epoch})")
-        place = entry.folder(folder)
-        if await trio.to_thread.run_sync(check_nodes.retire, place, entry, file.id):
-            say(f"{place}: holds nothing of the drive now")
-        else:
-            say(f"{place}: was not there; what is on it is not needed, and may be deleted")
+        drive = await _remove_one(drive, named(drive.file, name), rate)
     return 0
+
+
+async def _remove_one(drive: UnlockedDrive, entry: NodeEntry, rate: float | None) -> UnlockedDrive:
+    """The drive without the node, which holds nothing then."""
+    name, place = entry.name, entry.folder(drive.folder)
+    async with _held(drive) as changing:
+        _report(await _move(changing, drive.keys, rate))
+        await _require_empty(changing, name)
+        failpoint(EMPTIED)
+        file = await _change(changing, tuple(each for each in drive.file.nodes if each.name != name))
+    failpoint(TAKEN_OUT)
+    say(f"{drive.folder}: {name} is no node any more (epoch {file.epoch})")
+    if await trio.to_thread.run_sync(check_nodes.retire, place, entry, file.id):
+        say(f"{place}: holds nothing of the drive now")
+    else:
+        say(f"{place}: was not there; what is on it is not needed, and may be deleted")
+    return replace(drive, file=file)
 
 
 async def _require_empty(drive: HeldDrive, name: str) -> None:
@@ -270,25 +278,25 @@ async def _require_empty(drive: HeldDrive, name: str) -> None:
 # Moving
 
 
-async def _move_all(folder: str, file: DriveFile, rate: float | None) -> int:
-    async with _held(folder, file) as drive:
-        _report(await _move(drive, rate))
+async def _move_all(drive: UnlockedDrive, rate: float | None) -> int:
+    async with _held(drive) as changing:
+        _report(await _move(changing, drive.keys, rate))
     return 0
 
 
-async def _move(drive: HeldDrive, rate: float | None) -> tuple[RebalanceReport, int]:
+async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[RebalanceReport, int]:
     """Put all in its place: what was done, and copies of small objects written. `ToolError` if something
     could not be put in order."""
     profile, cluster = Profile.parse(drive.file.profile), compose.cluster_map(drive.file)
     ranking = ranking_of(cluster, profile.m + 1)
-    objects = ReplicatedObjects(drive.nodes, ranking, profile.m + 1, drive.file.id)
+    objects = ReplicatedObjects(drive.nodes, ranking, profile.m + 1, drive.file.id, keys.object)
     progress = Progress(drive.folder)
     try:
         progress.step("fragments")
         fragments = Rebalance(drive.nodes, cluster, code_for(profile), drive.file.id, drive.verify, rate)
         report = await fragments.run(progress.update)
         progress.step("commits")
-        small = ObjectRebalance(objects, drive.nodes, ranking, drive.file.id, drive.verify)
+        small = ObjectRebalance(objects, drive.nodes, ranking, drive.verify)
         await small.run(progress.update)
     finally:
         progress.clear()
@@ -312,9 +320,10 @@ def _report(done: tuple[RebalanceReport, int]) -> None:
 
 
 @asynccontextmanager
-async def _held(folder: str, file: DriveFile) -> AsyncIterator[HeldDrive]:
-    async with held(folder, file, compose.open_nodes(folder, file)) as drive:
-        yield drive
+async def _held(drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
+    nodes = compose.open_nodes(drive.folder, drive.file)
+    async with held(drive.folder, drive.file, nodes, drive.keys.lease) as changing:
+        yield changing
 
 
 async def _change(drive: HeldDrive, nodes: tuple[NodeEntry, ...]) -> DriveFile:

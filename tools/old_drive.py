@@ -6,9 +6,11 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
-from backend import drive_file, durable, lease, lease_record, node_identity
+from backend import drive_file, durable, lease, lease_record, node_files, node_identity
 from backend.errors import CorruptError, DriveError, FormatError, LeaseHeldError, NodeError, NotFoundError
+from backend.patience import ask
 from backend.process_identity import life_of, this_process
 from tools import mounts
 from tools.errors import ToolError
@@ -19,8 +21,7 @@ def require_unused(folder: str, paths: Sequence[str]) -> None:
     for mount in mounts.drives():
         if os.path.realpath(mount.source) == os.path.realpath(folder):
             raise ToolError(f"{folder}: the drive is mounted at {mount.mountpoint}; unmount it first")
-    for node in _node_folders(folder, paths):
-        _require_no_holder(node)
+    ask({node: partial(_require_no_holder, node) for node in _node_folders(folder, paths)})
 
 
 def remove(folder: str, paths: Sequence[str]) -> None:
@@ -53,8 +54,7 @@ def _drive_id(folder: str) -> bytes | None:
 
 def _require_no_holder(node: str) -> None:
     try:
-        with open(os.path.join(node, lease.KEY), "rb") as file:
-            record = lease_record.decode(file.read(lease_record.MAX_SIZE + 1))
+        record = lease_record.decode(node_files.read_at_most(node, lease.KEY, lease_record.MAX_SIZE + 1))
     except (OSError, CorruptError, FormatError):
         return  # nothing there that could be in use
     if record.held and life_of(record.holder, this_process()) != "gone":

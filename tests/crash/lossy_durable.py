@@ -65,10 +65,10 @@ class LossyDurable(Durable):
 
     # Files
 
-    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+    def open(self, path: str, flags: int, mode: int = 0o600, *, folder: int | None = None) -> int:
         with self._lock:
             existed = os.path.exists(path)
-            descriptor = super().open(path, flags, mode)
+            descriptor = super().open(path, flags, mode, folder=folder)
             if not existed:
                 self.note_created(path, os.fstat(descriptor).st_ino)
             elif flags & os.O_TRUNC:
@@ -133,15 +133,15 @@ class LossyDurable(Durable):
 
     # Names
 
-    def make_folder(self, path: str) -> None:
+    def make_folder(self, path: str, *, folder: int | None = None) -> None:
         with self._lock:
-            super().make_folder(path)
+            super().make_folder(path, folder=folder)
             self._names_of(path).append(lambda: shutil.rmtree(path, ignore_errors=True))
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, folder: int | None = None) -> None:
         with self._lock:
             replaced = self._keep(new) if os.path.exists(new) else None
-            super().rename(old, new)
+            super().rename(old, new, folder=folder)
 
             def back() -> None:
                 os.rename(new, old)
@@ -150,18 +150,18 @@ class LossyDurable(Durable):
 
             self._names_of(old).append(back)
 
-    def link(self, old: str, new: str) -> None:
+    def link(self, old: str, new: str, *, folder: int | None = None) -> None:
         with self._lock:
-            super().link(old, new)
+            super().link(old, new, folder=folder)
             self._names_of(new).append(lambda: os.unlink(new))
 
-    def unlink(self, path: str) -> None:
+    def unlink(self, path: str, *, folder: int | None = None) -> None:
         with self._lock:
             kept = self._keep(path)
-            super().unlink(path)
+            super().unlink(path, folder=folder)
             self._names_of(path).append(lambda: os.rename(kept, path))
 
-    def sync_folder(self, path: str) -> None:
+    def sync_folder(self, path: str, *, folder: int | None = None) -> None:
         with self._lock:
             if not self._lies and self._at_stop is None:
                 self._undo.pop(os.path.abspath(path), None)

@@ -245,15 +245,15 @@ class Names(Durable):
         self.renamed: list[tuple[str, str]] = []
         self.failing = 0
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, folder: int | None = None) -> None:
         if self.failing and new.endswith(".spare"):
             self.failing -= 1
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        super().rename(old, new)
+        super().rename(old, new, folder=folder)
         self.renamed.append((old, new))
 
-    def sync_folder(self, path: str) -> None:
-        super().sync_folder(path)
+    def sync_folder(self, path: str, *, folder: int | None = None) -> None:
+        super().sync_folder(path, folder=folder)
         if path.endswith("journal"):
             self.renamed.clear()
 

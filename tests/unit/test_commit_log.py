@@ -7,21 +7,25 @@ import trio
 import trio.testing
 
 from backend import commit_format, failpoints
-from backend.commit_log import EMPTY, CommitLog, commit_key
+from backend.commit_log import EMPTY, CommitLog
+from backend.commit_search import commit_key
 from backend.errors import (
     ConflictError,
     CorruptError,
     FencedError,
+    FormatError,
     ReadOnlyError,
     RollbackError,
     UnavailableError,
 )
+from backend.object_format import Copy, frame
 from backend.placement import ClusterMap, ClusterNode
 from backend.replicated_objects import ReplicatedObjects, ranking_of
 from backend.upstream import NO_COMMIT, Commit, Head
 from tests.memory_node import MemoryNode, memory_nodes
 
 DRIVE = bytes(range(16))
+SECRET = bytes(range(32))
 
 
 class Setup:
@@ -31,7 +35,7 @@ class Setup:
         self.nodes = memory_nodes(6)
         cluster = ClusterMap(1, tuple(ClusterNode(node.name, node.zone) for node in self.nodes.values()))
         self.ranking = ranking_of(cluster, 3)
-        self.objects = ReplicatedObjects(self.nodes, self.ranking, 3, DRIVE)
+        self.objects = ReplicatedObjects(self.nodes, self.ranking, 3, DRIVE, SECRET)
         self.fenced = False
 
     def log(self) -> CommitLog:
@@ -475,6 +479,83 @@ async def test_a_forged_commit_with_good_checksums_breaks_the_chain() -> None:
     forged = commit_format.encode(following(heads[1], b"forged"))
     await setup.objects.create(commit_key(2), forged, 9, lambda: None)
     with pytest.raises(CorruptError, match="commit 2: no copy is good and fits"):
+        await setup.reader()
+
+
+def forged(number: int, previous: bytes, ballot: int = 2**64 - 1) -> bytes:
+    """What a node without the key can make: all is right but the tag."""
+    commit = Commit(number, previous, 1, 1, 2000, (), (), b"forged")
+    return frame(DRIVE, commit_key(number), Copy(ballot, commit_format.encode(commit)))
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("hostile", [1, 2])
+@pytest.mark.parametrize("kind", ["forged", "junk", "empty", "another's"])
+async def test_a_next_commit_that_nodes_made_up_is_no_commit(hostile: int, kind: str) -> None:
+    setup = Setup()
+    heads = await fill(await setup.writer(), 3)
+    content = {
+        "forged": forged(4, heads[-1].hash),
+        "junk": b"junk" * 100,
+        "empty": b"",
+        "another's": setup.holders(2)[0].objects[commit_key(2)],
+    }[kind]
+    for node in setup.order(4)[:hostile]:
+        node.objects[commit_key(4)] = content
+    honest = setup.order(4)[hostile:]
+    assert (await setup.reader(known=heads[2])).head == heads[-1]
+    assert not any(commit_key(4) in node.objects for node in honest), "it was copied"
+    log = await setup.writer(2)
+    assert log.head == heads[-1]
+    head = await log.append(following(log.head, b"mine", 2), log.head)
+    assert (await setup.reader(known=head)).head == head
+    assert len(setup.holders(4)) == 3
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("hidden", ["nothing", "listed", "all"])
+async def test_what_was_acknowledged_is_found_whatever_two_nodes_list(hidden: str) -> None:
+    """Two nodes list what they like, and hide what they have."""
+    setup = Setup()
+    heads = await fill(await setup.writer(), 9)
+    for node in setup.order(9)[:2]:
+        for number in (10, 11, 500, 2**64 - 1, *range(1000, 1300)):
+            node.objects[commit_key(number)] = forged(number, heads[-1].hash)
+        for number in range(1, 10):
+            if hidden == "all" or (hidden == "listed" and number > 6):
+                node.objects.pop(commit_key(number), None)
+    reads: list[str] = []
+
+    async def count(operation: str, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        reads.append(key)
+
+    for node in setup.nodes.values():
+        node.before = count
+    assert (await setup.reader()).head == heads[-1]
+    assert len(reads) < 6 * 40, "each made up number costs reads"
+
+
+@pytest.mark.logs_warnings
+async def test_a_reader_does_not_follow_what_a_node_made_up() -> None:
+    setup = Setup()
+    writer = await setup.writer()
+    heads = await fill(writer, 2)
+    reader = await setup.reader()
+    setup.order(3)[5].objects[commit_key(3)] = forged(3, heads[-1].hash)
+    assert await reader.refresh() == heads[-1]
+    head = await writer.append(following(writer.head, b"true"), writer.head)
+    assert await reader.refresh() == head
+
+
+async def test_copies_of_a_version_before_are_refused_in_words_that_say_so() -> None:
+    setup = Setup()
+    await fill(await setup.writer(), 1)
+    for node in setup.holders(1):
+        data = bytearray(node.objects[commit_key(1)])
+        data[-64 + 8] = 1
+        node.objects[commit_key(1)] = bytes(data)
+    with pytest.raises(FormatError, match="version 1 of another drivefs"):
         await setup.reader()
 
 

@@ -27,6 +27,7 @@ from backend.upstream import Commit, Head
 from tests.memory_node import memory_nodes
 
 DRIVE = bytes(range(16))
+SECRET = bytes(range(32))
 HOLDER = Holder("machine", "boot", "ns", 1, 1, "host")
 EXPECTED = (ConflictError, FencedError, LeaseHeldError, TransientError, UnavailableError)
 
@@ -42,7 +43,7 @@ class World:
     def __post_init__(self) -> None:
         self.nodes = memory_nodes(6)
         cluster = ClusterMap(1, tuple(ClusterNode(node.name, node.zone) for node in self.nodes.values()))
-        self.objects = ReplicatedObjects(self.nodes, ranking_of(cluster, 3), 3, DRIVE)
+        self.objects = ReplicatedObjects(self.nodes, ranking_of(cluster, 3), 3, DRIVE, SECRET)
         for node in self.nodes.values():
             node.before = self.dawdle
 
@@ -61,6 +62,7 @@ async def mount_again_and_again(world: World, name: str) -> None:
             lease = Lease(
                 world.nodes,
                 DRIVE,
+                SECRET,
                 replace(HOLDER, host=name),
                 clock=trio.current_time,
                 life=lambda holder, observer: "gone",

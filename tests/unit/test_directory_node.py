@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import stat
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -66,9 +68,9 @@ class RecordingDurable(durable.Durable):
     def __init__(self) -> None:
         self.folders: list[str] = []
 
-    def sync_folder(self, path: str) -> None:
+    def sync_folder(self, path: str, *, folder: int | None = None) -> None:
         self.folders.append(path)
-        super().sync_folder(path)
+        super().sync_folder(path, folder=folder)
 
 
 @pytest.fixture
@@ -233,6 +235,145 @@ async def test_temporary_files_are_never_listed_and_go_when_old(path: Path, node
     await node.open()
     assert not old.exists()
     assert new.exists()
+
+
+WRITES = ["put", "create", "swap"]
+
+
+async def write(node: DirectoryNode, how: str, key: str, data: bytes) -> None:
+    if how == "put":
+        await node.put(key, [data])
+    elif how == "create":
+        await node.create(key, [data])
+    else:
+        await node.swap(key, None, data)
+
+
+async def is_absent(node: DirectoryNode, key: str) -> bool:
+    """As all calls that read say."""
+    for call in (node.get(key), node.get(key, 0, 3), node.get(key, 1, 0), node.size(key)):
+        with pytest.raises(NotFoundError):
+            await call
+    return key not in await node.keys("")
+
+
+@pytest.mark.parametrize("how", WRITES)
+@pytest.mark.parametrize("kind", ["link", "dead link", "link to itself", "pipe", "socket"])
+async def test_what_is_no_file_is_no_object(
+    path: Path, node: DirectoryNode, tmp_path: Path, kind: str, how: str
+) -> None:
+    """Nor is it opened: a pipe would be waited for. It is replaced when the object is written."""
+    outside = tmp_path / "outside"
+    outside.write_bytes(b"theirs")
+    (path / "packs/aa").mkdir(parents=True)
+    place = path / "packs/aa/x"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "socket":
+        os.mknod(place, stat.S_IFSOCK | 0o600)
+    else:
+        place.symlink_to({"link": outside, "dead link": tmp_path / "none", "link to itself": place}[kind])
+    with trio.fail_after(20):
+        assert await is_absent(node, "packs/aa/x")
+        await write(node, how, "packs/aa/x", b"ours")
+        assert await node.get("packs/aa/x") == b"ours"
+    assert outside.read_bytes() == b"theirs"
+    assert not (tmp_path / "none").exists()
+    await node.delete("packs/aa/x")
+
+
+@pytest.mark.parametrize("how", WRITES)
+@pytest.mark.parametrize("depth", ["packs", "packs/aa"])
+@pytest.mark.parametrize("dead", [False, True])
+async def test_no_link_is_followed_out_of_a_node(
+    path: Path, node: DirectoryNode, tmp_path: Path, depth: str, how: str, dead: bool
+) -> None:
+    outside = tmp_path / "outside"
+    if not dead:
+        (outside / "aa").mkdir(parents=True)
+        for file in ("x", "aa/x", ".tmp-old", "aa/.tmp-old"):
+            (outside / file).write_bytes(b"theirs")
+            os.utime(outside / file, (0, 0))
+    (path / depth).parent.mkdir(exist_ok=True)
+    (path / depth).symlink_to(outside)
+    assert await is_absent(node, "packs/aa/x")
+    assert await node.keys("packs/") == []
+    await node.open()
+    await node.delete("packs/aa/x")
+    with pytest.raises(NodeError, match=r"node0: packs/aa/x: something is in the way .*fsck"):
+        await write(node, how, "packs/aa/x", b"ours")
+    if dead:
+        assert not outside.exists()
+    else:
+        assert sorted(file.name for file in outside.rglob("*")) == [".tmp-old", ".tmp-old", "aa", "x", "x"]
+        assert all(file.read_bytes() == b"theirs" for file in outside.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("how", WRITES)
+async def test_a_folder_in_the_place_of_an_object_stays_and_is_told(
+    path: Path, node: DirectoryNode, how: str
+) -> None:
+    (path / "packs/aa/x").mkdir(parents=True)
+    (path / "packs/aa/x/theirs").write_bytes(b"theirs")
+    assert await is_absent(node, "packs/aa/x")
+    with pytest.raises(NodeError, match="something is in the way"):
+        await write(node, how, "packs/aa/x", b"ours")
+    await node.delete("packs/aa/x")
+    assert (path / "packs/aa/x/theirs").read_bytes() == b"theirs"
+
+
+def put_there(kind: str, place: Path, outside: Path) -> None:
+    if kind == "link":
+        place.symlink_to(outside)
+    elif kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+async def test_a_lock_that_is_no_file_locks_nothing(
+    path: Path, node: DirectoryNode, tmp_path: Path, kind: str
+) -> None:
+    lock, outside = path / ".lock", tmp_path / "outside"
+    put_there(kind, lock, outside)
+    with trio.fail_after(20), pytest.raises(NodeError, match="something is in the way"):
+        await node.swap("lease", None, b"x")
+    assert not outside.exists()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+async def test_an_identity_that_is_no_file_is_none(
+    path: Path, node: DirectoryNode, tmp_path: Path, kind: str
+) -> None:
+    identity, outside = path / "node.toml", tmp_path / "outside"
+    identity.rename(outside)
+    put_there(kind, identity, outside)
+    with trio.fail_after(20), pytest.raises(NodeError, match=r"node0: cannot read .*node.toml"):
+        await node.check()
+    with pytest.raises(NodeError):
+        await node.put("a", [b"x"])
+
+
+@pytest.mark.parametrize("size", [4097, 1 << 20, 5 << 30])
+async def test_a_lease_without_end_is_not_read(path: Path, node: DirectoryNode, size: int) -> None:
+    (path / "lease").write_bytes(b"short")
+    os.truncate(path / "lease", size)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    stored = await node.get("lease", 0, 4097)
+    assert len(stored) == 4097
+    for expected in (None, b"short", stored[:-1]):
+        with pytest.raises(ConflictError):
+            await node.swap("lease", expected, b"new")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 64 << 10
+
+
+async def test_the_folder_itself_may_be_reached_by_a_link(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(path)
+    node = DirectoryNode(str(tmp_path / "link"), IDENTITY)
+    await node.put("packs/aa/x", [b"x"])
+    assert await node.get("packs/aa/x") == b"x"
+    assert (path / "packs/aa/x").read_bytes() == b"x"
 
 
 async def test_only_the_range_is_read(node: DirectoryNode, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,17 +33,17 @@ class Recorder(Durable):
         self._note("sync")
         super().sync(descriptor)
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, folder: int | None = None) -> None:
         self._note("rename")
-        super().rename(old, new)
+        super().rename(old, new, folder=folder)
 
-    def link(self, old: str, new: str) -> None:
+    def link(self, old: str, new: str, *, folder: int | None = None) -> None:
         self._note("link")
-        super().link(old, new)
+        super().link(old, new, folder=folder)
 
-    def sync_folder(self, path: str) -> None:
+    def sync_folder(self, path: str, *, folder: int | None = None) -> None:
         self._note("sync_folder")
-        super().sync_folder(path)
+        super().sync_folder(path, folder=folder)
 
 
 @pytest.fixture

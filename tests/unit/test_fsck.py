@@ -99,8 +99,10 @@ def test_a_check_that_is_fenced_stops(made: SmallDrive, monkeypatch: pytest.Monk
     """Another mount takes the drive over while fsck mends: it ends, with the bit of an operational error."""
 
     async def taken_over(nodes: dict[str, Node]) -> None:
-        file = made.unlocked().file
-        thief = Lease(nodes, file.id, this_process(), life=lambda _one, _other: "gone")
+        drive = made.unlocked()
+        thief = Lease(
+            nodes, drive.file.id, drive.keys.lease, this_process(), life=lambda _one, _other: "gone"
+        )
         await thief.acquire()
 
     async def steal(check: object, *_: object) -> None:

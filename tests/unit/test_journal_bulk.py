@@ -217,9 +217,9 @@ def folder_syncs() -> Iterator[list[str]]:
     """The folders that are synced meanwhile."""
 
     class Noting(Durable):
-        def sync_folder(self, path: str) -> None:
+        def sync_folder(self, path: str, *, folder: int | None = None) -> None:
             synced.append(path)
-            super().sync_folder(path)
+            super().sync_folder(path, folder=folder)
 
     synced: list[str] = []
     before = durable.use(Noting())

@@ -40,9 +40,9 @@ class Short(Durable):
             if number is not None:
                 raise OSError(number, os.strerror(number))
 
-    def open(self, path: str, flags: int, mode: int = 0o600) -> int:
+    def open(self, path: str, flags: int, mode: int = 0o600, *, folder: int | None = None) -> int:
         self._meet("open")
-        return super().open(path, flags, mode)
+        return super().open(path, flags, mode, folder=folder)
 
     def write(self, descriptor: int, parts: Sequence[Buffer], offset: int) -> int:
         self._meet("write")
@@ -52,9 +52,9 @@ class Short(Durable):
         self._meet("preallocate")
         super().preallocate(descriptor, size)
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, folder: int | None = None) -> None:
         self._meet("rename")
-        super().rename(old, new)
+        super().rename(old, new, folder=folder)
 
     def sync_data(self, descriptor: int) -> None:
         self._meet("sync_data")

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
@@ -33,8 +34,14 @@ from backend.process_identity import Life, life_of, this_process
 from tests.memory_node import MemoryNode, memory_nodes
 
 DRIVE = bytes(range(16))
+SECRET = bytes(range(32))
 HOLDER = Holder("machine", "boot", "ns", 7, 11, "host")
 RECORD = LeaseRecord(DRIVE.hex(), 3, True, 2, "token", 30.0, 1_700_000_000_000_000_000, HOLDER)
+
+
+def stored(record: LeaseRecord) -> bytes:
+    """As who has the key stores it."""
+    return lease_record.encode(lease_record.sealed(record, SECRET))
 
 
 class Setup:
@@ -48,6 +55,7 @@ class Setup:
         return Lease(
             self.nodes,
             DRIVE,
+            SECRET,
             replace(HOLDER, host=host, machine=host),
             seconds=30,
             clock=trio.current_time,
@@ -93,8 +101,8 @@ def test_record_round_trip(record: LeaseRecord) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "error"),
     [
-        (b'"format": 1', b'"format": 2', FormatError),
-        (b'"format": 1', b'"former": 1', FormatError),
+        (b'"format": 2', b'"format": 1', FormatError),
+        (b'"format": 2', b'"former": 2', FormatError),
         (b'"epoch": 3', b'"epoch": "3"', CorruptError),
         (b'"epoch": 3', b'"epoch": true', CorruptError),
         (b'"epoch": 3', b'"epoch": -3', CorruptError),
@@ -207,7 +215,7 @@ async def test_wall_clocks_do_not_matter(autojump_clock: trio.testing.MockClock)
     await setup.held("one")
     for node in setup.nodes.values():
         record = lease_record.decode(node.objects[KEY])
-        node.objects[KEY] = lease_record.encode(replace(record, until_ns=0))
+        node.objects[KEY] = stored(replace(record, until_ns=0))
     started = trio.current_time()
     await setup.held("two")
     assert trio.current_time() - started >= 30
@@ -368,10 +376,11 @@ async def test_what_a_failed_attempt_left_does_not_hide_the_holder() -> None:
     setup = Setup()
     await setup.held("one")
     attempt = replace(RECORD, epoch=9, token="dead", holder=replace(HOLDER, host="dead"))
-    setup.nodes["node0"].objects[KEY] = lease_record.encode(attempt)
+    setup.nodes["node0"].objects[KEY] = stored(attempt)
     lease = Lease(
         setup.nodes,
         DRIVE,
+        SECRET,
         replace(HOLDER, host="two"),
         life=lambda holder, observer: "gone" if holder.host == "dead" else "running",
     )
@@ -382,15 +391,58 @@ async def test_what_a_failed_attempt_left_does_not_hide_the_holder() -> None:
 async def test_damaged_and_foreign_records_count_as_none() -> None:
     setup = Setup()
     setup.nodes["node0"].objects[KEY] = b"damaged"
-    setup.nodes["node1"].objects[KEY] = lease_record.encode(replace(RECORD, drive="another"))
+    setup.nodes["node1"].objects[KEY] = stored(replace(RECORD, drive="another"))
     lease = await setup.held()
     assert lease.epoch == 1
     assert lease_record.decode(setup.nodes["node0"].objects[KEY]).epoch == 1
 
 
+FORGERIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "epoch": st.sampled_from([0, 1, 2**32, 2**63, 2**64 - 2, 2**64 - 1]),
+        "held": st.booleans(),
+        "renewals": st.integers(0, 2**64 - 1),
+        "token": st.sampled_from(["", "token", "another"]),
+        "seconds": st.sampled_from([0.0, 1e-9, 1e18]),
+        "holder": st.sampled_from([HOLDER, replace(HOLDER, host="forged", pid=1)]),
+        "seal": st.text(max_size=64),
+    },
+)
+
+
+@given(st.lists(FORGERIES, min_size=1, max_size=2), st.booleans(), st.booleans())
+def test_a_record_that_nodes_made_up_neither_holds_nor_uses_up_the_lease(
+    forgeries: list[dict[str, Any]], released: bool, renewing: bool
+) -> None:
+    """Of what the last holder left on all nodes, one or two nodes change anything, again and again."""
+
+    async def run() -> None:
+        setup = Setup()
+        setup.life = "gone"
+
+        def forge() -> None:
+            for node, forgery in zip(setup.nodes.values(), forgeries, strict=False):
+                record = lease_record.decode(node.objects[KEY])
+                node.objects[KEY] = lease_record.encode(replace(record, **forgery))
+
+        for epoch in range(1, 5):
+            lease = await setup.held()
+            assert lease.epoch == epoch
+            if renewing:
+                forge()
+                await lease.renew()
+                await lease.verify()
+            if released:
+                await lease.release()
+            forge()
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
 async def test_a_record_of_a_newer_drivefs_is_left_alone() -> None:
     setup = Setup(1)
-    newer = lease_record.encode(RECORD).replace(b'"format": 1', b'"format": 2')
+    newer = stored(RECORD).replace(b'"format": 2', b'"format": 3')
     setup.nodes["node0"].objects[KEY] = newer
     with pytest.raises(UnavailableError):
         await setup.lease().acquire()

@@ -10,7 +10,8 @@ import trio
 import trio.testing
 
 from backend import failpoints, lease_record
-from backend.commit_log import EMPTY, commit_key
+from backend.commit_log import EMPTY
+from backend.commit_search import commit_key
 from backend.errors import FencedError, TransientError, UnavailableError
 from backend.lease import KEY
 from backend.local_upstream import LocalUpstream

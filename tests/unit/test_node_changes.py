@@ -32,7 +32,7 @@ from backend.errors import (
 from backend.fragment_format import parse_fragment_key
 from backend.lease import Lease
 from backend.node import Node
-from backend.object_format import Copy, frame, unframe
+from backend.object_format import frame, signed, unframe
 from backend.placement import place
 from backend.process_identity import this_process
 from backend.replicated_objects import ranking_of
@@ -77,11 +77,11 @@ def large(eight: SmallDrive, tmp_path: Path) -> SmallDrive:
 
 
 def add(made: SmallDrive, *names: str) -> int:
-    return made.drivefs("node", "add", *(made.drive / name for name in names), made.drive)
+    return made.drivefs("node", "add", *(made.drive / name for name in names), made.drive, *made.secret)
 
 
 def remove(made: SmallDrive, *names: str) -> int:
-    return made.drivefs("node", "remove", *names, made.drive)
+    return made.drivefs("node", "remove", *names, made.drive, *made.secret)
 
 
 def fragments(made: SmallDrive) -> dict[bytes, dict[int, set[str]]]:
@@ -168,7 +168,7 @@ def test_nodes_are_added_and_get_their_share(made: SmallDrive, capsys: pytest.Ca
         moved = [at for at in held_by if after[pack_id][at] != held_by[at]]
         assert all(after[pack_id][at] <= {"node6", "node7"} for at in moved), "more moved than had to"
     assert sum(len(list(made.drive.glob(f"{name}/packs/*/*"))) for name in ("node6", "node7"))
-    assert made.drivefs("node", "rebalance", made.drive) == 0
+    assert made.drivefs("node", "rebalance", made.drive, *made.secret) == 0
     assert "0 fragments moved (0 B), 0 rebuilt, 0 copies" in capsys.readouterr().out
     for name in ("node1", "node6"):
         shutil.rmtree(made.drive / name)
@@ -255,7 +255,7 @@ def test_a_drive_that_is_in_use_is_refused(made: SmallDrive, monkeypatch: pytest
     monkeypatch.setattr(mounts, "drives", lambda: there)
     (made.folder / "mnt").mkdir()
     with pytest.raises(ToolError, match=r"is mounted here.*umount\.drivefs"):
-        made.drivefs("node", "add", made.drive / "node6", made.folder / "mnt")
+        made.drivefs("node", "add", made.drive / "node6", made.folder / "mnt", *made.secret)
     with pytest.raises(ToolError, match="mounted at"):
         add(made, "node6")
 
@@ -272,7 +272,7 @@ def test_who_took_the_map_before_a_change_and_the_lease_after_it_is_refused(made
         trio.run(mount)
 
     async def change() -> None:
-        async with held(old.folder, old.file, compose.open_nodes(old.folder, old.file)):
+        async with held(old.folder, old.file, compose.open_nodes(old.folder, old.file), old.keys.lease):
             pytest.fail("held with an old map")
 
     with pytest.raises(ConflictError, match="nodes were changed"):
@@ -280,9 +280,10 @@ def test_who_took_the_map_before_a_change_and_the_lease_after_it_is_refused(made
 
 
 def test_a_stopped_holder_of_an_old_map_is_fenced_whatever_became_of_its_nodes(large: SmallDrive) -> None:
-    file = compose.load_drive(str(large.drive))
+    drive = large.unlocked()
+    file = drive.file
     nodes = compose.open_nodes(str(large.drive), file)
-    stopped = Lease(nodes, file.id, replace(this_process(), pid=2**22 + 1, started=1))
+    stopped = Lease(nodes, file.id, drive.keys.lease, replace(this_process(), pid=2**22 + 1, started=1))
 
     async def acquire() -> None:
         await stopped.acquire()
@@ -322,6 +323,7 @@ def killed_at(made: SmallDrive, step: str, skip: bool, *arguments: str | Path) -
     """Run the command in a process of its own; whether the step was reached, and killed it."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "DRIVEFS_FAILPOINTS": f"{step}=kill*{int(skip)}"}
     command = [sys.executable, "-c", "from tools.drivefs import main; main()", *map(str, arguments)]
+    command += made.secret
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode in (0, -signal.SIGKILL), ended.stderr
     return ended.returncode == -signal.SIGKILL
@@ -343,7 +345,7 @@ def test_killed_at_each_step_of_a_removal(large: SmallDrive, step: str) -> None:
     assert large.read() == large.content
     left = {entry.name for entry in survey(str(large.drive)).file.nodes} & set(names)
     assert not left or remove(large, *sorted(left)) == 0
-    assert large.drivefs("node", "rebalance", large.drive) == 0
+    assert large.drivefs("node", "rebalance", large.drive, *large.secret) == 0
     assert {entry.name for entry in compose.load_drive(str(large.drive)).nodes}.isdisjoint(names)
     require_in_place(large)
     assert large.fsck("-n", "--data") == CLEAN
@@ -373,7 +375,7 @@ def test_an_interrupt_is_told_in_one_line_and_the_lease_is_given_back(large: Sma
         "main()\n"
     )
     packs, names = len(fragments(large)), busiest(large)
-    command = [sys.executable, "-c", program, "node", "remove", *names, str(large.drive)]
+    command = [sys.executable, "-c", program, "node", "remove", *names, str(large.drive), *large.secret]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (130, "drivefs: interrupted\n")
@@ -490,12 +492,13 @@ def test_fragments_of_an_unfinished_write_move_as_they_are(large: SmallDrive) ->
 def test_a_root_in_two_states_that_nothing_tells_apart_is_not_guessed(large: SmallDrive) -> None:
     key = next(f"roots/{path.name}" for path in large.drive.glob("node*/roots/*"))
     paths = sorted(large.drive.glob(f"node*/{key}"))
-    file = compose.load_drive(str(large.drive))
-    copy = unframe(file.id, key, paths[0].read_bytes())
+    drive = large.unlocked()
+    copy = unframe(drive.file.id, key, paths[0].read_bytes())
+    other = signed(drive.keys.object, drive.file.id, key, copy.ballot, copy.data + b"other")
     holder = paths[0].relative_to(large.drive).parts[0]
     for path in paths[2:]:
         path.unlink()
-    paths[1].write_bytes(frame(file.id, key, Copy(copy.ballot, copy.data + b"other")))
+    paths[1].write_bytes(frame(drive.file.id, key, other))
     with pytest.raises(CorruptError, match="two states"):
         remove(large, holder)
     assert paths[0].exists()

@@ -63,11 +63,11 @@ class OtherDisk(Durable):
         if next(self._steps) >= self._limit:
             raise OSError(errno.EIO, "cut off")
 
-    def rename(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str, *, folder: int | None = None) -> None:
         self._step()
         if old.startswith(self._cache):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        super().rename(old, new)
+        super().rename(old, new, folder=folder)
 
     def sync(self, descriptor: int) -> None:
         self._step()

@@ -12,7 +12,7 @@ import trio.testing
 from backend.erasure import Profile, code_for
 from backend.errors import FencedError, UnavailableError
 from backend.fragment_format import fragment_key
-from backend.object_format import Copy, frame, unframe
+from backend.object_format import Copy, frame, signed, unframe
 from backend.object_rebalance import ObjectRebalance
 from backend.pack_store import PackStore
 from backend.placement import ClusterMap, ClusterNode, place
@@ -21,6 +21,7 @@ from backend.replicated_objects import ReplicatedObjects, ranking_of
 from tests.memory_node import MemoryNode, memory_nodes
 
 DRIVE = bytes(range(16))
+SECRET = bytes(range(32))
 CODE = code_for(Profile.parse("4+2"))
 PACKS = [bytes([number]) * 16 for number in range(12)]
 
@@ -153,12 +154,16 @@ def test_a_rate_is_kept() -> None:
 
 def small(nodes: dict[str, MemoryNode], *drained: str) -> ObjectRebalance:
     ranking = ranking_of(cluster(nodes, *drained), 3)
-    objects = ReplicatedObjects(nodes, ranking, 3, DRIVE)
-    return ObjectRebalance(objects, nodes, ranking, DRIVE, confirmed)
+    objects = ReplicatedObjects(nodes, ranking, 3, DRIVE, SECRET)
+    return ObjectRebalance(objects, nodes, ranking, confirmed)
+
+
+def copy_of(ballot: int, data: bytes) -> Copy:
+    return signed(SECRET, DRIVE, "roots/one", ballot, data)
 
 
 def put(node: MemoryNode, ballot: int, data: bytes) -> None:
-    node.objects["roots/one"] = frame(DRIVE, "roots/one", Copy(ballot, data))
+    node.objects["roots/one"] = frame(DRIVE, "roots/one", copy_of(ballot, data))
 
 
 async def test_copies_elsewhere_go_only_when_enough_wanted_nodes_have_the_right_one() -> None:
@@ -173,7 +178,7 @@ async def test_copies_elsewhere_go_only_when_enough_wanted_nodes_have_the_right_
         await trio.lowlevel.checkpoint()
         if operation == "delete":
             copies = [unframe(DRIVE, key, nodes[name].objects[key]) for name in rank[:3]]
-            assert copies == [Copy(7, b"new")] * 3
+            assert copies == [copy_of(7, b"new")] * 3
 
     for node in nodes.values():
         node.before = look

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,12 +17,13 @@ from backend.errors import (
     ReadOnlyError,
     UnavailableError,
 )
-from backend.object_format import Copy, frame, unframe
+from backend.object_format import OVERHEAD, TAG_SIZE, Copy, frame, is_signed, signed, unframe
 from backend.placement import ClusterMap, ClusterNode
-from backend.replicated_objects import ReplicatedObjects, ranking_of
+from backend.replicated_objects import MAX_OBJECT, ReplicatedObjects, ranking_of
 from tests.memory_node import MemoryNode, memory_nodes
 
 DRIVE = bytes(range(16))
+SECRET = bytes(range(32))
 KEY = "roots/snapshot"
 
 
@@ -31,7 +34,7 @@ class Setup:
         self.nodes = memory_nodes(nodes)
         cluster = ClusterMap(1, tuple(ClusterNode(node.name, node.zone) for node in self.nodes.values()))
         ranking = ranking_of(cluster, copies)
-        self.objects = ReplicatedObjects(self.nodes, ranking, copies, DRIVE)
+        self.objects = ReplicatedObjects(self.nodes, ranking, copies, DRIVE, SECRET)
         self.order: list[MemoryNode] = [self.nodes[name] for name in ranking(KEY.encode())]
 
     def holders(self) -> list[int]:
@@ -47,9 +50,9 @@ def test_frame_round_trip(data: bytes, ballot: int) -> None:
     assert unframe(DRIVE, KEY, frame(DRIVE, KEY, Copy(ballot, data))) == Copy(ballot, data)
 
 
-@given(st.integers(0, (3 + 64) * 8 - 1))
+@given(st.integers(0, (3 + OVERHEAD) * 8 - 1))
 def test_no_bit_of_a_frame_can_change_unnoticed(bit: int) -> None:
-    framed = bytearray(frame(DRIVE, KEY, Copy(1, b"abc")))
+    framed = bytearray(frame(DRIVE, KEY, signed(SECRET, DRIVE, KEY, 1, b"abc")))
     framed[bit // 8] ^= 1 << bit % 8
     with pytest.raises((CorruptError, FormatError)):
         unframe(DRIVE, KEY, framed)
@@ -59,6 +62,44 @@ def test_no_bit_of_a_frame_can_change_unnoticed(bit: int) -> None:
 def test_a_copy_in_anothers_place_is_recognised(drive: bytes, key: str) -> None:
     with pytest.raises(CorruptError):
         unframe(drive, key, frame(DRIVE, KEY, Copy(1, b"abc")))
+
+
+@given(st.binary(max_size=50), st.integers(0, 2**64 - 1), st.binary(min_size=32, max_size=32))
+def test_only_who_has_the_key_makes_a_copy_and_chooses_its_ballot(
+    data: bytes, ballot: int, other: bytes
+) -> None:
+    copy = signed(SECRET, DRIVE, KEY, ballot, data)
+    assert is_signed(SECRET, DRIVE, KEY, copy)
+    for forged in (
+        replace(copy, ballot=ballot ^ 1),
+        replace(copy, data=data + b"x"),
+        replace(copy, tag=other),
+    ):
+        assert not is_signed(SECRET, DRIVE, KEY, forged)
+    assert not is_signed(SECRET, DRIVE, "roots/other", copy)
+    assert not is_signed(SECRET, bytes(16), KEY, copy)
+    assert not is_signed(bytes(32), DRIVE, KEY, copy)
+
+
+async def test_what_a_node_made_up_is_never_given_to_anybody_and_is_replaced() -> None:
+    setup = Setup()
+    await create(setup, b"one", 1)
+    setup.order[0].objects[KEY] = frame(DRIVE, KEY, Copy(2**64 - 1, b"forged"))
+    assert await setup.objects.get_all(KEY) == [b"one"]
+    assert set((await setup.objects.find_all(KEY)).damaged) == {setup.order[0].name}
+    await create(setup, b"two", 2)
+    assert setup.holders() == [0, 1, 2]
+    assert {copy.data for copy in (await setup.objects.find_all(KEY)).good.values()} == {b"two"}
+
+
+async def test_an_object_that_is_far_too_large_costs_one_node_and_not_the_memory() -> None:
+    setup = Setup()
+    await create(setup, b"one", 1)
+    setup.order[0].objects[KEY] = bytes(MAX_OBJECT + OVERHEAD + 9)
+    assert await setup.objects.get_all(KEY) == [b"one"]
+    await create(setup, b"two", 2)
+    assert setup.holders() == [0, 1, 2, 3], "the next node stands in"
+    assert await setup.objects.get_all(KEY) == [b"two"]
 
 
 def test_copies_go_to_different_zones_first_and_the_order_has_all_nodes() -> None:
@@ -170,7 +211,7 @@ async def test_a_higher_ballot_replaces_and_a_lower_one_never_does() -> None:
         await create(setup, b"one", 1)
     await create(setup, b"two", 1)
     copies = await setup.objects.find_all(KEY)
-    assert set(copies.good.values()) == {Copy(2, b"two")}
+    assert set(copies.good.values()) == {signed(SECRET, DRIVE, KEY, 2, b"two")}
 
 
 async def test_a_slow_lower_ballot_loses_even_between_its_look_and_its_swap() -> None:
@@ -204,11 +245,12 @@ async def test_an_unknown_version_is_never_overwritten() -> None:
     setup = Setup()
     await create(setup, b"one", 1)
     data = bytearray(setup.order[0].objects[KEY])
-    data[3 + 8] = 9
+    data[3 + TAG_SIZE + 8] = 9
     setup.order[0].objects[KEY] = bytes(data)
-    with pytest.raises(FormatError, match="unknown version 9"):
-        await create(setup, b"two", 2)
+    await create(setup, b"two", 2)
     assert setup.order[0].objects[KEY] == bytes(data)
+    assert setup.holders() == [0, 1, 2, 3], "the next node stands in"
+    assert await setup.objects.get_all(KEY) == [b"two"]
 
 
 async def test_find_skips_what_is_not_wanted_and_says_why_there_is_none() -> None:
