@@ -19,7 +19,7 @@ from typing import Final, NoReturn
 
 from backend.errors import DriveError, UsageError
 from cache.errors import FileSystemError
-from tools.terminal import complain, printable
+from tools.terminal import complain, open_standard_descriptors, printable
 
 BUG: Final = 4
 READER_GONE: Final = 128 + signal.SIGPIPE
@@ -93,6 +93,7 @@ def exit_code(error: BaseException, codes: ExitCodes) -> int:
 
 def run(program: str, codes: ExitCodes, main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Call `main` with the command line and exit as the convention says. Never returns."""
+    open_standard_descriptors()
     sys.exit(call(program, codes, main, sys.argv[1:]))
 
 

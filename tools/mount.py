@@ -25,7 +25,7 @@ from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publisher import Intervals
 from mountfs import session
-from tools import compose, daemon, errors, mount_options, namespaces, places
+from tools import compose, daemon, errors, mount_options, mounts, namespaces, places, remount
 from tools.compose import UnlockedDrive
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.logs import log_to_file, log_to_terminal
@@ -46,6 +46,8 @@ def main() -> None:
 def mount(arguments: Sequence[str]) -> int:
     """The command; its exit code is 0, or that of the error that is raised."""
     arguments_ = _parse(arguments)
+    if remount.is_asked(arguments_.options):
+        return _remount(arguments_)
     options = mount_options.parse(arguments_.options, sloppy=arguments_.sloppy)
     mountpoint = os.path.realpath(arguments_.mountpoint)
     if arguments_.namespace:
@@ -56,6 +58,14 @@ def mount(arguments: Sequence[str]) -> int:
     _start(drive, mountpoint, options, arguments_)
     if arguments_.verbose or options.verbose:
         say(f"mount.drivefs: {drive.folder} mounted on {mountpoint}")
+    return 0
+
+
+def _remount(arguments: argparse.Namespace) -> int:
+    if arguments.namespace:
+        namespaces.enter_mount_namespace(arguments.namespace)
+    mountpoint = mounts.absolute(arguments.mountpoint)
+    remount.remount(mountpoint, arguments.options, sloppy=arguments.sloppy, fake=arguments.fake)
     return 0
 
 

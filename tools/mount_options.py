@@ -39,6 +39,7 @@ LET_PASS: Final = frozenset(
         "atime",
         "relatime",
         "norelatime",
+        "strictatime",
         "nostrictatime",
         "diratime",
         "nodiratime",
@@ -116,6 +117,12 @@ def parse(option_lists: Iterable[str], *, sloppy: bool = False) -> MountOptions:
     return MountOptions(**found, kernel_flags=frozenset(flags))
 
 
+def is_of_drivefs(option: str) -> bool:
+    """Whether it is one that drivefs itself looks at, and only when a drive is mounted."""
+    name = option.partition("=")[0]
+    return name in _VALUES or (name in _SWITCHES and name not in _OF_ALL_FILE_SYSTEMS)
+
+
 def split(text: str) -> list[str]:
     """The options of one `-o` argument: separated by commas, except inside double quotes (which
     are taken off), as libmount reads them."""
@@ -181,6 +188,7 @@ _SWITCHES: Final[dict[str, tuple[str, bool]]] = {
     "relatime": ("noatime", False),
     "verbose": ("verbose", True),
 }
+_OF_ALL_FILE_SYSTEMS: Final = frozenset({"ro", "rw", "relatime"})
 _VALUES: Final[dict[str, Callable[[str], str | int | float]]] = {
     "passphrase_file": _path,
     "key_file": _path,

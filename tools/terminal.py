@@ -48,6 +48,16 @@ def say_json(answer: Mapping[str, Any]) -> None:
     say(*json.dumps(answer, indent=2).split("\n"))
 
 
+def open_standard_descriptors() -> None:
+    """Let /dev/null take the place of what was closed of descriptors 0 to 2, so that no file, pipe or socket
+    of ours gets the number that others write their complaints to. Before anything else is opened."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def is_terminal(stream: TextIO | None) -> bool:
     """Whether somebody sits there; nobody does at one that was closed before we began."""
     return stream is not None and stream.isatty()

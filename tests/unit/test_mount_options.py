@@ -56,6 +56,7 @@ def test_the_last_of_two_counts() -> None:
     "option",
     [
         "_netdev",
+        "strictatime",
         "nofail",
         "noauto",
         "x-systemd.automount",
