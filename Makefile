@@ -34,11 +34,15 @@ packages:
 	need "command -v setfattr" attr; \
 	need "command -v setfacl" acl; \
 	need "ls /usr/lib/*/faketime/libfaketime.so.1" libfaketime; \
-	if [ -n "$$missing" ]; then \
+	[ -n "$$missing" ] || exit 0; \
+	if [ -z "$(SUDO)" ] || command -v $(SUDO) >/dev/null; then \
 		echo "installing:$$missing"; \
 		$(SUDO) apt-get update -qq && \
-		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $$missing; \
-	fi
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends $$missing && exit 0; \
+	fi; \
+	echo "packages are missing, and cannot be installed from here; as root: apt-get install$$missing" >&2; \
+	exit 1
 
 $(STAMP): pyproject.toml setup.cfg | packages
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "drivefs needs Python 3.11 or newer")'

@@ -16,11 +16,13 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from tools import mounts
 from tools.control_client import ControlClient
+from tools.errors import ToolError
 
 ROOT: Final = Path(__file__).parents[2]
 TOOL_SECONDS: Final = 120.0
@@ -166,7 +168,7 @@ class MountedDrive:
 
     def close(self) -> None:
         """End what is still running, take the mount away, whatever state they are in. Idempotent."""
-        for process in self.processes():
+        for process in {*self.processes(), *self._mount_processes()}:
             end(process)
         for mount in reversed(mounts.mounts()):
             if Path(mount.mountpoint).is_relative_to(self.folder):
@@ -180,6 +182,13 @@ class MountedDrive:
         for entry in Path("/proc").iterdir():
             if entry.name.isdecimal() and int(entry.name) != os.getpid() and mark in _environment_of(entry):
                 yield int(entry.name)
+
+    def _mount_processes(self) -> Iterator[int]:
+        """Those that serve a mount: nobody but root may read the environment of such a process."""
+        for mount in mounts.drives():
+            if Path(mount.mountpoint).is_relative_to(self.folder):
+                with suppress(ToolError):  # it is gone
+                    yield ControlClient.of_mount(mount.mountpoint).process_id()
 
 
 def _environment_of(process: Path) -> list[bytes]:

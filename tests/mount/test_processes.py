@@ -205,7 +205,8 @@ def test_200_processes_at_once(place: Path) -> None:
 def test_10_000_open_files(shared: MountedDrive, place: Path) -> None:
     run(sys.executable, "-c", OPEN_MANY, place, "10000")
     assert len(os.listdir(place)) == 5_000
-    assert len(os.listdir(f"/proc/{shared.process_id}/fd")) < 500
+    if os.geteuid() == 0:  # nobody else may look into the process of a mount
+        assert len(os.listdir(f"/proc/{shared.process_id}/fd")) < 500
 
 
 class TestLocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.mounted import ROOT, MountedDrive, succeed
+from tools.control_client import ControlClient
 
 __all__ = ["drive", "fuse", "unmade_drive"]
 
@@ -37,8 +39,13 @@ def test_the_passphrase_is_shown_nowhere(unmade_drive: MountedDrive) -> None:
     succeed(told)
     (drive.mountpoint / "file").write_bytes(b"content")
     drive.sync()
-    (process,) = drive.processes()
-    shown = [Path(f"/proc/{process}/{name}").read_bytes() for name in ("cmdline", "environ")]
+    process = Path(f"/proc/{ControlClient.of_mount(str(drive.mountpoint)).process_id()}")
+    shown = [(process / "cmdline").read_bytes()]
+    if os.geteuid() == 0:
+        shown.append((process / "environ").read_bytes())
+    else:
+        with pytest.raises(PermissionError):
+            (process / "environ").read_bytes()
     below = [
         path
         for folder in (drive.drive, drive.cache, drive.state)

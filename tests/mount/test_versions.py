@@ -325,9 +325,11 @@ def test_nothing_inside_can_be_changed(lived_in: Path) -> None:
     ]
     codes = [code_of(call) for call in calls]
     # To move or link between two folders of the past and now is refused by whoever looks first.
-    assert set(codes) <= {"EROFS", "EEXIST", "ENODATA"}, codes
-    assert codes.count("EROFS") >= len(codes) - 2, codes
-    assert code_of(lambda: (lived_in / "h").hardlink_to(file)) == "EROFS"
+    # What root only may do is refused by the kernel first.
+    others = set() if os.geteuid() == 0 else {"EACCES", "EPERM"}
+    assert set(codes) <= {"EROFS", "EEXIST", "ENODATA"} | others, codes
+    assert sum(code in {"EROFS"} | others for code in codes) >= len(codes) - 2, codes
+    assert code_of(lambda: (lived_in / "h").hardlink_to(file)) in {"EROFS"} | others
     assert (lived_in / "sub/f.txt").read_text() == "needle two\n"
 
 
@@ -398,6 +400,7 @@ def test_by_name(lived_in: Path, shared: MountedDrive) -> None:
     assert (lived_in / "sub/gone.txt").read_text() == "needle gone\n"
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user, which takes root")
 def test_past_permissions_count(shared: MountedDrive, place: Path) -> None:
     place.chmod(0o755)
     secret = place / "secret"

@@ -10,11 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.mount.mounted import MountedDrive, run
+from tools import mounts
 
 pytestmark = [
     pytest.mark.mount,
     pytest.mark.skipif(os.geteuid() != 0, reason="acts as another user and as init, which takes root"),
 ]
+needs_namespace = pytest.mark.skipif(
+    mounts.find("/") is None, reason="unshare(1) needs a root that is a mount point, as no chroot(8) has"
+)
 
 AS_NOBODY = """
 set -eu
@@ -59,6 +63,7 @@ def as_nobody(drive: MountedDrive, script: str) -> subprocess.CompletedProcess[s
     )
 
 
+@needs_namespace
 def test_a_user_without_privileges_mounts_and_unmounts(unmade_drive: MountedDrive) -> None:
     done = as_nobody(
         unmade_drive,
@@ -95,6 +100,7 @@ tool umount "$FOLDER/mnt"
 """
 
 
+@needs_namespace
 def test_root_asks_syncs_and_unmounts_the_mount_of_a_user(unmade_drive: MountedDrive) -> None:
     """At shutdown, for example. FUSE lets nobody but the user look into it, not even root."""
     run("chown", "-R", "65534:65534", unmade_drive.folder)
@@ -116,6 +122,7 @@ def test_root_asks_syncs_and_unmounts_the_mount_of_a_user(unmade_drive: MountedD
     assert (unmade_drive.mountpoint / "file").read_text() == "hello\n"
 
 
+@needs_namespace
 def test_allow_other_is_refused_where_fuse_conf_does_not_allow_it(unmade_drive: MountedDrive) -> None:
     allowed = Path("/etc/fuse.conf")
     if allowed.exists() and "user_allow_other" in allowed.read_text().split("\n"):
