@@ -18,7 +18,8 @@ from tests.mount.conftest import temporary_drive
 from tests.mount.mounted import MountedDrive, end
 
 _DRIVE_OPTIONS: Final = "allow_other,suid,dev"
-_PASS_THROUGH_OPTIONS: Final = "xattr,writeback,allow_other,default_permissions"
+_PASS_THROUGH_OPTIONS: Final = "xattr,writeback,cache=always,allow_other,default_permissions"
+"""what it has, and what a drive asks the kernel for: a write-back cache, and pages that outlive a close"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,12 +92,13 @@ def _add_users(folder: Path) -> None:
     lines = {
         "passwd": [f"{name}:x:{number}:{number}::/tmp:/bin/bash\n" for name, number in _USERS.items()],
         "group": [f"{name}:x:{number}:\n" for name, number in _USERS.items()],
+        "shadow": [f"{name}:*:20000::::::\n" for name in _USERS],  # su(1) asks here whether one may log in
     }
     for name, more in lines.items():
         copy, original = folder / name, Path("/etc", name)
         known = original.read_text()
         copy.write_text(known + "".join(line for line in more if f"\n{line.split(':')[0]}:" not in known))
-        copy.chmod(0o644)
+        shutil.copymode(original, copy)
         _run("mount", "--bind", str(copy), str(original))
 
 
