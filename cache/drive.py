@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from stat import S_ISREG
 from typing import Any, Final
@@ -21,7 +22,13 @@ from cache.attributes import FileSystemStatistics
 from cache.block_cache import BlockCache
 from cache.content import Content
 from cache.dirty import Layer
-from cache.errors import DirectoryError, FileSystemError, FileTooBigError, InvalidArgumentError
+from cache.errors import (
+    DirectoryError,
+    FileSystemError,
+    FileTooBigError,
+    InvalidArgumentError,
+    JournalLostError,
+)
 from cache.health import Health
 from cache.inodes import BLOCK_SIZE
 from cache.ledger import Ledger
@@ -158,14 +165,22 @@ class Drive(Tree):
 
     async def fsync(self, inode: int) -> None:
         """Everything accepted so far, of this file and all others, survives a power cut.
-        `InputOutputError` if the disk did not take it."""
+        `InputOutputError` if the disk did not take it. Where the journal is lost the nodes have it then."""
         self._dirty.sync(inode)
-        await self.ledger.journal.sync()
+        try:
+            await self.ledger.journal.sync()
+        except JournalLostError:
+            await self.sync()
 
     async def sync(self) -> None:
         """Everything accepted so far is stored and published. Raises what stopped it."""
         if not self._read_only:
             await self.publisher.sync()
+
+    @property
+    def is_only_here(self) -> bool:
+        """Whether something was accepted that is neither on the nodes nor in a journal that can be found."""
+        return not self._read_only and not self.ledger.custody.check() and self.ledger.unpublished
 
     # Life
 
@@ -193,6 +208,7 @@ class Drive(Tree):
         seen = -1
         while True:
             await trio.sleep(TICK)
+            self.ledger.custody.check()
             if self.ledger.accepted != seen or self.any_unused:
                 seen = self._tick(seen)
 
@@ -255,7 +271,8 @@ class Drive(Tree):
         return {
             "read_only": self._read_only,
             "fenced": self.publisher.fenced,
-            "problem": self.publisher.problem,
+            "problem": ledger.custody.lost or self.publisher.problem,
+            "journal_lost": bool(ledger.custody.lost),
             "commit": head.number,
             "published": not ledger.unpublished,
             "pending_commit": None if ledger.pending is None else ledger.pending.number,
@@ -295,7 +312,8 @@ class Drive(Tree):
         try:
             if not self._read_only:
                 self.ledger.flush()
-                await self.ledger.journal.sync()
+                with suppress(JournalLostError):  # it was said, and all is stored, or was given up
+                    await self.ledger.journal.sync()
                 await self.ledger.settle()
         finally:
             self._close_local()

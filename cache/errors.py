@@ -82,5 +82,9 @@ class InputOutputError(FileSystemError):
     """EIO: the bytes cannot be had, or cannot be made durable"""
 
 
+class JournalLostError(InputOutputError):
+    """The journal's files have lost their names (`cache.custody`): only the nodes can make bytes durable"""
+
+
 class StaleError(FileSystemError):
     """ESTALE: the inode is gone"""

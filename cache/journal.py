@@ -26,7 +26,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ import trio
 
 from backend import durable, failpoints
 from backend.node import Buffer
-from cache.errors import FileTooBigError, InputOutputError, NoSpaceLeftError
+from cache.errors import FileTooBigError, InputOutputError, JournalLostError, NoSpaceLeftError
 from cache.journal_bulk import BulkFile, BulkFiles
 from cache.journal_format import (
     MAX_PAYLOAD,
@@ -99,6 +99,9 @@ class Journal:
         self._sync_lock = trio.Lock()
         self._dropped: list[Dropped] = []
         self._bulk = BulkFiles(folder)
+        self._is_nameless = False
+        self.on_nameless: Callable[[str], None] = lambda _path: None
+        """called with the name of a file that was found to have lost it when it was synced"""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     # Reading what an earlier process left
@@ -241,7 +244,7 @@ class Journal:
         if self._failure is not None:
             raise InputOutputError(self._failure)
         try:
-            position = self._bulk.append(data, self.segment_size, self._new_number)
+            position = self._append_bytes(data)
         except OSError as error:
             raise self._refused(error) from error
         bulk = Bulk(inode, offset, time_ns, position, len(data), bulk_checksum(position, data))
@@ -252,6 +255,19 @@ class Journal:
             raise
         self._bulk.refer(position, record)
         return record, position
+
+    def _append_bytes(self, data: Buffer) -> int:
+        try:
+            return self._bulk.append(data, self.segment_size, self._new_number)
+        except (FileNotFoundError, NotADirectoryError):
+            if self._is_nameless or not self._find_out():
+                raise
+        return self._bulk.append(data, self.segment_size, self._new_number)
+
+    def _find_out(self) -> bool:
+        """The folder is not there: whether the journal goes on without names now."""
+        self.on_nameless(str(self._folder))
+        return self._is_nameless
 
     def _new_number(self) -> int:
         """For a file that is about to be made."""
@@ -285,6 +301,10 @@ class Journal:
             if self._has_refused:
                 self._erase_refused()  # else it would come before the new segment, in whose place it is
             descriptor, size = self._files.allocate(path, encode_segment_header(header), self.segment_size)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            if self._is_nameless or not self._find_out():
+                raise self._refused(error) from error
+            return self._segments[-1]
         except OSError as error:
             raise self._refused(error) from error
         segment = Segment(
@@ -294,26 +314,45 @@ class Journal:
         self._unsynced.add(number)
         return segment
 
+    # Names
+
+    def named_files(self) -> list[tuple[str, int]]:
+        """What has to be found by its name at the next start: names and descriptors."""
+        return [(each.path, each.descriptor) for each in self._segments] + self._bulk.named()
+
+    def lose_names(self, open_commit: int) -> None:
+        """The files are not where the next start looks for them: nothing is durable by them any more. What is
+        accepted from now on is in files without a name."""
+        self._is_nameless = self._files.nameless = self._bulk.nameless = True
+        self.begin_segment(open_commit)
+        self._bulk.leave()
+
     # Durability
 
     async def sync(self) -> None:
         """Everything appended before the call is on the disk when this returns. `InputOutputError` if it
-        is not: for ever after if an fsync failed; if it could not begin, the next call may succeed."""
+        is not: for ever after if an fsync failed; if it could not begin, the next call may succeed.
+        `JournalLostError`: it is, in files that nobody will find."""
         target = self._sequence
-        while self._synced < target:
+        while self._synced < target and not self._is_nameless:
             async with self._sync_lock:
-                if self._synced < target:
+                if self._synced < target and not self._is_nameless:
                     reached = self._sequence
                     await self._sync_files(self._bulk.unsynced(0, self.end))
                     self._synced = reached
                     failpoints.failpoint(SYNCED)
         if self._failure is not None:
             raise InputOutputError(self._failure)
+        if self._is_nameless:
+            raise JournalLostError(f"the files of the journal {self._folder} were removed")
 
     async def sync_records(self, first: int, last: int) -> None:
         """Every record appended before the call is on the disk when this returns, and of the bytes beside
-        them those that records in [first, last) refer to. `InputOutputError` as `sync`."""
+        them those that records in [first, last) refer to. `InputOutputError` as `sync`. Without names there
+        is nothing to be done: a start that finds no journal knows of nothing but the log."""
         async with self._sync_lock:
+            if self._is_nameless:
+                return
             await self._sync_files(self._bulk.unsynced(first, last))
             failpoints.failpoint(RECORDS_SYNCED)
 
@@ -323,10 +362,10 @@ class Journal:
             raise InputOutputError(self._failure)
         numbers, new_names, ends = self._unsynced, self._new_names, [file.end for file in bulk]
         self._unsynced, self._new_names = set(), False
-        descriptors = [file.descriptor for file in bulk]
-        descriptors += [s.descriptor for s in self._segments if s.number in numbers]
+        files = [(file.path, file.descriptor) for file in bulk]
+        files += [(s.path, s.descriptor) for s in self._segments if s.number in numbers]
         try:
-            await trio.to_thread.run_sync(self._sync_descriptors, descriptors, new_names)
+            nameless = await trio.to_thread.run_sync(self._sync_on_disk, files, new_names)
         except durable.NotBegunError as error:
             self._still_unsynced(numbers, new_names)
             raise self._refused(error) from error
@@ -337,16 +376,21 @@ class Journal:
             raise
         for file, end in zip(bulk, ends, strict=True):
             file.synced_to = end
+        if nameless:
+            self.on_nameless(nameless)
 
     def _still_unsynced(self, numbers: set[int], new_names: bool) -> None:
         self._unsynced |= numbers
         self._new_names = self._new_names or new_names
 
-    def _sync_descriptors(self, descriptors: list[int], new_names: bool) -> None:
-        for descriptor in descriptors:
+    def _sync_on_disk(self, files: list[tuple[str, int]], new_names: bool) -> str:
+        """Sync them; the path of one that nobody will find, if there is one."""
+        for _, descriptor in files:
             durable.current().sync_data(descriptor)
-        if new_names:
+        nameless = next((path for path, descriptor in files if os.fstat(descriptor).st_nlink == 0), "")
+        if new_names and not nameless:
             durable.current().sync_folder(str(self._folder))
+        return nameless
 
     # Reading back and letting go
 

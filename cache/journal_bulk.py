@@ -20,7 +20,9 @@ from pathlib import Path
 
 from backend import durable, failpoints
 from backend.node import Buffer
+from cache.custody import nameless_file
 from cache.journal_format import OFFSET_BITS, Bulk, bulk_checksum
+from cache.journal_segments import remove_own
 
 BULK_SUFFIX = ".bulk"
 _OFFSET_MASK = (1 << OFFSET_BITS) - 1
@@ -51,6 +53,8 @@ class BulkFiles:
         self._files: dict[int, BulkFile] = {}
         """in the order of their numbers"""
         self._appended: BulkFile | None = None
+        self.nameless = False
+        """as in `cache.journal_segments`"""
 
     def find(self) -> None:
         """Take up what earlier processes left."""
@@ -77,7 +81,10 @@ class BulkFiles:
 
     def _create(self, number: int) -> BulkFile:
         path = str(self._folder / f"{number:016x}{BULK_SUFFIX}")
-        descriptor = durable.current().open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        if self.nameless:
+            descriptor = nameless_file(str(self._folder))
+        else:
+            descriptor = durable.current().open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         file = self._files[number] = BulkFile(number, path, descriptor, 0)
         return file
 
@@ -97,6 +104,14 @@ class BulkFiles:
         """Whether the bytes that a record refers to are there."""
         data = self.read(bulk.position, bulk.length)
         return len(data) == bulk.length and bulk_checksum(bulk.position, data) == bulk.checksum
+
+    def leave(self) -> None:
+        """Go on in a new file."""
+        self._appended = None
+
+    def named(self) -> list[tuple[str, int]]:
+        """The files, by name and descriptor."""
+        return [(file.path, file.descriptor) for file in self._files.values()]
 
     def unsynced(self, first: int, last: int) -> list[BulkFile]:
         """The files with bytes that may not be on the disk, to which records in [first, last) may refer."""
@@ -118,7 +133,10 @@ class BulkFiles:
         for file in [file for file in self._files.values() if file.last < record]:
             if file is self._appended:
                 self._appended = None
-            durable.current().unlink(file.path)
+            if self.nameless:
+                remove_own(file.path, file.descriptor)
+            else:
+                durable.current().unlink(file.path)
             dropped.append(self._files.pop(file.number).descriptor)
         return dropped
 

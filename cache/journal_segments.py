@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Final
 
 from backend import durable, failpoints
+from cache.custody import is_at, nameless_file
 from cache.journal_format import SEGMENT_HEADER_SIZE, SegmentHeader, decode_segment_header
 
 MAX_SPARES: Final = 2
@@ -70,6 +71,8 @@ class SegmentFiles:
         self._folder = folder
         self._spares: list[str] = []
         self._coming_spares = 0
+        self.nameless = False
+        """no file gets a name any more, and only names that are still ours are taken (`cache.custody`)"""
 
     def find(self) -> list[tuple[str, SegmentHeader]]:
         """The segments that are there, by number. Files without a segment in them go."""
@@ -95,12 +98,16 @@ class SegmentFiles:
     def allocate(self, path: str, header: bytes, size: int) -> tuple[int, int]:
         """A segment file of at least `size` bytes with its header: descriptor and size."""
         io = durable.current()
+        if self.nameless:
+            descriptor = nameless_file(str(self._folder))
+            io.write(descriptor, [header], 0)
+            return descriptor, size
         if self._spares:
             io.rename(self._spares[-1], path)
             self._spares.pop()
-        descriptor = None
+        opened = None
         try:
-            descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
+            opened = descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
             if os.fstat(descriptor).st_size < size:
                 io.preallocate(descriptor, size)
             io.write(descriptor, [header], 0)
@@ -109,13 +116,16 @@ class SegmentFiles:
         except OSError:
             with suppress(FileNotFoundError):
                 io.unlink(path)
-            if descriptor is not None:
-                os.close(descriptor)
+            if opened is not None:
+                os.close(opened)
             raise
 
     def let_go(self, segment: Segment, size: int) -> Dropped:
         """Take the name of a segment that nobody needs; to be given to `finish_dropping`. It is kept for
         another one of `size` bytes if it has just that size, and not too many are kept."""
+        if self.nameless:
+            remove_own(segment.path, segment.descriptor)
+            return Dropped(segment.descriptor)
         if len(self._spares) + self._coming_spares >= MAX_SPARES or segment.size != size:
             durable.current().unlink(segment.path)
             return Dropped(segment.descriptor)
@@ -155,6 +165,12 @@ def set_aside(folder: Path, paths: Iterable[str]) -> Path:
     for path in paths:
         durable.current().rename(path, str(lost / os.path.basename(path)))
     return lost
+
+
+def remove_own(path: str, descriptor: int) -> None:
+    """Take the file's name, if it has it still."""
+    if is_at(path, descriptor):
+        durable.current().unlink(path)
 
 
 def _empty(dropped: Dropped) -> None:

@@ -28,6 +28,7 @@ import trio
 from backend import failpoints
 from backend.errors import DriveError, NoSpaceError
 from backend.upstream import Head
+from cache.custody import Custody
 from cache.dirty import DirtyFiles, Layer
 from cache.errors import InputOutputError, NoSpaceLeftError
 from cache.journal import Journal
@@ -65,8 +66,9 @@ LARGE_WRITE = 64 << 10
 class Ledger:
     """See the module."""
 
-    def __init__(self, journal: Journal, namespace: Namespace) -> None:
+    def __init__(self, journal: Journal, namespace: Namespace, custody: Custody) -> None:
         self.journal = journal
+        self.custody = custody
         self.namespace = namespace
         self.dirty = DirtyFiles()
         self.room = Room()
@@ -357,10 +359,14 @@ class Ledger:
         failpoints.failpoint(FLUSHED)
 
     async def trim(self) -> None:
-        """Make the namespace durable and let the journal segments go that nobody needs."""
+        """Make the namespace durable and let the journal segments go that nobody needs. A start that finds
+        neither makes the namespace anew from the log: where they have lost their names, what is published
+        is all that is needed."""
         needed = self._needed_position()
         known = max(needed, self._recorded_position)
         try:
+            if not self.custody.check():
+                self._durable_position = known
             if known > self._durable_position:
                 await self._make_durable()
             if known <= self._durable_position:
@@ -372,7 +378,8 @@ class Ledger:
     async def settle(self) -> None:
         """Nothing is accepted any more: the namespace is durable, and of what is published nothing is left in
         the journal."""
-        await self._make_durable()
+        if self.custody.check():
+            await self._make_durable()
         if not self.unpublished:
             await self.trim()
 

@@ -21,6 +21,8 @@ from pathlib import Path
 from backend import at_rest, durable
 from backend.errors import CorruptError, LeaseHeldError
 from backend.upstream import Head
+from cache.custody import Custody
+from cache.errors import FileSystemError
 from cache.journal import Journal
 from cache.ledger import Ledger
 from cache.namespace import Namespace
@@ -55,7 +57,7 @@ class LocalState:
             self._files.callback(self.namespace.close)
             journal = Journal(folder / JOURNAL)
             self._files.callback(journal.close)
-            self.ledger = Ledger(journal, self.namespace)
+            self.ledger = Ledger(journal, self.namespace, Custody(folder, journal.named_files))
             self.has_events = self.ledger.scan()
         except BaseException:
             self.close()
@@ -70,6 +72,20 @@ class LocalState:
             kept = set_namespace_aside(self.folder)
             log.warning("%s; it is made anew from log and journal, and kept as %s", error, kept)
             return Namespace(path, device=DEVICE)
+
+    def watch(self) -> None:
+        """From now on be told of what loses its name in the folder. After recovery, which replaces files."""
+        custody, journal = self.ledger.custody, self.ledger.journal
+        wal = [name for name in (f"{NAMESPACE_FILE}-wal",) if (self.folder / name).exists()]
+        custody.watch([LOCK_FILE, NAMESPACE_FILE, *wal])
+        custody.on_loss.append(self._lose_names)
+        journal.on_nameless = custody.lose
+
+    def _lose_names(self) -> None:
+        try:
+            self.ledger.journal.lose_names(self.namespace.commit)
+        except FileSystemError as error:
+            log.error("nothing more can be accepted: %s", error)
 
     @property
     def known_head(self) -> Head | None:

@@ -239,6 +239,8 @@ async def open_drive(
         ledger, drive.publisher, upstream, snapshots, quiet, options.retention, read_only=options.read_only
     )
     if not options.read_only:
+        local.watch()
+        ledger.custody.on_loss.append(drive.publisher.wake)
         _delete_orphans(ledger)
         _own_new_root(ledger)
         await ledger.trim()

@@ -138,13 +138,14 @@ class Publisher:
 
     @property
     def pressed(self) -> bool:
-        """Whether a cut should not wait for its time: the journal or memory fills."""
+        """Whether a cut should not wait for its time: the journal or memory fills, or the journal is lost."""
         ledger = self._ledger
         return (
             ledger.operation_bytes > OPERATIONS_LIMIT
             or ledger.open_writes > WRITES_LIMIT
             or ledger.journal.used_bytes > self._journal_limit // 2
             or ledger.room.is_tight
+            or bool(ledger.custody.lost)
         )
 
     @property

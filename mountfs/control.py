@@ -4,7 +4,7 @@
 |---|---|
 | GET /status | 200, the drive's status as JSON |
 | GET /metrics | 200, its numbers as Prometheus gauges (text format 0.0.4) |
-| POST /sync | 200 `{}` when all accepted so far is stored and published; 503 `{"error": ...}` if not |
+| POST /sync | 200 when all accepted so far is stored and published, `{}` or `{"notice": ...}`; 503 if not |
 | POST /write-back | 200 `{"problem": ...}` when the kernel was asked to hand over what it holds itself |
 | POST /unmount | 202 `{}` at once; the mount then drains and ends as on SIGTERM |
 | POST /calls/NAME | arguments as a JSON object; 200 and the answer of the call (`cache.calls`), or 503 |
@@ -64,6 +64,8 @@ class Commands:
     sync: Callable[[], Awaitable[None]]
     write_back: Callable[[], Awaitable[str]]
     unmount: Callable[[], None]
+    notice: Callable[[], str] = str
+    """what who asks for a sync is to be told besides"""
     calls: Mapping[str, Call] = field(default_factory=dict)
 
 
@@ -282,7 +284,8 @@ async def _sync(commands: Commands) -> Answer:
         await commands.sync()
     except (DriveError, FileSystemError) as error:
         return _json(503, {"error": str(error)})
-    return _json(200, {})
+    notice = commands.notice()
+    return _json(200, {"notice": notice} if notice else {})
 
 
 async def _write_back(commands: Commands) -> Answer:

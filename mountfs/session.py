@@ -8,7 +8,7 @@ Ways out, and what each does:
 - a second SIGTERM or SIGINT: at once. What the kernel had not yet handed over, or was not yet answered, is
   lost, as in a crash; the journal has all else.
 - `umount` or `fusermount3 -u` from outside: the kernel has written everything back; the serving ends, and the
-  journal goes on at the next mount.
+  journal goes on at the next mount. If the journal has lost its names (`cache.custody`), all is stored first.
 - the drive's background work fails: as on SIGTERM, without waiting for the store, and the error is raised.
 SIGHUP is ignored: a mount outlives the terminal it was made in.
 
@@ -39,7 +39,7 @@ from urllib.parse import quote
 import pyfuse3
 import trio
 
-from backend.errors import DriveError, UsageError
+from backend.errors import DriveError, FencedError, UsageError
 from cache.calls import calls_of
 from cache.drive import Drive
 from cache.errors import FileSystemError
@@ -50,6 +50,8 @@ from mountfs.garbage import collect_when_idle
 from mountfs.mount_calls import MNT_DETACH, raise_read_ahead, sync_by_process, syncfs, umount2
 from mountfs.operations import DriveOperations
 from mountfs.versions import DEFAULT_NAME, VersionsView
+
+STORE_AGAIN_SECONDS: Final = 2.0
 
 SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter from the loop. Python's 5 ms would be five hundred requests."""
@@ -149,7 +151,7 @@ class _Session:
                 await nursery.start(self._run_drive)
                 await nursery.start(serve_control, self._options.control_socket, self._commands())
                 await self._serve(on_ready)
-                if self._stop_requested.is_set():
+                if self._stop_requested.is_set() or self._drive.is_only_here:
                     await self._store_everything()
                 nursery.cancel_scope.cancel()
         if self._failure is not None:
@@ -212,6 +214,7 @@ class _Session:
             sync=self._drive.sync,
             write_back=partial(sync_by_process, self._mountpoint),
             unmount=self._stop_requested.set,
+            notice=lambda: self._drive.ledger.custody.lost,
             calls=calls_of(self._drive),
         )
 
@@ -227,7 +230,8 @@ class _Session:
             log.info("%s: storing everything, then unmounting", name)
             self._stop_requested.set()
             return
-        log.warning("%s again: stopping at once; the journal keeps what is not stored yet", name)
+        left = "is lost" if self._drive.is_only_here else "stays in the journal"
+        log.warning("%s again: stopping at once; what is not stored yet %s", name, left)
         self._scope.cancel()
 
     async def _announce(self, nursery: trio.Nursery, on_ready: Callable[[], None]) -> None:
@@ -269,12 +273,18 @@ class _Session:
             log.error("%s: not everything was written back: %s", self._mountpoint, error)
 
     async def _store_everything(self) -> None:
-        if self._failure is not None:
-            return
-        try:
-            await self._drive.sync()
-        except (DriveError, FileSystemError, OSError) as error:
-            log.error("not everything could be stored, the journal keeps the rest: %s", error)
+        """What cannot be stored stays in the journal. Where that is lost it is tried until it is done, as
+        this process alone has it; a second signal ends it."""
+        while self._failure is None:
+            try:
+                await self._drive.sync()
+                return
+            except (DriveError, FileSystemError, OSError) as error:
+                if not self._drive.is_only_here or isinstance(error, FencedError):
+                    log.error("not everything could be stored, the journal keeps the rest: %s", error)
+                    return
+                log.error("not everything could be stored, and it is nowhere else; trying again: %s", error)
+            await trio.sleep(STORE_AGAIN_SECONDS)
 
 
 async def serve(drive: Drive, mountpoint: Path, options: MountOptions, on_ready: Callable[[], None]) -> None:

@@ -67,15 +67,17 @@ class ControlClient:
         answer: dict[str, Any] = self._ask("GET", "/status", Deadline(ANSWER_SECONDS)).json()
         return answer
 
-    def sync(self, mountpoint: str, timeout: float | None) -> None:
-        """Return when all that programs wrote to the mount before is stored and published. `NoAnswerError`
-        after `timeout` seconds (None: wait as long as it takes); the mount goes on storing then. `ToolError`
-        if the kernel could not hand over everything; what the mount has is stored in any case."""
+    def sync(self, mountpoint: str, timeout: float | None) -> str:
+        """Return when all that programs wrote to the mount before is stored and published; a line for people,
+        if the mount has something to say. `NoAnswerError` after `timeout` seconds (None: wait as long as it
+        takes); the mount goes on storing then. `ToolError` if the kernel could not hand over everything; what
+        the mount has is stored in any case."""
         deadline = Deadline(timeout)
         complaint = self._write_back(mountpoint, deadline)
-        self._ask("POST", "/sync", deadline)
+        answer: dict[str, Any] = self._ask("POST", "/sync", deadline).json()
         if complaint is not None:
             raise ToolError(f"{mountpoint}: not all could be written back: {complaint}")
+        return str(answer.get("notice", ""))
 
     def call(self, name: str, arguments: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
         """What the call `name` (`cache.calls`) answers to `arguments`. `ToolError` with its refusal."""

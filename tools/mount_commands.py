@@ -9,7 +9,7 @@ from tools import umount
 from tools.control_client import ControlClient
 from tools.quantities import parse_duration
 from tools.status_report import is_well, report
-from tools.terminal import say, say_json
+from tools.terminal import complain, say, say_json
 
 
 def register(commands: Any) -> None:
@@ -38,7 +38,9 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
-    ControlClient.of_mount(options.mountpoint).sync(options.mountpoint, options.timeout)
+    notice = ControlClient.of_mount(options.mountpoint).sync(options.mountpoint, options.timeout)
+    if notice:
+        complain(f"drivefs: {options.mountpoint}: all is stored, but {notice}")
     return 0
 
 

@@ -19,7 +19,8 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from cache.local_state import LOCK_FILE
+from cache.journal_segments import SUFFIX
+from cache.local_state import JOURNAL, LOCK_FILE
 from tools import mounts
 from tools.errors import MissingSystemError, ToolError
 
@@ -86,6 +87,11 @@ def spare_folders(own: Folders) -> Folders:
         if not _is_held(os.path.join(spare.state, LOCK_FILE)):
             break
     return spare
+
+
+def has_journal(state_folder: str) -> bool:
+    """Whether there is one, with something in it."""
+    return any(Path(state_folder, JOURNAL).glob("*" + SUFFIX))
 
 
 def _is_held(lock: str) -> bool:

@@ -3,7 +3,7 @@
 Also called by umount(8) (`/sbin/umount.fuse.drivefs DIR [-flnrv] [-N NS] [-t TYPE.SUBTYPE]`).
 Order: 1. drain through the control socket, while programs can still use the mount; 2. unmount, which
 the kernel refuses while a file is open; 3. wait until the process behind the mount has ended, as only
-then its lease and its cache folder are free. If 1 fails the mount stays, unless it is forced: then the
+then its lease and its state folder are free. If 1 fails the mount stays, unless it is forced: then the
 journal keeps what is not stored, and the next mount of the drive goes on with it.
 """
 
@@ -42,7 +42,9 @@ def umount(arguments: Sequence[str]) -> int:
         raise NotMountedError(f"{options.mountpoint}: what is mounted here is {mount.type}, no drivefs drive")
     process = _drain(options)
     mounts.unmount(mount.mountpoint, lazy=options.lazy)
-    if process is not None and not options.lazy:
+    if process is None:
+        _see_that_it_is_kept(mount)
+    elif not options.lazy:
         with closing(process):
             process.wait(_END_SECONDS)
     if options.verbose:
@@ -70,6 +72,24 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
+def _see_that_it_is_kept(mount: mounts.Mount) -> None:
+    """Return if what a dead mount had not stored is in a journal. `ToolError` if that is not known."""
+    if "ro" in mount.options:
+        return
+    # What these need takes longer to import than a mount takes to unmount.
+    from backend import drive_file
+    from tools import places
+
+    where = os.path.join(mount.source, drive_file.FILE_NAME)
+    state = places.state_folder(drive_file.load(where).id.hex(), None, os.environ)
+    if not places.has_journal(state):
+        raise ToolError(
+            f"{mount.mountpoint}: unmounted, but nobody answered and there is no journal in {state} "
+            "(state_dir= may have named another place): what was not stored may be lost"
+        )
+    complain(f"umount.drivefs: {mount.mountpoint}: what was not stored is in the journal in {state}")
+
+
 class _Process:
     """The process behind a mount, held so that its number cannot come to mean another."""
 
@@ -94,13 +114,13 @@ def _drain(options: argparse.Namespace) -> _Process | None:
         client = ControlClient.of_mount(options.mountpoint)
         process = _Process(client.process_id())
         if not options.force:
-            client.sync(options.mountpoint, options.timeout)
+            notice = client.sync(options.mountpoint, options.timeout)
+            if notice:
+                complain(f"umount.drivefs: {options.mountpoint}: all is stored; {notice}")
     except (NoAnswerError, ProcessLookupError) as error:
         if process is not None and not options.force:
             raise ToolError(f"{options.mountpoint} stays mounted: {error} (-f unmounts at once)") from None
-        complain(
-            f"umount.drivefs: {options.mountpoint}: nobody answers; what was not stored stays in the journal"
-        )
+        complain(f"umount.drivefs: {options.mountpoint}: nobody answers")
     except ToolError as error:
         raise ToolError(f"{options.mountpoint} stays mounted: {error} (-f unmounts at once)") from None
     return process
