@@ -135,6 +135,9 @@ def _start(
     log_to_file(os.path.abspath(options.log_file or own.state / LOG_FILE), verbose=verbose)
     daemon.start(work, MOUNT_CODES)
     _see_for_ourselves(mountpoint)
+    found = mounts.find(mountpoint)
+    if found is not None and os.geteuid() == 0 and not arguments.no_mtab:
+        mounts.note_helper(found)
 
 
 def _see_for_ourselves(mountpoint: str) -> None:
@@ -190,3 +193,6 @@ async def _serve_until_unmounted(
         for notice in opened.notices:
             _warn(notice)
         await session.serve(opened, mountpoint, how, ready)
+        if os.geteuid() == 0:
+            # Before the drive is let go of: the next mount of it may be in the same place.
+            await trio.to_thread.run_sync(mounts.forget_helper, str(mountpoint))

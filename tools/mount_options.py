@@ -217,7 +217,7 @@ def _take_flag(name: str, flags: set[str]) -> bool:
 
 
 def _belongs_to_others(name: str) -> bool:
-    return name.lower().startswith("x-") or name == "comment"
+    return name.lower().startswith("x-") or name in ("comment", "uhelper", "helper")
 
 
 def _one_secret_source(found: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from tools.errors import ToolError
 
 FILE_SYSTEM_TYPE: Final = "fuse.drivefs"
+HELPER: Final = "drivefs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,3 +102,18 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     if result.returncode:
         said = os.fsdecode(result.stderr).strip()
         raise ToolError(said or f"{command[0]} ended with code {result.returncode}")
+
+
+def note_helper(mount: Mount) -> None:
+    """Have umount(8) look the mount up, and so find that it has a helper: of `umount /absolute/path` it else
+    asks statfs(2), which says "fuse". This is the `uhelper=` of mount(8), in util-linux' own list of mounts
+    (/run/mount/utab), which root may write; nothing is mounted (`--fake`). Where that cannot be done umount
+    unmounts without draining first."""
+    named = ["-t", mount.type, "-o", f"uhelper={HELPER}", mount.source, mount.mountpoint]
+    subprocess.run(["mount", "--fake", "-i", *named], capture_output=True, check=False)
+
+
+def forget_helper(mountpoint: str) -> None:
+    """The mount is gone, and not by umount(8), which forgets by itself. Does nothing where nothing is
+    noted."""
+    subprocess.run(["umount", "--fake", "-i", mountpoint], capture_output=True, check=False)

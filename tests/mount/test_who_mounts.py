@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import select
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.mount.mounted import MountedDrive, run
+from tests.mount.mounted import MountedDrive, run, wait_for_end
 from tools import mounts
 
 pytestmark = [
@@ -120,6 +123,45 @@ def test_root_asks_syncs_and_unmounts_the_mount_of_a_user(unmade_drive: MountedD
     run("chown", "-R", "0:0", unmade_drive.folder)
     unmade_drive.mount()
     assert (unmade_drive.mountpoint / "file").read_text() == "hello\n"
+
+
+UTAB = Path("/run/mount/utab")
+WAYS: dict[str, Callable[[MountedDrive], object]] = {
+    "umount.drivefs": lambda drive: drive.umount(),
+    "umount -i": lambda drive: run("umount", "-i", drive.mountpoint),
+    "fusermount3": lambda drive: run("fusermount3", "-u", drive.mountpoint),
+    "SIGTERM": lambda drive: os.kill(drive.process_id or 0, signal.SIGTERM),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_umount_is_told_that_there_is_a_helper(drive: MountedDrive, way: str) -> None:
+    drive.mount()
+    process = drive.process_id
+    assert process is not None
+    noted = UTAB.read_text() if UTAB.exists() else ""
+    if not os.access(UTAB.parent, os.W_OK):
+        pytest.skip("util-linux keeps no list of mounts here")
+    (line,) = [line for line in noted.splitlines() if f"TARGET={drive.mountpoint} " in line]
+    assert "uhelper=drivefs" in line
+    WAYS[way](drive)
+    wait_for_end(process)
+    assert str(drive.mountpoint) not in UTAB.read_text()
+
+
+@pytest.mark.skipif(not Path("/sbin/umount.drivefs").exists(), reason="needs make install-system")
+def test_umount_of_an_absolute_path_stores_everything_first(drive: MountedDrive) -> None:
+    drive.mount("commit_interval=1h")
+    (drive.mountpoint / "file").write_bytes(os.urandom(4 << 20))
+    process = drive.process_id
+    assert process is not None
+    descriptor = os.pidfd_open(process)
+    try:
+        run("umount", drive.mountpoint)
+        ended, _, _ = select.select([descriptor], [], [], 0)
+    finally:
+        os.close(descriptor)
+    assert ended, "the helper waits until the process has stored all and ended; nobody has called it"
 
 
 @needs_namespace

@@ -57,6 +57,7 @@ def test_the_last_of_two_counts() -> None:
     [
         "_netdev",
         "strictatime",
+        "uhelper=drivefs",
         "nofail",
         "noauto",
         "x-systemd.automount",
