@@ -20,8 +20,8 @@ Invariants:
 
 A lease that only ran out (nodes away, suspended) and was taken by nobody is renewed and goes on; one that
 was taken over is lost for good (`FencedError`). With half of the nodes away there is no lease: reading
-goes on, writing waits. One task at a time calls `acquire`, `run`, `release`; any calls `check`, `ensure`,
-`renew`, `verify`.
+goes on, writing waits. One task at a time calls `acquire`, `run`, `release`; any calls `check`, `confirm`,
+`ensure`, `renew`, `verify`.
 """
 
 from __future__ import annotations
@@ -114,6 +114,7 @@ class Lease:
         self._majority = len(nodes) // 2 + 1
         self._mine: LeaseRecord | None = None
         self._valid_until = 0.0
+        self._unknown_until = 0.0
         self._renewing = trio.Lock()
         self.lost: Final = trio.Event()
         """Set when the lease was taken over."""
@@ -191,6 +192,17 @@ class Lease:
             async with self._renewing:
                 if self._clock() > self._valid_until:
                     await self._renew()
+
+    async def confirm(self) -> None:
+        """`FencedError` if the lease was taken over, as far as that can be known now. One that ran out is
+        asked for first. Nodes that do not answer say nothing, and are not asked again by every caller."""
+        self._require()
+        if self._clock() <= max(self._valid_until, self._unknown_until):
+            return
+        try:
+            await self.ensure()
+        except (UnavailableError, TransientError):
+            self._unknown_until = self._clock() + self._seconds / 15
 
     async def verify(self) -> None:
         """Return if, at one moment during this call, a majority of the nodes still had this holder's record;

@@ -153,6 +153,11 @@ class LocalUpstream:
             return await self._log.refresh()
         return self._log.head
 
+    async def confirm_writer(self) -> None:
+        """See `Upstream.confirm_writer`."""
+        if self._lease is not None:
+            await self._lease.confirm()
+
     async def append(self, commit: Commit, expected: Head) -> Head:
         """See `Upstream.append`."""
         await self._writer().ensure()

@@ -128,6 +128,10 @@ class Upstream(Protocol):
     async def head(self) -> Head:
         """The newest commit of the log."""
 
+    async def confirm_writer(self) -> None:
+        """`FencedError` if another session has taken over, as far as that can be known now; cheap while this
+        one is known to hold. Without a lease it always holds."""
+
     async def append(self, commit: Commit, expected: Head) -> Head:
         """Append `commit` if the head is still `expected`; `ConflictError` if it has moved,
         `FencedError` if the lease is lost. Durable on m+1 nodes when it returns. Idempotent: a

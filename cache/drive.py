@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import trio
 
-from backend.errors import DriveError
+from backend.errors import DriveError, FencedError
 from backend.upstream import BlockId, StoreStatus, Upstream
 from cache.attributes import FileSystemStatistics
 from cache.block_cache import BlockCache
@@ -165,12 +165,21 @@ class Drive(Tree):
 
     async def fsync(self, inode: int) -> None:
         """Everything accepted so far, of this file and all others, survives a power cut.
-        `InputOutputError` if the disk did not take it. Where the journal is lost the nodes have it then."""
+        `InputOutputError` if the disk did not take it. Where the journal is lost the nodes have it then.
+        `FencedError`: what is in the journal will never be published."""
         self._dirty.sync(inode)
         try:
             await self.ledger.journal.sync()
         except JournalLostError:
             await self.sync()
+        await self._confirm_writer()
+
+    async def _confirm_writer(self) -> None:
+        try:
+            await self._upstream.confirm_writer()
+        except FencedError as error:
+            await self.publisher.fence(error)
+            raise
 
     async def sync(self) -> None:
         """Everything accepted so far is stored and published. Raises what stopped it."""
@@ -193,6 +202,7 @@ class Drive(Tree):
             if not self._read_only:
                 nursery.start_soon(self.publisher.run)
                 nursery.start_soon(self._tick_loop)
+                nursery.start_soon(self._confirm_loop)
                 nursery.start_soon(self._seal_ahead_loop)
                 nursery.start_soon(self._snapshots.run)
                 if self.health is not None:
@@ -203,6 +213,12 @@ class Drive(Tree):
                 await trio.sleep_forever()
             finally:
                 self._content.tasks = None
+
+    async def _confirm_loop(self) -> None:
+        with suppress(FencedError):
+            while True:
+                await trio.sleep(TICK)
+                await self._confirm_writer()
 
     async def _tick_loop(self) -> None:
         seen = -1

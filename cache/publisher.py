@@ -188,9 +188,7 @@ class Publisher:
             async with self._quiet.working():
                 await self._publish(everything)
         except FencedError as error:
-            self.fenced = True
-            self._say(f"fenced, nothing more will be published from here: {error}")
-            await self._ledger.wake_waiting()
+            await self.fence(error)
             raise
         except (DriveError, FileSystemError, OSError) as error:
             self._say(f"cannot publish now (will be tried again; the journal keeps everything): {error}")
@@ -201,6 +199,12 @@ class Publisher:
         if self.problem:
             log.info("publishing works again")
             self.problem = ""
+
+    async def fence(self, error: FencedError) -> None:
+        """Another session has taken over. Idempotent."""
+        self.fenced = True
+        self._say(f"fenced, nothing more will be published from here: {error}")
+        await self._ledger.wake_waiting()
 
     def _say(self, problem: str) -> None:
         if problem != self.problem:

@@ -61,6 +61,10 @@ class MemoryUpstream:
         commit, digest = self.commits[-1]
         return Head(commit.number, digest)
 
+    async def confirm_writer(self) -> None:
+        if self.fenced:
+            raise FencedError("taken over")
+
     async def append(self, commit: Commit, expected: Head) -> Head:
         self._check()
         if self.fenced:

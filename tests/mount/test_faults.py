@@ -180,6 +180,7 @@ def test_a_mount_that_was_stopped_past_its_lease_is_fenced(
     drive.sync()
     lost = write(drive, "unpublished")
     assert drive.process_id is not None
+    still_open = os.open(drive.mountpoint / "unpublished", os.O_WRONLY)
     os.kill(drive.process_id, signal.SIGSTOP)
     second = second_mount(drive)
     assert (second.mountpoint / "shared").read_bytes() == shared
@@ -187,6 +188,10 @@ def test_a_mount_that_was_stopped_past_its_lease_is_fenced(
     second.sync()
     before = objects(drive)
     os.kill(drive.process_id, signal.SIGCONT)
+    with pytest.raises(OSError, match="Input/output"):
+        os.fsync(still_open)
+    os.close(still_open)
+    assert drive.status()["fenced"]
     wait_until(lambda: "taken over" in drive.tool("drivefs", "sync", drive.mountpoint).stderr)
     with pytest.raises(OSError, match="Read-only") as refused:
         (drive.mountpoint / "more").write_bytes(b"more")

@@ -340,6 +340,32 @@ async def test_who_needs_a_lease_that_was_taken_over_is_fenced(
     await new.verify()
 
 
+async def test_who_may_do_without_an_answer_is_fenced_all_the_same(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """`confirm` asks no node while the lease holds, and no more than it must while nodes are away; once one
+    can know that it was taken over, it says so."""
+    setup = Setup()
+    old = await setup.held("one")
+    everything = tuple(setup.nodes)
+    setup.lose(*everything)
+    await old.confirm()
+    await trio.sleep(100)
+    for _ in range(2):
+        await old.confirm()
+    setup.lose()
+    await trio.sleep(3)
+    await old.confirm()
+    old.check()
+    await trio.sleep(100)
+    setup.life = "gone"
+    new = await setup.held("two")
+    for _ in range(2):
+        with pytest.raises(FencedError):
+            await old.confirm()
+    await new.verify()
+
+
 async def test_a_node_that_hangs_does_not_cost_the_lease(autojump_clock: trio.testing.MockClock) -> None:
     """Two never answer: renewing goes on, and a write is confirmed without waiting for them."""
     setup = Setup()

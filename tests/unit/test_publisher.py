@@ -196,6 +196,27 @@ async def test_waiting_writers_are_told_when_the_drive_is_fenced(
 
 
 @pytest.mark.logs_warnings
+@pytest.mark.parametrize("asked", ["fsync", "nothing"])
+async def test_a_drive_that_is_fenced_says_so_at_once(
+    tmp_path: Path, upstream: MemoryUpstream, asked: str
+) -> None:
+    """Not at the next commit, which is an hour away: an fsync would be a promise that nobody keeps."""
+    async with opened(tmp_path / "cache", upstream) as drive:
+        made = await make_file(drive, b"file", b"content")
+        await drive.fsync(made.inode)
+        upstream.fenced = True
+        if asked == "fsync":
+            with pytest.raises(FencedError):
+                await drive.fsync(made.inode)
+        else:
+            with trio.fail_after(5):
+                while not drive.publisher.fenced:
+                    await trio.sleep(0.05)
+        with pytest.raises(ReadOnlyFileSystemError):
+            await make_file(drive, b"more")
+
+
+@pytest.mark.logs_warnings
 @pytest.mark.parametrize(("action", "error"), [("eio", InputOutputError), ("enospc", NoSpaceLeftError)])
 async def test_writers_get_the_error_when_their_own_disk_stops_publishing(
     tmp_path: Path, upstream: MemoryUpstream, action: str, error: type[Exception]
