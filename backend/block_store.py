@@ -93,7 +93,7 @@ class BlockStore:
         self._capacity = CapacityModel(cluster, code.profile)
         self._slots = trio.Semaphore(parallel)
         self._buffer = BlockBuffer(capacity, target)
-        self._packs = PackStore(nodes, code, cluster, drive_id, self._note_wrong, hedge_after)
+        self._packs = PackStore(nodes, code, cluster, drive_id, pack_key, self._note_wrong, hedge_after)
         self._repairs = RepairQueue(nodes, self._packs, index, self._is_pending, repair_wait, note_repair)
         self._reconciliation = IndexReconciliation(
             nodes, self._packs, index, drive_id, pack_key, self._is_pending

@@ -1,24 +1,26 @@
 """Codec of a fragment object: the erasure code's bytes, then a fixed footer (docs/format/fragment.md).
 
-The footer says of which drive and pack and at which index the fragment is, and carries a BLAKE3 of
-everything before it: a node can be scrubbed, and a misplaced fragment recognised, without any key.
-It protects against accident; against malice the pack's contents are authenticated above. Pure functions.
+The footer says of which drive and pack and at which index the fragment is, and carries a keyed BLAKE3 of
+everything before it: neither a damaged or misplaced fragment nor one that a node made up reaches the erasure
+decoder, which would spread it over the whole pack, and by repair to other nodes. Pure functions.
 """
 
 from __future__ import annotations
 
+import hmac
 import struct
 from dataclasses import dataclass
 from typing import Final
 
 import blake3
 
+from backend.crypto import derive
 from backend.erasure import Profile
 from backend.errors import CorruptError, FormatError
 from backend.node import Buffer
 
 MAGIC: Final = b"DFFR"
-VERSION: Final = 1
+VERSION: Final = 2
 DRIVE_ID_SIZE: Final = 16
 PACK_ID_SIZE: Final = 16
 MAX_PAYLOAD: Final = 32 * 1024 * 1024
@@ -60,8 +62,13 @@ def parse_fragment_key(key: str) -> tuple[bytes, int] | None:
     return (pack_id, int(index)) if key == fragment_key(pack_id, int(index)) else None
 
 
-def encode_footer(payload: Buffer, footer: FragmentFooter) -> bytes:
-    """The footer that follows `payload`; `ValueError` if the two do not agree."""
+def fragment_secret(pack_key: bytes) -> bytes:
+    """The key of the fragments' checksums, from that of the packs."""
+    return derive(pack_key, "fragment")
+
+
+def encode_footer(payload: Buffer, footer: FragmentFooter, secret: bytes) -> bytes:
+    """The footer that follows `payload`, under `fragment_secret`; `ValueError` if the two do not agree."""
     if len(payload) != footer.payload_size or footer.payload_size > MAX_PAYLOAD:
         raise ValueError(f"a payload of {len(payload)} bytes does not fit its footer")
     profile = footer.profile
@@ -77,7 +84,7 @@ def encode_footer(payload: Buffer, footer: FragmentFooter) -> bytes:
         footer.payload_size,
         footer.pack_size,
     )
-    return fields + blake3.blake3(payload).update(fields).digest()
+    return fields + blake3.blake3(payload, key=secret).update(fields).digest()
 
 
 def decode_footer(data: Buffer) -> FragmentFooter:
@@ -98,9 +105,9 @@ def decode_footer(data: Buffer) -> FragmentFooter:
     return FragmentFooter(drive_id, pack_id, index, profile, payload, pack)
 
 
-def parse_fragment(data: bytes) -> tuple[FragmentFooter, memoryview]:
-    """A whole fragment: what it says it is, and its payload, whose checksum holds. `CorruptError` or
-    `FormatError` say what is wrong; sizes are checked before anything is hashed."""
+def parse_fragment(data: bytes, secret: bytes) -> tuple[FragmentFooter, memoryview]:
+    """A whole fragment: what it says it is, and its payload, whose checksum holds under `fragment_secret`.
+    `CorruptError` or `FormatError` say what is wrong; sizes are checked before anything is hashed."""
     if len(data) < FOOTER_SIZE:
         raise CorruptError(f"truncated: {len(data)} bytes are less than a footer")
     view = memoryview(data)
@@ -108,6 +115,7 @@ def parse_fragment(data: bytes) -> tuple[FragmentFooter, memoryview]:
     payload = view[:-FOOTER_SIZE]
     if len(payload) != footer.payload_size:
         raise CorruptError(f"payload of {len(payload)} bytes, its footer says {footer.payload_size}")
-    if blake3.blake3(view[:-_CHECKSUM_SIZE]).digest() != view[-_CHECKSUM_SIZE:]:
+    expected = blake3.blake3(view[:-_CHECKSUM_SIZE], key=secret).digest()
+    if not hmac.compare_digest(expected, view[-_CHECKSUM_SIZE:]):
         raise CorruptError("checksum mismatch")
     return footer, payload

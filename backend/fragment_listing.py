@@ -38,6 +38,11 @@ class FragmentListing:
         """All nodes that list the fragment."""
         return [name for name in self._shift if self.has(name, pack_id, index)]
 
+    def nodes_with(self, pack_id: bytes) -> list[str]:
+        """All nodes that list any fragment of the pack."""
+        found = self._found.get(pack_id, 0)
+        return [name for name, shift in self._shift.items() if found >> shift & 0xFFFFFFFF]
+
     def holder(self, pack_id: bytes, index: int) -> str | None:
         """The first of them."""
         return next((name for name in self._shift if self.has(name, pack_id, index)), None)

@@ -20,7 +20,13 @@ import trio
 from backend.block_index import Pack
 from backend.erasure import ErasureCode
 from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, UnavailableError
-from backend.fragment_format import FOOTER_SIZE, FragmentFooter, fragment_key, parse_fragment
+from backend.fragment_format import (
+    FOOTER_SIZE,
+    FragmentFooter,
+    fragment_key,
+    fragment_secret,
+    parse_fragment,
+)
 from backend.node import Node
 from backend.node_health import NodeHealth
 
@@ -57,6 +63,7 @@ class FragmentReader:
         nodes: Mapping[str, Node],
         code: ErasureCode,
         drive_id: bytes,
+        pack_key: bytes,
         health: NodeHealth,
         cpu: trio.CapacityLimiter,
         hedge_after: float,
@@ -64,6 +71,7 @@ class FragmentReader:
         self._nodes = nodes
         self._code = code
         self._drive_id = drive_id
+        self._secret = fragment_secret(pack_key)
         self._health = health
         self._cpu = cpu
         self._hedge_after = hedge_after
@@ -117,7 +125,7 @@ class FragmentReader:
         return self._nodes[name]
 
     def _verified(self, pack: Pack, index: int, data: bytes) -> bytes:
-        footer, payload = parse_fragment(data)
+        footer, payload = parse_fragment(data, self._secret)
         size = self._code.fragment_size(pack.size)
         if footer != FragmentFooter(self._drive_id, pack.id, index, self._code.profile, size, pack.size):
             pack_id = footer.pack_id.hex()

@@ -47,7 +47,8 @@ Progress = Callable[[int, int], None]
 class ReconcileReport:
     """What was found. `away`: nodes that could not be listed. `unreadable`: ids of packs with k listed
     fragments or more whose index could not be read. `incomplete`: packs with fewer than k fragments on
-    the nodes that answered (left by a write that never finished, unless nodes are away)."""
+    the nodes that answered (left by a write that never finished, unless nodes are away), or of which m nodes
+    at most say that there is one, and nothing of it can be read (made up)."""
 
     added: int = 0
     marked: int = 0
@@ -143,7 +144,9 @@ class IndexReconciliation:
             return
         nodes, missing = self._whereabouts(pack_id, self._packs.placement(pack_id), listing, report)
         found = await self._read(Pack(pack_id, 0, 0, tuple(nodes), missing), listing)
-        if found is None:
+        if found is None and len(listing.nodes_with(pack_id)) <= profile.m:
+            report.incomplete += 1
+        elif found is None:
             report.unreadable.append(pack_id.hex())
         else:
             self._index.add_pack(*found)

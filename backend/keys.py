@@ -37,7 +37,8 @@ class DriveKeys:
     object: Final[bytes]
     """Authenticates the copies of commits and roots."""
     pack: Final[bytes]
-    """Seals the trailer index of packs (by a key derived per pack)."""
+    """Seals the trailer index of packs (by a key derived per pack), authenticates fragments (by one derived
+    from it)."""
     root: Final[bytes]
     """Seals roots: the small named objects."""
     snapshot: Final[bytes]

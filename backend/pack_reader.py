@@ -45,12 +45,13 @@ class PackReader:
         nodes: Mapping[str, Node],
         code: ErasureCode,
         drive_id: bytes,
+        pack_key: bytes,
         cpu: trio.CapacityLimiter,
         report_wrong: ReportWrong,
         hedge_after: float,
     ) -> None:
         self._health = NodeHealth()
-        self.fragments = FragmentReader(nodes, code, drive_id, self._health, cpu, hedge_after)
+        self.fragments = FragmentReader(nodes, code, drive_id, pack_key, self._health, cpu, hedge_after)
         self._code = code
         self._cpu = cpu
         self._report_wrong = report_wrong

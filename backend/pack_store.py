@@ -33,7 +33,7 @@ from backend.errors import (
     UsageError,
 )
 from backend.failpoints import declare, failpoint
-from backend.fragment_format import FOOTER_SIZE, FragmentFooter, encode_footer, fragment_key
+from backend.fragment_format import FOOTER_SIZE, FragmentFooter, encode_footer, fragment_key, fragment_secret
 from backend.fragment_reader import named
 from backend.node import Buffer, Node
 from backend.pack_reader import PackReader, ReportWrong
@@ -80,6 +80,7 @@ class PackStore:
         code: ErasureCode,
         cluster: ClusterMap,
         drive_id: bytes,
+        pack_key: bytes,
         report_wrong: ReportWrong,
         hedge_after: float = 0.5,
     ) -> None:
@@ -87,11 +88,12 @@ class PackStore:
         self._code = code
         self._cluster = cluster
         self._drive_id = drive_id
+        self._secret = fragment_secret(pack_key)
         self._report_wrong = report_wrong
         self._cpu = trio.CapacityLimiter(2)
         self._writes: Counter[str] = Counter()
         self._unsettled: Counter[bytes] = Counter()
-        self.reader = PackReader(nodes, code, drive_id, self._cpu, report_wrong, hedge_after)
+        self.reader = PackReader(nodes, code, drive_id, pack_key, self._cpu, report_wrong, hedge_after)
 
     @property
     def code(self) -> ErasureCode:
@@ -157,7 +159,7 @@ class PackStore:
 
     def _with_footer(self, pack: Pack, index: int, payload: bytes) -> list[Buffer]:
         footer = FragmentFooter(self._drive_id, pack.id, index, self._code.profile, len(payload), pack.size)
-        return [payload, encode_footer(payload, footer)]
+        return [payload, encode_footer(payload, footer, self._secret)]
 
     def _rebuild(
         self, pack: Pack, good: Mapping[int, bytes], wrong: Sequence[int]

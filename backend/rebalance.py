@@ -24,7 +24,14 @@ from backend.block_index import Pack
 from backend.erasure import ErasureCode
 from backend.errors import CorruptError, DriveError, UnavailableError
 from backend.failpoints import declare, failpoint
-from backend.fragment_format import FOOTER_SIZE, MAX_PAYLOAD, FragmentFooter, fragment_key, parse_fragment
+from backend.fragment_format import (
+    FOOTER_SIZE,
+    MAX_PAYLOAD,
+    FragmentFooter,
+    fragment_key,
+    fragment_secret,
+    parse_fragment,
+)
 from backend.fragment_listing import FragmentListing, list_fragments
 from backend.fragment_reader import is_wrong
 from backend.node import Node
@@ -67,6 +74,7 @@ class Rebalance:
         cluster: ClusterMap,
         code: ErasureCode,
         drive_id: bytes,
+        pack_key: bytes,
         verify: Verify,
         rate: float | None = None,
     ) -> None:
@@ -74,9 +82,12 @@ class Rebalance:
         self._cluster = cluster
         self._code = code
         self._drive_id = drive_id
+        self._secret = fragment_secret(pack_key)
         self._verify = verify
         self._read_from = nodes if rate is None else _limited(nodes, rate)
-        self._packs = PackStore(self._read_from, code, cluster, drive_id, lambda _pack, _index: None)
+        self._packs = PackStore(
+            self._read_from, code, cluster, drive_id, pack_key, lambda _pack, _index: None
+        )
 
     async def run(self, progress: Progress) -> RebalanceReport:
         """Put all packs in order. `UnavailableError` if a node that is to keep something is away; what a node
@@ -157,7 +168,7 @@ class Rebalance:
     def _pack_size(self, pack_id: bytes, index: int, data: bytes) -> int:
         """The size of the pack by a fragment of it that is whole and in its place; `CorruptError`,
         `FormatError`."""
-        footer, _ = parse_fragment(data)
+        footer, _ = parse_fragment(data, self._secret)
         size = self._code.fragment_size(footer.pack_size)
         expected = FragmentFooter(self._drive_id, pack_id, index, self._code.profile, size, footer.pack_size)
         if footer != expected:
@@ -182,9 +193,14 @@ class Rebalance:
             for index in work.lacking:
                 deleted = await self._delete_others(work, index)
                 report.deleted += deleted
-        elif present >= self._code.profile.k or work.wrong:
+        elif present >= self._code.profile.k or (work.wrong and not self._is_made_up(work, present)):
             reasons = "; ".join(work.wrong) or "fragments are missing"
             report.left.append(f"pack {work.pack_id.hex()} cannot be made whole ({reasons})")
+
+    def _is_made_up(self, work: _PackWork, present: int) -> bool:
+        """Whether m nodes at most say that there is such a pack, and show no fragment that is whole."""
+        names = {name for names in work.holders for name in names}
+        return not present and len(names) <= self._code.profile.m
 
     async def _repair(self, work: _PackWork) -> bool:
         try:

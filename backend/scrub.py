@@ -69,6 +69,7 @@ class Scrub:
         nodes: Mapping[str, Node],
         code: ErasureCode,
         drive_id: bytes,
+        pack_key: bytes,
         index: BlockIndex,
         wake_repair: Callable[[], None],
         folder: Path,
@@ -79,7 +80,9 @@ class Scrub:
         bucket = TokenBucket(rate, rate)
         limited: dict[str, Node] = {name: RateLimitedNode(node, bucket) for name, node in nodes.items()}
         limiter = trio.CapacityLimiter(1)
-        self._fragments = FragmentReader(limited, code, drive_id, NodeHealth(), limiter, hedge_after=0.0)
+        self._fragments = FragmentReader(
+            limited, code, drive_id, pack_key, NodeHealth(), limiter, hedge_after=0.0
+        )
         self._total = code.profile.total
         self._index = index
         self._wake_repair = wake_repair

@@ -91,7 +91,7 @@ class DriveCheck:
         self._index = BlockIndex(str(work / INDEX_FILE), file.id)
         code = code_for(profile)
         self._blocks = self._store_on(self._index)
-        self._packs = PackStore(self._nodes, code, cluster, file.id, lambda _pack, _index: None)
+        self._packs = PackStore(self._nodes, code, cluster, file.id, keys.pack, lambda _pack, _index: None)
         self._codec = BlockCodec(file.id, keys.block_id, keys.block)
         self._upstream = LocalUpstream(self._blocks, self._log, self._objects, self._lease)
         self._snapshots = SnapshotStore(

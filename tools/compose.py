@@ -324,14 +324,15 @@ def _build_upstream(
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder)
     blocks = BlockStore(written, code, cluster, file.id, drive.keys.pack, index, note_repair=note)
-    looking = PackStore(nodes, code, cluster, file.id, lambda _pack, _fragment: None)
+    looking = PackStore(nodes, code, cluster, file.id, drive.keys.pack, lambda _pack, _fragment: None)
     copies = profile.m + 1
     ranking = ranking_of(cluster, copies)
     objects = ReplicatedObjects(answering, ranking, copies, file.id, drive.keys.object)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
         return blocks, LocalUpstream(blocks, CommitLog(objects), objects, None), health
-    scrub = Scrub(nodes, code, file.id, index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
+    wake, key = blocks.repairs.wake, drive.keys.pack
+    scrub = Scrub(nodes, code, file.id, key, index, wake, cache_folder, interval=scrub_interval)
     upstream = LocalUpstream(blocks, CommitLog(objects, lease.verify), objects, lease)
     return blocks, upstream, StoreHealth(blocks, index, looking, scrub)
 

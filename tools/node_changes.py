@@ -293,7 +293,9 @@ async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[
     progress = Progress(drive.folder)
     try:
         progress.step("fragments")
-        fragments = Rebalance(drive.nodes, cluster, code_for(profile), drive.file.id, drive.verify, rate)
+        fragments = Rebalance(
+            drive.nodes, cluster, code_for(profile), drive.file.id, keys.pack, drive.verify, rate
+        )
         report = await fragments.run(progress.update)
         progress.step("commits")
         small = ObjectRebalance(objects, drive.nodes, ranking, drive.verify)

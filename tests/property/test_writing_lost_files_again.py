@@ -24,7 +24,7 @@ from cache.operations import ROOT_INODE
 from tests.contents import contents
 from tests.drives import content_of, make_file, opened
 from tests.memory_node import MemoryNode, memory_nodes
-from tests.upstreams import DRIVE, LocalDrive
+from tests.upstreams import DRIVE, KEYS, LocalDrive
 
 Damage = Callable[[bytes], bytes]
 DAMAGES: dict[str, Damage] = {
@@ -67,7 +67,9 @@ async def read_parts(local: LocalDrive, drive: Drive, data: bytes) -> bool:
 async def scrub(local: LocalDrive, drive: Drive, data: bytes) -> bool:
     with TemporaryDirectory() as folder:
         code, index = code_for(Profile.parse("4+2")), local.blocks._index
-        await Scrub(local.nodes, code, DRIVE, index, lambda: None, Path(folder), interval=0).scrub()
+        await Scrub(
+            local.nodes, code, DRIVE, KEYS.pack, index, lambda: None, Path(folder), interval=0
+        ).scrub()
     return True
 
 

@@ -23,6 +23,7 @@ from backend.fragment_format import (
 )
 
 DRIVE, PACK = bytes(range(16)), bytes(range(16, 32))
+SECRET = bytes(range(32))
 FOOTER = FragmentFooter(DRIVE, PACK, 5, Profile(REED_SOLOMON, 4, 2), 3, 12)
 
 
@@ -30,7 +31,7 @@ def by_hand(
     payload: bytes = b"abc",
     *,
     magic: bytes = b"DFFR",
-    version: int = 1,
+    version: int = 2,
     kind: int = 1,
     k: int = 4,
     m: int = 2,
@@ -40,14 +41,14 @@ def by_hand(
 ) -> bytes:
     fields = magic + struct.pack("<HBBBB", version, kind, k, m, index) + b"\0\0" + DRIVE + PACK
     fields += struct.pack("<II", size, pack_size)
-    return payload + fields + blake3.blake3(payload + fields).digest()
+    return payload + fields + blake3.blake3(payload + fields, key=SECRET).digest()
 
 
 def test_bytes_made_by_hand_are_what_is_written_and_read() -> None:
     data = by_hand()
     assert FOOTER_SIZE == 84
-    assert b"abc" + encode_footer(b"abc", FOOTER) == data
-    footer, payload = parse_fragment(data)
+    assert b"abc" + encode_footer(b"abc", FOOTER, SECRET) == data
+    footer, payload = parse_fragment(data, SECRET)
     assert (footer, bytes(payload)) == (FOOTER, b"abc")
 
 
@@ -63,7 +64,7 @@ def test_round_trip(profile: Profile, drive: bytes, pack: bytes, payload: bytes,
     index = draw.draw(st.integers(0, profile.total - 1))
     pack_size = draw.draw(st.integers(0, len(payload) * profile.k))
     footer = FragmentFooter(drive, pack, index, profile, len(payload), pack_size)
-    found, content = parse_fragment(payload + encode_footer(payload, footer))
+    found, content = parse_fragment(payload + encode_footer(payload, footer, SECRET), SECRET)
     assert (found, bytes(content)) == (footer, payload)
 
 
@@ -72,28 +73,28 @@ def test_no_changed_byte_goes_unnoticed(position: int, mask: int) -> None:
     data = bytearray(by_hand())
     data[position] ^= mask
     with pytest.raises((CorruptError, FormatError)):
-        parse_fragment(bytes(data))
+        parse_fragment(bytes(data), SECRET)
 
 
 @given(st.integers(0, 86))
 def test_no_truncation_goes_unnoticed(length: int) -> None:
     with pytest.raises((CorruptError, FormatError)):
-        parse_fragment(by_hand()[:length])
+        parse_fragment(by_hand()[:length], SECRET)
 
 
 @pytest.mark.parametrize("tail", [b"\0", b"abc", bytes(84)])
 def test_no_extension_goes_unnoticed(tail: bytes) -> None:
     with pytest.raises((CorruptError, FormatError)):
-        parse_fragment(by_hand() + tail)
+        parse_fragment(by_hand() + tail, SECRET)
     with pytest.raises(CorruptError, match="payload of"):
-        parse_fragment(tail + by_hand())
+        parse_fragment(tail + by_hand(), SECRET)
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
         ({"magic": b"DFPK"}, "magic"),
-        ({"version": 2}, "format 2 is unknown"),
+        ({"version": 1}, "format 1 is unknown"),
         ({"version": 0}, "unknown"),
         ({"kind": 3}, "kind 3"),
         ({"k": 31}, r"31\+2"),
@@ -105,13 +106,22 @@ def test_no_extension_goes_unnoticed(tail: bytes) -> None:
 )
 def test_the_unknown_is_refused_by_name(changed: dict[str, int], message: str) -> None:
     with pytest.raises(FormatError, match=message):
-        parse_fragment(by_hand(**changed))  # type: ignore[arg-type]
+        parse_fragment(by_hand(**changed), SECRET)  # type: ignore[arg-type]
 
 
 def test_a_wrong_checksum_is_said_to_be_one() -> None:
     data = by_hand()
     with pytest.raises(CorruptError, match="checksum mismatch"):
-        parse_fragment(b"abd" + data[3:])
+        parse_fragment(b"abd" + data[3:], SECRET)
+
+
+def test_what_is_made_without_the_key_is_no_fragment() -> None:
+    """All is right but the key: a node knows everything else."""
+    data = by_hand()
+    with pytest.raises(CorruptError, match="checksum mismatch"):
+        parse_fragment(data[:-32] + blake3.blake3(data[:-32]).digest(), SECRET)
+    with pytest.raises(CorruptError, match="checksum mismatch"):
+        parse_fragment(data, bytes(32))
 
 
 def test_a_footer_alone_is_checked_for_its_length() -> None:
@@ -122,7 +132,7 @@ def test_a_footer_alone_is_checked_for_its_length() -> None:
 
 def test_a_payload_must_be_the_footers() -> None:
     with pytest.raises(ValueError, match="does not fit"):
-        encode_footer(b"ab", FOOTER)
+        encode_footer(b"ab", FOOTER, SECRET)
 
 
 @given(IDS, st.integers(0, 31))

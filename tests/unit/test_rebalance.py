@@ -33,7 +33,7 @@ def cluster(nodes: dict[str, MemoryNode], *drained: str) -> ClusterMap:
 async def filled(count: int, size: int = 40_000) -> dict[str, MemoryNode]:
     """Nodes with packs of random bytes on all of them."""
     nodes, source = memory_nodes(count), random.Random(4)
-    packs = PackStore(nodes, CODE, cluster(nodes), DRIVE, lambda _pack, _index: None)
+    packs = PackStore(nodes, CODE, cluster(nodes), DRIVE, SECRET, lambda _pack, _index: None)
     async with trio.open_nursery() as nursery:
         for pack_id in PACKS:
             await (await packs.write(nursery, pack_id, source.randbytes(size))).settled.wait()
@@ -54,7 +54,7 @@ def rebalance(
     rate: float | None = None,
     verify: Callable[[], Awaitable[None]] = confirmed,
 ) -> Rebalance:
-    return Rebalance(nodes, cluster(nodes, *drained), CODE, DRIVE, verify, rate)
+    return Rebalance(nodes, cluster(nodes, *drained), CODE, DRIVE, SECRET, verify, rate)
 
 
 def quiet(_done: int, _total: int) -> None:

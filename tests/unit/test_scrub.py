@@ -16,7 +16,7 @@ from backend import failpoints
 from backend.erasure import Profile, code_for
 from backend.scrub import STATE_FILE, Scrub, ScrubState
 from tests.faulty_node import Fault
-from tests.unit.test_block_store import AWAY, DRIVE, Rig, blocks, build, running
+from tests.unit.test_block_store import AWAY, DRIVE, KEY, Rig, blocks, build, running
 
 pytestmark = pytest.mark.logs_warnings
 Make = Callable[..., Scrub]
@@ -34,7 +34,7 @@ def make(rig: Rig) -> Make:
     def scrub(interval: float = 0.0, rate: float = 1e9) -> Scrub:
         code = code_for(Profile.parse("4+2"))
         wake = rig.store.repairs.wake
-        return Scrub(rig.nodes, code, DRIVE, rig.index, wake, rig.path, interval=interval, rate=rate)
+        return Scrub(rig.nodes, code, DRIVE, KEY, rig.index, wake, rig.path, interval=interval, rate=rate)
 
     return scrub
 

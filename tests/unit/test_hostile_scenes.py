@@ -1,0 +1,176 @@
+"""What one node of six did to a drive before: each scene by its name, and how it ends now."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend import lease_record
+from backend.commit_search import commit_key
+from backend.errors import RollbackError
+from tests.drives import QUIET, content_of, make_file
+from tests.hostile import Attack, Hostile
+from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_small_drive
+from tools import compose
+
+pytestmark = pytest.mark.logs_warnings
+
+EVIL = "node5"
+NODES = [f"node{number}" for number in range(6)]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SmallDrive:
+    return make_small_drive(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def made(whole: SmallDrive, tmp_path: Path) -> SmallDrive:
+    return copy_of(whole, tmp_path)
+
+
+@pytest.fixture
+def strike(made: SmallDrive, tmp_path: Path) -> Callable[[str, str], None]:
+    """Have the node do something."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+
+    def strike(target: str, action: str) -> None:
+        others = [made.drive / name for name in NODES if name != EVIL]
+        file = compose.load_drive(str(made.drive))
+        evil = Hostile(made.drive / EVIL, others, tmp_path / "earlier", outside, file)
+        evil.strike(Attack(target, action, 3))
+
+    return strike
+
+
+def write(made: SmallDrive, name: bytes, *, publish: bool = True) -> None:
+    """One more file; without `publish` it stays in the journal, as after a kill."""
+
+    async def run() -> None:
+        opening = compose.opened_drive(made.unlocked(), made.own(), QUIET)
+        async with opening as opened, trio.open_nursery() as nursery:
+            await nursery.start(opened.run)
+            item = await make_file(opened, name, name * 1000)
+            await opened.fsync(item.inode)
+            if publish:
+                await opened.sync()
+            nursery.cancel_scope.cancel()
+
+    trio.run(run)
+
+
+def read(made: SmallDrive, name: bytes) -> bytes:
+    async def run() -> bytes:
+        opening = compose.opened_drive(made.unlocked(), made.own(), QUIET)
+        async with opening as opened, trio.open_nursery() as nursery:
+            await nursery.start(opened.run)
+            found = await content_of(opened, name)
+            nursery.cancel_scope.cancel()
+        return found
+
+    return trio.run(run)
+
+
+def newest(made: SmallDrive) -> int:
+    return max(int(path.name, 16) for path in made.drive.glob("node[0-4]/commits/[0-9a-f]*"))
+
+
+@pytest.mark.parametrize("action", ["forge", "junk"])
+def test_one_node_forges_a_commit(
+    made: SmallDrive, strike: Callable[[str, str], None], action: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It refuses no mount, here or on a new machine, and is on no other node afterwards."""
+    key = commit_key(newest(made) + 1)
+    strike("next commit", action)
+    assert (made.drive / EVIL / key).exists()
+    assert made.read_here() == made.content
+    assert made.read() == made.content
+    assert [path.parts[-3] for path in made.drive.glob(f"node*/{key}")] == [EVIL]
+    assert made.fsck("-y") == CORRECTED
+    assert f"{EVIL}: {key}" in capsys.readouterr().out
+    assert made.fsck("-n", "--data") == CLEAN
+
+
+def test_epoch_exhaustion(made: SmallDrive) -> None:
+    """An epoch that one node made up is not taken for one; writing goes on, mount after mount."""
+    path = made.drive / EVIL / "lease"
+    before = lease_record.decode((made.drive / "node0" / "lease").read_bytes()).epoch
+    for number, epoch in enumerate((2**64 - 2, 2**64 - 1, 2**63, 2**64 - 2)):
+        text = path.read_text()
+        old = lease_record.decode(text.encode()).epoch
+        path.write_text(text.replace(f'"epoch": {old}', f'"epoch": {epoch}'))
+        write(made, b"file%d" % number)
+    epochs = {lease_record.decode((made.drive / name / "lease").read_bytes()).epoch for name in NODES}
+    assert epochs == {before + 4}
+
+
+def test_rollback_after_set_aside(made: SmallDrive, strike: Callable[[str, str], None]) -> None:
+    """A forged commit does not make this device set its state aside, and forget what it has seen."""
+    shutil.copytree(made.drive, made.folder / "older")
+    write(made, b"seen")
+    write(made, b"accepted", publish=False)
+    strike("next commit", "forge")
+    assert read(made, b"accepted") == b"accepted" * 1000
+    assert not list(made.own().state.glob("stale/*"))
+    for name in NODES:
+        shutil.rmtree(made.drive / name)
+        shutil.copytree(made.folder / "older" / name, made.drive / name)
+    with pytest.raises(RollbackError):
+        made.read_here()
+
+
+def test_ballot_stuffing(made: SmallDrive, strike: Callable[[str, str], None]) -> None:
+    right = (made.drive / "drive.toml").read_bytes()
+    strike("drive.toml", "forge")
+    assert (made.drive / EVIL / "drive.toml").read_bytes() != right
+    assert made.fsck("-y") == CORRECTED
+    for place in (made.drive, *(made.drive / name for name in NODES)):
+        assert (place / "drive.toml").read_bytes() == right
+
+
+def test_a_huge_lease(made: SmallDrive) -> None:
+    os.truncate(made.drive / EVIL / "lease", 6 << 30)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    write(made, b"file")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most < 512 << 10
+    assert made.fsck("-y") == CORRECTED
+    assert made.fsck("-n", "--data") == CLEAN
+
+
+def test_links_in_a_node(made: SmallDrive, tmp_path: Path) -> None:
+    """Nothing is written, made or read outside of it, and the rest is written all the same."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("roots", "commits", "packs", ".lock"):
+        place = made.drive / EVIL / name
+        if place.exists():
+            place.rename(tmp_path / f"moved {name}")
+        place.symlink_to(outside / "made" if name == ".lock" else outside)
+    for number in range(4):
+        write(made, b"file%d" % number)
+    assert list(outside.iterdir()) == []
+    assert made.fsck("-y") == CORRECTED
+    assert made.fsck("-n", "--data") == CLEAN
+    assert list(outside.iterdir()) == []
+
+
+def test_a_node_that_hangs_does_not_hold_up_a_mount(made: SmallDrive) -> None:
+    """To open a pipe is to wait for its other end, as on a dead server."""
+    identity = made.drive / EVIL / "node.toml"
+    identity.unlink()
+    os.mkfifo(identity)
+    begun = time.monotonic()
+    away = compose.nodes_away(str(made.drive), compose.load_drive(str(made.drive)))
+    assert [error.node for error in away] == [EVIL]
+    write(made, b"file")
+    assert time.monotonic() - begun < 60
+    assert made.fsck("-y") == CORRECTED
+    assert made.fsck("-n", "--data") == CLEAN
