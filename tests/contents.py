@@ -2,20 +2,26 @@
 
 A suite that writes only random bytes never sees a compressed block, and one that writes only zeros never
 sees a cut. `content` is a pure function of kind, size and seed, so that a failure can be repeated.
+
+Programs that tests start take content here too: hypothesis is imported only by who asks for a strategy.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
-from itertools import count
-from typing import Final, Literal, get_args
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
-from hypothesis import strategies as st
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
 
 Kind = Literal["text", "log", "json", "zeros", "half-compressible", "random"]
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+STORED_KINDS: Final[tuple[Kind, ...]] = tuple(kind for kind in KINDS if kind != "zeros")
+"""those that make blocks: zeros are holes"""
+
+_Maker = Callable[[int, random.Random], bytes]
 
 # fmt: off
 _WORDS: Final = [
@@ -27,54 +33,65 @@ _WORDS: Final = [
 # fmt: on
 
 
-def content(kind: Kind, size: int, seed: int = 0) -> bytes:
+def content(kind: Kind, size: int, seed: int | str = 0) -> bytes:
     """`size` bytes of that kind; equal arguments give equal bytes, other seeds others (not zeros)."""
     return _KINDS[kind](size, random.Random(f"{kind} {seed}"))
 
 
-def contents(*, max_size: int = 64 << 10, min_size: int = 0) -> st.SearchStrategy[bytes]:
-    """Any kind, from `min_size` to `max_size` bytes; it shrinks towards little text."""
+def contents(*, max_size: int = 64 << 10, min_size: int = 0, seeds: int = 1 << 16) -> SearchStrategy[bytes]:
+    """Any kind, from `min_size` to `max_size` bytes; it shrinks towards little text. Few `seeds` make equal
+    contents likely, which are stored once."""
+    from hypothesis import strategies as st
+
     sizes = st.one_of(
         st.integers(min_size, min(max_size, max(min_size, 100))), st.integers(min_size, max_size)
     )
-    return st.builds(content, st.sampled_from(KINDS), sizes, st.integers(0, 1 << 16))
+    return st.builds(content, st.sampled_from(KINDS), sizes, st.integers(0, seeds))
 
 
-def _of_lines(line: Callable[[int, random.Random], str]) -> Callable[[int, random.Random], bytes]:
-    def lines(source: random.Random) -> Iterator[bytes]:
-        return (line(number, source).encode() + b"\n" for number in count())
+class Parts:
+    """Parts of contents of every kind, at most `longest` bytes each: for who writes thousands of them."""
+
+    def __init__(self, longest: int, seed: int) -> None:
+        self._wholes = [content(kind, longest + (64 << 10), seed) for kind in KINDS]
+
+    def part(self, length: int, source: random.Random) -> bytes:
+        """`length` bytes from somewhere in one of them."""
+        whole = source.choice(self._wholes)
+        start = source.randrange(len(whole) - length + 1)
+        return whole[start : start + length]
+
+
+def _of_lines(rest: Callable[[random.Random], str], line: Callable[[int, str], str]) -> _Maker:
+    """Numbered lines. `rest` makes what follows the numbers: of that there are some thousands, for speed."""
 
     def made(size: int, source: random.Random) -> bytes:
-        data = bytearray()
-        for each in lines(source):
-            if len(data) >= size:
-                break
-            data += each
+        rests = [rest(source) for _ in range(min(size // 20 + 1, 5000))]
+        data, number = bytearray(), 0
+        while len(data) < size:
+            few = source.choices(rests, k=min((size - len(data)) // 20 + 1, 5000))
+            data += "".join(map(line, range(number, number + len(few)), few)).encode()
+            number += len(few)
         return bytes(data[:size])
 
     return made
 
 
-def _sentence(_: int, source: random.Random) -> str:
-    return " ".join(source.choices(_WORDS, k=source.randint(4, 16))).capitalize() + "."
+def _sentence(source: random.Random) -> str:
+    return " ".join(source.choices(_WORDS, k=source.randint(4, 16))).capitalize() + ".\n"
 
 
-def _log_line(number: int, source: random.Random) -> str:
-    time = f"{number // 3600 % 24:02}:{number // 60 % 60:02}:{number % 60:02}"
-    took = source.randint(0, 999)
-    return (
-        f"2026-11-28T{time}Z host service[{source.randint(1, 32768)}]: request {number} served in {took} ms"
-    )
+def _request(source: random.Random) -> str:
+    return f"host service[{source.randint(1, 32768)}]: request served in {source.randint(0, 999)} ms\n"
 
 
-def _json_line(number: int, source: random.Random) -> str:
-    row = {
-        "id": number,
-        "name": source.choice(_WORDS),
-        "score": source.random(),
-        "tags": source.sample(_WORDS, 3),
-    }
-    return json.dumps(row)
+def _log_line(number: int, rest: str) -> str:
+    return f"2026-11-28T{number // 3600 % 24:02}:{number // 60 % 60:02}:{number % 60:02}Z {rest}"
+
+
+def _fields(source: random.Random) -> str:
+    tags = source.sample(_WORDS, 3)
+    return json.dumps({"name": source.choice(_WORDS), "score": source.random(), "tags": tags})[1:] + "\n"
 
 
 def _half_compressible(size: int, source: random.Random) -> bytes:
@@ -86,10 +103,10 @@ def _half_compressible(size: int, source: random.Random) -> bytes:
     return bytes(data[:size])
 
 
-_KINDS: Final[dict[Kind, Callable[[int, random.Random], bytes]]] = {
-    "text": _of_lines(_sentence),
-    "log": _of_lines(_log_line),
-    "json": _of_lines(_json_line),
+_KINDS: Final[dict[Kind, _Maker]] = {
+    "text": _of_lines(_sentence, lambda _, sentence: sentence),
+    "log": _of_lines(_request, _log_line),
+    "json": _of_lines(_fields, lambda number, fields: f'{{"id": {number}, {fields}'),
     "zeros": lambda size, _: bytes(size),
     "half-compressible": _half_compressible,
     "random": lambda size, source: source.randbytes(size),

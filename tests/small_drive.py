@@ -4,7 +4,6 @@ process."""
 from __future__ import annotations
 
 import os
-import random
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,8 @@ from backend.key_slots import Secret
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.operations import ROOT_INODE
+from tests.contents import Kind
+from tests.contents import content as made_of
 from tests.drives import QUIET, make_file, tree
 from tools import compose
 from tools.drivefs import drivefs
@@ -24,6 +25,13 @@ from tools.mkfs import mkfs
 from tools.places import Folders
 
 CLEAN, CORRECTED, LEFT = 0, 1, 4
+CONTENTS: tuple[tuple[Kind, Kind, Kind], ...] = (
+    ("random", "text", "log"),
+    ("half-compressible", "random", "json"),
+    ("json", "log", "half-compressible"),
+    ("text", "half-compressible", "random"),
+)
+"""of the folder's file, of the file beside it, and of what is written into that"""
 UNCHECKED = ("lease", ".lock")
 """What is rewritten whenever the drive is opened, and holds nothing."""
 
@@ -126,12 +134,12 @@ async def _fill(drive: compose.UnlockedDrive, own: Folders) -> dict[bytes, tuple
 
 
 async def _change(drive: Drive, number: int) -> None:
-    source = random.Random(number)
+    kinds = CONTENTS[number % len(CONTENTS)]
     folder = await drive.make_node(ROOT_INODE, b"d%d" % number, S_IFDIR | 0o755, 0, 0, 0)
     await drive.set_xattr(folder.inode, b"user.number", b"%d" % number)
-    await make_file(drive, b"file", source.randbytes(30_000), folder.inode)
-    made = await make_file(drive, b"f%d" % number, source.randbytes(5_000))
-    await drive.write(made.inode, 2_000, source.randbytes(9_000))
+    await make_file(drive, b"file", made_of(kinds[0], 30_000, number), folder.inode)
+    made = await make_file(drive, b"f%d" % number, made_of(kinds[1], 5_000, number))
+    await drive.write(made.inode, 2_000, made_of(kinds[2], 9_000, number))
     await drive.flush(made.inode)
     if number:
         await drive.rename(ROOT_INODE, b"f%d" % number, ROOT_INODE, b"f0")

@@ -1,10 +1,12 @@
 """A process that changes files in one folder at random and keeps a manifest of what it was told is done.
 
-    python load.py FOLDER MANIFEST SEED
+    python -m tests.crash.load FOLDER MANIFEST SEED
 
 The manifest is outside the mount: a line before each change (`begin`) and one after the call returned that
 makes it count (`done`): close() or fsync() for contents, the call itself for names. `survived` compares
 a folder with it. The process ends when a call fails, as it does when the mount is killed.
+
+Contents are of every kind that people have; `survived` reads each file in an order of its own.
 """
 
 from __future__ import annotations
@@ -17,17 +19,24 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+from tests import contents
+from tests.mount.reading import ORDERS, read_open
 
 LOG: Final = "log"
 _RECORD: Final = 1000
 
 
 def content(seed: str, size: int) -> bytes:
-    """The `size` bytes that `seed` stands for."""
-    return random.Random(seed).randbytes(size)
+    """The `size` bytes, and their kind, that `seed` stands for."""
+    return contents.content(random.Random(seed).choice(contents.KINDS), size, seed)
+
+
+def record(prefix: str, number: int) -> bytes:
+    """Record `number` of the log of the writer that `prefix` names."""
+    return contents.content("log", _RECORD, f"{prefix}.log.{number}")
 
 
 def digest(data: bytes) -> str:
@@ -130,7 +139,7 @@ class Load:
 
     def log(self) -> None:
         """Records added to one file, each made durable; the file is closed each time but the last."""
-        data = content(f"{self._prefix}.log.{self._logged}", _RECORD)
+        data = record(self._prefix, self._logged)
         descriptor = os.open(self.folder / LOG, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         os.write(descriptor, data)
         os.fsync(descriptor)
@@ -228,7 +237,7 @@ def _bytes_of(path: Path) -> bytes:
     an unlink leaves EIO behind for the next one who closes the file (docs/semantics.md)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return b"".join(iter(partial(os.read, descriptor, 1 << 20), b""))
+        return read_open(descriptor, random.Random(path.name).choice(ORDERS))
     finally:
         with suppress(OSError):
             os.close(descriptor)
@@ -238,8 +247,7 @@ def _wrong_log(folder: Path, manifest: Manifest) -> Iterator[str]:
     if not manifest.records:
         return
     data = _bytes_of(folder / LOG)
-    seeds = [f"{manifest.prefix}.log.{number}" for number in range(manifest.records + 1)]
-    expected = b"".join(content(seed, _RECORD) for seed in seeds)
+    expected = b"".join(record(manifest.prefix, number) for number in range(manifest.records + 1))
     if data[: manifest.records * _RECORD] != expected[:-_RECORD]:
         yield f"{folder.name}/log: the {manifest.records} records that were synced are not there"
     if len(data) > len(expected):

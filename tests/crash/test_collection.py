@@ -27,6 +27,8 @@ from cache.drive import Drive
 from cache.history import History
 from cache.operations import ROOT_INODE
 from cache.retention import Policy
+from tests.contents import STORED_KINDS
+from tests.contents import content as made_of
 from tests.drives import content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 from tests.upstreams import LocalDrive, directory_nodes
@@ -119,18 +121,22 @@ async def rewrite(drive: Drive, name: bytes, data: bytes) -> None:
     drive.release(made.inode, 0)
 
 
+def some(number: int, size: int) -> bytes:
+    """Contents of one kind after the other."""
+    return made_of(STORED_KINDS[number % len(STORED_KINDS)], size, f"{number} {size}")
+
+
 async def make_history(site: Site, drive: Drive, commits: int = 8) -> None:
     """Files that change at different paces, come and go, and share blocks with each other and the past."""
-    source = random.Random(7)
-    shared = source.randbytes(40_000)
+    shared = some(0, 40_000)
     directory = await drive.make_node(ROOT_INODE, b"d", 0o040755, 0, 0, 0)
     for number in range(1, commits + 1):
-        await rewrite(drive, b"each", source.randbytes(30_000))
+        await rewrite(drive, b"each", some(number, 30_000))
         if number % 3 == 0:
             await rewrite(drive, b"third", shared)
         if number % 3 == 1:
-            await rewrite(drive, b"third", source.randbytes(20_000))
-        await make_file(drive, b"%d" % number, source.randbytes(25_000), directory.inode)
+            await rewrite(drive, b"third", some(number + 1, 20_000))
+        await make_file(drive, b"%d" % number, some(number + 2, 25_000), directory.inode)
         if number > 2:
             await drive.unlink(directory.inode, b"%d" % (number - 2))
         await site.publish(drive)

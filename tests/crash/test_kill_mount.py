@@ -19,7 +19,7 @@ import pytest
 
 from tests.crash import load
 from tests.mount.conftest import drive, fuse, unmade_drive
-from tests.mount.mounted import MountedDrive, wait_for_end
+from tests.mount.mounted import ROOT, MountedDrive, wait_for_end
 
 __all__ = ["drive", "fuse", "unmade_drive"]
 
@@ -74,8 +74,15 @@ class Rounds:
         return name, manifest, seed
 
     def _writer(self, name: str, manifest: Path, seed: int) -> subprocess.Popen[str]:
-        command = [sys.executable, load.__file__, str(self.drive.mountpoint / name), str(manifest), str(seed)]
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        command = [
+            sys.executable,
+            "-m",
+            load.__name__,
+            *map(str, (self.drive.mountpoint / name, manifest, seed)),
+        ]
+        return subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
 
     def wait_for_changes(self, count: int) -> None:
         """Return when each writer of this round has had `count` changes acknowledged."""

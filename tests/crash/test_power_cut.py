@@ -18,6 +18,8 @@ import pytest
 from backend.errors import TransientError
 from cache.drive import Drive
 from cache.operations import ROOT_INODE
+from tests.contents import KINDS
+from tests.contents import content as made_of
 from tests.crash.lossy_durable import LossyDurable
 from tests.crash.lossy_sqlite import all_lossy, cut_all
 from tests.drives import QUIET, content_of, make_file, opened
@@ -27,8 +29,8 @@ OPTIONS = replace(QUIET, journal_size=1 << 20)
 
 
 def payload(number: int) -> bytes:
-    """What file `number` holds: some span several sectors."""
-    return f"file {number}.".encode() * (1 + number % 7 * 100)
+    """What file `number` holds, of any kind: some span several sectors."""
+    return f"file {number}.".encode() + made_of(KINDS[number % len(KINDS)], number % 7 * 800, number)
 
 
 def name(number: int) -> bytes:

@@ -27,6 +27,8 @@ from cache.journal import Journal
 from cache.journal_scan import PendingCommit
 from cache.namespace import Namespace
 from cache.operations import ROOT_INODE
+from tests.contents import KINDS
+from tests.contents import content as made_of
 from tests.crash.lossy_durable import LossyDurable
 from tests.crash.lossy_sqlite import all_lossy, cut_all
 from tests.drives import QUIET, content_of, opened
@@ -120,7 +122,8 @@ class World:
     async def write(self, drive: Drive, name: bytes, *, closed: bool | None = None) -> None:
         inode = drive.lookup(ROOT_INODE, name).inode
         offset = self.chance.choice([0, 0, 4000])
-        data = self.chance.randbytes(10) * self.chance.choice([1, 90, 150, 500, 4000, 14_000])
+        seed, times = self.chance.randbytes(10), self.chance.choice([1, 90, 150, 500, 4000, 14_000])
+        data = made_of(KINDS[seed[0] % len(KINDS)], 10 * times, seed.hex())
         await drive.write(inode, offset, data)
         before = self.now[name].ljust(offset, b"\0")
         self.now[name] = before[:offset] + data + before[offset + len(data) :]

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from tests.mount.reading import Order, read_whole
+
 RENAME_EXCHANGE: Final = 2
 AT_FDCWD: Final = -100
 DIRECT_UNIT: Final = 4096
@@ -112,19 +114,19 @@ def open_file(descriptor: int) -> tuple[object, ...]:
         return *attributes, error.errno
 
 
-def tree(top: str) -> list[tuple[object, ...]]:
-    """All that is under `top`, with contents and attributes, in order."""
-    return [(str(path.relative_to(top)), *_named(path)) for path in sorted(Path(top).rglob("*"))]
+def tree(top: str, order: Order = "in order", seed: int = 0) -> list[tuple[object, ...]]:
+    """All that is under `top`, by name, with attributes, and with contents as they are read in `order`."""
+    return [(str(path.relative_to(top)), *_named(path, order, seed)) for path in sorted(Path(top).rglob("*"))]
 
 
-def _named(path: Path) -> tuple[object, ...]:
+def _named(path: Path, order: Order, seed: int) -> tuple[object, ...]:
     found = path.lstat()
     if stat.S_ISLNK(found.st_mode):
         return found.st_mode, found.st_nlink, os.readlink(path)
     attributes = {name: os.getxattr(path, name) for name in sorted(os.listxattr(path))}
     if stat.S_ISDIR(found.st_mode):
         return found.st_mode, found.st_nlink, attributes
-    return found.st_mode, found.st_nlink, found.st_size, attributes, path.read_bytes()
+    return found.st_mode, found.st_nlink, found.st_size, attributes, read_whole(path, order, seed)
 
 
 def difference(first: object, second: object) -> str:

@@ -17,10 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from tests.contents import Parts
 from tests.mount import file_calls
 from tests.mount.file_calls import DIRECT_UNIT
+from tests.mount.reading import ORDERS, read_open
 
 MOUNTED, LOCAL = 0, 1
+LONGEST: Final = 70_000
+"""bytes of one write, or a quarter of the largest file"""
 TOLD: Final = 60
 """operations that a difference is reported with"""
 MOST_OPEN: Final = 12
@@ -72,7 +76,7 @@ class RandomOperations:
         self._shape = shape
         self._seed = seed
         self._random = random.Random(seed)
-        self._bytes = self._random.randbytes(shape.largest + (1 << 16))
+        self._parts = Parts(max(LONGEST, shape.largest // 4), seed)
         self._opened: list[Opened] = []
         self._told: deque[str] = deque(maxlen=TOLD)
         self._done = 0
@@ -88,7 +92,7 @@ class RandomOperations:
             (self.map_read, 6), (self.unmap, 1), (self.zero, 2), (self.copy_range, 3),
             (self.write_direct, 2), (self.read_direct, 2), (self.append, 3), (self.send, 1),
             (self.fsync, 2), (self.compare_cold, 4), (self.open, 6), (self.close, 5),
-            (self.compare, 2), (self.truncate_by_name, 1), (self.set_times, 1),
+            (self.compare, 2), (self.read_in_order, 2), (self.truncate_by_name, 1), (self.set_times, 1),
             (self.rename, 8 if many else 1), (self.link, 4 if many else 1),
             (self.unlink, 5 if many else 1), (self.exchange, 2 if many else 1),
         ]  # fmt: skip
@@ -115,7 +119,8 @@ class RandomOperations:
         """Everything that can be seen under the folders."""
         for opened in self._opened:
             self._compare(opened)
-        self._same("compare all", lambda side: file_calls.tree(self._tops[side]))
+        order, seed = self._random.choice(ORDERS), self._done
+        self._same(f"compare all, {order}", lambda side: file_calls.tree(self._tops[side], order, seed))
 
     def _same(self, told: str, call: Call) -> object:
         """Do the same on both sides; what came of it, which must be the same too."""
@@ -157,12 +162,11 @@ class RandomOperations:
         return min(self._random.choice([edge, self._random.randrange(largest)]), largest - 1)
 
     def _length(self, offset: int) -> int:
-        longest = self._random.choice([1, 10, 5000, 70_000, self._shape.largest // 4])
+        longest = self._random.choice([1, 10, 5000, LONGEST, self._shape.largest // 4])
         return min(self._random.randint(1, longest), self._shape.largest - offset)
 
     def _data(self, length: int) -> bytes:
-        start = self._random.randrange(len(self._bytes) - length)
-        return self._bytes[start : start + length]
+        return self._parts.part(length, self._random)
 
     def _size(self, opened: Opened) -> int:
         found = self._same("size", lambda side: os.fstat(opened.descriptors[side]).st_size)
@@ -341,6 +345,14 @@ class RandomOperations:
 
     def compare(self) -> None:
         self._compare(self._some_open())
+
+    def read_in_order(self) -> None:
+        """All of it, in one of the orders in which programs read; the kernel forgot what it had."""
+        opened, order, seed = self._some_open(), self._random.choice(ORDERS), self._done
+        self._same(
+            f"read {opened.descriptors} {order}",
+            lambda side: read_open(opened.descriptors[side], order, seed),
+        )
 
     def _compare(self, opened: Opened) -> None:
         self._same(

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.contents import KINDS, Kind, content
 from tests.mount.mounted import MountedDrive, run
 
 pytestmark = pytest.mark.mount
@@ -353,9 +354,12 @@ class TestContents:
         os.fsync(folder)
         os.close(folder)
 
-    def test_copies_made_by_the_kernel(self, place: Path) -> None:
-        data = os.urandom(3_000_000)
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_copies_made_by_the_kernel(self, shared: MountedDrive, place: Path, kind: Kind) -> None:
+        data = content(kind, 3_000_000, "copied by the kernel")
         (place / "a").write_bytes(data)
+        shared.sync()
+        drop_pages(place / "a")
         with open(place / "a", "rb") as source, open(place / "b", "wb") as target:
             while os.sendfile(target.fileno(), source.fileno(), None, 1 << 20):
                 pass

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.contents import KINDS, Kind, content
 from tests.mount.mounted import MountedDrive, run
+from tests.mount.reading import wrong_orders
 from tests.mount.trees import LIBRARY
 
 pytestmark = pytest.mark.mount
@@ -73,6 +75,28 @@ def test_prose(growth: Growth) -> None:
     text = prose(SIZE // 2, 3)
     (growth.drive.mountpoint / "prose").write_bytes(text)
     assert growth.since_last() < 0.7 * len(text)
+
+
+LIMITS: dict[Kind, float] = {
+    "text": 0.45,
+    "log": 0.45,
+    "json": 0.75,
+    "zeros": 0.01,
+    "half-compressible": 0.9,
+    "random": 1.55,
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_grows_by_what_it_is_worth_and_is_read_again(growth: Growth, kind: Kind) -> None:
+    data, path = content(kind, 12 * MIB, "sizes"), growth.drive.mountpoint / "file"
+    path.write_bytes(data)
+    grown = growth.since_last()
+    assert grown < LIMITS[kind] * len(data), f"{grown / len(data):.3f} of its size"
+    growth.drive.umount()
+    growth.drive.wipe_cache()
+    growth.drive.mount()
+    assert wrong_orders(path, data) == []
 
 
 def test_a_folder_of_source_and_data(growth: Growth) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from tests.mount.conftest import NewDrive
 from tests.mount.mounted import MountedDrive, differences, run
-from tests.mount.trees import library_part, oddities
+from tests.mount.reading import differing_files
+from tests.mount.trees import kinds, library_part, oddities
 
 pytestmark = pytest.mark.mount
 
@@ -36,6 +37,7 @@ def copied(module_drives: NewDrive) -> Copied:
     tree = drive.folder / "tree"
     library_part(tree / "library", FILES)
     oddities(tree / "odd")
+    kinds(tree / "kinds")
     drive.make()
     drive.mount()
     run("cp", "-a", tree, drive.mountpoint)
@@ -102,6 +104,7 @@ def test_equal_while_mounted(copied: Copied) -> None:
 
 def test_equal_after_a_remount(copied: Copied) -> None:
     copied.drive.mount()
+    assert differing_files(copied.tree, copied.drive.mountpoint / "tree", 1) == []
     assert differences(copied.tree, copied.drive.mountpoint / "tree") == ""
     copied.drive.umount()
 
@@ -109,6 +112,7 @@ def test_equal_after_a_remount(copied: Copied) -> None:
 def test_equal_with_an_empty_cache_folder(copied: Copied) -> None:
     copied.drive.wipe_cache()
     copied.drive.mount()
+    assert differing_files(copied.tree, copied.drive.mountpoint / "tree", 2) == []
     assert differences(copied.tree, copied.drive.mountpoint / "tree") == ""
     copied.drive.umount()
 
@@ -121,6 +125,7 @@ def test_equal_with_any_two_nodes_gone(copied: Copied, away: tuple[int, int]) ->
         result = copied.drive.try_mount()
         assert result.returncode == 0, result.stderr
         assert all(f"node{number}" in result.stderr for number in away)
+        assert differing_files(copied.tree, copied.drive.mountpoint / "tree", sum(away)) == []
         assert differences(copied.tree, copied.drive.mountpoint / "tree") == ""
         copied.drive.umount("-f")
     finally:
@@ -159,6 +164,7 @@ def test_nodes_that_go_while_mounted_give_errors_and_never_wrong_bytes(
 def test_two_fragments_of_every_pack_corrupted(damaged: MountedDrive, copied: Copied) -> None:
     assert all(flip_bytes(node) for node in damaged.nodes()[1:3])
     damaged.mount()
+    assert differing_files(copied.tree, damaged.mountpoint / "tree", 3) == []
     assert differences(copied.tree, damaged.mountpoint / "tree") == ""
 
 

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 import pytest
 
+from tests.contents import KINDS, content
 from tests.mount.conftest import NewDrive
 from tests.mount.mounted import MountedDrive, differences, perform, run, succeed, wait_for_end
 
@@ -47,7 +48,8 @@ class Editor:
             (folder / f"f{number}.txt").write_bytes(self._bytes())
 
     def _bytes(self) -> bytes:
-        return self._random.randbytes(self._random.choice((0, 10, 3000, 60_000)))
+        size, seed = self._random.choice((0, 10, 3000, 60_000)), self._random.randrange(1 << 32)
+        return content(self._random.choice(KINDS), size, seed)
 
     def _look(self) -> None:
         """Walk once for all changes of an edit."""

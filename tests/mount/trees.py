@@ -1,4 +1,4 @@
-"""Source trees to copy: a part of Python's own library, and what such a tree does not have."""
+"""Trees to copy: a part of Python's own library, what such a tree does not have, contents of every kind."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import sysconfig
 from itertools import islice
 from pathlib import Path
 from typing import Final
+
+from tests.contents import KINDS, content
 
 LIBRARY: Final = Path(sysconfig.get_path("stdlib"))
 
@@ -62,3 +64,11 @@ def oddities(target: Path) -> None:
     os.setxattr(target / "file", "user.note", b"a note \0 with any byte \xff")
     os.setxattr(target, "user.on-a-folder", b"")
     os.utime(target / "empty file", ns=(1_234_567_891, 987_654_321_123_456_789))
+
+
+def kinds(target: Path, sizes: tuple[int, ...] = (0, 1, 5000, 300_000, 3_000_000)) -> None:
+    """In the new folder `target`: a file of each kind and size."""
+    target.mkdir()
+    for kind in KINDS:
+        for size in sizes:
+            (target / f"{kind} {size}").write_bytes(content(kind, size, size))

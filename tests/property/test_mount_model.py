@@ -25,8 +25,10 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.contents import KINDS, Kind, content
 from tests.mount.conftest import fuse, unmade_drive
 from tests.mount.mounted import MountedDrive
+from tests.mount.reading import ORDERS, Order, read_whole
 from tools.control_client import ControlClient
 
 __all__ = ["fuse", "unmade_drive"]
@@ -43,7 +45,7 @@ paths = st.lists(names, min_size=1, max_size=3).map("/".join)
 modes = st.sampled_from([0o600, 0o644, 0o755, 0o4711, 0o2750])
 offsets = st.one_of(st.integers(0, 20), st.integers(0, LARGEST), st.sampled_from([4095, 4096, 4097, 262_144]))
 lengths = st.one_of(st.integers(0, 20), st.integers(0, 300_000), st.sampled_from([4096, 131_072]))
-fills = st.integers(0, 255)
+kinds, seeds, orders = st.sampled_from(KINDS), st.integers(0, 255), st.sampled_from(ORDERS)
 attributes = st.sampled_from(["user.a", "user.b", "user." + "n" * 250])
 values = st.binary(max_size=50)
 moments = st.integers(0, 15_032_385_534 * 10**9)  # to 2446, where ext4 ends
@@ -58,10 +60,6 @@ def outcome(call: Call, top: Path) -> object:
         return errno.errorcode[error.errno or 0]
 
 
-def pattern(fill: int, length: int) -> bytes:
-    return bytes((fill + at * 7) % 251 for at in range(min(length, 1000))) * (length // 1000 + 1)
-
-
 def write(path: Path, flags: int, offset: int, data: bytes) -> int:
     descriptor = os.open(path, flags | os.O_NONBLOCK, 0o644)  # a FIFO without a reader refuses then
     try:
@@ -70,14 +68,15 @@ def write(path: Path, flags: int, offset: int, data: bytes) -> int:
         os.close(descriptor)
 
 
-def described(top: Path) -> Iterator[tuple[Any, ...]]:
-    """All that is under `top`, with contents and attributes; names that are one file have one mark."""
+def described(top: Path, order: Order) -> Iterator[tuple[Any, ...]]:
+    """All that is under `top`, with attributes, and contents read in `order`; names that are one file have
+    one mark."""
     marks: dict[int, int] = {}
     for path in sorted(top.rglob("*")):
         found = path.lstat()
         content: object = None
         if stat.S_ISREG(found.st_mode):
-            content = path.read_bytes()
+            content = read_whole(path, order)
         elif stat.S_ISLNK(found.st_mode):
             content = os.readlink(path)
         size = found.st_size if not stat.S_ISDIR(found.st_mode) else 0
@@ -121,7 +120,8 @@ class MountModel(RuleBasedStateMachine):
         assert outcome(call, self.mounted) == outcome(call, self.local)
 
     def _same_trees(self) -> None:
-        assert [*described(self.mounted)] == [*described(self.local)]
+        order = ORDERS[self.folders % len(ORDERS)]
+        assert [*described(self.mounted, order)] == [*described(self.local, order)]
 
     def _close_all(self) -> None:
         while self.opened:
@@ -150,11 +150,12 @@ class MountModel(RuleBasedStateMachine):
             [os.O_CREAT, os.O_CREAT | os.O_EXCL, os.O_CREAT | os.O_TRUNC, os.O_TRUNC, 0, os.O_APPEND]
         ),
         offset=offsets,
-        fill=fills,
+        kind=kinds,
+        seed=seeds,
         length=lengths,
     )
-    def write(self, path: str, flags: int, offset: int, fill: int, length: int) -> None:
-        data = pattern(fill, length)[:length]
+    def write(self, path: str, flags: int, offset: int, kind: Kind, seed: int, length: int) -> None:
+        data = content(kind, length, seed)
         self._same(lambda top: write(top / path, os.O_WRONLY | flags, offset, data))
 
     @rule(path=paths, size=offsets)
@@ -202,14 +203,14 @@ class MountModel(RuleBasedStateMachine):
 
         self._same(set_and_get)
 
-    @rule(path=paths)
-    def read(self, path: str) -> None:
-        def content(top: Path) -> object:
+    @rule(path=paths, order=orders, seed=seeds)
+    def read(self, path: str, order: Order, seed: int) -> None:
+        def read(top: Path) -> object:
             if stat.S_ISFIFO(os.stat(top / path).st_mode):
                 return "fifo"  # to open it would wait for a writer
-            return (top / path).read_bytes()
+            return read_whole(top / path, order, seed)
 
-        self._same(content)
+        self._same(read)
 
     @rule(path=paths)
     def open_and_keep(self, path: str) -> None:
@@ -225,14 +226,17 @@ class MountModel(RuleBasedStateMachine):
             self.opened.append((pair[0], pair[1]))
 
     @precondition(lambda self: self.opened)
-    @rule(which=st.integers(0, 100), offset=offsets, fill=fills, length=lengths, size=offsets)
-    def use_what_is_open(self, which: int, offset: int, fill: int, length: int, size: int) -> None:
+    @rule(which=st.integers(0, 100), offset=offsets, kind=kinds, seed=seeds, length=lengths, size=offsets)
+    def use_what_is_open(
+        self, which: int, offset: int, kind: Kind, seed: int, length: int, size: int
+    ) -> None:
         """Also of files whose last name is gone."""
         pair = self.opened[which % len(self.opened)]
         if not stat.S_ISREG(os.fstat(pair[1]).st_mode):
             return
+        data = content(kind, length, seed)
         for descriptor in pair:
-            os.pwrite(descriptor, pattern(fill, length)[:length], offset)
+            os.pwrite(descriptor, data, offset)
             os.ftruncate(descriptor, size)
         found = [
             (os.fstat(each).st_size, os.fstat(each).st_nlink, os.pread(each, LARGEST, 0)) for each in pair

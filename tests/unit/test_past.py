@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -29,6 +28,8 @@ from cache.past import PAST_BIT
 from cache.past_names import DAY, SECOND, format_time
 from cache.publisher import Intervals
 from mountfs.versions import Found, VersionsView
+from tests.contents import KINDS
+from tests.contents import content as made_of
 from tests.drives import QUIET, make_file, opened
 from tests.memory_upstream import MemoryUpstream
 
@@ -538,10 +539,10 @@ async def test_the_past_is_the_same_elsewhere(tmp_path: Path, clock: Clock) -> N
     upstream = MemoryUpstream()
     async with opened(tmp_path / "one", upstream) as drive:
         folder = await make_folder(drive, b"d")
-        made = await make_file(drive, b"f", os.urandom(5000), folder)
-        for _ in range(3):
+        made = await make_file(drive, b"f", made_of("text", 5000, "first"), folder)
+        for kind in KINDS:
             await commit(drive, clock)
-            await write(drive, made.inode, os.urandom(4000), 1000)
+            await write(drive, made.inode, made_of(kind, 4000), 1000)
         await commit(drive, clock)
         points = await drive.past.points(folder)
         contents = [bytes(await drive.past.read(made.inode, point.commit, 0, 9000)) for point in points]

@@ -16,6 +16,8 @@ from cache.chunking import MIN_BLOCK
 from cache.drive import Drive
 from cache.pieces import Data, Stored
 from cache.sealer import AHEAD, WINDOW
+from tests.contents import STORED_KINDS, Kind
+from tests.contents import content as made_of
 from tests.drives import content, make_file, opened
 from tests.memory_upstream import MemoryUpstream
 
@@ -103,8 +105,12 @@ async def test_large_neighbours_are_left(drive: Drive) -> None:
     assert extents(drive, made.inode) == [(0, MIN_BLOCK + 1), (MIN_BLOCK + 1, 4)]
 
 
-async def test_a_write_while_its_file_is_sealed_wins(drive: Drive, upstream: MemoryUpstream) -> None:
-    made = await make_file(drive, b"file", DATA)
+@pytest.mark.parametrize("kind", STORED_KINDS)
+async def test_a_write_while_its_file_is_sealed_wins(
+    drive: Drive, upstream: MemoryUpstream, kind: Kind
+) -> None:
+    data = made_of(kind, len(DATA), 5)
+    made = await make_file(drive, b"file", data)
     upstream.gate = trio.Event()
     layer = drive.ledger.dirty.top(made.inode)
     assert layer is not None
@@ -113,16 +119,17 @@ async def test_a_write_while_its_file_is_sealed_wins(drive: Drive, upstream: Mem
         await trio.testing.wait_all_tasks_blocked()
         await drive.write(made.inode, 1000, b"new bytes")
         upstream.gate.set()
-    expected = DATA[:1000] + b"new bytes" + DATA[1009:]
+    expected = data[:1000] + b"new bytes" + data[1009:]
     assert await content(drive, made.inode) == expected
     await drive.sync()
     assert await content(drive, made.inode) == expected
 
 
+@pytest.mark.parametrize("kind", STORED_KINDS)
 async def test_a_long_write_is_sealed_ahead_with_the_cuts_of_the_whole(
-    drive: Drive, upstream: MemoryUpstream
+    drive: Drive, upstream: MemoryUpstream, kind: Kind
 ) -> None:
-    data = random.Random(6).randbytes(2 * AHEAD + WINDOW)
+    data = made_of(kind, 2 * AHEAD + WINDOW, 6)
     whole = await make_file(drive, b"whole", data)
     await drive.sync()
     blocks = set(upstream.stored)
