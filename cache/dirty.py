@@ -15,11 +15,26 @@ Used on the event-loop thread only.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 import trio
 
-from cache.operations import MAX_SIZE, Delete, Operation, SetAttributes
+from cache.operations import (
+    MAX_SIZE,
+    Delete,
+    Link,
+    Operation,
+    RemoveXattr,
+    Rename,
+    RenameLeavingWhiteout,
+    SetAttributes,
+    SetXattr,
+    Unlink,
+)
 from cache.pieces import Data, Hole, Piece, PieceMap, Stored, clip
+
+_CHANGES: Final = (Link, Unlink, Rename, RenameLeavingWhiteout, SetXattr, RemoveXattr)
+"""They set change times."""
 
 
 @dataclass(eq=False, slots=True)
@@ -35,8 +50,9 @@ class Layer:
     written_to: int = 0
     """the highest end of a write since the last truncate"""
     mtime_ns: int | None = None
-    """time of the last write, None if it was set explicitly since"""
-    ctime_ns: int = 0
+    """time of the last write, None if an operation set it since"""
+    ctime_ns: int | None = None
+    """the same for the change time"""
     settled: bool = False
     """closed or renamed since the last write: the content is worth a commit"""
     synced: bool = False
@@ -159,6 +175,12 @@ class DirtyFiles:
         self.open_writes += 1
         return layer
 
+    def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
+        """Those of all that is in the top layer; nothing if there is none."""
+        layer = self.top(inode)
+        if layer is not None:
+            layer.mtime_ns, layer.ctime_ns = mtime_ns, ctime_ns
+
     def settle(self, inode: int) -> bool:
         """Closed or renamed: the next cut takes it. True if it was dirty."""
         layer = self.top(inode)
@@ -174,15 +196,28 @@ class DirtyFiles:
             layer.synced = True
 
     def observe(self, operation: Operation) -> None:
-        """What an accepted operation means for dirty files."""
+        """What an accepted operation means for dirty files. Whatever set a time last stands."""
+        if not self._files:
+            return
         if type(operation) is SetAttributes:
             layer = self.top(operation.inode)
-            if layer is not None and operation.mtime_ns is not None:
-                layer.mtime_ns = None
+            if layer is not None:
+                layer.mtime_ns = layer.mtime_ns if operation.mtime_ns is None else None
+                layer.ctime_ns = layer.ctime_ns if operation.ctime_ns is None else None
         elif type(operation) is Delete:
             file = self._files.pop(operation.inode, None)
             if file is not None and file.top is not None:
                 self.open_writes -= file.top.writes
+        elif isinstance(operation, _CHANGES):
+            self._changed(operation.inode)
+            if isinstance(operation, Rename | RenameLeavingWhiteout):
+                self._changed(operation.replaced)
+
+    def _changed(self, inode: int) -> None:
+        """An operation set the change time."""
+        layer = self.top(inode)
+        if layer is not None:
+            layer.ctime_ns = None
 
     def freeze(self, inode: int) -> None:
         """The cut: the top layer belongs to the commit now."""

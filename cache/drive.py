@@ -7,7 +7,6 @@ background work and the end. Event-loop thread only.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -147,7 +146,7 @@ class Drive(Tree):
         view = memoryview(data)
         for start in range(0, len(view), LARGEST_RECORD):
             part = view[start : start + LARGEST_RECORD]
-            layer = self.ledger.write(inode, offset + start, part, time.time_ns())
+            layer = self.ledger.write(inode, offset + start, part, self.now())
         self.publisher.wake()
         if layer.written_to - layer.sealed_to >= 2 * AHEAD and inode not in self._sealing_ahead:
             self._sealing_ahead[inode] = layer

@@ -38,10 +38,6 @@ MAX_XATTR_NAME: Final = 255
 MAX_XATTR_VALUE: Final = 64 << 10
 XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", *LISTS)
 RELATIVE_ATIME_NS: Final = 24 * 3600 * 10**9
-_WRITE_BACK_NS: Final = 60 * 10**9
-"""The kernel writes back what is older than 30 s (vm.dirty_expire_centisecs)."""
-_TICK_NS: Final = 10**9
-"""The kernel's clock for files goes in steps of up to 10 ms, and a busy mount answers late."""
 
 
 class InodeAttributes(Inodes):
@@ -51,16 +47,17 @@ class InodeAttributes(Inodes):
         """chmod, chown, truncate, utimensat in one. Without a `ctime_ns` it is now."""
         await self._room(Need.FREE)
         row = self._row(inode)
-        now = time.time_ns()
-        if self._is_write_back(row, change, now):
+        if _is_of_content(change):
+            self._set_times(row, change)
             return self.attributes(inode)
+        now = self.now()
         if change.size is not None:
             self._truncate(row, change.size, now)
         rest = (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns, change.ctime_ns)
         if any(value is not None for value in rest):
             mode = None if change.mode is None else S_IFMT(row.mode) | (change.mode & 0o7777)
-            atime_ns, mtime_ns = _in_range(change.atime_ns), _in_range(change.mtime_ns)
             ctime_ns = now if change.ctime_ns is None else _in_range(change.ctime_ns)
+            atime_ns, mtime_ns = _in_range(change.atime_ns), _in_range(change.mtime_ns)
             if atime_ns is not None:
                 self._access_times.pop(inode, None)
             lists = [] if mode is None else self._access_lists.after_chmod(row, mode, now)
@@ -68,34 +65,27 @@ class InodeAttributes(Inodes):
             self._accept_all([SetAttributes(inode, mode, change.uid, change.gid, None, *times), *lists])
         return self.attributes(inode)
 
-    def _is_write_back(self, row: InodeRow, change: AttributeChange, now: int) -> bool:
-        """The kernel writes back the times of a file that is open and being written: they are kept with the
-        content and stated with it. As operations each would make a state that differs in nothing else. Of a
-        file that has lost its last name it does so too; until it is gone nobody but the kernel is asked."""
-        layer, mtime_ns, ctime_ns = self._dirty.top(row.inode), change.mtime_ns, change.ctime_ns
-        if mtime_ns is None or ctime_ns is None:
-            return False
-        if change != AttributeChange(mtime_ns=mtime_ns, ctime_ns=ctime_ns):
-            return False
-        if row.is_regular and row.nlink == 0:
-            return True
-        if layer is None or layer.settled:
-            return self._is_of_change(row, mtime_ns, ctime_ns, now)
-        if abs(now - mtime_ns) > _WRITE_BACK_NS or abs(now - ctime_ns) > _WRITE_BACK_NS:
-            return False  # somebody's own choice, which must not get lost with the process
-        layer.mtime_ns, layer.ctime_ns = mtime_ns, max(layer.ctime_ns, ctime_ns)
-        return True
+    def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
+        """As `set_attributes`, but at once: nothing waits for room, and of a drive that cannot be written any
+        more nothing is changed."""
+        if not (self._read_only or self._closing or self.publisher.fenced):
+            self._set_times(self._row(inode), AttributeChange(mtime_ns=mtime_ns, ctime_ns=ctime_ns))
 
-    def _is_of_change(self, row: InodeRow, mtime_ns: int, ctime_ns: int, now: int) -> bool:
-        """The kernel has its own idea of when a file was renamed or changed by another operation, a tick of
-        its clock before ours or a little later, and tells it at once: put off as access times are. What ours
-        says stands if the process is killed before."""
-        if mtime_ns != row.mtime_ns or self._dirty.get(row.inode) is not None:
-            return False
-        if abs(ctime_ns - row.ctime_ns) > _TICK_NS or abs(now - ctime_ns) > _TICK_NS:
-            return False
-        self._change_times[row.inode] = row.ctime_ns, ctime_ns
-        return True
+    def _set_times(self, row: InodeRow, change: AttributeChange) -> None:
+        """The kernel says them when it writes content back, and after each change of its own. Of a file that
+        is being written they are kept with its content and stated with it: as operations each would make a
+        state that differs in nothing else. Of a file without a name nobody but the kernel is ever asked."""
+        mtime_ns, ctime_ns = _in_range(change.mtime_ns), _in_range(change.ctime_ns)
+        assert mtime_ns is not None
+        assert ctime_ns is not None
+        now, layer = self._attributes(row), self._dirty.top(row.inode)
+        if (mtime_ns, ctime_ns) == (now.mtime_ns, now.ctime_ns) or (row.is_regular and row.nlink == 0):
+            return
+        if layer is None or layer.settled:
+            changed = None if mtime_ns == now.mtime_ns else mtime_ns
+            self._accept(SetAttributes(row.inode, mtime_ns=changed, ctime_ns=ctime_ns))
+        else:
+            self.ledger.set_times(row.inode, mtime_ns, ctime_ns)
 
     def _truncate(self, row: InodeRow, size: int, now: int) -> None:
         if row.is_directory:
@@ -119,33 +109,24 @@ class InodeAttributes(Inodes):
         layer = self._dirty.top(inode)
         mtime_ns = row.mtime_ns if layer is None or layer.mtime_ns is None else layer.mtime_ns
         if atime_ns <= max(mtime_ns, row.ctime_ns) or now - atime_ns > RELATIVE_ATIME_NS:
-            self._access_times[inode] = now
+            self._access_times[inode] = self.now()
 
     async def accept_times(self) -> None:
-        """Access and change times that were put off. Called before a cut; access times alone are not worth
-        one. Those that cannot be accepted now stay put off."""
+        """Access times that were put off. Called before a cut; they alone are not worth one. Those that
+        cannot be accepted now stay put off."""
         self.delete_unused()
-        if not self.ledger.unpublished and not self._change_times:
+        if not self.ledger.unpublished:
             return
-        waiting = [*{**self._access_times, **self._change_times}]
+        waiting = [*self._access_times]
         for start in range(0, len(waiting), AT_ONCE):
             inodes = waiting[start : start + AT_ONCE]
-            operations = [*filter(None, map(self._times_put_off, inodes))]
-            if operations:
-                self.ledger.accept_all(operations)
-            for inode in inodes:
-                self._forget_times(inode)
+            times = {inode: self._access_times[inode] for inode in inodes if inode in self._access_times}
+            known = [inode for inode in times if self._namespace.inode(inode) is not None]
+            if known:
+                self.ledger.accept_all([SetAttributes(inode, atime_ns=times[inode]) for inode in known])
+            for inode in times:
+                del self._access_times[inode]
             await trio.lowlevel.checkpoint()
-
-    def _times_put_off(self, inode: int) -> SetAttributes | None:
-        row = self._namespace.inode(inode)
-        if row is None:
-            return None
-        before, after = self._change_times.get(inode, (0, 0))
-        atime_ns, ctime_ns = self._access_times.get(inode), after if before == row.ctime_ns else None
-        if atime_ns is None and ctime_ns is None:
-            return None
-        return SetAttributes(inode, atime_ns=atime_ns, ctime_ns=ctime_ns)
 
     # Extended attributes
 
@@ -176,7 +157,7 @@ class InodeAttributes(Inodes):
             raise InvalidArgumentError("an extended attribute's name is at most 255 bytes")
         if len(value) > MAX_XATTR_VALUE:
             raise AttributeTooBigError("an extended attribute is at most 64 KiB")
-        now = time.time_ns()
+        now = self.now()
         if name in LISTS:
             self._accept_all(self._access_lists.setting(row, name, bytes(value), keeps_set_group_id, now))
         else:
@@ -185,12 +166,18 @@ class InodeAttributes(Inodes):
     async def remove_xattr(self, inode: int, name: bytes) -> None:
         """`NoAttributeError` if there is none of that name, unless it is an access list."""
         await self._room(Need.FREE)
-        now = time.time_ns()
+        now = self.now()
         if name in LISTS:
             self._accept_all(self._access_lists.removing(self._row(inode), name, now))
             return
         self.get_xattr(inode, name)
         self._accept(RemoveXattr(inode, name, now))
+
+
+def _is_of_content(change: AttributeChange) -> bool:
+    """Whether the change is what new content alone brings about."""
+    times = change.mtime_ns, change.ctime_ns
+    return None not in times and change == AttributeChange(mtime_ns=times[0], ctime_ns=times[1])
 
 
 def _in_range(time_ns: int | None) -> int | None:

@@ -31,6 +31,7 @@ from cache.errors import (
     ReadOnlyFileSystemError,
     StaleError,
 )
+from cache.file_clock import FileClock
 from cache.ledger import Ledger
 from cache.operations import (
     MAX_NAME,
@@ -76,8 +77,11 @@ class Inodes:
         self._held: dict[int, int] = {}
         self._unused: dict[int, None] = {}
         self._access_times: dict[int, int] = {}
-        self._change_times: dict[int, tuple[int, int]] = {}
-        """what a row says, and what is true as long as the row says this"""
+        self._clock = FileClock()
+
+    def now(self) -> int:
+        """What the kernel would stamp a file with now (`cache.file_clock`)."""
+        return self._clock.now()
 
     # Looking
 
@@ -104,9 +108,6 @@ class Inodes:
         if file is not None:
             size, allocated, mtime_ns, ctime_ns = _with_layers(row, file)
         atime_ns = self._access_times.get(inode, row.atime_ns) if self._access_times else row.atime_ns
-        if self._change_times:
-            before, after = self._change_times.get(inode, (0, 0))
-            ctime_ns = after if before == ctime_ns else ctime_ns
         blocks = (min(allocated, size + BLOCK_SIZE) + 511) // 512
         return Attributes(
             inode, row.mode, row.nlink, row.uid, row.gid, row.rdev, size, blocks, atime_ns, mtime_ns, ctime_ns
@@ -195,17 +196,12 @@ class Inodes:
 
     def _delete(self, inodes: list[int]) -> None:
         for inode in inodes:
-            self._forget_times(inode)
+            self._access_times.pop(inode, None)
         try:
             self._accept_all([Delete(inode) for inode in inodes])
         except (NoSpaceLeftError, InputOutputError):
             # What the caller asked for is done; these are tried again, at the latest at the next open.
             self._unused |= dict.fromkeys(inodes)
-
-    def _forget_times(self, inode: int) -> None:
-        """Those that were put off."""
-        self._access_times.pop(inode, None)
-        self._change_times.pop(inode, None)
 
     # Accepting changes
 
@@ -307,7 +303,8 @@ def _with_layers(row: InodeRow, file: DirtyFile) -> tuple[int, int, int, int]:
     if layer is None:
         return row.size, allocated, row.mtime_ns, row.ctime_ns
     mtime_ns = row.mtime_ns if layer.mtime_ns is None else layer.mtime_ns
-    return layer.size(row.size), allocated, mtime_ns, max(row.ctime_ns, layer.ctime_ns)
+    ctime_ns = row.ctime_ns if layer.ctime_ns is None else layer.ctime_ns
+    return layer.size(row.size), allocated, mtime_ns, ctime_ns
 
 
 def check_length(name: bytes) -> None:

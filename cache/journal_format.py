@@ -22,7 +22,7 @@ from backend.errors import FormatError
 from backend.node import Buffer
 
 MAGIC: Final = b"drvfsjnl"
-VERSION: Final = 2
+VERSION: Final = 3
 _OLDEST_VERSION: Final = 1
 """It had no salt."""
 SEGMENT_HEADER: Final = struct.Struct("<8sHHIQQQQ")
@@ -59,6 +59,8 @@ class RecordType(IntEnum):
     """as DATA, but the bytes are in a bulk file, and may have been lost where the record was not"""
     GIVEN_UP = 9
     """a position: the records from there up to this one are not to be followed any more"""
+    TIMES = 10
+    """inode, modification and change time: those of its content so far, as its writer has them"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class SegmentHeader:
 
 CONTENT_HEADER: Final = struct.Struct("<QQq")
 """inode, offset (or size), time in nanoseconds: how DATA and TRUNCATE begin."""
+_TIMES: Final = struct.Struct("<Qqq")
 _BULK: Final = struct.Struct("<QQqQIQ")
 _GIVEN_UP: Final = struct.Struct("<Q")
 
@@ -188,6 +191,19 @@ def decode_bulk(payload: Buffer) -> Bulk:
     if len(payload) != _BULK.size:
         raise FormatError(f"a BULK record of {len(payload)} bytes")
     return Bulk(*_BULK.unpack(payload))
+
+
+def encode_times(inode: int, mtime_ns: int, ctime_ns: int) -> bytes:
+    """Payload of a TIMES record."""
+    return _TIMES.pack(inode, mtime_ns, ctime_ns)
+
+
+def decode_times(payload: Buffer) -> tuple[int, int, int]:
+    """(inode, modification time, change time). `FormatError` for a payload of another length."""
+    if len(payload) != _TIMES.size:
+        raise FormatError(f"a TIMES record of {len(payload)} bytes")
+    inode, mtime_ns, ctime_ns = _TIMES.unpack(payload)
+    return inode, mtime_ns, ctime_ns
 
 
 def encode_given_up(position: int) -> bytes:

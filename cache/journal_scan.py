@@ -27,6 +27,7 @@ from cache.journal_format import (
     decode_extents,
     decode_given_up,
     decode_published,
+    decode_times,
 )
 from cache.operations import SetExtents, decode, encode
 
@@ -134,6 +135,8 @@ class Scan:
         elif kind is RecordType.TRUNCATE:
             inode, size, time_ns = CONTENT_HEADER.unpack_from(payload)
             self.dirty.truncate(inode, size, position, time_ns)
+        elif kind is RecordType.TIMES:
+            self.dirty.set_times(*decode_times(payload))
         elif kind is RecordType.OPERATION:
             self._take_operation(position, payload)
         elif kind is RecordType.BATCH:

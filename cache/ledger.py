@@ -40,6 +40,7 @@ from cache.journal_format import (
     encode_extents,
     encode_given_up,
     encode_published,
+    encode_times,
 )
 from cache.journal_scan import DATA_OFFSET, Event, PendingCommit, Scan, scan
 from cache.namespace import Namespace
@@ -256,6 +257,13 @@ class Ledger:
         self.accepted += 1
         self.dirty.truncate(inode, size, position, time_ns)
 
+    def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
+        """Journal the times of a file's dirty content; the file has a top layer."""
+        payload = encode_times(inode, mtime_ns, ctime_ns)
+        self.journal.append(RecordType.TIMES, (payload,), self.namespace.commit)
+        self.accepted += 1
+        self.dirty.set_times(inode, mtime_ns, ctime_ns)
+
     # Commits
 
     @property
@@ -302,9 +310,8 @@ class Ledger:
         row, layer = self.namespace.inode(inode), self.dirty.top(inode)
         assert row is not None
         assert layer is not None
-        ctime_ns = layer.ctime_ns if layer.ctime_ns > row.ctime_ns else None
         size = layer.size(row.size)
-        self.accept(SetAttributes(inode, size=size, mtime_ns=layer.mtime_ns, ctime_ns=ctime_ns))
+        self.accept(SetAttributes(inode, size=size, mtime_ns=layer.mtime_ns, ctime_ns=layer.ctime_ns))
 
     def keep_extents(self, operation: SetExtents) -> None:
         """The pending commit's content of one file: its blocks are stored."""

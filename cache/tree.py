@@ -10,7 +10,6 @@ Event-loop thread only. Permissions are the door's business (the kernel's `defau
 
 from __future__ import annotations
 
-import time
 from stat import S_IFLNK, S_ISDIR, S_ISGID
 from typing import Final
 
@@ -66,7 +65,7 @@ class Tree(InodeAttributes):
             gid = directory.gid
             if S_ISDIR(mode):
                 mode |= S_ISGID
-        inode, now = self._namespace.allocate_inode(), time.time_ns()
+        inode, now = self._namespace.allocate_inode(), self.now()
         lists: list[Operation] = []
         if umask is not None:
             mode, lists = self._access_lists.of_new(parent, inode, mode, umask, S_ISDIR(mode), now)
@@ -83,7 +82,7 @@ class Tree(InodeAttributes):
         directory = self._new_name(parent, name)
         group = directory.gid if directory.mode & S_ISGID else gid
         inode = self._namespace.allocate_inode()
-        self._accept(Create(parent, name, inode, S_IFLNK | 0o777, uid, group, 0, target, time.time_ns()))
+        self._accept(Create(parent, name, inode, S_IFLNK | 0o777, uid, group, 0, target, self.now()))
         return self.attributes(inode)
 
     def _new_name(self, parent: int, name: bytes) -> InodeRow:
@@ -107,7 +106,7 @@ class Tree(InodeAttributes):
             raise NoEntryError("the file was removed")
         if row.nlink >= MAX_LINKS:
             raise TooManyLinksError("too many links")
-        self._accept(Link(inode, parent, name, time.time_ns()))
+        self._accept(Link(inode, parent, name, self.now()))
         return self.attributes(inode)
 
     def _entry(self, parent: int, name: bytes) -> tuple[DentryRow, InodeRow]:
@@ -124,7 +123,7 @@ class Tree(InodeAttributes):
         _, row = self._entry(parent, name)
         if row.is_directory:
             raise DirectoryError("is a directory")
-        self._accept(Unlink(parent, name, row.inode, time.time_ns()))
+        self._accept(Unlink(parent, name, row.inode, self.now()))
         self._delete_if_unused(row.inode)
 
     async def remove_directory(self, parent: int, name: bytes) -> None:
@@ -139,7 +138,7 @@ class Tree(InodeAttributes):
             raise NotDirectoryError("not a directory")
         if row.size > 0:
             raise NotEmptyError("the directory is not empty")
-        self._accept(Unlink(parent, name, row.inode, time.time_ns()))
+        self._accept(Unlink(parent, name, row.inode, self.now()))
         self._delete_if_unused(row.inode)
 
     async def rename(
@@ -176,7 +175,7 @@ class Tree(InodeAttributes):
     def _renaming(
         self, names: tuple[int, bytes, int, bytes, int, int], exchange: bool, whiteout: tuple[int, int] | None
     ) -> Operation:
-        now = time.time_ns()
+        now = self.now()
         if whiteout is None:
             return Rename(*names, exchange, now)
         directory, (uid, gid) = self._row(names[0]), whiteout

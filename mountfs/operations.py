@@ -38,6 +38,7 @@ from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import NoAttributeError, NoEntryError
 from mountfs.errno_table import errno_of, is_expected, is_known
+from mountfs.kernel_times import KernelTimes
 from mountfs.large_writes import LARGE, LargeWrites
 from mountfs.privileges import CAPABILITY, Writers, may_reduce, reduced, truncation, without_privileges
 from mountfs.versions import Found, VersionsView
@@ -60,6 +61,8 @@ _RENAME_FLAGS: Final = (
 )
 _FIRST_COOKIE: Final = 16
 _READDIR_BATCH: Final = 64
+
+_NOTHING: Final = AttributeChange()
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +179,7 @@ class DriveOperations(pyfuse3.Operations):
         self._control_path = control_path
         self._access_times = access_times
         self._writers = Writers()
+        self._times = KernelTimes()
         self.large_writes = LargeWrites()
 
     # pyfuse3 takes `(inode, count)` pairs for one forget and for many.
@@ -237,9 +241,13 @@ class DriveOperations(pyfuse3.Operations):
         self._check_live(inode)
         await self.large_writes.wait_for(inode)
         change = attribute_change(attr, fields)
+        if change == _NOTHING:  # chown(path, -1, -1) of what is no regular file
+            change = AttributeChange(ctime_ns=self._drive.now())
         if may_reduce(change):
             change = reduced(change, self._drive.attributes(inode).mode, ctx)
-        return entry_reply(await self._drive.set_attributes(inode, change))
+        attributes = await self._drive.set_attributes(inode, change)
+        self._times.told(change, attributes)
+        return entry_reply(attributes)
 
     @_answered
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:
@@ -328,15 +336,22 @@ class DriveOperations(pyfuse3.Operations):
                 raise FUSEError(errno.EROFS)
             self._view.hold(self._view.find(inode))
             return FileInfo(fh=inode, keep_cache=True)
+        if not flags & (os.O_ACCMODE | os.O_TRUNC):
+            self._drive.hold(inode)
+            return FileInfo(fh=inode, keep_cache=True)
+        before = self._drive.attributes(inode)
         if flags & os.O_TRUNC:
-            await self._drive.set_attributes(inode, truncation(self._drive.attributes(inode).mode, ctx))
-        return self._opened(inode, flags)
+            await self._drive.set_attributes(inode, truncation(before.mode, self._drive.now(), ctx))
+        return self._opened(before, flags)
 
-    def _opened(self, inode: int, flags: int) -> FileInfo:
+    def _opened(self, before: Attributes, flags: int) -> FileInfo:
+        """A file that had these attributes is open."""
+        inode = before.inode
         self._drive.hold(inode)
         if flags & os.O_ACCMODE == os.O_RDONLY:
             return FileInfo(fh=inode, keep_cache=True)
         self._writers.opened(inode)
+        self._times.opened(before)
         return FileInfo(fh=inode | _WRITER, keep_cache=True)
 
     @_answered
@@ -346,7 +361,7 @@ class DriveOperations(pyfuse3.Operations):
         self._check_new(parent_inode, name)
         regular = stat.S_IFREG | stat.S_IMODE(mode)
         attributes = await self._make_node(parent_inode, name, regular, 0, ctx)
-        return self._opened(attributes.inode, flags), self._held(attributes)
+        return self._opened(attributes, flags), self._held(attributes)
 
     @_answered
     async def read(  # type: ignore[override]  # pyfuse3 takes any buffer, its stubs do not say so
@@ -374,10 +389,12 @@ class DriveOperations(pyfuse3.Operations):
             self._view.release(fh)
             return
         inode = fh & ~_WRITER
-        if fh & _WRITER:
-            self._writers.closed(inode)
-        await self._drive.flush(inode)
-        self._drive.release(inode)
+        try:
+            if fh & _WRITER and self._writers.closed(inode):
+                self._drive.set_times(inode, *self._times.closed(inode))
+            await self._drive.flush(inode)
+        finally:
+            self._drive.release(inode)
 
     @_answered
     async def fsync(self, fh: int, datasync: bool) -> None:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 import stat
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -52,10 +51,9 @@ def keeps_them(context: RequestContext) -> bool:
     return found is None or bool(int(found[1], 16) & _CAP_FSETID)
 
 
-def truncation(mode: int, context: RequestContext) -> AttributeChange:
-    """What opening with O_TRUNC changes. The kernel leaves it all to us (FUSE_ATOMIC_O_TRUNC), also the times
-    of a file that was empty already."""
-    now = time.time_ns()
+def truncation(mode: int, now: int, context: RequestContext) -> AttributeChange:
+    """What opening with O_TRUNC changes, `now`. The kernel leaves it all to us (FUSE_ATOMIC_O_TRUNC), also
+    the times of a file that was empty already."""
     return reduced(AttributeChange(size=0, mtime_ns=now, ctime_ns=now), mode, context)
 
 
@@ -88,11 +86,13 @@ class Writers:
         """One descriptor more can write."""
         self._opened[inode] += 1
 
-    def closed(self, inode: int) -> None:
-        """One less."""
+    def closed(self, inode: int) -> bool:
+        """One less; whether it was the last."""
         self._opened[inode] -= 1
-        if not self._opened[inode]:
-            del self._opened[inode]
+        if self._opened[inode]:
+            return False
+        del self._opened[inode]
+        return True
 
     def is_about_to_take(self, inode: int, mode: int, context: RequestContext) -> bool:
         """Whether the bits are to go now that the kernel asks for the capability in somebody's name."""

@@ -257,6 +257,13 @@ class MemoryDrive:
         node.attributes.blocks = (node.attributes.size + 511) // 512
         node.attributes.mtime_ns = node.attributes.ctime_ns = time.time_ns()
 
+    def now(self) -> int:
+        return time.time_ns()
+
+    def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
+        attributes = self._node(inode).attributes
+        attributes.mtime_ns, attributes.ctime_ns = mtime_ns, ctime_ns
+
     async def flush(self, inode: int) -> None:
         self._node(inode)
 

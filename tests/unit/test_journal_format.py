@@ -51,7 +51,7 @@ def decoded(segment: int, data: bytes | bytearray, offset: int, sequence: int) -
 
 
 def test_a_segment_header_by_hand() -> None:
-    body = b"drvfsjnl" + struct.pack("<HHI", 2, 0, 0xABCD) + struct.pack("<QQQ", 7, 1000, 42)
+    body = b"drvfsjnl" + struct.pack("<HHI", 3, 0, 0xABCD) + struct.pack("<QQQ", 7, 1000, 42)
     by_hand = body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8)))
     header = SegmentHeader(7, 1000, 42, 0xABCD)
     assert encode_segment_header(header) == by_hand
@@ -70,7 +70,7 @@ def test_a_segment_of_version_1_is_read() -> None:
 
 def test_an_unknown_version_is_refused() -> None:
     body = b"drvfsjnl" + struct.pack("<HHI", 3, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
-    with pytest.raises(FormatError, match="version 3"):
+    with pytest.raises(FormatError, match="version 4"):
         decode_segment_header(body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8))))
 
 

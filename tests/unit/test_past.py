@@ -23,6 +23,7 @@ from cache.errors import (
     NotDirectoryError,
     StaleError,
 )
+from cache.file_clock import FileClock
 from cache.operations import ROOT_INODE
 from cache.past import PAST_BIT
 from cache.past_names import DAY, SECOND, format_time
@@ -35,7 +36,7 @@ from tests.memory_upstream import MemoryUpstream
 
 
 class Clock:
-    """Stands for `time.time_ns`; a commit takes it as its time."""
+    """Stands for `time.time_ns` and for the clock of files; a commit takes it as its time."""
 
     def __init__(self) -> None:
         self.now = 1_790_000_000 * SECOND
@@ -48,6 +49,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
     monkeypatch.setattr(time, "time_ns", found)
+    monkeypatch.setattr(FileClock, "now", lambda _: found.now)
     return found
 
 
@@ -461,72 +463,88 @@ async def test_an_open_file_that_is_fsynced_makes_few_versions(tmp_path: Path, c
         assert bytes(await drive.past.read(made.inode, versions[-1].commit, 0, 9)) == b"19"
 
 
-async def test_times_that_somebody_set_are_kept_at_once(drive: Drive, clock: Clock) -> None:
-    made = await make_file(drive, b"f")
-    await drive.write(made.inode, 0, b"x")
-    before = drive.ledger.open_operations
-    await drive.set_attributes(made.inode, AttributeChange(mtime_ns=5, ctime_ns=clock.now))
-    assert drive.ledger.open_operations == before + 1
-    assert drive.attributes(made.inode).mtime_ns == 5
+async def told(drive: Drive, inode: int, mtime_ns: int, ctime_ns: int) -> None:
+    """The kernel says which times it shows."""
+    await drive.set_attributes(inode, AttributeChange(mtime_ns=mtime_ns, ctime_ns=ctime_ns))
+    assert times(drive, inode) == (mtime_ns, ctime_ns)
 
 
-async def test_change_times_of_the_kernel_are_put_off_until_a_cut(tmp_path: Path, clock: Clock) -> None:
-    """It tells when it thinks that a file was renamed; the file is at rest."""
+def times(drive: Drive, inode: int) -> tuple[int, int]:
+    found = drive.attributes(inode)
+    return found.mtime_ns, found.ctime_ns
+
+
+async def test_times_of_a_file_that_is_being_written_are_kept_at_once(tmp_path: Path, clock: Clock) -> None:
+    """They make no operation, and outlive the process with the content."""
+    upstream = MemoryUpstream()
+    async with opened(tmp_path / "cache", upstream, QUIET) as drive:
+        made = await make_file(drive, b"f")
+        await drive.write(made.inode, 0, b"x")
+        before = drive.ledger.open_operations
+        await told(drive, made.inode, 5, clock.now)
+        assert drive.ledger.open_operations == before
+    async with opened(tmp_path / "cache", upstream, QUIET) as drive:
+        assert times(drive, made.inode) == (5, clock.now)
+        await drive.sync()
+        assert times(drive, made.inode) == (5, clock.now)
+    async with opened(tmp_path / "other", upstream, QUIET) as drive:
+        assert times(drive, made.inode) == (5, clock.now)
+
+
+async def test_times_of_a_file_at_rest_are_kept_at_once(tmp_path: Path, clock: Clock) -> None:
+    """The kernel tells when it thinks that a file was renamed, before or after what the drive thinks."""
     upstream = MemoryUpstream()
     async with opened(tmp_path / "one", upstream) as drive:
         made = await make_file(drive, b"f", b"content")
-        other = await make_file(drive, b"g")
         await commit(drive, clock)
         await drive.rename(ROOT_INODE, b"f", ROOT_INODE, b"h")
-        mtime_ns, later = drive.attributes(made.inode).mtime_ns, drive.attributes(made.inode).ctime_ns - 50
+        mtime_ns, ctime_ns = times(drive, made.inode)
+        await told(drive, made.inode, mtime_ns, ctime_ns - 50)
         before = drive.ledger.open_operations
-        change = AttributeChange(mtime_ns=mtime_ns, ctime_ns=later)
-        assert (await drive.set_attributes(made.inode, change)).ctime_ns == later
-        assert drive.attributes(made.inode).ctime_ns == later
+        await told(drive, made.inode, mtime_ns, ctime_ns - 50)
         assert drive.ledger.open_operations == before
-        drive.touch(other.inode)
-        clock.now += SECOND
-        await drive.set_attributes(made.inode, AttributeChange(mode=0o600))
-        changed = clock.now
-        assert drive.attributes(made.inode).ctime_ns == changed
-        await drive.rename(ROOT_INODE, b"g", ROOT_INODE, b"i")
-        last = drive.attributes(other.inode).ctime_ns + 50
-        await drive.set_attributes(
-            other.inode, AttributeChange(mtime_ns=drive.attributes(other.inode).mtime_ns, ctime_ns=last)
-        )
-        read_at = drive.attributes(other.inode).atime_ns
         await commit(drive, clock)
-        assert drive.ledger.open_operations == 0
     async with opened(tmp_path / "two", upstream) as drive:
-        assert drive.attributes(made.inode).ctime_ns == changed
-        assert drive.attributes(other.inode).ctime_ns == last
-        assert drive.attributes(other.inode).atime_ns == read_at
+        assert times(drive, made.inode) == (mtime_ns, ctime_ns - 50)
 
 
-@pytest.mark.parametrize("wrong", [-2 * SECOND, 2 * SECOND])
-async def test_a_change_time_that_cannot_be_the_kernels_is_kept_at_once(
-    drive: Drive, clock: Clock, wrong: int
-) -> None:
+@pytest.mark.parametrize("closed", [False, True])
+async def test_the_last_change_of_a_dirty_file_says_when_it_was(drive: Drive, closed: bool) -> None:
+    """Also if the clock went back meanwhile."""
     made = await make_file(drive, b"f")
-    known, before = drive.attributes(made.inode), drive.ledger.open_operations
-    change = AttributeChange(mtime_ns=known.mtime_ns, ctime_ns=known.ctime_ns + wrong)
-    await drive.set_attributes(made.inode, change)
-    assert drive.ledger.open_operations == before + 1
-    assert drive.attributes(made.inode).ctime_ns == known.ctime_ns + wrong
+    await drive.write(made.inode, 0, b"x")
+    if closed:
+        await drive.flush(made.inode)
+    mtime_ns, last = times(drive, made.inode)
+    for turn, change in enumerate(
+        (
+            drive.link(made.inode, ROOT_INODE, b"g"),
+            drive.rename(ROOT_INODE, b"g", ROOT_INODE, b"h"),
+            drive.set_xattr(made.inode, b"user.a", b"b"),
+            drive.remove_xattr(made.inode, b"user.a"),
+            drive.unlink(ROOT_INODE, b"h"),
+        ),
+        1,
+    ):
+        await told(drive, made.inode, mtime_ns, last + turn * 10**12)
+        await change
+        assert times(drive, made.inode)[0] == mtime_ns
+        assert times(drive, made.inode)[1] < last + turn * 10**12
 
 
-async def test_times_are_put_off_until_they_can_be_accepted(
+async def test_access_times_are_put_off_until_they_can_be_accepted(
     drive: Drive, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = await make_file(drive, b"f")
-    known = drive.attributes(made.inode)
-    change = AttributeChange(mtime_ns=known.mtime_ns, ctime_ns=known.ctime_ns + 9)
-    await drive.set_attributes(made.inode, change)
+    drive.touch(made.inode)
+    read_at = drive.attributes(made.inode).atime_ns
     with monkeypatch.context() as patch:
         patch.setattr(drive.ledger, "accept_all", _full)
         with pytest.raises(NoSpaceLeftError):
             await drive.accept_times()
-    assert drive.attributes(made.inode).ctime_ns == known.ctime_ns + 9
+    assert drive.attributes(made.inode).atime_ns == read_at
+    await drive.accept_times()
+    assert drive.attributes(made.inode).atime_ns == read_at
     await drive.unlink(ROOT_INODE, b"f")
     await drive.accept_times()
 

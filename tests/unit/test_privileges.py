@@ -58,9 +58,9 @@ def test_what_a_change_takes_away(change: AttributeChange, user: int | None, roo
 
 
 def test_truncating_at_open() -> None:
-    assert truncation(0o106755, USER).mode == 0o100755
-    assert truncation(0o106755, ROOT).mode is None
-    assert truncation(0o100644, USER).size == 0
+    assert truncation(0o106755, 7, USER).mode == 0o100755
+    assert truncation(0o106755, 7, ROOT).mode is None
+    assert truncation(0o100644, 7, USER) == AttributeChange(size=0, mtime_ns=7, ctime_ns=7)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="asks for this process' own capabilities")
