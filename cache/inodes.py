@@ -140,6 +140,10 @@ class Inodes:
         found = self._namespace.entries(directory, after_cookie, limit)
         return [Entry(item.name, item.cookie, self._attributes(self._row(item.inode))) for item in found]
 
+    def next_cookie(self, directory: int) -> int:
+        """Greater than the cookies of all entries, and not greater than those of entries to come."""
+        return self._directory(directory).next_cookie
+
     def parent(self, directory: int) -> Attributes:
         """What `..` is."""
         return self._attributes(self._row(self._directory(directory).parent))

@@ -3,8 +3,9 @@
 pyfuse3 can ask the kernel for some of the protocol's features only. So libfuse is not given the device but,
 as an already open one (mountpoint `/dev/fd/N`, fuse_session_mount in libfuse's fuse_lowlevel.c), one end of a
 socket pair: it reads the kernel's FUSE_INIT from there and writes its answer there, to which the features
-that it does not know of are added. Then the device takes the socket's place (dup2(2)), and libfuse goes on
-with it as if it always had. The messages are those of linux/fuse.h, in the byte order of the machine.
+that it does not know of are added, and from which those are taken that do harm. Then the device takes the
+socket's place (dup2(2)), and libfuse goes on with it as if it always had. The messages are those of
+linux/fuse.h, in the byte order of the machine.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from backend.errors import UsageError
 
 DONT_MASK: Final = 1 << 6
 """FUSE_DONT_MASK: the file system applies the umask, or a directory's default ACL in its place."""
+
+ASYNC_DIO: Final = 1 << 15
+"""FUSE_ASYNC_DIO: the kernel does not wait for an asynchronous write with O_DIRECT, nor take the pages out of
+its cache that somebody read meanwhile: they would have the old bytes for good."""
 
 HANDLE_KILLPRIV_V2: Final = 1 << 28
 """FUSE_HANDLE_KILLPRIV_V2: the file system takes set-user-ID and set-group-ID away (`mountfs.privileges`)."""
@@ -89,10 +94,12 @@ class Handshake:
     gone on with when it is about to receive, and when it has answered. Nothing waits but for the kernel's
     first request, which is there as soon as the mount is."""
 
-    def __init__(self, device: int, wanted: int) -> None:
-        """`wanted`: the features to add, as far as the kernel has them."""
+    def __init__(self, device: int, wanted: int, unwanted: int = 0) -> None:
+        """`wanted`: the features to add to what libfuse asks for, as far as the kernel has them; `unwanted`:
+        those to take away."""
         self._device = device
         self._wanted = wanted
+        self._unwanted = unwanted
         self._kernel_has = 0
         self._ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.descriptor: Final = its.detach()
@@ -123,7 +130,7 @@ class Handshake:
         message = bytearray(self._ours.recv(_MAX_MESSAGE, socket.MSG_DONTWAIT))
         if _OUT_HEADER.unpack_from(message)[1] == 0:
             major, minor, read_ahead, flags = _IN_INIT.unpack_from(message, _OUT_HEADER.size)
-            flags |= self._wanted & self._kernel_has
+            flags = (flags | self._wanted & self._kernel_has) & ~self._unwanted
             _IN_INIT.pack_into(message, _OUT_HEADER.size, major, minor, read_ahead, flags)
         os.write(self._device, message)
         os.dup2(self._device, self.descriptor, inheritable=False)

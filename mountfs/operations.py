@@ -5,7 +5,7 @@ pyfuse3's reply objects. Rules that hold for all of them:
 - Every entry that the kernel accepts (lookup, create, mknod, mkdir, symlink, link, and readdir's entries
   but for `.` and `..`) holds its inode once; `forget` releases. An open file or folder holds it once too.
 - A file handle is the inode number, and whether it is open for writing: the drive keeps nothing per
-  descriptor, the kernel all of it.
+  descriptor, the kernel all of it. A folder's handle means where its listing ends (`mountfs.open_folders`).
 - Whatever a handler raises becomes an errno (`mountfs.errno_table`); nothing ends the mount.
 - Answers are cached by the kernel for `CACHE_SECONDS`: names, attributes and the absence of names.
   What else changes the drive tells the kernel by invalidation.
@@ -40,6 +40,7 @@ from cache.errors import NoAttributeError, NoEntryError
 from mountfs.errno_table import errno_of, is_expected, is_known
 from mountfs.kernel_times import KernelTimes
 from mountfs.large_writes import LARGE, LargeWrites
+from mountfs.open_folders import OpenFolder, OpenFolders
 from mountfs.privileges import CAPABILITY, Writers, may_reduce, reduced, truncation, without_privileges
 from mountfs.versions import Found, VersionsView
 
@@ -180,6 +181,7 @@ class DriveOperations(pyfuse3.Operations):
         self._access_times = access_times
         self._writers = Writers()
         self._times = KernelTimes()
+        self._folders = OpenFolders()
         self.large_writes = LargeWrites()
 
     # pyfuse3 takes `(inode, count)` pairs for one forget and for many.
@@ -405,34 +407,43 @@ class DriveOperations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         if inode >= self._past:
             return await self._view.open_directory(inode)
+        handle = self._folders.open(inode, self._drive.next_cookie(inode))
         self._drive.hold(inode)
-        return inode
+        return handle
 
     @_answered
     async def releasedir(self, fh: int) -> None:
         if fh >= self._past:
             self._view.close_directory(fh)
         else:
-            self._drive.release(fh)
+            self._drive.release(self._folders.close(fh))
 
     @_answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         if fh < self._past:
-            await self._drive.fsync(fh)
+            await self._drive.fsync(self._folders[fh].inode)
 
     @_answered
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         if fh >= self._past:
             self._read_past(fh, start_id, token)
             return
-        if start_id < 1 and not self._reply_dots(fh, b".", 1, token):
+        folder = self._folders[fh]
+        inode = folder.inode
+        if not start_id:
+            folder.end = self._drive.next_cookie(inode)
+        if start_id < 1 and not self._reply_dots(inode, b".", 1, token):
             return
-        if start_id < 2 and not self._reply_dots(fh, b"..", 2, token):
+        if start_id < 2 and not self._reply_dots(inode, b"..", 2, token):
             return
-        self._touch(fh)
-        after = start_id if start_id >= _FIRST_COOKIE else 0
-        while entries := self._drive.entries(fh, after, _READDIR_BATCH):
+        self._touch(inode)
+        self._list(folder, start_id if start_id >= _FIRST_COOKIE else 0, token)
+
+    def _list(self, folder: OpenFolder, after: int, token: ReaddirToken) -> None:
+        while entries := self._drive.entries(folder.inode, after, _READDIR_BATCH):
             for entry in entries:
+                if entry.cookie >= folder.end:
+                    return
                 if not pyfuse3.readdir_reply(token, entry.name, entry_reply(entry.attributes), entry.cookie):
                     return
                 self._drive.hold(entry.attributes.inode)

@@ -44,7 +44,15 @@ from cache.calls import calls_of
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from mountfs.control import Commands, serve_control, serve_device
-from mountfs.fuse_device import DONT_MASK, HANDLE_KILLPRIV_V2, Handshake, is_mounted, mount_device, take_out
+from mountfs.fuse_device import (
+    ASYNC_DIO,
+    DONT_MASK,
+    HANDLE_KILLPRIV_V2,
+    Handshake,
+    is_mounted,
+    mount_device,
+    take_out,
+)
 from mountfs.fuse_loop import MAX_TASKS, PollingLoop, has_known_seam, installed, interrupting
 from mountfs.garbage import collect_when_idle
 from mountfs.mount_calls import MNT_DETACH, raise_read_ahead, sync_by_process, syncfs, umount2
@@ -330,7 +338,8 @@ def _mounted(operations: DriveOperations, mountpoint: Path, options: MountOption
         yield from _mounted_by_libfuse(operations, mountpoint, options)
         return
     device = mount_device(mountpoint, options.words())
-    handshake = Handshake(device, HANDLE_KILLPRIV_V2 | (DONT_MASK if operations.enable_acl else 0))
+    wanted = HANDLE_KILLPRIV_V2 | (DONT_MASK if operations.enable_acl else 0)
+    handshake = Handshake(device, wanted, ASYNC_DIO)
     mount = _Mount(None)
     try:
         with interrupting() as alarm:

@@ -278,6 +278,10 @@ class MemoryDrive:
             for name, cookie in islice(later, limit)
         ]
 
+    def next_cookie(self, directory: int) -> int:
+        self._directory(directory)
+        return self._cookie
+
     def get_xattr(self, inode: int, name: bytes) -> bytes:
         self.asked[os.fsdecode(name)] += 1
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import random
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -130,3 +131,36 @@ def test_removing_while_listing_empties_a_folder(place: Path) -> None:
             os.unlink(entry)
     assert os.listdir(place) == []
     place.rmdir()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_listing_that_renames_what_it_meets_ends(place: Path, seed: int) -> None:
+    """As programs do that give all names a prefix; some files go elsewhere, and come back."""
+    source = random.Random(seed)
+    count, other = source.choice([1, 63, 64, 65, 700, 3000]), place / "other"
+    other.mkdir()
+    fill(place, count)
+    met = []
+    with os.scandir(place) as entries:
+        for entry in entries:
+            met.append(entry.name)
+            assert len(met) <= count + 1
+            if entry.name != "other":
+                new = place / f"x{source.randint(0, 9)}{entry.name}"
+                if source.random() < 0.2:
+                    os.rename(entry, other / entry.name)
+                    os.rename(other / entry.name, new)
+                else:
+                    os.rename(entry, new)
+    assert sorted(met) == sorted(["other", *(f"entry {number}" for number in range(count))])
+    assert len(os.listdir(place)) == count + 1
+
+
+def test_a_listing_goes_as_far_as_what_was_there_when_it_began_anew(place: Path) -> None:
+    fill(place, 300)
+    with listing(place) as found:
+        found.next()
+        (place / "late").touch()
+        assert b"late" not in found.rest()
+        found.rewind()
+        assert b"late" in found.rest()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import UsageError
-from mountfs.fuse_device import DONT_MASK, Handshake, is_mounted, mount_device
+from mountfs.fuse_device import ASYNC_DIO, DONT_MASK, Handshake, is_mounted, mount_device
 
 INIT, GETATTR = 26, 3
 HAD = 0b1001
@@ -21,9 +21,9 @@ ASYNC_READ = 1
 class Kernel:
     """Its end of the device, and what libfuse would do at the other."""
 
-    def __init__(self, wanted: int) -> None:
+    def __init__(self, wanted: int, unwanted: int = 0) -> None:
         self.socket, device = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.handshake = Handshake(device.detach(), wanted)
+        self.handshake = Handshake(device.detach(), wanted, unwanted)
         self.steps = self.handshake.steps()
 
     def ask(self, opcode: int = INIT, flags: int = HAD | DONT_MASK) -> None:
@@ -61,6 +61,16 @@ def test_what_is_wanted_is_added_and_the_device_takes_over(kernel: Kernel) -> No
     kernel.socket.send(b"the next request")
     assert os.read(kernel.handshake.descriptor, 100) == b"the next request"
     assert not os.get_inheritable(kernel.handshake.descriptor)
+
+
+def test_what_is_not_wanted_is_taken_away() -> None:
+    kernel = Kernel(DONT_MASK, ASYNC_READ | ASYNC_DIO)
+    kernel.ask()
+    next(kernel.steps)
+    kernel.reply()
+    assert list(kernel.steps) == []
+    assert struct.unpack_from("=IIII", kernel.socket.recv(1000), 16) == (7, 31, 131072, DONT_MASK)
+    kernel.close()
 
 
 def test_what_the_kernel_does_not_have_is_not_asked_for(kernel: Kernel) -> None:
