@@ -8,6 +8,7 @@ entry u16 tag, u16 permissions, u32 id (all ones where the tag names nobody). Pu
 from __future__ import annotations
 
 import struct
+from collections.abc import Collection
 from typing import Final, NamedTuple
 
 from cache.errors import InvalidArgumentError
@@ -81,6 +82,34 @@ def permission_bits(acl: Acl) -> int:
     """The nine bits that stat(2) shows: of owner, of the mask (without one: of the group), of others."""
     found = {entry.tag: entry.permissions for entry in acl}
     return found[USER_OBJ] << 6 | found.get(MASK, found[GROUP_OBJ]) << 3 | found[OTHER]
+
+
+def of_mode(mode: int) -> Acl:
+    """The list that says what the permission bits say."""
+    return (
+        AclEntry(USER_OBJ, mode >> 6 & 7),
+        AclEntry(GROUP_OBJ, mode >> 3 & 7),
+        AclEntry(OTHER, mode & 7),
+    )
+
+
+def allows(acl: Acl, owner: int, group: int, user: int, groups: Collection[int], wanted: int) -> bool:
+    """Whether a file of `owner` and `group` with this list may be accessed so by `user`, who is in `groups`
+    (acl(5), "ACCESS CHECK ALGORITHM"). `wanted` as in a mode; capabilities are not looked at."""
+    mask = next((entry.permissions for entry in acl if entry.tag == MASK), 7)
+    for entry in acl:
+        if entry.tag == USER_OBJ and user == owner:
+            return not wanted & ~entry.permissions
+        if entry.tag == USER and user == entry.id:
+            return not wanted & ~(entry.permissions & mask)
+    matching = [
+        entry.permissions & mask
+        for entry in acl
+        if (entry.tag == GROUP_OBJ and group in groups) or (entry.tag == GROUP and entry.id in groups)
+    ]
+    if matching:
+        return any(not wanted & ~permissions for permissions in matching)
+    return not wanted & ~acl[-1].permissions
 
 
 def with_permission_bits(acl: Acl, mode: int) -> Acl:

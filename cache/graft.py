@@ -11,7 +11,6 @@ Invariants:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -57,7 +56,7 @@ class Graft:
         self._source = source
         self._parent = parent
         self._name = name
-        self._now = time.time_ns()
+        self._now = drive.now()
         self._made: dict[int, int] = {}
         self._operations: list[Operation] = []
         self._directories: list[Operation] = []

@@ -75,6 +75,7 @@ VERSIONS: Final = (
     " SELECT content, size, mtime_ns, mode, born FROM inode WHERE inode = :inode AND born < :end"
     " ORDER BY born"
 )
+_LAST: Final = f"SELECT {_PAST_INODE}, died FROM past_inode WHERE inode = :inode ORDER BY born DESC LIMIT 1"
 _FOREVER: Final = (1 << 63) - 1
 
 
@@ -110,6 +111,12 @@ class History:
         """The inode's row as of `commit`; None if there was none."""
         row = next(self._query(INODE_AT, {"inode": inode, "at": commit}), None)
         return None if row is None else inode_row(row[:-1])
+
+    def last(self, inode: int) -> tuple[InodeRow, int] | None:
+        """The last row of an inode that is gone, and the last commit as of which it is that; None if it is
+        not known any more."""
+        row = next(self._query(_LAST, {"inode": inode}), None)
+        return None if row is None else (inode_row(row[:-1]), row[-1] - 1)
 
     def entry_at(self, parent: int, name: bytes, commit: int) -> DentryRow | None:
         """What the name in the directory was as of `commit`."""

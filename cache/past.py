@@ -32,6 +32,7 @@ from cache.errors import (
 from cache.history import ContentVersion, History
 from cache.namespace import Namespace
 from cache.operations import ROOT_INODE
+from cache.past_access import PastAccess
 from cache.past_names import FORMS, SECOND, Moment, format_time, parse
 from cache.past_points import Point
 from cache.rows import DentryRow, Extent, InodeRow
@@ -90,6 +91,7 @@ class PastTree:
 
     def __init__(self, namespace: Namespace, content: Content, flush: Callable[[], None]) -> None:
         self.history = History(namespace)
+        self.access = PastAccess(namespace, self.history)
         self._namespace = namespace
         self._content = content
         self._flush = flush

@@ -18,7 +18,7 @@ import errno
 import logging
 import os
 import stat
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from functools import update_wrapper
 from typing import Any, Concatenate, Final, NoReturn, ParamSpec, TypeVar
 
@@ -37,6 +37,7 @@ from cache.access import LISTS
 from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import NoAttributeError, NoEntryError
+from cache.past_access import READ, SEARCH, Caller
 from mountfs.errno_table import errno_of, is_expected, is_known
 from mountfs.kernel_times import KernelTimes
 from mountfs.large_writes import LARGE, LargeWrites
@@ -151,6 +152,18 @@ def attribute_change(wanted: EntryAttributes, fields: SetattrFields) -> Attribut
     )
 
 
+def _caller(ctx: RequestContext) -> Caller:
+    """Who asks; one who has ended is in no group."""
+
+    def groups() -> Collection[int]:
+        try:
+            return pyfuse3.get_sup_groups(ctx.pid)
+        except OSError:
+            return ()
+
+    return Caller(ctx.uid, ctx.gid, groups)
+
+
 class DriveOperations(pyfuse3.Operations):
     """The request handlers of one mount. `access_times`: keep them (relatime). `access_lists`: the kernel
     enforces POSIX ACLs and leaves the umask to us; without, they are refused, for to keep one that nobody
@@ -196,6 +209,7 @@ class DriveOperations(pyfuse3.Operations):
     @_answered
     async def lookup(self, parent_inode: int, name: bytes, ctx: RequestContext) -> EntryAttributes:
         if parent_inode >= self._past:
+            self._view.check(parent_inode, _caller(ctx), SEARCH)
             return self._held_past(await self._view.lookup(parent_inode, name))
         if name == self._versions_name:
             return self._held_past(self._view.enter(parent_inode))
@@ -336,6 +350,7 @@ class DriveOperations(pyfuse3.Operations):
         if inode >= self._past:
             if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
                 raise FUSEError(errno.EROFS)
+            self._view.check(inode, _caller(ctx), READ)
             self._view.hold(self._view.find(inode))
             return FileInfo(fh=inode, keep_cache=True)
         if not flags & (os.O_ACCMODE | os.O_TRUNC):
@@ -406,6 +421,7 @@ class DriveOperations(pyfuse3.Operations):
     @_answered
     async def opendir(self, inode: int, ctx: RequestContext) -> int:
         if inode >= self._past:
+            self._view.check(inode, _caller(ctx), READ)
             return await self._view.open_directory(inode)
         handle = self._folders.open(inode, self._drive.next_cookie(inode))
         self._drive.hold(inode)
@@ -515,12 +531,7 @@ class DriveOperations(pyfuse3.Operations):
     def _keeps_set_group_id(self, inode: int, ctx: RequestContext) -> bool:
         """Whether the caller may give the bit to a file of that group, as with chmod(2)."""
         group = self._drive.attributes(inode).gid
-        if ctx.uid == 0 or group == ctx.gid:
-            return True
-        try:
-            return group in pyfuse3.get_sup_groups(ctx.pid)
-        except OSError:
-            return False  # the process has ended
+        return ctx.uid == 0 or group == ctx.gid or group in _caller(ctx).groups()
 
     @_answered
     async def listxattr(self, inode: int, ctx: RequestContext) -> list[bytes]:

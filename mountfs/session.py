@@ -88,9 +88,9 @@ log = logging.getLogger(__name__)
 class MountOptions:
     """How to mount. `source` is what mount(8) shows; `access_times` False is noatime; `dumpable` lets
     debuggers and core dumps see the process, keys included. `versions_name` is the hidden directory's (None:
-    there is none); with `as_of` (a name of a moment, `cache.past_names`) the mount shows the drive then.
-    `access_lists`: with POSIX ACLs. `folders`: those that the drive has on this machine, by what they are
-    for, to say so to who asks."""
+    there is none); with `as_of` (a name of a moment, `cache.past_names`) the mount shows the drive then, and
+    is nosuid: a set-ID bit that was taken away since means nothing. `access_lists`: with POSIX ACLs.
+    `folders`: those that the drive has on this machine, by what they are for, to say so to who asks."""
 
     source: str
     control_socket: Path
@@ -110,10 +110,11 @@ class MountOptions:
         """The `-o` words of mount.fuse3(8). Only root may mount with `suid` and `dev`: without it
         fusermount3 forces `nosuid` and `nodev`."""
         words = {"default_permissions", "subtype=drivefs", "fsname=" + _escaped(self.source)}
+        suid = self.suid and not self.as_of
         chosen = {
             "ro": self.read_only,
             "allow_other": self.allow_other,
-            "suid" if self.suid else "nosuid": os.geteuid() == 0 or not self.suid,
+            "suid" if suid else "nosuid": os.geteuid() == 0 or not suid,
             "dev" if self.dev else "nodev": os.geteuid() == 0 or not self.dev,
             "noexec": not self.exec,
             "noatime": not self.access_times,

@@ -14,8 +14,10 @@ Invariants:
    kernel knows are told apart by hashing again. A time that is named otherwise than in the listing (`2h`) is
    a folder of its own: the kernel allows a folder one place only.
 2. The table holds exactly what the kernel holds (`hold`, `release`).
-3. A name that will always mean the same may be remembered by the kernel; what goes with the clock, or
-   grows with the drive, may not.
+3. Names may not be remembered by the kernel: what goes with the clock changes its meaning, what grows with
+   the drive appears, and for all others it has to ask who may look at them now (`check`). Attributes of then
+   may.
+4. The past is nosuid: a set-ID bit or a capability that was revoked since means nothing there.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import struct
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from itertools import count
-from stat import S_IFDIR, S_IFLNK
+from stat import S_IFDIR, S_IFLNK, S_ISGID, S_ISUID
 from typing import Final
 
 from cache import past_points
@@ -42,6 +44,7 @@ from cache.errors import (
 )
 from cache.operations import ROOT_INODE
 from cache.past import PAST_BIT, attributes_of
+from cache.past_access import Caller, Place
 from cache.past_names import format_time, version_name
 from cache.rows import FIRST_COOKIE, InodeRow
 
@@ -50,12 +53,12 @@ LATEST: Final = b"latest"
 BY_NAME: Final = b"by-name"
 
 ALWAYS: Final = 86_400.0
-LISTED: Final = 60.0
-"""Seconds for names of commits: retention may take one away."""
 NEVER: Final = 0.0
 
 _PAGE: Final = 256
 _READABLE: Final = 0o555
+_SET_ID: Final = S_ISUID | S_ISGID
+_CAPABILITY: Final = b"security.capability"
 _KEY: Final = struct.Struct("<BQQQI")
 
 
@@ -69,6 +72,8 @@ class _Node:
     name: bytes = b""
     commit: int = 0
     inode: int = 0
+    place: Place = field(default=Place(), compare=False)
+    """where it was found, in the live tree"""
 
 
 _VERSIONS: Final = 1
@@ -86,7 +91,7 @@ class Found:
 
     node: _Node
     attributes: Attributes
-    name_seconds: float = ALWAYS
+    name_seconds: float = NEVER
     attribute_seconds: float = ALWAYS
 
 
@@ -170,12 +175,23 @@ class VersionsView:
         changed = max(live.ctime_ns, self._drive.past.time_of(self._drive.past.head))
         times = {"atime_ns": changed, "mtime_ns": changed, "ctime_ns": changed}
         own = replace(live, inode=self._number(node), mode=type_, nlink=2, size=0, blocks=0, **times)
-        return Found(node, own, NEVER if node.kind == _LATEST else LISTED, NEVER)
+        return Found(node, own, NEVER, NEVER)
 
-    def _of_row(self, node: _Node, row: InodeRow, name_seconds: float = ALWAYS) -> Found:
+    def _of_row(self, node: _Node, row: InodeRow) -> Found:
         attributes = attributes_of(row)
         attributes.inode = self._number(node)
-        return Found(node, attributes, name_seconds)
+        if self._root is not None:  # the mount says who may look, and whether it is nosuid
+            return Found(node, attributes, ALWAYS)
+        if not row.is_directory:
+            attributes.mode &= ~_SET_ID
+        return Found(node, attributes)
+
+    def check(self, number: int, caller: Caller, wanted: int) -> None:
+        """`AccessDeniedError` if the present forbids to look at the inode so (`cache.past_access`); in
+        a mount as of a time it does not."""
+        node = self._node(number)
+        if self._root is None and node.kind in (_PAST, _CONTENT):
+            self._drive.past.access.check(node.inode, node.commit, node.place, caller, wanted)
 
     async def lookup(self, parent: int, name: bytes) -> Found:
         """An entry of a directory of the view. `NoEntryError`, `NotDirectoryError`."""
@@ -196,7 +212,7 @@ class VersionsView:
 
     def _look_into_past(self, node: _Node, name: bytes) -> Found:
         row = self._drive.past.lookup(node.inode, name, node.commit)
-        return self._of_row(replace(node, inode=row.inode), row)
+        return self._of_row(replace(node, inode=row.inode, place=Place(node.inode, name)), row)
 
     async def _look_into_versions(self, node: _Node, name: bytes) -> Found:
         if name == BY_NAME:
@@ -212,7 +228,7 @@ class VersionsView:
         row = self._drive.past.history.inode_at(node.directory, commit)
         if row is None:
             raise NoEntryError("this directory was not there then")
-        return self._of_row(past, row, LISTED if is_listed else NEVER)
+        return self._of_row(past, row)
 
     def _look_into_file(self, node: _Node, name: bytes) -> Found:
         for item in self._versions(node):
@@ -248,7 +264,7 @@ class VersionsView:
         node = self._node(number)
         if name == ACCESS and node.kind in _LISTS:
             return self._drive.get_xattr(node.directory, name)
-        if node.kind not in (_PAST, _CONTENT):
+        if node.kind not in (_PAST, _CONTENT) or (name == _CAPABILITY and self._root is None):
             raise NoAttributeError("no such extended attribute")
         return self._drive.past.get_xattr(node.inode, name, node.commit)
 
@@ -257,7 +273,8 @@ class VersionsView:
         node = self._node(number)
         if node.kind not in (_PAST, _CONTENT):
             return []
-        return self._drive.past.xattr_names(node.inode, node.commit)
+        names = self._drive.past.xattr_names(node.inode, node.commit)
+        return [name for name in names if name != _CAPABILITY or self._root is not None]
 
     # Listing
 
@@ -318,7 +335,7 @@ class VersionsView:
     def _past_entries(self, node: _Node, after_cookie: int, limit: int) -> list[tuple[Entry, Found]]:
         past, found = self._drive.past, []
         for entry in past.entries(node.inode, node.commit, after_cookie, limit):
-            inner = replace(node, inode=entry.inode)
+            inner = replace(node, inode=entry.inode, place=Place(node.inode, entry.name))
             listed = self._of_row(inner, past.row(entry.inode, node.commit))
             found.append((Entry(entry.name, entry.cookie, listed.attributes), listed))
         return found
@@ -328,10 +345,11 @@ class VersionsView:
         if node.kind == _BY_NAME:
             return self._found(_Node(_FILE, node.directory, name))
         if node.kind == _FILE:
-            inner = _Node(_CONTENT, node.directory, node.name, commit, inode)
+            place = Place(node.directory, node.name)
+            inner = _Node(_CONTENT, node.directory, node.name, commit, inode, place)
         else:
             inner = _Node(_PAST, node.directory, b"", commit, inode)
-        return self._of_row(inner, self._drive.past.row(inode, commit), LISTED)
+        return self._of_row(inner, self._drive.past.row(inode, commit))
 
     def _read_names(self, listing: _Listing, wanted: int) -> None:
         past, directory = self._drive.past, listing.node.directory

@@ -69,7 +69,7 @@ def test_a_segment_of_version_1_is_read() -> None:
 
 
 def test_an_unknown_version_is_refused() -> None:
-    body = b"drvfsjnl" + struct.pack("<HHI", 3, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
+    body = b"drvfsjnl" + struct.pack("<HHI", 4, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
     with pytest.raises(FormatError, match="version 4"):
         decode_segment_header(body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8))))
 

@@ -356,8 +356,12 @@ async def test_what_may_be_remembered(drive: Drive, clock: Clock) -> None:
     for relative in (b"5s", b"@1", b"latest"):
         assert (await found_at(view, relative)).name_seconds == 0
     assert (await found_at(view)).attribute_seconds == 0
-    assert (await found_at(view, name)).name_seconds > 0
-    assert (await found_at(view, b"5s", b"f")).name_seconds > 0
+    for names in ((name,), (name, b"f"), (b"5s", b"f")):
+        found = await found_at(view, *names)
+        assert found.name_seconds == 0  # who looks is checked each time
+        assert found.attribute_seconds > 0
+    whole = VersionsView(drive, None, as_of=1)
+    assert (await whole.lookup(ROOT_INODE, b"f")).name_seconds > 0
 
 
 async def test_by_name_in_the_view(drive: Drive, clock: Clock) -> None:
