@@ -20,7 +20,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import apsw
 
-from backend import at_rest
+from backend import at_rest, file_limit
 from backend.errors import CorruptError, FormatError, NoSpaceError, NotFoundError, TransientError
 from backend.pack_format import PackEntry
 from backend.upstream import BlockId
@@ -127,7 +127,9 @@ def _translated(method: Callable[Parameters, Result]) -> Callable[Parameters, Re
             raise NoSpaceError("the block index cannot grow: the cache directory's disk is full") from error
         except (apsw.CorruptError, apsw.NotADBError) as error:
             raise CorruptError("the block index is damaged: remove blocks.db, it is rebuilt") from error
-        except (apsw.IOError, apsw.BusyError, apsw.CantOpenError) as error:
+        except apsw.IOError as error:
+            raise TransientError(f"the block index cannot be used: {error}{file_limit.hint()}") from error
+        except (apsw.BusyError, apsw.CantOpenError) as error:
             raise TransientError(f"the block index cannot be used: {error}") from error
 
     return wrapper

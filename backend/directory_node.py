@@ -34,7 +34,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from backend import durable, node_files
+from backend import durable, file_limit, node_files
 from backend.errors import (
     ConflictError,
     DriveError,
@@ -200,7 +200,7 @@ class DirectoryNode:
             del self._running[call]
 
     def _translated(self, what: str, error: OSError) -> DriveError:
-        text = f"{self.name}: {what}: {error.strerror}"
+        text = f"{self.name}: {what}: {file_limit.reason(error)}"
         if error.errno in _ABSENT or isinstance(error, ForeignFileError):
             self._check()
             return NotFoundError(text)

@@ -33,7 +33,7 @@ from pathlib import Path
 
 import trio
 
-from backend import durable, failpoints
+from backend import durable, failpoints, file_limit
 from backend.node import Buffer
 from cache.errors import FileTooBigError, InputOutputError, JournalLostError, NoSpaceLeftError
 from cache.journal_bulk import BulkFile, BulkFiles
@@ -278,8 +278,9 @@ class Journal:
     def _refused(self, error: OSError) -> InputOutputError | NoSpaceLeftError:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return NoSpaceLeftError(f"the disk that holds {self._folder} is full: nothing was accepted")
+        reason = file_limit.reason(error)
         return InputOutputError(
-            f"the journal {self._folder} cannot be written now ({error.strerror}): nothing was accepted"
+            f"the journal {self._folder} cannot be written now ({reason}): nothing was accepted"
         )
 
     def fail(self, problem: str) -> InputOutputError:
@@ -370,7 +371,7 @@ class Journal:
             self._still_unsynced(numbers, new_names)
             raise self._refused(error) from error
         except OSError as error:
-            raise self.fail(f"cannot be synced ({error.strerror})") from error
+            raise self.fail(f"cannot be synced ({file_limit.reason(error)})") from error
         except BaseException:  # cancelled before it began: nothing is synced
             self._still_unsynced(numbers, new_names)
             raise

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import apsw
 
+from backend import file_limit
 from backend.errors import CorruptError, FormatError, NoSpaceError, NotFoundError, TransientError
 from cache.operations import OLDEST_TIME
 
@@ -203,7 +204,7 @@ def sqlite_errors(path: str) -> Iterator[None]:
     except apsw.CantOpenError as error:
         raise NotFoundError(f"{path}: cannot be opened") from error
     except (apsw.Error, OSError) as error:
-        raise TransientError(f"{path}: {error}") from error
+        raise TransientError(f"{path}: {error}{file_limit.hint()}") from error
 
 
 def open_database(path: str, *, read_only: bool = False, immutable: bool = False) -> Connection:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
+from backend import file_limit
 from backend.errors import DriveError, UsageError
 from cache.errors import FileSystemError
 from tools.terminal import complain, open_standard_descriptors, printable
@@ -68,7 +69,7 @@ def describe(error: BaseException) -> str:
     """One line for a person."""
     if isinstance(error, OSError) and error.strerror:
         place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
-        return printable(f"{place}{error.strerror}")
+        return printable(f"{place}{file_limit.reason(error)}")
     return printable(str(error).strip()) or type(error).__name__
 
 

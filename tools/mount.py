@@ -20,7 +20,7 @@ from typing import Final
 
 import trio
 
-from backend import failpoints
+from backend import failpoints, file_limit
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publisher import Intervals
@@ -96,6 +96,9 @@ def _tell(line: str) -> None:
 def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDrive:
     """Refuse what can be refused now, and unlock the drive."""
     places.check_fuse()
+    file_limit.raise_as_far_as_allowed()
+    if file_limit.limit() is not None:
+        _warn(f"the journal and the databases of a drive grow{file_limit.hint()}")
     if options.allow_other:
         places.check_allow_other()
     folder = os.path.abspath(folder)
