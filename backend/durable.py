@@ -56,6 +56,11 @@ class Durable:
         nor change the file's size."""
         os.posix_fallocate(descriptor, 0, size)
 
+    def free_space(self, path: str) -> tuple[int, int]:
+        """The bytes of the file system that holds `path`: all, and those that we may still use."""
+        found = os.statvfs(path)
+        return found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize
+
     def make_folder(self, path: str, *, folder: int | None = None) -> None:
         """mkdir(2) for the owner only; durable after `sync_folder` of the folder above."""
         os.mkdir(_in(folder, path), 0o700, dir_fd=folder)

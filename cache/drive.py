@@ -295,7 +295,7 @@ class Drive(Tree):
             "dirty_files": len(self._dirty),
             "dirty_bytes": self._dirty.data_bytes(),
             "journal_bytes": ledger.journal.used_bytes,
-            "journal_limit": self._journal_limit,
+            "journal_limit": self._reachable_limit(),
             "files_and_folders": totals.inodes,
             "file_bytes": totals.bytes,
             "sealed_bytes": sealer.sealed_bytes,
@@ -307,6 +307,11 @@ class Drive(Tree):
             "scrub": dict(self.health.scrub_status()) if self.health is not None else {},
             "store": None if self._store_status is None else asdict(self._store_status),
         }
+
+    def _reachable_limit(self) -> int:
+        """What the journal may take, as its disk is now."""
+        used = self.ledger.journal.used_bytes
+        return int(min(self._journal_limit, used + max(self.ledger.local_left(), 0)))
 
     def points(self) -> list[Point]:
         """The retained points, the oldest first."""

@@ -11,6 +11,7 @@ Event-loop thread only.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from stat import S_IFLNK, S_IFMT
 from typing import Final
@@ -228,6 +229,10 @@ class Inodes:
         self._check_writable()
         if self.publisher.is_over(_WAIT[need]):
             await self._wait_for_publisher(need)
+        if not self.ledger.has_local_room(need):
+            raise NoSpaceLeftError(
+                f"the disk that holds {os.path.dirname(self._namespace.path)} is nearly full: make room there"
+            )
         if not self.ledger.room.allows(need, size):
             await self._make_room(need, size)
 

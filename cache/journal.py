@@ -425,6 +425,10 @@ class Journal:
             failpoints.failpoint(SEGMENT_DROPPED)
         self._dropped += map(Dropped, self._bulk.drop_before(position))
 
+    def give_back_spares(self) -> None:
+        """The disk is short of room: keep no files for later segments."""
+        self._files.give_back_spares()
+
     async def close_dropped(self) -> None:
         """Give the space of dropped segments back. Idempotent."""
         async with self._sync_lock:

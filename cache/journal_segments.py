@@ -17,6 +17,7 @@ Event-loop thread only, but for `finish_dropping`. Errors are the `OSError` of t
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -32,6 +33,7 @@ MAX_SPARES: Final = 2
 SUFFIX: Final = ".journal"
 SPARE_SUFFIX: Final = ".spare"
 LOST: Final = "lost"
+_SMALLEST: Final = 64 << 10
 _ZEROS: Final = bytes(1 << 20)
 
 SEGMENT_STARTED = failpoints.declare("journal.segment-started", "a new segment has its header, no record yet")
@@ -96,7 +98,8 @@ class SegmentFiles:
         return str(self._folder / f"{number:016x}{SUFFIX}")
 
     def allocate(self, path: str, header: bytes, size: int) -> tuple[int, int]:
-        """A segment file of at least `size` bytes with its header: descriptor and size."""
+        """A segment file with its header: descriptor and size. Of at least `size` bytes, if the disk has so
+        many."""
         io = durable.current()
         if self.nameless:
             descriptor = nameless_file(str(self._folder))
@@ -109,7 +112,7 @@ class SegmentFiles:
         try:
             opened = descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
             if os.fstat(descriptor).st_size < size:
-                io.preallocate(descriptor, size)
+                _preallocate(descriptor, size)
             io.write(descriptor, [header], 0)
             failpoints.failpoint(SEGMENT_STARTED)
             return descriptor, os.fstat(descriptor).st_size
@@ -152,6 +155,12 @@ class SegmentFiles:
         close_all(each.descriptor for each in dropped)
         return emptied
 
+    def give_back_spares(self) -> None:
+        """Remove those that can be used."""
+        while self._spares:
+            durable.current().unlink(self._spares[-1])
+            self._spares.pop()
+
     def take_spares(self, emptied: list[str]) -> None:
         """They can be used from now on."""
         self._spares += emptied
@@ -171,6 +180,18 @@ def remove_own(path: str, descriptor: int) -> None:
     """Take the file's name, if it has it still."""
     if is_at(path, descriptor):
         durable.current().unlink(path)
+
+
+def _preallocate(descriptor: int, size: int) -> None:
+    """A disk that is nearly full has room for a small segment, perhaps."""
+    while True:
+        try:
+            durable.current().preallocate(descriptor, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or size <= _SMALLEST:
+                raise
+        size = max(size // 4, _SMALLEST)
 
 
 def _empty(dropped: Dropped) -> None:

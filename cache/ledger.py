@@ -20,6 +20,7 @@ Used on the event-loop thread only.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence
 
@@ -43,9 +44,10 @@ from cache.journal_format import (
     encode_times,
 )
 from cache.journal_scan import DATA_OFFSET, Event, PendingCommit, Scan, scan
+from cache.local_room import LocalRoom
 from cache.namespace import Namespace
 from cache.operations import Operation, SetAttributes, SetExtents, encode
-from cache.room import Room
+from cache.room import Need, Room
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Ledger:
         self.namespace = namespace
         self.dirty = DirtyFiles()
         self.room = Room()
+        self.local_room = LocalRoom(os.path.dirname(os.path.abspath(namespace.path)))
         self.pending: PendingCommit | None = None
         self._operations: list[bytes] = []
         self.operation_bytes = 0
@@ -271,6 +274,17 @@ class Ledger:
         """Whether anything accepted is not in the commit log yet."""
         return self.pending is not None or bool(self._operations) or len(self.dirty) > 0
 
+    def has_local_room(self, need: Need) -> bool:
+        """Whether this machine's disk lets more be accepted; none is refused by what it said long ago."""
+        if self.local_room.allows(need, self.local_left()):
+            return True
+        self.local_room.look_anew()
+        return self.local_room.allows(need, self.local_left())
+
+    def local_left(self) -> float:
+        """Bytes that are left on this machine's disk, beside the reserve."""
+        return self.local_room.look(self.room.accepted, self.operation_bytes)
+
     @property
     def unstored_bytes(self) -> int:
         """Bytes of what was accepted and is not in the commit log: content and operations. Walks all dirty
@@ -379,6 +393,9 @@ class Ledger:
             if known <= self._durable_position:
                 self.journal.drop_before(needed)
                 await self.journal.close_dropped()
+                self.local_room.look_anew()
+            if self.local_left() < 0:
+                self.journal.give_back_spares()
         finally:
             await self.wake_waiting()
 

@@ -198,7 +198,8 @@ async def open_drive(
     """Recover and put together. The upstream's background work must be running. On success the drive
     owns `local` and `upstream` and closes both; on an error the caller does."""
     limiter = trio.CapacityLimiter(4)
-    local.ledger.journal.segment_size = min(SEGMENT_SIZE, max(options.journal_size // 8, SMALLEST_SEGMENT))
+    largest = min(options.journal_size, max(local.ledger.local_left(), 0))
+    local.ledger.journal.segment_size = min(SEGMENT_SIZE, max(int(largest) // 8, SMALLEST_SEGMENT))
     local.ledger.large_write = options.large_write
     codec = BlockCodec(drive_id, secrets.block_id, secrets.block)
     chunker = Chunker(secrets.chunker)

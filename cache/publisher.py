@@ -31,6 +31,7 @@ from cache.ledger import Ledger
 from cache.operations import Release, SetExtents, SetWriter, decode, encode, is_release
 from cache.pieces import Stored
 from cache.quiet import Quiet
+from cache.room import LITTLE
 from cache.sealer import Sealer
 from cache.writer_store import Writer
 
@@ -146,6 +147,7 @@ class Publisher:
             or ledger.journal.used_bytes > self._journal_limit // 2
             or ledger.room.is_tight
             or bool(ledger.custody.lost)
+            or ledger.journal.used_bytes > max(ledger.local_left(), LITTLE)
         )
 
     @property
@@ -161,6 +163,7 @@ class Publisher:
             ledger.operation_bytes > 2 * times * OPERATIONS_LIMIT
             or ledger.open_writes > 2 * times * WRITES_LIMIT
             or ledger.journal.used_bytes > times * self._journal_limit
+            or ledger.local_room.is_short(ledger.local_left(), ledger.journal.used_bytes, times)
         )
 
     def wake(self) -> None:

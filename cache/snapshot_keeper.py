@@ -84,9 +84,9 @@ class SnapshotKeeper:
         log.info("snapshot of commit %d stored", head.number)
 
     def _has_room(self) -> bool:
-        """A snapshot takes nothing of the reserve. How much of it is new is not known before."""
+        """A snapshot takes nothing of a reserve. How much of it is new to the nodes is not known before."""
         size = os.stat(self._ledger.namespace.path).st_size
-        if self._ledger.room.allows(Need.GROW, size):
+        if self._ledger.room.allows(Need.GROW, size) and self._ledger.local_left() > size:
             return True
-        log.info("no snapshot is made now: the drive is too full for its %d bytes", size)
+        log.info("no snapshot is made now: there is no room for its %d bytes", size)
         return False

@@ -33,7 +33,7 @@ from backend.drive_file import NodeEntry
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError
 from backend.findings import Finding, Findings
 from backend.patience import ask
-from cache.local_state import LOCK_FILE, set_namespace_aside
+from cache.local_state import LOCK_FILE, NAMESPACE_FILE, set_namespace_aside
 from cache.lost_files import LostRange
 from cache.opening import DriveOptions
 from tools import compose, errors, old_drive, places
@@ -48,6 +48,8 @@ from tools.terminal import complain, is_terminal, say
 CORRECTED: Final = 1
 LEFT: Final = 4
 OPERATIONAL: Final = 8
+_COPIES: Final = 4
+"""Of the namespace, that a run may have on the disk at once: from the log, this machine's, and their logs."""
 FSCK_CODES: Final = ExitCodes(usage=16, system=OPERATIONAL, interrupted=32, failure=OPERATIONAL)
 
 
@@ -290,12 +292,19 @@ def _locked(state_folder: Path) -> Iterator[_Unlock]:
 
 @contextmanager
 def _work_folder(state_folder: Path) -> Iterator[Path]:
-    """A private folder for this run; what an ended run left goes first."""
+    """A private folder for this run; what an ended run left goes first. Where the state folder's disk has no
+    room for copies of the namespace, in the place for temporary files (`TMPDIR`)."""
     base = state_folder if state_folder.is_dir() else None
     for stale in base.glob("fsck-*") if base else ():
         shutil.rmtree(stale, ignore_errors=True)
-    folder = tempfile.mkdtemp(prefix="fsck-", dir=base)
+    folder = tempfile.mkdtemp(prefix="fsck-", dir=base if base and _has_room(base) else None)
     try:
         yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_room(state_folder: Path) -> bool:
+    namespace = state_folder / NAMESPACE_FILE
+    size = namespace.stat().st_size if namespace.exists() else 0
+    return shutil.disk_usage(state_folder).free > _COPIES * size

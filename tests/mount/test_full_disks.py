@@ -1,0 +1,264 @@
+"""Disks that fill up, for real: small file systems under the nodes, and under this machine's state and cache.
+
+To mount them takes root; `tests/unit/test_full_drive.py` and `test_local_room.py` try the same without.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.contents import KINDS, content
+from tests.mount.conftest import temporary_drive
+from tests.mount.mounted import MountedDrive, succeed
+
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount small file systems"),
+]
+
+MIB = 1 << 20
+NODE = 24 * MIB
+NOTHING_KEPT = [
+    each for name in ("all", "hourly", "daily", "weekly", "monthly") for each in (f"--{name}", "0")
+]
+PROMPT = 12.0
+"""Seconds within which whoever waits is answered, on a busy machine."""
+
+
+@pytest.fixture
+def drive(fuse: None) -> Iterator[MountedDrive]:
+    """Not made yet."""
+    with temporary_drive() as drive:
+        yield drive
+
+
+@pytest.fixture
+def disk(drive: MountedDrive) -> Callable[[str, int], Path]:
+    """Makes a file system of so many bytes; `MountedDrive.close` takes it away."""
+
+    def make(name: str, size: int) -> Path:
+        path = drive.folder / name
+        path.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True)
+        return path
+
+    return make
+
+
+def write(path: Path, data: bytes) -> bool:
+    """Write, fsync and close; False if there is no room."""
+    try:
+        with open(path, "wb", buffering=0) as file:
+            file.write(data)
+            os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True
+
+
+def check(drive: MountedDrive, kept: dict[str, bytes]) -> None:
+    """All of it is there, for a machine that has never seen the drive."""
+    drive.umount()
+    drive.wipe_cache()
+    drive.mount()
+    for name, data in kept.items():
+        assert (drive.mountpoint / name).read_bytes() == data
+
+
+def free(drive: MountedDrive) -> int:
+    found = os.statvfs(drive.mountpoint)
+    return found.f_bavail * found.f_frsize
+
+
+def small_nodes(drive: MountedDrive, disk: Callable[[str, int], Path], size: int = NODE) -> list[Path]:
+    """A drive on nodes of that size, mounted."""
+    disks = [disk(f"disk{number}", size) for number in range(6)]
+    for each in disks:
+        (each / "node").mkdir()
+    drive.make(*(word for each in disks for word in ("--node", each / "node")))
+    drive.mount()
+    return disks
+
+
+def sync_however(drive: MountedDrive) -> None:
+    """The kernel tells once more, to who syncs, that a write was refused."""
+    drive.tool("drivefs", "sync", drive.mountpoint)
+    drive.sync()
+
+
+def test_full_nodes_are_told_and_emptied(drive: MountedDrive, disk: Callable[[str, int], Path]) -> None:
+    small_nodes(drive, disk)
+    empty = free(drive)
+    kept: dict[str, bytes] = {}
+    for number in range(60):
+        name, data = f"f{number}", content(KINDS[number % len(KINDS)], 4 * MIB, number)
+        if not write(drive.mountpoint / name, data):
+            break
+        kept[name] = data
+    else:
+        pytest.fail("nobody said that the drive is full")
+    sync_however(drive)
+    check(drive, kept)
+    for path in drive.mountpoint.iterdir():
+        path.unlink()
+    assert os.listdir(drive.mountpoint) == []
+    succeed(drive.tool("drivefs", "retention", "set", drive.mountpoint, *NOTHING_KEPT))
+    succeed(drive.tool("drivefs", "gc", drive.mountpoint, "--grace", "0", "--trust-clock"))
+    time.sleep(1)
+    assert free(drive) > empty * 0.95
+    again = content("random", 8 * MIB, 1000)
+    assert write(drive.mountpoint / "again", again)
+    drive.sync()
+    check(drive, {"again": again})
+    drive.umount()
+    assert drive.fsck() == 0
+
+
+_WRITER = """
+import os, sys
+while True:
+    try:
+        with open(sys.argv[1], "wb", buffering=0) as file:
+            for _ in range(16):
+                file.write(os.urandom(1 << 20))
+            os.fsync(file.fileno())
+    except OSError as error:
+        print(error.errno, flush=True)
+"""
+
+
+def test_whoever_waits_can_be_killed_and_time_limits_are_kept(
+    drive: MountedDrive, disk: Callable[[str, int], Path]
+) -> None:
+    """Others fill the nodes to the last byte, while programs write."""
+    disks = small_nodes(drive, disk)
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(drive.mountpoint / f"w{number}")], stdout=subprocess.PIPE
+        )
+        for number in range(4)
+    ]
+    try:
+        time.sleep(1)
+        for each in disks:
+            fill(each / "others")
+        time.sleep(3)
+        begun = time.monotonic()
+        drive.tool("drivefs", "sync", "--timeout", "2s", drive.mountpoint)
+        assert time.monotonic() - begun < 2 + PROMPT / 2
+        begun = time.monotonic()
+        (drive.mountpoint / "w0").unlink()
+        os.listdir(drive.mountpoint)
+        assert time.monotonic() - begun < PROMPT
+    finally:
+        begun = time.monotonic()
+        for writer in writers:
+            writer.send_signal(signal.SIGKILL)
+        for writer in writers:
+            writer.communicate(timeout=60)
+    assert time.monotonic() - begun < PROMPT
+    for each in disks:
+        (each / "others").unlink()
+    sync_however(drive)
+    assert write(drive.mountpoint / "after", b"after")
+
+
+def fill(path: Path, leave: int = 0) -> None:
+    """A file that takes all room but so many bytes."""
+    with open(path, "wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(64 << 10))
+    if leave:
+        os.truncate(path, max(path.stat().st_size - leave, 0))
+
+
+def named(path: Path, data: bytes) -> bool:
+    """A small file with a large attribute; False if there is no room."""
+    if not write(path, data):
+        return False
+    try:
+        os.setxattr(path, "user.large", os.urandom(60_000))
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return False
+    return True
+
+
+class TestStateDisk:
+    """Journal and databases on a disk of their own, which is smaller than the journal may get."""
+
+    def _mount(self, drive: MountedDrive, disk: Callable[[str, int], Path], *options: str) -> Path:
+        small = disk("small", 96 * MIB)
+        drive.state, drive.cache = small / "state", small / "cache"
+        drive.make()
+        drive.mount(*options)
+        return small
+
+    def test_large_writes_do_not_fill_it(self, drive: MountedDrive, disk: Callable[[str, int], Path]) -> None:
+        small = self._mount(drive, disk, "commit_interval=1h")
+        kept = {}
+        for number in range(60):
+            name, data = f"f{number}", os.urandom(4 * MIB)
+            assert write(drive.mountpoint / name, data)
+            kept[name] = data
+            assert os.statvfs(small).f_bavail > 0
+        drive.sync()
+        check(drive, kept)
+
+    def test_attributes_fill_it_and_are_removed(
+        self, drive: MountedDrive, disk: Callable[[str, int], Path]
+    ) -> None:
+        """The namespace itself gets too large: who writes is told, and everything else goes on."""
+        small = self._mount(drive, disk, "commit_interval=1h")
+        folder = drive.mountpoint / "folder"
+        folder.mkdir()
+        names = []
+        for number in range(5000):
+            path = folder / f"{number}"
+            if not named(path, b"%d" % number):
+                break
+            names.append(path)
+        assert 300 < len(names) < 5000
+        assert os.statvfs(small).f_bavail * os.statvfs(small).f_frsize > 3 * MIB
+        sync_however(drive)
+        drive.umount()
+        drive.mount()
+        for path in names:
+            assert path.read_bytes() == path.name.encode()
+            assert len(os.getxattr(path, "user.large")) == 60_000
+        shutil.rmtree(folder)
+        drive.sync()
+        drive.umount()
+        assert drive.fsck() == 0
+
+    def test_others_fill_it_for_a_while(self, drive: MountedDrive, disk: Callable[[str, int], Path]) -> None:
+        """Not a byte is left, then there is room again: nothing was lost, and nobody had to help."""
+        small = self._mount(drive, disk, "commit_interval=100ms")
+        before, after = os.urandom(MIB), os.urandom(MIB)
+        assert write(drive.mountpoint / "before", before)
+        fill(small / "others")
+        refused = [not write(drive.mountpoint / f"meanwhile{number}", bytes(MIB)) for number in range(3)]
+        assert all(refused)
+        assert (drive.mountpoint / "before").read_bytes() == before
+        begun = time.monotonic()
+        drive.tool("drivefs", "sync", "--timeout", "3s", drive.mountpoint)
+        assert time.monotonic() - begun < 3 + PROMPT / 2
+        (small / "others").unlink()
+        time.sleep(1.5)
+        assert write(drive.mountpoint / "after", after)
+        sync_however(drive)
+        check(drive, {"before": before, "after": after})
