@@ -15,7 +15,7 @@ import os
 import socket
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import httpx
@@ -55,8 +55,9 @@ class ControlClient:
             raise NotMountedError(f"{mountpoint}: {why}")
         for address in addresses(mount.device):
             client = cls(address)
-            if client._peer()[1] == mount.owner:
-                return client
+            with suppress(NoAnswerError):  # it has ended meanwhile
+                if client._peer()[1] == mount.owner:
+                    return client
         try:
             return cls(os.fsdecode(os.getxattr(mountpoint, CONTROL_ATTRIBUTE)))
         except OSError as error:

@@ -22,7 +22,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import LeaseHeldError, UsageError
-from mountfs.control import Commands, serve_control
+from mountfs.control import Commands, serve_control, serve_device
 from tools import daemon, doctor, drivefs, errors, mounts, places
 from tools.control_client import ControlClient, NoAnswerError, NotMountedError
 from tools.errors import COMMAND_CODES, MKFS_CODES, MOUNT_CODES, MissingSystemError, ReportedError, ToolError
@@ -449,6 +449,33 @@ class TestControlClient:
             nursery.cancel_scope.cancel()
         with pytest.raises(NoAnswerError, match="does not answer"):
             await ask(client.status)
+
+    @pytest.mark.parametrize("theirs", [False, True])
+    async def test_the_socket_of_another_user_is_not_believed(
+        self, tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, theirs: bool
+    ) -> None:
+        """Anybody may make a socket that claims to be that of a mount."""
+
+        async def status() -> dict[str, int]:
+            return {"commit": 3}
+
+        async def nothing() -> None:
+            raise AssertionError
+
+        async def no_problem() -> str:
+            return ""
+
+        commands = Commands(status, nothing, no_problem, lambda: None)
+        await nursery.start(serve_device, os.makedev(4000, 4712), commands)
+        owner = os.geteuid() + theirs
+        mount = mounts.Mount(str(tmp_path), "fuse.drivefs", "/d", "4000:4712", frozenset(), owner)
+        monkeypatch.setattr(mounts, "find", lambda _: mount)
+        if theirs:
+            with pytest.raises(NotMountedError):
+                await trio.to_thread.run_sync(ControlClient.of_mount, str(tmp_path))
+            return
+        client = await trio.to_thread.run_sync(ControlClient.of_mount, str(tmp_path))
+        assert (await trio.to_thread.run_sync(client.status)) == {"commit": 3}
 
     def test_where_no_drive_is_mounted(self, tmp_path: Path) -> None:
         with pytest.raises(NotMountedError, match="no drivefs drive"):
