@@ -72,6 +72,11 @@ def find(mountpoint: str) -> Mount | None:
     return next((mount for mount in reversed(mounts()) if mount.mountpoint == path), None)
 
 
+def of_device(device: str) -> list[Mount]:
+    """The mounts of one file system, in mount order: after the first they are bound (mount --bind)."""
+    return [mount for mount in mounts() if mount.device == device]
+
+
 def absolute(mountpoint: str) -> str:
     """The path as the kernel's table has it: the parent resolved, the last part untouched (a dead
     mount cannot be resolved)."""

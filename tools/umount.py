@@ -5,6 +5,9 @@ Order: 1. drain through the control socket, while programs can still use the mou
 the kernel refuses while a file is open; 3. wait until the process behind the mount has ended, as only
 then its lease and its state folder are free. If 1 fails the mount stays, unless it is forced: then the
 journal keeps what is not stored, and the next mount of the drive goes on with it.
+
+A drive that is bound to other places too (mount --bind) goes on until the last is unmounted: 1 is done for
+the first that the kernel has in its table, 3 for the last.
 """
 
 from __future__ import annotations
@@ -40,13 +43,10 @@ def umount(arguments: Sequence[str]) -> int:
         raise NotMountedError(f"{options.mountpoint}: not mounted")
     if mount.type != mounts.FILE_SYSTEM_TYPE:
         raise NotMountedError(f"{options.mountpoint}: what is mounted here is {mount.type}, no drivefs drive")
-    process = _drain(options)
-    mounts.unmount(mount.mountpoint, lazy=options.lazy)
-    if process is None:
-        _see_that_it_is_kept(mount)
-    elif not options.lazy:
-        with closing(process):
-            process.wait(_END_SECONDS)
+    if mount == mounts.of_device(mount.device)[0]:
+        _unmount_drive(mount, options)
+    else:
+        mounts.unmount(mount.mountpoint, lazy=options.lazy)
     if options.verbose:
         say(f"umount.drivefs: {mount.mountpoint} unmounted")
     return 0
@@ -70,6 +70,22 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("-N", dest="namespace", metavar="NS", help="the mount namespace: a process id or a path")
     add("-t", dest="type", metavar="TYPE", help="accepted for umount(8)")
     return parser.parse_intermixed_args(arguments)
+
+
+def _unmount_drive(mount: mounts.Mount, options: argparse.Namespace) -> None:
+    process = _drain(options)
+    mounts.unmount(mount.mountpoint, lazy=options.lazy)
+    if process is None:
+        _see_that_it_is_kept(mount)
+        return
+    with closing(process):
+        if left := mounts.of_device(mount.device):
+            where = ", ".join(each.mountpoint for each in left)
+            complain(
+                f"umount.drivefs: {mount.mountpoint}: unmounted, but the drive is still mounted at {where}"
+            )
+        elif not options.lazy:
+            process.wait(_END_SECONDS)
 
 
 def _see_that_it_is_kept(mount: mounts.Mount) -> None:

@@ -1,0 +1,56 @@
+"""A drive that can be seen in more places than one: who unmounts one of them takes that place away only."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.mount.mounted import MountedDrive, run, succeed, wait_for_end
+from tools import mounts
+
+pytestmark = [
+    pytest.mark.mount,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root binds"),
+]
+AT_ONCE = 30.0
+"""seconds, of which umount.drivefs would wait 60 for a process that does not end"""
+
+
+def bind(drive: MountedDrive, inside: str) -> Path:
+    """A place beside the drive where its `inside` can be seen."""
+    source = drive.mountpoint / inside
+    place = drive.folder / "bound"
+    place.mkdir() if source.is_dir() else place.touch()
+    run("mount", "--bind", source, place)
+    return place
+
+
+@pytest.mark.parametrize("inside", ["", "folder", "file"])
+def test_unmounting_a_bound_place_leaves_the_drive_mounted(drive: MountedDrive, inside: str) -> None:
+    drive.mount()
+    (drive.mountpoint / "folder").mkdir()
+    (drive.mountpoint / "file").write_bytes(b"kept")
+    place = bind(drive, inside)
+    begun = time.monotonic()
+    done = drive.tool("umount.drivefs", place)
+    assert (succeed(done), done.stderr) == ("", "")
+    assert time.monotonic() - begun < AT_ONCE
+    assert mounts.find(str(place)) is None
+    assert (drive.mountpoint / "file").read_bytes() == b"kept"
+
+
+def test_unmounting_the_drive_says_where_it_is_still_seen(drive: MountedDrive) -> None:
+    drive.mount("commit_interval=1h")
+    (drive.mountpoint / "file").write_bytes(b"kept")
+    process = drive.process_id
+    assert process is not None
+    place = bind(drive, "file")
+    done = drive.tool("umount.drivefs", drive.mountpoint)
+    succeed(done)
+    assert f"the drive is still mounted at {place}" in done.stderr
+    assert place.read_bytes() == b"kept"
+    succeed(drive.tool("umount.drivefs", place))
+    wait_for_end(process)
