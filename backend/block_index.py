@@ -300,6 +300,8 @@ class BlockIndex:
     def revive(self, blocks: Sequence[BlockId]) -> None:
         """Somebody needs these: none of them is dying or forgotten any more, as far as its pack is there, nor
         is that doomed. Idempotent."""
+        if self._one("SELECT 1 FROM dying UNION ALL SELECT 1 FROM copies LIMIT 1") is None:
+            return
         with self._transaction():
             for block in blocks:
                 self._database.execute("DELETE FROM dying WHERE id = ?", (block,))

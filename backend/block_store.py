@@ -1,8 +1,8 @@
 """The block store: dedup, packing, storing at write quorum, reading, repair, rebuilding the index.
 
 It implements the block half of `backend.upstream.Upstream`: `missing`, `put_blocks`, `flush`, `get_block`,
-`get_block_again`, `report_wrong`, `stored_blocks`, `release`, `sizes`, `compact`, `status`, `close`; what
-those promise is said there. How space is given back: `backend.compaction`.
+`get_block_again`, `report_wrong`, `stored_blocks`, `release`, `revive`, `sizes`, `compact`, `status` and
+`close`; what those promise is said there. How space is given back: `backend.compaction`.
 
 Invariants:
 1. A block is in the buffer or in the index from `put_blocks` on; it passes from one to the other without
@@ -177,6 +177,10 @@ class BlockStore:
         await trio.lowlevel.checkpoint()
         self._released = True
         return self._index.set_dying(blocks, time.time_ns())
+
+    async def revive(self, blocks: Sequence[BlockId]) -> None:
+        await trio.lowlevel.checkpoint()
+        self._index.revive(blocks)
 
     async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
         await trio.lowlevel.checkpoint()

@@ -19,7 +19,7 @@ from typing import Final, Protocol
 import trio
 
 from backend.commit_log import CommitLog
-from backend.errors import ConflictError, CorruptError, DriveError, FencedError, ReadOnlyError
+from backend.errors import ConflictError, CorruptError, DriveError, FencedError, ReadOnlyError, UsageError
 from backend.lease import Lease
 from backend.node import Buffer
 from backend.replicated_objects import ReplicatedObjects
@@ -58,6 +58,9 @@ class Blocks(Protocol):
 
     async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
         """See `Upstream.release`."""
+
+    async def revive(self, blocks: Sequence[BlockId]) -> None:
+        """See `Upstream.revive`."""
 
     async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
         """See `Upstream.sizes`."""
@@ -100,6 +103,7 @@ class LocalUpstream:
         self._scope = trio.CancelScope()
         self._stopped = trio.Event()
         self._running = False
+        self._appended = False
 
     @property
     def epoch(self) -> int:
@@ -161,7 +165,9 @@ class LocalUpstream:
     async def append(self, commit: Commit, expected: Head) -> Head:
         """See `Upstream.append`."""
         await self._writer().ensure()
-        return await self._log.append(commit, expected)
+        head = await self._log.append(commit, expected)
+        self._appended = True
+        return head
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
         """See `Upstream.commits_after`."""
@@ -210,6 +216,10 @@ class LocalUpstream:
         await self._writer().ensure()
         return await self._blocks.release(blocks)
 
+    async def revive(self, blocks: Sequence[BlockId]) -> None:
+        """See `Upstream.revive`."""
+        await self._blocks.revive(blocks)
+
     async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
         """See `Upstream.sizes`."""
         return await self._blocks.sizes(blocks)
@@ -217,6 +227,8 @@ class LocalUpstream:
     async def compact(self, grace: float, bytes_per_second: float, *, debris: bool) -> CompactionReport:
         """See `Upstream.compact`."""
         verify = self._writer().verify
+        if not self._appended:
+            raise UsageError("blocks are deleted only when this session has appended a commit")
         return await self._blocks.compact(verify, grace, bytes_per_second, debris=debris)
 
     async def put_root(self, name: str, data: bytes) -> None:

@@ -182,13 +182,19 @@ class Upstream(Protocol):
         before. They stay readable until `compact`, but are `missing` from now on. The caller makes sure that
         nothing refers to them, and that nobody relies on an earlier answer of `missing`. Idempotent."""
 
+    async def revive(self, blocks: Sequence[BlockId]) -> None:
+        """The log names these: what was noted here of their release, in whatever session, is void for those
+        that can still be read. Idempotent."""
+
     async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
         """Sealed bytes of those that are stored."""
 
     async def compact(self, grace: float, bytes_per_second: float, *, debris: bool) -> CompactionReport:
         """Delete blocks that were released at least `grace` seconds ago and give their space back. Call
         `release` in the same session before. `debris`: every block that is needed is known to be
-        stored, so remains of packs that cannot be read may go. Safe to cancel and to repeat."""
+        stored, so remains of packs that cannot be read may go. Only when this session has appended a commit
+        (`UsageError`): a commit that another process had on its way when it lost the lease, and that may name
+        what goes, can then never be in the log any more. Safe to cancel and to repeat."""
 
     async def put_root(self, name: str, data: bytes) -> None:
         """Store a small named object (replacing) in m+1 copies. Durable when it returns."""

@@ -19,7 +19,7 @@ connection of its own, which sees what was flushed in the silence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -106,13 +106,15 @@ class Collector:
         async with self._quiet.silence():
             return await self._find()
 
-    async def release(self) -> Dead:
-        """Have the store treat what is dead as missing, and say so in operations of the open commit. The
-        caller publishes them. Safe to repeat."""
+    async def release(self, *, always: bool) -> Dead:
+        """Have the store treat what is dead as missing, and say so in operations of the open commit; with
+        `always` also if that says nothing new. The caller publishes them. Safe to repeat."""
         async with self._quiet.silence():
             dead = await self._find()
             new = await self._upstream.release(dead.blocks)
             failpoint(MARKED)
+            if always and not new:
+                self._ledger.accept(Release(()))
             for start in range(0, len(new), _IN_ONE_OPERATION):
                 self._ledger.accept(Release(tuple(new[start : start + _IN_ONE_OPERATION])))
             failpoint(RELEASED)
@@ -134,11 +136,17 @@ class Collector:
             last = page[-1]
             here = await trio.to_thread.run_sync(needed.up_to, last)
             dead.blocks += [block for block in page if block not in here]
-            dead.lost += len(here.difference(page))
+            dead.lost += await self._count_lost(here.difference(page))
         if not page:
-            dead.lost += len(await trio.to_thread.run_sync(needed.up_to, b"\xff" * 33))
+            dead.lost += await self._count_lost(await trio.to_thread.run_sync(needed.up_to, b"\xff" * 33))
         del dead.blocks[LIMIT:]
         return dead
+
+    async def _count_lost(self, unlisted: Set[bytes]) -> int:
+        """How many of these, which are needed, the store cannot bring back either."""
+        blocks = [BlockId(block) for block in unlisted]
+        await self._upstream.revive(blocks)
+        return len(blocks) - len(await self._upstream.sizes(blocks))
 
     def _in_pieces(self) -> Iterator[bytes]:
         dirty = self._ledger.dirty

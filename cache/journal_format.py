@@ -61,6 +61,8 @@ class RecordType(IntEnum):
     """a position: the records from there up to this one are not to be followed any more"""
     TIMES = 10
     """inode, modification and change time: those of its content so far, as its writer has them"""
+    VOID = 11
+    """a position: the EXTENTS from there up to this one name blocks that are gone, and do not count"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,14 +209,14 @@ def decode_times(payload: Buffer) -> tuple[int, int, int]:
 
 
 def encode_given_up(position: int) -> bytes:
-    """Payload of a GIVEN_UP record."""
+    """Payload of a GIVEN_UP or VOID record."""
     return _GIVEN_UP.pack(position)
 
 
 def decode_given_up(payload: Buffer) -> int:
     """The position. `FormatError` for a payload of another length."""
     if len(payload) != _GIVEN_UP.size:
-        raise FormatError(f"a GIVEN_UP record of {len(payload)} bytes")
+        raise FormatError(f"a GIVEN_UP or VOID record of {len(payload)} bytes")
     (position,) = _GIVEN_UP.unpack(payload)
     return int(position)
 

@@ -5,6 +5,9 @@ that they are durable. The first of them that a dirty file still needs is where 
 all behind it is given up, except what only says that earlier commits are stored and published. Giving up can
 make older bytes needed again (the extents that replaced them are given up), so it is repeated until what is
 left is whole. A GIVEN_UP record keeps the decision, since records are only ever appended.
+
+Blocks that a pending commit's EXTENTS name may be gone when it is taken up again, as another mount may have
+had no use for them. Then all its EXTENTS are void, which a VOID record keeps, and its content is dirty again.
 """
 
 from __future__ import annotations
@@ -69,9 +72,10 @@ class Event:
 
 
 class Scan:
-    """What the records say, without those in a range of `given_up` (end by begin, positions)."""
+    """What the records say, without those in a range of `given_up`, and without the EXTENTS in one of `void`
+    (end by begin, positions)."""
 
-    def __init__(self, given_up: Mapping[int, int]) -> None:
+    def __init__(self, given_up: Mapping[int, int], void: Mapping[int, int]) -> None:
         self.dirty = DirtyFiles()
         self.events: list[Event] = []
         self.commit = 0
@@ -80,7 +84,12 @@ class Scan:
         """from where this process gave up what the journal says; None: nothing"""
         self.told: dict[int, int] = {}
         """the ranges that GIVEN_UP records name"""
+        self.told_void: dict[int, int] = {}
+        """the ranges that VOID records name"""
+        self.void: int | None = None
+        """from where this process takes EXTENTS for void; None: nothing"""
         self._given_up = given_up
+        self._void = void
         self._bulk: list[tuple[int, Layer, Bulk]] = []
 
     def read(self, journal: Journal) -> None:
@@ -89,6 +98,8 @@ class Scan:
             self.commit = self.commit or record.open_commit
             if record.kind is RecordType.GIVEN_UP:
                 self.told[decode_given_up(record.payload)] = record.position
+            elif record.kind is RecordType.VOID:
+                self.told_void[decode_given_up(record.payload)] = record.position
             elif not self._is_given_up(record):
                 self.commit = max(self.commit, record.open_commit)
                 self._take(record.position, record.kind, record.payload)
@@ -115,8 +126,15 @@ class Scan:
             found.setdefault(self.commit, PendingCommit(self.commit, 0, 0, [], []))
         return list(found.values())
 
+    def void_from(self, commit: int) -> int | None:
+        """Where the EXTENTS of the pending commit of that number begin; None: it has none."""
+        positions = (e.position for e in self.events if e.kind is RecordType.EXTENTS and e.commit == commit)
+        return next(positions, None)
+
     def _is_given_up(self, record: Record) -> bool:
-        if not any(begin <= record.position < end for begin, end in self._given_up.items()):
+        if record.kind is RecordType.EXTENTS and _is_within(record.position, self._void):
+            return True
+        if not _is_within(record.position, self._given_up):
             return False
         # Of a commit whose cut stands, what became of it stands too.
         if record.kind is RecordType.EXTENTS:
@@ -181,19 +199,28 @@ class Scan:
         self.events.append(Event(position, RecordType.PUBLISHED, number, (time_ns, commit_hash)))
 
 
-def scan(journal: Journal) -> Scan:
-    """Read the journal and give up what a power cut left in part. Before `Journal.start`."""
+def _is_within(position: int, ranges: Mapping[int, int]) -> bool:
+    return any(begin <= position < end for begin, end in ranges.items())
+
+
+def scan(journal: Journal, void: int | None = None) -> Scan:
+    """Read the journal and give up what a power cut left in part. EXTENTS from `void` on do not count: of a
+    journal that was scanned before. Before `Journal.start`."""
     told: dict[int, int] = {}
+    told_void: dict[int, int] = {}
     lost: int | None = None
     while True:
-        found = Scan(told if lost is None else told | {lost: journal.end})
+        found = Scan(
+            told if lost is None else told | {lost: journal.end},
+            told_void if void is None else told_void | {void: journal.end},
+        )
         found.read(journal)
-        if found.told != told:
-            told = found.told
+        if (found.told, found.told_void) != (told, told_void):
+            told, told_void = found.told, found.told_void
             continue
         first = found.first_lost(journal)
         if first is None:
-            found.lost = lost
+            found.lost, found.void = lost, void
             return found
         log.warning("bytes of a write that was not synced are not on the disk: given up what came after it")
         lost = first

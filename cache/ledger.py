@@ -80,7 +80,7 @@ class Ledger:
         self._operations: list[bytes] = []
         self.operation_bytes = 0
         self._diverged = False
-        self._scanned = Scan({})
+        self._scanned = Scan({}, {})
         self._published_position = 0
         """from here on it says what the state at the newest published cut needs, and what came after"""
         self._durable_position = 0
@@ -125,6 +125,12 @@ class Ledger:
             published = published[max(len(published) - len(ours), 0) :]
         return published == ours
 
+    def take_back_extents(self, number: int) -> None:
+        """Blocks that the unfinished commit's content was stored in are gone: it is dirty again, and stored
+        anew from the journal, which has all of it (invariant 5). Before `replay`."""
+        self._scanned = scan(self.journal, self._scanned.void_from(number))
+        self.dirty = self._scanned.dirty
+
     def begin_open_commit(self) -> None:
         """The namespace was brought on by commits of others, after `replay`: what is accepted from here on is
         in the journal as of the commit that is open now."""
@@ -151,10 +157,10 @@ class Ledger:
     def _is_ahead(self, position: int) -> bool:
         """Whether the namespace, as of `position`, holds what the journal lost, or was given up: now, or by a
         process that did not come to write the namespace down after it."""
-        given_up = self._scanned.told
-        if self._scanned.lost is not None:
-            given_up = given_up | {self._scanned.lost: self.journal.end}
-        inside = any(begin < position <= end for begin, end in given_up.items())
+        scanned = self._scanned
+        given_up = [*scanned.told.items(), *scanned.told_void.items()]
+        given_up += [(begin, self.journal.end) for begin in (scanned.lost, scanned.void) if begin is not None]
+        inside = any(begin < position <= end for begin, end in given_up)
         return inside or not self.journal.reaches(position)
 
     def _replay_event(self, event: Event, apply: bool) -> None:
@@ -181,8 +187,8 @@ class Ledger:
                 namespace.record_commit(event.commit, commit_hash, time_ns)
 
     def _finish_replay(self) -> None:
-        published, lost = self.head.number, self._scanned.lost
-        self._scanned = Scan({})
+        published, lost, void = self.head.number, self._scanned.lost, self._scanned.void
+        self._scanned = Scan({}, {})
         if self.pending is None or self.pending.number <= published:
             if self.pending is not None:
                 self._published_position = self.pending.oldest
@@ -193,6 +199,8 @@ class Ledger:
         self.journal.start(self.namespace.commit)
         if lost is not None:
             self.journal.append(RecordType.GIVEN_UP, (encode_given_up(lost),), self.namespace.commit)
+        if void is not None:
+            self.journal.append(RecordType.VOID, (encode_given_up(void),), self.namespace.commit)
         self.namespace.flush(self.journal.end)
 
     # Accepting

@@ -40,7 +40,7 @@ from cache.journal import SEGMENT_SIZE
 from cache.ledger import LARGE_WRITE, Ledger
 from cache.local_state import DEVICE, LocalState
 from cache.operations import MAX_NAME, ROOT_INODE, Delete, SetAttributes, decode
-from cache.publisher import CommitIdentity, Intervals, Publisher, is_same_commit
+from cache.publisher import CommitIdentity, Intervals, Publisher, blocks_named, is_same_commit
 from cache.quiet import Quiet
 from cache.retention_keeper import RetentionKeeper, RetentionSchedule
 from cache.sealer import Sealer
@@ -111,6 +111,7 @@ class _Recovery:
             await self._check_unfinished()
         if self._ledger.contradicts_the_log:
             raise self._stale(self._ledger.head.number)
+        await self._ask_for_blocks()
         self._ledger.replay()
         await self._reconcile()
 
@@ -150,6 +151,24 @@ class _Recovery:
         await self._catch_up(ledger.journal.end)
         ledger.begin_open_commit()
 
+    async def _ask_for_blocks(self) -> None:
+        """A commit that was stored and not appended names blocks that nothing in the log names: another mount
+        may have let them go. Those of one that the log has are there."""
+        for unfinished in self._ledger.unfinished():
+            blocks = blocks_named(unfinished.extents)
+            if not blocks or (await self._upstream.head()).number >= unfinished.number:
+                continue
+            missing = await self._upstream.missing(blocks)
+            if missing:
+                log.warning(
+                    "%d blocks of commit %d, which was not appended, are not there any more: they are stored "
+                    "again from the journal",
+                    len(missing),
+                    unfinished.number,
+                )
+                self._ledger.take_back_extents(unfinished.number)
+                return
+
     async def _check_unfinished(self) -> None:
         """The namespace came from the log alone: what the journal holds of commits that the log has must
         be what the log says of them, or the end of it."""
@@ -174,6 +193,7 @@ class _Recovery:
                 if commit.previous != self._ledger.head.hash:
                     raise RollbackError(f"commit {commit.number} of the drive's log follows another history")
                 self._apply(commit, commit_hash)
+                await self._upstream.revive(commit.added)
                 number = commit.number
                 await trio.lowlevel.checkpoint()
             namespace.flush(position)

@@ -104,6 +104,8 @@ class Publisher:
         self._lock = trio.Lock()
         self._wake = trio.Event()
         self.fenced = False
+        self.has_published = False
+        """whether a commit of this process is in the log"""
         self.refusal: FileSystemError | None = None
         """what to tell writers who would have to wait: this machine's disk is what stops publishing, or that
         the nodes are full"""
@@ -227,6 +229,7 @@ class Publisher:
         await self._store_content()
         await self._ledger.sync_pending()
         head = await self._upstream.append(self._build(pending), self._ledger.head)
+        self.has_published = True
         self._ledger.published(head)
         self._built = None
         await self._ledger.trim()
@@ -294,7 +297,7 @@ class Publisher:
         if self._built is not None and self._built[0] == pending.number:
             return self._built[1]
         identity, head, epoch = self._identity, self._ledger.head, self._upstream.epoch
-        added = tuple(sorted(_blocks(pending.all_operations())))
+        added = tuple(sorted(blocks_named(pending.all_operations())))
         dropped = tuple(sorted(_released(pending.operations)))
         binding = payload_associated_data(
             identity.drive_id,
@@ -334,7 +337,7 @@ def _join(extents: list[tuple[int, int, bytes, int]], piece: Stored) -> None:
     extents.append((piece.start, length, piece.block, piece.block_offset))
 
 
-def _blocks(operations: list[bytes]) -> set[BlockId]:
+def blocks_named(operations: list[bytes]) -> set[BlockId]:
     """What the contents in a commit refer to: those that were written, and those of instant copies."""
     found: set[BlockId] = set()
     for encoded in operations:

@@ -254,7 +254,8 @@ class RetentionKeeper:
         return found
 
     async def _collect(self, grace: float, bytes_per_second: float) -> tuple[Dead, CompactionReport]:
-        dead = await self._collector.release()
+        # Nothing is deleted under a lease before its log has a commit of it (`Upstream.compact`).
+        dead = await self._collector.release(always=not self._publisher.has_published)
         self._publisher.wake()
         await self._publisher.publish(everything=False)
         if dead.lost:

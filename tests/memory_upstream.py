@@ -152,6 +152,11 @@ class MemoryUpstream:
         self.released = {block: self.released.get(block, trio.current_time()) for block in blocks}
         return new
 
+    async def revive(self, blocks: Sequence[BlockId]) -> None:
+        await trio.lowlevel.checkpoint()
+        for block in blocks:
+            self.released.pop(block, None)
+
     async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
         await trio.lowlevel.checkpoint()
         return {block: len(self.stored[block]) for block in blocks if block in self.stored}

@@ -63,10 +63,12 @@ class LocalDrive:
         """Where small objects go."""
         return ranking_of(self.cluster(), 3)
 
-    def make(self, *, writing: bool = True, host: str = "here") -> LocalUpstream:
+    def make(
+        self, *, writing: bool = True, host: str = "here", index_path: str = ":memory:"
+    ) -> LocalUpstream:
         """An upstream that is not yet opened."""
         cluster = self.cluster()
-        index = BlockIndex(":memory:", DRIVE)
+        index = BlockIndex(index_path, DRIVE)
         code = code_for(Profile.parse("4+2"))
         blocks = BlockStore(self.nodes, code, cluster, DRIVE, KEYS.pack, index, linger=0.01)
         objects = self.objects()
@@ -90,10 +92,15 @@ class LocalDrive:
 
     @asynccontextmanager
     async def opened(
-        self, *, writing: bool = True, host: str = "here", known: Head | None = None
+        self,
+        *,
+        writing: bool = True,
+        host: str = "here",
+        known: Head | None = None,
+        index_path: str = ":memory:",
     ) -> AsyncIterator[LocalUpstream]:
-        """An upstream that runs, closed at the end."""
-        upstream = self.make(writing=writing, host=host)
+        """An upstream that runs, closed at the end. `index_path`: where its block index is."""
+        upstream = self.make(writing=writing, host=host, index_path=index_path)
         blocks = self.blocks
         await upstream.open(known=known)
         await upstream.prepare(blocks.reconcile)
