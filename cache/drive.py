@@ -89,6 +89,8 @@ class Drive(Tree):
         """set by who builds the store; None where nobody can look after it"""
         self.notices: list[str] = []
         """set by who opens the drive: what the person who opens it is to be told"""
+        self.set_aside = 0
+        """likewise: how many states lie here that the drive has gone past"""
 
     @property
     def read_only(self) -> bool:
@@ -288,6 +290,7 @@ class Drive(Tree):
             "fenced": self.publisher.fenced,
             "problem": ledger.custody.lost or self.publisher.problem,
             "journal_lost": bool(ledger.custody.lost),
+            "set_aside": self.set_aside,
             "commit": head.number,
             "published": not ledger.unpublished,
             "pending_commit": None if ledger.pending is None else ledger.pending.number,

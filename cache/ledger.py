@@ -46,7 +46,7 @@ from cache.journal_format import (
 from cache.journal_scan import DATA_OFFSET, Event, PendingCommit, Scan, scan
 from cache.local_room import LocalRoom
 from cache.namespace import Namespace
-from cache.operations import Operation, SetAttributes, SetExtents, encode
+from cache.operations import Operation, SetAttributes, SetExtents, decode, encode
 from cache.room import Need, Room
 
 log = logging.getLogger(__name__)
@@ -137,7 +137,18 @@ class Ledger:
         self.journal.begin_segment(self.namespace.commit)
 
     def replay(self) -> None:
-        """Bring the namespace up to the journal's end, and find the pending commit. After `scan`."""
+        """Bring the namespace up to the journal's end, find the pending commit, and begin. After `scan`."""
+        self._replay_events()
+        self._finish_replay()
+
+    def look(self) -> list[Operation]:
+        """Bring the namespace up to the journal's end, of a state that nobody goes on with; what it says that
+        is not known to be published. After `scan`. `CorruptError`: the journal does not fit it."""
+        self._replay_events()
+        pending = [] if self.pending is None else self.pending.all_operations()
+        return [decode(encoded) for encoded in [*pending, *self._operations]]
+
+    def _replay_events(self) -> None:
         position = self.namespace.journal_position()
         if self._is_ahead(position):
             # The database outlived the journal's tail (a power cut): back to what is published.
@@ -152,7 +163,6 @@ class Ledger:
                 self._replay_event(event, event.position >= position)
             elif event.kind is RecordType.CUT:
                 self._published_position = event.content.oldest
-        self._finish_replay()
 
     def _is_ahead(self, position: int) -> bool:
         """Whether the namespace, as of `position`, holds what the journal lost, or was given up: now, or by a

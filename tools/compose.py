@@ -55,6 +55,9 @@ from backend.retry_node import RetryNode
 from backend.scrub import Scrub
 from backend.store_health import StoreHealth
 from backend.upstream import Head
+from cache import stale
+from cache.block_cache import BlockCache
+from cache.block_codec import BlockCodec
 from cache.drive import Drive
 from cache.local_state import LocalState
 from cache.opening import DriveOptions, Secrets, StaleCacheError, open_drive
@@ -64,6 +67,7 @@ from tools.places import Folders
 INDEX_FILE: Final = "blocks.db"
 ENDING_SECONDS: Final = 15.0
 OBJECT_PATIENCE: Final = 15.0
+RESTORING_CACHE: Final = 64 << 20
 LEASE_PATIENCE: Final = DEFAULT_SECONDS / 6
 
 Waiting = Callable[[str], None]
@@ -222,6 +226,7 @@ async def _open(
     for notice in notices:
         log.warning("%s", notice)
     opened.notices = notices
+    opened.set_aside = len(await trio.to_thread.run_sync(stale.found, folders.state))
     return opened
 
 
@@ -273,6 +278,20 @@ async def _open_once(
     except BaseException:
         local.close()
         raise
+
+
+@asynccontextmanager
+async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterator[BlockCache]:
+    """The blocks on the nodes, for reading only and beside any mount, with an index that is made anew in
+    `index_folder`. `UnavailableError`."""
+    store, upstream, _ = _build_upstream(drive, index_folder, 0.0, None)
+    try:
+        await store.reconcile()
+        codec = BlockCodec(drive.file.id, drive.keys.block_id, drive.keys.block)
+        yield BlockCache(upstream, codec, RESTORING_CACHE, trio.CapacityLimiter(2))
+    finally:
+        with trio.CancelScope(shield=True):
+            await upstream.close()
 
 
 async def _remove_debris(drive: UnlockedDrive) -> None:

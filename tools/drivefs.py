@@ -23,6 +23,7 @@ MODULES: Final = {
     "space_commands": ("retention", "gc", "du", "pin", "snapshot", "unpin", "pins"),
     "node_commands": ("check", "scrub", "repair", "node", "rebuild-drive-file"),
     "key_commands": ("key",),
+    "stale_commands": ("stale",),
 }
 """The subcommands that each module registers."""
 

@@ -30,6 +30,9 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
         yield "problem", str(status["problem"])
     if status["fenced"]:
         yield "fenced", "another mount has taken the drive over; nothing more can be stored from here"
+    if status.get("set_aside"):
+        count = status["set_aside"]
+        yield "set aside", f"{count} times changes that are not in the drive: drivefs stale list MOUNTPOINT"
     yield "state", _state(status)
     count = status["files_and_folders"]
     yield "holds", f"{count} files and folders with {format_size(status['file_bytes'])}"
