@@ -26,7 +26,6 @@ from backend.drive_file import DriveFile, NodeEntry
 from backend.errors import ConflictError, FencedError
 from backend.lease import Lease
 from backend.node import Node
-from backend.process_identity import this_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +59,11 @@ class HeldDrive:
 
 @asynccontextmanager
 async def held(
-    folder: str, file: DriveFile, nodes: Mapping[str, Node], secret: bytes
+    folder: str, file: DriveFile, nodes: Mapping[str, Node], lease: Lease
 ) -> AsyncIterator[HeldDrive]:
-    """The drive, with its lease, for which `secret` is the drive's key. `LeaseHeldError` if it is mounted,
+    """The drive, with its lease, which is on the nodes of `file`. `LeaseHeldError` if it is mounted,
     `UnavailableError` without a majority of the nodes, `ConflictError` if the map has been changed; when the
     lease is lost, `FencedError` ends the block."""
-    lease = Lease(nodes, file.id, secret, this_process())
     await lease.acquire()
     try:
         now = await trio.to_thread.run_sync(check_nodes.survey, folder)

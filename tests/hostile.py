@@ -104,6 +104,8 @@ class Hostile:
 
     def _do(self, attack: Attack) -> None:
         place = self.node / self._key(attack.target)
+        if not place.parent.resolve().is_relative_to(self.node.resolve()):
+            return  # it would go through a link that he has made, and be his own doing
         deeds: dict[str, Callable[[Path], object]] = {
             "junk": lambda place: place.write_bytes(MARK + self.chance.randbytes(200)),
             "empty": lambda place: place.write_bytes(b""),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_IFDIR
 
@@ -41,7 +41,7 @@ class SmallDrive:
     """A drive in a folder, and what is in it."""
 
     folder: Path
-    content: dict[bytes, tuple[object, ...]]
+    content: dict[bytes, tuple[object, ...]] = field(repr=False)
 
     @property
     def drive(self) -> Path:

@@ -12,7 +12,6 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -46,8 +45,17 @@ from cache.local_state import DEVICE
 from cache.lost_files import LostRange
 from cache.publisher import CommitIdentity
 from cache.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore
+from tools.check_report import summarised
 from tools.check_state import StateCheck, StateSource, breaches_of, copy_database
-from tools.compose import INDEX_FILE, UnlockedDrive, cluster_map, open_index, open_nodes
+from tools.compose import (
+    INDEX_FILE,
+    LEASE_PATIENCE,
+    TOOL_PATIENCE,
+    UnlockedDrive,
+    cluster_map,
+    open_index,
+    open_nodes,
+)
 from tools.places import Folders
 from tools.progress import Progress
 
@@ -82,11 +90,12 @@ class DriveCheck:
         self._progress = progress
         self._mend = mend
         self._data = data
-        self._nodes: dict[str, Node] = open_nodes(drive.folder, file)
+        self._nodes: dict[str, Node] = open_nodes(drive.folder, file, TOOL_PATIENCE)
         self._ranking = ranking_of(cluster, copies)
         self._objects = ReplicatedObjects(self._nodes, self._ranking, copies, file.id, keys.object)
         self._copies = ObjectCheck(self._objects, self._nodes, self._ranking, findings, mend=mend)
-        self._lease = Lease(self._nodes, file.id, keys.lease, this_process()) if mend else None
+        leasing = open_nodes(drive.folder, file, LEASE_PATIENCE)
+        self._lease = Lease(leasing, file.id, keys.lease, this_process()) if mend else None
         self._log = CommitLog(self._objects)
         self._index = BlockIndex(str(work / INDEX_FILE), file.id)
         code = code_for(profile)
@@ -381,21 +390,3 @@ class DriveCheck:
 async def _end_when_lost(lease: Lease) -> None:
     await lease.lost.wait()
     raise FencedError("the drive was taken over by another mount; the check ends here")
-
-
-def summarised(lost: Sequence[LostRange]) -> list[str]:
-    """One line for each file and version."""
-    files: dict[tuple[str, int, str, int | None], int] = {}
-    for each in lost:
-        key = (each.path, each.first_commit, each.first_time, each.end_commit)
-        files[key] = files.get(key, 0) + each.length
-    return [
-        f"{path}: {length} bytes of the version of {moment or 'now'} (commit {first}"
-        f"{'' if end is None else f' to {end - 1}'}) are lost"
-        for (path, first, moment, end), length in files.items()
-    ]
-
-
-def counts(findings: Findings) -> Mapping[str, int]:
-    """How many findings there are of each kind, for the last line."""
-    return {state: findings.count(state) for state in ("mended", "left", "lost")}

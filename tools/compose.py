@@ -69,6 +69,10 @@ ENDING_SECONDS: Final = 15.0
 OBJECT_PATIENCE: Final = 15.0
 RESTORING_CACHE: Final = 64 << 20
 LEASE_PATIENCE: Final = DEFAULT_SECONDS / 6
+PACK_PATIENCE: Final = 120.0
+"""A mount reads and writes packs around a node that hangs, but waits for its own writes when it ends."""
+TOOL_PATIENCE: Final = 60.0
+"""Of tools that read and write whole fragments of every node: one that takes longer is away."""
 
 Waiting = Callable[[str], None]
 
@@ -336,7 +340,7 @@ def _build_upstream(
     file, cluster = drive.file, cluster_map(drive.file)
     profile = Profile.parse(file.profile)
     code = code_for(profile)
-    nodes = open_nodes(drive.folder, file)
+    nodes = open_nodes(drive.folder, file, PACK_PATIENCE)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
     answering = open_nodes(drive.folder, file, OBJECT_PATIENCE)
     index = open_index(cache_folder / INDEX_FILE, file.id)

@@ -37,7 +37,8 @@ from cache.local_state import LOCK_FILE, NAMESPACE_FILE, set_namespace_aside
 from cache.lost_files import LostRange
 from cache.opening import DriveOptions
 from tools import compose, errors, old_drive, places
-from tools.check_drive import DriveCheck, counts
+from tools.check_drive import DriveCheck
+from tools.check_report import counts
 from tools.compose import UnlockedDrive
 from tools.errors import ExitCodes, Parser, ReportedError
 from tools.places import Folders

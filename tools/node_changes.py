@@ -28,8 +28,10 @@ from backend.erasure import Profile, code_for
 from backend.errors import UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
 from backend.keys import DriveKeys
+from backend.lease import Lease
 from backend.node_identity import initialise_directory_node
 from backend.object_rebalance import ObjectRebalance
+from backend.process_identity import this_process
 from backend.rebalance import Rebalance, RebalanceReport, left_on
 from backend.replicated_objects import ReplicatedObjects, ranking_of
 from tools import compose, fsck, mounts, old_drive
@@ -323,8 +325,10 @@ def _report(done: tuple[RebalanceReport, int]) -> None:
 
 @asynccontextmanager
 async def _held(drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
-    nodes = compose.open_nodes(drive.folder, drive.file)
-    async with held(drive.folder, drive.file, nodes, drive.keys.lease) as changing:
+    nodes = compose.open_nodes(drive.folder, drive.file, compose.TOOL_PATIENCE)
+    leasing = compose.open_nodes(drive.folder, drive.file, compose.LEASE_PATIENCE)
+    lease = Lease(leasing, drive.file.id, drive.keys.lease, this_process())
+    async with held(drive.folder, drive.file, nodes, lease) as changing:
         yield changing
 
 

@@ -25,11 +25,11 @@ from tests.hostile import MARK, Attack, Hostile, attacks
 from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_small_drive
 from tools import compose
 
-pytestmark = pytest.mark.logs_warnings
+pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(900)]
 
 NODES = [f"node{number}" for number in range(6)]
 PATIENCE = 60.0
-EXAMPLES = 300 if os.environ.get("HYPOTHESIS_PROFILE") == "soak" else 5
+EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "5"))
 """Each makes a drive, reads it five times and checks it twice: seconds."""
 NOTHING_IS_KEPT = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 """between examples: `capsys` is emptied in each"""

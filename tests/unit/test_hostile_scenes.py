@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,13 +13,13 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend import lease_record
+from backend import index_reconciliation, lease_record, patience
 from backend.commit_search import commit_key
 from backend.errors import RollbackError
 from tests.drives import QUIET, content_of, make_file
 from tests.hostile import Attack, Hostile
-from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_small_drive
-from tools import compose
+from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
+from tools import check_drive, compose
 
 pytestmark = pytest.mark.logs_warnings
 
@@ -174,3 +175,31 @@ def test_a_node_that_hangs_does_not_hold_up_a_mount(made: SmallDrive) -> None:
     assert time.monotonic() - begun < 60
     assert made.fsck("-y") == CORRECTED
     assert made.fsck("-n", "--data") == CLEAN
+
+
+def test_a_disk_that_never_answers_holds_up_neither_a_mount_nor_a_check(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first system call there does not return; all wait for it as long as they say, and go on."""
+    real, let_go = os.open, threading.Event()
+
+    def hang(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == str(made.drive / EVIL):
+            let_go.wait(300)
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", hang)
+    monkeypatch.setattr(patience, "SECONDS", 0.3)
+    monkeypatch.setattr(index_reconciliation, "LIST_PATIENCE", 0.3)
+    monkeypatch.setattr(compose, "OBJECT_PATIENCE", 0.3)
+    monkeypatch.setattr(compose, "PACK_PATIENCE", 0.3)
+    for module in (compose, check_drive):
+        monkeypatch.setattr(module, "LEASE_PATIENCE", 0.3)
+        monkeypatch.setattr(module, "TOOL_PATIENCE", 0.3)
+    begun = time.monotonic()
+    write(made, b"file")
+    assert read(made, b"file") == b"file" * 1000
+    assert made.fsck("-n") == LEFT
+    assert f"left: {EVIL}: cannot read: " in capsys.readouterr().out
+    assert time.monotonic() - begun < 90
+    let_go.set()

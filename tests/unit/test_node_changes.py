@@ -272,7 +272,9 @@ def test_who_took_the_map_before_a_change_and_the_lease_after_it_is_refused(made
         trio.run(mount)
 
     async def change() -> None:
-        async with held(old.folder, old.file, compose.open_nodes(old.folder, old.file), old.keys.lease):
+        nodes = compose.open_nodes(old.folder, old.file)
+        lease = Lease(nodes, old.file.id, old.keys.lease, this_process())
+        async with held(old.folder, old.file, nodes, lease):
             pytest.fail("held with an old map")
 
     with pytest.raises(ConflictError, match="nodes were changed"):
@@ -404,8 +406,8 @@ def test_a_full_node_ends_the_moving_with_its_name(
 ) -> None:
     real, packs, names = compose.open_nodes, len(fragments(large)), busiest(large)
 
-    def full(folder: str, file: DriveFile) -> dict[str, Node]:
-        nodes = real(folder, file)
+    def full(folder: str, file: DriveFile, patience: float) -> dict[str, Node]:
+        nodes = real(folder, file, patience)
         for name in nodes.keys() - set(names):
             monkeypatch.setattr(nodes[name], "put", refusing(name))
         return nodes
