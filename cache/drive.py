@@ -225,6 +225,7 @@ class Drive(Tree):
         seen = -1
         while True:
             await trio.sleep(TICK)
+            self.ledger.local_room.look_anew()
             self.ledger.custody.check()
             if self.ledger.accepted != seen or self.any_unused:
                 seen = self._tick(seen)

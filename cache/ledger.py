@@ -301,7 +301,8 @@ class Ledger:
 
     def local_left(self) -> float:
         """Bytes that are left on this machine's disk, beside the reserve."""
-        return self.local_room.look(self.room.accepted, self.operation_bytes)
+        accepted, local = self.room.accepted, self.local_room
+        return local.calm_left if accepted < local.calm_until else local.look(accepted, self.operation_bytes)
 
     @property
     def unstored_bytes(self) -> int:

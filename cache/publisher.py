@@ -161,11 +161,12 @@ class Publisher:
     def is_over(self, times: int) -> bool:
         """Whether so many times as much was accepted as makes writers wait."""
         ledger = self._ledger
+        used = ledger.journal.used_bytes
         return (
-            ledger.operation_bytes > 2 * times * OPERATIONS_LIMIT
+            used > times * self._journal_limit
+            or ledger.operation_bytes > 2 * times * OPERATIONS_LIMIT
             or ledger.open_writes > 2 * times * WRITES_LIMIT
-            or ledger.journal.used_bytes > times * self._journal_limit
-            or ledger.local_room.is_short(ledger.local_left(), ledger.journal.used_bytes, times)
+            or (used > LITTLE and ledger.local_room.is_short(ledger.local_left(), times))
         )
 
     def wake(self) -> None:

@@ -32,8 +32,8 @@ NODE = 24 * MIB
 NOTHING_KEPT = [
     each for name in ("all", "hourly", "daily", "weekly", "monthly") for each in (f"--{name}", "0")
 ]
-PROMPT = 12.0
-"""Seconds within which whoever waits is answered, on a busy machine."""
+PROMPT = 20.0
+"""Seconds within which whoever waits is answered (after 5), and a command starts, on a busy machine."""
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ def test_full_nodes_are_told_and_emptied(drive: MountedDrive, disk: Callable[[st
     small_nodes(drive, disk)
     empty = free(drive)
     kept: dict[str, bytes] = {}
-    for number in range(60):
+    for number in range(200):
         name, data = f"f{number}", content(KINDS[number % len(KINDS)], 4 * MIB, number)
         if not write(drive.mountpoint / name, data):
             break
@@ -158,7 +158,7 @@ def test_whoever_waits_can_be_killed_and_time_limits_are_kept(
         time.sleep(3)
         begun = time.monotonic()
         drive.tool("drivefs", "sync", "--timeout", "2s", drive.mountpoint)
-        assert time.monotonic() - begun < 2 + PROMPT / 2
+        assert time.monotonic() - begun < 2 + PROMPT
         begun = time.monotonic()
         (drive.mountpoint / "w0").unlink()
         os.listdir(drive.mountpoint)
@@ -256,7 +256,7 @@ class TestStateDisk:
         assert (drive.mountpoint / "before").read_bytes() == before
         begun = time.monotonic()
         drive.tool("drivefs", "sync", "--timeout", "3s", drive.mountpoint)
-        assert time.monotonic() - begun < 3 + PROMPT / 2
+        assert time.monotonic() - begun < 3 + PROMPT
         (small / "others").unlink()
         time.sleep(1.5)
         assert write(drive.mountpoint / "after", after)
