@@ -38,7 +38,10 @@ def temporary_drive() -> Iterator[MountedDrive]:
         drive.close()
         left = [each.mountpoint for each in mounts.mounts() if Path(each.mountpoint).is_relative_to(folder)]
         assert not left, "a mount could not be taken away"
-        shutil.rmtree(folder)
+        try:
+            drive.check_log()
+        finally:
+            shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -51,6 +51,10 @@ class MountedDrive:
         self.environment: dict[str, str] = {}
         self.programs = dict(_MODULES)
         """the module behind each command"""
+        self.expects_tracebacks = False
+        """a test that has the mount meet what is a fault of drivefs says so"""
+        self._logged_before = ""
+        """of logs that are gone"""
         self.process_id: int | None = None
         self._tag = uuid.uuid4().hex
         self.mountpoint.mkdir(exist_ok=True)
@@ -139,6 +143,7 @@ class MountedDrive:
 
     def wipe_cache(self) -> None:
         """As on a machine that has never seen the drive."""
+        self._logged_before += self.log()
         for folder in (self.cache, self.state):
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -163,6 +168,18 @@ class MountedDrive:
     def log(self) -> str:
         """The mount's log."""
         return "".join(path.read_text(errors="replace") for path in self.state.glob("*/mount.log"))
+
+    def tracebacks(self) -> list[str]:
+        """What its mounts logged with a traceback: errors that nobody raised on purpose, so faults of
+        drivefs, which a process only sees as EIO."""
+        lines = (self._logged_before + self.log()).splitlines()
+        entries = [json.loads(line) for line in lines if '"traceback": ' in line and line.endswith("}")]
+        return [f"{entry['message']}\n{entry['traceback']}" for entry in entries]
+
+    def check_log(self) -> None:
+        """Fail if there are such that no test expects."""
+        found = [] if self.expects_tracebacks else self.tracebacks()
+        assert not found, "a mount logged what is a fault of drivefs:\n" + "\n".join(found)
 
     # The end
 
