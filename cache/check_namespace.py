@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from cache.namespace_schema import Connection, check_format, open_database, read_meta, sqlite_errors
-from cache.operations import MAX_NAME, ROOT_INODE
+from cache.operations import MAX_INODE, MAX_NAME, ROOT_INODE
 from cache.rows import FIRST_COOKIE, MAX_EXTENT, S_IFMT_MASK, Statistics
 
 TOLD: Final = 10
@@ -56,6 +56,10 @@ RULES: Final = [
     Rule(
         "a name leads to an inode that does not exist",
         "SELECT inode FROM dentry WHERE inode NOT IN (SELECT inode FROM inode)",
+    ),
+    Rule(
+        "an inode's number is out of range",
+        f"SELECT inode FROM inode WHERE inode NOT BETWEEN {ROOT_INODE} AND {MAX_INODE}",
     ),
     Rule(
         "a name lies in what is no directory",

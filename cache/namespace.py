@@ -43,6 +43,7 @@ from cache.namespace_schema import (
 )
 from cache.operations import (
     DEVICE_SHIFT,
+    MAX_DEVICE,
     ROOT_INODE,
     Create,
     Delete,
@@ -81,7 +82,6 @@ from cache.xattr_store import XattrStore
 REPLACING: Final = declare(
     "namespace.replacing", "the old database is whole and closed, the new lies beside it"
 )
-MAX_DEVICE: Final = (1 << (63 - DEVICE_SHIFT)) - 1
 _LEAST_CACHED_ROWS: Final = 64
 """An operation holds a few rows at a time, and none of them may be pushed out meanwhile."""
 
@@ -210,7 +210,7 @@ class Namespace:
     def _highest_inode(self, device: int) -> int:
         """The highest number of the device in any row. One that came and went within a commit left
         none, and nothing refers to it."""
-        bindings = {"end": min((device + 1) << DEVICE_SHIFT, (1 << 63) - 1)}
+        bindings = {"end": (device + 1) << DEVICE_SHIFT}
         highest = int(value_of(self._connection, _HIGHEST, bindings))
         return max(highest, (device << DEVICE_SHIFT) - 1, ROOT_INODE)
 

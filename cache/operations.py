@@ -19,7 +19,10 @@ from backend.errors import FormatError
 
 ROOT_INODE: Final = 1
 DEVICE_SHIFT: Final = 40
-"""An inode number is device << 40 | counter; 1 is the root; bit 63 marks past entries."""
+"""An inode number is device << 40 | counter; 1 is the root; bit 63 marks past entries, bit 62 is for a
+door that puts more than the inode into a handle."""
+MAX_INODE: Final = (1 << 62) - 1
+MAX_DEVICE: Final = MAX_INODE >> DEVICE_SHIFT
 
 MAX_NAME: Final = 255
 MAX_SYMLINK: Final = 4095

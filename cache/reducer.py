@@ -17,6 +17,8 @@ from backend.upstream import BLOCK_ID_SIZE
 from cache.extent_store import ExtentStore
 from cache.operations import (
     DEVICE_SHIFT,
+    MAX_DEVICE,
+    MAX_INODE,
     MAX_NAME,
     MAX_SIZE,
     NEWEST_TIME,
@@ -305,7 +307,8 @@ def release(_state: State, operation: Release) -> None:
 
 
 def set_writer(state: State, operation: SetWriter) -> None:
-    _check_numbers(operation.device)
+    if not 0 <= operation.device <= MAX_DEVICE:
+        raise CorruptError(f"an operation names device {operation.device}, which is out of range")
     if not 0 < len(operation.host) <= MAX_NAME or b"\0" in operation.host:
         raise CorruptError("an operation names a host that no host's name can be")
     state.writers.put(Writer(operation.device, operation.host))
@@ -368,7 +371,7 @@ def _take_number(state: State, inode: int) -> None:
 
 def _check_free(state: State, inode: int) -> None:
     """A number above all that this device made is free, without SQL."""
-    if not ROOT_INODE < inode <= MAX_SIZE:
+    if not ROOT_INODE < inode <= MAX_INODE:
         raise CorruptError(f"an operation makes inode {inode}, which is out of range")
     ours = inode >> DEVICE_SHIFT == state.device
     if not (ours and inode > state.created) and state.rows.inodes.get(inode) is not None:

@@ -16,7 +16,8 @@ others are hung up on. `mountfs.control_address` says where the socket is.
 Invariants:
 1. A client never holds up another one or the mount: each has a task of its own, a time limit until its
    request is whole and one for taking the answer; `MAX_CLIENTS` at most are served, the rest wait in the
-   listen queue.
+   listen queue. Whoever waits for what may take for ever (nodes that are away) leaves his place meanwhile, so
+   that status and unmounting are always answered; `MAX_WAITING` at most do, the rest get 503.
 2. No error of a client or of a call ends the server.
 """
 
@@ -29,7 +30,7 @@ import re
 import socket
 import stat
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -45,6 +46,7 @@ from mountfs.control_address import new_address, peer, within_reach
 
 MAX_CLIENTS: Final = 16
 WAITING_CLIENTS: Final = 128
+MAX_WAITING: Final = 64
 MAX_HEADER: Final = 8192
 MAX_BODY: Final = 64 << 10
 CLIENT_SECONDS: Final = 10.0
@@ -74,6 +76,34 @@ class Answer:
     code: int
     body: bytes
     media_type: str = "application/json"
+
+
+class _Place:
+    """One of the places for clients, while it is taken."""
+
+    def __init__(self, places: trio.Semaphore, waiting: trio.Semaphore) -> None:
+        self._places = places
+        self._waiting = waiting
+        self._is_taken = True
+
+    def leave(self) -> None:
+        """Another client may have it. Idempotent."""
+        if self._is_taken:
+            self._is_taken = False
+            self._places.release()
+
+    @contextmanager
+    def left(self) -> Iterator[None]:
+        """Around what may take for ever. `_Refused` if too many wait."""
+        try:
+            self._waiting.acquire_nowait()
+        except trio.WouldBlock:
+            raise _Refused(503) from None
+        self.leave()
+        try:
+            yield
+        finally:
+            self._waiting.release()
 
 
 class _Refused(Exception):
@@ -134,25 +164,26 @@ async def serve_device(
 async def _serve(
     listener: trio.SocketListener, commands: Commands, task_status: trio.TaskStatus[None]
 ) -> None:
-    places = trio.Semaphore(MAX_CLIENTS)
+    places, waiting = trio.Semaphore(MAX_CLIENTS), trio.Semaphore(MAX_WAITING)
     async with listener, trio.open_nursery() as nursery:
         task_status.started()
         while True:
             await places.acquire()
-            nursery.start_soon(_serve_client, await listener.accept(), commands, places)
+            place = _Place(places, waiting)
+            nursery.start_soon(_serve_client, await listener.accept(), commands, place)
 
 
-async def _serve_client(stream: trio.SocketStream, commands: Commands, places: trio.Semaphore) -> None:
+async def _serve_client(stream: trio.SocketStream, commands: Commands, place: _Place) -> None:
     try:
         async with stream:
             if _peer_is_allowed(stream):
-                await _converse(stream, commands)
+                await _converse(stream, commands, place)
     except trio.BrokenResourceError:
         log.debug("a control client hung up")
     except Exception:
         log.exception("a control request failed")
     finally:
-        places.release()
+        place.leave()
 
 
 def _peer_is_allowed(stream: trio.SocketStream) -> bool:
@@ -169,11 +200,11 @@ def _warn_of(user: int) -> None:
     log.warning("user %d tried the control socket", user)
 
 
-async def _converse(stream: trio.SocketStream, commands: Commands) -> None:
+async def _converse(stream: trio.SocketStream, commands: Commands, place: _Place) -> None:
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER)
     try:
         request, body = await _receive(stream, connection)
-        answer = await _answer(request, body, commands)
+        answer = await _answer(request, body, commands, place)
     except _Refused as refused:
         if not refused.code:
             return
@@ -194,6 +225,7 @@ def _reason(code: int) -> str:
         408: "the request did not arrive in time",
         413: "the request is too big",
         500: "this is a fault of drivefs; its log says more",
+        503: "too many are waiting already",
     }[code]
 
 
@@ -227,10 +259,11 @@ async def _whole_request(stream: trio.SocketStream, connection: h11.Connection) 
             raise _Refused(0)  # closed before a request
 
 
-async def _answer(request: h11.Request, body: bytes, commands: Commands) -> Answer:
+async def _answer(request: h11.Request, body: bytes, commands: Commands, place: _Place) -> Answer:
     target = request.target.decode("ascii").partition("?")[0]
     if target.startswith(CALLS):
-        return await _call(request, body, commands.calls.get(target.removeprefix(CALLS)))
+        with place.left():
+            return await _call(request, body, commands.calls.get(target.removeprefix(CALLS)))
     handlers: dict[str, tuple[bytes, Callable[[Commands], Awaitable[Answer]]]] = {
         "/status": (b"GET", _status),
         "/metrics": (b"GET", _metrics),
@@ -244,7 +277,10 @@ async def _answer(request: h11.Request, body: bytes, commands: Commands) -> Answ
     if request.method != method:
         raise _Refused(405)
     try:
-        return await handler(commands)
+        with place.left() if handler in _SLOW else nullcontext():
+            return await handler(commands)
+    except _Refused:
+        raise
     except Exception:
         log.exception("%s failed", target)
         raise _Refused(500) from None
@@ -282,7 +318,7 @@ async def _metrics(commands: Commands) -> Answer:
 async def _sync(commands: Commands) -> Answer:
     try:
         await commands.sync()
-    except (DriveError, FileSystemError) as error:
+    except (DriveError, FileSystemError, OSError) as error:
         return _json(503, {"error": str(error)})
     notice = commands.notice()
     return _json(200, {"notice": notice} if notice else {})
@@ -295,6 +331,9 @@ async def _write_back(commands: Commands) -> Answer:
 async def _unmount(commands: Commands) -> Answer:
     commands.unmount()
     return _json(202, {})
+
+
+_SLOW: Final = (_sync, _write_back)
 
 
 def gauge_lines(status: Status, prefix: str = "drivefs") -> Iterator[str]:

@@ -53,7 +53,7 @@ SELINUX_ATTRIBUTE: Final = b"security.selinux"
 """ls -l asks for it of each file, unless it is told that there are none here."""
 _HAS_SELINUX: Final = os.path.exists("/sys/fs/selinux")
 _WRITER: Final = 1 << 62
-"""In the handle of a descriptor that can write; no inode that lives has it."""
+"""In the handle of a descriptor that can write; no inode that lives has it (`cache.operations.MAX_INODE`)."""
 _ATTRIBUTE_CLASSES: Final = (b"user.", b"trusted.", b"security.")
 _RENAME_WHITEOUT: Final = 4
 """rename(2); pyfuse3 hands it on and has no name for it."""

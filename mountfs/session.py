@@ -23,7 +23,6 @@ Invariants:
 from __future__ import annotations
 
 import ctypes
-import errno
 import logging
 import os
 import signal
@@ -55,6 +54,7 @@ from mountfs.fuse_device import (
 )
 from mountfs.fuse_loop import MAX_TASKS, PollingLoop, has_known_seam, installed, interrupting
 from mountfs.garbage import collect_when_idle
+from mountfs.kernel_notices import KernelNotices
 from mountfs.mount_calls import MNT_DETACH, raise_read_ahead, sync_by_process, syncfs, umount2
 from mountfs.operations import DriveOperations
 from mountfs.versions import DEFAULT_NAME, VersionsView
@@ -189,13 +189,17 @@ class _Session:
         )
         with _mounted(operations, self._mountpoint, options) as mount:
             self._serving = True
-            self._drive.changed_from_inside = self._tell_kernel
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._announce, nursery, on_ready)
-                nursery.start_soon(self._unmount_when_asked, mount)
-                nursery.start_soon(collect_when_idle, mount.idle_seconds)
-                await pyfuse3.main(min_tasks=MAX_TASKS, max_tasks=MAX_TASKS)
-                nursery.cancel_scope.cancel()
+            notices = KernelNotices()
+            self._drive.changed_from_inside = notices.tell
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._announce, nursery, on_ready)
+                    nursery.start_soon(self._unmount_when_asked, mount)
+                    nursery.start_soon(collect_when_idle, mount.idle_seconds)
+                    await pyfuse3.main(min_tasks=MAX_TASKS, max_tasks=MAX_TASKS)
+                    nursery.cancel_scope.cancel()
+            finally:
+                await notices.close()
 
     def _view(self) -> VersionsView:
         as_of = self._options.as_of
@@ -206,10 +210,6 @@ class _Session:
         except FileSystemError as error:
             raise UsageError(f"asof={as_of}: {error}") from None
         return VersionsView(self._drive, None, commit)
-
-    async def _tell_kernel(self, parent: int, name: bytes, replaced: int) -> None:
-        """`Inodes.changed_from_inside`: the kernel forgets the name, and the attributes of both inodes."""
-        await _in_thread(_forget_in_kernel, parent, name, replaced)
 
     async def _status(self) -> Mapping[str, Any]:
         """The drive's, and what this mount is."""
@@ -386,19 +386,3 @@ async def _unmount(mountpoint: Path, *, lazily: bool = False) -> bool:
     command = ["fusermount3", "-u", *(["-z"] if lazily else []), "--", os.fspath(mountpoint)]
     result = await trio.run_process(command, check=False, capture_stderr=True)
     return result.returncode == 0
-
-
-def _forget_in_kernel(parent: int, name: bytes, replaced: int) -> None:
-    """Blocks while the kernel is in the middle of something there, which needs the loop."""
-    calls: list[Callable[[], None]] = [
-        lambda: pyfuse3.invalidate_entry(parent, name),
-        lambda: pyfuse3.invalidate_inode(parent, attr_only=True),
-    ]
-    if replaced:
-        calls.append(lambda: pyfuse3.invalidate_inode(replaced, attr_only=True))
-    for call in calls:
-        try:
-            call()
-        except OSError as error:
-            if error.errno != errno.ENOENT:  # it remembered nothing
-                raise

@@ -97,6 +97,7 @@ DAMAGE = {
     "a name leads to an inode that does not exist": "UPDATE dentry SET inode = 99 WHERE name = x'67'",
     "a name lies in what is no directory": "UPDATE dentry SET parent = 99 WHERE name = x'67'",
     "a name is none": "UPDATE dentry SET name = x'2e2e' WHERE name = x'67'",
+    "an inode's number is out of range": f"UPDATE inode SET inode = {1 << 62} WHERE mode = {SYMLINK}",
     "two names of a directory have one cookie": "UPDATE dentry SET cookie = 16 WHERE parent = 1",
     "a cookie is out of range": "UPDATE dentry SET cookie = 900 WHERE name = x'67'",
     "a file's link count is not the number of its names": (

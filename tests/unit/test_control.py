@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 from backend.errors import UnavailableError, UsageError
+from cache.errors import InputOutputError
 from mountfs import control
 from mountfs.control import Commands, Status, gauge_lines, listen, serve_control, serve_device
 from mountfs.control_address import addresses, device_text
@@ -91,12 +92,17 @@ async def test_answers(mount: _Mount, path: Path, nursery: trio.Nursery) -> None
     assert mount.synced == 1
 
 
-async def test_a_sync_that_fails_says_why(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
+@pytest.mark.parametrize(
+    "problem", [UnavailableError("it is so", ["node1"]), InputOutputError("it is so"), OSError("it is so")]
+)
+async def test_a_sync_that_fails_says_why(
+    mount: _Mount, path: Path, nursery: trio.Nursery, problem: Exception
+) -> None:
     await nursery.start(serve_control, path, mount.commands())
-    mount.problem = UnavailableError("too few nodes", ["node1"])
+    mount.problem = problem
     code, body = await _ask(path, "POST", "/sync")
     assert code == 503
-    assert json.loads(body) == {"error": "too few nodes"}
+    assert json.loads(body) == {"error": "it is so"}
 
 
 @pytest.mark.logs_warnings
@@ -150,7 +156,9 @@ async def test_a_slow_client_is_sent_away_and_delays_nobody(
         assert (await _everything(stream)).split()[1] == b"408"
 
 
-async def test_waiting_clients_are_bounded(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
+async def test_who_waits_keeps_nobody_out_and_is_bounded(
+    mount: _Mount, path: Path, nursery: trio.Nursery
+) -> None:
     await nursery.start(serve_control, path, mount.commands())
     mount.sync_waits = trio.Event()
     answers: list[int] = []
@@ -159,12 +167,29 @@ async def test_waiting_clients_are_bounded(mount: _Mount, path: Path, nursery: t
         answers.append((await _ask(path, "POST", "/sync"))[0])
 
     async with trio.open_nursery() as clients:
-        for _ in range(control.MAX_CLIENTS + 4):
+        for _ in range(control.MAX_WAITING + 4):
             clients.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked(0.05)
-        assert answers == []
+        assert answers == [503] * 4
+        assert (await _ask(path, "GET", "/status"))[0] == 200
+        assert (await _ask(path, "POST", "/unmount"))[0] == 202
+        assert mount.unmounted == 1
         mount.sync_waits.set()
-    assert answers == [200] * (control.MAX_CLIENTS + 4)
+    assert answers == [503] * 4 + [200] * control.MAX_WAITING
+    assert (await _ask(path, "POST", "/sync"))[0] == 200
+
+
+async def test_idle_clients_are_bounded(
+    mount: _Mount, path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beyond the limit are served when the others had their time."""
+    monkeypatch.setattr(control, "CLIENT_SECONDS", 0.3)
+    await nursery.start(serve_control, path, mount.commands())
+    idle = [await trio.open_unix_socket(str(path)) for _ in range(control.MAX_CLIENTS)]
+    assert (await _ask(path, "GET", "/status"))[0] == 200
+    for stream in idle:
+        assert (await _everything(stream)).split()[1] == b"408"
+        await stream.aclose()
 
 
 async def test_the_socket_is_the_users_own_and_goes_with_the_server(mount: _Mount, path: Path) -> None:

@@ -24,10 +24,11 @@ from backend.errors import (
 )
 from backend.failpoints import arm, disarm_all
 from cache.history import History
-from cache.namespace import MAX_DEVICE, Namespace
+from cache.namespace import Namespace
 from cache.namespace_schema import LOCAL_META
 from cache.operations import (
     DEVICE_SHIFT,
+    MAX_DEVICE,
     NEWEST_TIME,
     OLDEST_TIME,
     ROOT_INODE,
@@ -40,6 +41,7 @@ from cache.operations import (
     RenameLeavingWhiteout,
     SetAttributes,
     SetExtents,
+    SetWriter,
     SetXattr,
     Unlink,
 )
@@ -219,7 +221,7 @@ def invalid_operations() -> list[Operation]:
         Create(ROOT_INODE, b"x", 2, FILE, 0, 0, 0, b"", 1),
         Create(98, b"x", 99, FILE, 0, 0, 0, b"", 1),
         Create(2, b"x", 99, FILE, 0, 0, 0, b"", 1),
-        Create(ROOT_INODE, b"x", 1 << 63, FILE, 0, 0, 0, b"", 1),
+        Create(ROOT_INODE, b"x", 1 << 62, FILE, 0, 0, 0, b"", 1),
         Create(ROOT_INODE, b"x", 99, FILE, -1, 0, 0, b"", 1),
         Create(ROOT_INODE, b"x", 99, FILE, 0, 0, 1 << 32, b"", 1),
         Create(ROOT_INODE, b"x", 99, FILE, 0, 0, 0, b"", NEWEST_TIME + 1),
@@ -232,7 +234,7 @@ def invalid_operations() -> list[Operation]:
         Rename(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, False, OLDEST_TIME - 1),
         Rename(ROOT_INODE, b"f", ROOT_INODE, b"d", 2, 3, True, NEWEST_TIME + 1),
         RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, 3, 0, 0, 1),
-        RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, 1 << 63, 0, 0, 1),
+        RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, 1 << 62, 0, 0, 1),
         RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, 99, 1 << 32, 0, 1),
         RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"d", 2, 3, 99, 0, 0, 1),
         SetAttributes(2, size=1 << 63),
@@ -242,6 +244,7 @@ def invalid_operations() -> list[Operation]:
         SetXattr(2, b"", b"", 1),
         SetXattr(2, b"n" * 256, b"", 1),
         SetXattr(2, b"user.x", b"", NEWEST_TIME + 1),
+        SetWriter(MAX_DEVICE + 1, b"host"),
         SetExtents(2, 0, ((0, 5),), ((0, 5, BLOCK, MAX_EXTENT - 4),)),
         Link(3, ROOT_INODE, b"x", 1),
         Link(2, ROOT_INODE, b"d", 1),
@@ -474,13 +477,13 @@ def test_numbers_of_the_dead_are_not_given_again(path: str) -> None:
 def test_the_highest_device_works(path: str) -> None:
     namespace = Namespace(path, device=MAX_DEVICE)
     assert make(namespace, b"a") == MAX_DEVICE << DEVICE_SHIFT
-    namespace.apply(Create(ROOT_INODE, b"last", (1 << 63) - 1, FILE, 0, 0, 0, b"", 1))
+    namespace.apply(Create(ROOT_INODE, b"last", (1 << 62) - 1, FILE, 0, 0, 0, b"", 1))
     with pytest.raises(CorruptError, match="all its inode numbers"):
         namespace.allocate_inode()
     namespace.flush(1)
     namespace.close()
     again = Namespace(path)
-    assert row_of(again, (1 << 63) - 1).nlink == 1
+    assert row_of(again, (1 << 62) - 1).nlink == 1
     again.close()
 
 
