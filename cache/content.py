@@ -2,7 +2,8 @@
 
 Invariants:
 1. What a read returns is the file's content at one moment: its plan is made, and journal bytes are
-   copied, without a pause; blocks are immutable, so they may be fetched after.
+   copied, without a pause; blocks are immutable, so they may be fetched after. If journal bytes are not in
+   memory, a thread reads them, and the plan is made anew: what it read may have been overwritten meanwhile.
 2. Read-ahead only warms the block cache; its failures are nobody's error (the reader will meet them).
 
 Used on the event-loop thread only.
@@ -10,8 +11,7 @@ Used on the event-loop thread only.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import trio
 
@@ -21,27 +21,16 @@ from cache.dirty import DirtyFiles
 from cache.journal import Journal
 from cache.namespace import Namespace
 from cache.pieces import Data, Hole, Piece, Stored
+from cache.read_streams import ReadStreams
 from cache.rows import Extent
 
-READ_AHEAD_START = 2 << 20
-READ_AHEAD_MOST = 16 << 20
 WHOLE = 256 << 10
 """Blocks of files up to this size are fetched whole even if the file is not read in order."""
-_TRACKED = 256
+_ATTEMPTS = 4
+"""So often the journal's bytes are brought into memory before the disk is waited for: it may be scarce."""
 
 Part = bytes | memoryview | Stored
 """A part of a plan: bytes, or what is still to be fetched."""
-
-
-class _Sequence:
-    """How one file is being read."""
-
-    __slots__ = ("ahead_to", "next_offset", "window")
-
-    def __init__(self) -> None:
-        self.next_offset = 0
-        self.ahead_to = 0
-        self.window = 0
 
 
 class Content:
@@ -52,14 +41,18 @@ class Content:
         self._dirty = dirty
         self._journal = journal
         self._blocks = blocks
-        self._sequences: OrderedDict[int, _Sequence] = OrderedDict()
+        self._streams = ReadStreams()
         self.tasks: trio.Nursery | None = None
         """where read-ahead runs; without it there is none"""
+        self._missing: list[tuple[int, int]] = []
+        """(position, length) of the journal's bytes that the plan needs and that are not in memory"""
+        self._waits = False
+        """whether the disk may be waited for"""
 
     async def read(self, inode: int, start: int, end: int, size: int) -> bytes | memoryview:
         """The bytes [start, end) of a file of `size` bytes, inside which they must lie. Raises what
         `BlockCache.get` raises."""
-        plan = self._plan(inode, start, end)
+        plan = await self._planned(lambda: self._plan(inode, start, end))
         in_order = self._note_read(inode, start, end, size)
         waiting = [part for part in plan if isinstance(part, Stored)]
         if not waiting:
@@ -74,7 +67,8 @@ class Content:
     async def read_extents(self, extents: Iterable[Extent], start: int, end: int) -> bytes | memoryview:
         """The bytes [start, end) of a file with these extents (sorted; zeros between them), of now or of
         the past. Raises what `BlockCache.get` raises."""
-        plan = self._cover(_clipped(extents, start, end), start, end)
+        pieces = _clipped(extents, start, end)
+        plan = await self._planned(lambda: self._cover(pieces, start, end))
         fetched = await self._fetch([part for part in plan if isinstance(part, Stored)])
         return _joined([fetched[id(part)] if isinstance(part, Stored) else part for part in plan])
 
@@ -93,6 +87,20 @@ class Content:
         return None
 
     # Planning
+
+    async def _planned(self, plan: Callable[[], list[Part]]) -> list[Part]:
+        """What `plan` gives, when all that it needs of the journal is in memory."""
+        for _ in range(_ATTEMPTS):
+            self._missing = []
+            parts = plan()
+            if not self._missing:
+                return parts
+            await trio.to_thread.run_sync(self._journal.warm, self._missing)
+        self._waits = True
+        try:
+            return plan()
+        finally:
+            self._waits = False
 
     def _plan(self, inode: int, start: int, end: int) -> list[Part]:
         file = self._dirty.get(inode)
@@ -128,12 +136,22 @@ class Content:
 
     def _part(self, piece: Piece) -> Part:
         if isinstance(piece, Data):
-            return self._journal.read_at(piece.position, piece.end - piece.start)
+            return self._journaled(piece.position, piece.end - piece.start)
         if isinstance(piece, Hole):
             return bytes(piece.end - piece.start)
         start = piece.block_offset
         cached = self._blocks.get_cached_part(piece.block, start, start + piece.end - piece.start)
         return piece if cached is None else cached
+
+    def _journaled(self, position: int, length: int) -> Part:
+        """Bytes of the journal, or something in their place if they are missing."""
+        if self._waits:
+            return self._journal.read_at(position, length)
+        data = self._journal.read_at_once(position, length)
+        if data is None:
+            self._missing.append((position, length))
+            return b""
+        return data
 
     async def _fetch(self, pieces: list[Stored], *, whole: bool = True) -> dict[int, memoryview]:
         """The bytes of each piece, by the piece's identity; several blocks in parallel. `whole`: the rest
@@ -168,27 +186,13 @@ class Content:
     # Read-ahead
 
     def _note_read(self, inode: int, start: int, end: int, size: int) -> bool:
-        """Whether the read begins where the last one ended (the first: at the file's start). If so, what
-        comes next is fetched ahead."""
-        sequence = self._sequences.get(inode)
-        if sequence is None:
-            sequence = self._sequences[inode] = _Sequence()
-            if len(self._sequences) > _TRACKED:
-                self._sequences.popitem(last=False)
-        in_order = start == sequence.next_offset
-        sequence.next_offset = end
-        if not in_order:
-            sequence.window, sequence.ahead_to = 0, end
-        elif self.tasks is not None and end < size:
-            self._read_ahead(inode, end, sequence)
+        """Whether the read goes on where another ended. If so, what comes next is fetched ahead."""
+        in_order, reader = self._streams.note(inode, start, end)
+        if in_order and self.tasks is not None and end < size:
+            ahead = reader.ahead(end)
+            if ahead is not None:
+                self._prefetch(inode, *ahead)
         return in_order
-
-    def _read_ahead(self, inode: int, end: int, sequence: _Sequence) -> None:
-        sequence.window = min(max(2 * sequence.window, READ_AHEAD_START), READ_AHEAD_MOST)
-        if sequence.ahead_to - end < sequence.window // 2:
-            low, high = max(end, sequence.ahead_to), end + sequence.window
-            sequence.ahead_to = high
-            self._prefetch(inode, low, high)
 
     def _prefetch(self, inode: int, start: int, end: int) -> None:
         assert self.tasks is not None

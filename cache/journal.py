@@ -398,15 +398,39 @@ class Journal:
     def read_at(self, position: int, length: int) -> bytes:
         """`length` bytes at `position` (inside a payload, not at its header). Any thread.
         `InputOutputError` if they cannot be had."""
-        number, offset = position >> OFFSET_BITS, position & _OFFSET_MASK
-        segment = self._by_number.get(number)
-        if segment is None:
-            data = self._bulk.read(position, length)
-        else:
-            data = os.pread(segment.descriptor, length, offset)
+        descriptor = self._descriptor(position)
+        data = b"" if descriptor is None else os.pread(descriptor, length, position & _OFFSET_MASK)
         if len(data) == length:
             return data
         raise InputOutputError(f"the journal {self._folder} lacks {length} bytes at {position:#x}")
+
+    def read_at_once(self, position: int, length: int) -> memoryview | None:
+        """The same, if the disk need not be waited for; else None. Event-loop thread."""
+        descriptor = self._descriptor(position)
+        if descriptor is None:
+            return None
+        data = bytearray(length)
+        try:
+            found = os.preadv(descriptor, [data], position & _OFFSET_MASK, os.RWF_NOWAIT)
+        except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:  # the file system cannot tell
+                return memoryview(self.read_at(position, length))
+            return None
+        return memoryview(data) if found == length else None
+
+    def warm(self, ranges: list[tuple[int, int]]) -> None:
+        """Have the bytes (position, length) in memory, if they are there. For a thread; what it would read is
+        not told, for the journal may let go of it meanwhile."""
+        for position, length in ranges:
+            descriptor = self._descriptor(position)
+            if descriptor is not None:
+                with suppress(OSError):  # who needs it meets the error himself
+                    os.pread(descriptor, length, position & _OFFSET_MASK)
+
+    def _descriptor(self, position: int) -> int | None:
+        """Of the file that holds the position."""
+        segment = self._by_number.get(position >> OFFSET_BITS)
+        return self._bulk.descriptor(position) if segment is None else segment.descriptor
 
     def leave(self, open_commit: int) -> None:
         """Go on in a new segment if the last one has a record, so that it can be let go."""

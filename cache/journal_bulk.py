@@ -8,7 +8,7 @@ Invariants:
 2. A record may be on the disk whose bytes are not: the checksum in the record tells (`holds`).
 3. A file goes when the journal lets go of the last record that refers to it.
 
-Event-loop thread only, but for `read`. Errors are the `OSError` of the disk.
+Event-loop thread only, but for `descriptor`. Errors are the `OSError` of the disk.
 """
 
 from __future__ import annotations
@@ -95,14 +95,17 @@ class BulkFiles:
             file.first = file.first or record
             file.last = record
 
-    def read(self, position: int, length: int) -> bytes:
-        """Up to `length` bytes at `position`; none of a file that is not there. Any thread."""
+    def descriptor(self, position: int) -> int | None:
+        """Of the file that holds the bytes at `position`; None if it is not there. Any thread."""
         file = self._files.get(position >> OFFSET_BITS)
-        return b"" if file is None else os.pread(file.descriptor, length, position & _OFFSET_MASK)
+        return None if file is None else file.descriptor
 
     def holds(self, bulk: Bulk) -> bool:
         """Whether the bytes that a record refers to are there."""
-        data = self.read(bulk.position, bulk.length)
+        descriptor = self.descriptor(bulk.position)
+        if descriptor is None:
+            return False
+        data = os.pread(descriptor, bulk.length, bulk.position & _OFFSET_MASK)
         return len(data) == bulk.length and bulk_checksum(bulk.position, data) == bulk.checksum
 
     def leave(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import trio.testing
 from backend.errors import CorruptError, NotFoundError
 from backend.upstream import BlockId
 from cache.drive import Drive
-from tests.drives import content, make_file, opened
+from tests.drives import QUIET, content, make_file, opened
 from tests.memory_upstream import MemoryUpstream
 
 DATA = random.Random(9).randbytes(12 << 20)
@@ -49,6 +51,56 @@ async def test_a_sequential_reader_finds_blocks_already_there(drive: Drive) -> N
         await trio.testing.wait_all_tasks_blocked()
     blocks = len(drive.ledger.namespace.extents(made.inode, 0, len(DATA)))
     assert drive.blocks.misses == blocks
+
+
+async def test_readers_of_one_file_do_not_hold_up_each_other(drive: Drive) -> None:
+    made = await make_file(drive, b"file", DATA)
+    await drive.sync()
+    drive.blocks.clear()
+    middle, piece = len(DATA) // 2, 128 << 10
+    for start in range(0, middle, piece):
+        for at in (start, middle + start):
+            assert bytes(await drive.read(made.inode, at, piece)) == DATA[at : at + piece]
+            await trio.testing.wait_all_tasks_blocked()
+    blocks = len(drive.ledger.namespace.extents(made.inode, 0, len(DATA)))
+    assert drive.blocks.misses <= blocks + 2  # the first reads are not known to be in order
+
+
+def forget_pages(folder: Path) -> None:
+    """The journal's bytes are on the disk, and not in memory."""
+    for path in folder.glob("**/*.*"):
+        if path.suffix in (".journal", ".bulk"):
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@pytest.mark.parametrize("size", [3_000, 90_000, 1_500_000])
+async def test_the_loop_does_not_wait_for_the_journals_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """Small and large writes lie in different files; a thread reads them, and all the bytes are right."""
+    warmed = []
+    async with opened(tmp_path / "cache", MemoryUpstream(), QUIET) as drive:
+        journal = drive.ledger.journal
+        made = await make_file(drive, b"file")
+        for start in range(0, size, 90_000):
+            await drive.write(made.inode, start, DATA[start : min(start + 90_000, size)])
+        await drive.fsync(made.inode)
+        forget_pages(tmp_path)
+        warm = journal.warm
+
+        def noted(ranges: list[tuple[int, int]]) -> None:
+            warmed.append(threading.current_thread() is threading.main_thread())
+            warm(ranges)
+
+        monkeypatch.setattr(journal, "warm", noted)
+        monkeypatch.setattr(journal, "read_at", None)
+        for start, end in ((0, size), (size // 3, size // 2), (size - 1, size)):
+            assert bytes(await drive.read(made.inode, start, end - start)) == DATA[start:end]
+        monkeypatch.undo()
+    assert not any(warmed)
+    assert warmed or size < 4096, "the pages were in memory all the time"
 
 
 async def test_a_wrong_block_is_read_again_and_a_lost_one_is_an_error(
