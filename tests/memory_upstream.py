@@ -34,6 +34,8 @@ class MemoryUpstream:
         self.fenced = False
         self.corrupt: set[BlockId] = set()
         """blocks whose first copy is wrong"""
+        self.failing: dict[BlockId, Exception] = {}
+        """what reading a block raises"""
         self.fail_after_append = False
         """the next append is kept, but its caller never hears of it"""
         self.gate: trio.Event | None = None
@@ -118,6 +120,8 @@ class MemoryUpstream:
         if block in self.buffered:
             return self.buffered[block]
         self._check()
+        if block in self.failing:
+            raise self.failing[block]
         data = self._stored(block)
         return data[:-1] + bytes([data[-1] ^ 1]) if block in self.corrupt else data
 

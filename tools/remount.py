@@ -10,8 +10,11 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
 from typing import Final
 
+from backend.errors import UsageError
 from tools import mount_options, mounts
 from tools.control_client import ControlClient
 from tools.errors import ToolError
@@ -45,8 +48,9 @@ def is_asked(option_lists: Iterable[str]) -> bool:
 
 
 def remount(mountpoint: str, option_lists: Iterable[str], *, sloppy: bool, fake: bool) -> None:
-    """Change the mount at `mountpoint`. Options that a remount cannot change are named on stderr, and stay as
-    they are. `UsageError` for one that there is not, `ToolError` with what to do if it cannot be done."""
+    """Change the mount at `mountpoint`. Options that a remount cannot change are named on stderr if they are
+    others than the mount has, and stay as they are. `UsageError` for one that there is not, `ToolError` with
+    what to do if it cannot be done."""
     options = [option for text in option_lists for option in mount_options.split(text)]
     options = [option for option in options if option.partition("=")[0] not in {WORD, *_OF_THE_KERNEL}]
     mount_options.parse(options, sloppy=sloppy)
@@ -63,7 +67,8 @@ def remount(mountpoint: str, option_lists: Iterable[str], *, sloppy: bool, fake:
         raise ToolError(
             f"{mountpoint}: only root can remount: unmount it, and mount it again with the other options"
         )
-    staying = [option.partition("=")[0] for option in options if _stays(option, mount.options)]
+    running = _option_lists_of(ControlClient.of_mount(mountpoint).process_id())
+    staying = [option.partition("=")[0] for option in options if _stays(option, running)]
     if staying:
         complain(f"mount.drivefs: as before until it is unmounted and mounted again: {', '.join(staying)}")
     if not fake:
@@ -80,9 +85,23 @@ def changed(before: frozenset[str], options: Iterable[str]) -> frozenset[str]:
     return frozenset(words)
 
 
-def _stays(option: str, before: frozenset[str]) -> bool:
-    """Whether it is looked at only when a drive is mounted, and is not what mount(8) saw in the table."""
-    return option not in before and mount_options.is_of_drivefs(option)
+def _option_lists_of(process: int) -> list[str]:
+    """The `-o` arguments of the mount.drivefs that became this process (proc(5), cmdline); a line of fstab
+    brings the same to every remount."""
+    words = [os.fsdecode(word) for word in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")]
+    apart = [after for word, after in pairwise(words) if word == "-o"]
+    return apart + [word.removeprefix("-o") for word in words if word.startswith("-o") and word != "-o"]
+
+
+def _stays(option: str, running: list[str]) -> bool:
+    """Whether it is looked at only when a drive is mounted, and would have made another mount of this one."""
+    if not mount_options.is_of_drivefs(option):
+        return False
+    before = mount_options.parse(running, sloppy=True)
+    try:
+        return mount_options.parse([*running, f'"{option}"'], sloppy=True) != before
+    except UsageError:  # another source of the secret
+        return True
 
 
 def _remount(mountpoint: str, words: frozenset[str]) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import random
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from backend.errors import TransientError
+from backend.errors import CorruptError, NotFoundError, TransientError, UnavailableError
 from backend.upstream import BlockId, SealedBlock
 from cache.chunking import MIN_BLOCK
 from cache.drive import Drive
 from cache.pieces import Data, Stored
 from cache.sealer import AHEAD, WINDOW
-from tests.contents import STORED_KINDS, Kind
+from tests.contents import STORED_KINDS, Kind, contents
+from tests.contents import content as content_of_kind
 from tests.contents import content as made_of
-from tests.drives import content, make_file, opened
+from tests.drives import content, content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
 
 DATA = random.Random(5).randbytes(3 * WINDOW)
@@ -95,6 +99,46 @@ async def test_small_neighbours_are_absorbed(drive: Drive) -> None:
     expected = bytearray(b"".join(bytes([number + 1]) * 1000 for number in range(50)))
     expected[20_000:20_001] = b"!"
     assert await content(drive, made.inode) == expected
+
+
+@given(
+    sizes=st.lists(st.integers(1, MIN_BLOCK - 1), min_size=1, max_size=5),
+    lost=st.sets(st.integers(0, 4)),
+    appended=contents(min_size=1, max_size=50_000),
+    error=st.sampled_from(
+        [UnavailableError("3 of 4", []), CorruptError("no"), NotFoundError("no"), OSError(5, "no")]
+    ),
+)
+@settings(max_examples=30)
+async def test_a_neighbour_that_cannot_be_read_stops_nothing(
+    sizes: list[int], lost: set[int], appended: bytes, error: Exception
+) -> None:
+    """Regression: who appended to a file whose stored part was lost stopped the publishing of all files."""
+    upstream = MemoryUpstream()
+    with TemporaryDirectory() as folder:
+        async with opened(Path(folder, "here"), upstream) as drive:
+            files = [
+                await make_file(drive, b"%d" % number, content_of_kind("random", size, number))
+                for number, size in enumerate(sizes)
+            ]
+            await drive.sync()
+            drive.blocks.clear()
+            broken = {block for at in lost if at < len(files) for block in blocks_of(drive, files[at].inode)}
+            upstream.failing = dict.fromkeys(broken, error)
+            for file, size in zip(files, sizes, strict=True):
+                await drive.write(file.inode, size, appended)
+                await drive.flush(file.inode)
+            await make_file(drive, b"unrelated", appended)
+            await drive.sync()
+        async with opened(Path(folder, "elsewhere"), upstream) as drive:
+            assert await content_of(drive, b"unrelated") == appended
+            for number, size in enumerate(sizes):
+                found = await drive.read(files[number].inode, size, len(appended))
+                assert found == appended
+
+
+def blocks_of(drive: Drive, inode: int) -> set[BlockId]:
+    return {BlockId(extent.block) for extent in drive.ledger.namespace.extents(inode, 0, 1 << 62)}
 
 
 async def test_large_neighbours_are_left(drive: Drive) -> None:
