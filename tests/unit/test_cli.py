@@ -600,7 +600,8 @@ class TestMountCommand:
         (bench.mountpoint / "more").write_text("goes on")
         assert bench.umount().returncode == 0
         for arguments in (("add", *new), ("remove", "node2")):
-            result = bench.run("drivefs", "node", *arguments, str(bench.drive))
+            key = ["--key-file", str(bench.key)]
+            result = bench.run("drivefs", "node", *arguments, str(bench.drive), *key)
             assert (result.returncode, result.stderr) == (0, "")
         shutil.rmtree(bench.drive / "node0")
         assert bench.mount().returncode == 0
