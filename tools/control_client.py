@@ -59,9 +59,14 @@ class ControlClient:
                 if client._peer()[1] == mount.owner:
                     return client
         try:
-            return cls(os.fsdecode(os.getxattr(mountpoint, CONTROL_ATTRIBUTE)))
+            client = cls(os.fsdecode(os.getxattr(mountpoint, CONTROL_ATTRIBUTE)))
         except OSError as error:
             raise _why_no_socket(mount, error) from None
+        if client._peer()[1] != mount.owner:
+            raise ToolError(
+                f"{mountpoint}: names a control socket that is not of user {mount.owner}, who mounted"
+            )
+        return client
 
     def status(self) -> dict[str, Any]:
         """What `GET /status` says: see docs/tools.md."""
