@@ -58,8 +58,9 @@ def drives() -> Iterator[Candidate]:
         yield Candidate(
             "drivefs",
             {
-                f"{action}.fuse.drivefs": _script(f'exec {quote(str(programs / action))}.drivefs "$@"')
-                for action in ("mount", "umount")
+                "mount.fuse.drivefs": _call(programs / "mount.drivefs"),
+                "umount.fuse.drivefs": _call(programs / "umount.drivefs"),
+                "umount.drivefs": _call(programs / "umount.drivefs"),
             },
             _volume_of(test),
             _volume_of(scratch),
@@ -68,7 +69,7 @@ def drives() -> Iterator[Candidate]:
 
 
 def _volume_of(drive: MountedDrive) -> Volume:
-    options = f"key_file={drive.key},cache_dir={drive.cache},{_DRIVE_OPTIONS}"
+    options = f"key_file={drive.key},{drive.folder_options()},{_DRIVE_OPTIONS}"
     return Volume(str(drive.drive), drive.mountpoint, options)
 
 
@@ -86,6 +87,10 @@ def _folder_behind(place: MountedDrive) -> Volume:
     place.drive.mkdir()
     options = f"source={place.drive},{_PASS_THROUGH_OPTIONS}"
     return Volume(f"pass-through-{place.folder.name}", place.mountpoint, options)
+
+
+def _call(program: Path) -> str:
+    return _script(f'exec {quote(str(program))} "$@"')
 
 
 def _script(commands: str) -> str:

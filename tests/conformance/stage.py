@@ -2,6 +2,7 @@
 
 - /sbin has the mount helpers of the file system that is tested, so it need not be installed, and an installed
   one is not taken for it.
+- umount(8) finds no note of another mount in /run/mount, and leaves none there.
 - The users exist that some tests become.
 - df(1) and umount(8) are found first in a folder of their own: xfstests knows a FUSE file system by the type
   "fuse" alone, and a volume by its source, which umount(8) takes for a mountpoint if it is a folder.
@@ -36,13 +37,14 @@ def set_up(folder: Path, candidate: Candidate, results: Path) -> dict[str, str]:
     """Put it all in place, its files in `folder`, which is empty; the environment to run `check` in. It will
     leave its results in `results`. Only after `leave_namespace`: else it changes the whole machine."""
     programs, helpers = folder / "programs", folder / "helpers"
-    for name in ("programs", "helpers", "temporary"):
+    for name in ("programs", "helpers", "notes", "temporary"):
         (folder / name).mkdir()
     for name, text in candidate.helpers.items():
         _executable(helpers / name, text)
     _executable(programs / "df", _df())
     _executable(programs / "umount", _umount(candidate))
     _add_users(folder)
+    _hide_notes(folder / "notes")
     sbin = os.path.realpath("/sbin")
     _run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={helpers}:{sbin}", sbin)
     configuration = folder / "local.config"
@@ -100,6 +102,11 @@ def _add_users(folder: Path) -> None:
         copy.write_text(known + "".join(line for line in more if f"\n{line.split(':')[0]}:" not in known))
         shutil.copymode(original, copy)
         _run("mount", "--bind", str(copy), str(original))
+
+
+def _hide_notes(empty: Path) -> None:
+    if Path("/run/mount").is_dir():
+        _run("mount", "--bind", str(empty), "/run/mount")
 
 
 def _executable(path: Path, text: str) -> None:

@@ -63,10 +63,30 @@ def test_flags_of_the_kernel_change_and_the_rest_stays(drive: MountedDrive) -> N
         asked = [generator.choice((flag, flag.removeprefix("no"))) for flag in flags]
         succeed(_remount(drive, *asked, "user_id=0", "group_id=0", "default_permissions"))
         assert _options(drive) & set(flags) == set(asked) & set(flags)
-    said = _remount(drive, "cache_size=64M", "acl")
+    said = _remount(drive, "cache_size=65M", "noacl")
     assert said.returncode == 0
-    assert "as before until it is unmounted and mounted again: cache_size, acl" in said.stderr
+    assert "as before until it is unmounted and mounted again: cache_size, noacl" in said.stderr
     assert _remount(drive, "cahce_size=64M").returncode == 1
+
+
+@needs_root
+def test_the_options_of_the_mount_itself_are_not_worth_a_word(drive: MountedDrive) -> None:
+    """They come again with every remount of a line of fstab."""
+    own = [
+        f"key_file={drive.key}",
+        drive.folder_options(),
+        "allow_other",
+        "cache_size=32M",
+        "commit_interval=7s",
+    ]
+    drive.mount("allow_other,cache_size=32M", "commit_interval=7s", "noacl")
+    for options in (own, [*own, "noacl"], ["cache_size=32768K"]):
+        said = _remount(drive, "ro", *options)
+        assert (succeed(said), said.stderr) == ("", "")
+    others = ["acl", "cache_size=33M", "passphrase_command=false", f"key_file={drive.key}.other"]
+    for option in others:
+        said = _remount(drive, option)
+        assert said.stderr.rstrip().endswith(f"mounted again: {option.partition('=')[0]}"), said.stderr
 
 
 @needs_root
