@@ -205,6 +205,8 @@ class BlockStore:
         async with trio.open_nursery() as nursery:
             for node in self._nodes.values():
                 nursery.start_soon(_ask_status, node, found)
+        for name in filter(self._packs.has_refused_space, found):
+            found[name] = replace(found[name], free=0, full=True)
         sums = self._index.statistics()
         spaces = {
             name: Space(node.total, node.free, node.filesystem)

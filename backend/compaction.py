@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -52,6 +54,8 @@ DEBRIS: Final = declare("compaction.debris", "a fragment of a pack that cannot b
 
 THIN: Final = 0.6
 """A pack is rewritten when less of it than this is needed."""
+SMALLEST_ROOM: Final = 64 << 10
+"""For commits, on a node whose fragment takes the last of its room."""
 _PAGE: Final = 2000
 
 Verify = Callable[[], Awaitable[None]]
@@ -102,9 +106,27 @@ class Compactor:
         await self._delete_all(_without(read_from, doomed), verify, report)
         await self._drop([one.pack.id for one in census if not one.blocks], verify, report)
         for group in _groups(one for one in census if one.blocks and one.needed < THIN * one.pack.size):
+            if not await self._has_room(sum(one.needed for one in group)):
+                log.info("thin packs stay: the nodes have no room for what is needed of them")
+                break
             await self._rewrite([one.pack for one in group], verify, report)
             await trio.sleep(sum(one.needed for one in group) / bytes_per_second)
         return report
+
+    async def _has_room(self, size: int) -> bool:
+        """Whether as many nodes as a pack of that size needs have room for a fragment. To fail in the middle
+        would leave fragments behind, where there is no room for them."""
+        spaces = []
+        for node in self._nodes.values():
+            with suppress(DriveError):
+                spaces.append(await node.space())
+        profile = self._packs.code.profile
+        fragment = self._packs.stored_size(max(size, 1)) // profile.total + SMALLEST_ROOM
+        sharing = Counter(space.filesystem for space in spaces if space.filesystem)
+        return (
+            sum(space.free >= fragment * max(sharing[space.filesystem], 1) for space in spaces)
+            >= profile.write_quorum
+        )
 
     async def _forget(self, until_ns: int) -> int:
         total = 0

@@ -14,6 +14,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -51,6 +52,7 @@ BEFORE_REBUILT: Final = declare(
 
 WRITES_PER_NODE: Final = 16
 REPAIR_PATIENCE: Final = 60.0
+NO_SPACE_SECONDS: Final = 30.0
 
 
 @dataclass(slots=True)
@@ -93,6 +95,8 @@ class PackStore:
         self._cpu = trio.CapacityLimiter(2)
         self._writes: Counter[str] = Counter()
         self._unsettled: Counter[bytes] = Counter()
+        self._no_space_at: dict[str, float] = {}
+        """when a node last refused a fragment for want of space, and took none since"""
         self.reader = PackReader(nodes, code, drive_id, pack_key, self._cpu, report_wrong, hedge_after)
 
     @property
@@ -116,6 +120,10 @@ class PackStore:
     def is_unsettled(self, pack_id: bytes) -> bool:
         """Whether writes of the pack's fragments are still under way."""
         return self._unsettled[pack_id] > 0
+
+    def has_refused_space(self, name: str) -> bool:
+        """Whether the node had no space for a fragment a short while ago, whatever it says (a quota)."""
+        return trio.current_time() - self._no_space_at.get(name, -math.inf) < NO_SPACE_SECONDS
 
     async def write(self, nursery: trio.Nursery, pack_id: bytes, data: bytes) -> PackWrite:
         """Store a pack; returns at write quorum while the rest goes on in `nursery`. The same id must
@@ -183,9 +191,14 @@ class PackStore:
 
     async def _attempt(self, write: PackWrite, index: int, step: str) -> DriveError | None:
         """Write the fragment to the node that it belongs on now; what is wrong, if it cannot be written."""
+        name = write.pack.nodes[index]
         try:
             failpoint(step)
             await self._put(write.pack, index, write.fragments[index])
+            self._no_space_at.pop(name, None)
+        except NoSpaceError as error:
+            self._no_space_at[name] = trio.current_time()
+            return error
         except DriveError as error:
             return error
         except OSError as error:

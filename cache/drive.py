@@ -261,7 +261,10 @@ class Drive(Tree):
             log.info("the store's state cannot be had now: %s", error)
         else:
             unstored = max(unstored, status.pending_bytes)
+            was_full = room.is_full
             room.measured(status.capacity, accepted, unstored, trio.current_time())
+            if room.is_full and not was_full:
+                log.warning("the drive is full: its nodes have only their reserve left")
 
     async def _seal_ahead_loop(self) -> None:
         while True:

@@ -199,6 +199,7 @@ class Publisher:
         except (DriveError, FileSystemError, OSError) as error:
             self._say(f"cannot publish now (will be tried again; the journal keeps everything): {error}")
             self.refusal = _refusal(error)
+            self._ledger.room.look_soon()
             await self._ledger.wake_waiting()
             raise
         self.refusal = None

@@ -75,6 +75,11 @@ class Room:
         return self._capacity is None or need is Need.FREE or self.left(need) >= size
 
     @property
+    def is_full(self) -> bool:
+        """Whether nothing that grows can be stored, though all that was accepted is."""
+        return self._capacity is not None and self._capacity.storable <= 0
+
+    @property
     def is_tight(self) -> bool:
         """Whether what is not stored should be, to find out what it really takes."""
         unstored = self.unstored

@@ -27,6 +27,10 @@ class MemoryNode:
         self.away = False
         self.read_only = False
         self.full = False
+        self.taken = 0
+        """bytes that others have"""
+        self.quota = 1 << 40
+        """bytes that it takes, whatever it says of its space"""
         self.capacity = 1 << 40
         """bytes; each object takes whole pages of them"""
         self.before: Callable[[str, str], Awaitable[None]] = _checkpoint
@@ -77,7 +81,7 @@ class MemoryNode:
 
     async def space(self) -> Space:
         await self._enter("space", "")
-        return Space(self.capacity, 0 if self.full else max(self.capacity - self.used, 0))
+        return Space(self.capacity, 0 if self.full else max(self.capacity - self.taken - self.used, 0))
 
     async def check(self) -> None:
         await self._enter("check", "")
@@ -89,7 +93,7 @@ class MemoryNode:
 
     def _keep(self, key: str, data: bytes) -> None:
         """As on a disk, what is replaced goes after the new object is there."""
-        if self.used + _pages(data) > self.capacity:
+        if self.used + _pages(data) > min(self.capacity - self.taken, self.quota):
             raise NoSpaceError(f"{self.name} is full")
         self.objects[key] = data
 

@@ -14,9 +14,10 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from backend.errors import NoSpaceError
 from cache import inodes
 from cache.drive import Drive
-from cache.errors import DriveFullError, NoSpaceLeftError
+from cache.errors import DriveFullError, NoEntryError, NoSpaceLeftError
 from cache.opening import DriveOptions
 from cache.operations import ROOT_INODE
 from cache.publisher import Intervals
@@ -25,6 +26,8 @@ from tests.contents import KINDS, Kind, content
 from tests.drives import QUIET, content_of, make_file, opened
 from tests.memory_node import MemoryNode, memory_nodes
 from tests.upstreams import LocalDrive
+
+pytestmark = pytest.mark.logs_warnings  # that a drive is full is news
 
 MIB = 1 << 20
 SIZE = 12 * MIB
@@ -54,7 +57,7 @@ async def put(drive: Drive, name: bytes, data: bytes) -> None:
     try:
         made = await make_file(drive, name, data)
     except NoSpaceLeftError:
-        with suppress(NoSpaceLeftError):
+        with suppress(NoEntryError):
             await drive.unlink(ROOT_INODE, name)
         raise
     await drive.fsync(made.inode)
@@ -213,6 +216,95 @@ async def test_one_small_node_lets_data_be_stored_with_less(tmp_path: Path) -> N
             await check(drive, kept)
 
 
+@settings(max_examples=6, deadline=None)
+@given(st.permutations(range(6)), st.sampled_from(KINDS))
+def test_nodes_that_others_fill_one_by_one(
+    tmp_path_factory: pytest.TempPathFactory, order: list[int], kind: Kind
+) -> None:
+    """As long as a write quorum has room, all goes on; then ENOSPC; and on again when the room is back."""
+    nodes = sized(*[64 * MIB] * 6)
+    kept: dict[bytes, bytes] = {}
+
+    async def attempt(drive: Drive, name: bytes) -> bool:
+        data = content(kind, 300_000, len(kept)) + name
+        try:
+            await put(drive, name, data)
+        except DriveFullError:
+            return False
+        kept[name] = data
+        return True
+
+    async def live() -> None:
+        async with mounted(tmp_path_factory.mktemp("here"), nodes, QUIET) as drive:
+            for full, number in enumerate(order, 1):
+                node = nodes[f"node{number}"]
+                node.taken = node.capacity - node.used - 32_000  # the lease is renewed all the same
+                await drive._refresh_status()
+                assert await attempt(drive, b"%d" % full) == (full < 2)
+                if full < 2:
+                    await drive.sync()
+            assert drive.statistics().available == 0
+            await drive.unlink(ROOT_INODE, b"1")
+            kept.clear()
+            for node in nodes.values():
+                node.taken = 0
+            await drive._refresh_status()
+            assert await attempt(drive, b"after")
+            await drive.sync()
+        async with mounted(tmp_path_factory.mktemp("there"), nodes, QUIET) as drive:
+            assert {entry.name for entry in drive.entries(ROOT_INODE, 0, 10)} == {b"after"}
+            await check(drive, kept)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inodes, "PATIENCE", 0.2)
+        trio.run(live)
+
+
+async def test_a_quota_that_statfs_does_not_tell_of(tmp_path: Path) -> None:
+    """What a node refuses counts, whatever it says that it has."""
+    nodes = sized(*[64 * MIB] * 6)
+    with trio.fail_after(ENOUGH):
+        async with mounted(tmp_path, nodes, QUIET) as drive:
+            await put(drive, b"before", content("random", MIB))
+            for name in ("node0", "node1"):
+                nodes[name].quota = 0
+            with suppress(NoSpaceError, NoSpaceLeftError):
+                await drive.sync()
+            await drive._refresh_status()
+            with pytest.raises(DriveFullError):
+                await put(drive, b"more", content("random", MIB, 1))
+            for name in ("node0", "node1"):
+                nodes[name].quota = 1 << 40
+            await drive.sync()
+            await drive._refresh_status()
+            await put(drive, b"more", content("random", MIB, 1))
+
+
+async def test_what_is_dead_goes_though_nothing_can_be_rewritten(tmp_path: Path) -> None:
+    """Packs of which much is needed stay as they are where there is no room to write that anew."""
+    nodes = sized()
+    with trio.fail_after(ENOUGH):
+        async with mounted(tmp_path, nodes, QUIET) as drive:
+            kept = {b"kept%d" % n: content("random", MIB, n) for n in range(4)}
+            for number, (name, data) in enumerate(kept.items()):
+                await put(drive, name, data)
+                await put(drive, b"gone%d" % number, content("random", 3 * MIB, 100 + number))
+            await drive.sync()
+            for number in range(4):
+                await drive.unlink(ROOT_INODE, b"gone%d" % number)
+            await drive.sync()
+            for node in nodes.values():
+                node.taken = node.capacity - node.used - 100_000
+            before = sum(node.used for node in nodes.values())
+            await collect(drive)
+            assert sum(node.used for node in nodes.values()) < before + 6 * 100_000
+            for node in nodes.values():
+                node.taken = 0
+            await collect(drive)
+            assert sum(node.used for node in nodes.values()) < before / 2
+            await check(drive, kept)
+
+
 class TestWaiting:
     """Nobody waits for ever: who is not answered cannot be killed."""
 
@@ -227,7 +319,6 @@ class TestWaiting:
                 return
         raise AssertionError("the journal took everything")
 
-    @pytest.mark.logs_warnings
     async def test_a_writer_is_answered_in_time_and_everything_else_works(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -250,7 +341,6 @@ class TestWaiting:
                 await make_file(drive, b"after", content("text", MIB))
                 assert await content_of(drive, b"before") == b"before"
 
-    @pytest.mark.logs_warnings
     async def test_many_writers_are_all_answered_in_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
