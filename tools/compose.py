@@ -61,7 +61,7 @@ from cache.block_codec import BlockCodec
 from cache.drive import Drive
 from cache.local_state import LocalState
 from cache.opening import DriveOptions, Secrets, StaleCacheError, open_drive
-from tools import mounts, old_place
+from tools import mounts, old_place, pairing
 from tools.places import Folders
 
 INDEX_FILE: Final = "blocks.db"
@@ -199,6 +199,8 @@ async def opened_drive(
             finally:
                 with trio.CancelScope(shield=True):
                     await opened.close()
+                    if not (options.read_only or opened.ledger.unpublished):
+                        await trio.to_thread.run_sync(pairing.note_closing, folders)
     except BaseExceptionGroup as group:
         raise sole(group) from None
 
@@ -259,6 +261,9 @@ async def _open_once(
     known = local.known_head or known
     try:
         if not options.read_only:
+            await trio.to_thread.run_sync(pairing.require_journal, folders)
+        await trio.to_thread.run_sync(pairing.forget_foreign_index, folders, INDEX_FILE)
+        if not options.read_only:
             await _remove_debris(drive)
         lease = None if options.read_only else _lease(drive, waiting)
         blocks, upstream, health = _build_upstream(drive, folders.cache, scrub_interval, lease)
@@ -270,6 +275,9 @@ async def _open_once(
             await nursery.start(upstream.run)
             opened = await open_drive(local, upstream, drive.file.id, _secrets(drive.keys), options)
             opened.health = health
+            if not options.read_only:
+                await trio.to_thread.run_sync(pairing.note_opening, folders)
+                opened.ledger.custody.on_loss.append(partial(pairing.note_closing, folders))
             return opened
         except BaseException:
             with trio.CancelScope(shield=True):
