@@ -402,7 +402,7 @@ class Ledger:
         """Make the namespace durable and let the journal segments go that nobody needs. A start that finds
         neither makes the namespace anew from the log: where they have lost their names, what is published
         is all that is needed."""
-        needed = self._needed_position()
+        is_empty, needed = not self.unpublished, self._needed_position()
         known = max(needed, self._recorded_position)
         try:
             if not self.custody.check():
@@ -410,6 +410,8 @@ class Ledger:
             if known > self._durable_position:
                 await self._make_durable()
             if known <= self._durable_position:
+                if is_empty:  # a journal without any segment is one that somebody took away
+                    await self.journal.sync_records(0, 0)
                 self.journal.drop_before(needed)
                 await self.journal.close_dropped()
                 self.local_room.look_anew()
