@@ -38,6 +38,7 @@ from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import NoAttributeError, NoEntryError
 from cache.past_access import READ, SEARCH, Caller
+from mountfs.access_calls import asks_to_write
 from mountfs.errno_table import errno_of, is_expected, is_known
 from mountfs.kernel_times import KernelTimes
 from mountfs.large_writes import LARGE, LargeWrites
@@ -247,6 +248,8 @@ class DriveOperations(pyfuse3.Operations):
     @_answered
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         if inode >= self._past:
+            if asks_to_write(ctx.pid):
+                raise FUSEError(errno.EROFS)
             return _past_reply(self._view.find(inode))
         return entry_reply(self._drive.attributes(inode))
 

@@ -14,9 +14,9 @@ Invariants:
    kernel knows are told apart by hashing again. A time that is named otherwise than in the listing (`2h`) is
    a folder of its own: the kernel allows a folder one place only.
 2. The table holds exactly what the kernel holds (`hold`, `release`).
-3. Names may not be remembered by the kernel: what goes with the clock changes its meaning, what grows with
-   the drive appears, and for all others it has to ask who may look at them now (`check`). Attributes of then
-   may.
+3. Nothing may be remembered by the kernel: of names, what goes with the clock changes its meaning, what grows
+   with the drive appears, and for all others it has to ask who may look at them now (`check`); and it has to
+   ask for attributes before it says that something can be written (`mountfs.access_calls`).
 4. The past is nosuid: a set-ID bit or a capability that was revoked since means nothing there.
 """
 
@@ -92,7 +92,7 @@ class Found:
     node: _Node
     attributes: Attributes
     name_seconds: float = NEVER
-    attribute_seconds: float = ALWAYS
+    attribute_seconds: float = NEVER
 
 
 @dataclass(slots=True)
@@ -175,13 +175,13 @@ class VersionsView:
         changed = max(live.ctime_ns, self._drive.past.time_of(self._drive.past.head))
         times = {"atime_ns": changed, "mtime_ns": changed, "ctime_ns": changed}
         own = replace(live, inode=self._number(node), mode=type_, nlink=2, size=0, blocks=0, **times)
-        return Found(node, own, NEVER, NEVER)
+        return Found(node, own)
 
     def _of_row(self, node: _Node, row: InodeRow) -> Found:
         attributes = attributes_of(row)
         attributes.inode = self._number(node)
         if self._root is not None:  # the mount says who may look, and whether it is nosuid
-            return Found(node, attributes, ALWAYS)
+            return Found(node, attributes, ALWAYS, ALWAYS)
         if not row.is_directory:
             attributes.mode &= ~_SET_ID
         return Found(node, attributes)

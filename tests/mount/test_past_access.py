@@ -154,3 +154,31 @@ def test_a_mount_as_of_a_time_shows_modes_and_gives_no_privileges(drive: Mounted
     found = mounts.find(str(drive.mountpoint))
     assert found is not None
     assert "nosuid" in found.options
+
+
+def test_access_and_open_agree_that_nothing_can_be_written(shared: MountedDrive, place: Path) -> None:
+    (place / "folder").mkdir()
+    (place / "folder" / "file").write_text("as it was")
+    (place / "folder" / "file").chmod(0o666)
+    os.symlink("file", place / "folder" / "link")
+    shared.sync()
+    hidden = place / ".versions"
+    folder = newest(place) / "folder"
+    version = next((hidden / ".." / "folder" / ".versions" / "by-name" / "file").iterdir())
+    for path in (
+        hidden,
+        hidden / "by-name",
+        newest(place),
+        folder,
+        folder / "file",
+        folder / "link",
+        version,
+    ):
+        for mode in (os.R_OK, os.F_OK):
+            assert os.access(path, mode), path
+        for _ in range(20):
+            assert not os.access(path, os.W_OK), path
+            assert not os.access(path, os.R_OK | os.W_OK, effective_ids=True), path
+    assert os.access(place / "folder" / "file", os.W_OK)
+    with pytest.raises(OSError, match="Read-only"):
+        (folder / "file").open("a")

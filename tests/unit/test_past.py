@@ -359,9 +359,10 @@ async def test_what_may_be_remembered(drive: Drive, clock: Clock) -> None:
     for names in ((name,), (name, b"f"), (b"5s", b"f")):
         found = await found_at(view, *names)
         assert found.name_seconds == 0  # who looks is checked each time
-        assert found.attribute_seconds > 0
-    whole = VersionsView(drive, None, as_of=1)
-    assert (await whole.lookup(ROOT_INODE, b"f")).name_seconds > 0
+        assert found.attribute_seconds == 0  # so is who asks whether he may write
+    whole = await VersionsView(drive, None, as_of=1).lookup(ROOT_INODE, b"f")
+    assert whole.name_seconds > 0
+    assert whole.attribute_seconds > 0
 
 
 async def test_by_name_in_the_view(drive: Drive, clock: Clock) -> None:
