@@ -27,7 +27,7 @@ KNOWN_FAILURES: Final = Path(__file__).with_name("known_failures.toml")
 NEEDED: Final = ("xfs_io", "bc", "gawk", "perl", "setfacl", "setfattr", "fusermount3")
 DEFAULT: Final = ("-g", "generic/auto", "-x", "dangerous,soak,long_rw", "-e", "generic/551")
 """of check; 551 writes some 200 GiB past the page cache"""
-LIMIT: Final = 600.0
+LIMIT: Final = 900.0
 
 
 @dataclass(frozen=True, slots=True)
