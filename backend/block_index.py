@@ -23,7 +23,7 @@ import apsw
 from backend import at_rest, file_limit
 from backend.errors import CorruptError, FormatError, NoSpaceError, NotFoundError, TransientError
 from backend.pack_format import PackEntry
-from backend.upstream import BlockId
+from backend.upstream import BlockId, Shortfall
 
 APPLICATION_ID: Final = 0x44464258
 VERSION: Final = 3
@@ -358,6 +358,28 @@ class BlockIndex:
             (limit, skip),
         )
         return [_pack(row) for row in rows]
+
+    @_translated
+    def newest_number(self) -> int:
+        """Of the pack that was added last, for `shortfall`."""
+        row = self._one("SELECT max(number) FROM packs")
+        return 0 if row is None or row[0] is None else int(row[0])
+
+    @_translated
+    def shortfall(self, up_to: int) -> Shortfall:
+        """Of the packs that were there when `newest_number` gave `up_to`. Without those that are beyond
+        parity: nothing relies on them."""
+        rows = self._database.execute(
+            "SELECT nodes, missing, count(*) FROM packs WHERE repair AND NOT doomed AND number <= ?"
+            " GROUP BY nodes, missing",
+            (up_to,),
+        )
+        count, names = 0, set()
+        for nodes, missing, packs in rows:
+            if missing.bit_count() <= self._parity:
+                count += packs
+                names |= {name for at, name in enumerate(nodes.split("/")) if missing >> at & 1}
+        return Shortfall(count, tuple(sorted(names)))
 
     @_translated
     def want_repair(self, pack_id: bytes, missing: int = 0) -> None:

@@ -1,8 +1,8 @@
 """The block store: dedup, packing, storing at write quorum, reading, repair, rebuilding the index.
 
-It implements the block half of `backend.upstream.Upstream`: `missing`, `put_blocks`, `flush`, `get_block`,
-`get_block_again`, `report_wrong`, `stored_blocks`, `release`, `revive`, `sizes`, `compact`, `status` and
-`close`; what those promise is said there. How space is given back: `backend.compaction`.
+It implements the block half of `backend.upstream.Upstream`: `missing`, `put_blocks`, `flush`, `redundancy`,
+`get_block`, `get_block_again`, `report_wrong`, `stored_blocks`, `release`, `revive`, `sizes`, `compact`,
+`status` and `close`; what those promise is said there. How space is given back: `backend.compaction`.
 
 Invariants:
 1. A block is in the buffer or in the index from `put_blocks` on; it passes from one to the other without
@@ -43,7 +43,15 @@ from backend.placement import ClusterMap
 from backend.presence import Presence
 from backend.repair_queue import FIRST_WAIT as REPAIR_WAIT
 from backend.repair_queue import NoteRepair, RepairQueue, forget
-from backend.upstream import BlockId, BlockPart, CompactionReport, NodeStatus, SealedBlock, StoreStatus
+from backend.upstream import (
+    BlockId,
+    BlockPart,
+    CompactionReport,
+    NodeStatus,
+    SealedBlock,
+    Shortfall,
+    StoreStatus,
+)
 
 AFTER_QUORUM: Final = declare(
     "blocks.after-quorum", "a pack is durable at write quorum; the index does not know it yet"
@@ -149,6 +157,9 @@ class BlockStore:
         for pack, failures in waits:
             await pack.wait_stored(failures)
         await trio.lowlevel.checkpoint()
+
+    async def redundancy(self, patience: float) -> Shortfall:
+        return await self._repairs.settle(patience)
 
     async def get_block(self, block: BlockId) -> Buffer:
         return (await self.get_block_part(block, 0, MAX_BLOCK_SIZE)).data
@@ -366,6 +377,7 @@ class BlockStore:
         except DriveError as error:
             # What was noted with the pack stands: fragments that have come since count as missing.
             log.warning("the index cannot be written now: %s", error)
+        self._repairs.note_progress()
         if write.missing():
             self._repairs.wake()
 

@@ -23,7 +23,16 @@ from backend.errors import ConflictError, CorruptError, DriveError, FencedError,
 from backend.lease import Lease
 from backend.node import Buffer
 from backend.replicated_objects import ReplicatedObjects
-from backend.upstream import BlockId, BlockPart, Commit, CompactionReport, Head, SealedBlock, StoreStatus
+from backend.upstream import (
+    BlockId,
+    BlockPart,
+    Commit,
+    CompactionReport,
+    Head,
+    SealedBlock,
+    Shortfall,
+    StoreStatus,
+)
 
 ROOTS: Final = "roots/"
 _LOG = logging.getLogger(__name__)
@@ -40,6 +49,9 @@ class Blocks(Protocol):
 
     async def flush(self) -> None:
         """See `Upstream.flush`."""
+
+    async def redundancy(self, patience: float) -> Shortfall:
+        """See `Upstream.redundancy`."""
 
     async def get_block(self, block: BlockId) -> Buffer:
         """See `Upstream.get_block`."""
@@ -190,6 +202,10 @@ class LocalUpstream:
         """See `Upstream.flush`."""
         await self._writer().ensure()
         await self._blocks.flush()
+
+    async def redundancy(self, patience: float) -> Shortfall:
+        """See `Upstream.redundancy`; of what this process may write, so none without a lease."""
+        return Shortfall() if self._lease is None else await self._blocks.redundancy(patience)
 
     async def get_block(self, block: BlockId) -> Buffer:
         """See `Upstream.get_block`."""

@@ -22,6 +22,7 @@ from backend.block_index import BlockIndex, Pack
 from backend.errors import DriveError
 from backend.node import Node
 from backend.pack_store import PackStore
+from backend.upstream import Shortfall
 
 FIRST_WAIT: Final = 1.0
 LONGEST_WAIT: Final = 60.0
@@ -54,6 +55,8 @@ class RepairQueue:
         self._first_wait = first_wait
         self._note = note
         self._wanted = trio.Event()
+        self._hurried = trio.Event()
+        self._progress = trio.Event()
 
     def wake(self) -> None:
         """Something was queued."""
@@ -66,10 +69,34 @@ class RepairQueue:
             if self._index.packs_to_repair(limit=1):
                 repaired = await self.repair_all()
                 wait = self._first_wait if repaired else min(2 * wait, LONGEST_WAIT)
-                await trio.sleep(wait)
+                with trio.move_on_after(wait):
+                    await self._hurried.wait()
+                    self._hurried, wait = trio.Event(), self._first_wait
             else:
                 await self._wanted.wait()
                 self._wanted = trio.Event()
+
+    def note_progress(self) -> None:
+        """A pack has more fragments than before."""
+        self._progress.set()
+        self._progress = trio.Event()
+
+    async def settle(self, patience: float) -> Shortfall:
+        """As `Upstream.redundancy`."""
+        newest = self._index.newest_number()
+        self._hurried.set()
+        while True:
+            progress, short = self._progress, self._index.shortfall(newest)
+            if not short.packs or not await self._any_answers(short.nodes):
+                return short
+            with trio.move_on_after(patience) as waiting:
+                await progress.wait()
+            if waiting.cancelled_caught:
+                return self._index.shortfall(newest)
+
+    async def _any_answers(self, names: Sequence[str]) -> bool:
+        """Whether it is worth while to wait. Which node is at fault is not known of a suspected pack."""
+        return not names or any([await self._is_reachable(name) for name in names])
 
     async def repair_all(self) -> int:
         """Try every queued pack once; how many are whole now."""
@@ -116,6 +143,8 @@ class RepairQueue:
         try:
             missing = await self._packs.repair(pack)
             self._index.set_missing(pack.id, missing)
+            if missing != pack.missing or not missing:
+                self.note_progress()
         except DriveError as error:
             log.info("pack %s cannot be repaired yet: %s", pack.id.hex(), error)
             return

@@ -105,6 +105,15 @@ class StoreStatus:
     """None: unknown, and nothing is refused for want of it"""
 
 
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """What is stored with less redundancy than the profile promises: packs that can be read, and lack
+    fragments or are suspected to; and the nodes that are to have these."""
+
+    packs: int = 0
+    nodes: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class CompactionReport:
     """What a compaction did: dead blocks forgotten, packs deleted (rewritten ones too) and their bytes with
@@ -155,6 +164,11 @@ class Upstream(Protocol):
     async def flush(self) -> None:
         """Return when every block taken before is stored at write quorum. Raises what storing
         raised; the blocks stay buffered, so that calling again tries again."""
+
+    async def redundancy(self, patience: float) -> Shortfall:
+        """Return when all that was flushed before has all its fragments; or, with what is lacking, when the
+        nodes that lack them do not answer, or nothing has got better for `patience` seconds. Raises nothing
+        for a node's failure; what is lacking is made good in the background."""
 
     async def get_block(self, block: BlockId) -> Buffer:
         """The sealed block whole. Does not authenticate it (no key here): a caller that finds it

@@ -46,6 +46,8 @@ from cache.tree import Tree
 log = logging.getLogger(__name__)
 
 TICK: Final = 1.0
+PATIENCE: Final = 10.0
+"""Seconds without any progress after which `redundancy` no longer waits."""
 STATUS_INTERVAL: Final = 30.0
 STATUS_PAUSE: Final = 0.5
 """Seconds between two looks at the nodes, however often they change."""
@@ -191,6 +193,20 @@ class Drive(Tree):
     def is_only_here(self) -> bool:
         """Whether something was accepted that is neither on the nodes nor in a journal that can be found."""
         return not self._read_only and not self.ledger.custody.check() and self.ledger.unpublished
+
+    async def redundancy(self) -> str:
+        """Wait until what `sync` stored has all the redundancy that the profile promises, as long as that
+        goes on; a line for people if it has less."""
+        if self._read_only:
+            return ""
+        short = await self._upstream.redundancy(PATIENCE)
+        if not short.packs:
+            return ""
+        where = f" on {', '.join(short.nodes)}" if short.nodes else ""
+        return (
+            f"not yet with the redundancy that was promised: {short.packs} packs lack fragments{where}; "
+            "a mount of the drive writes them when it can"
+        )
 
     # Life
 

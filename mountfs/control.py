@@ -4,10 +4,13 @@
 |---|---|
 | GET /status | 200, the drive's status as JSON |
 | GET /metrics | 200, its numbers as Prometheus gauges (text format 0.0.4) |
-| POST /sync | 200 when all accepted so far is stored and published, `{}` or `{"notice": ...}`; 503 if not |
+| POST /sync | 200 when all accepted so far is stored and published, `{}` or with texts (below); 503 if not |
 | POST /write-back | 200 `{"problem": ...}` when the kernel was asked to hand over what it holds itself |
 | POST /unmount | 202 `{}` at once; the mount then drains and ends as on SIGTERM |
 | POST /calls/NAME | arguments as a JSON object; 200 and the answer of the call (`cache.calls`), or 503 |
+
+The texts of a sync: `notice`, what the mount has to say besides; `short`, if it is stored with less
+redundancy than promised, and no more can be had now.
 
 Anything else: 404, 405, or 400, 408, 413 for what is not a small, prompt HTTP request. One request per
 connection. Only the user who mounted and root are answered (SO_PEERCRED), whatever the file modes say;
@@ -57,6 +60,11 @@ Status = Mapping[str, Any]
 log = logging.getLogger(__name__)
 
 
+async def _whole() -> str:
+    """Nothing is lacking."""
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Commands:
     """What the socket can ask of a mount. `sync` and `calls` may raise the drive's errors; `write_back` says
@@ -68,6 +76,8 @@ class Commands:
     unmount: Callable[[], None]
     notice: Callable[[], str] = str
     """what who asks for a sync is to be told besides"""
+    redundancy: Callable[[], Awaitable[str]] = _whole
+    """waits for it after a sync; what is lacking"""
     calls: Mapping[str, Call] = field(default_factory=dict)
 
 
@@ -318,10 +328,11 @@ async def _metrics(commands: Commands) -> Answer:
 async def _sync(commands: Commands) -> Answer:
     try:
         await commands.sync()
+        short = await commands.redundancy()
     except (DriveError, FileSystemError, OSError) as error:
         return _json(503, {"error": str(error)})
-    notice = commands.notice()
-    return _json(200, {"notice": notice} if notice else {})
+    told = {"notice": commands.notice(), "short": short}
+    return _json(200, {name: text for name, text in told.items() if text})
 
 
 async def _write_back(commands: Commands) -> Answer:

@@ -224,6 +224,7 @@ class _Session:
             write_back=partial(sync_by_process, self._mountpoint),
             unmount=self._stop_requested.set,
             notice=lambda: self._drive.ledger.custody.lost,
+            redundancy=self._drive.redundancy,
             calls=calls_of(self._drive),
         )
 

@@ -16,6 +16,7 @@ from backend.upstream import (
     CompactionReport,
     Head,
     SealedBlock,
+    Shortfall,
     StoreStatus,
 )
 
@@ -114,6 +115,10 @@ class MemoryUpstream:
         for block in self.buffered:
             self.released.pop(block, None)
         self.buffered.clear()
+
+    async def redundancy(self, patience: float) -> Shortfall:
+        await trio.lowlevel.checkpoint()
+        return Shortfall()
 
     async def get_block(self, block: BlockId) -> bytes:
         await trio.lowlevel.checkpoint()

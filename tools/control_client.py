@@ -16,7 +16,7 @@ import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import httpx
 
@@ -36,6 +36,14 @@ class NotMountedError(ToolError):
 
 class NoAnswerError(ToolError):
     """The mount is there, but the process behind it is gone or does not answer."""
+
+
+class Synced(NamedTuple):
+    """All is stored. `notice`: what the mount has to say besides; `short`: how it is stored with less
+    redundancy than promised. Empty: nothing."""
+
+    notice: str
+    short: str
 
 
 class ControlClient:
@@ -73,17 +81,17 @@ class ControlClient:
         answer: dict[str, Any] = self._ask("GET", "/status", Deadline(ANSWER_SECONDS)).json()
         return answer
 
-    def sync(self, mountpoint: str, timeout: float | None) -> str:
-        """Return when all that programs wrote to the mount before is stored and published; a line for people,
-        if the mount has something to say. `NoAnswerError` after `timeout` seconds (None: wait as long as it
-        takes); the mount goes on storing then. `ToolError` if the kernel could not hand over everything; what
-        the mount has is stored in any case."""
+    def sync(self, mountpoint: str, timeout: float | None) -> Synced:
+        """Return when all that programs wrote to the mount before is stored and published, with all its
+        redundancy or, as the answer says then, as much as can be had now. `NoAnswerError` after `timeout`
+        seconds (None: wait as long as it takes); the mount goes on storing then. `ToolError` if the kernel
+        could not hand over everything; what the mount has is stored in any case."""
         deadline = Deadline(timeout)
         complaint = self._write_back(mountpoint, deadline)
         answer: dict[str, Any] = self._ask("POST", "/sync", deadline).json()
         if complaint is not None:
             raise ToolError(f"{mountpoint}: not all could be written back: {complaint}")
-        return str(answer.get("notice", ""))
+        return Synced(str(answer.get("notice", "")), str(answer.get("short", "")))
 
     def call(self, name: str, arguments: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
         """What the call `name` (`cache.calls`) answers to `arguments`. `ToolError` with its refusal."""

@@ -23,6 +23,10 @@ from cache.errors import FileSystemError
 from tools.terminal import complain, open_standard_descriptors, printable
 
 BUG: Final = 4
+SHORT: Final = 3
+"""`drivefs sync`: all is stored, with less redundancy than promised."""
+PARTLY: Final = 64
+"""mount(8)'s "some succeeded": all is stored and unmounted, with less redundancy than promised."""
 READER_GONE: Final = 128 + signal.SIGPIPE
 """As a shell tells it of a program that SIGPIPE has ended."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from tools import umount
+from tools import errors, umount
 from tools.control_client import ControlClient
 from tools.quantities import parse_duration
 from tools.status_report import is_well, report
@@ -38,10 +38,10 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
-    notice = ControlClient.of_mount(options.mountpoint).sync(options.mountpoint, options.timeout)
-    if notice:
-        complain(f"drivefs: {options.mountpoint}: all is stored, but {notice}")
-    return 0
+    synced = ControlClient.of_mount(options.mountpoint).sync(options.mountpoint, options.timeout)
+    for line in filter(None, synced):
+        complain(f"drivefs: {options.mountpoint}: all is stored, but {line}")
+    return errors.SHORT if synced.short else 0
 
 
 def _umount(options: argparse.Namespace) -> int:

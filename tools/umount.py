@@ -43,13 +43,14 @@ def umount(arguments: Sequence[str]) -> int:
         raise NotMountedError(f"{options.mountpoint}: not mounted")
     if mount.type != mounts.FILE_SYSTEM_TYPE:
         raise NotMountedError(f"{options.mountpoint}: what is mounted here is {mount.type}, no drivefs drive")
+    code = 0
     if mount == mounts.of_device(mount.device)[0]:
-        _unmount_drive(mount, options)
+        code = _unmount_drive(mount, options)
     else:
         mounts.unmount(mount.mountpoint, lazy=options.lazy)
     if options.verbose:
         say(f"umount.drivefs: {mount.mountpoint} unmounted")
-    return 0
+    return code
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -72,12 +73,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
-def _unmount_drive(mount: mounts.Mount, options: argparse.Namespace) -> None:
-    process = _drain(options)
+def _unmount_drive(mount: mounts.Mount, options: argparse.Namespace) -> int:
+    """The exit code, if it went well."""
+    process, code = _drain(options)
     mounts.unmount(mount.mountpoint, lazy=options.lazy)
     if process is None:
         _see_that_it_is_kept(mount)
-        return
+        return code
     with closing(process):
         if left := mounts.of_device(mount.device):
             where = ", ".join(each.mountpoint for each in left)
@@ -86,6 +88,7 @@ def _unmount_drive(mount: mounts.Mount, options: argparse.Namespace) -> None:
             )
         elif not options.lazy:
             process.wait(_END_SECONDS)
+    return code
 
 
 def _see_that_it_is_kept(mount: mounts.Mount) -> None:
@@ -123,20 +126,22 @@ class _Process:
         os.close(self._descriptor)
 
 
-def _drain(options: argparse.Namespace) -> _Process | None:
-    """Have everything stored. Returns the process to wait for (None: it is gone already)."""
-    process = None
+def _drain(options: argparse.Namespace) -> tuple[_Process | None, int]:
+    """Have everything stored. Returns the process to wait for (None: it is gone already), and the exit code
+    that says how it is stored."""
+    process, code = None, 0
     try:
         client = ControlClient.of_mount(options.mountpoint)
         process = _Process(client.process_id())
         if not options.force:
-            notice = client.sync(options.mountpoint, options.timeout)
-            if notice:
-                complain(f"umount.drivefs: {options.mountpoint}: all is stored; {notice}")
+            synced = client.sync(options.mountpoint, options.timeout)
+            for line in filter(None, synced):
+                complain(f"umount.drivefs: {options.mountpoint}: all is stored; {line}")
+            code = errors.PARTLY if synced.short else 0
     except (NoAnswerError, ProcessLookupError) as error:
         if process is not None and not options.force:
             raise ToolError(f"{options.mountpoint} stays mounted: {error} (-f unmounts at once)") from None
         complain(f"umount.drivefs: {options.mountpoint}: nobody answers")
     except ToolError as error:
         raise ToolError(f"{options.mountpoint} stays mounted: {error} (-f unmounts at once)") from None
-    return process
+    return process, code

@@ -607,6 +607,25 @@ class TestMountCommand:
         assert bench.mount().returncode == 0
         assert (bench.mountpoint / "file").read_bytes() == content
         assert (bench.mountpoint / "more").read_text() == "goes on"
+        result = bench.umount()
+        assert (result.returncode, "lack fragments on node0" in result.stderr) == (64, True)
+        assert mounts.find(str(bench.mountpoint)) is None
+
+    def test_sync_and_umount_say_when_a_node_is_away(self, bench: Bench, tmp_path: Path) -> None:
+        assert bench.mount().returncode == 0
+        (bench.drive / "node5").rename(tmp_path / "away")
+        (bench.mountpoint / "file").write_bytes(os.urandom(1 << 20))
+        result = bench.run("drivefs", "sync", str(bench.mountpoint))
+        assert (result.returncode, result.stderr.count("\n")) == (3, 1)
+        assert "all is stored, but not yet with the redundancy that was promised" in result.stderr
+        assert "node5" in result.stderr
+        result = bench.umount()
+        assert (result.returncode, "node5" in result.stderr) == (64, True)
+        assert mounts.find(str(bench.mountpoint)) is None
+        (tmp_path / "away").rename(bench.drive / "node5")
+        assert bench.mount().returncode == 0
+        result = bench.run("drivefs", "sync", str(bench.mountpoint))
+        assert (result.returncode, result.stderr) == (0, "")
         assert bench.umount().returncode == 0
 
     def test_doctor_looks_at_the_drive(self, bench: Bench) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,15 @@ async def _ask(path: Path, method: str, target: str) -> tuple[int, bytes]:
     answer = await _raw(path, f"{method} {target} HTTP/1.1\r\nHost: drivefs\r\n\r\n".encode())
     head, _, body = answer.partition(b"\r\n\r\n")
     return int(head.split()[1]), body
+
+
+async def test_a_sync_says_what_is_lacking(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
+    async def redundancy() -> str:
+        assert mount.synced == 1
+        return "one fragment is away"
+
+    await nursery.start(serve_control, path, replace(mount.commands(), redundancy=redundancy))
+    assert await _ask(path, "POST", "/sync") == (200, b'{"short": "one fragment is away"}')
 
 
 async def test_answers(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
