@@ -141,7 +141,7 @@ class Hostile:
             place.write_bytes(self._some_file(target).read_bytes())
         elif action == "replay":
             place.write_bytes((self.earlier / place.relative_to(self.node)).read_bytes())
-        elif action == "flip":
+        elif action == "flip" and place.stat().st_size:
             data = bytearray(place.read_bytes())
             data[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
             place.write_bytes(data)

@@ -7,7 +7,6 @@ nothing outside of the nodes is touched; and `fsck.drivefs -y` names the node an
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,9 +14,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from hypothesis import HealthCheck, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from backend.errors import UnavailableError
 from cache.local_state import LocalState
 from tests.contents import content
 from tests.drives import QUIET, make_file, tree
@@ -25,14 +25,13 @@ from tests.hostile import MARK, Attack, Hostile, attacks
 from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_small_drive
 from tools import compose
 
-pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(3600)]
 
 NODES = [f"node{number}" for number in range(6)]
 PATIENCE = 60.0
-EXAMPLES = int(os.environ.get("HOSTILE_EXAMPLES", "5"))
-"""Each makes a drive, reads it five times and checks it twice: seconds."""
-NOTHING_IS_KEPT = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
-"""between examples: `capsys` is emptied in each"""
+EXAMPLES = [5, pytest.param(150, marks=pytest.mark.soak)]
+"""Each makes a drive, reads it four times and checks it twice: seconds."""
+Deeds = dict[str, list[Attack]]
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +67,15 @@ def _write(made: SmallDrive, name: bytes, seed: int) -> None:
 
 def _known_head(made: SmallDrive) -> int:
     """The newest commit that this device has seen, by what it keeps."""
-    state = LocalState(made.own().state)
-    try:
-        return state.known_head.number if state.known_head else 0
-    finally:
-        state.close()
+
+    async def look() -> int:
+        state = LocalState(made.own().state)
+        try:
+            return state.known_head.number if state.known_head else 0
+        finally:
+            state.close()
+
+    return trio.run(look)
 
 
 def _bytes_of(nodes: list[Path]) -> Iterator[tuple[Path, bytes]]:
@@ -94,59 +97,86 @@ def _require_untouched(honest: list[Path], before: dict[Path, bytes]) -> None:
     assert before.keys() <= now.keys()
 
 
-def _outcome(
-    whole: SmallDrive, earlier: Path, deeds: dict[str, list[Attack]], said: pytest.CaptureFixture[str]
-) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        made, outside = copy_of(whole, folder), folder / "outside"
-        outside.mkdir()
-        (outside / "file").write_bytes(b"theirs")
-        honest = [made.drive / node for node in NODES if node not in deeds]
+def _take_over(made: SmallDrive, earlier: Path, deeds: Deeds) -> Path:
+    """Have it all done; the folder outside of the nodes."""
+    outside = made.folder / "outside"
+    outside.mkdir()
+    (outside / "file").write_bytes(b"theirs")
+    honest = [made.drive / name for name in NODES if name not in deeds]
+    for name, chosen in deeds.items():
+        file = compose.load_drive(str(made.drive))
+        hostile = Hostile(made.drive / name, honest, earlier / name, outside, file)
+        for attack in chosen:
+            hostile.strike(attack)
+    return outside
+
+
+def _write_if_enough_nodes_take_it(made: SmallDrive, deeds: Deeds) -> None:
+    """A pack wants five of six nodes: two that refuse make storing wait, as two that are away do."""
+    try:
+        _write(made, b"after", 1)
+    except UnavailableError:
+        assert len(deeds) > 1
+        made.content = made.read_here()
+        assert b"/after" in made.content, "it was accepted"
+
+
+def _mend(made: SmallDrive, deeds: Deeds, said: pytest.CaptureFixture[str]) -> None:
+    """Once is enough, and names a node if there was anything to mend."""
+    said.readouterr()
+    mended, output = made.fsck("-y", "--data"), said.readouterr().out
+    assert mended == CLEAN or (mended == CORRECTED and any(name in output for name in deeds)), output
+    assert made.fsck("-n", "--data") == CLEAN, said.readouterr().out
+
+
+def _outcome(whole: SmallDrive, earlier: Path, deeds: Deeds, said: pytest.CaptureFixture[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        made = copy_of(whole, Path(folder))
+        honest = [made.drive / name for name in NODES if name not in deeds]
         head, before = _known_head(made), dict(_bytes_of(honest))
-        for node, list_of_attacks in deeds.items():
-            file = compose.load_drive(str(made.drive))
-            hostile = Hostile(made.drive / node, honest, earlier / node, outside, file)
-            for attack in list_of_attacks:
-                hostile.strike(attack)
+        outside = _take_over(made, earlier, deeds)
         assert made.read_here() == made.content
         assert made.read() == made.content
-        _write(made, b"after", 1)
-        assert _known_head(made) == head + 1
-        assert made.read() == made.content
+        _write_if_enough_nodes_take_it(made, deeds)
+        assert _known_head(made) >= head
         _require_untouched(honest, before)
-        said.readouterr()
-        mended = made.fsck("-y", "--data")
-        output = said.readouterr().out
-        assert mended in (CLEAN, CORRECTED), output
-        assert mended == CLEAN or any(node in output for node in deeds), output
-        assert made.fsck("-n", "--data") == CLEAN, said.readouterr().out
+        _mend(made, deeds, said)
+        _write(made, b"in the end", 2)
+        assert _known_head(made) > head
         assert made.read() == made.content
         _require_untouched(honest, before)
         assert [path.name for path in outside.iterdir()] == ["file"]
         assert (outside / "file").read_bytes() == b"theirs"
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=NOTHING_IS_KEPT)
-@given(st.sampled_from(NODES), attacks())
+def _check_one(whole: SmallDrive, earlier: Path, said: pytest.CaptureFixture[str], examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(st.sampled_from(NODES), attacks())
+    def run(name: str, deeds: list[Attack]) -> None:
+        _outcome(whole, earlier, {name: deeds}, said)
+
+    run()
+
+
+def _check_two(whole: SmallDrive, earlier: Path, said: pytest.CaptureFixture[str], examples: int) -> None:
+    @settings(max_examples=examples)
+    @given(st.permutations(NODES), attacks(), attacks())
+    @example(NODES, [Attack("node.toml", "remove", 1)], [Attack("packs", "link to itself", 1)])
+    def run(names: list[str], first: list[Attack], second: list[Attack]) -> None:
+        _outcome(whole, earlier, {names[0]: first, names[1]: second}, said)
+
+    run()
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
 def test_one_hostile_node_costs_its_own_fragments(
-    whole: SmallDrive,
-    earlier: Path,
-    capsys: pytest.CaptureFixture[str],
-    node: str,
-    deeds: list[Attack],
+    whole: SmallDrive, earlier: Path, capsys: pytest.CaptureFixture[str], examples: int
 ) -> None:
-    _outcome(whole, earlier, {node: deeds}, capsys)
+    _check_one(whole, earlier, capsys, examples)
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=NOTHING_IS_KEPT)
-@given(st.permutations(NODES), attacks(), attacks())
+@pytest.mark.parametrize("examples", EXAMPLES)
 def test_two_hostile_nodes_cost_their_own_fragments(
-    whole: SmallDrive,
-    earlier: Path,
-    capsys: pytest.CaptureFixture[str],
-    nodes: list[str],
-    first: list[Attack],
-    second: list[Attack],
+    whole: SmallDrive, earlier: Path, capsys: pytest.CaptureFixture[str], examples: int
 ) -> None:
-    _outcome(whole, earlier, {nodes[0]: first, nodes[1]: second}, capsys)
+    _check_two(whole, earlier, capsys, examples)

@@ -38,16 +38,16 @@ def made(whole: SmallDrive, tmp_path: Path) -> SmallDrive:
 
 
 @pytest.fixture
-def strike(made: SmallDrive, tmp_path: Path) -> Callable[[str, str], None]:
+def strike(made: SmallDrive, tmp_path: Path) -> Callable[..., None]:
     """Have the node do something."""
     outside = tmp_path / "outside"
     outside.mkdir()
 
-    def strike(target: str, action: str) -> None:
+    def strike(target: str, action: str, seed: int = 3) -> None:
         others = [made.drive / name for name in NODES if name != EVIL]
         file = compose.load_drive(str(made.drive))
         evil = Hostile(made.drive / EVIL, others, tmp_path / "earlier", outside, file)
-        evil.strike(Attack(target, action, 3))
+        evil.strike(Attack(target, action, seed))
 
     return strike
 
@@ -86,7 +86,7 @@ def newest(made: SmallDrive) -> int:
 
 @pytest.mark.parametrize("action", ["forge", "junk"])
 def test_one_node_forges_a_commit(
-    made: SmallDrive, strike: Callable[[str, str], None], action: str, capsys: pytest.CaptureFixture[str]
+    made: SmallDrive, strike: Callable[..., None], action: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It refuses no mount, here or on a new machine, and is on no other node afterwards."""
     key = commit_key(newest(made) + 1)
@@ -113,7 +113,7 @@ def test_epoch_exhaustion(made: SmallDrive) -> None:
     assert epochs == {before + 4}
 
 
-def test_rollback_after_set_aside(made: SmallDrive, strike: Callable[[str, str], None]) -> None:
+def test_rollback_after_set_aside(made: SmallDrive, strike: Callable[..., None]) -> None:
     """A forged commit does not make this device set its state aside, and forget what it has seen."""
     shutil.copytree(made.drive, made.folder / "older")
     write(made, b"seen")
@@ -128,7 +128,22 @@ def test_rollback_after_set_aside(made: SmallDrive, strike: Callable[[str, str],
         made.read_here()
 
 
-def test_ballot_stuffing(made: SmallDrive, strike: Callable[[str, str], None]) -> None:
+def test_forged_fragments(made: SmallDrive, strike: Callable[..., None]) -> None:
+    """All is right but the key of their checksums: they spoil no pack, and no repair."""
+    before = {path: path.read_bytes() for path in made.drive.glob("node*/packs/*/*")}
+    for seed in range(20):
+        strike("fragment", "forge", seed)
+    forged = [path for path, data in before.items() if path.read_bytes() != data]
+    assert len(forged) >= 3
+    assert {path.relative_to(made.drive).parts[0] for path in forged} == {EVIL}
+    assert made.read() == made.content
+    shutil.rmtree(made.drive / "node0" / "packs")
+    assert made.read() == made.content
+    assert made.fsck("-y", "--data") == CORRECTED
+    assert {path: path.read_bytes() for path in made.drive.glob("node*/packs/*/*")} == before
+
+
+def test_ballot_stuffing(made: SmallDrive, strike: Callable[..., None]) -> None:
     right = (made.drive / "drive.toml").read_bytes()
     strike("drive.toml", "forge")
     assert (made.drive / EVIL / "drive.toml").read_bytes() != right
