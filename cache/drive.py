@@ -242,6 +242,7 @@ class Drive(Tree):
         while True:
             await trio.sleep(TICK)
             self.ledger.local_room.look_anew()
+            self.ledger.fit_segments()
             self.ledger.custody.check()
             if self.ledger.accepted != seen or self.any_unused:
                 seen = self._tick(seen)

@@ -62,6 +62,7 @@ CHECKPOINTED = failpoints.declare(
     "ledger.checkpointed", "the namespace is durable; old segments are still there"
 )
 
+SMALLEST_SEGMENT = 64 << 10
 LARGE_WRITE = 64 << 10
 """Writes of so many bytes are journaled beside the records. A write is one more for it, and an fsync."""
 
@@ -75,6 +76,7 @@ class Ledger:
         self.namespace = namespace
         self.dirty = DirtyFiles()
         self.room = Room()
+        self.largest_segment = journal.segment_size
         self.local_room = LocalRoom(os.path.dirname(os.path.abspath(namespace.path)))
         self.pending: PendingCommit | None = None
         self._operations: list[bytes] = []
@@ -402,6 +404,7 @@ class Ledger:
         """Make the namespace durable and let the journal segments go that nobody needs. A start that finds
         neither makes the namespace anew from the log: where they have lost their names, what is published
         is all that is needed."""
+        self.fit_segments()
         is_empty, needed = not self.unpublished, self._needed_position()
         known = max(needed, self._recorded_position)
         try:
@@ -415,10 +418,16 @@ class Ledger:
                 self.journal.drop_before(needed)
                 await self.journal.close_dropped()
                 self.local_room.look_anew()
-            if self.local_left() < 0:
-                self.journal.give_back_spares()
         finally:
             await self.wake_waiting()
+
+    def fit_segments(self) -> None:
+        """Where the disk is short, the journal takes it in small pieces and keeps none for later: the reserve
+        is for the databases. To be called before a segment is begun to let go of the last one."""
+        left = max(self.local_left(), 0)
+        self.journal.segment_size = max(int(min(self.largest_segment, left / 8)), SMALLEST_SEGMENT)
+        if not left:
+            self.journal.give_back_spares()
 
     async def settle(self) -> None:
         """Nothing is accepted any more: the namespace is durable, and of what is published nothing is left in

@@ -37,7 +37,7 @@ from cache.commit_payload import open_operations
 from cache.content import Content
 from cache.drive import Drive
 from cache.journal import SEGMENT_SIZE
-from cache.ledger import LARGE_WRITE, Ledger
+from cache.ledger import LARGE_WRITE, SMALLEST_SEGMENT, Ledger
 from cache.local_state import DEVICE, LocalState
 from cache.operations import MAX_NAME, ROOT_INODE, Delete, SetAttributes, decode
 from cache.publisher import CommitIdentity, Intervals, Publisher, blocks_named, is_same_commit
@@ -48,9 +48,6 @@ from cache.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
 from cache.snapshot_store import SnapshotStore
 
 log = logging.getLogger(__name__)
-
-SMALLEST_SEGMENT = 64 << 10
-"""A journal has at least about eight segments, so that it can let go of its oldest part."""
 
 
 class StaleCacheError(ConflictError):
@@ -219,7 +216,9 @@ async def open_drive(
     owns `local` and `upstream` and closes both; on an error the caller does."""
     limiter = trio.CapacityLimiter(4)
     largest = min(options.journal_size, max(local.ledger.local_left(), 0))
-    local.ledger.journal.segment_size = min(SEGMENT_SIZE, max(int(largest) // 8, SMALLEST_SEGMENT))
+    # At least about eight segments, so that it can let go of its oldest part.
+    local.ledger.largest_segment = min(SEGMENT_SIZE, max(int(largest) // 8, SMALLEST_SEGMENT))
+    local.ledger.fit_segments()
     local.ledger.large_write = options.large_write
     codec = BlockCodec(drive_id, secrets.block_id, secrets.block)
     chunker = Chunker(secrets.chunker)
