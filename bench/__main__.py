@@ -7,7 +7,6 @@ docs/performance.md, with the command that measured it.
 from __future__ import annotations
 
 import os
-import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -16,12 +15,14 @@ from pathlib import Path
 import trio
 
 from backend.erasure import Profile, code_for
+from backend.upstream import SealedBlock
 from cache.block_codec import BlockCodec
 from cache.chunking import Chunker
 from cache.journal import Journal
 from cache.journal_format import RecordType
 from cache.namespace import Namespace
 from cache.operations import ROOT_INODE, Create
+from tests.contents import STORED_KINDS, Kind, content
 
 MIB = 1 << 20
 KEY = bytes(range(32))
@@ -34,26 +35,26 @@ def rate(name: str, count: float, unit: str, work: Callable[[], object]) -> None
     print(f"{name:32s} {count / (time.perf_counter() - start):12,.0f} {unit}", flush=True)
 
 
-def prose(size: int) -> bytes:
-    """Compressible bytes that do not repeat."""
-    source = random.Random(3)
-    words = [bytes(source.choices(b"etaoinshrdlu", k=source.randint(2, 10))) for _ in range(4000)]
-    return b" ".join(source.choices(words, k=size // 5))[:size]
-
-
 def blocks() -> None:
     """The path of a block: cut, name, compress, encrypt, code."""
-    data, text = os.urandom(64 * MIB), prose(16 * MIB)
+    data = os.urandom(64 * MIB)
     chunker, codec = Chunker(KEY), BlockCodec(KEY[:16], KEY, KEY)
     rate("cut", 64, "MiB/s", lambda: list(chunker.cut(data, last=True)))
     rate("name (keyed BLAKE3)", 64, "MiB/s", lambda: codec.block_id(data))
-    pieces = [memoryview(data)[at : at + MIB] for at in range(0, len(data), MIB)]
-    rate("seal random blocks", 64, "MiB/s", lambda: [codec.seal(codec.block_id(b""), p) for p in pieces])
-    lines = [memoryview(text)[at : at + MIB] for at in range(0, 16 * MIB, MIB)]
-    rate("seal prose", 16, "MiB/s", lambda: [codec.seal(codec.block_id(b""), p) for p in lines])
+    for kind in STORED_KINDS:
+        seal_and_open(codec, kind)
     code = code_for(Profile.parse("4+2"))
     packs = [data[at : at + 8 * MIB] for at in range(0, len(data), 8 * MIB)]
     rate("code 4+2 in packs of 8 MiB", 64, "MiB/s", lambda: [code.encode(pack) for pack in packs])
+
+
+def seal_and_open(codec: BlockCodec, kind: Kind) -> None:
+    """Blocks of 1 MiB of one kind."""
+    pieces = [content(kind, MIB, number) for number in range(16)]
+    names = [codec.block_id(piece) for piece in pieces]
+    sealed: list[SealedBlock] = []
+    rate(f"seal {kind}", 16, "MiB/s", lambda: sealed.extend(map(codec.seal, names, pieces)))
+    rate(f"open {kind}", 16, "MiB/s", lambda: [codec.open(one.id, one.data) for one in sealed])
 
 
 def namespace(folder: Path, count: int = 20_000) -> None:

@@ -25,6 +25,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+from tests.contents import Parts
+
 MIB = 1 << 20
 SAMPLE = 2000
 FOLDER_SIZE = 10_000
@@ -97,6 +99,7 @@ def repeat(path: Path, gib: int) -> None:
 def load(folder: Path, seconds: float) -> None:
     """Work on files for so long."""
     folder.mkdir()
+    parts = Parts(2_000_000, 1)
     end, random, done = time.monotonic() + seconds, Random(1), 0
     files: list[Path] = []
     while time.monotonic() < end:
@@ -105,11 +108,11 @@ def load(folder: Path, seconds: float) -> None:
         what = random.random()
         if what < 0.3 or len(files) < 100:
             files.append(folder / f"{done}")
-            files[-1].write_bytes(random.randbytes(random.choice([100, 5_000, 50_000, 2_000_000])))
+            files[-1].write_bytes(parts.part(random.choice([100, 5_000, 50_000, 2_000_000]), random))
         elif what < 0.6:
             with open(chosen, "r+b") as file:
                 file.seek(random.randrange(max(chosen.stat().st_size, 1)))
-                file.write(random.randbytes(4096))
+                file.write(parts.part(4096, random))
         elif what < 0.7:
             chosen.read_bytes()
         elif what < 0.8:
