@@ -233,10 +233,13 @@ def _wrong_files(folder: Path, manifest: Manifest) -> Iterator[str]:
 
 
 def _bytes_of(path: Path) -> bytes:
-    """What is read there. What close() says is of others: a writer that was killed in the middle of a link or
-    an unlink leaves EIO behind for the next one who closes the file (docs/semantics.md)."""
+    """What is read there. What fsync() and close() say is of others: a writer that was killed in the middle
+    of a link or an unlink leaves EIO behind for the next one who closes the file, and one that the drive
+    refused leaves ENOSPC (docs/semantics.md)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        with suppress(OSError):
+            os.fsync(descriptor)
         return read_open(descriptor, random.Random(path.name).choice(ORDERS))
     finally:
         with suppress(OSError):

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -19,6 +20,7 @@ from typing import Any, Final, TypeVar
 import trio
 
 from backend.directory_node import DirectoryNode
+from backend.node import Space
 from backend.node_identity import NodeIdentity
 from backend.open_files import OpenFile, OpenFiles
 from tools import compose, mount
@@ -31,7 +33,8 @@ Result = TypeVar("Result")
 
 class Faults:
     """The file, from the test's side. A fault is `delay` in seconds, `hang`, `error` (a name of `errno`),
-    `short` (how many bytes reads lack); `calls`: "read" or "write", both if it is left out."""
+    `short` (how many bytes reads lack), `full` (there is no room, and it says so); `calls`: "read" or
+    "write", both if it is left out."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -80,6 +83,10 @@ class FaultyDirectoryNode(DirectoryNode):
     async def _write(self, what: str, work: Callable[[], None]) -> None:
         await super()._write(what, partial(self._suffer, "write", work))
 
+    def _space(self) -> Space:
+        found = super()._space()
+        return replace(found, free=0) if self._fault("write").get("full") else found
+
     def _fault(self, call: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = json.loads(Path(os.environ[VARIABLE]).read_text()).get(self.name, {})
         return found if found.get("calls", call) == call else {}
@@ -89,8 +96,9 @@ class FaultyDirectoryNode(DirectoryNode):
         while self._fault(call).get("hang"):
             time.sleep(_STEP)
         fault = self._fault(call)
-        if "error" in fault:
-            number = getattr(errno, fault["error"])
+        name = "ENOSPC" if fault.get("full") and call == "write" else fault.get("error")
+        if name is not None:
+            number = getattr(errno, name)
             raise OSError(number, os.strerror(number))
         return _shortened(work(), fault.get("short", 0))
 

@@ -349,6 +349,8 @@ class RandomOperations:
     def read_in_order(self) -> None:
         """All of it, in one of the orders in which programs read; the kernel forgot what it had."""
         opened, order, seed = self._some_open(), self._random.choice(ORDERS), self._done
+        for descriptor in opened.descriptors:
+            os.fsync(descriptor)
         self._same(
             f"read {opened.descriptors} {order}",
             lambda side: read_open(opened.descriptors[side], order, seed),

@@ -27,14 +27,14 @@ def read_whole(path: Path, order: Order, seed: int = 0) -> bytes:
     """The file's bytes, read in that order; `seed` decides where it is cut into pieces."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        os.fsync(descriptor)
         return read_open(descriptor, order, seed)
     finally:
         os.close(descriptor)
 
 
 def read_open(descriptor: int, order: Order, seed: int = 0) -> bytes:
-    """As `read_whole`, of an open file, whose pages are written back and dropped before."""
-    os.fsync(descriptor)
+    """As `read_whole`, of an open file that was synced: pages that are not written back stay."""
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     size = os.fstat(descriptor).st_size
     return _READERS[order](descriptor, size, random.Random(seed)) if size else os.read(descriptor, 1)

@@ -1,9 +1,12 @@
-"""An hour of everything at once: random load, SIGKILL every few seconds, nodes that go and come back, fail,
-are full, slow or cut reads short, bytes that rot, a cache disk that fills up.
+"""An hour of everything at once: random load of every kind of content, SIGKILL every few seconds, nodes that
+go and come back, fail, are full, slow, cut reads short or are hostile, bytes that rot, disks of state and
+cache that fill up, their folders removed under the mount, a drive of which every node is full.
 
-At most two nodes are harmed at a time, as far as the code reaches; before others are, the drive is made whole
-by its own tools. After each round what was acknowledged is compared with the load's manifests. At the end
-`fsck.drivefs -f --data` finds nothing, and a machine that has never seen the drive reads all of it.
+At most two nodes are harmed at a time, as far as the code reaches; before others are, the drive is made
+whole by its own tools. Where all that the mount has on its disks is removed, or every node is full, it is not
+killed: what it alone holds it is to store. After each round what was acknowledged is compared with the load's
+manifests. At the end `fsck.drivefs -f --data` finds nothing, and a machine that has never seen the drive
+reads all of it.
 
 `STORM_SECONDS` is how long (3600), `STORM_SEED` repeats the choices.
 """
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,18 +25,22 @@ from pathlib import Path
 
 import pytest
 
+from tests.contents import content
 from tests.crash.test_kill_mount import Rounds
+from tests.hostile import ACTIONS, TARGETS, Attack, Hostile
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.faulty_mount import VARIABLE, Faults
 from tests.mount.mounted import MountedDrive, run
 from tests.mount.test_bad_input import fill_disk
 from tests.small_drive import flip
+from tools import compose
 
 __all__ = ["drive", "fuse", "unmade_drive"]
 
 SECONDS = int(os.environ.get("STORM_SECONDS", "3600"))
 OPTIONS = ("commit_interval=200ms", "journal_size=128M")
 STATE_DISK = "512m"
+CACHE_DISK = "128m"
 AT_ONCE = 2
 LOG_SHOWN = 50_000
 CLEAN, CORRECTED = 0, 1
@@ -48,37 +56,50 @@ class Storm:
         self._faults = faults
         self._chance = random.Random(seed)
         self._rounds = Rounds(drive)
-        self._ballast = drive.state / "ballast"
+        self._ballast = {"state": drive.state / "ballast", "cache": drive.cache / "ballast"}
         self._number = seed
+        self._earlier = drive.folder / "earlier"
+        shutil.copytree(drive.drive, self._earlier)
+        self._outside = drive.folder / "outside"
+        self._outside.mkdir()
+        (self._outside / "file").write_bytes(b"nobody's")
         self.counts: Counter[str] = Counter()
         self.changes = 0
 
     def round(self) -> None:
         """Load, with harm before and meanwhile; mostly a kill; comparison; healing."""
-        nodes = self._chance.sample(range(6), self._chance.randint(0, AT_ONCE))
-        harms: list[Callable[[int], None]] = [self._lose, self._fail, self._fill, self._shorten, self._rot]
-        harms += [self._slow]
+        if self._chance.random() < 0.2:
+            self._round(self._chance.choice([self._fill_the_drive, self._remove_state]), kill=False)
+        else:
+            self._round(self._harm_nodes_and_disks, kill=self._chance.random() < 0.85)
+
+    def _round(self, harm: Callable[[], None], *, kill: bool) -> None:
         self._number += 1
         with self._rounds.load(self._number):
             self._rounds.wait_for_changes(1)
-            for node in nodes:
-                self._chance.choice(harms)(node)
-            if self._chance.random() < 0.2:
-                self._fill_state_disk()
+            harm()
             time.sleep(self._chance.uniform(0.5, 6))  # the moment is the point
-            killed = self._chance.random() < 0.85
-            if killed:
+            if kill:
                 self._drive.kill()
                 self.counts["kill"] += 1
             else:  # writers may be waiting for the nodes, with the journal full: nothing else ends them
                 self._bring_nodes_back()
-        self._ballast.unlink(missing_ok=True)
-        if killed:
+        for ballast in self._ballast.values():
+            ballast.unlink(missing_ok=True)
+        if kill:
             self._drive.remount(*OPTIONS)
         self.changes += self._rounds.check(latest=1)
         self._heal()
 
     # Harm
+
+    def _harm_nodes_and_disks(self) -> None:
+        harms: list[Callable[[int], None]] = [self._lose, self._fail, self._fill, self._shorten, self._rot]
+        harms += [self._slow, self._be_hostile]
+        for node in self._chance.sample(range(6), self._chance.randint(0, AT_ONCE)):
+            self._chance.choice(harms)(node)
+        if self._chance.random() < 0.3:
+            self._chance.choice([self._fill_disk, self._remove_cache])()
 
     def _lose(self, node: int) -> None:
         self.counts["node lost"] += 1
@@ -110,9 +131,38 @@ class Storm:
                 self.counts["byte flipped"] += 1
                 flip(path, self._chance.randrange(size), self._chance.randrange(8))
 
-    def _fill_state_disk(self) -> None:
-        self.counts["state disk full"] += 1
-        fill_disk(self._ballast)
+    def _be_hostile(self, node: int) -> None:
+        """Whoever can write to the node, and knows what it was before."""
+        folders = self._drive.nodes()
+        others = [path for path in folders if path != folders[node] and path.exists()]
+        file = compose.load_drive(str(self._drive.drive))
+        enemy = Hostile(folders[node], others, self._earlier / folders[node].name, self._outside, file)
+        for _ in range(self._chance.randint(1, 6)):
+            target, action = self._chance.choice(TARGETS), self._chance.choice(ACTIONS)
+            self.counts[f"hostile node: {action}"] += 1
+            enemy.strike(Attack(target, action, self._chance.randrange(1000)))
+
+    def _fill_disk(self) -> None:
+        which = self._chance.choice(sorted(self._ballast))
+        self.counts[f"{which} disk full"] += 1
+        fill_disk(self._ballast[which])
+
+    def _remove_cache(self) -> None:
+        self.counts["cache removed"] += 1
+        _empty(self._drive.cache)
+
+    def _remove_state(self) -> None:
+        """And with it the journal, the only copy of what is not stored."""
+        self.counts["state removed"] += 1
+        _empty(self._drive.state)
+
+    def _fill_the_drive(self) -> None:
+        """Every node is full and says so; what is there can be deleted all the same."""
+        self.counts["drive full"] += 1
+        surplus = self._drive.mountpoint / f"surplus {self._number}"
+        surplus.write_bytes(content("text", 3_000_000, self._number))
+        self._faults.set(*range(6), full=True)
+        run("rm", surplus)
 
     # Healing
 
@@ -124,6 +174,7 @@ class Storm:
         assert self._drive.fsck("-y", "--data") in (CLEAN, CORRECTED)
         self._drive.mount(*OPTIONS)
         self._rounds.forget()
+        assert [path.read_bytes() for path in self._outside.iterdir()] == [b"nobody's"]
 
     def _bring_nodes_back(self) -> None:
         self._faults.clear()
@@ -146,6 +197,12 @@ class Storm:
         self._drive.umount()
 
 
+def _empty(folder: Path) -> None:
+    """As a cleaner does it, while somebody works there."""
+    for path in folder.iterdir():
+        run("rm", "-rf", path)
+
+
 def _size(path: Path) -> int:
     """0 if it is gone meanwhile."""
     try:
@@ -165,18 +222,19 @@ def told_of_failures(drive: MountedDrive) -> Iterator[None]:
 
 
 @pytest.fixture
-def small_disk(drive: MountedDrive) -> MountedDrive:
-    """The drive's state is on a disk of its own."""
+def small_disks(drive: MountedDrive) -> MountedDrive:
+    """The drive's state and its cache are on disks of their own."""
     if os.geteuid():
-        pytest.skip("needs root, to mount a small disk")
-    drive.state = drive.folder / "small"
-    drive.state.mkdir()
-    run("mount", "-t", "tmpfs", "-o", f"size={STATE_DISK}", "tmpfs", drive.state)
+        pytest.skip("needs root, to mount small disks")
+    drive.state, drive.cache = drive.folder / "small state", drive.folder / "small cache"
+    for folder, size in ((drive.state, STATE_DISK), (drive.cache, CACHE_DISK)):
+        folder.mkdir()
+        run("mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
     return drive
 
 
-def test_nothing_is_lost_in_a_storm(small_disk: MountedDrive) -> None:
-    drive, seed = small_disk, int(os.environ.get("STORM_SEED", random.randrange(1 << 30)))
+def test_nothing_is_lost_in_a_storm(small_disks: MountedDrive) -> None:
+    drive, seed = small_disks, int(os.environ.get("STORM_SEED", random.randrange(1 << 30)))
     print(f"STORM_SEED={seed} STORM_SECONDS={SECONDS}")
     faults = Faults(drive.folder / "faults.json")
     drive.programs["mount.drivefs"] = "tests.mount.faulty_mount"
