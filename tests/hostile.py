@@ -104,7 +104,8 @@ class Hostile:
 
     def _do(self, attack: Attack) -> None:
         place = self.node / self._key(attack.target)
-        if not place.parent.resolve().is_relative_to(self.node.resolve()):
+        inner = (path for path in place.parents if path != self.node and path.is_relative_to(self.node))
+        if any(path.is_symlink() for path in inner):
             return  # it would go through a link that he has made, and be his own doing
         deeds: dict[str, Callable[[Path], object]] = {
             "junk": lambda place: place.write_bytes(MARK + self.chance.randbytes(200)),
