@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -20,11 +21,15 @@ from typing import Protocol
 import trio
 
 from backend import failpoints
+from backend.errors import DriveError
 from backend.upstream import BlockId, SealedBlock, Upstream
 from cache.block_codec import BlockCodec
 from cache.chunking import MIN_BLOCK, Chunker
 from cache.dirty import Layer, replace_data
+from cache.errors import FileSystemError
 from cache.pieces import Data, Hole, Stored
+
+log = logging.getLogger(__name__)
 
 WINDOW = 8 << 20
 """Plaintext bytes in one batch; more than two blocks of the largest size."""
@@ -174,15 +179,21 @@ class Sealer:
 
     async def _absorb(self, inode: int, run: _Run) -> None:
         """Take small neighbouring extents into the run, so that small writes do not leave the file
-        in ever smaller pieces."""
-        before = self._content.extent_before(inode, run.start)
-        if before is not None and before[1] - before[0] < MIN_BLOCK and _free(run.layer, *before):
-            run.before = await self._content.read_stored(inode, *before)
-            run.start = before[0]
-        after = self._content.extent_after(inode, run.end)
-        if after is not None and after[1] - after[0] < MIN_BLOCK and _free(run.layer, *after):
-            run.after = await self._content.read_stored(inode, *after)
-            run.end = after[1]
+        in ever smaller pieces. One that cannot be read stays what it is."""
+        run.before = await self._small_neighbour(inode, run, self._content.extent_before(inode, run.start))
+        run.start -= len(run.before)
+        run.after = await self._small_neighbour(inode, run, self._content.extent_after(inode, run.end))
+        run.end += len(run.after)
+
+    async def _small_neighbour(self, inode: int, run: _Run, extent: tuple[int, int] | None) -> bytes:
+        if extent is None or extent[1] - extent[0] >= MIN_BLOCK or not _free(run.layer, *extent):
+            return b""
+        try:
+            return await self._content.read_stored(inode, *extent)
+        except (DriveError, FileSystemError, OSError) as error:
+            # Whoever reads the file is told. What was written beside it needs to be stored all the same.
+            log.info("bytes %d to %d of inode %d cannot be taken along: %s", *extent, inode, error)
+            return b""
 
     async def _seal_batch(self, runs: list[_Run]) -> None:
         await self._store(await self._cut(runs))
