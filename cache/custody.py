@@ -53,8 +53,8 @@ class Custody:
         if self.lost:
             return
         self.lost = (
-            f"{path} was removed or replaced under the mount: what is not on the nodes yet is only in this "
-            "process, and is being stored; then unmount, and mount again"
+            f"{path} was removed or replaced under the mount: there is no journal here any more, so what "
+            "is written goes to the nodes at once; unmount, and mount again"
         )
         log.error("%s", self.lost)
         for told in self.on_loss:

@@ -77,6 +77,26 @@ def of_device(device: str) -> list[Mount]:
     return [mount for mount in mounts() if mount.device == device]
 
 
+def elsewhere(device: str) -> list[int]:
+    """A process in each other mount namespace (mount_namespaces(7)) where the file system is mounted too, as
+    far as we may look. `unshare --mount` copies all mounts, so that what is unmounted here goes on there."""
+    seen = {os.readlink("/proc/self/ns/mnt")}
+    found = []
+    for process in sorted(int(name) for name in os.listdir("/proc") if name.isdecimal()):
+        try:
+            namespace = os.readlink(f"/proc/{process}/ns/mnt")
+            if namespace in seen:
+                continue
+            with open(f"/proc/{process}/mountinfo", "rb") as file:
+                table = parse(file.read())
+        except OSError:
+            continue  # it has ended, or belongs to somebody else
+        seen.add(namespace)
+        if any(mount.device == device for mount in table):
+            found.append(process)
+    return found
+
+
 def absolute(mountpoint: str) -> str:
     """The path as the kernel's table has it: the parent resolved, the last part untouched (a dead
     mount cannot be resolved)."""

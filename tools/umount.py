@@ -7,7 +7,8 @@ then its lease and its state folder are free. If 1 fails the mount stays, unless
 journal keeps what is not stored, and the next mount of the drive goes on with it.
 
 A drive that is bound to other places too (mount --bind) goes on until the last is unmounted: 1 is done for
-the first that the kernel has in its table, 3 for the last.
+the first that the kernel has in its table, 3 for the last. So it is with one that another mount namespace has
+a copy of (`unshare --mount`): that is said, and not waited for.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from tools.terminal import complain, say
 
 _END_SECONDS = 60.0
 """How long an unmounted process may take to close its databases."""
+_LOOK_SECONDS = 2.0
+"""After so long it is asked whether another mount namespace keeps the process."""
 
 
 def main() -> None:
@@ -87,8 +90,22 @@ def _unmount_drive(mount: mounts.Mount, options: argparse.Namespace) -> int:
                 f"umount.drivefs: {mount.mountpoint}: unmounted, but the drive is still mounted at {where}"
             )
         elif not options.lazy:
-            process.wait(_END_SECONDS)
+            _wait_for_end(process, mount)
     return code
+
+
+def _wait_for_end(process: _Process, mount: mounts.Mount) -> None:
+    """Return when the process has ended, or it is said who keeps it."""
+    if process.has_ended(_LOOK_SECONDS):
+        return
+    if keepers := mounts.elsewhere(mount.device):
+        which = ", ".join(map(str, keepers))
+        complain(
+            f"umount.drivefs: {mount.mountpoint}: unmounted here, but still mounted in the mount "
+            f"namespace of process {which}"
+        )
+    elif not process.has_ended(_END_SECONDS):
+        raise ToolError(f"unmounted, but the process behind it has not ended after {_END_SECONDS:g} s")
 
 
 def _see_that_it_is_kept(mount: mounts.Mount) -> None:
@@ -115,12 +132,11 @@ class _Process:
     def __init__(self, process_id: int) -> None:
         self._descriptor = os.pidfd_open(process_id)
 
-    def wait(self, seconds: float) -> None:
-        """Return when it has ended. `ToolError` if it has not after `seconds`."""
+    def has_ended(self, seconds: float) -> bool:
+        """Whether it has ended within `seconds`; returns as soon as it has."""
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
-        if not poll.poll(seconds * 1000):
-            raise ToolError(f"unmounted, but the process behind it has not ended after {seconds:g} s")
+        return bool(poll.poll(seconds * 1000))
 
     def close(self) -> None:
         os.close(self._descriptor)

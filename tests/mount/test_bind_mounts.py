@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -26,6 +27,11 @@ def bind(drive: MountedDrive, inside: str) -> Path:
     place.mkdir() if source.is_dir() else place.touch()
     run("mount", "--bind", source, place)
     return place
+
+
+needs_namespace = pytest.mark.skipif(
+    mounts.find("/") is None, reason="unshare(1) needs a root that is a mount point, as no chroot(8) has"
+)
 
 
 @pytest.mark.parametrize("inside", ["", "folder", "file"])
@@ -53,4 +59,25 @@ def test_unmounting_the_drive_says_where_it_is_still_seen(drive: MountedDrive) -
     assert f"the drive is still mounted at {place}" in done.stderr
     assert place.read_bytes() == b"kept"
     succeed(drive.tool("umount.drivefs", place))
+    wait_for_end(process)
+
+
+@needs_namespace
+def test_unmounting_the_drive_says_which_namespace_keeps_it(drive: MountedDrive) -> None:
+    """A process in a mount namespace of its own took a copy of the mount along, as containers do."""
+    drive.mount("commit_interval=1h")
+    (drive.mountpoint / "file").write_bytes(b"kept")
+    process = drive.process_id
+    assert process is not None
+    command = ["unshare", "--mount", "sh", "-c", "echo there; read line"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == b"there\n"
+        begun = time.monotonic()
+        done = drive.tool("umount.drivefs", drive.mountpoint)
+        succeed(done)
+        assert time.monotonic() - begun < AT_ONCE
+        keepers = [each.strip() for each in done.stderr.partition("process ")[2].split(",")]
+        assert str(keeper.pid) in keepers, done.stderr
+        keeper.communicate(b"\n")
     wait_for_end(process)
