@@ -217,11 +217,14 @@ def _wrong_totals(connection: Connection) -> Iterator[Breach]:
 
 def _totals(connection: Connection) -> Statistics:
     """Summed here, because SQL's sum() ends at 64 bits."""
-    inodes = size = allocated = 0
-    rows: Iterator[tuple[Any, ...]] = connection.execute(f"SELECT {_REGULAR}, size, allocated FROM inode")
-    for is_regular, row_size, row_allocated in rows:
+    inodes = files = size = allocated = 0
+    rows: Iterator[tuple[Any, ...]] = connection.execute(
+        f"SELECT {_REGULAR}, {_DIRECTORY}, size, allocated FROM inode"
+    )
+    for is_regular, is_directory, row_size, row_allocated in rows:
         inodes += 1
+        files += not is_directory
         size += row_size if is_regular else 0
         allocated += row_allocated
     ((entries,),) = connection.execute("SELECT count(*) FROM dentry")
-    return Statistics(inodes, entries, size, allocated)
+    return Statistics(inodes, files, entries, size, allocated)

@@ -278,7 +278,7 @@ class Namespace:
     def statistics(self) -> Statistics:
         """The totals, kept up with every operation."""
         state = self._state
-        return Statistics(state.inodes, state.entries, state.bytes, state.allocated)
+        return Statistics(state.inodes, state.files, state.entries, state.bytes, state.allocated)
 
     def block_references(self) -> Iterator[bytes]:
         """Each block id that a live or past extent names, once. Exhaust it before the next change."""
@@ -368,6 +368,7 @@ class Namespace:
         self.points.reload()
         self._load_head()
         self._state.inodes += change.inodes
+        self._state.files += change.files
         self._state.entries += change.entries
         self._state.bytes += change.bytes
         self._state.allocated += change.allocated

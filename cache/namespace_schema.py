@@ -21,7 +21,7 @@ from cache.operations import OLDEST_TIME
 Connection = apsw.Connection
 
 APPLICATION_ID: Final = int.from_bytes(b"dfNS", "big")
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 BUSY_MILLISECONDS: Final = 10_000
 LOCAL_META: Final = ("journal_position", "device", "next_inode", "open_commit")
 """Keys of `meta` that speak of this machine, not of the drive: no snapshot holds them."""
@@ -125,7 +125,7 @@ CREATE INDEX commits_time ON commits (time_ns, number);
 
 -- Everything else, integers in decimal (totals may exceed 64 bits). Of this machine: journal_position
 -- (the state holds the journal up to there), device, next_inode, open_commit. Of the drive: inodes,
--- entries, bytes, allocated (the totals of `Statistics`).
+-- files, entries, bytes, allocated (the totals of `Statistics`).
 CREATE TABLE meta (
     key   TEXT PRIMARY KEY,
     value TEXT NOT NULL
@@ -188,7 +188,13 @@ CREATE TABLE past_writer (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX past_writer_died ON past_writer (died);
 """
-_UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3, 3: SCHEMA_4}
+
+SCHEMA_5: Final = f"""
+-- What version 5 added: the total of files, which are the inodes that are no directories.
+INSERT INTO meta (key, value)
+    SELECT 'files', CAST(count(*) AS TEXT) FROM inode WHERE mode & {0o170000} <> {0o040000};
+"""
+_UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3, 3: SCHEMA_4, 4: SCHEMA_5}
 """What brings a database of a version to the next one."""
 
 

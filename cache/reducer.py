@@ -64,6 +64,7 @@ class State:
     next_inode: int
     created: int
     inodes: int
+    files: int
     entries: int
     bytes: int
     allocated: int
@@ -100,6 +101,7 @@ def create(state: State, operation: Create) -> None:
     rows.add_inode(row)
     state.xattrs.born_empty(operation.inode)
     state.inodes += 1
+    state.files += not is_directory
     if is_directory:
         _change_names(rows, parent, time_ns, 1, 1)
     else:
@@ -274,6 +276,7 @@ def delete(state: State, operation: Delete) -> None:
     state.xattrs.remove_all(row.inode)
     state.rows.remove_inode(row)
     state.inodes -= 1
+    state.files -= not row.is_directory
     state.allocated -= row.allocated
     if row.is_regular:
         state.bytes -= row.size

@@ -85,10 +85,11 @@ class Extent(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Totals of the live state. `bytes` sums the sizes of regular files (holes count, orphans
-    count), `allocated` what their extents cover; both may exceed 64 bits."""
+    """Totals of the live state. `files` are the inodes that are no directories. `bytes` sums the sizes of
+    regular files (holes and orphans count), `allocated` what their extents cover; both may exceed 64 bits."""
 
     inodes: int
+    files: int
     entries: int
     bytes: int
     allocated: int

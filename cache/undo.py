@@ -13,7 +13,7 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from stat import S_IFREG
+from stat import S_IFDIR, S_IFREG
 from typing import Any, Final, NamedTuple
 
 from cache.namespace_schema import Connection, value_of
@@ -39,6 +39,7 @@ class Totals(NamedTuple):
     """Differences of the totals in `Statistics`."""
 
     inodes: int
+    files: int
     entries: int
     bytes: int
     allocated: int
@@ -66,19 +67,21 @@ def _difference(connection: Connection, commit: int) -> Totals:
     before = _inode_totals(connection, "inode WHERE born > ?", (commit,))
     names = _count(connection, "past_dentry WHERE died > ? AND born <= ?", (commit, commit))
     names -= _count(connection, "dentry WHERE born > ?", (commit,))
-    return Totals(after[0] - before[0], names, after[1] - before[1], after[2] - before[2])
+    inodes, files, size, allocated = (late - early for late, early in zip(after, before, strict=True))
+    return Totals(inodes, files, names, size, allocated)
 
 
-def _inode_totals(connection: Connection, rows: str, bindings: tuple[int, ...]) -> tuple[int, int, int]:
-    """Count, bytes and allocated; summed here because SQL's sum() ends at 64 bits."""
-    inodes = size = allocated = 0
+def _inode_totals(connection: Connection, rows: str, bindings: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """Inodes, files, bytes and allocated; summed here because SQL's sum() ends at 64 bits."""
+    inodes = files = size = allocated = 0
     for mode, row_size, row_allocated in connection.execute(
         f"SELECT mode, size, allocated FROM {rows}", bindings
     ):
         inodes += 1
+        files += mode & S_IFMT_MASK != S_IFDIR
         size += row_size if mode & S_IFMT_MASK == S_IFREG else 0
         allocated += row_allocated
-    return inodes, size, allocated
+    return inodes, files, size, allocated
 
 
 def _count(connection: Connection, rows: str, bindings: tuple[int, ...]) -> int:

@@ -62,7 +62,9 @@ def dump(path: str, *, with_atime: bool) -> dict[str, list[Any]]:
             tables[table] = sorted(tuple(row) for row in rows)
         if not with_atime:
             tables["inode"] = [row[:8] + row[9:] for row in tables["inode"]]
-        totals = "SELECT key, value FROM meta WHERE key IN ('inodes', 'entries', 'bytes', 'allocated')"
+        totals = (
+            "SELECT key, value FROM meta WHERE key IN ('inodes', 'files', 'entries', 'bytes', 'allocated')"
+        )
         tables["meta"] = sorted(connection.execute(totals))
         return tables
     finally:
@@ -355,7 +357,9 @@ class NamespaceMachine(RuleBasedStateMachine):
     def check_totals(self) -> None:
         nodes = self.model.live.nodes.values()
         size = sum(node.size for node in nodes if node.mode & 0o170000 == 0o100000)
-        expected = (len(nodes), sum(len(n.names) for n in nodes), size, sum(len(n.data) for n in nodes))
+        files = sum(node.mode & 0o170000 != 0o040000 for node in nodes)
+        names, data = sum(len(n.names) for n in nodes), sum(len(n.data) for n in nodes)
+        expected = (len(nodes), files, names, size, data)
         assert self.namespace.statistics() == expected
 
     def check_past(self, commit: int) -> None:

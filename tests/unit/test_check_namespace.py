@@ -170,7 +170,7 @@ def test_each_damage_breaks_its_rule(path: Path, rule: str, damage: str) -> None
     assert rule in {breach.text for breach in check_namespace(str(path), published=True)}
 
 
-@pytest.mark.parametrize("total", ["inodes", "entries", "bytes", "allocated"])
+@pytest.mark.parametrize("total", ["inodes", "files", "entries", "bytes", "allocated"])
 def test_wrong_totals_are_found(path: Path, total: str) -> None:
     with changing(path) as connection:
         connection.execute("UPDATE meta SET value = '77' WHERE key = ?", (total,))

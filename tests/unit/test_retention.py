@@ -344,21 +344,25 @@ WRITER_TABLES = ("writer", "past_writer")
 
 
 @pytest.mark.parametrize(
-    ("version", "lacks"), [(1, (*RETENTION_TABLES, *WRITER_TABLES)), (2, WRITER_TABLES), (3, WRITER_TABLES)]
+    ("version", "lacks"),
+    [(1, (*RETENTION_TABLES, *WRITER_TABLES)), (2, WRITER_TABLES), (3, WRITER_TABLES), (4, ())],
 )
 def test_a_database_of_an_earlier_version_becomes_one_of_this_version(
     tmp_path: Path, namespace: Namespace, version: int, lacks: tuple[str, ...]
 ) -> None:
     inode = edited(namespace, 3)
     namespace.flush(1)
+    totals = namespace.statistics()
     namespace.close()
     at_rest.unseal(namespace.path)
     connection = apsw.Connection(namespace.path)
+    connection.execute("DELETE FROM meta WHERE key = 'files'")
     for table in lacks:
         connection.execute(f"DROP TABLE {table}")
     connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
     again = Namespace(namespace.path)
+    assert again.statistics() == totals
     assert again.extents(inode, 0, 10)[0].block == block(3)
     again.apply(Forget(((0, 3),)))
     publish(again)

@@ -54,7 +54,7 @@ def test_a_snapshot_holds_one_commit_and_nothing_local(snapshot: str) -> None:
     loaded = Namespace(snapshot, device=5)
     assert names(loaded) == [b"first"]
     assert (loaded.journal_position(), loaded.commit, loaded.head().number) == (0, 2, 1)
-    assert loaded.statistics() == (2, 1, 0, 9)
+    assert loaded.statistics() == (2, 1, 1, 0, 9)
     assert loaded.allocate_inode() == 5 << DEVICE_SHIFT
     loaded.close()
 
@@ -165,7 +165,7 @@ def test_a_snapshot_with_something_foreign_is_refused(snapshot: str, harm: str) 
 
 @pytest.mark.parametrize(
     ("pragma", "kind"),
-    [("application_id = 5", FormatError), ("user_version = 5", FormatError)],
+    [("application_id = 5", FormatError), ("user_version = 6", FormatError)],
 )
 def test_a_snapshot_of_another_format_is_refused(snapshot: str, pragma: str, kind: type[DriveError]) -> None:
     connection = apsw.Connection(snapshot)
