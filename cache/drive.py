@@ -243,6 +243,7 @@ class Drive(Tree):
             await trio.sleep(TICK)
             self.ledger.local_room.look_anew()
             self.ledger.fit_segments()
+            await self.ledger.journal.prepare()
             self.ledger.custody.check()
             if self.ledger.accepted != seen or self.any_unused:
                 seen = self._tick(seen)

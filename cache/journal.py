@@ -52,7 +52,7 @@ from cache.journal_format import (
     encode_record_header,
     encode_segment_header,
 )
-from cache.journal_segments import LOST, Dropped, Segment, SegmentFiles, close_all, set_aside
+from cache.journal_segments import LOST, Dropped, Segment, SegmentFiles, close_all, preallocated, set_aside
 
 log = logging.getLogger(__name__)
 
@@ -449,6 +449,22 @@ class Journal:
             failpoints.failpoint(SEGMENT_DROPPED)
         self._dropped += map(Dropped, self._bulk.drop_before(position))
 
+    async def prepare(self) -> None:
+        """Have the file of the next segment made before it is needed. To be called when the last one has been
+        filled for a while; does nothing where a file is there. Errors are met when it is needed."""
+        last = self._segments[-1]
+        if last.end < last.size // 4:
+            return
+        path = self._files.begin_spare(last.number + 1)
+        if path is None:
+            return
+        made: list[str] = []
+        try:
+            with trio.CancelScope(shield=True):
+                made = await trio.to_thread.run_sync(preallocated, path, self.segment_size)
+        finally:
+            self._files.end_spare(made)
+
     def give_back_spares(self) -> None:
         """The disk is short of room: keep no files for later segments."""
         self._files.give_back_spares()
@@ -459,7 +475,7 @@ class Journal:
             dropped = list(self._dropped)
             if dropped:
                 emptied = await trio.to_thread.run_sync(self._files.finish_dropping, dropped)
-                self._files.take_spares(emptied)
+                self._files.take_spares(emptied, dropped)
                 del self._dropped[: len(dropped)]
 
     def close(self) -> None:

@@ -11,13 +11,16 @@ Invariants:
    number may belong to another file by then. The close is what frees the space of an unlinked file (64 MiB
    take the disk tens of milliseconds), so it is done in a thread.
 4. What an earlier process left without a name is removed: nobody knows what is in it.
+5. A file is made before it is needed: the disk may take long to find so much room, and the event loop must
+   not wait for it. Only where that has failed, or a segment fills faster, is it done there.
 
-Event-loop thread only, but for `finish_dropping`. Errors are the `OSError` of the disk.
+Event-loop thread only, but for `finish_dropping` and `preallocated`. Errors are the `OSError` of the disk.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Iterable
 from contextlib import suppress
@@ -40,6 +43,9 @@ SEGMENT_STARTED = failpoints.declare("journal.segment-started", "a new segment h
 SEGMENT_EMPTYING = failpoints.declare(
     "journal.segment-emptying", "a spent segment has lost its name durably; its bytes are still there"
 )
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -161,10 +167,23 @@ class SegmentFiles:
             durable.current().unlink(self._spares[-1])
             self._spares.pop()
 
-    def take_spares(self, emptied: list[str]) -> None:
-        """They can be used from now on."""
+    def begin_spare(self, number: int) -> str | None:
+        """The path for `preallocated`, if a file for segment `number` should be made before it is needed;
+        `end_spare` is to be called then."""
+        if self.nameless or self._spares or self._coming_spares:
+            return None
+        self._coming_spares += 1
+        return str(self._folder / f"ahead-{number:016x}{SPARE_SUFFIX}")
+
+    def end_spare(self, made: list[str]) -> None:
+        """What `begin_spare` announced can be used, or was not made."""
+        self._coming_spares -= 1
+        self._spares += made
+
+    def take_spares(self, emptied: list[str], dropped: list[Dropped]) -> None:
+        """What `finish_dropping` emptied of `dropped` can be used from now on."""
         self._spares += emptied
-        self._coming_spares = 0
+        self._coming_spares -= sum(bool(each.spare) for each in dropped)
 
 
 def set_aside(folder: Path, paths: Iterable[str]) -> Path:
@@ -180,6 +199,23 @@ def remove_own(path: str, descriptor: int) -> None:
     """Take the file's name, if it has it still."""
     if is_at(path, descriptor):
         durable.current().unlink(path)
+
+
+def preallocated(path: str, size: int) -> list[str]:
+    """A new file of `size` bytes at `path`; nothing, and nothing is left, if the disk refuses. Blocks."""
+    io = durable.current()
+    try:
+        descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            io.preallocate(descriptor, size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        log.info("no journal file could be made beforehand: %s", error)
+        with suppress(OSError):
+            io.unlink(path)
+        return []
+    return [path]
 
 
 def _preallocate(descriptor: int, size: int) -> None:

@@ -30,6 +30,7 @@ class Failing(Durable):
     def __init__(self) -> None:
         self.write_error = self.sync_error = self.space = 0
         self.syncs = 0
+        self.preallocated_by: list[threading.Thread] = []
 
     def write(self, descriptor: int, parts: Sequence[Buffer], offset: int) -> int:
         if self.write_error:
@@ -42,6 +43,7 @@ class Failing(Durable):
             raise OSError(self.sync_error, os.strerror(self.sync_error))
 
     def preallocate(self, descriptor: int, size: int) -> None:
+        self.preallocated_by.append(threading.current_thread())
         if self.space:
             raise OSError(self.space, os.strerror(self.space))
         super().preallocate(descriptor, size)
@@ -372,3 +374,56 @@ def test_an_oversized_segment_can_be_left(tmp_path: Path) -> None:
     journal.leave(1)
     journal.drop_before(journal.end)
     assert journal.used_bytes < SEGMENT
+
+
+async def test_the_next_segment_is_made_before_it_is_needed(tmp_path: Path) -> None:
+    """A disk may take long to find so much room; the event loop does not wait for it."""
+    with failing() as disk:
+        journal, _ = opened(tmp_path)
+        await journal.prepare()
+        assert not list(tmp_path.glob("*.spare")), "there is no need yet"
+        disk.preallocated_by.clear()
+        written = []
+        for number in range(20):
+            written.append(b"%d" % number * 900)
+            journal.append(RecordType.DATA, (written[-1],), 1)
+            await journal.prepare()
+        assert len(list(tmp_path.glob("*.journal"))) > 5
+        assert len(disk.preallocated_by) > 5
+        assert threading.main_thread() not in disk.preallocated_by
+        journal.close()
+        _, found = opened(tmp_path)
+        assert [payload for _, payload in found] == written
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EMFILE])
+async def test_what_cannot_be_made_beforehand_is_made_when_it_is_needed(tmp_path: Path, error: int) -> None:
+    with failing() as disk:
+        journal, _ = opened(tmp_path)
+        journal.append(RecordType.DATA, (b"a" * 3000,), 1)
+        disk.space = error
+        await journal.prepare()
+        assert not list(tmp_path.glob("*.spare"))
+        disk.space = 0
+        journal.append(RecordType.DATA, (b"b" * 3000,), 1)
+        await journal.prepare()
+        assert len(list(tmp_path.glob("*.spare"))) == 1, "and the next one beforehand again"
+        journal.close()
+
+
+async def test_files_made_beforehand_and_emptied_ones_are_counted_apart(tmp_path: Path) -> None:
+    with failing():
+        journal, _ = opened(tmp_path)
+        for _ in range(4):
+            journal.append(RecordType.DATA, (b"a" * 3000,), 1)
+        async with trio.open_nursery() as nursery:
+            journal.drop_before(journal.end)
+            nursery.start_soon(journal.close_dropped)
+            nursery.start_soon(journal.prepare)
+        for _ in range(6):
+            journal.append(RecordType.DATA, (b"a" * 3000,), 1)
+            await journal.prepare()
+            journal.drop_before(journal.end)
+            await journal.close_dropped()
+            assert len(list(tmp_path.glob("*.spare"))) <= 3
+        journal.close()

@@ -194,7 +194,7 @@ def test_spares_are_given_back(tmp_path: Path) -> None:
     spares = [tmp_path / f"{number}.spare" for number in range(2)]
     for spare in spares:
         spare.touch()
-    files.take_spares([str(spare) for spare in spares])
+    files.take_spares([str(spare) for spare in spares], [])
     files.give_back_spares()
     files.give_back_spares()
     assert not any(spare.exists() for spare in spares)
