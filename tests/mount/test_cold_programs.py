@@ -59,7 +59,8 @@ def filled(module_drives: NewDrive) -> MountedDrive:
         git(top / "repository", "commit", "-q", "--allow-empty", "-m", name)
     git(top / "repository", "repack", "-a", "-d", "-q")
     kinds(top / "kinds")
-    run("tar", "-C", top, "-cf", top / "archive.tar", "kinds", "repository")
+    # The repository is used later: what is last must not change.
+    run("tar", "-C", top, "-cf", top / "archive.tar", "repository", "kinds")
     with closing(sqlite3.connect(top / "database")) as database, database:
         database.execute("create table t (n integer primary key, payload blob)")
         database.executemany("insert into t values (?, ?)", ((number, row(number)) for number in range(ROWS)))
