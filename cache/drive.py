@@ -322,7 +322,7 @@ class Drive(Tree):
             "journal_bytes": ledger.journal.used_bytes,
             "journal_limit": self._reachable_limit(),
             "files": totals.files,
-            "folders": totals.inodes - totals.files,
+            "directories": totals.inodes - totals.files,
             "file_bytes": totals.bytes,
             "sealed_bytes": sealer.sealed_bytes,
             "new_bytes": sealer.new_bytes,

@@ -83,7 +83,7 @@ class InputOutputError(FileSystemError):
 
 
 class JournalLostError(InputOutputError):
-    """The journal's files have lost their names (`cache.custody`): only the nodes can make bytes durable"""
+    """EIO: the journal's files have lost their names (`cache.custody`): only nodes can make bytes durable"""
 
 
 class StaleError(FileSystemError):

@@ -215,7 +215,10 @@ class _Session:
         """The drive's, and what this mount is."""
         name = None if self._options.as_of else self._options.versions_name
         own = {"versions_dir": quote(name or b""), "folders": dict(self._options.folders)}
-        return {**await self._drive.status(), **own}
+        status = await self._drive.status()
+        if hidden := own.keys() & status.keys():
+            raise AssertionError(f"two values of {', '.join(hidden)} in one status")
+        return {**status, **own}
 
     def _commands(self) -> Commands:
         return Commands(

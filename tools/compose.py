@@ -284,6 +284,8 @@ async def _open_once(
                 await upstream.close()
             raise
     except StaleCacheError:
+        # A journal that is set aside is not missed, also if this ends in the middle.
+        await trio.to_thread.run_sync(pairing.note_closing, folders)
         kept = await trio.to_thread.run_sync(local.set_aside)
         local.close()
         raise _SetAsideError(kept, known) from None

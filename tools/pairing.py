@@ -77,7 +77,7 @@ def note_opening(own: Folders) -> None:
 
 
 def note_closing(own: Folders) -> None:
-    """Everything is stored; or it was said that the journal is lost."""
+    """Everything is stored; or it was said that the journal is lost, or set aside."""
     for folder in (own.state, own.cache):
         _settle(folder)
 

@@ -34,10 +34,8 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
         count = status["set_aside"]
         yield "set aside", f"{count} times changes that are not in the drive: drivefs stale list MOUNTPOINT"
     yield "state", _state(status)
-    yield (
-        "holds",
-        f"{status['files']} files and {status['folders']} folders with {format_size(status['file_bytes'])}",
-    )
+    count = f"{status['files']} files and {status['directories']} folders"
+    yield "holds", f"{count} with {format_size(status['file_bytes'])}"
     yield "journal", f"{format_size(status['journal_bytes'])} of {format_size(status['journal_limit'])}"
     yield "cache", _cache(status)
     if status["sealed_bytes"]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.contents import KINDS, content
 from tests.mount.conftest import drive, fuse, unmade_drive
-from tests.mount.mounted import MountedDrive
+from tests.mount.mounted import MountedDrive, succeed
 from tools.control_client import ControlClient
 from tools.errors import call
 from tools.fsck import FSCK_CODES, fsck
@@ -79,3 +80,18 @@ def test_a_drive_that_was_killed_is_sound(drive: MountedDrive) -> None:
     assert fsck(["-y", "--data", *where, str(drive.drive)]) == 0
     drive.mount()
     assert (drive.mountpoint / "more").read_bytes() == b"not yet published"
+
+
+def test_status_counts_files_and_folders(drive: MountedDrive) -> None:
+    drive.mount()
+    (drive.mountpoint / "folder" / "inner").mkdir(parents=True)
+    for number, kind in enumerate(KINDS):
+        (drive.mountpoint / "folder" / f"{number}").write_bytes(content(kind, 1000))
+    (drive.mountpoint / "link").symlink_to("folder")
+    drive.sync()
+    status = drive.status()
+    assert (status["files"], status["directories"]) == (len(KINDS) + 1, 3)
+    (cache,), (state,) = drive.cache.iterdir(), drive.state.iterdir()
+    assert status["folders"] == {"cache": str(cache), "state": str(state)}
+    said = succeed(drive.tool("drivefs", "status", drive.mountpoint))
+    assert f"{len(KINDS) + 1} files and 3 folders with {1000 * len(KINDS) / 1024:.1f} KiB" in said

@@ -330,7 +330,7 @@ STATUS = {
     "journal_bytes": 4096,
     "journal_limit": 1 << 30,
     "files": 10,
-    "folders": 3,
+    "directories": 3,
     "file_bytes": 1 << 20,
     "sealed_bytes": 1000,
     "new_bytes": 500,
