@@ -1,11 +1,13 @@
 # drivefs: `make run` mounts a demo drive, `make test` runs every check that must pass.
 # Both install what is missing first, and both may be repeated. `make install-system` puts the
-# tools where mount(8), umount(8) and fstab look for them.
+# tools where mount(8), umount(8), fstab and people look for them.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SBIN := /sbin
+SYSTEM_BIN := /usr/local/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 DEMO := demo
 DRIVE := $(DEMO)/drive
@@ -51,12 +53,15 @@ $(STAMP): pyproject.toml setup.cfg | packages
 	@touch $@
 
 # mount(8) looks only in /sbin; the scripts linked there start this checkout's own interpreter.
+# `drivefs` is for every user, and /sbin is in the path of root only.
 install-system: $(STAMP)
 	@for name in mkfs.drivefs mount.drivefs umount.drivefs fsck.drivefs; do \
-		$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/$$name" "/sbin/$$name"; \
+		$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/$$name" "$(SBIN)/$$name" || exit 1; \
 	done; \
-	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/mount.drivefs" /sbin/mount.fuse.drivefs; \
-	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/umount.drivefs" /sbin/umount.fuse.drivefs
+	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/mount.drivefs" "$(SBIN)/mount.fuse.drivefs" && \
+	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/umount.drivefs" "$(SBIN)/umount.fuse.drivefs" && \
+	$(SUDO) mkdir -p "$(SYSTEM_BIN)" && \
+	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/drivefs" "$(SYSTEM_BIN)/drivefs"
 
 # The demo keeps cache and state beside its drive, so that nothing is written outside this folder.
 run: export DRIVEFS_CACHE_DIR = $(CURDIR)/$(DEMO)/cache

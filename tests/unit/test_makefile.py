@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,15 @@ def test_what_is_missing_is_installed(tmp_path: Path, user: dict[str, str]) -> N
     asked = (tmp_path / "bin/asked").read_text()
     assert "install -y -qq --no-install-recommends rsync acl" in asked
     assert ("sudo" in asked) is (user is AS_A_USER)
+
+
+def test_every_tool_is_linked_where_it_is_looked_for(tmp_path: Path) -> None:
+    """Each console script of the package, and the two names that util-linux calls."""
+    sbin, system_bin = tmp_path / "sbin", tmp_path / "bin"
+    sbin.mkdir()
+    stamped = ["-o", ".venv/.installed", "SUDO=", f"SBIN={sbin}", f"SYSTEM_BIN={system_bin}"]
+    subprocess.run([str(MAKE), "-C", str(ROOT), "install-system", *stamped], check=True)
+    linked = {path.name for path in (*sbin.iterdir(), *system_bin.iterdir())}
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert linked == {*scripts, "mount.fuse.drivefs", "umount.fuse.drivefs"}
+    assert {path.name for path in system_bin.iterdir()} == {"drivefs"}
