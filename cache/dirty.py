@@ -67,6 +67,11 @@ class Layer:
     sealing: trio.Lock = field(default_factory=trio.Lock)
     """held by whoever turns this layer's data into blocks"""
 
+    @property
+    def has_data(self) -> bool:
+        """Whether anything in here is not in a block yet."""
+        return any(isinstance(piece, Data) for piece in self.pieces)
+
     def size(self, before: int) -> int:
         """The file's size, if it was `before` when this layer began."""
         return max(before if self.truncated_to is None else self.truncated_to, self.written_to)

@@ -7,7 +7,7 @@ background work and the end. Event-loop thread only.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from stat import S_ISREG
@@ -27,10 +27,12 @@ from cache.errors import (
     FileTooBigError,
     InvalidArgumentError,
     JournalLostError,
+    UnreadableError,
 )
 from cache.health import Health
 from cache.inodes import BLOCK_SIZE
 from cache.ledger import Ledger
+from cache.lost_files import paths_of
 from cache.namespace_schema import sqlite_errors
 from cache.operations import MAX_NAME, MAX_SIZE
 from cache.past import PastTree
@@ -51,6 +53,8 @@ PATIENCE: Final = 10.0
 STATUS_INTERVAL: Final = 30.0
 STATUS_PAUSE: Final = 0.5
 """Seconds between two looks at the nodes, however often they change."""
+NAMED: Final = 10
+"""So many files are named in a message."""
 LARGEST_RECORD: Final = 8 << 20
 """A larger write is journaled in several records."""
 
@@ -185,9 +189,22 @@ class Drive(Tree):
             raise
 
     async def sync(self) -> None:
-        """Everything accepted so far is stored and published. Raises what stopped it."""
+        """Everything accepted so far is stored and published. Raises what stopped it. `UnreadableError`: all
+        but files that are set apart."""
         if not self._read_only:
             await self.publisher.sync()
+        apart = await self.set_apart()
+        if apart:
+            raise UnreadableError(_without(apart))
+
+    async def set_apart(self) -> dict[str, str]:
+        """Why files are not published, by path: what was accepted of them cannot be read from the journal."""
+        reasons = self.publisher.set_apart()
+        if not reasons:
+            return {}
+        self.ledger.flush()
+        paths = await trio.to_thread.run_sync(paths_of, self._namespace.path, reasons.keys())
+        return {paths[inode]: reason for inode, reason in reasons.items()}
 
     @property
     def is_only_here(self) -> bool:
@@ -292,7 +309,7 @@ class Drive(Tree):
                 inode, layer = next(iter(self._sealing_ahead.items()))
                 try:
                     async with self._quiet.working():
-                        await self._sealer.seal_ahead(layer)
+                        await self._sealer.seal_ahead(inode, layer)
                 except (DriveError, FileSystemError, OSError) as error:
                     log.info("sealing ahead has to wait: %s", error)
                     layer.sealed_to = layer.written_to
@@ -305,6 +322,7 @@ class Drive(Tree):
     async def status(self) -> dict[str, Any]:
         """For people and tools: what is accepted, not yet stored, not yet published; the store."""
         await self._refresh_status()
+        apart = await self.set_apart()
         ledger, sealer, totals = self.ledger, self._sealer, self._namespace.statistics()
         head = ledger.head
         return {
@@ -313,6 +331,7 @@ class Drive(Tree):
             "problem": ledger.custody.lost or self.publisher.problem,
             "journal_lost": bool(ledger.custody.lost),
             "set_aside": self.set_aside,
+            "set_apart": [{"path": path, "reason": reason} for path, reason in apart.items()],
             "commit": head.number,
             "published": not ledger.unpublished,
             "pending_commit": None if ledger.pending is None else ledger.pending.number,
@@ -364,3 +383,13 @@ class Drive(Tree):
         finally:
             self._close_local()
             await self._upstream.close()
+
+
+def _without(apart: Mapping[str, str]) -> str:
+    """What a sync says that left these files out."""
+    files = "; ".join(f"{path} ({reason})" for path, reason in list(apart.items())[:NAMED])
+    more = f"; and {len(apart) - NAMED} more" if len(apart) > NAMED else ""
+    return (
+        f"all is stored but {len(apart)} files, of which the journal cannot be read: {files}{more}; they are "
+        " kept as they are and tried again; writing or deleting them anew ends it"
+    )

@@ -82,6 +82,10 @@ class InputOutputError(FileSystemError):
     """EIO: the bytes cannot be had, or cannot be made durable"""
 
 
+class UnreadableError(InputOutputError):
+    """Bytes of a file that were accepted cannot be read from the journal"""
+
+
 class JournalLostError(InputOutputError):
     """EIO: the journal's files have lost their names (`cache.custody`): only nodes can make bytes durable"""
 

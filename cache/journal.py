@@ -200,6 +200,12 @@ class Journal:
         records = sum(segment.size for segment in self._segments[:-1]) + self._segments[-1].end
         return records + self._bulk.used_bytes
 
+    def bytes_before(self, position: int) -> int:
+        """What `drop_before` would let go of."""
+        number = position >> OFFSET_BITS
+        records = sum(segment.size for segment in self._segments[:-1] if segment.number < number)
+        return records + self._bulk.bytes_before(position)
+
     def append(self, kind: RecordType, parts: tuple[Buffer, ...], open_commit: int) -> int:
         """Append one record of at most `MAX_PAYLOAD` bytes; its position. `NoSpaceLeftError`: nothing
         was appended. `InputOutputError`: the journal has failed, now or before. `open_commit` is

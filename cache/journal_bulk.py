@@ -68,6 +68,10 @@ class BulkFiles:
         """What all files hold."""
         return sum(file.end for file in self._files.values())
 
+    def bytes_before(self, record: int) -> int:
+        """What the files hold to which only records before `record` refer."""
+        return sum(file.end for file in self._files.values() if file.last < record)
+
     def append(self, data: Buffer, size: int, new_number: Callable[[], int]) -> int:
         """Write the bytes at the end of a file that is shorter than `size`; their position."""
         file = self._appended
@@ -101,11 +105,14 @@ class BulkFiles:
         return None if file is None else file.descriptor
 
     def holds(self, bulk: Bulk) -> bool:
-        """Whether the bytes that a record refers to are there."""
+        """Whether the bytes that a record refers to are there; also if the disk cannot read them now."""
         descriptor = self.descriptor(bulk.position)
         if descriptor is None:
             return False
-        data = os.pread(descriptor, bulk.length, bulk.position & _OFFSET_MASK)
+        try:
+            data = os.pread(descriptor, bulk.length, bulk.position & _OFFSET_MASK)
+        except OSError:
+            return True  # a power cut leaves other bytes, or none; who needs these meets the error
         return len(data) == bulk.length and bulk_checksum(bulk.position, data) == bulk.checksum
 
     def leave(self) -> None:

@@ -63,6 +63,9 @@ class RecordType(IntEnum):
     """inode, modification and change time: those of its content so far, as its writer has them"""
     VOID = 11
     """a position: the EXTENTS from there up to this one name blocks that are gone, and do not count"""
+    UNCUT = 12
+    """two positions: the records between them, which made a cut, do not count, nor do the EXTENTS from the
+    first up to this one"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,7 @@ CONTENT_HEADER: Final = struct.Struct("<QQq")
 _TIMES: Final = struct.Struct("<Qqq")
 _BULK: Final = struct.Struct("<QQqQIQ")
 _GIVEN_UP: Final = struct.Struct("<Q")
+_UNCUT: Final = struct.Struct("<QQ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +223,19 @@ def decode_given_up(payload: Buffer) -> int:
         raise FormatError(f"a GIVEN_UP or VOID record of {len(payload)} bytes")
     (position,) = _GIVEN_UP.unpack(payload)
     return int(position)
+
+
+def encode_uncut(begin: int, end: int) -> bytes:
+    """Payload of an UNCUT record: the cut is what is said in [begin, end)."""
+    return _UNCUT.pack(begin, end)
+
+
+def decode_uncut(payload: Buffer) -> tuple[int, int]:
+    """What `encode_uncut` was given. `FormatError` for a payload of another length."""
+    if len(payload) != _UNCUT.size:
+        raise FormatError(f"an UNCUT record of {len(payload)} bytes")
+    begin, end = _UNCUT.unpack(payload)
+    return begin, end
 
 
 def encode_cut(commit: int, time_ns: int, inodes: list[int]) -> bytes:

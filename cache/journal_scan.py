@@ -8,12 +8,16 @@ left is whole. A GIVEN_UP record keeps the decision, since records are only ever
 
 Blocks that a pending commit's EXTENTS name may be gone when it is taken up again, as another mount may have
 had no use for them. Then all its EXTENTS are void, which a VOID record keeps, and its content is dirty again.
+
+Content of a pending commit that is not in blocks may not be readable when it is taken up again. So its cut
+did not happen, which an UNCUT record keeps: the commit is open as before, and is cut without what cannot be
+read.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +35,7 @@ from cache.journal_format import (
     decode_given_up,
     decode_published,
     decode_times,
+    decode_uncut,
 )
 from cache.operations import SetExtents, decode, encode
 
@@ -71,11 +76,31 @@ class Event:
     content: Any
 
 
-class Scan:
-    """What the records say, without those in a range of `given_up`, and without the EXTENTS in one of `void`
-    (end by begin, positions)."""
+@dataclass(frozen=True, slots=True)
+class Uncut:
+    """A cut that did not happen: its records are in [begin, end); that it did not is noted at `noted`."""
 
-    def __init__(self, given_up: Mapping[int, int], void: Mapping[int, int]) -> None:
+    begin: int
+    end: int
+    noted: int
+
+    def covers(self, position: int) -> bool:
+        """Whether the record there was made when the cut was thought to stand, or belongs to it."""
+        return self.begin <= position < self.noted
+
+    def voids(self, position: int, kind: RecordType) -> bool:
+        """Whether the record there does not count."""
+        is_extents = kind is RecordType.EXTENTS and self.covers(position)
+        return is_extents or self.begin <= position < self.end
+
+
+class Scan:
+    """What the records say, without those in a range of `given_up`, without the EXTENTS in one of `void`
+    (end by begin, positions), and without the cuts of `uncut`."""
+
+    def __init__(
+        self, given_up: Mapping[int, int], void: Mapping[int, int], uncut: Sequence[Uncut] = ()
+    ) -> None:
         self.dirty = DirtyFiles()
         self.events: list[Event] = []
         self.commit = 0
@@ -88,6 +113,11 @@ class Scan:
         """the ranges that VOID records name"""
         self.void: int | None = None
         """from where this process takes EXTENTS for void; None: nothing"""
+        self.told_uncut: list[Uncut] = []
+        """the cuts that UNCUT records name"""
+        self.uncut: tuple[int, int] | None = None
+        """the cut that this process takes back: where it begins and ends; None: none"""
+        self._uncut = uncut
         self._given_up = given_up
         self._void = void
         self._bulk: list[tuple[int, Layer, Bulk]] = []
@@ -100,8 +130,11 @@ class Scan:
                 self.told[decode_given_up(record.payload)] = record.position
             elif record.kind is RecordType.VOID:
                 self.told_void[decode_given_up(record.payload)] = record.position
+            elif record.kind is RecordType.UNCUT:
+                self.told_uncut.append(Uncut(*decode_uncut(record.payload), record.position))
             elif not self._is_given_up(record):
-                self.commit = max(self.commit, record.open_commit)
+                if not any(uncut.covers(record.position) for uncut in self._uncut):
+                    self.commit = max(self.commit, record.open_commit)
                 self._take(record.position, record.kind, record.payload)
 
     def first_lost(self, journal: Journal) -> int | None:
@@ -131,7 +164,21 @@ class Scan:
         positions = (e.position for e in self.events if e.kind is RecordType.EXTENTS and e.commit == commit)
         return next(positions, None)
 
+    def pending_cut(self) -> tuple[int, int, int] | None:
+        """Number, begin and end of the cut whose commit the journal does not say is published, if there is
+        one: from the first size that it states on."""
+        for index in range(len(self.events) - 1, -1, -1):
+            event = self.events[index]
+            if event.kind is RecordType.PUBLISHED:
+                return None
+            if event.kind is RecordType.CUT:
+                first = self.events[index - len(event.content.inodes)]
+                return event.commit, first.position, event.content.position
+        return None
+
     def _is_given_up(self, record: Record) -> bool:
+        if any(uncut.voids(record.position, record.kind) for uncut in self._uncut):
+            return True
         if record.kind is RecordType.EXTENTS and _is_within(record.position, self._void):
             return True
         if not _is_within(record.position, self._given_up):
@@ -203,24 +250,26 @@ def _is_within(position: int, ranges: Mapping[int, int]) -> bool:
     return any(begin <= position < end for begin, end in ranges.items())
 
 
-def scan(journal: Journal, void: int | None = None) -> Scan:
-    """Read the journal and give up what a power cut left in part. EXTENTS from `void` on do not count: of a
-    journal that was scanned before. Before `Journal.start`."""
+def scan(journal: Journal, void: int | None = None, uncut: tuple[int, int] | None = None) -> Scan:
+    """Read the journal and give up what a power cut left in part. EXTENTS from `void` on do not count, nor
+    does the cut `uncut` (begin, end): of a journal that was scanned before. Before `Journal.start`."""
     told: dict[int, int] = {}
     told_void: dict[int, int] = {}
+    told_uncut: list[Uncut] = []
     lost: int | None = None
     while True:
         found = Scan(
             told if lost is None else told | {lost: journal.end},
             told_void if void is None else told_void | {void: journal.end},
+            told_uncut if uncut is None else [*told_uncut, Uncut(*uncut, journal.end)],
         )
         found.read(journal)
-        if (found.told, found.told_void) != (told, told_void):
-            told, told_void = found.told, found.told_void
+        if (found.told, found.told_void, found.told_uncut) != (told, told_void, told_uncut):
+            told, told_void, told_uncut = found.told, found.told_void, found.told_uncut
             continue
         first = found.first_lost(journal)
         if first is None:
-            found.lost, found.void = lost, void
+            found.lost, found.void, found.uncut = lost, void, uncut
             return found
         log.warning("bytes of a write that was not synced are not on the disk: given up what came after it")
         lost = first

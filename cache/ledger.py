@@ -42,12 +42,15 @@ from cache.journal_format import (
     encode_given_up,
     encode_published,
     encode_times,
+    encode_uncut,
 )
 from cache.journal_scan import DATA_OFFSET, Event, PendingCommit, Scan, scan
 from cache.local_room import LocalRoom
 from cache.namespace import Namespace
 from cache.operations import Operation, SetAttributes, SetExtents, decode, encode
+from cache.pieces import Data
 from cache.room import Need, Room
+from cache.set_apart import SetApart
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +81,11 @@ class Ledger:
         self.room = Room()
         self.largest_segment = journal.segment_size
         self.local_room = LocalRoom(os.path.dirname(os.path.abspath(namespace.path)))
+        self.set_apart = SetApart()
+        self.pinned_bytes = 0
+        """of the journal, kept only for files that are set apart; as of the last `trim`"""
+        self._cut_position = 0
+        """where the newest published cut ends"""
         self.pending: PendingCommit | None = None
         self._operations: list[bytes] = []
         self.operation_bytes = 0
@@ -133,6 +141,25 @@ class Ledger:
         self._scanned = scan(self.journal, self._scanned.void_from(number))
         self.dirty = self._scanned.dirty
 
+    def unsealed(self) -> tuple[int, list[Data]]:
+        """The number of the commit that was cut and that the journal does not say is published (0: none), and
+        the bytes of its content that are not in blocks. Before `replay`."""
+        cut = self._scanned.pending_cut()
+        pieces = [piece for _, layer in self.dirty.frozen() for piece in layer.pieces]
+        return (0 if cut is None else cut[0]), [piece for piece in pieces if isinstance(piece, Data)]
+
+    def has_extents(self, number: int) -> bool:
+        """Whether content of that unfinished commit is in blocks. Before `replay`."""
+        return self._scanned.void_from(number) is not None
+
+    def take_back_cut(self) -> None:
+        """The unpublished commit was not cut: a later cut leaves out what cannot be read. Before `replay`;
+        upstream must not have the commit."""
+        cut = self._scanned.pending_cut()
+        assert cut is not None
+        self._scanned = scan(self.journal, self._scanned.void, cut[1:])
+        self.dirty = self._scanned.dirty
+
     def begin_open_commit(self) -> None:
         """The namespace was brought on by commits of others, after `replay`: what is accepted from here on is
         in the journal as of the commit that is open now."""
@@ -152,7 +179,10 @@ class Ledger:
 
     def _replay_events(self) -> None:
         position = self.namespace.journal_position()
-        if self._is_ahead(position):
+        if self._has_taken_back(position):
+            position = 0
+            self.namespace.undo(self.head.number)
+        elif self._is_ahead(position):
             # The database outlived the journal's tail (a power cut): back to what is published.
             log.warning(
                 "the journal ends before the namespace's state: taking back to the last published commit"
@@ -165,6 +195,14 @@ class Ledger:
                 self._replay_event(event, event.position >= position)
             elif event.kind is RecordType.CUT:
                 self._published_position = event.content.oldest
+
+    def _has_taken_back(self, position: int) -> bool:
+        """Whether the namespace, as of `position`, holds a cut that was taken back since."""
+        scanned = self._scanned
+        taken_back = [(uncut.begin, uncut.noted) for uncut in scanned.told_uncut]
+        if scanned.uncut is not None:
+            taken_back.append((scanned.uncut[0], self.journal.end))
+        return any(begin < position <= noted for begin, noted in taken_back)
 
     def _is_ahead(self, position: int) -> bool:
         """Whether the namespace, as of `position`, holds what the journal lost, or was given up: now, or by a
@@ -200,6 +238,7 @@ class Ledger:
 
     def _finish_replay(self) -> None:
         published, lost, void = self.head.number, self._scanned.lost, self._scanned.void
+        uncut = self._scanned.uncut
         self._scanned = Scan({}, {})
         if self.pending is None or self.pending.number <= published:
             if self.pending is not None:
@@ -213,6 +252,8 @@ class Ledger:
             self.journal.append(RecordType.GIVEN_UP, (encode_given_up(lost),), self.namespace.commit)
         if void is not None:
             self.journal.append(RecordType.VOID, (encode_given_up(void),), self.namespace.commit)
+        if uncut is not None:
+            self.journal.append(RecordType.UNCUT, (encode_uncut(*uncut),), self.namespace.commit)
         self.namespace.flush(self.journal.end)
 
     # Accepting
@@ -307,6 +348,11 @@ class Ledger:
         return local.calm_left if accepted < local.calm_until else local.look(accepted, self.operation_bytes)
 
     @property
+    def journal_bytes(self) -> int:
+        """What of the journal can be let go of by publishing."""
+        return self.journal.used_bytes - self.pinned_bytes
+
+    @property
     def unstored_bytes(self) -> int:
         """Bytes of what was accepted and is not in the commit log: content and operations. Walks all dirty
         files."""
@@ -375,6 +421,7 @@ class Ledger:
         self.journal.append(RecordType.PUBLISHED, (payload,), self.namespace.commit)
         self.namespace.record_commit(head.number, head.hash, pending.time_ns)
         self._published_position, self._recorded_position = pending.oldest, self.journal.end
+        self._cut_position = pending.position
         self._settle_pending()
 
     def _settle_pending(self) -> None:
@@ -406,6 +453,7 @@ class Ledger:
         is all that is needed."""
         self.fit_segments()
         is_empty, needed = not self.unpublished, self._needed_position()
+        self.pinned_bytes = self._pinned_bytes()
         known = max(needed, self._recorded_position)
         try:
             if not self.custody.check():
@@ -449,6 +497,14 @@ class Ledger:
             return self.journal.end
         oldest = self.dirty.oldest_position()
         return self._published_position if oldest is None else min(self._published_position, oldest)
+
+    def _pinned_bytes(self) -> int:
+        """What the journal could let go of if no file were set apart."""
+        self.set_apart.forget_gone(self.dirty)
+        if not self.set_apart:
+            return 0
+        others = [layer.oldest for inode, layer in self.dirty.tops() if inode not in self.set_apart]
+        return self.journal.bytes_before(min([*others, self._cut_position]))
 
     async def _make_durable(self) -> None:
         self.flush()

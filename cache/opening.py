@@ -15,6 +15,7 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import trio
@@ -36,10 +37,12 @@ from cache.chunking import Chunker
 from cache.commit_payload import open_operations
 from cache.content import Content
 from cache.drive import Drive
-from cache.journal import SEGMENT_SIZE
+from cache.errors import InputOutputError
+from cache.journal import SEGMENT_SIZE, Journal
 from cache.ledger import LARGE_WRITE, SMALLEST_SEGMENT, Ledger
 from cache.local_state import DEVICE, LocalState
 from cache.operations import MAX_NAME, ROOT_INODE, Delete, SetAttributes, decode
+from cache.pieces import Data
 from cache.publisher import CommitIdentity, Intervals, Publisher, blocks_named, is_same_commit
 from cache.quiet import Quiet
 from cache.retention_keeper import RetentionKeeper, RetentionSchedule
@@ -109,6 +112,7 @@ class _Recovery:
         if self._ledger.contradicts_the_log:
             raise self._stale(self._ledger.head.number)
         await self._ask_for_blocks()
+        await self._read_pending()
         self._ledger.replay()
         await self._reconcile()
 
@@ -166,6 +170,22 @@ class _Recovery:
                 self._ledger.take_back_extents(unfinished.number)
                 return
 
+    async def _read_pending(self) -> None:
+        """Content of a commit that was cut and not appended may not be readable any more: it is cut anew, and
+        without that. If some of it is in blocks already, only where it has to be."""
+        ledger = self._ledger
+        number, pieces = ledger.unsealed()
+        if not pieces or (await self._upstream.head()).number >= number:
+            return
+        if not ledger.has_extents(number):
+            ledger.take_back_cut()
+            return
+        try:
+            await trio.to_thread.run_sync(_read_all, ledger.journal, pieces)
+        except (OSError, InputOutputError) as error:
+            log.warning("commit %d is cut anew, as content of it cannot be read: %s", number, error)
+            ledger.take_back_cut()
+
     async def _check_unfinished(self) -> None:
         """The namespace came from the log alone: what the journal holds of commits that the log has must
         be what the log says of them, or the end of it."""
@@ -207,6 +227,12 @@ class _Recovery:
     def _operations(self, commit: Commit) -> list[bytes]:
         binding = associated_data_of(self._identity.drive_id, commit)
         return open_operations(self._identity.commit_key, commit.payload, binding)
+
+
+def _read_all(journal: Journal, pieces: Sequence[Data]) -> None:
+    """Raises what reading them raises."""
+    for piece in pieces:
+        journal.read_at(piece.position, piece.end - piece.start)
 
 
 async def open_drive(

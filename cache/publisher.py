@@ -1,7 +1,8 @@
 """The publisher: turns what has been accepted into commits, one at a time.
 
 Invariants:
-1. Cut, seal, flush, keep extents, sync the journal's records, append, note it, trim: in this order (I1, I2).
+1. Seal, cut, seal what came meanwhile, flush, keep extents, sync the journal's records, append, note it,
+   trim: in this order (I1, I2). So the cut leaves out what cannot be read (`cache.set_apart`).
 2. A commit that failed on its way is finished before the next is cut; it is built once in a process,
    so that appending it again is idempotent.
 3. The cut rule: a commit takes the content of every file that is dirty and settled (closed or renamed), so
@@ -43,6 +44,10 @@ OPERATIONS_LIMIT = 16 << 20
 """Encoded operations in memory that make a cut due."""
 WRITES_LIMIT = 100_000
 """Writes in memory that make a cut due; each may become a block, of which a commit holds 2^19."""
+
+ROUNDS = 3
+"""So often what has to be in the cut is looked for and sealed before it; what is written meanwhile is sealed
+after it."""
 
 _CONTENT = encode(SetExtents(0, 0, (), ()))[:2]
 """how an encoded operation with extents begins"""
@@ -120,7 +125,7 @@ class Publisher:
             try:
                 await self.publish(everything=False)
                 backoff = FIRST_BACKOFF
-                if self.blocked:
+                if self.blocked or self._ledger.set_apart:
                     await trio.sleep(backoff)
             except FencedError:
                 return
@@ -146,10 +151,10 @@ class Publisher:
         return (
             ledger.operation_bytes > OPERATIONS_LIMIT
             or ledger.open_writes > WRITES_LIMIT
-            or ledger.journal.used_bytes > self._journal_limit // 2
+            or ledger.journal_bytes > self._journal_limit // 2
             or ledger.room.is_tight
             or bool(ledger.custody.lost)
-            or ledger.journal.used_bytes > max(ledger.local_left(), LITTLE)
+            or ledger.journal_bytes > max(ledger.local_left(), LITTLE)
         )
 
     @property
@@ -163,7 +168,7 @@ class Publisher:
         ledger = self._ledger
         used = ledger.journal.used_bytes
         return (
-            used > times * self._journal_limit
+            ledger.journal_bytes > times * self._journal_limit
             or ledger.operation_bytes > 2 * times * OPERATIONS_LIMIT
             or ledger.open_writes > 2 * times * WRITES_LIMIT
             or (used > LITTLE and ledger.local_room.is_short(ledger.local_left(), times))
@@ -221,9 +226,7 @@ class Publisher:
     async def _publish(self, everything: bool) -> None:
         pending = self._ledger.pending
         if pending is None:
-            await self._before_cut()
-            self._say_who()
-            pending = self._ledger.cut(self._choose(everything or self.pressed))
+            pending = await self._cut(everything)
             if pending is None:
                 if self.blocked:
                     await self._ledger.trim()
@@ -238,26 +241,51 @@ class Publisher:
         self._ledger.room.look_soon()
         await self._after_commit(sum(map(len, pending.all_operations())))
 
+    async def _cut(self, everything: bool) -> PendingCommit | None:
+        """Seal what is due, and cut. None if there is nothing that a commit could say."""
+        ledger = self._ledger
+        if everything:
+            ledger.set_apart.try_all()
+        for _ in range(ROUNDS):
+            layers = [(inode, layer) for inode, layer in self._choose(everything) if layer.has_data]
+            if not layers:
+                break
+            unreadable = await self._sealer.seal(layers)
+            ledger.set_apart.note(layers, unreadable, trio.current_time())
+        await self._before_cut()
+        self._say_who()
+        chosen = self._choose(everything)
+        now = trio.current_time()
+        self._taken.update((inode, now) for inode, layer in chosen if not layer.settled)
+        return ledger.cut([inode for inode, _ in chosen])
+
+    def set_apart(self) -> dict[int, str]:
+        """Why files with a name are not published, by inode: their bytes cannot be read from the journal."""
+        ledger = self._ledger
+        ledger.set_apart.forget_gone(ledger.dirty)
+        rows = {inode: ledger.namespace.inode(inode) for inode in ledger.set_apart.reasons()}
+        reasons = ledger.set_apart.reasons()
+        return {inode: reasons[inode] for inode, row in rows.items() if row is not None and row.nlink > 0}
+
     def _say_who(self) -> None:
         """Another machine than that of the last commit names itself, in its first own."""
         ledger, writer = self._ledger, Writer(self._identity.device, self._identity.host)
         if ledger.unpublished and ledger.namespace.writers.newest() != writer:
             ledger.accept(SetWriter(*writer))
 
-    def _choose(self, everything: bool) -> list[int]:
-        """The files that the cut takes. Files without a name are only taken to make room."""
+    def _choose(self, everything: bool) -> list[tuple[int, Layer]]:
+        """The files that a cut takes now. Files without a name are only taken to make room."""
         now = trio.current_time()
         self._forget_taken(now)
         full = self.pressed
+        everything = everything or full
         chosen = []
         for inode, layer in self._ledger.dirty.tops():
             row = self._ledger.namespace.inode(inode)
             assert row is not None
             due = everything or layer.settled or self._is_old_enough(inode, layer, now)
-            if due and (row.nlink > 0 or full):
-                chosen.append(inode)
-                if not layer.settled:
-                    self._taken[inode] = now
+            if due and (row.nlink > 0 or full) and not self._ledger.set_apart.waits(inode, layer, now):
+                chosen.append((inode, layer))
         return chosen
 
     def _is_old_enough(self, inode: int, layer: Layer, now: float) -> bool:
@@ -273,7 +301,9 @@ class Publisher:
 
     async def _store_content(self) -> None:
         layers = self._ledger.dirty.frozen()
-        await self._sealer.seal(layers)
+        unread = [(inode, layer) for inode, layer in layers if layer.has_data]
+        for error in (await self._sealer.seal(unread)).values():
+            raise error  # read only now: it was written while the rest was sealed
         await self._upstream.flush()
         for count, (inode, layer) in enumerate(layers, 1):
             self._ledger.keep_extents(self._extents(inode, layer))

@@ -9,6 +9,7 @@ Invariants:
    being cut beside one that is being sealed.
 4. A block is offered to the store before a piece refers to it; that it is durable is for
    `Upstream.flush` to say, later.
+5. A file of which the journal cannot be read costs no other file anything.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from backend.upstream import BlockId, SealedBlock, Upstream
 from cache.block_codec import BlockCodec
 from cache.chunking import MIN_BLOCK, Chunker
 from cache.dirty import Layer, replace_data
-from cache.errors import FileSystemError
+from cache.errors import FileSystemError, InputOutputError, UnreadableError
 from cache.pieces import Data, Hole, Stored
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Content(Protocol):
 class _Run:
     """Contiguous bytes to be cut into blocks: data pieces, and at either end absorbed bytes."""
 
+    inode: int
     layer: Layer
     start: int
     end: int
@@ -112,37 +114,41 @@ class Sealer:
         """plaintext bytes that were not in the store yet, and what they became there"""
         self.new_sealed_bytes = 0
 
-    async def seal(self, layers: Iterable[tuple[int, Layer]]) -> None:
-        """All data of the layers is in blocks when this returns: no `Data` piece is left. Small
-        files go together. Safe to repeat after an error."""
-        batch = _Batch()
+    async def seal(self, layers: Iterable[tuple[int, Layer]]) -> dict[int, UnreadableError]:
+        """All data that the layers had before is in blocks when this returns, but for the inodes in the
+        answer, which have bytes that cannot be read. Small files go together. Safe to repeat after an
+        error."""
+        batch, unreadable = _Batch(), dict[int, UnreadableError]()
         for inode, layer in layers:
             async with layer.sealing:
-                for run in _runs(layer):
+                for run in _runs(inode, layer):
                     if run.end - run.start > WINDOW // 2:
-                        await self._seal_long(inode, run)
+                        unreadable |= await self._seal_long(run)
                         continue
-                    await self._absorb(inode, run)
+                    await self._absorb(run)
                     batch.runs.append(run)
                     batch.size += run.end - run.start
                     if batch.size >= WINDOW // 2:
-                        await self._seal_batch(batch.runs)
+                        unreadable |= await self._seal_batch(batch.runs)
                         batch = _Batch()
-        if batch.runs:
-            await self._seal_batch(batch.runs)
+        return unreadable | await self._seal_batch(batch.runs)
 
-    async def seal_ahead(self, layer: Layer) -> None:
+    async def seal_ahead(self, inode: int, layer: Layer) -> None:
         """Seal whole blocks of a long sequential write that goes on."""
         async with layer.sealing:
-            for run in list(_runs(layer)):
+            for run in list(_runs(inode, layer)):
                 if run.end - run.start >= AHEAD:
                     run.whole = False
                     await self._seal_windows(run)
                     layer.sealed_to = max(layer.sealed_to, run.end)
 
-    async def _seal_long(self, inode: int, run: _Run) -> None:
-        await self._absorb(inode, run)
-        await self._seal_windows(run)
+    async def _seal_long(self, run: _Run) -> dict[int, UnreadableError]:
+        await self._absorb(run)
+        try:
+            await self._seal_windows(run)
+        except UnreadableError as error:
+            return {run.inode: error}
+        return {}
 
     async def _seal_windows(self, run: _Run) -> None:
         errors: list[Exception] = []
@@ -177,26 +183,39 @@ class Sealer:
             errors.append(error)
         done.set()
 
-    async def _absorb(self, inode: int, run: _Run) -> None:
+    async def _absorb(self, run: _Run) -> None:
         """Take small neighbouring extents into the run, so that small writes do not leave the file
         in ever smaller pieces. One that cannot be read stays what it is."""
-        run.before = await self._small_neighbour(inode, run, self._content.extent_before(inode, run.start))
+        run.before = await self._small_neighbour(run, self._content.extent_before(run.inode, run.start))
         run.start -= len(run.before)
-        run.after = await self._small_neighbour(inode, run, self._content.extent_after(inode, run.end))
+        run.after = await self._small_neighbour(run, self._content.extent_after(run.inode, run.end))
         run.end += len(run.after)
 
-    async def _small_neighbour(self, inode: int, run: _Run, extent: tuple[int, int] | None) -> bytes:
+    async def _small_neighbour(self, run: _Run, extent: tuple[int, int] | None) -> bytes:
         if extent is None or extent[1] - extent[0] >= MIN_BLOCK or not _free(run.layer, *extent):
             return b""
         try:
-            return await self._content.read_stored(inode, *extent)
+            return await self._content.read_stored(run.inode, *extent)
         except (DriveError, FileSystemError, OSError) as error:
             # Whoever reads the file is told. What was written beside it needs to be stored all the same.
-            log.info("bytes %d to %d of inode %d cannot be taken along: %s", *extent, inode, error)
+            log.info("bytes %d to %d of inode %d cannot be taken along: %s", *extent, run.inode, error)
             return b""
 
-    async def _seal_batch(self, runs: list[_Run]) -> None:
-        await self._store(await self._cut(runs))
+    async def _seal_batch(self, runs: list[_Run]) -> dict[int, UnreadableError]:
+        """All together; each for itself if there is one that cannot be read."""
+        if not runs:
+            return {}
+        try:
+            await self._store(await self._cut(runs))
+        except UnreadableError as error:
+            if len(runs) == 1:
+                return {runs[0].inode: error}
+        else:
+            return {}
+        unreadable: dict[int, UnreadableError] = {}
+        for run in runs:
+            unreadable |= await self._seal_batch([run])
+        return unreadable
 
     async def _cut(self, runs: list[_Run]) -> list[_Cut]:
         return await trio.to_thread.run_sync(self._cut_runs, runs, limiter=self._limiter)
@@ -220,13 +239,19 @@ class Sealer:
 
     def _cut_run(self, run: _Run) -> Iterator[_Cut]:
         parts = [run.before]
-        parts += [self._read_journal(piece.position, piece.end - piece.start) for piece in run.sources]
+        parts += [self._read(piece) for piece in run.sources]
         parts.append(run.after)
         data = memoryview(b"".join(parts))
         for start, end in self._chunker.cut(data, last=run.whole):
             plaintext = data[start:end]
             block = None if _is_zero(plaintext) else self._codec.block_id(plaintext)
             yield _Cut(run, run.start + start, run.start + end, block, plaintext)
+
+    def _read(self, piece: Data) -> bytes:
+        try:
+            return self._read_journal(piece.position, piece.end - piece.start)
+        except (OSError, InputOutputError) as error:
+            raise UnreadableError(str(error)) from error
 
     def _seal_blocks(self, blocks: list[tuple[BlockId, memoryview]]) -> list[SealedBlock]:
         return [self._codec.seal(block, plaintext) for block, plaintext in blocks]
@@ -241,7 +266,7 @@ class Sealer:
         replace_data(layer, cut.start, cut.end, stored, run.sources)
         for start, absorbed in ((run.start, run.before), (run.end - len(run.after), run.after)):
             low, high = max(start, cut.start), min(start + len(absorbed), cut.end)
-            if low < high:
+            if low < high and _free(layer, low, high):
                 layer.pieces.put(
                     Hole(low, high) if cut.id is None else Stored(low, high, cut.id, low - cut.start)
                 )
@@ -255,18 +280,18 @@ def _free(layer: Layer, start: int, end: int) -> bool:
     return not layer.pieces.overlapping(start, end)
 
 
-def _runs(layer: Layer) -> Iterator[_Run]:
+def _runs(inode: int, layer: Layer) -> Iterator[_Run]:
     """The maximal contiguous runs of data pieces."""
     sources: list[Data] = []
     for piece in list(layer.pieces):
         if not isinstance(piece, Data) or (sources and sources[-1].end != piece.start):
             if sources:
-                yield _Run(layer, sources[0].start, sources[-1].end, sources)
+                yield _Run(inode, layer, sources[0].start, sources[-1].end, sources)
             sources = []
         if isinstance(piece, Data):
             sources.append(piece)
     if sources:
-        yield _Run(layer, sources[0].start, sources[-1].end, sources)
+        yield _Run(inode, layer, sources[0].start, sources[-1].end, sources)
 
 
 def _part(run: _Run, start: int, end: int) -> _Run:
@@ -279,4 +304,4 @@ def _part(run: _Run, start: int, end: int) -> _Run:
     ]
     before = run.before[start - run.start : end - run.start] if start < head else b""
     after = run.after[max(start - tail, 0) : end - tail] if end > tail else b""
-    return _Run(run.layer, start, end, sources, before, after)
+    return _Run(run.inode, run.layer, start, end, sources, before, after)

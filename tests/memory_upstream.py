@@ -41,6 +41,8 @@ class MemoryUpstream:
         """the next append is kept, but its caller never hears of it"""
         self.gate: trio.Event | None = None
         """while it is not set, blocks are not taken: sealing is held up in the middle"""
+        self.flush_gate: trio.Event | None = None
+        """while it is not set, no flush begins: a commit is held up after its cut"""
         self.attempts = 0
         """calls of `flush`"""
         self.changed = trio.Event()
@@ -109,6 +111,8 @@ class MemoryUpstream:
 
     async def flush(self) -> None:
         await trio.lowlevel.checkpoint()
+        if self.flush_gate is not None:
+            await self.flush_gate.wait()
         self.attempts += 1
         self._check()
         self.stored.update(self.buffered)

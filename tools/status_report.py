@@ -22,7 +22,8 @@ def report(status: Status) -> str:
 def is_well(status: Status) -> bool:
     """Whether nobody has to do anything: all can be stored, with all redundancy."""
     nodes = status["store"]["nodes"] if status["store"] else []
-    return not (status["problem"] or status["fenced"]) and all(node["state"] == "ok" for node in nodes)
+    troubles = status["problem"] or status["fenced"] or status.get("set_apart")
+    return not troubles and all(node["state"] == "ok" for node in nodes)
 
 
 def _rows(status: Status) -> Iterator[tuple[str, str]]:
@@ -30,6 +31,11 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
         yield "problem", str(status["problem"])
     if status["fenced"]:
         yield "fenced", "another mount has taken the drive over; nothing more can be stored from here"
+    for apart in status.get("set_apart", ()):
+        yield (
+            "not stored",
+            f"{apart['path']}: {apart['reason']}; tried again until it can be read or is replaced",
+        )
     if status.get("set_aside"):
         count = status["set_aside"]
         yield "set aside", f"{count} times changes that are not in the drive: drivefs stale list MOUNTPOINT"

@@ -345,7 +345,7 @@ async def test_blocks_that_only_a_dirty_file_has_stay(site: Site) -> None:
         await drive.write(made.inode, 0, data)
         layer = drive.ledger.dirty.top(made.inode)
         assert layer is not None
-        await drive._sealer.seal_ahead(layer)
+        await drive._sealer.seal_ahead(made.inode, layer)
         await drive._upstream.flush()
         assert layer.sealed_to > 0
         await collect(drive)

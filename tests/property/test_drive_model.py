@@ -83,7 +83,7 @@ steps = st.one_of(
     st.tuples(st.just("fsync"), which),
     st.tuples(st.just("tick")),
     st.tuples(st.just("publish"), st.booleans()),
-    st.tuples(st.just("begin_publish"), st.booleans()),
+    st.tuples(st.just("begin_publish"), st.booleans(), st.booleans()),
     st.tuples(st.just("end_publish")),
     st.tuples(st.just("publish_fails")),
     st.tuples(st.just("append_is_lost")),
@@ -296,11 +296,17 @@ class Run:
         await self.end_publish()
         await self.drive.publisher.publish(everything=everything)
 
-    async def begin_publish(self, everything: bool) -> None:
+    async def begin_publish(self, everything: bool, cut: bool) -> None:
+        """It is held up while it seals, or after its cut."""
         if self.publishing is None:
-            self.upstream.gate, self.publishing = trio.Event(), trio.Event()
+            self.publishing = trio.Event()
+            self.gate = self.upstream.gate = self.upstream.flush_gate = trio.Event()
+            if cut:
+                self.upstream.gate = None
             self.nursery.start_soon(self._publish, everything, self.publishing)
             await trio.testing.wait_all_tasks_blocked()
+            while cut and self.drive.ledger.pending is None and not self.publishing.is_set():
+                await trio.sleep(0.001)
 
     async def _publish(self, everything: bool, done: trio.Event) -> None:
         try:
@@ -310,10 +316,10 @@ class Run:
             done.set()
 
     async def end_publish(self) -> None:
-        if self.publishing is not None and self.upstream.gate is not None:
-            self.upstream.gate.set()
+        if self.publishing is not None:
+            self.gate.set()
             await self.publishing.wait()
-            self.upstream.gate = self.publishing = None
+            self.publishing = self.upstream.gate = self.upstream.flush_gate = None
 
     async def publish_fails(self) -> None:
         await self.end_publish()
@@ -347,8 +353,8 @@ class Run:
 
     async def seal_ahead(self) -> None:
         if self.publishing is None:
-            for _, layer in self.drive.ledger.dirty.tops():
-                await self.drive._sealer.seal_ahead(layer)
+            for inode, layer in self.drive.ledger.dirty.tops():
+                await self.drive._sealer.seal_ahead(inode, layer)
 
     async def reopen(self, how: str) -> None:
         await self.end_publish()

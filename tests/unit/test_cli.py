@@ -361,6 +361,7 @@ STATUS = {
         ({}, True),
         ({"problem": "nothing can be stored"}, False),
         ({"fenced": True}, False),
+        ({"set_apart": [{"path": "/a", "reason": "EIO"}]}, False),
         ({"store": {"nodes": [{"state": "ok"}, {"state": "node1: it is missing"}]}}, False),
         ({"store": None}, True),
         ({"dirty_bytes": 1 << 40, "published": False}, True),

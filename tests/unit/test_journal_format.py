@@ -26,6 +26,7 @@ from cache.journal_format import (
     decode_published,
     decode_record,
     decode_segment_header,
+    decode_uncut,
     encode_batch,
     encode_bulk,
     encode_cut,
@@ -34,6 +35,7 @@ from cache.journal_format import (
     encode_published,
     encode_record_header,
     encode_segment_header,
+    encode_uncut,
 )
 
 numbers = st.integers(0, (1 << 64) - 1)
@@ -164,6 +166,11 @@ def test_given_up_round_trips(position: int) -> None:
     assert decode_given_up(encode_given_up(position)) == position
 
 
+@given(numbers, numbers)
+def test_a_cut_taken_back_round_trips(begin: int, end: int) -> None:
+    assert decode_uncut(encode_uncut(begin, end)) == (begin, end)
+
+
 @given(st.binary(max_size=60))
 def test_payloads_of_another_length_are_refused(payload: bytes) -> None:
     if len(payload) != 44:
@@ -172,3 +179,6 @@ def test_payloads_of_another_length_are_refused(payload: bytes) -> None:
     if len(payload) != 8:
         with pytest.raises(FormatError, match="GIVEN_UP"):
             decode_given_up(payload)
+    if len(payload) != 16:
+        with pytest.raises(FormatError, match="UNCUT"):
+            decode_uncut(payload)

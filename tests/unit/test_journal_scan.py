@@ -65,12 +65,13 @@ async def publish_unheard_while_another_is_made(drive: Drive, upstream: MemoryUp
         with pytest.raises(TransientError):
             await drive.publisher.publish(everything=False)
 
-    upstream.gate, upstream.fail_after_append = trio.Event(), True
+    upstream.flush_gate, upstream.fail_after_append = trio.Event(), True
     async with trio.open_nursery() as nursery:
         nursery.start_soon(publish)
-        await trio.testing.wait_all_tasks_blocked()
+        while drive.ledger.pending is None:
+            await trio.sleep(0.001)
         await make_file(drive, name, LARGE)
-        upstream.gate.set()
+        upstream.flush_gate.set()
 
 
 async def test_what_came_after_lost_bytes_is_given_up_for_good(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +11,19 @@ import trio
 import trio.testing
 
 import cache.publisher
+import cache.set_apart
 from backend import failpoints
 from backend.errors import FencedError, TransientError
+from cache.attributes import AttributeChange
 from cache.drive import Drive
-from cache.errors import InputOutputError, NoSpaceLeftError, ReadOnlyFileSystemError
+from cache.errors import InputOutputError, NoSpaceLeftError, ReadOnlyFileSystemError, UnreadableError
+from cache.namespace import Namespace
 from cache.operations import ROOT_INODE, SetAttributes, SetExtents, decode
+from cache.publisher import Intervals
+from tests.contents import content
 from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
+from tests.unreadable import Unreadable
 
 TINY = replace(QUIET, journal_size=512 << 10)
 
@@ -94,7 +100,7 @@ async def test_sync_publishes_what_came_after_a_commit_that_failed(
 ) -> None:
     """Regression: a sync that finished an older commit must still cut what was accepted before it."""
     await make_file(drive, b"one", b"1")
-    upstream.gate = trio.Event()
+    upstream.flush_gate = trio.Event()
 
     async def fails() -> None:
         with pytest.raises(TransientError):
@@ -102,12 +108,13 @@ async def test_sync_publishes_what_came_after_a_commit_that_failed(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(fails)
-        await trio.testing.wait_all_tasks_blocked()
+        while drive.ledger.pending is None:
+            await trio.sleep(0.001)
         await make_file(drive, b"two", b"2")
         nursery.start_soon(drive.sync)
         await trio.testing.wait_all_tasks_blocked()
         upstream.fail_after_append = True
-        upstream.gate.set()
+        upstream.flush_gate.set()
     assert not drive.ledger.unpublished
     assert len(upstream.commits) == 2
 
@@ -275,3 +282,137 @@ async def test_a_commit_says_size_and_content_of_each_file_together(
     await drive.publisher.publish(everything=False)
     contents = [item for item in map(decode, pending.extents) if isinstance(item, SetExtents)]
     assert [(item.inode, item.cleared) for item in contents] == [(made.inode, ((0, 7),))]
+
+
+@pytest.fixture
+def unreadable(tmp_path: Path) -> Iterator[Unreadable]:
+    found = Unreadable(tmp_path / "cache")
+    with found.installed():
+        yield found
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("end", ["mended", "rewritten", "truncated", "deleted"])
+@pytest.mark.parametrize("was_published", [False, True])
+async def test_a_file_that_cannot_be_read_is_set_apart_until_it_can(
+    drive: Drive,
+    upstream: MemoryUpstream,
+    unreadable: Unreadable,
+    tmp_path: Path,
+    was_published: bool,
+    end: str,
+) -> None:
+    """Regression: no file was published any more."""
+    made = await make_file(drive, b"broken", b"old" if was_published else b"")
+    await drive.sync()
+    modified = drive.attributes(made.inode).mtime_ns
+    await drive.write(made.inode, 1, content("text", 5000))
+    await drive.flush(made.inode)
+    assert unreadable.break_file(drive, made.inode)
+    await make_file(drive, b"other", b"content")
+    with pytest.raises(UnreadableError, match=r"but 1 files.*/broken \("):
+        await drive.sync()
+    found = await published_tree(tmp_path, upstream)
+    assert found[b"/broken"][-1] == (b"old" if was_published else b"")
+    assert found[b"/broken"][-3] == modified
+    assert found[b"/other"][-1] == b"content"
+    assert [apart["path"] for apart in (await drive.status())["set_apart"]] == ["/broken"]
+    assert drive.size(made.inode) == 5001
+    expected = await end_trouble(drive, unreadable, made.inode, end)
+    await drive.sync()
+    assert (await drive.status())["set_apart"] == []
+    async with opened(tmp_path / "third", upstream, read_only=True) as other:
+        names = [entry.name for entry in other.entries(ROOT_INODE, 0, 9)]
+        assert names == ([b"other"] if expected is None else [b"broken", b"other"])
+        if expected is not None:
+            assert await content_of(other, b"broken") == expected
+
+
+async def end_trouble(drive: Drive, unreadable: Unreadable, inode: int, end: str) -> bytes | None:
+    """What the file holds then."""
+    if end == "mended":
+        unreadable.mend()
+        return await content_of(drive, b"broken")
+    if end == "rewritten":
+        await drive.write(inode, 0, b"x" * 5001)
+        return b"x" * 5001
+    if end == "truncated":
+        await drive.set_attributes(inode, AttributeChange(size=0))
+        return b""
+    await drive.unlink(ROOT_INODE, b"broken")
+    return None
+
+
+@pytest.mark.logs_warnings
+async def test_a_file_that_is_set_apart_is_tried_again_by_itself(
+    tmp_path: Path, upstream: MemoryUpstream, unreadable: Unreadable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache.set_apart, "FIRST_PAUSE", 0.01)
+    options = replace(QUIET, intervals=Intervals(commit=0.01, version=0.01))
+    async with opened(tmp_path / "cache", upstream, options) as drive:
+        with trio.fail_after(30):
+            upstream.away = True
+            made = await make_file(drive, b"broken", content("text", 5000))
+            assert unreadable.break_file(drive, made.inode)
+            upstream.away = False
+            while not drive.publisher.set_apart() or not upstream.commits:
+                await trio.sleep(0.01)
+            unreadable.mend()
+            while drive.ledger.unpublished:
+                await trio.sleep(0.01)
+    assert (await published_tree(tmp_path, upstream))[b"/broken"][-1] == content("text", 5000)
+
+
+@pytest.mark.logs_warnings
+async def test_the_journal_does_not_fill_for_a_file_that_is_set_apart(
+    tmp_path: Path, upstream: MemoryUpstream, unreadable: Unreadable
+) -> None:
+    """Its segments are kept, and all that came after them: that must not make the others wait."""
+    async with opened(tmp_path / "cache", upstream, TINY) as drive:
+        made = await make_file(drive, b"broken", b"x" * 500)
+        assert unreadable.break_file(drive, made.inode)
+        for number in range(100):
+            with trio.fail_after(4):
+                await make_file(drive, b"%d" % number, bytes([number + 1]) * 20_000)
+        with pytest.raises(UnreadableError):
+            await drive.sync()
+        assert drive.ledger.journal.used_bytes > 2 * TINY.journal_size
+        assert not drive.publisher.blocked
+        assert len(await published_tree(tmp_path, upstream)) == 101
+        unreadable.mend()
+        await drive.sync()
+        assert drive.ledger.journal.used_bytes < TINY.journal_size
+        assert drive.ledger.pinned_bytes == 0
+
+
+@pytest.mark.logs_warnings
+async def test_a_cut_that_was_taken_back_stays_so_if_that_was_not_written_down(
+    tmp_path: Path, upstream: MemoryUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between the journal's record and the namespace's."""
+    async with opened(tmp_path / "cache", upstream, crash=True) as drive:
+        made = await make_file(drive, b"file", b"content")
+        upstream.away = True
+        with pytest.raises(TransientError):
+            await drive.sync()
+        upstream.away = False
+        await drive.write(made.inode, 7, b" and more")
+        await make_file(drive, b"later", b"content")
+        drive.ledger.flush()
+    upstream.lose_unflushed()
+    with monkeypatch.context() as patched:
+        patched.setattr(Namespace, "flush", lambda *_: failing())
+        with pytest.raises(OSError, match="killed"):
+            async with opened(tmp_path / "cache", upstream):
+                raise AssertionError("not reached")
+    async with opened(tmp_path / "cache", upstream) as drive:
+        assert drive.ledger.pending is None
+        assert drive.size(made.inode) == len(b"content and more")
+        await drive.sync()
+    found = await published_tree(tmp_path, upstream)
+    assert [found[path][-1] for path in (b"/file", b"/later")] == [b"content and more", b"content"]
+    assert len(upstream.commits) == 1
+
+
+def failing() -> None:
+    raise OSError("killed")

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from backend.errors import CorruptError, NotFoundError, TransientError, UnavailableError
 from backend.upstream import BlockId, SealedBlock
+from cache.attributes import AttributeChange
 from cache.chunking import MIN_BLOCK
 from cache.drive import Drive
 from cache.pieces import Data, Stored
@@ -170,6 +171,32 @@ async def test_a_write_while_its_file_is_sealed_wins(
 
 
 @pytest.mark.parametrize("kind", STORED_KINDS)
+@pytest.mark.parametrize("change", ["write", "truncate"])
+async def test_a_change_of_a_neighbour_while_it_is_absorbed_wins(
+    drive: Drive, upstream: MemoryUpstream, kind: Kind, change: str
+) -> None:
+    old, data = made_of(kind, 1000, 5), made_of(kind, 1000, 6)
+    made = await make_file(drive, b"file", old)
+    await drive.sync()
+    await drive.write(made.inode, 1000, data)
+    upstream.gate = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drive.sync)
+        await trio.testing.wait_all_tasks_blocked()
+        if change == "write":
+            await drive.write(made.inode, 100, b"new bytes")
+            expected = old[:100] + b"new bytes" + old[109:] + data
+        else:
+            await drive.set_attributes(made.inode, AttributeChange(size=100))
+            await drive.set_attributes(made.inode, AttributeChange(size=3000))
+            expected = old[:100] + bytes(2900)
+        upstream.gate.set()
+    assert await content(drive, made.inode) == expected
+    await drive.sync()
+    assert await content(drive, made.inode) == expected
+
+
+@pytest.mark.parametrize("kind", STORED_KINDS)
 async def test_a_long_write_is_sealed_ahead_with_the_cuts_of_the_whole(
     drive: Drive, upstream: MemoryUpstream, kind: Kind
 ) -> None:
@@ -182,7 +209,7 @@ async def test_a_long_write_is_sealed_ahead_with_the_cuts_of_the_whole(
         await drive.write(made.inode, start, data[start : start + (1 << 20)])
     layer = drive.ledger.dirty.top(made.inode)
     assert layer is not None
-    await drive._sealer.seal_ahead(layer)
+    await drive._sealer.seal_ahead(made.inode, layer)
     left = sum(piece.end - piece.start for piece in layer.pieces if isinstance(piece, Data))
     assert left < 4 << 20
     assert any(isinstance(piece, Stored) for piece in layer.pieces)
