@@ -234,6 +234,8 @@ class BlockStore:
             tuple(found[name] for name in self._nodes),
             self._data_share,
             self._capacity.capacity(spaces),
+            self._capacity.takers(spaces),
+            self._capacity.write_quorum,
         )
 
     async def close(self) -> None:

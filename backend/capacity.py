@@ -94,6 +94,15 @@ class CapacityModel:
             self._limiting(owner, systems, empty),
         )
 
+    @property
+    def write_quorum(self) -> int:
+        """On so many nodes everything must be before it counts as stored."""
+        return self._profile.write_quorum
+
+    def takers(self, spaces: Mapping[str, Space]) -> int:
+        """How many of the nodes whose space is known are to take new data, full ones too."""
+        return len(self._names & spaces.keys())
+
     def even(self, spaces: Mapping[str, Space]) -> int:
         """The bytes of data that would fit if the same room lay on nodes of one size."""
         systems = {_system(name, space): space for name, space in spaces.items() if name in self._names}

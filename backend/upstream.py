@@ -103,6 +103,10 @@ class StoreStatus:
     """data bytes per stored byte: k / (k + m)"""
     capacity: Capacity | None = None
     """None: unknown, and nothing is refused for want of it"""
+    takers: int = 0
+    """nodes that answer and are to take new data"""
+    write_quorum: int = 0
+    """with fewer takers than this nothing can be stored"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What mkfs and doctor say of nodes that are too small for the others. Pure."""
+"""What mkfs and doctor say of nodes that are too small for the others, and of how many are needed. Pure."""
 
 from __future__ import annotations
 
@@ -24,4 +24,14 @@ def describe_limit(drive: DriveFile, spaces: Mapping[str, Space]) -> str | None:
     return (
         f"{sizes} {verb} small for this drive: {format_size(found.total)} of data fit with all redundancy, "
         f"{format_size(model.even(spaces))} would on nodes of one size"
+    )
+
+
+def describe_needs(profile: Profile) -> str | None:
+    """One line if it takes more nodes to store than to read, as with all profiles that may lose two."""
+    if profile.m < 2:
+        return None
+    return (
+        f"of {profile.total} nodes {profile.k} are enough to read everything, and {profile.write_quorum} to "
+        "store something new: with fewer a mount keeps it in its journal"
     )

@@ -22,7 +22,7 @@ from backend.drive_file import DriveFile
 from backend.erasure import Profile
 from backend.errors import DriveError
 from tools import compose, mounts, places
-from tools.capacity_report import describe_limit
+from tools.capacity_report import describe_limit, describe_needs
 from tools.control_client import ControlClient
 from tools.errors import ToolError
 from tools.quantities import format_size
@@ -112,6 +112,8 @@ def _drive(folder: str) -> Iterator[Finding]:
         yield Finding("bad", str(error))
         return
     yield Finding("ok", f"{folder}: drive {file.id.hex()}, profile {file.profile}")
+    if needs := describe_needs(Profile.parse(file.profile)):
+        yield Finding("ok", needs)
     mounted = [mount.mountpoint for mount in mounts.drives() if mount.source == folder]
     for mountpoint in mounted:
         yield Finding("ok", f"mounted at {mountpoint}")
@@ -127,6 +129,11 @@ def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
     for error in away:
         yield Finding("note" if len(away) <= spare else "bad", str(error))
     names = {error.node for error in away}
+    takers = sum(entry.weight > 0 and entry.name not in names for entry in file.nodes)
+    if takers < Profile.parse(file.profile).write_quorum:
+        yield Finding(
+            "note", f"nothing can be stored now, with {takers} nodes: a mount keeps it in its journal"
+        )
     here = [entry for entry in file.nodes if entry.name not in names]
     for entry in here:
         path = entry.folder(folder)

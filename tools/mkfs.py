@@ -25,7 +25,7 @@ from backend.node_identity import initialise_directory_node
 from backend.placement import require_nodes
 from backend.recovery_key import new_recovery_key
 from tools import errors, old_drive
-from tools.capacity_report import describe_limit
+from tools.capacity_report import describe_limit, describe_needs
 from tools.compose import cluster_map
 from tools.errors import MKFS_CODES, Parser
 from tools.secret_source import SecretSource
@@ -188,6 +188,7 @@ def _report(folder: str, drive: DriveFile, recovery: str | None, options: argpar
         say("Recovery key, to print and keep (it opens the drive):", "", f"    {recovery}", "")
     if not options.quiet:
         say(f"{folder}: a new drive, profile {drive.profile}, {len(drive.nodes)} nodes, id {drive.id.hex()}")
+        say(*filter(None, [describe_needs(options.profile)]))
 
 
 def _warn_of_shared_disks(drive: DriveFile, may_be_lost: int) -> None:

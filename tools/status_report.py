@@ -92,8 +92,8 @@ def _store(store: Status, file_bytes: int) -> Iterator[tuple[str, str]]:
     share = f", {store['stored_bytes'] / file_bytes:.2f} x the files" if file_bytes else ""
     yield "blocks", f"{store['blocks']} with {format_size(store['block_bytes'])} in {store['packs']} packs"
     yield "on the nodes", f"{format_size(store['stored_bytes'])} with parity{share}"
-    if store["capacity"]:
-        yield "room", _room(store["capacity"])
+    if store["capacity"] or store["takers"] < store["write_quorum"]:
+        yield "room", _room(store)
     if store["pending_bytes"]:
         yield "on the way", format_size(store["pending_bytes"])
     if store["packs_to_repair"]:
@@ -102,8 +102,17 @@ def _store(store: Status, file_bytes: int) -> Iterator[tuple[str, str]]:
         yield node["name"], _node(node)
 
 
-def _room(capacity: Status) -> str:
-    """With all its redundancy: what is free beside the reserve; and who limits it."""
+def _room(store: Status) -> str:
+    """With all its redundancy: what is free beside the reserve; and who limits it. What a node has that does
+    not answer is unknown, so the rest may promise more than is left in the end."""
+    if store["takers"] < store["write_quorum"]:
+        answer = f"{store['takers']} nodes answer and {store['write_quorum']} are needed"
+        return f"nothing can be stored now: {answer}; the journal keeps what is written"
+    away = [node["name"] for node in store["nodes"] if node["state"] != "ok"]
+    return _free(store["capacity"]) + (f", as far as is known without {', '.join(away)}" if away else "")
+
+
+def _free(capacity: Status) -> str:
     free, total = format_size(capacity["available"]), format_size(capacity["total"])
     small = ", ".join(capacity["limited_by"])
     limited = f", limited by {small}, which is far smaller than the others" if small else ""

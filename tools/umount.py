@@ -25,6 +25,7 @@ from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.quantities import parse_duration
 from tools.terminal import complain, say
 
+_STAYS = "-f unmounts at once, and the journal keeps what is not stored"
 _END_SECONDS = 60.0
 """How long an unmounted process may take to close its databases."""
 _LOOK_SECONDS = 2.0
@@ -156,8 +157,8 @@ def _drain(options: argparse.Namespace) -> tuple[_Process | None, int]:
             code = errors.PARTLY if synced.short else 0
     except (NoAnswerError, ProcessLookupError) as error:
         if process is not None and not options.force:
-            raise ToolError(f"{options.mountpoint} stays mounted: {error} (-f unmounts at once)") from None
+            raise ToolError(f"{options.mountpoint} stays mounted: {error} ({_STAYS})") from None
         complain(f"umount.drivefs: {options.mountpoint}: nobody answers")
     except ToolError as error:
-        raise ToolError(f"{options.mountpoint} stays mounted: {error} (-f unmounts at once)") from None
+        raise ToolError(f"{options.mountpoint} stays mounted: {error} ({_STAYS})") from None
     return process, code

@@ -267,8 +267,9 @@ async def test_three_nodes_gone_are_named_and_come_back(rig: Rig, tmp_path: Path
             assert await rig.store.get_block(block.id) == block.data
             read += 1
     assert read < len(sealed)
-    states = [node.state for node in (await rig.store.status()).nodes]
-    assert [state == "ok" for state in states] == [True, False, True, False, False, True]
+    status = await rig.store.status()
+    assert [node.state == "ok" for node in status.nodes] == [True, False, True, False, False, True]
+    assert (status.takers, status.write_quorum) == (3, 5)
     for number in (1, 3, 4):
         (tmp_path / f"away{number}").rename(tmp_path / f"node{number}")
     await rig.check(sealed)

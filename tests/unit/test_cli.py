@@ -317,6 +317,7 @@ def test_a_log_line_is_json() -> None:
     }
 
 
+OK_NODE = {"name": "node0", "zone": "disk0", "state": "ok", "total": 2048, "free": 1024, "full": False}
 STATUS = {
     "read_only": False,
     "fenced": False,
@@ -346,11 +347,13 @@ STATUS = {
         "pending_bytes": 1,
         "packs_to_repair": 2,
         "nodes": [
-            {"name": "node0", "zone": "disk0", "state": "ok", "total": 2048, "free": 1024, "full": False},
+            OK_NODE,
             {"name": "node1", "zone": "disk0", "state": "node1: it is missing", "total": 0, "free": 0},
             {"name": "node2", "zone": "disk0", "state": "ok", "total": 2048, "free": 64, "full": True},
         ],
         "capacity": {"total": 8192, "available": 4096, "storable": 5000, "limited_by": ["node2"]},
+        "takers": 5,
+        "write_quorum": 5,
     },
 }
 
@@ -390,7 +393,9 @@ def test_a_status_as_a_person_reads_it() -> None:
     assert said["node0"] == "ok, 1.0 KiB of 2.0 KiB free, zone disk0"
     assert said["node1"] == "node1: it is missing"
     assert said["node2"] == "full, 64 B of 2.0 KiB free, zone disk0"
-    assert said["room"] == "4.0 KiB of 8.0 KiB free, limited by node2, which is far smaller than the others"
+    assert said["room"] == "4.0 KiB of 8.0 KiB free, " + (
+        "limited by node2, which is far smaller than the others, as far as is known without node1"
+    )
 
 
 @pytest.mark.parametrize(
@@ -403,8 +408,18 @@ def test_a_status_as_a_person_reads_it() -> None:
 )
 def test_room_without_redundancy_is_told_apart(available: int, storable: int, said: str) -> None:
     capacity = {"total": 8192, "available": available, "storable": storable, "limited_by": []}
-    status = {**STATUS, "store": {**STATUS["store"], "capacity": capacity}}  # type: ignore[dict-item]
+    whole = [OK_NODE]
+    status = {**STATUS, "store": {**STATUS["store"], "capacity": capacity, "nodes": whole}}  # type: ignore[dict-item]
     assert f"room          {said}" in report(status).splitlines()
+
+
+@given(st.integers(0, 32), st.integers(1, 32))
+def test_with_fewer_nodes_than_storing_takes_no_room_is_promised(takers: int, quorum: int) -> None:
+    store = {**STATUS["store"], "takers": takers, "write_quorum": quorum}  # type: ignore[dict-item]
+    store["capacity"] = store["capacity"] if takers else None
+    (room,) = [line for line in report({**STATUS, "store": store}).splitlines() if line.startswith("room")]
+    assert ("nothing can be stored now" in room) is (takers < quorum)
+    assert ("free" in room) is (takers >= quorum)
 
 
 def test_room_that_is_unknown_is_not_told() -> None:

@@ -236,6 +236,22 @@ def test_a_node_that_limits_the_drive_is_named_by_mkfs_and_doctor(
     assert [finding.state for finding in found] == ["note"]
 
 
+@pytest.mark.parametrize(
+    ("profile", "away", "told"), [("4+2", 1, False), ("4+2", 2, True), ("copies:3", 2, True)]
+)
+def test_doctor_tells_when_nodes_are_enough_to_read_and_not_to_store(
+    make: MakeDrive, capsys: pytest.CaptureFixture[str], profile: str, away: int, told: bool
+) -> None:
+    make("--profile", profile)
+    assert "to store something new" in capsys.readouterr().out
+    for number in range(away):
+        (make.folder / f"node{number}").rename(make.folder / f"away{number}")
+    found = [
+        finding for finding in doctor.examine(str(make.folder)) if "nothing can be stored" in finding.text
+    ]
+    assert [finding.state for finding in found] == ["note"] * told
+
+
 def test_too_many_nodes_away_are_named(make: MakeDrive) -> None:
     make("--profile", "2+1")
     folder, file = str(make.folder), compose.load_drive(str(make.folder))
