@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tools.errors import ToolError
+from tools.mount_users import why_busy
 
 FILE_SYSTEM_TYPE: Final = "fuse.drivefs"
 HELPER: Final = "drivefs"
@@ -118,14 +119,17 @@ def is_dead(mountpoint: str) -> bool:
 
 def unmount(mountpoint: str, *, lazy: bool = False) -> None:
     """Unmount without umount(8)'s helpers (one of which calls this): umount(8) as root, else
-    fusermount3(1). `ToolError` with what they say."""
+    fusermount3(1). `ToolError` with what they say, and with who is in the mount if it is busy."""
     if os.geteuid() == 0:
         command = ["umount", "-i", *(["-l"] if lazy else []), mountpoint]
     else:
         command = ["fusermount3", "-u", *(["-z"] if lazy else []), mountpoint]
-    result = subprocess.run(command, capture_output=True, check=False)
+    # In the language in which "busy" is known.
+    result = subprocess.run(command, capture_output=True, check=False, env={**os.environ, "LC_ALL": "C"})
     if result.returncode:
         said = os.fsdecode(result.stderr).strip()
+        if "busy" in said:
+            raise ToolError(f"{said.rstrip('.')}; {why_busy(mountpoint)}")
         raise ToolError(said or f"{command[0]} ended with code {result.returncode}")
 
 

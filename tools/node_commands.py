@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -80,9 +80,22 @@ def _check(options: argparse.Namespace) -> int:
 
 def _scrub(options: argparse.Namespace) -> int:
     client = ControlClient.of_mount(options.mountpoint)
-    begun = options.now or options.wait
-    say(describe_scrub(client.call("scrub", {"wait": options.wait}) if begun else client.status()["scrub"]))
+    if options.now and not options.wait:
+        say(_scrub_begun(options.mountpoint, client.call("scrub", {"wait": False})))
+    else:
+        say(
+            describe_scrub(client.call("scrub", {"wait": True}) if options.wait else client.status()["scrub"])
+        )
     return 0
+
+
+def _scrub_begun(mountpoint: str, scrub: Mapping[str, Any]) -> str:
+    """Of one that was under way already, how far it is. The counts of the last one are none of this one's."""
+    begun = describe_scrub(scrub) if scrub["running"] else "a scrub has begun"
+    return (
+        f"{mountpoint}: {begun}; drivefs scrub {mountpoint} says how far it is, and with --wait "
+        "returns at its end"
+    )
 
 
 def _repair(options: argparse.Namespace) -> int:

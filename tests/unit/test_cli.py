@@ -14,6 +14,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ from hypothesis import strategies as st
 
 from backend.errors import LeaseHeldError, UsageError
 from mountfs.control import Commands, serve_control, serve_device
-from tools import daemon, doctor, drivefs, errors, mounts, places
+from tools import daemon, doctor, drivefs, errors, mount_users, mounts, places
 from tools.control_client import ControlClient, NoAnswerError, NotMountedError
 from tools.errors import COMMAND_CODES, MKFS_CODES, MOUNT_CODES, MissingSystemError, ReportedError, ToolError
 from tools.logs import JsonFormatter
@@ -603,6 +604,29 @@ class TestMountCommand:
         assert (result.returncode, result.stderr) == (0, "")
         assert (bench.mountpoint / "file").read_text() == "content"
 
+    def test_who_keeps_a_mount_busy_is_named(self, bench: Bench) -> None:
+        assert bench.mount().returncode == 0
+        with subprocess.Popen(["sleep", "60"], cwd=bench.mountpoint) as inside:
+            try:
+                result = bench.umount()
+            finally:
+                inside.kill()
+        assert result.returncode == 32
+        assert f"sleep ({inside.pid}) is in it or has a file open there" in result.stderr
+        assert result.stderr.count("\n") == 1
+        assert bench.umount().returncode == 0
+
+    def test_a_scrub_that_begins_does_not_tell_of_the_last_one(self, bench: Bench) -> None:
+        assert bench.mount().returncode == 0
+        (bench.mountpoint / "file").write_bytes(bytes(1 << 20))
+        assert bench.run("drivefs", "sync", str(bench.mountpoint)).returncode == 0
+        waited = bench.run("drivefs", "scrub", "--wait", str(bench.mountpoint))
+        assert (waited.returncode, waited.stdout.endswith(", 0 wrong\n")) == (0, True)
+        begun = bench.run("drivefs", "scrub", "--now", str(bench.mountpoint))
+        assert (begun.returncode, begun.stdout.count("\n")) == (0, 1)
+        assert "a scrub has begun; " in begun.stdout or "under way: " in begun.stdout
+        assert waited.stdout.strip() not in begun.stdout
+
     def test_nodes_come_and_go_between_two_mounts(self, bench: Bench) -> None:
         """A mounted drive keeps its nodes and goes on; then two nodes come and one goes, with all it held."""
         assert bench.mount().returncode == 0
@@ -678,3 +702,23 @@ def test_who_asks_a_mount_does_not_wait_for_what_it_does_not_need(command: str) 
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=ROOT)
     assert shown.stdout == b"\n"
+
+
+def test_who_uses_a_folder_is_seen_by_where_it_is_and_what_it_has_open(tmp_path: Path) -> None:
+    used, beside = tmp_path / "used", tmp_path / "used and more"
+    used.mkdir()
+    beside.mkdir()
+    (used / "file").touch()
+    assert mount_users.users(str(used)) == []
+    assert "a shell or program" in mount_users.why_busy(str(used))
+    with ExitStack() as stack:
+        kept = stack.enter_context(open(used / "file"))
+        for folder, given in ((beside, None), (used, None), (beside, kept)):
+            process = stack.enter_context(subprocess.Popen(["sleep", "60"], cwd=folder, stdin=given))
+            stack.callback(process.kill)
+            expected = [*mount_users.users(str(used))]
+            assert (f"sleep ({process.pid})" in expected) is (folder is used or given is not None)
+        assert len(mount_users.users(str(used))) == 2
+        for _ in range(mount_users.MOST):
+            stack.callback(stack.enter_context(subprocess.Popen(["sleep", "60"], cwd=used)).kill)
+        assert len(mount_users.users(str(used))) == mount_users.MOST
