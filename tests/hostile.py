@@ -171,10 +171,11 @@ class Hostile:
         return sorted(path for node in (self.node, *self.others) for path in node.glob(pattern))
 
     def _some_file(self, target: str) -> Path:
-        """Another one, mostly of the same kind."""
+        """Another one, mostly of the same kind: a young drive has none of some kinds."""
         patterns = {"fragment": "packs/*/[0-9a-f]*", "root": "roots/*"}
         pattern = patterns.get(target.rpartition(" ")[2], "commits/[0-9a-f]*")
-        return self.chance.choice([path for path in self._files(pattern) if path.is_file()])
+        found = [path for path in self._files(pattern) if path.is_file()]
+        return self.chance.choice(found or [self.others[0] / "node.toml"])
 
     # What only the key is missing of
 
