@@ -58,9 +58,7 @@ class ControlClient:
         """The client of the drive that is mounted at `mountpoint`. `NotMountedError`, `NoAnswerError`."""
         mount = mounts.find(mountpoint)
         if mount is None or mount.type != mounts.FILE_SYSTEM_TYPE:
-            there = os.path.lexists(mountpoint)
-            why = "no drivefs drive is mounted here" if there else "no such folder"
-            raise NotMountedError(f"{mountpoint}: {why}")
+            raise NotMountedError(f"{mountpoint}: {_why_not_mounted(mountpoint)}")
         for address in addresses(mount.device):
             client = cls(address)
             with suppress(NoAnswerError):  # it has ended meanwhile
@@ -185,6 +183,13 @@ def _sync_file_system(mountpoint: str, deadline: Deadline) -> str | None:
         _abandoned.append(process)
         raise NoAnswerError(f"not all was written back within {deadline}") from None
     return os.fsdecode(said).strip() if process.returncode else None
+
+
+def _why_not_mounted(mountpoint: str) -> str:
+    around = mounts.drive_around(mountpoint)
+    if around is not None:
+        return f"is in the drive that is mounted at {around.mountpoint}: name that"
+    return "no drivefs drive is mounted here" if os.path.lexists(mountpoint) else "no such folder"
 
 
 def _why_no_socket(mount: Mount, error: OSError) -> ToolError:

@@ -73,6 +73,21 @@ def find(mountpoint: str) -> Mount | None:
     return next((mount for mount in reversed(mounts()) if mount.mountpoint == path), None)
 
 
+def drive_around(path: str) -> Mount | None:
+    """The drive that `path` lies in or is the mountpoint of, or None. Does not touch the mount."""
+    whole = absolute(path)
+    around = [each for each in mounts() if os.path.commonpath([each.mountpoint, whole]) == each.mountpoint]
+    # Of mounts over one another the last is what is seen, and `max` takes the first.
+    nearest = max(reversed(around), key=lambda each: len(each.mountpoint), default=None)
+    return nearest if nearest is not None and nearest.type == FILE_SYSTEM_TYPE else None
+
+
+def drive_folder(path: str) -> str:
+    """The absolute folder of the drive that is mounted at `path`; `path` itself, absolute, where none is."""
+    mount = find(path)
+    return mount.source if mount is not None and mount.type == FILE_SYSTEM_TYPE else os.path.abspath(path)
+
+
 def of_device(device: str) -> list[Mount]:
     """The mounts of one file system, in mount order: after the first they are bound (mount --bind)."""
     return [mount for mount in mounts() if mount.device == device]

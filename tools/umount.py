@@ -44,7 +44,9 @@ def umount(arguments: Sequence[str]) -> int:
         namespaces.enter_mount_namespace(options.namespace)
     mount = mounts.find(options.mountpoint)
     if mount is None:
-        raise NotMountedError(f"{options.mountpoint}: not mounted")
+        around = mounts.drive_around(options.mountpoint)
+        where = "" if around is None else f"; the drive that it is in is mounted at {around.mountpoint}"
+        raise NotMountedError(f"{options.mountpoint}: not mounted{where}")
     if mount.type != mounts.FILE_SYSTEM_TYPE:
         raise NotMountedError(f"{options.mountpoint}: what is mounted here is {mount.type}, no drivefs drive")
     code = 0

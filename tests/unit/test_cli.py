@@ -433,6 +433,23 @@ def test_what_is_wrong_stands_first() -> None:
     assert "all is stored" in report({**STATUS, "published": True, "dirty_bytes": 0, "store": None})
 
 
+def test_a_drive_is_not_around_what_is_mounted_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    places_ = [
+        ("/", "ext4"),
+        ("/m", "fuse.drivefs"),
+        ("/m/in", "tmpfs"),
+        ("/over", "fuse.drivefs"),
+        ("/over", "ext4"),
+    ]
+    table = [mounts.Mount(path, type_, "/srv/drive") for path, type_ in places_]
+    monkeypatch.setattr(mounts, "mounts", lambda: table)
+    around = {path: mounts.drive_around(path) for path in ("/m", "/m/a/b", "/mm", "/m/in/x", "/over/x", "/")}
+    assert [path for path, found in around.items() if found is not None] == ["/m", "/m/a/b"]
+    assert mounts.drive_folder("/m") == "/srv/drive"
+    assert mounts.drive_folder("/m/a") == "/m/a"
+    assert mounts.drive_folder("/over") == "/over"
+
+
 class TestControlClient:
     """The client against the real server of the mount."""
 
@@ -603,6 +620,19 @@ class TestMountCommand:
         result = bench.mount()
         assert (result.returncode, result.stderr) == (0, "")
         assert (bench.mountpoint / "file").read_text() == "content"
+
+    def test_a_path_in_a_mount_is_told_from_its_mountpoint(self, bench: Bench) -> None:
+        assert bench.mount().returncode == 0
+        inside = bench.mountpoint / "folder"
+        inside.mkdir()
+        for path in (inside, inside / "nothing"):
+            for arguments in (("drivefs", "status"), ("drivefs", "sync"), ("umount",)):
+                result = bench.run(*arguments, str(path))
+                assert result.returncode in (1, 32)
+                assert f"mounted at {bench.mountpoint}" in result.stderr
+        result = bench.run("drivefs", "doctor", str(bench.mountpoint))
+        assert f"{bench.drive}: drive " in result.stdout
+        assert f"mounted at {bench.mountpoint}" in result.stdout
 
     def test_who_keeps_a_mount_busy_is_named(self, bench: Bench) -> None:
         assert bench.mount().returncode == 0
