@@ -15,7 +15,7 @@ from typing import Any, Final
 from cache.past_names import FORMS
 from tools.drive_path import DrivePath
 from tools.errors import Parser, ToolError
-from tools.quantities import format_size
+from tools.quantities import format_size, moment
 from tools.terminal import printable_name, say, say_json
 
 KINDS: Final = "A added, D deleted, M another content, P other attributes, T another type"
@@ -30,12 +30,12 @@ def register(commands: Any) -> None:
     diff = _command(commands, "diff", "what changed in a file or tree between two times, or since one", _diff)
     diff.epilog = f"Lines begin with {KINDS}."
     diff.add_argument("path", metavar="PATH")
-    diff.add_argument("first", metavar="TIME", help=f"for example {FORMS}")
-    diff.add_argument("second", metavar="TIME", nargs="?", default="")
+    diff.add_argument("first", type=moment, metavar="TIME", help=f"for example {FORMS}")
+    diff.add_argument("second", type=moment, metavar="TIME", nargs="?", help="default: now")
     diff.add_argument("--json", action="store_true", help="as one JSON object, for programs")
     restore = _command(commands, "restore", "bring a file or tree back as it was, at once", _restore)
     restore.add_argument("path", metavar="PATH")
-    restore.add_argument("--at", required=True, metavar="TIME", help=f"for example {FORMS}")
+    restore.add_argument("--at", type=moment, required=True, metavar="TIME", help=f"for example {FORMS}")
     restore.add_argument("--to", metavar="PATH", help="put it there, and leave what is there now")
     clone = _command(commands, "clone", "copy a file or tree at once: both share their data", _clone)
     clone.add_argument("source", metavar="SRC")
@@ -94,7 +94,7 @@ def _owner(uid: int) -> str:
 
 def _diff(options: argparse.Namespace) -> int:
     place = DrivePath(options.path)
-    answer = _call(place, "diff", path=place.inside, first=options.first, second=options.second)
+    answer = _call(place, "diff", path=place.inside, first=options.first, second=options.second or "")
     if options.json:
         say_json(answer)
         return 0

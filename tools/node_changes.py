@@ -152,7 +152,7 @@ def _require_enough_without(folder: str, file: DriveFile, names: Sequence[str]) 
     profile = Profile.parse(file.profile)
     left = sum(entry.weight > 0 and entry.name not in names for entry in file.nodes)
     if left < profile.total:
-        raise UsageError(
+        raise ToolError(
             f"{folder}: profile {profile} needs {profile.total} nodes and {left} would be left: add a node "
             "first (drivefs node add), or put a new folder in its place (drivefs node replace)"
         )

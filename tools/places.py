@@ -160,9 +160,9 @@ def check_not_covered(mountpoint: str, needed: Iterable[str]) -> None:
 
 
 def check_allow_other() -> None:
-    """`ToolError` if fuse.conf does not let this user mount with allow_other (mount.fuse3(8))."""
+    """PermissionError if fuse.conf does not let this user mount with allow_other (mount.fuse3(8))."""
     if os.geteuid() != 0 and not user_allow_other():
-        raise ToolError("allow_other needs the line 'user_allow_other' in /etc/fuse.conf")
+        raise PermissionError("allow_other needs the line 'user_allow_other' in /etc/fuse.conf")
 
 
 def user_allow_other(configuration: str = "/etc/fuse.conf") -> bool:

@@ -29,6 +29,14 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _TIMES[match[2] or ""]
 
 
+def moment(text: str) -> str:
+    """`text`, which is to mean a time of the drive's past; the mount knows which. `UsageError` if it is empty
+    (a variable that was not set): that must not mean now."""
+    if not text.strip():
+        raise UsageError("TIME is empty: write for example 2h, yesterday, 2026-11-20 or @57")
+    return text
+
+
 def format_size(count: int) -> str:
     """For people: at most three digits before the unit, one after the point."""
     amount, unit = float(count), "B"

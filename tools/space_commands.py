@@ -16,7 +16,7 @@ from backend.errors import UsageError
 from tools.control_client import ControlClient
 from tools.drive_path import DrivePath
 from tools.errors import Parser, ToolError
-from tools.quantities import format_size
+from tools.quantities import format_size, moment
 from tools.terminal import printable_name, say, say_json
 
 TIERS: Final = {
@@ -89,7 +89,9 @@ def _register_retention(commands: Any) -> None:
 def _register_pins(commands: Any) -> None:
     pin = _command(commands, "pin", "retain the drive as it was at a time, until it is unpinned", _pin)
     pin.add_argument("mountpoint", metavar="MOUNTPOINT")
-    pin.add_argument("time", metavar="TIME", nargs="?", help="as in .versions, for example 2h; default: now")
+    pin.add_argument(
+        "time", type=moment, metavar="TIME", nargs="?", help="as in .versions, for example 2h; default: now"
+    )
     pin.add_argument("--name", metavar="NAME", help="default: the time")
     snapshot = _command(commands, "snapshot", "retain the drive as it is now, by name", _snapshot)
     unpin = _command(commands, "unpin", "give up a pin or a named snapshot", _unpin)

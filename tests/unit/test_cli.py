@@ -752,3 +752,23 @@ def test_who_uses_a_folder_is_seen_by_where_it_is_and_what_it_has_open(tmp_path:
         for _ in range(mount_users.MOST):
             stack.callback(stack.enter_context(subprocess.Popen(["sleep", "60"], cwd=used)).kill)
         assert len(mount_users.users(str(used))) == mount_users.MOST
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["restore", "f", "--at", ""], ["diff", "f", ""], ["diff", "f", "2h", " "], ["pin", "m", ""]],
+)
+def test_an_empty_time_does_not_mean_now(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert errors.call("drivefs", COMMAND_CODES, drivefs.drivefs, arguments) == 2
+    assert "TIME is empty" in capsys.readouterr().err
+
+
+def test_allow_other_that_the_system_forbids_is_a_matter_of_permission(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(places, "user_allow_other", lambda: False)
+    with pytest.raises(PermissionError) as caught:
+        places.check_allow_other()
+    assert errors.exit_code(caught.value, MOUNT_CODES) == 1
+    assert errors.describe(caught.value).startswith("allow_other needs the line 'user_allow_other'")

@@ -227,7 +227,7 @@ def test_lost_nodes_are_removed_and_what_they_held_is_rebuilt(
 
 def test_what_the_profile_needs_cannot_be_removed(made: SmallDrive) -> None:
     before = {path: path.read_bytes() for path in made.drive.glob("**/drive.toml")}
-    with pytest.raises(UsageError, match=r"profile 4\+2 needs 6 nodes and 5 would be left: add a node first"):
+    with pytest.raises(ToolError, match=r"profile 4\+2 needs 6 nodes and 5 would be left: add a node first"):
         remove(made, "node1")
     assert {path: path.read_bytes() for path in made.drive.glob("**/drive.toml")} == before
     with pytest.raises(UsageError, match="no node is named node9; there are node0, node1"):
