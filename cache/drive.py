@@ -338,7 +338,7 @@ class Drive(Tree):
             "open_operations": ledger.open_operations,
             "dirty_files": len(self._dirty),
             "dirty_bytes": self._dirty.data_bytes(),
-            "journal_bytes": ledger.journal.used_bytes,
+            "journal_bytes": ledger.journal.record_bytes,
             "journal_limit": self._reachable_limit(),
             "files": totals.files,
             "directories": totals.inodes - totals.files,

@@ -200,6 +200,11 @@ class Journal:
         records = sum(segment.size for segment in self._segments[:-1]) + self._segments[-1].end
         return records + self._bulk.used_bytes
 
+    @property
+    def record_bytes(self) -> int:
+        """What the kept records take themselves, without the room that segments have beyond them."""
+        return sum(segment.end for segment in self._segments) + self._bulk.used_bytes
+
     def bytes_before(self, position: int) -> int:
         """What `drop_before` would let go of."""
         number = position >> OFFSET_BITS

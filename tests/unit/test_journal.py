@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend import durable
 from backend.durable import Durable
@@ -374,6 +376,25 @@ def test_an_oversized_segment_can_be_left(tmp_path: Path) -> None:
     journal.leave(1)
     journal.drop_before(journal.end)
     assert journal.used_bytes < SEGMENT
+
+
+@given(st.lists(st.integers(1, 3 * SEGMENT), min_size=1, max_size=6))
+def test_the_room_that_a_segment_has_left_is_no_record(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int]
+) -> None:
+    """As many bytes before a kill as after it, though what was the last segment is a whole one then."""
+    folder = tmp_path_factory.mktemp("journal")
+    journal, _ = opened(folder)
+    begun = journal.record_bytes
+    for size in sizes:
+        put(journal, bytes(size))
+    written = journal.record_bytes
+    assert written >= begun + sum(sizes)
+    assert written <= journal.used_bytes
+    journal.close()
+    again, _ = opened(folder)
+    assert again.record_bytes - written <= begun, "a segment that has nothing but its header"
+    again.close()
 
 
 async def test_the_next_segment_is_made_before_it_is_needed(tmp_path: Path) -> None:
