@@ -186,9 +186,13 @@ def _report(folder: str, drive: DriveFile, recovery: str | None, options: argpar
         complain(f"mkfs.drivefs: warning: {small}")
     if recovery is not None and options.recovery_file is None:
         say("Recovery key, to print and keep (it opens the drive):", "", f"    {recovery}", "")
-    if not options.quiet:
-        say(f"{folder}: a new drive, profile {drive.profile}, {len(drive.nodes)} nodes, id {drive.id.hex()}")
-        say(*filter(None, [describe_needs(options.profile)]))
+    if options.quiet:
+        return
+    if options.recovery_file is not None:
+        where = os.path.abspath(options.recovery_file)
+        say(f"{where}: the recovery key, which opens the drive: keep it elsewhere, not on this machine")
+    say(f"{folder}: a new drive, profile {drive.profile}, {len(drive.nodes)} nodes, id {drive.id.hex()}")
+    say(*filter(None, [describe_needs(options.profile)]))
 
 
 def _warn_of_shared_disks(drive: DriveFile, may_be_lost: int) -> None:

@@ -57,9 +57,7 @@ class SecretSource:
             return Secret.key_file(_read(self.key_file, KEY_FILE_MAX))
         text = self._text()
         if text is None:
-            text = _ask("New passphrase: ")
-            if _ask("Again: ") != text:
-                raise UsageError("the two passphrases differ")
+            return _asked_twice()
         return Secret.passphrase(text)
 
     def secrets(self) -> list[Secret]:
@@ -77,6 +75,15 @@ class SecretSource:
         if self.passphrase_command:
             return _line(_output(self.passphrase_command), "the passphrase command")
         return None
+
+
+def _asked_twice() -> Secret:
+    """What cannot be a passphrase is refused before it is asked for again."""
+    text = _ask("New passphrase: ")
+    secret = Secret.passphrase(text)
+    if _ask("Again: ") != text:
+        raise UsageError("the two passphrases differ")
+    return secret
 
 
 def _recovery(text: str) -> list[Secret]:

@@ -343,8 +343,27 @@ def test_at_a_terminal_the_passphrase_is_asked_for_twice(tmp_path: Path) -> None
     compose.unlock(folder, file, [Secret.recovery(printed)])
 
 
+def test_an_empty_passphrase_is_not_asked_for_again(tmp_path: Path) -> None:
+    code, said = converse([str(tmp_path / "drive")], ["", ""])
+    assert code == 1
+    assert "empty" in said
+    assert "Again" not in said
+
+
 def test_two_different_passphrases_are_refused(tmp_path: Path) -> None:
     code, said = converse([str(tmp_path / "drive")], ["one", "two"])
     assert code == 1
     assert "the two passphrases differ" in said
     assert not (tmp_path / "drive").exists()
+
+
+def test_it_is_said_where_the_recovery_key_is(
+    make: MakeDrive, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "recovery"
+    make("--recovery-file", str(path))
+    said = capsys.readouterr().out
+    assert f"{path}: the recovery key" in said
+    assert path.read_text().strip() not in said
+    make("--force", "--quiet", "--recovery-file", str(tmp_path / "another"))
+    assert capsys.readouterr().out == ""
