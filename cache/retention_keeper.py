@@ -61,12 +61,14 @@ class RetentionSchedule:
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a run did, or would do. `points` were dropped; `held_back` says why none were, if so."""
+    """What a run did, or would do. `points` were dropped; `held_back` says why none were, if so; what was
+    released less than `grace` seconds ago is not deleted."""
 
     points: int
     held_back: str
     dead: Dead
     compaction: CompactionReport
+    grace: float
 
 
 class RetentionKeeper:
@@ -203,7 +205,7 @@ class RetentionKeeper:
             await self._forget()
             wait = self._schedule.grace if grace is None else grace
             dead, report = await self._collect(wait, float("inf"))
-        return Collected(dropped, held_back, dead, report)
+        return Collected(dropped, held_back, dead, report, wait)
 
     async def preview(self) -> Collected:
         """What `collect` would drop, and what nobody needs already. Changes nothing."""
@@ -211,7 +213,7 @@ class RetentionKeeper:
             held_back = self.held_back()
             gaps = [] if held_back else self.gaps()
             dead = await self._collector.look()
-        return Collected(self.count(gaps), held_back, dead, CompactionReport())
+        return Collected(self.count(gaps), held_back, dead, CompactionReport(), self._schedule.grace)
 
     def count(self, gaps: list[Gap]) -> int:
         """How many points lie in the gaps."""

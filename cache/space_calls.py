@@ -154,5 +154,6 @@ def _answer(found: Collected) -> dict[str, Any]:
         "held_back": found.held_back,
         "dead": len(found.dead.blocks),
         "lost": found.dead.lost,
+        "grace": found.grace,
         **asdict(found.compaction),
     }

@@ -183,7 +183,8 @@ def _gc_lines(answer: Mapping[str, Any], dry_run: bool) -> Iterator[str]:
     yield f"{answer['blocks']} blocks deleted: {packs}"
     yield f"{format_size(answer['stored_bytes'])} of the nodes' space given back"
     if answer["dead"] > answer["blocks"]:
-        yield f"{answer['dead'] - answer['blocks']} blocks wait for the end of their grace"
+        waiting = f"{answer['dead'] - answer['blocks']} blocks wait for the end of their grace"
+        yield f"{waiting}, {format_age(int(answer['grace']))}; --grace 0 deletes them now"
     if answer["waiting"]:
         yield f"{answer['waiting']} packs wait for a node that does not answer"
     if answer["lost"]:

@@ -22,7 +22,7 @@ from cache.operations import ROOT_INODE
 from cache.retention import DAY, Policy
 from tests.drives import content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
-from tools.space_commands import FOREVER, format_age, parse_age
+from tools.space_commands import FOREVER, _gc_lines, format_age, parse_age
 
 SOURCE = random.Random(5)
 ONE, TWO, THREE = (SOURCE.randbytes(100_000) for _ in range(3))
@@ -143,6 +143,25 @@ async def test_a_preview_frees_what_a_collection_frees(tmp_path: Path) -> None:
         assert (done["blocks"], done["lost"]) == (1, 0)
         assert before - sum(map(len, upstream.stored.values())) == preview["freed"]["sealed"]
         assert await content_of(drive, b"a") == THREE
+
+
+async def test_who_gets_nothing_back_is_told_how_long_it_takes(tmp_path: Path) -> None:
+    async with opened(tmp_path, MemoryUpstream()) as drive:
+        await make_file(drive, b"a", ONE)
+        await drive.sync()
+        await drive.unlink(ROOT_INODE, b"a")
+        await drive.sync()
+        await call(drive, "retention_set", **NOTHING)
+        for grace, said in (
+            (None, "their grace, 1h; --grace 0"),
+            (7200, "their grace, 2h; --grace 0"),
+            (0, ""),
+        ):
+            arguments = {} if grace is None else {"grace": grace}
+            answer = await call(drive, "collect", **arguments)
+            (told,) = [line for line in _gc_lines(answer, False) if "wait for the end" in line] or [""]
+            assert said in told
+            assert bool(told) is bool(said)
 
 
 async def test_dropped_blocks_are_in_the_log_once(tmp_path: Path) -> None:
