@@ -58,6 +58,7 @@ from tools.compose import (
 )
 from tools.places import Folders
 from tools.progress import Progress
+from tools.quantities import counted
 
 _SNAPSHOT_KEY: Final = ROOTS + ROOT_NAME
 _CACHE: Final = 32 << 20
@@ -384,7 +385,8 @@ class DriveCheck:
         sums = self._index.statistics()
         commits = self._head.number if self._head else 0
         read = f", {store.checked_bytes >> 20} MiB read" if self._data else ""
-        return f"{commits} commits, {sums.packs} packs, {sums.blocks} blocks{read}"
+        stored = f"{counted(sums.packs, 'pack')}, {counted(sums.blocks, 'block')}"
+        return f"{counted(commits, 'commit')}, {stored}{read}"
 
 
 async def _end_when_lost(lease: Lease) -> None:

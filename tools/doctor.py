@@ -25,7 +25,7 @@ from tools import compose, mounts, places
 from tools.capacity_report import describe_limit, describe_needs
 from tools.control_client import ControlClient
 from tools.errors import ToolError
-from tools.quantities import format_size
+from tools.quantities import counted, format_size
 
 State = Literal["ok", "note", "bad"]
 
@@ -132,7 +132,8 @@ def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
     takers = sum(entry.weight > 0 and entry.name not in names for entry in file.nodes)
     if takers < Profile.parse(file.profile).write_quorum:
         yield Finding(
-            "note", f"nothing can be stored now, with {takers} nodes: a mount keeps it in its journal"
+            "note",
+            f"nothing can be stored now, with {counted(takers, 'node')}: a mount keeps it in its journal",
         )
     here = [entry for entry in file.nodes if entry.name not in names]
     for entry in here:

@@ -28,6 +28,7 @@ from tools import errors, old_drive
 from tools.capacity_report import describe_limit, describe_needs
 from tools.compose import cluster_map
 from tools.errors import MKFS_CODES, Parser
+from tools.quantities import counted
 from tools.secret_source import SecretSource
 from tools.terminal import complain, is_terminal, say
 
@@ -191,7 +192,8 @@ def _report(folder: str, drive: DriveFile, recovery: str | None, options: argpar
     if options.recovery_file is not None:
         where = os.path.abspath(options.recovery_file)
         say(f"{where}: the recovery key, which opens the drive: keep it elsewhere, not on this machine")
-    say(f"{folder}: a new drive, profile {drive.profile}, {len(drive.nodes)} nodes, id {drive.id.hex()}")
+    nodes = counted(len(drive.nodes), "node")
+    say(f"{folder}: a new drive, profile {drive.profile}, {nodes}, id {drive.id.hex()}")
     say(*filter(None, [describe_needs(options.profile)]))
 
 

@@ -38,7 +38,7 @@ from tools import compose, fsck, mounts, old_drive
 from tools.compose import UnlockedDrive
 from tools.errors import ToolError
 from tools.progress import Progress
-from tools.quantities import format_size, parse_size
+from tools.quantities import counted, format_size, parse_size
 from tools.terminal import complain, say
 
 Result = TypeVar("Result")
@@ -272,8 +272,8 @@ async def _require_empty(drive: HeldDrive, name: str) -> None:
     left = await left_on(drive.nodes[name])
     if left:
         raise ToolError(
-            f"{name} still holds {len(left)} objects, the first: {left[0]}; it stays a node and takes "
-            "nothing new; fsck.drivefs -y --data may mend what cannot be moved, then run this again"
+            f"{name} still holds {counted(len(left), 'object')}, the first: {left[0]}; it stays a node and "
+            "takes nothing new; fsck.drivefs -y --data may mend what cannot be moved, then run this again"
         )
 
 
@@ -306,8 +306,8 @@ async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[
         progress.clear()
     if report.left:
         raise ToolError(
-            f"{len(report.left)} packs could not be put in order, the first: {report.left[0]}; nothing of "
-            "them was deleted; run fsck.drivefs -y --data, then this again"
+            f"{counted(len(report.left), 'pack')} could not be put in order, the first: {report.left[0]}; "
+            "nothing of them was deleted; run fsck.drivefs -y --data, then this again"
         )
     return report, small.moved
 
@@ -315,8 +315,8 @@ async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[
 def _report(done: tuple[RebalanceReport, int]) -> None:
     report, objects = done
     say(
-        f"{report.moved} fragments moved ({format_size(report.moved_bytes)}), {report.rebuilt} rebuilt, "
-        f"{objects} copies of commits and roots written"
+        f"{counted(report.moved, 'fragment')} moved ({format_size(report.moved_bytes)}), {report.rebuilt} "
+        f"rebuilt, {counted(objects, 'copy')} of commits and roots written"
     )
 
 

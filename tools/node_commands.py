@@ -25,6 +25,7 @@ from backend.node_identity import initialise_directory_node, read_identity
 from tools import compose, disks, fsck, node_changes, old_drive, places
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
+from tools.quantities import counted
 from tools.status_report import describe_scrub
 from tools.terminal import say
 
@@ -74,7 +75,7 @@ def _check(options: argparse.Namespace) -> int:
     problems: Sequence[str] = ControlClient.of_mount(options.mountpoint).call("check", {})["problems"]
     for problem in problems:
         say(str(problem))
-    say(f"{options.mountpoint}: {f'{len(problems)} problems' if problems else 'clean'}")
+    say(f"{options.mountpoint}: {counted(len(problems), 'problem') if problems else 'clean'}")
     return 1 if problems else 0
 
 
@@ -100,7 +101,7 @@ def _scrub_begun(mountpoint: str, scrub: Mapping[str, Any]) -> str:
 
 def _repair(options: argparse.Namespace) -> int:
     found = ControlClient.of_mount(options.mountpoint).call("repair", {})
-    say(f"{options.mountpoint}: {found['repaired']} packs repaired, {found['left']} left")
+    say(f"{options.mountpoint}: {counted(found['repaired'], 'pack')} repaired, {found['left']} left")
     return 1 if found["left"] else 0
 
 

@@ -37,6 +37,12 @@ def moment(text: str) -> str:
     return text
 
 
+def counted(count: int, noun: str) -> str:
+    """`1 file`, `2 files`, `0 copies`: for nouns whose plural ends in s."""
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count} {noun if count == 1 else plural}"
+
+
 def format_size(count: int) -> str:
     """For people: at most three digits before the unit, one after the point."""
     amount, unit = float(count), "B"

@@ -16,7 +16,7 @@ from backend.errors import UsageError
 from tools.control_client import ControlClient
 from tools.drive_path import DrivePath
 from tools.errors import Parser, ToolError
-from tools.quantities import format_size, moment
+from tools.quantities import counted, format_size, moment
 from tools.terminal import printable_name, say, say_json
 
 TIERS: Final = {
@@ -157,7 +157,7 @@ def _preview(options: argparse.Namespace) -> int:
 
 def _preview_lines(answer: Mapping[str, Any]) -> Iterator[str]:
     freed = answer["freed"]
-    yield f"{answer['points']} states would go"
+    yield f"{counted(answer['points'], 'state')} would go"
     yield f"that frees {format_size(freed['stored'])} on the nodes ({format_size(freed['sealed'])} of data)"
     if answer["held_back"]:
         yield f"not now, though: {answer['held_back']}"
@@ -175,20 +175,22 @@ def _gc_lines(answer: Mapping[str, Any], dry_run: bool) -> Iterator[str]:
     if answer["held_back"]:
         yield f"no states are dropped: {answer['held_back']}"
     if dry_run:
-        yield f"{answer['points']} states would go, with {format_size(answer['freed']['sealed'])} of data"
-        yield f"{answer['dead']} blocks with {format_size(answer['dead_bytes'])} are needed by nobody already"
+        states, blocks = counted(answer["points"], "state"), counted(answer["dead"], "block")
+        yield f"{states} would go, with {format_size(answer['freed']['sealed'])} of data"
+        yield f"needed by nobody already: {blocks} with {format_size(answer['dead_bytes'])}"
         return
-    yield f"{answer['points']} states dropped; {answer['dead']} blocks are needed by nobody"
-    packs = f"{answer['packs']} packs, {answer['rewritten']} of them rewritten"
-    yield f"{answer['blocks']} blocks deleted: {packs}"
+    dead = counted(answer["dead"], "block")
+    yield f"{counted(answer['points'], 'state')} dropped; needed by nobody: {dead}"
+    packs = f"{counted(answer['packs'], 'pack')}, {answer['rewritten']} of them rewritten"
+    yield f"{counted(answer['blocks'], 'block')} deleted: {packs}"
     yield f"{format_size(answer['stored_bytes'])} of the nodes' space given back"
     if answer["dead"] > answer["blocks"]:
-        waiting = f"{answer['dead'] - answer['blocks']} blocks wait for the end of their grace"
-        yield f"{waiting}, {format_age(int(answer['grace']))}; --grace 0 deletes them now"
+        waiting, grace = counted(answer["dead"] - answer["blocks"], "block"), format_age(int(answer["grace"]))
+        yield f"kept until the end of the grace: {waiting}, {grace}; --grace 0 deletes them now"
     if answer["waiting"]:
-        yield f"{answer['waiting']} packs wait for a node that does not answer"
+        yield f"waiting for a node that does not answer: {counted(answer['waiting'], 'pack')}"
     if answer["lost"]:
-        yield f"{answer['lost']} blocks that are needed are not stored: see fsck.drivefs"
+        yield f"needed and not stored: {counted(answer['lost'], 'block')}; see fsck.drivefs"
 
 
 def _du(options: argparse.Namespace) -> int:

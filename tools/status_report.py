@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tools.quantities import format_size
+from tools.quantities import counted, format_size
 from tools.terminal import printable
 
 Status = Mapping[str, Any]
@@ -37,10 +37,10 @@ def _rows(status: Status) -> Iterator[tuple[str, str]]:
             f"{apart['path']}: {apart['reason']}; tried again until it can be read or is replaced",
         )
     if status.get("set_aside"):
-        count = status["set_aside"]
-        yield "set aside", f"{count} times changes that are not in the drive: drivefs stale list MOUNTPOINT"
+        sets = counted(status["set_aside"], "set")
+        yield "set aside", f"{sets} of changes that are not in the drive: drivefs stale list MOUNTPOINT"
     yield "state", _state(status)
-    count = f"{status['files']} files and {status['directories']} folders"
+    count = f"{counted(status['files'], 'file')} and {counted(status['directories'], 'folder')}"
     yield "holds", f"{count} with {format_size(status['file_bytes'])}"
     yield "journal", f"{format_size(status['journal_bytes'])} of {format_size(status['journal_limit'])}"
     yield "cache", _cache(status)
@@ -56,13 +56,14 @@ def _state(status: Status) -> str:
     mode = "read-only, " if status["read_only"] else ""
     if status["published"] and not status["dirty_bytes"]:
         return f"{mode}all is stored, commit {status['commit']}"
-    waiting = f"{status['dirty_files']} files with {format_size(status['dirty_bytes'])}"
-    return f"{mode}not yet stored: {waiting}, {status['open_operations']} changes; commit {status['commit']}"
+    waiting = f"{counted(status['dirty_files'], 'file')} with {format_size(status['dirty_bytes'])}"
+    changes = counted(status["open_operations"], "change")
+    return f"{mode}not yet stored: {waiting}, {changes}; commit {status['commit']}"
 
 
 def _cache(status: Status) -> str:
     asked = status["cache_hits"] + status["cache_misses"]
-    share = f", {100 * status['cache_hits'] / asked:.0f} % of {asked} reads" if asked else ""
+    share = f", {100 * status['cache_hits'] / asked:.0f} % of {counted(asked, 'read')}" if asked else ""
     return f"{format_size(status['cache_bytes'])}{share}"
 
 
@@ -77,7 +78,8 @@ def describe_scrub(scrub: Status) -> str:
     """One line on a scrub, from a mount's status."""
     if not scrub:
         return "no scrub: the drive is open for reading only"
-    counts = f"{scrub['fragments']} fragments, {format_size(scrub['bytes'])} read, {scrub['wrong']} wrong"
+    read = format_size(scrub["bytes"])
+    counts = f"{counted(scrub['fragments'], 'fragment')}, {read} read, {scrub['wrong']} wrong"
     if scrub["unanswered"]:
         counts += f", {scrub['unanswered']} not answered"
     if scrub["running"]:
@@ -90,14 +92,17 @@ def describe_scrub(scrub: Status) -> str:
 
 def _store(store: Status, file_bytes: int) -> Iterator[tuple[str, str]]:
     share = f", {store['stored_bytes'] / file_bytes:.2f} x the files" if file_bytes else ""
-    yield "blocks", f"{store['blocks']} with {format_size(store['block_bytes'])} in {store['packs']} packs"
+    yield (
+        "blocks",
+        f"{store['blocks']} with {format_size(store['block_bytes'])} in {counted(store['packs'], 'pack')}",
+    )
     yield "on the nodes", f"{format_size(store['stored_bytes'])} with parity{share}"
     if store["capacity"] or store["takers"] < store["write_quorum"]:
         yield "room", _room(store)
     if store["pending_bytes"]:
         yield "on the way", format_size(store["pending_bytes"])
     if store["packs_to_repair"]:
-        yield "to repair", f"{store['packs_to_repair']} packs"
+        yield "to repair", counted(store["packs_to_repair"], "pack")
     for node in store["nodes"]:
         yield node["name"], _node(node)
 
@@ -106,7 +111,7 @@ def _room(store: Status) -> str:
     """With all its redundancy: what is free beside the reserve; and who limits it. What a node has that does
     not answer is unknown, so the rest may promise more than is left in the end."""
     if store["takers"] < store["write_quorum"]:
-        answer = f"{store['takers']} nodes answer and {store['write_quorum']} are needed"
+        answer = f"of the {store['write_quorum']} nodes that this takes {store['takers']} answer"
         return f"nothing can be stored now: {answer}; the journal keeps what is written"
     away = [node["name"] for node in store["nodes"] if node["state"] != "ok"]
     return _free(store["capacity"]) + (f", as far as is known without {', '.join(away)}" if away else "")

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trio
@@ -30,7 +31,7 @@ from tools.errors import COMMAND_CODES, MKFS_CODES, MOUNT_CODES, MissingSystemEr
 from tools.logs import JsonFormatter
 from tools.mkfs import mkfs
 from tools.mount import mount
-from tools.quantities import format_size, parse_duration, parse_size
+from tools.quantities import counted, format_size, parse_duration, parse_size
 from tools.status_report import is_well, report
 from tools.umount import umount
 
@@ -426,6 +427,21 @@ def test_with_fewer_nodes_than_storing_takes_no_room_is_promised(takers: int, qu
 def test_room_that_is_unknown_is_not_told() -> None:
     status = {**STATUS, "store": {**STATUS["store"], "capacity": None}}  # type: ignore[dict-item]
     assert "room" not in {line.split()[0] for line in report(status).splitlines()}
+
+
+def test_one_is_not_several() -> None:
+    """Whatever is counted: of one, no plural is told."""
+
+    def all_ones(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: all_ones(each) for key, each in value.items()}
+        return 1 if type(value) is int else value
+
+    scrub = {"fragments": 1, "bytes": 1, "wrong": 1, "unanswered": 1, "running": True}
+    status = cast(dict[str, object], all_ones({**STATUS, "set_aside": 1, "scrub": scrub}))
+    assert re.findall(r"(?<![\d.])1 [a-z]+s\b", report(status)) == []
+    assert "1 file and 1 folder with 1 B" in report(status)
+    assert [counted(number, "copy") for number in (0, 1, 2)] == ["0 copies", "1 copy", "2 copies"]
 
 
 def test_what_is_wrong_stands_first() -> None:

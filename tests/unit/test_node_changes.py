@@ -474,7 +474,7 @@ def test_a_node_whose_pack_cannot_be_made_whole_stays(large: SmallDrive) -> None
     for holder in sorted(nodes.values(), key=lambda holder: holder != name)[:3]:
         for path in (large.drive / holder).glob(f"packs/*/{pack_id.hex()}.*"):
             damage(path)
-    with pytest.raises(ToolError, match=f"1 packs could not be put in order.*{pack_id.hex()}"):
+    with pytest.raises(ToolError, match=f"1 pack could not be put in order.*{pack_id.hex()}"):
         remove(large, name)
     assert list((large.drive / name).glob(f"packs/*/{pack_id.hex()}.*"))
     assert name in {entry.name for entry in compose.load_drive(str(large.drive)).nodes}

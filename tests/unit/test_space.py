@@ -153,13 +153,15 @@ async def test_who_gets_nothing_back_is_told_how_long_it_takes(tmp_path: Path) -
         await drive.sync()
         await call(drive, "retention_set", **NOTHING)
         for grace, said in (
-            (None, "their grace, 1h; --grace 0"),
-            (7200, "their grace, 2h; --grace 0"),
+            (None, "block, 1h; --grace 0"),
+            (7200, "block, 2h; --grace 0"),
             (0, ""),
         ):
             arguments = {} if grace is None else {"grace": grace}
             answer = await call(drive, "collect", **arguments)
-            (told,) = [line for line in _gc_lines(answer, False) if "wait for the end" in line] or [""]
+            (told,) = [line for line in _gc_lines(answer, False) if "until the end of the grace" in line] or [
+                ""
+            ]
             assert said in told
             assert bool(told) is bool(said)
 
