@@ -220,8 +220,9 @@ class Drive(Tree):
         if not short.packs:
             return ""
         where = f" on {', '.join(short.nodes)}" if short.nodes else ""
+        packs = "1 pack has yet to get" if short.packs == 1 else f"{short.packs} packs have yet to get"
         return (
-            f"not yet with the redundancy that was promised: {short.packs} packs lack fragments{where}; "
+            f"not yet with the redundancy that was promised: {packs} fragments{where}; "
             "a mount of the drive writes them when it can"
         )
 
