@@ -207,6 +207,11 @@ class Drive(Tree):
         return {paths[inode]: reason for inode, reason in reasons.items()}
 
     @property
+    def lost_journal(self) -> str:
+        """One line for people if the journal was taken away under the mount; empty while it is there."""
+        return self.ledger.custody.lost
+
+    @property
     def is_only_here(self) -> bool:
         """Whether something was accepted that is neither on the nodes nor in a journal that can be found."""
         return not self._read_only and not self.ledger.custody.check() and self.ledger.unpublished

@@ -46,8 +46,9 @@ from typing import Final
 import pyfuse3
 import trio
 
-MAX_TASKS: Final = 48
-"""Worker tasks, hence requests that can wait for slow nodes at once. pyfuse3 starts one more at each
+MAX_TASKS: Final = 128
+"""Worker tasks, hence requests that can wait for slow nodes at once: of reads by O_DIRECT the kernel sends as
+many as there are readers, of others 12. pyfuse3 starts one more at each
 request until there are this many (it counts the waiting ones in its own coroutine only)."""
 
 SPIN_NS: Final = 100_000

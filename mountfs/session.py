@@ -226,7 +226,7 @@ class _Session:
             sync=self._drive.sync,
             write_back=partial(sync_by_process, self._mountpoint),
             unmount=self._stop_requested.set,
-            notice=lambda: self._drive.ledger.custody.lost,
+            notice=lambda: self._drive.lost_journal,
             redundancy=self._drive.redundancy,
             calls=calls_of(self._drive),
         )

@@ -45,7 +45,11 @@ class _Node:
 
 
 class MemoryDrive:
-    """`Drive` without a store. `broken` names inodes whose reads raise; `synced` counts calls of `sync`."""
+    """`Drive` without a store, hence without a journal to lose. `broken` names inodes whose reads raise;
+    `synced` counts calls of `sync`."""
+
+    is_only_here = False
+    lost_journal = ""
 
     def __init__(self) -> None:
         self._nodes: dict[int, _Node] = {}
@@ -308,6 +312,9 @@ class MemoryDrive:
 
     async def sync(self) -> None:
         self.synced += 1
+
+    async def redundancy(self) -> str:
+        return ""
 
     async def status(self) -> dict[str, Any]:
         return {"inodes": len(self._nodes), "synced": self.synced, "asked": dict(self.asked)}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tools import control_client
@@ -74,7 +75,12 @@ def test_what_could_not_be_written_back_is_told_when_the_rest_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
-    monkeypatch.setattr(ControlClient, "_ask", lambda _self, _method, path, _deadline: asked.append(path))
+
+    def answer(_client: ControlClient, _method: str, path: str, _deadline: Deadline) -> httpx.Response:
+        asked.append(path)
+        return httpx.Response(200, json={})
+
+    monkeypatch.setattr(ControlClient, "_ask", answer)
     put_sync(tmp_path, monkeypatch, "echo 'No space left on device' >&2; exit 1")
     with pytest.raises(ToolError, match="not all could be written back: No space left on device"):
         ControlClient("nowhere").sync(str(tmp_path), None)
