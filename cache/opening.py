@@ -288,6 +288,7 @@ async def open_drive(
         local.watch()
         ledger.custody.on_loss.append(drive.publisher.wake)
         _delete_orphans(ledger)
+        _settle_all(ledger)
         _own_new_root(ledger)
         await ledger.trim()
     return drive
@@ -304,6 +305,13 @@ def _delete_orphans(ledger: Ledger) -> None:
     for inode in ledger.namespace.orphans():
         if inode not in pending:
             ledger.accept(Delete(inode))
+
+
+def _settle_all(ledger: Ledger) -> None:
+    """Nobody has a file open now: the next commit takes the content of each, so that none is seen empty whose
+    creation it publishes. The journal does not say which were closed."""
+    for inode, _ in ledger.dirty.tops():
+        ledger.dirty.settle(inode)
 
 
 def _own_new_root(ledger: Ledger) -> None:

@@ -229,7 +229,7 @@ STRAGGLING = [
 
 
 @pytest.mark.logs_warnings
-@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(st.lists(sessions, min_size=2, max_size=6))
 @example(FORGOTTEN)
 @example(FORGOTTEN_IN_PART)

@@ -15,6 +15,7 @@ from cache.journal_scan import PendingCommit
 from cache.local_state import LocalState
 from cache.opening import StaleCacheError
 from cache.operations import ROOT_INODE
+from tests.contents import KINDS, content
 from tests.drives import content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 
@@ -173,15 +174,15 @@ async def test_a_stale_cache_is_refused_and_nothing_of_it_is_lost(
 
 async def test_stale_state_is_moved_out_of_the_way(folder: Path, upstream: MemoryUpstream) -> None:
     """Twice within a second: neither is merged with the other, and what is new is locked all the time."""
-    for content in (b"first", b"second"):
+    for data in (b"first", b"second"):
         async with opened(folder, upstream) as drive:
-            await make_file(drive, b"mine", content)
+            await make_file(drive, b"mine", data)
         local = LocalState(folder)
         kept = local.set_aside()
         with pytest.raises(LeaseHeldError):
             LocalState(folder)
         local.close()
-        assert content in b"".join(path.read_bytes() for path in (kept / "journal").iterdir())
+        assert data in b"".join(path.read_bytes() for path in (kept / "journal").iterdir())
     assert len(list((folder / "stale").iterdir())) == 2
     assert {path.name for path in folder.iterdir()} == {"lock", "stale"}
     async with opened(folder, upstream) as drive:
@@ -315,3 +316,18 @@ def test_the_end_of_a_published_commit_is_recognised(folder: Path) -> None:
     local.ledger._scanned.commit = 1
     assert not local.ledger.may_be(ours, [b"first", b"second", b"third"]), "it was not cut here"
     local.close()
+
+
+async def test_a_file_that_was_closed_before_is_published_with_its_content(tmp_path: Path) -> None:
+    """Not first as an empty one: nobody knows after a restart which files were closed, and none is open."""
+    upstream = MemoryUpstream()
+    contents = {kind: content(kind, 5000) for kind in KINDS}
+    async with opened(tmp_path / "state", upstream, crash=True) as drive:
+        for kind, data in contents.items():
+            await make_file(drive, kind.encode(), data)
+    async with opened(tmp_path / "state", upstream) as drive:
+        await drive.publisher.publish(everything=False)
+        assert not drive.ledger.unpublished
+    async with opened(tmp_path / "other", upstream) as drive:
+        for kind, data in contents.items():
+            assert await content_of(drive, kind.encode()) == data
