@@ -245,7 +245,9 @@ class Hostile:
 
 
 def _remove(place: Path) -> None:
+    """A folder goes at once, as the mount may be writing to it; what is written to it later is debris."""
     if place.is_dir() and not place.is_symlink():
-        shutil.rmtree(place)
+        gone = place.rename(place.with_name(f".gone-{os.urandom(4).hex()}"))
+        shutil.rmtree(gone, ignore_errors=True)
     else:
         place.unlink(missing_ok=True)
