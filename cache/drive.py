@@ -387,8 +387,11 @@ class Drive(Tree):
                     await self.ledger.journal.sync()
                 await self.ledger.settle()
         finally:
-            self._close_local()
-            await self._upstream.close()
+            # The lock of the state folder is let go of last: who waits for it finds everything closed.
+            try:
+                await self._upstream.close()
+            finally:
+                self._close_local()
 
 
 def _without(apart: Mapping[str, str]) -> str:

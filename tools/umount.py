@@ -21,13 +21,14 @@ from contextlib import closing
 
 from tools import errors, mounts, namespaces
 from tools.control_client import ControlClient, NoAnswerError, NotMountedError
+from tools.deadline import Deadline
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.quantities import parse_duration
 from tools.terminal import complain, say
 
 _STAYS = "-f unmounts at once, and the journal keeps what is not stored"
-_END_SECONDS = 60.0
-"""How long an unmounted process may take to close its databases."""
+_END_SECONDS = 150.0
+"""How long an unmounted process may take to end: two minutes beside a node that hangs (docs/recovery.md)."""
 _LOOK_SECONDS = 2.0
 """After so long it is asked whether another mount namespace keeps the process."""
 
@@ -81,6 +82,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _unmount_drive(mount: mounts.Mount, options: argparse.Namespace) -> int:
     """The exit code, if it went well."""
+    deadline = Deadline(options.timeout)
     process, code = _drain(options)
     mounts.unmount(mount.mountpoint, lazy=options.lazy)
     if process is None:
@@ -93,12 +95,15 @@ def _unmount_drive(mount: mounts.Mount, options: argparse.Namespace) -> int:
                 f"umount.drivefs: {mount.mountpoint}: unmounted, but the drive is still mounted at {where}"
             )
         elif not options.lazy:
-            _wait_for_end(process, mount)
+            _wait_for_end(process, mount, deadline)
     return code
 
 
-def _wait_for_end(process: _Process, mount: mounts.Mount) -> None:
-    """Return when the process has ended, or it is said who keeps it."""
+def _wait_for_end(process: _Process, mount: mounts.Mount, deadline: Deadline) -> None:
+    """Return when the process has ended, or it is said who keeps it. `ToolError` if the time is over."""
+    seconds = (
+        _END_SECONDS if (left := deadline.left()) is None else max(min(left, _END_SECONDS), _LOOK_SECONDS)
+    )
     if process.has_ended(_LOOK_SECONDS):
         return
     if keepers := mounts.elsewhere(mount.device):
@@ -107,8 +112,11 @@ def _wait_for_end(process: _Process, mount: mounts.Mount) -> None:
             f"umount.drivefs: {mount.mountpoint}: unmounted here, but still mounted in the mount "
             f"namespace of process {which}"
         )
-    elif not process.has_ended(_END_SECONDS):
-        raise ToolError(f"unmounted, but the process behind it has not ended after {_END_SECONDS:g} s")
+    elif not process.has_ended(seconds):
+        raise ToolError(
+            f"{mount.mountpoint}: all is done and unmounted, but the process behind it has not ended after "
+            f"{seconds:.0f} s; until it has, the drive cannot be mounted here again"
+        )
 
 
 def _see_that_it_is_kept(mount: mounts.Mount) -> None:
