@@ -61,6 +61,14 @@ def test_every_module_says_what_it_is_for() -> None:
     assert silent == []
 
 
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/extending.md", "CONTRIBUTING.md"])
+def test_every_path_that_a_page_for_newcomers_names_exists(page: str) -> None:
+    text = (ROOT / page).read_text()
+    named = set(re.findall(r"`((?:backend|cache|mountfs|tools|tests|docs)/[\w./]*)`", text))
+    assert len(named) > 3
+    assert sorted(path for path in named if not (ROOT / path).exists()) == []
+
+
 @pytest.mark.parametrize("page", ["invariants.md", "threat_model.md"])
 def test_every_test_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "docs" / page).read_text())
