@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -121,23 +121,67 @@ def rewrite_copy(place: str, file: DriveFile) -> None:
 def wrong_identities(folder: str, file: DriveFile) -> Iterator[WrongIdentity]:
     """Nodes whose identity file is not byte for byte what it must be; not those whose folder is missing,
     empty or of another drive: these are away."""
-    judged = ask({entry: partial(_wrong_identity, folder, file, entry) for entry in file.nodes})
+    owners = _owners(folder, file)
+    judged = ask({entry: partial(_wrong_identity, folder, file, entry, owners) for entry in file.nodes})
     yield from filter(None, judged.values())
 
 
-def _wrong_identity(folder: str, file: DriveFile, entry: NodeEntry) -> WrongIdentity | None:
+def _wrong_identity(
+    folder: str, file: DriveFile, entry: NodeEntry, owners: Mapping[str, str]
+) -> WrongIdentity | None:
     place = entry.folder(folder)
     expected = NodeIdentity(entry.name, file.id, entry.zone)
     stored = _bytes_in(place, IDENTITY_FILE, MAX_FILE_SIZE)
-    if not os.path.isdir(place) or stored == encode_identity(expected):
+    if not os.path.isdir(place) or stored == encode_identity(expected) or not holds_data_of(place, file.id):
         return None
     try:
         text, found = f"{place}/{IDENTITY_FILE} is not as it was written", read_identity(place, entry.name)
     except NodeError as error:
         text, found = str(error), expected
-    if not holds_data_of(place, file.id):
-        return None
-    return WrongIdentity(entry, place, text, not _is_swapped(folder, file, entry, found))
+    whose = _whose(file, entry, found, owners)
+    return WrongIdentity(entry, place, whose or text, whose is None)
+
+
+def _whose(file: DriveFile, entry: NodeEntry, found: NodeIdentity, owners: Mapping[str, str]) -> str | None:
+    """Why the folder may be another node of the drive; None if nothing says so.
+
+    An identity that names another node is never written over, whatever is in that node's own place. The same
+    folder may be reached by two paths in ways that cannot be seen (a server mounted twice), and a node that
+    loses its name is one more that is lost."""
+    place = f"{entry.name}: its path"
+    owner = owners.get(entry.name)
+    if owner != entry.name and owner is not None:
+        whose = f"leads to the folder of {owner}" if owner else "and that of another node lead to one folder"
+        return f"{place} {whose}: it is left as it is; take the link away, or change the path"
+    others = {other.name for other in file.nodes} - {entry.name}
+    if found.drive_id == file.id and found.name in others:
+        return (
+            f"{place} leads to a folder that says it is {found.name}: it is left as it is; "
+            f"put it in its place, or if it is {entry.name}, remove its {IDENTITY_FILE} and mend again"
+        )
+    return None
+
+
+def _owners(folder: str, file: DriveFile) -> dict[str, str]:
+    """By the name of each node whose folder answers: the node that the folder belongs to. Of several paths
+    to one folder, the only one that is no link is the owner's; without such a one it is nobody's ("")."""
+    found = ask({entry: partial(_folder_itself, entry.folder(folder)) for entry in file.nodes})
+    paths = {entry.name: path for entry, path in found.items() if path is not None}
+    owners = {}
+    for name, (_, itself) in paths.items():
+        sharing = [other for other, (_, same) in paths.items() if same == itself]
+        direct = [other for other in sharing if not paths[other][0]]
+        owners[name] = name if sharing == [name] else direct[0] if len(direct) == 1 else ""
+    return owners
+
+
+def _folder_itself(place: str) -> tuple[bool, tuple[int, int]] | None:
+    """Whether the path is a link, and which folder it leads to; None if there is none."""
+    try:
+        found = os.stat(place)
+    except OSError:
+        return None  # it is away, and told to be
+    return os.path.islink(place), (found.st_dev, found.st_ino)
 
 
 def rewrite_identity(wrong: WrongIdentity, drive_id: bytes) -> None:
@@ -228,14 +272,6 @@ def _is_member(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
     except NodeError:
         return False
     return (found.name, found.drive_id) == (entry.name, drive_id)
-
-
-def _is_swapped(folder: str, file: DriveFile, entry: NodeEntry, found: NodeIdentity) -> bool:
-    """Whether the folder is really another node of the drive, whose own folder is not where it should be."""
-    others = [other for other in file.nodes if other.name == found.name and other.name != entry.name]
-    return found.drive_id == file.id and any(
-        not _is_member(other.folder(folder), other, file.id) for other in others
-    )
 
 
 def _bytes_in(place: str, name: str, limit: int) -> bytes | None:

@@ -8,10 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from backend.erasure import Profile
 from backend.errors import FencedError, LeaseHeldError
@@ -242,6 +245,41 @@ def test_two_nodes_whose_folders_were_exchanged_are_told_and_left(made: SmallDri
     before = (made.drive / "node1" / "node.toml").read_bytes()
     assert made.fsck("-y") & LEFT
     assert (made.drive / "node1" / "node.toml").read_bytes() == before
+
+
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    numbers=st.permutations(range(6)),
+    how=st.sampled_from(["link", "absolute link", "identity"]),
+    damage=st.sampled_from(["none", "missing", "damaged"]),
+)
+def test_a_node_never_takes_the_name_of_another(
+    whole: SmallDrive, numbers: list[int], how: str, damage: str
+) -> None:
+    """A path leads to another node, or a folder says that it is one, and a third is away: that node keeps
+    its name, or has it back, another run finds the same, and with what is left the drive can be read."""
+    false, true, away = (f"node{number}" for number in numbers[:3])
+    with tempfile.TemporaryDirectory() as folder:
+        made = copy_of(whole, Path(folder))
+        path, other = made.drive / false, made.drive / true
+        right = (other / "node.toml").read_bytes()
+        if how == "identity":
+            shutil.copy(other / "node.toml", path / "node.toml")
+        else:
+            shutil.rmtree(path)
+            path.symlink_to(other if how == "absolute link" else other.name)
+        shutil.rmtree(made.drive / away)
+        if damage == "missing":
+            (other / "node.toml").unlink()
+        elif damage == "damaged":
+            (other / "node.toml").write_bytes(b"format = [")
+        for _ in range(3):
+            assert made.fsck("-y") & LEFT
+            assert (other / "node.toml").read_bytes() == right
+        if how != "identity":
+            path.unlink()
+        assert made.read() == made.content
+        assert made.fsck("-y") & LEFT
 
 
 def test_an_empty_folder_in_the_place_of_a_node_is_away(made: SmallDrive) -> None:
