@@ -19,14 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
-from glob import glob
 from typing import Final
 
 from backend import check_places, drive_file, durable, node_files
 from backend.drive_file import FILE_NAME, DriveFile, NodeEntry
 from backend.errors import DriveError, FormatError, NodeError, NotFoundError
 from backend.failpoints import declare, failpoint
-from backend.fragment_format import FOOTER_SIZE, decode_footer
+from backend.fragment_format import FOOTER_SIZE, decode_footer, parse_fragment_key
 from backend.lease import KEY as LEASE
 from backend.node_identity import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, encode_identity, read_identity
 from backend.patience import ask
@@ -34,8 +33,6 @@ from backend.patience import ask
 NODES_WRITTEN: Final = declare(
     "drive-file.nodes-written", "the nodes have the new drive.toml; the drive's folder has the old one"
 )
-
-_LOOKED_AT: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,22 +195,45 @@ def is_node(place: str, file: DriveFile) -> bool:
         return False
 
 
-def in_the_way(place: str, file: DriveFile) -> list[str]:
-    """See `check_places.in_the_way`; nothing of a folder that is no node of the drive. Blocks."""
+def in_the_way(folder: str, place: str, file: DriveFile) -> list[str]:
+    """See `check_places.in_the_way`; nothing of a folder for which no sign speaks: it says that it is a node
+    of the drive, it holds data of it, or the drive's folder names it and it is no other drive's. Blocks."""
     try:
-        is_ours = is_node(place, file) or holds_data_of(place, file.id)
+        is_ours = is_node(place, file) or holds_data_of(place, file.id) or _is_meant(folder, place, file.id)
         return check_places.in_the_way(place) if is_ours else []
     except OSError:
         return []  # it is away, and told to be
 
 
 def holds_data_of(place: str, drive_id: bytes) -> bool:
-    """Whether the folder holds a copy of the drive's file, or fragments of the drive."""
+    """Whether the folder holds a copy of the drive's file, or fragments of the drive. However many other
+    files are there; no link is followed."""
     copy = _decoded(_bytes_in(place, FILE_NAME, drive_file.MAX_SIZE))
     if copy is not None and copy.id == drive_id:
         return True
-    fragments = glob(os.path.join("packs", "*", "*"), root_dir=place)[:_LOOKED_AT]
-    return any(_drive_of(place, key) == drive_id for key in fragments)
+    return any(_drive_of(place, key) == drive_id for key in _fragments_in(place))
+
+
+def _fragments_in(place: str) -> Iterator[str]:
+    """The keys of the regular files that are named as fragments; those that can be listed."""
+    for below in (f"packs/{number:02x}" for number in range(256)):
+        with suppress(OSError), node_files.opened_folder(place, below) as folder:
+            yield from filter(parse_fragment_key, (f"{below}/{name}" for name in os.listdir(folder)))
+
+
+def _is_meant(folder: str, place: str, drive_id: bytes) -> bool:
+    """Whether the drive's own folder names this one as a node, and it does not say that it is another
+    drive's."""
+    own = _decoded(_bytes_in(folder, FILE_NAME, drive_file.MAX_SIZE))
+    if own is None or own.id != drive_id or place not in {entry.folder(folder) for entry in own.nodes}:
+        return False
+    copy = _decoded(_bytes_in(place, FILE_NAME, drive_file.MAX_SIZE))
+    if copy is not None:
+        return copy.id == drive_id
+    try:
+        return read_identity(place, place).drive_id == drive_id
+    except NodeError:
+        return True
 
 
 def _votes(folder: str, nodes: Sequence[str]) -> dict[str, bytes | None]:

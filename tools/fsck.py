@@ -212,7 +212,7 @@ def _check_beside(run: _Run) -> None:
 def _clear(run: _Run, entry: NodeEntry) -> None:
     """What lies on a node in the place of drivefs' own files and folders is moved aside."""
     place = entry.folder(run.folder)
-    look = {place: partial(check_nodes.in_the_way, place, run.survey.file)}
+    look = {place: partial(check_nodes.in_the_way, run.folder, place, run.survey.file)}
     for path in ask(look).get(place, []):
         what = f"{entry.name}: {path} is a link, pipe, device, file or folder that is not drivefs'"
         if run.mend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -12,13 +13,15 @@ from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from backend import index_reconciliation, lease_record, patience
 from backend.commit_search import commit_key
 from backend.errors import RollbackError
 from tests.drives import QUIET, content_of, make_file
 from tests.hostile import Attack, Hostile
-from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
+from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_empty_drive, make_small_drive
 from tools import check_drive, compose
 
 pytestmark = pytest.mark.logs_warnings
@@ -176,6 +179,62 @@ def test_links_in_a_node(made: SmallDrive, tmp_path: Path) -> None:
     assert made.fsck("-y") == CORRECTED
     assert made.fsck("-n", "--data") == CLEAN
     assert list(outside.iterdir()) == []
+
+
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    gone=st.sets(st.sampled_from(["node.toml", "drive.toml"]), min_size=1),
+    prefix=st.sampled_from(["00", "ff"]),
+    junk=st.sampled_from(["link", "pipe", "files", "fragments", "files and fragments"]),
+    count=st.integers(65, 300),
+)
+def test_a_node_that_hides_what_it_is_is_mended(
+    whole: SmallDrive, gone: set[str], prefix: str, junk: str, count: int
+) -> None:
+    """It says no more whose it is, and what a check may look at first is not the drive's: one run mends."""
+    with tempfile.TemporaryDirectory() as folder:
+        made, outside = copy_of(whole, Path(folder)), Path(folder, "outside")
+        outside.mkdir()
+        for number in range(count):
+            (outside / f"{number:032x}.0").touch()
+        node = made.drive / EVIL
+        for name in gone:
+            (node / name).unlink()
+        place = node / "packs" / prefix
+        shutil.rmtree(place, ignore_errors=True)
+        if junk == "link":
+            place.symlink_to(outside)
+        elif junk == "pipe":
+            os.mkfifo(place)
+        else:
+            place.mkdir()
+            for number in range(count):
+                name = f"{number:032x}.0" if junk == "fragments" or number % 2 else f"junk{number}"
+                name = name if "fragments" in junk else f"junk{number}"
+                (place / name.replace("00", prefix, 1)).touch()
+        assert made.fsck("-y") == CORRECTED
+        assert made.fsck("-n", "--data") == CLEAN
+        assert made.read() == made.content
+        assert {path.stat().st_size for path in outside.iterdir()} == {0}
+
+
+@pytest.mark.parametrize("drive", ["another", "none"])
+def test_a_folder_of_another_drive_is_not_touched(made: SmallDrive, tmp_path: Path, drive: str) -> None:
+    """Its disk is mounted in the place of a node: what is in the way there is no matter of this drive's."""
+    node, other = made.drive / EVIL, tmp_path / "other"
+    other.mkdir()
+    shutil.rmtree(node)
+    node.mkdir()
+    if drive == "another":
+        shutil.rmtree(node)
+        shutil.copytree(make_empty_drive(other).drive / EVIL, node)
+        (node / "lease").unlink(missing_ok=True)
+        (node / "lease").symlink_to(other)
+    else:
+        (node / "theirs").symlink_to(other)
+    before = sorted(path.relative_to(node) for path in node.rglob("*"))
+    assert made.fsck("-y") & LEFT
+    assert sorted(path.relative_to(node) for path in node.rglob("*")) == before
 
 
 def test_a_node_that_hangs_does_not_hold_up_a_mount(made: SmallDrive) -> None:
