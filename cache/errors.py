@@ -83,7 +83,7 @@ class InputOutputError(FileSystemError):
 
 
 class UnreadableError(InputOutputError):
-    """Bytes of a file that were accepted cannot be read from the journal"""
+    """EIO: bytes of a file that were accepted cannot be read from the journal"""
 
 
 class JournalLostError(InputOutputError):

@@ -34,6 +34,7 @@ ERRNO: Final[dict[type[Exception], int]] = {
     cache.DriveFullError: errno.ENOSPC,
     cache.InputOutputError: errno.EIO,
     cache.JournalLostError: errno.EIO,
+    cache.UnreadableError: errno.EIO,
     cache.StaleError: errno.ESTALE,
     cache.FileSystemError: errno.EIO,
     # A node that is away for a moment, a lost lease, a corrupt block: the process did nothing wrong
