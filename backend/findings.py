@@ -2,6 +2,7 @@
 
 `mended`: it is as it should be now; `left`: it is not, and could be (another run, a node that comes back);
 `lost`: it cannot be brought back from what is there, and is listed; `note`: worth knowing, nothing is wrong.
+While nodes are away nothing is `lost`: they may bring it back.
 """
 
 from __future__ import annotations
@@ -29,15 +30,17 @@ def _nobody(_finding: Finding) -> None:
 
 
 class Findings:
-    """Collects findings and tells each to `listener` as it comes. One task at a time adds."""
+    """Collects findings and tells each to `listener` as it comes. One task at a time adds. Once
+    `nodes_are_away` is set, what is added as lost counts as left."""
 
     def __init__(self, listener: Callable[[Finding], None] = _nobody) -> None:
         self.all: list[Finding] = []
+        self.nodes_are_away = False
         self._listener = listener
 
     def add(self, state: State, text: str) -> None:
         """One more."""
-        finding = Finding(state, text)
+        finding = Finding("left" if state == "lost" and self.nodes_are_away else state, text)
         self.all.append(finding)
         self._listener(finding)
 

@@ -120,7 +120,7 @@ class DriveCheck:
         self._is_broken = False
         self._named: set[bytes] = set()
         self.lost: list[LostRange] = []
-        """what is lost, by path and version"""
+        """what is lost, or cannot be read while nodes are away, by path and version"""
         self.namespace_is_wrong = False
         """whether this machine's namespace has to be made anew, and can be"""
         self.summary = ""
@@ -158,6 +158,7 @@ class DriveCheck:
                 await node.check()
             except DriveError as error:
                 self._away.append(node.name)
+                self._findings.nodes_are_away = True
                 self._findings.add("left", str(error))
 
     async def _check(self) -> None:
@@ -323,8 +324,8 @@ class DriveCheck:
             except DriveError as error:
                 log.info("references of %s cannot be read: %s", path, error)
         self.lost = list(found)
-        for line in summarised(self.lost):
-            self._findings.add("left" if self._away else "lost", line)
+        for line in summarised(self.lost, nodes_are_away=bool(self._away)):
+            self._findings.add("lost", line)
 
     def _has(self, block: BlockId, store: StoreCheck) -> bool:
         if self._data:  # every block was read

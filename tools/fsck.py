@@ -183,7 +183,8 @@ def _once(run: _Run, unlock: _Unlock) -> Findings:
             kept = set_namespace_aside(run.folders.state)
             run.findings.add("note", f"the namespace as it was is kept as {kept}")
         if run.mend and check.lost:
-            run.findings.add("note", f"what is lost is listed in {_keep_list(run, check.lost)}")
+            what = "cannot be read while nodes are away" if run.findings.nodes_are_away else "is lost"
+            run.findings.add("note", f"what {what} is listed in {_keep_list(run, check.lost)}")
     if check.namespace_is_wrong:
         unlock()
         trio.run(_prove_that_it_opens, run.drive, run.folders)

@@ -11,10 +11,13 @@ import os
 import random
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from backend.errors import DriveError
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, flip, make_small_drive
@@ -186,6 +189,54 @@ def test_what_cannot_be_rebuilt_is_listed_and_stays(
     capsys.readouterr()
     assert damaged.fsck("-y", "--data") == LEFT
     assert list(damaged.state.glob("*/lost/files-*.json")) == lists
+
+
+@settings(deadline=None, max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    numbers=st.permutations(range(6)),
+    away=st.integers(1, 2),
+    wrong=st.integers(2, 3),
+    how=st.sampled_from(["folder", "file", "gone"]),
+    data=st.booleans(),
+)
+def test_nothing_is_called_lost_while_nodes_are_away(
+    whole: SmallDrive,
+    capsys: pytest.CaptureFixture[str],
+    numbers: list[int],
+    away: int,
+    wrong: int,
+    how: str,
+    data: bool,
+) -> None:
+    """Neither packs nor files; with the nodes back it is mended, or lost if too much is wrong."""
+    options = ["--data"] if data else []
+    with tempfile.TemporaryDirectory() as folder:
+        made = copy_of(whole, Path(folder))
+        for number in numbers[away : away + wrong]:
+            for path in (made.drive / f"node{number}").glob("packs/*/*"):
+                path.write_bytes(bytes(path.stat().st_size))
+        for number in numbers[:away]:
+            node = (made.drive / f"node{number}").rename(made.folder / f"away{number}")
+            if how != "gone":
+                node = made.drive / f"node{number}"
+                node.mkdir() if how == "folder" else node.touch()
+        capsys.readouterr()
+        for mode in ("-n", "-y"):
+            assert made.fsck(mode, *options) & LEFT
+            said = capsys.readouterr().out.replace(f"{made.state}", "")
+            assert not re.search(r"^lost:|\d lost|(are|is) lost", said, re.MULTILINE), said
+            if away + wrong > 2:
+                assert re.search(r"^left: .*cannot be read", said, re.MULTILINE), said
+        for number in numbers[:away]:
+            place = made.drive / f"node{number}"
+            if how == "folder":
+                place.rmdir()
+            elif how == "file":
+                place.unlink()
+            (made.folder / f"away{number}").rename(place)
+        ended = made.fsck("-y", "--data")
+        assert ended == CORRECTED if wrong == 2 else ended & LEFT
+        assert bool(re.search("^lost: ", capsys.readouterr().out, re.MULTILINE)) == (wrong == 3)
 
 
 def test_a_snapshot_is_not_given_up_while_the_log_is_broken(damaged: SmallDrive) -> None:
