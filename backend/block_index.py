@@ -12,7 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
@@ -366,19 +366,39 @@ class BlockIndex:
         return 0 if row is None or row[0] is None else int(row[0])
 
     @_translated
-    def shortfall(self, up_to: int) -> Shortfall:
-        """Of the packs that were there when `newest_number` gave `up_to`. Without those that are beyond
-        parity: nothing relies on them."""
+    def to_be_repaired(self, up_to: int) -> Shortfall:
+        """What repair has to do, of the packs that were there when `newest_number` gave `up_to`. Without
+        those that are beyond parity: nothing relies on them."""
         rows = self._database.execute(
-            "SELECT nodes, missing, count(*) FROM packs WHERE repair AND NOT doomed AND number <= ?"
+            "SELECT nodes, missing, repair, count(*) FROM packs WHERE repair AND NOT doomed AND number <= ?"
             " GROUP BY nodes, missing",
             (up_to,),
         )
+        return self._shortfall(rows, None)
+
+    @_translated
+    def shortfall(self, up_to: int, answering: Collection[str]) -> Shortfall:
+        """As `to_be_repaired`; and what lies on a node that is not one of the `answering` counts as lacking
+        there, however many nodes these are. Looks at every pack."""
+        rows = self._database.execute(
+            "SELECT nodes, missing, repair, count(*) FROM packs WHERE NOT doomed AND number <= ?"
+            " GROUP BY nodes, missing, repair",
+            (up_to,),
+        )
+        return self._shortfall(rows, answering)
+
+    def _shortfall(self, rows: Iterable[Sequence[Any]], answering: Collection[str] | None) -> Shortfall:
         count, names = 0, set()
-        for nodes, missing, packs in rows:
-            if missing.bit_count() <= self._parity:
-                count += packs
-                names |= {name for at, name in enumerate(nodes.split("/")) if missing >> at & 1}
+        for nodes, missing, repair, packs in rows:
+            if missing.bit_count() > self._parity:
+                continue
+            lacking = {
+                name
+                for at, name in enumerate(nodes.split("/"))
+                if missing >> at & 1 or (answering is not None and name not in answering)
+            }
+            count += packs if repair or lacking else 0
+            names |= lacking
         return Shortfall(count, tuple(sorted(names)))
 
     @_translated

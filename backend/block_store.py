@@ -30,13 +30,14 @@ import trio
 from backend.block_buffer import DEFAULT_CAPACITY, DEFAULT_TARGET, BlockBuffer, PendingPack
 from backend.block_index import BlockIndex, BlockLocation, Pack
 from backend.block_reader import BlockReader
-from backend.capacity import CapacityModel, is_full
+from backend.capacity import CapacityModel
 from backend.compaction import Compactor, Verify
 from backend.erasure import ErasureCode
 from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
 from backend.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
 from backend.node import Buffer, Node, Space
+from backend.node_status import ask_status
 from backend.pack_format import MAX_BLOCK_SIZE
 from backend.pack_store import PackStore, PackWrite, require_placeable
 from backend.placement import ClusterMap
@@ -47,7 +48,6 @@ from backend.upstream import (
     BlockId,
     BlockPart,
     CompactionReport,
-    NodeStatus,
     SealedBlock,
     Shortfall,
     StoreStatus,
@@ -64,7 +64,6 @@ PARALLEL: Final = 4
 FIRST_WAIT: Final = 0.5
 LONGEST_WAIT: Final = 30.0
 STRAGGLER_PATIENCE: Final = 1.0
-STATUS_PATIENCE: Final = 2.0
 RECONCILE_AGAIN: Final = 5.0
 
 log = logging.getLogger(__name__)
@@ -119,6 +118,8 @@ class BlockStore:
         self._reconcile_lock = trio.Lock()
         self._reconciled_at = -RECONCILE_AGAIN
         self._away: tuple[str, ...] = ()
+        self._incomplete = 0
+        """packs with too few fragments on the nodes that answered, which the index does not know"""
         self._nodes_are_away = trio.Event()
 
     @property
@@ -159,7 +160,15 @@ class BlockStore:
         await trio.lowlevel.checkpoint()
 
     async def redundancy(self, patience: float) -> Shortfall:
-        return await self._repairs.settle(patience)
+        """As in `Upstream`. A node that was away counts as such until it is compared with the index."""
+        if self._away and await self._any_is_back():
+            with trio.move_on_after(patience):
+                await self.reconcile()
+        short = await self._repairs.settle(patience, self._away)
+        if not (self._away and self._incomplete):
+            return short
+        names = tuple(sorted({*short.nodes, *self._away}))
+        return Shortfall(short.packs + self._incomplete, names)
 
     async def get_block(self, block: BlockId) -> Buffer:
         return (await self.get_block_part(block, 0, MAX_BLOCK_SIZE)).data
@@ -212,10 +221,7 @@ class BlockStore:
         return report
 
     async def status(self) -> StoreStatus:
-        found: dict[str, NodeStatus] = {}
-        async with trio.open_nursery() as nursery:
-            for node in self._nodes.values():
-                nursery.start_soon(_ask_status, node, found)
+        found = await ask_status(self._nodes.values())
         for name in filter(self._packs.has_refused_space, found):
             found[name] = replace(found[name], free=0, full=True)
         sums = self._index.statistics()
@@ -249,6 +255,7 @@ class BlockStore:
         nodes are away."""
         async with self._reconcile_lock:
             report = await self._reconciliation.run(progress)
+            self._incomplete = report.incomplete
             self._note_away(report.away)
             self._repairs.wake()
         if report.unreadable:
@@ -332,10 +339,7 @@ class BlockStore:
                 log.warning("the nodes cannot be compared with the index now: %s", error)
 
     async def _any_is_back(self) -> bool:
-        found: dict[str, NodeStatus] = {}
-        async with trio.open_nursery() as nursery:
-            for name in self._away:
-                nursery.start_soon(_ask_status, self._nodes[name], found)
+        found = await ask_status([self._nodes[name] for name in self._away])
         return any(status.state == "ok" for status in found.values())
 
     async def _store(self, nursery: trio.Nursery, pack: PendingPack) -> None:
@@ -382,16 +386,3 @@ class BlockStore:
         self._repairs.note_progress()
         if write.missing():
             self._repairs.wake()
-
-
-async def _ask_status(node: Node, found: dict[str, NodeStatus]) -> None:
-    found[node.name] = NodeStatus(node.name, node.zone, f"no answer within {STATUS_PATIENCE:g} s")
-    with trio.move_on_after(STATUS_PATIENCE):
-        try:
-            await node.check()
-            space = await node.space()
-            found[node.name] = NodeStatus(
-                node.name, node.zone, "ok", space.total, space.free, space.filesystem, is_full(space)
-            )
-        except DriveError as error:
-            found[node.name] = NodeStatus(node.name, node.zone, str(error))

@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -81,22 +81,35 @@ class RepairQueue:
         self._progress.set()
         self._progress = trio.Event()
 
-    async def settle(self, patience: float) -> Shortfall:
-        """As `Upstream.redundancy`."""
+    async def settle(self, patience: float, away: Collection[str]) -> Shortfall:
+        """As `Upstream.redundancy`; the nodes `away` count as such, whether they answer or not."""
         newest = self._index.newest_number()
         self._hurried.set()
         while True:
-            progress, short = self._progress, self._index.shortfall(newest)
-            if not short.packs or not await self._any_answers(short.nodes):
-                return short
+            progress = self._progress
+            answering = await self._answering(away)
+            queued = self._index.to_be_repaired(newest)
+            if not queued.packs or (queued.nodes and answering.isdisjoint(queued.nodes)):
+                break
             with trio.move_on_after(patience) as waiting:
                 await progress.wait()
             if waiting.cancelled_caught:
-                return self._index.shortfall(newest)
+                break
+        return self._index.shortfall(newest, answering)
 
-    async def _any_answers(self, names: Sequence[str]) -> bool:
-        """Whether it is worth while to wait. Which node is at fault is not known of a suspected pack."""
-        return not names or any([await self._is_reachable(name) for name in names])
+    async def _answering(self, away: Collection[str]) -> set[str]:
+        """The nodes that answer now, all asked at once: one that hangs takes `CHECK_PATIENCE` seconds."""
+        answering = set()
+
+        async def ask(name: str) -> None:
+            if await self._is_reachable(name):
+                answering.add(name)
+
+        async with trio.open_nursery() as nursery:
+            for name in self._nodes:
+                if name not in away:
+                    nursery.start_soon(ask, name)
+        return answering
 
     async def repair_all(self) -> int:
         """Try every queued pack once; how many are whole now."""

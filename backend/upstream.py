@@ -111,8 +111,8 @@ class StoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """What is stored with less redundancy than the profile promises: packs that can be read, and lack
-    fragments or are suspected to; and the nodes that are to have these."""
+    """What is stored with less redundancy than the profile promises: packs that lack fragments, have them on
+    nodes that do not answer, or are suspected to; and these nodes. Not those that are beyond repair."""
 
     packs: int = 0
     nodes: tuple[str, ...] = ()
@@ -170,9 +170,9 @@ class Upstream(Protocol):
         raised; the blocks stay buffered, so that calling again tries again."""
 
     async def redundancy(self, patience: float) -> Shortfall:
-        """Return when all that was flushed before has all its fragments; or, with what is lacking, when the
-        nodes that lack them do not answer, or nothing has got better for `patience` seconds. Raises nothing
-        for a node's failure; what is lacking is made good in the background."""
+        """Return when all that is stored has all its fragments on nodes that answer; or, with what is
+        lacking, when the nodes that lack them do not answer, or nothing got better for `patience` seconds.
+        Raises nothing for a node's failure; what is lacking is made good in the background."""
 
     async def get_block(self, block: BlockId) -> Buffer:
         """The sealed block whole. Does not authenticate it (no key here): a caller that finds it

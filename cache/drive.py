@@ -217,18 +217,18 @@ class Drive(Tree):
         return not self._read_only and not self.ledger.custody.check() and self.ledger.unpublished
 
     async def redundancy(self) -> str:
-        """Wait until what `sync` stored has all the redundancy that the profile promises, as long as that
-        goes on; a line for people if it has less."""
+        """Wait until what is stored has all the redundancy that the profile promises, as long as that goes
+        on; a line for people if it has less."""
         if self._read_only:
             return ""
         short = await self._upstream.redundancy(PATIENCE)
         if not short.packs:
             return ""
+        packs = "1 pack lacks" if short.packs == 1 else f"{short.packs} packs lack"
         where = f" on {', '.join(short.nodes)}" if short.nodes else ""
-        packs = "1 pack has yet to get" if short.packs == 1 else f"{short.packs} packs have yet to get"
         return (
             f"not yet with the redundancy that was promised: {packs} fragments{where}; "
-            "a mount of the drive writes them when it can"
+            "a mount of the drive writes what is not there when it can"
         )
 
     # Life

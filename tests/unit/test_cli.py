@@ -13,6 +13,7 @@ import signal
 import stat
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -695,8 +696,34 @@ class TestMountCommand:
         assert (bench.mountpoint / "file").read_bytes() == content
         assert (bench.mountpoint / "more").read_text() == "goes on"
         result = bench.umount()
-        assert (result.returncode, "to get fragments on node0" in result.stderr) == (64, True)
+        packs = Counter(path.name.partition(".")[0] for path in bench.drive.glob("node*/packs/*/*"))
+        assert set(packs.values()) <= {5, 6}
+        lacking = sum(count < 6 for count in packs.values())
+        assert lacking
+        said = "1 pack lacks" if lacking == 1 else f"{lacking} packs lack"
+        assert (result.returncode, f"{said} fragments on node0;" in result.stderr) == (64, True)
         assert mounts.find(str(bench.mountpoint)) is None
+
+    def test_sync_and_umount_say_when_nodes_are_away_and_nothing_is_new(
+        self, bench: Bench, tmp_path: Path
+    ) -> None:
+        """Nodes that go while the drive is mounted, and nodes that were away when it was."""
+        assert bench.mount().returncode == 0
+        (bench.mountpoint / "file").write_bytes(os.urandom(1 << 20))
+        assert bench.run("drivefs", "sync", str(bench.mountpoint)).returncode == 0
+        for name in ("node0", "node5"):
+            (bench.drive / name).rename(tmp_path / name)
+        for _ in range(2):
+            result = bench.run("drivefs", "sync", str(bench.mountpoint))
+            assert (result.returncode, "fragments on node0, node5;" in result.stderr) == (3, True)
+            result = bench.umount()
+            assert (result.returncode, "fragments on node0, node5;" in result.stderr) == (64, True)
+            assert bench.mount().returncode == 0
+        for name in ("node0", "node5"):
+            (tmp_path / name).rename(bench.drive / name)
+        result = bench.run("drivefs", "sync", str(bench.mountpoint))
+        assert (result.returncode, result.stderr) == (0, "")
+        assert bench.umount().returncode == 0
 
     def test_sync_and_umount_say_when_a_node_is_away(self, bench: Bench, tmp_path: Path) -> None:
         assert bench.mount().returncode == 0
@@ -706,7 +733,7 @@ class TestMountCommand:
         assert (result.returncode, result.stderr.count("\n")) == (3, 1)
         assert "all is stored, but not yet with the redundancy that was promised" in result.stderr
         assert re.search(
-            r"promised: (1 pack has|[02-9] packs have) yet to get fragments on node5", result.stderr
+            r"promised: (1 pack lacks|[02-9] packs lack) fragments on node5", result.stderr
         )
         assert "node5" in result.stderr
         result = bench.umount()

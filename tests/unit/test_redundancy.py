@@ -95,6 +95,77 @@ async def test_a_pack_beyond_repair_is_no_shortfall(late: Rig) -> None:
         assert await rig.store.redundancy(LONG) == Shortfall()
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    before=st.sets(st.integers(0, 7), max_size=4),
+    then=st.sets(st.integers(0, 7), max_size=4),
+    nodes=st.integers(6, 8),
+    count=st.integers(1, 4),
+    known=st.booleans(),
+)
+async def test_what_lies_on_nodes_that_do_not_answer_is_lacking(
+    before: set[int], then: set[int], nodes: int, count: int, known: bool
+) -> None:
+    """`before`: away when the drive is opened; `then`: when it is asked. Nothing is written meanwhile."""
+    with TemporaryDirectory() as folder:
+        index = str(Path(folder, "index"))
+        async with running(build(Path(folder), count=nodes, index=index, repair_wait=0.01)) as rig:
+            for block in blocks(count):
+                await rig.store.put_blocks([block])
+                await rig.store.flush()
+            await rig.settle()
+        index = index if known else ":memory:"
+        async with running(build(Path(folder), count=nodes, index=index, repair_wait=0.01)) as rig:
+            take_away(rig, before)
+            await rig.store.reconcile()
+            take_away(rig, then)
+            with trio.fail_after(LONG / 2):
+                short = await rig.store.redundancy(LONG)
+            lost = short_of(rig, then)
+            assert (short.packs == 0) == (not lost)
+            assert lost <= set(short.nodes) <= {f"node{number}" for number in then}
+            take_away(rig, set())
+            assert await rig.store.redundancy(LONG) == Shortfall()
+
+
+def take_away(rig: Rig, numbers: set[int]) -> None:
+    """Exactly these nodes do not answer."""
+    for number, name in enumerate(sorted(rig.nodes)):
+        rig.nodes[name].faults[:] = [Fault(error=FAILS)] if number in numbers else []
+
+
+def short_of(rig: Rig, numbers: set[int]) -> set[str]:
+    """Those of the nodes on which there are fragments."""
+    names = {f"node{number}" for number in numbers}
+    return names & {path.parent.parent.parent.name for path in rig.fragments()}
+
+
+async def test_a_node_that_came_back_is_compared_before_it_is_relied_on(late: Rig) -> None:
+    """Before it answers again, it has lost what it had."""
+    async with running(late) as rig:
+        await put(rig)
+        await rig.settle()
+        take_away(rig, {3})
+        await rig.store.reconcile()
+        for path in rig.path.glob("node3/packs/*/*"):
+            path.unlink()
+        assert await rig.store.redundancy(LONG) == Shortfall(1, ("node3",))
+        take_away(rig, set())
+        assert await rig.store.redundancy(LONG) == Shortfall()
+        assert lacking(rig) == ()
+
+
+async def test_nodes_that_hang_are_asked_at_once(late: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.repair_queue.CHECK_PATIENCE", 1.0)
+    async with running(late) as rig:
+        await put(rig)
+        await rig.settle()
+        for number in range(3):
+            rig.nodes[f"node{number}"].faults.append(Fault(("check",), until=trio.Event()))
+        with trio.fail_after(2.5):
+            assert await rig.store.redundancy(LONG) == Shortfall(1, ("node0", "node1", "node2"))
+
+
 @pytest.mark.logs_warnings
 @settings(max_examples=15)
 @given(
