@@ -732,9 +732,7 @@ class TestMountCommand:
         result = bench.run("drivefs", "sync", str(bench.mountpoint))
         assert (result.returncode, result.stderr.count("\n")) == (3, 1)
         assert "all is stored, but not yet with the redundancy that was promised" in result.stderr
-        assert re.search(
-            r"promised: (1 pack lacks|[02-9] packs lack) fragments on node5", result.stderr
-        )
+        assert re.search(r"promised: (1 pack lacks|[02-9] packs lack) fragments on node5", result.stderr)
         assert "node5" in result.stderr
         result = bench.umount()
         assert (result.returncode, "node5" in result.stderr) == (64, True)
