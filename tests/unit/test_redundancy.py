@@ -95,7 +95,7 @@ async def test_a_pack_beyond_repair_is_no_shortfall(late: Rig) -> None:
         assert await rig.store.redundancy(LONG) == Shortfall()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     before=st.sets(st.integers(0, 7), max_size=4),
     then=st.sets(st.integers(0, 7), max_size=4),
@@ -123,7 +123,9 @@ async def test_what_lies_on_nodes_that_do_not_answer_is_lacking(
                 short = await rig.store.redundancy(LONG)
             lost = short_of(rig, then)
             assert (short.packs == 0) == (not lost)
-            assert lost <= set(short.nodes) <= {f"node{number}" for number in then}
+            assert set(short.nodes) <= {f"node{number}" for number in then}
+            if known:  # else of a pack with too few fragments at the opening, where the others lie is unknown
+                assert lost <= set(short.nodes)
             take_away(rig, set())
             assert await rig.store.redundancy(LONG) == Shortfall()
 
