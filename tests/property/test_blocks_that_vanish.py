@@ -62,7 +62,7 @@ async def change(drive: Drive, old: bytes, new: list[bytes]) -> dict[bytes, byte
 
 
 @pytest.mark.logs_warnings
-@settings(max_examples=25)
+@settings(max_examples=settings().max_examples // 6)
 @given(
     old=contents(min_size=1, max_size=20_000),
     new=st.lists(contents(min_size=1, max_size=200_000), min_size=1, max_size=4),

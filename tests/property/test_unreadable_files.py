@@ -183,7 +183,7 @@ class Life:
 
 
 @pytest.mark.logs_warnings
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples // 5, deadline=None)
 @given(steps=STEPS)
 @example(steps=[("write", b"a", b"x" * 5000), ("write", b"b", b"y" * 50), ("unreadable_after_cut", b"a")])
 @example(
