@@ -300,7 +300,7 @@ class Steps:
                 lambda top: os.rename(top / name, top / other),
                 lambda top: os.link(top / name, top / other),
                 lambda top: os.unlink(top / name),
-                lambda top: os.chmod(top / name, 0o600 + number % 0o100),
+                lambda top: os.chmod(top / name, 0o700 + number % 0o100),
                 lambda top: os.chown(top / name, -1, -1),
                 lambda top: os.utime(top / name),
                 lambda top: os.utime(top / name, ns=(number * 10**9, number * 10**9 + number)),
