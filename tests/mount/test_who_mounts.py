@@ -176,7 +176,7 @@ def test_allow_other_is_refused_where_fuse_conf_does_not_allow_it(unmade_drive: 
         tool mount "$FOLDER/drive" "$FOLDER/mnt" -o key_file="$FOLDER/key,allow_other"
         """,
     )
-    assert done.returncode == 32
+    assert done.returncode == 1
     assert done.stderr.count("\n") == 1, done.stderr
     assert "user_allow_other" in done.stderr
 
