@@ -400,5 +400,5 @@ def _without(apart: Mapping[str, str]) -> str:
     more = f"; and {len(apart) - NAMED} more" if len(apart) > NAMED else ""
     return (
         f"all is stored but {len(apart)} files, of which the journal cannot be read: {files}{more}; they are "
-        " kept as they are and tried again; writing or deleting them anew ends it"
+        "kept as they are and tried again; writing or deleting them anew ends it"
     )
