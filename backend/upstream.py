@@ -1,6 +1,6 @@
 """The narrow protocol between a drive's client side and what stores it.
 
-In-process today (`backend.local_upstream`), HTTPS to a hub later: nothing above may know which.
+In-process today (`backend.local.local_upstream`), HTTPS to a hub later: nothing above may know which.
 Only ciphertext, block ids (keyed hashes) and the commits' envelopes pass here.
 
 Errors: `TransientError` (retry), `UnavailableError` (too few nodes), `NotFoundError`,
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NewType, Protocol
 
-from backend.node import Buffer
+from backend.buffer import Buffer
 
 BlockId = NewType("BlockId", bytes)
 """32 bytes: keyed BLAKE3 of the block's plaintext."""

@@ -14,14 +14,14 @@ from pathlib import Path
 
 import trio
 
-from backend.erasure import Profile, code_for
+from backend.coding.erasure import Profile, code_for
 from backend.upstream import SealedBlock
-from cache.block_codec import BlockCodec
-from cache.chunking import Chunker
-from cache.journal import Journal
-from cache.journal_format import RecordType
-from cache.namespace import Namespace
-from cache.operations import ROOT_INODE, Create
+from cache.blocks.block_codec import BlockCodec
+from cache.blocks.chunking import Chunker
+from cache.journal.format import RecordType
+from cache.journal.journal import Journal
+from cache.namespace.namespace import Namespace
+from cache.namespace.operations import ROOT_INODE, Create
 from tests.contents import STORED_KINDS, Kind, content
 
 MIB = 1 << 20

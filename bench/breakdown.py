@@ -27,26 +27,26 @@ from typing import Any, Final, cast
 import pyfuse3
 import trio
 
-from backend import durable
-from backend.directory_node import DirectoryNode
-from backend.key_slots import Secret
-from backend.pack_store import PackStore
-from cache import journal, ledger
-from cache.block_cache import BlockCache
-from cache.content import Content
+from backend.keys.key_slots import Secret
+from backend.nodes.directory import DirectoryNode
+from backend.packs.pack_store import PackStore
+from backend.system import durable
+from cache.blocks.block_cache import BlockCache
+from cache.blocks.content import Content
+from cache.blocks.sealer import Sealer
 from cache.drive import Drive
-from cache.inodes import Inodes
-from cache.journal import Journal
-from cache.journal_bulk import BulkFiles
-from cache.namespace import Namespace
+from cache.journal import journal, ledger
+from cache.journal.bulk import BulkFiles
+from cache.journal.journal import Journal
+from cache.namespace.namespace import Namespace
 from cache.opening import DriveOptions
-from cache.publisher import Intervals
-from cache.sealer import Sealer
+from cache.publish.publisher import Intervals
+from cache.tree.inodes import Inodes
 from mountfs import operations as handlers
 from mountfs.operations import DriveOperations
 from tools import compose
+from tools.host.places import Folders
 from tools.mkfs import mkfs
-from tools.places import Folders
 
 MIB: Final = 1 << 20
 CALLS: Final = 5000

@@ -18,9 +18,9 @@ from typing import Any, cast
 
 import trio
 
-from cache.namespace import Namespace
-from cache.operations import ROOT_INODE, Create, SetAttributes, SetExtents
-from cache.past import PastTree
+from cache.history.past import PastTree
+from cache.namespace.namespace import Namespace
+from cache.namespace.operations import ROOT_INODE, Create, SetAttributes, SetExtents
 from cache.past_names import SECOND, format_time
 
 BEGIN = 1_700_000_000 * SECOND

@@ -16,10 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from stat import S_IFDIR, S_IFREG
 
-from cache.commit_payload import seal_operations
-from cache.namespace import Namespace
-from cache.namespace_schema import open_database
-from cache.operations import (
+from cache.namespace.namespace import Namespace
+from cache.namespace.operations import (
     ROOT_INODE,
     Create,
     Delete,
@@ -30,6 +28,8 @@ from cache.operations import (
     Unlink,
     encode,
 )
+from cache.namespace.schema import open_database
+from cache.publish.commit_payload import seal_operations
 
 CHANGES = 60
 _BEGIN = 1_700_000_000 * 10**9

@@ -18,13 +18,13 @@ from typing import Final
 
 import trio
 
-from backend.block_index import BlockIndex
-from backend.block_store import BlockStore
-from backend.directory_node import DirectoryNode
-from backend.erasure import Profile, code_for
-from backend.node import Node
-from backend.node_identity import NodeIdentity, initialise_directory_node
-from backend.placement import ClusterMap, ClusterNode
+from backend.blocks.block_index import BlockIndex
+from backend.blocks.block_store import BlockStore
+from backend.coding.erasure import Profile, code_for
+from backend.coding.placement import ClusterMap, ClusterNode
+from backend.nodes.directory import DirectoryNode
+from backend.nodes.identity import NodeIdentity, initialise_directory_node
+from backend.nodes.node import Node
 from backend.upstream import BlockId, SealedBlock
 
 MIB: Final = 1 << 20

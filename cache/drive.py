@@ -1,6 +1,6 @@
 """The drive: the one core that every door uses. POSIX calls on inodes and raw names.
 
-Names and attributes are `cache.tree.Tree`, whose invariants hold here too; this adds content, the
+Names and attributes are `cache.tree.tree.Tree`, whose invariants hold here too; this adds content, the
 background work and the end. Event-loop thread only.
 """
 
@@ -18,9 +18,7 @@ import trio
 from backend.errors import DriveError, FencedError
 from backend.upstream import BlockId, StoreStatus, Upstream
 from cache.attributes import FileSystemStatistics
-from cache.block_cache import BlockCache
-from cache.content import Content
-from cache.dirty import Layer
+from cache.blocks import AHEAD, BlockCache, Content, Sealer
 from cache.errors import (
     DirectoryError,
     FileSystemError,
@@ -30,20 +28,12 @@ from cache.errors import (
     UnreadableError,
 )
 from cache.health import Health
-from cache.inodes import BLOCK_SIZE
-from cache.ledger import Ledger
-from cache.lost_files import paths_of
-from cache.namespace_schema import sqlite_errors
-from cache.operations import MAX_NAME, MAX_SIZE
-from cache.past import PastTree
-from cache.point_store import Point
-from cache.quiet import Quiet
-from cache.retention_keeper import RetentionKeeper
-from cache.room import Need
-from cache.sealer import AHEAD, Sealer
-from cache.snapshot_keeper import SnapshotKeeper
-from cache.space import Space
-from cache.tree import Tree
+from cache.history import PastTree
+from cache.journal import Layer, Ledger, Need
+from cache.namespace import MAX_NAME, MAX_SIZE, Point, sqlite_errors
+from cache.publish import Quiet, SnapshotKeeper
+from cache.retention import RetentionKeeper, Space, paths_of
+from cache.tree import BLOCK_SIZE, Tree
 
 log = logging.getLogger(__name__)
 

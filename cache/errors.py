@@ -87,7 +87,8 @@ class UnreadableError(InputOutputError):
 
 
 class JournalLostError(InputOutputError):
-    """EIO: the journal's files have lost their names (`cache.custody`): only nodes can make bytes durable"""
+    """EIO: the journal's files have lost their names (`cache.journal.custody`): only nodes can make bytes
+    durable"""
 
 
 class StaleError(FileSystemError):

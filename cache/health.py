@@ -1,4 +1,5 @@
-"""What a drive wants to know of its store's health: `backend.store_health` where the nodes are at hand."""
+"""What a drive wants to know of its store's health: `backend.care.store_health` where the nodes are at
+hand."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from typing import Any, Protocol
 
 
 class Health(Protocol):
-    """See `backend.store_health.StoreHealth`."""
+    """See `backend.care.store_health.StoreHealth`."""
 
     async def run(self) -> None:
         """Scrub when it is due, until cancelled."""

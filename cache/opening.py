@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import trio
 
-from backend.commit_format import associated_data_of
+from backend.commits import associated_data_of
 from backend.errors import (
     ConflictError,
     CorruptError,
@@ -30,25 +30,26 @@ from backend.errors import (
     UnavailableError,
 )
 from backend.upstream import Commit, Head, Upstream
-from cache import snapshot
-from cache.block_cache import BlockCache
-from cache.block_codec import BlockCodec
-from cache.chunking import Chunker
-from cache.commit_payload import open_operations
-from cache.content import Content
+from cache.blocks import BlockCache, BlockCodec, Chunker, Content, Sealer
 from cache.drive import Drive
 from cache.errors import InputOutputError
-from cache.journal import SEGMENT_SIZE, Journal
-from cache.ledger import LARGE_WRITE, SMALLEST_SEGMENT, Ledger
-from cache.local_state import DEVICE, LocalState
-from cache.operations import MAX_NAME, ROOT_INODE, Delete, SetAttributes, decode
-from cache.pieces import Data
-from cache.publisher import CommitIdentity, Intervals, Publisher, blocks_named, is_same_commit
-from cache.quiet import Quiet
-from cache.retention_keeper import RetentionKeeper, RetentionSchedule
-from cache.sealer import Sealer
-from cache.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
-from cache.snapshot_store import SnapshotStore
+from cache.journal import LARGE_WRITE, SEGMENT_SIZE, SMALLEST_SEGMENT, Data, Journal, Ledger
+from cache.local import DEVICE, LocalState
+from cache.namespace import MAX_NAME, ROOT_INODE, Delete, SetAttributes, decode
+from cache.publish import (
+    CommitIdentity,
+    Intervals,
+    Publisher,
+    Quiet,
+    SnapshotKeeper,
+    SnapshotSchedule,
+    SnapshotStore,
+    blocks_named,
+    is_same_commit,
+    open_operations,
+    snapshot,
+)
+from cache.retention import RetentionKeeper, RetentionSchedule
 
 log = logging.getLogger(__name__)
 

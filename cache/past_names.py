@@ -4,7 +4,8 @@ Forms: `2026-11-20T194612Z` (a second), `2026-11-20T194612Z~2` (the second commi
 `2026-11-20 19:46` (the end of that minute), `2026-11-20`, `today`, `yesterday` (the end of that day),
 `90s`, `45m` or `45min`, `2h`, `3d`, `4w` (so long ago), `@17` (commit 17), `now` and `latest` (the newest).
 Before the hour there is a `T` or a blank; the colons may be left out; a zone may follow (`Z`, `+01:00`).
-Without one, and of days, all times are UTC. Pure functions; `cache.past` says what commit a moment means.
+Without one, and of days, all times are UTC. Pure functions; `cache.history.past` says what commit a moment
+means.
 """
 
 from __future__ import annotations

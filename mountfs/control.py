@@ -7,7 +7,8 @@
 | POST /sync | 200 when all accepted so far is stored and published, `{}` or with texts (below); 503 if not |
 | POST /write-back | 200 `{"problem": ...}` when the kernel was asked to hand over what it holds itself |
 | POST /unmount | 202 `{}` at once; the mount then drains and ends as on SIGTERM |
-| POST /calls/NAME | arguments as a JSON object; 200 and the answer of the call (`cache.calls`), or 503 |
+| POST /calls/NAME | arguments as a JSON object; 200 and the answer of the call (`cache.services.calls`), or
+503 |
 
 The texts of a sync: `notice`, what the mount has to say besides; `short`, if it is stored with less
 redundancy than promised, and no more can be had now.
@@ -43,8 +44,8 @@ import h11
 import trio
 
 from backend.errors import DriveError, UsageError
-from cache.calls import Call
 from cache.errors import FileSystemError
+from cache.services import Call
 from mountfs.control_address import new_address, peer, within_reach
 
 MAX_CLIENTS: Final = 16

@@ -33,11 +33,11 @@ from pyfuse3 import (
     StatvfsData,
 )
 
-from cache.access import LISTS
 from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import NoAttributeError, NoEntryError
-from cache.past_access import READ, SEARCH, Caller
+from cache.history import READ, SEARCH, Caller
+from cache.tree import LISTS
 from mountfs.access_calls import asks_to_write
 from mountfs.errno_table import errno_of, is_expected, is_known
 from mountfs.kernel_times import KernelTimes
@@ -54,7 +54,8 @@ SELINUX_ATTRIBUTE: Final = b"security.selinux"
 """ls -l asks for it of each file, unless it is told that there are none here."""
 _HAS_SELINUX: Final = os.path.exists("/sys/fs/selinux")
 _WRITER: Final = 1 << 62
-"""In the handle of a descriptor that can write; no inode that lives has it (`cache.operations.MAX_INODE`)."""
+"""In the handle of a descriptor that can write; no inode that lives has it
+(`cache.namespace.operations.MAX_INODE`)."""
 _ATTRIBUTE_CLASSES: Final = (b"user.", b"trusted.", b"security.")
 _RENAME_WHITEOUT: Final = 4
 """rename(2); pyfuse3 hands it on and has no name for it."""

@@ -8,7 +8,8 @@ Ways out, and what each does:
 - a second SIGTERM or SIGINT: at once. What the kernel had not yet handed over, or was not yet answered, is
   lost, as in a crash; the journal has all else.
 - `umount` or `fusermount3 -u` from outside: the kernel has written everything back; the serving ends, and the
-  journal goes on at the next mount. If the journal has lost its names (`cache.custody`), all is stored first.
+  journal goes on at the next mount. If the journal has lost its names (`cache.journal.custody`), all is
+  stored first.
 - the drive's background work fails: as on SIGTERM, without waiting for the store, and the error is raised.
 SIGHUP is ignored: a mount outlives the terminal it was made in.
 
@@ -39,9 +40,9 @@ import pyfuse3
 import trio
 
 from backend.errors import DriveError, FencedError, UsageError
-from cache.calls import calls_of
 from cache.drive import Drive
 from cache.errors import FileSystemError
+from cache.services import calls_of
 from mountfs.control import Commands, serve_control, serve_device
 from mountfs.fuse_device import (
     ASYNC_DIO,

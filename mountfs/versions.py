@@ -30,8 +30,6 @@ from itertools import count
 from stat import S_IFDIR, S_IFLNK, S_ISGID, S_ISUID
 from typing import Final
 
-from cache import past_points
-from cache.acl import ACCESS
 from cache.attributes import Attributes, Entry
 from cache.drive import Drive
 from cache.errors import (
@@ -42,11 +40,9 @@ from cache.errors import (
     NotDirectoryError,
     StaleError,
 )
-from cache.operations import ROOT_INODE
-from cache.past import PAST_BIT, attributes_of
-from cache.past_access import Caller, Place
+from cache.history import PAST_BIT, Caller, Place, attributes_of, past_points
+from cache.namespace import ACCESS, FIRST_COOKIE, ROOT_INODE, InodeRow
 from cache.past_names import format_time, version_name
-from cache.rows import FIRST_COOKIE, InodeRow
 
 DEFAULT_NAME: Final = b".versions"
 LATEST: Final = b"latest"
@@ -187,8 +183,8 @@ class VersionsView:
         return Found(node, attributes)
 
     def check(self, number: int, caller: Caller, wanted: int) -> None:
-        """`AccessDeniedError` if the present forbids to look at the inode so (`cache.past_access`); in
-        a mount as of a time it does not."""
+        """`AccessDeniedError` if the present forbids to look at the inode so (`cache.history.past_access`);
+        in a mount as of a time it does not."""
         node = self._node(number)
         if self._root is None and node.kind in (_PAST, _CONTENT):
             self._drive.past.access.check(node.inode, node.commit, node.place, caller, wanted)

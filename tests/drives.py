@@ -13,10 +13,10 @@ import trio
 from backend.upstream import Upstream
 from cache.attributes import Attributes
 from cache.drive import Drive
-from cache.local_state import LocalState
+from cache.local.local_state import LocalState
+from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions, Secrets, open_drive
-from cache.operations import ROOT_INODE
-from cache.publisher import Intervals
+from cache.publish.publisher import Intervals
 
 DRIVE_ID = bytes(range(16))
 SECRETS = Secrets(*(bytes([number]) * 32 for number in range(1, 6)))

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import trio
 
+from backend.buffer import Buffer
 from backend.errors import DriveError
-from backend.node import Buffer, Node, Space
+from backend.nodes.node import Node, Space
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Fault:
 
 
 class FaultyNode:
-    """See `backend.node.Node`. `faults` may be changed at any time."""
+    """See `backend.nodes.node.Node`. `faults` may be changed at any time."""
 
     def __init__(self, node: Node) -> None:
         self._node = node

@@ -17,15 +17,17 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from backend import commit_format, drive_file, fragment_format, lease_record, object_format
-from backend.commit_search import commit_key
-from backend.crypto import plain_hash
-from backend.drive_file import DriveFile, NodeEntry
-from backend.erasure import Profile
-from backend.fragment_format import FOOTER_SIZE, FragmentFooter
-from backend.node_identity import NodeIdentity, encode_identity
-from backend.object_format import Copy
-from backend.process_identity import this_process
+from backend.cluster import drive_file
+from backend.cluster.drive_file import DriveFile, NodeEntry
+from backend.coding.erasure import Profile
+from backend.commits import commit_format, lease_record, object_format
+from backend.commits.commit_search import commit_key
+from backend.commits.object_format import Copy
+from backend.commits.process_identity import this_process
+from backend.nodes.identity import NodeIdentity, encode_identity
+from backend.packs import fragment_format
+from backend.packs.fragment_format import FOOTER_SIZE, FragmentFooter
+from backend.system.crypto import plain_hash
 from backend.upstream import Commit
 
 TARGETS = (

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import trio
 
+from backend.buffer import Buffer
 from backend.errors import ConflictError, NodeError, NoSpaceError, NotFoundError, ReadOnlyError
-from backend.node import Buffer, Space
+from backend.nodes.node import Space
 
 
 async def _checkpoint(operation: str, key: str) -> None:
@@ -18,7 +19,7 @@ async def _checkpoint(operation: str, key: str) -> None:
 
 
 class MemoryNode:
-    """See `backend.node.Node`."""
+    """See `backend.nodes.node.Node`."""
 
     def __init__(self, name: str, zone: str = "") -> None:
         self._name = name

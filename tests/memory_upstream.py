@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import trio
 
-from backend.commit_format import commit_hash
+from backend.commits.commit_format import commit_hash
 from backend.errors import ConflictError, CorruptError, FencedError, NotFoundError, TransientError
 from backend.upstream import (
     NO_COMMIT,

@@ -11,18 +11,18 @@ from stat import S_IFDIR
 
 import trio
 
-from backend.key_slots import Secret
+from backend.keys.key_slots import Secret
 from cache.drive import Drive
+from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions
-from cache.operations import ROOT_INODE
 from tests.contents import Kind
 from tests.contents import content as made_of
 from tests.drives import QUIET, make_file, tree
 from tools import compose
 from tools.drivefs import drivefs
 from tools.fsck import fsck
+from tools.host.places import Folders
 from tools.mkfs import mkfs
-from tools.places import Folders
 
 CLEAN, CORRECTED, LEFT = 0, 1, 4
 CONTENTS: tuple[tuple[Kind, Kind, Kind], ...] = (

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-from cache.dirty import DirtyFile
 from cache.drive import Drive
-from cache.journal_format import OFFSET_BITS
-from cache.pieces import Data
+from cache.journal.dirty import DirtyFile
+from cache.journal.format import OFFSET_BITS
+from cache.journal.pieces import Data
 
 
 class Unreadable:

@@ -9,20 +9,20 @@ from pathlib import Path
 
 import trio
 
-from backend.block_index import BlockIndex
-from backend.block_store import BlockStore
-from backend.commit_log import CommitLog
-from backend.directory_node import DirectoryNode
-from backend.erasure import Profile, code_for
-from backend.keys import DriveKeys
-from backend.lease import Lease, boot_clock
-from backend.lease_record import Holder
-from backend.local_upstream import LocalUpstream
-from backend.node import Node
-from backend.node_identity import NodeIdentity, initialise_directory_node
-from backend.placement import ClusterMap, ClusterNode
-from backend.process_identity import Life, life_of, this_process
-from backend.replicated_objects import Ranking, ReplicatedObjects, ranking_of
+from backend.blocks.block_index import BlockIndex
+from backend.blocks.block_store import BlockStore
+from backend.coding.erasure import Profile, code_for
+from backend.coding.placement import ClusterMap, ClusterNode
+from backend.commits.commit_log import CommitLog
+from backend.commits.lease import Lease, boot_clock
+from backend.commits.lease_record import Holder
+from backend.commits.process_identity import Life, life_of, this_process
+from backend.commits.replicated_objects import Ranking, ReplicatedObjects, ranking_of
+from backend.keys.keys import DriveKeys
+from backend.local.local_upstream import LocalUpstream
+from backend.nodes.directory import DirectoryNode
+from backend.nodes.identity import NodeIdentity, initialise_directory_node
+from backend.nodes.node import Node
 from backend.upstream import Head
 
 DRIVE = bytes(range(16))

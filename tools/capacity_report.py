@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backend.capacity import CapacityModel
-from backend.drive_file import DriveFile
-from backend.erasure import Profile
-from backend.node import Space
+from backend.cluster import DriveFile
+from backend.coding import CapacityModel, Profile
+from backend.nodes import Space
 from tools.compose import cluster_map
 from tools.quantities import format_size
 

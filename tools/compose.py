@@ -22,13 +22,19 @@ from typing import Final
 
 import trio
 
-from backend import at_rest, cluster_change, drive_file, key_slots, repair_record
-from backend.block_index import BlockIndex
-from backend.block_store import BlockStore
-from backend.commit_log import CommitLog
-from backend.directory_node import DirectoryNode
-from backend.drive_file import DriveFile, NodeEntry
-from backend.erasure import Profile, code_for
+from backend.blocks import BlockIndex, BlockStore
+from backend.care import Scrub, StoreHealth, repair_record
+from backend.cluster import DriveFile, NodeEntry, cluster_change, drive_file
+from backend.coding import ClusterMap, ClusterNode, Profile, code_for
+from backend.commits import (
+    DEFAULT_SECONDS,
+    SILENT_SECONDS,
+    CommitLog,
+    Lease,
+    ReplicatedObjects,
+    ranking_of,
+    this_process,
+)
 from backend.errors import (
     CorruptError,
     DriveError,
@@ -38,31 +44,19 @@ from backend.errors import (
     UnavailableError,
     WrongKeyError,
 )
-from backend.key_slots import Secret
-from backend.keys import DriveKeys
-from backend.lease import DEFAULT_SECONDS, SILENT_SECONDS, Lease
-from backend.leased_node import LeasedNode
-from backend.local_upstream import LocalUpstream
-from backend.metered_node import MeteredNode
-from backend.node import Node
-from backend.node_identity import NodeIdentity, read_identity
-from backend.pack_store import PackStore
-from backend.patience import ask
-from backend.placement import ClusterMap, ClusterNode
-from backend.process_identity import this_process
-from backend.replicated_objects import ReplicatedObjects, ranking_of
-from backend.retry_node import RetryNode
-from backend.scrub import Scrub
-from backend.store_health import StoreHealth
+from backend.keys import DriveKeys, Secret, key_slots
+from backend.local import LocalUpstream
+from backend.nodes import DirectoryNode, LeasedNode, MeteredNode, Node, NodeIdentity, RetryNode, read_identity
+from backend.packs import PackStore
+from backend.system import ask, at_rest
 from backend.upstream import Head
-from cache import stale
-from cache.block_cache import BlockCache
-from cache.block_codec import BlockCodec
+from cache.blocks import BlockCache, BlockCodec
 from cache.drive import Drive
-from cache.local_state import LocalState
+from cache.local import LocalState, stale
 from cache.opening import DriveOptions, Secrets, StaleCacheError, open_drive
-from tools import mounts, old_place, pairing
-from tools.places import Folders
+from tools import old_place, pairing
+from tools.host import mounts
+from tools.host.places import Folders
 
 INDEX_FILE: Final = "blocks.db"
 ENDING_SECONDS: Final = 15.0

@@ -21,10 +21,10 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from mountfs.control_address import addresses, peer, within_reach
-from tools import mounts
 from tools.deadline import Deadline
 from tools.errors import ToolError
-from tools.mounts import Mount
+from tools.host import mounts
+from tools.host.mounts import Mount
 
 CONTROL_ATTRIBUTE: Final = "user.drivefs.control"
 ANSWER_SECONDS: Final = 10.0
@@ -92,7 +92,8 @@ class ControlClient:
         return Synced(str(answer.get("notice", "")), str(answer.get("short", "")))
 
     def call(self, name: str, arguments: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
-        """What the call `name` (`cache.calls`) answers to `arguments`. `ToolError` with its refusal."""
+        """What the call `name` (`cache.services.calls`) answers to `arguments`. `ToolError` with its
+        refusal."""
         asked = self._ask("POST", f"/calls/{name}", Deadline(timeout), dict(arguments))
         answer: dict[str, Any] = asked.json()
         return answer

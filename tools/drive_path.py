@@ -9,9 +9,9 @@ import os
 from pathlib import PurePath
 from urllib.parse import quote, unquote_to_bytes
 
-from tools import mounts
 from tools.control_client import ControlClient, NotMountedError
 from tools.errors import ToolError
+from tools.host import mounts
 
 _BY_NAME = "by-name"
 

@@ -49,5 +49,5 @@ def parser_of(modules: Iterable[str]) -> Parser:
     parser = Parser(prog="drivefs", description="Look at a mounted drivefs drive.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
     for module in modules:
-        import_module(f"tools.{module}").register(commands)
+        import_module(f"tools.commands.{module}").register(commands)
     return parser

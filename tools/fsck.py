@@ -26,23 +26,22 @@ from typing import Final
 
 import trio
 
-from backend import check_nodes, check_places, durable, failpoints
-from backend.check_nodes import Survey
-from backend.crypto import plain_hash
-from backend.drive_file import NodeEntry
+from backend import failpoints
+from backend.cluster import NodeEntry, Survey, check_nodes, check_places
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError
 from backend.findings import Finding, Findings
-from backend.patience import ask
-from cache.local_state import LOCK_FILE, NAMESPACE_FILE, set_namespace_aside
-from cache.lost_files import LostRange
+from backend.system import ask, durable, plain_hash
+from cache.local import LOCK_FILE, NAMESPACE_FILE, set_namespace_aside
 from cache.opening import DriveOptions
-from tools import compose, errors, old_drive, places
-from tools.check_drive import DriveCheck
-from tools.check_report import counts
+from cache.retention import LostRange
+from tools import compose, errors, old_drive
+from tools.check.check_drive import DriveCheck
+from tools.check.check_report import counts
 from tools.compose import UnlockedDrive
 from tools.errors import ExitCodes, Parser, ReportedError
-from tools.places import Folders
-from tools.progress import Progress
+from tools.host import places
+from tools.host.places import Folders
+from tools.host.progress import Progress
 from tools.secret_source import SecretSource
 from tools.terminal import complain, is_terminal, say
 

@@ -14,16 +14,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from backend import drive_file, durable, key_slots
-from backend.directory_node import space_of
-from backend.drive_file import DriveFile, NodeEntry
-from backend.erasure import Profile
+from backend.cluster import DriveFile, NodeEntry, drive_file
+from backend.coding import Profile, require_nodes
 from backend.errors import UsageError
-from backend.key_slots import Secret
-from backend.keys import DRIVE_ID_SIZE, new_drive_key
-from backend.node_identity import initialise_directory_node
-from backend.placement import require_nodes
-from backend.recovery_key import new_recovery_key
+from backend.keys import DRIVE_ID_SIZE, Secret, key_slots, new_drive_key, new_recovery_key
+from backend.nodes import initialise_directory_node, space_of
+from backend.system import durable
 from tools import errors, old_drive
 from tools.capacity_report import describe_limit, describe_needs
 from tools.compose import cluster_map

@@ -23,14 +23,15 @@ import trio
 from backend import failpoints, file_limit
 from cache.drive import Drive
 from cache.opening import DriveOptions
-from cache.publisher import Intervals
+from cache.publish import Intervals
 from mountfs import session
-from tools import compose, daemon, errors, mount_options, mounts, namespaces, places, remount
+from tools import compose, errors, mount_options, remount
 from tools.compose import UnlockedDrive
 from tools.errors import MOUNT_CODES, Parser, ToolError
-from tools.logs import log_to_file, log_to_terminal
+from tools.host import daemon, mounts, namespaces, places
+from tools.host.logs import log_to_file, log_to_terminal
+from tools.host.places import Folders
 from tools.mount_options import MountOptions
-from tools.places import Folders
 from tools.secret_source import SecretSource
 from tools.terminal import complain, say
 
@@ -151,7 +152,8 @@ def _see_for_ourselves(mountpoint: str) -> None:
 
 
 def _open_many_files() -> None:
-    """Fragments that are read at random stay open (`backend.open_files`): take all that the user may have."""
+    """Fragments that are read at random stay open (`backend.nodes.open_files`): take all that the user may
+    have."""
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 

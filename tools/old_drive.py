@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 
-from backend import drive_file, durable, lease, lease_record, node_files, node_identity
+from backend.cluster import drive_file
+from backend.commits import lease, lease_record, life_of, this_process
 from backend.errors import CorruptError, DriveError, FormatError, LeaseHeldError, NodeError, NotFoundError
-from backend.patience import ask
-from backend.process_identity import life_of, this_process
-from tools import mounts
+from backend.nodes import files as node_files
+from backend.nodes import identity as node_identity
+from backend.system import ask, durable
 from tools.errors import ToolError
+from tools.host import mounts
 
 
 def require_unused(folder: str, paths: Sequence[str]) -> None:

@@ -21,9 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from backend import at_rest, durable
-from cache.local_state import JOURNAL, LOCK_FILE, NAMESPACE_FILE, STALE, TIME_FORMAT, locked
-from tools.places import Folders
+from backend.system import at_rest, durable
+from cache.local import JOURNAL, LOCK_FILE, NAMESPACE_FILE, STALE, TIME_FORMAT, locked
+from tools.host.places import Folders
 
 _NAMES: Final = (JOURNAL, "lost", *(NAMESPACE_FILE + suffix for suffix in at_rest.SUFFIXES))
 _STALE_MARK: Final = ".stale-"

@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from backend import at_rest, durable
+from backend.system import at_rest, durable
 from tools.errors import ToolError
-from tools.places import Folders, has_journal
+from tools.host.places import Folders, has_journal
 
 NOTE: Final = "pair.json"
 _MOST: Final = 1000

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from backend.errors import UsageError
-from tools import mount_options, mounts
+from tools import mount_options
 from tools.control_client import ControlClient
 from tools.errors import ToolError
+from tools.host import mounts
 from tools.terminal import complain
 
 WORD: Final = "remount"

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from backend.errors import UsageError
-from backend.key_slots import KEY_FILE_MAX, Secret
+from backend.keys import KEY_FILE_MAX, Secret
 from tools.errors import ToolError
 from tools.terminal import complain, is_terminal
 

@@ -19,10 +19,11 @@ import select
 from collections.abc import Sequence
 from contextlib import closing
 
-from tools import errors, mounts, namespaces
+from tools import errors
 from tools.control_client import ControlClient, NoAnswerError, NotMountedError
 from tools.deadline import Deadline
 from tools.errors import MOUNT_CODES, Parser, ToolError
+from tools.host import mounts, namespaces
 from tools.quantities import parse_duration
 from tools.terminal import complain, say
 
@@ -124,8 +125,8 @@ def _see_that_it_is_kept(mount: mounts.Mount) -> None:
     if "ro" in mount.options:
         return
     # What these need takes longer to import than a mount takes to unmount.
-    from backend import drive_file
-    from tools import places
+    from backend.cluster import drive_file
+    from tools.host import places
 
     where = os.path.join(mount.source, drive_file.FILE_NAME)
     state = places.state_folder(drive_file.load(where).id.hex(), None, os.environ)

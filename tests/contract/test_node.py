@@ -1,4 +1,4 @@
-"""What every kind of node and every wrapper promises (backend.node.Node)."""
+"""What every kind of node and every wrapper promises (backend.nodes.node.Node)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend.directory_node import DirectoryNode
 from backend.errors import ConflictError, FencedError, NotFoundError
-from backend.leased_node import LeasedNode
-from backend.metered_node import MeteredNode
-from backend.node import Node
-from backend.node_identity import NodeIdentity, initialise_directory_node
-from backend.rate_limited_node import RateLimitedNode, TokenBucket
-from backend.retry_node import RetryNode
+from backend.nodes.directory import DirectoryNode
+from backend.nodes.identity import NodeIdentity, initialise_directory_node
+from backend.nodes.leased import LeasedNode
+from backend.nodes.metered import MeteredNode
+from backend.nodes.node import Node
+from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
+from backend.nodes.retry import RetryNode
 from tests.faulty_node import FaultyNode
 
 DRIVE = bytes(range(16))

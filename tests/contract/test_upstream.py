@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from backend.commit_format import commit_hash
-from backend.commit_log import EMPTY
+from backend.commits.commit_format import commit_hash
+from backend.commits.commit_log import EMPTY
 from backend.errors import (
     ConflictError,
     FencedError,
@@ -22,7 +22,7 @@ from backend.errors import (
     ReadOnlyError,
     RollbackError,
 )
-from backend.local_upstream import LocalUpstream
+from backend.local.local_upstream import LocalUpstream
 from backend.upstream import BlockId, Commit, Head, SealedBlock, Upstream
 from tests.memory_node import memory_nodes
 from tests.upstreams import LocalDrive, directory_nodes

@@ -24,9 +24,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-from backend import durable
-from backend.durable import Durable
-from backend.node import Buffer
+from backend.buffer import Buffer
+from backend.system import durable
+from backend.system.durable import Durable
 
 SECTORS = (512, 4096)
 Write = tuple[int, bytes | None]

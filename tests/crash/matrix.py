@@ -28,8 +28,8 @@ from backend import failpoints
 from backend.errors import DriveError
 from cache.drive import Drive
 from cache.errors import FileSystemError
-from cache.operations import ROOT_INODE
-from cache.retention import Policy
+from cache.namespace.operations import ROOT_INODE
+from cache.retention.retention import Policy
 from tests.crash.lossy_durable import LossyDurable
 from tests.crash.lossy_sqlite import all_lossy, cut_all
 from tests.crash.steps import CHANGES, STATES, state_of

@@ -10,9 +10,9 @@ from functools import partial
 from stat import S_IFDIR, S_IFREG, S_ISREG
 from typing import Final
 
-from cache.acl import ACCESS, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, AclEntry, encode
 from cache.drive import Drive
-from cache.operations import ROOT_INODE
+from cache.namespace.acl import ACCESS, GROUP_OBJ, MASK, OTHER, USER, USER_OBJ, AclEntry, encode
+from cache.namespace.operations import ROOT_INODE
 from tests.drives import content
 
 State = dict[bytes, tuple[int, dict[bytes, bytes], bytes]]

@@ -16,16 +16,16 @@ from stat import S_IFDIR, S_IFREG
 
 import pytest
 
-from backend import durable
-from backend.durable import Durable
+from backend.buffer import Buffer
 from backend.errors import CorruptError
-from backend.node import Buffer
-from cache.calls import calls_of
+from backend.system import durable
+from backend.system.durable import Durable
 from cache.drive import Drive
 from cache.errors import InputOutputError, NoSpaceLeftError
-from cache.journal_format import OFFSET_BITS
-from cache.namespace import Namespace
-from cache.operations import ROOT_INODE, Create
+from cache.journal.format import OFFSET_BITS
+from cache.namespace.namespace import Namespace
+from cache.namespace.operations import ROOT_INODE, Create
+from cache.services.calls import calls_of
 from tests.drives import QUIET, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 from tests.mount.mounted import run

@@ -21,12 +21,12 @@ import trio.testing
 
 from backend import failpoints
 from backend.errors import CorruptError
-from backend.local_upstream import LocalUpstream
+from backend.local.local_upstream import LocalUpstream
 from backend.upstream import BlockId
 from cache.drive import Drive
-from cache.history import History
-from cache.operations import ROOT_INODE
-from cache.retention import Policy
+from cache.history.history import History
+from cache.namespace.operations import ROOT_INODE
+from cache.retention.retention import Policy
 from tests.contents import STORED_KINDS
 from tests.contents import content as made_of
 from tests.drives import content_of, make_file, opened, tree

@@ -16,16 +16,16 @@ from stat import S_IFREG
 
 import pytest
 
-from backend import durable
-from backend.durable import Durable
 from backend.errors import NoSpaceError, TransientError
+from backend.system import durable
+from backend.system.durable import Durable
 from cache.drive import Drive
-from cache.journal_format import OFFSET_BITS
-from cache.namespace import Namespace
-from cache.operations import ROOT_INODE
+from cache.journal.format import OFFSET_BITS
+from cache.namespace.namespace import Namespace
+from cache.namespace.operations import ROOT_INODE
 from tests.drives import QUIET, content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
-from tests.unit.test_journal_scan import names
+from tests.unit.cache.journal.test_journal_scan import names
 
 pytestmark = pytest.mark.logs_warnings
 LARGE = b"large" * 14_000

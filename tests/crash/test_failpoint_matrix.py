@@ -33,13 +33,13 @@ from tests.crash.steps import CHANGES, STATES, State, state_of
 from tests.crash.test_collection import State as PastState
 from tests.crash.test_collection import state_at
 from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_empty_drive
-from tests.unit.test_node_changes import STEPS as NODE_CHANGES
+from tests.unit.tools.commands.test_node_changes import STEPS as NODE_CHANGES
 
 pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(120)]
 
 ELSEWHERE = {*NODE_CHANGES, "pack.before-stand-in"}
-"""Reached only when nodes come and go (tests/unit/test_node_changes.py: killed at each, failures), and with
-more nodes than fragments (tests/unit/test_block_store.py)."""
+"""Reached only when nodes come and go (tests/unit/tools/commands/test_node_changes.py: killed at each,
+failures), and with more nodes than fragments (tests/unit/backend/blocks/test_block_store.py)."""
 NAMES = sorted(failpoints.FAILPOINTS.keys() - ELSEWHERE)
 SEED = int(os.environ.get("MATRIX_SEED", random.randrange(1 << 30)))
 PINNED = 3

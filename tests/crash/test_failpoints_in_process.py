@@ -25,8 +25,8 @@ from backend.errors import DriveError
 from backend.upstream import Commit, Head
 from cache.drive import Drive
 from cache.errors import FileSystemError
-from cache.graft import Graft
-from cache.operations import ROOT_INODE
+from cache.namespace.operations import ROOT_INODE
+from cache.services.clone import Graft
 from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 

@@ -17,7 +17,7 @@ import pytest
 
 from backend.errors import TransientError
 from cache.drive import Drive
-from cache.operations import ROOT_INODE
+from cache.namespace.operations import ROOT_INODE
 from tests.contents import KINDS
 from tests.contents import content as made_of
 from tests.crash.lossy_durable import LossyDurable

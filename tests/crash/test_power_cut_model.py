@@ -23,10 +23,10 @@ from backend import failpoints
 from backend.errors import TransientError
 from cache.attributes import AttributeChange
 from cache.drive import Drive
-from cache.journal import Journal
-from cache.journal_scan import PendingCommit
-from cache.namespace import Namespace
-from cache.operations import ROOT_INODE
+from cache.journal.journal import Journal
+from cache.journal.scan import PendingCommit
+from cache.namespace.namespace import Namespace
+from cache.namespace.operations import ROOT_INODE
 from tests.contents import KINDS
 from tests.contents import content as made_of
 from tests.crash.lossy_durable import LossyDurable

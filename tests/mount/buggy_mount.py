@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cache.content import Content
+from cache.blocks.content import Content
 from tools import mount
 
 SIZE: Final = 4711

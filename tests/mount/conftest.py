@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.mounted import MountedDrive, new_folder
-from tools import mounts
+from tools.host import mounts
 
 NewDrive = Callable[[], MountedDrive]
 

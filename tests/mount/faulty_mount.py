@@ -19,10 +19,10 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from backend.directory_node import DirectoryNode
-from backend.node import Space
-from backend.node_identity import NodeIdentity
-from backend.open_files import OpenFile, OpenFiles
+from backend.nodes.directory import DirectoryNode
+from backend.nodes.identity import NodeIdentity
+from backend.nodes.node import Space
+from backend.nodes.open_files import OpenFile, OpenFiles
 from tools import compose, mount
 
 VARIABLE: Final = "TEST_NODE_FAULTS"

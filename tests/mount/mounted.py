@@ -20,9 +20,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from tools import mounts
 from tools.control_client import ControlClient
 from tools.errors import ToolError
+from tools.host import mounts
 
 ROOT: Final = Path(__file__).parents[2]
 TOOL_SECONDS: Final = 120.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.mounted import MountedDrive, run, succeed, wait_for_end
-from tools import mounts
+from tools.host import mounts
 
 pytestmark = [
     pytest.mark.mount,

@@ -14,7 +14,7 @@ from typing import Final
 
 import pytest
 
-from backend.lease import DEFAULT_SECONDS
+from backend.commits.lease import DEFAULT_SECONDS
 from tests.contents import STORED_KINDS, content
 from tests.crash.test_kill_mount import wait_until
 from tests.mount.conftest import drive, fuse, unmade_drive

@@ -1,6 +1,6 @@
 """Disks that fill up, for real: small file systems under the nodes, and under this machine's state and cache.
 
-To mount them takes root; `tests/unit/test_full_drive.py` and `test_local_room.py` try the same without.
+To mount them takes root; `tests/unit/cache/test_full_drive.py` and `test_local_room.py` try the same without.
 """
 
 from __future__ import annotations

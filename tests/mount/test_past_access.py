@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from cache import acl
+from cache.namespace import acl
 from tests.mount.mounted import MountedDrive, perform
-from tools import mounts
+from tools.host import mounts
 
 pytestmark = [
     pytest.mark.mount,

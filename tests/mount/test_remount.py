@@ -12,7 +12,8 @@ from itertools import chain, combinations
 import pytest
 
 from tests.mount.mounted import MountedDrive, Result, succeed
-from tools import mounts, remount
+from tools import remount
+from tools.host import mounts
 
 pytestmark = [pytest.mark.mount]
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="to remount needs root")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.mounted import MountedDrive, run, wait_for_end
-from tools import mounts
+from tools.host import mounts
 
 pytestmark = [
     pytest.mark.mount,

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from backend.errors import CorruptError
-from cache.history import History
-from cache.namespace import Namespace
-from cache.operations import (
+from cache.history.history import History
+from cache.namespace.namespace import Namespace
+from cache.namespace.operations import (
     Create,
     Delete,
     Forget,
@@ -39,9 +39,9 @@ from cache.operations import (
     decode,
     encode,
 )
-from cache.point_store import Gap
-from cache.rows import Extent, InodeRow
-from cache.snapshot import export, verify_hostile
+from cache.namespace.points import Gap
+from cache.namespace.rows import Extent, InodeRow
+from cache.publish.snapshot import export, verify_hostile
 from tests.property.namespace_model import Invalid, Model, State
 
 TABLES = ("inode", "dentry", "xattr", "extent")

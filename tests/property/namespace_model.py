@@ -1,6 +1,6 @@
 """A naive namespace: plain dictionaries, and a full copy of everything at each commit.
 
-It versions nothing and knows no SQL; what `cache.namespace` says of any commit is compared with the
+It versions nothing and knows no SQL; what `cache.namespace.namespace` says of any commit is compared with the
 copy. File content is kept byte by byte. Invalid operations raise `Invalid` before any change.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from stat import S_ISDIR, S_ISREG
 from typing import Any
 
-from cache.operations import (
+from cache.namespace.operations import (
     Create,
     Delete,
     Link,

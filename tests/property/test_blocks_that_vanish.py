@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from backend.errors import TransientError
 from backend.upstream import BlockId, Commit, Head
 from cache.drive import Drive
-from cache.operations import ROOT_INODE
+from cache.namespace.operations import ROOT_INODE
 from tests.contents import contents
 from tests.drives import content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from backend.capacity import CapacityModel, is_full, reserve
-from backend.erasure import Profile
-from backend.node import Space
-from backend.placement import ClusterMap, ClusterNode, place, stand_ins
+from backend.coding.capacity import CapacityModel, is_full, reserve
+from backend.coding.erasure import Profile
+from backend.coding.placement import ClusterMap, ClusterNode, place, stand_ins
+from backend.nodes.node import Space
 from backend.upstream import Capacity
 
 PROFILES = [Profile.parse(text) for text in ("2+1", "4+2", "copies:1", "copies:3", "3+2")]

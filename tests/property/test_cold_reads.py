@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cache.drive import Drive
-from cache.operations import ROOT_INODE
+from cache.namespace.operations import ROOT_INODE
 from tests.contents import KINDS, Kind, content, contents
 from tests.drives import make_file, opened
 from tests.memory_node import memory_nodes

@@ -23,15 +23,15 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import cache.chunking
+import cache.blocks.chunking
+import cache.blocks.sealer
 import cache.drive
-import cache.sealer
 from backend.errors import TransientError
 from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import FileSystemError
-from cache.operations import ROOT_INODE
-from cache.retention import Policy
+from cache.namespace.operations import ROOT_INODE
+from cache.retention.retention import Policy
 from tests.contents import contents
 from tests.drives import QUIET, content, opened
 from tests.memory_upstream import MemoryUpstream
@@ -418,12 +418,12 @@ class Run:
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache.chunking, "MIN_BLOCK", 64)
-    monkeypatch.setattr(cache.chunking, "AVERAGE_BLOCK", 256)
-    monkeypatch.setattr(cache.chunking, "MAX_BLOCK", 1024)
-    monkeypatch.setattr(cache.sealer, "MIN_BLOCK", 64)
-    monkeypatch.setattr(cache.sealer, "WINDOW", 3000)
-    monkeypatch.setattr(cache.sealer, "AHEAD", 4000)
+    monkeypatch.setattr(cache.blocks.chunking, "MIN_BLOCK", 64)
+    monkeypatch.setattr(cache.blocks.chunking, "AVERAGE_BLOCK", 256)
+    monkeypatch.setattr(cache.blocks.chunking, "MAX_BLOCK", 1024)
+    monkeypatch.setattr(cache.blocks.sealer, "MIN_BLOCK", 64)
+    monkeypatch.setattr(cache.blocks.sealer, "WINDOW", 3000)
+    monkeypatch.setattr(cache.blocks.sealer, "AHEAD", 4000)
     monkeypatch.setattr(cache.drive, "AHEAD", 4000)
 
 

@@ -18,7 +18,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backend.errors import UnavailableError
-from cache.local_state import LocalState
+from cache.local.local_state import LocalState
 from tests.contents import content
 from tests.drives import QUIET, make_file, tree
 from tests.hostile import MARK, Attack, Hostile, attacks

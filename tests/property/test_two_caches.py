@@ -26,9 +26,9 @@ from backend import failpoints
 from backend.errors import DriveError
 from cache.drive import Drive
 from cache.errors import FileSystemError
+from cache.namespace.operations import ROOT_INODE
 from cache.opening import StaleCacheError
-from cache.operations import ROOT_INODE
-from cache.retention import Policy
+from cache.retention.retention import Policy
 from tests.contents import KINDS, content
 from tests.drives import content_of, make_file, opened
 from tests.memory_node import MemoryNode, memory_nodes

@@ -18,7 +18,7 @@ from backend.errors import TransientError
 from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.errors import InputOutputError, UnreadableError
-from cache.operations import ROOT_INODE
+from cache.namespace.operations import ROOT_INODE
 from tests.contents import contents
 from tests.drives import content, content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream

@@ -15,12 +15,12 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from backend.erasure import Profile, code_for
+from backend.care.scrub import Scrub
+from backend.coding.erasure import Profile, code_for
 from backend.errors import CorruptError, DriveError
-from backend.scrub import Scrub
 from backend.upstream import SealedBlock
 from cache.drive import Drive
-from cache.operations import ROOT_INODE
+from cache.namespace.operations import ROOT_INODE
 from tests.contents import contents
 from tests.drives import content_of, make_file, opened
 from tests.memory_node import MemoryNode, memory_nodes

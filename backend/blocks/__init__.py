@@ -1,0 +1,6 @@
+"""The block store: which block lies where, what is on its way, what goes."""
+
+from backend.blocks.block_index import BlockIndex, BlockLocation
+from backend.blocks.block_store import BlockStore
+
+__all__ = ["BlockIndex", "BlockLocation", "BlockStore"]

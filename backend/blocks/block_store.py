@@ -1,0 +1,385 @@
+"""The block store: dedup, packing, storing at write quorum, reading, repair, rebuilding the index.
+
+It implements the block half of `backend.upstream.Upstream`: `missing`, `put_blocks`, `flush`, `redundancy`,
+`get_block`, `get_block_again`, `report_wrong`, `stored_blocks`, `release`, `revive`, `sizes`, `compact`,
+`status` and `close`; what those promise is said there. How space is given back: `backend.blocks.compaction`.
+
+Invariants:
+1. A block is in the buffer or in the index from `put_blocks` on; it passes from one to the other without
+   an await in between, and only after its pack is durable at write quorum (I4).
+2. At most `parallel` packs are being stored. One that fails is kept and tried again with growing waits, at
+   once when `flush` asks, until it is stored: nothing taken is ever dropped while the process lives.
+3. All state is touched by the event loop's thread only; encoding, hashing and node I/O run in threads.
+4. Tasks belong to the nursery inside `run`; cancelling it loses only what was not flushed.
+5. A released block is missing for writers from the moment of its release. Given again, it is stored anew and
+   read from there; the old copy may go at any time. What was released in an earlier session goes only after
+   it was released again in this one: in between another mount may have found a use for it (I3).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import trio
+
+from backend.blocks.block_buffer import DEFAULT_CAPACITY, DEFAULT_TARGET, BlockBuffer, PendingPack
+from backend.blocks.block_index import BlockIndex, BlockLocation
+from backend.blocks.block_reader import BlockReader
+from backend.blocks.compaction import Compactor, Verify
+from backend.blocks.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
+from backend.blocks.presence import Presence
+from backend.blocks.repair_queue import FIRST_WAIT as REPAIR_WAIT
+from backend.blocks.repair_queue import NoteRepair, RepairQueue, forget
+from backend.buffer import Buffer
+from backend.coding import CapacityModel, ClusterMap, ErasureCode, ask_status
+from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError, UsageError
+from backend.failpoints import declare, failpoint
+from backend.nodes import Node, Space
+from backend.packs import MAX_BLOCK_SIZE, Pack, PackStore, PackWrite, require_placeable
+from backend.upstream import (
+    BlockId,
+    BlockPart,
+    CompactionReport,
+    SealedBlock,
+    Shortfall,
+    StoreStatus,
+)
+
+AFTER_QUORUM: Final = declare(
+    "blocks.after-quorum", "a pack is durable at write quorum; the index does not know it yet"
+)
+AFTER_INDEX: Final = declare(
+    "blocks.after-index", "a pack is stored and in the index; who waits for flush does not know it yet"
+)
+
+PARALLEL: Final = 4
+FIRST_WAIT: Final = 0.5
+LONGEST_WAIT: Final = 30.0
+STRAGGLER_PATIENCE: Final = 1.0
+RECONCILE_AGAIN: Final = 5.0
+
+log = logging.getLogger(__name__)
+
+
+class BlockStore:
+    """Called by many tasks at once. `run` must be running for anything to be stored; call `reconcile`
+    once after opening (or `rebuild_index` if the index is new). `nodes` are by name."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        code: ErasureCode,
+        cluster: ClusterMap,
+        drive_id: bytes,
+        pack_key: bytes,
+        index: BlockIndex,
+        *,
+        linger: float = 0.2,
+        target: int = DEFAULT_TARGET,
+        capacity: int = DEFAULT_CAPACITY,
+        parallel: int = PARALLEL,
+        hedge_after: float = 0.5,
+        repair_wait: float = REPAIR_WAIT,
+        note_repair: NoteRepair = forget,
+    ) -> None:
+        require_placeable(cluster, nodes)
+        self._nodes = nodes
+        self._drive_id = drive_id
+        self._pack_key = pack_key
+        self._index = index
+        self._linger = linger
+        self._data_share = code.profile.k / code.profile.total
+        self._capacity = CapacityModel(cluster, code.profile)
+        self._slots = trio.Semaphore(parallel)
+        self._buffer = BlockBuffer(capacity, target)
+        self._packs = PackStore(nodes, code, cluster, drive_id, pack_key, self._note_wrong, hedge_after)
+        self._repairs = RepairQueue(nodes, self._packs, index, self._is_pending, repair_wait, note_repair)
+        self._reconciliation = IndexReconciliation(
+            nodes, self._packs, index, drive_id, pack_key, self._is_pending
+        )
+        self._compactor = Compactor(
+            nodes, self._packs, index, drive_id, pack_key, self._is_pending, self._repairs.wake
+        )
+        self._compact_lock = trio.Lock()
+        self._released = False
+        index.set_parity(code.profile.m)
+        self._presence = Presence(index, code.profile.m)
+        self._reader = BlockReader(
+            index, self._packs.reader, self._presence, self._locate, self._moved, self._suspect
+        )
+        self._reconcile_lock = trio.Lock()
+        self._reconciled_at = -RECONCILE_AGAIN
+        self._away: tuple[str, ...] = ()
+        self._incomplete = 0
+        """packs with too few fragments on the nodes that answered, which the index does not know"""
+        self._nodes_are_away = trio.Event()
+
+    @property
+    def repairs(self) -> RepairQueue:
+        """For tools that want everything repaired now."""
+        return self._repairs
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Store what is put, repair, and look again for nodes that were away; until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._repairs.run)
+            nursery.start_soon(self._reconcile_until_complete)
+            task_status.started()
+            while True:
+                await self._slots.acquire()
+                pack = await self._buffer.next_pack(self._linger)
+                nursery.start_soon(self._store, nursery, pack)
+
+    async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
+        await trio.lowlevel.checkpoint()
+        return {block for block in ids if not self._has(block)}
+
+    async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
+        for block in blocks:
+            if not self._has(block.id):
+                await self._buffer.wait_for_room(len(block.data))
+            if not self._has(block.id):
+                self._buffer.take(block)
+        await trio.lowlevel.checkpoint()
+
+    async def flush(self) -> None:
+        self._buffer.close_open()
+        waits = [(pack, pack.failures) for pack in self._buffer.packs()]
+        for pack, _ in waits:
+            pack.retry.set()
+        for pack, failures in waits:
+            await pack.wait_stored(failures)
+        await trio.lowlevel.checkpoint()
+
+    async def redundancy(self, patience: float) -> Shortfall:
+        """As in `Upstream`. A node that was away counts as such until it is compared with the index."""
+        if self._away and await self._any_is_back():
+            with trio.move_on_after(patience):
+                await self.reconcile()
+        short = await self._repairs.settle(patience, self._away)
+        if not (self._away and self._incomplete):
+            return short
+        names = tuple(sorted({*short.nodes, *self._away}))
+        return Shortfall(short.packs + self._incomplete, names)
+
+    async def get_block(self, block: BlockId) -> Buffer:
+        return (await self.get_block_part(block, 0, MAX_BLOCK_SIZE)).data
+
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
+        buffered = self._buffer.read(block)
+        if buffered is not None:
+            return BlockPart(buffered[offset : offset + length], len(buffered))
+        return await self._reader.part(block, offset, length)
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        buffered = self._buffer.read(block)
+        if buffered is not None:
+            return bytes(buffered)
+        return await self._reader.again(block)
+
+    async def report_wrong(self, block: BlockId) -> bool:
+        await trio.lowlevel.checkpoint()
+        return self._reader.report_wrong(block)
+
+    async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
+        await trio.lowlevel.checkpoint()
+        return self._index.ids_after(after, limit)
+
+    async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
+        await trio.lowlevel.checkpoint()
+        self._released = True
+        return self._index.set_dying(blocks, time.time_ns())
+
+    async def revive(self, blocks: Sequence[BlockId]) -> None:
+        await trio.lowlevel.checkpoint()
+        self._index.revive(blocks)
+
+    async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
+        await trio.lowlevel.checkpoint()
+        lengths = ((block, self._index.length(block)) for block in blocks)
+        return {block: length for block, length in lengths if length is not None}
+
+    async def compact(
+        self, verify: Verify, grace: float, bytes_per_second: float, *, debris: bool
+    ) -> CompactionReport:
+        """As in `Upstream`; `verify` confirms the lease, or raises."""
+        if not self._released:
+            raise UsageError("blocks are deleted only after they were released in this session")
+        async with self._compact_lock:
+            until_ns = time.time_ns() - int(grace * 1e9)
+            report = await self._compactor.run(verify, until_ns, bytes_per_second)
+            if debris and not self._away:
+                report.debris = await self._compactor.sweep_debris(verify)
+        return report
+
+    async def status(self) -> StoreStatus:
+        found = await ask_status(self._nodes.values())
+        for name in filter(self._packs.has_refused_space, found):
+            found[name] = replace(found[name], free=0, full=True)
+        sums = self._index.statistics()
+        spaces = {
+            name: Space(node.total, node.free, node.filesystem)
+            for name, node in found.items()
+            if node.state == "ok"
+        }
+        return StoreStatus(
+            sums.blocks,
+            sums.block_bytes,
+            sums.packs,
+            sums.stored_bytes,
+            self._buffer.size,
+            sums.packs_to_repair,
+            tuple(found[name] for name in self._nodes),
+            self._data_share,
+            self._capacity.capacity(spaces),
+            self._capacity.takers(spaces),
+            self._capacity.write_quorum,
+        )
+
+    async def close(self) -> None:
+        """Close the index; cancel `run` before."""
+        await trio.lowlevel.checkpoint()
+        self._index.close()
+
+    async def reconcile(self, progress: Progress | None = None) -> ReconcileReport:
+        """Make the index agree with the nodes: add packs that it does not know, queue those for repair
+        whose fragments are not listed. Forgets nothing. Idempotent; `run` repeats it by itself while
+        nodes are away."""
+        async with self._reconcile_lock:
+            report = await self._reconciliation.run(progress)
+            self._incomplete = report.incomplete
+            self._note_away(report.away)
+            self._repairs.wake()
+        if report.unreadable:
+            log.warning("packs whose index cannot be read: %s", ", ".join(report.unreadable))
+        return report
+
+    async def rebuild_index(self, progress: Progress | None = None) -> ReconcileReport:
+        """Forget the index and make it anew from the packs on the nodes alone. If it is interrupted,
+        `reconcile` goes on with it."""
+        self._index.clear()
+        return await self.reconcile(progress)
+
+    def _note_away(self, names: Sequence[str]) -> None:
+        self._away = tuple(names)
+        self._presence.note_away(names)
+        self._reconciled_at = trio.current_time()
+        if names:
+            self._nodes_are_away.set()
+        else:
+            self._nodes_are_away = trio.Event()
+
+    def _has(self, block: BlockId) -> bool:
+        return block in self._buffer or self._presence.has(block)
+
+    def _is_pending(self, pack_id: bytes) -> bool:
+        return self._buffer.has_pack(pack_id) or self._packs.is_unsettled(pack_id)
+
+    def _note_wrong(self, pack: Pack, fragment: int) -> None:
+        if pack.missing >> fragment & 1 or self._index.is_doomed(pack.id):
+            return
+        name = pack.nodes[fragment]
+        log.warning("%s: fragment %d of pack %s is missing or wrong", name, fragment, pack.id.hex())
+        self._want_repair(pack, 1 << fragment)
+
+    def _suspect(self, pack: Pack) -> None:
+        self._want_repair(pack, 0)
+
+    def _want_repair(self, pack: Pack, missing: int) -> None:
+        try:
+            self._index.want_repair(pack.id, missing)
+        except DriveError as error:
+            log.warning("pack %s is to be repaired, but the index cannot note it: %s", pack.id.hex(), error)
+        self._repairs.wake()
+
+    async def _locate(self, block: BlockId) -> BlockLocation:
+        """Where the block is. One that nobody knows may lie on nodes that were away: look again."""
+        location = self._index.locate(block)
+        if location is None and self._away and trio.current_time() > self._reconciled_at + RECONCILE_AGAIN:
+            await self.reconcile()
+            location = self._index.locate(block)
+        if location is None:  # who asks for a block that was forgotten needs it
+            self._index.revive([block])
+            location = self._index.locate(block)
+        if location is not None:
+            return location
+        if self._away:
+            away = ", ".join(self._away)
+            raise UnavailableError(
+                f"block {block.hex()[:16]} is not on the nodes that answer; away: {away}", self._away
+            )
+        raise NotFoundError(f"block {block.hex()[:16]} is not stored")
+
+    async def _moved(self, block: BlockId, before: BlockLocation) -> BlockLocation | None:
+        """Where the block is now, if a compaction (here, or by the mount that writes) has moved it."""
+        location = self._index.locate(block)
+        due = trio.current_time() > self._reconciled_at + RECONCILE_AGAIN
+        if location is not None and location.pack.id == before.pack.id and due and not self._away:
+            await self.reconcile()
+            location = self._index.locate(block)
+        return None if location is None or location.pack.id == before.pack.id else location
+
+    async def _reconcile_until_complete(self) -> None:
+        """A node that was away at the start may bring packs that the index does not know."""
+        while True:
+            await self._nodes_are_away.wait()
+            await trio.sleep(RECONCILE_AGAIN)
+            try:
+                if await self._any_is_back():
+                    await self.reconcile()
+            except DriveError as error:
+                log.warning("the nodes cannot be compared with the index now: %s", error)
+
+    async def _any_is_back(self) -> bool:
+        found = await ask_status([self._nodes[name] for name in self._away])
+        return any(status.state == "ok" for status in found.values())
+
+    async def _store(self, nursery: trio.Nursery, pack: PendingPack) -> None:
+        """Store one pack, however long it takes, and give the slot back."""
+        wait = FIRST_WAIT
+        while True:
+            try:
+                write = await self._store_once(nursery, pack)
+                break
+            except (DriveError, OSError) as error:
+                pack.note_failure(error if isinstance(error, DriveError) else TransientError(str(error)))
+                log.warning("%s", error)
+                self._buffer.note_failure(pack)
+            with trio.move_on_after(wait):
+                await pack.retry.wait()
+            pack.retry = trio.Event()
+            wait = min(2 * wait, LONGEST_WAIT)
+        if write.missing():
+            nursery.start_soon(self._settle, write)
+        with trio.move_on_after(STRAGGLER_PATIENCE):
+            await write.settled.wait()
+        self._slots.release()
+
+    async def _store_once(self, nursery: trio.Nursery, pack: PendingPack) -> PackWrite:
+        if not pack.data:
+            encode = partial(pack.encode, self._drive_id, self._pack_key)
+            pack.fix(*await trio.to_thread.run_sync(encode, limiter=self._packs.cpu))
+        write = await self._packs.write(nursery, pack.id, pack.data)
+        failpoint(AFTER_QUORUM)
+        self._index.add_restored(replace(write.pack, missing=write.missing()), pack.entries())
+        failpoint(AFTER_INDEX)
+        self._presence.note_stored(pack.ids())
+        self._buffer.remove(pack)
+        return write
+
+    async def _settle(self, write: PackWrite) -> None:
+        """When the last fragments of a stored pack are written or have failed, tell the index."""
+        await write.settled.wait()
+        try:
+            self._index.set_settled(write.pack.id, write.pack.nodes, write.missing())
+        except DriveError as error:
+            # What was noted with the pack stands: fragments that have come since count as missing.
+            log.warning("the index cannot be written now: %s", error)
+        self._repairs.note_progress()
+        if write.missing():
+            self._repairs.wake()

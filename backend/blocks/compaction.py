@@ -1,0 +1,299 @@
+"""Giving space back: packs without blocks that anyone needs are deleted, thin ones are rewritten.
+
+Invariants:
+1. Only blocks that the index has as dying since before the grace are forgotten, and the index forgets them
+   before anything of theirs leaves a node: from then on a write stores them anew (I3).
+2. A thin pack's living blocks are durable in a new pack, and the index reads them from there, before the
+   first fragment of the old one goes. They move as the sealed bytes that they are: no key but the pack key.
+3. A fragment is deleted only while a majority of the nodes confirms the lease, asked anew for each one, and
+   one at a time: a process that was stopped and fenced meanwhile can delete one fragment at most, which
+   parity makes up for.
+4. A crash at any point leaves: blocks that nothing refers to, which an index made anew from the packs may
+   list again; a block in two packs; a doomed pack, deleted by the next run; or fewer than k fragments of a
+   deleted pack, which `sweep_debris` finds. All of it is collected again; none of it is read wrongly.
+5. A pack that is being written or repaired is left alone (`BlockIndex.doom`).
+6. The index is a cache on one disk, which may rot: a doomed pack that blocks are read from is left alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import trio
+
+from backend.blocks.block_buffer import DEFAULT_TARGET
+from backend.blocks.block_index import BlockIndex
+from backend.errors import DriveError
+from backend.failpoints import declare, failpoint
+from backend.nodes import Node
+from backend.packs import (
+    MAX_BLOCKS,
+    PACK_ID_SIZE,
+    Pack,
+    PackEntry,
+    PackStore,
+    decode_pack_index,
+    encode_pack,
+    fragment_key,
+    parse_fragment_key,
+)
+from backend.upstream import CompactionReport, SealedBlock
+
+FORGOTTEN: Final = declare(
+    "compaction.forgotten", "the index has forgotten dead blocks; their packs are whole"
+)
+WRITTEN: Final = declare(
+    "compaction.written", "living blocks are durable in a new pack; the index reads them from the old one"
+)
+MOVED: Final = declare("compaction.moved", "living blocks are read from the new pack; the old one is whole")
+DOOMED: Final = declare("compaction.doomed", "packs are doomed; their fragments are all there")
+DELETING: Final = declare(
+    "compaction.deleting", "a fragment of a doomed pack is about to go; others may be gone"
+)
+DELETED: Final = declare("compaction.deleted", "a doomed pack's fragments are gone; the index still lists it")
+DEBRIS: Final = declare("compaction.debris", "a fragment of a pack that cannot be read is about to go")
+
+THIN: Final = 0.6
+"""A pack is rewritten when less of it than this is needed."""
+SMALLEST_ROOM: Final = 64 << 10
+"""For commits, on a node whose fragment takes the last of its room."""
+_PAGE: Final = 2000
+
+Verify = Callable[[], Awaitable[None]]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Census:
+    """A pack and the bytes of it that blocks are read from."""
+
+    pack: Pack
+    needed: int = 0
+    blocks: int = 0
+
+
+class Compactor:
+    """One run at a time. `is_pending` says which packs are being written by this process, `wake_repairs`
+    that a new pack may lack fragments."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        packs: PackStore,
+        index: BlockIndex,
+        drive_id: bytes,
+        pack_key: bytes,
+        is_pending: Callable[[bytes], bool],
+        wake_repairs: Callable[[], None],
+    ) -> None:
+        self._nodes = nodes
+        self._packs = packs
+        self._index = index
+        self._drive_id = drive_id
+        self._pack_key = pack_key
+        self._is_pending = is_pending
+        self._wake_repairs = wake_repairs
+
+    async def run(self, verify: Verify, until_ns: int, bytes_per_second: float) -> CompactionReport:
+        """Forget what has been dying since before `until_ns`, delete and rewrite packs. `verify` confirms the
+        lease or raises; `bytes_per_second` bounds the rewriting. May be cancelled or fail at any point; the
+        next run goes on. Nodes that are away keep their fragments until a later run."""
+        report = CompactionReport()
+        await verify()
+        report.blocks = await self._forget(until_ns)
+        doomed = self._index.doomed()
+        census, read_from = await self._take_census()
+        await self._delete_all(_without(read_from, doomed), verify, report)
+        await self._drop([one.pack.id for one in census if not one.blocks], verify, report)
+        for group in _groups(one for one in census if one.blocks and one.needed < THIN * one.pack.size):
+            if not await self._has_room(sum(one.needed for one in group)):
+                log.info("thin packs stay: the nodes have no room for what is needed of them")
+                break
+            await self._rewrite([one.pack for one in group], verify, report)
+            await trio.sleep(sum(one.needed for one in group) / bytes_per_second)
+        return report
+
+    async def _has_room(self, size: int) -> bool:
+        """Whether as many nodes as a pack of that size needs have room for a fragment. To fail in the middle
+        would leave fragments behind, where there is no room for them."""
+        spaces = []
+        for node in self._nodes.values():
+            with suppress(DriveError):
+                spaces.append(await node.space())
+        profile = self._packs.code.profile
+        fragment = self._packs.stored_size(max(size, 1)) // profile.total + SMALLEST_ROOM
+        sharing = Counter(space.filesystem for space in spaces if space.filesystem)
+        return (
+            sum(space.free >= fragment * max(sharing[space.filesystem], 1) for space in spaces)
+            >= profile.write_quorum
+        )
+
+    async def _forget(self, until_ns: int) -> int:
+        total = 0
+        while count := self._index.forget_dying(until_ns, _PAGE):
+            failpoint(FORGOTTEN)
+            total += count
+            await trio.lowlevel.checkpoint()
+        return total
+
+    async def _take_census(self) -> tuple[list[_Census], set[bytes]]:
+        """What is needed of each pack that is there now, and the ids of all packs that blocks are read from.
+        Blocks only ever move to later packs, so what the count misses while it is made is too high, never
+        too low."""
+        found: dict[bytes, _Census] = {}
+        read_from: set[bytes] = set()
+        last = b""
+        while packs := self._index.packs_after(last, _PAGE):
+            last = packs[-1].id
+            found |= {pack.id: _Census(pack) for pack in packs if not self._is_pending(pack.id)}
+            await trio.lowlevel.checkpoint()
+        last = b""
+        while located := self._index.locations(last, _PAGE):
+            last = located[-1][0]
+            for _, pack_id, _, length in located:
+                read_from.add(pack_id)
+                if pack_id in found:
+                    found[pack_id].needed += length
+                    found[pack_id].blocks += 1
+            await trio.lowlevel.checkpoint()
+        return list(found.values()), read_from
+
+    async def _rewrite(self, old: Sequence[Pack], verify: Verify, report: CompactionReport) -> None:
+        """Write what is needed of the packs as one new pack, then drop them. A pack that cannot be read now
+        is left as it is."""
+        blocks: list[SealedBlock] = []
+        readable = []
+        for pack in old:
+            try:
+                blocks += await self._needed(pack)
+                readable.append(pack.id)
+            except DriveError as error:
+                log.info("pack %s is not compacted now: %s", pack.id.hex(), error)
+        if blocks:
+            await self._write(blocks, readable)
+            report.rewritten += len(readable)
+        await self._drop(readable, verify, report)
+
+    async def _needed(self, pack: Pack) -> list[SealedBlock]:
+        whole = await self._packs.reader.read_whole(pack)
+        entries = decode_pack_index(self._drive_id, pack.id, self._pack_key, whole)
+        return [
+            SealedBlock(entry.block, whole[entry.offset : entry.offset + entry.length])
+            for entry in entries
+            if self._is_read_from(entry, pack)
+        ]
+
+    def _is_read_from(self, entry: PackEntry, pack: Pack) -> bool:
+        location = self._index.locate(entry.block)
+        return location is not None and (location.pack.id, location.offset) == (pack.id, entry.offset)
+
+    async def _write(self, blocks: Sequence[SealedBlock], old: Sequence[bytes]) -> None:
+        pack_id = os.urandom(PACK_ID_SIZE)
+        encode = partial(encode_pack, self._drive_id, pack_id, self._pack_key, blocks)
+        data, entries = await trio.to_thread.run_sync(encode, limiter=self._packs.cpu)
+        failure: DriveError | OSError | None = None
+        async with trio.open_nursery() as nursery:
+            try:
+                write = await self._packs.write(nursery, pack_id, data)
+                failpoint(WRITTEN)
+                self._index.move(replace(write.pack, missing=write.missing()), entries, old)
+                failpoint(MOVED)
+            except (DriveError, OSError) as error:
+                failure = error  # raised below: a nursery would wrap it
+        if failure is not None:
+            raise failure
+        self._index.set_settled(pack_id, write.pack.nodes, write.missing())
+        if write.missing():
+            self._wake_repairs()
+
+    async def _drop(self, pack_ids: Sequence[bytes], verify: Verify, report: CompactionReport) -> None:
+        doomed = self._index.doom(pack_ids)
+        if doomed:
+            failpoint(DOOMED)
+        await self._delete_all(doomed, verify, report)
+
+    async def _delete_all(self, packs: Sequence[Pack], verify: Verify, report: CompactionReport) -> None:
+        for pack in packs:
+            if self._is_pending(pack.id):
+                continue
+            if await self._delete(pack, verify):
+                failpoint(DELETED)
+                self._index.remove_pack(pack.id)
+                report.packs += 1
+                report.stored_bytes += pack.stored_size
+            else:
+                report.waiting += 1
+
+    async def _delete(self, pack: Pack, verify: Verify) -> bool:
+        """Delete all fragments; False if some node did not answer."""
+        self._packs.reader.forget(pack.id)
+        gone = True
+        for index, name in enumerate(pack.nodes):
+            await verify()
+            failpoint(DELETING)
+            gone = await self._delete_fragment(name, pack.id, index) and gone
+        return gone
+
+    async def _delete_fragment(self, name: str, pack_id: bytes, index: int) -> bool:
+        try:
+            await self._nodes[name].delete(fragment_key(pack_id, index))
+        except (DriveError, KeyError) as error:
+            log.info("%s keeps a fragment that nobody needs until it answers: %s", name, error)
+            return False
+        return True
+
+    async def sweep_debris(self, verify: Verify) -> int:
+        """Delete the fragments of packs of which fewer than k are left: how many. Only while all nodes
+        answer; the caller knows that every block that is needed is in a pack that the index has."""
+        listed = await self._list()
+        count = 0
+        for pack_id, places in listed.items():
+            if len(places) >= self._packs.code.profile.k or self._index.pack(pack_id) is not None:
+                continue
+            for name, index in places if not self._is_pending(pack_id) else ():
+                await verify()
+                failpoint(DEBRIS)
+                count += await self._delete_fragment(name, pack_id, index)
+        return count
+
+    async def _list(self) -> dict[bytes, list[tuple[str, int]]]:
+        """Where fragments lie; empty if a node does not answer."""
+        found: dict[bytes, list[tuple[str, int]]] = {}
+        for name, node in self._nodes.items():
+            try:
+                keys = await node.keys("packs/")
+            except DriveError:
+                return {}
+            for parsed in filter(None, map(parse_fragment_key, keys)):
+                found.setdefault(parsed[0], []).append((name, parsed[1]))
+        return found
+
+
+def _without(read_from: set[bytes], doomed: Sequence[Pack]) -> list[Pack]:
+    """The doomed packs that nothing is read from, as it should be with all."""
+    wrong = [pack.id.hex() for pack in doomed if pack.id in read_from]
+    if wrong:
+        log.error("the block index is wrong: doomed packs are read from, and stay: %s", ", ".join(wrong))
+    return [pack for pack in doomed if pack.id not in read_from]
+
+
+def _groups(packs: Iterator[_Census]) -> Iterator[list[_Census]]:
+    """Packs whose needed parts fill a new pack together."""
+    group: list[_Census] = []
+    size = count = 0
+    for one in packs:
+        if group and (size + one.needed > DEFAULT_TARGET or count + one.blocks > MAX_BLOCKS):
+            yield group
+            group, size, count = [], 0, 0
+        group.append(one)
+        size, count = size + one.needed, count + one.blocks
+    if group:
+        yield group

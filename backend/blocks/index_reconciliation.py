@@ -1,0 +1,210 @@
+"""Making the block index agree with what lies on the nodes: after a crash, a power cut, or from nothing.
+
+Invariants:
+1. Nothing is forgotten: a pack that no node lists stays in the index and is queued for repair, since its
+   nodes may be away, and forgetting is no repair.
+2. A pack is added only with an index that authenticates under the drive's key; what is known of each of
+   its fragments comes from the nodes' listings.
+3. Only packs that were in the index and no longer being written before the nodes were listed are compared
+   with the listings: a fragment that arrived meanwhile is never taken for a missing one.
+4. Memory: one integer per listed pack; pack indices are read a few at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from backend.blocks.block_index import BlockIndex
+from backend.coding import fill
+from backend.errors import CorruptError, DriveError, FormatError
+from backend.nodes import Node
+from backend.packs import (
+    FOOTER_SIZE,
+    MAX_PACK_SIZE,
+    TRAILER_SIZE,
+    FragmentListing,
+    Pack,
+    PackEntry,
+    PackStore,
+    decode_footer,
+    decode_index,
+    decode_pack_index,
+    decode_trailer,
+    fragment_key,
+    list_fragments,
+)
+
+TAIL: Final = 16 * 1024
+"""So much of a pack's end is read at first: with 1 MiB blocks it holds the whole index."""
+READERS: Final = 8
+LIST_PATIENCE: Final = 30.0
+
+Progress = Callable[[int, int], None]
+"""Called with how many of how many unknown packs were looked at."""
+
+
+@dataclass(slots=True)
+class ReconcileReport:
+    """What was found. `away`: nodes that could not be listed. `unreadable`: ids of packs with k listed
+    fragments or more whose index could not be read. `incomplete`: packs with fewer than k fragments on
+    the nodes that answered (left by a write that never finished, unless nodes are away), or of which m nodes
+    at most say that there is one, and nothing of it can be read (made up)."""
+
+    added: int = 0
+    marked: int = 0
+    incomplete: int = 0
+    unreadable: list[str] = field(default_factory=list)
+    away: list[str] = field(default_factory=list)
+
+
+class IndexReconciliation:
+    """One run at a time. `is_pending` says which packs are being written by this process."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        packs: PackStore,
+        index: BlockIndex,
+        drive_id: bytes,
+        pack_key: bytes,
+        is_pending: Callable[[bytes], bool],
+    ) -> None:
+        self._nodes = nodes
+        self._packs = packs
+        self._index = index
+        self._drive_id = drive_id
+        self._pack_key = pack_key
+        self._is_pending = is_pending
+
+    async def run(self, progress: Progress | None = None) -> ReconcileReport:
+        """Compare, mark, add. Safe to repeat and to cancel at any point."""
+        report = ReconcileReport()
+        known = {pack_id for pack_id in self._index.pack_ids() if not self._is_pending(pack_id)}
+        listing = await list_fragments(self._nodes, LIST_PATIENCE)
+        report.away = listing.away
+        for pack_id in known:
+            await trio.lowlevel.checkpoint()
+            self._compare(pack_id, listing, report)
+        unknown = [pack_id for pack_id in listing.packs() if pack_id not in known]
+        await self._add_all(sorted(unknown), listing, report, progress or _no_progress)
+        return report
+
+    def _compare(self, pack_id: bytes, listing: FragmentListing, report: ReconcileReport) -> None:
+        pack = self._index.pack(pack_id)
+        if pack is None:
+            return
+        nodes, missing = self._whereabouts(pack_id, pack.nodes, listing, report)
+        if nodes != list(pack.nodes):
+            self._index.set_nodes(pack_id, nodes)
+        if missing & ~pack.missing:
+            self._index.want_repair(pack_id, missing)
+            report.marked += 1
+
+    def _whereabouts(
+        self, pack_id: bytes, expected: Sequence[str], listing: FragmentListing, report: ReconcileReport
+    ) -> tuple[list[str], int]:
+        """On which node each fragment lies, and the bits of those that are nowhere they could be. One that no
+        node lists may lie on a node that is away; else it is missing, and belongs on a node of its own."""
+        listed = [
+            name if listing.has(name, pack_id, index) else listing.holder(pack_id, index)
+            for index, name in enumerate(expected)
+        ]
+        placed = [name for name in listed if name is not None]
+        if len(placed) == len(listed):
+            return placed, 0
+        usable = [*expected, *self._packs.placement(pack_id)]
+        usable = [name for name in usable if name in self._nodes]
+        nodes = fill(listed, expected, sorted(usable, key=lambda name: name not in report.away))
+        lacking = [index for index, name in enumerate(listed) if name is None]
+        return nodes, sum(1 << index for index in lacking if nodes[index] not in report.away)
+
+    async def _add_all(
+        self, unknown: Sequence[bytes], listing: FragmentListing, report: ReconcileReport, progress: Progress
+    ) -> None:
+        done, remaining = 0, iter(unknown)
+
+        async def read_some() -> None:
+            nonlocal done
+            for pack_id in remaining:
+                await self._add(pack_id, listing, report)
+                done += 1
+                progress(done, len(unknown))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(READERS):
+                nursery.start_soon(read_some)
+
+    async def _add(self, pack_id: bytes, listing: FragmentListing, report: ReconcileReport) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._is_pending(pack_id) or self._index.pack(pack_id) is not None:
+            return
+        profile = self._packs.code.profile
+        if sum(listing.holder(pack_id, index) is not None for index in range(profile.total)) < profile.k:
+            report.incomplete += 1
+            return
+        nodes, missing = self._whereabouts(pack_id, self._packs.placement(pack_id), listing, report)
+        found = await self._read(Pack(pack_id, 0, 0, tuple(nodes), missing), listing)
+        if found is None and len(listing.nodes_with(pack_id)) <= profile.m:
+            report.incomplete += 1
+        elif found is None:
+            report.unreadable.append(pack_id.hex())
+        else:
+            self._index.add_pack(*found)
+            report.added += 1
+
+    async def _read(self, pack: Pack, listing: FragmentListing) -> tuple[Pack, list[PackEntry]] | None:
+        """The pack with its size, and its blocks, by the first fragment whose footer leads to an index
+        that authenticates."""
+        tried = set()
+        for index in range(self._packs.code.profile.total):
+            if not listing.has(pack.nodes[index], pack.id, index):
+                continue
+            try:
+                size = await self._size_by_footer(pack, index)
+                if size not in tried:
+                    tried.add(size)
+                    sized = Pack(pack.id, size, self._packs.stored_size(size), pack.nodes, pack.missing)
+                    return sized, await self._read_index(sized)
+            except DriveError:
+                continue
+        return None
+
+    async def _size_by_footer(self, pack: Pack, index: int) -> int:
+        node, key = self._nodes[pack.nodes[index]], fragment_key(pack.id, index)
+        length = await node.size(key)
+        footer = decode_footer(await node.get(key, max(0, length - FOOTER_SIZE), FOOTER_SIZE))
+        if footer.pack_size > MAX_PACK_SIZE or footer.pack_size <= TRAILER_SIZE:
+            raise FormatError(f"a pack cannot have {footer.pack_size} bytes")
+        if (footer.drive_id, footer.pack_id, footer.profile) != (
+            self._drive_id,
+            pack.id,
+            self._packs.code.profile,
+        ):
+            raise CorruptError("the footer names another drive, pack or profile")
+        return footer.pack_size
+
+    async def _read_index(self, pack: Pack) -> list[PackEntry]:
+        try:
+            return await self._read_index_directly(pack)
+        except (CorruptError, FormatError):
+            whole = await self._packs.reader.read_whole(pack)
+            return decode_pack_index(self._drive_id, pack.id, self._pack_key, whole)
+
+    async def _read_index_directly(self, pack: Pack) -> list[PackEntry]:
+        start = max(0, pack.size - TAIL)
+        tail = await self._packs.reader.read_range(pack, start, pack.size - start)
+        trailer = decode_trailer(tail[-TRAILER_SIZE:], pack.size)
+        offset, length = trailer.index_offset, trailer.index_length
+        if offset >= start:
+            sealed = tail[offset - start : offset - start + length]
+        else:
+            sealed = await self._packs.reader.read_range(pack, offset, length)
+        return decode_index(self._drive_id, pack.id, self._pack_key, trailer, sealed)
+
+
+def _no_progress(_done: int, _total: int) -> None:
+    """Nobody wants to know."""

@@ -1,0 +1,187 @@
+"""Scrub: every fragment at rest is read now and then, and compared with what its footer and checksum say.
+
+Invariants:
+1. No key is used: identity, sizes and checksum are in the fragment (docs/format/fragment.md).
+2. Nothing is written to a node: what is missing or wrong is noted in the block index, whose repair queue
+   rebuilds it (`backend.blocks.repair_queue`).
+3. A node that does not answer is skipped, never called wrong.
+4. The position is kept in a small file: a scrub that was interrupted goes on, and packs that were added
+   meanwhile are seen if their ids lie ahead, else by the next scrub.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from backend.blocks import BlockIndex
+from backend.coding import ErasureCode
+from backend.errors import DriveError
+from backend.failpoints import declare, failpoint
+from backend.nodes import Node, NodeHealth, RateLimitedNode, TokenBucket
+from backend.packs import FragmentReader, Pack, is_wrong
+from backend.system import durable
+
+STATE_FILE: Final = "scrub.json"
+DEFAULT_RATE: Final = 32.0 * (1 << 20)
+_KEEP_EVERY: Final = 10.0
+_BATCH: Final = 16
+_LONGEST_SLEEP: Final = 3600.0
+
+NOTED: Final = declare(
+    "scrub.noted", "a wrong fragment is in the repair queue; the position does not know it"
+)
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class ScrubState:
+    """What is kept. `position`: the last pack that was looked at, hexadecimal; empty between scrubs. Times
+    are ns since 1970, 0: never. `fragments`, `bytes`, `wrong`, `unanswered` count the scrub under way or
+    the last one."""
+
+    position: str = ""
+    begun_ns: int = 0
+    finished_ns: int = 0
+    fragments: int = 0
+    bytes: int = 0
+    wrong: int = 0
+    unanswered: int = 0
+
+
+class Scrub:
+    """`run` is the one task that scrubs; the others may be called beside it. `wake_repair` is told when
+    something was queued; `interval` is in seconds from the end of a scrub to the begin of the next, 0:
+    only by `request`."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        code: ErasureCode,
+        drive_id: bytes,
+        pack_key: bytes,
+        index: BlockIndex,
+        wake_repair: Callable[[], None],
+        folder: Path,
+        *,
+        interval: float,
+        rate: float = DEFAULT_RATE,
+    ) -> None:
+        bucket = TokenBucket(rate, rate)
+        limited: dict[str, Node] = {name: RateLimitedNode(node, bucket) for name, node in nodes.items()}
+        limiter = trio.CapacityLimiter(1)
+        self._fragments = FragmentReader(
+            limited, code, drive_id, pack_key, NodeHealth(), limiter, hedge_after=0.0
+        )
+        self._total = code.profile.total
+        self._index = index
+        self._wake_repair = wake_repair
+        self._path = folder / STATE_FILE
+        self._interval = interval
+        self._requested = trio.Event()
+        self._kept_at = 0.0
+        self.state: Final = _load(self._path)
+        self.finished = trio.Event()
+        """set, and replaced, whenever a scrub is at its end"""
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a scrub is under way (or was interrupted and goes on)."""
+        return bool(self.state.position)
+
+    def request(self) -> trio.Event:
+        """Scrub now, or go on with the one under way; the event is set at its end."""
+        self._requested.set()
+        return self.finished
+
+    async def run(self) -> None:
+        """Scrub when it is due, for ever."""
+        while True:
+            await self._wait_until_due()
+            self._requested = trio.Event()
+            try:
+                await self.scrub()
+            except (DriveError, OSError) as error:
+                log.warning("the scrub stops for now and goes on later: %s", error)
+                await trio.sleep(_KEEP_EVERY)
+
+    async def scrub(self) -> ScrubState:
+        """One scrub from where the last one stopped to the end. Safe to cancel."""
+        state = self.state
+        if not state.position:
+            state.begun_ns, state.fragments, state.bytes, state.wrong, state.unanswered = (
+                time.time_ns(),
+                0,
+                0,
+                0,
+                0,
+            )
+        while batch := self._index.packs_after(bytes.fromhex(state.position), _BATCH):
+            for pack in batch:
+                await self._look_at(pack)
+                state.position = pack.id.hex()
+                self._keep(at_once=False)
+        state.position, state.finished_ns = "", time.time_ns()
+        self._keep(at_once=True)
+        log.info("scrub: %d fragments read, %d wrong", state.fragments, state.wrong)
+        finished, self.finished = self.finished, trio.Event()
+        finished.set()
+        return state
+
+    async def _wait_until_due(self) -> None:
+        while not self._requested.is_set() and not self.is_running:
+            due = (
+                (self.state.finished_ns / 1e9 + self._interval - time.time())
+                if self._interval
+                else _LONGEST_SLEEP
+            )
+            if due <= 0:
+                return
+            with trio.move_on_after(min(due, _LONGEST_SLEEP)):
+                await self._requested.wait()
+
+    async def _look_at(self, pack: Pack) -> None:
+        for index in range(self._total):
+            try:
+                payload = await self._fragments.fetch(pack, index)
+                self.state.bytes += len(payload)
+            except DriveError as error:
+                self._note(pack, index, error)
+            self.state.fragments += 1
+
+    def _note(self, pack: Pack, index: int, error: DriveError) -> None:
+        if not is_wrong(error):
+            self.state.unanswered += 1
+        elif self._index.pack(pack.id) is not None:  # else it was deleted meanwhile
+            log.warning("scrub: fragment %d of pack %s: %s", index, pack.id.hex(), error)
+            self.state.wrong += 1
+            self._index.want_repair(pack.id, 1 << index)
+            failpoint(NOTED)
+            self._wake_repair()
+
+    def _keep(self, *, at_once: bool) -> None:
+        now = trio.current_time()
+        if at_once or now >= self._kept_at + _KEEP_EVERY:
+            self._kept_at = now
+            durable.write_file(str(self._path), [json.dumps(asdict(self.state)).encode()])
+
+
+def _load(path: Path) -> ScrubState:
+    """What was kept; a file that is damaged only means that the scrub begins anew."""
+    try:
+        found = json.loads(path.read_bytes())
+        values = {field.name: found[field.name] for field in fields(ScrubState)}
+        bytes.fromhex(values["position"])
+        if any(type(value) is not int for name, value in values.items() if name != "position"):
+            return ScrubState()
+        return ScrubState(**values)
+    except (OSError, ValueError, KeyError, TypeError):
+        return ScrubState()

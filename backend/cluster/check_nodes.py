@@ -1,0 +1,332 @@
+"""Checking what lies beside the data of a drive: `drive.toml` with its copies, and the nodes' identities.
+
+`drive.toml` lies in the drive's folder and on every node. `write_copies` changes the nodes first and the
+drive's folder last, so what most copies say is what the last finished change wrote, and a change that was
+interrupted is either finished or taken back. Where only the paths of nodes differ, the drive's folder is
+right (a person moved a disk), provided that its paths lead to these nodes. Functions here block on the disk;
+one that does not answer counts as away (`backend.system.patience`).
+
+Who votes: the drive's folder, the folders in it, those that a person named, and the nodes that the drive's
+folder names; each folder once. What another copy names has no vote, else one node could bring any number.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+from backend.cluster import check_places, drive_file
+from backend.cluster.drive_file import FILE_NAME, DriveFile, NodeEntry
+from backend.commits import KEY as LEASE
+from backend.errors import DriveError, FormatError, NodeError, NotFoundError
+from backend.failpoints import declare, failpoint
+from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, encode_identity, read_identity
+from backend.nodes import files as node_files
+from backend.packs import FOOTER_SIZE, decode_footer, parse_fragment_key
+from backend.system import ask, durable
+
+NODES_WRITTEN: Final = declare(
+    "drive-file.nodes-written", "the nodes have the new drive.toml; the drive's folder has the old one"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The drive file that counts, and the copies (paths of folders) that are not it: each with one line."""
+
+    file: DriveFile
+    wrong: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WrongIdentity:
+    """A node whose identity file is not as it must be. `is_ours`: its folder holds this drive's data, and
+    nothing says that it is another node, so its identity may be written anew."""
+
+    entry: NodeEntry
+    folder: str
+    text: str
+    is_ours: bool
+
+
+def survey(folder: str, nodes: Sequence[str] = ()) -> Survey:
+    """Look at all copies that can be found from the drive's folder, and in the folders `nodes`.
+    `NotFoundError` if there is no copy at all, `FormatError` if none can be understood."""
+    votes = _votes(folder, nodes)
+    readable = {place: file for place, data in votes.items() if (file := _decoded(data)) is not None}
+    if not readable:
+        raise _nothing_readable(folder, votes)
+    file = _chosen(folder, readable, votes)
+    expected = drive_file.encode(file)
+    members = sorted({folder, *(entry.folder(folder) for entry in file.nodes)})
+    found = ask({place: partial(_copy_in, place) for place in members})
+    wrong = [
+        (place, _what_is_wrong(data))
+        for place, (is_there, data) in found.items()
+        if is_there and data != expected
+    ]
+    return Survey(file, tuple(wrong))
+
+
+def write_copies(folder: str, file: DriveFile) -> list[str]:
+    """Write `drive.toml` on the nodes that are there, then in the drive's folder; what could not be written,
+    one line for each node. `OSError` if the drive's folder itself cannot be written. Idempotent."""
+    failed = []
+    for entry in file.nodes:
+        place = entry.folder(folder)
+        try:
+            if _answers_as_member(place, entry, file.id):
+                drive_file.save(os.path.join(place, FILE_NAME), file)
+            else:
+                failed.append(f"{entry.name}: not there, so it has no new {FILE_NAME}")
+        except OSError as error:
+            failed.append(f"{entry.name}: {FILE_NAME} could not be written: {error.strerror}")
+    failpoint(NODES_WRITTEN)
+    drive_file.save(os.path.join(folder, FILE_NAME), file)
+    return failed
+
+
+def retire(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
+    """Empty the folder of a node that the drive no longer has and that keeps no key; False if it is not
+    there. The identity goes first: a process that still knows the node cannot use it any more. Foreign files
+    stay. `OSError`."""
+    if not _is_member(place, entry, drive_id):
+        return False
+    for name in (IDENTITY_FILE, FILE_NAME, LEASE, ".lock"):
+        with suppress(FileNotFoundError):
+            durable.current().unlink(os.path.join(place, name))
+        durable.current().sync_folder(place)
+    for name in ("packs", "commits", "roots"):
+        path = os.path.join(place, name)
+        if os.path.islink(path):
+            os.unlink(path)
+        elif os.path.isdir(path):
+            shutil.rmtree(path)
+    return True
+
+
+def rewrite_copy(place: str, file: DriveFile) -> None:
+    """Put the drive file into one folder. `OSError`."""
+    drive_file.save(os.path.join(place, FILE_NAME), file)
+
+
+def wrong_identities(folder: str, file: DriveFile) -> Iterator[WrongIdentity]:
+    """Nodes whose identity file is not byte for byte what it must be; not those whose folder is missing,
+    empty or of another drive: these are away."""
+    owners = _owners(folder, file)
+    judged = ask({entry: partial(_wrong_identity, folder, file, entry, owners) for entry in file.nodes})
+    yield from filter(None, judged.values())
+
+
+def _wrong_identity(
+    folder: str, file: DriveFile, entry: NodeEntry, owners: Mapping[str, str]
+) -> WrongIdentity | None:
+    place = entry.folder(folder)
+    expected = NodeIdentity(entry.name, file.id, entry.zone)
+    stored = _bytes_in(place, IDENTITY_FILE, MAX_FILE_SIZE)
+    if not os.path.isdir(place) or stored == encode_identity(expected) or not holds_data_of(place, file.id):
+        return None
+    try:
+        text, found = f"{place}/{IDENTITY_FILE} is not as it was written", read_identity(place, entry.name)
+    except NodeError as error:
+        text, found = str(error), expected
+    whose = _whose(file, entry, found, owners)
+    return WrongIdentity(entry, place, whose or text, whose is None)
+
+
+def _whose(file: DriveFile, entry: NodeEntry, found: NodeIdentity, owners: Mapping[str, str]) -> str | None:
+    """Why the folder may be another node of the drive; None if nothing says so.
+
+    An identity that names another node is never written over, whatever is in that node's own place. The same
+    folder may be reached by two paths in ways that cannot be seen (a server mounted twice), and a node that
+    loses its name is one more that is lost."""
+    place = f"{entry.name}: its path"
+    owner = owners.get(entry.name)
+    if owner != entry.name and owner is not None:
+        whose = f"leads to the folder of {owner}" if owner else "and that of another node lead to one folder"
+        return f"{place} {whose}: it is left as it is; take the link away, or change the path"
+    others = {other.name for other in file.nodes} - {entry.name}
+    if found.drive_id == file.id and found.name in others:
+        return (
+            f"{place} leads to a folder that says it is {found.name}: it is left as it is; "
+            f"put it in its place, or if it is {entry.name}, remove its {IDENTITY_FILE} and mend again"
+        )
+    return None
+
+
+def _owners(folder: str, file: DriveFile) -> dict[str, str]:
+    """By the name of each node whose folder answers: the node that the folder belongs to. Of several paths
+    to one folder, the only one that is no link is the owner's; without such a one it is nobody's ("")."""
+    found = ask({entry: partial(_folder_itself, entry.folder(folder)) for entry in file.nodes})
+    paths = {entry.name: path for entry, path in found.items() if path is not None}
+    owners = {}
+    for name, (_, itself) in paths.items():
+        sharing = [other for other, (_, same) in paths.items() if same == itself]
+        direct = [other for other in sharing if not paths[other][0]]
+        owners[name] = name if sharing == [name] else direct[0] if len(direct) == 1 else ""
+    return owners
+
+
+def _folder_itself(place: str) -> tuple[bool, tuple[int, int]] | None:
+    """Whether the path is a link, and which folder it leads to; None if there is none."""
+    try:
+        found = os.stat(place)
+    except OSError:
+        return None  # it is away, and told to be
+    return os.path.islink(place), (found.st_dev, found.st_ino)
+
+
+def rewrite_identity(wrong: WrongIdentity, drive_id: bytes) -> None:
+    """Write the identity file of a node anew. `OSError`."""
+    identity = NodeIdentity(wrong.entry.name, drive_id, wrong.entry.zone)
+    durable.write_file(os.path.join(wrong.folder, IDENTITY_FILE), [encode_identity(identity)])
+
+
+def is_node(place: str, file: DriveFile) -> bool:
+    """Whether the folder says that it is a node of the drive. Blocks."""
+    try:
+        return read_identity(place, place).drive_id == file.id
+    except NodeError:
+        return False
+
+
+def in_the_way(folder: str, place: str, file: DriveFile) -> list[str]:
+    """See `check_places.in_the_way`; nothing of a folder for which no sign speaks: it says that it is a node
+    of the drive, it holds data of it, or the drive's folder names it and it is no other drive's. Blocks."""
+    try:
+        is_ours = is_node(place, file) or holds_data_of(place, file.id) or _is_meant(folder, place, file.id)
+        return check_places.in_the_way(place) if is_ours else []
+    except OSError:
+        return []  # it is away, and told to be
+
+
+def holds_data_of(place: str, drive_id: bytes) -> bool:
+    """Whether the folder holds a copy of the drive's file, or fragments of the drive. However many other
+    files are there; no link is followed."""
+    copy = _decoded(_bytes_in(place, FILE_NAME, drive_file.MAX_SIZE))
+    if copy is not None and copy.id == drive_id:
+        return True
+    return any(_drive_of(place, key) == drive_id for key in _fragments_in(place))
+
+
+def _fragments_in(place: str) -> Iterator[str]:
+    """The keys of the regular files that are named as fragments; those that can be listed."""
+    for below in (f"packs/{number:02x}" for number in range(256)):
+        with suppress(OSError), node_files.opened_folder(place, below) as folder:
+            yield from filter(parse_fragment_key, (f"{below}/{name}" for name in os.listdir(folder)))
+
+
+def _is_meant(folder: str, place: str, drive_id: bytes) -> bool:
+    """Whether the drive's own folder names this one as a node, and it does not say that it is another
+    drive's."""
+    own = _decoded(_bytes_in(folder, FILE_NAME, drive_file.MAX_SIZE))
+    if own is None or own.id != drive_id or place not in {entry.folder(folder) for entry in own.nodes}:
+        return False
+    copy = _decoded(_bytes_in(place, FILE_NAME, drive_file.MAX_SIZE))
+    if copy is not None:
+        return copy.id == drive_id
+    try:
+        return read_identity(place, place).drive_id == drive_id
+    except NodeError:
+        return True
+
+
+def _votes(folder: str, nodes: Sequence[str]) -> dict[str, bytes | None]:
+    """The bytes of each copy that has a vote, by its folder; those that answer."""
+    inside = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
+    own = _decoded(_bytes_in(folder, FILE_NAME, drive_file.MAX_SIZE))
+    named = [entry.folder(folder) for entry in own.nodes] if own is not None else []
+    places = dict.fromkeys([folder, *inside, *map(os.path.abspath, nodes), *named])
+    found = ask({place: partial(_vote_of, place) for place in places})
+    distinct = {real: (place, data) for place, (real, data) in reversed(found.items())}
+    return dict(sorted(distinct.values(), key=lambda vote: list(places).index(vote[0])))
+
+
+def _vote_of(place: str) -> tuple[str, bytes | None]:
+    """Which folder it is, by whatever path, and its copy."""
+    return os.path.realpath(place), _bytes_in(place, FILE_NAME, drive_file.MAX_SIZE)
+
+
+def _copy_in(place: str) -> tuple[bool, bytes | None]:
+    """Whether there is such a folder, and its copy."""
+    return os.path.isdir(place), _bytes_in(place, FILE_NAME, drive_file.MAX_SIZE)
+
+
+def _chosen(folder: str, readable: dict[str, DriveFile], copies: dict[str, bytes | None]) -> DriveFile:
+    """What most votes say; of equals, what the drive's folder says, else the highest epoch."""
+    votes = Counter(data for place, data in copies.items() if place in readable)
+
+    def weight(place: str) -> tuple[int, bool, int]:
+        return votes[copies[place]], place == folder, readable[place].epoch
+
+    chosen = readable[max(readable, key=weight)]
+    own = readable.get(folder)
+    if own is not None and own != chosen and _only_paths_differ(own, chosen) and _leads_to_nodes(folder, own):
+        return own
+    return chosen
+
+
+def _only_paths_differ(one: DriveFile, other: DriveFile) -> bool:
+    def without_paths(file: DriveFile) -> DriveFile:
+        return replace(file, nodes=tuple(replace(entry, path="-") for entry in file.nodes))
+
+    return without_paths(one) == without_paths(other)
+
+
+def _leads_to_nodes(folder: str, file: DriveFile) -> bool:
+    return all(_answers_as_member(entry.folder(folder), entry, file.id) for entry in file.nodes)
+
+
+def _answers_as_member(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
+    return ask({place: partial(_is_member, place, entry, drive_id)}).get(place, False)
+
+
+def _is_member(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
+    try:
+        found = read_identity(place, entry.name)
+    except NodeError:
+        return False
+    return (found.name, found.drive_id) == (entry.name, drive_id)
+
+
+def _bytes_in(place: str, name: str, limit: int) -> bytes | None:
+    """A small file of a folder, one byte more than `limit` at most; None if there is no such regular file."""
+    try:
+        return node_files.read_at_most(place, name, limit + 1)
+    except OSError:
+        return None
+
+
+def _decoded(data: bytes | None) -> DriveFile | None:
+    try:
+        return None if data is None else drive_file.decode(data, FILE_NAME)
+    except FormatError:
+        return None
+
+
+def _drive_of(place: str, key: str) -> bytes | None:
+    try:
+        with open(node_files.open_below(place, key), "rb") as file:
+            file.seek(-FOOTER_SIZE, os.SEEK_END)
+            return decode_footer(file.read(FOOTER_SIZE)).drive_id
+    except (OSError, DriveError):
+        return None
+
+
+def _what_is_wrong(data: bytes | None) -> str:
+    if data is None:
+        return f"has no {FILE_NAME}"
+    is_readable = _decoded(data) is not None
+    return f"has another {FILE_NAME} than most copies" if is_readable else f"has a damaged {FILE_NAME}"
+
+
+def _nothing_readable(folder: str, copies: dict[str, bytes | None]) -> DriveError:
+    if all(data is None for data in copies.values()):
+        return NotFoundError(f"{folder}: there is no drive here (no {FILE_NAME})")
+    return FormatError(f"{folder}: no copy of {FILE_NAME} can be understood")

@@ -1,0 +1,67 @@
+"""What is in the way on a node: a link, pipe or folder in the place of a file, a file or link in a folder's.
+
+drivefs never makes such a thing, never follows or opens one, and does not write where one is. To mend is to
+move XX
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from stat import S_ISDIR, S_ISREG
+from typing import Final
+
+from backend.cluster.drive_file import FILE_NAME
+from backend.commits import KEY as LEASE
+from backend.nodes import IDENTITY_FILE
+from backend.nodes import files as node_files
+from backend.system import durable
+
+_FILES: Final = (IDENTITY_FILE, FILE_NAME, LEASE, ".lock")
+_FOLDERS: Final = {"packs": re.compile(r"[0-9a-f]{2}"), "commits": None, "roots": None}
+"""With the names of the folders in them; None: there are only files."""
+_ASIDE: Final = ".foreign-"
+
+
+def in_the_way(place: str) -> list[str]:
+    """The paths below the node's folder, sorted. `OSError` if it cannot be read."""
+    with node_files.opened_folder(place) as top:
+        found = [name for name in _FILES if not _is(top, name, regular=True)]
+        for name, inner in _FOLDERS.items():
+            if not _is(top, name, regular=False):
+                found.append(name)
+            elif name in os.listdir(top):
+                found += _within(place, name, inner)
+    return sorted(found)
+
+
+def _within(place: str, below: str, folders: re.Pattern[str] | None) -> Iterator[str]:
+    with node_files.opened_folder(place, below) as folder, os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or (folders and not folders.fullmatch(entry.name)):
+                continue
+            if not (entry.is_dir if folders else entry.is_file)(follow_symlinks=False):
+                yield f"{below}/{entry.name}"
+            elif folders:
+                yield from _within(place, f"{below}/{entry.name}", None)
+
+
+def _is(folder: int, name: str, *, regular: bool) -> bool:
+    """Whether it is a regular file, or a folder, or is not there."""
+    try:
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return True
+    return S_ISREG(mode) if regular else S_ISDIR(mode)
+
+
+def move_aside(place: str, path: str) -> str:
+    """Out of the way, durably; the new path. `OSError`."""
+    below, name = os.path.split(path)
+    aside = os.path.join(below, f"{_ASIDE}{os.urandom(4).hex()}-{name.lstrip('.')}")
+    with node_files.opened_folder(place, below) as folder:
+        io = durable.current()
+        io.rename(os.path.join(place, path), os.path.join(place, aside), folder=folder)
+        io.sync_folder(os.path.join(place, below), folder=folder)
+    return aside

@@ -1,0 +1,94 @@
+"""Changing a drive's cluster map: one node comes, goes, or is drained; each change under the drive's lease.
+
+The lease needs a majority of the nodes, and which nodes these are is what changes here. Invariants:
+1. A map is changed only by who holds the lease on the nodes of that map: no writer of that map is left, and a
+   stopped one can no longer get a majority of them (its epoch is used up).
+2. Whoever acquires the lease reads `drive.toml` again afterwards (`require_current`): one that took the map
+   before a change and the lease after it is refused.
+3. One change adds one node or takes one out, or neither: so any majority of the nodes before it and any
+   majority of those after it have a node in common (as in Ongaro, "Consensus: Bridging Theory and
+   Practice", 2014, section 4.2), and epochs go on growing.
+4. A map reaches the nodes first and the drive's folder last, where each `drive.toml` is replaced at once: a
+   change that is interrupted has happened or not, and both maps lead to everything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import trio
+
+from backend.cluster import check_nodes, drive_file
+from backend.cluster.drive_file import DriveFile, NodeEntry
+from backend.commits import Lease
+from backend.errors import ConflictError, FencedError
+from backend.nodes import Node
+
+
+@dataclass(frozen=True, slots=True)
+class HeldDrive:
+    """A drive whose lease is held. `folder` is absolute, `nodes` are all nodes of `file`."""
+
+    folder: str
+    file: DriveFile
+    nodes: Mapping[str, Node]
+    verify: Callable[[], Awaitable[None]]
+
+    async def change(self, nodes: tuple[NodeEntry, ...]) -> tuple[DriveFile, list[str]]:
+        """Have these nodes from now on: the new drive file, and a line for each node that could not be
+        told. The lease is of the old nodes: hold it anew for the next change. Safe to repeat."""
+        await self.verify()
+        return await trio.to_thread.run_sync(self._write, nodes)
+
+    async def finish(self) -> list[str]:
+        """Write the drive file, as most copies have it, to all its places: a change was interrupted. A line
+        for each node that could not be told. Safe to repeat."""
+        await self.verify()
+        return await trio.to_thread.run_sync(check_nodes.write_copies, self.folder, self.file)
+
+    def _write(self, nodes: tuple[NodeEntry, ...]) -> tuple[DriveFile, list[str]]:
+        """Keys may have been changed meanwhile, which needs no lease: they are taken as they are now."""
+        now = check_nodes.survey(self.folder).file
+        _require_same(self.folder, self.file, now)
+        new = replace(now, nodes=nodes, epoch=now.epoch + 1)
+        return new, check_nodes.write_copies(self.folder, new)
+
+
+@asynccontextmanager
+async def held(
+    folder: str, file: DriveFile, nodes: Mapping[str, Node], lease: Lease
+) -> AsyncIterator[HeldDrive]:
+    """The drive, with its lease, which is on the nodes of `file`. `LeaseHeldError` if it is mounted,
+    `UnavailableError` without a majority of the nodes, `ConflictError` if the map has been changed; when the
+    lease is lost, `FencedError` ends the block."""
+    await lease.acquire()
+    try:
+        now = await trio.to_thread.run_sync(check_nodes.survey, folder)
+        _require_same(folder, file, now.file)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lease.run)
+            nursery.start_soon(_end_when_lost, lease)
+            yield HeldDrive(folder, file, nodes, lease.verify)
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            await lease.release()
+
+
+def require_current(folder: str, file: DriveFile) -> None:
+    """`ConflictError` if the drive's folder has another cluster map than `file`, which was read before the
+    lease was acquired. What reading it raises. Blocks."""
+    _require_same(folder, file, drive_file.load(os.path.join(folder, drive_file.FILE_NAME)))
+
+
+def _require_same(folder: str, file: DriveFile, now: DriveFile) -> None:
+    if (now.id, now.epoch, now.nodes) != (file.id, file.epoch, file.nodes):
+        raise ConflictError(f"{folder}: the drive's nodes were changed just now; try again")
+
+
+async def _end_when_lost(lease: Lease) -> None:
+    await lease.lost.wait()
+    raise FencedError("the drive was taken over by another mount; what was done so far stays")

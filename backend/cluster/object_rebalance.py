@@ -1,0 +1,106 @@
+"""Moving the small replicated objects (commits, roots) to the nodes that the cluster map wants.
+
+Invariants:
+1. Only copies whose tag fits are moved (`ReplicatedObjects`, invariant 4): commits by their hash chain,
+   roots by their ballots. What a node made up stays where it is.
+2. Copies elsewhere are deleted only after m+1 wanted nodes have the right one durably: at no moment are there
+   fewer good copies than before.
+3. Only for who holds the drive's lease: nobody else replaces copies meanwhile. A majority confirms it anew
+   before each deletion.
+4. Nothing is chosen by guess: an object without a right copy, or with two that nothing tells apart, stays.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final
+
+from backend.commits import ROOTS, CommitLog, Copies, Copy, Ranking, ReplicatedObjects, commit_key
+from backend.errors import CorruptError
+from backend.failpoints import declare, failpoint
+from backend.nodes import Node
+from backend.system import plain_hash
+
+COPIED: Final = declare(
+    "rebalance.object-copied", "one more wanted node has a commit or root; the old copies are all there"
+)
+DELETED: Final = declare(
+    "rebalance.object-deleted", "m+1 wanted nodes have a commit or root; one copy elsewhere is gone"
+)
+
+_BATCH: Final = 256
+
+Accept = Callable[[Copy], bool]
+Progress = Callable[[int, int], None]
+
+
+class ObjectRebalance:
+    """`nodes` and `ranking` are those of `objects`; `verify` confirms the lease, or raises."""
+
+    def __init__(
+        self,
+        objects: ReplicatedObjects,
+        nodes: Mapping[str, Node],
+        ranking: Ranking,
+        verify: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._objects = objects
+        self._nodes = nodes
+        self._ranking = ranking
+        self._verify = verify
+        self.moved = 0
+        """copies that were written where there was none, or another one"""
+
+    async def run(self, progress: Progress) -> None:
+        """Put all commits and roots in order. `CorruptError` if the log is not whole, or an object has no
+        copy that is right for certain: what was moved before stays moved. What nodes raise. Safe to cancel
+        and to repeat."""
+        log = CommitLog(self._objects)
+        head = await log.open()
+        number = 0
+        while commits := await log.commits_after(number, _BATCH):
+            for commit, commit_hash in commits:
+                await self._settle_commit(commit.number, commit_hash)
+            number = commits[-1][0].number
+            progress(number, head.number)
+        for key in sorted((await self._objects.keys(ROOTS)).holders):
+            found = await self._objects.find_all(key)
+            if found.good:
+                await self._settle(key, found, lambda _copy: True)
+
+    async def _settle_commit(self, number: int, commit_hash: bytes) -> None:
+        key = commit_key(number)
+        await self._settle(key, await self._objects.find_all(key), _of_hash(commit_hash))
+
+    async def _settle(self, key: str, found: Copies, accept: Accept) -> None:
+        right = _right(key, found, accept)
+        wanted = self._ranking(key.encode())[: self._objects.copies]
+        for name in wanted:
+            if found.good.get(name) != right:
+                await self._objects.write_as_it_is(name, key, right)
+                failpoint(COPIED)
+                self.moved += 1
+        for name in sorted((found.good.keys() | found.damaged.keys()) - set(wanted)):
+            await self._verify()
+            await self._nodes[name].delete(key)
+            failpoint(DELETED)
+
+
+def _of_hash(commit_hash: bytes) -> Accept:
+    return lambda copy: plain_hash(copy.data) == commit_hash
+
+
+def _right(key: str, found: Copies, accept: Accept) -> Copy:
+    """Of the accepted copies with the highest ballot, the one that most nodes have: what was acknowledged
+    last is on more nodes than what it replaced (`ReplicatedObjects`, invariant 1)."""
+    accepted = [copy for copy in found.good.values() if accept(copy)]
+    highest = max((copy.ballot for copy in accepted), default=None)
+    votes = Counter(copy for copy in accepted if copy.ballot == highest).most_common(2)
+    if not votes:
+        raise CorruptError(f"{key}: no copy is good; fsck.drivefs says more")
+    if len(votes) == 2 and votes[0][1] == votes[1][1]:
+        raise CorruptError(
+            f"{key} is in two states and nothing says which is newer: mount the drive, unmount it, try again"
+        )
+    return votes[0][0]

@@ -1,0 +1,244 @@
+"""Rebalancing: what lies on the nodes moves to where the cluster map wants it, when nodes come and go.
+
+Invariants:
+1. No key is used: which fragment is where, the nodes list; what it is, and whether it is whole, is in the
+   fragment (docs/format/fragment.md). Each machine's block index learns of it by reconciliation.
+2. A copy is deleted only after the same fragment was read whole from another node, or was written durably to
+   it, in this run: at no moment has a pack fewer fragments than before, and never two on one node for long.
+3. Fragments that are on a wanted node stay (`backend.coding.placement.settle`): moving is for the others
+   only. What no node has is rebuilt from k others, as repair does it.
+4. A crash at any point leaves at most a fragment on two nodes, of which the next run deletes one.
+5. Only while a majority of the nodes confirms the lease, asked anew before each deletion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import trio
+
+from backend.coding import ClusterMap, ErasureCode, place, settle
+from backend.errors import CorruptError, DriveError, UnavailableError
+from backend.failpoints import declare, failpoint
+from backend.nodes import Node, RateLimitedNode, TokenBucket
+from backend.packs import (
+    FOOTER_SIZE,
+    MAX_PAYLOAD,
+    FragmentFooter,
+    FragmentListing,
+    Pack,
+    PackStore,
+    fragment_key,
+    fragment_secret,
+    is_wrong,
+    list_fragments,
+    parse_fragment,
+)
+
+BEFORE_COPY: Final = declare(
+    "rebalance.before-copy", "a fragment was read from its old node; the new one does not have it"
+)
+COPIED: Final = declare("rebalance.copied", "a fragment is durable on its new node, and is on the old one")
+DELETED: Final = declare("rebalance.deleted", "a fragment is on its new node only")
+
+AT_ONCE: Final = 4
+
+Verify = Callable[[], Awaitable[None]]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(slots=True)
+class RebalanceReport:
+    """What was done: fragments moved and their bytes, fragments rebuilt, second copies deleted. `left`: one
+    line for each pack that could not be put in order."""
+
+    moved: int = 0
+    moved_bytes: int = 0
+    rebuilt: int = 0
+    deleted: int = 0
+    left: list[str] = field(default_factory=list)
+
+
+class Rebalance:
+    """One run at a time, by who holds the drive's lease; `verify` confirms it, or raises. `nodes` are all
+    nodes of the drive by name; those that shall take nothing new (weight 0) may be away. `rate` bounds the
+    bytes that are read a second."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        cluster: ClusterMap,
+        code: ErasureCode,
+        drive_id: bytes,
+        pack_key: bytes,
+        verify: Verify,
+        rate: float | None = None,
+    ) -> None:
+        self._nodes = nodes
+        self._cluster = cluster
+        self._code = code
+        self._drive_id = drive_id
+        self._secret = fragment_secret(pack_key)
+        self._verify = verify
+        self._read_from = nodes if rate is None else _limited(nodes, rate)
+        self._packs = PackStore(
+            self._read_from, code, cluster, drive_id, pack_key, lambda _pack, _index: None
+        )
+
+    async def run(self, progress: Progress) -> RebalanceReport:
+        """Put all packs in order. `UnavailableError` if a node that is to keep something is away; what a node
+        raises ends the run. Safe to cancel and to repeat: the next run goes on."""
+        report = RebalanceReport()
+        listing = await list_fragments(self._nodes)
+        self._require_nodes(listing.away)
+        packs = sorted(listing.packs())
+        remaining, done = iter(packs), 0
+
+        async def work() -> None:
+            nonlocal done
+            for pack_id in remaining:
+                await trio.lowlevel.checkpoint()
+                await self._settle(pack_id, listing, report)
+                done += 1
+                progress(done, len(packs))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(AT_ONCE):
+                nursery.start_soon(work)
+        return report
+
+    def _require_nodes(self, away: Sequence[str]) -> None:
+        needed = [node.name for node in self._cluster.nodes if node.weight > 0 and node.name in away]
+        if needed:
+            raise UnavailableError(
+                f"nothing is moved while nodes are away: {', '.join(needed)}; bring them back, replace them "
+                "(drivefs node replace) or remove them too",
+                needed,
+            )
+
+    async def _settle(self, pack_id: bytes, listing: FragmentListing, report: RebalanceReport) -> None:
+        total = self._code.profile.total
+        holders = [listing.holders(pack_id, index) for index in range(total)]
+        targets = settle(place(self._cluster, pack_id, total), holders)
+        if all(held == [target] for held, target in zip(holders, targets, strict=True)):
+            return
+        work = _PackWork(pack_id, targets, holders)
+        for index in range(total):
+            if holders[index] != [targets[index]]:
+                await self._settle_fragment(work, index, report)
+        if work.lacking:
+            await self._rebuild(work, report)
+
+    async def _settle_fragment(self, work: _PackWork, index: int, report: RebalanceReport) -> None:
+        """Have one good copy on its node and none elsewhere; without a good copy it is noted as lacking."""
+        target, held = work.targets[index], work.holders[index]
+        for name in sorted(held, key=lambda name: name != target):
+            data = await self._read(work, name, index)
+            if data is None:
+                continue
+            if name != target:
+                failpoint(BEFORE_COPY)
+                await self._nodes[target].put(fragment_key(work.pack_id, index), [data])
+                failpoint(COPIED)
+                report.moved += 1
+                report.moved_bytes += len(data)
+            deleted = await self._delete_others(work, index)
+            report.deleted += deleted - (name != target)
+            return
+        work.lacking.append(index)
+
+    async def _read(self, work: _PackWork, name: str, index: int) -> bytes | None:
+        """A node's copy of a fragment, verified; None if it is wrong."""
+        try:
+            key = fragment_key(work.pack_id, index)
+            data = await self._read_from[name].get(key, 0, MAX_PAYLOAD + FOOTER_SIZE + 1)
+            judge = partial(self._pack_size, work.pack_id, index, data)
+            work.size = await trio.to_thread.run_sync(judge, limiter=self._packs.cpu)
+        except DriveError as error:
+            if not is_wrong(error):
+                raise
+            work.wrong.append(f"fragment {index}: {name}: {error}")
+            return None
+        return data
+
+    def _pack_size(self, pack_id: bytes, index: int, data: bytes) -> int:
+        """The size of the pack by a fragment of it that is whole and in its place; `CorruptError`,
+        `FormatError`."""
+        footer, _ = parse_fragment(data, self._secret)
+        size = self._code.fragment_size(footer.pack_size)
+        expected = FragmentFooter(self._drive_id, pack_id, index, self._code.profile, size, footer.pack_size)
+        if footer != expected:
+            raise CorruptError("it is another fragment, or of another drive or profile")
+        return footer.pack_size
+
+    async def _delete_others(self, work: _PackWork, index: int) -> int:
+        """Delete the copies that are not where they should be: how many."""
+        others = [name for name in work.holders[index] if name != work.targets[index]]
+        for name in others:
+            await self._verify()
+            await self._nodes[name].delete(fragment_key(work.pack_id, index))
+            failpoint(DELETED)
+        return len(others)
+
+    async def _rebuild(self, work: _PackWork, report: RebalanceReport) -> None:
+        """Rebuild what no node has, or only damaged; then the damaged copies go. Too few fragments to do so
+        stay where they are: those of a write that never finished, if they are whole; else it is told."""
+        present = self._code.profile.total - len(work.lacking)
+        if present >= self._code.profile.k and await self._repair(work):
+            report.rebuilt += len(work.lacking)
+            for index in work.lacking:
+                deleted = await self._delete_others(work, index)
+                report.deleted += deleted
+        elif present >= self._code.profile.k or (work.wrong and not self._is_made_up(work, present)):
+            reasons = "; ".join(work.wrong) or "fragments are missing"
+            report.left.append(f"pack {work.pack_id.hex()} cannot be made whole ({reasons})")
+
+    def _is_made_up(self, work: _PackWork, present: int) -> bool:
+        """Whether m nodes at most say that there is such a pack, and show no fragment that is whole."""
+        names = {name for names in work.holders for name in names}
+        return not present and len(names) <= self._code.profile.m
+
+    async def _repair(self, work: _PackWork) -> bool:
+        try:
+            pack = await self._described(work)
+            return not await self._packs.repair(pack)
+        except (CorruptError, UnavailableError) as error:
+            work.wrong.append(str(error))
+            return False
+
+    async def _described(self, work: _PackWork) -> Pack:
+        """The pack as it lies now, all of `lacking` known to be missing."""
+        there = (index for index in range(len(work.targets)) if index not in work.lacking)
+        while not work.size:
+            index = next(there, None)
+            if index is None:
+                raise CorruptError("no fragment of it is whole")
+            await self._read(work, work.targets[index], index)
+        missing = sum(1 << index for index in work.lacking)
+        return Pack(work.pack_id, work.size, self._packs.stored_size(work.size), tuple(work.targets), missing)
+
+
+@dataclass(slots=True)
+class _PackWork:
+    """A pack being put in order: where its fragments are to lie, and which nodes had them when it began."""
+
+    pack_id: bytes
+    targets: list[str]
+    holders: list[list[str]]
+    size: int = 0
+    lacking: list[int] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+def _limited(nodes: Mapping[str, Node], rate: float) -> dict[str, Node]:
+    bucket = TokenBucket(rate, rate)
+    return {name: RateLimitedNode(node, bucket) for name, node in nodes.items()}
+
+
+async def left_on(node: Node) -> list[str]:
+    """The keys of what a node keeps of the drive. The lease is not among them: it is nobody's data."""
+    found = [await node.keys(folder) for folder in ("packs/", "commits/", "roots/")]
+    return [key for keys in found for key in keys]

@@ -1,0 +1,34 @@
+"""The commit log: small objects in copies, the lease, the chain of commits."""
+
+from backend.commits.commit_format import associated_data_of, payload_associated_data
+from backend.commits.commit_log import CommitLog
+from backend.commits.commit_search import FOLDER, commit_key, number_of
+from backend.commits.lease import DEFAULT_SECONDS, KEY, SILENT_SECONDS, Lease
+from backend.commits.lease_record import MAX_SIZE, decode, is_sealed
+from backend.commits.object_format import Copy
+from backend.commits.process_identity import life_of, this_process
+from backend.commits.replicated_objects import ROOTS, Copies, Ranking, ReplicatedObjects, ranking_of
+
+__all__ = [
+    "DEFAULT_SECONDS",
+    "FOLDER",
+    "KEY",
+    "MAX_SIZE",
+    "ROOTS",
+    "SILENT_SECONDS",
+    "CommitLog",
+    "Copies",
+    "Copy",
+    "Lease",
+    "Ranking",
+    "ReplicatedObjects",
+    "associated_data_of",
+    "commit_key",
+    "decode",
+    "is_sealed",
+    "life_of",
+    "number_of",
+    "payload_associated_data",
+    "ranking_of",
+    "this_process",
+]

@@ -1,0 +1,341 @@
+"""The commit log: ordered, hash-chained commits, each in m+1 copies on the nodes.
+
+Invariants:
+1. A commit is acknowledged only after m+1 nodes have it under the writer's epoch and after that a
+   majority of nodes has confirmed the epoch (`fence`, `Lease.verify`). So whoever gets a later epoch
+   gets it after the copies were there, and as an opener sees all but m nodes, it sees the commit. It
+   has to see so many twice: when it lists the numbers, and when it reads the newest one's copies.
+2. One writer per epoch, one commit per number and epoch: what an append left on some nodes when it
+   failed is completed before another commit may take its number.
+3. Each copy carries the epoch under which it was written (its ballot). Of two commits with one number
+   the higher ballot counts and replaces the lower, never the reverse. The loser was never acknowledged.
+4. An opener with an epoch writes the newest commit again under its own ballot before it builds upon it:
+   a commit that had only reached one node is then in the log for good, or was seen by nobody. (2 to 4
+   are Lamport's "Paxos Made Simple", 2001, with the lease as phase 1 and m+1 copies against n-m readers.)
+5. Only authentic copies are believed. The newest commit is found by its number
+   (`backend.commits.commit_search`), all before it by the hash chain back from it. A missing or unlinked
+   commit is an error that names it; nothing is ever cut off to make the chain fit.
+6. A log that ends before, or does not contain, what this device knew is refused (`RollbackError`).
+
+A reader without an epoch takes the newest commit as it finds it. If a fenced writer left that one behind
+unacknowledged, a later commit may replace it; the reader then gets a `ConflictError` and opens anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+
+from backend.commits import commit_format
+from backend.commits.commit_chain import CommitChain
+from backend.commits.commit_search import FOLDER, CommitSearch, commit_key, number_of
+from backend.commits.object_format import Copy
+from backend.commits.replicated_objects import Listing, ReplicatedObjects
+from backend.errors import (
+    ConflictError,
+    CorruptError,
+    DriveError,
+    FencedError,
+    FormatError,
+    NotFoundError,
+    ReadOnlyError,
+    RollbackError,
+)
+from backend.failpoints import declare, failpoint
+from backend.system import plain_hash
+from backend.upstream import NO_COMMIT, Commit, Head
+
+EMPTY: Final = Head(0, NO_COMMIT)
+_AT_ONCE: Final = 16
+_BYTES_AT_ONCE: Final = 32 * 1024 * 1024
+_ANY_EPOCH: Final = 2**64
+_LOG = logging.getLogger(__name__)
+
+BEFORE_COPIES: Final = declare("commit.before-copies", "all blocks are stored; no node has the commit")
+AFTER_FIRST_COPY: Final = declare("commit.after-first-copy", "one node has the commit; not acknowledged")
+AFTER_COPIES: Final = declare("commit.after-copies", "m+1 nodes have the commit; epoch not confirmed")
+AFTER_FENCE: Final = declare("commit.after-fence", "the commit is in the log; the caller does not know")
+BEFORE_SETTLE: Final = declare(
+    "commit.before-settle", "a new holder has read the newest commit, nothing is written"
+)
+
+Fence = Callable[[], Awaitable[None]]
+
+
+async def _no_fence() -> None:
+    await trio.lowlevel.checkpoint()
+
+
+class CommitLog:
+    """`open` comes first. `append` has one caller, the rest any number."""
+
+    def __init__(
+        self, objects: ReplicatedObjects, fence: Fence = _no_fence, *, poll_seconds: float = 2.0
+    ) -> None:
+        """`fence` returns if the epoch given to `become_writer` still counts and raises `FencedError` if not.
+        `poll_seconds` is how often a reader without an epoch looks for new commits while one waits."""
+        self._objects = objects
+        self._search = CommitSearch(objects, self._note_damaged)
+        self._fence = fence
+        self._poll_seconds = poll_seconds
+        self._chain = CommitChain(EMPTY)
+        self._epoch: int | None = None
+        self._torn: tuple[int, bytes] | None = None
+        self._newest: bytes | None = None
+        self._changed = trio.Event()
+        self._reading = trio.Lock()
+        self._to_mend: set[int] = set()
+        self.needs_mending = trio.Event()
+        """Set when `mend` has something to do."""
+        self.highest_epoch = 0
+        """The highest epoch met in the log: a lease below it has been tampered with or lost."""
+
+    @property
+    def head(self) -> Head:
+        """The newest verified commit."""
+        return self._chain.head
+
+    async def open(self, *, known: Head | None = None, trusted: Head | None = None) -> Head:
+        """Find and verify the head, for reading. The chain is checked back to `known` (what this device saw
+        last), else to `trusted` (what a snapshot names), else to commit 1. `RollbackError`; `CorruptError`
+        (gap, fork, damage, each naming the number); `UnavailableError` if m+1 nodes are away. Idempotent."""
+        base = known if known is not None else trusted or EMPTY
+        listing = await self._objects.keys(FOLDER)
+        found = await self._search.newest(listing, base.number)
+        self._chain = CommitChain(base)
+        if found is not None:
+            await self._verify_from(*found, base)
+        self._note_thin_copies(listing)
+        return self.head
+
+    async def become_writer(self, epoch: int) -> Head:
+        """Let `append` work, under `epoch`: of a lease that was acquired before `open` was called, else
+        commits of the last holder may be missed. Called once, right after `open`. Makes the head this
+        epoch's own. `FencedError` if the log has this epoch or a higher one; else as `append`."""
+        if self.highest_epoch >= epoch:
+            raise FencedError(f"the log has epoch {self.highest_epoch}, the lease only {epoch}")
+        if self.head.number:
+            failpoint(BEFORE_SETTLE)
+            assert self._newest is not None
+            await self._write_copies(self.head.number, self._newest, epoch)
+        self._newest = None
+        self._epoch = epoch
+        return self.head
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        """See `Upstream.append`. A commit that failed with a transient error may be in the log or not:
+        append the same commit again. If another one is given instead, the failed one is completed first
+        and `ConflictError` raised. `FormatError` if it is over a limit."""
+        data = commit_format.encode(commit)
+        commit_hash = plain_hash(data)
+        if commit_hash == self.head.hash:
+            return self.head
+        if self._epoch is None:
+            raise ReadOnlyError("the drive is open for reading only")
+        if self._torn is not None and self._torn[1] != data:
+            await self._publish(*self._torn)
+        self._check_next(commit, expected)
+        await self._publish(commit.number, data)
+        return self.head
+
+    async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
+        """See `Upstream.commits_after`; fewer than `limit` where they are large (32 MiB)."""
+        async with self._reading:
+            if number + 1 < self._chain.first:
+                await self._extend_back(number + 1)
+        found: list[tuple[Commit, bytes]] = []
+        last = min(self.head.number, number + limit)
+        size = 0
+        while number < last and size < _BYTES_AT_ONCE:
+            batch = range(number + 1, min(number + _AT_ONCE, last) + 1)
+            read = await self._read_many(batch, self._chain.hash_of)
+            found.extend(read)
+            size += sum(len(commit.payload) for commit, _ in read)
+            number = batch[-1]
+        return found
+
+    async def wait_for_change(self, number: int) -> None:
+        """See `Upstream.wait_for_change`. A writer is told by its own appends; a reader without an epoch
+        asks the nodes now and then."""
+        while self.head.number <= number:
+            if self._epoch is not None:
+                await self._changed.wait()
+            elif (await self.refresh()).number <= number:
+                await trio.sleep(self._poll_seconds)
+
+    async def refresh(self) -> Head:
+        """Look for commits after the head and take them; the head. `ConflictError` if the log went on
+        from another commit than this head."""
+        async with self._reading:
+            while (copy := await self._search.newest_copy(self.head.number + 1)) is not None:
+                if _decoded(self.head.number + 1, copy).previous != self.head.hash:
+                    raise ConflictError(
+                        f"the commit log went another way at commit {self.head.number}: open the drive again"
+                    )
+                self._grow(plain_hash(copy.data))
+        return self.head
+
+    async def mend(self) -> int:
+        """Write again the commits that were found damaged or in too few copies; how many. For a writer.
+        What fails stays noted for the next call."""
+        if self._epoch is None:
+            raise ReadOnlyError("the drive is open for reading only")
+        mended = 0
+        for number in sorted(self._to_mend):
+            if self._chain.first <= number <= self.head.number:
+                copy = await self._read_one(number, self._chain.hash_of(number))
+                await self._objects.create(commit_key(number), copy.data, self._epoch, lambda: None)
+                mended += 1
+            self._to_mend.discard(number)
+        self.needs_mending = trio.Event()
+        return mended
+
+    async def _verify_from(self, top: int, copy: Copy, base: Head) -> None:
+        newest = _decoded(top, copy)
+        self.highest_epoch = max(copy.ballot, newest.epoch)
+        # Kept, as a fenced holder may replace every copy of it if it was never acknowledged (invariant 3).
+        self._newest = copy.data
+        hashes = [plain_hash(copy.data)]
+        if top > base.number:
+            older, before = await self._walk_back(top - 1, newest.previous, base.number, newest.epoch)
+            hashes += [*older, before]
+        if hashes.pop() != base.hash:
+            raise _other_history(base)
+        for commit_hash in reversed(hashes):
+            self._chain.append(commit_hash)
+
+    async def _walk_back(self, top: int, wanted: bytes, stop: int, epoch: int) -> tuple[list[bytes], bytes]:
+        """The hashes of the commits `top`, whose hash must be `wanted` and whose epoch at most `epoch`, down
+        to `stop`+1, and what the last of them names as its previous. Reads ahead in batches, then checks
+        link by link."""
+        hashes: list[bytes] = []
+        while top > stop:
+            batch = range(top, max(top - _AT_ONCE, stop), -1)
+            for commit, commit_hash in await self._read_many(batch, None):
+                if commit_hash != wanted:
+                    # Another writer's unacknowledged commit of this number: the right one is elsewhere.
+                    commit = _decoded(commit.number, await self._read_one(commit.number, wanted))
+                if commit.epoch > epoch:
+                    raise CorruptError(f"commit {commit.number} has a later epoch than the commit after it")
+                hashes.append(wanted)
+                wanted, epoch = commit.previous, commit.epoch
+            top = batch[-1] - 1
+        return hashes, wanted
+
+    async def _extend_back(self, number: int) -> None:
+        first = self._chain.first
+        hashes, before = await self._walk_back(
+            first, self._chain.hash_of(first), max(number, 1) - 1, _ANY_EPOCH
+        )
+        if number <= 1 and before != NO_COMMIT:
+            raise CorruptError("commit 1 names a commit before it")
+        self._chain.prepend(hashes[1:])
+
+    def _check_next(self, commit: Commit, expected: Head) -> None:
+        head = self.head
+        if expected != head or commit.number != head.number + 1 or commit.previous != head.hash:
+            raise ConflictError(f"commit {commit.number} does not follow commit {head.number}, the head")
+        if commit.epoch != self._epoch:
+            raise FencedError(f"commit {commit.number} has epoch {commit.epoch}, the lease {self._epoch}")
+
+    async def _publish(self, number: int, data: bytes) -> None:
+        assert self._epoch is not None
+        self._torn = (number, data)
+        failpoint(BEFORE_COPIES)
+        try:
+            await self._write_copies(number, data, self._epoch)
+        except ConflictError:
+            self._torn = None
+            raise
+        failpoint(AFTER_FENCE)
+        self._torn = None
+        self._grow(plain_hash(data))
+
+    async def _write_copies(self, number: int, data: bytes, epoch: int) -> None:
+        key = commit_key(number)
+        try:
+            await self._objects.create(key, data, epoch, lambda: failpoint(AFTER_FIRST_COPY))
+        except ConflictError:
+            await self._fence()
+            raise
+        failpoint(AFTER_COPIES)
+        await self._fence()
+
+    def _grow(self, commit_hash: bytes) -> None:
+        self._chain.append(commit_hash)
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+    async def _read_one(self, number: int, wanted: bytes | None) -> Copy:
+        """A good copy of a commit that must be there, of the hash `wanted` if given."""
+
+        def accept(copy: Copy) -> bool:
+            return wanted is None or plain_hash(copy.data) == wanted
+
+        try:
+            return await self._objects.find(
+                commit_key(number), accept, lambda node: self._note_damaged(number, node)
+            )
+        except NotFoundError:
+            raise CorruptError(f"the commit log has a gap: commit {number} is on no node") from None
+        except CorruptError:
+            raise CorruptError(f"commit {number}: no copy is good and fits the commit after it") from None
+
+    async def _read_many(
+        self, numbers: Sequence[int], wanted: Callable[[int], bytes] | None
+    ) -> list[tuple[Commit, bytes]]:
+        found: dict[int, tuple[Commit, bytes] | DriveError] = {}
+
+        async def read(number: int) -> None:
+            try:
+                copy = await self._read_one(number, wanted(number) if wanted else None)
+                found[number] = (_decoded(number, copy), plain_hash(copy.data))
+            except DriveError as error:
+                found[number] = error
+
+        async with trio.open_nursery() as nursery:
+            for number in numbers:
+                nursery.start_soon(read, number)
+        return [_raised(found[number]) for number in numbers]
+
+    def _note_damaged(self, number: int, where: str) -> None:
+        _LOG.warning("commit %d is damaged on %s: another copy is used and it will be mended", number, where)
+        self._note(number)
+
+    def _note_thin_copies(self, listing: Listing) -> None:
+        for key, holders in listing.holders.items():
+            number = number_of(key)
+            if number is not None and len(holders) + len(listing.away) < self._objects.copies:
+                self._note(number)
+
+    def _note(self, number: int) -> None:
+        self._to_mend.add(number)
+        self.needs_mending.set()
+
+
+def _decoded(number: int, copy: Copy) -> Commit:
+    try:
+        commit = commit_format.decode(copy.data)
+    except (CorruptError, FormatError) as error:
+        raise type(error)(f"commit {number}: {error}") from None
+    if commit.number != number:
+        raise CorruptError(f"commit {number}: the object in its place says it is commit {commit.number}")
+    return commit
+
+
+def _raised(found: tuple[Commit, bytes] | DriveError) -> tuple[Commit, bytes]:
+    if isinstance(found, DriveError):
+        raise found
+    return found
+
+
+def _other_history(base: Head) -> DriveError:
+    if base.number == 0:
+        return CorruptError("commit 1 names a commit before it")
+    return RollbackError(
+        f"the commit log has another commit {base.number} than the one this device has seen: it was rolled "
+        "back or is another history; nothing was changed"
+    )

@@ -1,0 +1,396 @@
+"""The lease: at most one writer of a drive, and an epoch that fences every earlier one.
+
+Invariants:
+1. Majority: an epoch is acquired by swapping the record on more than half of all nodes of the drive.
+   Any two majorities share a node and a node's swap is atomic, so an epoch has one holder, ever.
+2. Epochs only grow on each node: an acquirer takes one more than the highest it saw on a majority, and
+   no record replaces one of a higher epoch. An attempt that failed leaves its epoch used up.
+3. `verify` (a majority still has this holder's record) is what makes a write count, not a clock: if it
+   succeeds after the write, any later holder acquires after it, and so sees the write when it looks.
+   A holder that was stopped for an hour can therefore do no harm, whatever its clocks say.
+4. Clocks only decide when others may try. A holder on another machine, boot or pid namespace is taken
+   over when its record was seen unchanged for its whole duration by the observer's own clock (Gray and
+   Cheriton, "Leases", SOSP 1989; the DynamoDB lock client); wall clocks are never compared. A holder
+   of this boot whose process is gone is taken over at once.
+5. A node that does not answer in a sixth of the lease's duration counts as away: one disk that hangs must
+   not cost the lease.
+6. A record counts only if who has the drive's key wrote it. A node can keep, lose or put back its record; it
+   cannot make one up, say that a holder lives, or use up epochs.
+7. CLOCK_BOOTTIME: time asleep counts, so a machine that was suspended knows that its lease is old.
+
+A lease that only ran out (nodes away, suspended) and was taken by nobody is renewed and goes on; one that
+was taken over is lost for good (`FencedError`). With half of the nodes away there is no lease: reading
+goes on, writing waits. One task at a time calls `acquire`, `run`, `release`; any calls `check`, `confirm`,
+`ensure`, `renew`, `verify`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
+
+import trio
+
+from backend.commits.lease_record import MAX_SIZE, Holder, LeaseRecord, decode, encode, is_sealed, sealed
+from backend.commits.process_identity import Life, life_of
+from backend.errors import (
+    CorruptError,
+    DriveError,
+    FencedError,
+    FormatError,
+    LeaseHeldError,
+    NotFoundError,
+    TransientError,
+    UnavailableError,
+)
+from backend.failpoints import declare, failpoint
+from backend.nodes import Node
+
+KEY: Final = "lease"
+DEFAULT_SECONDS: Final = 30.0
+_MARGIN: Final = 1.1
+"""How much longer an observer waits, for clocks that run at different rates."""
+_TRIES: Final = 10
+SILENT_SECONDS: Final = 2.0
+"""A person who waits longer is told what for."""
+
+BEFORE_TAKEOVER: Final = declare("lease.before-takeover", "the last holder is gone; nothing is written")
+AFTER_ACQUIRE: Final = declare("lease.after-acquire", "a majority has the new record; the log is not read")
+BEFORE_RELEASE: Final = declare("lease.before-release", "all is done; the record still says held")
+
+log = logging.getLogger(__name__)
+
+
+def boot_clock() -> float:
+    """Seconds since boot, suspended time included."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one node holds: the bytes (None: nothing), and the record if they are one."""
+
+    stored: bytes | None
+    record: LeaseRecord | None
+
+    @property
+    def epoch(self) -> int:
+        return self.record.epoch if self.record else 0
+
+
+class Lease:
+    """A drive's lease, from the side of one process."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        drive_id: bytes,
+        secret: bytes,
+        holder: Holder,
+        *,
+        seconds: float = DEFAULT_SECONDS,
+        clock: Callable[[], float] = boot_clock,
+        life: Callable[[Holder, Holder], Life] = life_of,
+        waiting: Callable[[str], None] = log.info,
+    ) -> None:
+        """`nodes` are all nodes of the drive, also those that are away; `secret` is the drive's key for
+        leases. `seconds` is for how long others trust a silent holder; it is renewed three times in that.
+        `waiting` is told for whom and how long `acquire` waits, when it has for two seconds."""
+        self._nodes = nodes
+        self._drive = drive_id.hex()
+        self._secret = secret
+        self._holder = holder
+        self._seconds = seconds
+        self._clock = clock
+        self._life = life
+        self._waiting = waiting
+        self._majority = len(nodes) // 2 + 1
+        self._mine: LeaseRecord | None = None
+        self._valid_until = 0.0
+        self._unknown_until = 0.0
+        self._renewing = trio.Lock()
+        self.lost: Final = trio.Event()
+        """Set when the lease was taken over."""
+
+    @property
+    def epoch(self) -> int:
+        """Of this holder; 0 if the lease is not held."""
+        return self._mine.epoch if self._mine else 0
+
+    async def acquire(self, *, minimum_epoch: int = 1) -> int:
+        """Hold the lease; the new epoch, at least `minimum_epoch`. Waits for a silent holder's duration
+        when its process cannot be seen from here. `LeaseHeldError` if the holder lives,
+        `UnavailableError` without a majority of the nodes."""
+        for _ in range(_TRIES):
+            seen = await self._look()
+            holders = self._possible_holders(seen)
+            for record in holders:
+                await self._outlive(record)
+            if holders:
+                failpoint(BEFORE_TAKEOVER)
+            epoch = max([minimum_epoch, *(one.epoch + 1 for one in seen.values())])
+            if await self._take(seen, epoch):
+                failpoint(AFTER_ACQUIRE)
+                return epoch
+            await trio.sleep(random.uniform(0.05, 0.5))
+        raise TransientError("the drive's lease keeps changing hands: try again")
+
+    async def run(self) -> None:
+        """Renew until the lease is lost (then `lost` is set) or the task is cancelled. Nodes that are away
+        delay the renewal, they do not end it."""
+        while not self.lost.is_set():
+            due = self._valid_until - self._seconds * 2 / 3
+            await trio.sleep(max(due - self._clock(), 0))
+            try:
+                await self.renew()
+            except FencedError:
+                return
+            except (UnavailableError, TransientError) as error:
+                log.info("the lease could not be renewed: %s", error)
+                await trio.sleep(self._seconds / 15)
+
+    async def renew(self) -> None:
+        """Say on all nodes that the holder lives. `FencedError` if the lease was taken over,
+        `UnavailableError` if too few nodes answer."""
+        async with self._renewing:
+            await self._renew()
+
+    async def _renew(self) -> None:
+        mine = self._require()
+        started = self._clock()
+        renewed = replace(mine, renewals=mine.renewals + 1, until_ns=self._until())
+        seen = await self._look()
+        allowed = {name: one for name, one in seen.items() if self._may_replace(one, mine)}
+        self._judge_lost(seen, mine)
+        if len(await self._swap_all(allowed, renewed)) < self._majority:
+            raise TransientError("the lease could not be renewed on a majority of the nodes")
+        if self._mine is not mine:
+            return  # released meanwhile
+        self._mine = renewed
+        self._valid_until = started + self._seconds
+
+    def check(self) -> None:
+        """`FencedError` if the lease is lost for good; `TransientError` if it ran out and is not yet
+        renewed. Asks no node: to be called before work that cannot wait for `ensure`, while `verify` is what
+        makes a write count."""
+        self._require()
+        if self._clock() > self._valid_until:
+            raise TransientError(f"the lease was not renewed for {self._seconds:g} s: are the nodes away?")
+
+    async def ensure(self) -> None:
+        """Return if the lease holds. One that ran out (the machine was suspended, nodes were away) is renewed
+        first, by who needs it now: the next round of `run` may be seconds away. Raises as `renew`."""
+        self._require()
+        while self._clock() > self._valid_until:
+            async with self._renewing:
+                if self._clock() > self._valid_until:
+                    await self._renew()
+
+    async def confirm(self) -> None:
+        """`FencedError` if the lease was taken over, as far as that can be known now. One that ran out is
+        asked for first. Nodes that do not answer say nothing, and are not asked again by every caller."""
+        self._require()
+        if self._clock() <= max(self._valid_until, self._unknown_until):
+            return
+        try:
+            await self.ensure()
+        except (UnavailableError, TransientError):
+            self._unknown_until = self._clock() + self._seconds / 15
+
+    async def verify(self) -> None:
+        """Return if, at one moment during this call, a majority of the nodes still had this holder's record;
+        the others are not waited for. `FencedError` if it was taken over, `UnavailableError` if too few nodes
+        answer."""
+        mine = self._require()
+        seen = await self._look(lambda found: sum(_same(one.record, mine) for one in found) >= self._majority)
+        kept = sum(_same(one.record, mine) for one in seen.values())
+        if kept < self._majority:
+            self._judge_lost(seen, mine)
+            raise TransientError(f"only {kept} nodes confirm the lease, {self._majority} are needed")
+
+    async def release(self) -> None:
+        """Give the lease back on the nodes that answer. Idempotent; never raises for a node."""
+        mine, self._mine = self._mine, None
+        if mine is None or self.lost.is_set():
+            return
+        failpoint(BEFORE_RELEASE)
+        await self._withdraw(mine)
+
+    def _require(self) -> LeaseRecord:
+        if self.lost.is_set():
+            raise FencedError("the drive's lease was taken over: this mount may not write again")
+        if self._mine is None:
+            raise FencedError("the drive's lease is not held")
+        return self._mine
+
+    def _judge_lost(self, seen: Mapping[str, _Seen], mine: LeaseRecord) -> None:
+        """`FencedError` if so many nodes have a higher epoch that no majority can be had again."""
+        taken = sum(one.epoch > mine.epoch for one in seen.values())
+        if taken > len(self._nodes) - self._majority:
+            self.lost.set()
+        self._require()
+
+    def _possible_holders(self, seen: Mapping[str, _Seen]) -> list[LeaseRecord]:
+        """The held records that may be on a majority, counting nodes that do not answer as theirs; the
+        newest state of each. What a failed attempt or a long gone holder left on fewer nodes is none."""
+        away = len(self._nodes) - len(seen)
+        newest: dict[str, LeaseRecord] = {}
+        count: Counter[str] = Counter()
+        for one in seen.values():
+            record = one.record
+            if record is not None and record.held:
+                count[record.token] += 1
+                if record.token not in newest or newest[record.token].renewals < record.renewals:
+                    newest[record.token] = record
+        return [record for token, record in newest.items() if count[token] + away >= self._majority]
+
+    def _may_replace(self, one: _Seen, mine: LeaseRecord) -> bool:
+        return one.epoch < mine.epoch or _same(one.record, mine)
+
+    async def _take(self, seen: Mapping[str, _Seen], epoch: int) -> bool:
+        """Try to be the holder of `epoch`; leaves nothing held if that fails."""
+        started = self._clock()
+        token = os.urandom(16).hex()
+        record = LeaseRecord(self._drive, epoch, True, 0, token, self._seconds, self._until(), self._holder)
+        won = await self._swap_all(seen, record)
+        if len(won) < self._majority:
+            with trio.CancelScope(shield=True):
+                await self._withdraw(record)
+            return False
+        self._mine = record
+        self._valid_until = started + self._seconds
+        return True
+
+    async def _withdraw(self, mine: LeaseRecord) -> None:
+        async def free(node: Node) -> None:
+            try:
+                one = await self._read(node)
+                if _same(one.record, mine) and one.record is not None:
+                    await node.swap(KEY, one.stored, self._encoded(replace(one.record, held=False)))
+            except DriveError:
+                return  # a node that is away keeps the record; it runs out by itself
+
+        await self._each(free)
+
+    async def _swap_all(self, seen: Mapping[str, _Seen], record: LeaseRecord) -> set[str]:
+        """The nodes on which `record` has replaced what was seen."""
+        won: set[str] = set()
+
+        async def swap(node: Node) -> None:
+            if node.name not in seen:
+                return
+            try:
+                await node.swap(KEY, seen[node.name].stored, self._encoded(record))
+            except DriveError:
+                return  # away, refusing, or someone else was first: not won
+            won.add(node.name)
+
+        await self._each(swap)
+        return won
+
+    async def _look(self, enough: Callable[[Collection[_Seen]], bool] = lambda _: False) -> dict[str, _Seen]:
+        """What the nodes hold, of those that answer in time, or that answered when it was `enough`;
+        `UnavailableError` if they are no majority."""
+        seen: dict[str, _Seen] = {}
+        failed: dict[str, DriveError] = {}
+        with trio.move_on_after(self._seconds / 6) as waiting:
+
+            async def look(node: Node) -> None:
+                try:
+                    seen[node.name] = await self._read(node)
+                except DriveError as error:
+                    failed[node.name] = error
+                    return
+                if enough(seen.values()):
+                    waiting.cancel()
+
+            await self._each(look)
+        if len(seen) < self._majority:
+            raise self._too_few(sorted(self._nodes.keys() - seen.keys()), failed)
+        return seen
+
+    def _too_few(self, away: list[str], failed: Mapping[str, DriveError]) -> UnavailableError:
+        unknown = [str(error) for error in failed.values() if isinstance(error, FormatError)]
+        why = f" ({unknown[0]})" if unknown else ""
+        needs = f"the lease needs {self._majority} of {len(self._nodes)} nodes"
+        return UnavailableError(f"{needs}; away: {', '.join(away)}{why}", away)
+
+    async def _read(self, node: Node) -> _Seen:
+        """A record that is damaged, forged or of another drive counts as none: it is replaced."""
+        try:
+            stored = await node.get(KEY, 0, MAX_SIZE + 1)
+        except NotFoundError:
+            return _Seen(None, None)
+        try:
+            record = decode(stored)
+        except CorruptError:
+            return _Seen(stored, None)
+        is_ours = record.drive == self._drive and is_sealed(record, self._secret)
+        return _Seen(stored, record if is_ours else None)
+
+    def _encoded(self, record: LeaseRecord) -> bytes:
+        return encode(sealed(record, self._secret))
+
+    async def _outlive(self, record: LeaseRecord) -> None:
+        """Return when the holder of `record` may be taken over; `LeaseHeldError` if it lives."""
+        life = self._life(record.holder, self._holder)
+        if life == "gone":
+            return
+        if life == "running":
+            raise LeaseHeldError(_held_by(record))
+        began = self._clock()
+        until = began + record.seconds * _MARGIN
+        said = False
+        while (left := until - self._clock()) > 0:
+            if not said and self._clock() - began >= SILENT_SECONDS:
+                self._waiting(_waits_for(record, left))
+                said = True
+            await trio.sleep(min(left, SILENT_SECONDS, max(record.seconds / 15, 0.05)))
+            now = _state_of(record.token, await self._look())
+            if now is None or self._life(record.holder, self._holder) == "gone":
+                return
+            if now.renewals > record.renewals:
+                raise LeaseHeldError(_held_by(now))
+
+    async def _each(self, work: Callable[[Node], Awaitable[None]]) -> None:
+        async with trio.open_nursery() as nursery:
+            for node in self._nodes.values():
+                nursery.start_soon(work, node)
+
+    def _until(self) -> int:
+        return time.time_ns() + int(self._seconds * 1e9)
+
+
+def _state_of(token: str, seen: Mapping[str, _Seen]) -> LeaseRecord | None:
+    """The newest state of an acquisition, None if no node has it as held any more."""
+    records = [one.record for one in seen.values() if one.record is not None]
+    held = [record for record in records if record.token == token and record.held]
+    return max(held, key=lambda record: record.renewals, default=None)
+
+
+def _same(record: LeaseRecord | None, mine: LeaseRecord) -> bool:
+    return record is not None and (record.epoch, record.token, record.held) == (mine.epoch, mine.token, True)
+
+
+def _waits_for(record: LeaseRecord, left: float) -> str:
+    holder = record.holder
+    return (
+        f"the drive was last mounted by process {holder.pid} on {holder.host}, and whether that lives cannot "
+        f"be seen from here; waiting until its lease has run out, {left:.0f} s at most"
+    )
+
+
+def _held_by(record: LeaseRecord) -> str:
+    holder = record.holder
+    try:
+        until = datetime.fromtimestamp(record.until_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError, OSError):
+        until = "an unknown time"
+    return f"the drive is mounted by process {holder.pid} on {holder.host}, at least until {until}"

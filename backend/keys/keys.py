@@ -1,0 +1,65 @@
+"""The keys of one drive: a random drive key, and a sub-key for each purpose.
+
+No key serves two purposes (a key per mode is what the gocryptfs audit of 2017 asked for). The drive's
+id is bound too, so that two drives made from one drive key by mistake still share nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from backend.system import KEY_SIZE, derive
+
+DRIVE_ID_SIZE: Final = 16
+
+
+def new_drive_key() -> bytes:
+    """A fresh random drive key."""
+    return os.urandom(KEY_SIZE)
+
+
+class DriveKeys:
+    """The 32-byte sub-keys of a drive. Immutable; never shows a key in its repr. Thread-safe."""
+
+    __slots__ = ("block", "block_id", "chunker", "commit", "lease", "object", "pack", "root", "snapshot")
+
+    block: Final[bytes]
+    """Seals blocks (by a key derived per block)."""
+    block_id: Final[bytes]
+    """Keys the hash that names a block."""
+    chunker: Final[bytes]
+    """Keys where content is cut."""
+    commit: Final[bytes]
+    """Seals the payload of commits."""
+    lease: Final[bytes]
+    """Authenticates lease records."""
+    object: Final[bytes]
+    """Authenticates the copies of commits and roots."""
+    pack: Final[bytes]
+    """Seals the trailer index of packs (by a key derived per pack), authenticates fragments (by one derived
+    from it)."""
+    root: Final[bytes]
+    """Seals roots: the small named objects."""
+    snapshot: Final[bytes]
+    """Seals what belongs to snapshots of the namespace."""
+
+    def __init__(self, drive_key: bytes, drive_id: bytes) -> None:
+        """`drive_key` is 32 bytes, `drive_id` 16; `ValueError` otherwise."""
+        if len(drive_key) != KEY_SIZE or len(drive_id) != DRIVE_ID_SIZE:
+            raise ValueError("a drive key has 32 bytes and a drive id 16")
+        self.block = derive(drive_key, "block", drive_id)
+        self.block_id = derive(drive_key, "block id", drive_id)
+        self.chunker = derive(drive_key, "chunker", drive_id)
+        self.commit = derive(drive_key, "commit", drive_id)
+        self.lease = derive(drive_key, "lease", drive_id)
+        self.object = derive(drive_key, "object", drive_id)
+        self.pack = derive(drive_key, "pack", drive_id)
+        self.root = derive(drive_key, "root", drive_id)
+        self.snapshot = derive(drive_key, "snapshot", drive_id)
+
+    def __repr__(self) -> str:
+        return "DriveKeys(hidden)"
+
+    def __reduce__(self) -> str:
+        raise TypeError("keys are not pickled")

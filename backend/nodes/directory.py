@@ -1,0 +1,368 @@
+"""A node that is a directory: each object is a file, its key is its path below the directory.
+
+Invariants:
+1. An object is written beside its place and renamed or linked into it: readers see all of it or none,
+   and it is durable (with the folders above it) before the call returns.
+2. A directory without this node's identity file is never written to: an unmounted disk leaves an empty
+   mount point, and that must look like a node that is away, not like one that lost everything.
+3. The folder may be somebody else's: no link below it is followed, and nothing but a regular file counts as
+   an object (`backend.nodes.files`). A link or a pipe in an object's place is replaced when the object is
+   written; with a folder in its place, or something else in that of a folder, nothing is (`NodeError`).
+4. `swap` holds flock(2) on `.lock` in the node, so that all processes that share the directory take turns.
+5. Blocking calls run in threads under a limiter; reads that the page cache answers, at once or shortly
+   after the kernel was asked for the bytes, do not block (see `backend.nodes.open_files`). A read may be
+   abandoned when its caller is cancelled; a write is not, so that a caller that was told nothing knows that
+   nothing goes on behind it.
+6. A disk may hang for ever. With a `patience`, who waited that long is told so (`TransientError`); a write
+   may then still happen, at any later time, as after any transient error. As long as a call is overdue the
+   node is away (`NodeError`).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import math
+import os
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from stat import S_ISDIR, S_ISREG
+from typing import Final, TypeVar
+
+import trio
+
+from backend import file_limit
+from backend.buffer import Buffer
+from backend.errors import (
+    ConflictError,
+    DriveError,
+    NodeError,
+    NoSpaceError,
+    NotFoundError,
+    ReadOnlyError,
+    TransientError,
+)
+from backend.failpoints import declare, failpoint
+from backend.nodes import files as node_files
+from backend.nodes.files import ForeignFileError
+from backend.nodes.identity import IDENTITY_FILE, NodeIdentity, read_identity
+from backend.nodes.node import KEY_PATTERN, Space
+from backend.nodes.open_files import OpenFile, OpenFiles
+from backend.system import durable
+
+BEFORE_WRITE: Final = declare("node.before-write", "an object is about to be written; the node is as before")
+AFTER_WRITE: Final = declare("node.after-write", "the object is durable; the caller does not know it yet")
+AFTER_DELETE: Final = declare("node.after-delete", "the object is gone; the caller does not know it yet")
+
+_KEY: Final = re.compile(KEY_PATTERN)
+_LOCK_FILE: Final = ".lock"
+_TEMPORARY: Final = ".tmp-"
+_STALE_AFTER: Final = 24 * 3600
+_THREADS: Final = 8
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
+_ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+
+Result = TypeVar("Result")
+
+
+class DirectoryNode:
+    """See `backend.nodes.node.Node`. A key may not lead through another key (`a` and `a/b`). Construction
+    does no I/O; `open` says whether the node is there. `patience` is in seconds."""
+
+    def __init__(
+        self,
+        path: str,
+        identity: NodeIdentity,
+        limiter: trio.CapacityLimiter | None = None,
+        patience: float = math.inf,
+    ) -> None:
+        self._path = os.path.abspath(path)
+        self._identity = identity
+        self._limiter = limiter or trio.CapacityLimiter(_THREADS)
+        self._patience = patience
+        self._running: dict[object, float] = {}
+        self._folders: set[str] = set()
+        self._files = OpenFiles()
+
+    @property
+    def name(self) -> str:
+        return self._identity.name
+
+    @property
+    def zone(self) -> str:
+        return self._identity.zone
+
+    async def open(self) -> None:
+        """`check`, and remove temporary files that a dead process left more than a day ago."""
+        await self.check()
+        await self._write("cannot clean", self._remove_stale)
+
+    async def check(self) -> None:
+        await self._read("cannot read", self._check)
+
+    async def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        self._require_key(key)
+        await self._write(f"cannot write {key}", partial(self._store, key, parts, False))
+        self._files.forget(key)
+
+    async def create(self, key: str, parts: Sequence[Buffer]) -> None:
+        self._require_key(key)
+        await self._write(f"cannot create {key}", partial(self._store, key, parts, True))
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        if offset < 0 or (length is not None and length < 0):
+            raise ValueError(f"no such range: {offset}+{length}")
+        self._require_key(key)
+        if length is None or not length:
+            read_range = partial(_read_range, self._path, key, offset, length)
+            return await self._read(f"cannot read {key}", read_range)
+        soon = await self.get_soon(key, offset, length)
+        if soon is not None:
+            return bytes(soon)
+        read = partial(_read_file, self._path, key, self._files.get(key), offset, length)
+        data, file = await self._read(f"cannot read {key}", read)
+        if len(data) == length:
+            # Else it was read to its end, by who asked for as much as there can be: small objects, once.
+            self._files.keep(key, file)
+        return data
+
+    async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
+        return await self._files.read_soon(key, offset, length, ask=not self._is_silent())
+
+    async def size(self, key: str) -> int:
+        self._require_key(key)
+        return await self._read(f"cannot stat {key}", partial(_size, self._path, key))
+
+    async def delete(self, key: str) -> None:
+        self._require_key(key)
+        with suppress(NotFoundError):
+            self._files.forget(key)
+            await self._write(f"cannot delete {key}", partial(_delete, self._path, key))
+            self._files.forget(key)  # who read it meanwhile has opened it again
+
+    async def keys(self, prefix: str) -> list[str]:
+        if prefix and (not prefix.endswith("/") or not _KEY.fullmatch(prefix[:-1])):
+            raise ValueError(f"not a folder of keys: {prefix!r}")
+        with suppress(NotFoundError):
+            return await self._read(f"cannot list {prefix}", partial(self._list, prefix))
+        return []
+
+    async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
+        self._require_key(key)
+        await self._write(f"cannot replace {key}", partial(self._swap, key, expected, new))
+
+    async def space(self) -> Space:
+        return await self._read("cannot ask for space", self._space)
+
+    def _require_key(self, key: str) -> None:
+        if not _KEY.fullmatch(key) or key == IDENTITY_FILE:
+            raise ValueError(f"not a key: {key!r}")
+
+    async def _read(self, what: str, work: Callable[[], Result]) -> Result:
+        self._check_answers(what)
+        guarded = partial(self._guarded, what, work)
+        with trio.move_on_after(self._patience):
+            return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
+        raise self._silent(what)
+
+    async def _write(self, what: str, work: Callable[[], None]) -> None:
+        self._check_answers(what)
+        guarded, bounded = partial(self._guarded, what, work), self._patience < math.inf
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.CancelScope(deadline=trio.current_time() + self._patience, shield=bounded):
+            await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=bounded)
+            return
+        raise self._silent(what)
+
+    def _check_answers(self, what: str) -> None:
+        if self._is_silent():
+            # Not transient: to try again at once would only cost time.
+            raise NodeError(f"{self.name}: {what}: an earlier call is not answered yet", self.name)
+
+    def _is_silent(self) -> bool:
+        now = time.monotonic()
+        return any(now - started > self._patience for started in [*self._running.values()])
+
+    def _silent(self, what: str) -> TransientError:
+        return TransientError(f"{self.name}: {what}: no answer within {self._patience:g} s")
+
+    def _guarded(self, what: str, work: Callable[[], Result]) -> Result:
+        call = object()
+        self._running[call] = time.monotonic()
+        try:
+            return work()
+        except FileExistsError:
+            raise ConflictError(f"{self.name}: {what}: it exists") from None
+        except OSError as error:
+            raise self._translated(what, error) from error
+        finally:
+            del self._running[call]
+
+    def _translated(self, what: str, error: OSError) -> DriveError:
+        text = f"{self.name}: {what}: {file_limit.reason(error)}"
+        if error.errno in _ABSENT or isinstance(error, ForeignFileError):
+            self._check()
+            return NotFoundError(text)
+        if error.errno in _FULL:
+            return NoSpaceError(text)
+        return ReadOnlyError(text) if error.errno in _REFUSED else TransientError(text)
+
+    def _check(self) -> None:
+        found = read_identity(self._path, self.name)
+        if found.drive_id != self._identity.drive_id:
+            raise NodeError(f"{self.name}: {self._path} is a node of another drive", self.name)
+        if found.name != self.name:
+            raise NodeError(f"{self.name}: {self._path} is this drive's {found.name}", self.name)
+
+    def _store(self, key: str, parts: Sequence[Buffer], exclusive: bool) -> None:
+        failpoint(BEFORE_WRITE)
+        try:
+            self._store_once(key, parts, exclusive)
+        except FileNotFoundError:
+            self._folders.clear()
+            self._store_once(key, parts, exclusive)
+        failpoint(AFTER_WRITE)
+
+    def _store_once(self, key: str, parts: Sequence[Buffer], exclusive: bool) -> None:
+        below, _, name = key.rpartition("/")
+        with self._way_open(f"{self.name}: {key}"), self._made_folder(below) as folder:
+            if exclusive:
+                _clear(folder, name)
+            durable.write_file(os.path.join(self._path, key), parts, exclusive=exclusive, folder=folder)
+
+    @contextmanager
+    def _way_open(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (NotADirectoryError, IsADirectoryError, ForeignFileError) as error:
+            raise NodeError(
+                f"{what}: something is in the way that is not drivefs' ({error.strerror}): "
+                "fsck.drivefs -y moves it aside",
+                self.name,
+            ) from None
+
+    @contextmanager
+    def _made_folder(self, below: str) -> Iterator[int]:
+        """The folder, durably, with what is above it. One that is found there may be another writer's
+        whose fsync is still to come, so its parent is synced here as well."""
+        made = ""
+        for name in filter(None, below.split("/")):
+            above, made = made, f"{made}/{name}" if made else name
+            if made not in self._folders:
+                self._make_folder(above, made)
+        if not below:
+            self._check()
+        with node_files.opened_folder(self._path, below) as folder:
+            yield folder
+
+    def _make_folder(self, above: str, made: str) -> None:
+        if not above:
+            self._check()
+        with node_files.opened_folder(self._path, above) as parent:
+            with suppress(FileExistsError):
+                durable.current().make_folder(os.path.join(self._path, made), folder=parent)
+            durable.current().sync_folder(os.path.join(self._path, above).rstrip("/"), folder=parent)
+        self._folders.add(made)
+
+    def _swap(self, key: str, expected: bytes | None, new: bytes) -> None:
+        with self._way_open(f"{self.name}: {key}"), self._made_folder(key.rpartition("/")[0]):
+            pass
+        with self._locked():
+            if not _holds(self._path, key, expected):
+                raise ConflictError(f"{self.name}: {os.path.basename(key)} is not what was expected")
+            self._store(key, [new], exclusive=expected is None)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        with self._way_open(f"{self.name}: {_LOCK_FILE}"), node_files.opened_folder(self._path) as folder:
+            with suppress(FileNotFoundError):
+                node_files.require_regular(
+                    os.stat(_LOCK_FILE, dir_fd=folder, follow_symlinks=False), _LOCK_FILE
+                )
+            descriptor = os.open(_LOCK_FILE, flags, 0o600, dir_fd=folder)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _list(self, prefix: str) -> list[str]:
+        found: list[str] = []
+        with node_files.opened_folder(self._path, prefix) as top:
+            for below, _, files in node_files.walk(top, prefix):
+                keys = (below + name for name in files)
+                found.extend(key for key in keys if _KEY.fullmatch(key) and key != IDENTITY_FILE)
+        return sorted(found)
+
+    def _space(self) -> Space:
+        self._check()
+        return space_of(self._path)
+
+    def _remove_stale(self) -> None:
+        oldest = time.time() - _STALE_AFTER
+        with node_files.opened_folder(self._path) as top:
+            for _, folder, files in node_files.walk(top):
+                for name in filter(lambda name: name.startswith(_TEMPORARY), files):
+                    with suppress(FileNotFoundError):
+                        if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < oldest:
+                            os.unlink(name, dir_fd=folder)
+
+
+def space_of(path: str) -> Space:
+    """The space of the file system that holds the folder `path`. `OSError`. Blocks."""
+    found = os.statvfs(path)
+    device = str(os.stat(path).st_dev)
+    return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, device)
+
+
+def _read_range(root: str, key: str, offset: int, length: int | None) -> bytes:
+    return OpenFile(root, key).read(offset, length)
+
+
+def _read_file(
+    root: str, key: str, file: OpenFile | None, offset: int, length: int
+) -> tuple[bytes, OpenFile]:
+    """The bytes, and the open file that they are from: `file`, if the path still leads to it."""
+    if file is None or not file.is_in_place():
+        file = OpenFile(root, key)
+    return file.read(offset, length), file
+
+
+def _size(root: str, key: str) -> int:
+    below, _, name = key.rpartition("/")
+    with node_files.opened_folder(root, below) as folder:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    node_files.require_regular(found, name)
+    return found.st_size
+
+
+def _holds(root: str, key: str, expected: bytes | None) -> bool:
+    """Whether the object is just that; None: there is none."""
+    try:
+        found = node_files.read_at_most(root, key, len(expected or b"") + 1)
+    except (FileNotFoundError, ForeignFileError):
+        return expected is None
+    return found == expected
+
+
+def _clear(folder: int, name: str) -> None:
+    """Where a file is to be made that must be the first: a link or pipe is none, and goes. A folder stays."""
+    with suppress(FileNotFoundError):
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+        if S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if not S_ISREG(mode):
+            os.unlink(name, dir_fd=folder)
+
+
+def _delete(root: str, key: str) -> None:
+    below = os.path.dirname(key)
+    with suppress(NotADirectoryError, IsADirectoryError), node_files.opened_folder(root, below) as folder:
+        durable.current().unlink(os.path.join(root, key), folder=folder)
+        durable.current().sync_folder(os.path.join(root, below), folder=folder)
+    failpoint(AFTER_DELETE)

@@ -1,0 +1,116 @@
+"""The identity file of a directory node: which drive a directory belongs to, and as which node.
+
+`node.toml` (docs/format/node.md) holds no secret. It is written once, by mkfs, and never changed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import tomli_w
+
+from backend.errors import NodeError
+from backend.nodes import files as node_files
+from backend.system import durable
+
+IDENTITY_FILE: Final = "node.toml"
+VERSION: Final = 1
+MAX_FILE_SIZE: Final = 4096
+DRIVE_ID_SIZE: Final = 16
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_IGNORED: Final = {"lost+found"}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeIdentity:
+    """`name` is unique in the drive; `drive_id` has 16 bytes; `zone` is the failure domain."""
+
+    name: str
+    drive_id: bytes
+    zone: str
+
+
+def initialise_directory_node(path: str, drive_id: bytes, name: str, zone: str) -> None:
+    """Make the folder `path` (and its parents) the node `name` of a drive; durable when it returns.
+    `NodeError` if it holds another node or anything foreign. Again with the same identity: no change.
+    Blocks; `OSError` as the kernel gives it."""
+    if not _NAME.fullmatch(name) or not _NAME.fullmatch(zone):
+        raise NodeError(f"{name!r} in zone {zone!r}: letters, digits, '.', '_', '-' only, at most 64", name)
+    if len(drive_id) != DRIVE_ID_SIZE:
+        raise ValueError(f"a drive id has {DRIVE_ID_SIZE} bytes")
+    identity = NodeIdentity(name, drive_id, zone)
+    _make_folders(os.path.abspath(path))
+    if os.path.lexists(os.path.join(path, IDENTITY_FILE)):
+        _require_same(path, identity)
+        return
+    foreign = sorted(entry for entry in set(os.listdir(path)) - _IGNORED if not entry.startswith(".tmp-"))
+    if foreign:
+        raise NodeError(f"{name}: {path} is not empty (it holds {foreign[0]}): choose an empty folder", name)
+    durable.write_file(os.path.join(path, IDENTITY_FILE), [encode_identity(identity)])
+
+
+def read_identity(path: str, name: str) -> NodeIdentity:
+    """Whose node the folder is. `NodeError` in one line if the path is missing, is no node, or its
+    identity file cannot be read or understood. `name` is how messages call the node. Blocks."""
+    try:
+        data = node_files.read_at_most(path, IDENTITY_FILE, MAX_FILE_SIZE + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        what = f"is not a node ({IDENTITY_FILE} is missing)" if os.path.isdir(path) else "is missing"
+        raise NodeError(f"{name}: {path} {what}; is its disk mounted?", name) from None
+    except OSError as error:
+        raise NodeError(f"{name}: cannot read {path}/{IDENTITY_FILE}: {error.strerror}", name) from error
+    try:
+        return decode_identity(data)
+    except ValueError as error:
+        raise NodeError(f"{name}: {path}/{IDENTITY_FILE} is damaged: {error}", name) from error
+
+
+def encode_identity(identity: NodeIdentity) -> bytes:
+    """The contents of the identity file."""
+    drive = identity.drive_id.hex()
+    fields = {"format": VERSION, "drive": drive, "name": identity.name, "zone": identity.zone}
+    return b"# A node of a drivefs drive. Do not change.\n" + tomli_w.dumps(fields).encode()
+
+
+def decode_identity(data: bytes) -> NodeIdentity:
+    """What an identity file says; `ValueError` says what is wrong with it."""
+    if len(data) > MAX_FILE_SIZE:
+        raise ValueError(f"more than {MAX_FILE_SIZE} bytes")
+    fields = tomllib.loads(data.decode())
+    if fields.get("format") != VERSION:
+        raise ValueError(f"format {fields.get('format')!r} is unknown here (known: {VERSION})")
+    drive_id = bytes.fromhex(_text(fields, "drive"))
+    identity = NodeIdentity(_text(fields, "name"), drive_id, _text(fields, "zone"))
+    if len(drive_id) != DRIVE_ID_SIZE or not all(map(_NAME.fullmatch, (identity.name, identity.zone))):
+        raise ValueError("drive, name or zone is not as it must be")
+    return identity
+
+
+def _text(fields: Mapping[str, object], name: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is missing")
+    return value
+
+
+def _require_same(path: str, identity: NodeIdentity) -> None:
+    found = read_identity(path, identity.name)
+    if found.drive_id != identity.drive_id:
+        raise NodeError(f"{identity.name}: {path} is a node of another drive", identity.name)
+    if found != identity:
+        raise NodeError(f"{identity.name}: {path} is already this drive's {found.name}", identity.name)
+
+
+def _make_folders(path: str) -> None:
+    if os.path.isdir(path):
+        return
+    parent = os.path.dirname(path)
+    _make_folders(parent)
+    durable.current().make_folder(path)
+    durable.current().sync_folder(parent)

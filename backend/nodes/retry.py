@@ -1,0 +1,88 @@
+"""A node whose transient errors are retried: exponential backoff with full jitter, up to a deadline.
+
+Full jitter (a uniform draw up to the backoff) as in Brooker, "Exponential Backoff And Jitter", AWS
+Architecture Blog 2015: clients that failed together do not come back together.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import trio
+
+from backend.buffer import Buffer
+from backend.errors import ConflictError, TransientError
+from backend.nodes.forwarding import ForwardingNode
+from backend.nodes.node import Node, Space
+
+Result = TypeVar("Result")
+
+
+class RetryNode(ForwardingNode):
+    """See `backend.nodes.node.Node`. Only `TransientError` is retried; when the next wait would pass
+    `deadline` seconds after the call's start, the last error is raised. `swap` is never retried."""
+
+    def __init__(
+        self, node: Node, deadline: float = 10.0, first_wait: float = 0.05, longest_wait: float = 2.0
+    ) -> None:
+        super().__init__(node)
+        self._deadline = deadline
+        self._first_wait = first_wait
+        self._longest_wait = longest_wait
+
+    async def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        await self._retried(partial(self._node.put, key, parts))
+
+    async def create(self, key: str, parts: Sequence[Buffer]) -> None:
+        """A creation that failed may have happened all the same. So if a later try finds exactly these
+        bytes, they are ours; they are put once more, since the first time may not have been durable."""
+        failed_before = False
+
+        async def create_once() -> None:
+            nonlocal failed_before
+            try:
+                await self._node.create(key, parts)
+            except TransientError:
+                failed_before = True
+                raise
+            except ConflictError:
+                ours = b"".join(parts)
+                if not failed_before or await self._node.get(key, 0, len(ours) + 1) != ours:
+                    raise
+                await self._node.put(key, parts)
+
+        await self._retried(create_once)
+
+    async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        return await self._retried(partial(self._node.get, key, offset, length))
+
+    async def size(self, key: str) -> int:
+        return await self._retried(partial(self._node.size, key))
+
+    async def delete(self, key: str) -> None:
+        await self._retried(partial(self._node.delete, key))
+
+    async def keys(self, prefix: str) -> list[str]:
+        return await self._retried(partial(self._node.keys, prefix))
+
+    async def space(self) -> Space:
+        return await self._retried(self._node.space)
+
+    async def check(self) -> None:
+        await self._retried(self._node.check)
+
+    async def _retried(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        end = trio.current_time() + self._deadline
+        backoff = self._first_wait
+        while True:
+            try:
+                return await call()
+            except TransientError:
+                wait = random.uniform(0, backoff)
+                if trio.current_time() + wait > end:
+                    raise
+            await trio.sleep(wait)
+            backoff = min(backoff * 2, self._longest_wait)

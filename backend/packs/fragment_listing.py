@@ -1,0 +1,69 @@
+"""Which fragments lie on which nodes, by the nodes' own listings: no index and no key is needed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import trio
+
+from backend.errors import DriveError
+from backend.nodes import Node
+from backend.packs.fragment_format import parse_fragment_key
+
+
+class FragmentListing:
+    """Per pack one integer, 32 bits for each node. `away`: nodes that could not be listed, sorted."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._shift = {name: 32 * number for number, name in enumerate(names)}
+        self._found: dict[bytes, int] = {}
+        self.away: list[str] = []
+
+    def add(self, name: str, pack_id: bytes, index: int) -> None:
+        """The node lists fragment `index` of the pack. No pack has a fragment of 32 or above."""
+        if index < 32:
+            self._found[pack_id] = self._found.get(pack_id, 0) | 1 << (self._shift[name] + index)
+
+    def packs(self) -> list[bytes]:
+        """The ids of all packs of which there is a fragment."""
+        return list(self._found)
+
+    def has(self, name: str, pack_id: bytes, index: int) -> bool:
+        """Whether the node of that name lists the fragment."""
+        shift = self._shift.get(name)
+        return shift is not None and bool(self._found.get(pack_id, 0) >> (shift + index) & 1)
+
+    def holders(self, pack_id: bytes, index: int) -> list[str]:
+        """All nodes that list the fragment."""
+        return [name for name in self._shift if self.has(name, pack_id, index)]
+
+    def nodes_with(self, pack_id: bytes) -> list[str]:
+        """All nodes that list any fragment of the pack."""
+        found = self._found.get(pack_id, 0)
+        return [name for name, shift in self._shift.items() if found >> shift & 0xFFFFFFFF]
+
+    def holder(self, pack_id: bytes, index: int) -> str | None:
+        """The first of them."""
+        return next((name for name in self._shift if self.has(name, pack_id, index)), None)
+
+
+async def list_fragments(nodes: Mapping[str, Node], patience: float = math.inf) -> FragmentListing:
+    """Ask all nodes, in parallel. One that takes longer than `patience` seconds counts as away."""
+    listing = FragmentListing(list(nodes))
+
+    async def look(name: str, node: Node) -> None:
+        try:
+            with trio.fail_after(patience):
+                keys = await node.keys("packs/")
+        except (DriveError, trio.TooSlowError):
+            listing.away.append(name)
+            return
+        for parsed in filter(None, map(parse_fragment_key, keys)):
+            listing.add(name, *parsed)
+
+    async with trio.open_nursery() as nursery:
+        for name, node in nodes.items():
+            nursery.start_soon(look, name, node)
+    listing.away.sort()
+    return listing

@@ -1,0 +1,179 @@
+"""Fetching whole fragments of a pack and judging them by their footers and checksums.
+
+Invariants:
+1. A fragment counts as good only if its checksum holds and its footer names the drive, pack, index,
+   profile and sizes that were asked for: nothing else reaches the erasure decoder.
+2. A fragment that is absent or wrong is told apart from one whose node did not answer: only the first
+   is a reason to write it anew.
+3. Tasks live in nurseries of the call that needs them; a cancelled call leaves nothing running but
+   abandoned read threads, which the node's limiter bounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+
+from backend.coding import ErasureCode
+from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, UnavailableError
+from backend.nodes import Node, NodeHealth
+from backend.packs.fragment_format import (
+    FOOTER_SIZE,
+    FragmentFooter,
+    fragment_key,
+    fragment_secret,
+    parse_fragment,
+)
+from backend.packs.pack import Pack
+
+
+@dataclass(slots=True)
+class Collected:
+    """What the nodes gave: good payloads by index; of the others the error. Absent from both: not asked,
+    or not answered in time."""
+
+    good: dict[int, bytes] = field(default_factory=dict)
+    failed: dict[int, DriveError] = field(default_factory=dict)
+
+    def wrong(self) -> list[int]:
+        """The fragments that are known to be absent or damaged, as opposed to out of reach."""
+        return [index for index, error in self.failed.items() if is_wrong(error)]
+
+
+def is_wrong(error: DriveError) -> bool:
+    """Whether the error says that the fragment itself is bad, not that its node is away."""
+    return isinstance(error, NotFoundError | CorruptError | FormatError)
+
+
+def named(node: str, what: DriveError | str) -> str:
+    """What is wrong with a node, with its name in front once."""
+    text = str(what)
+    return text if text.startswith(f"{node}:") else f"{node}: {text}"
+
+
+class FragmentReader:
+    """Reads from `nodes` by name. `cpu` bounds the threads that hash."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        code: ErasureCode,
+        drive_id: bytes,
+        pack_key: bytes,
+        health: NodeHealth,
+        cpu: trio.CapacityLimiter,
+        hedge_after: float,
+    ) -> None:
+        self._nodes = nodes
+        self._code = code
+        self._drive_id = drive_id
+        self._secret = fragment_secret(pack_key)
+        self._health = health
+        self._cpu = cpu
+        self._hedge_after = hedge_after
+
+    async def collect(self, pack: Pack) -> Collected:
+        """Good fragments until there are k, asking the most promising nodes first, one more for each
+        failure, and all others when the first are slow. They may be fewer: see `require_enough`."""
+        search = _Search(iter(self._by_promise(pack)), self._code.profile.k)
+        async with trio.open_nursery() as nursery:
+            search.scope = nursery.cancel_scope
+            for _ in range(self._code.profile.k):
+                self._ask_next(nursery, pack, search)
+            nursery.start_soon(self._ask_all_later, nursery, pack, search)
+        return search.found
+
+    async def inspect(self, pack: Pack, patience: float) -> Collected:
+        """Every fragment, good or not; a node that takes longer than `patience` seconds is left out."""
+        found = Collected()
+        with trio.move_on_after(patience):
+            async with trio.open_nursery() as nursery:
+                for index in range(self._code.profile.total):
+                    nursery.start_soon(self._fetch_into, pack, index, found)
+        return found
+
+    def require_enough(self, pack: Pack, found: Collected) -> None:
+        """`UnavailableError`, naming the nodes that did not give a good fragment, if fewer than k did."""
+        k = self._code.profile.k
+        if len(found.good) >= k:
+            return
+        lost = [index for index in range(self._code.profile.total) if index not in found.good]
+        lost.sort(key=lambda index: pack.nodes[index])
+        reasons = "; ".join(named(pack.nodes[i], found.failed.get(i, "no answer in time")) for i in lost)
+        raise UnavailableError(
+            f"pack {pack.id.hex()}: {len(found.good)} good fragments of the {k} needed ({reasons})",
+            [pack.nodes[index] for index in lost],
+        )
+
+    async def fetch(self, pack: Pack, index: int) -> bytes:
+        """One fragment's payload. `CorruptError`/`FormatError`/`NotFoundError` if it is bad, else what
+        the node raises."""
+        node = self.node(pack, index)
+        expected = self._code.fragment_size(pack.size) + FOOTER_SIZE
+        data = await node.get(fragment_key(pack.id, index), 0, expected + 1)
+        return await trio.to_thread.run_sync(partial(self._verified, pack, index, data), limiter=self._cpu)
+
+    def node(self, pack: Pack, index: int) -> Node:
+        """The node that keeps a fragment; `UnavailableError` if the drive no longer has it."""
+        name = pack.nodes[index]
+        if name not in self._nodes:
+            raise UnavailableError(f"{name}: not among the drive's nodes", [name])
+        return self._nodes[name]
+
+    def _verified(self, pack: Pack, index: int, data: bytes) -> bytes:
+        footer, payload = parse_fragment(data, self._secret)
+        size = self._code.fragment_size(pack.size)
+        if footer != FragmentFooter(self._drive_id, pack.id, index, self._code.profile, size, pack.size):
+            pack_id = footer.pack_id.hex()
+            raise CorruptError(f"misplaced: fragment {footer.index} of pack {pack_id}, or of another drive")
+        return bytes(payload)
+
+    def _by_promise(self, pack: Pack) -> list[int]:
+        """Fragment numbers: nodes in good health first, then data before parity, known gaps last."""
+
+        def demerit(index: int) -> tuple[int, bool, int]:
+            return (pack.missing >> index & 1, self._health.is_avoided(pack.nodes[index]), index)
+
+        return sorted(range(self._code.profile.total), key=demerit)
+
+    def _ask_next(self, nursery: trio.Nursery, pack: Pack, search: _Search) -> bool:
+        index = next(search.candidates, None)
+        if index is not None:
+            search.running += 1
+            nursery.start_soon(self._ask, nursery, pack, index, search)
+        return index is not None
+
+    async def _ask(self, nursery: trio.Nursery, pack: Pack, index: int, search: _Search) -> None:
+        await self._fetch_into(pack, index, search.found)
+        search.running -= 1
+        if index in search.found.failed:
+            self._ask_next(nursery, pack, search)
+        if len(search.found.good) >= search.enough or not search.running:
+            search.scope.cancel()
+
+    async def _ask_all_later(self, nursery: trio.Nursery, pack: Pack, search: _Search) -> None:
+        await trio.sleep(self._hedge_after)
+        while self._ask_next(nursery, pack, search):
+            pass
+
+    async def _fetch_into(self, pack: Pack, index: int, found: Collected) -> None:
+        name = pack.nodes[index]
+        try:
+            found.good[index] = await self.fetch(pack, index)
+            self._health.answered(name)
+        except DriveError as error:
+            found.failed[index] = error
+            if not is_wrong(error):
+                self._health.troubled(name)
+
+
+@dataclass(slots=True)
+class _Search:
+    candidates: Iterator[int]
+    enough: int
+    found: Collected = field(default_factory=Collected)
+    running: int = 0
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)

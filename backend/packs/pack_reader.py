@@ -1,0 +1,214 @@
+"""Reading packs: the bytes wanted from the data fragments as they are, or by decoding.
+
+Invariants:
+1. Bytes from the direct path are unchecked (the caller authenticates blocks); bytes from the decoding
+   path come only from fragments whose checksums hold. `read_whole` is always the latter.
+2. The direct path is given up for the decoding path on the first error or short answer. After
+   `hedge_after` seconds without an answer both race, the direct one begun anew (Dean and Barroso, "The
+   Tail at Scale", CACM 2013); whichever is first wins and the other is cancelled. Until then there is no
+   second task: most reads are answered at once, and tasks cost more than a small read.
+3. One pack is decoded by one task at a time; the others wait and take it from the cache. The cache is
+   bounded in bytes and holds only what was decoded from verified fragments.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+from weakref import WeakValueDictionary
+
+import trio
+
+from backend.buffer import Buffer
+from backend.coding import ErasureCode
+from backend.errors import CorruptError, DriveError, UnavailableError
+from backend.nodes import Node, NodeHealth
+from backend.packs.fragment_format import fragment_key
+from backend.packs.fragment_reader import FragmentReader, is_wrong
+from backend.packs.pack import Pack
+
+CACHE_BYTES: Final = 32 * 1024 * 1024
+
+Range = tuple[int, int, int]
+ReportWrong = Callable[[Pack, int], None]
+"""Called with a pack and the number of a fragment that was found absent or damaged."""
+
+
+class PackReader:
+    """Called by many tasks at once. `report_wrong` must not block."""
+
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        code: ErasureCode,
+        drive_id: bytes,
+        pack_key: bytes,
+        cpu: trio.CapacityLimiter,
+        report_wrong: ReportWrong,
+        hedge_after: float,
+    ) -> None:
+        self._health = NodeHealth()
+        self.fragments = FragmentReader(nodes, code, drive_id, pack_key, self._health, cpu, hedge_after)
+        self._code = code
+        self._cpu = cpu
+        self._report_wrong = report_wrong
+        self._hedge_after = hedge_after
+        self._decoded = _DecodedPacks(CACHE_BYTES)
+        self._locks: WeakValueDictionary[bytes, trio.Lock] = WeakValueDictionary()
+
+    async def read_range(self, pack: Pack, offset: int, length: int) -> Buffer:
+        """The bytes [offset, offset+length) of the pack. `UnavailableError` names the nodes when fewer
+        than k fragments are good."""
+        whole = self._decoded.get(pack.id)
+        ranges = self._code.ranges(offset, length, pack.size)
+        if whole is None and not self._is_in_trouble(pack, ranges):
+            soon = await self._read_soon(pack, ranges)
+            if soon is not None:
+                return soon
+            with trio.move_on_after(self._hedge_after) as patience:
+                data = await self._read_parts(pack, ranges)
+            if patience.cancelled_caught:
+                for index, _, _ in ranges:
+                    self._health.troubled(pack.nodes[index])
+                return await self._race(pack, ranges, offset, length)
+            if data is not None:
+                return data
+        return (whole or await self.read_whole(pack))[offset : offset + length]
+
+    async def read_whole(self, pack: Pack) -> bytes:
+        """The pack, decoded from fragments whose checksums hold. Errors as `read_range`."""
+        lock = self._locks.setdefault(pack.id, trio.Lock())
+        async with lock:
+            data = self._decoded.get(pack.id)
+            if data is None:
+                data = await self._decode(pack)
+                self._decoded.put(pack.id, data)
+            return data
+
+    def forget(self, pack_id: bytes) -> None:
+        """Drop the pack from the cache: the next read asks the nodes."""
+        self._decoded.drop(pack_id)
+
+    async def _decode(self, pack: Pack) -> bytes:
+        found = await self.fragments.collect(pack)
+        for index in found.wrong():
+            self._report_wrong(pack, index)
+        self.fragments.require_enough(pack, found)
+        decode = partial(self._code.decode, found.good, pack.size)
+        return await trio.to_thread.run_sync(decode, limiter=self._cpu)
+
+    def _is_in_trouble(self, pack: Pack, ranges: Sequence[Range]) -> bool:
+        names = [pack.nodes[index] for index, _, _ in ranges]
+        return any(pack.missing >> index & 1 for index, _, _ in ranges) or self._health.any_avoided(names)
+
+    async def _read_soon(self, pack: Pack, ranges: Sequence[Range]) -> Buffer | None:
+        """The bytes of one fragment, if its node has them at hand: no need to watch the time then."""
+        if len(ranges) != 1:
+            return None
+        index, offset, length = ranges[0]
+        try:
+            node = self.fragments.node(pack, index)
+        except UnavailableError:  # the drive has lost this node for good
+            return None
+        return await node.get_soon(fragment_key(pack.id, index), offset, length)
+
+    async def _read_parts(self, pack: Pack, ranges: Sequence[Range]) -> bytes | None:
+        """The ranges, one after the other; None, and it is noted, if one cannot be had."""
+        parts = []
+        for part in ranges:
+            try:
+                parts.append(await self._read_one(pack, part))
+            except DriveError as error:
+                self._note(pack, part[0], error)
+                return None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _read_one(self, pack: Pack, part: Range) -> bytes:
+        index, offset, length = part
+        data = await self.fragments.node(pack, index).get(fragment_key(pack.id, index), offset, length)
+        if len(data) != length:
+            raise CorruptError(f"fragment {index} is too short")
+        self._health.answered(pack.nodes[index])
+        return data
+
+    async def _race(self, pack: Pack, ranges: Sequence[Range], offset: int, length: int) -> bytes:
+        race = _Race()
+        async with trio.open_nursery() as nursery:
+            race.scope = nursery.cancel_scope
+            nursery.start_soon(self._read_direct, pack, ranges, race)
+            nursery.start_soon(self._read_decoded, pack, offset, length, race)
+        if race.data is not None:
+            return race.data
+        if race.error is None:
+            raise AssertionError("a race of reads ended with neither data nor error")
+        raise race.error
+
+    async def _read_direct(self, pack: Pack, ranges: Sequence[Range], race: _Race) -> None:
+        parts: dict[int, bytes] = {}
+        async with trio.open_nursery() as nursery:
+            for index, start, length in ranges:
+                nursery.start_soon(self._read_part, nursery, pack, (index, start, length), parts, race)
+        if len(parts) == len(ranges):
+            race.win(b"".join(parts[index] for index, _, _ in ranges))
+
+    async def _read_part(
+        self, nursery: trio.Nursery, pack: Pack, part: Range, parts: dict[int, bytes], race: _Race
+    ) -> None:
+        index = part[0]
+        try:
+            parts[index] = await self._read_one(pack, part)
+        except DriveError as error:
+            self._note(pack, index, error)
+            nursery.cancel_scope.cancel()
+
+    def _note(self, pack: Pack, index: int, error: DriveError) -> None:
+        if is_wrong(error):
+            self._report_wrong(pack, index)
+        else:
+            self._health.troubled(pack.nodes[index])
+
+    async def _read_decoded(self, pack: Pack, offset: int, length: int, race: _Race) -> None:
+        try:
+            race.win((await self.read_whole(pack))[offset : offset + length])
+        except DriveError as error:
+            race.error = error
+
+
+@dataclass(slots=True)
+class _Race:
+    data: bytes | None = None
+    error: DriveError | None = None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    def win(self, data: bytes) -> None:
+        self.data = data
+        self.scope.cancel()
+
+
+class _DecodedPacks:
+    """The most recently used decoded packs, up to a number of bytes."""
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._size = 0
+        self._packs: OrderedDict[bytes, bytes] = OrderedDict()
+
+    def get(self, pack_id: bytes) -> bytes | None:
+        data = self._packs.get(pack_id)
+        if data is not None:
+            self._packs.move_to_end(pack_id)
+        return data
+
+    def put(self, pack_id: bytes, data: bytes) -> None:
+        self.drop(pack_id)
+        self._packs[pack_id] = data
+        self._size += len(data)
+        while self._size > self._capacity:
+            _, oldest = self._packs.popitem(last=False)
+            self._size -= len(oldest)
+
+    def drop(self, pack_id: bytes) -> None:
+        self._size -= len(self._packs.pop(pack_id, b""))

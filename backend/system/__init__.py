@@ -1,0 +1,29 @@
+"""What the machine gives: durable files, cryptography, databases at rest."""
+
+from backend.system.crypto import (
+    KEY_SIZE,
+    SEAL_OVERHEAD,
+    argon2id,
+    derive,
+    keyed_hash,
+    open_into,
+    open_sealed,
+    plain_hash,
+    seal,
+    seal_into,
+)
+from backend.system.patience import ask
+
+__all__ = [
+    "KEY_SIZE",
+    "SEAL_OVERHEAD",
+    "argon2id",
+    "ask",
+    "derive",
+    "keyed_hash",
+    "open_into",
+    "open_sealed",
+    "plain_hash",
+    "seal",
+    "seal_into",
+]

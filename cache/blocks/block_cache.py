@@ -1,0 +1,195 @@
+"""The block cache: plaintext blocks in memory, fetched and opened on demand, whole or in part.
+
+Invariants:
+1. A block is in the cache only after its tag was verified: whoever gets bytes gets the right ones.
+2. A block that several readers want whole at once is fetched once.
+3. The cache holds at most `limit` bytes of plaintext, except for one block larger than that. What it
+   holds of a block is the whole, or single segments.
+4. A block that does not authenticate is asked for again from fragments whose checksums hold; only
+   if that fails too is it an error.
+
+Used on the event-loop thread; large blocks are opened in threads.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from functools import partial
+
+import trio
+
+from backend.buffer import Buffer
+from backend.errors import CorruptError, FormatError
+from backend.upstream import BlockId, Upstream
+from cache.blocks.block_codec import SEGMENT, BlockCodec, BlockHeader, header_of_uncompressed, sealed_range
+
+INLINE = 2 << 20
+"""Sealed bytes up to this size are opened on the loop, in less than a millisecond if they are not compressed.
+In a thread they take longer, as it has to get the interpreter back after each segment."""
+_UNDIVIDED = 16_384
+
+
+class _Fetch:
+    """One fetch under way, and those who wait for it."""
+
+    __slots__ = ("done", "plaintext")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.plaintext: Buffer | None = None
+
+
+class BlockCache:
+    """See the module."""
+
+    def __init__(
+        self, upstream: Upstream, codec: BlockCodec, limit: int, limiter: trio.CapacityLimiter
+    ) -> None:
+        self._upstream = upstream
+        self._codec = codec
+        self._limit = limit
+        self._limiter = limiter
+        self._blocks: OrderedDict[bytes, Buffer] = OrderedDict()
+        self._undivided: OrderedDict[bytes, None] = OrderedDict()
+        """blocks whose parts did not open alone when they were asked for: most are compressed"""
+        self._fetches: dict[bytes, _Fetch] = {}
+        self.used = 0
+        self.hits = 0
+        self.misses = 0
+
+    def get_cached(self, block: bytes) -> Buffer | None:
+        """The plaintext if it is in memory whole."""
+        return self._lookup(block)
+
+    def get_cached_part(self, block: bytes, start: int, end: int) -> memoryview | None:
+        """The bytes [start, end) of the plaintext if they are in memory, in the whole or in one segment."""
+        whole = self._lookup(block)
+        if whole is not None:
+            return memoryview(whole)[start:end]
+        number, inside = divmod(start, SEGMENT)
+        if inside + end - start > SEGMENT:
+            return None
+        segment = self._lookup(_segment_key(block, number))
+        return None if segment is None else memoryview(segment)[inside : inside + end - start]
+
+    def wanted(self, block: bytes) -> bool:
+        """Whether reading ahead should fetch it."""
+        return block not in self._blocks and block not in self._fetches
+
+    async def get(self, block: bytes) -> Buffer:
+        """The plaintext. `UnavailableError`, `CorruptError`, `NotFoundError`, `TransientError`."""
+        plaintext = self.get_cached(block)
+        if plaintext is not None:
+            return plaintext
+        fetch = self._fetches.get(block)
+        if fetch is None:
+            return await self._fetch(block)
+        await fetch.done.wait()
+        # If the other reader failed or was cancelled, this one finds out for itself.
+        return fetch.plaintext if fetch.plaintext is not None else await self.get(block)
+
+    async def get_part(self, block: bytes, start: int, end: int) -> memoryview:
+        """The bytes [start, end) of the plaintext, which must be in it, without fetching the rest of a block
+        that is sealed in segments. Raises what `get` raises."""
+        cached = self.get_cached_part(block, start, end)
+        if cached is not None:
+            return cached
+        if block not in self._fetches and block not in self._undivided:
+            found = await self._fetch_part(BlockId(block), start, end)
+            if found is not None:
+                return found
+            self._note_undivided(block)
+        return memoryview(await self.get(block))[start:end]
+
+    async def _fetch_part(self, block: BlockId, start: int, end: int) -> memoryview | None:
+        """None if the block has to be fetched whole: it is compressed, or not what it should be. That it is
+        not compressed is tried, not asked: the header would be a second read of the disk."""
+        first, last = start // SEGMENT, (end - 1) // SEGMENT
+        self.misses += 1
+        try:
+            part = await self._upstream.get_block_part(block, *sealed_range(first, last))
+            header = header_of_uncompressed(part.size)
+            if header is None or end > header.length:
+                return None
+            plaintext = await self._open_segments(block, header, first, last, part.data)
+        except CorruptError:
+            return None
+        for number in range(first, last + 1):
+            at = (number - first) * SEGMENT
+            one = plaintext if first == last else plaintext[at : at + SEGMENT]
+            self._keep(_segment_key(block, number), one)
+        return memoryview(plaintext)[start - first * SEGMENT : end - first * SEGMENT]
+
+    def _note_undivided(self, block: bytes) -> None:
+        self._undivided[block] = None
+        if len(self._undivided) > _UNDIVIDED:
+            self._undivided.popitem(last=False)
+
+    async def _open_segments(
+        self, block: BlockId, header: BlockHeader, first: int, last: int, sealed: Buffer
+    ) -> Buffer:
+        length = min((last + 1) * SEGMENT, header.length) - first * SEGMENT
+        if len(sealed) <= INLINE:
+            return self._codec.open_segments(block, header, first, sealed, length)
+        call = partial(self._codec.open_segments, block, header, first, sealed, length)
+        return await trio.to_thread.run_sync(call, limiter=self._limiter)
+
+    async def _fetch(self, block: bytes) -> Buffer:
+        self.misses += 1
+        fetch = self._fetches[block] = _Fetch()
+        try:
+            fetch.plaintext = await self._fetch_and_open(BlockId(block))
+            self._keep(block, fetch.plaintext)
+            return fetch.plaintext
+        finally:
+            del self._fetches[block]
+            fetch.done.set()
+
+    async def _fetch_and_open(self, block: BlockId) -> Buffer:
+        sealed = await self._upstream.get_block(block)
+        try:
+            return await self._open(block, sealed)
+        except (CorruptError, FormatError):
+            return await self._fetch_again(block)
+
+    async def _fetch_again(self, block: BlockId) -> Buffer:
+        """From one copy after the other, until one is the block."""
+        while True:
+            sealed = await self._upstream.get_block_again(block)
+            try:
+                return await self._open(block, sealed)
+            except (CorruptError, FormatError):
+                if not await self._upstream.report_wrong(block):
+                    raise
+
+    async def _open(self, block: BlockId, sealed: Buffer) -> Buffer:
+        if len(sealed) <= INLINE:
+            return self._codec.open(block, sealed)
+        return await trio.to_thread.run_sync(self._codec.open, block, sealed, limiter=self._limiter)
+
+    def _lookup(self, key: bytes) -> Buffer | None:
+        plaintext = self._blocks.get(key)
+        if plaintext is not None:
+            self._blocks.move_to_end(key)
+            self.hits += 1
+        return plaintext
+
+    def _keep(self, key: bytes, plaintext: Buffer) -> None:
+        if key in self._blocks:
+            return
+        self._blocks[key] = plaintext
+        self.used += len(plaintext)
+        while self.used > self._limit and len(self._blocks) > 1:
+            _, dropped = self._blocks.popitem(last=False)
+            self.used -= len(dropped)
+
+    def clear(self) -> None:
+        """Forget all blocks, and which of them are compressed (after the drive changed from outside, and in
+        tests): the next read of each is like the first."""
+        self._blocks.clear()
+        self._undivided.clear()
+        self.used = 0
+
+
+def _segment_key(block: bytes, number: int) -> bytes:
+    return block + number.to_bytes(4, "little")

@@ -1,0 +1,31 @@
+"""What was accepted and is not published: the journal, the dirty files, the ledger of both."""
+
+from cache.journal.custody import Custody
+from cache.journal.dirty import DirtyFile, DirtyFiles, Layer, replace_data
+from cache.journal.journal import SEGMENT_SIZE, Journal
+from cache.journal.ledger import LARGE_WRITE, SMALLEST_SEGMENT, Ledger
+from cache.journal.pieces import Data, Hole, Piece, Stored
+from cache.journal.room import LITTLE, Need
+from cache.journal.scan import PendingCommit
+from cache.journal.segments import SUFFIX
+
+__all__ = [
+    "LARGE_WRITE",
+    "LITTLE",
+    "SEGMENT_SIZE",
+    "SMALLEST_SEGMENT",
+    "SUFFIX",
+    "Custody",
+    "Data",
+    "DirtyFile",
+    "DirtyFiles",
+    "Hole",
+    "Journal",
+    "Layer",
+    "Ledger",
+    "Need",
+    "PendingCommit",
+    "Piece",
+    "Stored",
+    "replace_data",
+]

@@ -1,0 +1,253 @@
+"""Dirty files: what has been written and is not in the namespace's extents yet.
+
+Invariants:
+1. A file's bytes are: the top layer's pieces; where it says nothing, the frozen layer's; where that
+   says nothing, the namespace's extents; else zeros; all of it up to the file's size.
+2. The state of a `DirtyFiles` is a function of the journal's records from the oldest kept on:
+   live calls and replay use the same methods.
+3. `freeze` belongs to a cut: the top layer becomes the frozen one, whose content belongs to that
+   commit. There is at most one frozen layer a file, because commits are published one at a time.
+4. Extents are changed by a frozen layer's `SetExtents` only, so in commit order.
+
+Used on the event-loop thread only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from cache.journal.pieces import Data, Hole, Piece, PieceMap, Stored, clip
+from cache.namespace import (
+    MAX_SIZE,
+    Delete,
+    Link,
+    Operation,
+    RemoveXattr,
+    Rename,
+    RenameLeavingWhiteout,
+    SetAttributes,
+    SetXattr,
+    Unlink,
+)
+
+_CHANGES: Final = (Link, Unlink, Rename, RenameLeavingWhiteout, SetXattr, RemoveXattr)
+"""They set change times."""
+
+
+@dataclass(eq=False, slots=True)
+class Layer:
+    """What one commit will say of a file's content."""
+
+    oldest: int
+    """position of the first journal record that is in here"""
+    began: float
+    """when it became dirty (monotonic clock), for the age rule of the cut"""
+    truncated_to: int | None = None
+    """the size that the last truncate set"""
+    written_to: int = 0
+    """the highest end of a write since the last truncate"""
+    mtime_ns: int | None = None
+    """time of the last write, None if an operation set it since"""
+    ctime_ns: int | None = None
+    """the same for the change time"""
+    settled: bool = False
+    """closed or renamed since the last write: the content is worth a commit"""
+    synced: bool = False
+    """fsynced since the last write: worth one too, but not each time (`Intervals.version`)"""
+    data_bytes: int = 0
+    """bytes written here (overwritten ones count again): an upper bound of what it holds"""
+    writes: int = 0
+    """writes and truncates in here"""
+    sealed_to: int = 0
+    """how far sealing ahead of a sequential writer has come"""
+    pieces: PieceMap = field(default_factory=PieceMap)
+    sealing: trio.Lock = field(default_factory=trio.Lock)
+    """held by whoever turns this layer's data into blocks"""
+
+    @property
+    def has_data(self) -> bool:
+        """Whether anything in here is not in a block yet."""
+        return any(isinstance(piece, Data) for piece in self.pieces)
+
+    def size(self, before: int) -> int:
+        """The file's size, if it was `before` when this layer began."""
+        return max(before if self.truncated_to is None else self.truncated_to, self.written_to)
+
+
+@dataclass(eq=False, slots=True)
+class DirtyFile:
+    inode: int
+    top: Layer | None = None
+    frozen: Layer | None = None
+
+    def pieces(self, start: int, end: int) -> list[Piece]:
+        """What the layers say of [start, end): sorted, disjoint, with gaps where they say nothing."""
+        top = self.top.pieces.overlapping(start, end) if self.top else []
+        if self.frozen is None:
+            return top
+        if not top:
+            return self.frozen.pieces.overlapping(start, end)
+        merged = PieceMap()
+        for piece in self.frozen.pieces.overlapping(start, end):
+            merged.put(piece)
+        for piece in top:
+            merged.put(piece)
+        return list(merged)
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(layer.data_bytes for layer in (self.top, self.frozen) if layer is not None)
+
+
+class DirtyFiles:
+    """All dirty files by inode."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, DirtyFile] = {}
+        self.open_writes = 0
+        """writes and truncates in all top layers"""
+
+    def get(self, inode: int) -> DirtyFile | None:
+        return self._files.get(inode)
+
+    def top(self, inode: int) -> Layer | None:
+        """The layer that takes writes, if the file has one."""
+        file = self._files.get(inode)
+        return None if file is None else file.top
+
+    def has(self, inode: int, layer: Layer) -> bool:
+        """Whether the layer is one of the file's still."""
+        file = self._files.get(inode)
+        return file is not None and (file.top is layer or file.frozen is layer)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def tops(self) -> list[tuple[int, Layer]]:
+        """(inode, layer) of each file with a top layer."""
+        return [(file.inode, file.top) for file in self._files.values() if file.top is not None]
+
+    def frozen(self) -> list[tuple[int, Layer]]:
+        """(inode, layer) of each file with a frozen layer."""
+        return [(file.inode, file.frozen) for file in self._files.values() if file.frozen is not None]
+
+    def data_bytes(self) -> int:
+        """Bytes accepted and not yet in extents."""
+        return sum(file.data_bytes for file in self._files.values())
+
+    def oldest_position(self) -> int | None:
+        """The oldest journal position that a layer still needs."""
+        oldest = [layer.oldest for _, layer in self.tops()] + [layer.oldest for _, layer in self.frozen()]
+        return min(oldest, default=None)
+
+    def oldest_top(self, otherwise: int) -> int:
+        """The oldest journal position that a top layer needs; `otherwise` if there is none."""
+        return min((layer.oldest for _, layer in self.tops()), default=otherwise)
+
+    def write(
+        self, inode: int, offset: int, length: int, position: int, data_position: int, time_ns: int
+    ) -> Layer:
+        """`length` bytes at `offset` are at `data_position`, in the journal record at `position`."""
+        layer = self._writable(inode, position, time_ns)
+        end = offset + length
+        layer.pieces.put(Data(offset, end, data_position))
+        layer.written_to = max(layer.written_to, end)
+        layer.data_bytes += length
+        return layer
+
+    def truncate(self, inode: int, size: int, position: int, time_ns: int) -> Layer:
+        """The size is set; all behind it is a hole until it is written."""
+        layer = self._writable(inode, position, time_ns)
+        if size < MAX_SIZE:
+            layer.pieces.put(Hole(size, MAX_SIZE))
+        layer.truncated_to = size
+        layer.written_to = 0
+        return layer
+
+    def _writable(self, inode: int, position: int, time_ns: int) -> Layer:
+        file = self._files.get(inode)
+        if file is None:
+            file = self._files[inode] = DirtyFile(inode)
+        layer = file.top
+        if layer is None:
+            layer = file.top = Layer(position, trio.current_time())
+        layer.mtime_ns = layer.ctime_ns = time_ns
+        layer.settled = layer.synced = False
+        layer.writes += 1
+        self.open_writes += 1
+        return layer
+
+    def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
+        """Those of all that is in the top layer; nothing if there is none."""
+        layer = self.top(inode)
+        if layer is not None:
+            layer.mtime_ns, layer.ctime_ns = mtime_ns, ctime_ns
+
+    def settle(self, inode: int) -> bool:
+        """Closed or renamed: the next cut takes it. True if it was dirty."""
+        layer = self.top(inode)
+        if layer is None:
+            return False
+        layer.settled = True
+        return True
+
+    def sync(self, inode: int) -> None:
+        """Fsynced: the next cut takes it, unless it took the file a short while ago."""
+        layer = self.top(inode)
+        if layer is not None:
+            layer.synced = True
+
+    def observe(self, operation: Operation) -> None:
+        """What an accepted operation means for dirty files. Whatever set a time last stands."""
+        if not self._files:
+            return
+        if type(operation) is SetAttributes:
+            layer = self.top(operation.inode)
+            if layer is not None:
+                layer.mtime_ns = layer.mtime_ns if operation.mtime_ns is None else None
+                layer.ctime_ns = layer.ctime_ns if operation.ctime_ns is None else None
+        elif type(operation) is Delete:
+            file = self._files.pop(operation.inode, None)
+            if file is not None and file.top is not None:
+                self.open_writes -= file.top.writes
+        elif isinstance(operation, _CHANGES):
+            self._changed(operation.inode)
+            if isinstance(operation, Rename | RenameLeavingWhiteout):
+                self._changed(operation.replaced)
+
+    def _changed(self, inode: int) -> None:
+        """An operation set the change time."""
+        layer = self.top(inode)
+        if layer is not None:
+            layer.ctime_ns = None
+
+    def freeze(self, inode: int) -> None:
+        """The cut: the top layer belongs to the commit now."""
+        file = self._files.get(inode)
+        if file is not None and file.top is not None:
+            self.open_writes -= file.top.writes
+            file.frozen, file.top = file.top, None
+
+    def thaw(self, inode: int) -> None:
+        """The frozen layer's content is in the extents now."""
+        file = self._files.get(inode)
+        if file is not None:
+            file.frozen = None
+            if file.top is None:
+                del self._files[inode]
+
+
+def replace_data(layer: Layer, start: int, end: int, stored: Stored | None, sources: list[Data]) -> None:
+    """Let the block `stored` (None: zeros), which holds [start, end), stand for the parts of
+    `sources` in that range that nothing has overwritten since."""
+    for source in sources:
+        if source.start >= end or source.end <= start:
+            continue
+        for piece in layer.pieces.overlapping(max(source.start, start), min(source.end, end)):
+            if isinstance(piece, Data) and piece.position - piece.start == source.position - source.start:
+                layer.pieces.put(
+                    Hole(piece.start, piece.end) if stored is None else clip(stored, piece.start, piece.end)
+                )

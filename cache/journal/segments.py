@@ -1,0 +1,246 @@
+"""The files of the journal's segments: made, let go, emptied, and used again.
+
+What is spent is in clear and nobody needs it: it does not stay in a file. A file that was written to before
+takes an fsync less than one that was only preallocated, so a few are kept: filled with zeros.
+
+Invariants:
+1. A file is emptied after it has lost its name, durably: a power cut that gave the name back would show a
+   segment that is whole up to somewhere, and cut off what follows it.
+2. So is it used for a later segment only then.
+3. A descriptor is closed by `finish_dropping`, which its caller never lets run beside an fdatasync: a closed
+   number may belong to another file by then. The close is what frees the space of an unlinked file (64 MiB
+   take the disk tens of milliseconds), so it is done in a thread.
+4. What an earlier process left without a name is removed: nobody knows what is in it.
+5. A file is made before it is needed: the disk may take long to find so much room, and the event loop must
+   not wait for it. Only where that has failed, or a segment fills faster, is it done there.
+
+Event-loop thread only, but for `finish_dropping` and `preallocated`. Errors are the `OSError` of the disk.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from backend import failpoints
+from backend.system import durable
+from cache.journal.custody import is_at, nameless_file
+from cache.journal.format import SEGMENT_HEADER_SIZE, SegmentHeader, decode_segment_header
+
+MAX_SPARES: Final = 2
+SUFFIX: Final = ".journal"
+SPARE_SUFFIX: Final = ".spare"
+LOST: Final = "lost"
+_SMALLEST: Final = 64 << 10
+_ZEROS: Final = bytes(1 << 20)
+
+SEGMENT_STARTED = failpoints.declare("journal.segment-started", "a new segment has its header, no record yet")
+SEGMENT_EMPTYING = failpoints.declare(
+    "journal.segment-emptying", "a spent segment has lost its name durably; its bytes are still there"
+)
+
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file. `end`: offset behind the last record; `size`: what it takes on the disk; `written`: behind
+    this offset nothing was ever written."""
+
+    number: int
+    seed: int
+    path: str
+    descriptor: int
+    end: int
+    size: int
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A file that was let go: its descriptor, and if it is to be used again, its path and how many bytes
+    were written to it."""
+
+    descriptor: int
+    spare: str = ""
+    written: int = 0
+
+
+class SegmentFiles:
+    """See the module. `folder` is the journal's."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._spares: list[str] = []
+        self._coming_spares = 0
+        self.nameless = False
+        """no file gets a name any more, and only names that are still ours are taken
+        (`cache.journal.custody`)"""
+
+    def find(self) -> list[tuple[str, SegmentHeader]]:
+        """The segments that are there, by number. Files without a segment in them go."""
+        found = []
+        self._spares = []
+        for path in self._folder.glob("*" + SPARE_SUFFIX):
+            durable.current().unlink(str(path))
+        for path in sorted(self._folder.glob("*" + SUFFIX)):
+            with open(path, "rb") as file:
+                header = decode_segment_header(file.read(SEGMENT_HEADER_SIZE))
+            if header is not None and f"{header.number:016x}" == path.stem:
+                found.append((str(path), header))
+            elif any(path.read_bytes()):
+                set_aside(self._folder, [str(path)])
+            else:
+                durable.current().unlink(str(path))  # preallocated, not begun yet
+        return found
+
+    def path_of(self, number: int) -> str:
+        """Where the segment of that number is."""
+        return str(self._folder / f"{number:016x}{SUFFIX}")
+
+    def allocate(self, path: str, header: bytes, size: int) -> tuple[int, int]:
+        """A segment file with its header: descriptor and size. Of at least `size` bytes, if the disk has so
+        many."""
+        io = durable.current()
+        if self.nameless:
+            descriptor = nameless_file(str(self._folder))
+            io.write(descriptor, [header], 0)
+            return descriptor, size
+        if self._spares:
+            io.rename(self._spares[-1], path)
+            self._spares.pop()
+        opened = None
+        try:
+            opened = descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
+            if os.fstat(descriptor).st_size < size:
+                _preallocate(descriptor, size)
+            io.write(descriptor, [header], 0)
+            failpoints.failpoint(SEGMENT_STARTED)
+            return descriptor, os.fstat(descriptor).st_size
+        except OSError:
+            with suppress(FileNotFoundError):
+                io.unlink(path)
+            if opened is not None:
+                os.close(opened)
+            raise
+
+    def let_go(self, segment: Segment, size: int) -> Dropped:
+        """Take the name of a segment that nobody needs; to be given to `finish_dropping`. It is kept for
+        another one of `size` bytes if it has just that size, and not too many are kept."""
+        if self.nameless:
+            remove_own(segment.path, segment.descriptor)
+            return Dropped(segment.descriptor)
+        if len(self._spares) + self._coming_spares >= MAX_SPARES or segment.size != size:
+            durable.current().unlink(segment.path)
+            return Dropped(segment.descriptor)
+        spare = segment.path.removesuffix(SUFFIX) + SPARE_SUFFIX
+        durable.current().rename(segment.path, spare)
+        self._coming_spares += 1
+        return Dropped(segment.descriptor, spare, segment.written)
+
+    def finish_dropping(self, dropped: list[Dropped]) -> list[str]:
+        """Empty those that are to be used again, and close all; the paths for `take_spares`. One that
+        cannot be emptied is removed. Blocks."""
+        emptied = []
+        kept = [each for each in dropped if each.spare]
+        if kept:
+            durable.current().sync_folder(str(self._folder))
+            failpoints.failpoint(SEGMENT_EMPTYING)
+        for each in kept:
+            try:
+                _empty(each)
+                emptied.append(each.spare)
+            except OSError:
+                with suppress(OSError):
+                    durable.current().unlink(each.spare)
+        close_all(each.descriptor for each in dropped)
+        return emptied
+
+    def give_back_spares(self) -> None:
+        """Remove those that can be used."""
+        while self._spares:
+            durable.current().unlink(self._spares[-1])
+            self._spares.pop()
+
+    def begin_spare(self, number: int) -> str | None:
+        """The path for `preallocated`, if a file for segment `number` should be made before it is needed;
+        `end_spare` is to be called then."""
+        if self.nameless or self._spares or self._coming_spares:
+            return None
+        self._coming_spares += 1
+        return str(self._folder / f"ahead-{number:016x}{SPARE_SUFFIX}")
+
+    def end_spare(self, made: list[str]) -> None:
+        """What `begin_spare` announced can be used, or was not made."""
+        self._coming_spares -= 1
+        self._spares += made
+
+    def take_spares(self, emptied: list[str], dropped: list[Dropped]) -> None:
+        """What `finish_dropping` emptied of `dropped` can be used from now on."""
+        self._spares += emptied
+        self._coming_spares -= sum(bool(each.spare) for each in dropped)
+
+
+def set_aside(folder: Path, paths: Iterable[str]) -> Path:
+    """Keep files of a journal that cannot be read in its `lost/`; where that is."""
+    lost = folder / LOST
+    lost.mkdir(mode=0o700, exist_ok=True)
+    for path in paths:
+        durable.current().rename(path, str(lost / os.path.basename(path)))
+    return lost
+
+
+def remove_own(path: str, descriptor: int) -> None:
+    """Take the file's name, if it has it still."""
+    if is_at(path, descriptor):
+        durable.current().unlink(path)
+
+
+def preallocated(path: str, size: int) -> list[str]:
+    """A new file of `size` bytes at `path`; nothing, and nothing is left, if the disk refuses. Blocks."""
+    io = durable.current()
+    try:
+        descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            io.preallocate(descriptor, size)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        log.info("no journal file could be made beforehand: %s", error)
+        with suppress(OSError):
+            io.unlink(path)
+        return []
+    return [path]
+
+
+def _preallocate(descriptor: int, size: int) -> None:
+    """A disk that is nearly full has room for a small segment, perhaps."""
+    while True:
+        try:
+            durable.current().preallocate(descriptor, size)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT) or size <= _SMALLEST:
+                raise
+        size = max(size // 4, _SMALLEST)
+
+
+def _empty(dropped: Dropped) -> None:
+    for offset in range(0, dropped.written, len(_ZEROS)):
+        length = min(dropped.written - offset, len(_ZEROS))
+        durable.current().write(dropped.descriptor, [memoryview(_ZEROS)[:length]], offset)
+    durable.current().sync_data(dropped.descriptor)
+
+
+def close_all(descriptors: Iterable[int]) -> None:
+    """Close files that nobody writes to any more."""
+    for descriptor in descriptors:
+        with suppress(OSError):
+            os.close(descriptor)

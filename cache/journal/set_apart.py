@@ -1,0 +1,86 @@
+"""Files that are set apart: those of which bytes were accepted that cannot be read from the journal now.
+
+Invariants:
+1. No cut takes a file that is set apart. What is published of it is its content, size and times of the last
+   commit that took it; if none did, it is published empty.
+2. It stays dirty: the journal keeps what it has, and its other bytes can be read here.
+3. It is tried again after a pause that doubles, when it was written since, and in each `sync`.
+
+A file that got another content, or went, is forgotten by `forget_gone`. Event-loop thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cache.journal.dirty import DirtyFiles, Layer
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE = 1.0
+MAX_PAUSE = 60.0
+
+
+@dataclass(slots=True)
+class _Apart:
+    layer: Layer
+    writes: int
+    """of the layer when it was tried"""
+    reason: str
+    pause: float
+    next_try: float
+
+
+class SetApart:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._files: dict[int, _Apart] = {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def __contains__(self, inode: int) -> bool:
+        return inode in self._files
+
+    def reasons(self) -> dict[int, str]:
+        """Why, by inode."""
+        return {inode: apart.reason for inode, apart in self._files.items()}
+
+    def waits(self, inode: int, layer: Layer, now: float) -> bool:
+        """Whether it makes no sense yet to try the file again."""
+        apart = self._files.get(inode)
+        return (
+            apart is not None
+            and apart.layer is layer
+            and apart.writes == layer.writes
+            and now < apart.next_try
+        )
+
+    def note(self, tried: Sequence[tuple[int, Layer]], failed: Mapping[int, Exception], now: float) -> None:
+        """These were read, or could not be."""
+        for inode, layer in tried:
+            before = self._files.pop(inode, None)
+            if inode in failed:
+                self._files[inode] = self._after(before, layer, failed[inode], now)
+                if before is None:
+                    log.warning("inode %d is set apart, all else is published: %s", inode, failed[inode])
+            elif before is not None:
+                log.info("inode %d can be read again", inode)
+
+    def _after(self, before: _Apart | None, layer: Layer, error: Exception, now: float) -> _Apart:
+        pause = FIRST_PAUSE if before is None else min(2 * before.pause, MAX_PAUSE)
+        return _Apart(layer, layer.writes, str(error), pause, now + pause)
+
+    def try_all(self) -> None:
+        """Nothing waits."""
+        for apart in self._files.values():
+            apart.next_try = 0
+
+    def forget_gone(self, dirty: DirtyFiles) -> None:
+        """What is not dirty any more needs nobody's care."""
+        for inode, apart in list(self._files.items()):
+            if dirty.top(inode) is not apart.layer:
+                del self._files[inode]

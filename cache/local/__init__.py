@@ -1,0 +1,31 @@
+"""What this machine keeps of a drive and may not lose; what of it was set aside."""
+
+from cache.local.local_state import (
+    DEVICE,
+    JOURNAL,
+    LOCK_FILE,
+    NAMESPACE_FILE,
+    STALE,
+    TIME_FORMAT,
+    LocalState,
+    locked,
+    set_namespace_aside,
+)
+from cache.local.stale import SetAside, StaleState, Unstored, found, restore
+
+__all__ = [
+    "DEVICE",
+    "JOURNAL",
+    "LOCK_FILE",
+    "NAMESPACE_FILE",
+    "STALE",
+    "TIME_FORMAT",
+    "LocalState",
+    "SetAside",
+    "StaleState",
+    "Unstored",
+    "found",
+    "locked",
+    "restore",
+    "set_namespace_aside",
+]

@@ -1,0 +1,146 @@
+"""What a machine keeps of a drive that may not be lost: the state folder.
+
+| in it | what |
+|---|---|
+| `lock` | flock(2) while a process uses the folder |
+| `journal/` | what was accepted and is not published: the only copy of it |
+| `namespace.db` | names and attributes; with it the newest commit that this machine has seen |
+| `lost/` | databases that were wrong, and lists of what was lost |
+| `stale/TIME/` | a journal and a namespace that the drive has gone past, for a person to look at |
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+
+from backend.errors import CorruptError, LeaseHeldError
+from backend.system import at_rest, durable
+from backend.upstream import Head
+from cache.errors import FileSystemError
+from cache.journal import Custody, Journal, Ledger
+from cache.namespace import Namespace
+
+log = logging.getLogger(__name__)
+
+NAMESPACE_FILE = "namespace.db"
+JOURNAL = "journal"
+STALE = "stale"
+TIME_FORMAT = "%Y%m%dT%H%M%SZ"
+"""Of names, in UTC."""
+
+LOCK_FILE = "lock"
+"""In the state folder; flock(2) while a process uses it."""
+
+DEVICE = 1
+"""One mount at a time writes, so all of a drive's mounts are one device until there is a hub."""
+
+
+class LocalState:
+    """What a state folder holds. One process at a time: `LeaseHeldError` otherwise."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.folder = folder
+        self._lock = locked(folder)
+        self._held = ExitStack()
+        self._held.callback(os.close, self._lock)
+        self._files = self._held.enter_context(ExitStack())
+        try:
+            self.namespace = self._open_namespace()
+            self._files.callback(self.namespace.close)
+            journal = Journal(folder / JOURNAL)
+            self._files.callback(journal.close)
+            self.ledger = Ledger(journal, self.namespace, Custody(folder, journal.named_files))
+            self.has_events = self.ledger.scan()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open_namespace(self) -> Namespace:
+        """One that is damaged is kept aside, and a new one made: what it says is in log and journal."""
+        path = str(self.folder / NAMESPACE_FILE)
+        try:
+            return Namespace(path, device=DEVICE)
+        except CorruptError as error:
+            kept = set_namespace_aside(self.folder)
+            log.warning("%s; it is made anew from log and journal, and kept as %s", error, kept)
+            return Namespace(path, device=DEVICE)
+
+    def watch(self) -> None:
+        """From now on be told of what loses its name in the folder. After recovery, which replaces files."""
+        custody, journal = self.ledger.custody, self.ledger.journal
+        wal = [name for name in (f"{NAMESPACE_FILE}-wal",) if (self.folder / name).exists()]
+        custody.watch([LOCK_FILE, NAMESPACE_FILE, *wal])
+        custody.on_loss.append(self._lose_names)
+        journal.on_nameless = custody.lose
+
+    def _lose_names(self) -> None:
+        try:
+            self.ledger.journal.lose_names(self.namespace.commit)
+        except FileSystemError as error:
+            log.error("nothing more can be accepted: %s", error)
+
+    @property
+    def known_head(self) -> Head | None:
+        """The newest commit that this device has seen, if it has seen any."""
+        head = self.ledger.head
+        return head if head.number else None
+
+    def set_aside(self) -> Path:
+        """Move journal and namespace out of the way, to be looked at by a person; where they are now. The
+        folder stays locked; nothing but `close` may be called any more. Blocks."""
+        self._files.close()
+        io, kept = (
+            durable.current(),
+            _new_folder(self.folder / STALE, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())),
+        )
+        # The journal last: a namespace without it could be taken for all there is.
+        for name in (*(NAMESPACE_FILE + suffix for suffix in at_rest.SUFFIXES), JOURNAL):
+            if (self.folder / name).exists():
+                io.rename(str(self.folder / name), str(kept / name))
+        for folder in (kept, kept.parent, self.folder):
+            io.sync_folder(str(folder))
+        return kept
+
+    def close(self) -> None:
+        """Let go of everything, and of the directory. Idempotent."""
+        self._held.close()
+
+
+def _new_folder(base: Path, name: str) -> Path:
+    base.mkdir(mode=0o700, exist_ok=True)
+    number, path = 1, base / name
+    while path.exists():
+        number += 1
+        path = base / f"{name}-{number}"
+    path.mkdir(mode=0o700)
+    return path
+
+
+def locked(folder: Path) -> int:
+    """A descriptor that keeps other processes out of a state folder until it is closed. `LeaseHeldError`."""
+    descriptor = os.open(folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise LeaseHeldError(f"the state folder {folder} is in use by another drivefs process") from None
+    return descriptor
+
+
+def set_namespace_aside(folder: Path) -> Path:
+    """Keep a namespace database that is wrong in `lost/`, so that the next opening makes a new one from
+    log and journal; where it is. Blocks."""
+    kept_in = folder / "lost"
+    kept_in.mkdir(mode=0o700, exist_ok=True)
+    kept = kept_in / f"namespace-{time.strftime(TIME_FORMAT, time.gmtime())}.db"
+    for suffix in at_rest.SUFFIXES:
+        source = folder / (NAMESPACE_FILE + suffix)
+        if source.exists():
+            os.rename(source, kept.with_name(kept.name + suffix))
+    return kept

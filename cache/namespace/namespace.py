@@ -1,0 +1,419 @@
+"""The state of a drive: inodes, names, attributes and extents, now and at every retained commit.
+
+Invariants (event loop thread only, synchronous; the one exception is `checkpoint`):
+1. State changes only by `apply`, `undo`, `record_commit`, `points.forget_some` and `replace_from`. The same
+   operations with the same commit numbers give the same rows on every machine (`inode.atime_ns` aside,
+   after an undo; rows that are to be forgotten aside, until they are).
+2. The database on disk is always the state at the journal position that it holds: `flush` commits
+   both in one transaction, and whoever opens it replays the journal from exactly there.
+3. A power cut may lose the last flushes (WAL, synchronous=NORMAL), never part of one. Journal before
+   the position that `checkpoint` returned is not needed for this database any more.
+4. Nothing is written to disk but by `flush`; the loop never fsyncs but for the header of a
+   write-ahead log that begins anew after a checkpoint, and when that log would grow without end.
+
+Tables: docs/format/namespace.md. Past states: `cache.history.history`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from stat import S_IFDIR
+from typing import Any, Final
+
+from backend.errors import CorruptError, NotFoundError, ReadOnlyError
+from backend.failpoints import declare, failpoint
+from backend.system import at_rest, durable
+from backend.upstream import NO_COMMIT, Head
+from cache.namespace import reducer
+from cache.namespace.extents import ExtentStore
+from cache.namespace.operations import (
+    DEVICE_SHIFT,
+    MAX_DEVICE,
+    ROOT_INODE,
+    Create,
+    Delete,
+    Forget,
+    Link,
+    Operation,
+    Pin,
+    Release,
+    RemoveXattr,
+    Rename,
+    RenameLeavingWhiteout,
+    SetAttributes,
+    SetExtents,
+    SetRetention,
+    SetWriter,
+    SetXattr,
+    Unlink,
+    Unpin,
+)
+from cache.namespace.points import PointStore
+from cache.namespace.row_store import RowStore, insert
+from cache.namespace.rows import (
+    DENTRY_COLUMNS,
+    FIRST_COOKIE,
+    INODE_COLUMNS,
+    DentryRow,
+    Extent,
+    InodeRow,
+    Statistics,
+    stored_time,
+)
+from cache.namespace.schema import (
+    LOCAL_META,
+    Connection,
+    check_format,
+    create_schema,
+    cut_log,
+    is_empty,
+    open_database,
+    prepare_live,
+    read_meta,
+    sqlite_errors,
+    upgrade,
+    value_of,
+)
+from cache.namespace.undo import take_back
+from cache.namespace.writers import WriterStore
+from cache.namespace.xattrs import XattrStore
+
+REPLACING: Final = declare(
+    "namespace.replacing", "the old database is whole and closed, the new lies beside it"
+)
+_LEAST_CACHED_ROWS: Final = 64
+"""An operation holds a few rows at a time, and none of them may be pushed out meanwhile."""
+
+_ENTRIES: Final = (
+    f"SELECT {', '.join(DENTRY_COLUMNS)} FROM dentry WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?"
+)
+_LAST_COMMIT: Final = "SELECT number, hash, time_ns FROM commits ORDER BY number DESC LIMIT 1"
+_HIGHEST: Final = (
+    "SELECT max(coalesce((SELECT max(inode) FROM inode WHERE inode < :end), 0),"
+    " coalesce((SELECT max(inode) FROM past_inode WHERE inode < :end), 0))"
+)
+_REDUCERS: Final[dict[type[Any], Callable[[reducer.State, Any], None]]] = {
+    Create: reducer.create,
+    Link: reducer.link,
+    Unlink: reducer.unlink,
+    Rename: reducer.rename,
+    RenameLeavingWhiteout: reducer.rename_leaving_whiteout,
+    SetAttributes: reducer.set_attributes,
+    SetXattr: reducer.set_xattr,
+    RemoveXattr: reducer.remove_xattr,
+    Delete: reducer.delete,
+    Pin: reducer.pin,
+    Unpin: reducer.unpin,
+    SetRetention: reducer.set_retention,
+    Forget: reducer.forget,
+    Release: reducer.release,
+    SetWriter: reducer.set_writer,
+}
+
+
+class Namespace:
+    """The one object that holds a namespace database open for its drive."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        read_only: bool = False,
+        device: int | None = None,
+        uid: int = 0,
+        gid: int = 0,
+        time_ns: int = 0,
+        cached_rows: int = 32768,
+    ) -> None:
+        """Open the database at `path`, or make it with a root directory of `uid`, `gid`, `time_ns` (which
+        must be the same on every machine of a drive: the root is born in commit 0). `device` (default:
+        as before, or 0) is this machine's; inode numbers come from it. `cached_rows`: clean inodes in a
+        cache generation. `NotFoundError`, `FormatError`, `CorruptError`, `ReadOnlyError`."""
+        self.path = path
+        self.read_only = read_only
+        self._cached_rows = max(cached_rows, _LEAST_CACHED_ROWS)
+        self._root_owner = (uid, gid, time_ns)
+        self._open(device)
+
+    def _open(self, device: int | None) -> None:
+        if self.read_only:
+            if not os.path.exists(self.path):
+                raise NotFoundError(f"{self.path}: there is no namespace database")
+        else:
+            if at_rest.is_damaged(self.path):
+                raise CorruptError(f"{self.path}: the namespace database has changed since it was closed")
+            at_rest.unseal(self.path)
+            at_rest.make_private(self.path)
+        self._is_open = True
+        with sqlite_errors(self.path):
+            self._connection = open_database(self.path, read_only=self.read_only)
+            try:
+                self._prepare(device)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _prepare(self, device: int | None) -> None:
+        if not self.read_only and is_empty(self._connection):
+            self._create()
+        if not self.read_only:
+            upgrade(self._connection)
+        check_format(self._connection, self.path)
+        if not self.read_only:
+            prepare_live(self._connection)
+        self._rows = RowStore(self._connection, self.path, self._cached_rows)
+        self._extents = ExtentStore(self._rows, max(self._cached_rows // 8, 64))
+        self._xattrs = XattrStore(self._rows, self._cached_rows)
+        self.points = PointStore(self._rows)
+        self.writers = WriterStore(self._rows)
+        self._load_meta(device)
+
+    def _create(self) -> None:
+        uid, gid, time_ns = self._root_owner
+        times = (stored_time(time_ns),) * 4
+        links, cookie, parent = 2, FIRST_COOKIE, ROOT_INODE
+        root = (ROOT_INODE, S_IFDIR | 0o755, links, uid, gid, 0, 0, 0, *times, b"", parent, 0, cookie, 0)
+        totals = [("inodes", "1"), ("entries", "0"), ("bytes", "0"), ("allocated", "0")]
+        with self._connection:
+            create_schema(self._connection)
+            self._connection.execute(insert("inode", INODE_COLUMNS), root)
+            self._connection.executemany(insert("meta", ("key", "value")), totals)
+
+    def _load_meta(self, device: int | None) -> None:
+        try:
+            meta = {key: int(value) for key, value in read_meta(self._connection).items()}
+            totals = [meta[name] for name in Statistics._fields]
+        except (KeyError, ValueError):
+            raise CorruptError(f"{self.path}: the table meta is damaged") from None
+        number = meta.get("device", 0) if device is None else device
+        if not 0 <= number <= MAX_DEVICE:
+            raise CorruptError(f"{self.path}: device number {number} is out of range")
+        known = meta["next_inode"] if meta.get("device") == number and "next_inode" in meta else 0
+        next_inode = max(known, self._highest_inode(number) + 1)
+        self._journal_position = meta.get("journal_position", 0)
+        self._flushed: tuple[int, ...] = ()
+        self._load_head()
+        self._rows.commit = meta.get("open_commit", self._head.number + 1)
+        self._state = reducer.State(
+            self._rows,
+            self._extents,
+            self._xattrs,
+            self.points,
+            self.writers,
+            number,
+            next_inode,
+            next_inode - 1,
+            *totals,
+        )
+
+    def _highest_inode(self, device: int) -> int:
+        """The highest number of the device in any row. One that came and went within a commit left
+        none, and nothing refers to it."""
+        bindings = {"end": (device + 1) << DEVICE_SHIFT}
+        highest = int(value_of(self._connection, _HIGHEST, bindings))
+        return max(highest, (device << DEVICE_SHIFT) - 1, ROOT_INODE)
+
+    def _load_head(self) -> None:
+        found = self._connection.execute(_LAST_COMMIT).fetchone()
+        number, commit_hash, time_ns = found or (0, NO_COMMIT, 0)
+        self._head, self._last_time = Head(number, commit_hash), int(time_ns)
+
+    def head(self) -> Head:
+        """The newest commit that was recorded."""
+        return self._head
+
+    def last_commit_time(self) -> int:
+        """Its time, nanoseconds; 0 if there is none."""
+        return self._last_time
+
+    @property
+    def commit(self) -> int:
+        """The open commit: what changes now is born in it."""
+        return self._rows.commit
+
+    @property
+    def device(self) -> int:
+        """This machine's number."""
+        return self._state.device
+
+    def begin_commit(self, number: int) -> None:
+        """What follows belongs to commit `number`, which is not lower than the open one."""
+        if number < self._rows.commit:
+            raise CorruptError(f"commit {number} cannot open after {self._rows.commit}")
+        self._rows.commit = number
+
+    def inode(self, number: int) -> InodeRow | None:
+        """The live row, to be read at once and never changed; None if there is none."""
+        return self._rows.inodes.get(number)
+
+    def entry(self, parent: int, name: bytes) -> DentryRow | None:
+        """The name in the directory, or None."""
+        return self._rows.entries.get((parent, name))
+
+    def entries(self, parent: int, after_cookie: int, limit: int) -> list[DentryRow]:
+        """At most `limit` names with cookies above `after_cookie`, in the order of cookies. A name that
+        stays throughout a listing is in it exactly once, whatever comes and goes."""
+        self._rows.write_entries()
+        found = self._connection.execute(_ENTRIES, (parent, after_cookie, limit))
+        return [DentryRow(*row) for row in found]
+
+    def xattr(self, inode: int, name: bytes) -> bytes | None:
+        """The value of an extended attribute, or None."""
+        return self._xattrs.of(inode).get(name)
+
+    def xattr_names(self, inode: int) -> list[bytes]:
+        """The names of all extended attributes, sorted."""
+        return sorted(self._xattrs.of(inode))
+
+    def extents(self, inode: int, start: int, end: int) -> list[Extent]:
+        """The extents that touch [start, end), sorted by offset, whole (not clipped)."""
+        return self._extents.find(inode, start, end)
+
+    def orphans(self) -> list[int]:
+        """Inodes without a name, sorted: after a crash nobody has them open."""
+        self._rows.write_inodes()
+        return [number for (number,) in self._connection.execute("SELECT inode FROM inode WHERE nlink = 0")]
+
+    def statistics(self) -> Statistics:
+        """The totals, kept up with every operation."""
+        state = self._state
+        return Statistics(state.inodes, state.files, state.entries, state.bytes, state.allocated)
+
+    def block_references(self) -> Iterator[bytes]:
+        """Each block id that a live or past extent names, once. Exhaust it before the next change."""
+        self._rows.write_rows()
+        sql = "SELECT block FROM extent UNION SELECT block FROM past_extent"
+        for (block,) in self._connection.execute(sql):
+            yield block
+
+    def allocate_inode(self) -> int:
+        """A number that this device has never given. It is taken for good by the `Create` that is
+        journaled with it."""
+        number = self._state.next_inode
+        if number >> DEVICE_SHIFT != self._state.device:
+            raise CorruptError(f"{self.path}: device {self._state.device} has used all its inode numbers")
+        self._state.next_inode = number + 1
+        return number
+
+    def apply(self, operation: Operation, commit: int | None = None) -> None:
+        """The one reducer. `commit` is the open commit (None); for `SetExtents` it may be an
+        earlier one, if for that inode it is not before the last. The rows then are as if it had come in
+        time. `CorruptError` if the operation does not fit the state, which then is unchanged;
+        `ReadOnlyError`. Not idempotent: replay begins exactly at `journal_position`."""
+        if self.read_only:
+            raise ReadOnlyError(f"{self.path}: the namespace is open for reading only")
+        is_late = commit is not None and commit != self._rows.commit
+        if type(operation) is SetExtents:
+            if is_late and not 0 < commit < self._rows.commit:  # type: ignore[operator]
+                raise CorruptError(f"content of commit {commit} while {self._rows.commit} is open")
+            reducer.set_extents(self._state, operation, commit if commit is not None else self._rows.commit)
+        elif is_late:
+            raise CorruptError(f"an operation of commit {commit} while {self._rows.commit} is open")
+        else:
+            _REDUCERS[type(operation)](self._state, operation)
+
+    def record_commit(self, number: int, commit_hash: bytes, time_ns: int) -> None:
+        """Note a published commit, the next in number. On disk with the next flush."""
+        if number <= self._head.number or time_ns < self._last_time:
+            raise CorruptError(f"commit {number} cannot follow {self._head.number}")
+        self._rows.write(insert("commits", ("number", "hash", "time_ns")), [(number, commit_hash, time_ns)])
+        self._head, self._last_time = Head(number, commit_hash), time_ns
+        self.points.recorded(number)
+
+    def journal_position(self) -> int:
+        """Where replay begins: the position of the last flush; 0 before the first."""
+        return self._journal_position
+
+    def flush(self, journal_position: int) -> None:
+        """Commit everything applied so far together with `journal_position`, which must be just behind
+        it. Writes nothing if nothing changed. `NoSpaceError`, `TransientError`: nothing is lost, nothing is
+        committed, call again."""
+        self._rows.write_rows()
+        local = (journal_position, self._state.device, self._state.next_inode, self._rows.commit)
+        if local == self._flushed and not self._connection.in_transaction:
+            return
+        totals = self.statistics()._asdict()
+        self._rows.write_meta({**totals, **dict(zip(LOCAL_META, local, strict=True))})
+        self._rows.commit_transaction()
+        self._flushed = local
+        self._journal_position = journal_position
+
+    def checkpoint(self) -> int | None:
+        """Bring the write-ahead log into the database, with fsync: for a worker thread, on a connection
+        of its own. The journal position that is now safe from a power cut, or None if a reader was in
+        the way; safe to retry and to call at any time."""
+        with sqlite_errors(self.path):
+            connection = open_database(self.path)
+            try:
+                position = int(read_meta(connection).get("journal_position", "0"))
+                _busy, frames, done = next(connection.execute("PRAGMA wal_checkpoint(PASSIVE)"))
+            finally:
+                connection.close()
+        return position if frames == done else None
+
+    def empty_log(self) -> None:
+        """Cut the write-ahead log to nothing, if `checkpoint` has brought all of it into the database: else
+        deleted names stay in it. Who is in the way is not waited for."""
+        if not self._connection.in_transaction:
+            with sqlite_errors(self.path):
+                cut_log(self._connection)
+
+    def undo(self, to_commit: int) -> None:
+        """Take back all commits after `to_commit`; the next one is open then. On disk with the next flush,
+        whose journal position must be one from which replay fits what is left."""
+        self._rows.write_rows()
+        change = take_back(self._connection, self._rows.write, to_commit)
+        self._forget()
+        self.points.reload()
+        self._load_head()
+        self._state.inodes += change.inodes
+        self._state.files += change.files
+        self._state.entries += change.entries
+        self._state.bytes += change.bytes
+        self._state.allocated += change.allocated
+        self._rows.commit = to_commit + 1
+
+    def _forget(self) -> None:
+        self._rows.forget()
+        self._extents.forget()
+        self._xattrs.forget()
+
+    def synced_connection(self) -> Connection:
+        """For `History`: the connection, on which SQL sees everything applied so far. Read only."""
+        self._rows.write_rows()
+        return self._connection
+
+    def replace_from(self, path: str, journal_position: int) -> None:
+        """Become the database at `path`, which has passed `snapshot.verify_hostile`, is closed, and lies in
+        the same file system; it is moved here. Durable on return; blocks on the disk."""
+        with sqlite_errors(path):
+            incoming = open_database(path)
+            with incoming:
+                values = [("journal_position", str(journal_position)), ("device", str(self.device))]
+                incoming.executemany(insert("meta", ("key", "value")), values)
+            incoming.close()
+        self._close_empty_log()
+        failpoint(REPLACING)
+        io = durable.current()
+        io.rename(path, self.path)
+        io.sync_folder(os.path.dirname(os.path.abspath(self.path)))
+        self._open(self.device)
+
+    def _close_empty_log(self) -> None:
+        """Close, and leave no write-ahead log that could be taken for that of another database."""
+        with sqlite_errors(self.path):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            self._connection.close()
+        for suffix in ("-wal", "-shm"):
+            if os.path.exists(self.path + suffix):
+                durable.current().unlink(self.path + suffix)
+
+    def close(self) -> None:
+        """Close the database; what was not flushed is dropped (the journal has it). Idempotent."""
+        self._connection.close()
+        if self._is_open and not self.read_only:
+            at_rest.seal(self.path)
+        self._is_open = False

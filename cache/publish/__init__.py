@@ -1,0 +1,24 @@
+"""From the journal into the commit log; snapshots of the namespace."""
+
+from cache.publish.check_log import LogReplay
+from cache.publish.commit_payload import open_operations
+from cache.publish.publisher import CommitIdentity, Intervals, Publisher, blocks_named, is_same_commit
+from cache.publish.quiet import Quiet
+from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
+from cache.publish.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore
+
+__all__ = [
+    "ROOT_NAME",
+    "CommitIdentity",
+    "Intervals",
+    "LogReplay",
+    "Publisher",
+    "Quiet",
+    "SnapshotKeeper",
+    "SnapshotRoot",
+    "SnapshotSchedule",
+    "SnapshotStore",
+    "blocks_named",
+    "is_same_commit",
+    "open_operations",
+]

@@ -1,0 +1,134 @@
+"""Checking the commit log by living it again: every commit opened, decoded, applied to a fresh namespace.
+
+The result is what everything else about the namespace is compared with: a snapshot, or this machine's own
+database, must equal the replayed log as of its commit in every table, `inode.atime_ns` aside (a state taken
+back has newer ones, docs/format/namespace.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from backend.commits import associated_data_of
+from backend.errors import CorruptError, DriveError, FormatError
+from backend.upstream import Commit, Head
+from cache.namespace import Connection, Namespace, Operation, SetExtents, decode, open_database, sqlite_errors
+from cache.publish import snapshot
+from cache.publish.commit_payload import open_operations
+from cache.publish.publisher import CommitIdentity
+
+_AT_ONCE: Final = 10_000
+_NO_STATE: Final = ("meta", "forgetting")
+"""What is local, and what has been forgotten but is not all removed yet (`cache.namespace.points`)."""
+_TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
+_FORGOTTEN: Final = (
+    "EXISTS (SELECT 1 FROM {database}.forgetting AS gap WHERE gap.low < row.born AND row.died <= gap.high)"
+)
+
+
+def decode_commit(commit: Commit, identity: CommitIdentity) -> list[Operation]:
+    """The operations of a commit. `CorruptError` or `FormatError` if it does not open or decode, or if its
+    envelope does not name a block that its operations use."""
+    binding = associated_data_of(identity.drive_id, commit)
+    operations = [
+        decode(encoded) for encoded in open_operations(identity.commit_key, commit.payload, binding)
+    ]
+    used = {extent[2] for each in operations if isinstance(each, SetExtents) for extent in each.extents}
+    if not used <= set(commit.added):
+        raise CorruptError(f"commit {commit.number} uses blocks that its envelope does not name")
+    return operations
+
+
+class LogReplay:
+    """The fresh namespace. Event-loop thread; `close` when done."""
+
+    def __init__(self, path: Path, identity: CommitIdentity, device: int) -> None:
+        self._path = path
+        self._identity = identity
+        self._namespace = Namespace(str(path), device=device)
+
+    @property
+    def head(self) -> Head:
+        """The newest commit that was applied."""
+        return self._namespace.head()
+
+    def apply(self, commit: Commit, commit_hash: bytes) -> None:
+        """The next commit. `CorruptError` or `FormatError`, naming it, if it cannot be applied; then this
+        replay is at its end."""
+        try:
+            operations = decode_commit(commit, self._identity)
+            self._namespace.begin_commit(commit.number)
+            for operation in operations:
+                self._namespace.apply(operation)
+            self._namespace.record_commit(commit.number, commit_hash, commit.time_ns)
+            while self._namespace.points.forget_some(_AT_ONCE):
+                continue
+        except (CorruptError, FormatError) as error:
+            raise CorruptError(f"commit {commit.number} cannot be applied: {error}") from None
+        self._namespace.begin_commit(commit.number + 1)
+
+    async def export(self, target: Path) -> None:
+        """The state as of the newest commit as a file of its own; `target` must not exist."""
+        self._namespace.flush(0)
+        await trio.to_thread.run_sync(snapshot.export, str(self._path), str(target), self.head.number)
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._namespace.close()
+
+
+async def export_as_of(source: Path, target: Path, number: int) -> None:
+    """This machine's namespace as of a commit that it has, as a file of its own; errors as of
+    `snapshot.export`, and `CorruptError` where the database is too damaged for that."""
+    try:
+        await trio.to_thread.run_sync(snapshot.export, str(source), str(target), number)
+    except DriveError:
+        raise
+    except (KeyError, ValueError, TypeError) as error:
+        raise CorruptError(f"{source}: the namespace database is damaged ({error})") from None
+
+
+def head_of(path: Path) -> Head:
+    """The newest commit in a namespace database. Blocks; errors as of
+    `cache.namespace.schema.sqlite_errors`."""
+    with sqlite_errors(str(path)):
+        connection = open_database(str(path), read_only=True)
+        try:
+            found = list(connection.execute("SELECT number, hash FROM commits ORDER BY number DESC LIMIT 1"))
+        finally:
+            connection.close()
+    number, commit_hash = found[0] if found else (0, bytes(32))
+    return Head(number, commit_hash)
+
+
+def differences(right: Path, other: Path) -> list[str]:
+    """How the tables of `other` differ from those of `right`; empty if they do not. Blocks."""
+    with sqlite_errors(str(other)):
+        connection = open_database(str(right), read_only=True)
+        try:
+            connection.execute("ATTACH ? AS other", (str(other),))
+            tables = [table for (table,) in connection.execute(_TABLES) if table not in _NO_STATE]
+            return [text for table in tables for text in _difference(connection, table)]
+        finally:
+            connection.close()
+
+
+def _difference(connection: Connection, table: str) -> Iterator[str]:
+    for kind, one, two in (("lacks", "main", "other"), ("has", "other", "main")):
+        sql = f"{_rows(connection, one, table)} EXCEPT {_rows(connection, two, table)}"
+        ((count,),) = connection.execute(f"SELECT count(*) FROM ({sql})")
+        if count:
+            yield f"{table} {kind} {count} rows {'that it should have' if kind == 'lacks' else 'too many'}"
+
+
+def _rows(connection: Connection, database: str, table: str) -> str:
+    """SQL for all rows of a table that count: without atimes, and without what is being forgotten."""
+    columns = [row[1] for row in connection.execute(f"PRAGMA main.table_info({table})")]
+    chosen = ", ".join(column for column in columns if (table, column) != ("inode", "atime_ns"))
+    forgotten = " OR ".join(_FORGOTTEN.format(database=each) for each in ("main", "other"))
+    where = f" WHERE NOT ({forgotten})" if "died" in columns else ""
+    return f"SELECT {chosen} FROM {database}.{table} AS row{where}"

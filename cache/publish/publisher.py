@@ -1,0 +1,394 @@
+"""The publisher: turns what has been accepted into commits, one at a time.
+
+Invariants:
+1. Seal, cut, seal what came meanwhile, flush, keep extents, sync the journal's records, append, note it,
+   trim: in this order (I1, I2). So the cut leaves out what cannot be read (`cache.journal.set_apart`).
+2. A commit that failed on its way is finished before the next is cut; it is built once in a process,
+   so that appending it again is idempotent.
+3. The cut rule: a commit takes the content of every file that is dirty and settled (closed or renamed), so
+   that nobody sees "write new, rename over" as an empty file. Files that stay open are taken when they were
+   fsynced, but not twice within `version_interval`; when they have been dirty for that long; when the
+   journal fills; or when somebody waits in `sync`. (What was fsynced is in the journal in any case.)
+4. Only this class makes commits; a fenced publisher makes none, ever.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import trio
+
+from backend.commits import payload_associated_data
+from backend.errors import DriveError, FencedError, NoSpaceError
+from backend.upstream import BlockId, Commit, Head, Upstream
+from cache.blocks import Sealer
+from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
+from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Stored
+from cache.namespace import Release, SetExtents, SetWriter, Writer, decode, encode, is_release
+from cache.publish.commit_payload import seal_operations
+from cache.publish.quiet import Quiet
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF = 0.5
+MAX_BACKOFF = 30.0
+OPERATIONS_LIMIT = 16 << 20
+"""Encoded operations in memory that make a cut due."""
+WRITES_LIMIT = 100_000
+"""Writes in memory that make a cut due; each may become a block, of which a commit holds 2^19."""
+
+ROUNDS = 3
+"""So often what has to be in the cut is looked for and sealed before it; what is written meanwhile is sealed
+after it."""
+
+_CONTENT = encode(SetExtents(0, 0, (), ()))[:2]
+"""how an encoded operation with extents begins"""
+
+
+@dataclass(frozen=True, slots=True)
+class Intervals:
+    """Seconds. `commit`: at most this long between acceptance and the cut. `version`: a file that
+    stays open and dirty gets a version at most this often."""
+
+    commit: float = 5.0
+    version: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class CommitIdentity:
+    """What a commit says of its maker."""
+
+    drive_id: bytes
+    device: int
+    host: bytes
+    """what the machine is called, for people"""
+    commit_key: bytes
+
+    def __repr__(self) -> str:
+        return f"CommitIdentity(device={self.device}, host={self.host!r})"
+
+
+class Publisher:
+    """See the module. `before_cut` lets the drive add operations that were put off (times);
+    `settled` is told of each inode whose frozen content has become extents."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sealer: Sealer,
+        upstream: Upstream,
+        identity: CommitIdentity,
+        intervals: Intervals,
+        journal_limit: int,
+        before_cut: Callable[[], Awaitable[None]],
+        settled: Callable[[int], None],
+        after_commit: Callable[[int], Awaitable[None]],
+        quiet: Quiet,
+    ) -> None:
+        self._ledger = ledger
+        self._sealer = sealer
+        self._upstream = upstream
+        self._identity = identity
+        self._intervals = intervals
+        self._journal_limit = journal_limit
+        self._before_cut = before_cut
+        self._settled = settled
+        self._after_commit = after_commit
+        self._quiet = quiet
+        self._taken: dict[int, float] = {}
+        """when an open file was last taken; of the last `version_interval` only"""
+        self._built: tuple[int, Commit] | None = None
+        self._lock = trio.Lock()
+        self._wake = trio.Event()
+        self.fenced = False
+        self.has_published = False
+        """whether a commit of this process is in the log"""
+        self.refusal: FileSystemError | None = None
+        """what to tell writers who would have to wait: this machine's disk is what stops publishing, or that
+        the nodes are full"""
+        self.problem = ""
+        """one line for people: why nothing can be published now; empty if all is well"""
+
+    async def run(self) -> None:
+        """Publish for ever; errors are logged and tried again, except that a fenced publisher ends."""
+        backoff = FIRST_BACKOFF
+        while not self.fenced:
+            await self._wait_until_due()
+            try:
+                await self.publish(everything=False)
+                backoff = FIRST_BACKOFF
+                if self.blocked or self._ledger.set_apart:
+                    await trio.sleep(backoff)
+            except FencedError:
+                return
+            except (DriveError, FileSystemError, OSError):
+                await trio.sleep(backoff)
+                backoff = min(2 * backoff, MAX_BACKOFF)
+
+    async def _wait_until_due(self) -> None:
+        while not self._ledger.unpublished and not self.blocked:
+            self._wake = trio.Event()
+            await self._wake.wait()
+        if self._ledger.pending is None and not self.pressed:
+            self._wake = trio.Event()
+            with trio.move_on_after(self._intervals.commit):
+                while not self.pressed:
+                    await self._wake.wait()
+                    self._wake = trio.Event()
+
+    @property
+    def pressed(self) -> bool:
+        """Whether a cut should not wait for its time: the journal or memory fills, or the journal is lost."""
+        ledger = self._ledger
+        return (
+            ledger.operation_bytes > OPERATIONS_LIMIT
+            or ledger.open_writes > WRITES_LIMIT
+            or ledger.journal_bytes > self._journal_limit // 2
+            or ledger.room.is_tight
+            or bool(ledger.custody.lost)
+            or ledger.journal_bytes > max(ledger.local_left(), LITTLE)
+        )
+
+    @property
+    def blocked(self) -> bool:
+        """Whether writers have to wait: what is accepted must neither outgrow the journal, nor memory,
+        nor what one commit can hold."""
+        return self.is_over(1)
+
+    def is_over(self, times: int) -> bool:
+        """Whether so many times as much was accepted as makes writers wait."""
+        ledger = self._ledger
+        used = ledger.journal.used_bytes
+        return (
+            ledger.journal_bytes > times * self._journal_limit
+            or ledger.operation_bytes > 2 * times * OPERATIONS_LIMIT
+            or ledger.open_writes > 2 * times * WRITES_LIMIT
+            or (used > LITTLE and ledger.local_room.is_short(ledger.local_left(), times))
+        )
+
+    def wake(self) -> None:
+        """Something was accepted. Cheap; called at every change."""
+        if not self._wake.is_set():
+            self._wake.set()
+
+    async def sync(self) -> None:
+        """Everything accepted before the call is stored and published, open files included.
+        Raises what stopped it; nothing is lost then, and it may be called again."""
+        async with self._lock:
+            if self._ledger.pending is not None:
+                await self._try(everything=True)
+            await self._try(everything=True)
+
+    async def publish(self, *, everything: bool) -> None:
+        """Finish the pending commit, or cut and publish one. Raises what stopped it."""
+        async with self._lock:
+            await self._try(everything)
+
+    async def _try(self, everything: bool) -> None:
+        if self.fenced:
+            raise FencedError(self.problem)
+        try:
+            async with self._quiet.working():
+                await self._publish(everything)
+        except FencedError as error:
+            await self.fence(error)
+            raise
+        except (DriveError, FileSystemError, OSError) as error:
+            self._say(f"cannot publish now (will be tried again; the journal keeps everything): {error}")
+            self.refusal = _refusal(error)
+            self._ledger.room.look_soon()
+            await self._ledger.wake_waiting()
+            raise
+        self.refusal = None
+        if self.problem:
+            log.info("publishing works again")
+            self.problem = ""
+
+    async def fence(self, error: FencedError) -> None:
+        """Another session has taken over. Idempotent."""
+        self.fenced = True
+        self._say(f"fenced, nothing more will be published from here: {error}")
+        await self._ledger.wake_waiting()
+
+    def _say(self, problem: str) -> None:
+        if problem != self.problem:
+            log.warning("%s", problem)
+            self.problem = problem
+
+    async def _publish(self, everything: bool) -> None:
+        pending = self._ledger.pending
+        if pending is None:
+            pending = await self._cut(everything)
+            if pending is None:
+                if self.blocked:
+                    await self._ledger.trim()
+                return
+        await self._store_content()
+        await self._ledger.sync_pending()
+        head = await self._upstream.append(self._build(pending), self._ledger.head)
+        self.has_published = True
+        self._ledger.published(head)
+        self._built = None
+        await self._ledger.trim()
+        self._ledger.room.look_soon()
+        await self._after_commit(sum(map(len, pending.all_operations())))
+
+    async def _cut(self, everything: bool) -> PendingCommit | None:
+        """Seal what is due, and cut. None if there is nothing that a commit could say."""
+        ledger = self._ledger
+        if everything:
+            ledger.set_apart.try_all()
+        for _ in range(ROUNDS):
+            layers = [(inode, layer) for inode, layer in self._choose(everything) if layer.has_data]
+            if not layers:
+                break
+            unreadable = await self._sealer.seal(layers)
+            ledger.set_apart.note(layers, unreadable, trio.current_time())
+        await self._before_cut()
+        self._say_who()
+        chosen = self._choose(everything)
+        now = trio.current_time()
+        self._taken.update((inode, now) for inode, layer in chosen if not layer.settled)
+        return ledger.cut([inode for inode, _ in chosen])
+
+    def set_apart(self) -> dict[int, str]:
+        """Why files with a name are not published, by inode: their bytes cannot be read from the journal."""
+        ledger = self._ledger
+        ledger.set_apart.forget_gone(ledger.dirty)
+        rows = {inode: ledger.namespace.inode(inode) for inode in ledger.set_apart.reasons()}
+        reasons = ledger.set_apart.reasons()
+        return {inode: reasons[inode] for inode, row in rows.items() if row is not None and row.nlink > 0}
+
+    def _say_who(self) -> None:
+        """Another machine than that of the last commit names itself, in its first own."""
+        ledger, writer = self._ledger, Writer(self._identity.device, self._identity.host)
+        if ledger.unpublished and ledger.namespace.writers.newest() != writer:
+            ledger.accept(SetWriter(*writer))
+
+    def _choose(self, everything: bool) -> list[tuple[int, Layer]]:
+        """The files that a cut takes now. Files without a name are only taken to make room."""
+        now = trio.current_time()
+        self._forget_taken(now)
+        full = self.pressed
+        everything = everything or full
+        chosen = []
+        for inode, layer in self._ledger.dirty.tops():
+            row = self._ledger.namespace.inode(inode)
+            assert row is not None
+            due = everything or layer.settled or self._is_old_enough(inode, layer, now)
+            if due and (row.nlink > 0 or full) and not self._ledger.set_apart.waits(inode, layer, now):
+                chosen.append((inode, layer))
+        return chosen
+
+    def _is_old_enough(self, inode: int, layer: Layer, now: float) -> bool:
+        """Whether an open file is due for a version."""
+        interval = self._intervals.version
+        if now - layer.began > interval:
+            return True
+        return layer.synced and now - self._taken.get(inode, -interval - 1) > interval
+
+    def _forget_taken(self, now: float) -> None:
+        recent = now - self._intervals.version
+        self._taken = {inode: taken for inode, taken in self._taken.items() if taken >= recent}
+
+    async def _store_content(self) -> None:
+        layers = self._ledger.dirty.frozen()
+        unread = [(inode, layer) for inode, layer in layers if layer.has_data]
+        for error in (await self._sealer.seal(unread)).values():
+            raise error  # read only now: it was written while the rest was sealed
+        await self._upstream.flush()
+        for count, (inode, layer) in enumerate(layers, 1):
+            self._ledger.keep_extents(self._extents(inode, layer))
+            self._settled(inode)
+            if count % 64 == 0:
+                await trio.lowlevel.checkpoint()
+
+    def _extents(self, inode: int, layer: Layer) -> SetExtents:
+        row = self._ledger.namespace.inode(inode)
+        assert row is not None
+        cleared: list[tuple[int, int]] = []
+        extents: list[tuple[int, int, bytes, int]] = []
+        for piece in layer.pieces:
+            if cleared and cleared[-1][1] == piece.start:
+                cleared[-1] = (cleared[-1][0], piece.end)
+            else:
+                cleared.append((piece.start, piece.end))
+            if isinstance(piece, Stored):
+                _join(extents, piece)
+        return SetExtents(inode, row.content, tuple(cleared), tuple(extents))
+
+    def _build(self, pending: PendingCommit) -> Commit:
+        if self._built is not None and self._built[0] == pending.number:
+            return self._built[1]
+        identity, head, epoch = self._identity, self._ledger.head, self._upstream.epoch
+        added = tuple(sorted(blocks_named(pending.all_operations())))
+        dropped = tuple(sorted(_released(pending.operations)))
+        binding = payload_associated_data(
+            identity.drive_id,
+            pending.number,
+            head.hash,
+            identity.device,
+            epoch,
+            pending.time_ns,
+            added,
+            dropped,
+        )
+        payload = seal_operations(identity.commit_key, pending.all_operations(), binding)
+        commit = Commit(
+            pending.number, head.hash, identity.device, epoch, pending.time_ns, added, dropped, payload
+        )
+        self._built = (pending.number, commit)
+        return commit
+
+
+def _refusal(error: Exception) -> FileSystemError | None:
+    if isinstance(error, NoSpaceError):
+        return DriveFullError(str(error))
+    if isinstance(error, OSError):
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        return NoSpaceLeftError(str(error)) if full else InputOutputError(str(error))
+    return error if isinstance(error, FileSystemError) else None
+
+
+def _join(extents: list[tuple[int, int, bytes, int]], piece: Stored) -> None:
+    """Add the piece, as more of the extent before where it goes on in the same block."""
+    length = piece.end - piece.start
+    if extents:
+        offset, before, block, block_offset = extents[-1]
+        if (offset + before, block, block_offset + before) == (piece.start, piece.block, piece.block_offset):
+            extents[-1] = (offset, before + length, block, block_offset)
+            return
+    extents.append((piece.start, length, piece.block, piece.block_offset))
+
+
+def blocks_named(operations: list[bytes]) -> set[BlockId]:
+    """What the contents in a commit refer to: those that were written, and those of instant copies."""
+    found: set[BlockId] = set()
+    for encoded in operations:
+        if encoded[:2] != _CONTENT:
+            continue
+        operation = decode(encoded)
+        assert isinstance(operation, SetExtents)
+        found.update(BlockId(block) for _, _, block, _ in operation.extents)
+    return found
+
+
+def _released(operations: list[bytes]) -> set[BlockId]:
+    found: set[BlockId] = set()
+    for encoded in filter(is_release, operations):
+        operation = decode(encoded)
+        assert isinstance(operation, Release)
+        found.update(map(BlockId, operation.blocks))
+    return found
+
+
+def is_same_commit(pending: PendingCommit, operations: list[bytes], head: Head, commit: Commit) -> bool:
+    """Whether `commit`, whose opened payload is `operations`, is the pending one: a process that was
+    killed between appending and noting it finds its own commit in the log."""
+    return (commit.number, commit.previous) == (
+        pending.number,
+        head.hash,
+    ) and operations == pending.all_operations()

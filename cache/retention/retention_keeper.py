@@ -1,0 +1,271 @@
+"""Retention at work: applies the policy in the background, and gives back the space that this frees.
+
+Invariants:
+1. What goes is decided from the points, pins and holds of one moment, and accepted as an operation in that
+   same moment (no await between). It takes effect when it is published (`cache.namespace.points`).
+2. Only points that are published go, and the newest never.
+3. Each step can be interrupted or fail: the next run goes on with what is left.
+
+Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from backend.errors import DriveError
+from backend.failpoints import declare, failpoint
+from backend.upstream import CompactionReport, Upstream
+from cache.errors import FileSystemError, InvalidArgumentError, NoEntryError, ReadOnlyFileSystemError
+from cache.journal import Ledger
+from cache.namespace import MAX_NAME, Forget, Gap, Pin, SetRetention, Unpin
+from cache.publish import Publisher, Quiet, SnapshotStore
+from cache.retention import retention
+from cache.retention.collector import Collector, Dead
+from cache.retention.retention import DAY, Policy
+
+ACCEPTED: Final = declare("retention.accepted", "what is to be forgotten is journaled, and not published")
+PUBLISHED: Final = declare("retention.published", "points are gone; all rows of theirs are there")
+FORGETTING: Final = declare("retention.forgetting", "some rows of points that are gone are removed")
+
+GAPS: Final = 4096
+"""In one operation."""
+ROWS: Final = 2000
+"""Removed between two moments in which the loop serves others."""
+MAX_SECONDS: Final = (1 << 63) - 1
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionSchedule:
+    """Seconds between two runs; how long a released block stays for those who read it still; and at how many
+    bytes a second packs are rewritten in the background."""
+
+    period: float = 3600.0
+    grace: float = 3600.0
+    bytes_per_second: float = 16 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What a run did, or would do. `points` were dropped; `held_back` says why none were, if so; what was
+    released less than `grace` seconds ago is not deleted."""
+
+    points: int
+    held_back: str
+    dead: Dead
+    compaction: CompactionReport
+    grace: float
+
+
+class RetentionKeeper:
+    """See the module."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        publisher: Publisher,
+        upstream: Upstream,
+        snapshots: SnapshotStore,
+        quiet: Quiet,
+        schedule: RetentionSchedule,
+        *,
+        read_only: bool,
+    ) -> None:
+        self._ledger = ledger
+        self._points = ledger.namespace.points
+        self._publisher = publisher
+        self._upstream = upstream
+        self._schedule = schedule
+        self._read_only = read_only
+        self._collector = Collector(ledger, upstream, snapshots, quiet)
+        self._holds: Counter[int] = Counter()
+        self._lock = trio.Lock()
+        self._collected_at = -float(DAY)
+        self._waiting_blocks = 0
+        """released ones whose grace is not over: looked after in every run"""
+
+    # Policy and pins
+
+    def policy(self) -> Policy:
+        """The policy in force."""
+        found = self._ledger.namespace.points.policy()
+        return Policy() if found is None else Policy(*found)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Let it be the drive's policy. `InvalidArgumentError` for a time out of range."""
+        self._check_writable()
+        numbers = (policy.keep_all, policy.hourly, policy.daily, policy.weekly, policy.monthly)
+        if any(not 0 <= number <= MAX_SECONDS for number in numbers):
+            raise InvalidArgumentError("a time of the policy is out of range")
+        self._ledger.accept(SetRetention(*numbers))
+        self._publisher.wake()
+
+    def pins(self) -> dict[bytes, int]:
+        """Name to commit."""
+        return self._ledger.namespace.points.pins()
+
+    def pin(self, name: bytes, commit: int) -> None:
+        """Retain the drive as of `commit`, under `name`, until `unpin`. `InvalidArgumentError` if the name is
+        taken or cannot be one, or if the commit is not retained."""
+        self._check_writable()
+        points = self._ledger.namespace.points
+        if not 0 < len(name) <= MAX_NAME or b"\0" in name:
+            raise InvalidArgumentError(f"a pin's name has 1 to {MAX_NAME} bytes")
+        if name in points.pins():
+            raise InvalidArgumentError("there is a pin of that name already")
+        if not points.is_retained(commit) or points.is_going(commit):
+            raise InvalidArgumentError(f"commit {commit} is not retained: it cannot be pinned")
+        self._ledger.accept(Pin(name, commit))
+        self._publisher.wake()
+
+    def unpin(self, name: bytes) -> None:
+        """The opposite of `pin`. `InvalidArgumentError` if there is none."""
+        self._check_writable()
+        if name not in self._ledger.namespace.points.pins():
+            raise InvalidArgumentError("there is no pin of that name")
+        self._ledger.accept(Unpin(name))
+        self._publisher.wake()
+
+    @contextmanager
+    def holding(self, commit: int) -> Iterator[None]:
+        """As long as this lasts the point stays: for whoever reads, or copies rows of it, with awaits in
+        between. `NoEntryError` if it is not retained, or already on its way out."""
+        points = self._ledger.namespace.points
+        if not points.is_retained(commit) or points.is_going(commit):
+            raise NoEntryError(f"the drive as of commit {commit} is not retained any more")
+        self._holds[commit] += 1
+        try:
+            yield
+        finally:
+            self._holds[commit] -= 1
+            if not self._holds[commit]:
+                del self._holds[commit]
+
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise ReadOnlyFileSystemError("the drive is mounted read-only")
+        if self._publisher.fenced:
+            raise ReadOnlyFileSystemError(self._publisher.problem)
+
+    # Applying it
+
+    def gaps(self, policy: Policy | None = None, now_ns: int | None = None) -> list[Gap]:
+        """What `policy` (default: the one in force) would drop now."""
+        points = self._ledger.namespace.points
+        kept = {*points.pins().values(), *self._holds}
+        now = time.time_ns() if now_ns is None else now_ns
+        return retention.gaps(points.points(), policy or self.policy(), kept, now)
+
+    def held_back(self, now_ns: int | None = None) -> str:
+        """Why nothing is dropped by the clock now; empty if it is."""
+        now = time.time_ns() if now_ns is None else now_ns
+        return retention.held_back(self._ledger.namespace.points.points(), now)
+
+    async def run(self) -> None:
+        """Apply the policy and collect, for ever."""
+        while True:
+            await trio.sleep(self._schedule.period)
+            try:
+                await self._run_once()
+            except (DriveError, FileSystemError, OSError) as error:
+                log.info("retention goes on later: %s", error)
+
+    async def _run_once(self) -> None:
+        async with self._lock:
+            dropped = await self._apply(None)
+            now = trio.current_time()
+            waiting = await self._forget() or dropped
+            if waiting or now - self._collected_at >= DAY or self._waiting_blocks:
+                self._collected_at = now
+                await self._collect(self._schedule.grace, self._schedule.bytes_per_second)
+
+    async def collect(self, *, grace: float | None = None, trust_clock: bool = False) -> Collected:
+        """Apply the policy and give space back now, at full speed: of what was deleted before the call too.
+        `grace` as in the schedule by default; `trust_clock` drops points even where `held_back` says why not
+        to."""
+        self._check_writable()
+        async with self._lock:
+            await self._publisher.publish(everything=False)
+            held_back = "" if trust_clock else self.held_back()
+            dropped = await self._apply("" if trust_clock else None)
+            await self._forget()
+            wait = self._schedule.grace if grace is None else grace
+            dead, report = await self._collect(wait, float("inf"))
+        return Collected(dropped, held_back, dead, report, wait)
+
+    async def preview(self) -> Collected:
+        """What `collect` would drop, and what nobody needs already. Changes nothing."""
+        async with self._lock:
+            held_back = self.held_back()
+            gaps = [] if held_back else self.gaps()
+            dead = await self._collector.look()
+        return Collected(self.count(gaps), held_back, dead, CompactionReport(), self._schedule.grace)
+
+    def count(self, gaps: list[Gap]) -> int:
+        """How many points lie in the gaps."""
+        numbers = [point.number for point in self._ledger.namespace.points.points()]
+        return sum(bisect_left(numbers, high) - bisect_right(numbers, low) for low, high in gaps)
+
+    async def _apply(self, held_back: str | None) -> int:
+        """Drop points, published and in effect when this returns: how many."""
+        await self._publish_waiting()
+        reason = self.held_back() if held_back is None else held_back
+        if reason:
+            log.info("no points are dropped: %s", reason)
+            return 0
+        dropped = 0
+        # Each Forget makes a commit, a point itself: those are for the next run.
+        newest = self._ledger.head.number
+        while gaps := [gap for gap in self.gaps() if gap[1] <= newest][:GAPS]:
+            dropped += self.count(gaps)
+            self._ledger.accept(Forget(tuple(gaps)))
+            self._publisher.wake()
+            failpoint(ACCEPTED)
+            await self._publish_waiting()
+            failpoint(PUBLISHED)
+        return dropped
+
+    async def _publish_waiting(self) -> None:
+        while self._ledger.namespace.points.is_waiting:
+            await self._publisher.publish(everything=False)
+
+    async def _forget(self) -> bool:
+        """Remove the rows of points that are gone; whether there were any."""
+        points = self._ledger.namespace.points
+        found = False
+        while points.forget_some(ROWS):
+            found = True
+            failpoint(FORGETTING)
+            await trio.lowlevel.checkpoint()
+        if found:
+            self._ledger.flush()
+        return found
+
+    async def _collect(self, grace: float, bytes_per_second: float) -> tuple[Dead, CompactionReport]:
+        # Nothing is deleted under a lease before its log has a commit of it (`Upstream.compact`).
+        dead = await self._collector.release(always=not self._publisher.has_published)
+        self._publisher.wake()
+        await self._publisher.publish(everything=False)
+        if dead.lost:
+            # What the index does not list may lie in packs that it lets go: nothing is deleted on its word.
+            log.warning(
+                "%d blocks that versions need are not listed as stored: nothing is deleted until "
+                "fsck.drivefs -y has looked, or these versions are gone",
+                dead.lost,
+            )
+            return dead, CompactionReport()
+        report = await self._upstream.compact(grace, bytes_per_second, debris=True)
+        self._waiting_blocks = len(dead.blocks) - report.blocks
+        self._ledger.room.look_soon()
+        return dead, report

@@ -1,0 +1,177 @@
+"""Changing what inodes say of themselves: modes, owners, sizes, times, extended attributes, access lists.
+
+A call either raises a `FileSystemError` and has changed nothing, or its change is journaled and applied when
+it returns. Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+import time
+from stat import S_IFMT
+from typing import Final
+
+import trio
+
+from cache.attributes import AttributeChange, Attributes
+from cache.errors import (
+    AttributeTooBigError,
+    DirectoryError,
+    FileTooBigError,
+    InvalidArgumentError,
+    NoAttributeError,
+    NotSupportedError,
+)
+from cache.journal import Need
+from cache.namespace import MAX_SIZE, NEWEST_TIME, OLDEST_TIME, InodeRow, RemoveXattr, SetAttributes, SetXattr
+from cache.tree.access import LISTS
+from cache.tree.inodes import AT_ONCE, Inodes
+
+MAX_XATTR_NAME: Final = 255
+MAX_XATTR_VALUE: Final = 64 << 10
+XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", *LISTS)
+RELATIVE_ATIME_NS: Final = 24 * 3600 * 10**9
+
+
+class InodeAttributes(Inodes):
+    """See the module."""
+
+    async def set_attributes(self, inode: int, change: AttributeChange) -> Attributes:
+        """chmod, chown, truncate, utimensat in one. Without a `ctime_ns` it is now."""
+        await self._room(Need.FREE)
+        row = self._row(inode)
+        if _is_of_content(change):
+            self._set_times(row, change)
+            return self.attributes(inode)
+        now = self.now()
+        if change.size is not None:
+            self._truncate(row, change.size, now)
+        rest = (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns, change.ctime_ns)
+        if any(value is not None for value in rest):
+            mode = None if change.mode is None else S_IFMT(row.mode) | (change.mode & 0o7777)
+            ctime_ns = now if change.ctime_ns is None else _in_range(change.ctime_ns)
+            atime_ns, mtime_ns = _in_range(change.atime_ns), _in_range(change.mtime_ns)
+            if atime_ns is not None:
+                self._access_times.pop(inode, None)
+            lists = [] if mode is None else self._access_lists.after_chmod(row, mode, now)
+            times = atime_ns, mtime_ns, ctime_ns
+            self._accept_all([SetAttributes(inode, mode, change.uid, change.gid, None, *times), *lists])
+        return self.attributes(inode)
+
+    def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
+        """As `set_attributes`, but at once: nothing waits for room, and of a drive that cannot be written any
+        more nothing is changed."""
+        if not (self._read_only or self._closing or self.publisher.fenced):
+            self._set_times(self._row(inode), AttributeChange(mtime_ns=mtime_ns, ctime_ns=ctime_ns))
+
+    def _set_times(self, row: InodeRow, change: AttributeChange) -> None:
+        """The kernel says them when it writes content back, and after each change of its own. Of a file that
+        is being written they are kept with its content and stated with it: as operations each would make a
+        state that differs in nothing else. Of a file without a name nobody but the kernel is ever asked."""
+        mtime_ns, ctime_ns = _in_range(change.mtime_ns), _in_range(change.ctime_ns)
+        assert mtime_ns is not None
+        assert ctime_ns is not None
+        now, layer = self._attributes(row), self._dirty.top(row.inode)
+        if (mtime_ns, ctime_ns) == (now.mtime_ns, now.ctime_ns) or (row.is_regular and row.nlink == 0):
+            return
+        if layer is None or layer.settled:
+            changed = None if mtime_ns == now.mtime_ns else mtime_ns
+            self._accept(SetAttributes(row.inode, mtime_ns=changed, ctime_ns=ctime_ns))
+        else:
+            self.ledger.set_times(row.inode, mtime_ns, ctime_ns)
+
+    def _truncate(self, row: InodeRow, size: int, now: int) -> None:
+        if row.is_directory:
+            raise DirectoryError("is a directory")
+        if not row.is_regular or size < 0:
+            raise InvalidArgumentError("not a regular file, or a negative size")
+        if size > MAX_SIZE:
+            raise FileTooBigError("a file is at most 2^63-1 bytes")
+        if size != self.size(row.inode):
+            self.ledger.truncate(row.inode, size, now)
+            self.publisher.wake()
+
+    def touch(self, inode: int) -> None:
+        """The inode was read: relatime, as mount(8) says. Kept in memory until the next cut, since
+        an access alone is nothing worth a commit."""
+        if self._read_only:
+            return
+        row = self._row(inode)
+        now = time.time_ns()
+        atime_ns = self._access_times.get(inode, row.atime_ns)
+        layer = self._dirty.top(inode)
+        mtime_ns = row.mtime_ns if layer is None or layer.mtime_ns is None else layer.mtime_ns
+        if atime_ns <= max(mtime_ns, row.ctime_ns) or now - atime_ns > RELATIVE_ATIME_NS:
+            self._access_times[inode] = self.now()
+
+    async def accept_times(self) -> None:
+        """Access times that were put off. Called before a cut; they alone are not worth one. Those that
+        cannot be accepted now stay put off."""
+        self.delete_unused()
+        if not self.ledger.unpublished:
+            return
+        waiting = [*self._access_times]
+        for start in range(0, len(waiting), AT_ONCE):
+            inodes = waiting[start : start + AT_ONCE]
+            times = {inode: self._access_times[inode] for inode in inodes if inode in self._access_times}
+            known = [inode for inode in times if self._namespace.inode(inode) is not None]
+            if known:
+                self.ledger.accept_all([SetAttributes(inode, atime_ns=times[inode]) for inode in known])
+            for inode in times:
+                del self._access_times[inode]
+            await trio.lowlevel.checkpoint()
+
+    # Extended attributes
+
+    def get_xattr(self, inode: int, name: bytes) -> bytes:
+        """`NoAttributeError` if there is none of that name."""
+        self._row(inode)
+        value = self._namespace.xattr(inode, name)
+        if value is None:
+            raise NoAttributeError("no such extended attribute")
+        return value
+
+    def xattr_names(self, inode: int) -> list[bytes]:
+        """All names."""
+        self._row(inode)
+        return self._namespace.xattr_names(inode)
+
+    async def set_xattr(
+        self, inode: int, name: bytes, value: bytes, *, keeps_set_group_id: bool = True
+    ) -> None:
+        """Set or replace. Limits as Linux has them: names of 255 bytes, values of 64 KiB. An access list
+        sets the mode too; without `keeps_set_group_id` (who sets it is no member of the file's group) it
+        takes that bit. `InvalidArgumentError`, `AccessDeniedError`: no list, or it does not belong there."""
+        await self._room(Need.CHANGE, len(value))
+        row = self._row(inode)
+        if not name.startswith(XATTR_NAMESPACES):
+            raise NotSupportedError("extended attributes are user., trusted., security. or access lists")
+        if len(name) > MAX_XATTR_NAME:
+            raise InvalidArgumentError("an extended attribute's name is at most 255 bytes")
+        if len(value) > MAX_XATTR_VALUE:
+            raise AttributeTooBigError("an extended attribute is at most 64 KiB")
+        now = self.now()
+        if name in LISTS:
+            self._accept_all(self._access_lists.setting(row, name, bytes(value), keeps_set_group_id, now))
+        else:
+            self._accept(SetXattr(inode, name, bytes(value), now))
+
+    async def remove_xattr(self, inode: int, name: bytes) -> None:
+        """`NoAttributeError` if there is none of that name, unless it is an access list."""
+        await self._room(Need.FREE)
+        now = self.now()
+        if name in LISTS:
+            self._accept_all(self._access_lists.removing(self._row(inode), name, now))
+            return
+        self.get_xattr(inode, name)
+        self._accept(RemoveXattr(inode, name, now))
+
+
+def _is_of_content(change: AttributeChange) -> bool:
+    """Whether the change is what new content alone brings about."""
+    times = change.mtime_ns, change.ctime_ns
+    return None not in times and change == AttributeChange(mtime_ns=times[0], ctime_ns=times[1])
+
+
+def _in_range(time_ns: int | None) -> int | None:
+    """The nearest time that can be kept."""
+    return None if time_ns is None else max(OLDEST_TIME, min(time_ns, NEWEST_TIME))

@@ -1,0 +1,225 @@
+"""The tree: the names of a drive, by POSIX rules. With `cache.tree.inodes` and `cache.tree.inode_attributes`
+the larger half of `Drive`.
+
+Invariants:
+1. A call either raises a `FileSystemError` and has changed nothing, or its change is journaled and
+   applied when it returns. What is valid is decided here; the reducer never refuses.
+
+Event-loop thread only. Permissions are the door's business (the kernel's `default_permissions`).
+"""
+
+from __future__ import annotations
+
+from stat import S_IFLNK, S_ISDIR, S_ISGID
+from typing import Final
+
+from cache.attributes import Attributes
+from cache.errors import (
+    DirectoryError,
+    ExistsError,
+    InvalidArgumentError,
+    NameTooLongError,
+    NoEntryError,
+    NotDirectoryError,
+    NotEmptyError,
+    NotPermittedError,
+    TooManyLinksError,
+)
+from cache.journal import Need
+from cache.namespace import (
+    MAX_SYMLINK,
+    Create,
+    DentryRow,
+    InodeRow,
+    Link,
+    Operation,
+    Rename,
+    RenameLeavingWhiteout,
+    Unlink,
+)
+from cache.tree.inode_attributes import InodeAttributes
+from cache.tree.inodes import check_length
+
+MAX_LINKS: Final = (1 << 31) - 1
+
+
+class Tree(InodeAttributes):
+    """See the module."""
+
+    async def make_node(
+        self,
+        parent: int,
+        name: bytes,
+        mode: int,
+        rdev: int,
+        uid: int,
+        gid: int,
+        umask: int | None = None,
+    ) -> Attributes:
+        """A new regular file, directory, FIFO, socket or device. In a set-group-ID directory it takes
+        the directory's group, and a directory the bit too (stat(2), inode(7)). Where the directory has a
+        default access list, that has its say instead of the umask (acl(5), "OBJECT CREATION"); without a
+        umask the mode is final."""
+        await self._room(Need.CHANGE)
+        directory = self._new_name(parent, name)
+        if directory.mode & S_ISGID:
+            gid = directory.gid
+            if S_ISDIR(mode):
+                mode |= S_ISGID
+        inode, now = self._namespace.allocate_inode(), self.now()
+        lists: list[Operation] = []
+        if umask is not None:
+            mode, lists = self._access_lists.of_new(parent, inode, mode, umask, S_ISDIR(mode), now)
+        self._accept_all([Create(parent, name, inode, mode, uid, gid, rdev, b"", now), *lists])
+        return self.attributes(inode)
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
+        """A new symbolic link."""
+        if not target:
+            raise NoEntryError("an empty symbolic link")
+        if len(target) > MAX_SYMLINK:
+            raise NameTooLongError("a symbolic link's target is at most 4095 bytes")
+        await self._room(Need.CHANGE, len(target))
+        directory = self._new_name(parent, name)
+        group = directory.gid if directory.mode & S_ISGID else gid
+        inode = self._namespace.allocate_inode()
+        self._accept(Create(parent, name, inode, S_IFLNK | 0o777, uid, group, 0, target, self.now()))
+        return self.attributes(inode)
+
+    def _new_name(self, parent: int, name: bytes) -> InodeRow:
+        """The directory, if `name` can be made in it."""
+        _check_name(name)
+        directory = self._directory(parent)
+        if self._namespace.entry(parent, name) is not None:
+            raise ExistsError("the name exists")
+        if directory.nlink == 0:
+            raise NoEntryError("the directory was removed")
+        return directory
+
+    async def link(self, inode: int, parent: int, name: bytes) -> Attributes:
+        """One more name for a file."""
+        await self._room(Need.CHANGE)
+        row = self._row(inode)
+        if row.is_directory:
+            raise NotPermittedError("a directory has one name only")
+        self._new_name(parent, name)
+        if row.nlink == 0:
+            raise NoEntryError("the file was removed")
+        if row.nlink >= MAX_LINKS:
+            raise TooManyLinksError("too many links")
+        self._accept(Link(inode, parent, name, self.now()))
+        return self.attributes(inode)
+
+    def _entry(self, parent: int, name: bytes) -> tuple[DentryRow, InodeRow]:
+        check_length(name)
+        entry = self._namespace.entry(parent, name)
+        if entry is None:
+            self._directory(parent)
+            raise NoEntryError(f"no such name in {parent}")
+        return entry, self._row(entry.inode)
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        """Remove a name that is not a directory's."""
+        await self._room(Need.FREE)
+        _, row = self._entry(parent, name)
+        if row.is_directory:
+            raise DirectoryError("is a directory")
+        self._accept(Unlink(parent, name, row.inode, self.now()))
+        self._delete_if_unused(row.inode)
+
+    async def remove_directory(self, parent: int, name: bytes) -> None:
+        """Remove an empty directory."""
+        await self._room(Need.FREE)
+        if name == b".":
+            raise InvalidArgumentError("cannot remove .")
+        if name == b"..":
+            raise NotEmptyError("cannot remove ..")
+        _, row = self._entry(parent, name)
+        if not row.is_directory:
+            raise NotDirectoryError("not a directory")
+        if row.size > 0:
+            raise NotEmptyError("the directory is not empty")
+        self._accept(Unlink(parent, name, row.inode, self.now()))
+        self._delete_if_unused(row.inode)
+
+    async def rename(
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        *,
+        no_replace: bool = False,
+        exchange: bool = False,
+        whiteout: tuple[int, int] | None = None,
+    ) -> None:
+        """rename(2), renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE, or RENAME_WHITEOUT (`whiteout`: the
+        user and group that the whiteout is to have, unless the directory hands its group on)."""
+        await self._room(Need.FREE)
+        if exchange and (no_replace or whiteout is not None):
+            raise InvalidArgumentError("EXCHANGE excludes NOREPLACE and WHITEOUT")
+        _, row = self._entry(parent, name)
+        _check_name(new_name)
+        if self._directory(new_parent).nlink == 0:
+            raise NoEntryError("the directory was removed")
+        target = self._namespace.entry(new_parent, new_name)
+        replaced = None if target is None else self._row(target.inode)
+        self._check_rename(row, parent, new_parent, replaced, no_replace, exchange)
+        if replaced is not None and replaced.inode == row.inode:
+            return
+        names = parent, name, new_parent, new_name, row.inode, 0 if replaced is None else replaced.inode
+        self._accept(self._renaming(names, exchange, whiteout))
+        self._dirty.settle(row.inode)
+        if replaced is not None and not exchange:
+            self._delete_if_unused(replaced.inode)
+
+    def _renaming(
+        self, names: tuple[int, bytes, int, bytes, int, int], exchange: bool, whiteout: tuple[int, int] | None
+    ) -> Operation:
+        now = self.now()
+        if whiteout is None:
+            return Rename(*names, exchange, now)
+        directory, (uid, gid) = self._row(names[0]), whiteout
+        group = directory.gid if directory.mode & S_ISGID else gid
+        return RenameLeavingWhiteout(*names, self._namespace.allocate_inode(), uid, group, now)
+
+    def _check_rename(
+        self,
+        row: InodeRow,
+        parent: int,
+        new_parent: int,
+        replaced: InodeRow | None,
+        no_replace: bool,
+        exchange: bool,
+    ) -> None:
+        if replaced is None:
+            if exchange:
+                raise NoEntryError("nothing to exchange with")
+        elif no_replace:
+            raise ExistsError("the name exists")
+        elif not exchange and replaced.inode != row.inode:
+            if row.is_directory and not replaced.is_directory:
+                raise NotDirectoryError("a directory cannot replace a file")
+            if replaced.is_directory and not row.is_directory:
+                raise DirectoryError("a file cannot replace a directory")
+            if replaced.is_directory and replaced.size > 0:
+                raise NotEmptyError("the directory is not empty")
+        if row.is_directory:
+            self._check_not_inside(row.inode, new_parent)
+        if exchange and replaced is not None and replaced.is_directory:
+            self._check_not_inside(replaced.inode, parent)
+
+    def _check_not_inside(self, inode: int, directory: int) -> None:
+        """A directory cannot move below itself."""
+        while directory != self._directory(directory).parent:
+            if directory == inode:
+                raise InvalidArgumentError("a directory cannot be moved into itself")
+            directory = self._directory(directory).parent
+
+
+def _check_name(name: bytes) -> None:
+    check_length(name)
+    if name in (b".", b".."):
+        raise ExistsError("the name exists")
+    if not name or b"/" in name or b"\0" in name:
+        raise InvalidArgumentError("a name is not empty and holds neither / nor NUL")

@@ -1,0 +1,155 @@
+"""backend.care.scrub: what is at rest is read, what is missing or wrong is repaired, and an interrupted scrub
+goes on."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from backend import failpoints
+from backend.care.scrub import STATE_FILE, Scrub, ScrubState
+from backend.coding.erasure import Profile, code_for
+from tests.faulty_node import Fault
+from tests.unit.backend.blocks.test_block_store import AWAY, DRIVE, KEY, Rig, blocks, build, running
+
+pytestmark = pytest.mark.logs_warnings
+Make = Callable[..., Scrub]
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    async with running(build(tmp_path, repair_wait=0.01)) as rig:
+        await rig.write(blocks(30), packs=5)
+        yield rig
+
+
+@pytest.fixture
+def make(rig: Rig) -> Make:
+    def scrub(interval: float = 0.0, rate: float = 1e9) -> Scrub:
+        code = code_for(Profile.parse("4+2"))
+        wake = rig.store.repairs.wake
+        return Scrub(rig.nodes, code, DRIVE, KEY, rig.index, wake, rig.path, interval=interval, rate=rate)
+
+    return scrub
+
+
+def flip(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+async def test_all_is_read_and_nothing_is_wrong(rig: Rig, make: Make) -> None:
+    state = await make().scrub()
+    assert (state.fragments, state.wrong, state.unanswered) == (30, 0, 0)
+    assert state.position == ""
+    assert state.finished_ns >= state.begun_ns > 0
+    assert not rig.index.packs_to_repair(1)
+
+
+@pytest.mark.parametrize("damage", ["flip", "flip the footer", "truncate", "extend", "remove", "swap"])
+async def test_what_is_wrong_is_healed(rig: Rig, make: Make, damage: str) -> None:
+    whole = {path: path.read_bytes() for path in rig.fragments()}
+    first, second = rig.fragments()[:2]
+    if damage == "flip":
+        flip(first, 10)
+    elif damage == "flip the footer":
+        flip(first, len(whole[first]) - 60)
+    elif damage == "truncate":
+        first.write_bytes(whole[first][:-1])
+    elif damage == "extend":
+        first.write_bytes(whole[first] + b"x")
+    elif damage == "remove":
+        first.unlink()
+    else:
+        first.write_bytes(whole[second])
+        second.write_bytes(whole[first])
+    state = await make().scrub()
+    assert state.wrong == (2 if damage == "swap" else 1)
+    await rig.settle()
+    assert {path: path.read_bytes() for path in rig.fragments()} == whole
+
+
+async def test_two_nodes_that_lost_everything(rig: Rig, make: Make) -> None:
+    whole = {path: path.read_bytes() for path in rig.fragments()}
+    for number in (1, 4):
+        shutil.rmtree(rig.path / f"node{number}" / "packs")
+    assert (await make().scrub()).wrong == 10
+    await rig.settle()
+    assert {path: path.read_bytes() for path in rig.fragments()} == whole
+
+
+async def test_a_node_that_does_not_answer_is_not_called_wrong(rig: Rig, make: Make) -> None:
+    rig.nodes["node2"].faults = [Fault(("get",), error=AWAY)]
+    state = await make().scrub()
+    assert (state.wrong, state.unanswered) == (0, 5)
+    assert not rig.index.packs_to_repair(1)
+
+
+async def test_an_interrupted_scrub_goes_on_where_it_was(rig: Rig, make: Make) -> None:
+    flip(rig.fragments()[0], 5)
+    failpoints.arm("scrub.noted", "eio")
+    try:
+        with pytest.raises(OSError, match=r"scrub\.noted"):
+            await make().scrub()
+    finally:
+        failpoints.disarm_all()
+    rig.store.repairs.wake()
+    await rig.settle()
+    first = make()
+    first.state.position = rig.index.packs_after(b"", 3)[-1].id.hex()
+    first._keep(at_once=True)
+    second = make()
+    assert second.is_running
+    assert (await second.scrub()).fragments == 12
+    assert make().state == second.state
+
+
+async def test_a_state_file_that_is_damaged_only_begins_anew(rig: Rig, make: Make) -> None:
+    for text in (b"", b"{}", b'{"position": 3}', b"\xff", b"[]"):
+        (rig.path / STATE_FILE).write_bytes(text)
+        assert make().state == ScrubState()
+
+
+async def test_the_rate_is_kept(rig: Rig, make: Make) -> None:
+    total = sum(path.stat().st_size for path in rig.fragments())
+    began = trio.current_time()
+    await make(rate=total).scrub()
+    assert trio.current_time() - began < 1
+    began = trio.current_time()
+    await make(rate=total / 1.5).scrub()
+    assert trio.current_time() - began > 0.4
+
+
+async def test_it_runs_when_it_is_due_or_asked_for(rig: Rig, make: Make) -> None:
+    scrub = make(interval=3600.0)
+    async with trio.open_nursery() as nursery:
+        finished = scrub.finished
+        nursery.start_soon(scrub.run)
+        with trio.fail_after(5):
+            await finished.wait()
+        done = scrub.state.finished_ns
+        assert abs(time.time_ns() - done) < 60e9
+        await trio.testing.wait_all_tasks_blocked()
+        assert scrub.state.finished_ns == done
+        with trio.fail_after(5):
+            await scrub.request().wait()
+        assert scrub.state.finished_ns > done
+        nursery.cancel_scope.cancel()
+
+
+async def test_without_an_interval_it_waits_to_be_asked(rig: Rig, make: Make) -> None:
+    scrub = make()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(scrub.run)
+        await trio.testing.wait_all_tasks_blocked()
+        assert scrub.state.finished_ns == 0
+        with trio.fail_after(5):
+            await scrub.request().wait()
+        nursery.cancel_scope.cancel()

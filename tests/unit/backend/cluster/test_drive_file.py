@@ -1,0 +1,158 @@
+"""`drive.toml`: round trips, and one clear line for everything that is wrong with it."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import os
+import stat
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.cluster import drive_file
+from backend.cluster.drive_file import DriveFile, NodeEntry
+from backend.errors import FormatError, NotFoundError, TransientError, UsageError
+from backend.keys.key_slots import Argon2Cost, Secret, Slot, create_slot, open_slots
+
+CREATED = datetime.datetime(2026, 11, 21, 22, 0, tzinfo=datetime.UTC)
+PASSPHRASE_SLOT = Slot("passphrase", bytes(32), bytes(60), Argon2Cost(65536, 3, 4))
+DRIVE = DriveFile(
+    id=bytes(range(16)),
+    name="pictures",
+    profile="4+2",
+    nodes=(NodeEntry("node0", "node0", "z0"), NodeEntry("node1", "/mnt/disk", "z1", 2.5)),
+    epoch=1,
+    slots=(PASSPHRASE_SLOT, Slot("recovery", bytes(32), bytes(60))),
+    created=CREATED,
+)
+TEXT = drive_file.encode(DRIVE).decode()
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)
+entries = st.builds(
+    NodeEntry,
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
+    texts,
+    st.just("z"),
+    st.floats(0, 1e15),
+)
+
+
+@given(
+    texts, st.lists(entries, min_size=1, max_size=8, unique_by=lambda node: node.name), st.integers(1, 2**40)
+)
+def test_round_trip(name: str, nodes: list[NodeEntry], epoch: int) -> None:
+    drive = replace(DRIVE, name=name, nodes=tuple(nodes), epoch=epoch)
+    assert drive_file.decode(drive_file.encode(drive), "x") == drive
+
+
+def test_a_hand_made_file_is_read() -> None:
+    slot = create_slot(Secret.key_file(bytes(32)), bytes(32), DRIVE.id)
+    text = f"""
+format = 1
+id = "000102030405060708090a0b0c0d0e0f"
+name = "by hand"
+profile = "copies:3"
+created = 2026-11-21T23:00:00+01:00
+
+[cluster]
+epoch = 7
+
+[[nodes]]
+name = "a"
+path = "../disk a"
+zone = "cellar"
+weight = 1
+
+[[key_slots]]
+kind = "key-file"
+salt = "{base64.b64encode(slot.salt).decode()}"
+wrapped = "{base64.b64encode(slot.wrapped).decode()}"
+"""
+    drive = drive_file.decode(text.encode(), "x")
+    assert drive.created == CREATED
+    assert drive.nodes[0].folder("/srv/drive") == "/srv/disk a"
+    assert open_slots(drive.slots, Secret.key_file(bytes(32)), drive.id) == bytes(32)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("format = 1", "format = 2", "x: has format 2, this drivefs knows only format 1"),
+        ("format = 1", "", "x: format is missing"),
+        ("format = 1", "format = true", "x: format must be a whole number"),
+        ("format = 1", "format = 1\nextra = 1", "x: unknown entry 'extra'"),
+        ('id = "0001', 'id = "000', "x: id must have 32"),
+        ('name = "pictures"', "name = 5", "x: name has the wrong type"),
+        ('name = "pictures"', 'name = ""', "x: name must have 1 to 255"),
+        ('"4+2"', '"4-2"', "x: profile must be like"),
+        ("created = 2026-11-21 22:00:00+00:00", "created = 2026-11-21 22:00:00", "x: created must be"),
+        ("epoch = 1", "epoch = 0", "x: cluster: epoch must be"),
+        ('name = "node1"', 'name = "node0"', "x: nodes must be at least one, each with a name of its own"),
+        ('name = "node1"', 'name = "../n"', "x: nodes 2: name and zone start with"),
+        ('path = "/mnt/disk"', 'path = "a\\u0000b"', "x: nodes 2: path holds a zero byte"),
+        ("weight = 2.5", "weight = nan", "x: nodes 2: weight must be a number"),
+        ("weight = 2.5", "weight = true", "x: nodes 2: weight must be a number"),
+        ("weight = 2.5", "weight = -1", "x: nodes 2: weight must be a number"),
+        ('kind = "recovery"', 'kind = "magic"', "x: key_slots 2: kind 'magic' is unknown"),
+        ("memory_kib = 65536", "memory_kib = 8", "x: key_slots 1: the passphrase key slot's Argon2id cost"),
+        ("iterations = 3\n", "", "x: key_slots 1: iterations is missing"),
+        ('salt = "AAAA', 'salt = "?AAA', "x: key_slots 1: salt is not base 64"),
+        ('salt = "AAAA', 'salt = "', "x: key_slots 1: the passphrase key slot has a salt"),
+        ("[cluster]", "[cluster", "x: not valid TOML"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(old: str, new: str, message: str) -> None:
+    assert old in TEXT
+    with pytest.raises(FormatError) as caught:
+        drive_file.decode(TEXT.replace(old, new, 1).encode(), "x")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+@given(st.binary(max_size=300))
+def test_noise_is_refused_cleanly(noise: bytes) -> None:
+    with pytest.raises(FormatError):
+        drive_file.decode(noise, "x")
+
+
+@given(st.integers(0, len(TEXT)), st.characters())
+def test_a_changed_character_is_refused_cleanly_or_harmless(position: int, character: str) -> None:
+    changed = (TEXT[:position] + character + TEXT[position + 1 :]).encode(errors="surrogatepass")
+    with suppress(FormatError):
+        drive = drive_file.decode(changed, "x")
+        assert drive_file.decode(drive_file.encode(drive), "x") == drive
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    path = str(tmp_path / "drive.toml")
+    drive_file.save(path, DRIVE, exclusive=True)
+    assert drive_file.load(path) == DRIVE
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+    with pytest.raises(FileExistsError):
+        drive_file.save(path, DRIVE, exclusive=True)
+    drive_file.save(path, replace(DRIVE, epoch=2))
+    assert drive_file.load(path).epoch == 2
+    assert os.listdir(tmp_path) == ["drive.toml"]
+
+
+def test_load_names_what_is_not_there_or_too_big(tmp_path: Path) -> None:
+    path = tmp_path / "drive.toml"
+    with pytest.raises(NotFoundError, match=f"{path}: there is no drive here"):
+        drive_file.load(str(path))
+    path.write_bytes(b"#" * (drive_file.MAX_SIZE + 1))
+    with pytest.raises(FormatError, match=f"{path}: over"):
+        drive_file.load(str(path))
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(TransientError, match="cannot be read"):
+        drive_file.load(str(path))
+
+
+def test_a_path_that_is_not_utf8_is_refused() -> None:
+    with pytest.raises(UsageError, match="UTF-8"):
+        drive_file.encode(replace(DRIVE, nodes=(NodeEntry("a", "disk\udcff", "z"),)))

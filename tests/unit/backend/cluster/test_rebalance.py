@@ -1,0 +1,202 @@
+"""backend.cluster.rebalance and backend.cluster.object_rebalance on nodes in memory: the order of steps,
+rate, fencing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+import trio.testing
+
+from backend.cluster.object_rebalance import ObjectRebalance
+from backend.cluster.rebalance import Rebalance, left_on
+from backend.coding.erasure import Profile, code_for
+from backend.coding.placement import ClusterMap, ClusterNode, place
+from backend.commits.object_format import Copy, frame, signed, unframe
+from backend.commits.replicated_objects import ReplicatedObjects, ranking_of
+from backend.errors import FencedError, UnavailableError
+from backend.packs.fragment_format import fragment_key
+from backend.packs.pack_store import PackStore
+from tests.memory_node import MemoryNode, memory_nodes
+
+DRIVE = bytes(range(16))
+SECRET = bytes(range(32))
+CODE = code_for(Profile.parse("4+2"))
+PACKS = [bytes([number]) * 16 for number in range(12)]
+
+
+def cluster(nodes: dict[str, MemoryNode], *drained: str) -> ClusterMap:
+    return ClusterMap(1, tuple(ClusterNode(name, name, float(name not in drained)) for name in nodes))
+
+
+async def filled(count: int, size: int = 40_000) -> dict[str, MemoryNode]:
+    """Nodes with packs of random bytes on all of them."""
+    nodes, source = memory_nodes(count), random.Random(4)
+    packs = PackStore(nodes, CODE, cluster(nodes), DRIVE, SECRET, lambda _pack, _index: None)
+    async with trio.open_nursery() as nursery:
+        for pack_id in PACKS:
+            await (await packs.write(nursery, pack_id, source.randbytes(size))).settled.wait()
+    return nodes
+
+
+def holders(nodes: dict[str, MemoryNode], key: str) -> set[str]:
+    return {name for name, node in nodes.items() if key in node.objects}
+
+
+async def confirmed() -> None:
+    await trio.lowlevel.checkpoint()
+
+
+def rebalance(
+    nodes: dict[str, MemoryNode],
+    *drained: str,
+    rate: float | None = None,
+    verify: Callable[[], Awaitable[None]] = confirmed,
+) -> Rebalance:
+    return Rebalance(nodes, cluster(nodes, *drained), CODE, DRIVE, SECRET, verify, rate)
+
+
+def quiet(_done: int, _total: int) -> None:
+    """No progress."""
+
+
+async def test_no_copy_is_deleted_before_another_is_there() -> None:
+    nodes = await filled(8)
+    deleted = []
+
+    async def look(operation: str, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if operation == "delete":
+            deleted.append(key)
+            assert len(holders(nodes, key)) > 1, "the only copy is about to go"
+
+    for node in nodes.values():
+        node.before = look
+    report = await rebalance(nodes, "node0", "node1").run(quiet)
+    assert report.moved == len(deleted) > 6
+    assert (report.rebuilt, report.deleted, report.left) == (0, 0, [])
+    assert await left_on(nodes["node0"]) == await left_on(nodes["node1"]) == []
+    for pack_id in PACKS:
+        lie = [holders(nodes, fragment_key(pack_id, index)) for index in range(6)]
+        assert sorted(name for held in lie for name in held) == sorted(
+            place(cluster(nodes, "node0", "node1"), pack_id, 6)
+        )
+
+
+async def test_a_second_run_reads_nothing() -> None:
+    nodes = await filled(8)
+    await rebalance(nodes, "node0").run(quiet)
+    calls = []
+
+    async def count(operation: str, _key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        calls.append(operation)
+
+    for node in nodes.values():
+        node.before = count
+    await rebalance(nodes, "node0").run(quiet)
+    assert set(calls) == {"keys"}
+
+
+async def test_who_is_fenced_deletes_nothing_more() -> None:
+    nodes = await filled(8)
+    before = {name: set(node.objects) for name, node in nodes.items()}
+    asked = 0
+
+    async def fenced() -> None:
+        nonlocal asked
+        await trio.lowlevel.checkpoint()
+        asked += 1
+        raise FencedError("taken over")
+
+    with pytest.RaisesGroup(FencedError, flatten_subgroups=True):
+        await rebalance(nodes, "node0", verify=fenced).run(quiet)
+    assert asked
+    assert all(before[name] <= set(node.objects) for name, node in nodes.items())
+
+
+async def test_nothing_moves_while_a_node_that_keeps_its_place_is_away() -> None:
+    nodes = await filled(8)
+    nodes["node3"].away = True
+    with pytest.raises(UnavailableError, match="node3"):
+        await rebalance(nodes, "node0").run(quiet)
+    report = await rebalance(nodes, "node3").run(quiet)
+    assert report.rebuilt > 0
+    assert report.left == []
+    for pack_id in PACKS:
+        assert (
+            len(
+                {
+                    name
+                    for index in range(6)
+                    for name in holders(nodes, fragment_key(pack_id, index))
+                    if name != "node3"
+                }
+            )
+            == 6
+        )
+
+
+def test_a_rate_is_kept() -> None:
+    """By the loop's own clock, so that it takes no time."""
+
+    async def measure() -> tuple[int, float]:
+        nodes = await filled(8, size=4_000_000)
+        begun = trio.current_time()
+        report = await rebalance(nodes, "node0", "node1", rate=1_000_000).run(quiet)
+        return report.moved_bytes, trio.current_time() - begun
+
+    moved, took = trio.run(measure, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert moved > 6_000_000
+    assert took == pytest.approx(moved / 1_000_000 - 1, rel=0.05)
+
+
+def small(nodes: dict[str, MemoryNode], *drained: str) -> ObjectRebalance:
+    ranking = ranking_of(cluster(nodes, *drained), 3)
+    objects = ReplicatedObjects(nodes, ranking, 3, DRIVE, SECRET)
+    return ObjectRebalance(objects, nodes, ranking, confirmed)
+
+
+def copy_of(ballot: int, data: bytes) -> Copy:
+    return signed(SECRET, DRIVE, "roots/one", ballot, data)
+
+
+def put(node: MemoryNode, ballot: int, data: bytes) -> None:
+    node.objects["roots/one"] = frame(DRIVE, "roots/one", copy_of(ballot, data))
+
+
+async def test_copies_elsewhere_go_only_when_enough_wanted_nodes_have_the_right_one() -> None:
+    nodes = memory_nodes(8)
+    rank = ranking_of(cluster(nodes), 3)(b"roots/one")
+    put(nodes[rank[0]], 3, b"old")
+    for name in (rank[1], rank[4], rank[5]):
+        put(nodes[name], 7, b"new")
+    put(nodes[rank[6]], 7, b"before")
+
+    async def look(operation: str, key: str) -> None:
+        await trio.lowlevel.checkpoint()
+        if operation == "delete":
+            copies = [unframe(DRIVE, key, nodes[name].objects[key]) for name in rank[:3]]
+            assert copies == [copy_of(7, b"new")] * 3
+
+    for node in nodes.values():
+        node.before = look
+    mover = small(nodes)
+    await mover.run(quiet)
+    assert mover.moved == 2
+    assert holders(nodes, "roots/one") == set(rank[:3])
+
+
+async def test_a_drained_node_counts_for_nothing() -> None:
+    nodes = memory_nodes(8)
+    rank = ranking_of(cluster(nodes), 3)(b"roots/one")
+    for name in rank[:3]:
+        put(nodes[name], 1, b"root")
+    await small(nodes, rank[0], rank[2]).run(quiet)
+    assert await left_on(nodes[rank[0]]) == await left_on(nodes[rank[2]]) == []
+    assert holders(nodes, "roots/one") == {
+        rank[1],
+        *ranking_of(cluster(nodes, rank[0], rank[2]), 3)(b"roots/one")[:3],
+    }

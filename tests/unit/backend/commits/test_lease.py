@@ -1,0 +1,524 @@
+"""The lease: one holder, takeover of the dead and not of the living, fencing of the stale."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.commits import lease_record
+from backend.commits.lease import KEY, Lease, boot_clock
+from backend.commits.lease_record import Holder, LeaseRecord
+from backend.commits.process_identity import Life, life_of, this_process
+from backend.errors import (
+    CorruptError,
+    FencedError,
+    FormatError,
+    LeaseHeldError,
+    TransientError,
+    UnavailableError,
+)
+from tests.memory_node import MemoryNode, memory_nodes
+
+DRIVE = bytes(range(16))
+SECRET = bytes(range(32))
+HOLDER = Holder("machine", "boot", "ns", 7, 11, "host")
+RECORD = LeaseRecord(DRIVE.hex(), 3, True, 2, "token", 30.0, 1_700_000_000_000_000_000, HOLDER)
+
+
+def stored(record: LeaseRecord) -> bytes:
+    """As who has the key stores it."""
+    return lease_record.encode(lease_record.sealed(record, SECRET))
+
+
+class Setup:
+    """Six nodes and any number of mounts, each on a machine of its own unless `life` says otherwise."""
+
+    def __init__(self, count: int = 6) -> None:
+        self.nodes: dict[str, MemoryNode] = memory_nodes(count)
+        self.life: Life = "elsewhere"
+
+    def lease(self, host: str = "one", waiting: Callable[[str], None] = lambda _: None) -> Lease:
+        return Lease(
+            self.nodes,
+            DRIVE,
+            SECRET,
+            replace(HOLDER, host=host, machine=host),
+            seconds=30,
+            clock=trio.current_time,
+            life=lambda holder, observer: self.life,
+            waiting=waiting,
+        )
+
+    async def held(self, host: str = "one") -> Lease:
+        lease = self.lease(host)
+        await lease.acquire()
+        return lease
+
+    def lose(self, *names: str) -> None:
+        for name, node in self.nodes.items():
+            node.away = name in names
+
+
+@given(
+    st.builds(
+        LeaseRecord,
+        st.text(max_size=32),
+        st.integers(0, 2**63),
+        st.booleans(),
+        st.integers(0, 2**63),
+        st.text(max_size=32),
+        st.floats(0, 1e6),
+        st.integers(0, 2**63),
+        st.builds(
+            Holder,
+            st.text(max_size=9),
+            st.text(max_size=9),
+            st.text(max_size=9),
+            st.integers(0, 2**63),
+            st.integers(0, 2**63),
+            st.text(max_size=9),
+        ),
+    )
+)
+def test_record_round_trip(record: LeaseRecord) -> None:
+    assert lease_record.decode(lease_record.encode(record)) == record
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        (b'"format": 2', b'"format": 1', FormatError),
+        (b'"format": 2', b'"former": 2', FormatError),
+        (b'"epoch": 3', b'"epoch": "3"', CorruptError),
+        (b'"epoch": 3', b'"epoch": true', CorruptError),
+        (b'"epoch": 3', b'"epoch": -3', CorruptError),
+        (b'"seconds": 30.0', b'"seconds": NaN', CorruptError),
+        (b'"held": true', b'"held": 1', CorruptError),
+        (b'"pid": 7', b'"pid": null', CorruptError),
+        (b'"pid": 7,', b"", CorruptError),
+        (b"{", b"[", CorruptError),
+        (b"{", b" " * 4096 + b"{", CorruptError),
+    ],
+)
+def test_a_record_that_is_not_one_is_refused(old: bytes, new: bytes, error: type[Exception]) -> None:
+    data = lease_record.encode(RECORD)
+    assert old in data
+    with pytest.raises(error):
+        lease_record.decode(data.replace(old, new, 1))
+
+
+@given(st.binary(max_size=100))
+def test_noise_is_refused(noise: bytes) -> None:
+    with pytest.raises((CorruptError, FormatError)):
+        lease_record.decode(noise)
+
+
+async def test_the_first_holder_has_epoch_1_and_each_next_one_more() -> None:
+    setup = Setup()
+    for epoch in (1, 2, 3):
+        lease = await setup.held()
+        assert lease.epoch == epoch
+        lease.check()
+        await lease.verify()
+        await lease.release()
+        await lease.release()
+        assert lease.epoch == 0
+
+
+async def test_a_living_holder_of_this_machine_is_refused_at_once() -> None:
+    setup = Setup()
+    await setup.held("one")
+    setup.life = "running"
+    started = trio.current_time()
+    with pytest.raises(LeaseHeldError, match=r"mounted by process 7 on one, at least until \d{4}-.*Z"):
+        await setup.lease("two").acquire()
+    assert trio.current_time() - started < 1
+
+
+async def test_a_holder_of_this_boot_that_is_gone_is_taken_over_at_once() -> None:
+    setup = Setup()
+    old = await setup.held("one")
+    setup.life = "gone"
+    started = trio.current_time()
+    new = await setup.held("two")
+    assert trio.current_time() - started < 1
+    assert new.epoch == 2
+    with pytest.raises(FencedError):
+        await old.verify()
+    with pytest.raises(FencedError, match="taken over"):
+        old.check()
+    assert old.lost.is_set()
+
+
+@pytest.mark.parametrize("life", ["elsewhere", "stopped"])
+async def test_a_silent_holder_is_outlived(life: Life, autojump_clock: trio.testing.MockClock) -> None:
+    setup = Setup()
+    setup.life = life
+    old = await setup.held("one")
+    started = trio.current_time()
+    new = await setup.held("two")
+    assert trio.current_time() - started >= 30
+    await new.verify()
+    with pytest.raises(FencedError):
+        await old.renew()
+
+
+@pytest.mark.parametrize("life", ["elsewhere", "stopped"])
+async def test_who_waits_for_a_silent_holder_is_told_after_two_seconds(
+    life: Life, autojump_clock: trio.testing.MockClock
+) -> None:
+    setup = Setup()
+    setup.life = life
+    await setup.held("one")
+    told: list[tuple[float, str]] = []
+    started = trio.current_time()
+    waiter = setup.lease("two", lambda text: told.append((trio.current_time() - started, text)))
+    await waiter.acquire()
+    ((when, text),) = told
+    assert 2 <= when <= 4
+    assert "process 7 on one" in text
+    seconds = re.search(r"(\d+) s at most", text)
+    assert seconds is not None
+    assert abs(trio.current_time() - started - when - int(seconds[1])) < 2
+
+
+async def test_a_holder_elsewhere_that_renews_is_refused(autojump_clock: trio.testing.MockClock) -> None:
+    setup = Setup()
+    old = await setup.held("one")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(old.run)
+        with pytest.raises(LeaseHeldError, match="on one"):
+            await setup.lease("two").acquire()
+        await trio.sleep(1000)
+        old.check()
+        await old.verify()
+        nursery.cancel_scope.cancel()
+
+
+async def test_wall_clocks_do_not_matter(autojump_clock: trio.testing.MockClock) -> None:
+    """A record that says it ran out in 1970 is a living holder's if it is being renewed."""
+    setup = Setup()
+    await setup.held("one")
+    for node in setup.nodes.values():
+        record = lease_record.decode(node.objects[KEY])
+        node.objects[KEY] = stored(replace(record, until_ns=0))
+    started = trio.current_time()
+    await setup.held("two")
+    assert trio.current_time() - started >= 30
+
+
+async def test_of_many_that_try_at_once_one_holds(autojump_clock: trio.testing.MockClock) -> None:
+    setup = Setup()
+    setup.life = "running"
+    leases = [setup.lease(str(number)) for number in range(5)]
+    refused: list[str] = []
+
+    async def attempt(lease: Lease) -> None:
+        try:
+            await lease.acquire()
+        except LeaseHeldError as error:
+            refused.append(str(error))
+
+    async with trio.open_nursery() as nursery:
+        for lease in leases:
+            nursery.start_soon(attempt, lease)
+    holders = [lease for lease in leases if lease.epoch]
+    assert len(holders) == 1
+    assert len(refused) == 4
+    await holders[0].verify()
+
+
+async def test_two_nodes_may_be_away_and_three_may_not() -> None:
+    setup = Setup()
+    setup.lose("node0", "node1")
+    lease = await setup.held()
+    await lease.renew()
+    await lease.verify()
+    setup.lose("node0", "node1", "node2")
+    for call in (lease.renew, lease.verify, setup.lease("two").acquire):
+        with pytest.raises(UnavailableError) as caught:
+            await call()
+        assert caught.value.nodes == ("node0", "node1", "node2")
+    setup.lose()
+    await lease.renew()
+    assert sum(KEY in node.objects for node in setup.nodes.values()) == 6
+
+
+async def test_a_holder_stays_one_when_its_nodes_change_one_by_one() -> None:
+    """Renewing spreads the lease to nodes that came back, so that others may go."""
+    setup = Setup()
+    setup.lose("node0", "node1")
+    lease = await setup.held()
+    for away in (("node2", "node3"), ("node4", "node5"), ("node0", "node1")):
+        setup.lose()
+        await lease.renew()
+        setup.lose(*away)
+        await lease.renew()
+        await lease.verify()
+
+
+async def test_any_two_majorities_meet() -> None:
+    """Whoever was taken over by a majority cannot find one, whichever nodes are away."""
+    setup = Setup()
+    old = await setup.held("one")
+    setup.life = "gone"
+    setup.lose("node0", "node1")
+    new = await setup.held("two")
+    for first in setup.nodes:
+        for second in setup.nodes:
+            setup.lose(first, second)
+            with pytest.raises((FencedError, TransientError)):
+                await old.verify()
+    setup.lose()
+    with pytest.raises(FencedError):
+        await old.verify()
+    await new.verify()
+
+
+async def test_a_lease_that_only_ran_out_is_renewed(autojump_clock: trio.testing.MockClock) -> None:
+    setup = Setup()
+    lease = await setup.held()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lease.run)
+        setup.lose("node0", "node1", "node2")
+        await trio.sleep(100)
+        with pytest.raises(TransientError, match="not renewed for 30 s"):
+            lease.check()
+        setup.lose()
+        await trio.sleep(10)
+        lease.check()
+        assert lease.epoch == 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_needs_a_lease_that_ran_out_renews_it(autojump_clock: trio.testing.MockClock) -> None:
+    setup = Setup()
+    lease = await setup.held()
+    await trio.sleep(100)
+    with pytest.raises(TransientError, match="not renewed for 30 s"):
+        lease.check()
+    setup.lose("node0", "node1", "node2")
+    with pytest.raises(UnavailableError) as caught:
+        await lease.ensure()
+    assert caught.value.nodes == ("node0", "node1", "node2")
+    setup.lose()
+    before = setup.nodes["node0"].objects[KEY]
+    async with trio.open_nursery() as nursery:
+        for _ in range(5):
+            nursery.start_soon(lease.ensure)
+    lease.check()
+    renewed = lease_record.decode(setup.nodes["node0"].objects[KEY]).renewals
+    assert renewed == lease_record.decode(before).renewals + 1, "each of five renewed it"
+    await lease.ensure()
+    assert lease_record.decode(setup.nodes["node0"].objects[KEY]).renewals == renewed
+
+
+async def test_who_needs_a_lease_that_was_taken_over_is_fenced(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    setup = Setup()
+    old = await setup.held("one")
+    await trio.sleep(100)
+    setup.life = "gone"
+    new = await setup.held("two")
+    with pytest.raises(FencedError):
+        await old.ensure()
+    await new.verify()
+
+
+async def test_who_may_do_without_an_answer_is_fenced_all_the_same(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """`confirm` asks no node while the lease holds, and no more than it must while nodes are away; once one
+    can know that it was taken over, it says so."""
+    setup = Setup()
+    old = await setup.held("one")
+    everything = tuple(setup.nodes)
+    setup.lose(*everything)
+    await old.confirm()
+    await trio.sleep(100)
+    for _ in range(2):
+        await old.confirm()
+    setup.lose()
+    await trio.sleep(3)
+    await old.confirm()
+    old.check()
+    await trio.sleep(100)
+    setup.life = "gone"
+    new = await setup.held("two")
+    for _ in range(2):
+        with pytest.raises(FencedError):
+            await old.confirm()
+    await new.verify()
+
+
+async def test_a_node_that_hangs_does_not_cost_the_lease(autojump_clock: trio.testing.MockClock) -> None:
+    """Two never answer: renewing goes on, and a write is confirmed without waiting for them."""
+    setup = Setup()
+    lease = await setup.held()
+
+    async def hang(_operation: str, _key: str) -> None:
+        await trio.sleep_forever()
+
+    setup.nodes["node0"].before = setup.nodes["node4"].before = hang
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lease.run)
+        for _ in range(20):
+            await trio.sleep(10)
+            lease.check()
+            before = trio.current_time()
+            await lease.verify()
+            assert trio.current_time() == before
+        nursery.cancel_scope.cancel()
+
+
+async def test_run_ends_when_the_lease_is_lost(autojump_clock: trio.testing.MockClock) -> None:
+    setup = Setup()
+    old = await setup.held("one")
+    setup.life = "gone"
+    await setup.held("two")
+    await old.run()
+    assert old.lost.is_set()
+    await old.release()
+    assert lease_record.decode(setup.nodes["node0"].objects[KEY]).holder.host == "two"
+
+
+async def test_what_a_failed_attempt_left_does_not_hide_the_holder() -> None:
+    """A dead attempt with a higher epoch on few nodes must not let the living holder be overtaken."""
+    setup = Setup()
+    await setup.held("one")
+    attempt = replace(RECORD, epoch=9, token="dead", holder=replace(HOLDER, host="dead"))
+    setup.nodes["node0"].objects[KEY] = stored(attempt)
+    lease = Lease(
+        setup.nodes,
+        DRIVE,
+        SECRET,
+        replace(HOLDER, host="two"),
+        life=lambda holder, observer: "gone" if holder.host == "dead" else "running",
+    )
+    with pytest.raises(LeaseHeldError, match="on one"):
+        await lease.acquire()
+
+
+async def test_damaged_and_foreign_records_count_as_none() -> None:
+    setup = Setup()
+    setup.nodes["node0"].objects[KEY] = b"damaged"
+    setup.nodes["node1"].objects[KEY] = stored(replace(RECORD, drive="another"))
+    lease = await setup.held()
+    assert lease.epoch == 1
+    assert lease_record.decode(setup.nodes["node0"].objects[KEY]).epoch == 1
+
+
+FORGERIES = st.fixed_dictionaries(
+    {},
+    optional={
+        "epoch": st.sampled_from([0, 1, 2**32, 2**63, 2**64 - 2, 2**64 - 1]),
+        "held": st.booleans(),
+        "renewals": st.integers(0, 2**64 - 1),
+        "token": st.sampled_from(["", "token", "another"]),
+        "seconds": st.sampled_from([0.0, 1e-9, 1e18]),
+        "holder": st.sampled_from([HOLDER, replace(HOLDER, host="forged", pid=1)]),
+        "seal": st.text(max_size=64),
+    },
+)
+
+
+@given(st.lists(FORGERIES, min_size=1, max_size=2), st.booleans(), st.booleans())
+def test_a_record_that_nodes_made_up_neither_holds_nor_uses_up_the_lease(
+    forgeries: list[dict[str, Any]], released: bool, renewing: bool
+) -> None:
+    """Of what the last holder left on all nodes, one or two nodes change anything, again and again."""
+
+    async def run() -> None:
+        setup = Setup()
+        setup.life = "gone"
+
+        def forge() -> None:
+            for node, forgery in zip(setup.nodes.values(), forgeries, strict=False):
+                record = lease_record.decode(node.objects[KEY])
+                node.objects[KEY] = lease_record.encode(replace(record, **forgery))
+
+        for epoch in range(1, 5):
+            lease = await setup.held()
+            assert lease.epoch == epoch
+            if renewing:
+                forge()
+                await lease.renew()
+                await lease.verify()
+            if released:
+                await lease.release()
+            forge()
+
+    trio.run(run, clock=trio.testing.MockClock(autojump_threshold=0))
+
+
+async def test_a_record_of_a_newer_drivefs_is_left_alone() -> None:
+    setup = Setup(1)
+    newer = stored(RECORD).replace(b'"format": 2', b'"format": 3')
+    setup.nodes["node0"].objects[KEY] = newer
+    with pytest.raises(UnavailableError):
+        await setup.lease().acquire()
+    assert setup.nodes["node0"].objects[KEY] == newer
+
+
+async def test_the_epoch_can_be_raised_above_what_the_log_has() -> None:
+    setup = Setup()
+    lease = setup.lease()
+    assert await lease.acquire(minimum_epoch=40) == 40
+
+
+async def test_without_acquire_there_is_no_lease() -> None:
+    lease = Setup().lease()
+    with pytest.raises(FencedError, match="not held"):
+        lease.check()
+    with pytest.raises(FencedError, match="not held"):
+        await lease.ensure()
+    with pytest.raises(FencedError, match="not held"):
+        await lease.verify()
+
+
+def test_this_process_runs_and_its_child_is_stopped_and_gone_as_signals_say() -> None:
+    me = this_process()
+    assert life_of(me, me) == "running"
+    code = (
+        "import dataclasses, json, time; from backend.commits.process_identity import this_process;"
+        "print(json.dumps(dataclasses.asdict(this_process())), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        holder = Holder(**json.loads(child.stdout.readline()))
+        assert (holder.machine, holder.boot, holder.pid) == (me.machine, me.boot, child.pid)
+        assert life_of(holder, me) == "running"
+        os.kill(child.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
+        assert life_of(holder, me) == "stopped"
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert life_of(holder, me) == "gone"  # a zombie: killed, not waited for
+        child.wait()
+        assert life_of(holder, me) == "gone"
+
+
+def test_another_start_time_boot_or_machine_is_another_process() -> None:
+    me = this_process()
+    assert life_of(replace(me, started=me.started + 1), me) == "gone"
+    for other in (replace(me, boot="x"), replace(me, machine="x"), replace(me, pid_namespace="x")):
+        assert life_of(other, me) == "elsewhere"
+
+
+def test_the_boot_clock_counts_suspended_time() -> None:
+    assert boot_clock() >= time.clock_gettime(time.CLOCK_MONOTONIC) - 1

@@ -1,0 +1,211 @@
+"""The local upstream: what its lease, its log and its tasks do together when nodes fail."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from backend import failpoints
+from backend.commits import lease_record
+from backend.commits.commit_log import EMPTY
+from backend.commits.commit_search import commit_key
+from backend.commits.lease import KEY
+from backend.errors import FencedError, TransientError, UnavailableError
+from backend.local.local_upstream import LocalUpstream
+from backend.upstream import Commit, Head
+from tests.memory_node import MemoryNode, memory_nodes
+from tests.upstreams import LocalDrive, directory_nodes
+
+
+class Setup(LocalDrive):
+    """A drive on nodes in memory whose faults can be switched."""
+
+    def __init__(self) -> None:
+        self.memory: dict[str, MemoryNode] = memory_nodes(6)
+        super().__init__(self.memory, life="gone", clock=trio.current_time)
+
+    def lose(self, *numbers: int) -> None:
+        for number, node in enumerate(self.memory.values()):
+            node.away = number in numbers
+
+
+async def append(upstream: LocalUpstream) -> Head:
+    head = await upstream.head()
+    return await upstream.append(Commit(head.number + 1, head.hash, 1, upstream.epoch, 0, (), (), b""), head)
+
+
+async def test_two_nodes_away_neither_stop_nor_lose_anything() -> None:
+    setup = Setup()
+    setup.lose(0, 1)
+    async with setup.opened() as upstream:
+        await append(upstream)
+        await upstream.put_root("snapshot", b"x")
+        head = await append(upstream)
+    setup.lose(2, 3)
+    async with setup.opened() as upstream:
+        assert await upstream.head() == head
+        assert await upstream.get_root("snapshot") == [b"x"]
+
+
+async def test_three_nodes_away_delay_an_append_and_no_more() -> None:
+    setup = Setup()
+    async with setup.opened() as upstream:
+        head = await append(upstream)
+        setup.lose(0, 1, 2)
+        commit = Commit(2, head.hash, 1, upstream.epoch, 0, (), (), b"")
+        with pytest.raises((UnavailableError, TransientError)):
+            await upstream.append(commit, head)
+        setup.lose()
+        assert (await upstream.append(commit, head)).number == 2
+
+
+async def test_opening_with_three_nodes_away_names_them_and_holds_nothing() -> None:
+    setup = Setup()
+    setup.lose(0, 1, 2)
+    with pytest.raises(UnavailableError) as caught:
+        await setup.make().open()
+    assert caught.value.nodes == ("node0", "node1", "node2")
+    assert not any(KEY in node.objects for node in setup.memory.values())
+
+
+@pytest.mark.logs_warnings
+async def test_lost_lease_records_do_not_bring_old_epochs_back() -> None:
+    setup = Setup()
+    for _ in range(3):
+        async with setup.opened() as upstream:
+            await append(upstream)
+            last = upstream.epoch
+    for node in setup.memory.values():
+        node.objects.pop(KEY, None)
+    async with setup.opened() as upstream:
+        assert upstream.epoch == last + 1
+        assert (await append(upstream)).number == 4
+
+
+@pytest.mark.logs_warnings
+async def test_damaged_commits_are_mended_in_the_background() -> None:
+    setup = Setup()
+    async with setup.opened() as upstream:
+        await append(upstream)
+        await append(upstream)
+    key = commit_key(1)
+    for name in setup.ranking()(key.encode())[:2]:
+        setup.memory[name].damage(key)
+    async with setup.opened() as upstream:
+        assert len(await upstream.commits_after(0)) == 2
+        with trio.fail_after(5):
+            while len((await setup.objects().find_all(key)).good) < 3:
+                await trio.testing.wait_all_tasks_blocked()
+
+
+async def test_a_mount_that_is_fenced_still_reads() -> None:
+    setup = Setup()
+    async with setup.opened() as old:
+        await append(old)
+        async with setup.opened() as new:
+            await append(new)
+            with pytest.raises(FencedError):
+                await append(old)
+            assert len(await old.commits_after(0)) == 1
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["commit.before-copies", "commit.after-first-copy", "commit.after-copies", "commit.after-fence"],
+)
+async def test_after_a_crash_within_append_the_next_mount_goes_on(place: str, tmp_path: Path) -> None:
+    """The crash leaves the lease held and the commit in any state; here on real directories."""
+    drive = LocalDrive(directory_nodes(tmp_path), life="gone")
+    crashed = drive.make(host="crashed")
+    await crashed.open()
+    failpoints.arm(place, "eio")
+    with pytest.raises(OSError, match=place):
+        await append(crashed)
+    failpoints.disarm_all()
+    async with drive.opened() as upstream:
+        found = await upstream.head()
+        assert found.number == (0 if place == "commit.before-copies" else 1)
+        head = await append(upstream)
+        with pytest.raises(FencedError):
+            await append(crashed)
+    async with drive.opened(known=head) as upstream:
+        assert await upstream.head() == head
+
+
+@pytest.mark.parametrize("place", ["lease.before-takeover", "lease.after-acquire", "commit.before-settle"])
+async def test_after_a_crash_within_a_takeover_the_next_mount_goes_on(place: str) -> None:
+    setup = Setup()
+    crashed = setup.make(host="one")
+    await crashed.open()
+    head = await append(crashed)
+    failpoints.arm(place, "eio")
+    with pytest.raises(OSError, match=place):
+        await setup.make(host="two").open()
+    failpoints.disarm_all()
+    async with setup.opened(known=head) as upstream:
+        assert await upstream.head() == head
+        assert (await append(upstream)).number == 2
+
+
+async def test_the_lease_is_renewed_while_it_runs(autojump_clock: trio.testing.MockClock) -> None:
+    setup = Setup()
+    async with setup.opened() as upstream:
+        before = setup.memory["node0"].objects[KEY]
+        await trio.sleep(11)
+        assert setup.memory["node0"].objects[KEY] != before
+        await append(upstream)
+
+
+async def test_the_lease_is_renewed_while_the_index_is_made_ready(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """An index that is made anew from many packs, or from slow nodes, takes longer than the lease lasts."""
+    setup = Setup()
+    upstream = setup.make()
+    await upstream.open()
+    before = setup.memory["node0"].objects[KEY]
+    await upstream.prepare(partial(trio.sleep, 300))
+    assert lease_record.decode(setup.memory["node0"].objects[KEY]).renewals >= 10
+    assert setup.memory["node0"].objects[KEY] != before
+    with pytest.raises(ValueError, match="as it is"):
+        await upstream.prepare(_fails)
+    await append(upstream)
+    await upstream.close()
+
+
+async def _fails() -> None:
+    await trio.lowlevel.checkpoint()
+    raise ValueError("as it is, in no group")
+
+
+async def test_nodes_that_come_back_after_the_lease_ran_out_can_be_written_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    setup = Setup()
+    async with setup.opened() as upstream:
+        await append(upstream)
+        setup.lose(0, 1, 2)
+        await trio.sleep(100)
+        for call in (partial(append, upstream), upstream.flush, partial(upstream.put_root, "snapshot", b"x")):
+            with pytest.raises(UnavailableError) as caught:
+                await call()
+            assert caught.value.nodes == ("node0", "node1", "node2")
+        setup.lose()
+        before = trio.current_time()
+        await upstream.flush()
+        await append(upstream)
+        assert trio.current_time() == before
+
+
+async def test_closing_gives_the_lease_back() -> None:
+    setup = Setup()
+    setup.life = "running"
+    async with setup.opened() as upstream:
+        assert upstream.epoch == 1
+    async with setup.opened() as upstream:
+        assert upstream.epoch == 2
+        assert await upstream.head() == EMPTY

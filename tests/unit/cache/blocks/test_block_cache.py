@@ -1,0 +1,197 @@
+"""The block cache: bounded, one fetch for many readers, errors are each reader's own."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import trio
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backend.buffer import Buffer
+from backend.errors import CorruptError, FormatError, NotFoundError
+from backend.upstream import BlockId, BlockPart
+from cache.blocks.block_cache import BlockCache
+from cache.blocks.block_codec import HEADER, SEALED_SEGMENT, SEGMENT, BlockCodec
+from tests.memory_upstream import MemoryUpstream
+
+CODEC = BlockCodec(bytes(16), b"i" * 32, b"k" * 32)
+
+
+class Counting(MemoryUpstream):
+    fetches = 0
+
+    async def get_block(self, block: BlockId) -> bytes:
+        self.fetches += 1
+        return await super().get_block(block)
+
+
+async def put(upstream: MemoryUpstream, *contents: bytes) -> list[BlockId]:
+    blocks = [CODEC.seal(CODEC.block_id(data), data) for data in contents]
+    await upstream.put_blocks(blocks)
+    await upstream.flush()
+    return [block.id for block in blocks]
+
+
+def make(upstream: MemoryUpstream, limit: int = 1000) -> BlockCache:
+    return BlockCache(upstream, CODEC, limit, trio.CapacityLimiter(2))
+
+
+async def test_many_readers_one_fetch() -> None:
+    upstream = Counting()
+    (block,) = await put(upstream, b"content")
+    cache = make(upstream)
+    found: list[Buffer] = []
+
+    async def read() -> None:
+        found.append(await cache.get(block))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(read)
+    assert found == [b"content"] * 10
+    assert upstream.fetches == 1
+    assert not cache.wanted(block)
+
+
+async def test_the_least_used_go_first() -> None:
+    upstream = Counting()
+    blocks = await put(upstream, *(bytes([number]) * 400 for number in range(4)))
+    cache = make(upstream)
+    for block in (blocks[0], blocks[1], blocks[0], blocks[2]):
+        await cache.get(block)
+    assert cache.used == 800
+    assert [cache.get_cached(block) is None for block in blocks] == [False, True, False, True]
+    cache.clear()
+    assert cache.used == 0
+
+
+async def test_a_failed_fetch_is_tried_again() -> None:
+    upstream = Counting()
+    cache = make(upstream)
+    block = CODEC.block_id(b"late")
+    for _ in range(2):
+        with pytest.raises(NotFoundError):
+            await cache.get(block)
+    await put(upstream, b"late")
+    assert await cache.get(block) == b"late"
+
+
+async def test_a_cancelled_reader_does_not_harm_the_others() -> None:
+    upstream = Counting()
+    (block,) = await put(upstream, b"content")
+    cache = make(upstream)
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await cache.get(block)
+        nursery.start_soon(cache.get, block)
+    assert cache.get_cached(block) == b"content"
+
+
+class Recording(MemoryUpstream):
+    """Notes what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, int] | str] = []
+
+    async def get_block(self, block: BlockId) -> bytes:
+        self.asked.append("whole")
+        return await super().get_block(block)
+
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
+        self.asked.append((offset, length))
+        whole = await super().get_block(block)
+        return BlockPart(whole[offset : offset + length], len(whole))
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        self.asked.append("again")
+        return await super().get_block_again(block)
+
+
+BIG = os.urandom(5 * SEGMENT + 100)
+
+
+@given(st.integers(0, len(BIG) - 1), st.integers(1, 3 * SEGMENT))
+async def test_any_part_is_that_part(start: int, length: int) -> None:
+    upstream = MemoryUpstream()
+    (block,) = await put(upstream, BIG)
+    cache = make(upstream, 10 * SEGMENT)
+    end = min(start + length, len(BIG))
+    for _ in range(2):
+        assert await cache.get_part(block, start, end) == BIG[start:end]
+    await cache.get(block)
+    assert await cache.get_part(block, start, end) == BIG[start:end]
+
+
+async def test_a_part_costs_its_segments_once() -> None:
+    upstream = Recording()
+    (block,) = await put(upstream, BIG)
+    cache = make(upstream, 10 * SEGMENT)
+    assert cache.get_cached_part(block, 40_000, 40_010) is None
+    assert await cache.get_part(block, 40_000, 40_010) == BIG[40_000:40_010]
+    assert upstream.asked == [(HEADER.size + SEALED_SEGMENT, SEALED_SEGMENT)]
+    cached = cache.get_cached_part(block, 40_000, 40_010)
+    assert cached is not None
+    assert cached.tobytes() == BIG[40_000:40_010]
+    assert await cache.get_part(block, 32_768, 65_536) == BIG[32_768:65_536]
+    assert len(upstream.asked) == 1
+    await cache.get_part(block, len(BIG) - 1, len(BIG))
+    assert upstream.asked[1:] == [(HEADER.size + 5 * SEALED_SEGMENT, SEALED_SEGMENT)]
+    assert cache.used == SEGMENT + 100
+
+
+async def test_a_part_of_a_small_block_is_one_read() -> None:
+    upstream = Recording()
+    (block,) = await put(upstream, BIG[:SEGMENT])
+    cache = make(upstream, 10 * SEGMENT)
+    assert await cache.get_part(block, 10, 20) == BIG[10:20]
+    assert upstream.asked == [(HEADER.size, SEALED_SEGMENT)]
+
+
+async def test_a_part_of_a_compressed_block_is_the_block() -> None:
+    upstream = Recording()
+    data = BIG[:SEGMENT] + bytes(3 * SEGMENT)
+    (block,) = await put(upstream, data)
+    cache = make(upstream, 10 * SEGMENT)
+    assert await cache.get_part(block, 10, 20) == data[10:20]
+    assert upstream.asked == [(HEADER.size, SEALED_SEGMENT), "whole"]
+    assert cache.get_cached(block) == data
+    await cache.get((await put(upstream, bytes(11 * SEGMENT)))[0])
+    assert cache.get_cached(block) is None
+    assert await cache.get_part(block, 70_000, 70_020) == bytes(20)
+    assert upstream.asked[3:] == ["whole"]
+
+
+async def test_a_wrong_segment_is_read_again_from_what_is_whole() -> None:
+    upstream = Recording()
+    (block,) = await put(upstream, BIG)
+    upstream.corrupt.add(block)
+    cache = make(upstream, 10 * SEGMENT)
+    assert await cache.get_part(block, len(BIG) - 5, len(BIG)) == BIG[-5:]
+    assert upstream.asked[-2:] == ["whole", "again"]
+
+
+async def test_a_wrong_size_is_not_believed() -> None:
+    upstream = Recording()
+    (block,) = await put(upstream, BIG)
+    good = upstream.stored[block]
+    for wrong in (good[:-1], good + b"x", good[: 6 + 2 * SEALED_SEGMENT], good[6:], b"\x09" * 6, b""):
+        upstream.stored[block] = wrong
+        cache = make(upstream, 10 * SEGMENT)
+        with pytest.raises((CorruptError, FormatError)):
+            await cache.get_part(block, 100, 200)
+        upstream.stored[block] = good
+        assert await cache.get_part(block, 100, 200) == BIG[100:200]
+
+
+async def test_a_wrong_header_is_not_needed_for_a_part() -> None:
+    upstream = Recording()
+    (block,) = await put(upstream, BIG)
+    upstream.stored[block] = b"\x09" * 6 + upstream.stored[block][6:]
+    cache = make(upstream, 10 * SEGMENT)
+    assert await cache.get_part(block, 100, 200) == BIG[100:200]
+    with pytest.raises((CorruptError, FormatError)):
+        await cache.get(block)

@@ -1,0 +1,172 @@
+"""The block codec: round trips, binding, limits."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from backend.errors import CorruptError, FormatError
+from backend.system.crypto import derive, keyed_hash, seal
+from backend.upstream import BlockId
+from cache.blocks.block_codec import (
+    HEADER,
+    MAX_SEALED,
+    PLAIN,
+    SEALED_SEGMENT,
+    SEGMENT,
+    BlockCodec,
+    BlockHeader,
+    decode_header,
+    header_of_uncompressed,
+    sealed_range,
+)
+from cache.blocks.chunking import MAX_BLOCK
+from cache.blocks.compression import compress
+
+DRIVE, ID_KEY, KEY = bytes(16), b"i" * 32, b"k" * 32
+CODEC = BlockCodec(DRIVE, ID_KEY, KEY)
+
+
+def by_hand(block: bytes, header: bytes, *segments: bytes) -> bytes:
+    binding = b"drivefs block\0" + DRIVE + block + header
+    key = derive(KEY, "one block", block)
+    sealed = [seal(key, body, binding + struct.pack("<I", number)) for number, body in enumerate(segments)]
+    return header + b"".join(sealed)
+
+
+def test_a_block_by_hand() -> None:
+    block = CODEC.block_id(b"plain")
+    assert block == keyed_hash(ID_KEY, b"plain")
+    assert CODEC.open(block, by_hand(block, struct.pack("<BBI", 2, 0, 5), b"plain")) == b"plain"
+    packed = compress(b"a" * 500)
+    assert CODEC.open(block, by_hand(block, struct.pack("<BBI", 2, 1, 500), packed)) == b"a" * 500
+
+
+def test_a_block_of_segments_by_hand() -> None:
+    data = os.urandom(2 * SEGMENT + 1)
+    block = CODEC.block_id(data)
+    header = struct.pack("<BBI", 2, 0, len(data))
+    assert CODEC.open(block, by_hand(block, header, data[:32768], data[32768:65536], data[65536:])) == data
+    empty = CODEC.block_id(b"")
+    assert CODEC.open(empty, by_hand(empty, struct.pack("<BBI", 2, 0, 0), b"")) == b""
+
+
+@given(st.integers(1, 4 * SEGMENT), st.data())
+def test_segments_open_alone(size: int, draw: st.DataObject) -> None:
+    data = os.urandom(size)
+    block = CODEC.block_id(data)
+    sealed = bytes(CODEC.seal(block, data).data)
+    header = decode_header(sealed)
+    assume(header.compression == PLAIN)
+    assert header == BlockHeader(PLAIN, size) == header_of_uncompressed(len(sealed))
+    last_of_all = (size - 1) // SEGMENT
+    first = draw.draw(st.integers(0, last_of_all))
+    last = draw.draw(st.integers(first, last_of_all))
+    offset, length = sealed_range(first, last)
+    part = data[first * SEGMENT : (last + 1) * SEGMENT]
+    assert CODEC.open_segments(block, header, first, sealed[offset : offset + length], len(part)) == part
+    with pytest.raises(CorruptError):
+        CODEC.open_segments(block, header, first + 1, sealed[offset : offset + length], len(part))
+    with pytest.raises(CorruptError):
+        CODEC.open_segments(block, header, first, sealed[offset : offset + length][:-1], len(part))
+
+
+def test_segments_cannot_be_swapped_dropped_or_added() -> None:
+    data = os.urandom(3 * SEGMENT)
+    block = CODEC.block_id(data)
+    sealed = bytes(CODEC.seal(block, data).data)
+    parts = [sealed[6 + at * SEALED_SEGMENT :][:SEALED_SEGMENT] for at in range(3)]
+    for order in ([0, 2, 1], [0, 1], [1, 2], [0, 1, 2, 2], [0, 0, 0]):
+        with pytest.raises(CorruptError):
+            CODEC.open(block, sealed[:6] + b"".join(parts[at] for at in order))
+    shorter = struct.pack("<BBI", 2, 0, 2 * SEGMENT)
+    with pytest.raises(CorruptError):
+        CODEC.open(block, shorter + parts[0] + parts[1])
+
+
+def test_no_uncompressed_block_has_a_size_in_between() -> None:
+    """Of a last segment without plaintext, or above the limit."""
+    one = HEADER.size + SEALED_SEGMENT
+    for size in (0, HEADER.size, HEADER.size + 28, one + 1, one + 28, one + MAX_SEALED):
+        assert header_of_uncompressed(size) is None
+    assert header_of_uncompressed(one + 29) == BlockHeader(PLAIN, SEGMENT + 1)
+    assert header_of_uncompressed(MAX_SEALED) == BlockHeader(PLAIN, MAX_BLOCK)
+
+
+@given(st.binary(max_size=3000), st.integers(1, 4))
+def test_round_trip(data: bytes, times: int) -> None:
+    block = CODEC.block_id(data * times)
+    sealed = CODEC.seal(block, data * times)
+    assert sealed.id == block
+    assert CODEC.open(block, sealed.data) == data * times
+
+
+def test_ids_of_equal_content_differ_between_drives() -> None:
+    """Nobody who lacks the drive's key can tell that a file they know is in it."""
+    other = BlockCodec(bytes(16), b"j" * 32, KEY)
+    assert CODEC.block_id(b"a file that many have") != other.block_id(b"a file that many have")
+
+
+def test_every_byte_is_bound() -> None:
+    block = CODEC.block_id(b"some text")
+    sealed = bytes(CODEC.seal(block, b"some text").data)
+    for index in range(len(sealed)):
+        changed = bytearray(sealed)
+        changed[index] ^= 1
+        with pytest.raises((CorruptError, FormatError)):
+            CODEC.open(block, changed)
+    for size in range(len(sealed)):
+        with pytest.raises((CorruptError, FormatError)):
+            CODEC.open(block, sealed[:size])
+
+
+def test_a_block_is_bound_to_its_id_drive_and_key() -> None:
+    block = CODEC.block_id(b"some text")
+    sealed = bytes(CODEC.seal(block, b"some text").data)
+    with pytest.raises(CorruptError):
+        CODEC.open(BlockId(bytes(32)), sealed)
+    for other in (BlockCodec(b"d" * 16, ID_KEY, KEY), BlockCodec(DRIVE, ID_KEY, b"o" * 32)):
+        with pytest.raises(CorruptError):
+            other.open(block, sealed)
+
+
+@pytest.mark.parametrize("header", [(1, 0, 5), (3, 0, 5), (2, 2, 5), (2, 0, MAX_BLOCK + 1)])
+def test_unknown_versions_and_sizes_are_refused(header: tuple[int, int, int]) -> None:
+    block = CODEC.block_id(b"plain")
+    with pytest.raises(FormatError):
+        CODEC.open(block, by_hand(block, struct.pack("<BBI", *header), b"plain"))
+
+
+@pytest.mark.parametrize("rest", [1, 27, 28])
+def test_a_compressed_block_that_says_it_is_not_is_refused(rest: int) -> None:
+    """As long as one that is not compressed could not be: its last segment would have no room for a tag."""
+    sealed = bytes(SEALED_SEGMENT + rest)
+    header = struct.pack("<BBI", 2, PLAIN, len(sealed) - 56)
+    with pytest.raises(CorruptError):
+        CODEC.open(BlockId(bytes(32)), header + sealed)
+
+
+def test_a_bomb_under_the_right_key_is_refused() -> None:
+    block = CODEC.block_id(b"x")
+    with pytest.raises(CorruptError, match="states"):
+        CODEC.open(block, by_hand(block, struct.pack("<BBI", 2, 1, 100), compress(bytes(1 << 28))))
+    with pytest.raises(CorruptError):
+        CODEC.open(block, by_hand(block, struct.pack("<BBI", 2, 0, 4), b"plain"))
+
+
+def test_the_largest_block_passes_and_no_larger() -> None:
+    data = os.urandom(MAX_BLOCK)
+    block = CODEC.block_id(data)
+    sealed = bytes(CODEC.seal(block, data).data)
+    assert CODEC.open(block, sealed) == data
+    with pytest.raises(CorruptError, match="outside the limits"):
+        CODEC.open(block, sealed + b"x")
+
+
+def test_equal_content_is_sealed_differently_each_time() -> None:
+    block = CODEC.block_id(b"same")
+    assert CODEC.seal(block, b"same").data != CODEC.seal(block, b"same").data

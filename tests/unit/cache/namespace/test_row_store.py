@@ -1,0 +1,105 @@
+"""The row layer where SQLite fails in the middle of a transaction: nothing that was applied is lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from backend.errors import TransientError
+from cache.namespace.namespace import Namespace
+from cache.namespace.operations import ROOT_INODE, Create, Delete, SetExtents, Unlink
+
+
+class FailingConnection:
+    """A connection of which one call of `executemany` fails, with or without losing the transaction."""
+
+    def __init__(self, connection: Any, fails_at: int, *, rolls_back: bool) -> None:
+        self._connection = connection
+        self._left = fails_at
+        self._rolls_back = rolls_back
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def executemany(self, sql: str, rows: Any) -> Any:
+        self._left -= 1
+        if self._left == 0:
+            if self._rolls_back:
+                self._connection.execute("ROLLBACK")
+            raise apsw.IOError("disk I/O error")
+        return self._connection.executemany(sql, rows)
+
+
+def _create(namespace: Namespace, name: bytes) -> int:
+    inode = namespace.allocate_inode()
+    namespace.apply(Create(ROOT_INODE, name, inode, 0o100644, 0, 0, 0, b"", 1))
+    return inode
+
+
+@pytest.mark.parametrize("rolls_back", [False, True])
+@pytest.mark.parametrize("fails_at", range(1, 7))
+def test_a_write_that_fails_loses_nothing(tmp_path: Path, fails_at: int, rolls_back: bool) -> None:
+    path = str(tmp_path / "namespace.db")
+    namespace = Namespace(path, device=1)
+    kept, gone = _create(namespace, b"kept"), _create(namespace, b"gone")
+    namespace.flush(1)
+    namespace.begin_commit(2)
+    namespace.apply(Unlink(ROOT_INODE, b"gone", gone, 2))
+    later = _create(namespace, b"later")
+    rows = namespace._rows
+    real = rows.connection
+    rows.connection = FailingConnection(real, fails_at, rolls_back=rolls_back)  # type: ignore[assignment]
+    failed = False
+    try:
+        namespace.flush(2)
+    except TransientError:
+        failed = True
+        assert namespace.journal_position() == 1
+    rows.connection = real
+    assert failed
+    _create(namespace, b"after")
+    namespace.flush(3)
+    namespace.close()
+    again = Namespace(path, device=1)
+    names = {entry.name for entry in again.entries(ROOT_INODE, 0, 10)}
+    assert names == {b"kept", b"later", b"after"}
+    assert again.entry(ROOT_INODE, b"kept").inode == kept  # type: ignore[union-attr]
+    assert again.entry(ROOT_INODE, b"later").inode == later  # type: ignore[union-attr]
+    assert again.inode(gone).nlink == 0  # type: ignore[union-attr]
+    assert again.journal_position() == 3
+    again.close()
+
+
+@pytest.mark.parametrize("rolls_back", [False, True])
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_what_was_put_off_keeps_its_order_when_it_fails(
+    tmp_path: Path, fails_at: int, rolls_back: bool
+) -> None:
+    """Else the extents of the next file that goes are deleted before they are kept for the past."""
+    namespace = Namespace(str(tmp_path / "namespace.db"), device=1)
+    files = {name: _create(namespace, name) for name in (b"one", b"two")}
+    for inode in files.values():
+        namespace.apply(SetExtents(inode, 10, ((0, 10),), ((0, 10, bytes(32), 0),)))
+    namespace.flush(1)
+    namespace.begin_commit(2)
+    rows = namespace._rows
+    real = rows.connection
+    rows.connection = FailingConnection(real, fails_at, rolls_back=rolls_back)  # type: ignore[assignment]
+    _remove(namespace, b"one", files[b"one"])
+    with pytest.raises(TransientError):
+        namespace.flush(2)
+    rows.connection = real
+    _remove(namespace, b"two", files[b"two"])
+    namespace.flush(3)
+    past = [row[0] for row in real.execute("SELECT inode FROM past_extent ORDER BY inode")]
+    assert past == sorted(files.values())
+    assert real.execute("SELECT count(*) FROM extent").fetchall() == [(0,)]
+    namespace.close()
+
+
+def _remove(namespace: Namespace, name: bytes, inode: int) -> None:
+    namespace.apply(Unlink(ROOT_INODE, name, inode, 2))
+    namespace.apply(Delete(inode))

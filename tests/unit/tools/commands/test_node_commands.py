@@ -1,0 +1,141 @@
+"""`drivefs node` and `rebuild-drive-file`: a node replaced, with one more lost; the drive file taken from
+nodes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from backend.care import repair_record
+from backend.errors import FormatError, NodeError, NotFoundError, UnavailableError, UsageError
+from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
+from tools import compose
+from tools.commands.status_report import describe_scrub
+from tools.errors import ToolError
+
+pytestmark = pytest.mark.logs_warnings
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SmallDrive:
+    return make_small_drive(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def made(whole: SmallDrive, tmp_path: Path) -> SmallDrive:
+    return copy_of(whole, tmp_path)
+
+
+def replace(made: SmallDrive, name: str, path: Path) -> int:
+    return made.drivefs("node", "replace", made.drive, name, path, *made.where())
+
+
+def test_a_lost_node_is_replaced(made: SmallDrive, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = made.drive / "node3"
+    held = {path.relative_to(gone): path.read_bytes() for path in gone.glob("packs/*/*")}
+    shutil.rmtree(gone)
+    others = {path: path.read_bytes() for path in made.files() if "packs" in path.parts}
+    assert replace(made, "node3", made.folder / "disk" / "new") == 0
+    new = made.folder / "disk" / "new"
+    assert {path.relative_to(new): path.read_bytes() for path in new.glob("packs/*/*")} == held
+    assert {path: path.read_bytes() for path in others} == others
+    assert compose.load_drive(str(made.drive)).epoch == 2
+    assert made.fsck("-n", "--data") == CLEAN
+    assert made.read() == made.content
+    capsys.readouterr()
+    assert made.drivefs("node", "list", made.drive) == 0
+    assert f"{new}  ok" in capsys.readouterr().out
+
+
+def test_how_long_a_replacement_took_is_kept(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair_record, "LEAST", 1)
+    shutil.rmtree(made.drive / "node3")
+    assert replace(made, "node3", made.folder / "new") == 0
+    record = repair_record.load(made.cache / made.unlocked().id_text)
+    assert record is not None
+    held = sum(path.stat().st_size for path in made.folder.glob("new/packs/*/*"))
+    assert record.rebuilt == held
+
+
+def test_two_nodes_are_replaced_one_after_the_other(made: SmallDrive) -> None:
+    for number in (0, 5):
+        shutil.rmtree(made.drive / f"node{number}")
+    assert replace(made, "node0", made.folder / "new0") == LEFT
+    assert replace(made, "node5", made.folder / "new5") == 0
+    for number in (1, 2):
+        shutil.rmtree(made.drive / f"node{number}")
+    assert made.read() == made.content
+
+
+def test_an_interrupted_replacement_is_finished_by_fsck(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("tools.fsck.mend", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            replace(made, "node2", made.folder / "new")
+    assert made.fsck("-y") == CORRECTED
+    assert made.fsck("-n", "--data") == CLEAN
+
+
+def test_what_cannot_be_a_replacement_is_refused(made: SmallDrive) -> None:
+    before = (made.drive / "drive.toml").read_bytes()
+    foreign = made.folder / "foreign"
+    foreign.mkdir()
+    (foreign / "file").write_text("mine")
+    with pytest.raises(NodeError, match="not empty"):
+        replace(made, "node1", foreign)
+    with pytest.raises(UsageError, match="no node is named"):
+        replace(made, "node9", made.folder / "new")
+    with pytest.raises(UsageError, match="already"):
+        replace(made, "node1", made.drive / "node2")
+    for number in (0, 1, 2, 3):
+        shutil.rmtree(made.drive / f"node{number}")
+    with pytest.raises(UnavailableError):
+        replace(made, "node0", made.folder / "new")
+    assert (made.drive / "drive.toml").read_bytes() == before
+
+
+def test_the_drive_file_is_taken_from_nodes_that_have_moved(made: SmallDrive) -> None:
+    nodes = []
+    for number in range(6):
+        nodes.append(made.folder / f"disk{number}")
+        (made.drive / f"node{number}").rename(nodes[-1])
+    shutil.rmtree(made.drive)
+    with pytest.raises(NotFoundError):
+        made.drivefs("rebuild-drive-file", made.folder / "nothing", made.drive)
+    assert made.drivefs("rebuild-drive-file", *reversed(nodes), made.drive) == 0
+    assert made.fsck("-n", "--data") == CLEAN
+    assert made.read() == made.content
+    with pytest.raises(UsageError, match=r"there is a drive\.toml"):
+        made.drivefs("rebuild-drive-file", *nodes, made.drive)
+
+
+def test_the_drive_file_is_not_taken_from_another_drive(made: SmallDrive, tmp_path: Path) -> None:
+    other = make_small_drive(_folder(tmp_path, "other"))
+    shutil.copyfile(other.drive / "drive.toml", made.drive / "node0" / "drive.toml")
+    (made.drive / "drive.toml").unlink()
+    with pytest.raises(ToolError, match="another drive"):
+        made.drivefs("rebuild-drive-file", other.drive / "node1", made.drive / "node2", tmp_path / "new")
+    with pytest.raises((FormatError, NotFoundError)):
+        made.drivefs("rebuild-drive-file", _folder(tmp_path, "empty"), tmp_path / "new")
+
+
+def _folder(parent: Path, name: str) -> Path:
+    (parent / name).mkdir()
+    return parent / name
+
+
+def test_a_scrub_for_people() -> None:
+    scrub = {"running": False, "finished_ns": 0, "fragments": 12, "bytes": 2048, "wrong": 1, "unanswered": 0}
+    assert describe_scrub(scrub) == "never yet"
+    assert describe_scrub({**scrub, "running": True}) == "under way: 12 fragments, 2.0 KiB read, 1 wrong"
+    assert describe_scrub({**scrub, "finished_ns": 10**18, "unanswered": 2}).startswith(
+        "2001-09-09T01:46:40Z: "
+    )
+    assert "reading only" in describe_scrub({})

@@ -1,0 +1,304 @@
+"""`fsck.drivefs` as a command: exit bits, options, what it refuses, Ctrl-C, and damage beside the data."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from backend.coding.erasure import Profile
+from backend.commits.lease import Lease
+from backend.commits.process_identity import this_process
+from backend.errors import FencedError, LeaseHeldError
+from backend.nodes.node import Node
+from cache.drive import Drive
+from cache.namespace.operations import ROOT_INODE, SetAttributes
+from cache.namespace.schema import open_database
+from tests.drives import QUIET, make_file
+from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
+from tools import compose
+from tools.errors import call
+from tools.fsck import FSCK_CODES, fsck
+
+ROOT = Path(__file__).parents[3]
+pytestmark = pytest.mark.logs_warnings
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> SmallDrive:
+    return make_small_drive(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def made(whole: SmallDrive, tmp_path: Path) -> SmallDrive:
+    return copy_of(whole, tmp_path)
+
+
+def everything(made: SmallDrive) -> dict[Path, bytes]:
+    places = (made.drive, made.cache, made.state)
+    return {path: path.read_bytes() for place in places for path in place.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("option", ["-n", "-p", "-a", "-y"])
+def test_a_sound_drive_is_clean_in_every_mode(made: SmallDrive, option: str) -> None:
+    before = everything(made)
+    assert made.fsck(option, "-f", "-C") == CLEAN
+    after = everything(made)
+    changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
+    rewritten = {"lease", ".lock", "blocks.db-wal", "blocks.db-shm", "blocks.db"}
+    assert changed <= (rewritten if option != "-n" else set())
+
+
+def test_without_a_mode_and_without_a_terminal_nothing_is_changed(
+    made: SmallDrive, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (made.drive / "node1" / "drive.toml").unlink()
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    before = everything(made)
+    assert made.fsck() == LEFT
+    assert everything(made) == before
+    assert "-y mends" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [[], ["-n", "-y", "x"], ["--what", "x"], ["x", "y"]])
+def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("fsck.drivefs", FSCK_CODES, fsck, arguments) == 16
+
+
+def test_what_cannot_be_checked_is_an_operational_error(made: SmallDrive, tmp_path: Path) -> None:
+    assert call("fsck.drivefs", FSCK_CODES, fsck, ["-n", str(tmp_path / "nothing")]) == 8
+    wrong = tmp_path / "wrong"
+    wrong.touch(mode=0o600)
+    wrong.write_bytes(bytes(range(32)))
+    where = ["--key-file", str(wrong), str(made.drive)]
+    assert call("fsck.drivefs", FSCK_CODES, fsck, ["-n", *where]) == 8
+    for number in range(4):
+        shutil.rmtree(made.drive / f"node{number}")
+    assert call("fsck.drivefs", FSCK_CODES, fsck, ["-y", *made.where(), str(made.drive)]) == 8
+
+
+@pytest.mark.parametrize("mode", ["-n", "-y"])
+def test_a_drive_that_is_in_use_is_refused(made: SmallDrive, mode: str) -> None:
+    async def hold() -> None:
+        async with compose.opened_drive(made.unlocked(), made.own(), QUIET):
+            with pytest.raises(LeaseHeldError):
+                await trio.to_thread.run_sync(made.fsck, mode)
+
+    trio.run(hold)
+    assert made.fsck("-n") == CLEAN
+
+
+def test_a_check_that_is_fenced_stops(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another mount takes the drive over while fsck mends: it ends, with the bit of an operational error."""
+
+    async def taken_over(nodes: dict[str, Node]) -> None:
+        drive = made.unlocked()
+        thief = Lease(
+            nodes, drive.file.id, drive.keys.lease, this_process(), life=lambda _one, _other: "gone"
+        )
+        await thief.acquire()
+
+    async def steal(check: object, *_: object) -> None:
+        await taken_over(check._nodes)  # type: ignore[attr-defined]
+        await check._lease.renew()  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("tools.check.check_drive.DriveCheck._check", steal)
+    with pytest.raises(FencedError):
+        made.fsck("-y")
+
+
+def test_progress_goes_to_the_descriptor(made: SmallDrive) -> None:
+    reader, writer = os.pipe()
+    try:
+        assert made.fsck("-n", "--data", f"-C{writer}") == CLEAN
+    finally:
+        os.close(writer)
+    with os.fdopen(reader) as pipe:
+        lines = [line.split(" ", 3) for line in pipe.read().splitlines()]
+    assert len(lines) > 5
+    assert all(int(line[1]) <= int(line[2]) and line[3] == str(made.drive) for line in lines)
+    numbers = [int(line[0]) for line in lines]
+    assert numbers == sorted(numbers)
+
+
+def test_an_interrupt_is_cancelled_and_can_be_repeated(made: SmallDrive) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    (made.drive / "node1" / "commits" / "x").parent.mkdir(exist_ok=True)
+    shutil.rmtree(made.drive / "node1" / "packs")
+    program = (
+        "import sys, os, signal; from tools.check import check_state; from tools.fsck import main\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it\n"
+        "def stop(*_): os.kill(os.getpid(), signal.SIGINT)\n"
+        "check_state.LogReplay.apply = stop\n"
+        "main()"
+    )
+    arguments = ["-y", *made.where(), made.drive]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 32, ended.stderr
+    assert ended.stderr == "fsck.drivefs: interrupted\n"
+    assert not list(made.state.glob("*/fsck-*"))
+    assert made.fsck("-y") in (CLEAN, CORRECTED)
+    assert made.fsck("-n", "--data") == CLEAN
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("place", ["repair.before-fragment*2", "node.before-write*4", "snapshot.stored"])
+def test_one_that_was_killed_is_repeated(made: SmallDrive, place: str) -> None:
+    for path in [*made.drive.glob("node1/*/*/*"), *made.drive.glob("node*/roots/*")]:
+        path.write_bytes(path.read_bytes()[:-1])
+    shutil.rmtree(made.drive / "node3" / "commits", ignore_errors=True)
+    name, _, skip = place.partition("*")
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DRIVEFS_FAILPOINTS": f"{name}=kill*{skip or 0}"}
+    arguments = ["-y", *made.where(), made.drive]
+    command = [sys.executable, "-c", "from tools.fsck import main; main()", *map(str, arguments)]
+    ended = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert made.fsck("-y") in (CLEAN, CORRECTED)
+    assert made.fsck("-n", "--data") == CLEAN
+    assert made.read() == made.content
+
+
+def test_unpublished_changes_survive_a_namespace_that_is_made_anew(made: SmallDrive) -> None:
+    """What is only in the journal is there after fsck has thrown the damaged namespace away."""
+    unlocked, own = made.unlocked(), made.own()
+
+    async def change() -> None:
+        async with compose.opened_drive(unlocked, own, QUIET) as opened, trio.open_nursery() as nursery:
+            await nursery.start(opened.run)
+            await make_file(opened, b"unpublished", b"only here")
+            nursery.cancel_scope.cancel()
+
+    async def look() -> bytes:
+        async with compose.opened_drive(unlocked, own, QUIET) as opened:
+            inode = opened.lookup(ROOT_INODE, b"unpublished").inode
+            return bytes(await opened.read(inode, 0, 100))
+
+    trio.run(change)
+    assert made.fsck("-n") == CLEAN
+    with open(own.state / "namespace.db", "r+b") as file:
+        file.seek(4096)
+        file.write(bytes(4096))
+    assert made.fsck("-y") == CORRECTED
+    assert list((own.state / "lost").glob("namespace-*.db"))
+    assert made.fsck("-n") == CLEAN
+    assert trio.run(look) == b"only here"
+
+
+def test_a_namespace_that_is_sound_but_not_what_the_log_says(made: SmallDrive) -> None:
+    unlocked = made.unlocked()
+    (path,) = made.state.glob("*/namespace.db")
+    connection = open_database(str(path))
+    connection.execute("UPDATE inode SET uid = 4242 WHERE inode != 1")
+    connection.close()
+    assert made.fsck("-n") == LEFT
+    assert made.fsck("-y") == CORRECTED
+    assert made.fsck("-n") == CLEAN
+    assert unlocked.id_text in str(path)
+
+
+def test_nodes_put_back_to_an_older_state_are_told(made: SmallDrive, whole: SmallDrive) -> None:
+    async def change(opened: Drive) -> None:
+        opened.ledger.accept(SetAttributes(ROOT_INODE, mode=0o700, ctime_ns=5))
+        await opened.sync()
+
+    async def more() -> None:
+        unlocked = made.unlocked()
+        own = made.own()
+        async with compose.opened_drive(unlocked, own, QUIET) as opened, trio.open_nursery() as nursery:
+            await nursery.start(opened.run)
+            await change(opened)
+            nursery.cancel_scope.cancel()
+
+    trio.run(more)
+    shutil.rmtree(made.drive)
+    shutil.copytree(whole.drive, made.drive)
+    assert made.fsck("-n") == LEFT
+    assert made.fsck("-y") == LEFT
+
+
+@pytest.mark.parametrize("lost", ["node.toml", "drive.toml"])
+def test_files_beside_the_data_are_written_anew(made: SmallDrive, lost: str) -> None:
+    for number in (0, 3, 5):
+        (made.drive / f"node{number}" / lost).unlink()
+    assert made.fsck("-n") == LEFT
+    assert made.fsck("-y") == CORRECTED
+    assert made.fsck("-n", "--data") == CLEAN
+
+
+def test_two_nodes_whose_folders_were_exchanged_are_told_and_left(made: SmallDrive) -> None:
+    """Neither identity is written over: a person has to put them back (or to change the paths)."""
+    (made.drive / "node1").rename(made.drive / "x")
+    (made.drive / "node2").rename(made.drive / "node1")
+    (made.drive / "x").rename(made.drive / "node2")
+    before = (made.drive / "node1" / "node.toml").read_bytes()
+    assert made.fsck("-y") & LEFT
+    assert (made.drive / "node1" / "node.toml").read_bytes() == before
+
+
+@settings(deadline=None, max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    numbers=st.permutations(range(6)),
+    how=st.sampled_from(["link", "absolute link", "identity"]),
+    damage=st.sampled_from(["none", "missing", "damaged"]),
+)
+def test_a_node_never_takes_the_name_of_another(
+    whole: SmallDrive, numbers: list[int], how: str, damage: str
+) -> None:
+    """A path leads to another node, or a folder says that it is one, and a third is away: that node keeps
+    its name, or has it back, another run finds the same, and with what is left the drive can be read."""
+    false, true, away = (f"node{number}" for number in numbers[:3])
+    with tempfile.TemporaryDirectory() as folder:
+        made = copy_of(whole, Path(folder))
+        path, other = made.drive / false, made.drive / true
+        right = (other / "node.toml").read_bytes()
+        if how == "identity":
+            shutil.copy(other / "node.toml", path / "node.toml")
+        else:
+            shutil.rmtree(path)
+            path.symlink_to(other if how == "absolute link" else other.name)
+        shutil.rmtree(made.drive / away)
+        if damage == "missing":
+            (other / "node.toml").unlink()
+        elif damage == "damaged":
+            (other / "node.toml").write_bytes(b"format = [")
+        for _ in range(3):
+            assert made.fsck("-y") & LEFT
+            assert (other / "node.toml").read_bytes() == right
+        if how != "identity":
+            path.unlink()
+        assert made.read() == made.content
+        assert made.fsck("-y") & LEFT
+
+
+def test_an_empty_folder_in_the_place_of_a_node_is_away(made: SmallDrive) -> None:
+    """A disk that is not mounted: nothing may be written below its mountpoint."""
+    shutil.rmtree(made.drive / "node4")
+    (made.drive / "node4").mkdir()
+    assert made.fsck("-y") & LEFT
+    assert not list((made.drive / "node4").iterdir())
+
+
+def test_a_path_that_a_person_changed_counts(made: SmallDrive) -> None:
+    (made.drive / "node4").rename(made.folder / "moved")
+    text = (made.drive / "drive.toml").read_text()
+    (made.drive / "drive.toml").write_text(
+        text.replace('"node4"', f'"{made.folder / "moved"}"', 2).replace(
+            f'name = "{made.folder / "moved"}"', 'name = "node4"'
+        )
+    )
+    assert made.fsck("-y") == CORRECTED
+    assert made.fsck("-n") == CLEAN
+    assert Profile.parse(compose.load_drive(str(made.folder / "moved")).profile).total == 6
+    assert made.read() == made.content

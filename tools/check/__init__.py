@@ -1,0 +1,1 @@
+"""What fsck.drivefs proves."""

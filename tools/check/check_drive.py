@@ -1,0 +1,393 @@
+"""The whole check of an unmounted drive: what `fsck.drivefs` does once it has the keys.
+
+Invariants:
+1. With `mend` the drive's lease is held from the first write to the last, and a lease that is lost ends
+   the run. Without, nothing is written outside the work folder.
+2. Nothing is forgotten: what cannot be rebuilt stays as it is and is listed. What is replaced on this machine
+   (its namespace database) is kept aside, and only if the commit log can give it again.
+3. The order: log, index, copies, fragments, namespace, references, then what depends on them (a new
+   snapshot, the namespace). A run that was ended at any point is repeated from the start.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from backend.blocks import BlockIndex, BlockStore
+from backend.buffer import Buffer
+from backend.care import IndexCheck, ObjectCheck, StoreCheck
+from backend.cluster import require_current
+from backend.coding import Profile, code_for
+from backend.commits import (
+    FOLDER,
+    ROOTS,
+    CommitLog,
+    Lease,
+    ReplicatedObjects,
+    number_of,
+    ranking_of,
+    this_process,
+)
+from backend.errors import CorruptError, DriveError, FencedError, FormatError
+from backend.findings import Findings
+from backend.local import LocalUpstream
+from backend.nodes import Node
+from backend.packs import PackEntry, PackStore, decode_pack_index
+from backend.system import at_rest
+from backend.upstream import BlockId, Head
+from cache.blocks import BlockCache, BlockCodec, Chunker
+from cache.local import DEVICE
+from cache.publish import ROOT_NAME, CommitIdentity, SnapshotRoot, SnapshotStore
+from cache.retention import LostRange, lost_files
+from tools.check.check_report import summarised
+from tools.check.check_state import StateCheck, StateSource, breaches_of, copy_database
+from tools.compose import (
+    INDEX_FILE,
+    LEASE_PATIENCE,
+    TOOL_PATIENCE,
+    UnlockedDrive,
+    cluster_map,
+    open_index,
+    open_nodes,
+)
+from tools.host.places import Folders
+from tools.host.progress import Progress
+from tools.quantities import counted
+
+_SNAPSHOT_KEY: Final = ROOTS + ROOT_NAME
+_CACHE: Final = 32 << 20
+_BATCH: Final = 1000
+
+log = logging.getLogger(__name__)
+
+
+class DriveCheck:
+    """One run. `work` is an empty private folder, in this machine's state folder if there is one."""
+
+    def __init__(
+        self,
+        drive: UnlockedDrive,
+        own: Folders,
+        work: Path,
+        findings: Findings,
+        progress: Progress,
+        *,
+        mend: bool,
+        data: bool,
+    ) -> None:
+        file, keys = drive.file, drive.keys
+        profile, cluster = Profile.parse(file.profile), cluster_map(file)
+        copies = profile.m + 1
+        self._drive = drive
+        self._cache_folder = own.cache
+        self._work = work
+        self._findings = findings
+        self._progress = progress
+        self._mend = mend
+        self._data = data
+        self._nodes: dict[str, Node] = open_nodes(drive.folder, file, TOOL_PATIENCE)
+        self._ranking = ranking_of(cluster, copies)
+        self._objects = ReplicatedObjects(self._nodes, self._ranking, copies, file.id, keys.object)
+        self._copies = ObjectCheck(self._objects, self._nodes, self._ranking, findings, mend=mend)
+        leasing = open_nodes(drive.folder, file, LEASE_PATIENCE)
+        self._lease = Lease(leasing, file.id, keys.lease, this_process()) if mend else None
+        self._log = CommitLog(self._objects)
+        self._index = BlockIndex(str(work / INDEX_FILE), file.id)
+        code = code_for(profile)
+        self._blocks = self._store_on(self._index)
+        self._packs = PackStore(self._nodes, code, cluster, file.id, keys.pack, lambda _pack, _index: None)
+        self._codec = BlockCodec(file.id, keys.block_id, keys.block)
+        self._upstream = LocalUpstream(self._blocks, self._log, self._objects, self._lease)
+        self._snapshots = SnapshotStore(
+            self._upstream, self._codec, Chunker(keys.chunker), file.id, keys.root
+        )
+        source = StateSource(
+            self._log,
+            self._copies,
+            self._snapshots,
+            BlockCache(self._upstream, self._codec, _CACHE, trio.CapacityLimiter(2)),
+            CommitIdentity(file.id, DEVICE, b"", keys.commit),
+        )
+        self._state = StateCheck(source, own.state, work, findings, progress)
+        self._away: list[str] = []
+        self._head: Head | None = None
+        self._is_broken = False
+        self._named: set[bytes] = set()
+        self.lost: list[LostRange] = []
+        """what is lost, or cannot be read while nodes are away, by path and version"""
+        self.namespace_is_wrong = False
+        """whether this machine's namespace has to be made anew, and can be"""
+        self.summary = ""
+        """one line: what was looked at"""
+
+    async def run(self) -> None:
+        """See the module. `LeaseHeldError`, `UnavailableError`, `FencedError`; local failures."""
+        try:
+            await self._tell_away()
+            await self._copies.check_lease(self._drive.keys.lease)
+            if self._lease is None:
+                await self._check()
+            else:
+                await self._check_with_lease(self._lease)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._blocks.close()
+
+    async def _check_with_lease(self, lease: Lease) -> None:
+        await lease.acquire()
+        try:
+            await trio.to_thread.run_sync(require_current, self._drive.folder, self._drive.file)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(lease.run)
+                nursery.start_soon(_end_when_lost, lease)
+                await self._check()
+                nursery.cancel_scope.cancel()
+        finally:
+            with trio.CancelScope(shield=True):
+                await lease.release()
+
+    async def _tell_away(self) -> None:
+        for node in self._nodes.values():
+            try:
+                await node.check()
+            except DriveError as error:
+                self._away.append(node.name)
+                self._findings.nodes_are_away = True
+                self._findings.add("left", str(error))
+
+    async def _check(self) -> None:
+        root = await self._open_log()
+        await self._make_index()
+        store = await self._check_store()
+        await self._state.run(self._head, root, broken=self._is_broken)
+        self._judge_namespaces()
+        self._check_references(store)
+        await self._compare_index(set(root.blocks) if root is not None else set())
+        await self._judge_snapshot()
+        if self._mend:
+            await self._keep_what_is_broken()
+        self.summary = self._summarised(store)
+
+    # The log, and the copies of small objects
+
+    async def _open_log(self) -> SnapshotRoot | None:
+        """Verify the chain; the newest snapshot's root. If the chain is broken, go on from the snapshot."""
+        self._progress.step("commit log")
+        try:
+            self._head = await self._log.open()
+        except (CorruptError, FormatError) as error:
+            self._findings.add("lost", str(error))
+            self._is_broken = True
+        await self._check_strays()
+        await self._check_roots()
+        root = await self._newest_root()
+        if self._is_broken and root is not None:
+            await self._open_from(root.head)
+        return root
+
+    async def _open_from(self, head: Head) -> None:
+        try:
+            self._head = await self._log.open(trusted=head)
+        except (CorruptError, FormatError) as error:
+            self._findings.add("lost", str(error))
+
+    async def _check_strays(self) -> None:
+        """What a node put where the log or a root would be."""
+        head = self._head.number if self._head else None
+        if head is not None:
+            await self._copies.check_strays(FOLDER, lambda key: 0 < (number_of(key) or 0) <= head)
+        await self._copies.check_strays(ROOTS, lambda key: key == _SNAPSHOT_KEY)
+
+    async def _check_roots(self) -> None:
+        for key in sorted((await self._objects.keys(ROOTS)).holders):
+            if key != _SNAPSHOT_KEY or await self._is_readable(key):
+                await self._copies.check(key, lambda _copy: True)
+
+    async def _is_readable(self, key: str) -> bool:
+        return bool((await self._objects.find_all(key)).good)
+
+    async def _newest_root(self) -> SnapshotRoot | None:
+        """The newest root that can be used."""
+        try:
+            root = await self._snapshots.newest()
+        except (CorruptError, FormatError) as error:
+            self._state.snapshot_problems.append(str(error))
+            return None
+        if root is None and (await self._objects.keys(ROOTS)).holders.get(_SNAPSHOT_KEY):
+            self._state.snapshot_problems.append("no copy of its root authenticates")
+        return root
+
+    # Packs and the index
+
+    async def _make_index(self) -> None:
+        self._progress.step("pack indexes")
+        report = await self._blocks.reconcile(self._progress.update)
+        for pack_id in report.unreadable:
+            self._findings.add("lost", f"pack {pack_id}: its index cannot be read")
+        if report.incomplete:
+            self._findings.add(
+                "note",
+                f"{report.incomplete} packs have fewer fragments than can be decoded: "
+                "left by writes that never finished, unless blocks are missing below",
+            )
+
+    async def _compare_index(self, needed: set[bytes]) -> None:
+        """This machine's index against the packs; one that is wrong is replaced by the fresh one's
+        content."""
+        path = self._cache_folder / INDEX_FILE
+        if not path.exists():
+            return
+        self._progress.step("block index")
+        source = path if self._mend else copy_database(path, self._work / "copy-blocks.db")
+        try:
+            if at_rest.is_damaged(str(path)):
+                raise CorruptError("it has changed since it was closed")
+            kept = BlockIndex(str(source), self._drive.file.id)
+            try:
+                check = IndexCheck(
+                    kept,
+                    self._index,
+                    self._packs.reader,
+                    self._drive.file.id,
+                    self._drive.keys.pack,
+                    self._named | needed,
+                )
+                wrong = await check.differences()
+            finally:
+                kept.close()
+        except (CorruptError, FormatError) as error:
+            wrong = [str(error)]
+        if not wrong:
+            return
+        if self._mend and not self._away:
+            at_rest.remove_database(str(path))
+        what = f"block index: {'; '.join(wrong)}"
+        self._findings.add("mended" if self._mend and not self._away else "left", what)
+
+    async def _check_store(self) -> StoreCheck:
+        self._progress.step("fragments, all read" if self._data else "fragments")
+        store = StoreCheck(
+            self._packs,
+            self._index,
+            self._findings,
+            mend=self._mend,
+            verify=self._verify if self._data else None,
+            read_index=self._read_index if self._data else None,
+        )
+        await store.run(self._progress.update)
+        return store
+
+    def _verify(self, block: BlockId, sealed: Buffer) -> None:
+        if self._codec.block_id(self._codec.open(block, sealed)) != block:
+            raise CorruptError("a block's content is not what its id says")
+
+    def _read_index(self, pack_id: bytes, whole: bytes) -> list[PackEntry]:
+        return decode_pack_index(self._drive.file.id, pack_id, self._drive.keys.pack, whole)
+
+    # References, and what is lost
+
+    @property
+    def _can_make_anew(self) -> bool:
+        """Whether what depends on the log may be replaced: only from a log that is whole, with all nodes
+        there."""
+        return self._mend and not self._away and not self._is_broken and self._state.newest is not None
+
+    def _judge_namespaces(self) -> None:
+        """The state that the log gives, and this machine's."""
+        if self._state.newest is not None:
+            for text in breaches_of(self._state.newest, True):
+                self._findings.add("left", f"namespace: {text}")
+        if self._state.namespace_problems:
+            self.namespace_is_wrong = self._can_make_anew
+            what = "; ".join(self._state.namespace_problems)
+            self._findings.add(
+                "mended" if self.namespace_is_wrong else "left", f"this machine's namespace: {what}"
+            )
+
+    def _check_references(self, store: StoreCheck) -> None:
+        """Every block that a version names is in a pack that can be read; the rest is listed."""
+        self._progress.step("references")
+        cached = None if self.namespace_is_wrong else self._state.cached()
+        found: dict[LostRange, None] = {}
+        for path in filter(None, (self._state.newest, cached)):
+            try:
+                named = lost_files.named_blocks(str(path))
+                missing = {block for block in named if not self._has(BlockId(block), store)}
+                self._named |= named
+                found |= dict.fromkeys(lost_files.lost_ranges(str(path), missing) if missing else ())
+            except DriveError as error:
+                log.info("references of %s cannot be read: %s", path, error)
+        self.lost = list(found)
+        for line in summarised(self.lost, nodes_are_away=bool(self._away)):
+            self._findings.add("lost", line)
+
+    def _has(self, block: BlockId, store: StoreCheck) -> bool:
+        if self._data:  # every block was read
+            return self._index.locate(block) is not None and block not in store.unreadable
+        return self._index.has(block)
+
+    async def _judge_snapshot(self) -> None:
+        """One that is wrong makes room for a new one, if the log is there to make it from."""
+        if not self._state.snapshot_problems:
+            return
+        if self._can_make_anew:
+            await self._make_snapshot()
+        what = "; ".join(self._state.snapshot_problems)
+        self._findings.add("mended" if self._can_make_anew else "left", f"snapshot: {what}")
+
+    async def _make_snapshot(self) -> None:
+        await self._copies.delete(_SNAPSHOT_KEY)
+        if self._head is None or not self._head.number or self._state.newest is None:
+            return
+        self._progress.step("a new snapshot")
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._blocks.run)
+            await self._snapshots.put(self._state.newest, self._head)
+            nursery.cancel_scope.cancel()
+        await self._tell_kept_index()
+
+    async def _tell_kept_index(self) -> None:
+        """This machine's index learns of the packs that were just written."""
+        path = self._cache_folder / INDEX_FILE
+        if path.exists():
+            await self._complete(BlockIndex(str(path), self._drive.file.id))
+
+    async def _keep_what_is_broken(self) -> None:
+        """This machine's index learns which fragments are bad, also one that has to be made anew: else the
+        next mount would take them for good, and rely on what is lost."""
+        if not self._cache_folder.exists() or not self._index.packs_to_repair(1):
+            return
+        await self._complete(open_index(self._cache_folder / INDEX_FILE, self._drive.file.id))
+
+    async def _complete(self, kept: BlockIndex) -> None:
+        """Bring the index up to what is on the nodes and is known of it, and close it."""
+        store, skip = self._store_on(kept), 0
+        try:
+            await store.reconcile()
+            while batch := self._index.packs_to_repair(_BATCH, skip):
+                skip += len(batch)
+                for pack in batch:
+                    kept.want_repair(pack.id, pack.missing)
+        finally:
+            await store.close()
+
+    def _store_on(self, index: BlockIndex) -> BlockStore:
+        file = self._drive.file
+        code = code_for(Profile.parse(file.profile))
+        return BlockStore(self._nodes, code, cluster_map(file), file.id, self._drive.keys.pack, index)
+
+    def _summarised(self, store: StoreCheck) -> str:
+        sums = self._index.statistics()
+        commits = self._head.number if self._head else 0
+        read = f", {store.checked_bytes >> 20} MiB read" if self._data else ""
+        stored = f"{counted(sums.packs, 'pack')}, {counted(sums.blocks, 'block')}"
+        return f"{counted(commits, 'commit')}, {stored}{read}"
+
+
+async def _end_when_lost(lease: Lease) -> None:
+    await lease.lost.wait()
+    raise FencedError("the drive was taken over by another mount; the check ends here")

@@ -1,0 +1,182 @@
+"""`drivefs doctor`: is everything there that a mount needs, and if not, what is to be done?
+
+It changes nothing. Each check gives findings of its own; none stops the others.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final, Literal
+
+from backend.cluster import DriveFile
+from backend.coding import Profile
+from backend.errors import DriveError
+from backend.nodes import space_of
+from tools import compose
+from tools.capacity_report import describe_limit, describe_needs
+from tools.control_client import ControlClient
+from tools.errors import ToolError
+from tools.host import mounts, places
+from tools.quantities import counted, format_size
+
+State = Literal["ok", "note", "bad"]
+
+_MARKS: Final = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+_PACKAGES: Final = ("apsw", "blake3", "cryptography", "pyeclib", "pyfastcdc", "pyfuse3", "trio", "zstandard")
+_EARLIEST: Final = 1_767_225_600.0
+"""2026-01-01: no correct clock is before this program was written."""
+_LITTLE_SPACE: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a check saw: `bad` keeps a drive from being mounted or read; `note` is worth knowing."""
+
+    state: State
+    text: str
+
+    def __str__(self) -> str:
+        return f"{_MARKS[self.state]} {self.text}"
+
+
+def examine(drive: str | None = None) -> list[Finding]:
+    """All findings about this system and, if given, about the drive in the folder `drive`."""
+    findings = [*_fuse(), *_helpers(), *_versions(), *_clock()]
+    if drive is not None:
+        findings += _drive(os.path.abspath(drive))
+    return findings
+
+
+def _fuse() -> Iterator[Finding]:
+    if os.path.exists("/dev/fuse"):
+        yield Finding("ok", "/dev/fuse is there")
+    else:
+        yield Finding("bad", "/dev/fuse is missing: load the kernel module (modprobe fuse)")
+    helper = shutil.which("fusermount3")
+    if helper is None:
+        yield Finding("bad", "fusermount3 is missing: install the package fuse3")
+    elif os.geteuid() != 0 and not os.stat(helper).st_mode & stat.S_ISUID:
+        yield Finding("bad", f"{helper} is not setuid root, so only root can mount")
+    else:
+        yield Finding("ok", f"{helper} can mount")
+    if os.geteuid() != 0 and not places.user_allow_other():
+        yield Finding("note", "allow_other is for root only: no line user_allow_other in /etc/fuse.conf")
+
+
+def _helpers() -> Iterator[Finding]:
+    missing = [
+        name for name in ("mount.drivefs", "umount.fuse.drivefs") if not os.path.exists(f"/sbin/{name}")
+    ]
+    if missing:
+        names = ", ".join(f"/sbin/{name}" for name in missing)
+        yield Finding(
+            "note", f"mount(8) and fstab do not know drivefs: {names} missing (make install-system)"
+        )
+    else:
+        yield Finding("ok", "mount(8), umount(8) and fstab know drivefs")
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("ok", f"Linux {platform.release()}, Python {platform.python_version()}")
+    found, missing = [], []
+    for package in _PACKAGES:
+        try:
+            found.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            missing.append(package)
+    yield Finding("ok", ", ".join(found))
+    if missing:
+        yield Finding("bad", f"missing in {sys.prefix}: {', '.join(missing)}")
+
+
+def _clock() -> Iterator[Finding]:
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    if time.time() < _EARLIEST:
+        yield Finding("bad", f"the clock says {now}: set it, or times of versions will be wrong")
+    else:
+        yield Finding("ok", f"the clock says {now}")
+
+
+def _drive(folder: str) -> Iterator[Finding]:
+    try:
+        file = compose.load_drive(folder)
+    except DriveError as error:
+        yield Finding("bad", str(error))
+        return
+    yield Finding("ok", f"{folder}: drive {file.id.hex()}, profile {file.profile}")
+    if needs := describe_needs(Profile.parse(file.profile)):
+        yield Finding("ok", needs)
+    mounted = [mount.mountpoint for mount in mounts.drives() if mount.source == folder]
+    for mountpoint in mounted:
+        yield Finding("ok", f"mounted at {mountpoint}")
+    if file.created.timestamp() > time.time() + 60:
+        yield Finding("bad", "the drive was made in the future: the clock is wrong, or was")
+    yield from _nodes(folder, file)
+    yield from _own_folders(file, mounted)
+
+
+def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
+    away = compose.nodes_away(folder, file)
+    spare = Profile.parse(file.profile).m
+    for error in away:
+        yield Finding("note" if len(away) <= spare else "bad", str(error))
+    names = {error.node for error in away}
+    takers = sum(entry.weight > 0 and entry.name not in names for entry in file.nodes)
+    if takers < Profile.parse(file.profile).write_quorum:
+        yield Finding(
+            "note",
+            f"nothing can be stored now, with {counted(takers, 'node')}: a mount keeps it in its journal",
+        )
+    here = [entry for entry in file.nodes if entry.name not in names]
+    for entry in here:
+        path = entry.folder(folder)
+        if os.access(path, os.R_OK | os.W_OK | os.X_OK):
+            yield _space(f"{entry.name}: {path}", path)
+        else:
+            yield Finding("bad", f"{entry.name}: {path}: no permission to read and write")
+    if len(here) > 1 and len({os.stat(entry.folder(folder)).st_dev for entry in here}) == 1:
+        yield Finding("note", "all nodes are on one disk, so they protect against no disk failure")
+    small = describe_limit(file, {entry.name: space_of(entry.folder(folder)) for entry in here})
+    if small is not None:
+        yield Finding("note", small)
+
+
+def _own_folders(file: DriveFile, mounted: Sequence[str]) -> Iterator[Finding]:
+    """Those that the drive's mounts use; those that one would, if there is none."""
+    own = places.folders(file.id.hex(), None, None, os.environ)
+    used = {("cache", str(own.cache)), ("state", str(own.state))}
+    asked = [_folders_of(mountpoint) for mountpoint in mounted]
+    for what, folder in sorted(set().union(*asked) if any(asked) else used):
+        yield _own_folder(what, Path(folder))
+
+
+def _folders_of(mountpoint: str) -> set[tuple[str, str]]:
+    """Empty if the mount does not answer."""
+    try:
+        return set(ControlClient.of_mount(mountpoint).status()["folders"].items())
+    except ToolError:
+        return set()
+
+
+def _own_folder(what: str, folder: Path) -> Finding:
+    existing = folder
+    while not existing.is_dir():
+        existing = existing.parent
+    if os.access(existing, os.W_OK | os.X_OK):
+        return _space(f"{what}: {folder}", str(existing))
+    return Finding("bad", f"{what}: {folder}: no permission to write")
+
+
+def _space(what: str, path: str) -> Finding:
+    found = os.statvfs(path)
+    free = found.f_bavail * found.f_frsize
+    return Finding("note" if free < _LITTLE_SPACE else "ok", f"{what}: {format_size(free)} free")

@@ -1,0 +1,134 @@
+"""`drivefs log`, `diff`, `restore` and `clone`: the past of a mounted drive, from the command line.
+
+Each finds the mount that the path lies in, has the kernel hand over what it holds, and asks the mount
+(`cache.services.history_calls`). A path need not exist any more: deleted things are what one comes for.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pwd
+import stat
+import time
+from typing import Any, Final
+
+from cache.past_names import FORMS
+from tools.drive_path import DrivePath
+from tools.errors import Parser, ToolError
+from tools.quantities import format_size, moment
+from tools.terminal import printable_name, say, say_json
+
+KINDS: Final = "A added, D deleted, M another content, P other attributes, T another type"
+
+
+def register(commands: Any) -> None:
+    """Add the sub-commands to those of `drivefs`."""
+    log = _command(commands, "log", "what happened to a file or folder, the newest first", _log)
+    log.add_argument("path", metavar="PATH")
+    log.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (100)")
+    log.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    diff = _command(commands, "diff", "what changed in a file or tree between two times, or since one", _diff)
+    diff.epilog = f"Lines begin with {KINDS}."
+    diff.add_argument("path", metavar="PATH")
+    diff.add_argument("first", type=moment, metavar="TIME", help=f"for example {FORMS}")
+    diff.add_argument("second", type=moment, metavar="TIME", nargs="?", help="default: now")
+    diff.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    restore = _command(commands, "restore", "bring a file or tree back as it was, at once", _restore)
+    restore.add_argument("path", metavar="PATH")
+    restore.add_argument("--at", type=moment, required=True, metavar="TIME", help=f"for example {FORMS}")
+    restore.add_argument("--to", metavar="PATH", help="put it there, and leave what is there now")
+    clone = _command(commands, "clone", "copy a file or tree at once: both share their data", _clone)
+    clone.add_argument("source", metavar="SRC")
+    clone.add_argument("target", metavar="DST")
+
+
+def _command(commands: Any, name: str, text: str, run: Any) -> Parser:
+    parser: Parser = commands.add_parser(name, help=text)
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _call(place: DrivePath, name: str, **arguments: Any) -> dict[str, Any]:
+    client = place.client()
+    client.sync(place.mountpoint, None)
+    return client.call(name, arguments)
+
+
+def _log(options: argparse.Namespace) -> int:
+    if options.limit < 1:
+        raise ToolError("--limit must be 1 or more")
+    place = DrivePath(options.path)
+    answer = _call(place, "log", path=place.inside, limit=options.limit)
+    if options.json:
+        say_json(answer)
+    else:
+        say(*map(_log_line, answer["entries"]))
+    return 0
+
+
+def _log_line(entry: dict[str, Any]) -> str:
+    start = f"{entry['name']:<22}  {_local(entry['time_ns'])}  @{entry['commit']:<7}  {_device(entry):<15}"
+    what = ", ".join(entry["what"])
+    if "size" not in entry:
+        return f"{start}  {'':<10}  {'':>20}  {what}"
+    mode = stat.filemode(entry["mode"])
+    size = f"{entry['size']} names" if stat.S_ISDIR(entry["mode"]) else format_size(entry["size"])
+    return f"{start}  {mode}  {_owner(entry['uid']):>8} {size:>11}  {what}"
+
+
+def _device(entry: dict[str, Any]) -> str:
+    """The machine that made the commit, by the name of its host; empty if nobody said."""
+    return printable_name(entry["host"]) if "host" in entry else ""
+
+
+def _local(time_ns: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(time_ns // 10**9))
+
+
+def _owner(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _diff(options: argparse.Namespace) -> int:
+    place = DrivePath(options.path)
+    answer = _call(place, "diff", path=place.inside, first=options.first, second=options.second or "")
+    if options.json:
+        say_json(answer)
+        return 0
+    say(*(f"{kind} {printable_name(path) or '.'}" for kind, path in answer["changes"]))
+    if answer["more"]:
+        say("... and more; ask for a folder inside")
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    place = DrivePath(options.path)
+    to = place if options.to is None else _same_drive(place, options.to)
+    inside = "" if options.to is None else to.inside
+    answer = _call(place, "restore", path=place.inside, at=options.at, to=inside)
+    say(f"{to.path}: {_made(answer)} as of commit {answer['commit']}")
+    return 0
+
+
+def _clone(options: argparse.Namespace) -> int:
+    place = DrivePath(options.source)
+    to = _same_drive(place, options.target)
+    answer = _call(place, "clone", source=place.inside, target=to.inside)
+    say(f"{to.path}: {_made(answer)}")
+    return 0
+
+
+def _same_drive(place: DrivePath, path: str) -> DrivePath:
+    other = DrivePath(path)
+    if other.mountpoint != place.mountpoint:
+        raise ToolError(f"{path}: is not in the same drive as {place.path}")
+    if not other.inside:
+        raise ToolError(f"{path}: is the drive itself")
+    return other
+
+
+def _made(answer: dict[str, Any]) -> str:
+    return "1 file or folder" if answer["made"] == 1 else f"{answer['made']} files and folders"

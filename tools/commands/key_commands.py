@@ -1,0 +1,165 @@
+"""`drivefs key`: what opens a drive. Slots are added, removed, changed; the drive key itself never changes.
+
+Every change is written to the nodes' copies of `drive.toml` first and to the drive's folder last, which is
+when it is in force (`backend.cluster.check_nodes`). It may be done while the drive is mounted: a mount reads
+the slots only when it opens the drive. Who has an old copy of `drive.toml` and the old secret can still open
+that copy: removing a slot shuts people out of this drive's folder and nodes, it does not make what they
+copied unreadable.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from typing import Any, Final
+
+from backend.cluster import MAX_SLOTS, DriveFile, check_nodes
+from backend.errors import UsageError, WrongKeyError
+from backend.keys import Secret, Slot, key_slots, new_recovery_key
+from backend.system import durable
+from tools.errors import Parser, ToolError
+from tools.secret_source import SecretSource
+from tools.terminal import complain, say
+
+_NEW: Final = ("new_passphrase_file", "new_key_file", "new_passphrase_command")
+
+
+def register(commands: Any) -> None:
+    """Add `key ...` to the subcommands of `drivefs`."""
+    key = commands.add_parser("key", help="what opens a drive: list, add, remove, change")
+    actions = key.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
+    for name, action, text in (
+        ("list", _list, "the key slots"),
+        ("add", _add, "one more secret that opens the drive"),
+        ("change", _change, "another secret in the place of the one that is given"),
+        ("remove", _remove, "take a slot away; the last one stays"),
+    ):
+        parser = actions.add_parser(name, help=text)
+        parser.add_argument("drive", metavar="DRIVE")
+        parser.set_defaults(command=action)
+        if name != "list":
+            _add_old(parser)
+        if name in ("add", "change"):
+            _add_new(parser)
+        if name == "remove":
+            parser.add_argument("slot", metavar="N", type=int, help="its number in `key list`")
+
+
+def _add_old(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--passphrase-file", metavar="F", help="opens the drive now (a recovery key, too)")
+    parser.add_argument("--key-file", metavar="F")
+    parser.add_argument("--passphrase-command", metavar="C")
+
+
+def _add_new(parser: argparse.ArgumentParser) -> None:
+    new = parser.add_mutually_exclusive_group()
+    new.add_argument("--new-passphrase-file", metavar="F", help="shall open it")
+    new.add_argument("--new-key-file", metavar="F")
+    new.add_argument("--new-passphrase-command", metavar="C")
+    new.add_argument("--new-recovery-file", metavar="F", help="write a new recovery key to this new file")
+
+
+def _list(options: argparse.Namespace) -> int:
+    file = check_nodes.survey(os.path.abspath(options.drive)).file
+    for number, slot in enumerate(file.slots, 1):
+        say(f"{number}  {slot.kind:<10}  {_cost(slot)}".rstrip())
+    return 0
+
+
+def _cost(slot: Slot) -> str:
+    if slot.cost is None:
+        return ""
+    return (
+        f"Argon2id, {slot.cost.memory_kib >> 10} MiB, {slot.cost.iterations} passes, {slot.cost.lanes} lanes"
+    )
+
+
+def _add(options: argparse.Namespace) -> int:
+    folder, file = _drive(options)
+    if len(file.slots) >= MAX_SLOTS:
+        raise UsageError(f"the drive has {MAX_SLOTS} key slots already: remove one first")
+    _, key = _opened(file, _old(options))
+    slot = key_slots.create_slot(_new(options), key, file.id)
+    _write(folder, replace(file, slots=(*file.slots, slot)))
+    say(f"{folder}: key slot {len(file.slots) + 1} added ({slot.kind})")
+    return 0
+
+
+def _change(options: argparse.Namespace) -> int:
+    folder, file = _drive(options)
+    at, key = _opened(file, _old(options))
+    slot = key_slots.create_slot(_new(options), key, file.id)
+    _write(folder, replace(file, slots=(*file.slots[:at], slot, *file.slots[at + 1 :])))
+    say(f"{folder}: key slot {at + 1} changed ({slot.kind})")
+    return 0
+
+
+def _remove(options: argparse.Namespace) -> int:
+    """Whoever removes a slot shows a secret that still opens the drive afterwards."""
+    folder, file = _drive(options)
+    if not 1 <= options.slot <= len(file.slots):
+        raise UsageError(f"there is no key slot {options.slot}; the drive has {len(file.slots)}")
+    if len(file.slots) == 1:
+        raise UsageError("the last key slot cannot be removed: nothing would open the drive any more")
+    left = (*file.slots[: options.slot - 1], *file.slots[options.slot :])
+    secrets = _old(options).secrets()
+    _require_opens(replace(file, slots=left), secrets)
+    _write(folder, replace(file, slots=left))
+    say(f"{folder}: key slot {options.slot} removed")
+    return 0
+
+
+def _require_opens(file: DriveFile, secrets: list[Secret]) -> None:
+    try:
+        _opened_with(file, secrets)
+    except WrongKeyError:
+        raise WrongKeyError(
+            "the secret that was given opens no slot that would be left: give one that stays"
+        ) from None
+
+
+def _drive(options: argparse.Namespace) -> tuple[str, DriveFile]:
+    """The drive, whose copies must agree before one is changed."""
+    folder = os.path.abspath(options.drive)
+    survey = check_nodes.survey(folder)
+    if any(place == folder for place, _ in survey.wrong):
+        raise ToolError(f"{folder}: its drive.toml is not what most copies say: run fsck.drivefs first")
+    return folder, survey.file
+
+
+def _old(options: argparse.Namespace) -> SecretSource:
+    return SecretSource.chosen(
+        os.environ, options.passphrase_file, options.key_file, options.passphrase_command
+    )
+
+
+def _new(options: argparse.Namespace) -> Secret:
+    if options.new_recovery_file is not None:
+        recovery = new_recovery_key()
+        path = os.path.abspath(options.new_recovery_file)
+        durable.write_file(path, [f"{recovery}\n".encode()], exclusive=True)
+        return Secret.recovery(recovery)
+    return SecretSource(*(getattr(options, name) for name in _NEW)).new_secret()
+
+
+def _opened(file: DriveFile, source: SecretSource) -> tuple[int, bytes]:
+    return _opened_with(file, source.secrets())
+
+
+def _opened_with(file: DriveFile, secrets: list[Secret]) -> tuple[int, bytes]:
+    """Which slot opens, and the drive key."""
+    wrong = WrongKeyError("the secret opens no key slot of the drive")
+    for secret in secrets:
+        for at, slot in enumerate(file.slots):
+            if slot.kind == secret.kind:
+                try:
+                    return at, key_slots.open_slots([slot], secret, file.id)
+                except WrongKeyError as error:
+                    wrong = error
+    raise wrong
+
+
+def _write(folder: str, file: DriveFile) -> None:
+    for line in check_nodes.write_copies(folder, file):
+        complain(f"drivefs: warning: {line}; fsck.drivefs writes it when the node is back")

@@ -1,0 +1,349 @@
+"""`drivefs node add`, `remove`, `rebalance`: the nodes over a drive's life. The secret is needed:
+a node may say anything, and only what the drive's key vouches for is moved.
+
+Only while the drive is not mounted: a mount keeps the cluster map that it began with. The order of an
+addition: the new folder gets its identity, the map gets the node (one at a time), then the fragments and
+copies that belong there move. Of a removal: the map drains the nodes (weight 0: nothing new goes there), all
+they hold moves to the others, and what a lost node held is rebuilt there; then, when nothing is left on them,
+the map lets go of them one by one, and their folders are emptied. After any interruption the drive can be
+mounted, with all its promised redundancy, and the same command goes on with what is left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any, Final, TypeVar
+
+import trio
+
+from backend.cluster import (
+    MAX_NODES,
+    DriveFile,
+    HeldDrive,
+    NodeEntry,
+    ObjectRebalance,
+    Rebalance,
+    RebalanceReport,
+    check_nodes,
+    held,
+    left_on,
+)
+from backend.coding import Profile, code_for
+from backend.commits import Lease, ReplicatedObjects, ranking_of, this_process
+from backend.errors import UnavailableError, UsageError
+from backend.failpoints import declare, failpoint
+from backend.keys import DriveKeys
+from backend.nodes import initialise_directory_node
+from tools import compose, fsck, old_drive
+from tools.compose import UnlockedDrive
+from tools.errors import ToolError
+from tools.host import mounts
+from tools.host.progress import Progress
+from tools.quantities import counted, format_size, parse_size
+from tools.terminal import complain, say
+
+Result = TypeVar("Result")
+
+IDENTIFIED: Final = declare("node.identified", "a new node has its identity; no map knows it")
+ADDED: Final = declare("node.added", "the map has the new node, which holds nothing")
+DRAINED: Final = declare("node.drained", "the map gives the node nothing new; all it holds is there")
+EMPTIED: Final = declare("node.emptied", "all that the node held is elsewhere; the map has it still")
+TAKEN_OUT: Final = declare("node.taken-out", "the map has let go of the node; its folder is a node's still")
+
+
+def register(actions: Any) -> None:
+    """Add them to `drivefs node ...`."""
+    adding = actions.add_parser("add", help="more folders for a drive; the drive is unmounted")
+    adding.add_argument("paths", metavar="PATH", nargs="+", help="an empty folder, on a disk of its own")
+    adding.add_argument("--zone", metavar="Z", help="what they may fail together with (default: their disk)")
+    removing = actions.add_parser("remove", help="take nodes out of a drive; the drive is unmounted")
+    removing.add_argument("names", metavar="NODE", nargs="+", help="the node's name in `node list`")
+    moving = actions.add_parser("rebalance", help="finish what an interrupted add or remove left")
+    for parser, command in ((adding, _add), (removing, _remove), (moving, _rebalance)):
+        parser.add_argument("drive", metavar="DRIVE")
+        parser.add_argument(
+            "--rate", metavar="SIZE", type=_rate, help="read at most so much a second while moving"
+        )
+        fsck.add_secret_options(parser)
+        parser.set_defaults(command=command)
+
+
+def _rate(text: str) -> float:
+    rate = parse_size(text)
+    if not rate:
+        raise UsageError("--rate must be more than nothing")
+    return float(rate)
+
+
+def _add(options: argparse.Namespace) -> int:
+    drive = _unused_drive(options)
+    paths = [os.path.abspath(path) for path in options.paths]
+    if len(set(map(os.path.realpath, paths))) != len(paths):
+        raise UsageError("the same folder is given twice")
+    _require_all_there(drive.folder, drive.file)
+    return _run(_add_all, drive, paths, options.zone, options.rate)
+
+
+def _remove(options: argparse.Namespace) -> int:
+    drive = _unused_drive(options)
+    names = list(dict.fromkeys(options.names))
+    for name in names:
+        named(drive.file, name)
+    _require_enough_without(drive.folder, drive.file, names)
+    _require_others_there(drive.folder, drive.file, names)
+    return _run(_remove_all, drive, names, options.rate)
+
+
+def _rebalance(options: argparse.Namespace) -> int:
+    return _run(_move_all, _unused_drive(options), options.rate)
+
+
+def named(file: DriveFile, name: str) -> NodeEntry:
+    """The node of that name; `UsageError`."""
+    for entry in file.nodes:
+        if entry.name == name:
+            return entry
+    raise UsageError(f"no node is named {name}; there are {', '.join(entry.name for entry in file.nodes)}")
+
+
+def _run(work: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
+    try:
+        return trio.run(work, *arguments)
+    except BaseExceptionGroup as group:
+        raise compose.sole(group) from None
+
+
+def _unused_drive(options: argparse.Namespace) -> UnlockedDrive:
+    folder = os.path.abspath(options.drive)
+    mount = mounts.find(folder)
+    if mount is not None and mount in mounts.drives():
+        raise ToolError(
+            f"{folder}: the drive {mount.source} is mounted here; nodes are changed while it is not mounted: "
+            f"umount.drivefs {folder}, then give {mount.source} in its place"
+        )
+    survey = check_nodes.survey(folder)
+    old_drive.require_unused(folder, compose.node_folders(folder, survey.file))
+    drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
+    if folder in dict(survey.wrong):
+        say(f"{folder}: a change of its nodes was interrupted; it is finished now")
+        _run(_finish, drive)
+    return drive
+
+
+async def _finish(drive: UnlockedDrive) -> None:
+    async with _held(drive) as changing:
+        _warn(await changing.finish())
+
+
+# What must be there
+
+
+def _require_all_there(folder: str, file: DriveFile) -> None:
+    away = compose.nodes_away(folder, file)
+    if away:
+        reasons = "; ".join(str(error) for error in away)
+        raise UnavailableError(
+            f"nothing is added while nodes are away ({reasons}): bring them back, or replace them "
+            "(drivefs node replace)",
+            [error.node for error in away],
+        )
+
+
+def _require_enough_without(folder: str, file: DriveFile, names: Sequence[str]) -> None:
+    profile = Profile.parse(file.profile)
+    left = sum(entry.weight > 0 and entry.name not in names for entry in file.nodes)
+    if left < profile.total:
+        raise ToolError(
+            f"{folder}: profile {profile} needs {profile.total} nodes and {left} would be left: add a node "
+            "first (drivefs node add), or put a new folder in its place (drivefs node replace)"
+        )
+
+
+def _require_others_there(folder: str, file: DriveFile, names: Sequence[str]) -> None:
+    """Nodes that are to go may be lost already, as many as the profile can do without."""
+    away = compose.nodes_away(folder, file)
+    compose.require_enough_nodes(file, away)
+    others = [error for error in away if error.node not in names]
+    if others:
+        raise UnavailableError(
+            f"nothing is moved while others are away ({'; '.join(map(str, others))}): bring them back, or "
+            "remove them in the same command",
+            [error.node for error in others],
+        )
+
+
+# Adding
+
+
+async def _add_all(drive: UnlockedDrive, paths: Sequence[str], zone: str | None, rate: float | None) -> int:
+    for path in paths:
+        drive = replace(drive, file=await _add_one(drive, path, zone))
+    return await _move_all(drive, rate)
+
+
+async def _add_one(drive: UnlockedDrive, path: str, zone: str | None) -> DriveFile:
+    """The drive file with the node at `path`: a new one, or one that was to be removed and now stays."""
+    folder, file = drive.folder, drive.file
+    known = next((entry for entry in file.nodes if entry.folder(folder) == path), None)
+    if known is not None and known.weight > 0:
+        say(f"{path}: is {known.name} already")
+        return file
+    async with _held(drive) as changing:
+        if known is not None:
+            nodes = _reweighted(file, [known.name], 1.0)
+        else:
+            entry = await trio.to_thread.run_sync(_new_node, folder, file, path, zone)
+            nodes = (*file.nodes, entry)
+        file = await _change(changing, nodes)
+    failpoint(ADDED)
+    say(f"{folder}: {path} is {file.nodes[-1].name if known is None else known.name} (epoch {file.epoch})")
+    return file
+
+
+def _new_node(folder: str, file: DriveFile, path: str, zone: str | None) -> NodeEntry:
+    if len(file.nodes) >= MAX_NODES:
+        raise UsageError(f"a drive has at most {MAX_NODES} nodes")
+    name = _free_name(file)
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    zone = zone or zone_of(folder, file.nodes, path)
+    initialise_directory_node(path, file.id, name, zone)
+    failpoint(IDENTIFIED)
+    return NodeEntry(name, as_stored(path, folder), zone)
+
+
+def _free_name(file: DriveFile) -> str:
+    """One number more than the highest."""
+    numbers = [int(found[1]) for entry in file.nodes if (found := re.fullmatch(r"node(\d+)", entry.name))]
+    return f"node{max(numbers, default=-1) + 1}"
+
+
+def zone_of(folder: str, others: Sequence[NodeEntry], path: str, wanted: Sequence[str] = ()) -> str:
+    """That of another node on the same disk; else the first of `wanted` that no other has; else a new one."""
+    for entry in others:
+        place = entry.folder(folder)
+        if os.path.isdir(place) and os.stat(place).st_dev == os.stat(path).st_dev:
+            return entry.zone
+    taken = {entry.zone for entry in others}
+    names = [*wanted, *(f"disk{number}" for number in range(len(others) + 2))]
+    return next(name for name in names if name not in taken)
+
+
+def as_stored(path: str, folder: str) -> str:
+    """A node inside the drive's folder moves with it."""
+    return os.path.relpath(path, folder) if os.path.commonpath([folder, path]) == folder else path
+
+
+def _reweighted(file: DriveFile, names: Sequence[str], weight: float) -> tuple[NodeEntry, ...]:
+    return tuple(replace(each, weight=weight) if each.name in names else each for each in file.nodes)
+
+
+# Removing
+
+
+async def _remove_all(drive: UnlockedDrive, names: Sequence[str], rate: float | None) -> int:
+    if any(named(drive.file, name).weight > 0 for name in names):
+        async with _held(drive) as changing:
+            drive = replace(drive, file=await _change(changing, _reweighted(drive.file, names, 0.0)))
+        failpoint(DRAINED)
+    for name in names:
+        drive = await _remove_one(drive, named(drive.file, name), rate)
+    return 0
+
+
+async def _remove_one(drive: UnlockedDrive, entry: NodeEntry, rate: float | None) -> UnlockedDrive:
+    """The drive without the node, which holds nothing then."""
+    name, place = entry.name, entry.folder(drive.folder)
+    async with _held(drive) as changing:
+        _report(await _move(changing, drive.keys, rate))
+        await _require_empty(changing, name)
+        failpoint(EMPTIED)
+        file = await _change(changing, tuple(each for each in drive.file.nodes if each.name != name))
+    failpoint(TAKEN_OUT)
+    say(f"{drive.folder}: {name} is no node any more (epoch {file.epoch})")
+    if await trio.to_thread.run_sync(check_nodes.retire, place, entry, file.id):
+        say(f"{place}: holds nothing of the drive now")
+    else:
+        say(f"{place}: was not there; what is on it is not needed, and may be deleted")
+    return replace(drive, file=file)
+
+
+async def _require_empty(drive: HeldDrive, name: str) -> None:
+    if name in {error.node for error in compose.nodes_away(drive.folder, drive.file)}:
+        return  # what it had was found elsewhere or rebuilt: else the moving would have ended with an error
+    left = await left_on(drive.nodes[name])
+    if left:
+        raise ToolError(
+            f"{name} still holds {counted(len(left), 'object')}, the first: {left[0]}; it stays a node and "
+            "takes nothing new; fsck.drivefs -y --data may mend what cannot be moved, then run this again"
+        )
+
+
+# Moving
+
+
+async def _move_all(drive: UnlockedDrive, rate: float | None) -> int:
+    async with _held(drive) as changing:
+        _report(await _move(changing, drive.keys, rate))
+    return 0
+
+
+async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[RebalanceReport, int]:
+    """Put all in its place: what was done, and copies of small objects written. `ToolError` if something
+    could not be put in order."""
+    profile, cluster = Profile.parse(drive.file.profile), compose.cluster_map(drive.file)
+    ranking = ranking_of(cluster, profile.m + 1)
+    objects = ReplicatedObjects(drive.nodes, ranking, profile.m + 1, drive.file.id, keys.object)
+    progress = Progress(drive.folder)
+    try:
+        progress.step("fragments")
+        fragments = Rebalance(
+            drive.nodes, cluster, code_for(profile), drive.file.id, keys.pack, drive.verify, rate
+        )
+        report = await fragments.run(progress.update)
+        progress.step("commits")
+        small = ObjectRebalance(objects, drive.nodes, ranking, drive.verify)
+        await small.run(progress.update)
+    finally:
+        progress.clear()
+    if report.left:
+        raise ToolError(
+            f"{counted(len(report.left), 'pack')} could not be put in order, the first: {report.left[0]}; "
+            "nothing of them was deleted; run fsck.drivefs -y --data, then this again"
+        )
+    return report, small.moved
+
+
+def _report(done: tuple[RebalanceReport, int]) -> None:
+    report, objects = done
+    say(
+        f"{counted(report.moved, 'fragment')} moved ({format_size(report.moved_bytes)}), {report.rebuilt} "
+        f"rebuilt, {counted(objects, 'copy')} of commits and roots written"
+    )
+
+
+# The drive
+
+
+@asynccontextmanager
+async def _held(drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
+    nodes = compose.open_nodes(drive.folder, drive.file, compose.TOOL_PATIENCE)
+    leasing = compose.open_nodes(drive.folder, drive.file, compose.LEASE_PATIENCE)
+    lease = Lease(leasing, drive.file.id, drive.keys.lease, this_process())
+    async with held(drive.folder, drive.file, nodes, lease) as changing:
+        yield changing
+
+
+async def _change(drive: HeldDrive, nodes: tuple[NodeEntry, ...]) -> DriveFile:
+    new, warnings = await drive.change(nodes)
+    _warn(warnings)
+    return new
+
+
+def _warn(lines: Sequence[str]) -> None:
+    for line in lines:
+        complain(f"drivefs: warning: {line}")

@@ -1,0 +1,187 @@
+"""`drivefs check`, `scrub`, `repair` of a running mount; `drivefs node` and `rebuild-drive-file` of a
+drive's folder.
+
+Replacing a node keeps its name, so the placement of everything stays as it was and only the fragments and
+copies of that one node are made again. The order: the new folder gets its identity, then the drive file is
+written (nodes first, the drive's folder last), then the check of `fsck.drivefs -y` rebuilds what the new
+node lacks. A run that was interrupted after the drive file was written is finished by `fsck.drivefs -y`,
+or by the next mount.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from backend.care import repair_record
+from backend.cluster import DriveFile, NodeEntry, check_nodes, drive_file
+from backend.errors import NodeError, UsageError
+from backend.nodes import initialise_directory_node, read_identity
+from tools import compose, fsck, old_drive
+from tools.commands import node_changes
+from tools.commands.status_report import describe_scrub
+from tools.control_client import ControlClient
+from tools.errors import Parser, ToolError
+from tools.host import disks, places
+from tools.quantities import counted
+from tools.terminal import say
+
+
+def register(commands: Any) -> None:
+    """Add them to the subcommands of `drivefs`."""
+    _add_online(commands)
+    node = commands.add_parser("node", help="the nodes of a drive: list, add, remove, replace")
+    actions = node.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
+    listing = actions.add_parser("list", help="each node with its zone, folder and state")
+    listing.add_argument("drive", metavar="DRIVE")
+    listing.set_defaults(command=_list)
+    replacing = actions.add_parser(
+        "replace", help="a new folder in the place of a node; the drive is unmounted"
+    )
+    replacing.add_argument("drive", metavar="DRIVE")
+    replacing.add_argument("old", metavar="NODE", help="the node's name in `node list`")
+    replacing.add_argument("path", metavar="NEWPATH", help="an empty folder, on another disk")
+    replacing.add_argument("--zone", metavar="Z", help="what it may fail together with (default: its disk)")
+    fsck.add_folder_options(replacing)
+    fsck.add_secret_options(replacing)
+    replacing.set_defaults(command=_replace)
+    node_changes.register(actions)
+    rebuild = commands.add_parser("rebuild-drive-file", help="drive.toml is lost: take it from the nodes")
+    rebuild.add_argument("nodes", metavar="NODE", nargs="+", help="folders of nodes")
+    rebuild.add_argument("drive", metavar="DRIVE", help="the drive's folder; it is made if it is not there")
+    rebuild.set_defaults(command=_rebuild)
+
+
+def _add_online(commands: Any) -> None:
+    for name, action, text in (
+        ("check", _check, "look whether a mounted drive is sound; changes nothing"),
+        ("scrub", _scrub, "read all fragments of a mounted drive in the background, and mend"),
+        ("repair", _repair, "repair now what is known to be missing or wrong"),
+    ):
+        parser = commands.add_parser(name, help=text)
+        parser.add_argument("mountpoint", metavar="MOUNTPOINT")
+        parser.set_defaults(command=action)
+        if name == "scrub":
+            parser.add_argument(
+                "--now", action="store_true", help="begin now; without, say how the last one went"
+            )
+            parser.add_argument("--wait", action="store_true", help="begin now, and return at its end")
+
+
+def _check(options: argparse.Namespace) -> int:
+    problems: Sequence[str] = ControlClient.of_mount(options.mountpoint).call("check", {})["problems"]
+    for problem in problems:
+        say(str(problem))
+    say(f"{options.mountpoint}: {counted(len(problems), 'problem') if problems else 'clean'}")
+    return 1 if problems else 0
+
+
+def _scrub(options: argparse.Namespace) -> int:
+    client = ControlClient.of_mount(options.mountpoint)
+    if options.now and not options.wait:
+        say(_scrub_begun(options.mountpoint, client.call("scrub", {"wait": False})))
+    else:
+        say(
+            describe_scrub(client.call("scrub", {"wait": True}) if options.wait else client.status()["scrub"])
+        )
+    return 0
+
+
+def _scrub_begun(mountpoint: str, scrub: Mapping[str, Any]) -> str:
+    """Of one that was under way already, how far it is. The counts of the last one are none of this one's."""
+    begun = describe_scrub(scrub) if scrub["running"] else "a scrub has begun"
+    return (
+        f"{mountpoint}: {begun}; drivefs scrub {mountpoint} says how far it is, and with --wait "
+        "returns at its end"
+    )
+
+
+def _repair(options: argparse.Namespace) -> int:
+    found = ControlClient.of_mount(options.mountpoint).call("repair", {})
+    say(f"{options.mountpoint}: {counted(found['repaired'], 'pack')} repaired, {found['left']} left")
+    return 1 if found["left"] else 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    folder = os.path.abspath(options.drive)
+    file = check_nodes.survey(folder).file
+    away = {error.node: str(error) for error in compose.nodes_away(folder, file)}
+    for entry in file.nodes:
+        state = away.get(entry.name, "ok" if entry.weight else "ok, takes nothing new")
+        say(f"{entry.name}  {entry.zone}  {entry.folder(folder)}  {state}")
+    return 1 if away else 0
+
+
+def _replace(options: argparse.Namespace) -> int:
+    folder, path = os.path.abspath(options.drive), os.path.abspath(options.path)
+    survey = check_nodes.survey(folder)
+    file = survey.file
+    old_drive.require_unused(folder, compose.node_folders(folder, file))
+    source = fsck.secret_source(options)
+    drive = fsck.unlock_any(folder, survey, source)
+    if path in compose.node_folders(folder, file):
+        raise UsageError(f"{path}: is a node of the drive already")
+    new = _with_new_node(folder, file, node_changes.named(file, options.old), path, options.zone)
+    compose.require_enough_nodes(new, compose.nodes_away(folder, new))
+    for line in check_nodes.write_copies(folder, new):
+        say(f"drivefs: warning: {line}")
+    say(f"{folder}: {options.old} is {path} now (epoch {new.epoch}); rebuilding what it held")
+    begun = time.monotonic()
+    own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
+    code = fsck.mend(replace(drive, file=new), own)
+    _note_repair(own.cache, path, time.monotonic() - begun)
+    return code
+
+
+def _note_repair(cache: Path, path: str, seconds: float) -> None:
+    """Remember how long it took to fill the new node: `drivefs doctor --durability` reckons with it."""
+    if cache.is_dir():
+        repair_record.keep(cache, disks.fragment_bytes(path), seconds)
+
+
+def _with_new_node(folder: str, file: DriveFile, old: NodeEntry, path: str, zone: str | None) -> DriveFile:
+    """The drive file with the new folder, which has its identity then."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    others = [entry for entry in file.nodes if entry.name != old.name]
+    zone = zone or node_changes.zone_of(folder, others, path, [old.zone])
+    initialise_directory_node(path, file.id, old.name, zone)
+    entry = replace(old, path=node_changes.as_stored(path, folder), zone=zone)
+    nodes = tuple(entry if each.name == old.name else each for each in file.nodes)
+    return replace(file, nodes=nodes, epoch=file.epoch + 1)
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    folder = os.path.abspath(options.drive)
+    if os.path.lexists(os.path.join(folder, drive_file.FILE_NAME)):
+        raise UsageError(
+            f"{folder}: there is a {drive_file.FILE_NAME}; fsck.drivefs mends one that is damaged"
+        )
+    file = _with_paths(folder, check_nodes.survey(folder, options.nodes).file, options.nodes)
+    away = compose.nodes_away(folder, file)
+    compose.require_enough_nodes(file, away)
+    os.makedirs(folder, exist_ok=True)
+    for line in check_nodes.write_copies(folder, file):
+        say(f"drivefs: warning: {line}")
+    say(f"{folder}: {drive_file.FILE_NAME} of drive {file.id.hex()} is there again")
+    return 0
+
+
+def _with_paths(folder: str, file: DriveFile, nodes: Sequence[str]) -> DriveFile:
+    """Each node that was named lies where it was named; it says itself which it is."""
+    found: dict[str, str] = {}
+    for node in nodes:
+        path = os.path.abspath(node)
+        try:
+            identity = read_identity(path, path)
+        except NodeError as error:
+            raise ToolError(str(error)) from None
+        if identity.drive_id != file.id:
+            raise ToolError(f"{path}: is a node of another drive")
+        found[identity.name] = node_changes.as_stored(path, folder)
+    entries = (replace(entry, path=found.get(entry.name, entry.path)) for entry in file.nodes)
+    return replace(file, nodes=tuple(entries))

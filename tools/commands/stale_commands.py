@@ -1,0 +1,161 @@
+"""`drivefs stale list`, `show`, `restore`: changes that were set aside, as the drive went on without them.
+
+They need nothing of a mount: what was not stored is in the state folder. To restore takes the drive's secret
+and its nodes, as a part of a file may have been stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from backend.errors import DriveError
+from cache.blocks import BlockCache
+from cache.errors import FileSystemError
+from cache.local import SetAside, StaleState, Unstored, found, restore
+from tools import compose, fsck
+from tools.control_client import ControlClient
+from tools.errors import ToolError, describe
+from tools.host import mounts, places
+from tools.quantities import format_size
+from tools.terminal import complain, printable, say
+
+
+def register(commands: Any) -> None:
+    """Add it to the subcommands of `drivefs`."""
+    stale = commands.add_parser("stale", help="changes that were set aside: the drive went on without them")
+    what = stale.add_subparsers(required=True, metavar="WHAT")
+    _add(what, "list", "what was set aside, when, and how large it is", _list)
+    show = _add(what, "show", "what of it is not in the drive", _show)
+    show.add_argument("name", metavar="NAME", nargs="?", help="as `list` shows it; default: the newest")
+    back = _add(what, "restore", "write it into a folder", _restore)
+    back.add_argument("name", metavar="NAME", help="as `list` shows it")
+    back.add_argument("paths", metavar="PATH", nargs="*", help="only these, and what is in them")
+    back.add_argument("--to", metavar="FOLDER", required=True, help="it is made if it is not there")
+    fsck.add_secret_options(back)
+
+
+def _add(what: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = what.add_parser(name, help=text)
+    parser.add_argument("drive", metavar="DRIVE", help="the drive's folder, or where it is mounted")
+    parser.add_argument("--state-dir", metavar="D", help="as the mount option state_dir")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _drive_folder(options: argparse.Namespace) -> str:
+    mount = mounts.find(options.drive)
+    return mount.source if mount is not None else os.path.abspath(options.drive)
+
+
+def _state_folder(options: argparse.Namespace) -> Path:
+    """Where the drive's running mount has it, else where a mount would have it."""
+    folder = _drive_folder(options)
+    if options.state_dir is None:
+        for mount in mounts.drives():
+            if mount.source == folder:
+                with suppress(ToolError):
+                    return Path(ControlClient.of_mount(mount.mountpoint).status()["folders"]["state"])
+    id_text = compose.load_drive(folder).id.hex()
+    return Path(places.state_folder(id_text, options.state_dir, os.environ))
+
+
+def _list(options: argparse.Namespace) -> int:
+    folder = _state_folder(options)
+    for each in found(folder):
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.time_ns / 1e9))
+        say(f"{printable(each.name)}  last changed {when}  {format_size(each.size)}")
+    if not found(folder):
+        complain(f"drivefs: nothing was set aside in {folder}")
+    return 0
+
+
+def _chosen(options: argparse.Namespace) -> SetAside:
+    folder = _state_folder(options)
+    there = {each.name: each for each in found(folder)}
+    if not there:
+        raise ToolError(f"nothing was set aside in {folder}")
+    name = options.name or list(there)[-1]
+    if name not in there:
+        raise ToolError(f"{name}: nothing of that name was set aside; there is {', '.join(there)}")
+    return there[name]
+
+
+@contextmanager
+def _opened(chosen: SetAside) -> Iterator[StaleState]:
+    with tempfile.TemporaryDirectory(prefix=".look-", dir=chosen.folder.parent.parent) as work:
+        state = StaleState(chosen.folder, Path(work))
+        try:
+            yield state
+        finally:
+            state.close()
+
+
+def _show(options: argparse.Namespace) -> int:
+    trio.run(_say_all, _chosen(options))
+    return 0
+
+
+async def _say_all(chosen: SetAside) -> None:
+    with _opened(chosen) as state:
+        for item in state.unstored():
+            what = "content" if item.is_content else "name or attributes"
+            size = format_size(state.size_of(item))
+            say(f"{size:>11}  {what:<18}  {printable(os.fsdecode(item.path))}")
+        if state.removed():
+            say(f"{state.removed()} names were removed")
+    complain(f"drivefs: these changes of {chosen.name} are not in the drive; they lie in {chosen.folder}")
+
+
+def _restore(options: argparse.Namespace) -> int:
+    chosen = _chosen(options)
+    folder = _drive_folder(options)
+    file = compose.load_drive(folder)
+    drive = compose.unlock(folder, file, fsck.secret_source(options).secrets())
+    done, failed = trio.run(_write_all, drive, chosen, options.paths, Path(options.to))
+    if not done + failed:
+        raise ToolError(f"{chosen.name} has nothing like that which was not stored")
+    say(f"{done} of {done + failed} are in {options.to}")
+    return 1 if failed else 0
+
+
+def _is_asked_for(item: Unstored, paths: list[str]) -> bool:
+    wanted = [os.fsencode(path).strip(b"/") for path in paths]
+    return not wanted or any(item.path == path or item.path.startswith(path + b"/") for path in wanted)
+
+
+async def _write_all(
+    drive: compose.UnlockedDrive, chosen: SetAside, paths: list[str], to: Path
+) -> tuple[int, int]:
+    """How many were written, and how many could not be; each of these is said."""
+    done = failed = 0
+    with _opened(chosen) as state:
+        async with _blocks_of(drive) as blocks:
+            content = state.content_of(blocks)
+            for item in state.unstored():
+                if not _is_asked_for(item, paths):
+                    continue
+                target = to / os.fsdecode(item.path)
+                try:
+                    await restore(state, item, content, target)
+                    done += 1
+                except (DriveError, FileSystemError, OSError) as error:
+                    complain(f"drivefs: {printable(str(target))}: {describe(error)}")
+                    failed += 1
+    return done, failed
+
+
+@asynccontextmanager
+async def _blocks_of(drive: compose.UnlockedDrive) -> AsyncIterator[BlockCache]:
+    """The drive's blocks, whoever has it mounted."""
+    with tempfile.TemporaryDirectory(prefix="drivefs-") as index:
+        async with compose.opened_blocks(drive, Path(index)) as blocks:
+            yield blocks

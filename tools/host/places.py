@@ -1,0 +1,174 @@
+"""Which folders a mount uses, and whether they can be used: its cache, its state, and the mountpoint.
+
+What may be lost lies in the cache folder: the block index, which is made anew from the nodes, and what
+scrubs and repairs have to tell. What may not lies in the state folder: the journal, the namespace with the
+newest commit that this machine has seen, and the lock. Caches are emptied by right; state is not.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import pwd
+import shutil
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Final
+
+from cache.journal import SUFFIX
+from cache.local import JOURNAL, LOCK_FILE
+from tools.errors import MissingSystemError, ToolError
+from tools.host import mounts
+
+CACHE_VARIABLE: Final = "DRIVEFS_CACHE_DIR"
+STATE_VARIABLE: Final = "DRIVEFS_STATE_DIR"
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """What a drive has on this machine. Absolute paths."""
+
+    cache: Path
+    state: Path
+
+
+def folders(
+    drive_id: str, cache_dir: str | None, state_dir: str | None, environment: Mapping[str, str]
+) -> Folders:
+    """The folders of the drive `drive_id`: each in the folder that was asked for (`cache_dir=`,
+    `state_dir=`), else in that of the environment, else in its standard place. To ask for one moves the
+    other nowhere: another cache is no other machine."""
+    return Folders(
+        Path(cache_folder(drive_id, cache_dir, environment)),
+        Path(state_folder(drive_id, state_dir, environment)),
+    )
+
+
+def cache_folder(drive_id: str, asked: str | None, environment: Mapping[str, str]) -> str:
+    """The absolute path of the cache folder of the drive `drive_id`: in the folder that was asked for
+    (`cache_dir=`), else in `$DRIVEFS_CACHE_DIR`, else in the system's place for caches (root), else in
+    the person's (XDG Base Directory Specification)."""
+    base = asked or environment.get(CACHE_VARIABLE)
+    return _folder(drive_id, base, "/var/cache/drivefs", "XDG_CACHE_HOME", ".cache", environment)
+
+
+def state_folder(drive_id: str, asked: str | None, environment: Mapping[str, str]) -> str:
+    """As `cache_folder`: `state_dir=`, `$DRIVEFS_STATE_DIR`, the system's place for state, the person's."""
+    base = asked or environment.get(STATE_VARIABLE)
+    return _folder(drive_id, base, "/var/lib/drivefs", "XDG_STATE_HOME", ".local/state", environment)
+
+
+def _folder(
+    drive_id: str,
+    base: str | None,
+    of_system: str,
+    variable: str,
+    in_home: str,
+    environment: Mapping[str, str],
+) -> str:
+    """HOME may be unset, as under systemd."""
+    if not base and os.geteuid() == 0:
+        base = of_system
+    if not base:
+        home = environment.get("HOME") or pwd.getpwuid(os.geteuid()).pw_dir
+        base = os.path.join(environment.get(variable) or os.path.join(home, in_home), "drivefs")
+    return os.path.join(os.path.abspath(base), drive_id)
+
+
+def spare_folders(own: Folders) -> Folders:
+    """Folders for one more mount of a drive, which only looks: the first of `FOLDER.past-1`, `.past-2`, ...
+    whose state no process holds. What an earlier mount left there makes opening quicker."""
+    for number in count(1):
+        spare = Folders(*(path.with_name(f"{path.name}.past-{number}") for path in (own.cache, own.state)))
+        if not _is_held(os.path.join(spare.state, LOCK_FILE)):
+            break
+    return spare
+
+
+def has_journal(state_folder: str) -> bool:
+    """Whether there is one, with something in it."""
+    return any(Path(state_folder, JOURNAL).glob("*" + SUFFIX))
+
+
+def _is_held(lock: str) -> bool:
+    try:
+        descriptor = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def make_private_folder(path: str) -> None:
+    """Make the folder `path` (and those above it), for this user only: state holds plaintext and the control
+    socket. `ToolError` if it is somebody else's."""
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        found = os.stat(path)
+        if found.st_uid != os.geteuid():
+            raise ToolError(f"{path}: belongs to another user; choose another cache_dir or state_dir")
+        if stat.S_IMODE(found.st_mode) & 0o077:
+            os.chmod(path, 0o700)
+    except OSError as error:
+        raise ToolError(f"{path}: cannot be used for cache or state: {error.strerror}") from None
+
+
+def check_fuse() -> None:
+    """`MissingSystemError` if this system cannot mount by FUSE now."""
+    if not os.path.exists("/dev/fuse"):
+        raise MissingSystemError("/dev/fuse: no such device; load the kernel module: modprobe fuse")
+    if shutil.which("fusermount3") is None:
+        raise MissingSystemError("fusermount3 is not installed (Debian: apt install fuse3)")
+
+
+def free_mountpoint(path: str) -> None:
+    """Return if something can be mounted at the folder `path`; a dead drivefs mount there (its
+    process was killed) is taken away first. `ToolError` otherwise."""
+    mount = mounts.find(path)
+    if mount is not None and mount.type == mounts.FILE_SYSTEM_TYPE:
+        if not mounts.is_dead(path):
+            raise ToolError(f"{path}: a drive is mounted here already ({mount.source})")
+        mounts.unmount(mount.mountpoint, lazy=True)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise ToolError(f"{path}: {_why(error)}") from None
+    if not stat.S_ISDIR(mode):
+        raise ToolError(f"{path}: the mountpoint is not a folder")
+
+
+def _why(error: OSError) -> str:
+    return "the mountpoint does not exist" if error.errno == errno.ENOENT else str(error.strerror)
+
+
+def check_not_covered(mountpoint: str, needed: Iterable[str]) -> None:
+    """`ToolError` if one of the folders that the mount itself needs lies under the mountpoint: it would
+    wait for itself."""
+    cover = os.path.realpath(mountpoint)
+    for path in needed:
+        if os.path.commonpath([cover, os.path.realpath(path)]) == cover:
+            raise ToolError(f"{mountpoint}: the mount would cover {path}, which it needs itself")
+
+
+def check_allow_other() -> None:
+    """PermissionError if fuse.conf does not let this user mount with allow_other (mount.fuse3(8))."""
+    if os.geteuid() != 0 and not user_allow_other():
+        raise PermissionError("allow_other needs the line 'user_allow_other' in /etc/fuse.conf")
+
+
+def user_allow_other(configuration: str = "/etc/fuse.conf") -> bool:
+    """Whether fuse.conf says `user_allow_other`."""
+    try:
+        with open(configuration, encoding="utf-8", errors="replace") as file:
+            return any(line.strip() == "user_allow_other" for line in file)
+    except OSError:
+        return False
