@@ -66,13 +66,6 @@ SWITCH_SECONDS: Final = 0.0005
 """How long a thread may keep the interpreter from the loop. Python's 5 ms would be five hundred requests."""
 
 _PR_SET_DUMPABLE: Final = 4
-_M_TRIM_THRESHOLD: Final = -1
-_M_MMAP_THRESHOLD: Final = -3
-_M_ARENA_MAX: Final = -8
-_KEPT_FREE: Final = 128 << 20
-"""Freed bytes that malloc keeps: what the sealer, the block buffer and the packs have under way at most."""
-_KEPT_BUFFER: Final = 16 << 20
-"""Buffers below this size are kept: a pack with its coding is the largest that comes again and again."""
 
 R = TypeVar("R")
 Ts = TypeVarTuple("Ts")
@@ -313,18 +306,10 @@ async def serve(drive: Drive, mountpoint: Path, options: MountOptions, on_ready:
 
 
 def prepare_process(options: MountOptions) -> None:
-    """Settings of the whole process that serves a mount. To be called before it has threads: malloc's
-    arenas cannot be taken back."""
+    """Settings of the whole process that serves a mount (its heap: `mountfs.heap`)."""
     if not options.dumpable:
         _libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     sys.setswitchinterval(SWITCH_SECONDS)
-    if hasattr(_libc, "mallopt"):
-        # mallopt(3), glibc only. Requests, blocks and packs come in fresh buffers; to have the kernel map and
-        # clear their pages each time costs a mount that is written to a third of its processor time.
-        # One heap for all threads: each thread of its own would keep that much.
-        _libc.mallopt(_M_ARENA_MAX, 1)
-        _libc.mallopt(_M_TRIM_THRESHOLD, _KEPT_FREE)
-        _libc.mallopt(_M_MMAP_THRESHOLD, _KEPT_BUFFER)
 
 
 def _sole(error: Exception) -> Exception:

@@ -1,10 +1,10 @@
 """`mount.drivefs`: mount a drive, in the background, and return when it answers.
 
 Called by people and by mount(8): `mount.drivefs DRIVE DIR [-sfnv] [-N NS] [-o OPTIONS] [-t TYPE]`.
-The order, and why: 1. whatever can be refused without touching the drive is refused, and the person is
-asked for the passphrase, while this process still has the terminal and no thread; 2. fork; 3. the child
-opens the drive and mounts it; 4. the parent waits for that, sees for itself that the mount answers, and
-returns. Exit codes: `tools.errors`.
+The order, and why: 1. the heap is made one for all threads, before there is any: nodes are looked at in
+threads; 2. whatever can be refused without touching the drive is refused, and the person is asked for the
+passphrase, while this process still has the terminal; 3. fork; 4. the child opens the drive and mounts it;
+5. the parent waits for that, sees for itself that the mount answers, and returns. Exit codes: `tools.errors`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publish import Intervals
 from mountfs import session
+from mountfs.heap import share_one_heap
 from tools import compose, errors, mount_options, remount
 from tools.compose import UnlockedDrive
 from tools.errors import MOUNT_CODES, Parser, ToolError
@@ -51,6 +52,7 @@ def mount(arguments: Sequence[str]) -> int:
         return _remount(arguments_)
     options = mount_options.parse(arguments_.options, sloppy=arguments_.sloppy)
     mountpoint = os.path.realpath(arguments_.mountpoint)
+    share_one_heap()
     if arguments_.namespace:
         namespaces.enter_mount_namespace(arguments_.namespace)
     drive = _prepare(arguments_.drive, mountpoint, options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ pytestmark = pytest.mark.mount
 MIB = 1 << 20
 WRITTEN_MIB = int(os.environ.get("MEMORY_MIB", "1024"))
 LARGEST = 400 * MIB
+ARENA = 64 * MIB
+"""What glibc reserves for a heap beside the main one, on machines of 64 bits (HEAP_MAX_SIZE)"""
 IDLE_SECONDS = 5.0
 IDLE_LIMIT = 0.05
 
@@ -26,6 +29,24 @@ def peak_memory(process: int) -> int:
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found
     return int(found[1]) * 1024
+
+
+def heaps_of_threads(process: int) -> Iterator[str]:
+    """The arenas of malloc beside its main heap, as lines of proc_pid_maps(5): private memory of no file that
+    begins at a multiple of an arena's size and, with what is reserved behind it, is as long."""
+    lines = Path(f"/proc/{process}/maps").read_text().splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        start, end = _range(line)
+        if line.split()[1:] == ["rw-p", "00000000", "00:00", "0"] and start % ARENA == 0:
+            if following.split()[1:2] == ["---p"] and _range(following)[0] == end:
+                end = _range(following)[1]
+            if end - start >= ARENA:
+                yield line
+
+
+def _range(line: str) -> tuple[int, int]:
+    start, _, end = line.split()[0].partition("-")
+    return int(start, 16), int(end, 16)
 
 
 def processor_seconds(process: int) -> float:
@@ -54,6 +75,16 @@ def test_memory_stays_small_while_much_is_written_and_read(drive: MountedDrive) 
     peak = peak_memory(drive.process_id)
     print(f"peak memory: {peak / MIB:.0f} MiB after {WRITTEN_MIB} MiB")
     assert peak < LARGEST
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into the mount's memory")
+def test_all_threads_share_one_heap(drive: MountedDrive) -> None:
+    """What one thread freed is taken by the next, instead of being kept for each."""
+    drive.mount()
+    assert drive.process_id is not None
+    write_half_repeating(drive.mountpoint / "file", 32)
+    drive.sync()
+    assert list(heaps_of_threads(drive.process_id)) == []
 
 
 def test_an_idle_mount_takes_no_time(drive: MountedDrive) -> None:

@@ -1,6 +1,7 @@
 """Going into the background: the parent returns when the child says that it is ready.
 
-1. `start` must be called before any thread is started (fork(2) copies only the calling thread).
+1. fork(2) copies only the calling thread: of those that were started before `start`, all must have ended, or
+   wait for a disk that never answers and hold nothing that the child needs (`backend.system.ask`).
 2. The parent learns of success or of the failure's one line through a pipe; a child that dies
    without a word closes it, which is a failure too. So the parent never waits for nothing.
 3. The child is a session of its own without a terminal (two forks, setsid), so that closing the
