@@ -22,11 +22,10 @@ from backend import failpoints
 from backend.buffer import Buffer
 from backend.system import durable
 from cache.journal.custody import nameless_file
-from cache.journal.format import OFFSET_BITS, Bulk, bulk_checksum
+from cache.journal.format import OFFSET_BITS, OFFSET_MASK, Bulk, bulk_checksum
 from cache.journal.segments import remove_own
 
 BULK_SUFFIX = ".bulk"
-_OFFSET_MASK = (1 << OFFSET_BITS) - 1
 
 BULK_WRITTEN = failpoints.declare(
     "journal.bulk-written", "a large write's bytes are in the page cache; no record refers to them"
@@ -111,7 +110,7 @@ class BulkFiles:
         if descriptor is None:
             return False
         try:
-            data = os.pread(descriptor, bulk.length, bulk.position & _OFFSET_MASK)
+            data = os.pread(descriptor, bulk.length, bulk.position & OFFSET_MASK)
         except OSError:
             return True  # a power cut leaves other bytes, or none; who needs these meets the error
         return len(data) == bulk.length and bulk_checksum(bulk.position, data) == bulk.checksum
@@ -135,7 +134,7 @@ class BulkFiles:
     def take_back(self, position: int) -> None:
         """The bytes at `position`, the last ones, have no record."""
         file = self._files[position >> OFFSET_BITS]
-        file.end = position & _OFFSET_MASK
+        file.end = position & OFFSET_MASK
         file.synced_to = min(file.synced_to, file.end)
 
     def drop_before(self, record: int) -> list[int]:

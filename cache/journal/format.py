@@ -35,6 +35,7 @@ _SHORT: Final = 4096
 MAX_PAYLOAD: Final = 24 << 20
 _U64: Final = (1 << 64) - 1
 OFFSET_BITS: Final = 32
+OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
 """A position is segment number << 32 | offset in the segment's file."""
 
 

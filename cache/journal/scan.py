@@ -36,7 +36,8 @@ from cache.journal.format import (
     decode_times,
     decode_uncut,
 )
-from cache.journal.journal import Journal, Record
+from cache.journal.journal import Journal
+from cache.journal.replay import Record
 from cache.namespace import SetExtents, decode, encode
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,51 @@
+"""What the journal says when its disk refuses: once, or for good.
+
+An fsync that failed is for good, because the kernel may have dropped the pages that it could not write. So is
+a record that the namespace could not take. Nothing else is: a call that failed before or at writing accepted
+nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+from pathlib import Path
+
+from backend import file_limit
+from cache.errors import InputOutputError, NoSpaceLeftError
+
+log = logging.getLogger(__name__)
+
+
+class Failure:
+    """See the module. `folder` is the journal's, for people."""
+
+    __slots__ = ("_folder", "for_good")
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.for_good: str | None = None
+        """why nothing is accepted any more"""
+
+    def check(self) -> None:
+        """`InputOutputError` if the journal has failed for good."""
+        if self.for_good is not None:
+            raise InputOutputError(self.for_good)
+
+    def refused(self, error: OSError) -> InputOutputError | NoSpaceLeftError:
+        """What to raise: nothing was accepted this time."""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return NoSpaceLeftError(f"the disk that holds {self._folder} is full: nothing was accepted")
+        reason = file_limit.reason(error)
+        return InputOutputError(
+            f"the journal {self._folder} cannot be written now ({reason}): nothing was accepted"
+        )
+
+    def fail(self, problem: str) -> InputOutputError:
+        """Accept nothing more, for ever; what to raise."""
+        self.for_good = (
+            f"the journal {self._folder} {problem}; what was accepted before is kept; unmount, mend the "
+            "disk, mount again"
+        )
+        log.error("%s", self.for_good)
+        return InputOutputError(self.for_good)
