@@ -35,6 +35,7 @@ packages:
 	need "command -v git" git; \
 	need "command -v setfattr" attr; \
 	need "command -v setfacl" acl; \
+	need "command -v strace" strace; \
 	need "ls /usr/lib/*/faketime/libfaketime.so.1" libfaketime; \
 	[ -n "$$missing" ] || exit 0; \
 	if [ -z "$(SUDO)" ] || command -v $(SUDO) >/dev/null; then \

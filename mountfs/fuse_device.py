@@ -6,6 +6,12 @@ socket pair: it reads the kernel's FUSE_INIT from there and writes its answer th
 that it does not know of are added, and from which those are taken that do harm. Then the device takes the
 socket's place (dup2(2)), and libfuse goes on with it as if it always had. The messages are those of
 linux/fuse.h, in the byte order of the machine.
+
+libfuse is told of a kernel of protocol 7.13, the last one that it does not splice(2) requests from
+(`_fuse_session_receive_buf`, lib/fuse_lowlevel.c): through a pipe each request takes two system calls instead
+of one, and since 3.18 many more where the pipe may not be made as large as the largest request. pyfuse3
+copies what it receives in any case. What the answer to 7.13 lacks of today's is added; what 7.14 to 7.22
+brought beside splicing (FUSE_NOTIFY_STORE, RETRIEVE and DELETE, ioctl(2) on folders) pyfuse3 is not used for.
 """
 
 from __future__ import annotations
@@ -34,6 +40,10 @@ its cache that somebody read meanwhile: they would have the old bytes for good."
 HANDLE_KILLPRIV_V2: Final = 1 << 28
 """FUSE_HANDLE_KILLPRIV_V2: the file system takes set-user-ID and set-group-ID away (`mountfs.privileges`)."""
 
+_MAX_PAGES: Final = 1 << 22
+"""FUSE_MAX_PAGES: the answer says how many pages a request has at most."""
+
+_UNSPLICED_MINOR: Final = 13
 _MAX_MESSAGE: Final = 1 << 16
 _OUT_HEADER: Final = struct.Struct("=IiQ")
 """fuse_out_header: length, error, unique."""
@@ -41,6 +51,11 @@ _IN_HEADER: Final = struct.Struct("=IIQQIIIHH")
 """fuse_in_header: length, opcode, unique, node, user, group, process, extra length, padding."""
 _IN_INIT: Final = struct.Struct("=IIII")
 """fuse_init_in begins with: major, minor, read-ahead, flags; so does fuse_init_out."""
+_OUT_SIZES: Final = struct.Struct("=HHI")
+"""fuse_init_out goes on with: requests in the background, congestion, largest write. To a kernel before 7.23
+that is all of it."""
+_OUT_REST: Final = struct.Struct("=IHHI28x")
+"""The rest: granularity of times in nanoseconds, pages of a request, alignment of mappings, more flags."""
 _INIT: Final = 26
 _MNT_DETACH: Final = 2
 
@@ -118,11 +133,13 @@ class Handshake:
 
     def _request(self) -> None:
         """Hand the kernel's request to libfuse."""
-        message = os.read(self._device, _MAX_MESSAGE)
+        message = bytearray(os.read(self._device, _MAX_MESSAGE))
         opcode = _IN_HEADER.unpack_from(message)[1]
         if opcode != _INIT:
             raise OSError(f"the kernel's first request is {opcode}, not FUSE_INIT")
-        self._kernel_has = _IN_INIT.unpack_from(message, _IN_HEADER.size)[3]
+        major, minor, read_ahead, self._kernel_has = _IN_INIT.unpack_from(message, _IN_HEADER.size)
+        told = major, min(minor, _UNSPLICED_MINOR), read_ahead, self._kernel_has
+        _IN_INIT.pack_into(message, _IN_HEADER.size, *told)
         self._ours.send(message)
 
     def _answer(self) -> None:
@@ -132,6 +149,7 @@ class Handshake:
             major, minor, read_ahead, flags = _IN_INIT.unpack_from(message, _OUT_HEADER.size)
             flags = (flags | self._wanted & self._kernel_has) & ~self._unwanted
             _IN_INIT.pack_into(message, _OUT_HEADER.size, major, minor, read_ahead, flags)
+            _complete(message, flags)
         os.write(self._device, message)
         os.dup2(self._device, self.descriptor, inheritable=False)
         self.close()
@@ -142,3 +160,15 @@ class Handshake:
             os.close(self._device)
             self._device = -1
         self._ours.close()
+
+
+def _complete(message: bytearray, flags: int) -> None:
+    """Add to an answer with these flags what libfuse leaves out where the kernel is an old one."""
+    sizes_at = _OUT_HEADER.size + _IN_INIT.size
+    if len(message) != sizes_at + _OUT_SIZES.size:
+        return
+    largest_write = _OUT_SIZES.unpack_from(message, sizes_at)[2]
+    pages = -(-largest_write // os.sysconf("SC_PAGE_SIZE")) if flags & _MAX_PAGES else 0
+    message += _OUT_REST.pack(1, pages, 0, 0)
+    _, error, unique = _OUT_HEADER.unpack_from(message)
+    _OUT_HEADER.pack_into(message, 0, len(message), error, unique)
