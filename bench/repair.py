@@ -18,8 +18,8 @@ from typing import Final
 
 import trio
 
-from backend.blocks.block_index import BlockIndex
 from backend.blocks.block_store import BlockStore
+from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode
 from backend.nodes.directory import DirectoryNode
@@ -51,7 +51,7 @@ async def measure(folder: Path, mebibytes: int) -> None:
     show("the disk, the same file read", read, "MiB/s")
     nodes = make_nodes(folder)
     cluster = ClusterMap(1, tuple(ClusterNode(name, name) for name in nodes))
-    index = BlockIndex(str(folder / "blocks.db"), DRIVE)
+    index = SqliteBlockIndex(str(folder / "blocks.db"), DRIVE, PROFILE.m)
     store = BlockStore(nodes, code_for(PROFILE), cluster, DRIVE, bytes(32), index)
     await fill(store, mebibytes)
     held = sum(path.stat().st_size for path in (folder / LOST / "packs").glob("*/*"))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import trio
 
-from backend.blocks.block_index import BlockIndex
 from backend.blocks.block_store import BlockStore
+from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode
 from backend.commits.commit_log import CommitLog
@@ -68,7 +68,7 @@ class LocalDrive:
     ) -> LocalUpstream:
         """An upstream that is not yet opened."""
         cluster = self.cluster()
-        index = BlockIndex(index_path, DRIVE)
+        index = SqliteBlockIndex(index_path, DRIVE, parity=2)
         code = code_for(Profile.parse("4+2"))
         blocks = BlockStore(self.nodes, code, cluster, DRIVE, KEYS.pack, index, linger=0.01)
         objects = self.objects()
@@ -87,7 +87,7 @@ class LocalDrive:
             else None
         )
         log = CommitLog(objects, lease.verify) if lease else CommitLog(objects, poll_seconds=0.01)
-        self.blocks = blocks
+        self.blocks, self.index = blocks, index
         return LocalUpstream(blocks, log, objects, lease)
 
     @asynccontextmanager

@@ -22,7 +22,7 @@ from typing import Final
 
 import trio
 
-from backend.blocks import BlockIndex, BlockStore
+from backend.blocks import BlockStore, SqliteBlockIndex
 from backend.care import Scrub, StoreHealth, repair_record
 from backend.cluster import DriveFile, NodeEntry, cluster_change, drive_file
 from backend.coding import ClusterMap, ClusterNode, Profile, code_for
@@ -162,15 +162,16 @@ def open_nodes(folder: str, file: DriveFile, patience: float = math.inf) -> dict
     return found
 
 
-def open_index(path: Path, drive_id: bytes) -> BlockIndex:
+def open_index(path: Path, file: DriveFile) -> SqliteBlockIndex:
     """The block index at `path`. One that is damaged or of another format is removed and made anew: all
     that it says is in the packs. `NoSpaceError`, `TransientError`."""
+    parity = Profile.parse(file.profile).m
     try:
-        return BlockIndex(str(path), drive_id)
+        return SqliteBlockIndex(str(path), file.id, parity)
     except (CorruptError, FormatError) as error:
         log.warning("the block index is made anew from the packs: %s", error)
         at_rest.remove_database(str(path))
-        return BlockIndex(str(path), drive_id)
+        return SqliteBlockIndex(str(path), file.id, parity)
 
 
 @asynccontextmanager
@@ -347,7 +348,7 @@ def _build_upstream(
     nodes = open_nodes(drive.folder, file, PACK_PATIENCE)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
     answering = open_nodes(drive.folder, file, OBJECT_PATIENCE)
-    index = open_index(cache_folder / INDEX_FILE, file.id)
+    index = open_index(cache_folder / INDEX_FILE, file)
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder)
     blocks = BlockStore(written, code, cluster, file.id, drive.keys.pack, index, note_repair=note)

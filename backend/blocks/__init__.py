@@ -2,5 +2,6 @@
 
 from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.block_store import BlockStore
+from backend.blocks.sqlite_index import SqliteBlockIndex
 
-__all__ = ["BlockIndex", "BlockLocation", "BlockStore"]
+__all__ = ["BlockIndex", "BlockLocation", "BlockStore", "SqliteBlockIndex"]

@@ -107,7 +107,6 @@ class BlockStore:
         )
         self._compact_lock = trio.Lock()
         self._released = False
-        index.set_parity(code.profile.m)
         self._presence = Presence(index, code.profile.m)
         self._reader = BlockReader(
             index, self._packs.reader, self._presence, self._locate, self._moved, self._suspect
@@ -193,11 +192,11 @@ class BlockStore:
     async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
         await trio.lowlevel.checkpoint()
         self._released = True
-        return self._index.set_dying(blocks, time.time_ns())
+        return self._index.dying.mark(blocks, time.time_ns())
 
     async def revive(self, blocks: Sequence[BlockId]) -> None:
         await trio.lowlevel.checkpoint()
-        self._index.revive(blocks)
+        self._index.dying.revive(blocks)
 
     async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
         await trio.lowlevel.checkpoint()
@@ -221,7 +220,7 @@ class BlockStore:
         found = await ask_status(self._nodes.values())
         for name in filter(self._packs.has_refused_space, found):
             found[name] = replace(found[name], free=0, full=True)
-        sums = self._index.statistics()
+        sums = self._index.packs.statistics()
         spaces = {
             name: Space(node.total, node.free, node.filesystem)
             for name, node in found.items()
@@ -281,7 +280,7 @@ class BlockStore:
         return self._buffer.has_pack(pack_id) or self._packs.is_unsettled(pack_id)
 
     def _note_wrong(self, pack: Pack, fragment: int) -> None:
-        if pack.missing >> fragment & 1 or self._index.is_doomed(pack.id):
+        if pack.missing >> fragment & 1 or self._index.dying.is_doomed(pack.id):
             return
         name = pack.nodes[fragment]
         log.warning("%s: fragment %d of pack %s is missing or wrong", name, fragment, pack.id.hex())
@@ -292,7 +291,7 @@ class BlockStore:
 
     def _want_repair(self, pack: Pack, missing: int) -> None:
         try:
-            self._index.want_repair(pack.id, missing)
+            self._index.packs.want_repair(pack.id, missing)
         except DriveError as error:
             log.warning("pack %s is to be repaired, but the index cannot note it: %s", pack.id.hex(), error)
         self._repairs.wake()
@@ -304,7 +303,7 @@ class BlockStore:
             await self.reconcile()
             location = self._index.locate(block)
         if location is None:  # who asks for a block that was forgotten needs it
-            self._index.revive([block])
+            self._index.dying.revive([block])
             location = self._index.locate(block)
         if location is not None:
             return location
@@ -376,7 +375,7 @@ class BlockStore:
         """When the last fragments of a stored pack are written or have failed, tell the index."""
         await write.settled.wait()
         try:
-            self._index.set_settled(write.pack.id, write.pack.nodes, write.missing())
+            self._index.packs.set_settled(write.pack.id, write.pack.nodes, write.missing())
         except DriveError as error:
             # What was noted with the pack stands: fragments that have come since count as missing.
             log.warning("the index cannot be written now: %s", error)

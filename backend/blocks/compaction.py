@@ -109,7 +109,7 @@ class Compactor:
         report = CompactionReport()
         await verify()
         report.blocks = await self._forget(until_ns)
-        doomed = self._index.doomed()
+        doomed = self._index.dying.doomed()
         census, read_from = await self._take_census()
         await self._delete_all(_without(read_from, doomed), verify, report)
         await self._drop([one.pack.id for one in census if not one.blocks], verify, report)
@@ -138,7 +138,7 @@ class Compactor:
 
     async def _forget(self, until_ns: int) -> int:
         total = 0
-        while count := self._index.forget_dying(until_ns, _PAGE):
+        while count := self._index.dying.forget(until_ns, _PAGE):
             failpoint(FORGOTTEN)
             total += count
             await trio.lowlevel.checkpoint()
@@ -151,7 +151,7 @@ class Compactor:
         found: dict[bytes, _Census] = {}
         read_from: set[bytes] = set()
         last = b""
-        while packs := self._index.packs_after(last, _PAGE):
+        while packs := self._index.packs.after(last, _PAGE):
             last = packs[-1].id
             found |= {pack.id: _Census(pack) for pack in packs if not self._is_pending(pack.id)}
             await trio.lowlevel.checkpoint()
@@ -210,12 +210,12 @@ class Compactor:
                 failure = error  # raised below: a nursery would wrap it
         if failure is not None:
             raise failure
-        self._index.set_settled(pack_id, write.pack.nodes, write.missing())
+        self._index.packs.set_settled(pack_id, write.pack.nodes, write.missing())
         if write.missing():
             self._wake_repairs()
 
     async def _drop(self, pack_ids: Sequence[bytes], verify: Verify, report: CompactionReport) -> None:
-        doomed = self._index.doom(pack_ids)
+        doomed = self._index.dying.doom(pack_ids)
         if doomed:
             failpoint(DOOMED)
         await self._delete_all(doomed, verify, report)
@@ -226,7 +226,7 @@ class Compactor:
                 continue
             if await self._delete(pack, verify):
                 failpoint(DELETED)
-                self._index.remove_pack(pack.id)
+                self._index.dying.remove_pack(pack.id)
                 report.packs += 1
                 report.stored_bytes += pack.stored_size
             else:
@@ -256,7 +256,7 @@ class Compactor:
         listed = await self._list()
         count = 0
         for pack_id, places in listed.items():
-            if len(places) >= self._packs.code.profile.k or self._index.pack(pack_id) is not None:
+            if len(places) >= self._packs.code.profile.k or self._index.packs.get(pack_id) is not None:
                 continue
             for name, index in places if not self._is_pending(pack_id) else ():
                 await verify()

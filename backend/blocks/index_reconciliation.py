@@ -83,7 +83,7 @@ class IndexReconciliation:
     async def run(self, progress: Progress | None = None) -> ReconcileReport:
         """Compare, mark, add. Safe to repeat and to cancel at any point."""
         report = ReconcileReport()
-        known = {pack_id for pack_id in self._index.pack_ids() if not self._is_pending(pack_id)}
+        known = {pack_id for pack_id in self._index.packs.ids() if not self._is_pending(pack_id)}
         listing = await list_fragments(self._nodes, LIST_PATIENCE)
         report.away = listing.away
         for pack_id in known:
@@ -94,14 +94,14 @@ class IndexReconciliation:
         return report
 
     def _compare(self, pack_id: bytes, listing: FragmentListing, report: ReconcileReport) -> None:
-        pack = self._index.pack(pack_id)
+        pack = self._index.packs.get(pack_id)
         if pack is None:
             return
         nodes, missing = self._whereabouts(pack_id, pack.nodes, listing, report)
         if nodes != list(pack.nodes):
-            self._index.set_nodes(pack_id, nodes)
+            self._index.packs.set_nodes(pack_id, nodes)
         if missing & ~pack.missing:
-            self._index.want_repair(pack_id, missing)
+            self._index.packs.want_repair(pack_id, missing)
             report.marked += 1
 
     def _whereabouts(
@@ -140,7 +140,7 @@ class IndexReconciliation:
 
     async def _add(self, pack_id: bytes, listing: FragmentListing, report: ReconcileReport) -> None:
         await trio.lowlevel.checkpoint()
-        if self._is_pending(pack_id) or self._index.pack(pack_id) is not None:
+        if self._is_pending(pack_id) or self._index.packs.get(pack_id) is not None:
             return
         profile = self._packs.code.profile
         if sum(listing.holder(pack_id, index) is not None for index in range(profile.total)) < profile.k:

@@ -66,7 +66,7 @@ class RepairQueue:
         """Repair what is queued, for ever."""
         wait = self._first_wait
         while True:
-            if self._index.packs_to_repair(limit=1):
+            if self._index.packs.to_repair(limit=1):
                 repaired = await self.repair_all()
                 wait = self._first_wait if repaired else min(2 * wait, LONGEST_WAIT)
                 with trio.move_on_after(wait):
@@ -83,19 +83,19 @@ class RepairQueue:
 
     async def settle(self, patience: float, away: Collection[str]) -> Shortfall:
         """As `Upstream.redundancy`; the nodes `away` count as such, whether they answer or not."""
-        newest = self._index.newest_number()
+        newest = self._index.packs.newest_number()
         self._hurried.set()
         while True:
             progress = self._progress
             answering = await self._answering(away)
-            queued = self._index.to_be_repaired(newest)
+            queued = self._index.packs.to_be_repaired(newest)
             if not queued.packs or (queued.nodes and answering.isdisjoint(queued.nodes)):
                 break
             with trio.move_on_after(patience) as waiting:
                 await progress.wait()
             if waiting.cancelled_caught:
                 break
-        return self._index.shortfall(newest, answering)
+        return self._index.packs.shortfall(newest, answering)
 
     async def _answering(self, away: Collection[str]) -> set[str]:
         """The nodes that answer now, all asked at once: one that hangs takes `CHECK_PATIENCE` seconds."""
@@ -114,7 +114,7 @@ class RepairQueue:
     async def repair_all(self) -> int:
         """Try every queued pack once; how many are whole now."""
         run, left, begun = _Run(), 0, trio.current_time()
-        while batch := self._index.packs_to_repair(_BATCH, left):
+        while batch := self._index.packs.to_repair(_BATCH, left):
             before = run.repaired
             await self._repair_batch(batch, run)
             left += len(batch) - (run.repaired - before)
@@ -155,7 +155,7 @@ class RepairQueue:
     async def _repair(self, pack: Pack, run: _Run) -> None:
         try:
             missing = await self._packs.repair(pack)
-            self._index.set_missing(pack.id, missing)
+            self._index.packs.set_missing(pack.id, missing)
             if missing != pack.missing or not missing:
                 self.note_progress()
         except DriveError as error:

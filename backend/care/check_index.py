@@ -52,10 +52,10 @@ class IndexCheck:
         return found
 
     def _packs(self) -> Iterator[str]:
-        kept, fresh = self._kept.pack_ids(), self._fresh.pack_ids()
+        kept, fresh = self._kept.packs.ids(), self._fresh.packs.ids()
         if fresh - kept:
             yield f"it lacks {len(fresh - kept)} packs that are on the nodes"
-        gone = [pack_id for pack_id in kept - fresh if not self._kept.is_doomed(pack_id)]
+        gone = [pack_id for pack_id in kept - fresh if not self._kept.dying.is_doomed(pack_id)]
         if gone:
             yield f"it has {len(gone)} packs that cannot be read from the nodes"
         wrong = [
@@ -81,7 +81,7 @@ class IndexCheck:
         location = self._fresh.locate(entry.block)
         if location is not None and location.pack.id == pack_id:
             return (location.offset, location.length) == (entry.offset, entry.length)
-        pack = self._fresh.pack(pack_id)
+        pack = self._fresh.packs.get(pack_id)
         return pack is not None and entry in await self._trailer(pack)
 
     async def _trailer(self, pack: Pack) -> set[PackEntry]:
@@ -96,5 +96,5 @@ class IndexCheck:
 
 
 def _size(index: BlockIndex, pack_id: bytes) -> int:
-    pack = index.pack(pack_id)
+    pack = index.packs.get(pack_id)
     return -1 if pack is None else pack.size

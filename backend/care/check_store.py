@@ -69,8 +69,8 @@ class StoreCheck:
 
     async def run(self, progress: Progress) -> None:
         """See the class. Safe to cancel and to repeat."""
-        total, done, position = self._index.statistics().packs, 0, b""
-        while batch := self._index.packs_after(position, _BATCH):
+        total, done, position = self._index.packs.statistics().packs, 0, b""
+        while batch := self._index.packs.after(position, _BATCH):
             position = batch[-1].id
             for start in range(0, len(batch), AT_ONCE):
                 async with trio.open_nursery() as nursery:
@@ -127,7 +127,7 @@ class StoreCheck:
             seen.away[index] = text
 
     def _report_too_few(self, pack: Pack, seen: _Seen) -> None:
-        self._index.want_repair(pack.id, sum(1 << index for index in seen.wrong))
+        self._index.packs.want_repair(pack.id, sum(1 << index for index in seen.wrong))
         k = self._packs.code.profile.k
         reasons = "; ".join([*seen.wrong.values(), *seen.away.values()])
         self._findings.add(
@@ -145,7 +145,7 @@ class StoreCheck:
         except DriveError as error:
             self._findings.add("left", f"{what}; it could not be rebuilt: {error}")
             return
-        self._index.set_missing(pack.id, missing)
+        self._index.packs.set_missing(pack.id, missing)
         failed = [index for index in seen.wrong if missing >> index & 1]
         self._findings.add("left" if failed else "mended", what)
 

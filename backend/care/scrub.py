@@ -124,7 +124,7 @@ class Scrub:
                 0,
                 0,
             )
-        while batch := self._index.packs_after(bytes.fromhex(state.position), _BATCH):
+        while batch := self._index.packs.after(bytes.fromhex(state.position), _BATCH):
             for pack in batch:
                 await self._look_at(pack)
                 state.position = pack.id.hex()
@@ -160,10 +160,10 @@ class Scrub:
     def _note(self, pack: Pack, index: int, error: DriveError) -> None:
         if not is_wrong(error):
             self.state.unanswered += 1
-        elif self._index.pack(pack.id) is not None:  # else it was deleted meanwhile
+        elif self._index.packs.get(pack.id) is not None:  # else it was deleted meanwhile
             log.warning("scrub: fragment %d of pack %s: %s", index, pack.id.hex(), error)
             self.state.wrong += 1
-            self._index.want_repair(pack.id, 1 << index)
+            self._index.packs.want_repair(pack.id, 1 << index)
             failpoint(NOTED)
             self._wake_repair()
 

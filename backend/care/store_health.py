@@ -60,7 +60,7 @@ class StoreHealth:
         if self._scrubbing is None:
             raise ReadOnlyError("the drive is open for reading only: nothing can be repaired")
         repaired = await self._blocks.repairs.repair_all()
-        return {"repaired": repaired, "left": self._index.statistics().packs_to_repair}
+        return {"repaired": repaired, "left": self._index.packs.statistics().packs_to_repair}
 
     async def check_fragments(self) -> list[str]:
         """One line for each pack of which a fragment is missing, has the wrong size or cannot be asked

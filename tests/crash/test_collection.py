@@ -320,7 +320,8 @@ async def test_nothing_is_deleted_while_the_index_lacks_what_is_needed(site: Sit
         await make_file(drive, b"kept", data)
         await drive.sync()
         (needed,) = live_blocks(drive, b"kept")
-        site.local.blocks._index._database.execute("DELETE FROM blocks WHERE id = ?", (needed,))
+        index = site.local.index
+        index.database.execute("DELETE FROM blocks WHERE id = ?", (needed,))
         before = site.stored()
         collected = await drive.retention.collect(grace=0)
         assert collected.dead.lost == 1

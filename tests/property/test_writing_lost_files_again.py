@@ -74,8 +74,8 @@ async def scrub(local: LocalDrive, drive: Drive, data: bytes) -> bool:
 
 
 async def repair(local: LocalDrive, drive: Drive, data: bytes) -> bool:
-    for pack in local.blocks._index.packs_after(b"", 1000):
-        local.blocks._index.want_repair(pack.id)
+    for pack in local.blocks._index.packs.after(b"", 1000):
+        local.blocks._index.packs.want_repair(pack.id)
     assert await local.blocks.repairs.repair_all() == 0
     return True
 
@@ -125,7 +125,7 @@ async def test_what_is_written_again_is_there(
 
 async def settled(local: LocalDrive) -> None:
     """All six fragments are on their nodes."""
-    while local.blocks._index.packs_to_repair(1):
+    while local.blocks._index.packs.to_repair(1):
         await trio.sleep(0.001)
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import trio
 
-from backend.blocks import BlockIndex, BlockStore
+from backend.blocks import BlockIndex, BlockStore, SqliteBlockIndex
 from backend.buffer import Buffer
 from backend.care import IndexCheck, ObjectCheck, StoreCheck
 from backend.cluster import require_current
@@ -96,7 +96,7 @@ class DriveCheck:
         leasing = open_nodes(drive.folder, file, LEASE_PATIENCE)
         self._lease = Lease(leasing, file.id, keys.lease, this_process()) if mend else None
         self._log = CommitLog(self._objects)
-        self._index = BlockIndex(str(work / INDEX_FILE), file.id)
+        self._index = SqliteBlockIndex(str(work / INDEX_FILE), file.id, profile.m)
         code = code_for(profile)
         self._blocks = self._store_on(self._index)
         self._packs = PackStore(self._nodes, code, cluster, file.id, keys.pack, lambda _pack, _index: None)
@@ -246,7 +246,7 @@ class DriveCheck:
         try:
             if at_rest.is_damaged(str(path)):
                 raise CorruptError("it has changed since it was closed")
-            kept = BlockIndex(str(source), self._drive.file.id)
+            kept = self._open_index(source)
             try:
                 check = IndexCheck(
                     kept,
@@ -354,26 +354,30 @@ class DriveCheck:
         """This machine's index learns of the packs that were just written."""
         path = self._cache_folder / INDEX_FILE
         if path.exists():
-            await self._complete(BlockIndex(str(path), self._drive.file.id))
+            await self._complete(self._open_index(path))
 
     async def _keep_what_is_broken(self) -> None:
         """This machine's index learns which fragments are bad, also one that has to be made anew: else the
         next mount would take them for good, and rely on what is lost."""
-        if not self._cache_folder.exists() or not self._index.packs_to_repair(1):
+        if not self._cache_folder.exists() or not self._index.packs.to_repair(1):
             return
-        await self._complete(open_index(self._cache_folder / INDEX_FILE, self._drive.file.id))
+        await self._complete(open_index(self._cache_folder / INDEX_FILE, self._drive.file))
 
     async def _complete(self, kept: BlockIndex) -> None:
         """Bring the index up to what is on the nodes and is known of it, and close it."""
         store, skip = self._store_on(kept), 0
         try:
             await store.reconcile()
-            while batch := self._index.packs_to_repair(_BATCH, skip):
+            while batch := self._index.packs.to_repair(_BATCH, skip):
                 skip += len(batch)
                 for pack in batch:
-                    kept.want_repair(pack.id, pack.missing)
+                    kept.packs.want_repair(pack.id, pack.missing)
         finally:
             await store.close()
+
+    def _open_index(self, path: Path) -> SqliteBlockIndex:
+        file = self._drive.file
+        return SqliteBlockIndex(str(path), file.id, Profile.parse(file.profile).m)
 
     def _store_on(self, index: BlockIndex) -> BlockStore:
         file = self._drive.file
@@ -381,7 +385,7 @@ class DriveCheck:
         return BlockStore(self._nodes, code, cluster_map(file), file.id, self._drive.keys.pack, index)
 
     def _summarised(self, store: StoreCheck) -> str:
-        sums = self._index.statistics()
+        sums = self._index.packs.statistics()
         commits = self._head.number if self._head else 0
         read = f", {store.checked_bytes >> 20} MiB read" if self._data else ""
         stored = f"{counted(sums.packs, 'pack')}, {counted(sums.blocks, 'block')}"

@@ -30,8 +30,8 @@ journal = Journal(Path(sys.argv[2]) / "journal")
 journal.begin_segment(1)
 """,
     "the block index": """
-from backend.blocks.block_index import BlockIndex
-index = BlockIndex(sys.argv[2] + "/blocks.db", b"d" * 16)
+from backend.blocks.sqlite_index import SqliteBlockIndex
+index = SqliteBlockIndex(sys.argv[2] + "/blocks.db", b"d" * 16, 2)
 """,
     "the namespace": """
 from cache.namespace.namespace import Namespace

@@ -16,8 +16,8 @@ import pytest
 import trio
 
 from backend import failpoints
-from backend.blocks.block_index import BlockIndex
 from backend.blocks.block_store import BlockStore
+from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode
 from backend.errors import (
@@ -50,7 +50,7 @@ class Rig:
 
     path: Path
     nodes: dict[str, FaultyNode]
-    index: BlockIndex
+    index: SqliteBlockIndex
     store: BlockStore
 
     def fragments(self) -> list[Path]:
@@ -76,7 +76,7 @@ class Rig:
 
     async def settle(self) -> None:
         """Until every fragment of every pack is on its node."""
-        while self.index.packs_to_repair(1):
+        while self.index.packs.to_repair(1):
             await trio.sleep(0.001)
 
     async def check(self, sealed: list[SealedBlock]) -> None:
@@ -91,7 +91,7 @@ def build(path: Path, profile: str = "4+2", count: int = 6, index: str = ":memor
         initialise_directory_node(str(path / name), DRIVE, name, name)
         nodes[name] = FaultyNode(DirectoryNode(str(path / name), NodeIdentity(name, DRIVE, name)))
     cluster = ClusterMap(1, tuple(ClusterNode(name, name) for name in nodes))
-    database = BlockIndex(index, DRIVE)
+    database = SqliteBlockIndex(index, DRIVE, Profile.parse(profile).m)
     store = BlockStore(nodes, code_for(Profile.parse(profile)), cluster, DRIVE, KEY, database, **options)
     return Rig(path, nodes, database, store)
 
@@ -413,13 +413,13 @@ async def test_the_index_is_rebuilt_from_packs_alone(tmp_path: Path, profile: st
     async with running(build(tmp_path, profile)) as rig:
         await rig.write(sealed, packs=5)
         before = {block.id: rig.index.locate(block.id) for block in sealed}
-        sums = rig.index.statistics()
+        sums = rig.index.packs.statistics()
         steps: list[tuple[int, int]] = []
         report = await rig.store.rebuild_index(lambda done, total: steps.append((done, total)))
         assert (report.added, report.away, report.unreadable, report.incomplete) == (5, [], [], 0)
         assert steps == [(done, 5) for done in range(1, 6)]
         assert {block.id: rig.index.locate(block.id) for block in sealed} == before
-        assert rig.index.statistics() == sums
+        assert rig.index.packs.statistics() == sums
         await rig.check(sealed)
 
 
@@ -466,7 +466,7 @@ async def test_a_pack_that_no_node_lists_is_kept_and_wanted_for_repair(rig: Rig)
         fragment.unlink()
     report = await rig.store.reconcile()
     assert report.marked == 1
-    assert rig.index.statistics().packs_to_repair == 1
+    assert rig.index.packs.statistics().packs_to_repair == 1
     assert rig.index.locate(sealed[0].id) is not None
     # Nothing new relies on it: a write of the same bytes stores them again.
     assert await rig.store.missing([block.id for block in sealed]) == {block.id for block in sealed}
@@ -483,7 +483,7 @@ async def test_a_fragment_on_another_node_is_found_there(rig: Rig, tmp_path: Pat
     report = await rig.store.reconcile()
     assert report.marked == 0
     await rig.check(sealed)
-    assert not rig.index.packs_to_repair(1)
+    assert not rig.index.packs.to_repair(1)
 
 
 async def test_a_fragment_that_arrives_while_nodes_are_listed_is_not_missing(
@@ -569,7 +569,7 @@ def known(rig: Rig) -> dict[str, dict[int, str]]:
     """The same by the index, of fragments that it does not call missing."""
     return {
         pack.id.hex(): {at: name for at, name in enumerate(pack.nodes) if not pack.missing >> at & 1}
-        for pack in rig.index.packs_after(b"", 1000)
+        for pack in rig.index.packs.after(b"", 1000)
     }
 
 
@@ -681,7 +681,7 @@ async def test_one_call_repairs_all_that_can_be_whatever_the_batches(
     noted: list[tuple[int, float]] = []
     rig = build(tmp_path, note_repair=lambda *what: noted.append(what))
     await rig.store.rebuild_index()
-    for path in sorted(tmp_path.glob(f"node*/packs/*/{rig.index.packs_to_repair(9)[8].id.hex()}.*"))[:2]:
+    for path in sorted(tmp_path.glob(f"node*/packs/*/{rig.index.packs.to_repair(9)[8].id.hex()}.*"))[:2]:
         path.unlink()
     assert await rig.store.repairs.repair_all() == 21
     assert (await rig.store.status()).packs_to_repair == 1
@@ -772,7 +772,7 @@ async def test_reading_is_hedged_against_a_slow_node(tmp_path: Path) -> None:
         with trio.fail_after(20):
             await rig.check(sealed)
         assert slow.hits > 0
-        assert not rig.index.packs_to_repair(1)
+        assert not rig.index.packs.to_repair(1)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ async def test_a_doomed_pack_that_is_read_from_stays(rig: Rig) -> None:
     await rig.write(sealed)
     whole = rig.fragments()
     await rig.store.release([])
-    assert rig.index.doom(sorted(rig.index.pack_ids()))
+    assert rig.index.dying.doom(sorted(rig.index.packs.ids()))
     assert (await compact(rig)).packs == 0
     assert rig.fragments() == whole
     await rig.check(sealed)
@@ -225,7 +225,7 @@ async def test_an_index_that_missed_a_compaction_is_mended(tmp_path: Path) -> No
         await rig.check(sealed[:30])
         await rig.store.release(ids(sealed[30:]))
         await compact(rig)
-        assert rig.index.statistics().packs == len(rig.packs())
+        assert rig.index.packs.statistics().packs == len(rig.packs())
 
 
 async def test_a_reader_meets_a_compaction(rig: Rig) -> None:
@@ -288,7 +288,7 @@ async def test_a_node_that_is_away_is_cleaned_later(rig: Rig) -> None:
     report = await compact(rig)
     assert (report.packs, report.waiting) == (0, 1)
     assert len(rig.fragments()) == 1
-    assert not rig.index.packs_to_repair(1)
+    assert not rig.index.packs.to_repair(1)
     rig.nodes[name].faults = []
     assert (await compact(rig)).packs == 1
     assert rig.fragments() == []
@@ -302,7 +302,7 @@ async def test_a_pack_that_wants_repair_is_left_to_the_repair(tmp_path: Path) ->
         await rig.write(sealed, packs=1)
         location = rig.index.locate(sealed[0].id)
         assert location is not None
-        rig.index.want_repair(location.pack.id, 1)
+        rig.index.packs.want_repair(location.pack.id, 1)
         await rig.store.release(ids(sealed))
         assert (await compact(rig)).packs == 0
         assert len(rig.fragments()) == 6

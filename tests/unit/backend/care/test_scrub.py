@@ -50,7 +50,7 @@ async def test_all_is_read_and_nothing_is_wrong(rig: Rig, make: Make) -> None:
     assert (state.fragments, state.wrong, state.unanswered) == (30, 0, 0)
     assert state.position == ""
     assert state.finished_ns >= state.begun_ns > 0
-    assert not rig.index.packs_to_repair(1)
+    assert not rig.index.packs.to_repair(1)
 
 
 @pytest.mark.parametrize("damage", ["flip", "flip the footer", "truncate", "extend", "remove", "swap"])
@@ -89,7 +89,7 @@ async def test_a_node_that_does_not_answer_is_not_called_wrong(rig: Rig, make: M
     rig.nodes["node2"].faults = [Fault(("get",), error=AWAY)]
     state = await make().scrub()
     assert (state.wrong, state.unanswered) == (0, 5)
-    assert not rig.index.packs_to_repair(1)
+    assert not rig.index.packs.to_repair(1)
 
 
 async def test_an_interrupted_scrub_goes_on_where_it_was(rig: Rig, make: Make) -> None:
@@ -103,7 +103,7 @@ async def test_an_interrupted_scrub_goes_on_where_it_was(rig: Rig, make: Make) -
     rig.store.repairs.wake()
     await rig.settle()
     first = make()
-    first.state.position = rig.index.packs_after(b"", 3)[-1].id.hex()
+    first.state.position = rig.index.packs.after(b"", 3)[-1].id.hex()
     first._keep(at_once=True)
     second = make()
     assert second.is_running

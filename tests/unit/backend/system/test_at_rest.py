@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.blocks.block_index import BlockIndex
+from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.errors import CorruptError
 from backend.system import at_rest
 from cache.namespace.namespace import Namespace
@@ -63,14 +63,14 @@ def test_removing_takes_all_files(path: Path) -> None:
 
 def test_the_index_is_sealed_only_while_it_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "blocks.db"
-    index = BlockIndex(str(path), DRIVE)
+    index = SqliteBlockIndex(str(path), DRIVE, 2)
     assert not (tmp_path / "blocks.db.seal").exists()
     index.close()
     index.close()
     assert (tmp_path / "blocks.db.seal").exists()
     flip(path, path.stat().st_size - 1, 0)
     with pytest.raises(CorruptError, match="changed since it was closed"):
-        BlockIndex(str(path), DRIVE)
+        SqliteBlockIndex(str(path), DRIVE, 2)
 
 
 def test_the_namespace_is_sealed_only_while_it_is_closed(tmp_path: Path) -> None:

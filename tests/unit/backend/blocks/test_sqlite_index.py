@@ -1,4 +1,4 @@
-"""backend.blocks.block_index: what is added is found, repairs are listed, foreign files refused."""
+"""backend.blocks.sqlite_index: what is added is found, repairs are listed, foreign files refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from backend.blocks.block_index import LOCATED, BlockIndex, BlockLocation
+from backend.blocks.block_index import BlockLocation
+from backend.blocks.located_blocks import LOCATED
+from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.errors import CorruptError, FormatError, NoSpaceError, TransientError
 from backend.packs.pack import Pack
 from backend.packs.pack_format import PackEntry
@@ -32,23 +34,23 @@ def entries(*numbers: int) -> list[PackEntry]:
 
 
 @pytest.fixture
-def index() -> Iterator[BlockIndex]:
-    index = BlockIndex(":memory:", DRIVE)
+def index() -> Iterator[SqliteBlockIndex]:
+    index = SqliteBlockIndex(":memory:", DRIVE, 32)
     yield index
     index.close()
 
 
-def test_what_is_added_is_found(index: BlockIndex) -> None:
+def test_what_is_added_is_found(index: SqliteBlockIndex) -> None:
     index.add_pack(pack(1), entries(1, 2))
     assert index.locate(block(2)) == BlockLocation(pack(1), 50, 10)
     assert index.locate(block(3)) is None
     assert [index.has(block(number)) for number in (1, 2, 3)] == [True, True, False]
-    assert index.pack(pack(1).id) == pack(1)
-    assert index.pack(pack(2).id) is None
-    assert index.pack_ids() == {pack(1).id}
+    assert index.packs.get(pack(1).id) == pack(1)
+    assert index.packs.get(pack(2).id) is None
+    assert index.packs.ids() == {pack(1).id}
 
 
-def test_a_location_is_looked_up_once_until_something_changes(index: BlockIndex) -> None:
+def test_a_location_is_looked_up_once_until_something_changes(index: SqliteBlockIndex) -> None:
     index.add_pack(pack(1), entries(1, 2))
     queries: list[str] = []
 
@@ -56,40 +58,40 @@ def test_a_location_is_looked_up_once_until_something_changes(index: BlockIndex)
         queries.append(query)
         return True
 
-    index._database.exec_trace = note
+    index.database.connection.exec_trace = note
     for _ in range(3):
         assert index.locate(block(2)) == BlockLocation(pack(1), 50, 10)
         assert index.locate(block(9)) is None
     assert len(queries) == 5, "twice for the block and its pack, each time for one that is not there"
     index.move(pack(2), entries(7, 1, 2), [pack(1).id])
     assert index.locate(block(2)) == BlockLocation(pack(2), 60, 10)
-    index.set_missing(pack(2).id, 5)
+    index.packs.set_missing(pack(2).id, 5)
     assert index.locate(block(2)) == BlockLocation(pack(2, missing=5), 60, 10)
-    index.set_nodes(pack(2).id, ["node3", "node0", "node1"])
+    index.packs.set_nodes(pack(2).id, ["node3", "node0", "node1"])
     found = index.locate(block(2))
     assert found is not None
     assert found.pack.nodes == ("node3", "node0", "node1")
-    index.set_dying([block(2)], now_ns=1)
+    index.dying.mark([block(2)], now_ns=1)
     assert index.locate(block(2)) is not None
-    index.forget_dying(until_ns=2, limit=10)
+    index.dying.forget(until_ns=2, limit=10)
     assert index.locate(block(2)) is None
     assert index.locate(block(1)) is not None
     index.clear()
     assert index.locate(block(1)) is None
 
 
-def test_statements_are_not_compiled_anew_for_each_value(index: BlockIndex) -> None:
-    assert index._database.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1)
+def test_statements_are_not_compiled_anew_for_each_value(index: SqliteBlockIndex) -> None:
+    assert index.database.connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1)
 
 
-def test_many_locations_are_not_all_kept(index: BlockIndex) -> None:
+def test_many_locations_are_not_all_kept(index: SqliteBlockIndex) -> None:
     numbers = range(2 * LOCATED)
     index.add_pack(pack(1), entries(*numbers))
     assert all(index.locate(block(number)) is not None for number in numbers)
-    assert len(index._located) <= LOCATED
+    assert len(index.located) <= LOCATED
 
 
-def test_a_pack_is_added_once_and_the_first_place_of_a_block_counts(index: BlockIndex) -> None:
+def test_a_pack_is_added_once_and_the_first_place_of_a_block_counts(index: SqliteBlockIndex) -> None:
     index.add_pack(pack(1), entries(1, 2))
     index.add_pack(pack(1), entries(3))
     index.add_pack(pack(2), entries(9, 2))
@@ -97,68 +99,68 @@ def test_a_pack_is_added_once_and_the_first_place_of_a_block_counts(index: Block
     found = index.locate(block(2))
     assert found is not None
     assert found.pack.id == pack(1).id
-    sums = index.statistics()
+    sums = index.packs.statistics()
     assert (sums.blocks, sums.block_bytes, sums.packs, sums.stored_bytes) == (4, 40, 2, 3400)
 
 
-def test_an_empty_index_has_sums(index: BlockIndex) -> None:
-    sums = index.statistics()
+def test_an_empty_index_has_sums(index: SqliteBlockIndex) -> None:
+    sums = index.packs.statistics()
     assert (sums.blocks, sums.block_bytes, sums.packs, sums.stored_bytes, sums.packs_to_repair) == (0,) * 5
 
 
-def test_repairs_are_queued_in_order_and_end(index: BlockIndex) -> None:
+def test_repairs_are_queued_in_order_and_end(index: SqliteBlockIndex) -> None:
     for number in range(4):
         index.add_pack(pack(number, missing=4 if number == 2 else 0), entries(number))
-    index.want_repair(pack(3).id, missing=1)
-    index.want_repair(pack(3).id, missing=2)
-    index.want_repair(pack(1).id)
-    assert index.packs_to_repair(9) == [pack(1), pack(2, 4), pack(3, 3)]
-    assert index.packs_to_repair(1, skip=1) == [pack(2, 4)]
-    assert index.statistics().packs_to_repair == 3
-    index.set_missing(pack(1).id, 0)
-    index.set_missing(pack(3).id, 2)
-    assert index.packs_to_repair(9) == [pack(2, 4), pack(3, 2)]
+    index.packs.want_repair(pack(3).id, missing=1)
+    index.packs.want_repair(pack(3).id, missing=2)
+    index.packs.want_repair(pack(1).id)
+    assert index.packs.to_repair(9) == [pack(1), pack(2, 4), pack(3, 3)]
+    assert index.packs.to_repair(1, skip=1) == [pack(2, 4)]
+    assert index.packs.statistics().packs_to_repair == 3
+    index.packs.set_missing(pack(1).id, 0)
+    index.packs.set_missing(pack(3).id, 2)
+    assert index.packs.to_repair(9) == [pack(2, 4), pack(3, 2)]
 
 
-def test_nodes_may_change(index: BlockIndex) -> None:
+def test_nodes_may_change(index: SqliteBlockIndex) -> None:
     index.add_pack(pack(1), entries(1))
-    index.set_nodes(pack(1).id, ("a", "b", "c"))
-    found = index.pack(pack(1).id)
+    index.packs.set_nodes(pack(1).id, ("a", "b", "c"))
+    found = index.packs.get(pack(1).id)
     assert found is not None
     assert found.nodes == ("a", "b", "c")
 
 
-def test_clear_forgets_all(index: BlockIndex) -> None:
+def test_clear_forgets_all(index: SqliteBlockIndex) -> None:
     index.add_pack(pack(1), entries(1))
     index.clear()
     assert not index.has(block(1))
-    assert index.pack_ids() == set()
+    assert index.packs.ids() == set()
 
 
-def test_a_pack_is_added_whole_or_not_at_all(index: BlockIndex) -> None:
+def test_a_pack_is_added_whole_or_not_at_all(index: SqliteBlockIndex) -> None:
     with pytest.raises(TypeError):
         index.add_pack(pack(1), [*entries(1), PackEntry(object(), 0, 0)])  # type: ignore[arg-type]
-    assert index.pack_ids() == set()
+    assert index.packs.ids() == set()
     assert not index.has(block(1))
 
 
 def test_it_is_there_after_a_restart(tmp_path: Path) -> None:
     path = str(tmp_path / "blocks.db")
-    index = BlockIndex(path, DRIVE)
+    index = SqliteBlockIndex(path, DRIVE, 32)
     index.add_pack(pack(1, missing=2), entries(1))
     index.close()
     index.close()
-    index = BlockIndex(path, DRIVE)
+    index = SqliteBlockIndex(path, DRIVE, 32)
     assert index.locate(block(1)) == BlockLocation(pack(1, missing=2), 40, 10)
     index.close()
 
 
 def test_the_index_of_another_drive_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "blocks.db"
-    BlockIndex(str(path), DRIVE).close()
+    SqliteBlockIndex(str(path), DRIVE, 32).close()
     before = path.read_bytes()
     with pytest.raises(FormatError, match="another drive"):
-        BlockIndex(str(path), bytes(16))
+        SqliteBlockIndex(str(path), bytes(16), 32)
     assert path.read_bytes() == before
 
 
@@ -168,34 +170,34 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
     other.execute("CREATE TABLE mine (a)")
     other.close()
     with pytest.raises(FormatError, match="no block index of version 3"):
-        BlockIndex(path, DRIVE)
+        SqliteBlockIndex(path, DRIVE, 32)
 
 
 def test_a_later_version_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "blocks.db")
-    BlockIndex(path, DRIVE).close()
+    SqliteBlockIndex(path, DRIVE, 32).close()
     at_rest.unseal(path)
     database = apsw.Connection(path)
     database.execute("PRAGMA user_version = 4")
     database.close()
     with pytest.raises(FormatError, match="version 3"):
-        BlockIndex(path, DRIVE)
+        SqliteBlockIndex(path, DRIVE, 32)
 
 
 def test_damage_is_told_as_such(tmp_path: Path) -> None:
     path = tmp_path / "blocks.db"
     path.write_bytes(b"not a database at all" * 100)
     with pytest.raises(CorruptError, match=r"remove blocks\.db"):
-        BlockIndex(str(path), DRIVE)
+        SqliteBlockIndex(str(path), DRIVE, 32)
 
 
-def test_a_full_disk_is_told_as_such(index: BlockIndex) -> None:
-    index._database.execute("PRAGMA max_page_count = 10")
+def test_a_full_disk_is_told_as_such(index: SqliteBlockIndex) -> None:
+    index.database.execute("PRAGMA max_page_count = 10")
     with pytest.raises(NoSpaceError):
         index.add_pack(pack(1), entries(*range(2000)))
-    assert index.pack_ids() == set()
+    assert index.packs.ids() == set()
 
 
 def test_a_missing_folder_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(TransientError):
-        BlockIndex(str(tmp_path / "nowhere" / "blocks.db"), DRIVE)
+        SqliteBlockIndex(str(tmp_path / "nowhere" / "blocks.db"), DRIVE, 32)

@@ -1,0 +1,152 @@
+"""The table of packs in the SQLite index: what there is, and what wants repair."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
+
+from backend.blocks.block_index import IndexStatistics
+from backend.blocks.index_database import IndexDatabase, translated
+from backend.packs import Pack, PackEntry
+from backend.upstream import Shortfall
+
+PACK_COLUMNS: Final = "packs.id, packs.size, packs.stored, packs.nodes, packs.missing"
+
+
+class SqlitePackTable:
+    """See `backend.blocks.block_index.PackTable`. With more than `parity` missing fragments a pack's blocks
+    do not count as stored."""
+
+    def __init__(self, database: IndexDatabase, parity: int) -> None:
+        self._database = database
+        self._parity = parity
+
+    @translated
+    def get(self, pack_id: bytes) -> Pack | None:
+        row = self._database.one(f"SELECT {PACK_COLUMNS} FROM packs WHERE id = ?", pack_id)
+        return None if row is None else pack_of(row)
+
+    @translated
+    def ids(self) -> set[bytes]:
+        return {row[0] for row in self._database.execute("SELECT id FROM packs")}
+
+    @translated
+    def after(self, pack_id: bytes, limit: int) -> list[Pack]:
+        rows = self._database.execute(
+            f"SELECT {PACK_COLUMNS} FROM packs WHERE id > ? AND NOT doomed ORDER BY id LIMIT ?",
+            (pack_id, limit),
+        )
+        return [pack_of(row) for row in rows]
+
+    @translated
+    def to_repair(self, limit: int, skip: int = 0) -> list[Pack]:
+        rows = self._database.execute(
+            f"SELECT {PACK_COLUMNS} FROM packs WHERE repair AND NOT doomed ORDER BY number LIMIT ? OFFSET ?",
+            (limit, skip),
+        )
+        return [pack_of(row) for row in rows]
+
+    @translated
+    def newest_number(self) -> int:
+        row = self._database.one("SELECT max(number) FROM packs")
+        return 0 if row is None or row[0] is None else int(row[0])
+
+    @translated
+    def to_be_repaired(self, up_to: int) -> Shortfall:
+        rows = self._database.execute(
+            "SELECT nodes, missing, repair, count(*) FROM packs WHERE repair AND NOT doomed AND number <= ?"
+            " GROUP BY nodes, missing",
+            (up_to,),
+        )
+        return self._shortfall(rows, None)
+
+    @translated
+    def shortfall(self, up_to: int, answering: Collection[str]) -> Shortfall:
+        rows = self._database.execute(
+            "SELECT nodes, missing, repair, count(*) FROM packs WHERE NOT doomed AND number <= ?"
+            " GROUP BY nodes, missing, repair",
+            (up_to,),
+        )
+        return self._shortfall(rows, answering)
+
+    @translated
+    def want_repair(self, pack_id: bytes, missing: int = 0) -> None:
+        self._database.execute(
+            "UPDATE packs SET repair = 1, missing = missing | ? WHERE id = ?", (missing, pack_id)
+        )
+
+    @translated
+    def set_missing(self, pack_id: bytes, missing: int) -> None:
+        self._database.execute(
+            "UPDATE packs SET missing = ?1, repair = ?1 != 0 WHERE id = ?2", (missing, pack_id)
+        )
+
+    @translated
+    def set_settled(self, pack_id: bytes, nodes: Sequence[str], missing: int) -> None:
+        self._database.execute(
+            "UPDATE packs SET nodes = ?1, missing = ?2, repair = ?2 != 0 WHERE id = ?3",
+            ("/".join(nodes), missing, pack_id),
+        )
+
+    @translated
+    def set_nodes(self, pack_id: bytes, nodes: Sequence[str]) -> None:
+        self._database.execute("UPDATE packs SET nodes = ? WHERE id = ?", ("/".join(nodes), pack_id))
+
+    @translated
+    def statistics(self) -> IndexStatistics:
+        row = self._database.one(
+            "SELECT total(blocks), total(block_bytes), count(*), total(stored),"
+            " total(repair AND NOT doomed) FROM packs"
+        )
+        return IndexStatistics(*map(int, row or (0, 0, 0, 0, 0)))
+
+    def _shortfall(self, rows: Iterable[Sequence[Any]], answering: Collection[str] | None) -> Shortfall:
+        count, names = 0, set()
+        for nodes, missing, repair, packs in rows:
+            if missing.bit_count() > self._parity:
+                continue
+            lacking = {
+                name
+                for at, name in enumerate(nodes.split("/"))
+                if missing >> at & 1 or (answering is not None and name not in answering)
+            }
+            count += packs if repair or lacking else 0
+            names |= lacking
+        return Shortfall(count, tuple(sorted(names)))
+
+    # Within a transaction of the index
+
+    def insert(self, pack: Pack, entries: Sequence[PackEntry]) -> int | None:
+        """Its number; None if it is there already."""
+        row = self._database.one(
+            "INSERT OR IGNORE INTO packs (id, size, stored, nodes, missing, repair, blocks, block_bytes)"
+            " VALUES (?1, ?2, ?3, ?4, ?5, ?5 != 0, ?6, ?7) RETURNING number",
+            pack.id,
+            pack.size,
+            pack.stored_size,
+            "/".join(pack.nodes),
+            pack.missing,
+            len(entries),
+            sum(entry.length for entry in entries),
+        )
+        return None if row is None else row[0]
+
+    def numbered(self, number: int) -> Pack | None:
+        """The pack of that number."""
+        row = self._database.one(f"SELECT {PACK_COLUMNS} FROM packs WHERE number = ?", number)
+        return None if row is None else pack_of(row)
+
+    def number_of(self, pack_id: bytes) -> int | None:
+        """The pack's number."""
+        row = self._database.one("SELECT number FROM packs WHERE id = ?", pack_id)
+        return None if row is None else int(row[0])
+
+    def worse_than(self, missing: int) -> set[int]:
+        """The numbers of those that lack more fragments than one that lacks the bits of `missing`."""
+        rows = self._database.execute("SELECT number, missing FROM packs WHERE missing != 0")
+        return {number for number, lacking in rows if lacking.bit_count() > missing.bit_count()}
+
+
+def pack_of(row: Sequence[Any]) -> Pack:
+    """The pack in a row of `PACK_COLUMNS`."""
+    return Pack(row[0], row[1], row[2], tuple(row[3].split("/")), row[4])

@@ -1,0 +1,84 @@
+"""Where blocks lie in the SQLite index: the place that each is read from, and its other ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from backend.blocks.block_index import BlockLocation
+from backend.blocks.index_database import IndexDatabase
+from backend.blocks.sqlite_packs import PACK_COLUMNS, SqlitePackTable, pack_of
+from backend.packs import PackEntry
+from backend.upstream import BlockId
+
+_INSERT: Final = "INSERT OR {} INTO blocks (id, pack, offset, length) VALUES (?, ?, ?, ?)"
+KEEP_COPY: Final = (
+    "INSERT OR REPLACE INTO copies (id, pack, offset, length)"
+    " SELECT id, pack, offset, length FROM blocks WHERE id = ?"
+)
+"""of where the block is read from, before that changes"""
+_NOTE_COPY: Final = (
+    "INSERT OR IGNORE INTO copies (id, pack, offset, length)"
+    " SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM blocks WHERE id = ?1)"
+)
+
+
+class SqlitePlaces:
+    """The rows of `blocks` and `copies`. What changes them runs within a transaction of the caller."""
+
+    def __init__(self, database: IndexDatabase, packs: SqlitePackTable) -> None:
+        self._database = database
+        self._packs = packs
+
+    def others(self, block: BlockId) -> list[BlockLocation]:
+        """See `BlockIndex.other_places`."""
+        rows = self._database.execute(
+            f"SELECT offset, length, {PACK_COLUMNS} FROM copies JOIN packs ON packs.number = copies.pack"
+            " WHERE copies.id = ?",
+            (block,),
+        )
+        found = [BlockLocation(pack_of(row[2:]), row[0], row[1]) for row in rows]
+        return sorted(found, key=lambda place: place.pack.missing.bit_count())
+
+    def add(self, number: int, entries: Sequence[PackEntry], worse: set[int]) -> None:
+        """The blocks of pack `number`: those that lie nowhere else, or in a pack of `worse`, are read
+        from it."""
+        rows = [(entry.block, number, entry.offset, entry.length) for entry in entries]
+        self._database.executemany(_NOTE_COPY, rows)
+        self._database.executemany(_INSERT.format("IGNORE"), rows)
+        self.repoint(number, entries, worse)
+
+    def replace(self, number: int, entries: Sequence[PackEntry]) -> None:
+        """The blocks of pack `number` are read from it, wherever they lie too."""
+        self.keep([entry.block for entry in entries])
+        self._database.executemany(
+            _INSERT.format("REPLACE"),
+            [(entry.block, number, entry.offset, entry.length) for entry in entries],
+        )
+
+    def keep(self, blocks: Sequence[BlockId]) -> None:
+        """Where they are read from is one of their other places from now on."""
+        self._database.executemany(KEEP_COPY, [(block,) for block in blocks])
+
+    def repoint(self, number: int, entries: Sequence[PackEntry], old: set[int]) -> None:
+        """Let blocks that are read from a pack of `old` be read from pack `number`."""
+        for entry in entries if old else ():
+            row = self._database.one("SELECT pack FROM blocks WHERE id = ?", entry.block)
+            if row is not None and row[0] in old:
+                self.keep([entry.block])
+                self._database.execute("DELETE FROM copies WHERE id = ? AND pack = ?", (entry.block, number))
+                self._database.execute(
+                    "UPDATE blocks SET pack = ?, offset = ?, length = ? WHERE id = ?",
+                    (number, entry.offset, entry.length, entry.block),
+                )
+
+    def read_from(self, block: BlockId, place: BlockLocation) -> None:
+        """Read the block from one of its other places, whose pack is not to go then."""
+        number = self._packs.number_of(place.pack.id)
+        if number is None:  # it has gone meanwhile
+            return
+        self._database.execute(_INSERT.format("REPLACE"), (block, number, place.offset, place.length))
+        self._database.execute("DELETE FROM copies WHERE id = ? AND pack = ?", (block, number))
+        self._database.execute(
+            "UPDATE packs SET doomed = 0, repair = 1 WHERE number = ? AND doomed", (number,)
+        )
