@@ -25,6 +25,7 @@ from backend.coding.placement import ClusterMap, ClusterNode
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.nodes.node import Node
+from backend.packs.pack_codec import PackCodec
 from backend.upstream import BlockId, SealedBlock
 
 MIB: Final = 1 << 20
@@ -52,7 +53,7 @@ async def measure(folder: Path, mebibytes: int) -> None:
     nodes = make_nodes(folder)
     cluster = ClusterMap(1, tuple(ClusterNode(name, name) for name in nodes))
     index = SqliteBlockIndex(str(folder / "blocks.db"), DRIVE, PROFILE.m)
-    store = BlockStore(nodes, code_for(PROFILE), cluster, DRIVE, bytes(32), index)
+    store = BlockStore(nodes, PackCodec(code_for(PROFILE), DRIVE, bytes(32)), cluster, index)
     await fill(store, mebibytes)
     held = sum(path.stat().st_size for path in (folder / LOST / "packs").glob("*/*"))
     shutil.rmtree(folder / LOST)

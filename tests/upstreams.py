@@ -23,6 +23,7 @@ from backend.local.local_upstream import LocalUpstream
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.nodes.node import Node
+from backend.packs.pack_codec import PackCodec
 from backend.upstream import Head
 
 DRIVE = bytes(range(16))
@@ -69,8 +70,8 @@ class LocalDrive:
         """An upstream that is not yet opened."""
         cluster = self.cluster()
         index = SqliteBlockIndex(index_path, DRIVE, parity=2)
-        code = code_for(Profile.parse("4+2"))
-        blocks = BlockStore(self.nodes, code, cluster, DRIVE, KEYS.pack, index, linger=0.01)
+        codec = PackCodec(code_for(Profile.parse("4+2")), DRIVE, KEYS.pack)
+        blocks = BlockStore(self.nodes, codec, cluster, index, linger=0.01)
         objects = self.objects()
         holder = replace(this_process(), host=host)
         lease = (

@@ -47,7 +47,7 @@ from backend.errors import (
 from backend.keys import DriveKeys, Secret, key_slots
 from backend.local import LocalUpstream
 from backend.nodes import DirectoryNode, LeasedNode, MeteredNode, Node, NodeIdentity, RetryNode, read_identity
-from backend.packs import PackStore
+from backend.packs import PackCodec, PackStore
 from backend.system import ask, at_rest
 from backend.upstream import Head
 from cache.blocks import BlockCache, BlockCodec
@@ -149,6 +149,11 @@ def cluster_map(file: DriveFile) -> ClusterMap:
     return ClusterMap(
         file.epoch, tuple(ClusterNode(node.name, node.zone, node.weight) for node in file.nodes)
     )
+
+
+def pack_codec(drive: UnlockedDrive) -> PackCodec:
+    """How its packs are made and read."""
+    return PackCodec(code_for(Profile.parse(drive.file.profile)), drive.file.id, drive.keys.pack)
 
 
 def open_nodes(folder: str, file: DriveFile, patience: float = math.inf) -> dict[str, Node]:
@@ -343,24 +348,22 @@ def _build_upstream(
     drive: UnlockedDrive, cache_folder: Path, scrub_interval: float, lease: Lease | None
 ) -> tuple[BlockStore, LocalUpstream, StoreHealth]:
     file, cluster = drive.file, cluster_map(drive.file)
-    profile = Profile.parse(file.profile)
-    code = code_for(profile)
+    profile, codec = Profile.parse(file.profile), pack_codec(drive)
     nodes = open_nodes(drive.folder, file, PACK_PATIENCE)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
     answering = open_nodes(drive.folder, file, OBJECT_PATIENCE)
     index = open_index(cache_folder / INDEX_FILE, file)
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder)
-    blocks = BlockStore(written, code, cluster, file.id, drive.keys.pack, index, note_repair=note)
-    looking = PackStore(nodes, code, cluster, file.id, drive.keys.pack, lambda _pack, _fragment: None)
+    blocks = BlockStore(written, codec, cluster, index, note_repair=note)
+    looking = PackStore(nodes, codec, cluster, lambda _pack, _fragment: None)
     copies = profile.m + 1
     ranking = ranking_of(cluster, copies)
     objects = ReplicatedObjects(answering, ranking, copies, file.id, drive.keys.object)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
         return blocks, LocalUpstream(blocks, CommitLog(objects), objects, None), health
-    wake, key = blocks.repairs.wake, drive.keys.pack
-    scrub = Scrub(nodes, code, file.id, key, index, wake, cache_folder, interval=scrub_interval)
+    scrub = Scrub(nodes, codec, index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
     upstream = LocalUpstream(blocks, CommitLog(objects, lease.verify), objects, lease)
     return blocks, upstream, StoreHealth(blocks, index, looking, scrub)
 

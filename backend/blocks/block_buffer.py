@@ -18,7 +18,7 @@ import trio
 
 from backend.buffer import Buffer
 from backend.errors import DriveError
-from backend.packs import MAX_BLOCKS, MAX_CONTENT, PACK_ID_SIZE, PackEntry, check_block, encode_pack
+from backend.packs import MAX_BLOCKS, MAX_CONTENT, PACK_ID_SIZE, PackCodec, PackEntry, check_block
 from backend.upstream import BlockId, SealedBlock
 
 DEFAULT_CAPACITY: Final = 64 * 1024 * 1024
@@ -68,9 +68,9 @@ class PendingPack:
             return self.data[entry.offset : entry.offset + entry.length]
         return self._blocks[block].data
 
-    def encode(self, drive_id: bytes, pack_key: bytes) -> tuple[bytes, list[PackEntry]]:
+    def encode(self, codec: PackCodec) -> tuple[bytes, list[PackEntry]]:
         """What `fix` wants. Changes nothing; may run in a thread while `read` is called."""
-        return encode_pack(drive_id, self.id, pack_key, list(self._blocks.values()))
+        return codec.encode(self.id, list(self._blocks.values()))
 
     def fix(self, data: bytes, entries: list[PackEntry]) -> None:
         """From here on the pack has these bytes; the single blocks are let go of."""

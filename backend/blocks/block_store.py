@@ -36,11 +36,11 @@ from backend.blocks.presence import Presence
 from backend.blocks.repair_queue import FIRST_WAIT as REPAIR_WAIT
 from backend.blocks.repair_queue import NoteRepair, RepairQueue, forget
 from backend.buffer import Buffer
-from backend.coding import CapacityModel, ClusterMap, ErasureCode, ask_status
+from backend.coding import CapacityModel, ClusterMap, ask_status
 from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node, Space
-from backend.packs import MAX_BLOCK_SIZE, Pack, PackStore, PackWrite, require_placeable
+from backend.packs import MAX_BLOCK_SIZE, Pack, PackCodec, PackStore, PackWrite, require_placeable
 from backend.upstream import (
     BlockId,
     BlockPart,
@@ -73,10 +73,8 @@ class BlockStore:
     def __init__(
         self,
         nodes: Mapping[str, Node],
-        code: ErasureCode,
+        codec: PackCodec,
         cluster: ClusterMap,
-        drive_id: bytes,
-        pack_key: bytes,
         index: BlockIndex,
         *,
         linger: float = 0.2,
@@ -89,25 +87,21 @@ class BlockStore:
     ) -> None:
         require_placeable(cluster, nodes)
         self._nodes = nodes
-        self._drive_id = drive_id
-        self._pack_key = pack_key
+        profile = codec.code.profile
+        self._codec = codec
         self._index = index
         self._linger = linger
-        self._data_share = code.profile.k / code.profile.total
-        self._capacity = CapacityModel(cluster, code.profile)
+        self._data_share = profile.k / profile.total
+        self._capacity = CapacityModel(cluster, profile)
         self._slots = trio.Semaphore(parallel)
         self._buffer = BlockBuffer(capacity, target)
-        self._packs = PackStore(nodes, code, cluster, drive_id, pack_key, self._note_wrong, hedge_after)
-        self._repairs = RepairQueue(nodes, self._packs, index, self._is_pending, repair_wait, note_repair)
-        self._reconciliation = IndexReconciliation(
-            nodes, self._packs, index, drive_id, pack_key, self._is_pending
-        )
-        self._compactor = Compactor(
-            nodes, self._packs, index, drive_id, pack_key, self._is_pending, self._repairs.wake
-        )
+        self._packs = PackStore(nodes, codec, cluster, self._note_wrong, hedge_after)
+        self._repairs = RepairQueue(self._packs, index, self._is_pending, repair_wait, note_repair)
+        self._reconciliation = IndexReconciliation(self._packs, index, self._is_pending)
+        self._compactor = Compactor(self._packs, index, self._is_pending, self._repairs.wake)
         self._compact_lock = trio.Lock()
         self._released = False
-        self._presence = Presence(index, code.profile.m)
+        self._presence = Presence(index, profile.m)
         self._reader = BlockReader(
             index, self._packs.reader, self._presence, self._locate, self._moved, self._suspect
         )
@@ -361,7 +355,7 @@ class BlockStore:
 
     async def _store_once(self, nursery: trio.Nursery, pack: PendingPack) -> PackWrite:
         if not pack.data:
-            encode = partial(pack.encode, self._drive_id, self._pack_key)
+            encode = partial(pack.encode, self._codec)
             pack.fix(*await trio.to_thread.run_sync(encode, limiter=self._packs.cpu))
         write = await self._packs.write(nursery, pack.id, pack.data)
         failpoint(AFTER_QUORUM)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,15 +32,12 @@ from backend.blocks.block_buffer import DEFAULT_TARGET
 from backend.blocks.block_index import BlockIndex
 from backend.errors import DriveError
 from backend.failpoints import declare, failpoint
-from backend.nodes import Node
 from backend.packs import (
     MAX_BLOCKS,
     PACK_ID_SIZE,
     Pack,
     PackEntry,
     PackStore,
-    decode_pack_index,
-    encode_pack,
     fragment_key,
     parse_fragment_key,
 )
@@ -86,19 +83,15 @@ class Compactor:
 
     def __init__(
         self,
-        nodes: Mapping[str, Node],
         packs: PackStore,
         index: BlockIndex,
-        drive_id: bytes,
-        pack_key: bytes,
         is_pending: Callable[[bytes], bool],
         wake_repairs: Callable[[], None],
     ) -> None:
-        self._nodes = nodes
+        self._nodes = packs.nodes
         self._packs = packs
+        self._codec = packs.codec
         self._index = index
-        self._drive_id = drive_id
-        self._pack_key = pack_key
         self._is_pending = is_pending
         self._wake_repairs = wake_repairs
 
@@ -128,8 +121,8 @@ class Compactor:
         for node in self._nodes.values():
             with suppress(DriveError):
                 spaces.append(await node.space())
-        profile = self._packs.code.profile
-        fragment = self._packs.stored_size(max(size, 1)) // profile.total + SMALLEST_ROOM
+        profile = self._codec.code.profile
+        fragment = self._codec.stored_size(max(size, 1)) // profile.total + SMALLEST_ROOM
         sharing = Counter(space.filesystem for space in spaces if space.filesystem)
         return (
             sum(space.free >= fragment * max(sharing[space.filesystem], 1) for space in spaces)
@@ -184,7 +177,7 @@ class Compactor:
 
     async def _needed(self, pack: Pack) -> list[SealedBlock]:
         whole = await self._packs.reader.read_whole(pack)
-        entries = decode_pack_index(self._drive_id, pack.id, self._pack_key, whole)
+        entries = self._codec.index_of(pack.id, whole)
         return [
             SealedBlock(entry.block, whole[entry.offset : entry.offset + entry.length])
             for entry in entries
@@ -197,7 +190,7 @@ class Compactor:
 
     async def _write(self, blocks: Sequence[SealedBlock], old: Sequence[bytes]) -> None:
         pack_id = os.urandom(PACK_ID_SIZE)
-        encode = partial(encode_pack, self._drive_id, pack_id, self._pack_key, blocks)
+        encode = partial(self._codec.encode, pack_id, blocks)
         data, entries = await trio.to_thread.run_sync(encode, limiter=self._packs.cpu)
         failure: DriveError | OSError | None = None
         async with trio.open_nursery() as nursery:
@@ -256,7 +249,7 @@ class Compactor:
         listed = await self._list()
         count = 0
         for pack_id, places in listed.items():
-            if len(places) >= self._packs.code.profile.k or self._index.packs.get(pack_id) is not None:
+            if len(places) >= self._codec.code.profile.k or self._index.packs.get(pack_id) is not None:
                 continue
             for name, index in places if not self._is_pending(pack_id) else ():
                 await verify()

@@ -12,7 +12,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -21,18 +21,13 @@ import trio
 from backend.blocks.block_index import BlockIndex
 from backend.coding import fill
 from backend.errors import CorruptError, DriveError, FormatError
-from backend.nodes import Node
 from backend.packs import (
     FOOTER_SIZE,
-    MAX_PACK_SIZE,
     TRAILER_SIZE,
     FragmentListing,
     Pack,
     PackEntry,
     PackStore,
-    decode_footer,
-    decode_index,
-    decode_pack_index,
     decode_trailer,
     fragment_key,
     list_fragments,
@@ -66,18 +61,14 @@ class IndexReconciliation:
 
     def __init__(
         self,
-        nodes: Mapping[str, Node],
         packs: PackStore,
         index: BlockIndex,
-        drive_id: bytes,
-        pack_key: bytes,
         is_pending: Callable[[bytes], bool],
     ) -> None:
-        self._nodes = nodes
+        self._nodes = packs.nodes
         self._packs = packs
+        self._codec = packs.codec
         self._index = index
-        self._drive_id = drive_id
-        self._pack_key = pack_key
         self._is_pending = is_pending
 
     async def run(self, progress: Progress | None = None) -> ReconcileReport:
@@ -142,7 +133,7 @@ class IndexReconciliation:
         await trio.lowlevel.checkpoint()
         if self._is_pending(pack_id) or self._index.packs.get(pack_id) is not None:
             return
-        profile = self._packs.code.profile
+        profile = self._codec.code.profile
         if sum(listing.holder(pack_id, index) is not None for index in range(profile.total)) < profile.k:
             report.incomplete += 1
             return
@@ -160,14 +151,14 @@ class IndexReconciliation:
         """The pack with its size, and its blocks, by the first fragment whose footer leads to an index
         that authenticates."""
         tried = set()
-        for index in range(self._packs.code.profile.total):
+        for index in range(self._codec.code.profile.total):
             if not listing.has(pack.nodes[index], pack.id, index):
                 continue
             try:
                 size = await self._size_by_footer(pack, index)
                 if size not in tried:
                     tried.add(size)
-                    sized = Pack(pack.id, size, self._packs.stored_size(size), pack.nodes, pack.missing)
+                    sized = Pack(pack.id, size, self._codec.stored_size(size), pack.nodes, pack.missing)
                     return sized, await self._read_index(sized)
             except DriveError:
                 continue
@@ -176,23 +167,15 @@ class IndexReconciliation:
     async def _size_by_footer(self, pack: Pack, index: int) -> int:
         node, key = self._nodes[pack.nodes[index]], fragment_key(pack.id, index)
         length = await node.size(key)
-        footer = decode_footer(await node.get(key, max(0, length - FOOTER_SIZE), FOOTER_SIZE))
-        if footer.pack_size > MAX_PACK_SIZE or footer.pack_size <= TRAILER_SIZE:
-            raise FormatError(f"a pack cannot have {footer.pack_size} bytes")
-        if (footer.drive_id, footer.pack_id, footer.profile) != (
-            self._drive_id,
-            pack.id,
-            self._packs.code.profile,
-        ):
-            raise CorruptError("the footer names another drive, pack or profile")
-        return footer.pack_size
+        footer = await node.get(key, max(0, length - FOOTER_SIZE), FOOTER_SIZE)
+        return self._codec.claimed_size(pack.id, footer)
 
     async def _read_index(self, pack: Pack) -> list[PackEntry]:
         try:
             return await self._read_index_directly(pack)
         except (CorruptError, FormatError):
             whole = await self._packs.reader.read_whole(pack)
-            return decode_pack_index(self._drive_id, pack.id, self._pack_key, whole)
+            return self._codec.index_of(pack.id, whole)
 
     async def _read_index_directly(self, pack: Pack) -> list[PackEntry]:
         start = max(0, pack.size - TAIL)
@@ -203,7 +186,7 @@ class IndexReconciliation:
             sealed = tail[offset - start : offset - start + length]
         else:
             sealed = await self._packs.reader.read_range(pack, offset, length)
-        return decode_index(self._drive_id, pack.id, self._pack_key, trailer, sealed)
+        return self._codec.open_index(pack.id, trailer, sealed)
 
 
 def _no_progress(_done: int, _total: int) -> None:

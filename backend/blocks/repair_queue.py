@@ -12,7 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,7 +20,6 @@ import trio
 
 from backend.blocks.block_index import BlockIndex
 from backend.errors import DriveError
-from backend.nodes import Node
 from backend.packs import Pack, PackStore
 from backend.upstream import Shortfall
 
@@ -41,14 +40,13 @@ class RepairQueue:
 
     def __init__(
         self,
-        nodes: Mapping[str, Node],
         packs: PackStore,
         index: BlockIndex,
         is_pending: Callable[[bytes], bool],
         first_wait: float,
         note: NoteRepair,
     ) -> None:
-        self._nodes = nodes
+        self._nodes = packs.nodes
         self._packs = packs
         self._index = index
         self._is_pending = is_pending

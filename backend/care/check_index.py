@@ -9,7 +9,7 @@ import trio
 
 from backend.blocks import BlockIndex
 from backend.errors import DriveError
-from backend.packs import Pack, PackEntry, PackReader, decode_pack_index
+from backend.packs import Pack, PackEntry, PackStore
 from backend.upstream import BlockId
 
 _BATCH: Final = 1000
@@ -26,22 +26,18 @@ class IndexCheck:
         self,
         kept: BlockIndex,
         fresh: BlockIndex,
-        reader: PackReader,
-        drive_id: bytes,
-        pack_key: bytes,
+        packs: PackStore,
         needed: Set[bytes],
     ) -> None:
         self._kept = kept
         self._fresh = fresh
-        self._reader = reader
-        self._drive_id = drive_id
-        self._pack_key = pack_key
+        self._packs = packs
         self._needed = needed
         self._entries: dict[bytes, set[PackEntry]] = {}
 
     async def differences(self) -> list[str]:
         """One line for each difference, a few of each kind; empty if the index is right."""
-        found = [*self._packs()]
+        found = [*self._differing_packs()]
         wrong = 0
         async for text in self._blocks():
             wrong += 1
@@ -51,7 +47,7 @@ class IndexCheck:
             found.append(f"and {wrong - _TOLD} more blocks")
         return found
 
-    def _packs(self) -> Iterator[str]:
+    def _differing_packs(self) -> Iterator[str]:
         kept, fresh = self._kept.packs.ids(), self._fresh.packs.ids()
         if fresh - kept:
             yield f"it lacks {len(fresh - kept)} packs that are on the nodes"
@@ -87,8 +83,8 @@ class IndexCheck:
     async def _trailer(self, pack: Pack) -> set[PackEntry]:
         if pack.id not in self._entries:
             try:
-                whole = await self._reader.read_whole(pack)
-                found = decode_pack_index(self._drive_id, pack.id, self._pack_key, whole)
+                whole = await self._packs.reader.read_whole(pack)
+                found = self._packs.codec.index_of(pack.id, whole)
             except DriveError:
                 found = []
             self._entries[pack.id] = set(found)

@@ -20,7 +20,7 @@ from backend.blocks import BlockIndex, BlockLocation
 from backend.buffer import Buffer
 from backend.errors import CorruptError, DriveError, FormatError
 from backend.findings import Findings
-from backend.packs import FOOTER_SIZE, Pack, PackEntry, PackStore, fragment_key, is_wrong, named
+from backend.packs import Pack, PackEntry, PackStore, fragment_key, is_wrong, named
 from backend.upstream import BlockId
 
 AT_ONCE: Final = 4
@@ -83,7 +83,7 @@ class StoreCheck:
 
     async def _check(self, pack: Pack) -> None:
         seen = await self._look(pack)
-        enough = self._packs.code.profile.k
+        enough = self._packs.codec.code.profile.k
         if self._verify is not None:
             await self._check_blocks(pack, seen)
         if len(seen.present) < enough:
@@ -97,7 +97,7 @@ class StoreCheck:
         seen = _Seen()
         judge = self._fetch if self._verify is not None else self._measure
         async with trio.open_nursery() as nursery:
-            for index in range(self._packs.code.profile.total):
+            for index in range(self._packs.codec.code.profile.total):
                 nursery.start_soon(judge, pack, index, seen)
         return seen
 
@@ -110,7 +110,7 @@ class StoreCheck:
             self._note(pack, index, error, seen)
 
     async def _measure(self, pack: Pack, index: int, seen: _Seen) -> None:
-        expected = self._packs.code.fragment_size(pack.size) + FOOTER_SIZE
+        expected = self._packs.codec.fragment_length(pack.size)
         try:
             size = await self._packs.reader.fragments.node(pack, index).size(fragment_key(pack.id, index))
             if size != expected:
@@ -128,7 +128,7 @@ class StoreCheck:
 
     def _report_too_few(self, pack: Pack, seen: _Seen) -> None:
         self._index.packs.want_repair(pack.id, sum(1 << index for index in seen.wrong))
-        k = self._packs.code.profile.k
+        k = self._packs.codec.code.profile.k
         reasons = "; ".join([*seen.wrong.values(), *seen.away.values()])
         self._findings.add(
             "lost" if len(seen.present) + len(seen.away) < k else "left",
@@ -151,7 +151,7 @@ class StoreCheck:
 
     async def _check_blocks(self, pack: Pack, seen: _Seen) -> None:
         """Open every block; where the pack cannot be decoded, those that are in one piece."""
-        if len(seen.good) < self._packs.code.profile.k:
+        if len(seen.good) < self._packs.codec.code.profile.k:
             await self._check_pieces(pack)
             return
         judge = partial(self._judge_whole, pack, seen.good)
@@ -171,7 +171,7 @@ class StoreCheck:
         """The blocks that do not open; in a thread."""
         if self._verify is None or self._read_index is None:
             return []
-        whole = self._packs.code.decode(good, pack.size)
+        whole = self._packs.codec.code.decode(good, pack.size)
         entries = self._read_index(pack.id, whole)
         ends = ((entry.block, whole[entry.offset : entry.offset + entry.length]) for entry in entries)
         return [block for block, sealed in ends if not self._opens(block, sealed)]

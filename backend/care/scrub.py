@@ -22,11 +22,10 @@ from typing import Final
 import trio
 
 from backend.blocks import BlockIndex
-from backend.coding import ErasureCode
 from backend.errors import DriveError
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node, NodeHealth, RateLimitedNode, TokenBucket
-from backend.packs import FragmentReader, Pack, is_wrong
+from backend.packs import FragmentReader, Pack, PackCodec, is_wrong
 from backend.system import durable
 
 STATE_FILE: Final = "scrub.json"
@@ -65,9 +64,7 @@ class Scrub:
     def __init__(
         self,
         nodes: Mapping[str, Node],
-        code: ErasureCode,
-        drive_id: bytes,
-        pack_key: bytes,
+        codec: PackCodec,
         index: BlockIndex,
         wake_repair: Callable[[], None],
         folder: Path,
@@ -78,10 +75,8 @@ class Scrub:
         bucket = TokenBucket(rate, rate)
         limited: dict[str, Node] = {name: RateLimitedNode(node, bucket) for name, node in nodes.items()}
         limiter = trio.CapacityLimiter(1)
-        self._fragments = FragmentReader(
-            limited, code, drive_id, pack_key, NodeHealth(), limiter, hedge_after=0.0
-        )
-        self._total = code.profile.total
+        self._fragments = FragmentReader(limited, codec, NodeHealth(), limiter, hedge_after=0.0)
+        self._total = codec.code.profile.total
         self._index = index
         self._wake_repair = wake_repair
         self._path = folder / STATE_FILE

@@ -20,22 +20,20 @@ from typing import Final
 
 import trio
 
-from backend.coding import ClusterMap, ErasureCode, place, settle
+from backend.coding import ClusterMap, place, settle
 from backend.errors import CorruptError, DriveError, UnavailableError
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node, RateLimitedNode, TokenBucket
 from backend.packs import (
     FOOTER_SIZE,
     MAX_PAYLOAD,
-    FragmentFooter,
     FragmentListing,
     Pack,
+    PackCodec,
     PackStore,
     fragment_key,
-    fragment_secret,
     is_wrong,
     list_fragments,
-    parse_fragment,
 )
 
 BEFORE_COPY: Final = declare(
@@ -71,22 +69,16 @@ class Rebalance:
         self,
         nodes: Mapping[str, Node],
         cluster: ClusterMap,
-        code: ErasureCode,
-        drive_id: bytes,
-        pack_key: bytes,
+        codec: PackCodec,
         verify: Verify,
         rate: float | None = None,
     ) -> None:
         self._nodes = nodes
         self._cluster = cluster
-        self._code = code
-        self._drive_id = drive_id
-        self._secret = fragment_secret(pack_key)
+        self._profile = codec.code.profile
         self._verify = verify
         self._read_from = nodes if rate is None else _limited(nodes, rate)
-        self._packs = PackStore(
-            self._read_from, code, cluster, drive_id, pack_key, lambda _pack, _index: None
-        )
+        self._packs = PackStore(self._read_from, codec, cluster, lambda _pack, _index: None)
 
     async def run(self, progress: Progress) -> RebalanceReport:
         """Put all packs in order. `UnavailableError` if a node that is to keep something is away; what a node
@@ -120,7 +112,7 @@ class Rebalance:
             )
 
     async def _settle(self, pack_id: bytes, listing: FragmentListing, report: RebalanceReport) -> None:
-        total = self._code.profile.total
+        total = self._profile.total
         holders = [listing.holders(pack_id, index) for index in range(total)]
         targets = settle(place(self._cluster, pack_id, total), holders)
         if all(held == [target] for held, target in zip(holders, targets, strict=True)):
@@ -155,7 +147,7 @@ class Rebalance:
         try:
             key = fragment_key(work.pack_id, index)
             data = await self._read_from[name].get(key, 0, MAX_PAYLOAD + FOOTER_SIZE + 1)
-            judge = partial(self._pack_size, work.pack_id, index, data)
+            judge = partial(self._packs.codec.pack_size, work.pack_id, index, data)
             work.size = await trio.to_thread.run_sync(judge, limiter=self._packs.cpu)
         except DriveError as error:
             if not is_wrong(error):
@@ -163,16 +155,6 @@ class Rebalance:
             work.wrong.append(f"fragment {index}: {name}: {error}")
             return None
         return data
-
-    def _pack_size(self, pack_id: bytes, index: int, data: bytes) -> int:
-        """The size of the pack by a fragment of it that is whole and in its place; `CorruptError`,
-        `FormatError`."""
-        footer, _ = parse_fragment(data, self._secret)
-        size = self._code.fragment_size(footer.pack_size)
-        expected = FragmentFooter(self._drive_id, pack_id, index, self._code.profile, size, footer.pack_size)
-        if footer != expected:
-            raise CorruptError("it is another fragment, or of another drive or profile")
-        return footer.pack_size
 
     async def _delete_others(self, work: _PackWork, index: int) -> int:
         """Delete the copies that are not where they should be: how many."""
@@ -186,20 +168,20 @@ class Rebalance:
     async def _rebuild(self, work: _PackWork, report: RebalanceReport) -> None:
         """Rebuild what no node has, or only damaged; then the damaged copies go. Too few fragments to do so
         stay where they are: those of a write that never finished, if they are whole; else it is told."""
-        present = self._code.profile.total - len(work.lacking)
-        if present >= self._code.profile.k and await self._repair(work):
+        present = self._profile.total - len(work.lacking)
+        if present >= self._profile.k and await self._repair(work):
             report.rebuilt += len(work.lacking)
             for index in work.lacking:
                 deleted = await self._delete_others(work, index)
                 report.deleted += deleted
-        elif present >= self._code.profile.k or (work.wrong and not self._is_made_up(work, present)):
+        elif present >= self._profile.k or (work.wrong and not self._is_made_up(work, present)):
             reasons = "; ".join(work.wrong) or "fragments are missing"
             report.left.append(f"pack {work.pack_id.hex()} cannot be made whole ({reasons})")
 
     def _is_made_up(self, work: _PackWork, present: int) -> bool:
         """Whether m nodes at most say that there is such a pack, and show no fragment that is whole."""
         names = {name for names in work.holders for name in names}
-        return not present and len(names) <= self._code.profile.m
+        return not present and len(names) <= self._profile.m
 
     async def _repair(self, work: _PackWork) -> bool:
         try:
@@ -218,7 +200,9 @@ class Rebalance:
                 raise CorruptError("no fragment of it is whole")
             await self._read(work, work.targets[index], index)
         missing = sum(1 << index for index in work.lacking)
-        return Pack(work.pack_id, work.size, self._packs.stored_size(work.size), tuple(work.targets), missing)
+        return Pack(
+            work.pack_id, work.size, self._packs.codec.stored_size(work.size), tuple(work.targets), missing
+        )
 
 
 @dataclass(slots=True)

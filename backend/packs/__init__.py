@@ -14,6 +14,7 @@ from backend.packs.fragment_format import (
 from backend.packs.fragment_listing import FragmentListing, list_fragments
 from backend.packs.fragment_reader import FragmentReader, is_wrong, named
 from backend.packs.pack import Pack
+from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_format import (
     MAX_BLOCK_SIZE,
     MAX_BLOCKS,
@@ -43,6 +44,7 @@ __all__ = [
     "FragmentListing",
     "FragmentReader",
     "Pack",
+    "PackCodec",
     "PackEntry",
     "PackReader",
     "PackStore",

@@ -17,17 +17,11 @@ from functools import partial
 
 import trio
 
-from backend.coding import ErasureCode
 from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, UnavailableError
 from backend.nodes import Node, NodeHealth
-from backend.packs.fragment_format import (
-    FOOTER_SIZE,
-    FragmentFooter,
-    fragment_key,
-    fragment_secret,
-    parse_fragment,
-)
+from backend.packs.fragment_format import fragment_key
 from backend.packs.pack import Pack
+from backend.packs.pack_codec import PackCodec
 
 
 @dataclass(slots=True)
@@ -60,17 +54,14 @@ class FragmentReader:
     def __init__(
         self,
         nodes: Mapping[str, Node],
-        code: ErasureCode,
-        drive_id: bytes,
-        pack_key: bytes,
+        codec: PackCodec,
         health: NodeHealth,
         cpu: trio.CapacityLimiter,
         hedge_after: float,
     ) -> None:
         self._nodes = nodes
-        self._code = code
-        self._drive_id = drive_id
-        self._secret = fragment_secret(pack_key)
+        self._codec = codec
+        self._profile = codec.code.profile
         self._health = health
         self._cpu = cpu
         self._hedge_after = hedge_after
@@ -78,10 +69,10 @@ class FragmentReader:
     async def collect(self, pack: Pack) -> Collected:
         """Good fragments until there are k, asking the most promising nodes first, one more for each
         failure, and all others when the first are slow. They may be fewer: see `require_enough`."""
-        search = _Search(iter(self._by_promise(pack)), self._code.profile.k)
+        search = _Search(iter(self._by_promise(pack)), self._profile.k)
         async with trio.open_nursery() as nursery:
             search.scope = nursery.cancel_scope
-            for _ in range(self._code.profile.k):
+            for _ in range(self._profile.k):
                 self._ask_next(nursery, pack, search)
             nursery.start_soon(self._ask_all_later, nursery, pack, search)
         return search.found
@@ -91,16 +82,16 @@ class FragmentReader:
         found = Collected()
         with trio.move_on_after(patience):
             async with trio.open_nursery() as nursery:
-                for index in range(self._code.profile.total):
+                for index in range(self._profile.total):
                     nursery.start_soon(self._fetch_into, pack, index, found)
         return found
 
     def require_enough(self, pack: Pack, found: Collected) -> None:
         """`UnavailableError`, naming the nodes that did not give a good fragment, if fewer than k did."""
-        k = self._code.profile.k
+        k = self._profile.k
         if len(found.good) >= k:
             return
-        lost = [index for index in range(self._code.profile.total) if index not in found.good]
+        lost = [index for index in range(self._profile.total) if index not in found.good]
         lost.sort(key=lambda index: pack.nodes[index])
         reasons = "; ".join(named(pack.nodes[i], found.failed.get(i, "no answer in time")) for i in lost)
         raise UnavailableError(
@@ -112,9 +103,11 @@ class FragmentReader:
         """One fragment's payload. `CorruptError`/`FormatError`/`NotFoundError` if it is bad, else what
         the node raises."""
         node = self.node(pack, index)
-        expected = self._code.fragment_size(pack.size) + FOOTER_SIZE
+        expected = self._codec.fragment_length(pack.size)
         data = await node.get(fragment_key(pack.id, index), 0, expected + 1)
-        return await trio.to_thread.run_sync(partial(self._verified, pack, index, data), limiter=self._cpu)
+        return await trio.to_thread.run_sync(
+            partial(self._codec.payload, pack, index, data), limiter=self._cpu
+        )
 
     def node(self, pack: Pack, index: int) -> Node:
         """The node that keeps a fragment; `UnavailableError` if the drive no longer has it."""
@@ -123,21 +116,13 @@ class FragmentReader:
             raise UnavailableError(f"{name}: not among the drive's nodes", [name])
         return self._nodes[name]
 
-    def _verified(self, pack: Pack, index: int, data: bytes) -> bytes:
-        footer, payload = parse_fragment(data, self._secret)
-        size = self._code.fragment_size(pack.size)
-        if footer != FragmentFooter(self._drive_id, pack.id, index, self._code.profile, size, pack.size):
-            pack_id = footer.pack_id.hex()
-            raise CorruptError(f"misplaced: fragment {footer.index} of pack {pack_id}, or of another drive")
-        return bytes(payload)
-
     def _by_promise(self, pack: Pack) -> list[int]:
         """Fragment numbers: nodes in good health first, then data before parity, known gaps last."""
 
         def demerit(index: int) -> tuple[int, bool, int]:
             return (pack.missing >> index & 1, self._health.is_avoided(pack.nodes[index]), index)
 
-        return sorted(range(self._code.profile.total), key=demerit)
+        return sorted(range(self._profile.total), key=demerit)
 
     def _ask_next(self, nursery: trio.Nursery, pack: Pack, search: _Search) -> bool:
         index = next(search.candidates, None)

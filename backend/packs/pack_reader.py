@@ -23,12 +23,12 @@ from weakref import WeakValueDictionary
 import trio
 
 from backend.buffer import Buffer
-from backend.coding import ErasureCode
 from backend.errors import CorruptError, DriveError, UnavailableError
 from backend.nodes import Node, NodeHealth
 from backend.packs.fragment_format import fragment_key
 from backend.packs.fragment_reader import FragmentReader, is_wrong
 from backend.packs.pack import Pack
+from backend.packs.pack_codec import PackCodec
 
 CACHE_BYTES: Final = 32 * 1024 * 1024
 
@@ -43,16 +43,14 @@ class PackReader:
     def __init__(
         self,
         nodes: Mapping[str, Node],
-        code: ErasureCode,
-        drive_id: bytes,
-        pack_key: bytes,
+        codec: PackCodec,
         cpu: trio.CapacityLimiter,
         report_wrong: ReportWrong,
         hedge_after: float,
     ) -> None:
         self._health = NodeHealth()
-        self.fragments = FragmentReader(nodes, code, drive_id, pack_key, self._health, cpu, hedge_after)
-        self._code = code
+        self.fragments = FragmentReader(nodes, codec, self._health, cpu, hedge_after)
+        self._code = codec.code
         self._cpu = cpu
         self._report_wrong = report_wrong
         self._hedge_after = hedge_after

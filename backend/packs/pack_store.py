@@ -24,7 +24,7 @@ from typing import Final
 import trio
 
 from backend.buffer import Buffer
-from backend.coding import ClusterMap, ErasureCode, place, stand_ins
+from backend.coding import ClusterMap, place, stand_ins
 from backend.errors import (
     DriveError,
     NoSpaceError,
@@ -35,15 +35,10 @@ from backend.errors import (
 )
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node
-from backend.packs.fragment_format import (
-    FOOTER_SIZE,
-    FragmentFooter,
-    encode_footer,
-    fragment_key,
-    fragment_secret,
-)
+from backend.packs.fragment_format import fragment_key
 from backend.packs.fragment_reader import named
 from backend.packs.pack import Pack
+from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_reader import PackReader, ReportWrong
 
 BEFORE_FRAGMENT: Final = declare(
@@ -85,30 +80,22 @@ class PackStore:
     def __init__(
         self,
         nodes: Mapping[str, Node],
-        code: ErasureCode,
+        codec: PackCodec,
         cluster: ClusterMap,
-        drive_id: bytes,
-        pack_key: bytes,
         report_wrong: ReportWrong,
         hedge_after: float = 0.5,
     ) -> None:
-        self._nodes = nodes
-        self._code = code
+        self.nodes: Final = nodes
+        self.codec: Final = codec
+        self._profile = codec.code.profile
         self._cluster = cluster
-        self._drive_id = drive_id
-        self._secret = fragment_secret(pack_key)
         self._report_wrong = report_wrong
         self._cpu = trio.CapacityLimiter(2)
         self._writes: Counter[str] = Counter()
         self._unsettled: Counter[bytes] = Counter()
         self._no_space_at: dict[str, float] = {}
         """when a node last refused a fragment for want of space, and took none since"""
-        self.reader = PackReader(nodes, code, drive_id, pack_key, self._cpu, report_wrong, hedge_after)
-
-    @property
-    def code(self) -> ErasureCode:
-        """The drive's erasure code."""
-        return self._code
+        self.reader = PackReader(nodes, codec, self._cpu, report_wrong, hedge_after)
 
     @property
     def cpu(self) -> trio.CapacityLimiter:
@@ -117,11 +104,7 @@ class PackStore:
 
     def placement(self, pack_id: bytes) -> list[str]:
         """On which node each fragment belongs by the present cluster map."""
-        return place(self._cluster, pack_id, self._code.profile.total)
-
-    def stored_size(self, size: int) -> int:
-        """Bytes of all fragments of a pack of `size` bytes."""
-        return self._code.profile.total * (self._code.fragment_size(size) + FOOTER_SIZE)
+        return place(self._cluster, pack_id, self._profile.total)
 
     def is_unsettled(self, pack_id: bytes) -> bool:
         """Whether writes of the pack's fragments are still under way."""
@@ -137,9 +120,9 @@ class PackStore:
         `ReadOnlyError` if that is what all failed nodes say, else `UnavailableError` naming them."""
         write = await trio.to_thread.run_sync(partial(self._encode, pack_id, data), limiter=self._cpu)
         self._unsettled[pack_id] += 1
-        for index in range(self._code.profile.total):
+        for index in range(self._profile.total):
             nursery.start_soon(self._write_fragment, write, index)
-        profile = self._code.profile
+        profile = self._profile
         while len(write.good) < profile.write_quorum:
             if len(write.failed) > profile.total - profile.write_quorum:
                 raise _quorum_error(write, profile.write_quorum)
@@ -153,13 +136,13 @@ class PackStore:
         told of those that are bad. Idempotent."""
         found = await self.reader.fragments.inspect(pack, REPAIR_PATIENCE)
         wrong = sorted(found.wrong())
-        if len(found.good) < self._code.profile.k:
+        if len(found.good) < self._profile.k:
             for index in wrong:
                 self._report_wrong(pack, index)
         self.reader.fragments.require_enough(pack, found)
-        rebuild = partial(self._rebuild, pack, found.good, wrong)
+        rebuild = partial(self.codec.rebuilt, pack, found.good, wrong)
         rebuilt = await trio.to_thread.run_sync(rebuild, limiter=self._cpu)
-        away = [i for i in range(self._code.profile.total) if i not in found.good and i not in wrong]
+        away = [i for i in range(self._profile.total) if i not in found.good and i not in wrong]
         missing = sum(1 << index for index in away if pack.missing >> index & 1)
         for index, parts in rebuilt.items():
             if not await self._put_rebuilt(pack, index, parts):
@@ -167,19 +150,9 @@ class PackStore:
         return missing
 
     def _encode(self, pack_id: bytes, data: bytes) -> PackWrite:
-        pack = Pack(pack_id, len(data), self.stored_size(len(data)), tuple(self.placement(pack_id)))
-        payloads = enumerate(self._code.encode(data))
-        return PackWrite(pack, [self._with_footer(pack, index, payload) for index, payload in payloads])
-
-    def _with_footer(self, pack: Pack, index: int, payload: bytes) -> list[Buffer]:
-        footer = FragmentFooter(self._drive_id, pack.id, index, self._code.profile, len(payload), pack.size)
-        return [payload, encode_footer(payload, footer, self._secret)]
-
-    def _rebuild(
-        self, pack: Pack, good: Mapping[int, bytes], wrong: Sequence[int]
-    ) -> dict[int, list[Buffer]]:
-        rebuilt = self._code.rebuild(good, wrong, pack.size)
-        return {index: self._with_footer(pack, index, payload) for index, payload in rebuilt.items()}
+        size = len(data)
+        pack = Pack(pack_id, size, self.codec.stored_size(size), tuple(self.placement(pack_id)))
+        return PackWrite(pack, self.codec.fragments(pack, data))
 
     async def _write_fragment(self, write: PackWrite, index: int) -> None:
         error = await self._attempt(write, index, BEFORE_FRAGMENT)

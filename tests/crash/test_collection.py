@@ -197,6 +197,7 @@ async def grow_and_shrink(site: Site, size: int) -> None:
         for offset in range(0, size, part):
             await drive.write(made.inode, offset, os.urandom(part))
         await drive.sync()
+        await site.local.blocks.redundancy(30)
         held = site.stored() - before
         assert held > 1.49 * size
         await drive.unlink(ROOT_INODE, b"big")

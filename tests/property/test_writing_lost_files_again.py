@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from backend.care.scrub import Scrub
 from backend.coding.erasure import Profile, code_for
 from backend.errors import CorruptError, DriveError
+from backend.packs.pack_codec import PackCodec
 from backend.upstream import SealedBlock
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE
@@ -68,7 +69,7 @@ async def scrub(local: LocalDrive, drive: Drive, data: bytes) -> bool:
     with TemporaryDirectory() as folder:
         code, index = code_for(Profile.parse("4+2")), local.blocks._index
         await Scrub(
-            local.nodes, code, DRIVE, KEYS.pack, index, lambda: None, Path(folder), interval=0
+            local.nodes, PackCodec(code, DRIVE, KEYS.pack), index, lambda: None, Path(folder), interval=0
         ).scrub()
     return True
 

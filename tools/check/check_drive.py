@@ -21,7 +21,7 @@ from backend.blocks import BlockIndex, BlockStore, SqliteBlockIndex
 from backend.buffer import Buffer
 from backend.care import IndexCheck, ObjectCheck, StoreCheck
 from backend.cluster import require_current
-from backend.coding import Profile, code_for
+from backend.coding import Profile
 from backend.commits import (
     FOLDER,
     ROOTS,
@@ -36,7 +36,7 @@ from backend.errors import CorruptError, DriveError, FencedError, FormatError
 from backend.findings import Findings
 from backend.local import LocalUpstream
 from backend.nodes import Node
-from backend.packs import PackEntry, PackStore, decode_pack_index
+from backend.packs import PackEntry, PackStore
 from backend.system import at_rest
 from backend.upstream import BlockId, Head
 from cache.blocks import BlockCache, BlockCodec, Chunker
@@ -53,6 +53,7 @@ from tools.compose import (
     cluster_map,
     open_index,
     open_nodes,
+    pack_codec,
 )
 from tools.host.places import Folders
 from tools.host.progress import Progress
@@ -97,9 +98,8 @@ class DriveCheck:
         self._lease = Lease(leasing, file.id, keys.lease, this_process()) if mend else None
         self._log = CommitLog(self._objects)
         self._index = SqliteBlockIndex(str(work / INDEX_FILE), file.id, profile.m)
-        code = code_for(profile)
         self._blocks = self._store_on(self._index)
-        self._packs = PackStore(self._nodes, code, cluster, file.id, keys.pack, lambda _pack, _index: None)
+        self._packs = PackStore(self._nodes, pack_codec(drive), cluster, lambda _pack, _index: None)
         self._codec = BlockCodec(file.id, keys.block_id, keys.block)
         self._upstream = LocalUpstream(self._blocks, self._log, self._objects, self._lease)
         self._snapshots = SnapshotStore(
@@ -251,9 +251,7 @@ class DriveCheck:
                 check = IndexCheck(
                     kept,
                     self._index,
-                    self._packs.reader,
-                    self._drive.file.id,
-                    self._drive.keys.pack,
+                    self._packs,
                     self._named | needed,
                 )
                 wrong = await check.differences()
@@ -286,7 +284,7 @@ class DriveCheck:
             raise CorruptError("a block's content is not what its id says")
 
     def _read_index(self, pack_id: bytes, whole: bytes) -> list[PackEntry]:
-        return decode_pack_index(self._drive.file.id, pack_id, self._drive.keys.pack, whole)
+        return self._packs.codec.index_of(pack_id, whole)
 
     # References, and what is lost
 
@@ -381,8 +379,7 @@ class DriveCheck:
 
     def _store_on(self, index: BlockIndex) -> BlockStore:
         file = self._drive.file
-        code = code_for(Profile.parse(file.profile))
-        return BlockStore(self._nodes, code, cluster_map(file), file.id, self._drive.keys.pack, index)
+        return BlockStore(self._nodes, pack_codec(self._drive), cluster_map(file), index)
 
     def _summarised(self, store: StoreCheck) -> str:
         sums = self._index.packs.statistics()

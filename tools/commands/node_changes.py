@@ -39,6 +39,7 @@ from backend.errors import UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
 from backend.keys import DriveKeys
 from backend.nodes import initialise_directory_node
+from backend.packs import PackCodec
 from tools import compose, fsck, old_drive
 from tools.compose import UnlockedDrive
 from tools.errors import ToolError
@@ -301,9 +302,8 @@ async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[
     progress = Progress(drive.folder)
     try:
         progress.step("fragments")
-        fragments = Rebalance(
-            drive.nodes, cluster, code_for(profile), drive.file.id, keys.pack, drive.verify, rate
-        )
+        codec = PackCodec(code_for(profile), drive.file.id, keys.pack)
+        fragments = Rebalance(drive.nodes, cluster, codec, drive.verify, rate)
         report = await fragments.run(progress.update)
         progress.step("commits")
         small = ObjectRebalance(objects, drive.nodes, ranking, drive.verify)

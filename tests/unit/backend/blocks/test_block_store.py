@@ -32,6 +32,7 @@ from backend.errors import (
 )
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
+from backend.packs.pack_codec import PackCodec
 from backend.upstream import BlockId, SealedBlock
 from tests.faulty_node import Fault, FaultyNode
 
@@ -92,7 +93,9 @@ def build(path: Path, profile: str = "4+2", count: int = 6, index: str = ":memor
         nodes[name] = FaultyNode(DirectoryNode(str(path / name), NodeIdentity(name, DRIVE, name)))
     cluster = ClusterMap(1, tuple(ClusterNode(name, name) for name in nodes))
     database = SqliteBlockIndex(index, DRIVE, Profile.parse(profile).m)
-    store = BlockStore(nodes, code_for(Profile.parse(profile)), cluster, DRIVE, KEY, database, **options)
+    store = BlockStore(
+        nodes, PackCodec(code_for(Profile.parse(profile)), DRIVE, KEY), cluster, database, **options
+    )
     return Rig(path, nodes, database, store)
 
 
@@ -809,7 +812,7 @@ async def test_many_degraded_reads_of_one_pack_decode_it_once(
     await rig.write(sealed, packs=1)
     for name in rig.holders(sealed[0], 0, 1):
         shutil.rmtree(tmp_path / name)
-    code = rig.store._packs.code
+    code = rig.store._packs.codec.code
     decode, decoded = code.decode, list[int]()
 
     def counting(fragments: Mapping[int, bytes], size: int) -> bytes:
@@ -913,4 +916,4 @@ def test_a_map_with_unknown_nodes_is_refused(tmp_path: Path) -> None:
     rig = build(tmp_path)
     cluster = ClusterMap(1, (ClusterNode("elsewhere", "z"),))
     with pytest.raises(UsageError, match="elsewhere"):
-        BlockStore(rig.nodes, code_for(Profile.parse("4+2")), cluster, DRIVE, KEY, rig.index)
+        BlockStore(rig.nodes, PackCodec(code_for(Profile.parse("4+2")), DRIVE, KEY), cluster, rig.index)

@@ -15,6 +15,7 @@ import trio.testing
 from backend import failpoints
 from backend.care.scrub import STATE_FILE, Scrub, ScrubState
 from backend.coding.erasure import Profile, code_for
+from backend.packs.pack_codec import PackCodec
 from tests.faulty_node import Fault
 from tests.unit.backend.blocks.test_block_store import AWAY, DRIVE, KEY, Rig, blocks, build, running
 
@@ -34,7 +35,9 @@ def make(rig: Rig) -> Make:
     def scrub(interval: float = 0.0, rate: float = 1e9) -> Scrub:
         code = code_for(Profile.parse("4+2"))
         wake = rig.store.repairs.wake
-        return Scrub(rig.nodes, code, DRIVE, KEY, rig.index, wake, rig.path, interval=interval, rate=rate)
+        return Scrub(
+            rig.nodes, PackCodec(code, DRIVE, KEY), rig.index, wake, rig.path, interval=interval, rate=rate
+        )
 
     return scrub
 

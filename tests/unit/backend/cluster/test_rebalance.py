@@ -18,12 +18,14 @@ from backend.commits.object_format import Copy, frame, signed, unframe
 from backend.commits.replicated_objects import ReplicatedObjects, ranking_of
 from backend.errors import FencedError, UnavailableError
 from backend.packs.fragment_format import fragment_key
+from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_store import PackStore
 from tests.memory_node import MemoryNode, memory_nodes
 
 DRIVE = bytes(range(16))
 SECRET = bytes(range(32))
 CODE = code_for(Profile.parse("4+2"))
+CODEC = PackCodec(CODE, DRIVE, SECRET)
 PACKS = [bytes([number]) * 16 for number in range(12)]
 
 
@@ -34,7 +36,7 @@ def cluster(nodes: dict[str, MemoryNode], *drained: str) -> ClusterMap:
 async def filled(count: int, size: int = 40_000) -> dict[str, MemoryNode]:
     """Nodes with packs of random bytes on all of them."""
     nodes, source = memory_nodes(count), random.Random(4)
-    packs = PackStore(nodes, CODE, cluster(nodes), DRIVE, SECRET, lambda _pack, _index: None)
+    packs = PackStore(nodes, CODEC, cluster(nodes), lambda _pack, _index: None)
     async with trio.open_nursery() as nursery:
         for pack_id in PACKS:
             await (await packs.write(nursery, pack_id, source.randbytes(size))).settled.wait()
@@ -55,7 +57,7 @@ def rebalance(
     rate: float | None = None,
     verify: Callable[[], Awaitable[None]] = confirmed,
 ) -> Rebalance:
-    return Rebalance(nodes, cluster(nodes, *drained), CODE, DRIVE, SECRET, verify, rate)
+    return Rebalance(nodes, cluster(nodes, *drained), CODEC, verify, rate)
 
 
 def quiet(_done: int, _total: int) -> None:
