@@ -42,8 +42,8 @@ from cache.namespace.namespace import Namespace
 from cache.opening import DriveOptions
 from cache.publish.publisher import Intervals
 from cache.tree.inodes import Inodes
-from mountfs import operations as handlers
-from mountfs.operations import DriveOperations
+from mountfs import attribute_handlers, handler_base
+from mountfs.request_handlers import RequestHandlers
 from tools import compose
 from tools.host.places import Folders
 from tools.mkfs import mkfs
@@ -60,11 +60,11 @@ CREATE: Final[tuple[Part, ...]] = (
     (ledger, "encode", "encode the operation"),
     (Journal, "append", "journal it (page cache)"),
     (Namespace, "apply", "reducer and its rows"),
-    (handlers, "entry_reply", "the answer's attributes"),
+    (handler_base, "entry_reply", "the answer's attributes"),
 )
 STAT: Final[tuple[Part, ...]] = (
     (Inodes, "attributes", "attributes of the inode"),
-    (handlers, "entry_reply", "the answer's attributes"),
+    (attribute_handlers, "entry_reply", "the answer's attributes"),
 )
 WRITE: Final[tuple[Part, ...]] = (
     (journal, "bulk_checksum", "checksum"),
@@ -133,7 +133,7 @@ async def measure(
         print(f"    {label:40s} {watch.spent[label] / count / 1000:10,.1f}")
 
 
-async def names(mount: DriveOperations) -> None:
+async def names(mount: RequestHandlers) -> None:
     """Creates and stats."""
     made: list[int] = []
 
@@ -150,7 +150,7 @@ async def names(mount: DriveOperations) -> None:
     await measure("stat (request)", STAT, CALLS, stat)
 
 
-async def content(mount: DriveOperations, drive: Drive, folder: Path) -> None:
+async def content(mount: RequestHandlers, drive: Drive, folder: Path) -> None:
     """Writes of 1 MiB, storing them, and reading them cold."""
     _, entry = await mount.create(pyfuse3.ROOT_INODE, b"large", 0o644, os.O_WRONLY, CALLER)
     inode, data = entry.st_ino, [os.urandom(MIB) for _ in range(LARGE)]
@@ -186,7 +186,7 @@ async def run(folder: Path) -> None:
         trio.open_nursery() as nursery,
     ):
         await nursery.start(drive.run)
-        mount = DriveOperations(drive, b"", access_times=False)
+        mount = RequestHandlers(drive, b"", access_times=False)
         await names(mount)
         await content(mount, drive, folder)
         nursery.cancel_scope.cancel()

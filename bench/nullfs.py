@@ -1,5 +1,5 @@
-"""Mount a drive that keeps everything in dictionaries: what the kernel, pyfuse3, `mountfs.operations` and the
-loop cost by themselves, and what mount tests mount.
+"""Mount a drive that keeps everything in dictionaries: what the kernel, pyfuse3, the handlers and
+the loop cost by themselves, and what mount tests mount.
 
     python -m bench.nullfs MOUNTPOINT [--stock] [--read-delay SECONDS] [--socket PATH]
 
@@ -21,7 +21,8 @@ import pyfuse3
 import trio
 
 from cache.drive import Drive
-from mountfs.session import MountOptions, serve
+from mountfs.session import serve
+from mountfs.session_options import SessionOptions
 from tests.mount.memory_drive import MemoryDrive
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     drive = MemoryDrive()
     drive.read_delay = chosen.read_delay
     with tempfile.TemporaryDirectory() as folder:
-        options = MountOptions(
+        options = SessionOptions(
             source="nullfs",
             control_socket=chosen.socket or Path(folder) / "control" / "socket",
             allow_other=os.geteuid() == 0,

@@ -1,5 +1,5 @@
 """What is asked of the kernel for a mount: system calls that Python does not have, and the read-ahead.
-All but `sync_by_process` block until the mount answers."""
+Those that are not coroutines block until the mount answers: they are made by `in_thread`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,22 @@ import ctypes
 import errno
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar, TypeVarTuple
 
 import trio
 
 READ_AHEAD_KIB: Final = 1024
 MNT_DETACH: Final = 2
 
+R = TypeVar("R")
+Ts = TypeVarTuple("Ts")
+
 _libc: Final = ctypes.CDLL(None, use_errno=True)
+_own_calls: Final = trio.CapacityLimiter(8)
+"""Calls into our own mount. Apart from trio's shared limit: threads that wait for us must not keep out those
+that we wait for."""
 log = logging.getLogger(__name__)
 
 
@@ -56,3 +63,8 @@ def raise_read_ahead(device: int) -> None:
         path.write_text(str(READ_AHEAD_KIB))
     except OSError as error:
         log.debug("the kernel's default stays: %s", error)
+
+
+async def in_thread(call: Callable[[*Ts], R], *args: *Ts) -> R:
+    """`call` may need our own loop to answer, or wait for ever: it is abandoned on cancellation."""
+    return await trio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=_own_calls)

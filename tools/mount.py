@@ -24,8 +24,9 @@ from backend import failpoints, file_limit
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publish import Intervals
-from mountfs import session
+from mountfs import process_tuning, session
 from mountfs.heap import share_one_heap
+from mountfs.session_options import SessionOptions
 from tools import compose, errors, mount_options, remount
 from tools.compose import UnlockedDrive
 from tools.errors import MOUNT_CODES, Parser, ToolError
@@ -165,7 +166,7 @@ def _serve(
 ) -> None:
     """The life of a mount, from opening the drive to closing it."""
     _open_many_files()
-    how = session.MountOptions(
+    how = SessionOptions(
         source=drive.folder,
         control_socket=own.state / CONTROL_SOCKET,
         read_only=options.read_only,
@@ -186,14 +187,14 @@ def _serve(
         read_only=options.read_only,
     )
     opened = compose.opened_drive(drive, own, what, scrub_interval=options.scrub_interval, waiting=_tell)
-    session.prepare_process(how)
+    process_tuning.prepare_process()
     trio.run(_serve_until_unmounted, opened, Path(mountpoint), how, ready)
 
 
 async def _serve_until_unmounted(
     opening: AbstractAsyncContextManager[Drive],
     mountpoint: Path,
-    how: session.MountOptions,
+    how: SessionOptions,
     ready: daemon.Ready,
 ) -> None:
     async with opening as opened:

@@ -18,11 +18,10 @@ __all__ = ["drive", "fuse", "unmade_drive"]
 PASSPHRASE = "correct-horse-battery-staple-7391"
 DUMPABLE = """
 import ctypes
-from pathlib import Path
-from mountfs.session import MountOptions, prepare_process
+from mountfs.process_tuning import prepare_process
 libc = ctypes.CDLL(None)
 before = libc.prctl(3, 0, 0, 0, 0)
-prepare_process(MountOptions("source", Path("socket")))
+prepare_process()
 print(before, libc.prctl(3, 0, 0, 0, 0))
 """
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import signal
 
 from bench import nullfs
-from mountfs import session
+from mountfs import attachment
 from mountfs.fuse_loop import PollingLoop
 
 
@@ -28,5 +28,5 @@ def _withdraw(_number: int, _frame: object) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGUSR1, _withdraw)
-    vars(session)["PollingLoop"] = WithdrawingLoop
+    vars(attachment)["PollingLoop"] = WithdrawingLoop
     nullfs.main()

@@ -15,7 +15,8 @@ from backend import errors as backend_errors
 from cache import errors as cache_errors
 from cache.drive import Drive
 from mountfs.errno_table import ERRNO, errno_of, is_expected, is_known
-from mountfs.operations import CONTROL_ATTRIBUTE, SELINUX_ATTRIBUTE, DriveOperations
+from mountfs.request_handlers import RequestHandlers
+from mountfs.xattr_handlers import CONTROL_ATTRIBUTE, SELINUX_ATTRIBUTE
 from tests.mount.memory_drive import MemoryDrive
 
 
@@ -72,9 +73,9 @@ def test_what_is_worth_a_log_line() -> None:
     assert not is_known(ValueError("x"))
 
 
-def _operations() -> tuple[MemoryDrive, DriveOperations]:
+def _operations() -> tuple[MemoryDrive, RequestHandlers]:
     drive = MemoryDrive()
-    return drive, DriveOperations(cast(Drive, drive), b"/c", access_times=True)
+    return drive, RequestHandlers(cast(Drive, drive), b"/c", access_times=True)
 
 
 class _Context:

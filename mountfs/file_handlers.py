@@ -1,0 +1,103 @@
+"""Requests about the content of files: open, read, write, close, fsync.
+
+The handle of a file is its inode number, and whether it is open for writing: the drive keeps nothing per
+descriptor, the kernel all of it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from typing import Final
+
+from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
+
+from cache.attributes import Attributes
+from cache.history import READ
+from mountfs.answered import answered
+from mountfs.conversions import caller_of
+from mountfs.handler_base import HandlerBase
+from mountfs.large_writes import LARGE
+from mountfs.privileges import truncation
+
+_WRITER: Final = 1 << 62
+"""In the handle of a descriptor that can write; no inode that lives has it
+(`cache.namespace.operations.MAX_INODE`)."""
+
+
+class FileHandlers(HandlerBase):
+    """See the module."""
+
+    @answered
+    async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
+        if inode >= self._past:
+            if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+                raise FUSEError(errno.EROFS)
+            self._view.check(inode, caller_of(ctx), READ)
+            self._view.hold(self._view.find(inode))
+            return FileInfo(fh=inode, keep_cache=True)
+        if not flags & (os.O_ACCMODE | os.O_TRUNC):
+            self._drive.hold(inode)
+            return FileInfo(fh=inode, keep_cache=True)
+        before = self._drive.attributes(inode)
+        if flags & os.O_TRUNC:
+            await self._drive.set_attributes(inode, truncation(before.mode, self._drive.now(), ctx))
+        return self._opened(before, flags)
+
+    def _opened(self, before: Attributes, flags: int) -> FileInfo:
+        """A file that had these attributes is open."""
+        inode = before.inode
+        self._drive.hold(inode)
+        if flags & os.O_ACCMODE == os.O_RDONLY:
+            return FileInfo(fh=inode, keep_cache=True)
+        self._writers.opened(inode)
+        self._times.opened(before)
+        return FileInfo(fh=inode | _WRITER, keep_cache=True)
+
+    @answered
+    async def create(
+        self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: RequestContext
+    ) -> tuple[FileInfo, EntryAttributes]:
+        self._check_new(parent_inode, name)
+        regular = stat.S_IFREG | stat.S_IMODE(mode)
+        attributes = await self._make_node(parent_inode, name, regular, 0, ctx)
+        return self._opened(attributes, flags), self._held(attributes)
+
+    @answered
+    async def read(  # type: ignore[override]  # pyfuse3 takes any buffer, its stubs do not say so
+        self, fh: int, off: int, size: int
+    ) -> bytes | memoryview:
+        if fh >= self._past:
+            return await self._view.read(fh, off, size)
+        inode = fh & ~_WRITER
+        self._touch(inode)
+        return await self._drive.read(inode, off, size)
+
+    @answered
+    async def write(self, fh: int, off: int, buf: bytes) -> int:
+        inode = fh & ~_WRITER
+        if len(buf) < LARGE:
+            await self._drive.write(inode, off, buf)
+        else:
+            async with self.large_writes.in_turn(inode):
+                await self._drive.write(inode, off, buf)
+        return len(buf)
+
+    @answered
+    async def release(self, fh: int) -> None:
+        if fh >= self._past:
+            self._view.release(fh)
+            return
+        inode = fh & ~_WRITER
+        try:
+            if fh & _WRITER and self._writers.closed(inode):
+                self._drive.set_times(inode, *self._times.closed(inode))
+            await self._drive.flush(inode)
+        finally:
+            self._drive.release(inode)
+
+    @answered
+    async def fsync(self, fh: int, datasync: bool) -> None:
+        if fh < self._past:
+            await self._drive.fsync(fh & ~_WRITER)

@@ -1,0 +1,88 @@
+"""Requests about open folders. A handle means where its listing ends (`mountfs.open_folders`)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import pyfuse3
+from pyfuse3 import ReaddirToken, RequestContext
+
+from cache.history import READ
+from mountfs.answered import answered
+from mountfs.conversions import caller_of, entry_reply, past_reply
+from mountfs.handler_base import HandlerBase
+from mountfs.open_folders import OpenFolder
+
+_FIRST_COOKIE: Final = 16
+_READDIR_BATCH: Final = 64
+
+
+class FolderHandlers(HandlerBase):
+    """See the module."""
+
+    @answered
+    async def opendir(self, inode: int, ctx: RequestContext) -> int:
+        if inode >= self._past:
+            self._view.check(inode, caller_of(ctx), READ)
+            return await self._view.open_directory(inode)
+        handle = self._folders.open(inode, self._drive.next_cookie(inode))
+        self._drive.hold(inode)
+        return handle
+
+    @answered
+    async def releasedir(self, fh: int) -> None:
+        if fh >= self._past:
+            self._view.close_directory(fh)
+        else:
+            self._drive.release(self._folders.close(fh))
+
+    @answered
+    async def fsyncdir(self, fh: int, datasync: bool) -> None:
+        if fh < self._past:
+            await self._drive.fsync(self._folders[fh].inode)
+
+    @answered
+    async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
+        if fh >= self._past:
+            self._read_past(fh, start_id, token)
+            return
+        folder = self._folders[fh]
+        inode = folder.inode
+        if not start_id:
+            folder.end = self._drive.next_cookie(inode)
+        if start_id < 1 and not self._reply_dots(inode, b".", 1, token):
+            return
+        if start_id < 2 and not self._reply_dots(inode, b"..", 2, token):
+            return
+        self._touch(inode)
+        self._list(folder, start_id if start_id >= _FIRST_COOKIE else 0, token)
+
+    def _list(self, folder: OpenFolder, after: int, token: ReaddirToken) -> None:
+        while entries := self._drive.entries(folder.inode, after, _READDIR_BATCH):
+            for entry in entries:
+                if entry.cookie >= folder.end:
+                    return
+                if not pyfuse3.readdir_reply(token, entry.name, entry_reply(entry.attributes), entry.cookie):
+                    return
+                self._drive.hold(entry.attributes.inode)
+            if len(entries) < _READDIR_BATCH:
+                return
+            after = entries[-1].cookie
+
+    def _reply_dots(self, directory: int, name: bytes, cookie: int, token: ReaddirToken) -> bool:
+        attributes = self._drive.lookup(directory, name)
+        return pyfuse3.readdir_reply(token, name, entry_reply(attributes), cookie)
+
+    def _read_past(self, handle: int, start_id: int, token: ReaddirToken) -> None:
+        for cookie, name in ((1, b"."), (2, b"..")):
+            if start_id < cookie:
+                reply = entry_reply(self._view.above(handle, name))
+                if not pyfuse3.readdir_reply(token, name, reply, cookie):
+                    return
+        after = start_id if start_id >= _FIRST_COOKIE else 0
+        while entries := self._view.entries(handle, after, _READDIR_BATCH):
+            for entry, found in entries:
+                if not pyfuse3.readdir_reply(token, entry.name, past_reply(found), entry.cookie):
+                    return
+                self._view.hold(found)
+                after = entry.cookie

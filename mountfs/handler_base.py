@@ -1,0 +1,86 @@
+"""What the request handlers of one mount have in common: the drive, its past, and what is open."""
+
+from __future__ import annotations
+
+import errno
+from typing import Final
+
+import pyfuse3
+from pyfuse3 import EntryAttributes, FUSEError, RequestContext
+
+from cache.attributes import Attributes
+from cache.drive import Drive
+from cache.tree import LISTS
+from mountfs.conversions import entry_reply, past_reply
+from mountfs.kernel_times import KernelTimes
+from mountfs.large_writes import LargeWrites
+from mountfs.open_folders import OpenFolders
+from mountfs.privileges import Writers
+from mountfs.versions import Found, VersionsView
+
+_ATTRIBUTE_CLASSES: Final = (b"user.", b"trusted.", b"security.")
+
+
+class HandlerBase(pyfuse3.Operations):
+    """`access_times`: keep them (relatime). `access_lists`: the kernel enforces POSIX ACLs and leaves the
+    umask to us; without, they are refused, for to keep one that nobody obeys would lie."""
+
+    def __init__(
+        self,
+        drive: Drive,
+        control_path: bytes,
+        *,
+        access_times: bool,
+        access_lists: bool = False,
+        view: VersionsView | None = None,
+    ) -> None:
+        super().__init__()
+        self.enable_acl = access_lists
+        self._attribute_classes = (*_ATTRIBUTE_CLASSES, *(LISTS if access_lists else ()))
+        self._attribute_classes_of_users = tuple(set(self._attribute_classes) - {b"trusted."})
+        self._drive = drive
+        self._view = view or VersionsView(drive)
+        self._past = self._view.first
+        self._versions_name = self._view.name
+        self._control_path = control_path
+        self._access_times = access_times
+        self._writers = Writers()
+        self._times = KernelTimes()
+        self._folders = OpenFolders()
+        self.large_writes = LargeWrites()
+
+    def _held(self, attributes: Attributes) -> EntryAttributes:
+        self._drive.hold(attributes.inode)
+        return entry_reply(attributes)
+
+    def _held_past(self, found: Found) -> EntryAttributes:
+        self._view.hold(found)
+        return past_reply(found)
+
+    def _check_live(self, inode: int) -> None:
+        """EROFS for what belongs to the past."""
+        if inode >= self._past:
+            raise FUSEError(errno.EROFS)
+
+    def _check_new(self, parent: int, name: bytes) -> None:
+        """The name may be made there, as far as the past is concerned."""
+        self._check_live(parent)
+        if name == self._versions_name:
+            raise FUSEError(errno.EEXIST)
+
+    def _check_old(self, parent: int, name: bytes) -> None:
+        """The name may be taken away there."""
+        self._check_live(parent)
+        if name == self._versions_name:
+            raise FUSEError(errno.EROFS)
+
+    def _touch(self, inode: int) -> None:
+        if self._access_times:
+            self._drive.touch(inode)
+
+    async def _make_node(
+        self, parent: int, name: bytes, mode: int, rdev: int, ctx: RequestContext
+    ) -> Attributes:
+        """Without POSIX ACLs the kernel has applied the umask, and nothing is inherited."""
+        umask = ctx.umask if self.enable_acl else None
+        return await self._drive.make_node(parent, name, mode, rdev, ctx.uid, ctx.gid, umask)
