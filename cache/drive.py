@@ -29,7 +29,7 @@ from cache.errors import (
 )
 from cache.health import Health
 from cache.history import PastTree
-from cache.journal import Layer, Ledger, Need
+from cache.journal import Layer, Ledger, Need, Trimming
 from cache.namespace import MAX_NAME, MAX_SIZE, Point, sqlite_errors
 from cache.publish import Quiet, SnapshotKeeper
 from cache.retention import RetentionKeeper, Space, paths_of
@@ -59,6 +59,7 @@ class Drive(Tree):
     def __init__(
         self,
         ledger: Ledger,
+        trimming: Trimming,
         content: Content,
         blocks: BlockCache,
         sealer: Sealer,
@@ -70,6 +71,7 @@ class Drive(Tree):
         read_only: bool,
     ) -> None:
         super().__init__(ledger, journal_limit, read_only)
+        self.trimming = trimming
         self._content = content
         self.blocks = blocks
         self._sealer = sealer
@@ -255,7 +257,7 @@ class Drive(Tree):
         while True:
             await trio.sleep(TICK)
             self.ledger.local_room.look_anew()
-            self.ledger.fit_segments()
+            self.trimming.fit_segments()
             await self.ledger.journal.prepare()
             self.ledger.custody.check()
             if self.ledger.accepted != seen or self.any_unused:
@@ -375,7 +377,7 @@ class Drive(Tree):
                 self.ledger.flush()
                 with suppress(JournalLostError):  # it was said, and all is stored, or was given up
                     await self.ledger.journal.sync()
-                await self.ledger.settle()
+                await self.trimming.settle()
         finally:
             # The lock of the state folder is let go of last: who waits for it finds everything closed.
             try:

@@ -98,6 +98,7 @@ class _Recovery:
     ) -> None:
         self._local = local
         self._ledger = local.ledger
+        self._left = local.recovery
         self._upstream = upstream
         self._identity = identity
         self._snapshots = snapshots
@@ -110,11 +111,11 @@ class _Recovery:
                 await self._restore_snapshot()
             await self._catch_up(0)
             await self._check_unfinished()
-        if self._ledger.contradicts_the_log:
+        if self._left.contradicts_the_log:
             raise self._stale(self._ledger.head.number)
         await self._ask_for_blocks()
         await self._read_pending()
-        self._ledger.replay()
+        self._left.replay()
         await self._reconcile()
 
     async def _restore_snapshot(self) -> None:
@@ -156,7 +157,7 @@ class _Recovery:
     async def _ask_for_blocks(self) -> None:
         """A commit that was stored and not appended names blocks that nothing in the log names: another mount
         may have let them go. Those of one that the log has are there."""
-        for unfinished in self._ledger.unfinished():
+        for unfinished in self._left.unfinished():
             blocks = blocks_named(unfinished.extents)
             if not blocks or (await self._upstream.head()).number >= unfinished.number:
                 continue
@@ -168,33 +169,33 @@ class _Recovery:
                     len(missing),
                     unfinished.number,
                 )
-                self._ledger.take_back_extents(unfinished.number)
+                self._left.take_back_extents(unfinished.number)
                 return
 
     async def _read_pending(self) -> None:
         """Content of a commit that was cut and not appended may not be readable any more: it is cut anew, and
         without that. If some of it is in blocks already, only where it has to be."""
-        ledger = self._ledger
-        number, pieces = ledger.unsealed()
+        left = self._left
+        number, pieces = left.unsealed()
         if not pieces or (await self._upstream.head()).number >= number:
             return
-        if not ledger.has_extents(number):
-            ledger.take_back_cut()
+        if not left.has_extents(number):
+            left.take_back_cut()
             return
         try:
-            await trio.to_thread.run_sync(_read_all, ledger.journal, pieces)
+            await trio.to_thread.run_sync(_read_all, self._ledger.journal, pieces)
         except (OSError, InputOutputError) as error:
             log.warning("commit %d is cut anew, as content of it cannot be read: %s", number, error)
-            ledger.take_back_cut()
+            left.take_back_cut()
 
     async def _check_unfinished(self) -> None:
         """The namespace came from the log alone: what the journal holds of commits that the log has must
         be what the log says of them, or the end of it."""
         published = self._ledger.head.number
-        for unfinished in self._ledger.unfinished():
+        for unfinished in self._left.unfinished():
             if unfinished.number <= published:
                 ((commit, _),) = await self._upstream.commits_after(unfinished.number - 1, 1)
-                if not self._ledger.may_be(unfinished, self._operations(commit)):
+                if not self._left.may_be(unfinished, self._operations(commit)):
                     raise self._stale(published)
 
     def _stale(self, number: int) -> StaleCacheError:
@@ -244,8 +245,8 @@ async def open_drive(
     limiter = trio.CapacityLimiter(4)
     largest = min(options.journal_size, max(local.ledger.local_left(), 0))
     # At least about eight segments, so that it can let go of its oldest part.
-    local.ledger.largest_segment = min(SEGMENT_SIZE, max(int(largest) // 8, SMALLEST_SEGMENT))
-    local.ledger.fit_segments()
+    local.trimming.largest_segment = min(SEGMENT_SIZE, max(int(largest) // 8, SMALLEST_SEGMENT))
+    local.trimming.fit_segments()
     local.ledger.large_write = options.large_write
     codec = BlockCodec(drive_id, secrets.block_id, secrets.block)
     chunker = Chunker(secrets.chunker)
@@ -260,6 +261,7 @@ async def open_drive(
     keeper = SnapshotKeeper(ledger, snapshots, local.folder, options.snapshots, quiet)
     drive = Drive(
         ledger,
+        local.trimming,
         content,
         blocks,
         sealer,
@@ -272,6 +274,7 @@ async def open_drive(
     )
     drive.publisher = Publisher(
         ledger,
+        local.trimming,
         sealer,
         upstream,
         identity,
@@ -291,7 +294,7 @@ async def open_drive(
         _delete_orphans(ledger)
         _settle_all(ledger)
         _own_new_root(ledger)
-        await ledger.trim()
+        await local.trimming.trim()
     return drive
 
 

@@ -3,11 +3,13 @@
 from cache.journal.custody import Custody
 from cache.journal.dirty import DirtyFile, DirtyFiles, Layer, replace_data
 from cache.journal.journal import SEGMENT_SIZE, Journal
-from cache.journal.ledger import LARGE_WRITE, SMALLEST_SEGMENT, Ledger
+from cache.journal.ledger import LARGE_WRITE, Ledger
 from cache.journal.pieces import Data, Hole, Piece, Stored
+from cache.journal.recovery import JournalRecovery
 from cache.journal.room import LITTLE, Need
 from cache.journal.scan import PendingCommit
 from cache.journal.segments import SUFFIX
+from cache.journal.trimming import SMALLEST_SEGMENT, Trimming
 
 __all__ = [
     "LARGE_WRITE",
@@ -21,11 +23,13 @@ __all__ = [
     "DirtyFiles",
     "Hole",
     "Journal",
+    "JournalRecovery",
     "Layer",
     "Ledger",
     "Need",
     "PendingCommit",
     "Piece",
     "Stored",
+    "Trimming",
     "replace_data",
 ]

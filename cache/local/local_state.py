@@ -22,7 +22,7 @@ from backend.errors import CorruptError, LeaseHeldError
 from backend.system import at_rest, durable
 from backend.upstream import Head
 from cache.errors import FileSystemError
-from cache.journal import Custody, Journal, Ledger
+from cache.journal import Custody, Journal, JournalRecovery, Ledger, Trimming
 from cache.namespace import Namespace
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,8 @@ class LocalState:
             journal = Journal(folder / JOURNAL)
             self._files.callback(journal.close)
             self.ledger = Ledger(journal, self.namespace, Custody(folder, journal.named_files))
-            self.has_events = self.ledger.scan()
+            self.recovery = JournalRecovery(self.ledger)
+            self.trimming = Trimming(self.ledger)
         except BaseException:
             self.close()
             raise

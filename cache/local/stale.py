@@ -18,7 +18,7 @@ from typing import Final
 from backend.errors import NotFoundError
 from backend.system import at_rest
 from cache.blocks import BlockCache, Content
-from cache.journal import Custody, Journal, Ledger
+from cache.journal import Custody, Journal, JournalRecovery, Ledger
 from cache.local.local_state import DEVICE, JOURNAL, NAMESPACE_FILE, STALE
 from cache.namespace import ROOT_INODE, InodeRow, Namespace, Operation, Unlink
 
@@ -75,8 +75,7 @@ class StaleState:
             self._journal = Journal(work / JOURNAL)
             self._resources.callback(self._journal.close)
             self._ledger = Ledger(self._journal, self._namespace, Custody(work, lambda: ()))
-            self._ledger.scan()
-            self._operations = self._ledger.look()
+            self._operations = JournalRecovery(self._ledger).look()
         except BaseException:
             self.close()
             raise

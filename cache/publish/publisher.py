@@ -26,7 +26,7 @@ from backend.errors import DriveError, FencedError, NoSpaceError
 from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.blocks import Sealer
 from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
-from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Stored
+from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Stored, Trimming
 from cache.namespace import Release, SetExtents, SetWriter, Writer, decode, encode, is_release
 from cache.publish.commit_payload import seal_operations
 from cache.publish.quiet import Quiet
@@ -78,6 +78,7 @@ class Publisher:
     def __init__(
         self,
         ledger: Ledger,
+        trimming: Trimming,
         sealer: Sealer,
         upstream: Upstream,
         identity: CommitIdentity,
@@ -89,6 +90,7 @@ class Publisher:
         quiet: Quiet,
     ) -> None:
         self._ledger = ledger
+        self._trimming = trimming
         self._sealer = sealer
         self._upstream = upstream
         self._identity = identity
@@ -146,10 +148,10 @@ class Publisher:
         return (
             ledger.operation_bytes > OPERATIONS_LIMIT
             or ledger.open_writes > WRITES_LIMIT
-            or ledger.journal_bytes > self._journal_limit // 2
+            or self._trimming.journal_bytes > self._journal_limit // 2
             or ledger.room.is_tight
             or bool(ledger.custody.lost)
-            or ledger.journal_bytes > max(ledger.local_left(), LITTLE)
+            or self._trimming.journal_bytes > max(ledger.local_left(), LITTLE)
         )
 
     @property
@@ -163,7 +165,7 @@ class Publisher:
         ledger = self._ledger
         used = ledger.journal.used_bytes
         return (
-            ledger.journal_bytes > times * self._journal_limit
+            self._trimming.journal_bytes > times * self._journal_limit
             or ledger.operation_bytes > 2 * times * OPERATIONS_LIMIT
             or ledger.open_writes > 2 * times * WRITES_LIMIT
             or (used > LITTLE and ledger.local_room.is_short(ledger.local_left(), times))
@@ -224,7 +226,7 @@ class Publisher:
             pending = await self._cut(everything)
             if pending is None:
                 if self.blocked:
-                    await self._ledger.trim()
+                    await self._trimming.trim()
                 return
         await self._store_content()
         await self._ledger.sync_pending()
@@ -232,7 +234,7 @@ class Publisher:
         self.has_published = True
         self._ledger.published(head)
         self._built = None
-        await self._ledger.trim()
+        await self._trimming.trim()
         self._ledger.room.look_soon()
         await self._after_commit(sum(map(len, pending.all_operations())))
 

@@ -181,7 +181,7 @@ class Life:
         await self._try(lambda: drive.retention.collect(grace=0))
         await self._change(drive, len(CHANGES) * 3 // 4)
         await self._sync(drive)
-        await self._try(drive.ledger.trim)
+        await self._try(drive.trimming.trim)
 
     async def _second(self, drive: Drive) -> None:
         await self._change(drive, len(CHANGES))

@@ -121,7 +121,7 @@ async def test_a_deletion_after_the_cut_that_is_given_up(folder: Path, when: str
         if when == "after it is published":
             await publish(drive)
             await delete()
-            await drive.ledger.trim()
+            await drive.trimming.trim()
         else:
             await publish(drive, before=delete)
         assert drive.ledger.head.number == 1
@@ -200,11 +200,11 @@ async def test_segments_stay_until_the_database_knows_the_commit(folder: Path) -
             await write_open(drive, b"open")
 
         await publish(drive, after=more)  # the database is made durable behind all of that
-        durable = drive.ledger._durable_position
+        durable = drive.ledger.positions.durable
         database = {path: path.read_bytes() for path in folder.glob("namespace.db*")}
         end = await publish(drive)
         assert drive.ledger.head.number == 2
-        is_durable = drive.ledger._durable_position > durable
+        is_durable = drive.ledger.positions.durable > durable
     for path, data in database.items():
         if not is_durable:
             path.write_bytes(data)
@@ -314,7 +314,7 @@ async def test_segments_stay_while_the_database_cannot_be_made_durable(
             patch.setattr(Namespace, "checkpoint", lambda _self: None)
             await drive.publisher.publish(everything=True)
         assert set(before) <= set((folder / "journal").glob("*.journal"))
-        await drive.ledger.trim()
+        await drive.trimming.trim()
         assert not set(before[:-1]) & set((folder / "journal").glob("*.journal"))
 
 

@@ -308,13 +308,13 @@ def test_the_end_of_a_published_commit_is_recognised(folder: Path) -> None:
     """The segments that its first operations were in may have been dropped."""
     local = LocalState(folder)
     ours = PendingCommit(1, 0, 0, [b"second", b"third"], [])
-    local.ledger._scanned.commit = 2
-    assert local.ledger.may_be(ours, [b"first", b"second", b"third"])
-    assert local.ledger.may_be(ours, [b"second", b"third"])
-    assert not local.ledger.may_be(ours, [b"second", b"third", b"fourth"])
-    assert not local.ledger.may_be(ours, [b"third"])
-    local.ledger._scanned.commit = 1
-    assert not local.ledger.may_be(ours, [b"first", b"second", b"third"]), "it was not cut here"
+    local.recovery._scanned.commit = 2
+    assert local.recovery.may_be(ours, [b"first", b"second", b"third"])
+    assert local.recovery.may_be(ours, [b"second", b"third"])
+    assert not local.recovery.may_be(ours, [b"second", b"third", b"fourth"])
+    assert not local.recovery.may_be(ours, [b"third"])
+    local.recovery._scanned.commit = 1
+    assert not local.recovery.may_be(ours, [b"first", b"second", b"third"]), "it was not cut here"
     local.close()
 
 

@@ -382,7 +382,7 @@ async def test_the_journal_does_not_fill_for_a_file_that_is_set_apart(
         unreadable.mend()
         await drive.sync()
         assert drive.ledger.journal.used_bytes < TINY.journal_size
-        assert drive.ledger.pinned_bytes == 0
+        assert drive.trimming.pinned_bytes == 0
 
 
 @pytest.mark.logs_warnings

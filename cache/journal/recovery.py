@@ -1,0 +1,168 @@
+"""What an earlier process left in the journal, brought into namespace and ledger.
+
+The steps: `JournalRecovery` reads the journal; its owner asks what is unfinished, and may take back what
+cannot go on as it was; `replay` brings the namespace up to the journal's end, finds the pending commit, and
+begins.
+
+Live calls and replay go through the same methods of `Namespace`, `DirtyFiles` and `Ledger`. Event-loop thread
+only.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from cache.journal.format import RecordType, encode_given_up, encode_uncut
+from cache.journal.ledger import Ledger
+from cache.journal.pieces import Data
+from cache.journal.scan import Event, PendingCommit, Scan, scan
+from cache.namespace import Operation, decode, encode
+
+log = logging.getLogger(__name__)
+
+
+class JournalRecovery:
+    """See the module. Reads the journal of `ledger`."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._journal, self._namespace = ledger.journal, ledger.namespace
+        self._scanned = Scan({}, {})
+        self._take(scan(ledger.journal))
+
+    def _take(self, scanned: Scan) -> None:
+        self._scanned, self._ledger.dirty = scanned, scanned.dirty
+
+    @property
+    def contradicts_the_log(self) -> bool:
+        """Whether the journal lost what a published commit stands on, which no power cut can do: then what
+        it says of dirty files may be older than what is published. Until `replay`."""
+        return self._scanned.lost is not None and self._scanned.commit <= self._ledger.head.number
+
+    def unfinished(self) -> list[PendingCommit]:
+        """What the scan found of commits that the journal does not say are published, oldest first."""
+        return self._scanned.unfinished()
+
+    def may_be(self, unfinished: PendingCommit, published: list[bytes]) -> bool:
+        """Whether a published commit of these operations can be the unfinished one. If its cut was read, its
+        first segments may be gone already. Until `replay`."""
+        ours = unfinished.all_operations()
+        if unfinished.number < self._scanned.commit:
+            published = published[max(len(published) - len(ours), 0) :]
+        return published == ours
+
+    def take_back_extents(self, number: int) -> None:
+        """Blocks that the unfinished commit's content was stored in are gone: it is dirty again, and stored
+        anew from the journal, which has all of it (`cache.journal.trimming`). Before `replay`."""
+        self._take(scan(self._journal, self._scanned.void_from(number)))
+
+    def unsealed(self) -> tuple[int, list[Data]]:
+        """The number of the commit that was cut and that the journal does not say is published (0: none), and
+        the bytes of its content that are not in blocks. Before `replay`."""
+        cut = self._scanned.pending_cut()
+        pieces = [piece for _, layer in self._ledger.dirty.frozen() for piece in layer.pieces]
+        return (0 if cut is None else cut[0]), [piece for piece in pieces if isinstance(piece, Data)]
+
+    def has_extents(self, number: int) -> bool:
+        """Whether content of that unfinished commit is in blocks. Before `replay`."""
+        return self._scanned.void_from(number) is not None
+
+    def take_back_cut(self) -> None:
+        """The unpublished commit was not cut: a later cut leaves out what cannot be read. Before `replay`;
+        upstream must not have the commit."""
+        cut = self._scanned.pending_cut()
+        assert cut is not None
+        self._take(scan(self._journal, self._scanned.void, cut[1:]))
+
+    def replay(self) -> None:
+        """Bring the namespace up to the journal's end, find the pending commit, and begin."""
+        self._replay_events()
+        self._finish_replay()
+
+    def look(self) -> list[Operation]:
+        """Bring the namespace up to the journal's end, of a state that nobody goes on with; what it says that
+        is not known to be published. `CorruptError`: the journal does not fit it."""
+        self._replay_events()
+        pending = [] if self._ledger.pending is None else self._ledger.pending.all_operations()
+        return [decode(encoded) for encoded in [*pending, *self._ledger.operations]]
+
+    def _replay_events(self) -> None:
+        position, published = self._namespace.journal_position(), self._ledger.head.number
+        if self._has_taken_back(position):
+            position = 0
+            self._namespace.undo(published)
+        elif self._is_ahead(position):
+            # The database outlived the journal's tail (a power cut): back to what is published.
+            log.warning(
+                "the journal ends before the namespace's state: taking back to the last published commit"
+            )
+            position = 0
+            self._namespace.undo(published)
+        for event in self._scanned.events:
+            if event.commit > published:
+                self._replay_event(event, event.position >= position)
+            elif event.kind is RecordType.CUT:
+                self._ledger.positions.published = event.content.oldest
+
+    def _has_taken_back(self, position: int) -> bool:
+        """Whether the namespace, as of `position`, holds a cut that was taken back since."""
+        scanned = self._scanned
+        taken_back = [(uncut.begin, uncut.noted) for uncut in scanned.told_uncut]
+        if scanned.uncut is not None:
+            taken_back.append((scanned.uncut[0], self._journal.end))
+        return any(begin < position <= noted for begin, noted in taken_back)
+
+    def _is_ahead(self, position: int) -> bool:
+        """Whether the namespace, as of `position`, holds what the journal lost, or was given up: now, or by a
+        process that did not come to write the namespace down after it."""
+        scanned = self._scanned
+        given_up = [*scanned.told.items(), *scanned.told_void.items()]
+        given_up += [
+            (begin, self._journal.end) for begin in (scanned.lost, scanned.void) if begin is not None
+        ]
+        inside = any(begin < position <= end for begin, end in given_up)
+        return inside or not self._journal.reaches(position)
+
+    def _replay_event(self, event: Event, apply: bool) -> None:
+        namespace, content = self._namespace, event.content
+        if event.kind is RecordType.OPERATION:
+            self._ledger.remember(encode(content))
+            if apply:
+                namespace.apply(content)
+        elif event.kind is RecordType.CUT:
+            self._ledger.hand_over(content)
+            if apply:
+                namespace.begin_commit(event.commit + 1)
+        elif event.kind is RecordType.EXTENTS:
+            self._ledger.add_extents(encode(content))
+            if apply:
+                namespace.apply(content, commit=event.commit)
+        elif event.kind is RecordType.PUBLISHED:
+            self._ledger.forget_pending()
+            if apply:
+                time_ns, commit_hash = content
+                namespace.record_commit(event.commit, commit_hash, time_ns)
+
+    def _finish_replay(self) -> None:
+        published, scanned = self._ledger.head.number, self._scanned
+        self._scanned = Scan({}, {})
+        pending = self._ledger.pending
+        if pending is None or pending.number <= published:
+            self._ledger.forget_pending()
+            self._ledger.thaw_all()
+        if self._namespace.commit <= published:
+            self._namespace.begin_commit(published + 1)
+        self._journal.pass_by(self._namespace.journal_position())
+        self._journal.start(self._namespace.commit)
+        self._note_decisions(scanned)
+        self._namespace.flush(self._journal.end)
+
+    def _note_decisions(self, scanned: Scan) -> None:
+        """What does not count of the journal will not count for later processes either."""
+        journal, commit = self._journal, self._namespace.commit
+        if scanned.lost is not None:
+            journal.append(RecordType.GIVEN_UP, (encode_given_up(scanned.lost),), commit)
+        if scanned.void is not None:
+            journal.append(RecordType.VOID, (encode_given_up(scanned.void),), commit)
+        if scanned.uncut is not None:
+            journal.append(RecordType.UNCUT, (encode_uncut(*scanned.uncut),), commit)

@@ -1,0 +1,104 @@
+"""Trimming: what the journal may let go of, and how large its segments are.
+
+Invariants:
+1. Journal segments go only when all they say is published, and in the durable namespace together with the
+   commit that says it.
+2. What the state at the newest published cut needs stays until the next one is published: later operations, a
+   Delete too, can be lost with the journal's end.
+
+Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from backend.failpoints import declare, failpoint
+from cache.journal.ledger import Ledger
+
+CHECKPOINTED = declare("ledger.checkpointed", "the namespace is durable; old segments are still there")
+
+SMALLEST_SEGMENT: Final = 64 << 10
+
+
+class Trimming:
+    """See the module."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._journal, self._namespace = ledger.journal, ledger.namespace
+        self.largest_segment = ledger.journal.segment_size
+        self.pinned_bytes = 0
+        """of the journal, kept only for files that are set apart; as of the last `trim`"""
+
+    @property
+    def journal_bytes(self) -> int:
+        """What of the journal can be let go of by publishing."""
+        return self._journal.used_bytes - self.pinned_bytes
+
+    async def trim(self) -> None:
+        """Make the namespace durable and let the journal segments go that nobody needs. A start that finds
+        neither makes the namespace anew from the log: where they have lost their names, what is published
+        is all that is needed."""
+        self.fit_segments()
+        is_empty, needed = not self._ledger.unpublished, self._needed_position()
+        self.pinned_bytes = self._pinned_bytes()
+        positions = self._ledger.positions
+        known = max(needed, positions.recorded)
+        try:
+            if not self._ledger.custody.check():
+                positions.durable = known
+            if known > positions.durable:
+                await self._make_durable()
+            if known <= positions.durable:
+                if is_empty:  # a journal without any segment is one that somebody took away
+                    await self._journal.sync_records(0, 0)
+                self._journal.drop_before(needed)
+                await self._journal.close_dropped()
+                self._ledger.local_room.look_anew()
+        finally:
+            await self._ledger.wake_waiting()
+
+    def fit_segments(self) -> None:
+        """Where the disk is short, the journal takes it in small pieces and keeps none for later: the reserve
+        is for the databases. To be called before a segment is begun to let go of the last one."""
+        left = max(self._ledger.local_left(), 0)
+        self._journal.segment_size = max(int(min(self.largest_segment, left / 8)), SMALLEST_SEGMENT)
+        if not left:
+            self._journal.give_back_spares()
+
+    async def settle(self) -> None:
+        """Nothing is accepted any more: the namespace is durable, and of what is published nothing is left in
+        the journal."""
+        if self._ledger.custody.check():
+            await self._make_durable()
+        if not self._ledger.unpublished:
+            await self.trim()
+
+    def _needed_position(self) -> int:
+        """The oldest position that says something unpublished."""
+        if not self._ledger.unpublished:
+            self._journal.leave(self._namespace.commit)
+            return self._journal.end
+        oldest, published = self._ledger.dirty.oldest_position(), self._ledger.positions.published
+        return published if oldest is None else min(published, oldest)
+
+    def _pinned_bytes(self) -> int:
+        """What the journal could let go of if no file were set apart."""
+        set_apart, dirty = self._ledger.set_apart, self._ledger.dirty
+        set_apart.forget_gone(dirty)
+        if not set_apart:
+            return 0
+        others = [layer.oldest for inode, layer in dirty.tops() if inode not in set_apart]
+        return self._journal.bytes_before(min([*others, self._ledger.positions.cut]))
+
+    async def _make_durable(self) -> None:
+        self._ledger.flush()
+        reached = await trio.to_thread.run_sync(self._namespace.checkpoint)
+        if reached is not None:
+            self._ledger.positions.durable = reached
+            if not self._ledger.unpublished:
+                self._namespace.empty_log()
+        failpoint(CHECKPOINTED)
