@@ -21,9 +21,10 @@ import pyfuse3
 import trio
 
 from cache.drive import Drive
-from mountfs.session import serve
+from mountfs.session import Session
 from mountfs.session_options import SessionOptions
 from tests.mount.memory_drive import MemoryDrive
+from tools.mount_control import control_server
 
 
 def main() -> None:
@@ -40,13 +41,16 @@ def main() -> None:
     drive = MemoryDrive()
     drive.read_delay = chosen.read_delay
     with tempfile.TemporaryDirectory() as folder:
-        options = SessionOptions(
-            source="nullfs",
-            control_socket=chosen.socket or Path(folder) / "control" / "socket",
-            allow_other=os.geteuid() == 0,
-            access_lists=False,
-        )
-        trio.run(serve, cast(Drive, drive), chosen.mountpoint, options, partial(print, "ready", flush=True))
+        path = chosen.socket or Path(folder) / "control" / "socket"
+        trio.run(serve, cast(Drive, drive), chosen.mountpoint, path)
+
+
+async def serve(drive: Drive, mountpoint: Path, path: Path) -> None:
+    """Until it is unmounted."""
+    options = SessionOptions(source="nullfs", allow_other=os.geteuid() == 0, access_lists=False)
+    session = Session(drive, mountpoint, options)
+    control = control_server(path, drive, session, folders={})
+    await session.serve(control, partial(print, "ready", flush=True))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pyfuse3 import EntryAttributes, RequestContext, SetattrFields
 
 from cache.attributes import AttributeChange, Attributes
 from cache.history import Caller
-from mountfs.versions import Found
+from cache.services import Found
 
 CACHE_SECONDS: Final = 86_400.0
 """How long the kernel may remember an answer: names, attributes and the absence of names. What else changes

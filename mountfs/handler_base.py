@@ -10,13 +10,13 @@ from pyfuse3 import EntryAttributes, FUSEError, RequestContext
 
 from cache.attributes import Attributes
 from cache.drive import Drive
+from cache.services import Found, VersionsView
 from cache.tree import LISTS
 from mountfs.conversions import entry_reply, past_reply
 from mountfs.kernel_times import KernelTimes
 from mountfs.large_writes import LargeWrites
 from mountfs.open_folders import OpenFolders
 from mountfs.privileges import Writers
-from mountfs.versions import Found, VersionsView
 
 _ATTRIBUTE_CLASSES: Final = (b"user.", b"trusted.", b"security.")
 

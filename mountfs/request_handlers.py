@@ -5,7 +5,7 @@ pyfuse3's reply objects (`mountfs.conversions`). Rules that hold for all of them
 - Every entry that the kernel accepts (lookup, create, mknod, mkdir, symlink, link, and readdir's entries
   but for `.` and `..`) holds its inode once; `forget` releases. An open file or folder holds it once too.
 - Whatever a handler raises becomes an errno (`mountfs.answered`); nothing ends the mount.
-- What belongs to the past (`mountfs.versions`) is told by its inode number, and cannot be changed.
+- What belongs to the past (`cache.services.versions_view`) is told by its inode number. It cannot be changed.
 """
 
 from __future__ import annotations

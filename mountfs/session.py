@@ -19,11 +19,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
+from typing import Protocol
 
 import pyfuse3
 import trio
@@ -31,9 +29,8 @@ import trio
 from backend.errors import UsageError
 from cache.drive import Drive
 from cache.errors import FileSystemError
-from cache.services import calls_of
+from cache.services import VersionsView
 from mountfs.attachment import attached
-from mountfs.control import Commands, serve_control, serve_device
 from mountfs.ending import Ending
 from mountfs.fuse_loop import MAX_TASKS, has_known_seam
 from mountfs.garbage import collect_when_idle
@@ -41,13 +38,26 @@ from mountfs.kernel_notices import KernelNotices
 from mountfs.mount_calls import in_thread, raise_read_ahead, sync_by_process
 from mountfs.request_handlers import RequestHandlers
 from mountfs.session_options import SessionOptions
-from mountfs.versions import VersionsView
 
 log = logging.getLogger(__name__)
 
 
-class _Session:
-    """A mounted file system that is being served."""
+class ControlServer(Protocol):
+    """Answers who asks about the mount, or wants it to do something, while it is served."""
+
+    path: Path
+    """the socket's file"""
+
+    async def serve(self, task_status: trio.TaskStatus[None]) -> None:
+        """On `path`, until cancelled."""
+
+    async def serve_device(self, device: int, task_status: trio.TaskStatus[None]) -> None:
+        """Where the mount's device number (`st_dev`) finds it, until cancelled."""
+
+
+class Session:
+    """A drive that is mounted on `mountpoint` and served. One per process (libfuse's session is a global of
+    pyfuse3), in its main thread (signals)."""
 
     def __init__(self, drive: Drive, mountpoint: Path, options: SessionOptions) -> None:
         self._drive = drive
@@ -57,13 +67,30 @@ class _Session:
         self._scope = trio.CancelScope()
         self._serving = False
 
-    async def run(self, on_ready: Callable[[], None]) -> None:
+    def ask_to_end(self) -> None:
+        """As SIGTERM does: all is stored, then the mount goes. Idempotent; on the event loop's thread."""
+        self._ending.ask()
+
+    async def write_back(self) -> str:
+        """Have the kernel hand over what it holds itself; what there is to complain of, if anything."""
+        return await sync_by_process(self._mountpoint)
+
+    async def serve(self, control: ControlServer, on_ready: Callable[[], None]) -> None:
+        """Mount, call `on_ready` when the mount answers, and serve it until it is unmounted. Once. Returns
+        with the mount gone and `drive.run` ended; the caller closes the drive. `UsageError`: it cannot be
+        mounted there, libfuse has said why on stderr. What `drive.run` raises is raised."""
+        try:
+            await self._run(control, on_ready)
+        except ExceptionGroup as group:
+            raise _sole(group) from None
+
+    async def _run(self, control: ControlServer, on_ready: Callable[[], None]) -> None:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._obey_signals)
                 await nursery.start(self._run_drive)
-                await nursery.start(serve_control, self._options.control_socket, self._commands())
-                await self._serve(on_ready)
+                await nursery.start(control.serve)
+                await self._serve(control, on_ready)
                 if self._ending.is_asked or self._drive.is_only_here:
                     await self._ending.store_everything()
                 nursery.cancel_scope.cancel()
@@ -80,12 +107,12 @@ class _Session:
             log.exception("the drive's background work failed: unmounting; the journal keeps all accepted")
             self._ending.fail(error)
 
-    async def _serve(self, on_ready: Callable[[], None]) -> None:
+    async def _serve(self, control: ControlServer, on_ready: Callable[[], None]) -> None:
         """From mount(2) until nobody can send a request any more."""
         options = self._options
         handlers = RequestHandlers(
             self._drive,
-            os.fsencode(options.control_socket),
+            os.fsencode(control.path),
             access_times=options.access_times,
             access_lists=options.access_lists and has_known_seam(),
             view=self._view(),
@@ -96,7 +123,7 @@ class _Session:
             self._drive.changed_from_inside = notices.tell
             try:
                 async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._announce, nursery, on_ready)
+                    nursery.start_soon(self._announce, nursery, control, on_ready)
                     nursery.start_soon(self._ending.unmount_when_asked, attachment)
                     nursery.start_soon(collect_when_idle, attachment.idle_seconds)
                     await pyfuse3.main(min_tasks=MAX_TASKS, max_tasks=MAX_TASKS)
@@ -114,26 +141,6 @@ class _Session:
             raise UsageError(f"asof={as_of}: {error}") from None
         return VersionsView(self._drive, None, commit)
 
-    async def _status(self) -> Mapping[str, Any]:
-        """The drive's, and what this mount is."""
-        name = None if self._options.as_of else self._options.versions_name
-        own = {"versions_dir": quote(name or b""), "folders": dict(self._options.folders)}
-        status = await self._drive.status()
-        if hidden := own.keys() & status.keys():
-            raise AssertionError(f"two values of {', '.join(hidden)} in one status")
-        return {**status, **own}
-
-    def _commands(self) -> Commands:
-        return Commands(
-            status=self._status,
-            sync=self._drive.sync,
-            write_back=partial(sync_by_process, self._mountpoint),
-            unmount=self._ending.ask,
-            notice=lambda: self._drive.lost_journal,
-            redundancy=self._drive.redundancy,
-            calls=calls_of(self._drive),
-        )
-
     async def _obey_signals(self, task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             task_status.started()
@@ -150,7 +157,9 @@ class _Session:
         log.warning("%s again: stopping at once; what is not stored yet %s", name, left)
         self._scope.cancel()
 
-    async def _announce(self, nursery: trio.Nursery, on_ready: Callable[[], None]) -> None:
+    async def _announce(
+        self, nursery: trio.Nursery, control: ControlServer, on_ready: Callable[[], None]
+    ) -> None:
         """Call `on_ready` once the mount answers, which takes the kernel, the loop and the drive, and can be
         found by its device."""
         try:
@@ -160,21 +169,8 @@ class _Session:
             return
         if os.geteuid() == 0:
             await in_thread(raise_read_ahead, device)
-        await nursery.start(serve_device, device, self._commands())
+        await nursery.start(control.serve_device, device)
         on_ready()
-
-
-async def serve(
-    drive: Drive, mountpoint: Path, options: SessionOptions, on_ready: Callable[[], None]
-) -> None:
-    """Mount `drive` on `mountpoint`, call `on_ready` when it answers, and serve it until it is unmounted.
-    Returns with the mount gone and `drive.run` ended; the caller closes the drive. Main thread of the process
-    (signals); one mount per process (libfuse's session is a global of pyfuse3). `UsageError`: it cannot be
-    mounted there, libfuse has said why on stderr. What `drive.run` raises is raised."""
-    try:
-        await _Session(drive, mountpoint, options).run(on_ready)
-    except ExceptionGroup as group:
-        raise _sole(group) from None
 
 
 def _sole(error: Exception) -> Exception:

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-from mountfs.versions import DEFAULT_NAME
+from cache.services import DEFAULT_NAME
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How to mount. `source` is what mount(8) shows; `access_times` False is noatime.
-    `versions_name` is the hidden directory's (None:
-    there is none); with `as_of` (a name of a moment, `cache.past_names`) the mount shows the drive then, and
-    is nosuid: a set-ID bit that was taken away since means nothing. `access_lists`: with POSIX ACLs.
-    `folders`: those that the drive has on this machine, by what they are for, to say so to who asks."""
+    """How to mount. `source` is what mount(8) shows; `access_times` False is noatime. `versions_name` is
+    the hidden directory's (None: there is none). With `as_of` (a name of a moment, `cache.past_names`) the
+    mount shows the drive then, and is nosuid: a set-ID bit that was taken away since means nothing.
+    `access_lists`: with POSIX ACLs."""
 
     source: str
-    control_socket: Path
     read_only: bool = False
     allow_other: bool = False
     suid: bool = True
@@ -29,7 +25,6 @@ class SessionOptions:
     access_lists: bool = True
     versions_name: bytes | None = DEFAULT_NAME
     as_of: str = ""
-    folders: Mapping[str, str] = field(default_factory=dict)
 
     def words(self) -> set[str]:
         """The `-o` words of mount.fuse3(8). Only root may mount with `suid` and `dev`: without it

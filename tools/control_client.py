@@ -1,6 +1,6 @@
 """The client of a running mount's control socket: HTTP over a UNIX socket.
 
-The socket is found by the mount's device number (`mountfs.control_address`), and believed if it belongs to
+The socket is found by the mount's device number (`gateway.control_address`), and believed if it belongs to
 the user who mounted, as the kernel says. The mount itself is not asked: root may not look into that of a
 user, and one that hangs would not answer. Only in another network namespace than the mount's the extended
 attribute `user.drivefs.control` of the mountpoint must tell where the socket's file is.
@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
-from mountfs.control_address import addresses, peer, within_reach
+from gateway.control_address import addresses, peer, within_reach
 from tools.deadline import Deadline
 from tools.errors import ToolError
 from tools.host import mounts

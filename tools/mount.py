@@ -24,8 +24,9 @@ from backend import failpoints, file_limit
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publish import Intervals
-from mountfs import process_tuning, session
+from mountfs import process_tuning
 from mountfs.heap import share_one_heap
+from mountfs.session import Session
 from mountfs.session_options import SessionOptions
 from tools import compose, errors, mount_options, remount
 from tools.compose import UnlockedDrive
@@ -33,6 +34,7 @@ from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.host import daemon, mounts, namespaces, places
 from tools.host.logs import log_to_file, log_to_terminal
 from tools.host.places import Folders
+from tools.mount_control import control_server
 from tools.mount_options import MountOptions
 from tools.secret_source import SecretSource
 from tools.terminal import complain, say
@@ -168,7 +170,6 @@ def _serve(
     _open_many_files()
     how = SessionOptions(
         source=drive.folder,
-        control_socket=own.state / CONTROL_SOCKET,
         read_only=options.read_only,
         allow_other=options.allow_other,
         suid="nosuid" not in options.kernel_flags,
@@ -178,7 +179,6 @@ def _serve(
         access_lists=options.access_lists,
         versions_name=os.fsencode(options.versions_dir) or None,
         as_of=options.asof,
-        folders={"cache": str(own.cache), "state": str(own.state)},
     )
     what = DriveOptions(
         cache_size=options.cache_size,
@@ -188,19 +188,28 @@ def _serve(
     )
     opened = compose.opened_drive(drive, own, what, scrub_interval=options.scrub_interval, waiting=_tell)
     process_tuning.prepare_process()
-    trio.run(_serve_until_unmounted, opened, Path(mountpoint), how, ready)
+    trio.run(_serve_until_unmounted, opened, Path(mountpoint), own, how, ready)
 
 
 async def _serve_until_unmounted(
     opening: AbstractAsyncContextManager[Drive],
     mountpoint: Path,
+    own: Folders,
     how: SessionOptions,
     ready: daemon.Ready,
 ) -> None:
     async with opening as opened:
         for notice in opened.notices:
             _warn(notice)
-        await session.serve(opened, mountpoint, how, ready)
+        session = Session(opened, mountpoint, how)
+        control = control_server(
+            own.state / CONTROL_SOCKET,
+            opened,
+            session,
+            versions_name=b"" if how.as_of else how.versions_name or b"",
+            folders={"cache": str(own.cache), "state": str(own.state)},
+        )
+        await session.serve(control, ready)
         if os.geteuid() == 0:
             # Before the drive is let go of: the next mount of it may be in the same place.
             await trio.to_thread.run_sync(mounts.forget_helper, str(mountpoint))

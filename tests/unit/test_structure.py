@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent.parent
-PACKAGES = ("backend", "cache", "mountfs", "tools")
+PACKAGES = ("backend", "cache", "gateway", "mountfs", "tools")
+WITH_ROOMS = ("backend", "cache", "gateway")
 OUTSIDE = {
     "backend": {"buffer", "errors", "failpoints", "file_limit", "findings", "upstream"},
     "cache": {"attributes", "drive", "errors", "file_clock", "health", "opening", "past_names"},
+    "gateway": {"control_address"},
 }
 LINT_IMPORTS = str(Path(sys.executable).with_name("lint-imports"))
 
@@ -42,7 +44,7 @@ def test_the_checker_has_nothing_to_say(command: list[str]) -> None:
 
 def test_an_import_against_the_layers_would_be_seen(tmp_path: Path) -> None:
     """The contracts can fail: a small tree with forbidden imports breaks them."""
-    for package in ("backend", "cache", "mountfs", "tools"):
+    for package in PACKAGES:
         (tmp_path / package).mkdir()
         (tmp_path / package / "__init__.py").touch()
     (tmp_path / "backend" / "errors.py").write_text("import cache\n")
@@ -61,7 +63,7 @@ def test_an_import_against_the_layers_would_be_seen(tmp_path: Path) -> None:
 
 
 def entries_past_a_front(root: Path) -> list[str]:
-    """Imports from inside a room of `backend` or `cache` by a module that is outside it."""
+    """Imports from inside a room of a package with rooms by a module that is outside it."""
     found = []
     for path in sorted(each for package in PACKAGES for each in (root / package).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -69,7 +71,7 @@ def entries_past_a_front(root: Path) -> list[str]:
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for package, room, *inside in (name.split(".") for name in names if name.count(".") > 1):
                 at_home = path.is_relative_to(root / package / room)
-                if package in ("backend", "cache") and inside and not at_home:
+                if package in WITH_ROOMS and inside and not at_home:
                     found.append(f"{path.relative_to(root)}: {'.'.join([package, room, *inside])}")
     return found
 
@@ -97,7 +99,7 @@ def test_every_module_is_in_a_room() -> None:
 def test_every_module_says_what_it_is_for() -> None:
     silent = [
         str(path.relative_to(ROOT))
-        for package in ("backend", "cache", "mountfs", "tools")
+        for package in PACKAGES
         for path in (ROOT / package).rglob("*.py")
         if path.name != "__init__.py" and not path.read_text().startswith('"""')
     ]
@@ -107,14 +109,14 @@ def test_every_module_says_what_it_is_for() -> None:
 @pytest.mark.parametrize("page", ["docs/architecture.md", "docs/extending.md", "CONTRIBUTING.md"])
 def test_every_path_that_a_page_for_newcomers_names_exists(page: str) -> None:
     text = (ROOT / page).read_text()
-    named = set(re.findall(r"`((?:backend|cache|mountfs|tools|tests|docs)/[\w./]*)`", text))
+    named = set(re.findall(r"`((?:backend|cache|gateway|mountfs|tools|tests|docs)/[\w./]*)`", text))
     assert len(named) > 3
     assert sorted(path for path in named if not (ROOT / path).exists()) == []
 
 
 def test_every_path_that_the_architecture_page_names_exists() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text() + (ROOT / "docs" / "extending.md").read_text()
-    named = set(re.findall(r"`((?:backend|cache|mountfs|tools|tests|docs)/[\w./]*)`", text))
+    named = set(re.findall(r"`((?:backend|cache|gateway|mountfs|tools|tests|docs)/[\w./]*)`", text))
     assert len(named) > 50
     assert sorted(path for path in named if not (ROOT / path).exists()) == []
 

@@ -25,7 +25,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import LeaseHeldError, UsageError
-from mountfs.control import Commands, serve_control, serve_device
+from gateway.control import Commands, ControlServer
 from tools import drivefs, errors
 from tools.commands import doctor
 from tools.commands.status_report import is_well, report
@@ -492,7 +492,8 @@ class TestControlClient:
         client = ControlClient(str(socket))
         ask = trio.to_thread.run_sync
         async with trio.open_nursery() as nursery:
-            await nursery.start(serve_control, socket, Commands(status, sync, write_back, lambda: None))
+            commands = Commands(status, sync, write_back, lambda: None)
+            await nursery.start(ControlServer(socket, commands).serve)
             assert await ask(client.status) == {"commit": 3}
             assert await ask(client.process_id) == os.getpid()
             await ask(client.sync, str(tmp_path), None)
@@ -520,7 +521,7 @@ class TestControlClient:
             return ""
 
         commands = Commands(status, nothing, no_problem, lambda: None)
-        await nursery.start(serve_device, os.makedev(4000, 4712), commands)
+        await nursery.start(ControlServer(tmp_path, commands).serve_device, os.makedev(4000, 4712))
         owner = os.geteuid() + theirs
         mount = mounts.Mount(str(tmp_path), "fuse.drivefs", "/d", "4000:4712", frozenset(), owner)
         monkeypatch.setattr(mounts, "find", lambda _: mount)

@@ -28,7 +28,7 @@ from cache.history.past import PAST_BIT
 from cache.namespace.operations import ROOT_INODE
 from cache.past_names import DAY, SECOND, format_time
 from cache.publish.publisher import Intervals
-from mountfs.versions import Found, VersionsView
+from cache.services.versions_view import Found, VersionsView
 from tests.contents import KINDS
 from tests.contents import content as made_of
 from tests.drives import QUIET, make_file, opened
@@ -326,7 +326,7 @@ async def test_numbers_that_collide_are_told_apart(
         is_first_try = key[25:29] == bytes(4)
         return blake2b(b"" if is_first_try else key, digest_size=digest_size)
 
-    monkeypatch.setattr("mountfs.versions.blake2b", poor)
+    monkeypatch.setattr("cache.services.versions_view.blake2b", poor)
     view = VersionsView(drive)
     await make_file(drive, b"f", b"1")
     name = drive.past.name_of(await commit(drive, clock)).encode()

@@ -15,9 +15,9 @@ import trio.testing
 
 from backend.errors import UnavailableError, UsageError
 from cache.errors import InputOutputError
-from mountfs import control
-from mountfs.control import Commands, Status, gauge_lines, listen, serve_control, serve_device
-from mountfs.control_address import addresses, device_text
+from gateway.control import Commands, ControlServer, Status, exchange, server
+from gateway.control.server import listen
+from gateway.control_address import addresses, device_text
 from tools.control_client import ControlClient
 
 
@@ -48,6 +48,9 @@ class _Mount:
 
     def commands(self) -> Commands:
         return Commands(self.status, self.sync, self.write_back, self.unmount)
+
+    def server(self, path: Path) -> ControlServer:
+        return ControlServer(path, self.commands())
 
 
 @pytest.fixture
@@ -81,12 +84,12 @@ async def test_a_sync_says_what_is_lacking(mount: _Mount, path: Path, nursery: t
         assert mount.synced == 1
         return "one fragment is away"
 
-    await nursery.start(serve_control, path, replace(mount.commands(), redundancy=redundancy))
+    await nursery.start(ControlServer(path, replace(mount.commands(), redundancy=redundancy)).serve)
     assert await _ask(path, "POST", "/sync") == (200, b'{"short": "one fragment is away"}')
 
 
 async def test_answers(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
-    await nursery.start(serve_control, path, mount.commands())
+    await nursery.start(mount.server(path).serve)
     code, body = await _ask(path, "GET", "/status")
     assert code == 200
     assert json.loads(body)["commit"] == 7
@@ -108,7 +111,7 @@ async def test_answers(mount: _Mount, path: Path, nursery: trio.Nursery) -> None
 async def test_a_sync_that_fails_says_why(
     mount: _Mount, path: Path, nursery: trio.Nursery, problem: Exception
 ) -> None:
-    await nursery.start(serve_control, path, mount.commands())
+    await nursery.start(mount.server(path).serve)
     mount.problem = problem
     code, body = await _ask(path, "POST", "/sync")
     assert code == 503
@@ -119,7 +122,7 @@ async def test_a_sync_that_fails_says_why(
 async def test_a_bug_in_a_call_does_not_end_the_server(
     mount: _Mount, path: Path, nursery: trio.Nursery
 ) -> None:
-    await nursery.start(serve_control, path, mount.commands())
+    await nursery.start(mount.server(path).serve)
     mount.problem = ValueError("a bug")
     assert (await _ask(path, "POST", "/sync"))[0] == 500
     mount.problem = None
@@ -139,7 +142,7 @@ async def test_a_bug_in_a_call_does_not_end_the_server(
 async def test_bad_requests(
     mount: _Mount, path: Path, nursery: trio.Nursery, request_bytes: bytes, code: int
 ) -> None:
-    await nursery.start(serve_control, path, mount.commands())
+    await nursery.start(mount.server(path).serve)
     answer = await _raw(path, request_bytes)
     assert answer.split()[1] == str(code).encode()
     assert mount.synced == 0
@@ -148,7 +151,7 @@ async def test_bad_requests(
 async def test_a_client_that_hangs_up_early_changes_nothing(
     mount: _Mount, path: Path, nursery: trio.Nursery
 ) -> None:
-    await nursery.start(serve_control, path, mount.commands())
+    await nursery.start(mount.server(path).serve)
     async with await trio.open_unix_socket(str(path)) as stream:
         await stream.send_all(b"POST /sync HT")
     assert (await _ask(path, "GET", "/status"))[0] == 200
@@ -158,8 +161,8 @@ async def test_a_client_that_hangs_up_early_changes_nothing(
 async def test_a_slow_client_is_sent_away_and_delays_nobody(
     mount: _Mount, path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "CLIENT_SECONDS", 0.2)
-    await nursery.start(serve_control, path, mount.commands())
+    monkeypatch.setattr(exchange, "CLIENT_SECONDS", 0.2)
+    await nursery.start(mount.server(path).serve)
     async with await trio.open_unix_socket(str(path)) as stream:
         await stream.send_all(b"GET /status HTTP/1.1\r\n")
         assert (await _ask(path, "GET", "/status"))[0] == 200
@@ -169,7 +172,7 @@ async def test_a_slow_client_is_sent_away_and_delays_nobody(
 async def test_who_waits_keeps_nobody_out_and_is_bounded(
     mount: _Mount, path: Path, nursery: trio.Nursery
 ) -> None:
-    await nursery.start(serve_control, path, mount.commands())
+    await nursery.start(mount.server(path).serve)
     mount.sync_waits = trio.Event()
     answers: list[int] = []
 
@@ -177,7 +180,7 @@ async def test_who_waits_keeps_nobody_out_and_is_bounded(
         answers.append((await _ask(path, "POST", "/sync"))[0])
 
     async with trio.open_nursery() as clients:
-        for _ in range(control.MAX_WAITING + 4):
+        for _ in range(server.MAX_WAITING + 4):
             clients.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert answers == [503] * 4
@@ -185,7 +188,7 @@ async def test_who_waits_keeps_nobody_out_and_is_bounded(
         assert (await _ask(path, "POST", "/unmount"))[0] == 202
         assert mount.unmounted == 1
         mount.sync_waits.set()
-    assert answers == [503] * 4 + [200] * control.MAX_WAITING
+    assert answers == [503] * 4 + [200] * server.MAX_WAITING
     assert (await _ask(path, "POST", "/sync"))[0] == 200
 
 
@@ -193,9 +196,9 @@ async def test_idle_clients_are_bounded(
     mount: _Mount, path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those beyond the limit are served when the others had their time."""
-    monkeypatch.setattr(control, "CLIENT_SECONDS", 0.3)
-    await nursery.start(serve_control, path, mount.commands())
-    idle = [await trio.open_unix_socket(str(path)) for _ in range(control.MAX_CLIENTS)]
+    monkeypatch.setattr(exchange, "CLIENT_SECONDS", 0.3)
+    await nursery.start(mount.server(path).serve)
+    idle = [await trio.open_unix_socket(str(path)) for _ in range(server.MAX_CLIENTS)]
     assert (await _ask(path, "GET", "/status"))[0] == 200
     for stream in idle:
         assert (await _everything(stream)).split()[1] == b"408"
@@ -204,7 +207,7 @@ async def test_idle_clients_are_bounded(
 
 async def test_the_socket_is_the_users_own_and_goes_with_the_server(mount: _Mount, path: Path) -> None:
     async with trio.open_nursery() as nursery:
-        await nursery.start(serve_control, path, mount.commands())
+        await nursery.start(mount.server(path).serve)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         nursery.cancel_scope.cancel()
@@ -217,7 +220,7 @@ async def test_one_left_by_a_killed_mount_is_replaced(
     path.parent.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    await nursery.start(serve_control, path, mount.commands())
+    await nursery.start(mount.server(path).serve)
     assert (await _ask(path, "GET", "/status"))[0] == 200
 
 
@@ -234,19 +237,19 @@ async def test_a_path_of_any_length_is_served(
     mount: _Mount, tmp_path: Path, nursery: trio.Nursery, length: int
 ) -> None:
     path = tmp_path / ("d" * length) / "socket"
-    await nursery.start(serve_control, path, mount.commands())
+    await nursery.start(mount.server(path).serve)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     client = ControlClient(str(path))
     assert (await trio.to_thread.run_sync(client.status))["commit"] == 7
     nursery.cancel_scope.cancel()
 
 
-async def test_a_mount_is_found_by_its_device(mount: _Mount, nursery: trio.Nursery) -> None:
+async def test_a_mount_is_found_by_its_device(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
     device = os.makedev(4000, 4711)
     assert addresses(device_text(device)) == []
     for _ in range(2):
-        await nursery.start(serve_device, device, mount.commands())
-    await nursery.start(serve_device, os.makedev(400, 4711), mount.commands())
+        await nursery.start(mount.server(path).serve_device, device)
+    await nursery.start(mount.server(path).serve_device, os.makedev(400, 4711))
     found = addresses(device_text(device))
     assert len(found) == 2
     assert found == sorted(found, reverse=True), "the newest is not the first"
@@ -256,7 +259,7 @@ async def test_a_mount_is_found_by_its_device(mount: _Mount, nursery: trio.Nurse
 
 
 async def test_what_the_kernel_holds_is_asked_for(mount: _Mount, path: Path, nursery: trio.Nursery) -> None:
-    await nursery.start(serve_control, path, mount.commands())
+    await nursery.start(mount.server(path).serve)
     answer = await _raw(path, b"POST /write-back HTTP/1.1\r\nHost: x\r\n\r\n")
     assert b'{"problem": "the disk is full"}' in answer
 
@@ -265,14 +268,7 @@ async def test_what_the_kernel_holds_is_asked_for(mount: _Mount, path: Path, nur
 async def test_another_user_is_hung_up_on(
     mount: _Mount, path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(control, "peer", lambda _: (1, os.geteuid() + 4711))
-    await nursery.start(serve_control, path, mount.commands())
+    monkeypatch.setattr(server, "peer", lambda _: (1, os.geteuid() + 4711))
+    await nursery.start(mount.server(path).serve)
     with pytest.raises(trio.BrokenResourceError):
         await _raw(path, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
-
-
-def test_gauges_are_named_by_their_path() -> None:
-    status = {"a": 1, "b-c": {"d": True, "e": "text", "f": None}, "g": [1]}
-    assert "".join(gauge_lines(status)) == (
-        "# TYPE drivefs_a gauge\ndrivefs_a 1.0\n# TYPE drivefs_b_c_d gauge\ndrivefs_b_c_d 1.0\n"
-    )

@@ -1,0 +1,156 @@
+"""The control socket of a mount: who may ask, how many at once, and where the socket is.
+
+What can be asked: `gateway.control.routes`. Only the user who mounted and root are answered (SO_PEERCRED),
+whatever the file modes say; others are hung up on. Clients find the socket by its file or by
+`gateway.control_address`.
+
+Invariants:
+1. A client never holds up another one or the mount: each has a task of its own, a time limit until its
+   request is whole and one for taking the answer; `MAX_CLIENTS` at most are served, the rest wait in the
+   listen queue. Whoever waits for what may take for ever (nodes that are away) leaves his place meanwhile, so
+   that status and unmounting are always answered; `MAX_WAITING` at most do, the rest get 503.
+2. No error of a client or of a call ends the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import h11
+import trio
+
+from backend.errors import UsageError
+from gateway.control.exchange import Answer, Refused, converse
+from gateway.control.routes import Commands, answer_to
+from gateway.control_address import new_address, peer, within_reach
+
+MAX_CLIENTS: Final = 16
+WAITING_CLIENTS: Final = 128
+MAX_WAITING: Final = 64
+
+log = logging.getLogger(__name__)
+
+
+class _Place:
+    """One of the places for clients, while it is taken."""
+
+    def __init__(self, places: trio.Semaphore, waiting: trio.Semaphore) -> None:
+        self._places = places
+        self._waiting = waiting
+        self._is_taken = True
+
+    def leave(self) -> None:
+        """Another client may have it. Idempotent."""
+        if self._is_taken:
+            self._is_taken = False
+            self._places.release()
+
+    @contextmanager
+    def left(self) -> Iterator[None]:
+        """Around what may take for ever. `Refused` if too many wait."""
+        try:
+            self._waiting.acquire_nowait()
+        except trio.WouldBlock:
+            raise Refused(503) from None
+        self.leave()
+        try:
+            yield
+        finally:
+            self._waiting.release()
+
+
+class ControlServer:
+    """Answers `commands` of one mount. `path`: the socket's file."""
+
+    def __init__(self, path: Path, commands: Commands) -> None:
+        self.path = path
+        self._commands = commands
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve on `path` until cancelled; the socket's file is gone then. `UsageError` as `listen`."""
+        listener = listen(self.path)
+        try:
+            await self._serve(listener, task_status)
+        finally:
+            self.path.unlink(missing_ok=True)
+
+    async def serve_device(
+        self, device: int, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Serve where `control_address.addresses` of the mount `device` (`st_dev`) finds it, until
+        cancelled."""
+        await self._serve(_listen(new_address(device)), task_status)
+
+    async def _serve(self, listener: trio.SocketListener, task_status: trio.TaskStatus[None]) -> None:
+        places, waiting = trio.Semaphore(MAX_CLIENTS), trio.Semaphore(MAX_WAITING)
+        async with listener, trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                await places.acquire()
+                place = _Place(places, waiting)
+                nursery.start_soon(self._serve_client, await listener.accept(), place)
+
+    async def _serve_client(self, stream: trio.SocketStream, place: _Place) -> None:
+        async def answer(request: h11.Request, body: bytes) -> Answer:
+            return await answer_to(request, body, self._commands, place.left)
+
+        try:
+            async with stream:
+                if _peer_is_allowed(stream):
+                    await converse(stream, answer)
+        except trio.BrokenResourceError:
+            log.debug("a control client hung up")
+        except Exception:
+            log.exception("a control request failed")
+        finally:
+            place.leave()
+
+
+def listen(path: Path) -> trio.SocketListener:
+    """A listening socket, mode 0600, in a folder that is made 0700. One left by a killed mount is replaced
+    (the caller holds the drive's lease, so nobody serves it). `UsageError`: something that is no socket is
+    there."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.parent.chmod(0o700)
+    with suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UsageError(f"{path} is in the way of the control socket")
+        path.unlink()
+    with within_reach(os.fspath(path)) as address:
+        # Nobody else can enter the folder, so the short time between the two calls is no gap.
+        listener = _listen(address)
+        path.chmod(0o600)
+    return listener
+
+
+def _listen(address: str) -> trio.SocketListener:
+    endpoint = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        endpoint.bind(address)
+        endpoint.listen(WAITING_CLIENTS)
+    except BaseException:
+        endpoint.close()
+        raise
+    return trio.SocketListener(trio.socket.from_stdlib_socket(endpoint))
+
+
+def _peer_is_allowed(stream: trio.SocketStream) -> bool:
+    _, user = peer(stream.socket)
+    if user in (0, os.geteuid()):
+        return True
+    _warn_of(user)
+    return False
+
+
+@cache
+def _warn_of(user: int) -> None:
+    """Once, as nothing keeps a user from trying for ever."""
+    log.warning("user %d tried the control socket", user)
