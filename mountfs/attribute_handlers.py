@@ -12,6 +12,7 @@ from mountfs.access_calls import asks_to_write
 from mountfs.answered import answered
 from mountfs.conversions import attribute_change, entry_reply, past_reply
 from mountfs.handler_base import HandlerBase
+from mountfs.kernel_times import only_times
 from mountfs.privileges import may_reduce, reduced
 
 _NOTHING: Final = AttributeChange()
@@ -33,6 +34,11 @@ class AttributeHandlers(HandlerBase):
         self, inode: int, attr: EntryAttributes, fields: SetattrFields, fh: int | None, ctx: RequestContext
     ) -> EntryAttributes:
         self._check_live(inode)
+        if only_times(fields) and not self.large_writes.are_waiting(inode):
+            stated = self._drive.kernel_times(inode, attr.st_mtime_ns, attr.st_ctime_ns)
+            if stated is not None:
+                self._times.told_both(stated)
+                return entry_reply(stated)
         await self.large_writes.wait_for(inode)
         change = attribute_change(attr, fields)
         if change == _NOTHING:  # chown(path, -1, -1) of what is no regular file

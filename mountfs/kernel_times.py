@@ -16,6 +16,8 @@ Invariants:
 
 from __future__ import annotations
 
+from pyfuse3 import SetattrFields
+
 from cache.attributes import AttributeChange, Attributes
 
 
@@ -37,6 +39,21 @@ class KernelTimes:
             ctime_ns = told[1] if change.ctime_ns is None else after.ctime_ns
             self._told[after.inode] = mtime_ns, ctime_ns
 
+    def told_both(self, after: Attributes) -> None:
+        """The kernel made a change of both times (`only_times`), after which the attributes are these."""
+        if after.inode in self._told:
+            self._told[after.inode] = after.mtime_ns, after.ctime_ns
+
     def closed(self, inode: int) -> tuple[int, int]:
         """The last descriptor that can write was closed: (modification time, change time)."""
         return self._told.pop(inode)
+
+
+def only_times(fields: SetattrFields) -> bool:
+    """Whether the kernel states its own two times of a file and nothing else."""
+    return (
+        fields.update_mtime
+        and fields.update_ctime
+        and not (fields.update_size or fields.update_atime or fields.update_mode)
+        and not (fields.update_uid or fields.update_gid)
+    )

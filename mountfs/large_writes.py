@@ -46,6 +46,10 @@ class LargeWrites:
             if not writes:
                 del self._received[inode]
 
+    def are_waiting(self, inode: int) -> bool:
+        """Whether `wait_for` would wait."""
+        return inode in self._received
+
     async def wait_for(self, inode: int) -> None:
         """Return when all of the file that were received before the call are applied or have failed."""
         for over in tuple(self._received.get(inode, ())):

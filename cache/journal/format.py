@@ -20,6 +20,7 @@ import xxhash
 
 from backend.buffer import Buffer
 from backend.errors import FormatError
+from cache.namespace import loaded_time, stored_time
 
 MAGIC: Final = b"drvfsjnl"
 VERSION: Final = 3
@@ -202,7 +203,7 @@ def decode_bulk(payload: Buffer) -> Bulk:
 
 def encode_times(inode: int, mtime_ns: int, ctime_ns: int) -> bytes:
     """Payload of a TIMES record."""
-    return _TIMES.pack(inode, mtime_ns, ctime_ns)
+    return _TIMES.pack(inode, stored_time(mtime_ns), stored_time(ctime_ns))
 
 
 def decode_times(payload: Buffer) -> tuple[int, int, int]:
@@ -210,7 +211,7 @@ def decode_times(payload: Buffer) -> tuple[int, int, int]:
     if len(payload) != _TIMES.size:
         raise FormatError(f"a TIMES record of {len(payload)} bytes")
     inode, mtime_ns, ctime_ns = _TIMES.unpack(payload)
-    return inode, mtime_ns, ctime_ns
+    return inode, loaded_time(mtime_ns), loaded_time(ctime_ns)
 
 
 def encode_given_up(position: int) -> bytes:

@@ -43,6 +43,7 @@ from cache.namespace.rows import (
     Statistics,
     inode_row,
     loaded_time,
+    stored_time,
 )
 from cache.namespace.schema import (
     LOCAL_META,
@@ -107,6 +108,7 @@ __all__ = [
     "open_database",
     "read_meta",
     "sqlite_errors",
+    "stored_time",
     "take_back",
     "value_of",
 ]

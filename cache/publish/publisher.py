@@ -165,7 +165,7 @@ class Publisher:
         ledger = self._ledger
         used = ledger.journal.used_bytes
         return (
-            self._trimming.journal_bytes > times * self._journal_limit
+            used - self._trimming.pinned_bytes > times * self._journal_limit
             or ledger.operation_bytes > 2 * times * OPERATIONS_LIMIT
             or ledger.open_writes > 2 * times * WRITES_LIMIT
             or (used > LITTLE and ledger.local_room.is_short(ledger.local_left(), times))

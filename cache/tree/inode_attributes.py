@@ -39,9 +39,9 @@ class InodeAttributes(Inodes):
         """chmod, chown, truncate, utimensat in one. Without a `ctime_ns` it is now."""
         await self._room(Need.FREE)
         row = self._row(inode)
-        if _is_of_content(change):
-            self._set_times(row, change)
-            return self.attributes(inode)
+        content_times = _content_times(change)
+        if content_times is not None:
+            return self._state_times(row, *content_times)
         now = self.now()
         if change.size is not None:
             self._truncate(row, change.size, now)
@@ -49,7 +49,7 @@ class InodeAttributes(Inodes):
         if any(value is not None for value in rest):
             mode = None if change.mode is None else S_IFMT(row.mode) | (change.mode & 0o7777)
             ctime_ns = now if change.ctime_ns is None else _in_range(change.ctime_ns)
-            atime_ns, mtime_ns = _in_range(change.atime_ns), _in_range(change.mtime_ns)
+            atime_ns, mtime_ns = _in_range_if_given(change.atime_ns), _in_range_if_given(change.mtime_ns)
             if atime_ns is not None:
                 self._access_times.pop(inode, None)
             lists = [] if mode is None else self._access_lists.after_chmod(row, mode, now)
@@ -57,27 +57,35 @@ class InodeAttributes(Inodes):
             self._accept_all([SetAttributes(inode, mode, change.uid, change.gid, None, *times), *lists])
         return self.attributes(inode)
 
-    def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
-        """As `set_attributes`, but at once: nothing waits for room, and of a drive that cannot be written any
-        more nothing is changed."""
-        if not (self._read_only or self._closing or self.publisher.fenced):
-            self._set_times(self._row(inode), AttributeChange(mtime_ns=mtime_ns, ctime_ns=ctime_ns))
+    def kernel_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> Attributes | None:
+        """`set_attributes` of these two times and nothing else, if that need not wait. None: it has to, or
+        will be refused; nothing has changed."""
+        if self._read_only or self._closing or self.publisher.fenced or self._has_to_wait(Need.FREE):
+            return None
+        return self._state_times(self._row(inode), mtime_ns, ctime_ns)
 
-    def _set_times(self, row: InodeRow, change: AttributeChange) -> None:
+    def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
+        """As `kernel_times`, but there is always room, and of a drive that cannot be written any more nothing is
+        changed."""
+        if not (self._read_only or self._closing or self.publisher.fenced):
+            self._state_times(self._row(inode), mtime_ns, ctime_ns)
+
+    def _state_times(self, row: InodeRow, mtime_ns: int, ctime_ns: int) -> Attributes:
         """The kernel says them when it writes content back, and after each change of its own. Of a file that
         is being written they are kept with its content and stated with it: as operations each would make a
-        state that differs in nothing else. Of a file without a name nobody but the kernel is ever asked."""
-        mtime_ns, ctime_ns = _in_range(change.mtime_ns), _in_range(change.ctime_ns)
-        assert mtime_ns is not None
-        assert ctime_ns is not None
-        now, layer = self._attributes(row), self._dirty.top(row.inode)
-        if (mtime_ns, ctime_ns) == (now.mtime_ns, now.ctime_ns) or (row.is_regular and row.nlink == 0):
-            return
+        state that differs in nothing else. Of a file without a name nobody but the kernel is ever asked.
+        Returns what stat(2) shows afterwards."""
+        mtime_ns, ctime_ns = _in_range(mtime_ns), _in_range(ctime_ns)
+        shown, layer = self._attributes(row), self._dirty.top(row.inode)
+        if (mtime_ns, ctime_ns) == (shown.mtime_ns, shown.ctime_ns) or (row.is_regular and row.nlink == 0):
+            return shown
         if layer is None or layer.settled:
-            changed = None if mtime_ns == now.mtime_ns else mtime_ns
+            changed = None if mtime_ns == shown.mtime_ns else mtime_ns
             self._accept(SetAttributes(row.inode, mtime_ns=changed, ctime_ns=ctime_ns))
         else:
             self.ledger.set_times(row.inode, mtime_ns, ctime_ns)
+        shown.mtime_ns, shown.ctime_ns = mtime_ns, ctime_ns
+        return shown
 
     def _truncate(self, row: InodeRow, size: int, now: int) -> None:
         if row.is_directory:
@@ -166,12 +174,18 @@ class InodeAttributes(Inodes):
         self._accept(RemoveXattr(inode, name, now))
 
 
-def _is_of_content(change: AttributeChange) -> bool:
-    """Whether the change is what new content alone brings about."""
-    times = change.mtime_ns, change.ctime_ns
-    return None not in times and change == AttributeChange(mtime_ns=times[0], ctime_ns=times[1])
+def _content_times(change: AttributeChange) -> tuple[int, int] | None:
+    """Modification and change time, if the change is what new content alone brings about."""
+    mtime_ns, ctime_ns = change.mtime_ns, change.ctime_ns
+    if mtime_ns is None or ctime_ns is None:
+        return None
+    return (mtime_ns, ctime_ns) if change == AttributeChange(mtime_ns=mtime_ns, ctime_ns=ctime_ns) else None
 
 
-def _in_range(time_ns: int | None) -> int | None:
+def _in_range(time_ns: int) -> int:
     """The nearest time that can be kept."""
-    return None if time_ns is None else max(OLDEST_TIME, min(time_ns, NEWEST_TIME))
+    return max(OLDEST_TIME, min(time_ns, NEWEST_TIME))
+
+
+def _in_range_if_given(time_ns: int | None) -> int | None:
+    return None if time_ns is None else _in_range(time_ns)

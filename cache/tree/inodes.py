@@ -220,7 +220,7 @@ class Inodes:
         be written. Whoever waits is answered after `PATIENCE` seconds, as nobody can be killed while the
         kernel waits for the answer: let in beyond what should be, if memory and journal can bear it."""
         self._check_writable()
-        if self.publisher.is_over(_WAIT[need]):
+        if self._has_to_wait(need):
             await self._wait_for_publisher(need)
         if not self.ledger.has_local_room(need):
             raise NoSpaceLeftError(
@@ -228,6 +228,9 @@ class Inodes:
             )
         if not self.ledger.room.allows(need, size):
             await self._make_room(need, size)
+
+    def _has_to_wait(self, need: Need) -> bool:
+        return self.publisher.is_over(_WAIT[need])
 
     def _check_writable(self) -> None:
         if self._read_only:

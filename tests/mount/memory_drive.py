@@ -264,6 +264,10 @@ class MemoryDrive:
     def now(self) -> int:
         return time.time_ns()
 
+    def kernel_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> Attributes | None:
+        self.set_times(inode, mtime_ns, ctime_ns)
+        return self._node(inode).attributes
+
     def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
         attributes = self._node(inode).attributes
         attributes.mtime_ns, attributes.ctime_ns = mtime_ns, ctime_ns
