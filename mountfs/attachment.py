@@ -29,6 +29,7 @@ from mountfs.fuse_loop import PollingLoop, has_known_seam, installed, interrupti
 from mountfs.mount_calls import MNT_DETACH, in_thread, umount2
 from mountfs.request_handlers import RequestHandlers
 from mountfs.session_options import SessionOptions
+from mountfs.splicing import cost_of_receiving
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +56,8 @@ def attached(handlers: RequestHandlers, mountpoint: Path, options: SessionOption
             "pyfuse3 %s is not the known one: requests wait the slow way, and there are no POSIX ACLs",
             pyfuse3.__version__,
         )
+        if cost := cost_of_receiving():
+            log.warning("%s", cost)
         yield from _attached_by_libfuse(handlers, mountpoint, options)
         return
     device = mount_device(mountpoint, options.words())

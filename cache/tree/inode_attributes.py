@@ -65,8 +65,8 @@ class InodeAttributes(Inodes):
         return self._state_times(self._row(inode), mtime_ns, ctime_ns)
 
     def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
-        """As `kernel_times`, but there is always room, and of a drive that cannot be written any more nothing is
-        changed."""
+        """As `kernel_times`, but there is always room, and of a drive that cannot be written any more
+        nothing is changed."""
         if not (self._read_only or self._closing or self.publisher.fenced):
             self._state_times(self._row(inode), mtime_ns, ctime_ns)
 

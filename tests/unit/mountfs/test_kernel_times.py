@@ -42,7 +42,7 @@ def handlers(drive: Drive) -> RequestHandlers:
     return RequestHandlers(drive, b"", access_times=True)
 
 
-async def state_times(operations: RequestHandlers, inode: int, times: tuple[int, int]) -> EntryAttributes:
+async def state_times(calls: RequestHandlers, inode: int, times: tuple[int, int]) -> EntryAttributes:
     """The answer to such a SETATTR."""
     wanted, context = EntryAttributes(), RequestContext.__new__(RequestContext)
     wanted.st_mtime_ns, wanted.st_ctime_ns = times
