@@ -131,19 +131,11 @@ class CompactionReport:
     debris: int = 0
 
 
-class Upstream(Protocol):
-    """Async; called by many tasks at once, except `append`, which has one caller."""
-
-    @property
-    def epoch(self) -> int:
-        """The fencing epoch of this session's lease: it goes into each commit. 0 without a lease."""
+class CommitLog(Protocol):
+    """The order of all changes. Async; called by many tasks at once, but `append`, which has one caller."""
 
     async def head(self) -> Head:
         """The newest commit of the log."""
-
-    async def confirm_writer(self) -> None:
-        """`FencedError` if another session has taken over, as far as that can be known now; cheap while this
-        one is known to hold. Without a lease it always holds."""
 
     async def append(self, commit: Commit, expected: Head) -> Head:
         """Append `commit` if the head is still `expected`; `ConflictError` if it has moved,
@@ -156,9 +148,14 @@ class Upstream(Protocol):
     async def wait_for_change(self, number: int) -> None:
         """Return when the head's number is greater than `number`."""
 
+
+class BlockStore(Protocol):
+    """The sealed blocks. Async; called by many tasks at once."""
+
     async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
         """Those of `ids` that are neither stored nor on their way by `put_blocks`. A block that was
-        released, or that cannot be read as far as is known, is missing."""
+        released, or that cannot be read as far as is known, is missing. The others are reserved for this
+        session until its next commit is appended, or its end: nobody else's `compact` deletes them."""
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         """Take blocks for storing. Returns when they are buffered (bounded memory: waits while
@@ -168,11 +165,6 @@ class Upstream(Protocol):
     async def flush(self) -> None:
         """Return when every block taken before is stored at write quorum. Raises what storing
         raised; the blocks stay buffered, so that calling again tries again."""
-
-    async def redundancy(self, patience: float) -> Shortfall:
-        """Return when all that is stored has all its fragments on nodes that answer; or, with what is
-        lacking, when the nodes that lack them do not answer, or nothing got better for `patience` seconds.
-        Raises nothing for a node's failure; what is lacking is made good in the background."""
 
     async def get_block(self, block: BlockId) -> Buffer:
         """The sealed block whole. Does not authenticate it (no key here): a caller that finds it
@@ -190,6 +182,22 @@ class Upstream(Protocol):
     async def report_wrong(self, block: BlockId) -> bool:
         """What `get_block_again` gave is not this block either: no write may rely on it until it is given
         anew. Whether another copy is there, so that it is worth while to ask again."""
+
+
+class Roots(Protocol):
+    """Small named objects that are replaced whole. Async; called by many tasks at once."""
+
+    async def put_root(self, name: str, data: bytes) -> None:
+        """Store a small named object (replacing) in m+1 copies. Durable when it returns."""
+
+    async def get_root(self, name: str) -> list[bytes]:
+        """All distinct stored versions of the root (copies may be stale or damaged: the caller
+        authenticates and chooses). Empty if there is none."""
+
+
+class Housekeeping(Protocol):
+    """Looking after what is stored: for one holder at a time, who says what is needed. Async; called by many
+    tasks at once."""
 
     async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
         """Up to `limit` stored blocks with ids above `after` (b"": from the first), by id; released ones that
@@ -214,15 +222,41 @@ class Upstream(Protocol):
         (`UsageError`): a commit that another process had on its way when it lost the lease, and that may name
         what goes, can then never be in the log any more. Safe to cancel and to repeat."""
 
-    async def put_root(self, name: str, data: bytes) -> None:
-        """Store a small named object (replacing) in m+1 copies. Durable when it returns."""
-
-    async def get_root(self, name: str) -> list[bytes]:
-        """All distinct stored versions of the root (copies may be stale or damaged: the caller
-        authenticates and chooses). Empty if there is none."""
+    async def redundancy(self, patience: float) -> Shortfall:
+        """Return when all that is stored has all its fragments on nodes that answer; or, with what is
+        lacking, when the nodes that lack them do not answer, or nothing got better for `patience` seconds.
+        Raises nothing for a node's failure; what is lacking is made good in the background."""
 
     async def status(self) -> StoreStatus:
         """For people: what is stored, what is pending, how the nodes are."""
+
+
+class Upstream(Protocol):
+    """One session: the four roles, and what the session itself knows."""
+
+    @property
+    def epoch(self) -> int:
+        """The fencing epoch of this session's lease: it goes into each commit. 0 without a lease."""
+
+    @property
+    def log(self) -> CommitLog:
+        """The order of all changes."""
+
+    @property
+    def blocks(self) -> BlockStore:
+        """The sealed blocks."""
+
+    @property
+    def roots(self) -> Roots:
+        """The named objects."""
+
+    @property
+    def housekeeping(self) -> Housekeeping:
+        """Looking after what is stored."""
+
+    async def confirm_writer(self) -> None:
+        """`FencedError` if another session has taken over, as far as that can be known now; cheap while this
+        one is known to hold. Without a lease it always holds."""
 
     async def close(self) -> None:
         """Let go of databases, threads and the lease. Pending blocks that were not flushed are

@@ -27,6 +27,7 @@ from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.nodes.node import Node
 from backend.packs.pack_codec import PackCodec
 from backend.upstream import BlockId, SealedBlock
+from tests.writers import FreeWriter
 
 MIB: Final = 1 << 20
 DRIVE: Final = bytes(range(16))
@@ -53,7 +54,7 @@ async def measure(folder: Path, mebibytes: int) -> None:
     nodes = make_nodes(folder)
     cluster = ClusterMap(1, tuple(ClusterNode(name, name) for name in nodes))
     index = SqliteBlockIndex(str(folder / "blocks.db"), DRIVE, PROFILE.m)
-    store = BlockStore(nodes, PackCodec(code_for(PROFILE), DRIVE, bytes(32)), cluster, index)
+    store = BlockStore(nodes, PackCodec(code_for(PROFILE), DRIVE, bytes(32)), cluster, index, FreeWriter())
     await fill(store, mebibytes)
     held = sum(path.stat().st_size for path in (folder / LOST / "packs").glob("*/*"))
     shutil.rmtree(folder / LOST)

@@ -97,7 +97,7 @@ class Drive(Tree):
 
     async def stored_sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
         """Sealed bytes of those of the blocks that are stored."""
-        return await self._upstream.sizes(blocks)
+        return await self._upstream.housekeeping.sizes(blocks)
 
     def statistics(self) -> FileSystemStatistics:
         """statvfs(3): data that fits with all its redundancy, beside what waits to be stored; what is free
@@ -213,7 +213,7 @@ class Drive(Tree):
         on; a line for people if it has less."""
         if self._read_only:
             return ""
-        short = await self._upstream.redundancy(PATIENCE)
+        short = await self._upstream.housekeeping.redundancy(PATIENCE)
         if not short.packs:
             return ""
         packs = "1 pack lacks" if short.packs == 1 else f"{short.packs} packs lack"
@@ -289,7 +289,7 @@ class Drive(Tree):
         room.wanted = trio.Event()
         accepted, unstored = room.accepted, self.ledger.unstored_bytes
         try:
-            status = self._store_status = await self._upstream.status()
+            status = self._store_status = await self._upstream.housekeeping.status()
         except DriveError as error:
             log.info("the store's state cannot be had now: %s", error)
         else:
@@ -363,7 +363,7 @@ class Drive(Tree):
     def space(self) -> Space:
         """For measuring the drive as of now."""
         self.ledger.flush()
-        return Space(self._namespace.path, self._upstream)
+        return Space(self._namespace.path, self._upstream.housekeeping)
 
     async def close(self) -> None:
         """Write down the state and let go of all files. What is not published stays in the journal;

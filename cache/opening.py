@@ -135,7 +135,7 @@ class _Recovery:
             raise CorruptError(f"the snapshot says it is of commit {root.head.number} and is of another")
 
     async def _reconcile(self) -> None:
-        ledger, theirs, ours = self._ledger, await self._upstream.head(), self._ledger.head
+        ledger, theirs, ours = self._ledger, await self._upstream.log.head(), self._ledger.head
         if theirs == ours:
             return
         if theirs.number <= ours.number:
@@ -144,7 +144,7 @@ class _Recovery:
                 f"{ours.number} of another history; nothing was changed"
             )
         if ledger.pending is not None:
-            ((commit, commit_hash),) = await self._upstream.commits_after(ours.number, 1)
+            ((commit, commit_hash),) = await self._upstream.log.commits_after(ours.number, 1)
             if is_same_commit(ledger.pending, self._operations(commit), ours, commit):
                 ledger.published(Head(commit.number, commit_hash))
         if ledger.head == theirs:
@@ -159,9 +159,9 @@ class _Recovery:
         may have let them go. Those of one that the log has are there."""
         for unfinished in self._left.unfinished():
             blocks = blocks_named(unfinished.extents)
-            if not blocks or (await self._upstream.head()).number >= unfinished.number:
+            if not blocks or (await self._upstream.log.head()).number >= unfinished.number:
                 continue
-            missing = await self._upstream.missing(blocks)
+            missing = await self._upstream.blocks.missing(blocks)
             if missing:
                 log.warning(
                     "%d blocks of commit %d, which was not appended, are not there any more: they are stored "
@@ -177,7 +177,7 @@ class _Recovery:
         without that. If some of it is in blocks already, only where it has to be."""
         left = self._left
         number, pieces = left.unsealed()
-        if not pieces or (await self._upstream.head()).number >= number:
+        if not pieces or (await self._upstream.log.head()).number >= number:
             return
         if not left.has_extents(number):
             left.take_back_cut()
@@ -194,7 +194,7 @@ class _Recovery:
         published = self._ledger.head.number
         for unfinished in self._left.unfinished():
             if unfinished.number <= published:
-                ((commit, _),) = await self._upstream.commits_after(unfinished.number - 1, 1)
+                ((commit, _),) = await self._upstream.log.commits_after(unfinished.number - 1, 1)
                 if not self._left.may_be(unfinished, self._operations(commit)):
                     raise self._stale(published)
 
@@ -207,12 +207,12 @@ class _Recovery:
     async def _catch_up(self, position: int) -> None:
         """Apply the commits that the namespace lacks; durable when it returns."""
         namespace, number = self._local.namespace, self._ledger.head.number
-        while commits := await self._upstream.commits_after(number):
+        while commits := await self._upstream.log.commits_after(number):
             for commit, commit_hash in commits:
                 if commit.previous != self._ledger.head.hash:
                     raise RollbackError(f"commit {commit.number} of the drive's log follows another history")
                 self._apply(commit, commit_hash)
-                await self._upstream.revive(commit.added)
+                await self._upstream.housekeeping.revive(commit.added)
                 number = commit.number
                 await trio.lowlevel.checkpoint()
             namespace.flush(position)
@@ -250,13 +250,13 @@ async def open_drive(
     local.ledger.large_write = options.large_write
     codec = BlockCodec(drive_id, secrets.block_id, secrets.block)
     chunker = Chunker(secrets.chunker)
-    blocks = BlockCache(upstream, codec, options.cache_size, limiter)
+    blocks = BlockCache(upstream.blocks, codec, options.cache_size, limiter)
     identity = CommitIdentity(drive_id, DEVICE, _host_name(options.host), secrets.commit)
-    snapshots = SnapshotStore(upstream, codec, chunker, drive_id, secrets.root)
+    snapshots = SnapshotStore(upstream.blocks, upstream.roots, codec, chunker, drive_id, secrets.root)
     await _Recovery(local, upstream, identity, snapshots, blocks).run()
     ledger = local.ledger
     content = Content(local.namespace, ledger.dirty, ledger.journal, blocks)
-    sealer = Sealer(upstream, codec, chunker, ledger.journal.read_at, content, limiter)
+    sealer = Sealer(upstream.blocks, codec, chunker, ledger.journal.read_at, content, limiter)
     quiet = Quiet()
     keeper = SnapshotKeeper(ledger, snapshots, local.folder, options.snapshots, quiet)
     drive = Drive(
@@ -286,7 +286,13 @@ async def open_drive(
         quiet,
     )
     drive.retention = RetentionKeeper(
-        ledger, drive.publisher, upstream, snapshots, quiet, options.retention, read_only=options.read_only
+        ledger,
+        drive.publisher,
+        upstream.housekeeping,
+        snapshots,
+        quiet,
+        options.retention,
+        read_only=options.read_only,
     )
     if not options.read_only:
         local.watch()

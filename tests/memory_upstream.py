@@ -7,14 +7,18 @@ from collections.abc import Iterable, Sequence
 import trio
 
 from backend.commits.commit_format import commit_hash
-from backend.errors import ConflictError, CorruptError, FencedError, NotFoundError, TransientError
+from backend.errors import ConflictError, CorruptError, FencedError, NotFoundError, TransientError, UsageError
 from backend.upstream import (
     NO_COMMIT,
     BlockId,
     BlockPart,
+    BlockStore,
     Commit,
+    CommitLog,
     CompactionReport,
     Head,
+    Housekeeping,
+    Roots,
     SealedBlock,
     Shortfall,
     StoreStatus,
@@ -22,15 +26,15 @@ from backend.upstream import (
 
 
 class MemoryUpstream:
-    """See `backend.upstream.Upstream`. Blocks count as stored only after `flush`; `lose_unflushed`
-    does what a crash does. One instance may outlive several drives."""
+    """See `backend.upstream.Upstream`: the session and its four roles in one. Blocks count as stored
+    only after `flush`; `lose_unflushed` does what a crash does. One instance may outlive several drives."""
 
     def __init__(self) -> None:
         self.commits: list[tuple[Commit, bytes]] = []
         self.stored: dict[BlockId, bytes] = {}
         self.buffered: dict[BlockId, bytes] = {}
         self.released: dict[BlockId, float] = {}
-        self.roots: dict[str, bytes] = {}
+        self.kept_roots: dict[str, bytes] = {}
         self.away = False
         self.fenced = False
         self.corrupt: set[BlockId] = set()
@@ -45,11 +49,29 @@ class MemoryUpstream:
         """while it is not set, no flush begins: a commit is held up after its cut"""
         self.attempts = 0
         """calls of `flush`"""
+        self.may_delete = False
+        """whether a commit was appended by this session"""
         self.changed = trio.Event()
 
     @property
     def epoch(self) -> int:
         return 1
+
+    @property
+    def log(self) -> CommitLog:
+        return self
+
+    @property
+    def blocks(self) -> BlockStore:
+        return self
+
+    @property
+    def roots(self) -> Roots:
+        return self
+
+    @property
+    def housekeeping(self) -> Housekeeping:
+        return self
 
     def lose_unflushed(self) -> None:
         """What the process had in memory is gone."""
@@ -82,6 +104,7 @@ class MemoryUpstream:
         missing = [block for block in commit.added if block not in self.stored]
         assert not missing, "I1: a commit refers to blocks that are not stored"
         self.commits.append((commit, digest))
+        self.may_delete = True
         self.changed.set()
         self.changed = trio.Event()
         if self.fail_after_append:
@@ -140,6 +163,8 @@ class MemoryUpstream:
 
     async def get_block_again(self, block: BlockId) -> bytes:
         await trio.lowlevel.checkpoint()
+        if block in self.buffered:
+            return self.buffered[block]
         self._check()
         if len(self.corrupt) > 100:
             raise CorruptError("too many fragments are wrong")
@@ -177,6 +202,8 @@ class MemoryUpstream:
     async def compact(self, grace: float, bytes_per_second: float, *, debris: bool) -> CompactionReport:
         await trio.lowlevel.checkpoint()
         self._check()
+        if not self.may_delete:
+            raise UsageError("blocks are deleted only when this session has appended a commit")
         until = trio.current_time() - grace
         dead = [block for block, since in self.released.items() if since <= until]
         for block in dead:
@@ -186,11 +213,11 @@ class MemoryUpstream:
     async def put_root(self, name: str, data: bytes) -> None:
         await trio.lowlevel.checkpoint()
         self._check()
-        self.roots[name] = data
+        self.kept_roots[name] = data
 
     async def get_root(self, name: str) -> list[bytes]:
         await trio.lowlevel.checkpoint()
-        return [self.roots[name]] if name in self.roots else []
+        return [self.kept_roots[name]] if name in self.kept_roots else []
 
     async def status(self) -> StoreStatus:
         await trio.lowlevel.checkpoint()

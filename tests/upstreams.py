@@ -20,6 +20,7 @@ from backend.commits.process_identity import Life, life_of, this_process
 from backend.commits.replicated_objects import Ranking, ReplicatedObjects, ranking_of
 from backend.keys.keys import DriveKeys
 from backend.local.local_upstream import LocalUpstream
+from backend.local.session_writer import SessionWriter
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.nodes.node import Node
@@ -71,7 +72,6 @@ class LocalDrive:
         cluster = self.cluster()
         index = SqliteBlockIndex(index_path, DRIVE, parity=2)
         codec = PackCodec(code_for(Profile.parse("4+2")), DRIVE, KEYS.pack)
-        blocks = BlockStore(self.nodes, codec, cluster, index, linger=0.01)
         objects = self.objects()
         holder = replace(this_process(), host=host)
         lease = (
@@ -87,9 +87,11 @@ class LocalDrive:
             if writing
             else None
         )
+        writer = SessionWriter(lease)
+        blocks = BlockStore(self.nodes, codec, cluster, index, writer, linger=0.01)
         log = CommitLog(objects, lease.verify) if lease else CommitLog(objects, poll_seconds=0.01)
         self.blocks, self.index = blocks, index
-        return LocalUpstream(blocks, log, objects, lease)
+        return LocalUpstream(blocks, log, objects, writer)
 
     @asynccontextmanager
     async def opened(

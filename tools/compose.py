@@ -45,7 +45,7 @@ from backend.errors import (
     WrongKeyError,
 )
 from backend.keys import DriveKeys, Secret, key_slots
-from backend.local import LocalUpstream
+from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import DirectoryNode, LeasedNode, MeteredNode, Node, NodeIdentity, RetryNode, read_identity
 from backend.packs import PackCodec, PackStore
 from backend.system import ask, at_rest
@@ -302,7 +302,7 @@ async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterat
     try:
         await store.reconcile()
         codec = BlockCodec(drive.file.id, drive.keys.block_id, drive.keys.block)
-        yield BlockCache(upstream, codec, RESTORING_CACHE, trio.CapacityLimiter(2))
+        yield BlockCache(upstream.blocks, codec, RESTORING_CACHE, trio.CapacityLimiter(2))
     finally:
         with trio.CancelScope(shield=True):
             await upstream.close()
@@ -355,16 +355,17 @@ def _build_upstream(
     index = open_index(cache_folder / INDEX_FILE, file)
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder)
-    blocks = BlockStore(written, codec, cluster, index, note_repair=note)
+    writer = SessionWriter(lease)
+    blocks = BlockStore(written, codec, cluster, index, writer, note_repair=note)
     looking = PackStore(nodes, codec, cluster, lambda _pack, _fragment: None)
     copies = profile.m + 1
     ranking = ranking_of(cluster, copies)
     objects = ReplicatedObjects(answering, ranking, copies, file.id, drive.keys.object)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
-        return blocks, LocalUpstream(blocks, CommitLog(objects), objects, None), health
+        return blocks, LocalUpstream(blocks, CommitLog(objects), objects, writer), health
     scrub = Scrub(nodes, codec, index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
-    upstream = LocalUpstream(blocks, CommitLog(objects, lease.verify), objects, lease)
+    upstream = LocalUpstream(blocks, CommitLog(objects, lease.verify), objects, writer)
     return blocks, upstream, StoreHealth(blocks, index, looking, scrub)
 
 

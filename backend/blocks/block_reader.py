@@ -49,7 +49,7 @@ class BlockReader:
         self._suspect = suspect
 
     async def part(self, block: BlockId, offset: int, length: int) -> BlockPart:
-        """As `Upstream.get_block_part`."""
+        """As `BlockStore.get_block_part`."""
         location = await self._locate(block)
         try:
             return await self._read_part(location, offset, length)
@@ -63,7 +63,7 @@ class BlockReader:
         return part
 
     async def again(self, block: BlockId) -> bytes:
-        """As `Upstream.get_block_again`."""
+        """As `BlockStore.get_block_again`."""
         location = await self._locate(block)
         self._suspect(location.pack)
         self._packs.forget(location.pack.id)
@@ -76,7 +76,7 @@ class BlockReader:
         return data
 
     def report_wrong(self, block: BlockId) -> bool:
-        """As `Upstream.report_wrong`."""
+        """As `BlockStore.report_wrong`."""
         self._presence.note_wrong(block)
         return self._index.drop_place(block)
 

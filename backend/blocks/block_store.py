@@ -1,8 +1,7 @@
 """The block store: dedup, packing, storing at write quorum, reading, repair, rebuilding the index.
 
-It implements the block half of `backend.upstream.Upstream`: `missing`, `put_blocks`, `flush`, `redundancy`,
-`get_block`, `get_block_again`, `report_wrong`, `stored_blocks`, `release`, `revive`, `sizes`, `compact`,
-`status` and `close`; what those promise is said there. How space is given back: `backend.blocks.compaction`.
+It has two roles of `backend.upstream`, `BlockStore` and `Housekeeping`: what their methods promise is said
+there. How space is given back: `backend.blocks.compaction`. Before it writes it asks the session's `Writer`.
 
 Invariants:
 1. A block is in the buffer or in the index from `put_blocks` on; it passes from one to the other without
@@ -30,11 +29,12 @@ import trio
 from backend.blocks.block_buffer import DEFAULT_CAPACITY, DEFAULT_TARGET, BlockBuffer, PendingPack
 from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.block_reader import BlockReader
-from backend.blocks.compaction import Compactor, Verify
+from backend.blocks.compaction import Compactor
 from backend.blocks.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
 from backend.blocks.presence import Presence
 from backend.blocks.repair_queue import FIRST_WAIT as REPAIR_WAIT
 from backend.blocks.repair_queue import NoteRepair, RepairQueue, forget
+from backend.blocks.writer import Writer
 from backend.buffer import Buffer
 from backend.coding import CapacityModel, ClusterMap, ask_status
 from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError, UsageError
@@ -76,6 +76,7 @@ class BlockStore:
         codec: PackCodec,
         cluster: ClusterMap,
         index: BlockIndex,
+        writer: Writer,
         *,
         linger: float = 0.2,
         target: int = DEFAULT_TARGET,
@@ -90,6 +91,7 @@ class BlockStore:
         profile = codec.code.profile
         self._codec = codec
         self._index = index
+        self._writer = writer
         self._linger = linger
         self._data_share = profile.k / profile.total
         self._capacity = CapacityModel(cluster, profile)
@@ -133,6 +135,7 @@ class BlockStore:
         return {block for block in ids if not self._has(block)}
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
+        self._writer.require()
         for block in blocks:
             if not self._has(block.id):
                 await self._buffer.wait_for_room(len(block.data))
@@ -141,6 +144,7 @@ class BlockStore:
         await trio.lowlevel.checkpoint()
 
     async def flush(self) -> None:
+        await self._writer.ensure()
         self._buffer.close_open()
         waits = [(pack, pack.failures) for pack in self._buffer.packs()]
         for pack, _ in waits:
@@ -150,7 +154,10 @@ class BlockStore:
         await trio.lowlevel.checkpoint()
 
     async def redundancy(self, patience: float) -> Shortfall:
-        """As in `Upstream`. A node that was away counts as such until it is compared with the index."""
+        """A node that was away counts as such until it is compared with the index. It is of what this session
+        may write, so none if it is for reading only."""
+        if not self._writer.may_write:
+            return Shortfall()
         if self._away and await self._any_is_back():
             with trio.move_on_after(patience):
                 await self.reconcile()
@@ -184,7 +191,7 @@ class BlockStore:
         return self._index.ids_after(after, limit)
 
     async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
-        await trio.lowlevel.checkpoint()
+        await self._writer.ensure()
         self._released = True
         return self._index.dying.mark(blocks, time.time_ns())
 
@@ -197,17 +204,15 @@ class BlockStore:
         lengths = ((block, self._index.length(block)) for block in blocks)
         return {block: length for block, length in lengths if length is not None}
 
-    async def compact(
-        self, verify: Verify, grace: float, bytes_per_second: float, *, debris: bool
-    ) -> CompactionReport:
-        """As in `Upstream`; `verify` confirms the lease, or raises."""
+    async def compact(self, grace: float, bytes_per_second: float, *, debris: bool) -> CompactionReport:
+        self._writer.require_deleting()
         if not self._released:
             raise UsageError("blocks are deleted only after they were released in this session")
         async with self._compact_lock:
             until_ns = time.time_ns() - int(grace * 1e9)
-            report = await self._compactor.run(verify, until_ns, bytes_per_second)
+            report = await self._compactor.run(self._writer.verify, until_ns, bytes_per_second)
             if debris and not self._away:
-                report.debris = await self._compactor.sweep_debris(verify)
+                report.debris = await self._compactor.sweep_debris(self._writer.verify)
         return report
 
     async def status(self) -> StoreStatus:

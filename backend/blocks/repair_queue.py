@@ -80,7 +80,7 @@ class RepairQueue:
         self._progress = trio.Event()
 
     async def settle(self, patience: float, away: Collection[str]) -> Shortfall:
-        """As `Upstream.redundancy`; the nodes `away` count as such, whether they answer or not."""
+        """As `Housekeeping.redundancy`; the nodes `away` count as such, whether they answer or not."""
         newest = self._index.packs.newest_number()
         self._hurried.set()
         while True:

@@ -1,5 +1,6 @@
 """The upstream in this process."""
 
 from backend.local.local_upstream import LocalUpstream
+from backend.local.session_writer import SessionWriter
 
-__all__ = ["LocalUpstream"]
+__all__ = ["LocalUpstream", "SessionWriter"]

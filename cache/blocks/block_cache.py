@@ -20,7 +20,7 @@ import trio
 
 from backend.buffer import Buffer
 from backend.errors import CorruptError, FormatError
-from backend.upstream import BlockId, Upstream
+from backend.upstream import BlockId, BlockStore
 from cache.blocks.block_codec import SEGMENT, BlockCodec, BlockHeader, header_of_uncompressed, sealed_range
 
 INLINE = 2 << 20
@@ -43,9 +43,9 @@ class BlockCache:
     """See the module."""
 
     def __init__(
-        self, upstream: Upstream, codec: BlockCodec, limit: int, limiter: trio.CapacityLimiter
+        self, store: BlockStore, codec: BlockCodec, limit: int, limiter: trio.CapacityLimiter
     ) -> None:
-        self._upstream = upstream
+        self._store = store
         self._codec = codec
         self._limit = limit
         self._limiter = limiter
@@ -107,7 +107,7 @@ class BlockCache:
         first, last = start // SEGMENT, (end - 1) // SEGMENT
         self.misses += 1
         try:
-            part = await self._upstream.get_block_part(block, *sealed_range(first, last))
+            part = await self._store.get_block_part(block, *sealed_range(first, last))
             header = header_of_uncompressed(part.size)
             if header is None or end > header.length:
                 return None
@@ -146,7 +146,7 @@ class BlockCache:
             fetch.done.set()
 
     async def _fetch_and_open(self, block: BlockId) -> Buffer:
-        sealed = await self._upstream.get_block(block)
+        sealed = await self._store.get_block(block)
         try:
             return await self._open(block, sealed)
         except (CorruptError, FormatError):
@@ -155,11 +155,11 @@ class BlockCache:
     async def _fetch_again(self, block: BlockId) -> Buffer:
         """From one copy after the other, until one is the block."""
         while True:
-            sealed = await self._upstream.get_block_again(block)
+            sealed = await self._store.get_block_again(block)
             try:
                 return await self._open(block, sealed)
             except (CorruptError, FormatError):
-                if not await self._upstream.report_wrong(block):
+                if not await self._store.report_wrong(block):
                     raise
 
     async def _open(self, block: BlockId, sealed: Buffer) -> Buffer:

@@ -8,7 +8,7 @@ Invariants:
 3. Memory is bounded: at most `WINDOW` bytes of plaintext a batch, and of a long run one batch that is
    being cut beside one that is being sealed.
 4. A block is offered to the store before a piece refers to it; that it is durable is for
-   `Upstream.flush` to say, later.
+   `BlockStore.flush` to say, later.
 5. A file of which the journal cannot be read costs no other file anything.
 """
 
@@ -23,7 +23,7 @@ import trio
 
 from backend import failpoints
 from backend.errors import DriveError
-from backend.upstream import BlockId, SealedBlock, Upstream
+from backend.upstream import BlockId, BlockStore, SealedBlock
 from cache.blocks.block_codec import BlockCodec
 from cache.blocks.chunking import MIN_BLOCK, Chunker
 from cache.errors import FileSystemError, InputOutputError, UnreadableError
@@ -95,14 +95,14 @@ class Sealer:
 
     def __init__(
         self,
-        upstream: Upstream,
+        blocks: BlockStore,
         codec: BlockCodec,
         chunker: Chunker,
         read_journal: ReadJournal,
         content: Content,
         limiter: trio.CapacityLimiter,
     ) -> None:
-        self._upstream = upstream
+        self._blocks = blocks
         self._codec = codec
         self._chunker = chunker
         self._read_journal = read_journal
@@ -222,11 +222,11 @@ class Sealer:
     async def _store(self, cuts: list[_Cut]) -> None:
         """Offer the blocks that the store lacks, and let pieces refer to all of them."""
         wanted = {cut.id: cut.plaintext for cut in cuts if cut.id is not None}
-        missing = await self._upstream.missing(wanted)
+        missing = await self._blocks.missing(wanted)
         # In this order they will lie on the nodes: what follows in a file or a folder is read together.
         new = [(block, plaintext) for block, plaintext in wanted.items() if block in missing]
         blocks = await trio.to_thread.run_sync(self._seal_blocks, new, limiter=self._limiter)
-        await self._upstream.put_blocks(blocks)
+        await self._blocks.put_blocks(blocks)
         failpoints.failpoint(SEALED)
         self.new_bytes += sum(len(plaintext) for _, plaintext in new)
         self.new_sealed_bytes += sum(len(block.data) for block in blocks)

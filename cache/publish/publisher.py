@@ -230,7 +230,7 @@ class Publisher:
                 return
         await self._store_content()
         await self._ledger.sync_pending()
-        head = await self._upstream.append(self._build(pending), self._ledger.head)
+        head = await self._upstream.log.append(self._build(pending), self._ledger.head)
         self.has_published = True
         self._ledger.published(head)
         self._built = None
@@ -301,7 +301,7 @@ class Publisher:
         unread = [(inode, layer) for inode, layer in layers if layer.has_data]
         for error in (await self._sealer.seal(unread)).values():
             raise error  # read only now: it was written while the rest was sealed
-        await self._upstream.flush()
+        await self._upstream.blocks.flush()
         for count, (inode, layer) in enumerate(layers, 1):
             self._ledger.keep_extents(self._extents(inode, layer))
             self._settled(inode)

@@ -20,7 +20,7 @@ import trio
 from backend import failpoints
 from backend.errors import CorruptError, FormatError
 from backend.system import durable, keyed_hash, open_sealed, seal
-from backend.upstream import BlockId, Head, SealedBlock, Upstream
+from backend.upstream import BlockId, BlockStore, Head, Roots, SealedBlock
 from cache.blocks import BlockCache, BlockCodec, Chunker
 
 log = logging.getLogger(__name__)
@@ -49,9 +49,16 @@ class SnapshotStore:
     """Puts and gets snapshots. `key` is the drive's root key."""
 
     def __init__(
-        self, upstream: Upstream, codec: BlockCodec, chunker: Chunker, drive_id: bytes, key: bytes
+        self,
+        store: BlockStore,
+        roots: Roots,
+        codec: BlockCodec,
+        chunker: Chunker,
+        drive_id: bytes,
+        key: bytes,
     ) -> None:
-        self._upstream = upstream
+        self._store = store
+        self._roots = roots
         self._codec = codec
         self._chunker = chunker
         self._binding = b"drivefs snapshot root\0" + drive_id
@@ -64,14 +71,14 @@ class SnapshotStore:
         while position < size:
             position, cut = await trio.to_thread.run_sync(self._cut, path, position, size)
             blocks += [block for block, _ in cut]
-            missing = await self._upstream.missing([block for block, _ in cut])
+            missing = await self._store.missing([block for block, _ in cut])
             new = [item for item in dict(cut).items() if item[0] in missing]
-            await self._upstream.put_blocks(await trio.to_thread.run_sync(self._seal, new))
-        await self._upstream.flush()
+            await self._store.put_blocks(await trio.to_thread.run_sync(self._seal, new))
+        await self._store.flush()
         failpoints.failpoint(STORED)
         digest = await trio.to_thread.run_sync(self._hash, path)
         root = SnapshotRoot(head, size, digest, tuple(blocks))
-        await self._upstream.put_root(ROOT_NAME, self._seal_root(root))
+        await self._roots.put_root(ROOT_NAME, self._seal_root(root))
 
     def _cut(self, path: Path, position: int, size: int) -> tuple[int, list[tuple[BlockId, bytes]]]:
         with path.open("rb") as file:
@@ -103,7 +110,7 @@ class SnapshotStore:
     async def newest(self) -> SnapshotRoot | None:
         """The newest root that authenticates, or None."""
         roots = []
-        for data in await self._upstream.get_root(ROOT_NAME):
+        for data in await self._roots.get_root(ROOT_NAME):
             try:
                 roots.append(self._open_root(data))
             except (CorruptError, FormatError) as error:

@@ -27,7 +27,7 @@ import trio
 
 from backend.errors import DriveError
 from backend.failpoints import declare, failpoint
-from backend.upstream import BlockId, Upstream
+from backend.upstream import BlockId, Housekeeping
 from cache.journal import Ledger, Stored
 from cache.namespace import Release, open_database, sqlite_errors
 from cache.publish import Quiet, SnapshotStore
@@ -92,9 +92,11 @@ class NeededBlocks:
 class Collector:
     """See the module. One run at a time; event-loop thread."""
 
-    def __init__(self, ledger: Ledger, upstream: Upstream, snapshots: SnapshotStore, quiet: Quiet) -> None:
+    def __init__(
+        self, ledger: Ledger, housekeeping: Housekeeping, snapshots: SnapshotStore, quiet: Quiet
+    ) -> None:
         self._ledger = ledger
-        self._upstream = upstream
+        self._housekeeping = housekeeping
         self._snapshots = snapshots
         self._quiet = quiet
 
@@ -108,7 +110,7 @@ class Collector:
         `always` also if that says nothing new. The caller publishes them. Safe to repeat."""
         async with self._quiet.silence():
             dead = await self._find()
-            new = await self._upstream.release(dead.blocks)
+            new = await self._housekeeping.release(dead.blocks)
             failpoint(MARKED)
             if always and not new:
                 self._ledger.accept(Release(()))
@@ -129,7 +131,7 @@ class Collector:
     async def _compare(self, needed: NeededBlocks) -> Dead:
         dead = Dead()
         last = b""
-        while (page := await self._upstream.stored_blocks(last, _PAGE)) and len(dead.blocks) < LIMIT:
+        while (page := await self._housekeeping.stored_blocks(last, _PAGE)) and len(dead.blocks) < LIMIT:
             last = page[-1]
             here = await trio.to_thread.run_sync(needed.up_to, last)
             dead.blocks += [block for block in page if block not in here]
@@ -142,8 +144,8 @@ class Collector:
     async def _count_lost(self, unlisted: Set[bytes]) -> int:
         """How many of these, which are needed, the store cannot bring back either."""
         blocks = [BlockId(block) for block in unlisted]
-        await self._upstream.revive(blocks)
-        return len(blocks) - len(await self._upstream.sizes(blocks))
+        await self._housekeeping.revive(blocks)
+        return len(blocks) - len(await self._housekeeping.sizes(blocks))
 
     def _in_pieces(self) -> Iterator[bytes]:
         dirty = self._ledger.dirty

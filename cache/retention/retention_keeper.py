@@ -24,7 +24,7 @@ import trio
 
 from backend.errors import DriveError
 from backend.failpoints import declare, failpoint
-from backend.upstream import CompactionReport, Upstream
+from backend.upstream import CompactionReport, Housekeeping
 from cache.errors import FileSystemError, InvalidArgumentError, NoEntryError, ReadOnlyFileSystemError
 from cache.journal import Ledger
 from cache.namespace import MAX_NAME, Forget, Gap, Pin, SetRetention, Unpin
@@ -75,7 +75,7 @@ class RetentionKeeper:
         self,
         ledger: Ledger,
         publisher: Publisher,
-        upstream: Upstream,
+        housekeeping: Housekeeping,
         snapshots: SnapshotStore,
         quiet: Quiet,
         schedule: RetentionSchedule,
@@ -85,10 +85,10 @@ class RetentionKeeper:
         self._ledger = ledger
         self._points = ledger.namespace.points
         self._publisher = publisher
-        self._upstream = upstream
+        self._housekeeping = housekeeping
         self._schedule = schedule
         self._read_only = read_only
-        self._collector = Collector(ledger, upstream, snapshots, quiet)
+        self._collector = Collector(ledger, housekeeping, snapshots, quiet)
         self._holds: Counter[int] = Counter()
         self._lock = trio.Lock()
         self._collected_at = -float(DAY)
@@ -253,7 +253,7 @@ class RetentionKeeper:
         return found
 
     async def _collect(self, grace: float, bytes_per_second: float) -> tuple[Dead, CompactionReport]:
-        # Nothing is deleted under a lease before its log has a commit of it (`Upstream.compact`).
+        # Nothing is deleted under a lease before its log has a commit of it (`Housekeeping.compact`).
         dead = await self._collector.release(always=not self._publisher.has_published)
         self._publisher.wake()
         await self._publisher.publish(everything=False)
@@ -265,7 +265,7 @@ class RetentionKeeper:
                 dead.lost,
             )
             return dead, CompactionReport()
-        report = await self._upstream.compact(grace, bytes_per_second, debris=True)
+        report = await self._housekeeping.compact(grace, bytes_per_second, debris=True)
         self._waiting_blocks = len(dead.blocks) - report.blocks
         self._ledger.room.look_soon()
         return dead, report

@@ -14,7 +14,7 @@ from typing import Final
 
 import trio
 
-from backend.upstream import BlockId, Upstream
+from backend.upstream import BlockId, Housekeeping
 from cache.namespace import MAX_NAME, Gap, open_database, sqlite_errors
 from cache.retention.gap_table import IN_GAP, fill
 from cache.retention.space_walk import Part, parts_of
@@ -53,16 +53,16 @@ class Usage:
 class Space:
     """Measures a drive. `path` is its namespace database."""
 
-    def __init__(self, path: str, upstream: Upstream) -> None:
+    def __init__(self, path: str, housekeeping: Housekeeping) -> None:
         self._path = path
-        self._upstream = upstream
+        self._housekeeping = housekeeping
 
     async def usage(self, inode: int, depth: int = 0) -> list[Usage]:
         """Of the folders below `inode` to `depth`, each before that which it lies in; of the tree `inode` (or
         of that file) at last. What is not sealed yet is in the logical size only. `InvalidArgumentError`
         for too many folders."""
         parts = await trio.to_thread.run_sync(parts_of, self._path, inode, depth)
-        share = (await self._upstream.status()).data_share
+        share = (await self._housekeeping.status()).data_share
         found: list[Usage] = []
         for folder in reversed(list(parts)):
             part = parts.pop(folder)
@@ -80,14 +80,14 @@ class Space:
     async def freed_by(self, gaps: Sequence[Gap]) -> Sizes:
         """The blocks that nobody needs any more once the points in the gaps are gone."""
         blocks = await trio.to_thread.run_sync(self._freed, gaps)
-        share = (await self._upstream.status()).data_share
+        share = (await self._housekeeping.status()).data_share
         return await self._sizes(dict.fromkeys(blocks, 0), share)
 
     async def sealed_bytes(self, blocks: Iterable[BlockId]) -> int:
         """What the store keeps for the blocks, without parity."""
         total, rest = 0, iter(blocks)
         while page := list(islice(rest, _PAGE)):
-            total += sum((await self._upstream.sizes(page)).values())
+            total += sum((await self._housekeeping.sizes(page)).values())
         return total
 
     async def _sizes(self, blocks: Mapping[bytes, int], share: float) -> Sizes:

@@ -21,8 +21,7 @@ import trio.testing
 
 from backend import failpoints
 from backend.errors import CorruptError
-from backend.local.local_upstream import LocalUpstream
-from backend.upstream import BlockId
+from backend.upstream import BlockId, Upstream
 from cache.drive import Drive
 from cache.history.history import History
 from cache.namespace.operations import ROOT_INODE
@@ -30,7 +29,6 @@ from cache.retention.retention import Policy
 from tests.contents import STORED_KINDS
 from tests.contents import content as made_of
 from tests.drives import content_of, make_file, opened, tree
-from tests.memory_upstream import MemoryUpstream
 from tests.upstreams import LocalDrive, directory_nodes
 
 NOTHING = Policy(0, 0, 0, 0, 0)
@@ -69,9 +67,9 @@ async def plain_block(drive: Drive, block: BlockId) -> bytes:
     """From the nodes, past the cache."""
     codec = drive._sealer._codec
     try:
-        return bytes(codec.open(block, await drive._upstream.get_block(block)))
+        return bytes(codec.open(block, await drive._upstream.blocks.get_block(block)))
     except CorruptError:
-        return bytes(codec.open(block, await drive._upstream.get_block_again(block)))
+        return bytes(codec.open(block, await drive._upstream.blocks.get_block_again(block)))
 
 
 @dataclass
@@ -170,8 +168,8 @@ async def test_an_interruption_at_each_step(site: Site, step: str, skip: int, ca
         assert len(drive.points()) <= 5
         live = await tree(drive)
         blocks = [BlockId(block) for block in drive.ledger.namespace.block_references()]
-        assert len(await drive._upstream.sizes(blocks)) == len(blocks)
-        needed = sum((await drive._upstream.sizes(blocks)).values())
+        assert len(await drive._upstream.housekeeping.sizes(blocks)) == len(blocks)
+        needed = sum((await drive._upstream.housekeeping.sizes(blocks)).values())
         assert site.stored() < 1.5 * needed / 0.6 + 60_000
     site.lose_cache()
     async with site.mounted() as drive:
@@ -229,12 +227,13 @@ async def test_1_gib_comes_back(site: Site) -> None:
 class Barrier:
     """Stops the first call of one method until it is told to go on."""
 
-    def __init__(self, upstream: LocalUpstream | MemoryUpstream, name: str, *, after: bool) -> None:
+    def __init__(self, upstream: Upstream, name: str, *, after: bool) -> None:
+        role = upstream.log if name == "append" else upstream.blocks
         self.reached, self.go = trio.Event(), trio.Event()
-        original = getattr(upstream, name)
+        original = getattr(role, name)
 
         async def stopped(*arguments: object, **options: object) -> object:
-            setattr(upstream, name, original)
+            setattr(role, name, original)
             if not after:
                 await self._stop()
             result = await original(*arguments, **options)
@@ -242,7 +241,7 @@ class Barrier:
                 await self._stop()
             return result
 
-        setattr(upstream, name, stopped)
+        setattr(role, name, stopped)
 
     async def _stop(self) -> None:
         self.reached.set()
@@ -268,7 +267,7 @@ async def test_a_dedup_hit_while_blocks_are_collected(site: Site, call: str, aft
     and published as far as that goes; then both end."""
     async with site.mounted() as drive:
         await with_dead_data(drive)
-        barrier = Barrier(drive._upstream, call, after=after)  # type: ignore[arg-type]
+        barrier = Barrier(drive._upstream, call, after=after)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(collect, drive)
             await barrier.reached.wait()
@@ -292,7 +291,7 @@ async def test_a_collection_while_a_dedup_hit_is_on_its_way(site: Site, call: st
         await with_dead_data(drive)
         await drive.sync()
         await make_file(drive, b"again", DATA)
-        barrier = Barrier(drive._upstream, call, after=after)  # type: ignore[arg-type]
+        barrier = Barrier(drive._upstream, call, after=after)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drive.sync)
             await barrier.reached.wait()
@@ -348,7 +347,7 @@ async def test_blocks_that_only_a_dirty_file_has_stay(site: Site) -> None:
         layer = drive.ledger.dirty.top(made.inode)
         assert layer is not None
         await drive._sealer.seal_ahead(made.inode, layer)
-        await drive._upstream.flush()
+        await drive._upstream.blocks.flush()
         assert layer.sealed_to > 0
         await collect(drive)
         assert bytes(await drive.read(made.inode, 0, len(data))) == data

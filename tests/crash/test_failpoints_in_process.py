@@ -49,11 +49,11 @@ class KeptUpstream(MemoryUpstream):
         super().__init__()
         self._path = path
         if path.exists():
-            self.commits, self.stored, self.roots = pickle.loads(path.read_bytes())
+            self.commits, self.stored, self.kept_roots = pickle.loads(path.read_bytes())
 
     def _keep(self) -> None:
         new = self._path.with_suffix(".new")
-        new.write_bytes(pickle.dumps((self.commits, self.stored, self.roots)))
+        new.write_bytes(pickle.dumps((self.commits, self.stored, self.kept_roots)))
         new.rename(self._path)
 
     async def flush(self) -> None:

@@ -34,7 +34,7 @@ from backend.commits import (
 )
 from backend.errors import CorruptError, DriveError, FencedError, FormatError
 from backend.findings import Findings
-from backend.local import LocalUpstream
+from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import Node
 from backend.packs import PackEntry, PackStore
 from backend.system import at_rest
@@ -96,20 +96,26 @@ class DriveCheck:
         self._copies = ObjectCheck(self._objects, self._nodes, self._ranking, findings, mend=mend)
         leasing = open_nodes(drive.folder, file, LEASE_PATIENCE)
         self._lease = Lease(leasing, file.id, keys.lease, this_process()) if mend else None
+        self._writer = SessionWriter(self._lease)
         self._log = CommitLog(self._objects)
         self._index = SqliteBlockIndex(str(work / INDEX_FILE), file.id, profile.m)
         self._blocks = self._store_on(self._index)
         self._packs = PackStore(self._nodes, pack_codec(drive), cluster, lambda _pack, _index: None)
         self._codec = BlockCodec(file.id, keys.block_id, keys.block)
-        self._upstream = LocalUpstream(self._blocks, self._log, self._objects, self._lease)
+        self._upstream = LocalUpstream(self._blocks, self._log, self._objects, self._writer)
         self._snapshots = SnapshotStore(
-            self._upstream, self._codec, Chunker(keys.chunker), file.id, keys.root
+            self._upstream.blocks,
+            self._upstream.roots,
+            self._codec,
+            Chunker(keys.chunker),
+            file.id,
+            keys.root,
         )
         source = StateSource(
             self._log,
             self._copies,
             self._snapshots,
-            BlockCache(self._upstream, self._codec, _CACHE, trio.CapacityLimiter(2)),
+            BlockCache(self._upstream.blocks, self._codec, _CACHE, trio.CapacityLimiter(2)),
             CommitIdentity(file.id, DEVICE, b"", keys.commit),
         )
         self._state = StateCheck(source, own.state, work, findings, progress)
@@ -379,7 +385,7 @@ class DriveCheck:
 
     def _store_on(self, index: BlockIndex) -> BlockStore:
         file = self._drive.file
-        return BlockStore(self._nodes, pack_codec(self._drive), cluster_map(file), index)
+        return BlockStore(self._nodes, pack_codec(self._drive), cluster_map(file), index, self._writer)
 
     def _summarised(self, store: StoreCheck) -> str:
         sums = self._index.packs.statistics()

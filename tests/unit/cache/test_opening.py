@@ -135,9 +135,9 @@ async def test_an_empty_cache_and_a_snapshot(folder: Path, upstream: MemoryUpstr
         before = await tree(drive)
     shutil.rmtree(folder)
     if damage == "root":
-        upstream.roots["snapshot"] = upstream.roots["snapshot"][:-1] + b"?"
+        upstream.kept_roots["snapshot"] = upstream.kept_roots["snapshot"][:-1] + b"?"
     elif damage == "no root":
-        upstream.roots.clear()
+        upstream.kept_roots.clear()
     elif damage == "block":
         upstream.stored[block] = bytes(len(upstream.stored[block]))
     elif damage == "lost block":

@@ -35,6 +35,7 @@ from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.packs.pack_codec import PackCodec
 from backend.upstream import BlockId, SealedBlock
 from tests.faulty_node import Fault, FaultyNode
+from tests.writers import FreeWriter
 
 DRIVE, KEY = bytes(range(16)), bytes(32)
 AWAY = TransientError("away")
@@ -53,6 +54,7 @@ class Rig:
     nodes: dict[str, FaultyNode]
     index: SqliteBlockIndex
     store: BlockStore
+    writer: FreeWriter
 
     def fragments(self) -> list[Path]:
         return sorted(self.path.glob("node*/packs/*/[!.]*"))
@@ -93,10 +95,11 @@ def build(path: Path, profile: str = "4+2", count: int = 6, index: str = ":memor
         nodes[name] = FaultyNode(DirectoryNode(str(path / name), NodeIdentity(name, DRIVE, name)))
     cluster = ClusterMap(1, tuple(ClusterNode(name, name) for name in nodes))
     database = SqliteBlockIndex(index, DRIVE, Profile.parse(profile).m)
+    writer = FreeWriter()
     store = BlockStore(
-        nodes, PackCodec(code_for(Profile.parse(profile)), DRIVE, KEY), cluster, database, **options
+        nodes, PackCodec(code_for(Profile.parse(profile)), DRIVE, KEY), cluster, database, writer, **options
     )
-    return Rig(path, nodes, database, store)
+    return Rig(path, nodes, database, store, writer)
 
 
 @asynccontextmanager
@@ -916,4 +919,6 @@ def test_a_map_with_unknown_nodes_is_refused(tmp_path: Path) -> None:
     rig = build(tmp_path)
     cluster = ClusterMap(1, (ClusterNode("elsewhere", "z"),))
     with pytest.raises(UsageError, match="elsewhere"):
-        BlockStore(rig.nodes, PackCodec(code_for(Profile.parse("4+2")), DRIVE, KEY), cluster, rig.index)
+        BlockStore(
+            rig.nodes, PackCodec(code_for(Profile.parse("4+2")), DRIVE, KEY), cluster, rig.index, rig.writer
+        )

@@ -34,8 +34,10 @@ class Setup(LocalDrive):
 
 
 async def append(upstream: LocalUpstream) -> Head:
-    head = await upstream.head()
-    return await upstream.append(Commit(head.number + 1, head.hash, 1, upstream.epoch, 0, (), (), b""), head)
+    head = await upstream.log.head()
+    return await upstream.log.append(
+        Commit(head.number + 1, head.hash, 1, upstream.epoch, 0, (), (), b""), head
+    )
 
 
 async def test_two_nodes_away_neither_stop_nor_lose_anything() -> None:
@@ -43,12 +45,12 @@ async def test_two_nodes_away_neither_stop_nor_lose_anything() -> None:
     setup.lose(0, 1)
     async with setup.opened() as upstream:
         await append(upstream)
-        await upstream.put_root("snapshot", b"x")
+        await upstream.roots.put_root("snapshot", b"x")
         head = await append(upstream)
     setup.lose(2, 3)
     async with setup.opened() as upstream:
-        assert await upstream.head() == head
-        assert await upstream.get_root("snapshot") == [b"x"]
+        assert await upstream.log.head() == head
+        assert await upstream.roots.get_root("snapshot") == [b"x"]
 
 
 async def test_three_nodes_away_delay_an_append_and_no_more() -> None:
@@ -58,9 +60,9 @@ async def test_three_nodes_away_delay_an_append_and_no_more() -> None:
         setup.lose(0, 1, 2)
         commit = Commit(2, head.hash, 1, upstream.epoch, 0, (), (), b"")
         with pytest.raises((UnavailableError, TransientError)):
-            await upstream.append(commit, head)
+            await upstream.log.append(commit, head)
         setup.lose()
-        assert (await upstream.append(commit, head)).number == 2
+        assert (await upstream.log.append(commit, head)).number == 2
 
 
 async def test_opening_with_three_nodes_away_names_them_and_holds_nothing() -> None:
@@ -96,7 +98,7 @@ async def test_damaged_commits_are_mended_in_the_background() -> None:
     for name in setup.ranking()(key.encode())[:2]:
         setup.memory[name].damage(key)
     async with setup.opened() as upstream:
-        assert len(await upstream.commits_after(0)) == 2
+        assert len(await upstream.log.commits_after(0)) == 2
         with trio.fail_after(5):
             while len((await setup.objects().find_all(key)).good) < 3:
                 await trio.testing.wait_all_tasks_blocked()
@@ -110,7 +112,7 @@ async def test_a_mount_that_is_fenced_still_reads() -> None:
             await append(new)
             with pytest.raises(FencedError):
                 await append(old)
-            assert len(await old.commits_after(0)) == 1
+            assert len(await old.log.commits_after(0)) == 1
 
 
 @pytest.mark.parametrize(
@@ -127,13 +129,13 @@ async def test_after_a_crash_within_append_the_next_mount_goes_on(place: str, tm
         await append(crashed)
     failpoints.disarm_all()
     async with drive.opened() as upstream:
-        found = await upstream.head()
+        found = await upstream.log.head()
         assert found.number == (0 if place == "commit.before-copies" else 1)
         head = await append(upstream)
         with pytest.raises(FencedError):
             await append(crashed)
     async with drive.opened(known=head) as upstream:
-        assert await upstream.head() == head
+        assert await upstream.log.head() == head
 
 
 @pytest.mark.parametrize("place", ["lease.before-takeover", "lease.after-acquire", "commit.before-settle"])
@@ -147,7 +149,7 @@ async def test_after_a_crash_within_a_takeover_the_next_mount_goes_on(place: str
         await setup.make(host="two").open()
     failpoints.disarm_all()
     async with setup.opened(known=head) as upstream:
-        assert await upstream.head() == head
+        assert await upstream.log.head() == head
         assert (await append(upstream)).number == 2
 
 
@@ -190,13 +192,17 @@ async def test_nodes_that_come_back_after_the_lease_ran_out_can_be_written_at_on
         await append(upstream)
         setup.lose(0, 1, 2)
         await trio.sleep(100)
-        for call in (partial(append, upstream), upstream.flush, partial(upstream.put_root, "snapshot", b"x")):
+        for call in (
+            partial(append, upstream),
+            upstream.blocks.flush,
+            partial(upstream.roots.put_root, "snapshot", b"x"),
+        ):
             with pytest.raises(UnavailableError) as caught:
                 await call()
             assert caught.value.nodes == ("node0", "node1", "node2")
         setup.lose()
         before = trio.current_time()
-        await upstream.flush()
+        await upstream.blocks.flush()
         await append(upstream)
         assert trio.current_time() == before
 
@@ -208,4 +214,4 @@ async def test_closing_gives_the_lease_back() -> None:
         assert upstream.epoch == 1
     async with setup.opened() as upstream:
         assert upstream.epoch == 2
-        assert await upstream.head() == EMPTY
+        assert await upstream.log.head() == EMPTY

@@ -24,7 +24,7 @@ DATA = random.Random(3).randbytes(20 << 20)
 
 
 def make(upstream: MemoryUpstream, key: bytes = KEY) -> SnapshotStore:
-    return SnapshotStore(upstream, CODEC, Chunker(b"c" * 32), DRIVE, key)
+    return SnapshotStore(upstream, upstream, CODEC, Chunker(b"c" * 32), DRIVE, key)
 
 
 async def test_a_database_comes_back(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ async def test_roots_that_do_not_authenticate_are_left_out(tmp_path: Path) -> No
     (tmp_path / "new.db").write_bytes(b"database")
     await make(upstream).put(tmp_path / "new.db", Head(1, bytes(32)))
     assert await make(upstream, b"o" * 32).newest() is None
-    upstream.roots[ROOT_NAME] = upstream.roots[ROOT_NAME][:-1]
+    upstream.kept_roots[ROOT_NAME] = upstream.kept_roots[ROOT_NAME][:-1]
     assert await make(upstream).newest() is None
 
 
@@ -60,10 +60,10 @@ async def test_a_root_of_a_later_version_is_left_out(tmp_path: Path) -> None:
     """Regression: a root is a hint, and must not stop a drive from opening."""
     upstream = MemoryUpstream()
     body = [2, 1, bytes(32), 0, bytes(32), []]
-    upstream.roots[ROOT_NAME] = seal(KEY, msgpack.packb(body), b"drivefs snapshot root\0" + DRIVE)
+    upstream.kept_roots[ROOT_NAME] = seal(KEY, msgpack.packb(body), b"drivefs snapshot root\0" + DRIVE)
     assert await make(upstream).newest() is None
     with pytest.raises(FormatError):
-        make(upstream)._open_root(upstream.roots[ROOT_NAME])
+        make(upstream)._open_root(upstream.kept_roots[ROOT_NAME])
 
 
 async def test_the_root_names_only_what_is_stored(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ async def test_the_root_names_only_what_is_stored(tmp_path: Path) -> None:
     (tmp_path / "new.db").write_bytes(b"database")
     with pytest.raises(TransientError):
         await make(upstream).put(tmp_path / "new.db", Head(1, bytes(32)))
-    assert upstream.roots == {}
+    assert upstream.kept_roots == {}
 
 
 async def test_a_snapshot_that_is_another_is_refused(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ async def test_a_snapshot_whose_root_cannot_be_read_stops_nothing(tmp_path: Path
         await make_file(drive, b"a", ONE)
         await drive.sync()
         await drive._snapshots.make()
-        upstream.roots.clear()
+        upstream.kept_roots.clear()
         await call(drive, "collect", grace=0)
     async with opened(tmp_path / "empty", upstream) as drive:
         assert await content_of(drive, b"a") == ONE
