@@ -54,7 +54,10 @@ class History:
         inode = self.quiet_file if is_quiet else random.choice(self.files)
         self.namespace.apply(SetAttributes(inode, size=number, mtime_ns=BEGIN + number * SECOND))
         block = random.randbytes(32)
-        self.namespace.apply(SetExtents(inode, 0, ((0, 1000),), ((0, 1000, block, 0),)))
+        row = self.namespace.inode(inode)
+        assert row is not None
+        replaces = row.content
+        self.namespace.apply(SetExtents(inode, replaces, ((0, 1000),), ((0, 1000, block, 0),)))
         self.namespace.record_commit(number, random.randbytes(32), BEGIN + number * SECOND)
         self.namespace.begin_commit(number + 1)
 

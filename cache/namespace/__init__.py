@@ -32,6 +32,7 @@ from cache.namespace.operations import (
     is_release,
 )
 from cache.namespace.points import Gap, Point
+from cache.namespace.refusals import MalformedError, OutOfDateError
 from cache.namespace.rows import (
     DENTRY_COLUMNS,
     FIRST_COOKIE,
@@ -80,8 +81,10 @@ __all__ = [
     "Gap",
     "InodeRow",
     "Link",
+    "MalformedError",
     "Namespace",
     "Operation",
+    "OutOfDateError",
     "Pin",
     "Point",
     "Release",

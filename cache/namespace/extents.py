@@ -12,11 +12,11 @@ Invariants (event loop thread only):
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import Any, Final
 
-from backend.errors import CorruptError
 from cache.namespace.operations import MAX_SIZE, SetExtents
+from cache.namespace.refusals import OutOfDateError
 from cache.namespace.row_store import RowStore, insert
 from cache.namespace.rows import MAX_EXTENT, PAST_INODE_COLUMNS, Extent, InodeRow
 
@@ -103,7 +103,7 @@ class ExtentStore:
 
     def replace(self, row: InodeRow, operation: SetExtents, commit: int) -> int:
         """Apply a `SetExtents` that belongs to `commit`; by how much `allocated` grew. Validates before
-        it changes anything (`CorruptError`)."""
+        it changes anything (`OutOfDateError`)."""
         _check(row, operation, commit)
         removed = sum(self._clear(row.inode, start, end, commit) for start, end in operation.cleared)
         rows = [(row.inode, *extent, commit) for extent in operation.extents]
@@ -144,7 +144,7 @@ class ExtentStore:
         self._store.write_inodes()
         found = self._store.connection.execute(_VALID_PAST, (inode, commit)).fetchone()
         if found is None:
-            raise CorruptError(f"content of commit {commit} for inode {inode}, which is younger")
+            raise OutOfDateError(f"content of commit {commit} for inode {inode}, which is younger")
         if found[0] < commit:
             self._store.write(_SPLIT_LATER, [(commit, inode, found[0])])
             self._store.write(_SPLIT_EARLIER, [(commit, inode, found[0])])
@@ -181,27 +181,11 @@ def _pieces(
 
 def _check(row: InodeRow, operation: SetExtents, commit: int) -> None:
     if not row.is_regular:
-        raise CorruptError(f"content for inode {row.inode}, which is no regular file")
+        raise OutOfDateError(f"content for inode {row.inode}, which is no regular file")
     if row.content > commit:
-        raise CorruptError(f"content of commit {commit} for inode {row.inode} after that of {row.content}")
-    ranges = _merged(operation)
-    low = 0
-    for offset, length, _block, block_offset in operation.extents:
-        while ranges and ranges[0][1] <= offset:
-            ranges.popleft()
-        inside = ranges and max(low, ranges[0][0]) <= offset and offset + length <= ranges[0][1]
-        if not (inside and 0 < length <= MAX_EXTENT - block_offset <= MAX_EXTENT):
-            raise CorruptError(f"inode {row.inode}: an extent out of place at {offset}")
-        low = offset + length
-
-
-def _merged(operation: SetExtents) -> deque[tuple[int, int]]:
-    """The cleared ranges, those that touch as one; checked."""
-    merged: deque[tuple[int, int]] = deque()
-    low = 0
-    for start, end in operation.cleared:
-        if not low <= start < end <= MAX_SIZE:
-            raise CorruptError(f"inode {operation.inode}: cleared ranges are not sorted and disjoint")
-        merged.append((merged.pop()[0], end) if merged and start == low else (start, end))
-        low = end
-    return merged
+        raise OutOfDateError(f"content of commit {commit} for inode {row.inode} after that of {row.content}")
+    if row.content != operation.replaces:
+        raise OutOfDateError(
+            f"content for inode {row.inode} that was made on that of commit {operation.replaces}, "
+            f"while it has that of {row.content}"
+        )

@@ -17,39 +17,18 @@ Tables: docs/format/namespace.md. Past states: `cache.history.history`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from stat import S_IFDIR
-from typing import Any, Final
+from typing import Final
 
 from backend.errors import CorruptError, NotFoundError, ReadOnlyError
 from backend.failpoints import declare, failpoint
 from backend.system import at_rest, durable
 from backend.upstream import NO_COMMIT, Head
-from cache.namespace import reducer
 from cache.namespace.extents import ExtentStore
-from cache.namespace.operations import (
-    DEVICE_SHIFT,
-    MAX_DEVICE,
-    ROOT_INODE,
-    Create,
-    Delete,
-    Forget,
-    Link,
-    Operation,
-    Pin,
-    Release,
-    RemoveXattr,
-    Rename,
-    RenameLeavingWhiteout,
-    SetAttributes,
-    SetExtents,
-    SetRetention,
-    SetWriter,
-    SetXattr,
-    Unlink,
-    Unpin,
-)
+from cache.namespace.operations import DEVICE_SHIFT, MAX_DEVICE, ROOT_INODE, Operation
 from cache.namespace.points import PointStore
+from cache.namespace.reducer import reduce
 from cache.namespace.row_store import RowStore, insert
 from cache.namespace.rows import (
     DENTRY_COLUMNS,
@@ -75,6 +54,7 @@ from cache.namespace.schema import (
     upgrade,
     value_of,
 )
+from cache.namespace.state import State
 from cache.namespace.undo import take_back
 from cache.namespace.writers import WriterStore
 from cache.namespace.xattrs import XattrStore
@@ -93,23 +73,6 @@ _HIGHEST: Final = (
     "SELECT max(coalesce((SELECT max(inode) FROM inode WHERE inode < :end), 0),"
     " coalesce((SELECT max(inode) FROM past_inode WHERE inode < :end), 0))"
 )
-_REDUCERS: Final[dict[type[Any], Callable[[reducer.State, Any], None]]] = {
-    Create: reducer.create,
-    Link: reducer.link,
-    Unlink: reducer.unlink,
-    Rename: reducer.rename,
-    RenameLeavingWhiteout: reducer.rename_leaving_whiteout,
-    SetAttributes: reducer.set_attributes,
-    SetXattr: reducer.set_xattr,
-    RemoveXattr: reducer.remove_xattr,
-    Delete: reducer.delete,
-    Pin: reducer.pin,
-    Unpin: reducer.unpin,
-    SetRetention: reducer.set_retention,
-    Forget: reducer.forget,
-    Release: reducer.release,
-    SetWriter: reducer.set_writer,
-}
 
 
 class Namespace:
@@ -195,7 +158,7 @@ class Namespace:
         self._flushed: tuple[int, ...] = ()
         self._load_head()
         self._rows.commit = meta.get("open_commit", self._head.number + 1)
-        self._state = reducer.State(
+        self._state = State(
             self._rows,
             self._extents,
             self._xattrs,
@@ -299,19 +262,11 @@ class Namespace:
     def apply(self, operation: Operation, commit: int | None = None) -> None:
         """The one reducer. `commit` is the open commit (None); for `SetExtents` it may be an
         earlier one, if for that inode it is not before the last. The rows then are as if it had come in
-        time. `CorruptError` if the operation does not fit the state, which then is unchanged;
-        `ReadOnlyError`. Not idempotent: replay begins exactly at `journal_position`."""
+        time. `MalformedError` if it is none at all, `OutOfDateError` if it does not fit the state, which then
+        is unchanged; `ReadOnlyError`. Not idempotent: replay begins exactly at `journal_position`."""
         if self.read_only:
             raise ReadOnlyError(f"{self.path}: the namespace is open for reading only")
-        is_late = commit is not None and commit != self._rows.commit
-        if type(operation) is SetExtents:
-            if is_late and not 0 < commit < self._rows.commit:  # type: ignore[operator]
-                raise CorruptError(f"content of commit {commit} while {self._rows.commit} is open")
-            reducer.set_extents(self._state, operation, commit if commit is not None else self._rows.commit)
-        elif is_late:
-            raise CorruptError(f"an operation of commit {commit} while {self._rows.commit} is open")
-        else:
-            _REDUCERS[type(operation)](self._state, operation)
+        reduce(self._state, operation, commit)
 
     def record_commit(self, number: int, commit_hash: bytes, time_ns: int) -> None:
         """Note a published commit, the next in number. On disk with the next flush."""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from backend.errors import CorruptError
+from cache.namespace.refusals import OutOfDateError
 from cache.namespace.row_store import RowStore, insert
 
 _POLICY: Final = ("keep_all", "hourly", "daily", "weekly", "monthly")
@@ -97,16 +97,16 @@ class PointStore:
     # What the reducer does
 
     def pin(self, name: bytes, commit: int) -> None:
-        """`CorruptError` if the name is taken, or the point is not retained or about to go."""
+        """`OutOfDateError` if the name is taken, or the point is not retained or about to go."""
         if name in self.pins():
-            raise CorruptError("an operation pins a name that is there already")
+            raise OutOfDateError("an operation pins a name that is there already")
         if not self.is_retained(commit) or self.is_going(commit):
-            raise CorruptError(f"an operation pins commit {commit}, which is no retained point")
+            raise OutOfDateError(f"an operation pins commit {commit}, which is no retained point")
         self._store.write(_PUT_PIN, [(name, commit, self._store.commit)])
 
     def unpin(self, name: bytes) -> None:
         if name not in self.pins():
-            raise CorruptError("an operation removes a pin that is not there")
+            raise OutOfDateError("an operation removes a pin that is not there")
         commit = self._store.commit
         self._store.write(_KEEP_PIN, [(commit, name, commit)])
         self._store.write("DELETE FROM pin WHERE name = ?", [(name,)])
@@ -117,8 +117,8 @@ class PointStore:
         self._store.write(_PUT_POLICY, [(0, *policy, commit)])
 
     def forget(self, gaps: Sequence[Gap]) -> None:
-        """Note the gaps; they take effect with `recorded`. `CorruptError` for anything but sorted, disjoint
-        gaps among the recorded commits, without a pin."""
+        """Note the gaps; they take effect with `recorded`. `OutOfDateError` for anything but gaps among
+        the recorded commits, without a pin."""
         self._check(gaps)
         commit = self._store.commit
         rows = [(commit, low, high) for low, high in gaps]
@@ -126,20 +126,16 @@ class PointStore:
         self._waiting += rows
 
     def _check(self, gaps: Sequence[Gap]) -> None:
-        before, head, pinned = 0, self._head(), sorted(self.pins().values())
-        for gap in gaps:
-            if type(gap) is not tuple or len(gap) != 2 or any(type(number) is not int for number in gap):
-                raise CorruptError("an operation forgets something that is no gap")
-            low, high = gap
-            if not before <= low < high - 1 < high <= head:
-                raise CorruptError(f"an operation forgets from {low} to {high}: unordered, or not recorded")
+        head, pinned = self._head(), sorted(self.pins().values())
+        for low, high in gaps:
+            if high > head:
+                raise OutOfDateError(f"an operation forgets from {low} to {high}: not recorded")
             if any(low < commit < high for commit in pinned):
-                raise CorruptError(f"an operation forgets a pinned point between {low} and {high}")
+                raise OutOfDateError(f"an operation forgets a pinned point between {low} and {high}")
             if any(
                 low < waiting_high and waiting_low < high for _, waiting_low, waiting_high in self._waiting
             ):
-                raise CorruptError(f"an operation forgets from {low} to {high} what is being forgotten")
-            before = high
+                raise OutOfDateError(f"an operation forgets from {low} to {high} what is being forgotten")
 
     def is_going(self, commit: int) -> bool:
         """Whether a Forget that is not in effect yet drops the point."""

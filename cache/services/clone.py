@@ -43,7 +43,6 @@ MOST_BLOCKS: Final = 1 << 18
 MOST_BYTES: Final = 16 << 20
 """Of encoded operations: a record of the journal and a commit hold more, but the record has the lengths of
 the operations too, and the commit other things."""
-_EXTENTS: Final = 10_000
 _PAGE: Final = 256
 
 
@@ -146,10 +145,9 @@ class Graft:
         if not row.content:
             return
         extents = self._past.extents(row.inode, self._commit, 0, MAX_SIZE)
-        for start in range(0, len(extents), _EXTENTS):
-            part = extents[start : start + _EXTENTS]
-            self._blocks.update(extent.block for extent in part)
-            self._add(SetExtents(inode, 0, _covered(part), tuple(extent[:4] for extent in part)))
+        if extents:
+            self._blocks.update(extent.block for extent in extents)
+            self._add(SetExtents(inode, 0, _covered(extents), tuple(extent[:4] for extent in extents)))
 
     def _add(self, operation: Operation, to: list[Operation] | None = None) -> None:
         (self._operations if to is None else to).append(operation)

@@ -41,6 +41,8 @@ from cache.tree.inode_attributes import InodeAttributes
 from cache.tree.inodes import check_length
 
 MAX_LINKS: Final = (1 << 31) - 1
+_SLASH, _NUL = b"/\0"
+"""Numbers, as in `cache.namespace.form`."""
 
 
 class Tree(InodeAttributes):
@@ -221,5 +223,5 @@ def _check_name(name: bytes) -> None:
     check_length(name)
     if name in (b".", b".."):
         raise ExistsError("the name exists")
-    if not name or b"/" in name or b"\0" in name:
+    if not name or _SLASH in name or _NUL in name:
         raise InvalidArgumentError("a name is not empty and holds neither / nor NUL")

@@ -114,6 +114,11 @@ class NamespaceMachine(RuleBasedStateMachine):
         self.namespace._rows.entries._limit = 8
         self.history = History(self.namespace)
 
+    def content_of(self, inode: int) -> int:
+        """The commit of its content, as who makes an operation sees it."""
+        node = self.model.live.nodes.get(inode)
+        return 0 if node is None else node.content
+
     def now(self) -> int:
         self.time += 1
         return self.time
@@ -250,7 +255,7 @@ class NamespaceMachine(RuleBasedStateMachine):
     def set_extents(self, inode: int, content: Any) -> None:
         number = self.pick(inode, "file")
         if not any(waiting == number for _, waiting in self.waiting):
-            self.apply(SetExtents(number, 0, *content))
+            self.apply(SetExtents(number, self.content_of(number), *content))
 
     @rule(picks=st.lists(PICK, max_size=3), step=st.integers(1, 2))
     def cut(self, picks: list[int], step: int) -> None:
@@ -266,7 +271,7 @@ class NamespaceMachine(RuleBasedStateMachine):
         _, inode = self.waiting[which % len(self.waiting)]
         first = min(number for number, waiting in self.waiting if waiting == inode)
         self.waiting.remove((first, inode))
-        self.apply(SetExtents(inode, 0, *content), first)
+        self.apply(SetExtents(inode, self.content_of(inode), *content), first)
 
     @rule()
     def flush(self) -> None:

@@ -128,6 +128,7 @@ class Model:
         for state in states:
             node = state.node(operation.inode)
             require(S_ISREG(node.mode) and node.content <= commit)
+        require(self.live.node(operation.inode).content == operation.replaces)
         for state in states:
             node = state.nodes[operation.inode]
             node.content = commit

@@ -50,7 +50,9 @@ def make(namespace: Namespace, name: bytes, mode: int = FILE, time: int = 1) -> 
 
 def fill(namespace: Namespace, inode: int, size: int, mtime: int) -> None:
     namespace.apply(SetAttributes(inode, size=size, mtime_ns=mtime, ctime_ns=mtime))
-    namespace.apply(SetExtents(inode, 0, ((0, 100),), ((0, size, BLOCK, mtime),)))
+    row = namespace.inode(inode)
+    assert row is not None
+    namespace.apply(SetExtents(inode, row.content, ((0, 100),), ((0, size, BLOCK, mtime),)))
 
 
 def save_over(namespace: Namespace, name: bytes, size: int, mtime: int) -> int:

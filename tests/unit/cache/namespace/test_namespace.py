@@ -309,7 +309,7 @@ def content_of(path: str) -> dict[str, list[tuple[Any, ...]]]:
 def test_extents_are_cut_and_found(namespace: Namespace) -> None:
     inode = make(namespace, b"f")
     namespace.apply(SetExtents(inode, 0, ((0, 100),), ((0, 100, BLOCK, 7),)))
-    namespace.apply(SetExtents(inode, 0, ((10, 20), (20, 30)), ((15, 10, b"c" * 32, 0),)))
+    namespace.apply(SetExtents(inode, 1, ((10, 20), (20, 30)), ((15, 10, b"c" * 32, 0),)))
     expected = [(0, 10, BLOCK, 7, 1), (15, 10, b"c" * 32, 0, 1), (30, 70, BLOCK, 37, 1)]
     assert namespace.extents(inode, 0, 1000) == expected
     assert namespace.extents(inode, 9, 15) == expected[:1]

@@ -82,7 +82,7 @@ def test_what_was_put_off_keeps_its_order_when_it_fails(
     namespace = Namespace(str(tmp_path / "namespace.db"), device=1)
     files = {name: _create(namespace, name) for name in (b"one", b"two")}
     for inode in files.values():
-        namespace.apply(SetExtents(inode, 10, ((0, 10),), ((0, 10, bytes(32), 0),)))
+        namespace.apply(SetExtents(inode, 0, ((0, 10),), ((0, 10, bytes(32), 0),)))
     namespace.flush(1)
     namespace.begin_commit(2)
     rows = namespace._rows

@@ -149,7 +149,7 @@ def edited(namespace: Namespace, commits: int) -> int:
     """A file with other content in each commit."""
     inode = file(namespace, b"f")
     for number in range(1, commits + 1):
-        namespace.apply(SetExtents(inode, 0, ((0, 10),), ((0, 10, block(number), 0),)))
+        namespace.apply(SetExtents(inode, number - 1, ((0, 10),), ((0, 10, block(number), 0),)))
         namespace.apply(SetAttributes(inode, size=number))
         publish(namespace)
     return inode
@@ -196,7 +196,7 @@ def test_undo_needs_nothing_that_was_forgotten(tmp_path: Path) -> None:
         publish(namespace)
         if forgetting:
             forget_all(namespace)
-        namespace.apply(SetExtents(inode, 0, ((0, 10),), ((0, 10, block(9), 0),)))
+        namespace.apply(SetExtents(inode, 5, ((0, 10),), ((0, 10, block(9), 0),)))
         namespace.apply(Unlink(1, b"f", inode, 9))
         namespace.begin_commit(8)
         namespace.apply(Delete(inode))
@@ -217,7 +217,7 @@ def test_content_that_comes_late_meets_a_forget(namespace: Namespace) -> None:
     namespace.begin_commit(5)
     namespace.apply(Forget(((0, 3),)))
     namespace.apply(SetAttributes(inode, size=5))
-    namespace.apply(SetExtents(inode, 0, ((0, 10),), ((0, 10, block(4), 0),)), commit=4)
+    namespace.apply(SetExtents(inode, 3, ((0, 10),), ((0, 10, block(4), 0),)), commit=4)
     namespace.record_commit(4, bytes(32), 4 * SECOND)
     assert namespace.points.is_waiting
     assert [point.number for point in namespace.points.points()] == [1, 2, 3, 4]

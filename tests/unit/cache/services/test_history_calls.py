@@ -223,8 +223,7 @@ async def test_too_much_is_refused(drive: Drive, monkeypatch: pytest.MonkeyPatch
     assert [entry.name for entry in drive.entries(ROOT_INODE, 0, 9)] == [b"top"]
 
 
-async def test_many_extents_go_in_several_operations(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cache.services.clone, "_EXTENTS", 2)
+async def test_a_file_of_many_extents_with_holes_is_copied_whole(drive: Drive) -> None:
     made = await make_file(drive, b"f")
     for number in range(7):
         await drive.write(made.inode, number * 100_000, b"%d" % number)

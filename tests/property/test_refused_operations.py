@@ -1,0 +1,212 @@
+"""What the reducer refuses, and how: malformed is a matter of the operation, out of date one of the state.
+
+The operations are all that the decoder lets through, fitting or not: whoever has the drive's keys can write
+them into the log, and no state may take harm by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cache.namespace.form import check_form
+from cache.namespace.namespace import Namespace
+from cache.namespace.operations import (
+    ROOT_INODE,
+    Create,
+    Delete,
+    Forget,
+    Link,
+    Operation,
+    Pin,
+    Release,
+    Rename,
+    RenameLeavingWhiteout,
+    SetAttributes,
+    SetExtents,
+    SetRetention,
+    SetWriter,
+    SetXattr,
+    Unlink,
+    decode,
+    encode,
+)
+from cache.namespace.refusals import MalformedError, OutOfDateError
+
+KINDS: tuple[type[Any], ...] = get_args(Operation)
+BLOCK = b"b" * 32
+TABLES = ("inode", "dentry", "xattr", "extent", "pin", "retention", "writer", "forgetting", "commits")
+STATES: tuple[tuple[Operation, ...], ...] = (
+    (),
+    (
+        Create(ROOT_INODE, b"f", 2, 0o100644, 0, 0, 0, b"", 1),
+        SetExtents(2, 0, ((0, 9),), ((0, 9, BLOCK, 0),)),
+        SetXattr(2, b"user.x", b"1", 1),
+        Create(ROOT_INODE, b"d", 3, 0o40755, 0, 0, 0, b"", 1),
+        Create(3, b"f", 4, 0o40755, 0, 0, 0, b"", 1),
+        SetWriter(1, b"host"),
+    ),
+    (
+        Create(ROOT_INODE, b"d", 2, 0o40755, 0, 0, 0, b"", 1),
+        Create(2, b"f", 3, 0o100644, 0, 0, 0, b"", 1),
+        Link(3, ROOT_INODE, b"g", 2),
+        Create(ROOT_INODE, b"h", 4, 0o100644, 0, 0, 0, b"", 1),
+        Unlink(ROOT_INODE, b"h", 4, 2),
+    ),
+)
+
+EDGES = [-(1 << 63), -(1 << 31) * 10**9 - 1, -1, 1 << 22, 1 << 32, 1 << 40, 1 << 62, 1 << 63, (1 << 64) - 1]
+NUMBERS = st.sampled_from([*range(6)] * 20 + EDGES)
+NO_NAMES = [b"", b".", b"..", b"a/b", b"a\0b", b"n" * 256]
+NAMES = st.sampled_from([b"f", b"g", b"d", b"h", b"user.x"] * 10 + NO_NAMES)
+ITEMS = st.one_of(NUMBERS, st.sampled_from([BLOCK, b"short", None, 0.5, True, "text", ()]))
+PARTS = st.one_of(
+    st.tuples(NUMBERS, NUMBERS),
+    st.tuples(NUMBERS, NUMBERS, st.just(BLOCK), NUMBERS),
+    ITEMS,
+    st.lists(ITEMS, max_size=5).map(tuple),
+)
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "int": NUMBERS,
+    "bytes": NAMES,
+    "bool": st.booleans(),
+    "int | None": st.one_of(st.none(), NUMBERS),
+}
+
+
+def of_kind(kind: type[Any]) -> st.SearchStrategy[Operation]:
+    """Anything of that kind that the decoder lets through."""
+    parts = st.lists(PARTS, max_size=3).map(tuple)
+    return st.builds(kind, *(VALUES.get(str(field.type), parts) for field in fields(kind)))
+
+
+OPERATIONS = st.sampled_from(KINDS).flatmap(of_kind)
+
+
+class Site:
+    """A namespace in one of the states, in commit 2, with commit 1 recorded."""
+
+    def __init__(self, path: Path, operations: Sequence[Operation]) -> None:
+        self.namespace = Namespace(str(path))
+        for operation in operations:
+            self.namespace.apply(operation)
+        self.namespace.record_commit(1, bytes(32), 1)
+        self.namespace.begin_commit(2)
+
+    def rows(self) -> list[Any]:
+        connection = self.namespace.synced_connection()
+        live = [list(connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2")) for table in TABLES]
+        past = [list(connection.execute(f"SELECT * FROM past_{table} ORDER BY 1, 2")) for table in TABLES[:7]]
+        return [live, past, self.namespace.statistics()]
+
+    def verdict(self, operation: Operation) -> str:
+        """What the state says of it; a state that refuses it is as it was."""
+        before = self.rows()
+        try:
+            self.namespace.apply(operation)
+        except MalformedError:
+            verdict = "malformed"
+        except OutOfDateError:
+            verdict = "out of date"
+        else:
+            return "taken"
+        assert self.rows() == before
+        return verdict
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Site]]:
+    """One for each state. What is taken is taken back, so they serve all examples."""
+    folder = tmp_path_factory.mktemp("sites")
+    found = [Site(folder / f"{number}.db", state) for number, state in enumerate(STATES)]
+    yield found
+    for site in found:
+        site.namespace.close()
+
+
+def verdicts(sites: list[Site], operation: Operation) -> list[str]:
+    """What each state says of the operation."""
+    found = []
+    for site in sites:
+        found.append(site.verdict(operation))
+        site.namespace.undo(1)
+    return found
+
+
+@given(operation=OPERATIONS)
+@example(SetAttributes((1 << 64) - 1, mode=0))
+@example(Rename(ROOT_INODE, b"f", (1 << 64) - 1, b"g", 2, 0, False, 1))
+@example(SetExtents(2, 0, ((0, 9),), ((0, 9, "no block", 0),)))  # type: ignore[arg-type]
+@example(SetExtents(2, 0, ((0.5, 9),), ()))  # type: ignore[arg-type]
+@example(SetExtents(2, 0, (7,), ()))  # type: ignore[arg-type]
+@example(Pin(b"p", (1 << 64) - 1))
+@example(Forget(((0, 1 << 63),)))
+@example(Release((b"short",)))
+@example(SetRetention(-1, 0, 0, 0, 0))
+@example(RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, 9, 0, 0, 1))
+@example(Rename(ROOT_INODE, b"f", ROOT_INODE, b"d", 2, 0, True, 1))
+@example(Delete(4))
+def test_malformed_is_a_matter_of_the_operation_alone(sites: list[Site], operation: Operation) -> None:
+    assert decode(encode(operation)) == operation
+    try:
+        check_form(operation)
+    except MalformedError:
+        assert verdicts(sites, operation) == ["malformed"] * len(STATES)
+    else:
+        assert "malformed" not in verdicts(sites, operation)
+
+
+@given(operation=st.sampled_from([each for state in STATES for each in state]))
+def test_what_was_made_on_one_state_is_never_malformed_on_another(
+    sites: list[Site], operation: Operation
+) -> None:
+    assert "malformed" not in verdicts(sites, operation)
+
+
+@given(replaces=st.integers(0, 4), written=st.sets(st.integers(1, 3)))
+def test_content_is_taken_only_on_what_it_was_made_on(replaces: int, written: set[int]) -> None:
+    """A file whose content is of the commits `written`, one after the other."""
+    with TemporaryDirectory() as folder:
+        site = Site(Path(folder) / "namespace.db", [Create(ROOT_INODE, b"f", 2, 0o100644, 0, 0, 0, b"", 1)])
+        before = 0
+        for commit in sorted(written):
+            site.namespace.begin_commit(commit + 1)
+            site.namespace.apply(SetExtents(2, before, ((0, 9),), ((0, 9, BLOCK, 0),)))
+            before = commit + 1
+        site.namespace.begin_commit(5)
+        verdict = site.verdict(SetExtents(2, replaces, ((0, 5),), ()))
+        assert verdict == ("taken" if replaces == before else "out of date")
+        site.namespace.close()
+
+
+def test_content_of_the_same_commit_counts(tmp_path: Path) -> None:
+    site = Site(tmp_path / "namespace.db", STATES[1])
+    content = SetExtents(2, 1, ((0, 9),), ())
+    assert [site.verdict(content), site.verdict(content)] == ["taken", "out of date"]
+    assert site.verdict(SetExtents(2, 2, ((0, 9),), ((0, 9, BLOCK, 0),))) == "taken"
+    site.namespace.close()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_has_an_operation_that_is_taken_or_out_of_date(kind: type[Any]) -> None:
+    """Else the property above would say nothing of it."""
+    found: set[str] = set()
+
+    @given(operation=of_kind(kind))
+    def look(operation: Operation) -> None:
+        try:
+            check_form(operation)
+        except MalformedError:
+            found.add("malformed")
+        else:
+            found.add("formed")
+
+    look()
+    assert "formed" in found
