@@ -10,7 +10,7 @@ import trio
 
 from backend.buffer import Buffer
 from backend.errors import DriveError
-from backend.nodes.node import Node, Space
+from backend.nodes.node import PAGE, Node, Space
 
 
 @dataclass
@@ -85,9 +85,9 @@ class FaultyNode:
         if not _is_lost(await self._suffer("delete", key)):
             await self._node.delete(key)
 
-    async def keys(self, prefix: str) -> list[str]:
+    async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
         await self._suffer("keys", prefix)
-        return await self._node.keys(prefix)
+        return await self._node.keys(prefix, after, limit)
 
     async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         if not _is_lost(await self._suffer("swap", key)):
@@ -100,6 +100,9 @@ class FaultyNode:
     async def check(self) -> None:
         await self._suffer("check", "")
         await self._node.check()
+
+    async def tidy(self) -> None:
+        await self._node.tidy()
 
     async def _suffer(self, call: str, key: str) -> list[Fault]:
         self.calls.append((call, key))

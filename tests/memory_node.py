@@ -11,7 +11,7 @@ import trio
 
 from backend.buffer import Buffer
 from backend.errors import ConflictError, NodeError, NoSpaceError, NotFoundError, ReadOnlyError
-from backend.nodes.node import Space
+from backend.nodes.node import PAGE, Space, require_key
 
 
 async def _checkpoint(operation: str, key: str) -> None:
@@ -45,16 +45,19 @@ class MemoryNode:
         return self._zone
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        require_key(key)
         await self._enter("put", key, writes=True)
         self._keep(key, b"".join(parts))
 
     async def create(self, key: str, parts: Sequence[Buffer]) -> None:
+        require_key(key)
         await self._enter("create", key, writes=True)
         if key in self.objects:
             raise ConflictError(f"{self.name}: {key} exists")
         self._keep(key, b"".join(parts))
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        require_key(key)
         await self._enter("get", key)
         data = self._existing(key)
         return data[offset:] if length is None else data[offset : offset + length]
@@ -63,18 +66,21 @@ class MemoryNode:
         return None
 
     async def size(self, key: str) -> int:
+        require_key(key)
         await self._enter("size", key)
         return len(self._existing(key))
 
     async def delete(self, key: str) -> None:
+        require_key(key)
         await self._enter("delete", key, writes=True)
         self.objects.pop(key, None)
 
-    async def keys(self, prefix: str) -> list[str]:
+    async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
         await self._enter("keys", prefix)
-        return sorted(key for key in self.objects if key.startswith(prefix))
+        return sorted(key for key in self.objects if key.startswith(prefix) and key > after)[:limit]
 
     async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
+        require_key(key)
         await self._enter("swap", key, writes=True)
         if self.objects.get(key) != expected:
             raise ConflictError(f"{self.name}: {key} is not what was expected")
@@ -85,6 +91,9 @@ class MemoryNode:
         return Space(self.capacity, 0 if self.full else max(self.capacity - self.taken - self.used, 0))
 
     async def check(self) -> None:
+        await self._enter("check", "")
+
+    async def tidy(self) -> None:
         await self._enter("check", "")
 
     @property

@@ -46,7 +46,16 @@ from backend.errors import (
 )
 from backend.keys import DriveKeys, Secret, key_slots
 from backend.local import LocalUpstream, SessionWriter
-from backend.nodes import DirectoryNode, LeasedNode, MeteredNode, Node, NodeIdentity, RetryNode, read_identity
+from backend.nodes import (
+    DirectoryNode,
+    LeasedNode,
+    MeteredNode,
+    Node,
+    NodeIdentity,
+    PatientNode,
+    RetryNode,
+    read_identity,
+)
 from backend.packs import PackCodec, PackStore
 from backend.system import ask, at_rest
 from backend.upstream import Head
@@ -156,15 +165,18 @@ def pack_codec(drive: UnlockedDrive) -> PackCodec:
     return PackCodec(code_for(Profile.parse(drive.file.profile)), drive.file.id, drive.keys.pack)
 
 
-def open_nodes(folder: str, file: DriveFile, patience: float = math.inf) -> dict[str, Node]:
-    """All nodes of the drive by name, also those that are away: each call finds out. Who waits for one
-    longer than `patience` seconds is told so."""
+def open_nodes(folder: str, file: DriveFile) -> dict[str, Node]:
+    """All nodes of the drive by name, also those that are away: each call finds out. See `patient`."""
     found: dict[str, Node] = {}
     for entry in file.nodes:
         identity = NodeIdentity(entry.name, file.id, entry.zone)
-        node = DirectoryNode(entry.folder(folder), identity, patience=patience)
-        found[entry.name] = MeteredNode(RetryNode(node))
+        found[entry.name] = DirectoryNode(entry.folder(folder), identity)
     return found
+
+
+def patient(nodes: Mapping[str, Node], patience: float) -> dict[str, Node]:
+    """These nodes; what is transient is tried again, and who has waited `patience` seconds is told so."""
+    return {name: MeteredNode(RetryNode(PatientNode(node, patience))) for name, node in nodes.items()}
 
 
 def open_index(path: Path, file: DriveFile) -> SqliteBlockIndex:
@@ -259,14 +271,15 @@ async def _open_once(
     folders.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     local = await _local_state(drive, folders.state, waiting)
     known = local.known_head or known
+    nodes = open_nodes(drive.folder, drive.file)
     try:
         if not options.read_only:
             await trio.to_thread.run_sync(pairing.require_journal, folders)
         await trio.to_thread.run_sync(pairing.forget_foreign_index, folders, INDEX_FILE)
         if not options.read_only:
-            await _remove_debris(drive)
-        lease = None if options.read_only else _lease(drive, waiting)
-        blocks, upstream, health = _build_upstream(drive, folders.cache, scrub_interval, lease)
+            await _remove_debris(nodes)
+        lease = None if options.read_only else _lease(drive, nodes, waiting)
+        blocks, upstream, health = _build_upstream(drive, nodes, folders.cache, scrub_interval, lease)
         try:
             await upstream.open(known=known)
             if not options.read_only:
@@ -298,7 +311,8 @@ async def _open_once(
 async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterator[BlockCache]:
     """The blocks on the nodes, for reading only and beside any mount, with an index that is made anew in
     `index_folder`. `UnavailableError`."""
-    store, upstream, _ = _build_upstream(drive, index_folder, 0.0, None)
+    nodes = open_nodes(drive.folder, drive.file)
+    store, upstream, _ = _build_upstream(drive, nodes, index_folder, 0.0, None)
     try:
         await store.reconcile()
         codec = BlockCodec(drive.file.id, drive.keys.block_id, drive.keys.block)
@@ -308,15 +322,13 @@ async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterat
             await upstream.close()
 
 
-async def _remove_debris(drive: UnlockedDrive) -> None:
+async def _remove_debris(nodes: Mapping[str, Node]) -> None:
     """Let each node that is there remove what interrupted writes left long ago."""
-    for entry in drive.file.nodes:
-        identity = NodeIdentity(entry.name, drive.file.id, entry.zone)
-        node = DirectoryNode(entry.folder(drive.folder), identity, patience=OBJECT_PATIENCE)
+    for name, node in nodes.items():
         try:
-            await node.open()
+            await PatientNode(node, OBJECT_PATIENCE).tidy()
         except DriveError as error:
-            log.info("%s was not tidied: %s", entry.name, error)
+            log.info("%s was not tidied: %s", name, error)
 
 
 async def _local_state(drive: UnlockedDrive, folder: Path, waiting: Waiting) -> LocalState:
@@ -339,19 +351,24 @@ async def _local_state(drive: UnlockedDrive, folder: Path, waiting: Waiting) -> 
         await trio.sleep(0.05)
 
 
-def _lease(drive: UnlockedDrive, waiting: Waiting) -> Lease:
-    nodes = open_nodes(drive.folder, drive.file, LEASE_PATIENCE)
-    return Lease(nodes, drive.file.id, drive.keys.lease, this_process(), waiting=waiting)
+def _lease(drive: UnlockedDrive, nodes: Mapping[str, Node], waiting: Waiting) -> Lease:
+    return Lease(
+        patient(nodes, LEASE_PATIENCE), drive.file.id, drive.keys.lease, this_process(), waiting=waiting
+    )
 
 
 def _build_upstream(
-    drive: UnlockedDrive, cache_folder: Path, scrub_interval: float, lease: Lease | None
+    drive: UnlockedDrive,
+    bare: Mapping[str, Node],
+    cache_folder: Path,
+    scrub_interval: float,
+    lease: Lease | None,
 ) -> tuple[BlockStore, LocalUpstream, StoreHealth]:
     file, cluster = drive.file, cluster_map(drive.file)
     profile, codec = Profile.parse(file.profile), pack_codec(drive)
-    nodes = open_nodes(drive.folder, file, PACK_PATIENCE)
+    nodes = patient(bare, PACK_PATIENCE)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
-    answering = open_nodes(drive.folder, file, OBJECT_PATIENCE)
+    answering = patient(bare, OBJECT_PATIENCE)
     index = open_index(cache_folder / INDEX_FILE, file)
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder)

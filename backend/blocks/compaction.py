@@ -39,7 +39,7 @@ from backend.packs import (
     PackEntry,
     PackStore,
     fragment_key,
-    parse_fragment_key,
+    list_fragments,
 )
 from backend.upstream import CompactionReport, SealedBlock
 
@@ -246,9 +246,10 @@ class Compactor:
     async def sweep_debris(self, verify: Verify) -> int:
         """Delete the fragments of packs of which fewer than k are left: how many. Only while all nodes
         answer; the caller knows that every block that is needed is in a pack that the index has."""
-        listed = await self._list()
+        listing = await list_fragments(self._nodes)
         count = 0
-        for pack_id, places in listed.items():
+        for pack_id in listing.packs() if not listing.away else ():
+            places = listing.places(pack_id)
             if len(places) >= self._codec.code.profile.k or self._index.packs.get(pack_id) is not None:
                 continue
             for name, index in places if not self._is_pending(pack_id) else ():
@@ -256,18 +257,6 @@ class Compactor:
                 failpoint(DEBRIS)
                 count += await self._delete_fragment(name, pack_id, index)
         return count
-
-    async def _list(self) -> dict[bytes, list[tuple[str, int]]]:
-        """Where fragments lie; empty if a node does not answer."""
-        found: dict[bytes, list[tuple[str, int]]] = {}
-        for name, node in self._nodes.items():
-            try:
-                keys = await node.keys("packs/")
-            except DriveError:
-                return {}
-            for parsed in filter(None, map(parse_fragment_key, keys)):
-                found.setdefault(parsed[0], []).append((name, parsed[1]))
-        return found
 
 
 def _without(read_from: set[bytes], doomed: Sequence[Pack]) -> list[Pack]:

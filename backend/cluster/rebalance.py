@@ -23,7 +23,7 @@ import trio
 from backend.coding import ClusterMap, place, settle
 from backend.errors import CorruptError, DriveError, UnavailableError
 from backend.failpoints import declare, failpoint
-from backend.nodes import Node, RateLimitedNode, TokenBucket
+from backend.nodes import Node, RateLimitedNode, TokenBucket, all_keys
 from backend.packs import (
     FOOTER_SIZE,
     MAX_PAYLOAD,
@@ -224,5 +224,5 @@ def _limited(nodes: Mapping[str, Node], rate: float) -> dict[str, Node]:
 
 async def left_on(node: Node) -> list[str]:
     """The keys of what a node keeps of the drive. The lease is not among them: it is nobody's data."""
-    found = [await node.keys(folder) for folder in ("packs/", "commits/", "roots/")]
+    found = [await all_keys(node, folder) for folder in ("packs/", "commits/", "roots/")]
     return [key for keys in found for key in keys]

@@ -39,7 +39,7 @@ from backend.errors import (
     TransientError,
     UnavailableError,
 )
-from backend.nodes import Node
+from backend.nodes import Node, all_keys
 
 Ranking = Callable[[bytes], Sequence[str]]
 """All node names of the drive in rendezvous order for an object's id."""
@@ -186,7 +186,7 @@ class ReplicatedObjects:
 
         async def look(node: Node) -> None:
             try:
-                for key in await node.keys(prefix):
+                for key in await all_keys(node, prefix):
                     listing.holders.setdefault(key, set()).add(node.name)
             except _NODE_FAILS:
                 listing.away.add(node.name)

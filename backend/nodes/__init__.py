@@ -11,26 +11,32 @@ from backend.nodes.identity import (
     read_identity,
 )
 from backend.nodes.leased import LeasedNode
+from backend.nodes.listing import all_keys, pages
 from backend.nodes.metered import MeteredNode
-from backend.nodes.node import Node, Space
+from backend.nodes.node import PAGE, Node, Space
+from backend.nodes.patient import PatientNode
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
 
 __all__ = [
     "IDENTITY_FILE",
     "MAX_FILE_SIZE",
+    "PAGE",
     "DirectoryNode",
     "LeasedNode",
     "MeteredNode",
     "Node",
     "NodeHealth",
     "NodeIdentity",
+    "PatientNode",
     "RateLimitedNode",
     "RetryNode",
     "Space",
     "TokenBucket",
+    "all_keys",
     "encode_identity",
     "initialise_directory_node",
+    "pages",
     "read_identity",
     "space_of",
 ]

@@ -9,22 +9,17 @@ Invariants:
    an object (`backend.nodes.files`). A link or a pipe in an object's place is replaced when the object is
    written; with a folder in its place, or something else in that of a folder, nothing is (`NodeError`).
 4. `swap` holds flock(2) on `.lock` in the node, so that all processes that share the directory take turns.
-5. Blocking calls run in threads under a limiter; reads that the page cache answers, at once or shortly
-   after the kernel was asked for the bytes, do not block (see `backend.nodes.open_files`). A read may be
-   abandoned when its caller is cancelled; a write is not, so that a caller that was told nothing knows that
-   nothing goes on behind it.
-6. A disk may hang for ever. With a `patience`, who waited that long is told so (`TransientError`); a write
-   may then still happen, at any later time, as after any transient error. As long as a call is overdue the
-   node is away (`NodeError`).
+5. Blocking calls run in threads under a limiter, small ones under one of their own: a lease is renewed while
+   packs wait for the disk. Reads that the page cache answers, at once or shortly after the kernel was asked
+   for the bytes, do not block (see `backend.nodes.open_files`). A call whose caller is cancelled is
+   abandoned; its thread tells the caller's watch when it ends (`backend.nodes.patient` waits for writes).
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -47,21 +42,24 @@ from backend.errors import (
 )
 from backend.failpoints import declare, failpoint
 from backend.nodes import files as node_files
+from backend.nodes.directory_listing import list_keys
 from backend.nodes.files import ForeignFileError
-from backend.nodes.identity import IDENTITY_FILE, NodeIdentity, read_identity
-from backend.nodes.node import KEY_PATTERN, Space
+from backend.nodes.identity import NodeIdentity, read_identity
+from backend.nodes.node import PAGE, Space, require_folder, require_key
 from backend.nodes.open_files import OpenFile, OpenFiles
+from backend.nodes.watch import watched
 from backend.system import durable
 
 BEFORE_WRITE: Final = declare("node.before-write", "an object is about to be written; the node is as before")
 AFTER_WRITE: Final = declare("node.after-write", "the object is durable; the caller does not know it yet")
 AFTER_DELETE: Final = declare("node.after-delete", "the object is gone; the caller does not know it yet")
 
-_KEY: Final = re.compile(KEY_PATTERN)
 _LOCK_FILE: Final = ".lock"
 _TEMPORARY: Final = ".tmp-"
 _STALE_AFTER: Final = 24 * 3600
 _THREADS: Final = 8
+_LARGE: Final = 128 * 1024
+"""Calls with so many bytes, or who knows how many, wait for each other only."""
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -71,20 +69,18 @@ Result = TypeVar("Result")
 
 class DirectoryNode:
     """See `backend.nodes.node.Node`. A key may not lead through another key (`a` and `a/b`). Construction
-    does no I/O; `open` says whether the node is there. `patience` is in seconds."""
+    does no I/O; `check` says whether the node is there."""
 
     def __init__(
         self,
         path: str,
         identity: NodeIdentity,
         limiter: trio.CapacityLimiter | None = None,
-        patience: float = math.inf,
     ) -> None:
         self._path = os.path.abspath(path)
         self._identity = identity
         self._limiter = limiter or trio.CapacityLimiter(_THREADS)
-        self._patience = patience
-        self._running: dict[object, float] = {}
+        self._small = trio.CapacityLimiter(_THREADS)
         self._folders: set[str] = set()
         self._files = OpenFiles()
 
@@ -96,111 +92,81 @@ class DirectoryNode:
     def zone(self) -> str:
         return self._identity.zone
 
-    async def open(self) -> None:
-        """`check`, and remove temporary files that a dead process left more than a day ago."""
-        await self.check()
-        await self._write("cannot clean", self._remove_stale)
-
     async def check(self) -> None:
-        await self._read("cannot read", self._check)
+        await self._run("cannot read", self._check)
+
+    async def tidy(self) -> None:
+        await self.check()
+        await self._run("cannot clean", self._remove_stale)
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
-        self._require_key(key)
-        await self._write(f"cannot write {key}", partial(self._store, key, parts, False))
+        require_key(key)
+        await self._run(f"cannot write {key}", partial(self._store, key, parts, False), _length(parts))
         self._files.forget(key)
 
     async def create(self, key: str, parts: Sequence[Buffer]) -> None:
-        self._require_key(key)
-        await self._write(f"cannot create {key}", partial(self._store, key, parts, True))
+        require_key(key)
+        await self._run(f"cannot create {key}", partial(self._store, key, parts, True), _length(parts))
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         if offset < 0 or (length is not None and length < 0):
             raise ValueError(f"no such range: {offset}+{length}")
-        self._require_key(key)
+        require_key(key)
         if length is None or not length:
             read_range = partial(_read_range, self._path, key, offset, length)
-            return await self._read(f"cannot read {key}", read_range)
+            return await self._run(f"cannot read {key}", read_range, _LARGE if length is None else 0)
         soon = await self.get_soon(key, offset, length)
         if soon is not None:
             return bytes(soon)
         read = partial(_read_file, self._path, key, self._files.get(key), offset, length)
-        data, file = await self._read(f"cannot read {key}", read)
+        data, file = await self._run(f"cannot read {key}", read, length)
         if len(data) == length:
             # Else it was read to its end, by who asked for as much as there can be: small objects, once.
             self._files.keep(key, file)
         return data
 
     async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
-        return await self._files.read_soon(key, offset, length, ask=not self._is_silent())
+        return await self._files.read_soon(key, offset, length)
 
     async def size(self, key: str) -> int:
-        self._require_key(key)
-        return await self._read(f"cannot stat {key}", partial(_size, self._path, key))
+        require_key(key)
+        return await self._run(f"cannot stat {key}", partial(_size, self._path, key))
 
     async def delete(self, key: str) -> None:
-        self._require_key(key)
+        require_key(key)
         with suppress(NotFoundError):
             self._files.forget(key)
-            await self._write(f"cannot delete {key}", partial(_delete, self._path, key))
+            await self._run(f"cannot delete {key}", partial(_delete, self._path, key))
             self._files.forget(key)  # who read it meanwhile has opened it again
 
-    async def keys(self, prefix: str) -> list[str]:
-        if prefix and (not prefix.endswith("/") or not _KEY.fullmatch(prefix[:-1])):
-            raise ValueError(f"not a folder of keys: {prefix!r}")
+    async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
+        require_folder(prefix)
         with suppress(NotFoundError):
-            return await self._read(f"cannot list {prefix}", partial(self._list, prefix))
+            look = partial(list_keys, self._path, prefix, after, limit)
+            return await self._run(f"cannot list {prefix}", look)
         return []
 
     async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
-        self._require_key(key)
-        await self._write(f"cannot replace {key}", partial(self._swap, key, expected, new))
+        require_key(key)
+        await self._run(f"cannot replace {key}", partial(self._swap, key, expected, new))
 
     async def space(self) -> Space:
-        return await self._read("cannot ask for space", self._space)
+        return await self._run("cannot ask for space", self._space)
 
-    def _require_key(self, key: str) -> None:
-        if not _KEY.fullmatch(key) or key == IDENTITY_FILE:
-            raise ValueError(f"not a key: {key!r}")
-
-    async def _read(self, what: str, work: Callable[[], Result]) -> Result:
-        self._check_answers(what)
+    async def _run(self, what: str, work: Callable[[], Result], size: int = 0) -> Result:
+        """`work` in a thread; `size` is how many bytes it moves."""
         guarded = partial(self._guarded, what, work)
-        with trio.move_on_after(self._patience):
-            return await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=True)
-        raise self._silent(what)
-
-    async def _write(self, what: str, work: Callable[[], None]) -> None:
-        self._check_answers(what)
-        guarded, bounded = partial(self._guarded, what, work), self._patience < math.inf
-        await trio.lowlevel.checkpoint_if_cancelled()
-        with trio.CancelScope(deadline=trio.current_time() + self._patience, shield=bounded):
-            await trio.to_thread.run_sync(guarded, limiter=self._limiter, abandon_on_cancel=bounded)
-            return
-        raise self._silent(what)
-
-    def _check_answers(self, what: str) -> None:
-        if self._is_silent():
-            # Not transient: to try again at once would only cost time.
-            raise NodeError(f"{self.name}: {what}: an earlier call is not answered yet", self.name)
-
-    def _is_silent(self) -> bool:
-        now = time.monotonic()
-        return any(now - started > self._patience for started in [*self._running.values()])
-
-    def _silent(self, what: str) -> TransientError:
-        return TransientError(f"{self.name}: {what}: no answer within {self._patience:g} s")
+        limiter = self._limiter if size >= _LARGE else self._small
+        return await trio.to_thread.run_sync(guarded, limiter=limiter, abandon_on_cancel=True)
 
     def _guarded(self, what: str, work: Callable[[], Result]) -> Result:
-        call = object()
-        self._running[call] = time.monotonic()
-        try:
-            return work()
-        except FileExistsError:
-            raise ConflictError(f"{self.name}: {what}: it exists") from None
-        except OSError as error:
-            raise self._translated(what, error) from error
-        finally:
-            del self._running[call]
+        with watched():
+            try:
+                return work()
+            except FileExistsError:
+                raise ConflictError(f"{self.name}: {what}: it exists") from None
+            except OSError as error:
+                raise self._translated(what, error) from error
 
     def _translated(self, what: str, error: OSError) -> DriveError:
         text = f"{self.name}: {what}: {file_limit.reason(error)}"
@@ -291,14 +257,6 @@ class DirectoryNode:
         finally:
             os.close(descriptor)
 
-    def _list(self, prefix: str) -> list[str]:
-        found: list[str] = []
-        with node_files.opened_folder(self._path, prefix) as top:
-            for below, _, files in node_files.walk(top, prefix):
-                keys = (below + name for name in files)
-                found.extend(key for key in keys if _KEY.fullmatch(key) and key != IDENTITY_FILE)
-        return sorted(found)
-
     def _space(self) -> Space:
         self._check()
         return space_of(self._path)
@@ -311,6 +269,10 @@ class DirectoryNode:
                     with suppress(FileNotFoundError):
                         if os.stat(name, dir_fd=folder, follow_symlinks=False).st_mtime < oldest:
                             os.unlink(name, dir_fd=folder)
+
+
+def _length(parts: Sequence[Buffer]) -> int:
+    return sum(len(part) for part in parts)
 
 
 def space_of(path: str) -> Space:

@@ -92,12 +92,13 @@ def walk(folder: int, below: str = "", depth: int = _DEEPEST) -> Iterator[tuple[
     yield below, folder, [entry.name for entry in entries if entry.is_file(follow_symlinks=False)]
     for entry in entries if depth else ():
         if entry.is_dir(follow_symlinks=False):
-            with _inner(folder, entry.name) as inside:
+            with opened_inside(folder, entry.name) as inside:
                 yield from walk(inside, f"{below}{entry.name}/", depth - 1)
 
 
 @contextmanager
-def _inner(folder: int, name: str) -> Iterator[int]:
+def opened_inside(folder: int, name: str) -> Iterator[int]:
+    """A descriptor of the folder `name` in `folder`; no link is followed."""
     descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
     try:
         yield descriptor

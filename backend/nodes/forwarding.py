@@ -6,7 +6,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from backend.buffer import Buffer
-from backend.nodes.node import Node, Space
+from backend.nodes.node import PAGE, Node, Space
 
 
 class ForwardingNode:
@@ -42,8 +42,8 @@ class ForwardingNode:
     async def delete(self, key: str) -> None:
         await self._node.delete(key)
 
-    async def keys(self, prefix: str) -> list[str]:
-        return await self._node.keys(prefix)
+    async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
+        return await self._node.keys(prefix, after, limit)
 
     async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         await self._node.swap(key, expected, new)
@@ -53,3 +53,6 @@ class ForwardingNode:
 
     async def check(self) -> None:
         await self._node.check()
+
+    async def tidy(self) -> None:
+        await self._node.tidy()

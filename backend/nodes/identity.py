@@ -16,9 +16,10 @@ import tomli_w
 
 from backend.errors import NodeError
 from backend.nodes import files as node_files
+from backend.nodes.node import IDENTITY_KEY
 from backend.system import durable
 
-IDENTITY_FILE: Final = "node.toml"
+IDENTITY_FILE: Final = IDENTITY_KEY
 VERSION: Final = 1
 MAX_FILE_SIZE: Final = 4096
 DRIVE_ID_SIZE: Final = 16

@@ -14,7 +14,7 @@ import trio
 from backend.buffer import Buffer
 from backend.errors import DriveError
 from backend.nodes.forwarding import ForwardingNode
-from backend.nodes.node import Node, Space
+from backend.nodes.node import PAGE, Node, Space
 
 LATENCY_BOUNDS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
 """Upper bounds of the latency buckets in seconds; one more bucket takes what is above."""
@@ -83,9 +83,9 @@ class MeteredNode(ForwardingNode):
         with self._measured("delete"):
             await self._node.delete(key)
 
-    async def keys(self, prefix: str) -> list[str]:
+    async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
         with self._measured("keys"):
-            return await self._node.keys(prefix)
+            return await self._node.keys(prefix, after, limit)
 
     async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         with self._measured("swap") as meter:

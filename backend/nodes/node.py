@@ -7,14 +7,24 @@ every kind of node and on every wrapper.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from backend.buffer import Buffer
 
+IDENTITY_KEY = "node.toml"
+"""Under this name a node says whose it is: no object has it."""
 KEY_PATTERN = r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*"
 """What a key looks like: lower-case segments joined by `/`; so a key is also a safe path."""
+
+
+PAGE = 10_000
+"""So many keys are listed at once."""
+
+
+_KEY = re.compile(KEY_PATTERN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +37,26 @@ class Space:
     """nodes with the same name here share their space; empty: nobody shares it"""
 
 
+def is_key(key: str) -> bool:
+    """Whether an object may have that key."""
+    return _KEY.fullmatch(key) is not None and key != IDENTITY_KEY
+
+
+def require_key(key: str) -> None:
+    """`ValueError` if no object may have that key."""
+    if not is_key(key):
+        raise ValueError(f"not a key: {key!r}")
+
+
+def require_folder(prefix: str) -> None:
+    """`ValueError` if keys cannot be listed by that prefix: it is empty, or a key with a "/" behind."""
+    if prefix and (not prefix.endswith("/") or not is_key(prefix[:-1])):
+        raise ValueError(f"not a folder of keys: {prefix!r}")
+
+
 class Node(Protocol):
-    """Async, may be called by many tasks at once. All methods may raise `TransientError`
+    """Async, may be called by many tasks at once. A call that is cancelled may go on behind its caller,
+    unless `PatientNode` is between. All methods may raise `TransientError`
     (worth a retry), `NodeError` (missing or foreign node) and `ReadOnlyError`/`NoSpaceError`
     where they write."""
 
@@ -61,8 +89,9 @@ class Node(Protocol):
     async def delete(self, key: str) -> None:
         """Remove the object; no error if it is not there. Durable when it returns."""
 
-    async def keys(self, prefix: str) -> list[str]:
-        """All keys that start with the folder `prefix` (for example `packs/`), sorted."""
+    async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
+        """Up to `limit` keys above `after` that start with the folder `prefix` (for example `packs/`),
+        sorted; fewer only if there are no more. So the last key is where to go on: see `listing.pages`."""
 
     async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         """Replace the small object `key` by `new` only if it now equals `expected` (None: is
@@ -74,3 +103,6 @@ class Node(Protocol):
 
     async def check(self) -> None:
         """Return if the node is there and is the one it should be; `NodeError` otherwise."""
+
+    async def tidy(self) -> None:
+        """`check`, and remove what interrupted writes of dead processes left more than a day ago."""

@@ -129,17 +129,17 @@ class OpenFiles:
         """The file, if it is open here; its path may lead elsewhere by now."""
         return self._files.get(key)
 
-    async def read_soon(self, key: str, offset: int, length: int, *, ask: bool) -> Buffer | None:
+    async def read_soon(self, key: str, offset: int, length: int) -> Buffer | None:
         """The bytes, if the file is open here, is still what its path leads to (so a node whose disk went
-        away is seen to be away), and the page cache has them or, if the disk may be asked, it is quick to
-        bring them; else None, and they are to be read in a thread. A checkpoint, or none."""
+        away is seen to be away), and the page cache has them or the disk is quick to bring
+        them; else None, and they are to be read in a thread. A checkpoint, or none."""
         file = self._files.get(key)
         if file is None or length > SOON_MOST or not self._can_tell:
             return None
         self._files.move_to_end(key)
         data = bytearray(length)
         try:
-            if file.fill_now(data, offset) or (ask and await self._brings(file, data, offset)):
+            if file.fill_now(data, offset) or await self._brings(file, data, offset):
                 if file.is_in_place():
                     return data
                 self.forget(key)

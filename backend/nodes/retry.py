@@ -16,7 +16,7 @@ import trio
 from backend.buffer import Buffer
 from backend.errors import ConflictError, TransientError
 from backend.nodes.forwarding import ForwardingNode
-from backend.nodes.node import Node, Space
+from backend.nodes.node import PAGE, Node, Space
 
 Result = TypeVar("Result")
 
@@ -65,8 +65,8 @@ class RetryNode(ForwardingNode):
     async def delete(self, key: str) -> None:
         await self._retried(partial(self._node.delete, key))
 
-    async def keys(self, prefix: str) -> list[str]:
-        return await self._retried(partial(self._node.keys, prefix))
+    async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
+        return await self._retried(partial(self._node.keys, prefix, after, limit))
 
     async def space(self) -> Space:
         return await self._retried(self._node.space)

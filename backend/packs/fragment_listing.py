@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import trio
 
 from backend.errors import DriveError
-from backend.nodes import Node
+from backend.nodes import Node, PatientNode, pages
 from backend.packs.fragment_format import parse_fragment_key
 
 
@@ -24,6 +24,12 @@ class FragmentListing:
         """The node lists fragment `index` of the pack. No pack has a fragment of 32 or above."""
         if index < 32:
             self._found[pack_id] = self._found.get(pack_id, 0) | 1 << (self._shift[name] + index)
+
+    def forget(self, name: str) -> None:
+        """The node could not be listed to its end: it counts as away, and nothing that it said is kept."""
+        self.away.append(name)
+        mask = ~(0xFFFFFFFF << self._shift[name])
+        self._found = {pack: left for pack, found in self._found.items() if (left := found & mask)}
 
     def packs(self) -> list[bytes]:
         """The ids of all packs of which there is a fragment."""
@@ -43,24 +49,28 @@ class FragmentListing:
         found = self._found.get(pack_id, 0)
         return [name for name, shift in self._shift.items() if found >> shift & 0xFFFFFFFF]
 
+    def places(self, pack_id: bytes) -> list[tuple[str, int]]:
+        """Each fragment of the pack, with the node that lists it."""
+        return [
+            (name, index) for name in self._shift for index in range(32) if self.has(name, pack_id, index)
+        ]
+
     def holder(self, pack_id: bytes, index: int) -> str | None:
         """The first of them."""
         return next((name for name in self._shift if self.has(name, pack_id, index)), None)
 
 
 async def list_fragments(nodes: Mapping[str, Node], patience: float = math.inf) -> FragmentListing:
-    """Ask all nodes, in parallel. One that takes longer than `patience` seconds counts as away."""
+    """Ask all nodes, in parallel. One that takes longer than `patience` seconds for a page counts as away."""
     listing = FragmentListing(list(nodes))
 
     async def look(name: str, node: Node) -> None:
         try:
-            with trio.fail_after(patience):
-                keys = await node.keys("packs/")
-        except (DriveError, trio.TooSlowError):
-            listing.away.append(name)
-            return
-        for parsed in filter(None, map(parse_fragment_key, keys)):
-            listing.add(name, *parsed)
+            async for page in pages(PatientNode(node, patience), "packs/"):
+                for parsed in filter(None, map(parse_fragment_key, page)):
+                    listing.add(name, *parsed)
+        except DriveError:
+            listing.forget(name)
 
     async with trio.open_nursery() as nursery:
         for name, node in nodes.items():

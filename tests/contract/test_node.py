@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import hypothesis.strategies as st
 import pytest
 import trio
+from hypothesis import HealthCheck, given, settings
 
 from backend.errors import ConflictError, FencedError, NotFoundError
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.nodes.leased import LeasedNode
+from backend.nodes.listing import pages
 from backend.nodes.metered import MeteredNode
 from backend.nodes.node import Node
+from backend.nodes.patient import PatientNode
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
 from tests.faulty_node import FaultyNode
+from tests.memory_node import MemoryNode
 
 DRIVE = bytes(range(16))
 
@@ -26,13 +33,16 @@ WRAPPERS: dict[str, Callable[[Node], Node]] = {
     "metered": MeteredNode,
     "rate-limited": lambda node: RateLimitedNode(node, TokenBucket(1e9, 1e9)),
     "leased": lambda node: LeasedNode(node, lambda: None),
+    "patient": lambda node: PatientNode(node, 60),
     "faulty": FaultyNode,
-    "all": lambda node: MeteredNode(RetryNode(RateLimitedNode(node, TokenBucket(1e9, 1e9)))),
+    "all": lambda node: MeteredNode(RetryNode(PatientNode(RateLimitedNode(node, TokenBucket(1e9, 1e9)), 60))),
 }
 
 
-@pytest.fixture(params=WRAPPERS)
+@pytest.fixture(params=[*WRAPPERS, "memory"])
 def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
+    if request.param == "memory":
+        return MemoryNode("node0", "zone0")
     initialise_directory_node(str(tmp_path), DRIVE, "node0", "zone0")
     return WRAPPERS[request.param](DirectoryNode(str(tmp_path), NodeIdentity("node0", DRIVE, "zone0")))
 
@@ -148,6 +158,62 @@ async def test_keys_lists_one_folder_sorted(node: Node) -> None:
     assert await node.keys("packs/aa/") == ["packs/aa/1"]
     assert await node.keys("commits/") == []
     assert await node.keys("") == ["lease", "packs/aa/1", "packs/ab/1.0", "packs/ab/2", "roots/main"]
+
+
+FOLDERS = ("packs/0a/", "packs/ff/", "packs/0a-/", "packs/0a.b/", "packs/0a0/", "packs/")
+"""Names of folders that sort before and after those of files beside them."""
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    keys=st.sets(st.builds(str.__add__, st.sampled_from(FOLDERS), st.sampled_from("abcdefgh")), max_size=30),
+    limit=st.integers(1, 8),
+    after=st.sampled_from(["", "packs/0a/c", "packs/0a-", "packs/0a.b/zz", "packs/a", "zz"]),
+)
+def test_pages_go_on_where_the_one_before_ended(keys: set[str], limit: int, after: str) -> None:
+    async def check(node: Node) -> None:
+        for key in keys:
+            await node.put(key, [b"."])
+        expected, found = sorted(key for key in keys if key > after), list[str]()
+        while page := await node.keys("packs/", found[-1] if found else after, limit):
+            found += page
+            assert len(page) == limit or found == expected
+        assert found == expected
+        assert [key async for page in pages(node, "packs/", after) for key in page] == expected
+
+    with TemporaryDirectory() as folder:
+        initialise_directory_node(folder, DRIVE, "node0", "zone0")
+        trio.run(check, WRAPPERS["all"](DirectoryNode(folder, NodeIdentity("node0", DRIVE, "zone0"))))
+    trio.run(check, MemoryNode("node0"))
+
+
+def test_many_keys_are_listed_in_little_memory(tmp_path: Path) -> None:
+    """From a folder with more of them than a page; a page at a time is held, not the folder."""
+    initialise_directory_node(str(tmp_path), DRIVE, "node0", "zone0")
+    folder = tmp_path / "packs" / "00"
+    folder.mkdir(parents=True)
+    for number in range(8_000):
+        (folder / f"{number:05d}-{'n' * 100}").touch()
+
+    async def count() -> int:
+        node = DirectoryNode(str(tmp_path), NodeIdentity("node0", DRIVE, "zone0"))
+        total, last = 0, ""
+        while page := await node.keys("packs/", last, 500):
+            total, last = total + len(page), page[-1]
+        return total
+
+    tracemalloc.start()
+    try:
+        assert trio.run(count) == 8_000
+        assert tracemalloc.get_traced_memory()[1] < 700_000
+    finally:
+        tracemalloc.stop()
+
+
+async def test_tidying_leaves_what_is_stored(node: Node) -> None:
+    await node.put("packs/ab/x", [b"x"])
+    await node.tidy()
+    assert await node.keys("") == ["packs/ab/x"]
 
 
 async def test_swap_needs_what_is_expected(node: Node) -> None:

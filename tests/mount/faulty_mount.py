@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -72,16 +72,13 @@ class FaultyDirectoryNode(DirectoryNode):
         path: str,
         identity: NodeIdentity,
         limiter: trio.CapacityLimiter | None = None,
-        patience: float = math.inf,
     ) -> None:
-        super().__init__(path, identity, limiter, patience)
+        super().__init__(path, identity, limiter)
         self._files = _NothingOpen()
 
-    async def _read(self, what: str, work: Callable[[], Result]) -> Result:
-        return await super()._read(what, partial(self._suffer, "read", work))
-
-    async def _write(self, what: str, work: Callable[[], None]) -> None:
-        await super()._write(what, partial(self._suffer, "write", work))
+    async def _run(self, what: str, work: Callable[[], Result], size: int = 0) -> Result:
+        call = "read" if re.match("cannot (read|stat|list|ask)", what) else "write"
+        return await super()._run(what, partial(self._suffer, call, work), size)
 
     def _space(self) -> Space:
         found = super()._space()

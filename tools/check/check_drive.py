@@ -54,6 +54,7 @@ from tools.compose import (
     open_index,
     open_nodes,
     pack_codec,
+    patient,
 )
 from tools.host.places import Folders
 from tools.host.progress import Progress
@@ -90,11 +91,12 @@ class DriveCheck:
         self._progress = progress
         self._mend = mend
         self._data = data
-        self._nodes: dict[str, Node] = open_nodes(drive.folder, file, TOOL_PATIENCE)
+        nodes = open_nodes(drive.folder, file)
+        self._nodes: dict[str, Node] = patient(nodes, TOOL_PATIENCE)
         self._ranking = ranking_of(cluster, copies)
         self._objects = ReplicatedObjects(self._nodes, self._ranking, copies, file.id, keys.object)
         self._copies = ObjectCheck(self._objects, self._nodes, self._ranking, findings, mend=mend)
-        leasing = open_nodes(drive.folder, file, LEASE_PATIENCE)
+        leasing = patient(nodes, LEASE_PATIENCE)
         self._lease = Lease(leasing, file.id, keys.lease, this_process()) if mend else None
         self._writer = SessionWriter(self._lease)
         self._log = CommitLog(self._objects)

@@ -331,9 +331,11 @@ def _report(done: tuple[RebalanceReport, int]) -> None:
 
 @asynccontextmanager
 async def _held(drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
-    nodes = compose.open_nodes(drive.folder, drive.file, compose.TOOL_PATIENCE)
-    leasing = compose.open_nodes(drive.folder, drive.file, compose.LEASE_PATIENCE)
-    lease = Lease(leasing, drive.file.id, drive.keys.lease, this_process())
+    bare = compose.open_nodes(drive.folder, drive.file)
+    nodes = compose.patient(bare, compose.TOOL_PATIENCE)
+    lease = Lease(
+        compose.patient(bare, compose.LEASE_PATIENCE), drive.file.id, drive.keys.lease, this_process()
+    )
     async with held(drive.folder, drive.file, nodes, lease) as changing:
         yield changing
 

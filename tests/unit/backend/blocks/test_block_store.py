@@ -501,8 +501,8 @@ async def test_a_fragment_that_arrives_while_nodes_are_listed_is_not_missing(
     rig.nodes["node2"].faults = [Fault(("keys",), until=settled)]
     list_node1 = rig.nodes["node1"].keys
 
-    async def keys_of_node1(prefix: str) -> list[str]:
-        found = await list_node1(prefix)
+    async def keys_of_node1(prefix: str, after: str, limit: int) -> list[str]:
+        found = await list_node1(prefix, after, limit)
         listed.set()
         return found
 

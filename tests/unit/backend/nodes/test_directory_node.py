@@ -7,7 +7,6 @@ import os
 import resource
 import stat
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from backend.nodes.identity import (
     read_identity,
 )
 from backend.nodes.metered import MeteredNode
+from backend.nodes.patient import PatientNode
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
 from backend.system import durable
@@ -181,9 +181,9 @@ async def test_an_empty_mount_point_is_not_written_to(path: Path, node: Director
 
 async def test_a_foreign_node_is_recognised(path: Path) -> None:
     with pytest.raises(NodeError, match="another drive"):
-        await DirectoryNode(str(path), NodeIdentity("node0", bytes(16), "zone0")).open()
+        await DirectoryNode(str(path), NodeIdentity("node0", bytes(16), "zone0")).tidy()
     with pytest.raises(NodeError, match="is this drive's node0"):
-        await DirectoryNode(str(path), NodeIdentity("node5", DRIVE, "zone0")).open()
+        await DirectoryNode(str(path), NodeIdentity("node5", DRIVE, "zone0")).tidy()
 
 
 async def test_a_folder_that_was_removed_is_made_again(path: Path, node: DirectoryNode) -> None:
@@ -233,7 +233,7 @@ async def test_temporary_files_are_never_listed_and_go_when_old(path: Path, node
     new.write_bytes(b"half")
     os.utime(old, (0, 0))
     assert await node.keys("packs/") == ["packs/aa/x"]
-    await node.open()
+    await node.tidy()
     assert not old.exists()
     assert new.exists()
 
@@ -299,7 +299,7 @@ async def test_no_link_is_followed_out_of_a_node(
     (path / depth).symlink_to(outside)
     assert await is_absent(node, "packs/aa/x")
     assert await node.keys("packs/") == []
-    await node.open()
+    await node.tidy()
     await node.delete("packs/aa/x")
     with pytest.raises(NodeError, match=r"node0: packs/aa/x: something is in the way .*fsck"):
         await write(node, how, "packs/aa/x", b"ours")
@@ -410,7 +410,7 @@ async def test_failpoint_of_a_delete_fires(node: DirectoryNode) -> None:
 async def test_who_has_waited_for_a_disk_that_hangs_is_told(path: Path, node: DirectoryNode) -> None:
     """The write may still happen then."""
     disk = threading.Event()
-    hurried = DirectoryNode(str(path), IDENTITY, patience=0.05)
+    hurried = PatientNode(DirectoryNode(str(path), IDENTITY), 0.05)
 
     class Hanging(durable.Durable):
         def sync(self, descriptor: int) -> None:
@@ -420,12 +420,10 @@ async def test_who_has_waited_for_a_disk_that_hangs_is_told(path: Path, node: Di
     durable.use(Hanging())
     with pytest.raises(TransientError, match=r"node0: cannot write a: no answer within 0.05 s"):
         await hurried.put("a", [b"late"])
-    while time.monotonic() - min(hurried._running.values()) <= 0.05:
-        await trio.sleep(0.01)
     with pytest.raises(NodeError, match="not answered yet"):
         await hurried.size("b")
     disk.set()
-    while hurried._running:  # the abandoned thread ends by itself
+    while hurried.watch:  # the abandoned thread ends by itself
         await trio.sleep(0.01)
     assert await node.get("a") == b"late"
 

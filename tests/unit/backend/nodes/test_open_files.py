@@ -17,6 +17,7 @@ from backend.errors import NodeError
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.nodes.open_files import FIRST_PAUSE_NS, LONGEST_PAUSE_NS, READ_AHEAD, SOON_MOST, SOON_NS, SPIN_NS
+from backend.nodes.patient import PatientNode
 
 IDENTITY = NodeIdentity("node0", bytes(16), "zone0")
 DATA = os.urandom(1 << 20)
@@ -217,11 +218,14 @@ async def test_a_file_that_was_replaced_is_not_read_any_more(
 
 
 async def test_a_node_that_owes_an_answer_is_not_asked(node: DirectoryNode, disk: Disk) -> None:
-    node._patience = 1.0
-    node._running[object()] = -1e9
+    patient = PatientNode(node, 0.001)
     disk.waits = 5
-    with pytest.raises(NodeError, match="not answered yet"):
-        await node.get(KEY, 500_000, 1000)
+    with patient.watch.noting():
+        while not patient.watch.is_overdue(0.001):
+            await trio.sleep(0.001)
+        assert await patient.get_soon(KEY, 500_000, 1000) is None
+        with pytest.raises(NodeError, match="not answered yet"):
+            await patient.get(KEY, 500_000, 1000)
     assert disk.asked == []
 
 

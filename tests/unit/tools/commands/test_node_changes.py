@@ -408,8 +408,8 @@ def test_a_full_node_ends_the_moving_with_its_name(
 ) -> None:
     real, packs, names = compose.open_nodes, len(fragments(large)), busiest(large)
 
-    def full(folder: str, file: DriveFile, patience: float) -> dict[str, Node]:
-        nodes = real(folder, file, patience)
+    def full(folder: str, file: DriveFile) -> dict[str, Node]:
+        nodes = real(folder, file)
         for name in nodes.keys() - set(names):
             monkeypatch.setattr(nodes[name], "put", refusing(name))
         return nodes
