@@ -21,6 +21,7 @@ from cache.attributes import FileSystemStatistics
 from cache.blocks import AHEAD, BlockCache, Content, Sealer
 from cache.errors import (
     DirectoryError,
+    DriveFullError,
     FileSystemError,
     FileTooBigError,
     InvalidArgumentError,
@@ -181,16 +182,17 @@ class Drive(Tree):
             raise
 
     async def sync(self) -> None:
-        """Everything accepted so far is stored and published. Raises what stopped it. `UnreadableError`: all
-        but files that are set apart."""
+        """Everything accepted so far is stored and published. Raises what stopped it. `DriveFullError`: all
+        but files for which the nodes have no room; `UnreadableError`: all but others that are set apart."""
         if not self._read_only:
             await self.publisher.sync()
         apart = await self.set_apart()
         if apart:
-            raise UnreadableError(_without(apart))
+            is_full = self.ledger.set_apart.lack_of_room() is not None
+            raise (DriveFullError if is_full else UnreadableError)(_without(apart))
 
     async def set_apart(self) -> dict[str, str]:
-        """Why files are not published, by path: what was accepted of them cannot be read from the journal."""
+        """Why files are not published, by path (`cache.journal.set_apart`)."""
         reasons = self.publisher.set_apart()
         if not reasons:
             return {}
@@ -314,7 +316,7 @@ class Drive(Tree):
                 del self._sealing_ahead[inode]
 
     def settled(self, inode: int) -> None:
-        """The frozen content of `inode` is in the namespace now."""
+        """The content of `inode` is not frozen any more."""
         self._delete_if_unused(inode)
 
     async def status(self) -> dict[str, Any]:
@@ -390,7 +392,12 @@ def _without(apart: Mapping[str, str]) -> str:
     """What a sync says that left these files out."""
     files = "; ".join(f"{path} ({reason})" for path, reason in list(apart.items())[:NAMED])
     more = f"; and {len(apart) - NAMED} more" if len(apart) > NAMED else ""
+    if len(apart) == 1:
+        return (
+            f"all is stored but 1 file: {files}; it stays in the journal and is tried again; deleting it "
+            "ends that"
+        )
     return (
-        f"all is stored but {len(apart)} files, of which the journal cannot be read: {files}{more}; they are "
-        "kept as they are and tried again; writing or deleting them anew ends it"
+        f"all is stored but {len(apart)} files: {files}{more}; they stay in the journal and are tried again; "
+        "deleting them ends that"
     )

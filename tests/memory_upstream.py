@@ -7,7 +7,15 @@ from collections.abc import Iterable, Sequence
 import trio
 
 from backend.commits.commit_format import commit_hash
-from backend.errors import ConflictError, CorruptError, FencedError, NotFoundError, TransientError, UsageError
+from backend.errors import (
+    ConflictError,
+    CorruptError,
+    FencedError,
+    NoSpaceError,
+    NotFoundError,
+    TransientError,
+    UsageError,
+)
 from backend.upstream import (
     NO_COMMIT,
     BlockId,
@@ -36,6 +44,8 @@ class MemoryUpstream:
         self.released: dict[BlockId, float] = {}
         self.kept_roots: dict[str, bytes] = {}
         self.away = False
+        self.full = False
+        """no room for blocks; there is for commits"""
         self.fenced = False
         self.corrupt: set[BlockId] = set()
         """blocks whose first copy is wrong"""
@@ -138,6 +148,8 @@ class MemoryUpstream:
             await self.flush_gate.wait()
         self.attempts += 1
         self._check()
+        if self.full and self.buffered:
+            raise NoSpaceError("the nodes are full")
         self.stored.update(self.buffered)
         for block in self.buffered:
             self.released.pop(block, None)

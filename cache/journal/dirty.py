@@ -14,6 +14,7 @@ Used on the event-loop thread only.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -72,9 +73,31 @@ class Layer:
         """Whether anything in here is not in a block yet."""
         return any(isinstance(piece, Data) for piece in self.pieces)
 
+    @property
+    def has_content(self) -> bool:
+        """Whether it says anything but zeros."""
+        return any(not isinstance(piece, Hole) for piece in self.pieces)
+
+    def blocks(self) -> set[bytes]:
+        """The blocks that its bytes are in."""
+        return {piece.block for piece in self.pieces if isinstance(piece, Stored)}
+
     def size(self, before: int) -> int:
         """The file's size, if it was `before` when this layer began."""
         return max(before if self.truncated_to is None else self.truncated_to, self.written_to)
+
+    def take_under(self, older: Layer) -> None:
+        """What `older` says and this does not, as if all of it had been written into one layer."""
+        pieces = PieceMap()
+        for piece in (*older.pieces, *self.pieces):
+            pieces.put(piece)
+        self.pieces = pieces
+        if self.truncated_to is None:
+            self.truncated_to = older.truncated_to
+            self.written_to = max(self.written_to, older.written_to)
+        self.oldest, self.began = older.oldest, older.began
+        self.data_bytes += older.data_bytes
+        self.writes += older.writes
 
 
 @dataclass(eq=False, slots=True)
@@ -205,10 +228,7 @@ class DirtyFiles:
         if not self._files:
             return
         if type(operation) is SetAttributes:
-            layer = self.top(operation.inode)
-            if layer is not None:
-                layer.mtime_ns = layer.mtime_ns if operation.mtime_ns is None else None
-                layer.ctime_ns = layer.ctime_ns if operation.ctime_ns is None else None
+            self._told_times(operation)
         elif type(operation) is Delete:
             file = self._files.pop(operation.inode, None)
             if file is not None and file.top is not None:
@@ -217,6 +237,12 @@ class DirtyFiles:
             self._changed(operation.inode)
             if isinstance(operation, Rename | RenameLeavingWhiteout):
                 self._changed(operation.replaced)
+
+    def _told_times(self, operation: SetAttributes) -> None:
+        layer = self.top(operation.inode)
+        if layer is not None:
+            layer.mtime_ns = layer.mtime_ns if operation.mtime_ns is None else None
+            layer.ctime_ns = layer.ctime_ns if operation.ctime_ns is None else None
 
     def _changed(self, inode: int) -> None:
         """An operation set the change time."""
@@ -230,6 +256,30 @@ class DirtyFiles:
         if file is not None and file.top is not None:
             self.open_writes -= file.top.writes
             file.frozen, file.top = file.top, None
+
+    def take_back(self, stated: Iterable[SetAttributes], later: Iterable[Operation]) -> None:
+        """The cut did not happen: what it froze is in the top layers again. `stated` is what the cut said of
+        the files, `later` what was accepted since."""
+        untouched = {each.inode for each in stated if self._unfreeze(each)}
+        for operation in later:
+            if type(operation) is SetAttributes and operation.inode in untouched:
+                self._told_times(operation)
+            elif isinstance(operation, _CHANGES):
+                for inode in untouched & {operation.inode, getattr(operation, "replaced", 0)}:
+                    self._changed(inode)
+
+    def _unfreeze(self, stated: SetAttributes) -> bool:
+        """Whether nothing was written since it was frozen: then its times are those that were stated."""
+        file = self._files[stated.inode]
+        frozen, file.frozen = file.frozen, None
+        assert frozen is not None
+        self.open_writes += frozen.writes
+        if file.top is not None:
+            file.top.take_under(frozen)
+            return False
+        frozen.mtime_ns, frozen.ctime_ns = stated.mtime_ns, stated.ctime_ns
+        file.top = frozen
+        return True
 
     def thaw(self, inode: int) -> None:
         """The frozen layer's content is in the extents now."""

@@ -38,13 +38,14 @@ from cache.journal.format import (
     encode_extents,
     encode_published,
     encode_times,
+    encode_uncut,
 )
 from cache.journal.journal import Journal
 from cache.journal.local_room import LocalRoom
 from cache.journal.room import Need, Room
 from cache.journal.scan import DATA_OFFSET, PendingCommit
 from cache.journal.set_apart import SetApart
-from cache.namespace import Namespace, Operation, SetAttributes, SetExtents, encode
+from cache.namespace import Namespace, Operation, SetAttributes, SetExtents, decode, encode
 
 BATCH_APPLYING = failpoints.declare(
     "ledger.batch-applying", "a batch is journaled; some of its operations are applied, others are not"
@@ -137,9 +138,12 @@ class Ledger:
                 failpoints.failpoint(passing)
             self.namespace.apply(operation, commit)
         except BaseException:
-            self._diverged = True
-            self.journal.fail("holds a change that the namespace could not take")
+            self._fail_diverged()
             raise
+
+    def _fail_diverged(self) -> None:
+        self._diverged = True
+        self.journal.fail("holds a change that the namespace could not take")
 
     def remember(self, encoded: bytes) -> None:
         """An operation is part of the open commit."""
@@ -212,6 +216,7 @@ class Ledger:
     def cut(self, inodes: list[int]) -> PendingCommit | None:
         """End the open commit; it takes the content of `inodes`. None if there is nothing in it."""
         assert self.pending is None
+        begin = self.journal.end
         for inode in inodes:
             self._state_content(inode)
         if not self.operations:
@@ -222,7 +227,8 @@ class Ledger:
         for inode in inodes:
             self.dirty.freeze(inode)
         end = self.journal.end
-        self.hand_over(PendingCommit(number, time_ns, end, [], inodes, oldest=self.dirty.oldest_top(end)))
+        oldest = self.dirty.oldest_top(end)
+        self.hand_over(PendingCommit(number, time_ns, end, [], inodes, begin=begin, oldest=oldest))
         self.namespace.begin_commit(number + 1)
         failpoints.failpoint(CUT_MADE)
         return self.pending
@@ -239,6 +245,42 @@ class Ledger:
         assert layer is not None
         size = layer.size(row.size)
         self.accept(SetAttributes(inode, size=size, mtime_ns=layer.mtime_ns, ctime_ns=layer.ctime_ns))
+
+    @property
+    def can_take_back(self) -> bool:
+        """Whether nothing is known of the pending commit but its cut, which this process made."""
+        pending = self.pending
+        return pending is not None and pending.begin is not None and not pending.extents
+
+    def reopen(self) -> None:
+        """Take the pending commit's cut back (`can_take_back`; upstream must not have been asked to take the
+        commit): it is open again, with what was accepted since, so that a new cut can leave content out.
+        Raises what `Journal.append` raises, and nothing has changed then."""
+        pending = self.pending
+        assert pending is not None
+        assert pending.begin is not None
+        count, number = len(pending.inodes), pending.number
+        # The records that follow must not be in a segment that says that the next commit is open.
+        self.journal.begin_segment(number)
+        self.journal.append(RecordType.UNCUT, (encode_uncut(pending.begin, pending.position),), number)
+        later = [decode(encoded) for encoded in self.operations]
+        kept = len(pending.operations) - count
+        stated = [decode(encoded) for encoded in pending.operations[kept:]]
+        self.dirty.take_back([each for each in stated if isinstance(each, SetAttributes)], later)
+        self.operations[:0] = pending.operations[:kept]
+        self.operation_bytes = sum(map(len, self.operations))
+        self.pending = None
+        self._redo(later, pending.operations[:kept])
+
+    def _redo(self, later: list[Operation], earlier: list[bytes]) -> None:
+        """Bring the namespace from the newest published commit to what is accepted, all in one commit."""
+        try:
+            self.namespace.undo(self.head.number)
+        except BaseException:
+            self._fail_diverged()
+            raise
+        for operation in (*map(decode, earlier), *later):
+            self._apply(operation)
 
     def keep_extents(self, operation: SetExtents) -> None:
         """The pending commit's content of one file: its blocks are stored."""

@@ -57,6 +57,8 @@ class PendingCommit:
     operations: list[bytes]
     inodes: list[int]
     extents: list[bytes] = field(default_factory=list)
+    begin: int | None = None
+    """where what the cut says begins, if this process made it"""
     oldest: int = 0
     """position of the oldest write that the state at the cut needs and the commit did not take; `position`
     if there is none. Needed until a later commit is published, though the file may be deleted before: that it

@@ -1,9 +1,10 @@
-"""Files that are set apart: those of which bytes were accepted that cannot be read from the journal now.
+"""Files that are set apart: those of which bytes were accepted that cannot be stored now, as the journal
+cannot be read there or the nodes have no room for them.
 
 Invariants:
 1. No cut takes a file that is set apart. What is published of it is its content, size and times of the last
    commit that took it; if none did, it is published empty.
-2. It stays dirty: the journal keeps what it has, and its other bytes can be read here.
+2. It stays dirty: the journal keeps what it has, which can be read here.
 3. It is tried again after a pause that doubles, when it was written since, and in each `sync`.
 
 A file that got another content, or went, is forgotten by `forget_gone`. Event-loop thread.
@@ -15,6 +16,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from backend.errors import NoSpaceError
 from cache.journal.dirty import DirtyFiles, Layer
 
 log = logging.getLogger(__name__)
@@ -28,7 +30,7 @@ class _Apart:
     layer: Layer
     writes: int
     """of the layer when it was tried"""
-    reason: str
+    error: Exception
     pause: float
     next_try: float
 
@@ -47,7 +49,12 @@ class SetApart:
 
     def reasons(self) -> dict[int, str]:
         """Why, by inode."""
-        return {inode: apart.reason for inode, apart in self._files.items()}
+        return {inode: str(apart.error) for inode, apart in self._files.items()}
+
+    def lack_of_room(self) -> NoSpaceError | None:
+        """What the nodes said, if there is a file that they have no room for."""
+        errors = (apart.error for apart in self._files.values())
+        return next((error for error in errors if isinstance(error, NoSpaceError)), None)
 
     def waits(self, inode: int, layer: Layer, now: float) -> bool:
         """Whether it makes no sense yet to try the file again."""
@@ -60,19 +67,22 @@ class SetApart:
         )
 
     def note(self, tried: Sequence[tuple[int, Layer]], failed: Mapping[int, Exception], now: float) -> None:
-        """These were read, or could not be."""
+        """These can be stored, or could not be."""
+        new = []
         for inode, layer in tried:
             before = self._files.pop(inode, None)
             if inode in failed:
                 self._files[inode] = self._after(before, layer, failed[inode], now)
-                if before is None:
-                    log.warning("inode %d is set apart, all else is published: %s", inode, failed[inode])
+                new += [inode] if before is None else []
             elif before is not None:
-                log.info("inode %d can be read again", inode)
+                log.info("inode %d is not set apart any more", inode)
+        if new:
+            more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+            log.warning("inode %d%s set apart, all else is published: %s", new[0], more, failed[new[0]])
 
     def _after(self, before: _Apart | None, layer: Layer, error: Exception, now: float) -> _Apart:
         pause = FIRST_PAUSE if before is None else min(2 * before.pause, MAX_PAUSE)
-        return _Apart(layer, layer.writes, str(error), pause, now + pause)
+        return _Apart(layer, layer.writes, error, pause, now + pause)
 
     def try_all(self) -> None:
         """Nothing waits."""

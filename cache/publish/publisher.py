@@ -2,7 +2,9 @@
 
 Invariants:
 1. Seal, cut, seal what came meanwhile, flush, keep extents, sync the journal's records, append, note it,
-   trim: in this order (I1, I2). So the cut leaves out what cannot be read (`cache.journal.set_apart`).
+   trim: in this order (I1, I2). So the cut leaves out what cannot be read (`cache.journal.set_apart`). If it
+   took what then cannot be read, or finds no room on the nodes, it is taken back and made anew without that:
+   names and deletions do not wait for contents.
 2. A commit that failed on its way is finished before the next is cut; it is built once in a process,
    so that appending it again is idempotent.
 3. The cut rule: a commit takes the content of every file that is dirty and settled (closed or renamed), so
@@ -43,6 +45,8 @@ WRITES_LIMIT = 100_000
 ROUNDS = 3
 """So often what has to be in the cut is looked for and sealed before it; what is written meanwhile is sealed
 after it."""
+CUTS = 3
+"""So often a commit is cut, at once, if content of it turns out not to be storable."""
 
 _CONTENT = encode(SetExtents(0, 0, (), ()))[:2]
 """how an encoded operation with extents begins"""
@@ -73,7 +77,8 @@ class CommitIdentity:
 
 class Publisher:
     """See the module. `before_cut` lets the drive add operations that were put off (times);
-    `settled` is told of each inode whose frozen content has become extents."""
+    `settled` is told of each inode whose content is not frozen any more: it has become extents, or is dirty
+    again."""
 
     def __init__(
         self,
@@ -204,8 +209,11 @@ class Publisher:
             self._ledger.room.look_soon()
             await self._ledger.wake_waiting()
             raise
-        self.refusal = None
-        if self.problem:
+        full = self._ledger.set_apart.lack_of_room()
+        self.refusal = None if full is None else DriveFullError(str(full))
+        if full is not None:
+            self._say(f"the nodes have no room for some files (the journal keeps them): {full}")
+        elif self.problem:
             log.info("publishing works again")
             self.problem = ""
 
@@ -221,14 +229,11 @@ class Publisher:
             self.problem = problem
 
     async def _publish(self, everything: bool) -> None:
-        pending = self._ledger.pending
+        pending = await self._stored(everything)
         if pending is None:
-            pending = await self._cut(everything)
-            if pending is None:
-                if self.blocked:
-                    await self._trimming.trim()
-                return
-        await self._store_content()
+            if self.blocked:
+                await self._trimming.trim()
+            return
         await self._ledger.sync_pending()
         head = await self._upstream.log.append(self._build(pending), self._ledger.head)
         self.has_published = True
@@ -238,17 +243,41 @@ class Publisher:
         self._ledger.room.look_soon()
         await self._after_commit(sum(map(len, pending.all_operations())))
 
-    async def _cut(self, everything: bool) -> PendingCommit | None:
-        """Seal what is due, and cut. None if there is nothing that a commit could say."""
+    async def _stored(self, everything: bool) -> PendingCommit | None:
+        """The pending commit, or a new one, with all its content stored. None if there is nothing that a
+        commit could say."""
         ledger = self._ledger
         if everything:
             ledger.set_apart.try_all()
+        for _ in range(CUTS):
+            pending = ledger.pending or await self._cut(everything)
+            if pending is None:
+                return None
+            layers = ledger.dirty.frozen()
+            failed = await self._seal_and_flush(layers, flush=True)
+            if not failed:
+                await self._keep_extents(layers)
+                return pending
+            if not ledger.can_take_back:
+                break
+            log.warning("commit %d is cut anew, without what cannot be stored now", pending.number)
+            ledger.reopen()
+            for inode, _ in layers:
+                self._settled(inode)
+            tried = [(inode, layer) for inode, layer in ledger.dirty.tops() if inode in failed]
+            ledger.set_apart.note(tried, failed, trio.current_time())
+        raise next(iter(failed.values()))
+
+    async def _cut(self, everything: bool) -> PendingCommit | None:
+        """Seal what is due, and cut. None if there is nothing that a commit could say."""
+        ledger, apart = self._ledger, self._ledger.set_apart
         for _ in range(ROUNDS):
-            layers = [(inode, layer) for inode, layer in self._choose(everything) if layer.has_data]
+            chosen = self._choose(everything)
+            layers = [(inode, layer) for inode, layer in chosen if layer.has_data or inode in apart]
             if not layers:
                 break
-            unreadable = await self._sealer.seal(layers)
-            ledger.set_apart.note(layers, unreadable, trio.current_time())
+            failed = await self._seal_and_flush(layers, flush=apart.lack_of_room() is not None)
+            apart.note(layers, failed, trio.current_time())
         await self._before_cut()
         self._say_who()
         chosen = self._choose(everything)
@@ -257,7 +286,7 @@ class Publisher:
         return ledger.cut([inode for inode, _ in chosen])
 
     def set_apart(self) -> dict[int, str]:
-        """Why files with a name are not published, by inode: their bytes cannot be read from the journal."""
+        """Why files with a name are not published, by inode (`cache.journal.set_apart`)."""
         ledger = self._ledger
         ledger.set_apart.forget_gone(ledger.dirty)
         rows = {inode: ledger.namespace.inode(inode) for inode in ledger.set_apart.reasons()}
@@ -296,12 +325,25 @@ class Publisher:
         recent = now - self._intervals.version
         self._taken = {inode: taken for inode, taken in self._taken.items() if taken >= recent}
 
-    async def _store_content(self) -> None:
-        layers = self._ledger.dirty.frozen()
-        unread = [(inode, layer) for inode, layer in layers if layer.has_data]
-        for error in (await self._sealer.seal(unread)).values():
-            raise error  # read only now: it was written while the rest was sealed
-        await self._upstream.blocks.flush()
+    async def _seal_and_flush(self, layers: list[tuple[int, Layer]], *, flush: bool) -> dict[int, Exception]:
+        """Have the content of the layers in blocks and, if `flush`, these stored; why that of some files
+        cannot be. The nodes may lack room for what nobody here needs: that is no reason."""
+        failed: dict[int, Exception] = {}
+        try:
+            failed |= await self._sealer.seal(each for each in layers if each[1].has_data)
+            if flush:
+                await self._upstream.blocks.flush()
+        except NoSpaceError as error:
+            failed = dict.fromkeys(await self._unstored(layers), error) | failed
+        return failed
+
+    async def _unstored(self, layers: list[tuple[int, Layer]]) -> list[int]:
+        """Of which files something is not on the nodes."""
+        named = {block for _, layer in layers for block in layer.blocks()}
+        stored = await self._upstream.housekeeping.sizes([BlockId(block) for block in named])
+        return [inode for inode, layer in layers if layer.has_data or not layer.blocks() <= stored.keys()]
+
+    async def _keep_extents(self, layers: list[tuple[int, Layer]]) -> None:
         for count, (inode, layer) in enumerate(layers, 1):
             self._ledger.keep_extents(self._extents(inode, layer))
             self._settled(inode)

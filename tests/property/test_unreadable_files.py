@@ -4,11 +4,13 @@ time, another machine never sees wrong bytes, and in the end everything is there
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,13 +19,16 @@ from hypothesis import strategies as st
 from backend.errors import TransientError
 from cache.attributes import AttributeChange
 from cache.drive import Drive
-from cache.errors import InputOutputError, UnreadableError
+from cache.errors import DriveFullError, InputOutputError, UnreadableError
 from cache.namespace.operations import ROOT_INODE
+from cache.publish import publisher
 from tests.contents import contents
-from tests.drives import content, content_of, make_file, opened
+from tests.drives import QUIET, content, content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
 from tests.unreadable import Unreadable
 
+SMALL = replace(QUIET, journal_size=32 << 20)
+"""Small segments are made quickly."""
 NAMES = [b"a", b"b", b"c", b"d"]
 _names = st.sampled_from(NAMES)
 STEPS = st.lists(
@@ -39,6 +44,7 @@ STEPS = st.lists(
         st.tuples(st.just("mend")),
         st.tuples(st.just("publish")),
         st.tuples(st.just("cut_only")),
+        st.tuples(st.just("publish_on_full_nodes")),
         st.tuples(st.just("reopen"), st.booleans()),
         st.tuples(st.just("flush")),
     ),
@@ -84,7 +90,7 @@ class Life:
             ends = next((at for at, step in enumerate(steps) if step[0] == "reopen"), len(steps) - 1)
             now, steps = steps[: ends + 1], steps[ends + 1 :]
             crash = now[-1] == ("reopen", True)
-            async with opened(self.folder / "here", self.upstream, crash=crash) as drive:
+            async with opened(self.folder / "here", self.upstream, SMALL, crash=crash) as drive:
                 for name, *arguments in now:
                     if name != "reopen":
                         await getattr(self, name)(drive, *arguments)
@@ -137,11 +143,25 @@ class Life:
         try:
             await drive.publisher.publish(everything=True)
         except TransientError:
-            assert drive.ledger.pending is not None
+            # What found no room before is stored before a cut.
+            assert drive.ledger.pending is not None or drive.ledger.set_apart.lack_of_room() is not None
             for name, file in self.files.items():
                 if not self._is_bad(drive, name):
                     file.cut.append(file.data)
         self.upstream.away = False
+
+    async def publish_on_full_nodes(self, drive: Drive) -> None:
+        """Names are published; contents are those of before or of now."""
+        self.upstream.full = True
+        with suppress(DriveFullError, UnreadableError):
+            await drive.sync()
+        self.upstream.full = False
+        apart = await drive.set_apart()
+        assert drive.ledger.pending is None
+        for name, file in self.files.items():
+            if f"/{name.decode()}" not in apart:
+                file.published, file.cut = file.data, []
+        await self._compare_elsewhere({name for name in self.files if f"/{name.decode()}" in apart})
 
     async def publish(self, drive: Drive) -> None:
         bad = {name for name in self.files if self._is_bad(drive, name)}
@@ -174,7 +194,7 @@ class Life:
     async def _compare_elsewhere(self, bad: set[bytes]) -> None:
         self.looks += 1
         elsewhere = self.folder / f"elsewhere-{self.looks}"
-        async with opened(elsewhere, self.upstream, read_only=True) as other:
+        async with opened(elsewhere, self.upstream, SMALL, read_only=True) as other:
             assert {entry.name for entry in other.entries(ROOT_INODE, 0, 100)} == self.files.keys()
             for name, file in self.files.items():
                 found = await content_of(other, name)
@@ -184,13 +204,20 @@ class Life:
 
 @pytest.mark.logs_warnings
 @settings(max_examples=settings().max_examples // 5, deadline=None)
-@given(steps=STEPS)
-@example(steps=[("write", b"a", b"x" * 5000), ("write", b"b", b"y" * 50), ("unreadable_after_cut", b"a")])
+@given(steps=STEPS, rounds=st.sampled_from([0, publisher.ROUNDS]))
 @example(
-    steps=[("write", b"a", b"x" * 50), ("publish",), ("append", b"a", b"z"), ("unreadable_after_cut", b"a")]
+    steps=[("write", b"a", b"x" * 5000), ("write", b"b", b"y" * 50), ("unreadable_after_cut", b"a")], rounds=3
 )
-async def test_all_else_is_published(steps: list[tuple[Any, ...]]) -> None:
+@example(
+    steps=[("write", b"a", b"x" * 50), ("publish",), ("append", b"a", b"z"), ("unreadable_after_cut", b"a")],
+    rounds=3,
+)
+@example(
+    steps=[("write", b"a", b"x" * 50), ("write", b"b", b"y"), ("break_file", b"a"), ("publish",)], rounds=0
+)
+async def test_all_else_is_published(steps: list[tuple[Any, ...]], rounds: int) -> None:
+    """With no `rounds` everything is sealed after the cut, as what is written while the rest is sealed."""
     with TemporaryDirectory() as folder:
         unreadable = Unreadable(Path(folder, "here"))
-        with unreadable.installed():
+        with unreadable.installed(), patch.object(publisher, "ROUNDS", rounds):
             await Life(Path(folder), unreadable).run(steps)

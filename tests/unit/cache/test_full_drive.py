@@ -22,7 +22,7 @@ from cache.opening import DriveOptions
 from cache.publish.publisher import Intervals
 from cache.retention.retention import Policy
 from cache.tree import inodes
-from tests.contents import KINDS, Kind, content
+from tests.contents import KINDS, Kind, content, contents
 from tests.drives import QUIET, content_of, make_file, opened
 from tests.memory_node import MemoryNode, memory_nodes
 from tests.upstreams import LocalDrive
@@ -358,3 +358,69 @@ class TestWaiting:
                 async with trio.open_nursery() as nursery:
                     for number in range(60):
                         nursery.start_soon(write, number)
+
+
+@settings(max_examples=5, deadline=None)
+@given(
+    st.lists(st.tuples(contents(min_size=1, max_size=MIB), st.booleans()), min_size=1, max_size=4),
+    st.integers(0, 3),
+    st.booleans(),
+)
+def test_deleting_frees_space_though_others_left_no_room_for_what_waits(
+    tmp_path_factory: pytest.TempPathFactory,
+    waiting: list[tuple[bytes, bool]],
+    removed: int,
+    restart: bool,
+) -> None:
+    """Contents wait in the journal, some of them renamed over what is stored; names and deletions are
+    published all the same, `gc` makes the room, and then the contents are stored."""
+    nodes = sized(*[24 * MIB] * 6)
+    kept = {b"old%d" % n: content("random", 3 * MIB, n) for n in range(4)}
+
+    async def written(drive: Drive) -> None:
+        for number, (data, over) in enumerate(waiting):
+            name = b"new%d" % number
+            data = content("random", 2 * MIB, 50 + number) + data
+            await put(drive, name, data)
+            if over:
+                await drive.rename(ROOT_INODE, name, ROOT_INODE, b"old%d" % number)
+                name = b"old%d" % number
+            kept[name] = data
+
+    async def emptied(drive: Drive) -> None:
+        name = b"old%d" % removed
+        with pytest.raises(DriveFullError, match="all is stored but"):
+            await drive.sync()
+        before = sum(node.used for node in nodes.values())
+        await drive.unlink(ROOT_INODE, name)
+        del kept[name]
+        await collect(drive)
+        assert sum(node.used for node in nodes.values()) < before - 3 * MIB
+        await check(drive, kept)
+
+    async def live() -> None:
+        folder = tmp_path_factory.mktemp("here")
+        async with mounted(folder, nodes, QUIET) as drive:
+            for name, data in kept.items():
+                await put(drive, name, data)
+                await drive.sync()  # into a pack of its own
+            await written(drive)
+            for node in nodes.values():
+                node.taken = node.capacity - node.used - 300_000
+            if not restart:
+                await emptied(drive)
+            else:
+                with pytest.raises(DriveFullError):
+                    await drive.sync()
+        async with mounted(folder, nodes, QUIET) as drive:
+            if restart:
+                await emptied(drive)
+            for node in nodes.values():
+                node.taken = 0
+            await drive.sync()
+            assert (await drive.status())["set_apart"] == []
+        async with mounted(tmp_path_factory.mktemp("there"), nodes, QUIET) as drive:
+            assert {entry.name for entry in drive.entries(ROOT_INODE, 0, 100)} == set(kept)
+            await check(drive, kept)
+
+    trio.run(live)
