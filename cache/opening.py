@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 
 import trio
 
-from backend.commits import associated_data_of
 from backend.errors import (
     ConflictError,
     CorruptError,
@@ -35,7 +34,7 @@ from cache.drive import Drive
 from cache.errors import InputOutputError
 from cache.journal import LARGE_WRITE, SEGMENT_SIZE, SMALLEST_SEGMENT, Data, Journal, Ledger
 from cache.local import DEVICE, LocalState
-from cache.namespace import MAX_NAME, ROOT_INODE, Delete, SetAttributes, decode
+from cache.namespace import MAX_NAME, ROOT_INODE, Delete, OutOfDateError, SetAttributes
 from cache.publish import (
     CommitIdentity,
     Intervals,
@@ -46,10 +45,10 @@ from cache.publish import (
     SnapshotStore,
     blocks_named,
     is_same_commit,
-    open_operations,
     snapshot,
 )
 from cache.retention import RetentionKeeper, RetentionSchedule
+from cache.sync import Follower
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +91,7 @@ class _Recovery:
         self,
         local: LocalState,
         upstream: Upstream,
-        identity: CommitIdentity,
+        follower: Follower,
         snapshots: SnapshotStore,
         blocks: BlockCache,
     ) -> None:
@@ -100,7 +99,7 @@ class _Recovery:
         self._ledger = local.ledger
         self._left = local.recovery
         self._upstream = upstream
-        self._identity = identity
+        self._follower = follower
         self._snapshots = snapshots
         self._blocks = blocks
 
@@ -145,7 +144,7 @@ class _Recovery:
             )
         if ledger.pending is not None:
             ((commit, commit_hash),) = await self._upstream.log.commits_after(ours.number, 1)
-            if is_same_commit(ledger.pending, self._operations(commit), ours, commit):
+            if is_same_commit(ledger.pending, self._follower.encoded_operations(commit), ours, commit):
                 ledger.published(Head(commit.number, commit_hash))
         if ledger.head == theirs:
             return
@@ -195,7 +194,7 @@ class _Recovery:
         for unfinished in self._left.unfinished():
             if unfinished.number <= published:
                 ((commit, _),) = await self._upstream.log.commits_after(unfinished.number - 1, 1)
-                if not self._left.may_be(unfinished, self._operations(commit)):
+                if not self._left.may_be(unfinished, self._follower.encoded_operations(commit)):
                     raise self._stale(published)
 
     def _stale(self, number: int) -> StaleCacheError:
@@ -209,8 +208,6 @@ class _Recovery:
         namespace, number = self._local.namespace, self._ledger.head.number
         while commits := await self._upstream.log.commits_after(number):
             for commit, commit_hash in commits:
-                if commit.previous != self._ledger.head.hash:
-                    raise RollbackError(f"commit {commit.number} of the drive's log follows another history")
                 self._apply(commit, commit_hash)
                 await self._upstream.housekeeping.revive(commit.added)
                 number = commit.number
@@ -219,16 +216,13 @@ class _Recovery:
         await trio.to_thread.run_sync(namespace.checkpoint)
 
     def _apply(self, commit: Commit, commit_hash: bytes) -> None:
-        namespace = self._local.namespace
-        namespace.begin_commit(commit.number)
-        for encoded in self._operations(commit):
-            namespace.apply(decode(encoded))
-        namespace.record_commit(commit.number, commit_hash, commit.time_ns)
-        namespace.begin_commit(commit.number + 1)
-
-    def _operations(self, commit: Commit) -> list[bytes]:
-        binding = associated_data_of(self._identity.drive_id, commit)
-        return open_operations(self._identity.commit_key, commit.payload, binding)
+        try:
+            self._follower.apply(commit, commit_hash)
+        except OutOfDateError as error:
+            raise OutOfDateError(
+                f"{error}; nothing was changed; either the log is damaged or what {self._local.folder} holds "
+                "of it is: fsck.drivefs compares the two"
+            ) from error
 
 
 def _read_all(journal: Journal, pieces: Sequence[Data]) -> None:
@@ -253,7 +247,8 @@ async def open_drive(
     blocks = BlockCache(upstream.blocks, codec, options.cache_size, limiter)
     identity = CommitIdentity(drive_id, DEVICE, _host_name(options.host), secrets.commit)
     snapshots = SnapshotStore(upstream.blocks, upstream.roots, codec, chunker, drive_id, secrets.root)
-    await _Recovery(local, upstream, identity, snapshots, blocks).run()
+    follower = Follower(local.namespace, identity)
+    await _Recovery(local, upstream, follower, snapshots, blocks).run()
     ledger = local.ledger
     content = Content(local.namespace, ledger.dirty, ledger.journal, blocks)
     sealer = Sealer(upstream.blocks, codec, chunker, ledger.journal.read_at, content, limiter)

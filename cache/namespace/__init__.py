@@ -2,6 +2,7 @@
 
 from cache.namespace.acl import ACCESS
 from cache.namespace.check import check_namespace
+from cache.namespace.form import check_form
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
     MAX_NAME,
@@ -100,6 +101,7 @@ __all__ = [
     "Unlink",
     "Unpin",
     "Writer",
+    "check_form",
     "check_format",
     "check_namespace",
     "create_schema",

@@ -29,6 +29,7 @@ from cache.namespace.extents import ExtentStore
 from cache.namespace.operations import DEVICE_SHIFT, MAX_DEVICE, ROOT_INODE, Operation
 from cache.namespace.points import PointStore
 from cache.namespace.reducer import reduce
+from cache.namespace.refusals import OutOfDateError
 from cache.namespace.row_store import RowStore, insert
 from cache.namespace.rows import (
     DENTRY_COLUMNS,
@@ -203,7 +204,7 @@ class Namespace:
     def begin_commit(self, number: int) -> None:
         """What follows belongs to commit `number`, which is not lower than the open one."""
         if number < self._rows.commit:
-            raise CorruptError(f"commit {number} cannot open after {self._rows.commit}")
+            raise OutOfDateError(f"commit {number} cannot open after {self._rows.commit}")
         self._rows.commit = number
 
     def inode(self, number: int) -> InodeRow | None:
@@ -269,9 +270,10 @@ class Namespace:
         reduce(self._state, operation, commit)
 
     def record_commit(self, number: int, commit_hash: bytes, time_ns: int) -> None:
-        """Note a published commit, the next in number. On disk with the next flush."""
+        """Note a published commit, the next in number. On disk with the next flush. `OutOfDateError`: it is
+        not after the newest."""
         if number <= self._head.number or time_ns < self._last_time:
-            raise CorruptError(f"commit {number} cannot follow {self._head.number}")
+            raise OutOfDateError(f"commit {number} cannot follow {self._head.number}, or is older")
         self._rows.write(insert("commits", ("number", "hash", "time_ns")), [(number, commit_hash, time_ns)])
         self._head, self._last_time = Head(number, commit_hash), time_ns
         self.points.recorded(number)

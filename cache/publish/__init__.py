@@ -1,6 +1,5 @@
 """From the journal into the commit log; snapshots of the namespace."""
 
-from cache.publish.check_log import LogReplay
 from cache.publish.commit_payload import open_operations
 from cache.publish.publisher import CommitIdentity, Intervals, Publisher, blocks_named, is_same_commit
 from cache.publish.quiet import Quiet
@@ -11,7 +10,6 @@ __all__ = [
     "ROOT_NAME",
     "CommitIdentity",
     "Intervals",
-    "LogReplay",
     "Publisher",
     "Quiet",
     "SnapshotKeeper",

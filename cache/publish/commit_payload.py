@@ -39,5 +39,10 @@ def open_operations(key: bytes, payload: bytes, associated_data: bytes) -> list[
     if version != VERSION or length > MAX_OPERATIONS:
         raise FormatError(f"commit payload version {version}, {length} bytes: unknown or over the limit")
     packed = decompress_exactly(data[_HEADER.size :], length)
-    operations: list[bytes] = msgpack.unpackb(packed, max_array_len=length, max_bin_len=length)
+    try:
+        operations = msgpack.unpackb(packed, max_array_len=length, max_bin_len=length)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise CorruptError(f"a commit's payload does not decode: {error}") from None
+    if type(operations) is not list or any(type(each) is not bytes for each in operations):
+        raise CorruptError("a commit's payload is no list of operations")
     return operations

@@ -15,14 +15,22 @@ import trio
 
 from backend.care import ObjectCheck
 from backend.commits import CommitLog, Copy, commit_key
-from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, UnavailableError
+from backend.errors import (
+    CorruptError,
+    DriveError,
+    FormatError,
+    NotFoundError,
+    RollbackError,
+    UnavailableError,
+)
 from backend.findings import Findings
 from backend.system import at_rest, plain_hash
 from backend.upstream import Commit, Head
 from cache.blocks import BlockCache
 from cache.local import DEVICE, NAMESPACE_FILE
 from cache.namespace import check_namespace
-from cache.publish import CommitIdentity, LogReplay, SnapshotRoot, SnapshotStore, check_log, snapshot
+from cache.publish import CommitIdentity, SnapshotRoot, SnapshotStore, snapshot
+from cache.sync import LogReplay, check_log
 from tools.host.progress import Progress
 
 
@@ -121,7 +129,7 @@ class StateCheck:
                     await self._keep(replay, stops)
                     start = commit.number
                     self._progress.update(start, self._head.number)
-        except (CorruptError, FormatError) as error:
+        except (CorruptError, FormatError, RollbackError) as error:
             self._findings.add("lost", str(error))
         finally:
             replay.close()

@@ -1,4 +1,4 @@
-"""cache.namespace.check, cache.publish.check_log: a sound namespace breaks no rule, and each damage breaks
+"""cache.namespace.check, cache.sync.check_log: a sound namespace breaks no rule, and each damage breaks
 one."""
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from cache.namespace.operations import (
     Unlink,
 )
 from cache.namespace.schema import Connection, open_database
-from cache.publish import check_log
 from cache.retention.lost_files import lost_ranges, named_blocks, paths_of
+from cache.sync import check_log
 
 BLOCK, OTHER = bytes([1]) * 32, bytes([2]) * 32
 DIRECTORY, REGULAR, SYMLINK = 0o040755, 0o100644, 0o120777

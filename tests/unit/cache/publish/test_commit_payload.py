@@ -54,3 +54,13 @@ def test_a_bomb_and_a_stub_are_refused() -> None:
         open_operations(KEY, bomb, BINDING)
     with pytest.raises(CorruptError, match="shorter"):
         open_operations(KEY, seal(KEY, b"\1", BINDING), BINDING)
+
+
+@pytest.mark.parametrize(
+    "packed", [b"", b"\x93\xc4\x01a", b"\x01", b"\x80", b"\x91\x05", b"\x91\xa1a", b"\xc1"]
+)
+def test_a_payload_that_is_no_list_of_operations_is_refused(packed: bytes) -> None:
+    """Whoever has the key may seal anything."""
+    payload = seal(KEY, struct.pack("<BI", 1, len(packed)) + compress(packed), BINDING)
+    with pytest.raises(CorruptError):
+        open_operations(KEY, payload, BINDING)

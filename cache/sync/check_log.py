@@ -1,4 +1,4 @@
-"""Checking the commit log by living it again: every commit opened, decoded, applied to a fresh namespace.
+"""Checking the commit log by living it again: every commit applied to a fresh namespace by the follower.
 
 The result is what everything else about the namespace is compared with: a snapshot, or this machine's own
 database, must equal the replayed log as of its commit in every table, `inode.atime_ns` aside (a state taken
@@ -13,13 +13,11 @@ from typing import Final
 
 import trio
 
-from backend.commits import associated_data_of
-from backend.errors import CorruptError, DriveError, FormatError
+from backend.errors import CorruptError, DriveError
 from backend.upstream import Commit, Head
-from cache.namespace import Connection, Namespace, Operation, SetExtents, decode, open_database, sqlite_errors
-from cache.publish import snapshot
-from cache.publish.commit_payload import open_operations
-from cache.publish.publisher import CommitIdentity
+from cache.namespace import Connection, Namespace, open_database, sqlite_errors
+from cache.publish import CommitIdentity, snapshot
+from cache.sync.follower import Follower
 
 _AT_ONCE: Final = 10_000
 _NO_STATE: Final = ("meta", "forgetting")
@@ -30,26 +28,13 @@ _FORGOTTEN: Final = (
 )
 
 
-def decode_commit(commit: Commit, identity: CommitIdentity) -> list[Operation]:
-    """The operations of a commit. `CorruptError` or `FormatError` if it does not open or decode, or if its
-    envelope does not name a block that its operations use."""
-    binding = associated_data_of(identity.drive_id, commit)
-    operations = [
-        decode(encoded) for encoded in open_operations(identity.commit_key, commit.payload, binding)
-    ]
-    used = {extent[2] for each in operations if isinstance(each, SetExtents) for extent in each.extents}
-    if not used <= set(commit.added):
-        raise CorruptError(f"commit {commit.number} uses blocks that its envelope does not name")
-    return operations
-
-
 class LogReplay:
     """The fresh namespace. Event-loop thread; `close` when done."""
 
     def __init__(self, path: Path, identity: CommitIdentity, device: int) -> None:
         self._path = path
-        self._identity = identity
         self._namespace = Namespace(str(path), device=device)
+        self._follower = Follower(self._namespace, identity)
 
     @property
     def head(self) -> Head:
@@ -57,19 +42,10 @@ class LogReplay:
         return self._namespace.head()
 
     def apply(self, commit: Commit, commit_hash: bytes) -> None:
-        """The next commit. `CorruptError` or `FormatError`, naming it, if it cannot be applied; then this
-        replay is at its end."""
-        try:
-            operations = decode_commit(commit, self._identity)
-            self._namespace.begin_commit(commit.number)
-            for operation in operations:
-                self._namespace.apply(operation)
-            self._namespace.record_commit(commit.number, commit_hash, commit.time_ns)
-            while self._namespace.points.forget_some(_AT_ONCE):
-                continue
-        except (CorruptError, FormatError) as error:
-            raise CorruptError(f"commit {commit.number} cannot be applied: {error}") from None
-        self._namespace.begin_commit(commit.number + 1)
+        """The next commit; errors as of `Follower.apply`, and then this replay is at its end."""
+        self._follower.apply(commit, commit_hash)
+        while self._namespace.points.forget_some(_AT_ONCE):
+            continue
 
     async def export(self, target: Path) -> None:
         """The state as of the newest commit as a file of its own; `target` must not exist."""

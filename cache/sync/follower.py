@@ -1,0 +1,87 @@
+"""The one follower: what applies published commits to a namespace, at opening and in fsck's check of the log.
+
+Invariants:
+1. A commit is checked in the same way whoever follows: it goes on from the newest one that the namespace
+   has, its payload opens, its operations are well formed, its envelope names all blocks that they use, they
+   fit the state, and its time is not before that of the one before.
+2. A commit is applied whole or it is refused. Of one that was refused some operations may be applied: the
+   namespace must not be flushed then, nor another commit applied to it.
+
+Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from backend.commits import associated_data_of
+from backend.errors import CorruptError, FormatError, RollbackError
+from backend.upstream import Commit
+from cache.namespace import (
+    MAX_SIZE,
+    MalformedError,
+    Namespace,
+    Operation,
+    OutOfDateError,
+    SetExtents,
+    check_form,
+    decode,
+)
+from cache.publish import CommitIdentity, open_operations
+
+
+class Follower:
+    """See the module."""
+
+    def __init__(self, namespace: Namespace, identity: CommitIdentity) -> None:
+        self._namespace = namespace
+        self._identity = identity
+
+    def encoded_operations(self, commit: Commit) -> list[bytes]:
+        """The operations of a commit, which need not be the next. `CorruptError`, `FormatError`: its payload
+        does not open."""
+        binding = associated_data_of(self._identity.drive_id, commit)
+        return open_operations(self._identity.commit_key, commit.payload, binding)
+
+    def apply(self, commit: Commit, commit_hash: bytes) -> list[Operation]:
+        """Apply the next commit and record it; its operations. The one after it is open then.
+        `RollbackError`: it goes on from another one than the namespace's newest. `MalformedError`: it is
+        damaged, whatever the namespace is. `OutOfDateError`: it does not fit this namespace. Each names
+        it."""
+        head = self._namespace.head()
+        if commit.number != head.number + 1 or commit.previous != head.hash:
+            raise RollbackError(f"commit {commit.number} of the drive's log follows another history")
+        with _named(commit.number):
+            operations = [decode(encoded) for encoded in self.encoded_operations(commit)]
+            _check_envelope(commit, operations)
+            self._namespace.begin_commit(commit.number)
+            for operation in operations:
+                self._namespace.apply(operation)
+            self._namespace.record_commit(commit.number, commit_hash, commit.time_ns)
+        self._namespace.begin_commit(commit.number + 1)
+        return operations
+
+
+def _check_envelope(commit: Commit, operations: list[Operation]) -> None:
+    """Who keeps the blocks knows no operations: what a commit uses is what its envelope names."""
+    if commit.time_ns > MAX_SIZE:
+        raise MalformedError(f"its time is out of range: {commit.time_ns}")
+    used: set[bytes] = set()
+    for operation in operations:
+        if isinstance(operation, SetExtents):
+            check_form(operation)
+            used.update(extent[2] for extent in operation.extents)
+    if not used.issubset(commit.added):
+        raise MalformedError("it uses blocks that its envelope does not name")
+
+
+@contextmanager
+def _named(number: int) -> Iterator[None]:
+    """What is refused within is commit `number`."""
+    try:
+        yield
+    except OutOfDateError as error:
+        raise OutOfDateError(f"commit {number} does not fit what those before it say: {error}") from error
+    except (CorruptError, FormatError) as error:
+        raise MalformedError(f"commit {number} is damaged: {error}") from error

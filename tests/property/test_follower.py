@@ -1,0 +1,197 @@
+"""One follower: opening and fsck's check of the log say the same of the same log, whatever is wrong with it.
+
+The logs are made by hand and then changed in one place: by who has the drive's keys (other operations,
+another envelope) and by who has not (bits of a payload).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+import trio
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from backend.commits.commit_format import associated_data_of, commit_hash
+from backend.errors import DriveError
+from backend.upstream import NO_COMMIT, BlockId, Commit
+from cache.local.local_state import DEVICE, NAMESPACE_FILE, LocalState
+from cache.namespace.operations import (
+    ROOT_INODE,
+    Create,
+    Delete,
+    Operation,
+    Pin,
+    Rename,
+    SetAttributes,
+    SetExtents,
+    SetWriter,
+    Unlink,
+    encode,
+)
+from cache.opening import open_drive
+from cache.publish.commit_payload import seal_operations
+from cache.publish.publisher import CommitIdentity
+from cache.sync.check_log import LogReplay, differences
+from tests.drives import DRIVE_ID, QUIET, SECRETS
+from tests.memory_upstream import MemoryUpstream
+from tests.property.any_operation import BLOCK, OPERATIONS
+
+IDENTITY = CommitIdentity(DRIVE_ID, DEVICE, b"host", SECRETS.commit)
+OTHER = b"c" * 32
+Log = list[tuple[Commit, bytes]]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A commit to be made: what it says, and what of it is changed afterwards."""
+
+    operations: tuple[bytes, ...]
+    added: tuple[bytes, ...] = ()
+    time_ns: int = 0
+    number: int = 0
+    previous: bytes = b""
+    key: bytes = field(default=SECRETS.commit)
+    flipped: int = -1
+
+
+def draft(*operations: Operation) -> Draft:
+    used = {extent[2] for each in operations if isinstance(each, SetExtents) for extent in each.extents}
+    return Draft(tuple(map(encode, operations)), tuple(sorted(used)))
+
+
+GOOD = (
+    draft(
+        SetWriter(DEVICE, b"host"),
+        Create(ROOT_INODE, b"f", 2, 0o100644, 0, 0, 0, b"", 1),
+        SetAttributes(2, size=9),
+        SetExtents(2, 0, ((0, 9),), ((0, 9, BLOCK, 0),)),
+    ),
+    draft(Create(ROOT_INODE, b"d", 3, 0o40755, 0, 0, 0, b"", 1), Pin(b"p", 1)),
+    draft(
+        Rename(ROOT_INODE, b"f", 3, b"f", 2, 0, False, 2), SetExtents(2, 1, ((0, 4),), ((0, 4, OTHER, 0),))
+    ),
+    draft(Unlink(3, b"f", 2, 3), Delete(2)),
+)
+
+
+def made(drafts: list[Draft]) -> Log:
+    """The log of these drafts: each goes on from the one before, unless it says otherwise."""
+    found: Log = []
+    for index, each in enumerate(drafts, 1):
+        previous = each.previous or (found[-1][1] if found else NO_COMMIT)
+        added = tuple(map(BlockId, each.added))
+        commit = Commit(each.number or index, previous, DEVICE, 1, each.time_ns or index, added, (), b"")
+        payload = bytearray(seal_operations(each.key, each.operations, associated_data_of(DRIVE_ID, commit)))
+        if each.flipped >= 0:
+            payload[each.flipped % len(payload)] ^= 1 << each.flipped % 8
+        commit = replace(commit, payload=bytes(payload))
+        found.append((commit, commit_hash(commit)))
+    return found
+
+
+Change = Callable[[Draft], Draft]
+CHANGES: st.SearchStrategy[Change] = st.one_of(
+    st.tuples(OPERATIONS, st.integers(0, 4)).map(
+        lambda new: (
+            lambda d: replace(
+                d, operations=(*d.operations[: new[1]], encode(new[0]), *d.operations[new[1] :])
+            )
+        )
+    ),
+    st.integers(0, 3).map(
+        lambda at: lambda d: replace(d, operations=d.operations[:at] + d.operations[at + 1 :])
+    ),
+    st.just(lambda d: replace(d, operations=d.operations[::-1])),
+    st.binary(max_size=5).map(lambda bytes_: lambda d: replace(d, operations=(*d.operations, bytes_))),
+    st.sampled_from([(), (BLOCK,), (OTHER,), (BLOCK, OTHER)]).map(
+        lambda added: lambda d: replace(d, added=added)
+    ),
+    st.sampled_from([0, 1, 2, 5, 1 << 63, (1 << 64) - 1]).map(
+        lambda time_ns: lambda d: replace(d, time_ns=time_ns)
+    ),
+    st.integers(0, 5).map(lambda number: lambda d: replace(d, number=number)),
+    st.just(lambda d: replace(d, previous=bytes(31) + b"x")),
+    st.just(lambda d: replace(d, key=bytes(32))),
+    st.integers(0, 10_000).map(lambda flipped: lambda d: replace(d, flipped=flipped)),
+    st.just(lambda d: d),
+)
+
+
+def verdict_of_fsck(log: Log, path: Path) -> tuple[int, str, str]:
+    """How many commits were applied, and what was said of the next."""
+    replay = LogReplay(path, IDENTITY, DEVICE)
+    try:
+        for commit, digest in log:
+            replay.apply(commit, digest)
+        trio.run(replay.export, path.with_suffix(".state"))
+    except DriveError as error:
+        return replay.head.number, type(error).__name__, str(error)
+    finally:
+        replay.close()
+    return replay.head.number, "", ""
+
+
+async def verdict_of_opening(log: Log, folder: Path) -> tuple[int, str, str]:
+    upstream = MemoryUpstream()
+    upstream.commits = log
+    local = LocalState(folder)
+    try:
+        await open_drive(local, upstream, DRIVE_ID, SECRETS, replace(QUIET, read_only=True))
+    except DriveError as error:
+        return local.ledger.head.number, type(error).__name__, str(error)
+    finally:
+        head = local.ledger.head
+        local.close()
+    return head.number, "", ""
+
+
+def check_same(log: Log) -> str:
+    """Both say the same; what."""
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        number, kind, text = verdict_of_fsck(log, folder / "replay.db")
+        found = trio.run(verdict_of_opening, log, folder / "state")
+        assert found[:2] == (number, kind)
+        assert found[2].startswith(text)
+        if not kind:
+            assert differences(folder / "replay.state", folder / "state" / NAMESPACE_FILE) == []
+        return kind
+
+
+@settings(max_examples=40)
+@given(at=st.integers(0, len(GOOD) - 1), change=CHANGES)
+@example(0, lambda d: replace(d, added=()))
+def test_opening_and_fsck_say_the_same_of_a_log(at: int, change: Change) -> None:
+    drafts = list(GOOD)
+    drafts[at] = change(drafts[at])
+    check_same(made(drafts))
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda d: d, ""),
+        (lambda d: replace(d, added=(BLOCK, OTHER)), ""),
+        (lambda d: replace(d, added=(BLOCK,)), "MalformedError"),
+        (lambda d: replace(d, flipped=77), "MalformedError"),
+        (lambda d: replace(d, key=bytes(32)), "MalformedError"),
+        (lambda d: replace(d, operations=(b"\x91\x63",)), "MalformedError"),
+        (lambda d: replace(d, operations=(encode(SetAttributes(2, size=-1)),)), "MalformedError"),
+        (lambda d: replace(d, operations=(encode(Delete(7)),)), "OutOfDateError"),
+        (lambda d: replace(d, operations=(encode(SetExtents(2, 2, ((0, 4),), ())),)), "OutOfDateError"),
+        (lambda d: replace(d, operations=(encode(SetExtents(2, 1, ((0, 4),), ())),)), "OutOfDateError"),
+        (lambda d: replace(d, time_ns=1), "OutOfDateError"),
+        (lambda d: replace(d, time_ns=(1 << 64) - 1), "MalformedError"),
+        (lambda d: replace(d, previous=bytes(31) + b"x"), "RollbackError"),
+        (lambda d: replace(d, number=4), "RollbackError"),
+    ],
+    ids=str,
+)
+def test_what_both_say(change: Change, kind: str) -> None:
+    """Of the third commit; without its rename the fourth does not fit."""
+    assert check_same(made([*GOOD[:2], change(GOOD[2]), GOOD[3]])) == kind
