@@ -13,18 +13,39 @@ import argparse
 import logging
 import os
 import tempfile
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
 import pyfuse3
 import trio
 
 from cache.drive import Drive
+from cache.messages import Call, Service, by_name
+from gateway.control import ControlServer
 from mountfs.session import Session
 from mountfs.session_options import SessionOptions
 from tests.mount.memory_drive import MemoryDrive
-from tools.mount_control import control_server
+from tools.mount_control import commands_of
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """An extended attribute."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """How often."""
+
+    times: int
+
+
+ASKED: Final = Call("asked", Attribute, Times)
+"""How often the kernel asked for the attribute."""
 
 
 def main() -> None:
@@ -42,14 +63,21 @@ def main() -> None:
     drive.read_delay = chosen.read_delay
     with tempfile.TemporaryDirectory() as folder:
         path = chosen.socket or Path(folder) / "control" / "socket"
-        trio.run(serve, cast(Drive, drive), chosen.mountpoint, path)
+        trio.run(serve, drive, chosen.mountpoint, path)
 
 
-async def serve(drive: Drive, mountpoint: Path, path: Path) -> None:
+async def serve(memory: MemoryDrive, mountpoint: Path, path: Path) -> None:
     """Until it is unmounted."""
+    drive = cast(Drive, memory)
     options = SessionOptions(source="nullfs", allow_other=os.geteuid() == 0, access_lists=False)
     session = Session(drive, mountpoint, options)
-    control = control_server(path, drive, session, folders={})
+    commands = commands_of(drive, session, folders={})
+
+    async def asked(attribute: Attribute) -> Times:
+        return Times(memory.asked[attribute.name])
+
+    calls = by_name([Service(ASKED, asked)])
+    control = ControlServer(path, replace(commands, calls=calls))
     await session.serve(control, partial(print, "ready", flush=True))
 
 

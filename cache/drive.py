@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
 from stat import S_ISREG
-from typing import Any, Final
+from typing import Final
 
 import trio
 
@@ -31,6 +30,7 @@ from cache.errors import (
 from cache.health import Health
 from cache.history import PastTree
 from cache.journal import Layer, Ledger, Need, Trimming
+from cache.messages import DriveStatus, SetApart
 from cache.namespace import MAX_NAME, MAX_SIZE, Point, sqlite_errors
 from cache.publish import Quiet, SnapshotKeeper
 from cache.retention import RetentionKeeper, Space, paths_of
@@ -319,39 +319,39 @@ class Drive(Tree):
         """The content of `inode` is not frozen any more."""
         self._delete_if_unused(inode)
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> DriveStatus:
         """For people and tools: what is accepted, not yet stored, not yet published; the store."""
         await self._refresh_status()
         apart = await self.set_apart()
         ledger, sealer, totals = self.ledger, self._sealer, self._namespace.statistics()
         head = ledger.head
-        return {
-            "read_only": self._read_only,
-            "fenced": self.publisher.fenced,
-            "problem": ledger.custody.lost or self.publisher.problem,
-            "journal_lost": bool(ledger.custody.lost),
-            "set_aside": self.set_aside,
-            "set_apart": [{"path": path, "reason": reason} for path, reason in apart.items()],
-            "commit": head.number,
-            "published": not ledger.unpublished,
-            "pending_commit": None if ledger.pending is None else ledger.pending.number,
-            "open_operations": ledger.open_operations,
-            "dirty_files": len(self._dirty),
-            "dirty_bytes": self._dirty.data_bytes(),
-            "journal_bytes": ledger.journal.record_bytes,
-            "journal_limit": self._reachable_limit(),
-            "files": totals.files,
-            "directories": totals.inodes - totals.files,
-            "file_bytes": totals.bytes,
-            "sealed_bytes": sealer.sealed_bytes,
-            "new_bytes": sealer.new_bytes,
-            "new_stored_bytes": sealer.new_sealed_bytes,
-            "cache_bytes": self.blocks.used,
-            "cache_hits": self.blocks.hits,
-            "cache_misses": self.blocks.misses,
-            "scrub": dict(self.health.scrub_status()) if self.health is not None else {},
-            "store": None if self._store_status is None else asdict(self._store_status),
-        }
+        return DriveStatus(
+            read_only=self._read_only,
+            fenced=self.publisher.fenced,
+            problem=ledger.custody.lost or self.publisher.problem,
+            journal_lost=bool(ledger.custody.lost),
+            set_aside=self.set_aside,
+            set_apart=tuple(SetApart(path, reason) for path, reason in apart.items()),
+            commit=head.number,
+            published=not ledger.unpublished,
+            pending_commit=None if ledger.pending is None else ledger.pending.number,
+            open_operations=ledger.open_operations,
+            dirty_files=len(self._dirty),
+            dirty_bytes=self._dirty.data_bytes(),
+            journal_bytes=ledger.journal.record_bytes,
+            journal_limit=self._reachable_limit(),
+            files=totals.files,
+            directories=totals.inodes - totals.files,
+            file_bytes=totals.bytes,
+            sealed_bytes=sealer.sealed_bytes,
+            new_bytes=sealer.new_bytes,
+            new_stored_bytes=sealer.new_sealed_bytes,
+            cache_bytes=self.blocks.used,
+            cache_hits=self.blocks.hits,
+            cache_misses=self.blocks.misses,
+            scrub=None if self.health is None else self.health.scrub_status(),
+            store=self._store_status,
+        )
 
     def _reachable_limit(self) -> int:
         """What the journal may take, as its disk is now."""

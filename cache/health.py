@@ -3,8 +3,9 @@ hand."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
+
+from backend.health import Repaired, ScrubStatus
 
 
 class Health(Protocol):
@@ -13,13 +14,13 @@ class Health(Protocol):
     async def run(self) -> None:
         """Scrub when it is due, until cancelled."""
 
-    def scrub_status(self) -> Mapping[str, Any]:
-        """Of the scrub under way, or the last one."""
+    def scrub_status(self) -> ScrubStatus | None:
+        """Of the scrub under way, or the last one. None where nothing is scrubbed."""
 
-    async def scrub(self, *, wait: bool) -> Mapping[str, Any]:
+    async def scrub(self, *, wait: bool) -> ScrubStatus:
         """Begin a scrub now."""
 
-    async def repair(self) -> Mapping[str, Any]:
+    async def repair(self) -> Repaired:
         """Repair all that is queued, now."""
 
     async def check_fragments(self) -> list[str]:

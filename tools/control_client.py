@@ -14,12 +14,13 @@ import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import httpx
 
+from cache.messages import Call, MessageError, MountStatus, from_plain, to_plain
 from gateway.control_address import addresses, peer, within_reach
 from tools.deadline import Deadline
 from tools.errors import ToolError
@@ -28,6 +29,9 @@ from tools.host.mounts import Mount
 
 CONTROL_ATTRIBUTE: Final = "user.drivefs.control"
 ANSWER_SECONDS: Final = 10.0
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
 
 
 class NotMountedError(ToolError):
@@ -74,10 +78,10 @@ class ControlClient:
             )
         return client
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> MountStatus:
         """What `GET /status` says: see docs/tools.md."""
-        answer: dict[str, Any] = self._ask("GET", "/status", Deadline(ANSWER_SECONDS)).json()
-        return answer
+        answer = self._ask("GET", "/status", Deadline(ANSWER_SECONDS)).json()
+        return self._understood(MountStatus, answer)
 
     def sync(self, mountpoint: str, timeout: float | None) -> Synced:
         """Return when all that programs wrote to the mount before is stored and published, with all its
@@ -91,12 +95,16 @@ class ControlClient:
             raise ToolError(f"{mountpoint}: not all could be written back: {complaint}")
         return Synced(str(answer.get("notice", "")), str(answer.get("short", "")))
 
-    def call(self, name: str, arguments: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
-        """What the call `name` (`cache.services.calls`) answers to `arguments`. `ToolError` with its
-        refusal."""
-        asked = self._ask("POST", f"/calls/{name}", Deadline(timeout), dict(arguments))
-        answer: dict[str, Any] = asked.json()
-        return answer
+    def call(self, call: Call[Question, Answer], question: Question, timeout: float | None = None) -> Answer:
+        """The answer to `question`. `ToolError` with the mount's refusal."""
+        asked = self._ask("POST", f"/calls/{call.name}", Deadline(timeout), to_plain(question))
+        return self._understood(call.answer, asked.json())
+
+    def _understood(self, kind: type[Answer], value: object) -> Answer:
+        try:
+            return from_plain(kind, value, lenient=True)
+        except MessageError as error:
+            raise ToolError(f"the mount answers as another version of drivefs: {error}") from None
 
     def process_id(self) -> int:
         """The id of the process that serves the mount."""

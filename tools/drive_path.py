@@ -36,7 +36,7 @@ class DrivePath:
         """That of the mount. `ToolError`, which names the live path, if this one lies in the hidden directory
         of the past: who is asked about a path is asked about all its time."""
         client = ControlClient.of_mount(self.mountpoint)
-        hidden = os.fsdecode(unquote_to_bytes(client.status()["versions_dir"]))
+        hidden = os.fsdecode(unquote_to_bytes(client.status().versions_dir))
         parts = PurePath(self._relative).parts
         if hidden and hidden in parts:
             before = parts[: parts.index(hidden)]

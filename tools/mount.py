@@ -24,6 +24,7 @@ from backend import failpoints, file_limit
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publish import Intervals
+from gateway.control import ControlServer
 from mountfs import process_tuning
 from mountfs.heap import share_one_heap
 from mountfs.session import Session
@@ -34,7 +35,7 @@ from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.host import daemon, mounts, namespaces, places
 from tools.host.logs import log_to_file, log_to_terminal
 from tools.host.places import Folders
-from tools.mount_control import control_server
+from tools.mount_control import commands_of
 from tools.mount_options import MountOptions
 from tools.secret_source import SecretSource
 from tools.terminal import complain, say
@@ -202,14 +203,13 @@ async def _serve_until_unmounted(
         for notice in opened.notices:
             _warn(notice)
         session = Session(opened, mountpoint, how)
-        control = control_server(
-            own.state / CONTROL_SOCKET,
+        commands = commands_of(
             opened,
             session,
             versions_name=b"" if how.as_of else how.versions_name or b"",
             folders={"cache": str(own.cache), "state": str(own.state)},
         )
-        await session.serve(control, ready)
+        await session.serve(ControlServer(own.state / CONTROL_SOCKET, commands), ready)
         if os.geteuid() == 0:
             # Before the drive is let go of: the next mount of it may be in the same place.
             await trio.to_thread.run_sync(mounts.forget_helper, str(mountpoint))

@@ -59,7 +59,7 @@ def remount(mountpoint: str, option_lists: Iterable[str], *, sloppy: bool, fake:
     if mount is None or mount.type != mounts.FILE_SYSTEM_TYPE:
         raise ToolError(f"{mountpoint}: no drivefs drive is mounted here, so there is nothing to remount")
     words = changed(mount.options, options)
-    if "ro" not in words and ControlClient.of_mount(mountpoint).status()["read_only"]:
+    if "ro" not in words and ControlClient.of_mount(mountpoint).status().read_only:
         raise ToolError(
             f"{mountpoint}: was mounted to look only, which a remount cannot change: unmount it, and mount "
             "it again"

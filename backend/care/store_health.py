@@ -5,14 +5,12 @@ Event-loop thread. Looking changes nothing; repairing writes only what was rebui
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from backend.blocks import BlockIndex, BlockStore
 from backend.care.check_store import StoreCheck
 from backend.care.scrub import Scrub
 from backend.errors import ReadOnlyError
 from backend.findings import Findings
+from backend.health import Repaired, ScrubStatus
 from backend.packs import PackStore
 
 
@@ -32,35 +30,25 @@ class StoreHealth:
         if self._scrubbing is not None:
             await self._scrubbing.run()
 
-    def scrub_status(self) -> Mapping[str, Any]:
-        """Of the scrub under way, or the last one."""
-        if self._scrubbing is None:
-            return {}
-        state = self._scrubbing.state
-        return {
-            "running": self._scrubbing.is_running,
-            "finished_ns": state.finished_ns,
-            "fragments": state.fragments,
-            "bytes": state.bytes,
-            "wrong": state.wrong,
-            "unanswered": state.unanswered,
-        }
+    def scrub_status(self) -> ScrubStatus | None:
+        """Of the scrub under way, or the last one. None where nothing is scrubbed."""
+        return None if self._scrubbing is None else _status(self._scrubbing)
 
-    async def scrub(self, *, wait: bool) -> Mapping[str, Any]:
+    async def scrub(self, *, wait: bool) -> ScrubStatus:
         """Begin a scrub now, or go on with the one under way; with `wait`, return at its end."""
         if self._scrubbing is None:
             raise ReadOnlyError("the drive is open for reading only: nothing can be scrubbed")
         finished = self._scrubbing.request()
         if wait:
             await finished.wait()
-        return self.scrub_status()
+        return _status(self._scrubbing)
 
-    async def repair(self) -> Mapping[str, Any]:
+    async def repair(self) -> Repaired:
         """Repair all that is queued, now; packs that are whole again, and that are left."""
         if self._scrubbing is None:
             raise ReadOnlyError("the drive is open for reading only: nothing can be repaired")
         repaired = await self._blocks.repairs.repair_all()
-        return {"repaired": repaired, "left": self._index.packs.statistics().packs_to_repair}
+        return Repaired(repaired, self._index.packs.statistics().packs_to_repair)
 
     async def check_fragments(self) -> list[str]:
         """One line for each pack of which a fragment is missing, has the wrong size or cannot be asked
@@ -68,3 +56,15 @@ class StoreHealth:
         findings = Findings()
         await StoreCheck(self._packs, self._index, findings, mend=False).run(lambda _done, _total: None)
         return [finding.text for finding in findings.all]
+
+
+def _status(scrubbing: Scrub) -> ScrubStatus:
+    state = scrubbing.state
+    return ScrubStatus(
+        running=scrubbing.is_running,
+        finished_ns=state.finished_ns,
+        fragments=state.fragments,
+        bytes=state.bytes,
+        wrong=state.wrong,
+        unanswered=state.unanswered,
+    )

@@ -15,6 +15,7 @@ from typing import Final
 import trio
 
 from backend.upstream import BlockId, Housekeeping
+from cache.messages import Sizes
 from cache.namespace import MAX_NAME, Gap, open_database, sqlite_errors
 from cache.retention.gap_table import IN_GAP, fill
 from cache.retention.space_walk import Part, parts_of
@@ -24,17 +25,6 @@ _FREED: Final = (
     f"SELECT block FROM past_extent WHERE {IN_GAP} EXCEPT SELECT block FROM extent"
     f" EXCEPT SELECT block FROM past_extent WHERE NOT {IN_GAP}"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Sizes:
-    """Of distinct blocks, in bytes: what files name of them, what they are sealed (compressed), and what that
-    takes on the nodes with parity."""
-
-    blocks: int
-    plain: int
-    sealed: int
-    stored: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,37 +6,36 @@ connection of its own, so that the drive goes on working.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import trio
 
 from backend.errors import ReadOnlyError
+from backend.health import Repaired, ScrubStatus
 from backend.upstream import BlockId
 from cache.drive import Drive
 from cache.health import Health
+from cache.messages import CHECK, REPAIR, SCRUB, Checked, Nothing, ScrubWanted, Service
 from cache.namespace import check_namespace
 from cache.retention import lost_ranges, named_blocks
 
 _BATCH: Final = 1000
 _TOLD: Final = 100
 
-Call = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
 
+def health_services(drive: Drive) -> list[Service[Any, Any]]:
+    """Those of `cache.messages.health`."""
 
-def health_calls(drive: Drive) -> dict[str, Call]:
-    """By name."""
+    async def check(_: Nothing) -> Checked:
+        return Checked(tuple(await check_running(drive)))
 
-    async def check(_arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"problems": await check_running(drive)}
+    async def scrub(wanted: ScrubWanted) -> ScrubStatus:
+        return await _health(drive).scrub(wait=wanted.wait)
 
-    async def scrub(arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        return await _health(drive).scrub(wait=arguments.get("wait") is True)
-
-    async def repair(_arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def repair(_: Nothing) -> Repaired:
         return await _health(drive).repair()
 
-    return {"check": check, "scrub": scrub, "repair": repair}
+    return [Service(CHECK, check), Service(SCRUB, scrub), Service(REPAIR, repair)]
 
 
 async def check_running(drive: Drive) -> list[str]:

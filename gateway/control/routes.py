@@ -3,7 +3,7 @@
 | request | answer |
 |---|---|
 | GET /status | 200, the drive's status as JSON |
-| GET /metrics | 200, its numbers as Prometheus gauges (text format 0.0.4) |
+| GET /metrics | 200, its numbers (`gateway.control.metrics`) |
 | POST /sync | 200 when all accepted so far is stored and published, `{}` or with texts (below); 503 if not |
 | POST /write-back | 200 `{"problem": ...}` when the kernel was asked to hand over what it holds itself |
 | POST /unmount | 202 `{}` at once; the mount then drains and ends as on SIGTERM |
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -28,13 +28,11 @@ import h11
 
 from backend.errors import DriveError
 from cache.errors import FileSystemError
-from cache.services import Call
+from cache.messages import MountStatus, Service, Services, to_plain
 from gateway.control.exchange import Answer, Refused, as_json
-from gateway.control.metrics import MEDIA_TYPE, gauge_lines
+from gateway.control.metrics import MEDIA_TYPE, exposition
 
 CALLS: Final = "/calls/"
-
-Status = Mapping[str, Any]
 
 Waiting = Callable[[], AbstractContextManager[None]]
 """Around what may take for ever: `Refused` if too many wait already."""
@@ -52,7 +50,7 @@ class Commands:
     """What the socket can ask of a mount. `sync` and `calls` may raise the drive's errors; `write_back` says
     what is wrong, if anything."""
 
-    status: Callable[[], Awaitable[Status]]
+    status: Callable[[], Awaitable[MountStatus]]
     sync: Callable[[], Awaitable[None]]
     write_back: Callable[[], Awaitable[str]]
     unmount: Callable[[], None]
@@ -60,7 +58,7 @@ class Commands:
     """what who asks for a sync is to be told besides"""
     redundancy: Callable[[], Awaitable[str]] = _whole
     """waits for it after a sync; what is lacking"""
-    calls: Mapping[str, Call] = field(default_factory=dict)
+    calls: Services = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +89,7 @@ async def answer_to(request: h11.Request, body: bytes, commands: Commands, waiti
         raise Refused(500) from None
 
 
-async def _call(request: h11.Request, body: bytes, call: Call | None) -> Answer:
+async def _call(request: h11.Request, body: bytes, call: Service[Any, Any] | None) -> Answer:
     if call is None:
         raise Refused(404)
     if request.method != b"POST":
@@ -112,11 +110,11 @@ async def _call(request: h11.Request, body: bytes, call: Call | None) -> Answer:
 
 
 async def _status(commands: Commands) -> Answer:
-    return as_json(200, await commands.status())
+    return as_json(200, to_plain(await commands.status()))
 
 
 async def _metrics(commands: Commands) -> Answer:
-    text = "".join(gauge_lines(await commands.status()))
+    text = "".join(exposition(await commands.status()))
     return Answer(200, text.encode(), MEDIA_TYPE)
 
 

@@ -25,7 +25,7 @@ from cache.errors import InputOutputError, NoSpaceLeftError
 from cache.journal.format import OFFSET_BITS
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import ROOT_INODE, Create
-from cache.services.calls import calls_of
+from cache.services.calls import services_of
 from tests.drives import QUIET, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 from tests.mount.mounted import run
@@ -69,7 +69,7 @@ async def fill(drive: Drive, files: int = FILES) -> None:
 
 
 async def clone(drive: Drive) -> None:
-    await calls_of(drive)["clone"]({"source": "top", "target": "copy"})
+    await services_of(drive)["clone"]({"source": "top", "target": "copy"})
 
 
 async def names(drive: Drive) -> tuple[int, int]:

@@ -11,7 +11,6 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 import trio
 
@@ -27,6 +26,8 @@ from cache.errors import (
     NotEmptyError,
     StaleError,
 )
+from cache.messages import DriveStatus
+from tests.statuses import mount_status
 
 FAIL_BACKGROUND = b"user.test.fail"
 """Setting this extended attribute makes `run` raise: how a test reaches a drive in another process."""
@@ -320,8 +321,8 @@ class MemoryDrive:
     async def redundancy(self) -> str:
         return ""
 
-    async def status(self) -> dict[str, Any]:
-        return {"inodes": len(self._nodes), "synced": self.synced, "asked": dict(self.asked)}
+    async def status(self) -> DriveStatus:
+        return mount_status(files=len(self._nodes), published=True)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         task_status.started()

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from cache.messages import MountStatus
 from tools.control_client import ControlClient
 from tools.errors import ToolError
 from tools.host import mounts
@@ -120,7 +121,7 @@ class MountedDrive:
         """`drivefs sync`: all that was written before is stored and published."""
         succeed(self.tool("drivefs", "sync", self.mountpoint))
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> MountStatus:
         """What the mount says of itself."""
         return ControlClient.of_mount(str(self.mountpoint)).status()
 

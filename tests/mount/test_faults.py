@@ -208,7 +208,7 @@ def test_a_mount_that_was_stopped_past_its_lease_is_fenced(
     with pytest.raises(OSError, match="Input/output"):
         os.fsync(still_open)
     os.close(still_open)
-    assert drive.status()["fenced"]
+    assert drive.status().fenced
     wait_until(lambda: "taken over" in drive.tool("drivefs", "sync", drive.mountpoint).stderr)
     with pytest.raises(OSError, match="Read-only") as refused:
         (drive.mountpoint / "more").write_bytes(b"more")

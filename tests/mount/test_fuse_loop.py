@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -19,9 +18,11 @@ import pytest
 import trio
 import trio.testing
 
+from bench import nullfs
 from mountfs import fuse_loop
 from mountfs.fuse_loop import ALARM_SECONDS, MAX_TASKS, PollingLoop, has_known_seam, installed
 from tests.mount.memory_drive import FAIL_BACKGROUND
+from tools.control_client import ControlClient
 
 PATIENCE = 20.0
 
@@ -412,8 +413,8 @@ def test_writes_ask_for_privileges_once(tmp_path: Path) -> None:
         with open(mounted.folder / "file", "wb", buffering=0) as file:
             for _ in range(50):
                 file.write(b"some bytes")
-        asked = json.loads(_ask(mounted, "GET /status").partition(b"\r\n\r\n")[2])["asked"]
-    assert asked.get("security.capability", 0) <= 2
+        asked = ControlClient(str(mounted.socket)).call(nullfs.ASKED, nullfs.Attribute("security.capability"))
+    assert asked.times <= 2
 
 
 def test_the_control_socket_answers_under_load(tmp_path: Path) -> None:

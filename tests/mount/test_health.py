@@ -10,7 +10,6 @@ import pytest
 from tests.contents import KINDS, content
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.mounted import MountedDrive, succeed
-from tools.control_client import ControlClient
 from tools.errors import call
 from tools.fsck import FSCK_CODES, fsck
 
@@ -54,7 +53,9 @@ def test_damage_is_found_by_a_scrub_and_mended(drive: MountedDrive) -> None:
     assert " 0 left" in repaired.stdout
     assert {path: path.read_bytes() for path in fragments(drive)} == whole
     assert drive.tool("drivefs", "check", drive.mountpoint).returncode == 0
-    assert ControlClient.of_mount(str(drive.mountpoint)).status()["scrub"]["wrong"] == 2
+    scrub = drive.status().scrub
+    assert scrub is not None
+    assert scrub.wrong == 2
     assert "scrub" in drive.tool("drivefs", "status", drive.mountpoint).stdout
     assert (drive.mountpoint / "file").read_bytes() == data
 
@@ -90,8 +91,8 @@ def test_status_counts_files_and_folders(drive: MountedDrive) -> None:
     (drive.mountpoint / "link").symlink_to("folder")
     drive.sync()
     status = drive.status()
-    assert (status["files"], status["directories"]) == (len(KINDS) + 1, 3)
+    assert (status.files, status.directories) == (len(KINDS) + 1, 3)
     (cache,), (state,) = drive.cache.iterdir(), drive.state.iterdir()
-    assert status["folders"] == {"cache": str(cache), "state": str(state)}
+    assert status.folders == {"cache": str(cache), "state": str(state)}
     said = succeed(drive.tool("drivefs", "status", drive.mountpoint))
     assert f"{len(KINDS) + 1} files and 3 folders with {1000 * len(KINDS) / 1024:.1f} KiB" in said

@@ -165,7 +165,7 @@ def test_processes_killed_in_the_middle_of_calls(drive: MountedDrive) -> None:
             assert len(content) >= 96_000
             assert content == lines[: len(content)]
     drive.sync()
-    assert drive.status()["problem"] == ""
+    assert drive.status().problem == ""
     assert "ERROR" not in drive.log()
     drive.umount()
 

@@ -113,7 +113,7 @@ def test_the_cache_folder_may_be_emptied_under_a_mount(drive: MountedDrive, seed
             time.sleep(chance.uniform(0.1, 1.5))  # the moment is the point
             remove_some(drive.cache, chance)
             time.sleep(chance.uniform(0.1, 1))
-    assert drive.status()["problem"] == ""
+    assert drive.status().problem == ""
     writer.check()
     drive.umount()
     drive.mount()
@@ -161,9 +161,9 @@ def test_what_loses_its_name_under_a_mount_is_stored(drive: MountedDrive, seed: 
         else:
             for path in victims:
                 path.unlink(missing_ok=True)
-        wait_until(lambda: bool(drive.status()["journal_lost"]), NOTICE_SECONDS + SLACK)
+        wait_until(lambda: bool(drive.status().journal_lost), NOTICE_SECONDS + SLACK)
         time.sleep(chance.uniform(0, 1))
-    assert "removed" in drive.status()["problem"]
+    assert "removed" in drive.status().problem
     end = chance.choice(["sync", "umount", "umount -i", "fusermount"])
     if end == "sync":
         told = drive.tool("drivefs", "sync", drive.mountpoint)
@@ -180,7 +180,7 @@ def test_what_loses_its_name_under_a_mount_is_stored(drive: MountedDrive, seed: 
     succeed(drive.try_mount())
     drive.process_id = None
     writer.check()
-    assert drive.status()["problem"] == ""
+    assert drive.status().problem == ""
     drive.umount()
     drive.wipe_cache()
     drive.mount()
@@ -212,7 +212,7 @@ def test_no_success_without_proof(drive: MountedDrive) -> None:
     (drive.mountpoint / "precious").write_bytes(b"precious")
     drive.take_away(range(4))
     shutil.rmtree(drive.state)
-    wait_until(lambda: bool(drive.status()["journal_lost"]), NOTICE_SECONDS + SLACK)
+    wait_until(lambda: bool(drive.status().journal_lost), NOTICE_SECONDS + SLACK)
     assert drive.tool("drivefs", "sync", "--timeout", "3s", drive.mountpoint).returncode == 1
     told = drive.tool("umount.drivefs", "--timeout", "3s", drive.mountpoint)
     assert told.returncode == 32

@@ -172,8 +172,8 @@ class Life:
         else:
             await drive.sync()
         status = await drive.status()
-        assert {apart["path"].encode() for apart in status["set_apart"]} == {b"/" + name for name in bad}
-        assert status["published"] == (not bad)
+        assert {apart.path.encode() for apart in status.set_apart} == {b"/" + name for name in bad}
+        assert status.published == (not bad)
         await self._compare_here(drive, bad)
         await self._compare_elsewhere(bad)
 

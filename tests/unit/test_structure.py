@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("backend", "cache", "gateway", "mountfs", "tools")
 WITH_ROOMS = ("backend", "cache", "gateway")
 OUTSIDE = {
-    "backend": {"buffer", "errors", "failpoints", "file_limit", "findings", "upstream"},
+    "backend": {"buffer", "errors", "failpoints", "file_limit", "findings", "health", "upstream"},
     "cache": {"attributes", "drive", "errors", "file_clock", "health", "opening", "past_names"},
     "gateway": {"control_address"},
 }

@@ -162,7 +162,7 @@ def _own_folders(file: DriveFile, mounted: Sequence[str]) -> Iterator[Finding]:
 def _folders_of(mountpoint: str) -> set[tuple[str, str]]:
     """Empty if the mount does not answer."""
     try:
-        return set(ControlClient.of_mount(mountpoint).status()["folders"].items())
+        return set(ControlClient.of_mount(mountpoint).status().folders.items())
     except ToolError:
         return set()
 

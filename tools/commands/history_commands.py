@@ -1,7 +1,7 @@
 """`drivefs log`, `diff`, `restore` and `clone`: the past of a mounted drive, from the command line.
 
 Each finds the mount that the path lies in, has the kernel hand over what it holds, and asks the mount
-(`cache.services.history_calls`). A path need not exist any more: deleted things are what one comes for.
+(`cache.messages.history`). A path need not exist any more: deleted things are what one comes for.
 """
 
 from __future__ import annotations
@@ -10,13 +10,30 @@ import argparse
 import pwd
 import stat
 import time
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
+from cache.messages import (
+    CLONE,
+    DIFF,
+    LOG,
+    NOW,
+    RESTORE,
+    Call,
+    CloneWanted,
+    DifferenceAsked,
+    PathAsked,
+    PathState,
+    RestoreWanted,
+    to_plain,
+)
 from cache.past_names import FORMS
 from tools.drive_path import DrivePath
 from tools.errors import Parser, ToolError
 from tools.quantities import format_size, moment
 from tools.terminal import printable_name, say, say_json
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
 
 KINDS: Final = "A added, D deleted, M another content, P other attributes, T another type"
 
@@ -48,37 +65,37 @@ def _command(commands: Any, name: str, text: str, run: Any) -> Parser:
     return parser
 
 
-def _call(place: DrivePath, name: str, **arguments: Any) -> dict[str, Any]:
+def _call(place: DrivePath, call: Call[Question, Answer], question: Question) -> Answer:
     client = place.client()
     client.sync(place.mountpoint, None)
-    return client.call(name, arguments)
+    return client.call(call, question)
 
 
 def _log(options: argparse.Namespace) -> int:
     if options.limit < 1:
         raise ToolError("--limit must be 1 or more")
     place = DrivePath(options.path)
-    answer = _call(place, "log", path=place.inside, limit=options.limit)
+    answer = _call(place, LOG, PathAsked(place.inside, options.limit))
     if options.json:
-        say_json(answer)
+        say_json(to_plain(answer))
     else:
-        say(*map(_log_line, answer["entries"]))
+        say(*map(_log_line, answer.entries))
     return 0
 
 
-def _log_line(entry: dict[str, Any]) -> str:
-    start = f"{entry['name']:<22}  {_local(entry['time_ns'])}  @{entry['commit']:<7}  {_device(entry):<15}"
-    what = ", ".join(entry["what"])
-    if "size" not in entry:
+def _log_line(entry: PathState) -> str:
+    start = f"{entry.name:<22}  {_local(entry.time_ns)}  @{entry.commit:<7}  {_device(entry):<15}"
+    what = ", ".join(entry.what)
+    if entry.mode is None or entry.size is None or entry.uid is None:
         return f"{start}  {'':<10}  {'':>20}  {what}"
-    mode = stat.filemode(entry["mode"])
-    size = f"{entry['size']} names" if stat.S_ISDIR(entry["mode"]) else format_size(entry["size"])
-    return f"{start}  {mode}  {_owner(entry['uid']):>8} {size:>11}  {what}"
+    mode = stat.filemode(entry.mode)
+    size = f"{entry.size} names" if stat.S_ISDIR(entry.mode) else format_size(entry.size)
+    return f"{start}  {mode}  {_owner(entry.uid):>8} {size:>11}  {what}"
 
 
-def _device(entry: dict[str, Any]) -> str:
+def _device(entry: PathState) -> str:
     """The machine that made the commit, by the name of its host; empty if nobody said."""
-    return printable_name(entry["host"]) if "host" in entry else ""
+    return "" if entry.host is None else printable_name(entry.host)
 
 
 def _local(time_ns: int) -> str:
@@ -94,12 +111,12 @@ def _owner(uid: int) -> str:
 
 def _diff(options: argparse.Namespace) -> int:
     place = DrivePath(options.path)
-    answer = _call(place, "diff", path=place.inside, first=options.first, second=options.second or "")
+    answer = _call(place, DIFF, DifferenceAsked(place.inside, options.first, options.second or NOW))
     if options.json:
-        say_json(answer)
+        say_json(to_plain(answer))
         return 0
-    say(*(f"{kind} {printable_name(path) or '.'}" for kind, path in answer["changes"]))
-    if answer["more"]:
+    say(*(f"{kind} {printable_name(path) or '.'}" for kind, path in answer.changes))
+    if answer.more:
         say("... and more; ask for a folder inside")
     return 0
 
@@ -108,16 +125,16 @@ def _restore(options: argparse.Namespace) -> int:
     place = DrivePath(options.path)
     to = place if options.to is None else _same_drive(place, options.to)
     inside = "" if options.to is None else to.inside
-    answer = _call(place, "restore", path=place.inside, at=options.at, to=inside)
-    say(f"{to.path}: {_made(answer)} as of commit {answer['commit']}")
+    answer = _call(place, RESTORE, RestoreWanted(place.inside, options.at, inside))
+    say(f"{to.path}: {_made(answer.made)} as of commit {answer.commit}")
     return 0
 
 
 def _clone(options: argparse.Namespace) -> int:
     place = DrivePath(options.source)
     to = _same_drive(place, options.target)
-    answer = _call(place, "clone", source=place.inside, target=to.inside)
-    say(f"{to.path}: {_made(answer)}")
+    answer = _call(place, CLONE, CloneWanted(place.inside, to.inside))
+    say(f"{to.path}: {_made(answer.made)}")
     return 0
 
 
@@ -130,5 +147,5 @@ def _same_drive(place: DrivePath, path: str) -> DrivePath:
     return other
 
 
-def _made(answer: dict[str, Any]) -> str:
-    return "1 file or folder" if answer["made"] == 1 else f"{answer['made']} files and folders"
+def _made(count: int) -> str:
+    return "1 file or folder" if count == 1 else f"{count} files and folders"

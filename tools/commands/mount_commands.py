@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from cache.messages import to_plain
 from tools import errors, umount
 from tools.commands.status_report import is_well, report
 from tools.control_client import ControlClient
@@ -31,7 +32,7 @@ def register(commands: Any) -> None:
 def _status(options: argparse.Namespace) -> int:
     status = ControlClient.of_mount(options.mountpoint).status()
     if options.json:
-        say_json(status)
+        say_json(to_plain(status))
     else:
         say(*report(status).split("\n"))
     return 0 if is_well(status) else 1

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from typing import Any
 from backend.care import repair_record
 from backend.cluster import DriveFile, NodeEntry, check_nodes, drive_file
 from backend.errors import NodeError, UsageError
+from backend.health import ScrubStatus
 from backend.nodes import initialise_directory_node, read_identity
+from cache.messages import CHECK, REPAIR, SCRUB, Nothing, ScrubWanted
 from tools import compose, fsck, old_drive
 from tools.commands import node_changes
 from tools.commands.status_report import describe_scrub
@@ -74,9 +76,9 @@ def _add_online(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
-    problems: Sequence[str] = ControlClient.of_mount(options.mountpoint).call("check", {})["problems"]
+    problems = ControlClient.of_mount(options.mountpoint).call(CHECK, Nothing()).problems
     for problem in problems:
-        say(str(problem))
+        say(problem)
     say(f"{options.mountpoint}: {counted(len(problems), 'problem') if problems else 'clean'}")
     return 1 if problems else 0
 
@@ -84,17 +86,16 @@ def _check(options: argparse.Namespace) -> int:
 def _scrub(options: argparse.Namespace) -> int:
     client = ControlClient.of_mount(options.mountpoint)
     if options.now and not options.wait:
-        say(_scrub_begun(options.mountpoint, client.call("scrub", {"wait": False})))
+        say(_scrub_begun(options.mountpoint, client.call(SCRUB, ScrubWanted())))
     else:
-        say(
-            describe_scrub(client.call("scrub", {"wait": True}) if options.wait else client.status()["scrub"])
-        )
+        found = client.call(SCRUB, ScrubWanted(wait=True)) if options.wait else client.status().scrub
+        say(describe_scrub(found))
     return 0
 
 
-def _scrub_begun(mountpoint: str, scrub: Mapping[str, Any]) -> str:
+def _scrub_begun(mountpoint: str, scrub: ScrubStatus) -> str:
     """Of one that was under way already, how far it is. The counts of the last one are none of this one's."""
-    begun = describe_scrub(scrub) if scrub["running"] else "a scrub has begun"
+    begun = describe_scrub(scrub) if scrub.running else "a scrub has begun"
     return (
         f"{mountpoint}: {begun}; drivefs scrub {mountpoint} says how far it is, and with --wait "
         "returns at its end"
@@ -102,9 +103,9 @@ def _scrub_begun(mountpoint: str, scrub: Mapping[str, Any]) -> str:
 
 
 def _repair(options: argparse.Namespace) -> int:
-    found = ControlClient.of_mount(options.mountpoint).call("repair", {})
-    say(f"{options.mountpoint}: {counted(found['repaired'], 'pack')} repaired, {found['left']} left")
-    return 1 if found["left"] else 0
+    found = ControlClient.of_mount(options.mountpoint).call(REPAIR, Nothing())
+    say(f"{options.mountpoint}: {counted(found.repaired, 'pack')} repaired, {found.left} left")
+    return 1 if found.left else 0
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 """`drivefs retention`, `gc`, `du`, `pin`, `unpin`, `pins`, `snapshot`: what is retained, and what it takes.
 
-They ask the running mount (`cache.services.space_calls`); docs/retention.md explains them.
+They ask the running mount (`cache.messages.space`); docs/retention.md explains them.
 """
 
 from __future__ import annotations
@@ -9,10 +9,32 @@ import argparse
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 from backend.errors import UsageError
+from cache.messages import (
+    COLLECT,
+    PIN,
+    PINS,
+    RETENTION_PREVIEW,
+    RETENTION_SET,
+    RETENTION_SHOW,
+    UNPIN,
+    USAGE,
+    Call,
+    CollectionDone,
+    CollectionWanted,
+    Nothing,
+    PinWanted,
+    PolicyPreview,
+    PolicyShown,
+    PolicyTimes,
+    UnpinWanted,
+    UsageAsked,
+    UsageShown,
+    to_plain,
+)
 from tools.control_client import ControlClient
 from tools.drive_path import DrivePath
 from tools.errors import Parser, ToolError
@@ -27,6 +49,9 @@ TIERS: Final = {
     "monthly": ("--monthly", "the last state of each month"),
 }
 DU_COLUMNS: Final = ("items", "logical", "unique", "compressed", "with parity", "history adds")
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
 FOREVER: Final = 1 << 40
 """Seconds; what `forever` is kept as."""
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
@@ -109,95 +134,96 @@ def _command(commands: Any, name: str, text: str, run: Any) -> Parser:
     return parser
 
 
-def _call(mountpoint: str, name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    return ControlClient.of_mount(mountpoint).call(name, arguments)
+def _call(mountpoint: str, call: Call[Question, Answer], question: Question) -> Answer:
+    return ControlClient.of_mount(mountpoint).call(call, question)
 
 
-def _print(answer: Mapping[str, Any], as_json: bool, lines: Iterator[str]) -> int:
+def _print(answer: object, as_json: bool, lines: Iterator[str]) -> int:
     if as_json:
-        say_json(answer)
+        say_json(to_plain(answer))
     else:
         say(*lines)
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    answer = _call(options.mountpoint, "retention_show", {})
-    return _print(answer, options.json, _policy_lines(answer))
+    answer = _call(options.mountpoint, RETENTION_SHOW, Nothing())
+    return _print(answer, options.json, _shown_lines(answer))
 
 
-def _policy_lines(answer: Mapping[str, Any]) -> Iterator[str]:
+def _policy_lines(policy: PolicyTimes) -> Iterator[str]:
     for field, (_, text) in TIERS.items():
-        yield f"{text:<28}  {format_age(answer['policy'][field])}"
-    if "points" in answer:
-        yield f"{'states retained now':<28}  {answer['points']}"
-        if answer["oldest_ns"] is not None:
-            yield f"{'the oldest':<28}  {_time(answer['oldest_ns'])}"
-    if answer.get("held_back"):
-        yield f"nothing is dropped now: {answer['held_back']}"
+        yield f"{text:<28}  {format_age(getattr(policy, field))}"
 
 
-def _tiers(options: argparse.Namespace) -> dict[str, int]:
-    given = {field: getattr(options, field) for field in TIERS}
-    return {field: value for field, value in given.items() if value is not None}
+def _shown_lines(answer: PolicyShown) -> Iterator[str]:
+    yield from _policy_lines(answer.policy)
+    yield f"{'states retained now':<28}  {answer.points}"
+    if answer.oldest_ns is not None:
+        yield f"{'the oldest':<28}  {_time(answer.oldest_ns)}"
+    if answer.held_back:
+        yield f"nothing is dropped now: {answer.held_back}"
+
+
+def _times(options: argparse.Namespace) -> PolicyTimes:
+    return PolicyTimes(**{field: getattr(options, field) for field in TIERS})
 
 
 def _set(options: argparse.Namespace) -> int:
-    tiers = _tiers(options)
-    if not tiers:
+    times = _times(options)
+    if times == PolicyTimes():
         raise UsageError("nothing to set: give --all, --hourly, --daily, --weekly or --monthly")
-    answer = _call(options.mountpoint, "retention_set", tiers)
-    return _print(answer, options.json, _policy_lines(answer))
+    answer = _call(options.mountpoint, RETENTION_SET, times)
+    return _print(answer, options.json, _policy_lines(answer.policy))
 
 
 def _preview(options: argparse.Namespace) -> int:
-    answer = _call(options.mountpoint, "retention_preview", _tiers(options))
+    answer = _call(options.mountpoint, RETENTION_PREVIEW, _times(options))
     return _print(answer, options.json, _preview_lines(answer))
 
 
-def _preview_lines(answer: Mapping[str, Any]) -> Iterator[str]:
-    freed = answer["freed"]
-    yield f"{counted(answer['points'], 'state')} would go"
-    yield f"that frees {format_size(freed['stored'])} on the nodes ({format_size(freed['sealed'])} of data)"
-    if answer["held_back"]:
-        yield f"not now, though: {answer['held_back']}"
+def _preview_lines(answer: PolicyPreview) -> Iterator[str]:
+    freed = answer.freed
+    yield f"{counted(answer.points, 'state')} would go"
+    yield f"that frees {format_size(freed.stored)} on the nodes ({format_size(freed.sealed)} of data)"
+    if answer.held_back:
+        yield f"not now, though: {answer.held_back}"
 
 
 def _gc(options: argparse.Namespace) -> int:
-    arguments: dict[str, Any] = {"dry_run": options.dry_run, "trust_clock": options.trust_clock}
-    if options.grace is not None:
-        arguments["grace"] = options.grace
-    answer = _call(options.mountpoint, "collect", arguments)
-    return _print(answer, options.json, _gc_lines(answer, options.dry_run))
+    wanted = CollectionWanted(options.dry_run, options.grace, options.trust_clock)
+    answer = _call(options.mountpoint, COLLECT, wanted)
+    return _print(answer, options.json, gc_lines(answer))
 
 
-def _gc_lines(answer: Mapping[str, Any], dry_run: bool) -> Iterator[str]:
-    if answer["held_back"]:
-        yield f"no states are dropped: {answer['held_back']}"
-    if dry_run:
-        states, blocks = counted(answer["points"], "state"), counted(answer["dead"], "block")
-        yield f"{states} would go, with {format_size(answer['freed']['sealed'])} of data"
-        yield f"needed by nobody already: {blocks} with {format_size(answer['dead_bytes'])}"
+def gc_lines(answer: CollectionDone) -> Iterator[str]:
+    """What a collection did, or would do."""
+    if answer.held_back:
+        yield f"no states are dropped: {answer.held_back}"
+    if answer.freed is not None and answer.dead_bytes is not None:
+        states, blocks = counted(answer.points, "state"), counted(answer.dead, "block")
+        yield f"{states} would go, with {format_size(answer.freed.sealed)} of data"
+        yield f"needed by nobody already: {blocks} with {format_size(answer.dead_bytes)}"
         return
-    dead = counted(answer["dead"], "block")
-    yield f"{counted(answer['points'], 'state')} dropped; needed by nobody: {dead}"
-    packs = f"{counted(answer['packs'], 'pack')}, {answer['rewritten']} of them rewritten"
-    yield f"{counted(answer['blocks'], 'block')} deleted: {packs}"
-    yield f"{format_size(answer['stored_bytes'])} of the nodes' space given back"
-    if answer["dead"] > answer["blocks"]:
-        waiting, grace = counted(answer["dead"] - answer["blocks"], "block"), format_age(int(answer["grace"]))
+    dead = counted(answer.dead, "block")
+    yield f"{counted(answer.points, 'state')} dropped; needed by nobody: {dead}"
+    packs = f"{counted(answer.packs, 'pack')}, {answer.rewritten} of them rewritten"
+    yield f"{counted(answer.blocks, 'block')} deleted: {packs}"
+    yield f"{format_size(answer.stored_bytes)} of the nodes' space given back"
+    if answer.dead > answer.blocks:
+        waiting, grace = counted(answer.dead - answer.blocks, "block"), format_age(int(answer.grace))
         yield f"kept until the end of the grace: {waiting}, {grace}; --grace 0 deletes them now"
-    if answer["waiting"]:
-        yield f"waiting for a node that does not answer: {counted(answer['waiting'], 'pack')}"
-    if answer["lost"]:
-        yield f"needed and not stored: {counted(answer['lost'], 'block')}; see fsck.drivefs"
+    if answer.waiting:
+        yield f"waiting for a node that does not answer: {counted(answer.waiting, 'pack')}"
+    if answer.lost:
+        yield f"needed and not stored: {counted(answer.lost, 'block')}; see fsck.drivefs"
 
 
 def _du(options: argparse.Namespace) -> int:
     place = DrivePath(options.path)
     client = place.client()
     client.sync(place.mountpoint, None)
-    answer = client.call("usage", {"inode": os.lstat(options.path).st_ino, "depth": options.depth})
+    answer = client.call(USAGE, UsageAsked(os.lstat(options.path).st_ino, options.depth))
     return _print(answer, options.json, _du_lines(options.path, answer))
 
 
@@ -207,13 +233,13 @@ def _depth(text: str) -> int:
     return int(text)
 
 
-def _du_lines(path: str, answer: Mapping[str, Any]) -> Iterator[str]:
+def _du_lines(path: str, answer: UsageShown) -> Iterator[str]:
     yield _du_line(DU_COLUMNS, "path")
-    for folder in (*answer["folders"], answer):
-        live, history = folder["live"], folder["history"]
-        sizes = (folder["logical"], live["plain"], live["sealed"], live["stored"], history["stored"])
-        inside = printable_name(folder["path"])
-        columns = (str(folder["inodes"]), *map(format_size, sizes))
+    for folder in (*answer.folders, answer):
+        live, history = folder.live, folder.history
+        sizes = (folder.logical, live.plain, live.sealed, live.stored, history.stored)
+        inside = printable_name(folder.path)
+        columns = (str(folder.inodes), *map(format_size, sizes))
         yield _du_line(columns, os.path.join(path, inside) if inside else path)
 
 
@@ -223,11 +249,10 @@ def _du_line(columns: Sequence[str], path: str) -> str:
 
 def _pin(options: argparse.Namespace) -> int:
     name = options.name or options.time or time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime())
-    arguments = {"name": name} | ({"moment": options.time} if options.time else {})
     if not options.time:
         ControlClient.of_mount(options.mountpoint).sync(options.mountpoint, None)
-    answer = _call(options.mountpoint, "pin", arguments)
-    say(f"{name}: commit {answer['commit']} is retained until it is unpinned")
+    answer = _call(options.mountpoint, PIN, PinWanted(name, moment=options.time or None))
+    say(f"{name}: commit {answer.commit} is retained until it is unpinned")
     return 0
 
 
@@ -237,14 +262,14 @@ def _snapshot(options: argparse.Namespace) -> int:
 
 
 def _unpin(options: argparse.Namespace) -> int:
-    _call(options.mountpoint, "unpin", {"name": options.name})
+    _call(options.mountpoint, UNPIN, UnpinWanted(options.name))
     return 0
 
 
 def _pins(options: argparse.Namespace) -> int:
-    answer = _call(options.mountpoint, "pins", {})
-    lines = (f"{_time(pin['time_ns'])}  {pin['commit']:>8}  {pin['name']}" for pin in answer["pins"])
-    if not answer["pins"] and not options.json:
+    answer = _call(options.mountpoint, PINS, Nothing())
+    lines = (f"{_time(pin.time_ns)}  {pin.commit:>8}  {pin.name}" for pin in answer.pins)
+    if not answer.pins and not options.json:
         return 0
     return _print(answer, options.json, lines)
 

@@ -63,7 +63,7 @@ def _state_folder(options: argparse.Namespace) -> Path:
         for mount in mounts.drives():
             if mount.source == folder:
                 with suppress(ToolError):
-                    return Path(ControlClient.of_mount(mount.mountpoint).status()["folders"]["state"])
+                    return Path(ControlClient.of_mount(mount.mountpoint).status().folders["state"])
     id_text = compose.load_drive(folder).id.hex()
     return Path(places.state_folder(id_text, options.state_dir, os.environ))
 

@@ -3,131 +3,133 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
+from backend.health import ScrubStatus
+from backend.upstream import Capacity, NodeStatus, StoreStatus
+from cache.messages import MountStatus
 from tools.quantities import counted, format_size
 from tools.terminal import printable
 
-Status = Mapping[str, Any]
 
-
-def report(status: Status) -> str:
+def report(status: MountStatus) -> str:
     """A few aligned lines; what is wrong stands first."""
     rows = [*_rows(status)]
     width = max(len(name) for name, _ in rows)
     return "\n".join(printable(f"{name:<{width}}  {text}") for name, text in rows)
 
 
-def is_well(status: Status) -> bool:
+def is_well(status: MountStatus) -> bool:
     """Whether nobody has to do anything: all can be stored, with all redundancy."""
-    nodes = status["store"]["nodes"] if status["store"] else []
-    troubles = status["problem"] or status["fenced"] or status.get("set_apart")
-    return not troubles and all(node["state"] == "ok" for node in nodes)
+    nodes = status.store.nodes if status.store else []
+    troubles = status.problem or status.fenced or status.set_apart
+    return not troubles and all(node.state == "ok" for node in nodes)
 
 
-def _rows(status: Status) -> Iterator[tuple[str, str]]:
-    if status["problem"]:
-        yield "problem", str(status["problem"])
-    if status["fenced"]:
+def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
+    if status.problem:
+        yield "problem", str(status.problem)
+    if status.fenced:
         yield "fenced", "another mount has taken the drive over; nothing more can be stored from here"
-    for apart in status.get("set_apart", ()):
+    for apart in status.set_apart:
         yield (
             "not stored",
-            f"{apart['path']}: {apart['reason']}; tried again until it can be read or is replaced",
+            f"{apart.path}: {apart.reason}; tried again until it can be read or is replaced",
         )
-    if status.get("set_aside"):
-        sets = counted(status["set_aside"], "set")
+    if status.set_aside:
+        sets = counted(status.set_aside, "set")
         yield "set aside", f"{sets} of changes that are not in the drive: drivefs stale list MOUNTPOINT"
     yield "state", _state(status)
-    count = f"{counted(status['files'], 'file')} and {counted(status['directories'], 'folder')}"
-    yield "holds", f"{count} with {format_size(status['file_bytes'])}"
-    yield "journal", f"{format_size(status['journal_bytes'])} of {format_size(status['journal_limit'])}"
+    count = f"{counted(status.files, 'file')} and {counted(status.directories, 'folder')}"
+    yield "holds", f"{count} with {format_size(status.file_bytes)}"
+    yield "journal", f"{format_size(status.journal_bytes)} of {format_size(status.journal_limit)}"
     yield "cache", _cache(status)
-    if status["sealed_bytes"]:
+    if status.sealed_bytes:
         yield "this mount", _ratios(status)
-    if status.get("scrub"):
-        yield "scrub", describe_scrub(status["scrub"])
-    if status["store"]:
-        yield from _store(status["store"], status["file_bytes"])
+    if status.scrub:
+        yield "scrub", describe_scrub(status.scrub)
+    if status.store:
+        yield from _store(status.store, status.file_bytes)
 
 
-def _state(status: Status) -> str:
-    mode = "read-only, " if status["read_only"] else ""
-    if status["published"] and not status["dirty_bytes"]:
-        return f"{mode}all is stored, commit {status['commit']}"
-    waiting = f"{counted(status['dirty_files'], 'file')} with {format_size(status['dirty_bytes'])}"
-    changes = counted(status["open_operations"], "change")
-    return f"{mode}not yet stored: {waiting}, {changes}; commit {status['commit']}"
+def _state(status: MountStatus) -> str:
+    mode = "read-only, " if status.read_only else ""
+    if status.published and not status.dirty_bytes:
+        return f"{mode}all is stored, commit {status.commit}"
+    waiting = f"{counted(status.dirty_files, 'file')} with {format_size(status.dirty_bytes)}"
+    changes = counted(status.open_operations, "change")
+    return f"{mode}not yet stored: {waiting}, {changes}; commit {status.commit}"
 
 
-def _cache(status: Status) -> str:
-    asked = status["cache_hits"] + status["cache_misses"]
-    share = f", {100 * status['cache_hits'] / asked:.0f} % of {counted(asked, 'read')}" if asked else ""
-    return f"{format_size(status['cache_bytes'])}{share}"
+def _cache(status: MountStatus) -> str:
+    asked = status.cache_hits + status.cache_misses
+    share = f", {100 * status.cache_hits / asked:.0f} % of {counted(asked, 'read')}" if asked else ""
+    return f"{format_size(status.cache_bytes)}{share}"
 
 
-def _ratios(status: Status) -> str:
-    sealed, new, stored = status["sealed_bytes"], status["new_bytes"], status["new_stored_bytes"]
+def _ratios(status: MountStatus) -> str:
+    sealed, new, stored = status.sealed_bytes, status.new_bytes, status.new_stored_bytes
     # A block has a header: what is tiny does not get smaller.
     compression = f", compressed to {100 * stored / new:.0f} %" if stored < new else ""
     return f"{format_size(sealed)} written, {100 * new / sealed:.0f} % of it new{compression}"
 
 
-def describe_scrub(scrub: Status) -> str:
+def describe_scrub(scrub: ScrubStatus | None) -> str:
     """One line on a scrub, from a mount's status."""
     if not scrub:
         return "no scrub: the drive is open for reading only"
-    read = format_size(scrub["bytes"])
-    counts = f"{counted(scrub['fragments'], 'fragment')}, {read} read, {scrub['wrong']} wrong"
-    if scrub["unanswered"]:
-        counts += f", {scrub['unanswered']} not answered"
-    if scrub["running"]:
+    read = format_size(scrub.bytes)
+    counts = f"{counted(scrub.fragments, 'fragment')}, {read} read, {scrub.wrong} wrong"
+    if scrub.unanswered:
+        counts += f", {scrub.unanswered} not answered"
+    if scrub.running:
         return f"under way: {counts}"
-    if not scrub["finished_ns"]:
+    if not scrub.finished_ns:
         return "never yet"
-    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(scrub["finished_ns"] / 1e9))
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(scrub.finished_ns / 1e9))
     return f"{moment}: {counts}"
 
 
-def _store(store: Status, file_bytes: int) -> Iterator[tuple[str, str]]:
-    share = f", {store['stored_bytes'] / file_bytes:.2f} x the files" if file_bytes else ""
+def _store(store: StoreStatus, file_bytes: int) -> Iterator[tuple[str, str]]:
+    share = f", {store.stored_bytes / file_bytes:.2f} x the files" if file_bytes else ""
     yield (
         "blocks",
-        f"{store['blocks']} with {format_size(store['block_bytes'])} in {counted(store['packs'], 'pack')}",
+        f"{store.blocks} with {format_size(store.block_bytes)} in {counted(store.packs, 'pack')}",
     )
-    yield "on the nodes", f"{format_size(store['stored_bytes'])} with parity{share}"
-    if store["capacity"] or store["takers"] < store["write_quorum"]:
-        yield "room", _room(store)
-    if store["pending_bytes"]:
-        yield "on the way", format_size(store["pending_bytes"])
-    if store["packs_to_repair"]:
-        yield "to repair", counted(store["packs_to_repair"], "pack")
-    for node in store["nodes"]:
-        yield node["name"], _node(node)
+    yield "on the nodes", f"{format_size(store.stored_bytes)} with parity{share}"
+    if room := _room(store):
+        yield "room", room
+    if store.pending_bytes:
+        yield "on the way", format_size(store.pending_bytes)
+    if store.packs_to_repair:
+        yield "to repair", counted(store.packs_to_repair, "pack")
+    for node in store.nodes:
+        yield node.name, _node(node)
 
 
-def _room(store: Status) -> str:
+def _room(store: StoreStatus) -> str:
     """With all its redundancy: what is free beside the reserve; and who limits it. What a node has that does
-    not answer is unknown, so the rest may promise more than is left in the end."""
-    if store["takers"] < store["write_quorum"]:
-        answer = f"of the {store['write_quorum']} nodes that this takes {store['takers']} answer"
+    not answer is unknown, so the rest may promise more than is left in the end. Empty: nothing is known."""
+    if store.takers < store.write_quorum:
+        answer = f"of the {store.write_quorum} nodes that this takes {store.takers} answer"
         return f"nothing can be stored now: {answer}; the journal keeps what is written"
-    away = [node["name"] for node in store["nodes"] if node["state"] != "ok"]
-    return _free(store["capacity"]) + (f", as far as is known without {', '.join(away)}" if away else "")
+    away = [node.name for node in store.nodes if node.state != "ok"]
+    if store.capacity is None:
+        return ""
+    return _free(store.capacity) + (f", as far as is known without {', '.join(away)}" if away else "")
 
 
-def _free(capacity: Status) -> str:
-    free, total = format_size(capacity["available"]), format_size(capacity["total"])
-    small = ", ".join(capacity["limited_by"])
+def _free(capacity: Capacity) -> str:
+    free, total = format_size(capacity.available), format_size(capacity.total)
+    small = ", ".join(capacity.limited_by)
     limited = f", limited by {small}, which is far smaller than the others" if small else ""
-    if capacity["available"] or not capacity["storable"]:
+    if capacity.available or not capacity.storable:
         return f"{free} of {total} free{limited}"
-    return f"none of {total} with full redundancy, {format_size(capacity['storable'])} with less{limited}"
+    return f"none of {total} with full redundancy, {format_size(capacity.storable)} with less{limited}"
 
 
-def _node(node: Status) -> str:
-    if node["state"] != "ok":
-        return str(node["state"])
-    state = "full" if node["full"] else "ok"
-    return f"{state}, {format_size(node['free'])} of {format_size(node['total'])} free, zone {node['zone']}"
+def _node(node: NodeStatus) -> str:
+    if node.state != "ok":
+        return str(node.state)
+    state = "full" if node.full else "ok"
+    return f"{state}, {format_size(node.free)} of {format_size(node.total)} free, zone {node.zone}"

@@ -380,7 +380,7 @@ async def test_what_nobody_holds_is_deleted_together_unless_it_is_found_again(dr
         with pytest.raises(StaleError):
             drive.attributes(file.inode)
     assert drive.attributes(made[0].inode).nlink == 0
-    assert (await drive.status())["sealed_bytes"] <= len(b"never sealed")
+    assert (await drive.status()).sealed_bytes <= len(b"never sealed")
 
 
 async def test_deletes_that_are_refused_are_tried_again(
@@ -476,10 +476,10 @@ async def test_a_read_only_drive_refuses_each_change(tmp_path: Path) -> None:
 async def test_the_status_counts(drive: Drive) -> None:
     await make_file(drive, b"file", b"content")
     before = await drive.status()
-    assert (before["dirty_files"], before["dirty_bytes"], before["published"]) == (1, 7, False)
+    assert (before.dirty_files, before.dirty_bytes, before.published) == (1, 7, False)
     await drive.sync()
     after = await drive.status()
-    assert (after["dirty_files"], after["sealed_bytes"], after["published"], after["commit"]) == (
+    assert (after.dirty_files, after.sealed_bytes, after.published, after.commit) == (
         0,
         7,
         True,

@@ -210,8 +210,9 @@ async def test_one_small_node_lets_data_be_stored_with_less(tmp_path: Path) -> N
             assert 30 * MIB < sum(map(len, kept.values())) < 48 * MIB
             await drive.sync()
             assert await available(drive) == 0
-            store = (await drive.status())["store"]
-            assert [node["name"] for node in store["nodes"] if node["full"]][-1] == "node5"
+            store = (await drive.status()).store
+            assert store is not None
+            assert [node.name for node in store.nodes if node.full][-1] == "node5"
         async with mounted(tmp_path / "there", nodes) as drive:
             await check(drive, kept)
 
@@ -418,7 +419,7 @@ def test_deleting_frees_space_though_others_left_no_room_for_what_waits(
             for node in nodes.values():
                 node.taken = 0
             await drive.sync()
-            assert (await drive.status())["set_apart"] == []
+            assert (await drive.status()).set_apart == ()
         async with mounted(tmp_path_factory.mktemp("there"), nodes, QUIET) as drive:
             assert {entry.name for entry in drive.entries(ROOT_INODE, 0, 100)} == set(kept)
             await check(drive, kept)

@@ -17,7 +17,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 
 import pytest
 import trio
@@ -25,7 +24,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import LeaseHeldError, UsageError
+from cache.messages import MountStatus, from_plain
 from gateway.control import Commands, ControlServer
+from tests.statuses import CAPACITY, OK_NODE, SCRUB, STATUS, STORE, mount_status
 from tools import drivefs, errors
 from tools.commands import doctor
 from tools.commands.status_report import is_well, report
@@ -322,47 +323,6 @@ def test_a_log_line_is_json() -> None:
     }
 
 
-OK_NODE = {"name": "node0", "zone": "disk0", "state": "ok", "total": 2048, "free": 1024, "full": False}
-STATUS = {
-    "read_only": False,
-    "fenced": False,
-    "problem": None,
-    "commit": 7,
-    "published": False,
-    "pending_commit": None,
-    "open_operations": 3,
-    "dirty_files": 2,
-    "dirty_bytes": 2048,
-    "journal_bytes": 4096,
-    "journal_limit": 1 << 30,
-    "files": 10,
-    "directories": 3,
-    "file_bytes": 1 << 20,
-    "sealed_bytes": 1000,
-    "new_bytes": 500,
-    "new_stored_bytes": 100,
-    "cache_bytes": 0,
-    "cache_hits": 3,
-    "cache_misses": 1,
-    "store": {
-        "blocks": 5,
-        "block_bytes": 1 << 20,
-        "packs": 1,
-        "stored_bytes": 3 << 19,
-        "pending_bytes": 1,
-        "packs_to_repair": 2,
-        "nodes": [
-            OK_NODE,
-            {"name": "node1", "zone": "disk0", "state": "node1: it is missing", "total": 0, "free": 0},
-            {"name": "node2", "zone": "disk0", "state": "ok", "total": 2048, "free": 64, "full": True},
-        ],
-        "capacity": {"total": 8192, "available": 4096, "storable": 5000, "limited_by": ["node2"]},
-        "takers": 5,
-        "write_quorum": 5,
-    },
-}
-
-
 @pytest.mark.parametrize(
     ("changed", "well"),
     [
@@ -370,25 +330,25 @@ STATUS = {
         ({"problem": "nothing can be stored"}, False),
         ({"fenced": True}, False),
         ({"set_apart": [{"path": "/a", "reason": "EIO"}]}, False),
-        ({"store": {"nodes": [{"state": "ok"}, {"state": "node1: it is missing"}]}}, False),
+        ({"store": STORE}, False),
         ({"store": None}, True),
         ({"dirty_bytes": 1 << 40, "published": False}, True),
     ],
 )
 def test_a_status_with_a_problem_is_not_well(changed: dict[str, object], well: bool) -> None:
-    quiet = {**STATUS, "problem": "", "fenced": False, "store": {"nodes": [{"state": "ok"}]}}
-    assert is_well({**quiet, **changed}) is well
+    quiet = {"store": {**STORE, "nodes": [OK_NODE]}}
+    assert is_well(mount_status(**{**quiet, **changed})) is well
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**6))
 def test_nothing_is_compressed_to_more_than_it_was(new: int, stored: int) -> None:
-    said = report({**STATUS, "sealed_bytes": new, "new_bytes": new, "new_stored_bytes": stored})
+    said = report(mount_status(sealed_bytes=new, new_bytes=new, new_stored_bytes=stored))
     assert ("compressed to" in said) is (stored < new)
     assert all(int(number) <= 100 for number in re.findall(r"compressed to (\d+) %", said))
 
 
 def test_a_status_as_a_person_reads_it() -> None:
-    lines = dict(line.split("  ", 1) for line in report(STATUS).splitlines())
+    lines = dict(line.split("  ", 1) for line in report(mount_status()).splitlines())
     said = {name: text.strip() for name, text in lines.items()}
     assert said["state"] == "not yet stored: 2 files with 2.0 KiB, 3 changes; commit 7"
     assert said["cache"] == "0 B, 75 % of 4 reads"
@@ -412,23 +372,22 @@ def test_a_status_as_a_person_reads_it() -> None:
     ],
 )
 def test_room_without_redundancy_is_told_apart(available: int, storable: int, said: str) -> None:
-    capacity = {"total": 8192, "available": available, "storable": storable, "limited_by": []}
-    whole = [OK_NODE]
-    status = {**STATUS, "store": {**STATUS["store"], "capacity": capacity, "nodes": whole}}  # type: ignore[dict-item]
+    capacity = {**CAPACITY, "available": available, "storable": storable, "limited_by": []}
+    status = mount_status(store={**STORE, "capacity": capacity, "nodes": [OK_NODE]})
     assert f"room          {said}" in report(status).splitlines()
 
 
 @given(st.integers(0, 32), st.integers(1, 32))
 def test_with_fewer_nodes_than_storing_takes_no_room_is_promised(takers: int, quorum: int) -> None:
-    store = {**STATUS["store"], "takers": takers, "write_quorum": quorum}  # type: ignore[dict-item]
-    store["capacity"] = store["capacity"] if takers else None
-    (room,) = [line for line in report({**STATUS, "store": store}).splitlines() if line.startswith("room")]
+    capacity = CAPACITY if takers else None
+    status = mount_status(store={**STORE, "takers": takers, "write_quorum": quorum, "capacity": capacity})
+    (room,) = [line for line in report(status).splitlines() if line.startswith("room")]
     assert ("nothing can be stored now" in room) is (takers < quorum)
     assert ("free" in room) is (takers >= quorum)
 
 
 def test_room_that_is_unknown_is_not_told() -> None:
-    status = {**STATUS, "store": {**STATUS["store"], "capacity": None}}  # type: ignore[dict-item]
+    status = mount_status(store={**STORE, "capacity": None})
     assert "room" not in {line.split()[0] for line in report(status).splitlines()}
 
 
@@ -440,16 +399,16 @@ def test_one_is_not_several() -> None:
             return {key: all_ones(each) for key, each in value.items()}
         return 1 if type(value) is int else value
 
-    scrub = {"fragments": 1, "bytes": 1, "wrong": 1, "unanswered": 1, "running": True}
-    status = cast(dict[str, object], all_ones({**STATUS, "set_aside": 1, "scrub": scrub}))
+    plain = {**STATUS, "set_aside": 1, "scrub": {**SCRUB, "unanswered": 1, "running": True}}
+    status = from_plain(MountStatus, all_ones(plain))
     assert re.findall(r"(?<![\d.])1 [a-z]+s\b", report(status)) == []
     assert "1 file and 1 folder with 1 B" in report(status)
     assert [counted(number, "copy") for number in (0, 1, 2)] == ["0 copies", "1 copy", "2 copies"]
 
 
 def test_what_is_wrong_stands_first() -> None:
-    assert report({**STATUS, "problem": "too few nodes"}).splitlines()[0].endswith("too few nodes")
-    assert "all is stored" in report({**STATUS, "published": True, "dirty_bytes": 0, "store": None})
+    assert report(mount_status(problem="too few nodes")).splitlines()[0].endswith("too few nodes")
+    assert "all is stored" in report(mount_status(published=True, dirty_bytes=0, store=None))
 
 
 def test_a_drive_is_not_around_what_is_mounted_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -475,8 +434,8 @@ class TestControlClient:
     async def test_questions_and_answers(self, tmp_path: Path) -> None:
         synced = []
 
-        async def status() -> dict[str, int]:
-            return {"commit": 3}
+        async def status() -> MountStatus:
+            return mount_status(commit=3)
 
         async def sync() -> None:
             synced.append(True)
@@ -494,7 +453,7 @@ class TestControlClient:
         async with trio.open_nursery() as nursery:
             commands = Commands(status, sync, write_back, lambda: None)
             await nursery.start(ControlServer(socket, commands).serve)
-            assert await ask(client.status) == {"commit": 3}
+            assert await ask(client.status) == mount_status(commit=3)
             assert await ask(client.process_id) == os.getpid()
             await ask(client.sync, str(tmp_path), None)
             with pytest.raises(ToolError, match="taken over"):
@@ -511,8 +470,8 @@ class TestControlClient:
     ) -> None:
         """Anybody may make a socket that claims to be that of a mount."""
 
-        async def status() -> dict[str, int]:
-            return {"commit": 3}
+        async def status() -> MountStatus:
+            return mount_status(commit=3)
 
         async def nothing() -> None:
             raise AssertionError
@@ -530,7 +489,7 @@ class TestControlClient:
                 await trio.to_thread.run_sync(ControlClient.of_mount, str(tmp_path))
             return
         client = await trio.to_thread.run_sync(ControlClient.of_mount, str(tmp_path))
-        assert (await trio.to_thread.run_sync(client.status)) == {"commit": 3}
+        assert (await trio.to_thread.run_sync(client.status)) == mount_status(commit=3)
 
     def test_where_no_drive_is_mounted(self, tmp_path: Path) -> None:
         with pytest.raises(NotMountedError, match="no drivefs drive"):

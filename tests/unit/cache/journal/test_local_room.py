@@ -92,7 +92,7 @@ async def test_a_journal_of_any_size_leaves_its_disk_room(tmp_path: Path) -> Non
         async with opened(tmp_path, upstream, SELDOM) as drive:
             for name, data in kept.items():
                 await put(drive, name, data)
-                assert (await drive.status())["journal_limit"] < SIZE
+                assert (await drive.status()).journal_limit < SIZE
             assert disk.most < SIZE * 0.9
             await drive.sync()
             assert disk.used() < SIZE / 2

@@ -316,11 +316,11 @@ async def test_a_file_that_cannot_be_read_is_set_apart_until_it_can(
     assert found[b"/broken"][-1] == (b"old" if was_published else b"")
     assert found[b"/broken"][-3] == modified
     assert found[b"/other"][-1] == b"content"
-    assert [apart["path"] for apart in (await drive.status())["set_apart"]] == ["/broken"]
+    assert [apart.path for apart in (await drive.status()).set_apart] == ["/broken"]
     assert drive.size(made.inode) == 5001
     expected = await end_trouble(drive, unreadable, made.inode, end)
     await drive.sync()
-    assert (await drive.status())["set_apart"] == []
+    assert (await drive.status()).set_apart == ()
     async with opened(tmp_path / "third", upstream, read_only=True) as other:
         names = [entry.name for entry in other.entries(ROOT_INODE, 0, 9)]
         assert names == ([b"other"] if expected is None else [b"broken", b"other"])

@@ -17,12 +17,13 @@ from backend.errors import UsageError
 from backend.upstream import BlockId
 from cache.drive import Drive
 from cache.errors import FileSystemError, InvalidArgumentError, NoEntryError, ReadOnlyFileSystemError
+from cache.messages import CollectionDone, from_plain
 from cache.namespace.operations import ROOT_INODE
 from cache.retention.retention import DAY, Policy
-from cache.services.calls import calls_of
+from cache.services.calls import services_of
 from tests.drives import content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
-from tools.commands.space_commands import FOREVER, _gc_lines, format_age, parse_age
+from tools.commands.space_commands import FOREVER, format_age, gc_lines, parse_age
 
 SOURCE = random.Random(5)
 ONE, TWO, THREE = (SOURCE.randbytes(100_000) for _ in range(3))
@@ -30,7 +31,7 @@ NOTHING = {"keep_all": 0, "hourly": 0, "daily": 0, "weekly": 0, "monthly": 0}
 
 
 async def call(drive: Drive, what: str, /, **arguments: Any) -> Mapping[str, Any]:
-    return await calls_of(drive)[what](arguments)
+    return await services_of(drive)[what](arguments)
 
 
 async def test_usage_tells_data_sharing_and_history_apart(tmp_path: Path) -> None:
@@ -159,9 +160,11 @@ async def test_who_gets_nothing_back_is_told_how_long_it_takes(tmp_path: Path) -
         ):
             arguments = {} if grace is None else {"grace": grace}
             answer = await call(drive, "collect", **arguments)
-            (told,) = [line for line in _gc_lines(answer, False) if "until the end of the grace" in line] or [
-                ""
-            ]
+            (told,) = [
+                line
+                for line in gc_lines(from_plain(CollectionDone, answer))
+                if "until the end of the grace" in line
+            ] or [""]
             assert said in told
             assert bool(told) is bool(said)
 

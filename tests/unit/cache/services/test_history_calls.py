@@ -28,7 +28,7 @@ from cache.errors import (
 )
 from cache.namespace.operations import ROOT_INODE, SetWriter, decode
 from cache.publish.commit_payload import open_operations
-from cache.services.calls import calls_of
+from cache.services.calls import services_of
 from tests.drives import DRIVE_ID, QUIET, SECRETS, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 
@@ -45,7 +45,7 @@ async def drive(tmp_path: Path, upstream: MemoryUpstream) -> AsyncIterator[Drive
 
 
 async def call(drive: Drive, name: str, **arguments: Any) -> dict[str, Any]:
-    return dict(await calls_of(drive)[name](arguments))
+    return dict(await services_of(drive)[name](arguments))
 
 
 async def make_tree(drive: Drive) -> int:

@@ -15,9 +15,11 @@ import trio.testing
 
 from backend.errors import UnavailableError, UsageError
 from cache.errors import InputOutputError
-from gateway.control import Commands, ControlServer, Status, exchange, server
+from cache.messages import MountStatus
+from gateway.control import Commands, ControlServer, exchange, server
 from gateway.control.server import listen
 from gateway.control_address import addresses, device_text
+from tests.statuses import mount_status
 from tools.control_client import ControlClient
 
 
@@ -30,8 +32,8 @@ class _Mount:
         self.problem: Exception | None = None
         self.sync_waits: trio.Event | None = None
 
-    async def status(self) -> Status:
-        return {"commit": 7, "published": True, "problem": "", "store": {"free": 1.5, "nodes": [1, 2]}}
+    async def status(self) -> MountStatus:
+        return mount_status()
 
     async def sync(self) -> None:
         if self.sync_waits is not None:
@@ -99,7 +101,7 @@ async def test_answers(mount: _Mount, path: Path, nursery: trio.Nursery) -> None
     assert mount.unmounted == 1
     code, body = await _ask(path, "GET", "/metrics")
     assert code == 200
-    assert b"drivefs_store_free 1.5\n" in body
+    assert b"drivefs_store_capacity_free 6000.0\n" in body
     assert (await _ask(path, "GET", "/nope"))[0] == 404
     assert (await _ask(path, "GET", "/sync"))[0] == 405
     assert mount.synced == 1
@@ -240,7 +242,7 @@ async def test_a_path_of_any_length_is_served(
     await nursery.start(mount.server(path).serve)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     client = ControlClient(str(path))
-    assert (await trio.to_thread.run_sync(client.status))["commit"] == 7
+    assert (await trio.to_thread.run_sync(client.status)).commit == 7
     nursery.cancel_scope.cancel()
 
 
@@ -254,7 +256,7 @@ async def test_a_mount_is_found_by_its_device(mount: _Mount, path: Path, nursery
     assert len(found) == 2
     assert found == sorted(found, reverse=True), "the newest is not the first"
     for address in found:
-        assert (await trio.to_thread.run_sync(ControlClient(address).status))["commit"] == 7
+        assert (await trio.to_thread.run_sync(ControlClient(address).status)).commit == 7
         assert await trio.to_thread.run_sync(ControlClient(address).process_id) == os.getpid()
 
 

@@ -3,6 +3,7 @@ nodes."""
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from backend.care import repair_record
 from backend.errors import FormatError, NodeError, NotFoundError, UnavailableError, UsageError
+from backend.health import ScrubStatus
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
 from tools import compose
 from tools.commands.status_report import describe_scrub
@@ -132,10 +134,10 @@ def _folder(parent: Path, name: str) -> Path:
 
 
 def test_a_scrub_for_people() -> None:
-    scrub = {"running": False, "finished_ns": 0, "fragments": 12, "bytes": 2048, "wrong": 1, "unanswered": 0}
+    scrub = ScrubStatus(running=False, finished_ns=0, fragments=12, bytes=2048, wrong=1, unanswered=0)
     assert describe_scrub(scrub) == "never yet"
-    assert describe_scrub({**scrub, "running": True}) == "under way: 12 fragments, 2.0 KiB read, 1 wrong"
-    assert describe_scrub({**scrub, "finished_ns": 10**18, "unanswered": 2}).startswith(
-        "2001-09-09T01:46:40Z: "
-    )
-    assert "reading only" in describe_scrub({})
+    running = dataclasses.replace(scrub, running=True)
+    assert describe_scrub(running) == "under way: 12 fragments, 2.0 KiB read, 1 wrong"
+    ended = dataclasses.replace(scrub, finished_ns=10**18, unanswered=2)
+    assert describe_scrub(ended).startswith("2001-09-09T01:46:40Z: ")
+    assert "reading only" in describe_scrub(None)

@@ -1,0 +1,26 @@
+"""What is said of the health of a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ScrubStatus:
+    """Of the scrub under way, or of the last one. `finished_ns`: since 1970, 0: never yet. `wrong` fragments
+    were queued for repair, `unanswered` ones could not be read."""
+
+    running: bool
+    finished_ns: int
+    fragments: int
+    bytes: int
+    wrong: int
+    unanswered: int
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """Packs that are whole again, and those that are left to repair."""
+
+    repaired: int
+    left: int

@@ -1,0 +1,68 @@
+"""What a mounted drive says of itself (`drivefs status`, `GET /status`); its numbers are the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from backend.health import ScrubStatus
+from backend.upstream import StoreStatus
+
+
+@dataclass(frozen=True, slots=True)
+class SetApart:
+    """A file whose content cannot be read from the journal, so that it cannot be stored; and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriveStatus:
+    """What is accepted, not yet stored, not yet published; the store. Counts and bytes; docs/metrics.md says
+    what each number means."""
+
+    read_only: bool
+    fenced: bool
+    problem: str
+    """what is wrong, in one line; empty: nothing"""
+    journal_lost: bool
+    set_aside: int
+    set_apart: tuple[SetApart, ...]
+    commit: int
+    published: bool
+    pending_commit: int | None
+    open_operations: int
+    dirty_files: int
+    dirty_bytes: int
+    journal_bytes: int
+    journal_limit: int
+    files: int
+    directories: int
+    file_bytes: int
+    sealed_bytes: int
+    new_bytes: int
+    new_stored_bytes: int
+    cache_bytes: int
+    cache_hits: int
+    cache_misses: int
+    scrub: ScrubStatus | None
+    """None: the drive is open for reading only"""
+    store: StoreStatus | None
+    """None: not known yet"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountStatus(DriveStatus):
+    """The drive's, and what this mount of it is."""
+
+    versions_dir: str
+    """the name of the hidden directory, percent-encoded; empty: there is none"""
+    folders: Mapping[str, str]
+    """those that the drive has on this machine, by what they are for"""
+
+    @classmethod
+    def of(cls, drive: DriveStatus, *, versions_dir: str, folders: Mapping[str, str]) -> MountStatus:
+        """With what the drive says."""
+        own = {field.name: getattr(drive, field.name) for field in fields(DriveStatus)}
+        return cls(**own, versions_dir=versions_dir, folders=folders)
