@@ -227,10 +227,10 @@ class Hostile:
         fakes = tuple(NodeEntry(f"node{at}", str(self.node / f"loot{at}"), "z") for at in range(20))
         other = replace(self.file, nodes=fakes, name=MARK.hex(), profile="copies:1", epoch=2**62)
         for entry in fakes:
-            os.makedirs(entry.path, exist_ok=True)
+            os.makedirs(entry.url, exist_ok=True)
             identity = encode_identity(NodeIdentity(entry.name, self.file.id, "z"))
-            Path(entry.path, "node.toml").write_bytes(identity)
-            Path(entry.path, "drive.toml").write_bytes(drive_file.encode(other))
+            Path(entry.url, "node.toml").write_bytes(identity)
+            Path(entry.url, "drive.toml").write_bytes(drive_file.encode(other))
         return other
 
     def _fragment_of(self, key: str, place: Path) -> bytes:

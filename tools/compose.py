@@ -42,19 +42,19 @@ from backend.errors import (
     LeaseHeldError,
     NodeError,
     UnavailableError,
+    UsageError,
     WrongKeyError,
 )
 from backend.keys import DriveKeys, Secret, key_slots
 from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import (
-    DirectoryNode,
     LeasedNode,
     MeteredNode,
     Node,
     NodeIdentity,
+    NodePlace,
     PatientNode,
     RetryNode,
-    read_identity,
 )
 from backend.packs import PackCodec, PackStore
 from backend.system import ask, at_rest
@@ -114,31 +114,44 @@ def unlock(folder: str, file: DriveFile, secrets: Iterable[Secret]) -> UnlockedD
     raise wrong
 
 
+def node_places(folder: str, file: DriveFile) -> list[NodePlace]:
+    """Where the drive's nodes are."""
+    return [entry.place(folder) for entry in file.nodes]
+
+
 def node_folders(folder: str, file: DriveFile) -> list[str]:
-    """The absolute paths of the drive's nodes."""
-    return [entry.folder(folder) for entry in file.nodes]
+    """The absolute paths of those that are folders of this machine."""
+    return [place.folder for place in node_places(folder, file) if place.folder is not None]
+
+
+def require_distinct(new: Sequence[NodePlace], what: str) -> None:
+    """`UsageError` if two of the places are one, by whatever URLs."""
+    found = [(place, place.whereabouts()) for place in new]
+    things = {place if there is None else there.thing for place, there in found}
+    if len(things) != len(new):
+        raise UsageError(what)
 
 
 def nodes_away(folder: str, file: DriveFile) -> list[NodeError]:
     """What is wrong with each node that is missing, foreign, no node or does not answer. Blocks."""
-    found = ask({entry: partial(_trouble_with, entry, entry.folder(folder), file.id) for entry in file.nodes})
+    found = ask({entry: partial(_trouble_with, entry, entry.place(folder), file.id) for entry in file.nodes})
     silent = (
-        NodeError(f"{entry.name}: {entry.folder(folder)} does not answer", entry.name)
+        NodeError(f"{entry.name}: {entry.place(folder)} does not answer", entry.name)
         for entry in file.nodes
         if entry not in found
     )
     return [*filter(None, found.values()), *silent]
 
 
-def _trouble_with(entry: NodeEntry, path: str, drive_id: bytes) -> NodeError | None:
+def _trouble_with(entry: NodeEntry, place: NodePlace, drive_id: bytes) -> NodeError | None:
     try:
-        found = read_identity(path, entry.name)
+        found = place.identity(entry.name)
     except NodeError as error:
         return error
     if found.drive_id != drive_id:
-        return NodeError(f"{entry.name}: {path} is a node of another drive", entry.name)
+        return NodeError(f"{entry.name}: {place} is a node of another drive", entry.name)
     if found.name != entry.name:
-        return NodeError(f"{entry.name}: {path} is this drive's {found.name}", entry.name)
+        return NodeError(f"{entry.name}: {place} is this drive's {found.name}", entry.name)
     return None
 
 
@@ -170,7 +183,7 @@ def open_nodes(folder: str, file: DriveFile) -> dict[str, Node]:
     found: dict[str, Node] = {}
     for entry in file.nodes:
         identity = NodeIdentity(entry.name, file.id, entry.zone)
-        found[entry.name] = DirectoryNode(entry.folder(folder), identity)
+        found[entry.name] = entry.place(folder).node(identity)
     return found
 
 

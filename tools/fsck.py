@@ -30,6 +30,7 @@ from backend import failpoints
 from backend.cluster import NodeEntry, Survey, check_nodes, check_places
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError
 from backend.findings import Finding, Findings
+from backend.nodes import NodePlace
 from backend.system import ask, durable, plain_hash
 from cache.local import LOCK_FILE, NAMESPACE_FILE, set_namespace_aside
 from cache.opening import DriveOptions
@@ -145,7 +146,7 @@ def unlock_any(folder: str, survey: Survey, source: SecretSource) -> UnlockedDri
 def _fsck(options: argparse.Namespace) -> int:
     folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
-    old_drive.require_unused(folder, compose.node_folders(folder, survey.file))
+    old_drive.require_unused(folder, compose.node_places(folder, survey.file))
     drive = unlock_any(folder, survey, secret_source(options))
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
     progress = Progress(folder, options.descriptor)
@@ -211,18 +212,18 @@ def _check_beside(run: _Run) -> None:
 
 def _clear(run: _Run, entry: NodeEntry) -> None:
     """What lies on a node in the place of drivefs' own files and folders is moved aside."""
-    place = entry.folder(run.folder)
+    place = entry.place(run.folder)
     look = {place: partial(check_nodes.in_the_way, run.folder, place, run.survey.file)}
     for path in ask(look).get(place, []):
         what = f"{entry.name}: {path} is a link, pipe, device, file or folder that is not drivefs'"
-        if run.mend:
-            what += f": moved to {check_places.move_aside(place, path)}"
+        if run.mend and place.folder:
+            what += f": moved to {check_places.move_aside(place.folder, path)}"
         run.findings.add("mended" if run.mend else "left", what)
 
 
-def _is_ours(run: _Run, place: str) -> bool:
+def _is_ours(run: _Run, place: NodePlace) -> bool:
     """A node's folder that holds nothing is a disk that is not mounted: it gets no file."""
-    return place == run.folder or check_nodes.is_node(place, run.survey.file)
+    return place.folder == run.folder or check_nodes.is_node(place, run.survey.file)
 
 
 async def _prove_that_it_opens(drive: UnlockedDrive, own: Folders) -> None:

@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
@@ -18,11 +18,11 @@ from backend.cluster import DriveFile, NodeEntry, drive_file
 from backend.coding import Profile, require_nodes
 from backend.errors import UsageError
 from backend.keys import DRIVE_ID_SIZE, Secret, key_slots, new_drive_key, new_recovery_key
-from backend.nodes import initialise_directory_node, space_of
+from backend.nodes import NodeIdentity, NodePlace, place_at
 from backend.system import durable
 from tools import errors, old_drive
 from tools.capacity_report import describe_limit, describe_needs
-from tools.compose import cluster_map
+from tools.compose import cluster_map, require_distinct
 from tools.errors import MKFS_CODES, Parser
 from tools.quantities import counted
 from tools.secret_source import SecretSource
@@ -40,17 +40,17 @@ def mkfs(arguments: Sequence[str]) -> int:
     """The command; its exit code is 0, or that of the error that is raised."""
     options = _parse(arguments)
     folder = os.path.abspath(options.drive)
-    paths = _node_paths(folder, options)
+    places = _node_places(folder, options)
     drive_id = os.urandom(DRIVE_ID_SIZE)
     recovery = _recovery_key(options.recovery_file)
     if options.force:
-        old_drive.require_unused(folder, [*paths])
+        old_drive.require_unused(folder, [*places])
     else:
         _refuse_what_is_there(folder)
     secret = _source(options).new_secret()
     if options.force:
-        old_drive.remove(folder, [*paths])
-    nodes = _make_nodes(folder, paths, drive_id)
+        old_drive.remove(folder, [*places])
+    nodes = _make_nodes(folder, places, drive_id)
     drive = _describe(folder, options.profile, drive_id, nodes, secret, recovery)
     require_nodes(cluster_map(drive), options.profile.total)
     _write(folder, drive, recovery, options.recovery_file)
@@ -73,7 +73,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--node",
         action="append",
         metavar="PATH",
-        help="a folder for a node, once for each; on different disks",
+        help="a folder or URL for a node, once for each; on different disks",
     )
     add("--passphrase-file", metavar="F", help="the file's first and only line is the passphrase")
     add("--key-file", metavar="F", help="32 or more random bytes open the drive")
@@ -96,8 +96,9 @@ def _profile(text: str) -> Profile:
 
 def _check(options: argparse.Namespace) -> None:
     given = options.node
-    if given is not None and len({os.path.realpath(path) for path in given}) != len(given):
-        raise UsageError("the same folder is given for two nodes")
+    if given is not None:
+        new = [place_at(path, os.getcwd()) for path in given]
+        require_distinct(new, "the same folder is given for two nodes")
     if given is not None and len(given) < options.profile.total:
         raise UsageError(
             f"profile {options.profile} needs {options.profile.total} nodes, but {len(given)} are given"
@@ -125,24 +126,25 @@ def _refuse_what_is_there(folder: str) -> None:
         raise UsageError(f"{folder}: not empty; --force uses it all the same")
 
 
-def _node_paths(folder: str, options: argparse.Namespace) -> dict[str, str]:
-    """The nodes' absolute folders, each with its path as the drive file has it: nodes inside the drive's
-    folder move with it."""
+def _node_places(folder: str, options: argparse.Namespace) -> dict[NodePlace, str]:
+    """Where the nodes are to be, each with its URL as the drive file has it: nodes inside the drive's folder
+    move with it, those at places that were given stay there."""
     if options.node is not None:
-        return {os.path.abspath(path): os.path.abspath(path) for path in options.node}
-    return {os.path.join(folder, f"node{at}"): f"node{at}" for at in range(options.profile.total)}
+        given = [place_at(url, os.getcwd()) for url in options.node]
+        return {place: place.url for place in given}
+    return {place_at(f"node{at}", folder): f"node{at}" for at in range(options.profile.total)}
 
 
-def _make_nodes(folder: str, paths: Mapping[str, str], drive_id: bytes) -> tuple[NodeEntry, ...]:
+def _make_nodes(folder: str, places: Mapping[NodePlace, str], drive_id: bytes) -> tuple[NodeEntry, ...]:
     """Nodes on one disk fail together, so they share a zone."""
     os.makedirs(folder, exist_ok=True)
-    disks: dict[int, str] = {}
+    disks: dict[Hashable, str] = {}
     entries = []
-    for number, (place, path) in enumerate(paths.items()):
-        os.makedirs(place, mode=0o700, exist_ok=True)
-        zone = disks.setdefault(os.stat(place).st_dev, f"disk{len(disks)}")
-        initialise_directory_node(place, drive_id, f"node{number}", zone)
-        entries.append(NodeEntry(f"node{number}", path, zone))
+    for number, (place, url) in enumerate(places.items()):
+        place.prepare()
+        zone = disks.setdefault(place.failure_domain(), f"disk{len(disks)}")
+        place.initialise(NodeIdentity(f"node{number}", drive_id, zone))
+        entries.append(NodeEntry(f"node{number}", url, zone))
     return tuple(entries)
 
 
@@ -171,13 +173,13 @@ def _write(folder: str, drive: DriveFile, recovery: str | None, recovery_file: s
     if recovery is not None and recovery_file is not None:
         durable.write_file(os.path.abspath(recovery_file), [f"{recovery}\n".encode()], exclusive=True)
     for node in drive.nodes:
-        drive_file.save(os.path.join(node.folder(folder), drive_file.FILE_NAME), drive)
+        node.place(folder).write(drive_file.FILE_NAME, drive_file.encode(drive))
     drive_file.save(os.path.join(folder, drive_file.FILE_NAME), drive, exclusive=True)
 
 
 def _report(folder: str, drive: DriveFile, recovery: str | None, options: argparse.Namespace) -> None:
     _warn_of_shared_disks(drive, options.profile.m)
-    spaces = {node.name: space_of(node.folder(folder)) for node in drive.nodes}
+    spaces = {node.name: node.place(folder).space() for node in drive.nodes}
     small = describe_limit(drive, spaces)
     if small is not None:
         complain(f"mkfs.drivefs: warning: {small}")

@@ -13,10 +13,8 @@ folder names; each folder once. What another copy names has no vote, else one no
 from __future__ import annotations
 
 import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -26,10 +24,17 @@ from backend.cluster.drive_file import FILE_NAME, DriveFile, NodeEntry
 from backend.commits import KEY as LEASE
 from backend.errors import DriveError, FormatError, NodeError, NotFoundError
 from backend.failpoints import declare, failpoint
-from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, encode_identity, read_identity
-from backend.nodes import files as node_files
+from backend.nodes import (
+    IDENTITY_FILE,
+    MAX_FILE_SIZE,
+    DirectoryPlace,
+    NodeIdentity,
+    NodePlace,
+    encode_identity,
+    place_at,
+)
 from backend.packs import FOOTER_SIZE, decode_footer, parse_fragment_key
-from backend.system import ask, durable
+from backend.system import ask
 
 NODES_WRITTEN: Final = declare(
     "drive-file.nodes-written", "the nodes have the new drive.toml; the drive's folder has the old one"
@@ -38,10 +43,10 @@ NODES_WRITTEN: Final = declare(
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The drive file that counts, and the copies (paths of folders) that are not it: each with one line."""
+    """The drive file that counts, and the places of copies that are not it: each with one line."""
 
     file: DriveFile
-    wrong: tuple[tuple[str, str], ...]
+    wrong: tuple[tuple[NodePlace, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +55,13 @@ class WrongIdentity:
     nothing says that it is another node, so its identity may be written anew."""
 
     entry: NodeEntry
-    folder: str
+    place: NodePlace
     text: str
     is_ours: bool
 
 
 def survey(folder: str, nodes: Sequence[str] = ()) -> Survey:
-    """Look at all copies that can be found from the drive's folder, and in the folders `nodes`.
+    """Look at all copies that can be found from the drive's folder, and at the places with the URLs `nodes`.
     `NotFoundError` if there is no copy at all, `FormatError` if none can be understood."""
     votes = _votes(folder, nodes)
     readable = {place: file for place, data in votes.items() if (file := _decoded(data)) is not None}
@@ -64,7 +69,7 @@ def survey(folder: str, nodes: Sequence[str] = ()) -> Survey:
         raise _nothing_readable(folder, votes)
     file = _chosen(folder, readable, votes)
     expected = drive_file.encode(file)
-    members = sorted({folder, *(entry.folder(folder) for entry in file.nodes)})
+    members = sorted({_own(folder), *(entry.place(folder) for entry in file.nodes)}, key=str)
     found = ask({place: partial(_copy_in, place) for place in members})
     wrong = [
         (place, _what_is_wrong(data))
@@ -79,10 +84,10 @@ def write_copies(folder: str, file: DriveFile) -> list[str]:
     one line for each node. `OSError` if the drive's folder itself cannot be written. Idempotent."""
     failed = []
     for entry in file.nodes:
-        place = entry.folder(folder)
+        place = entry.place(folder)
         try:
             if _answers_as_member(place, entry, file.id):
-                drive_file.save(os.path.join(place, FILE_NAME), file)
+                rewrite_copy(place, file)
             else:
                 failed.append(f"{entry.name}: not there, so it has no new {FILE_NAME}")
         except OSError as error:
@@ -92,28 +97,19 @@ def write_copies(folder: str, file: DriveFile) -> list[str]:
     return failed
 
 
-def retire(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
-    """Empty the folder of a node that the drive no longer has and that keeps no key; False if it is not
+def retire(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:
+    """Empty the place of a node that the drive no longer has and that keeps no key; False if it is not
     there. The identity goes first: a process that still knows the node cannot use it any more. Foreign files
     stay. `OSError`."""
     if not _is_member(place, entry, drive_id):
         return False
-    for name in (IDENTITY_FILE, FILE_NAME, LEASE, ".lock"):
-        with suppress(FileNotFoundError):
-            durable.current().unlink(os.path.join(place, name))
-        durable.current().sync_folder(place)
-    for name in ("packs", "commits", "roots"):
-        path = os.path.join(place, name)
-        if os.path.islink(path):
-            os.unlink(path)
-        elif os.path.isdir(path):
-            shutil.rmtree(path)
+    place.remove((IDENTITY_FILE, FILE_NAME, LEASE, ".lock"), ("packs", "commits", "roots"))
     return True
 
 
-def rewrite_copy(place: str, file: DriveFile) -> None:
-    """Put the drive file into one folder. `OSError`."""
-    drive_file.save(os.path.join(place, FILE_NAME), file)
+def rewrite_copy(place: NodePlace, file: DriveFile) -> None:
+    """Put the drive file there. `OSError`."""
+    place.write(FILE_NAME, drive_file.encode(file))
 
 
 def wrong_identities(folder: str, file: DriveFile) -> Iterator[WrongIdentity]:
@@ -127,13 +123,17 @@ def wrong_identities(folder: str, file: DriveFile) -> Iterator[WrongIdentity]:
 def _wrong_identity(
     folder: str, file: DriveFile, entry: NodeEntry, owners: Mapping[str, str]
 ) -> WrongIdentity | None:
-    place = entry.folder(folder)
+    place = entry.place(folder)
     expected = NodeIdentity(entry.name, file.id, entry.zone)
-    stored = _bytes_in(place, IDENTITY_FILE, MAX_FILE_SIZE)
-    if not os.path.isdir(place) or stored == encode_identity(expected) or not holds_data_of(place, file.id):
+    stored = place.read(IDENTITY_FILE, MAX_FILE_SIZE)
+    if (
+        place.whereabouts() is None
+        or stored == encode_identity(expected)
+        or not holds_data_of(place, file.id)
+    ):
         return None
     try:
-        text, found = f"{place}/{IDENTITY_FILE} is not as it was written", read_identity(place, entry.name)
+        text, found = f"{place}/{IDENTITY_FILE} is not as it was written", place.identity(entry.name)
     except NodeError as error:
         text, found = str(error), expected
     whose = _whose(file, entry, found, owners)
@@ -163,110 +163,100 @@ def _whose(file: DriveFile, entry: NodeEntry, found: NodeIdentity, owners: Mappi
 def _owners(folder: str, file: DriveFile) -> dict[str, str]:
     """By the name of each node whose folder answers: the node that the folder belongs to. Of several paths
     to one folder, the only one that is no link is the owner's; without such a one it is nobody's ("")."""
-    found = ask({entry: partial(_folder_itself, entry.folder(folder)) for entry in file.nodes})
-    paths = {entry.name: path for entry, path in found.items() if path is not None}
+    found = ask({entry: entry.place(folder).whereabouts for entry in file.nodes})
+    there = {entry.name: itself for entry, itself in found.items() if itself is not None}
     owners = {}
-    for name, (_, itself) in paths.items():
-        sharing = [other for other, (_, same) in paths.items() if same == itself]
-        direct = [other for other in sharing if not paths[other][0]]
+    for name, itself in there.items():
+        sharing = [other for other, same in there.items() if same.thing == itself.thing]
+        direct = [other for other in sharing if not there[other].by_link]
         owners[name] = name if sharing == [name] else direct[0] if len(direct) == 1 else ""
     return owners
-
-
-def _folder_itself(place: str) -> tuple[bool, tuple[int, int]] | None:
-    """Whether the path is a link, and which folder it leads to; None if there is none."""
-    try:
-        found = os.stat(place)
-    except OSError:
-        return None  # it is away, and told to be
-    return os.path.islink(place), (found.st_dev, found.st_ino)
 
 
 def rewrite_identity(wrong: WrongIdentity, drive_id: bytes) -> None:
     """Write the identity file of a node anew. `OSError`."""
     identity = NodeIdentity(wrong.entry.name, drive_id, wrong.entry.zone)
-    durable.write_file(os.path.join(wrong.folder, IDENTITY_FILE), [encode_identity(identity)])
+    wrong.place.write(IDENTITY_FILE, encode_identity(identity))
 
 
-def is_node(place: str, file: DriveFile) -> bool:
-    """Whether the folder says that it is a node of the drive. Blocks."""
+def is_node(place: NodePlace, file: DriveFile) -> bool:
+    """Whether the place says that it is a node of the drive. Blocks."""
     try:
-        return read_identity(place, place).drive_id == file.id
+        return place.identity(str(place)).drive_id == file.id
     except NodeError:
         return False
 
 
-def in_the_way(folder: str, place: str, file: DriveFile) -> list[str]:
-    """See `check_places.in_the_way`; nothing of a folder for which no sign speaks: it says that it is a node
-    of the drive, it holds data of it, or the drive's folder names it and it is no other drive's. Blocks."""
+def in_the_way(folder: str, place: NodePlace, file: DriveFile) -> list[str]:
+    """See `check_places.in_the_way`; nothing where the place is no folder, nor of a folder for which no
+    sign speaks: it says that it is a node of the drive, it holds data of it, or the drive's folder names it
+    and it is no other drive's. Blocks."""
     try:
         is_ours = is_node(place, file) or holds_data_of(place, file.id) or _is_meant(folder, place, file.id)
-        return check_places.in_the_way(place) if is_ours else []
+        return check_places.in_the_way(place.folder) if is_ours and place.folder else []
     except OSError:
         return []  # it is away, and told to be
 
 
-def holds_data_of(place: str, drive_id: bytes) -> bool:
+def holds_data_of(place: NodePlace, drive_id: bytes) -> bool:
     """Whether the folder holds a copy of the drive's file, or fragments of the drive. However many other
     files are there; no link is followed."""
-    copy = _decoded(_bytes_in(place, FILE_NAME, drive_file.MAX_SIZE))
+    copy = _decoded(place.read(FILE_NAME, drive_file.MAX_SIZE))
     if copy is not None and copy.id == drive_id:
         return True
-    return any(_drive_of(place, key) == drive_id for key in _fragments_in(place))
+    return any(_drive_of(place, key) == drive_id for key in filter(parse_fragment_key, place.fragments()))
 
 
-def _fragments_in(place: str) -> Iterator[str]:
-    """The keys of the regular files that are named as fragments; those that can be listed."""
-    for below in (f"packs/{number:02x}" for number in range(256)):
-        with suppress(OSError), node_files.opened_folder(place, below) as folder:
-            yield from filter(parse_fragment_key, (f"{below}/{name}" for name in os.listdir(folder)))
-
-
-def _is_meant(folder: str, place: str, drive_id: bytes) -> bool:
+def _is_meant(folder: str, place: NodePlace, drive_id: bytes) -> bool:
     """Whether the drive's own folder names this one as a node, and it does not say that it is another
     drive's."""
-    own = _decoded(_bytes_in(folder, FILE_NAME, drive_file.MAX_SIZE))
-    if own is None or own.id != drive_id or place not in {entry.folder(folder) for entry in own.nodes}:
+    own = _decoded(_own(folder).read(FILE_NAME, drive_file.MAX_SIZE))
+    if own is None or own.id != drive_id or place not in {entry.place(folder) for entry in own.nodes}:
         return False
-    copy = _decoded(_bytes_in(place, FILE_NAME, drive_file.MAX_SIZE))
+    copy = _decoded(place.read(FILE_NAME, drive_file.MAX_SIZE))
     if copy is not None:
         return copy.id == drive_id
     try:
-        return read_identity(place, place).drive_id == drive_id
+        return place.identity(str(place)).drive_id == drive_id
     except NodeError:
         return True
 
 
-def _votes(folder: str, nodes: Sequence[str]) -> dict[str, bytes | None]:
-    """The bytes of each copy that has a vote, by its folder; those that answer."""
-    inside = [os.path.join(folder, name) for name in os.listdir(folder)] if os.path.isdir(folder) else []
-    own = _decoded(_bytes_in(folder, FILE_NAME, drive_file.MAX_SIZE))
-    named = [entry.folder(folder) for entry in own.nodes] if own is not None else []
-    places = dict.fromkeys([folder, *inside, *map(os.path.abspath, nodes), *named])
+def _votes(folder: str, nodes: Sequence[str]) -> dict[NodePlace, bytes | None]:
+    """The bytes of each copy that has a vote, by its place; those that answer."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    inside = [_own(os.path.join(folder, name)) for name in names]
+    own = _decoded(_own(folder).read(FILE_NAME, drive_file.MAX_SIZE))
+    named = [entry.place(folder) for entry in own.nodes] if own is not None else []
+    given = [place_at(url, os.getcwd()) for url in nodes]
+    places: dict[NodePlace, None] = dict.fromkeys([_own(folder), *inside, *given, *named])
     found = ask({place: partial(_vote_of, place) for place in places})
     distinct = {real: (place, data) for place, (real, data) in reversed(found.items())}
     return dict(sorted(distinct.values(), key=lambda vote: list(places).index(vote[0])))
 
 
-def _vote_of(place: str) -> tuple[str, bytes | None]:
-    """Which folder it is, by whatever path, and its copy."""
-    return os.path.realpath(place), _bytes_in(place, FILE_NAME, drive_file.MAX_SIZE)
+def _vote_of(place: NodePlace) -> tuple[Hashable, bytes | None]:
+    """What is there, by whatever URL, and its copy."""
+    found = place.whereabouts()
+    return place if found is None else found.thing, place.read(FILE_NAME, drive_file.MAX_SIZE)
 
 
-def _copy_in(place: str) -> tuple[bool, bytes | None]:
-    """Whether there is such a folder, and its copy."""
-    return os.path.isdir(place), _bytes_in(place, FILE_NAME, drive_file.MAX_SIZE)
+def _copy_in(place: NodePlace) -> tuple[bool, bytes | None]:
+    """Whether there is such a place, and its copy."""
+    return place.whereabouts() is not None, place.read(FILE_NAME, drive_file.MAX_SIZE)
 
 
-def _chosen(folder: str, readable: dict[str, DriveFile], copies: dict[str, bytes | None]) -> DriveFile:
+def _chosen(
+    folder: str, readable: dict[NodePlace, DriveFile], copies: dict[NodePlace, bytes | None]
+) -> DriveFile:
     """What most votes say; of equals, what the drive's folder says, else the highest epoch."""
     votes = Counter(data for place, data in copies.items() if place in readable)
 
-    def weight(place: str) -> tuple[int, bool, int]:
-        return votes[copies[place]], place == folder, readable[place].epoch
+    def weight(place: NodePlace) -> tuple[int, bool, int]:
+        return votes[copies[place]], place == _own(folder), readable[place].epoch
 
     chosen = readable[max(readable, key=weight)]
-    own = readable.get(folder)
+    own = readable.get(_own(folder))
     if own is not None and own != chosen and _only_paths_differ(own, chosen) and _leads_to_nodes(folder, own):
         return own
     return chosen
@@ -274,33 +264,30 @@ def _chosen(folder: str, readable: dict[str, DriveFile], copies: dict[str, bytes
 
 def _only_paths_differ(one: DriveFile, other: DriveFile) -> bool:
     def without_paths(file: DriveFile) -> DriveFile:
-        return replace(file, nodes=tuple(replace(entry, path="-") for entry in file.nodes))
+        return replace(file, nodes=tuple(replace(entry, url="-") for entry in file.nodes))
 
     return without_paths(one) == without_paths(other)
 
 
 def _leads_to_nodes(folder: str, file: DriveFile) -> bool:
-    return all(_answers_as_member(entry.folder(folder), entry, file.id) for entry in file.nodes)
+    return all(_answers_as_member(entry.place(folder), entry, file.id) for entry in file.nodes)
 
 
-def _answers_as_member(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
+def _answers_as_member(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:
     return ask({place: partial(_is_member, place, entry, drive_id)}).get(place, False)
 
 
-def _is_member(place: str, entry: NodeEntry, drive_id: bytes) -> bool:
+def _is_member(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:
     try:
-        found = read_identity(place, entry.name)
+        found = place.identity(entry.name)
     except NodeError:
         return False
     return (found.name, found.drive_id) == (entry.name, drive_id)
 
 
-def _bytes_in(place: str, name: str, limit: int) -> bytes | None:
-    """A small file of a folder, one byte more than `limit` at most; None if there is no such regular file."""
-    try:
-        return node_files.read_at_most(place, name, limit + 1)
-    except OSError:
-        return None
+def _own(folder: str) -> NodePlace:
+    """The drive's own folder, and each folder in it, has a copy as nodes have."""
+    return DirectoryPlace(os.path.abspath(folder))
 
 
 def _decoded(data: bytes | None) -> DriveFile | None:
@@ -310,11 +297,9 @@ def _decoded(data: bytes | None) -> DriveFile | None:
         return None
 
 
-def _drive_of(place: str, key: str) -> bytes | None:
+def _drive_of(place: NodePlace, key: str) -> bytes | None:
     try:
-        with open(node_files.open_below(place, key), "rb") as file:
-            file.seek(-FOOTER_SIZE, os.SEEK_END)
-            return decode_footer(file.read(FOOTER_SIZE)).drive_id
+        return decode_footer(place.tail(key, FOOTER_SIZE)).drive_id
     except (OSError, DriveError):
         return None
 
@@ -326,7 +311,7 @@ def _what_is_wrong(data: bytes | None) -> str:
     return f"has another {FILE_NAME} than most copies" if is_readable else f"has a damaged {FILE_NAME}"
 
 
-def _nothing_readable(folder: str, copies: dict[str, bytes | None]) -> DriveError:
+def _nothing_readable(folder: str, copies: dict[NodePlace, bytes | None]) -> DriveError:
     if all(data is None for data in copies.values()):
         return NotFoundError(f"{folder}: there is no drive here (no {FILE_NAME})")
     return FormatError(f"{folder}: no copy of {FILE_NAME} can be understood")

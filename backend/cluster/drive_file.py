@@ -21,11 +21,12 @@ import tomli_w
 
 from backend.errors import FormatError, NotFoundError, TransientError, UsageError
 from backend.keys import DRIVE_ID_SIZE, KINDS, Argon2Cost, Slot, check_slot
+from backend.nodes import NodePlace, place_at
 from backend.nodes import files as node_files
 from backend.system import durable
 
 FILE_NAME: Final = "drive.toml"
-FORMAT: Final = 1
+FORMAT: Final = 2
 MAX_SIZE: Final = 1024 * 1024
 MAX_NODES: Final = 1024
 MAX_SLOTS: Final = 32
@@ -35,16 +36,17 @@ _PROFILE: Final = re.compile(r"[1-9][0-9]{0,2}\+[0-9]{1,3}|copies:[1-9][0-9]{0,2
 
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
-    """A node as the drive file names it. A relative `path` is relative to the drive's folder."""
+    """A node as the drive file names it. `url` is a plain path, relative to the drive's folder or absolute,
+    or a URL with a scheme (`backend.nodes.factory`)."""
 
     name: str
-    path: str
+    url: str
     zone: str
     weight: float = 1.0
 
-    def folder(self, drive_folder: str) -> str:
-        """The absolute path of the node."""
-        return os.path.abspath(os.path.join(drive_folder, self.path))
+    def place(self, drive_folder: str) -> NodePlace:
+        """Where the node is. No I/O."""
+        return place_at(self.url, drive_folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,7 @@ def save(path: str, drive: DriveFile, *, exclusive: bool = False) -> None:
 
 
 def _node_table(node: NodeEntry) -> dict[str, object]:
-    return {"name": node.name, "path": node.path, "zone": node.zone, "weight": float(node.weight)}
+    return {"name": node.name, "url": node.url, "zone": node.zone, "weight": float(node.weight)}
 
 
 def _slot_table(slot: Slot) -> dict[str, object]:
@@ -164,19 +166,21 @@ class _Reader:
             raise self._wrong(f"has format {version}, this drivefs knows only format {FORMAT}")
 
     def _node(self) -> NodeEntry:
-        self._only("name", "path", "zone", "weight")
+        self._only("name", "url", "zone", "weight")
         name, zone = self._text("name", 64), self._text("zone", 64)
         if not _NAME.fullmatch(name) or not _NAME.fullmatch(zone):
             raise self._wrong(
                 "name and zone start with a letter or digit and have letters, digits, . _ - only"
             )
-        path = self._text("path", 4096)
-        if "\0" in path:
-            raise self._wrong("path holds a zero byte")
+        url = self._text("url", 4096)
+        try:
+            place_at(url, "/")
+        except UsageError as error:
+            raise self._wrong(str(error)) from None
         weight = self._get("weight", (int, float))
         if isinstance(weight, bool) or not math.isfinite(weight) or not 0 <= weight <= 1e15:
             raise self._wrong("weight must be a number that is not negative")
-        return NodeEntry(name, path, zone, float(weight))
+        return NodeEntry(name, url, zone, float(weight))
 
     def _slot(self) -> Slot:
         kind = self._text("kind", 32)

@@ -1,6 +1,9 @@
 """Nodes: where fragments and small objects are kept, and the wrappers around them."""
 
-from backend.nodes.directory import DirectoryNode, space_of
+from backend.nodes.address import stored as stored_url
+from backend.nodes.directory import DirectoryNode
+from backend.nodes.directory_place import DirectoryPlace
+from backend.nodes.factory import place_at
 from backend.nodes.health import NodeHealth
 from backend.nodes.identity import (
     IDENTITY_FILE,
@@ -15,6 +18,7 @@ from backend.nodes.listing import all_keys, pages
 from backend.nodes.metered import MeteredNode
 from backend.nodes.node import PAGE, Node, Space
 from backend.nodes.patient import PatientNode
+from backend.nodes.place import NodePlace
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
 
@@ -23,11 +27,13 @@ __all__ = [
     "MAX_FILE_SIZE",
     "PAGE",
     "DirectoryNode",
+    "DirectoryPlace",
     "LeasedNode",
     "MeteredNode",
     "Node",
     "NodeHealth",
     "NodeIdentity",
+    "NodePlace",
     "PatientNode",
     "RateLimitedNode",
     "RetryNode",
@@ -37,6 +43,7 @@ __all__ = [
     "encode_identity",
     "initialise_directory_node",
     "pages",
+    "place_at",
     "read_identity",
-    "space_of",
+    "stored_url",
 ]

@@ -19,11 +19,12 @@ from typing import Any, Final, TypeVar
 
 import trio
 
+from backend.nodes import directory_place
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity
 from backend.nodes.node import Space
 from backend.nodes.open_files import OpenFile, OpenFiles
-from tools import compose, mount
+from tools import mount
 
 VARIABLE: Final = "TEST_NODE_FAULTS"
 _STEP: Final = 0.05
@@ -111,5 +112,5 @@ def _shortened(result: Result, by: int) -> Result:
 
 def main() -> None:
     """The command."""
-    vars(compose)["DirectoryNode"] = FaultyDirectoryNode
+    vars(directory_place)["DirectoryNode"] = FaultyDirectoryNode
     mount.main()

@@ -20,7 +20,6 @@ from typing import Final, Literal
 from backend.cluster import DriveFile
 from backend.coding import Profile
 from backend.errors import DriveError
-from backend.nodes import space_of
 from tools import compose
 from tools.capacity_report import describe_limit, describe_needs
 from tools.control_client import ControlClient
@@ -138,14 +137,14 @@ def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
         )
     here = [entry for entry in file.nodes if entry.name not in names]
     for entry in here:
-        path = entry.folder(folder)
-        if os.access(path, os.R_OK | os.W_OK | os.X_OK):
-            yield _space(f"{entry.name}: {path}", path)
+        place = entry.place(folder)
+        if place.is_writable():
+            yield _room(f"{entry.name}: {place}", place.space().free)
         else:
-            yield Finding("bad", f"{entry.name}: {path}: no permission to read and write")
-    if len(here) > 1 and len({os.stat(entry.folder(folder)).st_dev for entry in here}) == 1:
+            yield Finding("bad", f"{entry.name}: {place}: no permission to read and write")
+    if len(here) > 1 and len({entry.place(folder).failure_domain() for entry in here}) == 1:
         yield Finding("note", "all nodes are on one disk, so they protect against no disk failure")
-    small = describe_limit(file, {entry.name: space_of(entry.folder(folder)) for entry in here})
+    small = describe_limit(file, {entry.name: entry.place(folder).space() for entry in here})
     if small is not None:
         yield Finding("note", small)
 
@@ -178,5 +177,8 @@ def _own_folder(what: str, folder: Path) -> Finding:
 
 def _space(what: str, path: str) -> Finding:
     found = os.statvfs(path)
-    free = found.f_bavail * found.f_frsize
+    return _room(what, found.f_bavail * found.f_frsize)
+
+
+def _room(what: str, free: int) -> Finding:
     return Finding("note" if free < _LITTLE_SPACE else "ok", f"{what}: {format_size(free)} free")

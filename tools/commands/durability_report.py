@@ -17,6 +17,7 @@ from backend.care import repair_record
 from backend.cluster import DriveFile, check_nodes
 from backend.coding import Profile
 from backend.errors import UsageError
+from backend.nodes import NodePlace
 from tools.commands.durability import (
     YEAR,
     FatalSets,
@@ -101,8 +102,8 @@ def report(options: argparse.Namespace) -> list[str]:
     file = check_nodes.survey(folder).file
     cache = Path(places.cache_folder(file.id.hex(), options.cache_dir, os.environ))
     assumed = _assumptions(options, cache)
-    found = {entry.name: _disks(entry.folder(folder), entry.name) for entry in file.nodes}
-    fullest = max(disks.fragment_bytes(entry.folder(folder)) for entry in file.nodes)
+    found = {entry.name: _disks(entry.place(folder), entry.name) for entry in file.nodes}
+    fullest = max(entry.place(folder).stored_bytes() for entry in file.nodes)
     return [*_about(folder, file, found), *_figures(file, found, fullest, assumed)]
 
 
@@ -141,10 +142,12 @@ def _assumptions(options: argparse.Namespace, cache: Path) -> Assumptions:
     )
 
 
-def _disks(folder: str, name: str) -> frozenset[str]:
+def _disks(place: NodePlace, name: str) -> frozenset[str]:
     """A node that is away was on a disk of its own, as far as anyone can tell."""
     try:
-        return disks.disks_of(folder)
+        if place.folder is None:
+            return frozenset({str(place.failure_domain())})
+        return disks.disks_of(place.folder)
     except OSError:
         return frozenset({f"the disk of {name}, which is away"})
 

@@ -123,7 +123,7 @@ def _drive(options: argparse.Namespace) -> tuple[str, DriveFile]:
     """The drive, whose copies must agree before one is changed."""
     folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
-    if any(place == folder for place, _ in survey.wrong):
+    if any(place.folder == folder for place, _ in survey.wrong):
         raise ToolError(f"{folder}: its drive.toml is not what most copies say: run fsck.drivefs first")
     return folder, survey.file
 

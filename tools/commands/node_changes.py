@@ -38,7 +38,7 @@ from backend.commits import Lease, ReplicatedObjects, ranking_of, this_process
 from backend.errors import UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
 from backend.keys import DriveKeys
-from backend.nodes import initialise_directory_node
+from backend.nodes import NodeIdentity, NodePlace, place_at, stored_url
 from backend.packs import PackCodec
 from tools import compose, fsck, old_drive
 from tools.compose import UnlockedDrive
@@ -59,8 +59,13 @@ TAKEN_OUT: Final = declare("node.taken-out", "the map has let go of the node; it
 
 def register(actions: Any) -> None:
     """Add them to `drivefs node ...`."""
-    adding = actions.add_parser("add", help="more folders for a drive; the drive is unmounted")
-    adding.add_argument("paths", metavar="PATH", nargs="+", help="an empty folder, on a disk of its own")
+    adding = actions.add_parser("add", help="more nodes for a drive; the drive is unmounted")
+    adding.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="+",
+        help="an empty folder, on a disk of its own; or a URL",
+    )
     adding.add_argument("--zone", metavar="Z", help="what they may fail together with (default: their disk)")
     removing = actions.add_parser("remove", help="take nodes out of a drive; the drive is unmounted")
     removing.add_argument("names", metavar="NODE", nargs="+", help="the node's name in `node list`")
@@ -83,11 +88,10 @@ def _rate(text: str) -> float:
 
 def _add(options: argparse.Namespace) -> int:
     drive = _unused_drive(options)
-    paths = [os.path.abspath(path) for path in options.paths]
-    if len(set(map(os.path.realpath, paths))) != len(paths):
-        raise UsageError("the same folder is given twice")
+    new = [place_at(path, os.getcwd()) for path in options.paths]
+    compose.require_distinct(new, "the same folder is given twice")
     _require_all_there(drive.folder, drive.file)
-    return _run(_add_all, drive, paths, options.zone, options.rate)
+    return _run(_add_all, drive, new, options.zone, options.rate)
 
 
 def _remove(options: argparse.Namespace) -> int:
@@ -128,9 +132,9 @@ def _unused_drive(options: argparse.Namespace) -> UnlockedDrive:
             f"umount.drivefs {folder}, then give {mount.source} in its place"
         )
     survey = check_nodes.survey(folder)
-    old_drive.require_unused(folder, compose.node_folders(folder, survey.file))
+    old_drive.require_unused(folder, compose.node_places(folder, survey.file))
     drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
-    if folder in dict(survey.wrong):
+    if any(place.folder == folder for place, _ in survey.wrong):
         say(f"{folder}: a change of its nodes was interrupted; it is finished now")
         _run(_finish, drive)
     return drive
@@ -181,40 +185,42 @@ def _require_others_there(folder: str, file: DriveFile, names: Sequence[str]) ->
 # Adding
 
 
-async def _add_all(drive: UnlockedDrive, paths: Sequence[str], zone: str | None, rate: float | None) -> int:
-    for path in paths:
-        drive = replace(drive, file=await _add_one(drive, path, zone))
+async def _add_all(
+    drive: UnlockedDrive, new: Sequence[NodePlace], zone: str | None, rate: float | None
+) -> int:
+    for place in new:
+        drive = replace(drive, file=await _add_one(drive, place, zone))
     return await _move_all(drive, rate)
 
 
-async def _add_one(drive: UnlockedDrive, path: str, zone: str | None) -> DriveFile:
-    """The drive file with the node at `path`: a new one, or one that was to be removed and now stays."""
+async def _add_one(drive: UnlockedDrive, place: NodePlace, zone: str | None) -> DriveFile:
+    """The drive file with the node at `place`: a new one, or one that was to be removed and now stays."""
     folder, file = drive.folder, drive.file
-    known = next((entry for entry in file.nodes if entry.folder(folder) == path), None)
+    known = next((entry for entry in file.nodes if entry.place(folder) == place), None)
     if known is not None and known.weight > 0:
-        say(f"{path}: is {known.name} already")
+        say(f"{place}: is {known.name} already")
         return file
     async with _held(drive) as changing:
         if known is not None:
             nodes = _reweighted(file, [known.name], 1.0)
         else:
-            entry = await trio.to_thread.run_sync(_new_node, folder, file, path, zone)
+            entry = await trio.to_thread.run_sync(_new_node, folder, file, place, zone)
             nodes = (*file.nodes, entry)
         file = await _change(changing, nodes)
     failpoint(ADDED)
-    say(f"{folder}: {path} is {file.nodes[-1].name if known is None else known.name} (epoch {file.epoch})")
+    say(f"{folder}: {place} is {file.nodes[-1].name if known is None else known.name} (epoch {file.epoch})")
     return file
 
 
-def _new_node(folder: str, file: DriveFile, path: str, zone: str | None) -> NodeEntry:
+def _new_node(folder: str, file: DriveFile, place: NodePlace, zone: str | None) -> NodeEntry:
     if len(file.nodes) >= MAX_NODES:
         raise UsageError(f"a drive has at most {MAX_NODES} nodes")
     name = _free_name(file)
-    os.makedirs(path, mode=0o700, exist_ok=True)
-    zone = zone or zone_of(folder, file.nodes, path)
-    initialise_directory_node(path, file.id, name, zone)
+    place.prepare()
+    zone = zone or zone_of(folder, file.nodes, place)
+    place.initialise(NodeIdentity(name, file.id, zone))
     failpoint(IDENTIFIED)
-    return NodeEntry(name, as_stored(path, folder), zone)
+    return NodeEntry(name, stored_url(place.url, folder), zone)
 
 
 def _free_name(file: DriveFile) -> str:
@@ -223,20 +229,16 @@ def _free_name(file: DriveFile) -> str:
     return f"node{max(numbers, default=-1) + 1}"
 
 
-def zone_of(folder: str, others: Sequence[NodeEntry], path: str, wanted: Sequence[str] = ()) -> str:
-    """That of another node on the same disk; else the first of `wanted` that no other has; else a new one."""
+def zone_of(folder: str, others: Sequence[NodeEntry], place: NodePlace, wanted: Sequence[str] = ()) -> str:
+    """That of another node on the same disk, or server; else the first of `wanted` that no other has; else
+    a new one."""
     for entry in others:
-        place = entry.folder(folder)
-        if os.path.isdir(place) and os.stat(place).st_dev == os.stat(path).st_dev:
+        other = entry.place(folder)
+        if other.whereabouts() is not None and other.failure_domain() == place.failure_domain():
             return entry.zone
     taken = {entry.zone for entry in others}
     names = [*wanted, *(f"disk{number}" for number in range(len(others) + 2))]
     return next(name for name in names if name not in taken)
-
-
-def as_stored(path: str, folder: str) -> str:
-    """A node inside the drive's folder moves with it."""
-    return os.path.relpath(path, folder) if os.path.commonpath([folder, path]) == folder else path
 
 
 def _reweighted(file: DriveFile, names: Sequence[str], weight: float) -> tuple[NodeEntry, ...]:
@@ -258,7 +260,7 @@ async def _remove_all(drive: UnlockedDrive, names: Sequence[str], rate: float | 
 
 async def _remove_one(drive: UnlockedDrive, entry: NodeEntry, rate: float | None) -> UnlockedDrive:
     """The drive without the node, which holds nothing then."""
-    name, place = entry.name, entry.folder(drive.folder)
+    name, place = entry.name, entry.place(drive.folder)
     async with _held(drive) as changing:
         _report(await _move(changing, drive.keys, rate))
         await _require_empty(changing, name)

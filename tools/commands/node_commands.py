@@ -22,14 +22,14 @@ from backend.care import repair_record
 from backend.cluster import DriveFile, NodeEntry, check_nodes, drive_file
 from backend.errors import NodeError, UsageError
 from backend.health import ScrubStatus
-from backend.nodes import initialise_directory_node, read_identity
+from backend.nodes import NodeIdentity, NodePlace, place_at, stored_url
 from cache.messages import CHECK, REPAIR, SCRUB, Nothing, ScrubWanted
 from tools import compose, fsck, old_drive
 from tools.commands import node_changes
 from tools.commands.status_report import describe_scrub
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
-from tools.host import disks, places
+from tools.host import places
 from tools.quantities import counted
 from tools.terminal import say
 
@@ -47,7 +47,7 @@ def register(commands: Any) -> None:
     )
     replacing.add_argument("drive", metavar="DRIVE")
     replacing.add_argument("old", metavar="NODE", help="the node's name in `node list`")
-    replacing.add_argument("path", metavar="NEWPATH", help="an empty folder, on another disk")
+    replacing.add_argument("path", metavar="NEWPATH", help="an empty folder, on another disk; or a URL")
     replacing.add_argument("--zone", metavar="Z", help="what it may fail together with (default: its disk)")
     fsck.add_folder_options(replacing)
     fsck.add_secret_options(replacing)
@@ -114,44 +114,46 @@ def _list(options: argparse.Namespace) -> int:
     away = {error.node: str(error) for error in compose.nodes_away(folder, file)}
     for entry in file.nodes:
         state = away.get(entry.name, "ok" if entry.weight else "ok, takes nothing new")
-        say(f"{entry.name}  {entry.zone}  {entry.folder(folder)}  {state}")
+        say(f"{entry.name}  {entry.zone}  {entry.place(folder)}  {state}")
     return 1 if away else 0
 
 
 def _replace(options: argparse.Namespace) -> int:
-    folder, path = os.path.abspath(options.drive), os.path.abspath(options.path)
+    folder, place = os.path.abspath(options.drive), place_at(options.path, os.getcwd())
     survey = check_nodes.survey(folder)
     file = survey.file
-    old_drive.require_unused(folder, compose.node_folders(folder, file))
+    old_drive.require_unused(folder, compose.node_places(folder, file))
     source = fsck.secret_source(options)
     drive = fsck.unlock_any(folder, survey, source)
-    if path in compose.node_folders(folder, file):
-        raise UsageError(f"{path}: is a node of the drive already")
-    new = _with_new_node(folder, file, node_changes.named(file, options.old), path, options.zone)
+    if place in compose.node_places(folder, file):
+        raise UsageError(f"{place}: is a node of the drive already")
+    new = _with_new_node(folder, file, node_changes.named(file, options.old), place, options.zone)
     compose.require_enough_nodes(new, compose.nodes_away(folder, new))
     for line in check_nodes.write_copies(folder, new):
         say(f"drivefs: warning: {line}")
-    say(f"{folder}: {options.old} is {path} now (epoch {new.epoch}); rebuilding what it held")
+    say(f"{folder}: {options.old} is {place} now (epoch {new.epoch}); rebuilding what it held")
     begun = time.monotonic()
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
     code = fsck.mend(replace(drive, file=new), own)
-    _note_repair(own.cache, path, time.monotonic() - begun)
+    _note_repair(own.cache, place, time.monotonic() - begun)
     return code
 
 
-def _note_repair(cache: Path, path: str, seconds: float) -> None:
+def _note_repair(cache: Path, place: NodePlace, seconds: float) -> None:
     """Remember how long it took to fill the new node: `drivefs doctor --durability` reckons with it."""
     if cache.is_dir():
-        repair_record.keep(cache, disks.fragment_bytes(path), seconds)
+        repair_record.keep(cache, place.stored_bytes(), seconds)
 
 
-def _with_new_node(folder: str, file: DriveFile, old: NodeEntry, path: str, zone: str | None) -> DriveFile:
-    """The drive file with the new folder, which has its identity then."""
-    os.makedirs(path, mode=0o700, exist_ok=True)
+def _with_new_node(
+    folder: str, file: DriveFile, old: NodeEntry, place: NodePlace, zone: str | None
+) -> DriveFile:
+    """The drive file with the new place, which has its identity then."""
+    place.prepare()
     others = [entry for entry in file.nodes if entry.name != old.name]
-    zone = zone or node_changes.zone_of(folder, others, path, [old.zone])
-    initialise_directory_node(path, file.id, old.name, zone)
-    entry = replace(old, path=node_changes.as_stored(path, folder), zone=zone)
+    zone = zone or node_changes.zone_of(folder, others, place, [old.zone])
+    place.initialise(NodeIdentity(old.name, file.id, zone))
+    entry = replace(old, url=stored_url(place.url, folder), zone=zone)
     nodes = tuple(entry if each.name == old.name else each for each in file.nodes)
     return replace(file, nodes=nodes, epoch=file.epoch + 1)
 
@@ -176,13 +178,13 @@ def _with_paths(folder: str, file: DriveFile, nodes: Sequence[str]) -> DriveFile
     """Each node that was named lies where it was named; it says itself which it is."""
     found: dict[str, str] = {}
     for node in nodes:
-        path = os.path.abspath(node)
+        place = place_at(node, os.getcwd())
         try:
-            identity = read_identity(path, path)
+            identity = place.identity(str(place))
         except NodeError as error:
             raise ToolError(str(error)) from None
         if identity.drive_id != file.id:
-            raise ToolError(f"{path}: is a node of another drive")
-        found[identity.name] = node_changes.as_stored(path, folder)
-    entries = (replace(entry, path=found.get(entry.name, entry.path)) for entry in file.nodes)
+            raise ToolError(f"{place}: is a node of another drive")
+        found[identity.name] = stored_url(place.url, folder)
+    entries = (replace(entry, url=found.get(entry.name, entry.url)) for entry in file.nodes)
     return replace(file, nodes=tuple(entries))

@@ -1,4 +1,4 @@
-"""Which disk a folder is on, and how much of a drive lies in it. Functions here block on the disk."""
+"""Which disk a folder is on. Functions here block on the disk."""
 
 from __future__ import annotations
 
@@ -28,16 +28,6 @@ def groups(disks: Mapping[str, frozenset[str]]) -> list[list[str]]:
         names = [each for group in joined for each in group[1]]
         found.append((set(needed).union(*(group[0] for group in joined)), [*names, name]))
     return [names for _, names in found]
-
-
-def fragment_bytes(folder: str) -> int:
-    """The bytes of the fragments in a node's folder; 0 if there are none."""
-    paths = (
-        os.path.join(place, name)
-        for place, _, names in os.walk(os.path.join(folder, "packs"))
-        for name in names
-    )
-    return sum(os.lstat(path).st_size for path in paths)
 
 
 def _below(device: Path, system: Path) -> frozenset[str]:

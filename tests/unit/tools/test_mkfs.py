@@ -17,9 +17,9 @@ from backend.commits import lease_record
 from backend.commits.process_identity import this_process
 from backend.errors import FormatError, UnavailableError, UsageError, WrongKeyError
 from backend.keys.key_slots import Secret
+from backend.nodes import directory_place
 from backend.nodes.node import Space
 from tools import compose, errors
-from tools import mkfs as mkfs_module
 from tools.commands import doctor
 from tools.errors import MKFS_CODES
 from tools.mkfs import mkfs
@@ -81,7 +81,7 @@ def test_profile_and_nodes(make: MakeDrive, tmp_path: Path) -> None:
     nodes = [str(tmp_path / "disks" / str(n)) for n in range(4)]
     assert make("--profile", "2+1", *(part for node in nodes for part in ("--node", node))) == 0
     file = compose.load_drive(str(make.folder))
-    assert [node.folder("/elsewhere") for node in file.nodes] == nodes
+    assert [node.place("/elsewhere").folder for node in file.nodes] == nodes
     assert not (make.folder / "node0").exists()
 
 
@@ -227,8 +227,7 @@ def test_a_node_that_limits_the_drive_is_named_by_mkfs_and_doctor(
         size = 12 << 20 if path.endswith("node5") else 60 << 20
         return Space(size, size)
 
-    for module in (mkfs_module, doctor):
-        monkeypatch.setattr(module, "space_of", small)
+    monkeypatch.setattr(directory_place, "space_of", small)
     make()
     line = (
         "node5 (12.0 MiB) is small for this drive: 47.5 MiB of data fit with all redundancy, 205.9 MiB would"

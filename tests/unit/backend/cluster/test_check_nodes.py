@@ -41,10 +41,10 @@ def another(file: DriveFile, evil: Path, fakes: int, epoch: int) -> DriveFile:
     entries = tuple(NodeEntry(f"node{at}", str(evil / f"loot{at}"), "disk0") for at in range(fakes))
     other = replace(file, nodes=entries or file.nodes, profile="copies:1", name="owned", epoch=epoch)
     for entry in entries:
-        os.makedirs(entry.path, exist_ok=True)
+        os.makedirs(entry.url, exist_ok=True)
         identity = NodeIdentity(entry.name, file.id, "disk0")
-        Path(entry.path, "node.toml").write_bytes(encode_identity(identity))
-        drive_file.save(os.path.join(entry.path, "drive.toml"), other)
+        Path(entry.url, "node.toml").write_bytes(encode_identity(identity))
+        drive_file.save(os.path.join(entry.url, "drive.toml"), other)
     return other
 
 
@@ -71,7 +71,7 @@ def test_nodes_cannot_outvote_the_others_about_the_drive_file(
         found = check_nodes.survey(str(made.drive))
         assert found.file == right
         wrong = {str(places[number]) for number in hostile} | ({str(made.drive)} if own != "right" else set())
-        assert {place for place, _ in found.wrong} == wrong
+        assert {str(place) for place, _ in found.wrong} == wrong
     finally:
         for place in (made.drive, *places):
             (place / "drive.toml").write_bytes(right_bytes)

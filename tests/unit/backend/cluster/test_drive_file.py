@@ -18,6 +18,7 @@ from backend.cluster import drive_file
 from backend.cluster.drive_file import DriveFile, NodeEntry
 from backend.errors import FormatError, NotFoundError, TransientError, UsageError
 from backend.keys.key_slots import Argon2Cost, Secret, Slot, create_slot, open_slots
+from backend.nodes.directory_place import DirectoryPlace
 
 CREATED = datetime.datetime(2026, 11, 21, 22, 0, tzinfo=datetime.UTC)
 PASSPHRASE_SLOT = Slot("passphrase", bytes(32), bytes(60), Argon2Cost(65536, 3, 4))
@@ -53,7 +54,7 @@ def test_round_trip(name: str, nodes: list[NodeEntry], epoch: int) -> None:
 def test_a_hand_made_file_is_read() -> None:
     slot = create_slot(Secret.key_file(bytes(32)), bytes(32), DRIVE.id)
     text = f"""
-format = 1
+format = 2
 id = "000102030405060708090a0b0c0d0e0f"
 name = "by hand"
 profile = "copies:3"
@@ -64,7 +65,7 @@ epoch = 7
 
 [[nodes]]
 name = "a"
-path = "../disk a"
+url = "../disk a"
 zone = "cellar"
 weight = 1
 
@@ -75,17 +76,17 @@ wrapped = "{base64.b64encode(slot.wrapped).decode()}"
 """
     drive = drive_file.decode(text.encode(), "x")
     assert drive.created == CREATED
-    assert drive.nodes[0].folder("/srv/drive") == "/srv/disk a"
+    assert drive.nodes[0].place("/srv/drive") == DirectoryPlace("/srv/disk a")
     assert open_slots(drive.slots, Secret.key_file(bytes(32)), drive.id) == bytes(32)
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("format = 1", "format = 2", "x: has format 2, this drivefs knows only format 1"),
-        ("format = 1", "", "x: format is missing"),
-        ("format = 1", "format = true", "x: format must be a whole number"),
-        ("format = 1", "format = 1\nextra = 1", "x: unknown entry 'extra'"),
+        ("format = 2", "format = 1", "x: has format 1, this drivefs knows only format 2"),
+        ("format = 2", "", "x: format is missing"),
+        ("format = 2", "format = true", "x: format must be a whole number"),
+        ("format = 2", "format = 2\nextra = 1", "x: unknown entry 'extra'"),
         ('id = "0001', 'id = "000', "x: id must have 32"),
         ('name = "pictures"', "name = 5", "x: name has the wrong type"),
         ('name = "pictures"', 'name = ""', "x: name must have 1 to 255"),
@@ -94,7 +95,14 @@ wrapped = "{base64.b64encode(slot.wrapped).decode()}"
         ("epoch = 1", "epoch = 0", "x: cluster: epoch must be"),
         ('name = "node1"', 'name = "node0"', "x: nodes must be at least one, each with a name of its own"),
         ('name = "node1"', 'name = "../n"', "x: nodes 2: name and zone start with"),
-        ('path = "/mnt/disk"', 'path = "a\\u0000b"', "x: nodes 2: path holds a zero byte"),
+        ('url = "/mnt/disk"', 'url = "a\\u0000b"', "x: nodes 2: the path of a node holds a zero byte"),
+        (
+            'url = "/mnt/disk"',
+            'url = "s3://b/p"',
+            "x: nodes 2: s3://b/p: this drivefs knows no nodes at s3://",
+        ),
+        ('url = "/mnt/disk"', 'url = "s3://u:p@b/p"', "x: nodes 2: s3://b/p: a node's URL holds no user"),
+        ('url = "/mnt/disk"', 'path = "/mnt/disk"', "x: nodes 2: unknown entry 'path'"),
         ("weight = 2.5", "weight = nan", "x: nodes 2: weight must be a number"),
         ("weight = 2.5", "weight = true", "x: nodes 2: weight must be a number"),
         ("weight = 2.5", "weight = -1", "x: nodes 2: weight must be a number"),

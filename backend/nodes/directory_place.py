@@ -1,0 +1,106 @@
+"""A folder as the place for a node. See `backend.nodes.place`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from backend.nodes import files as node_files
+from backend.nodes.directory import DirectoryNode, space_of
+from backend.nodes.identity import NodeIdentity, initialise_directory_node, read_identity
+from backend.nodes.node import Node, Space
+from backend.nodes.place import Whereabouts
+from backend.system import durable
+
+
+@dataclass(frozen=True, slots=True)
+class DirectoryPlace:
+    """See `NodePlace`. `folder` is an absolute path."""
+
+    folder: str
+
+    def __str__(self) -> str:
+        return self.folder
+
+    @property
+    def url(self) -> str:
+        return self.folder
+
+    def whereabouts(self) -> Whereabouts | None:
+        try:
+            found = os.stat(self.folder)
+        except OSError:
+            return None  # it is away, and told to be
+        return Whereabouts((found.st_dev, found.st_ino), os.path.islink(self.folder))
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        try:
+            return node_files.read_at_most(self.folder, name, limit + 1)
+        except OSError:
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        durable.write_file(os.path.join(self.folder, name), [data])
+
+    def identity(self, name: str) -> NodeIdentity:
+        return read_identity(self.folder, name)
+
+    def prepare(self) -> None:
+        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+
+    def initialise(self, identity: NodeIdentity) -> None:
+        initialise_directory_node(self.folder, identity.drive_id, identity.name, identity.zone)
+
+    def failure_domain(self) -> Hashable:
+        return os.stat(self.folder).st_dev
+
+    def fragments(self) -> Iterator[str]:
+        """No link is followed."""
+        for below in (f"packs/{number:02x}" for number in range(256)):
+            with suppress(OSError), node_files.opened_folder(self.folder, below) as folder:
+                yield from (f"{below}/{name}" for name in os.listdir(folder))
+
+    def holds(self, *folders: str) -> bool:
+        return any(os.path.isdir(os.path.join(self.folder, name)) for name in folders)
+
+    def tail(self, key: str, size: int) -> bytes:
+        with open(node_files.open_below(self.folder, key), "rb") as file:
+            file.seek(-size, os.SEEK_END)
+            return file.read(size)
+
+    def stored_bytes(self) -> int:
+        paths = (os.path.join(self.folder, key) for key in self.fragments())
+        return sum(os.lstat(path).st_size for path in paths)
+
+    def remove(self, names: Sequence[str], folders: Sequence[str]) -> None:
+        for name in names:
+            with suppress(FileNotFoundError):
+                durable.current().unlink(os.path.join(self.folder, name))
+            durable.current().sync_folder(self.folder)
+        for name in folders:
+            _remove(os.path.join(self.folder, name))
+
+    def clear(self) -> None:
+        for name in os.listdir(self.folder):
+            _remove(os.path.join(self.folder, name))
+
+    def space(self) -> Space:
+        return space_of(self.folder)
+
+    def is_writable(self) -> bool:
+        return os.access(self.folder, os.R_OK | os.W_OK | os.X_OK)
+
+    def node(self, identity: NodeIdentity) -> Node:
+        return DirectoryNode(self.folder, identity)
+
+
+def _remove(path: str) -> None:
+    """A file, a link, or a folder with all in it; nothing if it is not there."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    else:
+        with suppress(FileNotFoundError):
+            os.unlink(path)

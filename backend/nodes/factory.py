@@ -1,0 +1,44 @@
+"""From the URL of a node to its place: the one table of the kinds of nodes that there are.
+
+EXTENSION POINT. A new kind of node (an object store: `s3://`, `gs://`, `az://`) is two classes and one line
+here:
+1. a `Node` (`backend.nodes.node`), added to the kinds in `tests/contract/test_node.py`;
+2. a `NodePlace` (`backend.nodes.place`), added to those in `tests/contract/test_node_place.py`;
+3. `SCHEMES["s3"] = ...`: what makes the place from the URL, after `address.parse` has refused secrets in it.
+Nothing above this module knows what kind a node is: mkfs, node add and replace, doctor, fsck and mounts ask
+the place or the node. What only a folder can have (links in the way, a disk of its own) they ask of
+`NodePlace.folder`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from backend.errors import UsageError
+from backend.nodes import address
+from backend.nodes.address import Address
+from backend.nodes.directory_place import DirectoryPlace
+from backend.nodes.place import NodePlace
+
+Maker = Callable[[Address], NodePlace]
+
+
+def _directory(found: Address) -> NodePlace:
+    return DirectoryPlace(found.path)
+
+
+SCHEMES: Final[Mapping[str, Maker]] = {"file": _directory}
+
+
+def place_at(url: str, base: str) -> NodePlace:
+    """The place that `url` names, a plain path being relative to the folder `base`. No I/O. `UsageError` in
+    words if it is no URL of a node, or of a kind that is unknown here."""
+    found = address.parse(url, base)
+    maker = SCHEMES.get(found.scheme)
+    if maker is None:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise UsageError(
+            f"{address.shown(url)}: this drivefs knows no nodes at {found.scheme}://; "
+            f"a node is at a plain path, or at {known}"
+        )
+    return maker(found)

@@ -1,0 +1,91 @@
+"""The interface of a place for a node: where `drive.toml` says that a node is, or where one is to be made.
+
+For tools, before there is a lease, a key or an event loop: everything here blocks, and may hang with the disk
+(`backend.system.ask` gives such questions a time). What a mount does with the node goes through `node`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from backend.nodes.identity import NodeIdentity
+from backend.nodes.node import Node, Space
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """What is at a place. Places where it is the same `thing` are one, by whatever URLs. `by_link`: the URL
+    leads there by a link, so another one may be the thing's own."""
+
+    thing: Hashable
+    by_link: bool = False
+
+
+class NodePlace(Protocol):
+    """Places are compared by their URL, and shown to people by `str`. Unless a method says otherwise, it
+    raises `OSError` where the place cannot be used."""
+
+    def __hash__(self) -> int:
+        """By the URL, as equality is."""
+
+    @property
+    def url(self) -> str:
+        """Absolute: from whatever drive's folder it was named."""
+
+    @property
+    def folder(self) -> str | None:
+        """The folder on this machine; None for every other kind of place. Only a folder can have foreign
+        things in it, be covered by a mount, or lie on one disk with another."""
+
+    def whereabouts(self) -> Whereabouts | None:
+        """None if nothing is there."""
+
+    def read(self, name: str, limit: int) -> bytes | None:
+        """A small object, one byte more than `limit` at most; None if there is none, or it cannot be read."""
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a small object whole and durably, replacing."""
+
+    def identity(self, name: str) -> NodeIdentity:
+        """Whose node it is. `NodeError` in one line if the place is missing, is no node, or what it says of
+        itself cannot be understood; `name` is how messages call it."""
+
+    def prepare(self) -> None:
+        """Make the place if it is not there, so that `failure_domain` can be asked. Idempotent."""
+
+    def initialise(self, identity: NodeIdentity) -> None:
+        """Make it that node; durable when it returns. `NodeError` if it holds another node or anything
+        foreign. Again with the same identity: no change."""
+
+    def failure_domain(self) -> Hashable:
+        """Nodes at places with the same one fail together: the disk, the server, the bucket."""
+
+    def fragments(self) -> Iterator[str]:
+        """The keys of what is named as a fragment; those that can be listed. No error."""
+
+    def holds(self, *folders: str) -> bool:
+        """Whether there is anything in one of the folders (of keys), or such a folder. No error."""
+
+    def tail(self, key: str, size: int) -> bytes:
+        """The last bytes of an object."""
+
+    def stored_bytes(self) -> int:
+        """Of everything that is named as a fragment."""
+
+    def remove(self, names: Sequence[str], folders: Sequence[str]) -> None:
+        """Take the objects of these names away, in this order, then all in these folders; what else is there
+        stays. Idempotent."""
+
+    def clear(self) -> None:
+        """Take everything away that is there."""
+
+    def space(self) -> Space:
+        """Its capacity."""
+
+    def is_writable(self) -> bool:
+        """Whether this user may read and write there. No error."""
+
+    def node(self, identity: NodeIdentity) -> Node:
+        """The node there, as it should be. No I/O: each call of the node finds out."""

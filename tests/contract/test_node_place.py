@@ -1,0 +1,119 @@
+"""What every kind of place for a node promises (backend.nodes.place.NodePlace)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend.errors import NodeError
+from backend.nodes.directory_place import DirectoryPlace
+from backend.nodes.identity import NodeIdentity
+from backend.nodes.place import NodePlace
+from tests.contents import content
+
+IDENTITY = NodeIdentity("node0", bytes(range(16)), "zone0")
+OTHER = NodeIdentity("node1", bytes(range(16)), "zone0")
+FRAGMENT = f"packs/ab/{'ab' * 16}.0"
+
+KINDS: dict[str, Callable[[Path], NodePlace]] = {
+    "directory": lambda folder: DirectoryPlace(str(folder / "node")),
+}
+"""Each makes a place where nothing is yet; called twice with the same folder, the same place."""
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def place(kind: str, tmp_path: Path) -> NodePlace:
+    return KINDS[kind](tmp_path)
+
+
+def test_nothing_is_there_at_first(place: NodePlace) -> None:
+    assert place.whereabouts() is None
+    assert place.read("drive.toml", 100) is None
+    assert list(place.fragments()) == []
+    assert not place.holds("packs/", "commits/")
+    assert not place.is_writable()
+    with pytest.raises(NodeError, match="name0"):
+        place.identity("name0")
+
+
+def test_places_are_the_same_by_their_url_and_things_by_what_is_there(kind: str, tmp_path: Path) -> None:
+    one, same, other = (KINDS[kind](tmp_path), KINDS[kind](tmp_path), KINDS[kind](tmp_path / "other"))
+    for place in (one, other):
+        place.prepare()
+        place.prepare()
+    assert one == same
+    assert len({one, same, other}) == 2
+    assert one.whereabouts() == same.whereabouts()
+    assert one.whereabouts() != other.whereabouts()
+    assert one.failure_domain() == other.failure_domain()
+    assert one.url in str(one)
+
+
+def test_a_place_becomes_a_node_once(place: NodePlace) -> None:
+    place.prepare()
+    place.initialise(IDENTITY)
+    place.initialise(IDENTITY)
+    assert place.identity("any") == IDENTITY
+    assert place.is_writable()
+    assert 0 < place.space().free <= place.space().total
+    with pytest.raises(NodeError, match="already"):
+        place.initialise(OTHER)
+    assert place.identity("any") == IDENTITY
+
+
+def test_small_objects_are_written_whole_and_read_to_a_limit(place: NodePlace) -> None:
+    place.prepare()
+    place.initialise(IDENTITY)
+    data = content("random", 300)
+    place.write("drive.toml", b"before")
+    place.write("drive.toml", data)
+    assert place.read("drive.toml", 300) == data
+    assert place.read("drive.toml", 299) == data
+    assert place.read("drive.toml", 10) == data[:11]
+
+
+def test_the_node_there_is_the_one_that_was_made(place: NodePlace) -> None:
+    place.prepare()
+    place.initialise(IDENTITY)
+    node = place.node(IDENTITY)
+    data = content("random", 5000)
+
+    async def use() -> None:
+        await node.check()
+        await node.put(FRAGMENT, [data])
+        assert await node.keys("packs/") == [FRAGMENT]
+        with pytest.raises(NodeError):
+            await place.node(OTHER).check()
+
+    trio.run(use)
+    assert (node.name, node.zone) == ("node0", "zone0")
+    assert list(place.fragments()) == [FRAGMENT]
+    assert place.tail(FRAGMENT, 100) == data[-100:]
+    assert place.stored_bytes() == 5000
+    assert place.holds("commits/", "packs/")
+
+
+def test_what_is_taken_away_is_gone_and_the_rest_stays(place: NodePlace) -> None:
+    place.prepare()
+    place.initialise(IDENTITY)
+    place.write("drive.toml", b"x")
+    place.write("other.toml", b"y")
+    trio.run(place.node(IDENTITY).put, FRAGMENT, [b"z"])
+    for _ in range(2):
+        place.remove(("node.toml", "drive.toml"), ("packs", "commits"))
+        assert place.read("drive.toml", 9) is None
+        assert place.read("other.toml", 9) == b"y"
+        assert not place.holds("packs/")
+    with pytest.raises(NodeError):
+        place.identity("node0")
+    place.clear()
+    assert place.read("other.toml", 9) is None
+    place.initialise(OTHER)
