@@ -290,7 +290,8 @@ async def _open_once(
             await trio.to_thread.run_sync(pairing.require_journal, folders)
         await trio.to_thread.run_sync(pairing.forget_foreign_index, folders, INDEX_FILE)
         if not options.read_only:
-            await _remove_debris(nodes)
+            for node in nodes.values():
+                nursery.start_soon(_remove_debris, node)
         lease = None if options.read_only else _lease(drive, nodes, waiting)
         blocks, upstream, health = _build_upstream(drive, nodes, folders.cache, scrub_interval, lease)
         try:
@@ -335,13 +336,12 @@ async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterat
             await upstream.close()
 
 
-async def _remove_debris(nodes: Mapping[str, Node]) -> None:
-    """Let each node that is there remove what interrupted writes left long ago."""
-    for name, node in nodes.items():
-        try:
-            await PatientNode(node, OBJECT_PATIENCE).tidy()
-        except DriveError as error:
-            log.info("%s was not tidied: %s", name, error)
+async def _remove_debris(node: Node) -> None:
+    """Let the node remove what interrupted writes left long ago. Nobody waits for that."""
+    try:
+        await PatientNode(node, OBJECT_PATIENCE).tidy()
+    except DriveError as error:
+        log.info("%s was not tidied: %s", node.name, error)
 
 
 async def _local_state(drive: UnlockedDrive, folder: Path, waiting: Waiting) -> LocalState:

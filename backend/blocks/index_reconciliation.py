@@ -8,11 +8,13 @@ Invariants:
 3. Only packs that were in the index and no longer being written before the nodes were listed are compared
    with the listings: a fragment that arrived meanwhile is never taken for a missing one.
 4. Memory: one integer per listed pack; pack indices are read a few at a time.
+5. A slow node costs its patience once for each reader. It is asked last from then on, as long as it takes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,6 +39,8 @@ TAIL: Final = 16 * 1024
 """So much of a pack's end is read at first: with 1 MiB blocks it holds the whole index."""
 READERS: Final = 8
 LIST_PATIENCE: Final = 30.0
+FOOTER_PATIENCE: Final = 1.0
+"""Seconds until another node is asked how long a pack is. Any of them can say it."""
 
 Progress = Callable[[int, int], None]
 """Called with how many of how many unknown packs were looked at."""
@@ -70,6 +74,7 @@ class IndexReconciliation:
         self._codec = packs.codec
         self._index = index
         self._is_pending = is_pending
+        self._slow: set[str] = set()
 
     async def run(self, progress: Progress | None = None) -> ReconcileReport:
         """Compare, mark, add. Safe to repeat and to cancel at any point."""
@@ -150,13 +155,11 @@ class IndexReconciliation:
     async def _read(self, pack: Pack, listing: FragmentListing) -> tuple[Pack, list[PackEntry]] | None:
         """The pack with its size, and its blocks, by the first fragment whose footer leads to an index
         that authenticates."""
-        tried = set()
-        for index in range(self._codec.code.profile.total):
-            if not listing.has(pack.nodes[index], pack.id, index):
-                continue
+        tried: set[int] = set()
+        for index, patience in self._footers(pack, listing):
             try:
-                size = await self._size_by_footer(pack, index)
-                if size not in tried:
+                size = await self._size_by_footer(pack, index, patience)
+                if size is not None and size not in tried:
                     tried.add(size)
                     sized = Pack(pack.id, size, self._codec.stored_size(size), pack.nodes, pack.missing)
                     return sized, await self._read_index(sized)
@@ -164,11 +167,26 @@ class IndexReconciliation:
                 continue
         return None
 
-    async def _size_by_footer(self, pack: Pack, index: int) -> int:
+    def _footers(self, pack: Pack, listing: FragmentListing) -> Iterator[tuple[int, float]]:
+        """The listed fragments with the seconds that each has: quick nodes first, then those that were slow,
+        for as long as they take."""
+        there = [
+            index
+            for index in range(self._codec.code.profile.total)
+            if listing.has(pack.nodes[index], pack.id, index)
+        ]
+        yield from ((index, FOOTER_PATIENCE) for index in there if pack.nodes[index] not in self._slow)
+        yield from ((index, math.inf) for index in there if pack.nodes[index] in self._slow)
+
+    async def _size_by_footer(self, pack: Pack, index: int, patience: float) -> int | None:
+        """None if the node took longer than `patience`, in seconds: it is slow from now on."""
         node, key = self._nodes[pack.nodes[index]], fragment_key(pack.id, index)
-        length = await node.size(key)
-        footer = await node.get(key, max(0, length - FOOTER_SIZE), FOOTER_SIZE)
-        return self._codec.claimed_size(pack.id, footer)
+        with trio.move_on_after(patience):
+            length = await node.size(key)
+            footer = await node.get(key, max(0, length - FOOTER_SIZE), FOOTER_SIZE)
+            return self._codec.claimed_size(pack.id, footer)
+        self._slow.add(node.name)
+        return None
 
     async def _read_index(self, pack: Pack) -> list[PackEntry]:
         try:

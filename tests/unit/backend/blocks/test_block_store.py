@@ -454,6 +454,29 @@ async def test_a_pack_whose_index_is_no_longer_there_is_reported(rig: Rig, tmp_p
         assert (report.added, report.unreadable) == (0, [pack_id])
 
 
+async def test_a_node_that_hangs_holds_no_index_up(rig: Rig, tmp_path: Path) -> None:
+    sealed = blocks(30)
+    await rig.write(sealed, packs=30)
+    async with reopened(tmp_path) as other:
+        other.nodes["node2"].faults.append(Fault(("size", "get"), until=trio.Event()))
+        with trio.fail_after(20):
+            assert (await other.store.reconcile()).added == 30
+        await other.check(sealed)
+
+
+async def test_nodes_that_all_are_slow_are_waited_for(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.blocks.index_reconciliation.FOOTER_PATIENCE", 0.01)
+    sealed = blocks(2)
+    await rig.write(sealed, packs=2)
+    async with reopened(tmp_path) as other:
+        for node in other.nodes.values():
+            node.faults.append(Fault(("size",), delay=0.05))
+        assert (await other.store.reconcile()).added == 2
+        await other.check(sealed)
+
+
 async def test_reconciling_adds_only_what_the_index_lacks(rig: Rig, tmp_path: Path) -> None:
     sealed = blocks(6)
     await rig.write(sealed[:3], packs=1)
