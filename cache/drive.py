@@ -163,13 +163,14 @@ class Drive(Tree):
         """A descriptor of the file was closed: its content is ready for a commit."""
         self._dirty.settle(inode)
 
-    async def fsync(self, inode: int) -> None:
-        """Everything accepted so far, of this file and all others, survives a power cut.
+    async def fsync(self, inode: int, *, alone: bool = False) -> None:
+        """Everything accepted so far, of this file and all others, survives a power cut. `alone`: as of
+        `Journal.sync`.
         `InputOutputError` if the disk did not take it. Where the journal is lost the nodes have it then.
         `FencedError`: what is in the journal will never be published."""
         self._dirty.sync(inode)
         try:
-            await self.ledger.journal.sync()
+            await self.ledger.journal.sync(alone=alone)
         except JournalLostError:
             await self.sync()
         await self._confirm_writer()

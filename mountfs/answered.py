@@ -1,19 +1,28 @@
-"""How a request handler fails: whatever it raises becomes an errno, and nothing ends the mount."""
+"""Around each request handler: who asks is noted; whatever it raises becomes an errno, and nothing ends the
+mount."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine
 from functools import update_wrapper
-from typing import Any, Concatenate, NoReturn, ParamSpec, TypeVar
+from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar
 
-from pyfuse3 import FUSEError
+from pyfuse3 import FUSEError, RequestContext
 
+from mountfs.callers import Callers
 from mountfs.errno_table import errno_of, is_expected, is_known
 
 log = logging.getLogger(__name__)
 
-S = TypeVar("S")
+
+class Answering(Protocol):
+    """Whose requests are handled."""
+
+    callers: Callers
+
+
+S = TypeVar("S", bound=Answering)
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -21,9 +30,12 @@ R = TypeVar("R")
 def answered(
     handler: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
-    """`handler` with every exception turned into the `FUSEError` that pyfuse3 wants."""
+    """`handler` with every exception turned into the `FUSEError` that pyfuse3 wants, and every caller noted:
+    who asks is the last argument, if the request says so."""
 
     async def answering(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        if args and isinstance(args[-1], RequestContext):
+            self.callers.called(args[-1].pid)
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:

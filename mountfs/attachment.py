@@ -69,6 +69,7 @@ def attached(handlers: RequestHandlers, mountpoint: Path, options: SessionOption
             loop = PollingLoop(handshake.descriptor, handshake=handshake.steps(), alarm=alarm)
             mount.loop = loop
             handlers.large_writes.turn = loop.turn
+            handlers.callers.is_line_empty = loop.is_line_empty
             pyfuse3.init(handlers, handshake.path, {"default_permissions"})
             with installed(loop):
                 yield mount

@@ -39,16 +39,18 @@ class FileHandlers(HandlerBase):
             return FileInfo(fh=inode, keep_cache=True)
         if not flags & (os.O_ACCMODE | os.O_TRUNC):
             self._drive.hold(inode)
+            self.callers.opened(inode, ctx.pid)
             return FileInfo(fh=inode, keep_cache=True)
         before = self._drive.attributes(inode)
         if flags & os.O_TRUNC:
             await self._drive.set_attributes(inode, truncation(before.mode, self._drive.now(), ctx))
-        return self._opened(before, flags)
+        return self._opened(before, flags, ctx)
 
-    def _opened(self, before: Attributes, flags: int) -> FileInfo:
+    def _opened(self, before: Attributes, flags: int, ctx: RequestContext) -> FileInfo:
         """A file that had these attributes is open."""
         inode = before.inode
         self._drive.hold(inode)
+        self.callers.opened(inode, ctx.pid)
         if flags & os.O_ACCMODE == os.O_RDONLY:
             return FileInfo(fh=inode, keep_cache=True)
         self._writers.opened(inode)
@@ -62,21 +64,24 @@ class FileHandlers(HandlerBase):
         self._check_new(parent_inode, name)
         regular = stat.S_IFREG | stat.S_IMODE(mode)
         attributes = await self._make_node(parent_inode, name, regular, 0, ctx)
-        return self._opened(attributes, flags), self._held(attributes)
+        return self._opened(attributes, flags, ctx), self._held(attributes)
 
     @answered
     async def read(  # type: ignore[override]  # pyfuse3 takes any buffer, its stubs do not say so
         self, fh: int, off: int, size: int
     ) -> bytes | memoryview:
         if fh >= self._past:
+            self.callers.used(fh)
             return await self._view.read(fh, off, size)
         inode = fh & ~_WRITER
+        self.callers.used(inode)
         self._touch(inode)
         return await self._drive.read(inode, off, size)
 
     @answered
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         inode = fh & ~_WRITER
+        self.callers.used(inode)
         if len(buf) < LARGE:
             await self._drive.write(inode, off, buf)
         else:
@@ -90,6 +95,7 @@ class FileHandlers(HandlerBase):
             self._view.release(fh)
             return
         inode = fh & ~_WRITER
+        self.callers.closed(inode)
         try:
             if fh & _WRITER and self._writers.closed(inode):
                 self._drive.set_times(inode, *self._times.closed(inode))
@@ -100,4 +106,5 @@ class FileHandlers(HandlerBase):
     @answered
     async def fsync(self, fh: int, datasync: bool) -> None:
         if fh < self._past:
-            await self._drive.fsync(fh & ~_WRITER)
+            inode = fh & ~_WRITER
+            await self._drive.fsync(inode, alone=self.callers.is_alone(inode))

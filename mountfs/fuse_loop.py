@@ -154,6 +154,10 @@ class PollingLoop:
             self._others, self._others_at = 0, now
         return now - self._others_at > _ALONE_NS
 
+    def is_line_empty(self) -> bool:
+        """Whether no request waits to be received."""
+        return not self._device.poll(0)
+
     def idle_seconds(self) -> float:
         """For how long there has been no request, and none is being handled; 0 if there is one."""
         if self._asleep_since is None or self._away:

@@ -12,6 +12,7 @@ from cache.attributes import Attributes
 from cache.drive import Drive
 from cache.services import Found, VersionsView
 from cache.tree import LISTS
+from mountfs.callers import Callers
 from mountfs.conversions import entry_reply, past_reply
 from mountfs.kernel_times import KernelTimes
 from mountfs.large_writes import LargeWrites
@@ -48,6 +49,7 @@ class HandlerBase(pyfuse3.Operations):
         self._times = KernelTimes()
         self._folders = OpenFolders()
         self.large_writes = LargeWrites()
+        self.callers = Callers()
 
     def _held(self, attributes: Attributes) -> EntryAttributes:
         self._drive.hold(attributes.inode)

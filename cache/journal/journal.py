@@ -213,16 +213,17 @@ class Journal:
         try:
             if self._has_refused:
                 self._erase_refused()  # else it would come before the new segment, in whose place it is
-            descriptor, size = self._files.allocate(path, encode_segment_header(header), self.segment_size)
+            descriptor, size, ready = self._files.allocate(
+                path, encode_segment_header(header), self.segment_size
+            )
         except (FileNotFoundError, NotADirectoryError) as error:
             if self._syncing.nameless or not self._find_out():
                 raise self._failure.refused(error) from error
             return self._kept.in_order[-1]
         except OSError as error:
             raise self._failure.refused(error) from error
-        segment = Segment(
-            number, header.seed, path, descriptor, SEGMENT_HEADER_SIZE, size, SEGMENT_HEADER_SIZE
-        )
+        start = SEGMENT_HEADER_SIZE
+        segment = Segment(number, header.seed, path, descriptor, start, size, start, ready)
         self._kept.add(segment)
         self._kept.unsynced.add(number)
         return segment
@@ -242,11 +243,12 @@ class Journal:
 
     # Durability
 
-    async def sync(self) -> None:
+    async def sync(self, *, alone: bool = False) -> None:
         """Everything appended before the call is on the disk when this returns. `InputOutputError` if it
         is not: for ever after if an fsync failed; if it could not begin, the next call may succeed.
-        `JournalLostError`: it is, in files that nobody will find."""
-        await self._syncing.sync()
+        `JournalLostError`: it is, in files that nobody will find. `alone`: nobody but the caller needs the
+        event loop just now; a quick disk may be waited for there."""
+        await self._syncing.sync(alone)
 
     async def sync_records(self, first: int, last: int) -> None:
         """Every record appended before the call is on the disk when this returns, and of the bytes beside

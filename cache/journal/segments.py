@@ -52,7 +52,8 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Segment:
     """One file. `end`: offset behind the last record; `size`: what it takes on the disk; `written`: behind
-    this offset nothing was ever written."""
+    this offset nothing but zeros was ever written; `ready`: what lies before it was written to the disk, be
+    it zeros (`cache.journal.syncing`)."""
 
     number: int
     seed: int
@@ -61,16 +62,26 @@ class Segment:
     end: int
     size: int
     written: int
+    ready: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A file that was let go: its descriptor, and if it is to be used again, its path and how many bytes
-    were written to it."""
+    """A file that was let go: its descriptor, and if it is to be used again, its path, how many bytes were
+    written to it, and how many of its blocks are, be it with zeros."""
 
     descriptor: int
     spare: str = ""
     written: int = 0
+    ready: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A file for a later segment; `ready` as in `Segment`."""
+
+    path: str
+    ready: int = 0
 
 
 class SegmentFiles:
@@ -78,7 +89,7 @@ class SegmentFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._spares: list[str] = []
+        self._spares: list[Spare] = []
         self._coming_spares = 0
         self.nameless = False
         """no file gets a name any more, and only names that are still ours are taken
@@ -105,17 +116,18 @@ class SegmentFiles:
         """Where the segment of that number is."""
         return str(self._folder / f"{number:016x}{SUFFIX}")
 
-    def allocate(self, path: str, header: bytes, size: int) -> tuple[int, int]:
-        """A segment file with its header: descriptor and size. Of at least `size` bytes, if the disk has so
-        many."""
+    def allocate(self, path: str, header: bytes, size: int) -> tuple[int, int, int]:
+        """A segment file with its header: descriptor, size, and how much of it is ready. Of at least `size`
+        bytes, if the disk has so many."""
         io = durable.current()
+        ready = 0
         if self.nameless:
             descriptor = nameless_file(str(self._folder))
             io.write(descriptor, [header], 0)
-            return descriptor, size
+            return descriptor, size, ready
         if self._spares:
-            io.rename(self._spares[-1], path)
-            self._spares.pop()
+            io.rename(self._spares[-1].path, path)
+            ready = self._spares.pop().ready
         opened = None
         try:
             opened = descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
@@ -123,7 +135,7 @@ class SegmentFiles:
                 _preallocate(descriptor, size)
             io.write(descriptor, [header], 0)
             failpoints.failpoint(SEGMENT_STARTED)
-            return descriptor, os.fstat(descriptor).st_size
+            return descriptor, os.fstat(descriptor).st_size, ready
         except OSError:
             with suppress(FileNotFoundError):
                 io.unlink(path)
@@ -143,10 +155,10 @@ class SegmentFiles:
         spare = segment.path.removesuffix(SUFFIX) + SPARE_SUFFIX
         durable.current().rename(segment.path, spare)
         self._coming_spares += 1
-        return Dropped(segment.descriptor, spare, segment.written)
+        return Dropped(segment.descriptor, spare, segment.written, segment.ready)
 
-    def finish_dropping(self, dropped: list[Dropped]) -> list[str]:
-        """Empty those that are to be used again, and close all; the paths for `take_spares`. One that
+    def finish_dropping(self, dropped: list[Dropped]) -> list[Spare]:
+        """Empty those that are to be used again, and close all; the files for `take_spares`. One that
         cannot be emptied is removed. Blocks."""
         emptied = []
         kept = [each for each in dropped if each.spare]
@@ -156,7 +168,7 @@ class SegmentFiles:
         for each in kept:
             try:
                 _empty(each)
-                emptied.append(each.spare)
+                emptied.append(Spare(each.spare, max(each.written, each.ready)))
             except OSError:
                 with suppress(OSError):
                     durable.current().unlink(each.spare)
@@ -166,7 +178,7 @@ class SegmentFiles:
     def give_back_spares(self) -> None:
         """Remove those that can be used."""
         while self._spares:
-            durable.current().unlink(self._spares[-1])
+            durable.current().unlink(self._spares[-1].path)
             self._spares.pop()
 
     def begin_spare(self, number: int) -> str | None:
@@ -180,9 +192,9 @@ class SegmentFiles:
     def end_spare(self, made: list[str]) -> None:
         """What `begin_spare` announced can be used, or was not made."""
         self._coming_spares -= 1
-        self._spares += made
+        self._spares += map(Spare, made)
 
-    def take_spares(self, emptied: list[str], dropped: list[Dropped]) -> None:
+    def take_spares(self, emptied: list[Spare], dropped: list[Dropped]) -> None:
         """What `finish_dropping` emptied of `dropped` can be used from now on."""
         self._spares += emptied
         self._coming_spares -= sum(bool(each.spare) for each in dropped)
@@ -233,10 +245,15 @@ def _preallocate(descriptor: int, size: int) -> None:
 
 
 def _empty(dropped: Dropped) -> None:
-    for offset in range(0, dropped.written, len(_ZEROS)):
-        length = min(dropped.written - offset, len(_ZEROS))
-        durable.current().write(dropped.descriptor, [memoryview(_ZEROS)[:length]], offset)
+    write_zeros(dropped.descriptor, 0, dropped.written)
     durable.current().sync_data(dropped.descriptor)
+
+
+def write_zeros(descriptor: int, start: int, end: int) -> None:
+    """Zeros from `start` to `end`, in the page cache."""
+    for offset in range(start, end, len(_ZEROS)):
+        length = min(end - offset, len(_ZEROS))
+        durable.current().write(descriptor, [memoryview(_ZEROS)[:length]], offset)
 
 
 def close_all(descriptors: Iterable[int]) -> None:

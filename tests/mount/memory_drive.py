@@ -276,7 +276,7 @@ class MemoryDrive:
     async def flush(self, inode: int) -> None:
         self._node(inode)
 
-    async def fsync(self, inode: int) -> None:
+    async def fsync(self, inode: int, *, alone: bool = False) -> None:
         self._node(inode)
 
     def entries(self, directory: int, after_cookie: int, limit: int) -> list[Entry]:

@@ -95,9 +95,9 @@ async def test_a_failed_fdatasync_of_records_poisons(tmp_path: Path) -> None:
         with pytest.raises(InputOutputError):
             await journal.sync_records(0, journal.end)
         disk.sync_error = 0
-        for attempt in (journal.sync, lambda: journal.sync_records(0, 0)):
+        for attempt in (journal.sync(), journal.sync_records(0, 0)):
             with pytest.raises(InputOutputError):
-                await attempt()
+                await attempt
     with pytest.raises(InputOutputError):
         write(journal, b"refused")
 

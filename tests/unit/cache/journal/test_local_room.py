@@ -21,7 +21,7 @@ from cache.drive import Drive
 from cache.errors import NoSpaceLeftError
 from cache.journal import local_room
 from cache.journal.room import Need
-from cache.journal.segments import SegmentFiles
+from cache.journal.segments import SegmentFiles, Spare
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions
 from cache.publish.publisher import Intervals
@@ -195,7 +195,7 @@ def test_spares_are_given_back(tmp_path: Path) -> None:
     spares = [tmp_path / f"{number}.spare" for number in range(2)]
     for spare in spares:
         spare.touch()
-    files.take_spares([str(spare) for spare in spares], [])
+    files.take_spares([Spare(str(spare)) for spare in spares], [])
     files.give_back_spares()
     files.give_back_spares()
     assert not any(spare.exists() for spare in spares)
