@@ -10,40 +10,46 @@ Invariants:
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+import logging
+from collections.abc import Sequence
 from threading import Condition
 from typing import Final
 
 import pyfuse3
 import trio
 
+from cache.sync import AttributesChanged, Change, ContentChanged, NameChanged
+
 PATIENCE: Final = 2.0
-_LIMIT: Final = 8
+AT_ONCE: Final = 8
+"""Notices that may be under way: one may wait for somebody, others need not wait for it."""
+
+log = logging.getLogger(__name__)
 
 
 class KernelNotices:
     """See the module. `tell` and `close` on trio's thread."""
 
     def __init__(self) -> None:
-        self._limiter = trio.CapacityLimiter(_LIMIT)
+        self._limiter = trio.CapacityLimiter(AT_ONCE)
         self._changed = Condition()
         self._closed = False
         self._under_way = 0
 
-    async def tell(self, parent: int, name: bytes, replaced: int) -> None:
-        """The kernel forgets the name, and the attributes of both inodes (`replaced` 0: there is none)."""
+    async def tell(self, changes: Sequence[Change]) -> None:
+        """The kernel forgets what has changed. The content of a file that is open must not be among it: with
+        its write-back cache the kernel would mix old and new bytes."""
         # It may need our own loop to go on, so whoever does not wait any longer leaves it alone.
-        await trio.to_thread.run_sync(
-            self._tell, parent, name, replaced, abandon_on_cancel=True, limiter=self._limiter
-        )
+        await trio.to_thread.run_sync(self._tell, changes, abandon_on_cancel=True, limiter=self._limiter)
 
-    def _tell(self, parent: int, name: bytes, replaced: int) -> None:
+    def _tell(self, changes: Sequence[Change]) -> None:
         with self._changed:
             if self._closed:
                 return
             self._under_way += 1
         try:
-            _forget(parent, name, replaced)
+            for change in changes:
+                _forget(change)
         finally:
             with self._changed:
                 self._under_way -= 1
@@ -60,16 +66,16 @@ class KernelNotices:
             self._changed.wait_for(lambda: not self._under_way, PATIENCE)
 
 
-def _forget(parent: int, name: bytes, replaced: int) -> None:
-    calls: list[Callable[[], None]] = [
-        lambda: pyfuse3.invalidate_entry(parent, name),
-        lambda: pyfuse3.invalidate_inode(parent, attr_only=True),
-    ]
-    if replaced:
-        calls.append(lambda: pyfuse3.invalidate_inode(replaced, attr_only=True))
-    for call in calls:
-        try:
-            call()
-        except OSError as error:
-            if error.errno != errno.ENOENT:  # it remembered nothing
-                raise
+def _forget(change: Change) -> None:
+    try:
+        if isinstance(change, NameChanged):
+            pyfuse3.invalidate_entry(change.parent, change.name)
+        elif isinstance(change, AttributesChanged):
+            pyfuse3.invalidate_inode(change.inode, attr_only=True)
+        elif isinstance(change, ContentChanged):
+            pyfuse3.invalidate_inode(change.inode, attr_only=False)
+        else:
+            log.warning("the mount may show old names and attributes for a while: changes came too fast")
+    except OSError as error:
+        if error.errno != errno.ENOENT:  # it remembered nothing
+            raise

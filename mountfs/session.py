@@ -34,7 +34,7 @@ from mountfs.attachment import attached
 from mountfs.ending import Ending
 from mountfs.fuse_loop import MAX_TASKS, has_known_seam
 from mountfs.garbage import collect_when_idle
-from mountfs.kernel_notices import KernelNotices
+from mountfs.kernel_notices import AT_ONCE, KernelNotices
 from mountfs.mount_calls import in_thread, raise_read_ahead, sync_by_process
 from mountfs.request_handlers import RequestHandlers
 from mountfs.session_options import SessionOptions
@@ -120,9 +120,9 @@ class Session:
         with attached(handlers, self._mountpoint, options) as attachment:
             self._serving = True
             notices = KernelNotices()
-            self._drive.changed_from_inside = notices.tell
             try:
                 async with trio.open_nursery() as nursery:
+                    await nursery.start(self._drive.changes.serve, "the kernel", notices.tell, AT_ONCE)
                     nursery.start_soon(self._announce, nursery, control, on_ready)
                     nursery.start_soon(self._ending.unmount_when_asked, attachment)
                     nursery.start_soon(collect_when_idle, attachment.idle_seconds)

@@ -81,7 +81,7 @@ class Graft:
             return [*gives_way, *self._operations, *reversed(self._directories)]
 
         await self._drive.accept_together(make)
-        await self._drive.replaced_from_inside(self._parent, self._name, replaced)
+        await self._drive.tell_of_name(self._parent, self._name, replaced)
         return len(self._made)
 
     def _replaced(self, source: InodeRow, replace: bool) -> int:

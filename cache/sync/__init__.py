@@ -1,7 +1,18 @@
-"""Following the commit log: published commits applied to a namespace, and the log lived again to check it."""
+"""Following the commit log, checking it by living it again, and telling of what another side changed."""
 
 from cache.sync import check_log
+from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, Missed, NameChanged
 from cache.sync.check_log import LogReplay
 from cache.sync.follower import Follower
 
-__all__ = ["Follower", "LogReplay", "check_log"]
+__all__ = [
+    "AttributesChanged",
+    "Broadcast",
+    "Change",
+    "ContentChanged",
+    "Follower",
+    "LogReplay",
+    "Missed",
+    "NameChanged",
+    "check_log",
+]

@@ -12,7 +12,7 @@ Event-loop thread only.
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from stat import S_IFLNK, S_IFMT
 from typing import Final
 
@@ -34,6 +34,7 @@ from cache.file_clock import FileClock
 from cache.journal import DirtyFile, Ledger, Need
 from cache.namespace import MAX_NAME, Delete, InodeRow, Operation
 from cache.publish import Publisher
+from cache.sync import AttributesChanged, Broadcast, Change, NameChanged
 from cache.tree.access import AccessLists
 
 BLOCK_SIZE: Final = 4096
@@ -46,19 +47,11 @@ AT_ONCE: Final = 256
 """Changes that were put off are accepted so many at once."""
 
 
-async def _nobody_to_tell(parent: int, name: bytes, replaced: int) -> None:
-    await trio.lowlevel.checkpoint()
-
-
 class Inodes:
     """See the module. What `cache.tree.inode_attributes` and `cache.tree.tree` build upon."""
 
     publisher: Publisher
     """set by `cache.opening.open_drive` before anything runs"""
-
-    changed_from_inside: Callable[[int, bytes, int], Awaitable[None]] = staticmethod(_nobody_to_tell)
-    """The one place that tells the door of what it did not do itself: the name `name` in `parent` is another
-    inode now, and took the place of `replaced` (0: of none). Set by the door, which may remember others."""
 
     def __init__(self, ledger: Ledger, journal_limit: int, read_only: bool) -> None:
         self.ledger = ledger
@@ -72,6 +65,8 @@ class Inodes:
         self._unused: dict[int, None] = {}
         self._access_times: dict[int, int] = {}
         self._clock = FileClock()
+        self.changes = Broadcast()
+        """what doors are told that they did not do themselves"""
 
     def now(self) -> int:
         """What the kernel would stamp a file with now (`cache.file_clock`)."""
@@ -294,11 +289,13 @@ class Inodes:
         """The row, to be read at once. `StaleError`."""
         return self._row(inode)
 
-    async def replaced_from_inside(self, parent: int, name: bytes, replaced: int) -> None:
-        """After `accept_together` gave a name to another inode: what had it may go, and the door is told."""
+    async def tell_of_name(self, parent: int, name: bytes, replaced: int) -> None:
+        """After `accept_together` gave a name to another inode: what had it may go, and doors are told."""
+        changes: list[Change] = [NameChanged(parent, name), AttributesChanged(parent)]
         if replaced:
             self._delete_if_unused(replaced)
-        await self.changed_from_inside(parent, name, replaced)
+            changes.append(AttributesChanged(replaced))
+        await self.changes.tell(changes)
 
 
 def _with_layers(row: InodeRow, file: DirtyFile) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""What the kernel is told of changes from inside, and that nothing is when the session has ended."""
+"""What the kernel is told of changes from another side, and that nothing is when the session has ended."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ import pytest
 import trio
 import trio.testing
 
+from cache.sync.changes import AttributesChanged, Change, ContentChanged, Missed, NameChanged
 from mountfs import kernel_notices
 from mountfs.kernel_notices import KernelNotices
+
+CHANGES: list[Change] = [NameChanged(7, b"name"), AttributesChanged(7)]
 
 
 class Kernel:
@@ -32,8 +35,7 @@ class Kernel:
         raise OSError(errno.ENOENT, "it remembered nothing")
 
     def _inode(self, inode: int, attr_only: bool) -> None:
-        assert attr_only
-        self.told.append((inode,))
+        self.told.append((inode, attr_only))
 
 
 @pytest.fixture
@@ -41,17 +43,22 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return Kernel(monkeypatch)
 
 
-async def test_the_name_and_both_inodes_are_forgotten(kernel: Kernel) -> None:
-    notices = KernelNotices()
-    await notices.tell(7, b"name", 0)
-    await notices.tell(7, b"name", 9)
-    assert kernel.told == [(7, b"name"), (7,), (7, b"name"), (7,), (9,)]
+async def test_what_has_changed_is_forgotten(kernel: Kernel) -> None:
+    await KernelNotices().tell([*CHANGES, ContentChanged(9)])
+    assert kernel.told == [(7, b"name"), (7, True), (9, False)]
+
+
+@pytest.mark.logs_warnings
+async def test_what_cannot_be_told_any_more_is_said(kernel: Kernel, caplog: pytest.LogCaptureFixture) -> None:
+    await KernelNotices().tell([Missed()])
+    assert kernel.told == []
+    assert "too fast" in caplog.text
 
 
 async def test_nothing_is_told_after_the_end(kernel: Kernel) -> None:
     notices = KernelNotices()
     await notices.close()
-    await notices.tell(7, b"name", 9)
+    await notices.tell(CHANGES)
     await notices.close()
     assert kernel.told == []
 
@@ -63,7 +70,7 @@ async def test_the_end_waits_for_what_is_under_way(kernel: Kernel, cancelled: bo
 
     async def tell() -> None:
         with asking:
-            await notices.tell(7, b"name", 0)
+            await notices.tell(CHANGES)
 
     async def close() -> None:
         await notices.close()
@@ -79,7 +86,7 @@ async def test_the_end_waits_for_what_is_under_way(kernel: Kernel, cancelled: bo
         await trio.testing.wait_all_tasks_blocked(0.05)
         assert not closed.is_set()
         kernel.waits.set()
-    assert kernel.told == [(7, b"name"), (7,)]
+    assert kernel.told == [(7, b"name"), (7, True)]
 
 
 async def test_the_end_does_not_wait_for_ever(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +94,7 @@ async def test_the_end_does_not_wait_for_ever(kernel: Kernel, monkeypatch: pytes
     notices = KernelNotices()
     kernel.waits.clear()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(notices.tell, 7, b"name", 0)
+        nursery.start_soon(notices.tell, CHANGES)
         await trio.to_thread.run_sync(kernel.begun.wait, 10)
         with trio.fail_after(5):
             await notices.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from stat import S_IFDIR, S_ISDIR
@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import pytest
+import trio
 
 import cache.services.clone
 from backend.commits.commit_format import associated_data_of
@@ -29,6 +30,7 @@ from cache.errors import (
 from cache.namespace.operations import ROOT_INODE, SetWriter, decode
 from cache.publish.commit_payload import open_operations
 from cache.services.calls import services_of
+from cache.sync.changes import AttributesChanged, Change, NameChanged
 from tests.drives import DRIVE_ID, QUIET, SECRETS, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 
@@ -135,16 +137,22 @@ async def test_a_file_comes_back_in_its_place(drive: Drive) -> None:
     good = drive.past.head
     await drive.write(made.inode, 0, b"bad!")
     await drive.flush(made.inode)
-    told: list[tuple[int, bytes, int]] = []
+    told: list[Change] = []
 
-    async def note(parent: int, name: bytes, replaced: int) -> None:
-        told.append((parent, name, replaced))
+    async def note(changes: Sequence[Change]) -> None:
+        told.extend(changes)
 
-    drive.changed_from_inside = note
-    assert await call(drive, "restore", path="f", at=f"@{good}") == {"made": 1, "commit": good}
+    async with trio.open_nursery() as nursery:
+        await nursery.start(drive.changes.serve, "a door", note)
+        assert await call(drive, "restore", path="f", at=f"@{good}") == {"made": 1, "commit": good}
+        nursery.cancel_scope.cancel()
     assert await content_of(drive, b"f") == b"good"
     assert drive.lookup(ROOT_INODE, b"f").mtime_ns == made.mtime_ns
-    assert told == [(ROOT_INODE, b"f", made.inode)]
+    assert told == [
+        NameChanged(ROOT_INODE, b"f"),
+        AttributesChanged(ROOT_INODE),
+        AttributesChanged(made.inode),
+    ]
     await drive.sync()
     contents = [
         bytes(await drive.past.read(item.version.inode, item.commit, 0, 9))
