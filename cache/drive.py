@@ -33,7 +33,7 @@ from cache.journal import Layer, Ledger, Need, Trimming
 from cache.messages import DriveStatus, SetApart
 from cache.namespace import MAX_NAME, MAX_SIZE, Point, sqlite_errors
 from cache.publish import Quiet, SnapshotKeeper
-from cache.retention import RetentionKeeper, Space, paths_of
+from cache.retention import RetentionKeeper, SpaceAccounting, paths_of
 from cache.tree import BLOCK_SIZE, Tree
 
 log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Drive(Tree):
             return Need.GROW
         return Need.CHANGE
 
-    async def flush(self, inode: int) -> None:
+    async def settle(self, inode: int) -> None:
         """A descriptor of the file was closed: its content is ready for a commit."""
         self._dirty.settle(inode)
 
@@ -363,10 +363,10 @@ class Drive(Tree):
         """The retained points, the oldest first."""
         return self._namespace.points.points()
 
-    def space(self) -> Space:
+    def space(self) -> SpaceAccounting:
         """For measuring the drive as of now."""
         self.ledger.flush()
-        return Space(self._namespace.path, self._upstream.housekeeping)
+        return SpaceAccounting(self._namespace.path, self._upstream.housekeeping)
 
     async def close(self) -> None:
         """Write down the state and let go of all files. What is not published stays in the journal;

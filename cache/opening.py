@@ -29,6 +29,7 @@ from backend.errors import (
     UnavailableError,
 )
 from backend.upstream import Commit, Head, Upstream
+from cache import defaults
 from cache.blocks import BlockCache, BlockCodec, Chunker, Content, Sealer
 from cache.drive import Drive
 from cache.errors import InputOutputError
@@ -74,8 +75,8 @@ class DriveOptions:
     the journal is larger. `large_write`: a write of so many bytes is journaled beside the records. `host`:
     what this machine is called in the log, for people."""
 
-    cache_size: int = 64 << 20
-    journal_size: int = 2 << 30
+    cache_size: int = defaults.CACHE_SIZE
+    journal_size: int = defaults.JOURNAL_SIZE
     intervals: Intervals = field(default_factory=Intervals)
     large_write: int = LARGE_WRITE
     snapshots: SnapshotSchedule = field(default_factory=SnapshotSchedule)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Final
 
-from pyfuse3 import EntryAttributes, FUSEError, RequestContext, SetattrFields, StatvfsData
+from pyfuse3 import EntryAttributes, RequestContext, SetattrFields, StatvfsData
 
 from cache.attributes import AttributeChange
+from cache.errors import ReadOnlyFileSystemError
 from mountfs.access_calls import asks_to_write
 from mountfs.answered import answered
 from mountfs.conversions import attribute_change, entry_reply, past_reply
@@ -25,7 +25,7 @@ class AttributeHandlers(HandlerBase):
     async def getattr(self, inode: int, ctx: RequestContext) -> EntryAttributes:
         if inode >= self._past:
             if asks_to_write(ctx.pid):
-                raise FUSEError(errno.EROFS)
+                raise ReadOnlyFileSystemError("the past cannot be changed")
             return past_reply(self._view.find(inode))
         return entry_reply(self._drive.attributes(inode))
 

@@ -6,14 +6,14 @@ descriptor, the kernel all of it.
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from typing import Final
 
-from pyfuse3 import EntryAttributes, FileInfo, FUSEError, RequestContext
+from pyfuse3 import EntryAttributes, FileInfo, RequestContext
 
 from cache.attributes import Attributes
+from cache.errors import ReadOnlyFileSystemError
 from cache.history import READ
 from mountfs.answered import answered
 from mountfs.conversions import caller_of
@@ -33,7 +33,7 @@ class FileHandlers(HandlerBase):
     async def open(self, inode: int, flags: int, ctx: RequestContext) -> FileInfo:
         if inode >= self._past:
             if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
-                raise FUSEError(errno.EROFS)
+                raise ReadOnlyFileSystemError("the past cannot be changed")
             self._view.check(inode, caller_of(ctx), READ)
             self._view.hold(self._view.find(inode))
             return FileInfo(fh=inode, keep_cache=True)
@@ -99,7 +99,7 @@ class FileHandlers(HandlerBase):
         try:
             if fh & _WRITER and self._writers.closed(inode):
                 self._drive.set_times(inode, *self._times.closed(inode))
-            await self._drive.flush(inode)
+            await self._drive.settle(inode)
         finally:
             self._drive.release(inode)
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 from typing import Final
 
 import pyfuse3
-from pyfuse3 import EntryAttributes, FUSEError, RequestContext
+from pyfuse3 import EntryAttributes, RequestContext
 
 from cache.attributes import Attributes
 from cache.drive import Drive
+from cache.errors import ExistsError, ReadOnlyFileSystemError
 from cache.services import Found, VersionsView
 from cache.tree import LISTS
 from mountfs.callers import Callers
@@ -60,21 +60,21 @@ class HandlerBase(pyfuse3.Operations):
         return past_reply(found)
 
     def _check_live(self, inode: int) -> None:
-        """EROFS for what belongs to the past."""
+        """`ReadOnlyFileSystemError` for what belongs to the past."""
         if inode >= self._past:
-            raise FUSEError(errno.EROFS)
+            raise ReadOnlyFileSystemError("the past cannot be changed")
 
     def _check_new(self, parent: int, name: bytes) -> None:
         """The name may be made there, as far as the past is concerned."""
         self._check_live(parent)
         if name == self._versions_name:
-            raise FUSEError(errno.EEXIST)
+            raise ExistsError("the hidden directory has this name")
 
     def _check_old(self, parent: int, name: bytes) -> None:
         """The name may be taken away there."""
         self._check_live(parent)
         if name == self._versions_name:
-            raise FUSEError(errno.EROFS)
+            raise ReadOnlyFileSystemError("the past cannot be changed")
 
     def _touch(self, inode: int) -> None:
         if self._access_times:

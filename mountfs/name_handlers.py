@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Sequence
 from typing import Final
 
 import pyfuse3
-from pyfuse3 import EntryAttributes, FUSEError, RequestContext
+from pyfuse3 import EntryAttributes, RequestContext
 
-from cache.errors import NoEntryError
+from cache.errors import InvalidArgumentError, NoEntryError
 from cache.history import SEARCH
 from mountfs.answered import answered
 from mountfs.conversions import absent_reply, caller_of
@@ -107,7 +106,7 @@ class NameHandlers(HandlerBase):
         ctx: RequestContext,
     ) -> None:
         if flags not in _RENAME_FLAGS:
-            raise FUSEError(errno.EINVAL)
+            raise InvalidArgumentError("unknown flags")
         self._check_old(parent_inode_old, name_old)
         self._check_new(parent_inode_new, name_new)
         await self._drive.rename(

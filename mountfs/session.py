@@ -31,9 +31,9 @@ from cache.drive import Drive
 from cache.errors import FileSystemError
 from cache.services import VersionsView
 from mountfs.attachment import attached
+from mountfs.cycle_collection import collect_cycles_when_idle
 from mountfs.ending import Ending
 from mountfs.fuse_loop import MAX_TASKS, has_known_seam
-from mountfs.garbage import collect_when_idle
 from mountfs.kernel_notices import AT_ONCE, KernelNotices
 from mountfs.mount_calls import in_thread, raise_read_ahead, sync_by_process
 from mountfs.request_handlers import RequestHandlers
@@ -125,7 +125,7 @@ class Session:
                     await nursery.start(self._drive.changes.serve, "the kernel", notices.tell, AT_ONCE)
                     nursery.start_soon(self._announce, nursery, control, on_ready)
                     nursery.start_soon(self._ending.unmount_when_asked, attachment)
-                    nursery.start_soon(collect_when_idle, attachment.idle_seconds)
+                    nursery.start_soon(collect_cycles_when_idle, attachment.idle_seconds)
                     await pyfuse3.main(min_tasks=MAX_TASKS, max_tasks=MAX_TASKS)
                     nursery.cancel_scope.cancel()
             finally:

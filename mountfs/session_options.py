@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from cache.services import DEFAULT_NAME
+from cache.defaults import VERSIONS_NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class SessionOptions:
     exec: bool = True
     access_times: bool = True
     access_lists: bool = True
-    versions_name: bytes | None = DEFAULT_NAME
+    versions_name: bytes | None = VERSIONS_NAME.encode()
     as_of: str = ""
 
     def words(self) -> set[str]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from typing import Final
 
 import pyfuse3
-from pyfuse3 import FUSEError, RequestContext
+from pyfuse3 import RequestContext
 
 from cache.attributes import AttributeChange
-from cache.errors import NoAttributeError
+from cache.errors import NoAttributeError, NotPermittedError, NotSupportedError
 from cache.tree import LISTS
 from mountfs.answered import answered
 from mountfs.conversions import caller_of
@@ -39,7 +38,7 @@ class XattrHandlers(HandlerBase):
             return (self._drive if inode < self._past else self._view).get_xattr(inode, name)
         except NoAttributeError:
             if name == SELINUX_ATTRIBUTE and not _HAS_SELINUX:
-                raise FUSEError(errno.EOPNOTSUPP) from None
+                raise NotSupportedError("there are no labels without SELinux") from None
             raise
 
     async def _take_privileges(self, inode: int, ctx: RequestContext) -> None:
@@ -76,10 +75,10 @@ class XattrHandlers(HandlerBase):
 
     def _check_class(self, name: bytes) -> None:
         if not name.startswith(self._attribute_classes):
-            raise FUSEError(errno.EOPNOTSUPP)
+            raise NotSupportedError("no such class of extended attributes")
 
     def _check_changeable(self, inode: int, name: bytes) -> None:
         self._check_live(inode)
         self._check_class(name)
         if name == CONTROL_ATTRIBUTE and inode == pyfuse3.ROOT_INODE:
-            raise FUSEError(errno.EPERM)
+            raise NotPermittedError("the mount itself says where its control socket is")

@@ -55,7 +55,7 @@ async def make_file(
     made = await drive.make_node(parent, name, S_IFREG | mode, 0, 0, 0)
     if data:
         await drive.write(made.inode, 0, data)
-        await drive.flush(made.inode)
+        await drive.settle(made.inode)
     return drive.attributes(made.inode)
 
 

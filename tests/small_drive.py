@@ -140,7 +140,7 @@ async def _change(drive: Drive, number: int) -> None:
     await make_file(drive, b"file", made_of(kinds[0], 30_000, number), folder.inode)
     made = await make_file(drive, b"f%d" % number, made_of(kinds[1], 5_000, number))
     await drive.write(made.inode, 2_000, made_of(kinds[2], 9_000, number))
-    await drive.flush(made.inode)
+    await drive.settle(made.inode)
     if number:
         await drive.rename(ROOT_INODE, b"f%d" % number, ROOT_INODE, b"f0")
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from backend.errors import UsageError
-from cache import past_names
+from cache import defaults, past_names
 from tools.quantities import parse_duration, parse_size
 
 LET_PASS: Final = frozenset(
@@ -57,12 +57,7 @@ _SECRETS: Final = frozenset({"passphrase_file", "key_file", "passphrase_command"
 _USER_MOUNTS: Final = frozenset({"user", "users", "owner", "group"})
 """mount(8): these imply nosuid and nodev; `user` and `users` noexec too."""
 
-DEFAULT_CACHE_SIZE: Final = 64 << 20
-DEFAULT_JOURNAL_SIZE: Final = 2 << 30
-DEFAULT_COMMIT_INTERVAL: Final = 5.0
 DEFAULT_SCRUB_INTERVAL: Final = 14 * 24 * 3600.0
-DEFAULT_VERSION_INTERVAL: Final = 30.0
-DEFAULT_VERSIONS_DIR: Final = ".versions"
 NO_VERSIONS_DIR: Final = ("off", "none")
 MINIMUM_JOURNAL_SIZE: Final = 64 << 20
 MINIMUM_CACHE_SIZE: Final = 16 << 20
@@ -83,13 +78,13 @@ class MountOptions:
     cache_dir: str | None = None
     state_dir: str | None = None
     log_file: str | None = None
-    cache_size: int = DEFAULT_CACHE_SIZE
-    journal_size: int = DEFAULT_JOURNAL_SIZE
-    commit_interval: float = DEFAULT_COMMIT_INTERVAL
+    cache_size: int = defaults.CACHE_SIZE
+    journal_size: int = defaults.JOURNAL_SIZE
+    commit_interval: float = defaults.COMMIT_INTERVAL
     scrub_interval: float = DEFAULT_SCRUB_INTERVAL
     """0: only when `drivefs scrub` asks for it"""
-    version_interval: float = DEFAULT_VERSION_INTERVAL
-    versions_dir: str = DEFAULT_VERSIONS_DIR
+    version_interval: float = defaults.VERSION_INTERVAL
+    versions_dir: str = defaults.VERSIONS_NAME
     """empty: there is none"""
     asof: str = ""
     kernel_flags: frozenset[str] = field(default_factory=frozenset)

@@ -112,10 +112,10 @@ class ErasureCode(Protocol):
 
 def code_for(profile: Profile) -> ErasureCode:
     """The code of a profile."""
-    return Copies(profile) if profile.kind == COPIES else ReedSolomon(profile)
+    return Replication(profile) if profile.kind == COPIES else ReedSolomon(profile)
 
 
-class Copies:
+class Replication:
     """`copies:N`: every fragment is the pack itself."""
 
     def __init__(self, profile: Profile) -> None:

@@ -44,7 +44,7 @@ ReadJournal = Callable[[int, int], bytes]
 """(position, length) -> bytes; any thread."""
 
 
-class Content(Protocol):
+class StoredExtents(Protocol):
     """What the sealer asks of the file whose layer it seals, to absorb small neighbours."""
 
     def extent_before(self, inode: int, offset: int) -> tuple[int, int] | None:
@@ -99,7 +99,7 @@ class Sealer:
         codec: BlockCodec,
         chunker: Chunker,
         read_journal: ReadJournal,
-        content: Content,
+        content: StoredExtents,
         limiter: trio.CapacityLimiter,
     ) -> None:
         self._blocks = blocks

@@ -31,7 +31,7 @@ from cache.errors import (
 from cache.history import past_points
 from cache.history.history import ContentVersion, History
 from cache.history.past_access import PastAccess
-from cache.history.past_points import Point
+from cache.history.past_points import ListedCommit
 from cache.namespace import ROOT_INODE, DentryRow, Extent, InodeRow, Namespace
 from cache.past_names import FORMS, SECOND, Moment, format_time, parse
 
@@ -93,7 +93,7 @@ class PastTree:
         self._namespace = namespace
         self._content = content
         self._flush = flush
-        self._points: OrderedDict[int, tuple[int, list[Point]]] = OrderedDict()
+        self._points: OrderedDict[int, tuple[int, list[ListedCommit]]] = OrderedDict()
 
     # Moments
 
@@ -161,7 +161,7 @@ class PastTree:
         ((count,),) = self._namespace.synced_connection().execute(past_points.ORDINAL, bindings)
         return int(count)
 
-    async def points(self, directory: int) -> list[Point]:
+    async def points(self, directory: int) -> list[ListedCommit]:
         """The commits at which the tree of the directory (an inode) changed, the newest first; at most
         `past_points.LISTED` (whose module says what it costs)."""
         head = self.head

@@ -62,7 +62,7 @@ ORDER BY number DESC LIMIT :listed
 ORDINAL: Final = "SELECT count(*) FROM commits WHERE time_ns >= ? AND time_ns < ? AND number <= ?"
 
 
-class Point(NamedTuple):
+class ListedCommit(NamedTuple):
     """A commit: its number, time, and the how manieth of its second it is."""
 
     commit: int
@@ -70,7 +70,7 @@ class Point(NamedTuple):
     ordinal: int
 
 
-def points(path: str, directory: int, limit: int = LISTED, budget: int = BUDGET) -> list[Point]:
+def points(path: str, directory: int, limit: int = LISTED, budget: int = BUDGET) -> list[ListedCommit]:
     """The newest points of `directory`'s tree in the namespace database at `path`, the newest first. Blocks;
     any thread."""
     with sqlite_errors(path):
@@ -78,7 +78,8 @@ def points(path: str, directory: int, limit: int = LISTED, budget: int = BUDGET)
         try:
             found = _found(connection, directory, limit, budget)
             return [
-                Point(number, time_ns, _ordinal(connection, number, time_ns)) for number, time_ns in found
+                ListedCommit(number, time_ns, _ordinal(connection, number, time_ns))
+                for number, time_ns in found
             ]
         finally:
             connection.close()

@@ -26,6 +26,7 @@ import trio
 from backend.commits import payload_associated_data
 from backend.errors import DriveError, FencedError, NoSpaceError
 from backend.upstream import BlockId, Commit, Head, Upstream
+from cache import defaults
 from cache.blocks import Sealer
 from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Stored, Trimming
@@ -57,8 +58,8 @@ class Intervals:
     """Seconds. `commit`: at most this long between acceptance and the cut. `version`: a file that
     stays open and dirty gets a version at most this often."""
 
-    commit: float = 5.0
-    version: float = 30.0
+    commit: float = defaults.COMMIT_INTERVAL
+    version: float = defaults.VERSION_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)

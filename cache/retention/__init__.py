@@ -2,16 +2,16 @@
 
 from cache.retention.lost_files import LostRange, lost_ranges, named_blocks, paths_of
 from cache.retention.retention import Policy
-from cache.retention.retention_keeper import Collected, RetentionKeeper, RetentionSchedule
-from cache.retention.space import Space, Usage
+from cache.retention.retention_keeper import CollectionReport, RetentionKeeper, RetentionSchedule
+from cache.retention.space import SpaceAccounting, Usage
 
 __all__ = [
-    "Collected",
+    "CollectionReport",
     "LostRange",
     "Policy",
     "RetentionKeeper",
     "RetentionSchedule",
-    "Space",
+    "SpaceAccounting",
     "Usage",
     "lost_ranges",
     "named_blocks",

@@ -57,7 +57,7 @@ class RetentionSchedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
+class CollectionReport:
     """What a run did, or would do. `points` were dropped; `held_back` says why none were, if so; what was
     released less than `grace` seconds ago is not deleted."""
 
@@ -190,7 +190,7 @@ class RetentionKeeper:
                 self._collected_at = now
                 await self._collect(self._schedule.grace, self._schedule.bytes_per_second)
 
-    async def collect(self, *, grace: float | None = None, trust_clock: bool = False) -> Collected:
+    async def collect(self, *, grace: float | None = None, trust_clock: bool = False) -> CollectionReport:
         """Apply the policy and give space back now, at full speed: of what was deleted before the call too.
         `grace` as in the schedule by default; `trust_clock` drops points even where `held_back` says why not
         to."""
@@ -202,15 +202,15 @@ class RetentionKeeper:
             await self._forget()
             wait = self._schedule.grace if grace is None else grace
             dead, report = await self._collect(wait, float("inf"))
-        return Collected(dropped, held_back, dead, report, wait)
+        return CollectionReport(dropped, held_back, dead, report, wait)
 
-    async def preview(self) -> Collected:
+    async def preview(self) -> CollectionReport:
         """What `collect` would drop, and what nobody needs already. Changes nothing."""
         async with self._lock:
             held_back = self.held_back()
             gaps = [] if held_back else self.gaps()
             dead = await self._collector.look()
-        return Collected(self.count(gaps), held_back, dead, CompactionReport(), self._schedule.grace)
+        return CollectionReport(self.count(gaps), held_back, dead, CompactionReport(), self._schedule.grace)
 
     def count(self, gaps: list[Gap]) -> int:
         """How many points lie in the gaps."""

@@ -40,7 +40,7 @@ class Usage:
     history: Sizes
 
 
-class Space:
+class SpaceAccounting:
     """Measures a drive. `path` is its namespace database."""
 
     def __init__(self, path: str, housekeeping: Housekeeping) -> None:

@@ -35,7 +35,7 @@ from cache.messages import (
     UsageAsked,
     UsageShown,
 )
-from cache.retention import Collected, Policy, Usage
+from cache.retention import CollectionReport, Policy, Usage
 
 MOST_GAPS: Final = 1000
 
@@ -153,7 +153,7 @@ def _tree(found: Usage) -> dict[str, Any]:
     return {**own, "path": quote(found.path)}
 
 
-def _done(found: Collected) -> CollectionDone:
+def _done(found: CollectionReport) -> CollectionDone:
     return CollectionDone(
         points=found.points,
         held_back=found.held_back,

@@ -31,6 +31,7 @@ from stat import S_IFDIR, S_IFLNK, S_ISGID, S_ISUID
 from typing import Final
 
 from cache.attributes import Attributes, Entry
+from cache.defaults import VERSIONS_NAME
 from cache.drive import Drive
 from cache.errors import (
     DirectoryError,
@@ -44,9 +45,10 @@ from cache.history import PAST_BIT, Caller, Place, attributes_of, past_points
 from cache.namespace import ACCESS, FIRST_COOKIE, ROOT_INODE, InodeRow
 from cache.past_names import format_time, version_name
 
-DEFAULT_NAME: Final = b".versions"
 LATEST: Final = b"latest"
 BY_NAME: Final = b"by-name"
+
+_DEFAULT_NAME: Final = VERSIONS_NAME.encode()
 
 ALWAYS: Final = 86_400.0
 NEVER: Final = 0.0
@@ -106,7 +108,7 @@ class VersionsView:
     """See the module. `name` is that of the hidden directory, None for none; with `as_of` the root of the
     mount is the drive's root as of that commit, and there is nothing else."""
 
-    def __init__(self, drive: Drive, name: bytes | None = DEFAULT_NAME, as_of: int | None = None) -> None:
+    def __init__(self, drive: Drive, name: bytes | None = _DEFAULT_NAME, as_of: int | None = None) -> None:
         self._drive = drive
         self.name = name if as_of is None else None
         self.first = PAST_BIT if as_of is None else 0

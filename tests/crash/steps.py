@@ -38,7 +38,7 @@ async def _make(drive: Drive, name: bytes, kind: int) -> None:
 async def _write(drive: Drive, name: bytes, offset: int, data: bytes) -> None:
     inode = drive.lookup(ROOT_INODE, name).inode
     await drive.write(inode, offset, data)
-    await drive.flush(inode)
+    await drive.settle(inode)
 
 
 async def _mark(drive: Drive, name: bytes, value: bytes) -> None:

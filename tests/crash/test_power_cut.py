@@ -76,7 +76,7 @@ class Worker:
         made = await drive.make_node(ROOT_INODE, name(self.count), S_IFREG | 0o644, 0, 0, 0)
         await drive.write(made.inode, 0, payload(self.count))
         if not stays_open:
-            await drive.flush(made.inode)
+            await drive.settle(made.inode)
         self.count += 1
         if self.chance.random() < 0.15:
             await drive.fsync(made.inode)

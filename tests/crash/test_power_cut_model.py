@@ -100,7 +100,7 @@ class World:
             await self.rename(drive, *self.chance.sample(names, 2))
         elif chance < 0.92 and self.open:
             inode = self.open.pop(self.chance.randrange(len(self.open)))
-            await drive.flush(inode)
+            await drive.settle(inode)
             drive.release(inode)
         elif chance < 0.96:
             drive.ledger.flush()
@@ -129,7 +129,7 @@ class World:
         self.now[name] = before[:offset] + data + before[offset + len(data) :]
         self.happened()
         if self.chance.random() < 0.5 if closed is None else closed:
-            await drive.flush(inode)
+            await drive.settle(inode)
 
     async def truncate(self, drive: Drive, name: bytes) -> None:
         size = self.chance.choice([0, 10, 2000, 50_000])

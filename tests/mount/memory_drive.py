@@ -273,7 +273,7 @@ class MemoryDrive:
         attributes = self._node(inode).attributes
         attributes.mtime_ns, attributes.ctime_ns = mtime_ns, ctime_ns
 
-    async def flush(self, inode: int) -> None:
+    async def settle(self, inode: int) -> None:
         self._node(inode)
 
     async def fsync(self, inode: int, *, alone: bool = False) -> None:

@@ -56,7 +56,7 @@ async def change(drive: Drive, old: bytes, new: list[bytes]) -> dict[bytes, byte
         expected[b"%d" % number] = data
     beside = drive.lookup(ROOT_INODE, b"old")
     await drive.write(beside.inode, len(old), b"and more")
-    await drive.flush(beside.inode)
+    await drive.settle(beside.inode)
     expected[b"old"] = old + b"and more"
     return expected
 

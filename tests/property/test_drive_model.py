@@ -284,7 +284,7 @@ class Run:
             self.model.release(node)
 
     async def flush(self, number: int) -> None:
-        await self.drive.flush(self.node(number).inode)
+        await self.drive.settle(self.node(number).inode)
 
     async def fsync(self, number: int) -> None:
         await self.drive.fsync(self.node(number).inode)

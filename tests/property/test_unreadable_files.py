@@ -103,7 +103,7 @@ class Life:
         inode = drive.lookup(ROOT_INODE, name).inode
         await drive.set_attributes(inode, AttributeChange(size=0))
         await drive.write(inode, 0, data)
-        await drive.flush(inode)
+        await drive.settle(inode)
         self.files[name].data = data
 
     async def append(self, drive: Drive, name: bytes, data: bytes) -> None:

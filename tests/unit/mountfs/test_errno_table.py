@@ -6,6 +6,7 @@ import errno
 import inspect
 import logging
 import os
+from pathlib import Path
 from typing import Any, cast
 
 import pyfuse3
@@ -14,6 +15,7 @@ import pytest
 from backend import errors as backend_errors
 from cache import errors as cache_errors
 from cache.drive import Drive
+from mountfs import errno_table
 from mountfs.errno_table import ERRNO, errno_of, is_expected, is_known
 from mountfs.request_handlers import RequestHandlers
 from mountfs.xattr_handlers import CONTROL_ATTRIBUTE, SELINUX_ATTRIBUTE
@@ -35,6 +37,12 @@ def test_the_number_is_the_one_that_the_class_names() -> None:
         if kind is not cache_errors.FileSystemError:
             names = (kind.__doc__ or "").split(":")[0].split(" / ")
             assert errno.errorcode[errno_of(kind("x"))].replace("ENOTSUP", "EOPNOTSUPP") in names
+
+
+def test_no_handler_chooses_an_errno_of_its_own() -> None:
+    """They raise what the drive raises, and one place asks the table."""
+    modules = Path(errno_table.__file__).parent.glob("*.py")
+    assert [path.name for path in modules if "FUSEError(" in path.read_text()] == ["answered.py"]
 
 
 @pytest.mark.parametrize(

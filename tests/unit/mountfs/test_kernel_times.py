@@ -91,7 +91,7 @@ async def _in_state(drive: Drive, state: str) -> int:
     if state == "dirty":
         await drive.write(inode, 0, b"again")
     if state == "settled":
-        await drive.flush(inode)
+        await drive.settle(inode)
     if state == "cut":
         drive.ledger.cut([inode])
     if state == "unlinked":

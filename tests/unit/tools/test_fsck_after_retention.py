@@ -30,7 +30,7 @@ async def live(made: SmallDrive) -> tuple[int, int]:
         for number in range(6):
             inode = opened.lookup(ROOT_INODE, b"changing").inode
             await opened.write(inode, 0, random.Random(number).randbytes(40_000))
-            await opened.flush(inode)
+            await opened.settle(inode)
             await opened.sync()
         opened.retention.set_policy(Policy(0, 0, 0, 0, 0))
         collected = await opened.retention.collect(grace=0.0, trust_clock=True)

@@ -128,7 +128,7 @@ async def test_a_neighbour_that_cannot_be_read_stops_nothing(
             upstream.failing = dict.fromkeys(broken, error)
             for file, size in zip(files, sizes, strict=True):
                 await drive.write(file.inode, size, appended)
-                await drive.flush(file.inode)
+                await drive.settle(file.inode)
             await make_file(drive, b"unrelated", appended)
             await drive.sync()
         async with opened(Path(folder, "elsewhere"), upstream) as drive:

@@ -68,7 +68,7 @@ async def commit(drive: Drive, clock: Clock, seconds: float = 10) -> int:
 
 async def write(drive: Drive, inode: int, data: bytes, offset: int = 0) -> None:
     await drive.write(inode, offset, data)
-    await drive.flush(inode)
+    await drive.settle(inode)
 
 
 async def make_folder(drive: Drive, name: bytes, parent: int = ROOT_INODE) -> int:
@@ -460,7 +460,7 @@ async def test_an_open_file_that_is_fsynced_makes_few_versions(tmp_path: Path, c
             clock.now += SECOND
         assert len(drive.past.versions(ROOT_INODE, b"f")) == 1
         assert len(await drive.past.points(ROOT_INODE)) == 1
-        await drive.flush(made.inode)
+        await drive.settle(made.inode)
         await drive.publisher.publish(everything=False)
         versions = drive.past.versions(ROOT_INODE, b"f")
         assert len(versions) == 2
@@ -519,7 +519,7 @@ async def test_the_last_change_of_a_dirty_file_says_when_it_was(drive: Drive, cl
     made = await make_file(drive, b"f")
     await drive.write(made.inode, 0, b"x")
     if closed:
-        await drive.flush(made.inode)
+        await drive.settle(made.inode)
     mtime_ns, last = times(drive, made.inode)
     for turn, change in enumerate(
         (

@@ -307,7 +307,7 @@ async def test_a_file_that_cannot_be_read_is_set_apart_until_it_can(
     await drive.sync()
     modified = drive.attributes(made.inode).mtime_ns
     await drive.write(made.inode, 1, content("text", 5000))
-    await drive.flush(made.inode)
+    await drive.settle(made.inode)
     assert unreadable.break_file(drive, made.inode)
     await make_file(drive, b"other", b"content")
     with pytest.raises(UnreadableError, match=r"but 1 file: /broken \("):

@@ -129,7 +129,7 @@ async def test_a_preview_frees_what_a_collection_frees(tmp_path: Path) -> None:
         await drive.sync()
         for data in (TWO, THREE):
             await drive.write(made.inode, 0, data)
-            await drive.flush(made.inode)
+            await drive.settle(made.inode)
             await drive.sync()
         await call(drive, "pin", commit=1, name="first")
         assert (await call(drive, "retention_preview"))["points"] == 0

@@ -59,7 +59,7 @@ async def make_tree(drive: Drive) -> int:
     await make_file(drive, b"\xff name", b"x" * 300_000, sub)
     sparse = (await make_file(drive, b"sparse", b"begin", sub)).inode
     await drive.write(sparse, 5_000_000, b"end")
-    await drive.flush(sparse)
+    await drive.settle(sparse)
     await drive.symlink(top, b"link", b"sub/f", 1, 2)
     await drive.make_node(top, b"fifo", 0o010644, 0, 0, 0)
     await drive.set_xattr(file, b"user.x", b"\0\1")
@@ -123,7 +123,7 @@ async def test_a_clone_is_independent(drive: Drive) -> None:
     await call(drive, "clone", source="a", target="b")
     copy = drive.lookup(ROOT_INODE, b"b").inode
     await drive.write(copy, 0, b"two")
-    await drive.flush(copy)
+    await drive.settle(copy)
     await drive.sync()
     assert (await content_of(drive, b"a"), await content_of(drive, b"b")) == (b"one", b"two")
     await drive.unlink(ROOT_INODE, b"a")
@@ -136,7 +136,7 @@ async def test_a_file_comes_back_in_its_place(drive: Drive) -> None:
     await drive.sync()
     good = drive.past.head
     await drive.write(made.inode, 0, b"bad!")
-    await drive.flush(made.inode)
+    await drive.settle(made.inode)
     told: list[Change] = []
 
     async def note(changes: Sequence[Change]) -> None:
@@ -235,7 +235,7 @@ async def test_a_file_of_many_extents_with_holes_is_copied_whole(drive: Drive) -
     made = await make_file(drive, b"f")
     for number in range(7):
         await drive.write(made.inode, number * 100_000, b"%d" % number)
-    await drive.flush(made.inode)
+    await drive.settle(made.inode)
     await call(drive, "clone", source="f", target="g")
     assert await content_of(drive, b"g") == await content_of(drive, b"f")
     assert drive.lookup(ROOT_INODE, b"g").blocks == drive.lookup(ROOT_INODE, b"f").blocks
@@ -267,7 +267,7 @@ async def test_the_log_of_a_file(drive: Drive) -> None:
     made = await make_file(drive, b"f", b"one")
     await drive.sync()
     await drive.write(made.inode, 0, b"longer")
-    await drive.flush(made.inode)
+    await drive.settle(made.inode)
     await drive.sync()
     await drive.set_attributes(made.inode, AttributeChange(mode=0o600, uid=7))
     await drive.sync()
@@ -294,7 +294,7 @@ async def test_the_log_of_a_folder_and_what_was_in_a_deleted_one(drive: Drive) -
     made = await make_file(drive, b"f", b"1", folder)
     await drive.sync()
     await drive.write(made.inode, 0, b"2")
-    await drive.flush(made.inode)
+    await drive.settle(made.inode)
     await drive.sync()
     await drive.unlink(folder, b"f")
     await drive.remove_directory(ROOT_INODE, b"d")
@@ -315,7 +315,7 @@ async def test_diff(drive: Drive) -> None:
     first = f"@{drive.past.head}"
     sub = drive.lookup(drive.lookup(ROOT_INODE, b"top").inode, b"sub").inode
     await drive.write(drive.lookup(sub, b"f").inode, 0, b"CONTENT")
-    await drive.flush(drive.lookup(sub, b"f").inode)
+    await drive.settle(drive.lookup(sub, b"f").inode)
     await drive.set_attributes(drive.lookup(sub, b"\xff name").inode, AttributeChange(mode=0o600))
     await drive.unlink(ROOT_INODE, b"gone")
     await drive.unlink(ROOT_INODE, b"turns")

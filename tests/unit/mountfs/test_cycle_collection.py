@@ -1,4 +1,4 @@
-"""mountfs.garbage: when all objects are looked at."""
+"""mountfs.cycle_collection: when all objects are looked at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import trio
 import trio.testing
 
-from mountfs.garbage import LONGEST_SECONDS, LOOK_SECONDS, YOUNG, collect_when_idle
+from mountfs.cycle_collection import LONGEST_SECONDS, LOOK_SECONDS, YOUNG, collect_cycles_when_idle
 
 
 class Cycle:
@@ -44,7 +44,7 @@ def full_collections() -> int:
 
 
 async def test_the_interpreter_leaves_old_objects_alone(nursery: trio.Nursery) -> None:
-    nursery.start_soon(collect_when_idle, lambda: 0.0)
+    nursery.start_soon(collect_cycles_when_idle, lambda: 0.0)
     await trio.testing.wait_all_tasks_blocked()
     before = full_collections()
     kept = [make_objects() for _ in range(5)]
@@ -54,7 +54,7 @@ async def test_the_interpreter_leaves_old_objects_alone(nursery: trio.Nursery) -
 
 async def test_garbage_goes_when_nobody_waits(autojump_clock: trio.testing.MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(collect_when_idle, lambda: 2.0)
+        nursery.start_soon(collect_cycles_when_idle, lambda: 2.0)
         await trio.testing.wait_all_tasks_blocked()
         garbage = old_cycle()
         assert garbage() is not None
@@ -65,7 +65,7 @@ async def test_garbage_goes_when_nobody_waits(autojump_clock: trio.testing.MockC
 
 async def test_a_mount_that_is_never_idle_is_held_up_seldom(autojump_clock: trio.testing.MockClock) -> None:
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(collect_when_idle, lambda: 0.5)
+        nursery.start_soon(collect_cycles_when_idle, lambda: 0.5)
         await trio.testing.wait_all_tasks_blocked()
         garbage = old_cycle()
         await trio.sleep(LONGEST_SECONDS - 1)
@@ -78,7 +78,7 @@ async def test_a_mount_that_is_never_idle_is_held_up_seldom(autojump_clock: trio
 async def test_nothing_is_done_while_nothing_happens(autojump_clock: trio.testing.MockClock) -> None:
     gc.collect()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(collect_when_idle, lambda: 1e9)
+        nursery.start_soon(collect_cycles_when_idle, lambda: 1e9)
         await trio.testing.wait_all_tasks_blocked()
         before = full_collections()
         await trio.sleep(2 * LONGEST_SECONDS + 1)

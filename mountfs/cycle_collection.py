@@ -3,7 +3,7 @@
 A full collection walks everything that is in memory, in one go: 130 ms with the names of 200,000 files, each
 time that there is a quarter more of it. References free nearly everything without it; what is left are
 cycles, mostly of errors with their tracebacks. So the interpreter by itself only looks among young objects,
-and `collect_when_idle` does the rest.
+and `collect_cycles_when_idle` does the rest.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LONGEST_SECONDS: Final = 600.0
 """A mount that is never idle is held up so often."""
 
 
-async def collect_when_idle(idle_seconds: Callable[[], float]) -> None:
+async def collect_cycles_when_idle(idle_seconds: Callable[[], float]) -> None:
     """Until cancelled, objects that are not young are left to this: it looks at all of them now and then when
     nothing has been asked for a second, or when that was not so for `LONGEST_SECONDS`; not while nothing
     happens at all. What is there at the start is not looked at (modules, mostly). Of the whole process."""
