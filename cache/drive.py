@@ -265,6 +265,15 @@ class Drive(Tree):
             self.ledger.custody.check()
             if self.ledger.accepted != seen or self.any_unused:
                 seen = self._tick(seen)
+            await self._delete_slowly()
+
+    async def _delete_slowly(self) -> None:
+        """What a tick left of the inodes to be deleted, as the disk is short of room; until none can be."""
+        before = len(self._unused) + 1
+        while 0 < len(self._unused) < before and self.trimming.is_tight:
+            before = len(self._unused)
+            await self.trimming.relieve()
+            self.delete_unused()
 
     def _tick(self, seen: int) -> int:
         try:

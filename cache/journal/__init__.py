@@ -9,9 +9,10 @@ from cache.journal.recovery import JournalRecovery
 from cache.journal.room import LITTLE, Need
 from cache.journal.scan import PendingCommit
 from cache.journal.segments import SUFFIX
-from cache.journal.trimming import SMALLEST_SEGMENT, Trimming
+from cache.journal.trimming import FEW, SMALLEST_SEGMENT, Trimming
 
 __all__ = [
+    "FEW",
     "LARGE_WRITE",
     "LITTLE",
     "SEGMENT_SIZE",

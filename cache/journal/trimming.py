@@ -11,16 +11,27 @@ Event-loop thread only.
 
 from __future__ import annotations
 
+import logging
 from typing import Final
 
 import trio
 
+from backend.errors import DriveError
 from backend.failpoints import declare, failpoint
+from cache.errors import FileSystemError
 from cache.journal.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 CHECKPOINTED = declare("ledger.checkpointed", "the namespace is durable; old segments are still there")
 
 SMALLEST_SEGMENT: Final = 64 << 10
+FEW: Final = 16
+"""Changes between two times that the namespace is written down, at least, where its disk is short."""
+LARGEST_CHANGE: Final = 128 << 10
+"""Bytes that the deletion of an inode with large attributes takes of the write-ahead log."""
+MUCH: Final = 64 << 20
+"""With so much left on the disk the log need not be looked after: it is emptied at this size."""
 
 
 class Trimming:
@@ -32,6 +43,7 @@ class Trimming:
         self.largest_segment = ledger.journal.segment_size
         self.pinned_bytes = 0
         """of the journal, kept only for files that are set apart; as of the last `trim`"""
+        self._relieved_at = 0
 
     @property
     def journal_bytes(self) -> int:
@@ -60,6 +72,31 @@ class Trimming:
                 self._ledger.local_room.look_anew()
         finally:
             await self._ledger.wake_waiting()
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether many changes at once may take more than the disk has, until they are written down."""
+        return self._ledger.local_left() < MUCH
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether `relieve` has something to do. Cheap."""
+        changes = self._ledger.accepted - self._relieved_at
+        if changes < FEW:
+            return False
+        return (
+            self._ledger.local_left() < min(changes * LARGEST_CHANGE, MUCH) and not self._ledger.custody.lost
+        )
+
+    async def relieve(self) -> None:
+        """Write the namespace down and empty its write-ahead log, as the disk is short: what is deleted moves
+        within the database, so a log of many deletions may take more room than they ever free. Errors are for
+        the next flush to say."""
+        self._relieved_at = self._ledger.accepted
+        try:
+            await self._make_durable()
+        except (DriveError, FileSystemError, OSError) as error:
+            log.info("the namespace cannot be written down now: %s", error)
 
     def fit_segments(self) -> None:
         """Where the disk is short, the journal takes it in small pieces and keeps none for later: the reserve

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import islice
 from stat import S_IFLNK, S_IFMT
 from typing import Final
 
@@ -31,7 +32,7 @@ from cache.errors import (
     StaleError,
 )
 from cache.file_clock import FileClock
-from cache.journal import DirtyFile, Ledger, Need
+from cache.journal import FEW, DirtyFile, Ledger, Need, Trimming
 from cache.namespace import MAX_NAME, Delete, InodeRow, Operation
 from cache.publish import Publisher
 from cache.sync import AttributesChanged, Broadcast, Change, NameChanged
@@ -52,6 +53,9 @@ class Inodes:
 
     publisher: Publisher
     """set by `cache.opening.open_drive` before anything runs"""
+
+    trimming: Trimming
+    """set by who is made of this"""
 
     def __init__(self, ledger: Ledger, journal_limit: int, read_only: bool) -> None:
         self.ledger = ledger
@@ -159,14 +163,17 @@ class Inodes:
         self._held.pop(inode, None)
         if self._is_unused(inode):
             self._unused[inode] = None
-            if len(self._unused) == AT_ONCE:
+            if len(self._unused) >= AT_ONCE and not self.trimming.is_tight:
                 self.delete_unused()
 
     def delete_unused(self) -> None:
         """Delete the inodes that were let go of without a name, many at once: called soon after, and before a
-        cut. Some may have been found again meanwhile."""
+        cut. Some may have been found again meanwhile. Where the disk is short of room, only a few."""
         if self._unused:
-            waiting, self._unused = self._unused, {}
+            most = FEW if self.trimming.is_tight else len(self._unused)
+            waiting = list(islice(self._unused, most))
+            for inode in waiting:
+                del self._unused[inode]
             self._delete([inode for inode in waiting if self._is_unused(inode)])
 
     @property
@@ -215,6 +222,10 @@ class Inodes:
         be written. Whoever waits is answered after `PATIENCE` seconds, as nobody can be killed while the
         kernel waits for the answer: let in beyond what should be, if memory and journal can bear it."""
         self._check_writable()
+        if len(self._unused) >= FEW and self.trimming.is_tight:
+            self.delete_unused()
+        if self.trimming.is_crowded:
+            await self.trimming.relieve()
         if self._has_to_wait(need):
             await self._wait_for_publisher(need)
         if not self.ledger.has_local_room(need):

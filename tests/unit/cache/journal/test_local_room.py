@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from cache.journal.segments import SegmentFiles, Spare
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions
 from cache.publish.publisher import Intervals
+from cache.publish.snapshot_keeper import SnapshotSchedule
 from cache.tree import inodes
 from tests.contents import KINDS, Kind, content
 from tests.drives import content_of, make_file, opened
@@ -34,6 +36,8 @@ MIB = 1 << 20
 SIZE = 48 * MIB
 SELDOM = DriveOptions(intervals=Intervals(commit=3600, version=3600))
 """Nothing is published before the journal asks for it; and that may have 1 GiB."""
+NO_SNAPSHOTS = replace(SELDOM, snapshots=SnapshotSchedule(operation_bytes=1 << 40))
+"""A snapshot takes the room of the namespace once more for a moment, if there is that."""
 
 
 class SmallDisk(Durable):
@@ -148,6 +152,30 @@ def test_databases_have_room_whatever_is_done(steps: list[tuple[str, Kind, int]]
         patch.setattr(inodes, "PATIENCE", 0.3)
         with small_disk(Path(folder)) as disk:
             trio.run(live, Path(folder), disk)
+
+
+@pytest.mark.parametrize("size", [20_000, 60_000])
+async def test_deleting_large_attributes_takes_no_room(tmp_path: Path, size: int) -> None:
+    """All of it at once, nothing published in between, on a disk that they have filled."""
+    with small_disk(tmp_path, 24 * MIB) as disk, trio.fail_after(120):
+        async with opened(tmp_path, MemoryUpstream(), NO_SNAPSHOTS) as drive:
+            made: list[bytes] = []
+            with suppress(NoSpaceLeftError):
+                while len(made) < disk.size // size:
+                    made.append(b"%d" % len(made))
+                    inode = (await make_file(drive, made[-1])).inode
+                    await drive.set_xattr(inode, b"user.large", content("random", size, len(made)))
+            if drive.entries(ROOT_INODE, 0, len(made))[-1].name != made[-1]:
+                made.pop()
+            assert len(made) < disk.size // size
+            await drive.sync()
+            disk.most = 0
+            for name in made:
+                await drive.unlink(ROOT_INODE, name)
+                disk.used()
+            await drive.sync()
+            assert disk.most < disk.size
+            assert drive.entries(ROOT_INODE, 0, 10) == []
 
 
 @pytest.mark.logs_warnings
