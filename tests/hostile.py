@@ -150,7 +150,7 @@ class Hostile:
             place.write_bytes(data)
 
     def _key(self, target: str) -> str:
-        numbers = sorted(int(path.name, 16) for path in self._files("commits/[0-9a-f]*"))
+        numbers = sorted(int(path.name, 16) for path in self._files(f"commits/{'[0-9a-f]' * 16}"))
         head = max(numbers, default=0)
         return {
             "next commit": commit_key(head + 1),
@@ -220,7 +220,7 @@ class Hostile:
             seconds=1e18,
             holder=replace(this_process(), pid=1, host=MARK.hex()),
         )
-        return lease_record.encode(changed)
+        return lease_record.encode(changed, bytes(32))
 
     def _drive_file(self) -> DriveFile:
         """With many nodes, all inside of his own."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -16,6 +17,7 @@ from backend.coding.placement import ClusterMap, ClusterNode
 from backend.commits.commit_log import CommitLog
 from backend.commits.lease import Lease, boot_clock
 from backend.commits.lease_record import Holder
+from backend.commits.lease_votes import LeaseVotes
 from backend.commits.process_identity import Life, life_of, this_process
 from backend.commits.replicated_objects import Ranking, ReplicatedObjects, ranking_of
 from backend.keys.keys import DriveKeys
@@ -89,7 +91,11 @@ class LocalDrive:
         )
         writer = SessionWriter(lease)
         blocks = BlockStore(self.nodes, codec, cluster, index, writer, linger=0.01)
-        log = CommitLog(objects, lease.verify) if lease else CommitLog(objects, poll_seconds=0.01)
+        if lease:
+            log = CommitLog(objects, lease.verify, lease.claimed)
+        else:
+            claims = partial(LeaseVotes(self.nodes, DRIVE, KEYS.lease).claim, 5.0)
+            log = CommitLog(objects, claims=claims, poll_seconds=0.01)
         self.blocks, self.index = blocks, index
         return LocalUpstream(blocks, log, objects, writer)
 

@@ -31,6 +31,7 @@ from backend.commits import (
     SILENT_SECONDS,
     CommitLog,
     Lease,
+    LeaseVotes,
     ReplicatedObjects,
     ranking_of,
     this_process,
@@ -292,12 +293,10 @@ async def _open_once(
         if not options.read_only:
             for node in nodes.values():
                 nursery.start_soon(_remove_debris, node)
-        lease = None if options.read_only else _lease(drive, nodes, waiting)
+        lease = None if options.read_only else lease_on(nodes, drive, waiting)
         blocks, upstream, health = _build_upstream(drive, nodes, folders.cache, scrub_interval, lease)
         try:
             await upstream.open(known=known)
-            if not options.read_only:
-                await trio.to_thread.run_sync(cluster_change.require_current, drive.folder, drive.file)
             await upstream.prepare(blocks.reconcile)
             await nursery.start(upstream.run)
             opened = await open_drive(local, upstream, drive.file.id, _secrets(drive.keys), options)
@@ -364,10 +363,10 @@ async def _local_state(drive: UnlockedDrive, folder: Path, waiting: Waiting) -> 
         await trio.sleep(0.05)
 
 
-def _lease(drive: UnlockedDrive, nodes: Mapping[str, Node], waiting: Waiting) -> Lease:
-    return Lease(
-        patient(nodes, LEASE_PATIENCE), drive.file.id, drive.keys.lease, this_process(), waiting=waiting
-    )
+def lease_on(nodes: Mapping[str, Node], drive: UnlockedDrive, waiting: Waiting = log.info) -> Lease:
+    """The drive's lease, of this process, not acquired."""
+    file, key, leasing = drive.file, drive.keys.lease, patient(nodes, LEASE_PATIENCE)
+    return Lease(leasing, file.id, key, this_process(), map_epoch=file.epoch, waiting=waiting)
 
 
 def _build_upstream(
@@ -393,9 +392,12 @@ def _build_upstream(
     objects = ReplicatedObjects(answering, ranking, copies, file.id, drive.keys.object)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
-        return blocks, LocalUpstream(blocks, CommitLog(objects), objects, writer), health
+        claims = partial(LeaseVotes(answering, file.id, drive.keys.lease).claim, LEASE_PATIENCE)
+        return blocks, LocalUpstream(blocks, CommitLog(objects, claims=claims), objects, writer), health
     scrub = Scrub(nodes, codec, index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
-    upstream = LocalUpstream(blocks, CommitLog(objects, lease.verify), objects, writer)
+    require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)
+    commits = CommitLog(objects, lease.verify, lease.claimed)
+    upstream = LocalUpstream(blocks, commits, objects, writer, require_map=require_map)
     return blocks, upstream, StoreHealth(blocks, index, looking, scrub)
 
 

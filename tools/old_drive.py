@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 
 from backend.cluster import drive_file
-from backend.commits import lease, lease_record, life_of, this_process
+from backend.commits import KEY, lease_record, life_of, this_process
 from backend.errors import CorruptError, DriveError, FormatError, LeaseHeldError, NodeError, NotFoundError
 from backend.nodes import NodePlace
 from backend.system import ask, durable
@@ -53,7 +53,7 @@ def _drive_id(folder: str) -> bytes | None:
 
 
 def _require_no_holder(node: NodePlace) -> None:
-    found = node.read(lease.KEY, lease_record.MAX_SIZE)
+    found = node.read(KEY, lease_record.MAX_SIZE)
     try:
         record = None if found is None else lease_record.decode(found)
     except (CorruptError, FormatError):

@@ -4,16 +4,17 @@ Invariants:
 1. A copy is only ever written from a good copy that was read just now and that the caller accepts, with the
    ballot that it has: mending never changes what the log says.
 2. What is removed is in a place where the drive has nothing, and has no copy whose tag fits: it is made up.
-3. Only for who holds the drive's lease, or looks without mending: nobody else replaces copies meanwhile.
+3. Only for who holds the drive's lease, or looks without mending. Who lost it unawares replaces nothing of a
+   later holder's: what is written gives way to a higher ballot.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
-from backend.commits import KEY as LEASE
-from backend.commits import MAX_SIZE, Copies, Copy, Ranking, ReplicatedObjects, decode, is_sealed
-from backend.errors import CorruptError, DriveError, FormatError
+from backend.commits import Copies, Copy, LeaseVotes, Ranking, ReplicatedObjects
+from backend.errors import DriveError, FormatError
 from backend.findings import Findings, State
 from backend.nodes import Node
 
@@ -53,9 +54,10 @@ class ObjectCheck:
             where = ", ".join(sorted(found.damaged))
             await self._put(key, right, targets, f"{key} is damaged on {where}")
         elif targets:
-            await self._put(
-                key, right, targets, f"{key} is on {len(holders)} nodes instead of {self._objects.copies}"
-            )
+            wanted = self._ranking(key.encode())[: self._objects.copies]
+            where = ", ".join(name for name in wanted if name not in holders)
+            what = f"{key} is on {len(holders)} nodes instead of {self._objects.copies}, not on {where}"
+            await self._put(key, right, targets, what)
 
     async def check_strays(self, folder: str, belongs: Callable[[str], bool]) -> None:
         """What nodes list in `folder` and does not belong there: without an authentic copy, and on m nodes at
@@ -69,37 +71,41 @@ class ObjectCheck:
 
     async def _remove_stray(self, key: str, found: Copies) -> None:
         for name in sorted(found.damaged):
-            await self._tell_done(f"{name}: {key} is nothing of this drive", self._nodes[name], key)
+            delete = partial(self._nodes[name].delete, key)
+            await self._tell_done(f"{name}: {key} is nothing of this drive", delete)
 
-    async def _tell_done(self, what: str, node: Node, key: str) -> None:
-        """Remove the object from the node, and tell."""
+    async def _tell_done(self, what: str, mend: Callable[[], Awaitable[None]]) -> None:
+        """Mend it, if that is wanted, and tell."""
         try:
             if self._mend:
-                await node.delete(key)
+                await mend()
             self._findings.add("mended" if self._mend else "left", what)
         except DriveError as error:
             self._findings.add("left", f"{what}; {error}")
 
-    async def check_lease(self, secret: bytes) -> None:
+    async def check_lease(self, votes: LeaseVotes) -> None:
         """Lease records that are damaged or made up go, so that their nodes count again: whoever acquires the
         lease writes new ones, so this comes before that. Records of another format stay, unless they are on
         so few nodes that no drivefs can hold the lease by them."""
-        unknown: dict[str, DriveError] = {}
-        for name, node in self._nodes.items():
+        unknown: dict[str, tuple[bytes, DriveError]] = {}
+        for name in votes.names:
             try:
-                if not is_sealed(decode(await node.get(LEASE, 0, MAX_SIZE + 1)), secret):
-                    raise CorruptError("its seal does not fit")
-            except FormatError as error:
-                unknown[name] = error
-            except CorruptError as error:
-                await self._tell_done(f"{name}: the lease is damaged: {error}", node, LEASE)
+                wrong = await votes.wrong(name)
             except DriveError:
-                continue  # not there, which is no fault; or the node is away, which is told elsewhere
-        for name, what in unknown.items():
-            if len(unknown) <= len(self._nodes) // 2:
-                await self._tell_done(f"{name}: the lease is damaged: {what}", self._nodes[name], LEASE)
+                continue  # the node is away, which is told elsewhere
+            if wrong is not None and isinstance(wrong[1], FormatError):
+                unknown[name] = wrong
+            elif wrong is not None:
+                await self._clear_lease(votes, name, *wrong)
+        for name, (stored, error) in unknown.items():
+            if len(unknown) <= len(votes.names) // 2:
+                await self._clear_lease(votes, name, stored, error)
             else:
-                self._findings.add("left", f"{name}: {what}")
+                self._findings.add("left", f"{name}: {error}")
+
+    async def _clear_lease(self, votes: LeaseVotes, name: str, stored: bytes, error: DriveError) -> None:
+        clear = partial(votes.clear, name, stored)
+        await self._tell_done(f"{name}: the lease is damaged: {error}", clear)
 
     async def delete(self, key: str) -> None:
         """Take an object away everywhere. What a node raises."""
@@ -123,7 +129,7 @@ class ObjectCheck:
         failed = []
         for name in targets:
             try:
-                await self._objects.write_as_it_is(name, key, right)
+                await self._objects.restore(name, key, right)
             except DriveError as error:
                 failed.append(str(error))
         self._findings.add("left" if failed else "mended", "; ".join([what, *failed]))

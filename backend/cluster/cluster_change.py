@@ -3,8 +3,9 @@
 The lease needs a majority of the nodes, and which nodes these are is what changes here. Invariants:
 1. A map is changed only by who holds the lease on the nodes of that map: no writer of that map is left, and a
    stopped one can no longer get a majority of them (its epoch is used up).
-2. Whoever acquires the lease reads `drive.toml` again afterwards (`require_current`): one that took the map
-   before a change and the lease after it is refused.
+2. Whoever acquires the lease reads `drive.toml` again afterwards and before any write (`require_current`):
+   one that took the map before a change and the lease after it is refused. The lease's records carry the
+   map's epoch too: they refuse who reads another `drive.toml`.
 3. One change adds one node or takes one out, or neither: so any majority of the nodes before it and any
    majority of those after it have a node in common (as in Ongaro, "Consensus: Bridging Theory and
    Practice", 2014, section 4.2), and epochs go on growing.
@@ -15,7 +16,7 @@ The lease needs a majority of the nodes, and which nodes these are is what chang
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,7 @@ import trio
 from backend.cluster import check_nodes, drive_file
 from backend.cluster.drive_file import DriveFile, NodeEntry
 from backend.commits import Lease
-from backend.errors import ConflictError, FencedError
+from backend.errors import ConflictError, FencedError, TransientError, UnavailableError
 from backend.nodes import Node
 
 
@@ -35,13 +36,22 @@ class HeldDrive:
     folder: str
     file: DriveFile
     nodes: Mapping[str, Node]
-    verify: Callable[[], Awaitable[None]]
+    lease: Lease
+
+    async def verify(self) -> None:
+        """The lease is confirmed by a majority, or this raises."""
+        await self.lease.verify()
 
     async def change(self, nodes: tuple[NodeEntry, ...]) -> tuple[DriveFile, list[str]]:
         """Have these nodes from now on: the new drive file, and a line for each node that could not be
         told. The lease is of the old nodes: hold it anew for the next change. Safe to repeat."""
         await self.verify()
-        return await trio.to_thread.run_sync(self._write, nodes)
+        new, failed = await trio.to_thread.run_sync(self._write, nodes)
+        try:
+            await self.lease.announce(new.epoch)
+        except (TransientError, UnavailableError) as error:
+            failed.append(f"the lease does not say yet that the nodes were changed: {error}")
+        return new, failed
 
     async def finish(self) -> list[str]:
         """Write the drive file, as most copies have it, to all its places: a change was interrupted. A line
@@ -71,7 +81,7 @@ async def held(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lease.run)
             nursery.start_soon(_end_when_lost, lease)
-            yield HeldDrive(folder, file, nodes, lease.verify)
+            yield HeldDrive(folder, file, nodes, lease)
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):

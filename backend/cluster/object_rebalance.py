@@ -5,8 +5,8 @@ Invariants:
    roots by their ballots. What a node made up stays where it is.
 2. Copies elsewhere are deleted only after m+1 wanted nodes have the right one durably: at no moment are there
    fewer good copies than before.
-3. Only for who holds the drive's lease: nobody else replaces copies meanwhile. A majority confirms it anew
-   before each deletion.
+3. Only for who holds the drive's lease, which a majority confirms anew before each deletion. Who lost it
+   unawares replaces nothing of a later holder's: what is written gives way to a higher ballot.
 4. Nothing is chosen by guess: an object without a right copy, or with two that nothing tells apart, stays.
 """
 
@@ -36,18 +36,21 @@ Progress = Callable[[int, int], None]
 
 
 class ObjectRebalance:
-    """`nodes` and `ranking` are those of `objects`; `verify` confirms the lease, or raises."""
+    """`nodes` and `ranking` are those of `objects`; `log` is not opened, and knows what the lease claims;
+    `verify` confirms the lease, or raises."""
 
     def __init__(
         self,
         objects: ReplicatedObjects,
         nodes: Mapping[str, Node],
         ranking: Ranking,
+        log: CommitLog,
         verify: Callable[[], Awaitable[None]],
     ) -> None:
         self._objects = objects
         self._nodes = nodes
         self._ranking = ranking
+        self._log = log
         self._verify = verify
         self.moved = 0
         """copies that were written where there was none, or another one"""
@@ -56,10 +59,9 @@ class ObjectRebalance:
         """Put all commits and roots in order. `CorruptError` if the log is not whole, or an object has no
         copy that is right for certain: what was moved before stays moved. What nodes raise. Safe to cancel
         and to repeat."""
-        log = CommitLog(self._objects)
-        head = await log.open()
+        head = await self._log.open()
         number = 0
-        while commits := await log.commits_after(number, _BATCH):
+        while commits := await self._log.commits_after(number, _BATCH):
             for commit, commit_hash in commits:
                 await self._settle_commit(commit.number, commit_hash)
             number = commits[-1][0].number
@@ -78,7 +80,7 @@ class ObjectRebalance:
         wanted = self._ranking(key.encode())[: self._objects.copies]
         for name in wanted:
             if found.good.get(name) != right:
-                await self._objects.write_as_it_is(name, key, right)
+                await self._objects.restore(name, key, right)
                 failpoint(COPIED)
                 self.moved += 1
         for name in sorted((found.good.keys() | found.damaged.keys()) - set(wanted)):

@@ -3,8 +3,9 @@
 from backend.commits.commit_format import associated_data_of, payload_associated_data
 from backend.commits.commit_log import CommitLog
 from backend.commits.commit_search import FOLDER, commit_key, number_of
-from backend.commits.lease import DEFAULT_SECONDS, KEY, SILENT_SECONDS, Lease
-from backend.commits.lease_record import MAX_SIZE, decode, is_sealed
+from backend.commits.lease import DEFAULT_SECONDS, SILENT_SECONDS, Lease
+from backend.commits.lease_record import MAX_SIZE, Claim, decode, is_sealed
+from backend.commits.lease_votes import KEY, LeaseVotes
 from backend.commits.object_format import Copy
 from backend.commits.process_identity import life_of, this_process
 from backend.commits.replicated_objects import ROOTS, Copies, Ranking, ReplicatedObjects, ranking_of
@@ -16,10 +17,12 @@ __all__ = [
     "MAX_SIZE",
     "ROOTS",
     "SILENT_SECONDS",
+    "Claim",
     "CommitLog",
     "Copies",
     "Copy",
     "Lease",
+    "LeaseVotes",
     "Ranking",
     "ReplicatedObjects",
     "associated_data_of",

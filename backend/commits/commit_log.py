@@ -1,18 +1,17 @@
-"""The commit log: ordered, hash-chained commits, each in m+1 copies on the nodes.
+"""The commit log: ordered, hash-chained commits, each in several copies on the voters.
 
 Invariants:
-1. A commit is acknowledged only after m+1 nodes have it under the writer's epoch and after that a
-   majority of nodes has confirmed the epoch (`fence`, `Lease.verify`). So whoever gets a later epoch
-   gets it after the copies were there, and as an opener sees all but m nodes, it sees the commit. It
-   has to see so many twice: when it lists the numbers, and when it reads the newest one's copies.
+1. A commit is acknowledged only after enough voters have it under the writer's epoch and after that a
+   majority of them took a lease record that names it (`fence`, `Lease.verify`). So whoever gets a later
+   epoch gets it after the copies were there, knows the commit, and reads enough voters to find it.
 2. One writer per epoch, one commit per number and epoch: what an append left on some nodes when it
    failed is completed before another commit may take its number.
 3. Each copy carries the epoch under which it was written (its ballot). Of two commits with one number
    the higher ballot counts and replaces the lower, never the reverse. The loser was never acknowledged.
 4. An opener with an epoch writes the newest commit again under its own ballot before it builds upon it:
    a commit that had only reached one node is then in the log for good, or was seen by nobody. (2 to 4
-   are Lamport's "Paxos Made Simple", 2001, with the lease as phase 1 and m+1 copies against n-m readers.)
-5. Only authentic copies are believed. The newest commit is found by its number
+   are Lamport's "Paxos Made Simple", 2001, with the lease as phase 1.)
+5. Only authentic copies are believed. The newest commit is found by its number, not by a list
    (`backend.commits.commit_search`), all before it by the hash chain back from it. A missing or unlinked
    commit is an error that names it; nothing is ever cut off to make the chain fit.
 6. A log that ends before, or does not contain, what this device knew is refused (`RollbackError`).
@@ -32,6 +31,7 @@ import trio
 from backend.commits import commit_format
 from backend.commits.commit_chain import CommitChain
 from backend.commits.commit_search import FOLDER, CommitSearch, commit_key, number_of
+from backend.commits.lease_record import NO_CLAIM, Claim
 from backend.commits.object_format import Copy
 from backend.commits.replicated_objects import Listing, ReplicatedObjects
 from backend.errors import (
@@ -56,30 +56,44 @@ _LOG = logging.getLogger(__name__)
 
 BEFORE_COPIES: Final = declare("commit.before-copies", "all blocks are stored; no node has the commit")
 AFTER_FIRST_COPY: Final = declare("commit.after-first-copy", "one node has the commit; not acknowledged")
-AFTER_COPIES: Final = declare("commit.after-copies", "m+1 nodes have the commit; epoch not confirmed")
+AFTER_COPIES: Final = declare("commit.after-copies", "enough nodes have the commit; epoch not confirmed")
 AFTER_FENCE: Final = declare("commit.after-fence", "the commit is in the log; the caller does not know")
 BEFORE_SETTLE: Final = declare(
     "commit.before-settle", "a new holder has read the newest commit, nothing is written"
 )
 
-Fence = Callable[[], Awaitable[None]]
+Fence = Callable[[Head | None], Awaitable[None]]
+Claims = Callable[[], Awaitable[Claim]]
 
 
-async def _no_fence() -> None:
+async def _no_fence(_: Head | None) -> None:
     await trio.lowlevel.checkpoint()
+
+
+async def _no_claims() -> Claim:
+    await trio.lowlevel.checkpoint()
+    return NO_CLAIM
 
 
 class CommitLog:
     """`open` comes first. `append` has one caller, the rest any number."""
 
     def __init__(
-        self, objects: ReplicatedObjects, fence: Fence = _no_fence, *, poll_seconds: float = 2.0
+        self,
+        objects: ReplicatedObjects,
+        fence: Fence = _no_fence,
+        claims: Claims = _no_claims,
+        *,
+        poll_seconds: float = 2.0,
     ) -> None:
-        """`fence` returns if the epoch given to `become_writer` still counts and raises `FencedError` if not.
+        """`fence` returns if the epoch given to `become_writer` still counts, and has it known that the log
+        has this commit (None: no other than before); it raises `FencedError` if not. `claims` says what is
+        so known: a writer's lease what it knew when it was acquired, a reader what the nodes say now.
         `poll_seconds` is how often a reader without an epoch looks for new commits while one waits."""
         self._objects = objects
         self._search = CommitSearch(objects, self._note_damaged)
         self._fence = fence
+        self._claims = claims
         self._poll_seconds = poll_seconds
         self._chain = CommitChain(EMPTY)
         self._epoch: int | None = None
@@ -101,10 +115,11 @@ class CommitLog:
     async def open(self, *, known: Head | None = None, trusted: Head | None = None) -> Head:
         """Find and verify the head, for reading. The chain is checked back to `known` (what this device saw
         last), else to `trusted` (what a snapshot names), else to commit 1. `RollbackError`; `CorruptError`
-        (gap, fork, damage, each naming the number); `UnavailableError` if m+1 nodes are away. Idempotent."""
+        (gap, fork, damage, each naming the number); `UnavailableError` if too many are away. Idempotent."""
         base = known if known is not None else trusted or EMPTY
-        listing = await self._objects.keys(FOLDER)
-        found = await self._search.newest(listing, base.number)
+        claim = await self._claims()
+        listing = await self._objects.list_known(FOLDER)
+        found = await self._search.newest(listing, base.number, claim)
         self._chain = CommitChain(base)
         if found is not None:
             await self._verify_from(*found, base)
@@ -120,7 +135,7 @@ class CommitLog:
         if self.head.number:
             failpoint(BEFORE_SETTLE)
             assert self._newest is not None
-            await self._write_copies(self.head.number, self._newest, epoch)
+            await self._write_copies(self.head, self._newest, epoch)
         self._newest = None
         self._epoch = epoch
         return self.head
@@ -246,7 +261,7 @@ class CommitLog:
         self._torn = (number, data)
         failpoint(BEFORE_COPIES)
         try:
-            await self._write_copies(number, data, self._epoch)
+            await self._write_copies(Head(number, plain_hash(data)), data, self._epoch)
         except ConflictError:
             self._torn = None
             raise
@@ -254,15 +269,15 @@ class CommitLog:
         self._torn = None
         self._grow(plain_hash(data))
 
-    async def _write_copies(self, number: int, data: bytes, epoch: int) -> None:
-        key = commit_key(number)
+    async def _write_copies(self, head: Head, data: bytes, epoch: int) -> None:
+        key = commit_key(head.number)
         try:
             await self._objects.create(key, data, epoch, lambda: failpoint(AFTER_FIRST_COPY))
         except ConflictError:
-            await self._fence()
+            await self._fence(None)
             raise
         failpoint(AFTER_COPIES)
-        await self._fence()
+        await self._fence(head)
 
     def _grow(self, commit_hash: bytes) -> None:
         self._chain.append(commit_hash)

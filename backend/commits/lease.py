@@ -1,25 +1,30 @@
 """The lease: at most one writer of a drive, and an epoch that fences every earlier one.
 
 Invariants:
-1. Majority: an epoch is acquired by swapping the record on more than half of all nodes of the drive.
-   Any two majorities share a node and a node's swap is atomic, so an epoch has one holder, ever.
-2. Epochs only grow on each node: an acquirer takes one more than the highest it saw on a majority, and
+1. Majority: an epoch is acquired by swapping the record on more than half of all voters of the drive.
+   Any two majorities share a voter and a voter's swap is atomic, so an epoch has one holder, ever.
+2. Epochs only grow on each voter: an acquirer takes one more than the highest it saw on a majority, and
    no record replaces one of a higher epoch. An attempt that failed leaves its epoch used up.
-3. `verify` (a majority still has this holder's record) is what makes a write count, not a clock: if it
-   succeeds after the write, any later holder acquires after it, and so sees the write when it looks.
-   A holder that was stopped for an hour can therefore do no harm, whatever its clocks say.
-4. Clocks only decide when others may try. A holder on another machine, boot or pid namespace is taken
+3. `verify` (a majority swaps in this holder's record anew) is what makes a write count, not a clock, nor a
+   read, which may be late: if it succeeds after the write, any later holder acquires after it, and so sees
+   the write when it looks. A holder that was stopped for an hour can therefore do no harm.
+4. Every record carries the highest claim (`lease_record.Claim`) that was seen when it was made: on no voter
+   does the claim go down, and what a majority was told before an acquisition the acquirer knows.
+5. Clocks only decide when others may try. A holder on another machine, boot or pid namespace is taken
    over when its record was seen unchanged for its whole duration by the observer's own clock (Gray and
    Cheriton, "Leases", SOSP 1989; the DynamoDB lock client); wall clocks are never compared. A holder
    of this boot whose process is gone is taken over at once.
-5. A node that does not answer in a sixth of the lease's duration counts as away: one disk that hangs must
+6. A voter that does not answer in a sixth of the lease's duration counts as away: one disk that hangs must
    not cost the lease.
-6. A record counts only if who has the drive's key wrote it. A node can keep, lose or put back its record; it
+7. A record counts only if who has the drive's key wrote it. A node can keep, lose or put back its record; it
    cannot make one up, say that a holder lives, or use up epochs.
-7. CLOCK_BOOTTIME: time asleep counts, so a machine that was suspended knows that its lease is old.
+8. A record of a newer cluster map than this process has is a reason to stop before anything is written.
+9. A record of this acquisition that this process did not make is a clone's (a machine that was resumed twice
+   from one snapshot): the lease is lost.
+10. CLOCK_BOOTTIME: time asleep counts, so a machine that was suspended knows that its lease is old.
 
 A lease that only ran out (nodes away, suspended) and was taken by nobody is renewed and goes on; one that
-was taken over is lost for good (`FencedError`). With half of the nodes away there is no lease: reading
+was taken over is lost for good (`FencedError`). With half of the voters away there is no lease: reading
 goes on, writing waits. One task at a time calls `acquire`, `run`, `release`; any calls `check`, `confirm`,
 `ensure`, `renew`, `verify`.
 """
@@ -31,29 +36,29 @@ import os
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 import trio
 
-from backend.commits.lease_record import MAX_SIZE, Holder, LeaseRecord, decode, encode, is_sealed, sealed
+from backend.commits.lease_record import NO_CLAIM, Claim, Holder, LeaseRecord
+from backend.commits.lease_votes import LeaseVotes, Seen, Vote
 from backend.commits.process_identity import Life, life_of
 from backend.errors import (
-    CorruptError,
+    ConflictError,
     DriveError,
     FencedError,
     FormatError,
     LeaseHeldError,
-    NotFoundError,
     TransientError,
     UnavailableError,
 )
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node
+from backend.upstream import Head
 
-KEY: Final = "lease"
 DEFAULT_SECONDS: Final = 30.0
 _MARGIN: Final = 1.1
 """How much longer an observer waits, for clocks that run at different rates."""
@@ -73,18 +78,6 @@ def boot_clock() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """What one node holds: the bytes (None: nothing), and the record if they are one."""
-
-    stored: bytes | None
-    record: LeaseRecord | None
-
-    @property
-    def epoch(self) -> int:
-        return self.record.epoch if self.record else 0
-
-
 class Lease:
     """A drive's lease, from the side of one process."""
 
@@ -95,17 +88,20 @@ class Lease:
         secret: bytes,
         holder: Holder,
         *,
+        map_epoch: int = 1,
         seconds: float = DEFAULT_SECONDS,
         clock: Callable[[], float] = boot_clock,
         life: Callable[[Holder, Holder], Life] = life_of,
         waiting: Callable[[str], None] = log.info,
     ) -> None:
-        """`nodes` are all nodes of the drive, also those that are away; `secret` is the drive's key for
-        leases. `seconds` is for how long others trust a silent holder; it is renewed three times in that.
+        """`nodes` are all voters of the drive, also those that are away; `secret` is the drive's key for
+        leases; `map_epoch` is that of the map that names them. `seconds` is for how long others trust a
+        silent holder; it is renewed three times in that.
         `waiting` is told for whom and how long `acquire` waits, when it has for two seconds."""
         self._nodes = nodes
+        self._votes = LeaseVotes(nodes, drive_id, secret)
         self._drive = drive_id.hex()
-        self._secret = secret
+        self._map_epoch = map_epoch
         self._holder = holder
         self._seconds = seconds
         self._clock = clock
@@ -116,6 +112,10 @@ class Lease:
         self._valid_until = 0.0
         self._unknown_until = 0.0
         self._renewing = trio.Lock()
+        self._rounds = 0
+        self._confirmed = 0
+        self.claim = NO_CLAIM
+        """What is known of the log: of the holders before, when it was acquired; then of this one."""
         self.lost: Final = trio.Event()
         """Set when the lease was taken over."""
 
@@ -127,9 +127,10 @@ class Lease:
     async def acquire(self, *, minimum_epoch: int = 1) -> int:
         """Hold the lease; the new epoch, at least `minimum_epoch`. Waits for a silent holder's duration
         when its process cannot be seen from here. `LeaseHeldError` if the holder lives,
-        `UnavailableError` without a majority of the nodes."""
+        `UnavailableError` without a majority of the voters, `ConflictError` if the map has changed."""
         for _ in range(_TRIES):
             seen = await self._look()
+            self._require_map(seen)
             holders = self._possible_holders(seen)
             for record in holders:
                 await self._outlive(record)
@@ -157,24 +158,30 @@ class Lease:
                 await trio.sleep(self._seconds / 15)
 
     async def renew(self) -> None:
-        """Say on all nodes that the holder lives. `FencedError` if the lease was taken over,
-        `UnavailableError` if too few nodes answer."""
+        """Say on all voters that the holder lives; those that are slow are not waited for. `FencedError` if
+        the lease was taken over, `UnavailableError` if too few answer."""
         async with self._renewing:
-            await self._renew()
+            await self._round()
 
-    async def _renew(self) -> None:
-        mine = self._require()
-        started = self._clock()
-        renewed = replace(mine, renewals=mine.renewals + 1, until_ns=self._until())
-        seen = await self._look()
-        allowed = {name: one for name, one in seen.items() if self._may_replace(one, mine)}
-        self._judge_lost(seen, mine)
-        if len(await self._swap_all(allowed, renewed)) < self._majority:
-            raise TransientError("the lease could not be renewed on a majority of the nodes")
-        if self._mine is not mine:
-            return  # released meanwhile
-        self._mine = renewed
-        self._valid_until = started + self._seconds
+    async def _round(self) -> None:
+        """Swap this holder's record in anew, until a majority has it or every voter has said something."""
+        record = replace(self._require(), until_ns=self._until(), claim=self.claim, map=self._map_epoch)
+        self._mine = record = replace(record, renewals=record.renewals + 1)
+        self._rounds += 1
+        began, started = self._rounds, self._clock()
+        votes, failed = await self._votes.renew(record, self._seconds / 6, self._is_majority)
+        self._judge_lost(votes)
+        if not self._is_majority(votes):
+            self._raise_too_few(votes, failed)
+        if self._mine is record:  # else it was released meanwhile
+            self._valid_until = started + self._seconds
+            self._confirmed = began
+
+    def _raise_too_few(self, votes: Mapping[str, Vote], failed: Mapping[str, DriveError]) -> None:
+        if len(votes) < self._majority:
+            raise self._too_few(sorted(self._nodes.keys() - votes.keys()), failed)
+        kept = sum(vote is Vote.YES for vote in votes.values())
+        raise TransientError(f"only {kept} nodes confirm the lease, {self._majority} are needed")
 
     def check(self) -> None:
         """`FencedError` if the lease is lost for good; `TransientError` if it ran out and is not yet
@@ -191,7 +198,7 @@ class Lease:
         while self._clock() > self._valid_until:
             async with self._renewing:
                 if self._clock() > self._valid_until:
-                    await self._renew()
+                    await self._round()
 
     async def confirm(self) -> None:
         """`FencedError` if the lease was taken over, as far as that can be known now. One that ran out is
@@ -204,16 +211,31 @@ class Lease:
         except (UnavailableError, TransientError):
             self._unknown_until = self._clock() + self._seconds / 15
 
-    async def verify(self) -> None:
-        """Return if, at one moment during this call, a majority of the nodes still had this holder's record;
-        the others are not waited for. `FencedError` if it was taken over, `UnavailableError` if too few nodes
-        answer."""
+    async def verify(self, head: Head | None = None) -> None:
+        """Return if, at one moment during this call, a majority of the voters took this holder's record; the
+        others are not waited for, and who calls meanwhile shares the next round. `head`: a commit that is in
+        enough copies under this epoch; a later holder then knows of it. `FencedError` if the lease was taken
+        over, `UnavailableError` if too few voters answer."""
         mine = self._require()
-        seen = await self._look(lambda found: sum(_same(one.record, mine) for one in found) >= self._majority)
-        kept = sum(_same(one.record, mine) for one in seen.values())
-        if kept < self._majority:
-            self._judge_lost(seen, mine)
-            raise TransientError(f"only {kept} nodes confirm the lease, {self._majority} are needed")
+        if head is not None:
+            self.claim = Claim(mine.epoch, head.number, head.hash)
+        before = self._rounds
+        async with self._renewing:
+            if self._confirmed > before:
+                self._require()  # a round that began after this call has succeeded
+            else:
+                await self._round()
+
+    async def announce(self, map_epoch: int) -> None:
+        """The cluster map has been replaced by one of this epoch: who has an older one can acquire the lease
+        no more. Raises as `verify`."""
+        self._map_epoch = map_epoch
+        await self.verify()
+
+    async def claimed(self) -> Claim:
+        """`claim`, for a `CommitLog`."""
+        await trio.lowlevel.checkpoint()
+        return self.claim
 
     async def release(self) -> None:
         """Give the lease back on the nodes that answer. Idempotent; never raises for a node."""
@@ -221,7 +243,7 @@ class Lease:
         if mine is None or self.lost.is_set():
             return
         failpoint(BEFORE_RELEASE)
-        await self._withdraw(mine)
+        await self._votes.withdraw(mine)
 
     def _require(self) -> LeaseRecord:
         if self.lost.is_set():
@@ -230,14 +252,26 @@ class Lease:
             raise FencedError("the drive's lease is not held")
         return self._mine
 
-    def _judge_lost(self, seen: Mapping[str, _Seen], mine: LeaseRecord) -> None:
-        """`FencedError` if so many nodes have a higher epoch that no majority can be had again."""
-        taken = sum(one.epoch > mine.epoch for one in seen.values())
-        if taken > len(self._nodes) - self._majority:
+    def _judge_lost(self, votes: Mapping[str, Vote]) -> None:
+        """`FencedError` if so many voters have a higher epoch that no majority can be had again, or if there
+        is a clone."""
+        taken = sum(vote is Vote.TAKEN for vote in votes.values())
+        if taken > len(self._nodes) - self._majority or Vote.CLONED in votes.values():
             self.lost.set()
         self._require()
 
-    def _possible_holders(self, seen: Mapping[str, _Seen]) -> list[LeaseRecord]:
+    def _is_majority(self, votes: Mapping[str, Vote]) -> bool:
+        return sum(vote is Vote.YES for vote in votes.values()) >= self._majority
+
+    def _require_map(self, seen: Mapping[str, Seen]) -> None:
+        newest = max((one.record.map for one in seen.values() if one.record is not None), default=0)
+        if newest > self._map_epoch:
+            raise ConflictError(
+                f"the drive's nodes were changed: there is a cluster map of epoch {newest}, and this one has "
+                f"epoch {self._map_epoch}; try again"
+            )
+
+    def _possible_holders(self, seen: Mapping[str, Seen]) -> list[LeaseRecord]:
         """The held records that may be on a majority, counting nodes that do not answer as theirs; the
         newest state of each. What a failed attempt or a long gone holder left on fewer nodes is none."""
         away = len(self._nodes) - len(seen)
@@ -251,67 +285,35 @@ class Lease:
                     newest[record.token] = record
         return [record for token, record in newest.items() if count[token] + away >= self._majority]
 
-    def _may_replace(self, one: _Seen, mine: LeaseRecord) -> bool:
-        return one.epoch < mine.epoch or _same(one.record, mine)
-
-    async def _take(self, seen: Mapping[str, _Seen], epoch: int) -> bool:
+    async def _take(self, seen: Mapping[str, Seen], epoch: int) -> bool:
         """Try to be the holder of `epoch`; leaves nothing held if that fails."""
         started = self._clock()
-        token = os.urandom(16).hex()
-        record = LeaseRecord(self._drive, epoch, True, 0, token, self._seconds, self._until(), self._holder)
-        won = await self._swap_all(seen, record)
+        token, claim = os.urandom(16).hex(), max(one.claim for one in seen.values())
+        record = LeaseRecord(
+            drive=self._drive,
+            epoch=epoch,
+            held=True,
+            renewals=0,
+            token=token,
+            nonce="",
+            map=self._map_epoch,
+            claim=claim,
+            seconds=self._seconds,
+            until_ns=self._until(),
+            holder=self._holder,
+        )
+        won = await self._votes.take(seen, record)
         if len(won) < self._majority:
             with trio.CancelScope(shield=True):
-                await self._withdraw(record)
+                await self._votes.withdraw(record)
             return False
-        self._mine = record
+        self._mine, self.claim = record, claim
         self._valid_until = started + self._seconds
         return True
 
-    async def _withdraw(self, mine: LeaseRecord) -> None:
-        async def free(node: Node) -> None:
-            try:
-                one = await self._read(node)
-                if _same(one.record, mine) and one.record is not None:
-                    await node.swap(KEY, one.stored, self._encoded(replace(one.record, held=False)))
-            except DriveError:
-                return  # a node that is away keeps the record; it runs out by itself
-
-        await self._each(free)
-
-    async def _swap_all(self, seen: Mapping[str, _Seen], record: LeaseRecord) -> set[str]:
-        """The nodes on which `record` has replaced what was seen."""
-        won: set[str] = set()
-
-        async def swap(node: Node) -> None:
-            if node.name not in seen:
-                return
-            try:
-                await node.swap(KEY, seen[node.name].stored, self._encoded(record))
-            except DriveError:
-                return  # away, refusing, or someone else was first: not won
-            won.add(node.name)
-
-        await self._each(swap)
-        return won
-
-    async def _look(self, enough: Callable[[Collection[_Seen]], bool] = lambda _: False) -> dict[str, _Seen]:
-        """What the nodes hold, of those that answer in time, or that answered when it was `enough`;
-        `UnavailableError` if they are no majority."""
-        seen: dict[str, _Seen] = {}
-        failed: dict[str, DriveError] = {}
-        with trio.move_on_after(self._seconds / 6) as waiting:
-
-            async def look(node: Node) -> None:
-                try:
-                    seen[node.name] = await self._read(node)
-                except DriveError as error:
-                    failed[node.name] = error
-                    return
-                if enough(seen.values()):
-                    waiting.cancel()
-
-            await self._each(look)
+    async def _look(self) -> dict[str, Seen]:
+        """What the voters hold, of those that answer in time; `UnavailableError` if they are no majority."""
+        seen, failed = await self._votes.look(self._seconds / 6)
         if len(seen) < self._majority:
             raise self._too_few(sorted(self._nodes.keys() - seen.keys()), failed)
         return seen
@@ -321,22 +323,6 @@ class Lease:
         why = f" ({unknown[0]})" if unknown else ""
         needs = f"the lease needs {self._majority} of {len(self._nodes)} nodes"
         return UnavailableError(f"{needs}; away: {', '.join(away)}{why}", away)
-
-    async def _read(self, node: Node) -> _Seen:
-        """A record that is damaged, forged or of another drive counts as none: it is replaced."""
-        try:
-            stored = await node.get(KEY, 0, MAX_SIZE + 1)
-        except NotFoundError:
-            return _Seen(None, None)
-        try:
-            record = decode(stored)
-        except CorruptError:
-            return _Seen(stored, None)
-        is_ours = record.drive == self._drive and is_sealed(record, self._secret)
-        return _Seen(stored, record if is_ours else None)
-
-    def _encoded(self, record: LeaseRecord) -> bytes:
-        return encode(sealed(record, self._secret))
 
     async def _outlive(self, record: LeaseRecord) -> None:
         """Return when the holder of `record` may be taken over; `LeaseHeldError` if it lives."""
@@ -359,24 +345,15 @@ class Lease:
             if now.renewals > record.renewals:
                 raise LeaseHeldError(_held_by(now))
 
-    async def _each(self, work: Callable[[Node], Awaitable[None]]) -> None:
-        async with trio.open_nursery() as nursery:
-            for node in self._nodes.values():
-                nursery.start_soon(work, node)
-
     def _until(self) -> int:
         return time.time_ns() + int(self._seconds * 1e9)
 
 
-def _state_of(token: str, seen: Mapping[str, _Seen]) -> LeaseRecord | None:
+def _state_of(token: str, seen: Mapping[str, Seen]) -> LeaseRecord | None:
     """The newest state of an acquisition, None if no node has it as held any more."""
     records = [one.record for one in seen.values() if one.record is not None]
     held = [record for record in records if record.token == token and record.held]
     return max(held, key=lambda record: record.renewals, default=None)
-
-
-def _same(record: LeaseRecord | None, mine: LeaseRecord) -> bool:
-    return record is not None and (record.epoch, record.token, record.held) == (mine.epoch, mine.token, True)
 
 
 def _waits_for(record: LeaseRecord, left: float) -> str:

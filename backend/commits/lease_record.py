@@ -1,22 +1,44 @@
 """The lease record as it is stored on a node. Pure functions; spec: docs/format/lease.md.
 
 JSON, because a person with a drive that is held wants to read by whom. It holds no secret; the
-machine is named by a hash, as machine-id(5) asks for, and the host by its name. Its seal is keyed: a record
-whose seal fits was written by somebody who has the drive's key.
+machine is named by a hash, as machine-id(5) asks for, and the host by its name. Its seal is keyed and covers
+the bytes as they are stored: a record whose seal fits was written by somebody who has the drive's key.
 """
 
 from __future__ import annotations
 
 import hmac
 import json
-from dataclasses import asdict, dataclass, fields, replace
+import re
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from backend.errors import CorruptError, FormatError
 from backend.system import keyed_hash
+from backend.upstream import NO_COMMIT, Head
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 MAX_SIZE: Final = 4096
+_SEAL: Final = re.compile(rb'"seal": "([0-9a-f]{64})"\n}\n\Z')
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Claim:
+    """What a holder knew of the log: under `epoch` it had the commit `head` in enough copies. Of two claims
+    the higher one is of the later holder, or of the same one later."""
+
+    epoch: int
+    number: int
+    hash: bytes
+
+    @property
+    def head(self) -> Head:
+        """The commit."""
+        return Head(self.number, self.hash)
+
+
+NO_CLAIM: Final = Claim(0, 0, NO_COMMIT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +55,9 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """Who holds the drive under which epoch. `renewals` counts up while it is held; `token` is random
-    for each acquisition; `seconds` is for how long the holder may be silent; `until_ns` is the
+    """Who holds the drive under which epoch. `map` is the epoch of the cluster map that the holder knows;
+    `claim` what it knows of the log. `renewals` counts up while it is held; `token` is random for each
+    acquisition, `nonce` for each swap; `seconds` is for how long the holder may be silent; `until_ns` is the
     holder's wall clock's idea of that, for people only."""
 
     drive: str
@@ -42,29 +65,45 @@ class LeaseRecord:
     held: bool
     renewals: int
     token: str
+    nonce: str
+    map: int
+    claim: Claim
     seconds: float
     until_ns: int
     holder: Holder
-    seal: str = ""
 
 
-def sealed(record: LeaseRecord, secret: bytes) -> LeaseRecord:
-    """The record with its seal. `secret` is the drive's key for leases, 32 bytes."""
-    return replace(record, seal=_seal(record, secret))
+def encode(record: LeaseRecord, secret: bytes) -> bytes:
+    """The stored bytes, sealed. `secret` is the drive's key for leases, 32 bytes."""
+    claim, holder = record.claim, record.holder
+    table = {
+        "format": FORMAT,
+        "drive": record.drive,
+        "epoch": record.epoch,
+        "held": record.held,
+        "renewals": record.renewals,
+        "token": record.token,
+        "nonce": record.nonce,
+        "map": record.map,
+        "head_epoch": claim.epoch,
+        "head": claim.number,
+        "head_hash": claim.hash.hex(),
+        "seconds": record.seconds,
+        "until_ns": record.until_ns,
+        "holder": {name: getattr(holder, name) for name in _HOLDER},
+    }
+    body = json.dumps(table, separators=(",\n", ": ")).encode()[:-1] + b",\n"
+    return body + b'"seal": "' + _seal(body, secret) + b'"\n}\n'
 
 
-def is_sealed(record: LeaseRecord, secret: bytes) -> bool:
-    """Whether the seal fits."""
-    return hmac.compare_digest(record.seal.encode(errors="replace"), _seal(record, secret).encode())
+def is_sealed(data: bytes, secret: bytes) -> bool:
+    """Whether the seal of the stored bytes fits."""
+    found = _SEAL.search(data)
+    return found is not None and hmac.compare_digest(found[1], _seal(data[: found.start()], secret))
 
 
-def _seal(record: LeaseRecord, secret: bytes) -> str:
-    return keyed_hash(secret, b"drivefs lease 2\0" + encode(replace(record, seal=""))).hex()
-
-
-def encode(record: LeaseRecord) -> bytes:
-    """The stored bytes."""
-    return json.dumps({"format": FORMAT, **asdict(record)}, indent=1).encode() + b"\n"
+def _seal(body: bytes, secret: bytes) -> bytes:
+    return keyed_hash(secret, b"drivefs lease 3\0" + body).hex().encode()
 
 
 def decode(data: bytes) -> LeaseRecord:
@@ -81,19 +120,25 @@ def decode(data: bytes) -> LeaseRecord:
     version = table.pop("format", None)
     if version != FORMAT:
         raise FormatError(f"lease: unknown format {version!r}")
-    holder = Holder(**_checked(table.pop("holder", None), Holder))
-    return LeaseRecord(**_checked({**table, "holder": holder}, LeaseRecord))
+    holder = Holder(**_checked(table.pop("holder", None), _HOLDER))
+    checked = _checked(table, _RECORD)
+    del checked["seal"]
+    number, found = checked.pop("head"), checked.pop("head_hash")
+    if not _HASH.fullmatch(found):
+        raise CorruptError("lease: head_hash is not 64 hexadecimal digits")
+    claim = Claim(checked.pop("head_epoch"), number, bytes.fromhex(found))
+    return LeaseRecord(**checked, claim=claim, holder=holder)
 
 
-def _checked(table: object, kind: type) -> dict[str, Any]:
-    types: dict[str, Any] = {
-        "str": str,
-        "int": int,
-        "bool": bool,
-        "float": (int, float),
-        "Holder": Holder,
-    }
-    wanted = {entry.name: types[str(entry.type)] for entry in fields(kind)}
+_TYPES: Final[dict[str, Any]] = {"str": str, "int": int, "bool": bool, "float": (int, float)}
+_HOLDER: Final = {entry.name: _TYPES[str(entry.type)] for entry in fields(Holder)}
+_RECORD: Final = {
+    **{entry.name: _TYPES[str(entry.type)] for entry in fields(LeaseRecord) if str(entry.type) in _TYPES},
+    **{"head_epoch": int, "head": int, "head_hash": str, "seal": str},
+}
+
+
+def _checked(table: object, wanted: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(table, dict) or table.keys() != wanted.keys():
         raise CorruptError("lease: entries are missing or unknown")
     for name, value in table.items():

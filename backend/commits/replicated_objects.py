@@ -182,6 +182,17 @@ class ReplicatedObjects:
     async def keys(self, prefix: str) -> Listing:
         """Which keys start with the folder `prefix`, and where. `UnavailableError` if m+1 or more
         nodes are away: then the list could miss something."""
+        listing = await self.list_known(prefix)
+        if len(listing.away) >= self.copies:
+            raise UnavailableError(
+                f"{prefix} cannot be listed: {len(listing.away)} of {len(self._nodes)} nodes are away "
+                f"({', '.join(sorted(listing.away))})",
+                sorted(listing.away),
+            )
+        return listing
+
+    async def list_known(self, prefix: str) -> Listing:
+        """As `keys`, of the nodes that answer, however few: something may be missing."""
         listing = Listing()
 
         async def look(node: Node) -> None:
@@ -192,18 +203,16 @@ class ReplicatedObjects:
                 listing.away.add(node.name)
 
         await _each(look, list(self._nodes.values()))
-        if len(listing.away) >= self.copies:
-            raise UnavailableError(
-                f"{prefix} cannot be listed: {len(listing.away)} of {len(self._nodes)} nodes are away "
-                f"({', '.join(sorted(listing.away))})",
-                sorted(listing.away),
-            )
         return listing
 
-    async def write_as_it_is(self, name: str, key: str, copy: Copy) -> None:
-        """Put a copy that was read here on the node of that name, over whatever it has. What the node
+    async def restore(self, name: str, key: str, copy: Copy) -> None:
+        """Have a copy that was read here on the node of that name, in the place of what is damaged, of
+        another version, or of no higher ballot; `ConflictError` where a higher one is. What the node
         raises."""
-        await self._nodes[name].put(key, [frame(self._drive_id, key, copy)])
+        framed = frame(self._drive_id, key, copy)
+        await self._write_ballot(
+            self._nodes[name], key, copy, framed, copy.ballot, (CorruptError, FormatError)
+        )
 
     def _order(self, key: str) -> list[Node]:
         return [self._nodes[name] for name in self._ranking(key.encode())]
@@ -225,19 +234,36 @@ class ReplicatedObjects:
             raise CorruptError(f"{key}: not written by this drive, its tag does not fit")
         return copy
 
-    async def _write_ballot(self, node: Node, key: str, copy: Copy, framed: bytes, highest: int) -> None:
-        """Write the copy; other data is replaced if its ballot is at most `highest`."""
+    async def _write_ballot(
+        self,
+        node: Node,
+        key: str,
+        copy: Copy,
+        framed: bytes,
+        highest: int,
+        none: tuple[type[DriveError], ...] = (CorruptError,),
+    ) -> None:
+        """Write the copy; other data is replaced if its ballot is at most `highest`, or if reading it is one
+        of the errors `none`."""
         for _ in range(_SWAP_TRIES):
             try:
                 await node.create(key, [framed])
             except ConflictError:
-                if await self._replace(node, key, copy, framed, highest):
+                if await self._replace(node, key, copy, framed, highest, none):
                     return
             else:
                 return
         raise TransientError(f"{node.name}: {key} keeps changing")
 
-    async def _replace(self, node: Node, key: str, copy: Copy, framed: bytes, highest: int) -> bool:
+    async def _replace(
+        self,
+        node: Node,
+        key: str,
+        copy: Copy,
+        framed: bytes,
+        highest: int,
+        none: tuple[type[DriveError], ...],
+    ) -> bool:
         """False if the copy there changed meanwhile."""
         try:
             stored = await self._stored(node, key)
@@ -245,7 +271,7 @@ class ReplicatedObjects:
             return False
         if len(stored) > MAX_OBJECT + OVERHEAD:
             raise NodeError(f"{node.name}: {key} is larger than any object can be", node.name)
-        there = self._opened_or_none(key, stored)
+        there = self._opened_or_none(key, stored, none)
         if there is not None and there.data == copy.data and there.ballot > copy.ballot:
             return True
         if there is not None and there.data != copy.data and there.ballot > highest:
@@ -257,10 +283,10 @@ class ReplicatedObjects:
             return False
         return True
 
-    def _opened_or_none(self, key: str, stored: bytes) -> Copy | None:
+    def _opened_or_none(self, key: str, stored: bytes, none: tuple[type[DriveError], ...]) -> Copy | None:
         try:
             return self._opened(key, stored)
-        except CorruptError:
+        except none:
             return None
 
     async def _spread(

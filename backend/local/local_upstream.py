@@ -3,9 +3,9 @@
 The roles are objects of their own; what is here is the session: opening, background work, closing.
 
 Invariants:
-1. A writer holds the lease before it reads the log, and keeps renewing it in `open`, `prepare`, `run`; every
-   append is confirmed by a majority of the nodes after it was written (`backend.commits.commit_log`,
-   invariant 1).
+1. A writer holds the lease, and knows that its cluster map is the one in force, before it reads the log and
+   writes anything there. It keeps renewing the lease in `open`, `prepare`, `run`; every append is confirmed
+   by a majority of the nodes after it was written (`backend.commits.commit_log`, invariant 1).
 2. Without a lease nothing is written to any node: every writing call raises `ReadOnlyError`. With one that
    ran out (the machine was suspended, nodes were away) it is renewed first (`SessionWriter`).
 3. `run` owns all background tasks; `close` ends them before it gives the lease back, so that nothing of
@@ -42,10 +42,12 @@ class LocalUpstream:
         objects: ReplicatedObjects,
         writer: SessionWriter,
         *,
+        require_map: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         mend_seconds: float = 60.0,
     ) -> None:
-        """`log` must have `Lease.verify` of the writer's lease as its fence, and `blocks` the same writer.
-        `mend_seconds` is the pause after commits could not be mended."""
+        """`log` must have `Lease.verify` of the writer's lease as its fence and `Lease.claimed` as its
+        claims, and `blocks` the same writer. `require_map` raises if the cluster map that all this was built
+        from is not in force any more. `mend_seconds` is the pause after commits could not be mended."""
         self.blocks: Final = blocks
         self.housekeeping: Final = blocks
         self.log: Final = LeasedLog(log, writer)
@@ -53,6 +55,7 @@ class LocalUpstream:
         self._log = log
         self._writer = writer
         self._lease = writer.lease
+        self._require_map = require_map
         self._mend_seconds = mend_seconds
         self._scope = trio.CancelScope()
         self._stopped = trio.Event()
@@ -64,12 +67,13 @@ class LocalUpstream:
         return self._writer.epoch
 
     async def open(self, *, known: Head | None = None, trusted: Head | None = None) -> Head:
-        """Acquire the lease (`LeaseHeldError`), then open the log: `known` and `trusted`, and what is
-        raised, as in `CommitLog.open`. If that fails the lease is given back."""
+        """Acquire the lease (`LeaseHeldError`), then, if the cluster map still counts, open the log: `known`
+        and `trusted`, and what is raised, as in `CommitLog.open`. If that fails the lease is given back."""
         if self._lease is None:
             return await self._log.open(known=known, trusted=trusted)
         await self._lease.acquire()
         try:
+            await self._require_map()
             await self._open_log(self._lease, known, trusted)
             if self._log.highest_epoch >= self._lease.epoch:
                 await self._skip_epochs(self._lease, self._log.highest_epoch)

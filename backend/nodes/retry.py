@@ -38,7 +38,8 @@ class RetryNode(ForwardingNode):
 
     async def create(self, key: str, parts: Sequence[Buffer]) -> None:
         """A creation that failed may have happened all the same. So if a later try finds exactly these
-        bytes, they are ours; they are put once more, since the first time may not have been durable."""
+        bytes, they are ours; they are swapped for themselves, since the first time may not have been durable.
+        Whatever anybody else wrote meanwhile stays."""
         failed_before = False
 
         async def create_once() -> None:
@@ -52,7 +53,7 @@ class RetryNode(ForwardingNode):
                 ours = b"".join(parts)
                 if not failed_before or await self._node.get(key, 0, len(ours) + 1) != ours:
                     raise
-                await self._node.put(key, parts)
+                await self._node.swap(key, ours, ours)
 
         await self._retried(create_once)
 

@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +28,10 @@ from backend.commits import (
     ROOTS,
     CommitLog,
     Lease,
+    LeaseVotes,
     ReplicatedObjects,
     number_of,
     ranking_of,
-    this_process,
 )
 from backend.errors import CorruptError, DriveError, FencedError, FormatError
 from backend.findings import Findings
@@ -51,6 +52,7 @@ from tools.compose import (
     TOOL_PATIENCE,
     UnlockedDrive,
     cluster_map,
+    lease_on,
     open_index,
     open_nodes,
     pack_codec,
@@ -97,9 +99,11 @@ class DriveCheck:
         self._objects = ReplicatedObjects(self._nodes, self._ranking, copies, file.id, keys.object)
         self._copies = ObjectCheck(self._objects, self._nodes, self._ranking, findings, mend=mend)
         leasing = patient(nodes, LEASE_PATIENCE)
-        self._lease = Lease(leasing, file.id, keys.lease, this_process()) if mend else None
+        self._lease = lease_on(nodes, drive) if mend else None
         self._writer = SessionWriter(self._lease)
-        self._log = CommitLog(self._objects)
+        self._votes = LeaseVotes(leasing, file.id, keys.lease)
+        claims = partial(self._votes.claim, LEASE_PATIENCE) if self._lease is None else self._lease.claimed
+        self._log = CommitLog(self._objects, claims=claims)
         self._index = SqliteBlockIndex(str(work / INDEX_FILE), file.id, profile.m)
         self._blocks = self._store_on(self._index)
         self._packs = PackStore(self._nodes, pack_codec(drive), cluster, lambda _pack, _index: None)
@@ -136,7 +140,9 @@ class DriveCheck:
         """See the module. `LeaseHeldError`, `UnavailableError`, `FencedError`; local failures."""
         try:
             await self._tell_away()
-            await self._copies.check_lease(self._drive.keys.lease)
+            await self._copies.check_lease(
+                LeaseVotes(self._nodes, self._drive.file.id, self._drive.keys.lease)
+            )
             if self._lease is None:
                 await self._check()
             else:

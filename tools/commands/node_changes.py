@@ -34,7 +34,7 @@ from backend.cluster import (
     left_on,
 )
 from backend.coding import Profile, code_for
-from backend.commits import Lease, ReplicatedObjects, ranking_of, this_process
+from backend.commits import CommitLog, ReplicatedObjects, ranking_of
 from backend.errors import UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
 from backend.keys import DriveKeys
@@ -308,7 +308,8 @@ async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[
         fragments = Rebalance(drive.nodes, cluster, codec, drive.verify, rate)
         report = await fragments.run(progress.update)
         progress.step("commits")
-        small = ObjectRebalance(objects, drive.nodes, ranking, drive.verify)
+        log = CommitLog(objects, drive.lease.verify, drive.lease.claimed)
+        small = ObjectRebalance(objects, drive.nodes, ranking, log, drive.verify)
         await small.run(progress.update)
     finally:
         progress.clear()
@@ -335,9 +336,7 @@ def _report(done: tuple[RebalanceReport, int]) -> None:
 async def _held(drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
     bare = compose.open_nodes(drive.folder, drive.file)
     nodes = compose.patient(bare, compose.TOOL_PATIENCE)
-    lease = Lease(
-        compose.patient(bare, compose.LEASE_PATIENCE), drive.file.id, drive.keys.lease, this_process()
-    )
+    lease = compose.lease_on(bare, drive)
     async with held(drive.folder, drive.file, nodes, lease) as changing:
         yield changing
 

@@ -12,7 +12,8 @@ import trio
 from backend.blocks.block_store import BlockStore
 from backend.blocks.index_reconciliation import ReconcileReport
 from backend.commits import lease_record
-from backend.commits.lease import KEY, Lease
+from backend.commits.lease import Lease
+from backend.commits.lease_votes import KEY
 from tests.drives import QUIET
 from tests.small_drive import make_empty_drive
 from tools import compose

@@ -147,17 +147,20 @@ def test_force_refuses_a_drive_that_is_in_use(make: MakeDrive, capsys: pytest.Ca
         held=True,
         renewals=0,
         token="t",
+        nonce="",
+        map=1,
+        claim=lease_record.NO_CLAIM,
         seconds=30.0,
         until_ns=0,
         holder=this_process(),
     )
-    (make.folder / "node2" / "lease").write_bytes(lease_record.encode(record))
+    (make.folder / "node2" / "lease").write_bytes(lease_record.encode(record, bytes(32)))
     before = (make.folder / "drive.toml").read_bytes()
     assert make("--force") == 1
     assert f"in use by process {os.getpid()}" in capsys.readouterr().err
     assert (make.folder / "drive.toml").read_bytes() == before
     gone = replace(record, held=False)
-    (make.folder / "node2" / "lease").write_bytes(lease_record.encode(gone))
+    (make.folder / "node2" / "lease").write_bytes(lease_record.encode(gone, bytes(32)))
     assert make("--force") == 0
 
 

@@ -67,7 +67,7 @@ async def mount_again_and_again(world: World, name: str) -> None:
                 clock=trio.current_time,
                 life=lambda holder, observer: "gone",
             )
-            log = CommitLog(world.objects, lease.verify)
+            log = CommitLog(world.objects, lease.verify, lease.claimed)
             try:
                 epoch = await lease.acquire()
                 await log.open(known=known)

@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.commits import lease_record
-from backend.commits.lease import KEY, Lease, boot_clock
-from backend.commits.lease_record import Holder, LeaseRecord
+from backend.commits.lease import Lease, boot_clock
+from backend.commits.lease_record import NO_CLAIM, Claim, Holder, LeaseRecord
+from backend.commits.lease_votes import KEY
 from backend.commits.process_identity import Life, life_of, this_process
 from backend.errors import (
     CorruptError,
@@ -36,12 +37,14 @@ from tests.memory_node import MemoryNode, memory_nodes
 DRIVE = bytes(range(16))
 SECRET = bytes(range(32))
 HOLDER = Holder("machine", "boot", "ns", 7, 11, "host")
-RECORD = LeaseRecord(DRIVE.hex(), 3, True, 2, "token", 30.0, 1_700_000_000_000_000_000, HOLDER)
+RECORD = LeaseRecord(
+    DRIVE.hex(), 3, True, 2, "token", "nonce", 1, NO_CLAIM, 30.0, 1_700_000_000_000_000_000, HOLDER
+)
 
 
 def stored(record: LeaseRecord) -> bytes:
     """As who has the key stores it."""
-    return lease_record.encode(lease_record.sealed(record, SECRET))
+    return lease_record.encode(record, SECRET)
 
 
 class Setup:
@@ -81,6 +84,9 @@ class Setup:
         st.booleans(),
         st.integers(0, 2**63),
         st.text(max_size=32),
+        st.text(max_size=32),
+        st.integers(0, 2**63),
+        st.builds(Claim, st.integers(0, 2**63), st.integers(0, 2**63), st.binary(min_size=32, max_size=32)),
         st.floats(0, 1e6),
         st.integers(0, 2**63),
         st.builds(
@@ -95,19 +101,24 @@ class Setup:
     )
 )
 def test_record_round_trip(record: LeaseRecord) -> None:
-    assert lease_record.decode(lease_record.encode(record)) == record
+    data = lease_record.encode(record, SECRET)
+    assert lease_record.decode(data) == record
+    assert lease_record.is_sealed(data, SECRET)
+    assert not lease_record.is_sealed(data, bytes(32))
 
 
 @pytest.mark.parametrize(
     ("old", "new", "error"),
     [
-        (b'"format": 2', b'"format": 1', FormatError),
-        (b'"format": 2', b'"former": 2', FormatError),
+        (b'"format": 3', b'"format": 2', FormatError),
+        (b'"format": 3', b'"former": 3', FormatError),
         (b'"epoch": 3', b'"epoch": "3"', CorruptError),
         (b'"epoch": 3', b'"epoch": true', CorruptError),
         (b'"epoch": 3', b'"epoch": -3', CorruptError),
         (b'"seconds": 30.0', b'"seconds": NaN', CorruptError),
         (b'"held": true', b'"held": 1', CorruptError),
+        (b'"head_hash": "00', b'"head_hash": "0', CorruptError),
+        (b'"head": 0', b'"head": -1', CorruptError),
         (b'"pid": 7', b'"pid": null', CorruptError),
         (b'"pid": 7,', b"", CorruptError),
         (b"{", b"[", CorruptError),
@@ -115,7 +126,7 @@ def test_record_round_trip(record: LeaseRecord) -> None:
     ],
 )
 def test_a_record_that_is_not_one_is_refused(old: bytes, new: bytes, error: type[Exception]) -> None:
-    data = lease_record.encode(RECORD)
+    data = lease_record.encode(RECORD, SECRET)
     assert old in data
     with pytest.raises(error):
         lease_record.decode(data.replace(old, new, 1))
@@ -316,15 +327,15 @@ async def test_who_needs_a_lease_that_ran_out_renews_it(autojump_clock: trio.tes
         await lease.ensure()
     assert caught.value.nodes == ("node0", "node1", "node2")
     setup.lose()
-    before = setup.nodes["node0"].objects[KEY]
+    before = setup.nodes["node5"].objects[KEY]
     async with trio.open_nursery() as nursery:
         for _ in range(5):
             nursery.start_soon(lease.ensure)
     lease.check()
-    renewed = lease_record.decode(setup.nodes["node0"].objects[KEY]).renewals
+    renewed = lease_record.decode(setup.nodes["node5"].objects[KEY]).renewals
     assert renewed == lease_record.decode(before).renewals + 1, "each of five renewed it"
     await lease.ensure()
-    assert lease_record.decode(setup.nodes["node0"].objects[KEY]).renewals == renewed
+    assert lease_record.decode(setup.nodes["node5"].objects[KEY]).renewals == renewed
 
 
 async def test_who_needs_a_lease_that_was_taken_over_is_fenced(
@@ -432,7 +443,7 @@ FORGERIES = st.fixed_dictionaries(
         "token": st.sampled_from(["", "token", "another"]),
         "seconds": st.sampled_from([0.0, 1e-9, 1e18]),
         "holder": st.sampled_from([HOLDER, replace(HOLDER, host="forged", pid=1)]),
-        "seal": st.text(max_size=64),
+        "claim": st.builds(Claim, st.just(2**60), st.integers(1, 9), st.just(bytes(32))),
     },
 )
 
@@ -450,7 +461,7 @@ def test_a_record_that_nodes_made_up_neither_holds_nor_uses_up_the_lease(
         def forge() -> None:
             for node, forgery in zip(setup.nodes.values(), forgeries, strict=False):
                 record = lease_record.decode(node.objects[KEY])
-                node.objects[KEY] = lease_record.encode(replace(record, **forgery))
+                node.objects[KEY] = lease_record.encode(replace(record, **forgery), bytes(32))
 
         for epoch in range(1, 5):
             lease = await setup.held()
@@ -468,7 +479,7 @@ def test_a_record_that_nodes_made_up_neither_holds_nor_uses_up_the_lease(
 
 async def test_a_record_of_a_newer_drivefs_is_left_alone() -> None:
     setup = Setup(1)
-    newer = stored(RECORD).replace(b'"format": 2', b'"format": 3')
+    newer = stored(RECORD).replace(b'"format": 3', b'"format": 4')
     setup.nodes["node0"].objects[KEY] = newer
     with pytest.raises(UnavailableError):
         await setup.lease().acquire()

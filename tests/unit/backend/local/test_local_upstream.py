@@ -13,7 +13,7 @@ from backend import failpoints
 from backend.commits import lease_record
 from backend.commits.commit_log import EMPTY
 from backend.commits.commit_search import commit_key
-from backend.commits.lease import KEY
+from backend.commits.lease_votes import KEY
 from backend.errors import FencedError, TransientError, UnavailableError
 from backend.local.local_upstream import LocalUpstream
 from backend.upstream import Commit, Head

@@ -467,7 +467,7 @@ async def test_a_retried_create_recognises_its_own_object(node: DirectoryNode) -
     faulty = FaultyNode(node)
     faulty.faults = [Fault(("create",), times=1, error=TransientError("lost answer"))]
     await RetryNode(faulty, first_wait=0.001).create("a", [b"mi", b"ne"])
-    assert faulty.calls[-1] == ("put", "a")
+    assert faulty.calls[-1] == ("swap", "a")
     faulty.faults = [Fault(("create",), times=1, error=TransientError("lost answer"))]
     with pytest.raises(ConflictError):
         await RetryNode(faulty, first_wait=0.001).create("a", [b"theirs"])

@@ -275,7 +275,7 @@ def test_who_took_the_map_before_a_change_and_the_lease_after_it_is_refused(made
 
     async def change() -> None:
         nodes = compose.open_nodes(old.folder, old.file)
-        lease = Lease(nodes, old.file.id, old.keys.lease, this_process())
+        lease = Lease(nodes, old.file.id, old.keys.lease, this_process(), map_epoch=old.file.epoch)
         async with held(old.folder, old.file, nodes, lease):
             pytest.fail("held with an old map")
 
@@ -287,7 +287,8 @@ def test_a_stopped_holder_of_an_old_map_is_fenced_whatever_became_of_its_nodes(l
     drive = large.unlocked()
     file = drive.file
     nodes = compose.open_nodes(str(large.drive), file)
-    stopped = Lease(nodes, file.id, drive.keys.lease, replace(this_process(), pid=2**22 + 1, started=1))
+    gone = replace(this_process(), pid=2**22 + 1, started=1)
+    stopped = Lease(nodes, file.id, drive.keys.lease, gone, map_epoch=file.epoch)
 
     async def acquire() -> None:
         await stopped.acquire()

@@ -1,0 +1,261 @@
+"""The voters of the lease: what record each has, and replacing it where it is still what was last seen there.
+
+Invariants:
+1. A record is only ever swapped, never put: what was read may be late (a cache, a replica), what a swap
+   replaces is what the voter had. Every swap carries a nonce of its own, so no two records are equal.
+2. One swap is in flight for each voter. One that hangs is not waited for longer than its caller wants: it
+   goes on behind, the next one to that voter waits its turn, and others behind that count as not answered.
+3. A swap whose outcome is not known counts as none. If it happened, the next one finds a record that this
+   process made, and replaces it.
+4. A record that is damaged, forged or of another drive counts as none: it is replaced.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Final
+
+import trio
+
+from backend.commits.lease_record import (
+    MAX_SIZE,
+    NO_CLAIM,
+    Claim,
+    Holder,
+    LeaseRecord,
+    decode,
+    encode,
+    is_sealed,
+)
+from backend.errors import (
+    ConflictError,
+    CorruptError,
+    DriveError,
+    FormatError,
+    NotFoundError,
+    TransientError,
+)
+from backend.nodes import Node
+
+KEY: Final = "lease"
+_TRIES: Final = 3
+_REMEMBERED: Final = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one voter holds: the bytes (None: nothing), and the record if they are one."""
+
+    stored: bytes | None
+    record: LeaseRecord | None
+
+    @property
+    def epoch(self) -> int:
+        return self.record.epoch if self.record else 0
+
+    @property
+    def claim(self) -> Claim:
+        return self.record.claim if self.record else NO_CLAIM
+
+
+class Vote(Enum):
+    """What a voter says to a holder that renews."""
+
+    YES = "has this holder's record now"
+    TAKEN = "has the record of a later epoch"
+    CLONED = "has a record of this very acquisition that this process did not make"
+
+
+class LeaseVotes:
+    """`nodes` are all voters of the drive, also those that are away; `secret` is the drive's lease key."""
+
+    def __init__(self, nodes: Mapping[str, Node], drive_id: bytes, secret: bytes) -> None:
+        self._nodes = nodes
+        self._drive = drive_id.hex()
+        self._secret = secret
+        self._known: dict[str, Seen] = {}
+        self._turns = {name: trio.Lock() for name in nodes}
+        self._made: dict[str, int] = {}
+        self.names = tuple(nodes)
+
+    async def look(
+        self, seconds: float, enough: Callable[[Collection[Seen]], bool] = lambda _: False
+    ) -> tuple[dict[str, Seen], dict[str, DriveError]]:
+        """What the voters hold, of those that answer in time, or that answered when it was `enough`; and what
+        went wrong with others."""
+        seen: dict[str, Seen] = {}
+        failed: dict[str, DriveError] = {}
+        with trio.move_on_after(seconds) as waiting:
+
+            async def look(node: Node) -> None:
+                try:
+                    seen[node.name] = await self._read(node)
+                except DriveError as error:
+                    failed[node.name] = error
+                    return
+                if enough(seen.values()):
+                    waiting.cancel()
+
+            await self._each(look)
+        return seen, failed
+
+    async def wrong(self, name: str) -> tuple[bytes, DriveError] | None:
+        """What a voter has in the place of its record that is none of this drive, and why. What it raises."""
+        try:
+            stored = await self._nodes[name].get(KEY, 0, MAX_SIZE + 1)
+        except NotFoundError:
+            return None
+        try:
+            decode(stored)
+        except (CorruptError, FormatError) as error:
+            return stored, error
+        is_ours = is_sealed(stored, self._secret)
+        return None if is_ours else (stored, CorruptError("its seal does not fit"))
+
+    async def clear(self, name: str, stored: bytes) -> None:
+        """Have a record that nobody holds in the place of `stored`, which is `wrong`. What the voter
+        raises."""
+        if len(stored) > MAX_SIZE:
+            # A swap would have to be given all of it; nothing that drivefs writes is so long.
+            await self._nodes[name].delete(KEY)
+            return
+        await self._swap(self._nodes[name], Seen(stored, None), _nobodys(self._drive))
+
+    async def claim(self, seconds: float) -> Claim:
+        """The highest claim of those that answer in time: what a reader knows of the log before it looks."""
+        seen, _ = await self.look(seconds)
+        return max((one.claim for one in seen.values()), default=NO_CLAIM)
+
+    async def take(self, seen: Mapping[str, Seen], record: LeaseRecord) -> set[str]:
+        """The voters on which `record`, of a new acquisition, has replaced what was seen."""
+        won: set[str] = set()
+        self._made.clear()
+
+        async def swap(node: Node) -> None:
+            if node.name not in seen:
+                return
+            async with self._turns[node.name]:
+                try:
+                    await self._swap(node, seen[node.name], record)
+                except DriveError:
+                    return  # away, refusing, or someone else was first: not won
+            won.add(node.name)
+
+        await self._each(swap)
+        return won
+
+    async def renew(
+        self,
+        record: LeaseRecord,
+        seconds: float,
+        enough: Callable[[Mapping[str, Vote]], bool],
+    ) -> tuple[dict[str, Vote], dict[str, DriveError]]:
+        """Swap in `record`, of the holder of its epoch, wherever none of a later epoch is. What each voter
+        says that answers in time, or that answered when it was `enough`; and what went wrong with others."""
+        votes: dict[str, Vote] = {}
+        failed: dict[str, DriveError] = {}
+        said, heard = trio.open_memory_channel[tuple[str, Vote | DriveError]](len(self._nodes))
+        for node in self._nodes.values():
+            # Behind, as a swap that hangs must neither be given up half-way nor be waited for.
+            trio.lowlevel.spawn_system_task(self._cast, node, record, said)
+        with trio.move_on_after(seconds):
+            while len(votes) + len(failed) < len(self._nodes) and not enough(votes):
+                name, answer = await heard.receive()
+                if isinstance(answer, Vote):
+                    votes[name] = answer
+                else:
+                    failed[name] = answer
+        return votes, failed
+
+    async def withdraw(self, mine: LeaseRecord) -> None:
+        """Say on the voters that answer that this acquisition is held no longer. Never raises for a node."""
+
+        async def free(node: Node) -> None:
+            async with self._turns[node.name]:
+                try:
+                    seen = await self._read(node)
+                    if self._is_mine(seen, mine):
+                        await self._swap(node, seen, replace(seen.record or mine, held=False))
+                except DriveError:
+                    return  # a node that is away keeps the record; it runs out by itself
+
+        await self._each(free)
+
+    async def _cast(
+        self, node: Node, record: LeaseRecord, said: trio.MemorySendChannel[tuple[str, Vote | DriveError]]
+    ) -> None:
+        try:
+            answer: Vote | DriveError = await self._vote(node, record)
+        except DriveError as error:
+            answer = error
+        said.send_nowait((node.name, answer))
+
+    async def _vote(self, node: Node, record: LeaseRecord) -> Vote:
+        turn = self._turns[node.name]
+        if turn.locked() and turn.statistics().tasks_waiting:
+            raise TransientError(f"{node.name}: an earlier call is not answered yet")
+        async with turn:
+            for _ in range(_TRIES):
+                seen = self._known.get(node.name) or await self._read(node)
+                if seen.epoch > record.epoch:
+                    return Vote.TAKEN
+                if self._is_foreign(seen, record):
+                    return Vote.CLONED
+                try:
+                    await self._swap(node, seen, record)
+                except ConflictError:
+                    continue
+                return Vote.YES
+        raise TransientError(f"{node.name}: the lease's record keeps changing")
+
+    async def _read(self, node: Node) -> Seen:
+        try:
+            stored = await node.get(KEY, 0, MAX_SIZE + 1)
+        except NotFoundError:
+            return Seen(None, None)
+        try:
+            record = decode(stored)
+        except CorruptError:
+            return Seen(stored, None)
+        is_ours = record.drive == self._drive and is_sealed(stored, self._secret)
+        return Seen(stored, record if is_ours else None)
+
+    async def _swap(self, node: Node, seen: Seen, record: LeaseRecord) -> None:
+        """`ConflictError` if the voter has something else than what was seen there."""
+        made = replace(record, nonce=os.urandom(16).hex())
+        stored = encode(made, self._secret)
+        self._remember(made)
+        self._known.pop(node.name, None)
+        await node.swap(KEY, seen.stored, stored)
+        self._known[node.name] = Seen(stored, made)
+
+    def _remember(self, made: LeaseRecord) -> None:
+        self._made[made.nonce] = made.renewals
+        if len(self._made) > _REMEMBERED:
+            del self._made[next(iter(self._made))]
+
+    def _is_mine(self, seen: Seen, mine: LeaseRecord) -> bool:
+        record = seen.record
+        return record is not None and record.token == mine.token and record.held
+
+    def _is_foreign(self, seen: Seen, mine: LeaseRecord) -> bool:
+        """Whether a clone of this process has made it: it is of this acquisition, no older than what this
+        process remembers, and not among that."""
+        record = seen.record
+        if record is None or record.token != mine.token or record.nonce in self._made:
+            return False
+        return record.renewals >= next(iter(self._made.values()), 0)
+
+    async def _each(self, work: Callable[[Node], Awaitable[None]]) -> None:
+        async with trio.open_nursery() as nursery:
+            for node in self._nodes.values():
+                nursery.start_soon(work, node)
+
+
+def _nobodys(drive: str) -> LeaseRecord:
+    """As if the drive had never been held."""
+    nobody = Holder("", "", "", 0, 0, "")
+    return LeaseRecord(drive, 0, False, 0, "", "", 0, NO_CLAIM, 0.0, 0, nobody)
