@@ -40,7 +40,7 @@ from cache.journal.bulk import BulkFiles
 from cache.journal.journal import Journal
 from cache.namespace.namespace import Namespace
 from cache.opening import DriveOptions
-from cache.publish.publisher import Intervals
+from cache.publish.cut_rule import Intervals
 from cache.tree.inodes import Inodes
 from mountfs import attribute_handlers, handler_base
 from mountfs.request_handlers import RequestHandlers

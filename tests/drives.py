@@ -16,7 +16,7 @@ from cache.drive import Drive
 from cache.local.local_state import LocalState
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions, Secrets, open_drive
-from cache.publish.publisher import Intervals
+from cache.publish.cut_rule import Intervals
 
 DRIVE_ID = bytes(range(16))
 SECRETS = Secrets(*(bytes([number]) * 32 for number in range(1, 6)))

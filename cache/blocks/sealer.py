@@ -35,6 +35,8 @@ WINDOW = 8 << 20
 """Plaintext bytes in one batch; more than two blocks of the largest size."""
 AHEAD = 16 << 20
 """A sequential writer's file is sealed ahead when this much more of it is there."""
+_TURN = 32
+"""After so many files the other tasks get their turn."""
 
 SEALED = failpoints.declare(
     "sealer.sealed", "a batch's blocks were offered to the store; no piece refers to them"
@@ -118,8 +120,10 @@ class Sealer:
         answer, which have bytes that cannot be read. Small files go together. Safe to repeat after an
         error."""
         batch, unreadable = _Batch(), dict[int, UnreadableError]()
-        for inode, layer in layers:
-            async with layer.sealing:
+        for count, (inode, layer) in enumerate(layers, 1):
+            if count % _TURN == 0:
+                await trio.lowlevel.checkpoint()
+            async with _Held(layer.sealing):
                 for run in _runs(inode, layer):
                     if run.end - run.start > WINDOW // 2:
                         unreadable |= await self._seal_long(run)
@@ -269,6 +273,24 @@ class Sealer:
                 layer.pieces.put(
                     Hole(low, high) if cut.id is None else Stored(low, high, cut.id, low - cut.start)
                 )
+
+
+class _Held:
+    """Holds a lock; the other tasks get no turn if it is free, which takes longer than a small file."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self, lock: trio.Lock) -> None:
+        self._lock = lock
+
+    async def __aenter__(self) -> None:
+        try:
+            self._lock.acquire_nowait()
+        except trio.WouldBlock:
+            await self._lock.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def _is_zero(data: memoryview) -> bool:

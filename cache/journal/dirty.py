@@ -14,7 +14,8 @@ Used on the event-loop thread only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -71,7 +72,7 @@ class Layer:
     @property
     def has_data(self) -> bool:
         """Whether anything in here is not in a block yet."""
-        return any(isinstance(piece, Data) for piece in self.pieces)
+        return Data in map(type, self.pieces)
 
     @property
     def has_content(self) -> bool:
@@ -132,6 +133,21 @@ class DirtyFiles:
         self._files: dict[int, DirtyFile] = {}
         self.open_writes = 0
         """writes and truncates in all top layers"""
+        self._noted: set[int] | None = None
+
+    @contextmanager
+    def noting(self) -> Iterator[set[int]]:
+        """While it lasts, the answer gets the inodes of which the top layer changed (a write, a truncate,
+        closed, synced, gone), or a name. One at a time."""
+        self._noted = set()
+        try:
+            yield self._noted
+        finally:
+            self._noted = None
+
+    def _note(self, inode: int) -> None:
+        if self._noted is not None:
+            self._noted.add(inode)
 
     def get(self, inode: int) -> DirtyFile | None:
         return self._files.get(inode)
@@ -201,6 +217,7 @@ class DirtyFiles:
         layer.settled = layer.synced = False
         layer.writes += 1
         self.open_writes += 1
+        self._note(inode)
         return layer
 
     def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
@@ -215,6 +232,7 @@ class DirtyFiles:
         if layer is None:
             return False
         layer.settled = True
+        self._note(inode)
         return True
 
     def sync(self, inode: int) -> None:
@@ -222,6 +240,7 @@ class DirtyFiles:
         layer = self.top(inode)
         if layer is not None:
             layer.synced = True
+            self._note(inode)
 
     def observe(self, operation: Operation) -> None:
         """What an accepted operation means for dirty files. Whatever set a time last stands."""
@@ -233,6 +252,7 @@ class DirtyFiles:
             file = self._files.pop(operation.inode, None)
             if file is not None and file.top is not None:
                 self.open_writes -= file.top.writes
+            self._note(operation.inode)
         elif isinstance(operation, _CHANGES):
             self._changed(operation.inode)
             if isinstance(operation, Rename | RenameLeavingWhiteout):
@@ -245,7 +265,8 @@ class DirtyFiles:
             layer.ctime_ns = layer.ctime_ns if operation.ctime_ns is None else None
 
     def _changed(self, inode: int) -> None:
-        """An operation set the change time."""
+        """An operation set the change time; it may have been one on a name."""
+        self._note(inode)
         layer = self.top(inode)
         if layer is not None:
             layer.ctime_ns = None

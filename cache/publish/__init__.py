@@ -1,7 +1,8 @@
 """From the journal into the commit log; snapshots of the namespace."""
 
 from cache.publish.commit_payload import open_operations
-from cache.publish.publisher import CommitIdentity, Intervals, Publisher, blocks_named, is_same_commit
+from cache.publish.cut_rule import Intervals
+from cache.publish.publisher import CommitIdentity, Publisher, blocks_named, is_same_commit
 from cache.publish.quiet import Quiet
 from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
 from cache.publish.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore

@@ -7,10 +7,7 @@ Invariants:
    names and deletions do not wait for contents.
 2. A commit that failed on its way is finished before the next is cut; it is built once in a process,
    so that appending it again is idempotent.
-3. The cut rule: a commit takes the content of every file that is dirty and settled (closed or renamed), so
-   that nobody sees "write new, rename over" as an empty file. Files that stay open are taken when they were
-   fsynced, but not twice within `version_interval`; when they have been dirty for that long; when the
-   journal fills; or when somebody waits in `sync`. (What was fsynced is in the journal in any case.)
+3. What a commit takes is said by `cache.publish.cut_rule`.
 4. Only this class makes commits; a fenced publisher makes none, ever.
 """
 
@@ -26,12 +23,12 @@ import trio
 from backend.commits import payload_associated_data
 from backend.errors import DriveError, FencedError, NoSpaceError
 from backend.upstream import BlockId, Commit, Head, Upstream
-from cache import defaults
 from cache.blocks import Sealer
 from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Stored, Trimming
 from cache.namespace import Release, SetExtents, SetWriter, Writer, decode, encode, is_release
 from cache.publish.commit_payload import seal_operations
+from cache.publish.cut_rule import CutRule, Intervals
 from cache.publish.quiet import Quiet
 
 log = logging.getLogger(__name__)
@@ -51,15 +48,6 @@ CUTS = 3
 
 _CONTENT = encode(SetExtents(0, 0, (), ()))[:2]
 """how an encoded operation with extents begins"""
-
-
-@dataclass(frozen=True, slots=True)
-class Intervals:
-    """Seconds. `commit`: at most this long between acceptance and the cut. `version`: a file that
-    stays open and dirty gets a version at most this often."""
-
-    commit: float = defaults.COMMIT_INTERVAL
-    version: float = defaults.VERSION_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +94,7 @@ class Publisher:
         self._settled = settled
         self._after_commit = after_commit
         self._quiet = quiet
-        self._taken: dict[int, float] = {}
-        """when an open file was last taken; of the last `version_interval` only"""
+        self._rule = CutRule(ledger, intervals.version, lambda: self.pressed)
         self._built: tuple[int, Commit] | None = None
         self._lock = trio.Lock()
         self._wake = trio.Event()
@@ -272,19 +259,18 @@ class Publisher:
     async def _cut(self, everything: bool) -> PendingCommit | None:
         """Seal what is due, and cut. None if there is nothing that a commit could say."""
         ledger, apart = self._ledger, self._ledger.set_apart
-        for _ in range(ROUNDS):
-            chosen = self._choose(everything)
-            layers = [(inode, layer) for inode, layer in chosen if layer.has_data or inode in apart]
-            if not layers:
-                break
-            failed = await self._seal_and_flush(layers, flush=apart.lack_of_room() is not None)
-            apart.note(layers, failed, trio.current_time())
-        await self._before_cut()
-        self._say_who()
-        chosen = self._choose(everything)
-        now = trio.current_time()
-        self._taken.update((inode, now) for inode, layer in chosen if not layer.settled)
-        return ledger.cut([inode for inode, _ in chosen])
+        with self._rule.choosing(everything) as choice:
+            for _ in range(ROUNDS):
+                looked = choice.look()
+                layers = [(inode, layer) for inode, layer in looked if layer.has_data or inode in apart]
+                if not layers:
+                    break
+                failed = await self._seal_and_flush(layers, flush=apart.lack_of_room() is not None)
+                apart.note(layers, failed, trio.current_time())
+                choice.leave_out(failed)
+            await self._before_cut()
+            self._say_who()
+            return ledger.cut(choice.take())
 
     def set_apart(self) -> dict[int, str]:
         """Why files with a name are not published, by inode (`cache.journal.set_apart`)."""
@@ -299,32 +285,6 @@ class Publisher:
         ledger, writer = self._ledger, Writer(self._identity.device, self._identity.host)
         if ledger.unpublished and ledger.namespace.writers.newest() != writer:
             ledger.accept(SetWriter(*writer))
-
-    def _choose(self, everything: bool) -> list[tuple[int, Layer]]:
-        """The files that a cut takes now. Files without a name are only taken to make room."""
-        now = trio.current_time()
-        self._forget_taken(now)
-        full = self.pressed
-        everything = everything or full
-        chosen = []
-        for inode, layer in self._ledger.dirty.tops():
-            row = self._ledger.namespace.inode(inode)
-            assert row is not None
-            due = everything or layer.settled or self._is_old_enough(inode, layer, now)
-            if due and (row.nlink > 0 or full) and not self._ledger.set_apart.waits(inode, layer, now):
-                chosen.append((inode, layer))
-        return chosen
-
-    def _is_old_enough(self, inode: int, layer: Layer, now: float) -> bool:
-        """Whether an open file is due for a version."""
-        interval = self._intervals.version
-        if now - layer.began > interval:
-            return True
-        return layer.synced and now - self._taken.get(inode, -interval - 1) > interval
-
-    def _forget_taken(self, now: float) -> None:
-        recent = now - self._intervals.version
-        self._taken = {inode: taken for inode, taken in self._taken.items() if taken >= recent}
 
     async def _seal_and_flush(self, layers: list[tuple[int, Layer]], *, flush: bool) -> dict[int, Exception]:
         """Have the content of the layers in blocks and, if `flush`, these stored; why that of some files

@@ -19,7 +19,7 @@ from cache.drive import Drive
 from cache.errors import DriveFullError, NoEntryError, NoSpaceLeftError
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions
-from cache.publish.publisher import Intervals
+from cache.publish.cut_rule import Intervals
 from cache.retention.retention import Policy
 from cache.tree import inodes
 from tests.contents import KINDS, Kind, content, contents

@@ -27,7 +27,7 @@ from cache.history import past_points
 from cache.history.past import PAST_BIT
 from cache.namespace.operations import ROOT_INODE
 from cache.past_names import DAY, SECOND, format_time
-from cache.publish.publisher import Intervals
+from cache.publish.cut_rule import Intervals
 from cache.services.versions_view import Found, VersionsView
 from tests.contents import KINDS
 from tests.contents import content as made_of

@@ -25,7 +25,7 @@ from cache.journal.room import Need
 from cache.journal.segments import SegmentFiles, Spare
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions
-from cache.publish.publisher import Intervals
+from cache.publish.cut_rule import Intervals
 from cache.publish.snapshot_keeper import SnapshotSchedule
 from cache.tree import inodes
 from tests.contents import KINDS, Kind, content

@@ -19,7 +19,7 @@ from cache.drive import Drive
 from cache.errors import InputOutputError, NoSpaceLeftError, ReadOnlyFileSystemError, UnreadableError
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import ROOT_INODE, SetAttributes, SetExtents, decode
-from cache.publish.publisher import Intervals
+from cache.publish.cut_rule import Intervals
 from tests.contents import content
 from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
