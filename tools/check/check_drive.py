@@ -20,32 +20,30 @@ import trio
 
 from backend.blocks import BlockIndex, BlockStore, SqliteBlockIndex
 from backend.buffer import Buffer
-from backend.care import IndexCheck, ObjectCheck, StoreCheck
+from backend.care import ObjectCheck, StoreCheck
 from backend.cluster import require_current
 from backend.coding import Profile
 from backend.commits import (
-    FOLDER,
-    ROOTS,
     CommitLog,
     Lease,
     LeaseVotes,
     ReplicatedObjects,
-    number_of,
     ranking_of,
 )
-from backend.errors import CorruptError, DriveError, FencedError, FormatError
+from backend.errors import CorruptError, DriveError, FencedError
 from backend.findings import Findings
 from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import Node
 from backend.packs import PackEntry, PackStore
-from backend.system import at_rest
-from backend.upstream import BlockId, Head
+from backend.upstream import BlockId
 from cache.blocks import BlockCache, BlockCodec, Chunker
 from cache.local import DEVICE
-from cache.publish import ROOT_NAME, CommitIdentity, SnapshotRoot, SnapshotStore
+from cache.publish import CommitIdentity, SnapshotStore
 from cache.retention import LostRange, lost_files
+from tools.check.check_commits import SNAPSHOT_KEY, CommitCheck
 from tools.check.check_report import summarised
-from tools.check.check_state import StateCheck, StateSource, breaches_of, copy_database
+from tools.check.check_state import StateCheck, StateSource, breaches_of
+from tools.check.kept_index import KeptIndex
 from tools.compose import (
     INDEX_FILE,
     LEASE_PATIENCE,
@@ -53,7 +51,6 @@ from tools.compose import (
     UnlockedDrive,
     cluster_map,
     lease_on,
-    open_index,
     open_nodes,
     pack_codec,
     patient,
@@ -62,9 +59,7 @@ from tools.host.places import Folders
 from tools.host.progress import Progress
 from tools.quantities import counted
 
-_SNAPSHOT_KEY: Final = ROOTS + ROOT_NAME
 _CACHE: Final = 32 << 20
-_BATCH: Final = 1000
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +82,6 @@ class DriveCheck:
         profile, cluster = Profile.parse(file.profile), cluster_map(file)
         copies = profile.m + 1
         self._drive = drive
-        self._cache_folder = own.cache
         self._work = work
         self._findings = findings
         self._progress = progress
@@ -124,10 +118,10 @@ class DriveCheck:
             BlockCache(self._upstream.blocks, self._codec, _CACHE, trio.CapacityLimiter(2)),
             CommitIdentity(file.id, DEVICE, b"", keys.commit),
         )
+        self._kept_index = KeptIndex(drive, own.cache, self._index, self._packs, self._store_on)
+        self._commits = CommitCheck(self._log, self._copies, self._objects, self._snapshots, findings)
         self._state = StateCheck(source, own.state, work, findings, progress)
         self._away: list[str] = []
-        self._head: Head | None = None
-        self._is_broken = False
         self._named: set[bytes] = set()
         self.lost: list[LostRange] = []
         """what is lost, or cannot be read while nodes are away, by path and version"""
@@ -174,66 +168,19 @@ class DriveCheck:
                 self._findings.add("left", str(error))
 
     async def _check(self) -> None:
-        root = await self._open_log()
+        self._progress.step("commit log")
+        root = await self._commits.run()
+        self._state.snapshot_problems += self._commits.snapshot_problems
         await self._make_index()
         store = await self._check_store()
-        await self._state.run(self._head, root, broken=self._is_broken)
+        await self._state.run(self._commits.head, root, broken=self._commits.is_broken)
         self._judge_namespaces()
         self._check_references(store)
         await self._compare_index(set(root.blocks) if root is not None else set())
         await self._judge_snapshot()
         if self._mend:
-            await self._keep_what_is_broken()
+            await self._kept_index.keep_what_is_broken()
         self.summary = self._summarised(store)
-
-    # The log, and the copies of small objects
-
-    async def _open_log(self) -> SnapshotRoot | None:
-        """Verify the chain; the newest snapshot's root. If the chain is broken, go on from the snapshot."""
-        self._progress.step("commit log")
-        try:
-            self._head = await self._log.open()
-        except (CorruptError, FormatError) as error:
-            self._findings.add("lost", str(error))
-            self._is_broken = True
-        await self._check_strays()
-        await self._check_roots()
-        root = await self._newest_root()
-        if self._is_broken and root is not None:
-            await self._open_from(root.head)
-        return root
-
-    async def _open_from(self, head: Head) -> None:
-        try:
-            self._head = await self._log.open(trusted=head)
-        except (CorruptError, FormatError) as error:
-            self._findings.add("lost", str(error))
-
-    async def _check_strays(self) -> None:
-        """What a node put where the log or a root would be."""
-        head = self._head.number if self._head else None
-        if head is not None:
-            await self._copies.check_strays(FOLDER, lambda key: 0 < (number_of(key) or 0) <= head)
-        await self._copies.check_strays(ROOTS, lambda key: key == _SNAPSHOT_KEY)
-
-    async def _check_roots(self) -> None:
-        for key in sorted((await self._objects.keys(ROOTS)).holders):
-            if key != _SNAPSHOT_KEY or await self._is_readable(key):
-                await self._copies.check(key, lambda _copy: True)
-
-    async def _is_readable(self, key: str) -> bool:
-        return bool((await self._objects.find_all(key)).good)
-
-    async def _newest_root(self) -> SnapshotRoot | None:
-        """The newest root that can be used."""
-        try:
-            root = await self._snapshots.newest()
-        except (CorruptError, FormatError) as error:
-            self._state.snapshot_problems.append(str(error))
-            return None
-        if root is None and (await self._objects.keys(ROOTS)).holders.get(_SNAPSHOT_KEY):
-            self._state.snapshot_problems.append("no copy of its root authenticates")
-        return root
 
     # Packs and the index
 
@@ -252,33 +199,17 @@ class DriveCheck:
     async def _compare_index(self, needed: set[bytes]) -> None:
         """This machine's index against the packs; one that is wrong is replaced by the fresh one's
         content."""
-        path = self._cache_folder / INDEX_FILE
-        if not path.exists():
+        if not self._kept_index.exists:
             return
         self._progress.step("block index")
-        source = path if self._mend else copy_database(path, self._work / "copy-blocks.db")
-        try:
-            if at_rest.is_damaged(str(path)):
-                raise CorruptError("it has changed since it was closed")
-            kept = self._open_index(source)
-            try:
-                check = IndexCheck(
-                    kept,
-                    self._index,
-                    self._packs,
-                    self._named | needed,
-                )
-                wrong = await check.differences()
-            finally:
-                kept.close()
-        except (CorruptError, FormatError) as error:
-            wrong = [str(error)]
+        copy = None if self._mend else self._work / "copy-blocks.db"
+        wrong = await self._kept_index.differences(self._named | needed, copy)
         if not wrong:
             return
-        if self._mend and not self._away:
-            at_rest.remove_database(str(path))
-        what = f"block index: {'; '.join(wrong)}"
-        self._findings.add("mended" if self._mend and not self._away else "left", what)
+        is_mended = self._mend and not self._away
+        if is_mended:
+            self._kept_index.remove()
+        self._findings.add("mended" if is_mended else "left", f"block index: {'; '.join(wrong)}")
 
     async def _check_store(self) -> StoreCheck:
         self._progress.step("fragments, all read" if self._data else "fragments")
@@ -306,7 +237,9 @@ class DriveCheck:
     def _can_make_anew(self) -> bool:
         """Whether what depends on the log may be replaced: only from a log that is whole, with all nodes
         there."""
-        return self._mend and not self._away and not self._is_broken and self._state.newest is not None
+        return (
+            self._mend and not self._away and not self._commits.is_broken and self._state.newest is not None
+        )
 
     def _judge_namespaces(self) -> None:
         """The state that the log gives, and this machine's."""
@@ -352,44 +285,16 @@ class DriveCheck:
         self._findings.add("mended" if self._can_make_anew else "left", f"snapshot: {what}")
 
     async def _make_snapshot(self) -> None:
-        await self._copies.delete(_SNAPSHOT_KEY)
-        if self._head is None or not self._head.number or self._state.newest is None:
+        await self._copies.delete(SNAPSHOT_KEY)
+        head = self._commits.head
+        if head is None or not head.number or self._state.newest is None:
             return
         self._progress.step("a new snapshot")
         async with trio.open_nursery() as nursery:
             await nursery.start(self._blocks.run)
-            await self._snapshots.put(self._state.newest, self._head)
+            await self._snapshots.put(self._state.newest, head)
             nursery.cancel_scope.cancel()
-        await self._tell_kept_index()
-
-    async def _tell_kept_index(self) -> None:
-        """This machine's index learns of the packs that were just written."""
-        path = self._cache_folder / INDEX_FILE
-        if path.exists():
-            await self._complete(self._open_index(path))
-
-    async def _keep_what_is_broken(self) -> None:
-        """This machine's index learns which fragments are bad, also one that has to be made anew: else the
-        next mount would take them for good, and rely on what is lost."""
-        if not self._cache_folder.exists() or not self._index.packs.to_repair(1):
-            return
-        await self._complete(open_index(self._cache_folder / INDEX_FILE, self._drive.file))
-
-    async def _complete(self, kept: BlockIndex) -> None:
-        """Bring the index up to what is on the nodes and is known of it, and close it."""
-        store, skip = self._store_on(kept), 0
-        try:
-            await store.reconcile()
-            while batch := self._index.packs.to_repair(_BATCH, skip):
-                skip += len(batch)
-                for pack in batch:
-                    kept.packs.want_repair(pack.id, pack.missing)
-        finally:
-            await store.close()
-
-    def _open_index(self, path: Path) -> SqliteBlockIndex:
-        file = self._drive.file
-        return SqliteBlockIndex(str(path), file.id, Profile.parse(file.profile).m)
+        await self._kept_index.tell_of_new_packs()
 
     def _store_on(self, index: BlockIndex) -> BlockStore:
         file = self._drive.file
@@ -397,7 +302,7 @@ class DriveCheck:
 
     def _summarised(self, store: StoreCheck) -> str:
         sums = self._index.packs.statistics()
-        commits = self._head.number if self._head else 0
+        commits = self._commits.head.number if self._commits.head else 0
         read = f", {store.checked_bytes >> 20} MiB read" if self._data else ""
         stored = f"{counted(sums.packs, 'pack')}, {counted(sums.blocks, 'block')}"
         return f"{counted(commits, 'commit')}, {stored}{read}"
