@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from backend.cluster import DriveFile
 from backend.coding import CapacityModel, Profile
 from backend.nodes import Space
-from tools.compose import cluster_map
+from tools.drive_nodes import cluster_map
 from tools.quantities import format_size
 
 

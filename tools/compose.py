@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,8 +24,8 @@ import trio
 
 from backend.blocks import BlockStore, SqliteBlockIndex
 from backend.care import Scrub, StoreHealth, repair_record
-from backend.cluster import DriveFile, NodeEntry, cluster_change, drive_file
-from backend.coding import ClusterMap, ClusterNode, Profile, code_for
+from backend.cluster import DriveFile, cluster_change, drive_file
+from backend.coding import Profile, code_for
 from backend.commits import (
     DEFAULT_SECONDS,
     SILENT_SECONDS,
@@ -41,30 +41,24 @@ from backend.errors import (
     DriveError,
     FormatError,
     LeaseHeldError,
-    NodeError,
-    UnavailableError,
-    UsageError,
     WrongKeyError,
 )
 from backend.keys import DriveKeys, Secret, key_slots
 from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import (
     LeasedNode,
-    MeteredNode,
     Node,
-    NodeIdentity,
-    NodePlace,
     PatientNode,
-    RetryNode,
 )
 from backend.packs import PackCodec, PackStore
-from backend.system import ask, at_rest
+from backend.system import at_rest
 from backend.upstream import Head
 from cache.blocks import BlockCache, BlockCodec
 from cache.drive import Drive
 from cache.local import LocalState, stale
 from cache.opening import DriveOptions, Secrets, StaleCacheError, open_drive
 from tools import old_place, pairing
+from tools.drive_nodes import cluster_map, open_nodes, patient
 from tools.host import mounts
 from tools.host.places import Folders
 
@@ -75,8 +69,6 @@ RESTORING_CACHE: Final = 64 << 20
 LEASE_PATIENCE: Final = DEFAULT_SECONDS / 6
 PACK_PATIENCE: Final = 120.0
 """A mount reads and writes packs around a node that hangs, but waits for its own writes when it ends."""
-TOOL_PATIENCE: Final = 60.0
-"""Of tools that read and write whole fragments of every node: one that takes longer is away."""
 
 Waiting = Callable[[str], None]
 
@@ -115,82 +107,9 @@ def unlock(folder: str, file: DriveFile, secrets: Iterable[Secret]) -> UnlockedD
     raise wrong
 
 
-def node_places(folder: str, file: DriveFile) -> list[NodePlace]:
-    """Where the drive's nodes are."""
-    return [entry.place(folder) for entry in file.nodes]
-
-
-def node_folders(folder: str, file: DriveFile) -> list[str]:
-    """The absolute paths of those that are folders of this machine."""
-    return [place.folder for place in node_places(folder, file) if place.folder is not None]
-
-
-def require_distinct(new: Sequence[NodePlace], what: str) -> None:
-    """`UsageError` if two of the places are one, by whatever URLs."""
-    found = [(place, place.whereabouts()) for place in new]
-    things = {place if there is None else there.thing for place, there in found}
-    if len(things) != len(new):
-        raise UsageError(what)
-
-
-def nodes_away(folder: str, file: DriveFile) -> list[NodeError]:
-    """What is wrong with each node that is missing, foreign, no node or does not answer. Blocks."""
-    found = ask({entry: partial(_trouble_with, entry, entry.place(folder), file.id) for entry in file.nodes})
-    silent = (
-        NodeError(f"{entry.name}: {entry.place(folder)} does not answer", entry.name)
-        for entry in file.nodes
-        if entry not in found
-    )
-    return [*filter(None, found.values()), *silent]
-
-
-def _trouble_with(entry: NodeEntry, place: NodePlace, drive_id: bytes) -> NodeError | None:
-    try:
-        found = place.identity(entry.name)
-    except NodeError as error:
-        return error
-    if found.drive_id != drive_id:
-        return NodeError(f"{entry.name}: {place} is a node of another drive", entry.name)
-    if found.name != entry.name:
-        return NodeError(f"{entry.name}: {place} is this drive's {found.name}", entry.name)
-    return None
-
-
-def require_enough_nodes(file: DriveFile, away: Sequence[NodeError]) -> None:
-    """`UnavailableError` if so many nodes are away that not everything can be read."""
-    spare = Profile.parse(file.profile).m
-    if len(away) > spare:
-        reasons = "; ".join(str(error) for error in away)
-        raise UnavailableError(
-            f"{len(away)} of {len(file.nodes)} nodes cannot be used, at most {spare} may be away: {reasons}",
-            [error.node for error in away],
-        )
-
-
-def cluster_map(file: DriveFile) -> ClusterMap:
-    """Where fragments belong."""
-    return ClusterMap(
-        file.epoch, tuple(ClusterNode(node.name, node.zone, node.weight) for node in file.nodes)
-    )
-
-
 def pack_codec(drive: UnlockedDrive) -> PackCodec:
     """How its packs are made and read."""
     return PackCodec(code_for(Profile.parse(drive.file.profile)), drive.file.id, drive.keys.pack)
-
-
-def open_nodes(folder: str, file: DriveFile) -> dict[str, Node]:
-    """All nodes of the drive by name, also those that are away: each call finds out. See `patient`."""
-    found: dict[str, Node] = {}
-    for entry in file.nodes:
-        identity = NodeIdentity(entry.name, file.id, entry.zone)
-        found[entry.name] = entry.place(folder).node(identity)
-    return found
-
-
-def patient(nodes: Mapping[str, Node], patience: float) -> dict[str, Node]:
-    """These nodes; what is transient is tried again, and who has waited `patience` seconds is told so."""
-    return {name: MeteredNode(RetryNode(PatientNode(node, patience))) for name, node in nodes.items()}
 
 
 def open_index(path: Path, file: DriveFile) -> SqliteBlockIndex:

@@ -35,7 +35,7 @@ from backend.system import ask, durable, plain_hash
 from cache.local import LOCK_FILE, NAMESPACE_FILE, set_namespace_aside
 from cache.opening import DriveOptions
 from cache.retention import LostRange
-from tools import compose, errors, old_drive
+from tools import compose, drive_nodes, errors, old_drive
 from tools.check.check_drive import DriveCheck
 from tools.check.check_report import counts
 from tools.compose import UnlockedDrive
@@ -146,7 +146,7 @@ def unlock_any(folder: str, survey: Survey, source: SecretSource) -> UnlockedDri
 def _fsck(options: argparse.Namespace) -> int:
     folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
-    old_drive.require_unused(folder, compose.node_places(folder, survey.file))
+    old_drive.require_unused(folder, drive_nodes.node_places(folder, survey.file))
     drive = unlock_any(folder, survey, secret_source(options))
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
     progress = Progress(folder, options.descriptor)

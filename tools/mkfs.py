@@ -22,7 +22,7 @@ from backend.nodes import NodeIdentity, NodePlace, place_at
 from backend.system import durable
 from tools import errors, old_drive
 from tools.capacity_report import describe_limit, describe_needs
-from tools.compose import cluster_map, require_distinct
+from tools.drive_nodes import cluster_map, require_distinct
 from tools.errors import MKFS_CODES, Parser
 from tools.quantities import counted
 from tools.secret_source import SecretSource

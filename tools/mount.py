@@ -29,7 +29,7 @@ from mountfs import process_tuning
 from mountfs.heap import share_one_heap
 from mountfs.session import Session
 from mountfs.session_options import SessionOptions
-from tools import compose, errors, mount_options, remount
+from tools import compose, drive_nodes, errors, mount_options, remount
 from tools.compose import UnlockedDrive
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.host import daemon, mounts, namespaces, places
@@ -112,10 +112,10 @@ def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDri
     file = compose.load_drive(folder)
     places.free_mountpoint(mountpoint)
     own = _folders(file.id.hex(), options)
-    needed = [folder, str(own.cache), str(own.state), *compose.node_folders(folder, file)]
+    needed = [folder, str(own.cache), str(own.state), *drive_nodes.node_folders(folder, file)]
     places.check_not_covered(mountpoint, needed)
-    away = compose.nodes_away(folder, file)
-    compose.require_enough_nodes(file, away)
+    away = drive_nodes.nodes_away(folder, file)
+    drive_nodes.require_enough_nodes(file, away)
     for error in away:
         _warn(str(error))
     source = SecretSource.chosen(

@@ -44,17 +44,8 @@ from tools.check.check_commits import SNAPSHOT_KEY, CommitCheck
 from tools.check.check_report import summarised
 from tools.check.check_state import StateCheck, StateSource, breaches_of
 from tools.check.kept_index import KeptIndex
-from tools.compose import (
-    INDEX_FILE,
-    LEASE_PATIENCE,
-    TOOL_PATIENCE,
-    UnlockedDrive,
-    cluster_map,
-    lease_on,
-    open_nodes,
-    pack_codec,
-    patient,
-)
+from tools.compose import INDEX_FILE, LEASE_PATIENCE, UnlockedDrive, lease_on, pack_codec
+from tools.drive_nodes import TOOL_PATIENCE, cluster_map, open_nodes, patient
 from tools.host.places import Folders
 from tools.host.progress import Progress
 from tools.quantities import counted

@@ -20,7 +20,7 @@ from typing import Final, Literal
 from backend.cluster import DriveFile
 from backend.coding import Profile
 from backend.errors import DriveError
-from tools import compose
+from tools import compose, drive_nodes
 from tools.capacity_report import describe_limit, describe_needs
 from tools.control_client import ControlClient
 from tools.errors import ToolError
@@ -124,7 +124,7 @@ def _drive(folder: str) -> Iterator[Finding]:
 
 
 def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
-    away = compose.nodes_away(folder, file)
+    away = drive_nodes.nodes_away(folder, file)
     spare = Profile.parse(file.profile).m
     for error in away:
         yield Finding("note" if len(away) <= spare else "bad", str(error))

@@ -40,7 +40,7 @@ from backend.failpoints import declare, failpoint
 from backend.keys import DriveKeys
 from backend.nodes import NodeIdentity, NodePlace, place_at, stored_url
 from backend.packs import PackCodec
-from tools import compose, fsck, old_drive
+from tools import compose, drive_nodes, fsck, old_drive
 from tools.compose import UnlockedDrive
 from tools.errors import ToolError
 from tools.host import mounts
@@ -89,7 +89,7 @@ def _rate(text: str) -> float:
 def _add(options: argparse.Namespace) -> int:
     drive = _unused_drive(options)
     new = [place_at(path, os.getcwd()) for path in options.paths]
-    compose.require_distinct(new, "the same folder is given twice")
+    drive_nodes.require_distinct(new, "the same folder is given twice")
     _require_all_there(drive.folder, drive.file)
     return _run(_add_all, drive, new, options.zone, options.rate)
 
@@ -132,7 +132,7 @@ def _unused_drive(options: argparse.Namespace) -> UnlockedDrive:
             f"umount.drivefs {folder}, then give {mount.source} in its place"
         )
     survey = check_nodes.survey(folder)
-    old_drive.require_unused(folder, compose.node_places(folder, survey.file))
+    old_drive.require_unused(folder, drive_nodes.node_places(folder, survey.file))
     drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
     if any(place.folder == folder for place, _ in survey.wrong):
         say(f"{folder}: a change of its nodes was interrupted; it is finished now")
@@ -149,7 +149,7 @@ async def _finish(drive: UnlockedDrive) -> None:
 
 
 def _require_all_there(folder: str, file: DriveFile) -> None:
-    away = compose.nodes_away(folder, file)
+    away = drive_nodes.nodes_away(folder, file)
     if away:
         reasons = "; ".join(str(error) for error in away)
         raise UnavailableError(
@@ -171,8 +171,8 @@ def _require_enough_without(folder: str, file: DriveFile, names: Sequence[str]) 
 
 def _require_others_there(folder: str, file: DriveFile, names: Sequence[str]) -> None:
     """Nodes that are to go may be lost already, as many as the profile can do without."""
-    away = compose.nodes_away(folder, file)
-    compose.require_enough_nodes(file, away)
+    away = drive_nodes.nodes_away(folder, file)
+    drive_nodes.require_enough_nodes(file, away)
     others = [error for error in away if error.node not in names]
     if others:
         raise UnavailableError(
@@ -276,7 +276,7 @@ async def _remove_one(drive: UnlockedDrive, entry: NodeEntry, rate: float | None
 
 
 async def _require_empty(drive: HeldDrive, name: str) -> None:
-    if name in {error.node for error in compose.nodes_away(drive.folder, drive.file)}:
+    if name in {error.node for error in drive_nodes.nodes_away(drive.folder, drive.file)}:
         return  # what it had was found elsewhere or rebuilt: else the moving would have ended with an error
     left = await left_on(drive.nodes[name])
     if left:
@@ -298,7 +298,7 @@ async def _move_all(drive: UnlockedDrive, rate: float | None) -> int:
 async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[RebalanceReport, int]:
     """Put all in its place: what was done, and copies of small objects written. `ToolError` if something
     could not be put in order."""
-    profile, cluster = Profile.parse(drive.file.profile), compose.cluster_map(drive.file)
+    profile, cluster = Profile.parse(drive.file.profile), drive_nodes.cluster_map(drive.file)
     ranking = ranking_of(cluster, profile.m + 1)
     objects = ReplicatedObjects(drive.nodes, ranking, profile.m + 1, drive.file.id, keys.object)
     progress = Progress(drive.folder)
@@ -334,8 +334,8 @@ def _report(done: tuple[RebalanceReport, int]) -> None:
 
 @asynccontextmanager
 async def _held(drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
-    bare = compose.open_nodes(drive.folder, drive.file)
-    nodes = compose.patient(bare, compose.TOOL_PATIENCE)
+    bare = drive_nodes.open_nodes(drive.folder, drive.file)
+    nodes = drive_nodes.patient(bare, drive_nodes.TOOL_PATIENCE)
     lease = compose.lease_on(bare, drive)
     async with held(drive.folder, drive.file, nodes, lease) as changing:
         yield changing

@@ -24,7 +24,7 @@ from backend.errors import NodeError, UsageError
 from backend.health import ScrubStatus
 from backend.nodes import NodeIdentity, NodePlace, place_at, stored_url
 from cache.messages import CHECK, REPAIR, SCRUB, Nothing, ScrubWanted
-from tools import compose, fsck, old_drive
+from tools import drive_nodes, fsck, old_drive
 from tools.commands import node_changes
 from tools.commands.status_report import describe_scrub
 from tools.control_client import ControlClient
@@ -111,7 +111,7 @@ def _repair(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     folder = os.path.abspath(options.drive)
     file = check_nodes.survey(folder).file
-    away = {error.node: str(error) for error in compose.nodes_away(folder, file)}
+    away = {error.node: str(error) for error in drive_nodes.nodes_away(folder, file)}
     for entry in file.nodes:
         state = away.get(entry.name, "ok" if entry.weight else "ok, takes nothing new")
         say(f"{entry.name}  {entry.zone}  {entry.place(folder)}  {state}")
@@ -122,13 +122,13 @@ def _replace(options: argparse.Namespace) -> int:
     folder, place = os.path.abspath(options.drive), place_at(options.path, os.getcwd())
     survey = check_nodes.survey(folder)
     file = survey.file
-    old_drive.require_unused(folder, compose.node_places(folder, file))
+    old_drive.require_unused(folder, drive_nodes.node_places(folder, file))
     source = fsck.secret_source(options)
     drive = fsck.unlock_any(folder, survey, source)
-    if place in compose.node_places(folder, file):
+    if place in drive_nodes.node_places(folder, file):
         raise UsageError(f"{place}: is a node of the drive already")
     new = _with_new_node(folder, file, node_changes.named(file, options.old), place, options.zone)
-    compose.require_enough_nodes(new, compose.nodes_away(folder, new))
+    drive_nodes.require_enough_nodes(new, drive_nodes.nodes_away(folder, new))
     for line in check_nodes.write_copies(folder, new):
         say(f"drivefs: warning: {line}")
     say(f"{folder}: {options.old} is {place} now (epoch {new.epoch}); rebuilding what it held")
@@ -165,8 +165,8 @@ def _rebuild(options: argparse.Namespace) -> int:
             f"{folder}: there is a {drive_file.FILE_NAME}; fsck.drivefs mends one that is damaged"
         )
     file = _with_paths(folder, check_nodes.survey(folder, options.nodes).file, options.nodes)
-    away = compose.nodes_away(folder, file)
-    compose.require_enough_nodes(file, away)
+    away = drive_nodes.nodes_away(folder, file)
+    drive_nodes.require_enough_nodes(file, away)
     os.makedirs(folder, exist_ok=True)
     for line in check_nodes.write_copies(folder, file):
         say(f"drivefs: warning: {line}")

@@ -24,7 +24,7 @@ from backend.system import patience
 from tests.drives import QUIET, content_of, make_file
 from tests.hostile import Attack, Hostile
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_empty_drive, make_small_drive
-from tools import compose
+from tools import compose, drive_nodes
 from tools.check import check_drive
 
 pytestmark = pytest.mark.logs_warnings
@@ -248,7 +248,7 @@ def test_a_node_that_hangs_does_not_hold_up_a_mount(made: SmallDrive) -> None:
     identity.unlink()
     os.mkfifo(identity)
     begun = time.monotonic()
-    away = compose.nodes_away(str(made.drive), compose.load_drive(str(made.drive)))
+    away = drive_nodes.nodes_away(str(made.drive), compose.load_drive(str(made.drive)))
     assert [error.node for error in away] == [EVIL]
     write(made, b"file")
     assert time.monotonic() - begun < 60

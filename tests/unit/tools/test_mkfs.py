@@ -19,7 +19,7 @@ from backend.errors import FormatError, UnavailableError, UsageError, WrongKeyEr
 from backend.keys.key_slots import Secret
 from backend.nodes import directory_place
 from backend.nodes.node import Space
-from tools import compose, errors
+from tools import compose, drive_nodes, errors
 from tools.commands import doctor
 from tools.errors import MKFS_CODES
 from tools.mkfs import mkfs
@@ -56,7 +56,7 @@ def test_a_new_drive_can_be_unlocked(make: MakeDrive) -> None:
     assert make() == 0
     file = compose.load_drive(str(make.folder))
     assert (file.profile, len(file.nodes), file.epoch) == ("4+2", 6, 1)
-    assert compose.nodes_away(str(make.folder), file) == []
+    assert drive_nodes.nodes_away(str(make.folder), file) == []
     drive = compose.unlock(str(make.folder), file, [Secret.key_file(make.key.read_bytes())])
     assert drive.id_text == file.id.hex()
     assert repr(drive.keys.block) not in repr(drive)
@@ -88,7 +88,7 @@ def test_profile_and_nodes(make: MakeDrive, tmp_path: Path) -> None:
 def test_nodes_inside_the_drive_move_with_it(make: MakeDrive, tmp_path: Path) -> None:
     make("--profile", "copies:2")
     moved = make.folder.rename(tmp_path / "moved")
-    assert compose.nodes_away(str(moved), compose.load_drive(str(moved))) == []
+    assert drive_nodes.nodes_away(str(moved), compose.load_drive(str(moved))) == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_force_replaces_a_drive_that_is_not_in_use(make: MakeDrive) -> None:
     file = compose.load_drive(str(make.folder))
     assert file.id != old
     assert not (make.folder / "node0" / "packs").exists()
-    assert compose.nodes_away(str(make.folder), file) == []
+    assert drive_nodes.nodes_away(str(make.folder), file) == []
 
 
 def test_force_refuses_a_drive_that_is_in_use(make: MakeDrive, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +171,7 @@ def test_force_never_takes_another_drives_data(make: MakeDrive, tmp_path: Path) 
     other = MakeDrive(make.key, tmp_path / "other")
     assert other("--force", "--profile", "copies:2", *nodes) == 1
     assert (tmp_path / "n1" / "packs").is_dir()
-    assert compose.nodes_away(str(make.folder), compose.load_drive(str(make.folder))) == []
+    assert drive_nodes.nodes_away(str(make.folder), compose.load_drive(str(make.folder))) == []
 
 
 def test_force_goes_on_after_an_interrupted_mkfs(make: MakeDrive) -> None:
@@ -260,12 +260,12 @@ def test_too_many_nodes_away_are_named(make: MakeDrive) -> None:
     make("--profile", "2+1")
     folder, file = str(make.folder), compose.load_drive(str(make.folder))
     (make.folder / "node0").rename(make.folder / "gone")
-    compose.require_enough_nodes(file, compose.nodes_away(folder, file))
+    drive_nodes.require_enough_nodes(file, drive_nodes.nodes_away(folder, file))
     (make.folder / "node1" / "node.toml").write_bytes((make.folder / "node2" / "node.toml").read_bytes())
-    away = compose.nodes_away(folder, file)
+    away = drive_nodes.nodes_away(folder, file)
     assert [error.node for error in away] == ["node0", "node1"]
     with pytest.raises(UnavailableError, match=r"node0.*missing.*node1.*this drive's node2"):
-        compose.require_enough_nodes(file, away)
+        drive_nodes.require_enough_nodes(file, away)
 
 
 def test_a_damaged_drive_file_is_one_line(make: MakeDrive) -> None:

@@ -19,7 +19,7 @@ from backend.nodes.identity import NodeIdentity, encode_identity
 from backend.system import patience
 from backend.system.patience import ask
 from tests.small_drive import SmallDrive, copy_of, make_empty_drive
-from tools import compose
+from tools import drive_nodes
 
 NODES = 6
 
@@ -149,7 +149,7 @@ def test_a_node_that_hangs_is_away_and_holds_nobody_up(
     folder = str(made.drive)
     begun = time.monotonic()
     file = check_nodes.survey(folder).file
-    assert [error.node for error in compose.nodes_away(folder, file)] == ["node5"]
+    assert [error.node for error in drive_nodes.nodes_away(folder, file)] == ["node5"]
     assert list(check_nodes.wrong_identities(folder, file)) == []
     (line,) = check_nodes.write_copies(folder, file)
     assert line.startswith("node5: not there")

@@ -39,7 +39,7 @@ from backend.nodes.node import Node
 from backend.packs.fragment_format import parse_fragment_key
 from tests.drives import QUIET, make_file
 from tests.small_drive import CLEAN, SmallDrive, copy_of, make_small_drive
-from tools import compose
+from tools import compose, drive_nodes
 from tools.errors import ToolError
 from tools.host import mounts
 from tools.host.mounts import Mount
@@ -143,7 +143,7 @@ def require_redundant(made: SmallDrive, packs: int) -> None:
 
 def require_in_place(made: SmallDrive) -> None:
     """Everything lies where the cluster map wants it, once."""
-    cluster = compose.cluster_map(compose.load_drive(str(made.drive)))
+    cluster = drive_nodes.cluster_map(compose.load_drive(str(made.drive)))
     for pack_id, held_by in fragments(made).items():
         nodes = [name for names in held_by.values() for name in names]
         assert sorted(nodes) == sorted(place(cluster, pack_id, 6))
@@ -274,7 +274,7 @@ def test_who_took_the_map_before_a_change_and_the_lease_after_it_is_refused(made
         trio.run(mount)
 
     async def change() -> None:
-        nodes = compose.open_nodes(old.folder, old.file)
+        nodes = drive_nodes.open_nodes(old.folder, old.file)
         lease = Lease(nodes, old.file.id, old.keys.lease, this_process(), map_epoch=old.file.epoch)
         async with held(old.folder, old.file, nodes, lease):
             pytest.fail("held with an old map")
@@ -286,7 +286,7 @@ def test_who_took_the_map_before_a_change_and_the_lease_after_it_is_refused(made
 def test_a_stopped_holder_of_an_old_map_is_fenced_whatever_became_of_its_nodes(large: SmallDrive) -> None:
     drive = large.unlocked()
     file = drive.file
-    nodes = compose.open_nodes(str(large.drive), file)
+    nodes = drive_nodes.open_nodes(str(large.drive), file)
     gone = replace(this_process(), pid=2**22 + 1, started=1)
     stopped = Lease(nodes, file.id, drive.keys.lease, gone, map_epoch=file.epoch)
 
@@ -407,7 +407,7 @@ def test_a_step_that_fails_is_told_and_done_again(large: SmallDrive, step: str, 
 def test_a_full_node_ends_the_moving_with_its_name(
     large: SmallDrive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, packs, names = compose.open_nodes, len(fragments(large)), busiest(large)
+    real, packs, names = drive_nodes.open_nodes, len(fragments(large)), busiest(large)
 
     def full(folder: str, file: DriveFile) -> dict[str, Node]:
         nodes = real(folder, file)
@@ -416,7 +416,7 @@ def test_a_full_node_ends_the_moving_with_its_name(
         return nodes
 
     with monkeypatch.context() as patch:
-        patch.setattr(compose, "open_nodes", full)
+        patch.setattr(drive_nodes, "open_nodes", full)
         with pytest.raises(NoSpaceError, match=r"node\d: cannot write packs/"):
             remove(large, *names)
     require_redundant(large, packs)

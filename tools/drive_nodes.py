@@ -1,0 +1,89 @@
+"""The nodes of a drive: where they are, which of them can be used, and how they are talked to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from backend.cluster import DriveFile, NodeEntry
+from backend.coding import ClusterMap, ClusterNode, Profile
+from backend.errors import NodeError, UnavailableError, UsageError
+from backend.nodes import MeteredNode, Node, NodeIdentity, NodePlace, PatientNode, RetryNode
+from backend.system import ask
+
+TOOL_PATIENCE: Final = 60.0
+"""Of tools that read and write whole fragments of every node: one that takes longer is away."""
+
+
+def node_places(folder: str, file: DriveFile) -> list[NodePlace]:
+    """Where the drive's nodes are."""
+    return [entry.place(folder) for entry in file.nodes]
+
+
+def node_folders(folder: str, file: DriveFile) -> list[str]:
+    """The absolute paths of those that are folders of this machine."""
+    return [place.folder for place in node_places(folder, file) if place.folder is not None]
+
+
+def require_distinct(new: Sequence[NodePlace], what: str) -> None:
+    """`UsageError` if two of the places are one, by whatever URLs."""
+    found = [(place, place.whereabouts()) for place in new]
+    things = {place if there is None else there.thing for place, there in found}
+    if len(things) != len(new):
+        raise UsageError(what)
+
+
+def nodes_away(folder: str, file: DriveFile) -> list[NodeError]:
+    """What is wrong with each node that is missing, foreign, no node or does not answer. Blocks."""
+    found = ask({entry: partial(_trouble_with, entry, entry.place(folder), file.id) for entry in file.nodes})
+    silent = (
+        NodeError(f"{entry.name}: {entry.place(folder)} does not answer", entry.name)
+        for entry in file.nodes
+        if entry not in found
+    )
+    return [*filter(None, found.values()), *silent]
+
+
+def _trouble_with(entry: NodeEntry, place: NodePlace, drive_id: bytes) -> NodeError | None:
+    try:
+        found = place.identity(entry.name)
+    except NodeError as error:
+        return error
+    if found.drive_id != drive_id:
+        return NodeError(f"{entry.name}: {place} is a node of another drive", entry.name)
+    if found.name != entry.name:
+        return NodeError(f"{entry.name}: {place} is this drive's {found.name}", entry.name)
+    return None
+
+
+def require_enough_nodes(file: DriveFile, away: Sequence[NodeError]) -> None:
+    """`UnavailableError` if so many nodes are away that not everything can be read."""
+    spare = Profile.parse(file.profile).m
+    if len(away) > spare:
+        reasons = "; ".join(str(error) for error in away)
+        raise UnavailableError(
+            f"{len(away)} of {len(file.nodes)} nodes cannot be used, at most {spare} may be away: {reasons}",
+            [error.node for error in away],
+        )
+
+
+def cluster_map(file: DriveFile) -> ClusterMap:
+    """Where fragments belong."""
+    return ClusterMap(
+        file.epoch, tuple(ClusterNode(node.name, node.zone, node.weight) for node in file.nodes)
+    )
+
+
+def open_nodes(folder: str, file: DriveFile) -> dict[str, Node]:
+    """All nodes of the drive by name, also those that are away: each call finds out. See `patient`."""
+    found: dict[str, Node] = {}
+    for entry in file.nodes:
+        identity = NodeIdentity(entry.name, file.id, entry.zone)
+        found[entry.name] = entry.place(folder).node(identity)
+    return found
+
+
+def patient(nodes: Mapping[str, Node], patience: float) -> dict[str, Node]:
+    """These nodes; what is transient is tried again, and who has waited `patience` seconds is told so."""
+    return {name: MeteredNode(RetryNode(PatientNode(node, patience))) for name, node in nodes.items()}
