@@ -29,6 +29,11 @@ class Unreadable:
         self._ranges += broken[:1]
         return bool(broken)
 
+    def break_at(self, position: int) -> None:
+        """The page of this position."""
+        page = position >> 12 << 12
+        self._ranges.append((page, page + 4096))
+
     def mend(self) -> None:
         """All can be read again."""
         self._ranges.clear()

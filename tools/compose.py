@@ -174,6 +174,7 @@ async def _open(
             f"{error}; drivefs stale list {drive.folder} shows it, drivefs stale restore brings it back"
         )
         opened = await open_once(error.known)
+    notices += opened.ledger.journal.losses
     for notice in notices:
         log.warning("%s", notice)
     opened.notices = notices

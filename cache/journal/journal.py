@@ -64,6 +64,8 @@ class Journal:
         self._files = SegmentFiles(folder)
         self._bulk = BulkFiles(folder)
         self._failure = Failure(folder)
+        self.losses: list[str] = []
+        """for people: what replay had to put aside"""
         self._has_refused = False
         """whether something of a refused record may be behind the last one"""
         self.on_nameless: Callable[[str], None] = lambda _path: None
@@ -79,7 +81,7 @@ class Journal:
         """All records from the oldest kept segment to the end of the valid prefix. To be run to
         its end before `start`; it may be run again."""
         self.close()
-        return replay(self._folder, self._files, self._bulk, self._kept)
+        return replay(self._folder, self._files, self._bulk, self._kept, self.losses)
 
     def holds(self, bulk: Bulk) -> bool:
         """Whether the bytes that a BULK record refers to are there."""

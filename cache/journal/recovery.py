@@ -37,7 +37,8 @@ class JournalRecovery:
     def contradicts_the_log(self) -> bool:
         """Whether the journal lost what a published commit stands on, which no power cut can do: then what
         it says of dirty files may be older than what is published. Until `replay`."""
-        return self._scanned.lost is not None and self._scanned.commit <= self._ledger.head.number
+        is_short = self._scanned.lost is not None or bool(self._journal.losses)
+        return is_short and self._scanned.commit <= self._ledger.head.number
 
     def unfinished(self) -> list[PendingCommit]:
         """What the scan found of commits that the journal does not say are published, oldest first."""

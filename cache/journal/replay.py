@@ -1,7 +1,7 @@
 """Replay: the records that earlier processes left, up to the end of the valid prefix.
 
 What is read back is a prefix of what was appended. Segments that follow a gap are put aside in `lost/`, never
-silently used or removed.
+silently used or removed; so is what follows a sector that cannot be read (`cache.journal.salvage`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.system import durable
+from cache.journal import salvage
 from cache.journal.bulk import BulkFiles
 from cache.journal.format import (
     OFFSET_BITS,
@@ -41,18 +42,21 @@ class Record:
     """the commit that was open when the record's segment was begun"""
 
 
-def replay(folder: Path, files: SegmentFiles, bulk: BulkFiles, kept: KeptSegments) -> Iterator[Record]:
-    """All records; run to its end, `kept` has the segments that hold them. Nothing is open before."""
+def replay(
+    folder: Path, files: SegmentFiles, bulk: BulkFiles, kept: KeptSegments, losses: list[str]
+) -> Iterator[Record]:
+    """All records; run to its end, `kept` has the segments that hold them, and `losses` for people what was
+    put aside. Nothing is open before."""
     bulk.find()
     _pass_by_files(folder, kept)
-    headers = files.find()
+    headers = files.find(losses)
     expected: int | None = None
     for index, (path, header) in enumerate(headers):
         if expected is not None and header.first_sequence != expected:
-            _set_aside(folder, [path for path, _ in headers[index:]], expected)
+            losses.append(_set_aside(folder, [path for path, _ in headers[index:]], expected))
             break
         kept.next_sequence = header.first_sequence
-        yield from _replay_segment(path, header, bulk, kept)
+        yield from _replay_segment(folder, path, header, bulk, kept, losses)
         expected = kept.next_sequence
 
 
@@ -63,9 +67,10 @@ def _pass_by_files(folder: Path, kept: KeptSegments) -> None:
 
 
 def _replay_segment(
-    path: str, header: SegmentHeader, bulk: BulkFiles, kept: KeptSegments
+    folder: Path, path: str, header: SegmentHeader, bulk: BulkFiles, kept: KeptSegments, losses: list[str]
 ) -> Iterator[Record]:
-    data = memoryview(Path(path).read_bytes())
+    found, is_whole = salvage.read(path)
+    data = memoryview(found)
     offset = SEGMENT_HEADER_SIZE
     base = header.number << OFFSET_BITS
     while (record := decode_record(header.seed, data, offset, kept.next_sequence)) is not None:
@@ -75,15 +80,28 @@ def _replay_segment(
         yield Record(base | offset, kind, payload, header.open_commit)
         offset += RECORD_HEADER_SIZE + len(payload)
         kept.next_sequence += 1
+    if not is_whole:
+        losses.append(_salvage(folder, path, data[:offset]))
+        data = data[:offset]
     descriptor = durable.current().open(path, os.O_RDWR)
     kept.add(Segment(header.number, header.seed, path, descriptor, offset, len(data), len(data)))
 
 
-def _set_aside(folder: Path, paths: list[str], expected: int) -> None:
-    lost = set_aside(folder, paths)
-    log.error(
-        "journal %s: record %d is missing although later segments exist; kept them aside in %s",
-        folder,
-        expected,
-        lost,
+def _salvage(folder: Path, path: str, beginning: memoryview) -> str:
+    kept = salvage.keep_beginning(folder, path, bytes(beginning))
+    loss = (
+        f"the journal file {path} cannot be read from byte {len(beginning)} on: what it says before that is "
+        f"used, what came after it is lost; the file is kept as {kept}"
     )
+    log.error("%s", loss)
+    return loss
+
+
+def _set_aside(folder: Path, paths: list[str], expected: int) -> str:
+    lost = set_aside(folder, paths)
+    loss = (
+        f"the journal {folder}: record {expected} is missing although later segments exist, which are kept "
+        f"aside in {lost}"
+    )
+    log.error("%s", loss)
+    return loss

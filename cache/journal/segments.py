@@ -95,15 +95,26 @@ class SegmentFiles:
         """no file gets a name any more, and only names that are still ours are taken
         (`cache.journal.custody`)"""
 
-    def find(self) -> list[tuple[str, SegmentHeader]]:
-        """The segments that are there, by number. Files without a segment in them go."""
+    def find(self, losses: list[str]) -> list[tuple[str, SegmentHeader]]:
+        """The segments that are there, by number. Files without a segment in them go. One that cannot be read
+        at all is kept aside, with all that follow it, which `losses` is told."""
         found = []
         self._spares = []
         for path in self._folder.glob("*" + SPARE_SUFFIX):
             durable.current().unlink(str(path))
-        for path in sorted(self._folder.glob("*" + SUFFIX)):
-            with open(path, "rb") as file:
-                header = decode_segment_header(file.read(SEGMENT_HEADER_SIZE))
+        paths = sorted(self._folder.glob("*" + SUFFIX))
+        for index, path in enumerate(paths):
+            try:
+                header = decode_segment_header(_begin(path))
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                lost = set_aside(self._folder, map(str, paths[index:]))
+                losses.append(
+                    f"the journal file {path} cannot be read: it and what follows is kept in {lost}"
+                )
+                log.error("%s", losses[-1])
+                break
             if header is not None and f"{header.number:016x}" == path.stem:
                 found.append((str(path), header))
             elif any(path.read_bytes()):
@@ -198,6 +209,14 @@ class SegmentFiles:
         """What `finish_dropping` emptied of `dropped` can be used from now on."""
         self._spares += emptied
         self._coming_spares -= sum(bool(each.spare) for each in dropped)
+
+
+def _begin(path: Path) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.pread(descriptor, SEGMENT_HEADER_SIZE, 0)
+    finally:
+        os.close(descriptor)
 
 
 def set_aside(folder: Path, paths: Iterable[str]) -> Path:

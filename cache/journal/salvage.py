@@ -1,0 +1,84 @@
+"""Segments that the disk cannot read to their end: what is before that is used, all else is kept aside.
+
+The file itself goes to `lost/`, where a person may try again; in its place is a copy of its readable
+beginning.
+So what comes back later, when the sector can be read again, never stands before what was accepted since.
+A crash in between leaves the file where it was, and it is done again.
+
+Blocks; before anything of the journal is open.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from backend.system import durable
+from cache.journal.segments import LOST
+
+_PAGE: Final = 4096
+_COPY_SUFFIX: Final = ".salvaged"
+
+
+class Readable(NamedTuple):
+    """What a file holds, up to where it cannot be read."""
+
+    data: bytes
+    is_whole: bool
+
+
+def read(path: str) -> Readable:
+    """Errors other than EIO are raised."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        try:
+            return Readable(os.pread(descriptor, size, 0), is_whole=True)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+        return Readable(_beginning(descriptor), is_whole=False)
+    finally:
+        os.close(descriptor)
+
+
+def _beginning(descriptor: int) -> bytes:
+    """All pages before the first that cannot be read."""
+    pages: list[bytes] = []
+    try:
+        while page := os.pread(descriptor, _PAGE, len(pages) * _PAGE):
+            pages.append(page)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+    return b"".join(pages)
+
+
+def keep_beginning(folder: Path, path: str, beginning: bytes) -> Path:
+    """The file at `path` says this and no more from now on; where what it was is kept."""
+    io, lost = durable.current(), folder / LOST
+    lost.mkdir(mode=0o700, exist_ok=True)
+    kept = _free_name(lost, os.path.basename(path))
+    copy = path + _COPY_SUFFIX
+    descriptor = io.open(copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        io.write(descriptor, [beginning], 0)
+        io.sync_data(descriptor)
+    finally:
+        os.close(descriptor)
+    io.link(path, str(kept))
+    io.sync_folder(str(lost))
+    io.rename(copy, path)
+    io.sync_folder(str(folder))
+    return kept
+
+
+def _free_name(folder: Path, name: str) -> Path:
+    """What a crash left may have it already."""
+    number, path = 1, folder / name
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}"
+    return path

@@ -1,0 +1,93 @@
+"""A journal with sectors that cannot be read: what comes before is used, all else is kept and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cache.journal.format import OFFSET_BITS, RecordType
+from cache.journal.journal import Journal
+from cache.namespace.operations import ROOT_INODE
+from tests.contents import content
+from tests.drives import QUIET, content_of, make_file, opened
+from tests.memory_upstream import MemoryUpstream
+from tests.unreadable import Unreadable
+
+pytestmark = pytest.mark.logs_warnings
+
+SEGMENT = 32 << 10
+
+
+def appended(folder: Path, sizes: list[int]) -> list[tuple[int, bytes]]:
+    """Positions and payloads of records of a new journal."""
+    journal = Journal(folder, SEGMENT)
+    assert list(journal.replay()) == []
+    journal.start(1)
+    payloads = [bytes([number % 256]) * size for number, size in enumerate(sizes)]
+    found = [(journal.append(RecordType.OPERATION, (payload,), 1), payload) for payload in payloads]
+    journal.close()
+    return found
+
+
+def replayed(journal: Journal) -> list[bytes]:
+    return [bytes(record.payload) for record in journal.replay()]
+
+
+@given(st.lists(st.integers(1, 9000), min_size=1, max_size=40), st.data())
+def test_what_comes_before_is_read_and_nothing_else_ever(sizes: list[int], data: st.DataObject) -> None:
+    with TemporaryDirectory() as name:
+        folder = Path(name, "journal")
+        unreadable = Unreadable(Path(name))
+        records = appended(folder, sizes)
+        position = data.draw(st.sampled_from(records))[0] + data.draw(st.integers(0, 9000))
+        unreadable.break_at(position)
+        page = position >> 12 << 12
+        whole = [
+            payload for at, payload in records if at + 1 < page or at >> OFFSET_BITS < page >> OFFSET_BITS
+        ]
+        with unreadable.installed():
+            journal = Journal(folder, SEGMENT)
+            found = replayed(journal)
+            is_hit = bool(journal.losses)
+            # One that reaches into the page is not whole; one that lies before it is.
+            assert found in (whole, whole[:-1], [payload for _, payload in records])
+            assert is_hit or found == [payload for _, payload in records]
+            assert len(found) == len(records) or is_hit
+            journal.start(1)
+            journal.append(RecordType.OPERATION, (b"later",), 1)
+            journal.close()
+            assert replayed(Journal(folder, SEGMENT)) == [*found, b"later"]
+        # The sector comes back: what was given up does not.
+        assert replayed(Journal(folder, SEGMENT)) == [*found, b"later"]
+        assert not is_hit or any((folder / "lost").iterdir())
+
+
+async def test_a_drive_opens_with_what_can_be_read(tmp_path: Path) -> None:
+    upstream = MemoryUpstream()
+    unreadable = Unreadable(tmp_path / "here")
+    names = [b"%d" % number for number in range(40)]
+    async with opened(tmp_path / "here", upstream, crash=True) as drive:
+        positions = []
+        for name in names:
+            await make_file(drive, name, content("text", 900, int(name)))
+            positions.append(drive.ledger.journal.end)
+        await drive.fsync(drive.lookup(ROOT_INODE, names[-1]).inode)
+    upstream.lose_unflushed()
+    unreadable.break_at(positions[19])
+    with unreadable.installed():
+        async with opened(tmp_path / "here", upstream) as drive:
+            (loss,) = drive.ledger.journal.losses
+            assert "lost" in loss
+            left = [entry.name for entry in drive.entries(ROOT_INODE, 0, 100)]
+            assert left == names[: len(left)]
+            assert 10 < len(left) <= 20
+            for name in left[:-1]:
+                assert await content_of(drive, name) == content("text", 900, int(name))
+            await make_file(drive, b"after", b"content")
+            await drive.sync()
+    async with opened(tmp_path / "there", upstream, QUIET) as drive:
+        assert [entry.name for entry in drive.entries(ROOT_INODE, 0, 100)] == [*left, b"after"]
