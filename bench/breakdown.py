@@ -63,7 +63,7 @@ CREATE: Final[tuple[Part, ...]] = (
     (handler_base, "entry_reply", "the answer's attributes"),
 )
 STAT: Final[tuple[Part, ...]] = (
-    (Inodes, "attributes", "attributes of the inode"),
+    (Inodes, "attributes_of", "attributes of the inode"),
     (attribute_handlers, "entry_reply", "the answer's attributes"),
 )
 WRITE: Final[tuple[Part, ...]] = (

@@ -1,113 +1,172 @@
 """The drive: the one core that every door uses. POSIX calls on inodes and raw names.
 
-Names and attributes are `cache.tree.tree.Tree`, whose invariants hold here too; this adds content, the
-background work and the end. Event-loop thread only.
+It is put together of parts (`cache.opening`): what looks (`cache.tree.inodes`), what changes names,
+attributes and contents, what publishes, what keeps the past. Each call is the part's own, where its contract
+is. Here are the background work and the end. Event-loop thread only.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from stat import S_ISREG
+from dataclasses import dataclass
 from typing import Final
 
 import trio
 
-from backend.errors import DriveError, FencedError
-from backend.upstream import BlockId, StoreStatus, Upstream
+from backend.errors import DriveError
+from backend.upstream import BlockId, Upstream
 from cache.attributes import FileSystemStatistics
-from cache.blocks import AHEAD, BlockCache, Content, Sealer
-from cache.errors import (
-    DirectoryError,
-    DriveFullError,
-    FileSystemError,
-    FileTooBigError,
-    InvalidArgumentError,
-    JournalLostError,
-    UnreadableError,
-)
+from cache.blocks import BlockCache, Content, Sealer
+from cache.errors import FileSystemError, JournalLostError
 from cache.health import Health
 from cache.history import PastTree
-from cache.journal import Layer, Ledger, Need, Trimming
+from cache.journal import Ledger, Trimming
 from cache.messages import DriveStatus, SetApart
-from cache.namespace import MAX_NAME, MAX_SIZE, Point, sqlite_errors
-from cache.publish import Quiet, SnapshotKeeper
-from cache.retention import RetentionKeeper, SpaceAccounting, paths_of
-from cache.tree import BLOCK_SIZE, Tree
+from cache.namespace import MAX_NAME, Point, sqlite_errors
+from cache.publish import Publisher, SnapshotKeeper, StoreWatch
+from cache.retention import RetentionKeeper, SpaceAccounting
+from cache.sync import Broadcast
+from cache.tree import (
+    BLOCK_SIZE,
+    Durability,
+    FileContents,
+    InodeAttributes,
+    Inodes,
+    Intake,
+    PutOff,
+    Tree,
+)
 
 log = logging.getLogger(__name__)
 
 TICK: Final = 1.0
-PATIENCE: Final = 10.0
-"""Seconds without any progress after which `redundancy` no longer waits."""
-STATUS_INTERVAL: Final = 30.0
-STATUS_PAUSE: Final = 0.5
-"""Seconds between two looks at the nodes, however often they change."""
-NAMED: Final = 10
-"""So many files are named in a message."""
-LARGEST_RECORD: Final = 8 << 20
-"""A larger write is journaled in several records."""
 
 
-class Drive(Tree):
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a drive is put together of. All work on the same ledger."""
+
+    ledger: Ledger
+    trimming: Trimming
+    blocks: BlockCache
+    content: Content
+    sealer: Sealer
+    upstream: Upstream
+    snapshots: SnapshotKeeper
+    publisher: Publisher
+    retention: RetentionKeeper
+    store: StoreWatch
+    past: PastTree
+    changes: Broadcast
+    put_off: PutOff
+    intake: Intake
+    inodes: Inodes
+    attributes: InodeAttributes
+    tree: Tree
+    contents: FileContents
+    durability: Durability
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What the opener of the drive knows of it. `health`: None where nobody can look after the store.
+    `notices`: what the person who opens it is to be told. `set_aside`: how many states lie here that the
+    drive has gone past."""
+
+    health: Health | None = None
+    notices: tuple[str, ...] = ()
+    set_aside: int = 0
+
+
+NOTHING_SPECIAL: Final = Circumstances()
+
+
+class Drive:
     """See the module. Made by `cache.opening.open_drive`, which also runs recovery; `run` must be
     running while the drive is used."""
 
-    retention: RetentionKeeper
-    """set by `cache.opening.open_drive` before anything runs"""
-
     def __init__(
         self,
-        ledger: Ledger,
-        trimming: Trimming,
-        content: Content,
-        blocks: BlockCache,
-        sealer: Sealer,
-        upstream: Upstream,
-        snapshots: SnapshotKeeper,
-        close_local: Callable[[], None],
-        quiet: Quiet,
+        parts: Parts,
+        circumstances: Circumstances,
         journal_limit: int,
-        read_only: bool,
+        close_local: Callable[[], None],
     ) -> None:
-        super().__init__(ledger, journal_limit, read_only)
-        self.trimming = trimming
-        self._content = content
-        self.blocks = blocks
-        self._sealer = sealer
-        self._upstream = upstream
-        self._snapshots = snapshots
+        self.ledger = parts.ledger
+        self.trimming = parts.trimming
+        self.blocks = parts.blocks
+        self.sealer = parts.sealer
+        self.upstream = parts.upstream
+        self.snapshots = parts.snapshots
+        self.publisher = parts.publisher
+        self.retention = parts.retention
+        self.store = parts.store
+        self.past = parts.past
+        self.changes = parts.changes
+        self.health = circumstances.health
+        self.notices = (*circumstances.notices, *parts.ledger.journal.losses)
+        self.set_aside = circumstances.set_aside
+        self._content = parts.content
+        self._contents = parts.contents
+        self._durability = parts.durability
+        self.put_off = parts.put_off
+        self._intake = parts.intake
+        self._journal_limit = journal_limit
         self._close_local = close_local
-        self._quiet = quiet
-        self.past = PastTree(self._namespace, content, ledger.flush)
-        self._sealing_ahead: dict[int, Layer] = {}
-        self._seal_ahead = trio.Event()
-        self._store_status: StoreStatus | None = None
-        self.health: Health | None = None
-        """set by who builds the store; None where nobody can look after it"""
-        self.notices: list[str] = []
-        """set by who opens the drive: what the person who opens it is to be told"""
-        self.set_aside = 0
-        """likewise: how many states lie here that the drive has gone past"""
+        self._take_calls(parts)
+
+    def _take_calls(self, parts: Parts) -> None:
+        """The calls of the parts, as they are: another function between would cost each call something."""
+        inodes, put_off, intake = parts.inodes, parts.put_off, parts.intake
+        self.attributes, self.size, self.lookup = inodes.attributes, inodes.size, inodes.lookup
+        self.entries, self.next_cookie = inodes.entries, inodes.next_cookie
+        self.parent, self.read_link, self.live_row = inodes.parent, inodes.read_link, inodes.row
+        self.hold, self.release = put_off.hold, put_off.release
+        self.delete_unused, self.accept_times = put_off.delete_unused, put_off.accept_times
+        self.now, self.accept_together = intake.now, intake.accept_together
+        self.allocate_number = intake.allocate_number
+        attributes, tree, contents = parts.attributes, parts.tree, parts.contents
+        self.set_attributes, self.set_times = attributes.set_attributes, attributes.set_times
+        self.kernel_times, self.touch = attributes.kernel_times, attributes.touch
+        self.get_xattr, self.xattr_names = attributes.get_xattr, attributes.xattr_names
+        self.set_xattr, self.remove_xattr = attributes.set_xattr, attributes.remove_xattr
+        self.make_node, self.symlink, self.link = tree.make_node, tree.symlink, tree.link
+        self.unlink, self.remove_directory = tree.unlink, tree.remove_directory
+        self.rename, self.tell_of_name = tree.rename, tree.tell_of_name
+        self.read, self.write, self.settle = contents.read, contents.write, contents.settle
+        durability = parts.durability
+        self.fsync, self.sync = durability.fsync, durability.sync
+        self.set_apart, self.redundancy = durability.set_apart, durability.redundancy
 
     @property
     def read_only(self) -> bool:
         """Whether nothing can be changed."""
-        return self._read_only
+        return self._intake.read_only
+
+    @property
+    def lost_journal(self) -> str:
+        """One line for people if the journal was taken away under the mount; empty while it is there."""
+        return self.ledger.custody.lost
+
+    @property
+    def is_only_here(self) -> bool:
+        """See `Durability.is_only_here`."""
+        return self._durability.is_only_here
 
     async def stored_sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
         """Sealed bytes of those of the blocks that are stored."""
-        return await self._upstream.housekeeping.sizes(blocks)
+        return await self.upstream.housekeeping.sizes(blocks)
 
     def statistics(self) -> FileSystemStatistics:
         """statvfs(3): data that fits with all its redundancy, beside what waits to be stored; what is free
         but not available is the reserve. Zeros as long as nothing is known of the nodes."""
-        capacity = None if self._store_status is None else self._store_status.capacity
+        capacity = None if self.store.status is None else self.store.status.capacity
         sizes = (0, 0, 0) if capacity is None else (capacity.total, capacity.free, capacity.available)
         unstored = self.ledger.room.unstored
         total, free, available = sizes[0], max(sizes[1] - unstored, 0), max(sizes[2] - unstored, 0)
-        inodes = self._namespace.statistics().inodes
+        inodes = self.ledger.namespace.statistics().inodes
         room = 1 << 40
         return FileSystemStatistics(
             BLOCK_SIZE,
@@ -119,224 +178,14 @@ class Drive(Tree):
             MAX_NAME,
         )
 
-    # Content
-
-    async def read(self, inode: int, offset: int, size: int) -> bytes | memoryview:
-        """Up to `size` bytes; fewer only at the file's end. `DriveError` if they cannot be had."""
-        row = self._row(inode)
-        if not row.is_regular:  # the size of others counts no bytes of content
-            raise DirectoryError("is a directory") if row.is_directory else InvalidArgumentError("no file")
-        layer = self._dirty.top(inode)
-        whole = row.size if layer is None else layer.size(row.size)
-        end = min(offset + size, whole)
-        if end <= offset:
-            return b""
-        return await self._content.read(inode, offset, end, whole)
-
-    async def write(self, inode: int, offset: int, data: bytes | memoryview) -> None:
-        """All of `data` at `offset`. Waits while the journal is full and the nodes are slower, and not for
-        ever. `DriveFullError`: the nodes could not store it."""
-        await self._room(self._need(inode, offset + len(data), len(data)), len(data))
-        row = self._row(inode)
-        if not S_ISREG(row.mode):
-            raise InvalidArgumentError("not a regular file")
-        if offset + len(data) > MAX_SIZE:
-            raise FileTooBigError("a file is at most 2^63-1 bytes")
-        if not data:
-            return
-        view = memoryview(data)
-        for start in range(0, len(view), LARGEST_RECORD):
-            part = view[start : start + LARGEST_RECORD]
-            layer = self.ledger.write(inode, offset + start, part, self.now())
-        self.publisher.wake()
-        if layer.written_to - layer.sealed_to >= 2 * AHEAD and inode not in self._sealing_ahead:
-            self._sealing_ahead[inode] = layer
-            self._seal_ahead.set()
-
-    def _need(self, inode: int, end: int, size: int) -> Need:
-        """What room a write asks for: where nothing but the reserve is left, to overwrite is less."""
-        if self.ledger.room.allows(Need.GROW, size) or end > self.size(inode):
-            return Need.GROW
-        return Need.CHANGE
-
-    async def settle(self, inode: int) -> None:
-        """A descriptor of the file was closed: its content is ready for a commit."""
-        self._dirty.settle(inode)
-
-    async def fsync(self, inode: int, *, alone: bool = False) -> None:
-        """Everything accepted so far, of this file and all others, survives a power cut. `alone`: as of
-        `Journal.sync`.
-        `InputOutputError` if the disk did not take it. Where the journal is lost the nodes have it then.
-        `FencedError`: what is in the journal will never be published."""
-        self._dirty.sync(inode)
-        try:
-            await self.ledger.journal.sync(alone=alone)
-        except JournalLostError:
-            await self.sync()
-        await self._confirm_writer()
-
-    async def _confirm_writer(self) -> None:
-        try:
-            await self._upstream.confirm_writer()
-        except FencedError as error:
-            await self.publisher.fence(error)
-            raise
-
-    async def sync(self) -> None:
-        """Everything accepted so far is stored and published. Raises what stopped it. `DriveFullError`: all
-        but files for which the nodes have no room; `UnreadableError`: all but others that are set apart."""
-        if not self._read_only:
-            await self.publisher.sync()
-        apart = await self.set_apart()
-        if apart:
-            is_full = self.ledger.set_apart.lack_of_room() is not None
-            raise (DriveFullError if is_full else UnreadableError)(_without(apart))
-
-    async def set_apart(self) -> dict[str, str]:
-        """Why files are not published, by path (`cache.journal.set_apart`)."""
-        reasons = self.publisher.set_apart()
-        if not reasons:
-            return {}
-        self.ledger.flush()
-        paths = await trio.to_thread.run_sync(paths_of, self._namespace.path, reasons.keys())
-        return {paths[inode]: reason for inode, reason in reasons.items()}
-
-    @property
-    def lost_journal(self) -> str:
-        """One line for people if the journal was taken away under the mount; empty while it is there."""
-        return self.ledger.custody.lost
-
-    @property
-    def is_only_here(self) -> bool:
-        """Whether something was accepted that is neither on the nodes nor in a journal that can be found."""
-        return not self._read_only and not self.ledger.custody.check() and self.ledger.unpublished
-
-    async def redundancy(self) -> str:
-        """Wait until what is stored has all the redundancy that the profile promises, as long as that goes
-        on; a line for people if it has less."""
-        if self._read_only:
-            return ""
-        short = await self._upstream.housekeeping.redundancy(PATIENCE)
-        if not short.packs:
-            return ""
-        packs = "1 pack lacks" if short.packs == 1 else f"{short.packs} packs lack"
-        where = f" on {', '.join(short.nodes)}" if short.nodes else ""
-        return (
-            f"not yet with the redundancy that was promised: {packs} fragments{where}; "
-            "a mount of the drive writes what is not there when it can"
-        )
-
-    # Life
-
-    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """The background work, until cancelled."""
-        await self._refresh_status()
-        async with trio.open_nursery() as nursery:
-            self._content.tasks = nursery
-            nursery.start_soon(self._status_loop)
-            if not self._read_only:
-                nursery.start_soon(self.publisher.run)
-                nursery.start_soon(self._tick_loop)
-                nursery.start_soon(self._confirm_loop)
-                nursery.start_soon(self._seal_ahead_loop)
-                nursery.start_soon(self._snapshots.run)
-                if self.health is not None:
-                    nursery.start_soon(self.health.run)
-                nursery.start_soon(self.retention.run)
-            task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._content.tasks = None
-
-    async def _confirm_loop(self) -> None:
-        with suppress(FencedError):
-            while True:
-                await trio.sleep(TICK)
-                await self._confirm_writer()
-
-    async def _tick_loop(self) -> None:
-        seen = -1
-        while True:
-            await trio.sleep(TICK)
-            self.ledger.local_room.look_anew()
-            self.trimming.fit_segments()
-            await self.ledger.journal.prepare()
-            self.ledger.custody.check()
-            if self.ledger.accepted != seen or self.any_unused:
-                seen = self._tick(seen)
-            await self._delete_slowly()
-
-    async def _delete_slowly(self) -> None:
-        """What a tick left of the inodes to be deleted, as the disk is short of room; until none can be."""
-        before = len(self._unused) + 1
-        while 0 < len(self._unused) < before and self.trimming.is_tight:
-            before = len(self._unused)
-            await self.trimming.relieve()
-            self.delete_unused()
-
-    def _tick(self, seen: int) -> int:
-        try:
-            with sqlite_errors(self._namespace.path):
-                self.delete_unused()
-            accepted = self.ledger.accepted
-            self.ledger.flush()
-        except (DriveError, FileSystemError, OSError) as error:
-            log.warning("the namespace cannot be written now (the journal has it all): %s", error)
-            return seen
-        return accepted
-
-    async def _status_loop(self) -> None:
-        room = self.ledger.room
-        while True:
-            with trio.move_on_after(STATUS_INTERVAL):
-                await room.wanted.wait()
-            await self._refresh_status()
-            await self.ledger.wake_waiting()
-            await trio.sleep(STATUS_PAUSE)
-
-    async def _refresh_status(self) -> None:
-        """Ask the store, and reckon with what it says."""
-        room = self.ledger.room
-        room.wanted = trio.Event()
-        accepted, unstored = room.accepted, self.ledger.unstored_bytes
-        try:
-            status = self._store_status = await self._upstream.housekeeping.status()
-        except DriveError as error:
-            log.info("the store's state cannot be had now: %s", error)
-        else:
-            unstored = max(unstored, status.pending_bytes)
-            was_full = room.is_full
-            room.measured(status.capacity, accepted, unstored, trio.current_time())
-            if room.is_full and not was_full:
-                log.warning("the drive is full: its nodes have only their reserve left")
-
-    async def _seal_ahead_loop(self) -> None:
-        while True:
-            await self._seal_ahead.wait()
-            self._seal_ahead = trio.Event()
-            while self._sealing_ahead:
-                inode, layer = next(iter(self._sealing_ahead.items()))
-                try:
-                    async with self._quiet.working():
-                        await self._sealer.seal_ahead(inode, layer)
-                except (DriveError, FileSystemError, OSError) as error:
-                    log.info("sealing ahead has to wait: %s", error)
-                    layer.sealed_to = layer.written_to
-                del self._sealing_ahead[inode]
-
-    def settled(self, inode: int) -> None:
-        """The content of `inode` is not frozen any more."""
-        self._delete_if_unused(inode)
-
     async def status(self) -> DriveStatus:
         """For people and tools: what is accepted, not yet stored, not yet published; the store."""
-        await self._refresh_status()
+        await self.store.look()
         apart = await self.set_apart()
-        ledger, sealer, totals = self.ledger, self._sealer, self._namespace.statistics()
+        ledger, sealer, totals = self.ledger, self.sealer, self.ledger.namespace.statistics()
         head = ledger.head
         return DriveStatus(
-            read_only=self._read_only,
+            read_only=self.read_only,
             fenced=self.publisher.fenced,
             problem=ledger.custody.lost or self.publisher.problem,
             journal_lost=bool(ledger.custody.lost),
@@ -346,8 +195,8 @@ class Drive(Tree):
             published=not ledger.unpublished,
             pending_commit=None if ledger.pending is None else ledger.pending.number,
             open_operations=ledger.open_operations,
-            dirty_files=len(self._dirty),
-            dirty_bytes=self._dirty.data_bytes(),
+            dirty_files=len(ledger.dirty),
+            dirty_bytes=ledger.dirty.data_bytes(),
             journal_bytes=ledger.journal.record_bytes,
             journal_limit=self._reachable_limit(),
             files=totals.files,
@@ -360,7 +209,7 @@ class Drive(Tree):
             cache_hits=self.blocks.hits,
             cache_misses=self.blocks.misses,
             scrub=None if self.health is None else self.health.scrub_status(),
-            store=self._store_status,
+            store=self.store.status,
         )
 
     def _reachable_limit(self) -> int:
@@ -370,22 +219,68 @@ class Drive(Tree):
 
     def points(self) -> list[Point]:
         """The retained points, the oldest first."""
-        return self._namespace.points.points()
+        return self.ledger.namespace.points.points()
 
     def space(self) -> SpaceAccounting:
         """For measuring the drive as of now."""
         self.ledger.flush()
-        return SpaceAccounting(self._namespace.path, self._upstream.housekeeping)
+        return SpaceAccounting(self.ledger.namespace.path, self.upstream.housekeeping)
+
+    # Life
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """The background work, until cancelled."""
+        await self.store.look()
+        async with trio.open_nursery() as nursery:
+            self._content.tasks = nursery
+            nursery.start_soon(self.store.run)
+            if not self.read_only:
+                nursery.start_soon(self.publisher.run)
+                nursery.start_soon(self._tick_loop)
+                nursery.start_soon(self._durability.run)
+                nursery.start_soon(self._contents.run)
+                nursery.start_soon(self.snapshots.run)
+                if self.health is not None:
+                    nursery.start_soon(self.health.run)
+                nursery.start_soon(self.retention.run)
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._content.tasks = None
+
+    async def _tick_loop(self) -> None:
+        seen = -1
+        while True:
+            await trio.sleep(TICK)
+            self.ledger.local_room.look_anew()
+            self.trimming.fit_segments()
+            await self.ledger.journal.prepare()
+            self.ledger.custody.check()
+            if self.ledger.accepted != seen or self.put_off.any_unused:
+                seen = self.tick(seen)
+            await self.put_off.delete_slowly()
+
+    def tick(self, seen: int) -> int:
+        try:
+            with sqlite_errors(self.ledger.namespace.path):
+                self.put_off.delete_unused()
+            accepted = self.ledger.accepted
+            self.ledger.flush()
+        except (DriveError, FileSystemError, OSError) as error:
+            log.warning("the namespace cannot be written now (the journal has it all): %s", error)
+            return seen
+        return accepted
 
     async def close(self) -> None:
         """Write down the state and let go of all files. What is not published stays in the journal;
         the next open goes on. Idempotent. `run` has to have ended; nothing else may be called any more."""
-        if self._closing:
+        if self._intake.closing:
             return
-        self._closing = True
-        await self.ledger.wake_waiting()
+        self.put_off.close()
+        await self._intake.close()
         try:
-            if not self._read_only:
+            if not self.read_only:
                 self.ledger.flush()
                 with suppress(JournalLostError):  # it was said, and all is stored, or was given up
                     await self.ledger.journal.sync()
@@ -393,21 +288,6 @@ class Drive(Tree):
         finally:
             # The lock of the state folder is let go of last: who waits for it finds everything closed.
             try:
-                await self._upstream.close()
+                await self.upstream.close()
             finally:
                 self._close_local()
-
-
-def _without(apart: Mapping[str, str]) -> str:
-    """What a sync says that left these files out."""
-    files = "; ".join(f"{path} ({reason})" for path, reason in list(apart.items())[:NAMED])
-    more = f"; and {len(apart) - NAMED} more" if len(apart) > NAMED else ""
-    if len(apart) == 1:
-        return (
-            f"all is stored but 1 file: {files}; it stays in the journal and is tried again; deleting it "
-            "ends that"
-        )
-    return (
-        f"all is stored but {len(apart)} files: {files}{more}; they stay in the journal and are tried again; "
-        "deleting them ends that"
-    )

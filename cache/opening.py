@@ -31,8 +31,9 @@ from backend.errors import (
 from backend.upstream import Commit, Head, Upstream
 from cache import defaults
 from cache.blocks import BlockCache, BlockCodec, Chunker, Content, Sealer
-from cache.drive import Drive
+from cache.drive import NOTHING_SPECIAL, Circumstances, Drive, Parts
 from cache.errors import InputOutputError
+from cache.history import PastTree
 from cache.journal import LARGE_WRITE, SEGMENT_SIZE, SMALLEST_SEGMENT, Data, Journal, Ledger
 from cache.local import DEVICE, LocalState
 from cache.namespace import MAX_NAME, ROOT_INODE, Delete, OutOfDateError, SetAttributes
@@ -44,12 +45,15 @@ from cache.publish import (
     SnapshotKeeper,
     SnapshotSchedule,
     SnapshotStore,
+    StoreWatch,
+    Wake,
     blocks_named,
     is_same_commit,
     snapshot,
 )
 from cache.retention import RetentionKeeper, RetentionSchedule
-from cache.sync import Follower
+from cache.sync import Broadcast, Follower
+from cache.tree import Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
 
 log = logging.getLogger(__name__)
 
@@ -233,7 +237,12 @@ def _read_all(journal: Journal, pieces: Sequence[Data]) -> None:
 
 
 async def open_drive(
-    local: LocalState, upstream: Upstream, drive_id: bytes, secrets: Secrets, options: DriveOptions
+    local: LocalState,
+    upstream: Upstream,
+    drive_id: bytes,
+    secrets: Secrets,
+    options: DriveOptions,
+    circumstances: Circumstances = NOTHING_SPECIAL,
 ) -> Drive:
     """Recover and put together. The upstream's background work must be running. On success the drive
     owns `local` and `upstream` and closes both; on an error the caller does."""
@@ -255,20 +264,9 @@ async def open_drive(
     sealer = Sealer(upstream.blocks, codec, chunker, ledger.journal.read_at, content, limiter)
     quiet = Quiet()
     keeper = SnapshotKeeper(ledger, snapshots, local.folder, options.snapshots, quiet)
-    drive = Drive(
-        ledger,
-        local.trimming,
-        content,
-        blocks,
-        sealer,
-        upstream,
-        keeper,
-        local.close,
-        quiet,
-        options.journal_size,
-        options.read_only,
-    )
-    drive.publisher = Publisher(
+    wake = Wake()
+    put_off = PutOff(ledger, local.trimming, wake, read_only=options.read_only)
+    publisher = Publisher(
         ledger,
         local.trimming,
         sealer,
@@ -276,28 +274,51 @@ async def open_drive(
         identity,
         options.intervals,
         options.journal_size,
-        drive.accept_times,
-        drive.settled,
+        put_off.accept_times,
+        put_off.delete_if_unused,
         keeper.committed,
         quiet,
+        wake,
     )
-    drive.retention = RetentionKeeper(
-        ledger,
-        drive.publisher,
-        upstream.housekeeping,
-        snapshots,
-        quiet,
-        options.retention,
-        read_only=options.read_only,
+    intake = Intake(ledger, local.trimming, publisher, put_off, read_only=options.read_only)
+    inodes, changes = Inodes(ledger, put_off), Broadcast()
+    parts = Parts(
+        ledger=ledger,
+        trimming=local.trimming,
+        blocks=blocks,
+        content=content,
+        sealer=sealer,
+        upstream=upstream,
+        snapshots=keeper,
+        publisher=publisher,
+        retention=RetentionKeeper(
+            ledger,
+            publisher,
+            upstream.housekeeping,
+            snapshots,
+            quiet,
+            options.retention,
+            read_only=options.read_only,
+        ),
+        store=StoreWatch(ledger, upstream.housekeeping),
+        past=PastTree(local.namespace, content, ledger.flush),
+        changes=changes,
+        put_off=put_off,
+        intake=intake,
+        inodes=inodes,
+        attributes=InodeAttributes(ledger, inodes, intake, put_off),
+        tree=Tree(ledger, inodes, intake, put_off, changes),
+        contents=FileContents(ledger, inodes, intake, content, sealer, quiet),
+        durability=Durability(ledger, publisher, upstream, read_only=options.read_only),
     )
     if not options.read_only:
         local.watch()
-        ledger.custody.on_loss.append(drive.publisher.wake)
+        ledger.custody.on_loss.append(publisher.wake)
         _delete_orphans(ledger)
         _settle_all(ledger)
         _own_new_root(ledger)
         await local.trimming.trim()
-    return drive
+    return Drive(parts, circumstances, options.journal_size, local.close)
 
 
 def _host_name(host: str) -> bytes:

@@ -125,7 +125,7 @@ async def _fill(drive: compose.UnlockedDrive, own: Folders) -> dict[bytes, tuple
         for number in range(3):
             await _change(opened, number)
             await opened.sync()
-        await opened._snapshots.make()
+        await opened.snapshots.make()
         await _change(opened, 3)
         await opened.sync()
         found = await tree(opened)

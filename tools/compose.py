@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,7 +54,7 @@ from backend.packs import PackCodec, PackStore
 from backend.system import at_rest
 from backend.upstream import Head
 from cache.blocks import BlockCache, BlockCodec
-from cache.drive import Drive
+from cache.drive import Circumstances, Drive
 from cache.local import LocalState, stale
 from cache.opening import DriveOptions, Secrets, StaleCacheError, open_drive
 from tools import old_place, pairing
@@ -168,17 +168,14 @@ async def _open(
     notices = await trio.to_thread.run_sync(old_place.bring_over, folders)
     open_once = partial(_open_once, nursery, drive, folders, options, scrub_interval, waiting)
     try:
-        opened = await open_once(None)
+        opened = await open_once(notices, None)
     except _SetAsideError as error:
         notices.append(
             f"{error}; drivefs stale list {drive.folder} shows it, drivefs stale restore brings it back"
         )
-        opened = await open_once(error.known)
-    notices += opened.ledger.journal.losses
-    for notice in notices:
+        opened = await open_once(notices, error.known)
+    for notice in opened.notices:
         log.warning("%s", notice)
-    opened.notices = notices
-    opened.set_aside = len(await trio.to_thread.run_sync(stale.found, folders.state))
     return opened
 
 
@@ -200,6 +197,7 @@ async def _open_once(
     options: DriveOptions,
     scrub_interval: float,
     waiting: Waiting,
+    notices: Sequence[str],
     known: Head | None,
 ) -> Drive:
     folders.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -219,8 +217,10 @@ async def _open_once(
             await upstream.open(known=known)
             await upstream.prepare(blocks.reconcile)
             await nursery.start(upstream.run)
-            opened = await open_drive(local, upstream, drive.file.id, _secrets(drive.keys), options)
-            opened.health = health
+            set_aside = len(await trio.to_thread.run_sync(stale.found, folders.state))
+            circumstances = Circumstances(health, tuple(notices), set_aside)
+            secrets = _secrets(drive.keys)
+            opened = await open_drive(local, upstream, drive.file.id, secrets, options, circumstances)
             if not options.read_only:
                 await trio.to_thread.run_sync(pairing.note_opening, folders)
                 opened.ledger.custody.on_loss.append(partial(pairing.note_closing, folders))

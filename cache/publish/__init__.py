@@ -6,6 +6,8 @@ from cache.publish.publisher import CommitIdentity, Publisher, blocks_named, is_
 from cache.publish.quiet import Quiet
 from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
 from cache.publish.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore
+from cache.publish.store_watch import StoreWatch
+from cache.publish.wake import Wake
 
 __all__ = [
     "ROOT_NAME",
@@ -17,6 +19,8 @@ __all__ = [
     "SnapshotRoot",
     "SnapshotSchedule",
     "SnapshotStore",
+    "StoreWatch",
+    "Wake",
     "blocks_named",
     "is_same_commit",
     "open_operations",

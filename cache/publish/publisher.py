@@ -30,6 +30,7 @@ from cache.namespace import Release, SetExtents, SetWriter, Writer, decode, enco
 from cache.publish.commit_payload import seal_operations
 from cache.publish.cut_rule import CutRule, Intervals
 from cache.publish.quiet import Quiet
+from cache.publish.wake import Wake
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Publisher:
         settled: Callable[[int], None],
         after_commit: Callable[[int], Awaitable[None]],
         quiet: Quiet,
+        wake: Wake,
     ) -> None:
         self._ledger = ledger
         self._trimming = trimming
@@ -97,7 +99,8 @@ class Publisher:
         self._rule = CutRule(ledger, intervals.version, lambda: self.pressed)
         self._built: tuple[int, Commit] | None = None
         self._lock = trio.Lock()
-        self._wake = trio.Event()
+        self._wake = wake
+        self.wake = wake.set
         self.fenced = False
         self.has_published = False
         """whether a commit of this process is in the log"""
@@ -125,14 +128,14 @@ class Publisher:
 
     async def _wait_until_due(self) -> None:
         while not self._ledger.unpublished and not self.blocked:
-            self._wake = trio.Event()
+            self._wake.clear()
             await self._wake.wait()
         if self._ledger.pending is None and not self.pressed:
-            self._wake = trio.Event()
+            self._wake.clear()
             with trio.move_on_after(self._intervals.commit):
                 while not self.pressed:
                     await self._wake.wait()
-                    self._wake = trio.Event()
+                    self._wake.clear()
 
     @property
     def pressed(self) -> bool:
@@ -163,11 +166,6 @@ class Publisher:
             or ledger.open_writes > 2 * times * WRITES_LIMIT
             or (used > LITTLE and ledger.local_room.is_short(ledger.local_left(), times))
         )
-
-    def wake(self) -> None:
-        """Something was accepted. Cheap; called at every change."""
-        if not self._wake.is_set():
-            self._wake.set()
 
     async def sync(self) -> None:
         """Everything accepted before the call is stored and published, open files included.

@@ -1,7 +1,22 @@
-"""The calls on names and attributes of the live tree."""
+"""The calls on names, attributes and contents of the live tree."""
 
 from cache.tree.access import LISTS
-from cache.tree.inodes import BLOCK_SIZE
+from cache.tree.durability import Durability
+from cache.tree.file_contents import FileContents
+from cache.tree.inode_attributes import InodeAttributes
+from cache.tree.inodes import BLOCK_SIZE, Inodes
+from cache.tree.intake import Intake
+from cache.tree.put_off import PutOff
 from cache.tree.tree import Tree
 
-__all__ = ["BLOCK_SIZE", "LISTS", "Tree"]
+__all__ = [
+    "BLOCK_SIZE",
+    "LISTS",
+    "Durability",
+    "FileContents",
+    "InodeAttributes",
+    "Inodes",
+    "Intake",
+    "PutOff",
+    "Tree",
+]

@@ -10,8 +10,6 @@ import time
 from stat import S_IFMT
 from typing import Final
 
-import trio
-
 from cache.attributes import AttributeChange, Attributes
 from cache.errors import (
     AttributeTooBigError,
@@ -21,10 +19,12 @@ from cache.errors import (
     NoAttributeError,
     NotSupportedError,
 )
-from cache.journal import Need
+from cache.journal import Ledger, Need
 from cache.namespace import MAX_SIZE, NEWEST_TIME, OLDEST_TIME, InodeRow, RemoveXattr, SetAttributes, SetXattr
-from cache.tree.access import LISTS
-from cache.tree.inodes import AT_ONCE, Inodes
+from cache.tree.access import LISTS, AccessLists
+from cache.tree.inodes import Inodes
+from cache.tree.intake import Intake
+from cache.tree.put_off import PutOff
 
 MAX_XATTR_NAME: Final = 255
 MAX_XATTR_VALUE: Final = 64 << 10
@@ -32,17 +32,26 @@ XATTR_NAMESPACES: Final = (b"user.", b"trusted.", b"security.", *LISTS)
 RELATIVE_ATIME_NS: Final = 24 * 3600 * 10**9
 
 
-class InodeAttributes(Inodes):
+class InodeAttributes:
     """See the module."""
+
+    def __init__(self, ledger: Ledger, inodes: Inodes, intake: Intake, put_off: PutOff) -> None:
+        self._ledger = ledger
+        self._namespace = ledger.namespace
+        self._dirty = ledger.dirty
+        self._inodes = inodes
+        self._intake = intake
+        self._put_off = put_off
+        self._access_lists = AccessLists(ledger.namespace)
 
     async def set_attributes(self, inode: int, change: AttributeChange) -> Attributes:
         """chmod, chown, truncate, utimensat in one. Without a `ctime_ns` it is now."""
-        await self._room(Need.FREE)
-        row = self._row(inode)
+        await self._intake.room(Need.FREE)
+        row = self._inodes.row(inode)
         content_times = _content_times(change)
         if content_times is not None:
             return self._state_times(row, *content_times)
-        now = self.now()
+        now = self._intake.now()
         if change.size is not None:
             self._truncate(row, change.size, now)
         rest = (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns, change.ctime_ns)
@@ -51,24 +60,26 @@ class InodeAttributes(Inodes):
             ctime_ns = now if change.ctime_ns is None else _in_range(change.ctime_ns)
             atime_ns, mtime_ns = _in_range_if_given(change.atime_ns), _in_range_if_given(change.mtime_ns)
             if atime_ns is not None:
-                self._access_times.pop(inode, None)
+                self._put_off.access_times.pop(inode, None)
             lists = [] if mode is None else self._access_lists.after_chmod(row, mode, now)
             times = atime_ns, mtime_ns, ctime_ns
-            self._accept_all([SetAttributes(inode, mode, change.uid, change.gid, None, *times), *lists])
-        return self.attributes(inode)
+            self._intake.accept_all(
+                [SetAttributes(inode, mode, change.uid, change.gid, None, *times), *lists]
+            )
+        return self._inodes.attributes(inode)
 
     def kernel_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> Attributes | None:
         """`set_attributes` of these two times and nothing else, if that need not wait. None: it has to, or
         will be refused; nothing has changed."""
-        if self._read_only or self._closing or self.publisher.fenced or self._has_to_wait(Need.FREE):
+        if not self._intake.is_writable or self._intake.has_to_wait(Need.FREE):
             return None
-        return self._state_times(self._row(inode), mtime_ns, ctime_ns)
+        return self._state_times(self._inodes.row(inode), mtime_ns, ctime_ns)
 
     def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
         """As `kernel_times`, but there is always room, and of a drive that cannot be written any more
         nothing is changed."""
-        if not (self._read_only or self._closing or self.publisher.fenced):
-            self._state_times(self._row(inode), mtime_ns, ctime_ns)
+        if self._intake.is_writable:
+            self._state_times(self._inodes.row(inode), mtime_ns, ctime_ns)
 
     def _state_times(self, row: InodeRow, mtime_ns: int, ctime_ns: int) -> Attributes:
         """The kernel says them when it writes content back, and after each change of its own. Of a file that
@@ -76,14 +87,14 @@ class InodeAttributes(Inodes):
         state that differs in nothing else. Of a file without a name nobody but the kernel is ever asked.
         Returns what stat(2) shows afterwards."""
         mtime_ns, ctime_ns = _in_range(mtime_ns), _in_range(ctime_ns)
-        shown, layer = self._attributes(row), self._dirty.top(row.inode)
+        shown, layer = self._inodes.attributes_of(row), self._dirty.top(row.inode)
         if (mtime_ns, ctime_ns) == (shown.mtime_ns, shown.ctime_ns) or (row.is_regular and row.nlink == 0):
             return shown
         if layer is None or layer.settled:
             changed = None if mtime_ns == shown.mtime_ns else mtime_ns
-            self._accept(SetAttributes(row.inode, mtime_ns=changed, ctime_ns=ctime_ns))
+            self._intake.accept(SetAttributes(row.inode, mtime_ns=changed, ctime_ns=ctime_ns))
         else:
-            self.ledger.set_times(row.inode, mtime_ns, ctime_ns)
+            self._ledger.set_times(row.inode, mtime_ns, ctime_ns)
         shown.mtime_ns, shown.ctime_ns = mtime_ns, ctime_ns
         return shown
 
@@ -94,45 +105,28 @@ class InodeAttributes(Inodes):
             raise InvalidArgumentError("not a regular file, or a negative size")
         if size > MAX_SIZE:
             raise FileTooBigError("a file is at most 2^63-1 bytes")
-        if size != self.size(row.inode):
-            self.ledger.truncate(row.inode, size, now)
-            self.publisher.wake()
+        if size != self._inodes.size(row.inode):
+            self._ledger.truncate(row.inode, size, now)
+            self._intake.wake()
 
     def touch(self, inode: int) -> None:
         """The inode was read: relatime, as mount(8) says. Kept in memory until the next cut, since
         an access alone is nothing worth a commit."""
-        if self._read_only:
+        if self._intake.read_only:
             return
-        row = self._row(inode)
+        row = self._inodes.row(inode)
         now = time.time_ns()
-        atime_ns = self._access_times.get(inode, row.atime_ns)
+        atime_ns = self._put_off.access_times.get(inode, row.atime_ns)
         layer = self._dirty.top(inode)
         mtime_ns = row.mtime_ns if layer is None or layer.mtime_ns is None else layer.mtime_ns
         if atime_ns <= max(mtime_ns, row.ctime_ns) or now - atime_ns > RELATIVE_ATIME_NS:
-            self._access_times[inode] = self.now()
-
-    async def accept_times(self) -> None:
-        """Access times that were put off. Called before a cut; they alone are not worth one. Those that
-        cannot be accepted now stay put off."""
-        self.delete_unused()
-        if not self.ledger.unpublished:
-            return
-        waiting = [*self._access_times]
-        for start in range(0, len(waiting), AT_ONCE):
-            inodes = waiting[start : start + AT_ONCE]
-            times = {inode: self._access_times[inode] for inode in inodes if inode in self._access_times}
-            known = [inode for inode in times if self._namespace.inode(inode) is not None]
-            if known:
-                self.ledger.accept_all([SetAttributes(inode, atime_ns=times[inode]) for inode in known])
-            for inode in times:
-                del self._access_times[inode]
-            await trio.lowlevel.checkpoint()
+            self._put_off.access_times[inode] = self._intake.now()
 
     # Extended attributes
 
     def get_xattr(self, inode: int, name: bytes) -> bytes:
         """`NoAttributeError` if there is none of that name."""
-        self._row(inode)
+        self._inodes.row(inode)
         value = self._namespace.xattr(inode, name)
         if value is None:
             raise NoAttributeError("no such extended attribute")
@@ -140,7 +134,7 @@ class InodeAttributes(Inodes):
 
     def xattr_names(self, inode: int) -> list[bytes]:
         """All names."""
-        self._row(inode)
+        self._inodes.row(inode)
         return self._namespace.xattr_names(inode)
 
     async def set_xattr(
@@ -149,29 +143,31 @@ class InodeAttributes(Inodes):
         """Set or replace. Limits as Linux has them: names of 255 bytes, values of 64 KiB. An access list
         sets the mode too; without `keeps_set_group_id` (who sets it is no member of the file's group) it
         takes that bit. `InvalidArgumentError`, `AccessDeniedError`: no list, or it does not belong there."""
-        await self._room(Need.CHANGE, len(value))
-        row = self._row(inode)
+        await self._intake.room(Need.CHANGE, len(value))
+        row = self._inodes.row(inode)
         if not name.startswith(XATTR_NAMESPACES):
             raise NotSupportedError("extended attributes are user., trusted., security. or access lists")
         if len(name) > MAX_XATTR_NAME:
             raise InvalidArgumentError("an extended attribute's name is at most 255 bytes")
         if len(value) > MAX_XATTR_VALUE:
             raise AttributeTooBigError("an extended attribute is at most 64 KiB")
-        now = self.now()
+        now = self._intake.now()
         if name in LISTS:
-            self._accept_all(self._access_lists.setting(row, name, bytes(value), keeps_set_group_id, now))
+            self._intake.accept_all(
+                self._access_lists.setting(row, name, bytes(value), keeps_set_group_id, now)
+            )
         else:
-            self._accept(SetXattr(inode, name, bytes(value), now))
+            self._intake.accept(SetXattr(inode, name, bytes(value), now))
 
     async def remove_xattr(self, inode: int, name: bytes) -> None:
         """`NoAttributeError` if there is none of that name, unless it is an access list."""
-        await self._room(Need.FREE)
-        now = self.now()
+        await self._intake.room(Need.FREE)
+        now = self._intake.now()
         if name in LISTS:
-            self._accept_all(self._access_lists.removing(self._row(inode), name, now))
+            self._intake.accept_all(self._access_lists.removing(self._inodes.row(inode), name, now))
             return
         self.get_xattr(inode, name)
-        self._accept(RemoveXattr(inode, name, now))
+        self._intake.accept(RemoveXattr(inode, name, now))
 
 
 def _content_times(change: AttributeChange) -> tuple[int, int] | None:

@@ -1,5 +1,4 @@
-"""The tree: the names of a drive, by POSIX rules. With `cache.tree.inodes` and `cache.tree.inode_attributes`
-the larger half of `Drive`.
+"""The tree: changing the names of a drive, by POSIX rules.
 
 Invariants:
 1. A call either raises a `FileSystemError` and has changed nothing, or its change is journaled and
@@ -25,7 +24,7 @@ from cache.errors import (
     NotPermittedError,
     TooManyLinksError,
 )
-from cache.journal import Need
+from cache.journal import Ledger, Need
 from cache.namespace import (
     MAX_SYMLINK,
     Create,
@@ -37,16 +36,30 @@ from cache.namespace import (
     RenameLeavingWhiteout,
     Unlink,
 )
-from cache.tree.inode_attributes import InodeAttributes
-from cache.tree.inodes import check_length
+from cache.sync import AttributesChanged, Broadcast, Change, NameChanged
+from cache.tree.access import AccessLists
+from cache.tree.inodes import Inodes, check_length
+from cache.tree.intake import Intake
+from cache.tree.put_off import PutOff
 
 MAX_LINKS: Final = (1 << 31) - 1
 _SLASH, _NUL = b"/\0"
 """Numbers, as in `cache.namespace.form`."""
 
 
-class Tree(InodeAttributes):
+class Tree:
     """See the module."""
+
+    def __init__(
+        self, ledger: Ledger, inodes: Inodes, intake: Intake, put_off: PutOff, changes: Broadcast
+    ) -> None:
+        self._namespace = ledger.namespace
+        self._dirty = ledger.dirty
+        self._inodes = inodes
+        self._intake = intake
+        self._put_off = put_off
+        self._changes = changes
+        self._access_lists = AccessLists(ledger.namespace)
 
     async def make_node(
         self,
@@ -62,18 +75,18 @@ class Tree(InodeAttributes):
         the directory's group, and a directory the bit too (stat(2), inode(7)). Where the directory has a
         default access list, that has its say instead of the umask (acl(5), "OBJECT CREATION"); without a
         umask the mode is final."""
-        await self._room(Need.CHANGE)
+        await self._intake.room(Need.CHANGE)
         directory = self._new_name(parent, name)
         if directory.mode & S_ISGID:
             gid = directory.gid
             if S_ISDIR(mode):
                 mode |= S_ISGID
-        inode, now = self._namespace.allocate_inode(), self.now()
+        inode, now = self._namespace.allocate_inode(), self._intake.now()
         lists: list[Operation] = []
         if umask is not None:
             mode, lists = self._access_lists.of_new(parent, inode, mode, umask, S_ISDIR(mode), now)
-        self._accept_all([Create(parent, name, inode, mode, uid, gid, rdev, b"", now), *lists])
-        return self.attributes(inode)
+        self._intake.accept_all([Create(parent, name, inode, mode, uid, gid, rdev, b"", now), *lists])
+        return self._inodes.attributes(inode)
 
     async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
         """A new symbolic link."""
@@ -81,17 +94,19 @@ class Tree(InodeAttributes):
             raise NoEntryError("an empty symbolic link")
         if len(target) > MAX_SYMLINK:
             raise NameTooLongError("a symbolic link's target is at most 4095 bytes")
-        await self._room(Need.CHANGE, len(target))
+        await self._intake.room(Need.CHANGE, len(target))
         directory = self._new_name(parent, name)
         group = directory.gid if directory.mode & S_ISGID else gid
         inode = self._namespace.allocate_inode()
-        self._accept(Create(parent, name, inode, S_IFLNK | 0o777, uid, group, 0, target, self.now()))
-        return self.attributes(inode)
+        self._intake.accept(
+            Create(parent, name, inode, S_IFLNK | 0o777, uid, group, 0, target, self._intake.now())
+        )
+        return self._inodes.attributes(inode)
 
     def _new_name(self, parent: int, name: bytes) -> InodeRow:
         """The directory, if `name` can be made in it."""
         _check_name(name)
-        directory = self._directory(parent)
+        directory = self._inodes.directory(parent)
         if self._namespace.entry(parent, name) is not None:
             raise ExistsError("the name exists")
         if directory.nlink == 0:
@@ -100,8 +115,8 @@ class Tree(InodeAttributes):
 
     async def link(self, inode: int, parent: int, name: bytes) -> Attributes:
         """One more name for a file."""
-        await self._room(Need.CHANGE)
-        row = self._row(inode)
+        await self._intake.room(Need.CHANGE)
+        row = self._inodes.row(inode)
         if row.is_directory:
             raise NotPermittedError("a directory has one name only")
         self._new_name(parent, name)
@@ -109,29 +124,29 @@ class Tree(InodeAttributes):
             raise NoEntryError("the file was removed")
         if row.nlink >= MAX_LINKS:
             raise TooManyLinksError("too many links")
-        self._accept(Link(inode, parent, name, self.now()))
-        return self.attributes(inode)
+        self._intake.accept(Link(inode, parent, name, self._intake.now()))
+        return self._inodes.attributes(inode)
 
     def _entry(self, parent: int, name: bytes) -> tuple[DentryRow, InodeRow]:
         check_length(name)
         entry = self._namespace.entry(parent, name)
         if entry is None:
-            self._directory(parent)
+            self._inodes.directory(parent)
             raise NoEntryError(f"no such name in {parent}")
-        return entry, self._row(entry.inode)
+        return entry, self._inodes.row(entry.inode)
 
     async def unlink(self, parent: int, name: bytes) -> None:
         """Remove a name that is not a directory's."""
-        await self._room(Need.FREE)
+        await self._intake.room(Need.FREE)
         _, row = self._entry(parent, name)
         if row.is_directory:
             raise DirectoryError("is a directory")
-        self._accept(Unlink(parent, name, row.inode, self.now()))
-        self._delete_if_unused(row.inode)
+        self._intake.accept(Unlink(parent, name, row.inode, self._intake.now()))
+        self._put_off.delete_if_unused(row.inode)
 
     async def remove_directory(self, parent: int, name: bytes) -> None:
         """Remove an empty directory."""
-        await self._room(Need.FREE)
+        await self._intake.room(Need.FREE)
         if name == b".":
             raise InvalidArgumentError("cannot remove .")
         if name == b"..":
@@ -141,8 +156,8 @@ class Tree(InodeAttributes):
             raise NotDirectoryError("not a directory")
         if row.size > 0:
             raise NotEmptyError("the directory is not empty")
-        self._accept(Unlink(parent, name, row.inode, self.now()))
-        self._delete_if_unused(row.inode)
+        self._intake.accept(Unlink(parent, name, row.inode, self._intake.now()))
+        self._put_off.delete_if_unused(row.inode)
 
     async def rename(
         self,
@@ -157,31 +172,31 @@ class Tree(InodeAttributes):
     ) -> None:
         """rename(2), renameat2(2) with RENAME_NOREPLACE, RENAME_EXCHANGE, or RENAME_WHITEOUT (`whiteout`: the
         user and group that the whiteout is to have, unless the directory hands its group on)."""
-        await self._room(Need.FREE)
+        await self._intake.room(Need.FREE)
         if exchange and (no_replace or whiteout is not None):
             raise InvalidArgumentError("EXCHANGE excludes NOREPLACE and WHITEOUT")
         _, row = self._entry(parent, name)
         _check_name(new_name)
-        if self._directory(new_parent).nlink == 0:
+        if self._inodes.directory(new_parent).nlink == 0:
             raise NoEntryError("the directory was removed")
         target = self._namespace.entry(new_parent, new_name)
-        replaced = None if target is None else self._row(target.inode)
+        replaced = None if target is None else self._inodes.row(target.inode)
         self._check_rename(row, parent, new_parent, replaced, no_replace, exchange)
         if replaced is not None and replaced.inode == row.inode:
             return
         names = parent, name, new_parent, new_name, row.inode, 0 if replaced is None else replaced.inode
-        self._accept(self._renaming(names, exchange, whiteout))
+        self._intake.accept(self._renaming(names, exchange, whiteout))
         self._dirty.settle(row.inode)
         if replaced is not None and not exchange:
-            self._delete_if_unused(replaced.inode)
+            self._put_off.delete_if_unused(replaced.inode)
 
     def _renaming(
         self, names: tuple[int, bytes, int, bytes, int, int], exchange: bool, whiteout: tuple[int, int] | None
     ) -> Operation:
-        now = self.now()
+        now = self._intake.now()
         if whiteout is None:
             return Rename(*names, exchange, now)
-        directory, (uid, gid) = self._row(names[0]), whiteout
+        directory, (uid, gid) = self._inodes.row(names[0]), whiteout
         group = directory.gid if directory.mode & S_ISGID else gid
         return RenameLeavingWhiteout(*names, self._namespace.allocate_inode(), uid, group, now)
 
@@ -213,10 +228,18 @@ class Tree(InodeAttributes):
 
     def _check_not_inside(self, inode: int, directory: int) -> None:
         """A directory cannot move below itself."""
-        while directory != self._directory(directory).parent:
+        while directory != self._inodes.directory(directory).parent:
             if directory == inode:
                 raise InvalidArgumentError("a directory cannot be moved into itself")
-            directory = self._directory(directory).parent
+            directory = self._inodes.directory(directory).parent
+
+    async def tell_of_name(self, parent: int, name: bytes, replaced: int) -> None:
+        """After `accept_together` gave a name to another inode: what had it may go, and doors are told."""
+        changes: list[Change] = [NameChanged(parent, name), AttributesChanged(parent)]
+        if replaced:
+            self._put_off.delete_if_unused(replaced)
+            changes.append(AttributesChanged(replaced))
+        await self._changes.tell(changes)
 
 
 def _check_name(name: bytes) -> None:

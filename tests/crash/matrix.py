@@ -81,7 +81,7 @@ async def make_past(drive: Drive) -> None:
     for name in (b"each", b"other"):
         await drive.unlink(ROOT_INODE, name)
     await drive.sync()
-    await drive._snapshots.make()
+    await drive.snapshots.make()
 
 
 async def _begin(drive: SmallDrive) -> None:
@@ -177,7 +177,7 @@ class Life:
         await self._sync(drive)
         await self._change(drive, len(CHANGES) // 2)
         await self._sync(drive)
-        await self._try(drive._snapshots.make)
+        await self._try(drive.snapshots.make)
         await self._try(lambda: drive.retention.collect(grace=0))
         await self._change(drive, len(CHANGES) * 3 // 4)
         await self._sync(drive)

@@ -65,11 +65,11 @@ async def content_at(drive: Drive, history: History, inode: int, size: int, comm
 
 async def plain_block(drive: Drive, block: BlockId) -> bytes:
     """From the nodes, past the cache."""
-    codec = drive._sealer._codec
+    codec = drive.sealer._codec
     try:
-        return bytes(codec.open(block, await drive._upstream.blocks.get_block(block)))
+        return bytes(codec.open(block, await drive.upstream.blocks.get_block(block)))
     except CorruptError:
-        return bytes(codec.open(block, await drive._upstream.blocks.get_block_again(block)))
+        return bytes(codec.open(block, await drive.upstream.blocks.get_block_again(block)))
 
 
 @dataclass
@@ -146,7 +146,7 @@ async def make_history(site: Site, drive: Drive, commits: int = 8) -> None:
 async def test_an_interruption_at_each_step(site: Site, step: str, skip: int, cache: str) -> None:
     async with site.mounted(crash=True) as drive:
         await make_history(site, drive)
-        await drive._snapshots.make()
+        await drive.snapshots.make()
         drive.retention.pin(b"three", 3)
         drive.retention.pin(b"six", 6)
         drive.retention.set_policy(NOTHING)
@@ -168,8 +168,8 @@ async def test_an_interruption_at_each_step(site: Site, step: str, skip: int, ca
         assert len(drive.points()) <= 5
         live = await tree(drive)
         blocks = [BlockId(block) for block in drive.ledger.namespace.block_references()]
-        assert len(await drive._upstream.housekeeping.sizes(blocks)) == len(blocks)
-        needed = sum((await drive._upstream.housekeeping.sizes(blocks)).values())
+        assert len(await drive.upstream.housekeeping.sizes(blocks)) == len(blocks)
+        needed = sum((await drive.upstream.housekeeping.sizes(blocks)).values())
         assert site.stored() < 1.5 * needed / 0.6 + 60_000
     site.lose_cache()
     async with site.mounted() as drive:
@@ -204,7 +204,7 @@ async def grow_and_shrink(site: Site, size: int) -> None:
         first = await drive.retention.collect(grace=0)
         assert first.points > 0
         assert site.stored() - before <= 0.05 * held
-        await drive._refresh_status()
+        await drive.store.look()
         assert await content_of(drive, b"small") == b"stays" * 1000
     site.lose_cache()
     async with site.mounted() as drive:
@@ -267,7 +267,7 @@ async def test_a_dedup_hit_while_blocks_are_collected(site: Site, call: str, aft
     and published as far as that goes; then both end."""
     async with site.mounted() as drive:
         await with_dead_data(drive)
-        barrier = Barrier(drive._upstream, call, after=after)
+        barrier = Barrier(drive.upstream, call, after=after)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(collect, drive)
             await barrier.reached.wait()
@@ -291,7 +291,7 @@ async def test_a_collection_while_a_dedup_hit_is_on_its_way(site: Site, call: st
         await with_dead_data(drive)
         await drive.sync()
         await make_file(drive, b"again", DATA)
-        barrier = Barrier(drive._upstream, call, after=after)
+        barrier = Barrier(drive.upstream, call, after=after)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drive.sync)
             await barrier.reached.wait()
@@ -346,8 +346,8 @@ async def test_blocks_that_only_a_dirty_file_has_stay(site: Site) -> None:
         await drive.write(made.inode, 0, data)
         layer = drive.ledger.dirty.top(made.inode)
         assert layer is not None
-        await drive._sealer.seal_ahead(made.inode, layer)
-        await drive._upstream.blocks.flush()
+        await drive.sealer.seal_ahead(made.inode, layer)
+        await drive.upstream.blocks.flush()
         assert layer.sealed_to > 0
         await collect(drive)
         assert bytes(await drive.read(made.inode, 0, len(data))) == data

@@ -74,7 +74,7 @@ def place(drive: Drive, inode: int) -> int:
 
 def close(drive: Drive, inode: int) -> None:
     """The last who knew of it lets go."""
-    while inode in drive._held:
+    while drive.put_off.holds(inode):
         drive.release(inode)
 
 

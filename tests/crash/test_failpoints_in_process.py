@@ -95,7 +95,7 @@ async def work(drive: Drive, acknowledged: Callable[[int], None], *, patient: bo
             if number % 7 == 6:
                 drive.ledger.flush()
             if number % 30 == 29:
-                await drive._snapshots.make()
+                await drive.snapshots.make()
 
 
 async def change(drive: Drive, number: int) -> None:

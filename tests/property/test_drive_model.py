@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import cache.blocks.chunking
 import cache.blocks.sealer
-import cache.drive
+import cache.tree.file_contents
 from backend.errors import TransientError
 from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
@@ -341,7 +341,7 @@ class Run:
         self.upstream.fail_after_append = False
 
     async def snapshot(self) -> None:
-        await self.drive._snapshots.make()
+        await self.drive.snapshots.make()
 
     async def collect(self, everything: bool) -> None:
         """Give up blocks that nobody needs; `everything`: all of the past before."""
@@ -354,7 +354,7 @@ class Run:
     async def seal_ahead(self) -> None:
         if self.publishing is None:
             for inode, layer in self.drive.ledger.dirty.tops():
-                await self.drive._sealer.seal_ahead(inode, layer)
+                await self.drive.sealer.seal_ahead(inode, layer)
 
     async def reopen(self, how: str) -> None:
         await self.end_publish()
@@ -376,10 +376,10 @@ class Run:
         await self.end_publish()
         for node in self.model.nodes:
             await self.compare_node(node)
-        totals = self.drive._namespace.statistics()
+        totals = self.drive.ledger.namespace.statistics()
         known = {node.inode for node in self.model.nodes}
         on_their_way = {inode for inode, _ in self.drive.ledger.dirty.frozen()} - known
-        assert on_their_way <= set(self.drive._namespace.orphans())
+        assert on_their_way <= set(self.drive.ledger.namespace.orphans())
         assert totals.inodes == len(self.model.nodes) + len(on_their_way)
         assert totals.bytes <= sum(len(node.data) for node in self.model.regular()) + (1 << 40)
 
@@ -424,7 +424,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cache.blocks.sealer, "MIN_BLOCK", 64)
     monkeypatch.setattr(cache.blocks.sealer, "WINDOW", 3000)
     monkeypatch.setattr(cache.blocks.sealer, "AHEAD", 4000)
-    monkeypatch.setattr(cache.drive, "AHEAD", 4000)
+    monkeypatch.setattr(cache.tree.file_contents, "AHEAD", 4000)
 
 
 def execute(sequence: list[Step]) -> None:

@@ -30,7 +30,7 @@ from cache.errors import (
     StaleError,
 )
 from cache.namespace.operations import MAX_SIZE, ROOT_INODE
-from cache.tree.inodes import AT_ONCE
+from cache.tree.put_off import AT_ONCE
 from tests.drives import content, make_file, opened
 from tests.memory_upstream import MemoryUpstream
 
@@ -394,7 +394,7 @@ async def test_deletes_that_are_refused_are_tried_again(
         patch.setattr(drive.ledger, "accept", _full)
         drive.delete_unused()
     assert drive.attributes(made.inode).nlink == 0
-    drive._tick(-1)
+    drive.tick(-1)
     with pytest.raises(StaleError):
         drive.attributes(made.inode)
 
@@ -411,8 +411,8 @@ async def test_deletes_that_fail_are_said_and_do_not_end_the_drive(
     def fail() -> None:
         raise error
 
-    monkeypatch.setattr(drive, "delete_unused", fail)
-    assert drive._tick(7) == 7
+    monkeypatch.setattr(drive.put_off, "delete_unused", fail)
+    assert drive.tick(7) == 7
     assert "cannot be written now" in caplog.text
 
 

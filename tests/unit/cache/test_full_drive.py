@@ -21,7 +21,7 @@ from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions
 from cache.publish.cut_rule import Intervals
 from cache.retention.retention import Policy
-from cache.tree import inodes
+from cache.tree import intake
 from tests.contents import KINDS, Kind, content, contents
 from tests.drives import QUIET, content_of, make_file, opened
 from tests.memory_node import MemoryNode, memory_nodes
@@ -175,7 +175,7 @@ def test_what_was_acknowledged_is_there_however_full_it_got(
             await check(drive, kept)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inodes, "PATIENCE", 0.2)
+        patch.setattr(intake, "PATIENCE", 0.2)
         trio.run(live)
 
 
@@ -240,7 +240,7 @@ def test_nodes_that_others_fill_one_by_one(
             for full, number in enumerate(order, 1):
                 node = nodes[f"node{number}"]
                 node.taken = node.capacity - node.used - 32_000  # the lease is renewed all the same
-                await drive._refresh_status()
+                await drive.store.look()
                 assert await attempt(drive, b"%d" % full) == (full < 2)
                 if full < 2:
                     await drive.sync()
@@ -249,7 +249,7 @@ def test_nodes_that_others_fill_one_by_one(
             kept.clear()
             for node in nodes.values():
                 node.taken = 0
-            await drive._refresh_status()
+            await drive.store.look()
             assert await attempt(drive, b"after")
             await drive.sync()
         async with mounted(tmp_path_factory.mktemp("there"), nodes, QUIET) as drive:
@@ -257,7 +257,7 @@ def test_nodes_that_others_fill_one_by_one(
             await check(drive, kept)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inodes, "PATIENCE", 0.2)
+        patch.setattr(intake, "PATIENCE", 0.2)
         trio.run(live)
 
 
@@ -271,13 +271,13 @@ async def test_a_quota_that_statfs_does_not_tell_of(tmp_path: Path) -> None:
                 nodes[name].quota = 0
             with suppress(NoSpaceError, NoSpaceLeftError):
                 await drive.sync()
-            await drive._refresh_status()
+            await drive.store.look()
             with pytest.raises(DriveFullError):
                 await put(drive, b"more", content("random", MIB, 1))
             for name in ("node0", "node1"):
                 nodes[name].quota = 1 << 40
             await drive.sync()
-            await drive._refresh_status()
+            await drive.store.look()
             await put(drive, b"more", content("random", MIB, 1))
 
 
@@ -323,7 +323,7 @@ class TestWaiting:
     async def test_a_writer_is_answered_in_time_and_everything_else_works(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(inodes, "PATIENCE", 0.3)
+        monkeypatch.setattr(intake, "PATIENCE", 0.3)
         nodes = sized(*[200 * MIB] * 6)
         options = DriveOptions(intervals=Intervals(commit=0.05), journal_size=4 * MIB)
         with trio.fail_after(ENOUGH):
@@ -345,7 +345,7 @@ class TestWaiting:
     async def test_many_writers_are_all_answered_in_time(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(inodes, "PATIENCE", 0.5)
+        monkeypatch.setattr(intake, "PATIENCE", 0.5)
         nodes = sized(*[200 * MIB] * 6)
         options = DriveOptions(intervals=Intervals(commit=0.05), journal_size=4 * MIB)
         async with mounted(tmp_path, nodes, options) as drive:

@@ -61,7 +61,7 @@ async def test_a_change_that_could_not_be_applied_is_applied_at_the_next_open(
             raise MemoryError
 
         with monkeypatch.context() as patch:
-            patch.setattr(drive._namespace, "apply", fail)
+            patch.setattr(drive.ledger.namespace, "apply", fail)
             with pytest.raises(MemoryError):
                 await make_file(drive, b"journaled")
         with pytest.raises(InputOutputError, match="mount again"):
@@ -128,7 +128,7 @@ async def test_an_empty_cache_and_a_snapshot(folder: Path, upstream: MemoryUpstr
         await make_file(drive, b"before", b"1")
         await drive.sync()
         known = set(upstream.stored)
-        await drive._snapshots.make()
+        await drive.snapshots.make()
         (block, *_) = set(upstream.stored) - known
         await make_file(drive, b"after", b"2")
         await drive.sync()

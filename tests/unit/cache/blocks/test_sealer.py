@@ -160,7 +160,7 @@ async def test_a_write_while_its_file_is_sealed_wins(
     layer = drive.ledger.dirty.top(made.inode)
     assert layer is not None
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(drive._sealer.seal, [(made.inode, layer)])
+        nursery.start_soon(drive.sealer.seal, [(made.inode, layer)])
         await trio.testing.wait_all_tasks_blocked()
         await drive.write(made.inode, 1000, b"new bytes")
         upstream.gate.set()
@@ -209,7 +209,7 @@ async def test_a_long_write_is_sealed_ahead_with_the_cuts_of_the_whole(
         await drive.write(made.inode, start, data[start : start + (1 << 20)])
     layer = drive.ledger.dirty.top(made.inode)
     assert layer is not None
-    await drive._sealer.seal_ahead(made.inode, layer)
+    await drive.sealer.seal_ahead(made.inode, layer)
     left = sum(piece.end - piece.start for piece in layer.pieces if isinstance(piece, Data))
     assert left < 4 << 20
     assert any(isinstance(piece, Stored) for piece in layer.pieces)
@@ -233,7 +233,7 @@ async def test_an_error_in_a_long_run_is_the_error_itself_and_is_got_over(
         if calls == 2:
             raise TransientError("only this once")
 
-    sealer = drive._sealer
+    sealer = drive.sealer
     original = getattr(sealer, f"_{step}")
 
     async def step_that_fails(argument: object) -> object:

@@ -193,7 +193,7 @@ async def test_points_follow_a_tree_and_nothing_else(drive: Drive, clock: Clock)
     assert await points(other) == [elsewhere, moved, beside, start]
     everything = [removed, elsewhere, moved, changed, written, beside, made, start]
     assert await points(ROOT_INODE) == everything
-    path = drive._namespace.path
+    path = drive.ledger.namespace.path
     assert past_points.points(path, upper, budget=2) == await past.points(ROOT_INODE)
     assert [point.commit for point in past_points.points(path, upper, limit=2)] == [removed, moved]
 
@@ -205,14 +205,16 @@ async def test_points_of_what_retention_left(drive: Drive, clock: Clock) -> None
     for number in range(6):
         await make_file(drive, b"f%d" % number, b"x", folder if number % 2 else ROOT_INODE)
         numbers.append(await commit(drive, clock))
-    connection = drive._namespace.synced_connection()
+    connection = drive.ledger.namespace.synced_connection()
     kept = (numbers[1], numbers[3], numbers[6])
     connection.execute(f"DELETE FROM commits WHERE number NOT IN {kept}")
     connection.execute(f"DELETE FROM past_inode WHERE born > {numbers[3]} AND died <= {numbers[6]}")
     drive.ledger.flush()
-    found = past_points.points(drive._namespace.path, folder)
+    found = past_points.points(drive.ledger.namespace.path, folder)
     assert [point.commit for point in found] == [numbers[6], numbers[3], numbers[1]]
-    assert [point.commit for point in past_points.points(drive._namespace.path, ROOT_INODE)] == [*kept][::-1]
+    assert [point.commit for point in past_points.points(drive.ledger.namespace.path, ROOT_INODE)] == [*kept][
+        ::-1
+    ]
 
 
 async def test_an_orphans_end_is_no_point(drive: Drive, clock: Clock) -> None:

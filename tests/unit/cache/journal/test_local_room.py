@@ -27,7 +27,7 @@ from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions
 from cache.publish.cut_rule import Intervals
 from cache.publish.snapshot_keeper import SnapshotSchedule
-from cache.tree import inodes
+from cache.tree import intake
 from tests.contents import KINDS, Kind, content
 from tests.drives import content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
@@ -149,7 +149,7 @@ def test_databases_have_room_whatever_is_done(steps: list[tuple[str, Kind, int]]
                 assert await content_of(drive, name) == data
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inodes, "PATIENCE", 0.3)
+        patch.setattr(intake, "PATIENCE", 0.3)
         with small_disk(Path(folder)) as disk:
             trio.run(live, Path(folder), disk)
 
@@ -182,7 +182,7 @@ async def test_deleting_large_attributes_takes_no_room(tmp_path: Path, size: int
 async def test_with_the_nodes_away_the_disk_is_not_filled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inodes, "PATIENCE", 0.1)
+    monkeypatch.setattr(intake, "PATIENCE", 0.1)
     upstream = MemoryUpstream()
     with small_disk(tmp_path) as disk, trio.fail_after(60):
         async with opened(tmp_path, upstream, SELDOM) as drive:

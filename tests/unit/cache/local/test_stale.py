@@ -36,7 +36,7 @@ async def use(made: SmallDrive, own: Folders, work: object, *, store: bool) -> l
         if store:
             await opened.sync()
         nursery.cancel_scope.cancel()
-    return opened.notices
+    return list(opened.notices)
 
 
 async def nothing(_: Drive) -> None:

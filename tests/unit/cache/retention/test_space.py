@@ -193,7 +193,7 @@ async def test_old_snapshots_are_given_back(tmp_path: Path) -> None:
         for number in range(3):
             await make_file(drive, b"%d" % number, ONE)
             await drive.sync()
-            await drive._snapshots.make()
+            await drive.snapshots.make()
         before = len(upstream.stored)
         await call(drive, "collect", grace=0)
         assert len(upstream.stored) < before
@@ -206,7 +206,7 @@ async def test_a_snapshot_whose_root_cannot_be_read_stops_nothing(tmp_path: Path
     async with opened(tmp_path / "cache", upstream) as drive:
         await make_file(drive, b"a", ONE)
         await drive.sync()
-        await drive._snapshots.make()
+        await drive.snapshots.make()
         upstream.kept_roots.clear()
         await call(drive, "collect", grace=0)
     async with opened(tmp_path / "empty", upstream) as drive:

@@ -366,7 +366,7 @@ async def test_what_nobody_said_is_not_shown(drive: Drive) -> None:
     """As on a drive from before hosts were kept."""
     await make_file(drive, b"f")
     await drive.sync()
-    drive._namespace.synced_connection().execute("DELETE FROM writer")
+    drive.ledger.namespace.synced_connection().execute("DELETE FROM writer")
     (entry,) = (await call(drive, "log", path="f"))["entries"]
     assert "host" not in entry
     assert "device" not in entry

@@ -202,7 +202,7 @@ def test_the_cache_of_this_machine_learns_where_everything_is_now(large: SmallDr
             trio.open_nursery() as nursery,
         ):
             await nursery.start(opened.run)
-            status = await opened._upstream.housekeeping.status()
+            status = await opened.upstream.housekeeping.status()
             assert status.packs_to_repair == 0
             await make_file(opened, b"more", b"x" * 10_000)
             await opened.sync()

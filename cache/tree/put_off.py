@@ -1,0 +1,140 @@
+"""Changes that are put off: inodes that nobody holds any more, and access times.
+
+Neither is worth an operation of its own, or a commit: they are accepted many at once, soon after or before a
+cut.
+
+Invariant: an inode without a name lives while somebody holds it or its frozen content is on its way.
+
+Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Final
+
+import trio
+
+from cache.errors import InputOutputError, NoSpaceLeftError
+from cache.journal import FEW, Ledger, Trimming
+from cache.namespace import Delete, Operation, SetAttributes
+from cache.publish import Wake
+
+AT_ONCE: Final = 256
+"""Changes that were put off are accepted so many at once."""
+
+
+class PutOff:
+    """See the module. `wake`: the publisher's."""
+
+    def __init__(self, ledger: Ledger, trimming: Trimming, wake: Wake, *, read_only: bool) -> None:
+        self._ledger = ledger
+        self._trimming = trimming
+        self._namespace = ledger.namespace
+        self._dirty = ledger.dirty
+        self._wake = wake
+        self._read_only = read_only
+        self._closed = False
+        self._held: dict[int, int] = {}
+        self._unused: dict[int, None] = {}
+        self.access_times: dict[int, int] = {}
+        """by inode, of those that the namespace does not know"""
+
+    def close(self) -> None:
+        """Nothing is accepted any more."""
+        self._closed = True
+
+    def hold(self, inode: int, count: int = 1) -> None:
+        """The inode is known to the kernel, or open: it lives, whatever happens to its names."""
+        self._held[inode] = self._held.get(inode, 0) + count
+
+    def holds(self, inode: int) -> bool:
+        """Whether somebody holds the inode."""
+        return inode in self._held
+
+    def release(self, inode: int, count: int = 1) -> None:
+        """The opposite of `hold`, as often."""
+        left = self._held.get(inode, 0) - count
+        if left > 0:
+            self._held[inode] = left
+            return
+        self._held.pop(inode, None)
+        if self._is_unused(inode):
+            self._unused[inode] = None
+            if len(self._unused) >= AT_ONCE and not self._trimming.is_tight:
+                self.delete_unused()
+
+    def delete_unused(self) -> None:
+        """Delete the inodes that were let go of without a name, many at once: called soon after, and before a
+        cut. Some may have been found again meanwhile. Where the disk is short of room, only a few."""
+        if self._unused:
+            most = FEW if self._trimming.is_tight else len(self._unused)
+            waiting = list(islice(self._unused, most))
+            for inode in waiting:
+                del self._unused[inode]
+            self._delete([inode for inode in waiting if self._is_unused(inode)])
+
+    def delete_for_room(self) -> None:
+        """Where the disk is short of room, each change deletes a few more."""
+        if len(self._unused) >= FEW and self._trimming.is_tight:
+            self.delete_unused()
+
+    async def delete_slowly(self) -> None:
+        """What a tick left of the inodes to be deleted, as the disk is short of room; until none can be."""
+        before = len(self._unused) + 1
+        while 0 < len(self._unused) < before and self._trimming.is_tight:
+            before = len(self._unused)
+            await self._trimming.relieve()
+            self.delete_unused()
+
+    @property
+    def any_unused(self) -> bool:
+        """Whether `delete_unused` may have something to do."""
+        return bool(self._unused)
+
+    def delete_if_unused(self, inode: int) -> None:
+        """Its last name has gone, or its content is not frozen any more: it may be its end."""
+        if self._is_unused(inode):
+            self._delete([inode])
+
+    def _is_unused(self, inode: int) -> bool:
+        if inode in self._held or self._read_only or self._closed:
+            return False
+        row = self._namespace.inode(inode)
+        if row is None or row.nlink > 0:
+            return False
+        file = self._dirty.get(inode)
+        return file is None or file.frozen is None
+
+    def _delete(self, inodes: list[int]) -> None:
+        for inode in inodes:
+            self.access_times.pop(inode, None)
+        try:
+            self._accept_all([Delete(inode) for inode in inodes])
+        except (NoSpaceLeftError, InputOutputError):
+            # What the caller asked for is done; these are tried again, at the latest at the next open.
+            self._unused |= dict.fromkeys(inodes)
+
+    def _accept_all(self, operations: list[Operation]) -> None:
+        if len(operations) == 1:
+            self._ledger.accept(operations[0])
+        else:
+            self._ledger.accept_all(operations)
+        self._wake.set()
+
+    async def accept_times(self) -> None:
+        """Access times that were put off. Called before a cut; they alone are not worth one. Those that
+        cannot be accepted now stay put off."""
+        self.delete_unused()
+        if not self._ledger.unpublished:
+            return
+        waiting = [*self.access_times]
+        for start in range(0, len(waiting), AT_ONCE):
+            inodes = waiting[start : start + AT_ONCE]
+            times = {inode: self.access_times[inode] for inode in inodes if inode in self.access_times}
+            known = [inode for inode in times if self._namespace.inode(inode) is not None]
+            if known:
+                self._ledger.accept_all([SetAttributes(inode, atime_ns=times[inode]) for inode in known])
+            for inode in times:
+                del self.access_times[inode]
+            await trio.lowlevel.checkpoint()
