@@ -6,9 +6,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Coroutine
 from functools import update_wrapper
+from inspect import signature
 from typing import Any, Concatenate, NoReturn, ParamSpec, Protocol, TypeVar
 
-from pyfuse3 import FUSEError, RequestContext
+from pyfuse3 import FUSEError
 
 from mountfs.callers import Callers
 from mountfs.errno_table import errno_of, is_expected, is_known
@@ -31,11 +32,14 @@ def answered(
     handler: Callable[Concatenate[S, P], Coroutine[Any, Any, R]],
 ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, R]]:
     """`handler` with every exception turned into the `FUSEError` that pyfuse3 wants, and every caller noted:
-    who asks is the last argument, if the request says so."""
+    who asks is its last argument if it has a `ctx`."""
+    says_who = "ctx" in signature(handler).parameters
 
     async def answering(self: S, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        if args and isinstance(args[-1], RequestContext):
-            self.callers.called(args[-1].pid)
+        if says_who:
+            context: Any = args[-1]
+            if context.pid != self.callers.process:
+                self.callers.called(context.pid)
         try:
             return await handler(self, *args, **kwargs)
         except FUSEError:

@@ -18,6 +18,8 @@ from typing import Final
 ALONE_NS: Final = 50_000_000
 _SEVERAL: Final = -1
 """In the place of a process: more than one."""
+_UNKNOWN: Final = -2
+"""Likewise: one that cannot be told from others."""
 
 
 def _unknown() -> bool:
@@ -28,20 +30,21 @@ def _unknown() -> bool:
 class Callers:
     """See the module."""
 
-    __slots__ = ("_alone_since", "_opened", "_process", "is_line_empty")
+    __slots__ = ("_alone_since", "_opened", "is_line_empty", "process")
 
     def __init__(self) -> None:
         self.is_line_empty: Callable[[], bool] = _unknown
         """whether no request waits to be received"""
-        self._process = 0
+        self.process = _UNKNOWN
+        """who made the last request that says so. The kernel says 0 for any that our namespace of processes
+        does not have (pid_namespaces(7)): that may be several, so it is never the same one again"""
         self._alone_since = time.perf_counter_ns()
         self._opened: dict[int, tuple[int, int]] = {}
         """of each file that is open: the process that opened it, and how often it is"""
 
     def called(self, process: int) -> None:
-        """A request of that process."""
-        if process != self._process:
-            self._process, self._alone_since = process, time.perf_counter_ns()
+        """A request of another process than `process`."""
+        self.process, self._alone_since = process or _UNKNOWN, time.perf_counter_ns()
 
     def opened(self, inode: int, process: int) -> None:
         """The process opened the file."""
@@ -59,7 +62,7 @@ class Callers:
     def used(self, inode: int) -> None:
         """Somebody read or wrote the file."""
         opened = self._opened.get(inode)
-        if opened is None or opened[0] != self._process:
+        if opened is None or opened[0] != self.process:
             self._alone_since = time.perf_counter_ns()
 
     def is_alone(self, inode: int) -> bool:

@@ -55,8 +55,7 @@ def test_it_is_the_time_that_was_measured() -> None:
 
 def test_one_process_is_alone_after_a_while(callers: Callers, clock: Clock) -> None:
     assert callers.is_alone(FILE)
-    callers.called(OURS)
-    assert callers.is_alone(FILE)
+    assert callers.process == OURS
 
 
 @pytest.mark.parametrize(
@@ -99,6 +98,15 @@ def test_a_file_that_two_have_open_is_nobodys(callers: Callers, clock: Clock) ->
     callers.opened(FILE, OURS)
     clock.now += ALONE_NS
     assert callers.is_alone(FILE)
+
+
+def test_processes_that_have_no_number_here_may_be_several(callers: Callers, clock: Clock) -> None:
+    callers.opened(FILE, 0)
+    for _ in range(3):
+        assert callers.process != 0, "so each of its requests is another one's"
+        callers.called(0)
+        assert not callers.is_alone(FILE)
+        clock.now += ALONE_NS // 2
 
 
 def test_who_has_others_waiting_behind_is_not_alone(callers: Callers) -> None:
