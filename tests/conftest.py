@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from backend import failpoints
+from tests import fake_s3
 
 settings.register_profile("ci", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("soak", parent=settings.get_profile("ci"), max_examples=2000)
@@ -56,3 +57,5 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     for name in [name for name in os.environ if name.startswith("DRIVEFS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("DRIVEFS_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))
+    monkeypatch.setenv("FAKE_ACCESS_KEY_ID", fake_s3.ACCESS_KEY)
+    monkeypatch.setenv("FAKE_SECRET_ACCESS_KEY", fake_s3.SECRET_KEY)

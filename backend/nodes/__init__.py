@@ -16,7 +16,7 @@ from backend.nodes.identity import (
 from backend.nodes.leased import LeasedNode
 from backend.nodes.listing import all_keys, pages
 from backend.nodes.metered import MeteredNode
-from backend.nodes.node import PAGE, Node, Space
+from backend.nodes.node import PAGE, UNKNOWN_SPACE, Node, Space
 from backend.nodes.patient import PatientNode
 from backend.nodes.place import NodePlace
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
@@ -26,6 +26,7 @@ __all__ = [
     "IDENTITY_FILE",
     "MAX_FILE_SIZE",
     "PAGE",
+    "UNKNOWN_SPACE",
     "DirectoryNode",
     "DirectoryPlace",
     "LeasedNode",

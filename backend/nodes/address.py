@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -19,12 +20,14 @@ _SECRETS: Final = re.compile(r"secret|token|sas|sig|signature|password|key", re.
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A URL taken apart. `host` is empty for folders, whose `path` is absolute."""
+    """A URL taken apart. `host` is empty for folders, whose `path` is absolute. `query` has what stands
+    behind `?`: settings of the node."""
 
     scheme: str
     host: str
     path: str
     url: str
+    query: Mapping[str, str] = field(default_factory=dict)
 
 
 def parse(url: str, base: str) -> Address:
@@ -38,7 +41,8 @@ def parse(url: str, base: str) -> Address:
         raise UsageError(f"the URL of a node cannot be understood: {error}") from None
     if found[1].lower() != "file":
         parts = urlsplit(url)
-        return Address(parts.scheme, parts.netloc, unquote(parts.path), url)
+        query = dict(parse_qsl(parts.query, keep_blank_values=True))
+        return Address(parts.scheme, parts.netloc, unquote(parts.path), url, query)
     host, slash, path = url[found.end() :].partition("/")
     if host not in ("", "localhost") or not slash:
         raise UsageError(f"{shown(url)}: a file URL has no host and an absolute path: file:///srv/disk")

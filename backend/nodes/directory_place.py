@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -28,6 +28,10 @@ class DirectoryPlace:
     @property
     def url(self) -> str:
         return self.folder
+
+    @property
+    def settings(self) -> Mapping[str, str | int]:
+        return {}
 
     def whereabouts(self) -> Whereabouts | None:
         try:

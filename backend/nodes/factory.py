@@ -1,13 +1,12 @@
 """From the URL of a node to its place: the one table of the kinds of nodes that there are.
 
-EXTENSION POINT. A new kind of node (an object store: `s3://`, `gs://`, `az://`) is two classes and one line
-here:
+EXTENSION POINT. A new kind of node is two classes and one line here:
 1. a `Node` (`backend.nodes.node`), added to the kinds in `tests/contract/test_node.py`;
 2. a `NodePlace` (`backend.nodes.place`), added to those in `tests/contract/test_node_place.py`;
-3. `SCHEMES["s3"] = ...`: what makes the place from the URL, after `address.parse` has refused secrets in it.
-Nothing above this module knows what kind a node is: mkfs, node add and replace, doctor, fsck and mounts ask
-the place or the node. What only a folder can have (links in the way, a disk of its own) they ask of
-`NodePlace.folder`."""
+3. its line in `SCHEMES`: what makes the place from the URL and its settings, after `address.parse` has
+   refused secrets in the URL. Nothing above this module knows what kind a node is: mkfs, node add and
+   replace, doctor, fsck and mounts ask the place or the node. What only a folder can have (links in the way,
+   a disk of its own) they ask of `NodePlace.folder`."""
 
 from __future__ import annotations
 
@@ -20,19 +19,36 @@ from backend.nodes.address import Address
 from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.place import NodePlace
 
-Maker = Callable[[Address], NodePlace]
+Settings = Mapping[str, str | int]
+Maker = Callable[[Address, Settings], NodePlace]
 
 
-def _directory(found: Address) -> NodePlace:
+def _directory(found: Address, settings: Settings) -> NodePlace:
+    if settings:
+        raise UsageError(f"{found.path}: a folder has no {next(iter(settings))}")
     return DirectoryPlace(found.path)
 
 
-SCHEMES: Final[Mapping[str, Maker]] = {"file": _directory}
+def _object_store(found: Address, settings: Settings) -> NodePlace:
+    # A drive of folders does not load what speaks to stores.
+    from backend.nodes.object_store import location, place
+    from backend.nodes.object_store import settings as store_settings
+
+    where = location.parse(found)
+    given = {**settings, **found.query}
+    return place.ObjectStorePlace(where, store_settings.parse(given, where.url), given)
 
 
-def place_at(url: str, base: str) -> NodePlace:
-    """The place that `url` names, a plain path being relative to the folder `base`. No I/O. `UsageError` in
-    words if it is no URL of a node, or of a kind that is unknown here."""
+SCHEMES: Final[Mapping[str, Maker]] = {
+    "file": _directory,
+    **dict.fromkeys(("s3", "s3+https", "s3+http", "gs", "az", "az+https", "az+http"), _object_store),
+}
+
+
+def place_at(url: str, base: str, settings: Settings | None = None) -> NodePlace:
+    """The place that `url` names, a plain path being relative to the folder `base`; `settings` are those of
+    `drive.toml`, what stands behind `?` in the URL counts more. No I/O. `UsageError` in words if it is no URL
+    of a node, or of a kind that is unknown here."""
     found = address.parse(url, base)
     maker = SCHEMES.get(found.scheme)
     if maker is None:
@@ -41,4 +57,4 @@ def place_at(url: str, base: str) -> NodePlace:
             f"{address.shown(url)}: this drivefs knows no nodes at {found.scheme}://; "
             f"a node is at a plain path, or at {known}"
         )
-    return maker(found)
+    return maker(found, settings or {})

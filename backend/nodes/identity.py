@@ -41,14 +41,11 @@ def initialise_directory_node(path: str, drive_id: bytes, name: str, zone: str) 
     """Make the folder `path` (and its parents) the node `name` of a drive; durable when it returns.
     `NodeError` if it holds another node or anything foreign. Again with the same identity: no change.
     Blocks; `OSError` as the kernel gives it."""
-    if not _NAME.fullmatch(name) or not _NAME.fullmatch(zone):
-        raise NodeError(f"{name!r} in zone {zone!r}: letters, digits, '.', '_', '-' only, at most 64", name)
-    if len(drive_id) != DRIVE_ID_SIZE:
-        raise ValueError(f"a drive id has {DRIVE_ID_SIZE} bytes")
     identity = NodeIdentity(name, drive_id, zone)
+    require_nameable(identity)
     _make_folders(os.path.abspath(path))
     if os.path.lexists(os.path.join(path, IDENTITY_FILE)):
-        _require_same(path, identity)
+        require_same(read_identity(path, name), identity, path)
         return
     foreign = sorted(entry for entry in set(os.listdir(path)) - _IGNORED if not entry.startswith(".tmp-"))
     if foreign:
@@ -100,12 +97,21 @@ def _text(fields: Mapping[str, object], name: str) -> str:
     return value
 
 
-def _require_same(path: str, identity: NodeIdentity) -> None:
-    found = read_identity(path, identity.name)
+def require_nameable(identity: NodeIdentity) -> None:
+    """`NodeError` if no node may have that name or zone; `ValueError` if no drive has that id."""
+    name, zone = identity.name, identity.zone
+    if not _NAME.fullmatch(name) or not _NAME.fullmatch(zone):
+        raise NodeError(f"{name!r} in zone {zone!r}: letters, digits, '.', '_', '-' only, at most 64", name)
+    if len(identity.drive_id) != DRIVE_ID_SIZE:
+        raise ValueError(f"a drive id has {DRIVE_ID_SIZE} bytes")
+
+
+def require_same(found: NodeIdentity, identity: NodeIdentity, place: str) -> None:
+    """`NodeError` if `place` is `found` and so cannot become `identity`."""
     if found.drive_id != identity.drive_id:
-        raise NodeError(f"{identity.name}: {path} is a node of another drive", identity.name)
+        raise NodeError(f"{identity.name}: {place} is a node of another drive", identity.name)
     if found != identity:
-        raise NodeError(f"{identity.name}: {path} is already this drive's {found.name}", identity.name)
+        raise NodeError(f"{identity.name}: {place} is already this drive's {found.name}", identity.name)
 
 
 def _make_folders(path: str) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from backend.buffer import Buffer
 
@@ -35,6 +35,16 @@ class Space:
     free: int
     filesystem: str = ""
     """nodes with the same name here share their space; empty: nobody shares it"""
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the node has said it: an object store has no end that it knows of."""
+        return self.total < UNKNOWN_TOTAL
+
+
+UNKNOWN_TOTAL: Final = 1 << 50
+UNKNOWN_SPACE: Final = Space(UNKNOWN_TOTAL, UNKNOWN_TOTAL)
+"""Of a node that takes whatever is paid for: to reckon with, room enough."""
 
 
 def is_key(key: str) -> bool:
@@ -99,7 +109,7 @@ class Node(Protocol):
         `ConflictError` otherwise. Not to be retried blindly: read first."""
 
     async def space(self) -> Space:
-        """The node's capacity."""
+        """The node's capacity; `UNKNOWN_SPACE` where there is no telling."""
 
     async def check(self) -> None:
         """Return if the node is there and is the one it should be; `NodeError` otherwise."""

@@ -6,7 +6,7 @@ For tools, before there is a lease, a key or an event loop: everything here bloc
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,6 +33,10 @@ class NodePlace(Protocol):
     @property
     def url(self) -> str:
         """Absolute: from whatever drive's folder it was named."""
+
+    @property
+    def settings(self) -> Mapping[str, str | int]:
+        """What `drive.toml` says of it beside its URL; none of a folder."""
 
     @property
     def folder(self) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 
 from backend.errors import ConflictError, FencedError, NotFoundError
 from backend.nodes.directory import DirectoryNode
+from backend.nodes.factory import place_at
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.nodes.leased import LeasedNode
 from backend.nodes.listing import pages
@@ -22,10 +23,12 @@ from backend.nodes.node import Node
 from backend.nodes.patient import PatientNode
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
+from tests.fake_s3 import FakeS3, fake_s3
 from tests.faulty_node import FaultyNode
 from tests.memory_node import MemoryNode
 
 DRIVE = bytes(range(16))
+IDENTITY = NodeIdentity("node0", DRIVE, "zone0")
 
 WRAPPERS: dict[str, Callable[[Node], Node]] = {
     "bare": lambda node: node,
@@ -39,12 +42,27 @@ WRAPPERS: dict[str, Callable[[Node], Node]] = {
 }
 
 
-@pytest.fixture(params=[*WRAPPERS, "memory"])
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeS3]:
+    with fake_s3() as running:
+        yield running
+
+
+@pytest.fixture(params=[*WRAPPERS, "memory", "fake S3", "fake S3, all"])
 def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
     if request.param == "memory":
         return MemoryNode("node0", "zone0")
+    if request.param.startswith("fake S3"):
+        wrap = WRAPPERS["all" if request.param.endswith("all") else "bare"]
+        return wrap(in_store(request.getfixturevalue("server").node_url(tmp_path.name)))
     initialise_directory_node(str(tmp_path), DRIVE, "node0", "zone0")
-    return WRAPPERS[request.param](DirectoryNode(str(tmp_path), NodeIdentity("node0", DRIVE, "zone0")))
+    return WRAPPERS[request.param](DirectoryNode(str(tmp_path), IDENTITY))
+
+
+def in_store(url: str) -> Node:
+    place = place_at(url, "/", {"credentials": "env:FAKE"})
+    place.initialise(IDENTITY)
+    return place.node(IDENTITY)
 
 
 async def test_it_has_a_name_and_a_zone_and_is_there(node: Node) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,28 +10,34 @@ import trio
 
 from backend.errors import NodeError
 from backend.nodes.directory_place import DirectoryPlace
+from backend.nodes.factory import place_at
 from backend.nodes.identity import NodeIdentity
 from backend.nodes.place import NodePlace
 from tests.contents import content
+from tests.fake_s3 import fake_s3
 
 IDENTITY = NodeIdentity("node0", bytes(range(16)), "zone0")
+CREDENTIALS = {"credentials": "env:FAKE"}
 OTHER = NodeIdentity("node1", bytes(range(16)), "zone0")
 FRAGMENT = f"packs/ab/{'ab' * 16}.0"
 
-KINDS: dict[str, Callable[[Path], NodePlace]] = {
-    "directory": lambda folder: DirectoryPlace(str(folder / "node")),
-}
-"""Each makes a place where nothing is yet; called twice with the same folder, the same place."""
+KINDS = ["directory", "fake S3"]
+Maker = Callable[[Path], NodePlace]
+"""Makes a place where nothing is yet; called twice with the same folder, the same place."""
 
 
 @pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def make(request: pytest.FixtureRequest) -> Iterator[Maker]:
+    if request.param == "directory":
+        yield lambda folder: DirectoryPlace(str(folder / "node"))
+        return
+    with fake_s3() as server:
+        yield lambda folder: place_at(server.node_url(folder.name), "/", CREDENTIALS)
 
 
 @pytest.fixture
-def place(kind: str, tmp_path: Path) -> NodePlace:
-    return KINDS[kind](tmp_path)
+def place(make: Maker, tmp_path: Path) -> NodePlace:
+    return make(tmp_path)
 
 
 def test_nothing_is_there_at_first(place: NodePlace) -> None:
@@ -44,11 +50,12 @@ def test_nothing_is_there_at_first(place: NodePlace) -> None:
         place.identity("name0")
 
 
-def test_places_are_the_same_by_their_url_and_things_by_what_is_there(kind: str, tmp_path: Path) -> None:
-    one, same, other = (KINDS[kind](tmp_path), KINDS[kind](tmp_path), KINDS[kind](tmp_path / "other"))
+def test_places_are_the_same_by_their_url_and_things_by_what_is_there(make: Maker, tmp_path: Path) -> None:
+    one, same, other = make(tmp_path), make(tmp_path), make(tmp_path / "other")
     for place in (one, other):
         place.prepare()
         place.prepare()
+        place.initialise(IDENTITY)
     assert one == same
     assert len({one, same, other}) == 2
     assert one.whereabouts() == same.whereabouts()

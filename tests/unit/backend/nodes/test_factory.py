@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -36,10 +39,6 @@ def test_folders(url: str, folder: str) -> None:
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        (
-            "s3://bucket/prefix",
-            "s3://bucket/prefix: this drivefs knows no nodes at s3://; a node",
-        ),
         ("ftp://host/x", "knows no nodes at ftp://"),
         ("file://server/x", "file URL has no host"),
         ("file://x", "file URL has no host"),
@@ -69,4 +68,18 @@ def test_a_stored_url_leads_to_the_same_place(names: list[str], inside: bool) ->
 
 
 def test_every_scheme_of_the_table_is_reached() -> None:
-    assert set(SCHEMES) == {"file"}, "a new kind of node: see tests/contract/test_node_place.py"
+    assert set(SCHEMES) == {"file", "s3", "s3+https", "s3+http", "gs", "az", "az+https", "az+http"}, (
+        "a new kind of node: see tests/contract/test_node_place.py"
+    )
+
+
+def test_a_folder_has_no_settings() -> None:
+    with pytest.raises(UsageError, match="/mnt/disk: a folder has no credentials"):
+        place_at("/mnt/disk", "/", {"credentials": "instance"})
+
+
+def test_a_drive_of_folders_loads_nothing_that_speaks_to_stores() -> None:
+    program = "import sys, backend.nodes; print('obstore' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout == b"False\n"
+    )

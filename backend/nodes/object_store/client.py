@@ -1,0 +1,338 @@
+"""Calls of an object store by obstore: the one module that knows it, what it cannot, and what its errors
+mean.
+
+Invariants:
+1. Nothing is tried again here (`max_retries=0`): after a retry one's own success looks like another's
+   object. Who calls knows what may be repeated (`backend.nodes.retry`).
+2. An object is one request (`use_multipart=False`): no upload is left behind that is paid for and not seen.
+3. What comes back is as long as the store says that it is, or an error.
+4. Credentials are read when the first call needs them; again when their file has changed, five minutes before
+   they end, and once when the store refuses them.
+5. The variables `AWS_…` of the process decide nothing: whatever they could change is set here.
+
+Everything blocks; any thread. obstore lets go of the interpreter while it waits and copies.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import obstore
+from obstore import exceptions
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from backend.buffer import Buffer
+from backend.nodes.object_store.credentials import CredentialsError, CredentialSource, Secrets
+from backend.nodes.object_store.location import Location
+from backend.nodes.object_store.settings import StoreSettings
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
+    from obstore.store import GCSCredential
+
+LIST_PAGE: Final = 1000
+"""So many names a store gives at once."""
+
+_RENEWED_BEFORE: Final = datetime.timedelta(minutes=5)
+_CONNECT_SECONDS: Final = 10
+_STATUS: Final = re.compile(r"status code: (\d{3})")
+_CODE: Final = re.compile(r"<Code>([\w.-]{1,64})</Code>")
+_AMAZON_REGION: Final = "us-east-1"
+_LONGEST_REASON: Final = 200
+_CONDITIONS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
+
+Result = TypeVar("Result")
+
+
+class StoreError(Exception):
+    """The store did not do it, or nobody knows whether it did; the message is what it said, in one line."""
+
+
+class AbsentError(StoreError):
+    """404: no such object, or no such bucket."""
+
+
+class TakenError(StoreError):
+    """409 or 412: a condition did not hold. With a 409 nothing need be there: who asks looks."""
+
+
+class RefusedError(StoreError):
+    """401 or 403: unknown, expired or wrong credentials, a wrong clock, or a right that is missing."""
+
+
+class BusyError(StoreError):
+    """429 or 503: it wants to be asked less."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object in a listing: its key, and its length in bytes."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The store as obstore has it, the credentials in it, and the stamp of where they were read."""
+
+    store: Any
+    secrets: Secrets | None
+    stamp: object
+
+
+class StoreClient:
+    """Of one node's place. Keys are the node's; the prefix is put before them here."""
+
+    def __init__(self, location: Location, settings: StoreSettings) -> None:
+        self.location = location
+        self._settings = settings
+        self.source = CredentialSource(settings.credentials)
+        self._lock = threading.Lock()
+        self._opened: _Opened | None = None
+
+    def put(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write the object, whatever is there."""
+        self._put(key, parts, "overwrite")
+
+    def create(self, key: str, parts: Sequence[Buffer]) -> None:
+        """Write it if there is none. `TakenError`."""
+        self._put(key, parts, "create")
+
+    def replace(self, key: str, new: bytes, tag: str) -> None:
+        """Write it if what is there has that tag. `TakenError`."""
+        if not tag:
+            raise StoreError("it gives objects no tag, so none can be replaced safely")
+        self._put(key, [new], {"e_tag": tag})
+
+    def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
+        """The range of the object, shorter only where that ends. `AbsentError`."""
+        if length == 0:
+            self.size(key)
+            return b""
+        if not offset and length is None:
+            return self.get_tagged(key)[0]
+        options: GetOptions = {"range": {"offset": offset} if length is None else (offset, offset + length)}
+        try:
+            return self._call(lambda store: _received(obstore.get(store, self._path(key), options=options)))[
+                0
+            ]
+        except _NoSuchRangeError:
+            return b""
+        except _WholeInsteadError:
+            end = None if length is None else offset + length
+            return self.get_tagged(key)[0][offset:end]
+
+    def get_tagged(self, key: str) -> tuple[bytes, str]:
+        """The whole object, and its tag (empty: the store gives none). `AbsentError`."""
+        return self._call(lambda store: _received(obstore.get(store, self._path(key))))
+
+    def size(self, key: str) -> int:
+        """In bytes. `AbsentError`."""
+        return int(self._call(lambda store: obstore.head(store, self._path(key)))["size"])
+
+    def delete(self, key: str) -> None:
+        """Some stores raise `AbsentError` if it is not there."""
+        self._call(lambda store: obstore.delete(store, self._path(key)))
+
+    def pages(self, prefix: str, after: str = "") -> Iterator[list[Listed]]:
+        """What begins with the folder `prefix` (empty, or with `/` behind), from the first above `after`, in
+        the order of the store: by bytes, but in some stores folder by folder."""
+        top = self._path(prefix)
+        start = self._path(after) if after else None
+        stream = self._call(lambda store: obstore.list(store, top, offset=start, chunk_size=LIST_PAGE))
+        skipped = len(self._path(""))
+        while True:
+            with _translated():
+                page = next(iter(stream), None)
+            if page is None:
+                return
+            yield [Listed(each["path"][skipped:], each["size"]) for each in page]
+
+    def _path(self, key: str) -> str:
+        return self.location.path(key)
+
+    def _put(self, key: str, parts: Sequence[Buffer], mode: Any) -> None:
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._call(lambda store: obstore.put(store, self._path(key), data, mode=mode, use_multipart=False))
+
+    def _call(self, work: Callable[[Any], Result]) -> Result:
+        store, known = self._store()
+        try:
+            with _translated():
+                return work(store)
+        except RefusedError:
+            if known is None or self._store(refused=known)[1] == known:
+                raise
+        with _translated():
+            return work(self._store()[0])
+
+    def _store(self, refused: Secrets | None = None) -> tuple[Any, Secrets | None]:
+        """With credentials that are as good as can be had; not with the `refused` ones, if there are
+        others."""
+        with self._lock:
+            stamp = self.source.stamp()
+            opened = self._opened
+            if opened is None or refused is not None or stamp != opened.stamp or _is_ending(opened.secrets):
+                opened = self._opened = self._renewed(opened, stamp)
+            return opened.store, opened.secrets
+
+    def _renewed(self, before: _Opened | None, stamp: object) -> _Opened:
+        secrets = self.source.read()
+        if before is not None and before.secrets == secrets:
+            return _Opened(before.store, secrets, stamp)
+        with _translated():
+            return _Opened(_open(self.location, self._settings, secrets), secrets, stamp)
+
+
+def _is_ending(secrets: Secrets | None) -> bool:
+    if secrets is None or secrets.expires_at is None:
+        return False
+    return datetime.datetime.now(datetime.UTC) > secrets.expires_at - _RENEWED_BEFORE
+
+
+class _NoSuchRangeError(StoreError):
+    """416: the range begins at the object's end or behind it."""
+
+
+class _WholeInsteadError(StoreError):
+    """The answer to a range is the whole object."""
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (exceptions.BaseError, FileNotFoundError) as error:
+        raise _meaning(error) from None
+    except OSError as error:
+        raise StoreError(_reason(str(error))) from None
+
+
+def _meaning(error: Exception) -> StoreError:
+    text = str(error)
+    found = _STATUS.search(text)
+    status, reason = int(found[1]) if found else 0, _reason(text)
+    if isinstance(error, FileNotFoundError) or status == 404:
+        return AbsentError(reason)
+    if status in (409, 412) or isinstance(error, _CONDITIONS):
+        return TakenError(reason)
+    if status in (401, 403) or isinstance(error, exceptions.PermissionDeniedError):
+        return RefusedError(reason)
+    if status == 416:
+        return _NoSuchRangeError(reason)
+    if "non-partial" in text:
+        return _WholeInsteadError(reason)
+    return BusyError(reason) if status in (429, 503) else StoreError(reason)
+
+
+def _reason(text: str) -> str:
+    """The store's own word for it, or the end of the first line: no URL, which may hold what is signed."""
+    code = _CODE.search(text)
+    if code is not None:
+        return code[1]
+    line = text.partition("\n")[0]
+    return re.sub(r"https?://\S+", "…", line.rpartition(" - ")[2])[:_LONGEST_REASON].rstrip(": ")
+
+
+def _received(answer: Any) -> tuple[bytes, str]:
+    data = answer.bytes().to_bytes()
+    begin, end = answer.range
+    if len(data) != end - begin:
+        raise StoreError(f"{len(data)} bytes came where {end - begin} were announced")
+    return data, answer.meta["e_tag"] or ""
+
+
+def _open(location: Location, settings: StoreSettings, secrets: Secrets | None) -> Any:
+    common: dict[str, Any] = {
+        "client_options": _client_options(location, settings),
+        "retry_config": {"max_retries": 0},
+        "skip_signature": settings.credentials == "anonymous",
+    }
+    values = {} if secrets is None else dict(secrets.values)
+    opener = {"s3": _open_s3, "gs": _open_gs, "az": _open_az}[location.service]
+    return opener(location, settings, values, common)
+
+
+def _client_options(location: Location, settings: StoreSettings) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "allow_http": location.endpoint.startswith("http:"),
+        "connect_timeout": f"{min(_CONNECT_SECONDS, settings.timeout)} s",
+        "timeout": f"{settings.timeout} s",
+    }
+    if settings.proxy:
+        options["proxy_url"] = settings.proxy
+    if settings.ca:
+        try:
+            with open(settings.ca, "rb") as file:
+                options["root_certificate"] = file.read()
+        except OSError as error:
+            raise CredentialsError(f"{settings.ca}: cannot be read: {error.strerror}") from None
+    return options
+
+
+def _open_s3(
+    location: Location, settings: StoreSettings, values: dict[str, str], common: dict[str, Any]
+) -> Any:
+    region = settings.region or _AMAZON_REGION
+    is_virtual = settings.style == "virtual"
+    server = location.endpoint or f"https://s3.{region}.amazonaws.com"
+    config = common | {
+        "region": region,
+        "virtual_hosted_style_request": is_virtual,
+        "endpoint": server.replace("://", f"://{location.bucket}.") if is_virtual else server,
+        "disable_bulk_delete": True,
+        "conditional_put": "etag",
+    }
+    named = {"server_side_encryption": settings.sse, "sse_kms_key_id": settings.kms_key}
+    config |= {name: value for name, value in named.items() if value}
+    if settings.checksum:
+        config["checksum_algorithm"] = settings.checksum
+    if values:
+        key = {
+            "access_key_id": _value(values, "access_key_id", settings),
+            "secret_access_key": _value(values, "secret_access_key", settings),
+            "token": values.get("session_token"),
+            "expires_at": None,
+        }
+        config["credential_provider"] = lambda: key
+    return S3Store(location.bucket, **config)
+
+
+def _open_gs(
+    location: Location, settings: StoreSettings, values: dict[str, str], common: dict[str, Any]
+) -> Any:
+    if values.get("token"):
+        token: GCSCredential = {"token": values["token"], "expires_at": None}
+        return GCSStore(location.bucket, credential_provider=lambda: token, **common)
+    if values:
+        common["service_account_key"] = _value(values, "service_account_key", settings)
+    return GCSStore(location.bucket, **common)
+
+
+def _open_az(
+    location: Location, settings: StoreSettings, values: dict[str, str], common: dict[str, Any]
+) -> Any:
+    host = location.endpoint or f"https://{location.account}.blob.core.windows.net"
+    config = common | {
+        "account_name": location.account,
+        "endpoint": f"{host}/{location.account}" if location.endpoint else host,
+    }
+    if values.get("token"):
+        token = {"token": values["token"], "expires_at": None}
+        config["credential_provider"] = lambda: token
+    elif values:
+        config["account_key"] = _value(values, "account_key", settings)
+    return AzureStore(location.bucket, **config)
+
+
+def _value(values: dict[str, str], name: str, settings: StoreSettings) -> str:
+    if name not in values:
+        raise CredentialsError(f"{settings.credentials}: {name} is missing")
+    return values[name]

@@ -1,0 +1,100 @@
+"""backend.nodes.object_store.place and races: where a node may be, and where not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from backend.errors import NodeError
+from backend.nodes.factory import place_at
+from backend.nodes.identity import NodeIdentity
+from backend.nodes.place import NodePlace
+from tests.fake_s3 import SECRET_KEY, FakeS3, Fault, failed, fake_s3
+
+IDENTITY = NodeIdentity("node0", bytes(range(16)), "zone0")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeS3]:
+    with fake_s3() as running:
+        yield running
+
+
+@pytest.fixture
+def place(server: FakeS3) -> NodePlace:
+    return place_at(server.node_url(), "/", {"credentials": "env:FAKE"})
+
+
+def test_a_store_that_ignores_conditions_takes_no_node(server: FakeS3, place: NodePlace) -> None:
+    """It answers 200 to everybody, as some servers do."""
+    server.ignores_conditions = True
+    with pytest.raises(
+        NodeError, match="of 8 creates of one object at once 8 were told that they were the first"
+    ):
+        place.initialise(IDENTITY)
+    assert server.objects == {}
+
+
+def test_a_store_that_ignores_only_conditional_replacements_takes_no_node(
+    server: FakeS3, place: NodePlace
+) -> None:
+    create = server.answer
+
+    def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> object:
+        return create(method, path, {k: v for k, v in headers.items() if k != "if-match"}, body)
+
+    server.answer = answer  # type: ignore[method-assign, assignment]
+    with pytest.raises(NodeError, match="of 8 replacements of one version of an object at once 8 were told"):
+        place.initialise(IDENTITY)
+    assert server.objects == {}
+
+
+def test_a_store_that_refuses_all_conditional_writes_takes_no_node(server: FakeS3, place: NodePlace) -> None:
+    server.faults = [Fault("PUT", "", failed(412, "PreconditionFailed")) for _ in range(8)]
+    with pytest.raises(NodeError, match="none succeeded"):
+        place.initialise(IDENTITY)
+
+
+def test_a_race_leaves_nothing_behind(server: FakeS3, place: NodePlace) -> None:
+    place.initialise(IDENTITY)
+    assert list(server.objects) == ["prefix/node.toml"]
+    assert len([each for each in server.requests if each.startswith("PUT /bucket/prefix/probe/")]) == 16
+
+
+def test_a_prefix_with_something_in_it_is_no_place(server: FakeS3, place: NodePlace) -> None:
+    server.objects["prefix/holiday.jpg"] = b"x"
+    server.objects["prefixed"] = b"x"
+    with pytest.raises(NodeError, match=r"is not empty \(it holds holiday.jpg\)"):
+        place.initialise(IDENTITY)
+    place.clear()
+    place.initialise(IDENTITY)
+    assert sorted(server.objects) == ["prefix/node.toml", "prefixed"]
+
+
+def test_a_place_that_cannot_be_used_says_why(server: FakeS3, place: NodePlace) -> None:
+    server.access_key = "another"
+    for call in (place.prepare, lambda: place.initialise(IDENTITY), lambda: place.write("drive.toml", b"x")):
+        with pytest.raises(OSError, match="InvalidAccessKeyId") as caught:
+            call()
+        assert server.node_url() in str(caught.value)
+        assert SECRET_KEY not in str(caught.value)
+    assert place.whereabouts() is None
+    assert not place.is_writable()
+
+
+def test_a_bucket_that_is_not_there_is_not_made(server: FakeS3) -> None:
+    place = place_at(f"s3+{server.url}/absent/prefix", "/", {"credentials": "env:FAKE"})
+    with pytest.raises(OSError, match="NoSuchBucket"):
+        place.prepare()
+    assert list(server.buckets) == ["bucket"]
+
+
+def test_servers_and_regions_fail_together() -> None:
+    def domain(url: str) -> object:
+        return place_at(url, "/", {"credentials": "anonymous"}).failure_domain()
+
+    same = ["s3://a1b/x?region=eu", "s3://c2d/y?region=eu"]
+    others = ["s3://a1b/x?region=us", "gs://a1b/x", "az://abc/c1d/x", "s3+https://host/a1b/x"]
+    assert len({domain(url) for url in same}) == 1
+    assert len({domain(url) for url in [same[0], *others]}) == 5
