@@ -27,6 +27,7 @@ from cache.errors import (
     StaleError,
 )
 from cache.messages import DriveStatus
+from cache.sync import Broadcast
 from tests.statuses import mount_status
 
 FAIL_BACKGROUND = b"user.test.fail"
@@ -62,6 +63,7 @@ class MemoryDrive:
         self.asked: Counter[str] = Counter()
         """how often for which extended attribute"""
         self.background_fails = trio.Event()
+        self.changes = Broadcast()
         root = self._new(stat.S_IFDIR | 0o755, 0, os.geteuid(), os.getegid())
         self._nodes[root].parent = root
 
