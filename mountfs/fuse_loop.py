@@ -66,7 +66,7 @@ _YIELD_NS: Final = 1_000_000
 _BEFORE_DEFERRED: Final = 16
 """So many requests may overtake one that was put off: writing back goes on under any load."""
 
-_ALONE_NS: Final = 20_000_000
+ALONE_NS: Final = 20_000_000
 """If there was no other request for so long, whoever writes is alone."""
 
 ALARM_SECONDS: Final = 1.0
@@ -84,7 +84,8 @@ class PollingLoop:
     """The waiting coroutine of one FUSE session and its state. `descriptor` is the session's device.
     `spin_ns`: the longest polling; 0 always sleeps. `handshake` is gone on with when the first request is to
     be received (it yields) and when that was answered (it ends). `alarm` is called with True before requests
-    are received again after a sleep, and with False before the next sleep."""
+    are received again after a sleep, and with False before the next sleep. `clock` (nanoseconds) says since
+    when whoever writes is alone."""
 
     def __init__(
         self,
@@ -92,8 +93,10 @@ class PollingLoop:
         spin_ns: int = SPIN_NS,
         handshake: Iterator[None] | None = None,
         alarm: Callable[[bool], None] = _no_alarm,
+        clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._descriptor = descriptor
+        self._clock = clock
         self._handshake = handshake
         self._alarm = alarm
         self._device = select.poll()
@@ -125,6 +128,11 @@ class PollingLoop:
         self._parked.clear()
         self._deferred.clear()
 
+    @property
+    def put_off(self) -> int:
+        """How many handlers let others go first now."""
+        return len(self._deferred)
+
     async def turn(self) -> None:
         """Return when it is the turn of a handler that takes long (7). What has to come after it has to wait
         for it by itself."""
@@ -149,10 +157,10 @@ class PollingLoop:
     def _is_alone(self) -> bool:
         """Whether there are only such handlers lately. To be called once by each."""
         self._others -= 1
-        now = time.perf_counter_ns()
+        now = self._clock()
         if self._others:
             self._others, self._others_at = 0, now
-        return now - self._others_at > _ALONE_NS
+        return now - self._others_at > ALONE_NS
 
     def is_line_empty(self) -> bool:
         """Whether no request waits to be received."""

@@ -172,7 +172,7 @@ class ControlClient:
         return NoAnswerError(f"the mount does not answer on {self._address!r}: {reason}")
 
 
-_abandoned: Final[list[subprocess.Popen[bytes]]] = []
+abandoned: Final[list[subprocess.Popen[bytes]]] = []
 """Those that were killed and may not have ended: to wait for them is what must not be."""
 
 
@@ -189,7 +189,7 @@ def _sync_file_system(mountpoint: str, deadline: Deadline) -> str | None:
         _, said = process.communicate(timeout=deadline.left())
     except subprocess.TimeoutExpired:
         process.kill()
-        _abandoned.append(process)
+        abandoned.append(process)
         raise NoAnswerError(f"not all was written back within {deadline}") from None
     return os.fsdecode(said).strip() if process.returncode else None
 

@@ -33,12 +33,13 @@ class _Device:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, spin_ns: int = fuse_loop.SPIN_NS) -> None:
         self.kernel, self.server = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.server.setblocking(False)
-        self.loop = PollingLoop(self.server.fileno(), spin_ns)
+        self.now = 0
+        self.loop = PollingLoop(self.server.fileno(), spin_ns, clock=lambda: self.now)
+        self.received = 0
         self.handled: list[bytes] = []
         self.release = trio.Event()
         self.call: Callable[[], None] = self.release.set
         self.ended = 0
-        monkeypatch.setattr(fuse_loop, "_ALONE_NS", 60_000_000_000)
         monkeypatch.setattr(pyfuse3, "terminate", lambda: trio.lowlevel.notify_closing(self.server.fileno()))
 
     def send(self, *requests: bytes) -> None:
@@ -49,6 +50,7 @@ class _Device:
         """What pyfuse3's workers do."""
         while await self.loop.wait():
             request = self.server.recv(100)  # BlockingIOError if another worker took it
+            self.received += 1
             if request.startswith(b"slow"):
                 await self.release.wait()
             if request.startswith(b"write"):
@@ -135,14 +137,11 @@ async def test_what_came_before_does_not_count_as_overtaking(device: _Device, nu
     device.loop.stop()
 
 
-async def test_a_writer_that_is_alone_waits_for_nobody(
-    device: _Device, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(fuse_loop, "_ALONE_NS", 500_000_000)
+async def test_a_writer_that_is_alone_waits_for_nobody(device: _Device, nursery: trio.Nursery) -> None:
     await _start(device, nursery, 5)
     device.send(b"fast0", b"write0")
     await _until(lambda: len(device.handled) == 2)
-    await trio.sleep(0.6)
+    device.now += fuse_loop.ALONE_NS + 1
     device.send(b"write1", b"write2", b"fast1", b"write3", b"fast2")
     await _until(lambda: len(device.handled) == 7)
     assert device.handled[2:] == [b"write1", b"write2", b"fast1", b"fast2", b"write3"]
@@ -179,7 +178,7 @@ async def test_writes_that_were_put_off_end_with_the_rest(device: _Device, end: 
         async with trio.open_nursery() as nursery:
 
             def call() -> None:
-                put_off.append(len(device.loop._deferred))
+                put_off.append(device.loop.put_off)
                 (device.loop.stop if end == "stop" else nursery.cancel_scope.cancel)()
 
             device.call = call
@@ -188,7 +187,7 @@ async def test_writes_that_were_put_off_end_with_the_rest(device: _Device, end: 
             await trio.testing.wait_all_tasks_blocked()
             device.send(b"fast", b"write1", b"write2", b"call")
     assert put_off == [2]
-    assert not device.loop._deferred
+    assert not device.loop.put_off
     assert device.ended == (4 if end == "stop" else 0)
 
 
@@ -200,8 +199,9 @@ async def test_it_is_idle_when_no_request_is_handled_or_awaited(
     await _until(lambda: device.loop.idle_seconds() > 0.02)
     device.send(b"slow")
     await _until(lambda: device.loop.idle_seconds() == 0)
-    await trio.sleep(0.02)
-    assert device.loop.idle_seconds() == 0
+    for _ in range(100):  # any time that passes would be told
+        await trio.lowlevel.checkpoint()
+        assert device.loop.idle_seconds() == 0
     device.release.set()
     await _until(lambda: 0 < device.loop.idle_seconds() < 0.02)
     device.loop.stop()
@@ -254,9 +254,9 @@ async def test_stop_ends_a_worker_that_polls_for_others(monkeypatch: pytest.Monk
                 nursery.start_soon(device.worker)
             await trio.testing.wait_all_tasks_blocked()
             device.send(b"slow")
-            await trio.sleep(0.01)
+            await _until(lambda: device.received == 1)
             device.loop.stop()
-            await trio.sleep(0.1)
+            await _until(lambda: device.ended == 3)  # also the one that polled while "slow" is handled
             device.release.set()
     assert device.ended == 4
     device.close()
@@ -302,6 +302,15 @@ class _Mounted:
 
     def end(self) -> int:
         return self.process.wait(PATIENCE)
+
+    def processor_ticks_when_idle(self) -> int:
+        """When the file system's own after-work is done: releases of the last files."""
+        deadline, before = time.monotonic() + PATIENCE, -1
+        while (ticks := self.processor_ticks()) != before:
+            assert time.monotonic() < deadline, "it is never idle"
+            before = ticks
+            time.sleep(0.05)  # five ticks
+        return ticks
 
     def processor_ticks(self) -> int:
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
@@ -399,8 +408,7 @@ def test_an_idle_mount_uses_no_processor(tmp_path: Path) -> None:
     with _mounted(tmp_path) as mounted:
         for number in range(200):
             (mounted.folder / str(number)).touch()
-        time.sleep(0.1)  # the file system's own after-work: releases of the last files
-        before = mounted.processor_ticks()
+        before = mounted.processor_ticks_when_idle()
         time.sleep(1.0)  # the measured interval
         assert mounted.processor_ticks() - before <= 1
 

@@ -15,7 +15,7 @@ def disks_of(path: str, system: Path = SYSTEM) -> frozenset[str]:
     sysfs(5) has them. Where the kernel names none (btrfs, overlay, network), the file system itself stands
     for it. `OSError` if the folder is not there."""
     device = os.stat(path).st_dev
-    found = _below(system / "dev" / "block" / f"{os.major(device)}:{os.minor(device)}", system)
+    found = disks_below(system / "dev" / "block" / f"{os.major(device)}:{os.minor(device)}", system)
     return found or frozenset({f"file system {os.major(device)}:{os.minor(device)}"})
 
 
@@ -30,7 +30,8 @@ def groups(disks: Mapping[str, frozenset[str]]) -> list[list[str]]:
     return [names for _, names in found]
 
 
-def _below(device: Path, system: Path) -> frozenset[str]:
+def disks_below(device: Path, system: Path) -> frozenset[str]:
+    """The disks that a device is made of, by the links below `system` (sysfs(5)); none if it is not there."""
     if not device.exists():
         return frozenset()
     device = device.resolve()
@@ -38,7 +39,7 @@ def _below(device: Path, system: Path) -> frozenset[str]:
         device = device.parent
     parts = sorted((device / "slaves").iterdir()) if (device / "slaves").is_dir() else []
     if parts:
-        return frozenset().union(*(_below(part, system) for part in parts))
+        return frozenset().union(*(disks_below(part, system) for part in parts))
     image = device / "loop" / "backing_file"
     if image.exists() and os.path.exists(image.read_text().strip()):
         return disks_of(image.read_text().strip(), system)

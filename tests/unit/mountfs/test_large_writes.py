@@ -46,7 +46,7 @@ async def test_what_was_received_is_waited_for_and_what_comes_later_is_not(write
         assert log[2:] == ["times"]
         later.set()
     assert log[3:] == ["later"]
-    assert not writes._received
+    assert not writes.are_waiting(1)
 
 
 async def test_a_write_that_fails_or_is_cancelled_is_over(writes: LargeWrites) -> None:
@@ -57,7 +57,7 @@ async def test_a_write_that_fails_or_is_cancelled_is_over(writes: LargeWrites) -
     async with trio.open_nursery() as nursery:
         nursery.start_soon(writes.in_turn(1).__aenter__)
         await trio.testing.wait_all_tasks_blocked()
-        assert writes._received
+        assert writes.are_waiting(1)
         nursery.cancel_scope.cancel()
     await writes.wait_for(1)
-    assert not writes._received
+    assert not writes.are_waiting(1)

@@ -8,9 +8,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
+import trio
 
+from cache.messages import MountStatus
+from gateway.control import Commands, ControlServer
+from tests.statuses import mount_status
 from tools import control_client
 from tools.control_client import ControlClient, NoAnswerError
 from tools.deadline import Deadline
@@ -46,10 +49,10 @@ def unkillable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     kill = subprocess.Popen.kill
     monkeypatch.setattr(subprocess.Popen, "kill", lambda _process: None)
     yield
-    for process in control_client._abandoned:
+    for process in control_client.abandoned:
         kill(process)
         process.communicate()
-    control_client._abandoned.clear()
+    control_client.abandoned.clear()
 
 
 @pytest.mark.usefixtures("unkillable")
@@ -71,20 +74,28 @@ def test_all_steps_share_the_time(silent: Path, tmp_path: Path, monkeypatch: pyt
     assert time.monotonic() - begun < LIMIT + 0.6
 
 
-def test_what_could_not_be_written_back_is_told_when_the_rest_is_stored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+async def test_what_could_not_be_written_back_is_told_when_the_rest_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
 ) -> None:
     asked: list[str] = []
 
-    def answer(_client: ControlClient, _method: str, path: str, _deadline: Deadline) -> httpx.Response:
-        asked.append(path)
-        return httpx.Response(200, json={})
+    async def status() -> MountStatus:
+        return mount_status()
 
-    monkeypatch.setattr(ControlClient, "_ask", answer)
+    async def sync() -> None:
+        asked.append("sync")
+
+    async def write_back() -> str:
+        asked.append("write back")
+        return ""
+
+    path = tmp_path / "run" / "control"
+    commands = Commands(status, sync, write_back, lambda: asked.append("unmount"))
+    await nursery.start(ControlServer(path, commands).serve)
     put_sync(tmp_path, monkeypatch, "echo 'No space left on device' >&2; exit 1")
     with pytest.raises(ToolError, match="not all could be written back: No space left on device"):
-        ControlClient("nowhere").sync(str(tmp_path), None)
-    assert asked == ["/sync"]
+        await trio.to_thread.run_sync(ControlClient(str(path)).sync, str(tmp_path), None)
+    assert asked == ["sync"]
 
 
 def test_a_deadline_is_never_over_for_a_step() -> None:

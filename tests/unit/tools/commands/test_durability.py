@@ -211,9 +211,9 @@ def test_the_disk_below_partitions_volumes_and_images(tmp_path: Path) -> None:
     image = device(system, "7:0", "loop0")
     (image / "loop").mkdir()
     (image / "loop" / "backing_file").write_text(f"{place}\n")
-    assert disks._below(system / "dev" / "block" / "7:0", system) == {"sda", "sdb"}
+    assert disks.disks_below(system / "dev" / "block" / "7:0", system) == {"sda", "sdb"}
     (image / "loop" / "backing_file").write_text("/not there\n")
-    assert disks._below(system / "dev" / "block" / "7:0", system) == {"loop0"}
+    assert disks.disks_below(system / "dev" / "block" / "7:0", system) == {"loop0"}
 
 
 def test_nodes_with_a_disk_in_common_fail_together() -> None:

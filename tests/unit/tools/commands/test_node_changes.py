@@ -21,6 +21,7 @@ from backend.cluster import check_nodes
 from backend.cluster.check_nodes import survey
 from backend.cluster.cluster_change import held
 from backend.cluster.drive_file import DriveFile
+from backend.cluster.rebalance import Rebalance
 from backend.coding.placement import place
 from backend.commits.lease import Lease
 from backend.commits.object_format import frame, signed, unframe
@@ -433,7 +434,7 @@ def refusing(name: str) -> Callable[[str, object], Awaitable[None]]:
 
 def test_one_that_is_to_go_may_stay_after_all(large: SmallDrive, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tools.commands.node_changes._move", _interrupted)
+        patch.setattr(Rebalance, "run", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             remove(large, "node4")
     capsys.readouterr()
