@@ -21,6 +21,14 @@ settings.register_profile("soak", parent=settings.get_profile("ci"), max_example
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The processes of a parallel run have to find the same tests, so a name that has an address in it (the
+    text of a function) is none."""
+    unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if unstable:
+        raise pytest.UsageError(f"these tests are called differently in each process: {unstable[:3]}")
+
+
 class _Records(logging.Handler):
     """Keeps what was logged at WARNING or above."""
 

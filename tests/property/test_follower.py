@@ -190,7 +190,6 @@ def test_opening_and_fsck_say_the_same_of_a_log(at: int, change: Change) -> None
         (lambda d: replace(d, previous=bytes(31) + b"x"), "RollbackError"),
         (lambda d: replace(d, number=4), "RollbackError"),
     ],
-    ids=str,
 )
 def test_what_both_say(change: Change, kind: str) -> None:
     """Of the third commit; without its rename the fourth does not fit."""
