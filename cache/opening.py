@@ -89,6 +89,36 @@ class DriveOptions:
     host: str = field(default_factory=socket.gethostname)
 
 
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What the client side of a drive needs to read its upstream, and to seal for it."""
+
+    codec: BlockCodec
+    chunker: Chunker
+    blocks: BlockCache
+    snapshots: SnapshotStore
+    identity: CommitIdentity
+
+
+def client_of(
+    upstream: Upstream,
+    drive_id: bytes,
+    secrets: Secrets,
+    cache_size: int,
+    limiter: trio.CapacityLimiter,
+    host: bytes = b"unknown",
+) -> Client:
+    """Of a mount, or of a tool that looks at a drive. `limiter`: of the threads that open blocks."""
+    codec, chunker = BlockCodec(drive_id, secrets.block_id, secrets.block), Chunker(secrets.chunker)
+    return Client(
+        codec,
+        chunker,
+        BlockCache(upstream.blocks, codec, cache_size, limiter),
+        SnapshotStore(upstream.blocks, upstream.roots, codec, chunker, drive_id, secrets.root),
+        CommitIdentity(drive_id, DEVICE, host, secrets.commit),
+    )
+
+
 class _Recovery:
     """The steps of `open_drive` that bring the local state up to date."""
 
@@ -252,16 +282,14 @@ async def open_drive(
     local.trimming.largest_segment = min(SEGMENT_SIZE, max(int(largest) // 8, SMALLEST_SEGMENT))
     local.trimming.fit_segments()
     local.ledger.large_write = options.large_write
-    codec = BlockCodec(drive_id, secrets.block_id, secrets.block)
-    chunker = Chunker(secrets.chunker)
-    blocks = BlockCache(upstream.blocks, codec, options.cache_size, limiter)
-    identity = CommitIdentity(drive_id, DEVICE, _host_name(options.host), secrets.commit)
-    snapshots = SnapshotStore(upstream.blocks, upstream.roots, codec, chunker, drive_id, secrets.root)
-    follower = Follower(local.namespace, identity)
+    host = _host_name(options.host)
+    client = client_of(upstream, drive_id, secrets, options.cache_size, limiter, host)
+    blocks, snapshots = client.blocks, client.snapshots
+    follower = Follower(local.namespace, client.identity)
     await _Recovery(local, upstream, follower, snapshots, blocks).run()
     ledger = local.ledger
     content = Content(local.namespace, ledger.dirty, ledger.journal, blocks)
-    sealer = Sealer(upstream.blocks, codec, chunker, ledger.journal.read_at, content, limiter)
+    sealer = Sealer(upstream.blocks, client.codec, client.chunker, ledger.journal.read_at, content, limiter)
     quiet = Quiet()
     keeper = SnapshotKeeper(ledger, snapshots, local.folder, options.snapshots, quiet)
     wake = Wake()
@@ -271,7 +299,7 @@ async def open_drive(
         local.trimming,
         sealer,
         upstream,
-        identity,
+        client.identity,
         options.intervals,
         options.journal_size,
         put_off.accept_times,

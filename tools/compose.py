@@ -22,7 +22,7 @@ from typing import Final
 
 import trio
 
-from backend.blocks import BlockStore, SqliteBlockIndex
+from backend.blocks import BlockIndex, BlockStore, SqliteBlockIndex
 from backend.care import Scrub, StoreHealth, repair_record
 from backend.cluster import DriveFile, cluster_change, drive_file
 from backend.coding import Profile, code_for
@@ -32,6 +32,7 @@ from backend.commits import (
     CommitLog,
     Lease,
     LeaseVotes,
+    Ranking,
     ReplicatedObjects,
     ranking_of,
     this_process,
@@ -52,11 +53,11 @@ from backend.nodes import (
 )
 from backend.packs import PackCodec, PackStore
 from backend.system import at_rest
-from backend.upstream import Head
-from cache.blocks import BlockCache, BlockCodec
+from backend.upstream import Head, Upstream
+from cache.blocks import BlockCache
 from cache.drive import Circumstances, Drive
 from cache.local import LocalState, stale
-from cache.opening import DriveOptions, Secrets, StaleCacheError, open_drive
+from cache.opening import Client, DriveOptions, Secrets, StaleCacheError, client_of, open_drive
 from tools import old_place, pairing
 from tools.drive_nodes import cluster_map, open_nodes, patient
 from tools.host import mounts
@@ -110,6 +111,43 @@ def unlock(folder: str, file: DriveFile, secrets: Iterable[Secret]) -> UnlockedD
 def pack_codec(drive: UnlockedDrive) -> PackCodec:
     """How its packs are made and read."""
     return PackCodec(code_for(Profile.parse(drive.file.profile)), drive.file.id, drive.keys.pack)
+
+
+def pack_store(drive: UnlockedDrive, nodes: Mapping[str, Node]) -> PackStore:
+    """For looking at its packs: what is found wrong is not noted."""
+    return PackStore(nodes, pack_codec(drive), cluster_map(drive.file), lambda _pack, _fragment: None)
+
+
+def block_store(
+    drive: UnlockedDrive,
+    nodes: Mapping[str, Node],
+    index: BlockIndex,
+    writer: SessionWriter,
+    note_repair: Callable[[int, float], None] = lambda _bytes, _seconds: None,
+) -> BlockStore:
+    """Its blocks, by this index. `note_repair`: as of `BlockStore`."""
+    codec, cluster = pack_codec(drive), cluster_map(drive.file)
+    return BlockStore(nodes, codec, cluster, index, writer, note_repair=note_repair)
+
+
+def object_ranking(file: DriveFile) -> Ranking:
+    """On which nodes small objects belong."""
+    return ranking_of(cluster_map(file), _copies(file))
+
+
+def small_objects(drive: UnlockedDrive, nodes: Mapping[str, Node]) -> ReplicatedObjects:
+    """Its commits and roots, in copies."""
+    ranking = object_ranking(drive.file)
+    return ReplicatedObjects(nodes, ranking, _copies(drive.file), drive.file.id, drive.keys.object)
+
+
+def _copies(file: DriveFile) -> int:
+    return Profile.parse(file.profile).m + 1
+
+
+def client(drive: UnlockedDrive, upstream: Upstream, cache_size: int) -> Client:
+    """For looking at a drive beside, or without, a mount."""
+    return client_of(upstream, drive.file.id, secrets_of(drive.keys), cache_size, trio.CapacityLimiter(2))
 
 
 def open_index(path: Path, file: DriveFile) -> SqliteBlockIndex:
@@ -219,7 +257,7 @@ async def _open_once(
             await nursery.start(upstream.run)
             set_aside = len(await trio.to_thread.run_sync(stale.found, folders.state))
             circumstances = Circumstances(health, tuple(notices), set_aside)
-            secrets = _secrets(drive.keys)
+            secrets = secrets_of(drive.keys)
             opened = await open_drive(local, upstream, drive.file.id, secrets, options, circumstances)
             if not options.read_only:
                 await trio.to_thread.run_sync(pairing.note_opening, folders)
@@ -248,8 +286,7 @@ async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterat
     store, upstream, _ = _build_upstream(drive, nodes, index_folder, 0.0, None)
     try:
         await store.reconcile()
-        codec = BlockCodec(drive.file.id, drive.keys.block_id, drive.keys.block)
-        yield BlockCache(upstream.blocks, codec, RESTORING_CACHE, trio.CapacityLimiter(2))
+        yield client(drive, upstream, RESTORING_CACHE).blocks
     finally:
         with trio.CancelScope(shield=True):
             await upstream.close()
@@ -296,8 +333,7 @@ def _build_upstream(
     scrub_interval: float,
     lease: Lease | None,
 ) -> tuple[BlockStore, LocalUpstream, StoreHealth]:
-    file, cluster = drive.file, cluster_map(drive.file)
-    profile, codec = Profile.parse(file.profile), pack_codec(drive)
+    file = drive.file
     nodes = patient(bare, PACK_PATIENCE)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
     answering = patient(bare, OBJECT_PATIENCE)
@@ -305,16 +341,13 @@ def _build_upstream(
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder)
     writer = SessionWriter(lease)
-    blocks = BlockStore(written, codec, cluster, index, writer, note_repair=note)
-    looking = PackStore(nodes, codec, cluster, lambda _pack, _fragment: None)
-    copies = profile.m + 1
-    ranking = ranking_of(cluster, copies)
-    objects = ReplicatedObjects(answering, ranking, copies, file.id, drive.keys.object)
+    blocks = block_store(drive, written, index, writer, note)
+    looking, objects = pack_store(drive, nodes), small_objects(drive, answering)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
         claims = partial(LeaseVotes(answering, file.id, drive.keys.lease).claim, LEASE_PATIENCE)
         return blocks, LocalUpstream(blocks, CommitLog(objects, claims=claims), objects, writer), health
-    scrub = Scrub(nodes, codec, index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
+    scrub = Scrub(nodes, pack_codec(drive), index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
     require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)
     commits = CommitLog(objects, lease.verify, lease.claimed)
     upstream = LocalUpstream(blocks, commits, objects, writer, require_map=require_map)
@@ -325,5 +358,5 @@ def _leased(nodes: Mapping[str, Node], lease: Lease) -> dict[str, Node]:
     return {name: LeasedNode(node, lease.check) for name, node in nodes.items()}
 
 
-def _secrets(keys: DriveKeys) -> Secrets:
+def secrets_of(keys: DriveKeys) -> Secrets:
     return Secrets(keys.block_id, keys.chunker, keys.block, keys.commit, keys.root)

@@ -18,34 +18,39 @@ from typing import Final
 
 import trio
 
-from backend.blocks import BlockIndex, BlockStore, SqliteBlockIndex
+from backend.blocks import BlockIndex, BlockStore
 from backend.buffer import Buffer
 from backend.care import ObjectCheck, StoreCheck
 from backend.cluster import require_current
-from backend.coding import Profile
 from backend.commits import (
     CommitLog,
     Lease,
     LeaseVotes,
-    ReplicatedObjects,
-    ranking_of,
 )
 from backend.errors import CorruptError, DriveError, FencedError
 from backend.findings import Findings
 from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import Node
-from backend.packs import PackEntry, PackStore
+from backend.packs import PackEntry
 from backend.upstream import BlockId
-from cache.blocks import BlockCache, BlockCodec, Chunker
-from cache.local import DEVICE
-from cache.publish import CommitIdentity, SnapshotStore
 from cache.retention import LostRange, lost_files
 from tools.check.check_commits import SNAPSHOT_KEY, CommitCheck
 from tools.check.check_report import summarised
 from tools.check.check_state import StateCheck, StateSource, breaches_of
 from tools.check.kept_index import KeptIndex
-from tools.compose import INDEX_FILE, LEASE_PATIENCE, UnlockedDrive, lease_on, pack_codec
-from tools.drive_nodes import TOOL_PATIENCE, cluster_map, open_nodes, patient
+from tools.compose import (
+    INDEX_FILE,
+    LEASE_PATIENCE,
+    UnlockedDrive,
+    block_store,
+    client,
+    lease_on,
+    object_ranking,
+    open_index,
+    pack_store,
+    small_objects,
+)
+from tools.drive_nodes import TOOL_PATIENCE, open_nodes, patient
 from tools.host.places import Folders
 from tools.host.progress import Progress
 from tools.quantities import counted
@@ -69,9 +74,7 @@ class DriveCheck:
         mend: bool,
         data: bool,
     ) -> None:
-        file, keys = drive.file, drive.keys
-        profile, cluster = Profile.parse(file.profile), cluster_map(file)
-        copies = profile.m + 1
+        file = drive.file
         self._drive = drive
         self._work = work
         self._findings = findings
@@ -80,35 +83,22 @@ class DriveCheck:
         self._data = data
         nodes = open_nodes(drive.folder, file)
         self._nodes: dict[str, Node] = patient(nodes, TOOL_PATIENCE)
-        self._ranking = ranking_of(cluster, copies)
-        self._objects = ReplicatedObjects(self._nodes, self._ranking, copies, file.id, keys.object)
+        self._ranking = object_ranking(file)
+        self._objects = small_objects(drive, self._nodes)
         self._copies = ObjectCheck(self._objects, self._nodes, self._ranking, findings, mend=mend)
         leasing = patient(nodes, LEASE_PATIENCE)
         self._lease = lease_on(nodes, drive) if mend else None
         self._writer = SessionWriter(self._lease)
-        self._votes = LeaseVotes(leasing, file.id, keys.lease)
+        self._votes = LeaseVotes(leasing, file.id, drive.keys.lease)
         claims = partial(self._votes.claim, LEASE_PATIENCE) if self._lease is None else self._lease.claimed
         self._log = CommitLog(self._objects, claims=claims)
-        self._index = SqliteBlockIndex(str(work / INDEX_FILE), file.id, profile.m)
+        self._index = open_index(work / INDEX_FILE, file)
         self._blocks = self._store_on(self._index)
-        self._packs = PackStore(self._nodes, pack_codec(drive), cluster, lambda _pack, _index: None)
-        self._codec = BlockCodec(file.id, keys.block_id, keys.block)
+        self._packs = pack_store(drive, self._nodes)
         self._upstream = LocalUpstream(self._blocks, self._log, self._objects, self._writer)
-        self._snapshots = SnapshotStore(
-            self._upstream.blocks,
-            self._upstream.roots,
-            self._codec,
-            Chunker(keys.chunker),
-            file.id,
-            keys.root,
-        )
-        source = StateSource(
-            self._log,
-            self._copies,
-            self._snapshots,
-            BlockCache(self._upstream.blocks, self._codec, _CACHE, trio.CapacityLimiter(2)),
-            CommitIdentity(file.id, DEVICE, b"", keys.commit),
-        )
+        reader = client(drive, self._upstream, _CACHE)
+        self._codec, self._snapshots = reader.codec, reader.snapshots
+        source = StateSource(self._log, self._copies, self._snapshots, reader.blocks, reader.identity)
         self._kept_index = KeptIndex(drive, own.cache, self._index, self._packs, self._store_on)
         self._commits = CommitCheck(self._log, self._copies, self._objects, self._snapshots, findings)
         self._state = StateCheck(source, own.state, work, findings, progress)
@@ -288,8 +278,7 @@ class DriveCheck:
         await self._kept_index.tell_of_new_packs()
 
     def _store_on(self, index: BlockIndex) -> BlockStore:
-        file = self._drive.file
-        return BlockStore(self._nodes, pack_codec(self._drive), cluster_map(file), index, self._writer)
+        return block_store(self._drive, self._nodes, index, self._writer)
 
     def _summarised(self, store: StoreCheck) -> str:
         sums = self._index.packs.statistics()

@@ -33,13 +33,12 @@ from backend.cluster import (
     held,
     left_on,
 )
-from backend.coding import Profile, code_for
-from backend.commits import CommitLog, ReplicatedObjects, ranking_of
+from backend.coding import Profile
+from backend.commits import CommitLog
 from backend.errors import UnavailableError, UsageError
 from backend.failpoints import declare, failpoint
 from backend.keys import DriveKeys
 from backend.nodes import NodeIdentity, NodePlace, place_at, stored_url
-from backend.packs import PackCodec
 from tools import compose, drive_nodes, fsck, old_drive
 from tools.compose import UnlockedDrive
 from tools.errors import ToolError
@@ -298,13 +297,13 @@ async def _move_all(drive: UnlockedDrive, rate: float | None) -> int:
 async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[RebalanceReport, int]:
     """Put all in its place: what was done, and copies of small objects written. `ToolError` if something
     could not be put in order."""
-    profile, cluster = Profile.parse(drive.file.profile), drive_nodes.cluster_map(drive.file)
-    ranking = ranking_of(cluster, profile.m + 1)
-    objects = ReplicatedObjects(drive.nodes, ranking, profile.m + 1, drive.file.id, keys.object)
+    unlocked, cluster = UnlockedDrive(drive.folder, drive.file, keys), drive_nodes.cluster_map(drive.file)
+    ranking = compose.object_ranking(drive.file)
+    objects = compose.small_objects(unlocked, drive.nodes)
     progress = Progress(drive.folder)
     try:
         progress.step("fragments")
-        codec = PackCodec(code_for(profile), drive.file.id, keys.pack)
+        codec = compose.pack_codec(unlocked)
         fragments = Rebalance(drive.nodes, cluster, codec, drive.verify, rate)
         report = await fragments.run(progress.update)
         progress.step("commits")
