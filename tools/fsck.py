@@ -149,6 +149,8 @@ def _fsck(options: argparse.Namespace) -> int:
     old_drive.require_unused(folder, drive_nodes.node_places(folder, survey.file))
     drive = unlock_any(folder, survey, secret_source(options))
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
+    places.check_not_inside(own, drive_nodes.node_folders(folder, survey.file))
+    places.check_state_disk(own.state, room=options.how == "mend")
     progress = Progress(folder, options.descriptor)
     with _locked(own.state) as unlock:
         run = partial(_Run, folder, survey, drive, own, progress=progress, data=options.data)

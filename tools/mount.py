@@ -114,6 +114,8 @@ def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDri
     own = _folders(file.id.hex(), options)
     needed = [folder, str(own.cache), str(own.state), *drive_nodes.node_folders(folder, file)]
     places.check_not_covered(mountpoint, needed)
+    places.check_not_inside(own, drive_nodes.node_folders(folder, file))
+    places.check_state_disk(own.state)
     away = drive_nodes.nodes_away(folder, file)
     drive_nodes.require_enough_nodes(file, away)
     for error in away:

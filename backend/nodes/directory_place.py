@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from backend.errors import UsageError
 from backend.nodes import files as node_files
 from backend.nodes.directory import DirectoryNode, space_of
 from backend.nodes.identity import NodeIdentity, initialise_directory_node, read_identity
@@ -53,7 +54,10 @@ class DirectoryPlace:
         return read_identity(self.folder, name)
 
     def prepare(self) -> None:
-        os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        try:
+            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(f"{self.folder}: is not a folder, nor can one be made there") from None
 
     def initialise(self, identity: NodeIdentity) -> None:
         initialise_directory_node(self.folder, identity.drive_id, identity.name, identity.zone)

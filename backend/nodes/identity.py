@@ -59,14 +59,19 @@ def read_identity(path: str, name: str) -> NodeIdentity:
     try:
         data = node_files.read_at_most(path, IDENTITY_FILE, MAX_FILE_SIZE + 1)
     except (FileNotFoundError, NotADirectoryError):
-        what = f"is not a node ({IDENTITY_FILE} is missing)" if os.path.isdir(path) else "is missing"
-        raise NodeError(f"{name}: {path} {what}; is its disk mounted?", name) from None
+        raise NodeError(f"{name}: {path} {_why_no_node(path)}", name) from None
     except OSError as error:
         raise NodeError(f"{name}: cannot read {path}/{IDENTITY_FILE}: {error.strerror}", name) from error
     try:
         return decode_identity(data)
     except ValueError as error:
         raise NodeError(f"{name}: {path}/{IDENTITY_FILE} is damaged: {error}", name) from error
+
+
+def _why_no_node(path: str) -> str:
+    if os.path.isdir(path):
+        return f"is not a node ({IDENTITY_FILE} is missing); is its disk mounted?"
+    return "is not a folder" if os.path.lexists(path) else "is missing; is its disk mounted?"
 
 
 def encode_identity(identity: NodeIdentity) -> bytes:

@@ -208,6 +208,28 @@ class TestStateDisk:
         drive.mount(*options)
         return small
 
+    def test_a_mount_that_cannot_use_it_says_why(
+        self, drive: MountedDrive, disk: Callable[[str, int], Path]
+    ) -> None:
+        """Full, or mounted read-only: in words, and as soon as it can be used all is well."""
+        small = self._mount(drive, disk)
+        assert write(drive.mountpoint / "before", b"before")
+        drive.umount()
+        fill(small / "others")
+        for options in ((), ("ro",)):
+            assert f"{small}/state" in (said := drive.try_mount(*options).stderr)
+            assert "the disk of the state folder is full" in said
+        assert drive.fsck("-n") == 0
+        (small / "others").unlink()
+        subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+        checked = drive.tool("fsck.drivefs", "-n", *drive.where(), drive.drive)
+        for refused in (drive.try_mount(), drive.try_mount("ro"), checked):
+            assert refused.returncode != 0
+            assert "mounted read-only" in refused.stderr
+        subprocess.run(["mount", "-o", "remount,rw", str(small)], check=True)
+        drive.mount()
+        assert (drive.mountpoint / "before").read_bytes() == b"before"
+
     def test_large_writes_do_not_fill_it(self, drive: MountedDrive, disk: Callable[[str, int], Path]) -> None:
         small = self._mount(drive, disk, "commit_interval=1h")
         kept = {}

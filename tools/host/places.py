@@ -26,6 +26,8 @@ from tools.host import mounts
 
 CACHE_VARIABLE: Final = "DRIVEFS_CACHE_DIR"
 STATE_VARIABLE: Final = "DRIVEFS_STATE_DIR"
+_LEAST_ROOM: Final = 256 << 10
+"""For the databases' shared memory and a smallest journal segment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,38 @@ def make_private_folder(path: str) -> None:
             os.chmod(path, 0o700)
     except OSError as error:
         raise ToolError(f"{path}: cannot be used for cache or state: {error.strerror}") from None
+
+
+def check_state_disk(state: Path, *, room: bool = True) -> None:
+    """`ToolError` that says what to do if a state folder cannot be written, or (with `room`) its disk has
+    none left for the databases to be opened. Returns if there is no such folder."""
+    if not state.is_dir():
+        return
+    disk = os.statvfs(state)
+    if disk.f_flag & os.ST_RDONLY:
+        raise ToolError(
+            f"{state}: the disk of the state folder is mounted read-only, and even to read a drive takes "
+            "locks and databases there: mount that disk for writing, or name another folder by state_dir "
+            "(what waits in the journal here then stays here)"
+        )
+    left = disk.f_bavail * disk.f_frsize
+    if room and left < _LEAST_ROOM:
+        raise ToolError(
+            f"{state}: the disk of the state folder is full ({left >> 10} KiB left, {_LEAST_ROOM >> 10} are "
+            "needed): make room there; what waits in the journal is kept"
+        )
+
+
+def check_not_inside(own: Folders, nodes: Iterable[str]) -> None:
+    """`ToolError` if cache or state lie in a node's folder: they hold plaintext, and nothing but ciphertext
+    is to be where the nodes are."""
+    for node in nodes:
+        inside = os.path.realpath(node)
+        for path in (own.cache, own.state):
+            if os.path.commonpath([inside, os.path.realpath(path)]) == inside:
+                raise ToolError(
+                    f"{path} lies in the node {node}: choose a cache_dir and state_dir outside of it"
+                )
 
 
 def check_fuse() -> None:

@@ -304,6 +304,31 @@ class TestPlaces:
             places.check_not_covered(str(tmp_path / "drive"), [str(tmp_path / "drive" / "node0")])
         places.check_not_covered(str(tmp_path / "drive" / "mnt"), [str(tmp_path / "drive" / "node0")])
 
+    @pytest.mark.parametrize("which", ["cache", "state"])
+    def test_plaintext_is_not_kept_in_a_node(self, tmp_path: Path, which: str) -> None:
+        own = places.Folders(tmp_path / "cache", tmp_path / "state")
+        places.check_not_inside(own, [str(tmp_path / "node0"), str(tmp_path / "stat")])
+        (tmp_path / "node0").mkdir()
+        (tmp_path / which).symlink_to(tmp_path / "node0" / "deep")
+        with pytest.raises(ToolError, match="lies in the node"):
+            places.check_not_inside(own, [str(tmp_path / "node0")])
+
+    @pytest.mark.parametrize(
+        ("flags", "blocks", "said"),
+        [(os.ST_RDONLY, 1 << 20, "read-only"), (0, 3, "is full .12 KiB left"), (0, 1 << 20, None)],
+    )
+    def test_a_state_disk_that_cannot_be_used_is_named(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: int, blocks: int, said: str | None
+    ) -> None:
+        found = os.statvfs_result((4096, 4096, 1 << 20, blocks, blocks, 0, 0, 0, flags, 255))
+        monkeypatch.setattr(os, "statvfs", lambda _: found)
+        places.check_state_disk(tmp_path / "none")
+        if said is None:
+            places.check_state_disk(tmp_path)
+            return
+        with pytest.raises(ToolError, match=said):
+            places.check_state_disk(tmp_path)
+
     def test_fuse_conf(self, tmp_path: Path) -> None:
         conf = tmp_path / "fuse.conf"
         conf.write_text("#user_allow_other\n")

@@ -7,7 +7,7 @@ import os
 import resource
 import stat
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,10 @@ from backend.errors import (
     NotFoundError,
     ReadOnlyError,
     TransientError,
+    UsageError,
 )
 from backend.nodes.directory import DirectoryNode
+from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.identity import (
     NodeIdentity,
     decode_identity,
@@ -166,6 +168,15 @@ async def test_a_node_that_is_away_is_a_node_error_not_a_lost_object(path: Path,
         with pytest.raises(NodeError, match=r"node0: .* is missing"):
             await call
     assert not path.exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_bytes(b"x")])
+def test_what_is_no_folder_is_called_that(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "node")
+    with pytest.raises(NodeError, match=r"node0: .*/node is not a folder"):
+        read_identity(str(tmp_path / "node"), "node0")
+    with pytest.raises(UsageError, match="is not a folder"):
+        DirectoryPlace(str(tmp_path / "node")).prepare()
 
 
 async def test_an_empty_mount_point_is_not_written_to(path: Path, node: DirectoryNode) -> None:
