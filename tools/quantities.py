@@ -1,8 +1,9 @@
-"""Sizes and times as people write and read them: `64M`, `1.5G`, `5s`, `100ms`."""
+"""Sizes and times as people write and read them: `64M`, `1.5G`, `5s`, `100ms`, `30d`, `forever`."""
 
 from __future__ import annotations
 
 import re
+import time
 from typing import Final
 
 from backend.errors import UsageError
@@ -10,6 +11,9 @@ from backend.errors import UsageError
 _SIZES: Final = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _TIMES: Final = {"ms": 0.001, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _NUMBER: Final = r"(\d{1,15}(?:\.\d{1,9})?)"
+FOREVER: Final = 1 << 40
+"""Seconds; what `forever` is kept as."""
+_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 
 
 def parse_size(text: str) -> int:
@@ -51,3 +55,28 @@ def format_size(count: int) -> str:
             break
         amount, unit = amount / 1024, larger
     return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+
+
+def parse_age(text: str) -> int:
+    """Seconds of `90m`, `24h`, `30d`, `8w`, `2y`, `0` or `forever`. `UsageError` for anything else."""
+    if text == "forever":
+        return FOREVER
+    match = re.fullmatch(r"(\d{1,9})([smhdwy])", text) or re.fullmatch(r"(0)()", text)
+    if match is None:
+        raise UsageError(f"'{text}' is no time: write for example 24h, 30d, 1y, 0 or forever")
+    return int(match[1]) * _UNITS.get(match[2], 1)
+
+
+def format_age(seconds: int) -> str:
+    """As `parse_age` reads it, in the largest unit without a rest."""
+    if seconds >= FOREVER:
+        return "forever"
+    if not seconds:
+        return "0"
+    unit = next(unit for unit in "ywdhms" if seconds % _UNITS[unit] == 0)
+    return f"{seconds // _UNITS[unit]}{unit}"
+
+
+def format_moment(time_ns: int) -> str:
+    """Nanoseconds since 1970 as a moment, in UTC."""
+    return time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime(time_ns // 10**9))

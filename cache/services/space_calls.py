@@ -1,5 +1,4 @@
-"""Calls about retention and space, for the commands of `tools.commands.space_commands`
-(docs/retention.md)."""
+"""The calls about retention and space of a running drive, as `cache.messages.space` has them."""
 
 from __future__ import annotations
 

@@ -27,8 +27,9 @@ from cache.messages import (
     to_plain,
 )
 from cache.past_names import FORMS
+from tools.commands.subcommand import add_command
 from tools.drive_path import DrivePath
-from tools.errors import Parser, ToolError
+from tools.errors import ToolError
 from tools.quantities import format_size, moment
 from tools.terminal import printable_name, say, say_json
 
@@ -40,29 +41,25 @@ KINDS: Final = "A added, D deleted, M another content, P other attributes, T ano
 
 def register(commands: Any) -> None:
     """Add the sub-commands to those of `drivefs`."""
-    log = _command(commands, "log", "what happened to a file or folder, the newest first", _log)
+    log = add_command(commands, "log", "what happened to a file or folder, the newest first", _log)
     log.add_argument("path", metavar="PATH")
     log.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (100)")
     log.add_argument("--json", action="store_true", help="as one JSON object, for programs")
-    diff = _command(commands, "diff", "what changed in a file or tree between two times, or since one", _diff)
+    diff = add_command(
+        commands, "diff", "what changed in a file or tree between two times, or since one", _diff
+    )
     diff.epilog = f"Lines begin with {KINDS}."
     diff.add_argument("path", metavar="PATH")
     diff.add_argument("first", type=moment, metavar="TIME", help=f"for example {FORMS}")
     diff.add_argument("second", type=moment, metavar="TIME", nargs="?", help="default: now")
     diff.add_argument("--json", action="store_true", help="as one JSON object, for programs")
-    restore = _command(commands, "restore", "bring a file or tree back as it was, at once", _restore)
+    restore = add_command(commands, "restore", "bring a file or tree back as it was, at once", _restore)
     restore.add_argument("path", metavar="PATH")
     restore.add_argument("--at", type=moment, required=True, metavar="TIME", help=f"for example {FORMS}")
     restore.add_argument("--to", metavar="PATH", help="put it there, and leave what is there now")
-    clone = _command(commands, "clone", "copy a file or tree at once: both share their data", _clone)
+    clone = add_command(commands, "clone", "copy a file or tree at once: both share their data", _clone)
     clone.add_argument("source", metavar="SRC")
     clone.add_argument("target", metavar="DST")
-
-
-def _command(commands: Any, name: str, text: str, run: Any) -> Parser:
-    parser: Parser = commands.add_parser(name, help=text)
-    parser.set_defaults(command=run)
-    return parser
 
 
 def _call(place: DrivePath, call: Call[Question, Answer], question: Question) -> Answer:

@@ -23,7 +23,8 @@ from cache.retention.retention import DAY, Policy
 from cache.services.calls import services_of
 from tests.drives import content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
-from tools.commands.space_commands import FOREVER, format_age, gc_lines, parse_age
+from tools.commands.retention_commands import gc_lines
+from tools.quantities import FOREVER, format_age, parse_age
 
 SOURCE = random.Random(5)
 ONE, TWO, THREE = (SOURCE.randbytes(100_000) for _ in range(3))
