@@ -16,16 +16,13 @@ Tables: docs/format/namespace.md. Past states: `cache.history.history`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from stat import S_IFDIR
 from typing import Final
 
-from backend.errors import CorruptError, NotFoundError, ReadOnlyError
-from backend.failpoints import declare, failpoint
-from backend.system import at_rest, durable
+from backend.errors import CorruptError, ReadOnlyError
 from backend.upstream import NO_COMMIT, Head
 from cache.namespace.extents import ExtentStore
+from cache.namespace.namespace_file import NamespaceFile
 from cache.namespace.operations import DEVICE_SHIFT, MAX_DEVICE, ROOT_INODE, Operation
 from cache.namespace.points import PointStore
 from cache.namespace.reducer import reduce
@@ -33,26 +30,16 @@ from cache.namespace.refusals import OutOfDateError
 from cache.namespace.row_store import RowStore, insert
 from cache.namespace.rows import (
     DENTRY_COLUMNS,
-    FIRST_COOKIE,
-    INODE_COLUMNS,
     DentryRow,
     Extent,
     InodeRow,
     Statistics,
-    stored_time,
 )
 from cache.namespace.schema import (
     LOCAL_META,
     Connection,
-    check_format,
-    create_schema,
-    cut_log,
-    is_empty,
-    open_database,
-    prepare_live,
     read_meta,
     sqlite_errors,
-    upgrade,
     value_of,
 )
 from cache.namespace.state import State
@@ -60,9 +47,6 @@ from cache.namespace.undo import take_back
 from cache.namespace.writers import WriterStore
 from cache.namespace.xattrs import XattrStore
 
-REPLACING: Final = declare(
-    "namespace.replacing", "the old database is whole and closed, the new lies beside it"
-)
 _LEAST_CACHED_ROWS: Final = 64
 """An operation holds a few rows at a time, and none of them may be pushed out meanwhile."""
 
@@ -97,52 +81,25 @@ class Namespace:
         self.path = path
         self.read_only = read_only
         self._cached_rows = max(cached_rows, _LEAST_CACHED_ROWS)
-        self._root_owner = (uid, gid, time_ns)
+        self._file = NamespaceFile(path, (uid, gid, time_ns), read_only=read_only)
         self._open(device)
 
     def _open(self, device: int | None) -> None:
-        if self.read_only:
-            if not os.path.exists(self.path):
-                raise NotFoundError(f"{self.path}: there is no namespace database")
-        else:
-            if at_rest.is_damaged(self.path):
-                raise CorruptError(f"{self.path}: the namespace database has changed since it was closed")
-            at_rest.unseal(self.path)
-            at_rest.make_private(self.path)
-        self._is_open = True
+        self._connection = self._file.open()
         with sqlite_errors(self.path):
-            self._connection = open_database(self.path, read_only=self.read_only)
             try:
-                self._prepare(device)
+                self._load(device)
             except BaseException:
                 self._connection.close()
                 raise
 
-    def _prepare(self, device: int | None) -> None:
-        if not self.read_only and is_empty(self._connection):
-            self._create()
-        if not self.read_only:
-            upgrade(self._connection)
-        check_format(self._connection, self.path)
-        if not self.read_only:
-            prepare_live(self._connection)
+    def _load(self, device: int | None) -> None:
         self._rows = RowStore(self._connection, self.path, self._cached_rows)
         self._extents = ExtentStore(self._rows, max(self._cached_rows // 8, 64))
         self._xattrs = XattrStore(self._rows, self._cached_rows)
         self.points = PointStore(self._rows)
         self.writers = WriterStore(self._rows)
         self._load_meta(device)
-
-    def _create(self) -> None:
-        uid, gid, time_ns = self._root_owner
-        times = (stored_time(time_ns),) * 4
-        links, cookie, parent = 2, FIRST_COOKIE, ROOT_INODE
-        root = (ROOT_INODE, S_IFDIR | 0o755, links, uid, gid, 0, 0, 0, *times, b"", parent, 0, cookie, 0)
-        totals = [("inodes", "1"), ("entries", "0"), ("bytes", "0"), ("allocated", "0")]
-        with self._connection:
-            create_schema(self._connection)
-            self._connection.execute(insert("inode", INODE_COLUMNS), root)
-            self._connection.executemany(insert("meta", ("key", "value")), totals)
 
     def _load_meta(self, device: int | None) -> None:
         try:
@@ -300,21 +257,12 @@ class Namespace:
         """Bring the write-ahead log into the database, with fsync: for a worker thread, on a connection
         of its own. The journal position that is now safe from a power cut, or None if a reader was in
         the way; safe to retry and to call at any time."""
-        with sqlite_errors(self.path):
-            connection = open_database(self.path)
-            try:
-                position = int(read_meta(connection).get("journal_position", "0"))
-                _busy, frames, done = next(connection.execute("PRAGMA wal_checkpoint(PASSIVE)"))
-            finally:
-                connection.close()
-        return position if frames == done else None
+        return self._file.checkpoint()
 
     def empty_log(self) -> None:
         """Cut the write-ahead log to nothing, if `checkpoint` has brought all of it into the database: else
         deleted names stay in it. Who is in the way is not waited for."""
-        if not self._connection.in_transaction:
-            with sqlite_errors(self.path):
-                cut_log(self._connection)
+        self._file.empty_log(self._connection)
 
     def undo(self, to_commit: int) -> None:
         """Take back all commits after `to_commit`; the next one is open then. On disk with the next flush,
@@ -344,33 +292,9 @@ class Namespace:
     def replace_from(self, path: str, journal_position: int) -> None:
         """Become the database at `path`, which has passed `snapshot.verify_hostile`, is closed, and lies in
         the same file system; it is moved here. Durable on return; blocks on the disk."""
-        with sqlite_errors(path):
-            incoming = open_database(path)
-            with incoming:
-                values = [("journal_position", str(journal_position)), ("device", str(self.device))]
-                incoming.executemany(insert("meta", ("key", "value")), values)
-            incoming.close()
-        self._close_empty_log()
-        failpoint(REPLACING)
-        io = durable.current()
-        io.rename(path, self.path)
-        io.sync_folder(os.path.dirname(os.path.abspath(self.path)))
+        self._file.replace_by(path, self._connection, journal_position, self.device)
         self._open(self.device)
-
-    def _close_empty_log(self) -> None:
-        """Close, and leave no write-ahead log that could be taken for that of another database."""
-        with sqlite_errors(self.path):
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            self._connection.close()
-        for suffix in ("-wal", "-shm"):
-            if os.path.exists(self.path + suffix):
-                durable.current().unlink(self.path + suffix)
 
     def close(self) -> None:
         """Close the database; what was not flushed is dropped (the journal has it). Idempotent."""
-        self._connection.close()
-        if self._is_open and not self.read_only:
-            at_rest.seal(self.path)
-        self._is_open = False
+        self._file.close(self._connection)
