@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import anyio
 import trio
 
 from backend.buffer import Buffer
@@ -24,7 +25,7 @@ class Fault:
     times: int | None = None
     error: DriveError | None = None
     delay: float = 0.0
-    until: trio.Event | None = None
+    until: anyio.Event | trio.Event | None = None
     short_by: int = 0
     lost: bool = False
     flip: bool = False
@@ -108,7 +109,7 @@ class FaultyNode:
         self.calls.append((call, key))
         faults = [fault for fault in self.faults if fault.applies(call, key)]
         for fault in faults:
-            await trio.sleep(fault.delay)
+            await anyio.sleep(fault.delay)
             if fault.until is not None:
                 await fault.until.wait()
             if fault.error is not None:

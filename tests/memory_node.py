@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-import trio
+import anyio.lowlevel
 
 from backend.buffer import Buffer
 from backend.errors import ConflictError, NodeError, NoSpaceError, NotFoundError, ReadOnlyError
@@ -15,7 +15,7 @@ from backend.nodes.node import PAGE, Space, require_key
 
 
 async def _checkpoint(operation: str, key: str) -> None:
-    await trio.lowlevel.checkpoint()
+    await anyio.lowlevel.checkpoint()
 
 
 class MemoryNode:

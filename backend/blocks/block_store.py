@@ -361,7 +361,7 @@ class BlockStore:
     async def _store_once(self, nursery: trio.Nursery, pack: PendingPack) -> PackWrite:
         if not pack.data:
             encode = partial(pack.encode, self._codec)
-            pack.fix(*await trio.to_thread.run_sync(encode, limiter=self._packs.cpu))
+            pack.fix(*await self._packs.cpu.finish(encode))
         write = await self._packs.write(nursery, pack.id, pack.data)
         failpoint(AFTER_QUORUM)
         self._index.add_restored(replace(write.pack, missing=write.missing()), pack.entries())

@@ -26,7 +26,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
 
-import trio
+import anyio
+import anyio.lowlevel
 
 from backend.blocks.block_buffer import DEFAULT_TARGET
 from backend.blocks.block_index import BlockIndex
@@ -41,6 +42,7 @@ from backend.packs import (
     fragment_key,
     list_fragments,
 )
+from backend.system import task_group
 from backend.upstream import CompactionReport, SealedBlock
 
 FORGOTTEN: Final = declare(
@@ -111,7 +113,7 @@ class Compactor:
                 log.info("thin packs stay: the nodes have no room for what is needed of them")
                 break
             await self._rewrite([one.pack for one in group], verify, report)
-            await trio.sleep(sum(one.needed for one in group) / bytes_per_second)
+            await anyio.sleep(sum(one.needed for one in group) / bytes_per_second)
         return report
 
     async def _has_room(self, size: int) -> bool:
@@ -134,7 +136,7 @@ class Compactor:
         while count := self._index.dying.forget(until_ns, _PAGE):
             failpoint(FORGOTTEN)
             total += count
-            await trio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
         return total
 
     async def _take_census(self) -> tuple[list[_Census], set[bytes]]:
@@ -147,7 +149,7 @@ class Compactor:
         while packs := self._index.packs.after(last, _PAGE):
             last = packs[-1].id
             found |= {pack.id: _Census(pack) for pack in packs if not self._is_pending(pack.id)}
-            await trio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
         last = b""
         while located := self._index.locations(last, _PAGE):
             last = located[-1][0]
@@ -156,7 +158,7 @@ class Compactor:
                 if pack_id in found:
                     found[pack_id].needed += length
                     found[pack_id].blocks += 1
-            await trio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
         return list(found.values()), read_from
 
     async def _rewrite(self, old: Sequence[Pack], verify: Verify, report: CompactionReport) -> None:
@@ -191,16 +193,16 @@ class Compactor:
     async def _write(self, blocks: Sequence[SealedBlock], old: Sequence[bytes]) -> None:
         pack_id = os.urandom(PACK_ID_SIZE)
         encode = partial(self._codec.encode, pack_id, blocks)
-        data, entries = await trio.to_thread.run_sync(encode, limiter=self._packs.cpu)
+        data, entries = await self._packs.cpu.finish(encode)
         failure: DriveError | OSError | None = None
-        async with trio.open_nursery() as nursery:
+        async with task_group() as group:
             try:
-                write = await self._packs.write(nursery, pack_id, data)
+                write = await self._packs.write(group, pack_id, data)
                 failpoint(WRITTEN)
                 self._index.move(replace(write.pack, missing=write.missing()), entries, old)
                 failpoint(MOVED)
             except (DriveError, OSError) as error:
-                failure = error  # raised below: a nursery would wrap it
+                failure = error  # raised below: a group would wrap it
         if failure is not None:
             raise failure
         self._index.packs.set_settled(pack_id, write.pack.nodes, write.missing())

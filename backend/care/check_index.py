@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Set
 from typing import Final
 
-import trio
+import anyio.lowlevel
 
 from backend.blocks import BlockIndex
 from backend.errors import DriveError
@@ -67,7 +67,7 @@ class IndexCheck:
             for block, pack_id, offset, length in batch:
                 if not await self._is_there(pack_id, PackEntry(block, offset, length)):
                     yield f"block {block.hex()[:16]} is not where it says"
-            await trio.lowlevel.checkpoint()
+            await anyio.lowlevel.checkpoint()
         for needed in self._needed:
             block = BlockId(needed)
             if self._kept.locate(block) is None and self._fresh.locate(block) is not None:

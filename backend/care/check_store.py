@@ -14,13 +14,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-import trio
-
 from backend.blocks import BlockIndex, BlockLocation
 from backend.buffer import Buffer
 from backend.errors import CorruptError, DriveError, FormatError
 from backend.findings import Findings
 from backend.packs import Pack, PackEntry, PackStore, fragment_key, is_wrong, named
+from backend.system import task_group
 from backend.upstream import BlockId
 
 AT_ONCE: Final = 4
@@ -73,9 +72,9 @@ class StoreCheck:
         while batch := self._index.packs.after(position, _BATCH):
             position = batch[-1].id
             for start in range(0, len(batch), AT_ONCE):
-                async with trio.open_nursery() as nursery:
+                async with task_group() as group:
                     for pack in batch[start : start + AT_ONCE]:
-                        nursery.start_soon(self._check, pack)
+                        group.start_soon(self._check, pack)
                 done += len(batch[start : start + AT_ONCE])
                 progress(done, total)
         for block in list(self.unreadable):
@@ -96,9 +95,9 @@ class StoreCheck:
     async def _look(self, pack: Pack) -> _Seen:
         seen = _Seen()
         judge = self._fetch if self._verify is not None else self._measure
-        async with trio.open_nursery() as nursery:
+        async with task_group() as group:
             for index in range(self._packs.codec.code.profile.total):
-                nursery.start_soon(judge, pack, index, seen)
+                group.start_soon(judge, pack, index, seen)
         return seen
 
     async def _fetch(self, pack: Pack, index: int, seen: _Seen) -> None:
@@ -157,7 +156,7 @@ class StoreCheck:
         judge = partial(self._judge_whole, pack, seen.good)
         seen.good = {}
         try:
-            bad = await trio.to_thread.run_sync(judge, limiter=self._packs.cpu)
+            bad = await self._packs.cpu.finish(judge)
         except (CorruptError, FormatError) as error:
             self._findings.add("lost", f"pack {pack.id.hex()} is not what was stored: {error}")
             bad = [entry.block for entry in self._index.blocks_of(pack.id)]
@@ -194,7 +193,7 @@ class StoreCheck:
             sealed = await self._packs.reader.read_range(place.pack, place.offset, place.length)
         except DriveError:
             return False
-        return await trio.to_thread.run_sync(self._opens, block, sealed, limiter=self._packs.cpu)
+        return await self._packs.cpu.finish(partial(self._opens, block, sealed))
 
     def _opens(self, block: BlockId, sealed: Buffer) -> bool:
         if self._verify is None:

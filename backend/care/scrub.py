@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
-import trio
+import anyio
 
 from backend.blocks import BlockIndex
 from backend.errors import DriveError
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node, NodeHealth, RateLimitedNode, TokenBucket
 from backend.packs import FragmentReader, Pack, PackCodec, is_wrong
-from backend.system import durable
+from backend.system import Threads, durable
 
 STATE_FILE: Final = "scrub.json"
 DEFAULT_RATE: Final = 32.0 * (1 << 20)
@@ -74,17 +74,17 @@ class Scrub:
     ) -> None:
         bucket = TokenBucket(rate, rate)
         limited: dict[str, Node] = {name: RateLimitedNode(node, bucket) for name, node in nodes.items()}
-        limiter = trio.CapacityLimiter(1)
-        self._fragments = FragmentReader(limited, codec, NodeHealth(), limiter, hedge_after=0.0)
+        one = Threads(1)
+        self._fragments = FragmentReader(limited, codec, NodeHealth(), one, hedge_after=0.0)
         self._total = codec.code.profile.total
         self._index = index
         self._wake_repair = wake_repair
         self._path = folder / STATE_FILE
         self._interval = interval
-        self._requested = trio.Event()
+        self._requested = anyio.Event()
         self._kept_at = 0.0
         self.state: Final = _load(self._path)
-        self.finished = trio.Event()
+        self.finished = anyio.Event()
         """set, and replaced, whenever a scrub is at its end"""
 
     @property
@@ -92,7 +92,7 @@ class Scrub:
         """Whether a scrub is under way (or was interrupted and goes on)."""
         return bool(self.state.position)
 
-    def request(self) -> trio.Event:
+    def request(self) -> anyio.Event:
         """Scrub now, or go on with the one under way; the event is set at its end."""
         self._requested.set()
         return self.finished
@@ -101,12 +101,12 @@ class Scrub:
         """Scrub when it is due, for ever."""
         while True:
             await self._wait_until_due()
-            self._requested = trio.Event()
+            self._requested = anyio.Event()
             try:
                 await self.scrub()
             except (DriveError, OSError) as error:
                 log.warning("the scrub stops for now and goes on later: %s", error)
-                await trio.sleep(_KEEP_EVERY)
+                await anyio.sleep(_KEEP_EVERY)
 
     async def scrub(self) -> ScrubState:
         """One scrub from where the last one stopped to the end. Safe to cancel."""
@@ -127,7 +127,7 @@ class Scrub:
         state.position, state.finished_ns = "", time.time_ns()
         self._keep(at_once=True)
         log.info("scrub: %d fragments read, %d wrong", state.fragments, state.wrong)
-        finished, self.finished = self.finished, trio.Event()
+        finished, self.finished = self.finished, anyio.Event()
         finished.set()
         return state
 
@@ -140,7 +140,7 @@ class Scrub:
             )
             if due <= 0:
                 return
-            with trio.move_on_after(min(due, _LONGEST_SLEEP)):
+            with anyio.move_on_after(min(due, _LONGEST_SLEEP)):
                 await self._requested.wait()
 
     async def _look_at(self, pack: Pack) -> None:
@@ -163,7 +163,7 @@ class Scrub:
             self._wake_repair()
 
     def _keep(self, *, at_once: bool) -> None:
-        now = trio.current_time()
+        now = anyio.current_time()
         if at_once or now >= self._kept_at + _KEEP_EVERY:
             self._kept_at = now
             durable.write_file(str(self._path), [json.dumps(asdict(self.state)).encode()])

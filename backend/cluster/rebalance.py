@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-import trio
+import anyio.lowlevel
 
 from backend.coding import ClusterMap, place, settle
 from backend.errors import CorruptError, DriveError, UnavailableError
@@ -35,6 +35,7 @@ from backend.packs import (
     is_wrong,
     list_fragments,
 )
+from backend.system import task_group
 
 BEFORE_COPY: Final = declare(
     "rebalance.before-copy", "a fragment was read from its old node; the new one does not have it"
@@ -92,14 +93,14 @@ class Rebalance:
         async def work() -> None:
             nonlocal done
             for pack_id in remaining:
-                await trio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()
                 await self._settle(pack_id, listing, report)
                 done += 1
                 progress(done, len(packs))
 
-        async with trio.open_nursery() as nursery:
+        async with task_group() as group:
             for _ in range(AT_ONCE):
-                nursery.start_soon(work)
+                group.start_soon(work)
         return report
 
     def _require_nodes(self, away: Sequence[str]) -> None:
@@ -148,7 +149,7 @@ class Rebalance:
             key = fragment_key(work.pack_id, index)
             data = await self._read_from[name].get(key, 0, MAX_PAYLOAD + FOOTER_SIZE + 1)
             judge = partial(self._packs.codec.pack_size, work.pack_id, index, data)
-            work.size = await trio.to_thread.run_sync(judge, limiter=self._packs.cpu)
+            work.size = await self._packs.cpu.finish(judge)
         except DriveError as error:
             if not is_wrong(error):
                 raise

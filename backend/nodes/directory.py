@@ -27,8 +27,6 @@ from functools import partial
 from stat import S_ISDIR, S_ISREG
 from typing import Final, TypeVar
 
-import trio
-
 from backend import file_limit
 from backend.buffer import Buffer
 from backend.errors import (
@@ -48,7 +46,7 @@ from backend.nodes.identity import NodeIdentity, read_identity
 from backend.nodes.node import PAGE, Space, require_folder, require_key
 from backend.nodes.open_files import OpenFile, OpenFiles
 from backend.nodes.watch import watched
-from backend.system import durable
+from backend.system import Threads, durable
 
 BEFORE_WRITE: Final = declare("node.before-write", "an object is about to be written; the node is as before")
 AFTER_WRITE: Final = declare("node.after-write", "the object is durable; the caller does not know it yet")
@@ -75,12 +73,12 @@ class DirectoryNode:
         self,
         path: str,
         identity: NodeIdentity,
-        limiter: trio.CapacityLimiter | None = None,
+        threads: Threads | None = None,
     ) -> None:
         self._path = os.path.abspath(path)
         self._identity = identity
-        self._limiter = limiter or trio.CapacityLimiter(_THREADS)
-        self._small = trio.CapacityLimiter(_THREADS)
+        self._large = threads or Threads(_THREADS)
+        self._small = Threads(_THREADS)
         self._folders: set[str] = set()
         self._files = OpenFiles()
 
@@ -156,8 +154,8 @@ class DirectoryNode:
     async def _run(self, what: str, work: Callable[[], Result], size: int = 0) -> Result:
         """`work` in a thread; `size` is how many bytes it moves."""
         guarded = partial(self._guarded, what, work)
-        limiter = self._limiter if size >= _LARGE else self._small
-        return await trio.to_thread.run_sync(guarded, limiter=limiter, abandon_on_cancel=True)
+        threads = self._large if size >= _LARGE else self._small
+        return await threads.run(guarded)
 
     def _guarded(self, what: str, work: Callable[[], Result]) -> Result:
         with watched():

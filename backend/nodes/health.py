@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import trio
+from backend.system import current_time
 
 
 class NodeHealth:
@@ -16,7 +16,7 @@ class NodeHealth:
 
     def troubled(self, name: str) -> None:
         """The node failed, or others had to be asked in its stead."""
-        self._avoided_until[name] = trio.current_time() + self._patience
+        self._avoided_until[name] = current_time() + self._patience
 
     def answered(self, name: str) -> None:
         """The node answered, with whatever."""
@@ -24,7 +24,7 @@ class NodeHealth:
 
     def is_avoided(self, name: str) -> bool:
         """Whether to ask others first."""
-        return self._avoided_until.get(name, -1.0) > trio.current_time()
+        return self._avoided_until.get(name, -1.0) > current_time()
 
     def any_avoided(self, names: Iterable[str]) -> bool:
         """Whether one of them is to be avoided."""

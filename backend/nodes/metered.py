@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
-import trio
-
 from backend.buffer import Buffer
 from backend.errors import DriveError
 from backend.nodes.forwarding import ForwardingNode
 from backend.nodes.node import PAGE, Node, Space
+from backend.system import current_time
 
 LATENCY_BOUNDS: Final = (0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
 """Upper bounds of the latency buckets in seconds; one more bucket takes what is above."""
@@ -66,13 +65,13 @@ class MeteredNode(ForwardingNode):
 
     async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
         """Counted as a `get` if it brings anything."""
-        started = trio.current_time()
+        started = current_time()
         data = await self._node.get_soon(key, offset, length)
         if data is not None:
             meter = self._meters["get"]
             meter.calls += 1
             meter.payload_bytes += len(data)
-            meter.took(trio.current_time() - started)
+            meter.took(current_time() - started)
         return data
 
     async def size(self, key: str) -> int:
@@ -103,7 +102,7 @@ class MeteredNode(ForwardingNode):
     @contextmanager
     def _measured(self, call: str) -> Iterator[CallMeter]:
         meter = self._meters[call]
-        started = trio.current_time()
+        started = current_time()
         meter.calls += 1
         try:
             yield meter
@@ -111,4 +110,4 @@ class MeteredNode(ForwardingNode):
             meter.errors += 1
             raise
         finally:
-            meter.took(trio.current_time() - started)
+            meter.took(current_time() - started)

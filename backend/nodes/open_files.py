@@ -24,10 +24,9 @@ from collections import OrderedDict
 from contextlib import suppress
 from typing import Final
 
-import trio
-
 from backend.buffer import Buffer
 from backend.nodes import files as node_files
+from backend.system import checkpoint
 
 MOST: Final = 2048
 """A drive's packs that are read at random, 16 GiB of them: to open a file that is not in memory is a
@@ -157,7 +156,7 @@ class OpenFiles:
         waited = 0
         while waited < SOON_NS:
             if waited >= self._spin_ns:
-                await trio.lowlevel.checkpoint()
+                await checkpoint()
             if file.fill_now(data, offset):
                 self._note_quick(waited)
                 return True

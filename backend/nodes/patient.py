@@ -16,13 +16,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
-import trio
-
 from backend.buffer import Buffer
 from backend.errors import NodeError, TransientError
 from backend.nodes.forwarding import ForwardingNode
 from backend.nodes.node import PAGE, Node, Space
 from backend.nodes.watch import Watch
+from backend.system import checkpoint_if_cancelled, cut_after
 
 Result = TypeVar("Result")
 
@@ -72,14 +71,14 @@ class PatientNode(ForwardingNode):
 
     async def _read(self, what: str, call: Callable[[], Awaitable[Result]]) -> Result:
         self._require_answers(what)
-        with trio.move_on_after(self._patience), self.watch.handed_down():
+        with cut_after(self._patience), self.watch.handed_down():
             return await call()
         raise self._silent(what)
 
     async def _write(self, what: str, call: Callable[[], Awaitable[None]]) -> None:
         self._require_answers(what)
-        await trio.lowlevel.checkpoint_if_cancelled()
-        with trio.move_on_after(self._patience, shield=True), self.watch.handed_down():
+        await checkpoint_if_cancelled()
+        with cut_after(self._patience, shield=True), self.watch.handed_down():
             await call()
             return
         raise self._silent(what)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import trio
+import anyio
 
 from backend.buffer import Buffer
 from backend.nodes.forwarding import ForwardingNode
 from backend.nodes.node import Node
+from backend.system import current_time
 
 
 class TokenBucket:
@@ -27,10 +28,10 @@ class TokenBucket:
         """Return when `count` bytes may pass."""
         self._refill()
         self._level -= count
-        await trio.sleep(max(0.0, -self._level) / self._rate)
+        await anyio.sleep(max(0.0, -self._level) / self._rate)
 
     def _refill(self) -> None:
-        now = trio.current_time()
+        now = current_time()
         if self._filled_at is not None:
             self._level = min(self._burst, self._level + (now - self._filled_at) * self._rate)
         self._filled_at = now

@@ -11,12 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
 
-import trio
+import anyio
 
 from backend.buffer import Buffer
 from backend.errors import ConflictError, TransientError
 from backend.nodes.forwarding import ForwardingNode
 from backend.nodes.node import PAGE, Node, Space
+from backend.system import current_time
 
 Result = TypeVar("Result")
 
@@ -76,14 +77,14 @@ class RetryNode(ForwardingNode):
         await self._retried(self._node.check)
 
     async def _retried(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        end = trio.current_time() + self._deadline
+        end = current_time() + self._deadline
         backoff = self._first_wait
         while True:
             try:
                 return await call()
             except TransientError:
                 wait = random.uniform(0, backoff)
-                if trio.current_time() + wait > end:
+                if current_time() + wait > end:
                     raise
-            await trio.sleep(wait)
+            await anyio.sleep(wait)
             backoff = min(backoff * 2, self._longest_wait)

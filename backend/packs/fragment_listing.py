@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import trio
-
 from backend.errors import DriveError
 from backend.nodes import Node, PatientNode, pages
 from backend.packs.fragment_format import parse_fragment_key
+from backend.system import task_group
 
 
 class FragmentListing:
@@ -72,8 +71,8 @@ async def list_fragments(nodes: Mapping[str, Node], patience: float = math.inf) 
         except DriveError:
             listing.forget(name)
 
-    async with trio.open_nursery() as nursery:
+    async with task_group() as group:
         for name, node in nodes.items():
-            nursery.start_soon(look, name, node)
+            group.start_soon(look, name, node)
     listing.away.sort()
     return listing

@@ -15,13 +15,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
-import trio
+import anyio
 
 from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, UnavailableError
 from backend.nodes import Node, NodeHealth
 from backend.packs.fragment_format import fragment_key
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
+from backend.system import CutOff, Group, Threads, task_group
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ class FragmentReader:
         nodes: Mapping[str, Node],
         codec: PackCodec,
         health: NodeHealth,
-        cpu: trio.CapacityLimiter,
+        cpu: Threads,
         hedge_after: float,
     ) -> None:
         self._nodes = nodes
@@ -70,20 +71,20 @@ class FragmentReader:
         """Good fragments until there are k, asking the most promising nodes first, one more for each
         failure, and all others when the first are slow. They may be fewer: see `require_enough`."""
         search = _Search(iter(self._by_promise(pack)), self._profile.k)
-        async with trio.open_nursery() as nursery:
-            search.scope = nursery.cancel_scope
+        async with task_group() as group:
+            search.scope = group.cancel_scope
             for _ in range(self._profile.k):
-                self._ask_next(nursery, pack, search)
-            nursery.start_soon(self._ask_all_later, nursery, pack, search)
+                self._ask_next(group, pack, search)
+            group.start_soon(self._ask_all_later, group, pack, search)
         return search.found
 
     async def inspect(self, pack: Pack, patience: float) -> Collected:
         """Every fragment, good or not; a node that takes longer than `patience` seconds is left out."""
         found = Collected()
-        with trio.move_on_after(patience):
-            async with trio.open_nursery() as nursery:
+        with anyio.move_on_after(patience):
+            async with task_group() as group:
                 for index in range(self._profile.total):
-                    nursery.start_soon(self._fetch_into, pack, index, found)
+                    group.start_soon(self._fetch_into, pack, index, found)
         return found
 
     def require_enough(self, pack: Pack, found: Collected) -> None:
@@ -105,9 +106,7 @@ class FragmentReader:
         node = self.node(pack, index)
         expected = self._codec.fragment_length(pack.size)
         data = await node.get(fragment_key(pack.id, index), 0, expected + 1)
-        return await trio.to_thread.run_sync(
-            partial(self._codec.payload, pack, index, data), limiter=self._cpu
-        )
+        return await self._cpu.finish(partial(self._codec.payload, pack, index, data))
 
     def node(self, pack: Pack, index: int) -> Node:
         """The node that keeps a fragment; `UnavailableError` if the drive no longer has it."""
@@ -124,24 +123,24 @@ class FragmentReader:
 
         return sorted(range(self._profile.total), key=demerit)
 
-    def _ask_next(self, nursery: trio.Nursery, pack: Pack, search: _Search) -> bool:
+    def _ask_next(self, group: Group, pack: Pack, search: _Search) -> bool:
         index = next(search.candidates, None)
         if index is not None:
             search.running += 1
-            nursery.start_soon(self._ask, nursery, pack, index, search)
+            group.start_soon(self._ask, group, pack, index, search)
         return index is not None
 
-    async def _ask(self, nursery: trio.Nursery, pack: Pack, index: int, search: _Search) -> None:
+    async def _ask(self, group: Group, pack: Pack, index: int, search: _Search) -> None:
         await self._fetch_into(pack, index, search.found)
         search.running -= 1
         if index in search.found.failed:
-            self._ask_next(nursery, pack, search)
+            self._ask_next(group, pack, search)
         if len(search.found.good) >= search.enough or not search.running:
             search.scope.cancel()
 
-    async def _ask_all_later(self, nursery: trio.Nursery, pack: Pack, search: _Search) -> None:
-        await trio.sleep(self._hedge_after)
-        while self._ask_next(nursery, pack, search):
+    async def _ask_all_later(self, group: Group, pack: Pack, search: _Search) -> None:
+        await anyio.sleep(self._hedge_after)
+        while self._ask_next(group, pack, search):
             pass
 
     async def _fetch_into(self, pack: Pack, index: int, found: Collected) -> None:
@@ -161,4 +160,4 @@ class _Search:
     enough: int
     found: Collected = field(default_factory=Collected)
     running: int = 0
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    scope: CutOff = field(default_factory=anyio.CancelScope)

@@ -20,7 +20,7 @@ from functools import partial
 from typing import Final
 from weakref import WeakValueDictionary
 
-import trio
+import anyio
 
 from backend.buffer import Buffer
 from backend.errors import CorruptError, DriveError, UnavailableError
@@ -29,6 +29,7 @@ from backend.packs.fragment_format import fragment_key
 from backend.packs.fragment_reader import FragmentReader, is_wrong
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
+from backend.system import CutOff, Group, Threads, cut_after, task_group
 
 CACHE_BYTES: Final = 32 * 1024 * 1024
 
@@ -44,7 +45,7 @@ class PackReader:
         self,
         nodes: Mapping[str, Node],
         codec: PackCodec,
-        cpu: trio.CapacityLimiter,
+        cpu: Threads,
         report_wrong: ReportWrong,
         hedge_after: float,
     ) -> None:
@@ -55,7 +56,7 @@ class PackReader:
         self._report_wrong = report_wrong
         self._hedge_after = hedge_after
         self._decoded = _DecodedPacks(CACHE_BYTES)
-        self._locks: WeakValueDictionary[bytes, trio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[bytes, anyio.Lock] = WeakValueDictionary()
 
     async def read_range(self, pack: Pack, offset: int, length: int) -> Buffer:
         """The bytes [offset, offset+length) of the pack. `UnavailableError` names the nodes when fewer
@@ -66,7 +67,7 @@ class PackReader:
             soon = await self._read_soon(pack, ranges)
             if soon is not None:
                 return soon
-            with trio.move_on_after(self._hedge_after) as patience:
+            with cut_after(self._hedge_after) as patience:
                 data = await self._read_parts(pack, ranges)
             if patience.cancelled_caught:
                 for index, _, _ in ranges:
@@ -78,7 +79,7 @@ class PackReader:
 
     async def read_whole(self, pack: Pack) -> bytes:
         """The pack, decoded from fragments whose checksums hold. Errors as `read_range`."""
-        lock = self._locks.setdefault(pack.id, trio.Lock())
+        lock = self._locks.setdefault(pack.id, anyio.Lock())
         async with lock:
             data = self._decoded.get(pack.id)
             if data is None:
@@ -96,7 +97,7 @@ class PackReader:
             self._report_wrong(pack, index)
         self.fragments.require_enough(pack, found)
         decode = partial(self._code.decode, found.good, pack.size)
-        return await trio.to_thread.run_sync(decode, limiter=self._cpu)
+        return await self._cpu.finish(decode)
 
     def _is_in_trouble(self, pack: Pack, ranges: Sequence[Range]) -> bool:
         names = [pack.nodes[index] for index, _, _ in ranges]
@@ -134,10 +135,10 @@ class PackReader:
 
     async def _race(self, pack: Pack, ranges: Sequence[Range], offset: int, length: int) -> bytes:
         race = _Race()
-        async with trio.open_nursery() as nursery:
-            race.scope = nursery.cancel_scope
-            nursery.start_soon(self._read_direct, pack, ranges, race)
-            nursery.start_soon(self._read_decoded, pack, offset, length, race)
+        async with task_group() as group:
+            race.scope = group.cancel_scope
+            group.start_soon(self._read_direct, pack, ranges, race)
+            group.start_soon(self._read_decoded, pack, offset, length, race)
         if race.data is not None:
             return race.data
         if race.error is None:
@@ -146,21 +147,21 @@ class PackReader:
 
     async def _read_direct(self, pack: Pack, ranges: Sequence[Range], race: _Race) -> None:
         parts: dict[int, bytes] = {}
-        async with trio.open_nursery() as nursery:
+        async with task_group() as group:
             for index, start, length in ranges:
-                nursery.start_soon(self._read_part, nursery, pack, (index, start, length), parts, race)
+                group.start_soon(self._read_part, group, pack, (index, start, length), parts, race)
         if len(parts) == len(ranges):
             race.win(b"".join(parts[index] for index, _, _ in ranges))
 
     async def _read_part(
-        self, nursery: trio.Nursery, pack: Pack, part: Range, parts: dict[int, bytes], race: _Race
+        self, group: Group, pack: Pack, part: Range, parts: dict[int, bytes], race: _Race
     ) -> None:
         index = part[0]
         try:
             parts[index] = await self._read_one(pack, part)
         except DriveError as error:
             self._note(pack, index, error)
-            nursery.cancel_scope.cancel()
+            group.cancel_scope.cancel()
 
     def _note(self, pack: Pack, index: int, error: DriveError) -> None:
         if is_wrong(error):
@@ -179,7 +180,7 @@ class PackReader:
 class _Race:
     data: bytes | None = None
     error: DriveError | None = None
-    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    scope: CutOff = field(default_factory=anyio.CancelScope)
 
     def win(self, data: bytes) -> None:
         self.data = data

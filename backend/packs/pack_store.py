@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
-import trio
+import anyio
 
 from backend.buffer import Buffer
 from backend.coding import ClusterMap, place, stand_ins
@@ -40,6 +40,7 @@ from backend.packs.fragment_reader import named
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_reader import PackReader, ReportWrong
+from backend.system import Group, Threads
 
 BEFORE_FRAGMENT: Final = declare(
     "pack.before-fragment", "a fragment is about to be written; others of its pack may be durable already"
@@ -66,8 +67,8 @@ class PackWrite:
     good: set[int] = field(default_factory=set)
     failed: dict[int, DriveError] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
-    settled: trio.Event = field(default_factory=trio.Event)
-    progress: trio.Event = field(default_factory=trio.Event)
+    settled: anyio.Event = field(default_factory=anyio.Event)
+    progress: anyio.Event = field(default_factory=anyio.Event)
 
     def missing(self) -> int:
         """The bits of the fragments that are not durable, or not yet."""
@@ -90,7 +91,7 @@ class PackStore:
         self._profile = codec.code.profile
         self._cluster = cluster
         self._report_wrong = report_wrong
-        self._cpu = trio.CapacityLimiter(2)
+        self._cpu = Threads(2)
         self._writes: Counter[str] = Counter()
         self._unsettled: Counter[bytes] = Counter()
         self._no_space_at: dict[str, float] = {}
@@ -98,7 +99,7 @@ class PackStore:
         self.reader = PackReader(nodes, codec, self._cpu, report_wrong, hedge_after)
 
     @property
-    def cpu(self) -> trio.CapacityLimiter:
+    def cpu(self) -> Threads:
         """Bounds the threads that hash, encode and decode."""
         return self._cpu
 
@@ -112,13 +113,13 @@ class PackStore:
 
     def has_refused_space(self, name: str) -> bool:
         """Whether the node had no space for a fragment a short while ago, whatever it says (a quota)."""
-        return trio.current_time() - self._no_space_at.get(name, -math.inf) < NO_SPACE_SECONDS
+        return anyio.current_time() - self._no_space_at.get(name, -math.inf) < NO_SPACE_SECONDS
 
-    async def write(self, nursery: trio.Nursery, pack_id: bytes, data: bytes) -> PackWrite:
+    async def write(self, nursery: Group, pack_id: bytes, data: bytes) -> PackWrite:
         """Store a pack; returns at write quorum while the rest goes on in `nursery`. The same id must
         come with the same data; safe to repeat. When the quorum is out of reach: `NoSpaceError` or
         `ReadOnlyError` if that is what all failed nodes say, else `UnavailableError` naming them."""
-        write = await trio.to_thread.run_sync(partial(self._encode, pack_id, data), limiter=self._cpu)
+        write = await self._cpu.finish(partial(self._encode, pack_id, data))
         self._unsettled[pack_id] += 1
         for index in range(self._profile.total):
             nursery.start_soon(self._write_fragment, write, index)
@@ -127,7 +128,7 @@ class PackStore:
             if len(write.failed) > profile.total - profile.write_quorum:
                 raise _quorum_error(write, profile.write_quorum)
             await write.progress.wait()
-            write.progress = trio.Event()
+            write.progress = anyio.Event()
         return write
 
     async def repair(self, pack: Pack) -> int:
@@ -141,7 +142,7 @@ class PackStore:
                 self._report_wrong(pack, index)
         self.reader.fragments.require_enough(pack, found)
         rebuild = partial(self.codec.rebuilt, pack, found.good, wrong)
-        rebuilt = await trio.to_thread.run_sync(rebuild, limiter=self._cpu)
+        rebuilt = await self._cpu.finish(rebuild)
         away = [i for i in range(self._profile.total) if i not in found.good and i not in wrong]
         missing = sum(1 << index for index in away if pack.missing >> index & 1)
         for index, parts in rebuilt.items():
@@ -176,7 +177,7 @@ class PackStore:
             await self._put(write.pack, index, write.fragments[index])
             self._no_space_at.pop(name, None)
         except NoSpaceError as error:
-            self._no_space_at[name] = trio.current_time()
+            self._no_space_at[name] = anyio.current_time()
             return error
         except DriveError as error:
             return error

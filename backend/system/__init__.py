@@ -1,5 +1,15 @@
 """What the machine gives: durable files, cryptography, databases at rest."""
 
+from backend.system.concurrency import (
+    CutOff,
+    Group,
+    Threads,
+    checkpoint,
+    checkpoint_if_cancelled,
+    current_time,
+    cut_after,
+    task_group,
+)
 from backend.system.crypto import (
     KEY_SIZE,
     SEAL_OVERHEAD,
@@ -17,8 +27,15 @@ from backend.system.patience import ask
 __all__ = [
     "KEY_SIZE",
     "SEAL_OVERHEAD",
+    "CutOff",
+    "Group",
+    "Threads",
     "argon2id",
     "ask",
+    "checkpoint",
+    "checkpoint_if_cancelled",
+    "current_time",
+    "cut_after",
     "derive",
     "keyed_hash",
     "open_into",
@@ -26,4 +43,5 @@ __all__ = [
     "plain_hash",
     "seal",
     "seal_into",
+    "task_group",
 ]

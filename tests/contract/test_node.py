@@ -1,4 +1,4 @@
-"""What every kind of node and every wrapper promises (backend.nodes.node.Node)."""
+"""What every kind of node and every wrapper promises (backend.nodes.node.Node), on trio and on asyncio."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import anyio
+import anyio.lowlevel
 import hypothesis.strategies as st
 import pytest
-import trio
 from hypothesis import HealthCheck, given, settings
 
 from backend.errors import ConflictError, FencedError, NotFoundError
@@ -25,6 +26,7 @@ from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
 from tests.fake_s3 import FakeS3, fake_s3
 from tests.faulty_node import FaultyNode
+from tests.loops import LOOPS, on_both_loops
 from tests.memory_node import MemoryNode
 
 DRIVE = bytes(range(16))
@@ -65,23 +67,27 @@ def in_store(url: str) -> Node:
     return place.node(IDENTITY)
 
 
+@on_both_loops
 async def test_it_has_a_name_and_a_zone_and_is_there(node: Node) -> None:
     assert (node.name, node.zone) == ("node0", "zone0")
     await node.check()
 
 
+@on_both_loops
 async def test_put_then_get_gives_the_parts_joined(node: Node) -> None:
     await node.put("packs/ab/x.0", [b"one", bytearray(b"two"), memoryview(b"three")])
     assert await node.get("packs/ab/x.0") == b"onetwothree"
     assert await node.size("packs/ab/x.0") == 11
 
 
+@on_both_loops
 async def test_put_replaces(node: Node) -> None:
     await node.put("a", [b"long before"])
     await node.put("a", [b"new"])
     assert await node.get("a") == b"new"
 
 
+@on_both_loops
 async def test_what_is_at_hand_is_what_get_gives(node: Node) -> None:
     content = bytes(range(256)) * 100
     await node.put("a", [content])
@@ -96,6 +102,7 @@ async def test_what_is_at_hand_is_what_get_gives(node: Node) -> None:
     assert await node.get_soon("never", 0, 1) is None
 
 
+@on_both_loops
 async def test_an_empty_object_is_an_object(node: Node) -> None:
     await node.put("empty", [])
     assert await node.get("empty") == b""
@@ -116,6 +123,7 @@ async def test_an_empty_object_is_an_object(node: Node) -> None:
         (4, 0, b""),
     ],
 )
+@on_both_loops
 async def test_ranges_end_where_the_object_ends(
     node: Node, offset: int, length: int | None, expected: bytes
 ) -> None:
@@ -123,6 +131,7 @@ async def test_ranges_end_where_the_object_ends(
     assert await node.get("digits", offset, length) == expected
 
 
+@on_both_loops
 async def test_a_large_object_of_many_parts(node: Node) -> None:
     parts = [bytes([number % 251]) * 1000 for number in range(3000)]
     await node.put("large", parts)
@@ -130,6 +139,7 @@ async def test_a_large_object_of_many_parts(node: Node) -> None:
     assert await node.get("large", 1_999_999, 2) == bytes([1999 % 251, 2000 % 251])
 
 
+@on_both_loops
 async def test_what_is_not_there_is_not_found(node: Node) -> None:
     with pytest.raises(NotFoundError):
         await node.get("nothing")
@@ -137,6 +147,7 @@ async def test_what_is_not_there_is_not_found(node: Node) -> None:
         await node.size("packs/00/nothing")
 
 
+@on_both_loops
 async def test_create_conflicts_with_what_exists_and_leaves_it(node: Node) -> None:
     await node.create("commits/01", [b"first"])
     with pytest.raises(ConflictError):
@@ -145,6 +156,7 @@ async def test_create_conflicts_with_what_exists_and_leaves_it(node: Node) -> No
     assert await node.keys("commits/") == ["commits/01"]
 
 
+@on_both_loops
 async def test_of_many_creators_one_wins(node: Node) -> None:
     winners: list[int] = []
 
@@ -155,12 +167,13 @@ async def test_of_many_creators_one_wins(node: Node) -> None:
             return
         winners.append(number)
 
-    async with trio.open_nursery() as nursery:
+    async with anyio.create_task_group() as group:
         for number in range(10):
-            nursery.start_soon(compete, number)
+            group.start_soon(compete, number)
     assert [b"%d" % number for number in winners] == [await node.get("prize")]
 
 
+@on_both_loops
 async def test_delete_removes_and_may_be_repeated(node: Node) -> None:
     await node.put("packs/ab/x", [b"x"])
     await node.delete("packs/ab/x")
@@ -169,6 +182,7 @@ async def test_delete_removes_and_may_be_repeated(node: Node) -> None:
     assert await node.keys("packs/") == []
 
 
+@on_both_loops
 async def test_keys_lists_one_folder_sorted(node: Node) -> None:
     for key in ("packs/ab/2", "packs/aa/1", "packs/ab/1.0", "roots/main", "lease"):
         await node.put(key, [b"."])
@@ -182,13 +196,14 @@ FOLDERS = ("packs/0a/", "packs/ff/", "packs/0a-/", "packs/0a.b/", "packs/0a0/", 
 """Names of folders that sort before and after those of files beside them."""
 
 
+@pytest.mark.parametrize("loop", LOOPS)
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     keys=st.sets(st.builds(str.__add__, st.sampled_from(FOLDERS), st.sampled_from("abcdefgh")), max_size=30),
     limit=st.integers(1, 8),
     after=st.sampled_from(["", "packs/0a/c", "packs/0a-", "packs/0a.b/zz", "packs/a", "zz"]),
 )
-def test_pages_go_on_where_the_one_before_ended(keys: set[str], limit: int, after: str) -> None:
+def test_pages_go_on_where_the_one_before_ended(loop: str, keys: set[str], limit: int, after: str) -> None:
     async def check(node: Node) -> None:
         for key in keys:
             await node.put(key, [b"."])
@@ -201,8 +216,10 @@ def test_pages_go_on_where_the_one_before_ended(keys: set[str], limit: int, afte
 
     with TemporaryDirectory() as folder:
         initialise_directory_node(folder, DRIVE, "node0", "zone0")
-        trio.run(check, WRAPPERS["all"](DirectoryNode(folder, NodeIdentity("node0", DRIVE, "zone0"))))
-    trio.run(check, MemoryNode("node0"))
+        anyio.run(
+            check, WRAPPERS["all"](DirectoryNode(folder, NodeIdentity("node0", DRIVE, "zone0"))), backend=loop
+        )
+    anyio.run(check, MemoryNode("node0"), backend=loop)
 
 
 def test_many_keys_are_listed_in_little_memory(tmp_path: Path) -> None:
@@ -222,18 +239,20 @@ def test_many_keys_are_listed_in_little_memory(tmp_path: Path) -> None:
 
     tracemalloc.start()
     try:
-        assert trio.run(count) == 8_000
+        assert anyio.run(count) == 8_000
         assert tracemalloc.get_traced_memory()[1] < 700_000
     finally:
         tracemalloc.stop()
 
 
+@on_both_loops
 async def test_tidying_leaves_what_is_stored(node: Node) -> None:
     await node.put("packs/ab/x", [b"x"])
     await node.tidy()
     assert await node.keys("") == ["packs/ab/x"]
 
 
+@on_both_loops
 async def test_swap_needs_what_is_expected(node: Node) -> None:
     await node.swap("lease", None, b"1")
     with pytest.raises(ConflictError):
@@ -246,6 +265,7 @@ async def test_swap_needs_what_is_expected(node: Node) -> None:
         await node.swap("other", b"2", b"x")
 
 
+@on_both_loops
 async def test_swaps_take_turns(node: Node) -> None:
     await node.put("counter", [b"0"])
 
@@ -257,14 +277,15 @@ async def test_swaps_take_turns(node: Node) -> None:
                 await node.swap("counter", now, b"%d" % (int(now) + 1))
                 done += 1
             except ConflictError:
-                await trio.lowlevel.checkpoint()
+                await anyio.lowlevel.checkpoint()
 
-    async with trio.open_nursery() as nursery:
+    async with anyio.create_task_group() as group:
         for _ in range(4):
-            nursery.start_soon(count)
+            group.start_soon(count)
     assert await node.get("counter") == b"20"
 
 
+@on_both_loops
 async def test_space_is_told(node: Node) -> None:
     space = await node.space()
     assert 0 < space.free <= space.total
@@ -274,6 +295,7 @@ async def test_space_is_told(node: Node) -> None:
     "key",
     ["", "/a", "a/", "a//b", "../a", "a/../b", ".lock", "A", "a b", "a\0", "a\n", "a/.tmp-1", "node.toml"],
 )
+@on_both_loops
 async def test_what_is_no_key_is_refused(node: Node, key: str) -> None:
     with pytest.raises(ValueError, match="not a key"):
         await node.put(key, [b"x"])
@@ -281,18 +303,20 @@ async def test_what_is_no_key_is_refused(node: Node, key: str) -> None:
         await node.get(key)
 
 
+@on_both_loops
 async def test_many_tasks_at_once(node: Node) -> None:
     async def write_and_read(number: int) -> None:
         key = f"packs/{number % 4:02x}/{number}"
         await node.put(key, [b"%d" % number])
         assert await node.get(key) == b"%d" % number
 
-    async with trio.open_nursery() as nursery:
+    async with anyio.create_task_group() as group:
         for number in range(40):
-            nursery.start_soon(write_and_read, number)
+            group.start_soon(write_and_read, number)
     assert len(await node.keys("packs/")) == 40
 
 
+@on_both_loops
 async def test_a_leased_node_refuses_to_write_once_the_lease_is_over(tmp_path: Path) -> None:
     """Whatever writes asks first; reading goes on."""
     over = FencedError("taken over")

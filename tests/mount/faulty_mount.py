@@ -17,13 +17,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import trio
-
 from backend.nodes import directory_place
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity
 from backend.nodes.node import Space
 from backend.nodes.open_files import OpenFile, OpenFiles
+from backend.system import Threads
 from tools import mount
 
 VARIABLE: Final = "TEST_NODE_FAULTS"
@@ -72,9 +71,9 @@ class FaultyDirectoryNode(DirectoryNode):
         self,
         path: str,
         identity: NodeIdentity,
-        limiter: trio.CapacityLimiter | None = None,
+        threads: Threads | None = None,
     ) -> None:
-        super().__init__(path, identity, limiter)
+        super().__init__(path, identity, threads)
         self._files = _NothingOpen()
 
     async def _run(self, what: str, work: Callable[[], Result], size: int = 0) -> Result:

@@ -1,0 +1,83 @@
+"""What every small read needs of an event loop, on trio and on asyncio, at trio's own cost on trio.
+
+What a server will share with a mount (nodes, packs, care) is written on anyio. On trio, anyio's way to a
+thread costs a fifth more than trio's own, a task twice as much, a time limit a quarter, the clock twice;
+that is felt in small reads and in reads of whole packs. So these go to trio directly when it is trio that
+runs. Events, locks and sleeping are anyio's."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from functools import cached_property
+from typing import TypeVar
+
+import anyio.lowlevel
+import anyio.to_thread
+import trio
+from anyio.abc import TaskGroup
+
+Result = TypeVar("Result")
+
+Group = trio.Nursery | TaskGroup
+"""What tasks can be given to, and be cancelled with."""
+CutOff = trio.CancelScope | anyio.CancelScope
+_on_trio = trio.lowlevel.in_trio_run
+
+
+class Threads:
+    """At most `count` calls at once, the others wait their turn. For one event loop; made anywhere."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    async def run(self, work: Callable[[], Result]) -> Result:
+        """`work` in a thread, with a copy of the caller's context. When the caller is cancelled it is left
+        behind: its end is nobody's, its turn ends with it."""
+        if _on_trio():
+            return await trio.to_thread.run_sync(work, limiter=self._of_trio, abandon_on_cancel=True)
+        return await anyio.to_thread.run_sync(work, limiter=self._of_anyio, abandon_on_cancel=True)
+
+    async def finish(self, work: Callable[[], Result]) -> Result:
+        """As `run`, but a caller that is cancelled waits for the end."""
+        if _on_trio():
+            return await trio.to_thread.run_sync(work, limiter=self._of_trio)
+        return await anyio.to_thread.run_sync(work, limiter=self._of_anyio)
+
+    @cached_property
+    def _of_trio(self) -> trio.CapacityLimiter:
+        return trio.CapacityLimiter(self._count)
+
+    @cached_property
+    def _of_anyio(self) -> anyio.CapacityLimiter:
+        return anyio.CapacityLimiter(self._count)
+
+
+def task_group() -> AbstractAsyncContextManager[Group]:
+    """A block that ends when all tasks that were started in it have; as a nursery of trio."""
+    return trio.open_nursery() if _on_trio() else anyio.create_task_group()
+
+
+def current_time() -> float:
+    """The event loop's clock in seconds."""
+    return trio.current_time() if _on_trio() else anyio.current_time()
+
+
+def cut_after(seconds: float, *, shield: bool = False) -> CutOff:
+    """A block that is cut off after so many seconds; `cancelled_caught` says afterwards that it was. With
+    `shield` nothing else cuts it off."""
+    if _on_trio():
+        return trio.move_on_after(seconds, shield=shield)
+    return anyio.move_on_after(seconds, shield=shield)
+
+
+def checkpoint() -> Awaitable[None]:
+    """A turn for others, and for cancellation."""
+    return trio.lowlevel.checkpoint() if _on_trio() else anyio.lowlevel.checkpoint()
+
+
+def checkpoint_if_cancelled() -> Awaitable[None]:
+    """Ends here who is cancelled; nobody else has a turn."""
+    if _on_trio():
+        return trio.lowlevel.checkpoint_if_cancelled()
+    return anyio.lowlevel.checkpoint_if_cancelled()
