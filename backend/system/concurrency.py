@@ -31,6 +31,19 @@ class Threads:
     def __init__(self, count: int) -> None:
         self._count = count
 
+    @property
+    def count(self) -> int:
+        """How many; may be changed at any time, by the event loop's thread."""
+        return self._count
+
+    @count.setter
+    def count(self, count: int) -> None:
+        self._count = self._limiter.total_tokens = count
+
+    @property
+    def _limiter(self) -> trio.CapacityLimiter | anyio.CapacityLimiter:
+        return self._of_trio if _on_trio() else self._of_anyio
+
     async def run(self, work: Callable[[], Result]) -> Result:
         """`work` in a thread, with a copy of the caller's context. When the caller is cancelled it is left
         behind: its end is nobody's, its turn ends with it."""

@@ -22,8 +22,6 @@ from contextlib import suppress
 from functools import partial
 from typing import Final, TypeVar
 
-import trio
-
 from backend.buffer import Buffer
 from backend.errors import (
     ConflictError,
@@ -46,6 +44,7 @@ from backend.nodes.object_store.client import (
 from backend.nodes.object_store.credentials import CredentialsError
 from backend.nodes.object_store.pace import Pace
 from backend.nodes.watch import watched
+from backend.system import Threads
 
 _SMALL_REQUESTS: Final = 8
 _LARGE: Final = 128 * 1024
@@ -66,7 +65,7 @@ class ObjectStoreNode:
         self._client = client
         self._identity = identity
         self.pace = Pace(max_requests)
-        self._small = trio.CapacityLimiter(_SMALL_REQUESTS)
+        self._small = Threads(_SMALL_REQUESTS)
         self._seen_at = -_IDENTITY_SECONDS
 
     @property
@@ -133,9 +132,9 @@ class ObjectStoreNode:
     ) -> Result:
         """`work` in a thread; `size` is how many bytes it moves."""
         guarded = partial(self._guarded, what, work, writes)
-        limiter = self.pace.limiter if size >= _LARGE else self._small
+        threads = self.pace.threads if size >= _LARGE else self._small
         try:
-            result = await trio.to_thread.run_sync(guarded, limiter=limiter, abandon_on_cancel=True)
+            result = await threads.run(guarded)
         except BusyStoreError:
             self.pace.slower()
             raise

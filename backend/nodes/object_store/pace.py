@@ -3,27 +3,27 @@ many answers as there are at once (additive increase, multiplicative decrease, a
 
 from __future__ import annotations
 
-import trio
+from backend.system import Threads
 
 
 class Pace:
-    """For one event loop. `limiter` is what requests wait for."""
+    """For one event loop. `threads` is what requests wait for."""
 
     def __init__(self, most: int) -> None:
-        self.limiter = trio.CapacityLimiter(most)
+        self.threads = Threads(most)
         self._most = most
         self._answers = 0
 
     def slower(self) -> None:
         """The store was busy."""
-        self.limiter.total_tokens = max(1, int(self.limiter.total_tokens) // 2)
+        self.threads.count = max(1, self.threads.count // 2)
         self._answers = 0
 
     def faster(self) -> None:
         """It answered."""
-        if self.limiter.total_tokens >= self._most:
+        if self.threads.count >= self._most:
             return
         self._answers += 1
-        if self._answers >= self.limiter.total_tokens:
-            self.limiter.total_tokens += 1
+        if self._answers >= self.threads.count:
+            self.threads.count += 1
             self._answers = 0

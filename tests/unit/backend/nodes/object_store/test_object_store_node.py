@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from backend.errors import (
     ConflictError,
@@ -236,10 +238,10 @@ async def test_a_busy_store_is_sent_half_as_many_at_once_and_more_again(server: 
         server.faults = [Fault("GET", KEY, SLOW_DOWN)]
         with pytest.raises(TransientError):
             await node.get(KEY)
-        assert node.pace.limiter.total_tokens == expected
+        assert node.pace.threads.count == expected
     for _ in range(200):
         await node.size(KEY)
-    assert node.pace.limiter.total_tokens == 16
+    assert node.pace.threads.count == 16
 
 
 @pytest.mark.parametrize("ranged", [False, True])
@@ -338,8 +340,12 @@ async def test_a_write_is_not_held_up_by_large_reads(server: FakeS3, node: Node)
     """Small requests have a limiter of their own."""
     await node.put(KEY, [content("random", 200_000)])
     assert isinstance(node, ObjectStoreNode)
-    async with node.pace.limiter:
-        node.pace.limiter.total_tokens = 1
+    node.pace.threads.count = 1
+    over = threading.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.pace.threads.run, over.wait)
+        await trio.testing.wait_all_tasks_blocked()
         with trio.fail_after(20):
             await node.create("lease", [b"0"])
             await node.swap("lease", b"0", b"1")
+        over.set()
