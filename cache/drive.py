@@ -112,7 +112,7 @@ class Drive:
         self._contents = parts.contents
         self._durability = parts.durability
         self.put_off = parts.put_off
-        self._intake = parts.intake
+        self.intake = parts.intake
         self._journal_limit = journal_limit
         self._close_local = close_local
         self._take_calls(parts)
@@ -143,7 +143,7 @@ class Drive:
     @property
     def read_only(self) -> bool:
         """Whether nothing can be changed."""
-        return self._intake.read_only
+        return self.intake.read_only
 
     @property
     def lost_journal(self) -> str:
@@ -275,10 +275,10 @@ class Drive:
     async def close(self) -> None:
         """Write down the state and let go of all files. What is not published stays in the journal;
         the next open goes on. Idempotent. `run` has to have ended; nothing else may be called any more."""
-        if self._intake.closing:
+        if self.intake.closing:
             return
         self.put_off.close()
-        await self._intake.close()
+        await self.intake.close()
         try:
             if not self.read_only:
                 self.ledger.flush()

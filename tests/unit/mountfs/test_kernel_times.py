@@ -148,7 +148,7 @@ async def test_of_a_drive_that_cannot_be_written_it_is_refused_as_everything(
     if why == "fenced":
         monkeypatch.setattr(drive.publisher, "fenced", True)
     else:
-        monkeypatch.setattr(drive._intake, "closing", True)
+        monkeypatch.setattr(drive.intake, "closing", True)
     assert drive.kernel_times(inode, 3, 4) is None
     with pytest.raises(FUSEError):
         await state_times(handlers(drive), inode, (3, 4))

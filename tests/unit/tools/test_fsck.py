@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,13 +21,13 @@ from backend.coding.erasure import Profile
 from backend.commits.lease import Lease
 from backend.commits.process_identity import this_process
 from backend.errors import FencedError, LeaseHeldError
-from backend.nodes.node import Node
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE, SetAttributes
 from cache.namespace.schema import open_database
 from tests.drives import QUIET, make_file
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
-from tools import compose
+from tools import compose, drive_nodes
+from tools.check.check_commits import CommitCheck
 from tools.errors import call
 from tools.fsck import FSCK_CODES, fsck
 
@@ -101,18 +102,18 @@ def test_a_drive_that_is_in_use_is_refused(made: SmallDrive, mode: str) -> None:
 def test_a_check_that_is_fenced_stops(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another mount takes the drive over while fsck mends: it ends, with the bit of an operational error."""
 
-    async def taken_over(nodes: dict[str, Node]) -> None:
+    async def steal(_: object) -> None:
         drive = made.unlocked()
+        bare = drive_nodes.open_nodes(drive.folder, drive.file)
+        nodes = drive_nodes.patient(bare, drive_nodes.TOOL_PATIENCE)
         thief = Lease(
             nodes, drive.file.id, drive.keys.lease, this_process(), life=lambda _one, _other: "gone"
         )
         await thief.acquire()
+        await trio.sleep_forever()
 
-    async def steal(check: object, *_: object) -> None:
-        await taken_over(check._nodes)  # type: ignore[attr-defined]
-        await check._lease.renew()  # type: ignore[attr-defined]
-
-    monkeypatch.setattr("tools.check.check_drive.DriveCheck._check", steal)
+    monkeypatch.setattr(compose, "Lease", partial(Lease, seconds=2.0))
+    monkeypatch.setattr(CommitCheck, "run", steal)
     with pytest.raises(FencedError):
         made.fsck("-y")
 
