@@ -1,13 +1,9 @@
-"""The past of a drive on a memory upstream: as-of trees, points, versions of a path, the view's inodes."""
+"""The past of a drive on a memory upstream: as-of trees, points, versions of a path."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from hashlib import blake2b
 from pathlib import Path
-from stat import S_IFDIR, S_ISDIR, S_ISLNK, S_ISREG
 
 import pytest
 
@@ -15,64 +11,23 @@ from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.errors import (
     DirectoryError,
-    InvalidArgumentError,
     NoAttributeError,
     NoEntryError,
     NoSpaceLeftError,
     NotDirectoryError,
     StaleError,
 )
-from cache.file_clock import FileClock
 from cache.history import past_points
-from cache.history.past import PAST_BIT
 from cache.namespace.operations import ROOT_INODE
 from cache.past_names import DAY, SECOND, format_time
 from cache.publish.cut_rule import Intervals
-from cache.services.versions_view import Found, VersionsView
 from tests.contents import KINDS
 from tests.contents import content as made_of
 from tests.drives import QUIET, make_file, opened
 from tests.memory_upstream import MemoryUpstream
+from tests.past import Clock, clock, commit, drive, make_folder, write
 
-
-class Clock:
-    """Stands for `time.time_ns` and for the clock of files; a commit takes it as its time."""
-
-    def __init__(self) -> None:
-        self.now = 1_790_000_000 * SECOND
-
-    def __call__(self) -> int:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    found = Clock()
-    monkeypatch.setattr(time, "time_ns", found)
-    monkeypatch.setattr(FileClock, "now", lambda _: found.now)
-    return found
-
-
-@pytest.fixture
-async def drive(tmp_path: Path, clock: Clock) -> AsyncIterator[Drive]:
-    async with opened(tmp_path / "cache", MemoryUpstream()) as made:
-        yield made
-
-
-async def commit(drive: Drive, clock: Clock, seconds: float = 10) -> int:
-    """Publish; the time goes on. The commit's number."""
-    await drive.sync()
-    clock.now += int(seconds * SECOND)
-    return drive.past.head
-
-
-async def write(drive: Drive, inode: int, data: bytes, offset: int = 0) -> None:
-    await drive.write(inode, offset, data)
-    await drive.settle(inode)
-
-
-async def make_folder(drive: Drive, name: bytes, parent: int = ROOT_INODE) -> int:
-    return (await drive.make_node(parent, name, S_IFDIR | 0o755, 0, 0, 0)).inode
+__all__ = ["clock", "drive"]
 
 
 async def test_a_state_stays_as_it_was(drive: Drive, clock: Clock) -> None:
@@ -250,204 +205,6 @@ async def test_versions_follow_the_path(drive: Drive, clock: Clock) -> None:
     assert past.names(ROOT_INODE, b"", 9) == [b"f.txt", b"folder"]
     assert past.names(ROOT_INODE, b"f.txt", 9) == [b"folder"]
     assert past.versions(ROOT_INODE, b"folder") == []
-
-
-# The view
-
-
-async def found_at(view: VersionsView, *names: bytes, directory: int = ROOT_INODE) -> Found:
-    """What a walk from a live directory's `.versions` ends at; everything on the way is held."""
-    found = view.enter(directory)
-    view.hold(found)
-    for name in names:
-        found = await view.lookup(found.attributes.inode, name)
-        view.hold(found)
-    return found
-
-
-async def listed(view: VersionsView, found: Found, page: int = 2) -> list[tuple[bytes, int]]:
-    handle, after, names = await view.open_directory(found.attributes.inode), 0, []
-    while entries := view.entries(handle, after, page):
-        names += [(entry.name, entry.attributes.inode) for entry, _ in entries]
-        assert entries[-1][0].cookie > after
-        after = entries[-1][0].cookie
-    view.close_directory(handle)
-    return names
-
-
-async def test_the_view_lists_times_and_nothing_else(drive: Drive, clock: Clock) -> None:
-    view = VersionsView(drive)
-    folder = await make_folder(drive, b"d")
-    commits = []
-    for number in range(5):
-        await make_file(drive, b"f%d" % number, b"%d" % number, folder)
-        commits.append(await commit(drive, clock))
-    names = [drive.past.name_of(number).encode() for number in commits[::-1]]
-    top = await found_at(view, directory=folder)
-    assert [name for name, _ in await listed(view, top)] == names
-    latest = await found_at(view, b"latest", directory=folder)
-    assert await view.read_link(latest.attributes.inode) == names[0]
-    inside = await found_at(view, names[-2], directory=folder)
-    assert [name for name, _ in await listed(view, inside)] == [b"f0", b"f1"]
-    with pytest.raises(NoEntryError):
-        await found_at(view, names[0], b".versions", directory=folder)
-    for name in (b"nonsense", b".versions", b"2001-01-01", b"\xff"):
-        with pytest.raises(NoEntryError):
-            await found_at(view, name, directory=folder)
-
-
-async def test_numbers_are_high_distinct_and_stable(drive: Drive, clock: Clock) -> None:
-    folder = await make_folder(drive, b"d")
-    made = await make_file(drive, b"f", b"1", folder)
-    await drive.link(made.inode, folder, b"hard")
-    first = drive.past.name_of(await commit(drive, clock)).encode()
-    await write(drive, made.inode, b"2")
-    second = drive.past.name_of(await commit(drive, clock)).encode()
-    paths: list[tuple[bytes, ...]] = [
-        *((), (first,), (second,), (b"@1",), (b"10s",), (b"latest",), (first, b"d"), (first, b"d", b"f")),
-        *((second, b"d"), (second, b"d", b"f"), (b"@1", b"d"), (b"@1", b"d", b"f"), (b"by-name",)),
-    ]
-    numbers = [
-        [(await found_at(view, *path)).attributes.inode for path in paths]
-        for view in (VersionsView(drive), VersionsView(drive))
-    ]
-    assert numbers[0] == numbers[1]
-    assert len(set(numbers[0])) == len(paths)
-    assert all(PAST_BIT <= number < 2 * PAST_BIT for number in numbers[0])
-    view = VersionsView(drive)
-    hard = await found_at(view, first, b"d", b"hard")
-    assert hard.attributes.inode == (await found_at(view, first, b"d", b"f")).attributes.inode
-    assert hard.attributes.nlink == 2
-    assert dict(await listed(view, await found_at(view, first, b"d")))[b"f"] == hard.attributes.inode
-
-
-async def test_numbers_that_collide_are_told_apart(
-    drive: Drive, clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def poor(key: bytes, digest_size: int) -> object:
-        is_first_try = key[25:29] == bytes(4)
-        return blake2b(b"" if is_first_try else key, digest_size=digest_size)
-
-    monkeypatch.setattr("cache.services.versions_view.blake2b", poor)
-    view = VersionsView(drive)
-    await make_file(drive, b"f", b"1")
-    name = drive.past.name_of(await commit(drive, clock)).encode()
-    found = [await found_at(view), await found_at(view, name), await found_at(view, name, b"f")]
-    assert len({each.attributes.inode for each in found}) == 3
-    assert [view.find(each.attributes.inode).node for each in found] == [each.node for each in found]
-
-
-async def test_what_the_kernel_forgot_is_gone(drive: Drive, clock: Clock) -> None:
-    view = VersionsView(drive)
-    await make_file(drive, b"f", b"1")
-    name = drive.past.name_of(await commit(drive, clock)).encode()
-    found = await found_at(view, name, b"f")
-    number = found.attributes.inode
-    view.hold(found)
-    view.release(number)
-    assert bytes(await view.read(number, 0, 9)) == b"1"
-    view.release(number)
-    with pytest.raises(StaleError):
-        view.find(number)
-
-
-async def test_what_may_be_remembered(drive: Drive, clock: Clock) -> None:
-    view = VersionsView(drive)
-    await make_file(drive, b"f", b"1")
-    name = drive.past.name_of(await commit(drive, clock)).encode()
-    for relative in (b"5s", b"@1", b"latest"):
-        assert (await found_at(view, relative)).name_seconds == 0
-    assert (await found_at(view)).attribute_seconds == 0
-    for names in ((name,), (name, b"f"), (b"5s", b"f")):
-        found = await found_at(view, *names)
-        assert found.name_seconds == 0  # who looks is checked each time
-        assert found.attribute_seconds == 0  # so is who asks whether he may write
-    whole = await VersionsView(drive, None, as_of=1).lookup(ROOT_INODE, b"f")
-    assert whole.name_seconds > 0
-    assert whole.attribute_seconds > 0
-
-
-async def test_by_name_in_the_view(drive: Drive, clock: Clock) -> None:
-    view = VersionsView(drive)
-    made = await make_file(drive, b"f.txt", b"one")
-    await commit(drive, clock, 0.1)
-    await write(drive, made.inode, b"two")
-    await commit(drive, clock)
-    await make_folder(drive, b"folder")
-    await drive.symlink(ROOT_INODE, b"link", b"target", 0, 0)
-    await drive.unlink(ROOT_INODE, b"f.txt")
-    await commit(drive, clock)
-    assert [name for name, _ in await listed(view, await found_at(view, b"by-name"))] == [b"f.txt", b"link"]
-    names = [name for name, _ in await listed(view, await found_at(view, b"by-name", b"f.txt"))]
-    begin = drive.past.name_of(1).encode()
-    assert names == [begin + b".txt", begin + b"~2.txt"]
-    contents = []
-    for name in names:
-        found = await found_at(view, b"by-name", b"f.txt", name)
-        assert S_ISREG(found.attributes.mode)
-        contents.append(bytes(await view.read(found.attributes.inode, 0, 9)))
-    assert contents == [b"one", b"two"]
-    link = await listed(view, await found_at(view, b"by-name", b"link"))
-    found = await found_at(view, b"by-name", b"link", link[0][0])
-    assert S_ISLNK(found.attributes.mode)
-    assert await view.read_link(found.attributes.inode) == b"target"
-    for missing in ((b"folder",), (b"nope",), (b"f.txt", begin)):
-        with pytest.raises(NoEntryError):
-            await found_at(view, b"by-name", *missing)
-    with pytest.raises(NotDirectoryError):
-        await found_at(view, b"by-name", b"f.txt", names[0], b"x")
-
-
-async def test_above_leads_back(drive: Drive, clock: Clock) -> None:
-    view = VersionsView(drive)
-    folder = await make_folder(drive, b"d")
-    await make_folder(drive, b"e", folder)
-    name = drive.past.name_of(await commit(drive, clock)).encode()
-
-    async def above(*names: bytes) -> int:
-        handle = await view.open_directory((await found_at(view, *names)).attributes.inode)
-        return view.above(handle, b"..").inode
-
-    async def number(*names: bytes) -> int:
-        return (await found_at(view, *names)).attributes.inode
-
-    assert await above() == ROOT_INODE
-    assert await above(name) == await number()
-    assert await above(name, b"d") == await number(name)
-    assert await above(name, b"d", b"e") == await number(name, b"d")
-    assert await above(b"by-name") == await number()
-    top = await number()
-    for call in (view.read(top, 0, 1), view.read_link(top)):
-        with pytest.raises((DirectoryError, InvalidArgumentError)):
-            await call
-    assert view.xattr_names(top) == []
-    assert S_ISDIR(view.find(top).attributes.mode)
-    assert view.find(top).attributes.mode & 0o222 == 0
-
-
-async def test_a_whole_mount_of_the_past(drive: Drive, clock: Clock) -> None:
-    folder = await make_folder(drive, b"d")
-    await make_file(drive, b"f", b"1", folder)
-    at = await commit(drive, clock)
-    await drive.unlink(folder, b"f")
-    await commit(drive, clock)
-    view = VersionsView(drive, as_of=at)
-    assert view.first == 0
-    assert view.name is None
-    root = view.find(ROOT_INODE)
-    assert root.attributes.inode == ROOT_INODE
-    inner = await view.lookup(ROOT_INODE, b"d")
-    view.hold(inner)
-    file = await view.lookup(inner.attributes.inode, b"f")
-    view.hold(file)
-    assert bytes(await view.read(file.attributes.inode, 0, 9)) == b"1"
-    handle = await view.open_directory(inner.attributes.inode)
-    assert view.above(handle, b"..").inode == ROOT_INODE
-    with pytest.raises(NoEntryError):
-        await view.lookup(ROOT_INODE, b".versions")
-
-
-# When a version is made
 
 
 async def test_an_open_file_that_is_fsynced_makes_few_versions(tmp_path: Path, clock: Clock) -> None:
