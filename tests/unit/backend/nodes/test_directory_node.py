@@ -431,6 +431,8 @@ async def test_who_has_waited_for_a_disk_that_hangs_is_told(path: Path, node: Di
     durable.use(Hanging())
     with pytest.raises(TransientError, match=r"node0: cannot write a: no answer within 0.05 s"):
         await hurried.put("a", [b"late"])
+    while not hurried.watch.is_overdue(0.05):  # its thread began a little later than the call
+        await trio.sleep(0.01)
     with pytest.raises(NodeError, match="not answered yet"):
         await hurried.size("b")
     disk.set()
