@@ -21,8 +21,11 @@ pytestmark = pytest.mark.mount
 
 PATIENCE = 60.0
 SLOW = 0.03
-ROUNDS = 10
 STATS = 200
+_LIMIT = 0.01
+"""Seconds: what the 99th percentile of stat has to be below."""
+_WRITTEN_BACK = 20.0
+"""After 30 seconds the kernel writes back what is to be given up (vm.dirty_expire_centisecs)."""
 MIB = 1 << 20
 
 
@@ -102,13 +105,12 @@ def _pauses_within(elapsed_ns: int) -> int:
 def test_who_asks_beside_an_fsync_loop_does_not_wait_for_the_disk(drive: MountedDrive, disk: Disk) -> None:
     """The best of some rounds counts: others keep this machine busy too."""
     disk.takes(SLOW)
-    found = []
+    found = [_LIMIT]
     with syncing(drive.mountpoint / "file"):
-        for number in range(ROUNDS):
-            found.append(_percentile_99(drive.mountpoint, number))
-            if found[-1] < 0.01:
-                return
-    pytest.fail(f"the 99th percentiles of stat, in seconds: {found}")
+        deadline = time.monotonic() + PATIENCE
+        while min(found) >= _LIMIT:
+            found.append(_percentile_99(drive.mountpoint, len(found)))
+            assert time.monotonic() < deadline, f"the 99th percentiles of stat, in seconds: {found[1:]}"
 
 
 def _percentile_99(folder: Path, number: int) -> float:
@@ -125,13 +127,16 @@ def _percentile_99(folder: Path, number: int) -> float:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask what the process of a mount has written")
 def test_a_byte_of_file_data_costs_the_disk_at_most_1_6(drive: MountedDrive) -> None:
     drive.mount()
-    size = 128 * MIB
+    size = 64 * MIB
     before = _written(drive)
     with open(drive.mountpoint / "before", "wb", buffering=0) as file:  # fsync writes ahead in the journal
         file.write(b"x")
         os.fsync(file.fileno())
-    (drive.mountpoint / "large").write_bytes(content("random", size))
+    data, start = content("random", size), time.monotonic()
+    (drive.mountpoint / "large").write_bytes(data)
     drive.sync()
+    if time.monotonic() - start > _WRITTEN_BACK:
+        pytest.skip("this machine takes so long that the kernel writes back what is not needed")
     written = _written(drive) - before
     if written < size:
         pytest.skip("the file system of the test does not count what is written")
