@@ -41,7 +41,7 @@ class Room:
         self.accepted = 0
         """bytes, by this process; only ever grows"""
         self.waiting = 0
-        """who waits for room"""
+        """who waits for what is not stored to take less than it seems"""
         self.wanted = trio.Event()
         """set when it should be measured soon; whoever measures puts a new one in its place"""
         self._capacity: Capacity | None = None
@@ -65,10 +65,17 @@ class Room:
 
     def left(self, need: Need) -> float:
         """Bytes that may still be accepted."""
+        return self._storable(need) - self.unstored
+
+    def _storable(self, need: Need) -> float:
+        """What the nodes had room for when they were last measured."""
         if self._capacity is None or need is Need.FREE:
             return math.inf
-        storable = self._capacity.storable if need is Need.GROW else self._capacity.storable_in_need
-        return storable - self.unstored
+        return self._capacity.storable if need is Need.GROW else self._capacity.storable_in_need
+
+    def could_allow(self, need: Need, size: int) -> bool:
+        """Whether so many bytes would fit if what is not stored took nothing: storing it may help."""
+        return self._storable(need) >= size
 
     def allows(self, need: Need, size: int) -> bool:
         """Whether so many bytes more can be accepted."""
@@ -85,6 +92,7 @@ class Room:
         unstored = self.unstored
         return unstored > max(self.left(Need.GROW), LITTLE) or (self.waiting > 0 and unstored > 0)
 
-    def is_known(self, moment: float) -> bool:
-        """Whether to wait would tell nothing: all is stored, and it was measured just now."""
-        return self.unstored <= 0 and moment - self._measured_at < FRESH
+    def is_known(self, need: Need, size: int, moment: float) -> bool:
+        """Whether to wait would tell nothing: it was measured just now, and to store the rest cannot help."""
+        can_help = self.unstored > 0 and self.could_allow(need, size)
+        return not can_help and moment - self._measured_at < FRESH

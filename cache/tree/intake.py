@@ -124,21 +124,22 @@ class Intake:
     async def _make_room(self, need: Need, size: int) -> None:
         """Have what was accepted stored, which may take less than it seemed, and the nodes measured."""
         room = self._ledger.room
-        room.waiting += 1
+        helps = int(room.could_allow(need, size))
+        room.waiting += helps
         try:
             with trio.move_on_after(PATIENCE):
-                while not room.allows(need, size) and self._may_find_room():
+                while not room.allows(need, size) and self._may_find_room(need, size):
                     room.look_soon()
                     self.wake()
                     await self._wait_for_news()
         finally:
-            room.waiting -= 1
+            room.waiting -= helps
         if not room.allows(need, size):
             raise DriveFullError("the drive is full: delete something and give its space back (drivefs gc)")
 
-    def _may_find_room(self) -> bool:
+    def _may_find_room(self, need: Need, size: int) -> bool:
         room = self._ledger.room
-        if room.is_known(trio.current_time()):
+        if room.is_known(need, size, trio.current_time()):
             return False
         return room.unstored <= 0 or not self._publisher.problem
 

@@ -198,6 +198,26 @@ async def test_a_full_drive_can_still_be_changed_a_little(tmp_path: Path) -> Non
             await check(drive, {name: kept[name] for name in list(kept)[2:]})
 
 
+async def test_what_finds_no_room_does_not_have_all_published_each_time(tmp_path: Path) -> None:
+    """Many small files on full nodes: whoever is refused has not waited for a commit of his own."""
+    nodes = sized()
+    with trio.fail_after(ENOUGH):
+        async with mounted(tmp_path, nodes, QUIET) as drive:
+            await put(drive, b"before", content("random", MIB))
+            await drive.sync()
+            for node in nodes.values():
+                node.taken = node.capacity - node.used - 3 * MIB  # of the reserve of 4
+            await drive.store.look()
+            head = drive.ledger.head.number
+            for number in range(30):
+                with pytest.raises(DriveFullError):
+                    await put(drive, b"small%d" % number, b"content")
+                await make_file(drive, b"empty%d" % number)
+            assert drive.ledger.head.number == head
+            await drive.sync()
+            assert len(drive.entries(ROOT_INODE, 0, 100)) == 31
+
+
 async def test_one_small_node_lets_data_be_stored_with_less(tmp_path: Path) -> None:
     """df promises what has all its redundancy; beyond it data is stored as while a node is away, and that is
     said."""
