@@ -127,7 +127,9 @@ class Lease:
     async def acquire(self, *, minimum_epoch: int = 1) -> int:
         """Hold the lease; the new epoch, at least `minimum_epoch`. Waits for a silent holder's duration
         when its process cannot be seen from here. `LeaseHeldError` if the holder lives,
-        `UnavailableError` without a majority of the voters, `ConflictError` if the map has changed."""
+        `UnavailableError` without a majority of the voters that answer and can be written, `ConflictError`
+        if the map has changed."""
+        failed: dict[str, DriveError] = {}
         for _ in range(_TRIES):
             seen = await self._look()
             self._require_map(seen)
@@ -137,10 +139,13 @@ class Lease:
             if holders:
                 failpoint(BEFORE_TAKEOVER)
             epoch = max([minimum_epoch, *(one.epoch + 1 for one in seen.values())])
-            if await self._take(seen, epoch):
+            failed = await self._take(seen, epoch)
+            if self._mine is not None:
                 failpoint(AFTER_ACQUIRE)
                 return epoch
             await trio.sleep(random.uniform(0.05, 0.5))
+        if len(self._nodes) - len(failed) < self._majority:
+            raise self._too_few_take(failed)
         raise TransientError("the drive's lease keeps changing hands: try again")
 
     async def run(self) -> None:
@@ -285,8 +290,17 @@ class Lease:
                     newest[record.token] = record
         return [record for token, record in newest.items() if count[token] + away >= self._majority]
 
-    async def _take(self, seen: Mapping[str, Seen], epoch: int) -> bool:
-        """Try to be the holder of `epoch`; leaves nothing held if that fails."""
+    def _too_few_take(self, failed: Mapping[str, DriveError]) -> UnavailableError:
+        reasons = "; ".join(str(error) for _, error in sorted(failed.items()))
+        return UnavailableError(
+            f"the lease needs {self._majority} of {len(self._nodes)} nodes, and these do not take it: "
+            f"{reasons}; mend their disks, or replace them (drivefs node replace)",
+            sorted(failed),
+        )
+
+    async def _take(self, seen: Mapping[str, Seen], epoch: int) -> dict[str, DriveError]:
+        """Try to be the holder of `epoch` (`_mine` then); leaves nothing held if that fails. What went wrong
+        with voters."""
         started = self._clock()
         token, claim = os.urandom(16).hex(), max(one.claim for one in seen.values())
         record = LeaseRecord(
@@ -302,14 +316,14 @@ class Lease:
             until_ns=self._until(),
             holder=self._holder,
         )
-        won = await self._votes.take(seen, record)
+        won, failed = await self._votes.take(seen, record)
         if len(won) < self._majority:
             with trio.CancelScope(shield=True):
                 await self._votes.withdraw(record)
-            return False
+            return failed
         self._mine, self.claim = record, claim
         self._valid_until = started + self._seconds
-        return True
+        return failed
 
     async def _look(self) -> dict[str, Seen]:
         """What the voters hold, of those that answer in time; `UnavailableError` if they are no majority."""

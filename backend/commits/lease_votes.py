@@ -129,9 +129,13 @@ class LeaseVotes:
         seen, _ = await self.look(seconds)
         return max((one.claim for one in seen.values()), default=NO_CLAIM)
 
-    async def take(self, seen: Mapping[str, Seen], record: LeaseRecord) -> set[str]:
-        """The voters on which `record`, of a new acquisition, has replaced what was seen."""
+    async def take(
+        self, seen: Mapping[str, Seen], record: LeaseRecord
+    ) -> tuple[set[str], dict[str, DriveError]]:
+        """The voters on which `record`, of a new acquisition, has replaced what was seen; and what went wrong
+        with others, where it was not that somebody else came first."""
         won: set[str] = set()
+        failed: dict[str, DriveError] = {}
         self._made.clear()
 
         async def swap(node: Node) -> None:
@@ -140,12 +144,15 @@ class LeaseVotes:
             async with self._turns[node.name]:
                 try:
                     await self._swap(node, seen[node.name], record)
-                except DriveError:
-                    return  # away, refusing, or someone else was first: not won
+                except ConflictError:
+                    return
+                except DriveError as error:
+                    failed[node.name] = error
+                    return
             won.add(node.name)
 
         await self._each(swap)
-        return won
+        return won, failed
 
     async def renew(
         self,

@@ -70,7 +70,10 @@ def read_identity(path: str, name: str) -> NodeIdentity:
 
 def _why_no_node(path: str) -> str:
     if os.path.isdir(path):
-        return f"is not a node ({IDENTITY_FILE} is missing); is its disk mounted?"
+        return (
+            f"is not a node ({IDENTITY_FILE} is missing); is its disk mounted? If it is, drivefs node "
+            "replace puts another folder in its place"
+        )
     return "is not a folder" if os.path.lexists(path) else "is missing; is its disk mounted?"
 
 

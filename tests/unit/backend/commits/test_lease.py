@@ -533,3 +533,23 @@ def test_another_start_time_boot_or_machine_is_another_process() -> None:
 
 def test_the_boot_clock_counts_suspended_time() -> None:
     assert boot_clock() >= time.clock_gettime(time.CLOCK_MONOTONIC) - 1
+
+
+@pytest.mark.parametrize("bad", range(1, 6))
+async def test_voters_that_cannot_be_written_are_named(
+    bad: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    """They answer, so that they are not away. As long as a majority takes the lease they do not matter."""
+    setup = Setup()
+    names = [f"node{number}" for number in range(bad)]
+    for name in names:
+        setup.nodes[name].read_only = True
+    lease = setup.lease()
+    if bad < 3:
+        assert await lease.acquire() == 1
+        return
+    with pytest.raises(UnavailableError, match="lease needs 4 of 6 nodes") as caught:
+        await lease.acquire()
+    assert all(f"{name} is read-only" in str(caught.value) for name in names)
+    assert "drivefs node replace" in str(caught.value)
+    assert lease.epoch == 0
