@@ -75,3 +75,10 @@ class UnavailableError(DriveError):
     def __init__(self, message: str, nodes: Sequence[str]) -> None:
         super().__init__(message)
         self.nodes = tuple(nodes)
+
+
+def sole(error: BaseException) -> BaseException:
+    """The one error in nested groups, or the first where all are of one kind; else the group."""
+    while isinstance(error, BaseExceptionGroup) and len({type(each) for each in error.exceptions}) == 1:
+        error = error.exceptions[0]
+    return error

@@ -26,7 +26,7 @@ from typing import Protocol
 import pyfuse3
 import trio
 
-from backend.errors import UsageError
+from backend.errors import UsageError, sole
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from cache.services import VersionsView
@@ -82,7 +82,7 @@ class Session:
         try:
             await self._run(control, on_ready)
         except ExceptionGroup as group:
-            raise _sole(group) from None
+            raise sole(group) from None
 
     async def _run(self, control: ControlServer, on_ready: Callable[[], None]) -> None:
         with self._scope:
@@ -171,10 +171,3 @@ class Session:
             await in_thread(raise_read_ahead, device)
         await nursery.start(control.serve_device, device)
         on_ready()
-
-
-def _sole(error: Exception) -> Exception:
-    """What the nurseries wrapped, if it is one error."""
-    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error

@@ -43,6 +43,7 @@ from backend.errors import (
     FormatError,
     LeaseHeldError,
     WrongKeyError,
+    sole,
 )
 from backend.keys import DriveKeys, Secret, key_slots
 from backend.local import LocalUpstream, SessionWriter
@@ -186,13 +187,6 @@ async def opened_drive(
                         await trio.to_thread.run_sync(pairing.note_closing, folders)
     except BaseExceptionGroup as group:
         raise sole(group) from None
-
-
-def sole(error: BaseException) -> BaseException:
-    """The one error in nested groups, or the first where all are of one kind; else the group."""
-    while isinstance(error, BaseExceptionGroup) and len({type(each) for each in error.exceptions}) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 async def _open(

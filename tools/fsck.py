@@ -28,7 +28,7 @@ import trio
 
 from backend import failpoints
 from backend.cluster import NodeEntry, Survey, check_nodes, check_places
-from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError
+from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError, sole
 from backend.findings import Finding, Findings
 from backend.nodes import NodePlace
 from backend.system import ask, durable, plain_hash
@@ -81,7 +81,7 @@ def fsck(arguments: Sequence[str]) -> int:
     try:
         return _fsck(options)
     except BaseExceptionGroup as group:
-        raise compose.sole(group) from None
+        raise sole(group) from None
     except (DriveError, OSError):
         raise
     except Exception as error:

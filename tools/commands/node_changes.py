@@ -35,7 +35,7 @@ from backend.cluster import (
 )
 from backend.coding import Profile
 from backend.commits import CommitLog
-from backend.errors import UnavailableError, UsageError
+from backend.errors import UnavailableError, UsageError, sole
 from backend.failpoints import declare, failpoint
 from backend.keys import DriveKeys
 from backend.nodes import NodeIdentity, NodePlace, place_at, stored_url
@@ -119,7 +119,7 @@ def _run(work: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
     try:
         return trio.run(work, *arguments)
     except BaseExceptionGroup as group:
-        raise compose.sole(group) from None
+        raise sole(group) from None
 
 
 def _unused_drive(options: argparse.Namespace) -> UnlockedDrive:
