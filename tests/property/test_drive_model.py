@@ -341,6 +341,8 @@ class Run:
         self.upstream.fail_after_append = False
 
     async def snapshot(self) -> None:
+        """It flushes the blocks too, and would wait for ever for the publishing that is held up there."""
+        await self.end_publish()
         await self.drive.snapshots.make()
 
     async def collect(self, everything: bool) -> None:
