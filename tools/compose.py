@@ -25,7 +25,7 @@ import trio
 from backend.blocks import BlockIndex, BlockStore, SqliteBlockIndex
 from backend.care import Scrub, StoreHealth, repair_record
 from backend.cluster import DriveFile, cluster_change, drive_file
-from backend.coding import Profile, code_for
+from backend.coding import Profile, code_for, copies_of
 from backend.commits import (
     DEFAULT_SECONDS,
     SILENT_SECONDS,
@@ -60,7 +60,7 @@ from cache.drive import Circumstances, Drive
 from cache.local import LocalState, stale
 from cache.opening import Client, DriveOptions, Secrets, StaleCacheError, client_of, open_drive
 from tools import old_place, pairing
-from tools.drive_nodes import cluster_map, open_nodes, patient
+from tools.drive_nodes import cluster_map, open_nodes, patient, voting
 from tools.host import mounts
 from tools.host.places import Folders
 
@@ -132,18 +132,18 @@ def block_store(
 
 
 def object_ranking(file: DriveFile) -> Ranking:
-    """On which nodes small objects belong."""
+    """On which voters small objects belong."""
     return ranking_of(cluster_map(file), _copies(file))
 
 
 def small_objects(drive: UnlockedDrive, nodes: Mapping[str, Node]) -> ReplicatedObjects:
-    """Its commits and roots, in copies."""
-    ranking = object_ranking(drive.file)
-    return ReplicatedObjects(nodes, ranking, _copies(drive.file), drive.file.id, drive.keys.object)
+    """Its commits and roots, in copies on the voters among all its nodes."""
+    file, ranking = drive.file, object_ranking(drive.file)
+    return ReplicatedObjects(voting(nodes, file), ranking, _copies(file), file.id, drive.keys.object)
 
 
 def _copies(file: DriveFile) -> int:
-    return Profile.parse(file.profile).m + 1
+    return copies_of(cluster_map(file), Profile.parse(file.profile).m)
 
 
 def client(drive: UnlockedDrive, upstream: Upstream, cache_size: int) -> Client:
@@ -316,7 +316,8 @@ async def _local_state(drive: UnlockedDrive, folder: Path, waiting: Waiting) -> 
 
 def lease_on(nodes: Mapping[str, Node], drive: UnlockedDrive, waiting: Waiting = log.info) -> Lease:
     """The drive's lease, of this process, not acquired."""
-    file, key, leasing = drive.file, drive.keys.lease, patient(nodes, LEASE_PATIENCE)
+    file, key = drive.file, drive.keys.lease
+    leasing = patient(voting(nodes, file), LEASE_PATIENCE)
     return Lease(leasing, file.id, key, this_process(), map_epoch=file.epoch, waiting=waiting)
 
 
@@ -339,7 +340,8 @@ def _build_upstream(
     looking, objects = pack_store(drive, nodes), small_objects(drive, answering)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
-        claims = partial(LeaseVotes(answering, file.id, drive.keys.lease).claim, LEASE_PATIENCE)
+        votes = LeaseVotes(voting(answering, file), file.id, drive.keys.lease)
+        claims = partial(votes.claim, LEASE_PATIENCE)
         return blocks, LocalUpstream(blocks, CommitLog(objects, claims=claims), objects, writer), health
     scrub = Scrub(nodes, pack_codec(drive), index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
     require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)

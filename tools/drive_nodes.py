@@ -71,7 +71,7 @@ def require_enough_nodes(file: DriveFile, away: Sequence[NodeError]) -> None:
 def cluster_map(file: DriveFile) -> ClusterMap:
     """Where fragments belong."""
     return ClusterMap(
-        file.epoch, tuple(ClusterNode(node.name, node.zone, node.weight) for node in file.nodes)
+        file.epoch, tuple(ClusterNode(node.name, node.zone, node.weight, node.votes) for node in file.nodes)
     )
 
 
@@ -87,3 +87,8 @@ def open_nodes(folder: str, file: DriveFile) -> dict[str, Node]:
 def patient(nodes: Mapping[str, Node], patience: float) -> dict[str, Node]:
     """These nodes; what is transient is tried again, and who has waited `patience` seconds is told so."""
     return {name: MeteredNode(RetryNode(PatientNode(node, patience))) for name, node in nodes.items()}
+
+
+def voting(nodes: Mapping[str, Node], file: DriveFile) -> dict[str, Node]:
+    """Those of the nodes that vote."""
+    return {entry.name: nodes[entry.name] for entry in file.nodes if entry.votes}

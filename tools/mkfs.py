@@ -11,11 +11,12 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
 from backend.cluster import DriveFile, NodeEntry, drive_file
-from backend.coding import Profile, require_nodes
+from backend.coding import ClusterNode, Profile, first_voters, require_nodes
 from backend.errors import UsageError
 from backend.keys import DRIVE_ID_SIZE, Secret, key_slots, new_drive_key, new_recovery_key
 from backend.nodes import NodeIdentity, NodePlace, place_at
@@ -50,7 +51,7 @@ def mkfs(arguments: Sequence[str]) -> int:
     secret = _source(options).new_secret()
     if options.force:
         old_drive.remove(folder, [*places])
-    nodes = _make_nodes(folder, places, drive_id)
+    nodes = _with_votes(_make_nodes(folder, places, drive_id), options.profile.m)
     drive = _describe(folder, options.profile, drive_id, nodes, secret, recovery)
     require_nodes(cluster_map(drive), options.profile.total)
     _write(folder, drive, recovery, options.recovery_file)
@@ -146,6 +147,11 @@ def _make_nodes(folder: str, places: Mapping[NodePlace, str], drive_id: bytes) -
         place.initialise(NodeIdentity(f"node{number}", drive_id, zone))
         entries.append(NodeEntry(f"node{number}", url, zone))
     return tuple(entries)
+
+
+def _with_votes(nodes: tuple[NodeEntry, ...], may_be_lost: int) -> tuple[NodeEntry, ...]:
+    voters = first_voters((ClusterNode(node.name, node.zone) for node in nodes), may_be_lost)
+    return tuple(replace(node, votes=node.name in voters) for node in nodes)
 
 
 def _describe(

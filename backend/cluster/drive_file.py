@@ -43,6 +43,7 @@ class NodeEntry:
     url: str
     zone: str
     weight: float = 1.0
+    votes: bool = True
 
     def place(self, drive_folder: str) -> NodePlace:
         """Where the node is. No I/O."""
@@ -114,7 +115,13 @@ def save(path: str, drive: DriveFile, *, exclusive: bool = False) -> None:
 
 
 def _node_table(node: NodeEntry) -> dict[str, object]:
-    return {"name": node.name, "url": node.url, "zone": node.zone, "weight": float(node.weight)}
+    return {
+        "name": node.name,
+        "url": node.url,
+        "zone": node.zone,
+        "weight": float(node.weight),
+        "votes": node.votes,
+    }
 
 
 def _slot_table(slot: Slot) -> dict[str, object]:
@@ -150,6 +157,8 @@ class _Reader:
         nodes = tuple(reader._node() for reader in self._tables("nodes", MAX_NODES))
         if not nodes or len({node.name for node in nodes}) != len(nodes):
             raise self._wrong("nodes must be at least one, each with a name of its own")
+        if not any(node.votes for node in nodes):
+            raise self._wrong("one node at least must vote")
         return DriveFile(
             id=self._id(),
             name=self._text("name", 255),
@@ -166,7 +175,7 @@ class _Reader:
             raise self._wrong(f"has format {version}, this drivefs knows only format {FORMAT}")
 
     def _node(self) -> NodeEntry:
-        self._only("name", "url", "zone", "weight")
+        self._only("name", "url", "zone", "weight", "votes")
         name, zone = self._text("name", 64), self._text("zone", 64)
         if not _NAME.fullmatch(name) or not _NAME.fullmatch(zone):
             raise self._wrong(
@@ -180,7 +189,7 @@ class _Reader:
         weight = self._get("weight", (int, float))
         if isinstance(weight, bool) or not math.isfinite(weight) or not 0 <= weight <= 1e15:
             raise self._wrong("weight must be a number that is not negative")
-        return NodeEntry(name, url, zone, float(weight))
+        return NodeEntry(name, url, zone, float(weight), self._get("votes", bool))
 
     def _slot(self) -> Slot:
         kind = self._text("kind", 32)

@@ -21,11 +21,13 @@ from backend.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class ClusterNode:
-    """A node as the map knows it. `weight` is relative capacity; 0 takes nothing new."""
+    """A node as the map knows it. `weight` is relative capacity; 0 takes nothing new. `votes`: it keeps the
+    lease, the log and the roots too (`backend.coding.voters`)."""
 
     name: str
     zone: str
     weight: float = 1.0
+    votes: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,15 +52,18 @@ _NODE_FAILS = (TransientError, NodeError, ReadOnlyError, NoSpaceError)
 _NOT_TAKEN = (*_NODE_FAILS, FormatError, NotFoundError)
 
 
-def ranking_of(cluster: ClusterMap, copies: int) -> Ranking:
-    """The order in which nodes keep small objects: first the `copies` that placement chooses (zones
-    spread), then the others as stand-ins, at last those that shall take nothing new."""
+def ranking_of(cluster: ClusterMap, copies: int, *, everyone: bool = False) -> Ranking:
+    """The order in which voters keep small objects: first the `copies` that placement chooses (zones
+    spread), then the others as stand-ins, at last those that shall take nothing new. With `everyone`, behind
+    them the nodes that do not vote: they may have copies from when they did."""
+    voting = ClusterMap(cluster.epoch, tuple(node for node in cluster.nodes if node.votes))
+    last = [node.name for node in (cluster if everyone else voting).nodes]
 
     def rank(object_id: bytes) -> list[str]:
-        usable = [node.name for node in cluster.nodes if node.weight > 0]
-        chosen = place(cluster, object_id, min(copies, len(usable)))
-        others = place(cluster, object_id, len(usable))
-        return list(dict.fromkeys([*chosen, *others, *(node.name for node in cluster.nodes)]))
+        usable = sum(node.weight > 0 for node in voting.nodes)
+        chosen = place(voting, object_id, min(copies, usable))
+        others = place(voting, object_id, usable)
+        return list(dict.fromkeys([*chosen, *others, *(node.name for node in voting.nodes), *last]))
 
     return rank
 
@@ -92,8 +95,8 @@ class ReplicatedObjects:
     def __init__(
         self, nodes: Mapping[str, Node], ranking: Ranking, copies: int, drive_id: bytes, secret: bytes
     ) -> None:
-        """`nodes` are all nodes of the drive, also those that are away; `copies` is m+1 (as many as there
-        are nodes, if those are fewer); `secret` is the drive's key for objects."""
+        """`nodes` are all voters of the drive, also those that are away, and `ranking` is of them; `copies`
+        is how many keep an object (all, if those are fewer); `secret` is the drive's key for objects."""
         self._nodes = nodes
         self._ranking = ranking
         self._drive_id = drive_id

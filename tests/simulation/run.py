@@ -21,7 +21,7 @@ import trio.testing
 
 from backend.blocks import BlockStore
 from backend.cluster import ObjectRebalance
-from backend.coding import ClusterMap, ClusterNode
+from backend.coding import ClusterMap, ClusterNode, copies_of, first_voters, next_voter, voters
 from backend.commits import CommitLog, Lease, LeaseVotes, ReplicatedObjects, ranking_of
 from backend.commits.lease_record import Holder
 from backend.errors import (
@@ -116,9 +116,11 @@ class World:
         self.blocks: dict[int, set[int]] = {}
         self.calm = False
 
-    def map_of(self, epoch: int, names: list[str]) -> ClusterMap:
-        """A cluster map of these nodes."""
-        return ClusterMap(epoch, tuple(ClusterNode(name, self.voters[name].zone) for name in names))
+    def map_of(self, epoch: int, names: list[str], votes: list[str] | None = None) -> ClusterMap:
+        """A cluster map of these nodes; the voters are those of a new drive if none are given."""
+        nodes = [ClusterNode(name, self.voters[name].zone) for name in names]
+        chosen = first_voters(nodes, M) if votes is None else votes
+        return ClusterMap(epoch, tuple(replace(node, votes=node.name in chosen) for node in nodes))
 
     def lateness(self, machine: str) -> float:
         """By how many seconds all that the machine reads now is late."""
@@ -158,6 +160,7 @@ class Mount:
     name: str
     world: World
     lease: Lease
+    every: dict[str, Node]
     objects: ReplicatedObjects
     log: CommitLog
     upstream: LocalUpstream
@@ -169,7 +172,7 @@ class Mount:
 
 def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
     """A session that is not opened, put together as `tools.compose` does."""
-    nodes: dict[str, Node] = {
+    every: dict[str, Node] = {
         node.name: RetryNode(
             Link(
                 world.voters[node.name],
@@ -181,7 +184,9 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
         )
         for node in cluster.nodes
     }
-    objects = ReplicatedObjects(nodes, ranking_of(cluster, M + 1), M + 1, DRIVE, SECRET)
+    nodes = {name: every[name] for name in voters(cluster)}
+    copies = copies_of(cluster, M)
+    objects = ReplicatedObjects(nodes, ranking_of(cluster, copies), copies, DRIVE, SECRET)
     lease = Lease(
         nodes,
         DRIVE,
@@ -196,7 +201,7 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
     blocks = Blocks(world, writer)
     require_map = partial(_require_map, world, cluster)
     upstream = LocalUpstream(cast(BlockStore, blocks), log, objects, writer, require_map=require_map)
-    return Mount(name, world, lease, objects, log, upstream, blocks, cluster, [])
+    return Mount(name, world, lease, every, objects, log, upstream, blocks, cluster, [])
 
 
 async def _require_map(world: World, cluster: ClusterMap) -> None:
@@ -323,7 +328,7 @@ def confirming(mount: Mount) -> Iterator[None]:
 def cloned(mount: Mount) -> Mount:
     """The same process once more, from this moment on, as when a machine's snapshot is resumed twice."""
     mount.confirmed = []
-    shared = (mount.world, mount.confirmed, mount.map, *mount.lease._nodes.values())
+    shared = (mount.world, mount.confirmed, mount.map, *mount.every.values())
     memo: dict[int, Any] = {id(each): each for each in shared}
     owners = (mount.lease, mount.log, mount.upstream, mount.objects)
     for owner in (*map(vars, owners), mount.lease._votes._turns):
@@ -350,6 +355,9 @@ async def lose_nodes(world: World) -> None:
     while not world.calm:
         names = [node.name for node in world.map.nodes]
         lost = world.draw.sample(names, world.draw.randint(0, M))
+        if world.draw.random() < 0.2:
+            zone = world.draw.choice(world.map.nodes).zone
+            lost = [node.name for node in world.map.nodes if node.zone == zone]
         alone = f"machine{world.draw.randint(0, 3)} " if world.draw.random() < 0.5 else ""
         world.away = {alone + name for name in lost}
         world.behind.clear()
@@ -360,48 +368,58 @@ async def lose_nodes(world: World) -> None:
 
 
 async def change_map(world: World) -> None:
-    """One node comes or goes, now and then; what lies on the nodes moves."""
+    """One node or one vote comes or goes, now and then; what lies on the nodes moves."""
     while not world.calm:
         await trio.sleep(world.draw.uniform(20, 120))
-        names = [node.name for node in world.map.nodes]
+        names, votes = [node.name for node in world.map.nodes], voters(world.map)
         spare = [name for name in world.voters if name not in names]
-        if spare and (world.draw.random() < 0.5 or len(names) == world.plan.nodes):
+        leaving: str | None = None
+        if (name := next_voter(world.map, M)) is not None:
+            votes.append(name)
+        elif spare and (world.draw.random() < 0.5 or len(names) == world.plan.nodes):
             names.append(world.draw.choice(spare))
         else:
-            names.remove(world.draw.choice(names))
+            leaving = world.draw.choice(names)
         with suppress(*EXPECTED), trio.move_on_after(world.draw.uniform(5, 200)):
-            await _change_to(world, names)
+            await _change_to(world, names, votes, leaving)
 
 
-async def _change_to(world: World, names: list[str]) -> None:
+async def _change_to(world: World, names: list[str], votes: list[str], leaving: str | None) -> None:
+    """As `drivefs node` does: a node that goes is emptied before."""
     old = world.map
     mount = mount_of(world, "changer", old)
     await mount.lease.acquire()
     try:
         if world.map is not old:
             return
+        if leaving is not None:
+            await _move(world, mount, leaving)
+            names, votes = [[name for name in each if name != leaving] for each in (names, votes)]
         await mount.lease.verify()
         if world.chances.strikes("stopped writer"):
             await trio.sleep(world.draw.uniform(0, 60))
         if world.map is old:
-            world.map = world.map_of(old.epoch + 1, names)
+            world.map = world.map_of(old.epoch + 1, names, votes)
             world.chances.met["map change"] += 1
             await mount.lease.announce(world.map.epoch)
     finally:
         with trio.move_on_after(5, shield=True):
             await mount.lease.release()
-    await _rebalance(world)
 
 
-async def _rebalance(world: World) -> None:
-    mount = mount_of(world, "changer", world.map)
-    await mount.lease.acquire()
-    nodes = mount.lease._nodes
-    ranking = ranking_of(world.map, M + 1)
-    with suppress(CorruptError):
-        await ObjectRebalance(mount.objects, nodes, ranking, mount.log, mount.lease.verify).run(
-            lambda done, of: None
-        )
+async def _move(world: World, mount: Mount, leaving: str) -> None:
+    """Nothing is to be on that node."""
+    nodes = tuple(replace(node, weight=float(node.name != leaving)) for node in mount.map.nodes)
+    copies = copies_of(mount.map, M)
+    ranking = ranking_of(ClusterMap(mount.map.epoch, nodes), copies, everyone=True)
+    objects = ReplicatedObjects(mount.every, ranking, copies, DRIVE, SECRET)
+    moving = ObjectRebalance(objects, mount.every, ranking, mount.log, mount.lease.verify)
+    try:
+        await moving.run(lambda done, of: None)
+    except CorruptError as error:
+        raise TransientError(str(error)) from error
+    for commit in await mount.every[leaving].keys("commits/"):
+        raise TransientError(f"{commit} is on the node that is to go")
 
 
 async def final_check(world: World) -> None:
@@ -418,8 +436,8 @@ async def final_check(world: World) -> None:
     world.history.note_found(await reader.open(), at_least, "a reader at the end")
     for zone in sorted({voter.zone for voter in world.voters.values()}):
         world.away = {node.name for node in world.map.nodes if node.zone == zone}
-        if len(world.away) > M:
-            continue
+        if len(world.away & set(voters(world.map))) > M:
+            continue  # nodes came and went: the zones are not as even any more
         mount = mount_of(world, f"writer without {zone}", world.map)
         try:
             head = await open_mount(mount, None)

@@ -15,7 +15,7 @@ import trio.testing
 from backend.blocks import BlockStore
 from backend.buffer import Buffer
 from backend.cluster import ObjectRebalance
-from backend.coding import ClusterMap, ClusterNode
+from backend.coding import ClusterMap, ClusterNode, first_voters
 from backend.commits import (
     CommitLog,
     Lease,
@@ -318,6 +318,27 @@ async def test_a_fenced_writers_commit_is_not_adopted_after_anything_was_deleted
 async def _append_in_vain(writer: Writer) -> None:
     with pytest.raises(DriveError):
         await writer.append(b"names a block")
+
+
+async def test_with_one_zone_of_three_away_it_can_be_opened() -> None:
+    """Fault 7: of twelve nodes in three zones all but m had to answer, so the lease was granted and opening
+    refused."""
+    raw = {f"node{at}": MemoryNode(f"node{at}", f"z{at % 3}") for at in range(12)}
+    bare = [ClusterNode(name, node.zone) for name, node in raw.items()]
+    chosen = first_voters(bare, 2)
+    assert len(chosen) == 5
+    nodes: Nodes = {name: raw[name] for name in chosen}
+    one = await Writer(nodes, "1").open()
+    told = [await one.append(b"x") for _ in range(3)][-1]
+    await one.lease.release()
+    for zone in ("z0", "z1", "z2"):
+        for node in raw.values():
+            node.away = node.zone == zone
+        again = await Writer(nodes, zone).open()
+        assert again.log.head == told
+        told = await again.append(zone.encode())
+        await again.lease.release()
+        assert await read(nodes) == told
 
 
 async def test_of_two_clones_of_one_process_one_is_fenced() -> None:

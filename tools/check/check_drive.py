@@ -50,7 +50,7 @@ from tools.compose import (
     pack_store,
     small_objects,
 )
-from tools.drive_nodes import TOOL_PATIENCE, open_nodes, patient
+from tools.drive_nodes import TOOL_PATIENCE, open_nodes, patient, voting
 from tools.host.places import Folders
 from tools.host.progress import Progress
 from tools.quantities import counted
@@ -86,7 +86,7 @@ class DriveCheck:
         self._ranking = object_ranking(file)
         self._objects = small_objects(drive, self._nodes)
         self._copies = ObjectCheck(self._objects, self._nodes, self._ranking, findings, mend=mend)
-        leasing = patient(nodes, LEASE_PATIENCE)
+        leasing = patient(voting(nodes, file), LEASE_PATIENCE)
         self._lease = lease_on(nodes, drive) if mend else None
         self._writer = SessionWriter(self._lease)
         self._votes = LeaseVotes(leasing, file.id, drive.keys.lease)
@@ -115,9 +115,7 @@ class DriveCheck:
         """See the module. `LeaseHeldError`, `UnavailableError`, `FencedError`; local failures."""
         try:
             await self._tell_away()
-            await self._copies.check_lease(
-                LeaseVotes(self._nodes, self._drive.file.id, self._drive.keys.lease)
-            )
+            await self._copies.check_lease(self._votes)
             if self._lease is None:
                 await self._check()
             else:

@@ -33,8 +33,8 @@ from backend.cluster import (
     held,
     left_on,
 )
-from backend.coding import Profile
-from backend.commits import CommitLog
+from backend.coding import Profile, copies_of, next_voter
+from backend.commits import CommitLog, ReplicatedObjects, ranking_of
 from backend.errors import UnavailableError, UsageError, sole
 from backend.failpoints import declare, failpoint
 from backend.keys import DriveKeys
@@ -54,6 +54,7 @@ ADDED: Final = declare("node.added", "the map has the new node, which holds noth
 DRAINED: Final = declare("node.drained", "the map gives the node nothing new; all it holds is there")
 EMPTIED: Final = declare("node.emptied", "all that the node held is elsewhere; the map has it still")
 TAKEN_OUT: Final = declare("node.taken-out", "the map has let go of the node; its folder is a node's still")
+VOTES: Final = declare("node.votes", "one more node votes, which has neither lease nor log yet")
 
 
 def register(actions: Any) -> None:
@@ -90,7 +91,7 @@ def _add(options: argparse.Namespace) -> int:
     new = [place_at(path, os.getcwd()) for path in options.paths]
     drive_nodes.require_distinct(new, "the same folder is given twice")
     _require_all_there(drive.folder, drive.file)
-    return _run(_add_all, drive, new, options.zone, options.rate)
+    return run(_add_all, drive, new, options.zone, options.rate)
 
 
 def _remove(options: argparse.Namespace) -> int:
@@ -100,11 +101,11 @@ def _remove(options: argparse.Namespace) -> int:
         named(drive.file, name)
     _require_enough_without(drive.folder, drive.file, names)
     _require_others_there(drive.folder, drive.file, names)
-    return _run(_remove_all, drive, names, options.rate)
+    return run(_remove_all, drive, names, options.rate)
 
 
 def _rebalance(options: argparse.Namespace) -> int:
-    return _run(_move_all, _unused_drive(options), options.rate)
+    return run(_move_all, _unused_drive(options), options.rate)
 
 
 def named(file: DriveFile, name: str) -> NodeEntry:
@@ -115,7 +116,7 @@ def named(file: DriveFile, name: str) -> NodeEntry:
     raise UsageError(f"no node is named {name}; there are {', '.join(entry.name for entry in file.nodes)}")
 
 
-def _run(work: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
+def run(work: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
     try:
         return trio.run(work, *arguments)
     except BaseExceptionGroup as group:
@@ -135,7 +136,7 @@ def _unused_drive(options: argparse.Namespace) -> UnlockedDrive:
     drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
     if any(place.folder == folder for place, _ in survey.wrong):
         say(f"{folder}: a change of its nodes was interrupted; it is finished now")
-        _run(_finish, drive)
+        run(_finish, drive)
     return drive
 
 
@@ -219,7 +220,14 @@ def _new_node(folder: str, file: DriveFile, place: NodePlace, zone: str | None) 
     zone = zone or zone_of(folder, file.nodes, place)
     place.initialise(NodeIdentity(name, file.id, zone))
     failpoint(IDENTIFIED)
-    return NodeEntry(name, stored_url(place.url, folder), zone)
+    entry = NodeEntry(name, stored_url(place.url, folder), zone, votes=False)
+    vote = next_voter(drive_nodes.cluster_map(replace(file, nodes=(*file.nodes, entry))), parity(file))
+    return replace(entry, votes=vote is not None and vote == name)
+
+
+def parity(file: DriveFile) -> int:
+    """How many nodes may be lost."""
+    return Profile.parse(file.profile).m
 
 
 def _free_name(file: DriveFile) -> str:
@@ -271,7 +279,38 @@ async def _remove_one(drive: UnlockedDrive, entry: NodeEntry, rate: float | None
         say(f"{place}: holds nothing of the drive now")
     else:
         say(f"{place}: was not there; what is on it is not needed, and may be deleted")
-    return replace(drive, file=file)
+    return await fill_votes(replace(drive, file=file))
+
+
+async def fill_votes(drive: UnlockedDrive) -> UnlockedDrive:
+    """Have as many nodes vote as there should be: one more with each map. Then what they keep is moved to
+    its places."""
+    before = drive
+    while (name := next_voter(drive_nodes.cluster_map(drive.file), parity(drive.file))) is not None:
+        async with _held(drive) as changing:
+            nodes = tuple(replace(each, votes=each.votes or each.name == name) for each in drive.file.nodes)
+            drive = replace(drive, file=await _change(changing, nodes))
+        failpoint(VOTES)
+    if drive is not before:
+        await _settle_votes(drive)
+    return drive
+
+
+async def _settle_votes(drive: UnlockedDrive) -> None:
+    if drive_nodes.nodes_away(drive.folder, drive.file):
+        return  # copies in other places are found all the same; the next move has them in order
+    progress = Progress(drive.folder)
+    try:
+        async with _held(drive) as changing:
+            await _move_objects(changing, drive.keys, progress)
+    finally:
+        progress.clear()
+
+
+async def exchange(drive: UnlockedDrive, nodes: Callable[[], tuple[NodeEntry, ...]]) -> DriveFile:
+    """The drive file with these nodes instead, of which one has another place."""
+    async with _held(drive) as changing:
+        return await _change(changing, await trio.to_thread.run_sync(nodes))
 
 
 async def _require_empty(drive: HeldDrive, name: str) -> None:
@@ -289,6 +328,7 @@ async def _require_empty(drive: HeldDrive, name: str) -> None:
 
 
 async def _move_all(drive: UnlockedDrive, rate: float | None) -> int:
+    drive = await fill_votes(drive)
     async with _held(drive) as changing:
         _report(await _move(changing, drive.keys, rate))
     return 0
@@ -298,18 +338,13 @@ async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[
     """Put all in its place: what was done, and copies of small objects written. `ToolError` if something
     could not be put in order."""
     unlocked, cluster = UnlockedDrive(drive.folder, drive.file, keys), drive_nodes.cluster_map(drive.file)
-    ranking = compose.object_ranking(drive.file)
-    objects = compose.small_objects(unlocked, drive.nodes)
     progress = Progress(drive.folder)
     try:
         progress.step("fragments")
         codec = compose.pack_codec(unlocked)
         fragments = Rebalance(drive.nodes, cluster, codec, drive.verify, rate)
         report = await fragments.run(progress.update)
-        progress.step("commits")
-        log = CommitLog(objects, drive.lease.verify, drive.lease.claimed)
-        small = ObjectRebalance(objects, drive.nodes, ranking, log, drive.verify)
-        await small.run(progress.update)
+        moved = await _move_objects(drive, keys, progress)
     finally:
         progress.clear()
     if report.left:
@@ -317,7 +352,21 @@ async def _move(drive: HeldDrive, keys: DriveKeys, rate: float | None) -> tuple[
             f"{counted(len(report.left), 'pack')} could not be put in order, the first: {report.left[0]}; "
             "nothing of them was deleted; run fsck.drivefs -y --data, then this again"
         )
-    return report, small.moved
+    return report, moved
+
+
+async def _move_objects(drive: HeldDrive, keys: DriveKeys, progress: Progress) -> int:
+    """Put commits and roots in their places among the voters: how many copies were written."""
+    progress.step("commits")
+    cluster = drive_nodes.cluster_map(drive.file)
+    copies = copies_of(cluster, parity(drive.file))
+    ranking = ranking_of(cluster, copies, everyone=True)
+    objects = ReplicatedObjects(drive.nodes, ranking, copies, drive.file.id, keys.object)
+    voted = compose.small_objects(UnlockedDrive(drive.folder, drive.file, keys), drive.nodes)
+    log = CommitLog(voted, claims=drive.lease.claimed)
+    small = ObjectRebalance(objects, drive.nodes, ranking, log, drive.verify)
+    await small.run(progress.update)
+    return small.moved
 
 
 def _report(done: tuple[RebalanceReport, int]) -> None:

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from cache.messages import CHECK, REPAIR, SCRUB, Nothing, ScrubWanted
 from tools import drive_nodes, fsck, old_drive
 from tools.commands import node_changes
 from tools.commands.status_report import describe_scrub
+from tools.compose import UnlockedDrive
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
 from tools.host import places
@@ -127,16 +129,32 @@ def _replace(options: argparse.Namespace) -> int:
     drive = fsck.unlock_any(folder, survey, source)
     if place in drive_nodes.node_places(folder, file):
         raise UsageError(f"{place}: is a node of the drive already")
-    new = _with_new_node(folder, file, node_changes.named(file, options.old), place, options.zone)
-    drive_nodes.require_enough_nodes(new, drive_nodes.nodes_away(folder, new))
-    for line in check_nodes.write_copies(folder, new):
-        say(f"drivefs: warning: {line}")
+    new = _exchanged(drive, node_changes.named(file, options.old), place, options.zone)
     say(f"{folder}: {options.old} is {place} now (epoch {new.epoch}); rebuilding what it held")
     begun = time.monotonic()
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
-    code = fsck.mend(replace(drive, file=new), own)
+    drive = replace(drive, file=new)
+    code = fsck.mend(drive, own)
     _note_repair(own.cache, place, time.monotonic() - begun)
+    node_changes.run(node_changes.fill_votes, drive)
     return code
+
+
+def _exchanged(drive: UnlockedDrive, old: NodeEntry, place: NodePlace, zone: str | None) -> DriveFile:
+    """The drive file with the new place in force.
+
+    What an empty voter says of the lease is no vote of the one that it replaces: of an odd number of voters
+    a majority could be made with it that no one of the last majority is in. So it loses the vote, and has it
+    (or another node has) as one more voter later. Of an even number two majorities have two in common."""
+    folder, file = drive.folder, drive.file
+    exchange = partial(_with_new_node, folder, file, old, place, zone)
+    voters = sum(entry.votes for entry in file.nodes)
+    if old.votes and voters > 1 and voters % 2:
+        return node_changes.run(node_changes.exchange, drive, lambda: exchange(votes=False).nodes)
+    new = exchange(votes=old.votes)
+    for line in check_nodes.write_copies(folder, new):
+        say(f"drivefs: warning: {line}")
+    return new
 
 
 def _note_repair(cache: Path, place: NodePlace, seconds: float) -> None:
@@ -146,16 +164,18 @@ def _note_repair(cache: Path, place: NodePlace, seconds: float) -> None:
 
 
 def _with_new_node(
-    folder: str, file: DriveFile, old: NodeEntry, place: NodePlace, zone: str | None
+    folder: str, file: DriveFile, old: NodeEntry, place: NodePlace, zone: str | None, *, votes: bool
 ) -> DriveFile:
     """The drive file with the new place, which has its identity then."""
     place.prepare()
     others = [entry for entry in file.nodes if entry.name != old.name]
     zone = zone or node_changes.zone_of(folder, others, place, [old.zone])
     place.initialise(NodeIdentity(old.name, file.id, zone))
-    entry = replace(old, url=stored_url(place.url, folder), zone=zone)
+    entry = replace(old, url=stored_url(place.url, folder), zone=zone, votes=votes)
     nodes = tuple(entry if each.name == old.name else each for each in file.nodes)
-    return replace(file, nodes=nodes, epoch=file.epoch + 1)
+    new = replace(file, nodes=nodes, epoch=file.epoch + 1)
+    drive_nodes.require_enough_nodes(new, drive_nodes.nodes_away(folder, new))
+    return new
 
 
 def _rebuild(options: argparse.Namespace) -> int:

@@ -68,6 +68,7 @@ name = "a"
 url = "../disk a"
 zone = "cellar"
 weight = 1
+votes = true
 
 [[key_slots]]
 kind = "key-file"
@@ -98,11 +99,12 @@ wrapped = "{base64.b64encode(slot.wrapped).decode()}"
         ('url = "/mnt/disk"', 'url = "a\\u0000b"', "x: nodes 2: the path of a node holds a zero byte"),
         (
             'url = "/mnt/disk"',
-            'url = "s3://b/p"',
-            "x: nodes 2: s3://b/p: this drivefs knows no nodes at s3://",
+            'url = "ftp://b/p"',
+            "x: nodes 2: ftp://b/p: this drivefs knows no nodes at ftp://",
         ),
         ('url = "/mnt/disk"', 'url = "s3://u:p@b/p"', "x: nodes 2: s3://b/p: a node's URL holds no user"),
         ('url = "/mnt/disk"', 'path = "/mnt/disk"', "x: nodes 2: unknown entry 'path'"),
+        ("votes = true", "votes = 1", "x: nodes 1: votes has the wrong type"),
         ("weight = 2.5", "weight = nan", "x: nodes 2: weight must be a number"),
         ("weight = 2.5", "weight = true", "x: nodes 2: weight must be a number"),
         ("weight = 2.5", "weight = -1", "x: nodes 2: weight must be a number"),

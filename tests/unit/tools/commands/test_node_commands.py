@@ -43,7 +43,7 @@ def test_a_lost_node_is_replaced(made: SmallDrive, capsys: pytest.CaptureFixture
     new = made.folder / "disk" / "new"
     assert {path.relative_to(new): path.read_bytes() for path in new.glob("packs/*/*")} == held
     assert {path: path.read_bytes() for path in others} == others
-    assert compose.load_drive(str(made.drive)).epoch == 2
+    assert compose.load_drive(str(made.drive)).epoch == 3
     assert made.fsck("-n", "--data") == CLEAN
     assert made.read() == made.content
     capsys.readouterr()
