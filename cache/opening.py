@@ -28,6 +28,7 @@ from backend.errors import (
     RollbackError,
     UnavailableError,
 )
+from backend.keys import DriveKeys
 from backend.upstream import Commit, Head, Upstream
 from cache import defaults
 from cache.blocks import BlockCache, BlockCodec, Chunker, Content, Sealer
@@ -63,17 +64,6 @@ class StaleCacheError(ConflictError):
 
 
 @dataclass(frozen=True, slots=True)
-class Secrets:
-    """The sub-keys that the client side of a drive uses; 32 bytes each."""
-
-    block_id: bytes = field(repr=False)
-    chunker: bytes = field(repr=False)
-    block: bytes = field(repr=False)
-    commit: bytes = field(repr=False)
-    root: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class DriveOptions:
     """Bytes and seconds. `cache_size`: plaintext blocks in memory. `journal_size`: writers wait when
     the journal is larger. `large_write`: a write of so many bytes is journaled beside the records. `host`:
@@ -103,19 +93,21 @@ class Client:
 def client_of(
     upstream: Upstream,
     drive_id: bytes,
-    secrets: Secrets,
+    keys: DriveKeys,
     cache_size: int,
     limiter: trio.CapacityLimiter,
     host: bytes = b"unknown",
 ) -> Client:
     """Of a mount, or of a tool that looks at a drive. `limiter`: of the threads that open blocks."""
-    codec, chunker = BlockCodec(drive_id, secrets.block_id, secrets.block), Chunker(secrets.chunker)
+    codec, chunker = BlockCodec(drive_id, keys.block_id, keys.block), Chunker(keys.chunker)
     return Client(
         codec,
         chunker,
         BlockCache(upstream.blocks, codec, cache_size, limiter),
-        SnapshotStore(upstream.blocks, upstream.roots, codec, chunker, drive_id, secrets.root),
-        CommitIdentity(drive_id, DEVICE, host, secrets.commit),
+        SnapshotStore(
+            upstream.blocks, upstream.roots, codec, chunker, drive_id, keys.root, keys.snapshot_hash
+        ),
+        CommitIdentity(drive_id, DEVICE, host, keys.commit),
     )
 
 
@@ -270,7 +262,7 @@ async def open_drive(
     local: LocalState,
     upstream: Upstream,
     drive_id: bytes,
-    secrets: Secrets,
+    keys: DriveKeys,
     options: DriveOptions,
     circumstances: Circumstances = NOTHING_SPECIAL,
 ) -> Drive:
@@ -283,7 +275,7 @@ async def open_drive(
     local.trimming.fit_segments()
     local.ledger.large_write = options.large_write
     host = _host_name(options.host)
-    client = client_of(upstream, drive_id, secrets, options.cache_size, limiter, host)
+    client = client_of(upstream, drive_id, keys, options.cache_size, limiter, host)
     blocks, snapshots = client.blocks, client.snapshots
     follower = Follower(local.namespace, client.identity)
     await _Recovery(local, upstream, follower, snapshots, blocks).run()

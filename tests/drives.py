@@ -10,16 +10,17 @@ from stat import S_IFREG, S_ISDIR, S_ISREG
 
 import trio
 
+from backend.keys import DriveKeys
 from backend.upstream import Upstream
 from cache.attributes import Attributes
 from cache.drive import Drive
 from cache.local.local_state import LocalState
 from cache.namespace.operations import ROOT_INODE
-from cache.opening import DriveOptions, Secrets, open_drive
+from cache.opening import DriveOptions, open_drive
 from cache.publish.cut_rule import Intervals
 
 DRIVE_ID = bytes(range(16))
-SECRETS = Secrets(*(bytes([number]) * 32 for number in range(1, 6)))
+KEYS = DriveKeys(bytes(range(32)), DRIVE_ID)
 QUIET = DriveOptions(intervals=Intervals(commit=3600, version=3600), large_write=1000)
 """Nothing is published by itself, so that a test decides when; small tests have large writes too."""
 
@@ -37,7 +38,7 @@ async def opened(
     the end."""
     local = LocalState(folder)
     try:
-        drive = await open_drive(local, upstream, DRIVE_ID, SECRETS, replace(options, read_only=read_only))
+        drive = await open_drive(local, upstream, DRIVE_ID, KEYS, replace(options, read_only=read_only))
         async with trio.open_nursery() as nursery:
             await nursery.start(drive.run)
             yield drive

@@ -58,7 +58,7 @@ from backend.upstream import Head, Upstream
 from cache.blocks import BlockCache
 from cache.drive import Circumstances, Drive
 from cache.local import LocalState, stale
-from cache.opening import Client, DriveOptions, Secrets, StaleCacheError, client_of, open_drive
+from cache.opening import Client, DriveOptions, StaleCacheError, client_of, open_drive
 from tools import old_place, pairing
 from tools.drive_nodes import cluster_map, open_nodes, patient, voting
 from tools.host import mounts
@@ -148,7 +148,7 @@ def _copies(file: DriveFile) -> int:
 
 def client(drive: UnlockedDrive, upstream: Upstream, cache_size: int) -> Client:
     """For looking at a drive beside, or without, a mount."""
-    return client_of(upstream, drive.file.id, secrets_of(drive.keys), cache_size, trio.CapacityLimiter(2))
+    return client_of(upstream, drive.file.id, drive.keys, cache_size, trio.CapacityLimiter(2))
 
 
 def open_index(path: Path, file: DriveFile) -> SqliteBlockIndex:
@@ -251,8 +251,7 @@ async def _open_once(
             await nursery.start(upstream.run)
             set_aside = len(await trio.to_thread.run_sync(stale.found, folders.state))
             circumstances = Circumstances(health, tuple(notices), set_aside)
-            secrets = secrets_of(drive.keys)
-            opened = await open_drive(local, upstream, drive.file.id, secrets, options, circumstances)
+            opened = await open_drive(local, upstream, drive.file.id, drive.keys, options, circumstances)
             if not options.read_only:
                 await trio.to_thread.run_sync(pairing.note_opening, folders)
                 opened.ledger.custody.on_loss.append(partial(pairing.note_closing, folders))
@@ -352,7 +351,3 @@ def _build_upstream(
 
 def _leased(nodes: Mapping[str, Node], lease: Lease) -> dict[str, Node]:
     return {name: LeasedNode(node, lease.check) for name, node in nodes.items()}
-
-
-def secrets_of(keys: DriveKeys) -> Secrets:
-    return Secrets(keys.block_id, keys.chunker, keys.block, keys.commit, keys.root)

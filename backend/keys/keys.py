@@ -22,7 +22,7 @@ def new_drive_key() -> bytes:
 class DriveKeys:
     """The 32-byte sub-keys of a drive. Immutable; never shows a key in its repr. Thread-safe."""
 
-    __slots__ = ("block", "block_id", "chunker", "commit", "lease", "object", "pack", "root", "snapshot")
+    __slots__ = ("block", "block_id", "chunker", "commit", "lease", "object", "pack", "root", "snapshot_hash")
 
     block: Final[bytes]
     """Seals blocks (by a key derived per block)."""
@@ -41,8 +41,8 @@ class DriveKeys:
     from it)."""
     root: Final[bytes]
     """Seals roots: the small named objects."""
-    snapshot: Final[bytes]
-    """Seals what belongs to snapshots of the namespace."""
+    snapshot_hash: Final[bytes]
+    """Keys the hash of a snapshot's database, which its root holds."""
 
     def __init__(self, drive_key: bytes, drive_id: bytes) -> None:
         """`drive_key` is 32 bytes, `drive_id` 16; `ValueError` otherwise."""
@@ -56,7 +56,7 @@ class DriveKeys:
         self.object = derive(drive_key, "object", drive_id)
         self.pack = derive(drive_key, "pack", drive_id)
         self.root = derive(drive_key, "root", drive_id)
-        self.snapshot = derive(drive_key, "snapshot", drive_id)
+        self.snapshot_hash = derive(drive_key, "snapshot hash", drive_id)
 
     def __repr__(self) -> str:
         return "DriveKeys(hidden)"

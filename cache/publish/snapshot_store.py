@@ -26,7 +26,7 @@ from cache.blocks import BlockCache, BlockCodec, Chunker
 log = logging.getLogger(__name__)
 
 ROOT_NAME: Final = "snapshot"
-VERSION: Final = 1
+VERSION: Final = 2
 MAX_BLOCKS: Final = 1 << 20
 _WINDOW: Final = 16 << 20
 
@@ -46,7 +46,7 @@ class SnapshotRoot:
 
 
 class SnapshotStore:
-    """Puts and gets snapshots. `key` is the drive's root key."""
+    """Puts and gets snapshots. `root_key` seals their roots, `hash_key` keys the hash of their databases."""
 
     def __init__(
         self,
@@ -55,14 +55,16 @@ class SnapshotStore:
         codec: BlockCodec,
         chunker: Chunker,
         drive_id: bytes,
-        key: bytes,
+        root_key: bytes,
+        hash_key: bytes,
     ) -> None:
         self._store = store
         self._roots = roots
         self._codec = codec
         self._chunker = chunker
         self._binding = b"drivefs snapshot root\0" + drive_id
-        self._key = key
+        self._root_key = root_key
+        self._hash_key = hash_key
 
     async def put(self, path: Path, head: Head) -> None:
         """Store the database file `path` as the snapshot of `head`. Safe to repeat."""
@@ -93,15 +95,15 @@ class SnapshotStore:
         return [self._codec.seal(block, plaintext) for block, plaintext in blocks]
 
     def _hash(self, path: Path) -> bytes:
-        return keyed_hash(self._key, path.read_bytes())
+        return keyed_hash(self._hash_key, path.read_bytes())
 
     def _seal_root(self, root: SnapshotRoot) -> bytes:
         body = [VERSION, root.head.number, root.head.hash, root.size, root.hash, list(root.blocks)]
-        return seal(self._key, msgpack.packb(body), self._binding)
+        return seal(self._root_key, msgpack.packb(body), self._binding)
 
     def _open_root(self, data: bytes) -> SnapshotRoot:
         version, number, commit_hash, size, digest, blocks = msgpack.unpackb(
-            open_sealed(self._key, data, self._binding)
+            open_sealed(self._root_key, data, self._binding)
         )
         if version != VERSION or len(blocks) > MAX_BLOCKS:
             raise FormatError(f"snapshot root version {version} with {len(blocks)} blocks is unknown")

@@ -37,11 +37,11 @@ from cache.opening import open_drive
 from cache.publish.commit_payload import seal_operations
 from cache.publish.publisher import CommitIdentity
 from cache.sync.check_log import LogReplay, differences
-from tests.drives import DRIVE_ID, QUIET, SECRETS
+from tests.drives import DRIVE_ID, KEYS, QUIET
 from tests.memory_upstream import MemoryUpstream
 from tests.property.any_operation import BLOCK, OPERATIONS
 
-IDENTITY = CommitIdentity(DRIVE_ID, DEVICE, b"host", SECRETS.commit)
+IDENTITY = CommitIdentity(DRIVE_ID, DEVICE, b"host", KEYS.commit)
 OTHER = b"c" * 32
 Log = list[tuple[Commit, bytes]]
 
@@ -55,7 +55,7 @@ class Draft:
     time_ns: int = 0
     number: int = 0
     previous: bytes = b""
-    key: bytes = field(default=SECRETS.commit)
+    key: bytes = field(default=KEYS.commit)
     flipped: int = -1
 
 
@@ -141,7 +141,7 @@ async def verdict_of_opening(log: Log, folder: Path) -> tuple[int, str, str]:
     upstream.commits = log
     local = LocalState(folder)
     try:
-        await open_drive(local, upstream, DRIVE_ID, SECRETS, replace(QUIET, read_only=True))
+        await open_drive(local, upstream, DRIVE_ID, KEYS, replace(QUIET, read_only=True))
     except DriveError as error:
         return local.ledger.head.number, type(error).__name__, str(error)
     finally:

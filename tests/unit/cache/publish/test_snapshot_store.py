@@ -15,16 +15,16 @@ from backend.upstream import Head
 from cache.blocks.block_cache import BlockCache
 from cache.blocks.block_codec import BlockCodec
 from cache.blocks.chunking import Chunker
-from cache.publish.snapshot_store import ROOT_NAME, SnapshotStore
+from cache.publish.snapshot_store import ROOT_NAME, VERSION, SnapshotStore
 from tests.memory_upstream import MemoryUpstream
 
-DRIVE, KEY = bytes(16), b"r" * 32
+DRIVE, KEY, HASH_KEY = bytes(16), b"r" * 32, b"h" * 32
 CODEC = BlockCodec(DRIVE, b"i" * 32, b"k" * 32)
 DATA = random.Random(3).randbytes(20 << 20)
 
 
-def make(upstream: MemoryUpstream, key: bytes = KEY) -> SnapshotStore:
-    return SnapshotStore(upstream, upstream, CODEC, Chunker(b"c" * 32), DRIVE, key)
+def make(upstream: MemoryUpstream, key: bytes = KEY, hash_key: bytes = HASH_KEY) -> SnapshotStore:
+    return SnapshotStore(upstream, upstream, CODEC, Chunker(b"c" * 32), DRIVE, key, hash_key)
 
 
 async def test_a_database_comes_back(tmp_path: Path) -> None:
@@ -56,13 +56,14 @@ async def test_roots_that_do_not_authenticate_are_left_out(tmp_path: Path) -> No
 
 
 @pytest.mark.logs_warnings
-async def test_a_root_of_a_later_version_is_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1])
+async def test_a_root_of_another_version_is_left_out(version: int) -> None:
     """Regression: a root is a hint, and must not stop a drive from opening."""
     upstream = MemoryUpstream()
-    body = [2, 1, bytes(32), 0, bytes(32), []]
+    body = [version, 1, bytes(32), 0, bytes(32), []]
     upstream.kept_roots[ROOT_NAME] = seal(KEY, msgpack.packb(body), b"drivefs snapshot root\0" + DRIVE)
     assert await make(upstream).newest() is None
-    with pytest.raises(FormatError):
+    with pytest.raises(FormatError, match=f"version {version}"):
         make(upstream)._open_root(upstream.kept_roots[ROOT_NAME])
 
 
@@ -86,3 +87,15 @@ async def test_a_snapshot_that_is_another_is_refused(tmp_path: Path) -> None:
     wrong = type(root)(root.head, root.size, bytes(32), root.blocks)
     with pytest.raises(CorruptError):
         await store.get(wrong, tmp_path / "back.db", blocks)
+
+
+async def test_the_hash_has_a_key_of_its_own(tmp_path: Path) -> None:
+    """Whoever has only the key that seals roots cannot make the hash of a database."""
+    upstream = MemoryUpstream()
+    (tmp_path / "new.db").write_bytes(b"database")
+    await make(upstream, hash_key=KEY).put(tmp_path / "new.db", Head(1, bytes(32)))
+    root = await make(upstream).newest()
+    assert root is not None
+    blocks = BlockCache(upstream, CODEC, 1 << 20, trio.CapacityLimiter(2))
+    with pytest.raises(CorruptError):
+        await make(upstream).get(root, tmp_path / "back.db", blocks)

@@ -31,7 +31,7 @@ from cache.namespace.operations import ROOT_INODE, SetWriter, decode
 from cache.publish.commit_payload import open_operations
 from cache.services.calls import services_of
 from cache.sync.changes import AttributesChanged, Change, NameChanged
-from tests.drives import DRIVE_ID, QUIET, SECRETS, content_of, make_file, opened, tree
+from tests.drives import DRIVE_ID, KEYS, QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 
 
@@ -358,7 +358,7 @@ async def test_the_log_says_which_machine_made_a_commit(tmp_path: Path, upstream
 
 def _writers(commit: Commit) -> list[bytes]:
     binding = associated_data_of(DRIVE_ID, commit)
-    operations = map(decode, open_operations(SECRETS.commit, commit.payload, binding))
+    operations = map(decode, open_operations(KEYS.commit, commit.payload, binding))
     return [operation.host for operation in operations if isinstance(operation, SetWriter)]
 
 
