@@ -37,9 +37,10 @@ from tests.unit.tools.commands.test_node_changes import STEPS as NODE_CHANGES
 
 pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(120)]
 
-ELSEWHERE = {*NODE_CHANGES, "pack.before-stand-in"}
+ELSEWHERE = {*NODE_CHANGES, "node.recovered", "pack.before-stand-in"}
 """Reached only when nodes come and go (tests/unit/tools/commands/test_node_changes.py: killed at each,
-failures), and with more nodes than fragments (tests/unit/backend/blocks/test_block_store.py)."""
+failures; test_recover.py), and with more nodes than fragments
+(tests/unit/backend/blocks/test_block_store.py)."""
 NAMES = sorted(failpoints.FAILPOINTS.keys() - ELSEWHERE)
 SEED = int(os.environ.get("MATRIX_SEED", random.randrange(1 << 30)))
 PINNED = 3

@@ -26,7 +26,7 @@ from backend.health import ScrubStatus
 from backend.nodes import NodeIdentity, NodePlace, place_at, stored_url
 from cache.messages import CHECK, REPAIR, SCRUB, Nothing, ScrubWanted
 from tools import drive_nodes, fsck, old_drive
-from tools.commands import node_changes
+from tools.commands import node_changes, recover_command
 from tools.commands.status_report import describe_scrub
 from tools.compose import UnlockedDrive
 from tools.control_client import ControlClient
@@ -55,6 +55,7 @@ def register(commands: Any) -> None:
     fsck.add_secret_options(replacing)
     replacing.set_defaults(command=_replace)
     node_changes.register(actions)
+    recover_command.register(actions)
     rebuild = commands.add_parser("rebuild-drive-file", help="drive.toml is lost: take it from the nodes")
     rebuild.add_argument("nodes", metavar="NODE", nargs="+", help="folders of nodes")
     rebuild.add_argument("drive", metavar="DRIVE", help="the drive's folder; it is made if it is not there")

@@ -1,0 +1,106 @@
+"""What is left of the lease and the log when a majority of the voters is lost for good; going on from there.
+
+Invariants:
+1. Only authentic copies and records count. The log is what the highest commit that is left says; what only
+   the lost nodes had is missing, and told.
+2. The new epoch and the new map are far above all that is left: whatever the lost nodes had, if one comes
+   back, is below them.
+3. The new voters have the lease, the head and its claim before `drive.toml` names them: an interruption
+   before that leaves the drive as it was, and the next run does the same again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from backend.cluster.drive_file import DriveFile
+from backend.coding import ClusterNode, first_voters
+from backend.commits import (
+    FOLDER,
+    Copy,
+    Lease,
+    LeaseVotes,
+    ReplicatedObjects,
+    commit_key,
+    number_of,
+)
+from backend.errors import UnavailableError, UsageError
+from backend.nodes import Node
+from backend.system import plain_hash
+from backend.upstream import Head
+
+AHEAD: Final = 1 << 20
+"""By so much the new epochs are above the highest that is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What the nodes that are left have: a copy of the newest commit, and its number (None and 0: there is
+    none); the highest epochs of the lease and the map; `claimed`, the highest number that a record names."""
+
+    copy: Copy | None
+    number: int
+    epoch: int
+    map_epoch: int
+    claimed: int
+
+
+def require_lost(file: DriveFile, answering: Collection[str]) -> None:
+    """`UsageError` if a majority of the voters answers, `UnavailableError` if no node does."""
+    voters = [entry.name for entry in file.nodes if entry.votes]
+    there = [name for name in voters if name in answering]
+    if len(there) > len(voters) // 2:
+        raise UsageError(
+            f"nothing is to be recovered: {len(there)} of the {len(voters)} nodes that vote answer "
+            f"({', '.join(there)}), which is a majority; lost nodes are replaced (drivefs node replace) or "
+            "removed (drivefs node remove)"
+        )
+    if not answering:
+        raise UnavailableError("no node answers: there is nothing to go on from", voters)
+
+
+async def look(
+    file: DriveFile, nodes: Mapping[str, Node], objects: ReplicatedObjects, lease_key: bytes, seconds: float
+) -> Remains:
+    """What `nodes`, those that are left, have. `objects` is on all of them. What they raise."""
+    seen, _ = await LeaseVotes(nodes, file.id, lease_key).look(seconds)
+    records = [one.record for one in seen.values() if one.record is not None]
+    number, copy = await _newest(objects)
+    return Remains(
+        copy,
+        number,
+        epoch=max([copy.ballot if copy else 0, *(record.epoch for record in records)]),
+        map_epoch=max([file.epoch, *(record.map for record in records)]),
+        claimed=max([number, *(record.claim.number for record in records)]),
+    )
+
+
+async def adopt(objects: ReplicatedObjects, remains: Remains, lease: Lease) -> None:
+    """Have the newest commit that is left on the new voters, whose objects these are, under the new epoch.
+    Raises as `CommitLog.append`."""
+    if remains.copy is not None:
+        data = remains.copy.data
+        await objects.create(commit_key(remains.number), data, lease.epoch, lambda: None)
+        await lease.verify(Head(remains.number, plain_hash(data)))
+
+
+async def _newest(objects: ReplicatedObjects) -> tuple[int, Copy | None]:
+    """The highest commit of which an authentic copy is left, and that of the highest ballot."""
+    listing = await objects.list_known(FOLDER)
+    numbers = {number for key in listing.holders if (number := number_of(key))}
+    for number in sorted(numbers, reverse=True):
+        found = await objects.find_all(commit_key(number))
+        if found.good:
+            return number, max(found.good.values(), key=lambda copy: copy.ballot)
+    return 0, None
+
+
+def recovered(file: DriveFile, answering: Collection[str], remains: Remains, m: int) -> DriveFile:
+    """The drive file with the nodes that answer, and voters among them."""
+    left = [entry for entry in file.nodes if entry.name in answering]
+    usable = [entry for entry in left if entry.weight > 0] or left
+    voters = first_voters((ClusterNode(entry.name, entry.zone) for entry in usable), m)
+    nodes = tuple(replace(entry, votes=entry.name in voters) for entry in left)
+    return replace(file, nodes=nodes, epoch=remains.map_epoch + AHEAD)

@@ -1,0 +1,131 @@
+"""`drivefs node recover`: a majority of the nodes that vote is lost for good."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend.commits import CommitLog
+from backend.errors import CorruptError, UnavailableError, UsageError
+from tests.small_drive import SmallDrive, copy_of, make_small_drive
+from tools import compose
+from tools.drive_nodes import open_nodes, patient
+
+pytestmark = pytest.mark.logs_warnings
+
+ROOT = Path(__file__).parents[4]
+VOTERS = ("node0", "node1", "node2", "node3", "node4")
+
+
+@pytest.fixture(scope="module")
+def eight(tmp_path_factory: pytest.TempPathFactory) -> SmallDrive:
+    made = make_small_drive(tmp_path_factory.mktemp("eight"))
+    new = [made.drive / name for name in ("node6", "node7")]
+    assert made.drivefs("node", "add", *new, made.drive, *made.secret) == 0
+    return made
+
+
+@pytest.fixture
+def made(eight: SmallDrive, tmp_path: Path) -> SmallDrive:
+    return copy_of(eight, tmp_path)
+
+
+def recover(made: SmallDrive) -> int:
+    return made.drivefs("node", "recover", made.drive, *made.secret)
+
+
+def voters(made: SmallDrive) -> set[str]:
+    return {entry.name for entry in compose.load_drive(str(made.drive)).nodes if entry.votes}
+
+
+def commits(made: SmallDrive) -> set[int]:
+    """The numbers of which any node has a copy."""
+    return {int(path.name, 16) for path in made.drive.glob("node*/commits/*")}
+
+
+def head_of(made: SmallDrive) -> int:
+    """As a mount does: take the lease, open the log, settle its head."""
+
+    async def look() -> int:
+        drive = made.unlocked()
+        bare = open_nodes(drive.folder, drive.file)
+        lease = compose.lease_on(bare, drive)
+        log = CommitLog(compose.small_objects(drive, patient(bare, 5)), lease.verify, lease.claimed)
+        epoch = await lease.acquire()
+        await log.open()
+        head = await log.become_writer(epoch)
+        await lease.release()
+        return head.number
+
+    return trio.run(look)
+
+
+def test_while_a_majority_answers_there_is_nothing_to_recover(made: SmallDrive) -> None:
+    before = (made.drive / "drive.toml").read_bytes()
+    for name in VOTERS[:2]:
+        shutil.rmtree(made.drive / name)
+        with pytest.raises(UsageError, match="nothing is to be recovered"):
+            recover(made)
+    assert (made.drive / "drive.toml").read_bytes() == before
+
+
+def test_the_wrong_key_recovers_nothing(made: SmallDrive, tmp_path: Path) -> None:
+    for name in VOTERS[:3]:
+        shutil.rmtree(made.drive / name)
+    before = (made.drive / "drive.toml").read_bytes()
+    (tmp_path / "wrong").write_bytes(bytes(32))
+    with pytest.raises(Exception, match="key"):
+        made.drivefs("node", "recover", made.drive, "--key-file", str(tmp_path / "wrong"))
+    assert (made.drive / "drive.toml").read_bytes() == before
+
+
+@pytest.mark.parametrize("lost", [VOTERS[:3], VOTERS[1:4], VOTERS[2:]])
+def test_the_drive_goes_on_with_the_highest_commit_that_is_left(
+    made: SmallDrive, lost: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    head = head_of(made)
+    for name in lost:
+        (made.drive / name).rename(made.folder / f"lost-{name}")
+    with pytest.raises(UnavailableError):
+        head_of(made)
+    left = commits(made)
+    capsys.readouterr()
+    assert recover(made) == 0
+    said = capsys.readouterr()
+    assert f"the newest commit that is left is {max(left)}" in said.out
+    assert voters(made) == {f"node{number}" for number in range(8)} - set(lost)
+    assert commits(made) == left
+    if max(left) < head:
+        assert "are lost with the nodes" in said.out
+    if left == set(range(1, max(left) + 1)):
+        assert head_of(made) == max(left)
+    else:
+        assert "fsck.drivefs -y goes on from the newest snapshot" in said.err
+        with pytest.raises(CorruptError, match="gap"):
+            head_of(made)
+    with pytest.raises(UsageError, match="nothing is to be recovered"):
+        recover(made)
+    for name in lost:
+        (made.folder / f"lost-{name}").rename(made.drive / name)
+    assert voters(made).isdisjoint(lost), "who comes back has no vote"
+
+
+def test_killed_before_the_drive_file_is_written(made: SmallDrive) -> None:
+    for name in VOTERS[:3]:
+        shutil.rmtree(made.drive / name)
+    command = "from tools.drivefs import main; main()"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DRIVEFS_FAILPOINTS": "node.recovered=kill"}
+    arguments = [sys.executable, "-c", command, "node", "recover", str(made.drive), *made.secret]
+    ended = subprocess.run(
+        arguments, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert recover(made) == 0
+    assert head_of(made) == max(commits(made))
