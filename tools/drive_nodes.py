@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from backend.cluster import DriveFile, NodeEntry
-from backend.coding import ClusterMap, ClusterNode, Profile
+from backend.coding import ClusterMap, ClusterNode, Profile, next_voter
 from backend.errors import NodeError, UnavailableError, UsageError
 from backend.nodes import MeteredNode, Node, NodeIdentity, NodePlace, PatientNode, RetryNode
 from backend.system import ask
@@ -87,6 +87,25 @@ def open_nodes(folder: str, file: DriveFile) -> dict[str, Node]:
 def patient(nodes: Mapping[str, Node], patience: float) -> dict[str, Node]:
     """These nodes; what is transient is tried again, and who has waited `patience` seconds is told so."""
     return {name: MeteredNode(RetryNode(PatientNode(node, patience))) for name, node in nodes.items()}
+
+
+def parity(file: DriveFile) -> int:
+    """How many nodes may be lost."""
+    return Profile.parse(file.profile).m
+
+
+def next_to_vote(folder: str, file: DriveFile) -> str | None:
+    """The node that is to get a vote next, of those that answer and may; None if there is none. Blocks."""
+    found = ask({entry: partial(_may_vote, entry.place(folder)) for entry in file.nodes})
+    able = {entry.name for entry, may in found.items() if may}
+    return next_voter(cluster_map(file), parity(file), able)
+
+
+def _may_vote(place: NodePlace) -> bool:
+    try:
+        return place.may_vote()
+    except OSError:
+        return False
 
 
 def voting(nodes: Mapping[str, Node], file: DriveFile) -> dict[str, Node]:

@@ -51,7 +51,7 @@ def mkfs(arguments: Sequence[str]) -> int:
     secret = _source(options).new_secret()
     if options.force:
         old_drive.remove(folder, [*places])
-    nodes = _with_votes(_make_nodes(folder, places, drive_id), options.profile.m)
+    nodes = _with_votes(folder, _make_nodes(folder, places, drive_id), options.profile.m)
     drive = _describe(folder, options.profile, drive_id, nodes, secret, recovery)
     require_nodes(cluster_map(drive), options.profile.total)
     _write(folder, drive, recovery, options.recovery_file)
@@ -149,8 +149,15 @@ def _make_nodes(folder: str, places: Mapping[NodePlace, str], drive_id: bytes) -
     return tuple(entries)
 
 
-def _with_votes(nodes: tuple[NodeEntry, ...], may_be_lost: int) -> tuple[NodeEntry, ...]:
-    voters = first_voters((ClusterNode(node.name, node.zone) for node in nodes), may_be_lost)
+def _with_votes(folder: str, nodes: tuple[NodeEntry, ...], may_be_lost: int) -> tuple[NodeEntry, ...]:
+    able = [node for node in nodes if node.place(folder).may_vote()]
+    voters = first_voters((ClusterNode(node.name, node.zone) for node in able), may_be_lost)
+    if len(voters) <= may_be_lost:
+        others = ", ".join(str(node.place(folder)) for node in nodes if node not in able)
+        raise UsageError(
+            f"{may_be_lost + 1} nodes at least must be on a disk of this machine or in an object store, to "
+            f"keep the lease and the log; other machines serve {others}"
+        )
     return tuple(replace(node, votes=node.name in voters) for node in nodes)
 
 

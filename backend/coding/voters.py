@@ -8,7 +8,7 @@ one. One vote comes or goes with each map (docs/format/lease.md).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from backend.coding.placement import ClusterMap, ClusterNode
 
@@ -24,10 +24,11 @@ def copies_of(cluster: ClusterMap, m: int) -> int:
     return min(count, max(count // 2 + 1, m + 1))
 
 
-def next_voter(cluster: ClusterMap, m: int) -> str | None:
-    """The node that is to get a vote next; None if enough have one, or no other could."""
+def next_voter(cluster: ClusterMap, m: int, able: Collection[str]) -> str | None:
+    """The node that is to get a vote next, of those that are `able` to; None if enough have one, or no other
+    could."""
     having = [node for node in cluster.nodes if node.votes]
-    others = [node for node in cluster.nodes if not node.votes and node.weight > 0]
+    others = [node for node in cluster.nodes if not node.votes and node.weight > 0 and node.name in able]
     if len(having) > 2 * m or not others:
         return None
     return _from_the_emptiest_zone(having, others).name

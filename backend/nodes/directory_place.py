@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from backend.errors import UsageError
+from backend.nodes import file_systems
 from backend.nodes import files as node_files
 from backend.nodes.directory import DirectoryNode, space_of
 from backend.nodes.identity import NodeIdentity, initialise_directory_node, read_identity
@@ -64,6 +65,9 @@ class DirectoryPlace:
 
     def failure_domain(self) -> Hashable:
         return os.stat(self.folder).st_dev
+
+    def may_vote(self) -> bool:
+        return not file_systems.is_shared(self.folder)
 
     def fragments(self) -> Iterator[str]:
         """No link is followed."""

@@ -66,6 +66,10 @@ class NodePlace(Protocol):
     def failure_domain(self) -> Hashable:
         """Nodes at places with the same one fail together: the disk, the server, the bucket."""
 
+    def may_vote(self) -> bool:
+        """Whether a swap there is atomic among all machines, so that the drive's lease can be there. A
+        folder on a file system that other machines serve may not."""
+
     def fragments(self) -> Iterator[str]:
         """The keys of what is named as a fragment; those that can be listed. No error."""
 

@@ -374,7 +374,7 @@ async def change_map(world: World) -> None:
         names, votes = [node.name for node in world.map.nodes], voters(world.map)
         spare = [name for name in world.voters if name not in names]
         leaving: str | None = None
-        if (name := next_voter(world.map, M)) is not None:
+        if (name := next_voter(world.map, M, names)) is not None:
             votes.append(name)
         elif spare and (world.draw.random() < 0.5 or len(names) == world.plan.nodes):
             names.append(world.draw.choice(spare))

@@ -33,7 +33,7 @@ from backend.cluster import (
     held,
     left_on,
 )
-from backend.coding import Profile, copies_of, next_voter
+from backend.coding import Profile, copies_of
 from backend.commits import CommitLog, ReplicatedObjects, ranking_of
 from backend.errors import UnavailableError, UsageError, sole
 from backend.failpoints import declare, failpoint
@@ -221,13 +221,8 @@ def _new_node(folder: str, file: DriveFile, place: NodePlace, zone: str | None) 
     place.initialise(NodeIdentity(name, file.id, zone))
     failpoint(IDENTIFIED)
     entry = NodeEntry(name, stored_url(place.url, folder), zone, votes=False)
-    vote = next_voter(drive_nodes.cluster_map(replace(file, nodes=(*file.nodes, entry))), parity(file))
-    return replace(entry, votes=vote is not None and vote == name)
-
-
-def parity(file: DriveFile) -> int:
-    """How many nodes may be lost."""
-    return Profile.parse(file.profile).m
+    grown = replace(file, nodes=(*file.nodes, entry))
+    return replace(entry, votes=drive_nodes.next_to_vote(folder, grown) == name)
 
 
 def _free_name(file: DriveFile) -> str:
@@ -286,7 +281,9 @@ async def fill_votes(drive: UnlockedDrive) -> UnlockedDrive:
     """Have as many nodes vote as there should be: one more with each map. Then what they keep is moved to
     its places."""
     before = drive
-    while (name := next_voter(drive_nodes.cluster_map(drive.file), parity(drive.file))) is not None:
+    while (
+        name := await trio.to_thread.run_sync(drive_nodes.next_to_vote, drive.folder, drive.file)
+    ) is not None:
         async with _held(drive) as changing:
             nodes = tuple(replace(each, votes=each.votes or each.name == name) for each in drive.file.nodes)
             drive = replace(drive, file=await _change(changing, nodes))
@@ -359,7 +356,7 @@ async def _move_objects(drive: HeldDrive, keys: DriveKeys, progress: Progress) -
     """Put commits and roots in their places among the voters: how many copies were written."""
     progress.step("commits")
     cluster = drive_nodes.cluster_map(drive.file)
-    copies = copies_of(cluster, parity(drive.file))
+    copies = copies_of(cluster, drive_nodes.parity(drive.file))
     ranking = ranking_of(cluster, copies, everyone=True)
     objects = ReplicatedObjects(drive.nodes, ranking, copies, drive.file.id, keys.object)
     voted = compose.small_objects(UnlockedDrive(drive.folder, drive.file, keys), drive.nodes)

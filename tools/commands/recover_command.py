@@ -18,9 +18,9 @@ from backend.errors import CorruptError
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node
 from tools import compose, drive_nodes, fsck, old_drive
-from tools.commands.node_changes import parity, run
+from tools.commands.node_changes import run
 from tools.compose import LEASE_PATIENCE, UnlockedDrive
-from tools.drive_nodes import TOOL_PATIENCE, cluster_map, open_nodes, patient
+from tools.drive_nodes import TOOL_PATIENCE, cluster_map, open_nodes, parity, patient
 from tools.quantities import counted
 from tools.terminal import complain, say
 

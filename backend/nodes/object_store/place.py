@@ -119,6 +119,10 @@ class ObjectStorePlace:
         where, region = self._location, self._parsed.region
         return where.service, where.endpoint or where.account or region
 
+    def may_vote(self) -> bool:
+        """It was tried when the node was made (`races`)."""
+        return True
+
     def fragments(self) -> Iterator[str]:
         with suppress(*_TROUBLE):
             yield from (each.key for each in self._listed(_FRAGMENTS))

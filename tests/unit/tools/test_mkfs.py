@@ -371,3 +371,18 @@ def test_it_is_said_where_the_recovery_key_is(
     assert path.read_text().strip() not in said
     make("--force", "--quiet", "--recovery-file", str(tmp_path / "another"))
     assert capsys.readouterr().out == ""
+
+
+def test_folders_that_other_machines_serve_get_no_vote(
+    make: MakeDrive, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = {"node0", "node3"}
+    monkeypatch.setattr(
+        "backend.nodes.file_systems.is_shared", lambda folder: os.path.basename(folder) in shared
+    )
+    assert make() == 0
+    file = compose.load_drive(str(make.folder))
+    assert {entry.name for entry in file.nodes if not entry.votes} == shared
+    shared |= {"node1", "node2"}
+    assert make("--force") == 1
+    assert "3 nodes at least must be on a disk of this machine" in capsys.readouterr().err
