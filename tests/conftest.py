@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from backend import failpoints
 from tests import fake_s3
+from tests.seaweedfs import ACCESS_KEY, SECRET_KEY, NoServerError, Seaweedfs
+from tests.seaweedfs import seaweedfs as running_seaweedfs
 
 settings.register_profile("ci", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("soak", parent=settings.get_profile("ci"), max_examples=2000)
@@ -57,6 +60,26 @@ def disarmed_failpoints() -> Iterator[None]:
     """No failpoint outlives the test that armed it."""
     yield
     failpoints.disarm_all()
+
+
+@pytest.fixture(scope="session")
+def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweedfs]:
+    """A real S3 server, started once; skip where it cannot run."""
+    with ExitStack() as stack:
+        stack.enter_context(_set({"WEED_ACCESS_KEY_ID": ACCESS_KEY, "WEED_SECRET_ACCESS_KEY": SECRET_KEY}))
+        try:
+            server = stack.enter_context(running_seaweedfs(tmp_path_factory.mktemp("seaweedfs")))
+        except NoServerError as error:
+            pytest.skip(str(error))
+        yield server
+
+
+@contextmanager
+def _set(variables: Mapping[str, str]) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
 
 
 @pytest.fixture(autouse=True)

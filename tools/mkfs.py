@@ -11,6 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -25,6 +26,7 @@ from tools import errors, old_drive
 from tools.capacity_report import describe_limit, describe_needs
 from tools.drive_nodes import cluster_map, require_distinct
 from tools.errors import MKFS_CODES, Parser
+from tools.node_options import CREDENTIALS_HELP, given_places
 from tools.quantities import counted
 from tools.secret_source import SecretSource
 from tools.terminal import complain, is_terminal, say
@@ -76,6 +78,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         metavar="PATH",
         help="a folder or URL for a node, once for each; on different disks",
     )
+    add("--credentials", metavar="C", help=CREDENTIALS_HELP)
     add("--passphrase-file", metavar="F", help="the file's first and only line is the passphrase")
     add("--key-file", metavar="F", help="32 or more random bytes open the drive")
     add("--passphrase-command", metavar="C", help="the command's output is the passphrase")
@@ -98,7 +101,7 @@ def _profile(text: str) -> Profile:
 def _check(options: argparse.Namespace) -> None:
     given = options.node
     if given is not None:
-        new = [place_at(path, os.getcwd()) for path in given]
+        new = given_places(given, options.credentials)
         require_distinct(new, "the same folder is given for two nodes")
     if given is not None and len(given) < options.profile.total:
         raise UsageError(
@@ -131,22 +134,23 @@ def _node_places(folder: str, options: argparse.Namespace) -> dict[NodePlace, st
     """Where the nodes are to be, each with its URL as the drive file has it: nodes inside the drive's folder
     move with it, those at places that were given stay there."""
     if options.node is not None:
-        given = [place_at(url, os.getcwd()) for url in options.node]
-        return {place: place.url for place in given}
+        return {place: place.url for place in given_places(options.node, options.credentials)}
     return {place_at(f"node{at}", folder): f"node{at}" for at in range(options.profile.total)}
 
 
 def _make_nodes(folder: str, places: Mapping[NodePlace, str], drive_id: bytes) -> tuple[NodeEntry, ...]:
-    """Nodes on one disk fail together, so they share a zone."""
+    """Nodes on one disk, or server, fail together, so they share a zone. All at once: a store is slow."""
     os.makedirs(folder, exist_ok=True)
     disks: dict[Hashable, str] = {}
-    entries = []
+    entries = {}
     for number, (place, url) in enumerate(places.items()):
         place.prepare()
         zone = disks.setdefault(place.failure_domain(), f"disk{len(disks)}")
-        place.initialise(NodeIdentity(f"node{number}", drive_id, zone))
-        entries.append(NodeEntry(f"node{number}", url, zone))
-    return tuple(entries)
+        entries[place] = NodeEntry(f"node{number}", url, zone, settings=place.settings)
+    with ThreadPoolExecutor(len(entries)) as pool:
+        identities = [NodeIdentity(entry.name, drive_id, entry.zone) for entry in entries.values()]
+        list(pool.map(lambda place, identity: place.initialise(identity), entries, identities))
+    return tuple(entries.values())
 
 
 def _with_votes(folder: str, nodes: tuple[NodeEntry, ...], may_be_lost: int) -> tuple[NodeEntry, ...]:

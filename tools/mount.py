@@ -21,6 +21,8 @@ from typing import Final
 import trio
 
 from backend import failpoints, file_limit
+from backend.cluster import DriveFile
+from backend.errors import NodeError
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publish import Intervals
@@ -33,6 +35,7 @@ from tools import compose, drive_nodes, errors, mount_options, remount
 from tools.compose import UnlockedDrive
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.host import daemon, mounts, namespaces, places
+from tools.host.aside import aside
 from tools.host.logs import log_to_file, log_to_terminal
 from tools.host.places import Folders
 from tools.mount_control import commands_of
@@ -116,7 +119,7 @@ def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDri
     places.check_not_covered(mountpoint, needed)
     places.check_not_inside(own, drive_nodes.node_folders(folder, file))
     places.check_state_disk(own.state)
-    away = drive_nodes.nodes_away(folder, file)
+    away = _nodes_away(folder, file)
     drive_nodes.require_enough_nodes(file, away)
     for error in away:
         _warn(str(error))
@@ -124,6 +127,14 @@ def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDri
         os.environ, options.passphrase_file, options.key_file, options.passphrase_command
     )
     return compose.unlock(folder, file, source.secrets())
+
+
+def _nodes_away(folder: str, file: DriveFile) -> list[NodeError]:
+    """Of a drive with other nodes than folders, in a process of its own: this one is going to fork."""
+    if len(drive_nodes.node_folders(folder, file)) == len(file.nodes):
+        return drive_nodes.nodes_away(folder, file)
+    found = aside(lambda: [(str(error), error.node) for error in drive_nodes.nodes_away(folder, file)])
+    return [NodeError(*each) for each in found]
 
 
 def _folders(drive_id: str, options: MountOptions) -> Folders:

@@ -14,7 +14,8 @@ import math
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import tomli_w
@@ -26,7 +27,9 @@ from backend.nodes import files as node_files
 from backend.system import durable
 
 FILE_NAME: Final = "drive.toml"
-FORMAT: Final = 2
+FORMAT: Final = 3
+CREDENTIALS: Final = "credentials"
+SETTINGS: Final = "store"
 MAX_SIZE: Final = 1024 * 1024
 MAX_NODES: Final = 1024
 MAX_SLOTS: Final = 32
@@ -37,17 +40,19 @@ _PROFILE: Final = re.compile(r"[1-9][0-9]{0,2}\+[0-9]{1,3}|copies:[1-9][0-9]{0,2
 @dataclass(frozen=True, slots=True)
 class NodeEntry:
     """A node as the drive file names it. `url` is a plain path, relative to the drive's folder or absolute,
-    or a URL with a scheme (`backend.nodes.factory`)."""
+    or a URL with a scheme (`backend.nodes.factory`); `settings` is what the node's kind needs beside it,
+    without any secret."""
 
     name: str
     url: str
     zone: str
     weight: float = 1.0
     votes: bool = True
+    settings: Mapping[str, str | int] = field(default_factory=dict, hash=False)
 
     def place(self, drive_folder: str) -> NodePlace:
         """Where the node is. No I/O."""
-        return place_at(self.url, drive_folder)
+        return place_at(self.url, drive_folder, self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +120,17 @@ def save(path: str, drive: DriveFile, *, exclusive: bool = False) -> None:
 
 
 def _node_table(node: NodeEntry) -> dict[str, object]:
-    return {
+    table: dict[str, object] = {
         "name": node.name,
         "url": node.url,
         "zone": node.zone,
         "weight": float(node.weight),
         "votes": node.votes,
     }
+    settings = dict(node.settings)
+    if CREDENTIALS in settings:
+        table[CREDENTIALS] = settings.pop(CREDENTIALS)
+    return table | ({SETTINGS: settings} if settings else {})
 
 
 def _slot_table(slot: Slot) -> dict[str, object]:
@@ -175,21 +184,29 @@ class _Reader:
             raise self._wrong(f"has format {version}, this drivefs knows only format {FORMAT}")
 
     def _node(self) -> NodeEntry:
-        self._only("name", "url", "zone", "weight", "votes")
+        self._only("name", "url", "zone", "weight", "votes", CREDENTIALS, SETTINGS)
         name, zone = self._text("name", 64), self._text("zone", 64)
         if not _NAME.fullmatch(name) or not _NAME.fullmatch(zone):
             raise self._wrong(
                 "name and zone start with a letter or digit and have letters, digits, . _ - only"
             )
-        url = self._text("url", 4096)
+        url, settings = self._text("url", 4096), self._settings()
         try:
-            place_at(url, "/")
+            place_at(url, "/", settings)
         except UsageError as error:
             raise self._wrong(str(error)) from None
         weight = self._get("weight", (int, float))
         if isinstance(weight, bool) or not math.isfinite(weight) or not 0 <= weight <= 1e15:
             raise self._wrong("weight must be a number that is not negative")
-        return NodeEntry(name, url, zone, float(weight), self._get("votes", bool))
+        return NodeEntry(name, url, zone, float(weight), self._get("votes", bool), settings)
+
+    def _settings(self) -> Mapping[str, str | int]:
+        """What they must be, the place says."""
+        table = self._get(SETTINGS, dict) if SETTINGS in self._table else {}
+        if CREDENTIALS in table or not all(type(value) in (str, int) for value in table.values()):
+            raise self._wrong(f"{SETTINGS} must have texts and whole numbers, and no {CREDENTIALS}")
+        named = {CREDENTIALS: self._text(CREDENTIALS, 4096)} if CREDENTIALS in self._table else {}
+        return table | named
 
     def _slot(self) -> Slot:
         kind = self._text("kind", 32)

@@ -169,7 +169,7 @@ class CapacityModel:
     def _limiting(
         self, owner: Mapping[str, str], systems: Mapping[str, Space], empty: Fit
     ) -> tuple[str, ...]:
-        if len(owner) < len(self._names):
+        if len(owner) < len(self._names) or not all(space.is_known for space in systems.values()):
             return ()
         room = sum(space.total for space in systems.values())
         if empty.complete * self._profile.total >= _BALANCED * room:

@@ -1,5 +1,6 @@
 """Nodes: where fragments and small objects are kept, and the wrappers around them."""
 
+from backend.nodes.address import is_folder
 from backend.nodes.address import stored as stored_url
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.directory_place import DirectoryPlace
@@ -43,6 +44,7 @@ __all__ = [
     "all_keys",
     "encode_identity",
     "initialise_directory_node",
+    "is_folder",
     "pages",
     "place_at",
     "read_identity",

@@ -49,6 +49,12 @@ def parse(url: str, base: str) -> Address:
     return _folder("/" + unquote(path))
 
 
+def is_folder(url: str) -> bool:
+    """Whether it is a path, or `file://`."""
+    found = _URL.match(url)
+    return found is None or found[1].lower() == "file"
+
+
 def stored(url: str, base: str) -> str:
     """As `drive.toml` has it: a folder inside the drive's folder `base` relative to it, so that it moves with
     it; another folder by its absolute path; else the URL. `UsageError`."""

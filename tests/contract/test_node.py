@@ -16,7 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from backend.errors import ConflictError, FencedError, NotFoundError
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.factory import place_at
-from backend.nodes.identity import NodeIdentity, initialise_directory_node
+from backend.nodes.identity import (
+    IDENTITY_FILE,
+    NodeIdentity,
+    encode_identity,
+    initialise_directory_node,
+)
 from backend.nodes.leased import LeasedNode
 from backend.nodes.listing import pages
 from backend.nodes.metered import MeteredNode
@@ -28,6 +33,8 @@ from tests.fake_s3 import FakeS3, fake_s3
 from tests.faulty_node import FaultyNode
 from tests.loops import LOOPS, on_both_loops
 from tests.memory_node import MemoryNode
+from tests.seaweedfs import CREDENTIALS as WEED
+from tests.seaweedfs import Seaweedfs
 
 DRIVE = bytes(range(16))
 IDENTITY = NodeIdentity("node0", DRIVE, "zone0")
@@ -50,15 +57,25 @@ def server() -> Iterator[FakeS3]:
         yield running
 
 
-@pytest.fixture(params=[*WRAPPERS, "memory", "fake S3", "fake S3, all"])
+@pytest.fixture(params=[*WRAPPERS, "memory", "fake S3", "fake S3, all", "SeaweedFS"])
 def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
     if request.param == "memory":
         return MemoryNode("node0", "zone0")
     if request.param.startswith("fake S3"):
         wrap = WRAPPERS["all" if request.param.endswith("all") else "bare"]
         return wrap(in_store(request.getfixturevalue("server").node_url(tmp_path.name)))
+    if request.param == "SeaweedFS":
+        return in_seaweedfs(request.getfixturevalue("seaweedfs"), tmp_path)
     initialise_directory_node(str(tmp_path), DRIVE, "node0", "zone0")
     return WRAPPERS[request.param](DirectoryNode(str(tmp_path), IDENTITY))
+
+
+def in_seaweedfs(server: Seaweedfs, tmp_path: Path) -> Node:
+    """Without the race that a new node begins with: there each one who loses waits for seconds."""
+    server.made("contract")
+    place = place_at(server.url("contract", tmp_path.name), "/", WEED)
+    place.write(IDENTITY_FILE, encode_identity(IDENTITY))
+    return place.node(IDENTITY)
 
 
 def in_store(url: str) -> Node:

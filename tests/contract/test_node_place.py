@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,24 +13,35 @@ from backend.errors import NodeError
 from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.factory import place_at
 from backend.nodes.identity import NodeIdentity
+from backend.nodes.object_store import races
 from backend.nodes.place import NodePlace
 from tests.contents import content
 from tests.fake_s3 import fake_s3
+from tests.seaweedfs import CREDENTIALS as WEED
+from tests.seaweedfs import Seaweedfs
 
 IDENTITY = NodeIdentity("node0", bytes(range(16)), "zone0")
 CREDENTIALS = {"credentials": "env:FAKE"}
 OTHER = NodeIdentity("node1", bytes(range(16)), "zone0")
 FRAGMENT = f"packs/ab/{'ab' * 16}.0"
 
-KINDS = ["directory", "fake S3"]
+KINDS = ["directory", "fake S3", "SeaweedFS"]
 Maker = Callable[[Path], NodePlace]
 """Makes a place where nothing is yet; called twice with the same folder, the same place."""
 
 
 @pytest.fixture(params=KINDS)
-def make(request: pytest.FixtureRequest) -> Iterator[Maker]:
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Maker]:
     if request.param == "directory":
         yield lambda folder: DirectoryPlace(str(folder / "node"))
+        return
+    if request.param == "SeaweedFS":
+        weed: Seaweedfs = request.getfixturevalue("seaweedfs")
+        weed.made("places")
+        # Losers of the race that a node begins with wait for seconds there: it has a mount test.
+        monkeypatch.setattr(races, "trouble_with_conditions", lambda client: None)
+        top = uuid.uuid4().hex
+        yield lambda folder: place_at(weed.url("places", f"{top}/{folder.name}"), "/", WEED)
         return
     with fake_s3() as server:
         yield lambda folder: place_at(server.node_url(folder.name), "/", CREDENTIALS)

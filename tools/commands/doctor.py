@@ -20,6 +20,7 @@ from typing import Final, Literal
 from backend.cluster import DriveFile
 from backend.coding import Profile
 from backend.errors import DriveError
+from backend.nodes import UNKNOWN_SPACE
 from tools import compose, drive_nodes
 from tools.capacity_report import describe_limit, describe_needs
 from tools.control_client import ControlClient
@@ -181,4 +182,6 @@ def _space(what: str, path: str) -> Finding:
 
 
 def _room(what: str, free: int) -> Finding:
+    if free >= UNKNOWN_SPACE.free:
+        return Finding("ok", f"{what}: space unknown")
     return Finding("note" if free < _LITTLE_SPACE else "ok", f"{what}: {format_size(free)} free")

@@ -38,12 +38,13 @@ from backend.commits import CommitLog, ReplicatedObjects, ranking_of
 from backend.errors import UnavailableError, UsageError, sole
 from backend.failpoints import declare, failpoint
 from backend.keys import DriveKeys
-from backend.nodes import NodeIdentity, NodePlace, place_at, stored_url
+from backend.nodes import NodeIdentity, NodePlace, stored_url
 from tools import compose, drive_nodes, fsck, old_drive
 from tools.compose import UnlockedDrive
 from tools.errors import ToolError
 from tools.host import mounts
 from tools.host.progress import Progress
+from tools.node_options import CREDENTIALS_HELP, given_places
 from tools.quantities import counted, format_size, parse_size
 from tools.terminal import complain, say
 
@@ -66,6 +67,7 @@ def register(actions: Any) -> None:
         nargs="+",
         help="an empty folder, on a disk of its own; or a URL",
     )
+    adding.add_argument("--credentials", metavar="C", help=CREDENTIALS_HELP)
     adding.add_argument("--zone", metavar="Z", help="what they may fail together with (default: their disk)")
     removing = actions.add_parser("remove", help="take nodes out of a drive; the drive is unmounted")
     removing.add_argument("names", metavar="NODE", nargs="+", help="the node's name in `node list`")
@@ -88,7 +90,7 @@ def _rate(text: str) -> float:
 
 def _add(options: argparse.Namespace) -> int:
     drive = _unused_drive(options)
-    new = [place_at(path, os.getcwd()) for path in options.paths]
+    new = given_places(options.paths, options.credentials)
     drive_nodes.require_distinct(new, "the same folder is given twice")
     _require_all_there(drive.folder, drive.file)
     return run(_add_all, drive, new, options.zone, options.rate)
@@ -220,7 +222,7 @@ def _new_node(folder: str, file: DriveFile, place: NodePlace, zone: str | None) 
     zone = zone or zone_of(folder, file.nodes, place)
     place.initialise(NodeIdentity(name, file.id, zone))
     failpoint(IDENTIFIED)
-    entry = NodeEntry(name, stored_url(place.url, folder), zone, votes=False)
+    entry = NodeEntry(name, stored_url(place.url, folder), zone, votes=False, settings=place.settings)
     grown = replace(file, nodes=(*file.nodes, entry))
     return replace(entry, votes=drive_nodes.next_to_vote(folder, grown) == name)
 

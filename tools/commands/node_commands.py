@@ -32,6 +32,7 @@ from tools.compose import UnlockedDrive
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
 from tools.host import places
+from tools.node_options import CREDENTIALS_HELP, given_places
 from tools.quantities import counted
 from tools.terminal import say
 
@@ -50,6 +51,7 @@ def register(commands: Any) -> None:
     replacing.add_argument("drive", metavar="DRIVE")
     replacing.add_argument("old", metavar="NODE", help="the node's name in `node list`")
     replacing.add_argument("path", metavar="NEWPATH", help="an empty folder, on another disk; or a URL")
+    replacing.add_argument("--credentials", metavar="C", help=CREDENTIALS_HELP)
     replacing.add_argument("--zone", metavar="Z", help="what it may fail together with (default: its disk)")
     fsck.add_folder_options(replacing)
     fsck.add_secret_options(replacing)
@@ -122,7 +124,7 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _replace(options: argparse.Namespace) -> int:
-    folder, place = os.path.abspath(options.drive), place_at(options.path, os.getcwd())
+    folder, [place] = os.path.abspath(options.drive), given_places([options.path], options.credentials)
     survey = check_nodes.survey(folder)
     file = survey.file
     old_drive.require_unused(folder, drive_nodes.node_places(folder, file))
@@ -172,7 +174,8 @@ def _with_new_node(
     others = [entry for entry in file.nodes if entry.name != old.name]
     zone = zone or node_changes.zone_of(folder, others, place, [old.zone])
     place.initialise(NodeIdentity(old.name, file.id, zone))
-    entry = replace(old, url=stored_url(place.url, folder), zone=zone, votes=votes)
+    url = stored_url(place.url, folder)
+    entry = replace(old, url=url, zone=zone, votes=votes, settings=place.settings)
     nodes = tuple(entry if each.name == old.name else each for each in file.nodes)
     new = replace(file, nodes=nodes, epoch=file.epoch + 1)
     drive_nodes.require_enough_nodes(new, drive_nodes.nodes_away(folder, new))
@@ -197,7 +200,7 @@ def _rebuild(options: argparse.Namespace) -> int:
 
 def _with_paths(folder: str, file: DriveFile, nodes: Sequence[str]) -> DriveFile:
     """Each node that was named lies where it was named; it says itself which it is."""
-    found: dict[str, str] = {}
+    found: dict[str, NodePlace] = {}
     for node in nodes:
         place = place_at(node, os.getcwd())
         try:
@@ -206,6 +209,11 @@ def _with_paths(folder: str, file: DriveFile, nodes: Sequence[str]) -> DriveFile
             raise ToolError(str(error)) from None
         if identity.drive_id != file.id:
             raise ToolError(f"{place}: is a node of another drive")
-        found[identity.name] = stored_url(place.url, folder)
-    entries = (replace(entry, url=found.get(entry.name, entry.url)) for entry in file.nodes)
-    return replace(file, nodes=tuple(entries))
+        found[identity.name] = place
+    return replace(file, nodes=tuple(_moved(entry, found.get(entry.name), folder) for entry in file.nodes))
+
+
+def _moved(entry: NodeEntry, place: NodePlace | None, folder: str) -> NodeEntry:
+    if place is None:
+        return entry
+    return replace(entry, url=stored_url(place.url, folder), settings=place.settings)

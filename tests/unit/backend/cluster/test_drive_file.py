@@ -6,6 +6,7 @@ import base64
 import datetime
 import os
 import stat
+import tomllib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -51,10 +52,24 @@ def test_round_trip(name: str, nodes: list[NodeEntry], epoch: int) -> None:
     assert drive_file.decode(drive_file.encode(drive), "x") == drive
 
 
+def test_what_a_store_needs_is_kept_without_secrets() -> None:
+    settings: dict[str, str | int] = {"credentials": "profile:b", "region": "eu-central-1", "max_requests": 8}
+    drive = replace(DRIVE, nodes=(NodeEntry("node0", "s3://bucket/p", "z0", settings=settings),))
+    text = drive_file.encode(drive).decode()
+    node = tomllib.loads(text)["nodes"][0]
+    assert node["credentials"] == "profile:b"
+    assert node["store"] == {"region": "eu-central-1", "max_requests": 8}
+    assert drive_file.decode(text.encode(), "x") == drive
+    assert drive.nodes[0].place("/").settings == settings
+    for secret in ("secret", "token", "sas", "signature", "password", "access_key_id"):
+        with pytest.raises(FormatError, match=f"{secret} is no setting of a node"):
+            drive_file.decode(text.replace("region =", f"{secret} =").encode(), "x")
+
+
 def test_a_hand_made_file_is_read() -> None:
     slot = create_slot(Secret.key_file(bytes(32)), bytes(32), DRIVE.id)
     text = f"""
-format = 2
+format = 3
 id = "000102030405060708090a0b0c0d0e0f"
 name = "by hand"
 profile = "copies:3"
@@ -84,10 +99,10 @@ wrapped = "{base64.b64encode(slot.wrapped).decode()}"
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("format = 2", "format = 1", "x: has format 1, this drivefs knows only format 2"),
-        ("format = 2", "", "x: format is missing"),
-        ("format = 2", "format = true", "x: format must be a whole number"),
-        ("format = 2", "format = 2\nextra = 1", "x: unknown entry 'extra'"),
+        ("format = 3", "format = 2", "x: has format 2, this drivefs knows only format 3"),
+        ("format = 3", "", "x: format is missing"),
+        ("format = 3", "format = true", "x: format must be a whole number"),
+        ("format = 3", "format = 3\nextra = 1", "x: unknown entry 'extra'"),
         ('id = "0001', 'id = "000', "x: id must have 32"),
         ('name = "pictures"', "name = 5", "x: name has the wrong type"),
         ('name = "pictures"', 'name = ""', "x: name must have 1 to 255"),
@@ -102,6 +117,21 @@ wrapped = "{base64.b64encode(slot.wrapped).decode()}"
             'url = "ftp://b/p"',
             "x: nodes 2: ftp://b/p: this drivefs knows no nodes at ftp://",
         ),
+        (
+            'url = "/mnt/disk"',
+            'url = "s3://bucket/p"',
+            "x: nodes 2: s3://bucket/p: where are its credentials?",
+        ),
+        (
+            "weight = 2.5",
+            'credentials = "instance", weight = 1',
+            "x: nodes 2: /mnt/disk: a folder has no cred",
+        ),
+        ("weight = 2.5", 'weight = 1, store.region = "eu"', "x: nodes 2: /mnt/disk: a folder has no region"),
+        ("weight = 2.5", "weight = 1, store.region = 1.5", "x: nodes 2: store must have texts"),
+        ("weight = 2.5", 'weight = 1, store.credentials = "x"', "x: nodes 2: store must have texts"),
+        ("weight = 2.5", "weight = 1, store = 3", "x: nodes 2: store has the wrong type"),
+        ("weight = 2.5", "weight = 1, credentials = 3", "x: nodes 2: credentials has the wrong type"),
         ('url = "/mnt/disk"', 'url = "s3://u:p@b/p"', "x: nodes 2: s3://b/p: a node's URL holds no user"),
         ('url = "/mnt/disk"', 'path = "/mnt/disk"', "x: nodes 2: unknown entry 'path'"),
         ("votes = true", "votes = 1", "x: nodes 1: votes has the wrong type"),
