@@ -20,9 +20,13 @@ _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 def is_shared(folder: str) -> bool:
     """Whether other machines may use the file system of `folder` too. `OSError`."""
-    with open("/proc/self/mountinfo", encoding=None, errors="surrogateescape") as file:
-        kind = kind_of(os.path.realpath(folder), file)
-    return _SHARED.fullmatch(kind) is not None
+    return _SHARED.fullmatch(kind_of(os.path.realpath(folder), mounts_in("/proc/self/mountinfo"))) is not None
+
+
+def mounts_in(path: str) -> list[str]:
+    """The lines of that file. In names the kernel escapes newlines, and no other separators."""
+    with open(path, encoding=None, errors="surrogateescape", newline="\n") as file:
+        return list(file)
 
 
 def kind_of(path: str, mounts: Iterable[str]) -> str:

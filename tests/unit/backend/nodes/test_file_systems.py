@@ -49,5 +49,15 @@ def test_what_other_machines_serve_is_shared(kind: str, monkeypatch: pytest.Monk
 
 
 def test_the_disk_of_this_test_is_known(tmp_path: Path) -> None:
-    with open("/proc/self/mountinfo") as mounts:
-        assert file_systems.kind_of(str(tmp_path.resolve()), mounts)
+    assert file_systems.kind_of(str(tmp_path.resolve()), file_systems.mounts_in("/proc/self/mountinfo"))
+
+
+def test_any_byte_in_the_name_of_a_mountpoint_is_one_line(tmp_path: Path) -> None:
+    """Carriage returns and other separators too, and what is no text."""
+    table = tmp_path / "mountinfo"
+    odd = b"2 1 0:2 / /mnt/a\rb\x0bc\x1cd\xc3\x85 rw - fuse x rw\n"
+    table.write_bytes(b"1 0 0:1 / / rw - ext4 /dev/a rw\n" + odd + b"3 1 0:3 / /srv rw - nfs4 h:/ rw\n")
+    lines = file_systems.mounts_in(str(table))
+    assert len(lines) == 3
+    assert file_systems.kind_of("/srv/x", lines) == "nfs4"
+    assert file_systems.kind_of("/mnt/x", lines) == "ext4"
