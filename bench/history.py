@@ -56,7 +56,7 @@ class History:
         block = random.randbytes(32)
         row = self.namespace.inode(inode)
         assert row is not None
-        replaces = row.content
+        replaces = row.content_commit
         self.namespace.apply(SetExtents(inode, replaces, ((0, 1000),), ((0, 1000, block, 0),)))
         self.namespace.record_commit(number, random.randbytes(32), BEGIN + number * SECOND)
         self.namespace.begin_commit(number + 1)

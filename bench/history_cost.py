@@ -109,7 +109,7 @@ class EditedTree:
         before, size = row.size, self._random.choice((10, 3_000, 60_000))
         self._apply(SetAttributes(inode, size=size, mtime_ns=self._now(), ctime_ns=self._time))
         extents = ((0, size, self._random.randbytes(32), 0),)
-        self._apply(SetExtents(inode, row.content, ((0, max(size, before)),), extents))
+        self._apply(SetExtents(inode, row.content_commit, ((0, max(size, before)),), extents))
 
     def edit(self, changes: int) -> None:
         """One commit of so many changes."""

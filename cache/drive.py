@@ -23,7 +23,7 @@ from cache.errors import FileSystemError, JournalLostError
 from cache.health import Health
 from cache.history import PastTree
 from cache.journal import Ledger, Trimming
-from cache.messages import DriveStatus, SetApart
+from cache.messages import DriveStatus, FileSetApart
 from cache.namespace import MAX_NAME, Point, sqlite_errors
 from cache.publish import Publisher, SnapshotKeeper, StoreWatch
 from cache.retention import RetentionKeeper, SpaceAccounting
@@ -190,7 +190,7 @@ class Drive:
             problem=ledger.custody.lost or self.publisher.problem,
             journal_lost=bool(ledger.custody.lost),
             set_aside=self.set_aside,
-            set_apart=tuple(SetApart(path, reason) for path, reason in apart.items()),
+            set_apart=tuple(FileSetApart(path, reason) for path, reason in apart.items()),
             commit=head.number,
             published=not ledger.unpublished,
             pending_commit=None if ledger.pending is None else ledger.pending.number,

@@ -42,7 +42,7 @@ from cache.publish import (
     CommitIdentity,
     Intervals,
     Publisher,
-    Quiet,
+    SharedExclusiveLock,
     SnapshotKeeper,
     SnapshotSchedule,
     SnapshotStore,
@@ -282,8 +282,8 @@ async def open_drive(
     ledger = local.ledger
     content = Content(local.namespace, ledger.dirty, ledger.journal, blocks)
     sealer = Sealer(upstream.blocks, client.codec, client.chunker, ledger.journal.read_at, content, limiter)
-    quiet = Quiet()
-    keeper = SnapshotKeeper(ledger, snapshots, local.folder, options.snapshots, quiet)
+    collection_lock = SharedExclusiveLock()
+    keeper = SnapshotKeeper(ledger, snapshots, local.folder, options.snapshots, collection_lock)
     wake = Wake()
     put_off = PutOff(ledger, local.trimming, wake, read_only=options.read_only)
     publisher = Publisher(
@@ -297,7 +297,7 @@ async def open_drive(
         put_off.accept_times,
         put_off.delete_if_unused,
         keeper.committed,
-        quiet,
+        collection_lock,
         wake,
     )
     intake = Intake(ledger, local.trimming, publisher, put_off, read_only=options.read_only)
@@ -316,7 +316,7 @@ async def open_drive(
             publisher,
             upstream.housekeeping,
             snapshots,
-            quiet,
+            collection_lock,
             options.retention,
             read_only=options.read_only,
         ),
@@ -328,7 +328,7 @@ async def open_drive(
         inodes=inodes,
         attributes=InodeAttributes(ledger, inodes, intake, put_off),
         tree=Tree(ledger, inodes, intake, put_off, changes),
-        contents=FileContents(ledger, inodes, intake, content, sealer, quiet),
+        contents=FileContents(ledger, inodes, intake, content, sealer, collection_lock),
         durability=Durability(ledger, publisher, upstream, read_only=options.read_only),
     )
     if not options.read_only:

@@ -22,7 +22,7 @@ MODULES: Final = {
     "history_commands": ("log", "diff", "restore", "clone"),
     "space_commands": ("du",),
     "retention_commands": ("retention", "gc"),
-    "pin_commands": ("pin", "snapshot", "unpin", "pins"),
+    "pin_commands": ("pin", "unpin", "pins"),
     "node_commands": ("check", "scrub", "repair", "node", "rebuild-drive-file"),
     "key_commands": ("key",),
     "stale_commands": ("stale",),

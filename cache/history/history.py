@@ -19,11 +19,11 @@ from cache.namespace import (
     DENTRY_COLUMNS,
     INODE_COLUMNS,
     MAX_EXTENT,
+    CommitWriter,
     DentryRow,
     Extent,
     InodeRow,
     Namespace,
-    Writer,
     inode_row,
     loaded_time,
 )
@@ -88,14 +88,14 @@ class CommitRow(NamedTuple):
 
 
 class ContentVersion(NamedTuple):
-    """From `commit` on a path held this content, until the next version (or until it held nothing). `content`
-    is the commit that stored it (0: never any); as-of queries take `commit`."""
+    """From `commit` on a path held this content, until the next version (or until it held nothing).
+    `content_commit` is the commit that stored it (0: never any); as-of queries take `commit`."""
 
     commit: int
     inode: int
     size: int
     mtime_ns: int
-    content: int
+    content_commit: int
 
 
 class History:
@@ -144,10 +144,10 @@ class History:
         """The names of the extended attributes as of `commit`, sorted."""
         return [name for (name,) in self._query(XATTR_NAMES_AT, {"inode": inode, "at": commit})]
 
-    def writer_at(self, commit: int) -> Writer | None:
+    def writer_at(self, commit: int) -> CommitWriter | None:
         """Who made `commit`; None if nobody had said so then."""
         row = next(self._query(WRITER_AT, {"at": commit}), None)
-        return None if row is None else Writer(*row[:-1])
+        return None if row is None else CommitWriter(*row[:-1])
 
     def commit_at(self, time_ns: int) -> int:
         """The newest recorded commit with a time not after `time_ns`; 0 if there is none."""
@@ -177,4 +177,4 @@ class History:
 
 
 def _what(version: ContentVersion) -> tuple[int, int, int]:
-    return version.inode, version.content, version.size
+    return version.inode, version.content_commit, version.size

@@ -58,12 +58,18 @@ def log_of(past: PastTree, parent: int, name: bytes) -> list[LogEntry]:
     return entries[::-1]
 
 
+def _content_of(row: InodeRow) -> tuple[int, int, bytes]:
+    """Equal for two rows of an inode if its bytes are."""
+    return row.content_commit, row.size, row.target
+
+
 def _what(before: InodeRow, now: InodeRow) -> tuple[str, ...]:
     if before.inode == 0 or now.inode == 0:
         return () if before.inode == now.inode else ("deleted" if now.inode == 0 else "created",)
     changed = {
         "replaced": before.inode != now.inode,
-        "content": (before.content, before.size, before.target) != (now.content, now.size, now.target)
+        "content": (before.content_commit, before.size, before.target)
+        != (now.content_commit, now.size, now.target)
         and not now.is_directory,
         "names": now.is_directory and before.mtime_ns != now.mtime_ns,
         "mode": before.mode != now.mode,
@@ -112,7 +118,8 @@ def _kind(old: InodeRow | None, new: InodeRow | None) -> str:
     if old.born == new.born and old.inode == new.inode:
         return ""
     if not S_ISDIR(new.mode) and (
-        (old.content, old.size, old.target, old.rdev) != (new.content, new.size, new.target, new.rdev)
+        (old.content_commit, old.size, old.target, old.rdev)
+        != (new.content_commit, new.size, new.target, new.rdev)
         or (old.inode != new.inode and old.is_regular)
     ):
         return "M"

@@ -34,9 +34,9 @@ from cache.messages.space import (
     USAGE,
     CollectionDone,
     CollectionWanted,
-    Pin,
     Pinned,
     Pins,
+    PinShown,
     PinWanted,
     PolicyChanged,
     PolicyPreview,
@@ -48,7 +48,7 @@ from cache.messages.space import (
     UsageAsked,
     UsageShown,
 )
-from cache.messages.status import DriveStatus, MountStatus, SetApart
+from cache.messages.status import DriveStatus, FileSetApart, MountStatus
 
 __all__ = [
     "CHECK",
@@ -77,13 +77,14 @@ __all__ = [
     "Difference",
     "DifferenceAsked",
     "DriveStatus",
+    "FileSetApart",
     "MessageError",
     "MountStatus",
     "Nothing",
     "PathAsked",
     "PathLog",
     "PathState",
-    "Pin",
+    "PinShown",
     "PinWanted",
     "Pinned",
     "Pins",
@@ -96,7 +97,6 @@ __all__ = [
     "ScrubWanted",
     "Service",
     "Services",
-    "SetApart",
     "Sizes",
     "TreeUsage",
     "UnpinWanted",

@@ -137,7 +137,7 @@ class UnpinWanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Pin:
+class PinShown:
     """`time_ns` is None if the commit is not retained, which is a fault."""
 
     name: str
@@ -149,7 +149,7 @@ class Pin:
 class Pins:
     """All of them."""
 
-    pins: tuple[Pin, ...]
+    pins: tuple[PinShown, ...]
 
 
 RETENTION_SHOW: Final = Call("retention_show", Nothing, PolicyShown)

@@ -10,7 +10,7 @@ from backend.upstream import StoreStatus
 
 
 @dataclass(frozen=True, slots=True)
-class SetApart:
+class FileSetApart:
     """A file whose content cannot be read from the journal, so that it cannot be stored; and why."""
 
     path: str
@@ -28,7 +28,7 @@ class DriveStatus:
     """what is wrong, in one line; empty: nothing"""
     journal_lost: bool
     set_aside: int
-    set_apart: tuple[SetApart, ...]
+    set_apart: tuple[FileSetApart, ...]
     commit: int
     published: bool
     pending_commit: int | None

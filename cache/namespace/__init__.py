@@ -58,7 +58,7 @@ from cache.namespace.schema import (
     value_of,
 )
 from cache.namespace.undo import take_back
-from cache.namespace.writers import Writer
+from cache.namespace.writers import CommitWriter
 
 __all__ = [
     "ACCESS",
@@ -73,6 +73,7 @@ __all__ = [
     "NEWEST_TIME",
     "OLDEST_TIME",
     "ROOT_INODE",
+    "CommitWriter",
     "Connection",
     "Create",
     "Delete",
@@ -100,7 +101,6 @@ __all__ = [
     "Statistics",
     "Unlink",
     "Unpin",
-    "Writer",
     "check_form",
     "check_format",
     "check_namespace",

@@ -4,8 +4,8 @@ Invariants (event loop thread only):
 1. Only `replace` (SetExtents) and `remove_all` (Delete) touch extents, for one inode strictly in the
    order of commits. So content that arrives late, when later operations are already applied,
    is versioned with the commit that it belongs to.
-2. The inode's `content` and `allocated` change with its extents and nowhere else. A late change of them
-   reaches the row that was true at its commit and every later one, so that afterwards all rows
+2. The inode's `content_commit` and `allocated` change with its extents and nowhere else. A late change of
+   them reaches the row that was true at its commit and every later one, so that afterwards all rows
    are as if the content had come in time.
 """
 
@@ -135,7 +135,7 @@ class ExtentStore:
         else:
             self._set_past_content(row.inode, allocated, commit)
             self._store.inodes.dirty[row.inode] = row
-        row.content = commit
+        row.content_commit = commit
         row.allocated = allocated
 
     def _set_past_content(self, inode: int, allocated: int, commit: int) -> None:
@@ -153,7 +153,7 @@ class ExtentStore:
     def remove_all(self, row: InodeRow) -> None:
         """The inode ends in the open commit."""
         self._files.pop(row.inode, None)
-        if not row.content:
+        if not row.content_commit:
             return
         commit = self._store.commit
         self._store.put_off(_KEEP_ALL, (commit, row.inode, commit))
@@ -182,10 +182,12 @@ def _pieces(
 def _check(row: InodeRow, operation: SetExtents, commit: int) -> None:
     if not row.is_regular:
         raise OutOfDateError(f"content for inode {row.inode}, which is no regular file")
-    if row.content > commit:
-        raise OutOfDateError(f"content of commit {commit} for inode {row.inode} after that of {row.content}")
-    if row.content != operation.replaces:
+    if row.content_commit > commit:
+        raise OutOfDateError(
+            f"content of commit {commit} for inode {row.inode} after that of {row.content_commit}"
+        )
+    if row.content_commit != operation.replaces:
         raise OutOfDateError(
             f"content for inode {row.inode} that was made on that of commit {operation.replaces}, "
-            f"while it has that of {row.content}"
+            f"while it has that of {row.content_commit}"
         )

@@ -36,7 +36,7 @@ from cache.namespace.operations import (
 )
 from cache.namespace.refusals import OutOfDateError
 from cache.namespace.state import State
-from cache.namespace.writers import Writer
+from cache.namespace.writers import CommitWriter
 
 
 def reduce(state: State, operation: Operation, commit: int | None) -> None:
@@ -73,7 +73,7 @@ def _release(_state: State, _operation: Release) -> None:
 
 
 def _set_writer(state: State, operation: SetWriter) -> None:
-    state.writers.put(Writer(operation.device, operation.host))
+    state.writers.put(CommitWriter(operation.device, operation.host))
 
 
 _REDUCERS: Final[dict[type[Any], Callable[[State, Any], None]]] = {

@@ -30,7 +30,8 @@ _LARGEST_STORED: Final = (1 << 63) - 1
 
 @dataclass(slots=True)
 class InodeRow:
-    """A row of `inode` (columns: `cache.namespace.schema`)."""
+    """A row of `inode` (columns: `cache.namespace.schema`). `content_commit` (in SQL `content`) is the commit
+    of the last SetExtents; 0: none yet."""
 
     inode: int
     mode: int
@@ -46,7 +47,7 @@ class InodeRow:
     btime_ns: int
     target: bytes
     parent: int
-    content: int
+    content_commit: int
     next_cookie: int
     born: int
 
@@ -95,14 +96,17 @@ class Statistics(NamedTuple):
     allocated: int
 
 
-INODE_COLUMNS: Final = tuple(field.name for field in fields(InodeRow))
+_INODE_FIELDS: Final = tuple(field.name for field in fields(InodeRow))
+INODE_COLUMNS: Final = tuple("content" if name == "content_commit" else name for name in _INODE_FIELDS)
 DENTRY_COLUMNS: Final = tuple(field.name for field in fields(DentryRow))
 PAST_INODE_COLUMNS: Final = tuple(name for name in INODE_COLUMNS if name != "atime_ns")
 """The past keeps no atime: it is no part of a version (`docs/format/namespace.md`)."""
 
 dentry_values: Callable[[DentryRow], tuple[Any, ...]] = attrgetter(*DENTRY_COLUMNS)
-_inode_columns: Callable[[InodeRow], tuple[Any, ...]] = attrgetter(*INODE_COLUMNS)
-_past_inode_columns: Callable[[InodeRow], tuple[Any, ...]] = attrgetter(*PAST_INODE_COLUMNS)
+_inode_columns: Callable[[InodeRow], tuple[Any, ...]] = attrgetter(*_INODE_FIELDS)
+_past_inode_columns: Callable[[InodeRow], tuple[Any, ...]] = attrgetter(
+    *(name for name in _INODE_FIELDS if name != "atime_ns")
+)
 
 
 def stored_time(time_ns: int) -> int:

@@ -16,7 +16,7 @@ _PUT: Final = insert("writer", ("id", "device", "host", "born"))
 _KEEP: Final = "INSERT INTO past_writer SELECT id, device, host, born, ? FROM writer WHERE born < ?"
 
 
-class Writer(NamedTuple):
+class CommitWriter(NamedTuple):
     """A device, and the name of the host that it was."""
 
     device: int
@@ -29,12 +29,12 @@ class WriterStore:
     def __init__(self, store: RowStore) -> None:
         self._store = store
 
-    def newest(self) -> Writer | None:
+    def newest(self) -> CommitWriter | None:
         """Who makes the open commit, as far as it was said; None if nobody ever said."""
         found = self._store.connection.execute("SELECT device, host FROM writer").fetchone()
-        return None if found is None else Writer(*found)
+        return None if found is None else CommitWriter(*found)
 
-    def put(self, writer: Writer) -> None:
+    def put(self, writer: CommitWriter) -> None:
         """From the open commit on it is `writer`."""
         commit = self._store.commit
         self._store.write(_KEEP, [(commit, commit)])

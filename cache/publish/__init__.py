@@ -3,7 +3,7 @@
 from cache.publish.commit_payload import open_operations
 from cache.publish.cut_rule import Intervals
 from cache.publish.publisher import CommitIdentity, Publisher, blocks_named, is_same_commit
-from cache.publish.quiet import Quiet
+from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
 from cache.publish.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore
 from cache.publish.store_watch import StoreWatch
@@ -14,7 +14,7 @@ __all__ = [
     "CommitIdentity",
     "Intervals",
     "Publisher",
-    "Quiet",
+    "SharedExclusiveLock",
     "SnapshotKeeper",
     "SnapshotRoot",
     "SnapshotSchedule",

@@ -26,10 +26,10 @@ from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.blocks import Sealer
 from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Stored, Trimming
-from cache.namespace import Release, SetExtents, SetWriter, Writer, decode, encode, is_release
+from cache.namespace import CommitWriter, Release, SetExtents, SetWriter, decode, encode, is_release
 from cache.publish.commit_payload import seal_operations
 from cache.publish.cut_rule import CutRule, Intervals
-from cache.publish.quiet import Quiet
+from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.wake import Wake
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Publisher:
         before_cut: Callable[[], Awaitable[None]],
         settled: Callable[[int], None],
         after_commit: Callable[[int], Awaitable[None]],
-        quiet: Quiet,
+        collection_lock: SharedExclusiveLock,
         wake: Wake,
     ) -> None:
         self._ledger = ledger
@@ -95,7 +95,7 @@ class Publisher:
         self._before_cut = before_cut
         self._settled = settled
         self._after_commit = after_commit
-        self._quiet = quiet
+        self._collection_lock = collection_lock
         self._rule = CutRule(ledger, intervals.version, lambda: self.pressed)
         self._built: tuple[int, Commit] | None = None
         self._lock = trio.Lock()
@@ -184,7 +184,7 @@ class Publisher:
         if self.fenced:
             raise FencedError(self.problem)
         try:
-            async with self._quiet.working():
+            async with self._collection_lock.shared():
                 await self._publish(everything)
         except FencedError as error:
             await self.fence(error)
@@ -280,7 +280,7 @@ class Publisher:
 
     def _say_who(self) -> None:
         """Another machine than that of the last commit names itself, in its first own."""
-        ledger, writer = self._ledger, Writer(self._identity.device, self._identity.host)
+        ledger, writer = self._ledger, CommitWriter(self._identity.device, self._identity.host)
         if ledger.unpublished and ledger.namespace.writers.newest() != writer:
             ledger.accept(SetWriter(*writer))
 
@@ -321,7 +321,7 @@ class Publisher:
                 cleared.append((piece.start, piece.end))
             if isinstance(piece, Stored):
                 _join(extents, piece)
-        return SetExtents(inode, row.content, tuple(cleared), tuple(extents))
+        return SetExtents(inode, row.content_commit, tuple(cleared), tuple(extents))
 
     def _build(self, pending: PendingCommit) -> Commit:
         if self._built is not None and self._built[0] == pending.number:

@@ -18,7 +18,7 @@ from backend.errors import DriveError
 from cache.errors import FileSystemError
 from cache.journal import Ledger, Need
 from cache.publish import snapshot
-from cache.publish.quiet import Quiet
+from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.snapshot_store import SnapshotStore
 
 log = logging.getLogger(__name__)
@@ -36,13 +36,18 @@ class SnapshotKeeper:
     """See the module. Event-loop thread; copying and undoing run in a thread."""
 
     def __init__(
-        self, ledger: Ledger, store: SnapshotStore, folder: Path, schedule: SnapshotSchedule, quiet: Quiet
+        self,
+        ledger: Ledger,
+        store: SnapshotStore,
+        folder: Path,
+        schedule: SnapshotSchedule,
+        collection_lock: SharedExclusiveLock,
     ) -> None:
         self._ledger = ledger
         self._store = store
         self._path = folder / "snapshot-new.db"
         self._schedule = schedule
-        self._quiet = quiet
+        self._collection_lock = collection_lock
         self._commits = 0
         self._operation_bytes = 0
         self._due = trio.Event()
@@ -76,7 +81,7 @@ class SnapshotKeeper:
             await trio.to_thread.run_sync(
                 snapshot.export, self._ledger.namespace.path, str(self._path), head.number
             )
-            async with self._quiet.working():
+            async with self._collection_lock.shared():
                 await self._store.put(self._path, head)
         finally:
             self._path.unlink(missing_ok=True)

@@ -2,18 +2,19 @@
 
 Invariants (FAULTS 24 and 25; the store's half is in `backend.blocks.compaction`):
 1. A block is dead if no live or past row names it, no piece of a dirty file is stored in it, and the newest
-   snapshot is not made of it. That is decided in silence (`cache.publish.quiet`): nobody holds an answer of
-   `missing` that is not in one of those places yet.
-2. No row names a block that none named before, but by sealing (silenced) or by copying a row of a point that
-   is retained in the moment of the copy. So what is dead in silence stays dead until it is stored anew, and
-   the store treats it as missing from the same moment on.
+   snapshot is not made of it. That is decided with the collection lock held exclusively
+   (`cache.publish.shared_exclusive_lock`): nobody holds an answer of `missing` that is not in one of those
+   places yet.
+2. No row names a block that none named before, but by sealing (which shares the lock) or by copying a
+   row of a point that is retained in the moment of the copy. So a block that is found dead stays dead until
+   it is stored anew, and the store treats it as missing from the same moment on.
 3. Past rows go only when the Forget that drops them is published, so every state that the log retains, on
    whatever machine it is rebuilt, has its blocks. Rows that were to go and came back with an older
    database are only true at points that are gone.
 4. What is dead is found anew in each run, from the rows. Losing any note of it costs a run, never a block.
 
 Memory: a page of ids, and the dead ones, at most `LIMIT` a run. The rows are walked in a thread, on a
-connection of its own, which sees what was flushed in the silence.
+connection of its own, which sees what was saved while the lock was held.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from backend.failpoints import declare, failpoint
 from backend.upstream import BlockId, Housekeeping
 from cache.journal import Ledger, Stored
 from cache.namespace import Release, open_database, sqlite_errors
-from cache.publish import Quiet, SnapshotStore
+from cache.publish import SharedExclusiveLock, SnapshotStore
 
 MARKED: Final = declare("collector.marked", "the store knows which blocks are dead; no operation says so yet")
 RELEASED: Final = declare(
@@ -93,22 +94,26 @@ class Collector:
     """See the module. One run at a time; event-loop thread."""
 
     def __init__(
-        self, ledger: Ledger, housekeeping: Housekeeping, snapshots: SnapshotStore, quiet: Quiet
+        self,
+        ledger: Ledger,
+        housekeeping: Housekeeping,
+        snapshots: SnapshotStore,
+        collection_lock: SharedExclusiveLock,
     ) -> None:
         self._ledger = ledger
         self._housekeeping = housekeeping
         self._snapshots = snapshots
-        self._quiet = quiet
+        self._collection_lock = collection_lock
 
     async def look(self) -> Dead:
         """What could be released now. Changes nothing."""
-        async with self._quiet.silence():
+        async with self._collection_lock.exclusive():
             return await self._find()
 
     async def release(self, *, always: bool) -> Dead:
         """Have the store treat what is dead as missing, and say so in operations of the open commit; with
         `always` also if that says nothing new. The caller publishes them. Safe to repeat."""
-        async with self._quiet.silence():
+        async with self._collection_lock.exclusive():
             dead = await self._find()
             new = await self._housekeeping.release(dead.blocks)
             failpoint(MARKED)

@@ -28,7 +28,7 @@ from backend.upstream import CompactionReport, Housekeeping
 from cache.errors import FileSystemError, InvalidArgumentError, NoEntryError, ReadOnlyFileSystemError
 from cache.journal import Ledger
 from cache.namespace import MAX_NAME, Forget, Gap, Pin, SetRetention, Unpin
-from cache.publish import Publisher, Quiet, SnapshotStore
+from cache.publish import Publisher, SharedExclusiveLock, SnapshotStore
 from cache.retention import retention
 from cache.retention.collector import Collector, Dead
 from cache.retention.retention import DAY, Policy
@@ -77,7 +77,7 @@ class RetentionKeeper:
         publisher: Publisher,
         housekeeping: Housekeeping,
         snapshots: SnapshotStore,
-        quiet: Quiet,
+        collection_lock: SharedExclusiveLock,
         schedule: RetentionSchedule,
         *,
         read_only: bool,
@@ -88,7 +88,7 @@ class RetentionKeeper:
         self._housekeeping = housekeeping
         self._schedule = schedule
         self._read_only = read_only
-        self._collector = Collector(ledger, housekeeping, snapshots, quiet)
+        self._collector = Collector(ledger, housekeeping, snapshots, collection_lock)
         self._holds: Counter[int] = Counter()
         self._lock = trio.Lock()
         self._collected_at = -float(DAY)

@@ -46,7 +46,7 @@ the operations too, and the commit other things."""
 _PAGE: Final = 256
 
 
-class Graft:
+class Clone:
     """A plan to make the inode `source` as of `commit` once more: `name` in the live directory `parent`."""
 
     def __init__(self, drive: Drive, commit: int, source: int, parent: int, name: bytes) -> None:
@@ -142,7 +142,7 @@ class Graft:
         self._add(times, self._directories if row.is_directory else self._operations)
 
     def _add_content(self, row: InodeRow, inode: int) -> None:
-        if not row.content:
+        if not row.content_commit:
             return
         extents = self._past.extents(row.inode, self._commit, 0, MAX_SIZE)
         if extents:

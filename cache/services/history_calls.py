@@ -34,7 +34,7 @@ from cache.messages import (
     Service,
 )
 from cache.namespace import ROOT_INODE
-from cache.services.clone import Graft
+from cache.services.clone import Clone
 
 MOST_CHANGES: Final = 100_000
 
@@ -165,7 +165,7 @@ class HistoryCalls:
         except NoEntryError:
             raise NoEntryError(f"{_shown(directory)}: no such folder now") from None
         try:
-            return await Graft(self._drive, commit, source, parent, name).perform(replace=replace)
+            return await Clone(self._drive, commit, source, parent, name).perform(replace=replace)
         except _REFUSALS as error:
             raise type(error)(f"{_shown(target)}: {error}; nothing was changed") from None
 

@@ -20,9 +20,9 @@ from cache.messages import (
     CollectionDone,
     CollectionWanted,
     Nothing,
-    Pin,
     Pinned,
     Pins,
+    PinShown,
     PinWanted,
     PolicyChanged,
     PolicyPreview,
@@ -121,7 +121,7 @@ class SpaceCalls:
         """All of them."""
         times = {point.number: point.time_ns for point in self._drive.points()}
         pins = self._drive.retention.pins().items()
-        return Pins(tuple(Pin(_text(name), commit, times.get(commit)) for name, commit in pins))
+        return Pins(tuple(PinShown(_text(name), commit, times.get(commit)) for name, commit in pins))
 
     def _changed(self, times: PolicyTimes) -> Policy:
         given = {name: value for name, value in asdict(times).items() if value is not None}

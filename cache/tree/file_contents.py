@@ -17,7 +17,7 @@ from cache.blocks import AHEAD, Content, Sealer
 from cache.errors import DirectoryError, FileSystemError, FileTooBigError, InvalidArgumentError
 from cache.journal import Layer, Ledger, Need
 from cache.namespace import MAX_SIZE
-from cache.publish import Quiet
+from cache.publish import SharedExclusiveLock
 from cache.tree.inodes import Inodes
 from cache.tree.intake import Intake
 
@@ -31,7 +31,13 @@ class FileContents:
     """See the module. `run` seals ahead."""
 
     def __init__(
-        self, ledger: Ledger, inodes: Inodes, intake: Intake, content: Content, sealer: Sealer, quiet: Quiet
+        self,
+        ledger: Ledger,
+        inodes: Inodes,
+        intake: Intake,
+        content: Content,
+        sealer: Sealer,
+        collection_lock: SharedExclusiveLock,
     ) -> None:
         self._ledger = ledger
         self._dirty = ledger.dirty
@@ -39,7 +45,7 @@ class FileContents:
         self._intake = intake
         self._content = content
         self._sealer = sealer
-        self._quiet = quiet
+        self._collection_lock = collection_lock
         self._sealing_ahead: dict[int, Layer] = {}
         self._seal_ahead = trio.Event()
 
@@ -93,7 +99,7 @@ class FileContents:
             while self._sealing_ahead:
                 inode, layer = next(iter(self._sealing_ahead.items()))
                 try:
-                    async with self._quiet.working():
+                    async with self._collection_lock.shared():
                         await self._sealer.seal_ahead(inode, layer)
                 except (DriveError, FileSystemError, OSError) as error:
                     log.info("sealing ahead has to wait: %s", error)

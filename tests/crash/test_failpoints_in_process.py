@@ -26,7 +26,7 @@ from backend.upstream import Commit, Head
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from cache.namespace.operations import ROOT_INODE
-from cache.services.clone import Graft
+from cache.services.clone import Clone
 from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 
@@ -113,7 +113,7 @@ async def copy_of_the_past(drive: Drive, name: bytes) -> None:
     """An instant copy of a folder that was published: a batch of operations."""
     commit = drive.past.head
     source = drive.past.lookup(ROOT_INODE, COPIED, commit)
-    await Graft(drive, commit, source.inode, ROOT_INODE, name).perform(replace=False)
+    await Clone(drive, commit, source.inode, ROOT_INODE, name).perform(replace=False)
 
 
 async def copies_are_whole(drive: Drive) -> None:

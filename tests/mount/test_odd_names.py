@@ -66,7 +66,7 @@ def test_the_commands_bear_every_name(drive: MountedDrive, locale: str, seed: in
         ["clone", file, f"{file}.clone"],
         ["restore", file, "--at", "@1", "--to", f"{file}.restored"],
         ["diff", drive.mountpoint, "@1"],
-        ["snapshot", drive.mountpoint, odd_name(generator).lstrip("-")],
+        ["pin", drive.mountpoint, "--name", odd_name(generator).lstrip("-")],
         ["pins", drive.mountpoint],
         ["check", drive.mountpoint],
     ]

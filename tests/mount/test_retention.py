@@ -33,7 +33,7 @@ def test_space_comes_back_and_pins_keep(drive: MountedDrive) -> None:
     drive.mount()
     point = drive.mountpoint
     (point / "kept").write_bytes(b"kept" * 1000)
-    drivefs(drive, "snapshot", point, "first")
+    drivefs(drive, "pin", point, "--name", "first")
     before = stored(drive)
     (point / "big").write_bytes(os.urandom(16 << 20))
     drivefs(drive, "sync", point)
@@ -130,7 +130,7 @@ def test_soak_a_gibibyte_comes_back_and_nothing_else_goes(drive: MountedDrive) -
     drive.sync()
     shutil.copytree(point / "kept", drive.folder / "pinned")
     shutil.rmtree(point / "big")
-    drivefs(drive, "snapshot", point, "pinned")
+    drivefs(drive, "pin", point, "--name", "pinned")
     (commit,) = (pin["commit"] for pin in drivefs(drive, "pins", point, "--json")["pins"])
     for path in sorted((point / "kept").iterdir())[::2]:
         path.write_bytes(path.read_bytes()[::-1])

@@ -456,7 +456,7 @@ def listing(namespace: Namespace, inode: int) -> Iterator[Any]:
 
 def values(row: InodeRow) -> tuple[Any, ...]:
     numbers = (row.mode, row.uid, row.gid, row.rdev, row.size, row.mtime_ns, row.ctime_ns, row.btime_ns)
-    return (*numbers, row.target, row.nlink, row.parent, row.next_cookie, row.content, row.allocated)
+    return (*numbers, row.target, row.nlink, row.parent, row.next_cookie, row.content_commit, row.allocated)
 
 
 def model_values(state: State, inode: int) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""`drivefs pin`, `snapshot`, `unpin`, `pins`: states that are retained until somebody gives them up."""
+"""`drivefs pin`, `unpin`, `pins`: states that are retained until somebody gives them up."""
 
 from __future__ import annotations
 
@@ -22,12 +22,10 @@ def register(commands: Any) -> None:
         "time", type=moment, metavar="TIME", nargs="?", help="as in .versions, for example 2h; default: now"
     )
     pin.add_argument("--name", metavar="NAME", help="default: the time")
-    snapshot = add_command(commands, "snapshot", "retain the drive as it is now, by name", _snapshot)
-    unpin = add_command(commands, "unpin", "give up a pin or a named snapshot", _unpin)
-    for parser in (snapshot, unpin):
-        parser.add_argument("mountpoint", metavar="MOUNTPOINT")
-        parser.add_argument("name", metavar="NAME")
-    pins = add_command(commands, "pins", "all pins and named snapshots", _pins)
+    unpin = add_command(commands, "unpin", "give up a pin", _unpin)
+    unpin.add_argument("mountpoint", metavar="MOUNTPOINT")
+    unpin.add_argument("name", metavar="NAME")
+    pins = add_command(commands, "pins", "all pins", _pins)
     pins.add_argument("mountpoint", metavar="MOUNTPOINT")
     pins.add_argument("--json", action="store_true", help="as one JSON object, for programs")
 
@@ -39,11 +37,6 @@ def _pin(options: argparse.Namespace) -> int:
     answer = ask_mount(options.mountpoint, PIN, PinWanted(name, moment=options.time or None))
     say(f"{name}: commit {answer.commit} is retained until it is unpinned")
     return 0
-
-
-def _snapshot(options: argparse.Namespace) -> int:
-    options.time = None
-    return _pin(options)
 
 
 def _unpin(options: argparse.Namespace) -> int:

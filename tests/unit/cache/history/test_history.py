@@ -24,7 +24,7 @@ from cache.namespace.operations import (
     SetXattr,
     Unlink,
 )
-from cache.namespace.writers import Writer
+from cache.namespace.writers import CommitWriter
 
 FILE, FOLDER = 0o100644, 0o40755
 BLOCK = b"b" * 32
@@ -52,7 +52,7 @@ def fill(namespace: Namespace, inode: int, size: int, mtime: int) -> None:
     namespace.apply(SetAttributes(inode, size=size, mtime_ns=mtime, ctime_ns=mtime))
     row = namespace.inode(inode)
     assert row is not None
-    namespace.apply(SetExtents(inode, row.content, ((0, 100),), ((0, size, BLOCK, mtime),)))
+    namespace.apply(SetExtents(inode, row.content_commit, ((0, 100),), ((0, size, BLOCK, mtime),)))
 
 
 def save_over(namespace: Namespace, name: bytes, size: int, mtime: int) -> int:
@@ -78,7 +78,7 @@ def test_a_file_is_what_it_was(namespace: Namespace, history: History) -> None:
     namespace.apply(Unlink(ROOT_INODE, b"f", inode, 30))
     namespace.apply(Delete(inode))
     rows = [history.inode_at(inode, commit) for commit in range(5)]
-    assert [row and (row.size, row.born, row.content) for row in rows] == [
+    assert [row and (row.size, row.born, row.content_commit) for row in rows] == [
         None,
         (5, 1, 1),
         (7, 2, 2),
@@ -152,7 +152,7 @@ def test_versions_follow_the_path_through_rename_over(namespace: Namespace, hist
     for version in versions:
         row = history.inode_at(version.inode, version.commit)
         assert row is not None
-        assert (row.size, row.content) == (version.size, version.content)
+        assert (row.size, row.content_commit) == (version.size, version.content_commit)
 
 
 def test_versions_are_of_the_time_at_the_path(namespace: Namespace, history: History) -> None:
@@ -250,7 +250,12 @@ def test_who_made_a_commit(namespace: Namespace) -> None:
     namespace.apply(SetWriter(1, b"renamed at once"))
     namespace.begin_commit(4)
     namespace.apply(SetWriter(2, b"laptop"))
-    expected = [None, Writer(1, b"renamed at once"), Writer(1, b"renamed at once"), Writer(2, b"laptop")]
+    expected = [
+        None,
+        CommitWriter(1, b"renamed at once"),
+        CommitWriter(1, b"renamed at once"),
+        CommitWriter(2, b"laptop"),
+    ]
     assert [history.writer_at(commit) for commit in (1, 2, 3, 4)] == expected
     namespace.undo(3)
     assert namespace.writers.newest() == expected[2]

@@ -386,7 +386,7 @@ def test_late_content_splits_the_past(namespace: Namespace, path: str) -> None:
     connection.close()
     assert past == [(1, 2, 0, 0, FILE), (2, 3, 2, 5, FILE)]
     row = row_of(namespace, inode)
-    assert (row.born, row.content, row.allocated, row.mode) == (3, 2, 5, 0o100600)
+    assert (row.born, row.content_commit, row.allocated, row.mode) == (3, 2, 5, 0o100600)
     assert namespace.extents(inode, 0, 5)[0].born == 2
 
 
