@@ -64,7 +64,7 @@ def test_the_commands_bear_every_name(drive: MountedDrive, locale: str, seed: in
         ["log", file],
         ["du", drive.mountpoint],
         ["clone", file, f"{file}.clone"],
-        ["restore", file, "--at", "@1", "--to", f"{file}.restored"],
+        ["restore", file, "--at", "latest", "--to", f"{file}.restored"],
         ["diff", drive.mountpoint, "@1"],
         ["pin", drive.mountpoint, "--name", odd_name(generator).lstrip("-")],
         ["pins", drive.mountpoint],
