@@ -10,14 +10,16 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from backend import failpoints
 from tests import fake_s3
-from tests.seaweedfs import ACCESS_KEY, SECRET_KEY, NoServerError, Seaweedfs
-from tests.seaweedfs import seaweedfs as running_seaweedfs
+
+if TYPE_CHECKING:
+    from tests.seaweedfs import Seaweedfs
 
 settings.register_profile("ci", max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("soak", parent=settings.get_profile("ci"), max_examples=2000)
@@ -65,11 +67,14 @@ def disarmed_failpoints() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweedfs]:
     """A real S3 server, started once; skip where it cannot run."""
+    from tests import seaweedfs as weed  # tests of folders load nothing that speaks to stores
+
+    secrets = {"WEED_ACCESS_KEY_ID": weed.ACCESS_KEY, "WEED_SECRET_ACCESS_KEY": weed.SECRET_KEY}
     with ExitStack() as stack:
-        stack.enter_context(_set({"WEED_ACCESS_KEY_ID": ACCESS_KEY, "WEED_SECRET_ACCESS_KEY": SECRET_KEY}))
+        stack.enter_context(_set(secrets))
         try:
-            server = stack.enter_context(running_seaweedfs(tmp_path_factory.mktemp("seaweedfs")))
-        except NoServerError as error:
+            server = stack.enter_context(weed.seaweedfs(tmp_path_factory.mktemp("seaweedfs")))
+        except weed.NoServerError as error:
             pytest.skip(str(error))
         yield server
 
