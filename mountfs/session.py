@@ -42,8 +42,8 @@ from mountfs.session_options import SessionOptions
 log = logging.getLogger(__name__)
 
 
-class ControlServer(Protocol):
-    """Answers who asks about the mount, or wants it to do something, while it is served."""
+class ControlEndpoint(Protocol):
+    """What answers questions and requests about the mount while the mount is served."""
 
     path: Path
     """the socket's file"""
@@ -75,7 +75,7 @@ class Session:
         """Have the kernel hand over what it holds itself; what there is to complain of, if anything."""
         return await sync_by_process(self._mountpoint)
 
-    async def serve(self, control: ControlServer, on_ready: Callable[[], None]) -> None:
+    async def serve(self, control: ControlEndpoint, on_ready: Callable[[], None]) -> None:
         """Mount, call `on_ready` when the mount answers, and serve it until it is unmounted. Once. Returns
         with the mount gone and `drive.run` ended; the caller closes the drive. `UsageError`: it cannot be
         mounted there, libfuse has said why on stderr. What `drive.run` raises is raised."""
@@ -84,7 +84,7 @@ class Session:
         except ExceptionGroup as group:
             raise sole(group) from None
 
-    async def _run(self, control: ControlServer, on_ready: Callable[[], None]) -> None:
+    async def _run(self, control: ControlEndpoint, on_ready: Callable[[], None]) -> None:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._obey_signals)
@@ -107,7 +107,7 @@ class Session:
             log.exception("the drive's background work failed: unmounting; the journal keeps all accepted")
             self._ending.fail(error)
 
-    async def _serve(self, control: ControlServer, on_ready: Callable[[], None]) -> None:
+    async def _serve(self, control: ControlEndpoint, on_ready: Callable[[], None]) -> None:
         """From mount(2) until nobody can send a request any more."""
         options = self._options
         handlers = RequestHandlers(
@@ -158,7 +158,7 @@ class Session:
         self._scope.cancel()
 
     async def _announce(
-        self, nursery: trio.Nursery, control: ControlServer, on_ready: Callable[[], None]
+        self, nursery: trio.Nursery, control: ControlEndpoint, on_ready: Callable[[], None]
     ) -> None:
         """Call `on_ready` once the mount answers, which takes the kernel, the loop and the drive, and can be
         found by its device."""

@@ -8,8 +8,8 @@ import trio
 
 
 class FreeWriter:
-    """See `backend.blocks.Writer`: everything may be written; `verifying` is called where a lease would be
-    confirmed."""
+    """See `backend.blocks.WriteAuthority`: everything may be written; `verifying` is called where a
+    lease would be confirmed."""
 
     may_write = True
 

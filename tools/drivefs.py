@@ -1,8 +1,8 @@
 """`drivefs`: look at a running mount, at a drive's past, and at what a drive needs.
 
-The subcommands are in modules of their own. What a module needs takes ten times as long to import as a mount
-takes to answer, so that of the command that is asked for is imported only; for help, and to say what is
-wrong with a command that there is not, all are.
+Each subcommand is registered by a module of `tools.commands`. Importing a module takes ten times as long as
+an answer of a mount. So only the module of the given subcommand is imported. Without a known subcommand every
+module is: help and usage errors list all subcommands.
 Exit codes: 0; 1 failure, or something that `doctor` found; 2 usage.
 """
 

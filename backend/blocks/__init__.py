@@ -3,6 +3,6 @@
 from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.block_store import BlockStore
 from backend.blocks.sqlite_index import SqliteBlockIndex
-from backend.blocks.writer import Writer
+from backend.blocks.write_authority import WriteAuthority
 
-__all__ = ["BlockIndex", "BlockLocation", "BlockStore", "SqliteBlockIndex", "Writer"]
+__all__ = ["BlockIndex", "BlockLocation", "BlockStore", "SqliteBlockIndex", "WriteAuthority"]

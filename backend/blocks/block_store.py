@@ -1,7 +1,8 @@
 """The block store: dedup, packing, storing at write quorum, reading, repair, rebuilding the index.
 
 It has two roles of `backend.upstream`, `BlockStore` and `Housekeeping`: what their methods promise is said
-there. How space is given back: `backend.blocks.compaction`. Before it writes it asks the session's `Writer`.
+there. How space is given back: `backend.blocks.compaction`. Before each write the session's
+`WriteAuthority` is asked.
 
 Invariants:
 1. A block is in the buffer or in the index from `put_blocks` on; it passes from one to the other without
@@ -34,7 +35,7 @@ from backend.blocks.index_reconciliation import IndexReconciliation, Progress, R
 from backend.blocks.presence import Presence
 from backend.blocks.repair_queue import FIRST_WAIT as REPAIR_WAIT
 from backend.blocks.repair_queue import NoteRepair, RepairQueue, forget
-from backend.blocks.writer import Writer
+from backend.blocks.write_authority import WriteAuthority
 from backend.buffer import Buffer
 from backend.coding import CapacityModel, ClusterMap, ask_status
 from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError, UsageError
@@ -76,7 +77,7 @@ class BlockStore:
         codec: PackCodec,
         cluster: ClusterMap,
         index: BlockIndex,
-        writer: Writer,
+        writer: WriteAuthority,
         *,
         linger: float = 0.2,
         target: int = DEFAULT_TARGET,

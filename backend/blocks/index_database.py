@@ -15,9 +15,8 @@ from typing import Any, Final, ParamSpec, TypeVar
 
 import apsw
 
-from backend import file_limit
-from backend.errors import CorruptError, FormatError, NoSpaceError, NotFoundError, TransientError
-from backend.system import at_rest
+from backend.errors import CorruptError, FormatError, NotFoundError, TransientError
+from backend.system import at_rest, database_errors
 
 APPLICATION_ID: Final = 0x44464258
 VERSION: Final = 3
@@ -62,6 +61,12 @@ PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """
 
+_SENTENCES: Final = database_errors.Sentences(
+    full="the block index cannot grow: the cache directory's disk is full",
+    damaged="the block index is damaged: remove blocks.db, it is rebuilt",
+    subject="the block index cannot be used",
+)
+
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 Value = bytes | int | str
@@ -74,14 +79,8 @@ def translated(method: Callable[Parameters, Result]) -> Callable[Parameters, Res
     def wrapper(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
         try:
             return method(*args, **kwargs)
-        except apsw.FullError as error:
-            raise NoSpaceError("the block index cannot grow: the cache directory's disk is full") from error
-        except (apsw.CorruptError, apsw.NotADBError) as error:
-            raise CorruptError("the block index is damaged: remove blocks.db, it is rebuilt") from error
-        except apsw.IOError as error:
-            raise TransientError(f"the block index cannot be used: {error}{file_limit.hint()}") from error
-        except (apsw.BusyError, apsw.CantOpenError) as error:
-            raise TransientError(f"the block index cannot be used: {error}") from error
+        except database_errors.MACHINE_ERRORS as error:
+            raise database_errors.translation(error, _SENTENCES) from error
 
     return wrapper
 

@@ -16,7 +16,7 @@ The lease needs a majority of the nodes, and which nodes these are is what chang
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -74,14 +74,26 @@ async def held(
     """The drive, with its lease, which is on the nodes of `file`. `LeaseHeldError` if it is mounted,
     `UnavailableError` without a majority of the nodes, `ConflictError` if the map has been changed; when the
     lease is lost, `FencedError` ends the block."""
+
+    def require_same() -> None:
+        _require_same(folder, file, check_nodes.survey(folder).file)
+
+    async with holding(lease, require_same):
+        yield HeldDrive(folder, file, nodes, lease)
+
+
+@asynccontextmanager
+async def holding(lease: Lease, require_map: Callable[[], None]) -> AsyncIterator[None]:
+    """`lease` is acquired, renewed while the block runs, and released. `require_map` is called in a thread
+    before the block; it raises if the cluster map has been changed. `LeaseHeldError`, `UnavailableError`;
+    when the lease is lost, `FencedError` ends the block."""
     await lease.acquire()
     try:
-        now = await trio.to_thread.run_sync(check_nodes.survey, folder)
-        _require_same(folder, file, now.file)
+        await trio.to_thread.run_sync(require_map)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(lease.run)
             nursery.start_soon(_end_when_lost, lease)
-            yield HeldDrive(folder, file, nodes, lease)
+            yield
             nursery.cancel_scope.cancel()
     finally:
         with trio.CancelScope(shield=True):

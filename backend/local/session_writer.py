@@ -7,7 +7,7 @@ from backend.errors import ReadOnlyError, UsageError
 
 
 class SessionWriter:
-    """See `backend.blocks.Writer`. Without `lease` the session is for reading only."""
+    """See `backend.blocks.WriteAuthority`. Without `lease` the session is for reading only."""
 
     def __init__(self, lease: Lease | None) -> None:
         self.lease = lease

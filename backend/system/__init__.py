@@ -8,6 +8,7 @@ from backend.system.concurrency import (
     checkpoint_if_cancelled,
     current_time,
     cut_after,
+    each,
     task_group,
 )
 from backend.system.crypto import (
@@ -37,6 +38,7 @@ __all__ = [
     "current_time",
     "cut_after",
     "derive",
+    "each",
     "keyed_hash",
     "open_into",
     "open_sealed",

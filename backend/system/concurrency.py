@@ -1,13 +1,13 @@
-"""What every small read needs of an event loop, on trio and on asyncio, at trio's own cost on trio.
+"""Threads, tasks, time limits and the clock of the running event loop, trio's or asyncio's.
 
-What a server will share with a mount (nodes, packs, care) is written on anyio. On trio, anyio's way to a
-thread costs a fifth more than trio's own, a task twice as much, a time limit a quarter, the clock twice;
-that is felt in small reads and in reads of whole packs. So these go to trio directly when it is trio that
-runs. Events, locks and sleeping are anyio's."""
+The rooms that a server will share with a mount (nodes, packs, care) run on both loops. anyio costs more than
+trio's own calls: a thread a fifth, a task twice as much, a time limit a quarter, the clock twice. Small reads
+and reads of whole packs feel that. So these functions call trio directly where trio runs. Events, locks and
+sleeping are anyio's."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from functools import cached_property
 from typing import TypeVar
@@ -18,6 +18,7 @@ import trio
 from anyio.abc import TaskGroup
 
 Result = TypeVar("Result")
+Item = TypeVar("Item")
 
 Group = trio.Nursery | TaskGroup
 """What tasks can be given to, and be cancelled with."""
@@ -69,6 +70,23 @@ class Threads:
 def task_group() -> AbstractAsyncContextManager[Group]:
     """A block that ends when all tasks that were started in it have; as a nursery of trio."""
     return trio.open_nursery() if _on_trio() else anyio.create_task_group()
+
+
+async def each(work: Callable[[Item], Awaitable[None]], items: Iterable[Item]) -> None:
+    """`work` on all items at once. When all have ended, the first error is raised as it is, in no group."""
+    errors: list[Exception] = []
+
+    async def attempt(item: Item) -> None:
+        try:
+            await work(item)
+        except Exception as error:
+            errors.append(error)
+
+    async with task_group() as group:
+        for item in items:
+            group.start_soon(attempt, item)
+    if errors:
+        raise errors[0]
 
 
 def current_time() -> float:

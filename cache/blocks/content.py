@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from backend.errors import DriveError
+from backend.system import each
 from cache.blocks.block_cache import BlockCache
 from cache.blocks.read_streams import ReadStreams
 from cache.journal import Data, DirtyFiles, Hole, Journal, Piece, Stored
@@ -165,19 +166,7 @@ class Content:
         if len(pieces) == 1:
             await fetch(pieces[0])
             return found
-        errors: list[DriveError] = []
-
-        async def fetch_one(piece: Stored) -> None:
-            try:
-                await fetch(piece)
-            except DriveError as error:
-                errors.append(error)
-
-        async with trio.open_nursery() as nursery:
-            for piece in pieces:
-                nursery.start_soon(fetch_one, piece)
-        if errors:
-            raise errors[0]
+        await each(fetch, pieces)
         return found
 
     # Read-ahead

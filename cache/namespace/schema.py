@@ -14,8 +14,8 @@ from urllib.parse import quote
 
 import apsw
 
-from backend import file_limit
-from backend.errors import CorruptError, FormatError, NoSpaceError, NotFoundError, TransientError
+from backend.errors import FormatError, NotFoundError
+from backend.system import database_errors
 from cache.namespace.operations import OLDEST_TIME
 
 Connection = apsw.Connection
@@ -203,14 +203,12 @@ def sqlite_errors(path: str) -> Iterator[None]:
     """Turn SQLite's errors into ours: full, corrupt (or no database), anything else transient."""
     try:
         yield
-    except apsw.FullError as error:
-        raise NoSpaceError(f"{path}: the disk is full; the namespace stays in memory") from error
-    except (apsw.CorruptError, apsw.NotADBError) as error:
-        raise CorruptError(f"{path}: the namespace database is damaged ({error})") from error
     except apsw.CantOpenError as error:
         raise NotFoundError(f"{path}: cannot be opened") from error
     except (apsw.Error, OSError) as error:
-        raise TransientError(f"{path}: {error}{file_limit.hint()}") from error
+        full, damaged = "the disk is full; the namespace stays in memory", "the namespace database is damaged"
+        said = database_errors.Sentences(f"{path}: {full}", f"{path}: {damaged}", path)
+        raise database_errors.translation(error, said) from error
 
 
 def open_database(path: str, *, read_only: bool = False, immutable: bool = False) -> Connection:

@@ -21,13 +21,13 @@ import trio
 from backend.blocks import BlockIndex, BlockStore
 from backend.buffer import Buffer
 from backend.care import ObjectCheck, StoreCheck
-from backend.cluster import require_current
+from backend.cluster import holding, require_current
 from backend.commits import (
     CommitLog,
     Lease,
     LeaseVotes,
 )
-from backend.errors import CorruptError, DriveError, FencedError
+from backend.errors import CorruptError, DriveError
 from backend.findings import Findings
 from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import Node
@@ -125,17 +125,8 @@ class DriveCheck:
                 await self._blocks.close()
 
     async def _check_with_lease(self, lease: Lease) -> None:
-        await lease.acquire()
-        try:
-            await trio.to_thread.run_sync(require_current, self._drive.folder, self._drive.file)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(lease.run)
-                nursery.start_soon(_end_when_lost, lease)
-                await self._check()
-                nursery.cancel_scope.cancel()
-        finally:
-            with trio.CancelScope(shield=True):
-                await lease.release()
+        async with holding(lease, partial(require_current, self._drive.folder, self._drive.file)):
+            await self._check()
 
     async def _tell_away(self) -> None:
         for node in self._nodes.values():
@@ -284,8 +275,3 @@ class DriveCheck:
         read = f", {store.checked_bytes >> 20} MiB read" if self._data else ""
         stored = f"{counted(sums.packs, 'pack')}, {counted(sums.blocks, 'block')}"
         return f"{counted(commits, 'commit')}, {stored}{read}"
-
-
-async def _end_when_lost(lease: Lease) -> None:
-    await lease.lost.wait()
-    raise FencedError("the drive was taken over by another mount; the check ends here")

@@ -38,7 +38,7 @@ _LITTLE_SPACE: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Diagnosis:
     """What a check saw: `bad` keeps a drive from being mounted or read; `note` is worth knowing."""
 
     state: State
@@ -48,7 +48,7 @@ class Finding:
         return f"{_MARKS[self.state]} {self.text}"
 
 
-def examine(drive: str | None = None) -> list[Finding]:
+def examine(drive: str | None = None) -> list[Diagnosis]:
     """All findings about this system and, if given, about the drive in the folder `drive`."""
     findings = [*_fuse(), *_helpers(), *_versions(), *_clock()]
     if drive is not None:
@@ -56,83 +56,83 @@ def examine(drive: str | None = None) -> list[Finding]:
     return findings
 
 
-def _fuse() -> Iterator[Finding]:
+def _fuse() -> Iterator[Diagnosis]:
     if os.path.exists("/dev/fuse"):
-        yield Finding("ok", "/dev/fuse is there")
+        yield Diagnosis("ok", "/dev/fuse is there")
     else:
-        yield Finding("bad", "/dev/fuse is missing: load the kernel module (modprobe fuse)")
+        yield Diagnosis("bad", "/dev/fuse is missing: load the kernel module (modprobe fuse)")
     helper = shutil.which("fusermount3")
     if helper is None:
-        yield Finding("bad", "fusermount3 is missing: install the package fuse3")
+        yield Diagnosis("bad", "fusermount3 is missing: install the package fuse3")
     elif os.geteuid() != 0 and not os.stat(helper).st_mode & stat.S_ISUID:
-        yield Finding("bad", f"{helper} is not setuid root, so only root can mount")
+        yield Diagnosis("bad", f"{helper} is not setuid root, so only root can mount")
     else:
-        yield Finding("ok", f"{helper} can mount")
+        yield Diagnosis("ok", f"{helper} can mount")
     if os.geteuid() != 0 and not places.user_allow_other():
-        yield Finding("note", "allow_other is for root only: no line user_allow_other in /etc/fuse.conf")
+        yield Diagnosis("note", "allow_other is for root only: no line user_allow_other in /etc/fuse.conf")
 
 
-def _helpers() -> Iterator[Finding]:
+def _helpers() -> Iterator[Diagnosis]:
     missing = [
         name for name in ("mount.drivefs", "umount.fuse.drivefs") if not os.path.exists(f"/sbin/{name}")
     ]
     if missing:
         names = ", ".join(f"/sbin/{name}" for name in missing)
-        yield Finding(
+        yield Diagnosis(
             "note", f"mount(8) and fstab do not know drivefs: {names} missing (make install-system)"
         )
     else:
-        yield Finding("ok", "mount(8), umount(8) and fstab know drivefs")
+        yield Diagnosis("ok", "mount(8), umount(8) and fstab know drivefs")
 
 
-def _versions() -> Iterator[Finding]:
-    yield Finding("ok", f"Linux {platform.release()}, Python {platform.python_version()}")
+def _versions() -> Iterator[Diagnosis]:
+    yield Diagnosis("ok", f"Linux {platform.release()}, Python {platform.python_version()}")
     found, missing = [], []
     for package in _PACKAGES:
         try:
             found.append(f"{package} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             missing.append(package)
-    yield Finding("ok", ", ".join(found))
+    yield Diagnosis("ok", ", ".join(found))
     if missing:
-        yield Finding("bad", f"missing in {sys.prefix}: {', '.join(missing)}")
+        yield Diagnosis("bad", f"missing in {sys.prefix}: {', '.join(missing)}")
 
 
-def _clock() -> Iterator[Finding]:
+def _clock() -> Iterator[Diagnosis]:
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if time.time() < _EARLIEST:
-        yield Finding("bad", f"the clock says {now}: set it, or times of versions will be wrong")
+        yield Diagnosis("bad", f"the clock says {now}: set it, or times of versions will be wrong")
     else:
-        yield Finding("ok", f"the clock says {now}")
+        yield Diagnosis("ok", f"the clock says {now}")
 
 
-def _drive(folder: str) -> Iterator[Finding]:
+def _drive(folder: str) -> Iterator[Diagnosis]:
     try:
         file = compose.load_drive(folder)
     except DriveError as error:
-        yield Finding("bad", str(error))
+        yield Diagnosis("bad", str(error))
         return
-    yield Finding("ok", f"{folder}: drive {file.id.hex()}, profile {file.profile}")
+    yield Diagnosis("ok", f"{folder}: drive {file.id.hex()}, profile {file.profile}")
     if needs := describe_needs(Profile.parse(file.profile)):
-        yield Finding("ok", needs)
+        yield Diagnosis("ok", needs)
     mounted = [mount.mountpoint for mount in mounts.drives() if mount.source == folder]
     for mountpoint in mounted:
-        yield Finding("ok", f"mounted at {mountpoint}")
+        yield Diagnosis("ok", f"mounted at {mountpoint}")
     if file.created.timestamp() > time.time() + 60:
-        yield Finding("bad", "the drive was made in the future: the clock is wrong, or was")
+        yield Diagnosis("bad", "the drive was made in the future: the clock is wrong, or was")
     yield from _nodes(folder, file)
     yield from _own_folders(file, mounted)
 
 
-def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
+def _nodes(folder: str, file: DriveFile) -> Iterator[Diagnosis]:
     away = drive_nodes.nodes_away(folder, file)
     spare = Profile.parse(file.profile).m
     for error in away:
-        yield Finding("note" if len(away) <= spare else "bad", str(error))
+        yield Diagnosis("note" if len(away) <= spare else "bad", str(error))
     names = {error.node for error in away}
     takers = sum(entry.weight > 0 and entry.name not in names for entry in file.nodes)
     if takers < Profile.parse(file.profile).write_quorum:
-        yield Finding(
+        yield Diagnosis(
             "note",
             f"nothing can be stored now, with {counted(takers, 'node')}: a mount keeps it in its journal",
         )
@@ -142,15 +142,15 @@ def _nodes(folder: str, file: DriveFile) -> Iterator[Finding]:
         if place.is_writable():
             yield _room(f"{entry.name}: {place}", place.space().free)
         else:
-            yield Finding("bad", f"{entry.name}: {place}: no permission to read and write")
+            yield Diagnosis("bad", f"{entry.name}: {place}: no permission to read and write")
     if len(here) > 1 and len({entry.place(folder).failure_domain() for entry in here}) == 1:
-        yield Finding("note", "all nodes are on one disk, so they protect against no disk failure")
+        yield Diagnosis("note", "all nodes are on one disk, so they protect against no disk failure")
     small = describe_limit(file, {entry.name: entry.place(folder).space() for entry in here})
     if small is not None:
-        yield Finding("note", small)
+        yield Diagnosis("note", small)
 
 
-def _own_folders(file: DriveFile, mounted: Sequence[str]) -> Iterator[Finding]:
+def _own_folders(file: DriveFile, mounted: Sequence[str]) -> Iterator[Diagnosis]:
     """Those that the drive's mounts use; those that one would, if there is none."""
     own = places.folders(file.id.hex(), None, None, os.environ)
     used = {("cache", str(own.cache)), ("state", str(own.state))}
@@ -167,21 +167,21 @@ def _folders_of(mountpoint: str) -> set[tuple[str, str]]:
         return set()
 
 
-def _own_folder(what: str, folder: Path) -> Finding:
+def _own_folder(what: str, folder: Path) -> Diagnosis:
     existing = folder
     while not existing.is_dir():
         existing = existing.parent
     if os.access(existing, os.W_OK | os.X_OK):
         return _space(f"{what}: {folder}", str(existing))
-    return Finding("bad", f"{what}: {folder}: no permission to write")
+    return Diagnosis("bad", f"{what}: {folder}: no permission to write")
 
 
-def _space(what: str, path: str) -> Finding:
+def _space(what: str, path: str) -> Diagnosis:
     found = os.statvfs(path)
     return _room(what, found.f_bavail * found.f_frsize)
 
 
-def _room(what: str, free: int) -> Finding:
+def _room(what: str, free: int) -> Diagnosis:
     if free >= UNKNOWN_SPACE.free:
-        return Finding("ok", f"{what}: space unknown")
-    return Finding("note" if free < _LITTLE_SPACE else "ok", f"{what}: {format_size(free)} free")
+        return Diagnosis("ok", f"{what}: space unknown")
+    return Diagnosis("note" if free < _LITTLE_SPACE else "ok", f"{what}: {format_size(free)} free")

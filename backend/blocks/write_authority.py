@@ -1,11 +1,11 @@
-"""Who may write to the store: what the block store asks before it does."""
+"""The right to write to the store, which the block store asks for before each write."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 
-class Writer(Protocol):
+class WriteAuthority(Protocol):
     """The right of a session to write, with its lease."""
 
     @property

@@ -1,0 +1,42 @@
+"""Work on several items at once: all of it ends, and its first error is itself."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from backend.errors import CorruptError, UnavailableError
+from backend.system import each
+from tests.loops import on_both_loops
+
+
+@on_both_loops
+async def test_items_are_worked_on_at_once() -> None:
+    begun, all_began = list[int](), anyio.Event()
+
+    async def work(item: int) -> None:
+        begun.append(item)
+        if len(begun) == 3:
+            all_began.set()
+        await all_began.wait()
+
+    await each(work, range(3))
+    assert sorted(begun) == [0, 1, 2]
+
+
+@on_both_loops
+async def test_an_error_waits_for_the_others_and_comes_in_no_group() -> None:
+    failed, ended = anyio.Event(), list[int]()
+
+    async def work(item: int) -> None:
+        if item == 0:
+            failed.set()
+            raise CorruptError("the first")
+        await failed.wait()
+        ended.append(item)
+        if item == 2:
+            raise UnavailableError("the second", [])
+
+    with pytest.raises(CorruptError, match="the first"):
+        await each(work, range(3))
+    assert sorted(ended) == [1, 2]
