@@ -1,4 +1,4 @@
-"""What is read from and written to: bytes in any of the forms that need no copy."""
+"""`Buffer`: bytes, in any of the types that are read and written without a copy."""
 
 from __future__ import annotations
 

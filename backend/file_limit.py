@@ -1,7 +1,8 @@
 """The largest file that this process may write (RLIMIT_FSIZE of getrlimit(2), `ulimit -f`).
 
-What fails by it looks like a disk that is full or broken: SQLite says "disk I/O error", the kernel "File too
-large". Who meets it is told of the limit. Python ignores SIGXFSZ, so no write ends the process.
+A write that the limit stops looks like one on a full or broken disk: SQLite says "disk I/O error", the kernel
+"File too large". So the message to the person names the limit. Python ignores SIGXFSZ, so no write ends the
+process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a check found, one line each, and what became of it.
+"""The findings of a check, one line each, and whether each was mended.
 
 `mended`: it is as it should be now; `left`: it is not, and could be (another run, a node that comes back);
 `lost`: it cannot be brought back from what is there, and is listed; `note`: worth knowing, nothing is wrong.

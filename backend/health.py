@@ -1,4 +1,4 @@
-"""What is said of the health of a store."""
+"""The types in which a store's health is told."""
 
 from __future__ import annotations
 

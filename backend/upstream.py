@@ -1,4 +1,4 @@
-"""The narrow protocol between a drive's client side and what stores it.
+"""The interface between a drive's client side and its store, in four roles: log, blocks, roots, housekeeping.
 
 In-process today (`backend.local.local_upstream`), HTTPS to a hub later: nothing above may know which.
 Only ciphertext, block ids (keyed hashes) and the commits' envelopes pass here.

@@ -1,12 +1,12 @@
-"""Whether a process is asking, by access(2), if it may write.
+"""Whether a process asks by access(2) for permission to write.
 
-With `default_permissions` the kernel answers access(2) by itself, from mode and owner: root, and whoever
-owned a file of the past, would be told that it can be written, unless the file system is mounted read-only.
-What it asks the file system before is for the attributes, if it may not remember them (fs/fuse/dir.c,
-`fuse_permission`), in the name of the process; it says neither what for, nor that somebody wants to write.
-An error is handed on. So the process is looked at: it waits for us in its system call, and
-proc_pid_syscall(5) has the call's number and arguments. Where that may not be read (yama's `ptrace_scope`,
-another architecture) the kernel's own answer stands, and open(2) refuses.
+With `default_permissions` the kernel answers access(2) by itself, from mode and owner. So it tells root, and
+the owner of a file of the past, that the file can be written, unless the file system is mounted read-only.
+Before it answers, the kernel asks the file system for the attributes if it may not remember them
+(fs/fuse/dir.c, `fuse_permission`). That request names the process and no purpose; an error in answer to it
+reaches the process. So the process is looked at: it waits in its system call, whose number and arguments
+proc_pid_syscall(5) shows. Where that may not be read (yama's `ptrace_scope`, another architecture) the
+kernel's answer stands, and open(2) refuses.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Around each request handler: who asks is noted; whatever it raises becomes an errno, and nothing ends the
-mount."""
+"""The wrapper of each request handler: it notes the caller and turns every error into an errno, so that no
+error ends the mount."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mounting and taking out: the kernel's device, pyfuse3's session on it, the loop that waits for requests.
+"""Mounting and unmounting: the kernel's device, pyfuse3's session on it, the loop that waits for requests.
 
 Invariant: whatever happens, the mountpoint is not left behind as a dead mount.
 """

@@ -1,4 +1,4 @@
-"""Who uses the mount: whether one process alone does, so that nobody else waits while the loop waits for it.
+"""Whether one process alone uses the mount: only for such a process may the event loop block.
 
 A request says which process (to the kernel: thread) makes it, but for reads, writes, fsync and close: those
 are taken for requests of the process that opened the file, if one alone did.

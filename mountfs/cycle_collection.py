@@ -1,4 +1,4 @@
-"""When the interpreter looks for garbage among all objects: when nobody waits for an answer.
+"""The full garbage collection of the interpreter, which runs when nobody waits for an answer.
 
 A full collection walks everything that is in memory, in one go: 130 ms with the names of 200,000 files, each
 time that there is a quarter more of it. References free nearly everything without it; what is left are

@@ -1,7 +1,7 @@
 """Which errno a process sees for each error that the drive raises: one table, and nothing else decides.
 
-A class that is not in the table takes the number of its nearest base class that is; what is none of
-ours is a bug, is reported as EIO, and is logged with its traceback by the caller of `errno_of`.
+A class that is not in the table takes the number of its nearest base class in the table. An error of another
+class is a bug: it is reported as EIO, and the caller of `errno_of` logs it with its traceback.
 """
 
 from __future__ import annotations

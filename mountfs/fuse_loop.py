@@ -23,10 +23,10 @@ Invariants:
 6. After `stop` every call of `wait` returns False, parked and sleeping tasks included. After an unmount
    from outside the device is readable for ever (POLLERR), each poller is told so by the kernel when it
    receives, ends, and its stand-in (2) follows it.
-7. The kernel queues all requests in one line, and what it writes back comes by the dozen: who handles such a
-   write lets the rest of the line go first (`turn`). It goes on when the line is empty, when
-   `_BEFORE_DEFERRED` others were taken, and in any case when nobody is left to poll. Only while there are
-   others, though: a dozen buffers in turn are slower than one that stays in the processor's cache.
+7. The kernel queues all requests in one line, and sends the writes of its cache by the dozen. The handler of
+   such a write lets the other requests of the line go first (`turn`). It goes on when the line is empty, when
+   `_BEFORE_DEFERRED` others were taken, and in any case when nobody is left to poll. It waits only while
+   others are in the line: a dozen buffers in turn are slower than one that stays in the processor's cache.
 8. The one read that can block (1 has a gap: the process that sent the request is killed between the look
    and the read) is interrupted within `ALARM_SECONDS`; pyfuse3 takes EINTR for a reason to wait again.
 """

@@ -1,10 +1,10 @@
-"""Telling the kernel what it may not remember any more: what the drive changed from another side.
+"""Notices to the kernel of what it must forget: what the drive changed without a request of the kernel.
 
 Invariants:
 1. pyfuse3's session is not used after `close` returned, unless a call has been stuck in the kernel for
    `PATIENCE` seconds: a notice waits as long as somebody is in the middle of something in that folder, and he
    may wait for an answer that nobody gives any more.
-2. Who is too late is told nothing and loses nothing: the kernel forgets a mount that is gone.
+2. A notice after the end is dropped and nothing is lost: the kernel forgets a mount that is gone.
 """
 
 from __future__ import annotations

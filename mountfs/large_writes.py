@@ -1,9 +1,10 @@
-"""Large writes: they let other requests go first (`PollingLoop.turn`), but for what has to come after them.
+"""Large writes let other requests go first (`PollingLoop.turn`), except requests that must come after them.
 
-Nearly everything that has to does come after: the kernel waits for its writes to be answered before it
-truncates, syncs or closes, and before it asks for what a program sets (fs/fuse/dir.c, `fuse_setattr`). Not so
-when it writes a changed file's own times back (fs/fuse/inode.c, `fuse_write_inode`, called by syncfs(2) and
-by the periodic writing back): a write that is handled later would put its own time in their place, for good.
+The kernel itself keeps nearly all of that order: it waits for the answers to its writes before it truncates,
+syncs or closes, and before it sends the attributes that a program sets (fs/fuse/dir.c, `fuse_setattr`). It
+does not wait when it writes the times of a changed file back (fs/fuse/inode.c, `fuse_write_inode`, called by
+syncfs(2) and by the periodic write-back). A write that is handled after such a request would replace these
+times by its own, for good.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What is asked of the kernel for a mount: system calls that Python does not have, and the read-ahead.
-Those that are not coroutines block until the mount answers: they are made by `in_thread`."""
+"""System calls for a mount that Python does not have, and the read-ahead. A function that is no coroutine
+blocks until the mount answers: call it by `in_thread`."""
 
 from __future__ import annotations
 

@@ -8,10 +8,10 @@ from any file; new content or another size does, unless the caller has CAP_FSETI
 The kernel says with each request whether the caller has it; pyfuse3 does not pass that on, so /proc is asked.
 A write does not even say who makes it. But where a file has such a bit, the kernel asks for
 `security.capability` in the name of the writer, in the same call and before each write that it sends on. If
-the file is open for writing then and who asks may not keep the bits, they are taken away at once: exec asks
-too, but cannot run a file that is open for writing. What the kernel writes back later from its cache was
-written with the right to it, or before the bits were set. Who only reads the capability of a file, just while
-it is open for writing, takes the bits away from it too: the safe side.
+the file is open for writing then and the asking process may not keep the bits, they are taken away at once.
+exec asks too, but cannot run a file that is open for writing. What the kernel writes back later from its
+cache was written with the right to it, or before the bits were set. A process that only reads the capability,
+while the file is open for writing, takes the bits away too: the safe side.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What receiving a request costs where libfuse is left to itself.
+"""The cost of receiving a request where libfuse receives by itself.
 
-So it is with a pyfuse3 that `mountfs.fuse_loop` does not fit. libfuse receives through a pipe as large as the
-largest request. Where the system does not allow that size, libfuse 3.18 makes a new one for each request:
-seven system calls instead of one. Others try once.
+libfuse does so under a version of pyfuse3 that `mountfs.fuse_loop` does not fit. It receives through a pipe
+as large as the largest request. Where the system does not allow that size, libfuse 3.18 makes a new pipe for
+each request: seven system calls instead of one. Other versions try once.
 """
 
 from __future__ import annotations

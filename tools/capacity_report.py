@@ -1,4 +1,5 @@
-"""What mkfs and doctor say of nodes that are too small for the others, and of how many are needed. Pure."""
+"""The sentences of mkfs and doctor on nodes that are too small for the others, and on how many are needed.
+Pure."""
 
 from __future__ import annotations
 

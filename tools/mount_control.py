@@ -1,4 +1,4 @@
-"""The control socket of a mount, put together: what it asks of the drive, and what of the session."""
+"""The control socket of a mount, put together: the calls that it makes of the drive and of the session."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What earlier versions kept in the cache folder and may not be lost moves to the state folder, once.
+"""The move, once, of files that must not be lost from the cache folder, where earlier versions kept them, to
+the state folder.
 
 Invariants:
 1. Nothing is overwritten or removed before its copy is durable under its new name: what cannot take its

@@ -1,7 +1,8 @@
-"""`mount -o remount,...`: what the kernel keeps of a mount is changed, the process behind it goes on.
+"""`mount -o remount,...`: changes the options that the kernel keeps of a mount; the process behind it goes
+on.
 
-That is whether it may be written, and `nosuid`, `nodev`, `noexec` and the like. All else was decided when the
-drive was mounted. A drive that was mounted to look only has no lease to write, so it cannot become writable.
+These are `ro` and `rw`, `nosuid`, `nodev`, `noexec` and the like. All others were decided when the drive was
+mounted. A drive that was mounted with `ro` has no lease, so it cannot become writable.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the commands say, on whatever terminal and in whatever locale: the one place that prints.
+"""The one place that prints: for any terminal and any locale.
 
 Names are bytes that anybody may have chosen. What a terminal would obey (ESC, newline, other control
 characters), what cannot be seen, bytes that are no text, and what the locale does not have are escaped.

@@ -1,4 +1,4 @@
-"""The block store: which block lies where, what is on its way, what goes."""
+"""The block store: where blocks lie, which are being stored, which are being deleted."""
 
 from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.block_store import BlockStore

@@ -1,6 +1,7 @@
-"""The dedup index: which block lies where in which pack, which packs want repair, and what is on its way out.
+"""The interface of the dedup index: the place of each block in a pack, the packs to repair, the blocks to
+delete.
 
-What stores and reads packs works against these protocols. The index in this process is SQLite's
+Code that stores and reads packs knows these protocols only. The index in this process is SQLite's
 (`backend.blocks.sqlite_index`).
 
 Invariants of every block index:

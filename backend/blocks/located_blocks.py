@@ -1,4 +1,4 @@
-"""Where blocks lie, in memory: what was looked up lately, until anything changes."""
+"""The places of blocks that were looked up lately, in memory, until the index changes."""
 
 from __future__ import annotations
 

@@ -1,13 +1,13 @@
-"""Which blocks a write may rely on instead of storing them: those that can be read, as far as is known here.
+"""The stored blocks that a write may rely on: those that can be read, as far as this process knows.
 
 Invariants:
-1. A block is there only if the index has it (`BlockIndex.has`), its pack lacks no more fragments than parity
-   makes up for when those on nodes that are away count as lacking, no read of the pack has failed since
-   one went well, and the block itself was not found to be wrong.
-2. What a read finds is known to the next question: nothing waits in between.
-3. A wrong answer "not there" costs the room of one more copy; it is read from the new one from then on.
+1. A block counts as present only if all of this holds: the index has it (`BlockIndex.has`); its pack lacks no
+   more fragments than parity makes up for, where fragments on nodes that are away count as lacking; no read
+   of the pack has failed since the last good one; and the block itself was not found to be wrong.
+2. The result of a read is known to the next question: no await comes in between.
+3. A wrong answer "absent" costs the room of one more copy. The block is read from the new copy from then on.
 
-Known bad fragments are noted in the index, for ever. What is kept here is of this process only.
+The index keeps known bad fragments for ever. The notes here last as long as this process.
 Used on the event loop's thread only.
 """
 

@@ -1,7 +1,7 @@
-"""The block index of this process, in SQLite: its parts put together, and what is looked up by block.
+"""The block index of this process, in SQLite: its parts put together, and the look-ups by block.
 
 The parts: `index_database` (schema, transactions), `sqlite_packs` (packs and repairs), `sqlite_places` (where
-blocks lie), `sqlite_dying` (what is on its way out), `located_blocks` (what was looked up, in memory).
+blocks lie), `sqlite_dying` (dying blocks, doomed packs), `located_blocks` (recent look-ups, in memory).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of packs in the SQLite index: what there is, and what wants repair."""
+"""The table of packs in the SQLite index: all packs, and those to repair."""
 
 from __future__ import annotations
 

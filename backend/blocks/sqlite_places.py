@@ -1,4 +1,4 @@
-"""Where blocks lie in the SQLite index: the place that each is read from, and its other ones."""
+"""The places of blocks in the SQLite index: the one that each block is read from, and its other copies."""
 
 from __future__ import annotations
 

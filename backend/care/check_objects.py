@@ -3,9 +3,9 @@
 Invariants:
 1. A copy is only ever written from a good copy that was read just now and that the caller accepts, with the
    ballot that it has: mending never changes what the log says.
-2. What is removed is in a place where the drive has nothing, and has no copy whose tag fits: it is made up.
-3. Only for who holds the drive's lease, or looks without mending. Who lost it unawares replaces nothing of a
-   later holder's: what is written gives way to a higher ballot.
+2. An object is removed only if the drive has none of that name and no copy's tag fits: a node made it up.
+3. Only the holder of the drive's lease mends; anybody may look. A holder that lost the lease unawares
+   replaces nothing of a later holder's: its writes give way to a higher ballot.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Invariants:
 1. No key is used: identity, sizes and checksum are in the fragment (docs/format/fragment.md).
-2. Nothing is written to a node: what is missing or wrong is noted in the block index, whose repair queue
+2. Nothing is written to a node: a missing or wrong fragment is noted in the block index, whose repair queue
    rebuilds it (`backend.blocks.repair_queue`).
 3. A node that does not answer is skipped, never called wrong.
 4. The position is kept in a small file: a scrub that was interrupted goes on, and packs that were added

@@ -6,8 +6,10 @@ interrupted is either finished or taken back. Where only the paths of nodes diff
 right (a person moved a disk), provided that its paths lead to these nodes. Functions here block on the disk;
 one that does not answer counts as away (`backend.system.patience`).
 
-Who votes: the drive's folder, the folders in it, those that a person named, and the nodes that the drive's
-folder names; each folder once. What another copy names has no vote, else one node could bring any number.
+These copies vote on what the drive file says: those of the drive's folder, of the folders in it, of the
+folders that a person named, and of the nodes that the drive's folder names; each folder once. A place that
+only another copy names has no vote, else one node could bring any number. (The voters of the lease are
+another thing.)
 """
 
 from __future__ import annotations

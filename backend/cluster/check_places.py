@@ -1,7 +1,8 @@
-"""What is in the way on a node: a link, pipe or folder in the place of a file, a file or link in a folder's.
+"""Obstacles on a node: a link, pipe or folder in the place of a file, a file or link in the place of a
+folder.
 
-drivefs never makes such a thing, never follows or opens one, and does not write where one is. To mend is to
-move XX
+drivefs never makes an obstacle, never follows or opens one, and does not write where one is. `move_aside`
+mends it.
 """
 
 from __future__ import annotations

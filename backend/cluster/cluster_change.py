@@ -1,13 +1,13 @@
 """Changing a drive's cluster map: one node comes, goes, or is drained; each change under the drive's lease.
 
-The lease needs a majority of the nodes, and which nodes these are is what changes here. Invariants:
-1. A map is changed only by who holds the lease on the nodes of that map: no writer of that map is left, and a
+The lease needs a majority of the voters, and a change of the map may change the voters. Invariants:
+1. A map is changed only by the holder of the lease on that map's voters: no writer of that map is left, and a
    stopped one can no longer get a majority of them (its epoch is used up).
 2. Whoever acquires the lease reads `drive.toml` again afterwards and before any write (`require_current`):
    one that took the map before a change and the lease after it is refused. The lease's records carry the
    map's epoch too: they refuse who reads another `drive.toml`.
-3. One change adds one node or takes one out, or neither: so any majority of the nodes before it and any
-   majority of those after it have a node in common (as in Ongaro, "Consensus: Bridging Theory and
+3. One change gives or takes one vote at most: so any majority of the voters before it and any majority of the
+   voters after it have a node in common (as in Ongaro, "Consensus: Bridging Theory and
    Practice", 2014, section 4.2), and epochs go on growing.
 4. A map reaches the nodes first and the drive's folder last, where each `drive.toml` is replaced at once: a
    change that is interrupted has happened or not, and both maps lead to everything.

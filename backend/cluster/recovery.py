@@ -1,8 +1,8 @@
-"""What is left of the lease and the log when a majority of the voters is lost for good; going on from there.
+"""Recovery of the lease and the log when a majority of the voters is lost for good.
 
 Invariants:
-1. Only authentic copies and records count. The log is what the highest commit that is left says; what only
-   the lost nodes had is missing, and told.
+1. Only authentic copies and records count. The log ends with the highest commit that is left. Commits that
+   only the lost nodes had are missing, and the person is told.
 2. The new epoch and the new map are far above all that is left: whatever the lost nodes had, if one comes
    back, is below them.
 3. The new voters have the lease, the head and its claim before `drive.toml` names them: an interruption

@@ -2,9 +2,8 @@
 
 Each pack puts a fragment on as many different nodes as the profile has fragments. So the smallest of six
 nodes limits a drive of six. Of more, the others take over what a full one refuses
-(`backend.coding.placement`), until too few have room. That is followed here for a sample of packs as for a
-liquid: nodes fill at the rates at which the sample chooses them, one after the other gets full, and the rest
-is laid anew.
+(`backend.coding.placement`), until too few have room. This is computed for a sample of packs, as a
+flow: nodes fill at the rates at which the sample chooses them; when one is full, the rest is placed anew.
 
 Two ends are told apart. With fewer nodes that have room than the profile has fragments, data is still stored,
 but not with all its redundancy. With fewer than the write quorum it is not stored.

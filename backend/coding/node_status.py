@@ -1,4 +1,4 @@
-"""What a node says of itself when it is asked how it is."""
+"""The state of a node, as the node itself reports it."""
 
 from __future__ import annotations
 

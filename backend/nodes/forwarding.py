@@ -1,4 +1,5 @@
-"""What wraps a node and changes nothing: the wrappers say only what they do otherwise."""
+"""A wrapper that passes every call on to its node. The other wrappers define only the calls that they
+change."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """A node that is written to only while this process's lease is not known to be over.
 
-A process that was stopped past its lease finds out before its next write, also where what it writes would do
-no harm: packs that nobody names, repairs of fragments that others may have deleted. What makes a commit count
-is `Lease.verify`; this asks no node.
+A process that was stopped past its lease finds out before its next write, even before a harmless one: a pack
+that nobody names, the repair of a fragment that others may have deleted. The check reads this process's clock
+and asks no node. A commit counts by `Lease.verify`, not by this check.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""A node that is waited for so long and no longer.
+"""A node with a time limit for each call.
 
-A disk may hang for ever. Who waited `patience` seconds is told so (`TransientError`); a write may then still
-happen, at any later time, as after any transient error. As long as a call of this wrapper is overdue the
-node is away for it (`NodeError`). Several wrappers, each with its patience, share one node: a lease is given
-up sooner than a pack.
+A disk may hang for ever. After `patience` seconds a call ends with `TransientError`; a write may then still
+happen, at any later time, as after any transient error. While a call of this wrapper is overdue, the wrapper
+answers every other call with `NodeError`: the node is away. Several wrappers, each with its own patience,
+share one node: a call of the lease is given up sooner than one of a pack.
 
-A write is not abandoned when its caller is cancelled, so that a caller that was told nothing knows that
-nothing goes on behind it. A read may be.
+A write whose caller is cancelled is still waited for: after the cancellation nothing goes on unseen. A read
+may be abandoned.
 """
 
 from __future__ import annotations

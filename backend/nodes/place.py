@@ -1,7 +1,7 @@
 """The interface of a place for a node: where `drive.toml` says that a node is, or where one is to be made.
 
-For tools, before there is a lease, a key or an event loop: everything here blocks, and may hang with the disk
-(`backend.system.ask` gives such questions a time). What a mount does with the node goes through `node`.
+Tools use it before there is a lease, a key or an event loop. Every call blocks, and may hang with the disk
+(`backend.system.ask` gives such questions a time limit). A mount uses only `node`.
 """
 
 from __future__ import annotations

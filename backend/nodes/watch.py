@@ -1,8 +1,8 @@
-"""Which calls of a node have begun and not ended, in whatever thread they hang.
+"""The calls of a node that have begun and not ended, in whatever thread they hang.
 
-A process cannot take back a system call that hangs in the kernel: its thread is left behind. Who gave up
-waiting wants to know how long it goes on. A watch is handed down to the thread by context variable, past all
-wrappers: threads get a copy of their caller's context.
+A process cannot take back a system call that hangs in the kernel: its thread is left behind. A caller that
+gave up waiting asks the watch when the call ends. A watch is handed down to the thread by context variable,
+past all wrappers: threads get a copy of their caller's context.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A stored pack, as whoever reads or writes its fragments knows it."""
+"""A stored pack: all that is needed to read and write its fragments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the machine gives: durable files, cryptography, databases at rest."""
+"""The services of the machine: durable files, cryptography, databases at rest, threads."""
 
 from backend.system.concurrency import (
     CutOff,

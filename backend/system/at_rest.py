@@ -1,8 +1,8 @@
 """Seals on closed databases: bytes that changed while no process had them open are noticed before they are
 believed.
 
-SQLite does not check what its pages say. Our databases hold nothing that journal and nodes do not hold, so
-one that changed at rest is made anew; what must not happen is that it is taken for right.
+SQLite does not check the contents of its pages. A database that changed at rest must never be taken for
+right. It is made anew, as all it holds is in the journal and on the nodes too.
 
 Invariants:
 1. A seal lies beside a database only while it is closed and whole in its one file.

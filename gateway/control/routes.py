@@ -1,4 +1,4 @@
-"""What the control socket can be asked, and how a mount answers.
+"""The requests of the control socket, and the answers of a mount.
 
 | request | answer |
 |---|---|

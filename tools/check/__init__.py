@@ -1,1 +1,1 @@
-"""What fsck.drivefs proves."""
+"""The checks of fsck.drivefs."""

@@ -1,4 +1,4 @@
-"""What a check says in the end: the losses of each file, and how many findings of each kind there are."""
+"""The report at the end of a check: the losses of each file, and the number of findings of each kind."""
 
 from __future__ import annotations
 

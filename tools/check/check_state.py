@@ -1,8 +1,8 @@
 """The states of a drive that must agree: the log lived again, the snapshot, and this machine's own namespace.
 
-Nothing is changed here but copies of commits, which are mended as they are read. What is found wrong is
-kept in `snapshot_problems` and `namespace_problems`: only when all is known can be said what may be made
-anew.
+Nothing is changed here but copies of commits, which are mended as they are read. Problems are
+collected in `snapshot_problems` and `namespace_problems`: only the whole check can say which of these states
+may be made anew.
 """
 
 from __future__ import annotations

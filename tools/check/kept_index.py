@@ -1,7 +1,7 @@
 """This machine's block index, beside the one that a check has just made of the packs.
 
-One that is wrong goes: all that it says is in the packs. Not so what is known of bad fragments, which is
-lost with a check's own index unless this one is told.
+A wrong index is deleted: all of it can be made from the packs again, except the notes of bad fragments. So
+the bad fragments that a check found are noted here too, before the check's own index is deleted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""`drivefs key`: what opens a drive. Slots are added, removed, changed; the drive key itself never changes.
+"""`drivefs key`: the key slots of a drive. Slots are added, removed, changed; the drive key itself never
+changes.
 
 Every change is written to the nodes' copies of `drive.toml` first and to the drive's folder last, which is
 when it is in force (`backend.cluster.check_nodes`). It may be done while the drive is mounted: a mount reads

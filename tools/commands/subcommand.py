@@ -1,4 +1,4 @@
-"""What subcommands have in common: how they are registered, ask a mount, and show its answer."""
+"""The common parts of subcommands: registration, the question to a mount, showing its answer."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """Which folders a mount uses, and whether they can be used: its cache, its state, and the mountpoint.
 
-What may be lost lies in the cache folder: the block index, which is made anew from the nodes, and what
-scrubs and repairs have to tell. What may not lies in the state folder: the journal, the namespace with the
-newest commit that this machine has seen, and the lock. Caches are emptied by right; state is not.
+The cache folder holds only what may be lost: the block index, which is made anew from the nodes, and the
+records of scrubs and repairs. The state folder holds what must not be lost: the journal, the namespace with
+the newest commit that this machine has seen, and the lock. Anybody may empty a cache; nobody may empty a
+state folder.
 """
 
 from __future__ import annotations
