@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from backend.blocks.block_store import BlockStore
+from backend.blocks.block_store import PackedBlockStore
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode
@@ -54,7 +54,9 @@ async def measure(folder: Path, mebibytes: int) -> None:
     nodes = make_nodes(folder)
     cluster = ClusterMap(1, tuple(ClusterNode(name, name) for name in nodes))
     index = SqliteBlockIndex(str(folder / "blocks.db"), DRIVE, PROFILE.m)
-    store = BlockStore(nodes, PackCodec(code_for(PROFILE), DRIVE, bytes(32)), cluster, index, FreeWriter())
+    store = PackedBlockStore(
+        nodes, PackCodec(code_for(PROFILE), DRIVE, bytes(32)), cluster, index, FreeWriter()
+    )
     await fill(store, mebibytes)
     held = sum(path.stat().st_size for path in (folder / LOST / "packs").glob("*/*"))
     shutil.rmtree(folder / LOST)
@@ -86,7 +88,7 @@ def make_nodes(folder: Path) -> dict[str, Node]:
     return nodes
 
 
-async def fill(store: BlockStore, mebibytes: int) -> None:
+async def fill(store: PackedBlockStore, mebibytes: int) -> None:
     """Store random blocks of 1 MiB until nothing is pending."""
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
@@ -104,7 +106,7 @@ def blocks(count: int) -> Iterator[SealedBlock]:
         yield SealedBlock(BlockId(os.urandom(32)), os.urandom(MIB))
 
 
-async def repaired(store: BlockStore) -> float:
+async def repaired(store: PackedBlockStore) -> float:
     """Seconds from the first look at the nodes until nothing is left to repair."""
     begun = time.perf_counter()
     await store.reconcile()

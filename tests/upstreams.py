@@ -10,7 +10,7 @@ from pathlib import Path
 
 import trio
 
-from backend.blocks.block_store import BlockStore
+from backend.blocks.block_store import PackedBlockStore
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode
@@ -90,7 +90,7 @@ class LocalDrive:
             else None
         )
         writer = SessionWriter(lease)
-        blocks = BlockStore(self.nodes, codec, cluster, index, writer, linger=0.01)
+        blocks = PackedBlockStore(self.nodes, codec, cluster, index, writer, linger=0.01)
         if lease:
             log = CommitLog(objects, lease.verify, lease.claimed)
         else:

@@ -22,7 +22,7 @@ from typing import Final
 
 import trio
 
-from backend.blocks import BlockIndex, BlockStore, SqliteBlockIndex
+from backend.blocks import BlockIndex, PackedBlockStore, SqliteBlockIndex
 from backend.care import Scrub, StoreHealth, repair_record
 from backend.cluster import DriveFile, cluster_change, drive_file
 from backend.coding import Profile, code_for, copies_of
@@ -125,10 +125,10 @@ def block_store(
     index: BlockIndex,
     writer: SessionWriter,
     note_repair: Callable[[int, float], None] = lambda _bytes, _seconds: None,
-) -> BlockStore:
-    """Its blocks, by this index. `note_repair`: as of `BlockStore`."""
+) -> PackedBlockStore:
+    """Its blocks, by this index. `note_repair`: as of `PackedBlockStore`."""
     codec, cluster = pack_codec(drive), cluster_map(drive.file)
-    return BlockStore(nodes, codec, cluster, index, writer, note_repair=note_repair)
+    return PackedBlockStore(nodes, codec, cluster, index, writer, note_repair=note_repair)
 
 
 def object_ranking(file: DriveFile) -> Ranking:
@@ -326,7 +326,7 @@ def _build_upstream(
     cache_folder: Path,
     scrub_interval: float,
     lease: Lease | None,
-) -> tuple[BlockStore, LocalUpstream, StoreHealth]:
+) -> tuple[PackedBlockStore, LocalUpstream, StoreHealth]:
     file = drive.file
     nodes = patient(bare, PACK_PATIENCE)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.

@@ -55,7 +55,7 @@ FSCK_CODES: Final = ExitCodes(usage=16, system=OPERATIONAL, interrupted=32, fail
 
 
 @dataclass(slots=True)
-class _Run:
+class _FsckRun:
     """What one run is about."""
 
     folder: str
@@ -153,7 +153,7 @@ def _fsck(options: argparse.Namespace) -> int:
     places.check_state_disk(own.state, room=options.how == "mend")
     progress = Progress(folder, options.descriptor)
     with _locked(own.state) as unlock:
-        run = partial(_Run, folder, survey, drive, own, progress=progress, data=options.data)
+        run = partial(_FsckRun, folder, survey, drive, own, progress=progress, data=options.data)
         found = _once(run(findings=Findings(partial(_say, progress)), mend=options.how == "mend"), unlock)
         if options.how is None and found.count("left") and _agrees(progress):
             found = _once(run(findings=Findings(partial(_say, progress)), mend=True), unlock)
@@ -168,11 +168,11 @@ def mend(drive: UnlockedDrive, own: Folders) -> int:
     survey = check_nodes.survey(drive.folder)
     findings = Findings(partial(_say, progress))
     with _locked(own.state) as unlock:
-        _once(_Run(drive.folder, survey, drive, own, findings, progress, True, False), unlock)
+        _once(_FsckRun(drive.folder, survey, drive, own, findings, progress, True, False), unlock)
     return LEFT if findings.count("left", "lost") else 0
 
 
-def _once(run: _Run, unlock: _Unlock) -> Findings:
+def _once(run: _FsckRun, unlock: _Unlock) -> Findings:
     """One check from beginning to end."""
     _check_beside(run)
     with _work_folder(run.folders.state) as work:
@@ -195,7 +195,7 @@ def _once(run: _Run, unlock: _Unlock) -> Findings:
     return run.findings
 
 
-def _check_beside(run: _Run) -> None:
+def _check_beside(run: _FsckRun) -> None:
     """The drive file's copies and the nodes' identities, before anything asks the nodes."""
     file = run.survey.file
     for entry in file.nodes:
@@ -212,7 +212,7 @@ def _check_beside(run: _Run) -> None:
         run.findings.add("mended" if run.mend else "left", f"{place} {text}")
 
 
-def _clear(run: _Run, entry: NodeEntry) -> None:
+def _clear(run: _FsckRun, entry: NodeEntry) -> None:
     """What lies on a node in the place of drivefs' own files and folders is moved aside."""
     place = entry.place(run.folder)
     look = {place: partial(check_nodes.in_the_way, run.folder, place, run.survey.file)}
@@ -223,7 +223,7 @@ def _clear(run: _Run, entry: NodeEntry) -> None:
         run.findings.add("mended" if run.mend else "left", what)
 
 
-def _is_ours(run: _Run, place: NodePlace) -> bool:
+def _is_ours(run: _FsckRun, place: NodePlace) -> bool:
     """A node's folder that holds nothing is a disk that is not mounted: it gets no file."""
     return place.folder == run.folder or check_nodes.is_node(place, run.survey.file)
 
@@ -236,7 +236,7 @@ async def _prove_that_it_opens(drive: UnlockedDrive, own: Folders) -> None:
         await trio.lowlevel.checkpoint()
 
 
-def _keep_list(run: _Run, lost: Sequence[LostRange]) -> Path:
+def _keep_list(run: _FsckRun, lost: Sequence[LostRange]) -> Path:
     """The list of what is lost, in the state folder: names of files never lie in clear where nodes may be.
     Its name is made of what it says, so the same loss is listed once."""
     places.make_private_folder(str(run.folders.state))

@@ -1,8 +1,8 @@
 """The block store: where blocks lie, which are being stored, which are being deleted."""
 
 from backend.blocks.block_index import BlockIndex, BlockLocation
-from backend.blocks.block_store import BlockStore
+from backend.blocks.block_store import PackedBlockStore
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.blocks.write_authority import WriteAuthority
 
-__all__ = ["BlockIndex", "BlockLocation", "BlockStore", "SqliteBlockIndex", "WriteAuthority"]
+__all__ = ["BlockIndex", "BlockLocation", "PackedBlockStore", "SqliteBlockIndex", "WriteAuthority"]

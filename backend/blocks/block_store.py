@@ -67,7 +67,7 @@ RECONCILE_AGAIN: Final = 5.0
 log = logging.getLogger(__name__)
 
 
-class BlockStore:
+class PackedBlockStore:
     """Called by many tasks at once. `run` must be running for anything to be stored; call `reconcile`
     once after opening (or `rebuild_index` if the index is new). `nodes` are by name."""
 

@@ -111,7 +111,7 @@ class RepairQueue:
 
     async def repair_all(self) -> int:
         """Try every queued pack once; how many are whole now."""
-        run, left, begun = _Run(), 0, trio.current_time()
+        run, left, begun = _RepairRun(), 0, trio.current_time()
         while batch := self._index.packs.to_repair(_BATCH, left):
             before = run.repaired
             await self._repair_batch(batch, run)
@@ -120,7 +120,7 @@ class RepairQueue:
             self._note(run.rebuilt_bytes, trio.current_time() - begun)
         return run.repaired
 
-    async def _repair_batch(self, batch: Sequence[Pack], run: _Run) -> None:
+    async def _repair_batch(self, batch: Sequence[Pack], run: _RepairRun) -> None:
         remaining = iter(batch)
 
         async def work() -> None:
@@ -150,7 +150,7 @@ class RepairQueue:
             return False
         return True
 
-    async def _repair(self, pack: Pack, run: _Run) -> None:
+    async def _repair(self, pack: Pack, run: _RepairRun) -> None:
         try:
             missing = await self._packs.repair(pack)
             self._index.packs.set_missing(pack.id, missing)
@@ -164,7 +164,7 @@ class RepairQueue:
 
 
 @dataclass(slots=True)
-class _Run:
+class _RepairRun:
     """What one call of `repair_all` has found and done."""
 
     reachable: dict[str, bool] = field(default_factory=dict)

@@ -5,7 +5,7 @@ Event-loop thread. Looking changes nothing; repairing writes only what was rebui
 
 from __future__ import annotations
 
-from backend.blocks import BlockIndex, BlockStore
+from backend.blocks import BlockIndex, PackedBlockStore
 from backend.care.check_store import StoreCheck
 from backend.care.scrub import Scrub
 from backend.errors import ReadOnlyError
@@ -18,7 +18,7 @@ class StoreHealth:
     """`scrubbing` is None where nothing may be written (the drive is open for reading only)."""
 
     def __init__(
-        self, blocks: BlockStore, index: BlockIndex, packs: PackStore, scrubbing: Scrub | None
+        self, blocks: PackedBlockStore, index: BlockIndex, packs: PackStore, scrubbing: Scrub | None
     ) -> None:
         self._blocks = blocks
         self._index = index

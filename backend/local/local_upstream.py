@@ -21,7 +21,7 @@ from typing import Final
 
 import trio
 
-from backend.blocks import BlockStore
+from backend.blocks import PackedBlockStore
 from backend.commits import CommitLog, Lease, ReplicatedObjects
 from backend.errors import CorruptError, DriveError
 from backend.local.leased_objects import LeasedLog, LeasedRoots
@@ -37,7 +37,7 @@ class LocalUpstream:
 
     def __init__(
         self,
-        blocks: BlockStore,
+        blocks: PackedBlockStore,
         log: CommitLog,
         objects: ReplicatedObjects,
         writer: SessionWriter,

@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 import trio
 import trio.testing
 
-from backend.blocks import BlockStore
+from backend.blocks import PackedBlockStore
 from backend.cluster import ObjectRebalance
 from backend.coding import ClusterMap, ClusterNode, copies_of, first_voters, next_voter, voters
 from backend.commits import CommitLog, Lease, LeaseVotes, ReplicatedObjects, ranking_of
@@ -200,7 +200,7 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
     writer = SessionWriter(lease)
     blocks = Blocks(world, writer)
     require_map = partial(_require_map, world, cluster)
-    upstream = LocalUpstream(cast(BlockStore, blocks), log, objects, writer, require_map=require_map)
+    upstream = LocalUpstream(cast(PackedBlockStore, blocks), log, objects, writer, require_map=require_map)
     return Mount(name, world, lease, every, objects, log, upstream, blocks, cluster, [])
 
 

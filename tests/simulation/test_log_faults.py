@@ -12,7 +12,7 @@ import pytest
 import trio
 import trio.testing
 
-from backend.blocks import BlockStore
+from backend.blocks import PackedBlockStore
 from backend.buffer import Buffer
 from backend.cluster import ObjectRebalance
 from backend.coding import ClusterMap, ClusterNode, first_voters
@@ -262,7 +262,7 @@ async def test_a_mount_with_an_old_map_writes_nothing(by_record: bool) -> None:
     async with trio.open_nursery() as nursery:
         blocks = Blocks(World(plan_of(0), nursery), writer)
         session = LocalUpstream(
-            cast(BlockStore, blocks), late.log, objects_on(old), writer, require_map=require_map
+            cast(PackedBlockStore, blocks), late.log, objects_on(old), writer, require_map=require_map
         )
         with pytest.raises(ConflictError, match="nodes were changed"):
             await session.open()
@@ -304,7 +304,7 @@ async def test_a_fenced_writers_commit_is_not_adopted_after_anything_was_deleted
         two = Writer(raw, "2")
         writer = SessionWriter(two.lease)
         blocks = Blocks(World(plan_of(0), nursery), writer)
-        session = LocalUpstream(cast(BlockStore, blocks), two.log, objects_on(raw), writer)
+        session = LocalUpstream(cast(PackedBlockStore, blocks), two.log, objects_on(raw), writer)
         head = await session.open()
         with pytest.raises(UsageError):
             await blocks.compact(0, 0, debris=False)

@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from backend.blocks import BlockIndex, BlockStore
+from backend.blocks import BlockIndex, PackedBlockStore
 from backend.buffer import Buffer
 from backend.care import ObjectCheck, StoreCheck
 from backend.cluster import holding, require_current
@@ -266,7 +266,7 @@ class DriveCheck:
             nursery.cancel_scope.cancel()
         await self._kept_index.tell_of_new_packs()
 
-    def _store_on(self, index: BlockIndex) -> BlockStore:
+    def _store_on(self, index: BlockIndex) -> PackedBlockStore:
         return block_store(self._drive, self._nodes, index, self._writer)
 
     def _summarised(self, store: StoreCheck) -> str:

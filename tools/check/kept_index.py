@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from backend.blocks import BlockIndex, BlockStore, SqliteBlockIndex
+from backend.blocks import BlockIndex, PackedBlockStore, SqliteBlockIndex
 from backend.care import IndexCheck
 from backend.coding import Profile
 from backend.errors import CorruptError, FormatError
@@ -32,7 +32,7 @@ class KeptIndex:
         folder: Path,
         fresh: SqliteBlockIndex,
         packs: PackStore,
-        store_on: Callable[[BlockIndex], BlockStore],
+        store_on: Callable[[BlockIndex], PackedBlockStore],
     ) -> None:
         self._file = drive.file
         self._path = folder / INDEX_FILE

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from backend.blocks.block_store import BlockStore
+from backend.blocks.block_store import PackedBlockStore
 from backend.blocks.index_reconciliation import ReconcileReport
 from backend.commits import lease_record
 from backend.commits.lease import Lease
@@ -26,19 +26,19 @@ async def test_the_lease_is_renewed_while_the_index_is_completed(
 ) -> None:
     """Slow nodes, or an index made anew, take longer than it lasts: a mount elsewhere would take it then."""
     small = make_empty_drive(tmp_path)
-    record, reconcile = small.drive / "node0" / KEY, BlockStore.reconcile
+    record, reconcile = small.drive / "node0" / KEY, PackedBlockStore.reconcile
 
     def renewals() -> int:
         return lease_record.decode(record.read_bytes()).renewals
 
-    async def slow(store: BlockStore, *arguments: Any) -> ReconcileReport:
+    async def slow(store: PackedBlockStore, *arguments: Any) -> ReconcileReport:
         with trio.fail_after(PATIENCE):
             before = renewals()
             while renewals() < before + 2:
                 await trio.sleep(0.01)
         return await reconcile(store, *arguments)
 
-    monkeypatch.setattr(BlockStore, "reconcile", slow)
+    monkeypatch.setattr(PackedBlockStore, "reconcile", slow)
     monkeypatch.setattr(compose, "Lease", partial(Lease, seconds=2.0))
     async with compose.opened_drive(small.unlocked(), small.own(), QUIET):
         assert renewals() >= 2

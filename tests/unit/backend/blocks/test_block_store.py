@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from backend import failpoints
-from backend.blocks.block_store import BlockStore
+from backend.blocks.block_store import PackedBlockStore
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode
@@ -53,7 +53,7 @@ class Rig:
     path: Path
     nodes: dict[str, FaultyNode]
     index: SqliteBlockIndex
-    store: BlockStore
+    store: PackedBlockStore
     writer: FreeWriter
 
     def fragments(self) -> list[Path]:
@@ -96,7 +96,7 @@ def build(path: Path, profile: str = "4+2", count: int = 6, index: str = ":memor
     cluster = ClusterMap(1, tuple(ClusterNode(name, name) for name in nodes))
     database = SqliteBlockIndex(index, DRIVE, Profile.parse(profile).m)
     writer = FreeWriter()
-    store = BlockStore(
+    store = PackedBlockStore(
         nodes, PackCodec(code_for(Profile.parse(profile)), DRIVE, KEY), cluster, database, writer, **options
     )
     return Rig(path, nodes, database, store, writer)
@@ -942,6 +942,6 @@ def test_a_map_with_unknown_nodes_is_refused(tmp_path: Path) -> None:
     rig = build(tmp_path)
     cluster = ClusterMap(1, (ClusterNode("elsewhere", "z"),))
     with pytest.raises(UsageError, match="elsewhere"):
-        BlockStore(
+        PackedBlockStore(
             rig.nodes, PackCodec(code_for(Profile.parse("4+2")), DRIVE, KEY), cluster, rig.index, rig.writer
         )
