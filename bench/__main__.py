@@ -65,7 +65,7 @@ def namespace(folder: Path, count: int = 20_000) -> None:
         for number in range(count)
     ]
     rate("apply Create", count, "/s", lambda: _apply(space, creates))
-    rate("flush", count, "rows/s", lambda: space.flush(1))
+    rate("save", count, "rows/s", lambda: space.save(1))
     names = [create.name for create in creates]
     rate("look up a hot name", count, "/s", lambda: [space.entry(ROOT_INODE, name) for name in names])
     space.close()

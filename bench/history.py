@@ -41,7 +41,7 @@ class History:
         self.quiet_file = self._make(self.quiet, b"f", S_IFREG)
         for number in range(1, commits + 1):
             self._commit(number)
-        self.namespace.flush(1)
+        self.namespace.save(1)
         self.namespace.checkpoint()
 
     def _make(self, parent: int, name: bytes, type_: int) -> int:

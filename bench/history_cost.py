@@ -147,11 +147,11 @@ def measure(folder: Path, files: int, edits: int, changes: int = CHANGES) -> Cos
     """The cost of so many edits of a tree; a database is made in `folder`."""
     path = str(folder / "namespace.db")
     tree = EditedTree(path, files)
-    tree.namespace.flush(1)
+    tree.namespace.save(1)
     before = _bytes(path, _PAGES)
     for _ in range(edits):
         tree.edit(changes)
-    tree.namespace.flush(2)
+    tree.namespace.save(2)
     tree.namespace.close()
     return Cost(_bytes(path, _ROWS), _bytes(path, _PAGES) - before, tree.log_bytes)
 

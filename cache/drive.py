@@ -223,7 +223,7 @@ class Drive:
 
     def space(self) -> SpaceAccounting:
         """For measuring the drive as of now."""
-        self.ledger.flush()
+        self.ledger.save()
         return SpaceAccounting(self.ledger.namespace.path, self.upstream.housekeeping)
 
     # Life
@@ -266,7 +266,7 @@ class Drive:
             with sqlite_errors(self.ledger.namespace.path):
                 self.put_off.delete_unused()
             accepted = self.ledger.accepted
-            self.ledger.flush()
+            self.ledger.save()
         except (DriveError, FileSystemError, OSError) as error:
             log.warning("the namespace cannot be written now (the journal has it all): %s", error)
             return seen
@@ -281,7 +281,7 @@ class Drive:
         await self.intake.close()
         try:
             if not self.read_only:
-                self.ledger.flush()
+                self.ledger.save()
                 with suppress(JournalLostError):  # it was said, and all is stored, or was given up
                     await self.ledger.journal.sync()
                 await self.trimming.settle()

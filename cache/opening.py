@@ -239,7 +239,7 @@ class _Recovery:
                 await self._upstream.housekeeping.revive(commit.added)
                 number = commit.number
                 await trio.lowlevel.checkpoint()
-            namespace.flush(position)
+            namespace.save(position)
         await trio.to_thread.run_sync(namespace.checkpoint)
 
     def _apply(self, commit: Commit, commit_hash: bytes) -> None:
@@ -321,7 +321,7 @@ async def open_drive(
             read_only=options.read_only,
         ),
         store=StoreWatch(ledger, upstream.housekeeping),
-        past=PastTree(local.namespace, content, ledger.flush),
+        past=PastTree(local.namespace, content, ledger.save),
         changes=changes,
         put_off=put_off,
         intake=intake,

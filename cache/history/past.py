@@ -85,14 +85,14 @@ class NamedVersion(NamedTuple):
 
 
 class PastTree:
-    """See the module. `flush` brings what was applied into the database file."""
+    """See the module. `save` brings what was applied into the database file."""
 
-    def __init__(self, namespace: Namespace, content: Content, flush: Callable[[], None]) -> None:
+    def __init__(self, namespace: Namespace, content: Content, save: Callable[[], None]) -> None:
         self.history = History(namespace)
         self.access = PastAccess(namespace, self.history)
         self._namespace = namespace
         self._content = content
-        self._flush = flush
+        self._save = save
         self._points: OrderedDict[int, tuple[int, list[ListedCommit]]] = OrderedDict()
 
     # Moments
@@ -169,7 +169,7 @@ class PastTree:
         if known is not None and known[0] == head:
             self._points.move_to_end(directory)
             return known[1]
-        self._flush()
+        self._save()
         found = await trio.to_thread.run_sync(past_points.points, self._namespace.path, directory)
         self._points[directory] = (head, found)
         self._points.move_to_end(directory)

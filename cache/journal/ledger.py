@@ -9,7 +9,7 @@ Invariants:
    before the commit is appended upstream: a commit that upstream has can always be recognised. So are the
    bytes of large writes before the cut that no block holds; those that blocks hold need not ever be.
 4. A batch of operations is one record of the journal, so replay meets all of it or nothing; it is
-   applied without a pause, so neither a cut nor a flush comes between.
+   applied without a pause, so neither a cut nor a save comes between.
 
 What an earlier process left is taken up by `cache.journal.recovery`; what the journal may let go of is
 decided by `cache.journal.trimming`. Used on the event-loop thread only.
@@ -53,7 +53,7 @@ BATCH_APPLYING = failpoints.declare(
 CUT_MADE = failpoints.declare("ledger.cut", "the cut is journaled; nothing of its content is sealed")
 EXTENTS_KEPT = failpoints.declare("ledger.extents", "blocks are stored, one file's extents are journaled")
 PUBLISHED = failpoints.declare("ledger.published", "upstream has the commit; the journal does not say so yet")
-FLUSHED = failpoints.declare("ledger.flushed", "the namespace's transaction is committed")
+SAVED = failpoints.declare("ledger.saved", "the namespace's transaction is committed")
 
 LARGE_WRITE = 64 << 10
 """Writes of so many bytes are journaled beside the records. A write is one more for it, and an fsync."""
@@ -330,18 +330,18 @@ class Ledger:
 
     # State on disk
 
-    def flush(self) -> None:
+    def save(self) -> None:
         """Commit the namespace's changes together with the journal position that they reflect.
         `NoSpaceLeftError`, `InputOutputError`: nothing is lost, may be called again."""
         if self._diverged:
             raise InputOutputError("the namespace lacks a change that the journal holds; mount again")
         try:
-            self.namespace.flush(self.journal.end)
+            self.namespace.save(self.journal.end)
         except NoSpaceError as error:
             raise NoSpaceLeftError(str(error)) from error
         except DriveError as error:
             raise InputOutputError(str(error)) from error
-        failpoints.failpoint(FLUSHED)
+        failpoints.failpoint(SAVED)
 
     async def wake_waiting(self) -> None:
         """Let those who wait for room look again."""

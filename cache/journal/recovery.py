@@ -156,7 +156,7 @@ class JournalRecovery:
         self._journal.pass_by(self._namespace.journal_position())
         self._journal.start(self._namespace.commit)
         self._note_decisions(scanned)
-        self._namespace.flush(self._journal.end)
+        self._namespace.save(self._journal.end)
 
     def _note_decisions(self, scanned: Scan) -> None:
         """What does not count of the journal will not count for later processes either."""

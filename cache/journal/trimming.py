@@ -91,7 +91,7 @@ class Trimming:
     async def relieve(self) -> None:
         """Write the namespace down and empty its write-ahead log, as the disk is short: what is deleted moves
         within the database, so a log of many deletions may take more room than they ever free. Errors are for
-        the next flush to say."""
+        the next save to say."""
         self._relieved_at = self._ledger.accepted
         try:
             await self._make_durable()
@@ -132,7 +132,7 @@ class Trimming:
         return self._journal.bytes_before(min([*others, self._ledger.positions.cut]))
 
     async def _make_durable(self) -> None:
-        self._ledger.flush()
+        self._ledger.save()
         reached = await trio.to_thread.run_sync(self._namespace.checkpoint)
         if reached is not None:
             self._ledger.positions.durable = reached

@@ -4,11 +4,11 @@ Invariants (event loop thread only, synchronous; the one exception is `checkpoin
 1. State changes only by `apply`, `undo`, `record_commit`, `points.forget_some` and `replace_from`. The same
    operations with the same commit numbers give the same rows on every machine (`inode.atime_ns` aside,
    after an undo; rows that are to be forgotten aside, until they are).
-2. The database on disk is always the state at the journal position that it holds: `flush` commits
+2. The database on disk is always the state at the journal position that it holds: `save` commits
    both in one transaction, and whoever opens it replays the journal from exactly there.
-3. A power cut may lose the last flushes (WAL, synchronous=NORMAL), never part of one. Journal before
+3. A power cut may lose the last saves (WAL, synchronous=NORMAL), never part of one. Journal before
    the position that `checkpoint` returned is not needed for this database any more.
-4. Nothing is written to disk but by `flush`; the loop never fsyncs but for the header of a
+4. Nothing is written to disk but by `save`; the loop never fsyncs but for the header of a
    write-ahead log that begins anew after a checkpoint, and when that log would grow without end.
 
 Tables: docs/format/namespace.md. Past states: `cache.history.history`.
@@ -113,7 +113,7 @@ class Namespace:
         known = meta["next_inode"] if meta.get("device") == number and "next_inode" in meta else 0
         next_inode = max(known, self._highest_inode(number) + 1)
         self._journal_position = meta.get("journal_position", 0)
-        self._flushed: tuple[int, ...] = ()
+        self._saved: tuple[int, ...] = ()
         self._load_head()
         self._rows.commit = meta.get("open_commit", self._head.number + 1)
         self._state = State(
@@ -227,7 +227,7 @@ class Namespace:
         reduce(self._state, operation, commit)
 
     def record_commit(self, number: int, commit_hash: bytes, time_ns: int) -> None:
-        """Note a published commit, the next in number. On disk with the next flush. `OutOfDateError`: it is
+        """Note a published commit, the next in number. On disk with the next `save`. `OutOfDateError`: it is
         not after the newest."""
         if number <= self._head.number or time_ns < self._last_time:
             raise OutOfDateError(f"commit {number} cannot follow {self._head.number}, or is older")
@@ -236,21 +236,21 @@ class Namespace:
         self.points.recorded(number)
 
     def journal_position(self) -> int:
-        """Where replay begins: the position of the last flush; 0 before the first."""
+        """Where replay begins: the position of the last `save`; 0 before the first."""
         return self._journal_position
 
-    def flush(self, journal_position: int) -> None:
+    def save(self, journal_position: int) -> None:
         """Commit everything applied so far together with `journal_position`, which must be just behind
         it. Writes nothing if nothing changed. `NoSpaceError`, `TransientError`: nothing is lost, nothing is
         committed, call again."""
         self._rows.write_rows()
         local = (journal_position, self._state.device, self._state.next_inode, self._rows.commit)
-        if local == self._flushed and not self._connection.in_transaction:
+        if local == self._saved and not self._connection.in_transaction:
             return
         totals = self.statistics()._asdict()
         self._rows.write_meta({**totals, **dict(zip(LOCAL_META, local, strict=True))})
         self._rows.commit_transaction()
-        self._flushed = local
+        self._saved = local
         self._journal_position = journal_position
 
     def checkpoint(self) -> int | None:
@@ -265,7 +265,7 @@ class Namespace:
         self._file.empty_log(self._connection)
 
     def undo(self, to_commit: int) -> None:
-        """Take back all commits after `to_commit`; the next one is open then. On disk with the next flush,
+        """Take back all commits after `to_commit`; the next one is open then. On disk with the next `save`,
         whose journal position must be one from which replay fits what is left."""
         self._rows.write_rows()
         change = take_back(self._connection, self._rows.write, to_commit)
@@ -296,5 +296,5 @@ class Namespace:
         self._open(self.device)
 
     def close(self) -> None:
-        """Close the database; what was not flushed is dropped (the journal has it). Idempotent."""
+        """Close the database; what was not saved is dropped (the journal has it). Idempotent."""
         self._file.close(self._connection)

@@ -30,10 +30,10 @@ _OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY 
 
 
 def export(namespace_path: str, target_path: str, commit: int) -> None:
-    """Make `target_path` (which must not exist) the namespace as of `commit`: a copy of what was flushed
+    """Make `target_path` (which must not exist) the namespace as of `commit`: a copy of what was saved
     last, with later commits taken back and what is local cleared. The live database goes on
     meanwhile. Not durable: the caller stores it. On an error a partial file may be left; it is no
-    snapshot. `commit` must be complete (its content stored) and not later than what was flushed."""
+    snapshot. `commit` must be complete (its content stored) and not later than what was saved."""
     if os.path.exists(target_path):
         raise UsageError(f"{target_path}: exists already")
     at_rest.make_private(target_path)

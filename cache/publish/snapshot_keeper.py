@@ -73,7 +73,7 @@ class SnapshotKeeper:
     async def make(self) -> None:
         """Store a snapshot of the newest published commit."""
         self._commits = self._operation_bytes = 0
-        self._ledger.flush()
+        self._ledger.save()
         head = self._ledger.head
         if head.number == 0 or not self._has_room():
             return

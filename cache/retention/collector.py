@@ -126,7 +126,7 @@ class Collector:
 
     async def _find(self) -> Dead:
         kept = [*self._in_pieces(), *await self._in_snapshot()]
-        self._ledger.flush()
+        self._ledger.save()
         needed = await trio.to_thread.run_sync(NeededBlocks, self._ledger.namespace.path, kept)
         try:
             return await self._compare(needed)

@@ -249,7 +249,7 @@ class RetentionKeeper:
             failpoint(FORGETTING)
             await trio.lowlevel.checkpoint()
         if found:
-            self._ledger.flush()
+            self._ledger.save()
         return found
 
     async def _collect(self, grace: float, bytes_per_second: float) -> tuple[Dead, CompactionReport]:

@@ -42,7 +42,7 @@ async def check_running(drive: Drive) -> list[str]:
     """What is wrong, one line each: the namespace's rules, blocks that versions name, the fragments. A
     version whose content is still on its way to the nodes is no fault."""
     if not drive.read_only:
-        drive.ledger.flush()
+        drive.ledger.save()
     path = drive.ledger.namespace.path
     breaches = await trio.to_thread.run_sync(lambda: check_namespace(path, published=False))
     problems = [f"namespace: {breach.text} (inode {breach.inode})" for breach in breaches]

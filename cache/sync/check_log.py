@@ -49,7 +49,7 @@ class LogReplay:
 
     async def export(self, target: Path) -> None:
         """The state as of the newest commit as a file of its own; `target` must not exist."""
-        self._namespace.flush(0)
+        self._namespace.save(0)
         await trio.to_thread.run_sync(snapshot.export, str(self._path), str(target), self.head.number)
 
     def close(self) -> None:

@@ -5,7 +5,7 @@ Invariants:
    has, its payload opens, its operations are well formed, its envelope names all blocks that they use, they
    fit the state, and its time is not before that of the one before.
 2. A commit is applied whole or it is refused. Of one that was refused some operations may be applied: the
-   namespace must not be flushed then, nor another commit applied to it.
+   namespace must not be saved then, nor another commit applied to it.
 
 Event-loop thread only.
 """

@@ -75,7 +75,7 @@ class Durability:
         reasons = self._publisher.set_apart()
         if not reasons:
             return {}
-        self._ledger.flush()
+        self._ledger.save()
         paths = await trio.to_thread.run_sync(paths_of, self._ledger.namespace.path, reasons.keys())
         return {paths[inode]: reason for inode, reason in reasons.items()}
 

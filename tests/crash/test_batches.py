@@ -160,13 +160,13 @@ async def test_a_batch_that_does_not_fit_the_state_is_never_written_down_in_part
     """A fault of ours, which must not become half a change."""
     async with opened(tmp_path / "cache", MemoryUpstream(), OPTIONS, crash=True) as drive:
         await fill(drive)
-        drive.ledger.flush()
+        drive.ledger.save()
         made = [drive.allocate_number(), drive.allocate_number()]
         batch = [Create(ROOT_INODE, b"same", inode, S_IFREG, 0, 0, 0, b"", 1) for inode in made]
         with pytest.raises(CorruptError):
             drive.ledger.accept_all(batch)
         with pytest.raises(InputOutputError):
-            drive.ledger.flush()
+            drive.ledger.save()
         on_disk = Namespace(str(tmp_path / "cache" / "namespace.db"), read_only=True)
         assert on_disk.entry(ROOT_INODE, b"top") is not None
         assert on_disk.entry(ROOT_INODE, b"same") is None

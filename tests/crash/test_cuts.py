@@ -224,14 +224,14 @@ async def test_a_recovery_that_did_not_come_to_its_end(
         made = await make_file(drive, b"first", b"" if torn else LARGE)
         where = drive.ledger.journal.end if torn else place(drive, made.inode)
         await make_file(drive, b"second", b"small")
-        drive.ledger.flush()
+        drive.ledger.save()
     (lose_end if torn else lose_bytes)(folder, where)
 
     def full(self: Namespace, position: int) -> None:
         raise NoSpaceError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Namespace, "flush", full)
+        patch.setattr(Namespace, "save", full)
         with pytest.raises(NoSpaceError):
             await opened(folder, upstream, OPTIONS).__aenter__()
     async with opened(folder, upstream, OPTIONS) as drive:

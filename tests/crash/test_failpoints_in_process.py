@@ -93,7 +93,7 @@ async def work(drive: Drive, acknowledged: Callable[[int], None], *, patient: bo
                 await copy_of_the_past(drive, b"copy%03d" % number)
         with suppress(*refusals):
             if number % 7 == 6:
-                drive.ledger.flush()
+                drive.ledger.save()
             if number % 30 == 29:
                 await drive.snapshots.make()
 

@@ -36,7 +36,7 @@ FAILPOINTS = [
     "commit.after-first-copy*1",  # the first commit is made as soon as the mount answers
     "journal.appended*100",
     "journal.synced*5",
-    pytest.param("ledger.flushed*2", marks=pytest.mark.soak),
+    pytest.param("ledger.saved*2", marks=pytest.mark.soak),
     pytest.param("sealer.sealed*2", marks=pytest.mark.soak),
     pytest.param("blocks.after-quorum", marks=pytest.mark.soak),
     pytest.param("commit.before-copies*1", marks=pytest.mark.soak),

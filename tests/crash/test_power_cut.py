@@ -66,7 +66,7 @@ class Worker:
         if chance < 0.6:
             await self.make(drive, stays_open=chance < 0.15)
         elif chance < 0.7:
-            drive.ledger.flush()
+            drive.ledger.save()
         elif chance < 0.9:
             await self.publish(drive)
         else:

@@ -39,7 +39,7 @@ OPTIONS: Final = replace(QUIET, journal_size=1 << 20, large_write=1000)
 State = dict[bytes, bytes]
 STEPS: Final = ("ledger.extents", "ledger.cut", "sealer.sealed", "journal.records-synced")
 RECOVERY: Final[tuple[tuple[type, str], ...]] = (
-    (Namespace, "flush"),
+    (Namespace, "save"),
     (Namespace, "checkpoint"),
     (Journal, "drop_before"),
     (Journal, "begin_segment"),
@@ -103,7 +103,7 @@ class World:
             await drive.settle(inode)
             drive.release(inode)
         elif chance < 0.96:
-            drive.ledger.flush()
+            drive.ledger.save()
         else:
             moment = len(self.history) - 1
             await drive.fsync(ROOT_INODE)

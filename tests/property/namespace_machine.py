@@ -274,13 +274,13 @@ class NamespaceMachine(RuleBasedStateMachine):
         self.apply(SetExtents(inode, self.content_of(inode), *content), first)
 
     @rule()
-    def flush(self) -> None:
+    def save(self) -> None:
         self.position += 1
-        self.namespace.flush(self.position)
+        self.namespace.save(self.position)
 
     @rule()
     def reopen(self) -> None:
-        self.flush()
+        self.save()
         self.namespace.close()
         self.open()
         assert self.namespace.journal_position() == self.position
@@ -400,7 +400,7 @@ class NamespaceMachine(RuleBasedStateMachine):
         self.check_states()
         finish(self.namespace)
         self.check_states()
-        self.flush()
+        self.save()
         replayed = self.replay("replayed.db", self.model.commit)
         assert dump(self.path, with_atime=self.atime_is_exact) == dump(
             replayed, with_atime=self.atime_is_exact
@@ -428,7 +428,7 @@ class NamespaceMachine(RuleBasedStateMachine):
             if commit in self.recorded:
                 fresh.record_commit(commit, bytes(32), commit)
         finish(fresh)
-        fresh.flush(1)
+        fresh.save(1)
         fresh.close()
         return path
 
@@ -498,7 +498,7 @@ def random_step(machine: NamespaceMachine, random: Random) -> None:
         "content": (4, lambda: machine.set_extents(numbers[0], random_content(random))),
         "cut": (6, lambda: machine.cut(numbers[:3], random.choice([1, 1, 2]))),
         "late": (9, lambda: machine.late_content(numbers[0], random_content(random))),
-        "flush": (2, machine.flush),
+        "save": (2, machine.save),
         "reopen": (1, machine.reopen),
         "undo": (1, lambda: machine.undo(random.randrange(4))),
         "live": (3, machine.the_live_state_is_right),

@@ -88,7 +88,7 @@ async def test_they_are_stored_again(
                 with pytest.raises(TransientError):
                     await drive.sync()
                 if flushed:
-                    drive.ledger.flush()
+                    drive.ledger.save()
             upstream.lose_unflushed()
             vanish(upstream, which)
         upstream.appends = True

@@ -290,7 +290,7 @@ class Run:
         await self.drive.fsync(self.node(number).inode)
 
     async def tick(self) -> None:
-        self.drive.ledger.flush()
+        self.drive.ledger.save()
 
     async def publish(self, everything: bool) -> None:
         await self.end_publish()

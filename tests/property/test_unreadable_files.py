@@ -136,7 +136,7 @@ class Life:
         self.unreadable.mend()
 
     async def flush(self, drive: Drive) -> None:
-        drive.ledger.flush()
+        drive.ledger.save()
 
     async def cut_only(self, drive: Drive) -> None:
         """A commit is cut, and not appended."""

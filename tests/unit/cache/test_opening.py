@@ -40,7 +40,7 @@ async def test_a_killed_process_loses_nothing(folder: Path, upstream: MemoryUpst
         await make_file(drive, b"one", b"1")
         await drive.publisher.publish(everything=False)
         await make_file(drive, b"two", b"2")
-        drive.ledger.flush()
+        drive.ledger.save()
         await make_file(drive, b"three", b"3")
     upstream.lose_unflushed()
     async with opened(folder, upstream) as drive:
@@ -65,7 +65,7 @@ async def test_a_change_that_could_not_be_applied_is_applied_at_the_next_open(
             with pytest.raises(MemoryError):
                 await make_file(drive, b"journaled")
         with pytest.raises(InputOutputError, match="mount again"):
-            drive.ledger.flush()
+            drive.ledger.save()
         with pytest.raises(InputOutputError):
             await make_file(drive, b"refused")
     async with opened(folder, upstream) as drive:

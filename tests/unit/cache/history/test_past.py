@@ -164,7 +164,7 @@ async def test_points_of_what_retention_left(drive: Drive, clock: Clock) -> None
     kept = (numbers[1], numbers[3], numbers[6])
     connection.execute(f"DELETE FROM commits WHERE number NOT IN {kept}")
     connection.execute(f"DELETE FROM past_inode WHERE born > {numbers[3]} AND died <= {numbers[6]}")
-    drive.ledger.flush()
+    drive.ledger.save()
     found = past_points.points(drive.ledger.namespace.path, folder)
     assert [point.commit for point in found] == [numbers[6], numbers[3], numbers[1]]
     assert [point.commit for point in past_points.points(drive.ledger.namespace.path, ROOT_INODE)] == [*kept][

@@ -100,7 +100,7 @@ async def test_a_namespace_that_was_written_down_goes_back_too(folder: Path) -> 
         await make_file(drive, b"lost", LARGE)
         await make_file(drive, b"after", b"small")
         where = place(drive, b"lost")
-        drive.ledger.flush()
+        drive.ledger.save()
     lose(folder, where)
     async with opened(folder, upstream, OPTIONS) as drive:
         assert names(drive) == [b"lost"]

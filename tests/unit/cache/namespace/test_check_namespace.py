@@ -71,7 +71,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 namespace.apply(operation)
             namespace.record_commit(number, bytes([number]) * 32, number)
         namespace.begin_commit(number + 1)
-        namespace.flush(0)
+        namespace.save(0)
     return path
 
 

@@ -119,13 +119,13 @@ def test_what_is_absent_in_a_new_folder_is_known_without_sql(
     entry = namespace.entry(folder, b"3")
     assert entry is not None
     namespace.apply(Unlink(folder, b"3", entry.inode, 9))
-    namespace.flush(1)
+    namespace.save(1)
     namespace._rows.entries.forget()
     assert [namespace.entry(folder, name) is None for name in names] == [name == b"3" for name in names]
     monkeypatch.setattr(cache.namespace.row_store, "MOST_NAMES", 25)
     for number in range(30):
         make(namespace, b"n%d" % number, parent=folder)
-    namespace.flush(1)
+    namespace.save(1)
     namespace._rows.entries.forget()
     queries.clear()
     assert namespace.entry(folder, b"absent") is None
@@ -289,11 +289,11 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(
     namespace.apply(Link(2, ROOT_INODE, b"g", 1))
     namespace.apply(SetExtents(2, 0, ((0, 5),), ((0, 5, BLOCK, 0),)))
     namespace.begin_commit(2)
-    namespace.flush(1)
+    namespace.save(1)
     before = content_of(path)
     with pytest.raises(CorruptError):
         namespace.apply(operation)
-    namespace.flush(1)
+    namespace.save(1)
     assert content_of(path) == before
 
 
@@ -340,7 +340,7 @@ def test_a_change_of_atime_makes_no_version(namespace: Namespace, path: str) -> 
     namespace.apply(SetAttributes(inode, atime_ns=77))
     row = row_of(namespace, inode)
     assert (row.atime_ns, row.born) == (77, 1)
-    namespace.flush(1)
+    namespace.save(1)
     namespace.close()
     with_atime = Namespace(path)
     assert row_of(with_atime, inode).atime_ns == 77
@@ -354,14 +354,14 @@ def test_the_type_of_an_inode_cannot_be_changed(namespace: Namespace) -> None:
 
 
 def test_what_came_and_went_in_one_commit_leaves_nothing(namespace: Namespace, path: str) -> None:
-    namespace.flush(0)
+    namespace.save(0)
     inode = make(namespace, b"f")
     namespace.apply(SetXattr(inode, b"user.a", b"1", 2))
     namespace.apply(SetExtents(inode, 0, ((0, 5),), ((0, 5, BLOCK, 0),)))
-    namespace.flush(1)
+    namespace.save(1)
     namespace.apply(Unlink(ROOT_INODE, b"f", inode, 3))
     namespace.apply(Delete(inode))
-    namespace.flush(2)
+    namespace.save(2)
     rows = content_of(path)
     assert [len(rows[name]) for name in ("inode", "dentry", "xattr", "extent")] == [1, 0, 0, 0]
     past = [rows[f"past_{name}"] for name in ("inode", "dentry", "xattr", "extent")]
@@ -375,7 +375,7 @@ def test_late_content_splits_the_past(namespace: Namespace, path: str) -> None:
     namespace.begin_commit(3)
     namespace.apply(SetAttributes(inode, mode=0o600))
     namespace.apply(SetExtents(inode, 0, ((0, 5),), ((0, 5, BLOCK, 0),)), commit=2)
-    namespace.flush(1)
+    namespace.save(1)
     connection = apsw.Connection(path)
     past = list(
         connection.execute(
@@ -423,7 +423,7 @@ def test_a_flush_keeps_everything_and_its_position(namespace: Namespace, path: s
     namespace.apply(SetXattr(inode, b"user.a", b"", 2))
     namespace.begin_commit(7)
     namespace.record_commit(6, b"h" * 32, 100)
-    namespace.flush(1234)
+    namespace.save(1234)
     unsaved = make(namespace, b"unsaved")
     assert namespace.entries(ROOT_INODE, 0, 9)[-1].inode == unsaved
     namespace.close()
@@ -441,7 +441,7 @@ def test_numbers_are_not_given_twice(path: str) -> None:
     namespace = Namespace(path, device=3)
     first = make(namespace, b"a")
     assert first == 3 << DEVICE_SHIFT
-    namespace.flush(1)
+    namespace.save(1)
     second = namespace.allocate_inode()
     namespace.close()
     again = Namespace(path)
@@ -450,7 +450,7 @@ def test_numbers_are_not_given_twice(path: str) -> None:
     other = 4 << DEVICE_SHIFT | 17
     again.apply(Create(ROOT_INODE, b"c", other, FILE, 0, 0, 0, b"", 1))
     assert again.allocate_inode() == second + 1
-    again.flush(2)
+    again.save(2)
     again.close()
     moved = Namespace(path, device=4)
     assert moved.allocate_inode() == other + 1
@@ -463,7 +463,7 @@ def test_numbers_of_the_dead_are_not_given_again(path: str) -> None:
     namespace.begin_commit(2)
     namespace.apply(Unlink(ROOT_INODE, b"a", inode, 1))
     namespace.apply(Delete(inode))
-    namespace.flush(1)
+    namespace.save(1)
     namespace.close()
     at_rest.unseal(path)
     connection = apsw.Connection(path)
@@ -480,7 +480,7 @@ def test_the_highest_device_works(path: str) -> None:
     namespace.apply(Create(ROOT_INODE, b"last", (1 << 62) - 1, FILE, 0, 0, 0, b"", 1))
     with pytest.raises(CorruptError, match="all its inode numbers"):
         namespace.allocate_inode()
-    namespace.flush(1)
+    namespace.save(1)
     namespace.close()
     again = Namespace(path)
     assert row_of(again, (1 << 62) - 1).nlink == 1
@@ -491,7 +491,7 @@ def test_totals_may_exceed_64_bits(namespace: Namespace, path: str) -> None:
     huge = (1 << 63) - 1
     for name in (b"a", b"b", b"c"):
         namespace.apply(SetAttributes(make(namespace, name), size=huge))
-    namespace.flush(1)
+    namespace.save(1)
     namespace.begin_commit(2)
     namespace.apply(SetAttributes(2, size=0))
     namespace.close()
@@ -506,14 +506,14 @@ def test_undo_is_on_disk_only_with_the_next_flush(namespace: Namespace, path: st
     make(namespace, b"a")
     namespace.begin_commit(2)
     make(namespace, b"b")
-    namespace.flush(10)
+    namespace.save(10)
     namespace.undo(1)
     assert namespace.entry(ROOT_INODE, b"b") is None
     namespace.close()
     again = Namespace(path)
     assert again.entry(ROOT_INODE, b"b") is not None
     again.undo(1)
-    again.flush(5)
+    again.save(5)
     again.close()
     after = Namespace(path)
     assert [entry.name for entry in after.entries(ROOT_INODE, 0, 9)] == [b"a"]
@@ -524,7 +524,7 @@ def test_undo_is_on_disk_only_with_the_next_flush(namespace: Namespace, path: st
 def test_a_full_disk_loses_nothing(namespace: Namespace, path: str) -> None:
     inode = make(namespace, b"before")
     namespace.apply(SetXattr(inode, b"user.a", b"1", 2))
-    namespace.flush(1)
+    namespace.save(1)
     for number in range(200):
         make(namespace, b"%d" % number)
     namespace.apply(SetExtents(inode, 0, ((0, 5),), ((0, 5, BLOCK, 0),)))
@@ -533,14 +533,14 @@ def test_a_full_disk_loses_nothing(namespace: Namespace, path: str) -> None:
     try:
         for _ in range(2):
             with pytest.raises(DriveError):
-                namespace.flush(2)
+                namespace.save(2)
         assert namespace.journal_position() == 1
         assert len(namespace.entries(ROOT_INODE, 0, 1000)) == 201
         assert len(namespace.extents(inode, 0, 5)) == 1
         make(namespace, b"during")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    namespace.flush(3)
+    namespace.save(3)
     namespace.close()
     again = Namespace(path)
     assert len(again.entries(ROOT_INODE, 0, 1000)) == 202
@@ -553,10 +553,10 @@ def test_a_commit_that_fails_can_be_repeated(namespace: Namespace, path: str) ->
     inode = make(namespace, b"a")
     arm("namespace.committing", "eio")
     with pytest.raises(TransientError):
-        namespace.flush(1)
+        namespace.save(1)
     disarm_all()
     assert namespace.journal_position() == 0
-    namespace.flush(2)
+    namespace.save(2)
     namespace.close()
     again = Namespace(path)
     assert (row_of(again, inode).nlink, again.journal_position()) == (1, 2)
@@ -565,22 +565,22 @@ def test_a_commit_that_fails_can_be_repeated(namespace: Namespace, path: str) ->
 
 def test_a_checkpoint_says_what_is_safe(namespace: Namespace, path: str) -> None:
     make(namespace, b"a")
-    namespace.flush(10)
+    namespace.save(10)
     make(namespace, b"b")
     assert len(namespace.entries(ROOT_INODE, 0, 9)) == 2
     assert namespace.checkpoint() == 10
-    namespace.flush(20)
+    namespace.save(20)
     reader = apsw.Connection(path)
     reader.execute("BEGIN")
     reader.execute("SELECT count(*) FROM inode").fetchall()
-    namespace.flush(30)
+    namespace.save(30)
     assert namespace.checkpoint() is None
     reader.close()
     assert namespace.checkpoint() == 30
 
 
 def test_nothing_is_written_before_a_flush(namespace: Namespace, path: str) -> None:
-    namespace.flush(1)
+    namespace.save(1)
     size = os.stat(path + "-wal").st_size
     for number in range(3000):
         make(namespace, b"%d" % number)
@@ -588,17 +588,17 @@ def test_nothing_is_written_before_a_flush(namespace: Namespace, path: str) -> N
             namespace.entries(ROOT_INODE, 0, 1)
     namespace.orphans()
     assert os.stat(path + "-wal").st_size == size
-    namespace.flush(2)
+    namespace.save(2)
     assert os.stat(path + "-wal").st_size > size
 
 
 def test_an_idle_flush_writes_nothing(namespace: Namespace, path: str) -> None:
     make(namespace, b"a")
-    namespace.flush(1)
+    namespace.save(1)
     size = os.stat(path + "-wal").st_size
-    namespace.flush(1)
+    namespace.save(1)
     assert os.stat(path + "-wal").st_size == size
-    namespace.flush(2)
+    namespace.save(2)
     assert os.stat(path + "-wal").st_size > size
 
 
@@ -612,7 +612,7 @@ def test_the_write_ahead_log_is_bounded(
             make(namespace, b"%d-%d" % (number, name))
         namespace.entries(ROOT_INODE, 0, 1)
         assert namespace.checkpoint() == max(number - 1, 0)
-        namespace.flush(number)
+        namespace.save(number)
     assert os.stat(path + "-wal").st_size < 200 * 4200
 
 
@@ -621,7 +621,7 @@ def test_reading_only(path: str) -> None:
         Namespace(path, read_only=True)
     namespace = Namespace(path)
     inode = make(namespace, b"a")
-    namespace.flush(1)
+    namespace.save(1)
     namespace.close()
     reader = Namespace(path, read_only=True)
     assert row_of(reader, inode).nlink == 1
@@ -640,7 +640,7 @@ def test_every_time_of_the_range_comes_back_now_and_from_the_past(path: str, tim
     namespace.record_commit(1, b"1" * 32, 1)
     namespace.begin_commit(2)
     namespace.apply(SetAttributes(inode, atime_ns=time_ns, mtime_ns=time_ns - 1 if time_ns > 0 else time_ns))
-    namespace.flush(1)
+    namespace.save(1)
     namespace.close()
     namespace = Namespace(path)
     now, before = row_of(namespace, inode), History(namespace).inode_at(inode, 1)
@@ -656,7 +656,7 @@ def test_every_time_of_the_range_comes_back_now_and_from_the_past(path: str, tim
 def test_times_before_1901_of_version_2_become_the_oldest(path: str) -> None:
     namespace = Namespace(path)
     inode = make(namespace, b"a", time=5)
-    namespace.flush(1)
+    namespace.save(1)
     namespace.close()
     at_rest.unseal(path)
     connection = apsw.Connection(path)

@@ -45,7 +45,7 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, fails_at: int, rolls_b
     path = str(tmp_path / "namespace.db")
     namespace = Namespace(path, device=1)
     kept, gone = _create(namespace, b"kept"), _create(namespace, b"gone")
-    namespace.flush(1)
+    namespace.save(1)
     namespace.begin_commit(2)
     namespace.apply(Unlink(ROOT_INODE, b"gone", gone, 2))
     later = _create(namespace, b"later")
@@ -54,14 +54,14 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, fails_at: int, rolls_b
     rows.connection = FailingConnection(real, fails_at, rolls_back=rolls_back)  # type: ignore[assignment]
     failed = False
     try:
-        namespace.flush(2)
+        namespace.save(2)
     except TransientError:
         failed = True
         assert namespace.journal_position() == 1
     rows.connection = real
     assert failed
     _create(namespace, b"after")
-    namespace.flush(3)
+    namespace.save(3)
     namespace.close()
     again = Namespace(path, device=1)
     names = {entry.name for entry in again.entries(ROOT_INODE, 0, 10)}
@@ -83,17 +83,17 @@ def test_what_was_put_off_keeps_its_order_when_it_fails(
     files = {name: _create(namespace, name) for name in (b"one", b"two")}
     for inode in files.values():
         namespace.apply(SetExtents(inode, 0, ((0, 10),), ((0, 10, bytes(32), 0),)))
-    namespace.flush(1)
+    namespace.save(1)
     namespace.begin_commit(2)
     rows = namespace._rows
     real = rows.connection
     rows.connection = FailingConnection(real, fails_at, rolls_back=rolls_back)  # type: ignore[assignment]
     _remove(namespace, b"one", files[b"one"])
     with pytest.raises(TransientError):
-        namespace.flush(2)
+        namespace.save(2)
     rows.connection = real
     _remove(namespace, b"two", files[b"two"])
-    namespace.flush(3)
+    namespace.save(3)
     past = [row[0] for row in real.execute("SELECT inode FROM past_extent ORDER BY inode")]
     assert past == sorted(files.values())
     assert real.execute("SELECT count(*) FROM extent").fetchall() == [(0,)]

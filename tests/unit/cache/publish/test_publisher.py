@@ -398,10 +398,10 @@ async def test_a_cut_that_was_taken_back_stays_so_if_that_was_not_written_down(
         upstream.away = False
         await drive.write(made.inode, 7, b" and more")
         await make_file(drive, b"later", b"content")
-        drive.ledger.flush()
+        drive.ledger.save()
     upstream.lose_unflushed()
     with monkeypatch.context() as patched:
-        patched.setattr(Namespace, "flush", lambda *_: failing())
+        patched.setattr(Namespace, "save", lambda *_: failing())
         with pytest.raises(OSError, match="killed"):
             async with opened(tmp_path / "cache", upstream):
                 raise AssertionError("not reached")

@@ -25,7 +25,7 @@ def namespace(tmp_path: Path) -> Iterator[Namespace]:
     namespace.begin_commit(2)
     make(namespace, b"second")
     namespace.record_commit(1, b"1" * 32, 100)
-    namespace.flush(500)
+    namespace.save(500)
     yield namespace
     namespace.close()
 
@@ -61,7 +61,7 @@ def test_a_snapshot_holds_one_commit_and_nothing_local(snapshot: str) -> None:
 
 def test_the_same_commit_gives_the_same_bytes(namespace: Namespace, snapshot: str, tmp_path: Path) -> None:
     make(namespace, b"third")
-    namespace.flush(600)
+    namespace.save(600)
     again = tmp_path / "again.db"
     export(namespace.path, str(again), 1)
     assert again.read_bytes()[100:] == Path(snapshot).read_bytes()[100:]
@@ -82,7 +82,7 @@ async def test_export_runs_in_a_thread_while_the_namespace_goes_on(
         number = 0
         while not done.is_set():
             make(namespace, b"%d" % number)
-            namespace.flush(501 + number)
+            namespace.save(501 + number)
             number += 1
             await trio.lowlevel.checkpoint()
     verify_hostile(path)
@@ -99,7 +99,7 @@ def test_a_namespace_becomes_a_snapshot(namespace: Namespace, snapshot: str) -> 
     assert (namespace.device, namespace.journal_position()) == (2, 900)
     assert not os.path.exists(snapshot)
     make(namespace, b"later")
-    namespace.flush(901)
+    namespace.save(901)
     namespace.close()
     again = Namespace(namespace.path)
     assert names(again) == [b"first", b"later"]

@@ -236,12 +236,12 @@ def test_content_that_comes_late_meets_a_forget(namespace: Namespace) -> None:
 def test_it_goes_on_after_a_restart(namespace: Namespace) -> None:
     edited(namespace, 20)
     namespace.apply(Forget(((0, 10), (10, 20))))
-    namespace.flush(1)
+    namespace.save(1)
     again = Namespace(namespace.path)
     assert again.points.is_waiting
     publish(again)
     assert again.points.forget_some(3)
-    again.flush(2)
+    again.save(2)
     again.close()
     last = Namespace(namespace.path)
     forget_all(last)
@@ -258,7 +258,7 @@ def test_a_snapshot_carries_what_is_still_to_be_forgotten(namespace: Namespace, 
     publish(namespace)
     namespace.apply(Forget(((10, 12),)))
     namespace.points.forget_some(2)
-    namespace.flush(1)
+    namespace.save(1)
     target = str(tmp_path / "snapshot.db")
     export(namespace.path, target, 12)
     verify_hostile(target)
@@ -351,7 +351,7 @@ def test_a_database_of_an_earlier_version_becomes_one_of_this_version(
     tmp_path: Path, namespace: Namespace, version: int, lacks: tuple[str, ...]
 ) -> None:
     inode = edited(namespace, 3)
-    namespace.flush(1)
+    namespace.save(1)
     totals = namespace.statistics()
     namespace.close()
     at_rest.unseal(namespace.path)
@@ -366,7 +366,7 @@ def test_a_database_of_an_earlier_version_becomes_one_of_this_version(
     assert again.extents(inode, 0, 10)[0].block == block(3)
     again.apply(Forget(((0, 3),)))
     publish(again)
-    again.flush(2)
+    again.save(2)
     export(again.path, str(tmp_path / "snapshot"), 4)
     verify_hostile(str(tmp_path / "snapshot"))
     again.close()
