@@ -64,7 +64,7 @@ class History:
 
 async def measure(history: History) -> dict[str, float]:
     """Microseconds by question, the median."""
-    past = PastTree(history.namespace, cast(Any, None), lambda: None)
+    past = past_of(history)
     at = [random.randint(1, history.commits) for _ in range(1000)]
     names = [format_time(BEGIN + number * SECOND) for number in at]
     busy, file = history.folders[7], history.files[73]
@@ -76,7 +76,7 @@ async def measure(history: History) -> dict[str, float]:
         "versions of a file in the quiet folder": timed(lambda _: past.versions(history.quiet, b"f")),
     }
     for name, directory in (("quiet", history.quiet), ("busy", busy), ("root", ROOT_INODE)):
-        found[f"list .versions of the {name} folder"] = await timed_listing(past, directory)
+        found[f"list .versions of the {name} folder"] = await timed_listing(history, directory)
     return found
 
 
@@ -90,11 +90,16 @@ def timed(ask: Callable[[int], object]) -> float:
     return statistics.median(times) * 1e6
 
 
-async def timed_listing(past: PastTree, directory: int) -> float:
+def past_of(history: History) -> PastTree:
+    """One that remembers nothing yet."""
+    return PastTree(history.namespace, cast(Any, None), lambda: None)
+
+
+async def timed_listing(history: History, directory: int) -> float:
     """The same of ten listings that nothing remembers."""
     times = []
     for _ in range(10):
-        past.forget_points()
+        past = past_of(history)
         begin = time.perf_counter()
         await past.points(directory)
         times.append(time.perf_counter() - begin)

@@ -177,10 +177,6 @@ class PastTree:
             self._points.popitem(last=False)
         return found
 
-    def forget_points(self) -> None:
-        """Look anew at the next `points`."""
-        self._points.clear()
-
     # A state
 
     def row(self, inode: int, commit: int) -> InodeRow:

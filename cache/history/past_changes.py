@@ -68,9 +68,7 @@ def _what(before: InodeRow, now: InodeRow) -> tuple[str, ...]:
         return () if before.inode == now.inode else ("deleted" if now.inode == 0 else "created",)
     changed = {
         "replaced": before.inode != now.inode,
-        "content": (before.content_commit, before.size, before.target)
-        != (now.content_commit, now.size, now.target)
-        and not now.is_directory,
+        "content": _content_of(before) != _content_of(now) and not now.is_directory,
         "names": now.is_directory and before.mtime_ns != now.mtime_ns,
         "mode": before.mode != now.mode,
         "owner": (before.uid, before.gid) != (now.uid, now.gid),
@@ -118,8 +116,7 @@ def _kind(old: InodeRow | None, new: InodeRow | None) -> str:
     if old.born == new.born and old.inode == new.inode:
         return ""
     if not S_ISDIR(new.mode) and (
-        (old.content_commit, old.size, old.target, old.rdev)
-        != (new.content_commit, new.size, new.target, new.rdev)
+        (*_content_of(old), old.rdev) != (*_content_of(new), new.rdev)
         or (old.inode != new.inode and old.is_regular)
     ):
         return "M"

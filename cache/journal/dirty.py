@@ -74,11 +74,6 @@ class Layer:
         """Whether anything in here is not in a block yet."""
         return Data in map(type, self.pieces)
 
-    @property
-    def has_content(self) -> bool:
-        """Whether it says anything but zeros."""
-        return any(not isinstance(piece, Hole) for piece in self.pieces)
-
     def blocks(self) -> set[bytes]:
         """The blocks that its bytes are in."""
         return {piece.block for piece in self.pieces if isinstance(piece, Stored)}

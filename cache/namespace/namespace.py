@@ -16,7 +16,6 @@ Tables: docs/format/namespace.md. Past states: `cache.history.history`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Final
 
 from backend.errors import CorruptError, ReadOnlyError
@@ -200,13 +199,6 @@ class Namespace:
         """The totals, kept up with every operation."""
         state = self._state
         return Statistics(state.inodes, state.files, state.entries, state.bytes, state.allocated)
-
-    def block_references(self) -> Iterator[bytes]:
-        """Each block id that a live or past extent names, once. Exhaust it before the next change."""
-        self._rows.write_rows()
-        sql = "SELECT block FROM extent UNION SELECT block FROM past_extent"
-        for (block,) in self._connection.execute(sql):
-            yield block
 
     def allocate_inode(self) -> int:
         """A number that this device has never given. It is taken for good by the `Create` that is

@@ -1,7 +1,7 @@
 """Retention at work: applies the policy in the background, and gives back the space that this frees.
 
 Invariants:
-1. What goes is decided from the points, pins and holds of one moment, and accepted as an operation in that
+1. What goes is decided from the points and pins of one moment, and accepted as an operation in that
    same moment (no await between). It takes effect when it is published (`cache.namespace.points`).
 2. Only points that are published go, and the newest never.
 3. Each step can be interrupted or fail: the next run goes on with what is left.
@@ -14,9 +14,6 @@ from __future__ import annotations
 import logging
 import time
 from bisect import bisect_left, bisect_right
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,7 +22,7 @@ import trio
 from backend.errors import DriveError
 from backend.failpoints import declare, failpoint
 from backend.upstream import CompactionReport, Housekeeping
-from cache.errors import FileSystemError, InvalidArgumentError, NoEntryError, ReadOnlyFileSystemError
+from cache.errors import FileSystemError, InvalidArgumentError, ReadOnlyFileSystemError
 from cache.journal import Ledger
 from cache.namespace import MAX_NAME, Forget, Gap, Pin, SetRetention, Unpin
 from cache.publish import Publisher, SharedExclusiveLock, SnapshotStore
@@ -89,7 +86,6 @@ class RetentionKeeper:
         self._schedule = schedule
         self._read_only = read_only
         self._collector = Collector(ledger, housekeeping, snapshots, collection_lock)
-        self._holds: Counter[int] = Counter()
         self._lock = trio.Lock()
         self._collected_at = -float(DAY)
         self._waiting_blocks = 0
@@ -137,21 +133,6 @@ class RetentionKeeper:
         self._ledger.accept(Unpin(name))
         self._publisher.wake()
 
-    @contextmanager
-    def holding(self, commit: int) -> Iterator[None]:
-        """As long as this lasts the point stays: for whoever reads, or copies rows of it, with awaits in
-        between. `NoEntryError` if it is not retained, or already on its way out."""
-        points = self._ledger.namespace.points
-        if not points.is_retained(commit) or points.is_going(commit):
-            raise NoEntryError(f"the drive as of commit {commit} is not retained any more")
-        self._holds[commit] += 1
-        try:
-            yield
-        finally:
-            self._holds[commit] -= 1
-            if not self._holds[commit]:
-                del self._holds[commit]
-
     def _check_writable(self) -> None:
         if self._read_only:
             raise ReadOnlyFileSystemError("the drive is mounted read-only")
@@ -163,7 +144,7 @@ class RetentionKeeper:
     def gaps(self, policy: Policy | None = None, now_ns: int | None = None) -> list[Gap]:
         """What `policy` (default: the one in force) would drop now."""
         points = self._ledger.namespace.points
-        kept = {*points.pins().values(), *self._holds}
+        kept = set(points.pins().values())
         now = time.time_ns() if now_ns is None else now_ns
         return retention.gaps(points.points(), policy or self.policy(), kept, now)
 

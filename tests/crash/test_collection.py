@@ -26,6 +26,7 @@ from cache.drive import Drive
 from cache.history.history import History
 from cache.namespace.operations import ROOT_INODE
 from cache.retention.retention import Policy
+from tests.block_references import block_references
 from tests.contents import STORED_KINDS
 from tests.contents import content as made_of
 from tests.drives import content_of, make_file, opened, tree
@@ -167,7 +168,7 @@ async def test_an_interruption_at_each_step(site: Site, step: str, skip: int, ca
         assert {3, 6} <= {point.number for point in drive.points()}
         assert len(drive.points()) <= 5
         live = await tree(drive)
-        blocks = [BlockId(block) for block in drive.ledger.namespace.block_references()]
+        blocks = [BlockId(block) for block in block_references(drive.ledger.namespace)]
         assert len(await drive.upstream.housekeeping.sizes(blocks)) == len(blocks)
         needed = sum((await drive.upstream.housekeeping.sizes(blocks)).values())
         assert site.stored() < 1.5 * needed / 0.6 + 60_000

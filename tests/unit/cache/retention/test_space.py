@@ -16,7 +16,7 @@ import cache.retention.space_walk
 from backend.errors import UsageError
 from backend.upstream import BlockId
 from cache.drive import Drive
-from cache.errors import FileSystemError, InvalidArgumentError, NoEntryError, ReadOnlyFileSystemError
+from cache.errors import FileSystemError, InvalidArgumentError, ReadOnlyFileSystemError
 from cache.messages import CollectionDone, from_plain
 from cache.namespace.operations import ROOT_INODE
 from cache.retention.retention import DAY, Policy
@@ -244,21 +244,6 @@ async def test_pins_keep_and_give_back(tmp_path: Path) -> None:
                 await call(drive, "pin", **arguments)
         with pytest.raises(InvalidArgumentError):
             await call(drive, "unpin", name="before")
-
-
-async def test_what_is_held_stays(tmp_path: Path) -> None:
-    async with opened(tmp_path, MemoryUpstream()) as drive:
-        for number in range(3):
-            await make_file(drive, b"%d" % number, ONE)
-            await drive.sync()
-        drive.retention.set_policy(Policy(0, 0, 0, 0, 0))
-        with drive.retention.holding(1), drive.retention.holding(1):
-            await drive.retention.collect(grace=0)
-        assert drive.ledger.namespace.points.is_retained(1)
-        await drive.retention.collect(grace=0)
-        assert not drive.ledger.namespace.points.is_retained(1)
-        with pytest.raises(NoEntryError), drive.retention.holding(1):
-            pass
 
 
 @pytest.mark.parametrize(
