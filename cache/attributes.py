@@ -1,4 +1,4 @@
-"""What `Drive` hands out and takes: attributes, entries, totals. Plain values, safe to keep."""
+"""Values that `Drive` takes and returns: attributes, entries, totals. They are plain and safe to keep."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The drive: the one core that every door uses. POSIX calls on inodes and raw names.
 
-It is put together of parts (`cache.opening`): what looks (`cache.tree.inodes`), what changes names,
-attributes and contents, what publishes, what keeps the past. Each call is the part's own, where its contract
-is. Here are the background work and the end. Event-loop thread only.
+A drive is composed of parts, which `cache.opening` builds: inodes to look things up, the tree for names,
+attributes, file contents, the publisher, the past. A call of the drive is a method of a part; its contract
+stands there. This module has the background work and the end of a drive. Event-loop thread only.
 """
 
 from __future__ import annotations

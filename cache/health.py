@@ -1,5 +1,7 @@
-"""What a drive wants to know of its store's health: `backend.care.store_health` where the nodes are at
-hand."""
+"""The interface by which a drive asks for the health of its store.
+
+`backend.care.store_health` implements it where the nodes are used by this process.
+"""
 
 from __future__ import annotations
 

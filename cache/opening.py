@@ -1,12 +1,14 @@
-"""Opening a drive: what an earlier process left here, what the commit log says, and a `Drive` from both.
+"""Opening a drive: the local state is recovered, reconciled with the commit log, and a `Drive` is made of it.
 
-The order: local state (namespace, journal) is opened and scanned; an empty namespace is restored from
-the newest snapshot and the commits after it; the journal is replayed; then both sides are reconciled:
-- upstream has our pending commit: the process was killed between append and noting it; it is noted;
-- upstream is ahead and nothing here is unpublished: its commits are applied;
-- upstream is ahead and something here is unpublished: this state is stale (`StaleCacheError`): it is
-  kept aside, never merged by guessing and never dropped;
-- upstream is behind: `RollbackError`.
+The local state is the namespace and the journal that an earlier process left. First they are opened and
+scanned. A namespace that is empty is restored from the newest snapshot and the commits after it. The
+journal is replayed. Then the local state and the log are compared:
+- The log has our pending commit: the process was killed after appending it and before noting that. It is
+  noted.
+- The log is ahead, and nothing here is unpublished: the commits that are missing here are applied.
+- The log is ahead, and something here is unpublished: the local state is stale (`StaleCacheError`). It is
+  kept aside, never merged by guessing and never dropped.
+- The log is behind: `RollbackError`.
 """
 
 from __future__ import annotations

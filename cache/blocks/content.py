@@ -1,10 +1,10 @@
 """Reading a file's bytes: journal, blocks and zeros put together, with read-ahead.
 
 Invariants:
-1. What a read returns is the file's content at one moment: its plan is made, and journal bytes are
-   copied, without a pause; blocks are immutable, so they may be fetched after. If journal bytes are not in
-   memory, a thread reads them, and the plan is made anew: what it read may have been overwritten meanwhile.
-2. Read-ahead only warms the block cache; its failures are nobody's error (the reader will meet them).
+1. A read returns the file's content at one moment. Its plan is made and journal bytes are copied without a
+   pause. Blocks are immutable, so they may be fetched after. If journal bytes are not in memory, a thread
+   reads them, and the plan is made anew: they may have been overwritten meanwhile.
+2. Read-ahead only warms the block cache. Its failures are ignored, for the reader will meet them.
 
 Used on the event-loop thread only.
 """

@@ -1,7 +1,8 @@
-"""Who reads a file in order, and how far ahead of him to fetch: several readers of one file, each alone.
+"""Sequential readers of a file, and how far ahead of each to fetch. A file may have several.
 
-A reader is known by where his next read begins. Reads that begin elsewhere may be the first of a new one, or
-of somebody who jumps: of those a few are kept, and they go before one that is known to read in order.
+A reader is recognised by the offset at which its next read begins. A read that begins elsewhere may be the
+first of a new sequential reader, or a random access. A few of these are remembered; they are dropped before
+a reader that is known to be sequential.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Who may look at what in the past: who might then, and may now.
+"""Who may look at a past state: whoever might look then and may look now.
 
-The past's own permissions the door sees to, as those of any file. This adds those of the present, which are
-- those of the inode as it is now;
-- those of what has its name now, in the directory where it had it: "write new, rename over" makes a new
-  inode, and who closes it means the path;
-- if there is neither, those of the inode as it was last.
-A directory that was closed since is closed in all states that it is in. What was moved below a closed
-directory is not: where it was before, it could be read.
+The door applies the past's own permissions, as to any file. This module adds the present permissions. They
+are those of
+- the inode as it is now;
+- the inode that has its name now, in the directory where it had it: "write new, rename over" makes a new
+  inode, and a person who closes it means the path;
+- the inode as it was last, if there is neither.
+A directory that was closed since is closed in all states that it is in. A file that was moved below a
+closed directory is not closed by that: it could be read where it was before.
 """
 
 from __future__ import annotations

@@ -1,16 +1,19 @@
 """At which commits a directory's tree changed: for the listing of its past.
 
-Whatever changes in a tree gives some inode in it a new row (a name that comes or goes: its directory), so the
-points are the births of the rows of all inodes that were ever below, while they were below. That walk costs
-by what the tree holds and held, not by the commits of the drive. It is bounded: a tree of more than `BUDGET`
-names gets the points of the whole drive instead, as does the root (nearly all commits change it); those cost
-by what is listed. Each point that is listed is true; only for such a tree some may look like the one before.
+Every change in a tree gives some inode in it a new row; a name that comes or goes changes its directory. So
+the points are the births of the rows of all inodes that were ever below the directory, while they were
+below. The cost of that walk depends on the names that the tree has and had, not on the commits of the
+drive.
 
-A birth counts for the first recorded commit not before it: when retention has thinned the recorded commits,
-what is left of the rows still says which of them differ.
+The walk is bounded. For a tree of more than `BUDGET` names the points of the whole drive are listed
+instead, as they are for the root, which nearly all commits change. Their cost depends on the length of the
+list. Every point that is listed is true; in such a list a state may equal the one before.
 
-Read-only, on a connection of its own, so that it can run in a thread while the loop goes on. It sees what was
-flushed: the caller flushes first.
+A birth counts for the first recorded commit not before it. Retention may have thinned the recorded commits;
+the rows that are left still tell which of them differ.
+
+Read-only, on a connection of its own, so that it can run in a thread while the loop goes on. It sees what
+was saved: the caller saves first.
 """
 
 from __future__ import annotations

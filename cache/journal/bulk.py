@@ -1,11 +1,13 @@
-"""Bulk files: the bytes of large writes, beside the journal's records that say where they belong.
+"""Bulk files: the bytes of large writes. Records of the journal say where in them a write's bytes are.
 
-Apart from the records, so that a commit can be made durable in the journal without the bytes that are in
-blocks by then: the file goes soon after, and what the kernel has not written of it by then never is.
+The bytes are kept apart from the records because they are often needed for a short time only. A commit
+whose bytes are stored as blocks has only its records synced. Its bulk file is deleted soon after; pages of
+it that the kernel has not written by then are never written.
 
 Invariants:
 1. A file is appended to by the process that made it only. While it is there, no other gets its number.
-2. A record may be on the disk whose bytes are not: the checksum in the record tells (`holds`).
+2. After a power cut the disk may have a record without its bytes. The checksum in the record tells
+   (`holds`).
 3. A file goes when the journal lets go of the last record that refers to it.
 
 Event-loop thread only, but for `descriptor`. Errors are the `OSError` of the disk.

@@ -1,14 +1,14 @@
-"""Whether what the state folder holds still has its names on the disk.
+"""Custody: whether the files of the state folder are still found under their names.
 
-Somebody may remove or move the folder, or files in it, under a mount. The process then goes on with files
-that nobody finds again: what is only in them is lost when it ends.
+Somebody may remove or move the folder, or files in it, under a mount. The process then goes on with open
+files that no later process finds. Whatever is only in them is lost when the process ends.
 
 Invariants:
-1. What has lost its name is noticed within a tick of the drive, before each step that works by name (a
-   checkpoint of the namespace), and by each fsync for the files that it syncs. It is said at once.
-2. From then on nothing here counts as durable: an fsync returns when the nodes have it, everything is
-   published without waiting, no journal file gets a name, and nothing is written by name.
-3. That is for good: only a mount that begins anew makes a whole state folder.
+1. A lost name is noticed within a tick of the drive, before each step that works by name (a checkpoint of
+   the namespace), and by each fsync for the files that it syncs. It is reported at once.
+2. From then on nothing in the folder counts as durable. An fsync returns when the nodes have the data,
+   everything is published without waiting, no journal file gets a name, and nothing is written by name.
+3. That stays so until the drive is mounted anew: only a new mount makes a whole state folder.
 
 Event-loop thread only. `check` asks the disk for the attributes of a few files.
 """

@@ -1,8 +1,8 @@
-"""Whether the journal's disk is quick enough to be waited for on the event loop.
+"""Whether the journal's disk is quick enough for the event loop to wait for it.
 
-An fdatasync of what lies in blocks that were written before takes some 80 microseconds, a thread's turn as
-much again. But a disk that is busy takes a hundred milliseconds, in which nobody is served. So after a call
-that was slow the loop does without for a while, and after one that is slow again for twice as long.
+An fdatasync of blocks that were written before takes some 80 microseconds; handing it to a thread costs as
+much again. A busy disk takes a hundred milliseconds, in which the event loop would serve nobody. So after a
+slow call the event loop does not wait for the disk for a while. Each further slow call doubles that while.
 """
 
 from __future__ import annotations

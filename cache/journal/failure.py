@@ -1,8 +1,8 @@
-"""What the journal says when its disk refuses: once, or for good.
+"""What the journal raises when its disk refuses: for one call, or for good.
 
-An fsync that failed is for good, because the kernel may have dropped the pages that it could not write. So is
-a record that the namespace could not take. Nothing else is: a call that failed before or at writing accepted
-nothing.
+A failed fsync is for good, because the kernel may have dropped the pages that it could not write. A record
+that the namespace could not take is for good, too. Every other failure is for one call: nothing of it was
+accepted.
 """
 
 from __future__ import annotations

@@ -233,12 +233,12 @@ class Journal:
     # Names
 
     def named_files(self) -> list[tuple[str, int]]:
-        """What has to be found by its name at the next start: names and descriptors."""
+        """The files that the next start has to find by name: names and descriptors."""
         return [(each.path, each.descriptor) for each in self._kept.in_order] + self._bulk.named()
 
     def lose_names(self, open_commit: int) -> None:
-        """The files are not where the next start looks for them: nothing is durable by them any more. What is
-        accepted from now on is in files without a name."""
+        """The files are not where the next start looks for them, so nothing in them is durable any more. What
+        is accepted from now on goes into files without a name."""
         self._syncing.nameless = self._files.nameless = self._bulk.nameless = True
         self.begin_segment(open_commit)
         self._bulk.leave()
@@ -253,9 +253,9 @@ class Journal:
         await self._syncing.sync(alone)
 
     async def sync_records(self, first: int, last: int) -> None:
-        """Every record appended before the call is on the disk when this returns, and of the bytes beside
-        them those that records in [first, last) refer to. `InputOutputError` as `sync`. Without names there
-        is nothing to be done: a start that finds no journal knows of nothing but the log."""
+        """Every record appended before the call is on the disk when this returns. So are the bytes in bulk
+        files that records in [first, last) refer to. `InputOutputError` as `sync`. A journal whose files have
+        lost their names does nothing here: the next start finds no journal, and begins with the log."""
         await self._syncing.sync_records(first, last)
 
     # Reading back and letting go
@@ -270,12 +270,12 @@ class Journal:
         return self._reading.read_at_once(position, length)
 
     def warm(self, ranges: list[tuple[int, int]]) -> None:
-        """Have the bytes (position, length) in memory, if they are there. For a thread; what it would read is
-        not told, for the journal may let go of it meanwhile."""
+        """Read the ranges (position, length) into the page cache. For a thread. Bytes that the journal has
+        let go of meanwhile are no error."""
         self._reading.warm(ranges)
 
     def leave(self, open_commit: int) -> None:
-        """Go on in a new segment if the last one has a record, so that it can be let go."""
+        """Go on in a new segment if the last one has a record. Then the last one can be let go."""
         if self._kept.in_order[-1].end > SEGMENT_HEADER_SIZE:
             self.begin_segment(open_commit)
 

@@ -102,8 +102,8 @@ class Ledger:
         return self.namespace.head()
 
     def begin_open_commit(self) -> None:
-        """The namespace was brought on by commits of others, after `replay`: what is accepted from here on is
-        in the journal as of the commit that is open now."""
+        """Begin a segment for the commit that is open now. To be called when commits of others were applied to
+        the namespace after `replay`."""
         self.journal.begin_segment(self.namespace.commit)
 
     # Accepting
@@ -131,8 +131,9 @@ class Ledger:
         self.accepted += 1
 
     def _apply(self, operation: Operation, commit: int | None = None, passing: str | None = None) -> None:
-        """Journal and namespace differ if this fails: then nothing more is accepted or written down,
-        and the next open replays the journal. `passing`: a failpoint on the way."""
+        """Apply an operation that is in the journal. If this fails, journal and namespace differ. Then nothing
+        more is accepted or saved, and the next open replays the journal. `passing`: a failpoint on the
+        way."""
         try:
             if passing is not None:
                 failpoints.failpoint(passing)
@@ -190,7 +191,7 @@ class Ledger:
         return self.pending is not None or bool(self.operations) or len(self.dirty) > 0
 
     def has_local_room(self, need: Need) -> bool:
-        """Whether this machine's disk lets more be accepted; none is refused by what it said long ago."""
+        """Whether this machine's disk has room to accept more. It is asked anew before anything is refused."""
         if self.local_room.allows(need, self.local_left()):
             return True
         self.local_room.look_anew()
@@ -248,14 +249,14 @@ class Ledger:
 
     @property
     def can_take_back(self) -> bool:
-        """Whether nothing is known of the pending commit but its cut, which this process made."""
+        """Whether the pending commit has its cut only, and this process made the cut."""
         pending = self.pending
         return pending is not None and pending.begin is not None and not pending.extents
 
     def reopen(self) -> None:
-        """Take the pending commit's cut back (`can_take_back`; upstream must not have been asked to take the
-        commit): it is open again, with what was accepted since, so that a new cut can leave content out.
-        Raises what `Journal.append` raises, and nothing has changed then."""
+        """Take the cut of the pending commit back (`can_take_back`). The commit is open again, together with
+        all that was accepted since, and a new cut can leave content out. Upstream must not have been asked to
+        append the commit. Raises what `Journal.append` raises, and nothing has changed then."""
         pending = self.pending
         assert pending is not None
         assert pending.begin is not None
@@ -299,9 +300,9 @@ class Ledger:
             self.pending.extents.append(encoded)
 
     async def sync_pending(self) -> None:
-        """What the pending commit stands on survives a power cut. All its content is in blocks: of the bytes
-        of large writes, those of files that were written before the cut and that it did not take.
-        `InputOutputError`: not, and never again."""
+        """Everything that the pending commit needs survives a power cut when this returns: all records, and
+        the bytes of those large writes before the cut that the commit did not take. The bytes that it took
+        are in blocks, so they are not synced. `InputOutputError`: it does not, and never will."""
         assert self.pending is not None
         await self.journal.sync_records(self.pending.oldest, self.pending.position)
 

@@ -1,12 +1,12 @@
-"""Room on this machine's disk: what journal and namespace may take of it, so that both can go on.
+"""Room on this machine's disk: how much of it journal and namespace may take.
 
-A journal that fills its disk cannot be let go of: publishing needs room for the databases, and the
-namespace has to be durable before a segment goes. So a reserve is kept for them, and beside it the journal
-has what is free, whatever `journal_size` says. Other programs may take the reserve all the same: then
-nothing is lost, and all goes on when there is room.
+A journal that fills its disk cannot be trimmed any more: publishing needs room for the databases, and the
+namespace has to be durable before a segment goes. So a reserve is kept for the databases. The journal has
+what else is free, whatever `journal_size` says. Other programs may take the reserve all the same; then
+nothing is lost, and work goes on when there is room again.
 
-The disk is asked when a second has gone by, or much was accepted since; where there is much room, when
-`look_anew` was called. Event-loop thread only.
+The disk is asked when a second has gone by, or when much was accepted since. Where there is much room, it
+is asked only after `look_anew`. Event-loop thread only.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Pieces: what the bytes of a file's dirty ranges are, and the ordered map of them.
+"""Pieces: where the bytes of a file's dirty ranges are, and the ordered map of them.
 
-A piece map is a sorted list of disjoint pieces; putting a piece cuts away what it covers. The list
-is searched by bisection; a sequential writer only ever appends.
+A piece map is a sorted list of disjoint pieces; putting a piece cuts away what it covers. The list is
+searched by bisection; a sequential writer only ever appends.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Reading back what was appended: bytes by position, in segments and in bulk files.
 
-The event loop may let go of a file while a thread reads: then the bytes are not there any more, and whoever
-needs them hears so.
+The event loop may let go of a file while a thread reads it. Then the bytes are not there any more, and the
+reader gets an error.
 """
 
 from __future__ import annotations

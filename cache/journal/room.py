@@ -1,11 +1,13 @@
-"""Room: what may still be accepted, so that all that is accepted can be stored.
+"""Room on the nodes: how much may still be accepted, so that all of it can be stored.
 
-The account: what the nodes can store, as it was last measured (`Capacity`), less what had been accepted and
-was not stored then, less all that was accepted since. Bytes are counted as they are written, before dedup
-and compression: too much at worst, until they are stored and it is measured anew.
+The account starts with what the nodes could store when they were last measured (`Capacity`). What had been
+accepted and was not stored then is subtracted, and so is all that was accepted since. Bytes are counted as
+they are written, before dedup and compression. So the account errs on the safe side until the next
+measurement.
 
-What makes the drive grow stops at the reserve, what changes it (overwriting, names, attributes) in the
-middle of it, and what frees never: the reserve is there so that a full drive can be emptied.
+Changes that make the drive grow stop at the reserve. Changes in place (overwriting, names, attributes) stop
+in the middle of the reserve. Changes that free space never stop: the reserve is there so that a full drive
+can be emptied.
 
 Event-loop thread only.
 """

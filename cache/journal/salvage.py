@@ -1,9 +1,8 @@
-"""Segments that the disk cannot read to their end: what is before that is used, all else is kept aside.
+"""Segments that the disk cannot read to their end: the readable beginning is used, the rest is kept aside.
 
-The file itself goes to `lost/`, where a person may try again; in its place is a copy of its readable
-beginning.
-So what comes back later, when the sector can be read again, never stands before what was accepted since.
-A crash in between leaves the file where it was, and it is done again.
+The file itself is moved to `lost/`, where a person may try again. A copy of its readable beginning takes
+its place. So bytes that can be read again later never stand before what was accepted since. After a crash
+in between, the file is where it was, and the work is done again.
 
 Blocks; before anything of the journal is open.
 """

@@ -1,17 +1,19 @@
 """What a journal says, read from its beginning: dirty files, and the events that change the namespace.
 
-Records may be on the disk whose bytes, in a bulk file, are not: a power cut took them, so nobody was told
-that they are durable. The first of them that a dirty file still needs is where the accepted prefix ends (I7):
-all behind it is given up, except what only says that earlier commits are stored and published. Giving up can
-make older bytes needed again (the extents that replaced them are given up), so it is repeated until what is
-left is whole. A GIVEN_UP record keeps the decision, since records are only ever appended.
+A power cut may take the bytes of a record that are in a bulk file and leave the record. Nobody was told
+that such a write is durable. The accepted prefix ends at the first such record that a dirty file still
+needs (I7). All that follows is given up, except records that only say that earlier commits are stored and
+published. Giving up records may bring back older bytes, where the extents that replaced them are given up.
+So it is repeated until all bytes that are needed are there. Records are only ever appended; a GIVEN_UP
+record keeps the decision.
 
-Blocks that a pending commit's EXTENTS name may be gone when it is taken up again, as another mount may have
-had no use for them. Then all its EXTENTS are void, which a VOID record keeps, and its content is dirty again.
+A pending commit may name blocks in its EXTENTS that are gone when it is taken up again, as another mount
+may have had no use for them. Then all its EXTENTS are void, which a VOID record keeps, and its content is
+dirty again.
 
-Content of a pending commit that is not in blocks may not be readable when it is taken up again. So its cut
-did not happen, which an UNCUT record keeps: the commit is open as before, and is cut without what cannot be
-read.
+A pending commit may have content that is in no block and cannot be read when it is taken up again. Then its
+cut counts as not made, which an UNCUT record keeps. The commit is open as before, and the next cut leaves
+that content out.
 """
 
 from __future__ import annotations

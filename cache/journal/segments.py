@@ -1,18 +1,19 @@
 """The files of the journal's segments: made, let go, emptied, and used again.
 
-What is spent is in clear and nobody needs it: it does not stay in a file. A file that was written to before
-takes an fsync less than one that was only preallocated, so a few are kept: filled with zeros.
+A segment that is not needed any more holds plaintext; it is overwritten with zeros. A few of these files
+are kept for later segments, because an fsync of blocks that were written before is cheaper than one of
+blocks that were only preallocated.
 
 Invariants:
-1. A file is emptied after it has lost its name, durably: a power cut that gave the name back would show a
-   segment that is whole up to somewhere, and cut off what follows it.
-2. So is it used for a later segment only then.
-3. A descriptor is closed by `finish_dropping`, which its caller never lets run beside an fdatasync: a closed
-   number may belong to another file by then. The close is what frees the space of an unlinked file (64 MiB
-   take the disk tens of milliseconds), so it is done in a thread.
-4. What an earlier process left without a name is removed: nobody knows what is in it.
+1. A file is emptied after it has durably lost its name. Otherwise a power cut could bring the name back,
+   and with it a segment that is whole up to some point: replay would end there.
+2. For the same reason a file is used for a later segment only after that.
+3. A descriptor is closed by `finish_dropping`, which its caller never lets run beside an fdatasync: the
+   number of a closed descriptor may belong to another file by then. Closing frees the space of an unlinked
+   file, which takes the disk tens of milliseconds for 64 MiB. So it is done in a thread.
+4. A file without a name that an earlier process left is removed: its content is unknown.
 5. A file is made before it is needed: the disk may take long to find so much room, and the event loop must
-   not wait for it. Only where that has failed, or a segment fills faster, is it done there.
+   not wait for it. The event loop makes a file only where that has failed, or a segment fills faster.
 
 Event-loop thread only, but for `finish_dropping` and `preallocated`. Errors are the `OSError` of the disk.
 """

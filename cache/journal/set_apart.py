@@ -1,13 +1,14 @@
-"""Files that are set apart: those of which bytes were accepted that cannot be stored now, as the journal
-cannot be read there or the nodes have no room for them.
+"""Files that are set apart: some of their accepted bytes cannot be stored now.
+
+Either the journal cannot be read there, or the nodes have no room for them.
 
 Invariants:
-1. No cut takes a file that is set apart. What is published of it is its content, size and times of the last
-   commit that took it; if none did, it is published empty.
-2. It stays dirty: the journal keeps what it has, which can be read here.
+1. No cut takes a file that is set apart. Its published content, size and times are those of the last commit
+   that took it; if there is none, it is published empty.
+2. The file stays dirty: the journal keeps its bytes, and those that can be read are read from there.
 3. It is tried again after a pause that doubles, when it was written since, and in each `sync`.
 
-A file that got another content, or went, is forgotten by `forget_gone`. Event-loop thread.
+`forget_gone` forgets files that were deleted or got other content. Event-loop thread.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Syncing: what was appended to the journal reaches the disk.
 
-An fdatasync of blocks that were only preallocated has the disk's file system note that they are written now;
-of blocks that were written before, were it with zeros, it takes two thirds of the time. So an fsync writes
-zeros ahead of the end: they go into the page cache on the loop, for nobody else may write into a file that is
-being appended to, and the disk is waited for in the same thread's turn as for the records.
+An fdatasync of blocks that were only preallocated makes the file system note that they are written now. An
+fdatasync of blocks that were written before, even with zeros, takes two thirds of that time. So an fsync
+writes zeros ahead of the journal's end. The event loop puts them into the page cache, because nobody else
+may write into a file that is being appended to. One turn of a thread then waits for the records and the
+zeros.
 
 Invariants:
 1. `sync` returns after everything appended before the call is on the disk, `sync_records` after all but the

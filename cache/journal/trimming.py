@@ -1,10 +1,11 @@
 """Trimming: what the journal may let go of, and how large its segments are.
 
 Invariants:
-1. Journal segments go only when all they say is published, and in the durable namespace together with the
-   commit that says it.
-2. What the state at the newest published cut needs stays until the next one is published: later operations, a
-   Delete too, can be lost with the journal's end.
+1. A segment goes only when everything in it is published, and when the namespace on disk has it together
+   with the record that it is published.
+2. The writes that the state at the newest published cut needs stay until the next commit is published. A
+   later operation may have made them superfluous, even a Delete, but that operation can be lost with the
+   journal's end.
 
 Event-loop thread only.
 """

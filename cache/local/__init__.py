@@ -1,4 +1,4 @@
-"""What this machine keeps of a drive and may not lose; what of it was set aside."""
+"""The state folder: what this machine keeps of a drive and may not lose; what of it was set aside."""
 
 from cache.local.local_state import (
     DEVICE,

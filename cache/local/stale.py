@@ -1,7 +1,8 @@
-"""What was set aside: a journal and a namespace that the drive has gone past. Looked at, never changed.
+"""Reading what was set aside: a journal and a namespace that the drive has gone past. Nothing in it is
+changed.
 
-The namespace with what the journal says after it is the drive as this machine had it. What was not stored is
-in the journal; all else is in blocks on the nodes, as long as retention keeps them.
+The namespace, with the journal replayed after it, is the drive as this machine had it. Bytes that were not
+stored are in the journal. All others are in blocks on the nodes, as long as retention keeps them.
 """
 
 from __future__ import annotations

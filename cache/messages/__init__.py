@@ -1,6 +1,6 @@
-"""What doors and tools say to each other: the status of a mount, and the calls, as types.
+"""Messages between doors and tools: the status of a mount, and the calls, as types.
 
-Of little weight: a command that asks a mount imports nothing of the drive.
+They import nothing of the drive, so that a command that asks a mount starts quickly.
 """
 
 from cache.messages.call import Call, Nothing, Service, Services, by_name

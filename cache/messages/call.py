@@ -1,6 +1,6 @@
-"""Calls: what can be asked of a mounted drive by name, with the types of the question and of the answer.
+"""Calls: questions to a mounted drive by name, with the types of the question and of the answer.
 
-A `Call` is what both sides know; a `Service` is the side that answers. Tables of calls are made of these.
+Both sides know the `Call`; the side that answers has a `Service`. Tables of calls are made of these.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a mounted drive says of itself (`drivefs status`, `GET /status`); its numbers are the metrics."""
+"""The status of a mounted drive (`drivefs status`, `GET /status`); its numbers are the metrics."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What must be true of a namespace database, as SQL: names and inodes both ways, sizes, extents, the past.
 
-Read only, on a connection of its own; may run in any thread. Each rule selects the rows that break it. The
-rules are about what was saved. With `published` that is a state that a commit ended: a snapshot, a replayed
-log. Without, it is a live state, whose content may still be on its way.
+Read only, on a connection of its own; may run in any thread. Each rule selects the rows that break it.
+Rules see what was saved. With `published` that is a state that a commit ended: a snapshot, a replayed log.
+Without, it is a live state, whose content may still be on its way.
 """
 
 from __future__ import annotations

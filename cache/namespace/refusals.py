@@ -1,4 +1,4 @@
-"""Why an operation is refused: it is none at all, or it does not fit the state."""
+"""Why an operation is refused: it is malformed, or it is out of date (does not fit the state)."""
 
 from __future__ import annotations
 

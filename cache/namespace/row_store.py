@@ -1,15 +1,15 @@
 """The write-back layer over the namespace database: row objects in dictionaries, one transaction.
 
 Invariants (event loop thread only, nothing here awaits):
-1. A key has at most one row object: it is looked for in the two cache generations and among the
-   dirty rows before SQL is asked. So the reducer may change objects in place.
-2. What is dirty, in `past_*` lists or put off is not in SQL yet; `write_rows` brings it there, into the
-   one open transaction. SQL is asked for ranges only after that.
-3. Every write of the open transaction is in `_log` before it is tried, so that a write or a COMMIT that
-   fails (a full disk rolls the transaction back) loses nothing: the transaction is torn then, and the
-   whole log is executed again in a new one before anything else is written or committed.
-4. Of a directory that was made lately every name is known that it has had since: which others are absent
-   is known without SQL. Names are made in `add_entry` only.
+1. A key has at most one row object: it is looked for in the two cache generations and among the dirty rows
+   before SQL is asked. So the reducer may change objects in place.
+2. Dirty rows, `past_*` lists and writes that were put off are not in SQL yet. `write_rows` brings them
+   there, into the one open transaction. Queries for ranges run only after that.
+3. Every write of the open transaction is in `_log` before it is tried. A write or a COMMIT may fail: a full
+   disk rolls the transaction back, which is torn then. Nothing is lost: the whole log is executed again in
+   a new transaction before anything else is written or committed.
+4. The store remembers directories that were made lately, each with every name that it has had since.
+   Whether such a directory lacks a name is known without SQL. Names are made in `add_entry` only.
 5. The journal position is committed in the same transaction as the rows that it speaks of.
 """
 

@@ -1,12 +1,12 @@
-"""Taking commits back: the rows as they were, from the past rows, by indexed queries.
+"""Taking commits back: past rows become live again, by indexed queries.
 
-What is left equals a namespace that only ever saw the commits up to there, in every row and column
-but `inode.atime_ns`, which the past does not keep: a row taken back has the atime it had just now, or
-its mtime if the inode was gone.
+The result equals a namespace that only ever saw the commits up to there, in every row and column but
+`inode.atime_ns`, which the past does not keep. A row that is taken back has its present atime, or its mtime
+if the inode was gone.
 
-Only commits that are not recorded are ever taken back, here or in a snapshot's copy. What a `Forget` removed
-died in a commit that was recorded before the Forget was made, and it is removed only when the Forget's own
-commit is recorded: so no row that is needed here is ever gone, and a Forget that is taken back has done
+Only commits that are not recorded are ever taken back, here or in a snapshot's copy. So no row that is
+needed here was deleted by a `Forget`: a Forget deletes rows only when its own commit is recorded, and only
+rows that died in commits that were recorded before it was made. A Forget that is taken back has deleted
 nothing.
 """
 

@@ -1,9 +1,9 @@
 """Who makes the commits of a drive: the device and the host, system-versioned like all else.
 
 Invariants (event-loop thread only):
-1. The row that is live in commit N names the maker of N: whoever is another than the one before says so by a
+1. The row that is live in commit N names the maker of N. A maker other than the one before says so by a
    `SetWriter` in its first commit. Of commits from before the first `SetWriter` nothing is known.
-2. It is news for people ("who"), nothing relies on it: a host's name is what its owner calls it.
+2. It is information for people, and nothing relies on it: a host's name is whatever its owner calls it.
 """
 
 from __future__ import annotations

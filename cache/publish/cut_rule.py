@@ -1,13 +1,13 @@
 """The cut rule: which dirty files a commit takes.
 
 Invariants:
-1. A commit takes the content of every file that is dirty and settled (closed or renamed), so that nobody sees
-   "write new, rename over" as an empty file. Files that stay open are taken when they were fsynced, but not
-   twice within `version`; when they have been dirty for that long; when the journal fills; or when somebody
-   waits in `sync`. (What was fsynced is in the journal in any case.)
-2. Files without a name are only taken to make room; those that are set apart while they wait, never.
-3. While a commit is prepared its files are looked at once, and after that only those of which the layer or a
-   name has changed: what became due by its age alone meanwhile is taken by the next commit.
+1. A commit takes the content of every dirty file that is settled (closed or renamed). So nobody sees "write
+   new, rename over" as an empty file. (What was fsynced is in the journal in any case.)
+2. A file that stays open is taken in four cases: it was fsynced, but then at most once within `version`; it
+   has been dirty for that long; the journal fills; or somebody waits in `sync`.
+3. A file without a name is taken only to make room. One that is set apart is never taken while it waits.
+4. While a commit is prepared all dirty files are looked at once, and after that only those whose layer or
+   name has changed. A file that becomes due by its age alone meanwhile is taken by the next commit.
 
 Event-loop thread.
 """

@@ -1,14 +1,15 @@
 """The publisher: turns what has been accepted into commits, one at a time.
 
 Invariants:
-1. Seal, cut, seal what came meanwhile, flush, keep extents, sync the journal's records, append, note it,
-   trim: in this order (I1, I2). So the cut leaves out what cannot be read (`cache.journal.set_apart`). If it
-   took what then cannot be read, or finds no room on the nodes, it is taken back and made anew without that:
-   names and deletions do not wait for contents.
-2. A commit that failed on its way is finished before the next is cut; it is built once in a process,
-   so that appending it again is idempotent.
-3. What a commit takes is said by `cache.publish.cut_rule`.
-4. Only this class makes commits; a fenced publisher makes none, ever.
+1. The steps are: seal, cut, seal what came meanwhile, flush, keep extents, sync the journal's records,
+   append, note it, trim. They are in this order (I1, I2).
+2. The cut leaves out content that cannot be read (`cache.journal.set_apart`). If content that it took
+   cannot be read later, or finds no room on the nodes, the cut is taken back and made anew without that
+   content. So names and deletions do not wait for contents.
+3. A commit that failed on its way is finished before the next is cut. It is built once in a process, so
+   that appending it again is idempotent.
+4. `cache.publish.cut_rule` says what a commit takes.
+5. Only this class makes commits; a fenced publisher makes none, ever.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Snapshots: the namespace database as of a commit, as a file of its own (docs/format/snapshot.md).
 
 Both functions block, keep nothing, use connections of their own and may be called in any thread.
-Cutting the file into blocks, encrypting and finding it again are others' work.
+`cache.publish.snapshot_store` cuts the file into blocks, encrypts it and finds it again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """When snapshots are made: often enough that nobody replays a long log, seldom enough to cost little.
 
-A snapshot is made in the background, of the newest published commit, from a copy of the database on
-which everything later is undone. One at a time. If it fails, the next commit tries again: the log is
-the truth, a snapshot only saves time.
+A snapshot is made in the background, of the newest published commit. It is made from a copy of the database
+in which later commits are undone. One is made at a time. If it fails, the next commit tries again: the log
+is the truth, a snapshot only saves time.
 """
 
 from __future__ import annotations

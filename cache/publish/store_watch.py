@@ -1,4 +1,4 @@
-"""Watching the store: how full it is, asked now and then, so that room can be reckoned with in between."""
+"""Watching the store: asking it now and then how full it is. In between, `Ledger.room` keeps the account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What wakes the publisher: something was accepted. Its own object, as some that accept are built first."""
+"""The event that wakes the publisher: something was accepted.
+
+It is an object of its own, because parts that accept changes are built before the publisher.
+"""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ Invariants (FAULTS 24 and 25; the store's half is in `backend.blocks.compaction`
    snapshot is not made of it. That is decided with the collection lock held exclusively
    (`cache.publish.shared_exclusive_lock`): nobody holds an answer of `missing` that is not in one of those
    places yet.
-2. No row names a block that none named before, but by sealing (which shares the lock) or by copying a
-   row of a point that is retained in the moment of the copy. So a block that is found dead stays dead until
-   it is stored anew, and the store treats it as missing from the same moment on.
+2. A row comes to name a block in two ways: by sealing, which shares the lock, or as a copy of a row of a
+   point that is retained at that moment. So a block that is found dead stays dead until it is stored anew.
+   The store treats it as missing from the same moment on.
 3. Past rows go only when the Forget that drops them is published, so every state that the log retains, on
    whatever machine it is rebuilt, has its blocks. Rows that were to go and came back with an older
    database are only true at points that are gone.

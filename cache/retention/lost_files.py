@@ -1,9 +1,10 @@
 """Which files and versions need a block: for the list of what is lost. Read only; may run in any thread.
 
-Past rows that retention has dropped do not count, though they may be there for a while after their blocks are
-gone: in a cache that was made anew from the log, until retention runs there.
+Past rows that retention has dropped do not count. They may outlive their blocks for a while: in a cache
+that was made anew from the log, until retention runs there.
 
-It is asked only when blocks are lost, so it walks the tables whole and keeps the names in memory.
+The question is asked only when blocks are lost. So the tables are walked whole, and the names are kept in
+memory.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """The retention policy: which commits stay points that can be gone back to, and which gaps that leaves.
 
 Pure functions of points, policy, pins and the time; docs/retention.md explains them to people. A tier keeps
-the last point of each of its hours, days, weeks (from Monday) or months, in UTC, as long as that period ended
-less than the tier's time ago. The last point of a day is also the last of one of its hours, and so on: what
-is retained later was retained before, so applying the policy often or seldom ends in the same points.
+the last point of each of its periods: hours, days, weeks (from Monday) or months, in UTC. It keeps it as
+long as that period ended less than the tier's time ago.
+
+Applying the policy often or seldom ends in the same points. The reason: the last point of a day is also the
+last one of one of its hours, and so on. So a point that is retained later was retained before.
 """
 
 from __future__ import annotations

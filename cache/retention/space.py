@@ -1,8 +1,8 @@
-"""Who takes how much space: folders with their history, and what retention would give back.
+"""How much space folders take, with their history, and how much retention would give back.
 
-Both walk the database in a thread, on a connection of its own that sees what was flushed (the caller flushes
-first); then the store is asked for the sealed sizes of the blocks that were found. A block counts once where
-it is named often: folders that share blocks are larger one by one than both together.
+Both walk the database in a thread, on a connection of its own that sees what was saved: the caller saves
+first. Then the store is asked for the sealed sizes of the blocks that were found. A block that is named
+often counts once. So folders that share blocks are larger one by one than both together.
 """
 
 from __future__ import annotations

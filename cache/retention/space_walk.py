@@ -1,13 +1,13 @@
 """What the folders of a tree name: for each its inodes, bytes and blocks, now and in the past.
 
-The folders are the tree's own root and the folders of today below it, to a depth. Each inode, and each block,
-is first counted for the deepest folder that it lies in (for several, if links or moves put it in several);
-whoever wants a folder with all below it merges the parts upward (`Part.take_in`), so that a block, or a file
-with many links, counts once where it is named often. What was in a folder and was moved or deleted is that
+The folders are the tree's own root and today's folders below it, to a depth. Each inode, and each block, is
+first counted for the deepest folder that it lies in; for several, if links or moves put it in several.
+`Part.take_in` merges the parts upward, for a folder with all below it. So a block, or a file with many
+links, counts once where it is named often. A file that was in a folder and was moved or deleted is that
 folder's past.
 
-Read-only, blocking, on a connection of its own: for a thread. It sees what was flushed. Memory: the block
-ids of the tree, each once for each folder in which it is first counted.
+Read-only, blocking, on a connection of its own: for a thread. It sees what was saved. Memory: the block ids
+of the tree, each once for each folder in which it is first counted.
 """
 
 from __future__ import annotations

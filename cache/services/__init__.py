@@ -1,4 +1,4 @@
-"""What the doors ask of a drive beside files: history, space, health, clones."""
+"""Services to doors beside files: the view of the past, history, space, health, clones."""
 
 from cache.services.calls import services_of
 from cache.services.versions_view import Found, VersionsView

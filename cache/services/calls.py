@@ -1,4 +1,4 @@
-"""All that tools may ask of a running drive by name, beyond POSIX: the table for the control socket."""
+"""The table of calls that tools make on a running drive by name, beyond POSIX, for the control socket."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Calls that look after a running drive: check it, scrub it, repair it.
 
-The check looks only. It sees the namespace as it was last written down (a moment ago), in a thread with a
-connection of its own, so that the drive goes on working.
+The check changes nothing. It sees the namespace as it was last saved, a moment ago. It runs in a thread
+with a connection of its own, so that the drive goes on working.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Following the commit log, checking it by living it again, and telling of what another side changed."""
+"""Following the commit log, checking it by replaying it, telling doors of changes that others made."""
 
 from cache.sync import check_log
 from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, Missed, NameChanged

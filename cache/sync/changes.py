@@ -1,13 +1,14 @@
-"""The broadcast of changes: what is another one now, told to whoever shows the drive and did not change it.
+"""The broadcast of changes: doors hear what has changed in the drive by other doors.
 
-Listeners are the kernel's door, the control socket, later doors. A door hears what came from another side: it
-knows itself what its own callers did.
+A door may remember names, attributes and contents. It has to hear when they change, unless its own callers
+changed them: of those it knows. Listeners are the kernel's door, the control socket, later doors.
 
 Invariants:
-1. A listener is told everything that is announced while it listens, in this order; with several calls at once
-   they begin in this order. It is told after the change: what it asks of the drive then is at least as new.
-2. No listener disturbs another one or the announcer: each has a queue and tasks of its own, what it raises is
-   logged, and an announcer waits `PATIENCE` seconds at most.
+1. A listener is told everything that is announced while it listens, in this order; with several calls at
+   once they begin in this order. It is told after the change: what it asks of the drive then is at least as
+   new.
+2. No listener disturbs another one or the announcer. Each has a queue and tasks of its own; what it raises
+   is logged; an announcer waits `PATIENCE` seconds at most.
 3. Each queue is bounded. A listener that is too slow loses what waited, and is told `Missed` in its place.
 
 Event-loop thread only.

@@ -1,8 +1,8 @@
-"""Checking the commit log by living it again: every commit applied to a fresh namespace by the follower.
+"""Checking the commit log by replaying it: the follower applies every commit to a fresh namespace.
 
-The result is what everything else about the namespace is compared with: a snapshot, or this machine's own
-database, must equal the replayed log as of its commit in every table, `inode.atime_ns` aside (a state taken
-back has newer ones, docs/format/namespace.md).
+The result is what everything else about the namespace is compared with. A snapshot, or this machine's own
+database, must equal the replayed log as of its commit in every table, `inode.atime_ns` aside: a state that
+was taken back has newer ones (docs/format/namespace.md).
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""The one follower: what applies published commits to a namespace, at opening and in fsck's check of the log.
+"""The one follower: it applies published commits to a namespace, at opening and in fsck's check of the log.
 
 Invariants:
-1. A commit is checked in the same way whoever follows: it goes on from the newest one that the namespace
-   has, its payload opens, its operations are well formed, its envelope names all blocks that they use, they
-   fit the state, and its time is not before that of the one before.
-2. A commit is applied whole or it is refused. Of one that was refused some operations may be applied: the
+1. Every follower checks a commit in the same way. The commit follows the newest one that the namespace has.
+   Its payload opens, and its operations are well formed. Its envelope names all blocks that they use. They
+   fit the state. Its time is not before that of the commit before.
+2. A commit is applied whole or it is refused. Of a refused commit some operations may be applied: the
    namespace must not be saved then, nor another commit applied to it.
 
 Event-loop thread only.

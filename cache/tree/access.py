@@ -1,8 +1,8 @@
 """Access control lists of inodes: which operations a change of a list or of a mode is.
 
-A list and the permission bits of a mode always say the same (acl(5), "CORRESPONDENCE BETWEEN ACL ENTRIES AND
-FILE PERMISSION BITS"): whatever changes one changes the other, in one batch. A list that permission bits say
-whole is kept as these alone. Who may change a list, and what it allows, the kernel decides.
+A list and the permission bits of a mode always agree (acl(5), "CORRESPONDENCE BETWEEN ACL ENTRIES AND FILE
+PERMISSION BITS"): a change of one changes the other, in one batch. A list that says no more than permission
+bits can is kept as permission bits alone. The kernel decides who may change a list, and what a list allows.
 
 Used on the event-loop thread only; nothing here changes anything.
 """

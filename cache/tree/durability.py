@@ -1,4 +1,4 @@
-"""What survives: fsync and sync, and what to say of what they left out.
+"""Durability: fsync and sync, and the errors that tell what they left out.
 
 Event-loop thread only.
 """

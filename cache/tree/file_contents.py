@@ -1,4 +1,4 @@
-"""What files hold: reading, writing, and sealing ahead what a program writes without end.
+"""The contents of files: reading, writing, and sealing ahead when a program writes without end.
 
 A call either raises and has changed nothing, or its change is journaled when it returns. Event-loop thread
 only.

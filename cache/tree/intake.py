@@ -1,9 +1,9 @@
-"""The intake: the way in for every change, and who waits there.
+"""The intake: the way in for every change. It is where a change waits for room.
 
 Invariants:
-1. Calls that change are async, because they wait while the journal is full, for a bounded time; normally they
-   do not give up control at all. From the check to the acceptance they never do.
-2. What is accepted wakes the publisher.
+1. Calls that change are async, because they wait for a bounded time while the journal is full. Normally
+   they do not give up control at all. They never give it up between the check and the acceptance.
+2. A change that is accepted wakes the publisher.
 
 Event-loop thread only.
 """

@@ -1,7 +1,7 @@
-"""Changes that are put off: inodes that nobody holds any more, and access times.
+"""Changes that are put off: deleting inodes that nobody holds any more, and access times.
 
-Neither is worth an operation of its own, or a commit: they are accepted many at once, soon after or before a
-cut.
+Such a change is worth neither an operation of its own nor a commit. Many are accepted at once, before a cut
+or soon after it.
 
 Invariant: an inode without a name lives while somebody holds it or its frozen content is on its way.
 
