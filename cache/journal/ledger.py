@@ -102,8 +102,8 @@ class Ledger:
         return self.namespace.head()
 
     def begin_open_commit(self) -> None:
-        """Begin a segment for the commit that is open now. To be called when commits of others were applied to
-        the namespace after `replay`."""
+        """Begin a segment for the commit that is open now. To be called when commits of others were applied
+        to the namespace after `replay`."""
         self.journal.begin_segment(self.namespace.commit)
 
     # Accepting
@@ -131,9 +131,9 @@ class Ledger:
         self.accepted += 1
 
     def _apply(self, operation: Operation, commit: int | None = None, passing: str | None = None) -> None:
-        """Apply an operation that is in the journal. If this fails, journal and namespace differ. Then nothing
-        more is accepted or saved, and the next open replays the journal. `passing`: a failpoint on the
-        way."""
+        """Apply an operation that is in the journal. If this fails, journal and namespace differ. Then
+        nothing more is accepted or saved, and the next open replays the journal. `passing`: a failpoint on
+        the way."""
         try:
             if passing is not None:
                 failpoints.failpoint(passing)
@@ -191,7 +191,7 @@ class Ledger:
         return self.pending is not None or bool(self.operations) or len(self.dirty) > 0
 
     def has_local_room(self, need: Need) -> bool:
-        """Whether this machine's disk has room to accept more. It is asked anew before anything is refused."""
+        """Whether this machine's disk has room for more. It is asked anew before anything is refused."""
         if self.local_room.allows(need, self.local_left()):
             return True
         self.local_room.look_anew()

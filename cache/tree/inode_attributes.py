@@ -82,11 +82,11 @@ class InodeAttributes:
             self._state_times(self._inodes.row(inode), mtime_ns, ctime_ns)
 
     def _state_times(self, row: InodeRow, mtime_ns: int, ctime_ns: int) -> Attributes:
-        """Take over the times that the kernel keeps; it sends them when it writes content back, and after each
-        change of its own. The times of a file that is being written are kept with its dirty content, and become
-        part of the commit with it: as operations, each would make a state that differs in nothing else. The
-        times of a regular file without a name are ignored, because the kernel alone answers for them. Returns what
-        stat(2) shows afterwards."""
+        """Take over the times that the kernel keeps. It sends them when it writes content back, and after
+        each change of its own. The times of a file that is being written are kept with its dirty content, and
+        become part of the commit with it: as operations, each would make a state that differs in nothing
+        else. The times of a regular file without a name are ignored, because the kernel alone answers for
+        them. Returns what stat(2) shows afterwards."""
         mtime_ns, ctime_ns = _in_range(mtime_ns), _in_range(ctime_ns)
         shown, layer = self._inodes.attributes_of(row), self._dirty.top(row.inode)
         if (mtime_ns, ctime_ns) == (shown.mtime_ns, shown.ctime_ns) or (row.is_regular and row.nlink == 0):
