@@ -278,9 +278,5 @@ class MemoryBlockIndex:
         place = self._tables.read_from.get(block)
         return None if place is None else place.length
 
-    def clear(self) -> None:
-        for table in (self._tables.packs, self._tables.read_from, self._tables.copies, self._tables.dying):
-            table.clear()
-
     def close(self) -> None:
         """Nothing is held."""

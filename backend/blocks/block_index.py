@@ -9,7 +9,7 @@ Invariants of every block index:
 2. It is never ahead of the nodes: a pack is added only after its fragments are durable. It may be behind:
    reconciliation at the next start finds the packs it forgot, and that a pack it knows is deleted.
 3. Used on the event loop's thread: every operation is a few look-ups by key or one short transaction, all
-   of it or nothing. Only `rebuild_index` and `reconcile` of the block store walk it, pack by pack.
+   of it or nothing. Only `reconcile` of the block store walks it, pack by pack.
 """
 
 from __future__ import annotations
@@ -168,9 +168,6 @@ class BlockIndex(Protocol):
 
     def length(self, block: BlockId) -> int | None:
         """Bytes of the sealed block; None if it is not stored."""
-
-    def clear(self) -> None:
-        """Forget everything (before a rebuild)."""
 
     def close(self) -> None:
         """Let go of it. Idempotent."""

@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 
 class PackedBlockStore:
     """Called by many tasks at once. `run` must be running for anything to be stored; call `reconcile`
-    once after opening (or `rebuild_index` if the index is new). `nodes` are by name."""
+    once after opening: it fills an index that is new. `nodes` are by name."""
 
     def __init__(
         self,
@@ -246,9 +246,9 @@ class PackedBlockStore:
         self._index.close()
 
     async def reconcile(self, progress: Progress | None = None) -> ReconcileReport:
-        """Make the index agree with the nodes: add packs that it does not know, queue those for repair
-        whose fragments are not listed. Forgets nothing. Idempotent; `run` repeats it by itself while
-        nodes are away."""
+        """Make the index agree with the nodes: add packs that it does not know (all, to a new
+        index), queue those for repair whose fragments are not listed. Forgets nothing. Idempotent; `run`
+        repeats it by itself while nodes are away."""
         async with self._reconcile_lock:
             report = await self._reconciliation.run(progress)
             self._incomplete = report.incomplete
@@ -257,12 +257,6 @@ class PackedBlockStore:
         if report.unreadable:
             log.warning("packs whose index cannot be read: %s", ", ".join(report.unreadable))
         return report
-
-    async def rebuild_index(self, progress: Progress | None = None) -> ReconcileReport:
-        """Forget the index and make it anew from the packs on the nodes alone. If it is interrupted,
-        `reconcile` goes on with it."""
-        self._index.clear()
-        return await self.reconcile(progress)
 
     def _note_away(self, names: Sequence[str]) -> None:
         self._away = tuple(names)

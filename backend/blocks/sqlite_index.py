@@ -37,12 +37,6 @@ class SqliteBlockIndex:
         self.database.close()
 
     @translated
-    def clear(self) -> None:
-        with self.database.transaction():
-            for table in ("blocks", "copies", "dying", "packs"):
-                self.database.execute(f"DELETE FROM {table}")
-
-    @translated
     def has(self, block: BlockId) -> bool:
         row = self.database.one(
             "SELECT packs.missing, packs.repair FROM blocks JOIN packs ON packs.number = blocks.pack"

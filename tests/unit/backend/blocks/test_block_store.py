@@ -420,13 +420,14 @@ async def test_the_index_is_rebuilt_from_packs_alone(tmp_path: Path, profile: st
         await rig.write(sealed, packs=5)
         before = {block.id: rig.index.locate(block.id) for block in sealed}
         sums = rig.index.packs.statistics()
+    async with running(build(tmp_path, profile)) as again:
         steps: list[tuple[int, int]] = []
-        report = await rig.store.rebuild_index(lambda done, total: steps.append((done, total)))
+        report = await again.store.reconcile(lambda done, total: steps.append((done, total)))
         assert (report.added, report.away, report.unreadable, report.incomplete) == (5, [], [], 0)
         assert steps == [(done, 5) for done in range(1, 6)]
-        assert {block.id: rig.index.locate(block.id) for block in sealed} == before
-        assert rig.index.packs.statistics() == sums
-        await rig.check(sealed)
+        assert {block.id: again.index.locate(block.id) for block in sealed} == before
+        assert again.index.packs.statistics() == sums
+        await again.check(sealed)
 
 
 @pytest.mark.logs_warnings
@@ -620,7 +621,7 @@ async def test_a_fragment_that_its_node_refuses_goes_to_a_spare_node(
         assert not {"node2", "node5"} & {name for nodes in found.values() for name in nodes.values()}
         assert (await rig.store.status()).packs_to_repair == 0
     again = build(tmp_path, count=8)
-    await again.store.rebuild_index()
+    await again.store.reconcile()
     assert known(again) == found
     for name in ("node0", "node1"):
         shutil.rmtree(tmp_path / name)
@@ -690,7 +691,7 @@ async def test_fragments_that_moved_are_found_while_a_node_is_away(tmp_path: Pat
     (tmp_path / "node3").rename(tmp_path / "gone")
     rig = build(tmp_path)
     shutil.rmtree(tmp_path / "node3")
-    await rig.store.rebuild_index()
+    await rig.store.reconcile()
     assert known(rig) == turned
     await rig.check(sealed)
     assert (await rig.store.status()).packs_to_repair == 0
@@ -709,7 +710,7 @@ async def test_one_call_repairs_all_that_can_be_whatever_the_batches(
         path.unlink()
     noted: list[tuple[int, float]] = []
     rig = build(tmp_path, note_repair=lambda *what: noted.append(what))
-    await rig.store.rebuild_index()
+    await rig.store.reconcile()
     for path in sorted(tmp_path.glob(f"node*/packs/*/{rig.index.packs.to_repair(9)[8].id.hex()}.*"))[:2]:
         path.unlink()
     assert await rig.store.repairs.repair_all() == 21

@@ -188,5 +188,5 @@ async def test_any_two_nodes_may_be_lost_when_it_says_so(
         for number in lost:
             shutil.rmtree(Path(folder, f"node{number}"))
         async with reopened(Path(folder)) as rig:
-            await rig.store.rebuild_index()
+            await rig.store.reconcile()
             await rig.check(sealed)

@@ -76,8 +76,6 @@ def test_a_location_is_looked_up_once_until_something_changes(index: SqliteBlock
     index.dying.forget(until_ns=2, limit=10)
     assert index.locate(block(2)) is None
     assert index.locate(block(1)) is not None
-    index.clear()
-    assert index.locate(block(1)) is None
 
 
 def test_statements_are_not_compiled_anew_for_each_value(index: SqliteBlockIndex) -> None:
@@ -128,13 +126,6 @@ def test_nodes_may_change(index: SqliteBlockIndex) -> None:
     found = index.packs.get(pack(1).id)
     assert found is not None
     assert found.nodes == ("a", "b", "c")
-
-
-def test_clear_forgets_all(index: SqliteBlockIndex) -> None:
-    index.add_pack(pack(1), entries(1))
-    index.clear()
-    assert not index.has(block(1))
-    assert index.packs.ids() == set()
 
 
 def test_a_pack_is_added_whole_or_not_at_all(index: SqliteBlockIndex) -> None:
