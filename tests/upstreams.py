@@ -14,7 +14,7 @@ from backend.blocks.block_store import PackedBlockStore
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode
-from backend.commits.commit_log import CommitLog
+from backend.commits.commit_log import ReplicatedCommitLog
 from backend.commits.lease import Lease, boot_clock
 from backend.commits.lease_record import Holder
 from backend.commits.lease_votes import LeaseVotes
@@ -92,10 +92,10 @@ class LocalDrive:
         writer = SessionWriter(lease)
         blocks = PackedBlockStore(self.nodes, codec, cluster, index, writer, linger=0.01)
         if lease:
-            log = CommitLog(objects, lease.verify, lease.claimed)
+            log = ReplicatedCommitLog(objects, lease.verify, lease.claimed)
         else:
             claims = partial(LeaseVotes(self.nodes, DRIVE, KEYS.lease).claim, 5.0)
-            log = CommitLog(objects, claims=claims, poll_seconds=0.01)
+            log = ReplicatedCommitLog(objects, claims=claims, poll_seconds=0.01)
         self.blocks, self.index = blocks, index
         return LocalUpstream(blocks, log, objects, writer)
 

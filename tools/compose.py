@@ -29,10 +29,10 @@ from backend.coding import Profile, code_for, copies_of
 from backend.commits import (
     DEFAULT_SECONDS,
     SILENT_SECONDS,
-    CommitLog,
     Lease,
     LeaseVotes,
     Ranking,
+    ReplicatedCommitLog,
     ReplicatedObjects,
     ranking_of,
     this_process,
@@ -341,10 +341,14 @@ def _build_upstream(
         health = StoreHealth(blocks, index, looking, None)
         votes = LeaseVotes(voting(answering, file), file.id, drive.keys.lease)
         claims = partial(votes.claim, LEASE_PATIENCE)
-        return blocks, LocalUpstream(blocks, CommitLog(objects, claims=claims), objects, writer), health
+        return (
+            blocks,
+            LocalUpstream(blocks, ReplicatedCommitLog(objects, claims=claims), objects, writer),
+            health,
+        )
     scrub = Scrub(nodes, pack_codec(drive), index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
     require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)
-    commits = CommitLog(objects, lease.verify, lease.claimed)
+    commits = ReplicatedCommitLog(objects, lease.verify, lease.claimed)
     upstream = LocalUpstream(blocks, commits, objects, writer, require_map=require_map)
     return blocks, upstream, StoreHealth(blocks, index, looking, scrub)
 

@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from backend.commits import ROOTS, CommitLog, Copies, Copy, Ranking, ReplicatedObjects, commit_key
+from backend.commits import ROOTS, Copies, Copy, Ranking, ReplicatedCommitLog, ReplicatedObjects, commit_key
 from backend.errors import CorruptError
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node
@@ -44,7 +44,7 @@ class ObjectRebalance:
         objects: ReplicatedObjects,
         nodes: Mapping[str, Node],
         ranking: Ranking,
-        log: CommitLog,
+        log: ReplicatedCommitLog,
         verify: Callable[[], Awaitable[None]],
     ) -> None:
         self._objects = objects

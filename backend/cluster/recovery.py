@@ -79,7 +79,7 @@ async def look(
 
 async def adopt(objects: ReplicatedObjects, remains: Remains, lease: Lease) -> None:
     """Have the newest commit that is left on the new voters, whose objects these are, under the new epoch.
-    Raises as `CommitLog.append`."""
+    Raises as `ReplicatedCommitLog.append`."""
     if remains.copy is not None:
         data = remains.copy.data
         await objects.create(commit_key(remains.number), data, lease.epoch, lambda: None)

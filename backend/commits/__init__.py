@@ -1,7 +1,7 @@
 """The commit log: small objects in copies, the lease, the chain of commits."""
 
 from backend.commits.commit_format import associated_data_of, payload_associated_data
-from backend.commits.commit_log import CommitLog
+from backend.commits.commit_log import ReplicatedCommitLog
 from backend.commits.commit_search import FOLDER, commit_key, number_of
 from backend.commits.lease import DEFAULT_SECONDS, SILENT_SECONDS, Lease
 from backend.commits.lease_record import MAX_SIZE, Claim, decode, is_sealed
@@ -18,12 +18,12 @@ __all__ = [
     "ROOTS",
     "SILENT_SECONDS",
     "Claim",
-    "CommitLog",
     "Copies",
     "Copy",
     "Lease",
     "LeaseVotes",
     "Ranking",
+    "ReplicatedCommitLog",
     "ReplicatedObjects",
     "associated_data_of",
     "commit_key",

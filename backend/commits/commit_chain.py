@@ -1,7 +1,7 @@
 """The hashes of a verified stretch of the commit log, 32 bytes each. Pure; no I/O.
 
-The stretch starts at a commit that is taken for granted (the empty log, what this device saw last, or
-what a snapshot names) and grows at both ends. A million commits take 32 MB.
+The stretch starts at a commit that is taken for granted (the empty log, the last commit that this device saw,
+or the one that a snapshot names) and grows at both ends. A million commits take 32 MB.
 """
 
 from __future__ import annotations

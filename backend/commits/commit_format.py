@@ -23,7 +23,6 @@ MAX_PAYLOAD: Final = 32 * 1024 * 1024
 _HEADER: Final = struct.Struct("<8sHHIQ32sQQQII")
 """magic, version, flags (0), device, number, previous, epoch, time_ns, reserved (0), added, dropped"""
 _PAYLOAD_LENGTH: Final = struct.Struct("<I")
-MAX_ENCODED: Final = _HEADER.size + 2 * MAX_BLOCKS * BLOCK_ID_SIZE + _PAYLOAD_LENGTH.size + MAX_PAYLOAD
 
 
 def encode(commit: Commit) -> bytes:

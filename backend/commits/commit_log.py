@@ -1,4 +1,5 @@
-"""The commit log: ordered, hash-chained commits, each in several copies on the voters.
+"""The commit log: ordered, hash-chained commits, each in several copies on the voters. Its role is
+`CommitLog` of `backend.upstream`.
 
 Invariants:
 1. A commit is acknowledged only after enough voters have it under the writer's epoch and after that a
@@ -75,7 +76,7 @@ async def _no_claims() -> Claim:
     return NO_CLAIM
 
 
-class CommitLog:
+class ReplicatedCommitLog:
     """`open` comes first. `append` has one caller, the rest any number."""
 
     def __init__(

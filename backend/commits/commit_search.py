@@ -1,13 +1,13 @@
-"""Finding the newest commit among what nodes say, of which up to m may say anything.
+"""The search for the newest commit among the answers of the voters, up to m of which may be made up.
 
 Invariants:
 1. Only authentic copies are believed (`ReplicatedObjects`, invariant 4).
 2. What is acknowledged is found: the lease's records claim it (`lease_record.Claim`), and enough nodes took
    it that one of them is neither away nor lies. The search begins at the number that the claim names, or
    that this device knew, and goes up by reading; the next one counts if an authentic copy of it is found.
-3. A list may be late, so it decides nothing. Where the claims were lost it saves reading from commit 1 on; it
-   shows an authentic commit behind an absent one, which is an error.
-4. What a node lists costs no more than a few reads, whatever it lists.
+3. A list may be late, so it decides nothing. It helps in two cases: where the claims were lost it saves
+   reading from commit 1 on; and it shows an authentic commit behind an absent one, which is an error.
+4. The list of one node causes a few reads at most, whatever it contains.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ Invariants:
    of this boot whose process is gone is taken over at once.
 6. A voter that does not answer in a sixth of the lease's duration counts as away: one disk that hangs must
    not cost the lease.
-7. A record counts only if who has the drive's key wrote it. A node can keep, lose or put back its record; it
+7. A record counts only if its writer has the drive's key. A node can keep, lose or put back its record; it
    cannot make one up, say that a holder lives, or use up epochs.
 8. A record of a newer cluster map than this process has is a reason to stop before anything is written.
 9. A record of this acquisition that this process did not make is a clone's (a machine that was resumed twice
@@ -238,7 +238,7 @@ class Lease:
         await self.verify()
 
     async def claimed(self) -> Claim:
-        """`claim`, for a `CommitLog`."""
+        """`claim`, for a `ReplicatedCommitLog`."""
         await trio.lowlevel.checkpoint()
         return self.claim
 

@@ -1,4 +1,4 @@
-"""The voters of the lease: what record each has, and replacing it where it is still what was last seen there.
+"""The voters of the lease: reading the record of each, and replacing it where it is still the one last seen.
 
 Invariants:
 1. A record is only ever swapped, never put: what was read may be late (a cache, a replica), what a swap
@@ -13,7 +13,7 @@ Invariants:
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -39,6 +39,7 @@ from backend.errors import (
     TransientError,
 )
 from backend.nodes import Node
+from backend.system import each
 
 KEY: Final = "lease"
 _TRIES: Final = 3
@@ -99,7 +100,7 @@ class LeaseVotes:
                 if enough(seen.values()):
                     waiting.cancel()
 
-            await self._each(look)
+            await each(look, self._nodes.values())
         return seen, failed
 
     async def wrong(self, name: str) -> tuple[bytes, DriveError] | None:
@@ -151,7 +152,7 @@ class LeaseVotes:
                     return
             won.add(node.name)
 
-        await self._each(swap)
+        await each(swap, self._nodes.values())
         return won, failed
 
     async def renew(
@@ -189,7 +190,7 @@ class LeaseVotes:
                 except DriveError:
                     return  # a node that is away keeps the record; it runs out by itself
 
-        await self._each(free)
+        await each(free, self._nodes.values())
 
     async def _cast(
         self, node: Node, record: LeaseRecord, said: trio.MemorySendChannel[tuple[str, Vote | DriveError]]
@@ -255,11 +256,6 @@ class LeaseVotes:
         if record is None or record.token != mine.token or record.nonce in self._made:
             return False
         return record.renewals >= next(iter(self._made.values()), 0)
-
-    async def _each(self, work: Callable[[Node], Awaitable[None]]) -> None:
-        async with trio.open_nursery() as nursery:
-            for node in self._nodes.values():
-                nursery.start_soon(work, node)
 
 
 def _nobodys(drive: str) -> LeaseRecord:

@@ -1,4 +1,4 @@
-"""The frame around a small replicated object: who wrote it last, what proves it, and a checksum. Pure.
+"""The frame around a small replicated object: the ballot of its last writer, a keyed tag, a checksum. Pure.
 
 Spec: docs/format/commit.md, "Copies". The checksum binds drive and key, so that a copy that was damaged or
 put in another's place is recognised by anyone. The tag is keyed and binds the same: only a copy whose tag

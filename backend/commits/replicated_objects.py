@@ -40,6 +40,7 @@ from backend.errors import (
     UnavailableError,
 )
 from backend.nodes import Node, all_keys
+from backend.system import each
 
 Ranking = Callable[[bytes], Sequence[str]]
 """All node names of the drive in rendezvous order for an object's id."""
@@ -167,7 +168,7 @@ class ReplicatedObjects:
             except _NODE_FAILS:
                 found.away.add(node.name)
 
-        await _each(look, self._order(key))
+        await each(look, self._order(key))
         return found
 
     async def get_all(self, key: str) -> list[bytes]:
@@ -205,7 +206,7 @@ class ReplicatedObjects:
             except _NODE_FAILS:
                 listing.away.add(node.name)
 
-        await _each(look, list(self._nodes.values()))
+        await each(look, list(self._nodes.values()))
         return listing
 
     async def restore(self, name: str, key: str, copy: Copy) -> None:
@@ -318,26 +319,15 @@ async def _write_batch(
     write: Callable[[Node], Awaitable[None]], batch: Sequence[Node]
 ) -> dict[str, DriveError]:
     failures: dict[str, DriveError] = {}
-    refusals: list[DriveError] = []
 
     async def attempt(node: Node) -> None:
         try:
             await write(node)
-        except ConflictError as error:
-            refusals.append(error)
         except _NOT_TAKEN as error:
             failures[node.name] = error
 
-    await _each(attempt, batch)
-    if refusals:
-        raise refusals[0]
+    await each(attempt, batch)
     return failures
-
-
-async def _each(work: Callable[[Node], Awaitable[None]], nodes: Sequence[Node]) -> None:
-    async with trio.open_nursery() as nursery:
-        for node in nodes:
-            nursery.start_soon(work, node)
 
 
 def _checked(key: str, data: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backend.commits import ROOTS, CommitLog, ReplicatedObjects
+from backend.commits import ROOTS, ReplicatedCommitLog, ReplicatedObjects
 from backend.errors import ConflictError, FencedError
 from backend.local.session_writer import SessionWriter
 from backend.upstream import Commit, Head
@@ -11,7 +11,7 @@ from backend.upstream import Commit, Head
 class LeasedLog:
     """See `backend.upstream.CommitLog`. `log` must have `Lease.verify` of the writer's lease as its fence."""
 
-    def __init__(self, log: CommitLog, writer: SessionWriter) -> None:
+    def __init__(self, log: ReplicatedCommitLog, writer: SessionWriter) -> None:
         self._log = log
         self._writer = writer
 

@@ -22,7 +22,7 @@ from typing import Final
 import trio
 
 from backend.blocks import PackedBlockStore
-from backend.commits import CommitLog, Lease, ReplicatedObjects
+from backend.commits import Lease, ReplicatedCommitLog, ReplicatedObjects
 from backend.errors import CorruptError, DriveError
 from backend.local.leased_objects import LeasedLog, LeasedRoots
 from backend.local.session_writer import SessionWriter
@@ -38,7 +38,7 @@ class LocalUpstream:
     def __init__(
         self,
         blocks: PackedBlockStore,
-        log: CommitLog,
+        log: ReplicatedCommitLog,
         objects: ReplicatedObjects,
         writer: SessionWriter,
         *,
@@ -68,7 +68,8 @@ class LocalUpstream:
 
     async def open(self, *, known: Head | None = None, trusted: Head | None = None) -> Head:
         """Acquire the lease (`LeaseHeldError`), then, if the cluster map still counts, open the log: `known`
-        and `trusted`, and what is raised, as in `CommitLog.open`. If that fails the lease is given back."""
+        and `trusted`, and what is raised, as in `ReplicatedCommitLog.open`. If that fails the lease is
+        given back."""
         if self._lease is None:
             return await self._log.open(known=known, trusted=trusted)
         await self._lease.acquire()

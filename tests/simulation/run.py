@@ -1,8 +1,8 @@
 """One run of the simulator: machines that take the lease from each other without mercy, over failing voters.
 
-The real `Lease`, `CommitLog`, `LocalUpstream` and `ObjectRebalance` run here, on trio's mock clock and with
-every draw from one seed: the same seed is the same run. Nobody is ever known to live, so that a lease
-protects nothing but by its rules. `History` says what may never happen.
+The real `Lease`, `ReplicatedCommitLog`, `LocalUpstream` and `ObjectRebalance` run here, on trio's mock clock
+and with every draw from one seed: the same seed is the same run. Nobody is ever known to live, so that a
+lease protects nothing but by its rules. `History` says what may never happen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import trio.testing
 from backend.blocks import PackedBlockStore
 from backend.cluster import ObjectRebalance
 from backend.coding import ClusterMap, ClusterNode, copies_of, first_voters, next_voter, voters
-from backend.commits import CommitLog, Lease, LeaseVotes, ReplicatedObjects, ranking_of
+from backend.commits import Lease, LeaseVotes, ReplicatedCommitLog, ReplicatedObjects, ranking_of
 from backend.commits.lease_record import Holder
 from backend.errors import (
     ConflictError,
@@ -162,7 +162,7 @@ class Mount:
     lease: Lease
     every: dict[str, Node]
     objects: ReplicatedObjects
-    log: CommitLog
+    log: ReplicatedCommitLog
     upstream: LocalUpstream
     blocks: Blocks
     map: ClusterMap
@@ -196,7 +196,7 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
         map_epoch=cluster.epoch,
         life=lambda holder, observer: "gone",
     )
-    log = CommitLog(objects, lease.verify, lease.claimed)
+    log = ReplicatedCommitLog(objects, lease.verify, lease.claimed)
     writer = SessionWriter(lease)
     blocks = Blocks(world, writer)
     require_map = partial(_require_map, world, cluster)
@@ -432,7 +432,7 @@ async def final_check(world: World) -> None:
     at_least = world.history.acknowledged
     reading = mount_of(world, "reader", world.map)
     claims = partial(LeaseVotes(reading.lease._nodes, DRIVE, SECRET).claim, 5.0)
-    reader = CommitLog(reading.objects, claims=claims)
+    reader = ReplicatedCommitLog(reading.objects, claims=claims)
     world.history.note_found(await reader.open(), at_least, "a reader at the end")
     for zone in sorted({voter.zone for voter in world.voters.values()}):
         world.away = {node.name for node in world.map.nodes if node.zone == zone}

@@ -17,9 +17,9 @@ from backend.buffer import Buffer
 from backend.cluster import ObjectRebalance
 from backend.coding import ClusterMap, ClusterNode, first_voters
 from backend.commits import (
-    CommitLog,
     Lease,
     LeaseVotes,
+    ReplicatedCommitLog,
     ReplicatedObjects,
     commit_format,
     commit_key,
@@ -74,7 +74,7 @@ class Writer:
         self, nodes: Nodes, host: str, names: Sequence[str] | None = None, map_epoch: int = 1
     ) -> None:
         self.lease = lease_on(nodes, host, map_epoch)
-        self.log = CommitLog(objects_on(nodes), self.lease.verify, self.lease.claimed)
+        self.log = ReplicatedCommitLog(objects_on(nodes), self.lease.verify, self.lease.claimed)
 
     async def open(self) -> Writer:
         epoch = await self.lease.acquire()
@@ -93,7 +93,7 @@ def commit_after(head: Head, epoch: int, payload: bytes) -> Commit:
 async def read(raw: Nodes) -> Head:
     """What a reader finds."""
     claims = partial(LeaseVotes(raw, DRIVE, SECRET).claim, 5.0)
-    return await CommitLog(objects_on(raw), claims=claims).open()
+    return await ReplicatedCommitLog(objects_on(raw), claims=claims).open()
 
 
 def order(nodes: Nodes, number: int) -> Sequence[str]:
@@ -200,7 +200,9 @@ async def test_a_stalled_rebalancing_puts_no_torn_commit_back(
     await mover.acquire()
     objects = objects_on(held)
     ranking = ranking_of(cluster_of(sorted(raw)), 3)
-    moving = ObjectRebalance(objects, held, ranking, CommitLog(objects, claims=mover.claimed), mover.verify)
+    moving = ObjectRebalance(
+        objects, held, ranking, ReplicatedCommitLog(objects, claims=mover.claimed), mover.verify
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(expect_refusal, lambda: moving.run(lambda done, of: None))
         await reached.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from backend.care import ObjectCheck
-from backend.commits import FOLDER, ROOTS, CommitLog, ReplicatedObjects, number_of
+from backend.commits import FOLDER, ROOTS, ReplicatedCommitLog, ReplicatedObjects, number_of
 from backend.errors import CorruptError, FormatError
 from backend.findings import Findings
 from backend.upstream import Head
@@ -20,7 +20,7 @@ class CommitCheck:
 
     def __init__(
         self,
-        log: CommitLog,
+        log: ReplicatedCommitLog,
         copies: ObjectCheck,
         objects: ReplicatedObjects,
         snapshots: SnapshotStore,

@@ -23,9 +23,9 @@ from backend.buffer import Buffer
 from backend.care import ObjectCheck, StoreCheck
 from backend.cluster import holding, require_current
 from backend.commits import (
-    CommitLog,
     Lease,
     LeaseVotes,
+    ReplicatedCommitLog,
 )
 from backend.errors import CorruptError, DriveError
 from backend.findings import Findings
@@ -91,7 +91,7 @@ class DriveCheck:
         self._writer = SessionWriter(self._lease)
         self._votes = LeaseVotes(leasing, file.id, drive.keys.lease)
         claims = partial(self._votes.claim, LEASE_PATIENCE) if self._lease is None else self._lease.claimed
-        self._log = CommitLog(self._objects, claims=claims)
+        self._log = ReplicatedCommitLog(self._objects, claims=claims)
         self._index = open_index(work / INDEX_FILE, file)
         self._blocks = self._store_on(self._index)
         self._packs = pack_store(drive, self._nodes)

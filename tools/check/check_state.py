@@ -14,7 +14,7 @@ from pathlib import Path
 import trio
 
 from backend.care import ObjectCheck
-from backend.commits import CommitLog, Copy, commit_key
+from backend.commits import Copy, ReplicatedCommitLog, commit_key
 from backend.errors import (
     CorruptError,
     DriveError,
@@ -38,7 +38,7 @@ from tools.host.progress import Progress
 class StateSource:
     """Where the states come from."""
 
-    log: CommitLog
+    log: ReplicatedCommitLog
     copies: ObjectCheck
     snapshots: SnapshotStore
     blocks: BlockCache

@@ -34,7 +34,7 @@ from backend.cluster import (
     left_on,
 )
 from backend.coding import Profile, copies_of
-from backend.commits import CommitLog, ReplicatedObjects, ranking_of
+from backend.commits import ReplicatedCommitLog, ReplicatedObjects, ranking_of
 from backend.errors import UnavailableError, UsageError, sole
 from backend.failpoints import declare, failpoint
 from backend.keys import DriveKeys
@@ -362,7 +362,7 @@ async def _move_objects(drive: HeldDrive, keys: DriveKeys, progress: Progress) -
     ranking = ranking_of(cluster, copies, everyone=True)
     objects = ReplicatedObjects(drive.nodes, ranking, copies, drive.file.id, keys.object)
     voted = compose.small_objects(UnlockedDrive(drive.folder, drive.file, keys), drive.nodes)
-    log = CommitLog(voted, claims=drive.lease.claimed)
+    log = ReplicatedCommitLog(voted, claims=drive.lease.claimed)
     small = ObjectRebalance(objects, drive.nodes, ranking, log, drive.verify)
     await small.run(progress.update)
     return small.moved

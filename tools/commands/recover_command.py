@@ -13,7 +13,7 @@ import trio
 
 from backend.cluster import DriveFile, ObjectRebalance, check_nodes, recovery
 from backend.coding import Profile, copies_of, voters
-from backend.commits import CommitLog, Lease, Ranking, ReplicatedObjects, commit_format, ranking_of
+from backend.commits import Lease, Ranking, ReplicatedCommitLog, ReplicatedObjects, commit_format, ranking_of
 from backend.errors import CorruptError
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node
@@ -90,7 +90,7 @@ async def _settle(
     copies = copies_of(cluster, parity(drive.file))
     voting = {name: left[name] for name in voters(cluster)}
     await recovery.adopt(_objects_on(drive, voting, copies), remains, lease)
-    log = CommitLog(_objects_on(drive, left, len(left)), claims=lease.claimed)
+    log = ReplicatedCommitLog(_objects_on(drive, left, len(left)), claims=lease.claimed)
     objects = _objects_on(drive, left, copies)
     moving = ObjectRebalance(objects, left, _ranking_on(drive, left), log, lease.verify)
     try:

@@ -1,9 +1,9 @@
-"""Calls of an object store by obstore: the one module that knows it, what it cannot, and what its errors
-mean.
+"""Calls of an object store by obstore: the one module that knows obstore, its limits and the meaning of its
+errors.
 
 Invariants:
 1. Nothing is tried again here (`max_retries=0`): after a retry one's own success looks like another's
-   object. Who calls knows what may be repeated (`backend.nodes.retry`).
+   object. The caller knows which calls may be repeated (`backend.nodes.retry`).
 2. An object is one request (`use_multipart=False`): no upload is left behind that is paid for and not seen.
 3. What comes back is as long as the store says that it is, or an error.
 4. Credentials are read when the first call needs them; again when their file has changed, five minutes before

@@ -1,5 +1,5 @@
-"""Credentials of a node, from where `drive.toml` says that they are. They are never in it, and never in a
-message.
+"""Credentials of a node, read from the place that `drive.toml` names. `drive.toml` never holds them, and no
+message shows them.
 
 `profile:NAME` is a section of `~/.aws/credentials` (`AWS_SHARED_CREDENTIALS_FILE`); `file:PATH` a TOML file,
 or Google's JSON of a service account, that nobody else may read; `env:PREFIX` variables

@@ -1,4 +1,5 @@
-"""Where in which object store a node is: the URLs `s3://`, `s3+https://`, `gs://`, `az://` taken apart. Pure.
+"""The place of a node in an object store: the URLs `s3://`, `s3+https://`, `gs://`, `az://` taken apart.
+Pure.
 
 `s3://bucket/prefix` is Amazon's; `s3+https://host:port/bucket/prefix` any other server that speaks S3;
 `gs://bucket/prefix`; `az://account/container/prefix`, `az+https://host:port/account/container/prefix`. With

@@ -2,10 +2,10 @@
 
 Invariants:
 1. An object is written by one request, which the store makes visible and durable whole or not at all.
-2. Where this node's identity is not, nothing is written, and nothing is "not there": a bucket that was
-   deleted, or another one under its name, is a node that is away, not one that lost everything. The identity
-   is read before the first write, a minute after it was last seen, and whenever an object or all of a listing
-   is missing.
+2. Without this node's identity in the bucket nothing is written, and no object counts as absent: a bucket
+   that was deleted, or another one under its name, is a node that is away, not one that lost everything. The
+   identity is read before the first write, a minute after it was last seen, and whenever an object or all of
+   a listing is missing.
 3. `create` and `swap` are the store's own conditional writes, sent once, so a refusal is never an answer to
    one's own success. Whether a creation was refused because the object exists is looked up, not believed.
 4. Requests run in threads under a limiter, small ones under one of their own: a lease is renewed while packs

@@ -1,5 +1,5 @@
-"""How many requests a store is sent at once: half as many when it says that it is too much, one more after as
-many answers as there are at once (additive increase, multiplicative decrease, as TCP does it)."""
+"""The number of requests at once to a store: half as many after an answer "too many", one more after as many
+good answers as there are requests at once (additive increase, multiplicative decrease, as TCP does it)."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What is said of a node in an object store beside its URL: in `drive.toml`, or behind `?` in a URL that is
-given to a command. Pure. No setting is a secret: `credentials` says only where they are."""
+"""The settings of a node in an object store, beside its URL: in `drive.toml`, or behind `?` in a URL on a
+command line. Pure. No setting is a secret: `credentials` says only where they are."""
 
 from __future__ import annotations
 

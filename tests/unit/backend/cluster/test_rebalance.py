@@ -14,7 +14,7 @@ from backend.cluster.object_rebalance import ObjectRebalance
 from backend.cluster.rebalance import Rebalance, left_on
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode, place
-from backend.commits.commit_log import CommitLog
+from backend.commits.commit_log import ReplicatedCommitLog
 from backend.commits.object_format import Copy, frame, signed, unframe
 from backend.commits.replicated_objects import ReplicatedObjects, ranking_of
 from backend.errors import FencedError, UnavailableError
@@ -159,7 +159,7 @@ def test_a_rate_is_kept() -> None:
 def small(nodes: dict[str, MemoryNode], *drained: str) -> ObjectRebalance:
     ranking = ranking_of(cluster(nodes, *drained), 3)
     objects = ReplicatedObjects(nodes, ranking, 3, DRIVE, SECRET)
-    return ObjectRebalance(objects, nodes, ranking, CommitLog(objects), confirmed)
+    return ObjectRebalance(objects, nodes, ranking, ReplicatedCommitLog(objects), confirmed)
 
 
 def copy_of(ballot: int, data: bytes) -> Copy:

@@ -9,7 +9,7 @@ import trio.testing
 from backend import failpoints
 from backend.coding.placement import ClusterMap, ClusterNode
 from backend.commits import commit_format
-from backend.commits.commit_log import EMPTY, CommitLog
+from backend.commits.commit_log import EMPTY, ReplicatedCommitLog
 from backend.commits.commit_search import commit_key
 from backend.commits.object_format import Copy, frame
 from backend.commits.replicated_objects import ReplicatedObjects, ranking_of
@@ -39,21 +39,21 @@ class Setup:
         self.objects = ReplicatedObjects(self.nodes, self.ranking, 3, DRIVE, SECRET)
         self.fenced = False
 
-    def log(self) -> CommitLog:
-        return CommitLog(self.objects, self.fence)
+    def log(self) -> ReplicatedCommitLog:
+        return ReplicatedCommitLog(self.objects, self.fence)
 
     async def fence(self, _: Head | None = None) -> None:
         await trio.lowlevel.checkpoint()
         if self.fenced:
             raise FencedError("taken over")
 
-    async def writer(self, epoch: int = 1, known: Head | None = None) -> CommitLog:
+    async def writer(self, epoch: int = 1, known: Head | None = None) -> ReplicatedCommitLog:
         log = self.log()
         await log.open(known=known)
         await log.become_writer(epoch)
         return log
 
-    async def reader(self, known: Head | None = None, trusted: Head | None = None) -> CommitLog:
+    async def reader(self, known: Head | None = None, trusted: Head | None = None) -> ReplicatedCommitLog:
         log = self.log()
         await log.open(known=known, trusted=trusted)
         return log
@@ -69,7 +69,7 @@ def following(head: Head, payload: bytes = b"", epoch: int = 1) -> Commit:
     return Commit(head.number + 1, head.hash, 1, epoch, 1000 + head.number, (), (), payload)
 
 
-async def fill(log: CommitLog, count: int, epoch: int = 1) -> list[Head]:
+async def fill(log: ReplicatedCommitLog, count: int, epoch: int = 1) -> list[Head]:
     def commit(number: int) -> Commit:
         return following(log.head, b"%d" % number, epoch)
 
@@ -165,7 +165,7 @@ async def test_of_two_writers_racing_for_a_number_one_wins() -> None:
     one, two = await setup.writer(), await setup.writer()
     results: list[str] = []
 
-    async def race(log: CommitLog, payload: bytes) -> None:
+    async def race(log: ReplicatedCommitLog, payload: bytes) -> None:
         try:
             await log.append(following(EMPTY, payload), EMPTY)
             results.append("won")

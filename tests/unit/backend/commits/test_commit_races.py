@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backend.coding.placement import ClusterMap, ClusterNode
-from backend.commits.commit_log import CommitLog
+from backend.commits.commit_log import ReplicatedCommitLog
 from backend.commits.lease import Lease
 from backend.commits.lease_record import Holder
 from backend.commits.replicated_objects import ReplicatedObjects, ranking_of
@@ -67,7 +67,7 @@ async def mount_again_and_again(world: World, name: str) -> None:
                 clock=trio.current_time,
                 life=lambda holder, observer: "gone",
             )
-            log = CommitLog(world.objects, lease.verify, lease.claimed)
+            log = ReplicatedCommitLog(world.objects, lease.verify, lease.claimed)
             try:
                 epoch = await lease.acquire()
                 await log.open(known=known)
@@ -80,7 +80,7 @@ async def mount_again_and_again(world: World, name: str) -> None:
         world.crashes += crash.cancelled_caught
 
 
-async def append(world: World, log: CommitLog, head: Head, epoch: int) -> Head:
+async def append(world: World, log: ReplicatedCommitLog, head: Head, epoch: int) -> Head:
     payload = world.chance.randbytes(4)
     commit = Commit(head.number + 1, head.hash, 1, epoch, 0, (), (), payload)
     while True:
@@ -102,7 +102,7 @@ async def lose_nodes(world: World) -> None:
 
 
 async def check(world: World) -> None:
-    log = CommitLog(world.objects)
+    log = ReplicatedCommitLog(world.objects)
     await log.open()
     there = {commit.number: commit_hash for commit, commit_hash in await log.commits_after(0, 10**6)}
     # The empty log is "acknowledged" too, as commit 0, by those who found it.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend.commits import CommitLog
+from backend.commits import ReplicatedCommitLog
 from backend.errors import CorruptError, UnavailableError, UsageError
 from tests.small_drive import SmallDrive, copy_of, make_small_drive
 from tools import compose
@@ -57,7 +57,7 @@ def head_of(made: SmallDrive) -> int:
         drive = made.unlocked()
         bare = open_nodes(drive.folder, drive.file)
         lease = compose.lease_on(bare, drive)
-        log = CommitLog(compose.small_objects(drive, patient(bare, 5)), lease.verify, lease.claimed)
+        log = ReplicatedCommitLog(compose.small_objects(drive, patient(bare, 5)), lease.verify, lease.claimed)
         epoch = await lease.acquire()
         await log.open()
         head = await log.become_writer(epoch)
