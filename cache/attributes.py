@@ -24,7 +24,7 @@ class Attributes:
 
 @dataclass(frozen=True, slots=True)
 class AttributeChange:
-    """What to set; None leaves it. `mode` is the permission bits (the type cannot change)."""
+    """The attributes to set; None leaves one. `mode` is the permission bits (the type cannot change)."""
 
     mode: int | None = None
     uid: int | None = None

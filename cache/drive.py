@@ -46,7 +46,7 @@ TICK: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a drive is put together of. All work on the same ledger."""
+    """The parts of a drive. All work on the same ledger."""
 
     ledger: Ledger
     trimming: Trimming
@@ -71,7 +71,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """What the opener of the drive knows of it. `health`: None where nobody can look after the store.
+    """Facts that the opener of the drive knows of it. `health`: None where nobody can look after the store.
     `notices`: what the person who opens it is to be told. `set_aside`: how many states lie here that the
     drive has gone past."""
 
@@ -213,7 +213,7 @@ class Drive:
         )
 
     def _reachable_limit(self) -> int:
-        """What the journal may take, as its disk is now."""
+        """Bytes that the journal may take, as its disk is now."""
         used = self.ledger.journal.used_bytes
         return int(min(self._journal_limit, used + max(self.ledger.local_left(), 0)))
 

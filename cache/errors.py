@@ -1,4 +1,4 @@
-"""What POSIX calls on a drive can be refused with: one class per errno, raised by `Drive`.
+"""The errors of POSIX calls on a drive: one class per errno, raised by `Drive`.
 
 `mountfs.errno_table` maps each to its number; nothing else does.
 """

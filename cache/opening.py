@@ -83,7 +83,7 @@ class DriveOptions:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """What the client side of a drive needs to read its upstream, and to seal for it."""
+    """The objects by which the client side of a drive reads its upstream, and seals for it."""
 
     codec: BlockCodec
     chunker: Chunker

@@ -30,7 +30,7 @@ _NUMBER: Final = struct.Struct("<I")
 
 
 class BlockHeader(NamedTuple):
-    """What a block says of itself; true only if a segment opens with it."""
+    """The header of a block; it is true only if a segment opens with it."""
 
     compression: int
     length: int

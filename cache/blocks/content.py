@@ -87,7 +87,7 @@ class Content:
     # Planning
 
     async def _planned(self, plan: Callable[[], list[Part]]) -> list[Part]:
-        """What `plan` gives, when all that it needs of the journal is in memory."""
+        """The result of `plan`, when all that it needs of the journal is in memory."""
         for _ in range(_ATTEMPTS):
             self._missing = []
             parts = plan()

@@ -119,7 +119,7 @@ class History:
         return None if row is None else (inode_row(row[:-1]), row[-1] - 1)
 
     def entry_at(self, parent: int, name: bytes, commit: int) -> DentryRow | None:
-        """What the name in the directory was as of `commit`."""
+        """The entry of that name in the directory as of `commit`."""
         row = next(self._query(ENTRY_AT, {"parent": parent, "name": name, "at": commit}), None)
         return None if row is None else DentryRow(*row[:-1])
 
@@ -145,7 +145,7 @@ class History:
         return [name for (name,) in self._query(XATTR_NAMES_AT, {"inode": inode, "at": commit})]
 
     def writer_at(self, commit: int) -> CommitWriter | None:
-        """Who made `commit`; None if nobody had said so then."""
+        """The maker of `commit`; None if nobody had said so by then."""
         row = next(self._query(WRITER_AT, {"at": commit}), None)
         return None if row is None else CommitWriter(*row[:-1])
 

@@ -163,7 +163,7 @@ class PastTree:
 
     async def points(self, directory: int) -> list[ListedCommit]:
         """The commits at which the tree of the directory (an inode) changed, the newest first; at most
-        `past_points.LISTED` (whose module says what it costs)."""
+        `past_points.MOST_LISTED` (whose module says what it costs)."""
         head = self.head
         known = self._points.get(directory)
         if known is not None and known[0] == head:
@@ -198,7 +198,7 @@ class PastTree:
         return attributes_of(self.row(inode, commit))
 
     def lookup(self, parent: int, name: bytes, commit: int) -> InodeRow:
-        """What the name in the directory was. `NoEntryError`."""
+        """The inode of that name in the directory, as of `commit`. `NoEntryError`."""
         entry = self.history.entry_at(parent, name, commit)
         if entry is None:
             raise NoEntryError(f"no such name in {parent} at commit {commit}")

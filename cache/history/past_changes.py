@@ -1,4 +1,4 @@
-"""What changed: of a path from state to state (its log), and of a tree between two states (its diff).
+"""Changes: of a path from state to state (its log), and of a tree between two states (its diff).
 
 Both only look at recorded commits, and give the loop back now and then: what they read does not change.
 Paths are raw bytes relative to the drive's root, without a leading slash.

@@ -24,7 +24,8 @@ from cache.namespace import ROOT_INODE, Connection, open_database, sqlite_errors
 from cache.past_names import SECOND
 
 BUDGET: Final = 200_000
-LISTED: Final = 1000
+MOST_LISTED: Final = 1000
+"""Entries of a listing of the past: points of a directory, or versions of a file."""
 
 _FOREVER: Final = (1 << 63) - 1
 TREE_POINTS: Final = f"""
@@ -73,7 +74,7 @@ class ListedCommit(NamedTuple):
     ordinal: int
 
 
-def points(path: str, directory: int, limit: int = LISTED, budget: int = BUDGET) -> list[ListedCommit]:
+def points(path: str, directory: int, limit: int = MOST_LISTED, budget: int = BUDGET) -> list[ListedCommit]:
     """The newest points of `directory`'s tree in the namespace database at `path`, the newest first. Blocks;
     any thread."""
     with sqlite_errors(path):

@@ -1,4 +1,4 @@
-"""What was accepted and is not published: the journal, the dirty files, the ledger of both."""
+"""Changes that were accepted and are not published: the journal, the dirty files, the ledger of both."""
 
 from cache.journal.custody import Custody
 from cache.journal.dirty import DirtyFile, DirtyFiles, Layer, replace_data

@@ -67,11 +67,11 @@ class BulkFiles:
 
     @property
     def used_bytes(self) -> int:
-        """What all files hold."""
+        """Bytes in all files."""
         return sum(file.end for file in self._files.values())
 
     def bytes_before(self, record: int) -> int:
-        """What the files hold to which only records before `record` refer."""
+        """Bytes in the files to which only records before `record` refer."""
         return sum(file.end for file in self._files.values() if file.last < record)
 
     def append(self, data: Buffer, size: int, new_number: Callable[[], int]) -> int:
@@ -153,7 +153,7 @@ class BulkFiles:
         return dropped
 
     def move_unreferred(self, folder: Path) -> None:
-        """What no record refers to belongs to records that are kept in `folder`, perhaps."""
+        """Move files without a record into `folder`. Records that are kept there may refer to them."""
         for file in [file for file in self._files.values() if not file.last]:
             durable.current().rename(file.path, str(folder / os.path.basename(file.path)))
             os.close(self._files.pop(file.number).descriptor)

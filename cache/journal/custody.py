@@ -49,7 +49,7 @@ class Custody:
         return not self.lost
 
     def lose(self, path: str) -> None:
-        """What is at `path` is not ours any more. Idempotent."""
+        """The file at `path` is not ours any more. Idempotent."""
         if self.lost:
             return
         self.lost = (

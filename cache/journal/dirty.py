@@ -41,7 +41,7 @@ _CHANGES: Final = (Link, Unlink, Rename, RenameLeavingWhiteout, SetXattr, Remove
 
 @dataclass(eq=False, slots=True)
 class Layer:
-    """What one commit will say of a file's content."""
+    """The dirty data of a file that one commit will take."""
 
     oldest: int
     """position of the first journal record that is in here"""

@@ -33,7 +33,7 @@ class Failure:
             raise InputOutputError(self.for_good)
 
     def refused(self, error: OSError) -> InputOutputError | NoSpaceLeftError:
-        """What to raise: nothing was accepted this time."""
+        """The error to raise for a call that accepted nothing."""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return NoSpaceLeftError(f"the disk that holds {self._folder} is full: nothing was accepted")
         reason = file_limit.reason(error)

@@ -41,7 +41,7 @@ OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
 
 
 class RecordType(IntEnum):
-    """What a payload is."""
+    """The kind of a payload."""
 
     OPERATION = 1
     """an encoded operation (docs/format/operation.md)"""
@@ -94,7 +94,7 @@ _UNCUT: Final = struct.Struct("<QQ")
 
 @dataclass(frozen=True, slots=True)
 class Bulk:
-    """What a BULK record says: a write whose bytes are elsewhere."""
+    """The payload of a BULK record: a write whose bytes are elsewhere."""
 
     inode: int
     offset: int

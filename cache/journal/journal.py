@@ -117,16 +117,16 @@ class Journal:
 
     @property
     def used_bytes(self) -> int:
-        """What the kept records take, in whole segments but for the last."""
+        """Bytes that the kept records take, in whole segments but for the last."""
         return self._kept.used_bytes + self._bulk.used_bytes if self._kept.in_order else 0
 
     @property
     def record_bytes(self) -> int:
-        """What the kept records take themselves, without the room that segments have beyond them."""
+        """Bytes of the kept records themselves, without the room that segments have beyond them."""
         return self._kept.record_bytes + self._bulk.used_bytes
 
     def bytes_before(self, position: int) -> int:
-        """What `drop_before` would let go of."""
+        """Bytes that `drop_before` would let go of."""
         return self._kept.bytes_before(position) + self._bulk.bytes_before(position)
 
     def append(self, kind: RecordType, parts: tuple[Buffer, ...], open_commit: int) -> int:
@@ -207,7 +207,7 @@ class Journal:
         return self._failure.fail(problem)
 
     def begin_segment(self, open_commit: int) -> Segment:
-        """What is appended from now on is in a new segment, which says that this commit is open. Raises what
+        """Begin a new segment, which says that this commit is open. Raises what
         `append` raises."""
         number = self._kept.new_number()
         path = self._files.path_of(number)

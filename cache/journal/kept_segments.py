@@ -67,7 +67,7 @@ class KeptSegments:
         return taken
 
     def still_unsynced(self, numbers: set[int], new_names: bool) -> None:
-        """What `take_unsynced` gave is not on the disk."""
+        """The segments that `take_unsynced` gave are not on the disk."""
         self.unsynced |= numbers
         self.has_new_names = self.has_new_names or new_names
 
@@ -89,18 +89,18 @@ class KeptSegments:
 
     @property
     def used_bytes(self) -> int:
-        """What they take, whole but for the last, whose records count only."""
+        """Bytes of the segments: of the last one its records, of all others their whole size."""
         if not self.in_order:
             return 0
         return sum(segment.size for segment in self.in_order[:-1]) + self.in_order[-1].end
 
     @property
     def record_bytes(self) -> int:
-        """What their records take."""
+        """Bytes of their records."""
         return sum(segment.end for segment in self.in_order)
 
     def bytes_before(self, position: int) -> int:
-        """What those take that end before the position."""
+        """Bytes of the segments that end before the position."""
         number = position >> OFFSET_BITS
         return sum(segment.size for segment in self.in_order[:-1] if segment.number < number)
 

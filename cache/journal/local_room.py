@@ -28,7 +28,7 @@ _MUCH: Final = 64 << 20
 
 
 def reserve(total: int) -> int:
-    """What is kept back of a disk of `total` bytes."""
+    """The reserve, in bytes, on a disk of `total` bytes."""
     return min(max(total >> 3, SMALLEST_RESERVE), LARGEST_RESERVE, total >> 2)
 
 

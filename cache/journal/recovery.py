@@ -1,4 +1,4 @@
-"""What an earlier process left in the journal, brought into namespace and ledger.
+"""Recovery: the journal of an earlier process, brought into namespace and ledger.
 
 The steps: `JournalRecovery` reads the journal; its owner asks what is unfinished, and may take back what
 cannot go on as it was; `replay` brings the namespace up to the journal's end, finds the pending commit, and
@@ -41,7 +41,7 @@ class JournalRecovery:
         return is_short and self._scanned.commit <= self._ledger.head.number
 
     def unfinished(self) -> list[PendingCommit]:
-        """What the scan found of commits that the journal does not say are published, oldest first."""
+        """The commits that the scan found and that the journal does not say are published, oldest first."""
         return self._scanned.unfinished()
 
     def may_be(self, unfinished: PendingCommit, published: list[bytes]) -> bool:
@@ -159,7 +159,7 @@ class JournalRecovery:
         self._namespace.save(self._journal.end)
 
     def _note_decisions(self, scanned: Scan) -> None:
-        """What does not count of the journal will not count for later processes either."""
+        """Journal the decisions of the scan, so that later processes make the same."""
         journal, commit = self._journal, self._namespace.commit
         if scanned.lost is not None:
             journal.append(RecordType.GIVEN_UP, (encode_given_up(scanned.lost),), commit)

@@ -29,7 +29,7 @@ FRESH: Final = 1.0
 
 
 class Need(Enum):
-    """What room is asked for."""
+    """The purpose that room is asked for."""
 
     GROW = "grow"
     CHANGE = "change"
@@ -52,7 +52,7 @@ class Room:
         self._measured_at = -math.inf
 
     def look_soon(self) -> None:
-        """What the nodes hold has changed, or may have."""
+        """The contents of the nodes have changed, or may have."""
         self.wanted.set()
 
     def measured(self, capacity: Capacity | None, accepted: int, unstored: int, moment: float) -> None:
@@ -70,7 +70,7 @@ class Room:
         return self._storable(need) - self.unstored
 
     def _storable(self, need: Need) -> float:
-        """What the nodes had room for when they were last measured."""
+        """Bytes that the nodes had room for when they were last measured."""
         if self._capacity is None or need is Need.FREE:
             return math.inf
         return self._capacity.storable if need is Need.GROW else self._capacity.storable_in_need

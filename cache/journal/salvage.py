@@ -22,7 +22,7 @@ _COPY_SUFFIX: Final = ".salvaged"
 
 
 class Readable(NamedTuple):
-    """What a file holds, up to where it cannot be read."""
+    """The bytes of a file, up to where it cannot be read."""
 
     data: bytes
     is_whole: bool
@@ -75,7 +75,7 @@ def keep_beginning(folder: Path, path: str, beginning: bytes) -> Path:
 
 
 def _free_name(folder: Path, name: str) -> Path:
-    """What a crash left may have it already."""
+    """A path in the folder that is free. A run that a crash ended may have left a file of the plain name."""
     number, path = 1, folder / name
     while path.exists():
         number += 1

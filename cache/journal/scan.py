@@ -1,4 +1,4 @@
-"""What a journal says, read from its beginning: dirty files, and the events that change the namespace.
+"""The scan of a journal from its beginning: dirty files, and the events that change the namespace.
 
 A power cut may take the bytes of a record that are in a bulk file and leave the record. Nobody was told
 that such a write is durable. The accepted prefix ends at the first such record that a dirty file still
@@ -60,14 +60,14 @@ class PendingCommit:
     inodes: list[int]
     extents: list[bytes] = field(default_factory=list)
     begin: int | None = None
-    """where what the cut says begins, if this process made it"""
+    """position of the first record of the cut, if this process made it"""
     oldest: int = 0
     """position of the oldest write that the state at the cut needs and the commit did not take; `position`
     if there is none. Needed until a later commit is published, though the file may be deleted before: that it
     was can be lost with the journal's end"""
 
     def all_operations(self) -> list[bytes]:
-        """What the commit says, in order."""
+        """The operations of the commit and then its extents, in order."""
         return self.operations + self.extents
 
 

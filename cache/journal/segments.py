@@ -202,12 +202,12 @@ class SegmentFiles:
         return str(self._folder / f"ahead-{number:016x}{SPARE_SUFFIX}")
 
     def end_spare(self, made: list[str]) -> None:
-        """What `begin_spare` announced can be used, or was not made."""
+        """The file that `begin_spare` announced can be used, or was not made."""
         self._coming_spares -= 1
         self._spares += map(Spare, made)
 
     def take_spares(self, emptied: list[Spare], dropped: list[Dropped]) -> None:
-        """What `finish_dropping` emptied of `dropped` can be used from now on."""
+        """Those of `dropped` that `finish_dropping` emptied can be used from now on."""
         self._spares += emptied
         self._coming_spares -= sum(bool(each.spare) for each in dropped)
 

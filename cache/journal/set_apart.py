@@ -53,7 +53,7 @@ class SetApart:
         return {inode: str(apart.error) for inode, apart in self._files.items()}
 
     def lack_of_room(self) -> NoSpaceError | None:
-        """What the nodes said, if there is a file that they have no room for."""
+        """The error of the nodes, if there is a file that they have no room for."""
         errors = (apart.error for apart in self._files.values())
         return next((error for error in errors if isinstance(error, NoSpaceError)), None)
 
@@ -91,7 +91,7 @@ class SetApart:
             apart.next_try = 0
 
     def forget_gone(self, dirty: DirtyFiles) -> None:
-        """What is not dirty any more needs nobody's care."""
+        """Forget the files that are not dirty any more."""
         for inode, apart in list(self._files.items()):
             if dirty.top(inode) is not apart.layer:
                 del self._files[inode]

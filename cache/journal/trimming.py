@@ -48,7 +48,7 @@ class Trimming:
 
     @property
     def journal_bytes(self) -> int:
-        """What of the journal can be let go of by publishing."""
+        """Bytes of the journal that publishing can free."""
         return self._journal.used_bytes - self.pinned_bytes
 
     async def trim(self) -> None:
@@ -124,7 +124,7 @@ class Trimming:
         return published if oldest is None else min(published, oldest)
 
     def _pinned_bytes(self) -> int:
-        """What the journal could let go of if no file were set apart."""
+        """Bytes that the journal could let go of if no file were set apart."""
         set_apart, dirty = self._ledger.set_apart, self._ledger.dirty
         set_apart.forget_gone(dirty)
         if not set_apart:

@@ -1,4 +1,4 @@
-"""What a machine keeps of a drive that may not be lost: the state folder.
+"""The state folder: the data of a drive that a machine keeps and must not lose.
 
 | in it | what |
 |---|---|
@@ -41,7 +41,7 @@ DEVICE = 1
 
 
 class LocalState:
-    """What a state folder holds. One process at a time: `LeaseHeldError` otherwise."""
+    """The open contents of a state folder. One process at a time: `LeaseHeldError` otherwise."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)

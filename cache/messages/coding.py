@@ -23,7 +23,7 @@ def omitted() -> Any:
 
 
 class MessageError(ValueError):
-    """What was said is no message of that type; one line that says why."""
+    """The value is no message of that type; one line that says why."""
 
 
 def to_plain(message: Any) -> Any:

@@ -11,7 +11,7 @@ from cache.messages.call import Call, Nothing
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What is wrong, one line each."""
+    """Findings, one line each."""
 
     problems: tuple[str, ...]
 

@@ -19,7 +19,7 @@ DEFAULT_LIMIT: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class PathAsked:
-    """What happened to `path`: the newest `limit` entries."""
+    """The log of `path`: the newest `limit` entries."""
 
     path: str
     limit: int = DEFAULT_LIMIT
@@ -27,8 +27,8 @@ class PathAsked:
 
 @dataclass(frozen=True, slots=True)
 class PathState:
-    """What a commit did to the path. `device` and `host` (percent-encoded) made it, if somebody said so. The
-    attributes are those then; there are none of what was deleted."""
+    """The changes that a commit made to the path. `device` and `host` (percent-encoded) made it, if somebody
+    said so. The attributes are those then; there are none of what was deleted."""
 
     commit: int
     name: str

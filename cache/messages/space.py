@@ -99,7 +99,7 @@ class UsageAsked:
 
 @dataclass(frozen=True, slots=True)
 class TreeUsage:
-    """What a tree takes: see `cache.retention.space.Usage`. `path` is percent-encoded."""
+    """The space that a tree takes: see `cache.retention.space.Usage`. `path` is percent-encoded."""
 
     path: str
     inodes: int

@@ -44,7 +44,7 @@ _RESERVED: Final = frozenset((b".", b".."))
 _SLASH, _NUL = b"/\0"
 """Numbers: to look for a byte by its number takes a tenth of what it takes to look for bytes."""
 _NUMBERS: Final = 1 << 32
-"""What the kernel keeps in 32 bits is below this."""
+"""Numbers that the kernel keeps in 32 bits are below this."""
 
 
 def check_form(operation: Operation) -> None:
@@ -220,7 +220,7 @@ def _is_block(block: object) -> bool:
 
 
 def _whole_numbers(numbers: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """What the decoder does not look into."""
+    """The tuple, if it is `count` whole numbers: the decoder does not look into tuples. `MalformedError`."""
     if type(numbers) is tuple and len(numbers) == count and all(type(number) is int for number in numbers):
         return numbers
     raise MalformedError(f"an operation holds something else than {count} numbers")

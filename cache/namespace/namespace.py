@@ -158,7 +158,7 @@ class Namespace:
         return self._state.device
 
     def begin_commit(self, number: int) -> None:
-        """What follows belongs to commit `number`, which is not lower than the open one."""
+        """Open commit `number`, which is not lower than the open one. Later changes belong to it."""
         if number < self._rows.commit:
             raise OutOfDateError(f"commit {number} cannot open after {self._rows.commit}")
         self._rows.commit = number

@@ -1,4 +1,4 @@
-"""What operations on inodes do to the rows: attributes, content, extended attributes, the end.
+"""Reducing operations on inodes to changes of rows: attributes, content, extended attributes, deletion.
 
 Each function checks the whole operation against the state before it changes the first row, so that an
 `OutOfDateError` leaves the state as it was.

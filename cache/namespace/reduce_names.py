@@ -1,4 +1,4 @@
-"""What operations on names do to the rows: making, linking, removing and moving them.
+"""Reducing operations on names to changes of rows: making, linking, removing and moving them.
 
 Each function checks the whole operation against the state before it changes the first row, so that an
 `OutOfDateError` leaves the state as it was. Times follow POSIX (rename(2), unlink(2), link(2): "shall mark

@@ -62,7 +62,7 @@ _GET_DENTRY: Final = f"SELECT {', '.join(DENTRY_COLUMNS)} FROM dentry WHERE pare
 
 
 _UNKNOWN: Final = object()
-"""What a cache has of a key of which it knows neither a row nor that there is none."""
+"""The value of a key in a cache that does not know whether there is a row."""
 
 
 class RowTable(Generic[K, R]):

@@ -195,7 +195,7 @@ INSERT INTO meta (key, value)
     SELECT 'files', CAST(count(*) AS TEXT) FROM inode WHERE mode & {0o170000} <> {0o040000};
 """
 _UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3, 3: SCHEMA_4, 4: SCHEMA_5}
-"""What brings a database of a version to the next one."""
+"""The SQL that brings a database of a version to the next one."""
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the reducer changes, and how it finds what an operation names.
+"""The state that the reducer changes, and how it finds the rows that an operation names.
 
 `find_inode`, `find_directory`, `find_entry` and `check_absent` raise `OutOfDateError` and change nothing.
 """

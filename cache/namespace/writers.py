@@ -1,4 +1,4 @@
-"""Who makes the commits of a drive: the device and the host, system-versioned like all else.
+"""The makers of a drive's commits: device and host, system-versioned like all else.
 
 Invariants (event-loop thread only):
 1. The row that is live in commit N names the maker of N. A maker other than the one before says so by a
@@ -30,7 +30,7 @@ class WriterStore:
         self._store = store
 
     def newest(self) -> CommitWriter | None:
-        """Who makes the open commit, as far as it was said; None if nobody ever said."""
+        """The maker of the open commit, as far as it was said; None if nobody ever said."""
         found = self._store.connection.execute("SELECT device, host FROM writer").fetchone()
         return None if found is None else CommitWriter(*found)
 

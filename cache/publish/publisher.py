@@ -54,7 +54,7 @@ _CONTENT = encode(SetExtents(0, 0, (), ()))[:2]
 
 @dataclass(frozen=True, slots=True)
 class CommitIdentity:
-    """What a commit says of its maker."""
+    """The data in a commit about its maker."""
 
     drive_id: bytes
     device: int
@@ -369,7 +369,7 @@ def _join(extents: list[tuple[int, int, bytes, int]], piece: Stored) -> None:
 
 
 def blocks_named(operations: list[bytes]) -> set[BlockId]:
-    """What the contents in a commit refer to: those that were written, and those of instant copies."""
+    """The blocks that the contents in a commit refer to: written ones, and those of instant copies."""
     found: set[BlockId] = set()
     for encoded in operations:
         if encoded[:2] != _CONTENT:

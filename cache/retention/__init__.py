@@ -1,4 +1,4 @@
-"""What is kept how long, and giving back what nothing refers to."""
+"""How long the past is kept, and giving back the space of blocks that nothing refers to."""
 
 from cache.retention.lost_files import LostRange, lost_ranges, named_blocks, paths_of
 from cache.retention.retention import Policy

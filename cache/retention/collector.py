@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Dead:
-    """What a walk found. `lost`: blocks that are needed and that the store does not list."""
+    """The result of a walk. `lost`: blocks that are needed and that the store does not list."""
 
     blocks: list[BlockId] = field(default_factory=list)
     lost: int = 0
@@ -106,7 +106,7 @@ class Collector:
         self._collection_lock = collection_lock
 
     async def look(self) -> Dead:
-        """What could be released now. Changes nothing."""
+        """The blocks that could be released now. Changes nothing."""
         async with self._collection_lock.exclusive():
             return await self._find()
 

@@ -142,7 +142,7 @@ class RetentionKeeper:
     # Applying it
 
     def gaps(self, policy: Policy | None = None, now_ns: int | None = None) -> list[Gap]:
-        """What `policy` (default: the one in force) would drop now."""
+        """The gaps that `policy` (default: the one in force) would make now."""
         points = self._ledger.namespace.points
         kept = set(points.pins().values())
         now = time.time_ns() if now_ns is None else now_ns
@@ -186,7 +186,7 @@ class RetentionKeeper:
         return CollectionReport(dropped, held_back, dead, report, wait)
 
     async def preview(self) -> CollectionReport:
-        """What `collect` would drop, and what nobody needs already. Changes nothing."""
+        """The points that `collect` would drop, and the blocks that nobody needs already. Changes nothing."""
         async with self._lock:
             held_back = self.held_back()
             gaps = [] if held_back else self.gaps()

@@ -74,7 +74,7 @@ class SpaceAccounting:
         return await self._sizes(dict.fromkeys(blocks, 0), share)
 
     async def sealed_bytes(self, blocks: Iterable[BlockId]) -> int:
-        """What the store keeps for the blocks, without parity."""
+        """Bytes that the store keeps for the blocks, without parity."""
         total, rest = 0, iter(blocks)
         while page := list(islice(rest, _PAGE)):
             total += sum((await self._housekeeping.sizes(page)).values())

@@ -113,7 +113,7 @@ class HistoryCalls:
         )
 
     async def diff(self, asked: DifferenceAsked) -> Difference:
-        """What differs between two states of a tree."""
+        """The differences between two states of a tree."""
         path = _path(asked.path)
         await self._drive.sync()
         first, second = self._commit(asked.first), self._commit(asked.second)

@@ -59,7 +59,7 @@ class SpaceCalls:
         ]
 
     async def retention_show(self, _: Nothing) -> PolicyShown:
-        """What is in force, and what it left."""
+        """The policy in force, and how much of the past it left."""
         drive = self._drive
         points, policy = drive.points(), _times(drive.retention.policy())
         oldest = points[0].time_ns if points else None
@@ -90,7 +90,7 @@ class SpaceCalls:
         return _done(await keeper.collect(grace=wanted.grace, trust_clock=wanted.trust_clock))
 
     async def usage(self, asked: UsageAsked) -> UsageShown:
-        """What a tree takes."""
+        """The space that a tree takes."""
         if not 0 <= asked.depth < 1 << 16:
             raise InvalidArgumentError("the depth is a number from 0 on")
         if not 0 < asked.inode < 1 << 63:

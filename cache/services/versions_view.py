@@ -162,7 +162,7 @@ class VersionsView:
         return self._found(_Node(_VERSIONS, directory))
 
     def find(self, number: int) -> Found:
-        """What the kernel knows by its number. `StaleError`."""
+        """The node that the kernel knows by this number. `StaleError`."""
         return self._found(self._node(number))
 
     def _found(self, node: _Node) -> Found:
@@ -298,11 +298,11 @@ class VersionsView:
         self._listings.pop(handle, None)
 
     def _versions(self, node: _Node) -> list[tuple[bytes, int, int]]:
-        versions = self._drive.past.versions(node.directory, node.name)[-past_points.LISTED :]
+        versions = self._drive.past.versions(node.directory, node.name)[-past_points.MOST_LISTED :]
         return [(version_name(item.name, node.name), item.commit, item.version.inode) for item in versions]
 
     def above(self, handle: int, name: bytes) -> Attributes:
-        """What `.` and `..` of an open directory are."""
+        """The attributes of `.` and `..` of an open directory."""
         node = self._listings[handle].node
         if name == b"." or node == self._root:
             return self._found(node).attributes

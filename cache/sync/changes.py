@@ -69,7 +69,7 @@ class _Announcement:
 
 
 class _Queue:
-    """What one listener is still to be told."""
+    """The changes that one listener is still to be told."""
 
     def __init__(self, name: str, listener: Listener) -> None:
         self._name = name

@@ -21,7 +21,7 @@ from cache.sync.follower import Follower
 
 _AT_ONCE: Final = 10_000
 _NO_STATE: Final = ("meta", "forgetting")
-"""What is local, and what has been forgotten but is not all removed yet (`cache.namespace.points`)."""
+"""Tables of this machine only, and of rows that are to be removed (`cache.namespace.points`)."""
 _TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name"
 _FORGOTTEN: Final = (
     "EXISTS (SELECT 1 FROM {database}.forgetting AS gap WHERE gap.low < row.born AND row.died <= gap.high)"

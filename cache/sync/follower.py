@@ -64,7 +64,7 @@ class Follower:
 
 
 def _check_envelope(commit: Commit, operations: list[Operation]) -> None:
-    """Who keeps the blocks knows no operations: what a commit uses is what its envelope names."""
+    """The block store knows no operations: it takes the blocks that a commit uses from its envelope."""
     if commit.time_ns > MAX_SIZE:
         raise MalformedError(f"its time is out of range: {commit.time_ns}")
     used: set[bytes] = set()
@@ -78,7 +78,7 @@ def _check_envelope(commit: Commit, operations: list[Operation]) -> None:
 
 @contextmanager
 def _named(number: int) -> Iterator[None]:
-    """What is refused within is commit `number`."""
+    """Refusals that are raised within name commit `number`."""
     try:
         yield
     except OutOfDateError as error:

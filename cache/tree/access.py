@@ -41,8 +41,8 @@ class AccessLists:
     def setting(
         self, row: InodeRow, name: bytes, value: bytes, keeps_set_group_id: bool, now: int
     ) -> list[Operation]:
-        """What sets one of the `LISTS`. `InvalidArgumentError` if `value` is none; `AccessDeniedError` for a
-        default list of what is no directory, as the kernel has it."""
+        """The operations that set one of the `LISTS`. `InvalidArgumentError` if `value` is none;
+        `AccessDeniedError` for a default list of what is no directory, as the kernel has it."""
         wanted = acl.decode(value)
         if name == acl.DEFAULT:
             if not row.is_directory:
@@ -57,12 +57,12 @@ class AccessLists:
         return [change, SetXattr(row.inode, name, acl.encode(wanted), now)]
 
     def removing(self, row: InodeRow, name: bytes, now: int) -> list[Operation]:
-        """What removes one of the `LISTS`: nothing if it is not there. The mode stays."""
+        """The operations that remove one of the `LISTS`: none if it is not there. The mode stays."""
         there = self._namespace.xattr(row.inode, name) is not None
         return [RemoveXattr(row.inode, name, now)] if there else []
 
     def after_chmod(self, row: InodeRow, mode: int, now: int) -> list[Operation]:
-        """What the access list becomes when the mode becomes `mode`."""
+        """The access list when the mode becomes `mode`."""
         value = self._namespace.xattr(row.inode, acl.ACCESS)
         if value is None:
             return []

@@ -101,7 +101,7 @@ class Durability:
 
 
 def _without(apart: Mapping[str, str]) -> str:
-    """What a sync says that left these files out."""
+    """The error of a sync that left these files out."""
     files = "; ".join(f"{path} ({reason})" for path, reason in list(apart.items())[:NAMED])
     more = f"; and {len(apart) - NAMED} more" if len(apart) > NAMED else ""
     if len(apart) == 1:

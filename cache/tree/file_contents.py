@@ -82,7 +82,7 @@ class FileContents:
             self._seal_ahead.set()
 
     def _need(self, inode: int, end: int, size: int) -> Need:
-        """What room a write asks for: where nothing but the reserve is left, to overwrite is less."""
+        """The room that a write asks for: where nothing but the reserve is left, to overwrite is less."""
         if self._ledger.room.allows(Need.GROW, size) or end > self._inodes.size(inode):
             return Need.GROW
         return Need.CHANGE

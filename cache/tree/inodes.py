@@ -94,7 +94,7 @@ class Inodes:
         return self.directory(directory).next_cookie
 
     def parent(self, directory: int) -> Attributes:
-        """What `..` is."""
+        """The attributes of `..`."""
         return self.attributes_of(self.row(self.directory(directory).parent))
 
     def read_link(self, inode: int) -> bytes:

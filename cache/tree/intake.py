@@ -53,7 +53,7 @@ class Intake:
         """to be called when the ledger itself accepted something"""
 
     def now(self) -> int:
-        """What the kernel would stamp a file with now (`cache.file_clock`)."""
+        """The time that the kernel would stamp a file with now (`cache.file_clock`)."""
         return self._clock.now()
 
     async def close(self) -> None:

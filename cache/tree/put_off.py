@@ -80,7 +80,7 @@ class PutOff:
             self.delete_unused()
 
     async def delete_slowly(self) -> None:
-        """What a tick left of the inodes to be deleted, as the disk is short of room; until none can be."""
+        """Delete the inodes that a tick left because the disk is short of room, until no more can be."""
         before = len(self._unused) + 1
         while 0 < len(self._unused) < before and self._trimming.is_tight:
             before = len(self._unused)
