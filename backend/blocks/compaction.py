@@ -42,7 +42,7 @@ from backend.packs import (
     fragment_key,
     list_fragments,
 )
-from backend.system import task_group
+from backend.system import plain_task_group
 from backend.upstream import CompactionReport, SealedBlock
 
 FORGOTTEN: Final = declare(
@@ -194,17 +194,11 @@ class Compactor:
         pack_id = os.urandom(PACK_ID_SIZE)
         encode = partial(self._codec.encode, pack_id, blocks)
         data, entries = await self._packs.cpu.finish(encode)
-        failure: DriveError | OSError | None = None
-        async with task_group() as group:
-            try:
-                write = await self._packs.write(group, pack_id, data)
-                failpoint(WRITTEN)
-                self._index.move(replace(write.pack, missing=write.missing()), entries, old)
-                failpoint(MOVED)
-            except (DriveError, OSError) as error:
-                failure = error  # raised below: a group would wrap it
-        if failure is not None:
-            raise failure
+        async with plain_task_group() as group:
+            write = await self._packs.write(group, pack_id, data)
+            failpoint(WRITTEN)
+            self._index.move(replace(write.pack, missing=write.missing()), entries, old)
+            failpoint(MOVED)
         self._index.packs.set_settled(pack_id, write.pack.nodes, write.missing())
         if write.missing():
             self._wake_repairs()

@@ -26,6 +26,7 @@ from backend.commits import Lease, ReplicatedCommitLog, ReplicatedObjects
 from backend.errors import CorruptError, DriveError
 from backend.local.leased_objects import LeasedLog, LeasedRoots
 from backend.local.session_writer import SessionWriter
+from backend.system import plain_task_group
 from backend.upstream import Head
 
 _LOG = logging.getLogger(__name__)
@@ -149,13 +150,9 @@ class LocalUpstream:
 
 async def _while_renewing(lease: Lease, work: Callable[[], Awaitable[object]]) -> None:
     """Do `work` with the lease renewed meanwhile. Raises what it raises, not in a group."""
-    failure: Exception | None = None
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(lease.run)
+    async with plain_task_group() as group:
+        group.start_soon(lease.run)
         try:
             await work()
-        except Exception as error:
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+        finally:
+            group.cancel_scope.cancel()

@@ -9,6 +9,7 @@ from backend.system.concurrency import (
     current_time,
     cut_after,
     each,
+    plain_task_group,
     task_group,
 )
 from backend.system.crypto import (
@@ -43,6 +44,7 @@ __all__ = [
     "open_into",
     "open_sealed",
     "plain_hash",
+    "plain_task_group",
     "seal",
     "seal_into",
     "task_group",

@@ -7,8 +7,8 @@ sleeping are anyio's."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import cached_property
 from typing import TypeVar
 
@@ -70,6 +70,20 @@ class Threads:
 def task_group() -> AbstractAsyncContextManager[Group]:
     """A block that ends when all tasks that were started in it have; as a nursery of trio."""
     return trio.open_nursery() if _on_trio() else anyio.create_task_group()
+
+
+@asynccontextmanager
+async def plain_task_group() -> AsyncIterator[Group]:
+    """As `task_group`, but an error of the block itself is raised as it is, in no group, when all tasks have
+    ended. It does not cancel them."""
+    failure: Exception | None = None
+    async with task_group() as group:
+        try:
+            yield group
+        except Exception as error:
+            failure = error
+    if failure is not None:
+        raise failure
 
 
 async def each(work: Callable[[Item], Awaitable[None]], items: Iterable[Item]) -> None:

@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from backend.errors import CorruptError, UnavailableError
-from backend.system import each
+from backend.system import each, plain_task_group
 from tests.loops import on_both_loops
 
 
@@ -40,3 +40,22 @@ async def test_an_error_waits_for_the_others_and_comes_in_no_group() -> None:
     with pytest.raises(CorruptError, match="the first"):
         await each(work, range(3))
     assert sorted(ended) == [1, 2]
+
+
+@on_both_loops
+async def test_an_error_of_the_block_waits_for_the_tasks_and_comes_in_no_group() -> None:
+    failing, ended = anyio.Event(), list[int]()
+
+    async def work() -> None:
+        await failing.wait()
+        ended.append(1)
+
+    async def block() -> None:
+        async with plain_task_group() as group:
+            group.start_soon(work)
+            failing.set()
+            raise CorruptError("the block")
+
+    with pytest.raises(CorruptError, match="the block"):
+        await block()
+    assert ended == [1]
