@@ -1,4 +1,4 @@
-"""What can go wrong below the namespace, one class for each thing a caller does differently.
+"""The errors below the namespace: one class for each thing that a caller does differently.
 
 Every message is one line for a person: what failed, on which path or node, what was kept,
 what to do. No message holds a secret or plaintext of a file.

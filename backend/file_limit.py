@@ -33,6 +33,6 @@ def hint() -> str:
 
 
 def reason(error: OSError) -> str:
-    """What the system says of `error`, with the limit if it is that."""
+    """The system's text for `error`, with the limit if that was the cause."""
     said = error.strerror or str(error)
     return said + hint() if error.errno == errno.EFBIG else said

@@ -45,5 +45,5 @@ class Findings:
         self._listener(finding)
 
     def count(self, *states: State) -> int:
-        """How many are in one of these states."""
+        """The number of findings in one of these states."""
         return sum(finding.state in states for finding in self.all)

@@ -111,8 +111,9 @@ class StoreStatus:
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """What is stored with less redundancy than the profile promises: packs that lack fragments, have them on
-    nodes that do not answer, or are suspected to; and these nodes. Not those that are beyond repair."""
+    """The data that is stored with less redundancy than the profile promises: packs that lack fragments, have
+    them on nodes that do not answer, or are suspected to; and these nodes. Not those that are beyond
+    repair."""
 
     packs: int = 0
     nodes: tuple[str, ...] = ()
@@ -120,8 +121,8 @@ class Shortfall:
 
 @dataclass(slots=True)
 class CompactionReport:
-    """What a compaction did: dead blocks forgotten, packs deleted (rewritten ones too) and their bytes with
-    parity, packs rewritten; doomed packs that wait for a node; fragments of unreadable packs deleted."""
+    """The results of a compaction: dead blocks forgotten, packs deleted (rewritten ones too) and their bytes
+    with parity, packs rewritten; doomed packs that wait for a node; fragments of unreadable packs deleted."""
 
     blocks: int = 0
     packs: int = 0
@@ -180,8 +181,8 @@ class BlockStore(Protocol):
         when fewer than k are good."""
 
     async def report_wrong(self, block: BlockId) -> bool:
-        """What `get_block_again` gave is not this block either: no write may rely on it until it is given
-        anew. Whether another copy is there, so that it is worth while to ask again."""
+        """The answer of `get_block_again` was not this block either: no write may rely on it until it is
+        given anew. Whether another copy is there, so that it is worth while to ask again."""
 
 
 class Roots(Protocol):

@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Attachment:
-    """What `attached` made. `detached`: it is out of the tree already."""
+    """The mount that `attached` made. `detached`: it is out of the tree already."""
 
     loop: PollingLoop | None
     detached: bool = False

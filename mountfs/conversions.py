@@ -52,7 +52,7 @@ def absent_reply() -> EntryAttributes:
 
 
 def attribute_change(wanted: EntryAttributes, fields: SetattrFields) -> AttributeChange:
-    """What the kernel asks to set. `UTIME_NOW` was resolved by pyfuse3."""
+    """The change that the kernel asks for. `UTIME_NOW` was resolved by pyfuse3."""
     return AttributeChange(
         mode=wanted.st_mode if fields.update_mode else None,
         uid=wanted.st_uid if fields.update_uid else None,
@@ -65,7 +65,7 @@ def attribute_change(wanted: EntryAttributes, fields: SetattrFields) -> Attribut
 
 
 def caller_of(ctx: RequestContext) -> Caller:
-    """Who asks; one who has ended is in no group."""
+    """The calling process; one that has ended is in no group."""
 
     def groups() -> Collection[int]:
         try:

@@ -48,7 +48,7 @@ ERRNO: Final[dict[type[Exception], int]] = {
 }
 
 _LOCAL_DISK: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
-"""What a failing local disk may say in its own words; any other OSError becomes EIO."""
+"""The errnos of a failing local disk that processes see as they are; any other OSError becomes EIO."""
 
 
 def errno_of(error: Exception) -> int:

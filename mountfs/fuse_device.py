@@ -122,7 +122,7 @@ class Handshake:
 
     @property
     def path(self) -> str:
-        """What libfuse is told to be the mountpoint."""
+        """The mountpoint that libfuse is told."""
         return f"/dev/fd/{self.descriptor}"
 
     def steps(self) -> Iterator[None]:

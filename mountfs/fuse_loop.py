@@ -67,7 +67,7 @@ _BEFORE_DEFERRED: Final = 16
 """So many requests may overtake one that was put off: writing back goes on under any load."""
 
 ALONE_NS: Final = 20_000_000
-"""If there was no other request for so long, whoever writes is alone."""
+"""A writer is alone after this time without other requests."""
 
 ALARM_SECONDS: Final = 1.0
 
@@ -82,10 +82,9 @@ def _no_alarm(_on: bool) -> None:
 
 class PollingLoop:
     """The waiting coroutine of one FUSE session and its state. `descriptor` is the session's device.
-    `spin_ns`: the longest polling; 0 always sleeps. `handshake` is gone on with when the first request is to
-    be received (it yields) and when that was answered (it ends). `alarm` is called with True before requests
-    are received again after a sleep, and with False before the next sleep. `clock` (nanoseconds) says since
-    when whoever writes is alone."""
+    `spin_ns`: the longest polling; 0 always sleeps. `handshake` yields when the first request is to be
+    received, and ends after that request was answered. `alarm` is called with True before requests are
+    received again after a sleep, and with False before the next sleep. `clock` counts nanoseconds."""
 
     def __init__(
         self,
@@ -106,9 +105,9 @@ class PollingLoop:
         self._overtaken = 0
         self._turn_taken = False
         self._alone = False
-        """whether the last one that might have let others go first found that there are none lately"""
+        """whether the last caller of `turn` found that no other requests came lately"""
         self._others = 0
-        """requests that were taken and have not turned out to be such that others may overtake"""
+        """requests that were taken, less those whose handlers called `turn`"""
         self._others_at = 0
         self._poller: trio.lowlevel.Task | None = None
         self._stand_in_awake = False
@@ -130,12 +129,12 @@ class PollingLoop:
 
     @property
     def put_off(self) -> int:
-        """How many handlers let others go first now."""
+        """The number of handlers that let others go first now."""
         return len(self._deferred)
 
     async def turn(self) -> None:
-        """Return when it is the turn of a handler that takes long (7). What has to come after it has to wait
-        for it by itself."""
+        """Return when it is the turn of a handler that takes long (7). Requests that must come after it are
+        not held back here: their handlers wait for it (`mountfs.large_writes`)."""
         nobody_polls = self._poller is None and not self._parked and not self._stand_in_awake
         self._alone = self._is_alone()
         if nobody_polls or self._stopped:
@@ -155,7 +154,7 @@ class PollingLoop:
         self._turn_taken = True
 
     def _is_alone(self) -> bool:
-        """Whether there are only such handlers lately. To be called once by each."""
+        """Whether only handlers of this kind came lately. Each handler calls this once."""
         self._others -= 1
         now = self._clock()
         if self._others:
@@ -167,7 +166,7 @@ class PollingLoop:
         return not self._device.poll(0)
 
     def idle_seconds(self) -> float:
-        """For how long there has been no request, and none is being handled; 0 if there is one."""
+        """Seconds since the last request; 0 while one is being handled."""
         if self._asleep_since is None or self._away:
             return 0.0
         return trio.current_time() - self._asleep_since
@@ -288,8 +287,8 @@ class PollingLoop:
 
 @contextmanager
 def interrupting() -> Iterator[Callable[[bool], None]]:
-    """What to give a `PollingLoop` as its `alarm`: a signal every `ALARM_SECONDS` to the main thread, which
-    has to be the loop's. A thread could not do it: the read that blocks keeps the interpreter."""
+    """The `alarm` of a `PollingLoop`: a signal every `ALARM_SECONDS` to the main thread, which has to be the
+    loop's. A thread could not do it: the read that blocks keeps the interpreter."""
     before = signal.signal(signal.SIGALRM, _ignore)
     _set_alarm(True)
     try:

@@ -1,4 +1,4 @@
-"""What the request handlers of one mount have in common: the drive, its past, and what is open."""
+"""The common parts of the request handlers of one mount: the drive, its past, and what is open."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def _is_chown(change: AttributeChange) -> bool:
 
 
 class Writers:
-    """How often each file is open for writing."""
+    """The number of times that each file is open for writing."""
 
     def __init__(self) -> None:
         self._opened: Counter[int] = Counter()

@@ -1,4 +1,4 @@
-"""How a session mounts and serves a drive, and the words of mount.fuse3(8) for it."""
+"""The options of a session, and the words of mount.fuse3(8) for them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from cache.defaults import VERSIONS_NAME
 
 @dataclass(frozen=True, slots=True)
 class SessionOptions:
-    """How to mount. `source` is what mount(8) shows; `access_times` False is noatime. `versions_name` is
-    the hidden directory's (None: there is none). With `as_of` (a name of a moment, `cache.past_names`) the
+    """The options of a mount. `source` is shown by mount(8); `access_times` False is noatime. `versions_name`
+    is the hidden directory's (None: there is none). With `as_of` (a name of a moment, `cache.past_names`) the
     mount shows the drive then, and is nosuid: a set-ID bit that was taken away since means nothing.
     `access_lists`: with POSIX ACLs."""
 

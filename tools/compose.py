@@ -110,7 +110,7 @@ def unlock(folder: str, file: DriveFile, secrets: Iterable[Secret]) -> UnlockedD
 
 
 def pack_codec(drive: UnlockedDrive) -> PackCodec:
-    """How its packs are made and read."""
+    """The codec of its packs."""
     return PackCodec(code_for(Profile.parse(drive.file.profile)), drive.file.id, drive.keys.pack)
 
 

@@ -79,7 +79,7 @@ class ControlClient:
         return client
 
     def status(self) -> MountStatus:
-        """What `GET /status` says: see docs/tools.md."""
+        """The answer of `GET /status`: see docs/tools.md."""
         answer = self._ask("GET", "/status", Deadline(ANSWER_SECONDS)).json()
         return self._understood(MountStatus, answer)
 

@@ -35,7 +35,7 @@ def require_distinct(new: Sequence[NodePlace], what: str) -> None:
 
 
 def nodes_away(folder: str, file: DriveFile) -> list[NodeError]:
-    """What is wrong with each node that is missing, foreign, no node or does not answer. Blocks."""
+    """The fault of each node that is missing, foreign, no node or does not answer. Blocks."""
     found = ask({entry: partial(_trouble_with, entry, entry.place(folder), file.id) for entry in file.nodes})
     silent = (
         NodeError(f"{entry.name}: {entry.place(folder)} does not answer", entry.name)
@@ -90,7 +90,7 @@ def patient(nodes: Mapping[str, Node], patience: float) -> dict[str, Node]:
 
 
 def parity(file: DriveFile) -> int:
-    """How many nodes may be lost."""
+    """The number of nodes that may be lost."""
     return Profile.parse(file.profile).m
 
 

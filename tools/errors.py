@@ -1,4 +1,4 @@
-"""How a command ends: one clear line on stderr and the exit code of its convention.
+"""The end of a command: one clear line on stderr and the exit code of its convention.
 
 `mount(8)`/`umount(8)` codes (util-linux): 0 success, 1 usage or permission, 2 system error,
 4 bug, 8 interrupted, 16 mtab, 32 failure. `mkfs(8)`: 0 or 1. `drivefs`: 0, 1 failure, 2 usage,

@@ -56,7 +56,7 @@ FSCK_CODES: Final = ExitCodes(usage=16, system=OPERATIONAL, interrupted=32, fail
 
 @dataclass(slots=True)
 class _FsckRun:
-    """What one run is about."""
+    """The subject of one run."""
 
     folder: str
     survey: Survey
@@ -213,7 +213,7 @@ def _check_beside(run: _FsckRun) -> None:
 
 
 def _clear(run: _FsckRun, entry: NodeEntry) -> None:
-    """What lies on a node in the place of drivefs' own files and folders is moved aside."""
+    """Move aside the obstacles on nodes in the place of drivefs' own files and folders."""
     place = entry.place(run.folder)
     look = {place: partial(check_nodes.in_the_way, run.folder, place, run.survey.file)}
     for path in ask(look).get(place, []):

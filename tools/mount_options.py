@@ -48,7 +48,7 @@ LET_PASS: Final = frozenset(
         "loud",
     )
 )
-"""What other programs read, or what is the default here anyway."""
+"""Options that other programs read, or that are always on here."""
 
 _KERNEL_FLAGS: Final = frozenset({"nosuid", "nodev", "noexec"})
 _OPPOSITES: Final = {"suid": "nosuid", "dev": "nodev", "exec": "noexec"}
@@ -65,7 +65,7 @@ MINIMUM_CACHE_SIZE: Final = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """What was asked for. Sizes in bytes, times in seconds; at most one secret source is set."""
+    """The given options. Sizes in bytes, times in seconds; at most one secret source is set."""
 
     read_only: bool = False
     allow_other: bool = False

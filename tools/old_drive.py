@@ -1,4 +1,4 @@
-"""What `mkfs.drivefs --force` may take away: a drive that nobody uses, and nothing that is not drivefs'."""
+"""The removals of `mkfs.drivefs --force`: a drive that nobody uses, and nothing that is not drivefs'."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _FLAGS: Final = {
 _CHANGES: Final = frozenset(("ro", "nosuid", "nodev", "noexec"))
 _OPPOSITES: Final = {"rw": "ro", "suid": "nosuid", "dev": "nodev", "exec": "noexec"}
 _OF_THE_KERNEL: Final = frozenset(("user_id", "group_id", "rootmode", "fd", "max_read", "blksize"))
-"""What it says of every FUSE mount; mount(8) hands that on."""
+"""Options that the kernel shows of every FUSE mount, and that mount(8) hands on."""
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 

@@ -61,7 +61,7 @@ class SecretSource:
         return Secret.passphrase(text)
 
     def secrets(self) -> list[Secret]:
-        """What may open an existing drive, in the order to try it. Raises as `new_secret`."""
+        """The secrets that may open an existing drive, in the order to try them. Raises as `new_secret`."""
         if self.key_file:
             return [Secret.key_file(_read(self.key_file, KEY_FILE_MAX))]
         text = self._text()

@@ -69,7 +69,7 @@ class PendingPack:
         return self._blocks[block].data
 
     def encode(self, codec: PackCodec) -> tuple[bytes, list[PackEntry]]:
-        """What `fix` wants. Changes nothing; may run in a thread while `read` is called."""
+        """The input of `fix`. Changes nothing; may run in a thread while `read` is called."""
         return codec.encode(self.id, list(self._blocks.values()))
 
     def fix(self, data: bytes, entries: list[PackEntry]) -> None:

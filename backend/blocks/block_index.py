@@ -73,7 +73,7 @@ class PackTable(Protocol):
         """Queue the pack for repair; the fragments of the bits in `missing` are known to be bad."""
 
     def set_missing(self, pack_id: bytes, missing: int) -> None:
-        """What a repair or a late write found: the pack wants repair only if bits are left."""
+        """Note the finding of a repair or a late write: the pack wants repair only if bits are left."""
 
     def set_settled(self, pack_id: bytes, nodes: Sequence[str], missing: int) -> None:
         """As `set_missing`, when the last fragments of a new pack lie on `nodes` or have failed."""
@@ -124,7 +124,7 @@ class BlockIndex(Protocol):
 
     @property
     def dying(self) -> DyingBlocks:
-        """What is on its way out."""
+        """Dying blocks and doomed packs."""
 
     def has(self, block: BlockId) -> bool:
         """Whether a write may rely on the block: it is stored and not dying, and no more fragments of its

@@ -116,7 +116,7 @@ class IndexDatabase:
             at_rest.seal(path)
 
     def changes(self) -> int:
-        """How many rows were changed since the opening: what was looked up at the same count still holds."""
+        """The number of rows changed since the opening: a look-up at the same count still holds."""
         return self.connection.total_changes()
 
     def execute(self, query: str, values: Sequence[Any] = ()) -> apsw.Cursor:

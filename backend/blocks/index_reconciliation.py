@@ -48,10 +48,10 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class ReconcileReport:
-    """What was found. `away`: nodes that could not be listed. `unreadable`: ids of packs with k listed
-    fragments or more whose index could not be read. `incomplete`: packs with fewer than k fragments on
-    the nodes that answered (left by a write that never finished, unless nodes are away), or of which m nodes
-    at most say that there is one, and nothing of it can be read (made up)."""
+    """The result of a reconciliation. `away`: nodes that could not be listed. `unreadable`: ids of packs with
+    k listed fragments or more whose index could not be read. `incomplete`: packs with fewer than k fragments
+    on the nodes that answered (left by a write that never finished, unless nodes are away), or of which m
+    nodes at most say that there is one, and nothing of it can be read (made up)."""
 
     added: int = 0
     marked: int = 0

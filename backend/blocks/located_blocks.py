@@ -25,7 +25,8 @@ class LocatedBlocks:
         return len(self._blocks)
 
     def get(self, block: BlockId, changes: int) -> BlockLocation | None:
-        """What was noted of the block, if the index still counts as many `changes`; else all is forgotten."""
+        """The place noted of the block, if the index still counts as many `changes`; else all is
+        forgotten."""
         if changes != self._changes or len(self._blocks) >= LOCATED:
             self._blocks, self._packs, self._changes = {}, {}, changes
         return self._blocks.get(block)

@@ -165,7 +165,7 @@ class RepairQueue:
 
 @dataclass(slots=True)
 class _RepairRun:
-    """What one call of `repair_all` has found and done."""
+    """The results of one call of `repair_all`."""
 
     reachable: dict[str, bool] = field(default_factory=dict)
     repaired: int = 0

@@ -1,4 +1,4 @@
-"""How fast the last repair of some size was on this machine: a small file in the cache folder, for the
+"""The speed of the last repair of some size on this machine: a small file in the cache folder, for the
 durability model. Losing it loses nothing.
 """
 
@@ -47,7 +47,7 @@ def keep(folder: Path, rebuilt: int, seconds: float) -> None:
 
 
 def load(folder: Path) -> RepairRecord | None:
-    """What was remembered; None if nothing was, or it cannot be understood."""
+    """The record; None if there is none, or it cannot be understood."""
     try:
         found = json.loads((folder / FILE).read_bytes())
         record = RepairRecord(*(found[each.name] for each in fields(RepairRecord)))

@@ -43,7 +43,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class ScrubState:
-    """What is kept. `position`: the last pack that was looked at, hexadecimal; empty between scrubs. Times
+    """The kept state. `position`: the last pack that was looked at, hexadecimal; empty between scrubs. Times
     are ns since 1970, 0: never. `fragments`, `bytes`, `wrong`, `unanswered` count the scrub under way or
     the last one."""
 
@@ -170,7 +170,7 @@ class Scrub:
 
 
 def _load(path: Path) -> ScrubState:
-    """What was kept; a file that is damaged only means that the scrub begins anew."""
+    """The kept state; after a damaged file the scrub begins anew."""
     try:
         found = json.loads(path.read_bytes())
         values = {field.name: found[field.name] for field in fields(ScrubState)}

@@ -201,7 +201,7 @@ class _Reader:
         return NodeEntry(name, url, zone, float(weight), self._get("votes", bool), settings)
 
     def _settings(self) -> Mapping[str, str | int]:
-        """What they must be, the place says."""
+        """The place checks their values."""
         table = self._get(SETTINGS, dict) if SETTINGS in self._table else {}
         if CREDENTIALS in table or not all(type(value) in (str, int) for value in table.values()):
             raise self._wrong(f"{SETTINGS} must have texts and whole numbers, and no {CREDENTIALS}")

@@ -51,8 +51,8 @@ Progress = Callable[[int, int], None]
 
 @dataclass(slots=True)
 class RebalanceReport:
-    """What was done: fragments moved and their bytes, fragments rebuilt, second copies deleted. `left`: one
-    line for each pack that could not be put in order."""
+    """The results of a rebalance: fragments moved and their bytes, fragments rebuilt, second copies deleted.
+    `left`: one line for each pack that could not be put in order."""
 
     moved: int = 0
     moved_bytes: int = 0

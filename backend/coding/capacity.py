@@ -1,4 +1,4 @@
-"""How much data fits on the nodes, as placement will lay it there. Pure functions.
+"""The capacity of the nodes for data, as placement will lay it there. Pure functions.
 
 Each pack puts a fragment on as many different nodes as the profile has fragments. So the smallest of six
 nodes limits a drive of six. Of more, the others take over what a full one refuses
@@ -46,7 +46,8 @@ class Fit:
 
 
 def reserve(total: int) -> int:
-    """What is kept back of a file system of `total` bytes, for commits, deleting and rewriting packs."""
+    """The bytes that are kept back of a file system of `total` bytes, for commits, deleting and rewriting
+    packs."""
     return min(max(total >> 5, SMALLEST_RESERVE), LARGEST_RESERVE, total >> 2)
 
 
@@ -100,7 +101,7 @@ class CapacityModel:
         return self._profile.write_quorum
 
     def takers(self, spaces: Mapping[str, Space]) -> int:
-        """How many of the nodes whose space is known are to take new data, full ones too."""
+        """The number of nodes whose space is known are to take new data, full ones too."""
         return len(self._names & spaces.keys())
 
     def even(self, spaces: Mapping[str, Space]) -> int:

@@ -50,7 +50,7 @@ class Profile:
 
     @property
     def total(self) -> int:
-        """How many fragments there are, each on a node of its own."""
+        """The number of fragments, each on a node of its own."""
         return self.k + self.m
 
     @property

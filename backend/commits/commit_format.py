@@ -58,14 +58,14 @@ def payload_associated_data(
     added: Sequence[BlockId],
     dropped: Sequence[BlockId],
 ) -> bytes:
-    """What the payload's seal is bound to: purpose, drive and the whole envelope, so that a payload
+    """The associated data of the payload's seal: purpose, drive and the whole envelope, so that a payload
     cannot be moved to another drive, number or history, nor its block references be changed."""
     envelope = _envelope(number, previous, device, epoch, time_ns, added, dropped)
     return _PURPOSE + drive_id + envelope
 
 
 def associated_data_of(drive_id: bytes, commit: Commit) -> bytes:
-    """What the payload of `commit` is bound to, if it is one of the drive."""
+    """The associated data of the payload of `commit`, if it is a commit of the drive."""
     return _PURPOSE + drive_id + envelope_bytes(commit)
 
 

@@ -61,7 +61,7 @@ from backend.upstream import Head
 
 DEFAULT_SECONDS: Final = 30.0
 _MARGIN: Final = 1.1
-"""How much longer an observer waits, for clocks that run at different rates."""
+"""The factor by which an observer waits longer, for clocks that run at different rates."""
 _TRIES: Final = 10
 SILENT_SECONDS: Final = 2.0
 """A person who waits longer is told what for."""

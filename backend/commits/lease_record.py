@@ -25,7 +25,7 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True, order=True)
 class Claim:
-    """What a holder knew of the log: under `epoch` it had the commit `head` in enough copies. Of two claims
+    """A holder's knowledge of the log: under `epoch` it had the commit `head` in enough copies. Of two claims
     the higher one is of the later holder, or of the same one later."""
 
     epoch: int
@@ -55,7 +55,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """Who holds the drive under which epoch. `map` is the epoch of the cluster map that the holder knows;
+    """The holder of the drive, and its epoch. `map` is the epoch of the cluster map that the holder knows;
     `claim` what it knows of the log. `renewals` counts up while it is held; `token` is random for each
     acquisition, `nonce` for each swap; `seconds` is for how long the holder may be silent; `until_ns` is the
     holder's wall clock's idea of that, for people only."""

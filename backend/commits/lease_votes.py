@@ -48,7 +48,7 @@ _REMEMBERED: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one voter holds: the bytes (None: nothing), and the record if they are one."""
+    """One voter's stored bytes (None: nothing), and the record if they are one."""
 
     stored: bytes | None
     record: LeaseRecord | None
@@ -63,7 +63,7 @@ class Seen:
 
 
 class Vote(Enum):
-    """What a voter says to a holder that renews."""
+    """The answer of a voter to a holder that renews."""
 
     YES = "has this holder's record now"
     TAKEN = "has the record of a later epoch"

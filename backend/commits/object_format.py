@@ -70,7 +70,7 @@ def unframe(drive_id: bytes, key: str, stored: Buffer) -> Copy:
 
 
 def _place(purpose: bytes, drive_id: bytes, key: str, ballot: int, data: bytes) -> bytes:
-    """What a copy is, in few bytes."""
+    """A digest of a copy."""
     return purpose + struct.pack("<HQ", len(key), ballot) + drive_id + key.encode() + plain_hash(data)
 
 

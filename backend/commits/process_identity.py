@@ -1,4 +1,4 @@
-"""Who this process is, and whether another one still runs, as Linux tells it (proc(5)).
+"""The identity of this process, and whether another one still runs, as Linux tells it (proc(5)).
 
 A process is its machine, boot, pid namespace, pid and start time: pids come back, start times of one
 boot do not. Without a machine id (containers) the boot id alone names the machine.

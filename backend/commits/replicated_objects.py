@@ -71,7 +71,7 @@ def ranking_of(cluster: ClusterMap, copies: int, *, everyone: bool = False) -> R
 
 @dataclass(slots=True)
 class Copies:
-    """What the nodes hold of one key, by node name; of the damaged ones, what is wrong."""
+    """The copies of one key, by node name; of the damaged ones, the error."""
 
     good: dict[str, Copy] = field(default_factory=dict)
     damaged: dict[str, DriveError] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class ReplicatedObjects:
         raise _not_found(key, away, seen)
 
     async def find_all(self, key: str) -> Copies:
-        """What every node holds of `key`; read in parallel."""
+        """The copies of `key` on all nodes; read in parallel."""
         found = Copies()
 
         async def look(node: Node) -> None:

@@ -34,7 +34,7 @@ PASSPHRASE_MAX: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Argon2Cost:
-    """What one guess costs."""
+    """The cost of one guess."""
 
     memory_kib: int
     iterations: int
@@ -64,7 +64,7 @@ class Slot:
 
 
 class Secret:
-    """What a person has to open a drive. Hidden in reprs, not picklable."""
+    """A person's means to open a drive. Hidden in reprs, not picklable."""
 
     __slots__ = ("_data", "kind")
 

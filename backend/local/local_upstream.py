@@ -64,7 +64,7 @@ class LocalUpstream:
 
     @property
     def epoch(self) -> int:
-        """What a commit for `append` must carry as its epoch; 0 if this is read-only."""
+        """The epoch that a commit for `append` must carry; 0 if this is read-only."""
         return self._writer.epoch
 
     async def open(self, *, known: Head | None = None, trusted: Head | None = None) -> Head:

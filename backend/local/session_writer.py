@@ -19,7 +19,7 @@ class SessionWriter:
 
     @property
     def epoch(self) -> int:
-        """What a commit must carry as its epoch; 0 if this is for reading only."""
+        """The epoch that a commit must carry; 0 if this is for reading only."""
         return self.lease.epoch if self.lease else 0
 
     def held(self) -> Lease:

@@ -85,7 +85,7 @@ def encode_identity(identity: NodeIdentity) -> bytes:
 
 
 def decode_identity(data: bytes) -> NodeIdentity:
-    """What an identity file says; `ValueError` says what is wrong with it."""
+    """The contents of an identity file; `ValueError` names the fault in it."""
     if len(data) > MAX_FILE_SIZE:
         raise ValueError(f"more than {MAX_FILE_SIZE} bytes")
     fields = tomllib.loads(data.decode())

@@ -17,7 +17,7 @@ from backend.buffer import Buffer
 IDENTITY_KEY = "node.toml"
 """Under this name a node says whose it is: no object has it."""
 KEY_PATTERN = r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*"
-"""What a key looks like: lower-case segments joined by `/`; so a key is also a safe path."""
+"""The form of a key: lower-case segments joined by `/`; so a key is also a safe path."""
 
 
 PAGE = 10_000
@@ -90,7 +90,7 @@ class Node(Protocol):
         object ends. `NotFoundError` if there is no such key."""
 
     async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
-        """What `get` would give, `length` bytes, if the node has them in less than a millisecond; None
+        """The answer of `get`, `length` bytes, if the node has them in less than a millisecond; None
         says nothing but that `get` is to be asked. Raises no error: `get` will find and tell."""
 
     async def size(self, key: str) -> int:

@@ -16,7 +16,7 @@ from backend.nodes.node import Node, Space
 
 @dataclass(frozen=True, slots=True)
 class Whereabouts:
-    """What is at a place. Places where it is the same `thing` are one, by whatever URLs. `by_link`: the URL
+    """The thing at a place. Places with the same `thing` are one, by whatever URLs. `by_link`: the URL
     leads there by a link, so another one may be the thing's own."""
 
     thing: Hashable
@@ -36,7 +36,7 @@ class NodePlace(Protocol):
 
     @property
     def settings(self) -> Mapping[str, str | int]:
-        """What `drive.toml` says of it beside its URL; none of a folder."""
+        """Its settings in `drive.toml`, beside its URL; a folder has none."""
 
     @property
     def folder(self) -> str | None:

@@ -31,7 +31,7 @@ class Watch:
 
     @contextmanager
     def handed_down(self) -> Iterator[None]:
-        """What is called within tells this watch."""
+        """Calls that are made in the block tell this watch."""
         token = _WATCH.set(self)
         try:
             yield

@@ -33,7 +33,7 @@ FOOTER_SIZE: Final = _FIELDS.size + _CHECKSUM_SIZE
 
 @dataclass(frozen=True, slots=True)
 class FragmentFooter:
-    """What a footer says. `pack_size` is the length of what was encoded, `payload_size` of the
+    """The contents of a footer. `pack_size` is the length of what was encoded, `payload_size` of the
     erasure code's bytes before the footer."""
 
     drive_id: bytes

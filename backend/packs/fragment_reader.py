@@ -27,7 +27,7 @@ from backend.system import CutOff, Group, Threads, task_group
 
 @dataclass(slots=True)
 class Collected:
-    """What the nodes gave: good payloads by index; of the others the error. Absent from both: not asked,
+    """The answers of the nodes: good payloads by index; of the others the error. Absent from both: not asked,
     or not answered in time."""
 
     good: dict[int, bytes] = field(default_factory=dict)
@@ -44,7 +44,7 @@ def is_wrong(error: DriveError) -> bool:
 
 
 def named(node: str, what: DriveError | str) -> str:
-    """What is wrong with a node, with its name in front once."""
+    """The fault of a node, with its name in front once."""
     text = str(what)
     return text if text.startswith(f"{node}:") else f"{node}: {text}"
 

@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 Item = TypeVar("Item")
 
 Group = trio.Nursery | TaskGroup
-"""What tasks can be given to, and be cancelled with."""
+"""Takes tasks, and cancels them all."""
 CutOff = trio.CancelScope | anyio.CancelScope
 _on_trio = trio.lowlevel.in_trio_run
 
@@ -34,7 +34,7 @@ class Threads:
 
     @property
     def count(self) -> int:
-        """How many; may be changed at any time, by the event loop's thread."""
+        """The number of calls at once; may be changed at any time, by the event loop's thread."""
         return self._count
 
     @count.setter

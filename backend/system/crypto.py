@@ -55,7 +55,7 @@ def seal(key: bytes, plaintext: Buffer, associated_data: bytes) -> bytes:
 
 
 def open_sealed(key: bytes, data: Buffer, associated_data: bytes) -> bytes:
-    """What `seal` was given; `CorruptError` if key, data or associated data are not the same."""
+    """The plaintext given to `seal`; `CorruptError` if key, data or associated data are not the same."""
     view = memoryview(data)
     if len(view) < SEAL_OVERHEAD:
         raise CorruptError("sealed data is shorter than its nonce and tag")

@@ -21,7 +21,7 @@ Answer = TypeVar("Answer")
 def ask(
     questions: Mapping[Question, Callable[[], Answer]], seconds: float | None = None
 ) -> dict[Question, Answer]:
-    """What is answered within `seconds` (None: `SECONDS`), all being asked at once; what is not, is missing.
+    """The answers within `seconds` (None: `SECONDS`) to all questions at once; late answers are missing.
     The first error that a question raises is raised."""
     answers: dict[Question, Answer] = {}
     errors: list[BaseException] = []

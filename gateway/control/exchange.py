@@ -54,7 +54,7 @@ async def converse(
 
 
 def _reason(code: int) -> str:
-    """What a refusal's number means, for a person."""
+    """The meaning of a refusal's number, for a person."""
     return {
         400: "not an HTTP request",
         404: "no such path",

@@ -15,7 +15,7 @@ SNAPSHOT_KEY: Final = ROOTS + ROOT_NAME
 
 
 class CommitCheck:
-    """What it finds: `head`, the newest commit; `is_broken`, whether the chain is; `snapshot_problems`, what
+    """Its results: `head`, the newest commit; `is_broken`, whether the chain is; `snapshot_problems`, what
     is wrong with the snapshot's root, one line each."""
 
     def __init__(

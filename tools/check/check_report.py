@@ -23,5 +23,5 @@ def summarised(lost: Sequence[LostRange], *, nodes_are_away: bool) -> list[str]:
 
 
 def counts(findings: Findings) -> Mapping[str, int]:
-    """How many findings there are of each kind, for the last line."""
+    """The number of findings of each kind, for the last line."""
     return {state: findings.count(state) for state in ("mended", "left", "lost")}

@@ -39,7 +39,7 @@ _LITTLE_SPACE: Final = 1 << 30
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What a check saw: `bad` keeps a drive from being mounted or read; `note` is worth knowing."""
+    """The result of one check: `bad` keeps a drive from being mounted or read; `note` is worth knowing."""
 
     state: State
     text: str

@@ -1,4 +1,5 @@
-"""How likely a drive is to lose data: the model of docs/durability.md. Pure functions; times are in years.
+"""The probability that a drive loses data: the model of docs/durability.md. Pure functions; times are in
+years.
 
 Disks fail independently at a rate, and a failed one is whole again after a window (until somebody replaces
 it, and then until repair has filled it). Data is lost when the disks that are down together hold more nodes

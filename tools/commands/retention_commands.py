@@ -110,7 +110,7 @@ def _gc(options: argparse.Namespace) -> int:
 
 
 def gc_lines(answer: CollectionDone) -> Iterator[str]:
-    """What a collection did, or would do."""
+    """The results of a collection, done or to be done."""
     if answer.held_back:
         yield f"no states are dropped: {answer.held_back}"
     if answer.freed is not None and answer.dead_bytes is not None:

@@ -135,7 +135,7 @@ def _is_asked_for(item: Unstored, paths: list[str]) -> bool:
 async def _write_all(
     drive: compose.UnlockedDrive, chosen: SetAside, paths: list[str], to: Path
 ) -> tuple[int, int]:
-    """How many were written, and how many could not be; each of these is said."""
+    """The numbers of files written and not written; each of the latter is named."""
     done = failed = 0
     with _opened(chosen) as state:
         async with _blocks_of(drive) as blocks:

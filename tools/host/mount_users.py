@@ -1,4 +1,5 @@
-"""Who keeps a mount busy, as far as this user may see: what /proc (proc(5)) says of other processes.
+"""The processes that keep a mount busy, as far as this user may see: what /proc (proc(5)) says of other
+processes.
 
 Only the links' names are read: nothing here touches the mount, which may hang or refuse to be looked into.
 """
@@ -27,7 +28,7 @@ def users(mountpoint: str) -> list[str]:
 
 
 def why_busy(mountpoint: str) -> str:
-    """What to do about it, in half a line."""
+    """The advice about it, in half a line."""
     who = ", ".join(users(mountpoint)) or "a shell or program, maybe another user's,"
     return f"{who} is in it or has a file open there: leave it (cd) or end it; -l detaches now"
 

@@ -1,4 +1,4 @@
-"""What is mounted (the kernel's own table, /proc/self/mountinfo, proc(5)), and unmounting."""
+"""The mounts of this machine (the kernel's own table, /proc/self/mountinfo, proc(5)), and unmounting."""
 
 from __future__ import annotations
 

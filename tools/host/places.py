@@ -33,7 +33,7 @@ _LEAST_ROOM: Final = 256 << 10
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """What a drive has on this machine. Absolute paths."""
+    """The folders of a drive on this machine. Absolute paths."""
 
     cache: Path
     state: Path

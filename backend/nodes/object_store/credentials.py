@@ -38,7 +38,7 @@ _OUTPUT: Final = {
     "SessionToken": "session_token",
     "Expiration": "expires_at",
 }
-"""What commands print for the `credential_process` of Amazon's tools."""
+"""The form that commands print for the `credential_process` of Amazon's tools."""
 
 
 class CredentialsError(Exception):

@@ -171,7 +171,7 @@ class ObjectStoreNode:
         return TransientError(text)
 
     def _trouble(self) -> DriveError | None:
-        """What keeps this from being the node, if anything does."""
+        """The reason why this is not the node, if there is one."""
         try:
             self._check()
         except DriveError as error:

@@ -44,7 +44,7 @@ def _told(what: str, won: int) -> str:
 
 
 def _race(calls: list[Callable[[], None]]) -> int:
-    """How many succeeded."""
+    """The number of successes."""
     barrier = Barrier(len(calls))
 
     def run(call: Callable[[], None]) -> bool:
