@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, NewType, Protocol
+from typing import Final, NamedTuple, NewType, Protocol
 
 from backend.buffer import Buffer
 
@@ -20,6 +20,8 @@ BlockId = NewType("BlockId", bytes)
 
 BLOCK_ID_SIZE = 32
 COMMIT_HASH_SIZE = 32
+UNKNOWN_TOTAL: Final = 1 << 50
+"""The capacity, in bytes, of a node that takes whatever is paid for: to reckon with, room enough."""
 NO_COMMIT = bytes(COMMIT_HASH_SIZE)
 """The 'previous hash' of commit 1, and the hash of an empty log's head."""
 
@@ -72,6 +74,11 @@ class NodeStatus:
     filesystem: str = ""
     full: bool = False
     """nothing but its reserve is left: new data has less redundancy, unless another node stands in"""
+
+    @property
+    def is_space_known(self) -> bool:
+        """Whether the node has said it: an object store has no end that it knows of."""
+        return self.total < UNKNOWN_TOTAL
 
 
 @dataclass(frozen=True, slots=True)

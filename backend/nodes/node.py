@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from backend.buffer import Buffer
+from backend.upstream import UNKNOWN_TOTAL
 
 IDENTITY_KEY = "node.toml"
 """Under this name a node says whose it is: no object has it."""
@@ -42,9 +43,8 @@ class Space:
         return self.total < UNKNOWN_TOTAL
 
 
-UNKNOWN_TOTAL: Final = 1 << 50
 UNKNOWN_SPACE: Final = Space(UNKNOWN_TOTAL, UNKNOWN_TOTAL)
-"""Of a node that takes whatever is paid for: to reckon with, room enough."""
+"""Of a node that takes whatever is paid for."""
 
 
 def is_key(key: str) -> bool:

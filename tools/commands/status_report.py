@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 
 from backend.health import ScrubStatus
-from backend.nodes import Space
 from backend.upstream import Capacity, NodeStatus, StoreStatus
 from cache.messages import MountStatus
 from tools.quantities import counted, format_size
@@ -115,7 +114,7 @@ def _room(store: StoreStatus) -> str:
         answer = f"of the {store.write_quorum} nodes that this takes {store.takers} answer"
         return f"nothing can be stored now: {answer}; the journal keeps what is written"
     away = [node.name for node in store.nodes if node.state != "ok"]
-    if store.capacity is None or not any(_is_known(node) for node in store.nodes if node.state == "ok"):
+    if store.capacity is None or not any(node.is_space_known for node in store.nodes if node.state == "ok"):
         return ""
     return _free(store.capacity) + (f", as far as is known without {', '.join(away)}" if away else "")
 
@@ -134,10 +133,8 @@ def _node(node: NodeStatus) -> str:
         return str(node.state)
     state = "full" if node.full else "ok"
     free = (
-        f"{format_size(node.free)} of {format_size(node.total)} free" if _is_known(node) else "space unknown"
+        f"{format_size(node.free)} of {format_size(node.total)} free"
+        if node.is_space_known
+        else "space unknown"
     )
     return f"{state}, {free}, zone {node.zone}"
-
-
-def _is_known(node: NodeStatus) -> bool:
-    return Space(node.total, node.free).is_known
