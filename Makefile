@@ -84,11 +84,14 @@ stop:
 
 # In two parts, the second also if the first failed. Tests that mount look at times, at the memory and at the processor's
 # time of mounts: they run one after the other. A file's tests share what they set up, so they stay in one process.
+# Tests that go through the kernel run one after the other: some of them measure time.
+MOUNTED = tests/mount tests/crash/test_batches.py tests/crash/test_kill_mount.py
+
 test: install
 	@failed=""; \
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --ignore=tests/mount --ignore=tests/crash \
-		|| failed="all but mount and crash"; \
-	$(BIN)/python -m pytest tests/mount tests/crash || failed="$${failed:+$$failed; }mount and crash"; \
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(MOUNTED:%=--ignore=%) \
+		|| failed="all but the mounted ones"; \
+	$(BIN)/python -m pytest --durations=25 $(MOUNTED) || failed="$${failed:+$$failed; }the mounted ones"; \
 	if [ -n "$$failed" ]; then echo "make test: FAILED ($$failed)"; exit 1; fi; \
 	echo "make test: passed"
 
