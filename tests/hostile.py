@@ -24,6 +24,7 @@ from backend.commits import commit_format, lease_record, object_format
 from backend.commits.commit_search import commit_key
 from backend.commits.object_format import Copy
 from backend.commits.process_identity import this_process
+from backend.errors import DriveError
 from backend.nodes.identity import NodeIdentity, encode_identity
 from backend.packs import fragment_format
 from backend.packs.fragment_format import FOOTER_SIZE, FragmentFooter
@@ -204,6 +205,8 @@ class Hostile:
     def _commit(self, number: int) -> bytes:
         previous, epoch = bytes(32), 1
         for path in self._files(commit_key(max(number - 1, 0))):
+            if not path.is_file():  # a pipe that another hostile node made would be waited for
+                continue
             with suppress(Exception):
                 head = object_format.unframe(self.file.id, commit_key(number - 1), path.read_bytes())
                 previous, epoch = plain_hash(head.data), commit_format.decode(head.data).epoch
@@ -211,7 +214,11 @@ class Hostile:
         return commit_format.encode(Commit(number, previous, 1, epoch, time_ns, (), (), MARK))
 
     def _lease(self) -> bytes:
-        record = lease_record.decode((self.others[0] / "lease").read_bytes())
+        place = next((each for node in self.others if (each := node / "lease").is_file()), None)
+        try:
+            record = lease_record.decode(place.read_bytes() if place else b"")
+        except DriveError:
+            return MARK  # another hostile node was here before
         changed = replace(
             record,
             epoch=self.chance.choice([0, record.epoch, 2**63, 2**64 - 2, 2**64 - 1]),

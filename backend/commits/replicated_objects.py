@@ -274,7 +274,9 @@ class ReplicatedObjects:
         except NotFoundError:
             return False
         if len(stored) > MAX_OBJECT + OVERHEAD:
-            raise NodeError(f"{node.name}: {key} is larger than any object can be", node.name)
+            # Larger than any object, so it is nobody's copy, and a swap would need all of it.
+            await node.delete(key)
+            return False
         there = self._opened_or_none(key, stored, none)
         if there is not None and there.data == copy.data and there.ballot > copy.ballot:
             return True
