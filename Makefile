@@ -82,16 +82,14 @@ run: install
 stop:
 	@if $(MOUNTED); then $(BIN)/umount.drivefs $(MOUNT); else echo "$(MOUNT) is not mounted"; fi
 
-# In two parts, the second also if the first failed. Tests that mount look at times, at the memory and at the processor's
-# time of mounts: they run one after the other. A file's tests share what they set up, so they stay in one process.
-# Tests that go through the kernel run one after the other: some of them measure time.
-MOUNTED = tests/mount tests/crash/test_batches.py tests/crash/test_kill_mount.py
-
+# In two parts, the second also if the first failed. Tests with the marker `mount` look at times, at the memory and at
+# the processor's time of mounts: they run one after the other. A file's tests share what they set up, so they stay in one
+# process.
 test: install
 	@failed=""; \
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile $(MOUNTED:%=--ignore=%) \
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not soak and not mount" \
 		|| failed="all but the mounted ones"; \
-	$(BIN)/python -m pytest --durations=25 $(MOUNTED) || failed="$${failed:+$$failed; }the mounted ones"; \
+	$(BIN)/python -m pytest --durations=25 -m "mount and not soak" || failed="$${failed:+$$failed; }the mounted ones"; \
 	if [ -n "$$failed" ]; then echo "make test: FAILED ($$failed)"; exit 1; fi; \
 	echo "make test: passed"
 

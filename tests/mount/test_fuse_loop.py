@@ -24,6 +24,8 @@ from mountfs.fuse_loop import ALARM_SECONDS, MAX_TASKS, PollingLoop, has_known_s
 from tests.mount.memory_drive import FAIL_BACKGROUND
 from tools.control_client import ControlClient
 
+pytestmark = pytest.mark.mount
+
 PATIENCE = 20.0
 
 
@@ -357,7 +359,6 @@ def _read_all(path: Path) -> None:
     os.close(descriptor)
 
 
-@pytest.mark.mount
 @pytest.mark.parametrize("options", [[], ["--stock"]], ids=["polling", "stock"])
 def test_an_outside_umount_ends_the_process_well(tmp_path: Path, options: list[str]) -> None:
     with _mounted(tmp_path, *options) as mounted:
@@ -368,7 +369,6 @@ def test_an_outside_umount_ends_the_process_well(tmp_path: Path, options: list[s
         assert not mounted.socket.exists()
 
 
-@pytest.mark.mount
 def test_slow_reads_starve_nobody(tmp_path: Path) -> None:
     delay = 1.5
     with _mounted(tmp_path, "--read-delay", str(delay)) as mounted:
@@ -391,7 +391,6 @@ def test_slow_reads_starve_nobody(tmp_path: Path) -> None:
         assert time.perf_counter() - start < delay * len(readers) / 3, "the reads went one by one"
 
 
-@pytest.mark.mount
 def test_a_request_that_was_withdrawn_stalls_the_mount_for_a_moment_only(tmp_path: Path) -> None:
     """Its process was killed after the device was seen to be readable: the receiving read finds nothing."""
     with _mounted(tmp_path, module="tests.mount.withdrawing") as mounted:
@@ -403,7 +402,6 @@ def test_a_request_that_was_withdrawn_stalls_the_mount_for_a_moment_only(tmp_pat
         assert not (mounted.folder / "missing too").exists()
 
 
-@pytest.mark.mount
 def test_an_idle_mount_uses_no_processor(tmp_path: Path) -> None:
     with _mounted(tmp_path) as mounted:
         for number in range(200):
@@ -413,8 +411,6 @@ def test_an_idle_mount_uses_no_processor(tmp_path: Path) -> None:
         assert mounted.processor_ticks() - before <= 1
 
 
-@pytest.mark.mount
-@pytest.mark.mount
 def test_writes_ask_for_privileges_once(tmp_path: Path) -> None:
     """Without FUSE_HANDLE_KILLPRIV_V2 the kernel would ask for `security.capability` before each of them."""
     with _mounted(tmp_path) as mounted:
@@ -448,7 +444,6 @@ def test_the_control_socket_answers_under_load(tmp_path: Path) -> None:
             thread.join()
 
 
-@pytest.mark.mount
 def test_sigterm_takes_everything_over_and_unmounts(tmp_path: Path) -> None:
     with _mounted(tmp_path) as mounted:
         (mounted.folder / "a").write_bytes(b"dirty" * 100_000)
@@ -460,7 +455,6 @@ def test_sigterm_takes_everything_over_and_unmounts(tmp_path: Path) -> None:
         assert "in use" not in mounted.log.read_text()
 
 
-@pytest.mark.mount
 def test_the_control_socket_can_unmount(tmp_path: Path) -> None:
     with _mounted(tmp_path) as mounted:
         assert b" 202 " in _ask(mounted, "POST /unmount")
@@ -468,7 +462,6 @@ def test_the_control_socket_can_unmount(tmp_path: Path) -> None:
         assert not os.path.ismount(mounted.folder)
 
 
-@pytest.mark.mount
 def test_sigterm_with_a_file_open_detaches(tmp_path: Path) -> None:
     with _mounted(tmp_path) as mounted:
         descriptor = os.open(mounted.folder / "a", os.O_WRONLY | os.O_CREAT)
@@ -483,7 +476,6 @@ def test_sigterm_with_a_file_open_detaches(tmp_path: Path) -> None:
             os.close(descriptor)
 
 
-@pytest.mark.mount
 def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
     with _mounted(tmp_path, "--read-delay", "3600") as mounted:
         file = mounted.folder / "a"
@@ -506,7 +498,6 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         assert not os.path.ismount(mounted.folder)
 
 
-@pytest.mark.mount
 def test_a_drive_whose_background_fails_is_unmounted_in_good_order(tmp_path: Path) -> None:
     with _mounted(tmp_path) as mounted:
         (mounted.folder / "a").write_bytes(b"dirty" * 1000)

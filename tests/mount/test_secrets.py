@@ -13,6 +13,8 @@ from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.mounted import ROOT, MountedDrive, succeed
 from tools.control_client import ControlClient
 
+pytestmark = pytest.mark.mount
+
 __all__ = ["drive", "fuse", "unmade_drive"]
 
 PASSPHRASE = "correct-horse-battery-staple-7391"
@@ -26,7 +28,6 @@ print(before, libc.prctl(3, 0, 0, 0, 0))
 """
 
 
-@pytest.mark.mount
 def test_the_passphrase_is_shown_nowhere(unmade_drive: MountedDrive) -> None:
     drive = unmade_drive
     secret = drive.folder / "passphrase"

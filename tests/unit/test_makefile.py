@@ -1,8 +1,10 @@
-"""What `make` does about packages: nothing where all are there, and a clear line where it can do nothing."""
+"""The Makefile. Packages are left alone where all are there; where nothing can be done, a clear line says so.
+A demo that is mounted is unmounted before anything of it goes."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tomllib
@@ -69,6 +71,49 @@ def test_what_is_missing_is_installed(tmp_path: Path, user: dict[str, str]) -> N
     asked = (tmp_path / "bin/asked").read_text()
     assert "install -y -qq --no-install-recommends rsync acl" in asked
     assert ("sudo" in asked) is (user is AS_A_USER)
+
+
+def _demo(tmp_path: Path, target: str, *, mounted: bool, unmounts: bool) -> subprocess.CompletedProcess[str]:
+    """`make TARGET` with a demo that /proc/mounts has or has not, and an `umount.drivefs` that may fail."""
+    (tmp_path / "demo/mnt").mkdir(parents=True)
+    (tmp_path / "demo/mnt/only copy").write_text("of it")
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    programs = {".venv/bin/umount.drivefs": "0" if unmounts else "1", "path/grep": "0" if mounted else "1"}
+    for name, code in programs.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text(f'#!/bin/sh\necho "$*" >> "{tmp_path}/{path.name}"\nexit {code}\n')
+        path.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}/path:{os.environ['PATH']}", "MAKEFLAGS": ""}
+    command = [str(MAKE), "-C", str(tmp_path), target]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_stop_unmounts_what_is_mounted(tmp_path: Path) -> None:
+    assert _demo(tmp_path, "stop", mounted=True, unmounts=True).returncode == 0
+    assert f" {tmp_path}/demo/mnt  /proc/mounts" in (tmp_path / "grep").read_text()
+    assert (tmp_path / "umount.drivefs").read_text() == "demo/mnt\n"
+
+
+def test_stop_leaves_alone_what_is_not_mounted(tmp_path: Path) -> None:
+    assert "is not mounted" in _demo(tmp_path, "stop", mounted=False, unmounts=True).stdout
+    assert not (tmp_path / "umount.drivefs").exists()
+
+
+def test_clean_removes_nothing_that_is_still_mounted(tmp_path: Path) -> None:
+    assert _demo(tmp_path, "clean", mounted=True, unmounts=False).returncode != 0
+    assert (tmp_path / "demo/mnt/only copy").read_text() == "of it"
+
+
+def test_clean_removes_a_demo_that_is_unmounted(tmp_path: Path) -> None:
+    assert _demo(tmp_path, "clean", mounted=True, unmounts=True).returncode == 0
+    assert not (tmp_path / "demo").exists()
+
+
+def test_no_variable_has_two_meanings() -> None:
+    """Recipes are expanded after all is read: the last meaning would count everywhere."""
+    names = re.findall(r"^(\w+) *[:?]?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert len(names) == len(set(names))
 
 
 def test_every_tool_is_linked_where_it_is_looked_for(tmp_path: Path) -> None:
