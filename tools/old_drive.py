@@ -26,7 +26,8 @@ def require_unused(folder: str, places: Sequence[NodePlace]) -> None:
 
 def remove(folder: str, places: Sequence[NodePlace]) -> None:
     """Take away the old drive: its `drive.toml` first, so that no half of it looks whole; then its nodes.
-    A node of another drive that has data stays, and is an error."""
+    A node of another drive that has data, or of which that cannot be told (`OSError`), stays, and is an error
+    before anything was removed."""
     own = _drive_id(folder)
     nodes = [node for node in _node_places(folder, places) if _may_go(node, own)]
     with suppress(FileNotFoundError):

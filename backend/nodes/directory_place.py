@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -76,7 +77,7 @@ class DirectoryPlace:
                 yield from (f"{below}/{name}" for name in os.listdir(folder))
 
     def holds(self, *folders: str) -> bool:
-        return any(os.path.isdir(os.path.join(self.folder, name)) for name in folders)
+        return any(_is_folder(os.path.join(self.folder, name)) for name in folders)
 
     def tail(self, key: str, size: int) -> bytes:
         with open(node_files.open_below(self.folder, key), "rb") as file:
@@ -107,6 +108,13 @@ class DirectoryPlace:
 
     def node(self, identity: NodeIdentity) -> Node:
         return DirectoryNode(self.folder, identity)
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def _remove(path: str) -> None:

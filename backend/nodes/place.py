@@ -74,7 +74,8 @@ class NodePlace(Protocol):
         """The keys of what is named as a fragment; those that can be listed. No error."""
 
     def holds(self, *folders: str) -> bool:
-        """Whether there is anything in one of the folders (of keys), or such a folder. No error."""
+        """Whether there is anything in one of the folders (of keys), or such a folder. What rests on a no is
+        deleted, so `OSError` where it cannot be told."""
 
     def tail(self, key: str, size: int) -> bytes:
         """The last bytes of an object."""

@@ -16,7 +16,7 @@ from backend.nodes.identity import NodeIdentity
 from backend.nodes.object_store import races
 from backend.nodes.place import NodePlace
 from tests.contents import content
-from tests.fake_s3 import fake_s3
+from tests.fake_s3 import Fault, failed, fake_s3
 from tests.seaweedfs import CREDENTIALS as WEED
 from tests.seaweedfs import Seaweedfs
 
@@ -50,6 +50,20 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
 @pytest.fixture
 def place(make: Maker, tmp_path: Path) -> NodePlace:
     return make(tmp_path)
+
+
+@pytest.fixture(params=["directory", "fake S3"])
+def faulted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NodePlace]:
+    """A node that answers no question now."""
+    if request.param == "directory":
+        (tmp_path / "node").symlink_to("node")
+        yield DirectoryPlace(str(tmp_path / "node"))
+        return
+    with fake_s3() as server:
+        place = place_at(server.node_url(), "/", CREDENTIALS)
+        place.initialise(IDENTITY)
+        server.faults = [Fault("GET", "", failed(503, "SlowDown")) for _ in range(9)]
+        yield place
 
 
 def test_nothing_is_there_at_first(place: NodePlace) -> None:
@@ -136,3 +150,8 @@ def test_what_is_taken_away_is_gone_and_the_rest_stays(place: NodePlace) -> None
     place.clear()
     assert place.read("other.toml", 9) is None
     place.initialise(OTHER)
+
+
+def test_what_cannot_be_told_is_no_answer(faulted: NodePlace) -> None:
+    with pytest.raises(OSError, match=r"SlowDown|symbolic links"):
+        faulted.holds("packs/", "commits/")

@@ -128,7 +128,7 @@ class ObjectStorePlace:
             yield from (each.key for each in self._listed(_FRAGMENTS))
 
     def holds(self, *folders: str) -> bool:
-        with suppress(*_TROUBLE):
+        with self._as_os_error(), suppress(AbsentError):
             return any(self._first(f"{name.rstrip('/')}/") for name in folders)
         return False
 
