@@ -5,8 +5,9 @@ Invariants:
    only the lost nodes had are missing, and the person is told.
 2. The new epoch and the new map are far above all that is left: whatever the lost nodes had, if one comes
    back, is below them.
-3. The new voters have the lease, the head and its claim before `drive.toml` names them: an interruption
-   before that leaves the drive as it was, and the next run does the same again.
+3. The new voters have the lease, the head and its claim before `drive.toml` names them, and the lease's
+   records name the new map only after that. An interruption before leaves the map as it was: the next run
+   does the same again, and if the lost nodes come back instead, the drive goes on with them.
 """
 
 from __future__ import annotations
@@ -79,7 +80,11 @@ async def look(
 
 async def adopt(objects: ReplicatedObjects, remains: Remains, lease: Lease) -> None:
     """Have the newest commit that is left on the new voters, whose objects these are, under the new epoch.
-    Raises as `ReplicatedCommitLog.append`."""
+    Raises as `ReplicatedCommitLog.append`.
+
+    If this is interrupted and the lost nodes come back, all commits after that one still count: they are
+    found by reading on from it. Only where the lost nodes have another commit of its very number, and none
+    after it, what was left counts now, as its ballot is the higher."""
     if remains.copy is not None:
         data = remains.copy.data
         await objects.create(commit_key(remains.number), data, lease.epoch, lambda: None)

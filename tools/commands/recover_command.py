@@ -14,7 +14,7 @@ import trio
 from backend.cluster import DriveFile, ObjectRebalance, check_nodes, recovery
 from backend.coding import Profile, copies_of, voters
 from backend.commits import Lease, Ranking, ReplicatedCommitLog, ReplicatedObjects, commit_format, ranking_of
-from backend.errors import CorruptError
+from backend.errors import CorruptError, TransientError, UnavailableError
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node
 from tools import compose, drive_nodes, fsck, old_drive
@@ -59,17 +59,32 @@ async def _go_on(drive: UnlockedDrive, answering: list[str]) -> None:
     remains = await recovery.look(drive.file, left, everywhere, drive.keys.lease, LEASE_PATIENCE)
     file = recovery.recovered(drive.file, answering, remains, parity(drive.file))
     new = replace(drive, file=file)
-    lease = compose.lease_on(open_nodes(drive.folder, file), new)
+    lease = _lease_of(new, remains)
     await lease.acquire(minimum_epoch=remains.epoch + recovery.AHEAD)
     try:
         await _settle(new, left, remains, lease)
         failpoint(SETTLED)
-        for line in await trio.to_thread.run_sync(check_nodes.write_copies, new.folder, file):
-            complain(f"drivefs: warning: {line}")
+        await _announce(new, lease)
     finally:
         with trio.CancelScope(shield=True):
             await lease.release()
     _report(drive.folder, file, remains)
+
+
+def _lease_of(drive: UnlockedDrive, remains: recovery.Remains) -> Lease:
+    """On the new voters. Its records have the epoch of the map before: the new one is not in force yet."""
+    present = replace(drive, file=replace(drive.file, epoch=remains.map_epoch))
+    return compose.lease_on(open_nodes(drive.folder, drive.file), present)
+
+
+async def _announce(drive: UnlockedDrive, lease: Lease) -> None:
+    """Write the new map, then have the lease's records name it."""
+    for line in await trio.to_thread.run_sync(check_nodes.write_copies, drive.folder, drive.file):
+        complain(f"drivefs: warning: {line}")
+    try:
+        await lease.announce(drive.file.epoch)
+    except (TransientError, UnavailableError) as error:
+        complain(f"drivefs: warning: the lease does not say yet that the nodes were changed: {error}")
 
 
 def _objects_on(drive: UnlockedDrive, nodes: Mapping[str, Node], copies: int) -> ReplicatedObjects:

@@ -117,15 +117,38 @@ def test_the_drive_goes_on_with_the_highest_commit_that_is_left(
     assert voters(made).isdisjoint(lost), "who comes back has no vote"
 
 
-def test_killed_before_the_drive_file_is_written(made: SmallDrive) -> None:
-    for name in VOTERS[:3]:
-        shutil.rmtree(made.drive / name)
+def recover_until(made: SmallDrive, step: str) -> None:
+    """In a process that is killed at that failpoint."""
     command = "from tools.drivefs import main; main()"
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "DRIVEFS_FAILPOINTS": "node.recovered=kill"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DRIVEFS_FAILPOINTS": f"{step}=kill"}
     arguments = [sys.executable, "-c", command, "node", "recover", str(made.drive), *made.secret]
     ended = subprocess.run(
         arguments, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+def test_killed_before_the_drive_file_is_written(made: SmallDrive) -> None:
+    for name in VOTERS[:3]:
+        shutil.rmtree(made.drive / name)
+    recover_until(made, "node.recovered")
     assert recover(made) == 0
     assert head_of(made) == max(commits(made))
+
+
+@pytest.mark.parametrize("lost", [VOTERS[:3], VOTERS[2:]])
+def test_killed_before_the_drive_file_is_written_and_the_lost_nodes_come_back(
+    made: SmallDrive, lost: tuple[str, ...]
+) -> None:
+    head = head_of(made)
+    for name in lost:
+        (made.drive / name).rename(made.folder / name)
+    recover_until(made, "node.recovered")
+    for name in lost:
+        (made.folder / name).rename(made.drive / name)
+    assert voters(made) == set(VOTERS)
+    assert head_of(made) == head
+    with pytest.raises(UsageError, match="nothing is to be recovered"):
+        recover(made)
+    made.forget()
+    assert made.read() == made.content
