@@ -36,6 +36,7 @@ from backend.failpoints import declare, failpoint
 from backend.packs import (
     MAX_BLOCKS,
     PACK_ID_SIZE,
+    FragmentListing,
     Pack,
     PackEntry,
     PackStore,
@@ -244,14 +245,26 @@ class Compactor:
         answer; the caller knows that every block that is needed is in a pack that the index has."""
         listing = await list_fragments(self._nodes)
         count = 0
-        for pack_id in listing.packs() if not listing.away else ():
-            places = listing.places(pack_id)
-            if len(places) >= self._codec.code.profile.k or self._index.packs.get(pack_id) is not None:
-                continue
-            for name, index in places if not self._is_pending(pack_id) else ():
-                await verify()
-                failpoint(DEBRIS)
-                count += await self._delete_fragment(name, pack_id, index)
+        for number, pack_id in enumerate(listing.packs() if not listing.away else (), 1):
+            if number % _PAGE == 0:
+                await anyio.lowlevel.checkpoint()
+            if self._is_debris(listing, pack_id):
+                count += await self._delete_debris(listing.places(pack_id), pack_id, verify)
+        return count
+
+    def _is_debris(self, listing: FragmentListing, pack_id: bytes) -> bool:
+        return (
+            listing.count(pack_id) < self._codec.code.profile.k
+            and self._index.packs.get(pack_id) is None
+            and not self._is_pending(pack_id)
+        )
+
+    async def _delete_debris(self, places: Sequence[tuple[str, int]], pack_id: bytes, verify: Verify) -> int:
+        count = 0
+        for name, index in places:
+            await verify()
+            failpoint(DEBRIS)
+            count += await self._delete_fragment(name, pack_id, index)
         return count
 
 

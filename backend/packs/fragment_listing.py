@@ -48,6 +48,10 @@ class FragmentListing:
         found = self._found.get(pack_id, 0)
         return [name for name, shift in self._shift.items() if found >> shift & 0xFFFFFFFF]
 
+    def count(self, pack_id: bytes) -> int:
+        """The number of `places`: one look-up, however many nodes there are."""
+        return self._found.get(pack_id, 0).bit_count()
+
     def places(self, pack_id: bytes) -> list[tuple[str, int]]:
         """Each fragment of the pack, with the node that lists it."""
         return [
