@@ -9,7 +9,6 @@ from __future__ import annotations
 import heapq
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import islice
 from typing import Final
 
@@ -32,9 +31,10 @@ def _keys(folder: int, below: str, after: str, limit: int, depth: int) -> Iterat
         if not name.endswith("/"):
             yield below + name
         elif depth:
-            # A folder that went meanwhile has no keys.
-            with suppress(FileNotFoundError), node_files.opened_inside(folder, name[:-1]) as inside:
-                yield from _keys(inside, below + name, after, limit, depth - 1)
+            with node_files.opened_inside(folder, name[:-1]) as inside:
+                # A folder that went meanwhile has no keys; those of the others are listed all the same.
+                if inside is not None:
+                    yield from _keys(inside, below + name, after, limit, depth - 1)
 
 
 def _entries(folder: int, below: str, after: str, limit: int) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Final
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NO_FOLDER: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 _DEEPEST: Final = 8
 """Folders below each other that are listed; keys have three parts at most."""
 
@@ -93,13 +94,21 @@ def walk(folder: int, below: str = "", depth: int = _DEEPEST) -> Iterator[tuple[
     for entry in entries if depth else ():
         if entry.is_dir(follow_symlinks=False):
             with opened_inside(folder, entry.name) as inside:
-                yield from walk(inside, f"{below}{entry.name}/", depth - 1)
+                if inside is not None:
+                    yield from walk(inside, f"{below}{entry.name}/", depth - 1)
 
 
 @contextmanager
-def opened_inside(folder: int, name: str) -> Iterator[int]:
-    """A descriptor of the folder `name` in `folder`; no link is followed."""
-    descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+def opened_inside(folder: int, name: str) -> Iterator[int | None]:
+    """A descriptor of the folder `name` in `folder`; None if there is none any more: it is gone, or something
+    else has its name. No link is followed."""
+    try:
+        descriptor = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER:
+            raise
+        yield None
+        return
     try:
         yield descriptor
     finally:
