@@ -27,7 +27,7 @@ from backend.commits import (
     commit_key,
     number_of,
 )
-from backend.errors import UnavailableError, UsageError
+from backend.errors import DriveError, UnavailableError, UsageError
 from backend.nodes import Node
 from backend.system import plain_hash
 from backend.upstream import Head
@@ -65,8 +65,10 @@ def require_lost(file: DriveFile, answering: Collection[str]) -> None:
 async def look(
     file: DriveFile, nodes: Mapping[str, Node], objects: ReplicatedObjects, lease_key: bytes, seconds: float
 ) -> Remains:
-    """What `nodes`, those that are left, have. `objects` is on all of them. What they raise."""
-    seen, _ = await LeaseVotes(nodes, file.id, lease_key).look(seconds)
+    """What `nodes`, those that are left, have. `objects` is on all of them. `UnavailableError` if one of them
+    does not answer: what it has would be given up for good."""
+    seen, failed = await LeaseVotes(nodes, file.id, lease_key).look(seconds)
+    _require_answers(nodes.keys() - seen.keys(), failed)
     records = [one.record for one in seen.values() if one.record is not None]
     number, copy = await _newest(objects)
     return Remains(
@@ -94,12 +96,25 @@ async def adopt(objects: ReplicatedObjects, remains: Remains, lease: Lease) -> N
 async def _newest(objects: ReplicatedObjects) -> tuple[int, Copy | None]:
     """The highest commit of which an authentic copy is left, and that of the highest ballot."""
     listing = await objects.list_known(FOLDER)
+    _require_answers(listing.away)
     numbers = {number for key in listing.holders if (number := number_of(key))}
     for number in sorted(numbers, reverse=True):
         found = await objects.find_all(commit_key(number))
+        _require_answers(found.away)
         if found.good:
             return number, max(found.good.values(), key=lambda copy: copy.ballot)
     return 0, None
+
+
+def _require_answers(silent: Collection[str], failed: Mapping[str, DriveError] | None = None) -> None:
+    """`UnavailableError` if there is one of the `silent`; `failed` says why, where that is known."""
+    if silent:
+        known = failed or {}
+        reasons = "; ".join(str(known.get(name, name)) for name in sorted(silent))
+        raise UnavailableError(
+            f"nodes that were there do not answer now: {reasons}; nothing was changed, try again",
+            sorted(silent),
+        )
 
 
 def recovered(file: DriveFile, answering: Collection[str], remains: Remains, m: int) -> DriveFile:
