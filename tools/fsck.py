@@ -217,7 +217,7 @@ def _clear(run: _FsckRun, entry: NodeEntry) -> None:
     place = entry.place(run.folder)
     look = {place: partial(check_nodes.in_the_way, run.folder, place, run.survey.file)}
     for path in ask(look).get(place, []):
-        what = f"{entry.name}: {path} is a link, pipe, device, file or folder that is not drivefs'"
+        what = f"{entry.name}: {path} is not drivefs' own (a link, pipe, device, or far too large)"
         if run.mend and place.folder:
             what += f": moved to {check_places.move_aside(place.folder, path)}"
         run.findings.add("mended" if run.mend else "left", what)

@@ -1,5 +1,5 @@
 """Obstacles on a node: a link, pipe or folder in the place of a file, a file or link in the place of a
-folder.
+folder, a commit, root or lease that is larger than any can be.
 
 drivefs never makes an obstacle, never follows or opens one, and does not write where one is. `move_aside`
 mends it.
@@ -15,6 +15,7 @@ from typing import Final
 
 from backend.cluster.drive_file import FILE_NAME
 from backend.commits import KEY as LEASE
+from backend.commits import MAX_SIZE, MAX_STORED
 from backend.nodes import IDENTITY_FILE
 from backend.nodes import files as node_files
 from backend.system import durable
@@ -22,6 +23,7 @@ from backend.system import durable
 _FILES: Final = (IDENTITY_FILE, FILE_NAME, LEASE, ".lock")
 _FOLDERS: Final = {"packs": re.compile(r"[0-9a-f]{2}"), "commits": None, "roots": None}
 """With the names of the folders in them; None: there are only files."""
+_OBJECTS: Final = ("commits", "roots")
 _ASIDE: Final = ".foreign-"
 
 
@@ -29,6 +31,8 @@ def in_the_way(place: str) -> list[str]:
     """The paths below the node's folder, sorted. `OSError` if it cannot be read."""
     with node_files.opened_folder(place) as top:
         found = [name for name in _FILES if not _is(top, name, regular=True)]
+        if LEASE not in found and _is_larger(top, LEASE, MAX_SIZE):
+            found.append(LEASE)
         for name, inner in _FOLDERS.items():
             if not _is(top, name, regular=False):
                 found.append(name)
@@ -46,6 +50,8 @@ def _within(place: str, below: str, folders: re.Pattern[str] | None) -> Iterator
                 yield f"{below}/{entry.name}"
             elif folders:
                 yield from _within(place, f"{below}/{entry.name}", None)
+            elif below in _OBJECTS and _is_larger(folder, entry.name, MAX_STORED):
+                yield f"{below}/{entry.name}"
 
 
 def _is(folder: int, name: str, *, regular: bool) -> bool:
@@ -55,6 +61,14 @@ def _is(folder: int, name: str, *, regular: bool) -> bool:
     except FileNotFoundError:
         return True
     return S_ISREG(mode) if regular else S_ISDIR(mode)
+
+
+def _is_larger(folder: int, name: str, limit: int) -> bool:
+    """Whether it is there, and has more bytes than `limit`."""
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size > limit
+    except FileNotFoundError:
+        return False
 
 
 def move_aside(place: str, path: str) -> str:

@@ -8,13 +8,21 @@ from backend.commits.lease_record import MAX_SIZE, Claim, decode, is_sealed
 from backend.commits.lease_votes import KEY, LeaseVotes
 from backend.commits.object_format import Copy
 from backend.commits.process_identity import life_of, this_process
-from backend.commits.replicated_objects import ROOTS, Copies, Ranking, ReplicatedObjects, ranking_of
+from backend.commits.replicated_objects import (
+    MAX_STORED,
+    ROOTS,
+    Copies,
+    Ranking,
+    ReplicatedObjects,
+    ranking_of,
+)
 
 __all__ = [
     "DEFAULT_SECONDS",
     "FOLDER",
     "KEY",
     "MAX_SIZE",
+    "MAX_STORED",
     "ROOTS",
     "SILENT_SECONDS",
     "Claim",

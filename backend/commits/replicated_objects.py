@@ -46,6 +46,8 @@ Ranking = Callable[[bytes], Sequence[str]]
 """All node names of the drive in rendezvous order for an object's id."""
 
 MAX_OBJECT: Final = 80 * 1024 * 1024
+MAX_STORED: Final = MAX_OBJECT + OVERHEAD
+"""Bytes of a copy as it lies on a node."""
 _SMALL: Final = 1024 * 1024
 _SWAP_TRIES: Final = 8
 ROOTS: Final = "roots/"
@@ -229,7 +231,7 @@ class ReplicatedObjects:
         if len(stored) < _SMALL:
             return stored
         async with self._large:
-            return await node.get(key, 0, MAX_OBJECT + OVERHEAD + 1)
+            return await node.get(key, 0, MAX_STORED + 1)
 
     def _opened(self, key: str, stored: bytes) -> Copy:
         """`CorruptError`, `FormatError`."""
@@ -273,10 +275,9 @@ class ReplicatedObjects:
             stored = await self._stored(node, key)
         except NotFoundError:
             return False
-        if len(stored) > MAX_OBJECT + OVERHEAD:
-            # Larger than any object, so it is nobody's copy, and a swap would need all of it.
-            await node.delete(key)
-            return False
+        if len(stored) > MAX_STORED:
+            # A swap would need all of it. Deleting it is no way: by then another writer's copy may be there.
+            raise NodeError(f"{node.name}: {key} is larger than any object can be", node.name)
         there = self._opened_or_none(key, stored, none)
         if there is not None and there.data == copy.data and there.ballot > copy.ballot:
             return True

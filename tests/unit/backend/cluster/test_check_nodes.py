@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from backend.cluster import check_nodes, check_places, drive_file
 from backend.cluster.drive_file import DriveFile, NodeEntry
+from backend.commits import MAX_SIZE, MAX_STORED
 from backend.nodes import files as node_files
 from backend.nodes.identity import NodeIdentity, encode_identity
 from backend.system import patience
@@ -155,3 +156,24 @@ def test_a_node_that_hangs_is_away_and_holds_nobody_up(
     assert line.startswith("node5: not there")
     assert time.monotonic() - begun < 30
     let_go.set()
+
+
+@pytest.mark.parametrize(
+    ("path", "largest"),
+    [("lease", MAX_SIZE), ("commits/000000000000002a", MAX_STORED), ("roots/snapshot", MAX_STORED)],
+)
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_a_file_that_is_larger_than_any_can_be_is_in_the_way(
+    made: SmallDrive, path: str, largest: int, beyond: int
+) -> None:
+    place = made.drive / "node5" / path
+    before = place.read_bytes() if place.exists() else None
+    place.parent.mkdir(exist_ok=True)
+    try:
+        with open(place, "wb") as file:
+            file.truncate(largest + beyond)
+        assert check_places.in_the_way(str(made.drive / "node5")) == [path] * beyond
+    finally:
+        place.unlink()
+        if before is not None:
+            place.write_bytes(before)

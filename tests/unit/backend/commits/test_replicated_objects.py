@@ -98,7 +98,7 @@ async def test_an_object_that_is_far_too_large_costs_one_node_and_not_the_memory
     setup.order[0].objects[KEY] = bytes(MAX_OBJECT + OVERHEAD + 9)
     assert await setup.objects.get_all(KEY) == [b"one"]
     await create(setup, b"two", 2)
-    assert setup.holders() == [0, 1, 2], "it is nobody's copy, so that another may be there"
+    assert setup.holders() == [0, 1, 2, 3], "the next node stands in"
     assert await setup.objects.get_all(KEY) == [b"two"]
 
 
