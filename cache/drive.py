@@ -8,8 +8,8 @@ stands there. This module has the background work and the end of a drive. Event-
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -259,18 +259,25 @@ class Drive:
             self.ledger.custody.check()
             if self.ledger.accepted != seen or self.put_off.any_unused:
                 seen = self.tick(seen)
-            await self.put_off.delete_slowly()
+            with self._going_on():
+                await self.put_off.delete_slowly()
 
     def tick(self, seen: int) -> int:
-        try:
-            with sqlite_errors(self.ledger.namespace.path):
-                self.put_off.delete_unused()
+        with self._going_on():
+            self.put_off.delete_unused()
             accepted = self.ledger.accepted
             self.ledger.save()
+            seen = accepted
+        return seen
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        """An error of the namespace's disk is said, and the drive goes on: the next tick tries again."""
+        try:
+            with sqlite_errors(self.ledger.namespace.path):
+                yield
         except (DriveError, FileSystemError, OSError) as error:
             log.warning("the namespace cannot be written now (the journal has it all): %s", error)
-            return seen
-        return accepted
 
     async def close(self) -> None:
         """Write down the state and let go of all files. What is not published stays in the journal;

@@ -70,9 +70,10 @@ class PutOff:
         if self._unused:
             most = FEW if self._trimming.is_tight else len(self._unused)
             waiting = list(islice(self._unused, most))
+            unused = [inode for inode in waiting if self._is_unused(inode)]
             for inode in waiting:
                 del self._unused[inode]
-            self._delete([inode for inode in waiting if self._is_unused(inode)])
+            self._delete(unused)
 
     def delete_for_room(self) -> None:
         """Where the disk is short of room, each change deletes a few more."""

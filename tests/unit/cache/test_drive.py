@@ -8,8 +8,10 @@ from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFREG, S_ISGID
 
 import apsw
 import pytest
+import trio
 
-from backend.errors import TransientError
+from backend.errors import NoSpaceError, TransientError
+from cache import drive as drive_module
 from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import (
@@ -29,6 +31,7 @@ from cache.errors import (
     ReadOnlyFileSystemError,
     StaleError,
 )
+from cache.journal import Trimming
 from cache.namespace.operations import MAX_SIZE, ROOT_INODE
 from cache.tree.put_off import AT_ONCE
 from tests.drives import content, make_file, opened
@@ -414,6 +417,38 @@ async def test_deletes_that_fail_are_said_and_do_not_end_the_drive(
     monkeypatch.setattr(drive.put_off, "delete_unused", fail)
     assert drive.tick(7) == 7
     assert "cannot be written now" in caplog.text
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("error", [NoSpaceError("no"), TransientError("no"), apsw.IOError("no")])
+async def test_deletes_that_fail_on_a_tight_disk_do_not_end_the_drive(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    """They are tried again, by a tick and slowly behind it."""
+    monkeypatch.setattr(drive_module, "TICK", 0.01)
+    monkeypatch.setattr(Trimming, "is_tight", True)
+    failed = 0
+
+    def fail(_inode: int) -> None:
+        nonlocal failed
+        failed += 1
+        raise error
+
+    async with opened(tmp_path / "cache", MemoryUpstream()) as drive:
+        made = await make_file(drive, b"file")
+        drive.hold(made.inode)
+        await drive.unlink(ROOT_INODE, b"file")
+        drive.release(made.inode)
+        with monkeypatch.context() as patch, trio.fail_after(10):
+            patch.setattr(drive.ledger.namespace, "inode", fail)
+            while failed < 4:
+                await trio.sleep(0.01)
+        assert "cannot be written now" in caplog.text
+        with trio.fail_after(10):
+            while drive.put_off.any_unused:
+                await trio.sleep(0.01)
+        with pytest.raises(StaleError):
+            drive.attributes(made.inode)
 
 
 async def test_a_file_with_data_has_blocks(drive: Drive) -> None:
