@@ -48,12 +48,12 @@ class Follower:
         """Apply the next commit and record it; its operations. The one after it is open then.
         `RollbackError`: it goes on from another one than the namespace's newest. `MalformedError`: it is
         damaged, whatever the namespace is. `OutOfDateError`: it does not fit this namespace. Each names
-        it."""
+        it. Any other `CorruptError` is the namespace's own damage, and says nothing of the commit."""
         head = self._namespace.head()
         if commit.number != head.number + 1 or commit.previous != head.hash:
             raise RollbackError(f"commit {commit.number} of the drive's log follows another history")
         with _named(commit.number):
-            operations = [decode(encoded) for encoded in self.encoded_operations(commit)]
+            operations = self._operations(commit)
             _check_envelope(commit, operations)
             self._namespace.begin_commit(commit.number)
             for operation in operations:
@@ -61,6 +61,12 @@ class Follower:
             self._namespace.record_commit(commit.number, commit_hash, commit.time_ns)
         self._namespace.begin_commit(commit.number + 1)
         return operations
+
+    def _operations(self, commit: Commit) -> list[Operation]:
+        try:
+            return [decode(encoded) for encoded in self.encoded_operations(commit)]
+        except (CorruptError, FormatError) as error:
+            raise MalformedError(str(error)) from error
 
 
 def _check_envelope(commit: Commit, operations: list[Operation]) -> None:
@@ -83,5 +89,5 @@ def _named(number: int) -> Iterator[None]:
         yield
     except OutOfDateError as error:
         raise OutOfDateError(f"commit {number} does not fit what those before it say: {error}") from error
-    except (CorruptError, FormatError) as error:
+    except MalformedError as error:
         raise MalformedError(f"commit {number} is damaged: {error}") from error

@@ -17,9 +17,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from backend.commits.commit_format import associated_data_of, commit_hash
-from backend.errors import DriveError
+from backend.errors import CorruptError, DriveError
 from backend.upstream import NO_COMMIT, BlockId, Commit
 from cache.local.local_state import DEVICE, NAMESPACE_FILE, LocalState
+from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
     ROOT_INODE,
     Create,
@@ -194,3 +195,20 @@ def test_opening_and_fsck_say_the_same_of_a_log(at: int, change: Change) -> None
 def test_what_both_say(change: Change, kind: str) -> None:
     """Of the third commit; without its rename the fourth does not fit."""
     assert check_same(made([*GOOD[:2], change(GOOD[2]), GOOD[3]])) == kind
+
+
+def test_damage_of_the_namespace_is_not_told_of_the_commit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever reads it would look for the damage in the log."""
+    damage = CorruptError("the namespace database is damaged")
+
+    def fail(*_: object) -> None:
+        raise damage
+
+    replay = LogReplay(tmp_path / "replay.db", IDENTITY, DEVICE)
+    monkeypatch.setattr(Namespace, "apply", fail)
+    with pytest.raises(CorruptError) as raised:
+        replay.apply(*made([*GOOD])[0])
+    replay.close()
+    assert raised.value is damage
