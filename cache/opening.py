@@ -55,7 +55,7 @@ from cache.publish import (
     snapshot,
 )
 from cache.retention import RetentionKeeper, RetentionSchedule
-from cache.sync import Broadcast, Follower
+from cache.sync import Broadcast, Follower, check_log
 from cache.tree import Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
 
 log = logging.getLogger(__name__)
@@ -154,13 +154,14 @@ class _Recovery:
         try:
             await self._snapshots.get(root, path, self._blocks)
             await trio.to_thread.run_sync(snapshot.verify_hostile, str(path))
+            # Before it takes the namespace's place: the next open would believe what this one refuses.
+            if await trio.to_thread.run_sync(check_log.head_of, path) != root.head:
+                raise CorruptError(f"the snapshot says it is of commit {root.head.number} and is of another")
         except (CorruptError, FormatError, NotFoundError, UnavailableError) as error:
             log.warning("%s; replaying the whole log instead", error)
             path.unlink(missing_ok=True)
             return
         self._local.namespace.replace_from(str(path), 0)
-        if self._ledger.head != root.head:
-            raise CorruptError(f"the snapshot says it is of commit {root.head.number} and is of another")
 
     async def _reconcile(self) -> None:
         ledger, theirs, ours = self._ledger, await self._upstream.log.head(), self._ledger.head

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from stat import S_IFDIR
 
@@ -15,6 +17,7 @@ from cache.journal.scan import PendingCommit
 from cache.local.local_state import LocalState
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import StaleCacheError
+from cache.publish.snapshot import export
 from tests.contents import KINDS, content
 from tests.drives import content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
@@ -147,6 +150,29 @@ async def test_an_empty_cache_and_a_snapshot(folder: Path, upstream: MemoryUpstr
         await make_file(drive, b"on and on", b"3")
         await drive.sync()
     assert not (folder / "snapshot.db").exists()
+
+
+@pytest.mark.logs_warnings
+async def test_a_snapshot_of_another_commit_than_its_root_says_is_never_believed(
+    folder: Path, tmp_path: Path, upstream: MemoryUpstream
+) -> None:
+    """Regression: it lay in the namespace's place when it was refused, and the next open went on from it."""
+    forged = tmp_path / "forged.db"
+    async with opened(folder, upstream) as drive:
+        for name in (b"one", b"two"):
+            await make_file(drive, name, name)
+            await drive.sync()
+        before, head = await tree(drive), drive.ledger.head
+        drive.ledger.save()
+        export(drive.ledger.namespace.path, str(forged), 1)
+        with closing(sqlite3.connect(forged)) as database, database:
+            database.execute("UPDATE dentry SET name = x'6f6f'")
+        await drive.snapshots._store.put(forged, head)
+    shutil.rmtree(folder)
+    for _ in range(2):
+        async with opened(folder, upstream) as drive:
+            assert await tree(drive) == before
+        assert not [*folder.glob("snapshot*")]
 
 
 @pytest.mark.parametrize("forget", [lambda folder: None, lose_database])
