@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from stat import S_IFLNK
 from typing import Any, Final
 
 from backend.upstream import BLOCK_ID_SIZE
@@ -38,7 +39,7 @@ from cache.namespace.operations import (
     Unpin,
 )
 from cache.namespace.refusals import MalformedError
-from cache.namespace.rows import MAX_EXTENT
+from cache.namespace.rows import MAX_EXTENT, S_IFMT_MASK
 
 _RESERVED: Final = frozenset((b".", b".."))
 _SLASH, _NUL = b"/\0"
@@ -56,6 +57,10 @@ def _create(operation: Create) -> None:
     _change_of_name(operation.parent, operation.name, operation.inode, operation.time_ns)
     _new_inode(operation.inode)
     _numbers(operation.mode, operation.uid, operation.gid, operation.rdev)
+    if operation.target and operation.mode & S_IFMT_MASK != S_IFLNK:
+        raise MalformedError(
+            f"an operation gives inode {operation.inode} a target, and it is no symbolic link"
+        )
 
 
 def _link_or_unlink(operation: Link | Unlink) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
 from typing import Any, get_args
 
 from hypothesis import strategies as st
@@ -22,18 +23,28 @@ PARTS = st.one_of(
     ITEMS,
     st.lists(ITEMS, max_size=5).map(tuple),
 )
+MODES = st.one_of(
+    st.sampled_from([S_IFREG | 0o644, S_IFDIR | 0o755, S_IFLNK | 0o777, S_IFIFO | 0o600]), NUMBERS
+)
+TARGETS = st.sampled_from([b"", b"", b"target"])
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "int": NUMBERS,
     "bytes": NAMES,
     "bool": st.booleans(),
     "int | None": st.one_of(st.none(), NUMBERS),
 }
+NAMED: dict[str, dict[str, st.SearchStrategy[Any]]] = {
+    "mode": {"int": MODES, "int | None": st.one_of(st.none(), MODES)},
+    "target": {"bytes": TARGETS},
+}
+"""Of fields whose values mean something."""
 
 
 def of_kind(kind: type[Any]) -> st.SearchStrategy[Operation]:
     """Anything of that kind that the decoder lets through."""
     parts = st.lists(PARTS, max_size=3).map(tuple)
-    return st.builds(kind, *(VALUES.get(str(field.type), parts) for field in fields(kind)))
+    values = [(NAMED.get(field.name, VALUES), str(field.type)) for field in fields(kind)]
+    return st.builds(kind, *(found.get(type_, parts) for found, type_ in values))
 
 
 OPERATIONS = st.sampled_from(KINDS).flatmap(of_kind)

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import Phase, example, find, given, settings
 from hypothesis import strategies as st
 
+from cache.namespace.check import check_namespace
 from cache.namespace.form import check_form
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
@@ -79,7 +80,7 @@ class Site:
         return [live, past, self.namespace.statistics()]
 
     def verdict(self, operation: Operation) -> str:
-        """What the state says of it; a state that refuses it is as it was."""
+        """What the state says of it; one that refuses it is as it was, one that takes it keeps its rules."""
         before = self.rows()
         try:
             self.namespace.apply(operation)
@@ -88,6 +89,8 @@ class Site:
         except OutOfDateError:
             verdict = "out of date"
         else:
+            self.namespace.save(0)
+            assert check_namespace(self.namespace.path, published=False) == []
             return "taken"
         assert self.rows() == before
         return verdict
@@ -125,6 +128,9 @@ def verdicts(sites: list[Site], operation: Operation) -> list[str]:
 @example(RenameLeavingWhiteout(ROOT_INODE, b"f", ROOT_INODE, b"x", 2, 0, 9, 0, 0, 1))
 @example(Rename(ROOT_INODE, b"f", ROOT_INODE, b"d", 2, 0, True, 1))
 @example(Delete(4))
+@example(Create(ROOT_INODE, b"x", 9, 0o100644, 0, 0, 0, b"target", 1))
+@example(Create(ROOT_INODE, b"x", 9, 0o40755, 0, 0, 0, b"target", 1))
+@example(Create(ROOT_INODE, b"x", 9, 0o120777, 0, 0, 0, b"target", 1))
 def test_malformed_is_a_matter_of_the_operation_alone(sites: list[Site], operation: Operation) -> None:
     assert decode(encode(operation)) == operation
     try:
