@@ -19,6 +19,7 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import trio
 
@@ -75,19 +76,18 @@ async def held(
     `UnavailableError` without a majority of the nodes, `ConflictError` if the map has been changed; when the
     lease is lost, `FencedError` ends the block."""
 
-    def require_same() -> None:
-        _require_same(folder, file, check_nodes.survey(folder).file)
-
-    async with holding(lease, require_same):
+    async with holding(lease, partial(require_surveyed, folder, file)):
         yield HeldDrive(folder, file, nodes, lease)
 
 
 @asynccontextmanager
-async def holding(lease: Lease, require_map: Callable[[], None]) -> AsyncIterator[None]:
-    """`lease` is acquired, renewed while the block runs, and released. `require_map` is called in a thread
-    before the block; it raises if the cluster map has been changed. `LeaseHeldError`, `UnavailableError`;
-    when the lease is lost, `FencedError` ends the block."""
-    await lease.acquire()
+async def holding(
+    lease: Lease, require_map: Callable[[], None], *, minimum_epoch: int = 1
+) -> AsyncIterator[None]:
+    """`lease` is acquired, of `minimum_epoch` at least, renewed while the block runs, and released.
+    `require_map` is called in a thread before the block; it raises if the cluster map has been changed.
+    `LeaseHeldError`, `UnavailableError`; when the lease is lost, `FencedError` ends the block."""
+    await lease.acquire(minimum_epoch=minimum_epoch)
     try:
         await trio.to_thread.run_sync(require_map)
         async with trio.open_nursery() as nursery:
@@ -98,6 +98,12 @@ async def holding(lease: Lease, require_map: Callable[[], None]) -> AsyncIterato
     finally:
         with trio.CancelScope(shield=True):
             await lease.release()
+
+
+def require_surveyed(folder: str, file: DriveFile) -> None:
+    """`ConflictError` if the cluster map that most copies have is not that of `file`. Raises as `survey`.
+    Blocks."""
+    _require_same(folder, file, check_nodes.survey(folder).file)
 
 
 def require_current(folder: str, file: DriveFile) -> None:

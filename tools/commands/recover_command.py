@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final
 
 import trio
 
-from backend.cluster import DriveFile, ObjectRebalance, check_nodes, recovery
+from backend.cluster import DriveFile, ObjectRebalance, check_nodes, cluster_change, recovery
 from backend.coding import Profile, copies_of, voters
 from backend.commits import Lease, Ranking, ReplicatedCommitLog, ReplicatedObjects, commit_format, ranking_of
 from backend.errors import CorruptError, TransientError, UnavailableError
@@ -60,14 +61,11 @@ async def _go_on(drive: UnlockedDrive, answering: list[str]) -> None:
     file = recovery.recovered(drive.file, answering, remains, parity(drive.file))
     new = replace(drive, file=file)
     lease = _lease_of(new, remains)
-    await lease.acquire(minimum_epoch=remains.epoch + recovery.AHEAD)
-    try:
+    same = partial(cluster_change.require_surveyed, drive.folder, drive.file)
+    async with cluster_change.holding(lease, same, minimum_epoch=remains.epoch + recovery.AHEAD):
         await _settle(new, left, remains, lease)
         failpoint(SETTLED)
         await _announce(new, lease)
-    finally:
-        with trio.CancelScope(shield=True):
-            await lease.release()
     _report(drive.folder, file, remains)
 
 
@@ -78,7 +76,8 @@ def _lease_of(drive: UnlockedDrive, remains: recovery.Remains) -> Lease:
 
 
 async def _announce(drive: UnlockedDrive, lease: Lease) -> None:
-    """Write the new map, then have the lease's records name it."""
+    """Write the new map, if the lease is confirmed, then have the lease's records name it."""
+    await lease.verify()
     for line in await trio.to_thread.run_sync(check_nodes.write_copies, drive.folder, drive.file):
         complain(f"drivefs: warning: {line}")
     try:

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
-from backend.commits import ReplicatedCommitLog
-from backend.errors import CorruptError, UnavailableError, UsageError
+from backend.cluster import recovery
+from backend.commits import Lease, ReplicatedCommitLog, this_process
+from backend.errors import CorruptError, FencedError, UnavailableError, UsageError
 from tests.small_drive import SmallDrive, copy_of, make_small_drive
 from tools import compose
 from tools.drive_nodes import open_nodes, patient
@@ -152,3 +154,48 @@ def test_killed_before_the_drive_file_is_written_and_the_lost_nodes_come_back(
         recover(made)
     made.forget()
     assert made.read() == made.content
+
+
+async def take_over(made: SmallDrive) -> None:
+    """As another process does it that takes this one for dead."""
+    drive = made.unlocked()
+    left = {
+        name: node for name, node in open_nodes(drive.folder, drive.file).items() if name not in VOTERS[:3]
+    }
+    lease = Lease(
+        left,
+        drive.file.id,
+        drive.keys.lease,
+        this_process(),
+        map_epoch=drive.file.epoch,
+        life=lambda *_: "gone",
+    )
+    await lease.acquire()
+
+
+def test_the_lease_is_renewed_meanwhile_and_confirmed_before_the_drive_file_is_written(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in VOTERS[:3]:
+        shutil.rmtree(made.drive / name)
+    before = (made.drive / "drive.toml").read_bytes()
+    renewing = trio.Event()
+    adopt = recovery.adopt
+
+    async def renew(_lease: Lease) -> None:
+        renewing.set()
+        await trio.sleep_forever()
+
+    async def adopt_slowly(*arguments: Any) -> None:
+        with trio.fail_after(30):
+            await renewing.wait()
+        await adopt(*arguments)
+        await take_over(made)
+
+    monkeypatch.setattr(Lease, "run", renew)
+    monkeypatch.setattr(recovery, "adopt", adopt_slowly)
+    with pytest.raises(FencedError):
+        recover(made)
+    assert renewing.is_set()
+    assert (made.drive / "drive.toml").read_bytes() == before
+    assert all(path.read_bytes() == before for path in made.drive.glob("node*/drive.toml"))
