@@ -73,7 +73,7 @@ class JournalRecovery:
         upstream must not have the commit."""
         cut = self._scanned.pending_cut()
         assert cut is not None
-        self._take(scan(self._journal, self._scanned.void, cut[1:]))
+        self._take(scan(self._journal, self._scanned.void, cut))
 
     def replay(self) -> None:
         """Bring the namespace up to the journal's end, find the pending commit, and begin."""
@@ -110,7 +110,7 @@ class JournalRecovery:
         scanned = self._scanned
         taken_back = [(uncut.begin, uncut.noted) for uncut in scanned.told_uncut]
         if scanned.uncut is not None:
-            taken_back.append((scanned.uncut[0], self._journal.end))
+            taken_back.append((scanned.uncut[1], self._journal.end))
         return any(begin < position <= noted for begin, noted in taken_back)
 
     def _is_ahead(self, position: int) -> bool:
@@ -166,4 +166,4 @@ class JournalRecovery:
         if scanned.void is not None:
             journal.append(RecordType.VOID, (encode_given_up(scanned.void),), commit)
         if scanned.uncut is not None:
-            journal.append(RecordType.UNCUT, (encode_uncut(*scanned.uncut),), commit)
+            journal.append(RecordType.UNCUT, (encode_uncut(*scanned.uncut[1:]),), commit)

@@ -83,11 +83,13 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Uncut:
-    """A cut that did not happen: its records are in [begin, end); that it did not is noted at `noted`."""
+    """A cut that did not happen: its records are in [begin, end); that it did not is noted at `noted`. It
+    would have been that of `commit`, which is the open one up to there."""
 
     begin: int
     end: int
     noted: int
+    commit: int
 
     def covers(self, position: int) -> bool:
         """Whether the record there was made when the cut was thought to stand, or belongs to it."""
@@ -120,8 +122,8 @@ class Scan:
         """from where this process takes EXTENTS for void; None: nothing"""
         self.told_uncut: list[Uncut] = []
         """the cuts that UNCUT records name"""
-        self.uncut: tuple[int, int] | None = None
-        """the cut that this process takes back: where it begins and ends; None: none"""
+        self.uncut: tuple[int, int, int] | None = None
+        """the cut that this process takes back, as of `pending_cut`; None: none"""
         self._uncut = uncut
         self._given_up = given_up
         self._void = void
@@ -130,16 +132,20 @@ class Scan:
     def read(self, journal: Journal) -> None:
         """Take all records."""
         for record in journal.replay():
-            self.commit = self.commit or record.open_commit
+            covering = [uncut.commit for uncut in self._uncut if uncut.covers(record.position)]
+            # The header of a segment that was begun while the cut was thought to stand names the next commit.
+            stated = min([record.open_commit, *covering])
+            self.commit = self.commit or stated
             if record.kind is RecordType.GIVEN_UP:
                 self.told[decode_given_up(record.payload)] = record.position
             elif record.kind is RecordType.VOID:
                 self.told_void[decode_given_up(record.payload)] = record.position
             elif record.kind is RecordType.UNCUT:
-                self.told_uncut.append(Uncut(*decode_uncut(record.payload), record.position))
+                begin, end = decode_uncut(record.payload)
+                self.told_uncut.append(Uncut(begin, end, record.position, record.open_commit))
             elif not self._is_given_up(record):
-                if not any(uncut.covers(record.position) for uncut in self._uncut):
-                    self.commit = max(self.commit, record.open_commit)
+                if not covering:
+                    self.commit = max(self.commit, stated)
                 self._take(record.position, record.kind, record.payload)
 
     def first_lost(self, journal: Journal) -> int | None:
@@ -255,9 +261,10 @@ def _is_within(position: int, ranges: Mapping[int, int]) -> bool:
     return any(begin <= position < end for begin, end in ranges.items())
 
 
-def scan(journal: Journal, void: int | None = None, uncut: tuple[int, int] | None = None) -> Scan:
+def scan(journal: Journal, void: int | None = None, uncut: tuple[int, int, int] | None = None) -> Scan:
     """Read the journal and give up what a power cut left in part. EXTENTS from `void` on do not count, nor
-    does the cut `uncut` (begin, end): of a journal that was scanned before. Before `Journal.start`."""
+    does the cut `uncut` (as `Scan.pending_cut` gave it): of a journal that was scanned before. Before
+    `Journal.start`."""
     told: dict[int, int] = {}
     told_void: dict[int, int] = {}
     told_uncut: list[Uncut] = []
@@ -266,7 +273,7 @@ def scan(journal: Journal, void: int | None = None, uncut: tuple[int, int] | Non
         found = Scan(
             told if lost is None else told | {lost: journal.end},
             told_void if void is None else told_void | {void: journal.end},
-            told_uncut if uncut is None else [*told_uncut, Uncut(*uncut, journal.end)],
+            told_uncut if uncut is None else [*told_uncut, Uncut(*uncut[1:], journal.end, uncut[0])],
         )
         found.read(journal)
         if (found.told, found.told_void, found.told_uncut) != (told, told_void, told_uncut):
