@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,6 +54,7 @@ class LocalDrive:
     life: Life | None = None
     seconds: float = 30.0
     clock: Callable[[], float] = boot_clock
+    require_map: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
     def cluster(self) -> ClusterMap:
         """All nodes, alike."""
@@ -97,7 +98,7 @@ class LocalDrive:
             claims = partial(LeaseVotes(self.nodes, DRIVE, KEYS.lease).claim, 5.0)
             log = ReplicatedCommitLog(objects, claims=claims, poll_seconds=0.01)
         self.blocks, self.index = blocks, index
-        return LocalUpstream(blocks, log, objects, writer)
+        return LocalUpstream(blocks, log, objects, writer, require_map=self.require_map)
 
     @asynccontextmanager
     async def opened(

@@ -75,7 +75,6 @@ class LocalUpstream:
             return await self._log.open(known=known, trusted=trusted)
         await self._lease.acquire()
         try:
-            await self._require_map()
             await self._open_log(self._lease, known, trusted)
             if self._log.highest_epoch >= self._lease.epoch:
                 await self._skip_epochs(self._lease, self._log.highest_epoch)
@@ -125,7 +124,9 @@ class LocalUpstream:
             await self._lease.release()
 
     async def _open_log(self, lease: Lease, known: Head | None, trusted: Head | None) -> None:
-        """A long log takes longer to verify than the lease lasts."""
+        """`lease` was acquired just now: what is read under it counts only if the map still does. A long log
+        takes longer to verify than the lease lasts."""
+        await self._require_map()
         await _while_renewing(lease, partial(self._log.open, known=known, trusted=trusted))
 
     async def _skip_epochs(self, lease: Lease, used: int) -> None:

@@ -14,7 +14,7 @@ from backend.commits import lease_record
 from backend.commits.commit_log import EMPTY
 from backend.commits.commit_search import commit_key
 from backend.commits.lease_votes import KEY
-from backend.errors import FencedError, TransientError, UnavailableError
+from backend.errors import ConflictError, FencedError, TransientError, UnavailableError
 from backend.local.local_upstream import LocalUpstream
 from backend.upstream import Commit, Head
 from tests.memory_node import MemoryNode, memory_nodes
@@ -86,6 +86,31 @@ async def test_lost_lease_records_do_not_bring_old_epochs_back() -> None:
     async with setup.opened() as upstream:
         assert upstream.epoch == last + 1
         assert (await append(upstream)).number == 4
+
+
+@pytest.mark.logs_warnings
+async def test_a_map_that_changes_while_epochs_are_skipped_is_noticed() -> None:
+    """The lease is given back for a moment then: who changes the nodes can have it."""
+    setup = Setup()
+    for _ in range(3):
+        async with setup.opened() as upstream:
+            await append(upstream)
+    for node in setup.memory.values():
+        node.objects.pop(KEY, None)
+    in_force = [True, False]
+
+    async def require_map() -> None:
+        await trio.lowlevel.checkpoint()
+        if not in_force.pop(0):
+            raise ConflictError("the drive's nodes were changed just now")
+
+    setup.require_map = require_map
+    before = {name: dict(node.objects) for name, node in setup.memory.items()}
+    with pytest.raises(ConflictError, match="changed just now"):
+        await setup.make().open()
+    for name, node in setup.memory.items():
+        assert not lease_record.decode(node.objects.pop(KEY)).held
+        assert node.objects == before[name]
 
 
 @pytest.mark.logs_warnings
