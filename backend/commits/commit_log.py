@@ -206,7 +206,8 @@ class ReplicatedCommitLog:
                 await self._objects.create(commit_key(number), copy.data, self._epoch, lambda: None)
                 mended += 1
             self._to_mend.discard(number)
-        self.needs_mending = trio.Event()
+        if not self._to_mend:  # else something was noted meanwhile
+            self.needs_mending = trio.Event()
         return mended
 
     async def _verify_from(self, top: int, copy: Copy, base: Head) -> None:

@@ -419,6 +419,28 @@ async def test_commits_in_too_few_copies_are_copied_again() -> None:
     assert await log.mend() == 0
 
 
+@pytest.mark.logs_warnings
+async def test_what_is_found_damaged_while_another_is_mended_is_mended_next() -> None:
+    setup = Setup()
+    await fill(await setup.writer(), 5)
+    setup.order(2)[0].damage(commit_key(2))
+    log = await setup.writer(epoch=2)
+    setup.order(4)[0].damage(commit_key(4))
+    reading = [log]
+
+    async def read_once(operation: str, key: str) -> None:
+        if (operation, key) == ("swap", commit_key(2)) and reading:
+            await reading.pop().commits_after(3)
+
+    for node in setup.nodes.values():
+        node.before = read_once
+    assert await log.mend() == 1
+    assert log.needs_mending.is_set()
+    assert await log.mend() == 1
+    assert not log.needs_mending.is_set()
+    assert not (await setup.objects.find_all(commit_key(4))).damaged
+
+
 async def test_a_known_head_saves_reading_what_is_before_it() -> None:
     setup = Setup()
     heads = await fill(await setup.writer(), 30)
