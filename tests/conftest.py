@@ -1,5 +1,8 @@
 """What every test runs under: silent logs, no failpoint left armed, a clean environment.
 
+The tests start commands some thousand times, and where the environment forbids to keep bytecode each would
+compile drivefs anew, which takes longer than most of them; so it is kept.
+
 A log record of level WARNING or above fails the test unless it is marked `logs_warnings`: a warning
 is news for the person who runs a drive, so a test that provokes one says so.
 """
@@ -20,6 +23,8 @@ from tests import fake_s3
 
 if TYPE_CHECKING:
     from tests.seaweedfs import Seaweedfs
+
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 settings.register_profile(
     "ci",
