@@ -62,5 +62,4 @@ def _install(handler: logging.Handler, *, verbose: bool) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    for chatty in ("httpcore", "httpx", "pyfuse3"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("pyfuse3").setLevel(logging.WARNING)  # chatty

@@ -6,7 +6,10 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import pytest
 import trio
@@ -72,6 +75,52 @@ def test_all_steps_share_the_time(silent: Path, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(NoAnswerError, match="no answer within 1 s"):
         ControlClient(str(silent)).sync(str(tmp_path), LIMIT)
     assert time.monotonic() - begun < LIMIT + 0.6
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
+
+
+@contextmanager
+def answering(path: Path, *pieces: bytes, pause: float = 0) -> Iterator[None]:
+    """A control socket that sends these pieces, with a pause after each, whatever it is asked; it hangs up."""
+
+    def answer(listener: socket.socket) -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            for piece in pieces:
+                connection.sendall(piece)
+                if over.wait(pause):
+                    return
+
+    over = Event()
+    with socket.socket(socket.AF_UNIX) as listener, ThreadPoolExecutor(1) as pool:
+        listener.bind(str(path))
+        listener.listen(16)
+        answered = pool.submit(answer, listener)
+        try:
+            yield
+        finally:
+            over.set()
+        answered.result()
+
+
+@pytest.mark.parametrize("pieces", [(), (b"HTTP/1.1 2",), (HEAD, b"{"), (b"no HTTP\r\n\r\n",)])
+def test_what_is_no_whole_answer_is_none(tmp_path: Path, pieces: tuple[bytes, ...]) -> None:
+    path = tmp_path / "control"
+    with answering(path, *pieces), pytest.raises(NoAnswerError, match="does not answer"):
+        ControlClient(str(path)).status()
+
+
+def test_an_answer_in_drops_has_no_more_time_than_one_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "control"
+    monkeypatch.setattr(control_client, "ANSWER_SECONDS", LIMIT)
+    begun = time.monotonic()
+    with answering(path, HEAD, *[b" "] * 100, pause=0.1), pytest.raises(NoAnswerError, match="within 1 s"):
+        ControlClient(str(path)).status()
+    assert time.monotonic() - begun < LIMIT + SLACK
 
 
 async def test_what_could_not_be_written_back_is_told_when_the_rest_is_stored(
