@@ -82,7 +82,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
 
 @contextmanager
 def answering(path: Path, *pieces: bytes, pause: float = 0) -> Iterator[None]:
-    """A control socket that sends these pieces, with a pause after each, whatever it is asked; it hangs up."""
+    """A control socket that sends these pieces whatever it is asked, with pauses between, and hangs up."""
 
     def answer(listener: socket.socket) -> None:
         connection, _ = listener.accept()
