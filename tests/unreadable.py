@@ -1,4 +1,8 @@
-"""A disk of which chosen bytes of the journal cannot be read: EIO, by whatever call, until it is mended."""
+"""A disk of which chosen bytes of the journal cannot be read, by whatever call, until it is mended.
+
+As the kernel does it: a read that begins before them gives what lies before them, and EIO is for one that
+begins in them.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +50,15 @@ class Unreadable:
     def _is_hit(self, position: int, length: int) -> bool:
         return any(begin < position + length and position < end for begin, end in self._ranges)
 
-    def _check(self, descriptor: int, length: int, offset: int) -> None:
+    def _readable(self, descriptor: int, length: int, offset: int) -> int:
+        """How many of the bytes a read gives."""
         path = os.readlink(f"/proc/self/fd/{descriptor}") if self._ranges else ""
-        if path.startswith(self._folder) and "/journal/" in path:
-            number = int(Path(path).name.split(".")[0], 16)
-            if self._is_hit(number << OFFSET_BITS | offset, length):
-                raise OSError(errno.EIO, "these bytes cannot be read")
+        if not (path.startswith(self._folder) and "/journal/" in path):
+            return length
+        position = int(Path(path).name.split(".")[0], 16) << OFFSET_BITS | offset
+        if self._is_hit(position, 1):
+            raise OSError(errno.EIO, "these bytes cannot be read")
+        return min([length, *(begin - position for begin, _ in self._ranges if begin > position)])
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -59,12 +66,15 @@ class Unreadable:
         pread, preadv = os.pread, os.preadv
 
         def read(descriptor: int, length: int, offset: int) -> bytes:
-            self._check(descriptor, length, offset)
-            return pread(descriptor, length, offset)
+            return pread(descriptor, self._readable(descriptor, length, offset), offset)
 
         def read_into(descriptor: int, buffers: Any, offset: int, flags: int = 0) -> int:
-            self._check(descriptor, sum(map(len, buffers)), offset)
-            return preadv(descriptor, buffers, offset, flags)
+            length = sum(map(len, buffers))
+            readable = self._readable(descriptor, length, offset)
+            if readable == length:
+                return preadv(descriptor, buffers, offset, flags)
+            (buffer,) = buffers
+            return preadv(descriptor, [memoryview(buffer)[:readable]], offset, flags)
 
         with patch.object(os, "pread", read), patch.object(os, "preadv", read_into):
             yield

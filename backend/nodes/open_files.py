@@ -27,6 +27,7 @@ from typing import Final
 from backend.buffer import Buffer
 from backend.nodes import files as node_files
 from backend.system import checkpoint
+from backend.system.reading import read_all
 
 MOST: Final = 2048
 """A drive's packs that are read at random, 16 GiB of them: to open a file that is not in memory is a
@@ -96,19 +97,10 @@ class OpenFile:
         there = max(os.fstat(self.descriptor).st_size - offset, 0)
         wanted = there if length is None else min(length, there)
         follows = self._follows(offset)
-        data = self._read_all(offset, wanted)
+        data = read_all(self.descriptor, wanted, offset)
         self._end = offset + len(data)
         if follows and self._end < offset + there:
             os.posix_fadvise(self.descriptor, self._end, READ_AHEAD, os.POSIX_FADV_WILLNEED)
-        return data
-
-    def _read_all(self, offset: int, length: int) -> bytes:
-        data = os.pread(self.descriptor, length, offset)
-        while len(data) < length:
-            more = os.pread(self.descriptor, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
         return data
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from backend import failpoints
 from backend.buffer import Buffer
 from backend.system import durable
+from backend.system.reading import read_all
 from cache.journal.custody import nameless_file
 from cache.journal.format import OFFSET_BITS, OFFSET_MASK, Bulk, bulk_checksum
 from cache.journal.segments import remove_own
@@ -112,7 +113,7 @@ class BulkFiles:
         if descriptor is None:
             return False
         try:
-            data = os.pread(descriptor, bulk.length, bulk.position & OFFSET_MASK)
+            data = read_all(descriptor, bulk.length, bulk.position & OFFSET_MASK)
         except OSError:
             return True  # a power cut leaves other bytes, or none; who needs these meets the error
         return len(data) == bulk.length and bulk_checksum(bulk.position, data) == bulk.checksum

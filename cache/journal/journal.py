@@ -45,7 +45,8 @@ from cache.journal.format import (
 from cache.journal.kept_segments import KeptSegments
 from cache.journal.reading import Reading
 from cache.journal.replay import Record, replay
-from cache.journal.segments import LOST, Segment, SegmentFiles, close_all
+from cache.journal.salvage import LOST
+from cache.journal.segments import Segment, SegmentFiles, close_all
 from cache.journal.syncing import Syncing
 
 SEGMENT_SIZE = 64 << 20

@@ -11,6 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from backend.system.reading import read_all
 from cache.errors import InputOutputError
 from cache.journal.bulk import BulkFiles
 from cache.journal.format import OFFSET_MASK
@@ -28,7 +29,7 @@ class Reading:
     def read_at(self, position: int, length: int) -> bytes:
         """See `Journal.read_at`."""
         descriptor = self._descriptor(position)
-        data = b"" if descriptor is None else os.pread(descriptor, length, position & OFFSET_MASK)
+        data = b"" if descriptor is None else read_all(descriptor, length, position & OFFSET_MASK)
         if len(data) == length:
             return data
         raise InputOutputError(f"the journal {self._folder} lacks {length} bytes at {position:#x}")
@@ -53,7 +54,7 @@ class Reading:
             descriptor = self._descriptor(position)
             if descriptor is not None:
                 with suppress(OSError):  # who needs it meets the error himself
-                    os.pread(descriptor, length, position & OFFSET_MASK)
+                    read_all(descriptor, length, position & OFFSET_MASK)
 
     def _descriptor(self, position: int) -> int | None:
         """Of the file that holds the position."""

@@ -26,7 +26,7 @@ from cache.journal.format import (
     decode_record,
 )
 from cache.journal.kept_segments import KeptSegments
-from cache.journal.segments import Segment, SegmentFiles, set_aside
+from cache.journal.segments import Segment, SegmentFiles
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ def _salvage(folder: Path, path: str, beginning: memoryview) -> str:
 
 
 def _set_aside(folder: Path, paths: list[str], expected: int) -> str:
-    lost = set_aside(folder, paths)
+    lost = salvage.set_aside(folder, paths)
     loss = (
         f"the journal {folder}: record {expected} is missing although later segments exist, which are kept "
         f"aside in {lost}"

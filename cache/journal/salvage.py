@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from backend.system import durable
-from cache.journal.segments import LOST
+from backend.system.reading import read_all
 
+LOST: Final = "lost"
 _PAGE: Final = 4096
 _COPY_SUFFIX: Final = ".salvaged"
 
@@ -34,7 +36,7 @@ def read(path: str) -> Readable:
     try:
         size = os.fstat(descriptor).st_size
         try:
-            return Readable(os.pread(descriptor, size, 0), is_whole=True)
+            return Readable(read_all(descriptor, size, 0), is_whole=True)
         except OSError as error:
             if error.errno != errno.EIO:
                 raise
@@ -47,12 +49,21 @@ def _beginning(descriptor: int) -> bytes:
     """All pages before the first that cannot be read."""
     pages: list[bytes] = []
     try:
-        while page := os.pread(descriptor, _PAGE, len(pages) * _PAGE):
+        while page := read_all(descriptor, _PAGE, len(pages) * _PAGE):
             pages.append(page)
     except OSError as error:
         if error.errno != errno.EIO:
             raise
     return b"".join(pages)
+
+
+def set_aside(folder: Path, paths: Iterable[str]) -> Path:
+    """Keep files of a journal that cannot be read in its `lost/`; where that is."""
+    lost = folder / LOST
+    lost.mkdir(mode=0o700, exist_ok=True)
+    for path in paths:
+        durable.current().rename(path, str(lost / os.path.basename(path)))
+    return lost
 
 
 def keep_beginning(folder: Path, path: str, beginning: bytes) -> Path:

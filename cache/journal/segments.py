@@ -31,13 +31,14 @@ from typing import Final
 
 from backend import failpoints
 from backend.system import durable
+from backend.system.reading import read_all
 from cache.journal.custody import is_at, nameless_file
 from cache.journal.format import SEGMENT_HEADER_SIZE, SegmentHeader, decode_segment_header
+from cache.journal.salvage import read, set_aside
 
 MAX_SPARES: Final = 2
 SUFFIX: Final = ".journal"
 SPARE_SUFFIX: Final = ".spare"
-LOST: Final = "lost"
 _SMALLEST: Final = 64 << 10
 _ZEROS: Final = bytes(1 << 20)
 
@@ -118,7 +119,7 @@ class SegmentFiles:
                 break
             if header is not None and f"{header.number:016x}" == path.stem:
                 found.append((str(path), header))
-            elif any(path.read_bytes()):
+            elif _has_content(path):
                 set_aside(self._folder, [str(path)])
             else:
                 durable.current().unlink(str(path))  # preallocated, not begun yet
@@ -213,20 +214,18 @@ class SegmentFiles:
 
 
 def _begin(path: Path) -> bytes:
+    """The first bytes, as many as a header has."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return os.pread(descriptor, SEGMENT_HEADER_SIZE, 0)
+        return read_all(descriptor, SEGMENT_HEADER_SIZE, 0)
     finally:
         os.close(descriptor)
 
 
-def set_aside(folder: Path, paths: Iterable[str]) -> Path:
-    """Keep files of a journal that cannot be read in its `lost/`; where that is."""
-    lost = folder / LOST
-    lost.mkdir(mode=0o700, exist_ok=True)
-    for path in paths:
-        durable.current().rename(path, str(lost / os.path.basename(path)))
-    return lost
+def _has_content(path: Path) -> bool:
+    """Whether anything but zeros is in it, or may be."""
+    found = read(str(path))
+    return any(found.data) or not found.is_whole
 
 
 def remove_own(path: str, descriptor: int) -> None:

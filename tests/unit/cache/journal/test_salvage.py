@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.journal.format import OFFSET_BITS, RecordType
+from cache.journal.format import OFFSET_BITS, RecordType, decode_bulk
 from cache.journal.journal import Journal
+from cache.journal.salvage import LOST
 from cache.namespace.operations import ROOT_INODE
 from tests.contents import content
 from tests.drives import QUIET, content_of, make_file, opened
@@ -64,6 +65,36 @@ def test_what_comes_before_is_read_and_nothing_else_ever(sizes: list[int], data:
         # The sector comes back: what was given up does not.
         assert replayed(Journal(folder, SEGMENT)) == [*found, b"later"]
         assert not is_hit or any((folder / "lost").iterdir())
+
+
+def test_bytes_of_a_large_write_that_cannot_be_read_are_no_power_cut(tmp_path: Path) -> None:
+    """Regression: the read that ends before the sector passed for a write that never reached the disk. All that
+    was accepted after it was given up."""
+    journal = Journal(tmp_path / "journal", SEGMENT)
+    assert list(journal.replay()) == []
+    journal.start(1)
+    _, position = journal.append_bulk(5, 0, 0, content("random", 20_000), 1)
+    journal.close()
+    unreadable = Unreadable(tmp_path)
+    unreadable.break_at(position + 9000)
+    with unreadable.installed():
+        journal = Journal(tmp_path / "journal", SEGMENT)
+        (record,) = journal.replay()
+        assert journal.holds(decode_bulk(record.payload))
+        with pytest.raises(OSError, match="cannot be read"):
+            journal.read_at(position, 20_000)
+    journal.close()
+
+
+def test_a_file_without_a_header_that_cannot_be_read_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "journal" / f"{1:016x}.journal"
+    path.parent.mkdir()
+    path.write_bytes(bytes(12_000))
+    unreadable = Unreadable(tmp_path)
+    unreadable.break_at(1 << OFFSET_BITS | 8192)
+    with unreadable.installed():
+        assert list(Journal(path.parent, SEGMENT).replay()) == []
+    assert (path.parent / LOST / path.name).stat().st_size == 12_000
 
 
 async def test_a_drive_opens_with_what_can_be_read(tmp_path: Path) -> None:
