@@ -26,6 +26,7 @@ from backend.system import durable
 from backend.system.reading import read_all
 from cache.journal.custody import nameless_file
 from cache.journal.format import OFFSET_BITS, OFFSET_MASK, Bulk, bulk_checksum
+from cache.journal.salvage import set_aside
 from cache.journal.segments import remove_own
 
 BULK_SUFFIX = ".bulk"
@@ -153,10 +154,10 @@ class BulkFiles:
             dropped.append(self._files.pop(file.number).descriptor)
         return dropped
 
-    def move_unreferred(self, folder: Path) -> None:
-        """Move files without a record into `folder`. Records that are kept there may refer to them."""
+    def set_unreferred_aside(self) -> None:
+        """Keep files without a record aside. Records that are kept there may refer to them."""
         for file in [file for file in self._files.values() if not file.last]:
-            durable.current().rename(file.path, str(folder / os.path.basename(file.path)))
+            set_aside(self._folder, [file.path])
             os.close(self._files.pop(file.number).descriptor)
 
     def clear(self) -> list[int]:

@@ -95,7 +95,7 @@ class Journal:
     def start(self, open_commit: int) -> None:
         """Begin appending, after `replay`. The torn tail of the last segment is cut off for good."""
         if (self._folder / LOST).is_dir():
-            self._bulk.move_unreferred(self._folder / LOST)
+            self._bulk.set_unreferred_aside()
         if self._kept.in_order:
             last = self._kept.in_order[-1]
             durable.current().write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)

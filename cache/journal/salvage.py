@@ -58,11 +58,11 @@ def _beginning(descriptor: int) -> bytes:
 
 
 def set_aside(folder: Path, paths: Iterable[str]) -> Path:
-    """Keep files of a journal that cannot be read in its `lost/`; where that is."""
+    """Move files of a journal to its `lost/`, beside what is kept there already; where that is."""
     lost = folder / LOST
     lost.mkdir(mode=0o700, exist_ok=True)
     for path in paths:
-        durable.current().rename(path, str(lost / os.path.basename(path)))
+        durable.current().rename(path, str(_free_name(lost, os.path.basename(path))))
     return lost
 
 

@@ -68,8 +68,8 @@ def test_what_comes_before_is_read_and_nothing_else_ever(sizes: list[int], data:
 
 
 def test_bytes_of_a_large_write_that_cannot_be_read_are_no_power_cut(tmp_path: Path) -> None:
-    """Regression: the read that ends before the sector passed for a write that never reached the disk. All that
-    was accepted after it was given up."""
+    """Regression: the read that ends before the sector passed for a write that never reached the disk, and
+    what was accepted after it was given up."""
     journal = Journal(tmp_path / "journal", SEGMENT)
     assert list(journal.replay()) == []
     journal.start(1)
@@ -83,6 +83,30 @@ def test_bytes_of_a_large_write_that_cannot_be_read_are_no_power_cut(tmp_path: P
         assert journal.holds(decode_bulk(record.payload))
         with pytest.raises(OSError, match="cannot be read"):
             journal.read_at(position, 20_000)
+    journal.close()
+
+
+def test_what_is_kept_aside_is_never_replaced(tmp_path: Path) -> None:
+    """Regression: a segment that was salvaged, and is set aside later, took the place of the whole file."""
+    folder = tmp_path / "journal"
+    appended(folder, [9000] * 9)
+    first, second, *_ = sorted(folder.glob("*.journal"))
+    whole = second.read_bytes()
+    unreadable = Unreadable(tmp_path)
+    unreadable.break_at(2 << OFFSET_BITS | 20_000)
+    with unreadable.installed():
+        restarted(folder)
+    first.write_bytes(first.read_bytes()[:100])
+    restarted(folder)
+    kept = {path.name: path.read_bytes() for path in (folder / LOST).iterdir()}
+    assert kept[second.name] == whole
+    assert kept[f"{second.name}-2"][:9000] == whole[:9000]
+
+
+def restarted(folder: Path) -> None:
+    journal = Journal(folder, SEGMENT)
+    replayed(journal)
+    journal.start(1)
     journal.close()
 
 
