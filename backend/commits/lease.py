@@ -48,6 +48,7 @@ from backend.commits.lease_votes import LeaseVotes, Seen, Vote
 from backend.commits.process_identity import Life, life_of
 from backend.errors import (
     ConflictError,
+    CorruptError,
     DriveError,
     FencedError,
     FormatError,
@@ -333,8 +334,8 @@ class Lease:
         return seen
 
     def _too_few(self, away: list[str], failed: Mapping[str, DriveError]) -> UnavailableError:
-        unknown = [str(error) for error in failed.values() if isinstance(error, FormatError)]
-        why = f" ({unknown[0]})" if unknown else ""
+        told = [str(error) for error in failed.values() if isinstance(error, (FormatError, CorruptError))]
+        why = f" ({told[0]})" if told else ""
         needs = f"the lease needs {self._majority} of {len(self._nodes)} nodes"
         return UnavailableError(f"{needs}; away: {', '.join(away)}{why}", away)
 

@@ -7,7 +7,8 @@ Invariants:
    goes on behind, the next one to that voter waits its turn, and others behind that count as not answered.
 3. A swap whose outcome is not known counts as none. If it happened, the next one finds a record that this
    process made, and replaces it.
-4. A record that is damaged, forged or of another drive counts as none: it is replaced.
+4. A record that is damaged, forged or of another drive counts as none: it is replaced. Where something larger
+   than any record is in its place the voter counts as away: a swap would read all of it.
 """
 
 from __future__ import annotations
@@ -220,10 +221,13 @@ class LeaseVotes:
         raise TransientError(f"{node.name}: the lease's record keeps changing")
 
     async def _read(self, node: Node) -> Seen:
+        """What the node raises; `CorruptError` if there is something larger than any record."""
         try:
             stored = await node.get(KEY, 0, MAX_SIZE + 1)
         except NotFoundError:
             return Seen(None, None)
+        if len(stored) > MAX_SIZE:
+            raise CorruptError(f"{node.name}: the lease is larger than any record: fsck.drivefs -y mends it")
         try:
             record = decode(stored)
         except CorruptError:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from backend.commits import lease_record
 from backend.commits.lease import Lease, boot_clock
-from backend.commits.lease_record import NO_CLAIM, Claim, Holder, LeaseRecord
+from backend.commits.lease_record import MAX_SIZE, NO_CLAIM, Claim, Holder, LeaseRecord
 from backend.commits.lease_votes import KEY
 from backend.commits.process_identity import Life, life_of, this_process
 from backend.errors import (
@@ -432,6 +432,35 @@ async def test_damaged_and_foreign_records_count_as_none() -> None:
     lease = await setup.held()
     assert lease.epoch == 1
     assert lease_record.decode(setup.nodes["node0"].objects[KEY]).epoch == 1
+
+
+@pytest.mark.parametrize("large", [2, 3])
+async def test_what_is_larger_than_a_record_is_never_swapped(large: int) -> None:
+    """A node compares all of what it has with what is expected; a bucket would download it."""
+    setup = Setup()
+    names = [f"node{number}" for number in range(large)]
+    swapped: list[str] = []
+
+    def noting(name: str) -> Callable[[str, str], Awaitable[None]]:
+        async def note(operation: str, _key: str) -> None:
+            await trio.lowlevel.checkpoint()
+            if operation == "swap":
+                swapped.append(name)
+
+        return note
+
+    for name in names:
+        setup.nodes[name].objects[KEY] = bytes(MAX_SIZE + 1)
+        setup.nodes[name].before = noting(name)
+    if large < 3:
+        lease = await setup.held()
+        await lease.verify()
+        await lease.release()
+    else:
+        with pytest.raises(UnavailableError, match="larger than any record"):
+            await setup.held()
+    assert swapped == []
+    assert all(setup.nodes[name].objects[KEY] == bytes(MAX_SIZE + 1) for name in names)
 
 
 FORGERIES = st.fixed_dictionaries(
