@@ -124,6 +124,6 @@ class CommitSearch:
 
 
 def _nothing_good(number: int, found: Copies) -> DriveError:
-    unknown = all(isinstance(error, FormatError) for error in found.damaged.values())
+    unknown = all(damage.is_unknown for damage in found.damaged.values())
     kind = FormatError if unknown else CorruptError
     return kind(f"commit {number}: every copy is damaged ({found.whose_damage()})")

@@ -71,17 +71,26 @@ def ranking_of(cluster: ClusterMap, copies: int, *, everyone: bool = False) -> R
     return rank
 
 
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Why a copy is no good, in words: the error itself would keep what was read in memory. `is_unknown`: it
+    is of a format that is not understood here."""
+
+    text: str
+    is_unknown: bool
+
+
 @dataclass(slots=True)
 class Copies:
-    """The copies of one key, by node name; of the damaged ones, the error."""
+    """The copies of one key, by node name."""
 
     good: dict[str, Copy] = field(default_factory=dict)
-    damaged: dict[str, DriveError] = field(default_factory=dict)
+    damaged: dict[str, Damage] = field(default_factory=dict)
     away: set[str] = field(default_factory=set)
 
     def whose_damage(self) -> str:
         """For people: the nodes whose copies are no good, and why."""
-        return "; ".join(f"{name}: {error}" for name, error in sorted(self.damaged.items()))
+        return "; ".join(f"{name}: {damage.text}" for name, damage in sorted(self.damaged.items()))
 
 
 @dataclass(slots=True)
@@ -166,7 +175,7 @@ class ReplicatedObjects:
             except NotFoundError:
                 return
             except (CorruptError, FormatError) as error:
-                found.damaged[node.name] = error
+                found.damaged[node.name] = Damage(str(error), isinstance(error, FormatError))
             except _NODE_FAILS:
                 found.away.add(node.name)
 
@@ -327,7 +336,7 @@ async def _write_batch(
         try:
             await write(node)
         except _NOT_TAKEN as error:
-            failures[node.name] = error
+            failures[node.name] = error.with_traceback(None)  # whose frames hold what was read
 
     await each(attempt, batch)
     return failures

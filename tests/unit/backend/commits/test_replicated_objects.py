@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -90,6 +92,34 @@ async def test_what_a_node_made_up_is_never_given_to_anybody_and_is_replaced() -
     await create(setup, b"two", 2)
     assert setup.holders() == [0, 1, 2]
     assert {copy.data for copy in (await setup.objects.find_all(KEY)).good.values()} == {b"two"}
+
+
+async def full_when_swapped(operation: str, _key: str) -> None:
+    await trio.lowlevel.checkpoint()
+    if operation == "swap":
+        raise NoSpaceError("full")
+
+
+@pytest.mark.parametrize("writing", [False, True])
+async def test_what_is_no_good_does_not_stay_in_memory(writing: bool) -> None:
+    """An error that is kept keeps its frames, and these what was read."""
+    setup, size = Setup(), 4 << 20
+    large = Copy(3, bytes(size))
+    for node in setup.nodes.values():
+        node.objects[KEY] = frame(DRIVE, KEY, signed(SECRET, DRIVE, KEY, 3, large.data) if writing else large)
+        node.before = full_when_swapped
+    kept: list[object] = []
+    tracemalloc.start()
+    try:
+        if writing:
+            with pytest.raises(NoSpaceError) as caught:
+                await create(setup, b"new", 4)
+            kept.append(caught)
+        else:
+            kept.append(await setup.objects.find_all(KEY))
+        assert tracemalloc.get_traced_memory()[0] < size
+    finally:
+        tracemalloc.stop()
 
 
 async def test_an_object_that_is_far_too_large_costs_one_node_and_not_the_memory() -> None:
