@@ -205,10 +205,11 @@ class Compactor:
             self._wake_repairs()
 
     async def _drop(self, pack_ids: Sequence[bytes], verify: Verify, report: CompactionReport) -> None:
-        doomed = self._index.dying.doom(pack_ids)
-        if doomed:
-            failpoint(DOOMED)
-        await self._delete_all(doomed, verify, report)
+        for first in range(0, len(pack_ids), _PAGE):
+            doomed = self._index.dying.doom(pack_ids[first : first + _PAGE])
+            if doomed:
+                failpoint(DOOMED)
+            await self._delete_all(doomed, verify, report)
 
     async def _delete_all(self, packs: Sequence[Pack], verify: Verify, report: CompactionReport) -> None:
         for pack in packs:

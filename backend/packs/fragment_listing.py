@@ -17,6 +17,8 @@ class FragmentListing:
     def __init__(self, names: Sequence[str]) -> None:
         self._shift = {name: 32 * number for number, name in enumerate(names)}
         self._found: dict[bytes, int] = {}
+        self._kept = -1
+        """the bits that count"""
         self.away: list[str] = []
 
     def add(self, name: str, pack_id: bytes, index: int) -> None:
@@ -27,17 +29,17 @@ class FragmentListing:
     def forget(self, name: str) -> None:
         """The node could not be listed to its end: it counts as away, and nothing that it said is kept."""
         self.away.append(name)
-        mask = ~(0xFFFFFFFF << self._shift[name])
-        self._found = {pack: left for pack, found in self._found.items() if (left := found & mask)}
+        self._kept &= ~(0xFFFFFFFF << self._shift[name])
 
     def packs(self) -> list[bytes]:
         """The ids of all packs of which there is a fragment."""
-        return list(self._found)
+        kept = self._kept
+        return [pack_id for pack_id, found in self._found.items() if found & kept]
 
     def has(self, name: str, pack_id: bytes, index: int) -> bool:
         """Whether the node of that name lists the fragment."""
         shift = self._shift.get(name)
-        return shift is not None and bool(self._found.get(pack_id, 0) >> (shift + index) & 1)
+        return shift is not None and bool(self._of(pack_id) >> (shift + index) & 1)
 
     def holders(self, pack_id: bytes, index: int) -> list[str]:
         """All nodes that list the fragment."""
@@ -45,12 +47,12 @@ class FragmentListing:
 
     def nodes_with(self, pack_id: bytes) -> list[str]:
         """All nodes that list any fragment of the pack."""
-        found = self._found.get(pack_id, 0)
+        found = self._of(pack_id)
         return [name for name, shift in self._shift.items() if found >> shift & 0xFFFFFFFF]
 
     def count(self, pack_id: bytes) -> int:
         """The number of `places`: one look-up, however many nodes there are."""
-        return self._found.get(pack_id, 0).bit_count()
+        return self._of(pack_id).bit_count()
 
     def places(self, pack_id: bytes) -> list[tuple[str, int]]:
         """Each fragment of the pack, with the node that lists it."""
@@ -61,6 +63,9 @@ class FragmentListing:
     def holder(self, pack_id: bytes, index: int) -> str | None:
         """The first of them."""
         return next((name for name in self._shift if self.has(name, pack_id, index)), None)
+
+    def _of(self, pack_id: bytes) -> int:
+        return self._found.get(pack_id, 0) & self._kept
 
 
 async def list_fragments(nodes: Mapping[str, Node], patience: float = math.inf) -> FragmentListing:
