@@ -66,7 +66,7 @@ class SqliteBlockIndex:
         with self.database.transaction():
             number = self.packs.insert(pack, entries)
             if number is not None:
-                self._places.add(number, entries, self.packs.worse_than(pack.missing))
+                self._places.add(number, entries, pack.missing)
 
     @translated
     def add_restored(self, pack: Pack, entries: Sequence[PackEntry]) -> None:

@@ -141,11 +141,6 @@ class SqlitePackTable:
         row = self._database.one("SELECT number FROM packs WHERE id = ?", pack_id)
         return None if row is None else int(row[0])
 
-    def worse_than(self, missing: int) -> set[int]:
-        """The numbers of those that lack more fragments than one that lacks the bits of `missing`."""
-        rows = self._database.execute("SELECT number, missing FROM packs WHERE missing != 0")
-        return {number for number, lacking in rows if lacking.bit_count() > missing.bit_count()}
-
 
 def pack_of(row: Sequence[Any]) -> Pack:
     """The pack in a row of `PACK_COLUMNS`."""

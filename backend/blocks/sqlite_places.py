@@ -21,6 +21,10 @@ _NOTE_COPY: Final = (
     "INSERT OR IGNORE INTO copies (id, pack, offset, length)"
     " SELECT ?1, ?2, ?3, ?4 WHERE EXISTS (SELECT 1 FROM blocks WHERE id = ?1)"
 )
+_READ_FROM: Final = (
+    "SELECT packs.number, packs.missing FROM blocks JOIN packs ON packs.number = blocks.pack"
+    " WHERE blocks.id = ?"
+)
 
 
 class SqlitePlaces:
@@ -40,13 +44,21 @@ class SqlitePlaces:
         found = [BlockLocation(pack_of(row[2:]), row[0], row[1]) for row in rows]
         return sorted(found, key=lambda place: place.pack.missing.bit_count())
 
-    def add(self, number: int, entries: Sequence[PackEntry], worse: set[int]) -> None:
-        """The blocks of pack `number`: those that lie nowhere else, or in a pack of `worse`, are read
-        from it."""
+    def add(self, number: int, entries: Sequence[PackEntry], missing: int) -> None:
+        """The blocks of pack `number`, which lacks the fragments of the bits in `missing`: those that lie
+        nowhere else, or in a pack that lacks more, are read from it."""
+        worse = self._worse(entries, missing)
         rows = [(entry.block, number, entry.offset, entry.length) for entry in entries]
         self._database.executemany(_NOTE_COPY, rows)
         self._database.executemany(_INSERT.format("IGNORE"), rows)
         self.repoint(number, entries, worse)
+
+    def _worse(self, entries: Sequence[PackEntry], missing: int) -> set[int]:
+        """The numbers of the packs that any of the blocks is read from and that lack more."""
+        if self._database.one("SELECT 1 FROM packs WHERE repair LIMIT 1") is None:  # all are whole
+            return set()
+        found = (self._database.one(_READ_FROM, entry.block) for entry in entries)
+        return {row[0] for row in found if row is not None and row[1].bit_count() > missing.bit_count()}
 
     def replace(self, number: int, entries: Sequence[PackEntry]) -> None:
         """The blocks of pack `number` are read from it, wherever they lie too."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import apsw
@@ -192,3 +193,41 @@ def test_a_full_disk_is_told_as_such(index: SqliteBlockIndex) -> None:
 def test_a_missing_folder_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(TransientError):
         SqliteBlockIndex(str(tmp_path / "nowhere" / "blocks.db"), DRIVE, 32)
+
+
+def steps(index: SqliteBlockIndex, work: Callable[[], object]) -> int:
+    """So many instructions SQLite takes for it."""
+    count = 0
+
+    def counted() -> bool:
+        nonlocal count
+        count += 1
+        return False
+
+    index.database.connection.set_progress_handler(counted, 1)
+    try:
+        work()
+    finally:
+        index.database.connection.set_progress_handler(None)
+    return count
+
+
+@pytest.mark.parametrize("missing", [0, 1])
+def test_adding_a_pack_looks_at_its_own_blocks_however_many_packs_there_are(
+    index: SqliteBlockIndex, missing: int
+) -> None:
+    found = []
+    for count in (10, 1000):
+        for number in range(2, count):
+            index.add_pack(pack(number + count, missing), entries(number))
+        found.append(steps(index, partial(index.add_pack, pack(count), entries(1, 5000))))
+    assert found[1] < 2 * found[0]
+
+
+def test_a_block_is_read_from_where_least_is_missing(index: SqliteBlockIndex) -> None:
+    index.add_pack(pack(1, missing=0b11), entries(1, 2))
+    index.add_pack(pack(2, missing=0b100), entries(1))
+    index.add_pack(pack(3), entries(2))
+    index.add_pack(pack(4, missing=0b1), entries(1, 2))
+    found = [index.locate(block(number)) for number in (1, 2)]
+    assert [each and each.pack.id for each in found] == [pack(2).id, pack(3).id]
