@@ -117,8 +117,14 @@ class Ledger:
 
     def accept_all(self, operations: Sequence[Operation]) -> None:
         """Journal and apply operations, each of which must be valid on the state that those before it leave:
-        all of them, also after a crash, or none. `FileTooBigError`: more than a record holds;
-        `NoSpaceLeftError`, ...: nothing was accepted."""
+        all of them, also after a crash, or none. No operations make no record. `FileTooBigError`: more than a
+        record holds; `NoSpaceLeftError`, ...: nothing was accepted."""
+        if len(operations) == 1:
+            self.accept(operations[0])
+        elif operations:
+            self._accept_batch(operations)
+
+    def _accept_batch(self, operations: Sequence[Operation]) -> None:
         encoded = [encode(operation) for operation in operations]
         self.journal.append(RecordType.BATCH, (encode_batch(encoded),), self.namespace.commit)
         for operation, its_encoding in zip(operations, encoded, strict=True):

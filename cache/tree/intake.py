@@ -68,10 +68,7 @@ class Intake:
 
     def accept_all(self, operations: Sequence[Operation]) -> None:
         """The same of several: together, or nothing of it."""
-        if len(operations) == 1:
-            self._ledger.accept(operations[0])
-        elif operations:
-            self._ledger.accept_all(operations)
+        self._ledger.accept_all(operations)
         self.wake()
 
     async def room(self, need: Need, size: int = 0) -> None:

@@ -17,7 +17,7 @@ import trio
 
 from cache.errors import InputOutputError, NoSpaceLeftError
 from cache.journal import FEW, Ledger, Trimming
-from cache.namespace import Delete, Operation, SetAttributes
+from cache.namespace import Delete, SetAttributes
 from cache.publish import Wake
 
 AT_ONCE: Final = 256
@@ -111,17 +111,12 @@ class PutOff:
         for inode in inodes:
             self.access_times.pop(inode, None)
         try:
-            self._accept_all([Delete(inode) for inode in inodes])
+            self._ledger.accept_all([Delete(inode) for inode in inodes])
         except (NoSpaceLeftError, InputOutputError):
             # What the caller asked for is done; these are tried again, at the latest at the next open.
             self._unused |= dict.fromkeys(inodes)
-
-    def _accept_all(self, operations: list[Operation]) -> None:
-        if len(operations) == 1:
-            self._ledger.accept(operations[0])
         else:
-            self._ledger.accept_all(operations)
-        self._wake.set()
+            self._wake.set()
 
     async def accept_times(self) -> None:
         """Access times that were put off. Called before a cut; they alone are not worth one. Those that
@@ -134,8 +129,7 @@ class PutOff:
             inodes = waiting[start : start + AT_ONCE]
             times = {inode: self.access_times[inode] for inode in inodes if inode in self.access_times}
             known = [inode for inode in times if self._namespace.inode(inode) is not None]
-            if known:
-                self._ledger.accept_all([SetAttributes(inode, atime_ns=times[inode]) for inode in known])
+            self._ledger.accept_all([SetAttributes(inode, atime_ns=times[inode]) for inode in known])
             for inode in times:
                 del self.access_times[inode]
             await trio.lowlevel.checkpoint()

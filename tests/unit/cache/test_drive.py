@@ -402,6 +402,17 @@ async def test_deletes_that_are_refused_are_tried_again(
         drive.attributes(made.inode)
 
 
+async def test_deletes_of_what_was_found_again_make_no_record(drive: Drive) -> None:
+    made = await make_file(drive, b"file")
+    drive.hold(made.inode)
+    await drive.unlink(ROOT_INODE, b"file")
+    drive.release(made.inode)
+    drive.hold(made.inode)
+    before = drive.ledger.journal.end
+    drive.delete_unused()
+    assert drive.ledger.journal.end == before
+
+
 def _full(_operation: object) -> None:
     raise NoSpaceLeftError("full")
 
