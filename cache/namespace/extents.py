@@ -105,13 +105,14 @@ class ExtentStore:
         """Apply a `SetExtents` that belongs to `commit`; by how much `allocated` grew. Validates before
         it changes anything (`OutOfDateError`)."""
         _check(row, operation, commit)
+        since = self._true_since(row, commit)
         removed = sum(self._clear(row.inode, start, end, commit) for start, end in operation.cleared)
         rows = [(row.inode, *extent, commit) for extent in operation.extents]
         if rows:
             self._store.write(_PUT, rows)
         self._files.pop(row.inode, None)
         growth = sum(extent[1] for extent in operation.extents) - removed
-        self._set_content(row, row.allocated + growth, commit)
+        self._set_content(row, since, row.allocated + growth, commit)
         return growth
 
     def _clear(self, inode: int, start: int, end: int, commit: int) -> int:
@@ -129,25 +130,32 @@ class ExtentStore:
         kept = sum(int(piece[2]) for piece in pieces)
         return sum(extent.length for extent in found) - kept
 
-    def _set_content(self, row: InodeRow, allocated: int, commit: int) -> None:
+    def _true_since(self, row: InodeRow, commit: int) -> int:
+        """The commit since which the row that is true at `commit` was. `OutOfDateError`: there is none."""
+        if row.born <= commit:
+            return row.born
+        self._store.write_inodes()
+        found = self._store.connection.execute(_VALID_PAST, (row.inode, commit)).fetchone()
+        if found is None:
+            raise OutOfDateError(f"content of commit {commit} for inode {row.inode}, which is younger")
+        return int(found[0])
+
+    def _set_content(self, row: InodeRow, since: int, allocated: int, commit: int) -> None:
+        """`since`: as of `_true_since`."""
         if row.born <= commit:
             self._store.version(row, commit)
         else:
-            self._set_past_content(row.inode, allocated, commit)
+            self._set_past_content(row.inode, since, allocated, commit)
             self._store.inodes.dirty[row.inode] = row
         row.content_commit = commit
         row.allocated = allocated
 
-    def _set_past_content(self, inode: int, allocated: int, commit: int) -> None:
+    def _set_past_content(self, inode: int, since: int, allocated: int, commit: int) -> None:
         """The live row is of a later commit: split the row that was true at `commit` there, and let
         it and all later past rows have the new content."""
-        self._store.write_inodes()
-        found = self._store.connection.execute(_VALID_PAST, (inode, commit)).fetchone()
-        if found is None:
-            raise OutOfDateError(f"content of commit {commit} for inode {inode}, which is younger")
-        if found[0] < commit:
-            self._store.write(_SPLIT_LATER, [(commit, inode, found[0])])
-            self._store.write(_SPLIT_EARLIER, [(commit, inode, found[0])])
+        if since < commit:
+            self._store.write(_SPLIT_LATER, [(commit, inode, since)])
+            self._store.write(_SPLIT_EARLIER, [(commit, inode, since)])
         self._store.write(_CONTENT_FROM, [(commit, allocated, inode, commit)])
 
     def remove_all(self, row: InodeRow) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from stat import S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG
+from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFLNK, S_IFREG, S_IFSOCK
 from typing import Any, get_args
 
 from hypothesis import strategies as st
@@ -23,9 +23,8 @@ PARTS = st.one_of(
     ITEMS,
     st.lists(ITEMS, max_size=5).map(tuple),
 )
-MODES = st.one_of(
-    st.sampled_from([S_IFREG | 0o644, S_IFDIR | 0o755, S_IFLNK | 0o777, S_IFIFO | 0o600]), NUMBERS
-)
+TYPES = (S_IFREG, S_IFDIR, S_IFLNK, S_IFIFO, S_IFSOCK, S_IFCHR, S_IFBLK)
+MODES = st.one_of(st.sampled_from([type_ | 0o755 for type_ in TYPES]), NUMBERS)
 TARGETS = st.sampled_from([b"", b"", b"target"])
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "int": NUMBERS,

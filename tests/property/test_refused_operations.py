@@ -79,11 +79,11 @@ class Site:
         past = [list(connection.execute(f"SELECT * FROM past_{table} ORDER BY 1, 2")) for table in TABLES[:7]]
         return [live, past, self.namespace.statistics()]
 
-    def verdict(self, operation: Operation) -> str:
+    def verdict(self, operation: Operation, commit: int | None = None) -> str:
         """What the state says of it; one that refuses it is as it was, one that takes it keeps its rules."""
         before = self.rows()
         try:
-            self.namespace.apply(operation)
+            self.namespace.apply(operation, commit)
         except MalformedError:
             verdict = "malformed"
         except OutOfDateError:
@@ -161,6 +161,24 @@ def test_content_is_taken_only_on_what_it_was_made_on(replaces: int, written: se
         site.namespace.begin_commit(5)
         verdict = site.verdict(SetExtents(2, replaces, ((0, 5),), ()))
         assert verdict == ("taken" if replaces == before else "out of date")
+        site.namespace.close()
+
+
+@given(written=st.integers(0, 4), commit=st.integers(1, 4), born=st.integers(1, 4))
+def test_late_content_is_taken_only_by_an_inode_that_was_there(written: int, commit: int, born: int) -> None:
+    """One that is refused leaves all extents as they are. `written`: the commit of the content before, 0: none."""
+    with TemporaryDirectory() as folder:
+        site = Site(Path(folder) / "namespace.db", [])
+        for number in range(2, 6):
+            site.namespace.begin_commit(number)
+            if number == born + 1:
+                site.namespace.apply(Create(ROOT_INODE, b"f", 2, 0o100644, 0, 0, 0, b"", 1))
+            if number == written + 1 > born:
+                site.namespace.apply(SetExtents(2, 0, ((0, 9),), ((0, 9, BLOCK, 0),)))
+        before = written + 1 if written >= born else 0
+        late = SetExtents(2, before, ((0, 5),), ((0, 5, BLOCK, 0),))
+        verdict = site.verdict(late, commit + 1)
+        assert verdict == ("taken" if commit >= born and commit + 1 >= before else "out of date")
         site.namespace.close()
 
 
