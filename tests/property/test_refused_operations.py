@@ -166,7 +166,7 @@ def test_content_is_taken_only_on_what_it_was_made_on(replaces: int, written: se
 
 @given(written=st.integers(0, 4), commit=st.integers(1, 4), born=st.integers(1, 4))
 def test_late_content_is_taken_only_by_an_inode_that_was_there(written: int, commit: int, born: int) -> None:
-    """One that is refused leaves all extents as they are. `written`: the commit of the content before, 0: none."""
+    """One that is refused leaves all as it is. `written`: the commit of the content before, 0: none."""
     with TemporaryDirectory() as folder:
         site = Site(Path(folder) / "namespace.db", [])
         for number in range(2, 6):

@@ -6,7 +6,7 @@ from typing import Final
 
 from backend.care import ObjectCheck
 from backend.commits import FOLDER, ROOTS, ReplicatedCommitLog, ReplicatedObjects, number_of
-from backend.errors import CorruptError, FormatError
+from backend.errors import CorruptError, FormatError, RollbackError
 from backend.findings import Findings
 from backend.upstream import Head
 from cache.publish import ROOT_NAME, SnapshotRoot, SnapshotStore
@@ -52,6 +52,12 @@ class CommitCheck:
     async def _open_from(self, head: Head) -> None:
         try:
             self.head = await self._log.open(trusted=head)
+        except RollbackError:
+            self._findings.add(
+                "left",
+                f"the snapshot is of commit {head.number}, and the log does not have it: nodes were put back "
+                "to an older state",
+            )
         except (CorruptError, FormatError) as error:
             self._findings.add("lost", str(error))
 

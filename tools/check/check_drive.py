@@ -205,11 +205,10 @@ class DriveCheck:
 
     @property
     def _can_make_anew(self) -> bool:
-        """Whether what depends on the log may be replaced: only from a log that is whole, with all nodes
-        there."""
-        return (
-            self._mend and not self._away and not self._commits.is_broken and self._state.newest is not None
-        )
+        """Whether what depends on the log may be replaced: only from a log that is whole and not older than
+        what is known, with all nodes there."""
+        log_is_whole = not self._commits.is_broken and not self._state.log_is_older
+        return self._mend and not self._away and log_is_whole and self._state.newest is not None
 
     def _judge_namespaces(self) -> None:
         """The state that the log gives, and this machine's."""

@@ -59,6 +59,8 @@ class StateCheck:
         self._states: dict[int, Path] = {}
         self._hashes: dict[int, bytes] = {}
         self._head: Head | None = None
+        self.log_is_older = False
+        """whether a commit after the newest of the log is known: it cannot give again what there was"""
         self.snapshot_problems: list[str] = []
         self.namespace_problems: list[str] = []
 
@@ -74,12 +76,24 @@ class StateCheck:
         if any."""
         self._head = head
         cached = self._cached_head()
+        self._tell_if_older("the snapshot is of", None if root is None else root.head)
+        self._tell_if_older("this machine has seen", cached)
         restored = await self._restore(root) if root else None
         await self._replay(root, restored, cached, broken)
         if root is not None and restored is not None:
             self.snapshot_problems += await self._differences(restored, root.head)
         if cached is not None:
             self.namespace_problems += await self._check_cached(cached)
+
+    def _tell_if_older(self, who: str, known: Head | None) -> None:
+        if self._head is None or known is None or known.number <= self._head.number:
+            return
+        self.log_is_older = True
+        self._findings.add(
+            "left",
+            f"{who} commit {known.number}, but the log ends with commit {self._head.number}: nodes were put "
+            "back to an older state",
+        )
 
     def cached(self) -> Path | None:
         """A copy of this machine's namespace, made once; None if it has none."""
@@ -167,11 +181,6 @@ class StateCheck:
         if path is None:
             return []
         if self._head is not None and cached.number > self._head.number:
-            self._findings.add(
-                "left",
-                f"this machine has seen commit {cached.number}, but the log ends with "
-                f"commit {self._head.number}: nodes were put back to an older state",
-            )
             return []
         try:
             broken = await trio.to_thread.run_sync(breaches_of, path, False)

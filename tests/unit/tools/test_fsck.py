@@ -20,12 +20,12 @@ from hypothesis import strategies as st
 from backend.coding.erasure import Profile
 from backend.commits.lease import Lease
 from backend.commits.process_identity import this_process
-from backend.errors import FencedError, LeaseHeldError
+from backend.errors import DriveError, FencedError, LeaseHeldError
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE, SetAttributes
 from cache.namespace.schema import open_database
 from tests.drives import QUIET, make_file
-from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
+from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_empty_drive, make_small_drive
 from tools import compose, drive_nodes
 from tools.check.check_commits import CommitCheck
 from tools.errors import call
@@ -227,6 +227,70 @@ def test_nodes_put_back_to_an_older_state_are_told(made: SmallDrive, whole: Smal
     shutil.copytree(whole.drive, made.drive)
     assert made.fsck("-n") == LEFT
     assert made.fsck("-y") == LEFT
+
+
+def put_log_back(made: SmallDrive, older: Path) -> None:
+    """The log and the lease are as in `older`, everywhere; the snapshot's root stays."""
+    for node in made.drive.glob("node*"):
+        shutil.rmtree(node / "commits", ignore_errors=True)
+        (node / "lease").unlink(missing_ok=True)
+        if (older / node.name / "commits").exists():
+            shutil.copytree(older / node.name / "commits", node / "commits")
+        if (older / node.name / "lease").exists():
+            shutil.copy(older / node.name / "lease", node / "lease")
+
+
+@pytest.fixture
+def log_before_snapshot(tmp_path: Path) -> SmallDrive:
+    """A drive whose log ends before the commit of its snapshot, on a machine that has never seen it."""
+    made, older = make_empty_drive(tmp_path), tmp_path / "older"
+
+    async def fill(name: bytes, *, snapshot: bool) -> None:
+        async with (
+            compose.opened_drive(made.unlocked(), made.own(), QUIET) as opened,
+            trio.open_nursery() as nursery,
+        ):
+            await nursery.start(opened.run)
+            await make_file(opened, name, b"content")
+            await opened.sync()
+            if snapshot:
+                await opened.snapshots.make()
+            nursery.cancel_scope.cancel()
+
+    trio.run(partial(fill, b"first", snapshot=False))
+    shutil.copytree(made.drive, older)
+    trio.run(partial(fill, b"second", snapshot=True))
+    made.forget()
+    put_log_back(made, older)
+    return made
+
+
+@pytest.mark.parametrize("damage", ["nothing", "roots/snapshot", "packs", "commits/0000000000000001"])
+def test_a_log_that_ends_before_its_snapshot_is_told_and_left(
+    log_before_snapshot: SmallDrive, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the snapshot cannot be read, or the log: what says that there was more stays."""
+    made = log_before_snapshot
+    if damage == "packs":
+        for folder in made.drive.glob("node*/packs"):
+            shutil.rmtree(folder)
+    elif damage != "nothing":
+        for path in list(made.drive.glob(f"node*/{damage}"))[: None if "commits" in damage else 1]:
+            path.unlink()
+    for mode in ("-n", "-y", "-y"):
+        assert made.fsck(mode) & LEFT
+        assert "nodes were put back to an older state" in capsys.readouterr().out
+    with pytest.raises(DriveError):
+        made.read()
+
+
+def test_a_log_that_ends_before_its_snapshot_can_be_gone_on_with(log_before_snapshot: SmallDrive) -> None:
+    """As docs/recovery.md says."""
+    made = log_before_snapshot
+    for folder in made.drive.glob("node*/roots"):
+        shutil.rmtree(folder)
+    assert made.fsck("-n") == CLEAN
+    assert made.read().keys() == {b"/first"}
 
 
 @pytest.mark.parametrize("lost", ["node.toml", "drive.toml"])
