@@ -38,7 +38,8 @@ class KernelNotices:
 
     async def tell(self, changes: Sequence[Change]) -> None:
         """The kernel forgets what has changed. The content of a file that is open must not be among it: with
-        its write-back cache the kernel would mix old and new bytes."""
+        its write-back cache the kernel would mix old and new bytes. `ExceptionGroup`: of some it could not be
+        told; of all others it was."""
         # It may need our own loop to go on, so whoever does not wait any longer leaves it alone.
         await trio.to_thread.run_sync(self._tell, changes, abandon_on_cancel=True, limiter=self._limiter)
 
@@ -48,8 +49,7 @@ class KernelNotices:
                 return
             self._under_way += 1
         try:
-            for change in changes:
-                _forget(change)
+            _forget_all(changes)
         finally:
             with self._changed:
                 self._under_way -= 1
@@ -64,6 +64,17 @@ class KernelNotices:
         with self._changed:
             self._closed = True
             self._changed.wait_for(lambda: not self._under_way, PATIENCE)
+
+
+def _forget_all(changes: Sequence[Change]) -> None:
+    failures: list[Exception] = []
+    for change in changes:
+        try:
+            _forget(change)
+        except Exception as error:
+            failures.append(error)
+    if failures:
+        raise ExceptionGroup("the kernel could not be told", failures)
 
 
 def _forget(change: Change) -> None:

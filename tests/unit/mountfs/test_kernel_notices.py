@@ -25,6 +25,8 @@ class Kernel:
         self.begun = Event()
         self.waits = Event()
         self.waits.set()
+        self.refuses: set[int] = set()
+        """inodes"""
         monkeypatch.setattr(pyfuse3, "invalidate_entry", self._entry)
         monkeypatch.setattr(pyfuse3, "invalidate_inode", self._inode)
 
@@ -35,6 +37,8 @@ class Kernel:
         raise OSError(errno.ENOENT, "it remembered nothing")
 
     def _inode(self, inode: int, attr_only: bool) -> None:
+        if inode in self.refuses:
+            raise OSError(errno.EINVAL, f"not inode {inode}")
         self.told.append((inode, attr_only))
 
 
@@ -46,6 +50,17 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 async def test_what_has_changed_is_forgotten(kernel: Kernel) -> None:
     await KernelNotices().tell([*CHANGES, ContentChanged(9)])
     assert kernel.told == [(7, b"name"), (7, True), (9, False)]
+
+
+async def test_one_that_fails_does_not_keep_the_others_from_being_told(kernel: Kernel) -> None:
+    kernel.refuses = {7, 8}
+    with pytest.raises(ExceptionGroup) as caught:
+        await KernelNotices().tell([*CHANGES, ContentChanged(9), AttributesChanged(8), NameChanged(3, b"x")])
+    assert [str(error) for error in caught.value.exceptions] == [
+        "[Errno 22] not inode 7",
+        "[Errno 22] not inode 8",
+    ]
+    assert kernel.told == [(7, b"name"), (9, False), (3, b"x")]
 
 
 @pytest.mark.logs_warnings
