@@ -1,9 +1,10 @@
 """Whether one process alone uses the mount: only for such a process may the event loop block.
 
-A request says which process (to the kernel: thread) makes it, but for reads, writes, fsync and close: those
-are taken for requests of the process that opened the file, if one alone did.
+A request says which process (to the kernel: thread) makes it, but for those about what is open: reads,
+writes, listings, fsync and close of files and folders. Those are taken for requests of the process that
+opened the file or folder, if one alone did.
 
-Invariant: a process is alone once it made every request for `ALONE_NS`, and read and wrote only files that
+Invariant: a process is alone once it made every request for `ALONE_NS`, and used only files and folders that
 nobody else has open. In doubt it is not.
 
 Event-loop thread only.
@@ -40,19 +41,20 @@ class Callers:
         does not have (pid_namespaces(7)): that may be several, so it is never the same one again"""
         self._alone_since = time.perf_counter_ns()
         self._opened: dict[int, tuple[int, int]] = {}
-        """of each file that is open: the process that opened it, and how often it is"""
+        """of each file and folder that is open: the process that opened it, and how often it is"""
 
     def called(self, process: int) -> None:
         """A request of another process than `process`."""
         self.process, self._alone_since = process or _UNKNOWN, time.perf_counter_ns()
 
     def opened(self, inode: int, process: int) -> None:
-        """The process opened the file."""
+        """The process opened the file or folder."""
         before, count = self._opened.get(inode, (process, 0))
         self._opened[inode] = process if before == process else _SEVERAL, count + 1
 
     def closed(self, inode: int) -> None:
-        """One of those who opened the file has closed it."""
+        """One of those who opened the file or folder has closed it."""
+        self.used(inode)
         process, count = self._opened.get(inode, (_SEVERAL, 1))
         if count > 1:
             self._opened[inode] = process, count - 1
@@ -60,7 +62,7 @@ class Callers:
             self._opened.pop(inode, None)
 
     def used(self, inode: int) -> None:
-        """Somebody read or wrote the file."""
+        """Somebody used the file or folder, which need not be open."""
         opened = self._opened.get(inode)
         if opened is None or opened[0] != self.process:
             self._alone_since = time.perf_counter_ns()

@@ -27,6 +27,7 @@ class FolderHandlers(HandlerBase):
             return await self._view.open_directory(inode)
         handle = self._folders.open(inode, self._drive.next_cookie(inode))
         self._drive.hold(inode)
+        self.callers.opened(inode, ctx.pid)
         return handle
 
     @answered
@@ -34,20 +35,26 @@ class FolderHandlers(HandlerBase):
         if fh >= self._past:
             self._view.close_directory(fh)
         else:
-            self._drive.release(self._folders.close(fh))
+            inode = self._folders.close(fh)
+            self.callers.closed(inode)
+            self._drive.release(inode)
 
     @answered
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         if fh < self._past:
-            await self._drive.fsync(self._folders[fh].inode)
+            inode = self._folders[fh].inode
+            self.callers.used(inode)
+            await self._drive.fsync(inode)
 
     @answered
     async def readdir(self, fh: int, start_id: int, token: ReaddirToken) -> None:
         if fh >= self._past:
+            self.callers.used(fh)
             self._read_past(fh, start_id, token)
             return
         folder = self._folders[fh]
         inode = folder.inode
+        self.callers.used(inode)
         if not start_id:
             folder.end = self._drive.next_cookie(inode)
         if start_id < 1 and not self._reply_dots(inode, b".", 1, token):

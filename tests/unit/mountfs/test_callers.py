@@ -9,8 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
+import pyfuse3
 import pytest
-from pyfuse3 import EntryAttributes, RequestContext, SetattrFields
+from pyfuse3 import EntryAttributes, ReaddirToken, RequestContext, SetattrFields
 
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE
@@ -64,8 +65,9 @@ def test_one_process_is_alone_after_a_while(callers: Callers, clock: Clock) -> N
         lambda callers: callers.called(OTHERS) or callers.called(OURS),
         lambda callers: callers.used(OTHER_FILE),
         lambda callers: callers.is_alone(OTHER_FILE),
+        lambda callers: callers.closed(OTHER_FILE),
     ],
-    ids=["request", "read or write", "fsync"],
+    ids=["request", "read or write", "fsync", "close"],
 )
 def test_another_request_ends_it_for_a_while(
     callers: Callers, clock: Clock, other: Callable[[Callers], None]
@@ -209,6 +211,50 @@ async def _use(handlers: RequestHandlers, call: str, handle: int) -> None:
         await handlers.write(handle, 0, b"data")
     else:
         await handlers.fsync(handle, False)
+
+
+FOLDER_CALLS: dict[str, Callable[[RequestHandlers, int], Awaitable[object]]] = {
+    "readdir": lambda calls, handle: calls.readdir(handle, 0, cast(ReaddirToken, None)),
+    "fsyncdir": lambda calls, handle: calls.fsyncdir(handle, False),
+    "releasedir": lambda calls, handle: calls.releasedir(handle),
+}
+
+
+@pytest.mark.parametrize("name", FOLDER_CALLS)
+async def test_listing_and_syncing_a_folder_of_others_counts(
+    drive: Drive, clock: Clock, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyfuse3, "readdir_reply", lambda *_: True)
+    handlers, handle, _ = await _alone(drive, clock)
+    theirs = await handlers.opendir(ROOT_INODE, OtherContext.__new__(OtherContext))
+    await handlers.getattr(ROOT_INODE, Context.__new__(Context))
+    clock.now += ALONE_NS
+    assert await fsync_is_alone(handlers, handle)
+    await FOLDER_CALLS[name](handlers, theirs)
+    assert not await fsync_is_alone(handlers, handle)
+
+
+@pytest.mark.parametrize("name", FOLDER_CALLS)
+async def test_listing_and_syncing_a_folder_of_our_own_changes_nothing(
+    drive: Drive, clock: Clock, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyfuse3, "readdir_reply", lambda *_: True)
+    handlers, handle, _ = await _alone(drive, clock)
+    ours = await handlers.opendir(ROOT_INODE, Context.__new__(Context))
+    await FOLDER_CALLS[name](handlers, ours)
+    assert await fsync_is_alone(handlers, handle)
+
+
+async def test_listing_a_folder_of_the_past_counts(
+    drive: Drive, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyfuse3, "readdir_reply", lambda *_: True)
+    handlers, handle, _ = await _alone(drive, clock)
+    past = (await handlers.lookup(ROOT_INODE, b".versions", Context.__new__(Context))).st_ino
+    ours = await handlers.opendir(past, Context.__new__(Context))
+    assert await fsync_is_alone(handlers, handle)
+    await handlers.readdir(ours, 0, cast(ReaddirToken, None))
+    assert not await fsync_is_alone(handlers, handle)
 
 
 async def test_a_file_of_our_own_is_forgotten_when_it_is_closed(drive: Drive, clock: Clock) -> None:
