@@ -146,7 +146,7 @@ def unlock_any(folder: str, survey: Survey, source: SecretSource) -> UnlockedDri
 def _fsck(options: argparse.Namespace) -> int:
     folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
-    old_drive.require_unused(folder, drive_nodes.node_places(folder, survey.file))
+    old_drive.require_unused(folder, survey.file)
     drive = unlock_any(folder, survey, secret_source(options))
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
     places.check_not_inside(own, drive_nodes.node_folders(folder, survey.file))

@@ -47,12 +47,12 @@ def mkfs(arguments: Sequence[str]) -> int:
     drive_id = os.urandom(DRIVE_ID_SIZE)
     recovery = _recovery_key(options.recovery_file)
     if options.force:
-        old_drive.require_unused(folder, [*places])
+        old = old_drive.removable(folder, [*places])
     else:
         _refuse_what_is_there(folder)
     secret = _source(options).new_secret()
     if options.force:
-        old_drive.remove(folder, [*places])
+        old_drive.remove(folder, old)
     nodes = _with_votes(folder, _make_nodes(folder, places, drive_id), options.profile.m)
     drive = _describe(folder, options.profile, drive_id, nodes, secret, recovery)
     require_nodes(cluster_map(drive), options.profile.total)

@@ -1,35 +1,87 @@
-"""The removals of `mkfs.drivefs --force`: a drive that nobody uses, and nothing that is not drivefs'."""
+"""Whether a drive is in use, and the removals of `mkfs.drivefs --force`: a drive that nobody uses, and
+nothing that is not drivefs'.
+
+What cannot be read says nothing: neither that a lease is free nor that a folder is no node.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 
-from backend.cluster import drive_file
+from backend.cluster import DriveFile, drive_file
 from backend.commits import KEY, lease_record, life_of, this_process
-from backend.errors import CorruptError, DriveError, FormatError, LeaseHeldError, NodeError, NotFoundError
-from backend.nodes import NodePlace
+from backend.errors import (
+    CorruptError,
+    FormatError,
+    LeaseHeldError,
+    NodeError,
+    NotFoundError,
+    UnavailableError,
+)
+from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodePlace
 from backend.system import ask, durable
-from tools.errors import ToolError
+from tools.errors import ToolError, describe
 from tools.host import mounts
+from tools.terminal import complain
 
 
-def require_unused(folder: str, places: Sequence[NodePlace]) -> None:
-    """`ToolError` or `LeaseHeldError` if the drive in `folder`, or one whose nodes these are, is mounted."""
-    for mount in mounts.drives():
-        if os.path.realpath(mount.source) == os.path.realpath(folder):
-            raise ToolError(f"{folder}: the drive is mounted at {mount.mountpoint}; unmount it first")
-    ask({node: partial(_require_no_holder, node) for node in _node_places(folder, places)})
+def require_unused(folder: str, file: DriveFile) -> None:
+    """`ToolError` or `LeaseHeldError` if the drive is in use. `UnavailableError` if nobody can tell: those of
+    the voters whose lease could not be read may be a majority, and so have given it to somebody."""
+    voters = {entry.place(folder): entry.name for entry in file.nodes if entry.votes}
+    unread = _look_for_users(folder, file)
+    reasons = [unread[place] for place in voters if place in unread]
+    if len(reasons) > len(voters) // 2:
+        what = f"the lease cannot be read on {len(reasons)} of the {len(voters)} nodes that vote"
+        raise UnavailableError(
+            f"{folder}: nobody can tell whether the drive is in use: {what} ({'; '.join(reasons)}): bring "
+            "them back, or, if they are lost for good, see drivefs node recover",
+            [name for place, name in voters.items() if place in unread],
+        )
 
 
-def remove(folder: str, places: Sequence[NodePlace]) -> None:
-    """Take away the old drive: its `drive.toml` first, so that no half of it looks whole; then its nodes.
-    A node of another drive that has data, or of which that cannot be told (`OSError`), stays, and is an error
-    before anything was removed."""
-    own = _drive_id(folder)
-    nodes = [node for node in _node_places(folder, places) if _may_go(node, own)]
+def require_no_sign_of_use(folder: str, file: DriveFile) -> None:
+    """As `require_unused`, of a drive that has lost a majority of its voters: what is left is asked."""
+    _look_for_users(folder, file)
+
+
+def removable(folder: str, places: Sequence[NodePlace]) -> list[NodePlace]:
+    """Which places `remove` is to empty for a new drive in `folder` with nodes at `places`: the old drive's
+    nodes, and those that an interrupted mkfs left without data. `ToolError`, `LeaseHeldError` or
+    `UnavailableError` if the old drive or one of the places is in use, a place holds another drive's data, or
+    nobody can tell; `OSError`. A node of the old drive that the new one does not need may be away."""
+    old = _drive_in(folder)
+    if old is None:
+        _require_unmounted(folder)
+    else:
+        require_unused(folder, old)
+    own = None if old is None else old.id
+    needed = ask({place: partial(_may_go, place, own) for place in places})
+    for place in places:
+        if place not in needed:
+            raise ToolError(f"{place}: does not answer")
+    found = needed if old is None else needed | _spare_nodes(folder, old, places)
+    return sorted((place for place, may_go in found.items() if may_go), key=str)
+
+
+def _spare_nodes(folder: str, old: DriveFile, places: Sequence[NodePlace]) -> dict[NodePlace, bool]:
+    """Whether they may go, of the old drive's nodes that the new one does not need. One that cannot be read
+    stays, and is told."""
+    spare = {entry.place(folder) for entry in old.nodes} - {*places}
+    found = ask({place: partial(_may_go_or_why_not, place, old.id) for place in spare})
+    for place in spare:
+        answer = found.setdefault(place, "does not answer")
+        if isinstance(answer, str):
+            complain(f"mkfs.drivefs: warning: {place}: the old drive's; it is not emptied: {answer}")
+    return {place: answer is True for place, answer in found.items()}
+
+
+def remove(folder: str, nodes: Sequence[NodePlace]) -> None:
+    """Take away the old drive: its `drive.toml` first, so that no half of it looks whole; then what is at
+    these places, which `removable` named."""
     with suppress(FileNotFoundError):
         durable.current().unlink(os.path.join(folder, drive_file.FILE_NAME))
         durable.current().sync_folder(folder)
@@ -37,41 +89,73 @@ def remove(folder: str, places: Sequence[NodePlace]) -> None:
         node.clear()
 
 
-def _node_places(folder: str, places: Sequence[NodePlace]) -> list[NodePlace]:
-    """Where the old drive says that its nodes are, and where the new one's will be."""
-    with suppress(DriveError):
-        old = drive_file.load(os.path.join(folder, drive_file.FILE_NAME))
-        return sorted({*places, *(node.place(folder) for node in old.nodes)}, key=str)
-    return list(places)
-
-
-def _drive_id(folder: str) -> bytes | None:
-    """The old drive's; None if there is none, or if its file cannot be read any more."""
+def _drive_in(folder: str) -> DriveFile | None:
+    """The old drive; None if there is none, or if its file cannot be understood any more."""
     try:
-        return drive_file.load(os.path.join(folder, drive_file.FILE_NAME)).id
+        return drive_file.load(os.path.join(folder, drive_file.FILE_NAME))
     except (NotFoundError, FormatError):
         return None
 
 
-def _require_no_holder(node: NodePlace) -> None:
-    found = node.read(KEY, lease_record.MAX_SIZE)
+def _look_for_users(folder: str, file: DriveFile) -> Mapping[NodePlace, str]:
+    """Why the lease could not be read, by the place of each node where it could not. `ToolError` or
+    `LeaseHeldError` if anything says that the drive is in use."""
+    _require_unmounted(folder)
+    names = {entry.place(folder): entry.name for entry in file.nodes}
+    answers = ask({place: partial(_trouble_with_lease, place, name) for place, name in names.items()})
+    found = {place: answers.get(place, f"{names[place]}: {place} does not answer") for place in names}
+    return {place: why for place, why in found.items() if why is not None}
+
+
+def _require_unmounted(folder: str) -> None:
+    for mount in mounts.drives():
+        if os.path.realpath(mount.source) == os.path.realpath(folder):
+            raise ToolError(f"{folder}: the drive is mounted at {mount.mountpoint}; unmount it first")
+
+
+def _trouble_with_lease(node: NodePlace, name: str) -> str | None:
+    """Why nothing is known of the lease there; None if it is free, as far as this node can tell. That no
+    record is there says nothing where no node is, as on a disk that is not mounted."""
     try:
-        record = None if found is None else lease_record.decode(found)
-    except (CorruptError, FormatError):
-        record = None
-    if record is None:
-        return  # nothing there that could be in use
+        if _require_no_holder(node) is None:
+            node.identity(name)
+    except (NodeError, FormatError) as error:
+        return str(error)
+    except OSError as error:
+        return f"{name}: {node}: {describe(error)}"
+    return None
+
+
+def _require_no_holder(node: NodePlace) -> bytes | None:
+    """The lease's record, which nobody holds; None if there is none. `LeaseHeldError`; `FormatError` if it is
+    of another version, `OSError` if it cannot be read."""
+    found = node.read(KEY, lease_record.MAX_SIZE)
+    if found is None:
+        return None
+    try:
+        record = lease_record.decode(found)
+    except CorruptError:
+        return found  # who holds the drive would have replaced it
+    except FormatError as error:
+        raise FormatError(f"{node}: {error}: another version of drivefs may use it") from None
     if record.held and life_of(record.holder, this_process()) != "gone":
         raise LeaseHeldError(f"{node}: in use by process {record.holder.pid} on {record.holder.host}")
+    return found
+
+
+def _may_go_or_why_not(node: NodePlace, own: bytes) -> bool | str:
+    try:
+        return _may_go(node, own)
+    except (OSError, NodeError) as error:
+        return describe(error)
 
 
 def _may_go(node: NodePlace, own: bytes | None) -> bool:
     """Whether the place is a node of the old drive, or one that an interrupted mkfs left without data."""
-    try:
-        found = node.identity(str(node))
-    except NodeError:
+    _require_no_holder(node)
+    if node.read(IDENTITY_FILE, MAX_FILE_SIZE) is None:
         return False
-    if found.drive_id == own or not _has_data(node):
+    if node.identity(str(node)).drive_id == own or not _has_data(node):
         return True
     raise ToolError(f"{node}: a node of another drive, with data; it is not touched")
 

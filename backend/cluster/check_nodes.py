@@ -127,7 +127,7 @@ def _wrong_identity(
 ) -> WrongIdentity | None:
     place = entry.place(folder)
     expected = NodeIdentity(entry.name, file.id, entry.zone)
-    stored = place.read(IDENTITY_FILE, MAX_FILE_SIZE)
+    stored, unread = _stored_identity(entry, place)
     if (
         place.whereabouts() is None
         or stored == encode_identity(expected)
@@ -138,8 +138,17 @@ def _wrong_identity(
         text, found = f"{place}/{IDENTITY_FILE} is not as it was written", place.identity(entry.name)
     except NodeError as error:
         text, found = str(error), expected
-    whose = _whose(file, entry, found, owners)
+    whose = _whose(file, entry, found, owners) or unread
     return WrongIdentity(entry, place, whose or text, whose is None)
+
+
+def _stored_identity(entry: NodeEntry, place: NodePlace) -> tuple[bytes | None, str | None]:
+    """Its bytes, and why they cannot be read. They may name another node, so they are not written over."""
+    try:
+        return place.read(IDENTITY_FILE, MAX_FILE_SIZE), None
+    except OSError as error:
+        what = f"{entry.name}: cannot read {place}/{IDENTITY_FILE}: {error.strerror}"
+        return None, f"{what}; if it stays so, remove it and mend again"
 
 
 def _whose(file: DriveFile, entry: NodeEntry, found: NodeIdentity, owners: Mapping[str, str]) -> str | None:
@@ -203,7 +212,7 @@ def in_the_way(folder: str, place: NodePlace, file: DriveFile) -> list[str]:
 def holds_data_of(place: NodePlace, drive_id: bytes) -> bool:
     """Whether the folder holds a copy of the drive's file, or fragments of the drive. However many other
     files are there; no link is followed."""
-    copy = _decoded(place.read(FILE_NAME, drive_file.MAX_SIZE))
+    copy = _decoded(_copy_at(place))
     if copy is not None and copy.id == drive_id:
         return True
     return any(_drive_of(place, key) == drive_id for key in filter(parse_fragment_key, place.fragments()))
@@ -212,10 +221,10 @@ def holds_data_of(place: NodePlace, drive_id: bytes) -> bool:
 def _is_meant(folder: str, place: NodePlace, drive_id: bytes) -> bool:
     """Whether the drive's own folder names this one as a node, and it does not say that it is another
     drive's."""
-    own = _decoded(_own(folder).read(FILE_NAME, drive_file.MAX_SIZE))
+    own = _decoded(_copy_at(_own(folder)))
     if own is None or own.id != drive_id or place not in {entry.place(folder) for entry in own.nodes}:
         return False
-    copy = _decoded(place.read(FILE_NAME, drive_file.MAX_SIZE))
+    copy = _decoded(_copy_at(place))
     if copy is not None:
         return copy.id == drive_id
     try:
@@ -228,7 +237,7 @@ def _votes(folder: str, nodes: Sequence[str]) -> dict[NodePlace, bytes | None]:
     """The bytes of each copy that has a vote, by its place; those that answer."""
     names = os.listdir(folder) if os.path.isdir(folder) else []
     inside = [_own(os.path.join(folder, name)) for name in names]
-    own = _decoded(_own(folder).read(FILE_NAME, drive_file.MAX_SIZE))
+    own = _decoded(_copy_at(_own(folder)))
     named = [entry.place(folder) for entry in own.nodes] if own is not None else []
     given = [place_at(url, os.getcwd()) for url in nodes]
     places: dict[NodePlace, None] = dict.fromkeys([_own(folder), *inside, *given, *named])
@@ -240,12 +249,20 @@ def _votes(folder: str, nodes: Sequence[str]) -> dict[NodePlace, bytes | None]:
 def _vote_of(place: NodePlace) -> tuple[Hashable, bytes | None]:
     """What is there, by whatever URL, and its copy."""
     found = place.whereabouts()
-    return place if found is None else found.thing, place.read(FILE_NAME, drive_file.MAX_SIZE)
+    return place if found is None else found.thing, _copy_at(place)
+
+
+def _copy_at(place: NodePlace) -> bytes | None:
+    """None also where it cannot be read: that has no vote, and is no sign of whose the place is."""
+    try:
+        return place.read(FILE_NAME, drive_file.MAX_SIZE)
+    except OSError:
+        return None
 
 
 def _copy_in(place: NodePlace) -> tuple[bool, bytes | None]:
     """Whether there is such a place, and its copy."""
-    return place.whereabouts() is not None, place.read(FILE_NAME, drive_file.MAX_SIZE)
+    return place.whereabouts() is not None, _copy_at(place)
 
 
 def _chosen(
@@ -308,7 +325,7 @@ def _drive_of(place: NodePlace, key: str) -> bytes | None:
 
 def _what_is_wrong(data: bytes | None) -> str:
     if data is None:
-        return f"has no {FILE_NAME}"
+        return f"has no {FILE_NAME} that can be read"
     is_readable = _decoded(data) is not None
     return f"has another {FILE_NAME} than most copies" if is_readable else f"has a damaged {FILE_NAME}"
 

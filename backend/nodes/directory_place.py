@@ -46,7 +46,7 @@ class DirectoryPlace:
     def read(self, name: str, limit: int) -> bytes | None:
         try:
             return node_files.read_at_most(self.folder, name, limit + 1)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError, node_files.ForeignFileError):
             return None
 
     def write(self, name: str, data: bytes) -> None:

@@ -44,10 +44,11 @@ class NodePlace(Protocol):
         things in it, be covered by a mount, or lie on one disk with another."""
 
     def whereabouts(self) -> Whereabouts | None:
-        """None if nothing is there."""
+        """None if nothing is there, or it cannot be told. No error."""
 
     def read(self, name: str, limit: int) -> bytes | None:
-        """A small object, one byte more than `limit` at most; None if there is none, or it cannot be read."""
+        """A small object, one byte more than `limit` at most. None if there is none, or what has its name is
+        no object. `OSError` where it cannot be read: what rests on a None is taken, or written over."""
 
     def write(self, name: str, data: bytes) -> None:
         """Write a small object whole and durably, replacing."""

@@ -153,5 +153,16 @@ def test_what_is_taken_away_is_gone_and_the_rest_stays(place: NodePlace) -> None
 
 
 def test_what_cannot_be_told_is_no_answer(faulted: NodePlace) -> None:
-    with pytest.raises(OSError, match=r"SlowDown|symbolic links"):
-        faulted.holds("packs/", "commits/")
+    for question in (lambda: faulted.holds("packs/", "commits/"), lambda: faulted.read("lease", 100)):
+        with pytest.raises(OSError, match=r"SlowDown|symbolic links"):
+            question()
+
+
+def test_what_is_no_object_is_as_good_as_nothing(tmp_path: Path) -> None:
+    place = DirectoryPlace(str(tmp_path / "node"))
+    place.initialise(IDENTITY)
+    (tmp_path / "node" / "lease").symlink_to("node.toml")
+    (tmp_path / "node" / "drive.toml").mkdir()
+    assert place.read("lease", 100) is None
+    assert place.read("drive.toml", 100) is None
+    assert place.read("node.toml/x", 100) is None

@@ -134,7 +134,7 @@ def _unused_drive(options: argparse.Namespace) -> UnlockedDrive:
             f"umount.drivefs {folder}, then give {mount.source} in its place"
         )
     survey = check_nodes.survey(folder)
-    old_drive.require_unused(folder, drive_nodes.node_places(folder, survey.file))
+    old_drive.require_unused(folder, survey.file)
     drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
     if any(place.folder == folder for place, _ in survey.wrong):
         say(f"{folder}: a change of its nodes was interrupted; it is finished now")

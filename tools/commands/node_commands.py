@@ -127,7 +127,7 @@ def _replace(options: argparse.Namespace) -> int:
     folder, [place] = os.path.abspath(options.drive), given_places([options.path], options.credentials)
     survey = check_nodes.survey(folder)
     file = survey.file
-    old_drive.require_unused(folder, drive_nodes.node_places(folder, file))
+    old_drive.require_unused(folder, file)
     source = fsck.secret_source(options)
     drive = fsck.unlock_any(folder, survey, source)
     if place in drive_nodes.node_places(folder, file):

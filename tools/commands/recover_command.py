@@ -47,7 +47,7 @@ def _recover(options: argparse.Namespace) -> int:
     away = {error.node for error in drive_nodes.nodes_away(folder, file)}
     answering = [entry.name for entry in file.nodes if entry.name not in away]
     recovery.require_lost(file, answering)
-    old_drive.require_unused(folder, drive_nodes.node_places(folder, file))
+    old_drive.require_no_sign_of_use(folder, file)
     drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
     run(_go_on, drive, answering)
     return 0

@@ -67,10 +67,11 @@ class ObjectStorePlace:
         return Whereabouts(self._location) if found else None
 
     def read(self, name: str, limit: int) -> bytes | None:
-        try:
-            return self._client.get(name, 0, limit + 1)
-        except _TROUBLE:
-            return None
+        with self._as_os_error():
+            try:
+                return self._client.get(name, 0, limit + 1)
+            except AbsentError:
+                return None
 
     def write(self, name: str, data: bytes) -> None:
         with self._as_os_error():

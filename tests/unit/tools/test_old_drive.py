@@ -1,17 +1,23 @@
-"""tools.old_drive: what `mkfs.drivefs --force` may remove."""
+"""tools.old_drive: when a drive counts as unused, and what `mkfs.drivefs --force` may remove."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from backend.cluster import DriveFile
+from backend.commits import lease_record
+from backend.commits.process_identity import this_process
+from backend.errors import LeaseHeldError, UnavailableError
 from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.factory import place_at
 from backend.nodes.identity import NodeIdentity
+from backend.nodes.place import NodePlace
 from tests.fake_s3 import FakeS3, Fault, failed, fake_s3
-from tools import old_drive
+from tools import compose, old_drive
+from tools.mkfs import mkfs
 
 OTHERS = NodeIdentity("node0", bytes(range(16)), "zone0")
 BUSY = failed(503, "SlowDown")
@@ -23,6 +29,111 @@ def server() -> Iterator[FakeS3]:
         yield running
 
 
+def made(folder: Path, profile: str) -> tuple[str, DriveFile]:
+    """A new drive's folder, and its file."""
+    key = folder / "key"
+    key.write_bytes(bytes(range(32)))
+    key.chmod(0o600)
+    drive = str(folder / "drive")
+    assert mkfs(["-q", "--profile", profile, "--key-file", str(key), drive]) == 0
+    return drive, compose.load_drive(drive)
+
+
+def make_unreadable(file: DriveFile, drive: str, names: Sequence[str]) -> None:
+    """Every call there fails with ELOOP."""
+    for entry in file.nodes:
+        if entry.name in names:
+            folder = Path(drive) / entry.name
+            folder.rename(folder.with_name(f"{entry.name}-away"))
+            folder.symlink_to(entry.name)
+
+
+def remove(folder: Path, places: Sequence[NodePlace]) -> None:
+    old_drive.remove(str(folder), old_drive.removable(str(folder), places))
+
+
+def held_lease() -> bytes:
+    """Of this process."""
+    record = lease_record.LeaseRecord(
+        drive="0" * 32,
+        epoch=1,
+        held=True,
+        renewals=0,
+        token="t",
+        nonce="",
+        map=1,
+        claim=lease_record.NO_CLAIM,
+        seconds=30.0,
+        until_ns=0,
+        holder=this_process(),
+    )
+    return lease_record.encode(record, bytes(32))
+
+
+@pytest.mark.parametrize(
+    ("profile", "unread", "known"),
+    [
+        ("4+2", 2, True),
+        ("4+2", 3, False),
+        ("copies:2", 1, True),
+        ("copies:2", 2, False),
+        ("copies:1", 1, False),
+    ],
+)
+@pytest.mark.parametrize("how", ["unreadable", "missing", "empty"])
+def test_a_lease_that_was_not_read_is_not_free(
+    tmp_path: Path, profile: str, unread: int, known: bool, how: str
+) -> None:
+    drive, file = made(tmp_path, profile)
+    names = [entry.name for entry in file.nodes if entry.votes][:unread]
+    make_unreadable(file, drive, names)
+    for name in names if how != "unreadable" else ():
+        (Path(drive) / name).unlink()
+    for name in names if how == "empty" else ():
+        (Path(drive) / name).mkdir()
+    old_drive.require_no_sign_of_use(drive, file)
+    if known:
+        old_drive.require_unused(drive, file)
+        return
+    with pytest.raises(
+        UnavailableError, match=f"nobody can tell .* on {unread} of the .*{names[-1]}"
+    ) as found:
+        old_drive.require_unused(drive, file)
+    assert list(found.value.nodes) == names
+
+
+def test_one_record_of_a_holder_is_enough(tmp_path: Path) -> None:
+    drive, file = made(tmp_path, "4+2")
+    make_unreadable(file, drive, ["node0", "node1", "node3"])
+    (tmp_path / "drive" / "node2" / "lease").write_bytes(held_lease())
+    for look in (old_drive.require_unused, old_drive.require_no_sign_of_use):
+        with pytest.raises(LeaseHeldError, match="in use by process"):
+            look(drive, file)
+
+
+def test_an_old_drive_of_which_nobody_can_tell_whether_it_is_in_use_stays(tmp_path: Path) -> None:
+    drive, file = made(tmp_path, "copies:3")
+    make_unreadable(file, drive, ["node0", "node1"])
+    with pytest.raises(UnavailableError, match="nobody can tell"):
+        remove(Path(drive), [DirectoryPlace(str(tmp_path / "elsewhere"))])
+    assert compose.load_drive(drive) == file
+
+
+def test_a_node_that_the_new_drive_does_not_need_may_be_away(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drive, file = made(tmp_path, "copies:3")
+    make_unreadable(file, drive, ["node1"])
+    needed = [DirectoryPlace(str(tmp_path / "drive" / "node1"))]
+    with pytest.raises(OSError, match="symbolic links"):
+        remove(Path(drive), needed)
+    assert compose.load_drive(drive) == file
+    remove(Path(drive), [])
+    assert f"{drive}/node1: the old drive's; it is not emptied" in capsys.readouterr().err
+    assert list((tmp_path / "drive" / "node0").iterdir()) == []
+    assert (tmp_path / "drive" / "node1-away" / "node.toml").exists()
+
+
 def test_a_node_of_which_nobody_can_tell_whether_it_has_data_stays(server: FakeS3, tmp_path: Path) -> None:
     (tmp_path / "drive.toml").write_bytes(b"what is left of the old drive")
     empty, others = (
@@ -32,11 +143,12 @@ def test_a_node_of_which_nobody_can_tell_whether_it_has_data_stays(server: FakeS
         place.initialise(OTHERS)
     server.objects["others/packs/ab/fragment"] = b"x"
     before = dict(server.objects)
-    server.faults = [Fault("GET", "/bucket", BUSY) for _ in range(3)]
-    with pytest.raises(OSError, match="SlowDown"):
-        old_drive.remove(str(tmp_path), [others, empty])
-    assert server.objects == before
-    assert (tmp_path / "drive.toml").exists()
+    for asked, answers in (("/bucket", 3), ("others/node.toml", 1), ("others/lease", 1)):
+        server.faults = [Fault("GET", asked, BUSY) for _ in range(answers)]
+        with pytest.raises(OSError, match="SlowDown"):
+            remove(tmp_path, [others, empty])
+        assert server.objects == before
+        assert (tmp_path / "drive.toml").exists()
 
 
 def test_a_folder_that_cannot_be_looked_into_stays(tmp_path: Path) -> None:
@@ -45,6 +157,6 @@ def test_a_folder_that_cannot_be_looked_into_stays(tmp_path: Path) -> None:
     place.initialise(OTHERS)
     (tmp_path / "node" / "packs").symlink_to("packs")
     with pytest.raises(OSError, match="symbolic links"):
-        old_drive.remove(str(tmp_path), [place])
+        remove(tmp_path, [place])
     assert place.identity("node0") == OTHERS
     assert (tmp_path / "drive.toml").exists()

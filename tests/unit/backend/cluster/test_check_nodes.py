@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -177,3 +178,24 @@ def test_a_file_that_is_larger_than_any_can_be_is_in_the_way(
         place.unlink()
         if before is not None:
             place.write_bytes(before)
+
+
+def test_an_identity_that_cannot_be_read_is_not_written_over(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may say that the folder is another node."""
+    real = node_files.read_at_most
+
+    def failing(root: str, key: str, limit: int) -> bytes:
+        if root.endswith("node2") and key == "node.toml":
+            raise OSError(errno.EIO, "Input/output error", key)
+        return real(root, key, limit)
+
+    file = drive_file.load(str(made.drive / "drive.toml"))
+    monkeypatch.setattr(node_files, "read_at_most", failing)
+    (wrong,) = check_nodes.wrong_identities(str(made.drive), file)
+    assert not wrong.is_ours
+    assert wrong.text == (
+        f"node2: cannot read {made.drive}/node2/node.toml: Input/output error; if it stays so, remove it and "
+        "mend again"
+    )
