@@ -106,7 +106,7 @@ class Drive:
         self.past = parts.past
         self.changes = parts.changes
         self.health = circumstances.health
-        self.notices = (*circumstances.notices, *parts.ledger.journal.losses)
+        self.notices = circumstances.notices
         self.set_aside = circumstances.set_aside
         self._content = parts.content
         self._contents = parts.contents

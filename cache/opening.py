@@ -18,7 +18,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import trio
 
@@ -341,6 +341,7 @@ async def open_drive(
         _settle_all(ledger)
         _own_new_root(ledger)
         await local.trimming.trim()
+    circumstances = replace(circumstances, notices=(*circumstances.notices, *local.notices))
     return Drive(parts, circumstances, options.journal_size, local.close)
 
 

@@ -174,7 +174,8 @@ async def opened_drive(
 ) -> AsyncIterator[Drive]:
     """The drive, recovered and ready for `Drive.run`; closed when the block ends. Raises what opening
     raises, a single error never wrapped in a group. `scrub_interval`: seconds, 0: only when asked to.
-    `waiting` is told what opening waits for, when it has for two seconds."""
+    `waiting` is told what opening waits for, when it has for two seconds, and what one that fails has moved
+    aside."""
     try:
         async with trio.open_nursery() as nursery:
             opened = await _open(nursery, drive, folders, options, scrub_interval, waiting)
@@ -212,12 +213,13 @@ async def _open(
 
 
 class _SetAsideError(Exception):
-    """The state was stale, and is set aside. `known`: the newest commit that it had seen."""
+    """The state was stale, and is set aside. `known`: the newest commit that it had seen; `problems`: what of
+    its journal cannot be used."""
 
-    def __init__(self, kept: Path, known: Head | None) -> None:
+    def __init__(self, kept: Path, known: Head | None, problems: Sequence[str]) -> None:
         super().__init__(
             "changes that were not stored when the drive was last used here are set aside, as the drive has "
-            f"gone on without them: {kept}"
+            f"gone on without them: {'; '.join([str(kept), *problems])}"
         )
         self.known = known
 
@@ -263,12 +265,20 @@ async def _open_once(
     except StaleCacheError:
         # A journal that is set aside is not missed, also if this ends in the middle.
         await trio.to_thread.run_sync(pairing.note_closing, folders)
+        problems = local.ledger.journal.problems
         kept = await trio.to_thread.run_sync(local.set_aside)
-        local.close()
-        raise _SetAsideError(kept, known) from None
+        _let_go(local, waiting)
+        raise _SetAsideError(kept, known, problems) from None
     except BaseException:
-        local.close()
+        _let_go(local, waiting)
         raise
+
+
+def _let_go(local: LocalState, tell: Waiting) -> None:
+    """Of a state that could not be opened: what was moved aside of it is found by no later opening."""
+    for notice in local.notices:
+        tell(notice)
+    local.close()
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ any number of tasks.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -45,11 +46,13 @@ from cache.journal.format import (
 from cache.journal.kept_segments import KeptSegments
 from cache.journal.reading import Reading
 from cache.journal.replay import Record, replay
-from cache.journal.salvage import LOST
+from cache.journal.salvage import LOST, Loss
 from cache.journal.segments import Segment, SegmentFiles, close_all
 from cache.journal.syncing import Syncing
 
 SEGMENT_SIZE = 64 << 20
+
+log = logging.getLogger(__name__)
 
 APPENDED = failpoints.declare("journal.appended", "a record is in the page cache; nothing was applied yet")
 
@@ -65,8 +68,10 @@ class Journal:
         self._files = SegmentFiles(folder)
         self._bulk = BulkFiles(folder)
         self._failure = Failure(folder)
+        self._lost: list[Loss] = []
+        """what replay could not use, and `start` has not kept aside yet"""
         self.losses: list[str] = []
-        """for people: what replay had to put aside"""
+        """for people: what `start` has kept aside"""
         self._has_refused = False
         """whether something of a refused record may be behind the last one"""
         self.on_nameless: Callable[[str], None] = lambda _path: None
@@ -82,7 +87,13 @@ class Journal:
         """All records from the oldest kept segment to the end of the valid prefix. To be run to
         its end before `start`; it may be run again."""
         self.close()
-        return replay(self._folder, self._files, self._bulk, self._kept, self.losses)
+        self._lost.clear()
+        return replay(self._folder, self._files, self._bulk, self._kept, self._lost)
+
+    @property
+    def problems(self) -> list[str]:
+        """For people: what replay could not use though it was on the disk once. Until `start`."""
+        return [loss.why for loss in self._lost if not loss.by_power_cut]
 
     def holds(self, bulk: Bulk) -> bool:
         """Whether the bytes that a BULK record refers to are there."""
@@ -93,7 +104,9 @@ class Journal:
         self._kept.pass_by(position >> OFFSET_BITS)
 
     def start(self, open_commit: int) -> None:
-        """Begin appending, after `replay`. The torn tail of the last segment is cut off for good."""
+        """Begin appending, after `replay`. What it could not use is kept aside, and the torn tail of the last
+        segment is cut off for good."""
+        self._keep_lost_aside()
         if (self._folder / LOST).is_dir():
             self._bulk.set_unreferred_aside()
         if self._kept.in_order:
@@ -103,6 +116,13 @@ class Journal:
             # A process that was killed may have left them in the page cache only.
             self._kept.unsynced.update(segment.number for segment in self._kept.in_order)
         self.begin_segment(open_commit)
+
+    def _keep_lost_aside(self) -> None:
+        while self._lost:
+            loss = self._lost[0]
+            self.losses.append(f"{loss.why}; kept: {loss.keep()}")
+            log.log(logging.INFO if loss.by_power_cut else logging.ERROR, "%s", self.losses[-1])
+            self._lost.pop(0)
 
     # Appending
 

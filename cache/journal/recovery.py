@@ -37,7 +37,7 @@ class JournalRecovery:
     def contradicts_the_log(self) -> bool:
         """Whether the journal lost what a published commit stands on, which no power cut can do: then what
         it says of dirty files may be older than what is published. Until `replay`."""
-        is_short = self._scanned.lost is not None or bool(self._journal.losses)
+        is_short = self._scanned.lost is not None or bool(self._journal.problems)
         return is_short and self._scanned.commit <= self._ledger.head.number
 
     def unfinished(self) -> list[PendingCommit]:

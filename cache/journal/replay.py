@@ -1,16 +1,16 @@
 """Replay: the records that earlier processes left, up to the end of the valid prefix.
 
-What is read back is a prefix of what was appended. Segments that follow a gap are put aside in `lost/`, never
-silently used or removed; so is what follows a sector that cannot be read (`cache.journal.salvage`).
+What is read back is a prefix of what was appended. Segments that follow a gap, and what follows a sector that
+cannot be read, are never silently used or removed: they are to be kept aside (`cache.journal.salvage`).
 """
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from backend.system import durable
@@ -26,9 +26,8 @@ from cache.journal.format import (
     decode_record,
 )
 from cache.journal.kept_segments import KeptSegments
+from cache.journal.salvage import Loss
 from cache.journal.segments import Segment, SegmentFiles
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,17 +42,17 @@ class Record:
 
 
 def replay(
-    folder: Path, files: SegmentFiles, bulk: BulkFiles, kept: KeptSegments, losses: list[str]
+    folder: Path, files: SegmentFiles, bulk: BulkFiles, kept: KeptSegments, losses: list[Loss]
 ) -> Iterator[Record]:
-    """All records; run to its end, `kept` has the segments that hold them, and `losses` for people what was
-    put aside. Nothing is open before."""
+    """All records; run to its end, `kept` has the segments that hold them, and `losses` what is to be kept
+    aside. Nothing is open before."""
     bulk.find()
     _pass_by_files(folder, kept)
     headers = files.find(losses)
     expected: int | None = None
     for index, (path, header) in enumerate(headers):
         if expected is not None and header.first_sequence != expected:
-            losses.append(_set_aside(folder, [path for path, _ in headers[index:]], expected))
+            losses.append(_gap(folder, [path for path, _ in headers[index:]], expected))
             break
         kept.next_sequence = header.first_sequence
         yield from _replay_segment(folder, path, header, bulk, kept, losses)
@@ -67,7 +66,7 @@ def _pass_by_files(folder: Path, kept: KeptSegments) -> None:
 
 
 def _replay_segment(
-    folder: Path, path: str, header: SegmentHeader, bulk: BulkFiles, kept: KeptSegments, losses: list[str]
+    folder: Path, path: str, header: SegmentHeader, bulk: BulkFiles, kept: KeptSegments, losses: list[Loss]
 ) -> Iterator[Record]:
     found, is_whole = salvage.read(path)
     data = memoryview(found)
@@ -81,27 +80,26 @@ def _replay_segment(
         offset += RECORD_HEADER_SIZE + len(payload)
         kept.next_sequence += 1
     if not is_whole:
-        losses.append(_salvage(folder, path, data[:offset]))
         data = data[:offset]
     descriptor = durable.current().open(path, os.O_RDWR)
-    kept.add(Segment(header.number, header.seed, path, descriptor, offset, len(data), len(data)))
+    segment = Segment(header.number, header.seed, path, descriptor, offset, len(data), len(data))
+    kept.add(segment)
+    if not is_whole:
+        why = (
+            f"the journal file {path} cannot be read from byte {offset} on: what it says before that is "
+            "used, what came after it is lost"
+        )
+        losses.append(Loss(why, partial(_cut_off, folder, segment, data)))
 
 
-def _salvage(folder: Path, path: str, beginning: memoryview) -> str:
-    kept = salvage.keep_beginning(folder, path, bytes(beginning))
-    loss = (
-        f"the journal file {path} cannot be read from byte {len(beginning)} on: what it says before that is "
-        f"used, what came after it is lost; the file is kept as {kept}"
-    )
-    log.error("%s", loss)
-    return loss
+def _cut_off(folder: Path, segment: Segment, beginning: memoryview) -> Path:
+    """The segment is its beginning from now on."""
+    kept = salvage.keep_beginning(folder, segment.path, bytes(beginning))
+    os.close(segment.descriptor)
+    segment.descriptor = durable.current().open(segment.path, os.O_RDWR)
+    return kept
 
 
-def _set_aside(folder: Path, paths: list[str], expected: int) -> str:
-    lost = salvage.set_aside(folder, paths)
-    loss = (
-        f"the journal {folder}: record {expected} is missing although later segments exist, which are kept "
-        f"aside in {lost}"
-    )
-    log.error("%s", loss)
-    return loss
+def _gap(folder: Path, paths: list[str], expected: int) -> Loss:
+    why = f"the journal {folder}: record {expected} is missing although later segments exist"
+    return Loss(why, partial(salvage.set_aside, folder, paths))

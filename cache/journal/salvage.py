@@ -1,17 +1,21 @@
-"""Segments that the disk cannot read to their end: the readable beginning is used, the rest is kept aside.
+"""Files of a journal that cannot be used, whole or from some byte on: they are kept in `lost/`.
 
-The file itself is moved to `lost/`, where a person may try again. A copy of its readable beginning takes
-its place. So bytes that can be read again later never stand before what was accepted since. After a crash
-in between, the file is where it was, and the work is done again.
+A person may try again there. Of a segment that the disk cannot read to its end, a copy of the readable
+beginning takes its place. So bytes that can be read again later never stand before what was accepted since.
+After a crash in between, the file is where it was, and the work is done again.
 
-Blocks; before anything of the journal is open.
+Replay only finds what is to be kept aside (`Loss`). It is moved when the journal starts: an opening that
+fails before that changes nothing, and the next one finds the same.
+
+Blocks.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -20,7 +24,18 @@ from backend.system.reading import read_all
 
 LOST: Final = "lost"
 _PAGE: Final = 4096
-_COPY_SUFFIX: Final = ".salvaged"
+COPY_SUFFIX: Final = ".salvaged"
+"""of a copy that is being made"""
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """Something that replay could not use. `why`: for people; `keep` moves it aside, and tells where it is
+    then; `by_power_cut`: so that nobody was told that it is durable."""
+
+    why: str
+    keep: Callable[[], Path]
+    by_power_cut: bool = False
 
 
 class Readable(NamedTuple):
@@ -71,7 +86,7 @@ def keep_beginning(folder: Path, path: str, beginning: bytes) -> Path:
     io, lost = durable.current(), folder / LOST
     lost.mkdir(mode=0o700, exist_ok=True)
     kept = _free_name(lost, os.path.basename(path))
-    copy = path + _COPY_SUFFIX
+    copy = path + COPY_SUFFIX
     descriptor = io.open(copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
         io.write(descriptor, [beginning], 0)

@@ -26,6 +26,7 @@ import os
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +35,7 @@ from backend.system import durable
 from backend.system.reading import read_all
 from cache.journal.custody import is_at, nameless_file
 from cache.journal.format import SEGMENT_HEADER_SIZE, SegmentHeader, decode_segment_header
-from cache.journal.salvage import read, set_aside
+from cache.journal.salvage import COPY_SUFFIX, Loss, read, set_aside
 
 MAX_SPARES: Final = 2
 SUFFIX: Final = ".journal"
@@ -97,33 +98,41 @@ class SegmentFiles:
         """no file gets a name any more, and only names that are still ours are taken
         (`cache.journal.custody`)"""
 
-    def find(self, losses: list[str]) -> list[tuple[str, SegmentHeader]]:
-        """The segments that are there, by number. Files without a segment in them go. One that cannot be read
-        at all is kept aside, with all that follow it, which `losses` is told."""
+    def find(self, losses: list[Loss]) -> list[tuple[str, SegmentHeader]]:
+        """The segments that are there, by number. Files without a segment in them, and without anything else,
+        go. `losses` is told of the others; one that cannot be read at all is lost with all that follow it."""
         found = []
         self._spares = []
-        for path in self._folder.glob("*" + SPARE_SUFFIX):
-            durable.current().unlink(str(path))
+        self._remove_leftovers()
         paths = sorted(self._folder.glob("*" + SUFFIX))
         for index, path in enumerate(paths):
             try:
-                header = decode_segment_header(_begin(path))
+                begin = _begin(path)
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
-                lost = set_aside(self._folder, map(str, paths[index:]))
-                losses.append(
-                    f"the journal file {path} cannot be read: it and what follows is kept in {lost}"
-                )
-                log.error("%s", losses[-1])
+                losses.append(self._loss(f"the journal file {path} cannot be read", *paths[index:]))
                 break
+            header = decode_segment_header(begin)
             if header is not None and f"{header.number:016x}" == path.stem:
                 found.append((str(path), header))
             elif _has_content(path):
-                set_aside(self._folder, [str(path)])
+                is_torn = not any(begin)
+                losses.append(
+                    self._loss(f"the journal file {path} has no header", path, by_power_cut=is_torn)
+                )
             else:
                 durable.current().unlink(str(path))  # preallocated, not begun yet
         return found
+
+    def _remove_leftovers(self) -> None:
+        """What a process that ended was making, or emptying."""
+        for suffix in (SPARE_SUFFIX, COPY_SUFFIX):
+            for path in self._folder.glob("*" + suffix):
+                durable.current().unlink(str(path))
+
+    def _loss(self, why: str, *paths: Path, by_power_cut: bool = False) -> Loss:
+        return Loss(why, partial(set_aside, self._folder, [*map(str, paths)]), by_power_cut)
 
     def path_of(self, number: int) -> str:
         """Where the segment of that number is."""

@@ -50,6 +50,7 @@ class LocalState:
         self._held = ExitStack()
         self._held.callback(os.close, self._lock)
         self._files = self._held.enter_context(ExitStack())
+        self._notices: list[str] = []
         try:
             self.namespace = self._open_namespace()
             self._files.callback(self.namespace.close)
@@ -69,7 +70,7 @@ class LocalState:
             return Namespace(path, device=DEVICE)
         except CorruptError as error:
             kept = set_namespace_aside(self.folder)
-            log.warning("%s; it is made anew from log and journal, and kept as %s", error, kept)
+            self._notices.append(f"{error}; it is made anew from log and journal, and kept as {kept}")
             return Namespace(path, device=DEVICE)
 
     def watch(self) -> None:
@@ -85,6 +86,11 @@ class LocalState:
             self.ledger.journal.lose_names(self.namespace.commit)
         except FileSystemError as error:
             log.error("nothing more can be accepted: %s", error)
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """For people: what of the folder's contents could not be used, and where it is kept."""
+        return (*self._notices, *self.ledger.journal.losses)
 
     @property
     def known_head(self) -> Head | None:

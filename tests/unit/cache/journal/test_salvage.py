@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from cache.journal.format import OFFSET_BITS, RecordType, decode_bulk
 from cache.journal.journal import Journal
-from cache.journal.salvage import LOST
+from cache.journal.salvage import COPY_SUFFIX, LOST
+from cache.local import LocalState
 from cache.namespace.operations import ROOT_INODE
 from tests.contents import content
 from tests.drives import QUIET, content_of, make_file, opened
@@ -53,7 +54,7 @@ def test_what_comes_before_is_read_and_nothing_else_ever(sizes: list[int], data:
         with unreadable.installed():
             journal = Journal(folder, SEGMENT)
             found = replayed(journal)
-            is_hit = bool(journal.losses)
+            is_hit = bool(journal.problems)
             # One that reaches into the page is not whole; one that lies before it is.
             assert found in (whole, whole[:-1], [payload for _, payload in records])
             assert is_hit or found == [payload for _, payload in records]
@@ -117,8 +118,54 @@ def test_a_file_without_a_header_that_cannot_be_read_is_kept(tmp_path: Path) -> 
     unreadable = Unreadable(tmp_path)
     unreadable.break_at(1 << OFFSET_BITS | 8192)
     with unreadable.installed():
-        assert list(Journal(path.parent, SEGMENT).replay()) == []
+        restarted(path.parent)
     assert (path.parent / LOST / path.name).stat().st_size == 12_000
+
+
+def test_a_copy_that_a_crash_left_half_made_goes(tmp_path: Path) -> None:
+    folder = tmp_path / "journal"
+    appended(folder, [100])
+    (left,) = (path.with_name(path.name + COPY_SUFFIX) for path in folder.glob("*.journal"))
+    left.write_bytes(b"half of it")
+    restarted(folder)
+    assert not left.exists()
+
+
+def test_a_segment_whose_header_rots_is_told_and_one_that_was_never_written_no_fault(tmp_path: Path) -> None:
+    """Regression: it was moved away without a word."""
+    for header, is_damage in ((b"drvfsjnX", True), (bytes(48), False)):
+        folder = tmp_path / header.hex()
+        appended(folder, [5000] * 2)
+        (path,) = folder.glob("*.journal")
+        path.write_bytes(header + path.read_bytes()[len(header) :])
+        journal = Journal(folder, SEGMENT)
+        assert replayed(journal) == []
+        assert bool(journal.problems) == is_damage
+        journal.start(1)
+        (told,) = journal.losses
+        assert str(path) in told
+        assert (folder / LOST / path.name).exists()
+        journal.close()
+
+
+async def test_an_opening_that_fails_forgets_nothing(tmp_path: Path) -> None:
+    """Regression: the first, which found no nodes, moved the rest of the journal away. The second knew
+    nothing of it, took the beginning for all there is, and told nobody."""
+    upstream, unreadable = MemoryUpstream(), Unreadable(tmp_path / "here")
+    async with opened(tmp_path / "here", upstream, crash=True) as drive:
+        await make_file(drive, b"before", b"small")
+        await drive.sync()
+        await make_file(drive, b"pending", b"small")
+        where = drive.ledger.journal.end
+        await make_file(drive, b"after", content("random", 900))
+    upstream.lose_unflushed()
+    unreadable.break_at(where + 4096)
+    with unreadable.installed():
+        LocalState(tmp_path / "here").close()
+        assert not (tmp_path / "here" / "journal" / LOST).exists()
+        async with opened(tmp_path / "here", upstream) as drive:
+            (loss,) = drive.notices
+            assert str(tmp_path / "here" / "journal" / LOST) in loss
 
 
 async def test_a_drive_opens_with_what_can_be_read(tmp_path: Path) -> None:
