@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
 from backend.blocks.block_index import BlockLocation, IndexStatistics
@@ -18,6 +19,9 @@ class Row:
     repair: bool
     entries: Sequence[PackEntry]
     doomed: bool = False
+
+    def lacking(self) -> set[str]:
+        return {name for at, name in enumerate(self.pack.nodes) if self.pack.missing >> at & 1}
 
 
 @dataclass
@@ -63,15 +67,16 @@ class MemoryPackTable:
         self._tables = tables
         self._parity = parity
 
-    def _rows(self) -> list[Row]:
-        return sorted(self._tables.packs.values(), key=lambda row: row.number)
+    def _rows(self, after: int = 0, up_to: float = math.inf) -> list[Row]:
+        found = (row for row in self._tables.packs.values() if after < row.number <= up_to)
+        return sorted(found, key=lambda row: row.number)
 
     def get(self, pack_id: bytes) -> Pack | None:
         row = self._tables.packs.get(pack_id)
         return None if row is None else row.pack
 
-    def ids(self) -> set[bytes]:
-        return set(self._tables.packs)
+    def ids(self, after: bytes, limit: int) -> list[bytes]:
+        return sorted(pack_id for pack_id in self._tables.packs if pack_id > after)[:limit]
 
     def after(self, pack_id: bytes, limit: int) -> list[Pack]:
         found = (row.pack for row in self._rows() if row.pack.id > pack_id and not row.doomed)
@@ -83,22 +88,20 @@ class MemoryPackTable:
     def newest_number(self) -> int:
         return max((row.number for row in self._rows()), default=0)
 
-    def to_be_repaired(self, up_to: int) -> Shortfall:
-        return self._shortfall((row for row in self._rows() if row.repair), up_to, None)
+    def any_repairable(self, after: int, up_to: int, answering: Collection[str]) -> bool:
+        return any(
+            row.repair and (not row.pack.missing or any(name in answering for name in row.lacking()))
+            for row in self._relied_on(after, up_to)
+        )
 
-    def shortfall(self, up_to: int, answering: Collection[str]) -> Shortfall:
-        return self._shortfall(self._rows(), up_to, answering)
+    def _relied_on(self, after: int, up_to: int) -> list[Row]:
+        found = self._rows(after, up_to)
+        return [row for row in found if not row.doomed and row.pack.missing.bit_count() <= self._parity]
 
-    def _shortfall(self, rows: Iterable[Row], up_to: int, answering: Collection[str] | None) -> Shortfall:
+    def shortfall(self, after: int, up_to: int, answering: Collection[str]) -> Shortfall:
         count, names = 0, set[str]()
-        for row in rows:
-            if row.doomed or row.number > up_to or row.pack.missing.bit_count() > self._parity:
-                continue
-            lacking = {
-                name
-                for at, name in enumerate(row.pack.nodes)
-                if row.pack.missing >> at & 1 or (answering is not None and name not in answering)
-            }
+        for row in self._relied_on(after, up_to):
+            lacking = row.lacking() | {name for name in row.pack.nodes if name not in answering}
             count += bool(row.repair or lacking)
             names |= lacking
         return Shortfall(count, tuple(sorted(names)))
@@ -122,8 +125,8 @@ class MemoryPackTable:
         if row is not None:
             row.pack = replace(row.pack, nodes=tuple(nodes))
 
-    def statistics(self) -> IndexStatistics:
-        rows = self._rows()
+    def statistics(self, after: int, up_to: int) -> IndexStatistics:
+        rows = self._rows(after, up_to)
         entries = [entry for row in rows for entry in row.entries]
         return IndexStatistics(
             len(entries),

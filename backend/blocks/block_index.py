@@ -9,7 +9,7 @@ Invariants of every block index:
 2. It is never ahead of the nodes: a pack is added only after its fragments are durable. It may be behind:
    reconciliation at the next start finds the packs it forgot, and that a pack it knows is deleted.
 3. Used on the event loop's thread: every operation is a few look-ups by key or one short transaction, all
-   of it or nothing. Only `reconcile` of the block store walks it, pack by pack.
+   of it or nothing. What is asked of many packs is asked in pages (`backend.blocks.pack_sums`).
 """
 
 from __future__ import annotations
@@ -33,23 +33,33 @@ class BlockLocation:
 
 @dataclass(frozen=True, slots=True)
 class IndexStatistics:
-    """Sums over all packs. A block listed by two packs counts twice in `block_bytes`."""
+    """Sums over packs. A block listed by two packs counts twice in `block_bytes`."""
 
-    blocks: int
-    block_bytes: int
-    packs: int
-    stored_bytes: int
-    packs_to_repair: int
+    blocks: int = 0
+    block_bytes: int = 0
+    packs: int = 0
+    stored_bytes: int = 0
+    packs_to_repair: int = 0
+
+    def __add__(self, other: IndexStatistics) -> IndexStatistics:
+        return IndexStatistics(
+            self.blocks + other.blocks,
+            self.block_bytes + other.block_bytes,
+            self.packs + other.packs,
+            self.stored_bytes + other.stored_bytes,
+            self.packs_to_repair + other.packs_to_repair,
+        )
 
 
 class PackTable(Protocol):
-    """The packs, and which of them want repair. Errors as of `BlockIndex`."""
+    """The packs, and which of them want repair. Errors as of `BlockIndex`. Packs are numbered as they are
+    added, from 1; what takes `after` and `up_to` is about the numbers above the one, up to the other."""
 
     def get(self, pack_id: bytes) -> Pack | None:
         """The pack of that id."""
 
-    def ids(self) -> set[bytes]:
-        """The ids of all packs."""
+    def ids(self, after: bytes, limit: int) -> list[bytes]:
+        """Up to `limit` ids of packs above `after` (b"": from the first), in order."""
 
     def after(self, pack_id: bytes, limit: int) -> list[Pack]:
         """Up to `limit` packs with ids above `pack_id` (b"": from the first), by id: to walk all of them
@@ -59,15 +69,15 @@ class PackTable(Protocol):
         """Up to `limit` packs that want repair, in the order in which they were added, after `skip`."""
 
     def newest_number(self) -> int:
-        """Of the pack that was added last, for `shortfall`."""
+        """Of the pack that was added last; 0: there is none."""
 
-    def to_be_repaired(self, up_to: int) -> Shortfall:
-        """What repair has to do, of the packs that were there when `newest_number` gave `up_to`. Without
-        those that are beyond parity: nothing relies on them."""
+    def any_repairable(self, after: int, up_to: int, answering: Collection[str]) -> bool:
+        """Whether a repair may succeed now: of a pack that wants one, nobody knows what it lacks, or one of
+        the `answering` nodes lacks it. Without packs that are beyond parity: nothing relies on them."""
 
-    def shortfall(self, up_to: int, answering: Collection[str]) -> Shortfall:
-        """As `to_be_repaired`; and what lies on a node that is not one of the `answering` counts as lacking
-        there, however many nodes these are. Looks at every pack."""
+    def shortfall(self, after: int, up_to: int, answering: Collection[str]) -> Shortfall:
+        """The packs that want repair, or have fragments on a node that is not one of the `answering`, however
+        many nodes these are; and the nodes that lack something then. Without those that are beyond parity."""
 
     def want_repair(self, pack_id: bytes, missing: int = 0) -> None:
         """Queue the pack for repair; the fragments of the bits in `missing` are known to be bad."""
@@ -81,8 +91,8 @@ class PackTable(Protocol):
     def set_nodes(self, pack_id: bytes, nodes: Sequence[str]) -> None:
         """The pack's fragments were found to lie on these nodes."""
 
-    def statistics(self) -> IndexStatistics:
-        """Sums over the packs; walks packs, not blocks."""
+    def statistics(self, after: int, up_to: int) -> IndexStatistics:
+        """Sums over the packs."""
 
 
 class DyingBlocks(Protocol):

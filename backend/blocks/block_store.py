@@ -32,6 +32,7 @@ from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.block_reader import BlockReader
 from backend.blocks.compaction import Compactor
 from backend.blocks.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
+from backend.blocks.pack_sums import statistics_of
 from backend.blocks.presence import Presence
 from backend.blocks.repair_queue import FIRST_WAIT as REPAIR_WAIT
 from backend.blocks.repair_queue import NoteRepair, RepairQueue, forget
@@ -220,7 +221,7 @@ class PackedBlockStore:
         found = await ask_status(self._nodes.values())
         for name in filter(self._packs.has_refused_space, found):
             found[name] = replace(found[name], free=0, full=True)
-        sums = self._index.packs.statistics()
+        sums = await statistics_of(self._index.packs)
         spaces = {
             name: Space(node.total, node.free, node.filesystem)
             for name, node in found.items()

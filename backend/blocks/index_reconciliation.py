@@ -21,6 +21,7 @@ from typing import Final
 import trio
 
 from backend.blocks.block_index import BlockIndex
+from backend.blocks.pack_sums import ids_of
 from backend.coding import fill
 from backend.errors import CorruptError, DriveError, FormatError
 from backend.packs import (
@@ -79,7 +80,7 @@ class IndexReconciliation:
     async def run(self, progress: Progress | None = None) -> ReconcileReport:
         """Compare, mark, add. Safe to repeat and to cancel at any point."""
         report = ReconcileReport()
-        known = {pack_id for pack_id in self._index.packs.ids() if not self._is_pending(pack_id)}
+        known = {each for each in await ids_of(self._index.packs) if not self._is_pending(each)}
         listing = await list_fragments(self._nodes, LIST_PATIENCE)
         report.away = listing.away
         for pack_id in known:

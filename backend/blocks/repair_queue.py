@@ -19,6 +19,7 @@ from typing import Final
 import trio
 
 from backend.blocks.block_index import BlockIndex
+from backend.blocks.pack_sums import any_repairable, shortfall_of
 from backend.errors import DriveError
 from backend.packs import Pack, PackStore
 from backend.upstream import Shortfall
@@ -86,14 +87,13 @@ class RepairQueue:
         while True:
             progress = self._progress
             answering = await self._answering(away)
-            queued = self._index.packs.to_be_repaired(newest)
-            if not queued.packs or (queued.nodes and answering.isdisjoint(queued.nodes)):
+            if not await any_repairable(self._index.packs, newest, answering):
                 break
             with trio.move_on_after(patience) as waiting:
                 await progress.wait()
             if waiting.cancelled_caught:
                 break
-        return self._index.packs.shortfall(newest, answering)
+        return await shortfall_of(self._index.packs, newest, answering)
 
     async def _answering(self, away: Collection[str]) -> set[str]:
         """The nodes that answer now, all asked at once: one that hangs takes `CHECK_PATIENCE` seconds."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from backend.blocks.block_index import IndexStatistics
@@ -27,8 +27,9 @@ class SqlitePackTable:
         return None if row is None else pack_of(row)
 
     @translated
-    def ids(self) -> set[bytes]:
-        return {row[0] for row in self._database.execute("SELECT id FROM packs")}
+    def ids(self, after: bytes, limit: int) -> list[bytes]:
+        rows = self._database.execute("SELECT id FROM packs WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+        return [row[0] for row in rows]
 
     @translated
     def after(self, pack_id: bytes, limit: int) -> list[Pack]:
@@ -52,22 +53,32 @@ class SqlitePackTable:
         return 0 if row is None or row[0] is None else int(row[0])
 
     @translated
-    def to_be_repaired(self, up_to: int) -> Shortfall:
-        rows = self._database.execute(
-            "SELECT nodes, missing, repair, count(*) FROM packs WHERE repair AND NOT doomed AND number <= ?"
-            " GROUP BY nodes, missing",
-            (up_to,),
+    def any_repairable(self, after: int, up_to: int, answering: Collection[str]) -> bool:
+        rows: list[tuple[Any, ...]] = self._database.execute(
+            "SELECT DISTINCT nodes, missing FROM packs WHERE repair AND NOT doomed"
+            " AND number > ? AND number <= ?",
+            (after, up_to),
+        ).fetchall()
+        return any(
+            not missing or not _lacking(nodes, missing).isdisjoint(answering)
+            for nodes, missing in rows
+            if missing.bit_count() <= self._parity
         )
-        return self._shortfall(rows, None)
 
     @translated
-    def shortfall(self, up_to: int, answering: Collection[str]) -> Shortfall:
+    def shortfall(self, after: int, up_to: int, answering: Collection[str]) -> Shortfall:
         rows = self._database.execute(
-            "SELECT nodes, missing, repair, count(*) FROM packs WHERE NOT doomed AND number <= ?"
-            " GROUP BY nodes, missing, repair",
-            (up_to,),
+            "SELECT nodes, missing, repair, count(*) FROM packs WHERE NOT doomed"
+            " AND number > ? AND number <= ? GROUP BY nodes, missing, repair",
+            (after, up_to),
         )
-        return self._shortfall(rows, answering)
+        count, names = 0, set[str]()
+        for nodes, missing, repair, packs in rows:
+            if missing.bit_count() <= self._parity:
+                lacking = _lacking(nodes, missing) | set(nodes.split("/")).difference(answering)
+                count += packs if repair or lacking else 0
+                names |= lacking
+        return Shortfall(count, tuple(sorted(names)))
 
     @translated
     def want_repair(self, pack_id: bytes, missing: int = 0) -> None:
@@ -93,26 +104,14 @@ class SqlitePackTable:
         self._database.execute("UPDATE packs SET nodes = ? WHERE id = ?", ("/".join(nodes), pack_id))
 
     @translated
-    def statistics(self) -> IndexStatistics:
+    def statistics(self, after: int, up_to: int) -> IndexStatistics:
         row = self._database.one(
             "SELECT total(blocks), total(block_bytes), count(*), total(stored),"
-            " total(repair AND NOT doomed) FROM packs"
+            " total(repair AND NOT doomed) FROM packs WHERE number > ? AND number <= ?",
+            after,
+            up_to,
         )
-        return IndexStatistics(*map(int, row or (0, 0, 0, 0, 0)))
-
-    def _shortfall(self, rows: Iterable[Sequence[Any]], answering: Collection[str] | None) -> Shortfall:
-        count, names = 0, set()
-        for nodes, missing, repair, packs in rows:
-            if missing.bit_count() > self._parity:
-                continue
-            lacking = {
-                name
-                for at, name in enumerate(nodes.split("/"))
-                if missing >> at & 1 or (answering is not None and name not in answering)
-            }
-            count += packs if repair or lacking else 0
-            names |= lacking
-        return Shortfall(count, tuple(sorted(names)))
+        return IndexStatistics(*map(int, row or ()))
 
     # Within a transaction of the index
 
@@ -140,6 +139,11 @@ class SqlitePackTable:
         """The pack's number."""
         row = self._database.one("SELECT number FROM packs WHERE id = ?", pack_id)
         return None if row is None else int(row[0])
+
+
+def _lacking(nodes: str, missing: int) -> set[str]:
+    """The nodes of the fragments that are known to be missing."""
+    return {name for at, name in enumerate(nodes.split("/")) if missing >> at & 1}
 
 
 def pack_of(row: Sequence[Any]) -> Pack:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Set
+from collections.abc import AsyncIterator, Set
 from typing import Final
 
 import anyio.lowlevel
 
-from backend.blocks import BlockIndex
+from backend.blocks import BlockIndex, ids_of
 from backend.errors import DriveError
 from backend.packs import Pack, PackEntry, PackStore
 from backend.upstream import BlockId
@@ -37,7 +37,7 @@ class IndexCheck:
 
     async def differences(self) -> list[str]:
         """One line for each difference, a few of each kind; empty if the index is right."""
-        found = [*self._differing_packs()]
+        found = [text async for text in self._differing_packs()]
         wrong = 0
         async for text in self._blocks():
             wrong += 1
@@ -47,8 +47,8 @@ class IndexCheck:
             found.append(f"and {wrong - _TOLD} more blocks")
         return found
 
-    def _differing_packs(self) -> Iterator[str]:
-        kept, fresh = self._kept.packs.ids(), self._fresh.packs.ids()
+    async def _differing_packs(self) -> AsyncIterator[str]:
+        kept, fresh = await ids_of(self._kept.packs), await ids_of(self._fresh.packs)
         if fresh - kept:
             yield f"it lacks {len(fresh - kept)} packs that are on the nodes"
         gone = [pack_id for pack_id in kept - fresh if not self._kept.dying.is_doomed(pack_id)]

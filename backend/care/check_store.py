@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from backend.blocks import BlockIndex, BlockLocation
+from backend.blocks import BlockIndex, BlockLocation, statistics_of
 from backend.buffer import Buffer
 from backend.errors import CorruptError, DriveError, FormatError
 from backend.findings import Findings
@@ -68,7 +68,7 @@ class StoreCheck:
 
     async def run(self, progress: Progress) -> None:
         """See the class. Safe to cancel and to repeat."""
-        total, done, position = self._index.packs.statistics().packs, 0, b""
+        total, done, position = (await statistics_of(self._index.packs)).packs, 0, b""
         while batch := self._index.packs.after(position, _BATCH):
             position = batch[-1].id
             for start in range(0, len(batch), AT_ONCE):

@@ -5,7 +5,7 @@ Event-loop thread. Looking changes nothing; repairing writes only what was rebui
 
 from __future__ import annotations
 
-from backend.blocks import BlockIndex, PackedBlockStore
+from backend.blocks import BlockIndex, PackedBlockStore, statistics_of
 from backend.care.check_store import StoreCheck
 from backend.care.scrub import Scrub
 from backend.errors import ReadOnlyError
@@ -48,7 +48,7 @@ class StoreHealth:
         if self._scrubbing is None:
             raise ReadOnlyError("the drive is open for reading only: nothing can be repaired")
         repaired = await self._blocks.repairs.repair_all()
-        return Repaired(repaired, self._index.packs.statistics().packs_to_repair)
+        return Repaired(repaired, (await statistics_of(self._index.packs)).packs_to_repair)
 
     async def check_fragments(self) -> list[str]:
         """One line for each pack of which a fragment is missing, has the wrong size or cannot be asked

@@ -18,7 +18,7 @@ from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.packs.pack import Pack
 from backend.packs.pack_format import PackEntry
-from backend.upstream import BlockId
+from backend.upstream import BlockId, Shortfall
 from tests.memory_index import MemoryBlockIndex
 
 PARITY = 2
@@ -93,8 +93,22 @@ def test_packs_are_known_in_the_order_in_which_they_came(index: BlockIndex) -> N
     assert index.packs.to_repair(9) == [pack(3, 1), pack(1, 1), pack(2, 1)]
     assert index.packs.to_repair(1, 1) == [pack(1, 1)]
     assert index.packs.after(b"", 2) == [pack(1, 1), pack(2, 1)]
-    assert index.packs.to_be_repaired(2).packs == 2
-    assert index.packs.shortfall(3, NODES[1:]).nodes == ("node0",)
+    assert index.packs.ids(b"", 2) == [PACKS[1], PACKS[2]]
+    assert index.packs.ids(PACKS[2], 2) == [PACKS[3]]
+    assert index.packs.shortfall(0, 2, NODES) == Shortfall(2, ("node0",))
+    assert index.packs.shortfall(2, 3, NODES[:5]) == Shortfall(1, ("node0", "node5"))
+    assert index.packs.statistics(1, 3).packs == 2
+
+
+def test_what_repair_may_do_now_depends_on_who_answers(index: BlockIndex) -> None:
+    index.add_pack(pack(1, missing=0b111), entries(1))  # beyond parity
+    index.add_pack(pack(2, missing=0b10), entries(2))
+    index.add_pack(pack(3), entries(3))
+    assert not index.packs.any_repairable(0, 3, ("node0", "node2"))
+    assert index.packs.any_repairable(0, 3, ("node1",))
+    assert not index.packs.any_repairable(2, 3, ("node1",))
+    index.packs.want_repair(PACKS[3])
+    assert index.packs.any_repairable(2, 3, ())
 
 
 some_blocks = st.lists(st.sampled_from(range(len(BLOCKS))), unique=True, max_size=5)
@@ -132,7 +146,7 @@ class Histories(RuleBasedStateMachine):
     @rule(number=a_pack, old=st.lists(a_pack, unique=True, max_size=3))
     def move(self, number: int, old: list[int]) -> None:
         """What is needed of old packs goes to a new one, as compaction does it."""
-        if PACKS[number] in self.both("packs.ids"):
+        if self.both("packs.get", PACKS[number]) is not None:
             return
         needed = [entry.block for each in old for entry in self.both("blocks_of", PACKS[each])]
         moved = [PackEntry(block, 40 + 10 * at, 10) for at, block in enumerate(needed)]
@@ -182,7 +196,7 @@ class Histories(RuleBasedStateMachine):
     @rule(number=a_pack)
     def read_from_what_is_gone(self, number: int) -> None:
         """A place that was asked for before its pack went: nothing is read from there."""
-        if PACKS[number] not in self.both("packs.ids"):
+        if self.both("packs.get", PACKS[number]) is None:
             gone = replace(pack(number), size=5)
             self.both("read_from", BLOCKS[0], BlockLocation(gone, 40, 10))
 
@@ -199,9 +213,11 @@ class Histories(RuleBasedStateMachine):
         self.both("ids_after", BLOCKS[2], 3)
         self.both("packs.after", PACKS[1], 3)
         self.both("packs.to_repair", 3, 1)
-        self.both("packs.to_be_repaired", newest)
-        self.both("packs.shortfall", newest - 1, NODES[2:])
-        self.both("packs.statistics")
+        self.both("packs.ids", PACKS[1], 3)
+        for after, up_to in ((0, newest), (1, newest - 1)):
+            self.both("packs.any_repairable", after, up_to, NODES[1:])
+            self.both("packs.shortfall", after, up_to, NODES[2:])
+            self.both("packs.statistics", after, up_to)
         assert len({tuple(sorted(each.dying.doomed(), key=lambda one: one.id)) for each in self.kinds}) == 1
 
     def teardown(self) -> None:

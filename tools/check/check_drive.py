@@ -18,7 +18,7 @@ from typing import Final
 
 import trio
 
-from backend.blocks import BlockIndex, PackedBlockStore
+from backend.blocks import BlockIndex, PackedBlockStore, statistics_of
 from backend.buffer import Buffer
 from backend.care import ObjectCheck, StoreCheck
 from backend.cluster import holding, require_current
@@ -150,7 +150,7 @@ class DriveCheck:
         await self._judge_snapshot()
         if self._mend:
             await self._kept_index.keep_what_is_broken()
-        self.summary = self._summarised(store)
+        self.summary = await self._summarised(store)
 
     # Packs and the index
 
@@ -268,8 +268,8 @@ class DriveCheck:
     def _store_on(self, index: BlockIndex) -> PackedBlockStore:
         return block_store(self._drive, self._nodes, index, self._writer)
 
-    def _summarised(self, store: StoreCheck) -> str:
-        sums = self._index.packs.statistics()
+    async def _summarised(self, store: StoreCheck) -> str:
+        sums = await statistics_of(self._index.packs)
         commits = self._commits.head.number if self._commits.head else 0
         read = f", {store.checked_bytes >> 20} MiB read" if self._data else ""
         stored = f"{counted(sums.packs, 'pack')}, {counted(sums.blocks, 'block')}"

@@ -1,0 +1,58 @@
+"""What is true of all packs of an index together. They are looked at page by page: others have their turns
+meanwhile, and may change what was looked at before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Final
+
+from backend.blocks.block_index import IndexStatistics, PackTable
+from backend.system import checkpoint
+from backend.upstream import Shortfall
+
+PAGE: Final = 2000
+"""So many packs are looked at in a turn."""
+
+
+async def ids_of(packs: PackTable) -> set[bytes]:
+    """The ids of all packs."""
+    found, last = set[bytes](), b""
+    while page := packs.ids(last, PAGE):
+        found.update(page)
+        last = page[-1]
+        await checkpoint()
+    return found
+
+
+async def statistics_of(packs: PackTable) -> IndexStatistics:
+    """Sums over all packs."""
+    total = IndexStatistics()
+    for after, up_to in _ranges(packs.newest_number()):
+        total += packs.statistics(after, up_to)
+        await checkpoint()
+    return total
+
+
+async def shortfall_of(packs: PackTable, up_to: int, answering: Collection[str]) -> Shortfall:
+    """Of the packs with numbers up to `up_to`, as `PackTable.shortfall`."""
+    count, names = 0, set[str]()
+    for first, last in _ranges(up_to):
+        found = packs.shortfall(first, last, answering)
+        count, names = count + found.packs, names.union(found.nodes)
+        await checkpoint()
+    return Shortfall(count, tuple(sorted(names)))
+
+
+async def any_repairable(packs: PackTable, up_to: int, answering: Collection[str]) -> bool:
+    """Whether there is any among those with numbers up to `up_to`, as `PackTable.any_repairable`."""
+    for first, last in _ranges(up_to):
+        await checkpoint()
+        if packs.any_repairable(first, last, answering):
+            return True
+    return False
+
+
+def _ranges(newest: int) -> Iterator[tuple[int, int]]:
+    """The numbers up to `newest`: above the first of each pair, up to the second."""
+    return ((after, min(after + PAGE, newest)) for after in range(0, newest, PAGE))
