@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -160,9 +160,7 @@ class Journal:
         if length > MAX_PAYLOAD:  # replay would take it for the journal's end
             raise FileTooBigError(f"a journal record of {length} bytes is over the limit")
         kept = self._kept
-        segment = kept.in_order[-1]
-        if segment.end + RECORD_HEADER_SIZE + length > segment.size and segment.end > SEGMENT_HEADER_SIZE:
-            segment = self.begin_segment(open_commit)
+        segment = self._segment_for(RECORD_HEADER_SIZE + length, open_commit)
         header = encode_record_header(segment.seed, kind, kept.next_sequence, parts, length)
         offset = segment.end
         segment.written = max(segment.written, offset + RECORD_HEADER_SIZE + length)
@@ -180,6 +178,18 @@ class Journal:
         kept.next_sequence += 1
         kept.unsynced.add(segment.number)
         return segment.number << OFFSET_BITS | offset
+
+    def make_room(self, lengths: Sequence[int], open_commit: int) -> None:
+        """Have room for records of so many bytes: no disk is too full for them then, if nothing is appended
+        before. Raises what `append` raises."""
+        self._segment_for(sum(RECORD_HEADER_SIZE + length for length in lengths), open_commit)
+
+    def _segment_for(self, needed: int, open_commit: int) -> Segment:
+        """The last segment, if it has room for so many bytes or nothing is in it; else a new one."""
+        segment = self._kept.in_order[-1]
+        if segment.end + needed > segment.size and segment.end > SEGMENT_HEADER_SIZE:
+            return self.begin_segment(open_commit)
+        return segment
 
     def _erase_refused(self) -> None:
         """A refused record may be whole all the same, if what was not written of it was there: zeros."""

@@ -119,16 +119,12 @@ class Ledger:
         """Journal and apply operations, each of which must be valid on the state that those before it leave:
         all of them, also after a crash, or none. No operations make no record. `FileTooBigError`: more than a
         record holds; `NoSpaceLeftError`, ...: nothing was accepted."""
-        if len(operations) == 1:
-            self.accept(operations[0])
-        elif operations:
-            self._accept_batch(operations)
-
-    def _accept_batch(self, operations: Sequence[Operation]) -> None:
         encoded = [encode(operation) for operation in operations]
-        self.journal.append(RecordType.BATCH, (encode_batch(encoded),), self.namespace.commit)
+        if encoded:
+            self.journal.append(*_record_of(encoded), self.namespace.commit)
+        passing = BATCH_APPLYING if len(operations) > 1 else None
         for operation, its_encoding in zip(operations, encoded, strict=True):
-            self._apply(operation, passing=BATCH_APPLYING)
+            self._apply(operation, passing=passing)
             self._accepted(operation, its_encoding)
 
     def _accepted(self, operation: Operation, encoded: bytes) -> None:
@@ -175,12 +171,17 @@ class Ledger:
         """Writes and truncates that no cut took yet."""
         return self.dirty.open_writes
 
-    def truncate(self, inode: int, size: int, time_ns: int) -> None:
-        """Journal a new size."""
+    def truncate(self, inode: int, size: int, time_ns: int, operations: Sequence[Operation] = ()) -> None:
+        """Journal a new size, and then operations as `accept_all` does. `NoSpaceLeftError`: nothing was
+        accepted."""
         payload = CONTENT_HEADER.pack(inode, size, time_ns)
+        if operations:
+            _, (rest,) = _record_of([encode(operation) for operation in operations])
+            self.journal.make_room([len(payload), len(rest)], self.namespace.commit)
         position = self.journal.append(RecordType.TRUNCATE, (payload,), self.namespace.commit)
         self.accepted += 1
         self.dirty.truncate(inode, size, position, time_ns)
+        self.accept_all(operations)
 
     def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
         """Journal the times of a file's dirty content; the file has a top layer."""
@@ -354,3 +355,10 @@ class Ledger:
         """Let those who wait for room look again."""
         async with self.freed:
             self.freed.notify_all()
+
+
+def _record_of(encoded: list[bytes]) -> tuple[RecordType, tuple[bytes]]:
+    """The one record that says these operations, of which there is at least one."""
+    if len(encoded) == 1:
+        return RecordType.OPERATION, (encoded[0],)
+    return RecordType.BATCH, (encode_batch(encoded),)

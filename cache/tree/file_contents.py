@@ -1,6 +1,7 @@
 """The contents of files: reading, writing, and sealing ahead when a program writes without end.
 
-A call either raises and has changed nothing, or its change is journaled when it returns. Event-loop thread
+A call either raises and has changed nothing, or its change is journaled when it returns. The exception is a
+write that is larger than a record of the journal: where it raises, its beginning may stay. Event-loop thread
 only.
 """
 

@@ -20,7 +20,16 @@ from cache.errors import (
     NotSupportedError,
 )
 from cache.journal import Ledger, Need
-from cache.namespace import MAX_SIZE, NEWEST_TIME, OLDEST_TIME, InodeRow, RemoveXattr, SetAttributes, SetXattr
+from cache.namespace import (
+    MAX_SIZE,
+    NEWEST_TIME,
+    OLDEST_TIME,
+    InodeRow,
+    Operation,
+    RemoveXattr,
+    SetAttributes,
+    SetXattr,
+)
 from cache.tree.access import LISTS, AccessLists
 from cache.tree.inodes import Inodes
 from cache.tree.intake import Intake
@@ -52,21 +61,27 @@ class InodeAttributes:
         if content_times is not None:
             return self._state_times(row, *content_times)
         now = self._intake.now()
-        if change.size is not None:
-            self._truncate(row, change.size, now)
-        rest = (change.mode, change.uid, change.gid, change.atime_ns, change.mtime_ns, change.ctime_ns)
-        if any(value is not None for value in rest):
-            mode = None if change.mode is None else S_IFMT(row.mode) | (change.mode & 0o7777)
-            ctime_ns = now if change.ctime_ns is None else _in_range(change.ctime_ns)
-            atime_ns, mtime_ns = _in_range_if_given(change.atime_ns), _in_range_if_given(change.mtime_ns)
-            if atime_ns is not None:
-                self._put_off.access_times.pop(inode, None)
-            lists = [] if mode is None else self._access_lists.after_chmod(row, mode, now)
-            times = atime_ns, mtime_ns, ctime_ns
-            self._intake.accept_all(
-                [SetAttributes(inode, mode, change.uid, change.gid, None, *times), *lists]
-            )
+        if change.size is None or not self._is_new_size(row, change.size):
+            self._intake.accept_all(self._operations(row, change, now))
+        else:
+            self._ledger.truncate(inode, change.size, now, self._operations(row, change, now))
+            self._intake.wake()
+        if change.atime_ns is not None:
+            self._put_off.access_times.pop(inode, None)
         return self._inodes.attributes(inode)
+
+    def _operations(self, row: InodeRow, change: AttributeChange, now: int) -> list[Operation]:
+        """The operations that change all but the size."""
+        if change == AttributeChange(size=change.size):
+            return []
+        mode = None if change.mode is None else S_IFMT(row.mode) | (change.mode & 0o7777)
+        times = (
+            _in_range_if_given(change.atime_ns),
+            _in_range_if_given(change.mtime_ns),
+            now if change.ctime_ns is None else _in_range(change.ctime_ns),
+        )
+        lists = [] if mode is None else self._access_lists.after_chmod(row, mode, now)
+        return [SetAttributes(row.inode, mode, change.uid, change.gid, None, *times), *lists]
 
     def kernel_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> Attributes | None:
         """`set_attributes` of these two times and nothing else, if that need not wait. None: it has to, or
@@ -99,16 +114,15 @@ class InodeAttributes:
         shown.mtime_ns, shown.ctime_ns = mtime_ns, ctime_ns
         return shown
 
-    def _truncate(self, row: InodeRow, size: int, now: int) -> None:
+    def _is_new_size(self, row: InodeRow, size: int) -> bool:
+        """Whether the file has another size. Raises if it cannot have this one."""
         if row.is_directory:
             raise DirectoryError("is a directory")
         if not row.is_regular or size < 0:
             raise InvalidArgumentError("not a regular file, or a negative size")
         if size > MAX_SIZE:
             raise FileTooBigError("a file is at most 2^63-1 bytes")
-        if size != self._inodes.size(row.inode):
-            self._ledger.truncate(row.inode, size, now)
-            self._intake.wake()
+        return size != self._inodes.size(row.inode)
 
     def touch(self, inode: int) -> None:
         """The inode was read: relatime, as mount(8) says. Kept in memory until the next cut, since

@@ -69,7 +69,8 @@ class Intake:
     def accept_all(self, operations: Sequence[Operation]) -> None:
         """The same of several: together, or nothing of it."""
         self._ledger.accept_all(operations)
-        self.wake()
+        if operations:
+            self.wake()
 
     async def room(self, need: Need, size: int = 0) -> None:
         """Return when a change of so many bytes can be accepted; refuse when it cannot, or the drive cannot

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import errno
+import os
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFREG, S_ISGID
 
@@ -11,6 +14,8 @@ import pytest
 import trio
 
 from backend.errors import NoSpaceError, TransientError
+from backend.system import durable
+from backend.system.durable import Durable
 from cache import drive as drive_module
 from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
@@ -394,7 +399,7 @@ async def test_deletes_that_are_refused_are_tried_again(
     await drive.unlink(ROOT_INODE, b"file")
     drive.release(made.inode)
     with monkeypatch.context() as patch:
-        patch.setattr(drive.ledger, "accept", _full)
+        patch.setattr(drive.ledger, "accept_all", _full)
         drive.delete_unused()
     assert drive.attributes(made.inode).nlink == 0
     drive.tick(-1)
@@ -413,8 +418,48 @@ async def test_deletes_of_what_was_found_again_make_no_record(drive: Drive) -> N
     assert drive.ledger.journal.end == before
 
 
-def _full(_operation: object) -> None:
+def _full(_operations: object) -> None:
     raise NoSpaceLeftError("full")
+
+
+class FullDisk(Durable):
+    """While `full`, no file grows: a journal goes on as far as its segment has room."""
+
+    full = False
+
+    def preallocate(self, descriptor: int, size: int) -> None:
+        if self.full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        super().preallocate(descriptor, size)
+
+
+@pytest.fixture
+def disk() -> Iterator[FullDisk]:
+    disk = FullDisk()
+    before = durable.use(disk)
+    yield disk
+    durable.use(before)
+
+
+@pytest.mark.parametrize("change", [AttributeChange(mode=0o600), AttributeChange(mtime_ns=5, atime_ns=6)])
+async def test_a_truncation_that_is_refused_changes_no_attribute(
+    disk: FullDisk, drive: Drive, change: AttributeChange
+) -> None:
+    """Wherever in the call the disk is found full."""
+    inode = (await make_file(drive, b"file", b"content")).inode
+    drive.ledger.journal.segment_size = 4096
+    for shift in range(0, 200, 8):
+        drive.ledger.begin_open_commit()
+        await drive.set_xattr(inode, b"user.a", bytes(shift))
+        disk.full = True
+        shown, refused = drive.attributes(inode), False
+        while not refused:
+            try:
+                shown = await drive.set_attributes(inode, replace(change, size=shown.size + 1))
+            except NoSpaceLeftError:
+                refused = True
+        assert drive.attributes(inode) == shown
+        disk.full = False
 
 
 @pytest.mark.logs_warnings
