@@ -27,11 +27,15 @@ def node_folders(folder: str, file: DriveFile) -> list[str]:
 
 
 def require_distinct(new: Sequence[NodePlace], what: str) -> None:
-    """`UsageError` if two of the places are one, by whatever URLs."""
+    """`UsageError` if two of the places are one, by whatever URLs, or one lies in another."""
     found = [(place, place.whereabouts()) for place in new]
     things = {place if there is None else there.thing for place, there in found}
     if len(things) != len(new):
         raise UsageError(what)
+    ways = {place.way: place for place in new}
+    for way, place in ways.items():
+        for outer in (ways[way[:length]] for length in range(len(way)) if way[:length] in ways):
+            raise UsageError(f"{place}: lies in {outer}, and no node lies in another")
 
 
 def nodes_away(folder: str, file: DriveFile) -> list[NodeError]:

@@ -8,12 +8,13 @@ import stat
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from backend.errors import UsageError
-from backend.nodes import file_systems
+from backend.nodes import file_systems, nesting
 from backend.nodes import files as node_files
 from backend.nodes.directory import DirectoryNode, space_of
-from backend.nodes.identity import NodeIdentity, initialise_directory_node, read_identity
+from backend.nodes.identity import NodeIdentity, initialise_directory_node, read_identity, require_fit
 from backend.nodes.node import Node, Space
 from backend.nodes.place import Whereabouts
 from backend.system import durable
@@ -36,6 +37,10 @@ class DirectoryPlace:
     def settings(self) -> Mapping[str, str | int]:
         return {}
 
+    @property
+    def way(self) -> tuple[Hashable, ...]:
+        return ("file", *Path(os.path.realpath(self.folder)).parts)
+
     def whereabouts(self) -> Whereabouts | None:
         try:
             found = os.stat(self.folder)
@@ -56,10 +61,14 @@ class DirectoryPlace:
         return read_identity(self.folder, name)
 
     def prepare(self) -> None:
+        nesting.require_outside(self.folder)
         try:
             os.makedirs(self.folder, mode=0o700, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"{self.folder}: is not a folder, nor can one be made there") from None
+
+    def require_fit(self, name: str, *, emptied: bool = False) -> None:
+        require_fit(self.folder, name, emptied=emptied)
 
     def initialise(self, identity: NodeIdentity) -> None:
         initialise_directory_node(self.folder, identity.drive_id, identity.name, identity.zone)
@@ -97,8 +106,7 @@ class DirectoryPlace:
             _remove(os.path.join(self.folder, name))
 
     def clear(self) -> None:
-        for name in os.listdir(self.folder):
-            _remove(os.path.join(self.folder, name))
+        nesting.clear(self.folder)
 
     def space(self) -> Space:
         return space_of(self.folder)

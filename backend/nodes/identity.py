@@ -16,6 +16,7 @@ import tomli_w
 
 from backend.errors import NodeError
 from backend.nodes import files as node_files
+from backend.nodes import nesting
 from backend.nodes.node import IDENTITY_KEY
 from backend.system import durable
 
@@ -39,18 +40,29 @@ class NodeIdentity:
 
 def initialise_directory_node(path: str, drive_id: bytes, name: str, zone: str) -> None:
     """Make the folder `path` (and its parents) the node `name` of a drive; durable when it returns.
-    `NodeError` if it holds another node or anything foreign. Again with the same identity: no change.
-    Blocks; `OSError` as the kernel gives it."""
+    `NodeError` if it is another node; else the errors of `require_fit`. Again with the same identity: no
+    change. Blocks; `OSError` as the kernel gives it."""
     identity = NodeIdentity(name, drive_id, zone)
     require_nameable(identity)
-    _make_folders(os.path.abspath(path))
     if os.path.lexists(os.path.join(path, IDENTITY_FILE)):
         require_same(read_identity(path, name), identity, path)
         return
-    foreign = sorted(entry for entry in set(os.listdir(path)) - _IGNORED if not entry.startswith(".tmp-"))
-    if foreign:
-        raise NodeError(f"{name}: {path} is not empty (it holds {foreign[0]}): choose an empty folder", name)
+    _make_folders(os.path.abspath(path))
+    require_fit(path, name)
     durable.write_file(os.path.join(path, IDENTITY_FILE), [encode_identity(identity)])
+
+
+def require_fit(path: str, name: str, *, emptied: bool = False) -> None:
+    """`UsageError` if the folder `path` lies in a node; `NodeError` if there is anything in it (`emptied`:
+    anything that `nesting.clear` leaves)."""
+    nesting.require_outside(path)
+    found = nesting.nodes_within(path) if emptied else _foreign_in(path)
+    for foreign in found:
+        raise NodeError(f"{name}: {path} is not empty (it holds {foreign}): choose an empty folder", name)
+
+
+def _foreign_in(path: str) -> list[str]:
+    return sorted(entry for entry in set(os.listdir(path)) - _IGNORED if not entry.startswith(".tmp-"))
 
 
 def read_identity(path: str, name: str) -> NodeIdentity:

@@ -43,6 +43,11 @@ class NodePlace(Protocol):
         """The folder on this machine; None for every other kind of place. Only a folder can have foreign
         things in it, be covered by a mount, or lie on one disk with another."""
 
+    @property
+    def way(self) -> tuple[Hashable, ...]:
+        """The names that lead there from the top, links resolved. A place lies in another if its way begins
+        with the other's."""
+
     def whereabouts(self) -> Whereabouts | None:
         """None if nothing is there, or it cannot be told. No error."""
 
@@ -58,11 +63,17 @@ class NodePlace(Protocol):
         itself cannot be understood; `name` is how messages call it."""
 
     def prepare(self) -> None:
-        """Make the place if it is not there, so that `failure_domain` can be asked. Idempotent."""
+        """Make the place if it is not there, so that `failure_domain` can be asked. Idempotent. `UsageError`
+        if no node can be there: it lies in another one, or a file has its name."""
+
+    def require_fit(self, name: str, *, emptied: bool = False) -> None:
+        """`UsageError` or `NodeError` if no node can be made at this place, which is there: it lies in a
+        node, something is in it (`emptied`: something that `clear` leaves), or the store may tell two writers
+        that each was the first. `name` is how messages call the node."""
 
     def initialise(self, identity: NodeIdentity) -> None:
-        """Make it that node; durable when it returns. `NodeError` if it holds another node or anything
-        foreign. Again with the same identity: no change."""
+        """Make it that node; durable when it returns. `NodeError` if it is another node; else the errors of
+        `require_fit`. Again with the same identity: no change."""
 
     def failure_domain(self) -> Hashable:
         """Nodes at places with the same one fail together: the disk, the server, the bucket."""
@@ -89,7 +100,7 @@ class NodePlace(Protocol):
         stays. Idempotent."""
 
     def clear(self) -> None:
-        """Take everything away that is there."""
+        """Take everything away that is there, but nodes that lie in it."""
 
     def space(self) -> Space:
         """Its capacity."""

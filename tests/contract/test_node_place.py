@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 
-from backend.errors import NodeError
+from backend.errors import NodeError, UsageError
 from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.factory import place_at
 from backend.nodes.identity import NodeIdentity
@@ -166,3 +168,53 @@ def test_what_is_no_object_is_as_good_as_nothing(tmp_path: Path) -> None:
     assert place.read("lease", 100) is None
     assert place.read("drive.toml", 100) is None
     assert place.read("node.toml/x", 100) is None
+
+
+def inside(place: NodePlace, below: str) -> NodePlace:
+    """The place `below` in it."""
+    return place_at(f"{place.url}/{below}", "/", place.settings)
+
+
+def test_no_node_is_made_in_a_node(place: NodePlace) -> None:
+    place.prepare()
+    place.initialise(IDENTITY)
+    for inner in (inside(place, "deep"), inside(place, "much/deeper")):
+        assert inner.way[: len(place.way)] == place.way
+        for attempt in (inner.prepare, partial(inner.initialise, OTHER)):
+            with pytest.raises(UsageError, match="lies in "):
+                attempt()
+        with pytest.raises(NodeError):
+            inner.identity("node1")
+    place.initialise(IDENTITY)
+
+
+def test_what_is_cleared_spares_nodes_that_lie_in_it(place: NodePlace) -> None:
+    """As earlier versions let them be made."""
+    inner = inside(place, "much/deeper")
+    inner.prepare()
+    inner.initialise(OTHER)
+    inner.write("drive.toml", b"of the inner one")
+    trio.run(inner.node(OTHER).put, FRAGMENT, [b"z"])
+    with pytest.raises(NodeError, match="is not empty"):
+        place.initialise(IDENTITY)
+    for name in ("node.toml", "drive.toml", "much/file", "zoo"):
+        inside(place, os.path.dirname(name)).write(os.path.basename(name), b"x")
+    with pytest.raises(NodeError, match="holds much/deeper"):
+        place.require_fit("node0", emptied=True)
+    place.clear()
+    assert [place.read(name, 9) for name in ("node.toml", "drive.toml", "much/file", "zoo")] == [None] * 4
+    assert inner.identity("node1") == OTHER
+    assert inner.read("drive.toml", 99) == b"of the inner one"
+    assert list(inner.fragments()) == [FRAGMENT]
+    inner.clear()
+    place.require_fit("node0", emptied=True)
+
+
+def test_a_place_is_fit_if_it_would_be_when_emptied(place: NodePlace) -> None:
+    place.prepare()
+    place.require_fit("node0")
+    place.write("foreign", b"x")
+    place.require_fit("node0", emptied=True)
+    with pytest.raises(NodeError, match=r"node0: .*holds foreign"):
+        place.require_fit("node0")
+    assert place.read("foreign", 9) == b"x"

@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Final
 
-from backend.errors import NodeError
+from backend.errors import NodeError, UsageError
 from backend.nodes.identity import (
     MAX_FILE_SIZE,
     NodeIdentity,
@@ -19,7 +20,14 @@ from backend.nodes.identity import (
 )
 from backend.nodes.node import IDENTITY_KEY, UNKNOWN_SPACE, Node, Space
 from backend.nodes.object_store import races
-from backend.nodes.object_store.client import AbsentError, Listed, StoreClient, StoreError, TakenError
+from backend.nodes.object_store.client import (
+    AbsentError,
+    Listed,
+    RefusedError,
+    StoreClient,
+    StoreError,
+    TakenError,
+)
 from backend.nodes.object_store.credentials import CredentialsError
 from backend.nodes.object_store.location import Location
 from backend.nodes.object_store.node import ObjectStoreNode
@@ -59,6 +67,17 @@ class ObjectStorePlace:
     def folder(self) -> str | None:
         return None
 
+    @property
+    def way(self) -> tuple[Hashable, ...]:
+        where = self._location
+        return (
+            where.service,
+            where.endpoint,
+            where.account,
+            where.bucket,
+            *filter(None, where.prefix.split("/")),
+        )
+
     def whereabouts(self) -> Whereabouts | None:
         try:
             found = self._first("") is not None
@@ -92,28 +111,49 @@ class ObjectStorePlace:
         """A bucket is not made: who pays for it, and where it is, is the person's choice."""
         with self._as_os_error():
             self._first("")
+            self._require_outside()
+
+    def require_fit(self, name: str, *, emptied: bool = False) -> None:
+        with self._as_os_error():
+            self._require_outside()
+            found = next(self._nodes_within() if emptied else self._foreign(), None)
+            if found is not None:
+                what = f"{self} is not empty (it holds {found}): choose another prefix"
+                raise NodeError(f"{name}: {what}", name)
+            trouble = races.trouble_with_conditions(self._client)
+            if trouble is not None:
+                raise NodeError(f"{name}: {self} cannot be a node: {trouble}", name)
 
     def initialise(self, identity: NodeIdentity) -> None:
-        """Not where the store lets several writers at once be the first."""
         require_nameable(identity)
-        with self._as_os_error():
-            first = self._first("")
-            if first is None:
-                self._claim(identity)
-                return
         if self.read(IDENTITY_KEY, MAX_FILE_SIZE) is None:
-            what = f"{self} is not empty (it holds {first.key}): choose another prefix"
-            raise NodeError(f"{identity.name}: {what}", identity.name)
+            self.require_fit(identity.name)
+            with self._as_os_error():
+                self._claim(identity)
         require_same(self.identity(identity.name), identity, str(self))
 
     def _claim(self, identity: NodeIdentity) -> None:
-        trouble = races.trouble_with_conditions(self._client)
-        if trouble is not None:
-            raise NodeError(f"{identity.name}: {self} cannot be a node: {trouble}", identity.name)
-        try:
+        with suppress(TakenError):
             self._client.create(IDENTITY_KEY, [encode_identity(identity)])
-        except TakenError:
-            require_same(self.identity(identity.name), identity, str(self))
+
+    def _require_outside(self) -> None:
+        """`UsageError` if it lies in a node."""
+        parts = [part for part in self._location.prefix.split("/") if part]
+        top = StoreClient(replace(self._location, prefix=""), self._parsed)
+        for depth in range(len(parts)):
+            above = "/".join([*parts[:depth], IDENTITY_KEY])
+            if _is_there(top, above):
+                what = f"{self}: lies in a node, that of {self._location.bucket}/{above}"
+                raise UsageError(f"{what}: choose a prefix outside of it")
+
+    def _foreign(self) -> Iterator[str]:
+        """The keys there, but those of probes, which end with their process if need be."""
+        return (each.key for each in self._listed("") if not each.key.startswith(races.FOLDER))
+
+    def _nodes_within(self) -> Iterator[str]:
+        """The prefixes of the nodes that lie in this one, in it."""
+        end = f"/{IDENTITY_KEY}"
+        return (each.key.removesuffix(end) for each in self._listed("") if each.key.endswith(end))
 
     def failure_domain(self) -> Hashable:
         """The server; of providers, the region or the account."""
@@ -151,8 +191,10 @@ class ObjectStorePlace:
 
     def clear(self) -> None:
         with self._as_os_error():
+            spared = tuple(f"{node}/" for node in self._nodes_within())
             for each in self._listed(""):
-                self._delete(each.key)
+                if not each.key.startswith(spared):
+                    self._delete(each.key)
 
     def space(self) -> Space:
         return UNKNOWN_SPACE
@@ -191,3 +233,12 @@ class ObjectStorePlace:
             yield
         except _TROUBLE as error:
             raise OSError(errno.EIO, f"the store says: {error}", self.url) from error
+
+
+def _is_there(client: StoreClient, key: str) -> bool:
+    """Who has a right to the prefix only may not look above it, and is told no."""
+    try:
+        client.size(key)
+    except (AbsentError, RefusedError):
+        return False
+    return True

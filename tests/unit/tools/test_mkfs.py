@@ -98,6 +98,7 @@ def test_nodes_inside_the_drive_move_with_it(make: MakeDrive, tmp_path: Path) ->
         (["--profile", "40+20"], "not possible"),
         (["--node", "/a", "--node", "/b"], "needs 6 nodes, but 2 are given"),
         (["--profile", "copies:2", "--node", "/a", "--node", "/a/"], "same folder"),
+        (["--profile", "copies:2", "--node", "/a/b/c", "--node", "/a"], "/a/b/c: lies in /a"),
         (["--passphrase-file", "/x"], "exclude each other"),
         (["--frobnicate"], "unrecognized arguments"),
     ],

@@ -72,6 +72,25 @@ def test_a_prefix_with_something_in_it_is_no_place(server: FakeS3, place: NodePl
     assert sorted(server.objects) == ["prefix/node.toml", "prefixed"]
 
 
+def test_who_has_a_right_to_the_prefix_only_may_make_a_node_there(server: FakeS3) -> None:
+    """S3 answers 403 to who may not list, whether there is something or not."""
+    place = place_at(server.node_url("mine/node"), "/", {"credentials": "env:FAKE"})
+    above = ("bucket/node.toml", "bucket/mine/node.toml")
+    server.faults = [Fault("HEAD", key, failed(403, "AccessDenied")) for key in above * 2]
+    place.prepare()
+    place.initialise(IDENTITY)
+    assert list(server.objects) == ["mine/node/node.toml"]
+    assert server.faults == []
+
+
+def test_whether_it_lies_in_a_node_must_be_known(server: FakeS3, place: NodePlace) -> None:
+    server.faults = [Fault("HEAD", "bucket/node.toml", failed(503, "SlowDown")) for _ in range(2)]
+    for attempt in (place.prepare, lambda: place.initialise(IDENTITY)):
+        with pytest.raises(OSError, match="the store says"):
+            attempt()
+    assert server.objects == {}
+
+
 def test_a_place_that_cannot_be_used_says_why(server: FakeS3, place: NodePlace) -> None:
     server.access_key = "another"
     for call in (place.prepare, lambda: place.initialise(IDENTITY), lambda: place.write("drive.toml", b"x")):
