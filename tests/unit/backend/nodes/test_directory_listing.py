@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from backend.errors import NodeError
 from backend.nodes import directory_listing
 from backend.nodes import files as node_files
 from backend.nodes.directory import DirectoryNode
@@ -76,3 +77,18 @@ def test_a_walk_goes_on_behind_a_folder_that_is_swapped(packs: Path, swapped: st
         SWAPS[swap](packs / swapped)
         found = {below: sorted(files) for below, _, files in walk}
     assert found == {f"{each}/": ["a", "b"] for each in FOLDERS if each != swapped}
+
+
+@pytest.mark.parametrize("swap", SWAPS)
+async def test_what_is_no_folder_has_no_keys_but_a_node_that_is_none_is_away(packs: Path, swap: str) -> None:
+    """The first is damage of one folder, which repair makes good; the second must not look like it."""
+    node = DirectoryNode(str(packs.parent), NodeIdentity("node0", DRIVE, "zone0"))
+    SWAPS[swap](packs)
+    assert await node.keys("packs/") == []
+    assert await node.keys("packs/00/") == []
+    assert await node.keys("") == (["packs"] if swap == "file" else [])
+    shutil.rmtree(packs.parent)
+    packs.parent.write_bytes(b"no folder")
+    for prefix in ("", "packs/", "packs/00/"):
+        with pytest.raises(NodeError):
+            await node.keys(prefix)
