@@ -59,7 +59,8 @@ class AbsentError(StoreError):
 
 
 class TakenError(StoreError):
-    """409 or 412: a condition did not hold. With a 409 nothing need be there: who asks looks."""
+    """409 or 412: a condition did not hold. With a 409 nothing need be there: who asks looks. To what asked
+    under no condition: something is under way that excludes it."""
 
 
 class RefusedError(StoreError):

@@ -158,8 +158,6 @@ class ObjectStoreNode:
 
     def _translated(self, what: str, error: StoreError | CredentialsError, writes: bool) -> DriveError:
         text = f"{self.name}: {what}: {self._client.location.url}: {error}"
-        if isinstance(error, TakenError):
-            return ConflictError(text)
         if isinstance(error, BusyError):
             return BusyStoreError(text)
         if isinstance(error, AbsentError):
@@ -210,7 +208,12 @@ class ObjectStoreNode:
             raise self._trouble() or ConflictError(f"{self.name}: {key} is not there") from error
         if found != expected:
             raise ConflictError(f"{self.name}: {key} is not what was expected")
-        self._client.replace(key, new, tag)
+        try:
+            self._client.replace(key, new, tag)
+        except TakenError as error:
+            raise ConflictError(f"{self.name}: {key} is another by now: {error}") from error
+        except AbsentError as error:
+            raise self._trouble() or ConflictError(f"{self.name}: {key} is gone by now: {error}") from error
 
     def _refusal(self, key: str, error: TakenError) -> DriveError:
         """After the store said that the object exists. A 409 may mean only that others write as well."""

@@ -128,6 +128,42 @@ async def test_a_refusal_is_a_conflict_whatever_is_there(server: FakeS3, node: N
         assert (server.objects["prefix/commits/1"], server.objects["prefix/lease"]) == (there, b"0")
 
 
+async def test_what_went_while_it_was_to_be_replaced_is_a_conflict(server: FakeS3, node: Node) -> None:
+    """Amazon answers 404 to an If-Match where nothing is any more."""
+    await node.create("lease", [b"0"])
+    gone = failed(404, "NoSuchKey")
+    server.faults = [Fault("PUT", "lease", gone)]
+    with pytest.raises(ConflictError):
+        await node.swap("lease", b"0", b"1")
+    server.faults = [Fault("PUT", "lease", gone), Fault("GET", "node.toml", gone)]
+    with pytest.raises(NodeError):
+        await node.swap("lease", b"0", b"1")
+
+
+@pytest.mark.parametrize("status", [409, 412])
+@pytest.mark.parametrize(
+    ("call", "method", "key"),
+    [
+        ("put", "PUT", KEY),
+        ("get", "GET", KEY),
+        ("size", "HEAD", KEY),
+        ("delete", "DELETE", KEY + "9"),
+        ("keys", "GET", "bucket"),
+        ("swap", "GET", KEY),
+    ],
+)
+async def test_what_asks_under_no_condition_meets_no_conflict(
+    server: FakeS3, node: Node, call: str, method: str, key: str, status: int
+) -> None:
+    """A store may say 409 while another request for the object is under way."""
+    await node.put(KEY, [b"content"])
+    server.faults = [Fault(method, key, failed(status, "OperationAborted"))]
+    with pytest.raises(TransientError):
+        await CALLS[call](node)
+    assert server.faults == []
+    await CALLS[call](node)
+
+
 async def test_without_tags_nothing_is_replaced(server: FakeS3, node: Node) -> None:
     await node.create("lease", [b"0"])
     server.faults = [Fault("GET", "lease", lambda true: Answer(200, true.body))]
