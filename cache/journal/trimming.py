@@ -45,6 +45,8 @@ class Trimming:
         self.pinned_bytes = 0
         """of the journal, kept only for files that are set apart; as of the last `trim`"""
         self._relieved_at = 0
+        self._writing_down = trio.Lock()
+        """Of two checkpoints at once the second does nothing."""
 
     @property
     def journal_bytes(self) -> int:
@@ -133,10 +135,11 @@ class Trimming:
         return self._journal.bytes_before(min([*others, self._ledger.positions.cut]))
 
     async def _make_durable(self) -> None:
-        self._ledger.save()
-        reached = await trio.to_thread.run_sync(self._namespace.checkpoint)
-        if reached is not None:
-            self._ledger.positions.durable = reached
-            if not self._ledger.unpublished:
-                self._namespace.empty_log()
-        failpoint(CHECKPOINTED)
+        async with self._writing_down:
+            self._ledger.save()
+            reached = await trio.to_thread.run_sync(self._namespace.checkpoint)
+            if reached is not None:
+                self._ledger.positions.durable = reached
+                if not self._ledger.unpublished:
+                    self._namespace.empty_log()
+            failpoint(CHECKPOINTED)

@@ -247,8 +247,8 @@ class Namespace:
 
     def checkpoint(self) -> int | None:
         """Bring the write-ahead log into the database, with fsync: for a worker thread, on a connection
-        of its own. The journal position that is now safe from a power cut, or None if a reader was in
-        the way; safe to retry and to call at any time."""
+        of its own. The journal position that is now safe from a power cut, or None if a reader or another
+        checkpoint was in the way; safe to retry and to call at any time."""
         return self._file.checkpoint()
 
     def empty_log(self) -> None:

@@ -92,10 +92,11 @@ class NamespaceFile:
             connection = open_database(self._path)
             try:
                 position = int(read_meta(connection).get("journal_position", "0"))
-                _busy, frames, done = next(connection.execute("PRAGMA wal_checkpoint(PASSIVE)"))
+                busy, frames, done = next(connection.execute("PRAGMA wal_checkpoint(PASSIVE)"))
             finally:
                 connection.close()
-        return position if frames == done else None
+        # Beside another checkpoint nothing is done: (1, -1, -1).
+        return position if not busy and frames == done else None
 
     def empty_log(self, connection: Connection) -> None:
         """See `Namespace.empty_log`."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import resource
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -578,6 +580,28 @@ def test_a_checkpoint_says_what_is_safe(namespace: Namespace, path: str) -> None
     assert namespace.checkpoint() is None
     reader.close()
     assert namespace.checkpoint() == 30
+
+
+CHECKPOINT_LOCK = """
+import fcntl
+with open({path!r}, "r+b") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX, 1, 121)  # WAL_CKPT_LOCK
+    print("locked", flush=True)
+    input()
+"""
+
+
+def test_a_checkpoint_beside_another_makes_nothing_safe(namespace: Namespace, path: str) -> None:
+    """Regression: SQLite answers (1, -1, -1), which passed for a log that is wholly in the database."""
+    make(namespace, b"a")
+    namespace.save(10)
+    other = [sys.executable, "-c", CHECKPOINT_LOCK.format(path=path + "-shm")]
+    with subprocess.Popen(other, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"locked\n"
+        assert namespace.checkpoint() is None
+        process.communicate(b"\n")
+    assert namespace.checkpoint() == 10
 
 
 def test_nothing_is_written_before_a_flush(namespace: Namespace, path: str) -> None:
