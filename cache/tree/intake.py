@@ -80,6 +80,7 @@ class Intake:
         self._put_off.delete_for_room()
         if self._trimming.is_crowded:
             await self._trimming.relieve()
+            self.check_writable()
         if self.has_to_wait(need):
             await self._wait_for_publisher(need)
         if not self._ledger.has_local_room(need):
@@ -116,6 +117,7 @@ class Intake:
                 if publisher.refusal is not None and need is not Need.FREE:
                     raise type(publisher.refusal)(publisher.problem)
                 await self._wait_for_news()
+        self.check_writable()
         if publisher.is_over(_WAIT[need] + 1):
             raise NoSpaceLeftError(publisher.problem or "the journal is full, and storing it takes long")
 
@@ -132,6 +134,7 @@ class Intake:
                     await self._wait_for_news()
         finally:
             room.waiting -= helps
+        self.check_writable()
         if not room.allows(need, size):
             raise DriveFullError("the drive is full: delete something and give its space back (drivefs gc)")
 

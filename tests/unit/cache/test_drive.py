@@ -24,6 +24,7 @@ from cache.errors import (
     DirectoryError,
     ExistsError,
     FileTooBigError,
+    InputOutputError,
     InvalidArgumentError,
     NameTooLongError,
     NoAttributeError,
@@ -36,7 +37,7 @@ from cache.errors import (
     ReadOnlyFileSystemError,
     StaleError,
 )
-from cache.journal import Trimming
+from cache.journal import Need, Trimming
 from cache.namespace.operations import MAX_SIZE, ROOT_INODE
 from cache.tree.put_off import AT_ONCE
 from tests.drives import content, make_file, opened
@@ -577,3 +578,15 @@ async def test_the_status_counts(drive: Drive) -> None:
         1,
     )
     assert drive.statistics().name_max == 255
+
+
+@pytest.mark.parametrize("need", Need)
+async def test_a_drive_that_is_closed_while_room_is_made_accepts_nothing(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch, need: Need
+) -> None:
+    """Regression: what closing wrote down last was not all that was accepted."""
+    monkeypatch.setattr(Trimming, "is_crowded", True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drive.intake.close)
+        with pytest.raises(InputOutputError, match="being closed"):
+            await drive.intake.room(need)
