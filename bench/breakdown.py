@@ -30,7 +30,7 @@ import trio
 from backend.keys.key_slots import Secret
 from backend.nodes.directory import DirectoryNode
 from backend.packs.pack_store import PackStore
-from backend.system import durable
+from backend.system.durable import Durable
 from cache.blocks.block_cache import BlockCache
 from cache.blocks.content import Content
 from cache.blocks.sealer import Sealer
@@ -75,7 +75,7 @@ STORE: Final[tuple[Part, ...]] = (
     (Sealer, "_cut_runs", "thread: read the journal, cut, name"),
     (Sealer, "_seal_blocks", "thread: compress, encrypt"),
     (PackStore, "_encode", "thread: erasure code, checksums"),
-    (durable, "write_file", "threads: six fragments, with fsync"),
+    (Durable, "write_file", "threads: six fragments, with fsync"),
 )
 READ: Final[tuple[Part, ...]] = (
     (Content, "_plan", "extents of the range"),

@@ -18,6 +18,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -31,6 +32,7 @@ from backend.errors import (
     UnavailableError,
 )
 from backend.keys import DriveKeys
+from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Commit, Head, Upstream
 from cache import defaults
 from cache.blocks import BlockCache, BlockCodec, Chunker, Content, Sealer
@@ -99,6 +101,7 @@ def client_of(
     cache_size: int,
     limiter: trio.CapacityLimiter,
     host: bytes = b"unknown",
+    environment: Environment = THIS_MACHINE,
 ) -> Client:
     """Of a mount, or of a tool that looks at a drive. `limiter`: of the threads that open blocks."""
     codec, chunker = BlockCodec(drive_id, keys.block_id, keys.block), Chunker(keys.chunker)
@@ -107,7 +110,14 @@ def client_of(
         chunker,
         BlockCache(upstream.blocks, codec, cache_size, limiter),
         SnapshotStore(
-            upstream.blocks, upstream.roots, codec, chunker, drive_id, keys.root, keys.snapshot_hash
+            upstream.blocks,
+            upstream.roots,
+            codec,
+            chunker,
+            drive_id,
+            keys.root,
+            keys.snapshot_hash,
+            environment,
         ),
         CommitIdentity(drive_id, DEVICE, host, keys.commit),
     )
@@ -159,7 +169,8 @@ class _Recovery:
                 raise CorruptError(f"the snapshot says it is of commit {root.head.number} and is of another")
         except (CorruptError, FormatError, NotFoundError, UnavailableError) as error:
             log.warning("%s; replaying the whole log instead", error)
-            path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                self._local.environment.disk.unlink(str(path))
             return
         self._local.namespace.replace_from(str(path), 0)
 
@@ -278,7 +289,7 @@ async def open_drive(
     local.trimming.fit_segments()
     local.ledger.large_write = options.large_write
     host = _host_name(options.host)
-    client = client_of(upstream, drive_id, keys, options.cache_size, limiter, host)
+    client = client_of(upstream, drive_id, keys, options.cache_size, limiter, host, local.environment)
     blocks, snapshots = client.blocks, client.snapshots
     follower = Follower(local.namespace, client.identity)
     await _Recovery(local, upstream, follower, snapshots, blocks).run()
@@ -286,7 +297,9 @@ async def open_drive(
     content = Content(local.namespace, ledger.dirty, ledger.journal, blocks)
     sealer = Sealer(upstream.blocks, client.codec, client.chunker, ledger.journal.read_at, content, limiter)
     collection_lock = SharedExclusiveLock()
-    keeper = SnapshotKeeper(ledger, snapshots, local.folder, options.snapshots, collection_lock)
+    keeper = SnapshotKeeper(
+        ledger, snapshots, local.folder, options.snapshots, collection_lock, local.environment
+    )
     wake = Wake()
     put_off = PutOff(ledger, local.trimming, wake, read_only=options.read_only)
     publisher = Publisher(

@@ -11,6 +11,7 @@ from stat import S_IFREG, S_ISDIR, S_ISREG
 import trio
 
 from backend.keys import DriveKeys
+from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Upstream
 from cache.attributes import Attributes
 from cache.drive import Drive
@@ -33,10 +34,11 @@ async def opened(
     *,
     crash: bool | Callable[[], bool] = False,
     read_only: bool = False,
+    environment: Environment = THIS_MACHINE,
 ) -> AsyncIterator[Drive]:
     """A running drive. With `crash` (if it is to be called: at the end), what a SIGKILL would lose is lost at
     the end."""
-    local = LocalState(folder)
+    local = LocalState(folder, environment)
     try:
         drive = await open_drive(local, upstream, DRIVE_ID, KEYS, replace(options, read_only=read_only))
         async with trio.open_nursery() as nursery:

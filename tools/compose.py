@@ -53,7 +53,7 @@ from backend.nodes import (
     PatientNode,
 )
 from backend.packs import PackCodec, PackStore
-from backend.system import at_rest
+from backend.system import THIS_MACHINE, Environment, at_rest
 from backend.upstream import Head, Upstream
 from cache.blocks import BlockCache
 from cache.drive import Circumstances, Drive
@@ -151,16 +151,16 @@ def client(drive: UnlockedDrive, upstream: Upstream, cache_size: int) -> Client:
     return client_of(upstream, drive.file.id, drive.keys, cache_size, trio.CapacityLimiter(2))
 
 
-def open_index(path: Path, file: DriveFile) -> SqliteBlockIndex:
+def open_index(path: Path, file: DriveFile, environment: Environment = THIS_MACHINE) -> SqliteBlockIndex:
     """The block index at `path`. One that is damaged or of another format is removed and made anew: all
     that it says is in the packs. `NoSpaceError`, `TransientError`."""
     parity = Profile.parse(file.profile).m
     try:
-        return SqliteBlockIndex(str(path), file.id, parity)
+        return SqliteBlockIndex(str(path), file.id, parity, environment)
     except (CorruptError, FormatError) as error:
         log.warning("the block index is made anew from the packs: %s", error)
-        at_rest.remove_database(str(path))
-        return SqliteBlockIndex(str(path), file.id, parity)
+        at_rest.remove_database(str(path), environment.disk)
+        return SqliteBlockIndex(str(path), file.id, parity, environment)
 
 
 @asynccontextmanager
@@ -171,21 +171,22 @@ async def opened_drive(
     *,
     scrub_interval: float = 0.0,
     waiting: Waiting = log.info,
+    environment: Environment = THIS_MACHINE,
 ) -> AsyncIterator[Drive]:
     """The drive, recovered and ready for `Drive.run`; closed when the block ends. Raises what opening
     raises, a single error never wrapped in a group. `scrub_interval`: seconds, 0: only when asked to.
     `waiting` is told what opening waits for, when it has for two seconds, and what one that fails has moved
-    aside."""
+    aside. `environment`: of the device that opens it."""
     try:
         async with trio.open_nursery() as nursery:
-            opened = await _open(nursery, drive, folders, options, scrub_interval, waiting)
+            opened = await _open(nursery, drive, folders, options, scrub_interval, waiting, environment)
             try:
                 yield opened
             finally:
                 with trio.CancelScope(shield=True):
                     await opened.close()
                     if not (options.read_only or opened.ledger.unpublished):
-                        await trio.to_thread.run_sync(pairing.note_closing, folders)
+                        await trio.to_thread.run_sync(pairing.note_closing, folders, environment)
     except BaseExceptionGroup as group:
         raise sole(group) from None
 
@@ -197,9 +198,10 @@ async def _open(
     options: DriveOptions,
     scrub_interval: float,
     waiting: Waiting,
+    environment: Environment,
 ) -> Drive:
-    notices = await trio.to_thread.run_sync(old_place.bring_over, folders)
-    open_once = partial(_open_once, nursery, drive, folders, options, scrub_interval, waiting)
+    notices = await trio.to_thread.run_sync(old_place.bring_over, folders, environment.disk)
+    open_once = partial(_open_once, nursery, drive, folders, options, scrub_interval, waiting, environment)
     try:
         opened = await open_once(notices, None)
     except _SetAsideError as error:
@@ -231,22 +233,25 @@ async def _open_once(
     options: DriveOptions,
     scrub_interval: float,
     waiting: Waiting,
+    environment: Environment,
     notices: Sequence[str],
     known: Head | None,
 ) -> Drive:
     folders.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-    local = await _local_state(drive, folders.state, waiting)
+    local = await _local_state(drive, folders.state, waiting, environment)
     known = local.known_head or known
-    nodes = open_nodes(drive.folder, drive.file)
+    nodes = open_nodes(drive.folder, drive.file, environment)
     try:
         if not options.read_only:
-            await trio.to_thread.run_sync(pairing.require_journal, folders)
-        await trio.to_thread.run_sync(pairing.forget_foreign_index, folders, INDEX_FILE)
+            await trio.to_thread.run_sync(pairing.require_journal, folders, environment)
+        await trio.to_thread.run_sync(pairing.forget_foreign_index, folders, INDEX_FILE, environment)
         if not options.read_only:
             for node in nodes.values():
                 nursery.start_soon(_remove_debris, node)
         lease = None if options.read_only else lease_on(nodes, drive, waiting)
-        blocks, upstream, health = _build_upstream(drive, nodes, folders.cache, scrub_interval, lease)
+        blocks, upstream, health = _build_upstream(
+            drive, nodes, folders.cache, scrub_interval, lease, environment
+        )
         try:
             await upstream.open(known=known)
             await upstream.prepare(blocks.reconcile)
@@ -255,8 +260,8 @@ async def _open_once(
             circumstances = Circumstances(health, tuple(notices), set_aside)
             opened = await open_drive(local, upstream, drive.file.id, drive.keys, options, circumstances)
             if not options.read_only:
-                await trio.to_thread.run_sync(pairing.note_opening, folders)
-                opened.ledger.custody.on_loss.append(partial(pairing.note_closing, folders))
+                await trio.to_thread.run_sync(pairing.note_opening, folders, environment)
+                opened.ledger.custody.on_loss.append(partial(pairing.note_closing, folders, environment))
             return opened
         except BaseException:
             with trio.CancelScope(shield=True):
@@ -264,7 +269,7 @@ async def _open_once(
             raise
     except StaleCacheError:
         # A journal that is set aside is not missed, also if this ends in the middle.
-        await trio.to_thread.run_sync(pairing.note_closing, folders)
+        await trio.to_thread.run_sync(pairing.note_closing, folders, environment)
         problems = local.ledger.journal.problems
         kept = await trio.to_thread.run_sync(local.set_aside)
         _let_go(local, waiting)
@@ -286,7 +291,7 @@ async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterat
     """The blocks on the nodes, for reading only and beside any mount, with an index that is made anew in
     `index_folder`. `UnavailableError`."""
     nodes = open_nodes(drive.folder, drive.file)
-    store, upstream, _ = _build_upstream(drive, nodes, index_folder, 0.0, None)
+    store, upstream, _ = _build_upstream(drive, nodes, index_folder, 0.0, None, THIS_MACHINE)
     try:
         await store.reconcile()
         yield client(drive, upstream, RESTORING_CACHE).blocks
@@ -303,14 +308,16 @@ async def _remove_debris(node: Node) -> None:
         log.info("%s was not tidied: %s", node.name, error)
 
 
-async def _local_state(drive: UnlockedDrive, folder: Path, waiting: Waiting) -> LocalState:
+async def _local_state(
+    drive: UnlockedDrive, folder: Path, waiting: Waiting, environment: Environment
+) -> LocalState:
     """The state folder, locked. A process whose mount was just taken away by umount(8) still closes its
     databases: it is waited for. `LeaseHeldError` if the drive is mounted, or the wait is over."""
     deadline = trio.current_time() + ENDING_SECONDS
     silent_until = trio.current_time() + SILENT_SECONDS
     while True:
         try:
-            return LocalState(folder)
+            return LocalState(folder, environment)
         except LeaseHeldError:
             for mount in mounts.drives():
                 if mount.source == drive.folder:
@@ -336,14 +343,15 @@ def _build_upstream(
     cache_folder: Path,
     scrub_interval: float,
     lease: Lease | None,
+    environment: Environment,
 ) -> tuple[PackedBlockStore, LocalUpstream, StoreHealth]:
     file = drive.file
     nodes = patient(bare, PACK_PATIENCE)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
     answering = patient(bare, OBJECT_PATIENCE)
-    index = open_index(cache_folder / INDEX_FILE, file)
+    index = open_index(cache_folder / INDEX_FILE, file, environment)
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
-    note = partial(repair_record.keep, cache_folder)
+    note = partial(repair_record.keep, cache_folder, environment=environment)
     writer = SessionWriter(lease)
     blocks = block_store(drive, written, index, writer, note)
     looking, objects = pack_store(drive, nodes), small_objects(drive, answering)
@@ -356,7 +364,15 @@ def _build_upstream(
             LocalUpstream(blocks, ReplicatedCommitLog(objects, claims=claims), objects, writer),
             health,
         )
-    scrub = Scrub(nodes, pack_codec(drive), index, blocks.repairs.wake, cache_folder, interval=scrub_interval)
+    scrub = Scrub(
+        nodes,
+        pack_codec(drive),
+        index,
+        blocks.repairs.wake,
+        cache_folder,
+        interval=scrub_interval,
+        environment=environment,
+    )
     require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)
     commits = ReplicatedCommitLog(objects, lease.verify, lease.claimed)
     upstream = LocalUpstream(blocks, commits, objects, writer, require_map=require_map)

@@ -10,7 +10,7 @@ from backend.cluster import DriveFile, NodeEntry
 from backend.coding import ClusterMap, ClusterNode, Profile, next_voter
 from backend.errors import NodeError, UnavailableError, UsageError
 from backend.nodes import MeteredNode, Node, NodeIdentity, NodePlace, PatientNode, RetryNode
-from backend.system import ask
+from backend.system import THIS_MACHINE, Environment, ask
 
 TOOL_PATIENCE: Final = 60.0
 """Of tools that read and write whole fragments of every node: one that takes longer is away."""
@@ -79,12 +79,12 @@ def cluster_map(file: DriveFile) -> ClusterMap:
     )
 
 
-def open_nodes(folder: str, file: DriveFile) -> dict[str, Node]:
+def open_nodes(folder: str, file: DriveFile, environment: Environment = THIS_MACHINE) -> dict[str, Node]:
     """All nodes of the drive by name, also those that are away: each call finds out. See `patient`."""
     found: dict[str, Node] = {}
     for entry in file.nodes:
         identity = NodeIdentity(entry.name, file.id, entry.zone)
-        found[entry.name] = entry.place(folder).node(identity)
+        found[entry.name] = entry.place(folder, environment).node(identity)
     return found
 
 

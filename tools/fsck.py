@@ -31,7 +31,7 @@ from backend.cluster import NodeEntry, Survey, check_nodes, check_places
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError, sole
 from backend.findings import Finding, Findings
 from backend.nodes import NodePlace
-from backend.system import ask, durable, plain_hash
+from backend.system import THIS_MACHINE, ask, plain_hash
 from cache.local import LOCK_FILE, NAMESPACE_FILE, set_namespace_aside
 from cache.opening import DriveOptions
 from cache.retention import LostRange
@@ -182,7 +182,7 @@ def _once(run: _FsckRun, unlock: _Unlock) -> Findings:
         trio.run(check.run)
         run.progress.clear()
         if check.namespace_is_wrong:
-            kept = set_namespace_aside(run.folders.state)
+            kept = set_namespace_aside(run.folders.state, THIS_MACHINE.disk)
             run.findings.add("note", f"the namespace as it was is kept as {kept}")
         if run.mend and check.lost:
             what = "cannot be read while nodes are away" if run.findings.nodes_are_away else "is lost"
@@ -246,7 +246,7 @@ def _keep_list(run: _FsckRun, lost: Sequence[LostRange]) -> Path:
         {"drive": run.drive.id_text, "lost": [asdict(each) for each in lost]}, indent=1
     ).encode()
     path = folder / f"files-{plain_hash(text).hex()[:16]}.json"
-    durable.write_file(str(path), [text])
+    THIS_MACHINE.disk.write_file(str(path), [text])
     return path
 
 

@@ -21,7 +21,7 @@ from backend.coding import ClusterNode, Profile, first_voters, require_nodes
 from backend.errors import UsageError
 from backend.keys import DRIVE_ID_SIZE, Secret, key_slots, new_drive_key, new_recovery_key
 from backend.nodes import NodeIdentity, NodePlace, place_at
-from backend.system import durable
+from backend.system import THIS_MACHINE
 from tools import errors, old_drive
 from tools.capacity_report import describe_limit, describe_needs
 from tools.drive_nodes import cluster_map, require_distinct
@@ -188,7 +188,9 @@ def _describe(
 
 def _write(folder: str, drive: DriveFile, recovery: str | None, recovery_file: str | None) -> None:
     if recovery is not None and recovery_file is not None:
-        durable.write_file(os.path.abspath(recovery_file), [f"{recovery}\n".encode()], exclusive=True)
+        THIS_MACHINE.disk.write_file(
+            os.path.abspath(recovery_file), [f"{recovery}\n".encode()], exclusive=True
+        )
     for node in drive.nodes:
         node.place(folder).write(drive_file.FILE_NAME, drive_file.encode(drive))
     drive_file.save(os.path.join(folder, drive_file.FILE_NAME), drive, exclusive=True)

@@ -22,7 +22,7 @@ from backend.errors import (
     UnavailableError,
 )
 from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodePlace
-from backend.system import ask, durable
+from backend.system import THIS_MACHINE, ask
 from tools.errors import ToolError, describe
 from tools.host import mounts
 from tools.terminal import complain
@@ -83,8 +83,8 @@ def remove(folder: str, nodes: Sequence[NodePlace]) -> None:
     """Take away the old drive: its `drive.toml` first, so that no half of it looks whole; then what is at
     these places, which `removable` named."""
     with suppress(FileNotFoundError):
-        durable.current().unlink(os.path.join(folder, drive_file.FILE_NAME))
-        durable.current().sync_folder(folder)
+        THIS_MACHINE.disk.unlink(os.path.join(folder, drive_file.FILE_NAME))
+        THIS_MACHINE.disk.sync_folder(folder)
     for node in nodes:
         node.clear()
 

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from backend.system import at_rest, durable
+from backend.system import Environment, at_rest
 from tools.errors import ToolError
 from tools.host.places import Folders, has_journal
 
@@ -38,7 +38,7 @@ class Note:
     unstored: bool
 
 
-def require_journal(own: Folders) -> None:
+def require_journal(own: Folders, environment: Environment) -> None:
     """`ToolError`, once, if there is no journal although something was in it when the drive was last used."""
     if has_journal(str(own.state)):
         return
@@ -46,7 +46,7 @@ def require_journal(own: Folders) -> None:
     if not known or not known[0].unstored:
         return
     for folder in (own.state, own.cache):
-        _settle(folder)
+        _settle(folder, environment)
     raise ToolError(
         f"the journal in {own.state} is gone, and something was in it that was not stored when the drive was "
         "last used here. If it is on a disk that is not mounted, mount that first. If it is lost, mount "
@@ -54,14 +54,14 @@ def require_journal(own: Folders) -> None:
     )
 
 
-def forget_foreign_index(own: Folders, index: str) -> None:
+def forget_foreign_index(own: Folders, index: str, environment: Environment) -> None:
     """Remove the block index in the cache folder unless it is this state's, and whole."""
     path = own.cache / index
     ours, theirs = _read(own.state), _read(own.cache)
     matches = ours is not None and theirs is not None and theirs.ids[-1] in ours.ids
     if path.exists() and not (matches and _may_be_whole(path)):
         log.info("the block index in %s is not of this state: it is made anew from the packs", own.cache)
-        at_rest.remove_database(str(path))
+        at_rest.remove_database(str(path), environment.disk)
 
 
 def _may_be_whole(path: Path) -> bool:
@@ -69,23 +69,23 @@ def _may_be_whole(path: Path) -> bool:
     return any(path.with_name(path.name + suffix).exists() for suffix in (".seal", "-wal"))
 
 
-def note_opening(own: Folders) -> None:
+def note_opening(own: Folders, environment: Environment) -> None:
     """From now on this cache belongs to this state, and something may be in the journal only."""
     before, new = _read(own.cache), os.urandom(16).hex()
-    _write(own.state, Note([*(before.ids[-1:] if before else []), new], True))
-    _write(own.cache, Note([new], True))
+    _write(own.state, Note([*(before.ids[-1:] if before else []), new], True), environment)
+    _write(own.cache, Note([new], True), environment)
 
 
-def note_closing(own: Folders) -> None:
+def note_closing(own: Folders, environment: Environment) -> None:
     """Everything is stored; or it was said that the journal is lost, or set aside."""
     for folder in (own.state, own.cache):
-        _settle(folder)
+        _settle(folder, environment)
 
 
-def _settle(folder: Path) -> None:
+def _settle(folder: Path, environment: Environment) -> None:
     note = _read(folder)
     if note is not None and note.unstored:
-        _write(folder, Note(note.ids, False))
+        _write(folder, Note(note.ids, False), environment)
 
 
 def _read(folder: Path) -> Note | None:
@@ -99,9 +99,9 @@ def _read(folder: Path) -> Note | None:
     return Note(list(ids), unstored) if is_sound else None
 
 
-def _write(folder: Path, note: Note) -> None:
+def _write(folder: Path, note: Note, environment: Environment) -> None:
     """One that cannot be written costs an index that is made anew."""
     try:
-        durable.write_file(str(folder / NOTE), [json.dumps(asdict(note)).encode()])
+        environment.disk.write_file(str(folder / NOTE), [json.dumps(asdict(note)).encode()])
     except OSError as error:
         log.info("%s cannot be written: %s", folder / NOTE, error.strerror)

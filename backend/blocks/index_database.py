@@ -16,7 +16,7 @@ from typing import Any, Final, ParamSpec, TypeVar
 import apsw
 
 from backend.errors import CorruptError, FormatError, NotFoundError, TransientError
-from backend.system import at_rest, database_errors
+from backend.system import Durable, at_rest, database_errors
 
 APPLICATION_ID: Final = 0x44464258
 VERSION: Final = 3
@@ -89,20 +89,21 @@ class IndexDatabase:
     """One connection. Every method raises SQLite's errors; callers are `translated`."""
 
     @translated
-    def __init__(self, path: str, drive_id: bytes) -> None:
+    def __init__(self, path: str, drive_id: bytes, disk: Durable) -> None:
         """As `SqliteBlockIndex`."""
         self._path = "" if path == ":memory:" else path
+        self._disk = disk
         if self._path and at_rest.is_damaged(path):
             raise CorruptError("the block index changed since it was closed: remove blocks.db, it is rebuilt")
         if self._path:
-            _make_private(path)
-        self.connection: Final = apsw.Connection(path)
+            _make_private(path, disk)
+        self.connection: Final = apsw.Connection(path, vfs=disk.database_vfs)
         # As in the namespace: no statement is compiled anew for a bound value.
         self.connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         try:
             self._open(drive_id)
             if self._path:
-                at_rest.unseal(path)
+                at_rest.unseal(path, disk)
         except BaseException:
             self.connection.close()
             raise
@@ -113,7 +114,7 @@ class IndexDatabase:
         self.connection.close()
         path, self._path = self._path, ""
         if path:
-            at_rest.seal(path)
+            at_rest.seal(path, self._disk)
 
     def changes(self) -> int:
         """The number of rows changed since the opening: a look-up at the same count still holds."""
@@ -168,8 +169,8 @@ class IndexDatabase:
             raise FormatError("blocks.db is the index of another drive: remove it, it is rebuilt")
 
 
-def _make_private(path: str) -> None:
+def _make_private(path: str, disk: Durable) -> None:
     try:
-        at_rest.make_private(path)
+        at_rest.make_private(path, disk)
     except NotFoundError as error:
         raise TransientError(f"the block index cannot be used: {error}") from error

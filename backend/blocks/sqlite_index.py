@@ -16,17 +16,20 @@ from backend.blocks.sqlite_dying import SqliteDyingBlocks
 from backend.blocks.sqlite_packs import SqlitePackTable
 from backend.blocks.sqlite_places import SqlitePlaces
 from backend.packs import Pack, PackEntry
+from backend.system import THIS_MACHINE, Environment
 from backend.upstream import BlockId
 
 
 class SqliteBlockIndex:
     """See `backend.blocks.block_index.BlockIndex`."""
 
-    def __init__(self, path: str, drive_id: bytes, parity: int) -> None:
+    def __init__(
+        self, path: str, drive_id: bytes, parity: int, environment: Environment = THIS_MACHINE
+    ) -> None:
         """Opens or creates the database at `path` (":memory:" for tests). `FormatError` if it is of
         another drive or version: nothing was changed; remove it, it can be rebuilt. `parity`: how many
         fragments of a pack may be missing before its blocks do not count as stored."""
-        self.database: Final = IndexDatabase(path, drive_id)
+        self.database: Final = IndexDatabase(path, drive_id, environment.disk)
         self.packs: Final = SqlitePackTable(self.database, parity)
         self._places = SqlitePlaces(self.database, self.packs)
         self.dying: Final = SqliteDyingBlocks(self.database, self._places, parity)

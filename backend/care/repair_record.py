@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
 
-from backend.system import durable
+from backend.system import THIS_MACHINE, Environment
 
 FILE: Final = "repair.json"
 LEAST: Final = 64 << 20
@@ -34,14 +34,14 @@ class RepairRecord:
         return self.rebuilt / self.seconds
 
 
-def keep(folder: Path, rebuilt: int, seconds: float) -> None:
+def keep(folder: Path, rebuilt: int, seconds: float, environment: Environment = THIS_MACHINE) -> None:
     """Remember a repair, if it was large enough. One that cannot be written is told in the log. Blocks for a
     small file's fsync."""
     if rebuilt < LEAST or seconds <= 0:
         return
     record = RepairRecord(rebuilt, seconds, time.time_ns())
     try:
-        durable.write_file(str(folder / FILE), [json.dumps(asdict(record)).encode()])
+        environment.disk.write_file(str(folder / FILE), [json.dumps(asdict(record)).encode()])
     except OSError as error:
         log.warning("%s cannot be written: %s", folder / FILE, error.strerror)
 

@@ -26,7 +26,7 @@ from backend.errors import DriveError
 from backend.failpoints import declare, failpoint
 from backend.nodes import Node, NodeHealth, RateLimitedNode, TokenBucket
 from backend.packs import FragmentReader, Pack, PackCodec, is_wrong
-from backend.system import Threads, durable
+from backend.system import THIS_MACHINE, Environment, Threads
 
 STATE_FILE: Final = "scrub.json"
 DEFAULT_RATE: Final = 32.0 * (1 << 20)
@@ -71,6 +71,7 @@ class Scrub:
         *,
         interval: float,
         rate: float = DEFAULT_RATE,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         bucket = TokenBucket(rate, rate)
         limited: dict[str, Node] = {name: RateLimitedNode(node, bucket) for name, node in nodes.items()}
@@ -81,6 +82,7 @@ class Scrub:
         self._wake_repair = wake_repair
         self._path = folder / STATE_FILE
         self._interval = interval
+        self._disk = environment.disk
         self._requested = anyio.Event()
         self._kept_at = 0.0
         self.state: Final = _load(self._path)
@@ -166,7 +168,7 @@ class Scrub:
         now = anyio.current_time()
         if at_once or now >= self._kept_at + _KEEP_EVERY:
             self._kept_at = now
-            durable.write_file(str(self._path), [json.dumps(asdict(self.state)).encode()])
+            self._disk.write_file(str(self._path), [json.dumps(asdict(self.state)).encode()])
 
 
 def _load(path: Path) -> ScrubState:

@@ -18,7 +18,7 @@ from backend.commits import KEY as LEASE
 from backend.commits import MAX_SIZE, MAX_STORED
 from backend.nodes import IDENTITY_FILE
 from backend.nodes import files as node_files
-from backend.system import durable
+from backend.system import THIS_MACHINE
 
 _FILES: Final = (IDENTITY_FILE, FILE_NAME, LEASE, ".lock")
 _FOLDERS: Final = {"packs": re.compile(r"[0-9a-f]{2}"), "commits": None, "roots": None}
@@ -76,7 +76,7 @@ def move_aside(place: str, path: str) -> str:
     below, name = os.path.split(path)
     aside = os.path.join(below, f"{_ASIDE}{os.urandom(4).hex()}-{name.lstrip('.')}")
     with node_files.opened_folder(place, below) as folder:
-        io = durable.current()
+        io = THIS_MACHINE.disk
         io.rename(os.path.join(place, path), os.path.join(place, aside), folder=folder)
         io.sync_folder(os.path.join(place, below), folder=folder)
     return aside

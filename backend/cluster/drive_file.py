@@ -24,7 +24,7 @@ from backend.errors import FormatError, NotFoundError, TransientError, UsageErro
 from backend.keys import DRIVE_ID_SIZE, KINDS, Argon2Cost, Slot, check_slot
 from backend.nodes import NodePlace, place_at
 from backend.nodes import files as node_files
-from backend.system import durable
+from backend.system import THIS_MACHINE, Environment
 
 FILE_NAME: Final = "drive.toml"
 FORMAT: Final = 3
@@ -50,9 +50,9 @@ class NodeEntry:
     votes: bool = True
     settings: Mapping[str, str | int] = field(default_factory=dict, hash=False)
 
-    def place(self, drive_folder: str) -> NodePlace:
-        """Where the node is. No I/O."""
-        return place_at(self.url, drive_folder, self.settings)
+    def place(self, drive_folder: str, environment: Environment = THIS_MACHINE) -> NodePlace:
+        """Where the node is, as seen from there. No I/O."""
+        return place_at(self.url, drive_folder, self.settings, environment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ def load(path: str) -> DriveFile:
 def save(path: str, drive: DriveFile, *, exclusive: bool = False) -> None:
     """Write the file `path` atomically and durably. With `exclusive`, FileExistsError if it exists.
     Other failures are OSError."""
-    durable.write_file(path, [encode(drive)], exclusive=exclusive)
+    THIS_MACHINE.disk.write_file(path, [encode(drive)], exclusive=exclusive)
 
 
 def _node_table(node: NodeEntry) -> dict[str, object]:

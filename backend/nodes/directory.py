@@ -46,7 +46,7 @@ from backend.nodes.identity import NodeIdentity, read_identity
 from backend.nodes.node import PAGE, Space, require_folder, require_key
 from backend.nodes.open_files import OpenFile, OpenFiles
 from backend.nodes.watch import watched
-from backend.system import Threads, durable
+from backend.system import THIS_MACHINE, Environment, Threads
 
 BEFORE_WRITE: Final = declare("node.before-write", "an object is about to be written; the node is as before")
 AFTER_WRITE: Final = declare("node.after-write", "the object is durable; the caller does not know it yet")
@@ -74,9 +74,11 @@ class DirectoryNode:
         path: str,
         identity: NodeIdentity,
         threads: Threads | None = None,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         self._path = os.path.abspath(path)
         self._identity = identity
+        self._disk = environment.disk
         self._large = threads or Threads(_THREADS)
         self._small = Threads(_THREADS)
         self._folders: set[str] = set()
@@ -134,7 +136,7 @@ class DirectoryNode:
         require_key(key)
         with suppress(NotFoundError):
             self._files.forget(key)
-            await self._run(f"cannot delete {key}", partial(_delete, self._path, key))
+            await self._run(f"cannot delete {key}", partial(self._delete, key))
             self._files.forget(key)  # who read it meanwhile has opened it again
 
     async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
@@ -196,7 +198,7 @@ class DirectoryNode:
         with self._way_open(f"{self.name}: {key}"), self._made_folder(below) as folder:
             if exclusive:
                 _clear(folder, name)
-            durable.write_file(os.path.join(self._path, key), parts, exclusive=exclusive, folder=folder)
+            self._disk.write_file(os.path.join(self._path, key), parts, exclusive=exclusive, folder=folder)
 
     @contextmanager
     def _way_open(self, what: str) -> Iterator[None]:
@@ -228,9 +230,17 @@ class DirectoryNode:
             self._check()
         with node_files.opened_folder(self._path, above) as parent:
             with suppress(FileExistsError):
-                durable.current().make_folder(os.path.join(self._path, made), folder=parent)
-            durable.current().sync_folder(os.path.join(self._path, above).rstrip("/"), folder=parent)
+                self._disk.make_folder(os.path.join(self._path, made), folder=parent)
+            self._disk.sync_folder(os.path.join(self._path, above).rstrip("/"), folder=parent)
         self._folders.add(made)
+
+    def _delete(self, key: str) -> None:
+        below = os.path.dirname(key)
+        gone = suppress(NotADirectoryError, IsADirectoryError)
+        with gone, node_files.opened_folder(self._path, below) as folder:
+            self._disk.unlink(os.path.join(self._path, key), folder=folder)
+            self._disk.sync_folder(os.path.join(self._path, below), folder=folder)
+        failpoint(AFTER_DELETE)
 
     def _swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         with self._way_open(f"{self.name}: {key}"), self._made_folder(key.rpartition("/")[0]):
@@ -318,11 +328,3 @@ def _clear(folder: int, name: str) -> None:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         if not S_ISREG(mode):
             os.unlink(name, dir_fd=folder)
-
-
-def _delete(root: str, key: str) -> None:
-    below = os.path.dirname(key)
-    with suppress(NotADirectoryError, IsADirectoryError), node_files.opened_folder(root, below) as folder:
-        durable.current().unlink(os.path.join(root, key), folder=folder)
-        durable.current().sync_folder(os.path.join(root, below), folder=folder)
-    failpoint(AFTER_DELETE)

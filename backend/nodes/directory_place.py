@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.errors import UsageError
@@ -17,7 +17,7 @@ from backend.nodes.directory import DirectoryNode, space_of
 from backend.nodes.identity import NodeIdentity, initialise_directory_node, read_identity, require_fit
 from backend.nodes.node import Node, Space
 from backend.nodes.place import Whereabouts
-from backend.system import durable
+from backend.system import THIS_MACHINE, Environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class DirectoryPlace:
     """See `NodePlace`. `folder` is an absolute path."""
 
     folder: str
+    environment: Environment = field(default=THIS_MACHINE, repr=False, compare=False)
 
     def __str__(self) -> str:
         return self.folder
@@ -55,7 +56,7 @@ class DirectoryPlace:
             return None
 
     def write(self, name: str, data: bytes) -> None:
-        durable.write_file(os.path.join(self.folder, name), [data])
+        self.environment.disk.write_file(os.path.join(self.folder, name), [data])
 
     def identity(self, name: str) -> NodeIdentity:
         return read_identity(self.folder, name)
@@ -71,7 +72,8 @@ class DirectoryPlace:
         require_fit(self.folder, name, emptied=emptied)
 
     def initialise(self, identity: NodeIdentity) -> None:
-        initialise_directory_node(self.folder, identity.drive_id, identity.name, identity.zone)
+        disk = self.environment.disk
+        initialise_directory_node(self.folder, identity.drive_id, identity.name, identity.zone, disk)
 
     def failure_domain(self) -> Hashable:
         return os.stat(self.folder).st_dev
@@ -100,8 +102,8 @@ class DirectoryPlace:
     def remove(self, names: Sequence[str], folders: Sequence[str]) -> None:
         for name in names:
             with suppress(FileNotFoundError):
-                durable.current().unlink(os.path.join(self.folder, name))
-            durable.current().sync_folder(self.folder)
+                self.environment.disk.unlink(os.path.join(self.folder, name))
+            self.environment.disk.sync_folder(self.folder)
         for name in folders:
             _remove(os.path.join(self.folder, name))
 
@@ -115,7 +117,7 @@ class DirectoryPlace:
         return os.access(self.folder, os.R_OK | os.W_OK | os.X_OK)
 
     def node(self, identity: NodeIdentity) -> Node:
-        return DirectoryNode(self.folder, identity)
+        return DirectoryNode(self.folder, identity, environment=self.environment)
 
 
 def _is_folder(path: str) -> bool:

@@ -18,18 +18,19 @@ from backend.nodes import address
 from backend.nodes.address import Address
 from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.place import NodePlace
+from backend.system import THIS_MACHINE, Environment
 
 Settings = Mapping[str, str | int]
-Maker = Callable[[Address, Settings], NodePlace]
+Maker = Callable[[Address, Settings, Environment], NodePlace]
 
 
-def _directory(found: Address, settings: Settings) -> NodePlace:
+def _directory(found: Address, settings: Settings, environment: Environment) -> NodePlace:
     if settings:
         raise UsageError(f"{found.path}: a folder has no {next(iter(settings))}")
-    return DirectoryPlace(found.path)
+    return DirectoryPlace(found.path, environment)
 
 
-def _object_store(found: Address, settings: Settings) -> NodePlace:
+def _object_store(found: Address, settings: Settings, _environment: Environment) -> NodePlace:
     # A drive of folders does not load what speaks to stores.
     from backend.nodes.object_store import location, place
     from backend.nodes.object_store import settings as store_settings
@@ -45,7 +46,9 @@ SCHEMES: Final[Mapping[str, Maker]] = {
 }
 
 
-def place_at(url: str, base: str, settings: Settings | None = None) -> NodePlace:
+def place_at(
+    url: str, base: str, settings: Settings | None = None, environment: Environment = THIS_MACHINE
+) -> NodePlace:
     """The place that `url` names, a plain path being relative to the folder `base`; `settings` are those of
     `drive.toml`, what stands behind `?` in the URL counts more. No I/O. `UsageError` in words if it is no URL
     of a node, or of a kind that is unknown here."""
@@ -57,4 +60,4 @@ def place_at(url: str, base: str, settings: Settings | None = None) -> NodePlace
             f"{address.shown(url)}: this drivefs knows no nodes at {found.scheme}://; "
             f"a node is at a plain path, or at {known}"
         )
-    return maker(found, settings or {})
+    return maker(found, settings or {}, environment)

@@ -18,7 +18,7 @@ from backend.errors import NodeError
 from backend.nodes import files as node_files
 from backend.nodes import nesting
 from backend.nodes.node import IDENTITY_KEY
-from backend.system import durable
+from backend.system import THIS_MACHINE, Durable
 
 IDENTITY_FILE: Final = IDENTITY_KEY
 VERSION: Final = 1
@@ -38,7 +38,9 @@ class NodeIdentity:
     zone: str
 
 
-def initialise_directory_node(path: str, drive_id: bytes, name: str, zone: str) -> None:
+def initialise_directory_node(
+    path: str, drive_id: bytes, name: str, zone: str, disk: Durable = THIS_MACHINE.disk
+) -> None:
     """Make the folder `path` (and its parents) the node `name` of a drive; durable when it returns.
     `NodeError` if it is another node; else the errors of `require_fit`. Again with the same identity: no
     change. Blocks; `OSError` as the kernel gives it."""
@@ -47,9 +49,9 @@ def initialise_directory_node(path: str, drive_id: bytes, name: str, zone: str) 
     if os.path.lexists(os.path.join(path, IDENTITY_FILE)):
         require_same(read_identity(path, name), identity, path)
         return
-    _make_folders(os.path.abspath(path))
+    disk.make_folders(path)
     require_fit(path, name)
-    durable.write_file(os.path.join(path, IDENTITY_FILE), [encode_identity(identity)])
+    disk.write_file(os.path.join(path, IDENTITY_FILE), [encode_identity(identity)])
 
 
 def require_fit(path: str, name: str, *, emptied: bool = False) -> None:
@@ -132,12 +134,3 @@ def require_same(found: NodeIdentity, identity: NodeIdentity, place: str) -> Non
         raise NodeError(f"{identity.name}: {place} is a node of another drive", identity.name)
     if found != identity:
         raise NodeError(f"{identity.name}: {place} is already this drive's {found.name}", identity.name)
-
-
-def _make_folders(path: str) -> None:
-    if os.path.isdir(path):
-        return
-    parent = os.path.dirname(path)
-    _make_folders(parent)
-    durable.current().make_folder(path)
-    durable.current().sync_folder(parent)

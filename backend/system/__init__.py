@@ -24,13 +24,19 @@ from backend.system.crypto import (
     seal,
     seal_into,
 )
+from backend.system.durable import Durable, NotBegunError
+from backend.system.environment import THIS_MACHINE, Environment
 from backend.system.patience import ask
 
 __all__ = [
     "KEY_SIZE",
     "SEAL_OVERHEAD",
+    "THIS_MACHINE",
     "CutOff",
+    "Durable",
+    "Environment",
     "Group",
+    "NotBegunError",
     "Threads",
     "argon2id",
     "ask",

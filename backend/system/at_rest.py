@@ -21,8 +21,8 @@ import stat
 from typing import Final
 
 from backend.errors import DriveError, NotFoundError
-from backend.system import durable
 from backend.system.crypto import file_hash
+from backend.system.durable import Durable
 
 _SEAL: Final = ".seal"
 _LOGS: Final = ("-wal", "-journal")
@@ -32,22 +32,22 @@ SUFFIXES: Final = (_SEAL, "-shm", "-wal", "")
 log = logging.getLogger(__name__)
 
 
-def seal(path: str) -> None:
+def seal(path: str, disk: Durable) -> None:
     """Seal the database at `path`, which was closed just now. One that cannot be sealed is left without:
     the next opening then only knows less."""
     if any(os.path.exists(path + suffix) for suffix in _LOGS):
         return
     try:
-        durable.write_file(path + _SEAL, [file_hash(path).hex().encode()])
+        disk.write_file(path + _SEAL, [file_hash(path).hex().encode()])
     except OSError as error:
         log.info("%s is closed without a seal: %s", path, error)
 
 
-def make_private(path: str) -> None:
+def make_private(path: str, disk: Durable) -> None:
     """Make sure that the database's file exists and that only its owner may read it; SQLite gives those
     beside it the same mode. `NotFoundError` if there is no folder for it."""
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        descriptor = disk.open(path, os.O_RDWR | os.O_CREAT)
     except FileNotFoundError:
         raise NotFoundError(f"{path}: its folder does not exist") from None
     except OSError as error:
@@ -59,11 +59,11 @@ def make_private(path: str) -> None:
         os.close(descriptor)
 
 
-def unseal(path: str) -> None:
+def unseal(path: str, disk: Durable) -> None:
     """Before the database is opened for writing. Idempotent."""
     if os.path.exists(path + _SEAL):
-        durable.current().unlink(path + _SEAL)
-        durable.current().sync_folder(os.path.dirname(os.path.abspath(path)))
+        disk.unlink(path + _SEAL)
+        disk.sync_folder(os.path.dirname(os.path.abspath(path)))
 
 
 def is_damaged(path: str) -> bool:
@@ -76,8 +76,8 @@ def is_damaged(path: str) -> bool:
         return bool(error.filename == path)  # no seal says nothing; a seal on nothing is wrong
 
 
-def remove_database(path: str) -> None:
+def remove_database(path: str, disk: Durable) -> None:
     """The database is not to be believed: its files go. Idempotent."""
     for suffix in SUFFIXES:
         if os.path.exists(path + suffix):
-            os.unlink(path + suffix)
+            disk.unlink(path + suffix)

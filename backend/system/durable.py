@@ -1,10 +1,10 @@
 """All durable file I/O of drivefs: the one place where a test can drop what was not fsynced.
 
-The functions are thin on purpose. `Durable` is the real thing; tests put their own in its place
-(`use`) to lose, tear or fail writes. Errors are `OSError`, as the kernel gave them; an fsync that
-failed must never be repeated and called a success (the kernel forgets the dirty pages: see
-"Can Applications Recover from fsync Failures?", USENIX ATC 2020), so callers poison the file.
-Thread-safe; every function may block on the disk.
+The calls are thin on purpose. `Durable` is the real thing, and every device is given one
+(`backend.system.environment`); tests give one that loses, tears or fails writes. Errors are `OSError`, as the
+kernel gave them; an fsync that failed must never be repeated and called a success (the kernel forgets the
+dirty pages: "Can Applications Recover from fsync Failures?", USENIX ATC 2020), so callers poison the file.
+Thread-safe; every call may block on the disk.
 """
 
 from __future__ import annotations
@@ -27,6 +27,9 @@ _LARGE = 1 << 20
 class Durable:
     """The system calls that make bytes durable. With `folder`, a descriptor of the folder that the paths are
     in, their last names are looked up there, whatever the paths lead to meanwhile."""
+
+    database_vfs: str | None = None
+    """the name of SQLite's VFS by which databases on this disk are opened for writing; None: SQLite's own"""
 
     def open(self, path: str, flags: int, mode: int = 0o600, *, folder: int | None = None) -> int:
         """A file descriptor; O_CLOEXEC is added."""
@@ -65,6 +68,19 @@ class Durable:
         """mkdir(2) for the owner only; durable after `sync_folder` of the folder above."""
         os.mkdir(_in(folder, path), 0o700, dir_fd=folder)
 
+    def make_folders(self, path: str) -> None:
+        """The folder `path` and those above it, where they are missing; for the owner only, and durable."""
+        if os.path.isdir(path):
+            return
+        above = os.path.dirname(os.path.abspath(path))
+        self.make_folders(above)
+        try:
+            self.make_folder(path)
+        except FileExistsError:  # another process may have made it just now
+            if not os.path.isdir(path):
+                raise
+        self.sync_folder(above)
+
     def rename(self, old: str, new: str, *, folder: int | None = None) -> None:
         """Atomic within a file system; durable after `sync_folder`."""
         os.rename(_in(folder, old), _in(folder, new), src_dir_fd=folder, dst_dir_fd=folder)
@@ -92,6 +108,41 @@ class Durable:
         finally:
             os.close(descriptor)
 
+    def write_file(
+        self,
+        path: str,
+        parts: Sequence[Buffer],
+        *,
+        exclusive: bool = False,
+        mode: int = 0o600,
+        folder: int | None = None,
+    ) -> None:
+        """Make `path` hold exactly `parts`, atomically and durably (temporary file, fsync, rename or
+        link, folder fsync). With `exclusive`, FileExistsError if `path` exists. Leaves no temporary
+        file behind unless the process dies; those names start with `.tmp-`."""
+        above, name = os.path.split(path)
+        temporary = os.path.join(above, f".tmp-{os.urandom(6).hex()}-{name[:100]}")
+        descriptor = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, folder=folder)
+        try:
+            try:
+                size = self.write(descriptor, parts, 0)
+                self.sync(descriptor)
+                if size >= _LARGE:
+                    # Who wrote it has it in memory still; in the page cache it would push out what is read.
+                    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(descriptor)
+            if exclusive:
+                self.link(temporary, path, folder=folder)
+                self.unlink(temporary, folder=folder)
+            else:
+                self.rename(temporary, path, folder=folder)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                self.unlink(temporary, folder=folder)
+            raise
+        self.sync_folder(above or ".", folder=folder)
+
 
 def _in(folder: int | None, path: str) -> str:
     return path if folder is None else os.path.basename(path)
@@ -110,39 +161,3 @@ def use(implementation: Durable) -> Durable:
     global _current
     before, _current = _current, implementation
     return before
-
-
-def write_file(
-    path: str,
-    parts: Sequence[Buffer],
-    *,
-    exclusive: bool = False,
-    mode: int = 0o600,
-    folder: int | None = None,
-) -> None:
-    """Make `path` hold exactly `parts`, atomically and durably (temporary file, fsync, rename or
-    link, folder fsync). With `exclusive`, FileExistsError if `path` exists. Leaves no temporary
-    file behind unless the process dies; those names start with `.tmp-`. `folder` as in `Durable`."""
-    io = current()
-    above, name = os.path.split(path)
-    temporary = os.path.join(above, f".tmp-{os.urandom(6).hex()}-{name[:100]}")
-    descriptor = io.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, folder=folder)
-    try:
-        try:
-            size = io.write(descriptor, parts, 0)
-            io.sync(descriptor)
-            if size >= _LARGE:
-                # Who wrote it has it in memory still; in the page cache it would push out what is read.
-                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)
-        if exclusive:
-            io.link(temporary, path, folder=folder)
-            io.unlink(temporary, folder=folder)
-        else:
-            io.rename(temporary, path, folder=folder)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            io.unlink(temporary, folder=folder)
-        raise
-    io.sync_folder(above or ".", folder=folder)

@@ -17,9 +17,10 @@ import os
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Final
 
 from backend.errors import CorruptError, LeaseHeldError
-from backend.system import at_rest, durable
+from backend.system import THIS_MACHINE, Durable, Environment, at_rest
 from backend.upstream import Head
 from cache.errors import FileSystemError
 from cache.journal import Custody, Journal, JournalRecovery, Ledger, Trimming
@@ -41,11 +42,13 @@ DEVICE = 1
 
 
 class LocalState:
-    """The open contents of a state folder. One process at a time: `LeaseHeldError` otherwise."""
+    """The open contents of a state folder. One process at a time: `LeaseHeldError` otherwise. `environment`:
+    of the device whose folder it is."""
 
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    def __init__(self, folder: Path, environment: Environment = THIS_MACHINE) -> None:
+        environment.disk.make_folders(str(folder))
         self.folder = folder
+        self.environment: Final = environment
         self._lock = locked(folder)
         self._held = ExitStack()
         self._held.callback(os.close, self._lock)
@@ -67,11 +70,11 @@ class LocalState:
         """One that is damaged is kept aside, and a new one made: what it says is in log and journal."""
         path = str(self.folder / NAMESPACE_FILE)
         try:
-            return Namespace(path, device=DEVICE)
+            return Namespace(path, device=DEVICE, environment=self.environment)
         except CorruptError as error:
-            kept = set_namespace_aside(self.folder)
+            kept = set_namespace_aside(self.folder, self.environment.disk)
             self._notices.append(f"{error}; it is made anew from log and journal, and kept as {kept}")
-            return Namespace(path, device=DEVICE)
+            return Namespace(path, device=DEVICE, environment=self.environment)
 
     def watch(self) -> None:
         """From now on be told of what loses its name in the folder. After recovery, which replaces files."""
@@ -102,10 +105,8 @@ class LocalState:
         """Move journal and namespace out of the way, to be looked at by a person; where they are now. The
         folder stays locked; nothing but `close` may be called any more. Blocks."""
         self._files.close()
-        io, kept = (
-            durable.current(),
-            _new_folder(self.folder / STALE, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())),
-        )
+        io = self.environment.disk
+        kept = _new_folder(self.folder / STALE, time.strftime(TIME_FORMAT, time.gmtime()), io)
         # The journal last: a namespace without it could be taken for all there is.
         for name in (*(NAMESPACE_FILE + suffix for suffix in at_rest.SUFFIXES), JOURNAL):
             if (self.folder / name).exists():
@@ -119,13 +120,12 @@ class LocalState:
         self._held.close()
 
 
-def _new_folder(base: Path, name: str) -> Path:
-    base.mkdir(mode=0o700, exist_ok=True)
+def _new_folder(base: Path, name: str, disk: Durable) -> Path:
     number, path = 1, base / name
     while path.exists():
         number += 1
         path = base / f"{name}-{number}"
-    path.mkdir(mode=0o700)
+    disk.make_folders(str(path))
     return path
 
 
@@ -140,14 +140,14 @@ def locked(folder: Path) -> int:
     return descriptor
 
 
-def set_namespace_aside(folder: Path) -> Path:
+def set_namespace_aside(folder: Path, disk: Durable) -> Path:
     """Keep a namespace database that is wrong in `lost/`, so that the next opening makes a new one from
     log and journal; where it is. Blocks."""
     kept_in = folder / "lost"
-    kept_in.mkdir(mode=0o700, exist_ok=True)
+    disk.make_folders(str(kept_in))
     kept = kept_in / f"namespace-{time.strftime(TIME_FORMAT, time.gmtime())}.db"
     for suffix in at_rest.SUFFIXES:
         source = folder / (NAMESPACE_FILE + suffix)
         if source.exists():
-            os.rename(source, kept.with_name(kept.name + suffix))
+            disk.rename(str(source), str(kept.with_name(kept.name + suffix)))
     return kept

@@ -19,6 +19,7 @@ from __future__ import annotations
 from typing import Final
 
 from backend.errors import CorruptError, ReadOnlyError
+from backend.system import THIS_MACHINE, Environment
 from backend.upstream import NO_COMMIT, Head
 from cache.namespace.extents import ExtentStore
 from cache.namespace.namespace_file import NamespaceFile
@@ -72,6 +73,7 @@ class Namespace:
         gid: int = 0,
         time_ns: int = 0,
         cached_rows: int = 32768,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         """Open the database at `path`, or make it with a root directory of `uid`, `gid`, `time_ns` (which
         must be the same on every machine of a drive: the root is born in commit 0). `device` (default:
@@ -80,7 +82,7 @@ class Namespace:
         self.path = path
         self.read_only = read_only
         self._cached_rows = max(cached_rows, _LEAST_CACHED_ROWS)
-        self._file = NamespaceFile(path, (uid, gid, time_ns), read_only=read_only)
+        self._file = NamespaceFile(path, (uid, gid, time_ns), environment, read_only=read_only)
         self._open(device)
 
     def _open(self, device: int | None) -> None:

@@ -14,7 +14,7 @@ from typing import Final
 
 from backend.errors import CorruptError, NotFoundError
 from backend.failpoints import declare, failpoint
-from backend.system import at_rest, durable
+from backend.system import Environment, at_rest
 from cache.namespace.operations import ROOT_INODE
 from cache.namespace.row_store import insert
 from cache.namespace.rows import FIRST_COOKIE, INODE_COLUMNS, stored_time
@@ -39,10 +39,13 @@ REPLACING: Final = declare(
 class NamespaceFile:
     """See the module. A new one gets a root directory of `root_owner` (user, group, time)."""
 
-    def __init__(self, path: str, root_owner: tuple[int, int, int], *, read_only: bool) -> None:
+    def __init__(
+        self, path: str, root_owner: tuple[int, int, int], environment: Environment, *, read_only: bool
+    ) -> None:
         self._path = path
         self._root_owner = root_owner
         self._read_only = read_only
+        self._disk = environment.disk
         self._is_open = False
 
     def open(self) -> Connection:
@@ -54,17 +57,20 @@ class NamespaceFile:
         else:
             if at_rest.is_damaged(self._path):
                 raise CorruptError(f"{self._path}: the namespace database has changed since it was closed")
-            at_rest.unseal(self._path)
-            at_rest.make_private(self._path)
+            at_rest.unseal(self._path, self._disk)
+            at_rest.make_private(self._path, self._disk)
         self._is_open = True
         with sqlite_errors(self._path):
-            connection = open_database(self._path, read_only=self._read_only)
+            connection = self._connect(self._path, read_only=self._read_only)
             try:
                 self._prepare(connection)
             except BaseException:
                 connection.close()
                 raise
         return connection
+
+    def _connect(self, path: str, *, read_only: bool = False) -> Connection:
+        return open_database(path, read_only=read_only, vfs=self._disk.database_vfs)
 
     def _prepare(self, connection: Connection) -> None:
         if not self._read_only:
@@ -89,7 +95,7 @@ class NamespaceFile:
     def checkpoint(self) -> int | None:
         """See `Namespace.checkpoint`."""
         with sqlite_errors(self._path):
-            connection = open_database(self._path)
+            connection = self._connect(self._path)
             try:
                 position = int(read_meta(connection).get("journal_position", "0"))
                 busy, frames, done = next(connection.execute("PRAGMA wal_checkpoint(PASSIVE)"))
@@ -107,16 +113,15 @@ class NamespaceFile:
     def replace_by(self, path: str, connection: Connection, journal_position: int, device: int) -> None:
         """Close `connection`, and move the database at `path` here, as that of `device` at that position."""
         with sqlite_errors(path):
-            incoming = open_database(path)
+            incoming = self._connect(path)
             with incoming:
                 values = [("journal_position", str(journal_position)), ("device", str(device))]
                 incoming.executemany(insert("meta", ("key", "value")), values)
             incoming.close()
         self._close_empty_log(connection)
         failpoint(REPLACING)
-        io = durable.current()
-        io.rename(path, self._path)
-        io.sync_folder(os.path.dirname(os.path.abspath(self._path)))
+        self._disk.rename(path, self._path)
+        self._disk.sync_folder(os.path.dirname(os.path.abspath(self._path)))
 
     def _close_empty_log(self, connection: Connection) -> None:
         """Leave no write-ahead log that could be taken for that of another database."""
@@ -127,11 +132,11 @@ class NamespaceFile:
             connection.close()
         for suffix in ("-wal", "-shm"):
             if os.path.exists(self._path + suffix):
-                durable.current().unlink(self._path + suffix)
+                self._disk.unlink(self._path + suffix)
 
     def close(self, connection: Connection) -> None:
         """Close the database, and seal it. Idempotent."""
         connection.close()
         if self._is_open and not self._read_only:
-            at_rest.seal(self._path)
+            at_rest.seal(self._path, self._disk)
         self._is_open = False

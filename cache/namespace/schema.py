@@ -211,15 +211,18 @@ def sqlite_errors(path: str) -> Iterator[None]:
         raise database_errors.translation(error, said) from error
 
 
-def open_database(path: str, *, read_only: bool = False, immutable: bool = False) -> Connection:
+def open_database(
+    path: str, *, read_only: bool = False, immutable: bool = False, vfs: str | None = None
+) -> Connection:
     """A connection that trusts nothing in the file: defensive, no functions from its schema, no
     mmap, every page's cells checked. `immutable` also ignores a journal that lies next to it.
+    `vfs`: of the disk that it is on (`Durable.database_vfs`), if something is to be written.
     Must be called inside `sqlite_errors`."""
     flags = apsw.SQLITE_OPEN_URI | (
         apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE
     )
     name = f"file:{quote(os.path.abspath(path))}{'?immutable=1' if immutable else ''}"
-    connection = apsw.Connection(name, flags=flags)
+    connection = apsw.Connection(name, flags=flags, vfs=vfs)
     connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     connection.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)

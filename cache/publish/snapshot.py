@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from backend.errors import CorruptError, UsageError
-from backend.system import at_rest
+from backend.system import THIS_MACHINE, Durable, at_rest
 from cache.namespace import (
     LOCAL_META,
     ROOT_INODE,
@@ -29,16 +29,16 @@ from cache.namespace import (
 _OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY name"
 
 
-def export(namespace_path: str, target_path: str, commit: int) -> None:
+def export(namespace_path: str, target_path: str, commit: int, disk: Durable = THIS_MACHINE.disk) -> None:
     """Make `target_path` (which must not exist) the namespace as of `commit`: a copy of what was saved
     last, with later commits taken back and what is local cleared. The live database goes on
     meanwhile. Not durable: the caller stores it. On an error a partial file may be left; it is no
     snapshot. `commit` must be complete (its content stored) and not later than what was saved."""
     if os.path.exists(target_path):
         raise UsageError(f"{target_path}: exists already")
-    at_rest.make_private(target_path)
+    at_rest.make_private(target_path, disk)
     with sqlite_errors(target_path):
-        target = open_database(target_path)
+        target = open_database(target_path, vfs=disk.database_vfs)
         try:
             target.execute("PRAGMA synchronous = OFF")
             _copy(namespace_path, target)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from backend.errors import DriveError
+from backend.system import Environment
 from cache.errors import FileSystemError
 from cache.journal import Ledger, Need
 from cache.publish import snapshot
@@ -42,12 +44,14 @@ class SnapshotKeeper:
         folder: Path,
         schedule: SnapshotSchedule,
         collection_lock: SharedExclusiveLock,
+        environment: Environment,
     ) -> None:
         self._ledger = ledger
         self._store = store
         self._path = folder / "snapshot-new.db"
         self._schedule = schedule
         self._collection_lock = collection_lock
+        self._disk = environment.disk
         self._commits = 0
         self._operation_bytes = 0
         self._due = trio.Event()
@@ -79,12 +83,13 @@ class SnapshotKeeper:
             return
         try:
             await trio.to_thread.run_sync(
-                snapshot.export, self._ledger.namespace.path, str(self._path), head.number
+                snapshot.export, self._ledger.namespace.path, str(self._path), head.number, self._disk
             )
             async with self._collection_lock.shared():
                 await self._store.put(self._path, head)
         finally:
-            self._path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):
+                self._disk.unlink(str(self._path))
         log.info("snapshot of commit %d stored", head.number)
 
     def _has_room(self) -> bool:

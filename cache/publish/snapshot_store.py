@@ -19,7 +19,7 @@ import trio
 
 from backend import failpoints
 from backend.errors import CorruptError, FormatError
-from backend.system import durable, keyed_hash, open_sealed, seal
+from backend.system import THIS_MACHINE, Environment, keyed_hash, open_sealed, seal
 from backend.upstream import BlockId, BlockStore, Head, Roots, SealedBlock
 from cache.blocks import BlockCache, BlockCodec, Chunker
 
@@ -57,6 +57,7 @@ class SnapshotStore:
         drive_id: bytes,
         root_key: bytes,
         hash_key: bytes,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         self._store = store
         self._roots = roots
@@ -65,6 +66,7 @@ class SnapshotStore:
         self._binding = b"drivefs snapshot root\0" + drive_id
         self._root_key = root_key
         self._hash_key = hash_key
+        self._disk = environment.disk
 
     async def put(self, path: Path, head: Head) -> None:
         """Store the database file `path` as the snapshot of `head`. Safe to repeat."""
@@ -121,14 +123,12 @@ class SnapshotStore:
 
     async def get(self, root: SnapshotRoot, path: Path, blocks: BlockCache) -> None:
         """Write the snapshot's database to `path`. `CorruptError` if it is not what was put."""
-        descriptor = durable.current().open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        descriptor = self._disk.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             position = 0
             for block in root.blocks:
                 plaintext = await blocks.get(block)
-                position += await trio.to_thread.run_sync(
-                    durable.current().write, descriptor, [plaintext], position
-                )
+                position += await trio.to_thread.run_sync(self._disk.write, descriptor, [plaintext], position)
         finally:
             os.close(descriptor)
         if position != root.size or await trio.to_thread.run_sync(self._hash, path) != root.hash:

@@ -14,6 +14,7 @@ SQLite does its own I/O: `tests.crash.lossy_sqlite` brings it here. Thread-safe.
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -26,7 +27,7 @@ from pathlib import Path
 
 from backend.buffer import Buffer
 from backend.system import durable
-from backend.system.durable import Durable
+from backend.system.durable import Durable, NotBegunError
 
 SECTORS = (512, 4096)
 Write = tuple[int, bytes | None]
@@ -162,6 +163,8 @@ class LossyDurable(Durable):
             self._names_of(path).append(lambda: os.rename(kept, path))
 
     def sync_folder(self, path: str, *, folder: int | None = None) -> None:
+        if folder is None and not os.path.isdir(path):
+            raise NotBegunError(errno.ENOENT, os.strerror(errno.ENOENT), path)
         with self._lock:
             if not self._lies and self._at_stop is None:
                 self._undo.pop(os.path.abspath(path), None)

@@ -1,11 +1,13 @@
 """SQLite on a disk that forgets: a VFS that tells `LossyDurable` of all that SQLite writes, names and syncs.
 
-It stands before SQLite's own VFS for every connection that is opened while it is in force. The index of a
-write-ahead log (`-shm`) is shared memory: after a power cut SQLite makes it anew, so `cut_sqlite` removes it.
+Each disk has its own, before SQLite's own; connections that write to databases on the disk are opened by it
+(`Durable.database_vfs`). The index of a write-ahead log (`-shm`) is shared memory: after a power cut SQLite
+makes it anew, so `cut_all` removes it.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +15,12 @@ from pathlib import Path
 
 import apsw
 
+from backend.system import Environment
 from tests.crash.lossy_durable import LossyDurable, lossy
 
 _UNDERLYING = "unix"
 _LOGS = ("-wal", "-journal")
+_numbers = itertools.count()
 
 
 class _LossyFile(apsw.VFSFile):
@@ -51,7 +55,8 @@ class _LossyFile(apsw.VFSFile):
 class _LossyVFS(apsw.VFS):
     def __init__(self, disk: LossyDurable) -> None:
         self._disk = disk
-        super().__init__("lossy", _UNDERLYING, makedefault=True)
+        self.name = f"lossy-{next(_numbers)}"
+        super().__init__(self.name, _UNDERLYING)
 
     def xOpen(self, name: apsw.URIFilename | str | None, flags: list[int]) -> apsw.VFSFile:
         if name is None:  # a temporary file: gone with the process
@@ -68,14 +73,16 @@ class _LossyVFS(apsw.VFS):
 
 
 @contextmanager
-def all_lossy(disk: LossyDurable) -> Iterator[None]:
-    """The disk in force, for SQLite too. Connections must be closed when the block ends, or the process
-    ends in it."""
+def all_lossy(disk: LossyDurable) -> Iterator[Environment]:
+    """A device whose disk this is, for SQLite too. Connections must be closed when the block ends, or the
+    process ends in it."""
     vfs = _LossyVFS(disk)
+    disk.database_vfs = vfs.name
     try:
         with lossy(disk):
-            yield
+            yield Environment(disk)
     finally:
+        disk.database_vfs = None
         vfs.unregister()
 
 

@@ -26,6 +26,7 @@ import trio
 
 from backend import failpoints
 from backend.errors import DriveError
+from backend.system import THIS_MACHINE, Environment
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from cache.namespace.operations import ROOT_INODE
@@ -49,10 +50,10 @@ Refused = (OSError, FileSystemError, DriveError)
 
 
 @asynccontextmanager
-async def opened(drive: SmallDrive) -> AsyncIterator[Drive]:
+async def opened(drive: SmallDrive, environment: Environment = THIS_MACHINE) -> AsyncIterator[Drive]:
     """As a mount has it."""
-    unlocked = drive.unlocked()
-    async with compose.opened_drive(unlocked, drive.own(), OPTIONS) as found, trio.open_nursery() as nursery:
+    opening = compose.opened_drive(drive.unlocked(), drive.own(), OPTIONS, environment=environment)
+    async with opening as found, trio.open_nursery() as nursery:
         await nursery.start(found.run)
         yield found
         nursery.cancel_scope.cancel()
@@ -148,8 +149,9 @@ class Told:
 class Life:
     """See the module. `patient`: what is refused is tried again, or left."""
 
-    def __init__(self, drive: SmallDrive, log: Log, patient: bool) -> None:
+    def __init__(self, drive: SmallDrive, environment: Environment, log: Log, patient: bool) -> None:
         self._drive = drive
+        self._environment = environment
         self._log = log
         self._patient = Refused if patient else ()
         self._next = 0
@@ -165,7 +167,7 @@ class Life:
         for _ in range(2):
             with suppress(*self._patient):
                 async with AsyncExitStack() as stack:
-                    drive = await stack.enter_async_context(opened(self._drive))
+                    drive = await stack.enter_async_context(opened(self._drive, self._environment))
                     await work(drive)
                 return
 
@@ -269,7 +271,7 @@ def live(folder: str, name: str, fault: str, skip: int, seed: int) -> None:
     os.environ["DRIVEFS_FAILPOINTS_SEEN"] = str(path / "seen")
     for each in failpoints.FAILPOINTS if fault == "count" else [name]:
         failpoints.arm(each, actions.get(fault, fault), skip)
-    with all_lossy(disk):
-        life = Life(SmallDrive(path, {}), Log(path / "log"), patient=fault in ("eio", "enospc"))
+    with all_lossy(disk) as device:
+        life = Life(SmallDrive(path, {}), device, Log(path / "log"), patient=fault in ("eio", "enospc"))
         trio.run(life.run)
         os._exit(ENDED)

@@ -52,8 +52,8 @@ class Worker:
     async def life(self) -> None:
         """Work, then lose power."""
         disk = LossyDurable(self.chance, self.folder.with_name("kept"))
-        with all_lossy(disk):
-            async with opened(self.folder, self.upstream, OPTIONS, crash=True) as drive:
+        with all_lossy(disk) as device:
+            async with opened(self.folder, self.upstream, OPTIONS, crash=True, environment=device) as drive:
                 await self.check(drive)
                 for _ in range(self.chance.randint(0, 60)):
                     await self.step(drive)
@@ -143,8 +143,8 @@ async def test_the_lossy_disk_loses_something(tmp_path: Path) -> None:
     lost = 0
     for seed in range(30):
         disk, folder = LossyDurable(random.Random(seed), tmp_path / "kept"), tmp_path / str(seed)
-        with all_lossy(disk):
-            async with opened(folder, MemoryUpstream(), OPTIONS, crash=True) as drive:
+        with all_lossy(disk) as device:
+            async with opened(folder, MemoryUpstream(), OPTIONS, crash=True, environment=device) as drive:
                 await make_file(drive, b"unsynced", b"x" * 5000)
                 disk.stop()
         cut_all(disk, folder)

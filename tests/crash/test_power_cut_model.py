@@ -21,6 +21,7 @@ import pytest
 
 from backend import failpoints
 from backend.errors import TransientError
+from backend.system import Environment
 from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.journal.journal import Journal
@@ -183,10 +184,10 @@ class World:
 
     # Lives
 
-    async def live(self, *, exactly: bool, power: LossyDurable | None) -> None:
+    async def live(self, device: Environment, *, exactly: bool, power: LossyDurable | None) -> None:
         """`exactly`: the life before was ended by a kill. `power`: it goes at the end of this one."""
         self.open = []
-        async with opened(self.folder, self.upstream, OPTIONS, crash=True) as drive:
+        async with opened(self.folder, self.upstream, OPTIONS, crash=True, environment=device) as drive:
             await self.check(drive, exactly=exactly)
             for _ in range(self.chance.randint(0, 40)):
                 if self.chance.random() < 0.2 or drive.publisher.blocked:
@@ -197,7 +198,7 @@ class World:
                 power.stop()
         self.upstream.lose_unflushed()
 
-    async def recover_in_part(self) -> None:
+    async def recover_in_part(self, device: Environment) -> None:
         """An opening that fails before or after one of its steps."""
         owner, name = self.chance.choice(RECOVERY)
         step, done = getattr(owner, name), self.chance.random() < 0.5
@@ -209,17 +210,17 @@ class World:
 
         with pytest.MonkeyPatch.context() as patch, suppress(Interrupted):
             patch.setattr(owner, name, interrupted)
-            async with opened(self.folder, self.upstream, OPTIONS, crash=True):
+            async with opened(self.folder, self.upstream, OPTIONS, crash=True, environment=device):
                 pass
 
-    async def until_the_power_goes(self, disk: LossyDurable) -> None:
+    async def until_the_power_goes(self, disk: LossyDurable, device: Environment) -> None:
         """Lives, each but the last ended by a kill."""
         killed, power_goes = False, False
         while not power_goes:
             if self.chance.random() < 0.3:
-                await self.recover_in_part()
+                await self.recover_in_part(device)
             power_goes = self.chance.random() < 0.6
-            await self.live(exactly=killed, power=disk if power_goes else None)
+            await self.live(device, exactly=killed, power=disk if power_goes else None)
             killed = True
 
 
@@ -229,8 +230,8 @@ async def test_what_is_left_is_a_moment_of_what_was(tmp_path: Path, seed: int) -
     world = World(tmp_path / "cache", chance)
     for _ in range(LIVES):
         disk = LossyDurable(chance, tmp_path / "kept")
-        with all_lossy(disk):
-            await world.until_the_power_goes(disk)
+        with all_lossy(disk) as device:
+            await world.until_the_power_goes(disk, device)
         cut_all(disk, world.folder)
     async with opened(world.folder, world.upstream, OPTIONS) as drive:
         await world.check(drive, exactly=False)

@@ -15,7 +15,7 @@ from backend.care import IndexCheck
 from backend.coding import Profile
 from backend.errors import CorruptError, FormatError
 from backend.packs import PackStore
-from backend.system import at_rest
+from backend.system import THIS_MACHINE, at_rest
 from tools.check.check_state import copy_database
 from tools.compose import INDEX_FILE, UnlockedDrive, open_index
 
@@ -61,7 +61,7 @@ class KeptIndex:
 
     def remove(self) -> None:
         """The next mount makes it anew."""
-        at_rest.remove_database(str(self._path))
+        at_rest.remove_database(str(self._path), THIS_MACHINE.disk)
 
     async def tell_of_new_packs(self) -> None:
         """It learns of the packs that were just written, if it is there."""

@@ -18,7 +18,7 @@ from typing import Any, Final
 from backend.cluster import MAX_SLOTS, DriveFile, check_nodes
 from backend.errors import UsageError, WrongKeyError
 from backend.keys import Secret, Slot, key_slots, new_recovery_key
-from backend.system import durable
+from backend.system import THIS_MACHINE
 from tools.errors import Parser, ToolError
 from tools.secret_source import SecretSource
 from tools.terminal import complain, say
@@ -139,7 +139,7 @@ def _new(options: argparse.Namespace) -> Secret:
     if options.new_recovery_file is not None:
         recovery = new_recovery_key()
         path = os.path.abspath(options.new_recovery_file)
-        durable.write_file(path, [f"{recovery}\n".encode()], exclusive=True)
+        THIS_MACHINE.disk.write_file(path, [f"{recovery}\n".encode()], exclusive=True)
         return Secret.recovery(recovery)
     return SecretSource(*(getattr(options, name) for name in _NEW)).new_secret()
 

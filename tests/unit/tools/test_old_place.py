@@ -13,7 +13,6 @@ import pytest
 import trio
 
 from backend.errors import LeaseHeldError
-from backend.system import durable
 from backend.system.durable import Durable
 from cache.local.local_state import LOCK_FILE, locked
 from tests.contents import content
@@ -24,6 +23,8 @@ from tools.old_place import bring_over
 
 pytestmark = pytest.mark.logs_warnings
 TEXT = content("text", 200_000, 1)
+
+DISK = Durable()
 
 
 @pytest.fixture
@@ -76,10 +77,10 @@ class OtherDisk(Durable):
 
 def test_it_moves_once(made: SmallDrive) -> None:
     own = made.own()
-    (said,) = bring_over(own)
+    (said,) = bring_over(own, DISK)
     assert str(own.state) in said
     assert not {"journal", "namespace.db", LOCK_FILE} & {path.name for path in own.cache.iterdir()}
-    assert bring_over(own) == []
+    assert bring_over(own, DISK) == []
     assert read(made) == TEXT
 
 
@@ -89,14 +90,11 @@ def test_onto_another_disk_cut_off_at_each_step(made: SmallDrive, tmp_path: Path
     for limit in itertools.count():
         made.forget()
         shutil.copytree(before, own.cache)
-        real = durable.use(OtherDisk(own.cache, limit))
         try:
-            bring_over(own)
+            bring_over(own, OtherDisk(own.cache, limit))
             whole = True
         except OSError as error:
             whole = error.errno != errno.EIO
-        finally:
-            durable.use(real)
         assert read(made) == TEXT, f"cut off at step {limit}"
         if whole:
             break
@@ -108,9 +106,9 @@ def test_what_cannot_take_its_place_is_kept_aside(made: SmallDrive) -> None:
     own = made.own()
     kept = (own.cache / "journal").rename(own.cache.parent / "kept")
     shutil.copytree(kept, own.cache / "journal")
-    bring_over(own)
+    bring_over(own, DISK)
     shutil.copytree(kept, own.cache / "journal")
-    (said,) = bring_over(own)
+    (said,) = bring_over(own, DISK)
     (aside,) = own.state.glob("stale/*-from-cache/journal")
     assert str(aside) in said
     assert {path.name for path in aside.iterdir()} == {path.name for path in kept.iterdir()}
@@ -122,7 +120,7 @@ def test_what_was_set_aside_comes_along(made: SmallDrive) -> None:
     old = own.cache.with_name(f"{own.cache.name}.stale-20260101T000000Z")
     old.mkdir()
     (old / "journal").mkdir()
-    assert len(bring_over(own)) == 2
+    assert len(bring_over(own, DISK)) == 2
     assert (own.state / "stale" / "20260101T000000Z" / "journal").is_dir()
 
 
@@ -131,7 +129,7 @@ def test_a_process_of_an_earlier_version_is_not_robbed(made: SmallDrive) -> None
     descriptor = locked(own.cache)
     try:
         with pytest.raises(LeaseHeldError):
-            bring_over(own)
+            bring_over(own, DISK)
         assert (own.cache / "journal").is_dir()
     finally:
         os.close(descriptor)

@@ -15,7 +15,7 @@ from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.errors import CorruptError, FormatError, NoSpaceError, TransientError
 from backend.packs.pack import Pack
 from backend.packs.pack_format import PackEntry
-from backend.system import at_rest
+from backend.system import THIS_MACHINE, at_rest
 from backend.upstream import BlockId
 
 DRIVE = bytes(range(16))
@@ -168,7 +168,7 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
 def test_a_later_version_is_refused(tmp_path: Path) -> None:
     path = str(tmp_path / "blocks.db")
     SqliteBlockIndex(path, DRIVE, 32).close()
-    at_rest.unseal(path)
+    at_rest.unseal(path, THIS_MACHINE.disk)
     database = apsw.Connection(path)
     database.execute("PRAGMA user_version = 4")
     database.close()

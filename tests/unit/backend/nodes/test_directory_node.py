@@ -7,7 +7,7 @@ import os
 import resource
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -38,14 +38,15 @@ from backend.nodes.metered import MeteredNode
 from backend.nodes.patient import PatientNode
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
-from backend.system import durable
+from backend.system import Environment
+from backend.system.durable import Durable
 from tests.faulty_node import Fault, FaultyNode
 
 DRIVE = bytes(range(16))
 IDENTITY = NodeIdentity("node0", DRIVE, "zone0")
 
 
-class FailingDurable(durable.Durable):
+class FailingDurable(Durable):
     """Raises `number` at `step`."""
 
     def __init__(self, step: str, number: int) -> None:
@@ -65,7 +66,7 @@ class FailingDurable(durable.Durable):
             raise OSError(self._number, os.strerror(self._number))
 
 
-class RecordingDurable(durable.Durable):
+class RecordingDurable(Durable):
     """Notes which folders were made durable."""
 
     def __init__(self) -> None:
@@ -87,11 +88,9 @@ def node(path: Path) -> DirectoryNode:
     return DirectoryNode(str(path), IDENTITY)
 
 
-@pytest.fixture(autouse=True)
-def _real_files_afterwards() -> Iterator[None]:
-    before = durable.current()
-    yield
-    durable.use(before)
+def node_on(disk: Durable, path: Path) -> DirectoryNode:
+    """The node of a device with that disk."""
+    return DirectoryNode(str(path), IDENTITY, environment=Environment(disk))
 
 
 def test_an_identity_survives_its_file() -> None:
@@ -221,16 +220,16 @@ async def test_errors_of_the_system_are_told_apart(
     path: Path, node: DirectoryNode, number: int, expected: type[Exception], step: str
 ) -> None:
     await node.put("packs/aa/x", [b"before"])
-    durable.use(FailingDurable(step, number))
+    failing = node_on(FailingDurable(step, number), path)
     with pytest.raises(expected, match="node0: cannot write packs/aa/x"):
-        await node.put("packs/aa/x", [b"after"])
+        await failing.put("packs/aa/x", [b"after"])
     assert await node.get("packs/aa/x") == b"before"
     assert [entry.name for entry in (path / "packs/aa").iterdir()] == ["x"]
 
 
-async def test_new_folders_are_made_durable_once(path: Path, node: DirectoryNode) -> None:
+async def test_new_folders_are_made_durable_once(path: Path) -> None:
     recorder = RecordingDurable()
-    durable.use(recorder)
+    node = node_on(recorder, path)
     await node.put("packs/aa/x", [b"x"])
     assert recorder.folders == [str(path), str(path / "packs"), str(path / "packs/aa")]
     await node.put("packs/aa/y", [b"y"])
@@ -421,14 +420,13 @@ async def test_failpoint_of_a_delete_fires(node: DirectoryNode) -> None:
 async def test_who_has_waited_for_a_disk_that_hangs_is_told(path: Path, node: DirectoryNode) -> None:
     """The write may still happen then."""
     disk = threading.Event()
-    hurried = PatientNode(DirectoryNode(str(path), IDENTITY), 0.05)
 
-    class Hanging(durable.Durable):
+    class Hanging(Durable):
         def sync(self, descriptor: int) -> None:
             disk.wait()
             super().sync(descriptor)
 
-    durable.use(Hanging())
+    hurried = PatientNode(node_on(Hanging(), path), 0.05)
     with pytest.raises(TransientError, match=r"node0: cannot write a: no answer within 0.05 s"):
         await hurried.put("a", [b"late"])
     while not hurried.watch.is_overdue(0.05):  # its thread began a little later than the call

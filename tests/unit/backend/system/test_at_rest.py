@@ -8,7 +8,7 @@ import pytest
 
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.errors import CorruptError
-from backend.system import at_rest
+from backend.system import THIS_MACHINE, at_rest
 from cache.namespace.namespace import Namespace
 from tests.small_drive import flip
 
@@ -23,7 +23,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_a_seal_fits_until_a_bit_changes(path: Path) -> None:
-    at_rest.seal(str(path))
+    at_rest.seal(str(path), THIS_MACHINE.disk)
     assert not at_rest.is_damaged(str(path))
     flip(path, 7_000, 3)
     assert at_rest.is_damaged(str(path))
@@ -32,7 +32,7 @@ def test_a_seal_fits_until_a_bit_changes(path: Path) -> None:
 
 
 def test_a_damaged_seal_and_a_database_that_is_gone_are_told(path: Path) -> None:
-    at_rest.seal(str(path))
+    at_rest.seal(str(path), THIS_MACHINE.disk)
     flip(Path(f"{path}.seal"), 5, 0)
     assert at_rest.is_damaged(str(path))
     path.unlink()
@@ -41,23 +41,23 @@ def test_a_damaged_seal_and_a_database_that_is_gone_are_told(path: Path) -> None
 
 def test_without_a_seal_nothing_is_claimed(path: Path) -> None:
     assert not at_rest.is_damaged(str(path))
-    at_rest.seal(str(path))
-    at_rest.unseal(str(path))
-    at_rest.unseal(str(path))
+    at_rest.seal(str(path), THIS_MACHINE.disk)
+    at_rest.unseal(str(path), THIS_MACHINE.disk)
+    at_rest.unseal(str(path), THIS_MACHINE.disk)
     flip(path, 7_000, 3)
     assert not at_rest.is_damaged(str(path))
 
 
 def test_what_is_not_whole_in_one_file_gets_no_seal(path: Path) -> None:
     Path(f"{path}-wal").touch()
-    at_rest.seal(str(path))
+    at_rest.seal(str(path), THIS_MACHINE.disk)
     assert not Path(f"{path}.seal").exists()
 
 
 def test_removing_takes_all_files(path: Path) -> None:
-    at_rest.seal(str(path))
-    at_rest.remove_database(str(path))
-    at_rest.remove_database(str(path))
+    at_rest.seal(str(path), THIS_MACHINE.disk)
+    at_rest.remove_database(str(path), THIS_MACHINE.disk)
+    at_rest.remove_database(str(path), THIS_MACHINE.disk)
     assert list(path.parent.iterdir()) == []
 
 

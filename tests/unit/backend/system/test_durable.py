@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from backend.buffer import Buffer
-from backend.system import durable
 from backend.system.durable import Durable
+
+DISK = Durable()
 
 
 class Recorder(Durable):
@@ -47,11 +48,8 @@ class Recorder(Durable):
 
 
 @pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    recorder = Recorder()
-    before = durable.use(recorder)
-    yield recorder
-    assert durable.use(before) is recorder
+def recorder() -> Recorder:
+    return Recorder()
 
 
 def test_a_file_is_replaced_in_the_order_that_survives_a_power_cut(
@@ -59,7 +57,7 @@ def test_a_file_is_replaced_in_the_order_that_survives_a_power_cut(
 ) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    durable.write_file(str(path), [b"ne", b"w"])
+    recorder.write_file(str(path), [b"ne", b"w"])
     assert path.read_bytes() == b"new"
     assert recorder.calls == ["write", "sync", "rename", "sync_folder", "sync"]
     assert os.listdir(tmp_path) == ["file"]
@@ -67,10 +65,10 @@ def test_a_file_is_replaced_in_the_order_that_survives_a_power_cut(
 
 def test_exclusive_creation_has_one_winner(tmp_path: Path, recorder: Recorder) -> None:
     path = tmp_path / "file"
-    durable.write_file(str(path), [b"one"], exclusive=True)
+    recorder.write_file(str(path), [b"one"], exclusive=True)
     assert recorder.calls[:3] == ["write", "sync", "link"]
     with pytest.raises(FileExistsError):
-        durable.write_file(str(path), [b"two"], exclusive=True)
+        recorder.write_file(str(path), [b"two"], exclusive=True)
     assert path.read_bytes() == b"one"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -83,7 +81,7 @@ def test_a_failed_step_leaves_the_old_file_and_no_other(
     path.write_bytes(b"old")
     recorder.fail = step
     with pytest.raises(OSError, match=step):
-        durable.write_file(str(path), [b"new"])
+        recorder.write_file(str(path), [b"new"])
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -91,10 +89,10 @@ def test_a_failed_step_leaves_the_old_file_and_no_other(
 def test_many_parts_and_an_offset(tmp_path: Path) -> None:
     """More parts than one pwritev takes (IOV_MAX), so the rest goes by other writes."""
     parts = [bytes([number % 256]) * (number % 7) for number in range(1500)]
-    descriptor = durable.current().open(str(tmp_path / "file"), os.O_RDWR | os.O_CREAT)
+    descriptor = DISK.open(str(tmp_path / "file"), os.O_RDWR | os.O_CREAT)
     try:
-        assert durable.current().write(descriptor, parts, 10) == len(b"".join(parts))
-        durable.current().sync_data(descriptor)
+        assert DISK.write(descriptor, parts, 10) == len(b"".join(parts))
+        DISK.sync_data(descriptor)
         assert os.pread(descriptor, 10_000, 10) == b"".join(parts)
         assert os.get_inheritable(descriptor) is False
     finally:
@@ -102,15 +100,45 @@ def test_many_parts_and_an_offset(tmp_path: Path) -> None:
 
 
 def test_preallocation_keeps_later_writes_from_changing_the_size(tmp_path: Path) -> None:
-    descriptor = durable.current().open(str(tmp_path / "file"), os.O_RDWR | os.O_CREAT)
+    descriptor = DISK.open(str(tmp_path / "file"), os.O_RDWR | os.O_CREAT)
     try:
-        durable.current().preallocate(descriptor, 8192)
-        durable.current().write(descriptor, [b"x" * 100], 4000)
+        DISK.preallocate(descriptor, 8192)
+        DISK.write(descriptor, [b"x" * 100], 4000)
         assert os.fstat(descriptor).st_size == 8192
     finally:
         os.close(descriptor)
 
 
 def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
-    durable.write_file(str(tmp_path / "file"), [b"x"])
+    DISK.write_file(str(tmp_path / "file"), [b"x"])
     assert os.stat(tmp_path / "file").st_mode & 0o777 == 0o600
+
+
+def test_missing_folders_are_made_durable_from_the_top(tmp_path: Path) -> None:
+    """A folder whose own name a power cut takes would take all that was synced in it."""
+    calls: list[tuple[str, str]] = []
+
+    class Noting(Durable):
+        def make_folder(self, path: str, *, folder: int | None = None) -> None:
+            calls.append(("make", path))
+            super().make_folder(path, folder=folder)
+
+        def sync_folder(self, path: str, *, folder: int | None = None) -> None:
+            calls.append(("sync", path))
+            super().sync_folder(path, folder=folder)
+
+    Noting().make_folders(str(tmp_path / "a/b"))
+    assert calls == [
+        ("make", str(tmp_path / "a")),
+        ("sync", str(tmp_path)),
+        ("make", str(tmp_path / "a/b")),
+        ("sync", str(tmp_path / "a")),
+    ]
+    Noting().make_folders(str(tmp_path / "a/b"))
+    assert len(calls) == 4
+
+
+def test_a_file_where_a_folder_is_to_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        DISK.make_folders(str(tmp_path / "a"))

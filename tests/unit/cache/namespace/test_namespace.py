@@ -24,7 +24,7 @@ from backend.errors import (
     TransientError,
 )
 from backend.failpoints import arm, disarm_all
-from backend.system import at_rest
+from backend.system import THIS_MACHINE, at_rest
 from cache.history.history import History
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
@@ -468,7 +468,7 @@ def test_numbers_of_the_dead_are_not_given_again(path: str) -> None:
     namespace.apply(Delete(inode))
     namespace.save(1)
     namespace.close()
-    at_rest.unseal(path)
+    at_rest.unseal(path, THIS_MACHINE.disk)
     connection = apsw.Connection(path)
     connection.executemany("DELETE FROM meta WHERE key = ?", [(key,) for key in LOCAL_META])
     connection.close()
@@ -683,7 +683,7 @@ def test_times_before_1901_of_version_2_become_the_oldest(path: str) -> None:
     inode = make(namespace, b"a", time=5)
     namespace.save(1)
     namespace.close()
-    at_rest.unseal(path)
+    at_rest.unseal(path, THIS_MACHINE.disk)
     connection = apsw.Connection(path)
     connection.execute("UPDATE inode SET mtime_ns = ? WHERE inode = ?", (-(1 << 63), inode))
     connection.execute("DROP TABLE writer")
@@ -704,7 +704,7 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path, path: str) -> None:
     with pytest.raises(FormatError):
         Namespace(foreign)
     Namespace(path).close()
-    at_rest.unseal(path)
+    at_rest.unseal(path, THIS_MACHINE.disk)
     connection = apsw.Connection(path)
     connection.execute("PRAGMA user_version = 6")
     connection.close()

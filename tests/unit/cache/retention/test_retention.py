@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import CorruptError
-from backend.system import at_rest
+from backend.system import THIS_MACHINE, at_rest
 from cache.history.history import History
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
@@ -355,7 +355,7 @@ def test_a_database_of_an_earlier_version_becomes_one_of_this_version(
     namespace.save(1)
     totals = namespace.statistics()
     namespace.close()
-    at_rest.unseal(namespace.path)
+    at_rest.unseal(namespace.path, THIS_MACHINE.disk)
     connection = apsw.Connection(namespace.path)
     connection.execute("DELETE FROM meta WHERE key = 'files'")
     for table in lacks:
