@@ -26,8 +26,7 @@ from typing import Final
 
 from backend.buffer import Buffer
 from backend.nodes import files as node_files
-from backend.system import checkpoint
-from backend.system.reading import read_all
+from backend.system import checkpoint, read_all
 
 MOST: Final = 2048
 """A drive's packs that are read at random, 16 GiB of them: to open a file that is not in memory is a

@@ -27,6 +27,7 @@ from backend.system.crypto import (
 from backend.system.durable import Durable, NotBegunError
 from backend.system.environment import THIS_MACHINE, Environment
 from backend.system.patience import ask
+from backend.system.reading import read_all
 
 __all__ = [
     "KEY_SIZE",
@@ -51,6 +52,7 @@ __all__ = [
     "open_sealed",
     "plain_hash",
     "plain_task_group",
+    "read_all",
     "seal",
     "seal_into",
     "task_group",

@@ -22,8 +22,7 @@ from pathlib import Path
 
 from backend import failpoints
 from backend.buffer import Buffer
-from backend.system import durable
-from backend.system.reading import read_all
+from backend.system import durable, read_all
 from cache.journal.custody import nameless_file
 from cache.journal.format import OFFSET_BITS, OFFSET_MASK, Bulk, bulk_checksum
 from cache.journal.salvage import set_aside

@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from backend.system.reading import read_all
+from backend.system import read_all
 from cache.errors import InputOutputError
 from cache.journal.bulk import BulkFiles
 from cache.journal.format import OFFSET_MASK

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from backend.system import durable
-from backend.system.reading import read_all
+from backend.system import durable, read_all
 
 LOST: Final = "lost"
 _PAGE: Final = 4096

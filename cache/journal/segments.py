@@ -31,8 +31,7 @@ from pathlib import Path
 from typing import Final
 
 from backend import failpoints
-from backend.system import durable
-from backend.system.reading import read_all
+from backend.system import durable, read_all
 from cache.journal.custody import is_at, nameless_file
 from cache.journal.format import SEGMENT_HEADER_SIZE, SegmentHeader, decode_segment_header
 from cache.journal.salvage import COPY_SUFFIX, Loss, read, set_aside
