@@ -1,7 +1,8 @@
 """`mkfs.drivefs`: make a new, empty drive.
 
-Order: the folders and the nodes' identities first, the drive's own `drive.toml` last, exclusively: a drive
-exists from that moment on or not at all. The exit code is 0, or 1 with one line (mkfs(8)).
+Order: all that can be refused is refused first. Then, with `--force`, the old drive goes. Then come the
+identities of the nodes, and last the drive's own `drive.toml`, exclusively: a drive exists from that moment
+on or not at all. The exit code is 0, or 1 with one line (mkfs(8)).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -44,18 +45,16 @@ def mkfs(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     folder = os.path.abspath(options.drive)
     places = _node_places(folder, options)
-    drive_id = os.urandom(DRIVE_ID_SIZE)
     recovery = _recovery_key(options.recovery_file)
-    if options.force:
-        old = old_drive.removable(folder, [*places])
-    else:
-        _refuse_what_is_there(folder)
+    old = _old_nodes(folder, [*places], force=options.force)
     secret = _source(options).new_secret()
-    if options.force:
-        old_drive.remove(folder, old)
-    nodes = _with_votes(folder, _make_nodes(folder, places, drive_id), options.profile.m)
-    drive = _describe(folder, options.profile, drive_id, nodes, secret, recovery)
+    nodes = _with_votes(folder, _planned(folder, places), options.profile.m)
+    drive = _describe(folder, options.profile, nodes, secret, recovery)
     require_nodes(cluster_map(drive), options.profile.total)
+    if options.force:
+        _require_fit(folder, drive, old)
+        old_drive.remove(folder, old)
+    _make_nodes(folder, drive)
     _write(folder, drive, recovery, options.recovery_file)
     _report(folder, drive, recovery, options)
     return 0
@@ -120,14 +119,20 @@ def _recovery_key(path: str | None) -> str | None:
     """A new recovery key, if there is a place for it: a file or a terminal."""
     if path is not None and os.path.lexists(path):
         raise UsageError(f"{path}: exists; a recovery key is only written to a new file")
+    if path is not None and not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK):
+        raise UsageError(f"{path}: no file for the recovery key can be made there")
     return new_recovery_key() if path is not None or is_terminal(sys.stdout) else None
 
 
-def _refuse_what_is_there(folder: str) -> None:
+def _old_nodes(folder: str, places: Sequence[NodePlace], *, force: bool) -> list[NodePlace]:
+    """The places that are to be emptied."""
+    if force:
+        return old_drive.removable(folder, places)
     if os.path.lexists(os.path.join(folder, drive_file.FILE_NAME)):
         raise UsageError(f"{folder}: there is a drive here already; --force makes a new one in its place")
     if os.path.isdir(folder) and set(os.listdir(folder)) - {"lost+found"}:
         raise UsageError(f"{folder}: not empty; --force uses it all the same")
+    return []
 
 
 def _node_places(folder: str, options: argparse.Namespace) -> dict[NodePlace, str]:
@@ -138,19 +143,39 @@ def _node_places(folder: str, options: argparse.Namespace) -> dict[NodePlace, st
     return {place_at(f"node{at}", folder): f"node{at}" for at in range(options.profile.total)}
 
 
-def _make_nodes(folder: str, places: Mapping[NodePlace, str], drive_id: bytes) -> tuple[NodeEntry, ...]:
-    """Nodes on one disk, or server, fail together, so they share a zone. All at once: a store is slow."""
+def _planned(folder: str, places: Mapping[NodePlace, str]) -> tuple[NodeEntry, ...]:
+    """Nodes on one disk, or server, fail together, so they share a zone. Their places are there then."""
     os.makedirs(folder, exist_ok=True)
     disks: dict[Hashable, str] = {}
-    entries = {}
+    entries = []
     for number, (place, url) in enumerate(places.items()):
         place.prepare()
         zone = disks.setdefault(place.failure_domain(), f"disk{len(disks)}")
-        entries[place] = NodeEntry(f"node{number}", url, zone, settings=place.settings)
-    with ThreadPoolExecutor(len(entries)) as pool:
-        identities = [NodeIdentity(entry.name, drive_id, entry.zone) for entry in entries.values()]
-        list(pool.map(lambda place, identity: place.initialise(identity), entries, identities))
-    return tuple(entries.values())
+        entries.append(NodeEntry(f"node{number}", url, zone, settings=place.settings))
+    return tuple(entries)
+
+
+def _require_fit(folder: str, drive: DriveFile, old: Sequence[NodePlace]) -> None:
+    """The places `old` are going to be emptied."""
+
+    def look(node: NodeEntry) -> None:
+        place = node.place(folder)
+        place.require_fit(node.name, emptied=place in old)
+
+    _at_all(drive.nodes, look)
+
+
+def _make_nodes(folder: str, drive: DriveFile) -> None:
+    _at_all(
+        drive.nodes,
+        lambda node: node.place(folder).initialise(NodeIdentity(node.name, drive.id, node.zone)),
+    )
+
+
+def _at_all(nodes: Sequence[NodeEntry], work: Callable[[NodeEntry], None]) -> None:
+    """All at once: a store is slow."""
+    with ThreadPoolExecutor(len(nodes)) as pool:
+        list(pool.map(work, nodes))
 
 
 def _with_votes(folder: str, nodes: tuple[NodeEntry, ...], may_be_lost: int) -> tuple[NodeEntry, ...]:
@@ -168,12 +193,11 @@ def _with_votes(folder: str, nodes: tuple[NodeEntry, ...], may_be_lost: int) -> 
 def _describe(
     folder: str,
     profile: Profile,
-    drive_id: bytes,
     nodes: tuple[NodeEntry, ...],
     secret: Secret,
     recovery: str | None,
 ) -> DriveFile:
-    key = new_drive_key()
+    key, drive_id = new_drive_key(), os.urandom(DRIVE_ID_SIZE)
     opening = [secret] if recovery is None else [secret, Secret.recovery(recovery)]
     return DriveFile(
         id=drive_id,

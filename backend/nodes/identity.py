@@ -55,9 +55,11 @@ def initialise_directory_node(
 
 
 def require_fit(path: str, name: str, *, emptied: bool = False) -> None:
-    """`UsageError` if the folder `path` lies in a node; `NodeError` if there is anything in it (`emptied`:
-    anything that `nesting.clear` leaves)."""
+    """`UsageError` if the folder `path` lies in a node; `NodeError` if it cannot be written, or there is
+    anything in it (`emptied`: anything that `nesting.clear` leaves)."""
     nesting.require_outside(path)
+    if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise NodeError(f"{name}: {path} cannot be read and written by this user", name)
     found = nesting.nodes_within(path) if emptied else _foreign_in(path)
     for foreign in found:
         raise NodeError(f"{name}: {path} is not empty (it holds {foreign}): choose an empty folder", name)

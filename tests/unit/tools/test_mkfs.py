@@ -175,6 +175,57 @@ def test_force_never_takes_another_drives_data(make: MakeDrive, tmp_path: Path) 
     assert drive_nodes.nodes_away(str(make.folder), compose.load_drive(str(make.folder))) == []
 
 
+def everything(folder: Path) -> dict[Path, bytes | None]:
+    """All files and folders in it."""
+    return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    ("obstacle", "says"),
+    [
+        ("a file in the way", "is not a folder"),
+        ("a foreign file", "is not empty"),
+        ("another node", "is not empty"),
+        ("another node around it", "lies in the node"),
+        ("a folder that cannot be written", "cannot be read and written"),
+        ("no folder for the recovery key", "no file for the recovery key"),
+    ],
+)
+def test_what_force_refuses_costs_nothing(
+    make: MakeDrive,
+    tmp_path: Path,
+    obstacle: str,
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make("--profile", "copies:1")
+    new, options = tmp_path / "new", list[str]()
+    match obstacle:
+        case "a file in the way":
+            new.write_bytes(b"")
+        case "a foreign file":
+            new.mkdir()
+            (new / "mine").write_bytes(b"")
+        case "another node":
+            new = make.folder / "node0"
+            MakeDrive(make.key, tmp_path / "inner")("--profile", "copies:1")
+            (tmp_path / "inner" / "node0").rename(new / "packs")
+        case "another node around it":
+            MakeDrive(make.key, tmp_path / "outer")("--profile", "copies:1")
+            new = tmp_path / "outer" / "node0" / "deep"
+            new.mkdir()
+        case "a folder that cannot be written":
+            new.mkdir()
+            monkeypatch.setattr("os.access", lambda path, mode: path != str(new))
+        case "no folder for the recovery key":
+            options = ["--recovery-file", str(tmp_path / "absent" / "recovery")]
+    before = everything(tmp_path)
+    assert make("--force", "--profile", "copies:1", "--node", str(new), *options) == 1
+    assert says in capsys.readouterr().err
+    assert everything(tmp_path) == before
+
+
 def test_force_goes_on_after_an_interrupted_mkfs(make: MakeDrive) -> None:
     make()
     (make.folder / "drive.toml").unlink()
@@ -385,5 +436,7 @@ def test_folders_that_other_machines_serve_get_no_vote(
     file = compose.load_drive(str(make.folder))
     assert {entry.name for entry in file.nodes if not entry.votes} == shared
     shared |= {"node1", "node2"}
+    before = everything(make.folder)
     assert make("--force") == 1
+    assert everything(make.folder) == before
     assert "3 nodes at least must be on a disk of this machine" in capsys.readouterr().err
