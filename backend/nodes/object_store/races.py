@@ -13,7 +13,7 @@ from functools import partial
 from threading import Barrier
 from typing import Final
 
-from backend.nodes.object_store.client import AbsentError, StoreClient, TakenError
+from backend.nodes.object_store.client import AbsentError, StoreClient, StoreError, TakenError
 
 FOLDER: Final = "probe/"
 RACERS: Final = 8
@@ -21,7 +21,7 @@ RACERS: Final = 8
 
 def trouble_with_conditions(client: StoreClient) -> str | None:
     """Why the store cannot be trusted with a lease, in words; None if it can. What it writes is below
-    `probe/`, and is deleted. `StoreError` if it cannot be found out."""
+    `probe/`, and is deleted; if that fails it is in nobody's way. `StoreError` if it cannot be found out."""
     key = f"{FOLDER}{secrets.token_hex(8)}"
     try:
         won = _race([partial(client.create, key, [b"%d" % number]) for number in range(RACERS)])
@@ -44,7 +44,7 @@ def _told(what: str, won: int) -> str:
 
 
 def _race(calls: list[Callable[[], None]]) -> int:
-    """The number of successes."""
+    """The number of successes. `StoreError` if they cannot all begin: nobody waits for the rest then."""
     barrier = Barrier(len(calls))
 
     def run(call: Callable[[], None]) -> bool:
@@ -56,4 +56,9 @@ def _race(calls: list[Callable[[], None]]) -> int:
         return True
 
     with ThreadPoolExecutor(len(calls)) as pool:
-        return sum(pool.map(run, calls))
+        try:
+            racing = [pool.submit(run, call) for call in calls]
+        except RuntimeError as error:
+            barrier.abort()
+            raise StoreError(f"it cannot be tried: {error}") from None
+        return sum(each.result() for each in racing)

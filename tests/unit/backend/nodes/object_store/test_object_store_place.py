@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from backend.errors import NodeError
 from backend.nodes.factory import place_at
 from backend.nodes.identity import NodeIdentity
+from backend.nodes.object_store import races
 from backend.nodes.place import NodePlace
 from tests.fake_s3 import SECRET_KEY, FakeS3, Fault, failed, fake_s3
 
@@ -60,6 +62,39 @@ def test_a_race_leaves_nothing_behind(server: FakeS3, place: NodePlace) -> None:
     place.initialise(IDENTITY)
     assert list(server.objects) == ["prefix/node.toml"]
     assert len([each for each in server.requests if each.startswith("PUT /bucket/prefix/probe/")]) == 16
+
+
+def test_what_a_race_could_not_delete_is_in_nobodys_way(server: FakeS3, place: NodePlace) -> None:
+    server.faults = [Fault("DELETE", "", failed(503, "SlowDown"))]
+    with pytest.raises(OSError, match="SlowDown"):
+        place.initialise(IDENTITY)
+    (left,) = server.objects
+    assert left.startswith("prefix/probe/")
+    place.initialise(IDENTITY)
+    assert sorted(server.objects) == ["prefix/node.toml", left]
+    place.clear()
+    assert server.objects == {}
+
+
+def test_racers_do_not_wait_for_one_that_cannot_begin(
+    server: FakeS3, place: NodePlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.prepare()
+    start, started = threading.Thread.start, list[threading.Thread]()
+
+    def few(thread: threading.Thread) -> None:
+        if "ThreadPoolExecutor" in thread.name:
+            if len(started) == races.RACERS - 1:
+                raise RuntimeError("can't start new thread")
+            started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    with pytest.raises(OSError, match="can't start new thread"):
+        place.initialise(IDENTITY)
+    assert len(started) == races.RACERS - 1
+    assert not any(thread.is_alive() for thread in started)
+    assert server.objects == {}
 
 
 def test_a_prefix_with_something_in_it_is_no_place(server: FakeS3, place: NodePlace) -> None:
