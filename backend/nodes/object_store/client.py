@@ -6,8 +6,8 @@ Invariants:
    object. The caller knows which calls may be repeated (`backend.nodes.retry`).
 2. An object is one request (`use_multipart=False`): no upload is left behind that is paid for and not seen.
 3. What comes back is as long as the store says that it is, or an error.
-4. Credentials are read when the first call needs them; again when their file has changed, five minutes before
-   they end, and once when the store refuses them.
+4. Credentials are read when the first call needs them; again when their file has changed, before they end
+   (`backend.nodes.object_store.renewal`), and once when the store refuses them, in a listing as well.
 5. The variables `AWS_…` of the process decide nothing: whatever they could change is set here.
 
 Everything blocks; any thread. obstore lets go of the interpreter while it waits and copies.
@@ -15,7 +15,6 @@ Everything blocks; any thread. obstore lets go of the interpreter while it waits
 
 from __future__ import annotations
 
-import datetime
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from backend.buffer import Buffer
 from backend.nodes.object_store.credentials import CredentialsError, CredentialSource, Secrets
 from backend.nodes.object_store.location import Location
+from backend.nodes.object_store.renewal import CurrentCredentials, Reading
 from backend.nodes.object_store.settings import StoreSettings
 
 if TYPE_CHECKING:
@@ -39,10 +39,11 @@ if TYPE_CHECKING:
 LIST_PAGE: Final = 1000
 """So many names a store gives at once."""
 
-_RENEWED_BEFORE: Final = datetime.timedelta(minutes=5)
 _CONNECT_SECONDS: Final = 10
 _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([\w.-]{1,64})</Code>")
+_OF_CREDENTIALS: Final = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
+"""What Amazon says with a 400."""
 _AMAZON_REGION: Final = "us-east-1"
 _LONGEST_REASON: Final = 200
 _CONDITIONS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
@@ -64,7 +65,7 @@ class TakenError(StoreError):
 
 
 class RefusedError(StoreError):
-    """401 or 403: unknown, expired or wrong credentials, a wrong clock, or a right that is missing."""
+    """401, 403 and the like: unknown, expired or wrong credentials, a wrong clock, or a missing right."""
 
 
 class BusyError(StoreError):
@@ -79,24 +80,16 @@ class Listed:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """The store as obstore has it, the credentials in it, and the stamp of where they were read."""
-
-    store: Any
-    secrets: Secrets | None
-    stamp: object
-
-
 class StoreClient:
     """Of one node's place. Keys are the node's; the prefix is put before them here."""
 
     def __init__(self, location: Location, settings: StoreSettings) -> None:
         self.location = location
         self._settings = settings
-        self.source = CredentialSource(settings.credentials)
+        self._credentials = CurrentCredentials(CredentialSource(settings.credentials))
         self._lock = threading.Lock()
-        self._opened: _Opened | None = None
+        self._opened: tuple[Any, Secrets | None] | None = None
+        """the store as obstore has it, and the credentials in it"""
 
     def put(self, key: str, parts: Sequence[Buffer]) -> None:
         """Write the object, whatever is there."""
@@ -145,15 +138,9 @@ class StoreClient:
     def pages(self, prefix: str, after: str = "") -> Iterator[list[Listed]]:
         """What begins with the folder `prefix` (empty, or with `/` behind), from the first above `after`, in
         the order of the store: by bytes, but in some stores folder by folder."""
-        top = self._path(prefix)
-        start = self._path(after) if after else None
-        stream = self._call(lambda store: obstore.list(store, top, offset=start, chunk_size=LIST_PAGE))
+        listing = _Listing(self._path(prefix), self._path(after) if after else None)
         skipped = len(self._path(""))
-        while True:
-            with _translated():
-                page = next(iter(stream), None)
-            if page is None:
-                return
+        while page := self._call(listing.page):
             yield [Listed(each["path"][skipped:], each["size"]) for each in page]
 
     def _path(self, key: str) -> str:
@@ -164,38 +151,52 @@ class StoreClient:
         self._call(lambda store: obstore.put(store, self._path(key), data, mode=mode, use_multipart=False))
 
     def _call(self, work: Callable[[Any], Result]) -> Result:
-        store, known = self._store()
+        reading = self._credentials.get()
         try:
-            with _translated():
-                return work(store)
-        except RefusedError:
-            if known is None or self._store(refused=known)[1] == known:
-                raise
-        with _translated():
-            return work(self._store()[0])
+            return self._called(work, reading.secrets)
+        except RefusedError as refusal:
+            others = self._others(reading, refusal)
+        return self._called(work, others)
 
-    def _store(self, refused: Secrets | None = None) -> tuple[Any, Secrets | None]:
-        """With credentials that are as good as can be had; not with the `refused` ones, if there are
-        others."""
+    def _others(self, reading: Reading, refusal: RefusedError) -> Secrets | None:
+        """Credentials for a second try; `refusal`, where there are none."""
+        try:
+            others = self._credentials.after_refusal(reading).secrets
+        except CredentialsError as error:
+            raise RefusedError(f"{refusal}; {error}") from refusal
+        if others == reading.secrets:
+            raise refusal
+        return others
+
+    def _called(self, work: Callable[[Any], Result], secrets: Secrets | None) -> Result:
+        with _translated():
+            return work(self._store(secrets))
+
+    def _store(self, secrets: Secrets | None) -> Any:
         with self._lock:
-            stamp = self.source.stamp()
-            opened = self._opened
-            if opened is None or refused is not None or stamp != opened.stamp or _is_ending(opened.secrets):
-                opened = self._opened = self._renewed(opened, stamp)
-            return opened.store, opened.secrets
-
-    def _renewed(self, before: _Opened | None, stamp: object) -> _Opened:
-        secrets = self.source.read()
-        if before is not None and before.secrets == secrets:
-            return _Opened(before.store, secrets, stamp)
-        with _translated():
-            return _Opened(_open(self.location, self._settings, secrets), secrets, stamp)
+            if self._opened is None or self._opened[1] != secrets:
+                self._opened = _open(self.location, self._settings, secrets), secrets
+            return self._opened[0]
 
 
-def _is_ending(secrets: Secrets | None) -> bool:
-    if secrets is None or secrets.expires_at is None:
-        return False
-    return datetime.datetime.now(datetime.UTC) > secrets.expires_at - _RENEWED_BEFORE
+class _Listing:
+    """A listing under way, which another store goes on with from where it is. In the order of the store."""
+
+    def __init__(self, top: str, after: str | None) -> None:
+        self._top = top
+        self._last = after
+        self._store: Any = None
+        self._pages: Iterator[Sequence[Any]] = iter(())
+
+    def page(self, store: Any) -> Sequence[Any]:
+        """The next objects, none at the end. After an error it can go on with another store only."""
+        if store is not self._store:
+            self._store = store
+            self._pages = iter(obstore.list(store, self._top, offset=self._last, chunk_size=LIST_PAGE))
+        page = next(self._pages, ())
+        if page:
+            self._last = page[-1]["path"]
+        return page
 
 
 class _NoSuchRangeError(StoreError):
@@ -225,6 +226,8 @@ def _meaning(error: Exception) -> StoreError:
     if status in (409, 412) or isinstance(error, _CONDITIONS):
         return TakenError(reason)
     if status in (401, 403) or isinstance(error, exceptions.PermissionDeniedError):
+        return RefusedError(reason)
+    if reason in _OF_CREDENTIALS:
         return RefusedError(reason)
     if status == 416:
         return _NoSuchRangeError(reason)

@@ -100,42 +100,6 @@ def opened(server: FakeS3, form: str) -> client.StoreClient:
     return client.StoreClient(where, settings.parse({"credentials": form}, "x"))
 
 
-def test_credentials_are_read_again_five_minutes_before_they_end(tmp_path: Path) -> None:
-    """And no sooner."""
-    now = datetime.datetime.now(datetime.UTC)
-    path = tmp_path / "credentials"
-
-    def write(key: str, minutes: int) -> None:
-        ends = (now + datetime.timedelta(minutes=minutes)).isoformat()
-        private(path, json.dumps(PAIR | {"access_key_id": key, "expires_at": ends}))
-
-    with fake_s3() as server:
-        calls = []
-        store = opened(server, f"file:{path}")
-        source = store.source
-        read, stamp = source.read, object()
-        source.stamp = lambda: stamp  # type: ignore[method-assign]  # as of a command: nothing says that it changed
-
-        def counted() -> Secrets | None:
-            calls.append(1)
-            return read()
-
-        source.read = counted  # type: ignore[method-assign]
-        write(ACCESS_KEY, 20)
-        store.put("a", [b"1"])
-        store.put("a", [b"1"])
-        assert len(calls) == 1
-        write(ACCESS_KEY, 4)
-        server.access_key = "AKNEW"
-        with pytest.raises(client.RefusedError):
-            store.put("a", [b"2"])
-        assert len(calls) == 3  # as they end, and as they are refused
-        write("AKNEW", 20)
-        store.put("a", [b"3"])
-        store.put("a", [b"3"])
-        assert len(calls) == 4
-
-
 def test_what_a_store_needs_and_does_not_get_is_said(tmp_path: Path) -> None:
     path = private(tmp_path / "credentials", 'access_key_id = "x"')
     with fake_s3() as server, pytest.raises(CredentialsError, match="secret_access_key is missing"):
