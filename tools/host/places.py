@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import pwd
+import shlex
 import shutil
 import stat
 from collections.abc import Iterable, Mapping
@@ -146,15 +147,25 @@ def check_state_disk(state: Path, *, room: bool = True) -> None:
 
 
 def check_not_inside(own: Folders, nodes: Iterable[str]) -> None:
-    """`ToolError` if cache or state lie in a node's folder: they hold plaintext, and nothing but ciphertext
-    is to be where the nodes are."""
+    """`ToolError` that says what to do if state or cache lie in a node's folder: they hold plaintext, and
+    nothing but ciphertext is to be where the nodes are."""
     for node in nodes:
         inside = os.path.realpath(node)
-        for path in (own.cache, own.state):
+        for path in (own.state, own.cache):
             if os.path.commonpath([inside, os.path.realpath(path)]) == inside:
-                raise ToolError(
-                    f"{path} lies in the node {node}: choose a cache_dir and state_dir outside of it"
-                )
+                what = f"{path} lies in the node {node}: choose a cache_dir and state_dir outside of it"
+                raise ToolError(what + _how_to_move(path))
+
+
+def _how_to_move(folder: Path) -> str:
+    """To be said of a state folder that must not be left behind."""
+    if not has_journal(str(folder)):
+        return ""
+    source = shlex.quote(os.path.realpath(folder))
+    return (
+        "; changes that are not stored yet may be in its journal, so take it along: "
+        f"mv {source} NEWFOLDER/, then mount with -o state_dir=NEWFOLDER (fsck.drivefs: --state-dir)"
+    )
 
 
 def check_fuse() -> None:

@@ -24,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import LeaseHeldError, UsageError
+from cache.journal import SUFFIX
 from cache.messages import MountStatus, from_plain
 from gateway.control import Commands, ControlServer
 from tests.statuses import CAPACITY, OK_NODE, SCRUB, STATUS, STORE, mount_status
@@ -310,8 +311,25 @@ class TestPlaces:
         places.check_not_inside(own, [str(tmp_path / "node0"), str(tmp_path / "stat")])
         (tmp_path / "node0").mkdir()
         (tmp_path / which).symlink_to(tmp_path / "node0" / "deep")
-        with pytest.raises(ToolError, match="lies in the node"):
+        with pytest.raises(ToolError, match="lies in the node") as found:
             places.check_not_inside(own, [str(tmp_path / "node0")])
+        assert "mv " not in str(found.value)
+
+    def test_a_journal_in_a_node_is_moved_as_the_message_says(self, tmp_path: Path) -> None:
+        node, new = tmp_path / "node0", tmp_path / "new place"
+        (node / "a b" / "id" / "journal").mkdir(parents=True)
+        (node / "a b" / "id" / "journal" / f"1{SUFFIX}").write_bytes(b"x")
+        (tmp_path / "link").symlink_to(node / "a b")
+        own = places.folders("id", None, str(tmp_path / "link"), {})
+        with pytest.raises(ToolError, match="lies in the node") as found:
+            places.check_not_inside(own, [str(node)])
+        said = re.search(r"(mv .*/), then mount with -o state_dir=NEWFOLDER", str(found.value))
+        assert said is not None
+        new.mkdir()
+        subprocess.run(said[1].replace("NEWFOLDER", f"'{new}'"), shell=True, check=True)
+        moved = places.folders("id", None, str(new), {})
+        places.check_not_inside(moved, [str(node)])
+        assert places.has_journal(str(moved.state))
 
     @pytest.mark.parametrize(
         ("flags", "blocks", "said"),
