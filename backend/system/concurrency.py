@@ -7,9 +7,10 @@ sleeping are anyio's."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import cached_property
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import cached_property, partial
 from typing import TypeVar
 
 import anyio.lowlevel
@@ -47,16 +48,43 @@ class Threads:
 
     async def run(self, work: Callable[[], Result]) -> Result:
         """`work` in a thread, with a copy of the caller's context. When the caller is cancelled it is left
-        behind: its end is nobody's, its turn ends with it."""
+        behind: nobody is told of its end, and it has its turn until then."""
         if _on_trio():
             return await trio.to_thread.run_sync(work, limiter=self._of_trio, abandon_on_cancel=True)
-        return await anyio.to_thread.run_sync(work, limiter=self._of_anyio, abandon_on_cancel=True)
+        return await self._run_on_asyncio(work)
 
     async def finish(self, work: Callable[[], Result]) -> Result:
         """As `run`, but a caller that is cancelled waits for the end."""
         if _on_trio():
             return await trio.to_thread.run_sync(work, limiter=self._of_trio)
         return await anyio.to_thread.run_sync(work, limiter=self._of_anyio)
+
+    async def _run_on_asyncio(self, work: Callable[[], Result]) -> Result:
+        """anyio takes the turn from a thread that is left behind. So it is given back here: by the thread at
+        its end, or by a caller who was cancelled before a thread had begun."""
+        import asyncio  # a process without it does not load it
+
+        turn, begun = object(), threading.Lock()
+        give_back = partial(self._of_anyio.release_on_behalf_of, turn)
+        loop = asyncio.get_running_loop()
+
+        def in_thread() -> Result:
+            if not begun.acquire(blocking=False):
+                raise RuntimeError("nobody waits for this any more")
+            try:
+                return work()
+            finally:
+                with suppress(RuntimeError):  # the loop has ended, and all turns with it
+                    loop.call_soon_threadsafe(give_back)
+
+        await self._of_anyio.acquire_on_behalf_of(turn)
+        try:
+            return await anyio.to_thread.run_sync(
+                in_thread, limiter=anyio.CapacityLimiter(1), abandon_on_cancel=True
+            )
+        finally:
+            if begun.acquire(blocking=False):
+                give_back()
 
     @cached_property
     def _of_trio(self) -> trio.CapacityLimiter:
