@@ -232,7 +232,7 @@ class Drive:
         """The background work, until cancelled."""
         await self.store.look()
         async with trio.open_nursery() as nursery:
-            self._content.tasks = nursery
+            await nursery.start(self._content.run)
             nursery.start_soon(self.store.run)
             if not self.read_only:
                 nursery.start_soon(self.publisher.run)
@@ -244,10 +244,6 @@ class Drive:
                     nursery.start_soon(self.health.run)
                 nursery.start_soon(self.retention.run)
             task_status.started()
-            try:
-                await trio.sleep_forever()
-            finally:
-                self._content.tasks = None
 
     async def _tick_loop(self) -> None:
         seen = -1

@@ -32,7 +32,7 @@ Part = bytes | memoryview | Stored
 
 
 class Content:
-    """See the module."""
+    """See the module. `run` reads ahead."""
 
     def __init__(self, namespace: Namespace, dirty: DirtyFiles, journal: Journal, blocks: BlockCache) -> None:
         self._namespace = namespace
@@ -40,12 +40,21 @@ class Content:
         self._journal = journal
         self._blocks = blocks
         self._streams = ReadStreams()
-        self.tasks: trio.Nursery | None = None
+        self._tasks: trio.Nursery | None = None
         """where read-ahead runs; without it there is none"""
         self._missing: list[tuple[int, int]] = []
         """(position, length) of the journal's bytes that the plan needs and that are not in memory"""
         self._waits = False
         """whether the disk may be waited for"""
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Read ahead, until cancelled."""
+        async with trio.open_nursery() as self._tasks:
+            task_status.started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._tasks = None
 
     async def read(self, inode: int, start: int, end: int, size: int) -> bytes | memoryview:
         """The bytes [start, end) of a file of `size` bytes, inside which they must lie. Raises what
@@ -174,18 +183,18 @@ class Content:
     def _note_read(self, inode: int, start: int, end: int, size: int) -> bool:
         """Whether the read goes on where another ended. If so, what comes next is fetched ahead."""
         in_order, reader = self._streams.note(inode, start, end)
-        if in_order and self.tasks is not None and end < size:
+        if in_order and self._tasks is not None and end < size:
             ahead = reader.ahead(end)
             if ahead is not None:
                 self._prefetch(inode, *ahead)
         return in_order
 
     def _prefetch(self, inode: int, start: int, end: int) -> None:
-        assert self.tasks is not None
+        assert self._tasks is not None
         for piece in self._stored(inode, start, end):
             assert isinstance(piece, Stored)
             if self._blocks.wanted(piece.block):
-                self.tasks.start_soon(self._warm, piece.block)
+                self._tasks.start_soon(self._warm, piece.block)
 
     async def _warm(self, block: bytes) -> None:
         try:

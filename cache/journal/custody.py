@@ -26,18 +26,20 @@ log = logging.getLogger(__name__)
 
 
 class Custody:
-    """See the module. `others`: names and descriptors of files that come and go, as they are now."""
+    """See the module. Nothing is lost before `watch`."""
 
-    def __init__(self, folder: Path, others: Callable[[], Iterable[tuple[str, int]]]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._others = others
+        self._others: Callable[[], Iterable[tuple[str, int]]] = tuple
         self._own: dict[str, tuple[int, int]] = {}
         self.lost = ""
         """one line for people once something has lost its name; empty while all is well"""
         self.on_loss: list[Callable[[], None]] = []
 
-    def watch(self, names: Iterable[str]) -> None:
-        """These files in the folder are what they are now, from now on."""
+    def watch(self, names: Iterable[str], others: Callable[[], Iterable[tuple[str, int]]]) -> None:
+        """These files in the folder are what they are now, from now on. `others`: names and descriptors of
+        files that come and go, as they are when it is called."""
+        self._others = others
         self._own = {str(self._folder / name): _identity(os.stat(self._folder / name)) for name in names}
 
     def check(self) -> bool:
@@ -50,7 +52,7 @@ class Custody:
 
     def lose(self, path: str) -> None:
         """The file at `path` is not ours any more. Idempotent."""
-        if self.lost:
+        if self.lost or not self._own:
             return
         self.lost = (
             f"{path} was removed or replaced under the mount: there is no journal here any more, so what "

@@ -57,10 +57,20 @@ log = logging.getLogger(__name__)
 APPENDED = failpoints.declare("journal.appended", "a record is in the page cache; nothing was applied yet")
 
 
-class Journal:
-    """See the module. `folder` is the journal's own; it is created if missing."""
+def _tell_nobody(_path: str) -> None:
+    """Of a journal that nobody watches over."""
 
-    def __init__(self, folder: Path, segment_size: int = SEGMENT_SIZE) -> None:
+
+class Journal:
+    """See the module. `folder` is the journal's own; it is created if missing. `on_nameless` is called with
+    the name of a file that was found to have lost it."""
+
+    def __init__(
+        self,
+        folder: Path,
+        segment_size: int = SEGMENT_SIZE,
+        on_nameless: Callable[[str], None] = _tell_nobody,
+    ) -> None:
         self._folder = folder
         self.segment_size = segment_size
         """of segments that are begun from now on"""
@@ -74,9 +84,8 @@ class Journal:
         """for people: what `start` has kept aside"""
         self._has_refused = False
         """whether something of a refused record may be behind the last one"""
-        self.on_nameless: Callable[[str], None] = lambda _path: None
-        """called with the name of a file that was found to have lost it when it was synced"""
-        self._syncing = Syncing(folder, self._kept, self._bulk, self._failure, self._found_nameless)
+        self._on_nameless = on_nameless
+        self._syncing = Syncing(folder, self._kept, self._bulk, self._failure, on_nameless)
         self._dropping = Dropping(self._kept, self._files, self._bulk, self._syncing.lock)
         self._reading = Reading(folder, self._kept, self._bulk)
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -227,11 +236,8 @@ class Journal:
 
     def _find_out(self) -> bool:
         """The folder is not there: whether the journal goes on without names now."""
-        self.on_nameless(str(self._folder))
+        self._on_nameless(str(self._folder))
         return self._syncing.nameless
-
-    def _found_nameless(self, path: str) -> None:
-        self.on_nameless(path)
 
     def fail(self, problem: str) -> InputOutputError:
         """Accept nothing more, for ever; what to raise."""

@@ -57,9 +57,10 @@ class LocalState:
         try:
             self.namespace = self._open_namespace()
             self._files.callback(self.namespace.close)
-            journal = Journal(folder / JOURNAL)
+            custody = Custody(folder)
+            journal = Journal(folder / JOURNAL, on_nameless=custody.lose)
             self._files.callback(journal.close)
-            self.ledger = Ledger(journal, self.namespace, Custody(folder, journal.named_files))
+            self.ledger = Ledger(journal, self.namespace, custody)
             self.recovery = JournalRecovery(self.ledger)
             self.trimming = Trimming(self.ledger)
         except BaseException:
@@ -78,11 +79,10 @@ class LocalState:
 
     def watch(self) -> None:
         """From now on be told of what loses its name in the folder. After recovery, which replaces files."""
-        custody, journal = self.ledger.custody, self.ledger.journal
+        custody = self.ledger.custody
         wal = [name for name in (f"{NAMESPACE_FILE}-wal",) if (self.folder / name).exists()]
-        custody.watch([LOCK_FILE, NAMESPACE_FILE, *wal])
+        custody.watch([LOCK_FILE, NAMESPACE_FILE, *wal], self.ledger.journal.named_files)
         custody.on_loss.append(self._lose_names)
-        journal.on_nameless = custody.lose
 
     def _lose_names(self) -> None:
         try:

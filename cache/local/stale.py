@@ -75,7 +75,7 @@ class StaleState:
             self._resources.callback(self._namespace.close)
             self._journal = Journal(work / JOURNAL)
             self._resources.callback(self._journal.close)
-            self._ledger = Ledger(self._journal, self._namespace, Custody(work, lambda: ()))
+            self._ledger = Ledger(self._journal, self._namespace, Custody(work))
             self._operations = JournalRecovery(self._ledger).look()
         except BaseException:
             self.close()

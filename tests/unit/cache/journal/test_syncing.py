@@ -71,8 +71,10 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     durable.use(before)
 
 
-def opened(folder: Path, size: int = SEGMENT) -> Journal:
-    journal = Journal(folder, size)
+def opened(
+    folder: Path, size: int = SEGMENT, on_nameless: Callable[[str], None] = lambda _path: None
+) -> Journal:
+    journal = Journal(folder, size, on_nameless)
     list(journal.replay())
     journal.start(1)
     return journal
@@ -207,11 +209,10 @@ async def test_an_fsync_that_failed_is_the_end_wherever_it_was_waited_for(
     assert disk.waited == [alone], "a failed fsync is never repeated"
 
 
-async def test_a_segment_without_a_name_is_found_out_on_the_loop_too(
-    journal: Journal, disk: Disk, tmp_path: Path
-) -> None:
+async def test_a_segment_without_a_name_is_found_out_on_the_loop_too(disk: Disk, tmp_path: Path) -> None:
     told: list[str] = []
-    journal.on_nameless = told.append
+    journal = opened(tmp_path, on_nameless=told.append)
+    await journal.sync()
     (path,) = tmp_path.glob("*.journal")
     path.unlink()
     put(journal)
