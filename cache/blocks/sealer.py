@@ -17,12 +17,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import trio
 
 from backend import failpoints
 from backend.errors import DriveError
+from backend.system import each
 from backend.upstream import BlockId, BlockStore, SealedBlock
 from cache.blocks.block_codec import BlockCodec
 from cache.blocks.chunking import MIN_BLOCK, Chunker
@@ -154,37 +156,28 @@ class Sealer:
         return {}
 
     async def _seal_windows(self, run: _Run) -> None:
-        errors: list[Exception] = []
-        async with trio.open_nursery() as nursery:
-            before, start = trio.Event(), run.start
-            before.set()
-            while start < run.end:
-                window = _part(run, start, min(start + WINDOW, run.end))
-                window.whole = run.whole and window.end == run.end
-                cuts = await self._cut_beside(window, errors)
-                await before.wait()
-                if not cuts or errors:
-                    break
-                before, start = trio.Event(), cuts[-1].end
-                nursery.start_soon(self._store_beside, cuts, before, errors)
-        if errors:
-            raise errors[0]
+        cuts = await self._cut_window(run, run.start)
+        while cuts:
+            cuts = await self._store_and_cut(cuts, run)
 
-    async def _cut_beside(self, window: _Run, errors: list[Exception]) -> list[_Cut]:
-        """Cut a window while the one before is stored. Errors are collected: a nursery would wrap them."""
-        try:
-            return await self._cut([window])
-        except Exception as error:
-            errors.append(error)
+    async def _store_and_cut(self, cuts: list[_Cut], run: _Run) -> list[_Cut]:
+        """Store a window's blocks while the next window is cut: its blocks."""
+        following: list[_Cut] = []
+
+        async def cut_next() -> None:
+            following.extend(await self._cut_window(run, cuts[-1].end))
+
+        steps: list[Callable[[], Awaitable[None]]] = [partial(self._store, cuts), cut_next]
+        await each(lambda step: step(), steps)
+        return following
+
+    async def _cut_window(self, run: _Run, start: int) -> list[_Cut]:
+        """The blocks of the window that begins there; none at the end of what can be cut yet."""
+        if start == run.end:
             return []
-
-    async def _store_beside(self, cuts: list[_Cut], done: trio.Event, errors: list[Exception]) -> None:
-        """Store a window's blocks while the next window is cut."""
-        try:
-            await self._store(cuts)
-        except Exception as error:
-            errors.append(error)
-        done.set()
+        window = _part(run, start, min(start + WINDOW, run.end))
+        window.whole = run.whole and window.end == run.end
+        return await self._cut([window])
 
     async def _absorb(self, run: _Run) -> None:
         """Take small neighbouring extents into the run, so that small writes do not leave the file
