@@ -9,7 +9,7 @@ from typing import Final
 from backend.cluster import DriveFile, NodeEntry
 from backend.coding import ClusterMap, ClusterNode, Profile, next_voter
 from backend.errors import NodeError, UnavailableError, UsageError
-from backend.nodes import MeteredNode, Node, NodeIdentity, NodePlace, PatientNode, RetryNode
+from backend.nodes import Node, NodeIdentity, NodePlace, PatientNode, RetryNode
 from backend.system import THIS_MACHINE, Environment, ask
 
 TOOL_PATIENCE: Final = 60.0
@@ -90,7 +90,7 @@ def open_nodes(folder: str, file: DriveFile, environment: Environment = THIS_MAC
 
 def patient(nodes: Mapping[str, Node], patience: float) -> dict[str, Node]:
     """These nodes; what is transient is tried again, and who has waited `patience` seconds is told so."""
-    return {name: MeteredNode(RetryNode(PatientNode(node, patience))) for name, node in nodes.items()}
+    return {name: RetryNode(PatientNode(node, patience)) for name, node in nodes.items()}
 
 
 def parity(file: DriveFile) -> int:

@@ -16,7 +16,6 @@ from backend.nodes.identity import (
 )
 from backend.nodes.leased import LeasedNode
 from backend.nodes.listing import all_keys, pages
-from backend.nodes.metered import MeteredNode
 from backend.nodes.node import PAGE, UNKNOWN_SPACE, Node, Space
 from backend.nodes.patient import PatientNode
 from backend.nodes.place import NodePlace
@@ -31,7 +30,6 @@ __all__ = [
     "DirectoryNode",
     "DirectoryPlace",
     "LeasedNode",
-    "MeteredNode",
     "Node",
     "NodeHealth",
     "NodeIdentity",

@@ -24,7 +24,6 @@ from backend.nodes.identity import (
 )
 from backend.nodes.leased import LeasedNode
 from backend.nodes.listing import pages
-from backend.nodes.metered import MeteredNode
 from backend.nodes.node import Node
 from backend.nodes.patient import PatientNode
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
@@ -42,12 +41,11 @@ IDENTITY = NodeIdentity("node0", DRIVE, "zone0")
 WRAPPERS: dict[str, Callable[[Node], Node]] = {
     "bare": lambda node: node,
     "retry": RetryNode,
-    "metered": MeteredNode,
     "rate-limited": lambda node: RateLimitedNode(node, TokenBucket(1e9, 1e9)),
     "leased": lambda node: LeasedNode(node, lambda: None),
     "patient": lambda node: PatientNode(node, 60),
     "faulty": FaultyNode,
-    "all": lambda node: MeteredNode(RetryNode(PatientNode(RateLimitedNode(node, TokenBucket(1e9, 1e9)), 60))),
+    "all": lambda node: RetryNode(PatientNode(RateLimitedNode(node, TokenBucket(1e9, 1e9)), 60)),
 }
 
 

@@ -34,7 +34,6 @@ from backend.nodes.identity import (
     initialise_directory_node,
     read_identity,
 )
-from backend.nodes.metered import MeteredNode
 from backend.nodes.patient import PatientNode
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
@@ -492,22 +491,6 @@ async def test_a_swap_is_never_retried(node: DirectoryNode) -> None:
     with pytest.raises(TransientError):
         await RetryNode(faulty).swap("lease", None, b"x")
     assert len(faulty.calls) == 1
-
-
-async def test_the_meter_counts(node: DirectoryNode, autojump_clock: trio.testing.MockClock) -> None:
-    faulty = FaultyNode(node)
-    metered = MeteredNode(faulty)
-    await metered.put("a", [b"12345", b"678"])
-    faulty.faults = [Fault(("get",), times=1, delay=1.0, error=TransientError("away"))]
-    with pytest.raises(TransientError):
-        await metered.get("a")
-    await metered.get("a", 2, 3)
-    put, get = metered.meters["put"], metered.meters["get"]
-    assert (put.calls, put.errors, put.payload_bytes) == (1, 0, 8)
-    assert (get.calls, get.errors, get.payload_bytes) == (2, 1, 3)
-    assert get.seconds >= 1.0
-    assert get.latency[5] == 1
-    assert sum(get.latency) == 2
 
 
 async def test_the_rate_is_kept(node: DirectoryNode, autojump_clock: trio.testing.MockClock) -> None:
