@@ -101,7 +101,7 @@ class CapacityModel:
         return self._profile.write_quorum
 
     def takers(self, spaces: Mapping[str, Space]) -> int:
-        """The number of nodes whose space is known are to take new data, full ones too."""
+        """The number of nodes that are to take new data and of which the space is known; full ones too."""
         return len(self._names & spaces.keys())
 
     def even(self, spaces: Mapping[str, Space]) -> int:

@@ -43,6 +43,9 @@ def test_urls(url: str, service: str, endpoint: str, account: str, bucket: str, 
         ("s3://", "names no bucket: it is s3://bucket/prefix"),
         ("s3+https://host", "names no bucket: it is s3+https://host:port/bucket/prefix"),
         ("s3+https:///bucket/a", "names no server"),
+        ("s3+https://:443/bucket/a", "names no server"),
+        ("s3+https://host:99999/bucket", "names no server: Port out of range"),
+        ("s3+https://host:port/bucket", "names no server"),
         ("s3+http://server.example/bucket", "only a server on this machine is spoken to in clear"),
         ("s3+http://192.168.1.1:9000/bucket", "only a server on this machine is spoken to in clear"),
         ("s3+http://localhost.example/bucket", "only a server on this machine is spoken to in clear"),
@@ -69,6 +72,39 @@ def test_what_is_no_place_in_a_store_is_refused_in_words(url: str, words: str) -
         place_at(url, "/", ANONYMOUS)
     assert words in str(caught.value)
     assert not any(secret in str(caught.value) for secret in ("me:word", "AKIAXXXX", "secretsecret"))
+
+
+@pytest.mark.parametrize(
+    ("url", "same"),
+    [
+        ("s3+https://Host.Example:443/bucket/a", "s3+https://host.example/bucket/a"),
+        ("S3+HTTPS://host.example:0443/bucket/a/", "s3+https://host.example/bucket/a"),
+        ("s3+https://host.example:/bucket/%61", "s3+https://host.example/bucket/a"),
+        ("s3+http://LOCALHOST:80/bucket", "s3+http://localhost/bucket"),
+        ("s3+http://[0:0::1]:80/bucket", "s3+http://[::1]/bucket"),
+        ("s3+http://[::1]:0080/bucket", "s3+http://[::1]/bucket"),
+        ("az+https://HOST:443/account/container/a", "az+https://host/account/container/a"),
+        ("S3://bucket/a/", "s3://bucket/a"),
+    ],
+)
+def test_one_place_has_one_location_however_it_is_written(url: str, same: str) -> None:
+    assert location.parse(address.parse(url, "/")) == location.parse(address.parse(same, "/"))
+    assert place_at(url, "/", ANONYMOUS) == place_at(same, "/", ANONYMOUS)
+    assert place_at(url, "/", ANONYMOUS).url == same
+
+
+@pytest.mark.parametrize(
+    ("url", "other"),
+    [
+        ("s3://Bucket/a", "s3://bucket/a"),
+        ("s3://bucket/A", "s3://bucket/a"),
+        ("s3+https://host:444/bucket", "s3+https://host/bucket"),
+        ("s3+https://host:80/bucket", "s3+https://host/bucket"),
+        ("s3+https://localhost/bucket", "s3+http://localhost/bucket"),
+    ],
+)
+def test_other_places_have_others(url: str, other: str) -> None:
+    assert place_at(url, "/", ANONYMOUS) != place_at(other, "/", ANONYMOUS)
 
 
 def test_without_credentials_it_is_said_how_to_name_them() -> None:
