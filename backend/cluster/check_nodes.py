@@ -6,10 +6,15 @@ interrupted is either finished or taken back. Where only the paths of nodes diff
 right (a person moved a disk), provided that its paths lead to these nodes. Functions here block on the disk;
 one that does not answer counts as away (`backend.system.patience`).
 
-These copies vote on what the drive file says: those of the drive's folder, of the folders in it, of the
-folders that a person named, and of the nodes that the drive's folder names; each folder once. A place that
-only another copy names has no vote, else one node could bring any number. (The voters of the lease are
+These copies vote on what the drive file says: those of the drive's folder, of the nodes that it names, and
+of the folders that a person named; each folder once. If the drive's folder has no copy that can be read,
+those of the folders in it vote. A place that only another copy names has no vote, else one node could bring
+any number; a folder in the drive's folder that was a node once has none either. (The voters of the lease are
 another thing.)
+
+A map that `drivefs node recover` made gives up a majority of the voters before it. So as long as the drive's
+folder has the map before, that stays in force if the majority answers after all: what was stored since is
+there.
 """
 
 from __future__ import annotations
@@ -23,6 +28,7 @@ from typing import Final
 
 from backend.cluster import check_places, drive_file
 from backend.cluster.drive_file import FILE_NAME, DriveFile, NodeEntry
+from backend.cluster.recovery import AHEAD
 from backend.commits import KEY as LEASE
 from backend.errors import DriveError, FormatError, NodeError, NotFoundError
 from backend.failpoints import declare, failpoint
@@ -235,15 +241,20 @@ def _is_meant(folder: str, place: NodePlace, drive_id: bytes) -> bool:
 
 def _votes(folder: str, nodes: Sequence[str]) -> dict[NodePlace, bytes | None]:
     """The bytes of each copy that has a vote, by its place; those that answer."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
-    inside = [_own(os.path.join(folder, name)) for name in names]
-    own = _decoded(_copy_at(_own(folder)))
-    named = [entry.place(folder) for entry in own.nodes] if own is not None else []
     given = [place_at(url, os.getcwd()) for url in nodes]
-    places: dict[NodePlace, None] = dict.fromkeys([_own(folder), *inside, *given, *named])
+    places = list(dict.fromkeys([_own(folder), *given, *_places_of_nodes(folder)]))
     found = ask({place: partial(_vote_of, place) for place in places})
     distinct = {real: (place, data) for place, (real, data) in reversed(found.items())}
-    return dict(sorted(distinct.values(), key=lambda vote: list(places).index(vote[0])))
+    return dict(sorted(distinct.values(), key=lambda vote: places.index(vote[0])))
+
+
+def _places_of_nodes(folder: str) -> list[NodePlace]:
+    """Where the nodes are as the drive's folder says, or may be if it says nothing."""
+    own = _decoded(_copy_at(_own(folder)))
+    if own is not None:
+        return [entry.place(folder) for entry in own.nodes]
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return [_own(os.path.join(folder, name)) for name in names]
 
 
 def _vote_of(place: NodePlace) -> tuple[Hashable, bytes | None]:
@@ -276,9 +287,20 @@ def _chosen(
 
     chosen = readable[max(readable, key=weight)]
     own = readable.get(_own(folder))
-    if own is not None and own != chosen and _only_paths_differ(own, chosen) and _leads_to_nodes(folder, own):
-        return own
-    return chosen
+    if own is None or own == chosen:
+        return chosen
+    if _only_paths_differ(own, chosen):
+        return own if _leads_to_nodes(folder, own) else chosen
+    return own if _gives_up_in_vain(folder, chosen, own) else chosen
+
+
+def _gives_up_in_vain(folder: str, file: DriveFile, before: DriveFile) -> bool:
+    """Whether `node recover` made this map, and a majority of the voters of the one before answers."""
+    if file.epoch - before.epoch < AHEAD:
+        return False
+    voters = [entry for entry in before.nodes if entry.votes]
+    found = ask({entry: partial(_is_member, entry.place(folder), entry, before.id) for entry in voters})
+    return sum(found.values()) > len(voters) // 2
 
 
 def _only_paths_differ(one: DriveFile, other: DriveFile) -> bool:

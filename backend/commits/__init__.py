@@ -4,7 +4,7 @@ from backend.commits.commit_format import associated_data_of, payload_associated
 from backend.commits.commit_log import ReplicatedCommitLog
 from backend.commits.commit_search import FOLDER, commit_key, number_of
 from backend.commits.lease import DEFAULT_SECONDS, SILENT_SECONDS, Lease
-from backend.commits.lease_record import MAX_SIZE, Claim, decode, is_sealed
+from backend.commits.lease_record import MAX_SIZE, NO_CLAIM, Claim, decode, is_sealed
 from backend.commits.lease_votes import KEY, LeaseVotes
 from backend.commits.object_format import Copy
 from backend.commits.process_identity import life_of, this_process
@@ -23,6 +23,7 @@ __all__ = [
     "KEY",
     "MAX_SIZE",
     "MAX_STORED",
+    "NO_CLAIM",
     "ROOTS",
     "SILENT_SECONDS",
     "Claim",

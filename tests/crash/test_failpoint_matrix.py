@@ -37,7 +37,8 @@ from tests.unit.tools.commands.test_node_changes import STEPS as NODE_CHANGES
 
 pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(120)]
 
-ELSEWHERE = {*NODE_CHANGES, "node.recovered", "pack.before-stand-in"}
+RECOVERY = {"node.recover-copied", "node.recovered", "node.recover-written"}
+ELSEWHERE = {*NODE_CHANGES, *RECOVERY, "pack.before-stand-in"}
 """Reached only when nodes come and go (tests/unit/tools/commands/test_node_changes.py: killed at each,
 failures; test_recover.py), and with more nodes than fragments
 (tests/unit/backend/blocks/test_block_store.py)."""

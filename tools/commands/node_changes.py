@@ -136,10 +136,20 @@ def _unused_drive(options: argparse.Namespace) -> UnlockedDrive:
     survey = check_nodes.survey(folder)
     old_drive.require_unused(folder, survey.file)
     drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
-    if any(place.folder == folder for place, _ in survey.wrong):
-        say(f"{folder}: a change of its nodes was interrupted; it is finished now")
-        run(_finish, drive)
+    if was_interrupted(folder, survey):
+        finish(drive)
     return drive
+
+
+def was_interrupted(folder: str, survey: check_nodes.Survey) -> bool:
+    """Whether the drive's folder has not the map that counts: it is the last that gets a new one."""
+    return any(place.folder == folder for place, _ in survey.wrong)
+
+
+def finish(drive: UnlockedDrive) -> None:
+    """Have the map that counts everywhere. Raises as `held`."""
+    say(f"{drive.folder}: a change of its nodes was interrupted; it is finished now")
+    run(_finish, drive)
 
 
 async def _finish(drive: UnlockedDrive) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -12,22 +11,22 @@ from typing import Any, Final
 
 import trio
 
-from backend.cluster import DriveFile, ObjectRebalance, check_nodes, cluster_change, recovery
-from backend.coding import Profile, copies_of, voters
-from backend.commits import Lease, Ranking, ReplicatedCommitLog, ReplicatedObjects, commit_format, ranking_of
-from backend.errors import CorruptError, TransientError, UnavailableError
+from backend.cluster import DriveFile, check_nodes, cluster_change, recovery
+from backend.coding import Profile
+from backend.commits import Lease, ReplicatedObjects, commit_format
+from backend.errors import TransientError, UnavailableError
 from backend.failpoints import declare, failpoint
-from backend.nodes import Node
 from tools import compose, drive_nodes, fsck, old_drive
-from tools.commands.node_changes import run
+from tools.commands.node_changes import finish, run, was_interrupted
 from tools.compose import LEASE_PATIENCE, UnlockedDrive
-from tools.drive_nodes import TOOL_PATIENCE, cluster_map, open_nodes, parity, patient
+from tools.drive_nodes import TOOL_PATIENCE, open_nodes, parity, patient
 from tools.quantities import counted
 from tools.terminal import complain, say
 
 SETTLED: Final = declare(
     "node.recovered", "the new voters have lease and log; drive.toml has the lost ones still"
 )
+WRITTEN: Final = declare("node.recover-written", "drive.toml has the new voters; the lease does not say so")
 
 
 def register(actions: Any) -> None:
@@ -46,27 +45,37 @@ def _recover(options: argparse.Namespace) -> int:
     file = survey.file
     away = {error.node for error in drive_nodes.nodes_away(folder, file)}
     answering = [entry.name for entry in file.nodes if entry.name not in away]
-    recovery.require_lost(file, answering)
+    is_done = was_interrupted(folder, survey) and bool(recovery.voters_there(file, answering))
+    if not is_done:
+        recovery.require_lost(file, answering)
     old_drive.require_no_sign_of_use(folder, file)
     drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
-    run(_go_on, drive, answering)
+    if is_done:
+        finish(drive)
+    else:
+        run(_go_on, drive, answering)
     return 0
 
 
 async def _go_on(drive: UnlockedDrive, answering: list[str]) -> None:
     every = patient(open_nodes(drive.folder, drive.file), TOOL_PATIENCE)
     left = {name: every[name] for name in answering}
-    everywhere = _objects_on(drive, left, len(left))
-    remains = await recovery.look(drive.file, left, everywhere, drive.keys.lease, LEASE_PATIENCE)
-    file = recovery.recovered(drive.file, answering, remains, parity(drive.file))
-    new = replace(drive, file=file)
-    lease = _lease_of(new, remains)
+    objects = ReplicatedObjects(left, lambda _key: answering, len(left), drive.file.id, drive.keys.object)
+    remains = await recovery.look(drive.file, left, objects, drive.keys.lease, LEASE_PATIENCE)
+    new = replace(drive, file=recovery.recovered(drive.file, answering, remains, parity(drive.file)))
+    lease, voting = _lease_of(new, remains), compose.small_objects(new, left)
+    ranking = compose.object_ranking(new.file)
+    spreading = recovery.Spreading(objects, drive.file, ranking, voting.copies, remains)
     same = partial(cluster_change.require_surveyed, drive.folder, drive.file)
     async with cluster_change.holding(lease, same, minimum_epoch=remains.epoch + recovery.AHEAD):
-        await _settle(new, left, remains, lease)
+        gaps = await spreading.run()
+        if remains.is_past_doubt:
+            await recovery.adopt(voting, remains, lease)
         failpoint(SETTLED)
-        await _announce(new, lease)
-    _report(drive.folder, file, remains)
+        await _write(new, lease)
+        failpoint(WRITTEN)
+        await _announce(new, voting, remains, lease)
+    _report(drive.folder, new.file, remains, gaps)
 
 
 def _lease_of(drive: UnlockedDrive, remains: recovery.Remains) -> Lease:
@@ -75,45 +84,26 @@ def _lease_of(drive: UnlockedDrive, remains: recovery.Remains) -> Lease:
     return compose.lease_on(open_nodes(drive.folder, drive.file), present)
 
 
-async def _announce(drive: UnlockedDrive, lease: Lease) -> None:
-    """Write the new map, if the lease is confirmed, then have the lease's records name it."""
+async def _write(drive: UnlockedDrive, lease: Lease) -> None:
+    """Have the new map in force, if the lease is confirmed."""
     await lease.verify()
     for line in await trio.to_thread.run_sync(check_nodes.write_copies, drive.folder, drive.file):
         complain(f"drivefs: warning: {line}")
+
+
+async def _announce(
+    drive: UnlockedDrive, voting: ReplicatedObjects, remains: recovery.Remains, lease: Lease
+) -> None:
+    """Have the lease's records claim the newest commit, which no other can replace now, and name the new
+    map."""
     try:
+        await recovery.adopt(voting, remains, lease)
         await lease.announce(drive.file.epoch)
     except (TransientError, UnavailableError) as error:
         complain(f"drivefs: warning: the lease does not say yet that the nodes were changed: {error}")
 
 
-def _objects_on(drive: UnlockedDrive, nodes: Mapping[str, Node], copies: int) -> ReplicatedObjects:
-    """Commits and roots on these of the drive's nodes."""
-    return ReplicatedObjects(nodes, _ranking_on(drive, nodes), copies, drive.file.id, drive.keys.object)
-
-
-def _ranking_on(drive: UnlockedDrive, nodes: Mapping[str, Node]) -> Ranking:
-    rank = ranking_of(cluster_map(drive.file), len(nodes), everyone=True)
-    return lambda key: [name for name in rank(key) if name in nodes]
-
-
-async def _settle(
-    drive: UnlockedDrive, left: Mapping[str, Node], remains: recovery.Remains, lease: Lease
-) -> None:
-    """Have the head, and all that is left of the log and the roots, on the new voters."""
-    cluster = cluster_map(drive.file)
-    copies = copies_of(cluster, parity(drive.file))
-    voting = {name: left[name] for name in voters(cluster)}
-    await recovery.adopt(_objects_on(drive, voting, copies), remains, lease)
-    log = ReplicatedCommitLog(_objects_on(drive, left, len(left)), claims=lease.claimed)
-    objects = _objects_on(drive, left, copies)
-    moving = ObjectRebalance(objects, left, _ranking_on(drive, left), log, lease.verify)
-    try:
-        await moving.run(lambda _done, _total: None)
-    except CorruptError as error:
-        complain(f"drivefs: warning: {error}; fsck.drivefs -y goes on from the newest snapshot")
-
-
-def _report(folder: str, file: DriveFile, remains: recovery.Remains) -> None:
+def _report(folder: str, file: DriveFile, remains: recovery.Remains, gaps: list[int]) -> None:
     votes = ", ".join(entry.name for entry in file.nodes if entry.votes)
     say(f"{folder}: {votes} vote now (epoch {file.epoch})")
     if remains.copy is None:
@@ -121,9 +111,13 @@ def _report(folder: str, file: DriveFile, remains: recovery.Remains) -> None:
         return
     made = datetime.fromtimestamp(commit_format.decode(remains.copy.data).time_ns / 1e9, UTC)
     say(f"{folder}: the newest commit that is left is {remains.number}, of {made:%Y-%m-%dT%H:%M:%SZ}")
-    if remains.claimed > remains.number:
-        lost = remains.claimed - remains.number
-        say(f"{folder}: {counted(lost, 'commit')} after it were stored, and are lost with the nodes")
+    if remains.lost:
+        say(f"{folder}: {counted(remains.lost, 'commit')} after it were stored, and are lost with the nodes")
+    if gaps:
+        complain(
+            f"drivefs: warning: {counted(len(gaps), 'commit')} before it are lost, the first: {gaps[0]}; "
+            "fsck.drivefs -y goes on from the newest snapshot"
+        )
     say(
         f"{folder}: what only the lost nodes had is missing: files changed since may be as they were before, "
         "and blocks of which too few fragments are left cannot be read; fsck.drivefs -y --data names them"

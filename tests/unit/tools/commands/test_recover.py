@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import trio
 
-from backend.cluster import recovery
+from backend.cluster import check_nodes, recovery
 from backend.commits import Lease, ReplicatedCommitLog, this_process
+from backend.commits.object_format import unframe
 from backend.errors import CorruptError, FencedError, UnavailableError, UsageError
-from tests.small_drive import SmallDrive, copy_of, make_small_drive
+from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_small_drive
 from tools import compose
 from tools.drive_nodes import open_nodes, patient
 
@@ -48,8 +49,35 @@ def voters(made: SmallDrive) -> set[str]:
 
 
 def commits(made: SmallDrive) -> set[int]:
-    """The numbers of which any node has a copy."""
+    """The numbers of which any node that is there has a copy."""
     return {int(path.name, 16) for path in made.drive.glob("node*/commits/*")}
+
+
+def small_objects(made: SmallDrive) -> set[str]:
+    """The keys of the commits and roots that any node that is there has."""
+    return {f"{path.parent.name}/{path.name}" for path in made.drive.glob("node*/[cr]o*s/*")}
+
+
+def require_copies(made: SmallDrive) -> None:
+    """Three voters have each of them, and all the same."""
+    drive_id = made.unlocked().file.id
+    for key in small_objects(made):
+        paths = [path for name in voters(made) if (path := made.drive / name / key).exists()]
+        assert len(paths) >= 3
+        assert len({unframe(drive_id, key, path.read_bytes()).data for path in paths}) == 1
+
+
+def has_gaps(left: set[int]) -> bool:
+    return left != set(range(1, max(left) + 1))
+
+
+def require_open(made: SmallDrive, left: set[int]) -> None:
+    """These are the commits that were left."""
+    if has_gaps(left):
+        with pytest.raises(CorruptError, match="gap"):
+            head_of(made)
+    else:
+        assert head_of(made) == max(left)
 
 
 def head_of(made: SmallDrive) -> int:
@@ -88,7 +116,9 @@ def test_the_wrong_key_recovers_nothing(made: SmallDrive, tmp_path: Path) -> Non
     assert (made.drive / "drive.toml").read_bytes() == before
 
 
-@pytest.mark.parametrize("lost", [VOTERS[:3], VOTERS[1:4], VOTERS[2:]])
+@pytest.mark.parametrize(
+    "lost", [VOTERS[:3], VOTERS[1:4], VOTERS[2:], (*VOTERS[:3], "node6", "node7"), (*VOTERS[2:], "node5")]
+)
 def test_the_drive_goes_on_with_the_highest_commit_that_is_left(
     made: SmallDrive, lost: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,7 +127,7 @@ def test_the_drive_goes_on_with_the_highest_commit_that_is_left(
         (made.drive / name).rename(made.folder / f"lost-{name}")
     with pytest.raises(UnavailableError):
         head_of(made)
-    left = commits(made)
+    left, objects = commits(made), small_objects(made)
     capsys.readouterr()
     assert recover(made) == 0
     said = capsys.readouterr()
@@ -106,17 +136,17 @@ def test_the_drive_goes_on_with_the_highest_commit_that_is_left(
     assert commits(made) == left
     if max(left) < head:
         assert "are lost with the nodes" in said.out
-    if left == set(range(1, max(left) + 1)):
-        assert head_of(made) == max(left)
-    else:
-        assert "fsck.drivefs -y goes on from the newest snapshot" in said.err
-        with pytest.raises(CorruptError, match="gap"):
-            head_of(made)
+    assert ("fsck.drivefs -y goes on from the newest snapshot" in said.err) == has_gaps(left)
+    assert small_objects(made) == objects
+    require_copies(made)
+    require_open(made, left)
     with pytest.raises(UsageError, match="nothing is to be recovered"):
         recover(made)
     for name in lost:
         (made.folder / f"lost-{name}").rename(made.drive / name)
-    assert voters(made).isdisjoint(lost), "who comes back has no vote"
+    now = check_nodes.survey(str(made.drive)).file
+    assert now == compose.load_drive(str(made.drive)), "who comes back has no vote"
+    assert {entry.name for entry in now.nodes}.isdisjoint(lost)
 
 
 def recover_until(made: SmallDrive, step: str) -> None:
@@ -130,29 +160,52 @@ def recover_until(made: SmallDrive, step: str) -> None:
     assert ended.returncode == -signal.SIGKILL, ended.stderr
 
 
-def test_killed_before_the_drive_file_is_written(made: SmallDrive) -> None:
-    for name in VOTERS[:3]:
+BEFORE = ("lease.after-acquire", "node.recover-copied", "node.recovered", "drive-file.nodes-written")
+AFTER = ("node.recover-written", "lease.before-release")
+
+
+@pytest.mark.parametrize("step", [*BEFORE, *AFTER])
+def test_killed_and_run_again(made: SmallDrive, step: str) -> None:
+    lost = VOTERS[:3]
+    for name in lost:
         shutil.rmtree(made.drive / name)
-    recover_until(made, "node.recovered")
-    assert recover(made) == 0
-    assert head_of(made) == max(commits(made))
+    left = commits(made)
+    recover_until(made, step)
+    if step in BEFORE:
+        assert recover(made) == 0
+    else:
+        with pytest.raises(UsageError, match="nothing is to be recovered"):
+            recover(made)
+    assert voters(made).isdisjoint(lost)
+    require_open(made, left)
 
 
-@pytest.mark.parametrize("lost", [VOTERS[:3], VOTERS[2:]])
-def test_killed_before_the_drive_file_is_written_and_the_lost_nodes_come_back(
-    made: SmallDrive, lost: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("lost", [VOTERS[:3], (*VOTERS[1:4], "node6", "node7")])
+@pytest.mark.parametrize("step", [*BEFORE, *AFTER])
+def test_killed_and_the_lost_nodes_come_back(made: SmallDrive, step: str, lost: tuple[str, ...]) -> None:
+    """Whatever looks at the copies of the map next, it is the one that mounts go by."""
     head = head_of(made)
     for name in lost:
         (made.drive / name).rename(made.folder / name)
-    recover_until(made, "node.recovered")
+    left = commits(made)
+    recover_until(made, step)
     for name in lost:
         (made.folder / name).rename(made.drive / name)
-    assert voters(made) == set(VOTERS)
-    assert head_of(made) == head
+    in_force = compose.load_drive(str(made.drive))
+    assert check_nodes.survey(str(made.drive)).file == in_force
     with pytest.raises(UsageError, match="nothing is to be recovered"):
         recover(made)
     made.forget()
+    if step in AFTER:
+        assert voters(made).isdisjoint(lost)
+        require_open(made, left)
+        return
+    assert voters(made) == set(VOTERS)
+    assert head_of(made) == head
+    assert made.read() == made.content
+    assert made.fsck("-y") in (CLEAN, CORRECTED)
+    assert made.fsck("-n") == CLEAN
+    assert voters(made) == set(VOTERS)
     assert made.read() == made.content
 
 
