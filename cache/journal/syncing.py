@@ -14,8 +14,8 @@ Invariants:
 3. Files are emptied and closed under `lock` only, which is held while an fdatasync may be using them.
 4. A file that lost its name is found out by the sync that took it: nothing is durable by it.
 5. The disk is waited for on the event loop only for a caller who is alone, if one descriptor and no name is
-   to be synced, all of it lies in blocks that are written, and the disk is quick
-   (`cache.journal.disk_pace`). Else in a thread.
+   to be synced, all of it lies in blocks that are written, and the disk was quick just now
+   (`cache.journal.disk_pace`, which says what remains of the danger that it hangs). Else in a thread.
 6. Zeros are written behind the last record only, and within what is preallocated: they take no room.
 
 Event-loop thread.
@@ -37,7 +37,7 @@ from backend import failpoints, file_limit
 from backend.system import durable
 from cache.errors import JournalLostError
 from cache.journal.bulk import BulkFile, BulkFiles
-from cache.journal.disk_pace import DiskPace
+from cache.journal.disk_pace import SLOW_IN_THREAD_NS, SLOW_NS, DiskPace
 from cache.journal.failure import Failure
 from cache.journal.kept_segments import KeptSegments
 from cache.journal.segments import Segment, write_zeros
@@ -56,12 +56,14 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class _Round:
     """One turn of the disk: files, each with how much of it is on the disk when it is over, and whether names
-    are to be synced too. `nameless`: then the path of a file that nobody will find."""
+    are to be synced too. `nameless`: then the path of a file that nobody will find; `took_ns`: then how long
+    the disk was waited for."""
 
     bulk: list[tuple[BulkFile, int]]
     segments: list[tuple[Segment, int]]
     new_names: bool
     nameless: str = ""
+    took_ns: int = 0
 
     @property
     def files(self) -> list[tuple[str, int]]:
@@ -129,6 +131,8 @@ class Syncing:
         """The records, what is in these files by now, and zeros in the last segment up to `ahead`."""
         with self._round(bulk, ahead) as this:
             await trio.to_thread.run_sync(self._wait_for_disk, this)
+        if not this.bulk:  # many bytes take a quick disk long, too
+            self._pace.note(this.took_ns, SLOW_IN_THREAD_NS)
 
     def _may_wait_here(self) -> bool:
         """Whether the conditions of invariant 5 hold for a caller who is alone."""
@@ -142,10 +146,10 @@ class Syncing:
 
     def _sync_here(self) -> None:
         """As `_sync_files`, without giving up control: nothing is appended or let go meanwhile."""
-        reached, began_at = self._kept.next_sequence, self._pace.begin()
+        reached = self._kept.next_sequence
         with self._round([]) as this:
             self._wait_for_disk(this)
-        self._pace.note(began_at)
+        self._pace.note(this.took_ns, SLOW_NS)
         self._synced = reached
         failpoints.failpoint(SYNCED)
 
@@ -192,9 +196,10 @@ class Syncing:
 
     def _wait_for_disk(self, this: _Round) -> None:
         """Any thread."""
-        files = this.files
+        files, began_at = this.files, self._pace.now()
         for _, descriptor in files:
             durable.current().sync_data(descriptor)
         this.nameless = next((path for path, file in files if os.fstat(file).st_nlink == 0), "")
         if this.new_names and not this.nameless:
             durable.current().sync_folder(str(self._folder))
+        this.took_ns = self._pace.now() - began_at

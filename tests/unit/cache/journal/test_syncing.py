@@ -21,7 +21,13 @@ from backend.system import durable
 from backend.system.durable import Durable
 from cache.errors import InputOutputError
 from cache.journal import disk_pace, syncing
-from cache.journal.disk_pace import FIRST_PAUSE_NS, LONGEST_PAUSE_NS, SLOW_NS
+from cache.journal.disk_pace import (
+    FIRST_PAUSE_NS,
+    FRESH_NS,
+    LONGEST_PAUSE_NS,
+    SLOW_IN_THREAD_NS,
+    SLOW_NS,
+)
 from cache.journal.format import SEGMENT_HEADER_SIZE, RecordType
 from cache.journal.journal import Journal
 from cache.journal.syncing import AHEAD
@@ -180,7 +186,42 @@ async def test_a_slow_disk_is_left_to_threads_for_ever_longer(journal: Journal, 
     disk.takes_ns = SLOW_NS + 1
     put(journal)
     assert await waits_on_loop(journal, disk)
+    disk.takes_ns = 0
     disk.now += FIRST_PAUSE_NS
+    for on_loop in (False, True):
+        put(journal)
+        assert await waits_on_loop(journal, disk) == on_loop
+
+
+async def test_a_slow_disk_is_tried_in_threads_until_it_is_quick(journal: Journal, disk: Disk) -> None:
+    """Regression: the loop itself tried it after each pause, and waited for a disk that hung."""
+    disk.takes_ns = SLOW_IN_THREAD_NS + 1
+    put(journal)
+    assert not await waits_on_loop(journal, disk, alone=False)
+    for _ in range(5):
+        disk.now += LONGEST_PAUSE_NS
+        put(journal)
+        assert not await waits_on_loop(journal, disk)
+    disk.now += LONGEST_PAUSE_NS
+    disk.takes_ns = 0
+    for on_loop in (False, True):
+        put(journal)
+        assert await waits_on_loop(journal, disk) == on_loop
+
+
+async def test_a_disk_that_was_idle_is_tried_in_a_thread(journal: Journal, disk: Disk) -> None:
+    """It may sleep, or be gone."""
+    disk.now += FRESH_NS
+    for on_loop in (False, True):
+        put(journal)
+        assert await waits_on_loop(journal, disk) == on_loop
+
+
+async def test_large_writes_that_take_long_do_not_make_the_disk_slow(journal: Journal, disk: Disk) -> None:
+    disk.takes_ns = SLOW_IN_THREAD_NS + 1
+    _large_write(journal)
+    assert not await waits_on_loop(journal, disk)
+    disk.takes_ns = 0
     put(journal)
     assert await waits_on_loop(journal, disk)
 
