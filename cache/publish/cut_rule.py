@@ -42,6 +42,8 @@ class CutRule:
         self._pressed = pressed
         self._taken: dict[int, float] = {}
         """when an open file was last taken; of the last `version_interval` only"""
+        self._taking: dict[int, float] = {}
+        """the same, of the last cut, which may be taken back"""
 
     @contextmanager
     def choosing(self, everything: bool) -> Iterator[Choice]:
@@ -72,10 +74,14 @@ class CutRule:
         """Whether room has to be made."""
         return self._pressed()
 
-    def note_taken(self, chosen: Iterable[tuple[int, Layer]]) -> None:
+    def note_cut(self, chosen: Iterable[tuple[int, Layer]]) -> None:
         """The cut takes these now."""
         now = trio.current_time()
-        self._taken.update((inode, now) for inode, layer in chosen if not layer.settled)
+        self._taking = {inode: now for inode, layer in chosen if not layer.settled}
+
+    def note_stored(self) -> None:
+        """What the last cut took is stored, so that it stands."""
+        self._taken |= self._taking
 
     def _is_old_enough(self, inode: int, layer: Layer, now: float) -> bool:
         """Whether an open file is due for a version."""
@@ -119,5 +125,5 @@ class Choice:
     def take(self) -> list[int]:
         """The inodes for the cut, which is to be made before anything else happens."""
         self.look()
-        self._rule.note_taken(self._chosen.items())
+        self._rule.note_cut(self._chosen.items())
         return list(self._chosen)

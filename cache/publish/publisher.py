@@ -244,6 +244,7 @@ class Publisher:
             failed = await self._seal_and_flush(layers, flush=True)
             if not failed:
                 await self._keep_extents(layers)
+                self._rule.note_stored()
                 return pending
             if not ledger.can_take_back:
                 break

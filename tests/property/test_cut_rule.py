@@ -65,6 +65,8 @@ class Life:
     everything: bool = False
     taken_open: set[int] = field(default_factory=set)
     """inodes that a cut took while they were open; not again for being fsynced, in this short life"""
+    taken_before: set[int] = field(default_factory=set)
+    """the same, before the last cut"""
     held: list[int] = field(default_factory=list)
     cuts: int = 0
 
@@ -89,6 +91,7 @@ class Life:
     def check(self, inodes: list[int]) -> None:
         """The rule, in the words of `cache.publish.cut_rule`, of each file by itself."""
         self.cuts += 1
+        self.taken_before = set(self.taken_open)
         ledger, now = self.drive.ledger, trio.current_time()
         expected = set()
         for inode, layer in ledger.dirty.tops():
@@ -150,7 +153,7 @@ class Life:
 
     def installed(self) -> ExitStack:
         """Around each sealing time passes, and each cut is checked."""
-        seal, cut = Sealer.seal, Ledger.cut
+        seal, cut, reopen = Sealer.seal, Ledger.cut, Ledger.reopen
 
         async def sealing(sealer: Sealer, layers: Iterable[tuple[int, Layer]]) -> dict[int, UnreadableError]:
             await self.pass_time()
@@ -162,6 +165,10 @@ class Life:
             self.check(inodes)
             return cut(ledger, inodes)
 
+        def reopening(ledger: Ledger) -> None:
+            self.taken_open = self.taken_before
+            reopen(ledger)
+
         async def nothing_by_itself(_: Publisher) -> None:
             await trio.sleep_forever()
 
@@ -169,6 +176,7 @@ class Life:
         stack.enter_context(self.unreadable.installed())
         stack.enter_context(patch.object(Sealer, "seal", sealing))
         stack.enter_context(patch.object(Ledger, "cut", cutting))
+        stack.enter_context(patch.object(Ledger, "reopen", reopening))
         stack.enter_context(patch.object(Publisher, "run", nothing_by_itself))
         stack.enter_context(patch.object(Publisher, "pressed", self.pressed))
         stack.enter_context(patch.object(cache.journal.set_apart, "FIRST_PAUSE", 3600.0))
@@ -177,6 +185,10 @@ class Life:
 
 _HALF = ("write", b"a", b"half")
 _NEW = [("mend",), ("write", b"a", b"new"), ("close", b"a")]
+
+
+_MORE = [("write", b"a", b"more"), ("close", b"a")]
+_OPEN = [("write", b"b", b"x"), ("fsync", b"b")]
 
 
 @pytest.mark.logs_warnings
@@ -193,6 +205,7 @@ _NEW = [("mend",), ("write", b"a", b"new"), ("close", b"a")]
 @example(rounds=[([_HALF, ("close", b"a")], [[], _NEW, [], _NEW, [], [("unlink", b"a", True)]], False)])
 @example(rounds=[([_HALF], [[("break_file", b"a")]], True)])
 @example(rounds=[([_HALF], [[("break_file", b"a")], _NEW], True)])
+@example(rounds=[([*_OPEN, *_MORE], [[], _MORE, [], _MORE, [], _MORE, [("break_file", b"a")]], False)])
 async def test_the_cut_takes_what_is_due_when_it_is_made(rounds: list[Round]) -> None:
     with TemporaryDirectory() as folder:
         life = Life(Unreadable(Path(folder, "here")), PropertyMock(return_value=False))
