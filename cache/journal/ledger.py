@@ -51,6 +51,9 @@ BATCH_APPLYING = failpoints.declare(
     "ledger.batch-applying", "a batch is journaled; some of its operations are applied, others are not"
 )
 CUT_MADE = failpoints.declare("ledger.cut", "the cut is journaled; nothing of its content is sealed")
+REOPENING = failpoints.declare(
+    "ledger.reopening", "the journal says that a cut does not count; the namespace holds it still"
+)
 EXTENTS_KEPT = failpoints.declare("ledger.extents", "blocks are stored, one file's extents are journaled")
 PUBLISHED = failpoints.declare("ledger.published", "upstream has the commit; the journal does not say so yet")
 SAVED = failpoints.declare("ledger.saved", "the namespace's transaction is committed")
@@ -283,6 +286,7 @@ class Ledger:
     def _redo(self, later: list[Operation], earlier: list[bytes]) -> None:
         """Bring the namespace from the newest published commit to what is accepted, all in one commit."""
         try:
+            failpoints.failpoint(REOPENING)
             self.namespace.undo(self.head.number)
         except BaseException:
             self._fail_diverged()

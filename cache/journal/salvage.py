@@ -19,12 +19,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from backend import failpoints
 from backend.system import durable, read_all
 
 LOST: Final = "lost"
 _PAGE: Final = 4096
 COPY_SUFFIX: Final = ".salvaged"
 """of a copy that is being made"""
+
+
+SALVAGING: Final = failpoints.declare(
+    "journal.salvaging", "a segment's readable beginning is copied; the segment is where it was"
+)
+SALVAGED: Final = failpoints.declare(
+    "journal.salvaged", "a segment is kept in lost/ too; its beginning does not have its place yet"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +82,7 @@ def _beginning(descriptor: int) -> bytes:
 
 def set_aside(folder: Path, paths: Iterable[str]) -> Path:
     """Move files of a journal to its `lost/`, beside what is kept there already; where that is."""
-    lost = folder / LOST
-    lost.mkdir(mode=0o700, exist_ok=True)
+    lost = _lost_in(folder)
     for path in paths:
         durable.current().rename(path, str(_free_name(lost, os.path.basename(path))))
     return lost
@@ -82,8 +90,7 @@ def set_aside(folder: Path, paths: Iterable[str]) -> Path:
 
 def keep_beginning(folder: Path, path: str, beginning: bytes) -> Path:
     """The file at `path` says this and no more from now on; where what it was is kept."""
-    io, lost = durable.current(), folder / LOST
-    lost.mkdir(mode=0o700, exist_ok=True)
+    io, lost = durable.current(), _lost_in(folder)
     kept = _free_name(lost, os.path.basename(path))
     copy = path + COPY_SUFFIX
     descriptor = io.open(copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -92,11 +99,21 @@ def keep_beginning(folder: Path, path: str, beginning: bytes) -> Path:
         io.sync_data(descriptor)
     finally:
         os.close(descriptor)
+    failpoints.failpoint(SALVAGING)
     io.link(path, str(kept))
     io.sync_folder(str(lost))
+    failpoints.failpoint(SALVAGED)
     io.rename(copy, path)
     io.sync_folder(str(folder))
     return kept
+
+
+def _lost_in(folder: Path) -> Path:
+    """The folder for what is kept aside."""
+    lost = folder / LOST
+    if not lost.is_dir():
+        durable.current().make_folder(str(lost))
+    return lost
 
 
 def _free_name(folder: Path, name: str) -> Path:

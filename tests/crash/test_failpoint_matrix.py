@@ -32,16 +32,18 @@ from tests.crash.matrix import ENDED, FAULTS, Told, opened
 from tests.crash.steps import CHANGES, STATES, State, state_of
 from tests.crash.test_collection import State as PastState
 from tests.crash.test_collection import state_at
+from tests.crash.test_failpoints_in_process import SALVAGES
 from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_empty_drive
 from tests.unit.tools.commands.test_node_changes import STEPS as NODE_CHANGES
 
 pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(120)]
 
 RECOVERY = {"node.recover-copied", "node.recovered", "node.recover-written"}
-ELSEWHERE = {*NODE_CHANGES, *RECOVERY, "pack.before-stand-in"}
+ELSEWHERE = {*NODE_CHANGES, *RECOVERY, "pack.before-stand-in", "ledger.reopening", *SALVAGES}
 """Reached only when nodes come and go (tests/unit/tools/commands/test_node_changes.py: killed at each,
-failures; test_recover.py), and with more nodes than fragments
-(tests/unit/backend/blocks/test_block_store.py)."""
+failures; test_recover.py), with more nodes than fragments (tests/unit/backend/blocks/test_block_store.py),
+where nodes have no room (tests/crash/test_failpoints_in_process.py), and where a journal cannot be read
+(tests/crash/test_salvages.py)."""
 NAMES = sorted(failpoints.FAILPOINTS.keys() - ELSEWHERE)
 SEED = int(os.environ.get("MATRIX_SEED", random.randrange(1 << 30)))
 PINNED = 3

@@ -31,9 +31,11 @@ from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 
 OPTIONS = replace(QUIET, journal_size=1 << 20, large_write=24_000)
+SALVAGES = {"journal.salvaging", "journal.salvaged"}
+"""Reached only where a journal cannot be read (tests/crash/test_salvages.py)."""
 NAMES = sorted(
     name
-    for name in failpoints.FAILPOINTS
+    for name in failpoints.FAILPOINTS.keys() - SALVAGES
     if name.split(".")[0] in ("journal", "sealer", "ledger", "snapshot")
 )
 COPIED = b"d001"
@@ -89,6 +91,9 @@ async def work(drive: Drive, acknowledged: Callable[[int], None], *, patient: bo
             if number % 10 == 9:
                 await drive.publisher.publish(everything=number % 20 == 9)
         with suppress(*refusals):
+            if number % 10 == 5:
+                await publish_without_room(drive, number)
+        with suppress(*refusals):
             if number % 8 == 7 and drive.past.head:
                 await copy_of_the_past(drive, b"copy%03d" % number)
         with suppress(*refusals):
@@ -107,6 +112,19 @@ async def change(drive: Drive, number: int) -> None:
     if number % 3 == 0:
         await drive.unlink(directory.inode, b"kept")
         await drive.remove_directory(ROOT_INODE, b"d%03d" % number)
+
+
+async def publish_without_room(drive: Drive, number: int) -> None:
+    """A commit that is taken back, as the nodes have no room for what it took: one file."""
+    upstream = drive.upstream
+    assert isinstance(upstream, MemoryUpstream)
+    await drive.publisher.publish(everything=True)
+    await make_file(drive, b"no room %d" % number, payload(number + 100))
+    upstream.full = True
+    try:
+        await drive.publisher.publish(everything=False)
+    finally:
+        upstream.full = False
 
 
 async def copy_of_the_past(drive: Drive, name: bytes) -> None:
