@@ -245,6 +245,12 @@ def lived_in(shared: MountedDrive, place: Path) -> Path:
     return place
 
 
+@pytest.fixture
+def first_commit(shared: MountedDrive) -> None:
+    """The drive has a commit before the test makes anything."""
+    shared.sync()
+
+
 def first_time(folder: Path) -> Path:
     return folder / ".versions" / min(os.listdir(folder / ".versions"))
 
@@ -359,6 +365,7 @@ def test_a_folder_can_be_removed_while_its_past_is_looked_at(lived_in: Path) -> 
     assert not folder.exists()
 
 
+@pytest.mark.usefixtures("first_commit")
 def test_names_of_times(lived_in: Path) -> None:
     versions = lived_in / ".versions"
     times = sorted(os.listdir(versions))
