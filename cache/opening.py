@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -295,7 +294,15 @@ async def open_drive(
     await _Recovery(local, upstream, follower, snapshots, blocks).run()
     ledger = local.ledger
     content = Content(local.namespace, ledger.dirty, ledger.journal, blocks)
-    sealer = Sealer(upstream.blocks, client.codec, client.chunker, ledger.journal.read_at, content, limiter)
+    sealer = Sealer(
+        upstream.blocks,
+        client.codec,
+        client.chunker,
+        ledger.journal.read_at,
+        content,
+        limiter,
+        local.environment,
+    )
     collection_lock = SharedExclusiveLock()
     keeper = SnapshotKeeper(
         ledger, snapshots, local.folder, options.snapshots, collection_lock, local.environment
@@ -334,10 +341,11 @@ async def open_drive(
             snapshots,
             collection_lock,
             options.retention,
+            local.environment,
             read_only=options.read_only,
         ),
         store=StoreWatch(ledger, upstream.housekeeping),
-        past=PastTree(local.namespace, content, ledger.save),
+        past=PastTree(local.namespace, content, ledger.save, local.environment),
         changes=changes,
         put_off=put_off,
         intake=intake,
@@ -352,7 +360,7 @@ async def open_drive(
         ledger.custody.on_loss.append(publisher.wake)
         _delete_orphans(ledger)
         _settle_all(ledger)
-        _own_new_root(ledger)
+        _own_new_root(ledger, local.environment)
         await local.trimming.trim()
     circumstances = replace(circumstances, notices=(*circumstances.notices, *local.notices))
     return Drive(parts, circumstances, options.journal_size, local.close)
@@ -378,8 +386,8 @@ def _settle_all(ledger: Ledger) -> None:
         ledger.dirty.settle(inode)
 
 
-def _own_new_root(ledger: Ledger) -> None:
+def _own_new_root(ledger: Ledger, environment: Environment) -> None:
     """The root of a drive that nobody has used yet belongs to who mounts it first."""
     if ledger.head.number == 0 and not ledger.unpublished:
-        now = time.time_ns()
+        now = environment.wall_clock()
         ledger.accept(SetAttributes(ROOT_INODE, None, os.geteuid(), os.getegid(), None, now, now, now))

@@ -9,6 +9,7 @@ from stat import S_IFDIR
 
 import pytest
 
+from backend.system import Environment
 from cache.drive import Drive
 from cache.file_clock import FileClock
 from cache.namespace.operations import ROOT_INODE
@@ -37,7 +38,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 async def drive(tmp_path: Path, clock: Clock) -> AsyncIterator[Drive]:
-    async with opened(tmp_path / "cache", MemoryUpstream()) as made:
+    async with opened(
+        tmp_path / "cache", MemoryUpstream(), environment=Environment(wall_clock=clock)
+    ) as made:
         yield made
 
 

@@ -15,7 +15,7 @@ from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode
 from backend.commits.commit_log import ReplicatedCommitLog
-from backend.commits.lease import Lease, boot_clock
+from backend.commits.lease import Lease
 from backend.commits.lease_record import Holder
 from backend.commits.lease_votes import LeaseVotes
 from backend.commits.process_identity import Life, life_of, this_process
@@ -27,6 +27,7 @@ from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.nodes.node import Node
 from backend.packs.pack_codec import PackCodec
+from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
 
 DRIVE = bytes(range(16))
@@ -53,7 +54,7 @@ class LocalDrive:
     nodes: Mapping[str, Node]
     life: Life | None = None
     seconds: float = 30.0
-    clock: Callable[[], float] = boot_clock
+    environment: Environment = THIS_MACHINE
     require_map: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
 
     def cluster(self) -> ClusterMap:
@@ -73,7 +74,7 @@ class LocalDrive:
     ) -> LocalUpstream:
         """An upstream that is not yet opened."""
         cluster = self.cluster()
-        index = SqliteBlockIndex(index_path, DRIVE, parity=2)
+        index = SqliteBlockIndex(index_path, DRIVE, parity=2, environment=self.environment)
         codec = PackCodec(code_for(Profile.parse("4+2")), DRIVE, KEYS.pack)
         objects = self.objects()
         holder = replace(this_process(), host=host)
@@ -84,16 +85,18 @@ class LocalDrive:
                 KEYS.lease,
                 holder,
                 seconds=self.seconds,
-                clock=self.clock,
+                environment=self.environment,
                 life=self._life_of,
             )
             if writing
             else None
         )
         writer = SessionWriter(lease)
-        blocks = PackedBlockStore(self.nodes, codec, cluster, index, writer, linger=0.01)
+        blocks = PackedBlockStore(
+            self.nodes, codec, cluster, index, writer, linger=0.01, environment=self.environment
+        )
         if lease:
-            log = ReplicatedCommitLog(objects, lease.verify, lease.claimed)
+            log = ReplicatedCommitLog(objects, lease.verify, lease.claimed, environment=self.environment)
         else:
             claims = partial(LeaseVotes(self.nodes, DRIVE, KEYS.lease).claim, 5.0)
             log = ReplicatedCommitLog(objects, claims=claims, poll_seconds=0.01)

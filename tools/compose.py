@@ -125,10 +125,13 @@ def block_store(
     index: BlockIndex,
     writer: SessionWriter,
     note_repair: Callable[[int, float], None] = lambda _bytes, _seconds: None,
+    environment: Environment = THIS_MACHINE,
 ) -> PackedBlockStore:
     """Its blocks, by this index. `note_repair`: as of `PackedBlockStore`."""
     codec, cluster = pack_codec(drive), cluster_map(drive.file)
-    return PackedBlockStore(nodes, codec, cluster, index, writer, note_repair=note_repair)
+    return PackedBlockStore(
+        nodes, codec, cluster, index, writer, note_repair=note_repair, environment=environment
+    )
 
 
 def object_ranking(file: DriveFile) -> Ranking:
@@ -248,7 +251,7 @@ async def _open_once(
         if not options.read_only:
             for node in nodes.values():
                 nursery.start_soon(_remove_debris, node)
-        lease = None if options.read_only else lease_on(nodes, drive, waiting)
+        lease = None if options.read_only else lease_on(nodes, drive, waiting, environment)
         blocks, upstream, health = _build_upstream(
             drive, nodes, folders.cache, scrub_interval, lease, environment
         )
@@ -330,11 +333,18 @@ async def _local_state(
         await trio.sleep(0.05)
 
 
-def lease_on(nodes: Mapping[str, Node], drive: UnlockedDrive, waiting: Waiting = log.info) -> Lease:
+def lease_on(
+    nodes: Mapping[str, Node],
+    drive: UnlockedDrive,
+    waiting: Waiting = log.info,
+    environment: Environment = THIS_MACHINE,
+) -> Lease:
     """The drive's lease, of this process, not acquired."""
     file, key = drive.file, drive.keys.lease
     leasing = patient(voting(nodes, file), LEASE_PATIENCE)
-    return Lease(leasing, file.id, key, this_process(), map_epoch=file.epoch, waiting=waiting)
+    return Lease(
+        leasing, file.id, key, this_process(), map_epoch=file.epoch, waiting=waiting, environment=environment
+    )
 
 
 def _build_upstream(
@@ -353,15 +363,17 @@ def _build_upstream(
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder, environment=environment)
     writer = SessionWriter(lease)
-    blocks = block_store(drive, written, index, writer, note)
+    blocks = block_store(drive, written, index, writer, note, environment)
     looking, objects = pack_store(drive, nodes), small_objects(drive, answering)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
-        votes = LeaseVotes(voting(answering, file), file.id, drive.keys.lease)
+        votes = LeaseVotes(voting(answering, file), file.id, drive.keys.lease, environment)
         claims = partial(votes.claim, LEASE_PATIENCE)
         return (
             blocks,
-            LocalUpstream(blocks, ReplicatedCommitLog(objects, claims=claims), objects, writer),
+            LocalUpstream(
+                blocks, ReplicatedCommitLog(objects, claims=claims, environment=environment), objects, writer
+            ),
             health,
         )
     scrub = Scrub(
@@ -374,7 +386,7 @@ def _build_upstream(
         environment=environment,
     )
     require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)
-    commits = ReplicatedCommitLog(objects, lease.verify, lease.claimed)
+    commits = ReplicatedCommitLog(objects, lease.verify, lease.claimed, environment=environment)
     upstream = LocalUpstream(blocks, commits, objects, writer, require_map=require_map)
     return blocks, upstream, StoreHealth(blocks, index, looking, scrub)
 

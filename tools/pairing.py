@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -71,7 +70,7 @@ def _may_be_whole(path: Path) -> bool:
 
 def note_opening(own: Folders, environment: Environment) -> None:
     """From now on this cache belongs to this state, and something may be in the journal only."""
-    before, new = _read(own.cache), os.urandom(16).hex()
+    before, new = _read(own.cache), environment.random_bytes(16).hex()
     _write(own.state, Note([*(before.ids[-1:] if before else []), new], True), environment)
     _write(own.cache, Note([new], True), environment)
 

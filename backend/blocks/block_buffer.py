@@ -10,7 +10,6 @@ Everything runs on the event loop's thread; no method blocks but those that are 
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from typing import Final
 
@@ -19,6 +18,7 @@ import trio
 from backend.buffer import Buffer
 from backend.errors import DriveError
 from backend.packs import MAX_BLOCKS, MAX_CONTENT, PACK_ID_SIZE, PackCodec, PackEntry, check_block
+from backend.system import Environment
 from backend.upstream import BlockId, SealedBlock
 
 DEFAULT_CAPACITY: Final = 64 * 1024 * 1024
@@ -30,8 +30,8 @@ DEFAULT_TARGET: Final = 8 * 1024 * 1024
 class PendingPack:
     """Blocks that will be one pack. `failures` counts tries that failed, `error` is the last one's."""
 
-    def __init__(self) -> None:
-        self.id: Final = os.urandom(PACK_ID_SIZE)
+    def __init__(self, pack_id: bytes) -> None:
+        self.id: Final = pack_id
         self.size = 0
         self.failures = 0
         self.error: DriveError | None = None
@@ -104,8 +104,9 @@ class PendingPack:
 class BlockBuffer:
     """The packs between `take` and `remove`; `next_pack` has one caller."""
 
-    def __init__(self, capacity: int = DEFAULT_CAPACITY, target: int = DEFAULT_TARGET) -> None:
+    def __init__(self, capacity: int, target: int, environment: Environment) -> None:
         self._capacity = capacity
+        self._random_bytes = environment.random_bytes
         self._target = min(target, MAX_CONTENT)
         self._open: PendingPack | None = None
         self._closed: deque[PendingPack] = deque()
@@ -198,7 +199,7 @@ class BlockBuffer:
             self.close_open()
 
     def _open_pack(self) -> PendingPack:
-        self._open = pack = PendingPack()
+        self._open = pack = PendingPack(self._random_bytes(PACK_ID_SIZE))
         self._packs[pack.id] = pack
         self._wake()
         return pack

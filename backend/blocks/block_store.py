@@ -19,7 +19,6 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -40,9 +39,10 @@ from backend.blocks.write_authority import WriteAuthority
 from backend.buffer import Buffer
 from backend.coding import CapacityModel, ClusterMap, ask_status
 from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError, UsageError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.nodes import Node, Space
 from backend.packs import MAX_BLOCK_SIZE, Pack, PackCodec, PackStore, PackWrite, require_placeable
+from backend.system import THIS_MACHINE, Environment
 from backend.upstream import (
     BlockId,
     BlockPart,
@@ -87,9 +87,11 @@ class PackedBlockStore:
         hedge_after: float = 0.5,
         repair_wait: float = REPAIR_WAIT,
         note_repair: NoteRepair = forget,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         require_placeable(cluster, nodes)
         self._nodes = nodes
+        self._environment = environment
         profile = codec.code.profile
         self._codec = codec
         self._index = index
@@ -98,11 +100,11 @@ class PackedBlockStore:
         self._data_share = profile.k / profile.total
         self._capacity = CapacityModel(cluster, profile)
         self._slots = trio.Semaphore(parallel)
-        self._buffer = BlockBuffer(capacity, target)
-        self._packs = PackStore(nodes, codec, cluster, self._note_wrong, hedge_after)
+        self._buffer = BlockBuffer(capacity, target, environment)
+        self._packs = PackStore(nodes, codec, cluster, self._note_wrong, hedge_after, environment)
         self._repairs = RepairQueue(self._packs, index, self._is_pending, repair_wait, note_repair)
         self._reconciliation = IndexReconciliation(self._packs, index, self._is_pending)
-        self._compactor = Compactor(self._packs, index, self._is_pending, self._repairs.wake)
+        self._compactor = Compactor(self._packs, index, self._is_pending, self._repairs.wake, environment)
         self._compact_lock = trio.Lock()
         self._released = False
         self._presence = Presence(index, profile.m)
@@ -195,7 +197,7 @@ class PackedBlockStore:
     async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
         await self._writer.ensure()
         self._released = True
-        return self._index.dying.mark(blocks, time.time_ns())
+        return self._index.dying.mark(blocks, self._environment.wall_clock())
 
     async def revive(self, blocks: Sequence[BlockId]) -> None:
         await trio.lowlevel.checkpoint()
@@ -211,7 +213,7 @@ class PackedBlockStore:
         if not self._released:
             raise UsageError("blocks are deleted only after they were released in this session")
         async with self._compact_lock:
-            until_ns = time.time_ns() - int(grace * 1e9)
+            until_ns = self._environment.wall_clock() - int(grace * 1e9)
             report = await self._compactor.run(self._writer.verify, until_ns, bytes_per_second)
             if debris and not self._away:
                 report.debris = await self._compactor.sweep_debris(self._writer.verify)
@@ -359,9 +361,9 @@ class PackedBlockStore:
             encode = partial(pack.encode, self._codec)
             pack.fix(*await self._packs.cpu.finish(encode))
         write = await self._packs.write(nursery, pack.id, pack.data)
-        failpoint(AFTER_QUORUM)
+        self._environment.failpoints.reached(AFTER_QUORUM)
         self._index.add_restored(replace(write.pack, missing=write.missing()), pack.entries())
-        failpoint(AFTER_INDEX)
+        self._environment.failpoints.reached(AFTER_INDEX)
         self._presence.note_stored(pack.ids())
         self._buffer.remove(pack)
         return write

@@ -18,7 +18,6 @@ Invariants:
 from __future__ import annotations
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
@@ -32,7 +31,7 @@ import anyio.lowlevel
 from backend.blocks.block_buffer import DEFAULT_TARGET
 from backend.blocks.block_index import BlockIndex
 from backend.errors import DriveError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.packs import (
     MAX_BLOCKS,
     PACK_ID_SIZE,
@@ -43,7 +42,7 @@ from backend.packs import (
     fragment_key,
     list_fragments,
 )
-from backend.system import plain_task_group
+from backend.system import Environment, plain_task_group
 from backend.upstream import CompactionReport, SealedBlock
 
 FORGOTTEN: Final = declare(
@@ -90,6 +89,7 @@ class Compactor:
         index: BlockIndex,
         is_pending: Callable[[bytes], bool],
         wake_repairs: Callable[[], None],
+        environment: Environment,
     ) -> None:
         self._nodes = packs.nodes
         self._packs = packs
@@ -97,6 +97,7 @@ class Compactor:
         self._index = index
         self._is_pending = is_pending
         self._wake_repairs = wake_repairs
+        self._environment = environment
 
     async def run(self, verify: Verify, until_ns: int, bytes_per_second: float) -> CompactionReport:
         """Forget what has been dying since before `until_ns`, delete and rewrite packs. `verify` confirms the
@@ -135,7 +136,7 @@ class Compactor:
     async def _forget(self, until_ns: int) -> int:
         total = 0
         while count := self._index.dying.forget(until_ns, _PAGE):
-            failpoint(FORGOTTEN)
+            self._environment.failpoints.reached(FORGOTTEN)
             total += count
             await anyio.lowlevel.checkpoint()
         return total
@@ -192,14 +193,14 @@ class Compactor:
         return location is not None and (location.pack.id, location.offset) == (pack.id, entry.offset)
 
     async def _write(self, blocks: Sequence[SealedBlock], old: Sequence[bytes]) -> None:
-        pack_id = os.urandom(PACK_ID_SIZE)
+        pack_id = self._environment.random_bytes(PACK_ID_SIZE)
         encode = partial(self._codec.encode, pack_id, blocks)
         data, entries = await self._packs.cpu.finish(encode)
         async with plain_task_group() as group:
             write = await self._packs.write(group, pack_id, data)
-            failpoint(WRITTEN)
+            self._environment.failpoints.reached(WRITTEN)
             self._index.move(replace(write.pack, missing=write.missing()), entries, old)
-            failpoint(MOVED)
+            self._environment.failpoints.reached(MOVED)
         self._index.packs.set_settled(pack_id, write.pack.nodes, write.missing())
         if write.missing():
             self._wake_repairs()
@@ -208,7 +209,7 @@ class Compactor:
         for first in range(0, len(pack_ids), _PAGE):
             doomed = self._index.dying.doom(pack_ids[first : first + _PAGE])
             if doomed:
-                failpoint(DOOMED)
+                self._environment.failpoints.reached(DOOMED)
             await self._delete_all(doomed, verify, report)
 
     async def _delete_all(self, packs: Sequence[Pack], verify: Verify, report: CompactionReport) -> None:
@@ -216,7 +217,7 @@ class Compactor:
             if self._is_pending(pack.id):
                 continue
             if await self._delete(pack, verify):
-                failpoint(DELETED)
+                self._environment.failpoints.reached(DELETED)
                 self._index.dying.remove_pack(pack.id)
                 report.packs += 1
                 report.stored_bytes += pack.stored_size
@@ -229,7 +230,7 @@ class Compactor:
         gone = True
         for index, name in enumerate(pack.nodes):
             await verify()
-            failpoint(DELETING)
+            self._environment.failpoints.reached(DELETING)
             gone = await self._delete_fragment(name, pack.id, index) and gone
         return gone
 
@@ -264,7 +265,7 @@ class Compactor:
         count = 0
         for name, index in places:
             await verify()
-            failpoint(DEBRIS)
+            self._environment.failpoints.reached(DEBRIS)
             count += await self._delete_fragment(name, pack_id, index)
         return count
 

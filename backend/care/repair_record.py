@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -39,7 +38,7 @@ def keep(folder: Path, rebuilt: int, seconds: float, environment: Environment = 
     small file's fsync."""
     if rebuilt < LEAST or seconds <= 0:
         return
-    record = RepairRecord(rebuilt, seconds, time.time_ns())
+    record = RepairRecord(rebuilt, seconds, environment.wall_clock())
     try:
         environment.disk.write_file(str(folder / FILE), [json.dumps(asdict(record)).encode()])
     except OSError as error:

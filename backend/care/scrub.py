@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -23,7 +22,7 @@ import anyio
 
 from backend.blocks import BlockIndex
 from backend.errors import DriveError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.nodes import Node, NodeHealth, RateLimitedNode, TokenBucket
 from backend.packs import FragmentReader, Pack, PackCodec, is_wrong
 from backend.system import THIS_MACHINE, Environment, Threads
@@ -82,7 +81,7 @@ class Scrub:
         self._wake_repair = wake_repair
         self._path = folder / STATE_FILE
         self._interval = interval
-        self._disk = environment.disk
+        self._environment = environment
         self._requested = anyio.Event()
         self._kept_at = 0.0
         self.state: Final = _load(self._path)
@@ -115,7 +114,7 @@ class Scrub:
         state = self.state
         if not state.position:
             state.begun_ns, state.fragments, state.bytes, state.wrong, state.unanswered = (
-                time.time_ns(),
+                self._environment.wall_clock(),
                 0,
                 0,
                 0,
@@ -126,7 +125,7 @@ class Scrub:
                 await self._look_at(pack)
                 state.position = pack.id.hex()
                 self._keep(at_once=False)
-        state.position, state.finished_ns = "", time.time_ns()
+        state.position, state.finished_ns = "", self._environment.wall_clock()
         self._keep(at_once=True)
         log.info("scrub: %d fragments read, %d wrong", state.fragments, state.wrong)
         finished, self.finished = self.finished, anyio.Event()
@@ -136,7 +135,7 @@ class Scrub:
     async def _wait_until_due(self) -> None:
         while not self._requested.is_set() and not self.is_running:
             due = (
-                (self.state.finished_ns / 1e9 + self._interval - time.time())
+                (self.state.finished_ns / 1e9 + self._interval - self._environment.wall_clock() / 1e9)
                 if self._interval
                 else _LONGEST_SLEEP
             )
@@ -161,14 +160,14 @@ class Scrub:
             log.warning("scrub: fragment %d of pack %s: %s", index, pack.id.hex(), error)
             self.state.wrong += 1
             self._index.packs.want_repair(pack.id, 1 << index)
-            failpoint(NOTED)
+            self._environment.failpoints.reached(NOTED)
             self._wake_repair()
 
     def _keep(self, *, at_once: bool) -> None:
         now = anyio.current_time()
         if at_once or now >= self._kept_at + _KEEP_EVERY:
             self._kept_at = now
-            self._disk.write_file(str(self._path), [json.dumps(asdict(self.state)).encode()])
+            self._environment.disk.write_file(str(self._path), [json.dumps(asdict(self.state)).encode()])
 
 
 def _load(path: Path) -> ScrubState:

@@ -31,7 +31,7 @@ from backend.cluster.drive_file import FILE_NAME, DriveFile, NodeEntry
 from backend.cluster.recovery import AHEAD
 from backend.commits import KEY as LEASE
 from backend.errors import DriveError, FormatError, NodeError, NotFoundError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.nodes import (
     IDENTITY_FILE,
     MAX_FILE_SIZE,
@@ -42,7 +42,7 @@ from backend.nodes import (
     place_at,
 )
 from backend.packs import FOOTER_SIZE, decode_footer, parse_fragment_key
-from backend.system import ask
+from backend.system import THIS_MACHINE, ask
 
 NODES_WRITTEN: Final = declare(
     "drive-file.nodes-written", "the nodes have the new drive.toml; the drive's folder has the old one"
@@ -100,7 +100,7 @@ def write_copies(folder: str, file: DriveFile) -> list[str]:
                 failed.append(f"{entry.name}: not there, so it has no new {FILE_NAME}")
         except OSError as error:
             failed.append(f"{entry.name}: {FILE_NAME} could not be written: {error.strerror}")
-    failpoint(NODES_WRITTEN)
+    THIS_MACHINE.failpoints.reached(NODES_WRITTEN)
     drive_file.save(os.path.join(folder, FILE_NAME), file)
     return failed
 

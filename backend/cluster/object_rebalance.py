@@ -18,9 +18,9 @@ from typing import Final
 
 from backend.commits import ROOTS, Copies, Copy, Ranking, ReplicatedCommitLog, ReplicatedObjects, commit_key
 from backend.errors import CorruptError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.nodes import Node
-from backend.system import plain_hash
+from backend.system import THIS_MACHINE, Environment, plain_hash
 
 COPIED: Final = declare(
     "rebalance.object-copied", "one more wanted node has a commit or root; the old copies are all there"
@@ -46,12 +46,14 @@ class ObjectRebalance:
         ranking: Ranking,
         log: ReplicatedCommitLog,
         verify: Callable[[], Awaitable[None]],
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         self._objects = objects
         self._nodes = nodes
         self._ranking = ranking
         self._log = log
         self._verify = verify
+        self._failpoints = environment.failpoints
         self.moved = 0
         """copies that were written where there was none, or another one"""
 
@@ -81,12 +83,12 @@ class ObjectRebalance:
         for name in wanted:
             if found.good.get(name) != right:
                 await self._objects.restore(name, key, right)
-                failpoint(COPIED)
+                self._failpoints.reached(COPIED)
                 self.moved += 1
         for name in sorted((found.good.keys() | found.damaged.keys()) - set(wanted)):
             await self._verify()
             await self._nodes[name].delete(key)
-            failpoint(DELETED)
+            self._failpoints.reached(DELETED)
 
 
 def _of_hash(commit_hash: bytes) -> Accept:

@@ -22,7 +22,7 @@ import anyio.lowlevel
 
 from backend.coding import ClusterMap, place, settle
 from backend.errors import CorruptError, DriveError, UnavailableError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.nodes import Node, RateLimitedNode, TokenBucket, all_keys
 from backend.packs import (
     FOOTER_SIZE,
@@ -35,7 +35,7 @@ from backend.packs import (
     is_wrong,
     list_fragments,
 )
-from backend.system import task_group
+from backend.system import THIS_MACHINE, Environment, task_group
 
 BEFORE_COPY: Final = declare(
     "rebalance.before-copy", "a fragment was read from its old node; the new one does not have it"
@@ -73,11 +73,13 @@ class Rebalance:
         codec: PackCodec,
         verify: Verify,
         rate: float | None = None,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         self._nodes = nodes
         self._cluster = cluster
         self._profile = codec.code.profile
         self._verify = verify
+        self._failpoints = environment.failpoints
         self._read_from = nodes if rate is None else _limited(nodes, rate)
         self._packs = PackStore(self._read_from, codec, cluster, lambda _pack, _index: None)
 
@@ -133,9 +135,9 @@ class Rebalance:
             if data is None:
                 continue
             if name != target:
-                failpoint(BEFORE_COPY)
+                self._failpoints.reached(BEFORE_COPY)
                 await self._nodes[target].put(fragment_key(work.pack_id, index), [data])
-                failpoint(COPIED)
+                self._failpoints.reached(COPIED)
                 report.moved += 1
                 report.moved_bytes += len(data)
             deleted = await self._delete_others(work, index)
@@ -163,7 +165,7 @@ class Rebalance:
         for name in others:
             await self._verify()
             await self._nodes[name].delete(fragment_key(work.pack_id, index))
-            failpoint(DELETED)
+            self._failpoints.reached(DELETED)
         return len(others)
 
     async def _rebuild(self, work: _PackWork, report: RebalanceReport) -> None:

@@ -38,9 +38,9 @@ from backend.commits import (
     number_of,
 )
 from backend.errors import CorruptError, DriveError, UnavailableError, UsageError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.nodes import Node
-from backend.system import plain_hash
+from backend.system import THIS_MACHINE, plain_hash
 from backend.upstream import NO_COMMIT, Head
 
 AHEAD: Final = 1 << 20
@@ -171,7 +171,7 @@ class Spreading:
             there = found.good.get(name)
             if there is None or (is_certain and there.ballot < copy.ballot):
                 await self._objects.restore(name, key, copy)
-                failpoint(COPIED)
+                THIS_MACHINE.failpoints.reached(COPIED)
 
 
 def _voters_of(file: DriveFile) -> set[str]:

@@ -45,8 +45,8 @@ from backend.errors import (
     ReadOnlyError,
     RollbackError,
 )
-from backend.failpoints import declare, failpoint
-from backend.system import plain_hash
+from backend.failpoints import declare
+from backend.system import THIS_MACHINE, Environment, plain_hash
 from backend.upstream import NO_COMMIT, Commit, Head
 
 EMPTY: Final = Head(0, NO_COMMIT)
@@ -86,6 +86,7 @@ class ReplicatedCommitLog:
         claims: Claims = _no_claims,
         *,
         poll_seconds: float = 2.0,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         """`fence` returns if the epoch given to `become_writer` still counts, and has it known that the log
         has this commit (None: no other than before); it raises `FencedError` if not. `claims` says what is
@@ -96,6 +97,7 @@ class ReplicatedCommitLog:
         self._fence = fence
         self._claims = claims
         self._poll_seconds = poll_seconds
+        self._environment = environment
         self._chain = CommitChain(EMPTY)
         self._epoch: int | None = None
         self._torn: tuple[int, bytes] | None = None
@@ -134,7 +136,7 @@ class ReplicatedCommitLog:
         if self.highest_epoch >= epoch:
             raise FencedError(f"the log has epoch {self.highest_epoch}, the lease only {epoch}")
         if self.head.number:
-            failpoint(BEFORE_SETTLE)
+            self._environment.failpoints.reached(BEFORE_SETTLE)
             assert self._newest is not None
             await self._write_copies(self.head, self._newest, epoch)
         self._newest = None
@@ -261,24 +263,26 @@ class ReplicatedCommitLog:
     async def _publish(self, number: int, data: bytes) -> None:
         assert self._epoch is not None
         self._torn = (number, data)
-        failpoint(BEFORE_COPIES)
+        self._environment.failpoints.reached(BEFORE_COPIES)
         try:
             await self._write_copies(Head(number, plain_hash(data)), data, self._epoch)
         except ConflictError:
             self._torn = None
             raise
-        failpoint(AFTER_FENCE)
+        self._environment.failpoints.reached(AFTER_FENCE)
         self._torn = None
         self._grow(plain_hash(data))
 
     async def _write_copies(self, head: Head, data: bytes, epoch: int) -> None:
         key = commit_key(head.number)
         try:
-            await self._objects.create(key, data, epoch, lambda: failpoint(AFTER_FIRST_COPY))
+            await self._objects.create(
+                key, data, epoch, lambda: self._environment.failpoints.reached(AFTER_FIRST_COPY)
+            )
         except ConflictError:
             await self._fence(None)
             raise
-        failpoint(AFTER_COPIES)
+        self._environment.failpoints.reached(AFTER_COPIES)
         await self._fence(head)
 
     def _grow(self, commit_hash: bytes) -> None:

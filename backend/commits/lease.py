@@ -32,9 +32,6 @@ goes on, writing waits. One task at a time calls `acquire`, `run`, `release`; an
 from __future__ import annotations
 
 import logging
-import os
-import random
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -56,8 +53,9 @@ from backend.errors import (
     TransientError,
     UnavailableError,
 )
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.nodes import Node
+from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
 
 DEFAULT_SECONDS: Final = 30.0
@@ -74,11 +72,6 @@ BEFORE_RELEASE: Final = declare("lease.before-release", "all is done; the record
 log = logging.getLogger(__name__)
 
 
-def boot_clock() -> float:
-    """Seconds since boot, suspended time included."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class Lease:
     """A drive's lease, from the side of one process."""
 
@@ -91,21 +84,22 @@ class Lease:
         *,
         map_epoch: int = 1,
         seconds: float = DEFAULT_SECONDS,
-        clock: Callable[[], float] = boot_clock,
         life: Callable[[Holder, Holder], Life] = life_of,
         waiting: Callable[[str], None] = log.info,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         """`nodes` are all voters of the drive, also those that are away; `secret` is the drive's key for
         leases; `map_epoch` is that of the map that names them. `seconds` is for how long others trust a
         silent holder; it is renewed three times in that.
         `waiting` is told for whom and how long `acquire` waits, when it has for two seconds."""
         self._nodes = nodes
-        self._votes = LeaseVotes(nodes, drive_id, secret)
+        self._votes = LeaseVotes(nodes, drive_id, secret, environment)
         self._drive = drive_id.hex()
         self._map_epoch = map_epoch
         self._holder = holder
         self._seconds = seconds
-        self._clock = clock
+        self._environment = environment
+        self._clock = environment.boot_clock
         self._life = life
         self._waiting = waiting
         self._majority = len(nodes) // 2 + 1
@@ -138,13 +132,13 @@ class Lease:
             for record in holders:
                 await self._outlive(record)
             if holders:
-                failpoint(BEFORE_TAKEOVER)
+                self._environment.failpoints.reached(BEFORE_TAKEOVER)
             epoch = max([minimum_epoch, *(one.epoch + 1 for one in seen.values())])
             failed = await self._take(seen, epoch)
             if self._mine is not None:
-                failpoint(AFTER_ACQUIRE)
+                self._environment.failpoints.reached(AFTER_ACQUIRE)
                 return epoch
-            await trio.sleep(random.uniform(0.05, 0.5))
+            await trio.sleep(self._environment.chance(0.05, 0.5))
         if len(self._nodes) - len(failed) < self._majority:
             raise self._too_few_take(failed)
         raise TransientError("the drive's lease keeps changing hands: try again")
@@ -248,7 +242,7 @@ class Lease:
         mine, self._mine = self._mine, None
         if mine is None or self.lost.is_set():
             return
-        failpoint(BEFORE_RELEASE)
+        self._environment.failpoints.reached(BEFORE_RELEASE)
         await self._votes.withdraw(mine)
 
     def _require(self) -> LeaseRecord:
@@ -303,7 +297,7 @@ class Lease:
         """Try to be the holder of `epoch` (`_mine` then); leaves nothing held if that fails. What went wrong
         with voters."""
         started = self._clock()
-        token, claim = os.urandom(16).hex(), max(one.claim for one in seen.values())
+        token, claim = self._environment.random_bytes(16).hex(), max(one.claim for one in seen.values())
         record = LeaseRecord(
             drive=self._drive,
             epoch=epoch,
@@ -361,7 +355,7 @@ class Lease:
                 raise LeaseHeldError(_held_by(now))
 
     def _until(self) -> int:
-        return time.time_ns() + int(self._seconds * 1e9)
+        return self._environment.wall_clock() + int(self._seconds * 1e9)
 
 
 def _state_of(token: str, seen: Mapping[str, Seen]) -> LeaseRecord | None:

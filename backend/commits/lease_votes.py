@@ -13,7 +13,6 @@ Invariants:
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -40,7 +39,7 @@ from backend.errors import (
     TransientError,
 )
 from backend.nodes import Node
-from backend.system import each
+from backend.system import THIS_MACHINE, Environment, each
 
 KEY: Final = "lease"
 _TRIES: Final = 3
@@ -74,10 +73,17 @@ class Vote(Enum):
 class LeaseVotes:
     """`nodes` are all voters of the drive, also those that are away; `secret` is the drive's lease key."""
 
-    def __init__(self, nodes: Mapping[str, Node], drive_id: bytes, secret: bytes) -> None:
+    def __init__(
+        self,
+        nodes: Mapping[str, Node],
+        drive_id: bytes,
+        secret: bytes,
+        environment: Environment = THIS_MACHINE,
+    ) -> None:
         self._nodes = nodes
         self._drive = drive_id.hex()
         self._secret = secret
+        self._random_bytes = environment.random_bytes
         self._known: dict[str, Seen] = {}
         self._turns = {name: trio.Lock() for name in nodes}
         self._made: dict[str, int] = {}
@@ -237,7 +243,7 @@ class LeaseVotes:
 
     async def _swap(self, node: Node, seen: Seen, record: LeaseRecord) -> None:
         """`ConflictError` if the voter has something else than what was seen there."""
-        made = replace(record, nonce=os.urandom(16).hex())
+        made = replace(record, nonce=self._random_bytes(16).hex())
         stored = encode(made, self._secret)
         self._remember(made)
         self._known.pop(node.name, None)

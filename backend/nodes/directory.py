@@ -20,7 +20,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -38,7 +37,7 @@ from backend.errors import (
     ReadOnlyError,
     TransientError,
 )
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.nodes import files as node_files
 from backend.nodes.directory_listing import list_keys
 from backend.nodes.files import ForeignFileError
@@ -79,6 +78,7 @@ class DirectoryNode:
         self._path = os.path.abspath(path)
         self._identity = identity
         self._disk = environment.disk
+        self._environment = environment
         self._large = threads or Threads(_THREADS)
         self._small = Threads(_THREADS)
         self._folders: set[str] = set()
@@ -185,13 +185,13 @@ class DirectoryNode:
             raise NodeError(f"{self.name}: {self._path} is this drive's {found.name}", self.name)
 
     def _store(self, key: str, parts: Sequence[Buffer], exclusive: bool) -> None:
-        failpoint(BEFORE_WRITE)
+        self._environment.failpoints.reached(BEFORE_WRITE)
         try:
             self._store_once(key, parts, exclusive)
         except FileNotFoundError:
             self._folders.clear()
             self._store_once(key, parts, exclusive)
-        failpoint(AFTER_WRITE)
+        self._environment.failpoints.reached(AFTER_WRITE)
 
     def _store_once(self, key: str, parts: Sequence[Buffer], exclusive: bool) -> None:
         below, _, name = key.rpartition("/")
@@ -240,7 +240,7 @@ class DirectoryNode:
         with gone, node_files.opened_folder(self._path, below) as folder:
             self._disk.unlink(os.path.join(self._path, key), folder=folder)
             self._disk.sync_folder(os.path.join(self._path, below), folder=folder)
-        failpoint(AFTER_DELETE)
+        self._environment.failpoints.reached(AFTER_DELETE)
 
     def _swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         with self._way_open(f"{self.name}: {key}"), self._made_folder(key.rpartition("/")[0]):
@@ -270,7 +270,7 @@ class DirectoryNode:
         return space_of(self._path)
 
     def _remove_stale(self) -> None:
-        oldest = time.time() - _STALE_AFTER
+        oldest = self._environment.wall_clock() / 1e9 - _STALE_AFTER
         with node_files.opened_folder(self._path) as top:
             for _, folder, files in node_files.walk(top):
                 for name in filter(lambda name: name.startswith(_TEMPORARY), files):

@@ -33,14 +33,14 @@ from backend.errors import (
     UnavailableError,
     UsageError,
 )
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.nodes import Node
 from backend.packs.fragment_format import fragment_key
 from backend.packs.fragment_reader import named
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_reader import PackReader, ReportWrong
-from backend.system import Group, Threads
+from backend.system import THIS_MACHINE, Environment, Group, Threads
 
 BEFORE_FRAGMENT: Final = declare(
     "pack.before-fragment", "a fragment is about to be written; others of its pack may be durable already"
@@ -85,12 +85,14 @@ class PackStore:
         cluster: ClusterMap,
         report_wrong: ReportWrong,
         hedge_after: float = 0.5,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         self.nodes: Final = nodes
         self.codec: Final = codec
         self._profile = codec.code.profile
         self._cluster = cluster
         self._report_wrong = report_wrong
+        self._failpoints = environment.failpoints
         self._cpu = Threads(2)
         self._writes: Counter[str] = Counter()
         self._unsettled: Counter[bytes] = Counter()
@@ -173,7 +175,7 @@ class PackStore:
         """Write the fragment to the node that it belongs on now; what is wrong, if it cannot be written."""
         name = write.pack.nodes[index]
         try:
-            failpoint(step)
+            self._failpoints.reached(step)
             await self._put(write.pack, index, write.fragments[index])
             self._no_space_at.pop(name, None)
         except NoSpaceError as error:
@@ -209,7 +211,7 @@ class PackStore:
 
     async def _put_rebuilt(self, pack: Pack, index: int, parts: Sequence[Buffer]) -> bool:
         try:
-            failpoint(BEFORE_REBUILT)
+            self._failpoints.reached(BEFORE_REBUILT)
             await self.reader.fragments.node(pack, index).put(fragment_key(pack.id, index), parts)
         except (DriveError, OSError):
             return False

@@ -25,7 +25,7 @@ from backend.system.crypto import (
     seal_into,
 )
 from backend.system.durable import Durable, NotBegunError
-from backend.system.environment import THIS_MACHINE, Environment
+from backend.system.environment import THIS_MACHINE, Environment, boot_clock
 from backend.system.patience import ask
 from backend.system.reading import read_all
 
@@ -41,6 +41,7 @@ __all__ = [
     "Threads",
     "argon2id",
     "ask",
+    "boot_clock",
     "checkpoint",
     "checkpoint_if_cancelled",
     "current_time",

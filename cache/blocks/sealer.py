@@ -22,9 +22,9 @@ from typing import Protocol
 
 import trio
 
-from backend import failpoints
 from backend.errors import DriveError
-from backend.system import each
+from backend.failpoints import declare
+from backend.system import Environment, each
 from backend.upstream import BlockId, BlockStore, SealedBlock
 from cache.blocks.block_codec import BlockCodec
 from cache.blocks.chunking import MIN_BLOCK, Chunker
@@ -40,9 +40,7 @@ AHEAD = 16 << 20
 _TURN = 32
 """After so many files the other tasks get their turn."""
 
-SEALED = failpoints.declare(
-    "sealer.sealed", "a batch's blocks were offered to the store; no piece refers to them"
-)
+SEALED = declare("sealer.sealed", "a batch's blocks were offered to the store; no piece refers to them")
 
 ReadJournal = Callable[[int, int], bytes]
 """(position, length) -> bytes; any thread."""
@@ -105,6 +103,7 @@ class Sealer:
         read_journal: ReadJournal,
         content: StoredExtents,
         limiter: trio.CapacityLimiter,
+        environment: Environment,
     ) -> None:
         self._blocks = blocks
         self._codec = codec
@@ -112,6 +111,7 @@ class Sealer:
         self._read_journal = read_journal
         self._content = content
         self._limiter = limiter
+        self._failpoints = environment.failpoints
         self.sealed_bytes = 0
         self.new_bytes = 0
         """plaintext bytes that were not in the store yet, and what they became there"""
@@ -224,7 +224,7 @@ class Sealer:
         new = [(block, plaintext) for block, plaintext in wanted.items() if block in missing]
         blocks = await trio.to_thread.run_sync(self._seal_blocks, new, limiter=self._limiter)
         await self._blocks.put_blocks(blocks)
-        failpoints.failpoint(SEALED)
+        self._failpoints.reached(SEALED)
         self.new_bytes += sum(len(plaintext) for _, plaintext in new)
         self.new_sealed_bytes += sum(len(block.data) for block in blocks)
         for cut in cuts:

@@ -10,7 +10,6 @@ Event-loop thread only; `points` walks in a thread on a connection of its own.
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from stat import S_ISDIR, S_ISLNK
@@ -18,6 +17,7 @@ from typing import Final, NamedTuple
 
 import trio
 
+from backend.system import THIS_MACHINE, Environment
 from cache.attributes import Attributes
 from cache.blocks import Content
 from cache.errors import (
@@ -87,12 +87,19 @@ class NamedVersion(NamedTuple):
 class PastTree:
     """See the module. `save` brings what was applied into the database file."""
 
-    def __init__(self, namespace: Namespace, content: Content, save: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        content: Content,
+        save: Callable[[], None],
+        environment: Environment = THIS_MACHINE,
+    ) -> None:
         self.history = History(namespace)
         self.access = PastAccess(namespace, self.history)
         self._namespace = namespace
         self._content = content
         self._save = save
+        self._wall_clock = environment.wall_clock
         self._points: OrderedDict[int, tuple[int, list[ListedCommit]]] = OrderedDict()
 
     # Moments
@@ -105,14 +112,14 @@ class PastTree:
     def resolve(self, name: str) -> int | None:
         """The commit that a name of a moment means now; None if it is malformed, in the future or before
         the drive."""
-        now = time.time_ns()
+        now = self._wall_clock()
         moment = parse(name, now)
         return None if moment is None else self._commit_of(moment, now) or None
 
     def commit_named(self, name: str) -> int:
         """The same, or why there is none. `InvalidArgumentError`: it is no time. `NoEntryError`: there is no
         state of then."""
-        if parse(name, time.time_ns()) is None:
+        if parse(name, self._wall_clock()) is None:
             raise InvalidArgumentError(f"'{name}' is not a time; write for example {FORMS}")
         commit = self.resolve(name)
         if commit is None:

@@ -81,6 +81,7 @@ class Namespace:
         cache generation. `NotFoundError`, `FormatError`, `CorruptError`, `ReadOnlyError`."""
         self.path = path
         self.read_only = read_only
+        self._environment = environment
         self._cached_rows = max(cached_rows, _LEAST_CACHED_ROWS)
         self._file = NamespaceFile(path, (uid, gid, time_ns), environment, read_only=read_only)
         self._open(device)
@@ -95,7 +96,7 @@ class Namespace:
                 raise
 
     def _load(self, device: int | None) -> None:
-        self._rows = RowStore(self._connection, self.path, self._cached_rows)
+        self._rows = RowStore(self._connection, self.path, self._cached_rows, self._environment)
         self._extents = ExtentStore(self._rows, max(self._cached_rows // 8, 64))
         self._xattrs = XattrStore(self._rows, self._cached_rows)
         self.points = PointStore(self._rows)

@@ -13,7 +13,7 @@ from stat import S_IFDIR
 from typing import Final
 
 from backend.errors import CorruptError, NotFoundError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.system import Environment, at_rest
 from cache.namespace.operations import ROOT_INODE
 from cache.namespace.row_store import insert
@@ -46,6 +46,7 @@ class NamespaceFile:
         self._root_owner = root_owner
         self._read_only = read_only
         self._disk = environment.disk
+        self._failpoints = environment.failpoints
         self._is_open = False
 
     def open(self) -> Connection:
@@ -119,7 +120,7 @@ class NamespaceFile:
                 incoming.executemany(insert("meta", ("key", "value")), values)
             incoming.close()
         self._close_empty_log(connection)
-        failpoint(REPLACING)
+        self._failpoints.reached(REPLACING)
         self._disk.rename(path, self._path)
         self._disk.sync_folder(os.path.dirname(os.path.abspath(self._path)))
 

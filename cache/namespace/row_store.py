@@ -20,7 +20,8 @@ from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
 from backend.errors import DriveError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
+from backend.system import Environment
 from cache.namespace.rows import (
     DENTRY_COLUMNS,
     INODE_COLUMNS,
@@ -114,9 +115,10 @@ class RowTable(Generic[K, R]):
 class RowStore:
     """The tables `inode` and `dentry` with their past, and the transaction that all tables share."""
 
-    def __init__(self, connection: Connection, path: str, limit: int) -> None:
+    def __init__(self, connection: Connection, path: str, limit: int, environment: Environment) -> None:
         self.connection = connection
         self.path = path
+        self._failpoints = environment.failpoints
         self.commit = 0
         self.inodes: RowTable[int, InodeRow] = RowTable(self._load_inode, limit)
         self.entries: RowTable[tuple[int, bytes], DentryRow] = RowTable(self._load_entry, 2 * limit)
@@ -284,7 +286,7 @@ class RowStore:
             with sqlite_errors(self.path):
                 if self._torn or not self.connection.in_transaction:
                     self._execute_log()
-                failpoint(COMMITTING)
+                self._failpoints.reached(COMMITTING)
                 self.connection.execute("COMMIT")
         except BaseException:
             self._torn = True

@@ -17,8 +17,8 @@ from typing import Final
 import msgpack
 import trio
 
-from backend import failpoints
 from backend.errors import CorruptError, FormatError
+from backend.failpoints import declare
 from backend.system import THIS_MACHINE, Environment, keyed_hash, open_sealed, seal
 from backend.upstream import BlockId, BlockStore, Head, Roots, SealedBlock
 from cache.blocks import BlockCache, BlockCodec, Chunker
@@ -30,9 +30,7 @@ VERSION: Final = 2
 MAX_BLOCKS: Final = 1 << 20
 _WINDOW: Final = 16 << 20
 
-STORED = failpoints.declare(
-    "snapshot.stored", "a snapshot's blocks are stored; the root still names the one before"
-)
+STORED = declare("snapshot.stored", "a snapshot's blocks are stored; the root still names the one before")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +64,7 @@ class SnapshotStore:
         self._binding = b"drivefs snapshot root\0" + drive_id
         self._root_key = root_key
         self._hash_key = hash_key
-        self._disk = environment.disk
+        self._environment = environment
 
     async def put(self, path: Path, head: Head) -> None:
         """Store the database file `path` as the snapshot of `head`. Safe to repeat."""
@@ -79,7 +77,7 @@ class SnapshotStore:
             new = [item for item in dict(cut).items() if item[0] in missing]
             await self._store.put_blocks(await trio.to_thread.run_sync(self._seal, new))
         await self._store.flush()
-        failpoints.failpoint(STORED)
+        self._environment.failpoints.reached(STORED)
         digest = await trio.to_thread.run_sync(self._hash, path)
         root = SnapshotRoot(head, size, digest, tuple(blocks))
         await self._roots.put_root(ROOT_NAME, self._seal_root(root))
@@ -123,12 +121,14 @@ class SnapshotStore:
 
     async def get(self, root: SnapshotRoot, path: Path, blocks: BlockCache) -> None:
         """Write the snapshot's database to `path`. `CorruptError` if it is not what was put."""
-        descriptor = self._disk.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        descriptor = self._environment.disk.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             position = 0
             for block in root.blocks:
                 plaintext = await blocks.get(block)
-                position += await trio.to_thread.run_sync(self._disk.write, descriptor, [plaintext], position)
+                position += await trio.to_thread.run_sync(
+                    self._environment.disk.write, descriptor, [plaintext], position
+                )
         finally:
             os.close(descriptor)
         if position != root.size or await trio.to_thread.run_sync(self._hash, path) != root.hash:

@@ -27,7 +27,8 @@ from typing import Final
 import trio
 
 from backend.errors import DriveError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
+from backend.system import Environment
 from backend.upstream import BlockId, Housekeeping
 from cache.journal import Ledger, Stored
 from cache.namespace import Release, open_database, sqlite_errors
@@ -99,11 +100,13 @@ class Collector:
         housekeeping: Housekeeping,
         snapshots: SnapshotStore,
         collection_lock: SharedExclusiveLock,
+        environment: Environment,
     ) -> None:
         self._ledger = ledger
         self._housekeeping = housekeeping
         self._snapshots = snapshots
         self._collection_lock = collection_lock
+        self._failpoints = environment.failpoints
 
     async def look(self) -> Dead:
         """The blocks that could be released now. Changes nothing."""
@@ -116,12 +119,12 @@ class Collector:
         async with self._collection_lock.exclusive():
             dead = await self._find()
             new = await self._housekeeping.release(dead.blocks)
-            failpoint(MARKED)
+            self._failpoints.reached(MARKED)
             if always and not new:
                 self._ledger.accept(Release(()))
             for start in range(0, len(new), _IN_ONE_OPERATION):
                 self._ledger.accept(Release(tuple(new[start : start + _IN_ONE_OPERATION])))
-            failpoint(RELEASED)
+            self._failpoints.reached(RELEASED)
         return dead
 
     async def _find(self) -> Dead:

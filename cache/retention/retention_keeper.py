@@ -12,7 +12,6 @@ Event-loop thread only.
 from __future__ import annotations
 
 import logging
-import time
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from typing import Final
@@ -20,7 +19,8 @@ from typing import Final
 import trio
 
 from backend.errors import DriveError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
+from backend.system import Environment
 from backend.upstream import CompactionReport, Housekeeping
 from cache.errors import FileSystemError, InvalidArgumentError, ReadOnlyFileSystemError
 from cache.journal import Ledger
@@ -76,6 +76,7 @@ class RetentionKeeper:
         snapshots: SnapshotStore,
         collection_lock: SharedExclusiveLock,
         schedule: RetentionSchedule,
+        environment: Environment,
         *,
         read_only: bool,
     ) -> None:
@@ -84,8 +85,9 @@ class RetentionKeeper:
         self._publisher = publisher
         self._housekeeping = housekeeping
         self._schedule = schedule
+        self._environment = environment
         self._read_only = read_only
-        self._collector = Collector(ledger, housekeeping, snapshots, collection_lock)
+        self._collector = Collector(ledger, housekeeping, snapshots, collection_lock, environment)
         self._lock = trio.Lock()
         self._collected_at = -float(DAY)
         self._waiting_blocks = 0
@@ -145,12 +147,12 @@ class RetentionKeeper:
         """The gaps that `policy` (default: the one in force) would make now."""
         points = self._ledger.namespace.points
         kept = set(points.pins().values())
-        now = time.time_ns() if now_ns is None else now_ns
+        now = self._environment.wall_clock() if now_ns is None else now_ns
         return retention.gaps(points.points(), policy or self.policy(), kept, now)
 
     def held_back(self, now_ns: int | None = None) -> str:
         """Why nothing is dropped by the clock now; empty if it is."""
-        now = time.time_ns() if now_ns is None else now_ns
+        now = self._environment.wall_clock() if now_ns is None else now_ns
         return retention.held_back(self._ledger.namespace.points.points(), now)
 
     async def run(self) -> None:
@@ -212,9 +214,9 @@ class RetentionKeeper:
             dropped += self.count(gaps)
             self._ledger.accept(Forget(tuple(gaps)))
             self._publisher.wake()
-            failpoint(ACCEPTED)
+            self._environment.failpoints.reached(ACCEPTED)
             await self._publish_waiting()
-            failpoint(PUBLISHED)
+            self._environment.failpoints.reached(PUBLISHED)
         return dropped
 
     async def _publish_waiting(self) -> None:
@@ -227,7 +229,7 @@ class RetentionKeeper:
         found = False
         while points.forget_some(ROWS):
             found = True
-            failpoint(FORGETTING)
+            self._environment.failpoints.reached(FORGETTING)
             await trio.lowlevel.checkpoint()
         if found:
             self._ledger.save()

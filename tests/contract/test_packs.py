@@ -21,6 +21,7 @@ from backend.findings import Findings
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_store import PackStore
+from backend.system import THIS_MACHINE
 from backend.upstream import BlockId, SealedBlock
 from tests.contents import content
 from tests.faulty_node import Fault, FaultyNode
@@ -247,7 +248,7 @@ async def test_a_drained_node_is_emptied_and_what_a_lost_one_held_is_rebuilt() -
 async def test_what_nobody_needs_goes_and_thin_packs_are_rewritten() -> None:
     site = rig()
     dead, thin = await site.write(block(1), block(2)), await site.write(*(block(n) for n in range(3, 8)))
-    compactor = Compactor(site.packs, site.index, lambda _pack: False, lambda: None)
+    compactor = Compactor(site.packs, site.index, lambda _pack: False, lambda: None, THIS_MACHINE)
     site.index.dying.mark([block(seed).id for seed in range(1, 6)], 1)
     report = await compactor.run(confirmed, 1, 1e12)
     assert (report.blocks, report.packs, report.rewritten) == (5, 2, 1)
@@ -268,7 +269,7 @@ async def test_a_holder_that_lost_its_lease_deletes_nothing_more() -> None:
         if len(asked) > 2:
             raise FencedError("taken over")
 
-    compactor = Compactor(site.packs, site.index, lambda _pack: False, lambda: None)
+    compactor = Compactor(site.packs, site.index, lambda _pack: False, lambda: None, THIS_MACHINE)
     with pytest.raises(FencedError):
         await compactor.run(verify, 1, 1e12)
     assert site.fragments(pack) == 5

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import apsw
 
+from backend.failpoints import OF_PROCESS
 from backend.system import Environment
 from tests.crash.lossy_durable import LossyDurable, lossy
 
@@ -80,7 +81,7 @@ def all_lossy(disk: LossyDurable) -> Iterator[Environment]:
     disk.database_vfs = vfs.name
     try:
         with lossy(disk):
-            yield Environment(disk)
+            yield Environment(disk, failpoints=OF_PROCESS)
     finally:
         disk.database_vfs = None
         vfs.unregister()

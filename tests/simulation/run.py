@@ -38,6 +38,7 @@ from backend.errors import (
 )
 from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import Node, RetryNode
+from backend.system import Environment
 from backend.upstream import Commit, CompactionReport, Head
 from tests.simulation.history import History, Violation
 from tests.simulation.world import Chances, Link, Voter
@@ -192,7 +193,7 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
         DRIVE,
         SECRET,
         replace(HOLDER, host=name),
-        clock=trio.current_time,
+        environment=Environment(boot_clock=trio.current_time, random_bytes=random.randbytes),
         map_epoch=cluster.epoch,
         life=lambda holder, observer: "gone",
     )

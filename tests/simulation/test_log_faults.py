@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import Node, RetryNode
 from backend.nodes.forwarding import ForwardingNode
 from backend.nodes.node import PAGE
+from backend.system import Environment
 from backend.upstream import Commit, Head
 from tests.memory_node import MemoryNode, memory_nodes
 from tests.simulation.run import DRIVE, HOLDER, SECRET, Blocks, World, plan_of
@@ -62,7 +64,7 @@ def lease_on(nodes: Nodes, host: str, map_epoch: int = 1) -> Lease:
         SECRET,
         replace(HOLDER, host=host),
         map_epoch=map_epoch,
-        clock=trio.current_time,
+        environment=Environment(boot_clock=trio.current_time, random_bytes=random.randbytes),
         life=lambda holder, observer: "gone",
     )
 

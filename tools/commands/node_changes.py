@@ -36,9 +36,10 @@ from backend.cluster import (
 from backend.coding import Profile, copies_of
 from backend.commits import ReplicatedCommitLog, ReplicatedObjects, ranking_of
 from backend.errors import UnavailableError, UsageError, sole
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.keys import DriveKeys
 from backend.nodes import NodeIdentity, NodePlace, stored_url
+from backend.system import THIS_MACHINE
 from tools import compose, drive_nodes, fsck, old_drive
 from tools.compose import UnlockedDrive
 from tools.errors import ToolError
@@ -219,7 +220,7 @@ async def _add_one(drive: UnlockedDrive, place: NodePlace, zone: str | None) -> 
             entry = await trio.to_thread.run_sync(_new_node, folder, file, place, zone)
             nodes = (*file.nodes, entry)
         file = await _change(changing, nodes)
-    failpoint(ADDED)
+    THIS_MACHINE.failpoints.reached(ADDED)
     say(f"{folder}: {place} is {file.nodes[-1].name if known is None else known.name} (epoch {file.epoch})")
     return file
 
@@ -231,7 +232,7 @@ def _new_node(folder: str, file: DriveFile, place: NodePlace, zone: str | None) 
     place.prepare()
     zone = zone or zone_of(folder, file.nodes, place)
     place.initialise(NodeIdentity(name, file.id, zone))
-    failpoint(IDENTIFIED)
+    THIS_MACHINE.failpoints.reached(IDENTIFIED)
     entry = NodeEntry(name, stored_url(place.url, folder), zone, votes=False, settings=place.settings)
     grown = replace(file, nodes=(*file.nodes, entry))
     return replace(entry, votes=drive_nodes.next_to_vote(folder, grown) == name)
@@ -266,7 +267,7 @@ async def _remove_all(drive: UnlockedDrive, names: Sequence[str], rate: float | 
     if any(named(drive.file, name).weight > 0 for name in names):
         async with _held(drive) as changing:
             drive = replace(drive, file=await _change(changing, _reweighted(drive.file, names, 0.0)))
-        failpoint(DRAINED)
+        THIS_MACHINE.failpoints.reached(DRAINED)
     for name in names:
         drive = await _remove_one(drive, named(drive.file, name), rate)
     return 0
@@ -278,9 +279,9 @@ async def _remove_one(drive: UnlockedDrive, entry: NodeEntry, rate: float | None
     async with _held(drive) as changing:
         _report(await _move(changing, drive.keys, rate))
         await _require_empty(changing, name)
-        failpoint(EMPTIED)
+        THIS_MACHINE.failpoints.reached(EMPTIED)
         file = await _change(changing, tuple(each for each in drive.file.nodes if each.name != name))
-    failpoint(TAKEN_OUT)
+    THIS_MACHINE.failpoints.reached(TAKEN_OUT)
     say(f"{drive.folder}: {name} is no node any more (epoch {file.epoch})")
     if await trio.to_thread.run_sync(check_nodes.retire, place, entry, file.id):
         say(f"{place}: holds nothing of the drive now")
@@ -299,7 +300,7 @@ async def fill_votes(drive: UnlockedDrive) -> UnlockedDrive:
         async with _held(drive) as changing:
             nodes = tuple(replace(each, votes=each.votes or each.name == name) for each in drive.file.nodes)
             drive = replace(drive, file=await _change(changing, nodes))
-        failpoint(VOTES)
+        THIS_MACHINE.failpoints.reached(VOTES)
     if drive is not before:
         await _settle_votes(drive)
     return drive

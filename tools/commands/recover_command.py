@@ -15,7 +15,8 @@ from backend.cluster import DriveFile, check_nodes, cluster_change, recovery
 from backend.coding import Profile
 from backend.commits import Lease, ReplicatedObjects, commit_format
 from backend.errors import TransientError, UnavailableError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
+from backend.system import THIS_MACHINE
 from tools import compose, drive_nodes, fsck, old_drive
 from tools.commands.node_changes import finish, run, was_interrupted
 from tools.compose import LEASE_PATIENCE, UnlockedDrive
@@ -71,9 +72,9 @@ async def _go_on(drive: UnlockedDrive, answering: list[str]) -> None:
         gaps = await spreading.run()
         if remains.is_past_doubt:
             await recovery.adopt(voting, remains, lease)
-        failpoint(SETTLED)
+        THIS_MACHINE.failpoints.reached(SETTLED)
         await _write(new, lease)
-        failpoint(WRITTEN)
+        THIS_MACHINE.failpoints.reached(WRITTEN)
         await _announce(new, voting, remains, lease)
     _report(drive.folder, new.file, remains, gaps)
 

@@ -15,6 +15,7 @@ from backend.blocks import compaction
 from backend.blocks.compaction import Compactor
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.packs import FragmentListing, Pack, PackStore, fragment_key
+from backend.system import THIS_MACHINE
 from tests.memory_node import MemoryNode, memory_nodes
 
 K, NODES = 4, 6
@@ -36,7 +37,7 @@ def compactor(nodes: dict[str, MemoryNode], known: set[bytes], pending: set[byte
         index.add_pack(Pack(each, 100, 200, tuple(nodes)), [])
     codec = SimpleNamespace(code=SimpleNamespace(profile=SimpleNamespace(k=K)))
     packs = cast("PackStore", SimpleNamespace(nodes=nodes, codec=codec))
-    return Compactor(packs, index, pending.__contains__, lambda: None)
+    return Compactor(packs, index, pending.__contains__, lambda: None, THIS_MACHINE)
 
 
 @given(st.lists(st.tuples(places, kinds), max_size=8), st.integers(1, 3))

@@ -27,7 +27,7 @@ from backend.commits.object_format import frame, signed
 from backend.commits.process_identity import this_process
 from backend.commits.replicated_objects import Ranking, ReplicatedObjects, ranking_of
 from backend.errors import NodeError, UnavailableError
-from backend.system import plain_hash
+from backend.system import Environment, plain_hash
 from backend.upstream import NO_COMMIT, Commit, Head
 from tests.memory_node import MemoryNode, memory_nodes
 
@@ -126,7 +126,7 @@ class Twelve:
             SECRET,
             this_process(),
             map_epoch=map_epoch,
-            clock=trio.current_time,
+            environment=Environment(boot_clock=trio.current_time),
             life=lambda *_: "gone",
         )
 

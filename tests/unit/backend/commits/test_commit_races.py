@@ -23,6 +23,7 @@ from backend.errors import (
     TransientError,
     UnavailableError,
 )
+from backend.system import Environment
 from backend.upstream import Commit, Head
 from tests.memory_node import memory_nodes
 
@@ -64,7 +65,7 @@ async def mount_again_and_again(world: World, name: str) -> None:
                 DRIVE,
                 SECRET,
                 replace(HOLDER, host=name),
-                clock=trio.current_time,
+                environment=Environment(boot_clock=trio.current_time, random_bytes=random.randbytes),
                 life=lambda holder, observer: "gone",
             )
             log = ReplicatedCommitLog(world.objects, lease.verify, lease.claimed)

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.commits import lease_record
-from backend.commits.lease import Lease, boot_clock
+from backend.commits.lease import Lease
 from backend.commits.lease_record import MAX_SIZE, NO_CLAIM, Claim, Holder, LeaseRecord
 from backend.commits.lease_votes import KEY
 from backend.commits.process_identity import Life, life_of, this_process
@@ -32,6 +32,7 @@ from backend.errors import (
     TransientError,
     UnavailableError,
 )
+from backend.system import Environment, boot_clock
 from tests.memory_node import MemoryNode, memory_nodes
 
 DRIVE = bytes(range(16))
@@ -61,7 +62,7 @@ class Setup:
             SECRET,
             replace(HOLDER, host=host, machine=host),
             seconds=30,
-            clock=trio.current_time,
+            environment=Environment(boot_clock=trio.current_time),
             life=lambda holder, observer: self.life,
             waiting=waiting,
         )

@@ -15,7 +15,9 @@ from backend.commits.commit_log import EMPTY
 from backend.commits.commit_search import commit_key
 from backend.commits.lease_votes import KEY
 from backend.errors import ConflictError, FencedError, TransientError, UnavailableError
+from backend.failpoints import OF_PROCESS
 from backend.local.local_upstream import LocalUpstream
+from backend.system import Environment
 from backend.upstream import Commit, Head
 from tests.memory_node import MemoryNode, memory_nodes
 from tests.upstreams import LocalDrive, directory_nodes
@@ -26,7 +28,11 @@ class Setup(LocalDrive):
 
     def __init__(self) -> None:
         self.memory: dict[str, MemoryNode] = memory_nodes(6)
-        super().__init__(self.memory, life="gone", clock=trio.current_time)
+        super().__init__(
+            self.memory,
+            life="gone",
+            environment=Environment(boot_clock=trio.current_time, failpoints=OF_PROCESS),
+        )
 
     def lose(self, *numbers: int) -> None:
         for number, node in enumerate(self.memory.values()):

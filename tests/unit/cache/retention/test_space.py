@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import trio.testing
 
 import cache.retention.space_walk
 from backend.errors import UsageError
+from backend.system import Environment
 from backend.upstream import BlockId
 from cache.drive import Drive
 from cache.errors import FileSystemError, InvalidArgumentError, ReadOnlyFileSystemError
@@ -278,17 +280,15 @@ async def test_a_read_only_drive_shows_and_refuses(tmp_path: Path) -> None:
             await call(drive, "pin", name="x", commit=1)
 
 
-async def test_a_wrong_clock_drops_nothing_unless_it_is_trusted(tmp_path: Path, monkeypatch: Any) -> None:
-    upstream = MemoryUpstream()
-    async with opened(tmp_path, upstream) as drive:
+async def test_a_wrong_clock_drops_nothing_unless_it_is_trusted(tmp_path: Path) -> None:
+    upstream, ahead_ns = MemoryUpstream(), 0
+    environment = Environment(wall_clock=lambda: time.time_ns() + ahead_ns)
+    async with opened(tmp_path, upstream, environment=environment) as drive:
         for number in range(4):
             await make_file(drive, b"%d" % number, ONE)
             await drive.sync()
         before = len(drive.points())
-        now = drive.points()[-1].time_ns
-        monkeypatch.setattr(
-            "cache.retention.retention_keeper.time.time_ns", lambda: now + 10 * 365 * DAY * 10**9
-        )
+        ahead_ns = 10 * 365 * DAY * 10**9
         found = await call(drive, "collect", grace=0)
         assert "no commit" in found["held_back"]
         assert len(drive.points()) == before

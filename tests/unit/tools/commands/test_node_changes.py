@@ -384,9 +384,10 @@ def test_an_interrupt_is_told_in_one_line_and_the_lease_is_given_back(large: Sma
     program = (
         "import os, signal\n"
         "from backend.cluster import rebalance\n"
+        "from backend.failpoints import OF_PROCESS\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it\n"
         "def stop(*_): os.kill(os.getpid(), signal.SIGINT)\n"
-        "rebalance.failpoint = stop\n"
+        "OF_PROCESS.arm(rebalance.BEFORE_COPY, stop)\n"
         "from tools.drivefs import main\n"
         "main()\n"
     )
