@@ -75,7 +75,7 @@ def read_identity(path: str, name: str) -> NodeIdentity:
     try:
         data = node_files.read_at_most(path, IDENTITY_FILE, MAX_FILE_SIZE + 1)
     except (FileNotFoundError, NotADirectoryError):
-        raise NodeError(f"{name}: {path} {_why_no_node(path)}", name) from None
+        raise NodeError(f"{name}: {path} {_why_no_node(path, name)}", name) from None
     except OSError as error:
         raise NodeError(f"{name}: cannot read {path}/{IDENTITY_FILE}: {error.strerror}", name) from error
     try:
@@ -84,13 +84,23 @@ def read_identity(path: str, name: str) -> NodeIdentity:
         raise NodeError(f"{name}: {path}/{IDENTITY_FILE} is damaged: {error}", name) from error
 
 
-def _why_no_node(path: str) -> str:
-    if os.path.isdir(path):
-        return (
-            f"is not a node ({IDENTITY_FILE} is missing); is its disk mounted? If it is, drivefs node "
-            "replace puts another folder in its place"
-        )
-    return "is not a folder" if os.path.lexists(path) else "is missing; is its disk mounted?"
+def _why_no_node(path: str, name: str) -> str:
+    anew = f"drivefs node replace DRIVE {name}"
+    if not os.path.lexists(path):
+        return f"is missing; is its disk mounted? If it is new, or lost for good: {anew}"
+    if not os.path.isdir(path):
+        return f"is not a folder; if it is lost for good: {anew} NEWPATH"
+    what = f"is not a node ({IDENTITY_FILE} is missing)"
+    if _is_empty(path):
+        return f"{what} but an empty folder; is its disk mounted? If it is a new one: {anew}"
+    return f"{what}; is its disk mounted? If the rest is there: fsck.drivefs -y DRIVE, else: {anew} NEWPATH"
+
+
+def _is_empty(path: str) -> bool:
+    try:
+        return not _foreign_in(path)
+    except OSError:
+        return False
 
 
 def encode_identity(identity: NodeIdentity) -> bytes:

@@ -2,10 +2,10 @@
 drive's folder.
 
 Replacing a node keeps its name, so the placement of everything stays as it was and only the fragments and
-copies of that one node are made again. The order: the new folder gets its identity, then the drive file is
-written (nodes first, the drive's folder last), then the check of `fsck.drivefs -y` rebuilds what the new
-node lacks. A run that was interrupted after the drive file was written is finished by `fsck.drivefs -y`,
-or by the next mount.
+copies of that one node are made again. The order: the new folder (or its own, which is empty now) gets its
+identity, then the drive file is written (nodes first, the drive's folder last), then the check of
+`fsck.drivefs -y` rebuilds what the new node lacks. A run that was interrupted after the drive file was
+written is finished by `fsck.drivefs -y`, or by the next mount.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from backend.care import repair_record
 from backend.cluster import DriveFile, NodeEntry, check_nodes, drive_file
 from backend.errors import NodeError, UsageError
+from backend.failpoints import declare, failpoint
 from backend.health import ScrubStatus
-from backend.nodes import NodeIdentity, NodePlace, place_at, stored_url
+from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, NodePlace, place_at, stored_url
 from cache.messages import CHECK, REPAIR, SCRUB, Nothing, ScrubWanted
 from tools import drive_nodes, fsck, old_drive
 from tools.commands import node_changes, recover_command
@@ -31,10 +32,13 @@ from tools.commands.status_report import describe_scrub
 from tools.compose import UnlockedDrive
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
-from tools.host import places
+from tools.host import mounts, places
 from tools.node_options import CREDENTIALS_HELP, given_places
 from tools.quantities import counted
 from tools.terminal import say
+
+VOTELESS: Final = declare("node.voteless", "a node that is made anew in its place has no vote; it is empty")
+REPLACED: Final = declare("node.replaced", "the new place has its identity; the map is as it was")
 
 
 def register(commands: Any) -> None:
@@ -46,11 +50,16 @@ def register(commands: Any) -> None:
     listing.add_argument("drive", metavar="DRIVE")
     listing.set_defaults(command=_list)
     replacing = actions.add_parser(
-        "replace", help="a new folder in the place of a node; the drive is unmounted"
+        "replace", help="a node made anew, in its place or in another; the drive is unmounted"
     )
     replacing.add_argument("drive", metavar="DRIVE")
     replacing.add_argument("old", metavar="NODE", help="the node's name in `node list`")
-    replacing.add_argument("path", metavar="NEWPATH", help="an empty folder, on another disk; or a URL")
+    replacing.add_argument(
+        "path",
+        metavar="NEWPATH",
+        nargs="?",
+        help="an empty folder, on another disk; or a URL (default: its own, which is empty now)",
+    )
     replacing.add_argument("--credentials", metavar="C", help=CREDENTIALS_HELP)
     replacing.add_argument("--zone", metavar="Z", help="what it may fail together with (default: its disk)")
     fsck.add_folder_options(replacing)
@@ -124,15 +133,16 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _replace(options: argparse.Namespace) -> int:
-    folder, [place] = os.path.abspath(options.drive), given_places([options.path], options.credentials)
+    folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
     file = survey.file
+    old = node_changes.named(file, options.old)
+    [place] = given_places([options.path], options.credentials) if options.path else [old.place(folder)]
     old_drive.require_unused(folder, file)
     source = fsck.secret_source(options)
     drive = fsck.unlock_any(folder, survey, source)
-    if place in drive_nodes.node_places(folder, file):
-        raise UsageError(f"{place}: is a node of the drive already")
-    new = _exchanged(drive, node_changes.named(file, options.old), place, options.zone)
+    _require_replaceable(folder, file, old, place)
+    new = _exchanged(drive, old, place, options.zone)
     say(f"{folder}: {options.old} is {place} now (epoch {new.epoch}); rebuilding what it held")
     begun = time.monotonic()
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
@@ -143,21 +153,52 @@ def _replace(options: argparse.Namespace) -> int:
     return code
 
 
+def _require_replaceable(folder: str, file: DriveFile, old: NodeEntry, place: NodePlace) -> None:
+    """`UsageError`, `ToolError` or `NodeError` if the node cannot be made anew at `place`. It can be in its
+    own, if that is no node any more."""
+    names = {entry.place(folder).way: entry.name for entry in file.nodes}
+    name = names.get(place.way, old.name)
+    if name != old.name:
+        raise UsageError(f"{place}: is {name} already; another place is needed")
+    if place.read(IDENTITY_FILE, MAX_FILE_SIZE) is None:
+        _require_mounted(place)
+        place.prepare()
+        place.require_fit(old.name)
+    elif place.way in names:
+        raise UsageError(f"{place}: is {name}, and is there: fsck.drivefs -y {folder} mends what it lacks")
+
+
+def _require_mounted(place: NodePlace) -> None:
+    """What is written below a mount point is lost to view when its disk is there again."""
+    point = None if place.folder is None else mounts.awaited(place.folder)
+    if point is not None:
+        raise ToolError(f"{place}: nothing is mounted at {point}, which is in /etc/fstab: mount it first")
+
+
 def _exchanged(drive: UnlockedDrive, old: NodeEntry, place: NodePlace, zone: str | None) -> DriveFile:
     """The drive file with the new place in force.
 
     What an empty voter says of the lease is no vote of the one that it replaces: of an odd number of voters
     a majority could be made with it that no one of the last majority is in. So it loses the vote, and has it
-    (or another node has) as one more voter later. Of an even number two majorities have two in common."""
+    (or another node has) as one more voter later. Of an even number two majorities have two in common. In its
+    own place it loses the vote before it is a node again: the map in force names that place."""
     folder, file = drive.folder, drive.file
     exchange = partial(_with_new_node, folder, file, old, place, zone)
     voters = sum(entry.votes for entry in file.nodes)
     if old.votes and voters > 1 and voters % 2:
+        if old.place(folder).way == place.way:
+            new = node_changes.run(node_changes.exchange, drive, lambda: _without_vote(file, old))
+            failpoint(VOTELESS)
+            return _exchanged(replace(drive, file=new), replace(old, votes=False), place, zone)
         return node_changes.run(node_changes.exchange, drive, lambda: exchange(votes=False).nodes)
     new = exchange(votes=old.votes)
     for line in check_nodes.write_copies(folder, new):
         say(f"drivefs: warning: {line}")
     return new
+
+
+def _without_vote(file: DriveFile, old: NodeEntry) -> tuple[NodeEntry, ...]:
+    return tuple(replace(each, votes=each.votes and each != old) for each in file.nodes)
 
 
 def _note_repair(cache: Path, place: NodePlace, seconds: float) -> None:
@@ -174,6 +215,7 @@ def _with_new_node(
     others = [entry for entry in file.nodes if entry.name != old.name]
     zone = zone or node_changes.zone_of(folder, others, place, [old.zone])
     place.initialise(NodeIdentity(old.name, file.id, zone))
+    failpoint(REPLACED)
     url = stored_url(place.url, folder)
     entry = replace(old, url=url, zone=zone, votes=votes, settings=place.settings)
     nodes = tuple(entry if each.name == old.name else each for each in file.nodes)

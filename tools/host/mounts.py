@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,6 +87,18 @@ def drive_folder(path: str) -> str:
     """The absolute folder of the drive that is mounted at `path`; `path` itself, absolute, where none is."""
     mount = find(path)
     return mount.source if mount is not None and mount.type == FILE_SYSTEM_TYPE else os.path.abspath(path)
+
+
+def awaited(path: str, table: str = "/etc/fstab") -> str | None:
+    """The mount point of fstab(5) that `path` is or lies in, and where nothing is mounted; None if there is
+    none."""
+    whole = os.path.realpath(path)
+    with suppress(FileNotFoundError), open(table, "rb") as file:
+        lines = [line.split() for line in file if not line.lstrip().startswith(b"#")]
+        points = [_unescape(fields[1]) for fields in lines if len(fields) > 1 and fields[1].startswith(b"/")]
+        around = [point for point in points if os.path.commonpath([point, whole]) == os.path.normpath(point)]
+        return next((point for point in around if not os.path.ismount(point)), None)
+    return None
 
 
 def of_device(device: str) -> list[Mount]:

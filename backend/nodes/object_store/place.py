@@ -101,7 +101,10 @@ class ObjectStorePlace:
             return decode_identity(self._client.get(IDENTITY_KEY, 0, MAX_FILE_SIZE + 1))
         except AbsentError:
             what = f"{self} is not a node ({IDENTITY_KEY} is missing); is its bucket there?"
-            raise NodeError(f"{name}: {what}", name) from None
+            anew = f"if the prefix is empty for good: drivefs node replace DRIVE {name}"
+            raise NodeError(
+                f"{name}: {what} If the rest is there: fsck.drivefs -y DRIVE; {anew}", name
+            ) from None
         except _TROUBLE as error:
             raise NodeError(f"{name}: {self} cannot be read: {error}", name) from None
         except ValueError as error:

@@ -242,6 +242,26 @@ class TestDaemon:
             daemon.start(serve, MOUNT_CODES)
 
 
+@pytest.mark.parametrize(
+    ("path", "point"),
+    [("{0}/disk", "{0}/disk"), ("{0}/disk/a/b", "{0}/disk"), ("{0}/diskette", None), ("/proc/self", None)],
+)
+def test_a_disk_of_fstab_that_is_not_mounted_is_awaited(tmp_path: Path, path: str, point: str | None) -> None:
+    table = tmp_path / "fstab"
+    lines = [
+        "# /dev/x {0}/diskette ext4",
+        "",
+        "x",
+        "UUID=1 {0}/disk ext4 noauto 0 2",
+        "y none swap",
+        "z /proc proc",
+    ]
+    table.write_text("\n".join(lines).format(tmp_path) + "\n")
+    wanted = None if point is None else point.format(tmp_path)
+    assert mounts.awaited(path.format(tmp_path), str(table)) == wanted
+    assert mounts.awaited(path.format(tmp_path), str(tmp_path / "absent")) is None
+
+
 class TestPlaces:
     def test_the_cache_folder_that_was_asked_for_wins(self) -> None:
         environment = {"DRIVEFS_CACHE_DIR": "/env", "HOME": "/home/me"}

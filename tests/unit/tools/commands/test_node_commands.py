@@ -4,7 +4,11 @@ nodes."""
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +18,14 @@ from backend.errors import FormatError, NodeError, NotFoundError, UnavailableErr
 from backend.health import ScrubStatus
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
 from tools import compose
+from tools.commands import doctor
 from tools.commands.status_report import describe_scrub
+from tools.drivefs import drivefs
 from tools.errors import ToolError
+from tools.fsck import fsck
+from tools.host import mounts
+
+ROOT = Path(__file__).parents[4]
 
 pytestmark = pytest.mark.logs_warnings
 
@@ -30,8 +40,8 @@ def made(whole: SmallDrive, tmp_path: Path) -> SmallDrive:
     return copy_of(whole, tmp_path)
 
 
-def replace(made: SmallDrive, name: str, path: Path) -> int:
-    return made.drivefs("node", "replace", made.drive, name, path, *made.where())
+def replace(made: SmallDrive, name: str, *path: Path) -> int:
+    return made.drivefs("node", "replace", made.drive, name, *path, *made.where())
 
 
 def test_a_lost_node_is_replaced(made: SmallDrive, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,6 +93,91 @@ def test_an_interrupted_replacement_is_finished_by_fsck(
             replace(made, "node2", made.folder / "new")
     assert made.fsck("-y") == CORRECTED
     assert made.fsck("-n", "--data") == CLEAN
+
+
+def empty_disk(folder: Path, what: str) -> None:
+    """Instead of the node: a new disk, or a folder that has lost more or less."""
+    node_file = folder / "node.toml"
+    if what == "only node.toml is gone":
+        node_file.unlink()
+        return
+    shutil.rmtree(folder)
+    if what != "the folder is gone":
+        folder.mkdir()
+    if what == "a new disk":
+        (folder / "lost+found").mkdir()
+    if what == "a file in its place":
+        folder.rmdir()
+        folder.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("what", "commands"),
+    [
+        ("an empty folder", ["drivefs node replace DRIVE node3"]),
+        ("a new disk", ["drivefs node replace DRIVE node3"]),
+        ("the folder is gone", ["drivefs node replace DRIVE node3"]),
+        ("a file in its place", ["drivefs node replace DRIVE node3 NEWPATH"]),
+        ("only node.toml is gone", ["fsck.drivefs -y DRIVE", "drivefs node replace DRIVE node3 NEWPATH"]),
+    ],
+)
+def test_the_messages_lead_from_an_empty_disk_to_a_whole_drive(
+    made: SmallDrive, what: str, commands: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    empty_disk(made.drive / "node3", what)
+    assert made.fsck("-n") == LEFT
+    assert made.drivefs("node", "list", made.drive) == 1
+    said = [line for line in capsys.readouterr().out.splitlines() if "node3: /" in line]
+    said += [finding.text for finding in doctor.examine(str(made.drive)) if "node3: " in finding.text]
+    assert len(said) > 2
+    for line in said:
+        assert line.endswith(f": {', else: '.join(commands)}")
+    program, *words = commands[0].split()
+    named = {"DRIVE": str(made.drive), "NEWPATH": str(made.folder / "new")}
+    run = {"drivefs": drivefs, "fsck.drivefs": fsck}[program]
+    assert run([*(named.get(word, word) for word in words), *made.where()]) in (0, CORRECTED)
+    assert made.fsck("-n", "--data") == CLEAN
+    assert sum(entry.votes for entry in compose.load_drive(str(made.drive)).nodes) == 5
+    assert made.read() == made.content
+
+
+@pytest.mark.parametrize("step", ["node.voteless", "node.replaced"])
+def test_killed_while_a_node_is_made_anew_in_its_place(made: SmallDrive, step: str) -> None:
+    """The messages lead on from there, too. At no step has an empty node the vote that the lost one had."""
+    file = compose.load_drive(str(made.drive))
+    assert next(entry.votes for entry in file.nodes if entry.name == "node1")
+    shutil.rmtree(made.drive / "node1")
+    failing = os.environ | {"PYTHONPATH": str(ROOT), "DRIVEFS_FAILPOINTS": f"{step}=kill"}
+    command = [sys.executable, "-c", "from tools.drivefs import main; main()", "node", "replace"]
+    command += [str(made.drive), "node1", *made.where()]
+    ended = subprocess.run(command, env=failing, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    left = compose.load_drive(str(made.drive))
+    assert not next(entry.votes for entry in left.nodes if entry.name == "node1")
+    if step == "node.voteless":
+        assert replace(made, "node1") == 0
+    else:
+        with pytest.raises(UsageError, match=r"fsck\.drivefs -y"):
+            replace(made, "node1")
+        assert made.fsck("-y") == CORRECTED
+    assert made.fsck("-n", "--data") == CLEAN
+    assert made.read() == made.content
+
+
+def test_a_node_that_is_there_is_not_made_anew(made: SmallDrive) -> None:
+    with pytest.raises(UsageError, match=f"is node1, and is there: fsck.drivefs -y {made.drive}"):
+        replace(made, "node1")
+    assert made.fsck("-n") == CLEAN
+
+
+def test_no_node_is_made_where_a_disk_is_not_mounted(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(made.drive / "node1")
+    monkeypatch.setattr(mounts, "awaited", lambda path: os.path.dirname(path))
+    with pytest.raises(ToolError, match=f"nothing is mounted at {made.drive}, .*: mount it first"):
+        replace(made, "node1")
+    assert not (made.drive / "node1").exists()
 
 
 def test_what_cannot_be_a_replacement_is_refused(made: SmallDrive) -> None:
