@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from typing import Final
 
 from backend.cluster import DriveFile, drive_file
 from backend.commits import KEY, lease_record, life_of, this_process
@@ -26,6 +27,9 @@ from backend.system import THIS_MACHINE, ask
 from tools.errors import ToolError, describe
 from tools.host import mounts
 from tools.terminal import complain
+
+_GOING: Final = ".going-drive.toml"
+"""That of a drive that nobody uses and that is being removed: it says which nodes are its own."""
 
 
 def require_unused(folder: str, file: DriveFile) -> None:
@@ -53,9 +57,10 @@ def removable(folder: str, places: Sequence[NodePlace]) -> list[NodePlace]:
     nodes, and those that an interrupted mkfs left without data. `ToolError`, `LeaseHeldError` or
     `UnavailableError` if the old drive or one of the places is in use, a place holds another drive's data, or
     nobody can tell; `OSError`. A node of the old drive that the new one does not need may be away."""
-    old = _drive_in(folder)
+    old = _drive_in(folder, drive_file.FILE_NAME)
     if old is None:
         _require_unmounted(folder)
+        old = _drive_in(folder, _GOING)
     else:
         require_unused(folder, old)
     own = None if old is None else old.id
@@ -81,18 +86,23 @@ def _spare_nodes(folder: str, old: DriveFile, places: Sequence[NodePlace]) -> di
 
 def remove(folder: str, nodes: Sequence[NodePlace]) -> None:
     """Take away the old drive: its `drive.toml` first, so that no half of it looks whole; then what is at
-    these places, which `removable` named."""
+    these places, which `removable` named. If it is interrupted, both go on from there."""
+    io = THIS_MACHINE.disk
+    going = os.path.join(folder, _GOING)
     with suppress(FileNotFoundError):
-        THIS_MACHINE.disk.unlink(os.path.join(folder, drive_file.FILE_NAME))
-        THIS_MACHINE.disk.sync_folder(folder)
+        io.rename(os.path.join(folder, drive_file.FILE_NAME), going)
+        io.sync_folder(folder)
     for node in nodes:
         node.clear()
+    with suppress(FileNotFoundError):
+        io.unlink(going)
+        io.sync_folder(folder)
 
 
-def _drive_in(folder: str) -> DriveFile | None:
+def _drive_in(folder: str, name: str) -> DriveFile | None:
     """The old drive; None if there is none, or if its file cannot be understood any more."""
     try:
-        return drive_file.load(os.path.join(folder, drive_file.FILE_NAME))
+        return drive_file.load(os.path.join(folder, name))
     except (NotFoundError, FormatError):
         return None
 

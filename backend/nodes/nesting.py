@@ -50,14 +50,16 @@ def _within(folder: int, below: str) -> Iterator[str]:
 
 
 def clear(path: str) -> None:
-    """Take away all that is in the folder, but nodes and the folders that they are in."""
+    """Take away all that is in the folder, but nodes and the folders that they are in. Its identity, which
+    says whose the rest is, goes last."""
     with node_files.opened_folder(path) as folder:
         _clear(folder)
 
 
 def _clear(folder: int) -> bool:
     """Whether nothing is left."""
-    return all([_removed(folder, entry) for entry in _entries(folder)])
+    entries = sorted(_entries(folder), key=lambda entry: entry.name == IDENTITY_KEY)
+    return all([_removed(folder, entry) for entry in entries])
 
 
 def _removed(folder: int, entry: os.DirEntry[str]) -> bool:

@@ -100,7 +100,7 @@ class NodePlace(Protocol):
         stays. Idempotent."""
 
     def clear(self) -> None:
-        """Take everything away that is there, but nodes that lie in it."""
+        """Take everything away that is there, its identity last, but nodes that lie in it."""
 
     def space(self) -> Space:
         """Its capacity."""

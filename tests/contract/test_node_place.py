@@ -16,6 +16,7 @@ from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.factory import place_at
 from backend.nodes.identity import NodeIdentity
 from backend.nodes.object_store import races
+from backend.nodes.object_store.client import StoreClient
 from backend.nodes.place import NodePlace
 from tests.contents import content
 from tests.fake_s3 import Fault, failed, fake_s3
@@ -218,3 +219,26 @@ def test_a_place_is_fit_if_it_would_be_when_emptied(place: NodePlace) -> None:
     with pytest.raises(NodeError, match=r"node0: .*holds foreign"):
         place.require_fit("node0")
     assert place.read("foreign", 9) == b"x"
+
+
+def test_the_identity_is_what_is_cleared_last(place: NodePlace, monkeypatch: pytest.MonkeyPatch) -> None:
+    place.prepare()
+    place.initialise(IDENTITY)
+    trio.run(place.node(IDENTITY).put, FRAGMENT, [b"z"])
+    place.write("zoo", b"x")
+    order: list[str] = []
+    unlink, delete = os.unlink, StoreClient.delete
+
+    def unlink_and_note(path: str, *, dir_fd: int | None = None) -> None:
+        order.append(path)
+        unlink(path, dir_fd=dir_fd)
+
+    def delete_and_note(client: StoreClient, key: str) -> None:
+        order.append(key)
+        delete(client, key)
+
+    monkeypatch.setattr(os, "unlink", unlink_and_note)
+    monkeypatch.setattr(StoreClient, "delete", delete_and_note)
+    place.clear()
+    assert len(order) >= 3
+    assert order[-1] == "node.toml"

@@ -196,8 +196,9 @@ class ObjectStorePlace:
         with self._as_os_error():
             spared = tuple(f"{node}/" for node in self._nodes_within())
             for each in self._listed(""):
-                if not each.key.startswith(spared):
+                if not each.key.startswith((*spared, IDENTITY_KEY)):
                     self._delete(each.key)
+            self._delete(IDENTITY_KEY)
 
     def space(self) -> Space:
         return UNKNOWN_SPACE

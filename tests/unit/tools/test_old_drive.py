@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import trio
 
 from backend.cluster import DriveFile
 from backend.commits import lease_record
 from backend.commits.process_identity import this_process
-from backend.errors import LeaseHeldError, UnavailableError
+from backend.errors import LeaseHeldError, NotFoundError, UnavailableError
 from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.factory import place_at
 from backend.nodes.identity import NodeIdentity
@@ -132,6 +134,32 @@ def test_a_node_that_the_new_drive_does_not_need_may_be_away(
     assert f"{drive}/node1: the old drive's; it is not emptied" in capsys.readouterr().err
     assert list((tmp_path / "drive" / "node0").iterdir()) == []
     assert (tmp_path / "drive" / "node1-away" / "node.toml").exists()
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_removal_that_was_interrupted_goes_on(
+    tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive, file = made(tmp_path, "copies:2")
+    places = [entry.place(drive) for entry in file.nodes]
+    for place in places:
+        trio.run(place.node(place.identity("any")).put, f"packs/ab/{'ab' * 16}.0", [b"x"])
+    unlink, gone = os.unlink, list[str]()
+
+    def unlink_some(path: str, *, dir_fd: int | None = None) -> None:
+        if len(gone) == after:
+            raise KeyboardInterrupt
+        gone.append(path)
+        unlink(path, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", unlink_some)
+        with pytest.raises(KeyboardInterrupt):
+            remove(Path(drive), places)
+    with pytest.raises(NotFoundError):
+        compose.load_drive(drive)
+    remove(Path(drive), places)
+    assert [path for path in Path(drive).rglob("*") if path.is_file()] == []
 
 
 def test_a_node_of_which_nobody_can_tell_whether_it_has_data_stays(server: FakeS3, tmp_path: Path) -> None:
