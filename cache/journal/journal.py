@@ -97,7 +97,14 @@ class Journal:
         its end before `start`; it may be run again."""
         self.close()
         self._lost.clear()
+        self._kept.open_commit = 0
         return replay(self._folder, self._files, self._bulk, self._kept, self._lost)
+
+    @property
+    def open_commit(self) -> int:
+        """The commit that was open when the newest segment was begun that was read; 0 if there is none. Until
+        `start`."""
+        return self._kept.open_commit
 
     @property
     def problems(self) -> list[str]:

@@ -23,6 +23,7 @@ class KeptSegments:
         "highest_number",
         "in_order",
         "next_sequence",
+        "open_commit",
         "unsynced",
     )
 
@@ -31,6 +32,8 @@ class KeptSegments:
         self._by_number: dict[int, Segment] = {}
         self.next_sequence = 1
         """of the record that is appended next"""
+        self.open_commit = 0
+        """what the newest segment that was read back names so; 0: there was none"""
         self.highest_number = 0
         self.unsynced: set[int] = set()
         """numbers of segments, see the invariants"""

@@ -38,7 +38,8 @@ class JournalRecovery:
         """Whether the journal lost what a published commit stands on, which no power cut can do: then what
         it says of dirty files may be older than what is published. Until `replay`."""
         is_short = self._scanned.lost is not None or bool(self._journal.problems)
-        return is_short and self._scanned.commit <= self._ledger.head.number
+        reached = max(self._scanned.commit, self._journal.open_commit)
+        return is_short and reached <= self._ledger.head.number
 
     def unfinished(self) -> list[PendingCommit]:
         """The commits that the scan found and that the journal does not say are published, oldest first."""

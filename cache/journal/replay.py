@@ -54,7 +54,7 @@ def replay(
         if expected is not None and header.first_sequence != expected:
             losses.append(_gap(folder, [path for path, _ in headers[index:]], expected))
             break
-        kept.next_sequence = header.first_sequence
+        kept.next_sequence, kept.open_commit = header.first_sequence, header.open_commit
         yield from _replay_segment(folder, path, header, bulk, kept, losses)
         expected = kept.next_sequence
 

@@ -193,3 +193,21 @@ async def test_a_drive_opens_with_what_can_be_read(tmp_path: Path) -> None:
             await drive.sync()
     async with opened(tmp_path / "there", upstream, QUIET) as drive:
         assert [entry.name for entry in drive.entries(ROOT_INODE, 0, 100)] == [*left, b"after"]
+
+
+@pytest.mark.parametrize("is_empty", [True, False])
+async def test_a_sector_behind_all_records_sets_no_state_aside(tmp_path: Path, is_empty: bool) -> None:
+    """Regression: of a journal without a record it was said that the log stands on what it lost."""
+    upstream, unreadable = MemoryUpstream(), Unreadable(tmp_path / "here")
+    async with opened(tmp_path / "here", upstream, crash=not is_empty) as drive:
+        await make_file(drive, b"stored", b"content")
+        await drive.sync()
+        if not is_empty:
+            await make_file(drive, b"pending", b"content")
+        unreadable.break_at(drive.ledger.journal.end + 8192)
+    with unreadable.installed():
+        async with opened(tmp_path / "here", upstream) as drive:
+            (loss,) = drive.notices
+            assert str(tmp_path / "here" / "journal" / LOST) in loss
+            expected = [b"stored"] if is_empty else [b"stored", b"pending"]
+            assert [entry.name for entry in drive.entries(ROOT_INODE, 0, 9)] == expected
