@@ -6,6 +6,8 @@ from typing import Final
 
 CACHE_SIZE: Final = 64 << 20
 """plaintext blocks in memory"""
+CACHE_DISK: Final = 10 << 30
+"""sealed blocks on the disk, for a drive with nodes that are no folders; at most a tenth of what is free"""
 JOURNAL_SIZE: Final = 2 << 30
 """writers wait when the journal is larger"""
 COMMIT_INTERVAL: Final = 5.0

@@ -19,6 +19,7 @@ from backend.errors import DriveError
 from backend.upstream import BlockId, Upstream
 from cache.attributes import FileSystemStatistics
 from cache.blocks import BlockCache, Content, Sealer
+from cache.disk import CachedBlocks
 from cache.errors import FileSystemError, JournalLostError
 from cache.health import Health
 from cache.history import PastTree
@@ -73,11 +74,12 @@ class Parts:
 class Circumstances:
     """Facts that the opener of the drive knows of it. `health`: None where nobody can look after the store.
     `notices`: what the person who opens it is to be told. `set_aside`: how many states lie here that the
-    drive has gone past."""
+    drive has gone past. `disk_cache`: the sealed blocks on this machine's disk, if they are kept."""
 
     health: Health | None = None
     notices: tuple[str, ...] = ()
     set_aside: int = 0
+    disk_cache: CachedBlocks | None = None
 
 
 NOTHING_SPECIAL: Final = Circumstances()
@@ -108,6 +110,7 @@ class Drive:
         self.health = circumstances.health
         self.notices = circumstances.notices
         self.set_aside = circumstances.set_aside
+        self._disk_cache = circumstances.disk_cache
         self._content = parts.content
         self._contents = parts.contents
         self._durability = parts.durability
@@ -208,6 +211,7 @@ class Drive:
             cache_bytes=self.blocks.used,
             cache_hits=self.blocks.hits,
             cache_misses=self.blocks.misses,
+            disk_cache=None if self._disk_cache is None else self._disk_cache.status(),
             scrub=None if self.health is None else self.health.scrub_status(),
             store=self.store.status,
         )

@@ -68,11 +68,13 @@ class StaleCacheError(ConflictError):
 
 @dataclass(frozen=True, slots=True)
 class DriveOptions:
-    """Bytes and seconds. `cache_size`: plaintext blocks in memory. `journal_size`: writers wait when
-    the journal is larger. `large_write`: a write of so many bytes is journaled beside the records. `host`:
-    what this machine is called in the log, for people."""
+    """Bytes and seconds. `cache_size`: plaintext blocks in memory. `cache_disk`: sealed blocks on this
+    machine's disk, 0: none, None: as the nodes are (who builds the upstream keeps them). `journal_size`:
+    writers wait when the journal is larger. `large_write`: a write of so many bytes is journaled beside the
+    records. `host`: what this machine is called in the log, for people."""
 
     cache_size: int = defaults.CACHE_SIZE
+    cache_disk: int | None = None
     journal_size: int = defaults.JOURNAL_SIZE
     intervals: Intervals = field(default_factory=Intervals)
     large_write: int = LARGE_WRITE

@@ -73,6 +73,7 @@ STATUS: Final[Plain] = {
     "cache_bytes": 0,
     "cache_hits": 3,
     "cache_misses": 1,
+    "disk_cache": {"limit": 1 << 30, "bytes": 1 << 20, "hits": 6, "misses": 2},
     "scrub": None,
     "store": STORE,
     "versions_dir": ".versions",

@@ -29,6 +29,7 @@ from backend.nodes.node import Node
 from backend.packs.pack_codec import PackCodec
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
+from cache.disk import BlockFolder, CachedBlocks
 
 DRIVE = bytes(range(16))
 KEYS = DriveKeys(bytes(range(32)), DRIVE)
@@ -56,6 +57,8 @@ class LocalDrive:
     seconds: float = 30.0
     environment: Environment = THIS_MACHINE
     require_map: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    disk: BlockFolder | None = None
+    """where sealed blocks are kept on this machine, if they are"""
 
     def cluster(self) -> ClusterMap:
         """All nodes, alike."""
@@ -101,7 +104,10 @@ class LocalDrive:
             claims = partial(LeaseVotes(self.nodes, DRIVE, KEYS.lease).claim, 5.0)
             log = ReplicatedCommitLog(objects, claims=claims, poll_seconds=0.01)
         self.blocks, self.index = blocks, index
-        return LocalUpstream(blocks, log, objects, writer, require_map=self.require_map)
+        if self.disk is None:
+            return LocalUpstream(blocks, log, objects, writer, require_map=self.require_map)
+        cached = CachedBlocks(blocks, self.disk)
+        return LocalUpstream(blocks, log, objects, writer, blocks=cached, beside=[cached.run])
 
     @asynccontextmanager
     async def opened(

@@ -55,16 +55,21 @@ from backend.nodes import (
 from backend.packs import PackCodec, PackStore
 from backend.system import THIS_MACHINE, Environment, at_rest
 from backend.upstream import Head, Upstream
+from cache import defaults
 from cache.blocks import BlockCache
+from cache.disk import BlockFolder, CachedBlocks
 from cache.drive import Circumstances, Drive
 from cache.local import LocalState, stale
 from cache.opening import Client, DriveOptions, StaleCacheError, client_of, open_drive
 from tools import old_place, pairing
-from tools.drive_nodes import cluster_map, open_nodes, patient, voting
+from tools.drive_nodes import cluster_map, node_folders, open_nodes, patient, voting
 from tools.host import mounts
 from tools.host.places import Folders
 
 INDEX_FILE: Final = "blocks.db"
+DISK_CACHE: Final = "sealed"
+MOST_RESERVED: Final = 2 << 30
+"""Bytes that the disk cache leaves free, or a twentieth of a smaller disk."""
 ENDING_SECONDS: Final = 15.0
 OBJECT_PATIENCE: Final = 15.0
 RESTORING_CACHE: Final = 64 << 20
@@ -252,15 +257,17 @@ async def _open_once(
             for node in nodes.values():
                 nursery.start_soon(_remove_debris, node)
         lease = None if options.read_only else lease_on(nodes, drive, waiting, environment)
-        blocks, upstream, health = _build_upstream(
-            drive, nodes, folders.cache, scrub_interval, lease, environment
+        disk = await trio.to_thread.run_sync(
+            _disk_cache, drive, folders.cache, options.cache_disk, environment
         )
+        built = _build_upstream(drive, nodes, folders.cache, scrub_interval, lease, environment, disk)
+        upstream = built.upstream
         try:
             await upstream.open(known=known)
-            await upstream.prepare(blocks.reconcile)
+            await upstream.prepare(built.store.reconcile)
             await nursery.start(upstream.run)
             set_aside = len(await trio.to_thread.run_sync(stale.found, folders.state))
-            circumstances = Circumstances(health, tuple(notices), set_aside)
+            circumstances = Circumstances(built.health, tuple(notices), set_aside, built.disk_cache)
             opened = await open_drive(local, upstream, drive.file.id, drive.keys, options, circumstances)
             if not options.read_only:
                 await trio.to_thread.run_sync(pairing.note_opening, folders, environment)
@@ -294,13 +301,13 @@ async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterat
     """The blocks on the nodes, for reading only and beside any mount, with an index that is made anew in
     `index_folder`. `UnavailableError`."""
     nodes = open_nodes(drive.folder, drive.file)
-    store, upstream, _ = _build_upstream(drive, nodes, index_folder, 0.0, None, THIS_MACHINE)
+    built = _build_upstream(drive, nodes, index_folder, 0.0, None, THIS_MACHINE, None)
     try:
-        await store.reconcile()
-        yield client(drive, upstream, RESTORING_CACHE).blocks
+        await built.store.reconcile()
+        yield client(drive, built.upstream, RESTORING_CACHE).blocks
     finally:
         with trio.CancelScope(shield=True):
-            await upstream.close()
+            await built.upstream.close()
 
 
 async def _remove_debris(node: Node) -> None:
@@ -347,6 +354,29 @@ def lease_on(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """An upstream that is not open, and the parts of it that are used beside it."""
+
+    store: PackedBlockStore
+    upstream: LocalUpstream
+    health: StoreHealth
+    disk_cache: CachedBlocks | None
+
+
+def _disk_cache(
+    drive: UnlockedDrive, cache_folder: Path, asked: int | None, environment: Environment
+) -> BlockFolder | None:
+    """The folder of the drive's sealed blocks, of `asked` bytes: 0: none; None: there is one if a node is no
+    folder of this machine. Blocks."""
+    if asked == 0 or (asked is None and len(node_folders(drive.folder, drive.file)) == len(drive.file.nodes)):
+        return None
+    total, free = environment.disk.free_space(str(cache_folder))
+    limit = min(defaults.CACHE_DISK, free // 10) if asked is None else asked
+    reserve = min(total // 20, MOST_RESERVED)
+    return BlockFolder(cache_folder / DISK_CACHE, limit, reserve, environment)
+
+
 def _build_upstream(
     drive: UnlockedDrive,
     bare: Mapping[str, Node],
@@ -354,7 +384,8 @@ def _build_upstream(
     scrub_interval: float,
     lease: Lease | None,
     environment: Environment,
-) -> tuple[PackedBlockStore, LocalUpstream, StoreHealth]:
+    disk: BlockFolder | None,
+) -> _Built:
     file = drive.file
     nodes = patient(bare, PACK_PATIENCE)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
@@ -364,18 +395,16 @@ def _build_upstream(
     note = partial(repair_record.keep, cache_folder, environment=environment)
     writer = SessionWriter(lease)
     blocks = block_store(drive, written, index, writer, note, environment)
+    cached = None if disk is None else CachedBlocks(blocks, disk)
+    beside = () if cached is None else (cached.run,)
     looking, objects = pack_store(drive, nodes), small_objects(drive, answering)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
         votes = LeaseVotes(voting(answering, file), file.id, drive.keys.lease, environment)
         claims = partial(votes.claim, LEASE_PATIENCE)
-        return (
-            blocks,
-            LocalUpstream(
-                blocks, ReplicatedCommitLog(objects, claims=claims, environment=environment), objects, writer
-            ),
-            health,
-        )
+        commits = ReplicatedCommitLog(objects, claims=claims, environment=environment)
+        upstream = LocalUpstream(blocks, commits, objects, writer, blocks=cached, beside=beside)
+        return _Built(blocks, upstream, health, cached)
     scrub = Scrub(
         nodes,
         pack_codec(drive),
@@ -387,8 +416,10 @@ def _build_upstream(
     )
     require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)
     commits = ReplicatedCommitLog(objects, lease.verify, lease.claimed, environment=environment)
-    upstream = LocalUpstream(blocks, commits, objects, writer, require_map=require_map)
-    return blocks, upstream, StoreHealth(blocks, index, looking, scrub)
+    upstream = LocalUpstream(
+        blocks, commits, objects, writer, blocks=cached, beside=beside, require_map=require_map
+    )
+    return _Built(blocks, upstream, StoreHealth(blocks, index, looking, scrub), cached)
 
 
 def _leased(nodes: Mapping[str, Node], lease: Lease) -> dict[str, Node]:

@@ -196,6 +196,7 @@ def _serve(
     )
     what = DriveOptions(
         cache_size=options.cache_size,
+        cache_disk=options.cache_disk,
         journal_size=options.journal_size,
         intervals=Intervals(commit=options.commit_interval, version=options.version_interval),
         read_only=options.read_only,

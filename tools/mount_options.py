@@ -58,9 +58,11 @@ _USER_MOUNTS: Final = frozenset({"user", "users", "owner", "group"})
 """mount(8): these imply nosuid and nodev; `user` and `users` noexec too."""
 
 DEFAULT_SCRUB_INTERVAL: Final = 14 * 24 * 3600.0
-NO_VERSIONS_DIR: Final = ("off", "none")
+_OFF: Final = ("off", "none")
 MINIMUM_JOURNAL_SIZE: Final = 64 << 20
 MINIMUM_CACHE_SIZE: Final = 16 << 20
+MINIMUM_CACHE_DISK: Final = 128 << 20
+"""Sixteen parts, each with some blocks of the largest size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class MountOptions:
     state_dir: str | None = None
     log_file: str | None = None
     cache_size: int = defaults.CACHE_SIZE
+    cache_disk: int | None = None
+    """0: none; None: as the nodes are"""
     journal_size: int = defaults.JOURNAL_SIZE
     commit_interval: float = defaults.COMMIT_INTERVAL
     scrub_interval: float = DEFAULT_SCRUB_INTERVAL
@@ -148,6 +152,13 @@ def _at_least(name: str, minimum: int) -> Callable[[str], int]:
     return parse_value
 
 
+def _cache_disk(value: str) -> int:
+    size = 0 if value in _OFF else parse_size(value)
+    if 0 < size < MINIMUM_CACHE_DISK:
+        raise UsageError(f"mount option cache_disk must be off, or at least {MINIMUM_CACHE_DISK >> 20}M")
+    return size
+
+
 def _interval(name: str, most: float, most_text: str) -> Callable[[str], float]:
     def parse_value(value: str) -> float:
         seconds = parse_duration(value)
@@ -165,7 +176,7 @@ def _moment(value: str) -> str:
 
 
 def _versions_name(value: str) -> str:
-    if value in NO_VERSIONS_DIR:
+    if value in _OFF:
         return ""
     if "/" in value or value in (".", "..") or len(value.encode("utf-8", "surrogateescape")) > 255:
         raise UsageError(f"mount option versions_dir must be one name, not '{value}'")
@@ -191,6 +202,7 @@ _VALUES: Final[dict[str, Callable[[str], str | int | float]]] = {
     "cache_dir": _path,
     "state_dir": _path,
     "log_file": _path,
+    "cache_disk": _cache_disk,
     "cache_size": _at_least("cache_size", MINIMUM_CACHE_SIZE),
     "journal_size": _at_least("journal_size", MINIMUM_JOURNAL_SIZE),
     "scrub_interval": parse_duration,

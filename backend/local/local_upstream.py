@@ -15,7 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -27,7 +27,7 @@ from backend.errors import CorruptError, DriveError
 from backend.local.leased_objects import LeasedLog, LeasedRoots
 from backend.local.session_writer import SessionWriter
 from backend.system import plain_task_group
-from backend.upstream import Head
+from backend.upstream import BlockStore, Head
 
 _LOG = logging.getLogger(__name__)
 
@@ -38,24 +38,30 @@ class LocalUpstream:
 
     def __init__(
         self,
-        blocks: PackedBlockStore,
+        store: PackedBlockStore,
         log: ReplicatedCommitLog,
         objects: ReplicatedObjects,
         writer: SessionWriter,
         *,
+        blocks: BlockStore | None = None,
+        beside: Sequence[Callable[[], Awaitable[None]]] = (),
         require_map: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
         mend_seconds: float = 60.0,
     ) -> None:
         """`log` must have `Lease.verify` of the writer's lease as its fence and `Lease.claimed` as its
-        claims, and `blocks` the same writer. `require_map` raises if the cluster map that all this was built
-        from is not in force any more. `mend_seconds` is the pause after commits could not be mended."""
-        self.blocks: Final = blocks
-        self.housekeeping: Final = blocks
+        claims, and `store` the same writer. `blocks` stands before the store, if given. `beside` is
+        background work, done until the session ends. `require_map` raises if the cluster map that all this
+        was built from is not in force any more. `mend_seconds` is the pause after commits could not be
+        mended."""
+        self.blocks: Final[BlockStore] = blocks or store
+        self.housekeeping: Final = store
+        self._store = store
         self.log: Final = LeasedLog(log, writer)
         self.roots: Final = LeasedRoots(objects, writer)
         self._log = log
         self._writer = writer
         self._lease = writer.lease
+        self._beside = beside
         self._require_map = require_map
         self._mend_seconds = mend_seconds
         self._scope = trio.CancelScope()
@@ -100,10 +106,12 @@ class LocalUpstream:
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
+                    for work in self._beside:
+                        nursery.start_soon(work)
                     if self._lease is not None:
                         nursery.start_soon(self._lease.run)
                         nursery.start_soon(self._mend)
-                        await nursery.start(self.blocks.run)
+                        await nursery.start(self._store.run)
                     task_status.started()
                     await trio.sleep_forever()
         finally:
@@ -119,7 +127,7 @@ class LocalUpstream:
         self._scope.cancel()
         if self._running:
             await self._stopped.wait()
-        await self.blocks.close()
+        await self._store.close()
         if self._lease is not None:
             await self._lease.release()
 

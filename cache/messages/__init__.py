@@ -48,7 +48,7 @@ from cache.messages.space import (
     UsageAsked,
     UsageShown,
 )
-from cache.messages.status import DriveStatus, FileSetApart, MountStatus
+from cache.messages.status import DiskCacheStatus, DriveStatus, FileSetApart, MountStatus
 
 __all__ = [
     "CHECK",
@@ -76,6 +76,7 @@ __all__ = [
     "CollectionWanted",
     "Difference",
     "DifferenceAsked",
+    "DiskCacheStatus",
     "DriveStatus",
     "FileSetApart",
     "MessageError",

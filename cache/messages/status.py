@@ -18,6 +18,16 @@ class FileSetApart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DiskCacheStatus:
+    """The sealed blocks on this machine's disk."""
+
+    limit: int
+    bytes: int
+    hits: int
+    misses: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DriveStatus:
     """What is accepted, not yet stored, not yet published; the store. Counts and bytes; docs/metrics.md says
     what each number means."""
@@ -46,6 +56,8 @@ class DriveStatus:
     cache_bytes: int
     cache_hits: int
     cache_misses: int
+    disk_cache: DiskCacheStatus | None
+    """None: there is none"""
     scrub: ScrubStatus | None
     """None: the drive is open for reading only"""
     store: StoreStatus | None

@@ -29,6 +29,7 @@ from backend.errors import (
     UsageError,
 )
 from backend.upstream import BlockId, Commit, Head, SealedBlock, Upstream
+from cache.disk import BlockFolder
 from tests.contents import content
 from tests.memory_node import memory_nodes
 from tests.memory_upstream import MemoryUpstream
@@ -51,9 +52,15 @@ def in_folders(folder: Path) -> Sessions:
     return LocalDrive(directory_nodes(folder)).opened
 
 
+def behind_a_disk_cache(folder: Path) -> Sessions:
+    disk = BlockFolder(folder / "sealed", 1 << 30, 0)
+    return LocalDrive(memory_nodes(6), disk=disk).opened
+
+
 KINDS: dict[str, Callable[[Path], Sessions]] = {
     "directories": in_folders,
     "memory nodes": lambda _folder: LocalDrive(memory_nodes(6)).opened,
+    "a disk cache": behind_a_disk_cache,
     "memory": lambda _folder: partial(in_memory, MemoryUpstream()),
 }
 

@@ -67,6 +67,12 @@ def test_a_drive_on_six_stores(drive: MountedDrive, seaweedfs: Seaweedfs) -> Non
     assert holds_all(drive)
     assert set(states(drive).values()) == {"ok"}
     drive.umount()
+    drive.mount()
+    assert holds_all(drive)
+    cache = drive.status().disk_cache
+    assert cache is not None, "nodes that are no folders have a disk cache before them"
+    assert cache.hits > 0
+    drive.umount()
     assert drive.fsck("-n", "--data") == 0
     table = (drive.drive / "drive.toml").read_text()
     assert f'credentials = "file:{drive.folder / "credentials"}"' in table

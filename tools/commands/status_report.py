@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from backend.health import ScrubStatus
 from backend.upstream import Capacity, NodeStatus, StoreStatus
-from cache.messages import MountStatus
+from cache.messages import DiskCacheStatus, MountStatus
 from tools.quantities import counted, format_size
 from tools.terminal import printable
 
@@ -44,6 +44,8 @@ def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
     yield "holds", f"{count} with {format_size(status.file_bytes)}"
     yield "journal", f"{format_size(status.journal_bytes)} of {format_size(status.journal_limit)}"
     yield "cache", _cache(status)
+    if status.disk_cache:
+        yield "disk cache", _disk_cache(status.disk_cache)
     if status.sealed_bytes:
         yield "this mount", _ratios(status)
     if status.scrub:
@@ -62,9 +64,17 @@ def _state(status: MountStatus) -> str:
 
 
 def _cache(status: MountStatus) -> str:
-    asked = status.cache_hits + status.cache_misses
-    share = f", {100 * status.cache_hits / asked:.0f} % of {counted(asked, 'read')}" if asked else ""
-    return f"{format_size(status.cache_bytes)}{share}"
+    return f"{format_size(status.cache_bytes)}{_share(status.cache_hits, status.cache_misses)}"
+
+
+def _disk_cache(cache: DiskCacheStatus) -> str:
+    kept = f"{format_size(cache.bytes)} of {format_size(cache.limit)}"
+    return f"{kept}{_share(cache.hits, cache.misses)}"
+
+
+def _share(hits: int, misses: int) -> str:
+    asked = hits + misses
+    return f", {100 * hits / asked:.0f} % of {counted(asked, 'read')}" if asked else ""
 
 
 def _ratios(status: MountStatus) -> str:

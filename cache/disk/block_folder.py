@@ -1,0 +1,248 @@
+"""A folder of sealed blocks on this machine's disk, of bounded size, that several processes may use at once.
+
+Invariants:
+1. A file is complete when its name appears: it is written under another name and renamed.
+2. What is read has the checksum of what was written. Anything else is removed, and counts as absent.
+3. The folder has sixteen parts, by the first digit of the block's id, which is a keyed hash. Each part holds
+   at most a sixteenth of the limit, and one block: a part that is over it loses those of its files that were
+   not used for longest (as ccache does). No list is kept beside the files: no crash can make it untrue.
+4. `reserve` bytes of the file system stay free: the folder gives way to everything else on the disk.
+5. Nothing here is needed: each error of the disk is told to the caller, who goes on without.
+
+Thread-safe. Every call may block on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from backend.buffer import Buffer
+from backend.errors import CorruptError, FormatError
+from backend.system import THIS_MACHINE, Environment
+from backend.upstream import BlockId, BlockPart
+from cache.disk import entry_format
+from cache.disk.entry_format import HEADER_SIZE, Piece
+
+PARTS: Final = 16
+_KEPT: Final = 0.9
+"""A part that was over its limit is brought down to this share of it."""
+_TOUCH_AFTER: Final = 60.0
+"""A use is noted in the file's time if the last one noted is older: readers seldom write."""
+_TEMPORARY: Final = ".tmp-"
+_ABANDONED: Final = 3600.0
+"""A temporary file this old is of a process that ended in the middle."""
+
+
+class _File(NamedTuple):
+    used: float
+    """when it was last used, in seconds since 1970"""
+    size: int
+    path: str
+
+
+@dataclass(slots=True)
+class _Part:
+    """One sixteenth. `size`: bytes, as far as this process knows; None until it has looked."""
+
+    folder: str
+    size: int | None = None
+
+
+class BlockFolder:
+    """See the module. `limit` and `reserve` in bytes; `clock` as time.time."""
+
+    def __init__(
+        self,
+        folder: Path,
+        limit: int,
+        reserve: int,
+        environment: Environment = THIS_MACHINE,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._parts = {digit: _Part(str(folder / digit)) for digit in "0123456789abcdef"}
+        self.limit: Final = limit
+        self._reserve = reserve
+        self._disk = environment.disk
+        self._clock = clock
+        self._lock = threading.Lock()
+
+    def read(self, block: BlockId) -> bytes | None:
+        """The block whole; None if it is not here. `OSError`."""
+        found = self._read(entry_format.file_name(block))
+        return None if found is None or found[0].block != block or not found[0].is_whole else found[1]
+
+    def read_part(self, block: BlockId, offset: int, length: int) -> BlockPart | None:
+        """As `BlockStore.get_block_part`; None if neither the block nor this part of it is here. From a
+        whole block it is read without the checksum: who asks authenticates it. `OSError`."""
+        found = self._read_inside(block, offset, length)
+        if found is not None:
+            return found
+        stored = self._read(entry_format.file_name(block, offset, length))
+        if stored is None or (stored[0].block, stored[0].offset) != (block, offset):
+            return None
+        return BlockPart(stored[1], stored[0].size)
+
+    def write(self, block: BlockId, data: Buffer) -> None:
+        """Keep the block. `OSError`: it is not kept."""
+        piece = Piece(block, 0, len(data), len(data))
+        self._write(entry_format.file_name(block), piece, data)
+
+    def write_part(self, block: BlockId, offset: int, length: int, part: BlockPart) -> None:
+        """Keep what a reader got who asked for `length` bytes. `OSError`: it is not kept."""
+        name = entry_format.file_name(block, offset, length)
+        self._write(name, Piece(block, offset, len(part.data), part.size), part.data)
+
+    def drop(self, block: BlockId) -> None:
+        """The block that is here, if any, is not the right one. `OSError`."""
+        self._remove(self._path(entry_format.file_name(block)))
+
+    def give_way(self) -> int:
+        """Remove what was not used for longest until the reserve is free again, or nothing is left; the bytes
+        removed. `OSError`."""
+        lacking = self._lacking()
+        return self._shrink_all(lacking) if lacking > 0 else 0
+
+    def used(self) -> int:
+        """The bytes of all files. `OSError`."""
+        return sum(self._size_of(part) for part in self._parts.values())
+
+    def _read(self, name: str) -> tuple[Piece, bytes] | None:
+        path = self._path(name)
+        try:
+            with open(path, "rb") as file:
+                header = file.read(HEADER_SIZE)
+                status = os.fstat(file.fileno())
+                piece = entry_format.decode_header(header, status.st_size)
+                data = file.read(piece.length)
+            entry_format.require_checksum(header, data)
+        except FileNotFoundError:
+            return None
+        except (CorruptError, FormatError):
+            self._remove(path)
+            return None
+        self._touch(path, status.st_mtime)
+        return piece, data
+
+    def _read_inside(self, block: BlockId, offset: int, length: int) -> BlockPart | None:
+        path = self._path(entry_format.file_name(block))
+        try:
+            with open(path, "rb") as file:
+                status = os.fstat(file.fileno())
+                piece = entry_format.decode_header(file.read(HEADER_SIZE), status.st_size)
+                wanted = max(min(length, piece.size - offset), 0)
+                data = os.pread(file.fileno(), wanted, HEADER_SIZE + offset)
+        except FileNotFoundError:
+            return None
+        except (CorruptError, FormatError):
+            self._remove(path)
+            return None
+        self._touch(path, status.st_mtime)
+        return BlockPart(data, piece.size) if len(data) == wanted and piece.is_whole else None
+
+    def _touch(self, path: str, noted: float) -> None:
+        now = self._clock()
+        if abs(now - noted) > _TOUCH_AFTER:
+            with suppress(FileNotFoundError, PermissionError):
+                os.utime(path, (now, now))
+
+    def _write(self, name: str, piece: Piece, data: Buffer) -> None:
+        path = self._path(name)
+        if os.path.exists(path):
+            return
+        size = HEADER_SIZE + len(data)
+        part = self._parts[name[0]]
+        if not self._make_room(part, size):
+            return
+        os.makedirs(part.folder, mode=0o700, exist_ok=True)
+        self._write_whole(part.folder, path, piece, data)
+        with self._lock:
+            if part.size is not None:
+                part.size += size
+
+    def _write_whole(self, folder: str, path: str, piece: Piece, data: Buffer) -> None:
+        """Not fsynced: what a power cut leaves is found by its checksum."""
+        temporary = os.path.join(folder, f"{_TEMPORARY}{os.urandom(8).hex()}")
+        descriptor = self._disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            try:
+                self._disk.write(descriptor, entry_format.encode(piece, data), 0)
+                os.utime(descriptor, (self._clock(),) * 2)
+            finally:
+                os.close(descriptor)
+            self._disk.rename(temporary, path)
+        except BaseException:
+            with suppress(FileNotFoundError):
+                self._disk.unlink(temporary)
+            raise
+
+    def _make_room(self, part: _Part, size: int) -> bool:
+        """Whether a file of this size may be written now."""
+        share = self.limit // PARTS
+        if self._size_of(part) + size > share:
+            self._shrink(part, max(int(share * _KEPT) - size, 0))
+        lacking = self._lacking() + size
+        if lacking > 0:
+            self._shrink_all(lacking)
+        return self._lacking() + size <= 0
+
+    def _lacking(self) -> int:
+        """The bytes by which the free space is below the reserve; negative: above."""
+        folder = os.path.dirname(self._parts["0"].folder)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        return self._reserve - self._disk.free_space(folder)[1]
+
+    def _size_of(self, part: _Part) -> int:
+        with self._lock:
+            if part.size is not None:
+                return part.size
+        size = sum(file.size for file in self._files(part))
+        with self._lock:
+            part.size = size
+        return size
+
+    def _shrink_all(self, bytes_wanted: int) -> int:
+        removed = 0
+        for part in self._parts.values():
+            share = -(-bytes_wanted // PARTS)
+            removed += self._shrink(part, max(self._size_of(part) - share, 0))
+        return removed
+
+    def _shrink(self, part: _Part, goal: int) -> int:
+        """Remove the part's oldest files until `goal` bytes are left; the bytes removed. It counts anew, as
+        other processes write here too."""
+        files = sorted(self._files(part))
+        size = before = sum(file.size for file in files)
+        for file in files:
+            if size <= goal:
+                break
+            self._remove(file.path)
+            size -= file.size
+        with self._lock:
+            part.size = size
+        return before - size
+
+    def _files(self, part: _Part) -> Iterator[_File]:
+        """The part's files; temporary ones that nobody writes any more are removed."""
+        with suppress(FileNotFoundError), os.scandir(part.folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    status = entry.stat(follow_symlinks=False)
+                    if entry_format.is_entry(entry.name):
+                        yield _File(status.st_mtime, status.st_size, entry.path)
+                    elif entry.name.startswith(_TEMPORARY) and status.st_mtime < self._clock() - _ABANDONED:
+                        self._remove(entry.path)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._parts[name[0]].folder, name)
+
+    @staticmethod
+    def _remove(path: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(path)

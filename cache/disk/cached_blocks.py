@@ -1,0 +1,145 @@
+"""A block store with a disk cache of sealed blocks before it: for nodes that are far away.
+
+Invariants:
+1. A block that does not authenticate is never asked of the cache again: `get_block_again` removes it, and
+   asks the store.
+2. The cache never makes a call fail or wait that the store would have answered: an error of its disk is said
+   once, and the cache rests for `REST` seconds. What comes faster than its disk takes is not kept.
+3. Blocks that are put are kept too: what was just written is what is read next, also after a restart.
+4. Tasks belong to the nursery inside `run`; cancelling it loses only what was not kept yet.
+
+Used on the event loop's thread; the folder's calls run in threads.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Final, TypeVar
+
+import trio
+
+from backend.buffer import Buffer
+from backend.system import Threads
+from backend.upstream import BlockId, BlockPart, BlockStore, SealedBlock
+from cache.disk.block_folder import BlockFolder
+from cache.messages import DiskCacheStatus
+
+MOST_WAITING: Final = 64 << 20
+"""Bytes that may wait for the cache's disk."""
+LOOK_EVERY: Final = 5.0
+"""Seconds between two looks at the room that is left on the disk."""
+REST: Final = 60.0
+
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+
+class CachedBlocks:
+    """See the module, and `backend.upstream.BlockStore`."""
+
+    def __init__(self, store: BlockStore, folder: BlockFolder) -> None:
+        self._store = store
+        self._folder = folder
+        self._threads = Threads(4)
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiting_bytes = 0
+        self._some_wait = trio.Event()
+        self._resting_until = 0.0
+        self._used = 0
+        self._hits = 0
+        self._misses = 0
+
+    def status(self) -> DiskCacheStatus:
+        """Bytes as of the last look, a few seconds ago."""
+        return DiskCacheStatus(
+            limit=self._folder.limit, bytes=self._used, hits=self._hits, misses=self._misses
+        )
+
+    async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
+        return await self._store.missing(ids)
+
+    async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
+        await self._store.put_blocks(blocks)
+        for block in blocks:
+            self._keep(len(block.data), partial(self._folder.write, block.id, block.data))
+
+    async def flush(self) -> None:
+        await self._store.flush()
+
+    async def get_block(self, block: BlockId) -> Buffer:
+        found = await self._look(partial(self._folder.read, block))
+        if found is not None:
+            return found
+        data = await self._store.get_block(block)
+        self._keep(len(data), partial(self._folder.write, block, data))
+        return data
+
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
+        found = await self._look(partial(self._folder.read_part, block, offset, length))
+        if found is not None:
+            return found
+        part = await self._store.get_block_part(block, offset, length)
+        if part.data:
+            self._keep(len(part.data), partial(self._folder.write_part, block, offset, length, part))
+        return part
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        await self._try(partial(self._folder.drop, block))
+        return await self._store.get_block_again(block)
+
+    async def report_wrong(self, block: BlockId) -> bool:
+        return await self._store.report_wrong(block)
+
+    async def run(self) -> None:
+        """Write what is to be kept, and give way when the disk fills, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_waiting)
+            nursery.start_soon(self._look_at_disk)
+
+    async def _look(self, read: Callable[[], Result | None]) -> Result | None:
+        found = await self._try(read)
+        if found is None:
+            self._misses += 1
+        else:
+            self._hits += 1
+        return found
+
+    def _keep(self, size: int, write: Callable[[], None]) -> None:
+        if self._waiting_bytes + size > MOST_WAITING or self._is_resting():
+            return
+        self._waiting.append((size, write))
+        self._waiting_bytes += size
+        self._some_wait.set()
+
+    async def _write_waiting(self) -> None:
+        while True:
+            await self._some_wait.wait()
+            self._some_wait = trio.Event()
+            while self._waiting:
+                size, write = self._waiting.popleft()
+                await self._try(write)
+                self._waiting_bytes -= size
+
+    async def _look_at_disk(self) -> None:
+        while True:
+            await self._try(self._folder.give_way)
+            self._used = await self._try(self._folder.used) or 0
+            await trio.sleep(LOOK_EVERY)
+
+    async def _try(self, call: Callable[[], Result]) -> Result | None:
+        """None if the folder cannot be used now."""
+        if self._is_resting():
+            return None
+        try:
+            return await self._threads.run(call)
+        except OSError as error:
+            log.warning("the disk cache cannot be used for %d s: %s", REST, error)
+            self._resting_until = trio.current_time() + REST
+            return None
+
+    def _is_resting(self) -> bool:
+        return trio.current_time() < self._resting_until

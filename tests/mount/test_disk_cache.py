@@ -1,0 +1,80 @@
+"""`cache_disk=`: what was written or read is read again from this machine's disk, and is right whatever
+happens to that disk."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from cache.messages import DiskCacheStatus
+from tests.contents import KINDS, content
+from tests.mount.mounted import MountedDrive
+
+pytestmark = [pytest.mark.mount]
+
+FILES = {f"{kind} {size}": content(kind, size, size) for kind in KINDS for size in (100, 70_001, 1_500_000)}
+
+
+def sealed_files(drive: MountedDrive) -> list[Path]:
+    return [path for path in drive.cache.rglob("sealed/?/*") if path.is_file()]
+
+
+def disk_cache(drive: MountedDrive) -> DiskCacheStatus:
+    found = drive.status().disk_cache
+    assert found is not None
+    return found
+
+
+def wait_until_kept(drive: MountedDrive) -> None:
+    """Each stored block is on this machine's disk."""
+    store = drive.status().store
+    assert store is not None
+    deadline = time.monotonic() + 30
+    while len(sealed_files(drive)) < store.blocks:
+        assert time.monotonic() < deadline, "blocks that were written are not kept"
+        time.sleep(0.02)
+
+
+def wrong(drive: MountedDrive) -> list[str]:
+    return [name for name, data in FILES.items() if (drive.mountpoint / name).read_bytes() != data]
+
+
+def test_it_answers_after_a_remount_and_a_kill_and_is_not_believed(drive: MountedDrive) -> None:
+    drive.mount("cache_disk=256M")
+    for name, data in FILES.items():
+        (drive.mountpoint / name).write_bytes(data)
+    drive.sync()
+    wait_until_kept(drive)
+    drive.umount()
+    drive.mount("cache_disk=256M")
+    assert wrong(drive) == []
+    found = disk_cache(drive)
+    assert found.hits > 0
+    assert found.misses == 0, "each block was written through this cache"
+    assert found.limit == 256 << 20
+    drive.kill()
+    drive.mount("cache_disk=256M")
+    assert wrong(drive) == []
+    assert disk_cache(drive).misses == 0
+    drive.umount()
+    files = sealed_files(drive)
+    assert len(files) > 10
+    for number, path in enumerate(files):
+        changed = bytearray(path.read_bytes())
+        changed[-1 - number % 20] ^= 1
+        path.write_bytes(changed if number % 3 else changed[: len(changed) // 2])
+    drive.mount("cache_disk=256M")
+    assert wrong(drive) == []
+    assert disk_cache(drive).hits == 0
+    drive.umount()
+
+
+def test_a_drive_of_folders_has_none_unless_it_is_asked_for(drive: MountedDrive) -> None:
+    drive.mount()
+    (drive.mountpoint / "file").write_bytes(os.urandom(100_000))
+    drive.sync()
+    assert sealed_files(drive) == []
+    assert drive.status().disk_cache is None

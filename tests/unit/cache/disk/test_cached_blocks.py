@@ -1,0 +1,175 @@
+"""The block store with a disk cache before it: fewer reads, never a wrong one, never in the way."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from backend.errors import UnavailableError
+from backend.upstream import BlockId, BlockPart
+from cache.blocks.block_cache import BlockCache
+from cache.blocks.block_codec import SEGMENT, BlockCodec
+from cache.disk.block_folder import BlockFolder
+from cache.disk.cached_blocks import REST, CachedBlocks
+from tests.contents import STORED_KINDS, content
+from tests.memory_upstream import MemoryUpstream
+
+CODEC = BlockCodec(bytes(16), b"i" * 32, b"k" * 32)
+SIZE = 300_000
+CONTENTS = [content(kind, SIZE) for kind in STORED_KINDS]
+
+
+class Counted(MemoryUpstream):
+    """`away`: no block can be read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads = 0
+        self.away = False
+
+    def _count(self) -> None:
+        self.reads += 1
+        if self.away:
+            raise UnavailableError("no node answers", ())
+
+    async def get_block(self, block: BlockId) -> bytes:
+        self._count()
+        return await super().get_block(block)
+
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
+        self._count()
+        return await super().get_block_part(block, offset, length)
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        self._count()
+        return await super().get_block_again(block)
+
+
+@asynccontextmanager
+async def cached(store: Counted, folder: Path) -> AsyncIterator[CachedBlocks]:
+    async with trio.open_nursery() as nursery:
+        found = CachedBlocks(store, BlockFolder(folder, 1 << 30, 0))
+        nursery.start_soon(found.run)
+        yield found
+        nursery.cancel_scope.cancel()
+
+
+async def stored(store: Counted) -> list[BlockId]:
+    blocks = [CODEC.seal(CODEC.block_id(data), data) for data in CONTENTS]
+    await store.put_blocks(blocks)
+    await store.flush()
+    return [block.id for block in blocks]
+
+
+async def all_kept(folder: Path, count: int) -> None:
+    with trio.fail_after(20):
+        while len(list(folder.glob("?/" + "[0-9a-f]" * 64))) < count:
+            await trio.sleep(0.01)
+
+
+def reader(blocks: CachedBlocks) -> BlockCache:
+    """With nothing in memory."""
+    return BlockCache(blocks, CODEC, 0, trio.CapacityLimiter(2))
+
+
+async def test_what_was_read_is_read_again_without_the_nodes(tmp_path: Path) -> None:
+    store = Counted()
+    ids = await stored(store)
+    async with cached(store, tmp_path) as blocks:
+        for block, data in zip(ids, CONTENTS, strict=True):
+            assert bytes(await reader(blocks).get(block)) == data
+        await all_kept(tmp_path, len(ids))
+    store.away, reads = True, store.reads
+    async with cached(store, tmp_path) as blocks:
+        for block, data in zip(ids, CONTENTS, strict=True):
+            assert bytes(await reader(blocks).get(block)) == data
+            for start in range(SIZE - 1000, -1, -70_001):
+                assert bytes(await reader(blocks).get_part(block, start, start + 1000)) == data[start:][:1000]
+        assert blocks.status().misses == 0
+    assert store.reads == reads
+
+
+async def test_what_was_written_is_read_without_the_nodes(tmp_path: Path) -> None:
+    store = Counted()
+    async with cached(store, tmp_path) as blocks:
+        sealed = [CODEC.seal(CODEC.block_id(data), data) for data in CONTENTS]
+        await blocks.put_blocks(sealed)
+        await all_kept(tmp_path, len(sealed))
+        store.away = True
+        for block, data in zip(sealed, CONTENTS, strict=True):
+            assert bytes(await reader(blocks).get(block.id)) == data
+
+
+async def test_a_part_costs_a_part_and_is_kept_as_one(tmp_path: Path) -> None:
+    store = Counted()
+    random = CONTENTS[STORED_KINDS.index("random")]
+    block = (await stored(store))[STORED_KINDS.index("random")]
+    async with cached(store, tmp_path) as blocks:
+        await reader(blocks).get_part(block, 5 * SEGMENT + 7, 5 * SEGMENT + 9)
+        with trio.fail_after(20):
+            while not list(tmp_path.glob("?/*.*.*")):
+                await trio.sleep(0.01)
+        assert [path.stat().st_size < 2 * SEGMENT for path in tmp_path.glob("?/*")] == [True]
+        store.away = True
+        found = await reader(blocks).get_part(block, 5 * SEGMENT, 5 * SEGMENT + 100)
+        assert bytes(found) == random[5 * SEGMENT :][:100]
+        with pytest.raises(UnavailableError):
+            await reader(blocks).get_part(block, 0, 100)
+
+
+async def test_a_forged_file_costs_one_read_and_changes_nothing(tmp_path: Path) -> None:
+    """Whoever can write the cache folder can give a file a right checksum: the tag does not fit."""
+    store = Counted()
+    ids = await stored(store)
+    for block in ids:
+        BlockFolder(tmp_path, 1 << 30, 0).write(block, os.urandom(SIZE))
+    async with cached(store, tmp_path) as blocks:
+        for block, data in zip(ids, CONTENTS, strict=True):
+            start = SIZE // 2
+            assert bytes(await reader(blocks).get_part(block, start, start + 9)) == data[start:][:9]
+            assert bytes(await reader(blocks).get(block)) == data
+        await reader(blocks).get(ids[0])
+        assert BlockFolder(tmp_path, 1 << 30, 0).read(ids[0]) != b""
+
+
+class BrokenFolder(BlockFolder):
+    """Its disk answers EIO, until it is mended."""
+
+    broken = True
+    calls = 0
+
+    def read(self, block: BlockId) -> bytes | None:
+        self.calls += 1
+        if self.broken:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().read(block)
+
+
+@pytest.mark.logs_warnings
+async def test_a_broken_disk_is_said_once_and_costs_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    store = Counted()
+    ids = await stored(store)
+    folder = BrokenFolder(tmp_path, 1 << 30, 0)
+    blocks = CachedBlocks(store, folder)
+    with caplog.at_level(logging.WARNING):
+        for block, data in zip(ids, CONTENTS, strict=True):
+            assert bytes(await reader(blocks).get(block)) == data
+    assert folder.calls == 1
+    assert [record.message for record in caplog.records] == [
+        "the disk cache cannot be used for 60 s: [Errno 5] Input/output error"
+    ]
+    caplog.clear()
+    folder.broken = False
+    await trio.sleep(REST)
+    await blocks.get_block(ids[0])
+    assert folder.calls == 2
