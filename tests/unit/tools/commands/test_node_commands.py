@@ -16,6 +16,7 @@ import pytest
 from backend.care import repair_record
 from backend.errors import FormatError, NodeError, NotFoundError, UnavailableError, UsageError
 from backend.health import ScrubStatus
+from tests.fake_s3 import fake_s3
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
 from tools import compose
 from tools.commands import doctor
@@ -24,6 +25,7 @@ from tools.drivefs import drivefs
 from tools.errors import ToolError
 from tools.fsck import fsck
 from tools.host import mounts
+from tools.mkfs import mkfs
 
 ROOT = Path(__file__).parents[4]
 
@@ -139,6 +141,24 @@ def test_the_messages_lead_from_an_empty_disk_to_a_whole_drive(
     assert made.fsck("-n", "--data") == CLEAN
     assert sum(entry.votes for entry in compose.load_drive(str(made.drive)).nodes) == 5
     assert made.read() == made.content
+
+
+def test_an_emptied_prefix_is_made_a_node_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drive, key = tmp_path / "drive", tmp_path / "key"
+    key.write_bytes(os.urandom(32))
+    key.chmod(0o600)
+    secret = ["--key-file", str(key)]
+    with fake_s3() as server:
+        urls = [str(tmp_path / "a"), str(tmp_path / "b"), f"{server.node_url('c')}?credentials=env:FAKE"]
+        nodes = [part for url in urls for part in ("--node", url)]
+        assert mkfs(["-q", "--profile", "copies:3", *secret, *nodes, str(drive)]) == 0
+        server.objects.clear()
+        assert drivefs(["node", "list", str(drive)]) == 1
+        assert "if the prefix is empty for good: drivefs node replace DRIVE node2" in capsys.readouterr().out
+        assert drivefs(["node", "replace", str(drive), "node2", *secret]) == 0
+        assert drivefs(["node", "list", str(drive)]) == 0
+        assert sum(entry.votes for entry in compose.load_drive(str(drive)).nodes) == 3
+        assert {"c/node.toml", "c/drive.toml"} <= server.objects.keys()
 
 
 @pytest.mark.parametrize("step", ["node.voteless", "node.replaced"])
