@@ -146,6 +146,9 @@ class FakeS3:
         keys = [
             key for key in sorted(objects, key=order) if key.startswith(prefix) and order(key) > order(after)
         ]
+        if self.lists_by_folder and "continuation-token" not in query:
+            # As in SeaweedFS, a listing that begins behind a folder's name begins behind what lies in it.
+            keys = [key for key in keys if not key.startswith(f"{after}/")]
         page = keys[: self.page]
         contents = "".join(
             f"<Contents><Key>{escape(key)}</Key><LastModified>2026-11-28T07:00:00.000Z</LastModified>"

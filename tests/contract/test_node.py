@@ -207,6 +207,20 @@ async def test_keys_lists_one_folder_sorted(node: Node) -> None:
     assert await node.keys("") == ["lease", "packs/aa/1", "packs/ab/1.0", "packs/ab/2", "roots/main"]
 
 
+@on_both_loops
+async def test_keys_come_in_their_order_whatever_folders_are_called(node: Node) -> None:
+    keys = [
+        f"packs/{folder}{name}" for folder in ("", "0a-/", "0a.b/", "0a/", "0b/") for name in ("0a.1", "b")
+    ]
+    for key in keys:
+        await node.put(key, [b"."])
+    for limit in (1, 3, 100):
+        found = await node.keys("packs/", "", limit)
+        while more := await node.keys("packs/", found[-1], limit):
+            found += more
+        assert found == sorted(keys)
+
+
 FOLDERS = ("packs/0a/", "packs/ff/", "packs/0a-/", "packs/0a.b/", "packs/0a0/", "packs/")
 """Names of folders that sort before and after those of files beside them."""
 

@@ -32,7 +32,7 @@ from backend.errors import (
     TransientError,
 )
 from backend.nodes.identity import MAX_FILE_SIZE, NodeIdentity, decode_identity
-from backend.nodes.node import IDENTITY_KEY, PAGE, UNKNOWN_SPACE, Space, is_key, require_folder, require_key
+from backend.nodes.node import IDENTITY_KEY, PAGE, UNKNOWN_SPACE, Space, require_folder, require_key
 from backend.nodes.object_store.client import (
     AbsentError,
     BusyError,
@@ -42,6 +42,7 @@ from backend.nodes.object_store.client import (
     TakenError,
 )
 from backend.nodes.object_store.credentials import CredentialsError
+from backend.nodes.object_store.listing import list_keys
 from backend.nodes.object_store.pace import Pace
 from backend.nodes.watch import watched
 from backend.system import Threads
@@ -112,7 +113,9 @@ class ObjectStoreNode:
 
     async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
         require_folder(prefix)
-        found = await self._run(f"cannot list {prefix}", partial(self._keys, prefix, after, limit))
+        found = await self._run(
+            f"cannot list {prefix}", partial(list_keys, self._client, prefix, after, limit)
+        )
         if not found and not after:
             await self.check()
         return found
@@ -222,21 +225,6 @@ class ObjectStoreNode:
         except AbsentError:
             return self._trouble() or TransientError(f"{self.name}: cannot create {key}: {error}")
         return ConflictError(f"{self.name}: {key} exists")
-
-    def _keys(self, prefix: str, after: str, limit: int) -> list[str]:
-        found: list[str] = []
-        for page in self._client.pages(prefix, after):
-            found += [each.key for each in page if is_key(each.key)]
-            if found != sorted(found):
-                return self._keys_in_no_order(prefix, after, limit)
-            if len(found) >= limit:
-                break
-        return found[:limit]
-
-    def _keys_in_no_order(self, prefix: str, after: str, limit: int) -> list[str]:
-        """For stores that list folder by folder, `a/` before `a.b/`: all are looked at, however many."""
-        listed = (each.key for page in self._client.pages(prefix) for each in page)
-        return sorted(key for key in listed if is_key(key) and key > after)[:limit]
 
 
 def _may_pass(error: Exception) -> bool:

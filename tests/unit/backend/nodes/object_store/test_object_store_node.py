@@ -369,7 +369,9 @@ async def test_a_listing_goes_on_from_any_key_and_asks_no_more_than_it_needs(
     keys = [f"packs/{number // 100:02x}/{number:05d}" for number in range(3000)]
     server.objects.update({f"prefix/{key}": b"" for key in keys})
     assert await node.keys("packs/", keys[1499], 700) == keys[1500:2200]
-    assert len(server.requests) == 1
+    assert len(server.requests) == 2, "one page, and a look whether the store lists something behind it"
+    assert await node.keys("packs/", keys[2299], 10_000) == keys[2300:]
+    assert len(server.requests) == 3
 
 
 async def test_a_write_is_not_held_up_by_large_reads(server: FakeS3, node: Node) -> None:
