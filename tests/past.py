@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from stat import S_IFDIR
@@ -31,7 +30,6 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(time, "time_ns", found)
     monkeypatch.setattr(FileClock, "now", lambda _: found.now)
     return found
 

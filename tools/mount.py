@@ -20,9 +20,10 @@ from typing import Final
 
 import trio
 
-from backend import failpoints, file_limit
+from backend import file_limit
 from backend.cluster import DriveFile
 from backend.errors import NodeError
+from backend.system import THIS_MACHINE, Environment
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publish import Intervals
@@ -47,13 +48,14 @@ CONTROL_SOCKET: Final = "control"
 LOG_FILE: Final = "mount.log"
 
 
-def main() -> None:
+def main(environment: Environment = THIS_MACHINE) -> None:
     """The console script."""
-    errors.run("mount.drivefs", MOUNT_CODES, mount)
+    errors.run("mount.drivefs", MOUNT_CODES, partial(mount, environment=environment))
 
 
-def mount(arguments: Sequence[str]) -> int:
-    """The command; its exit code is 0, or that of the error that is raised."""
+def mount(arguments: Sequence[str], environment: Environment = THIS_MACHINE) -> int:
+    """The command; its exit code is 0, or that of the error that is raised. `environment`: of the device that
+    mounts the drive."""
     arguments_ = _parse(arguments)
     if remount.is_asked(arguments_.options):
         return _remount(arguments_)
@@ -65,7 +67,7 @@ def mount(arguments: Sequence[str]) -> int:
     drive = _prepare(arguments_.drive, mountpoint, options)
     if arguments_.fake:
         return 0
-    _start(drive, mountpoint, options, arguments_)
+    _start(drive, mountpoint, options, arguments_, environment)
     if arguments_.verbose or options.verbose:
         say(f"mount.drivefs: {drive.folder} mounted on {mountpoint}")
     return 0
@@ -143,14 +145,18 @@ def _folders(drive_id: str, options: MountOptions) -> Folders:
 
 
 def _start(
-    drive: UnlockedDrive, mountpoint: str, options: MountOptions, arguments: argparse.Namespace
+    drive: UnlockedDrive,
+    mountpoint: str,
+    options: MountOptions,
+    arguments: argparse.Namespace,
+    environment: Environment,
 ) -> None:
     own = _folders(drive.id_text, options)
     for folder in (own.cache, own.state):
         places.make_private_folder(str(folder))
     verbose = options.verbose or arguments.verbose
-    work = partial(_serve, drive, mountpoint, own, options)
-    failpoints.arm_from_environment()
+    work = partial(_serve, drive, mountpoint, own, options, environment)
+    environment.failpoints.arm_from_environment()
     if arguments.foreground:
         log_to_terminal(verbose=verbose)
         work(lambda: None)
@@ -178,7 +184,12 @@ def _open_many_files() -> None:
 
 
 def _serve(
-    drive: UnlockedDrive, mountpoint: str, own: Folders, options: MountOptions, ready: daemon.Ready
+    drive: UnlockedDrive,
+    mountpoint: str,
+    own: Folders,
+    options: MountOptions,
+    environment: Environment,
+    ready: daemon.Ready,
 ) -> None:
     """The life of a mount, from opening the drive to closing it."""
     _open_many_files()
@@ -201,7 +212,9 @@ def _serve(
         intervals=Intervals(commit=options.commit_interval, version=options.version_interval),
         read_only=options.read_only,
     )
-    opened = compose.opened_drive(drive, own, what, scrub_interval=options.scrub_interval, waiting=_tell)
+    opened = compose.opened_drive(
+        drive, own, what, scrub_interval=options.scrub_interval, waiting=_tell, environment=environment
+    )
     process_tuning.prepare_process()
     trio.run(_serve_until_unmounted, opened, Path(mountpoint), own, how, ready)
 

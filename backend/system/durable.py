@@ -146,18 +146,3 @@ class Durable:
 
 def _in(folder: int | None, path: str) -> str:
     return path if folder is None else os.path.basename(path)
-
-
-_current = Durable()
-
-
-def current() -> Durable:
-    """The implementation in force."""
-    return _current
-
-
-def use(implementation: Durable) -> Durable:
-    """Put another implementation in place (tests); returns the one before."""
-    global _current
-    before, _current = _current, implementation
-    return before

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend import failpoints
 from backend.buffer import Buffer
-from backend.system import durable, read_all
+from backend.failpoints import declare
+from backend.system import Environment, read_all
 from cache.journal.custody import nameless_file
 from cache.journal.format import OFFSET_BITS, OFFSET_MASK, Bulk, bulk_checksum
 from cache.journal.salvage import set_aside
@@ -30,7 +30,7 @@ from cache.journal.segments import remove_own
 
 BULK_SUFFIX = ".bulk"
 
-BULK_WRITTEN = failpoints.declare(
+BULK_WRITTEN = declare(
     "journal.bulk-written", "a large write's bytes are in the page cache; no record refers to them"
 )
 
@@ -51,8 +51,10 @@ class BulkFile:
 class BulkFiles:
     """See the module. `folder` is the journal's, which gives out the numbers."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Environment) -> None:
         self._folder = folder
+        self._environment = environment
+        self._disk = environment.disk
         self._files: dict[int, BulkFile] = {}
         """in the order of their numbers"""
         self._appended: BulkFile | None = None
@@ -62,7 +64,7 @@ class BulkFiles:
     def find(self) -> None:
         """Take up what earlier processes left."""
         for path in sorted(self._folder.glob("[0-9a-f]" * 16 + BULK_SUFFIX)):
-            descriptor = durable.current().open(str(path), os.O_RDWR)
+            descriptor = self._disk.open(str(path), os.O_RDWR)
             number = int(path.stem, 16)
             self._files[number] = BulkFile(number, str(path), descriptor, os.fstat(descriptor).st_size)
 
@@ -80,8 +82,8 @@ class BulkFiles:
         file = self._appended
         if file is None or file.end >= size:
             file = self._appended = self._create(new_number())
-        durable.current().write(file.descriptor, [data], file.end)
-        failpoints.failpoint(BULK_WRITTEN)
+        self._disk.write(file.descriptor, [data], file.end)
+        self._environment.failpoints.reached(BULK_WRITTEN)
         position = file.number << OFFSET_BITS | file.end
         file.end += len(data)
         return position
@@ -89,9 +91,9 @@ class BulkFiles:
     def _create(self, number: int) -> BulkFile:
         path = str(self._folder / f"{number:016x}{BULK_SUFFIX}")
         if self.nameless:
-            descriptor = nameless_file(str(self._folder))
+            descriptor = nameless_file(str(self._folder), self._environment)
         else:
-            descriptor = durable.current().open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            descriptor = self._disk.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         file = self._files[number] = BulkFile(number, path, descriptor, 0)
         return file
 
@@ -147,16 +149,16 @@ class BulkFiles:
             if file is self._appended:
                 self._appended = None
             if self.nameless:
-                remove_own(file.path, file.descriptor)
+                remove_own(file.path, file.descriptor, self._disk)
             else:
-                durable.current().unlink(file.path)
+                self._disk.unlink(file.path)
             dropped.append(self._files.pop(file.number).descriptor)
         return dropped
 
     def set_unreferred_aside(self) -> None:
         """Keep files without a record aside. Records that are kept there may refer to them."""
         for file in [file for file in self._files.values() if not file.last]:
-            set_aside(self._folder, [file.path])
+            set_aside(self._folder, [file.path], self._disk)
             os.close(self._files.pop(file.number).descriptor)
 
     def clear(self) -> list[int]:

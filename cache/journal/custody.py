@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from backend.system import durable
+from backend.system import Environment
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +76,10 @@ def is_at(path: str, descriptor: int) -> bool:
     return _is_at(path, _identity(os.fstat(descriptor)))
 
 
-def nameless_file(folder: str) -> int:
+def nameless_file(folder: str, environment: Environment) -> int:
     """A new file that no name leads to, on the disk of `folder` or of what is left above it."""
     existing = next(each for each in (Path(folder), *Path(folder).parents) if each.is_dir())
-    io, path = durable.current(), str(existing / f".drivefs-{os.urandom(6).hex()}")
+    io, path = environment.disk, str(existing / f".drivefs-{environment.random_bytes(6).hex()}")
     descriptor = io.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     io.unlink(path)
     return descriptor

@@ -11,23 +11,32 @@ from __future__ import annotations
 
 import trio
 
-from backend import failpoints
+from backend.failpoints import declare
+from backend.system import Environment
 from cache.journal.bulk import BulkFiles
 from cache.journal.format import OFFSET_BITS
 from cache.journal.kept_segments import KeptSegments
 from cache.journal.segments import Dropped, SegmentFiles, close_all, preallocated
 
-SEGMENT_DROPPED = failpoints.declare("journal.segment-dropped", "one segment was let go, others may follow")
+SEGMENT_DROPPED = declare("journal.segment-dropped", "one segment was let go, others may follow")
 
 
 class Dropping:
     """See the module. `in_use` is held by whoever syncs files."""
 
-    def __init__(self, kept: KeptSegments, files: SegmentFiles, bulk: BulkFiles, in_use: trio.Lock) -> None:
+    def __init__(
+        self,
+        kept: KeptSegments,
+        files: SegmentFiles,
+        bulk: BulkFiles,
+        in_use: trio.Lock,
+        environment: Environment,
+    ) -> None:
         self._kept = kept
         self._files = files
         self._bulk = bulk
         self._in_use = in_use
+        self._environment = environment
         self._dropped: list[Dropped] = []
 
     def drop_before(self, position: int, segment_size: int) -> None:
@@ -36,7 +45,7 @@ class Dropping:
         while len(segments) > 1 and segments[0].number < number:
             self._dropped.append(self._files.let_go(segments[0], segment_size))
             self._kept.pop_oldest()
-            failpoints.failpoint(SEGMENT_DROPPED)
+            self._environment.failpoints.reached(SEGMENT_DROPPED)
         self._dropped += map(Dropped, self._bulk.drop_before(position))
 
     async def prepare(self, segment_size: int) -> None:
@@ -50,7 +59,7 @@ class Dropping:
         made: list[str] = []
         try:
             with trio.CancelScope(shield=True):
-                made = await trio.to_thread.run_sync(preallocated, path, segment_size)
+                made = await trio.to_thread.run_sync(preallocated, path, segment_size, self._environment.disk)
         finally:
             self._files.end_spare(made)
 

@@ -18,14 +18,14 @@ any number of tasks.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
-from backend import failpoints
 from backend.buffer import Buffer
-from backend.system import durable
+from backend.failpoints import declare
+from backend.system import THIS_MACHINE, Environment
 from cache.errors import FileTooBigError, InputOutputError
 from cache.journal.bulk import BulkFiles
 from cache.journal.dropping import Dropping
@@ -54,7 +54,7 @@ SEGMENT_SIZE = 64 << 20
 
 log = logging.getLogger(__name__)
 
-APPENDED = failpoints.declare("journal.appended", "a record is in the page cache; nothing was applied yet")
+APPENDED = declare("journal.appended", "a record is in the page cache; nothing was applied yet")
 
 
 def _tell_nobody(_path: str) -> None:
@@ -70,13 +70,16 @@ class Journal:
         folder: Path,
         segment_size: int = SEGMENT_SIZE,
         on_nameless: Callable[[str], None] = _tell_nobody,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         self._folder = folder
+        self.environment: Final = environment
+        self._disk, self._failpoints = environment.disk, environment.failpoints
         self.segment_size = segment_size
         """of segments that are begun from now on"""
         self._kept = KeptSegments()
-        self._files = SegmentFiles(folder)
-        self._bulk = BulkFiles(folder)
+        self._files = SegmentFiles(folder, environment)
+        self._bulk = BulkFiles(folder, environment)
         self._failure = Failure(folder)
         self._lost: list[Loss] = []
         """what replay could not use, and `start` has not kept aside yet"""
@@ -85,10 +88,10 @@ class Journal:
         self._has_refused = False
         """whether something of a refused record may be behind the last one"""
         self._on_nameless = on_nameless
-        self._syncing = Syncing(folder, self._kept, self._bulk, self._failure, on_nameless)
-        self._dropping = Dropping(self._kept, self._files, self._bulk, self._syncing.lock)
+        self._syncing = Syncing(folder, self._kept, self._bulk, self._failure, on_nameless, environment)
+        self._dropping = Dropping(self._kept, self._files, self._bulk, self._syncing.lock, environment)
         self._reading = Reading(folder, self._kept, self._bulk)
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._disk.make_folders(str(folder))
 
     # Reading what an earlier process left
 
@@ -98,7 +101,7 @@ class Journal:
         self.close()
         self._lost.clear()
         self._kept.open_commit = 0
-        return replay(self._folder, self._files, self._bulk, self._kept, self._lost)
+        return replay(self._folder, self._files, self._bulk, self._kept, self._lost, self.environment)
 
     @property
     def open_commit(self) -> int:
@@ -127,8 +130,8 @@ class Journal:
             self._bulk.set_unreferred_aside()
         if self._kept.in_order:
             last = self._kept.in_order[-1]
-            durable.current().write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
-            durable.current().sync_data(last.descriptor)
+            self._disk.write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
+            self._disk.sync_data(last.descriptor)
             # A process that was killed may have left them in the page cache only.
             self._kept.unsynced.update(segment.number for segment in self._kept.in_order)
         self.begin_segment(open_commit)
@@ -181,8 +184,8 @@ class Journal:
         offset = segment.end
         segment.written = max(segment.written, offset + RECORD_HEADER_SIZE + length)
         try:
-            durable.current().write(segment.descriptor, (header, *parts), offset)
-            failpoints.failpoint(APPENDED)
+            self._disk.write(segment.descriptor, (header, *parts), offset)
+            self._failpoints.reached(APPENDED)
         except OSError as error:
             self._has_refused = True
             with suppress(OSError):
@@ -210,7 +213,7 @@ class Journal:
     def _erase_refused(self) -> None:
         """A refused record may be whole all the same, if what was not written of it was there: zeros."""
         last = self._kept.in_order[-1]
-        durable.current().write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
+        self._disk.write(last.descriptor, [bytes(RECORD_HEADER_SIZE)], last.end)
         self._has_refused = False
 
     def append_bulk(
@@ -255,7 +258,8 @@ class Journal:
         `append` raises."""
         number = self._kept.new_number()
         path = self._files.path_of(number)
-        header = SegmentHeader(number, self._kept.next_sequence, open_commit, int.from_bytes(os.urandom(4)))
+        salt = int.from_bytes(self.environment.random_bytes(4))
+        header = SegmentHeader(number, self._kept.next_sequence, open_commit, salt)
         try:
             if self._has_refused:
                 self._erase_refused()  # else it would come before the new segment, in whose place it is

@@ -18,14 +18,14 @@ decided by `cache.journal.trimming`. Used on the event-loop thread only.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
-from backend import failpoints
 from backend.errors import DriveError, NoSpaceError
+from backend.failpoints import declare
 from backend.upstream import Head
 from cache.errors import InputOutputError, NoSpaceLeftError
 from cache.journal.custody import Custody
@@ -47,16 +47,16 @@ from cache.journal.scan import DATA_OFFSET, PendingCommit
 from cache.journal.set_apart import SetApart
 from cache.namespace import Namespace, Operation, SetAttributes, SetExtents, decode, encode
 
-BATCH_APPLYING = failpoints.declare(
+BATCH_APPLYING = declare(
     "ledger.batch-applying", "a batch is journaled; some of its operations are applied, others are not"
 )
-CUT_MADE = failpoints.declare("ledger.cut", "the cut is journaled; nothing of its content is sealed")
-REOPENING = failpoints.declare(
+CUT_MADE = declare("ledger.cut", "the cut is journaled; nothing of its content is sealed")
+REOPENING = declare(
     "ledger.reopening", "the journal says that a cut does not count; the namespace holds it still"
 )
-EXTENTS_KEPT = failpoints.declare("ledger.extents", "blocks are stored, one file's extents are journaled")
-PUBLISHED = failpoints.declare("ledger.published", "upstream has the commit; the journal does not say so yet")
-SAVED = failpoints.declare("ledger.saved", "the namespace's transaction is committed")
+EXTENTS_KEPT = declare("ledger.extents", "blocks are stored, one file's extents are journaled")
+PUBLISHED = declare("ledger.published", "upstream has the commit; the journal does not say so yet")
+SAVED = declare("ledger.saved", "the namespace's transaction is committed")
 
 LARGE_WRITE = 64 << 10
 """Writes of so many bytes are journaled beside the records. A write is one more for it, and an fsync."""
@@ -81,11 +81,13 @@ class Ledger:
 
     def __init__(self, journal: Journal, namespace: Namespace, custody: Custody) -> None:
         self.journal = journal
+        self.environment: Final = journal.environment
+        self._failpoints = journal.environment.failpoints
         self.custody = custody
         self.namespace = namespace
         self.dirty = DirtyFiles()
         self.room = Room()
-        self.local_room = LocalRoom(os.path.dirname(os.path.abspath(namespace.path)))
+        self.local_room = LocalRoom(os.path.dirname(os.path.abspath(namespace.path)), self.environment.disk)
         self.set_apart = SetApart()
         self.positions = Positions()
         self.pending: PendingCommit | None = None
@@ -141,7 +143,7 @@ class Ledger:
         the way."""
         try:
             if passing is not None:
-                failpoints.failpoint(passing)
+                self._failpoints.reached(passing)
             self.namespace.apply(operation, commit)
         except BaseException:
             self._fail_diverged()
@@ -233,7 +235,7 @@ class Ledger:
         if not self.operations:
             return None
         number = self.namespace.commit
-        time_ns = max(time.time_ns(), self.namespace.last_commit_time() + 1)
+        time_ns = max(self.environment.wall_clock(), self.namespace.last_commit_time() + 1)
         self.journal.append(RecordType.CUT, (encode_cut(number, time_ns, inodes),), number)
         for inode in inodes:
             self.dirty.freeze(inode)
@@ -241,7 +243,7 @@ class Ledger:
         oldest = self.dirty.oldest_top(end)
         self.hand_over(PendingCommit(number, time_ns, end, [], inodes, begin=begin, oldest=oldest))
         self.namespace.begin_commit(number + 1)
-        failpoints.failpoint(CUT_MADE)
+        self._failpoints.reached(CUT_MADE)
         return self.pending
 
     def hand_over(self, pending: PendingCommit) -> None:
@@ -286,7 +288,7 @@ class Ledger:
     def _redo(self, later: list[Operation], earlier: list[bytes]) -> None:
         """Bring the namespace from the newest published commit to what is accepted, all in one commit."""
         try:
-            failpoints.failpoint(REOPENING)
+            self._failpoints.reached(REOPENING)
             self.namespace.undo(self.head.number)
         except BaseException:
             self._fail_diverged()
@@ -303,7 +305,7 @@ class Ledger:
         self._apply(operation, number)
         self.dirty.thaw(operation.inode)
         self.add_extents(encoded)
-        failpoints.failpoint(EXTENTS_KEPT)
+        self._failpoints.reached(EXTENTS_KEPT)
 
     def add_extents(self, encoded: bytes) -> None:
         """They are part of the pending commit, if there is one."""
@@ -320,7 +322,7 @@ class Ledger:
     def published(self, head: Head) -> None:
         """Upstream has the pending commit."""
         assert self.pending is not None
-        failpoints.failpoint(PUBLISHED)
+        self._failpoints.reached(PUBLISHED)
         pending = self.pending
         payload = encode_published(head.number, pending.time_ns, head.hash)
         self.journal.append(RecordType.PUBLISHED, (payload,), self.namespace.commit)
@@ -353,7 +355,7 @@ class Ledger:
             raise NoSpaceLeftError(str(error)) from error
         except DriveError as error:
             raise InputOutputError(str(error)) from error
-        failpoints.failpoint(SAVED)
+        self._failpoints.reached(SAVED)
 
     async def wake_waiting(self) -> None:
         """Let those who wait for room look again."""

@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-from backend.system import durable
+from backend.system import Durable
 from cache.journal.room import LITTLE, Need
 
 SMALLEST_RESERVE: Final = 16 << 20
@@ -35,8 +35,9 @@ def reserve(total: int) -> int:
 class LocalRoom:
     """Of the disk that holds `folder`."""
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, disk: Durable) -> None:
         self._folder = folder
+        self._disk = disk
         self._free = math.inf
         self._reserve = 0
         self._asked_at = -math.inf
@@ -67,7 +68,7 @@ class LocalRoom:
     def _ask(self, accepted: int, now: float) -> None:
         self._asked_at, self._accepted = now, accepted
         try:
-            total, free = durable.current().free_space(self._folder)
+            total, free = self._disk.free_space(self._folder)
         except OSError:
             # The folder is gone, or its disk is: writing there tells more than we could.
             self._free, self._reserve = math.inf, 0

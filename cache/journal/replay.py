@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from backend.system import durable
+from backend.system import Environment
 from cache.journal import salvage
 from cache.journal.bulk import BulkFiles
 from cache.journal.format import (
@@ -42,7 +42,12 @@ class Record:
 
 
 def replay(
-    folder: Path, files: SegmentFiles, bulk: BulkFiles, kept: KeptSegments, losses: list[Loss]
+    folder: Path,
+    files: SegmentFiles,
+    bulk: BulkFiles,
+    kept: KeptSegments,
+    losses: list[Loss],
+    environment: Environment,
 ) -> Iterator[Record]:
     """All records; run to its end, `kept` has the segments that hold them, and `losses` what is to be kept
     aside. Nothing is open before."""
@@ -52,10 +57,10 @@ def replay(
     expected: int | None = None
     for index, (path, header) in enumerate(headers):
         if expected is not None and header.first_sequence != expected:
-            losses.append(_gap(folder, [path for path, _ in headers[index:]], expected))
+            losses.append(_gap(folder, [path for path, _ in headers[index:]], expected, environment))
             break
         kept.next_sequence, kept.open_commit = header.first_sequence, header.open_commit
-        yield from _replay_segment(folder, path, header, bulk, kept, losses)
+        yield from _replay_segment(folder, path, header, bulk, kept, losses, environment)
         expected = kept.next_sequence
 
 
@@ -66,7 +71,13 @@ def _pass_by_files(folder: Path, kept: KeptSegments) -> None:
 
 
 def _replay_segment(
-    folder: Path, path: str, header: SegmentHeader, bulk: BulkFiles, kept: KeptSegments, losses: list[Loss]
+    folder: Path,
+    path: str,
+    header: SegmentHeader,
+    bulk: BulkFiles,
+    kept: KeptSegments,
+    losses: list[Loss],
+    environment: Environment,
 ) -> Iterator[Record]:
     found, is_whole = salvage.read(path)
     data = memoryview(found)
@@ -81,7 +92,7 @@ def _replay_segment(
         kept.next_sequence += 1
     if not is_whole:
         data = data[:offset]
-    descriptor = durable.current().open(path, os.O_RDWR)
+    descriptor = environment.disk.open(path, os.O_RDWR)
     segment = Segment(header.number, header.seed, path, descriptor, offset, len(data), len(data))
     kept.add(segment)
     if not is_whole:
@@ -89,17 +100,17 @@ def _replay_segment(
             f"the journal file {path} cannot be read from byte {offset} on: what it says before that is "
             "used, what came after it is lost"
         )
-        losses.append(Loss(why, partial(_cut_off, folder, segment, data)))
+        losses.append(Loss(why, partial(_cut_off, folder, segment, data, environment)))
 
 
-def _cut_off(folder: Path, segment: Segment, beginning: memoryview) -> Path:
+def _cut_off(folder: Path, segment: Segment, beginning: memoryview, environment: Environment) -> Path:
     """The segment is its beginning from now on."""
-    kept = salvage.keep_beginning(folder, segment.path, bytes(beginning))
+    kept = salvage.keep_beginning(folder, segment.path, bytes(beginning), environment)
     os.close(segment.descriptor)
-    segment.descriptor = durable.current().open(segment.path, os.O_RDWR)
+    segment.descriptor = environment.disk.open(segment.path, os.O_RDWR)
     return kept
 
 
-def _gap(folder: Path, paths: list[str], expected: int) -> Loss:
+def _gap(folder: Path, paths: list[str], expected: int, environment: Environment) -> Loss:
     why = f"the journal {folder}: record {expected} is missing although later segments exist"
-    return Loss(why, partial(salvage.set_aside, folder, paths))
+    return Loss(why, partial(salvage.set_aside, folder, paths, environment.disk))

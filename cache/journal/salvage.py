@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from backend import failpoints
-from backend.system import durable, read_all
+from backend.failpoints import declare
+from backend.system import Durable, Environment, read_all
 
 LOST: Final = "lost"
 _PAGE: Final = 4096
@@ -28,10 +28,10 @@ COPY_SUFFIX: Final = ".salvaged"
 """of a copy that is being made"""
 
 
-SALVAGING: Final = failpoints.declare(
+SALVAGING: Final = declare(
     "journal.salvaging", "a segment's readable beginning is copied; the segment is where it was"
 )
-SALVAGED: Final = failpoints.declare(
+SALVAGED: Final = declare(
     "journal.salvaged", "a segment is kept in lost/ too; its beginning does not have its place yet"
 )
 
@@ -80,17 +80,17 @@ def _beginning(descriptor: int) -> bytes:
     return b"".join(pages)
 
 
-def set_aside(folder: Path, paths: Iterable[str]) -> Path:
+def set_aside(folder: Path, paths: Iterable[str], disk: Durable) -> Path:
     """Move files of a journal to its `lost/`, beside what is kept there already; where that is."""
-    lost = _lost_in(folder)
+    lost = _lost_in(folder, disk)
     for path in paths:
-        durable.current().rename(path, str(_free_name(lost, os.path.basename(path))))
+        disk.rename(path, str(_free_name(lost, os.path.basename(path))))
     return lost
 
 
-def keep_beginning(folder: Path, path: str, beginning: bytes) -> Path:
+def keep_beginning(folder: Path, path: str, beginning: bytes, environment: Environment) -> Path:
     """The file at `path` says this and no more from now on; where what it was is kept."""
-    io, lost = durable.current(), _lost_in(folder)
+    io, lost = environment.disk, _lost_in(folder, environment.disk)
     kept = _free_name(lost, os.path.basename(path))
     copy = path + COPY_SUFFIX
     descriptor = io.open(copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
@@ -99,20 +99,20 @@ def keep_beginning(folder: Path, path: str, beginning: bytes) -> Path:
         io.sync_data(descriptor)
     finally:
         os.close(descriptor)
-    failpoints.failpoint(SALVAGING)
+    environment.failpoints.reached(SALVAGING)
     io.link(path, str(kept))
     io.sync_folder(str(lost))
-    failpoints.failpoint(SALVAGED)
+    environment.failpoints.reached(SALVAGED)
     io.rename(copy, path)
     io.sync_folder(str(folder))
     return kept
 
 
-def _lost_in(folder: Path) -> Path:
+def _lost_in(folder: Path, disk: Durable) -> Path:
     """The folder for what is kept aside."""
     lost = folder / LOST
     if not lost.is_dir():
-        durable.current().make_folder(str(lost))
+        disk.make_folder(str(lost))
     return lost
 
 

@@ -30,8 +30,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from backend import failpoints
-from backend.system import durable, read_all
+from backend.failpoints import declare
+from backend.system import Durable, Environment, read_all
 from cache.journal.custody import is_at, nameless_file
 from cache.journal.format import SEGMENT_HEADER_SIZE, SegmentHeader, decode_segment_header
 from cache.journal.salvage import COPY_SUFFIX, Loss, read, set_aside
@@ -42,8 +42,8 @@ SPARE_SUFFIX: Final = ".spare"
 _SMALLEST: Final = 64 << 10
 _ZEROS: Final = bytes(1 << 20)
 
-SEGMENT_STARTED = failpoints.declare("journal.segment-started", "a new segment has its header, no record yet")
-SEGMENT_EMPTYING = failpoints.declare(
+SEGMENT_STARTED = declare("journal.segment-started", "a new segment has its header, no record yet")
+SEGMENT_EMPTYING = declare(
     "journal.segment-emptying", "a spent segment has lost its name durably; its bytes are still there"
 )
 
@@ -89,8 +89,10 @@ class Spare:
 class SegmentFiles:
     """See the module. `folder` is the journal's."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environment: Environment) -> None:
         self._folder = folder
+        self._environment = environment
+        self._disk = environment.disk
         self._spares: list[Spare] = []
         self._coming_spares = 0
         self.nameless = False
@@ -121,17 +123,17 @@ class SegmentFiles:
                     self._loss(f"the journal file {path} has no header", path, by_power_cut=is_torn)
                 )
             else:
-                durable.current().unlink(str(path))  # preallocated, not begun yet
+                self._disk.unlink(str(path))  # preallocated, not begun yet
         return found
 
     def _remove_leftovers(self) -> None:
         """What a process that ended was making, or emptying."""
         for suffix in (SPARE_SUFFIX, COPY_SUFFIX):
             for path in self._folder.glob("*" + suffix):
-                durable.current().unlink(str(path))
+                self._disk.unlink(str(path))
 
     def _loss(self, why: str, *paths: Path, by_power_cut: bool = False) -> Loss:
-        return Loss(why, partial(set_aside, self._folder, [*map(str, paths)]), by_power_cut)
+        return Loss(why, partial(set_aside, self._folder, [*map(str, paths)], self._disk), by_power_cut)
 
     def path_of(self, number: int) -> str:
         """Where the segment of that number is."""
@@ -140,10 +142,9 @@ class SegmentFiles:
     def allocate(self, path: str, header: bytes, size: int) -> tuple[int, int, int]:
         """A segment file with its header: descriptor, size, and how much of it is ready. Of at least `size`
         bytes, if the disk has so many."""
-        io = durable.current()
-        ready = 0
+        io, ready = self._disk, 0
         if self.nameless:
-            descriptor = nameless_file(str(self._folder))
+            descriptor = nameless_file(str(self._folder), self._environment)
             io.write(descriptor, [header], 0)
             return descriptor, size, ready
         if self._spares:
@@ -153,9 +154,9 @@ class SegmentFiles:
         try:
             opened = descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
             if os.fstat(descriptor).st_size < size:
-                _preallocate(descriptor, size)
+                _preallocate(descriptor, size, io)
             io.write(descriptor, [header], 0)
-            failpoints.failpoint(SEGMENT_STARTED)
+            self._environment.failpoints.reached(SEGMENT_STARTED)
             return descriptor, os.fstat(descriptor).st_size, ready
         except OSError:
             with suppress(FileNotFoundError):
@@ -168,13 +169,13 @@ class SegmentFiles:
         """Take the name of a segment that nobody needs; to be given to `finish_dropping`. It is kept for
         another one of `size` bytes if it has just that size, and not too many are kept."""
         if self.nameless:
-            remove_own(segment.path, segment.descriptor)
+            remove_own(segment.path, segment.descriptor, self._disk)
             return Dropped(segment.descriptor)
         if len(self._spares) + self._coming_spares >= MAX_SPARES or segment.size != size:
-            durable.current().unlink(segment.path)
+            self._disk.unlink(segment.path)
             return Dropped(segment.descriptor)
         spare = segment.path.removesuffix(SUFFIX) + SPARE_SUFFIX
-        durable.current().rename(segment.path, spare)
+        self._disk.rename(segment.path, spare)
         self._coming_spares += 1
         return Dropped(segment.descriptor, spare, segment.written, segment.ready)
 
@@ -184,22 +185,22 @@ class SegmentFiles:
         emptied = []
         kept = [each for each in dropped if each.spare]
         if kept:
-            durable.current().sync_folder(str(self._folder))
-            failpoints.failpoint(SEGMENT_EMPTYING)
+            self._disk.sync_folder(str(self._folder))
+            self._environment.failpoints.reached(SEGMENT_EMPTYING)
         for each in kept:
             try:
-                _empty(each)
+                _empty(each, self._disk)
                 emptied.append(Spare(each.spare, max(each.written, each.ready)))
             except OSError:
                 with suppress(OSError):
-                    durable.current().unlink(each.spare)
+                    self._disk.unlink(each.spare)
         close_all(each.descriptor for each in dropped)
         return emptied
 
     def give_back_spares(self) -> None:
         """Remove those that can be used."""
         while self._spares:
-            durable.current().unlink(self._spares[-1].path)
+            self._disk.unlink(self._spares[-1].path)
             self._spares.pop()
 
     def begin_spare(self, number: int) -> str | None:
@@ -236,34 +237,33 @@ def _has_content(path: Path) -> bool:
     return any(found.data) or not found.is_whole
 
 
-def remove_own(path: str, descriptor: int) -> None:
+def remove_own(path: str, descriptor: int, disk: Durable) -> None:
     """Take the file's name, if it has it still."""
     if is_at(path, descriptor):
-        durable.current().unlink(path)
+        disk.unlink(path)
 
 
-def preallocated(path: str, size: int) -> list[str]:
+def preallocated(path: str, size: int, disk: Durable) -> list[str]:
     """A new file of `size` bytes at `path`; nothing, and nothing is left, if the disk refuses. Blocks."""
-    io = durable.current()
     try:
-        descriptor = io.open(path, os.O_RDWR | os.O_CREAT)
+        descriptor = disk.open(path, os.O_RDWR | os.O_CREAT)
         try:
-            io.preallocate(descriptor, size)
+            disk.preallocate(descriptor, size)
         finally:
             os.close(descriptor)
     except OSError as error:
         log.info("no journal file could be made beforehand: %s", error)
         with suppress(OSError):
-            io.unlink(path)
+            disk.unlink(path)
         return []
     return [path]
 
 
-def _preallocate(descriptor: int, size: int) -> None:
+def _preallocate(descriptor: int, size: int, disk: Durable) -> None:
     """A disk that is nearly full has room for a small segment, perhaps."""
     while True:
         try:
-            durable.current().preallocate(descriptor, size)
+            disk.preallocate(descriptor, size)
             return
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT) or size <= _SMALLEST:
@@ -271,16 +271,16 @@ def _preallocate(descriptor: int, size: int) -> None:
         size = max(size // 4, _SMALLEST)
 
 
-def _empty(dropped: Dropped) -> None:
-    write_zeros(dropped.descriptor, 0, dropped.written)
-    durable.current().sync_data(dropped.descriptor)
+def _empty(dropped: Dropped, disk: Durable) -> None:
+    write_zeros(dropped.descriptor, 0, dropped.written, disk)
+    disk.sync_data(dropped.descriptor)
 
 
-def write_zeros(descriptor: int, start: int, end: int) -> None:
+def write_zeros(descriptor: int, start: int, end: int, disk: Durable) -> None:
     """Zeros from `start` to `end`, in the page cache."""
     for offset in range(start, end, len(_ZEROS)):
         length = min(end - offset, len(_ZEROS))
-        durable.current().write(descriptor, [memoryview(_ZEROS)[:length]], offset)
+        disk.write(descriptor, [memoryview(_ZEROS)[:length]], offset)
 
 
 def close_all(descriptors: Iterable[int]) -> None:

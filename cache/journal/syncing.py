@@ -33,8 +33,9 @@ from typing import Final
 
 import trio
 
-from backend import failpoints, file_limit
-from backend.system import durable
+from backend import file_limit
+from backend.failpoints import declare
+from backend.system import Environment, NotBegunError
 from cache.errors import JournalLostError
 from cache.journal.bulk import BulkFile, BulkFiles
 from cache.journal.disk_pace import SLOW_IN_THREAD_NS, SLOW_NS, DiskPace
@@ -45,8 +46,8 @@ from cache.journal.segments import Segment, write_zeros
 AHEAD: Final = 512 << 10
 """So many bytes are written ahead at once: the disk takes a millisecond for them, the loop a tenth of one."""
 
-SYNCED = failpoints.declare("journal.synced", "fdatasync returned; the caller was not told yet")
-RECORDS_SYNCED = failpoints.declare(
+SYNCED = declare("journal.synced", "fdatasync returned; the caller was not told yet")
+RECORDS_SYNCED = declare(
     "journal.records-synced", "the records are on the disk, the bytes of large writes perhaps not"
 )
 
@@ -89,12 +90,15 @@ class Syncing:
         bulk: BulkFiles,
         failure: Failure,
         on_nameless: Callable[[str], None],
+        environment: Environment,
     ) -> None:
         self._folder = folder
         self._kept = kept
         self._bulk = bulk
         self._failure = failure
         self._on_nameless = on_nameless
+        self._disk = environment.disk
+        self._failpoints = environment.failpoints
         self._pace = DiskPace()
         self._synced = 0
         """sequence number before which every record, and what it refers to, is on the disk"""
@@ -114,7 +118,7 @@ class Syncing:
                     ahead = self._write_ahead()
                     await self._sync_files(self._bulk.unsynced(0, self._kept.end), ahead)
                     self._synced = reached
-                    failpoints.failpoint(SYNCED)
+                    self._failpoints.reached(SYNCED)
         self._failure.check()
         if self.nameless:
             raise JournalLostError(f"the files of the journal {self._folder} were removed")
@@ -125,7 +129,7 @@ class Syncing:
             if self.nameless:
                 return
             await self._sync_files(self._bulk.unsynced(first, last))
-            failpoints.failpoint(RECORDS_SYNCED)
+            self._failpoints.reached(RECORDS_SYNCED)
 
     async def _sync_files(self, bulk: list[BulkFile], ahead: int = 0) -> None:
         """The records, what is in these files by now, and zeros in the last segment up to `ahead`."""
@@ -151,7 +155,7 @@ class Syncing:
             self._wait_for_disk(this)
         self._pace.note(this.took_ns, SLOW_NS)
         self._synced = reached
-        failpoints.failpoint(SYNCED)
+        self._failpoints.reached(SYNCED)
 
     def _write_ahead(self) -> int:
         """Zeros behind the last record, if what comes there is not written; their end, 0 without any."""
@@ -160,7 +164,7 @@ class Syncing:
         if last.end <= last.ready:
             return 0
         try:
-            write_zeros(last.descriptor, last.end, end)
+            write_zeros(last.descriptor, last.end, end, self._disk)
         except OSError as error:  # the records are as they were
             log.info("nothing is written ahead in %s: %s", last.path, error)
             return 0
@@ -174,7 +178,7 @@ class Syncing:
         numbers = {segment.number for segment, _ in this.segments}
         try:
             yield this
-        except durable.NotBegunError as error:
+        except NotBegunError as error:
             self._kept.still_unsynced(numbers, this.new_names)
             raise self._failure.refused(error) from error
         except OSError as error:
@@ -198,8 +202,8 @@ class Syncing:
         """Any thread."""
         files, began_at = this.files, self._pace.now()
         for _, descriptor in files:
-            durable.current().sync_data(descriptor)
+            self._disk.sync_data(descriptor)
         this.nameless = next((path for path, file in files if os.fstat(file).st_nlink == 0), "")
         if this.new_names and not this.nameless:
-            durable.current().sync_folder(str(self._folder))
+            self._disk.sync_folder(str(self._folder))
         this.took_ns = self._pace.now() - began_at

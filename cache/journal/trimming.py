@@ -18,7 +18,7 @@ from typing import Final
 import trio
 
 from backend.errors import DriveError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from cache.errors import FileSystemError
 from cache.journal.ledger import Ledger
 
@@ -142,4 +142,4 @@ class Trimming:
                 self._ledger.positions.durable = reached
                 if not self._ledger.unpublished:
                     self._namespace.empty_log()
-            failpoint(CHECKPOINTED)
+            self._journal.environment.failpoints.reached(CHECKPOINTED)

@@ -58,7 +58,7 @@ class LocalState:
             self.namespace = self._open_namespace()
             self._files.callback(self.namespace.close)
             custody = Custody(folder)
-            journal = Journal(folder / JOURNAL, on_nameless=custody.lose)
+            journal = Journal(folder / JOURNAL, on_nameless=custody.lose, environment=environment)
             self._files.callback(journal.close)
             self.ledger = Ledger(journal, self.namespace, custody)
             self.recovery = JournalRecovery(self.ledger)

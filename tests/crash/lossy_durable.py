@@ -19,14 +19,12 @@ import os
 import random
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 from backend.buffer import Buffer
-from backend.system import durable
 from backend.system.durable import Durable, NotBegunError
 
 SECTORS = (512, 4096)
@@ -210,16 +208,6 @@ class LossyDurable(Durable):
         if how == "prefix":
             return sectors[: self._chance.randint(0, len(sectors))]
         return [part for part in sectors if self._chance.random() < 0.7]
-
-
-@contextmanager
-def lossy(disk: LossyDurable) -> Iterator[None]:
-    """The disk in force."""
-    before = durable.use(disk)
-    try:
-        yield
-    finally:
-        durable.use(before)
 
 
 def _sectors(offset: int, data: bytes | None, sector: int) -> list[Write]:

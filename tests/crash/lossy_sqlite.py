@@ -15,9 +15,8 @@ from pathlib import Path
 
 import apsw
 
-from backend.failpoints import OF_PROCESS
 from backend.system import Environment
-from tests.crash.lossy_durable import LossyDurable, lossy
+from tests.crash.lossy_durable import LossyDurable
 
 _UNDERLYING = "unix"
 _LOGS = ("-wal", "-journal")
@@ -80,8 +79,7 @@ def all_lossy(disk: LossyDurable) -> Iterator[Environment]:
     vfs = _LossyVFS(disk)
     disk.database_vfs = vfs.name
     try:
-        with lossy(disk):
-            yield Environment(disk, failpoints=OF_PROCESS)
+        yield Environment(disk)
     finally:
         disk.database_vfs = None
         vfs.unregister()

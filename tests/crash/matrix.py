@@ -269,9 +269,9 @@ def live(folder: str, name: str, fault: str, skip: int, seed: int) -> None:
         LIE: cut,
     }
     os.environ["DRIVEFS_FAILPOINTS_SEEN"] = str(path / "seen")
-    for each in failpoints.FAILPOINTS if fault == "count" else [name]:
-        failpoints.arm(each, actions.get(fault, fault), skip)
     with all_lossy(disk) as device:
+        for each in failpoints.FAILPOINTS if fault == "count" else [name]:
+            device.failpoints.arm(each, actions.get(fault, fault), skip)
         life = Life(SmallDrive(path, {}), device, Log(path / "log"), patient=fault in ("eio", "enospc"))
         trio.run(life.run)
         os._exit(ENDED)

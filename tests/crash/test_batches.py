@@ -9,7 +9,6 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from stat import S_IFDIR, S_IFREG
@@ -18,7 +17,7 @@ import pytest
 
 from backend.buffer import Buffer
 from backend.errors import CorruptError
-from backend.system import durable
+from backend.system import Environment
 from backend.system.durable import Durable
 from cache.drive import Drive
 from cache.errors import InputOutputError, NoSpaceLeftError
@@ -49,15 +48,6 @@ class FullDisk(Durable):
         data = b"".join(parts)
         os.pwrite(descriptor, data[: len(data) // 2], offset)
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-@contextmanager
-def using(disk: Durable) -> Iterator[None]:
-    before = durable.use(disk)
-    try:
-        yield
-    finally:
-        durable.use(before)
 
 
 async def fill(drive: Drive, files: int = FILES) -> None:
@@ -107,23 +97,23 @@ async def test_a_torn_record_leaves_nothing_of_it(tmp_path: Path) -> None:
 
 async def test_a_disk_that_fills_in_the_middle_changes_nothing(tmp_path: Path) -> None:
     upstream, disk = MemoryUpstream(), FullDisk()
-    with using(disk):
-        async with opened(tmp_path / "cache", upstream, OPTIONS, crash=True) as drive:
-            await fill(drive)
-            before, accepted = await tree(drive), drive.ledger.accepted
-            disk.full = True
-            with pytest.raises(NoSpaceLeftError, match=r"copy: .*full.*nothing was changed") as caught:
-                await clone(drive)
-            assert "\n" not in str(caught.value)
-            assert (await tree(drive), drive.ledger.accepted) == (before, accepted)
-            disk.full = False
-            await make_file(drive, b"goes on", b"yes")
-        async with opened(tmp_path / "cache", upstream, OPTIONS, crash=True) as drive:
-            assert await names(drive) == (2, 0)
+    device = Environment(disk)
+    async with opened(tmp_path / "cache", upstream, OPTIONS, crash=True, environment=device) as drive:
+        await fill(drive)
+        before, accepted = await tree(drive), drive.ledger.accepted
+        disk.full = True
+        with pytest.raises(NoSpaceLeftError, match=r"copy: .*full.*nothing was changed") as caught:
             await clone(drive)
-        async with opened(tmp_path / "cache", upstream, OPTIONS) as drive:
-            assert await names(drive) == (3, FILES)
-            await drive.sync()
+        assert "\n" not in str(caught.value)
+        assert (await tree(drive), drive.ledger.accepted) == (before, accepted)
+        disk.full = False
+        await make_file(drive, b"goes on", b"yes")
+    async with opened(tmp_path / "cache", upstream, OPTIONS, crash=True, environment=device) as drive:
+        assert await names(drive) == (2, 0)
+        await clone(drive)
+    async with opened(tmp_path / "cache", upstream, OPTIONS, environment=device) as drive:
+        assert await names(drive) == (3, FILES)
+        await drive.sync()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from stat import S_IFREG
 import pytest
 
 from backend.errors import NoSpaceError, TransientError
-from backend.system import durable
+from backend.system import Environment
 from backend.system.durable import Durable
 from cache.drive import Drive
 from cache.journal.format import OFFSET_BITS
@@ -258,23 +258,16 @@ class Names(Durable):
             self.renamed.clear()
 
 
-@pytest.fixture
-def disk() -> Iterator[Names]:
-    disk = Names()
-    before = durable.use(disk)
-    yield disk
-    durable.use(before)
-
-
 async def fill(drive: Drive, name: bytes, count: int) -> None:
     for number in range(count):
         await make_file(drive, name + b"%d" % number, b"x" * 60_000)
 
 
-async def test_the_names_of_dropped_segments_come_back(folder: Path, disk: Names) -> None:
+async def test_the_names_of_dropped_segments_come_back(folder: Path) -> None:
     """Two are dropped; one's file is begun anew, and the power goes before their names are on the disk."""
+    disk = Names()
     upstream, options = MemoryUpstream(), replace(SMALL_ONLY, journal_size=2 << 20)
-    async with opened(folder, upstream, options, crash=True) as drive:
+    async with opened(folder, upstream, options, crash=True, environment=Environment(disk)) as drive:
         await fill(drive, b"dropped", 11)
         await drive.publisher.publish(everything=True)
         await drive.fsync((await make_file(drive, b"durable", b"y")).inode)
@@ -286,10 +279,11 @@ async def test_the_names_of_dropped_segments_come_back(folder: Path, disk: Names
 
 
 async def test_a_segment_that_could_not_be_dropped_is_dropped_before_later_ones(
-    folder: Path, disk: Names
+    folder: Path,
 ) -> None:
+    disk = Names()
     upstream, options = MemoryUpstream(), replace(SMALL_ONLY, journal_size=4 << 20)
-    async with opened(folder, upstream, options, crash=True) as drive:
+    async with opened(folder, upstream, options, crash=True, environment=Environment(disk)) as drive:
         await fill(drive, b"first", 16)
         disk.failing = 1
         with pytest.raises(OSError, match="No space left"):

@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import pytest
 
-from backend import failpoints
 from backend.errors import TransientError
 from backend.system import Environment
 from cache.attributes import AttributeChange
@@ -147,6 +146,7 @@ class World:
 
     async def publish(self, drive: Drive) -> None:
         self.upstream.fail_after_append = self.chance.random() < 0.3
+        failpoints = drive.ledger.environment.failpoints
         if self.chance.random() < 0.15:
             failpoints.arm(self.chance.choice(STEPS), "eio", self.chance.choice([1, 1, 2]))
         cuts: list[int] = []

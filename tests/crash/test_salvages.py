@@ -93,11 +93,10 @@ async def test_power_that_is_cut_there(scene: Scene, tmp_path: Path, name: str, 
         raise OSError("the power is cut")
 
     with scene.unreadable.installed():
-        with all_lossy(disk):
-            failpoints.arm(name, cut)
+        with all_lossy(disk) as device:
+            device.failpoints.arm(name, cut)
             with pytest.raises(OSError, match="the power is cut"):
-                async with opened(scene.folder, scene.upstream):
+                async with opened(scene.folder, scene.upstream, environment=device):
                     raise AssertionError("not reached")
-            failpoints.disarm_all()
         cut_all(disk, scene.folder)
         await scene.check()

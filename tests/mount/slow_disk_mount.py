@@ -12,13 +12,13 @@ import time
 from pathlib import Path
 from typing import Final
 
-from backend.system import durable
+from backend.system import Durable, Environment
 from tools import mount
 
 VARIABLE: Final = "TEST_DISK_SECONDS"
 
 
-class SlowDisk(durable.Durable):
+class SlowDisk(Durable):
     """See the module."""
 
     def __init__(self, file: Path) -> None:
@@ -39,5 +39,4 @@ def waited_file(file: Path) -> Path:
 
 def main() -> None:
     """The command."""
-    durable.use(SlowDisk(Path(os.environ[VARIABLE])))
-    mount.main()
+    mount.main(Environment(SlowDisk(Path(os.environ[VARIABLE]))))

@@ -22,9 +22,10 @@ from typing import Any, Final
 from backend.care import repair_record
 from backend.cluster import DriveFile, NodeEntry, check_nodes, drive_file
 from backend.errors import NodeError, UsageError
-from backend.failpoints import declare, failpoint
+from backend.failpoints import declare
 from backend.health import ScrubStatus
 from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, NodePlace, place_at, stored_url
+from backend.system import THIS_MACHINE
 from cache.messages import CHECK, REPAIR, SCRUB, Nothing, ScrubWanted
 from tools import drive_nodes, fsck, old_drive
 from tools.commands import node_changes, recover_command
@@ -188,7 +189,7 @@ def _exchanged(drive: UnlockedDrive, old: NodeEntry, place: NodePlace, zone: str
     if old.votes and voters > 1 and voters % 2:
         if old.place(folder).way == place.way:
             new = node_changes.run(node_changes.exchange, drive, lambda: _without_vote(file, old))
-            failpoint(VOTELESS)
+            THIS_MACHINE.failpoints.reached(VOTELESS)
             return _exchanged(replace(drive, file=new), replace(old, votes=False), place, zone)
         return node_changes.run(node_changes.exchange, drive, lambda: exchange(votes=False).nodes)
     new = exchange(votes=old.votes)
@@ -215,7 +216,7 @@ def _with_new_node(
     others = [entry for entry in file.nodes if entry.name != old.name]
     zone = zone or node_changes.zone_of(folder, others, place, [old.zone])
     place.initialise(NodeIdentity(old.name, file.id, zone))
-    failpoint(REPLACED)
+    THIS_MACHINE.failpoints.reached(REPLACED)
     url = stored_url(place.url, folder)
     entry = replace(old, url=url, zone=zone, votes=votes, settings=place.settings)
     nodes = tuple(entry if each.name == old.name else each for each in file.nodes)

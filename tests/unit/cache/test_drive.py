@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from stat import S_IFBLK, S_IFCHR, S_IFDIR, S_IFIFO, S_IFREG, S_ISGID
@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from backend.errors import NoSpaceError, TransientError
-from backend.system import durable
+from backend.system import Environment
 from backend.system.durable import Durable
 from cache import drive as drive_module
 from cache.attributes import AttributeChange, Attributes
@@ -434,19 +434,17 @@ class FullDisk(Durable):
         super().preallocate(descriptor, size)
 
 
-@pytest.fixture
-def disk() -> Iterator[FullDisk]:
-    disk = FullDisk()
-    before = durable.use(disk)
-    yield disk
-    durable.use(before)
-
-
 @pytest.mark.parametrize("change", [AttributeChange(mode=0o600), AttributeChange(mtime_ns=5, atime_ns=6)])
 async def test_a_truncation_that_is_refused_changes_no_attribute(
-    disk: FullDisk, drive: Drive, change: AttributeChange
+    tmp_path: Path, change: AttributeChange
 ) -> None:
     """Wherever in the call the disk is found full."""
+    disk = FullDisk()
+    async with opened(tmp_path / "cache", MemoryUpstream(), environment=Environment(disk)) as drive:
+        await truncations_are_refused_whole(drive, disk, change)
+
+
+async def truncations_are_refused_whole(drive: Drive, disk: FullDisk, change: AttributeChange) -> None:
     inode = (await make_file(drive, b"file", b"content")).inode
     drive.ledger.journal.segment_size = 4096
     for shift in range(0, 200, 8):

@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.buffer import Buffer
-from backend.system import durable
+from backend.system import Environment
 from backend.system.durable import Durable
 from cache.errors import FileTooBigError, InputOutputError, NoSpaceLeftError
 from cache.journal.format import MAX_PAYLOAD, RECORD_HEADER_SIZE, SEGMENT_HEADER_SIZE, RecordType
 from cache.journal.journal import Journal
+from tests.changing_disk import ChangingDisk, exchanged
 
 SEGMENT = 4096
 
@@ -52,15 +53,16 @@ class Failing(Durable):
 
 
 @contextmanager
-def failing() -> Iterator[Failing]:
+def failing(journal: Journal) -> Iterator[Failing]:
     disk = Failing()
-    before = durable.use(disk)
-    yield disk
-    durable.use(before)
+    with exchanged(journal.environment, disk):
+        yield disk
 
 
-def opened(folder: Path, segment_size: int = SEGMENT) -> tuple[Journal, list[tuple[int, bytes]]]:
-    journal = Journal(folder, segment_size)
+def opened(
+    folder: Path, segment_size: int = SEGMENT, disk: Durable | None = None
+) -> tuple[Journal, list[tuple[int, bytes]]]:
+    journal = Journal(folder, segment_size, environment=Environment(disk or ChangingDisk()))
     found = [(record.position, bytes(record.payload)) for record in journal.replay()]
     journal.start(1)
     return journal, found
@@ -220,7 +222,7 @@ def test_several_lost_headers_do_not_make_two_segments_share_a_file(tmp_path: Pa
 async def test_a_failed_fsync_poisons_for_ever(tmp_path: Path) -> None:
     journal, _ = opened(tmp_path)
     put(journal, b"accepted")
-    with failing() as disk:
+    with failing(journal) as disk:
         disk.sync_error = errno.EIO
         with pytest.raises(InputOutputError):
             await journal.sync()
@@ -239,7 +241,7 @@ async def test_a_full_disk_leaves_nothing_and_is_no_poison(tmp_path: Path) -> No
     journal, _ = opened(tmp_path)
     first = put(journal, b"x" * 3000)
     files = set(tmp_path.iterdir())
-    with failing() as disk:
+    with failing(journal) as disk:
         disk.space = errno.ENOSPC
         with pytest.raises(NoSpaceLeftError):
             put(journal, b"y" * 3000)
@@ -273,8 +275,7 @@ def test_a_refused_record_does_not_come_back(tmp_path: Path, for_long: bool) -> 
     journal, _ = opened(tmp_path)
     first = put(journal, b"first")
     disk = Late()
-    before = durable.use(disk)
-    try:
+    with exchanged(journal.environment, disk):
         disk.full, disk.for_long = True, for_long
         with pytest.raises(NoSpaceLeftError):
             put(journal, b"refused")
@@ -286,8 +287,6 @@ def test_a_refused_record_does_not_come_back(tmp_path: Path, for_long: bool) -> 
                 shutil.copy(path, copy)
             assert opened(copy)[1] == [(first, b"first")]
         second = put(journal, b"x" * SEGMENT)  # in a segment of its own
-    finally:
-        durable.use(before)
     journal.close()
     assert opened(tmp_path)[1] == [(first, b"first"), (second, b"x" * SEGMENT)]
 
@@ -325,8 +324,7 @@ async def test_a_segment_dropped_during_an_fdatasync_is_closed_after_it(tmp_path
     identity = (first.st_dev, first.st_ino)
     journal.leave(1)
     disk = Waiting()
-    before = durable.use(disk)
-    try:
+    with exchanged(journal.environment, disk):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(journal.sync)
             await trio.to_thread.run_sync(disk.begun.wait, 30)
@@ -335,8 +333,6 @@ async def test_a_segment_dropped_during_an_fdatasync_is_closed_after_it(tmp_path
             await trio.testing.wait_all_tasks_blocked()
             other = os.open(tmp_path, os.O_RDONLY)  # gets the number that a close has freed
             disk.let_go.set()
-    finally:
-        durable.use(before)
         os.close(other)
     assert identity in disk.synced
     assert identity not in open_files()
@@ -348,7 +344,7 @@ async def test_a_segment_dropped_during_an_fdatasync_is_closed_after_it(tmp_path
 async def test_waiters_share_an_fdatasync(tmp_path: Path) -> None:
     journal, _ = opened(tmp_path)
     put(journal, b"one")
-    with failing() as disk:
+    with failing(journal) as disk:
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(journal.sync)
@@ -399,52 +395,52 @@ def test_the_room_that_a_segment_has_left_is_no_record(
 
 async def test_the_next_segment_is_made_before_it_is_needed(tmp_path: Path) -> None:
     """A disk may take long to find so much room; the event loop does not wait for it."""
-    with failing() as disk:
-        journal, _ = opened(tmp_path)
+    disk = Failing()
+    journal, _ = opened(tmp_path, disk=disk)
+    await journal.prepare()
+    assert not list(tmp_path.glob("*.spare")), "there is no need yet"
+    disk.preallocated_by.clear()
+    written = []
+    for number in range(20):
+        written.append(b"%d" % number * 900)
+        journal.append(RecordType.DATA, (written[-1],), 1)
         await journal.prepare()
-        assert not list(tmp_path.glob("*.spare")), "there is no need yet"
-        disk.preallocated_by.clear()
-        written = []
-        for number in range(20):
-            written.append(b"%d" % number * 900)
-            journal.append(RecordType.DATA, (written[-1],), 1)
-            await journal.prepare()
-        assert len(list(tmp_path.glob("*.journal"))) > 5
-        assert len(disk.preallocated_by) > 5
-        assert threading.main_thread() not in disk.preallocated_by
-        journal.close()
-        _, found = opened(tmp_path)
-        assert [payload for _, payload in found] == written
+    assert len(list(tmp_path.glob("*.journal"))) > 5
+    assert len(disk.preallocated_by) > 5
+    assert threading.main_thread() not in disk.preallocated_by
+    journal.close()
+    _, found = opened(tmp_path)
+    assert [payload for _, payload in found] == written
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EMFILE])
 async def test_what_cannot_be_made_beforehand_is_made_when_it_is_needed(tmp_path: Path, error: int) -> None:
-    with failing() as disk:
-        journal, _ = opened(tmp_path)
-        journal.append(RecordType.DATA, (b"a" * 3000,), 1)
-        disk.space = error
-        await journal.prepare()
-        assert not list(tmp_path.glob("*.spare"))
-        disk.space = 0
-        journal.append(RecordType.DATA, (b"b" * 3000,), 1)
-        await journal.prepare()
-        assert len(list(tmp_path.glob("*.spare"))) == 1, "and the next one beforehand again"
-        journal.close()
+    disk = Failing()
+    journal, _ = opened(tmp_path, disk=disk)
+    journal.append(RecordType.DATA, (b"a" * 3000,), 1)
+    disk.space = error
+    await journal.prepare()
+    assert not list(tmp_path.glob("*.spare"))
+    disk.space = 0
+    journal.append(RecordType.DATA, (b"b" * 3000,), 1)
+    await journal.prepare()
+    assert len(list(tmp_path.glob("*.spare"))) == 1, "and the next one beforehand again"
+    journal.close()
 
 
 async def test_files_made_beforehand_and_emptied_ones_are_counted_apart(tmp_path: Path) -> None:
-    with failing():
-        journal, _ = opened(tmp_path)
-        for _ in range(4):
-            journal.append(RecordType.DATA, (b"a" * 3000,), 1)
-        async with trio.open_nursery() as nursery:
-            journal.drop_before(journal.end)
-            nursery.start_soon(journal.close_dropped)
-            nursery.start_soon(journal.prepare)
-        for _ in range(6):
-            journal.append(RecordType.DATA, (b"a" * 3000,), 1)
-            await journal.prepare()
-            journal.drop_before(journal.end)
-            await journal.close_dropped()
-            assert len(list(tmp_path.glob("*.spare"))) <= 3
-        journal.close()
+    disk = Failing()
+    journal, _ = opened(tmp_path, disk=disk)
+    for _ in range(4):
+        journal.append(RecordType.DATA, (b"a" * 3000,), 1)
+    async with trio.open_nursery() as nursery:
+        journal.drop_before(journal.end)
+        nursery.start_soon(journal.close_dropped)
+        nursery.start_soon(journal.prepare)
+    for _ in range(6):
+        journal.append(RecordType.DATA, (b"a" * 3000,), 1)
+        await journal.prepare()
+        journal.drop_before(journal.end)
+        await journal.close_dropped()
+        assert len(list(tmp_path.glob("*.spare"))) <= 3
+    journal.close()

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend.system import durable
 from backend.system.durable import Durable
 from cache.errors import InputOutputError, NoSpaceLeftError
 from cache.journal.format import Bulk, RecordType, decode_bulk
 from cache.journal.journal import Journal
+from tests.changing_disk import exchanged
 from tests.unit.cache.journal.test_journal import SEGMENT, Waiting, failing, open_files, opened, put
 
 
@@ -75,7 +75,7 @@ async def test_records_are_synced_without_the_bytes_that_nobody_needs(tmp_path: 
     journal, _ = opened(tmp_path)
     await journal.sync()
     records = [write(journal, bytes(SEGMENT))[0] for _ in range(3)]  # each fills a file
-    with failing() as disk:
+    with failing(journal) as disk:
         await journal.sync_records(journal.end, journal.end)
         assert disk.syncs == 1
         await journal.sync_records(records[1], records[1] + 1)
@@ -90,7 +90,7 @@ async def test_records_are_synced_without_the_bytes_that_nobody_needs(tmp_path: 
 async def test_a_failed_fdatasync_of_records_poisons(tmp_path: Path) -> None:
     journal, _ = opened(tmp_path)
     write(journal, bytes(SEGMENT))
-    with failing() as disk:
+    with failing(journal) as disk:
         disk.sync_error = errno.EIO
         with pytest.raises(InputOutputError):
             await journal.sync_records(0, journal.end)
@@ -125,7 +125,7 @@ async def test_files_go_with_the_last_record_that_refers_to_them(tmp_path: Path)
 async def test_a_full_disk_leaves_no_record_of_a_large_write(tmp_path: Path) -> None:
     journal, _ = opened(tmp_path)
     first = write(journal, b"x" * 2000)
-    with failing() as disk:
+    with failing(journal) as disk:
         disk.write_error = errno.ENOSPC
         with pytest.raises(NoSpaceLeftError):
             write(journal, b"y" * 2000)
@@ -176,8 +176,7 @@ async def test_what_is_written_during_an_fdatasync_is_not_taken_for_synced(
     journal, _ = opened(tmp_path)
     write(journal, b"first")
     disk = Waiting()
-    before = durable.use(disk)
-    try:
+    with exchanged(journal.environment, disk):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(journal.sync)
             await trio.to_thread.run_sync(disk.begun.wait, 30)
@@ -188,8 +187,6 @@ async def test_what_is_written_during_an_fdatasync_is_not_taken_for_synced(
             disk.let_go.set()
         synced = len(disk.synced)
         await journal.sync()
-    finally:
-        durable.use(before)
     assert len(disk.synced) > synced
     if large:
         assert not journal._bulk.unsynced(0, journal.end)
@@ -206,14 +203,14 @@ async def test_what_a_killed_process_left_is_synced_by_the_next(tmp_path: Path) 
     journal, _ = opened(tmp_path)
     segments = len(list(tmp_path.glob("*.journal")))
     assert segments > 3
-    with failing() as disk:
+    with failing(journal) as disk:
         await journal.sync()
         assert disk.syncs == segments + 4
     journal.close()
 
 
 @contextmanager
-def folder_syncs() -> Iterator[list[str]]:
+def folder_syncs(journal: Journal) -> Iterator[list[str]]:
     """The folders that are synced meanwhile."""
 
     class Noting(Durable):
@@ -222,9 +219,8 @@ def folder_syncs() -> Iterator[list[str]]:
             super().sync_folder(path, folder=folder)
 
     synced: list[str] = []
-    before = durable.use(Noting())
-    yield synced
-    durable.use(before)
+    with exchanged(journal.environment, Noting()):
+        yield synced
 
 
 async def test_a_new_segment_and_its_name_are_synced_though_it_has_no_record(tmp_path: Path) -> None:
@@ -235,7 +231,7 @@ async def test_a_new_segment_and_its_name_are_synced_though_it_has_no_record(tmp
     with trio.CancelScope() as scope:
         scope.cancel()
         await journal.sync()
-    with folder_syncs() as synced:
+    with folder_syncs(journal) as synced:
         await journal.sync()
     assert synced == [str(tmp_path)], "a sync that was cancelled has synced nothing"
     journal.close()

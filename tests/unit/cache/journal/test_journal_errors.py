@@ -16,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.buffer import Buffer
-from backend.system import durable
+from backend.system import Environment
 from backend.system.durable import Durable
 from cache.errors import FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.journal.format import RecordType, decode_bulk
 from cache.journal.journal import Journal
+from tests.changing_disk import ChangingDisk, exchanged
 
 SEGMENT = 4096
 MOMENTARY = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EINTR)
@@ -80,8 +81,7 @@ async def _live(folder: Path, steps: list[tuple[str, int, list[int | None]]]) ->
     """Do the steps, each with errors on its way, and then one of each kind without: what was accepted."""
     accepted: list[bytes] = []
     disk = Short()
-    before = durable.use(disk)
-    journal = Journal(folder, SEGMENT)
+    journal = Journal(folder, SEGMENT, environment=Environment(disk))
     try:
         list(journal.replay())
         journal.start(1)
@@ -100,7 +100,6 @@ async def _live(folder: Path, steps: list[tuple[str, int, list[int | None]]]) ->
             else:
                 accepted += [data] * (step != "sync")
     finally:
-        durable.use(before)
         journal.close()
     return accepted
 
@@ -124,17 +123,14 @@ def test_only_what_was_refused_is_missing_whatever_failed(
 @pytest.mark.parametrize("number", MOMENTARY)
 @pytest.mark.parametrize("call", ["open", "write", "preallocate"])
 async def test_a_call_that_failed_is_no_poison(tmp_path: Path, call: str, number: int) -> None:
-    journal = Journal(tmp_path, SEGMENT)
+    journal = Journal(tmp_path, SEGMENT, environment=Environment(ChangingDisk()))
     list(journal.replay())
     journal.start(1)
     journal.append(RecordType.DATA, (bytes(SEGMENT),), 1)  # the next one needs a segment more
     full = number in (errno.ENOSPC, errno.EDQUOT)
-    before = durable.use(Short([number], (call,)))
-    try:
-        with pytest.raises(NoSpaceLeftError if full else InputOutputError, match="nothing was accepted"):
-            journal.append(RecordType.DATA, (b"refused",), 1)
-    finally:
-        durable.use(before)
+    refused = pytest.raises(NoSpaceLeftError if full else InputOutputError, match="nothing was accepted")
+    with exchanged(journal.environment, Short([number], (call,))), refused:
+        journal.append(RecordType.DATA, (b"refused",), 1)
     journal.append(RecordType.DATA, (b"goes on",), 1)
     await journal.sync()
     journal.close()
@@ -143,20 +139,17 @@ async def test_a_call_that_failed_is_no_poison(tmp_path: Path, call: str, number
 
 async def test_a_sync_that_could_not_begin_is_made_up_for(tmp_path: Path) -> None:
     """No descriptor is free to open the folder with: nothing is lost, and nothing counts as synced."""
-    journal = Journal(tmp_path, SEGMENT)
+    journal = Journal(tmp_path, SEGMENT, environment=Environment(ChangingDisk()))
     list(journal.replay())
     journal.start(1)
     journal.append(RecordType.DATA, (b"kept",), 1)
     disk = Short([errno.EMFILE], ("open",))
-    before = durable.use(disk)
-    try:
+    with exchanged(journal.environment, disk):
         with pytest.raises(InputOutputError, match="Too many open files"):
             await journal.sync()
         disk.errors, disk.calls = [None] * 100, ("sync_data", "open")
         await journal.sync()
         assert len(disk.errors) < 100 - 1, "neither the records nor the folder were synced again"
-    finally:
-        durable.use(before)
     journal.append(RecordType.DATA, (b"goes on",), 1)
     journal.close()
 
@@ -164,12 +157,11 @@ async def test_a_sync_that_could_not_begin_is_made_up_for(tmp_path: Path) -> Non
 @pytest.mark.logs_warnings
 @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM])
 async def test_an_fsync_that_failed_is_the_end(tmp_path: Path, number: int) -> None:
-    journal = Journal(tmp_path, SEGMENT)
+    journal = Journal(tmp_path, SEGMENT, environment=Environment(ChangingDisk()))
     list(journal.replay())
     journal.start(1)
     journal.append(RecordType.DATA, (b"kept",), 1)
-    before = durable.use(Short([number], ("sync_data",)))
-    try:
+    with exchanged(journal.environment, Short([number], ("sync_data",))):
         with pytest.raises(InputOutputError, match="mount again"):
             await journal.sync()
         for _ in range(2):
@@ -177,7 +169,5 @@ async def test_an_fsync_that_failed_is_the_end(tmp_path: Path, number: int) -> N
                 await journal.sync()
             with pytest.raises(InputOutputError):
                 journal.append(RecordType.DATA, (b"refused",), 1)
-    finally:
-        durable.use(before)
     journal.close()
     assert read_back(tmp_path) == [b"kept"]

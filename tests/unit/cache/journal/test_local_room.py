@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from backend.buffer import Buffer
-from backend.system import durable
+from backend.system import THIS_MACHINE, Environment
 from backend.system.durable import Durable
 from cache.drive import Drive
 from cache.errors import NoSpaceLeftError
@@ -44,7 +44,7 @@ class SmallDisk(Durable):
     """Below `folder` there is room for `size` bytes, of which others have `taken` some. What SQLite writes
     counts, and is not refused: it must have had the room."""
 
-    def __init__(self, folder: Path, size: int) -> None:
+    def __init__(self, folder: Path, size: int = SIZE) -> None:
         self.folder, self.size, self.taken = folder, size, 0
         self.most = 0
 
@@ -73,16 +73,6 @@ class SmallDisk(Durable):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-@contextmanager
-def small_disk(folder: Path, size: int = SIZE) -> Iterator[SmallDisk]:
-    disk = SmallDisk(folder, size)
-    before = durable.use(disk)
-    try:
-        yield disk
-    finally:
-        durable.use(before)
-
-
 async def put(drive: Drive, name: bytes, data: bytes) -> None:
     """A file that was written, fsynced and closed."""
     made = await make_file(drive, name, data)
@@ -92,8 +82,9 @@ async def put(drive: Drive, name: bytes, data: bytes) -> None:
 async def test_a_journal_of_any_size_leaves_its_disk_room(tmp_path: Path) -> None:
     upstream = MemoryUpstream()
     kept = {b"%d" % number: content("random", MIB, number) for number in range(100)}
-    with small_disk(tmp_path) as disk, trio.fail_after(120):
-        async with opened(tmp_path, upstream, SELDOM) as drive:
+    disk = SmallDisk(tmp_path)
+    with trio.fail_after(120):
+        async with opened(tmp_path, upstream, SELDOM, environment=Environment(disk)) as drive:
             for name, data in kept.items():
                 await put(drive, name, data)
                 assert (await drive.status()).journal_limit < SIZE
@@ -122,7 +113,7 @@ def test_databases_have_room_whatever_is_done(steps: list[tuple[str, Kind, int]]
 
     async def live(folder: Path, disk: SmallDisk) -> None:
         upstream, kept = MemoryUpstream(), dict[bytes, bytes]()
-        async with opened(folder, upstream, SELDOM) as drive:
+        async with opened(folder, upstream, SELDOM, environment=Environment(disk)) as drive:
             for number, (step, kind, size) in enumerate(steps):
                 name = b"%d" % number
                 with suppress(NoSpaceLeftError):
@@ -150,15 +141,15 @@ def test_databases_have_room_whatever_is_done(steps: list[tuple[str, Kind, int]]
 
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(intake, "PATIENCE", 0.3)
-        with small_disk(Path(folder)) as disk:
-            trio.run(live, Path(folder), disk)
+        trio.run(live, Path(folder), SmallDisk(Path(folder)))
 
 
 @pytest.mark.parametrize("size", [20_000, 60_000])
 async def test_deleting_large_attributes_takes_no_room(tmp_path: Path, size: int) -> None:
     """All of it at once, nothing published in between, on a disk that they have filled."""
-    with small_disk(tmp_path, 24 * MIB) as disk, trio.fail_after(120):
-        async with opened(tmp_path, MemoryUpstream(), NO_SNAPSHOTS) as drive:
+    disk = SmallDisk(tmp_path, 24 * MIB)
+    with trio.fail_after(120):
+        async with opened(tmp_path, MemoryUpstream(), NO_SNAPSHOTS, environment=Environment(disk)) as drive:
             made: list[bytes] = []
             with suppress(NoSpaceLeftError):
                 while len(made) < disk.size // size:
@@ -184,8 +175,9 @@ async def test_with_the_nodes_away_the_disk_is_not_filled(
 ) -> None:
     monkeypatch.setattr(intake, "PATIENCE", 0.1)
     upstream = MemoryUpstream()
-    with small_disk(tmp_path) as disk, trio.fail_after(60):
-        async with opened(tmp_path, upstream, SELDOM) as drive:
+    disk = SmallDisk(tmp_path)
+    with trio.fail_after(60):
+        async with opened(tmp_path, upstream, SELDOM, environment=Environment(disk)) as drive:
             upstream.away = True
             names: list[bytes] = []
             with suppress(NoSpaceLeftError):
@@ -205,8 +197,9 @@ async def test_with_the_nodes_away_the_disk_is_not_filled(
 
 async def test_a_full_disk_refuses_at_once_where_waiting_would_not_help(tmp_path: Path) -> None:
     upstream = MemoryUpstream()
-    with small_disk(tmp_path) as disk, trio.fail_after(3):
-        async with opened(tmp_path, upstream, SELDOM) as drive:
+    disk = SmallDisk(tmp_path)
+    with trio.fail_after(3):
+        async with opened(tmp_path, upstream, SELDOM, environment=Environment(disk)) as drive:
             await put(drive, b"before", b"before")
             await drive.sync()
             disk.taken = SIZE - disk.used()
@@ -219,7 +212,7 @@ async def test_a_full_disk_refuses_at_once_where_waiting_would_not_help(tmp_path
 
 
 def test_spares_are_given_back(tmp_path: Path) -> None:
-    files = SegmentFiles(tmp_path)
+    files = SegmentFiles(tmp_path, THIS_MACHINE)
     spares = [tmp_path / f"{number}.spare" for number in range(2)]
     for spare in spares:
         spare.touch()
@@ -237,15 +230,11 @@ def test_what_is_asked_of_the_disk(total: int, free: int) -> None:
         def free_space(self, path: str) -> tuple[int, int]:
             return total, min(free, total)
 
-    before = durable.use(Disk())
-    try:
-        trio.run(_ask)
-    finally:
-        durable.use(before)
+    trio.run(_ask, Disk())
 
 
-async def _ask() -> None:
-    room = local_room.LocalRoom("anywhere")
+async def _ask(disk: Durable) -> None:
+    room = local_room.LocalRoom("anywhere", disk)
     left = room.look(0, 0)
     assert room.allows(Need.FREE, left)
     assert room.allows(Need.GROW, left) == room.allows(Need.CHANGE, left)

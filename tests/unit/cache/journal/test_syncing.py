@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.buffer import Buffer
-from backend.system import durable
+from backend.system import Environment
 from backend.system.durable import Durable
 from cache.errors import InputOutputError
 from cache.journal import disk_pace, syncing
@@ -69,18 +69,19 @@ class Disk(Durable):
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     disk = Disk()
     monkeypatch.setattr(disk_pace, "time", SimpleNamespace(perf_counter_ns=lambda: disk.now))
-    before = durable.use(disk)
-    yield disk
-    durable.use(before)
+    return disk
 
 
 def opened(
-    folder: Path, size: int = SEGMENT, on_nameless: Callable[[str], None] = lambda _path: None
+    folder: Path,
+    size: int = SEGMENT,
+    on_nameless: Callable[[str], None] = lambda _path: None,
+    disk: Durable | None = None,
 ) -> Journal:
-    journal = Journal(folder, size, on_nameless)
+    journal = Journal(folder, size, on_nameless, Environment(disk or Durable()))
     list(journal.replay())
     journal.start(1)
     return journal
@@ -93,7 +94,7 @@ def put(journal: Journal, data: bytes = b"record") -> int:
 @pytest.fixture
 async def journal(disk: Disk, tmp_path: Path) -> Journal:
     """Its first segment is there, durably, and written ahead."""
-    journal = opened(tmp_path)
+    journal = opened(tmp_path, disk=disk)
     put(journal)
     await journal.sync()
     disk.waited.clear()
@@ -252,7 +253,7 @@ async def test_an_fsync_that_failed_is_the_end_wherever_it_was_waited_for(
 
 async def test_a_segment_without_a_name_is_found_out_on_the_loop_too(disk: Disk, tmp_path: Path) -> None:
     told: list[str] = []
-    journal = opened(tmp_path, on_nameless=told.append)
+    journal = opened(tmp_path, on_nameless=told.append, disk=disk)
     await journal.sync()
     (path,) = tmp_path.glob("*.journal")
     path.unlink()
@@ -277,7 +278,7 @@ async def test_zeros_come_behind_the_last_record_once_for_many_fsyncs(journal: J
 
 
 async def test_zeros_stay_within_what_is_preallocated(disk: Disk, tmp_path: Path) -> None:
-    journal = opened(tmp_path, 64 << 10)
+    journal = opened(tmp_path, 64 << 10, disk=disk)
     for _ in range(100):
         put(journal, content("random", 2000))
         await journal.sync(alone=True)
@@ -286,7 +287,7 @@ async def test_zeros_stay_within_what_is_preallocated(disk: Disk, tmp_path: Path
 
 
 async def test_who_never_calls_fsync_has_nothing_written_ahead(disk: Disk, tmp_path: Path) -> None:
-    journal = opened(tmp_path)
+    journal = opened(tmp_path, disk=disk)
     for _ in range(500):
         put(journal, content("random", 3000))
     await journal.sync_records(0, journal.end)
@@ -345,7 +346,7 @@ def test_what_was_appended_comes_back_wherever_it_was_synced(steps: list[tuple[i
 
 
 async def test_the_header_of_a_new_segment_is_not_written_over(disk: Disk, tmp_path: Path) -> None:
-    journal = opened(tmp_path)
+    journal = opened(tmp_path, disk=disk)
     await journal.sync()
     assert min(offset for offset, _, zeros in disk.written if zeros) == SEGMENT_HEADER_SIZE
     assert syncing.AHEAD <= 1 << 20, "more would be a stall of the loop"
