@@ -47,7 +47,7 @@ from cache.namespace.undo import take_back
 from cache.namespace.writers import WriterStore
 from cache.namespace.xattrs import XattrStore
 
-_LEAST_CACHED_ROWS: Final = 64
+_LEAST_CACHED_ROWS: Final = 8
 """An operation holds a few rows at a time, and none of them may be pushed out meanwhile."""
 
 _ENTRIES: Final = (

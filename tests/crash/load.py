@@ -189,10 +189,11 @@ class Manifest:
     def read(cls, path: Path) -> Manifest:
         manifest = cls()
         for line in path.read_text().splitlines():
-            manifest._take(json.loads(line))
+            manifest.take(json.loads(line))
         return manifest
 
-    def _take(self, entry: dict[str, Any]) -> None:
+    def take(self, entry: dict[str, Any]) -> None:
+        """One line more of the manifest."""
         match entry["kind"]:
             case "begin":
                 self.open = set(entry["names"])

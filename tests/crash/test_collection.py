@@ -22,6 +22,7 @@ import trio.testing
 from backend import failpoints
 from backend.errors import CorruptError
 from backend.upstream import BlockId, Upstream
+from cache.blocks.block_codec import BlockCodec
 from cache.drive import Drive
 from cache.history.history import History
 from cache.namespace.operations import ROOT_INODE
@@ -29,7 +30,7 @@ from cache.retention.retention import Policy
 from tests.block_references import block_references
 from tests.contents import STORED_KINDS
 from tests.contents import content as made_of
-from tests.drives import content_of, make_file, opened, tree
+from tests.drives import DRIVE_ID, KEYS, content_of, make_file, opened, tree
 from tests.upstreams import LocalDrive, directory_nodes
 
 NOTHING = Policy(0, 0, 0, 0, 0)
@@ -66,7 +67,7 @@ async def content_at(drive: Drive, history: History, inode: int, size: int, comm
 
 async def plain_block(drive: Drive, block: BlockId) -> bytes:
     """From the nodes, past the cache."""
-    codec = drive.sealer._codec
+    codec = BlockCodec(DRIVE_ID, KEYS.block_id, KEYS.block)
     try:
         return bytes(codec.open(block, await drive.upstream.blocks.get_block(block)))
     except CorruptError:

@@ -108,10 +108,8 @@ class NamespaceMachine(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.namespace = Namespace(self.path, cached_rows=64)
-        # So few rows are made here that a small cache must be forced to push rows out.
-        self.namespace._rows.inodes._limit = 8
-        self.namespace._rows.entries._limit = 8
+        # So few rows are made here that only the smallest cache pushes rows out.
+        self.namespace = Namespace(self.path, cached_rows=1)
         self.history = History(self.namespace)
 
     def content_of(self, inode: int) -> int:

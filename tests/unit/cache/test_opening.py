@@ -10,16 +10,19 @@ from pathlib import Path
 from stat import S_IFDIR
 
 import pytest
+import trio
 
 from backend.errors import LeaseHeldError, RollbackError, TransientError
 from cache.errors import InputOutputError
+from cache.journal.format import RecordType, encode_times
+from cache.journal.journal import Journal
 from cache.journal.scan import PendingCommit
-from cache.local.local_state import LocalState
+from cache.local.local_state import JOURNAL, LocalState
 from cache.namespace.operations import ROOT_INODE
-from cache.opening import StaleCacheError
+from cache.opening import StaleCacheError, client_of
 from cache.publish.snapshot import export
 from tests.contents import KINDS, content
-from tests.drives import content_of, make_file, opened, tree
+from tests.drives import DRIVE_ID, KEYS, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 
 
@@ -167,7 +170,8 @@ async def test_a_snapshot_of_another_commit_than_its_root_says_is_never_believed
         export(drive.ledger.namespace.path, str(forged), 1)
         with closing(sqlite3.connect(forged)) as database, database:
             database.execute("UPDATE dentry SET name = x'6f6f'")
-        await drive.snapshots._store.put(forged, head)
+        client = client_of(upstream, DRIVE_ID, KEYS, 0, trio.CapacityLimiter(1))
+        await client.snapshots.put(forged, head)
     shutil.rmtree(folder)
     for _ in range(2):
         async with opened(folder, upstream) as drive:
@@ -332,16 +336,26 @@ async def test_what_is_accepted_after_catching_up_with_another_machine(
 
 def test_the_end_of_a_published_commit_is_recognised(folder: Path) -> None:
     """The segments that its first operations were in may have been dropped."""
-    local = LocalState(folder)
     ours = PendingCommit(1, 0, 0, [b"second", b"third"], [])
-    local.recovery._scanned.commit = 2
+    local = left_with(folder, open_commit=2)
     assert local.recovery.may_be(ours, [b"first", b"second", b"third"])
     assert local.recovery.may_be(ours, [b"second", b"third"])
     assert not local.recovery.may_be(ours, [b"second", b"third", b"fourth"])
     assert not local.recovery.may_be(ours, [b"third"])
-    local.recovery._scanned.commit = 1
+    local.close()
+    local = left_with(folder.with_name("not cut"), open_commit=1)
     assert not local.recovery.may_be(ours, [b"first", b"second", b"third"]), "it was not cut here"
     local.close()
+
+
+def left_with(folder: Path, open_commit: int) -> LocalState:
+    """A state whose journal says that this commit is open, and nothing else that matters."""
+    journal = Journal(folder / JOURNAL)
+    assert list(journal.replay()) == []
+    journal.start(open_commit)
+    journal.append(RecordType.TIMES, (encode_times(7, 1, 1),), open_commit)
+    journal.close()
+    return LocalState(folder)
 
 
 async def test_a_file_that_was_closed_before_is_published_with_its_content(tmp_path: Path) -> None:

@@ -185,23 +185,23 @@ async def _alone(drive: Drive, clock: Clock) -> tuple[RequestHandlers, int, int]
 async def test_every_request_that_says_who_makes_it_counts(drive: Drive, clock: Clock, name: str) -> None:
     handlers, handle, other = await _alone(drive, clock)
     await CALLS[name](handlers, other, OtherContext.__new__(OtherContext))
-    assert not await fsync_is_alone(handlers, handle)
+    assert not await fsync_is_alone(drive, handlers, handle)
 
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_requests_of_the_process_itself_change_nothing(drive: Drive, clock: Clock, name: str) -> None:
     handlers, handle, other = await _alone(drive, clock)
     await CALLS[name](handlers, other, Context.__new__(Context))
-    assert await fsync_is_alone(handlers, handle)
+    assert await fsync_is_alone(drive, handlers, handle)
 
 
 @pytest.mark.parametrize("call", ["read", "write", "fsync"])
 async def test_reading_and_writing_a_file_of_others_counts(drive: Drive, clock: Clock, call: str) -> None:
     handlers, handle, other = await _alone(drive, clock)
     await _use(handlers, call, handle)
-    assert await fsync_is_alone(handlers, handle)
+    assert await fsync_is_alone(drive, handlers, handle)
     await _use(handlers, call, other)
-    assert not await fsync_is_alone(handlers, handle)
+    assert not await fsync_is_alone(drive, handlers, handle)
 
 
 async def _use(handlers: RequestHandlers, call: str, handle: int) -> None:
@@ -229,9 +229,9 @@ async def test_listing_and_syncing_a_folder_of_others_counts(
     theirs = await handlers.opendir(ROOT_INODE, OtherContext.__new__(OtherContext))
     await handlers.getattr(ROOT_INODE, Context.__new__(Context))
     clock.now += ALONE_NS
-    assert await fsync_is_alone(handlers, handle)
+    assert await fsync_is_alone(drive, handlers, handle)
     await FOLDER_CALLS[name](handlers, theirs)
-    assert not await fsync_is_alone(handlers, handle)
+    assert not await fsync_is_alone(drive, handlers, handle)
 
 
 @pytest.mark.parametrize("name", FOLDER_CALLS)
@@ -242,7 +242,7 @@ async def test_listing_and_syncing_a_folder_of_our_own_changes_nothing(
     handlers, handle, _ = await _alone(drive, clock)
     ours = await handlers.opendir(ROOT_INODE, Context.__new__(Context))
     await FOLDER_CALLS[name](handlers, ours)
-    assert await fsync_is_alone(handlers, handle)
+    assert await fsync_is_alone(drive, handlers, handle)
 
 
 async def test_listing_a_folder_of_the_past_counts(
@@ -252,30 +252,29 @@ async def test_listing_a_folder_of_the_past_counts(
     handlers, handle, _ = await _alone(drive, clock)
     past = (await handlers.lookup(ROOT_INODE, b".versions", Context.__new__(Context))).st_ino
     ours = await handlers.opendir(past, Context.__new__(Context))
-    assert await fsync_is_alone(handlers, handle)
+    assert await fsync_is_alone(drive, handlers, handle)
     await handlers.readdir(ours, 0, cast(ReaddirToken, None))
-    assert not await fsync_is_alone(handlers, handle)
+    assert not await fsync_is_alone(drive, handlers, handle)
 
 
 async def test_a_file_of_our_own_is_forgotten_when_it_is_closed(drive: Drive, clock: Clock) -> None:
     handlers, handle, other = await _alone(drive, clock)
     second = (await handlers.open(other, os.O_RDWR, Context.__new__(Context))).fh
     await handlers.write(second, 0, b"data")
-    assert await fsync_is_alone(handlers, handle)
+    assert await fsync_is_alone(drive, handlers, handle)
     await handlers.release(second)
     await handlers.read(other, 0, 1)
-    assert not await fsync_is_alone(handlers, handle)
+    assert not await fsync_is_alone(drive, handlers, handle)
 
 
-async def fsync_is_alone(handlers: RequestHandlers, handle: int) -> bool:
+async def fsync_is_alone(drive: Drive, handlers: RequestHandlers, handle: int) -> bool:
     """What the drive is told at an fsync."""
     told: list[bool] = []
 
     async def fsync(inode: int, *, alone: bool) -> None:
         told.append(alone)
 
-    before = handlers._drive
-    handlers._drive = cast(Drive, SimpleNamespace(fsync=fsync))
-    await handlers.fsync(handle, False)
-    handlers._drive = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drive, "fsync", fsync)
+        await handlers.fsync(handle, False)
     return told[0]

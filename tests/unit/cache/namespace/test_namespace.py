@@ -102,16 +102,23 @@ def test_create_makes_row_name_and_times(namespace: Namespace) -> None:
     assert (entry.inode, entry.cookie) == (inode, FIRST_COOKIE)
 
 
+def push_out(namespace: Namespace) -> None:
+    """Have a small cache forget the names that it knows."""
+    for number in range(100):
+        assert namespace.entry(ROOT_INODE, b"nothing %d" % number) is None
+
+
 def test_what_is_absent_in_a_new_folder_is_known_without_sql(
-    namespace: Namespace, monkeypatch: pytest.MonkeyPatch
+    path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    namespace = Namespace(path, cached_rows=1)
     queries: list[str] = []
 
     def note(_cursor: apsw.Cursor, query: str, _values: object) -> bool:
         queries.append(query)
         return True
 
-    namespace._connection.exec_trace = note
+    namespace.synced_connection().exec_trace = note
     folder = make(namespace, b"d", FOLDER)
     queries.clear()
     names = [b"%d" % number for number in range(10)]
@@ -123,21 +130,22 @@ def test_what_is_absent_in_a_new_folder_is_known_without_sql(
     assert entry is not None
     namespace.apply(Unlink(folder, b"3", entry.inode, 9))
     namespace.save(1)
-    namespace._rows.entries.forget()
+    push_out(namespace)
     assert [namespace.entry(folder, name) is None for name in names] == [name == b"3" for name in names]
     monkeypatch.setattr(cache.namespace.row_store, "MOST_NAMES", 25)
     for number in range(30):
         make(namespace, b"n%d" % number, parent=folder)
     namespace.save(1)
-    namespace._rows.entries.forget()
+    push_out(namespace)
     queries.clear()
     assert namespace.entry(folder, b"absent") is None
     assert namespace.entry(folder, b"n29") is not None
     assert len(queries) == 2, "too many to be remembered: SQL is asked"
+    namespace.close()
 
 
 def test_statements_are_not_compiled_anew_for_each_value(namespace: Namespace) -> None:
-    assert namespace._connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1)
+    assert namespace.synced_connection().config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, -1)
 
 
 def test_a_folder_counts_its_sub_folders(namespace: Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
@@ -13,24 +12,22 @@ from cache.namespace.namespace import Namespace
 from cache.namespace.operations import ROOT_INODE, Create, Delete, SetExtents, Unlink
 
 
-class FailingConnection:
-    """A connection of which one call of `executemany` fails, with or without losing the transaction."""
+class FailingDisk:
+    """Has one statement of a connection fail, with or without losing the transaction."""
 
-    def __init__(self, connection: Any, fails_at: int, *, rolls_back: bool) -> None:
-        self._connection = connection
+    def __init__(self, namespace: Namespace, fails_at: int, *, rolls_back: bool) -> None:
+        self._connection = namespace.synced_connection()
         self._left = fails_at
         self._rolls_back = rolls_back
+        self._connection.exec_trace = self._trace
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def executemany(self, sql: str, rows: Any) -> Any:
+    def _trace(self, _cursor: apsw.Cursor, _sql: str, _values: object) -> bool:
         self._left -= 1
         if self._left == 0:
             if self._rolls_back:
                 self._connection.execute("ROLLBACK")
             raise apsw.IOError("disk I/O error")
-        return self._connection.executemany(sql, rows)
+        return True
 
 
 def _create(namespace: Namespace, name: bytes) -> int:
@@ -49,16 +46,13 @@ def test_a_write_that_fails_loses_nothing(tmp_path: Path, fails_at: int, rolls_b
     namespace.begin_commit(2)
     namespace.apply(Unlink(ROOT_INODE, b"gone", gone, 2))
     later = _create(namespace, b"later")
-    rows = namespace._rows
-    real = rows.connection
-    rows.connection = FailingConnection(real, fails_at, rolls_back=rolls_back)  # type: ignore[assignment]
+    FailingDisk(namespace, fails_at, rolls_back=rolls_back)
     failed = False
     try:
         namespace.save(2)
     except TransientError:
         failed = True
         assert namespace.journal_position() == 1
-    rows.connection = real
     assert failed
     _create(namespace, b"after")
     namespace.save(3)
@@ -85,18 +79,16 @@ def test_what_was_put_off_keeps_its_order_when_it_fails(
         namespace.apply(SetExtents(inode, 0, ((0, 10),), ((0, 10, bytes(32), 0),)))
     namespace.save(1)
     namespace.begin_commit(2)
-    rows = namespace._rows
-    real = rows.connection
-    rows.connection = FailingConnection(real, fails_at, rolls_back=rolls_back)  # type: ignore[assignment]
+    FailingDisk(namespace, fails_at, rolls_back=rolls_back)
     _remove(namespace, b"one", files[b"one"])
     with pytest.raises(TransientError):
         namespace.save(2)
-    rows.connection = real
     _remove(namespace, b"two", files[b"two"])
     namespace.save(3)
-    past = [row[0] for row in real.execute("SELECT inode FROM past_extent ORDER BY inode")]
+    connection = namespace.synced_connection()
+    past = [row[0] for row in connection.execute("SELECT inode FROM past_extent ORDER BY inode")]
     assert past == sorted(files.values())
-    assert real.execute("SELECT count(*) FROM extent").fetchall() == [(0,)]
+    assert connection.execute("SELECT count(*) FROM extent").fetchall() == [(0,)]
     namespace.close()
 
 
