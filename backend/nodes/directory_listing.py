@@ -27,7 +27,7 @@ def list_keys(root: str, prefix: str, after: str, limit: int) -> list[str]:
 
 
 def _keys(folder: int, below: str, after: str, limit: int, depth: int) -> Iterator[str]:
-    for name in _entries(folder, below, after, limit):
+    for name in names_in(folder, below, after, limit):
         if not name.endswith("/"):
             yield below + name
         elif depth:
@@ -37,7 +37,7 @@ def _keys(folder: int, below: str, after: str, limit: int, depth: int) -> Iterat
                     yield from _keys(inside, below + name, after, limit, depth - 1)
 
 
-def _entries(folder: int, below: str, after: str, limit: int) -> list[str]:
+def names_in(folder: int, below: str, after: str, limit: int) -> list[str]:
     """The names of the objects, and of the folders with a "/" behind, which gives the order of the keys."""
     folders: list[str] = []
 

@@ -23,7 +23,7 @@ SMALLEST_RESERVE: Final = 16 << 20
 LARGEST_RESERVE: Final = 128 << 20
 DATABASE_GROWTH: Final = 3
 """Bytes that a byte of operations may take in the databases and their write-ahead logs, at most."""
-_SECONDS: Final = 1.0
+SECONDS: Final = 1.0
 _MUCH: Final = 64 << 20
 
 
@@ -55,7 +55,7 @@ class LocalRoom:
         grows; `operation_bytes`: of operations that the databases may not hold yet."""
         now = trio.current_time()
         spent = accepted - self._accepted
-        if now - self._asked_at > _SECONDS or spent > max(LITTLE, (self._free - self._reserve) / 4):
+        if now - self._asked_at > SECONDS or spent > max(LITTLE, (self._free - self._reserve) / 4):
             self._ask(accepted, now)
             spent = 0
         left = self._free - self._reserve - spent - DATABASE_GROWTH * operation_bytes

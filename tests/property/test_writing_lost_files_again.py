@@ -67,7 +67,7 @@ async def read_parts(local: LocalDrive, drive: Drive, data: bytes) -> bool:
 
 async def scrub(local: LocalDrive, drive: Drive, data: bytes) -> bool:
     with TemporaryDirectory() as folder:
-        code, index = code_for(Profile.parse("4+2")), local.blocks._index
+        code, index = code_for(Profile.parse("4+2")), local.index
         await Scrub(
             local.nodes, PackCodec(code, DRIVE, KEYS.pack), index, lambda: None, Path(folder), interval=0
         ).scrub()
@@ -75,8 +75,8 @@ async def scrub(local: LocalDrive, drive: Drive, data: bytes) -> bool:
 
 
 async def repair(local: LocalDrive, drive: Drive, data: bytes) -> bool:
-    for pack in local.blocks._index.packs.after(b"", 1000):
-        local.blocks._index.packs.want_repair(pack.id)
+    for pack in local.index.packs.after(b"", 1000):
+        local.index.packs.want_repair(pack.id)
     assert await local.blocks.repairs.repair_all() == 0
     return True
 
@@ -126,7 +126,7 @@ async def test_what_is_written_again_is_there(
 
 async def settled(local: LocalDrive) -> None:
     """All six fragments are on their nodes."""
-    while local.blocks._index.packs.to_repair(1):
+    while local.index.packs.to_repair(1):
         await trio.sleep(0.001)
 
 
@@ -149,8 +149,8 @@ async def test_a_block_that_is_wrong_in_good_fragments_is_not_relied_on(data: by
         async with local.opened() as upstream, opened(Path(folder, "here"), upstream) as drive:
             await make_file(drive, b"file", data)
             with pytest.MonkeyPatch.context() as patch:
-                take = local.blocks._buffer.take
-                patch.setattr(local.blocks._buffer, "take", lambda block: take(spoilt(block)))
+                put = local.blocks.put_blocks
+                patch.setattr(local.blocks, "put_blocks", lambda blocks: put(list(map(spoilt, blocks))))
                 await drive.sync()
             drive.blocks.clear()
             with pytest.raises(CorruptError):

@@ -8,13 +8,14 @@ lease protects nothing but by its rules. `History` says what may never happen.
 from __future__ import annotations
 
 import copy
+import copyreg
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Final, cast
+from typing import Final, TypeVar, cast
 
 import trio
 import trio.testing
@@ -43,6 +44,8 @@ from backend.upstream import Commit, CompactionReport, Head
 from tests.simulation.history import History, Violation
 from tests.simulation.world import Chances, Link, Voter
 
+T = TypeVar("T")
+
 DRIVE: Final = bytes(range(16))
 SECRET: Final = bytes(range(32))
 HOLDER: Final = Holder("machine", "boot", "ns", 1, 1, "host")
@@ -53,6 +56,11 @@ SECONDS: Final = 240.0
 """virtual seconds of one run"""
 PATIENCE: Final = 200.0
 """after which what was sent late has landed"""
+
+
+def random_bytes(count: int) -> bytes:
+    """As the seed says. Not the method itself: a clone would have a copy of its state, and draw the same."""
+    return random.randbytes(count)
 
 
 @dataclass(frozen=True)
@@ -193,7 +201,7 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
         DRIVE,
         SECRET,
         replace(HOLDER, host=name),
-        environment=Environment(boot_clock=trio.current_time, random_bytes=random.randbytes),
+        environment=Environment(boot_clock=trio.current_time, random_bytes=random_bytes),
         map_epoch=cluster.epoch,
         life=lambda holder, observer: "gone",
     )
@@ -326,19 +334,25 @@ def confirming(mount: Mount) -> Iterator[None]:
     confirmed.append(mount.name)
 
 
+def clone_of(original: T, shared: Iterable[object]) -> T:
+    """A deep copy that shares these objects with the original. Nobody waits for what its tasks wait for."""
+    return copy.deepcopy(original, {id(each): each for each in shared})
+
+
+def _idle(primitive: object) -> tuple[type[object], tuple[int, ...]]:
+    """For `copy`: one that nobody holds or waits for."""
+    return type(primitive), (1,) if isinstance(primitive, trio.CapacityLimiter) else ()
+
+
+for _kind in (trio.Event, trio.Lock, trio.CancelScope, trio.CapacityLimiter):
+    copyreg.pickle(_kind, _idle)
+
+
 def cloned(mount: Mount) -> Mount:
     """The same process once more, from this moment on, as when a machine's snapshot is resumed twice."""
     mount.confirmed = []
     shared = (mount.world, mount.confirmed, mount.map, *mount.every.values())
-    memo: dict[int, Any] = {id(each): each for each in shared}
-    owners = (mount.lease, mount.log, mount.upstream, mount.objects)
-    for owner in (*map(vars, owners), mount.lease._votes._turns):
-        for value in owner.values():
-            if isinstance(value, (trio.Event, trio.Lock, trio.CancelScope)):
-                memo[id(value)] = type(value)()
-            elif isinstance(value, trio.CapacityLimiter):
-                memo[id(value)] = trio.CapacityLimiter(1)
-    twin = copy.deepcopy(mount, memo)
+    twin = clone_of(mount, shared)
     twin.name = f"{mount.name}'s clone"
     return twin
 
@@ -432,7 +446,8 @@ async def final_check(world: World) -> None:
     world.chances.likely = {}
     at_least = world.history.acknowledged
     reading = mount_of(world, "reader", world.map)
-    claims = partial(LeaseVotes(reading.lease._nodes, DRIVE, SECRET).claim, 5.0)
+    asked = {name: reading.every[name] for name in voters(reading.map)}
+    claims = partial(LeaseVotes(asked, DRIVE, SECRET).claim, 5.0)
     reader = ReplicatedCommitLog(reading.objects, claims=claims)
     world.history.note_found(await reader.open(), at_least, "a reader at the end")
     for zone in sorted({voter.zone for voter in world.voters.values()}):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -42,7 +40,7 @@ from backend.nodes.node import PAGE
 from backend.system import Environment
 from backend.upstream import Commit, Head
 from tests.memory_node import MemoryNode, memory_nodes
-from tests.simulation.run import DRIVE, HOLDER, SECRET, Blocks, World, plan_of
+from tests.simulation.run import DRIVE, HOLDER, SECRET, Blocks, World, clone_of, plan_of, random_bytes
 
 Nodes = Mapping[str, Node]
 Raw = dict[str, MemoryNode]
@@ -64,7 +62,7 @@ def lease_on(nodes: Nodes, host: str, map_epoch: int = 1) -> Lease:
         SECRET,
         replace(HOLDER, host=host),
         map_epoch=map_epoch,
-        environment=Environment(boot_clock=trio.current_time, random_bytes=random.randbytes),
+        environment=Environment(boot_clock=trio.current_time, random_bytes=random_bytes),
         life=lambda holder, observer: "gone",
     )
 
@@ -351,10 +349,7 @@ async def test_of_two_clones_of_one_process_one_is_fenced() -> None:
     one = lease_on(raw, "1")
     await one.acquire()
     await one.renew()
-    two = lease_on(raw, "1")
-    two._mine, two._valid_until = one._mine, one._valid_until
-    two._votes._made = copy.copy(one._votes._made)
-    two._votes._known = copy.copy(one._votes._known)
+    two = clone_of(one, raw.values())
     await one.renew()
     for call in (two.verify, two.renew):
         with pytest.raises(FencedError):

@@ -90,6 +90,31 @@ def test_an_entry_past_a_front_would_be_seen(tmp_path: Path) -> None:
     assert entries_past_a_front(tmp_path) == ["tools/compose.py: backend.nodes.retry"]
 
 
+FOREIGN_PRIVATES = {"os._exit", "_run._r"}
+"""Of Python and of trio, which have no other name for it."""
+
+
+def uses_of_privates(folder: Path) -> list[str]:
+    """Attributes whose name begins with one underscore, of anything but `self`, `cls` and `super()`."""
+    found = []
+    for path in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and re.match(r"_(?!_)", node.attr):
+                of = ast.unparse(node.value)
+                if of not in ("self", "cls", "super()") and f"{of}.{node.attr}" not in FOREIGN_PRIVATES:
+                    found.append(f"{path.relative_to(folder)}:{node.lineno}: {of}.{node.attr}")
+    return found
+
+
+def test_tests_use_public_names() -> None:
+    assert uses_of_privates(ROOT / "tests") == []
+
+
+def test_a_use_of_a_private_name_would_be_seen(tmp_path: Path) -> None:
+    (tmp_path / "test_one.py").write_text("self._own, cls._own\nos._exit(1)\nf(a.b.__name__, a.b._c)\n")
+    assert uses_of_privates(tmp_path) == ["test_one.py:3: a.b._c"]
+
+
 def test_every_module_is_in_a_room() -> None:
     """Outside are the vocabulary of its package, the drive that every door uses, and how it opens."""
     for package, outside in OUTSIDE.items():

@@ -55,6 +55,7 @@ class Rig:
     index: SqliteBlockIndex
     store: PackedBlockStore
     writer: FreeWriter
+    codec: PackCodec
 
     def fragments(self) -> list[Path]:
         return sorted(self.path.glob("node*/packs/*/[!.]*"))
@@ -96,10 +97,9 @@ def build(path: Path, profile: str = "4+2", count: int = 6, index: str = ":memor
     cluster = ClusterMap(1, tuple(ClusterNode(name, name) for name in nodes))
     database = SqliteBlockIndex(index, DRIVE, Profile.parse(profile).m)
     writer = FreeWriter()
-    store = PackedBlockStore(
-        nodes, PackCodec(code_for(Profile.parse(profile)), DRIVE, KEY), cluster, database, writer, **options
-    )
-    return Rig(path, nodes, database, store, writer)
+    codec = PackCodec(code_for(Profile.parse(profile)), DRIVE, KEY)
+    store = PackedBlockStore(nodes, codec, cluster, database, writer, **options)
+    return Rig(path, nodes, database, store, writer, codec)
 
 
 @asynccontextmanager
@@ -194,7 +194,7 @@ async def test_the_buffer_is_bounded(tmp_path: Path) -> None:
     async def watch() -> None:
         nonlocal most
         while True:
-            most = max(most, rig.store._buffer.size)
+            most = max(most, (await rig.store.status()).pending_bytes)
             await trio.sleep(0)
 
     async with running(rig), trio.open_nursery() as nursery:
@@ -839,7 +839,7 @@ async def test_many_degraded_reads_of_one_pack_decode_it_once(
     await rig.write(sealed, packs=1)
     for name in rig.holders(sealed[0], 0, 1):
         shutil.rmtree(tmp_path / name)
-    code = rig.store._packs.codec.code
+    code = rig.codec.code
     decode, decoded = code.decode, list[int]()
 
     def counting(fragments: Mapping[int, bytes], size: int) -> bytes:

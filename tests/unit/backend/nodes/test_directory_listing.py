@@ -49,7 +49,7 @@ async def test_a_folder_that_is_swapped_while_it_is_listed_hides_no_other(
     packs: Path, swapped: str, swap: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between the look at its name and its opening."""
-    names = directory_listing._entries
+    names = directory_listing.names_in
     swaps = 0
 
     def swapping(folder: int, below: str, after: str, limit: int) -> list[str]:
@@ -60,7 +60,7 @@ async def test_a_folder_that_is_swapped_while_it_is_listed_hides_no_other(
             SWAPS[swap](packs / swapped)
         return found
 
-    monkeypatch.setattr(directory_listing, "_entries", swapping)
+    monkeypatch.setattr(directory_listing, "names_in", swapping)
     node = DirectoryNode(str(packs.parent), NodeIdentity("node0", DRIVE, "zone0"))
     with trio.fail_after(20):
         found = await node.keys("packs/")

@@ -7,6 +7,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -123,13 +125,15 @@ async def test_a_disk_that_is_not_quick_is_waited_for_in_turn_from_the_start(
     assert await turns_of_others(node, disk, 10) <= 3, "it was quick again"
 
 
-async def test_a_slow_disk_is_left_to_threads_for_ever_longer(node: DirectoryNode, disk: Disk) -> None:
-    async def waited(place: int) -> bool:
-        """Whether a read waited for the disk before it took a thread."""
-        disk.waits, looks = 1 << 30, disk.looks
-        assert await node.get(KEY, place, 1000) == DATA[place : place + 1000]
-        return disk.looks - looks > 1
+async def waits(node: DirectoryNode, disk: Disk, place: int) -> bool:
+    """Whether a read waited for the disk before it took a thread."""
+    disk.waits, looks = 1 << 30, disk.looks
+    assert await node.get(KEY, place, 1000) == DATA[place : place + 1000]
+    return disk.looks - looks > 1
 
+
+async def test_a_slow_disk_is_left_to_threads_for_ever_longer(node: DirectoryNode, disk: Disk) -> None:
+    waited = partial(waits, node, disk)
     pause = FIRST_PAUSE_NS
     for place in range(100_000, 900_000, 80_000):
         assert await waited(place)
@@ -153,7 +157,12 @@ async def test_reads_that_are_slow_together_are_one_reason_to_pause(node: Direct
     async with trio.open_nursery() as nursery:
         for place in range(100_000, 900_000, 100_000):
             nursery.start_soon(node.get, KEY, place, 1000)
-    assert node._files._pause_ns == 2 * FIRST_PAUSE_NS
+    disk.now += FIRST_PAUSE_NS
+    assert await waits(node, disk, 10_000)
+    disk.now += 2 * FIRST_PAUSE_NS - 2 * SOON_NS
+    assert not await waits(node, disk, 20_000)
+    disk.now += 2 * SOON_NS
+    assert await waits(node, disk, 30_000), "the second pause was the double of the first, no more"
 
 
 async def test_a_long_read_takes_a_thread_at_once(node: DirectoryNode, disk: Disk) -> None:
@@ -229,9 +238,20 @@ async def test_a_node_that_owes_an_answer_is_not_asked(node: DirectoryNode, disk
     assert disk.asked == []
 
 
+def is_open(path: Path) -> bool:
+    """Whether a descriptor of this process is of the file that is, or was, at this path."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # the listing's own
+            found.append(os.readlink(f"/proc/self/fd/{number}"))
+    return any(name in (str(path), f"{path} (deleted)") for name in found)
+
+
 async def test_a_file_that_went_away_is_let_go_of(node: DirectoryNode, disk: Disk, tmp_path: Path) -> None:
     """Who compacts in another process wants its space back."""
-    assert node._files.get(KEY) is not None
-    (tmp_path / "node" / KEY).unlink()
+    path = tmp_path / "node" / KEY
+    assert is_open(path)
+    path.unlink()
     assert await node.get_soon(KEY, 4096, 10) is None
-    assert node._files.get(KEY) is None
+    await trio.to_thread.run_sync(int)  # the thread that opened it refers to it until it has other work
+    assert not is_open(path)

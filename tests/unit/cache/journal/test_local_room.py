@@ -203,7 +203,7 @@ async def test_a_full_disk_refuses_at_once_where_waiting_would_not_help(tmp_path
             await put(drive, b"before", b"before")
             await drive.sync()
             disk.taken = SIZE - disk.used()
-            await trio.sleep(local_room._SECONDS + 0.1)
+            await trio.sleep(local_room.SECONDS + 0.1)
             with pytest.raises(NoSpaceLeftError, match="nearly full: make room there"):
                 await put(drive, b"refused", b"x")
             await drive.unlink(ROOT_INODE, b"before")

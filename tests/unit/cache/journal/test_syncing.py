@@ -147,9 +147,8 @@ async def test_new_names_more_files_and_unwritten_blocks_are_for_a_thread(
 
 
 async def test_two_segments_are_for_a_thread(journal: Journal, disk: Disk) -> None:
+    put(journal)
     journal.begin_segment(1)
-    await journal.sync()
-    journal._kept.unsynced.update(each.number for each in journal._kept.in_order)
     put(journal)
     assert not await waits_on_loop(journal, disk)
     assert len(disk.waited) == 2
