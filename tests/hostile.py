@@ -42,6 +42,7 @@ TARGETS = (
     "drive.toml",
     "node.toml",
     ".lock",
+    ".ballast",
     "fragment",
     "new fragment",
     "packs",

@@ -12,6 +12,7 @@ from stat import S_IFDIR
 import trio
 
 from backend.keys.key_slots import Secret
+from backend.nodes import OWN_FILES, ballast
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions
@@ -32,8 +33,8 @@ CONTENTS: tuple[tuple[Kind, Kind, Kind], ...] = (
     ("text", "half-compressible", "random"),
 )
 """of the folder's file, of the file beside it, and of what is written into that"""
-UNCHECKED = ("lease", ".lock")
-"""What is rewritten whenever the drive is opened, and holds nothing."""
+UNCHECKED = ("lease", *OWN_FILES)
+"""What is rewritten whenever the drive is opened, or holds nothing."""
 
 
 @dataclass
@@ -161,13 +162,17 @@ def make_small_drive(folder: Path) -> SmallDrive:
     return made
 
 
+no_ballast = shutil.ignore_patterns(ballast.FILE_NAME)
+"""It takes longer to copy than all else, and is made again by who writes."""
+
+
 def copy_of(whole: SmallDrive, folder: Path) -> SmallDrive:
     """A copy in another folder, to be damaged."""
     (folder / "key").write_bytes((whole.folder / "key").read_bytes())
     (folder / "key").chmod(0o600)
     copy = SmallDrive(folder, whole.content)
     for name in ("drive", "cache", "state"):
-        shutil.copytree(whole.folder / name, folder / name)
+        shutil.copytree(whole.folder / name, folder / name, ignore=no_ballast)
     return copy
 
 

@@ -35,6 +35,7 @@ from backend.failpoints import declare
 from backend.nodes import (
     IDENTITY_FILE,
     MAX_FILE_SIZE,
+    OWN_FILES,
     DirectoryPlace,
     NodeIdentity,
     NodePlace,
@@ -111,7 +112,7 @@ def retire(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:
     stay. `OSError`."""
     if not _is_member(place, entry, drive_id):
         return False
-    place.remove((IDENTITY_FILE, FILE_NAME, LEASE, ".lock"), ("packs", "commits", "roots"))
+    place.remove((IDENTITY_FILE, FILE_NAME, LEASE, *OWN_FILES), ("packs", "commits", "roots"))
     return True
 
 

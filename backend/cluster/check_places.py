@@ -16,11 +16,11 @@ from typing import Final
 from backend.cluster.drive_file import FILE_NAME
 from backend.commits import KEY as LEASE
 from backend.commits import MAX_SIZE, MAX_STORED
-from backend.nodes import IDENTITY_FILE
+from backend.nodes import IDENTITY_FILE, OWN_FILES
 from backend.nodes import files as node_files
 from backend.system import THIS_MACHINE
 
-_FILES: Final = (IDENTITY_FILE, FILE_NAME, LEASE, ".lock")
+_FILES: Final = (IDENTITY_FILE, FILE_NAME, LEASE, *OWN_FILES)
 _FOLDERS: Final = {"packs": re.compile(r"[0-9a-f]{2}"), "commits": None, "roots": None}
 """With the names of the folders in them; None: there are only files."""
 _OBJECTS: Final = ("commits", "roots")

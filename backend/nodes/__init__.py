@@ -2,7 +2,7 @@
 
 from backend.nodes.address import is_folder
 from backend.nodes.address import stored as stored_url
-from backend.nodes.directory import DirectoryNode
+from backend.nodes.directory import OWN_FILES, DirectoryNode
 from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.factory import place_at
 from backend.nodes.health import NodeHealth
@@ -25,6 +25,7 @@ from backend.nodes.retry import RetryNode
 __all__ = [
     "IDENTITY_FILE",
     "MAX_FILE_SIZE",
+    "OWN_FILES",
     "PAGE",
     "UNKNOWN_SPACE",
     "DirectoryNode",

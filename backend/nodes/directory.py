@@ -9,7 +9,9 @@ Invariants:
    an object (`backend.nodes.files`). A link or a pipe in an object's place is replaced when the object is
    written; with a folder in its place, or something else in that of a folder, nothing is (`NodeError`).
 4. `swap` holds flock(2) on `.lock` in the node, so that all processes that share the directory take turns.
-5. Blocking calls run in threads under a limiter, small ones under one of their own: a lease is renewed while
+5. An object that is no data, and a deletion, takes of the node's ballast (`backend.nodes.ballast`) where the
+   file system has no room.
+6. Blocking calls run in threads under a limiter, small ones under one of their own: a lease is renewed while
    packs wait for the disk. Reads that the page cache answers, at once or shortly after the kernel was asked
    for the bytes, do not block (see `backend.nodes.open_files`). A call whose caller is cancelled is
    abandoned; its thread tells the caller's watch when it ends (`backend.nodes.patient` waits for writes).
@@ -19,6 +21,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -38,11 +41,12 @@ from backend.errors import (
     TransientError,
 )
 from backend.failpoints import declare
+from backend.nodes import ballast
 from backend.nodes import files as node_files
 from backend.nodes.directory_listing import list_keys
 from backend.nodes.files import ForeignFileError
 from backend.nodes.identity import NodeIdentity, read_identity
-from backend.nodes.node import PAGE, Space, require_folder, require_key
+from backend.nodes.node import DATA, PAGE, Space, require_folder, require_key
 from backend.nodes.open_files import OpenFile, OpenFiles
 from backend.nodes.watch import watched
 from backend.system import THIS_MACHINE, Environment, Threads
@@ -52,16 +56,19 @@ AFTER_WRITE: Final = declare("node.after-write", "the object is durable; the cal
 AFTER_DELETE: Final = declare("node.after-delete", "the object is gone; the caller does not know it yet")
 
 _LOCK_FILE: Final = ".lock"
+OWN_FILES: Final = (_LOCK_FILE, ballast.FILE_NAME)
+"""Files in a node's folder that are no objects, beside its identity."""
 _TEMPORARY: Final = ".tmp-"
 _STALE_AFTER: Final = 24 * 3600
 _THREADS: Final = 8
 _LARGE: Final = 128 * 1024
 """Calls with so many bytes, or who knows how many, wait for each other only."""
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED: Final = (errno.EROFS, errno.EACCES, errno.EPERM)
 _ABSENT: Final = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
 
 
 class DirectoryNode:
@@ -101,12 +108,12 @@ class DirectoryNode:
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
         require_key(key)
-        await self._run(f"cannot write {key}", partial(self._store, key, parts, False), _length(parts))
+        await self._write(f"cannot write {key}", key, partial(self._store, key, parts, False), _length(parts))
         self._files.forget(key)
 
     async def create(self, key: str, parts: Sequence[Buffer]) -> None:
         require_key(key)
-        await self._run(f"cannot create {key}", partial(self._store, key, parts, True), _length(parts))
+        await self._write(f"cannot create {key}", key, partial(self._store, key, parts, True), _length(parts))
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         if offset < 0 or (length is not None and length < 0):
@@ -136,7 +143,8 @@ class DirectoryNode:
         require_key(key)
         with suppress(NotFoundError):
             self._files.forget(key)
-            await self._run(f"cannot delete {key}", partial(self._delete, key))
+            what = f"cannot delete {key}"
+            await self._run(what, partial(self._in_need, what, partial(self._delete, key), 0))
             self._files.forget(key)  # who read it meanwhile has opened it again
 
     async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
@@ -148,10 +156,15 @@ class DirectoryNode:
 
     async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         require_key(key)
-        await self._run(f"cannot replace {key}", partial(self._swap, key, expected, new))
+        await self._write(f"cannot replace {key}", key, partial(self._swap, key, expected, new), len(new))
 
     async def space(self) -> Space:
         return await self._run("cannot ask for space", self._space)
+
+    async def _write(self, what: str, key: str, work: Callable[[], None], size: int) -> None:
+        """`work` in a thread, which stores an object of `size` bytes."""
+        kept = work if key.startswith(DATA) else partial(self._write_at_need, what, work, size)
+        await self._run(what, kept, size)
 
     async def _run(self, what: str, work: Callable[[], Result], size: int = 0) -> Result:
         """`work` in a thread; `size` is how many bytes it moves."""
@@ -173,9 +186,35 @@ class DirectoryNode:
         if error.errno in _ABSENT or isinstance(error, ForeignFileError):
             self._check()
             return NotFoundError(text)
-        if error.errno in _FULL:
+        if error.errno in ballast.FULL:
             return NoSpaceError(text)
         return ReadOnlyError(text) if error.errno in _REFUSED else TransientError(text)
+
+    def _write_at_need(self, what: str, work: Callable[[], None], size: int) -> None:
+        """`work`, at the cost of the ballast if there is no room; with room, the ballast is whole again."""
+        self._in_need(what, work, size)
+        try:
+            with node_files.opened_folder(self._path) as folder:
+                ballast.keep(folder, self._environment)
+        except OSError as error:
+            log.warning("%s: its ballast cannot be made: %s", self.name, file_limit.reason(error))
+
+    def _in_need(self, what: str, work: Callable[[], None], size: int) -> None:
+        while True:
+            try:
+                return work()
+            except OSError as error:
+                if error.errno not in ballast.FULL:
+                    raise
+                if not self._give(size):
+                    raise NoSpaceError(f"{self.name}: {what}: {self._no_room(error)}") from error
+
+    def _no_room(self, error: OSError) -> str:
+        return f"{error.strerror}, and its ballast is spent: make room on the disk of {self._path}"
+
+    def _give(self, size: int) -> bool:
+        with node_files.opened_folder(self._path) as folder:
+            return ballast.give(folder, size, self._environment)
 
     def _check(self) -> None:
         found = read_identity(self._path, self.name)
@@ -284,10 +323,12 @@ def _length(parts: Sequence[Buffer]) -> int:
 
 
 def space_of(path: str) -> Space:
-    """The space of the file system that holds the folder `path`. `OSError`. Blocks."""
-    found = os.statvfs(path)
-    device = str(os.stat(path).st_dev)
-    return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, device)
+    """The space of the file system that holds the node's folder `path`; the ballast counts as free, as it is
+    a part of the reserve. `OSError`. Blocks."""
+    with node_files.opened_folder(path) as folder:
+        found, device = os.fstatvfs(folder), str(os.fstat(folder).st_dev)
+        free = found.f_bavail * found.f_frsize + ballast.held(folder)
+        return Space(found.f_blocks * found.f_frsize, free, device)
 
 
 def _read_range(root: str, key: str, offset: int, length: int | None) -> bytes:

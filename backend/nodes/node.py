@@ -21,6 +21,9 @@ KEY_PATTERN = r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)*"
 """The form of a key: lower-case segments joined by `/`; so a key is also a safe path."""
 
 
+DATA: Final = "packs/"
+"""Objects in this folder can wait for room. All others are what a drive cannot do without."""
+
 PAGE = 10_000
 """So many keys are listed at once."""
 

@@ -59,6 +59,10 @@ class Durable:
         nor change the file's size."""
         os.posix_fallocate(descriptor, 0, size)
 
+    def truncate(self, descriptor: int, size: int) -> None:
+        """ftruncate(2): what lay behind `size` is free, on some file systems only after `sync`."""
+        os.ftruncate(descriptor, size)
+
     def free_space(self, path: str) -> tuple[int, int]:
         """The bytes of the file system that holds `path`: all, and those that we may still use."""
         found = os.statvfs(path)

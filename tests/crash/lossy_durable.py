@@ -97,6 +97,11 @@ class LossyDurable(Durable):
                 self.note_write(descriptor, size - 1, b"\0")
             super().preallocate(descriptor, size)
 
+    def truncate(self, descriptor: int, size: int) -> None:
+        with self._lock:
+            self.note_write(descriptor, size, None)
+            super().truncate(descriptor, size)
+
     def note_write(self, file: int | str, offset: int, data: bytes | None) -> None:
         """Before the real write, of the file of that descriptor or path."""
         with self._lock:

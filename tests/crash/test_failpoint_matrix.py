@@ -40,12 +40,13 @@ pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(120)]
 
 REPLACEMENT = {"node.replaced", "node.voteless"}
 RECOVERY = {"node.recover-copied", "node.recovered", "node.recover-written"}
-ELSEWHERE = {*NODE_CHANGES, *RECOVERY, *REPLACEMENT, "pack.before-stand-in", "ledger.reopening", *SALVAGES}
+NO_ROOM = {"ledger.reopening", "node.ballast-given"}
+ELSEWHERE = {*NODE_CHANGES, *RECOVERY, *REPLACEMENT, *NO_ROOM, "pack.before-stand-in", *SALVAGES}
 """Reached only when nodes come and go (tests/unit/tools/commands/test_node_changes.py: killed at each,
 failures; test_recover.py, test_node_commands.py), with more nodes than fragments
 (tests/unit/backend/blocks/test_block_store.py), where nodes have no room
-(tests/crash/test_failpoints_in_process.py), and where a journal cannot be read
-(tests/crash/test_salvages.py)."""
+(tests/crash/test_failpoints_in_process.py, tests/unit/backend/nodes/test_ballast.py), and where a journal
+cannot be read (tests/crash/test_salvages.py)."""
 NAMES = sorted(failpoints.FAILPOINTS.keys() - ELSEWHERE)
 SEED = int(os.environ.get("MATRIX_SEED", random.randrange(1 << 30)))
 PINNED = 3

@@ -15,6 +15,7 @@ from typing import Final
 import pytest
 
 from backend.commits.lease import DEFAULT_SECONDS
+from backend.nodes import OWN_FILES
 from tests.contents import STORED_KINDS, content
 from tests.crash.test_kill_mount import wait_until
 from tests.mount.conftest import drive, fuse, unmade_drive
@@ -184,7 +185,7 @@ def assert_mounts_again(drive: MountedDrive, data: bytes) -> None:
 def objects(drive: MountedDrive) -> dict[Path, bytes]:
     """What lies on the nodes, but for the lease."""
     found = [path for node in drive.nodes() for path in node.rglob("*") if path.is_file()]
-    return {path: path.read_bytes() for path in found if path.name not in ("lease", ".lock")}
+    return {path: path.read_bytes() for path in found if path.name not in ("lease", *OWN_FILES)}
 
 
 @pytest.mark.soak

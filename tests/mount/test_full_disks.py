@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from tests.contents import KINDS, content
+from tests.crash.test_kill_mount import wait_until
 from tests.mount.conftest import temporary_drive
-from tests.mount.mounted import MountedDrive, succeed
+from tests.mount.mounted import MountedDrive, run, succeed, wait_for_end
 
 pytestmark = [
     pytest.mark.mount,
@@ -183,6 +184,122 @@ def fill(path: Path, leave: int = 0) -> None:
             file.write(bytes(64 << 10))
     if leave:
         os.truncate(path, max(path.stat().st_size - leave, 0))
+
+
+def fill_up(disk: Path) -> None:
+    """Files of another program, until not a byte is left."""
+    for size in (64 << 10, 4 << 10, 1):
+        with open(disk / f"others{size}", "wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(size))
+    assert os.statvfs(disk).f_bavail == 0
+
+
+def room(disk: Path) -> int:
+    found = os.statvfs(disk)
+    return found.f_bavail * found.f_frsize
+
+
+@pytest.fixture
+def ext4_disk(drive: MountedDrive) -> Callable[[str, int], Path]:
+    """As `disk`, of another kind: what is given up on it is free only after its next transaction."""
+    if shutil.which("mkfs.ext4") is None:
+        pytest.skip("mkfs.ext4 is not installed")
+
+    def make(name: str, size: int) -> Path:
+        path, image = drive.folder / name, drive.folder / f"{name}.image"
+        path.mkdir()
+        image.touch()
+        os.truncate(image, size)
+        run("mkfs.ext4", "-q", "-m", "0", image)
+        if subprocess.run(["mount", "-o", "loop", image, path], check=False, capture_output=True).returncode:
+            pytest.skip("this system mounts no loop devices")
+        return path
+
+    return make
+
+
+class TestNotAByteLeft:
+    """Other programs fill the nodes' disks to the last byte: to delete costs nothing but the ballast."""
+
+    def _drive(
+        self, drive: MountedDrive, disk: Callable[[str, int], Path], kept: bytes, full: int = 6
+    ) -> list[Path]:
+        """With two files that are stored, one of them doomed; so many disks are full."""
+        disks = small_nodes(drive, disk)
+        assert write(drive.mountpoint / "kept", kept)
+        drive.sync()
+        assert write(drive.mountpoint / "doomed", os.urandom(32 * MIB))
+        drive.sync()
+        for each in disks[:full]:
+            fill_up(each)
+        return disks
+
+    def _empty(self, drive: MountedDrive) -> None:
+        succeed(drive.tool("drivefs", "retention", "set", drive.mountpoint, *NOTHING_KEPT))
+        succeed(drive.tool("drivefs", "gc", drive.mountpoint, "--grace", "0", "--trust-clock"))
+
+    @pytest.mark.parametrize(("kind", "full"), [("disk", 6), ("ext4_disk", 4)], ids=["all", "most"])
+    def test_deleting_makes_room_and_the_drive_writes_again(
+        self, drive: MountedDrive, request: pytest.FixtureRequest, kind: str, full: int
+    ) -> None:
+        kept, again = os.urandom(MIB), os.urandom(4 * MIB)
+        disks = self._drive(drive, request.getfixturevalue(kind), kept, full)
+        (drive.mountpoint / "doomed").unlink()
+        drive.tool("drivefs", "sync", drive.mountpoint)
+        drive.umount()
+        drive.mount()
+        assert os.listdir(drive.mountpoint) == ["kept"]
+        self._empty(drive)
+        assert all(room(each) > 7 * MIB for each in disks)
+        wait_until(lambda: free(drive) > len(again), 10)  # df is right within a second
+        assert write(drive.mountpoint / "again", again)
+        sync_however(drive)
+        check(drive, {"kept": kept, "again": again})
+        drive.umount()
+        assert drive.fsck() == 0
+
+    def test_a_mount_that_is_killed_with_ballast_given_goes_on(
+        self, drive: MountedDrive, disk: Callable[[str, int], Path]
+    ) -> None:
+        seen = drive.folder / "seen"
+        drive.environment = {
+            "DRIVEFS_FAILPOINTS": "node.ballast-given=kill",
+            "DRIVEFS_FAILPOINTS_SEEN": str(seen),
+        }
+        kept = os.urandom(MIB)
+        self._drive(drive, disk, kept)
+        assert drive.process_id is not None
+        (drive.mountpoint / "doomed").unlink()
+        wait_for_end(drive.process_id)
+        assert seen.read_text() == "node.ballast-given\n"
+        drive.environment = {}
+        drive.remount()
+        assert os.listdir(drive.mountpoint) == ["kept"]
+        self._empty(drive)
+        check(drive, {"kept": kept})
+
+    def test_without_ballast_a_mount_says_what_to_do(
+        self, drive: MountedDrive, disk: Callable[[str, int], Path]
+    ) -> None:
+        kept = os.urandom(MIB)
+        disks = small_nodes(drive, disk)
+        assert write(drive.mountpoint / "kept", kept)
+        drive.umount()
+        for each in disks:
+            (each / "node/.ballast").unlink(missing_ok=True)  # one node does not vote, and has none
+            fill_up(each)
+        refused = drive.try_mount()
+        assert refused.returncode != 0
+        assert f"its ballast is spent: make room on the disk of {disks[0]}/node" in refused.stderr
+        drive.mount("ro")
+        assert (drive.mountpoint / "kept").read_bytes() == kept
+        drive.umount()
+        for each in disks:
+            (each / f"others{64 << 10}").unlink()
+        drive.mount()
+        assert all((each / "node/.ballast").stat().st_blocks for each in disks[:5])
+        check(drive, {"kept": kept})
 
 
 def named(path: Path, data: bytes) -> bool:

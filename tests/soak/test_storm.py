@@ -25,6 +25,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.nodes import OWN_FILES
 from tests.contents import content
 from tests.crash.test_kill_mount import Rounds
 from tests.hostile import ACTIONS, TARGETS, Attack, Hostile
@@ -125,7 +126,7 @@ class Storm:
     def _rot(self, node: int) -> None:
         """Bytes of a quarter of a node's files."""
         files = [path for path in self._drive.nodes()[node].rglob("*") if path.is_file()]
-        kept = ("lease", ".lock", "node.toml")
+        kept = ("lease", *OWN_FILES, "node.toml")
         rotten = [path for path in sorted(files) if path.name not in kept and self._chance.random() < 0.25]
         for path in rotten:
             if size := _size(path):

@@ -21,6 +21,7 @@ from backend.coding.erasure import Profile
 from backend.commits.lease import Lease
 from backend.commits.process_identity import this_process
 from backend.errors import DriveError, FencedError, LeaseHeldError
+from backend.nodes import OWN_FILES
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE, SetAttributes
 from cache.namespace.schema import open_database
@@ -56,7 +57,7 @@ def test_a_sound_drive_is_clean_in_every_mode(made: SmallDrive, option: str) -> 
     assert made.fsck(option, "-f", "-C") == CLEAN
     after = everything(made)
     changed = {path.name for path in before.keys() | after.keys() if before.get(path) != after.get(path)}
-    rewritten = {"lease", ".lock", "blocks.db-wal", "blocks.db-shm", "blocks.db"}
+    rewritten = {"lease", *OWN_FILES, "blocks.db-wal", "blocks.db-shm", "blocks.db"}
     assert changed <= (rewritten if option != "-n" else set())
 
 

@@ -93,7 +93,8 @@ def put_there(kind: str, place: Path, outside: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "folder", "file"])
 @pytest.mark.parametrize(
-    "path", ["packs", "packs/ab", "packs/ab/x.0", "commits", "roots", "lease", ".lock", "drive.toml"]
+    "path",
+    ["packs", "packs/ab", "packs/ab/x.0", "commits", "roots", "lease", ".lock", ".ballast", "drive.toml"],
 )
 def test_what_is_in_the_way_is_found_and_moved_aside(
     made: SmallDrive, tmp_path: Path, path: str, kind: str

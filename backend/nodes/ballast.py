@@ -1,0 +1,122 @@
+"""The ballast of a directory node: allocated bytes that are given up where a small write finds no room.
+
+Other programs may fill the node's file system to the last byte. Then nothing could be deleted either: a
+deletion is a commit, and to hold the lease takes a record. So each node keeps a file of allocated blocks (the
+field's word: CockroachDB's "automatic ballast files").
+
+Invariants:
+1. Nothing but what the drive cannot do without takes from it, so new data, which can wait, takes none.
+2. It is given up in pieces, each as large as the write and a little more: what is given may be taken by
+   anybody.
+3. It is never sparse, and is made whole again only where as much room is left besides.
+4. What is not a file of this node alone (a link, a pipe, a second name of another file) is never opened to
+   write, and counts as no ballast.
+
+All functions block, and may be called by many threads and processes at once. `folder` is a descriptor of the
+node's folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from backend.failpoints import declare
+from backend.nodes import files as node_files
+from backend.nodes.files import ForeignFileError
+from backend.system import Environment
+from backend.system.durable import Durable
+
+FILE_NAME: Final = ".ballast"
+GIVEN: Final = declare("node.ballast-given", "ballast is given up; the write that needs it is still to come")
+MADE: Final = declare("node.ballast-made", "the ballast has its blocks; its name may not be durable")
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+"""There is no room."""
+
+SMALLEST: Final = 512 << 10
+LARGEST: Final = 4 << 20
+PIECE: Final = 64 << 10
+"""Beside the object a write takes blocks of folders, and of the file system's own."""
+_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+
+def size_on(total: int) -> int:
+    """The size of a whole ballast on a file system of `total` bytes. Six of them, if all nodes are there, are
+    still less than the reserve (`backend.coding.capacity`), which they are a part of."""
+    return min(max(total >> 9, SMALLEST), LARGEST, total >> 5)
+
+
+def held(folder: int) -> int:
+    """The bytes that are there to be given up."""
+    try:
+        found = os.stat(FILE_NAME, dir_fd=folder, follow_symlinks=False)
+        _require_own(found)
+    except (FileNotFoundError, ForeignFileError):
+        return 0
+    return found.st_blocks * 512
+
+
+def give(folder: int, need: int, environment: Environment) -> bool:
+    """Give up as much as a write of `need` bytes takes, or what is left; False if nothing is, or if it is not
+    bytes that the file system lacks, but inodes."""
+    found = os.fstatvfs(folder)
+    if found.f_files and not found.f_favail:
+        return False
+    with suppress(FileNotFoundError, ForeignFileError), _opened(folder, _FLAGS) as file:
+        # A file that somebody has made longer than it can be gives no more.
+        size = min(os.fstat(file).st_size, size_on(found.f_blocks * found.f_frsize))
+        if size:
+            environment.disk.truncate(file, max(size - need - PIECE, 0))
+            # Some file systems have freed the blocks only when that is durable.
+            environment.disk.sync(file)
+            environment.failpoints.reached(GIVEN)
+            return True
+    return False
+
+
+def keep(folder: int, environment: Environment) -> None:
+    """Make it whole, if there is room."""
+    found = os.fstatvfs(folder)
+    wanted = size_on(found.f_blocks * found.f_frsize)
+    missing = wanted - held(folder)
+    if missing > 0 and found.f_bavail * found.f_frsize >= missing + wanted:
+        with suppress(ForeignFileError), _opened(folder, _FLAGS | os.O_CREAT) as file:
+            _extend(file, wanted, environment.disk)
+            environment.failpoints.reached(MADE)
+            environment.disk.sync_folder("", folder=folder)
+
+
+def _extend(file: int, wanted: int, disk: Durable) -> None:
+    """Where a quota or a limit ends before the file system does, it stays as it was."""
+    size = os.fstat(file).st_size
+    try:
+        disk.preallocate(file, wanted)
+    except OSError as error:
+        if error.errno not in (*FULL, errno.EFBIG):
+            raise
+        disk.truncate(file, size)
+    disk.sync(file)
+
+
+@contextmanager
+def _opened(folder: int, flags: int) -> Iterator[int]:
+    """The file, with a lock on it (flock(2)). `FileNotFoundError`, `ForeignFileError`."""
+    with suppress(FileNotFoundError):
+        _require_own(os.stat(FILE_NAME, dir_fd=folder, follow_symlinks=False))
+    file = os.open(FILE_NAME, flags, 0o600, dir_fd=folder)
+    try:
+        _require_own(os.fstat(file))
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _require_own(found: os.stat_result) -> None:
+    node_files.require_regular(found, FILE_NAME)
+    if found.st_nlink != 1:
+        raise ForeignFileError(FILE_NAME)
