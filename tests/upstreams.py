@@ -20,16 +20,20 @@ from backend.commits.lease_record import Holder
 from backend.commits.lease_votes import LeaseVotes
 from backend.commits.process_identity import Life, life_of, this_process
 from backend.commits.replicated_objects import Ranking, ReplicatedObjects, ranking_of
+from backend.commits.voter_rounds import REMEMBERED
 from backend.keys.keys import DriveKeys
 from backend.local.local_upstream import LocalUpstream
 from backend.local.session_writer import SessionWriter
 from backend.nodes.directory import DirectoryNode
+from backend.nodes.health import NodeHealth
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.nodes.node import Node
 from backend.packs.pack_codec import PackCodec
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
 from cache.disk import BlockFolder, CachedBlocks
+from tools import compose
+from tools.drive_nodes import patient
 
 DRIVE = bytes(range(16))
 KEYS = DriveKeys(bytes(range(32)), DRIVE)
@@ -59,14 +63,20 @@ class LocalDrive:
     require_map: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
     disk: BlockFolder | None = None
     """where sealed blocks are kept on this machine, if they are"""
+    is_patient: bool = False
+    """Whether nodes are waited for as long as `tools.compose` does; else for ever."""
 
     def cluster(self) -> ClusterMap:
         """All nodes, alike."""
         return ClusterMap(1, tuple(ClusterNode(node.name, node.zone) for node in self.nodes.values()))
 
-    def objects(self) -> ReplicatedObjects:
+    def objects(self, health: NodeHealth | None = None) -> ReplicatedObjects:
         """The drive's small objects, without any lease."""
-        return ReplicatedObjects(self.nodes, self.ranking(), 3, DRIVE, KEYS.object)
+        nodes = self._waited_for(compose.OBJECT_PATIENCE)
+        return ReplicatedObjects(nodes, self.ranking(), 3, DRIVE, KEYS.object, health)
+
+    def _waited_for(self, seconds: float) -> Mapping[str, Node]:
+        return patient(self.nodes, seconds) if self.is_patient else self.nodes
 
     def ranking(self) -> Ranking:
         """Where small objects go."""
@@ -79,17 +89,19 @@ class LocalDrive:
         cluster = self.cluster()
         index = SqliteBlockIndex(index_path, DRIVE, parity=2, environment=self.environment)
         codec = PackCodec(code_for(Profile.parse("4+2")), DRIVE, KEYS.pack)
-        objects = self.objects()
+        health = NodeHealth(REMEMBERED)
+        objects = self.objects(health)
         holder = replace(this_process(), host=host)
         lease = (
             Lease(
-                self.nodes,
+                self._waited_for(compose.LEASE_PATIENCE),
                 DRIVE,
                 KEYS.lease,
                 holder,
                 seconds=self.seconds,
                 environment=self.environment,
                 life=self._life_of,
+                health=health,
             )
             if writing
             else None
@@ -101,7 +113,8 @@ class LocalDrive:
         if lease:
             log = ReplicatedCommitLog(objects, lease.verify, lease.claimed, environment=self.environment)
         else:
-            claims = partial(LeaseVotes(self.nodes, DRIVE, KEYS.lease).claim, 5.0)
+            asked = self._waited_for(compose.OBJECT_PATIENCE)
+            claims = partial(LeaseVotes(asked, DRIVE, KEYS.lease, health=health).claim, 5.0)
             log = ReplicatedCommitLog(objects, claims=claims, poll_seconds=0.01)
         self.blocks, self.index = blocks, index
         if self.disk is None:

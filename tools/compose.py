@@ -28,6 +28,7 @@ from backend.cluster import DriveFile, cluster_change, drive_file
 from backend.coding import Profile, code_for, copies_of
 from backend.commits import (
     DEFAULT_SECONDS,
+    REMEMBERED,
     SILENT_SECONDS,
     Lease,
     LeaseVotes,
@@ -50,6 +51,7 @@ from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import (
     LeasedNode,
     Node,
+    NodeHealth,
     PatientNode,
 )
 from backend.packs import PackCodec, PackStore
@@ -144,10 +146,13 @@ def object_ranking(file: DriveFile) -> Ranking:
     return ranking_of(cluster_map(file), _copies(file))
 
 
-def small_objects(drive: UnlockedDrive, nodes: Mapping[str, Node]) -> ReplicatedObjects:
-    """Its commits and roots, in copies on the voters among all its nodes."""
+def small_objects(
+    drive: UnlockedDrive, nodes: Mapping[str, Node], health: NodeHealth | None = None
+) -> ReplicatedObjects:
+    """Its commits and roots, in copies on the voters among all its nodes. `health`: as of
+    `ReplicatedObjects`."""
     file, ranking = drive.file, object_ranking(drive.file)
-    return ReplicatedObjects(voting(nodes, file), ranking, _copies(file), file.id, drive.keys.object)
+    return ReplicatedObjects(voting(nodes, file), ranking, _copies(file), file.id, drive.keys.object, health)
 
 
 def _copies(file: DriveFile) -> int:
@@ -256,11 +261,12 @@ async def _open_once(
         if not options.read_only:
             for node in nodes.values():
                 nursery.start_soon(_remove_debris, node)
-        lease = None if options.read_only else lease_on(nodes, drive, waiting, environment)
+        voters = NodeHealth(REMEMBERED)
+        lease = None if options.read_only else lease_on(nodes, drive, waiting, environment, voters)
         disk = await trio.to_thread.run_sync(
             _disk_cache, drive, folders.cache, options.cache_disk, environment
         )
-        built = _build_upstream(drive, nodes, folders.cache, scrub_interval, lease, environment, disk)
+        built = _build_upstream(drive, nodes, folders.cache, scrub_interval, lease, voters, environment, disk)
         upstream = built.upstream
         try:
             await upstream.open(known=known)
@@ -301,7 +307,8 @@ async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterat
     """The blocks on the nodes, for reading only and beside any mount, with an index that is made anew in
     `index_folder`. `UnavailableError`."""
     nodes = open_nodes(drive.folder, drive.file)
-    built = _build_upstream(drive, nodes, index_folder, 0.0, None, THIS_MACHINE, None)
+    voters = NodeHealth(REMEMBERED)
+    built = _build_upstream(drive, nodes, index_folder, 0.0, None, voters, THIS_MACHINE, None)
     try:
         await built.store.reconcile()
         yield client(drive, built.upstream, RESTORING_CACHE).blocks
@@ -345,12 +352,20 @@ def lease_on(
     drive: UnlockedDrive,
     waiting: Waiting = log.info,
     environment: Environment = THIS_MACHINE,
+    health: NodeHealth | None = None,
 ) -> Lease:
-    """The drive's lease, of this process, not acquired."""
+    """The drive's lease, of this process, not acquired. `waiting` and `health`: as of `Lease`."""
     file, key = drive.file, drive.keys.lease
     leasing = patient(voting(nodes, file), LEASE_PATIENCE)
     return Lease(
-        leasing, file.id, key, this_process(), map_epoch=file.epoch, waiting=waiting, environment=environment
+        leasing,
+        file.id,
+        key,
+        this_process(),
+        map_epoch=file.epoch,
+        waiting=waiting,
+        environment=environment,
+        health=health,
     )
 
 
@@ -383,9 +398,11 @@ def _build_upstream(
     cache_folder: Path,
     scrub_interval: float,
     lease: Lease | None,
+    voters: NodeHealth,
     environment: Environment,
     disk: BlockFolder | None,
 ) -> _Built:
+    """`voters`: which of them were slow, as the lease finds."""
     file = drive.file
     nodes = patient(bare, PACK_PATIENCE)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
@@ -397,10 +414,10 @@ def _build_upstream(
     blocks = block_store(drive, written, index, writer, note, environment)
     cached = None if disk is None else CachedBlocks(blocks, disk)
     beside = () if cached is None else (cached.run,)
-    looking, objects = pack_store(drive, nodes), small_objects(drive, answering)
+    looking, objects = pack_store(drive, nodes), small_objects(drive, answering, voters)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
-        votes = LeaseVotes(voting(answering, file), file.id, drive.keys.lease, environment)
+        votes = LeaseVotes(voting(answering, file), file.id, drive.keys.lease, environment, voters)
         claims = partial(votes.claim, LEASE_PATIENCE)
         commits = ReplicatedCommitLog(objects, claims=claims, environment=environment)
         upstream = LocalUpstream(blocks, commits, objects, writer, blocks=cached, beside=beside)

@@ -16,6 +16,7 @@ from backend.commits.replicated_objects import (
     ReplicatedObjects,
     ranking_of,
 )
+from backend.commits.voter_rounds import REMEMBERED
 
 __all__ = [
     "DEFAULT_SECONDS",
@@ -24,6 +25,7 @@ __all__ = [
     "MAX_SIZE",
     "MAX_STORED",
     "NO_CLAIM",
+    "REMEMBERED",
     "ROOTS",
     "SILENT_SECONDS",
     "Claim",

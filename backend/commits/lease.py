@@ -54,7 +54,7 @@ from backend.errors import (
     UnavailableError,
 )
 from backend.failpoints import declare
-from backend.nodes import Node
+from backend.nodes import Node, NodeHealth
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
 
@@ -87,13 +87,15 @@ class Lease:
         life: Callable[[Holder, Holder], Life] = life_of,
         waiting: Callable[[str], None] = log.info,
         environment: Environment = THIS_MACHINE,
+        health: NodeHealth | None = None,
     ) -> None:
         """`nodes` are all voters of the drive, also those that are away; `secret` is the drive's key for
         leases; `map_epoch` is that of the map that names them. `seconds` is for how long others trust a
         silent holder; it is renewed three times in that.
-        `waiting` is told for whom and how long `acquire` waits, when it has for two seconds."""
+        `waiting` is told for whom and how long `acquire` waits, when it has for two seconds. `health`: as of
+        `LeaseVotes`."""
         self._nodes = nodes
-        self._votes = LeaseVotes(nodes, drive_id, secret, environment)
+        self._votes = LeaseVotes(nodes, drive_id, secret, environment, health)
         self._drive = drive_id.hex()
         self._map_epoch = map_epoch
         self._holder = holder

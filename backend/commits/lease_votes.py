@@ -13,7 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -30,6 +30,7 @@ from backend.commits.lease_record import (
     encode,
     is_sealed,
 )
+from backend.commits.voter_rounds import Round
 from backend.errors import (
     ConflictError,
     CorruptError,
@@ -38,7 +39,7 @@ from backend.errors import (
     NotFoundError,
     TransientError,
 )
-from backend.nodes import Node
+from backend.nodes import Node, NodeHealth
 from backend.system import THIS_MACHINE, Environment, each
 
 KEY: Final = "lease"
@@ -71,7 +72,8 @@ class Vote(Enum):
 
 
 class LeaseVotes:
-    """`nodes` are all voters of the drive, also those that are away; `secret` is the drive's lease key."""
+    """`nodes` are all voters of the drive, also those that are away; `secret` is the drive's lease key.
+    `health`: which of them were slow, as of `voter_rounds`; without it all are waited for."""
 
     def __init__(
         self,
@@ -79,8 +81,11 @@ class LeaseVotes:
         drive_id: bytes,
         secret: bytes,
         environment: Environment = THIS_MACHINE,
+        health: NodeHealth | None = None,
     ) -> None:
         self._nodes = nodes
+        self._health = health or NodeHealth(0.0)
+        self._majority = len(nodes) // 2 + 1
         self._drive = drive_id.hex()
         self._secret = secret
         self._random_bytes = environment.random_bytes
@@ -89,26 +94,17 @@ class LeaseVotes:
         self._made: dict[str, int] = {}
         self.names = tuple(nodes)
 
-    async def look(
-        self, seconds: float, enough: Callable[[Collection[Seen]], bool] = lambda _: False
-    ) -> tuple[dict[str, Seen], dict[str, DriveError]]:
-        """What the voters hold, of those that answer in time, or that answered when it was `enough`; and what
-        went wrong with others."""
+    async def look(self, seconds: float) -> tuple[dict[str, Seen], dict[str, DriveError]]:
+        """What the voters hold, of those that answer in time; and what went wrong with others."""
         seen: dict[str, Seen] = {}
-        failed: dict[str, DriveError] = {}
-        with trio.move_on_after(seconds) as waiting:
 
-            async def look(node: Node) -> None:
-                try:
-                    seen[node.name] = await self._read(node)
-                except DriveError as error:
-                    failed[node.name] = error
-                    return
-                if enough(seen.values()):
-                    waiting.cancel()
+        async def look(node: Node) -> bool:
+            seen[node.name] = await self._read(node)
+            return True
 
-            await each(look, self._nodes.values())
-        return seen, failed
+        asking = Round(self._nodes.values(), len(self._nodes) - self._majority, self._health)
+        await asking.ask(look, (DriveError,), seconds)
+        return seen, asking.failed
 
     async def wrong(self, name: str) -> tuple[bytes, DriveError] | None:
         """What a voter has in the place of its record that is none of this drive, and why. What it raises."""
@@ -141,25 +137,27 @@ class LeaseVotes:
         self, seen: Mapping[str, Seen], record: LeaseRecord
     ) -> tuple[set[str], dict[str, DriveError]]:
         """The voters on which `record`, of a new acquisition, has replaced what was seen; and what went wrong
-        with others, where it was not that somebody else came first."""
+        with others, where it was not that somebody else came first. Who was slow gets it with the next
+        renewal, if the others make up a majority."""
         won: set[str] = set()
         failed: dict[str, DriveError] = {}
         self._made.clear()
 
         async def swap(node: Node) -> None:
-            if node.name not in seen:
-                return
             async with self._turns[node.name]:
                 try:
                     await self._swap(node, seen[node.name], record)
                 except ConflictError:
                     return
                 except DriveError as error:
+                    self._health.troubled(node.name)
                     failed[node.name] = error
                     return
             won.add(node.name)
 
-        await each(swap, self._nodes.values())
+        quick = [name for name in seen if not self._health.is_avoided(name)]
+        asked = quick if len(quick) >= self._majority else seen
+        await each(swap, [self._nodes[name] for name in asked])
         return won, failed
 
     async def renew(

@@ -1,10 +1,10 @@
 """Small objects (commits, roots) in several full copies on nodes chosen by placement.
 
 Invariants:
-1. The nodes of a key have one fixed order, its rendezvous order. Copies go to the first nodes that
-   take them: when nodes are away the next ones in order stand in, so losing `copies`-1 nodes neither
-   blocks a write nor loses what was written. Hence a reader that misses an object in the first places
-   looks on all nodes.
+1. The nodes of a key have one fixed order, its rendezvous order; who was slow lately comes last. Copies go to
+   the first nodes that take them: when nodes are away the next ones in order stand in, so losing `copies`-1
+   nodes neither blocks a write nor loses what was written. Hence a reader that misses an object in the first
+   places looks on all nodes.
 2. The first copy is written alone, the others after it: of two writers that see the same nodes, one
    meets the other's copy before it has written anything.
 3. A copy with a ballot is replaced only by an atomic swap and only by a higher ballot, so no slow
@@ -27,6 +27,7 @@ import trio
 
 from backend.coding import ClusterMap, place
 from backend.commits.object_format import OVERHEAD, Copy, frame, is_signed, signed, unframe
+from backend.commits.voter_rounds import Round
 from backend.errors import (
     ConflictError,
     CorruptError,
@@ -39,7 +40,7 @@ from backend.errors import (
     TransientError,
     UnavailableError,
 )
-from backend.nodes import Node, all_keys
+from backend.nodes import Node, NodeHealth, all_keys
 from backend.system import each
 
 Ranking = Callable[[bytes], Sequence[str]]
@@ -105,14 +106,22 @@ class ReplicatedObjects:
     """May be called by many tasks at once."""
 
     def __init__(
-        self, nodes: Mapping[str, Node], ranking: Ranking, copies: int, drive_id: bytes, secret: bytes
+        self,
+        nodes: Mapping[str, Node],
+        ranking: Ranking,
+        copies: int,
+        drive_id: bytes,
+        secret: bytes,
+        health: NodeHealth | None = None,
     ) -> None:
         """`nodes` are all voters of the drive, also those that are away, and `ranking` is of them; `copies`
-        is how many keep an object (all, if those are fewer); `secret` is the drive's key for objects."""
+        is how many keep an object (all, if those are fewer); `secret` is the drive's key for objects.
+        `health`: which voters were slow, as of `voter_rounds`; without it all are waited for."""
         self._nodes = nodes
         self._ranking = ranking
         self._drive_id = drive_id
         self._secret = secret
+        self._health = health or NodeHealth(0.0)
         self._large = trio.CapacityLimiter(1)
         self.copies: Final = min(copies, len(nodes))
 
@@ -158,6 +167,7 @@ class ReplicatedObjects:
                 seen = True
                 report_damaged(node.name)
             except _NODE_FAILS:
+                self._health.troubled(node.name)
                 away.append(node.name)
             else:
                 if accept(copy):
@@ -169,17 +179,17 @@ class ReplicatedObjects:
         """The copies of `key` on all nodes; read in parallel."""
         found = Copies()
 
-        async def look(node: Node) -> None:
+        async def look(node: Node) -> bool:
             try:
                 found.good[node.name] = await self._read(node, key)
             except NotFoundError:
-                return
+                return True
             except (CorruptError, FormatError) as error:
                 found.damaged[node.name] = Damage(str(error), isinstance(error, FormatError))
-            except _NODE_FAILS:
-                found.away.add(node.name)
+                return False
+            return True
 
-        await each(look, self._order(key))
+        found.away = await self._ask_all(look)
         return found
 
     async def get_all(self, key: str) -> list[bytes]:
@@ -210,14 +220,12 @@ class ReplicatedObjects:
         """As `keys`, of the nodes that answer, however few: something may be missing."""
         listing = Listing()
 
-        async def look(node: Node) -> None:
-            try:
-                for key in await all_keys(node, prefix):
-                    listing.holders.setdefault(key, set()).add(node.name)
-            except _NODE_FAILS:
-                listing.away.add(node.name)
+        async def look(node: Node) -> bool:
+            for key in await all_keys(node, prefix):
+                listing.holders.setdefault(key, set()).add(node.name)
+            return True
 
-        await each(look, list(self._nodes.values()))
+        listing.away = await self._ask_all(look)
         return listing
 
     async def restore(self, name: str, key: str, copy: Copy) -> None:
@@ -229,8 +237,16 @@ class ReplicatedObjects:
             self._nodes[name], key, copy, framed, copy.ballot, (CorruptError, FormatError)
         )
 
+    async def _ask_all(self, question: Callable[[Node], Awaitable[bool]]) -> set[str]:
+        """Who is away. The fewer than `copies` that may be missing decide nothing."""
+        asking = Round(self._nodes.values(), self.copies - 1, self._health)
+        await asking.ask(question, _NODE_FAILS)
+        return asking.away
+
     def _order(self, key: str) -> list[Node]:
-        return [self._nodes[name] for name in self._ranking(key.encode())]
+        """Who was slow lately comes last."""
+        names = sorted(self._ranking(key.encode()), key=self._health.is_avoided)
+        return [self._nodes[name] for name in names]
 
     async def _read(self, node: Node, key: str) -> Copy:
         return self._opened(key, await self._stored(node, key))
@@ -319,6 +335,8 @@ class ReplicatedObjects:
             width = self.copies - done if done else 1
             batch, rest = rest[:width], rest[width:]
             failures = await _write_batch(write, batch)
+            for name in failures:
+                self._health.troubled(name)
             failed |= failures
             if not done and len(failures) < len(batch):
                 first_done()

@@ -23,7 +23,7 @@ import trio.testing
 from backend.blocks import PackedBlockStore
 from backend.cluster import ObjectRebalance
 from backend.coding import ClusterMap, ClusterNode, copies_of, first_voters, next_voter, voters
-from backend.commits import Lease, LeaseVotes, ReplicatedCommitLog, ReplicatedObjects, ranking_of
+from backend.commits import REMEMBERED, Lease, LeaseVotes, ReplicatedCommitLog, ReplicatedObjects, ranking_of
 from backend.commits.lease_record import Holder
 from backend.errors import (
     ConflictError,
@@ -38,7 +38,7 @@ from backend.errors import (
     UsageError,
 )
 from backend.local import LocalUpstream, SessionWriter
-from backend.nodes import Node, RetryNode
+from backend.nodes import Node, NodeHealth, RetryNode
 from backend.system import Environment
 from backend.upstream import Commit, CompactionReport, Head
 from tests.simulation.history import History, Violation
@@ -195,7 +195,8 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
     }
     nodes = {name: every[name] for name in voters(cluster)}
     copies = copies_of(cluster, M)
-    objects = ReplicatedObjects(nodes, ranking_of(cluster, copies), copies, DRIVE, SECRET)
+    health = NodeHealth(REMEMBERED)
+    objects = ReplicatedObjects(nodes, ranking_of(cluster, copies), copies, DRIVE, SECRET, health)
     lease = Lease(
         nodes,
         DRIVE,
@@ -204,6 +205,7 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
         environment=Environment(boot_clock=trio.current_time, random_bytes=random_bytes),
         map_epoch=cluster.epoch,
         life=lambda holder, observer: "gone",
+        health=health,
     )
     log = ReplicatedCommitLog(objects, lease.verify, lease.claimed)
     writer = SessionWriter(lease)

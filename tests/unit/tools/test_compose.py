@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,14 @@ from backend.commits import lease_record
 from backend.commits.lease import Lease
 from backend.commits.lease_votes import KEY
 from backend.errors import TransientError
+from backend.nodes.node import Node
 from cache.journal import SUFFIX, Trimming
 from cache.local import JOURNAL, NAMESPACE_FILE
 from tests.drives import QUIET, make_file
+from tests.faulty_node import Fault, FaultyNode
 from tests.small_drive import flip, make_empty_drive
 from tools import compose
+from tools.drive_nodes import open_nodes
 
 PATIENCE = 30.0
 
@@ -74,3 +78,24 @@ async def test_an_opening_that_fails_says_what_it_has_moved_aside(
     assert [str(path) in line for path, line in zip((namespace, segment), told, strict=True)] == [True, True]
     async with compose.opened_drive(small.unlocked(), own, QUIET) as drive:
         assert drive.notices == ()
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+async def test_the_log_does_not_wait_for_whom_the_lease_has_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, read_only: bool
+) -> None:
+    small, answers = make_empty_drive(tmp_path), trio.Event()
+
+    def one_hangs(*arguments: Any) -> dict[str, Node]:
+        nodes = open_nodes(*arguments)
+        nodes["node0"] = hanging = FaultyNode(nodes["node0"])
+        hanging.faults = [Fault(pattern="^(lease|commits/.*|roots/.*)$", until=answers)]
+        return {**nodes}
+
+    monkeypatch.setattr(compose, "open_nodes", one_hangs)
+    monkeypatch.setattr(compose, "LEASE_PATIENCE", 0.5)
+    monkeypatch.setattr(compose, "OBJECT_PATIENCE", 1000.0)
+    monkeypatch.setattr(compose, "Lease", partial(Lease, seconds=3.0))
+    with trio.fail_after(PATIENCE):
+        async with compose.opened_drive(small.unlocked(), small.own(), replace(QUIET, read_only=read_only)):
+            answers.set()

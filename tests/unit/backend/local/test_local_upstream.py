@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +21,10 @@ from backend.failpoints import OF_PROCESS
 from backend.local.local_upstream import LocalUpstream
 from backend.system import Environment
 from backend.upstream import Commit, Head
+from tests.faulty_node import Fault, FaultyNode
 from tests.memory_node import MemoryNode, memory_nodes
 from tests.upstreams import LocalDrive, directory_nodes
+from tools import compose
 
 
 class Setup(LocalDrive):
@@ -236,6 +240,43 @@ async def test_nodes_that_come_back_after_the_lease_ran_out_can_be_written_at_on
         await upstream.blocks.flush()
         await append(upstream)
         assert trio.current_time() == before
+
+
+FAULTS = {
+    "hangs": (Fault(delay=math.inf), compose.LEASE_PATIENCE),
+    "takes 4 s for each answer": (Fault(delay=4.0), compose.LEASE_PATIENCE),
+    "hangs for what is no lease": (Fault(pattern="commits/|roots/", delay=math.inf), compose.OBJECT_PATIENCE),
+    "hangs when the lease is taken": (Fault(("swap",), "lease", delay=math.inf), compose.LEASE_PATIENCE),
+    "takes 4 s to take the lease": (Fault(("swap",), "lease", delay=4.0), compose.LEASE_PATIENCE),
+    "hangs when it is written": (Fault(("create", "put"), delay=math.inf), compose.OBJECT_PATIENCE),
+    "lists late": (Fault(("keys",), delay=14.0), compose.OBJECT_PATIENCE),
+    "reads late": (Fault(("get",), "commits/", delay=14.0), compose.OBJECT_PATIENCE),
+}
+
+
+@pytest.mark.parametrize("at", range(5))
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("writing", [True, False])
+async def test_one_slow_voter_costs_one_round_of_patience(
+    fault: str, at: int, writing: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Until all that a mount reads first is there: lease, log and the root of the snapshot."""
+    nodes = {name: FaultyNode(node) for name, node in memory_nodes(5).items()}
+    here = Environment(boot_clock=trio.current_time)
+    drive = LocalDrive(nodes, life="gone", environment=here, is_patient=True)
+    last = drive.make()
+    await last.open()
+    for _ in range(3):
+        head = await append(last)
+    await last.roots.put_root("snapshot", b"x")
+    happens, patience = FAULTS[fault]
+    nodes[f"node{at}"].faults = [replace(happens)]
+    upstream = drive.make(writing=writing)
+    begun = trio.current_time()
+    assert await upstream.open() == head
+    assert len(await upstream.log.commits_after(0)) == 3
+    assert await upstream.roots.get_root("snapshot") == [b"x"]
+    assert trio.current_time() - begun <= patience + 0.1
 
 
 async def test_closing_gives_the_lease_back() -> None:
