@@ -32,7 +32,7 @@ from mountfs import process_tuning
 from mountfs.heap import share_one_heap
 from mountfs.session import Session
 from mountfs.session_options import SessionOptions
-from tools import compose, drive_nodes, errors, mount_options, remount
+from tools import compose, drive_nodes, errors, mount_options, remount, second_mount
 from tools.compose import UnlockedDrive
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.host import daemon, mounts, namespaces, places
@@ -67,7 +67,12 @@ def mount(arguments: Sequence[str], environment: Environment = THIS_MACHINE) -> 
     drive = _prepare(arguments_.drive, mountpoint, options)
     if arguments_.fake:
         return 0
-    _start(drive, mountpoint, options, arguments_, environment)
+    mounted = None if options.asof else second_mount.place_of(drive.folder)
+    if mounted is None:
+        _start(drive, mountpoint, options, arguments_, environment)
+    else:
+        second_mount.show(mounted, mountpoint, options)
+        _note_helper(mountpoint, arguments_)
     if arguments_.verbose or options.verbose:
         say(f"mount.drivefs: {drive.folder} mounted on {mountpoint}")
     return 0
@@ -164,6 +169,10 @@ def _start(
     log_to_file(os.path.abspath(options.log_file or own.state / LOG_FILE), verbose=verbose)
     daemon.start(work, MOUNT_CODES)
     _see_for_ourselves(mountpoint)
+    _note_helper(mountpoint, arguments)
+
+
+def _note_helper(mountpoint: str, arguments: argparse.Namespace) -> None:
     found = mounts.find(mountpoint)
     if found is not None and os.geteuid() == 0 and not arguments.no_mtab:
         mounts.note_helper(found)

@@ -69,7 +69,7 @@ def remount(mountpoint: str, option_lists: Iterable[str], *, sloppy: bool, fake:
         raise ToolError(
             f"{mountpoint}: only root can remount: unmount it, and mount it again with the other options"
         )
-    running = _option_lists_of(ControlClient.of_mount(mountpoint).process_id())
+    running = option_lists_of(ControlClient.of_mount(mountpoint).process_id())
     staying = [option.partition("=")[0] for option in options if _stays(option, running)]
     if staying:
         complain(f"mount.drivefs: as before until it is unmounted and mounted again: {', '.join(staying)}")
@@ -87,7 +87,7 @@ def changed(before: frozenset[str], options: Iterable[str]) -> frozenset[str]:
     return frozenset(words)
 
 
-def _option_lists_of(process: int) -> list[str]:
+def option_lists_of(process: int) -> list[str]:
     """The `-o` arguments of the mount.drivefs that became this process (proc(5), cmdline); a line of fstab
     brings the same to every remount."""
     words = [os.fsdecode(word) for word in Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")]

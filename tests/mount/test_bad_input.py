@@ -153,8 +153,8 @@ def test_a_drive_that_is_mounted_already(whole: MountedDrive, same_machine: bool
     whole.mount()
     (whole.mountpoint / "before").write_bytes(b"before")
     other = whole.folder / "other machine"
-    folders = [] if same_machine else [f"cache_dir={other / 'cache'},state_dir={other / 'state'}"]
-    result = whole.try_mount(*folders, where=second)
+    options = ["ro"] if same_machine else [f"cache_dir={other / 'cache'},state_dir={other / 'state'}"]
+    result = whole.try_mount(*options, where=second)
     assert_refused(result, FAILURE)
     assert "mounted" in result.stderr or "in use" in result.stderr
     (whole.mountpoint / "after").write_bytes(b"after")

@@ -62,6 +62,42 @@ def test_unmounting_the_drive_says_where_it_is_still_seen(drive: MountedDrive) -
     wait_for_end(process)
 
 
+def test_a_drive_is_mounted_at_two_places_as_a_disk_is(drive: MountedDrive) -> None:
+    """Each place is unmounted by itself, by umount(8) or by us, in any order; the last one ends the drive."""
+    second = drive.folder / "second place"
+    second.mkdir()
+    drive.mount("commit_interval=1h")
+    process = drive.process_id
+    assert process is not None
+    assert drive.try_mount("commit_interval=30m", where=second).returncode == 32, "not with other options"
+    succeed(drive.try_mount("commit_interval=1h", where=second))
+    (drive.mountpoint / "file").write_bytes(b"kept")
+    (second / "file").rename(second / "renamed")
+    assert (drive.mountpoint / "renamed").read_bytes() == b"kept"
+    succeed(drive.tool("umount.drivefs", drive.mountpoint))
+    assert (second / "renamed").read_bytes() == b"kept"
+    assert drive.try_mount("commit_interval=1h").returncode == 0
+    assert (drive.mountpoint / "renamed").read_bytes() == b"kept"
+    succeed(drive.tool("umount.drivefs", second))
+    drive.umount()
+    wait_for_end(process)
+    drive.mount()
+    assert (drive.mountpoint / "renamed").read_bytes() == b"kept"
+
+
+def test_a_drive_that_is_seen_in_part_is_mounted_whole(drive: MountedDrive) -> None:
+    """A bound folder shows the drive's process, and not where the drive is."""
+    drive.mount()
+    (drive.mountpoint / "folder").mkdir()
+    place = bind(drive, "folder")
+    second = drive.folder / "second"
+    second.mkdir()
+    succeed(drive.try_mount(where=second))
+    assert os.listdir(second) == ["folder"]
+    for each in (place, second):
+        succeed(drive.tool("umount.drivefs", each))
+
+
 @needs_namespace
 def test_unmounting_the_drive_says_which_namespace_keeps_it(drive: MountedDrive) -> None:
     """A process in a mount namespace of its own took a copy of the mount along, as containers do."""

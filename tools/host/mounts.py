@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import re
@@ -15,12 +16,14 @@ from tools.host.mount_users import why_busy
 
 FILE_SYSTEM_TYPE: Final = "fuse.drivefs"
 HELPER: Final = "drivefs"
+_MS_BIND: Final = 4096
+_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
     """One line of the table. `device`: "major:minor"; `options`: those of this mountpoint; `owner`: the user
-    who mounted, for FUSE only."""
+    who mounted, for FUSE only; `root`: what of the file system is seen here, "/" if it is all."""
 
     mountpoint: str
     type: str
@@ -28,6 +31,7 @@ class Mount:
     device: str = ""
     options: frozenset[str] = frozenset()
     owner: int | None = None
+    root: str = "/"
 
 
 def parse(table: bytes) -> list[Mount]:
@@ -38,7 +42,7 @@ def parse(table: bytes) -> list[Mount]:
 
 def _parse_line(line: bytes) -> Mount:
     before, _, after = line.partition(b" - ")
-    _, _, device, _, mountpoint, options = before.split(b" ")[:6]
+    _, _, device, root, mountpoint, options = before.split(b" ")[:6]
     type_, source, of_all = after.split(b" ")[:3]
     owner = re.search(rb"(?:^|,)user_id=([0-9]+)", of_all)
     return Mount(
@@ -48,6 +52,7 @@ def _parse_line(line: bytes) -> Mount:
         device.decode("ascii"),
         frozenset(_unescape(options).split(",")),
         None if owner is None else int(owner[1]),
+        _unescape(root),
     )
 
 
@@ -159,6 +164,13 @@ def unmount(mountpoint: str, *, lazy: bool = False) -> None:
         if "busy" in said:
             raise ToolError(f"{said.rstrip('.')}; {why_busy(mountpoint)}")
         raise ToolError(said or f"{command[0]} ended with code {result.returncode}")
+
+
+def show_also(mountpoint: str, place: str) -> None:
+    """Have `place` show what `mountpoint` shows (mount(2), MS_BIND), for root. `ToolError`."""
+    if _libc.mount(os.fsencode(mountpoint), os.fsencode(place), None, ctypes.c_ulong(_MS_BIND), None) != 0:
+        reason = os.strerror(ctypes.get_errno())
+        raise ToolError(f"{place}: cannot show what is mounted at {mountpoint}: {reason}")
 
 
 def note_helper(mount: Mount) -> None:
