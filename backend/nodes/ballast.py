@@ -28,8 +28,7 @@ from typing import Final
 from backend.failpoints import declare
 from backend.nodes import files as node_files
 from backend.nodes.files import ForeignFileError
-from backend.system import Environment
-from backend.system.durable import Durable
+from backend.system import Durable, Environment
 
 FILE_NAME: Final = ".ballast"
 GIVEN: Final = declare("node.ballast-given", "ballast is given up; the write that needs it is still to come")
