@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from backend import failpoints
-from tests import fake_s3
+from tests import fake_google, fake_s3
 
 if TYPE_CHECKING:
     from tests.seaweedfs import Seaweedfs
@@ -105,3 +105,4 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.
     monkeypatch.setenv("DRIVEFS_STATE_DIR", str(tmp_path_factory.getbasetemp() / "state"))
     monkeypatch.setenv("FAKE_ACCESS_KEY_ID", fake_s3.ACCESS_KEY)
     monkeypatch.setenv("FAKE_SECRET_ACCESS_KEY", fake_s3.SECRET_KEY)
+    monkeypatch.setenv("FAKE_GOOGLE_TOKEN", fake_google.TOKEN)

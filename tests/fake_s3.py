@@ -11,10 +11,10 @@ import hashlib
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
@@ -101,7 +101,7 @@ class FakeS3:
         return fault.method == method and urlsplit(path).path.endswith(fault.key)
 
     def _true_answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        if f"Credential={self.access_key}/" not in headers.get("authorization", ""):
+        if not self._knows(headers.get("authorization", "")):
             return failed(403, "InvalidAccessKeyId")
         bucket, _, key = unquote(urlsplit(path).path).lstrip("/").partition("/")
         objects = self.buckets.get(bucket)
@@ -112,24 +112,39 @@ class FakeS3:
         if method == "PUT":
             return self._put(objects, key, headers, body)
         if method == "DELETE":
-            objects.pop(key, None)
-            return Answer(204)
+            return self._delete(objects, key)
         return self._get(objects, key, headers)
 
+    def _knows(self, authorization: str) -> bool:
+        return f"Credential={self.access_key}/" in authorization
+
     def _put(self, objects: dict[str, bytes], key: str, headers: dict[str, str], body: bytes) -> Answer:
+        if self._is_refused(objects, key, headers) and not self.ignores_conditions:
+            return failed(412, "PreconditionFailed")
+        self._store(objects, key, body)
+        return Answer(200, headers=self._about(objects, key))
+
+    def _store(self, objects: dict[str, bytes], key: str, body: bytes) -> None:
+        objects[key] = body
+
+    def _is_refused(self, objects: dict[str, bytes], key: str, headers: dict[str, str]) -> bool:
         there = objects.get(key)
         absent, same = headers.get("if-none-match"), headers.get("if-match")
-        is_refused = (absent and there is not None) or (same and (there is None or tag(there) != same))
-        if is_refused and not self.ignores_conditions:
-            return failed(412, "PreconditionFailed")
-        objects[key] = body
-        return Answer(200, headers={"ETag": tag(body)})
+        return bool(absent and there is not None) or bool(same and (there is None or tag(there) != same))
+
+    def _about(self, objects: dict[str, bytes], key: str) -> dict[str, str]:
+        """The headers of an object."""
+        return {"ETag": tag(objects[key]), "Last-Modified": "Sat, 28 Nov 2026 07:00:00 GMT"}
+
+    def _delete(self, objects: dict[str, bytes], key: str) -> Answer:
+        objects.pop(key, None)
+        return Answer(204)
 
     def _get(self, objects: dict[str, bytes], key: str, headers: dict[str, str]) -> Answer:
         data = objects.get(key)
         if data is None:
             return failed(404, "NoSuchKey")
-        about = {"ETag": tag(data), "Last-Modified": "Sat, 28 Nov 2026 07:00:00 GMT"}
+        about = self._about(objects, key)
         wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", ""))
         if wanted is None or self.ignores_ranges:
             return Answer(200, data, about)
@@ -197,10 +212,12 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
 
 
+Fake = TypeVar("Fake", bound=FakeS3)
+
+
 @contextmanager
-def fake_s3() -> Iterator[FakeS3]:
-    """A server that runs while the block does."""
-    state = FakeS3()
+def running(state: Fake) -> Iterator[Fake]:
+    """A server of that state, which runs while the block does."""
     server = _Server(state)
     state.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
@@ -211,3 +228,8 @@ def fake_s3() -> Iterator[FakeS3]:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def fake_s3() -> AbstractContextManager[FakeS3]:
+    """A server that runs while the block does."""
+    return running(FakeS3())

@@ -42,7 +42,7 @@ def _object_store(found: Address, settings: Settings, _environment: Environment)
 
 SCHEMES: Final[Mapping[str, Maker]] = {
     "file": _directory,
-    **dict.fromkeys(("s3", "s3+https", "s3+http", "gs", "az", "az+https", "az+http"), _object_store),
+    **{f"{service}{way}": _object_store for service in ("s3", "gs", "az") for way in ("", "+https", "+http")},
 }
 
 

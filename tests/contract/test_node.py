@@ -28,6 +28,7 @@ from backend.nodes.node import Node
 from backend.nodes.patient import PatientNode
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
+from tests.fake_google import FakeGoogle, fake_google
 from tests.fake_s3 import FakeS3, fake_s3
 from tests.faulty_node import FaultyNode
 from tests.loops import LOOPS, on_both_loops
@@ -55,13 +56,21 @@ def server() -> Iterator[FakeS3]:
         yield running
 
 
-@pytest.fixture(params=[*WRAPPERS, "memory", "fake S3", "fake S3, all", "SeaweedFS"])
+@pytest.fixture(scope="module")
+def google() -> Iterator[FakeGoogle]:
+    with fake_google() as running:
+        yield running
+
+
+@pytest.fixture(params=[*WRAPPERS, "memory", "fake S3", "fake S3, all", "fake Google", "SeaweedFS"])
 def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
     if request.param == "memory":
         return MemoryNode("node0", "zone0")
     if request.param.startswith("fake S3"):
         wrap = WRAPPERS["all" if request.param.endswith("all") else "bare"]
-        return wrap(in_store(request.getfixturevalue("server").node_url(tmp_path.name)))
+        return wrap(in_store(request.getfixturevalue("server").node_url(tmp_path.name), "env:FAKE"))
+    if request.param == "fake Google":
+        return in_store(request.getfixturevalue("google").node_url(tmp_path.name), "env:FAKE_GOOGLE")
     if request.param == "SeaweedFS":
         return in_seaweedfs(request.getfixturevalue("seaweedfs"), tmp_path)
     initialise_directory_node(str(tmp_path), DRIVE, "node0", "zone0")
@@ -76,8 +85,8 @@ def in_seaweedfs(server: Seaweedfs, tmp_path: Path) -> Node:
     return place.node(IDENTITY)
 
 
-def in_store(url: str) -> Node:
-    place = place_at(url, "/", {"credentials": "env:FAKE"})
+def in_store(url: str, credentials: str) -> Node:
+    place = place_at(url, "/", {"credentials": credentials})
     place.initialise(IDENTITY)
     return place.node(IDENTITY)
 

@@ -19,6 +19,7 @@ from backend.nodes.object_store import races
 from backend.nodes.object_store.client import StoreClient
 from backend.nodes.place import NodePlace
 from tests.contents import content
+from tests.fake_google import fake_google
 from tests.fake_s3 import Fault, failed, fake_s3
 from tests.seaweedfs import CREDENTIALS as WEED
 from tests.seaweedfs import Seaweedfs
@@ -28,7 +29,7 @@ CREDENTIALS = {"credentials": "env:FAKE"}
 OTHER = NodeIdentity("node1", bytes(range(16)), "zone0")
 FRAGMENT = f"packs/ab/{'ab' * 16}.0"
 
-KINDS = ["directory", "fake S3", "SeaweedFS"]
+KINDS = ["directory", "fake S3", "fake Google", "SeaweedFS"]
 Maker = Callable[[Path], NodePlace]
 """Makes a place where nothing is yet; called twice with the same folder, the same place."""
 
@@ -45,6 +46,12 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setattr(races, "trouble_with_conditions", lambda client: None)
         top = uuid.uuid4().hex
         yield lambda folder: place_at(weed.url("places", f"{top}/{folder.name}"), "/", WEED)
+        return
+    if request.param == "fake Google":
+        with fake_google() as google:
+            yield lambda folder: place_at(
+                google.node_url(folder.name), "/", {"credentials": "env:FAKE_GOOGLE"}
+            )
         return
     with fake_s3() as server:
         yield lambda folder: place_at(server.node_url(folder.name), "/", CREDENTIALS)

@@ -9,6 +9,7 @@ Invariants:
 4. Credentials are read when the first call needs them; again when their file has changed, before they end
    (`backend.nodes.object_store.renewal`), and once when the store refuses them, in a listing as well.
 5. The variables `AWS_…` of the process decide nothing: whatever they could change is set here.
+6. The tag of an object is what a replacement may be bound to: its ETag, Google's generation.
 
 Everything blocks; any thread. obstore lets go of the interpreter while it waits and copies.
 """
@@ -87,6 +88,7 @@ class StoreClient:
         self.location = location
         self._settings = settings
         self._credentials = CurrentCredentials(CredentialSource(settings.credentials))
+        self._tag = "version" if location.service == "gs" else "e_tag"
         self._lock = threading.Lock()
         self._opened: tuple[Any, Secrets | None] | None = None
         """the store as obstore has it, and the credentials in it"""
@@ -103,7 +105,7 @@ class StoreClient:
         """Write it if what is there has that tag. `TakenError`."""
         if not tag:
             raise StoreError("it gives objects no tag, so none can be replaced safely")
-        self._put(key, [new], {"e_tag": tag})
+        self._put(key, [new], {self._tag: tag})
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """The range of the object, shorter only where that ends. `AbsentError`."""
@@ -114,7 +116,7 @@ class StoreClient:
             return self.get_tagged(key)[0]
         options: GetOptions = {"range": {"offset": offset} if length is None else (offset, offset + length)}
         try:
-            return self._call(lambda store: _received(obstore.get(store, self._path(key), options=options)))[
+            return self._call(lambda store: self._got(obstore.get(store, self._path(key), options=options)))[
                 0
             ]
         except _NoSuchRangeError:
@@ -125,7 +127,7 @@ class StoreClient:
 
     def get_tagged(self, key: str) -> tuple[bytes, str]:
         """The whole object, and its tag (empty: the store gives none). `AbsentError`."""
-        return self._call(lambda store: _received(obstore.get(store, self._path(key))))
+        return self._call(lambda store: self._got(obstore.get(store, self._path(key))))
 
     def size(self, key: str) -> int:
         """In bytes. `AbsentError`."""
@@ -145,6 +147,13 @@ class StoreClient:
 
     def _path(self, key: str) -> str:
         return self.location.path(key)
+
+    def _got(self, answer: Any) -> tuple[bytes, str]:
+        data = answer.bytes().to_bytes()
+        begin, end = answer.range
+        if len(data) != end - begin:
+            raise StoreError(f"{len(data)} bytes came where {end - begin} were announced")
+        return data, answer.meta[self._tag] or ""
 
     def _put(self, key: str, parts: Sequence[Buffer], mode: Any) -> None:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
@@ -245,14 +254,6 @@ def _reason(text: str) -> str:
     return re.sub(r"https?://\S+", "…", line.rpartition(" - ")[2])[:_LONGEST_REASON].rstrip(": ")
 
 
-def _received(answer: Any) -> tuple[bytes, str]:
-    data = answer.bytes().to_bytes()
-    begin, end = answer.range
-    if len(data) != end - begin:
-        raise StoreError(f"{len(data)} bytes came where {end - begin} were announced")
-    return data, answer.meta["e_tag"] or ""
-
-
 def _open(location: Location, settings: StoreSettings, secrets: Secrets | None) -> Any:
     common: dict[str, Any] = {
         "client_options": _client_options(location, settings),
@@ -312,6 +313,7 @@ def _open_s3(
 def _open_gs(
     location: Location, settings: StoreSettings, values: dict[str, str], common: dict[str, Any]
 ) -> Any:
+    common["base_url"] = location.endpoint or "https://storage.googleapis.com"
     if values.get("token"):
         token: GCSCredential = {"token": values["token"], "expires_at": None}
         return GCSStore(location.bucket, credential_provider=lambda: token, **common)

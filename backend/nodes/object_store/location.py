@@ -2,8 +2,9 @@
 Pure.
 
 `s3://bucket/prefix` is Amazon's; `s3+https://host:port/bucket/prefix` any other server that speaks S3;
-`gs://bucket/prefix`; `az://account/container/prefix`, `az+https://host:port/account/container/prefix`. With
-`+http` instead a server is spoken to in clear: only on this machine, for tests."""
+`gs://bucket/prefix`; `az://account/container/prefix`; `gs+https://host:port/…` and `az+https://host:port/…`
+other servers that speak as Google or Azure do. With `+http` instead a server is spoken to in clear: only on
+this machine, for tests."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ ANONYMOUS = {"credentials": "anonymous"}
         ("s3+http://[::1]:9000/bucket", "s3", "http://[::1]:9000", "", "bucket", ""),
         ("s3+http://localhost/bucket", "s3", "http://localhost", "", "bucket", ""),
         ("gs://bucket/a", "gs", "", "", "bucket", "a"),
+        ("gs+https://host:9/bucket/a", "gs", "https://host:9", "", "bucket", "a"),
         ("az://account/container/a/b", "az", "", "account", "container", "a/b"),
         ("az+http://127.0.0.1:10/account/container", "az", "http://127.0.0.1:10", "account", "container", ""),
     ],
