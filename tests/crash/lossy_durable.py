@@ -128,6 +128,10 @@ class LossyDurable(Durable):
         finally:
             os.close(descriptor)
 
+    def knows(self, path: Path) -> bool:
+        """Whether the file was written, or made, by this disk."""
+        return path.stat().st_ino in self._files
+
     def _file(self, file: int | str) -> _File:
         number = os.stat(file).st_ino
         if number not in self._files:
