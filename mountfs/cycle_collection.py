@@ -48,6 +48,6 @@ async def _collect(idle_seconds: Callable[[], float]) -> None:
 
 
 def _activity() -> int:
-    """How often young objects were collected: it grows with what was made and not freed at once."""
+    """The number of collections of young objects: it grows with what was made and not freed at once."""
     middle: dict[str, int] = gc.get_stats()[1]
     return middle["collections"]

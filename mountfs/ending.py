@@ -79,8 +79,8 @@ class Ending:
             log.error("%s: not everything was written back: %s", self._mountpoint, error)
 
     async def store_everything(self) -> None:
-        """What cannot be stored stays in the journal. Where that is lost it is tried until it is done, as
-        this process alone has it; a second signal ends it."""
+        """Store all that can be: the rest stays in the journal. Where that is lost it is tried until it is
+        done, as this process alone has it; a second signal ends it."""
         while self.failure is None:
             try:
                 await self._drive.sync()

@@ -52,8 +52,8 @@ def keeps_them(context: RequestContext) -> bool:
 
 
 def truncation(mode: int, now: int, context: RequestContext) -> AttributeChange:
-    """What opening with O_TRUNC changes, `now`. The kernel leaves it all to us (FUSE_ATOMIC_O_TRUNC), also
-    the times of a file that was empty already."""
+    """The change that opening with O_TRUNC makes, `now`. The kernel leaves it all to us
+    (FUSE_ATOMIC_O_TRUNC), also the times of a file that was empty already."""
     return reduced(AttributeChange(size=0, mtime_ns=now, ctime_ns=now), mode, context)
 
 

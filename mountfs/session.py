@@ -52,7 +52,7 @@ class ControlEndpoint(Protocol):
         """On `path`, until cancelled."""
 
     async def serve_device(self, device: int, task_status: trio.TaskStatus[None]) -> None:
-        """Where the mount's device number (`st_dev`) finds it, until cancelled."""
+        """Be found by the mount's device number (`st_dev`), until cancelled."""
 
 
 class Session:

@@ -178,7 +178,7 @@ abandoned: Final[list[subprocess.Popen[bytes]]] = []
 
 
 def _sync_file_system(mountpoint: str, deadline: Deadline) -> str | None:
-    """What sync(1) has to complain of, if anything: a process of its own, as the call cannot be given a time
+    """The complaint of sync(1), if it has any: a process of its own, as the call cannot be given a time
     limit, and cannot even be killed while the kernel waits for the mount."""
     process = subprocess.Popen(
         ["sync", "--file-system", mountpoint],

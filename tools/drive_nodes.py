@@ -17,7 +17,7 @@ TOOL_PATIENCE: Final = 60.0
 
 
 def node_places(folder: str, file: DriveFile) -> list[NodePlace]:
-    """Where the drive's nodes are."""
+    """The places of the drive's nodes."""
     return [entry.place(folder) for entry in file.nodes]
 
 
@@ -73,7 +73,7 @@ def require_enough_nodes(file: DriveFile, away: Sequence[NodeError]) -> None:
 
 
 def cluster_map(file: DriveFile) -> ClusterMap:
-    """Where fragments belong."""
+    """The map that says where fragments belong."""
     return ClusterMap(
         file.epoch, tuple(ClusterNode(node.name, node.zone, node.weight, node.votes) for node in file.nodes)
     )

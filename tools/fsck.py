@@ -116,7 +116,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def add_folder_options(parser: argparse.ArgumentParser) -> None:
-    """Where this machine keeps what it knows of drives, as mount has it."""
+    """The options for the folders that this machine keeps of drives, as mount has them."""
     parser.add_argument("--cache-dir", metavar="D", help="as the mount option cache_dir")
     parser.add_argument("--state-dir", metavar="D", help="as the mount option state_dir")
 
@@ -129,7 +129,7 @@ def add_secret_options(parser: argparse.ArgumentParser) -> None:
 
 
 def secret_source(options: argparse.Namespace) -> SecretSource:
-    """What was chosen of them."""
+    """The source that was chosen of them."""
     return SecretSource.chosen(
         os.environ, options.passphrase_file, options.key_file, options.passphrase_command
     )

@@ -136,8 +136,8 @@ def _old_nodes(folder: str, places: Sequence[NodePlace], *, force: bool) -> list
 
 
 def _node_places(folder: str, options: argparse.Namespace) -> dict[NodePlace, str]:
-    """Where the nodes are to be, each with its URL as the drive file has it: nodes inside the drive's folder
-    move with it, those at places that were given stay there."""
+    """The places of the nodes to be, each with its URL as the drive file has it: nodes inside the drive's
+    folder move with it, those at places that were given stay there."""
     if options.node is not None:
         return {place: place.url for place in given_places(options.node, options.credentials)}
     return {place_at(f"node{at}", folder): f"node{at}" for at in range(options.profile.total)}

@@ -15,7 +15,7 @@ from mountfs.session import Session
 def commands_of(
     drive: Drive, session: Session, *, versions_name: bytes = b"", folders: Mapping[str, str]
 ) -> Commands:
-    """What a control server of `session` answers. The status also has `versions_name` (the hidden
+    """The answers of a control server of `session`. The status also has `versions_name` (the hidden
     directory's, empty: there is none) and `folders`, those that the drive has on this machine, by what they
     are for."""
 

@@ -15,7 +15,7 @@ CREDENTIALS_HELP: Final = (
 
 
 def given_places(urls: Sequence[str], credentials: str | None) -> list[NodePlace]:
-    """Where the nodes are to be. `credentials` are those of URLs that do not say it; folders need none.
+    """The places of the nodes to be. `credentials` are those of URLs that do not say it; folders need none.
     `UsageError`."""
     return [_place(url, credentials) for url in urls]
 

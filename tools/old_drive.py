@@ -53,8 +53,8 @@ def require_no_sign_of_use(folder: str, file: DriveFile) -> None:
 
 
 def removable(folder: str, places: Sequence[NodePlace]) -> list[NodePlace]:
-    """Which places `remove` is to empty for a new drive in `folder` with nodes at `places`: the old drive's
-    nodes, and those that an interrupted mkfs left without data. `ToolError`, `LeaseHeldError` or
+    """The places that `remove` is to empty for a new drive in `folder` with nodes at `places`: the old
+    drive's nodes, and those that an interrupted mkfs left without data. `ToolError`, `LeaseHeldError` or
     `UnavailableError` if the old drive or one of the places is in use, a place holds another drive's data, or
     nobody can tell; `OSError`. A node of the old drive that the new one does not need may be away."""
     old = _drive_in(folder, drive_file.FILE_NAME)
@@ -108,8 +108,8 @@ def _drive_in(folder: str, name: str) -> DriveFile | None:
 
 
 def _look_for_users(folder: str, file: DriveFile) -> Mapping[NodePlace, str]:
-    """Why the lease could not be read, by the place of each node where it could not. `ToolError` or
-    `LeaseHeldError` if anything says that the drive is in use."""
+    """The reasons why the lease could not be read, by the place of each node where it could not. `ToolError`
+    or `LeaseHeldError` if anything says that the drive is in use."""
     _require_unmounted(folder)
     names = {entry.place(folder): entry.name for entry in file.nodes}
     answers = ask({place: partial(_trouble_with_lease, place, name) for place, name in names.items()})
@@ -124,8 +124,8 @@ def _require_unmounted(folder: str) -> None:
 
 
 def _trouble_with_lease(node: NodePlace, name: str) -> str | None:
-    """Why nothing is known of the lease there; None if it is free, as far as this node can tell. That no
-    record is there says nothing where no node is, as on a disk that is not mounted."""
+    """The reason why nothing is known of the lease there; None if it is free, as far as this node can tell.
+    That no record is there says nothing where no node is, as on a disk that is not mounted."""
     try:
         if _require_no_holder(node) is None:
             node.identity(name)

@@ -21,7 +21,7 @@ _WHOLE: Final = "/"
 
 
 def place_of(folder: str) -> Mount | None:
-    """Where the drive in `folder`, an absolute path, is mounted whole and answers; None if it is not."""
+    """The mount that shows the whole drive in `folder`, an absolute path, and answers; None without one."""
     whole = (mount for mount in mounts.drives() if mount.source == folder and mount.root == _WHOLE)
     return next((mount for mount in whole if not mounts.is_dead(mount.mountpoint)), None)
 

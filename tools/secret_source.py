@@ -42,7 +42,7 @@ class SecretSource:
         key_file: str | None,
         passphrase_command: str | None,
     ) -> SecretSource:
-        """What was given; with nothing given, the file that `$DRIVEFS_PASSPHRASE_FILE` names.
+        """The source that was given; with nothing given, the file that `$DRIVEFS_PASSPHRASE_FILE` names.
         `UsageError` for two."""
         given = [source for source in (passphrase_file, key_file, passphrase_command) if source]
         if len(given) > 1:
@@ -78,7 +78,7 @@ class SecretSource:
 
 
 def _asked_twice() -> Secret:
-    """What cannot be a passphrase is refused before it is asked for again."""
+    """Ask twice. What cannot be a passphrase is refused before it is asked for again."""
     text = _ask("New passphrase: ")
     secret = Secret.passphrase(text)
     if _ask("Again: ") != text:

@@ -58,7 +58,7 @@ class PendingPack:
         return list(self._entries or self._blocks)
 
     def entries(self) -> list[PackEntry]:
-        """Where its blocks lie, once `fix` was called."""
+        """The places of its blocks, once `fix` was called."""
         return list(self._entries.values())
 
     def read(self, block: BlockId) -> Buffer:

@@ -142,7 +142,7 @@ class BlockIndex(Protocol):
         wrong and nobody has looked yet which fragments it is."""
 
     def locate(self, block: BlockId) -> BlockLocation | None:
-        """Where to read the block; None if it is not stored."""
+        """The place to read the block from; None if it is not stored."""
 
     def add_pack(self, pack: Pack, entries: Sequence[PackEntry]) -> None:
         """In one transaction. A pack that is there already is left alone, and so is a block that another
@@ -158,7 +158,7 @@ class BlockIndex(Protocol):
         from it."""
 
     def other_places(self, block: BlockId) -> list[BlockLocation]:
-        """Where else the block lies, the packs that lack least first; also one that was forgotten."""
+        """The block's other places, those in packs that lack least first; also of one that was forgotten."""
 
     def read_from(self, block: BlockId, place: BlockLocation) -> None:
         """From now on the block is read from another of its places, whose pack is not to go."""

@@ -294,7 +294,7 @@ class PackedBlockStore:
         self._repairs.wake()
 
     async def _locate(self, block: BlockId) -> BlockLocation:
-        """Where the block is. One that nobody knows may lie on nodes that were away: look again."""
+        """The block's place. One that nobody knows may lie on nodes that were away: look again."""
         location = self._index.locate(block)
         if location is None and self._away and trio.current_time() > self._reconciled_at + RECONCILE_AGAIN:
             await self.reconcile()
@@ -312,7 +312,7 @@ class PackedBlockStore:
         raise NotFoundError(f"block {block.hex()[:16]} is not stored")
 
     async def _moved(self, block: BlockId, before: BlockLocation) -> BlockLocation | None:
-        """Where the block is now, if a compaction (here, or by the mount that writes) has moved it."""
+        """The block's new place, if a compaction (here, or by the mount that writes) has moved it."""
         location = self._index.locate(block)
         due = trio.current_time() > self._reconciled_at + RECONCILE_AGAIN
         if location is not None and location.pack.id == before.pack.id and due and not self._away:
@@ -369,7 +369,7 @@ class PackedBlockStore:
         return write
 
     async def _settle(self, write: PackWrite) -> None:
-        """When the last fragments of a stored pack are written or have failed, tell the index."""
+        """Tell the index when the last fragments of a stored pack are written or have failed."""
         await write.settled.wait()
         try:
             self._index.packs.set_settled(write.pack.id, write.pack.nodes, write.missing())

@@ -142,7 +142,7 @@ class Compactor:
         return total
 
     async def _take_census(self) -> tuple[list[_Census], set[bytes]]:
-        """What is needed of each pack that is there now, and the ids of all packs that blocks are read from.
+        """The needs of each pack that is there now, and the ids of all packs that blocks are read from.
         Blocks only ever move to later packs, so what the count misses while it is made is too high, never
         too low."""
         found: dict[bytes, _Census] = {}

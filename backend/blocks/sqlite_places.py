@@ -69,7 +69,7 @@ class SqlitePlaces:
         )
 
     def keep(self, blocks: Sequence[BlockId]) -> None:
-        """Where they are read from is one of their other places from now on."""
+        """The place that they are read from is one of their other places from now on."""
         self._database.executemany(KEEP_COPY, [(block,) for block in blocks])
 
     def repoint(self, number: int, entries: Sequence[PackEntry], old: set[int]) -> None:

@@ -60,8 +60,8 @@ class ObjectCheck:
             await self._put(key, right, targets, what)
 
     async def check_strays(self, folder: str, belongs: Callable[[str], bool]) -> None:
-        """What nodes list in `folder` and does not belong there: without an authentic copy, and on m nodes at
-        most, it is theirs, and is removed."""
+        """Judge what nodes list in `folder` and does not belong there: without an authentic copy, and on m
+        nodes at most, it is theirs, and is removed."""
         for key in sorted((await self._objects.keys(folder)).holders):
             if belongs(key):
                 continue
@@ -113,7 +113,7 @@ class ObjectCheck:
             await node.delete(key)
 
     def _targets(self, key: str, found: Copies, holders: set[str]) -> list[str]:
-        """Where to write: over damage, then on the first nodes in order until there are enough."""
+        """The nodes to write to: over damage, then the first nodes in order until there are enough."""
         targets = sorted(found.damaged)
         for name in self._ranking(key.encode()):
             if len(holders) + len(targets) >= self._objects.copies:

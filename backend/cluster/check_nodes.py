@@ -159,7 +159,7 @@ def _stored_identity(entry: NodeEntry, place: NodePlace) -> tuple[bytes | None, 
 
 
 def _whose(file: DriveFile, entry: NodeEntry, found: NodeIdentity, owners: Mapping[str, str]) -> str | None:
-    """Why the folder may be another node of the drive; None if nothing says so.
+    """The reason why the folder may be another node of the drive; None if nothing says so.
 
     An identity that names another node is never written over, whatever is in that node's own place. The same
     folder may be reached by two paths in ways that cannot be seen (a server mounted twice), and a node that
@@ -250,7 +250,7 @@ def _votes(folder: str, nodes: Sequence[str]) -> dict[NodePlace, bytes | None]:
 
 
 def _places_of_nodes(folder: str) -> list[NodePlace]:
-    """Where the nodes are as the drive's folder says, or may be if it says nothing."""
+    """The nodes' places as the drive's folder says, or those that they may be at if it says nothing."""
     own = _decoded(_copy_at(_own(folder)))
     if own is not None:
         return [entry.place(folder) for entry in own.nodes]
@@ -259,7 +259,7 @@ def _places_of_nodes(folder: str) -> list[NodePlace]:
 
 
 def _vote_of(place: NodePlace) -> tuple[Hashable, bytes | None]:
-    """What is there, by whatever URL, and its copy."""
+    """The identity of what is there, by whatever URL, and its copy."""
     found = place.whereabouts()
     return place if found is None else found.thing, _copy_at(place)
 
@@ -280,7 +280,8 @@ def _copy_in(place: NodePlace) -> tuple[bool, bytes | None]:
 def _chosen(
     folder: str, readable: dict[NodePlace, DriveFile], copies: dict[NodePlace, bytes | None]
 ) -> DriveFile:
-    """What most votes say; of equals, what the drive's folder says, else the highest epoch."""
+    """The file that most votes say; of equals, the one that the drive's folder says, else the highest
+    epoch."""
     votes = Counter(data for place, data in copies.items() if place in readable)
 
     def weight(place: NodePlace) -> tuple[int, bool, int]:

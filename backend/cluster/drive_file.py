@@ -51,7 +51,7 @@ class NodeEntry:
     settings: Mapping[str, str | int] = field(default_factory=dict, hash=False)
 
     def place(self, drive_folder: str, environment: Environment = THIS_MACHINE) -> NodePlace:
-        """Where the node is, as seen from there. No I/O."""
+        """The node's place, as seen from there. No I/O."""
         return place_at(self.url, drive_folder, self.settings, environment)
 
 

@@ -101,8 +101,8 @@ def require_lost(file: DriveFile, answering: Collection[str]) -> None:
 async def look(
     file: DriveFile, nodes: Mapping[str, Node], objects: ReplicatedObjects, lease_key: bytes, seconds: float
 ) -> Remains:
-    """What `nodes`, those that are left, have. `objects` is on all of them. `UnavailableError` if one of them
-    does not answer: what it has would be given up for good."""
+    """The remains on `nodes`, those that are left. `objects` is on all of them. `UnavailableError` if one of
+    them does not answer: what it has would be given up for good."""
     seen, failed = await LeaseVotes(nodes, file.id, lease_key).look(seconds)
     made_up = {name for name, error in failed.items() if isinstance(error, CorruptError)}
     _require_answers(nodes.keys() - seen.keys() - made_up, failed)

@@ -111,7 +111,8 @@ class CapacityModel:
         return int(sum(space.total for space in systems.values()) * share * _OVERHEAD)
 
     def fit(self, owner: Mapping[str, str], room: Mapping[str, float]) -> Fit:
-        """What fits where `owner` names each known node's file system, and `room` what each of these has."""
+        """The data that fits where `owner` names each known node's file system, and `room` what each of these
+        has."""
         left = dict(room)
         full = {name for name, system in owner.items() if left[system] <= 0}
         laid = 0.0
@@ -144,7 +145,7 @@ class CapacityModel:
             yield rates, min(map(len, lying))
 
     def _lying(self, at: int, full: Collection[str]) -> list[str]:
-        """Where the fragments of a pack come to lie: those that `full` nodes refuse on stand-ins, as
+        """The nodes on which a pack's fragments come to lie: those that `full` nodes refuse on stand-ins, as
         `backend.packs.pack_store` finds them."""
         nodes, refused = list(self._chosen[at]), set[str]()
         for index in range(len(nodes)):
@@ -178,7 +179,7 @@ class CapacityModel:
 
 
 def _system(name: str, space: Space) -> str:
-    """What shares its room, by a name that no node's own can be taken for."""
+    """The file system that it shares with others, by a name that no node's own can be taken for."""
     return f"file system {space.filesystem}" if space.filesystem else f"node {name}"
 
 

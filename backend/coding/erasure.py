@@ -89,7 +89,7 @@ class ErasureCode(Protocol):
 
     @property
     def profile(self) -> Profile:
-        """Which code this is."""
+        """The profile of this code."""
 
     def encode(self, data: bytes) -> list[bytes]:
         """The k+m fragments of `data` (not empty). Deterministic."""
@@ -106,8 +106,8 @@ class ErasureCode(Protocol):
         """The length of each fragment of `size` bytes."""
 
     def ranges(self, offset: int, length: int, size: int) -> list[tuple[int, int, int]]:
-        """Where the bytes [offset, offset+length) of `size` encoded bytes lie as they are: a list of
-        (fragment, offset in the fragment, length) whose concatenation they are."""
+        """The places where the bytes [offset, offset+length) of `size` encoded bytes lie as they are: a list
+        of (fragment, offset in the fragment, length) whose concatenation they are."""
 
 
 def code_for(profile: Profile) -> ErasureCode:

@@ -323,7 +323,8 @@ class Lease:
         return failed
 
     async def _look(self) -> dict[str, Seen]:
-        """What the voters hold, of those that answer in time; `UnavailableError` if they are no majority."""
+        """The records of the voters, of those that answer in time; `UnavailableError` if they are no
+        majority."""
         seen, failed = await self._votes.look(self._seconds / 6)
         if len(seen) < self._majority:
             raise self._too_few(sorted(self._nodes.keys() - seen.keys()), failed)

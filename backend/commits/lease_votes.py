@@ -95,7 +95,7 @@ class LeaseVotes:
         self.names = tuple(nodes)
 
     async def look(self, seconds: float) -> tuple[dict[str, Seen], dict[str, DriveError]]:
-        """What the voters hold, of those that answer in time; and what went wrong with others."""
+        """The records of the voters, of those that answer in time; and what went wrong with others."""
         seen: dict[str, Seen] = {}
 
         async def look(node: Node) -> bool:
@@ -107,7 +107,8 @@ class LeaseVotes:
         return seen, asking.failed
 
     async def wrong(self, name: str) -> tuple[bytes, DriveError] | None:
-        """What a voter has in the place of its record that is none of this drive, and why. What it raises."""
+        """The bytes in the place of a voter's record that are none of this drive's, and the reason. Raises
+        what the node raises."""
         try:
             stored = await self._nodes[name].get(KEY, 0, MAX_SIZE + 1)
         except NotFoundError:
@@ -225,7 +226,8 @@ class LeaseVotes:
         raise TransientError(f"{node.name}: the lease's record keeps changing")
 
     async def _read(self, node: Node) -> Seen:
-        """What the node raises; `CorruptError` if there is something larger than any record."""
+        """The voter's record. Raises what the node raises; `CorruptError` if there is something larger than
+        any record."""
         try:
             stored = await node.get(KEY, 0, MAX_SIZE + 1)
         except NotFoundError:

@@ -35,8 +35,8 @@ def this_process() -> Holder:
 
 
 def life_of(holder: Holder, observer: Holder) -> Life:
-    """How `holder` is, seen from the process `observer` (this one): `elsewhere` if it cannot be seen from
-    here. A zombie (killed, not yet waited for) is gone: none of its threads will run again."""
+    """The state of `holder`, seen from the process `observer` (this one): `elsewhere` if it cannot be seen
+    from here. A zombie (killed, not yet waited for) is gone: none of its threads will run again."""
     here = (observer.machine, observer.boot, observer.pid_namespace)
     if (holder.machine, holder.boot, holder.pid_namespace) != here:
         return "elsewhere"

@@ -205,7 +205,7 @@ class ReplicatedObjects:
         return list(dict.fromkeys(copy.data for copy in newest_first))
 
     async def keys(self, prefix: str) -> Listing:
-        """Which keys start with the folder `prefix`, and where. `UnavailableError` if m+1 or more
+        """The keys that start with the folder `prefix`, and their holders. `UnavailableError` if m+1 or more
         nodes are away: then the list could miss something."""
         listing = await self.list_known(prefix)
         if len(listing.away) >= self.copies:
@@ -238,13 +238,13 @@ class ReplicatedObjects:
         )
 
     async def _ask_all(self, question: Callable[[Node], Awaitable[bool]]) -> set[str]:
-        """Who is away. The fewer than `copies` that may be missing decide nothing."""
+        """The nodes that are away. The fewer than `copies` that may be missing decide nothing."""
         asking = Round(self._nodes.values(), self.copies - 1, self._health)
         await asking.ask(question, _NODE_FAILS)
         return asking.away
 
     def _order(self, key: str) -> list[Node]:
-        """Who was slow lately comes last."""
+        """The nodes in the order to be asked; who was slow lately comes last."""
         names = sorted(self._ranking(key.encode()), key=self._health.is_avoided)
         return [self._nodes[name] for name in names]
 

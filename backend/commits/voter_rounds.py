@@ -39,7 +39,7 @@ class Round:
 
     @property
     def away(self) -> set[str]:
-        """Who failed or was not waited for."""
+        """The voters that failed or were not waited for."""
         return self._open | self.failed.keys()
 
     async def ask(
@@ -85,7 +85,8 @@ class Round:
             self._enough_since = now
 
     def _note_open(self) -> None:
-        """Who was slow in this round. Who was slow before, and not waited for, is given another chance."""
+        """Note who was slow in this round. Who was slow before, and not waited for, is given another
+        chance."""
         for name in self._open:
             if not self._health.is_avoided(name):
                 self._health.troubled(name)

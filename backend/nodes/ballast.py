@@ -90,7 +90,7 @@ def keep(folder: int, environment: Environment) -> None:
 
 
 def _extend(file: int, wanted: int, disk: Durable) -> None:
-    """Where a quota or a limit ends before the file system does, it stays as it was."""
+    """Make the file longer. Where a quota or a limit ends before the file system does, it stays as it was."""
     size = os.fstat(file).st_size
     try:
         disk.preallocate(file, wanted)

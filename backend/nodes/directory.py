@@ -362,7 +362,7 @@ def _holds(root: str, key: str, expected: bytes | None) -> bool:
 
 
 def _clear(folder: int, name: str) -> None:
-    """Where a file is to be made that must be the first: a link or pipe is none, and goes. A folder stays."""
+    """Make way for a file that must be the first: a link or pipe is none, and goes. A folder stays."""
     with suppress(FileNotFoundError):
         mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
         if S_ISDIR(mode):

@@ -66,8 +66,8 @@ def open_sealed(key: bytes, data: Buffer, associated_data: bytes) -> bytes:
 
 
 def seal_into(target: memoryview, key: bytes, parts: Sequence[tuple[Buffer, bytes]]) -> None:
-    """What `seal` makes of each (plaintext, associated data), one after the other; `target` has just the room
-    for it: `SEAL_OVERHEAD` more than each plaintext. No byte is copied once more."""
+    """Put into `target` what `seal` makes of each (plaintext, associated data), one after the other; it has
+    just the room for it: `SEAL_OVERHEAD` more than each plaintext. No byte is copied once more."""
     cipher, end, nonces = AESGCM(key), 0, os.urandom(NONCE_SIZE * len(parts))
     for number, (plaintext, associated_data) in enumerate(parts):
         start, end = end + NONCE_SIZE, end + len(plaintext) + SEAL_OVERHEAD
@@ -77,8 +77,8 @@ def seal_into(target: memoryview, key: bytes, parts: Sequence[tuple[Buffer, byte
 
 
 def open_into(target: memoryview, key: bytes, parts: Sequence[tuple[memoryview, bytes]]) -> None:
-    """What `open_sealed` makes of each (sealed data, associated data), one after the other; `target` has just
-    the room for it. `CorruptError` as there; `target` then holds anything."""
+    """Put into `target` what `open_sealed` makes of each (sealed data, associated data), one after the other;
+    it has just the room for it. `CorruptError` as there; `target` then holds anything."""
     cipher, end = AESGCM(key), 0
     for data, associated_data in parts:
         start, end = end, end + len(data) - SEAL_OVERHEAD

@@ -48,7 +48,7 @@ def sealed_range(first: int, last: int) -> tuple[int, int]:
 
 
 def header_of_uncompressed(size: int) -> BlockHeader | None:
-    """What a sealed block of `size` bytes says of itself if it is not compressed: whoever has the size from
+    """The header of a sealed block of `size` bytes, if it is not compressed: whoever has the size from
     an index need not read the header, as each tag binds it. None if no such block has this size."""
     segments = -(-(size - HEADER.size) // SEALED_SEGMENT)
     length = size - HEADER.size - segments * SEAL_OVERHEAD

@@ -158,7 +158,7 @@ class PastTree:
         return format_time(time_ns, self._ordinal(number, time_ns))
 
     def time_of(self, commit: int) -> int:
-        """When the commit was made, nanoseconds; 0 if it is not recorded."""
+        """The time of the commit, nanoseconds; 0 if it is not recorded."""
         number, time_ns = self._recorded(commit)
         return time_ns if number == commit else 0
 

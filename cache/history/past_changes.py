@@ -82,7 +82,7 @@ def _what(before: InodeRow, now: InodeRow) -> tuple[str, ...]:
 
 
 async def differences(past: PastTree, path: bytes, first: int, second: int) -> AsyncIterator[Change]:
-    """What is different in the tree at `path` as of the commit `second` from what it was as of `first`,
+    """The differences in the tree at `path` as of the commit `second` from what it was as of `first`,
     sorted within each directory; a whole tree that came or went is one change. `NoEntryError` if the path was
     there at neither."""
     old, new = _at(past, path, first), _at(past, path, second)

@@ -83,7 +83,7 @@ class Layer:
         return max(before if self.truncated_to is None else self.truncated_to, self.written_to)
 
     def take_under(self, older: Layer) -> None:
-        """What `older` says and this does not, as if all of it had been written into one layer."""
+        """Take over what `older` says and this does not, as if all of it had been written into one layer."""
         pieces = PieceMap()
         for piece in (*older.pieces, *self.pieces):
             pieces.put(piece)
@@ -103,7 +103,7 @@ class DirtyFile:
     frozen: Layer | None = None
 
     def pieces(self, start: int, end: int) -> list[Piece]:
-        """What the layers say of [start, end): sorted, disjoint, with gaps where they say nothing."""
+        """The pieces of both layers in [start, end): sorted, disjoint, with gaps where they say nothing."""
         top = self.top.pieces.overlapping(start, end) if self.top else []
         if self.frozen is None:
             return top
@@ -238,7 +238,7 @@ class DirtyFiles:
             self._note(inode)
 
     def observe(self, operation: Operation) -> None:
-        """What an accepted operation means for dirty files. Whatever set a time last stands."""
+        """Note what an accepted operation means for dirty files. Whatever set a time last stands."""
         if not self._files:
             return
         if type(operation) is SetAttributes:

@@ -34,7 +34,7 @@ class DiskPace:
 
     @staticmethod
     def now() -> int:
-        """When a call begins or ends, in nanoseconds."""
+        """The time at which a call begins or ends, in nanoseconds."""
         return time.perf_counter_ns()
 
     def is_quick(self) -> bool:

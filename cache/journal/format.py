@@ -195,7 +195,7 @@ def encode_bulk(bulk: Bulk) -> bytes:
 
 
 def decode_bulk(payload: Buffer) -> Bulk:
-    """What `encode_bulk` was given. `FormatError` for a payload of another length."""
+    """The value that `encode_bulk` was given. `FormatError` for a payload of another length."""
     if len(payload) != _BULK.size:
         raise FormatError(f"a BULK record of {len(payload)} bytes")
     return Bulk(*_BULK.unpack(payload))
@@ -233,7 +233,7 @@ def encode_uncut(begin: int, end: int) -> bytes:
 
 
 def decode_uncut(payload: Buffer) -> tuple[int, int]:
-    """What `encode_uncut` was given. `FormatError` for a payload of another length."""
+    """The positions that `encode_uncut` was given. `FormatError` for a payload of another length."""
     if len(payload) != _UNCUT.size:
         raise FormatError(f"an UNCUT record of {len(payload)} bytes")
     begin, end = _UNCUT.unpack(payload)

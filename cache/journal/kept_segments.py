@@ -63,8 +63,8 @@ class KeptSegments:
         self.highest_number = max(self.highest_number, number)
 
     def take_unsynced(self) -> tuple[set[int], bool]:
-        """What is about to be synced: numbers, and whether names are. To be told by `still_unsynced` if it
-        is not."""
+        """The segments that are about to be synced, and whether names are. To be told by `still_unsynced` if
+        it is not."""
         taken = self.unsynced, self.has_new_names
         self.unsynced, self.has_new_names = set(), False
         return taken

@@ -171,7 +171,7 @@ class Scan:
         return list(found.values())
 
     def void_from(self, commit: int) -> int | None:
-        """Where the EXTENTS of the pending commit of that number begin; None: it has none."""
+        """The position where the EXTENTS of the pending commit of that number begin; None: it has none."""
         positions = (e.position for e in self.events if e.kind is RecordType.EXTENTS and e.commit == commit)
         return next(positions, None)
 

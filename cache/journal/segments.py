@@ -127,7 +127,7 @@ class SegmentFiles:
         return found
 
     def _remove_leftovers(self) -> None:
-        """What a process that ended was making, or emptying."""
+        """Remove what a process that ended was making, or emptying."""
         for suffix in (SPARE_SUFFIX, COPY_SUFFIX):
             for path in self._folder.glob("*" + suffix):
                 self._disk.unlink(str(path))
@@ -136,7 +136,7 @@ class SegmentFiles:
         return Loss(why, partial(set_aside, self._folder, [*map(str, paths)], self._disk), by_power_cut)
 
     def path_of(self, number: int) -> str:
-        """Where the segment of that number is."""
+        """The path of the segment of that number."""
         return str(self._folder / f"{number:016x}{SUFFIX}")
 
     def allocate(self, path: str, header: bytes, size: int) -> tuple[int, int, int]:

@@ -49,7 +49,7 @@ class SetApart:
         return inode in self._files
 
     def reasons(self) -> dict[int, str]:
-        """Why, by inode."""
+        """The reasons, by inode."""
         return {inode: str(apart.error) for inode, apart in self._files.items()}
 
     def lack_of_room(self) -> NoSpaceError | None:

@@ -102,8 +102,9 @@ class Trimming:
             log.info("the namespace cannot be written down now: %s", error)
 
     def fit_segments(self) -> None:
-        """Where the disk is short, the journal takes it in small pieces and keeps none for later: the reserve
-        is for the databases. To be called before a segment is begun to let go of the last one."""
+        """Choose the segments' size. Where the disk is short, the journal takes it in small pieces and keeps
+        none for later: the reserve is for the databases. To be called before a segment is begun to let go of
+        the last one."""
         left = max(self._ledger.local_left(), 0)
         self._journal.segment_size = max(int(min(self.largest_segment, left / 8)), SMALLEST_SEGMENT)
         if not left:

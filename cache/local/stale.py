@@ -94,7 +94,7 @@ class StaleState:
         return sorted(items, key=lambda each: each.path)
 
     def removed(self) -> int:
-        """How many names were removed since."""
+        """The number of names that were removed since."""
         return sum(isinstance(operation, Unlink) for operation in self._operations)
 
     def content_of(self, blocks: BlockCache) -> Content:

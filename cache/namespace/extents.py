@@ -175,7 +175,7 @@ class ExtentStore:
 def _pieces(
     inode: int, first: Extent, last: Extent, start: int, end: int, commit: int
 ) -> list[tuple[Any, ...]]:
-    """What sticks out of [start, end) on both sides, as rows born in `commit`."""
+    """The pieces that stick out of [start, end) on both sides, as rows born in `commit`."""
     pieces: list[tuple[Any, ...]] = []
     if first.offset < start:
         length = start - first.offset

@@ -231,7 +231,7 @@ class Namespace:
         self.points.recorded(number)
 
     def journal_position(self) -> int:
-        """Where replay begins: the position of the last `save`; 0 before the first."""
+        """The position where replay begins: that of the last `save`; 0 before the first."""
         return self._journal_position
 
     def save(self, journal_position: int) -> None:

@@ -241,7 +241,7 @@ _KINDS: Final[dict[int, type[Any]]] = {
 
 
 def _allowed(annotation: object) -> tuple[type, ...]:
-    """What a field may hold, by its annotation."""
+    """The types that a field may hold, by its annotation."""
     text = str(annotation)
     if text.startswith("tuple"):
         return (tuple,)
@@ -249,7 +249,7 @@ def _allowed(annotation: object) -> tuple[type, ...]:
 
 
 def _values_of(kind: type[Operation]) -> Callable[[Operation], tuple[object, ...]]:
-    """What gives the fields' values of an operation, in their order."""
+    """The function that gives an operation's fields, in their order."""
     names = [field.name for field in fields(kind)]
     get = attrgetter(*names)
     return get if len(names) > 1 else lambda operation: (get(operation),)

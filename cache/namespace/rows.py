@@ -115,7 +115,8 @@ def stored_time(time_ns: int) -> int:
 
 
 def loaded_time(stored: int) -> int:
-    """What `stored_time` was given: of the values that are equal modulo 2^64, the one not before 1901."""
+    """The time that `stored_time` was given: of the values that are equal modulo 2^64, the one not before
+    1901."""
     return stored if stored >= OLDEST_TIME else stored + _MODULUS
 
 

@@ -31,7 +31,7 @@ def seal_operations(key: bytes, operations: Sequence[bytes], associated_data: by
 
 
 def open_operations(key: bytes, payload: bytes, associated_data: bytes) -> list[bytes]:
-    """What `seal_operations` was given. `CorruptError` if payload or envelope were changed."""
+    """The operations that `seal_operations` was given. `CorruptError` if payload or envelope were changed."""
     data = open_sealed(key, payload, associated_data)
     if len(data) < _HEADER.size:
         raise CorruptError("a commit's payload is shorter than its header")

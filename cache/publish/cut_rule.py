@@ -80,7 +80,7 @@ class CutRule:
         self._taking = {inode: now for inode, layer in chosen if not layer.settled}
 
     def note_stored(self) -> None:
-        """What the last cut took is stored, so that it stands."""
+        """Note that what the last cut took is stored, so that it stands."""
         self._taken |= self._taking
 
     def _is_old_enough(self, inode: int, layer: Layer, now: float) -> bool:

@@ -273,7 +273,7 @@ class Publisher:
             return ledger.cut(choice.take())
 
     def set_apart(self) -> dict[int, str]:
-        """Why files with a name are not published, by inode (`cache.journal.set_apart`)."""
+        """The reasons why files with a name are not published, by inode (`cache.journal.set_apart`)."""
         ledger = self._ledger
         ledger.set_apart.forget_gone(ledger.dirty)
         rows = {inode: ledger.namespace.inode(inode) for inode in ledger.set_apart.reasons()}

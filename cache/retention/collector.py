@@ -150,8 +150,8 @@ class Collector:
         return dead
 
     async def _count_lost(self, unlisted: Set[bytes]) -> int:
-        """How many of these, which are needed, the store cannot bring back either. What pieces are stored in
-        was given to it: if it does not list that, it waits for room on the nodes."""
+        """The number of these, which are needed, that the store cannot bring back either. What pieces are
+        stored in was given to it: if it does not list that, it waits for room on the nodes."""
         given = set(self._in_pieces()) if unlisted else set()
         blocks = [BlockId(block) for block in unlisted if block not in given]
         await self._housekeeping.revive(blocks)

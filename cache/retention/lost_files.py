@@ -56,7 +56,7 @@ def named_blocks(path: str) -> set[bytes]:
 
 
 def lost_ranges(path: str, blocks: Set[bytes]) -> list[LostRange]:
-    """Where the namespace at `path` uses any of `blocks`, by path and commit."""
+    """The ranges where the namespace at `path` uses any of `blocks`, by path and commit."""
     with sqlite_errors(path):
         connection = open_database(path, read_only=True)
         try:

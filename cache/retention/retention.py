@@ -71,8 +71,9 @@ _THURSDAY: Final = 3 * DAY
 
 
 def gaps(points: Sequence[Point], policy: Policy, pinned: Collection[int], now_ns: int) -> list[Gap]:
-    """What the policy drops of `points` (oldest first): each gap is a pair of commits that stay (0: before
-    the first) with nothing but dropped ones in between. The newest point and all `pinned` ones stay."""
+    """The gaps that the policy makes in `points` (oldest first): each gap is a pair of commits that stay (0:
+    before the first) with nothing but dropped ones in between. The newest point and all `pinned` ones
+    stay."""
     kept = retained(points, policy, now_ns) | set(pinned)
     found: list[Gap] = []
     low, dropped = 0, False
@@ -112,8 +113,8 @@ def _last_of_each(points: Sequence[Point], duration: int, period: Period, now: i
 
 
 def held_back(points: Sequence[Point], now_ns: int) -> str:
-    """Why the clock cannot be trusted to drop anything; empty if it can. A clock that is years ahead would
-    make everything old: nothing is dropped after a long silence until commits have gone on for a
+    """The reason why the clock cannot be trusted to drop anything; empty if it can. A clock that is years
+    ahead would make everything old: nothing is dropped after a long silence until commits have gone on for a
     while, nor when commits come from the future."""
     if not points:
         return ""

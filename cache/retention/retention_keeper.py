@@ -151,7 +151,7 @@ class RetentionKeeper:
         return retention.gaps(points.points(), policy or self.policy(), kept, now)
 
     def held_back(self, now_ns: int | None = None) -> str:
-        """Why nothing is dropped by the clock now; empty if it is."""
+        """The reason why nothing is dropped by the clock now; empty if it is."""
         now = self._environment.wall_clock() if now_ns is None else now_ns
         return retention.held_back(self._ledger.namespace.points.points(), now)
 
@@ -196,7 +196,7 @@ class RetentionKeeper:
         return CollectionReport(self.count(gaps), held_back, dead, CompactionReport(), self._schedule.grace)
 
     def count(self, gaps: list[Gap]) -> int:
-        """How many points lie in the gaps."""
+        """The number of points in the gaps."""
         numbers = [point.number for point in self._ledger.namespace.points.points()]
         return sum(bisect_left(numbers, high) - bisect_right(numbers, low) for low, high in gaps)
 

@@ -39,7 +39,7 @@ def health_services(drive: Drive) -> list[Service[Any, Any]]:
 
 
 async def check_running(drive: Drive) -> list[str]:
-    """What is wrong, one line each: the namespace's rules, blocks that versions name, the fragments. A
+    """The faults, one line each: the namespace's rules, blocks that versions name, the fragments. A
     version whose content is still on its way to the nodes is no fault."""
     if not drive.read_only:
         drive.ledger.save()

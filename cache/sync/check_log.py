@@ -82,7 +82,7 @@ def head_of(path: Path) -> Head:
 
 
 def differences(right: Path, other: Path) -> list[str]:
-    """How the tables of `other` differ from those of `right`; empty if they do not. Blocks."""
+    """The differences of the tables of `other` from those of `right`; empty if they do not. Blocks."""
     with sqlite_errors(str(other)):
         connection = open_database(str(right), read_only=True)
         try:

@@ -71,7 +71,7 @@ class Durability:
             raise (DriveFullError if is_full else UnreadableError)(_without(apart))
 
     async def set_apart(self) -> dict[str, str]:
-        """Why files are not published, by path (`cache.journal.set_apart`)."""
+        """The reasons why files are not published, by path (`cache.journal.set_apart`)."""
         reasons = self._publisher.set_apart()
         if not reasons:
             return {}

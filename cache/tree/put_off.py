@@ -76,7 +76,7 @@ class PutOff:
             self._delete(unused)
 
     def delete_for_room(self) -> None:
-        """Where the disk is short of room, each change deletes a few more."""
+        """Delete a few more with each change, where the disk is short of room."""
         if len(self._unused) >= FEW and self._trimming.is_tight:
             self.delete_unused()
 

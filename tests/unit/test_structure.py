@@ -131,6 +131,20 @@ def test_every_module_says_what_it_is_for() -> None:
     assert silent == []
 
 
+def test_what_a_function_says_of_itself_is_no_question() -> None:
+    """It begins with a noun or a verb. That something is so, or not, is an answer: "whether" may begin."""
+    questions = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {text}"
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for text in [ast.get_docstring(node) or ""]
+        if re.match(r"(What|How|Which|Where|When|Who|Why)\b", text)
+    ]
+    assert questions == []
+
+
 @pytest.mark.parametrize("page", ["docs/architecture.md", "docs/extending.md", "CONTRIBUTING.md"])
 def test_every_path_that_a_page_for_newcomers_names_exists(page: str) -> None:
     text = (ROOT / page).read_text()

@@ -62,7 +62,7 @@ class CommitCheck:
             self._findings.add("lost", str(error))
 
     async def _check_strays(self) -> None:
-        """What a node put where the log or a root would be."""
+        """Judge what a node put where the log or a root would be."""
         head = self.head.number if self.head else None
         if head is not None:
             await self._copies.check_strays(FOLDER, lambda key: 0 < (number_of(key) or 0) <= head)

@@ -164,8 +164,8 @@ class StateCheck:
             self._states[number], self._hashes[number] = target, replay.head.hash
 
     async def _differences(self, path: Path, head: Head) -> list[str]:
-        """What of a state of the namespace is not what the log says, in one line; nothing if the log cannot
-        be lived so far, which is told already."""
+        """The differences of a state of the namespace from what the log says, in one line; nothing if the log
+        cannot be lived so far, which is told already."""
         right = self._states.get(head.number)
         if right is None:
             return []

@@ -45,7 +45,7 @@ class KeptIndex:
         return self._path.exists()
 
     async def differences(self, needed: set[bytes], copy: Path | None) -> list[str]:
-        """What is wrong in it, one line each; with `copy` it is copied to there first and left untouched.
+        """The faults in it, one line each; with `copy` it is copied to there first and left untouched.
         `needed`: blocks that have to be in it."""
         source = self._path if copy is None else copy_database(self._path, copy)
         try:

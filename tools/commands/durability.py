@@ -45,8 +45,8 @@ def fatal_sets(nodes_on_disks: Sequence[int], spare: int) -> FatalSets:
 
 
 def losses_per_year(sets: FatalSets, failures: float, down: float) -> float:
-    """How often data is lost in a year: one disk of a fatal set fails while all others of it are down.
-    `failures`: of a disk in a year; `down`: the share of time in which a disk is (small)."""
+    """The number of times that data is lost in a year: one disk of a fatal set fails while all others of it
+    are down. `failures`: of a disk in a year; `down`: the share of time in which a disk is (small)."""
     if not sets.size:
         return 0.0
     return sets.count * sets.size * failures * float(down ** (sets.size - 1))

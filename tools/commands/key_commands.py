@@ -149,7 +149,7 @@ def _opened(file: DriveFile, source: SecretSource) -> tuple[int, bytes]:
 
 
 def _opened_with(file: DriveFile, secrets: list[Secret]) -> tuple[int, bytes]:
-    """Which slot opens, and the drive key."""
+    """The slot that opens, and the drive key."""
     wrong = WrongKeyError("the secret opens no key slot of the drive")
     for secret in secrets:
         for at, slot in enumerate(file.slots):

@@ -170,7 +170,7 @@ def _require_replaceable(folder: str, file: DriveFile, old: NodeEntry, place: No
 
 
 def _require_mounted(place: NodePlace) -> None:
-    """What is written below a mount point is lost to view when its disk is there again."""
+    """Refuse a mount point without its disk: what is written there is lost to view when that is back."""
     point = None if place.folder is None else mounts.awaited(place.folder)
     if point is not None:
         raise ToolError(f"{place}: nothing is mounted at {point}, which is in /etc/fstab: mount it first")

@@ -57,7 +57,7 @@ def _drive_folder(options: argparse.Namespace) -> str:
 
 
 def _state_folder(options: argparse.Namespace) -> Path:
-    """Where the drive's running mount has it, else where a mount would have it."""
+    """The folder where the drive's running mount has it, else where a mount would have it."""
     folder = _drive_folder(options)
     if options.state_dir is None:
         for mount in mounts.drives():

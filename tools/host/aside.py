@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 def aside(call: Callable[[], Result], seconds: float = SECONDS) -> Result:
-    """What `call` returns: it can be pickled. An error is shown where it happened, and `ReportedError`
+    """The answer of `call`: it can be pickled. An error is shown where it happened, and `ReportedError`
     here. `ToolError` if no answer comes within `seconds`."""
     reader, writer = os.pipe()
     child = os.fork()

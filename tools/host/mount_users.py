@@ -34,7 +34,8 @@ def why_busy(mountpoint: str) -> str:
 
 
 def _places(process: int) -> Iterator[str]:
-    """Where it is and what it has open. Nothing of a process that has ended or is somebody else's."""
+    """The paths where it is and that it has open. Nothing of a process that has ended or is somebody
+    else's."""
     folder = f"/proc/{process}"
     links = [f"{folder}/{name}" for name in ("cwd", "root", "exe")]
     with suppress(OSError):

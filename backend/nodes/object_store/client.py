@@ -138,7 +138,7 @@ class StoreClient:
         self._call(lambda store: obstore.delete(store, self._path(key)))
 
     def pages(self, prefix: str, after: str = "") -> Iterator[list[Listed]]:
-        """What begins with the folder `prefix` (empty, or with `/` behind), from the first above `after`, in
+        """The objects in the folder `prefix` (empty, or with `/` behind), from the first above `after`, in
         the order of the store: by bytes, but in some stores folder by folder."""
         listing = _Listing(self._path(prefix), self._path(after) if after else None)
         skipped = len(self._path(""))

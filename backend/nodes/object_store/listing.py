@@ -31,8 +31,8 @@ def list_keys(client: StoreClient, prefix: str, after: str, limit: int) -> list[
 
 
 def _begin(prefix: str, after: str) -> str:
-    """Where a listing begins that has all keys above `after`: if that is `a.b`, before `a/b`. Not with the
-    folder's own name: SeaweedFS leaves it out then."""
+    """The beginning of a listing that has all keys above `after`: if that is `a.b`, before `a/b`. Not with
+    the folder's own name: SeaweedFS leaves it out then."""
     if after <= prefix:
         return ""
     name, *rest = re.split("[-.]", after[len(prefix) :], maxsplit=1)

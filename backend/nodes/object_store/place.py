@@ -240,7 +240,8 @@ class ObjectStorePlace:
 
 
 def _is_there(client: StoreClient, key: str) -> bool:
-    """Who has a right to the prefix only may not look above it, and is told no."""
+    """Whether the object is there. Who has a right to the prefix only may not look above it, and is told
+    no."""
     try:
         client.size(key)
     except (AbsentError, RefusedError):

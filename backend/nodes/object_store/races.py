@@ -20,8 +20,9 @@ RACERS: Final = 8
 
 
 def trouble_with_conditions(client: StoreClient) -> str | None:
-    """Why the store cannot be trusted with a lease, in words; None if it can. What it writes is below
-    `probe/`, and is deleted; if that fails it is in nobody's way. `StoreError` if it cannot be found out."""
+    """The reason why the store cannot be trusted with a lease, in words; None if it can. What it writes is
+    below `probe/`, and is deleted; if that fails it is in nobody's way. `StoreError` if it cannot be found
+    out."""
     key = f"{FOLDER}{secrets.token_hex(8)}"
     try:
         won = _race([partial(client.create, key, [b"%d" % number]) for number in range(RACERS)])
