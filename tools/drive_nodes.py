@@ -100,9 +100,13 @@ def parity(file: DriveFile) -> int:
 
 def next_to_vote(folder: str, file: DriveFile) -> str | None:
     """The node that is to get a vote next, of those that answer and may; None if there is none. Blocks."""
+    return next_voter(cluster_map(file), parity(file), able_to_vote(folder, file))
+
+
+def able_to_vote(folder: str, file: DriveFile) -> set[str]:
+    """The nodes that answer and may vote. Blocks."""
     found = ask({entry: partial(_may_vote, entry.place(folder)) for entry in file.nodes})
-    able = {entry.name for entry, may in found.items() if may}
-    return next_voter(cluster_map(file), parity(file), able)
+    return {entry.name for entry, may in found.items() if may}
 
 
 def _may_vote(place: NodePlace) -> bool:

@@ -153,7 +153,7 @@ class Spreading:
         that one is missing the highest ballot is a guess."""
         listed = {number_of(key) for key in await _listed(self._objects, FOLDER)}
         lost: list[int] = []
-        wanted = self._remains.head.hash or None
+        wanted: bytes | None = self._remains.head.hash
         for number in range(self._remains.number, 0, -1):
             key = commit_key(number)
             found = await _found(self._objects, key) if number in listed else Copies()
@@ -225,15 +225,24 @@ def _require_answers(silent: Collection[str], failed: Mapping[str, DriveError] |
         known = failed or {}
         reasons = "; ".join(str(known.get(name, name)) for name in sorted(silent))
         raise UnavailableError(
-            f"nodes that were there do not answer now: {reasons}; nothing was changed, try again",
+            f"nodes that were there do not answer now: {reasons}; the drive is as it was, try again",
             sorted(silent),
         )
 
 
-def recovered(file: DriveFile, answering: Collection[str], remains: Remains, m: int) -> DriveFile:
-    """The drive file with the nodes that answer, and voters among them."""
+def recovered(
+    file: DriveFile, answering: Collection[str], able: Collection[str], remains: Remains, m: int
+) -> DriveFile:
+    """The drive file with the nodes that answer, and voters among those that are `able` to; `UsageError` if
+    none of them is."""
     left = [entry for entry in file.nodes if entry.name in answering]
-    usable = [entry for entry in left if entry.weight > 0] or left
+    may_vote = [entry for entry in left if entry.name in able]
+    usable = [entry for entry in may_vote if entry.weight > 0] or may_vote
+    if not usable:
+        raise UsageError(
+            f"none of the nodes that are left can vote ({', '.join(sorted(answering))}): other machines "
+            "serve them; put the disk of one into this machine, and its new path into drive.toml"
+        )
     voters = first_voters((ClusterNode(entry.name, entry.zone) for entry in usable), m)
     nodes = tuple(replace(entry, votes=entry.name in voters) for entry in left)
     return replace(file, nodes=nodes, epoch=remains.map_epoch + AHEAD)

@@ -54,16 +54,16 @@ def _recover(options: argparse.Namespace) -> int:
     if is_done:
         finish(drive)
     else:
-        run(_go_on, drive, answering)
+        run(_go_on, drive, answering, drive_nodes.able_to_vote(folder, file))
     return 0
 
 
-async def _go_on(drive: UnlockedDrive, answering: list[str]) -> None:
+async def _go_on(drive: UnlockedDrive, answering: list[str], able: set[str]) -> None:
     every = patient(open_nodes(drive.folder, drive.file), TOOL_PATIENCE)
     left = {name: every[name] for name in answering}
     objects = ReplicatedObjects(left, lambda _key: answering, len(left), drive.file.id, drive.keys.object)
     remains = await recovery.look(drive.file, left, objects, drive.keys.lease, LEASE_PATIENCE)
-    new = replace(drive, file=recovery.recovered(drive.file, answering, remains, parity(drive.file)))
+    new = replace(drive, file=recovery.recovered(drive.file, answering, able, remains, parity(drive.file)))
     lease, voting = _lease_of(new, remains), compose.small_objects(new, left)
     ranking = compose.object_ranking(new.file)
     spreading = recovery.Spreading(objects, drive.file, ranking, voting.copies, remains)

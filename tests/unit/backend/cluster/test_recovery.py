@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -57,18 +56,25 @@ async def look(nodes: dict[str, MemoryNode]) -> recovery.Remains:
 
 
 @given(
-    st.sampled_from(["lease", "commits/", commit_key(3)]),
+    st.sampled_from(["lease", "commits/", commit_key(3), "roots/", "roots/snapshot", commit_key(1)]),
     st.sets(st.integers(0, LEFT - 1), min_size=1, max_size=LEFT),
 )
 def test_what_a_node_does_not_say_is_not_given_up(question: str, silent: set[int]) -> None:
     nodes = memory_nodes(LEFT)
     for at, node in enumerate(nodes.values()):
         for number in (1, 2, 3):
-            put(node, commit_key(number), 1, random.Random(number).randbytes(100))
+            put(node, commit_key(number), 1, commit_format.encode(following(Head(number - 1, NO_COMMIT), 1)))
+        put(node, "roots/snapshot", 1, b"root")
         if at in silent:
             node.before = failing(node.name, question)
-    with pytest.raises(UnavailableError, match="nothing was changed, try again") as caught:
-        trio.run(look, nodes)
+
+    async def look_and_spread() -> None:
+        remains = await look(nodes)
+        objects = on_all(nodes)
+        await recovery.Spreading(objects, drive_file(12), lambda _key: list(nodes), 3, remains).run()
+
+    with pytest.raises(UnavailableError, match="the drive is as it was, try again") as caught:
+        trio.run(look_and_spread)
     assert set(caught.value.nodes) == {f"node{at}" for at in silent}
 
 
@@ -171,7 +177,7 @@ class Twelve:
         newest commit's number, and those of the commits that are lost before it."""
         objects = self.objects_on(nodes)
         remains = await recovery.look(self.file, nodes, objects, SECRET, 1.0)
-        new = recovery.recovered(self.file, nodes.keys(), remains, 2)
+        new = recovery.recovered(self.file, nodes.keys(), nodes.keys(), remains, 2)
         lease = self.lease(new, remains.map_epoch)
         await lease.acquire(minimum_epoch=remains.epoch + recovery.AHEAD)
         voting = self.objects(new)

@@ -17,6 +17,7 @@ from backend.cluster import check_nodes, recovery
 from backend.commits import Lease, ReplicatedCommitLog, this_process
 from backend.commits.object_format import unframe
 from backend.errors import CorruptError, FencedError, UnavailableError, UsageError
+from backend.nodes import file_systems
 from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_small_drive
 from tools import compose
 from tools.drive_nodes import open_nodes, patient
@@ -147,6 +148,23 @@ def test_the_drive_goes_on_with_the_highest_commit_that_is_left(
     now = check_nodes.survey(str(made.drive)).file
     assert now == compose.load_drive(str(made.drive)), "who comes back has no vote"
     assert {entry.name for entry in now.nodes}.isdisjoint(lost)
+
+
+@pytest.mark.parametrize("served", [("node5", "node6"), ("node3", "node4", "node5", "node6", "node7")])
+def test_who_is_served_by_another_machine_gets_no_vote(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch, served: tuple[str, ...]
+) -> None:
+    for name in VOTERS[:3]:
+        shutil.rmtree(made.drive / name)
+    before = (made.drive / "drive.toml").read_bytes()
+    monkeypatch.setattr(file_systems, "is_shared", lambda path: os.path.basename(path) in served)
+    if len(served) == 2:
+        assert recover(made) == 0
+        assert voters(made) == {"node3", "node4", "node7"}
+    else:
+        with pytest.raises(UsageError, match="none of the nodes that are left can vote"):
+            recover(made)
+        assert (made.drive / "drive.toml").read_bytes() == before
 
 
 def recover_until(made: SmallDrive, step: str) -> None:
