@@ -56,7 +56,8 @@ class Round:
 
             async def put(voter: Node) -> None:
                 try:
-                    self._useless += not await question(voter)
+                    is_useful = await question(voter)
+                    self._useless += not is_useful
                 except fails as error:
                     self.failed[voter.name] = error.with_traceback(None)  # whose frames hold what was read
                 except Exception as error:
