@@ -97,8 +97,4 @@ class Failpoints:
 
 
 OF_PROCESS: Final = Failpoints()
-arm = OF_PROCESS.arm
-disarm_all = OF_PROCESS.disarm_all
-arm_from_environment = OF_PROCESS.arm_from_environment
-hits = OF_PROCESS.hits
-failpoint = OF_PROCESS.reached
+"""Of the device that is this machine."""

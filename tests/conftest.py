@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
-from backend import failpoints
+from backend.failpoints import OF_PROCESS
 from tests import fake_google, fake_s3
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def logged_warnings(request: pytest.FixtureRequest) -> Iterator[list[str]]:
 def disarmed_failpoints() -> Iterator[None]:
     """No failpoint outlives the test that armed it."""
     yield
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Final
 
 from backend import failpoints
+from backend.failpoints import OF_PROCESS
 from tools import errors
 from tools.errors import COMMAND_CODES, Parser
 
@@ -40,7 +41,7 @@ def drivefs(arguments: Sequence[str]) -> int:
     asked = [module for module, names in MODULES.items() if arguments and arguments[0] in names]
     # Failpoints are declared by what is imported, and a test sets those of a mount for all its commands.
     parser = parser_of(MODULES if failpoints.are_wanted() else asked or MODULES)
-    failpoints.arm_from_environment()
+    OF_PROCESS.arm_from_environment()
     options = parser.parse_args(arguments)
     code: int = options.command(options)
     return code

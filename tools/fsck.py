@@ -26,9 +26,9 @@ from typing import Final
 
 import trio
 
-from backend import failpoints
 from backend.cluster import NodeEntry, Survey, check_nodes, check_places
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError, sole
+from backend.failpoints import OF_PROCESS
 from backend.findings import Finding, Findings
 from backend.nodes import NodePlace
 from backend.system import THIS_MACHINE, ask, plain_hash
@@ -70,7 +70,7 @@ class _FsckRun:
 
 def main() -> None:
     """The console script."""
-    failpoints.arm_from_environment()
+    OF_PROCESS.arm_from_environment()
     errors.run("fsck.drivefs", FSCK_CODES, fsck)
 
 

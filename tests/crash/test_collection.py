@@ -21,6 +21,7 @@ import trio.testing
 
 from backend import failpoints
 from backend.errors import CorruptError
+from backend.failpoints import OF_PROCESS
 from backend.upstream import BlockId, Upstream
 from cache.blocks.block_codec import BlockCodec
 from cache.drive import Drive
@@ -155,10 +156,10 @@ async def test_an_interruption_at_each_step(site: Site, step: str, skip: int, ca
         await drive.sync()
         if step == "compaction.debris":
             make_debris(site.path)
-        failpoints.arm(step, "eio", skip)
+        OF_PROCESS.arm(step, "eio", skip)
         with pytest.raises(OSError, match=step):
             await drive.retention.collect(grace=0)
-        failpoints.disarm_all()
+        OF_PROCESS.disarm_all()
     if cache == "lost":
         site.lose_cache()
     async with site.mounted() as drive:

@@ -22,6 +22,7 @@ import trio
 
 from backend import failpoints
 from backend.errors import DriveError
+from backend.failpoints import OF_PROCESS
 from backend.upstream import Commit, Head
 from cache.drive import Drive
 from cache.errors import FileSystemError
@@ -171,10 +172,10 @@ async def test_a_step_that_fails(tmp_path: Path, name: str, action: str, skip: i
     folder, upstream = tmp_path / "cache", MemoryUpstream()
     acknowledged: list[int] = []
     async with opened(folder, upstream, OPTIONS, crash=True) as drive:
-        failpoints.arm(name, action, skip if name != "snapshot.stored" else 0)
+        OF_PROCESS.arm(name, action, skip if name != "snapshot.stored" else 0)
         await work(drive, acknowledged.append, patient=True)
-        assert failpoints.hits[name] > 0
-        failpoints.disarm_all()
+        assert OF_PROCESS.hits[name] > 0
+        OF_PROCESS.disarm_all()
     upstream.lose_unflushed()
     await check(folder, upstream, acknowledged)
 
@@ -203,7 +204,7 @@ async def test_a_process_that_is_killed(tmp_path: Path, name: str, skip: int) ->
 
 async def be_killed(folder: Path) -> None:
     """The child process: work until a failpoint ends it."""
-    failpoints.arm_from_environment()
+    OF_PROCESS.arm_from_environment()
     with (folder / "manifest").open("wb", buffering=0) as manifest:
         async with opened(folder / "cache", KeptUpstream(folder / "upstream"), OPTIONS) as drive:
             await work(drive, lambda number: print_number(manifest.fileno(), number), patient=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from backend import failpoints
+from backend.failpoints import OF_PROCESS
 from cache.journal.salvage import COPY_SUFFIX, LOST
 from cache.namespace.operations import ROOT_INODE
 from tests.contents import content
@@ -75,11 +75,11 @@ async def test_an_opening_that_ends_there(scene: Scene, name: str, action: str) 
     """A kill leaves the same."""
     with scene.unreadable.installed():
         for _ in range(2):
-            failpoints.arm(name, action)
+            OF_PROCESS.arm(name, action)
             with pytest.raises(OSError, match=name):
                 async with opened(scene.folder, scene.upstream):
                     raise AssertionError("not reached")
-            failpoints.disarm_all()
+            OF_PROCESS.disarm_all()
         await scene.check()
 
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 from backend import failpoints
 from backend.errors import DriveError
+from backend.failpoints import OF_PROCESS
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from cache.namespace.operations import ROOT_INODE
@@ -116,13 +117,13 @@ class Run:
         async with self.mounted(cache, crash=bool(session.place)) as drive:
             files = await self.begin(cache, drive)
             if session.place:
-                failpoints.arm(session.place, "eio", session.skip)
+                OF_PROCESS.arm(session.place, "eio", session.skip)
             with suppress(*Refused):
                 for step in session.steps:
                     await self.step(drive, files, step)
                 if session.syncs or session.place:
                     await self.step(drive, files, ("sync",))
-            failpoints.disarm_all()
+            OF_PROCESS.disarm_all()
             cache.accepted = dict(files) if drive.ledger.unpublished else None
         for node in self.nodes.values():
             node.away = False
@@ -199,7 +200,7 @@ def execute(run: list[Session]) -> None:
         try:
             trio.run(Run(Path(folder)).execute, run)
         finally:
-            failpoints.disarm_all()
+            OF_PROCESS.disarm_all()
 
 
 COLLECT, SYNC, FORGET, KEEP = ("collect", 0.0), ("sync",), ("retain", NOTHING), ("retain", ALL)

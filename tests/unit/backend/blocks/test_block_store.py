@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 import trio
 
-from backend import failpoints
 from backend.blocks.block_store import PackedBlockStore
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.coding.erasure import Profile, code_for
@@ -30,6 +29,7 @@ from backend.errors import (
     UnavailableError,
     UsageError,
 )
+from backend.failpoints import OF_PROCESS
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.packs.pack_codec import PackCodec
@@ -608,12 +608,12 @@ async def test_a_fragment_that_its_node_refuses_goes_to_a_spare_node(
     tmp_path: Path, error: DriveError
 ) -> None:
     sealed = blocks(24)
-    failpoints.arm("pack.before-stand-in")
+    OF_PROCESS.arm("pack.before-stand-in")
     async with running(build(tmp_path, count=8)) as rig:
         for name in ("node2", "node5"):
             rig.nodes[name].faults = [Fault(("put",), error=error)]
         await rig.write(sealed, packs=8)
-        assert failpoints.hits["pack.before-stand-in"]
+        assert OF_PROCESS.hits["pack.before-stand-in"]
         found = placed(rig)
         assert known(rig) == found
         for nodes in found.values():
@@ -634,10 +634,10 @@ async def test_a_stand_in_that_fails_too_is_left_to_repair(tmp_path: Path) -> No
         nodes = rig.nodes
         for node in nodes.values():
             node.faults = [Fault(("put",), r"\.3$", error=AWAY)]
-        failpoints.arm("pack.before-stand-in", "eio", 1)
+        OF_PROCESS.arm("pack.before-stand-in", "eio", 1)
         await rig.store.put_blocks(blocks(4))
         await rig.store.flush()
-        assert failpoints.hits["pack.before-stand-in"] == 2
+        assert OF_PROCESS.hits["pack.before-stand-in"] == 2
         assert (await rig.store.status()).packs_to_repair == 1
         assert len(rig.fragments()) == 5
         await rig.check(blocks(4))
@@ -872,13 +872,13 @@ async def test_a_repair_that_is_interrupted_converges(rig: Rig) -> None:
     for pack in rig.packs().values():
         for fragment in pack[:2]:
             fragment.unlink()
-    failpoints.arm("repair.before-fragment", "eio")
+    OF_PROCESS.arm("repair.before-fragment", "eio")
     await rig.store.reconcile()
     with trio.fail_after(10):
-        while not failpoints.hits["repair.before-fragment"]:
+        while not OF_PROCESS.hits["repair.before-fragment"]:
             await trio.sleep(0.001)
     assert len(rig.fragments()) == 8
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     await rig.settle()
     assert len(rig.fragments()) == 12
 
@@ -888,10 +888,10 @@ async def test_a_repair_that_is_interrupted_converges(rig: Rig) -> None:
 async def test_a_failure_between_quorum_and_answer_stores_once(rig: Rig, place: str) -> None:
     sealed = blocks(3)
     await rig.store.put_blocks(sealed)
-    failpoints.arm(place, "eio")
+    OF_PROCESS.arm(place, "eio")
     with pytest.raises(TransientError, match=place):
         await rig.store.flush()
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     await rig.store.flush()
     assert (await rig.store.status()).packs == 1
     assert len(rig.packs()) == 1
@@ -901,11 +901,11 @@ async def test_a_failure_between_quorum_and_answer_stores_once(rig: Rig, place: 
 @pytest.mark.logs_warnings
 async def test_a_failure_before_fragments_is_a_failed_try(rig: Rig) -> None:
     await rig.store.put_blocks(blocks(3))
-    failpoints.arm("pack.before-fragment", "enospc", skip=4)
+    OF_PROCESS.arm("pack.before-fragment", "enospc", skip=4)
     with pytest.raises(UnavailableError):
         await rig.store.flush()
-    assert failpoints.hits["pack.before-fragment"] >= 6
-    failpoints.disarm_all()
+    assert OF_PROCESS.hits["pack.before-fragment"] >= 6
+    OF_PROCESS.disarm_all()
     await rig.store.flush()
 
 

@@ -12,6 +12,7 @@ import trio.testing
 from backend import failpoints
 from backend.buffer import Buffer
 from backend.errors import DriveError, FencedError, NotFoundError, UsageError
+from backend.failpoints import OF_PROCESS
 from backend.upstream import BlockId, CompactionReport, SealedBlock
 from tests.faulty_node import Fault
 from tests.unit.backend.blocks.test_block_store import AWAY, Rig, blocks, build, reopened, running
@@ -171,10 +172,10 @@ async def test_an_interruption_at_each_step(tmp_path: Path, step: str, skip: int
         if step == "compaction.debris":
             make_debris(rig, rig.fragments())
         await rig.store.release(ids(dead) + ids(blocks(12, seed=9)))
-        failpoints.arm(step, "eio", skip if step in OFTEN else 0)
+        OF_PROCESS.arm(step, "eio", skip if step in OFTEN else 0)
         with pytest.raises(OSError, match=step):
             await compact(rig)
-        failpoints.disarm_all()
+        OF_PROCESS.disarm_all()
         await rig.check(needed)
     async with running(build(tmp_path, index=database if index == "kept" else ":memory:")) as rig:
         await rig.store.reconcile()

@@ -14,9 +14,9 @@ import pytest
 import trio
 import trio.testing
 
-from backend import failpoints
 from backend.care.scrub import STATE_FILE, Scrub, ScrubState
 from backend.coding.erasure import Profile, code_for
+from backend.failpoints import OF_PROCESS
 from backend.packs.pack_codec import PackCodec
 from tests.faulty_node import Fault
 from tests.unit.backend.blocks.test_block_store import AWAY, DRIVE, KEY, Rig, blocks, build, running
@@ -99,12 +99,12 @@ async def test_a_node_that_does_not_answer_is_not_called_wrong(rig: Rig, make: M
 
 async def test_an_interrupted_scrub_goes_on_where_it_was(rig: Rig, make: Make) -> None:
     flip(rig.fragments()[0], 5)
-    failpoints.arm("scrub.noted", "eio")
+    OF_PROCESS.arm("scrub.noted", "eio")
     try:
         with pytest.raises(OSError, match=r"scrub\.noted"):
             await make().scrub()
     finally:
-        failpoints.disarm_all()
+        OF_PROCESS.disarm_all()
     rig.store.repairs.wake()
     await rig.settle()
     state = replace(make().state, position=rig.index.packs.after(b"", 3)[-1].id.hex())

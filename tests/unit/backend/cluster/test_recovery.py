@@ -13,7 +13,6 @@ import trio.testing
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backend import failpoints
 from backend.cluster import recovery
 from backend.cluster.drive_file import DriveFile, NodeEntry
 from backend.coding.placement import ClusterMap, ClusterNode
@@ -26,6 +25,7 @@ from backend.commits.object_format import frame, signed
 from backend.commits.process_identity import this_process
 from backend.commits.replicated_objects import Ranking, ReplicatedObjects, ranking_of
 from backend.errors import NodeError, UnavailableError
+from backend.failpoints import OF_PROCESS
 from backend.system import Environment, plain_hash
 from backend.upstream import NO_COMMIT, Commit, Head
 from tests.memory_node import MemoryNode, memory_nodes
@@ -155,10 +155,10 @@ class Twelve:
         for _ in range(count):
             self.acknowledged.append(await log.append(following(log.head, epoch), log.head))
         if is_torn:
-            failpoints.arm("commit.after-first-copy", "eio")
+            OF_PROCESS.arm("commit.after-first-copy", "eio")
             with pytest.raises(OSError, match="after-first-copy"):
                 await log.append(following(log.head, epoch), log.head)
-            failpoints.disarm_all()
+            OF_PROCESS.disarm_all()
 
     def lose(self, away: Collection[str]) -> None:
         for name, node in self.nodes.items():
@@ -182,11 +182,11 @@ class Twelve:
         await lease.acquire(minimum_epoch=remains.epoch + recovery.AHEAD)
         voting = self.objects(new)
         spreading = recovery.Spreading(objects, self.file, self.ranking(new), voting.copies, remains)
-        failpoints.arm(recovery.COPIED, "eio", until)
+        OF_PROCESS.arm(recovery.COPIED, "eio", until)
         try:
             gaps = await spreading.run()
         finally:
-            failpoints.disarm_all()
+            OF_PROCESS.disarm_all()
         if remains.is_past_doubt:
             await recovery.adopt(voting, remains, lease)
         return new, remains.number, gaps

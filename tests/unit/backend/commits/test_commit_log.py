@@ -6,7 +6,6 @@ import pytest
 import trio
 import trio.testing
 
-from backend import failpoints
 from backend.coding.placement import ClusterMap, ClusterNode
 from backend.commits import commit_format
 from backend.commits.commit_log import EMPTY, ReplicatedCommitLog
@@ -22,6 +21,7 @@ from backend.errors import (
     RollbackError,
     UnavailableError,
 )
+from backend.failpoints import OF_PROCESS
 from backend.upstream import NO_COMMIT, Commit, Head
 from tests.memory_node import MemoryNode, memory_nodes
 
@@ -185,10 +185,10 @@ async def test_a_torn_append_succeeds_when_it_is_tried_again(place: str) -> None
     setup = Setup()
     log = await setup.writer()
     commit = following(EMPTY)
-    failpoints.arm(place, "eio")
+    OF_PROCESS.arm(place, "eio")
     with pytest.raises(OSError, match=place):
         await log.append(commit, EMPTY)
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     head = await log.append(commit, EMPTY)
     assert head.number == 1
     assert len(setup.holders(1)) == 3
@@ -198,10 +198,10 @@ async def test_a_torn_append_is_completed_before_another_takes_its_number() -> N
     setup = Setup()
     log = await setup.writer()
     first = following(EMPTY, b"first")
-    failpoints.arm("commit.after-first-copy", "eio")
+    OF_PROCESS.arm("commit.after-first-copy", "eio")
     with pytest.raises(OSError, match="failpoint"):
         await log.append(first, EMPTY)
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     setup.order(1)[0].away = True
     with pytest.raises(ConflictError):
         await log.append(following(EMPTY, b"second"), EMPTY)
@@ -213,11 +213,11 @@ async def test_a_torn_append_is_completed_before_another_takes_its_number() -> N
 
 async def test_a_torn_append_that_the_next_holder_sees_is_in_the_log_for_good() -> None:
     setup = Setup()
-    failpoints.arm("commit.after-first-copy", "eio")
+    OF_PROCESS.arm("commit.after-first-copy", "eio")
     old = await setup.writer()
     with pytest.raises(OSError, match="failpoint"):
         await old.append(following(EMPTY, b"torn"), EMPTY)
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     new = await setup.writer(epoch=2)
     assert new.head.number == 1
     assert len(setup.holders(1)) == 3
@@ -228,10 +228,10 @@ async def test_a_torn_append_that_the_next_holder_sees_is_in_the_log_for_good() 
 async def test_a_torn_append_that_the_next_holder_missed_is_replaced_for_good() -> None:
     setup = Setup()
     old = await setup.writer()
-    failpoints.arm("commit.after-first-copy", "eio")
+    OF_PROCESS.arm("commit.after-first-copy", "eio")
     with pytest.raises(OSError, match="failpoint"):
         await old.append(following(EMPTY, b"torn"), EMPTY)
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     hidden = setup.order(1)[0]
     hidden.away = True
     new = await setup.writer(epoch=2)
@@ -248,7 +248,7 @@ async def test_a_torn_append_that_the_next_holder_missed_is_replaced_for_good() 
 async def test_a_settled_commit_beats_a_torn_one_of_a_later_epoch_that_nobody_saw() -> None:
     """The reason for ballots: epoch 3 adopts the commit of epoch 1 while that of epoch 2 is hidden."""
     setup = Setup()
-    failpoints.arm("commit.after-first-copy", "eio")
+    OF_PROCESS.arm("commit.after-first-copy", "eio")
     old = await setup.writer(epoch=1)
     with pytest.raises(OSError, match="failpoint"):
         await old.append(following(EMPTY, b"one"), EMPTY)
@@ -256,7 +256,7 @@ async def test_a_settled_commit_beats_a_torn_one_of_a_later_epoch_that_nobody_sa
     middle = await setup.writer(epoch=2)
     with pytest.raises(OSError, match="failpoint"):
         await middle.append(following(EMPTY, b"two", epoch=2), EMPTY)
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     setup.order(1)[0].away = False
     setup.order(1)[1].away = True
     settled = await setup.writer(epoch=3)

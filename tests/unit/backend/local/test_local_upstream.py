@@ -11,7 +11,6 @@ import pytest
 import trio
 import trio.testing
 
-from backend import failpoints
 from backend.commits import lease_record
 from backend.commits.commit_log import EMPTY
 from backend.commits.commit_search import commit_key
@@ -159,10 +158,10 @@ async def test_after_a_crash_within_append_the_next_mount_goes_on(place: str, tm
     drive = LocalDrive(directory_nodes(tmp_path), life="gone")
     crashed = drive.make(host="crashed")
     await crashed.open()
-    failpoints.arm(place, "eio")
+    OF_PROCESS.arm(place, "eio")
     with pytest.raises(OSError, match=place):
         await append(crashed)
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     async with drive.opened() as upstream:
         found = await upstream.log.head()
         assert found.number == (0 if place == "commit.before-copies" else 1)
@@ -179,10 +178,10 @@ async def test_after_a_crash_within_a_takeover_the_next_mount_goes_on(place: str
     crashed = setup.make(host="one")
     await crashed.open()
     head = await append(crashed)
-    failpoints.arm(place, "eio")
+    OF_PROCESS.arm(place, "eio")
     with pytest.raises(OSError, match=place):
         await setup.make(host="two").open()
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     async with setup.opened(known=head) as upstream:
         assert await upstream.log.head() == head
         assert (await append(upstream)).number == 2

@@ -14,7 +14,6 @@ import pytest
 import trio
 import trio.testing
 
-from backend import failpoints
 from backend.buffer import Buffer
 from backend.errors import (
     ConflictError,
@@ -25,6 +24,7 @@ from backend.errors import (
     TransientError,
     UsageError,
 )
+from backend.failpoints import OF_PROCESS
 from backend.nodes.directory import DirectoryNode
 from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.identity import (
@@ -402,15 +402,15 @@ async def test_only_the_range_is_read(node: DirectoryNode, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("place", ["node.before-write", "node.after-write"])
 async def test_failpoints_of_a_write_fire(node: DirectoryNode, place: str) -> None:
-    failpoints.arm(place, "eio")
+    OF_PROCESS.arm(place, "eio")
     with pytest.raises(TransientError):
         await node.put("a", [b"x"])
-    assert failpoints.hits[place] == 1
+    assert OF_PROCESS.hits[place] == 1
 
 
 async def test_failpoint_of_a_delete_fires(node: DirectoryNode) -> None:
     await node.put("a", [b"x"])
-    failpoints.arm("node.after-delete", "eio")
+    OF_PROCESS.arm("node.after-delete", "eio")
     with pytest.raises(TransientError):
         await node.delete("a")
     assert await node.keys("") == []
@@ -470,10 +470,10 @@ async def test_retry_leaves_other_errors_alone(node: DirectoryNode, error: NotFo
 
 
 async def test_a_retried_create_recognises_its_own_object(node: DirectoryNode) -> None:
-    failpoints.arm("node.after-write", "eio")
+    OF_PROCESS.arm("node.after-write", "eio")
     with pytest.raises(TransientError):
         await node.create("a", [b"mine"])
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     faulty = FaultyNode(node)
     faulty.faults = [Fault(("create",), times=1, error=TransientError("lost answer"))]
     await RetryNode(faulty, first_wait=0.001).create("a", [b"mi", b"ne"])

@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from backend import failpoints
 from backend.errors import TransientError
+from backend.failpoints import OF_PROCESS
 from cache.drive import Drive
 from cache.journal.format import OFFSET_BITS
 from cache.journal.pieces import Data
@@ -150,10 +150,10 @@ async def test_extents_that_are_given_up_make_older_bytes_needed_again(folder: P
         for name in (b"first", b"second", b"third"):
             await make_file(drive, name, LARGE)
         where = [place(drive, name) for name in (b"first", b"second", b"third")]
-        failpoints.arm("ledger.extents", "eio", 1)  # of the first two files they are kept
+        OF_PROCESS.arm("ledger.extents", "eio", 1)  # of the first two files they are kept
         with pytest.raises(OSError, match=r"ledger\.extents"):
             await drive.publisher.publish(everything=False)
-        failpoints.disarm_all()
+        OF_PROCESS.disarm_all()
     lose(folder, where[1], where[2])
     async with opened(folder, upstream, OPTIONS, crash=True) as drive:
         assert names(drive) == [b"first", b"second"]

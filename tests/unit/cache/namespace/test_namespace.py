@@ -23,7 +23,7 @@ from backend.errors import (
     ReadOnlyError,
     TransientError,
 )
-from backend.failpoints import arm, disarm_all
+from backend.failpoints import OF_PROCESS
 from backend.system import THIS_MACHINE, at_rest
 from cache.history.history import History
 from cache.namespace.namespace import Namespace
@@ -562,10 +562,10 @@ def test_a_full_disk_loses_nothing(namespace: Namespace, path: str) -> None:
 
 def test_a_commit_that_fails_can_be_repeated(namespace: Namespace, path: str) -> None:
     inode = make(namespace, b"a")
-    arm("namespace.committing", "eio")
+    OF_PROCESS.arm("namespace.committing", "eio")
     with pytest.raises(TransientError):
         namespace.save(1)
-    disarm_all()
+    OF_PROCESS.disarm_all()
     assert namespace.journal_position() == 0
     namespace.save(2)
     namespace.close()

@@ -12,8 +12,8 @@ import trio.testing
 
 import cache.journal.set_apart
 import cache.publish.publisher
-from backend import failpoints
 from backend.errors import FencedError, TransientError
+from backend.failpoints import OF_PROCESS
 from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.errors import InputOutputError, NoSpaceLeftError, ReadOnlyFileSystemError, UnreadableError
@@ -230,10 +230,10 @@ async def test_writers_get_the_error_when_their_own_disk_stops_publishing(
 ) -> None:
     """Regression: with the journal full and broken they waited for ever."""
     async with opened(tmp_path / "cache", upstream, TINY) as drive:
-        failpoints.arm("ledger.checkpointed", action)
+        OF_PROCESS.arm("ledger.checkpointed", action)
         with pytest.raises(error):
             await fill(drive, trio.Event())
-        failpoints.disarm_all()
+        OF_PROCESS.disarm_all()
         await drive.sync()
         await make_file(drive, b"after")
 

@@ -12,7 +12,7 @@ import pytest
 import trio
 
 from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, UsageError
-from backend.failpoints import arm
+from backend.failpoints import OF_PROCESS
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import DEVICE_SHIFT, ROOT_INODE, Create, SetExtents
 from cache.publish.snapshot import export, verify_hostile
@@ -107,7 +107,7 @@ def test_a_namespace_becomes_a_snapshot(namespace: Namespace, snapshot: str) -> 
 
 
 def test_a_replacement_that_fails_leaves_the_old_state(namespace: Namespace, snapshot: str) -> None:
-    arm("namespace.replacing", "eio")
+    OF_PROCESS.arm("namespace.replacing", "eio")
     with pytest.raises(OSError, match="failpoint"):
         namespace.replace_from(snapshot, 900)
     again = Namespace(namespace.path)

@@ -36,6 +36,7 @@ from backend.errors import (
     UnavailableError,
     UsageError,
 )
+from backend.failpoints import OF_PROCESS
 from backend.nodes.node import Node
 from backend.packs.fragment_format import parse_fragment_key
 from tests.drives import QUIET, make_file
@@ -406,10 +407,10 @@ def test_an_interrupt_is_told_in_one_line_and_the_lease_is_given_back(large: Sma
 @pytest.mark.parametrize("step", ["rebalance.copied", "rebalance.object-copied"])
 def test_a_step_that_fails_is_told_and_done_again(large: SmallDrive, step: str, action: str) -> None:
     packs, names = len(fragments(large)), busiest(large)
-    failpoints.arm(step, action, 2)
+    OF_PROCESS.arm(step, action, 2)
     with pytest.raises((OSError, DriveError)):
         remove(large, *names)
-    failpoints.disarm_all()
+    OF_PROCESS.disarm_all()
     require_redundant(large, packs)
     assert large.read() == large.content
     assert remove(large, *names) == 0
