@@ -16,8 +16,10 @@ from unittest.mock import patch
 
 from cache.drive import Drive
 from cache.journal.dirty import DirtyFile
-from cache.journal.format import OFFSET_BITS
+from cache.journal.format import OFFSET_BITS, OFFSET_MASK
 from cache.journal.pieces import Data
+
+PAGE = 4096
 
 
 class Unreadable:
@@ -35,8 +37,8 @@ class Unreadable:
 
     def break_at(self, position: int) -> None:
         """The page of this position."""
-        page = position >> 12 << 12
-        self._ranges.append((page, page + 4096))
+        page = position // PAGE * PAGE
+        self._ranges.append((page, page + PAGE))
 
     def mend(self) -> None:
         """All can be read again."""
@@ -78,6 +80,22 @@ class Unreadable:
 
         with patch.object(os, "pread", read), patch.object(os, "preadv", read_into):
             yield
+
+
+def pages_of(folder: Path) -> list[int]:
+    """Positions of all pages of the journal below `folder` that have anything."""
+    found = []
+    for path in sorted((folder / "journal").glob("*.journal")):
+        data, number = path.read_bytes(), int(path.stem, 16)
+        found += [number << OFFSET_BITS | at for at in range(0, len(data), PAGE) if any(data[at : at + PAGE])]
+    return found
+
+
+def is_before(position: int, page: int) -> bool:
+    """Whether all that the page has comes before the position, and the header of its segment is not in it."""
+    if page >> OFFSET_BITS < position >> OFFSET_BITS:
+        return True
+    return page & OFFSET_MASK > 0 and page + PAGE <= position
 
 
 def _data(file: DirtyFile | None) -> list[Data]:

@@ -23,7 +23,7 @@ from backend.errors import FormatError
 from cache.namespace import loaded_time, stored_time
 
 MAGIC: Final = b"drvfsjnl"
-VERSION: Final = 3
+VERSION: Final = 4
 _OLDEST_VERSION: Final = 1
 """It had no salt."""
 SEGMENT_HEADER: Final = struct.Struct("<8sHHIQQQQ")
@@ -54,7 +54,7 @@ class RecordType(IntEnum):
     EXTENTS = 5
     """commit number, an encoded `SetExtents` of that commit"""
     PUBLISHED = 6
-    """commit number, time, the commit's hash"""
+    """commit number, time, the commit's hash, the position before which nothing is needed any more"""
     BATCH = 7
     """encoded operations that are all accepted, or none: a record is whole or is not there"""
     BULK = 8
@@ -167,6 +167,15 @@ def decode_record(
         raise FormatError(f"journal record type {kind} is unknown to this drivefs") from None
 
 
+def record_sequence(data: memoryview, offset: int) -> int:
+    """The sequence number that the record header at `offset`, be it right or not, says; 0 if the data ends
+    before it does."""
+    if offset + RECORD_HEADER_SIZE > len(data):
+        return 0
+    _, _, number, _ = RECORD_HEADER.unpack_from(data, offset)
+    return int(number)
+
+
 def encode_batch(operations: Sequence[bytes]) -> bytes:
     """Payload of a BATCH record. The journal refuses one over `MAX_PAYLOAD`."""
     return bytes(msgpack.packb(list(operations)))
@@ -262,12 +271,12 @@ def decode_extents(payload: Buffer) -> tuple[int, bytes]:
     return commit, operation
 
 
-def encode_published(commit: int, time_ns: int, commit_hash: bytes) -> bytes:
+def encode_published(commit: int, time_ns: int, commit_hash: bytes, needed: int) -> bytes:
     """Payload of a PUBLISHED record."""
-    return bytes(msgpack.packb([commit, time_ns, commit_hash]))
+    return bytes(msgpack.packb([commit, time_ns, commit_hash, needed]))
 
 
-def decode_published(payload: Buffer) -> tuple[int, int, bytes]:
-    """(commit, time, hash)."""
-    commit, time_ns, commit_hash = msgpack.unpackb(payload)
-    return commit, time_ns, commit_hash
+def decode_published(payload: Buffer) -> tuple[int, int, bytes, int]:
+    """(commit, time, hash, needed); the last is 0 in segments up to version 3, which did not have it."""
+    commit, time_ns, commit_hash, *needed = msgpack.unpackb(payload)
+    return commit, time_ns, commit_hash, needed[0] if needed else 0

@@ -33,6 +33,7 @@ from cache.journal.failure import Failure
 from cache.journal.format import (
     MAX_PAYLOAD,
     OFFSET_BITS,
+    OFFSET_MASK,
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
     Bulk,
@@ -44,6 +45,7 @@ from cache.journal.format import (
     encode_segment_header,
 )
 from cache.journal.kept_segments import KeptSegments
+from cache.journal.needed import find_needed
 from cache.journal.reading import Reading
 from cache.journal.replay import Record, replay
 from cache.journal.salvage import LOST, Loss
@@ -81,6 +83,10 @@ class Journal:
         self._files = SegmentFiles(folder, environment)
         self._bulk = BulkFiles(folder, environment)
         self._failure = Failure(folder)
+        self._begin: int | None = None
+        """the position from which on it is read, 0: all of it; None: likewise, and nothing else was tried"""
+        self._reached = 0
+        """where the first replay ended, if what follows is passed over"""
         self._lost: list[Loss] = []
         """what replay could not use, and `start` has not kept aside yet"""
         self.losses: list[str] = []
@@ -99,9 +105,39 @@ class Journal:
         """All records from the oldest kept segment to the end of the valid prefix. To be run to
         its end before `start`; it may be run again."""
         self.close()
-        self._lost.clear()
+        self._lost[:] = [self._passed_over()] if self.begin else []
         self._kept.open_commit = 0
-        return replay(self._folder, self._files, self._bulk, self._kept, self._lost, self.environment)
+        return replay(
+            self._folder, self._files, self._bulk, self._kept, self._lost, self.begin, self.environment
+        )
+
+    @property
+    def begin(self) -> int:
+        """The position from which on it was read; 0: all of it."""
+        return self._begin or 0
+
+    def pass_over(self, published: int) -> bool:
+        """Whether to replay once more, as the last replay met what cannot be read. It may be passed over if
+        nobody needs it since a commit that is published, by `published` at the latest, and all that comes
+        after it can be read."""
+        if not self.problems or self._begin == 0:
+            return False
+        if self._begin is not None:
+            self._begin = 0
+            return True
+        self._reached, needed = self._kept.end, find_needed(self._files, published)
+        self._begin = needed if needed > self._reached else 0
+        return self._begin > 0
+
+    def _passed_over(self) -> Loss:
+        reached = self._place(self._reached) if self._reached else "its beginning"
+        needed = self._place(self.begin)
+        why = f"the journal cannot be read from {reached} on; all that it says up to {needed} is stored"
+        return Loss(why, None, harmless=True)
+
+    def _place(self, position: int) -> str:
+        """For people."""
+        return f"{self._files.path_of(position >> OFFSET_BITS)}, byte {position & OFFSET_MASK}"
 
     @property
     def open_commit(self) -> int:
@@ -112,7 +148,7 @@ class Journal:
     @property
     def problems(self) -> list[str]:
         """For people: what replay could not use though it was on the disk once. Until `start`."""
-        return [loss.why for loss in self._lost if not loss.by_power_cut]
+        return [loss.why for loss in self._lost if not loss.harmless]
 
     def holds(self, bulk: Bulk) -> bool:
         """Whether the bytes that a BULK record refers to are there."""
@@ -139,8 +175,8 @@ class Journal:
     def _keep_lost_aside(self) -> None:
         while self._lost:
             loss = self._lost[0]
-            self.losses.append(f"{loss.why}; kept: {loss.keep()}")
-            log.log(logging.INFO if loss.by_power_cut else logging.ERROR, "%s", self.losses[-1])
+            self.losses.append(loss.settle())
+            log.log(logging.INFO if loss.harmless else logging.ERROR, "%s", self.losses[-1])
             self._lost.pop(0)
 
     # Appending

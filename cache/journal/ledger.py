@@ -236,12 +236,13 @@ class Ledger:
             return None
         number = self.namespace.commit
         time_ns = max(self.environment.wall_clock(), self.namespace.last_commit_time() + 1)
-        self.journal.append(RecordType.CUT, (encode_cut(number, time_ns, inodes),), number)
+        start = self.journal.append(RecordType.CUT, (encode_cut(number, time_ns, inodes),), number)
         for inode in inodes:
             self.dirty.freeze(inode)
         end = self.journal.end
         oldest = self.dirty.oldest_top(end)
-        self.hand_over(PendingCommit(number, time_ns, end, [], inodes, begin=begin, oldest=oldest))
+        pending = PendingCommit(number, time_ns, end, [], inodes, begin=begin, start=start, oldest=oldest)
+        self.hand_over(pending)
         self.namespace.begin_commit(number + 1)
         self._failpoints.reached(CUT_MADE)
         return self.pending
@@ -324,7 +325,8 @@ class Ledger:
         assert self.pending is not None
         self._failpoints.reached(PUBLISHED)
         pending = self.pending
-        payload = encode_published(head.number, pending.time_ns, head.hash)
+        needed = min(pending.oldest, pending.start)
+        payload = encode_published(head.number, pending.time_ns, head.hash, needed)
         self.journal.append(RecordType.PUBLISHED, (payload,), self.namespace.commit)
         self.namespace.record_commit(head.number, head.hash, pending.time_ns)
         self.positions.recorded, self.positions.cut = self.journal.end, pending.position

@@ -28,7 +28,10 @@ class JournalRecovery:
         self._ledger = ledger
         self._journal, self._namespace = ledger.journal, ledger.namespace
         self._scanned = Scan({}, {})
-        self._take(scan(ledger.journal))
+        self._take(self._scan())
+
+    def _scan(self, void: int | None = None, uncut: tuple[int, int, int] | None = None) -> Scan:
+        return scan(self._journal, void, uncut, published=self._ledger.head.number)
 
     def _take(self, scanned: Scan) -> None:
         self._scanned, self._ledger.dirty = scanned, scanned.dirty
@@ -56,7 +59,7 @@ class JournalRecovery:
     def take_back_extents(self, number: int) -> None:
         """Blocks that the unfinished commit's content was stored in are gone: it is dirty again, and stored
         anew from the journal, which has all of it (`cache.journal.trimming`). Before `replay`."""
-        self._take(scan(self._journal, self._scanned.void_from(number)))
+        self._take(self._scan(self._scanned.void_from(number)))
 
     def unsealed(self) -> tuple[int, list[Data]]:
         """The number of the commit that was cut and that the journal does not say is published (0: none), and
@@ -74,7 +77,7 @@ class JournalRecovery:
         upstream must not have the commit."""
         cut = self._scanned.pending_cut()
         assert cut is not None
-        self._take(scan(self._journal, self._scanned.void, cut))
+        self._take(self._scan(self._scanned.void, cut))
 
     def replay(self) -> None:
         """Bring the namespace up to the journal's end, find the pending commit, and begin."""
@@ -100,6 +103,7 @@ class JournalRecovery:
             )
             position = 0
             self._namespace.undo(published)
+        self._ledger.positions.published = self._journal.begin
         for event in self._scanned.events:
             if event.commit > published:
                 self._replay_event(event, event.position >= position)

@@ -18,12 +18,14 @@ from cache.journal import salvage
 from cache.journal.bulk import BulkFiles
 from cache.journal.format import (
     OFFSET_BITS,
+    OFFSET_MASK,
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
     RecordType,
     SegmentHeader,
     decode_bulk,
     decode_record,
+    record_sequence,
 )
 from cache.journal.kept_segments import KeptSegments
 from cache.journal.salvage import Loss
@@ -47,20 +49,27 @@ def replay(
     bulk: BulkFiles,
     kept: KeptSegments,
     losses: list[Loss],
+    begin: int,
     environment: Environment,
 ) -> Iterator[Record]:
-    """All records; run to its end, `kept` has the segments that hold them, and `losses` what is to be kept
-    aside. Nothing is open before."""
+    """All records, or those from the position `begin` on; run to its end, `kept` has the segments, and
+    `losses` what is to be kept aside. Nothing is open before."""
     bulk.find()
     _pass_by_files(folder, kept)
-    headers = files.find(losses)
+    first = begin >> OFFSET_BITS
+    headers = files.find(losses, first)
     expected: int | None = None
     for index, (path, header) in enumerate(headers):
+        if header.number < first:
+            size = os.path.getsize(path)
+            kept.add(_segment(path, header, size, size, environment))
+            continue
         if expected is not None and header.first_sequence != expected:
             losses.append(_gap(folder, [path for path, _ in headers[index:]], expected, environment))
             break
         kept.next_sequence, kept.open_commit = header.first_sequence, header.open_commit
-        yield from _replay_segment(folder, path, header, bulk, kept, losses, environment)
+        start = begin & OFFSET_MASK if header.number == first else 0
+        yield from _replay_segment(folder, path, header, start, bulk, kept, losses, environment)
         expected = kept.next_sequence
 
 
@@ -70,18 +79,26 @@ def _pass_by_files(folder: Path, kept: KeptSegments) -> None:
             kept.pass_by(int(path.stem, 16))
 
 
+def _segment(path: str, header: SegmentHeader, end: int, size: int, environment: Environment) -> Segment:
+    descriptor = environment.disk.open(path, os.O_RDWR)
+    return Segment(header.number, header.seed, path, descriptor, end, size, size)
+
+
 def _replay_segment(
     folder: Path,
     path: str,
     header: SegmentHeader,
+    start: int,
     bulk: BulkFiles,
     kept: KeptSegments,
     losses: list[Loss],
     environment: Environment,
 ) -> Iterator[Record]:
-    found, is_whole = salvage.read(path)
-    data = memoryview(found)
-    offset = SEGMENT_HEADER_SIZE
+    """The records of one; if `start` is not 0, from the one there on."""
+    found, is_whole = salvage.read(path, start)
+    data, offset = memoryview(found), start or SEGMENT_HEADER_SIZE
+    if start:
+        kept.next_sequence = record_sequence(data, start)
     base = header.number << OFFSET_BITS
     while (record := decode_record(header.seed, data, offset, kept.next_sequence)) is not None:
         kind, payload = record
@@ -92,8 +109,7 @@ def _replay_segment(
         kept.next_sequence += 1
     if not is_whole:
         data = data[:offset]
-    descriptor = environment.disk.open(path, os.O_RDWR)
-    segment = Segment(header.number, header.seed, path, descriptor, offset, len(data), len(data))
+    segment = _segment(path, header, offset, len(data), environment)
     kept.add(segment)
     if not is_whole:
         why = (

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,6 +25,7 @@ from backend.system import Durable, Environment, read_all
 
 LOST: Final = "lost"
 _PAGE: Final = 4096
+_MOST_BAD: Final = 64
 COPY_SUFFIX: Final = ".salvaged"
 """of a copy that is being made"""
 
@@ -38,12 +40,17 @@ SALVAGED: Final = declare(
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Something that replay could not use. `why`: for people; `keep` moves it aside, and tells where it is
-    then; `by_power_cut`: so that nobody was told that it is durable."""
+    """Something that replay could not use, or did not need. `why`: for people; `keep` moves it aside, and
+    tells where it is then; None: it stays where it is. `harmless`: it is stored, or nobody was told that it
+    is durable."""
 
     why: str
-    keep: Callable[[], Path]
-    by_power_cut: bool = False
+    keep: Callable[[], Path] | None
+    harmless: bool = False
+
+    def settle(self) -> str:
+        """Keep it aside, if it is to be moved; what to say of it."""
+        return self.why if self.keep is None else f"{self.why}; kept: {self.keep()}"
 
 
 class Readable(NamedTuple):
@@ -53,31 +60,51 @@ class Readable(NamedTuple):
     is_whole: bool
 
 
-def read(path: str) -> Readable:
-    """Errors other than EIO are raised."""
+def read(path: str, start: int = 0) -> Readable:
+    """From byte `start` on; zeros stand for what is before. Errors other than EIO are raised."""
+    with _opened(path) as descriptor:
+        size = os.fstat(descriptor).st_size
+        found = _read(descriptor, size - start, start)
+        if found is not None:
+            return Readable(bytes(start) + found if start else found, is_whole=True)
+        return Readable(b"".join(_pages(descriptor, size, most_bad=0)), is_whole=False)
+
+
+def read_around(path: str) -> bytes:
+    """The bytes of a file, with zeros in the place of pages that cannot be read; after `_MOST_BAD` of them it
+    ends, as a dying disk may take seconds for each. Errors other than EIO are raised."""
+    with _opened(path) as descriptor:
+        return b"".join(_pages(descriptor, os.fstat(descriptor).st_size, _MOST_BAD))
+
+
+def _pages(descriptor: int, size: int, most_bad: int) -> Iterator[bytes]:
+    """All pages, up to where one more than so many cannot be read."""
+    for offset in range(0, size, _PAGE):
+        page = _read(descriptor, _PAGE, offset)
+        if page is None:
+            most_bad -= 1
+            if most_bad < 0:
+                return
+        yield bytes(_PAGE) if page is None else page
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[int]:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        size = os.fstat(descriptor).st_size
-        try:
-            return Readable(read_all(descriptor, size, 0), is_whole=True)
-        except OSError as error:
-            if error.errno != errno.EIO:
-                raise
-        return Readable(_beginning(descriptor), is_whole=False)
+        yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _beginning(descriptor: int) -> bytes:
-    """All pages before the first that cannot be read."""
-    pages: list[bytes] = []
+def _read(descriptor: int, length: int, offset: int) -> bytes | None:
+    """None if a sector of it cannot be read."""
     try:
-        while page := read_all(descriptor, _PAGE, len(pages) * _PAGE):
-            pages.append(page)
+        return read_all(descriptor, length, offset)
     except OSError as error:
         if error.errno != errno.EIO:
             raise
-    return b"".join(pages)
+        return None
 
 
 def set_aside(folder: Path, paths: Iterable[str], disk: Durable) -> Path:

@@ -61,6 +61,8 @@ class PendingCommit:
     extents: list[bytes] = field(default_factory=list)
     begin: int | None = None
     """position of the first record of the cut, if this process made it"""
+    start: int = 0
+    """position of the CUT record"""
     oldest: int = 0
     """position of the oldest write that the state at the cut needs and the commit did not take; `position`
     if there is none. Needed until a later commit is published, though the file may be deleted before: that it
@@ -239,7 +241,8 @@ class Scan:
         for inode in inodes:
             self.dirty.freeze(inode)
         end = position + RECORD_HEADER_SIZE + len(payload)
-        cut = PendingCommit(number, time_ns, end, [], inodes, oldest=self.dirty.oldest_top(end))
+        oldest = self.dirty.oldest_top(end)
+        cut = PendingCommit(number, time_ns, end, [], inodes, start=position, oldest=oldest)
         self.events.append(Event(position, RecordType.CUT, number, cut))
         self.commit = number + 1
 
@@ -251,7 +254,7 @@ class Scan:
         self.events.append(Event(position, RecordType.EXTENTS, number, operation))
 
     def _take_published(self, position: int, payload: memoryview) -> None:
-        number, time_ns, commit_hash = decode_published(payload)
+        number, time_ns, commit_hash, _ = decode_published(payload)
         for inode, _ in self.dirty.frozen():
             self.dirty.thaw(inode)
         self.events.append(Event(position, RecordType.PUBLISHED, number, (time_ns, commit_hash)))
@@ -261,10 +264,16 @@ def _is_within(position: int, ranges: Mapping[int, int]) -> bool:
     return any(begin <= position < end for begin, end in ranges.items())
 
 
-def scan(journal: Journal, void: int | None = None, uncut: tuple[int, int, int] | None = None) -> Scan:
+def scan(
+    journal: Journal,
+    void: int | None = None,
+    uncut: tuple[int, int, int] | None = None,
+    *,
+    published: int = 0,
+) -> Scan:
     """Read the journal and give up what a power cut left in part. EXTENTS from `void` on do not count, nor
-    does the cut `uncut` (as `Scan.pending_cut` gave it): of a journal that was scanned before. Before
-    `Journal.start`."""
+    does the cut `uncut` (as `Scan.pending_cut` gave it): of a journal that was scanned before. `published`:
+    as of `Journal.pass_over`. Before `Journal.start`."""
     told: dict[int, int] = {}
     told_void: dict[int, int] = {}
     told_uncut: list[Uncut] = []
@@ -276,6 +285,8 @@ def scan(journal: Journal, void: int | None = None, uncut: tuple[int, int, int] 
             told_uncut if uncut is None else [*told_uncut, Uncut(*uncut[1:], journal.end, uncut[0])],
         )
         found.read(journal)
+        if journal.pass_over(published):
+            continue
         if (found.told, found.told_void, found.told_uncut) != (told, told_void, told_uncut):
             told, told_void, told_uncut = found.told, found.told_void, found.told_uncut
             continue

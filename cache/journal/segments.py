@@ -99,29 +99,28 @@ class SegmentFiles:
         """no file gets a name any more, and only names that are still ours are taken
         (`cache.journal.custody`)"""
 
-    def find(self, losses: list[Loss]) -> list[tuple[str, SegmentHeader]]:
+    def find(self, losses: list[Loss], first: int = 0) -> list[tuple[str, SegmentHeader]]:
         """The segments that are there, by number. Files without a segment in them, and without anything else,
-        go. `losses` is told of the others; one that cannot be read at all is lost with all that follow it."""
+        go. `losses` is told of the others; one that cannot be read at all is lost with all that follow it, or
+        alone if its number is below `first`: nobody needs it."""
         found = []
         self._spares = []
         self._remove_leftovers()
         paths = sorted(self._folder.glob("*" + SUFFIX))
         for index, path in enumerate(paths):
-            try:
-                begin = _begin(path)
-            except OSError as error:
-                if error.errno != errno.EIO:
-                    raise
-                losses.append(self._loss(f"the journal file {path} cannot be read", *paths[index:]))
-                break
+            begin = _begin(path)
+            if begin is None:
+                is_needed = path.stem >= f"{first:016x}"
+                lost = paths[index:] if is_needed else [path]
+                losses.append(self._loss(f"the journal file {path} cannot be read", lost, not is_needed))
+                if is_needed:
+                    break
+                continue
             header = decode_segment_header(begin)
             if header is not None and f"{header.number:016x}" == path.stem:
                 found.append((str(path), header))
             elif _has_content(path):
-                is_torn = not any(begin)
-                losses.append(
-                    self._loss(f"the journal file {path} has no header", path, by_power_cut=is_torn)
-                )
+                losses.append(self._loss(f"the journal file {path} has no header", [path], not any(begin)))
             else:
                 self._disk.unlink(str(path))  # preallocated, not begun yet
         return found
@@ -132,8 +131,8 @@ class SegmentFiles:
             for path in self._folder.glob("*" + suffix):
                 self._disk.unlink(str(path))
 
-    def _loss(self, why: str, *paths: Path, by_power_cut: bool = False) -> Loss:
-        return Loss(why, partial(set_aside, self._folder, [*map(str, paths)], self._disk), by_power_cut)
+    def _loss(self, why: str, paths: list[Path], harmless: bool) -> Loss:
+        return Loss(why, partial(set_aside, self._folder, [*map(str, paths)], self._disk), harmless)
 
     def path_of(self, number: int) -> str:
         """The path of the segment of that number."""
@@ -222,11 +221,15 @@ class SegmentFiles:
         self._coming_spares -= sum(bool(each.spare) for each in dropped)
 
 
-def _begin(path: Path) -> bytes:
-    """The first bytes, as many as a header has."""
+def _begin(path: Path) -> bytes | None:
+    """The first bytes, as many as a header has; None if they cannot be read."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         return read_all(descriptor, SEGMENT_HEADER_SIZE, 0)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return None
     finally:
         os.close(descriptor)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 
+import msgpack
 import pytest
 import xxhash
 from hypothesis import given
@@ -53,7 +54,7 @@ def decoded(segment: int, data: bytes | bytearray, offset: int, sequence: int) -
 
 
 def test_a_segment_header_by_hand() -> None:
-    body = b"drvfsjnl" + struct.pack("<HHI", 3, 0, 0xABCD) + struct.pack("<QQQ", 7, 1000, 42)
+    body = b"drvfsjnl" + struct.pack("<HHI", 4, 0, 0xABCD) + struct.pack("<QQQ", 7, 1000, 42)
     by_hand = body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8)))
     header = SegmentHeader(7, 1000, 42, 0xABCD)
     assert encode_segment_header(header) == by_hand
@@ -71,8 +72,8 @@ def test_a_segment_of_version_1_is_read() -> None:
 
 
 def test_an_unknown_version_is_refused() -> None:
-    body = b"drvfsjnl" + struct.pack("<HHI", 4, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
-    with pytest.raises(FormatError, match="version 4"):
+    body = b"drvfsjnl" + struct.pack("<HHI", 5, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
+    with pytest.raises(FormatError, match="version 5"):
         decode_segment_header(body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8))))
 
 
@@ -125,7 +126,8 @@ def test_an_unknown_record_type_is_refused_not_taken_for_the_end() -> None:
 def test_payloads_round_trip(commit: int, time_ns: int, inodes: list[int], data: bytes) -> None:
     assert decode_cut(encode_cut(commit, time_ns, inodes)) == (commit, time_ns, inodes)
     assert decode_extents(encode_extents(commit, data)) == (commit, data)
-    assert decode_published(encode_published(commit, time_ns, data)) == (commit, time_ns, data)
+    assert decode_published(encode_published(commit, time_ns, data, 7)) == (commit, time_ns, data, 7)
+    assert decode_published(msgpack.packb([commit, time_ns, data])) == (commit, time_ns, data, 0)
 
 
 def test_a_batch_by_hand() -> None:

@@ -6,15 +6,16 @@ from pathlib import Path
 from stat import S_IFREG
 from tempfile import TemporaryDirectory
 
-from hypothesis import example, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from backend.upstream import Head
 from cache.journal import SMALLEST_SEGMENT, Ledger
 from cache.journal.journal import Journal
-from cache.journal.scan import PendingCommit, scan
+from cache.journal.scan import PendingCommit, Scan, scan
 from cache.local.local_state import JOURNAL, LocalState
 from cache.namespace.operations import ROOT_INODE, Create, SetAttributes
+from tests.unreadable import Unreadable, is_before, pages_of
 
 FILES = (10, 11, 12)
 Steps = list[tuple[str, int]]
@@ -34,6 +35,8 @@ class History:
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger
         self.now = 1
+        self.stated = 0
+        """what the newest PUBLISHED record says is needed"""
         for inode in FILES:
             name = b"%d" % inode
             self.ledger.accept(Create(ROOT_INODE, name, inode, S_IFREG | 0o644, 0, 0, 0, b"", self.now))
@@ -44,7 +47,7 @@ class History:
             if kind == "operation":
                 self.ledger.accept(SetAttributes(ROOT_INODE, mtime_ns=self.now))
             elif kind == "write":
-                self.ledger.write(inode, 0, b"content", self.now)
+                self.ledger.write(inode, 0, b"content" * 1000, self.now)
             else:
                 self.ledger.journal.begin_segment(self.ledger.namespace.commit)
 
@@ -57,10 +60,29 @@ class History:
         pending = self._cut(inodes)
         if pending is not None:
             self.take(meanwhile)
+            self.stated = min(pending.oldest, pending.start)
             self.ledger.published(Head(pending.number, bytes([pending.number]) * 32))
 
     def _cut(self, inodes: set[int]) -> PendingCommit | None:
         return self.ledger.cut([inode for inode, _ in self.ledger.dirty.tops() if inode in inodes])
+
+    def live(self, rounds: Rounds, last: Steps) -> None:
+        for before, first, meanwhile, second, later in rounds:
+            self.take(before)
+            self.cut_and_take_back(first, meanwhile)
+            self.cut_and_publish(second, later)
+        self.take(last)
+        self.operations, self.commit = self.ledger.operations, self.ledger.namespace.commit
+        self.dirty = {inode for inode, _ in self.ledger.dirty.tops()}
+        self.head = self.ledger.head.number
+
+    def compare(self, found: Scan) -> None:
+        """What was not published is what the scan says."""
+        assert found.commit == self.commit
+        assert {inode for inode, _ in found.dirty.tops()} == self.dirty
+        left = {each.number: each.operations for each in found.unfinished() if each.number >= self.commit}
+        assert left.pop(self.commit, []) == self.operations
+        assert not left
 
     def needed(self) -> int:
         """As trimming has it."""
@@ -79,18 +101,29 @@ async def test_what_is_left_of_the_journal_has_each_operation_in_its_commit(
         local.ledger.journal.segment_size = SMALLEST_SEGMENT
         local.recovery.replay()
         history = History(local.ledger)
-        for before, first, meanwhile, second, later in rounds:
-            history.take(before)
-            history.cut_and_take_back(first, meanwhile)
-            history.cut_and_publish(second, later)
-        history.take(last)
-        operations, commit = local.ledger.operations, local.namespace.commit
+        history.live(rounds, last)
         local.ledger.journal.drop_before(history.needed())
-        dirty = {inode for inode, _ in local.ledger.dirty.tops()}
         local.close()
-        found = scan(Journal(Path(name) / JOURNAL))
-        assert found.commit == commit
-        assert {inode for inode, _ in found.dirty.tops()} == dirty
-        left = {each.number: each.operations for each in found.unfinished() if each.number >= commit}
-        assert left.pop(commit, []) == operations
-        assert not left
+        history.compare(scan(Journal(Path(name) / JOURNAL)))
+
+
+@given(_rounds, _steps, st.integers(0, 1 << 30))
+@example([([("write", 10)] * 3, set(), [], {10}, []), ([("write", 10)] * 3, {10}, [], {10}, [])], [], 1)
+async def test_what_is_needed_of_the_journal_has_each_operation_in_its_commit(
+    rounds: Rounds, last: Steps, chance: int
+) -> None:
+    """The same, of one that cannot be read somewhere before."""
+    with TemporaryDirectory() as name:
+        local = LocalState(Path(name))
+        local.ledger.journal.segment_size = SMALLEST_SEGMENT
+        local.recovery.replay()
+        history, unreadable = History(local.ledger), Unreadable(Path(name))
+        history.live(rounds, last)
+        local.close()
+        pages = [page for page in pages_of(Path(name)) if is_before(history.stated, page)]
+        assume(pages)
+        unreadable.break_at(pages[chance % len(pages)])
+        with unreadable.installed():
+            journal = Journal(Path(name) / JOURNAL)
+            history.compare(scan(journal, published=history.head))
+            assert journal.begin == history.stated
