@@ -5,6 +5,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SERVERS := $(VENV)/servers
+AZURITE := 3.35.0
 STAMP := $(VENV)/.installed
 SBIN := /sbin
 SYSTEM_BIN := /usr/local/bin
@@ -14,7 +16,7 @@ DRIVE := $(DEMO)/drive
 MOUNT := $(DEMO)/mnt
 KEY := $(DEMO)/key
 MOUNTED = grep -q " $(CURDIR)/$(MOUNT) " /proc/mounts
-.PHONY: install install-system packages run stop test lint soak conformance conformance-xfstests bench clean
+.PHONY: servers install install-system packages run stop test lint soak conformance conformance-xfstests bench clean
 
 install: packages $(STAMP)
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory install-system; fi
@@ -82,10 +84,18 @@ run: install
 stop:
 	@if $(MOUNTED); then $(BIN)/umount.drivefs $(MOUNT); else echo "$(MOUNT) is not mounted"; fi
 
+# Servers for tests that are no Python packages, where npm is there to bring them. Without one its tests are skipped.
+servers: | install
+	@test -e "$(SERVERS)/azurite-$(AZURITE)" || ! command -v npm >/dev/null || { \
+		echo "installing: azurite $(AZURITE) into $(SERVERS)"; \
+		npm install --prefix "$(SERVERS)" --no-audit --no-fund --ignore-scripts --loglevel=error \
+			azurite@$(AZURITE) && touch "$(SERVERS)/azurite-$(AZURITE)"; \
+	} || echo "azurite cannot be installed: its tests are skipped"
+
 # In two parts, the second also if the first failed. Tests with the marker `mount` look at times, at the memory and at
 # the processor's time of mounts: they run one after the other. A file's tests share what they set up, so they stay in one
 # process.
-test: install
+test: install servers
 	@failed=""; \
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not soak and not mount" \
 		|| failed="all but the mounted ones"; \

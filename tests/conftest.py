@@ -12,17 +12,20 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from backend.failpoints import OF_PROCESS
-from tests import fake_google, fake_s3
+from tests import fake_google, fake_s3, servers
 
 if TYPE_CHECKING:
+    from tests.azurite import Azurite
     from tests.seaweedfs import Seaweedfs
+
+Server = TypeVar("Server")
 
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
@@ -82,11 +85,24 @@ def seaweedfs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweedfs]:
     secrets = {"WEED_ACCESS_KEY_ID": weed.ACCESS_KEY, "WEED_SECRET_ACCESS_KEY": weed.SECRET_KEY}
     with ExitStack() as stack:
         stack.enter_context(_set(secrets))
-        try:
-            server = stack.enter_context(weed.seaweedfs(tmp_path_factory.mktemp("seaweedfs")))
-        except weed.NoServerError as error:
-            pytest.skip(str(error))
-        yield server
+        yield _started(stack, weed.seaweedfs(tmp_path_factory.mktemp("seaweedfs")))
+
+
+@pytest.fixture(scope="session")
+def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
+    """A real server of Azure's protocol, started once; skip where it cannot run."""
+    from tests import azurite as server
+
+    with ExitStack() as stack:
+        stack.enter_context(_set({"AZURITE_ACCOUNT_KEY": server.KEY}))
+        yield _started(stack, server.azurite(tmp_path_factory.mktemp("azurite")))
+
+
+def _started(stack: ExitStack, server: AbstractContextManager[Server]) -> Server:
+    try:
+        return stack.enter_context(server)
+    except servers.NoServerError as error:
+        pytest.skip(str(error))
 
 
 @contextmanager

@@ -28,6 +28,8 @@ from backend.nodes.node import Node
 from backend.nodes.patient import PatientNode
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
+from tests.azurite import CREDENTIALS as AZURITE
+from tests.azurite import Azurite
 from tests.fake_google import FakeGoogle, fake_google
 from tests.fake_s3 import FakeS3, fake_s3
 from tests.faulty_node import FaultyNode
@@ -62,7 +64,9 @@ def google() -> Iterator[FakeGoogle]:
         yield running
 
 
-@pytest.fixture(params=[*WRAPPERS, "memory", "fake S3", "fake S3, all", "fake Google", "SeaweedFS"])
+@pytest.fixture(
+    params=[*WRAPPERS, "memory", "fake S3", "fake S3, all", "fake Google", "SeaweedFS", "Azurite"]
+)
 def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
     if request.param == "memory":
         return MemoryNode("node0", "zone0")
@@ -72,15 +76,20 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Node:
     if request.param == "fake Google":
         return in_store(request.getfixturevalue("google").node_url(tmp_path.name), "env:FAKE_GOOGLE")
     if request.param == "SeaweedFS":
-        return in_seaweedfs(request.getfixturevalue("seaweedfs"), tmp_path)
+        weed: Seaweedfs = request.getfixturevalue("seaweedfs")
+        weed.made("contract")
+        return in_real_store(weed.url("contract", tmp_path.name), WEED)
+    if request.param == "Azurite":
+        azurite: Azurite = request.getfixturevalue("azurite")
+        azurite.made("contract")
+        return in_real_store(azurite.url("contract", tmp_path.name), AZURITE)
     initialise_directory_node(str(tmp_path), DRIVE, "node0", "zone0")
     return WRAPPERS[request.param](DirectoryNode(str(tmp_path), IDENTITY))
 
 
-def in_seaweedfs(server: Seaweedfs, tmp_path: Path) -> Node:
-    """Without the race that a new node begins with: there each one who loses waits for seconds."""
-    server.made("contract")
-    place = place_at(server.url("contract", tmp_path.name), "/", WEED)
+def in_real_store(url: str, credentials: dict[str, str]) -> Node:
+    """Without the race that a new node begins with: in SeaweedFS each one who loses waits for seconds."""
+    place = place_at(url, "/", credentials)
     place.write(IDENTITY_FILE, encode_identity(IDENTITY))
     return place.node(IDENTITY)
 

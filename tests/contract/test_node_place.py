@@ -18,6 +18,8 @@ from backend.nodes.identity import NodeIdentity
 from backend.nodes.object_store import races
 from backend.nodes.object_store.client import StoreClient
 from backend.nodes.place import NodePlace
+from tests.azurite import CREDENTIALS as AZURITE
+from tests.azurite import Azurite
 from tests.contents import content
 from tests.fake_google import fake_google
 from tests.fake_s3 import Fault, failed, fake_s3
@@ -29,7 +31,7 @@ CREDENTIALS = {"credentials": "env:FAKE"}
 OTHER = NodeIdentity("node1", bytes(range(16)), "zone0")
 FRAGMENT = f"packs/ab/{'ab' * 16}.0"
 
-KINDS = ["directory", "fake S3", "fake Google", "SeaweedFS"]
+KINDS = ["directory", "fake S3", "fake Google", "SeaweedFS", "Azurite"]
 Maker = Callable[[Path], NodePlace]
 """Makes a place where nothing is yet; called twice with the same folder, the same place."""
 
@@ -46,6 +48,12 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         monkeypatch.setattr(races, "trouble_with_conditions", lambda client: None)
         top = uuid.uuid4().hex
         yield lambda folder: place_at(weed.url("places", f"{top}/{folder.name}"), "/", WEED)
+        return
+    if request.param == "Azurite":
+        azurite: Azurite = request.getfixturevalue("azurite")
+        azurite.made("places")
+        above = uuid.uuid4().hex
+        yield lambda folder: place_at(azurite.url("places", f"{above}/{folder.name}"), "/", AZURITE)
         return
     if request.param == "fake Google":
         with fake_google() as google:

@@ -45,6 +45,8 @@ _STATUS: Final = re.compile(r"status code: (\d{3})")
 _CODE: Final = re.compile(r"<Code>([\w.-]{1,64})</Code>")
 _OF_CREDENTIALS: Final = ("ExpiredToken", "InvalidToken", "TokenRefreshRequired")
 """What Amazon says with a 400."""
+_BEHIND_THE_END: Final = "Wanted range starting at"
+"""What obstore says when a store answers an empty range."""
 _AMAZON_REGION: Final = "us-east-1"
 _LONGEST_REASON: Final = 200
 _CONDITIONS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionError)
@@ -238,7 +240,7 @@ def _meaning(error: Exception) -> StoreError:
         return RefusedError(reason)
     if reason in _OF_CREDENTIALS:
         return RefusedError(reason)
-    if status == 416:
+    if status == 416 or _BEHIND_THE_END in text:
         return _NoSuchRangeError(reason)
     if "non-partial" in text:
         return _WholeInsteadError(reason)

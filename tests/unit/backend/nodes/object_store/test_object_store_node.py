@@ -29,6 +29,7 @@ from tests.fake_s3 import ACCESS_KEY, BUCKET, SECRET_KEY, Answer, FakeS3, Fault,
 
 IDENTITY = NodeIdentity("node0", bytes(range(16)), "zone0")
 KEY = f"packs/ab/{'ab' * 16}.0"
+MODIFIED = "Sat, 28 Nov 2026 07:00:00 GMT"
 SLOW_DOWN = failed(503, "SlowDown")
 EXPIRED = failed(403, "ExpiredToken")
 
@@ -296,6 +297,17 @@ async def test_a_range_that_is_shorter_than_it_says_is_refused(server: FakeS3, n
     server.faults = [Fault("GET", KEY, lambda true: Answer(206, true.body[:50], dict(true.headers)))]
     with pytest.raises(TransientError):
         await node.get(KEY, 100, 100)
+
+
+async def test_an_empty_range_behind_the_end_is_empty(server: FakeS3, node: Node) -> None:
+    """As Azurite answers it; others say 416."""
+    await node.put(KEY, [content("random", 1000)])
+    empty = Answer(
+        206, b"", {"Content-Range": "bytes 1000-999/1000", "ETag": '"x"', "Last-Modified": MODIFIED}
+    )
+    server.faults = [Fault("GET", KEY, empty)]
+    assert await node.get(KEY, 1000, 5) == b""
+    assert server.faults == []
 
 
 @pytest.mark.parametrize(
