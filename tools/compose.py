@@ -121,9 +121,12 @@ def pack_codec(drive: UnlockedDrive) -> PackCodec:
     return PackCodec(code_for(Profile.parse(drive.file.profile)), drive.file.id, drive.keys.pack)
 
 
-def pack_store(drive: UnlockedDrive, nodes: Mapping[str, Node]) -> PackStore:
+def pack_store(
+    drive: UnlockedDrive, nodes: Mapping[str, Node], environment: Environment = THIS_MACHINE
+) -> PackStore:
     """For looking at its packs: what is found wrong is not noted."""
-    return PackStore(nodes, pack_codec(drive), cluster_map(drive.file), lambda _pack, _fragment: None)
+    codec, cluster = pack_codec(drive), cluster_map(drive.file)
+    return PackStore(nodes, codec, cluster, lambda _pack, _fragment: None, environment=environment)
 
 
 def block_store(
@@ -356,7 +359,7 @@ def lease_on(
 ) -> Lease:
     """The drive's lease, of this process, not acquired. `waiting` and `health`: as of `Lease`."""
     file, key = drive.file, drive.keys.lease
-    leasing = patient(voting(nodes, file), LEASE_PATIENCE)
+    leasing = patient(voting(nodes, file), LEASE_PATIENCE, environment)
     return Lease(
         leasing,
         file.id,
@@ -404,9 +407,9 @@ def _build_upstream(
 ) -> _Built:
     """`voters`: which of them were slow, as the lease finds."""
     file = drive.file
-    nodes = patient(bare, PACK_PATIENCE)
+    nodes = patient(bare, PACK_PATIENCE, environment)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
-    answering = patient(bare, OBJECT_PATIENCE)
+    answering = patient(bare, OBJECT_PATIENCE, environment)
     index = open_index(cache_folder / INDEX_FILE, file, environment)
     written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
     note = partial(repair_record.keep, cache_folder, environment=environment)
@@ -414,7 +417,7 @@ def _build_upstream(
     blocks = block_store(drive, written, index, writer, note, environment)
     cached = None if disk is None else CachedBlocks(blocks, disk)
     beside = () if cached is None else (cached.run,)
-    looking, objects = pack_store(drive, nodes), small_objects(drive, answering, voters)
+    looking, objects = pack_store(drive, nodes, environment), small_objects(drive, answering, voters)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
         votes = LeaseVotes(voting(answering, file), file.id, drive.keys.lease, environment, voters)

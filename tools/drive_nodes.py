@@ -88,9 +88,13 @@ def open_nodes(folder: str, file: DriveFile, environment: Environment = THIS_MAC
     return found
 
 
-def patient(nodes: Mapping[str, Node], patience: float) -> dict[str, Node]:
+def patient(
+    nodes: Mapping[str, Node], patience: float, environment: Environment = THIS_MACHINE
+) -> dict[str, Node]:
     """These nodes; what is transient is tried again, and who has waited `patience` seconds is told so."""
-    return {name: RetryNode(PatientNode(node, patience)) for name, node in nodes.items()}
+    return {
+        name: RetryNode(PatientNode(node, patience), environment=environment) for name, node in nodes.items()
+    }
 
 
 def parity(file: DriveFile) -> int:

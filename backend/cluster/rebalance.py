@@ -81,7 +81,9 @@ class Rebalance:
         self._verify = verify
         self._failpoints = environment.failpoints
         self._read_from = nodes if rate is None else _limited(nodes, rate)
-        self._packs = PackStore(self._read_from, codec, cluster, lambda _pack, _index: None)
+        self._packs = PackStore(
+            self._read_from, codec, cluster, lambda _pack, _index: None, environment=environment
+        )
 
     async def run(self, progress: Progress) -> RebalanceReport:
         """Put all packs in order. `UnavailableError` if a node that is to keep something is away; what a node

@@ -6,7 +6,6 @@ Architecture Blog 2015: clients that failed together do not come back together.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -17,7 +16,7 @@ from backend.buffer import Buffer
 from backend.errors import ConflictError, TransientError
 from backend.nodes.forwarding import ForwardingNode
 from backend.nodes.node import PAGE, Node, Space
-from backend.system import current_time
+from backend.system import THIS_MACHINE, Environment, current_time
 
 Result = TypeVar("Result")
 
@@ -27,12 +26,18 @@ class RetryNode(ForwardingNode):
     `deadline` seconds after the call's start, the last error is raised. `swap` is never retried."""
 
     def __init__(
-        self, node: Node, deadline: float = 10.0, first_wait: float = 0.05, longest_wait: float = 2.0
+        self,
+        node: Node,
+        deadline: float = 10.0,
+        first_wait: float = 0.05,
+        longest_wait: float = 2.0,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         super().__init__(node)
         self._deadline = deadline
         self._first_wait = first_wait
         self._longest_wait = longest_wait
+        self._environment = environment
 
     async def put(self, key: str, parts: Sequence[Buffer]) -> None:
         await self._retried(partial(self._node.put, key, parts))
@@ -83,7 +88,7 @@ class RetryNode(ForwardingNode):
             try:
                 return await call()
             except TransientError:
-                wait = random.uniform(0, backoff)
+                wait = self._environment.chance(0, backoff)
                 if current_time() + wait > end:
                     raise
             await anyio.sleep(wait)

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,21 +55,16 @@ class _Part:
 
 
 class BlockFolder:
-    """See the module. `limit` and `reserve` in bytes; `clock` as time.time."""
+    """See the module. `limit` and `reserve` in bytes."""
 
     def __init__(
-        self,
-        folder: Path,
-        limit: int,
-        reserve: int,
-        environment: Environment = THIS_MACHINE,
-        clock: Callable[[], float] = time.time,
+        self, folder: Path, limit: int, reserve: int, environment: Environment = THIS_MACHINE
     ) -> None:
         self._parts = {digit: _Part(str(folder / digit)) for digit in "0123456789abcdef"}
         self.limit: Final = limit
         self._reserve = reserve
+        self._environment = environment
         self._disk = environment.disk
-        self._clock = clock
         self._lock = threading.Lock()
 
     def read(self, block: BlockId) -> bytes | None:
@@ -147,7 +141,7 @@ class BlockFolder:
         return BlockPart(data, piece.size) if len(data) == wanted and piece.is_whole else None
 
     def _touch(self, path: str, noted: float) -> None:
-        now = self._clock()
+        now = self._now()
         if abs(now - noted) > _TOUCH_AFTER:
             with suppress(FileNotFoundError, PermissionError):
                 os.utime(path, (now, now))
@@ -168,12 +162,12 @@ class BlockFolder:
 
     def _write_whole(self, folder: str, path: str, piece: Piece, data: Buffer) -> None:
         """Not fsynced: what a power cut leaves is found by its checksum."""
-        temporary = os.path.join(folder, f"{_TEMPORARY}{os.urandom(8).hex()}")
+        temporary = os.path.join(folder, f"{_TEMPORARY}{self._environment.random_bytes(8).hex()}")
         descriptor = self._disk.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             try:
                 self._disk.write(descriptor, entry_format.encode(piece, data), 0)
-                os.utime(descriptor, (self._clock(),) * 2)
+                os.utime(descriptor, (self._now(),) * 2)
             finally:
                 os.close(descriptor)
             self._disk.rename(temporary, path)
@@ -236,13 +230,16 @@ class BlockFolder:
                     status = entry.stat(follow_symlinks=False)
                     if entry_format.is_entry(entry.name):
                         yield _File(status.st_mtime, status.st_size, entry.path)
-                    elif entry.name.startswith(_TEMPORARY) and status.st_mtime < self._clock() - _ABANDONED:
+                    elif entry.name.startswith(_TEMPORARY) and status.st_mtime < self._now() - _ABANDONED:
                         self._remove(entry.path)
 
     def _path(self, name: str) -> str:
         return os.path.join(self._parts[name[0]].folder, name)
 
-    @staticmethod
-    def _remove(path: str) -> None:
+    def _remove(self, path: str) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(path)
+            self._disk.unlink(path)
+
+    def _now(self) -> float:
+        """Seconds since 1970."""
+        return self._environment.wall_clock() / 1e9

@@ -6,7 +6,6 @@ when it returns. Event-loop thread only.
 
 from __future__ import annotations
 
-import time
 from stat import S_IFMT
 from typing import Final
 
@@ -130,7 +129,7 @@ class InodeAttributes:
         if self._intake.read_only:
             return
         row = self._inodes.row(inode)
-        now = time.time_ns()
+        now = self._ledger.environment.wall_clock()
         atime_ns = self._put_off.access_times.get(inode, row.atime_ns)
         layer = self._dirty.top(inode)
         mtime_ns = row.mtime_ns if layer is None or layer.mtime_ns is None else layer.mtime_ns

@@ -49,6 +49,8 @@ T = TypeVar("T")
 DRIVE: Final = bytes(range(16))
 SECRET: Final = bytes(range(32))
 HOLDER: Final = Holder("machine", "boot", "ns", 1, 1, "host")
+ENVIRONMENT: Final = Environment(boot_clock=trio.current_time, random_bytes=random.randbytes)
+"""Its chance is that of the seed (`deterministic`)."""
 M: Final = 2
 K: Final = 4
 EXPECTED: Final = (ConflictError, FencedError, LeaseHeldError, NodeError, TransientError, UnavailableError)
@@ -189,7 +191,8 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
                 world.background,
                 partial(world.is_away, name),
                 partial(world.lateness, name),
-            )
+            ),
+            environment=ENVIRONMENT,
         )
         for node in cluster.nodes
     }

@@ -21,10 +21,10 @@ LARGE = 1 << 40
 
 class Clock:
     def __init__(self) -> None:
-        self.now = 1_000_000.0
+        self.now = 1_000_000
 
-    def __call__(self) -> float:
-        return self.now
+    def __call__(self) -> int:
+        return self.now * 10**9
 
 
 class SmallDisk(Durable):
@@ -106,7 +106,7 @@ def test_a_file_under_anothers_name_is_not_that_block(tmp_path: Path) -> None:
 
 def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     clock = Clock()
-    folder = BlockFolder(tmp_path, PARTS * 10_000, 0, clock=clock)
+    folder = BlockFolder(tmp_path, PARTS * 10_000, 0, Environment(wall_clock=clock))
     for number in range(9):
         clock.now += 100
         folder.write(block(number), bytes(1000))
@@ -169,10 +169,10 @@ def test_what_a_process_left_in_the_middle_goes(tmp_path: Path) -> None:
     left.parent.mkdir()
     left.write_bytes(b"half")
     os.utime(left, (clock.now, clock.now))
-    BlockFolder(tmp_path, LARGE, 0, clock=clock).used()
+    BlockFolder(tmp_path, LARGE, 0, Environment(wall_clock=clock)).used()
     assert left.exists(), "another process may be writing it"
     clock.now += 4000
-    BlockFolder(tmp_path, LARGE, 0, clock=clock).used()
+    BlockFolder(tmp_path, LARGE, 0, Environment(wall_clock=clock)).used()
     assert not left.exists()
 
 
