@@ -98,6 +98,17 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
         yield _started(stack, server.azurite(tmp_path_factory.mktemp("azurite")))
 
 
+@pytest.fixture(scope="session")
+def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a bucket of a real server that keeps no conditions; skip where it cannot run."""
+    from tests import rclone as server
+
+    secrets = {"FAKE_ACCESS_KEY_ID": fake_s3.ACCESS_KEY, "FAKE_SECRET_ACCESS_KEY": fake_s3.SECRET_KEY}
+    with ExitStack() as stack:
+        stack.enter_context(_set(secrets))
+        yield _started(stack, server.rclone(tmp_path_factory.mktemp("rclone")))
+
+
 def _started(stack: ExitStack, server: AbstractContextManager[Server]) -> Server:
     try:
         return stack.enter_context(server)

@@ -38,6 +38,13 @@ def test_a_store_that_ignores_conditions_takes_no_node(server: FakeS3, place: No
     assert server.objects == {}
 
 
+def test_a_real_store_that_ignores_conditions_takes_no_node(rclone: str) -> None:
+    place = place_at(f"{rclone}/prefix", "/", {"credentials": "env:FAKE"})
+    with pytest.raises(NodeError, match="of 8 creates of one object at once 8 were told"):
+        place.initialise(IDENTITY)
+    assert place.whereabouts() is None, "nothing is left there"
+
+
 def test_a_store_that_ignores_only_conditional_replacements_takes_no_node(
     server: FakeS3, place: NodePlace
 ) -> None:
