@@ -23,7 +23,7 @@ import anyio
 from backend.blocks import BlockIndex
 from backend.errors import DriveError
 from backend.failpoints import declare
-from backend.nodes import Node, NodeHealth, RateLimitedNode, TokenBucket
+from backend.nodes import Node, NodeHealth, NodeSpeed, RateLimitedNode, TokenBucket
 from backend.packs import FragmentReader, Pack, PackCodec, is_wrong
 from backend.system import THIS_MACHINE, Environment, Threads
 
@@ -75,7 +75,7 @@ class Scrub:
         bucket = TokenBucket(rate, rate)
         limited: dict[str, Node] = {name: RateLimitedNode(node, bucket) for name, node in nodes.items()}
         one = Threads(1)
-        self._fragments = FragmentReader(limited, codec, NodeHealth(), one, hedge_after=0.0)
+        self._fragments = FragmentReader(limited, codec, NodeHealth(), NodeSpeed(), one, hedge_after=0.0)
         self._total = codec.code.profile.total
         self._index = index
         self._wake_repair = wake_repair

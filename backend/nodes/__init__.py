@@ -21,6 +21,7 @@ from backend.nodes.patient import PatientNode
 from backend.nodes.place import NodePlace
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
+from backend.nodes.speed import NodeSpeed
 
 __all__ = [
     "IDENTITY_FILE",
@@ -35,6 +36,7 @@ __all__ = [
     "NodeHealth",
     "NodeIdentity",
     "NodePlace",
+    "NodeSpeed",
     "PatientNode",
     "RateLimitedNode",
     "RetryNode",

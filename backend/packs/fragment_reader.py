@@ -18,11 +18,11 @@ from functools import partial
 import anyio
 
 from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, UnavailableError
-from backend.nodes import Node, NodeHealth
+from backend.nodes import Node, NodeHealth, NodeSpeed
 from backend.packs.fragment_format import fragment_key
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
-from backend.system import CutOff, Group, Threads, task_group
+from backend.system import CutOff, Group, Threads, current_time, task_group
 
 
 @dataclass(slots=True)
@@ -57,6 +57,7 @@ class FragmentReader:
         nodes: Mapping[str, Node],
         codec: PackCodec,
         health: NodeHealth,
+        speed: NodeSpeed,
         cpu: Threads,
         hedge_after: float,
     ) -> None:
@@ -64,12 +65,14 @@ class FragmentReader:
         self._codec = codec
         self._profile = codec.code.profile
         self._health = health
+        self._speed = speed
         self._cpu = cpu
         self._hedge_after = hedge_after
 
     async def collect(self, pack: Pack) -> Collected:
         """Good fragments until there are k, asking the most promising nodes first, one more for each
-        failure, and all others when the first are slow. They may be fewer: see `require_enough`."""
+        failure, and all others when the first are slower than they usually are. They may be fewer: see
+        `require_enough`."""
         search = _Search(iter(self._by_promise(pack)), self._profile.k)
         async with task_group() as group:
             search.scope = group.cancel_scope
@@ -105,7 +108,9 @@ class FragmentReader:
         the node raises."""
         node = self.node(pack, index)
         expected = self._codec.fragment_length(pack.size)
+        begun = current_time()
         data = await node.get(fragment_key(pack.id, index), 0, expected + 1)
+        self._speed.note(pack.nodes[index], len(data), current_time() - begun)
         return await self._cpu.finish(partial(self._codec.payload, pack, index, data))
 
     def node(self, pack: Pack, index: int) -> Node:
@@ -116,12 +121,19 @@ class FragmentReader:
         return self._nodes[name]
 
     def _by_promise(self, pack: Pack) -> list[int]:
-        """Fragment numbers: nodes in good health first, then data before parity, known gaps last."""
+        """Fragment numbers: nodes in good health first, near ones before far ones, then data before parity;
+        known gaps last."""
+        times = [self._slow_after(pack, index) for index in range(self._profile.total)]
+        far = max(2 * sorted(times)[self._profile.k - 1], self._hedge_after)
 
-        def demerit(index: int) -> tuple[int, bool, int]:
-            return (pack.missing >> index & 1, self._health.is_avoided(pack.nodes[index]), index)
+        def demerit(index: int) -> tuple[int, bool, bool, int]:
+            avoided = self._health.is_avoided(pack.nodes[index])
+            return (pack.missing >> index & 1, avoided, times[index] > far, index)
 
         return sorted(range(self._profile.total), key=demerit)
+
+    def _slow_after(self, pack: Pack, index: int) -> float:
+        return self._speed.slow_after(pack.nodes[index], self._codec.fragment_length(pack.size))
 
     def _ask_next(self, group: Group, pack: Pack, search: _Search) -> bool:
         index = next(search.candidates, None)
@@ -139,7 +151,9 @@ class FragmentReader:
             search.scope.cancel()
 
     async def _ask_all_later(self, group: Group, pack: Pack, search: _Search) -> None:
-        await anyio.sleep(self._hedge_after)
+        asked = self._by_promise(pack)[: self._profile.k]
+        usual = max(self._slow_after(pack, index) for index in asked)
+        await anyio.sleep(max(self._hedge_after, usual))
         while self._ask_next(group, pack, search):
             pass
 

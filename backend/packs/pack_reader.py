@@ -3,10 +3,11 @@
 Invariants:
 1. Bytes from the direct path are unchecked (the caller authenticates blocks); bytes from the decoding
    path come only from fragments whose checksums hold. `read_whole` is always the latter.
-2. The direct path is given up for the decoding path on the first error or short answer. After
-   `hedge_after` seconds without an answer both race, the direct one begun anew (Dean and Barroso, "The
-   Tail at Scale", CACM 2013); whichever is first wins and the other is cancelled. Until then there is no
-   second task: most reads are answered at once, and tasks cost more than a small read.
+2. The direct path is given up for the decoding path on the first error or short answer. When it takes
+   `hedge_after` seconds, and several times as long as its nodes usually take (`backend.nodes.speed`), both
+   race, the direct one begun anew (Dean and Barroso, "The Tail at Scale", CACM 2013); whichever is first
+   wins and the other is cancelled. Until then there is no second task: most reads are answered at once, and
+   tasks cost more than a small read.
 3. One pack is decoded by one task at a time; the others wait and take it from the cache. The cache is
    bounded in bytes and holds only what was decoded from verified fragments.
 """
@@ -24,12 +25,12 @@ import anyio
 
 from backend.buffer import Buffer
 from backend.errors import CorruptError, DriveError, UnavailableError
-from backend.nodes import Node, NodeHealth
+from backend.nodes import Node, NodeHealth, NodeSpeed
 from backend.packs.fragment_format import fragment_key
 from backend.packs.fragment_reader import FragmentReader, is_wrong
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
-from backend.system import CutOff, Group, Threads, cut_after, task_group
+from backend.system import CutOff, Group, Threads, current_time, cut_after, task_group
 
 CACHE_BYTES: Final = 32 * 1024 * 1024
 
@@ -50,7 +51,8 @@ class PackReader:
         hedge_after: float,
     ) -> None:
         self._health = NodeHealth()
-        self.fragments = FragmentReader(nodes, codec, self._health, cpu, hedge_after)
+        self._speed = NodeSpeed()
+        self.fragments = FragmentReader(nodes, codec, self._health, self._speed, cpu, hedge_after)
         self._code = codec.code
         self._cpu = cpu
         self._report_wrong = report_wrong
@@ -67,7 +69,7 @@ class PackReader:
             soon = await self._read_soon(pack, ranges)
             if soon is not None:
                 return soon
-            with cut_after(self._hedge_after) as patience:
+            with cut_after(self._patience(pack, ranges)) as patience:
                 data = await self._read_parts(pack, ranges)
             if patience.cancelled_caught:
                 for index, _, _ in ranges:
@@ -103,6 +105,11 @@ class PackReader:
         names = [pack.nodes[index] for index, _, _ in ranges]
         return any(pack.missing >> index & 1 for index, _, _ in ranges) or self._health.any_avoided(names)
 
+    def _patience(self, pack: Pack, ranges: Sequence[Range]) -> float:
+        """The seconds after which reading the ranges, one after the other, is slow."""
+        usual = sum(self._speed.slow_after(pack.nodes[index], length) for index, _, length in ranges)
+        return max(self._hedge_after, usual)
+
     async def _read_soon(self, pack: Pack, ranges: Sequence[Range]) -> Buffer | None:
         """The bytes of one fragment, if its node has them at hand: no need to watch the time then."""
         if len(ranges) != 1:
@@ -127,10 +134,12 @@ class PackReader:
 
     async def _read_one(self, pack: Pack, part: Range) -> bytes:
         index, offset, length = part
+        begun = current_time()
         data = await self.fragments.node(pack, index).get(fragment_key(pack.id, index), offset, length)
         if len(data) != length:
             raise CorruptError(f"fragment {index} is too short")
         self._health.answered(pack.nodes[index])
+        self._speed.note(pack.nodes[index], length, current_time() - begun)
         return data
 
     async def _race(self, pack: Pack, ranges: Sequence[Range], offset: int, length: int) -> bytes:
