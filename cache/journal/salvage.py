@@ -64,7 +64,7 @@ def read(path: str, start: int = 0) -> Readable:
     """From byte `start` on; zeros stand for what is before. Errors other than EIO are raised."""
     with _opened(path) as descriptor:
         size = os.fstat(descriptor).st_size
-        found = _read(descriptor, size - start, start)
+        found = _read(descriptor, max(size - start, 0), start)
         if found is not None:
             return Readable(bytes(start) + found if start else found, is_whole=True)
         return Readable(b"".join(_pages(descriptor, size, most_bad=0)), is_whole=False)

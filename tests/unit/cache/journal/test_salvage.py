@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cache.journal.format import OFFSET_BITS, RecordType, decode_bulk
+from cache.journal.format import OFFSET_BITS, RecordType, decode_bulk, encode_published
 from cache.journal.journal import Journal
 from cache.journal.salvage import COPY_SUFFIX, LOST
 from cache.local import LocalState
@@ -102,6 +102,27 @@ def test_what_is_kept_aside_is_never_replaced(tmp_path: Path) -> None:
     kept = {path.name: path.read_bytes() for path in (folder / LOST).iterdir()}
     assert kept[second.name] == whole
     assert kept[f"{second.name}-2"][:9000] == whole[:9000]
+
+
+@pytest.mark.parametrize("needed", [1 << OFFSET_BITS | 10_000_000, 7 << OFFSET_BITS | 48, 0])
+def test_what_is_needed_from_where_nothing_is_begins_at_the_beginning(tmp_path: Path, needed: int) -> None:
+    """A file that was cut off, one that is gone, and a record of an earlier version."""
+    folder, unreadable = tmp_path / "journal", Unreadable(tmp_path)
+    journal = Journal(folder, SEGMENT)
+    assert list(journal.replay()) == []
+    journal.start(1)
+    for _ in range(3):
+        journal.append(RecordType.OPERATION, (b"x" * 5000,), 1)
+    journal.append(RecordType.PUBLISHED, (encode_published(1, 0, b"", needed),), 1)
+    journal.close()
+    unreadable.break_at(1 << OFFSET_BITS | 6000)
+    with unreadable.installed():
+        journal = Journal(folder, SEGMENT)
+        assert len(replayed(journal)) == 0
+        assert journal.problems
+        assert not journal.pass_over(1)
+        assert len(replayed(journal)) == 0
+        journal.close()
 
 
 def restarted(folder: Path) -> None:
