@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.azurite import Azurite
 from tests.contents import content
+from tests.fake_google import fake_google
 from tests.fake_s3 import FakeS3, fake_s3
 from tests.mount.mounted import MountedDrive, succeed
 from tests.seaweedfs import ACCESS_KEY, SECRET_KEY, Seaweedfs
@@ -147,3 +149,32 @@ def test_a_store_becomes_a_node_if_of_two_writers_one_is_the_first(
     drive.sync()
     assert set(states(drive).values()) == {"ok"}
     assert {name.partition("/")[0] for name in server.objects if "/packs/" in name} == {"first", "second"}
+
+
+def test_a_drive_on_stores_of_every_kind_outlives_any_two(
+    drive: MountedDrive, seaweedfs: Seaweedfs, azurite: Azurite
+) -> None:
+    """S3, Azure, Google and folders; read on another machine, with two of them away."""
+    azurite.made("drive")
+    with fake_google() as google:
+        folders = [str(drive.folder / f"disk{number}") for number in range(2)]
+        places = [
+            *(f"{url}?credentials=env:WEED" for url in stores(seaweedfs, 2)),
+            f"{azurite.url('drive', uuid.uuid4().hex)}?credentials=env:AZURITE",
+            f"{google.node_url()}?credentials=env:FAKE_GOOGLE",
+            *folders,
+        ]
+        drive.make(*nodes(places))
+        drive.mount()
+        write(drive)
+        drive.umount()
+        buckets, google.buckets = google.buckets, {}
+        Path(folders[0]).rename(f"{folders[0]}-away")
+        drive.wipe_cache()
+        drive.mount()
+        assert holds_all(drive)
+        assert {name for name, state in states(drive).items() if state != "ok"} == {"node3", "node4"}
+        google.buckets = buckets
+        Path(f"{folders[0]}-away").rename(folders[0])
+        drive.umount()
+        assert drive.fsck("-n", "--data") == 0
