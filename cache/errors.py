@@ -1,4 +1,4 @@
-"""The errors of POSIX calls on a drive: one class per errno, raised by `Drive`.
+"""The errors of POSIX calls on a drive, raised by `Drive`. Several may share an errno.
 
 `mountfs.errno_table` maps each to its number; nothing else does.
 """

@@ -1,4 +1,4 @@
-"""The right to write to the store, which the block store asks for before each write."""
+"""The question for the right to write, which the block store asks before each write; the lease answers."""
 
 from __future__ import annotations
 

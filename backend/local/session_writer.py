@@ -1,4 +1,4 @@
-"""The right of this session to write: its lease, or none."""
+"""The right of this session to write, handed on from its lease (`backend.commits.lease` decides); or none."""
 
 from __future__ import annotations
 

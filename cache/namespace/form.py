@@ -1,7 +1,7 @@
 """The form of operations: the rules that hold whatever the state is (docs/format/operation.md, "Limits").
 
-The reducer calls `check_form` before it looks at a row. An operation that passes can be kept in SQLite. If
-a state refuses it then, the reason is that it does not fit that state.
+The reducer asks `CHECKS` before it looks at a row. An operation that passes can be kept in SQLite. If a state
+refuses it then, the reason is that it does not fit that state.
 """
 
 from __future__ import annotations

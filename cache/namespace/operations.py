@@ -220,7 +220,7 @@ Operation = (
     | RenameLeavingWhiteout
 )
 
-_KINDS: Final[dict[int, type[Any]]] = {
+KINDS: Final[dict[int, type[Any]]] = {
     1: Create,
     2: Link,
     3: Unlink,
@@ -238,6 +238,7 @@ _KINDS: Final[dict[int, type[Any]]] = {
     15: SetWriter,
     16: RenameLeavingWhiteout,
 }
+"""By the numbers of docs/format/operation.md."""
 
 
 def _allowed(annotation: object) -> tuple[type, ...]:
@@ -255,7 +256,7 @@ def _values_of(kind: type[Operation]) -> Callable[[Operation], tuple[object, ...
     return get if len(names) > 1 else lambda operation: (get(operation),)
 
 
-_NUMBERS: Final = {kind: number for number, kind in _KINDS.items()}
+_NUMBERS: Final = {kind: number for number, kind in KINDS.items()}
 _VALUES: Final = {kind: _values_of(kind) for kind in _NUMBERS}
 _TYPES: Final = {kind: tuple(_allowed(f.type) for f in fields(kind)) for kind in _NUMBERS}
 _pack = msgpack.Packer(use_bin_type=True).pack
@@ -281,7 +282,7 @@ def decode(data: bytes | memoryview) -> Operation:
     """The operation that `encode` made. `FormatError` for anything else."""
     try:
         items = msgpack.unpackb(data, use_list=False, raw=False)
-        kind = _KINDS[items[0]]
+        kind = KINDS[items[0]]
         types = _TYPES[kind]
         if len(items) != len(types) + 1 or not all(map(_fits, items[1:], types)):
             raise ValueError("wrong fields")

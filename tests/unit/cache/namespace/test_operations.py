@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import get_args
+
 import msgpack
 import pytest
 from hypothesis import given, settings
@@ -9,6 +13,7 @@ from hypothesis import strategies as st
 
 from backend.errors import FormatError
 from cache.namespace.operations import (
+    KINDS,
     NEWEST_TIME,
     OLDEST_TIME,
     Create,
@@ -137,3 +142,15 @@ def test_what_is_no_operation_is_refused(items: object) -> None:
 def test_trailing_bytes_are_refused() -> None:
     with pytest.raises(FormatError):
         decode(encode(Delete(5)) + b"\x00")
+
+
+PAGE = Path(__file__).parents[4] / "docs" / "format" / "operation.md"
+
+
+def test_the_page_names_every_kind_and_its_fields() -> None:
+    """The kinds of the union, of the table of numbers and of the page are the same."""
+    rows = re.findall(r"^\| (\d+) \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
+    assert {int(number): name for number, name in rows} == {
+        number: kind.__name__ for number, kind in KINDS.items()
+    }
+    assert set(KINDS.values()) == set(get_args(Operation))
