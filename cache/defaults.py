@@ -12,6 +12,8 @@ JOURNAL_SIZE: Final = 2 << 30
 """writers wait when the journal is larger"""
 COMMIT_INTERVAL: Final = 5.0
 """at most this long between acceptance and the cut of a commit"""
+STORE_COMMIT_INTERVAL: Final = 30.0
+"""the same where a commit costs money"""
 VERSION_INTERVAL: Final = 30.0
 """a file that stays open and dirty gets a version at most this often"""
 VERSIONS_NAME: Final = ".versions"

@@ -197,6 +197,7 @@ class Drive:
             commit=head.number,
             published=not ledger.unpublished,
             pending_commit=None if ledger.pending is None else ledger.pending.number,
+            commit_interval=self.publisher.intervals.commit,
             open_operations=ledger.open_operations,
             dirty_files=len(ledger.dirty),
             dirty_bytes=ledger.dirty.data_bytes(),

@@ -59,6 +59,7 @@ STATUS: Final[Plain] = {
     "commit": 7,
     "published": False,
     "pending_commit": None,
+    "commit_interval": 5.0,
     "open_operations": 3,
     "dirty_files": 2,
     "dirty_bytes": 2048,

@@ -11,6 +11,7 @@ from backend.coding import ClusterMap, ClusterNode, Profile, next_voter
 from backend.errors import NodeError, UnavailableError, UsageError
 from backend.nodes import Node, NodeIdentity, NodePlace, PatientNode, RetryNode
 from backend.system import THIS_MACHINE, Environment, ask
+from cache import defaults
 
 TOOL_PATIENCE: Final = 60.0
 """Of tools that read and write whole fragments of every node: one that takes longer is away."""
@@ -24,6 +25,17 @@ def node_places(folder: str, file: DriveFile) -> list[NodePlace]:
 def node_folders(folder: str, file: DriveFile) -> list[str]:
     """The absolute paths of those that are folders of this machine."""
     return [place.folder for place in node_places(folder, file) if place.folder is not None]
+
+
+def commits_cost(folder: str, file: DriveFile) -> bool:
+    """Whether each does: a voter, or most nodes, are no folders of this machine."""
+    far = [entry for entry in file.nodes if entry.place(folder).folder is None]
+    return any(entry.votes for entry in far) or 2 * len(far) > len(file.nodes)
+
+
+def commit_interval(folder: str, file: DriveFile) -> float:
+    """Seconds between commits, unless a mount was told others."""
+    return defaults.STORE_COMMIT_INTERVAL if commits_cost(folder, file) else defaults.COMMIT_INTERVAL
 
 
 def require_distinct(new: Sequence[NodePlace], what: str) -> None:

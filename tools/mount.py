@@ -218,7 +218,10 @@ def _serve(
         cache_size=options.cache_size,
         cache_disk=options.cache_disk,
         journal_size=options.journal_size,
-        intervals=Intervals(commit=options.commit_interval, version=options.version_interval),
+        intervals=Intervals(
+            commit=options.commit_interval or drive_nodes.commit_interval(drive.folder, drive.file),
+            version=options.version_interval,
+        ),
         read_only=options.read_only,
     )
     opened = compose.opened_drive(

@@ -84,7 +84,8 @@ class MountOptions:
     cache_disk: int | None = None
     """0: none; None: as the nodes are"""
     journal_size: int = defaults.JOURNAL_SIZE
-    commit_interval: float = defaults.COMMIT_INTERVAL
+    commit_interval: float | None = None
+    """None: as the nodes are"""
     scrub_interval: float = DEFAULT_SCRUB_INTERVAL
     """0: only when `drivefs scrub` asks for it"""
     version_interval: float = defaults.VERSION_INTERVAL

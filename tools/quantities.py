@@ -33,6 +33,14 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _TIMES[match[2] or ""]
 
 
+def format_duration(seconds: float) -> str:
+    """For people, in the largest unit without a rest."""
+    for unit in ("h", "m", "s"):
+        if seconds % _TIMES[unit] == 0:
+            return f"{seconds / _TIMES[unit]:.0f} {unit}"
+    return f"{seconds * 1000:.0f} ms"
+
+
 def moment(text: str) -> str:
     """`text`, which is to mean a time of the drive's past; the mount knows which. `UsageError` if it is empty
     (a variable that was not set): that must not mean now."""

@@ -42,6 +42,7 @@ class DriveStatus:
     commit: int
     published: bool
     pending_commit: int | None
+    commit_interval: float
     open_operations: int
     dirty_files: int
     dirty_bytes: int

@@ -18,6 +18,7 @@ import errno
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -91,7 +92,7 @@ class Publisher:
         self._sealer = sealer
         self._upstream = upstream
         self._identity = identity
-        self._intervals = intervals
+        self.intervals: Final = intervals
         self._journal_limit = journal_limit
         self._before_cut = before_cut
         self._settled = settled
@@ -133,7 +134,7 @@ class Publisher:
             await self._wake.wait()
         if self._ledger.pending is None and not self.pressed:
             self._wake.clear()
-            with trio.move_on_after(self._intervals.commit):
+            with trio.move_on_after(self.intervals.commit):
                 while not self.pressed:
                     await self._wake.wait()
                     self._wake.clear()

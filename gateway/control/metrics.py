@@ -46,6 +46,7 @@ METRICS: Final = (
     Metric("set_aside", "gauge", "sets", "changes of earlier mounts that are not in the drive"),
     Metric("commit", "gauge", "number", "the newest commit of the drive"),
     Metric("pending_commit", "gauge", "number", "the commit that is being stored, if one is"),
+    Metric("commit_interval", "gauge", "seconds", "a change is in a commit after so long, or a sync"),
     Metric("open_operations", "gauge", "operations", "changes of names and attributes for the next commit"),
     Metric("dirty_files", "gauge", "files", "files with content that is not stored yet"),
     Metric("dirty_bytes", "gauge", "bytes", "content that is not stored yet"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cache.defaults import STORE_COMMIT_INTERVAL
 from tests.azurite import Azurite
 from tests.contents import content
 from tests.fake_google import fake_google
@@ -89,6 +90,7 @@ def test_a_store_beside_folders_goes_and_comes_back(drive: MountedDrive, server:
         folders = [str(drive.folder / f"disk{number}") for number in range(2)]
         drive.make("--credentials", "env:FAKE", *nodes([*urls, *folders]))
         drive.mount()
+        assert drive.status().commit_interval == STORE_COMMIT_INTERVAL
         write(drive)
         drive.sync()
         buckets, away.buckets = away.buckets, {}

@@ -21,12 +21,13 @@ from backend.cluster import DriveFile
 from backend.coding import Profile
 from backend.errors import DriveError
 from backend.nodes import UNKNOWN_SPACE
+from cache.messages import MountStatus
 from tools import compose, drive_nodes
 from tools.capacity_report import describe_limit, describe_needs
 from tools.control_client import ControlClient
 from tools.errors import ToolError
 from tools.host import mounts, places
-from tools.quantities import counted, format_size
+from tools.quantities import counted, format_duration, format_size
 
 State = Literal["ok", "note", "bad"]
 
@@ -118,10 +119,21 @@ def _drive(folder: str) -> Iterator[Diagnosis]:
     mounted = [mount.mountpoint for mount in mounts.drives() if mount.source == folder]
     for mountpoint in mounted:
         yield Diagnosis("ok", f"mounted at {mountpoint}")
+    status = [_status_of(mountpoint) for mountpoint in mounted]
+    yield _commits(drive_nodes.commit_interval(folder, file), [*filter(None, status)])
     if file.created.timestamp() > time.time() + 60:
         yield Diagnosis("bad", "the drive was made in the future: the clock is wrong, or was")
     yield from _nodes(folder, file)
-    yield from _own_folders(file, mounted)
+    yield from _own_folders(file, [*filter(None, status)])
+
+
+def _commits(usual: float, status: Sequence[MountStatus]) -> Diagnosis:
+    """The interval of the drive's mount; that of the next one, if there is none."""
+    written = [each.commit_interval for each in status if not each.read_only]
+    text = f"changes are in a commit after {format_duration(written[0] if written else usual)}"
+    if written and written[0] != usual:
+        return Diagnosis("ok", f"{text}, as commit_interval= says; without it after {format_duration(usual)}")
+    return Diagnosis("ok", text)
 
 
 def _nodes(folder: str, file: DriveFile) -> Iterator[Diagnosis]:
@@ -150,21 +162,21 @@ def _nodes(folder: str, file: DriveFile) -> Iterator[Diagnosis]:
         yield Diagnosis("note", small)
 
 
-def _own_folders(file: DriveFile, mounted: Sequence[str]) -> Iterator[Diagnosis]:
+def _own_folders(file: DriveFile, status: Sequence[MountStatus]) -> Iterator[Diagnosis]:
     """Those that the drive's mounts use; those that one would, if there is none."""
     own = places.folders(file.id.hex(), None, None, os.environ)
     used = {("cache", str(own.cache)), ("state", str(own.state))}
-    asked = [_folders_of(mountpoint) for mountpoint in mounted]
-    for what, folder in sorted(set().union(*asked) if any(asked) else used):
+    asked = {folder for each in status for folder in each.folders.items()}
+    for what, folder in sorted(asked or used):
         yield _own_folder(what, Path(folder))
 
 
-def _folders_of(mountpoint: str) -> set[tuple[str, str]]:
-    """Empty if the mount does not answer."""
+def _status_of(mountpoint: str) -> MountStatus | None:
+    """None if the mount does not answer."""
     try:
-        return set(ControlClient.of_mount(mountpoint).status().folders.items())
+        return ControlClient.of_mount(mountpoint).status()
     except ToolError:
-        return set()
+        return None
 
 
 def _own_folder(what: str, folder: Path) -> Diagnosis:

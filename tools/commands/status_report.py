@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from backend.health import ScrubStatus
 from backend.upstream import Capacity, NodeStatus, StoreStatus
 from cache.messages import DiskCacheStatus, MountStatus
-from tools.quantities import counted, format_size
+from tools.quantities import counted, format_duration, format_size
 from tools.terminal import printable
 
 
@@ -40,6 +40,8 @@ def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
         sets = counted(status.set_aside, "set")
         yield "set aside", f"{sets} of changes that are not in the drive: drivefs stale list MOUNTPOINT"
     yield "state", _state(status)
+    if not status.read_only:
+        yield "commits", f"{format_duration(status.commit_interval)} after a change, or at a sync"
     count = f"{counted(status.files, 'file')} and {counted(status.directories, 'folder')}"
     yield "holds", f"{count} with {format_size(status.file_bytes)}"
     yield "journal", f"{format_size(status.journal_bytes)} of {format_size(status.journal_limit)}"

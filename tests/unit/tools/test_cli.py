@@ -30,6 +30,7 @@ from gateway.control import Commands, ControlServer
 from tests.statuses import CAPACITY, OK_NODE, SCRUB, STATUS, STORE, mount_status
 from tools import drivefs, errors
 from tools.commands import doctor
+from tools.commands.doctor import Diagnosis
 from tools.commands.status_report import is_well, report
 from tools.control_client import ControlClient, NoAnswerError, NotMountedError
 from tools.errors import COMMAND_CODES, MKFS_CODES, MOUNT_CODES, MissingSystemError, ReportedError, ToolError
@@ -37,7 +38,7 @@ from tools.host import daemon, mount_users, mounts, places
 from tools.host.logs import JsonFormatter
 from tools.mkfs import mkfs
 from tools.mount import mount
-from tools.quantities import counted, format_size, parse_duration, parse_size
+from tools.quantities import counted, format_duration, format_size, parse_duration, parse_size
 from tools.umount import umount
 
 ROOT = Path(__file__).parents[3]
@@ -73,6 +74,11 @@ def test_times(text: str, seconds: float) -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(UsageError):
         parse_duration(text)
+
+
+def test_times_for_people() -> None:
+    said = [format_duration(seconds) for seconds in (0.1, 1.5, 5, 90, 120, 3600, 5400)]
+    assert said == ["100 ms", "1500 ms", "5 s", "90 s", "2 m", "1 h", "90 m"]
 
 
 def test_sizes_for_people() -> None:
@@ -414,6 +420,7 @@ def test_a_status_as_a_person_reads_it() -> None:
     lines = dict(line.split("  ", 1) for line in report(mount_status()).splitlines())
     said = {name: text.strip() for name, text in lines.items()}
     assert said["state"] == "not yet stored: 2 files with 2.0 KiB, 3 changes; commit 7"
+    assert said["commits"] == "5 s after a change, or at a sync"
     assert said["cache"] == "0 B, 75 % of 4 reads"
     assert said["this mount"] == "1000 B written, 50 % of it new, compressed to 20 %"
     assert said["on the nodes"] == "1.5 MiB with parity, 1.50 x the files"
@@ -785,6 +792,15 @@ class TestMountCommand:
         assert f"state: {bench.drive.parent}/state/" in findings
         unmounted = "\n".join(map(str, doctor.examine(str(bench.drive))))
         assert f"cache: {bench.drive.parent}/cache/" not in unmounted
+
+    def test_doctor_says_how_often_changes_are_published(self, bench: Bench) -> None:
+        assert bench.mount(",commit_interval=90s").returncode == 0
+        mounted = doctor.examine(str(bench.drive))
+        assert bench.umount().returncode == 0
+        said = "changes are in a commit after"
+        told = Diagnosis("ok", f"{said} 90 s, as commit_interval= says; without it after 5 s")
+        assert told in mounted
+        assert Diagnosis("ok", f"{said} 5 s") in doctor.examine(str(bench.drive))
 
 
 def test_each_command_is_in_the_module_that_is_imported_for_it() -> None:
