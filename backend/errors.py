@@ -25,6 +25,10 @@ class CorruptError(DriveError):
     """Bytes were found, but they are not the bytes that were written (checksum, tag, length)."""
 
 
+class MissingCommitError(CorruptError):
+    """A commit before the newest is lost: all nodes answer, and none has a good copy of it."""
+
+
 class FormatError(DriveError):
     """An unknown version, a bad magic, or a size over its limit: refused before allocation."""
 

@@ -8,6 +8,8 @@ Invariants:
 3. Only for who holds the drive's lease, which a majority confirms anew before each deletion. Who lost it
    unawares replaces nothing of a later holder's: what is written gives way to a higher ballot.
 4. Nothing is chosen by guess: an object without a right copy, or with two that nothing tells apart, stays.
+5. A commit that is lost keeps no other from its place. Where the chain ends at one, a commit is moved if all
+   its copies say the same; others stay.
 """
 
 from __future__ import annotations
@@ -16,8 +18,17 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from backend.commits import ROOTS, Copies, Copy, Ranking, ReplicatedCommitLog, ReplicatedObjects, commit_key
-from backend.errors import CorruptError
+from backend.commits import (
+    FOLDER,
+    ROOTS,
+    Copies,
+    Copy,
+    Ranking,
+    ReplicatedCommitLog,
+    ReplicatedObjects,
+    commit_key,
+)
+from backend.errors import CorruptError, MissingCommitError
 from backend.failpoints import declare
 from backend.nodes import Node
 from backend.system import THIS_MACHINE, Environment, plain_hash
@@ -56,22 +67,40 @@ class ObjectRebalance:
         self._failpoints = environment.failpoints
         self.moved = 0
         """copies that were written where there was none, or another one"""
+        self.missing: MissingCommitError | None = None
+        """The lost commit at which the chain ends, if there is one."""
 
     async def run(self, progress: Progress) -> None:
-        """Put all commits and roots in order. `CorruptError` if the log is not whole, or an object has no
-        copy that is right for certain: what was moved before stays moved. What nodes raise. Safe to cancel
-        and to repeat."""
-        head = await self._log.open()
+        """Put all commits and roots in order. `CorruptError` if the newest commit is not found, or an object
+        has no copy that is right for certain: what was moved before stays moved. What nodes raise. Safe to
+        cancel and to repeat."""
+        try:
+            head = await self._log.open()
+        except MissingCommitError as error:
+            self.missing = error
+            await self._settle_unlinked(progress)
+        else:
+            await self._settle_chain(head.number, progress)
+        for key in sorted((await self._objects.keys(ROOTS)).holders):
+            found = await self._objects.find_all(key)
+            if found.good:
+                await self._settle(key, found, lambda _copy: True)
+
+    async def _settle_chain(self, top: int, progress: Progress) -> None:
         number = 0
         while commits := await self._log.commits_after(number, _BATCH):
             for commit, commit_hash in commits:
                 await self._settle_commit(commit.number, commit_hash)
             number = commits[-1][0].number
-            progress(number, head.number)
-        for key in sorted((await self._objects.keys(ROOTS)).holders):
+            progress(number, top)
+
+    async def _settle_unlinked(self, progress: Progress) -> None:
+        keys = sorted((await self._objects.keys(FOLDER)).holders)
+        for done, key in enumerate(keys, 1):
             found = await self._objects.find_all(key)
-            if found.good:
+            if len({copy.data for copy in found.good.values()}) == 1:
                 await self._settle(key, found, lambda _copy: True)
+            progress(done, len(keys))
 
     async def _settle_commit(self, number: int, commit_hash: bytes) -> None:
         key = commit_key(number)

@@ -41,6 +41,7 @@ from backend.errors import (
     DriveError,
     FencedError,
     FormatError,
+    MissingCommitError,
     NotFoundError,
     ReadOnlyError,
     RollbackError,
@@ -301,9 +302,11 @@ class ReplicatedCommitLog:
                 commit_key(number), accept, lambda node: self._note_damaged(number, node)
             )
         except NotFoundError:
-            raise CorruptError(f"the commit log has a gap: commit {number} is on no node") from None
+            raise MissingCommitError(f"the commit log has a gap: commit {number} is on no node") from None
         except CorruptError:
-            raise CorruptError(f"commit {number}: no copy is good and fits the commit after it") from None
+            raise MissingCommitError(
+                f"commit {number}: no copy is good and fits the commit after it"
+            ) from None
 
     async def _read_many(
         self, numbers: Sequence[int], wanted: Callable[[int], bytes] | None

@@ -376,6 +376,8 @@ async def _move_objects(drive: HeldDrive, keys: DriveKeys, progress: Progress) -
     log = ReplicatedCommitLog(voted, claims=drive.lease.claimed)
     small = ObjectRebalance(objects, drive.nodes, ranking, log, drive.verify)
     await small.run(progress.update)
+    if small.missing is not None:
+        complain(f"drivefs: warning: {small.missing}; the other commits are moved where their copies agree")
     return small.moved
 
 

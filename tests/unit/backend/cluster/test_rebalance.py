@@ -15,12 +15,14 @@ from backend.cluster.rebalance import Rebalance, left_on
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode, place
 from backend.commits.commit_log import ReplicatedCommitLog
+from backend.commits.commit_search import commit_key
 from backend.commits.object_format import Copy, frame, signed, unframe
 from backend.commits.replicated_objects import ReplicatedObjects, ranking_of
 from backend.errors import FencedError, UnavailableError
 from backend.packs.fragment_format import fragment_key
 from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_store import PackStore
+from backend.upstream import Commit
 from tests.memory_node import MemoryNode, memory_nodes
 
 DRIVE = bytes(range(16))
@@ -203,3 +205,27 @@ async def test_a_drained_node_counts_for_nothing() -> None:
         rank[1],
         *ranking_of(cluster(nodes, rank[0], rank[2]), 3)(b"roots/one")[:3],
     }
+
+
+async def test_a_lost_commit_keeps_no_other_from_its_place() -> None:
+    nodes = memory_nodes(8)
+    ranking = ranking_of(cluster(nodes), 3)
+    log = ReplicatedCommitLog(ReplicatedObjects(nodes, ranking, 3, DRIVE, SECRET))
+    await log.open()
+    await log.become_writer(1)
+    for number in range(1, 7):
+        await log.append(Commit(number, log.head.hash, 1, 1, 0, (), (), b""), log.head)
+    for node in nodes.values():
+        node.objects.pop(commit_key(4), None)
+    two = signed(SECRET, DRIVE, commit_key(2), 9, b"another")
+    nodes[ranking(commit_key(2).encode())[5]].objects[commit_key(2)] = frame(DRIVE, commit_key(2), two)
+    drained = ranking(commit_key(1).encode())[0]
+    before = holders(nodes, commit_key(2))
+    mover = small(nodes, drained)
+    await mover.run(quiet)
+    assert mover.missing is not None
+    assert "commit 4" in str(mover.missing)
+    assert holders(nodes, commit_key(2)) == before, "what nothing tells apart stays"
+    for number in (1, 3, 5, 6):
+        key = commit_key(number)
+        assert holders(nodes, key) == set(ranking_of(cluster(nodes, drained), 3)(key.encode())[:3])

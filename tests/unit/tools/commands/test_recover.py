@@ -150,6 +150,24 @@ def test_the_drive_goes_on_with_the_highest_commit_that_is_left(
     assert {entry.name for entry in now.nodes}.isdisjoint(lost)
 
 
+def test_nodes_come_and_go_though_a_commit_is_lost(
+    made: SmallDrive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in VOTERS[:3]:
+        shutil.rmtree(made.drive / name)
+    gap = max(commits(made)) - 1
+    for path in made.drive.glob(f"node*/commits/{gap:016x}"):
+        path.unlink()
+    left = small_objects(made)
+    assert recover(made) == 0
+    new = [made.drive / name for name in ("node8", "node9")]
+    assert made.drivefs("node", "add", *new, made.drive, *made.secret) == 0
+    assert "the other commits are moved" in capsys.readouterr().err
+    assert made.drivefs("node", "remove", "node3", made.drive, *made.secret) == 0
+    assert small_objects(made) == left
+    require_copies(made)
+
+
 @pytest.mark.parametrize("served", [("node5", "node6"), ("node3", "node4", "node5", "node6", "node7")])
 def test_who_is_served_by_another_machine_gets_no_vote(
     made: SmallDrive, monkeypatch: pytest.MonkeyPatch, served: tuple[str, ...]
