@@ -22,7 +22,7 @@ from backend.nodes.directory import DirectoryNode
 from backend.nodes.identity import NodeIdentity
 from backend.nodes.node import Space
 from backend.nodes.open_files import OpenFile, OpenFiles
-from backend.system import Threads
+from backend.system import THIS_MACHINE, Environment, Threads
 from tools import mount
 
 VARIABLE: Final = "TEST_NODE_FAULTS"
@@ -72,8 +72,9 @@ class FaultyDirectoryNode(DirectoryNode):
         path: str,
         identity: NodeIdentity,
         threads: Threads | None = None,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
-        super().__init__(path, identity, threads)
+        super().__init__(path, identity, threads, environment)
         self._files = _NothingOpen()
 
     async def _run(self, what: str, work: Callable[[], Result], size: int = 0) -> Result:
