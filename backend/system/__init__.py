@@ -26,6 +26,7 @@ from backend.system.crypto import (
 )
 from backend.system.durable import Durable, NotBegunError
 from backend.system.environment import THIS_MACHINE, Environment, boot_clock
+from backend.system.free_names import free_path
 from backend.system.patience import ask
 from backend.system.reading import read_all
 
@@ -48,6 +49,7 @@ __all__ = [
     "cut_after",
     "derive",
     "each",
+    "free_path",
     "keyed_hash",
     "open_into",
     "open_sealed",

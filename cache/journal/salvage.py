@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from backend.failpoints import declare
-from backend.system import Durable, Environment, read_all
+from backend.system import Durable, Environment, free_path, read_all
 
 LOST: Final = "lost"
 _PAGE: Final = 4096
@@ -111,14 +111,14 @@ def set_aside(folder: Path, paths: Iterable[str], disk: Durable) -> Path:
     """Move files of a journal to its `lost/`, beside what is kept there already; where that is."""
     lost = _lost_in(folder, disk)
     for path in paths:
-        disk.rename(path, str(_free_name(lost, os.path.basename(path))))
+        disk.rename(path, str(free_path(lost / os.path.basename(path))))
     return lost
 
 
 def keep_beginning(folder: Path, path: str, beginning: bytes, environment: Environment) -> Path:
     """The file at `path` says this and no more from now on; where what it was is kept."""
     io, lost = environment.disk, _lost_in(folder, environment.disk)
-    kept = _free_name(lost, os.path.basename(path))
+    kept = free_path(lost / os.path.basename(path))  # a run that a crash ended may have left the plain name
     copy = path + COPY_SUFFIX
     descriptor = io.open(copy, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     try:
@@ -141,12 +141,3 @@ def _lost_in(folder: Path, disk: Durable) -> Path:
     if not lost.is_dir():
         disk.make_folder(str(lost))
     return lost
-
-
-def _free_name(folder: Path, name: str) -> Path:
-    """A path in the folder that is free. A run that a crash ended may have left a file of the plain name."""
-    number, path = 1, folder / name
-    while path.exists():
-        number += 1
-        path = folder / f"{name}-{number}"
-    return path

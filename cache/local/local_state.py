@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from backend.errors import CorruptError, LeaseHeldError
-from backend.system import THIS_MACHINE, Durable, Environment, at_rest
+from backend.system import THIS_MACHINE, Durable, Environment, at_rest, free_path
 from backend.upstream import Head
 from cache.errors import FileSystemError
 from cache.journal import Custody, Journal, JournalRecovery, Ledger, Trimming
@@ -106,7 +106,8 @@ class LocalState:
         folder stays locked; nothing but `close` may be called any more. Blocks."""
         self._files.close()
         io = self.environment.disk
-        kept = _new_folder(self.folder / STALE, time.strftime(TIME_FORMAT, time.gmtime()), io)
+        kept = free_path(self.folder / STALE / time.strftime(TIME_FORMAT, time.gmtime()))
+        io.make_folders(str(kept))
         # The journal last: a namespace without it could be taken for all there is.
         for name in (*(NAMESPACE_FILE + suffix for suffix in at_rest.SUFFIXES), JOURNAL):
             if (self.folder / name).exists():
@@ -118,15 +119,6 @@ class LocalState:
     def close(self) -> None:
         """Let go of everything, and of the directory. Idempotent."""
         self._held.close()
-
-
-def _new_folder(base: Path, name: str, disk: Durable) -> Path:
-    number, path = 1, base / name
-    while path.exists():
-        number += 1
-        path = base / f"{name}-{number}"
-    disk.make_folders(str(path))
-    return path
 
 
 def locked(folder: Path) -> int:
@@ -145,7 +137,7 @@ def set_namespace_aside(folder: Path, disk: Durable) -> Path:
     log and journal; where it is. Blocks."""
     kept_in = folder / "lost"
     disk.make_folders(str(kept_in))
-    kept = kept_in / f"namespace-{time.strftime(TIME_FORMAT, time.gmtime())}.db"
+    kept = free_path(kept_in / f"namespace-{time.strftime(TIME_FORMAT, time.gmtime())}.db")
     for suffix in at_rest.SUFFIXES:
         source = folder / (NAMESPACE_FILE + suffix)
         if source.exists():
