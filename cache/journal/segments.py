@@ -23,6 +23,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from cache.journal.salvage import COPY_SUFFIX, Loss, read, set_aside
 MAX_SPARES: Final = 2
 SUFFIX: Final = ".journal"
 SPARE_SUFFIX: Final = ".spare"
+_NAME: Final = re.compile("[0-9a-f]{16}")
 _SMALLEST: Final = 64 << 10
 _ZEROS: Final = bytes(1 << 20)
 
@@ -101,28 +103,28 @@ class SegmentFiles:
 
     def find(self, losses: list[Loss], first: int = 0) -> list[tuple[str, SegmentHeader]]:
         """The segments that are there, by number. Files without a segment in them, and without anything else,
-        go. `losses` is told of the others; one that cannot be read at all is lost with all that follow it, or
-        alone if its number is below `first`: nobody needs it."""
+        go. `losses` is told of the others: each is lost with all that follow it, or alone if its number is
+        below `first`, as nobody needs it, or its name is none of ours."""
         found = []
         self._spares = []
         self._remove_leftovers()
         paths = sorted(self._folder.glob("*" + SUFFIX))
         for index, path in enumerate(paths):
             begin = _begin(path)
-            if begin is None:
-                is_needed = path.stem >= f"{first:016x}"
-                lost = paths[index:] if is_needed else [path]
-                losses.append(self._loss(f"the journal file {path} cannot be read", lost, not is_needed))
-                if is_needed:
-                    break
-                continue
-            header = decode_segment_header(begin)
+            header = None if begin is None else decode_segment_header(begin)
             if header is not None and f"{header.number:016x}" == path.stem:
                 found.append((str(path), header))
-            elif _has_content(path):
-                losses.append(self._loss(f"the journal file {path} has no header", [path], not any(begin)))
-            else:
+            elif begin is not None and not _has_content(path):
                 self._disk.unlink(str(path))  # preallocated, not begun yet
+            else:
+                why = f"the journal file {path} {'cannot be read' if begin is None else 'has no header'}"
+                if _NAME.fullmatch(path.stem) and path.stem >= f"{first:016x}":
+                    is_torn = begin is not None and not any(begin)
+                    losses.append(
+                        self._loss(f"{why}, so what follows it is not used", paths[index:], is_torn)
+                    )
+                    break
+                losses.append(self._loss(why, [path], harmless=True))
         return found
 
     def _remove_leftovers(self) -> None:

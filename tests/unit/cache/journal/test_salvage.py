@@ -152,21 +152,37 @@ def test_a_copy_that_a_crash_left_half_made_goes(tmp_path: Path) -> None:
     assert not left.exists()
 
 
-def test_a_segment_whose_header_rots_is_told_and_one_that_was_never_written_no_fault(tmp_path: Path) -> None:
-    """Regression: it was moved away without a word."""
-    for header, is_damage in ((b"drvfsjnX", True), (bytes(48), False)):
-        folder = tmp_path / header.hex()
-        appended(folder, [5000] * 2)
-        (path,) = folder.glob("*.journal")
-        path.write_bytes(header + path.read_bytes()[len(header) :])
-        journal = Journal(folder, SEGMENT)
-        assert replayed(journal) == []
-        assert bool(journal.problems) == is_damage
-        journal.start(1)
-        (told,) = journal.losses
-        assert str(path) in told
-        assert (folder / LOST / path.name).exists()
-        journal.close()
+@pytest.mark.parametrize(("header", "is_damage"), [(b"drvfsjnX", True), (bytes(48), False)])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_segment_without_a_header_ends_the_journal(
+    tmp_path: Path, header: bytes, is_damage: bool, number: int
+) -> None:
+    """One that rots is damage, one that was never written is not. Regression: it was moved away without a
+    word, and where it was the oldest, what follows passed for the beginning."""
+    records = [payload for _, payload in appended(tmp_path, [10_000] * 9)]
+    paths = sorted(tmp_path.glob("*.journal"))
+    paths[number].write_bytes(header + paths[number].read_bytes()[len(header) :])
+    journal = Journal(tmp_path, SEGMENT)
+    assert replayed(journal) == records[: 3 * number]
+    assert bool(journal.problems) == is_damage
+    journal.start(1)
+    (told,) = journal.losses
+    assert str(paths[number]) in told
+    assert {path.name for path in (tmp_path / LOST).iterdir()} == {path.name for path in paths[number:]}
+    journal.close()
+
+
+def test_a_file_of_somebody_else_ends_no_journal(tmp_path: Path) -> None:
+    records = [payload for _, payload in appended(tmp_path, [10_000] * 9)]
+    first, *_ = sorted(tmp_path.glob("*.journal"))
+    copy = first.with_stem(f"{first.stem} (copy)")
+    copy.write_bytes(first.read_bytes())
+    journal = Journal(tmp_path, SEGMENT)
+    assert replayed(journal) == records
+    assert not journal.problems
+    journal.start(1)
+    assert [path.name for path in (tmp_path / LOST).iterdir()] == [copy.name]
+    journal.close()
 
 
 async def test_an_opening_that_fails_forgets_nothing(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from backend.upstream import Head
-from cache.journal import SMALLEST_SEGMENT, Ledger
+from cache.journal import SMALLEST_SEGMENT, SUFFIX, Ledger
+from cache.journal.format import OFFSET_BITS
 from cache.journal.journal import Journal
 from cache.journal.scan import PendingCommit, Scan, scan
 from cache.local.local_state import JOURNAL, LocalState
@@ -107,12 +108,17 @@ async def test_what_is_left_of_the_journal_has_each_operation_in_its_commit(
         history.compare(scan(Journal(Path(name) / JOURNAL)))
 
 
-@given(_rounds, _steps, st.integers(0, 1 << 30))
-@example([([("write", 10)] * 3, set(), [], {10}, []), ([("write", 10)] * 3, {10}, [], {10}, [])], [], 1)
+_WRITES = [("write", 10)] * 3
+_ROT: Rounds = [(_WRITES, {10}, [SEGMENT], {10}, []), (_WRITES, {10}, [SEGMENT], {10}, [])]
+
+
+@given(_rounds, _steps, st.integers(0, 1 << 30), st.booleans())
+@example([(_WRITES, set(), [], {10}, []), (_WRITES, {10}, [], {10}, [])], [], 1, False)
+@example(_ROT, [], 0, True)
 async def test_what_is_needed_of_the_journal_has_each_operation_in_its_commit(
-    rounds: Rounds, last: Steps, chance: int
+    rounds: Rounds, last: Steps, chance: int, rots: bool
 ) -> None:
-    """The same, of one that cannot be read somewhere before."""
+    """The same, of one that cannot be read somewhere before, or of which a segment's header is not one."""
     with TemporaryDirectory() as name:
         local = LocalState(Path(name))
         local.ledger.journal.segment_size = SMALLEST_SEGMENT
@@ -122,7 +128,12 @@ async def test_what_is_needed_of_the_journal_has_each_operation_in_its_commit(
         local.close()
         pages = [page for page in pages_of(Path(name)) if is_before(history.stated, page)]
         assume(pages)
-        unreadable.break_at(pages[chance % len(pages)])
+        page = pages[chance % len(pages)]
+        if rots and page >> OFFSET_BITS < history.stated >> OFFSET_BITS:
+            with open(Path(name, JOURNAL, f"{page >> OFFSET_BITS:016x}{SUFFIX}"), "r+b") as file:
+                file.write(b"no header")
+        else:
+            unreadable.break_at(page)
         with unreadable.installed():
             journal = Journal(Path(name) / JOURNAL)
             history.compare(scan(journal, published=history.head))
