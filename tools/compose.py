@@ -64,7 +64,7 @@ from cache.drive import Circumstances, Drive
 from cache.local import LocalState, stale
 from cache.opening import Client, DriveOptions, StaleCacheError, client_of, open_drive
 from tools import old_place, pairing
-from tools.drive_nodes import cluster_map, node_folders, open_nodes, patient, voting
+from tools.drive_nodes import cluster_map, lease_seconds, node_folders, open_nodes, patient, voting
 from tools.host import mounts
 from tools.host.places import Folders
 
@@ -366,6 +366,7 @@ def lease_on(
         key,
         this_process(),
         map_epoch=file.epoch,
+        seconds=lease_seconds(drive.folder, file),
         waiting=waiting,
         environment=environment,
         health=health,

@@ -8,6 +8,7 @@ from typing import Final
 
 from backend.cluster import DriveFile, NodeEntry
 from backend.coding import ClusterMap, ClusterNode, Profile, next_voter
+from backend.commits import DEFAULT_SECONDS, STORE_SECONDS
 from backend.errors import NodeError, UnavailableError, UsageError
 from backend.nodes import Node, NodeIdentity, NodePlace, PatientNode, RetryNode
 from backend.system import THIS_MACHINE, Environment, ask
@@ -36,6 +37,12 @@ def commits_cost(folder: str, file: DriveFile) -> bool:
 def commit_interval(folder: str, file: DriveFile) -> float:
     """Seconds between commits, unless a mount was told others."""
     return defaults.STORE_COMMIT_INTERVAL if commits_cost(folder, file) else defaults.COMMIT_INTERVAL
+
+
+def lease_seconds(folder: str, file: DriveFile) -> float:
+    """For so long the holder of the drive's lease may be silent."""
+    far = any(entry.votes and entry.place(folder).folder is None for entry in file.nodes)
+    return STORE_SECONDS if far else DEFAULT_SECONDS
 
 
 def require_distinct(new: Sequence[NodePlace], what: str) -> None:

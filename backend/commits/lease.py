@@ -14,8 +14,8 @@ Invariants:
    over when its record was seen unchanged for its whole duration by the observer's own clock (Gray and
    Cheriton, "Leases", SOSP 1989; the DynamoDB lock client); wall clocks are never compared. A holder
    of this boot whose process is gone is taken over at once.
-6. A voter that does not answer in a sixth of the lease's duration counts as away: one disk that hangs must
-   not cost the lease.
+6. A voter that does not answer in a sixth of the lease's duration, or in 5 s, counts as away: one disk that
+   hangs must not cost the lease.
 7. A record counts only if its writer has the drive's key. A node can keep, lose or put back its record; it
    cannot make one up, say that a holder lives, or use up epochs.
 8. A record of a newer cluster map than this process has is a reason to stop before anything is written.
@@ -59,6 +59,10 @@ from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
 
 DEFAULT_SECONDS: Final = 30.0
+STORE_SECONDS: Final = 120.0
+"""Where each renewal costs money: it is renewed once where the other is ten times."""
+_SLACK: Final = 20.0
+"""So long before its end it is renewed: a longer one bears outages of the same length, at less cost."""
 _MARGIN: Final = 1.1
 """The factor by which an observer waits longer, for clocks that run at different rates."""
 _TRIES: Final = 10
@@ -91,7 +95,7 @@ class Lease:
     ) -> None:
         """`nodes` are all voters of the drive, also those that are away; `secret` is the drive's key for
         leases; `map_epoch` is that of the map that names them. `seconds` is for how long others trust a
-        silent holder; it is renewed three times in that.
+        silent holder; it is renewed 20 s before the end, a shorter one after a third of its time.
         `waiting` is told for whom and how long `acquire` waits, when it has for two seconds. `health`: as of
         `LeaseVotes`."""
         self._nodes = nodes
@@ -100,6 +104,9 @@ class Lease:
         self._map_epoch = map_epoch
         self._holder = holder
         self._seconds = seconds
+        self._slack = min(seconds * 2 / 3, _SLACK)
+        self._patience = self._slack / 4
+        self._pause = self._slack / 10
         self._environment = environment
         self._clock = environment.boot_clock
         self._life = life
@@ -149,15 +156,20 @@ class Lease:
         """Renew until the lease is lost (then `lost` is set) or the task is cancelled. Nodes that are away
         delay the renewal, they do not end it."""
         while not self.lost.is_set():
-            due = self._valid_until - self._seconds * 2 / 3
-            await trio.sleep(max(due - self._clock(), 0))
+            await self._until_due()
             try:
                 await self.renew()
             except FencedError:
                 return
             except (UnavailableError, TransientError) as error:
                 log.info("the lease could not be renewed: %s", error)
-                await trio.sleep(self._seconds / 15)
+                await trio.sleep(self._pause)
+
+    async def _until_due(self) -> None:
+        """Each commit renews it too, so the end may be later by then. It may also be nearer: the event loop's
+        clock stands still while the machine is suspended."""
+        while (left := self._valid_until - self._slack - self._clock()) > 0:
+            await trio.sleep(min(left, self._slack / 2))
 
     async def renew(self) -> None:
         """Say on all voters that the holder lives; those that are slow are not waited for. `FencedError` if
@@ -171,7 +183,7 @@ class Lease:
         self._mine = record = replace(record, renewals=record.renewals + 1)
         self._rounds += 1
         began, started = self._rounds, self._clock()
-        votes, failed = await self._votes.renew(record, self._seconds / 6, self._is_majority)
+        votes, failed = await self._votes.renew(record, self._patience, self._is_majority)
         self._judge_lost(votes)
         if not self._is_majority(votes):
             self._raise_too_few(votes, failed)
@@ -211,7 +223,7 @@ class Lease:
         try:
             await self.ensure()
         except (UnavailableError, TransientError):
-            self._unknown_until = self._clock() + self._seconds / 15
+            self._unknown_until = self._clock() + self._pause
 
     async def verify(self, head: Head | None = None) -> None:
         """Return if, at one moment during this call, a majority of the voters took this holder's record; the
@@ -325,7 +337,7 @@ class Lease:
     async def _look(self) -> dict[str, Seen]:
         """The records of the voters, of those that answer in time; `UnavailableError` if they are no
         majority."""
-        seen, failed = await self._votes.look(self._seconds / 6)
+        seen, failed = await self._votes.look(self._patience)
         if len(seen) < self._majority:
             raise self._too_few(sorted(self._nodes.keys() - seen.keys()), failed)
         return seen

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import trio
 from backend.blocks.block_store import PackedBlockStore
 from backend.blocks.index_reconciliation import ReconcileReport
 from backend.commits import lease_record
-from backend.commits.lease import Lease
 from backend.commits.lease_votes import KEY
 from backend.errors import TransientError
 from backend.nodes.node import Node
@@ -46,7 +44,7 @@ async def test_the_lease_is_renewed_while_the_index_is_completed(
         return await reconcile(store, *arguments)
 
     monkeypatch.setattr(PackedBlockStore, "reconcile", slow)
-    monkeypatch.setattr(compose, "Lease", partial(Lease, seconds=2.0))
+    monkeypatch.setattr(compose, "lease_seconds", lambda *_: 2.0)
     async with compose.opened_drive(small.unlocked(), small.own(), QUIET):
         assert renewals() >= 2
 
@@ -95,7 +93,7 @@ async def test_the_log_does_not_wait_for_whom_the_lease_has_waited_for(
     monkeypatch.setattr(compose, "open_nodes", one_hangs)
     monkeypatch.setattr(compose, "LEASE_PATIENCE", 0.5)
     monkeypatch.setattr(compose, "OBJECT_PATIENCE", 1000.0)
-    monkeypatch.setattr(compose, "Lease", partial(Lease, seconds=3.0))
+    monkeypatch.setattr(compose, "lease_seconds", lambda *_: 3.0)
     with trio.fail_after(PATIENCE):
         async with compose.opened_drive(small.unlocked(), small.own(), replace(QUIET, read_only=read_only)):
             answers.set()

@@ -113,7 +113,7 @@ def test_a_check_that_is_fenced_stops(made: SmallDrive, monkeypatch: pytest.Monk
         await thief.acquire()
         await trio.sleep_forever()
 
-    monkeypatch.setattr(compose, "Lease", partial(Lease, seconds=2.0))
+    monkeypatch.setattr(compose, "lease_seconds", lambda *_: 2.0)
     monkeypatch.setattr(CommitCheck, "run", steal)
     with pytest.raises(FencedError):
         made.fsck("-y")

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -55,22 +56,40 @@ class Setup:
         self.nodes: dict[str, MemoryNode] = memory_nodes(count)
         self.life: Life = "elsewhere"
 
-    def lease(self, host: str = "one", waiting: Callable[[str], None] = lambda _: None) -> Lease:
+    def lease(
+        self,
+        host: str = "one",
+        waiting: Callable[[str], None] = lambda _: None,
+        seconds: float = 30,
+        boot_clock: Callable[[], float] = trio.current_time,
+    ) -> Lease:
         return Lease(
             self.nodes,
             DRIVE,
             SECRET,
             replace(HOLDER, host=host, machine=host),
-            seconds=30,
-            environment=Environment(boot_clock=trio.current_time),
+            seconds=seconds,
+            environment=Environment(boot_clock=boot_clock),
             life=lambda holder, observer: self.life,
             waiting=waiting,
         )
 
-    async def held(self, host: str = "one") -> Lease:
-        lease = self.lease(host)
+    async def held(self, host: str = "one", seconds: float = 30) -> Lease:
+        lease = self.lease(host, seconds=seconds)
         await lease.acquire()
         return lease
+
+    def counted(self) -> Counter[str]:
+        """The calls to all nodes from now on, by their names."""
+        found: Counter[str] = Counter()
+
+        async def before(called: str, _key: str) -> None:
+            found[called] += 1
+            await trio.lowlevel.checkpoint()
+
+        for node in self.nodes.values():
+            node.before = before
+        return found
 
     def lose(self, *names: str) -> None:
         for name, node in self.nodes.items():
@@ -190,12 +209,14 @@ async def test_a_silent_holder_is_outlived(life: Life, autojump_clock: trio.test
 
 
 @pytest.mark.parametrize("life", ["elsewhere", "stopped"])
+@pytest.mark.parametrize("duration", [30, 120])
 async def test_who_waits_for_a_silent_holder_is_told_after_two_seconds(
-    life: Life, autojump_clock: trio.testing.MockClock
+    life: Life, duration: float, autojump_clock: trio.testing.MockClock
 ) -> None:
+    """For how long the holder may be silent is said by its record, not by who looks."""
     setup = Setup()
     setup.life = life
-    await setup.held("one")
+    await setup.held("one", duration)
     told: list[tuple[float, str]] = []
     started = trio.current_time()
     waiter = setup.lease("two", lambda text: told.append((trio.current_time() - started, text)))
@@ -206,6 +227,79 @@ async def test_who_waits_for_a_silent_holder_is_told_after_two_seconds(
     seconds = re.search(r"(\d+) s at most", text)
     assert seconds is not None
     assert abs(trio.current_time() - started - when - int(seconds[1])) < 2
+    assert trio.current_time() - started >= duration
+
+
+async def test_a_long_lease_that_was_given_back_is_not_outlived() -> None:
+    setup = Setup()
+    old = await setup.held("one", 120)
+    await old.release()
+    with trio.fail_after(10):
+        assert await setup.lease("two").acquire() == 2
+
+
+@pytest.mark.parametrize(("duration", "renewals"), [(30, 360), (120, 36)])
+async def test_an_idle_holder_renews_so_often_in_an_hour(
+    duration: float, renewals: int, autojump_clock: trio.testing.MockClock
+) -> None:
+    setup = Setup(5)
+    lease = await setup.held(seconds=duration)
+    calls = setup.counted()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lease.run)
+        await trio.sleep(3601)
+        lease.check()
+        nursery.cancel_scope.cancel()
+    assert calls == {"swap": renewals * 5}
+
+
+async def test_who_commits_in_time_need_not_renew(autojump_clock: trio.testing.MockClock) -> None:
+    setup = Setup(5)
+    lease = await setup.held(seconds=120)
+    calls = setup.counted()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lease.run)
+        for _ in range(10):
+            await trio.sleep(30)
+            await lease.verify()
+        await trio.sleep(99)
+        nursery.cancel_scope.cancel()
+    assert calls == {"swap": 50}
+
+
+@pytest.mark.parametrize("duration", [30, 120])
+async def test_a_lease_outlasts_an_outage_while_another_waits_for_it(
+    duration: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    setup = Setup()
+    lease = await setup.held("one", duration)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lease.run)
+        await trio.sleep(duration - 20.5)
+        setup.lose("node0", "node1", "node2")
+        await trio.sleep(15)
+        lease.check()
+        setup.lose()
+        with pytest.raises(LeaseHeldError):
+            await setup.lease("two").acquire()
+        lease.check()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_lease_is_renewed_soon_after_the_machine_was_suspended(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """The event loop's clock stood still meanwhile."""
+    setup, asleep = Setup(), 0.0
+    lease = setup.lease(seconds=120, boot_clock=lambda: trio.current_time() + asleep)
+    await lease.acquire()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lease.run)
+        await trio.sleep(1)
+        asleep = 3600.0
+        await trio.sleep(11)
+        lease.check()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_holder_elsewhere_that_renews_is_refused(autojump_clock: trio.testing.MockClock) -> None:
