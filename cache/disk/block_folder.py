@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import BinaryIO, Final, NamedTuple, TypeVar
 
 from backend.buffer import Buffer
 from backend.errors import CorruptError, FormatError
@@ -37,6 +38,8 @@ _TOUCH_AFTER: Final = 60.0
 _TEMPORARY: Final = ".tmp-"
 _ABANDONED: Final = 3600.0
 """A temporary file this old is of a process that ended in the middle."""
+
+Found = TypeVar("Found")
 
 
 class _File(NamedTuple):
@@ -69,16 +72,16 @@ class BlockFolder:
 
     def read(self, block: BlockId) -> bytes | None:
         """The block whole; None if it is not here. `OSError`."""
-        found = self._read(entry_format.file_name(block))
+        found = self._find(entry_format.file_name(block), _checked)
         return None if found is None or found[0].block != block or not found[0].is_whole else found[1]
 
     def read_part(self, block: BlockId, offset: int, length: int) -> BlockPart | None:
         """As `BlockStore.get_block_part`; None if neither the block nor this part of it is here. From a
         whole block it is read without the checksum: who asks authenticates it. `OSError`."""
-        found = self._read_inside(block, offset, length)
+        found = self._find(entry_format.file_name(block), partial(_inside, block, offset, length))
         if found is not None:
             return found
-        stored = self._read(entry_format.file_name(block, offset, length))
+        stored = self._find(entry_format.file_name(block, offset, length), _checked)
         if stored is None or (stored[0].block, stored[0].offset) != (block, offset):
             return None
         return BlockPart(stored[1], stored[0].size)
@@ -107,38 +110,21 @@ class BlockFolder:
         """The bytes of all files. `OSError`."""
         return sum(self._size_of(part) for part in self._parts.values())
 
-    def _read(self, name: str) -> tuple[Piece, bytes] | None:
+    def _find(self, name: str, read: Callable[[BinaryIO, bytes, Piece], Found]) -> Found | None:
+        """The answer of `read` to the file, its header and the piece that this names; None if there is no
+        file, or a damaged one, which is removed."""
         path = self._path(name)
         try:
             with open(path, "rb") as file:
-                header = file.read(HEADER_SIZE)
-                status = os.fstat(file.fileno())
-                piece = entry_format.decode_header(header, status.st_size)
-                data = file.read(piece.length)
-            entry_format.require_checksum(header, data)
+                header, status = file.read(HEADER_SIZE), os.fstat(file.fileno())
+                found = read(file, header, entry_format.decode_header(header, status.st_size))
         except FileNotFoundError:
             return None
         except (CorruptError, FormatError):
             self._remove(path)
             return None
         self._touch(path, status.st_mtime)
-        return piece, data
-
-    def _read_inside(self, block: BlockId, offset: int, length: int) -> BlockPart | None:
-        path = self._path(entry_format.file_name(block))
-        try:
-            with open(path, "rb") as file:
-                status = os.fstat(file.fileno())
-                piece = entry_format.decode_header(file.read(HEADER_SIZE), status.st_size)
-                wanted = max(min(length, piece.size - offset), 0)
-                data = os.pread(file.fileno(), wanted, HEADER_SIZE + offset)
-        except FileNotFoundError:
-            return None
-        except (CorruptError, FormatError):
-            self._remove(path)
-            return None
-        self._touch(path, status.st_mtime)
-        return BlockPart(data, piece.size) if len(data) == wanted and piece.is_whole else None
+        return found
 
     def _touch(self, path: str, noted: float) -> None:
         now = self._now()
@@ -243,3 +229,22 @@ class BlockFolder:
     def _now(self) -> float:
         """Seconds since 1970."""
         return self._environment.wall_clock() / 1e9
+
+
+def _checked(file: BinaryIO, header: bytes, piece: Piece) -> tuple[Piece, bytes]:
+    """All data of the file. `CorruptError`."""
+    data = file.read(piece.length)
+    entry_format.require_checksum(header, data)
+    return piece, data
+
+
+def _inside(
+    block: BlockId, offset: int, length: int, file: BinaryIO, _header: bytes, piece: Piece
+) -> BlockPart:
+    """Part of the whole block, its bytes not checked. `CorruptError` if the file has another, or was cut off
+    meanwhile."""
+    wanted = max(min(length, piece.size - offset), 0)
+    data = os.pread(file.fileno(), wanted, HEADER_SIZE + offset)
+    if piece.block != block or not piece.is_whole or len(data) != wanted:
+        raise CorruptError(f"not the whole of block {block.hex()}")
+    return BlockPart(data, piece.size)
