@@ -144,9 +144,16 @@ class MemoryDyingBlocks:
         self._tables = tables
         self._parity = parity
 
-    def mark(self, blocks: Sequence[BlockId], now_ns: int) -> list[BlockId]:
+    def mark(
+        self, after: bytes, up_to: bytes | None, blocks: Sequence[BlockId], now_ns: int
+    ) -> list[BlockId]:
         before = self._tables.dying
-        self._tables.dying = {block: before.get(block, now_ns) for block in blocks}
+        kept = {
+            block: since
+            for block, since in before.items()
+            if block <= after or (up_to is not None and block > up_to)
+        }
+        self._tables.dying = kept | {block: before.get(block, now_ns) for block in blocks}
         return [block for block in blocks if block not in before]
 
     def forget(self, until_ns: int, limit: int) -> int:

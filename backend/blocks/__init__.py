@@ -2,7 +2,7 @@
 
 from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.block_store import PackedBlockStore
-from backend.blocks.pack_sums import ids_of, statistics_of
+from backend.blocks.index_pages import ids_of, statistics_of
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.blocks.write_authority import WriteAuthority
 

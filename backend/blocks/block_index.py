@@ -9,7 +9,7 @@ Invariants of every block index:
 2. It is never ahead of the nodes: a pack is added only after its fragments are durable. It may be behind:
    reconciliation at the next start finds the packs it forgot, and that a pack it knows is deleted.
 3. Used on the event loop's thread: every operation is a few look-ups by key or one short transaction, all
-   of it or nothing. What is asked of many packs is asked in pages (`backend.blocks.pack_sums`).
+   of it or nothing. What is about many of them is done in pages (`backend.blocks.index_pages`).
 """
 
 from __future__ import annotations
@@ -99,9 +99,11 @@ class DyingBlocks(Protocol):
     """Stored blocks that nothing refers to (dying), and packs that nothing is read from any more (doomed).
     Errors as of `BlockIndex`."""
 
-    def mark(self, blocks: Sequence[BlockId], now_ns: int) -> list[BlockId]:
-        """Exactly these stored blocks are dying from now on, those that were already since then; the new
-        ones among them. In one transaction."""
+    def mark(
+        self, after: bytes, up_to: bytes | None, blocks: Sequence[BlockId], now_ns: int
+    ) -> list[BlockId]:
+        """Of the stored blocks with ids above `after`, up to `up_to` (None: all), exactly these are dying
+        from now on, those that were already since then; the new ones among them. In one transaction."""
 
     def forget(self, until_ns: int, limit: int) -> int:
         """Forget up to `limit` blocks that have been dying since before `until_ns`: nothing is read from

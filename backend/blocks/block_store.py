@@ -30,8 +30,8 @@ from backend.blocks.block_buffer import DEFAULT_CAPACITY, DEFAULT_TARGET, BlockB
 from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.block_reader import BlockReader
 from backend.blocks.compaction import Compactor
+from backend.blocks.index_pages import mark_dying, statistics_of
 from backend.blocks.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
-from backend.blocks.pack_sums import statistics_of
 from backend.blocks.presence import Presence
 from backend.blocks.repair_queue import FIRST_WAIT as REPAIR_WAIT
 from backend.blocks.repair_queue import NoteRepair, RepairQueue, forget
@@ -197,7 +197,7 @@ class PackedBlockStore:
     async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
         await self._writer.ensure()
         self._released = True
-        return self._index.dying.mark(blocks, self._environment.wall_clock())
+        return await mark_dying(self._index.dying, blocks, self._environment.wall_clock())
 
     async def revive(self, blocks: Sequence[BlockId]) -> None:
         await trio.lowlevel.checkpoint()

@@ -21,7 +21,7 @@ from typing import Final
 import trio
 
 from backend.blocks.block_index import BlockIndex
-from backend.blocks.pack_sums import ids_of
+from backend.blocks.index_pages import ids_of
 from backend.coding import fill
 from backend.errors import CorruptError, DriveError, FormatError
 from backend.packs import (

@@ -19,7 +19,7 @@ from typing import Final
 import trio
 
 from backend.blocks.block_index import BlockIndex
-from backend.blocks.pack_sums import any_repairable, shortfall_of
+from backend.blocks.index_pages import any_repairable, shortfall_of
 from backend.errors import DriveError
 from backend.packs import Pack, PackStore
 from backend.upstream import Shortfall

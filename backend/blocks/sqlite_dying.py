@@ -21,10 +21,15 @@ class SqliteDyingBlocks:
         self._parity = parity
 
     @translated
-    def mark(self, blocks: Sequence[BlockId], now_ns: int) -> list[BlockId]:
+    def mark(
+        self, after: bytes, up_to: bytes | None, blocks: Sequence[BlockId], now_ns: int
+    ) -> list[BlockId]:
         wanted = set(blocks)
         with self._database.transaction():
-            known = {row[0] for row in self._database.execute("SELECT id FROM dying")}
+            rows = self._database.execute(
+                "SELECT id FROM dying WHERE id > ?1 AND (?2 IS NULL OR id <= ?2)", (after, up_to)
+            )
+            known = {row[0] for row in rows}
             self._database.executemany("DELETE FROM dying WHERE id = ?", [(id,) for id in known - wanted])
             new = [block for block in blocks if block not in known]
             self._database.executemany(

@@ -73,7 +73,7 @@ def test_a_block_is_not_there_beyond_parity_nor_while_something_of_its_pack_is_s
 
 def test_what_is_forgotten_comes_back_as_long_as_its_pack_is_there(index: BlockIndex) -> None:
     index.add_pack(pack(1), entries(1, 2))
-    assert index.dying.mark(BLOCKS[1:3], 5) == BLOCKS[1:3]
+    assert index.dying.mark(b"", None, BLOCKS[1:3], 5) == BLOCKS[1:3]
     assert index.dying.forget(5, 10) == 2
     assert index.locate(BLOCKS[1]) is None
     assert index.dying.doom([PACKS[1]]) == [pack(1)]
@@ -161,10 +161,12 @@ class Histories(RuleBasedStateMachine):
         self.both("packs.set_nodes", PACKS[number], NODES[::-1])
         self.both("packs.set_settled", PACKS[number], NODES, missing)
 
-    @rule(blocks=some_blocks)
-    def mark(self, blocks: list[int]) -> None:
+    @rule(blocks=some_blocks, after=st.integers(-1, 3), up_to=st.integers(4, 8))
+    def mark(self, blocks: list[int], after: int, up_to: int) -> None:
         self.time += 1
-        self.both("dying.mark", [BLOCKS[number] for number in blocks], self.time)
+        inside = [BLOCKS[number] for number in blocks if after < number <= up_to]
+        begin, end = BLOCKS[after] if after >= 0 else b"", BLOCKS[up_to] if up_to < len(BLOCKS) else None
+        self.both("dying.mark", begin, end, inside, self.time)
 
     @rule(back=st.integers(0, 3), limit=st.integers(1, 3))
     def forget(self, back: int, limit: int) -> None:

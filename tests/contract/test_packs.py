@@ -249,7 +249,7 @@ async def test_what_nobody_needs_goes_and_thin_packs_are_rewritten() -> None:
     site = rig()
     dead, thin = await site.write(block(1), block(2)), await site.write(*(block(n) for n in range(3, 8)))
     compactor = Compactor(site.packs, site.index, lambda _pack: False, lambda: None, THIS_MACHINE)
-    site.index.dying.mark([block(seed).id for seed in range(1, 6)], 1)
+    site.index.dying.mark(b"", None, [block(seed).id for seed in range(1, 6)], 1)
     report = await compactor.run(confirmed, 1, 1e12)
     assert (report.blocks, report.packs, report.rewritten) == (5, 2, 1)
     assert [site.fragments(pack) for pack in (dead, thin)] == [0, 0]
@@ -261,7 +261,7 @@ async def test_what_nobody_needs_goes_and_thin_packs_are_rewritten() -> None:
 async def test_a_holder_that_lost_its_lease_deletes_nothing_more() -> None:
     site = rig()
     pack = await site.write(block(1))
-    site.index.dying.mark([block(1).id], 1)
+    site.index.dying.mark(b"", None, [block(1).id], 1)
     asked: list[int] = []
 
     async def verify() -> None:

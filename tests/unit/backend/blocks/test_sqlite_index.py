@@ -72,7 +72,7 @@ def test_a_location_is_looked_up_once_until_something_changes(index: SqliteBlock
     found = index.locate(block(2))
     assert found is not None
     assert found.pack.nodes == ("node3", "node0", "node1")
-    index.dying.mark([block(2)], now_ns=1)
+    index.dying.mark(b"", None, [block(2)], now_ns=1)
     assert index.locate(block(2)) is not None
     index.dying.forget(until_ns=2, limit=10)
     assert index.locate(block(2)) is None

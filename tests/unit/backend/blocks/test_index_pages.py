@@ -1,4 +1,4 @@
-"""backend.blocks.pack_sums: the same answers in pages of any size, with a turn for others after each."""
+"""backend.blocks.index_pages: the same answers in pages of any size, with a turn for others after each."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.blocks import pack_sums
-from backend.blocks.block_index import BlockIndex, IndexStatistics, PackTable
-from backend.blocks.pack_sums import any_repairable, ids_of, shortfall_of, statistics_of
+from backend.blocks import index_pages
+from backend.blocks.block_index import BlockIndex, IndexStatistics
+from backend.blocks.index_pages import any_repairable, ids_of, mark_dying, shortfall_of, statistics_of
 from backend.blocks.sqlite_index import SqliteBlockIndex
-from backend.packs import Pack
-from backend.upstream import Shortfall
+from backend.packs import Pack, PackEntry
+from backend.upstream import BlockId, Shortfall
 
 NODES = tuple(f"node{number}" for number in range(6))
 PARITY = 2
@@ -50,7 +50,7 @@ async def test_pages_of_any_size_give_the_same(
     changed(index, found)
     whole = index.packs
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pack_sums, "PAGE", page)
+        patch.setattr(index_pages, "PAGE", page)
         assert await ids_of(whole) == set(whole.ids(b"", 99))
         assert await statistics_of(whole) == whole.statistics(0, 99)
         assert await shortfall_of(whole, up_to, answering) == whole.shortfall(0, up_to, answering)
@@ -66,19 +66,43 @@ async def test_an_index_without_packs_has_sums() -> None:
     assert await ids_of(index.packs) == set()
 
 
-QUESTIONS: dict[str, Callable[[PackTable, int], Awaitable[object]]] = {
-    "ids": lambda packs, _: ids_of(packs),
-    "statistics": lambda packs, _: statistics_of(packs),
-    "shortfall": lambda packs, newest: shortfall_of(packs, newest, NODES),
-    "any_repairable": lambda packs, newest: any_repairable(packs, newest, NODES[1:]),
+BLOCKS = [BlockId(bytes([number]) * 32) for number in range(9)]
+some_blocks = st.sets(st.sampled_from(BLOCKS))
+
+
+@given(some_blocks, some_blocks, st.integers(1, 10))
+async def test_blocks_are_marked_in_pages_of_any_size(
+    before: set[BlockId], wanted: set[BlockId], page: int
+) -> None:
+    index = SqliteBlockIndex(":memory:", bytes(16), PARITY)
+    index.add_pack(Pack(bytes(16), 1000, 1500, NODES), [PackEntry(each, 0, 9) for each in BLOCKS])
+    index.dying.mark(b"", None, sorted(before), 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(index_pages, "PAGE", page)
+        assert await mark_dying(index.dying, list(wanted), 2) == sorted(wanted - before)
+    assert {each for each in BLOCKS if not index.has(each)} == wanted
+    assert index.dying.forget(1, 99) == len(wanted & before), "those that were, since then"
+    index.close()
+
+
+QUESTIONS: dict[str, Callable[[SqliteBlockIndex, int], Awaitable[object]]] = {
+    "ids": lambda index, _: ids_of(index.packs),
+    "statistics": lambda index, _: statistics_of(index.packs),
+    "shortfall": lambda index, newest: shortfall_of(index.packs, newest, NODES),
+    "any_repairable": lambda index, newest: any_repairable(index.packs, newest, NODES[1:]),
+    "mark": lambda index, count: mark_dying(index.dying, [_block(number) for number in range(count)], 1),
 }
+
+
+def _block(number: int) -> BlockId:
+    return BlockId(number.to_bytes(32))
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
 async def test_others_have_a_turn_however_many_packs_there_are(
     question: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pack_sums, "PAGE", 20)
+    monkeypatch.setattr(index_pages, "PAGE", 20)
     few, many = [await longest_turn(question, count) for count in (100, 1000)]
     assert many < 2 * few
 
@@ -103,7 +127,7 @@ async def longest_turn(question: str, count: int) -> int:
     index.database.connection.set_progress_handler(step, 1)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(others)
-        await QUESTIONS[question](index.packs, count)
+        await QUESTIONS[question](index, count)
         nursery.cancel_scope.cancel()
     index.close()
     return longest

@@ -1,18 +1,18 @@
-"""What is true of all packs of an index together. They are looked at page by page: others have their turns
-meanwhile, and may change what was looked at before.
+"""What is asked of all packs of an index together, or said of many blocks. It is done page by page: others
+have their turns meanwhile, and may change what was looked at before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
-from backend.blocks.block_index import IndexStatistics, PackTable
+from backend.blocks.block_index import DyingBlocks, IndexStatistics, PackTable
 from backend.system import checkpoint
-from backend.upstream import Shortfall
+from backend.upstream import BlockId, Shortfall
 
 PAGE: Final = 2000
-"""So many packs are looked at in a turn."""
+"""So many packs or blocks are looked at in a turn."""
 
 
 async def ids_of(packs: PackTable) -> set[bytes]:
@@ -51,6 +51,19 @@ async def any_repairable(packs: PackTable, up_to: int, answering: Collection[str
         if packs.any_repairable(first, last, answering):
             return True
     return False
+
+
+async def mark_dying(dying: DyingBlocks, blocks: Sequence[BlockId], now_ns: int) -> list[BlockId]:
+    """Exactly these stored blocks are dying in the end, as `DyingBlocks.mark`; the new ones among them, in
+    order. An error or a cancellation leaves some of it done; to repeat it does the rest."""
+    new, wanted, after = list[BlockId](), sorted(blocks), b""
+    for start in range(0, len(wanted), PAGE):
+        page = wanted[start : start + PAGE]
+        new += dying.mark(after, page[-1], page, now_ns)
+        after = page[-1]
+        await checkpoint()
+    dying.mark(after, None, (), now_ns)
+    return new
 
 
 def _ranges(newest: int) -> Iterator[tuple[int, int]]:
