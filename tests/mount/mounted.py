@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from cache.messages import MountStatus
+from tests.mount import commands
 from tools.control_client import ControlClient
 from tools.errors import ToolError
 from tools.host import mounts
@@ -64,6 +65,8 @@ class MountedDrive:
 
     def tool(self, name: str, *arguments: str | Path, timeout: float = TOOL_SECONDS) -> Result:
         """Run the command `name` to its end; no terminal to ask at."""
+        if name in commands.COMMANDS and all(each.startswith("DRIVEFS_") for each in self.environment):
+            return commands.run(name, [*map(str, arguments)], self.variables(), timeout)
         program = f"import sys; sys.argv[0] = {name!r}; from {self.programs[name]} import main; main()"
         return subprocess.run(
             [sys.executable, "-c", program, *map(str, arguments)],
@@ -278,8 +281,8 @@ def run(*command: str | Path, timeout: float = TOOL_SECONDS, **options: Any) -> 
 
 
 def differences(source: Path, copy: Path) -> str:
-    """What `diff -r` and `rsync -aHAXc` see: nothing, if `copy` is one in contents, names and attributes
-    (diff calls any two FIFOs different)."""
+    """What `diff -r` sees of the contents and `rsync -aHAX` of the attributes: nothing, if `copy` is one in
+    contents, names and attributes (diff calls any two FIFOs different)."""
     contents = subprocess.run(
         ["diff", "-r", "--no-dereference", "--exclude=fifo*", source, copy],
         capture_output=True,
@@ -287,7 +290,7 @@ def differences(source: Path, copy: Path) -> str:
         check=False,
     )
     attributes = subprocess.run(
-        ["rsync", "-aHAXc", "--dry-run", "--delete", "--itemize-changes", f"{source}/", f"{copy}/"],
+        ["rsync", "-aHAX", "--dry-run", "--delete", "--itemize-changes", f"{source}/", f"{copy}/"],
         capture_output=True,
         text=True,
         check=False,

@@ -119,9 +119,10 @@ class Edited:
     drive: MountedDrive
     copies: dict[str, Path]
 
-    def wrong(self, tree: Path) -> dict[str, str]:
-        """The first time at which the past is not as the copy, and how; nothing if there is none."""
-        for time_name, copy in self.copies.items():
+    def wrong(self, tree: Path, step: int = 1) -> dict[str, str]:
+        """The first time at which the past is not as the copy, and how; nothing if there is none. Of `step`
+        times one is looked at."""
+        for time_name, copy in [*self.copies.items()][::step]:
             if text := self.wrong_at(tree / ".versions" / time_name, copy):
                 return {time_name: text}
         return {}
@@ -163,8 +164,6 @@ def check_all(edited: Edited) -> None:
         folders = sorted(path for path in copy.rglob("*") if path.is_dir())
         for inner in folders[:: max(6, len(folders) // NESTED)]:
             live = tree / inner.relative_to(copy)
-            past = tree / ".versions" / time_name / inner.relative_to(copy)
-            assert differences(inner, past) == ""
             if live.is_dir() and (live / ".versions" / time_name).exists():
                 assert differences(inner, live / ".versions" / time_name) == ""
 
@@ -182,7 +181,7 @@ def test_it_is_after_a_remount_and_from_an_empty_cache(edited: Edited) -> None:
         if wipe:
             edited.drive.wipe_cache()
         edited.drive.mount()
-        assert edited.wrong(edited.drive.mountpoint / "tree") == {}
+        assert edited.wrong(edited.drive.mountpoint / "tree", 1 if wipe else 3) == {}
         assert [*os.listdir(edited.drive.mountpoint / "tree/.versions")] == names
         assert {path.relative_to(inner): path.lstat().st_ino for path in inner.rglob("*")} == numbers
 
