@@ -40,35 +40,40 @@ STEPS = sorted(
 )
 OFTEN = ("compaction.deleting", "compaction.debris")
 State = dict[bytes, tuple[object, ...]]
+CODEC = BlockCodec(DRIVE_ID, KEYS.block_id, KEYS.block)
 
 
-async def state_at(drive: Drive, commit: int, directory: int = ROOT_INODE, path: bytes = b"") -> State:
-    """Everything below a directory as of a commit."""
+async def state_at(
+    drive: Drive, commit: int, directory: int = ROOT_INODE, path: bytes = b"", codec: BlockCodec = CODEC
+) -> State:
+    """Everything below a directory as of a commit. `codec`: of the drive's blocks."""
     history = History(drive.ledger.namespace)
     found: State = {}
     for entry in history.entries_at(directory, commit, 0, 10_000):
         row = history.inode_at(entry.inode, commit)
         assert row is not None
         here = path + b"/" + entry.name
-        data = await content_at(drive, history, row.inode, row.size, commit) if S_ISREG(row.mode) else b""
+        is_file = S_ISREG(row.mode)
+        data = await content_at(drive, history, row.inode, row.size, commit, codec) if is_file else b""
         found[here] = (row.inode, row.mode, row.size, row.mtime_ns, data)
         if S_ISDIR(row.mode):
-            found |= await state_at(drive, commit, row.inode, here)
+            found |= await state_at(drive, commit, row.inode, here, codec)
     return found
 
 
-async def content_at(drive: Drive, history: History, inode: int, size: int, commit: int) -> bytes:
+async def content_at(
+    drive: Drive, history: History, inode: int, size: int, commit: int, codec: BlockCodec
+) -> bytes:
     data = bytearray(size)
     for extent in history.extents_at(inode, 0, size, commit):
-        plain = await plain_block(drive, BlockId(extent.block))
+        plain = await plain_block(drive, BlockId(extent.block), codec)
         start = extent.block_offset
         data[extent.offset : extent.offset + extent.length] = plain[start : start + extent.length]
     return bytes(data[:size])
 
 
-async def plain_block(drive: Drive, block: BlockId) -> bytes:
+async def plain_block(drive: Drive, block: BlockId, codec: BlockCodec) -> bytes:
     """From the nodes, past the cache."""
-    codec = BlockCodec(DRIVE_ID, KEYS.block_id, KEYS.block)
     try:
         return bytes(codec.open(block, await drive.upstream.blocks.get_block(block)))
     except CorruptError:

@@ -26,6 +26,7 @@ import trio
 
 from backend import failpoints
 from backend.errors import DriveError
+from cache.blocks.block_codec import BlockCodec
 from cache.drive import Drive
 from tests.crash import matrix
 from tests.crash.matrix import ENDED, FAULTS, Told, opened
@@ -76,7 +77,13 @@ def in_a_process(target: object, *arguments: object) -> int | None:
 
 async def _past_of(drive: SmallDrive) -> PastState:
     async with opened(drive) as found:
-        return await state_at(found, PINNED)
+        return await _past_in(found, drive)
+
+
+async def _past_in(found: Drive, drive: SmallDrive) -> PastState:
+    unlocked = drive.unlocked()
+    codec = BlockCodec(unlocked.file.id, unlocked.keys.block_id, unlocked.keys.block)
+    return await state_at(found, PINNED, codec=codec)
 
 
 @pytest.fixture(scope="module")
@@ -119,10 +126,10 @@ async def _check(drive: SmallDrive, begun: Begun, least: int, most: int) -> Stat
     """The drive is what it must be, and goes on; what it holds then."""
     async with opened(drive) as found:
         number = _number_of(await state_of(found), least, most)
-        assert await state_at(found, PINNED) == begun.past
+        assert await _past_in(found, drive) == begun.past
         await _go_on(found, number)
         await found.retention.collect(grace=0)
-        assert await state_at(found, PINNED) == begun.past
+        assert await _past_in(found, drive) == begun.past
     async with opened(drive) as found:
         return await state_of(found)
 
