@@ -253,7 +253,7 @@ async def _open_once(
     notices: Sequence[str],
     known: Head | None,
 ) -> Drive:
-    folders.cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+    await trio.to_thread.run_sync(environment.disk.make_folders, str(folders.cache))
     local = await _local_state(drive, folders.state, waiting, environment)
     known = local.known_head or known
     nodes = open_nodes(drive.folder, drive.file, environment)

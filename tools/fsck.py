@@ -239,7 +239,7 @@ async def _prove_that_it_opens(drive: UnlockedDrive, own: Folders) -> None:
 def _keep_list(run: _FsckRun, lost: Sequence[LostRange]) -> Path:
     """The list of what is lost, in the state folder: names of files never lie in clear where nodes may be.
     Its name is made of what it says, so the same loss is listed once."""
-    places.make_private_folder(str(run.folders.state))
+    places.make_private_folder(str(run.folders.state), THIS_MACHINE.disk)
     folder = run.folders.state / "lost"
     folder.mkdir(mode=0o700, exist_ok=True)
     text = json.dumps(

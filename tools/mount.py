@@ -158,7 +158,7 @@ def _start(
 ) -> None:
     own = _folders(drive.id_text, options)
     for folder in (own.cache, own.state):
-        places.make_private_folder(str(folder))
+        places.make_private_folder(str(folder), environment.disk)
     verbose = options.verbose or arguments.verbose
     work = partial(_serve, drive, mountpoint, own, options, environment)
     environment.failpoints.arm_from_environment()

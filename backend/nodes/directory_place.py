@@ -64,7 +64,7 @@ class DirectoryPlace:
     def prepare(self) -> None:
         nesting.require_outside(self.folder)
         try:
-            os.makedirs(self.folder, mode=0o700, exist_ok=True)
+            self.environment.disk.make_folders(self.folder)
         except (FileExistsError, NotADirectoryError):
             raise UsageError(f"{self.folder}: is not a folder, nor can one be made there") from None
 

@@ -50,6 +50,7 @@ class LossyDurable(Durable):
         self._chance = chance
         self._kept = kept
         self._files: dict[int, _File] = {}
+        self._folders: set[int] = set()
         self._undo: dict[str, list[Callable[[], None]]] = {}
         self._lock = threading.RLock()
         self._lies = lies
@@ -129,8 +130,8 @@ class LossyDurable(Durable):
             os.close(descriptor)
 
     def knows(self, path: Path) -> bool:
-        """Whether the file was written, or made, by this disk."""
-        return path.stat().st_ino in self._files
+        """Whether the file was written, or the folder made, by this disk."""
+        return path.stat().st_ino in (self._folders if path.is_dir() else self._files)
 
     def _file(self, file: int | str) -> _File:
         number = os.stat(file).st_ino
@@ -144,6 +145,7 @@ class LossyDurable(Durable):
     def make_folder(self, path: str, *, folder: int | None = None) -> None:
         with self._lock:
             super().make_folder(path, folder=folder)
+            self._folders.add(os.stat(path).st_ino)
             self._names_of(path).append(lambda: shutil.rmtree(path, ignore_errors=True))
 
     def rename(self, old: str, new: str, *, folder: int | None = None) -> None:
@@ -204,6 +206,7 @@ class LossyDurable(Durable):
         shutil.rmtree(self._kept)
         self._undo.clear()
         self._files.clear()
+        self._folders.clear()
 
     def _survivors(self, writes: list[Write]) -> list[Write]:
         """Some sectors of the writes."""

@@ -104,17 +104,14 @@ def device(folder: Path, seed: int) -> Device:
     return Device(make_empty_drive(folder), random.Random(seed))
 
 
-def data_files(folder: Path) -> set[Path]:
-    return {
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and path.name not in NO_DATA and not path.name.endswith("-shm")
-    }
+def data_in(folder: Path) -> set[Path]:
+    """Files and folders."""
+    return {path for path in folder.rglob("*") if path.name not in NO_DATA and not path.name.endswith("-shm")}
 
 
 async def one_loses_power(cut: Device, other: Device) -> None:
     """Both work; the power of one goes, and the other works on."""
-    before = data_files(cut.folder) | data_files(other.folder)
+    before = data_in(cut.folder) | data_in(other.folder)
     its_disk, other_disk = cut.new_disk(), other.new_disk()
     with all_lossy(its_disk) as its, all_lossy(other_disk) as others:
         async with other.mounted(others) as goes_on:
@@ -123,7 +120,7 @@ async def one_loses_power(cut: Device, other: Device) -> None:
                     await cut.step(drive)
                     await other.step(goes_on)
                 for disk, whose in ((its_disk, cut), (other_disk, other)):
-                    written = data_files(whose.folder) - before
+                    written = data_in(whose.folder) - before
                     assert {path for path in written if not disk.knows(path)} == set(), "past the disk"
                 its_disk.stop()
             for _ in range(3):

@@ -21,6 +21,7 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
+from backend.system import Durable
 from cache.journal import SUFFIX
 from cache.local import JOURNAL, LOCK_FILE
 from tools.errors import MissingSystemError, ToolError
@@ -112,11 +113,11 @@ def _is_held(lock: str) -> bool:
     return False
 
 
-def make_private_folder(path: str) -> None:
-    """Make the folder `path` (and those above it), for this user only: state holds plaintext and the control
-    socket. `ToolError` if it is somebody else's."""
+def make_private_folder(path: str, disk: Durable) -> None:
+    """Make the folder `path` (and those above it), durably and for this user only: state holds plaintext and
+    the control socket. `ToolError` if it is somebody else's."""
     try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        disk.make_folders(path)
         found = os.stat(path)
         if found.st_uid != os.geteuid():
             raise ToolError(f"{path}: belongs to another user; choose another cache_dir or state_dir")

@@ -6,6 +6,7 @@ import errno
 import json
 import logging
 import os
+import random
 import re
 import select
 import shutil
@@ -24,9 +25,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import LeaseHeldError, UsageError
+from backend.system import Durable
 from cache.journal import SUFFIX
 from cache.messages import MountStatus, from_plain
 from gateway.control import Commands, ControlServer
+from tests.crash.lossy_durable import LossyDurable
 from tests.statuses import CAPACITY, OK_NODE, SCRUB, STATUS, STORE, mount_status
 from tools import drivefs, errors
 from tools.commands import doctor
@@ -306,16 +309,26 @@ class TestPlaces:
 
     def test_the_cache_folder_is_private(self, tmp_path: Path) -> None:
         folder = tmp_path / "a" / "b"
-        places.make_private_folder(str(folder))
+        places.make_private_folder(str(folder), Durable())
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         folder.chmod(0o755)
-        places.make_private_folder(str(folder))
+        places.make_private_folder(str(folder), Durable())
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+    def test_a_power_cut_does_not_take_the_state_folder(self, tmp_path: Path) -> None:
+        """With a journal in it that was synced."""
+        for seed in range(10):
+            disk = LossyDurable(random.Random(seed), tmp_path / "kept")
+            folder = tmp_path / f"new {seed}" / "state"
+            places.make_private_folder(str(folder), disk)
+            assert disk.knows(folder)
+            disk.cut(tmp_path)
+            assert folder.is_dir()
 
     def test_a_file_in_place_of_the_cache_folder_is_refused(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
         with pytest.raises(ToolError, match="cannot be used"):
-            places.make_private_folder(str(tmp_path / "file" / "cache"))
+            places.make_private_folder(str(tmp_path / "file" / "cache"), Durable())
 
     def test_mountpoints_that_cannot_be(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import resource
 import stat
 import threading
@@ -39,6 +40,7 @@ from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
 from backend.system import Environment
 from backend.system.durable import Durable
+from tests.crash.lossy_durable import LossyDurable
 from tests.faulty_node import Fault, FaultyNode
 
 DRIVE = bytes(range(16))
@@ -175,6 +177,17 @@ def test_what_is_no_folder_is_called_that(tmp_path: Path, make: Callable[[Path],
         read_identity(str(tmp_path / "node"), "node0")
     with pytest.raises(UsageError, match="is not a folder"):
         DirectoryPlace(str(tmp_path / "node")).prepare()
+
+
+def test_a_power_cut_does_not_take_a_new_node(tmp_path: Path) -> None:
+    for seed in range(10):
+        disk = LossyDurable(random.Random(seed), tmp_path / "kept")
+        place = DirectoryPlace(str(tmp_path / f"new {seed}" / "node"), Environment(disk))
+        place.prepare()
+        place.initialise(IDENTITY)
+        assert disk.knows(tmp_path / f"new {seed}" / "node")
+        disk.cut(tmp_path)
+        assert place.identity("node0") == IDENTITY
 
 
 async def test_an_empty_mount_point_is_not_written_to(path: Path, node: DirectoryNode) -> None:
