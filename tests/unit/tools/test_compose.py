@@ -17,6 +17,7 @@ from backend.errors import TransientError
 from backend.nodes.node import Node
 from cache.journal import SUFFIX, Trimming
 from cache.local import JOURNAL, NAMESPACE_FILE
+from cache.namespace import ROOT_INODE
 from tests.drives import QUIET, make_file
 from tests.faulty_node import Fault, FaultyNode
 from tests.small_drive import flip, make_empty_drive
@@ -97,3 +98,23 @@ async def test_the_log_does_not_wait_for_whom_the_lease_has_waited_for(
     with trio.fail_after(PATIENCE):
         async with compose.opened_drive(small.unlocked(), small.own(), replace(QUIET, read_only=read_only)):
             answers.set()
+
+
+@pytest.mark.logs_warnings
+async def test_a_state_that_is_set_aside_for_a_journal_that_is_damaged_is_told_with_that(
+    tmp_path: Path,
+) -> None:
+    """The log stands on what the journal lost: whoever looks into it will not find all."""
+    small = make_empty_drive(tmp_path)
+    own = small.own()
+    async with compose.opened_drive(small.unlocked(), own, QUIET) as drive:
+        await make_file(drive, b"published", b"content")
+        await drive.publisher.publish(everything=True)
+        await make_file(drive, b"unpublished", b"content")
+    (segment,) = (own.state / JOURNAL).glob("*" + SUFFIX)
+    flip(segment, 0, 1)
+    async with compose.opened_drive(small.unlocked(), own, QUIET) as drive:
+        (line,) = drive.notices
+        assert "set aside" in line
+        assert f"{segment} has no header" in line
+        assert [entry.name for entry in drive.entries(ROOT_INODE, 0, 9)] == [b"published"]
