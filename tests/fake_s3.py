@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -21,6 +23,7 @@ from xml.sax.saxutils import escape
 ACCESS_KEY: Final = "AKFAKE"
 SECRET_KEY: Final = "a secret that no message may hold"
 BUCKET: Final = "bucket"
+_WRITING: Final = ("PUT", "POST", "DELETE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,14 @@ class FakeS3:
         self.lists_by_folder = False
         self.access_key = ACCESS_KEY
         self.page = 1000
+        self.latency = 0.0
+        """seconds before a request is carried out"""
         self.requests: list[str] = []
         """method and path, in order"""
+        self.most_writers: Counter[str] = Counter()
+        """the most requests under way at once that write, by their paths"""
         self.lock = threading.Lock()
+        self._writers: Counter[str] = Counter()
         self.url = ""
 
     @property
@@ -85,8 +93,24 @@ class FakeS3:
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         """To one request; they take turns."""
+        with self._counted(method, path):
+            time.sleep(self.latency)
+            return self._answer_in_turn(method, path, headers, body)
+
+    @contextmanager
+    def _counted(self, method: str, path: str) -> Iterator[None]:
         with self.lock:
             self.requests.append(f"{method} {path}")
+            self._writers[path] += method in _WRITING
+            self.most_writers[path] = max(self.most_writers[path], self._writers[path])
+        try:
+            yield
+        finally:
+            with self.lock:
+                self._writers[path] -= method in _WRITING
+
+    def _answer_in_turn(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        with self.lock:
             found = next((each for each in self.faults if self._meets(each, method, path)), None)
             if found is None:
                 return self._true_answer(method, path, headers, body)
@@ -198,7 +222,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write("\r\n".join([*lines, "", ""]).encode() + data)
         self.close_connection = self.close_connection or answer.sent is not None
 
-    do_GET = do_PUT = do_HEAD = do_DELETE = handle_one
+    do_GET = do_PUT = do_HEAD = do_DELETE = do_POST = handle_one
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: what was asked is in `FakeS3.requests`."""

@@ -146,12 +146,13 @@ async def _change(drive: Drive, number: int) -> None:
         await drive.rename(ROOT_INODE, b"f%d" % number, ROOT_INODE, b"f0")
 
 
-def make_empty_drive(folder: Path) -> SmallDrive:
-    """A new drive."""
+def make_empty_drive(folder: Path, *nodes: str) -> SmallDrive:
+    """A new drive, its nodes being at these URLs if any are given."""
     key = folder / "key"
     key.write_bytes(os.urandom(32))
     key.chmod(0o600)
-    mkfs(["-q", "--key-file", str(key), str(folder / "drive")])
+    named = [argument for url in nodes for argument in ("--node", url)]
+    mkfs(["-q", "--key-file", str(key), *named, str(folder / "drive")])
     return SmallDrive(folder, {})
 
 

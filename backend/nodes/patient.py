@@ -78,9 +78,11 @@ class PatientNode(ForwardingNode):
     async def _write(self, what: str, call: Callable[[], Awaitable[None]]) -> None:
         self._require_answers(what)
         await checkpoint_if_cancelled()
-        with cut_after(self._patience, shield=True), self.watch.handed_down():
+        with cut_after(self._patience, shield=True), self.watch.handed_down() as asking:
             await call()
             return
+        # It may have begun late, waiting for its turn: else the same would be sent again while it goes on.
+        asking.is_given_up = True
         raise self._silent(what)
 
     def _require_answers(self, what: str) -> None:

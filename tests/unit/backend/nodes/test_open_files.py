@@ -229,7 +229,7 @@ async def test_a_file_that_was_replaced_is_not_read_any_more(
 async def test_a_node_that_owes_an_answer_is_not_asked(node: DirectoryNode, disk: Disk) -> None:
     patient = PatientNode(node, 0.001)
     disk.waits = 5
-    with patient.watch.noting():
+    with patient.watch.handed_down() as asking, asking.noting():
         while not patient.watch.is_overdue(0.001):
             await trio.sleep(0.001)
         assert await patient.get_soon(KEY, 500_000, 1000) is None

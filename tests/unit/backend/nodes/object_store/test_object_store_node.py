@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from backend.nodes.factory import place_at
 from backend.nodes.identity import NodeIdentity
 from backend.nodes.node import Node
 from backend.nodes.object_store.node import ObjectStoreNode
+from backend.nodes.patient import PatientNode
 from backend.nodes.retry import RetryNode
 from tests.contents import content
 from tests.fake_s3 import ACCESS_KEY, BUCKET, SECRET_KEY, Answer, FakeS3, Fault, cut, failed, fake_s3
@@ -399,3 +402,25 @@ async def test_a_write_is_not_held_up_by_large_reads(server: FakeS3, node: Node)
             await node.create("lease", [b"0"])
             await node.swap("lease", b"0", b"1")
         over.set()
+
+
+async def test_a_write_that_was_given_up_is_not_sent_again_while_it_goes_on(
+    server: FakeS3, node: Node
+) -> None:
+    """Also one that had waited for its turn, so that its request is younger than its caller's patience."""
+    await node.put("commits/0", [b"content"])  # it is known to be this node
+    server.most_writers.clear()
+    before, server.latency = len(server.requests), 0.5
+    patient = RetryNode(PatientNode(node, 0.8), deadline=2.0, first_wait=0.001, longest_wait=0.01)
+    async with trio.open_nursery() as nursery:
+        for number in range(12):
+            nursery.start_soon(_tried, partial(patient.put, f"commits/{number}", [b"content"]))
+        while len(server.requests) < before + 8:
+            await trio.sleep(0.01)
+        server.latency = 2.0
+    assert max(server.most_writers.values()) == 1
+
+
+async def _tried(write: Callable[[], Awaitable[None]]) -> None:
+    with suppress(DriveError):
+        await write()
