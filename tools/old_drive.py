@@ -36,7 +36,8 @@ def require_unused(folder: str, file: DriveFile) -> None:
     """`ToolError` or `LeaseHeldError` if the drive is in use. `UnavailableError` if nobody can tell: those of
     the voters whose lease could not be read may be a majority, and so have given it to somebody."""
     voters = {entry.place(folder): entry.name for entry in file.nodes if entry.votes}
-    unread = _look_for_users(folder, file)
+    require_unmounted(folder)
+    unread = _leases_unread(folder, file)
     reasons = [unread[place] for place in voters if place in unread]
     if len(reasons) > len(voters) // 2:
         what = f"the lease cannot be read on {len(reasons)} of the {len(voters)} nodes that vote"
@@ -47,11 +48,6 @@ def require_unused(folder: str, file: DriveFile) -> None:
         )
 
 
-def require_no_sign_of_use(folder: str, file: DriveFile) -> None:
-    """As `require_unused`, of a drive that has lost a majority of its voters: what is left is asked."""
-    _look_for_users(folder, file)
-
-
 def removable(folder: str, places: Sequence[NodePlace]) -> list[NodePlace]:
     """The places that `remove` is to empty for a new drive in `folder` with nodes at `places`: the old
     drive's nodes, and those that an interrupted mkfs left without data. `ToolError`, `LeaseHeldError` or
@@ -59,7 +55,7 @@ def removable(folder: str, places: Sequence[NodePlace]) -> list[NodePlace]:
     nobody can tell; `OSError`. A node of the old drive that the new one does not need may be away."""
     old = _drive_in(folder, drive_file.FILE_NAME)
     if old is None:
-        _require_unmounted(folder)
+        require_unmounted(folder)
         old = _drive_in(folder, _GOING)
     else:
         require_unused(folder, old)
@@ -107,17 +103,17 @@ def _drive_in(folder: str, name: str) -> DriveFile | None:
         return None
 
 
-def _look_for_users(folder: str, file: DriveFile) -> Mapping[NodePlace, str]:
-    """The reasons why the lease could not be read, by the place of each node where it could not. `ToolError`
-    or `LeaseHeldError` if anything says that the drive is in use."""
-    _require_unmounted(folder)
+def _leases_unread(folder: str, file: DriveFile) -> Mapping[NodePlace, str]:
+    """The reasons why the lease could not be read, by the place of each node where it could not.
+    `LeaseHeldError` if one says that the drive is in use."""
     names = {entry.place(folder): entry.name for entry in file.nodes}
     answers = ask({place: partial(_trouble_with_lease, place, name) for place, name in names.items()})
     found = {place: answers.get(place, f"{names[place]}: {place} does not answer") for place in names}
     return {place: why for place, why in found.items() if why is not None}
 
 
-def _require_unmounted(folder: str) -> None:
+def require_unmounted(folder: str) -> None:
+    """`ToolError` if this machine has the drive mounted."""
     for mount in mounts.drives():
         if os.path.realpath(mount.source) == os.path.realpath(folder):
             raise ToolError(f"{folder}: the drive is mounted at {mount.mountpoint}; unmount it first")

@@ -152,6 +152,12 @@ class Lease:
             raise self._too_few_take(failed)
         raise TransientError("the drive's lease keeps changing hands: try again")
 
+    async def outlive_all(self) -> None:
+        """Return when every holder of whom a voter has a record may be taken over, however few have it:
+        others, which this process does not know, may have it too. Raises as `acquire`."""
+        for record in _newest_held(await self._look()).values():
+            await self._outlive(record)
+
     async def run(self) -> None:
         """Renew until the lease is lost (then `lost` is set) or the task is cancelled. Nodes that are away
         delay the renewal, they do not end it."""
@@ -289,15 +295,9 @@ class Lease:
         """The held records that may be on a majority, counting nodes that do not answer as theirs; the
         newest state of each. What a failed attempt or a long gone holder left on fewer nodes is none."""
         away = len(self._nodes) - len(seen)
-        newest: dict[str, LeaseRecord] = {}
-        count: Counter[str] = Counter()
-        for one in seen.values():
-            record = one.record
-            if record is not None and record.held:
-                count[record.token] += 1
-                if record.token not in newest or newest[record.token].renewals < record.renewals:
-                    newest[record.token] = record
-        return [record for token, record in newest.items() if count[token] + away >= self._majority]
+        count = Counter(record.token for record in _held(seen))
+        newest = _newest_held(seen).items()
+        return [record for token, record in newest if count[token] + away >= self._majority]
 
     def _too_few_take(self, failed: Mapping[str, DriveError]) -> UnavailableError:
         reasons = "; ".join(str(error) for _, error in sorted(failed.items()))
@@ -363,7 +363,7 @@ class Lease:
                 self._waiting(_waits_for(record, left))
                 said = True
             await trio.sleep(min(left, SILENT_SECONDS, max(record.seconds / 15, 0.05)))
-            now = _state_of(record.token, await self._look())
+            now = _newest_held(await self._look()).get(record.token)
             if now is None or self._life(record.holder, self._holder) == "gone":
                 return
             if now.renewals > record.renewals:
@@ -373,11 +373,14 @@ class Lease:
         return self._environment.wall_clock() + int(self._seconds * 1e9)
 
 
-def _state_of(token: str, seen: Mapping[str, Seen]) -> LeaseRecord | None:
-    """The newest state of an acquisition, None if no node has it as held any more."""
+def _held(seen: Mapping[str, Seen]) -> list[LeaseRecord]:
     records = [one.record for one in seen.values() if one.record is not None]
-    held = [record for record in records if record.token == token and record.held]
-    return max(held, key=lambda record: record.renewals, default=None)
+    return [record for record in records if record.held]
+
+
+def _newest_held(seen: Mapping[str, Seen]) -> dict[str, LeaseRecord]:
+    """The newest state of each acquisition that a node has as held, by its token."""
+    return {record.token: record for record in sorted(_held(seen), key=lambda record: record.renewals)}
 
 
 def _waits_for(record: LeaseRecord, left: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -13,9 +14,10 @@ import trio
 
 from backend.cluster import DriveFile, check_nodes, cluster_change, recovery
 from backend.coding import Profile
-from backend.commits import Lease, ReplicatedObjects, commit_format
+from backend.commits import Lease, ReplicatedObjects, commit_format, this_process
 from backend.errors import TransientError, UnavailableError
 from backend.failpoints import declare
+from backend.nodes import Node
 from backend.system import THIS_MACHINE
 from tools import compose, drive_nodes, fsck, old_drive
 from tools.commands.node_changes import finish, run, was_interrupted
@@ -49,7 +51,7 @@ def _recover(options: argparse.Namespace) -> int:
     is_done = was_interrupted(folder, survey) and bool(recovery.voters_there(file, answering))
     if not is_done:
         recovery.require_lost(file, answering)
-    old_drive.require_no_sign_of_use(folder, file)
+    old_drive.require_unmounted(folder)
     drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
     if is_done:
         finish(drive)
@@ -62,6 +64,7 @@ async def _go_on(drive: UnlockedDrive, answering: list[str], able: set[str]) -> 
     every = patient(open_nodes(drive.folder, drive.file), TOOL_PATIENCE)
     left = {name: every[name] for name in answering}
     objects = ReplicatedObjects(left, lambda _key: answering, len(left), drive.file.id, drive.keys.object)
+    await _outlive_holders(drive, left)
     remains = await recovery.look(drive.file, left, objects, drive.keys.lease, LEASE_PATIENCE)
     new = replace(drive, file=recovery.recovered(drive.file, answering, able, remains, parity(drive.file)))
     lease, voting = _lease_of(new, remains), compose.small_objects(new, left)
@@ -77,6 +80,14 @@ async def _go_on(drive: UnlockedDrive, answering: list[str], able: set[str]) -> 
         THIS_MACHINE.failpoints.reached(WRITTEN)
         await _announce(new, voting, remains, lease)
     _report(drive.folder, new.file, remains, gaps)
+
+
+async def _outlive_holders(drive: UnlockedDrive, left: Mapping[str, Node]) -> None:
+    """`LeaseHeldError` if a holder lives. One that went with its machine is gone when it was silent for as
+    long as a mount would wait; no mount can be waited for that takes the lease over."""
+    key = drive.keys.lease
+    watching = Lease(left, drive.file.id, key, this_process(), map_epoch=drive.file.epoch, waiting=say)
+    await watching.outlive_all()
 
 
 def _lease_of(drive: UnlockedDrive, remains: recovery.Remains) -> Lease:

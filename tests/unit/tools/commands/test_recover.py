@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ import pytest
 import trio
 
 from backend.cluster import check_nodes, recovery
-from backend.commits import Lease, ReplicatedCommitLog, this_process
+from backend.commits import NO_CLAIM, Lease, ReplicatedCommitLog, lease_record, this_process
+from backend.commits.lease_record import LeaseRecord
 from backend.commits.object_format import unframe
-from backend.errors import CorruptError, FencedError, UnavailableError, UsageError
+from backend.errors import CorruptError, FencedError, LeaseHeldError, UnavailableError, UsageError
 from backend.nodes import file_systems
+from backend.system import THIS_MACHINE
 from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_small_drive
 from tools import compose
 from tools.drive_nodes import open_nodes, patient
@@ -166,6 +171,64 @@ def test_nodes_come_and_go_though_a_commit_is_lost(
     assert made.drivefs("node", "remove", "node3", made.drive, *made.secret) == 0
     assert small_objects(made) == left
     require_copies(made)
+
+
+def held_elsewhere(made: SmallDrive, name: str, renewals: int = 0, seconds: float = 0.5) -> None:
+    """The record on that node as of a process of another boot, which the machine did not survive, or which
+    lives on another one."""
+    drive = made.unlocked()
+    holder = replace(this_process(), boot="another")
+    record = LeaseRecord(
+        drive=drive.id_text,
+        epoch=1 << 10,
+        held=True,
+        renewals=renewals,
+        token="t",
+        nonce=f"{renewals}",
+        map=drive.file.epoch,
+        claim=NO_CLAIM,
+        seconds=seconds,
+        until_ns=0,
+        holder=holder,
+    )
+    THIS_MACHINE.disk.write_file(
+        str(made.drive / name / "lease"), [lease_record.encode(record, drive.keys.lease)]
+    )
+
+
+def test_a_holder_that_went_with_the_power_is_outlived(made: SmallDrive) -> None:
+    for name in VOTERS[:3]:
+        shutil.rmtree(made.drive / name)
+    for name in VOTERS[3:]:
+        held_elsewhere(made, name)
+    assert recover(made) == 0
+    assert voters(made).isdisjoint(VOTERS[:3])
+
+
+def test_a_holder_elsewhere_that_renews_on_one_node_is_not_taken_over(
+    made: SmallDrive,
+) -> None:
+    for name in VOTERS[:3]:
+        shutil.rmtree(made.drive / name)
+    before = (made.drive / "drive.toml").read_bytes()
+    ended = threading.Event()
+
+    def renew() -> None:
+        for renewals in itertools.count():
+            held_elsewhere(made, VOTERS[3], renewals, seconds=10)
+            if ended.wait(0.05):
+                return
+
+    held_elsewhere(made, VOTERS[3], seconds=10)
+    living = threading.Thread(target=renew)
+    living.start()
+    try:
+        with pytest.raises(LeaseHeldError, match="mounted by process"):
+            recover(made)
+    finally:
+        ended.set()
+        living.join()
+    assert (made.drive / "drive.toml").read_bytes() == before
 
 
 @pytest.mark.parametrize("served", [("node5", "node6"), ("node3", "node4", "node5", "node6", "node7")])
