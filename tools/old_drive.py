@@ -82,17 +82,34 @@ def _spare_nodes(folder: str, old: DriveFile, places: Sequence[NodePlace]) -> di
 
 def remove(folder: str, nodes: Sequence[NodePlace]) -> None:
     """Take away the old drive: its `drive.toml` first, so that no half of it looks whole; then what is at
-    these places, which `removable` named. If it is interrupted, both go on from there."""
+    these places, which `removable` named. If it is interrupted, both go on from there. `ToolError`,
+    `LeaseHeldError` or `OSError`, and nothing was done, if one of them came into use since, or nobody can
+    tell: whoever gets the lease looks for `drive.toml` afterwards, and so is seen here or finds none."""
     io = THIS_MACHINE.disk
-    going = os.path.join(folder, _GOING)
+    own, going = (os.path.join(folder, name) for name in (drive_file.FILE_NAME, _GOING))
     with suppress(FileNotFoundError):
-        io.rename(os.path.join(folder, drive_file.FILE_NAME), going)
+        io.rename(own, going)
         io.sync_folder(folder)
+    try:
+        _require_none_in_use(folder, nodes)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            io.rename(going, own)
+            io.sync_folder(folder)
+        raise
     for node in nodes:
         node.clear()
     with suppress(FileNotFoundError):
         io.unlink(going)
         io.sync_folder(folder)
+
+
+def _require_none_in_use(folder: str, nodes: Sequence[NodePlace]) -> None:
+    require_unmounted(folder)
+    answers = ask({node: partial(_require_no_holder, node) for node in nodes})
+    for node in nodes:
+        if node not in answers:
+            raise ToolError(f"{node}: does not answer")
 
 
 def _drive_in(folder: str, name: str) -> DriveFile | None:

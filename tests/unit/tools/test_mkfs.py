@@ -7,7 +7,6 @@ import pty
 import stat
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -140,12 +139,12 @@ def test_force_replaces_a_drive_that_is_not_in_use(make: MakeDrive) -> None:
     assert drive_nodes.nodes_away(str(make.folder), file) == []
 
 
-def test_force_refuses_a_drive_that_is_in_use(make: MakeDrive, capsys: pytest.CaptureFixture[str]) -> None:
-    make()
+def held_lease(*, held: bool = True) -> bytes:
+    """Of this process."""
     record = lease_record.LeaseRecord(
         drive="0" * 32,
         epoch=1,
-        held=True,
+        held=held,
         renewals=0,
         token="t",
         nonce="",
@@ -155,14 +154,37 @@ def test_force_refuses_a_drive_that_is_in_use(make: MakeDrive, capsys: pytest.Ca
         until_ns=0,
         holder=this_process(),
     )
-    (make.folder / "node2" / "lease").write_bytes(lease_record.encode(record, bytes(32)))
+    return lease_record.encode(record, bytes(32))
+
+
+def test_force_refuses_a_drive_that_is_in_use(make: MakeDrive, capsys: pytest.CaptureFixture[str]) -> None:
+    make()
+    (make.folder / "node2" / "lease").write_bytes(held_lease())
     before = (make.folder / "drive.toml").read_bytes()
     assert make("--force") == 1
     assert f"in use by process {os.getpid()}" in capsys.readouterr().err
     assert (make.folder / "drive.toml").read_bytes() == before
-    gone = replace(record, held=False)
-    (make.folder / "node2" / "lease").write_bytes(lease_record.encode(gone, bytes(32)))
+    (make.folder / "node2" / "lease").write_bytes(held_lease(held=False))
     assert make("--force") == 0
+
+
+def test_a_drive_that_is_mounted_while_the_passphrase_is_asked_for_stays(
+    make: MakeDrive, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make("--profile", "copies:3")
+    lease = make.folder / "node2" / "lease"
+    answer = SecretSource.new_secret
+
+    def mount_meanwhile(source: SecretSource) -> Secret:
+        lease.write_bytes(held_lease())
+        return answer(source)
+
+    before = everything(tmp_path)
+    monkeypatch.setattr(SecretSource, "new_secret", mount_meanwhile)
+    assert make("--force", "--profile", "copies:3") == 1
+    assert f"in use by process {os.getpid()}" in capsys.readouterr().err
+    lease.unlink()
+    assert everything(tmp_path) == before
 
 
 def test_force_never_takes_another_drives_data(make: MakeDrive, tmp_path: Path) -> None:
