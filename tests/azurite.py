@@ -6,14 +6,14 @@ import base64
 import datetime
 import hashlib
 import hmac
+import http.client
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
-
-import httpx
 
 from tests import servers
 
@@ -33,12 +33,12 @@ class Azurite:
         return f"az+http://{self.host}/{ACCOUNT}/{container}/{prefix}"
 
     def made(self, container: str) -> None:
-        """It is there from now on. `httpx.HTTPError`."""
-        answer = httpx.put(
-            f"http://{self.host}/{ACCOUNT}/{container}?restype=container", headers=_signed(container)
-        )
-        if answer.status_code != httpx.codes.CONFLICT:
-            answer.raise_for_status()
+        """It is there from now on. `OSError`, `http.client.HTTPException`."""
+        with closing(http.client.HTTPConnection(self.host, timeout=5)) as connection:
+            connection.request("PUT", f"/{ACCOUNT}/{container}?restype=container", headers=_signed(container))
+            status = connection.getresponse().status
+        if status not in (HTTPStatus.CREATED, HTTPStatus.CONFLICT):
+            raise http.client.HTTPException(f"{container} cannot be made: status {status}")
 
 
 def _signed(container: str) -> dict[str, str]:
@@ -74,5 +74,5 @@ def _at(ports: Sequence[int]) -> Azurite:
 def _require_ready(ports: Sequence[int]) -> None:
     try:
         _at(ports).made("ready")
-    except httpx.HTTPError as error:
+    except (OSError, http.client.HTTPException) as error:
         raise servers.NotReadyError(str(error)) from None
