@@ -30,6 +30,9 @@ class ChangingDisk(Durable):
     def preallocate(self, descriptor: int, size: int) -> None:
         self.behind.preallocate(descriptor, size)
 
+    def truncate(self, descriptor: int, size: int) -> None:
+        self.behind.truncate(descriptor, size)
+
     def free_space(self, path: str) -> tuple[int, int]:
         return self.behind.free_space(path)
 

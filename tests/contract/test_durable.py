@@ -12,11 +12,13 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Final
 
 import apsw
 import pytest
 
 from backend.system.durable import Durable, NotBegunError
+from tests.changing_disk import ChangingDisk
 from tests.crash.lossy_durable import LossyDurable
 from tests.crash.lossy_sqlite import all_lossy, cut_all
 
@@ -211,6 +213,20 @@ def test_room_that_was_reserved_is_zeros(kind: Kind, tmp_path: Path) -> None:
         assert (folder / "file").read_bytes() == bytes(20) + b"x" + bytes(10_000 - 21)
 
 
+@pytest.mark.parametrize("synced", [False, True])
+def test_a_truncation_that_was_synced_is_for_good(kind: Kind, tmp_path: Path, synced: bool) -> None:
+    def life(disk: Durable, folder: Path) -> None:
+        named(disk, folder / "file", BIG)
+        descriptor = disk.open(str(folder / "file"), os.O_RDWR)
+        disk.truncate(descriptor, 3000)
+        if synced:
+            disk.sync(descriptor)
+        os.close(descriptor)
+
+    for folder in lives(kind, tmp_path, life):
+        assert (folder / "file").read_bytes() in ([BIG[:3000]] if synced else [BIG[:3000], BIG])
+
+
 def test_what_a_database_committed_durably_survives(kind: Kind, tmp_path: Path) -> None:
     def life(disk: Durable, folder: Path) -> None:
         with database(disk, folder / "db") as connection:
@@ -278,6 +294,17 @@ def test_it_loses_what_was_not_synced(tmp_path: Path) -> None:
         kept["below"] += (folder / "below").exists()
         kept["db"] += (folder / "db").exists() and (folder / "db").stat().st_size > 0
     assert all(0 < number < SEEDS for number in kept.values()), kept
+
+
+COMPOSED: Final = {"make_folders", "write_file"}
+"""Calls that are made of others."""
+
+
+@pytest.mark.parametrize(("disk", "alike"), [(LossyDurable, {"free_space"}), (ChangingDisk, set[str]())])
+def test_no_call_goes_past_a_disk_of_tests(disk: type[Durable], alike: set[str]) -> None:
+    """One that is new in `Durable` would be done for real, and not be noted."""
+    calls = {name for name, call in vars(Durable).items() if callable(call) and not name.startswith("_")}
+    assert calls - COMPOSED - alike - vars(disk).keys() == set()
 
 
 def test_one_disk_loses_nothing_by_the_power_cut_of_another(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -113,6 +114,47 @@ def test_tests_use_public_names() -> None:
 def test_a_use_of_a_private_name_would_be_seen(tmp_path: Path) -> None:
     (tmp_path / "test_one.py").write_text("self._own, cls._own\nos._exit(1)\nf(a.b.__name__, a.b._c)\n")
     assert uses_of_privates(tmp_path) == ["test_one.py:3: a.b._c"]
+
+
+PAST_THE_ENVIRONMENT: Final = re.compile(
+    r"time\.(time|time_ns|clock_gettime)|random\.\w+|shutil\.(copyfile|copytree|move|rmtree)"
+    r"|os\.(urandom|rename|replace|unlink|remove|mkdir|makedirs|rmdir|removedirs|link|symlink|fsync|fdatasync"
+    r"|write|writev|pwrite|pwritev|truncate|ftruncate)"
+)
+NOT_BY_THE_ENVIRONMENT: Final = {
+    **dict.fromkeys(("environment", "durable"), "it is what the environment is made of"),
+    **dict.fromkeys(("crypto", "key_slots", "keys", "recovery_key"), "keys and nonces must never repeat"),
+    **dict.fromkeys(("directory", "directory_place", "nesting"), "debris and foreign things go"),
+    **dict.fromkeys(("check_places", "stale"), "tools only"),
+    "block_folder": "folders in which nothing is believed",
+}
+"""Modules that do such things by themselves, and why."""
+
+
+def calls_past_the_environment(root: Path) -> dict[str, set[str]]:
+    """By module, where a device would share with others of its process."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(each for package in ("backend", "cache") for each in (root / package).rglob("*.py")):
+        names = {
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Attribute)
+        }
+        if past := set(filter(PAST_THE_ENVIRONMENT.fullmatch, names)):
+            found[path.stem] = past
+    return found
+
+
+def test_devices_share_no_disk_no_clock_and_no_chance() -> None:
+    assert calls_past_the_environment(ROOT).keys() == NOT_BY_THE_ENVIRONMENT.keys()
+
+
+def test_a_call_past_the_environment_would_be_seen(tmp_path: Path) -> None:
+    (tmp_path / "backend").mkdir()
+    (tmp_path / "backend" / "one.py").write_text(
+        "now = time.time_ns()\nself._disk.rename(a, b)\nos.stat(a)\n"
+    )
+    assert calls_past_the_environment(tmp_path) == {"one": {"time.time_ns"}}
 
 
 def test_every_module_is_in_a_room() -> None:
