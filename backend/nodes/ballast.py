@@ -6,8 +6,8 @@ field's word: CockroachDB's "automatic ballast files").
 
 Invariants:
 1. Nothing but what the drive cannot do without takes from it, so new data, which can wait, takes none.
-2. It is given up in pieces, each as large as the write and a little more: what is given may be taken by
-   anybody.
+2. It is given up in pieces, each as large as the write and a little more, and none for a write that all of it
+   would not help: what is given may be taken by anybody.
 3. It is never sparse, and is made whole again only where as much room is left besides.
 4. What is not a file of this node alone (a link, a pipe, a second name of another file) is never opened to
    write, and counts as no ballast.
@@ -60,15 +60,15 @@ def held(folder: int) -> int:
 
 
 def give(folder: int, need: int, environment: Environment) -> bool:
-    """Give up as much as a write of `need` bytes takes, or what is left; False if nothing is, or if it is not
-    bytes that the file system lacks, but inodes."""
-    found = os.fstatvfs(folder)
-    if found.f_files and not found.f_favail:
-        return False
+    """Give up as much as a write of `need` bytes takes, or what is left; False if nothing is, if it is too
+    little, or if it is not bytes that the file system lacks, but inodes."""
     with suppress(FileNotFoundError, ForeignFileError), _opened(folder, _FLAGS) as file:
+        found = os.fstatvfs(folder)
+        if found.f_files and not found.f_favail:
+            return False
         # A file that somebody has made longer than it can be gives no more.
         size = min(os.fstat(file).st_size, size_on(found.f_blocks * found.f_frsize))
-        if size:
+        if size and size + found.f_bfree * found.f_frsize >= need:
             environment.disk.truncate(file, max(size - need - PIECE, 0))
             # Some file systems have freed the blocks only when that is durable.
             environment.disk.sync(file)

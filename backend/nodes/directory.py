@@ -210,7 +210,7 @@ class DirectoryNode:
                     raise NoSpaceError(f"{self.name}: {what}: {self._no_room(error)}") from error
 
     def _no_room(self, error: OSError) -> str:
-        return f"{error.strerror}, and its ballast is spent: make room on the disk of {self._path}"
+        return f"{error.strerror}, and its ballast is too small: make room on the disk of {self._path}"
 
     def _give(self, size: int) -> bool:
         with node_files.opened_folder(self._path) as folder:

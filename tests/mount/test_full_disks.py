@@ -291,7 +291,7 @@ class TestNotAByteLeft:
             fill_up(each)
         refused = drive.try_mount()
         assert refused.returncode != 0
-        assert f"its ballast is spent: make room on the disk of {disks[0]}/node" in refused.stderr
+        assert f"its ballast is too small: make room on the disk of {disks[0]}/node" in refused.stderr
         drive.mount("ro")
         assert (drive.mountpoint / "kept").read_bytes() == kept
         drive.umount()

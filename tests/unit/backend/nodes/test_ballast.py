@@ -147,11 +147,11 @@ async def test_when_it_is_spent_the_error_says_what_to_do(
 ) -> None:
     await node.put(LEASE, [b"x"])
     disk.room = 0
-    with pytest.raises(NoSpaceError, match=r"its ballast is spent: make room on the disk of .*/node"):
+    with pytest.raises(NoSpaceError, match=r"its ballast is too small: make room on the disk of .*/node"):
         await node.put(COMMIT, [bytes(whole(path) + 1)])
     assert size(path) == 0
     disk.room = 0
-    with pytest.raises(NoSpaceError, match="its ballast is spent"):
+    with pytest.raises(NoSpaceError, match="its ballast is too small"):
         await node.swap(LEASE, b"x", b"y")
     assert await node.get(LEASE) == b"x"
     assert sorted(name.name for name in path.rglob("*") if name.name.startswith(".tmp")) == []
@@ -206,7 +206,7 @@ async def test_what_is_not_this_nodes_own_file_is_left_alone(
             place.hardlink_to(other)
     await node.put(LEASE, [b"x"])
     disk.room = 0
-    with pytest.raises(NoSpaceError, match="ballast is spent"):
+    with pytest.raises(NoSpaceError, match="ballast is too small"):
         await node.put(COMMIT, [b"y"])
     assert other.read_bytes() == b"somebody's" * 1000
     assert ballast.FILE_NAME not in " ".join(await node.keys(""))
@@ -258,6 +258,21 @@ def test_where_inodes_lack_it_stays(path: Path, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(os, "fstatvfs", lambda _folder: os.statvfs_result((*found[:7], 0, *found[8:])))
         assert not ballast.give(top, 1000, THIS_MACHINE)
     assert size(path) == whole(path)
+
+
+def test_a_write_that_all_of_it_would_not_help_gets_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit may have 80 MiB: what it was given in vain would go to whoever filled the disk, and lack when
+    the lease is to be renewed."""
+    with folder(path) as top:
+        ballast.keep(top, THIS_MACHINE)
+        found, room = os.fstatvfs(top), 100
+        full = os.statvfs_result((*found[:3], room, room, *found[5:]))
+        monkeypatch.setattr(os, "fstatvfs", lambda _folder: full)
+        most = whole(path) + room * found.f_frsize
+        assert not ballast.give(top, most + 1, THIS_MACHINE)
+        assert size(path) == whole(path)
+        assert ballast.give(top, most, THIS_MACHINE)
+        assert size(path) == 0
 
 
 def test_a_place_that_is_let_go_keeps_none(path: Path) -> None:
