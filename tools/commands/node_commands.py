@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from backend.care import repair_record
-from backend.cluster import DriveFile, NodeEntry, check_nodes, drive_file
+from backend.cluster import DriveFile, NodeEntry, check_nodes, cluster_change, drive_file
 from backend.errors import NodeError, UsageError
 from backend.failpoints import declare
 from backend.health import ScrubStatus
@@ -182,17 +182,21 @@ def _exchanged(drive: UnlockedDrive, old: NodeEntry, place: NodePlace, zone: str
     What an empty voter says of the lease is no vote of the one that it replaces: of an odd number of voters
     a majority could be made with it that no one of the last majority is in. So it loses the vote, and has it
     (or another node has) as one more voter later. Of an even number two majorities have two in common. In its
-    own place it loses the vote before it is a node again: the map in force names that place."""
+    own place it loses the vote before it is a node again: the map in force names that place. `ConflictError`
+    if the map was changed since it was read."""
     folder, file = drive.folder, drive.file
     exchange = partial(_with_new_node, folder, file, old, place, zone)
     voters = sum(entry.votes for entry in file.nodes)
-    if old.votes and voters > 1 and voters % 2:
-        if old.place(folder).way == place.way:
+    keeps_vote = old.votes and (voters == 1 or voters % 2 == 0)
+    if not keeps_vote:
+        if old.votes and old.place(folder).way == place.way:
             new = node_changes.run(node_changes.exchange, drive, lambda: _without_vote(file, old))
             THIS_MACHINE.failpoints.reached(VOTELESS)
             return _exchanged(replace(drive, file=new), replace(old, votes=False), place, zone)
         return node_changes.run(node_changes.exchange, drive, lambda: exchange(votes=False).nodes)
-    new = exchange(votes=old.votes)
+    # Of two voters one is no majority: without the other the lease cannot be had.
+    cluster_change.require_surveyed(folder, file)
+    new = exchange(votes=True)
     for line in check_nodes.write_copies(folder, new):
         say(f"drivefs: warning: {line}")
     return new

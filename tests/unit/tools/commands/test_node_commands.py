@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from backend.care import repair_record
-from backend.errors import FormatError, NodeError, NotFoundError, UnavailableError, UsageError
+from backend.errors import ConflictError, FormatError, NodeError, NotFoundError, UnavailableError, UsageError
 from backend.health import ScrubStatus
+from backend.keys import Secret
 from tests.fake_s3 import fake_s3
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
 from tools import compose
@@ -26,6 +27,7 @@ from tools.errors import ToolError
 from tools.fsck import fsck
 from tools.host import mounts
 from tools.mkfs import mkfs
+from tools.secret_source import SecretSource
 
 ROOT = Path(__file__).parents[4]
 
@@ -81,6 +83,33 @@ def test_two_nodes_are_replaced_one_after_the_other(made: SmallDrive) -> None:
     for number in (1, 2):
         shutil.rmtree(made.drive / f"node{number}")
     assert made.read() == made.content
+
+
+@pytest.mark.parametrize(
+    ("profile", "name"),
+    [("copies:3", "node0"), ("copies:2", "node0"), ("3+1", "node3")],
+    ids=["one of three voters", "one of two voters", "no voter"],
+)
+def test_nodes_that_came_while_the_passphrase_was_asked_for_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, profile: str, name: str
+) -> None:
+    made, answer = SmallDrive(tmp_path, {}), SecretSource.secrets
+    key = tmp_path / "key"
+    key.write_bytes(bytes(32))
+    key.chmod(0o600)
+    assert mkfs(["-q", "--profile", profile, *made.secret, str(made.drive)]) == 0
+
+    def add_meanwhile(source: SecretSource) -> list[Secret]:
+        monkeypatch.setattr(SecretSource, "secrets", answer)
+        new = [tmp_path / "added0", tmp_path / "added1"]
+        assert made.drivefs("node", "add", *new, made.drive, *made.secret) == 0
+        return answer(source)
+
+    before = len(compose.load_drive(str(made.drive)).nodes)
+    monkeypatch.setattr(SecretSource, "secrets", add_meanwhile)
+    with pytest.raises(ConflictError, match="nodes were changed"):
+        replace(made, name, tmp_path / "new")
+    assert len(compose.load_drive(str(made.drive)).nodes) == before + 2
 
 
 def test_an_interrupted_replacement_is_finished_by_fsck(
