@@ -8,7 +8,8 @@ Invariants:
 3. What comes back is as long as the store says that it is, or an error.
 4. Credentials are read when the first call needs them; again when their file has changed, before they end
    (`backend.nodes.object_store.renewal`), and once when the store refuses them, in a listing as well.
-5. The variables `AWS_…` of the process decide nothing: whatever they could change is set here.
+5. The variables `AWS_…` of the process decide nothing: whatever they could change is set here. Those named
+   `AZURE_…` decide neither where a store is nor as whom it is asked.
 6. The tag of an object is what a replacement may be bound to: its ETag, Google's generation.
 
 Everything blocks; any thread. obstore lets go of the interpreter while it waits and copies.
@@ -331,12 +332,12 @@ def _open_az(
     config = common | {
         "account_name": location.account,
         "endpoint": f"{host}/{location.account}" if location.endpoint else host,
+        "use_emulator": False,
     }
-    if values.get("token"):
-        token = {"token": values["token"], "expires_at": None}
-        config["credential_provider"] = lambda: token
-    elif values:
-        config["account_key"] = _value(values, "account_key", settings)
+    if values:
+        token = values.get("token")
+        secret = {"token": token} if token else {"access_key": _value(values, "account_key", settings)}
+        config["credential_provider"] = lambda: secret | {"expires_at": None}
     return AzureStore(location.bucket, **config)
 
 

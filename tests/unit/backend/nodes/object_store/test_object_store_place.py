@@ -12,6 +12,8 @@ from backend.nodes.factory import place_at
 from backend.nodes.identity import IDENTITY_FILE, NodeIdentity
 from backend.nodes.object_store import races
 from backend.nodes.place import NodePlace
+from tests.azurite import CREDENTIALS as AZURITE
+from tests.azurite import Azurite
 from tests.fake_s3 import SECRET_KEY, FakeS3, Fault, failed, fake_s3
 
 IDENTITY = NodeIdentity("node0", bytes(range(16)), "zone0")
@@ -104,6 +106,19 @@ def test_racers_do_not_wait_for_one_that_cannot_begin(
     assert len(started) == races.RACERS - 1
     assert not any(thread.is_alive() for thread in started)
     assert server.objects == {}
+
+
+def test_the_environment_of_other_programs_decides_nothing_at_azure(
+    azurite: Azurite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    azurite.made("environment")
+    for name in ("STORAGE_ENDPOINT", "STORAGE_TOKEN", "STORAGE_ACCOUNT_KEY", "STORAGE_SAS_KEY", "CLIENT_ID"):
+        monkeypatch.setenv(f"AZURE_{name}", "http://127.0.0.1:1")
+    monkeypatch.setenv("AZURE_STORAGE_USE_EMULATOR", "true")
+    monkeypatch.setenv("AZURE_SKIP_SIGNATURE", "true")
+    place = place_at(azurite.url("environment", "prefix"), "/", AZURITE)
+    place.write("x", b"1")
+    assert place.read("x", 9) == b"1"
 
 
 def test_a_prefix_with_something_in_it_is_no_place(server: FakeS3, place: NodePlace) -> None:
