@@ -15,8 +15,8 @@ import os
 from dataclasses import replace
 from typing import Any, Final
 
-from backend.cluster import MAX_SLOTS, DriveFile, check_nodes
-from backend.errors import UsageError, WrongKeyError
+from backend.cluster import MAX_SLOTS, DriveFile, check_nodes, drive_file
+from backend.errors import ConflictError, UsageError, WrongKeyError
 from backend.keys import Secret, Slot, key_slots, new_recovery_key
 from backend.system import THIS_MACHINE
 from tools.errors import Parser, ToolError
@@ -82,7 +82,7 @@ def _add(options: argparse.Namespace) -> int:
         raise UsageError(f"the drive has {MAX_SLOTS} key slots already: remove one first")
     _, key = _opened(file, _old(options))
     slot = key_slots.create_slot(_new(options), key, file.id)
-    _write(folder, replace(file, slots=(*file.slots, slot)))
+    _write(folder, file, (*file.slots, slot))
     say(f"{folder}: key slot {len(file.slots) + 1} added ({slot.kind})")
     return 0
 
@@ -91,7 +91,7 @@ def _change(options: argparse.Namespace) -> int:
     folder, file = _drive(options)
     at, key = _opened(file, _old(options))
     slot = key_slots.create_slot(_new(options), key, file.id)
-    _write(folder, replace(file, slots=(*file.slots[:at], slot, *file.slots[at + 1 :])))
+    _write(folder, file, (*file.slots[:at], slot, *file.slots[at + 1 :]))
     say(f"{folder}: key slot {at + 1} changed ({slot.kind})")
     return 0
 
@@ -106,7 +106,7 @@ def _remove(options: argparse.Namespace) -> int:
     left = (*file.slots[: options.slot - 1], *file.slots[options.slot :])
     secrets = _old(options).secrets()
     _require_opens(replace(file, slots=left), secrets)
-    _write(folder, replace(file, slots=left))
+    _write(folder, file, left)
     say(f"{folder}: key slot {options.slot} removed")
     return 0
 
@@ -161,6 +161,10 @@ def _opened_with(file: DriveFile, secrets: list[Secret]) -> tuple[int, bytes]:
     raise wrong
 
 
-def _write(folder: str, file: DriveFile) -> None:
-    for line in check_nodes.write_copies(folder, file):
+def _write(folder: str, before: DriveFile, slots: tuple[Slot, ...]) -> None:
+    """Have these slots in the drive file. `ConflictError` if it is not as it was `before` any more: to ask
+    for passphrases takes a while, and who changed it meanwhile was told that it is done."""
+    if check_nodes.survey(folder).file != before:
+        raise ConflictError(f"{folder}: its {drive_file.FILE_NAME} was changed just now; try again")
+    for line in check_nodes.write_copies(folder, replace(before, slots=slots)):
         complain(f"drivefs: warning: {line}; fsck.drivefs writes it when the node is back")

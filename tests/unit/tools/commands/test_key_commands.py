@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import UsageError, WrongKeyError
+from backend.errors import ConflictError, UsageError, WrongKeyError
 from backend.keys.key_slots import Secret
 from backend.keys.recovery_key import parse_recovery_key
 from tests.small_drive import CLEAN, SmallDrive, copy_of, make_small_drive
 from tools import compose
 from tools.errors import ToolError
+from tools.secret_source import SecretSource
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,29 @@ def test_what_is_refused_changes_nothing(made: SmallDrive) -> None:
     with pytest.raises(WrongKeyError, match="one that stays"):
         made.drivefs("key", "remove", made.drive, "1", "--key-file", key)
     assert copies(made) == before
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("meanwhile", ["a node is added", "a key is added"])
+def test_what_was_changed_while_the_passphrase_was_asked_for_stays(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    answer, passphrase = SecretSource.new_secret, secret_file(made.folder, "p", "correct horse")
+    add = ["key", "add", str(made.drive), *made.secret, "--new-passphrase-file", str(passphrase)]
+
+    def change_meanwhile(source: SecretSource) -> Secret:
+        monkeypatch.setattr(SecretSource, "new_secret", answer)
+        node = ["node", "add", str(made.folder / "new"), str(made.drive), *made.secret]
+        assert made.drivefs(*(node if meanwhile == "a node is added" else add)) == 0
+        changed.append((made.drive / "drive.toml").read_bytes())
+        return answer(source)
+
+    changed = list[bytes]()
+    monkeypatch.setattr(SecretSource, "new_secret", change_meanwhile)
+    with pytest.raises(ConflictError, match="changed just now"):
+        made.drivefs(*add)
+    assert (made.drive / "drive.toml").read_bytes() == changed[0]
+    assert made.fsck("-n") == CLEAN
 
 
 def test_an_interrupted_change_is_taken_back_or_finished_by_fsck(made: SmallDrive) -> None:
