@@ -72,7 +72,7 @@ def _spare_nodes(folder: str, old: DriveFile, places: Sequence[NodePlace]) -> di
     """Whether they may go, of the old drive's nodes that the new one does not need. One that cannot be read
     stays, and is told."""
     spare = {entry.place(folder) for entry in old.nodes} - {*places}
-    found = ask({place: partial(_may_go_or_why_not, place, old.id) for place in spare})
+    found = ask({place: partial(_is_own_or_why_not, place, old.id) for place in spare})
     for place in spare:
         answer = found.setdefault(place, "does not answer")
         if isinstance(answer, str):
@@ -166,9 +166,13 @@ def _require_no_holder(node: NodePlace) -> bytes | None:
     return found
 
 
-def _may_go_or_why_not(node: NodePlace, own: bytes) -> bool | str:
+def _is_own_or_why_not(node: NodePlace, own: bytes) -> bool | str:
+    """Whether the place is the old drive's still, and not another one's that was made there since."""
     try:
-        return _may_go(node, own)
+        if node.read(IDENTITY_FILE, MAX_FILE_SIZE) is None or node.identity(str(node)).drive_id != own:
+            return False
+        _require_no_holder(node)
+        return True
     except (OSError, NodeError) as error:
         return describe(error)
 

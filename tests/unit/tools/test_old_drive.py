@@ -134,6 +134,16 @@ def test_a_node_that_the_new_drive_does_not_need_may_be_away(
     assert (tmp_path / "drive" / "node1-away" / "node.toml").exists()
 
 
+def test_a_place_that_is_another_drives_by_now_is_not_emptied(tmp_path: Path) -> None:
+    drive, file = made(tmp_path, "copies:2")
+    again = file.nodes[1].place(drive)
+    again.clear()
+    again.initialise(OTHERS)
+    remove(Path(drive), [file.nodes[0].place(drive)])
+    assert again.identity("node0") == OTHERS
+    assert file.nodes[0].place(drive).read("node.toml", 4096) is None
+
+
 @pytest.mark.parametrize("after", range(6))
 def test_a_removal_that_was_interrupted_goes_on(
     tmp_path: Path, after: int, monkeypatch: pytest.MonkeyPatch
