@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
-from backend.cluster import DriveFile, drive_file
+from backend.cluster import DriveFile, check_places, drive_file
 from backend.commits import KEY, lease_record, life_of, this_process
 from backend.errors import (
     CorruptError,
@@ -172,7 +172,8 @@ def _is_own_or_why_not(node: NodePlace, own: bytes) -> bool | str:
         if node.read(IDENTITY_FILE, MAX_FILE_SIZE) is None or node.identity(str(node)).drive_id != own:
             return False
         _require_no_holder(node)
-        return True
+        foreign = _foreign_in(node)
+        return f"it holds {foreign[0]}, which is not drivefs'" if foreign else True
     except (OSError, NodeError) as error:
         return describe(error)
 
@@ -182,9 +183,16 @@ def _may_go(node: NodePlace, own: bytes | None) -> bool:
     _require_no_holder(node)
     if node.read(IDENTITY_FILE, MAX_FILE_SIZE) is None:
         return False
-    if node.identity(str(node)).drive_id == own or not _has_data(node):
-        return True
-    raise ToolError(f"{node}: a node of another drive, with data; it is not touched")
+    if node.identity(str(node)).drive_id != own and _has_data(node):
+        raise ToolError(f"{node}: a node of another drive, with data; it is not touched")
+    for foreign in _foreign_in(node):
+        raise ToolError(f"{node}: holds {foreign}, which is not drivefs': move it away first")
+    return True
+
+
+def _foreign_in(node: NodePlace) -> list[str]:
+    """The names of what somebody else keeps there, in a folder; in a store nobody does."""
+    return [] if node.folder is None else check_places.foreign_in(node.folder)
 
 
 def _has_data(node: NodePlace) -> bool:

@@ -25,6 +25,8 @@ _FOLDERS: Final = {"packs": re.compile(r"[0-9a-f]{2}"), "commits": None, "roots"
 """With the names of the folders in them; None: there are only files."""
 _OBJECTS: Final = ("commits", "roots")
 _ASIDE: Final = ".foreign-"
+_LEFT: Final = (_ASIDE, ".tmp-")
+"""What was moved aside, or was left by a write that was interrupted."""
 
 
 def in_the_way(place: str) -> list[str]:
@@ -39,6 +41,12 @@ def in_the_way(place: str) -> list[str]:
             elif name in os.listdir(top):
                 found += _within(place, name, inner)
     return sorted(found)
+
+
+def foreign_in(place: str) -> list[str]:
+    """The names in the node's folder that are not drivefs', sorted. `OSError` if it cannot be read."""
+    own = {*_FILES, *_FOLDERS, "lost+found"}
+    return sorted(name for name in os.listdir(place) if name not in own and not name.startswith(_LEFT))
 
 
 def _within(place: str, below: str, folders: re.Pattern[str] | None) -> Iterator[str]:

@@ -19,6 +19,7 @@ from backend.nodes.identity import NodeIdentity
 from backend.nodes.place import NodePlace
 from tests.fake_s3 import FakeS3, Fault, failed, fake_s3
 from tools import compose, old_drive
+from tools.errors import ToolError
 from tools.mkfs import mkfs
 
 OTHERS = NodeIdentity("node0", bytes(range(16)), "zone0")
@@ -132,6 +133,23 @@ def test_a_node_that_the_new_drive_does_not_need_may_be_away(
     assert f"{drive}/node1: the old drive's; it is not emptied" in capsys.readouterr().err
     assert list((tmp_path / "drive" / "node0").iterdir()) == []
     assert (tmp_path / "drive" / "node1-away" / "node.toml").exists()
+
+
+def test_what_a_person_keeps_in_a_nodes_folder_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drive, file = made(tmp_path, "copies:2")
+    needed, spare = (entry.place(drive) for entry in file.nodes)
+    photo = Path(str(needed), "photos", "a.jpg")
+    photo.parent.mkdir()
+    photo.write_bytes(b"mine")
+    with pytest.raises(ToolError, match="node0: holds photos, which is not drivefs': move it away first"):
+        remove(Path(drive), [needed, spare])
+    assert compose.load_drive(drive) == file
+    remove(Path(drive), [spare])
+    assert "node0: the old drive's; it is not emptied: it holds photos" in capsys.readouterr().err
+    assert photo.read_bytes() == b"mine"
+    assert spare.read("node.toml", 4096) is None
 
 
 def test_a_place_that_is_another_drives_by_now_is_not_emptied(tmp_path: Path) -> None:
