@@ -72,6 +72,8 @@ class FakeS3:
         """seconds before a request is carried out"""
         self.requests: list[str] = []
         """method and path, in order"""
+        self.received = 0
+        """bytes"""
         self.most_writers: Counter[str] = Counter()
         """the most requests under way at once that write, by their paths"""
         self.lock = threading.Lock()
@@ -93,13 +95,14 @@ class FakeS3:
 
     def answer(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
         """To one request; they take turns."""
-        with self._counted(method, path):
+        with self._counted(method, path, len(body)):
             time.sleep(self.latency)
             return self._answer_in_turn(method, path, headers, body)
 
     @contextmanager
-    def _counted(self, method: str, path: str) -> Iterator[None]:
+    def _counted(self, method: str, path: str, size: int) -> Iterator[None]:
         with self.lock:
+            self.received += size
             self.requests.append(f"{method} {path}")
             self._writers[path] += method in _WRITING
             self.most_writers[path] = max(self.most_writers[path], self._writers[path])

@@ -28,21 +28,22 @@ def node_folders(folder: str, file: DriveFile) -> list[str]:
     return [place.folder for place in node_places(folder, file) if place.folder is not None]
 
 
-def commits_cost(folder: str, file: DriveFile) -> bool:
-    """Whether each does: a voter, or most nodes, are no folders of this machine."""
-    far = [entry for entry in file.nodes if entry.place(folder).folder is None]
-    return any(entry.votes for entry in far) or 2 * len(far) > len(file.nodes)
+def far_nodes(folder: str, file: DriveFile) -> list[NodeEntry]:
+    """Those that are no folders of this machine: each request costs."""
+    return [entry for entry in file.nodes if entry.place(folder).folder is None]
 
 
 def commit_interval(folder: str, file: DriveFile) -> float:
-    """Seconds between commits, unless a mount was told others."""
-    return defaults.STORE_COMMIT_INTERVAL if commits_cost(folder, file) else defaults.COMMIT_INTERVAL
+    """Seconds between commits, unless a mount was told others: more if a voter, or most nodes, are far."""
+    far = far_nodes(folder, file)
+    costs = any(entry.votes for entry in far) or 2 * len(far) > len(file.nodes)
+    return defaults.STORE_COMMIT_INTERVAL if costs else defaults.COMMIT_INTERVAL
 
 
 def lease_seconds(folder: str, file: DriveFile) -> float:
-    """For so long the holder of the drive's lease may be silent."""
-    far = any(entry.votes and entry.place(folder).folder is None for entry in file.nodes)
-    return STORE_SECONDS if far else DEFAULT_SECONDS
+    """For so long the holder of the drive's lease may be silent: longer if a voter is far."""
+    far = far_nodes(folder, file)
+    return STORE_SECONDS if any(entry.votes for entry in far) else DEFAULT_SECONDS
 
 
 def require_distinct(new: Sequence[NodePlace], what: str) -> None:

@@ -1,5 +1,6 @@
 """The block store: where blocks lie, which are being stored, which are being deleted."""
 
+from backend.blocks.block_buffer import DEFAULT_TARGET
 from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.block_store import PackedBlockStore
 from backend.blocks.index_pages import ids_of, statistics_of
@@ -7,6 +8,7 @@ from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.blocks.write_authority import WriteAuthority
 
 __all__ = [
+    "DEFAULT_TARGET",
     "BlockIndex",
     "BlockLocation",
     "PackedBlockStore",

@@ -76,6 +76,15 @@ BEFORE_RELEASE: Final = declare("lease.before-release", "all is done; the record
 log = logging.getLogger(__name__)
 
 
+def renewed_after(seconds: float) -> float:
+    """Seconds between two renewals of a lease of this duration, if nothing else renews it."""
+    return seconds - _slack_of(seconds)
+
+
+def _slack_of(seconds: float) -> float:
+    return min(seconds * 2 / 3, _SLACK)
+
+
 class Lease:
     """A drive's lease, from the side of one process."""
 
@@ -104,7 +113,7 @@ class Lease:
         self._map_epoch = map_epoch
         self._holder = holder
         self._seconds = seconds
-        self._slack = min(seconds * 2 / 3, _SLACK)
+        self._slack = _slack_of(seconds)
         self._patience = self._slack / 4
         self._pause = self._slack / 10
         self._environment = environment

@@ -6,10 +6,11 @@ from cache.publish.publisher import CommitIdentity, Publisher, blocks_named, is_
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
 from cache.publish.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore
-from cache.publish.store_watch import StoreWatch
+from cache.publish.store_watch import INTERVAL, StoreWatch
 from cache.publish.wake import Wake
 
 __all__ = [
+    "INTERVAL",
     "ROOT_NAME",
     "CommitIdentity",
     "Intervals",

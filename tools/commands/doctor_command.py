@@ -1,11 +1,12 @@
-"""`drivefs doctor`: the system, a drive's nodes, and how likely they are to lose data."""
+"""`drivefs doctor`: the system, a drive's nodes, how likely they are to lose data, and what they cost."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from tools.commands import doctor, durability_report
+from backend.errors import UsageError
+from tools.commands import cost_report, doctor, durability_report
 from tools.host import mounts
 from tools.terminal import say
 
@@ -14,15 +15,23 @@ def register(commands: Any) -> None:
     """Add it to the subcommands of `drivefs`."""
     check = commands.add_parser("doctor", help="is everything there that a mount needs?")
     check.add_argument(
-        "drive", metavar="DRIVE", nargs="?", help="look at this drive's nodes too; or where it is mounted"
+        "drives",
+        metavar="DRIVE",
+        nargs="*",
+        help="look at this drive's nodes too; or where it is mounted; for --cost also the URLs of nodes",
     )
     durability_report.add_options(check)
+    cost_report.add_options(check)
     check.set_defaults(command=_doctor)
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    if options.drive is not None:
-        options.drive = mounts.drive_folder(options.drive)
+    if cost_report.asked(options):
+        say(*cost_report.report(options))
+        return 0
+    if len(options.drives) > 1:
+        raise UsageError("one DRIVE at a time; several URLs are for --cost")
+    options.drive = mounts.drive_folder(options.drives[0]) if options.drives else None
     if durability_report.asked(options):
         say(*durability_report.report(options))
         return 0

@@ -90,7 +90,7 @@ def asked(options: argparse.Namespace) -> bool:
     if options.durability and options.drive is None:
         raise UsageError("--durability needs a DRIVE")
     given = [name for name in _OPTIONS if getattr(options, name) is not None]
-    if given and not options.durability:
+    if given and not options.durability and not options.cost:
         raise UsageError(f"--{given[0].replace('_', '-')} is for --durability")
     return bool(options.durability)
 
