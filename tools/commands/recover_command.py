@@ -46,8 +46,7 @@ def _recover(options: argparse.Namespace) -> int:
     folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
     file = survey.file
-    away = {error.node for error in drive_nodes.nodes_away(folder, file)}
-    answering = [entry.name for entry in file.nodes if entry.name not in away]
+    answering = _answering(folder, file)
     is_done = was_interrupted(folder, survey) and bool(recovery.voters_there(file, answering))
     if not is_done:
         recovery.require_lost(file, answering)
@@ -58,6 +57,17 @@ def _recover(options: argparse.Namespace) -> int:
     else:
         run(_go_on, drive, answering, drive_nodes.able_to_vote(folder, file))
     return 0
+
+
+def _answering(folder: str, file: DriveFile) -> list[str]:
+    away = {error.node for error in drive_nodes.nodes_away(folder, file)}
+    return [entry.name for entry in file.nodes if entry.name not in away]
+
+
+def _require_lost(drive: UnlockedDrive) -> None:
+    """As `recovery.require_lost`, now: a disk may have been found while a passphrase was asked for, or
+    commits were copied."""
+    recovery.require_lost(drive.file, _answering(drive.folder, drive.file))
 
 
 async def _go_on(drive: UnlockedDrive, answering: list[str], able: set[str]) -> None:
@@ -76,6 +86,7 @@ async def _go_on(drive: UnlockedDrive, answering: list[str], able: set[str]) -> 
         if remains.is_past_doubt:
             await recovery.adopt(voting, remains, lease)
         THIS_MACHINE.failpoints.reached(SETTLED)
+        await trio.to_thread.run_sync(_require_lost, drive)
         await _write(new, lease)
         THIS_MACHINE.failpoints.reached(WRITTEN)
         await _announce(new, voting, remains, lease)

@@ -21,11 +21,13 @@ from backend.commits import NO_CLAIM, Lease, ReplicatedCommitLog, lease_record, 
 from backend.commits.lease_record import LeaseRecord
 from backend.commits.object_format import unframe
 from backend.errors import CorruptError, FencedError, LeaseHeldError, UnavailableError, UsageError
+from backend.keys import Secret
 from backend.nodes import file_systems
 from backend.system import THIS_MACHINE
 from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_small_drive
 from tools import compose
 from tools.drive_nodes import open_nodes, patient
+from tools.secret_source import SecretSource
 
 pytestmark = pytest.mark.logs_warnings
 
@@ -110,6 +112,26 @@ def test_while_a_majority_answers_there_is_nothing_to_recover(made: SmallDrive) 
         with pytest.raises(UsageError, match="nothing is to be recovered"):
             recover(made)
     assert (made.drive / "drive.toml").read_bytes() == before
+
+
+def test_a_majority_that_comes_back_while_the_passphrase_is_asked_for_is_gone_on_with(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head, answer = head_of(made), SecretSource.secrets
+    for name in VOTERS[:3]:
+        (made.drive / name).rename(made.folder / name)
+
+    def plug_in(source: SecretSource) -> list[Secret]:
+        for name in VOTERS[:3]:
+            (made.folder / name).rename(made.drive / name)
+        return answer(source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SecretSource, "secrets", plug_in)
+        with pytest.raises(UsageError, match="nothing is to be recovered"):
+            recover(made)
+    assert voters(made) == set(VOTERS)
+    assert head_of(made) == head
 
 
 def test_the_wrong_key_recovers_nothing(made: SmallDrive, tmp_path: Path) -> None:
