@@ -1,8 +1,8 @@
 """The past: what was, where, and what changed between."""
 
+from cache.history.diff_and_log import LogEntry, differences, directory_of, log_of, split
 from cache.history.past import PAST_BIT, PastTree, attributes_of
 from cache.history.past_access import READ, SEARCH, Caller, Place
-from cache.history.past_changes import LogEntry, differences, directory_of, log_of, split
 
 __all__ = [
     "PAST_BIT",

@@ -8,7 +8,7 @@ from typing import get_args
 
 import msgpack
 import pytest
-from hypothesis import given, settings
+from hypothesis import find, given, settings
 from hypothesis import strategies as st
 
 from backend.errors import FormatError
@@ -147,7 +147,12 @@ def test_trailing_bytes_are_refused() -> None:
 PAGE = Path(__file__).parents[4] / "docs" / "format" / "operation.md"
 
 
-def test_the_page_names_every_kind_and_its_fields() -> None:
+@pytest.mark.parametrize("kind", get_args(Operation))
+def test_every_kind_is_drawn_here(kind: type[Operation]) -> None:
+    assert isinstance(find(OPERATIONS, lambda one: isinstance(one, kind)), kind)
+
+
+def test_the_page_names_every_kind() -> None:
     """The kinds of the union, of the table of numbers and of the page are the same."""
     rows = re.findall(r"^\| (\d+) \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
     assert {int(number): name for number, name in rows} == {
