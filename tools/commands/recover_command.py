@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
@@ -15,7 +15,7 @@ import trio
 from backend.cluster import DriveFile, check_nodes, cluster_change, recovery
 from backend.coding import Profile
 from backend.commits import Lease, ReplicatedObjects, commit_format, this_process
-from backend.errors import TransientError, UnavailableError
+from backend.errors import ConflictError, TransientError, UnavailableError
 from backend.failpoints import declare
 from backend.nodes import Node
 from backend.system import THIS_MACHINE
@@ -55,7 +55,7 @@ def _recover(options: argparse.Namespace) -> int:
     if is_done:
         finish(drive)
     else:
-        run(_go_on, drive, answering, drive_nodes.able_to_vote(folder, file))
+        run(_go_on, drive, _answering(folder, file), drive_nodes.able_to_vote(folder, file))
     return 0
 
 
@@ -64,10 +64,13 @@ def _answering(folder: str, file: DriveFile) -> list[str]:
     return [entry.name for entry in file.nodes if entry.name not in away]
 
 
-def _require_lost(drive: UnlockedDrive) -> None:
+def _require_lost(drive: UnlockedDrive, left: Collection[str]) -> None:
     """As `recovery.require_lost`, now: a disk may have been found while a passphrase was asked for, or
-    commits were copied."""
-    recovery.require_lost(drive.file, _answering(drive.folder, drive.file))
+    commits were copied. `ConflictError` if a node answers that is not among those `left`."""
+    now = _answering(drive.folder, drive.file)
+    recovery.require_lost(drive.file, now)
+    if back := sorted({*now} - {*left}):
+        raise ConflictError(f"{', '.join(back)}: came back just now; the drive is as it was, try again")
 
 
 async def _go_on(drive: UnlockedDrive, answering: list[str], able: set[str]) -> None:
@@ -86,7 +89,7 @@ async def _go_on(drive: UnlockedDrive, answering: list[str], able: set[str]) -> 
         if remains.is_past_doubt:
             await recovery.adopt(voting, remains, lease)
         THIS_MACHINE.failpoints.reached(SETTLED)
-        await trio.to_thread.run_sync(_require_lost, drive)
+        await trio.to_thread.run_sync(_require_lost, drive, left)
         await _write(new, lease)
         THIS_MACHINE.failpoints.reached(WRITTEN)
         await _announce(new, voting, remains, lease)

@@ -20,7 +20,14 @@ from backend.cluster import check_nodes, recovery
 from backend.commits import NO_CLAIM, Lease, ReplicatedCommitLog, lease_record, this_process
 from backend.commits.lease_record import LeaseRecord
 from backend.commits.object_format import unframe
-from backend.errors import CorruptError, FencedError, LeaseHeldError, UnavailableError, UsageError
+from backend.errors import (
+    ConflictError,
+    CorruptError,
+    FencedError,
+    LeaseHeldError,
+    UnavailableError,
+    UsageError,
+)
 from backend.keys import Secret
 from backend.nodes import file_systems
 from backend.system import THIS_MACHINE
@@ -132,6 +139,45 @@ def test_a_majority_that_comes_back_while_the_passphrase_is_asked_for_is_gone_on
             recover(made)
     assert voters(made) == set(VOTERS)
     assert head_of(made) == head
+
+
+def test_a_node_that_comes_back_while_the_passphrase_is_asked_for_stays(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = SecretSource.secrets
+    for name in VOTERS[:3]:
+        (made.drive / name).rename(made.folder / name)
+
+    def plug_in(source: SecretSource) -> list[Secret]:
+        (made.folder / "node0").rename(made.drive / "node0")
+        return answer(source)
+
+    (made.drive / "node4").rename(made.folder / "node4")
+    monkeypatch.setattr(SecretSource, "secrets", plug_in)
+    assert recover(made) == 0
+    names = {entry.name for entry in compose.load_drive(str(made.drive)).nodes}
+    assert names == {"node0", "node3", "node5", "node6", "node7"}
+
+
+def test_a_node_that_comes_back_while_commits_are_copied_is_not_given_up(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (made.drive / "drive.toml").read_bytes()
+    for name in VOTERS[:4]:
+        (made.drive / name).rename(made.folder / name)
+    spread = recovery.Spreading.run
+
+    async def plug_in(spreading: recovery.Spreading) -> list[int]:
+        (made.folder / "node0").rename(made.drive / "node0")
+        return await spread(spreading)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recovery.Spreading, "run", plug_in)
+        with pytest.raises(ConflictError, match="node0: came back just now"):
+            recover(made)
+    assert (made.drive / "drive.toml").read_bytes() == before
+    assert recover(made) == 0
+    assert "node0" in voters(made)
 
 
 def test_the_wrong_key_recovers_nothing(made: SmallDrive, tmp_path: Path) -> None:
