@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from backend.coding.erasure import Profile
 from backend.commits.lease import Lease
 from backend.commits.process_identity import this_process
-from backend.errors import DriveError, FencedError, LeaseHeldError
+from backend.errors import ConflictError, DriveError, FencedError, LeaseHeldError
+from backend.keys import Secret
 from backend.nodes import OWN_FILES
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE, SetAttributes
@@ -31,6 +32,7 @@ from tools import compose, drive_nodes
 from tools.check.check_commits import CommitCheck
 from tools.errors import call
 from tools.fsck import FSCK_CODES, fsck
+from tools.secret_source import SecretSource
 
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.logs_warnings
@@ -49,6 +51,30 @@ def made(whole: SmallDrive, tmp_path: Path) -> SmallDrive:
 def everything(made: SmallDrive) -> dict[Path, bytes]:
     places = (made.drive, made.cache, made.state)
     return {path: path.read_bytes() for place in places for path in place.rglob("*") if path.is_file()}
+
+
+def test_what_was_changed_while_the_passphrase_was_asked_for_is_not_taken_back(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it, a change was interrupted: the drive's folder lacked it."""
+    own, answer = made.drive / "drive.toml", SecretSource.secrets
+    before = own.read_bytes()
+
+    def add(name: str) -> None:
+        assert made.drivefs("node", "add", made.folder / name, made.drive, *made.secret) == 0
+
+    def add_meanwhile(source: SecretSource) -> list[Secret]:
+        monkeypatch.setattr(SecretSource, "secrets", answer)
+        add("another")
+        return answer(source)
+
+    add("one")
+    own.write_bytes(before)
+    monkeypatch.setattr(SecretSource, "secrets", add_meanwhile)
+    with pytest.raises(ConflictError, match="changed just now"):
+        made.fsck("-y")
+    assert len(compose.load_drive(str(made.drive)).nodes) == 8
+    assert made.fsck("-n") == CLEAN
 
 
 @pytest.mark.parametrize("option", ["-n", "-p", "-a", "-y"])
