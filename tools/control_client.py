@@ -16,12 +16,12 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from http import HTTPStatus
 from typing import Any, Final, NamedTuple, TypeVar
+
+import httpx
 
 from cache.messages import Call, MessageError, MountStatus, from_plain, to_plain
 from gateway.control_address import addresses, peer, within_reach
-from tools.control_exchange import BrokenReplyError, Reply, exchange
 from tools.deadline import Deadline
 from tools.errors import ToolError
 from tools.host import mounts
@@ -111,21 +111,13 @@ class ControlClient:
         return self._peer()[0]
 
     def _peer(self) -> tuple[int, int]:
-        with self._connected(Deadline(ANSWER_SECONDS)) as connection:
+        with socket.socket(socket.AF_UNIX) as connection, self._reach() as address:
+            connection.settimeout(ANSWER_SECONDS)
+            try:
+                connection.connect(address)
+            except OSError as error:
+                raise self._no_answer(error.strerror or str(error)) from None
             return peer(connection)
-
-    @contextmanager
-    def _connected(self, deadline: Deadline) -> Iterator[socket.socket]:
-        """A connection to the mount. `NoAnswerError` if there is none."""
-        with socket.socket(socket.AF_UNIX) as connection:
-            with self._reach() as address:
-                left = deadline.left()
-                connection.settimeout(ANSWER_SECONDS if left is None else min(left, ANSWER_SECONDS))
-                try:
-                    connection.connect(address)
-                except OSError as error:
-                    raise self._no_answer(_described(error)) from None
-            yield connection
 
     @contextmanager
     def _reach(self) -> Iterator[str]:
@@ -156,16 +148,24 @@ class ControlClient:
 
     def _ask(
         self, method: str, path: str, deadline: Deadline, arguments: dict[str, Any] | None = None
-    ) -> Reply:
-        body = b"" if arguments is None else json.dumps(arguments).encode()
-        with self._connected(deadline) as connection:
-            try:
-                answer = exchange(connection, method, path, body, deadline)
-            except TimeoutError:
-                raise NoAnswerError(f"no answer within {deadline}; the mount goes on storing") from None
-            except (OSError, BrokenReplyError) as error:
-                raise self._no_answer(_described(error)) from None
-        if answer.code != HTTPStatus.OK:
+    ) -> httpx.Response:
+        # httpx writes JSON in UTF-8, which bytes of names that are no text are not; this writes escapes.
+        body = None if arguments is None else json.dumps(arguments).encode()
+        self.process_id()  # httpx does not close a socket that could not be connected, so this finds out
+        # No TLS here, so no certificates: to load them takes longer than most answers.
+        with self._reach() as address:
+            transport = httpx.HTTPTransport(uds=address, verify=False)
+            with httpx.Client(
+                transport=transport, base_url="http://drivefs", timeout=deadline.left()
+            ) as client:
+                try:
+                    with client.stream(method, path, content=body) as arriving:
+                        answer = _whole(arriving, deadline)
+                except httpx.TimeoutException:
+                    raise NoAnswerError(f"no answer within {deadline}; the mount goes on storing") from None
+                except httpx.TransportError as error:
+                    raise self._no_answer(str(error)) from None
+        if answer.is_error:
             raise ToolError(_reason(answer))
         return answer
 
@@ -195,6 +195,17 @@ def _sync_file_system(mountpoint: str, deadline: Deadline) -> str | None:
     return os.fsdecode(said).strip() if process.returncode else None
 
 
+def _whole(arriving: httpx.Response, deadline: Deadline) -> httpx.Response:
+    """The answer with all that arrives. httpx limits each read of the socket, and not all together:
+    `httpx.ReadTimeout` here if they take longer."""
+    parts = []
+    for part in arriving.iter_bytes():
+        parts.append(part)
+        if deadline.is_over:
+            raise httpx.ReadTimeout("the answer arrives too slowly")
+    return httpx.Response(arriving.status_code, content=b"".join(parts))
+
+
 def _why_not_mounted(mountpoint: str) -> str:
     around = mounts.drive_around(mountpoint)
     if around is not None:
@@ -213,12 +224,8 @@ def _why_no_socket(mount: Mount, error: OSError) -> ToolError:
     return ToolError(reason)
 
 
-def _described(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _reason(answer: Reply) -> str:
+def _reason(answer: httpx.Response) -> str:
     try:
         return str(answer.json()["error"])
     except (ValueError, KeyError, TypeError):
-        return f"the mount answered with status {answer.code}"
+        return f"the mount answered with status {answer.status_code}"

@@ -16,5 +16,10 @@ class Deadline:
         """Seconds for the next step; a step that comes too late gets next to nothing."""
         return None if self._end is None else max(self._end - time.monotonic(), 0.001)
 
+    @property
+    def is_over(self) -> bool:
+        """Whether the time has run out."""
+        return self._end is not None and time.monotonic() >= self._end
+
     def __str__(self) -> str:
         return "any time" if self.seconds is None else f"{self.seconds:g} s"

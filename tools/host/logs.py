@@ -62,4 +62,5 @@ def _install(handler: logging.Handler, *, verbose: bool) -> None:
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logging.getLogger("pyfuse3").setLevel(logging.WARNING)  # chatty
+    for chatty in ("httpcore", "httpx", "pyfuse3"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -85,6 +85,8 @@ def answering(path: Path, *pieces: bytes, pause: float = 0) -> Iterator[None]:
     """A control socket that sends these pieces whatever it is asked, with pauses between, and hangs up."""
 
     def answer(listener: socket.socket) -> None:
+        looked, _ = listener.accept()
+        looked.close()  # a connection that only asks who is there
         connection, _ = listener.accept()
         with connection:
             connection.recv(1 << 16)
