@@ -45,6 +45,7 @@ SCRUB: Final[Plain] = {
     "running": False,
     "finished_ns": 0,
     "fragments": 12,
+    "by_size": 0,
     "bytes": 2048,
     "wrong": 1,
     "unanswered": 0,

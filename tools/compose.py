@@ -64,7 +64,7 @@ from cache.drive import Circumstances, Drive
 from cache.local import LocalState, stale
 from cache.opening import Client, DriveOptions, StaleCacheError, client_of, open_drive
 from tools import old_place, pairing
-from tools.drive_nodes import cluster_map, lease_seconds, node_folders, open_nodes, patient, voting
+from tools.drive_nodes import cluster_map, far_nodes, lease_seconds, node_folders, open_nodes, patient, voting
 from tools.host import mounts
 from tools.host.places import Folders
 
@@ -433,6 +433,7 @@ def _build_upstream(
         blocks.repairs.wake,
         cache_folder,
         interval=scrub_interval,
+        far=[entry.name for entry in far_nodes(drive.folder, file)],
         environment=environment,
     )
     require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)

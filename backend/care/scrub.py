@@ -1,4 +1,5 @@
-"""Scrub: every fragment at rest is read now and then, and compared with what its footer and checksum say.
+"""Scrub: every fragment at rest is looked at now and then: it is read, and compared with what its footer and
+checksum say. Of a node where reading costs, only the size is asked in most scrubs.
 
 Invariants:
 1. No key is used: identity, sizes and checksum are in the fragment (docs/format/fragment.md).
@@ -7,13 +8,14 @@ Invariants:
 3. A node that does not answer is skipped, never called wrong.
 4. The position is kept in a small file: a scrub that was interrupted goes on, and packs that were added
    meanwhile are seen if their ids lie ahead, else by the next scrub.
+5. Of a far node each scrub reads another share of the packs; all are read in `SHARES` scrubs.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -29,6 +31,8 @@ from backend.system import THIS_MACHINE, Environment, Threads
 
 STATE_FILE: Final = "scrub.json"
 DEFAULT_RATE: Final = 32.0 * (1 << 20)
+SHARES: Final = 26
+"""Two weeks apart, these make a year."""
 _KEEP_EVERY: Final = 10.0
 _BATCH: Final = 16
 _LONGEST_SLEEP: Final = 3600.0
@@ -43,13 +47,15 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class ScrubState:
     """The kept state. `position`: the last pack that was looked at, hexadecimal; empty between scrubs. Times
-    are ns since 1970, 0: never. `fragments`, `bytes`, `wrong`, `unanswered` count the scrub under way or
-    the last one."""
+    are ns since 1970, 0: never. `share`: that which is read of far nodes. `fragments`, of which `by_size`
+    were not read, `bytes`, `wrong`, `unanswered` count the scrub under way or the last one."""
 
     position: str = ""
     begun_ns: int = 0
     finished_ns: int = 0
+    share: int = 0
     fragments: int = 0
+    by_size: int = 0
     bytes: int = 0
     wrong: int = 0
     unanswered: int = 0
@@ -58,7 +64,7 @@ class ScrubState:
 class Scrub:
     """`run` is the one task that scrubs; the others may be called beside it. `wake_repair` is told when
     something was queued; `interval` is in seconds from the end of a scrub to the begin of the next, 0:
-    only by `request`."""
+    only by `request`. `far`: the names of nodes where reading costs."""
 
     def __init__(
         self,
@@ -69,6 +75,7 @@ class Scrub:
         folder: Path,
         *,
         interval: float,
+        far: Collection[str] = (),
         rate: float = DEFAULT_RATE,
         environment: Environment = THIS_MACHINE,
     ) -> None:
@@ -81,6 +88,7 @@ class Scrub:
         self._wake_repair = wake_repair
         self._path = folder / STATE_FILE
         self._interval = interval
+        self._far = frozenset(far)
         self._environment = environment
         self._requested = anyio.Event()
         self._kept_at = 0.0
@@ -113,13 +121,10 @@ class Scrub:
         """One scrub from where the last one stopped to the end. Safe to cancel."""
         state = self.state
         if not state.position:
-            state.begun_ns, state.fragments, state.bytes, state.wrong, state.unanswered = (
-                self._environment.wall_clock(),
-                0,
-                0,
-                0,
-                0,
-            )
+            if state.begun_ns:
+                state.share = (state.share + 1) % SHARES
+            state.begun_ns = self._environment.wall_clock()
+            state.fragments = state.by_size = state.bytes = state.wrong = state.unanswered = 0
         while batch := self._index.packs.after(bytes.fromhex(state.position), _BATCH):
             for pack in batch:
                 await self._look_at(pack)
@@ -127,7 +132,7 @@ class Scrub:
                 self._keep(at_once=False)
         state.position, state.finished_ns = "", self._environment.wall_clock()
         self._keep(at_once=True)
-        log.info("scrub: %d fragments read, %d wrong", state.fragments, state.wrong)
+        log.info("scrub: %d fragments looked at, %d wrong", state.fragments, state.wrong)
         finished, self.finished = self.finished, anyio.Event()
         finished.set()
         return state
@@ -147,11 +152,17 @@ class Scrub:
     async def _look_at(self, pack: Pack) -> None:
         for index in range(self._total):
             try:
-                payload = await self._fragments.fetch(pack, index)
-                self.state.bytes += len(payload)
+                await self._look_at_fragment(pack, index)
             except DriveError as error:
                 self._note(pack, index, error)
             self.state.fragments += 1
+
+    async def _look_at_fragment(self, pack: Pack, index: int) -> None:
+        if pack.nodes[index] in self._far and int.from_bytes(pack.id) % SHARES != self.state.share:
+            self.state.by_size += 1
+            await self._fragments.require_size(pack, index)
+        else:
+            self.state.bytes += len(await self._fragments.fetch(pack, index))
 
     def _note(self, pack: Pack, index: int, error: DriveError) -> None:
         if not is_wrong(error):

@@ -64,6 +64,7 @@ def _status(scrubbing: Scrub) -> ScrubStatus:
         running=scrubbing.is_running,
         finished_ns=state.finished_ns,
         fragments=state.fragments,
+        by_size=state.by_size,
         bytes=state.bytes,
         wrong=state.wrong,
         unanswered=state.unanswered,

@@ -68,6 +68,7 @@ METRICS: Final = (
     Metric("scrub.running", "gauge", "1 or 0", "whether a scrub is under way"),
     Metric("scrub.finished_ns", "gauge", "nanoseconds", "when the last scrub ended, since 1970; or 0"),
     Metric("scrub.fragments", "gauge", "fragments", "fragments that this scrub, or the last one, looked at"),
+    Metric("scrub.by_size", "gauge", "fragments", "of these, those of which only the size was asked"),
     Metric("scrub.bytes", "gauge", "bytes", "what it read"),
     Metric("scrub.wrong", "gauge", "fragments", "fragments that were wrong or missing, and are repaired"),
     Metric("scrub.unanswered", "gauge", "fragments", "fragments that could not be read"),

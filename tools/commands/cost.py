@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Final
 
 from backend.blocks import DEFAULT_TARGET
+from backend.care import SHARES
 from backend.coding import ClusterMap, Profile, copies_of, voters
 from backend.commits import renewed_after
 from cache.publish import INTERVAL
@@ -138,5 +139,6 @@ def _listing(layout: Layout, stored: float) -> Traffic:
 
 
 def _scrub(layout: Layout, stored: float) -> Traffic:
-    packs = stored / DEFAULT_TARGET
-    return Traffic(reads=packs * layout.fragments, received=stored * layout.fragments / layout.profile.k)
+    """Of every fragment the size is asked at least; a share is read."""
+    packs, share = stored / DEFAULT_TARGET, stored / SHARES
+    return Traffic(reads=packs * layout.fragments, received=share * layout.fragments / layout.profile.k)

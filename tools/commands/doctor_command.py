@@ -26,13 +26,16 @@ def register(commands: Any) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    if cost_report.asked(options):
+    durability, cost = durability_report.asked(options), cost_report.asked(options)
+    if durability and cost:
+        raise UsageError("--durability and --cost exclude each other")
+    if cost:
         say(*cost_report.report(options))
         return 0
     if len(options.drives) > 1:
         raise UsageError("one DRIVE at a time; several URLs are for --cost")
     options.drive = mounts.drive_folder(options.drives[0]) if options.drives else None
-    if durability_report.asked(options):
+    if durability:
         say(*durability_report.report(options))
         return 0
     findings = doctor.examine(options.drive)

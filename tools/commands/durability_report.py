@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from backend.care import repair_record
+from backend.care import SHARES, repair_record
 from backend.cluster import DriveFile, check_nodes
 from backend.coding import Profile
 from backend.errors import UsageError
 from backend.nodes import NodePlace
+from tools import drive_nodes
 from tools.commands.durability import (
     YEAR,
     FatalSets,
@@ -51,6 +52,8 @@ class Assumptions:
     repair_rate: float
     source: str
     scrub_interval: float
+    scrubs: int
+    """until all is read"""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -87,10 +90,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def asked(options: argparse.Namespace) -> bool:
     """Whether the report is wanted. `UsageError` for its options without it, or without a drive."""
-    if options.durability and options.drive is None:
+    if options.durability and not options.drives:
         raise UsageError("--durability needs a DRIVE")
-    given = [name for name in _OPTIONS if getattr(options, name) is not None]
-    if given and not options.durability and not options.cost:
+    own = [name for name in _OPTIONS if name != "scrub_interval" or not options.cost]
+    given = [name for name in own if getattr(options, name) is not None]
+    if given and not options.durability:
         raise UsageError(f"--{given[0].replace('_', '-')} is for --durability")
     return bool(options.durability)
 
@@ -101,7 +105,8 @@ def report(options: argparse.Namespace) -> list[str]:
     folder = os.path.abspath(options.drive)
     file = check_nodes.survey(folder).file
     cache = Path(places.cache_folder(file.id.hex(), options.cache_dir, os.environ))
-    assumed = _assumptions(options, cache)
+    scrubs = SHARES if drive_nodes.far_nodes(folder, file) else 1
+    assumed = _assumptions(options, cache, scrubs)
     found = {entry.name: _disks(entry.place(folder), entry.name) for entry in file.nodes}
     fullest = max(entry.place(folder).stored_bytes() for entry in file.nodes)
     return [*_about(folder, file, found), *_figures(file, found, fullest, assumed)]
@@ -118,7 +123,7 @@ def _share(text: str) -> float:
     return percent / 100
 
 
-def _assumptions(options: argparse.Namespace, cache: Path) -> Assumptions:
+def _assumptions(options: argparse.Namespace, cache: Path, scrubs: int) -> Assumptions:
     record = repair_record.load(cache)
     if options.repair_rate:
         rate, source = float(options.repair_rate), "as given"
@@ -139,6 +144,7 @@ def _assumptions(options: argparse.Namespace, cache: Path) -> Assumptions:
         rate,
         source,
         given("scrub_interval", DEFAULT_SCRUB_INTERVAL),
+        scrubs,
     )
 
 
@@ -200,7 +206,7 @@ def _silent(
     if not assumed.scrub_interval:
         yield "no scrub by itself: silent damage is found when somebody reads; there is no figure for it"
         return
-    found_after = assumed.scrub_interval / 2
+    found_after = assumed.scrub_interval * assumed.scrubs / 2
     damages = failures_per_year(assumed.silent)
     damaged = damages * (found_after + repair) / YEAR
     yield (

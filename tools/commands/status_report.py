@@ -92,6 +92,8 @@ def describe_scrub(scrub: ScrubStatus | None) -> str:
         return "no scrub: the drive is open for reading only"
     read = format_size(scrub.bytes)
     counts = f"{counted(scrub.fragments, 'fragment')}, {read} read, {scrub.wrong} wrong"
+    if scrub.by_size:
+        counts += f", {scrub.by_size} by their size only"
     if scrub.unanswered:
         counts += f", {scrub.unanswered} not answered"
     if scrub.running:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from backend.care.scrub import STATE_FILE, Scrub, ScrubState
+from backend.care.scrub import SHARES, STATE_FILE, Scrub, ScrubState
 from backend.coding.erasure import Profile, code_for
 from backend.failpoints import OF_PROCESS
 from backend.packs.pack_codec import PackCodec
@@ -34,11 +34,18 @@ async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
 
 @pytest.fixture
 def make(rig: Rig) -> Make:
-    def scrub(interval: float = 0.0, rate: float = 1e9) -> Scrub:
+    def scrub(interval: float = 0.0, rate: float = 1e9, far: Collection[str] = ()) -> Scrub:
         code = code_for(Profile.parse("4+2"))
         wake = rig.store.repairs.wake
         return Scrub(
-            rig.nodes, PackCodec(code, DRIVE, KEY), rig.index, wake, rig.path, interval=interval, rate=rate
+            rig.nodes,
+            PackCodec(code, DRIVE, KEY),
+            rig.index,
+            wake,
+            rig.path,
+            interval=interval,
+            far=far,
+            rate=rate,
         )
 
     return scrub
@@ -79,6 +86,40 @@ async def test_what_is_wrong_is_healed(rig: Rig, make: Make, damage: str) -> Non
     assert state.wrong == (2 if damage == "swap" else 1)
     await rig.settle()
     assert {path: path.read_bytes() for path in rig.fragments()} == whole
+
+
+FAR = ("node0", "node1", "node2", "node3")
+
+
+async def test_of_far_nodes_a_share_is_read_in_each_scrub_and_all_in_all_of_them(
+    rig: Rig, make: Make
+) -> None:
+    scrub = make(far=FAR)
+    read = 0
+    for number in range(SHARES):
+        state = await scrub.scrub()
+        assert (state.share, state.fragments, state.wrong) == (number, 30, 0)
+        assert state.by_size % len(FAR) == 0
+        read += 20 - state.by_size
+        if number == SHARES // 2:
+            scrub = make(far=FAR)  # of another mount
+    assert read == 20
+
+
+async def test_what_far_nodes_have_lost_or_cut_is_found_in_each_scrub(rig: Rig, make: Make) -> None:
+    whole = {path: path.read_bytes() for path in rig.fragments()}
+    first, second = [path for path in whole if path.parents[2].name in FAR][:2]
+    first.unlink()
+    second.write_bytes(whole[second][:-1])
+    assert (await make(far=FAR).scrub()).wrong == 2
+    await rig.settle()
+    assert {path: path.read_bytes() for path in rig.fragments()} == whole
+
+
+async def test_what_has_rotted_on_a_far_node_is_found_when_its_turn_comes(rig: Rig, make: Make) -> None:
+    flip(next(path for path in rig.fragments() if path.parents[2].name in FAR), 10)
+    scrub = make(far=FAR)
+    assert sum([(await scrub.scrub()).wrong for _ in range(SHARES)]) == 1
 
 
 async def test_two_nodes_that_lost_everything(rig: Rig, make: Make) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.care import SHARES
 from backend.coding import ClusterMap, ClusterNode, Profile
 from backend.errors import UsageError
 from tests.small_drive import make_empty_drive
@@ -56,7 +57,9 @@ def test_large_contents_are_packs_of_8_mib() -> None:
 
 def test_what_is_stored_is_scrubbed_and_listed() -> None:
     found = traffic(layout(), Use(1024 * GIB, 0), 14 * DAY)
-    assert found["scrub"].received == stored_bytes(layout(), Use(1024 * GIB, 0)) == 1536 * GIB
+    assert stored_bytes(layout(), Use(1024 * GIB, 0)) == 1536 * GIB
+    assert found["scrub"].received == pytest.approx(1536 * GIB / SHARES)
+    assert found["scrub"].reads == 1024 * 128 * 6
     assert found["looking for debris"].lists == pytest.approx(14 * 1024 * 128 * 6 / 1000)
 
 
@@ -102,6 +105,8 @@ def test_the_report_for_a_drive(tmp_path: Path, capsys: pytest.CaptureFixture[st
         ["--cost", "--prices", "1,2,3,nan", "."],
         ["--cost", *STORES[:5]],
         ["--cost", "--profile", "2+1", "."],
+        ["--cost", "--afr", "2", "."],
+        ["--cost", "--durability", "."],
         ["one", "two"],
     ],
 )

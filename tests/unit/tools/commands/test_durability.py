@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from backend.care import repair_record
 from backend.errors import UsageError
 from tests.small_drive import SmallDrive, copy_of, make_small_drive
+from tools import drive_nodes
 from tools.commands.durability import (
     YEAR,
     FatalSets,
@@ -151,6 +152,14 @@ def test_six_disks_with_the_last_repair(
     assert "(11.0 nines)" in said
     assert "1.0 TiB/s (as given)" in said
     assert "no scrub by itself" in said
+
+
+def test_of_stores_each_scrub_reads_a_share(
+    made: SmallDrive, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drive_nodes, "far_nodes", lambda _folder, file: file.nodes[:1])
+    assert durability(made) == 0
+    assert "a scrub every 14 days finds it after 182 days on average" in capsys.readouterr().out
 
 
 def test_disks_that_several_nodes_share(
