@@ -7,23 +7,44 @@ the drive ends with the last.
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Final
 
 from backend.errors import LeaseHeldError
 from tools import mount_options, remount
 from tools.control_client import ControlClient
+from tools.errors import ToolError
 from tools.host import mounts
 from tools.host.mounts import Mount
 from tools.mount_options import MountOptions
 
 _WHOLE: Final = "/"
 
+log = logging.getLogger(__name__)
+
 
 def place_of(folder: str) -> Mount | None:
-    """The mount that shows the whole drive in `folder`, an absolute path, and answers; None without one."""
+    """The mount that shows the whole drive in `folder`, an absolute path, as it is now, and answers; None
+    without one."""
     whole = (mount for mount in mounts.drives() if mount.source == folder and mount.root == _WHOLE)
-    return next((mount for mount in whole if not mounts.is_dead(mount.mountpoint)), None)
+    alive = (mount for mount in whole if not mounts.is_dead(mount.mountpoint))
+    return next((mount for mount in alive if _shows_the_present(mount)), None)
+
+
+def _shows_the_present(mount: Mount) -> bool:
+    """Whether it is no mount with `asof`, which stands beside any other. One that has just ended, or does not
+    answer, is no place to show: if it holds the drive still, its lock refuses another process."""
+    try:
+        return not _options_of(mount).asof
+    except (ToolError, FileNotFoundError, ProcessLookupError) as error:
+        log.info("%s does not say what it shows: %s", mount.mountpoint, error)
+        return False
+
+
+def _options_of(mount: Mount) -> MountOptions:
+    running = remount.option_lists_of(ControlClient.of_mount(mount.mountpoint).process_id())
+    return mount_options.parse(running, sloppy=True)
 
 
 def show(mounted: Mount, mountpoint: str, options: MountOptions) -> None:
@@ -32,8 +53,7 @@ def show(mounted: Mount, mountpoint: str, options: MountOptions) -> None:
     there = f"{mounted.source}: already mounted at {mounted.mountpoint}"
     if os.geteuid() != 0:
         raise LeaseHeldError(f"{there}; only root can show it at a second place")
-    running = remount.option_lists_of(ControlClient.of_mount(mounted.mountpoint).process_id())
-    if mount_options.parse(running, sloppy=True) != options:
+    if _options_of(mounted) != options:
         raise LeaseHeldError(
             f"{there} with other options: a second place has the same ones, or is made by "
             f"mount --bind {mounted.mountpoint} {mountpoint}"

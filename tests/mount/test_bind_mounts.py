@@ -117,3 +117,23 @@ def test_unmounting_the_drive_says_which_namespace_keeps_it(drive: MountedDrive)
         assert str(keeper.pid) in keepers, done.stderr
         keeper.communicate(b"\n")
     wait_for_end(process)
+
+
+def test_a_mount_of_the_past_is_no_place_of_the_drive(drive: MountedDrive) -> None:
+    """The drive is mounted, and shown a second time, whatever of its past is mounted before."""
+    past, second = drive.folder / "past", drive.folder / "second"
+    past.mkdir()
+    second.mkdir()
+    drive.mount()
+    (drive.mountpoint / "file").write_bytes(b"kept")
+    succeed(drive.tool("drivefs", "sync", drive.mountpoint))
+    newest = max(os.listdir(drive.mountpoint / ".versions"))
+    succeed(drive.try_mount(f"asof={newest}", where=past))
+    succeed(drive.tool("umount.drivefs", drive.mountpoint))
+    drive.mount()
+    (drive.mountpoint / "file").write_bytes(b"written again")
+    succeed(drive.try_mount(where=second))
+    assert (second / "file").read_bytes() == b"written again"
+    assert (past / "file").read_bytes() == b"kept"
+    for place in (second, past):
+        succeed(drive.tool("umount.drivefs", place))
