@@ -77,7 +77,7 @@ def register(commands: Any) -> None:
 def _add_online(commands: Any) -> None:
     for name, action, text in (
         ("check", _check, "look whether a mounted drive is sound; changes nothing"),
-        ("scrub", _scrub, "read all fragments of a mounted drive in the background, and mend"),
+        ("scrub", _scrub, "look at all fragments of a mounted drive in the background, and mend"),
         ("repair", _repair, "repair now what is known to be missing or wrong"),
     ):
         parser = commands.add_parser(name, help=text)
