@@ -61,6 +61,7 @@ from cache import defaults
 from cache.blocks import BlockCache
 from cache.disk import BlockFolder, CachedBlocks
 from cache.drive import Circumstances, Drive
+from cache.journal import reserve as journal_reserve
 from cache.local import LocalState, stale
 from cache.opening import Client, DriveOptions, StaleCacheError, client_of, open_drive
 from tools import old_place, pairing
@@ -71,7 +72,8 @@ from tools.host.places import Folders
 INDEX_FILE: Final = "blocks.db"
 DISK_CACHE: Final = "sealed"
 MOST_RESERVED: Final = 2 << 30
-"""Bytes that the disk cache leaves free, or a twentieth of a smaller disk."""
+"""Bytes that the disk cache leaves free, or a twentieth of a smaller disk. It leaves at least twice what the
+journal does: half of that is the journal's own."""
 ENDING_SECONDS: Final = 15.0
 OBJECT_PATIENCE: Final = 15.0
 RESTORING_CACHE: Final = 64 << 20
@@ -392,7 +394,7 @@ def _disk_cache(
         return None
     total, free = environment.disk.free_space(str(cache_folder))
     limit = min(defaults.CACHE_DISK, free // 10) if asked is None else asked
-    reserve = min(total // 20, MOST_RESERVED)
+    reserve = max(min(total // 20, MOST_RESERVED), 2 * journal_reserve(total))
     return BlockFolder(cache_folder / DISK_CACHE, limit, reserve, environment)
 
 

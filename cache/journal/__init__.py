@@ -4,6 +4,7 @@ from cache.journal.custody import Custody
 from cache.journal.dirty import DirtyFile, DirtyFiles, Layer, replace_data
 from cache.journal.journal import SEGMENT_SIZE, Journal
 from cache.journal.ledger import LARGE_WRITE, Ledger
+from cache.journal.local_room import reserve
 from cache.journal.pieces import Data, Hole, Piece, Stored
 from cache.journal.recovery import JournalRecovery
 from cache.journal.room import LITTLE, Need
@@ -33,4 +34,5 @@ __all__ = [
     "Stored",
     "Trimming",
     "replace_data",
+    "reserve",
 ]

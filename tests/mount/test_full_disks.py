@@ -404,3 +404,17 @@ class TestStateDisk:
         assert write(drive.mountpoint / "after", after)
         sync_however(drive)
         check(drive, {"before": before, "after": after})
+
+
+def test_the_disk_cache_leaves_the_journal_its_room(
+    drive: MountedDrive, disk: Callable[[str, int], Path]
+) -> None:
+    """Regression: on a small disk it left less free than the journal asks for: nothing could be written."""
+    small = disk("small", 96 * MIB)
+    drive.make()
+    drive.state, drive.cache = small / "state", small / "cache"
+    drive.mount("cache_disk=128M")
+    for number in range(30):
+        assert write(drive.mountpoint / "new", content("random", 4 * MIB, number)), number
+        os.rename(drive.mountpoint / "new", drive.mountpoint / str(number % 3))
+        drive.sync()
