@@ -1,8 +1,8 @@
 """A block store with a disk cache of sealed blocks before it: for nodes that are far away.
 
 Invariants:
-1. A block that does not authenticate is never asked of the cache again: `get_block_again` removes it, and
-   asks the store.
+1. A block that does not authenticate is not kept: `get_block_again` removes it, also if it comes from the
+   store and still waits to be written, and asks the store.
 2. The cache never makes a call fail or wait that the store would have answered: an error of its disk is said
    once, and the cache rests for `REST` seconds. What comes faster than its disk takes is not kept.
 3. Blocks that are put are kept too: what was just written is what is read next, also after a restart.
@@ -88,7 +88,9 @@ class CachedBlocks:
         return part
 
     async def get_block_again(self, block: BlockId) -> bytes:
-        await self._try(partial(self._folder.drop, block))
+        drop = partial(self._folder.drop, block)
+        await self._try(drop)
+        self._keep(0, drop)  # it may still wait to be written
         return await self._store.get_block_again(block)
 
     async def report_wrong(self, block: BlockId) -> bool:

@@ -140,6 +140,28 @@ async def test_a_forged_file_costs_one_read_and_changes_nothing(tmp_path: Path) 
         assert BlockFolder(tmp_path, 1 << 30, 0).read(ids[0]) != b""
 
 
+class Wrong(Counted):
+    """A node gives other bytes than it was given; nobody checks them but who opens the block."""
+
+    async def get_block(self, block: BlockId) -> bytes:
+        return bytes(SIZE)
+
+
+async def test_what_a_node_gives_wrong_is_not_kept(tmp_path: Path) -> None:
+    """Regression: it was written after it had been removed."""
+    store = Wrong()
+    ids = await stored(store)
+    async with cached(store, tmp_path) as blocks:
+        for block, data in zip(ids, CONTENTS, strict=True):
+            assert bytes(await reader(blocks).get(block)) == data
+        last = CODEC.seal(CODEC.block_id(b"last"), b"last")
+        await blocks.put_blocks([last])
+        with trio.fail_after(20):
+            while not list(tmp_path.glob(f"?/{last.id.hex()}")):
+                await trio.sleep(0.01)
+    assert [path.name for path in tmp_path.glob("?/*")] == [last.id.hex()]
+
+
 class BrokenFolder(BlockFolder):
     """Its disk answers EIO, until it is mended."""
 
