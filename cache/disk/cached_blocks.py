@@ -3,8 +3,9 @@
 Invariants:
 1. A block that does not authenticate is not kept: `get_block_again` removes it, also if it comes from the
    store and still waits to be written, and asks the store.
-2. The cache never makes a call fail or wait that the store would have answered: an error of its disk is said
-   once, and the cache rests for `REST` seconds. What comes faster than its disk takes is not kept.
+2. The cache makes no call fail that the store would have answered, and none wait for longer than `PATIENCE`:
+   an error of its disk, or that it hangs, is said once, and the cache rests for `REST` seconds. What comes
+   faster than its disk takes is not kept.
 3. Blocks that are put are kept too: what was just written is what is read next, also after a restart.
 4. Tasks belong to the nursery inside `run`; cancelling it loses only what was not kept yet.
 
@@ -14,6 +15,7 @@ Used on the event loop's thread; the folder's calls run in threads.
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -32,6 +34,8 @@ MOST_WAITING: Final = 64 << 20
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks at the room that is left on the disk."""
 REST: Final = 60.0
+PATIENCE: Final = 5.0
+"""Seconds that a reader waits for the cache's disk, which may hang, at most."""
 
 Result = TypeVar("Result")
 
@@ -89,7 +93,7 @@ class CachedBlocks:
 
     async def get_block_again(self, block: BlockId) -> bytes:
         drop = partial(self._folder.drop, block)
-        await self._try(drop)
+        await self._try(drop, PATIENCE)
         self._keep(0, drop)  # it may still wait to be written
         return await self._store.get_block_again(block)
 
@@ -103,7 +107,7 @@ class CachedBlocks:
             nursery.start_soon(self._look_at_disk)
 
     async def _look(self, read: Callable[[], Result | None]) -> Result | None:
-        found = await self._try(read)
+        found = await self._try(read, PATIENCE)
         if found is None:
             self._misses += 1
         else:
@@ -132,16 +136,23 @@ class CachedBlocks:
             self._used = await self._try(self._folder.used) or 0
             await trio.sleep(LOOK_EVERY)
 
-    async def _try(self, call: Callable[[], Result]) -> Result | None:
-        """None if the folder cannot be used now."""
+    async def _try(self, call: Callable[[], Result], patience: float = math.inf) -> Result | None:
+        """None if the folder cannot be used now, or does not answer within so many seconds."""
         if self._is_resting():
             return None
         try:
-            return await self._threads.run(call)
+            with trio.fail_after(patience):
+                return await self._threads.run(call)
         except OSError as error:
-            log.warning("the disk cache cannot be used for %d s: %s", REST, error)
+            self._rest(str(error))
+        except trio.TooSlowError:
+            self._rest(f"no answer within {patience:g} s")
+        return None
+
+    def _rest(self, reason: str) -> None:
+        if not self._is_resting():  # of several calls at once the first says it
+            log.warning("the disk cache cannot be used for %d s: %s", REST, reason)
             self._resting_until = trio.current_time() + REST
-            return None
 
     def _is_resting(self) -> bool:
         return trio.current_time() < self._resting_until

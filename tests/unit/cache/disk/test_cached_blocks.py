@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from backend.errors import UnavailableError
 from backend.upstream import BlockId, BlockPart
 from cache.blocks.block_cache import BlockCache
 from cache.blocks.block_codec import SEGMENT, BlockCodec
+from cache.disk import cached_blocks
 from cache.disk.block_folder import BlockFolder
 from cache.disk.cached_blocks import REST, CachedBlocks
 from tests.contents import STORED_KINDS, content
@@ -177,7 +179,7 @@ class BrokenFolder(BlockFolder):
 
 @pytest.mark.logs_warnings
 async def test_a_broken_disk_is_said_once_and_costs_nothing_else(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mock_clock: trio.testing.MockClock
 ) -> None:
     store = Counted()
     ids = await stored(store)
@@ -192,6 +194,46 @@ async def test_a_broken_disk_is_said_once_and_costs_nothing_else(
     ]
     caplog.clear()
     folder.broken = False
-    await trio.sleep(REST)
+    mock_clock.jump(REST)
     await blocks.get_block(ids[0])
     assert folder.calls == 2
+
+
+class HangingFolder(BlockFolder):
+    """Its disk does not answer until `answers` is set."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, 1 << 30, 0)
+        self.answers = threading.Event()
+
+    def read(self, block: BlockId) -> bytes | None:
+        self.answers.wait()
+        return super().read(block)
+
+    def drop(self, block: BlockId) -> None:
+        self.answers.wait()
+        super().drop(block)
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_disk_that_hangs_is_waited_for_once(
+    tmp_path: Path, again: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: whoever read waited as long as the disk hung. Several at once say it once."""
+    monkeypatch.setattr(cached_blocks, "PATIENCE", 0.05)
+    store = Counted()
+    ids = await stored(store)
+    folder = HangingFolder(tmp_path)
+    blocks = CachedBlocks(store, folder)
+    get = blocks.get_block_again if again else blocks.get_block
+    try:
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                for block in ids * 3:
+                    nursery.start_soon(get, block)
+    finally:
+        folder.answers.set()
+    assert [record.message for record in caplog.records] == [
+        "the disk cache cannot be used for 60 s: no answer within 0.05 s"
+    ]
