@@ -72,8 +72,8 @@ class BlockFolder:
 
     def read(self, block: BlockId) -> bytes | None:
         """The block whole; None if it is not here. `OSError`."""
-        found = self._find(entry_format.file_name(block), _checked)
-        return None if found is None or found[0].block != block or not found[0].is_whole else found[1]
+        found = self._find(entry_format.file_name(block), partial(_checked, block, None))
+        return None if found is None else found[1]
 
     def read_part(self, block: BlockId, offset: int, length: int) -> BlockPart | None:
         """As `BlockStore.get_block_part`; None if neither the block nor this part of it is here. From a
@@ -81,10 +81,9 @@ class BlockFolder:
         found = self._find(entry_format.file_name(block), partial(_inside, block, offset, length))
         if found is not None:
             return found
-        stored = self._find(entry_format.file_name(block, offset, length), _checked)
-        if stored is None or (stored[0].block, stored[0].offset) != (block, offset):
-            return None
-        return BlockPart(stored[1], stored[0].size)
+        name = entry_format.file_name(block, offset, length)
+        stored = self._find(name, partial(_checked, block, offset))
+        return None if stored is None else BlockPart(stored[1], stored[0].size)
 
     def write(self, block: BlockId, data: Buffer) -> None:
         """Keep the block. `OSError`: it is not kept."""
@@ -231,8 +230,13 @@ class BlockFolder:
         return self._environment.wall_clock() / 1e9
 
 
-def _checked(file: BinaryIO, header: bytes, piece: Piece) -> tuple[Piece, bytes]:
-    """All data of the file. `CorruptError`."""
+def _checked(
+    block: BlockId, offset: int | None, file: BinaryIO, header: bytes, piece: Piece
+) -> tuple[Piece, bytes]:
+    """All data of the file. `CorruptError`, also if it is no part of the block at `offset` (None: not the
+    whole)."""
+    if piece.block != block or not (piece.is_whole if offset is None else piece.offset == offset):
+        raise CorruptError(f"not what is asked for of block {block.hex()}")
     data = file.read(piece.length)
     entry_format.require_checksum(header, data)
     return piece, data

@@ -104,6 +104,21 @@ def test_a_file_under_anothers_name_is_not_that_block(tmp_path: Path) -> None:
     assert folder.read(block(2)) is None
 
 
+def test_a_file_under_anothers_name_goes_and_makes_room_for_the_right_one(tmp_path: Path) -> None:
+    """Regression: it stayed, and what belongs there was never kept."""
+    folder, part = BlockFolder(tmp_path, LARGE, 0), BlockPart(b"part", 10)
+    folder.write_part(block(1), 0, 4, part)
+    folder.write_part(block(1), 2, 4, part)
+    first, second = files(tmp_path)
+    first.rename(first.with_name(block(1).hex()))
+    second.rename(second.with_name(f"{block(1).hex()}.4.4"))
+    assert folder.read(block(1)) is None
+    assert folder.read_part(block(1), 4, 4) is None
+    assert files(tmp_path) == []
+    folder.write(block(1), b"the whole.")
+    assert folder.read(block(1)) == b"the whole."
+
+
 def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     clock = Clock()
     folder = BlockFolder(tmp_path, PARTS * 10_000, 0, Environment(wall_clock=clock))
