@@ -64,7 +64,7 @@ from cache.drive import Circumstances, Drive
 from cache.journal import reserve as journal_reserve
 from cache.local import LocalState, stale
 from cache.opening import Client, DriveOptions, StaleCacheError, client_of, open_drive
-from tools import old_place, pairing
+from tools import old_place, pairing, second_mount
 from tools.drive_nodes import cluster_map, far_nodes, lease_seconds, node_folders, open_nodes, patient, voting
 from tools.host import mounts
 from tools.host.places import Folders
@@ -342,7 +342,7 @@ async def _local_state(
             return LocalState(folder, environment)
         except LeaseHeldError:
             for mount in mounts.drives():
-                if mount.source == drive.folder:
+                if mount.source == drive.folder and second_mount.shows_the_present(mount):
                     raise LeaseHeldError(f"{drive.folder}: already mounted at {mount.mountpoint}") from None
             if trio.current_time() > deadline:
                 raise

@@ -29,10 +29,10 @@ def place_of(folder: str) -> Mount | None:
     without one."""
     whole = (mount for mount in mounts.drives() if mount.source == folder and mount.root == _WHOLE)
     alive = (mount for mount in whole if not mounts.is_dead(mount.mountpoint))
-    return next((mount for mount in alive if _shows_the_present(mount)), None)
+    return next((mount for mount in alive if shows_the_present(mount)), None)
 
 
-def _shows_the_present(mount: Mount) -> bool:
+def shows_the_present(mount: Mount) -> bool:
     """Whether it is no mount with `asof`, which stands beside any other. One that has just ended, or does not
     answer, is no place to show: if it holds the drive still, its lock refuses another process."""
     try:

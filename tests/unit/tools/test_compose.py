@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from backend.commits.lease_votes import KEY
 from backend.errors import TransientError
 from backend.nodes.node import Node
 from cache.journal import SUFFIX, Trimming
-from cache.local import JOURNAL, NAMESPACE_FILE
+from cache.local import JOURNAL, NAMESPACE_FILE, locked
 from cache.namespace import ROOT_INODE
 from tests.drives import QUIET, make_file
 from tests.faulty_node import Fault, FaultyNode
 from tests.small_drive import flip, make_empty_drive
-from tools import compose
+from tools import compose, second_mount
 from tools.drive_nodes import open_nodes
+from tools.host import mounts
+from tools.host.mounts import Mount
 
 PATIENCE = 30.0
 
@@ -118,3 +121,25 @@ async def test_a_state_that_is_set_aside_for_a_journal_that_is_damaged_is_told_w
         assert "set aside" in line
         assert f"{segment} has no header" in line
         assert [entry.name for entry in drive.entries(ROOT_INODE, 0, 9)] == [b"published"]
+
+
+async def test_a_mount_that_ends_is_waited_for_beside_one_of_the_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the place of the past passed for one where the drive is mounted still."""
+    small = make_empty_drive(tmp_path)
+    past = Mount("/nowhere", mounts.FILE_SYSTEM_TYPE, str(small.unlocked().folder))
+    monkeypatch.setattr(mounts, "drives", lambda: [past])
+    monkeypatch.setattr(second_mount, "shows_the_present", lambda mount: mount is not past)
+    own = small.own()
+    own.state.mkdir(parents=True)
+    lock = locked(own.state)
+    told: list[str] = []
+
+    def waiting(line: str) -> None:
+        told.append(line)
+        os.close(lock)
+
+    async with compose.opened_drive(small.unlocked(), own, QUIET, waiting=waiting):
+        pass
+    assert "still ends" in told[0]
