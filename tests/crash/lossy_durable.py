@@ -23,6 +23,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from stat import S_ISDIR
+from typing import Final
 
 from backend.buffer import Buffer
 from backend.system.durable import Durable, NotBegunError
@@ -52,7 +54,8 @@ class LossyDurable(Durable):
         self._files: dict[int, _File] = {}
         self._folders: set[int] = set()
         self._undo: dict[str, list[Callable[[], None]]] = {}
-        self._lock = threading.RLock()
+        self.lock: Final = threading.RLock()
+        """held from a change to its note"""
         self._lies = lies
         self._at_stop: dict[str, int] | None = None
         self.syncs = 0
@@ -60,13 +63,13 @@ class LossyDurable(Durable):
     def stop(self) -> None:
         """The power goes now, though the process runs on (and closes its files): nothing from here on is
         kept, or seen by `cut`."""
-        with self._lock:
+        with self.lock:
             self._at_stop = {below: len(changes) for below, changes in self._undo.items()}
 
     # Files
 
     def open(self, path: str, flags: int, mode: int = 0o600, *, folder: int | None = None) -> int:
-        with self._lock:
+        with self.lock:
             existed = os.path.exists(path)
             descriptor = super().open(path, flags, mode, folder=folder)
             if not existed:
@@ -76,7 +79,7 @@ class LossyDurable(Durable):
             return descriptor
 
     def write(self, descriptor: int, parts: Sequence[Buffer], offset: int) -> int:
-        with self._lock:
+        with self.lock:
             self.note_write(descriptor, offset, b"".join(parts))
             return super().write(descriptor, parts, offset)
 
@@ -84,7 +87,7 @@ class LossyDurable(Durable):
         self.sync(descriptor)
 
     def sync(self, descriptor: int) -> None:
-        with self._lock:
+        with self.lock:
             self.syncs += 1
             if self._lies or self._at_stop is not None:
                 return
@@ -93,32 +96,32 @@ class LossyDurable(Durable):
             file.synced = _apply(file.synced, writes)
 
     def preallocate(self, descriptor: int, size: int) -> None:
-        with self._lock:
+        with self.lock:
             if os.fstat(descriptor).st_size < size:
                 self.note_write(descriptor, size - 1, b"\0")
             super().preallocate(descriptor, size)
 
     def truncate(self, descriptor: int, size: int) -> None:
-        with self._lock:
+        with self.lock:
             self.note_write(descriptor, size, None)
             super().truncate(descriptor, size)
 
     def note_write(self, file: int | str, offset: int, data: bytes | None) -> None:
         """Before the real write, of the file of that descriptor or path."""
-        with self._lock:
+        with self.lock:
             writes = self._file(file).writes
             if self._at_stop is None:
                 writes.append((offset, data))
 
     def note_created(self, path: str, number: int) -> None:
         """The file of inode `number` was made just now."""
-        with self._lock:
+        with self.lock:
             self._files[number] = _File(b"")
             self._names_of(path).append(lambda: Path(path).unlink(missing_ok=True))
 
     def note_empty(self, number: int) -> None:
         """The file of inode `number` is empty, and durable so; what is known of an earlier one is not its."""
-        with self._lock:
+        with self.lock:
             self._files[number] = _File(b"")
 
     def note_synced(self, path: str) -> None:
@@ -130,8 +133,13 @@ class LossyDurable(Durable):
             os.close(descriptor)
 
     def knows(self, path: Path) -> bool:
-        """Whether the file was written, or the folder made, by this disk."""
-        return path.stat().st_ino in (self._folders if path.is_dir() else self._files)
+        """Whether the file was written, or the folder made, by this disk; or is gone by now."""
+        with self.lock:
+            try:
+                found = path.lstat()
+            except FileNotFoundError:
+                return True
+            return found.st_ino in (self._folders if S_ISDIR(found.st_mode) else self._files)
 
     def _file(self, file: int | str) -> _File:
         number = os.stat(file).st_ino
@@ -143,13 +151,13 @@ class LossyDurable(Durable):
     # Names
 
     def make_folder(self, path: str, *, folder: int | None = None) -> None:
-        with self._lock:
+        with self.lock:
             super().make_folder(path, folder=folder)
             self._folders.add(os.stat(path).st_ino)
             self._names_of(path).append(lambda: shutil.rmtree(path, ignore_errors=True))
 
     def rename(self, old: str, new: str, *, folder: int | None = None) -> None:
-        with self._lock:
+        with self.lock:
             replaced = self._keep(new) if os.path.exists(new) else None
             super().rename(old, new, folder=folder)
 
@@ -161,12 +169,12 @@ class LossyDurable(Durable):
             self._names_of(old).append(back)
 
     def link(self, old: str, new: str, *, folder: int | None = None) -> None:
-        with self._lock:
+        with self.lock:
             super().link(old, new, folder=folder)
             self._names_of(new).append(lambda: os.unlink(new))
 
     def unlink(self, path: str, *, folder: int | None = None) -> None:
-        with self._lock:
+        with self.lock:
             kept = self._keep(path)
             super().unlink(path, folder=folder)
             self._names_of(path).append(lambda: os.rename(kept, path))
@@ -174,7 +182,7 @@ class LossyDurable(Durable):
     def sync_folder(self, path: str, *, folder: int | None = None) -> None:
         if folder is None and not os.path.isdir(path):
             raise NotBegunError(errno.ENOENT, os.strerror(errno.ENOENT), path)
-        with self._lock:
+        with self.lock:
             if not self._lies and self._at_stop is None:
                 self._undo.pop(os.path.abspath(path), None)
 
@@ -192,7 +200,7 @@ class LossyDurable(Durable):
     def cut(self, *folders: Path) -> None:
         """The power goes: leave under `folders` what a disk could hold. All files are closed, or nobody goes
         on: who would write waits for ever."""
-        self._lock.acquire()
+        self.lock.acquire()
         for below in sorted(self._undo, key=len, reverse=True):
             changes = self._undo[below]
             then = len(changes) if self._at_stop is None else self._at_stop.get(below, 0)

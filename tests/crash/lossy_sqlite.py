@@ -29,13 +29,14 @@ class _LossyFile(apsw.VFSFile):
     def __init__(self, disk: LossyDurable, name: apsw.URIFilename | str, flags: list[int]) -> None:
         self._disk = disk
         self._path = name if isinstance(name, str) else name.filename()
-        existed = os.path.exists(self._path)
-        super().__init__(_UNDERLYING, name, flags)
-        self._is_new = not existed
-        if not existed:
-            disk.note_created(self._path, os.stat(self._path).st_ino)
-        elif not os.path.getsize(self._path):
-            disk.note_empty(os.stat(self._path).st_ino)
+        with disk.lock:
+            existed = os.path.exists(self._path)
+            super().__init__(_UNDERLYING, name, flags)
+            self._is_new = not existed
+            if not existed:
+                disk.note_created(self._path, os.stat(self._path).st_ino)
+            elif not os.path.getsize(self._path):
+                disk.note_empty(os.stat(self._path).st_ino)
 
     def xWrite(self, data: bytes, offset: int) -> None:
         self._disk.note_write(self._path, offset, bytes(data))
