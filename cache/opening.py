@@ -17,7 +17,6 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import trio
@@ -31,7 +30,7 @@ from backend.errors import (
     UnavailableError,
 )
 from backend.keys import DriveKeys
-from backend.system import THIS_MACHINE, Environment
+from backend.system import THIS_MACHINE, Environment, at_rest
 from backend.upstream import Commit, Head, Upstream
 from cache import defaults
 from cache.blocks import BlockCache, BlockCodec, Chunker, Content, Sealer
@@ -170,8 +169,7 @@ class _Recovery:
                 raise CorruptError(f"the snapshot says it is of commit {root.head.number} and is of another")
         except (CorruptError, FormatError, NotFoundError, UnavailableError) as error:
             log.warning("%s; replaying the whole log instead", error)
-            with suppress(FileNotFoundError):
-                self._local.environment.disk.unlink(str(path))
+            at_rest.remove_database(str(path), self._local.environment.disk)
             return
         self._local.namespace.replace_from(str(path), 0)
 

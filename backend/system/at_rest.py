@@ -26,7 +26,7 @@ from backend.system.durable import Durable
 
 _SEAL: Final = ".seal"
 _LOGS: Final = ("-wal", "-journal")
-SUFFIXES: Final = (_SEAL, "-shm", "-wal", "")
+SUFFIXES: Final = (_SEAL, "-journal", "-shm", "-wal", "")
 """Of all files that belong to a database, in an order in which they may be removed or moved."""
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ import trio
 
 from backend.errors import CorruptError, FormatError
 from backend.failpoints import declare
-from backend.system import THIS_MACHINE, Environment, keyed_hash, open_sealed, seal
+from backend.system import THIS_MACHINE, Environment, at_rest, keyed_hash, open_sealed, seal
 from backend.upstream import BlockId, BlockStore, Head, Roots, SealedBlock
 from cache.blocks import BlockCache, BlockCodec, Chunker
 
@@ -120,7 +120,9 @@ class SnapshotStore:
         return max(roots, key=lambda root: root.head.number, default=None)
 
     async def get(self, root: SnapshotRoot, path: Path, blocks: BlockCache) -> None:
-        """Write the snapshot's database to `path`. `CorruptError` if it is not what was put."""
+        """Write the snapshot's database to `path`. `CorruptError` if it is not what was put. A log of SQLite
+        that an interrupted attempt left beside `path` goes: it would pass for one of this database."""
+        at_rest.remove_database(str(path), self._environment.disk)
         descriptor = self._environment.disk.open(str(path), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         try:
             position = 0

@@ -179,6 +179,38 @@ async def test_a_snapshot_of_another_commit_than_its_root_says_is_never_believed
         assert not [*folder.glob("snapshot*")]
 
 
+@pytest.mark.parametrize("mode", ["WAL", "DELETE"])
+async def test_an_interrupted_restoring_leaves_nothing_that_the_next_one_takes_for_its_own(
+    folder: Path, upstream: MemoryUpstream, mode: str
+) -> None:
+    """Regression: a power cut left a log of SQLite beside the snapshot, and no mount began any more."""
+    async with opened(folder, upstream) as drive:
+        await make_file(drive, b"one", b"1")
+        await drive.sync()
+        await drive.snapshots.make()
+        before = await tree(drive)
+        left = Path(drive.ledger.namespace.path).with_name("left.db")
+        drive.ledger.save()
+        export(drive.ledger.namespace.path, str(left), 1)
+    with closing(sqlite3.connect(left, isolation_level=None)) as database:
+        database.execute(f"PRAGMA journal_mode = {mode}")
+        database.execute("PRAGMA cache_size = 1")
+        database.execute("BEGIN")
+        database.execute("UPDATE dentry SET name = x'6f6f'")
+        database.execute("CREATE TABLE much AS SELECT randomblob(1 << 20)")
+        if mode == "WAL":
+            database.execute("COMMIT")
+        files = {path.name.removeprefix("left.db"): path.read_bytes() for path in folder.glob("left.db*")}
+    shutil.rmtree(folder)
+    folder.mkdir()
+    assert len(files) > 1
+    for suffix, data in files.items():
+        (folder / f"snapshot.db{suffix}").write_bytes(data)
+    async with opened(folder, upstream) as drive:
+        assert await tree(drive) == before
+    assert not [*folder.glob("snapshot*")]
+
+
 @pytest.mark.parametrize("forget", [lambda folder: None, lose_database])
 async def test_a_stale_cache_is_refused_and_nothing_of_it_is_lost(
     folder: Path, tmp_path: Path, upstream: MemoryUpstream, forget: Callable[[Path], None]
