@@ -281,6 +281,8 @@ async def _open_once(
             circumstances = Circumstances(built.health, tuple(notices), set_aside, built.disk_cache)
             opened = await open_drive(local, upstream, drive.file.id, drive.keys, options, circumstances)
             if not options.read_only:
+                # A power cut may not take the files of a journal that the notes say is there.
+                await opened.ledger.journal.sync()
                 await trio.to_thread.run_sync(pairing.note_opening, folders, environment)
                 opened.ledger.custody.on_loss.append(partial(pairing.note_closing, folders, environment))
             return opened
