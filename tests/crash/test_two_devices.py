@@ -95,7 +95,7 @@ class Device:
         for name, data in found.items():
             assert data in (b"", self.accepted[name])
         lost = len(self.accepted) - sum(found.get(name) == data for name, data in self.accepted.items())
-        self.accepted, self.durable = found, found
+        self.accepted, self.durable = dict(found), found
         return lost
 
 
