@@ -28,13 +28,16 @@ DEFAULT_TARGET: Final = 8 * 1024 * 1024
 
 
 class PendingPack:
-    """Blocks that will be one pack. `failures` counts tries that failed, `error` is the last one's."""
+    """Blocks that will be one pack. It is tried to store it, one try after the other: `begun` counts them,
+    `error` is that of the last one that failed."""
 
     def __init__(self, pack_id: bytes) -> None:
         self.id: Final = pack_id
         self.size = 0
-        self.failures = 0
+        self.begun = 0
         self.error: DriveError | None = None
+        self._failed = 0
+        """the number of the last try that failed"""
         self.closed: Final = trio.Event()
         self.retry = trio.Event()
         self.is_stored = False
@@ -79,8 +82,8 @@ class PendingPack:
         self._blocks = {}
 
     def note_failure(self, error: DriveError) -> None:
-        """A try to store it failed."""
-        self.failures += 1
+        """The try that is under way failed."""
+        self._failed = self.begun
         self.error = error
         self._wake()
 
@@ -89,10 +92,11 @@ class PendingPack:
         self.is_stored = True
         self._wake()
 
-    async def wait_stored(self, failures_before: int) -> None:
-        """Return when it is stored; raises the error of a try that failed after `failures_before`."""
+    async def wait_stored(self, begun_before: int) -> None:
+        """Return when it is stored; raises the error of a try that was begun after the first `begun_before`:
+        one that was under way may have met what is mended by now."""
         while not self.is_stored:
-            if self.failures > failures_before and self.error is not None:
+            if self._failed > begun_before and self.error is not None:
                 raise self.error.with_traceback(None)
             await self._changed.wait()
 

@@ -150,11 +150,11 @@ class PackedBlockStore:
     async def flush(self) -> None:
         await self._writer.ensure()
         self._buffer.close_open()
-        waits = [(pack, pack.failures) for pack in self._buffer.packs()]
+        waits = [(pack, pack.begun) for pack in self._buffer.packs()]
         for pack, _ in waits:
             pack.retry.set()
-        for pack, failures in waits:
-            await pack.wait_stored(failures)
+        for pack, begun in waits:
+            await pack.wait_stored(begun)
         await trio.lowlevel.checkpoint()
 
     async def redundancy(self, patience: float) -> Shortfall:
@@ -339,6 +339,7 @@ class PackedBlockStore:
         """Store one pack, however long it takes, and give the slot back."""
         wait = FIRST_WAIT
         while True:
+            pack.begun += 1
             try:
                 write = await self._store_once(nursery, pack)
                 break

@@ -756,6 +756,27 @@ async def test_below_the_quorum_flush_raises_and_can_be_called_again(
 
 
 @pytest.mark.logs_warnings
+async def test_flush_asks_for_a_try_of_its_own(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Regression: it told the failure of the try that was under way, of nodes that were mended by then."""
+    monkeypatch.setattr("backend.blocks.block_store.FIRST_WAIT", 1e9)
+    gate, sealed = trio.Event(), blocks(3)
+    faults = [Fault(("put",), until=gate, error=AWAY) for _ in range(2)]
+    for name, fault in zip(("node2", "node3"), faults, strict=True):
+        rig.nodes[name].faults = [fault]
+    await rig.store.put_blocks(sealed)
+    with trio.fail_after(20):
+        while not all(fault.hits for fault in faults):
+            await trio.sleep(0.001)
+        for name in ("node2", "node3"):
+            rig.nodes[name].faults = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.store.flush)
+            await trio.testing.wait_all_tasks_blocked()
+            gate.set()
+    await rig.check(sealed)
+
+
+@pytest.mark.logs_warnings
 async def test_storing_is_tried_again_without_being_asked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("backend.blocks.block_store.FIRST_WAIT", 0.001)
     for name in ("node2", "node3"):
