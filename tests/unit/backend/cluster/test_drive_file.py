@@ -35,10 +35,11 @@ DRIVE = DriveFile(
 TEXT = drive_file.encode(DRIVE).decode()
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30)
+paths = texts.filter(lambda text: "://" not in text)
 entries = st.builds(
     NodeEntry,
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True),
-    texts,
+    paths,
     st.just("z"),
     st.floats(0, 1e15),
 )
