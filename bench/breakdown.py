@@ -44,7 +44,7 @@ from cache.publish.cut_rule import Intervals
 from cache.tree.inodes import Inodes
 from mountfs import attribute_handlers, handler_base
 from mountfs.request_handlers import RequestHandlers
-from tools import compose
+from tools import compose, drive_opening
 from tools.host.places import Folders
 from tools.mkfs import mkfs
 
@@ -182,7 +182,7 @@ async def run(folder: Path) -> None:
     file = compose.load_drive(str(folder / "drive"))
     unlocked = compose.unlock(str(folder / "drive"), file, [Secret.key_file(key.read_bytes())])
     async with (
-        compose.opened_drive(unlocked, Folders(folder / "cache", folder / "state"), OPTIONS) as drive,
+        drive_opening.opened_drive(unlocked, Folders(folder / "cache", folder / "state"), OPTIONS) as drive,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(drive.run)

@@ -19,7 +19,7 @@ from cache.opening import DriveOptions
 from tests.contents import Kind
 from tests.contents import content as made_of
 from tests.drives import QUIET, make_file, tree
-from tools import compose
+from tools import compose, drive_opening
 from tools.drivefs import drivefs
 from tools.fsck import fsck
 from tools.host.places import Folders
@@ -113,7 +113,7 @@ class SmallDrive:
 
 async def _read(drive: compose.UnlockedDrive, own: Folders) -> dict[bytes, tuple[object, ...]]:
     options = DriveOptions(read_only=True)
-    async with compose.opened_drive(drive, own, options) as opened, trio.open_nursery() as nursery:
+    async with drive_opening.opened_drive(drive, own, options) as opened, trio.open_nursery() as nursery:
         await nursery.start(opened.run)
         found = await tree(opened)
         nursery.cancel_scope.cancel()
@@ -121,7 +121,7 @@ async def _read(drive: compose.UnlockedDrive, own: Folders) -> dict[bytes, tuple
 
 
 async def _fill(drive: compose.UnlockedDrive, own: Folders) -> dict[bytes, tuple[object, ...]]:
-    async with compose.opened_drive(drive, own, QUIET) as opened, trio.open_nursery() as nursery:
+    async with drive_opening.opened_drive(drive, own, QUIET) as opened, trio.open_nursery() as nursery:
         await nursery.start(opened.run)
         for number in range(3):
             await _change(opened, number)

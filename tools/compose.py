@@ -1,20 +1,12 @@
-"""The one place that builds concrete objects: from a drive's folder and a secret to a `Drive`.
-
-Invariants:
-1. The order of opening is: state folder (locked), lease, commit log, block index, background work,
-   recovery. Each step that fails lets go of what the steps before it took.
-2. The block index agrees with the nodes before recovery reads a block (I4): an index that is new,
-   damaged or behind is completed from the packs.
-3. State that the drive has gone past is kept aside, never merged and never deleted.
+"""The one place that builds concrete objects: from a drive's folder and a secret to its stores, its lease and
+its upstream. `tools.drive_opening` opens them.
 """
 
 from __future__ import annotations
 
 import logging
-import math
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -28,8 +20,6 @@ from backend.cluster import DriveFile, cluster_change, drive_file
 from backend.coding import Profile, code_for, copies_of
 from backend.commits import (
     DEFAULT_SECONDS,
-    REMEMBERED,
-    SILENT_SECONDS,
     Lease,
     LeaseVotes,
     Ranking,
@@ -40,11 +30,8 @@ from backend.commits import (
 )
 from backend.errors import (
     CorruptError,
-    DriveError,
     FormatError,
-    LeaseHeldError,
     WrongKeyError,
-    sole,
 )
 from backend.keys import DriveKeys, Secret, key_slots
 from backend.local import LocalUpstream, SessionWriter
@@ -52,31 +39,22 @@ from backend.nodes import (
     LeasedNode,
     Node,
     NodeHealth,
-    PatientNode,
 )
 from backend.packs import PackCodec, PackStore
 from backend.system import THIS_MACHINE, Environment, at_rest
-from backend.upstream import Head, Upstream
+from backend.upstream import Upstream
 from cache import defaults
-from cache.blocks import BlockCache
 from cache.disk import BlockFolder, CachedBlocks
-from cache.drive import Circumstances, Drive
 from cache.journal import reserve as journal_reserve
-from cache.local import LocalState, stale
-from cache.opening import Client, DriveOptions, StaleCacheError, client_of, open_drive
-from tools import old_place, pairing, second_mount
-from tools.drive_nodes import cluster_map, far_nodes, lease_seconds, node_folders, open_nodes, patient, voting
-from tools.host import mounts
-from tools.host.places import Folders
+from cache.opening import Client, client_of
+from tools.drive_nodes import cluster_map, far_nodes, lease_seconds, node_folders, patient, voting
 
 INDEX_FILE: Final = "blocks.db"
 DISK_CACHE: Final = "sealed"
 MOST_RESERVED: Final = 2 << 30
 """Bytes that the disk cache leaves free, or a twentieth of a smaller disk. It leaves at least twice what the
 journal does: half of that is the journal's own."""
-ENDING_SECONDS: Final = 15.0
 OBJECT_PATIENCE: Final = 15.0
-RESTORING_CACHE: Final = 64 << 20
 LEASE_PATIENCE: Final = DEFAULT_SECONDS / 6
 PACK_PATIENCE: Final = 120.0
 """A mount reads and writes packs around a node that hangs, but waits for its own writes when it ends."""
@@ -181,179 +159,6 @@ def open_index(path: Path, file: DriveFile, environment: Environment = THIS_MACH
         return SqliteBlockIndex(str(path), file.id, parity, environment)
 
 
-@asynccontextmanager
-async def opened_drive(
-    drive: UnlockedDrive,
-    folders: Folders,
-    options: DriveOptions,
-    *,
-    scrub_interval: float = 0.0,
-    waiting: Waiting = log.info,
-    environment: Environment = THIS_MACHINE,
-) -> AsyncIterator[Drive]:
-    """The drive, recovered and ready for `Drive.run`; closed when the block ends. Raises what opening
-    raises, a single error never wrapped in a group. `scrub_interval`: seconds, 0: only when asked to.
-    `waiting` is told what opening waits for, when it has for two seconds, and what one that fails has moved
-    aside. `environment`: of the device that opens it."""
-    try:
-        async with trio.open_nursery() as nursery:
-            opened = await _open(nursery, drive, folders, options, scrub_interval, waiting, environment)
-            try:
-                yield opened
-            finally:
-                with trio.CancelScope(shield=True):
-                    await opened.close()
-                    if not (options.read_only or opened.ledger.unpublished):
-                        await trio.to_thread.run_sync(pairing.note_closing, folders, environment)
-    except BaseExceptionGroup as group:
-        raise sole(group) from None
-
-
-async def _open(
-    nursery: trio.Nursery,
-    drive: UnlockedDrive,
-    folders: Folders,
-    options: DriveOptions,
-    scrub_interval: float,
-    waiting: Waiting,
-    environment: Environment,
-) -> Drive:
-    notices = await trio.to_thread.run_sync(old_place.bring_over, folders, environment.disk)
-    open_once = partial(_open_once, nursery, drive, folders, options, scrub_interval, waiting, environment)
-    try:
-        opened = await open_once(notices, None)
-    except _SetAsideError as error:
-        notices.append(
-            f"{error}; drivefs stale list {drive.folder} shows it, drivefs stale restore brings it back"
-        )
-        opened = await open_once(notices, error.known)
-    for notice in opened.notices:
-        log.warning("%s", notice)
-    return opened
-
-
-class _SetAsideError(Exception):
-    """The state was stale, and is set aside. `known`: the newest commit that it had seen; `problems`: what of
-    its journal cannot be used."""
-
-    def __init__(self, kept: Path, known: Head | None, problems: Sequence[str]) -> None:
-        super().__init__(
-            "changes that were not stored when the drive was last used here are set aside, as the drive has "
-            f"gone on without them: {'; '.join([str(kept), *problems])}"
-        )
-        self.known = known
-
-
-async def _open_once(
-    nursery: trio.Nursery,
-    drive: UnlockedDrive,
-    folders: Folders,
-    options: DriveOptions,
-    scrub_interval: float,
-    waiting: Waiting,
-    environment: Environment,
-    notices: Sequence[str],
-    known: Head | None,
-) -> Drive:
-    await trio.to_thread.run_sync(environment.disk.make_folders, str(folders.cache))
-    local = await _local_state(drive, folders.state, waiting, environment)
-    known = local.known_head or known
-    nodes = open_nodes(drive.folder, drive.file, environment)
-    try:
-        if not options.read_only:
-            await trio.to_thread.run_sync(pairing.require_journal, folders, environment)
-        await trio.to_thread.run_sync(pairing.forget_foreign_index, folders, INDEX_FILE, environment)
-        if not options.read_only:
-            for node in nodes.values():
-                nursery.start_soon(_remove_debris, node)
-        voters = NodeHealth(REMEMBERED)
-        lease = None if options.read_only else lease_on(nodes, drive, waiting, environment, voters)
-        disk = await trio.to_thread.run_sync(
-            _disk_cache, drive, folders.cache, options.cache_disk, environment
-        )
-        built = _build_upstream(drive, nodes, folders.cache, scrub_interval, lease, voters, environment, disk)
-        upstream = built.upstream
-        try:
-            await upstream.open(known=known)
-            await upstream.prepare(built.store.reconcile)
-            await nursery.start(upstream.run)
-            set_aside = len(await trio.to_thread.run_sync(stale.found, folders.state))
-            circumstances = Circumstances(built.health, tuple(notices), set_aside, built.disk_cache)
-            opened = await open_drive(local, upstream, drive.file.id, drive.keys, options, circumstances)
-            if not options.read_only:
-                # A power cut may not take the files of a journal that the notes say is there.
-                await opened.ledger.journal.sync()
-                await trio.to_thread.run_sync(pairing.note_opening, folders, environment)
-                opened.ledger.custody.on_loss.append(partial(pairing.note_closing, folders, environment))
-            return opened
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await upstream.close()
-            raise
-    except StaleCacheError:
-        # A journal that is set aside is not missed, also if this ends in the middle.
-        await trio.to_thread.run_sync(pairing.note_closing, folders, environment)
-        problems = local.ledger.journal.problems
-        kept = await trio.to_thread.run_sync(local.set_aside)
-        _let_go(local, waiting)
-        raise _SetAsideError(kept, known, problems) from None
-    except BaseException:
-        _let_go(local, waiting)
-        raise
-
-
-def _let_go(local: LocalState, tell: Waiting) -> None:
-    """Of a state that could not be opened: what was moved aside of it is found by no later opening."""
-    for notice in local.notices:
-        tell(notice)
-    local.close()
-
-
-@asynccontextmanager
-async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterator[BlockCache]:
-    """The blocks on the nodes, for reading only and beside any mount, with an index that is made anew in
-    `index_folder`. `UnavailableError`."""
-    nodes = open_nodes(drive.folder, drive.file)
-    voters = NodeHealth(REMEMBERED)
-    built = _build_upstream(drive, nodes, index_folder, 0.0, None, voters, THIS_MACHINE, None)
-    try:
-        await built.store.reconcile()
-        yield client(drive, built.upstream, RESTORING_CACHE).blocks
-    finally:
-        with trio.CancelScope(shield=True):
-            await built.upstream.close()
-
-
-async def _remove_debris(node: Node) -> None:
-    """Let the node remove what interrupted writes left long ago. Nobody waits for that."""
-    try:
-        await PatientNode(node, OBJECT_PATIENCE).tidy()
-    except DriveError as error:
-        log.info("%s was not tidied: %s", node.name, error)
-
-
-async def _local_state(
-    drive: UnlockedDrive, folder: Path, waiting: Waiting, environment: Environment
-) -> LocalState:
-    """The state folder, locked. A process whose mount was just taken away by umount(8) still closes its
-    databases: it is waited for. `LeaseHeldError` if the drive is mounted, or the wait is over."""
-    deadline = trio.current_time() + ENDING_SECONDS
-    silent_until = trio.current_time() + SILENT_SECONDS
-    while True:
-        try:
-            return LocalState(folder, environment)
-        except LeaseHeldError:
-            for mount in mounts.drives():
-                if mount.source == drive.folder and second_mount.shows_the_present(mount):
-                    raise LeaseHeldError(f"{drive.folder}: already mounted at {mount.mountpoint}") from None
-            if trio.current_time() > deadline:
-                raise
-        if trio.current_time() > silent_until:
-            silent_until = math.inf
-            waiting(f"the last mount of the drive still ends; waiting {ENDING_SECONDS:.0f} s at most")
-        await trio.sleep(0.05)
-
-
 def lease_on(
     nodes: Mapping[str, Node],
     drive: UnlockedDrive,
@@ -378,7 +183,7 @@ def lease_on(
 
 
 @dataclass(frozen=True, slots=True)
-class _Built:
+class Built:
     """An upstream that is not open, and the parts of it that are used beside it."""
 
     store: PackedBlockStore
@@ -387,7 +192,7 @@ class _Built:
     disk_cache: CachedBlocks | None
 
 
-def _disk_cache(
+def disk_cache(
     drive: UnlockedDrive, cache_folder: Path, asked: int | None, environment: Environment
 ) -> BlockFolder | None:
     """The folder of the drive's sealed blocks, of `asked` bytes: 0: none; None: there is one if a node is no
@@ -400,7 +205,7 @@ def _disk_cache(
     return BlockFolder(cache_folder / DISK_CACHE, limit, reserve, environment)
 
 
-def _build_upstream(
+def build_upstream(
     drive: UnlockedDrive,
     bare: Mapping[str, Node],
     cache_folder: Path,
@@ -409,7 +214,7 @@ def _build_upstream(
     voters: NodeHealth,
     environment: Environment,
     disk: BlockFolder | None,
-) -> _Built:
+) -> Built:
     """`voters`: which of them were slow, as the lease finds."""
     file = drive.file
     nodes = patient(bare, PACK_PATIENCE, environment)
@@ -429,7 +234,7 @@ def _build_upstream(
         claims = partial(votes.claim, LEASE_PATIENCE)
         commits = ReplicatedCommitLog(objects, claims=claims, environment=environment)
         upstream = LocalUpstream(blocks, commits, objects, writer, blocks=cached, beside=beside)
-        return _Built(blocks, upstream, health, cached)
+        return Built(blocks, upstream, health, cached)
     scrub = Scrub(
         nodes,
         pack_codec(drive),
@@ -445,7 +250,7 @@ def _build_upstream(
     upstream = LocalUpstream(
         blocks, commits, objects, writer, blocks=cached, beside=beside, require_map=require_map
     )
-    return _Built(blocks, upstream, StoreHealth(blocks, index, looking, scrub), cached)
+    return Built(blocks, upstream, StoreHealth(blocks, index, looking, scrub), cached)
 
 
 def _leased(nodes: Mapping[str, Node], lease: Lease) -> dict[str, Node]:

@@ -35,7 +35,7 @@ from backend.system import THIS_MACHINE, ask, plain_hash
 from cache.local import LOCK_FILE, NAMESPACE_FILE, set_namespace_aside
 from cache.opening import DriveOptions
 from cache.retention import LostRange
-from tools import compose, drive_nodes, errors, old_drive
+from tools import compose, drive_nodes, drive_opening, errors, old_drive
 from tools.check.check_drive import DriveCheck
 from tools.check.check_report import counts
 from tools.compose import UnlockedDrive
@@ -233,7 +233,7 @@ def _is_ours(run: _FsckRun, place: NodePlace) -> bool:
 
 async def _prove_that_it_opens(drive: UnlockedDrive, own: Folders) -> None:
     """Make this machine's namespace anew, from the log and the journal."""
-    async with compose.opened_drive(drive, own, DriveOptions()) as opened:
+    async with drive_opening.opened_drive(drive, own, DriveOptions()) as opened:
         for notice in opened.notices:
             say(notice)
         await trio.lowlevel.checkpoint()

@@ -32,7 +32,7 @@ from mountfs import process_tuning
 from mountfs.heap import share_one_heap
 from mountfs.session import Session
 from mountfs.session_options import SessionOptions
-from tools import compose, drive_nodes, errors, mount_options, remount, second_mount
+from tools import compose, drive_nodes, drive_opening, errors, mount_options, remount, second_mount
 from tools.compose import UnlockedDrive
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.host import daemon, mounts, namespaces, places
@@ -224,7 +224,7 @@ def _serve(
         ),
         read_only=options.read_only,
     )
-    opened = compose.opened_drive(
+    opened = drive_opening.opened_drive(
         drive, own, what, scrub_interval=options.scrub_interval, waiting=_tell, environment=environment
     )
     process_tuning.prepare_process()

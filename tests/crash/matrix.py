@@ -36,7 +36,7 @@ from tests.crash.lossy_sqlite import all_lossy, cut_all
 from tests.crash.steps import CHANGES, STATES, state_of
 from tests.drives import QUIET, make_file
 from tests.small_drive import SmallDrive
-from tools import compose
+from tools import drive_opening
 
 FAULTS: Final = ("kill", "eio", "enospc", "power")
 LIE: Final = "power cut on a disk that lies"
@@ -52,7 +52,7 @@ Refused = (OSError, FileSystemError, DriveError)
 @asynccontextmanager
 async def opened(drive: SmallDrive, environment: Environment = THIS_MACHINE) -> AsyncIterator[Drive]:
     """As a mount has it."""
-    opening = compose.opened_drive(drive.unlocked(), drive.own(), OPTIONS, environment=environment)
+    opening = drive_opening.opened_drive(drive.unlocked(), drive.own(), OPTIONS, environment=environment)
     async with opening as found, trio.open_nursery() as nursery:
         await nursery.start(found.run)
         yield found

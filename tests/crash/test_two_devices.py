@@ -28,7 +28,7 @@ from tests.crash.lossy_durable import LossyDurable
 from tests.crash.lossy_sqlite import all_lossy, cut_all
 from tests.drives import QUIET, content_of, make_file
 from tests.small_drive import SmallDrive, make_empty_drive
-from tools import compose
+from tools import compose, drive_opening
 
 pytestmark = pytest.mark.logs_warnings
 OPTIONS: Final = replace(QUIET, journal_size=1 << 20)
@@ -62,7 +62,7 @@ class Device:
 
     @asynccontextmanager
     async def mounted(self, environment: Environment = THIS_MACHINE) -> AsyncIterator[Drive]:
-        opening = compose.opened_drive(
+        opening = drive_opening.opened_drive(
             self.made.unlocked(), self.made.own(), OPTIONS, environment=environment
         )
         async with opening as drive, trio.open_nursery() as nursery:

@@ -23,7 +23,7 @@ from tests.contents import content
 from tests.drives import QUIET, make_file, tree
 from tests.hostile import MARK, Attack, Hostile, attacks
 from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_small_drive
-from tools import compose
+from tools import compose, drive_opening
 
 pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(3600)]
 
@@ -53,7 +53,7 @@ def _write(made: SmallDrive, name: bytes, seed: int) -> None:
     """One more file; the drive's content is what is there then."""
 
     async def write() -> None:
-        opening = compose.opened_drive(made.unlocked(), made.own(), QUIET)
+        opening = drive_opening.opened_drive(made.unlocked(), made.own(), QUIET)
         with trio.fail_after(PATIENCE):
             async with opening as opened, trio.open_nursery() as nursery:
                 await nursery.start(opened.run)

@@ -21,7 +21,7 @@ from backend.errors import DriveError
 from cache.blocks import BlockCache
 from cache.errors import FileSystemError
 from cache.local import SetAside, StaleState, Unstored, found, restore
-from tools import compose, fsck
+from tools import compose, drive_opening, fsck
 from tools.control_client import ControlClient
 from tools.errors import ToolError, describe
 from tools.host import mounts, places
@@ -157,5 +157,5 @@ async def _write_all(
 async def _blocks_of(drive: compose.UnlockedDrive) -> AsyncIterator[BlockCache]:
     """The drive's blocks, whoever has it mounted."""
     with tempfile.TemporaryDirectory(prefix="drivefs-") as index:
-        async with compose.opened_blocks(drive, Path(index)) as blocks:
+        async with drive_opening.opened_blocks(drive, Path(index)) as blocks:
             yield blocks

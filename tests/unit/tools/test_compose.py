@@ -22,7 +22,7 @@ from cache.namespace import ROOT_INODE
 from tests.drives import QUIET, make_file
 from tests.faulty_node import Fault, FaultyNode
 from tests.small_drive import flip, make_empty_drive
-from tools import compose, second_mount
+from tools import compose, drive_opening, second_mount
 from tools.drive_nodes import open_nodes
 from tools.host import mounts
 from tools.host.mounts import Mount
@@ -49,7 +49,7 @@ async def test_the_lease_is_renewed_while_the_index_is_completed(
 
     monkeypatch.setattr(PackedBlockStore, "reconcile", slow)
     monkeypatch.setattr(compose, "lease_seconds", lambda *_: 2.0)
-    async with compose.opened_drive(small.unlocked(), small.own(), QUIET):
+    async with drive_opening.opened_drive(small.unlocked(), small.own(), QUIET):
         assert renewals() >= 2
 
 
@@ -60,7 +60,7 @@ async def test_an_opening_that_fails_says_what_it_has_moved_aside(
     """No later one finds it: neither a namespace that was damaged, nor a journal that was."""
     small = make_empty_drive(tmp_path)
     own, told = small.own(), list[str]()
-    async with compose.opened_drive(small.unlocked(), own, QUIET) as drive:
+    async with drive_opening.opened_drive(small.unlocked(), own, QUIET) as drive:
         await make_file(drive, b"unpublished", b"content")
         drive.ledger.begin_open_commit()
         await make_file(drive, b"lost", b"content")
@@ -75,10 +75,10 @@ async def test_an_opening_that_fails_says_what_it_has_moved_aside(
     with monkeypatch.context() as patched:
         patched.setattr(Trimming, "trim", fail)
         with pytest.raises(TransientError):
-            async with compose.opened_drive(small.unlocked(), own, QUIET, waiting=told.append):
+            async with drive_opening.opened_drive(small.unlocked(), own, QUIET, waiting=told.append):
                 raise AssertionError("not reached")
     assert [str(path) in line for path, line in zip((namespace, segment), told, strict=True)] == [True, True]
-    async with compose.opened_drive(small.unlocked(), own, QUIET) as drive:
+    async with drive_opening.opened_drive(small.unlocked(), own, QUIET) as drive:
         assert drive.notices == ()
 
 
@@ -94,12 +94,14 @@ async def test_the_log_does_not_wait_for_whom_the_lease_has_waited_for(
         hanging.faults = [Fault(pattern="^(lease|commits/.*|roots/.*)$", until=answers)]
         return {**nodes}
 
-    monkeypatch.setattr(compose, "open_nodes", one_hangs)
+    monkeypatch.setattr(drive_opening, "open_nodes", one_hangs)
     monkeypatch.setattr(compose, "LEASE_PATIENCE", 0.5)
     monkeypatch.setattr(compose, "OBJECT_PATIENCE", 1000.0)
     monkeypatch.setattr(compose, "lease_seconds", lambda *_: 3.0)
     with trio.fail_after(PATIENCE):
-        async with compose.opened_drive(small.unlocked(), small.own(), replace(QUIET, read_only=read_only)):
+        async with drive_opening.opened_drive(
+            small.unlocked(), small.own(), replace(QUIET, read_only=read_only)
+        ):
             answers.set()
 
 
@@ -110,13 +112,13 @@ async def test_a_state_that_is_set_aside_for_a_journal_that_is_damaged_is_told_w
     """The log stands on what the journal lost: whoever looks into it will not find all."""
     small = make_empty_drive(tmp_path)
     own = small.own()
-    async with compose.opened_drive(small.unlocked(), own, QUIET) as drive:
+    async with drive_opening.opened_drive(small.unlocked(), own, QUIET) as drive:
         await make_file(drive, b"published", b"content")
         await drive.publisher.publish(everything=True)
         await make_file(drive, b"unpublished", b"content")
     (segment,) = (own.state / JOURNAL).glob("*" + SUFFIX)
     flip(segment, 0, 1)
-    async with compose.opened_drive(small.unlocked(), own, QUIET) as drive:
+    async with drive_opening.opened_drive(small.unlocked(), own, QUIET) as drive:
         (line,) = drive.notices
         assert "set aside" in line
         assert f"{segment} has no header" in line
@@ -140,6 +142,6 @@ async def test_a_mount_that_ends_is_waited_for_beside_one_of_the_past(
         told.append(line)
         os.close(lock)
 
-    async with compose.opened_drive(small.unlocked(), own, QUIET, waiting=waiting):
+    async with drive_opening.opened_drive(small.unlocked(), own, QUIET, waiting=waiting):
         pass
     assert "still ends" in told[0]

@@ -28,7 +28,7 @@ from cache.namespace.operations import ROOT_INODE, SetAttributes
 from cache.namespace.schema import open_database
 from tests.drives import QUIET, make_file
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_empty_drive, make_small_drive
-from tools import compose, drive_nodes
+from tools import compose, drive_nodes, drive_opening
 from tools.check.check_commits import CommitCheck
 from tools.errors import call
 from tools.fsck import FSCK_CODES, fsck
@@ -118,7 +118,7 @@ def test_what_cannot_be_checked_is_an_operational_error(made: SmallDrive, tmp_pa
 @pytest.mark.parametrize("mode", ["-n", "-y"])
 def test_a_drive_that_is_in_use_is_refused(made: SmallDrive, mode: str) -> None:
     async def hold() -> None:
-        async with compose.opened_drive(made.unlocked(), made.own(), QUIET):
+        async with drive_opening.opened_drive(made.unlocked(), made.own(), QUIET):
             with pytest.raises(LeaseHeldError):
                 await trio.to_thread.run_sync(made.fsck, mode)
 
@@ -203,13 +203,13 @@ def test_unpublished_changes_survive_a_namespace_that_is_made_anew(made: SmallDr
     unlocked, own = made.unlocked(), made.own()
 
     async def change() -> None:
-        async with compose.opened_drive(unlocked, own, QUIET) as opened, trio.open_nursery() as nursery:
+        async with drive_opening.opened_drive(unlocked, own, QUIET) as opened, trio.open_nursery() as nursery:
             await nursery.start(opened.run)
             await make_file(opened, b"unpublished", b"only here")
             nursery.cancel_scope.cancel()
 
     async def look() -> bytes:
-        async with compose.opened_drive(unlocked, own, QUIET) as opened:
+        async with drive_opening.opened_drive(unlocked, own, QUIET) as opened:
             inode = opened.lookup(ROOT_INODE, b"unpublished").inode
             return bytes(await opened.read(inode, 0, 100))
 
@@ -244,7 +244,7 @@ def test_nodes_put_back_to_an_older_state_are_told(made: SmallDrive, whole: Smal
     async def more() -> None:
         unlocked = made.unlocked()
         own = made.own()
-        async with compose.opened_drive(unlocked, own, QUIET) as opened, trio.open_nursery() as nursery:
+        async with drive_opening.opened_drive(unlocked, own, QUIET) as opened, trio.open_nursery() as nursery:
             await nursery.start(opened.run)
             await change(opened)
             nursery.cancel_scope.cancel()
@@ -274,7 +274,7 @@ def log_before_snapshot(tmp_path: Path) -> SmallDrive:
 
     async def fill(name: bytes, *, snapshot: bool) -> None:
         async with (
-            compose.opened_drive(made.unlocked(), made.own(), QUIET) as opened,
+            drive_opening.opened_drive(made.unlocked(), made.own(), QUIET) as opened,
             trio.open_nursery() as nursery,
         ):
             await nursery.start(opened.run)

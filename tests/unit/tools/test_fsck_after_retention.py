@@ -13,7 +13,7 @@ from cache.retention.retention import Policy
 from cache.services.health_calls import check_running
 from tests.drives import QUIET, make_file
 from tests.small_drive import CLEAN, SmallDrive, make_small_drive
-from tools import compose
+from tools import drive_opening
 from tools.host.places import Folders
 
 pytestmark = pytest.mark.logs_warnings
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.logs_warnings
 async def live(made: SmallDrive) -> tuple[int, int]:
     """Some commits, most of them forgotten, their space collected: points forgotten, packs deleted."""
     async with (
-        compose.opened_drive(made.unlocked(), made.own(), QUIET) as opened,
+        drive_opening.opened_drive(made.unlocked(), made.own(), QUIET) as opened,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(opened.run)
@@ -53,7 +53,10 @@ def test_a_past_that_was_forgotten_is_no_fault(tmp_path: Path, with_cache: bool)
 
 async def looked_at_elsewhere(made: SmallDrive, own: Folders) -> tuple[list[str], int]:
     """What a check of a mount on a machine without a cache finds; and the bytes that history adds there."""
-    async with compose.opened_drive(made.unlocked(), own, QUIET) as opened, trio.open_nursery() as nursery:
+    async with (
+        drive_opening.opened_drive(made.unlocked(), own, QUIET) as opened,
+        trio.open_nursery() as nursery,
+    ):
         await nursery.start(opened.run)
         assert next(opened.ledger.namespace.synced_connection().execute("SELECT count(*) FROM forgetting"))[0]
         found = await check_running(opened)

@@ -24,7 +24,7 @@ from backend.system import patience
 from tests.drives import QUIET, content_of, make_file
 from tests.hostile import Attack, Hostile
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_empty_drive, make_small_drive
-from tools import compose, drive_nodes
+from tools import compose, drive_nodes, drive_opening
 from tools.check import check_drive
 
 pytestmark = pytest.mark.logs_warnings
@@ -62,7 +62,7 @@ def write(made: SmallDrive, name: bytes, *, publish: bool = True) -> None:
     """One more file; without `publish` it stays in the journal, as after a kill."""
 
     async def run() -> None:
-        opening = compose.opened_drive(made.unlocked(), made.own(), QUIET)
+        opening = drive_opening.opened_drive(made.unlocked(), made.own(), QUIET)
         async with opening as opened, trio.open_nursery() as nursery:
             await nursery.start(opened.run)
             item = await make_file(opened, name, name * 1000)
@@ -76,7 +76,7 @@ def write(made: SmallDrive, name: bytes, *, publish: bool = True) -> None:
 
 def read(made: SmallDrive, name: bytes) -> bytes:
     async def run() -> bytes:
-        opening = compose.opened_drive(made.unlocked(), made.own(), QUIET)
+        opening = drive_opening.opened_drive(made.unlocked(), made.own(), QUIET)
         async with opening as opened, trio.open_nursery() as nursery:
             await nursery.start(opened.run)
             found = await content_of(opened, name)

@@ -18,7 +18,7 @@ from cache.local.local_state import LOCK_FILE, locked
 from tests.contents import content
 from tests.drives import QUIET, content_of, make_file
 from tests.small_drive import SmallDrive, make_empty_drive
-from tools import compose
+from tools import drive_opening
 from tools.old_place import bring_over
 
 pytestmark = pytest.mark.logs_warnings
@@ -34,7 +34,7 @@ def made(tmp_path: Path) -> SmallDrive:
     own = made.own()
 
     async def change() -> None:
-        async with compose.opened_drive(made.unlocked(), own, QUIET) as opened:
+        async with drive_opening.opened_drive(made.unlocked(), own, QUIET) as opened:
             await make_file(opened, b"unpublished", TEXT)
 
     trio.run(change)
@@ -46,7 +46,7 @@ def made(tmp_path: Path) -> SmallDrive:
 
 def read(made: SmallDrive) -> bytes:
     async def look() -> bytes:
-        async with compose.opened_drive(made.unlocked(), made.own(), QUIET) as opened:
+        async with drive_opening.opened_drive(made.unlocked(), made.own(), QUIET) as opened:
             return await content_of(opened, b"unpublished")
 
     return trio.run(look)

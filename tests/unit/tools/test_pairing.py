@@ -14,7 +14,7 @@ from cache.namespace.operations import ROOT_INODE
 from tests.contents import KINDS, content
 from tests.drives import QUIET, make_file, tree
 from tests.small_drive import SmallDrive, make_empty_drive
-from tools import compose
+from tools import drive_opening
 from tools.errors import ToolError
 from tools.host.places import Folders
 
@@ -32,7 +32,7 @@ def use(made: SmallDrive, own: Folders, new: dict[bytes, bytes], *, store: bool)
 
     async def work() -> Tree:
         async with (
-            compose.opened_drive(made.unlocked(), own, QUIET) as opened,
+            drive_opening.opened_drive(made.unlocked(), own, QUIET) as opened,
             trio.open_nursery() as nursery,
         ):
             await nursery.start(opened.run)

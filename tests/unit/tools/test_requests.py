@@ -22,7 +22,7 @@ from tests.drives import QUIET, make_file
 from tests.fake_s3 import FakeS3, fake_s3
 from tests.mock_time import environment_of, let_pass
 from tests.small_drive import SmallDrive, make_empty_drive
-from tools import compose
+from tools import drive_opening
 from tools.commands.cost import DAY, Traffic, Use, total, traffic
 from tools.commands.cost_report import layout_of
 
@@ -51,7 +51,9 @@ async def opened(
     drive: SmallDrive, options: DriveOptions, environment: Environment = THIS_MACHINE
 ) -> AsyncIterator[Drive]:
     async with (
-        compose.opened_drive(drive.unlocked(), drive.own(), options, environment=environment) as running,
+        drive_opening.opened_drive(
+            drive.unlocked(), drive.own(), options, environment=environment
+        ) as running,
         trio.open_nursery() as nursery,
     ):
         await nursery.start(running.run)

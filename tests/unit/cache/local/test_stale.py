@@ -14,7 +14,7 @@ from cache.namespace.operations import ROOT_INODE
 from tests.contents import KINDS, content
 from tests.drives import QUIET, make_file
 from tests.small_drive import SmallDrive, make_empty_drive
-from tools import compose
+from tools import drive_opening
 from tools.errors import ToolError
 from tools.host.places import Folders
 
@@ -30,7 +30,10 @@ def made(tmp_path: Path) -> SmallDrive:
 async def use(made: SmallDrive, own: Folders, work: object, *, store: bool) -> list[str]:
     """Open the drive, work on it, and let it go; what the person was told."""
     assert callable(work)
-    async with compose.opened_drive(made.unlocked(), own, QUIET) as opened, trio.open_nursery() as nursery:
+    async with (
+        drive_opening.opened_drive(made.unlocked(), own, QUIET) as opened,
+        trio.open_nursery() as nursery,
+    ):
         await nursery.start(opened.run)
         await work(opened)
         if store:

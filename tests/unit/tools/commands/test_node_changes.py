@@ -41,7 +41,7 @@ from backend.nodes.node import Node
 from backend.packs.fragment_format import parse_fragment_key
 from tests.drives import QUIET, make_file
 from tests.small_drive import CLEAN, SmallDrive, copy_of, make_small_drive
-from tools import compose, drive_nodes
+from tools import compose, drive_nodes, drive_opening
 from tools.errors import ToolError
 from tools.host import mounts
 from tools.host.mounts import Mount
@@ -208,7 +208,7 @@ def test_the_cache_of_this_machine_learns_where_everything_is_now(large: SmallDr
 
     async def use() -> None:
         async with (
-            compose.opened_drive(unlocked, large.own(), QUIET) as opened,
+            drive_opening.opened_drive(unlocked, large.own(), QUIET) as opened,
             trio.open_nursery() as nursery,
         ):
             await nursery.start(opened.run)
@@ -256,7 +256,7 @@ def test_what_the_profile_needs_cannot_be_removed(made: SmallDrive) -> None:
 
 def test_a_drive_that_is_in_use_is_refused(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> None:
     async def hold() -> None:
-        async with compose.opened_drive(made.unlocked(), made.own(), QUIET):
+        async with drive_opening.opened_drive(made.unlocked(), made.own(), QUIET):
             with pytest.raises(LeaseHeldError):
                 await trio.to_thread.run_sync(add, made, "node6")
 
@@ -277,7 +277,7 @@ def test_who_took_the_map_before_a_change_and_the_lease_after_it_is_refused(made
     assert add(made, "node6") == 0
 
     async def mount() -> None:
-        async with compose.opened_drive(old, made.own(), QUIET):
+        async with drive_opening.opened_drive(old, made.own(), QUIET):
             pytest.fail("opened with an old map")
 
     with pytest.raises(ConflictError, match="nodes were changed"):
