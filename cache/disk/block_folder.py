@@ -167,9 +167,7 @@ class BlockFolder:
         if self._size_of(part) + size > share:
             self._shrink(part, max(int(share * _KEPT) - size, 0))
         lacking = self._lacking() + size
-        if lacking > 0:
-            self._shrink_all(lacking)
-        return self._lacking() + size <= 0
+        return lacking <= 0 or (self._shrink_all(lacking) > 0 and self._lacking() + size <= 0)
 
     def _lacking(self) -> int:
         """The bytes by which the free space is below the reserve; negative: above."""
@@ -187,9 +185,13 @@ class BlockFolder:
         return size
 
     def _shrink_all(self, bytes_wanted: int) -> int:
+        """Remove so many bytes, if there are as many: a like share of each part, and of the larger ones what
+        the smaller ones have not; the bytes removed."""
         removed = 0
-        for part in self._parts.values():
-            share = -(-bytes_wanted // PARTS)
+        for others, part in zip(
+            range(PARTS, 0, -1), sorted(self._parts.values(), key=self._size_of), strict=True
+        ):
+            share = -(-(bytes_wanted - removed) // others)
             removed += self._shrink(part, max(self._size_of(part) - share, 0))
         return removed
 

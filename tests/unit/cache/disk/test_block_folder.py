@@ -167,6 +167,23 @@ def test_it_gives_way_when_the_disk_fills(tmp_path: Path) -> None:
     assert files(tmp_path) == []
 
 
+@given(st.lists(st.integers(0, 5000), min_size=PARTS, max_size=PARTS), st.integers(1, 40_000))
+@settings(max_examples=30)
+def test_it_gives_way_by_as_much_as_is_lacking(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], lacking: int
+) -> None:
+    """However unlike its parts are filled."""
+    path, disk = tmp_path_factory.mktemp("folder"), SmallDisk()
+    folder = BlockFolder(path, LARGE, lacking, Environment(disk))
+    for part, size in enumerate(sizes):
+        for number in range(0, size, 500):
+            folder.write(block(number, part), bytes(500))
+    held = folder.used()
+    disk.free = 0
+    assert folder.give_way() >= min(lacking, held)
+    assert folder.used() <= max(held - lacking, 0)
+
+
 def test_nothing_is_written_into_the_reserve(tmp_path: Path) -> None:
     disk = SmallDisk()
     folder = BlockFolder(tmp_path, LARGE, 10_000, Environment(disk))
