@@ -11,6 +11,7 @@ from stat import S_IFDIR
 
 import trio
 
+from backend.commits import lease_record, this_process
 from backend.keys.key_slots import Secret
 from backend.nodes import OWN_FILES, ballast
 from cache.drive import Drive
@@ -182,3 +183,21 @@ def flip(path: Path, offset: int, bit: int) -> None:
     data = bytearray(path.read_bytes())
     data[offset] ^= 1 << bit
     path.write_bytes(data)
+
+
+def held_lease(*, held: bool = True) -> bytes:
+    """The bytes of a lease record of this process, for a drive that does not check their seal."""
+    record = lease_record.LeaseRecord(
+        drive="0" * 32,
+        epoch=1,
+        held=held,
+        renewals=0,
+        token="t",
+        nonce="",
+        map=1,
+        claim=lease_record.NO_CLAIM,
+        seconds=30.0,
+        until_ns=0,
+        holder=this_process(),
+    )
+    return lease_record.encode(record, bytes(32))

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from backend.cluster import drive_file
-from backend.commits import lease_record
-from backend.commits.process_identity import this_process
 from backend.errors import FormatError, UnavailableError, UsageError, WrongKeyError
 from backend.keys.key_slots import Secret
 from backend.nodes import directory_place
 from backend.nodes.node import Space
+from tests.small_drive import held_lease
 from tools import compose, drive_nodes, errors
 from tools.commands import doctor
 from tools.errors import MKFS_CODES
@@ -137,24 +136,6 @@ def test_force_replaces_a_drive_that_is_not_in_use(make: MakeDrive) -> None:
     assert file.id != old
     assert not (make.folder / "node0" / "packs").exists()
     assert drive_nodes.nodes_away(str(make.folder), file) == []
-
-
-def held_lease(*, held: bool = True) -> bytes:
-    """Of this process."""
-    record = lease_record.LeaseRecord(
-        drive="0" * 32,
-        epoch=1,
-        held=held,
-        renewals=0,
-        token="t",
-        nonce="",
-        map=1,
-        claim=lease_record.NO_CLAIM,
-        seconds=30.0,
-        until_ns=0,
-        holder=this_process(),
-    )
-    return lease_record.encode(record, bytes(32))
 
 
 def test_force_refuses_a_drive_that_is_in_use(make: MakeDrive, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,14 +10,13 @@ import pytest
 import trio
 
 from backend.cluster import DriveFile
-from backend.commits import lease_record
-from backend.commits.process_identity import this_process
 from backend.errors import LeaseHeldError, NotFoundError, UnavailableError
 from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.factory import place_at
 from backend.nodes.identity import NodeIdentity
 from backend.nodes.place import NodePlace
 from tests.fake_s3 import FakeS3, Fault, failed, fake_s3
+from tests.small_drive import held_lease
 from tools import compose, old_drive
 from tools.errors import ToolError
 from tools.mkfs import mkfs
@@ -53,24 +52,6 @@ def make_unreadable(file: DriveFile, drive: str, names: Sequence[str]) -> None:
 
 def remove(folder: Path, places: Sequence[NodePlace]) -> None:
     old_drive.remove(str(folder), old_drive.removable(str(folder), places))
-
-
-def held_lease() -> bytes:
-    """Of this process."""
-    record = lease_record.LeaseRecord(
-        drive="0" * 32,
-        epoch=1,
-        held=True,
-        renewals=0,
-        token="t",
-        nonce="",
-        map=1,
-        claim=lease_record.NO_CLAIM,
-        seconds=30.0,
-        until_ns=0,
-        holder=this_process(),
-    )
-    return lease_record.encode(record, bytes(32))
 
 
 @pytest.mark.parametrize(
