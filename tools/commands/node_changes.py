@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -22,7 +21,6 @@ from typing import Any, Final, TypeVar
 import trio
 
 from backend.cluster import (
-    MAX_NODES,
     DriveFile,
     HeldDrive,
     NodeEntry,
@@ -38,9 +36,10 @@ from backend.commits import ReplicatedCommitLog, ReplicatedObjects, ranking_of
 from backend.errors import UnavailableError, UsageError, sole
 from backend.failpoints import declare
 from backend.keys import DriveKeys
-from backend.nodes import NodeIdentity, NodePlace, stored_url
+from backend.nodes import NodePlace
 from backend.system import THIS_MACHINE
 from tools import compose, drive_nodes, fsck, old_drive
+from tools.commands import node_entries
 from tools.compose import UnlockedDrive
 from tools.errors import ToolError
 from tools.host import mounts
@@ -51,7 +50,6 @@ from tools.terminal import complain, say
 
 Result = TypeVar("Result")
 
-IDENTIFIED: Final = declare("node.identified", "a new node has its identity; no map knows it")
 ADDED: Final = declare("node.added", "the map has the new node, which holds nothing")
 DRAINED: Final = declare("node.drained", "the map gives the node nothing new; all it holds is there")
 EMPTIED: Final = declare("node.emptied", "all that the node held is elsewhere; the map has it still")
@@ -101,7 +99,7 @@ def _remove(options: argparse.Namespace) -> int:
     drive = _unused_drive(options)
     names = list(dict.fromkeys(options.names))
     for name in names:
-        named(drive.file, name)
+        node_entries.named(drive.file, name)
     _require_enough_without(drive.folder, drive.file, names)
     _require_others_there(drive.folder, drive.file, names)
     return run(_remove_all, drive, names, options.rate)
@@ -109,14 +107,6 @@ def _remove(options: argparse.Namespace) -> int:
 
 def _rebalance(options: argparse.Namespace) -> int:
     return run(_move_all, _unused_drive(options), options.rate)
-
-
-def named(file: DriveFile, name: str) -> NodeEntry:
-    """The node of that name; `UsageError`."""
-    for entry in file.nodes:
-        if entry.name == name:
-            return entry
-    raise UsageError(f"no node is named {name}; there are {', '.join(entry.name for entry in file.nodes)}")
 
 
 def run(work: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
@@ -215,9 +205,9 @@ async def _add_one(drive: UnlockedDrive, place: NodePlace, zone: str | None) -> 
         return file
     async with _held(drive) as changing:
         if known is not None:
-            nodes = _reweighted(file, [known.name], 1.0)
+            nodes = node_entries.reweighted(file, [known.name], 1.0)
         else:
-            entry = await trio.to_thread.run_sync(_new_node, folder, file, place, zone)
+            entry = await trio.to_thread.run_sync(node_entries.new_node, folder, file, place, zone)
             nodes = (*file.nodes, entry)
         file = await _change(changing, nodes)
     THIS_MACHINE.failpoints.reached(ADDED)
@@ -225,51 +215,18 @@ async def _add_one(drive: UnlockedDrive, place: NodePlace, zone: str | None) -> 
     return file
 
 
-def _new_node(folder: str, file: DriveFile, place: NodePlace, zone: str | None) -> NodeEntry:
-    if len(file.nodes) >= MAX_NODES:
-        raise UsageError(f"a drive has at most {MAX_NODES} nodes")
-    name = _free_name(file)
-    place.prepare()
-    zone = zone or zone_of(folder, file.nodes, place)
-    place.initialise(NodeIdentity(name, file.id, zone))
-    THIS_MACHINE.failpoints.reached(IDENTIFIED)
-    entry = NodeEntry(name, stored_url(place.url, folder), zone, votes=False, settings=place.settings)
-    grown = replace(file, nodes=(*file.nodes, entry))
-    return replace(entry, votes=drive_nodes.next_to_vote(folder, grown) == name)
-
-
-def _free_name(file: DriveFile) -> str:
-    """One number more than the highest."""
-    numbers = [int(found[1]) for entry in file.nodes if (found := re.fullmatch(r"node(\d+)", entry.name))]
-    return f"node{max(numbers, default=-1) + 1}"
-
-
-def zone_of(folder: str, others: Sequence[NodeEntry], place: NodePlace, wanted: Sequence[str] = ()) -> str:
-    """That of another node on the same disk, or server; else the first of `wanted` that no other has; else
-    a new one."""
-    for entry in others:
-        other = entry.place(folder)
-        if other.whereabouts() is not None and other.failure_domain() == place.failure_domain():
-            return entry.zone
-    taken = {entry.zone for entry in others}
-    names = [*wanted, *(f"disk{number}" for number in range(len(others) + 2))]
-    return next(name for name in names if name not in taken)
-
-
-def _reweighted(file: DriveFile, names: Sequence[str], weight: float) -> tuple[NodeEntry, ...]:
-    return tuple(replace(each, weight=weight) if each.name in names else each for each in file.nodes)
-
-
 # Removing
 
 
 async def _remove_all(drive: UnlockedDrive, names: Sequence[str], rate: float | None) -> int:
-    if any(named(drive.file, name).weight > 0 for name in names):
+    if any(node_entries.named(drive.file, name).weight > 0 for name in names):
         async with _held(drive) as changing:
-            drive = replace(drive, file=await _change(changing, _reweighted(drive.file, names, 0.0)))
+            drive = replace(
+                drive, file=await _change(changing, node_entries.reweighted(drive.file, names, 0.0))
+            )
         THIS_MACHINE.failpoints.reached(DRAINED)
     for name in names:
-        drive = await _remove_one(drive, named(drive.file, name), rate)
+        drive = await _remove_one(drive, node_entries.named(drive.file, name), rate)
     return 0
 
 

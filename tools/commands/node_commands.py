@@ -28,7 +28,7 @@ from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, NodePlace,
 from backend.system import THIS_MACHINE
 from cache.messages import CHECK, REPAIR, SCRUB, Nothing, ScrubWanted
 from tools import drive_nodes, fsck, old_drive
-from tools.commands import node_changes, recover_command
+from tools.commands import node_changes, node_entries, recover_command
 from tools.commands.status_report import describe_scrub
 from tools.compose import UnlockedDrive
 from tools.control_client import ControlClient
@@ -137,7 +137,7 @@ def _replace(options: argparse.Namespace) -> int:
     folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
     file = survey.file
-    old = node_changes.named(file, options.old)
+    old = node_entries.named(file, options.old)
     [place] = given_places([options.path], options.credentials) if options.path else [old.place(folder)]
     old_drive.require_unused(folder, file)
     source = fsck.secret_source(options)
@@ -218,7 +218,7 @@ def _with_new_node(
     """The drive file with the new place, which has its identity then."""
     place.prepare()
     others = [entry for entry in file.nodes if entry.name != old.name]
-    zone = zone or node_changes.zone_of(folder, others, place, [old.zone])
+    zone = zone or node_entries.zone_of(folder, others, place, [old.zone])
     place.initialise(NodeIdentity(old.name, file.id, zone))
     THIS_MACHINE.failpoints.reached(REPLACED)
     url = stored_url(place.url, folder)
