@@ -1,5 +1,6 @@
-"""The one place that builds concrete objects: from a drive's folder and a secret to its stores, its lease and
-its upstream. `tools.drive_opening` opens them.
+"""A drive unlocked, and the parts of its store: index, packs, lease, log and upstream, each built here.
+
+No node is asked anything before `tools.drive_opening` opens them, for a mount, or a tool does.
 """
 
 from __future__ import annotations

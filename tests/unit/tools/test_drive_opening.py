@@ -1,4 +1,4 @@
-"""What `tools.compose` puts together, where no other test would notice that it is not."""
+"""What opening a drive promises, where no other test would notice that it does not."""
 
 from __future__ import annotations
 
