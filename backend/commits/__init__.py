@@ -3,10 +3,11 @@
 from backend.commits.commit_format import associated_data_of, payload_associated_data
 from backend.commits.commit_log import ReplicatedCommitLog
 from backend.commits.commit_search import FOLDER, commit_key, number_of
-from backend.commits.lease import DEFAULT_SECONDS, SILENT_SECONDS, STORE_SECONDS, Lease, renewed_after
+from backend.commits.lease import DEFAULT_SECONDS, STORE_SECONDS, Lease, renewed_after
 from backend.commits.lease_record import MAX_SIZE, NO_CLAIM, Claim, decode, is_sealed
 from backend.commits.lease_votes import KEY, LeaseVotes
 from backend.commits.object_format import Copy
+from backend.commits.other_holders import SILENT_SECONDS
 from backend.commits.process_identity import life_of, this_process
 from backend.commits.replicated_objects import (
     MAX_STORED,

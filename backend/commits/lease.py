@@ -10,10 +10,7 @@ Invariants:
    the write when it looks. A holder that was stopped for an hour can therefore do no harm.
 4. Every record carries the highest claim (`lease_record.Claim`) that was seen when it was made: on no voter
    does the claim go down, and what a majority was told before an acquisition the acquirer knows.
-5. Clocks only decide when others may try. A holder on another machine, boot or pid namespace is taken
-   over when its record was seen unchanged for its whole duration by the observer's own clock (Gray and
-   Cheriton, "Leases", SOSP 1989; the DynamoDB lock client); wall clocks are never compared. A holder
-   of this boot whose process is gone is taken over at once.
+5. Clocks only decide when others may try (`backend.commits.other_holders`: who may be taken over, and when).
 6. A voter that does not answer in a sixth of the lease's duration, or in 5 s, counts as away: one disk that
    hangs must not cost the lease.
 7. A record counts only if its writer has the drive's key. A node can keep, lose or put back its record; it
@@ -32,24 +29,20 @@ goes on, writing waits. One task at a time calls `acquire`, `run`, `release`; an
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Final
 
 import trio
 
 from backend.commits.lease_record import NO_CLAIM, Claim, Holder, LeaseRecord
 from backend.commits.lease_votes import LeaseVotes, Seen, Vote
+from backend.commits.other_holders import OtherHolders
 from backend.commits.process_identity import Life, life_of
 from backend.errors import (
     ConflictError,
-    CorruptError,
     DriveError,
     FencedError,
-    FormatError,
-    LeaseHeldError,
     TransientError,
     UnavailableError,
 )
@@ -63,11 +56,7 @@ STORE_SECONDS: Final = 120.0
 """Where each renewal costs money: it is renewed once where the other is ten times."""
 _SLACK: Final = 20.0
 """So long before its end it is renewed: a longer one bears outages of the same length, at less cost."""
-_MARGIN: Final = 1.1
-"""The factor by which an observer waits longer, for clocks that run at different rates."""
 _TRIES: Final = 10
-SILENT_SECONDS: Final = 2.0
-"""A person who waits longer is told what for."""
 
 BEFORE_TAKEOVER: Final = declare("lease.before-takeover", "the last holder is gone; nothing is written")
 AFTER_ACQUIRE: Final = declare("lease.after-acquire", "a majority has the new record; the log is not read")
@@ -118,9 +107,10 @@ class Lease:
         self._pause = self._slack / 10
         self._environment = environment
         self._clock = environment.boot_clock
-        self._life = life
-        self._waiting = waiting
-        self._majority = len(nodes) // 2 + 1
+        self._others = OtherHolders(
+            self._votes, holder, self._patience, life=life, waiting=waiting, clock=self._clock
+        )
+        self._majority = self._votes.majority
         self._mine: LeaseRecord | None = None
         self._valid_until = 0.0
         self._unknown_until = 0.0
@@ -144,12 +134,9 @@ class Lease:
         if the map has changed."""
         failed: dict[str, DriveError] = {}
         for _ in range(_TRIES):
-            seen = await self._look()
+            seen = await self._votes.look_at_majority(self._patience)
             self._require_map(seen)
-            holders = self._possible_holders(seen)
-            for record in holders:
-                await self._outlive(record)
-            if holders:
+            if await self._others.outlive(seen):
                 self._environment.failpoints.reached(BEFORE_TAKEOVER)
             epoch = max([minimum_epoch, *(one.epoch + 1 for one in seen.values())])
             failed = await self._take(seen, epoch)
@@ -162,10 +149,8 @@ class Lease:
         raise TransientError("the drive's lease keeps changing hands: try again")
 
     async def outlive_all(self) -> None:
-        """Return when every holder of whom a voter has a record may be taken over, however few have it:
-        others, which this process does not know, may have it too. Raises as `acquire`."""
-        for record in _newest_held(await self._look()).values():
-            await self._outlive(record)
+        """As `OtherHolders.outlive_all`. Raises as `acquire`."""
+        await self._others.outlive_all()
 
     async def run(self) -> None:
         """Renew until the lease is lost (then `lost` is set) or the task is cancelled. Nodes that are away
@@ -208,7 +193,7 @@ class Lease:
 
     def _raise_too_few(self, votes: Mapping[str, Vote], failed: Mapping[str, DriveError]) -> None:
         if len(votes) < self._majority:
-            raise self._too_few(sorted(self._nodes.keys() - votes.keys()), failed)
+            raise self._votes.too_few(votes, failed)
         kept = sum(vote is Vote.YES for vote in votes.values())
         raise TransientError(f"only {kept} nodes confirm the lease, {self._majority} are needed")
 
@@ -300,14 +285,6 @@ class Lease:
                 f"epoch {self._map_epoch}; try again"
             )
 
-    def _possible_holders(self, seen: Mapping[str, Seen]) -> list[LeaseRecord]:
-        """The held records that may be on a majority, counting nodes that do not answer as theirs; the
-        newest state of each. What a failed attempt or a long gone holder left on fewer nodes is none."""
-        away = len(self._nodes) - len(seen)
-        count = Counter(record.token for record in _held(seen))
-        newest = _newest_held(seen).items()
-        return [record for token, record in newest if count[token] + away >= self._majority]
-
     def _too_few_take(self, failed: Mapping[str, DriveError]) -> UnavailableError:
         reasons = "; ".join(str(error) for _, error in sorted(failed.items()))
         return UnavailableError(
@@ -343,67 +320,5 @@ class Lease:
         self._valid_until = started + self._seconds
         return failed
 
-    async def _look(self) -> dict[str, Seen]:
-        """The records of the voters, of those that answer in time; `UnavailableError` if they are no
-        majority."""
-        seen, failed = await self._votes.look(self._patience)
-        if len(seen) < self._majority:
-            raise self._too_few(sorted(self._nodes.keys() - seen.keys()), failed)
-        return seen
-
-    def _too_few(self, away: list[str], failed: Mapping[str, DriveError]) -> UnavailableError:
-        told = [str(error) for error in failed.values() if isinstance(error, (FormatError, CorruptError))]
-        why = f" ({told[0]})" if told else ""
-        needs = f"the lease needs {self._majority} of {len(self._nodes)} nodes"
-        return UnavailableError(f"{needs}; away: {', '.join(away)}{why}", away)
-
-    async def _outlive(self, record: LeaseRecord) -> None:
-        """Return when the holder of `record` may be taken over; `LeaseHeldError` if it lives."""
-        life = self._life(record.holder, self._holder)
-        if life == "gone":
-            return
-        if life == "running":
-            raise LeaseHeldError(_held_by(record))
-        began = self._clock()
-        until = began + record.seconds * _MARGIN
-        said = False
-        while (left := until - self._clock()) > 0:
-            if not said and self._clock() - began >= SILENT_SECONDS:
-                self._waiting(_waits_for(record, left))
-                said = True
-            await trio.sleep(min(left, SILENT_SECONDS, max(record.seconds / 15, 0.05)))
-            now = _newest_held(await self._look()).get(record.token)
-            if now is None or self._life(record.holder, self._holder) == "gone":
-                return
-            if now.renewals > record.renewals:
-                raise LeaseHeldError(_held_by(now))
-
     def _until(self) -> int:
         return self._environment.wall_clock() + int(self._seconds * 1e9)
-
-
-def _held(seen: Mapping[str, Seen]) -> list[LeaseRecord]:
-    records = [one.record for one in seen.values() if one.record is not None]
-    return [record for record in records if record.held]
-
-
-def _newest_held(seen: Mapping[str, Seen]) -> dict[str, LeaseRecord]:
-    """The newest state of each acquisition that a node has as held, by its token."""
-    return {record.token: record for record in sorted(_held(seen), key=lambda record: record.renewals)}
-
-
-def _waits_for(record: LeaseRecord, left: float) -> str:
-    holder = record.holder
-    return (
-        f"the drive was last mounted by process {holder.pid} on {holder.host}, and whether that lives cannot "
-        f"be seen from here; waiting until its lease has run out, {left:.0f} s at most"
-    )
-
-
-def _held_by(record: LeaseRecord) -> str:
-    holder = record.holder
-    try:
-        until = datetime.fromtimestamp(record.until_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError, OSError):
-        until = "an unknown time"
-    return f"the drive is mounted by process {holder.pid} on {holder.host}, at least until {until}"

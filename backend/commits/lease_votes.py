@@ -13,7 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -38,6 +38,7 @@ from backend.errors import (
     FormatError,
     NotFoundError,
     TransientError,
+    UnavailableError,
 )
 from backend.nodes import Node, NodeHealth
 from backend.system import THIS_MACHINE, Environment, each
@@ -85,7 +86,8 @@ class LeaseVotes:
     ) -> None:
         self._nodes = nodes
         self._health = health or NodeHealth(0.0)
-        self._majority = len(nodes) // 2 + 1
+        self.majority: Final = len(nodes) // 2 + 1
+        """The number of voters that decide: more than half of all."""
         self._drive = drive_id.hex()
         self._secret = secret
         self._random_bytes = environment.random_bytes
@@ -102,9 +104,24 @@ class LeaseVotes:
             seen[node.name] = await self._read(node)
             return True
 
-        asking = Round(self._nodes.values(), len(self._nodes) - self._majority, self._health)
+        asking = Round(self._nodes.values(), len(self._nodes) - self.majority, self._health)
         await asking.ask(look, (DriveError,), seconds)
         return seen, asking.failed
+
+    async def look_at_majority(self, seconds: float) -> dict[str, Seen]:
+        """As `look`; `UnavailableError` if those that answer are no majority."""
+        seen, failed = await self.look(seconds)
+        if len(seen) < self.majority:
+            raise self.too_few(seen, failed)
+        return seen
+
+    def too_few(self, answered: Collection[str], failed: Mapping[str, DriveError]) -> UnavailableError:
+        """The error that says who is away when only these voters `answered`."""
+        away = sorted(self._nodes.keys() - answered)
+        told = [str(error) for error in failed.values() if isinstance(error, (FormatError, CorruptError))]
+        why = f" ({told[0]})" if told else ""
+        needs = f"the lease needs {self.majority} of {len(self._nodes)} nodes"
+        return UnavailableError(f"{needs}; away: {', '.join(away)}{why}", away)
 
     async def wrong(self, name: str) -> tuple[bytes, DriveError] | None:
         """The bytes in the place of a voter's record that are none of this drive's, and the reason. Raises
@@ -157,7 +174,7 @@ class LeaseVotes:
             won.add(node.name)
 
         quick = [name for name in seen if not self._health.is_avoided(name)]
-        asked = quick if len(quick) >= self._majority else seen
+        asked = quick if len(quick) >= self.majority else seen
         await each(swap, [self._nodes[name] for name in asked])
         return won, failed
 
