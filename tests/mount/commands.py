@@ -33,7 +33,8 @@ for _module in drivefs.MODULES:
 
 
 def run(name: str, arguments: Sequence[str], environment: Mapping[str, str], timeout: float) -> Result:
-    """Run the command to its end; no terminal to ask at. `subprocess.TimeoutExpired`."""
+    """Run the command to its end; no terminal to ask at. `subprocess.TimeoutExpired`. However this ends, the
+    process has ended too."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     with _memory() as output, _memory() as errors:
@@ -41,13 +42,15 @@ def run(name: str, arguments: Sequence[str], environment: Mapping[str, str], tim
         command = (name, [*arguments], dict(environment), _umask(), places)
         process = context.Process(target=_run, args=command, daemon=True)
         process.start()
-        process.join(timeout)
-        if process.exitcode is None:
-            process.kill()
+        try:
+            process.join(timeout)
+            code = process.exitcode
+        finally:
+            process.kill()  # nothing is sent to one that has ended
             process.join()
+            process.close()
+        if code is None:
             raise subprocess.TimeoutExpired([name, *arguments], timeout)
-        code = process.exitcode
-        process.close()
         return subprocess.CompletedProcess([name, *arguments], code, _text(output), _text(errors))
 
 
