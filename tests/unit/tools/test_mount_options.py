@@ -33,6 +33,15 @@ def test_sizes_and_times_have_units() -> None:
     assert (options.cache_size, options.journal_size, options.commit_interval) == (64 << 20, 1 << 30, 0.5)
 
 
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("", None), ("off", 0), ("none", 0), ("0", 0), ("0M", 0), ("128M", 128 << 20), ("1T", 1 << 40)],
+)
+def test_the_disk_cache_is_off_or_has_a_size(text: str, size: int | None) -> None:
+    """Without a word it is as the nodes are (`tools.compose.disk_cache`)."""
+    assert parse([f"cache_disk={text}"] if text else []).cache_disk == size
+
+
 def test_the_order_is_without_meaning() -> None:
     texts = ["ro", "noatime", "key_file=/k", "nosuid", "x-systemd.automount"]
     assert len({parse([",".join(order)]) for order in permutations(texts)}) == 1
@@ -93,6 +102,10 @@ def test_kernel_flags_and_what_implies_them() -> None:
         ("cache_size=big", "not a size"),
         ("cache_size=1K", "at least 16M"),
         ("journal_size=1", "at least 64M"),
+        ("cache_disk=", "needs a value"),
+        ("cache_disk=big", "not a size"),
+        ("cache_disk=1", "off, or at least 128M"),
+        ("cache_disk=131071K", "off, or at least 128M"),
         ("commit_interval=0", "between"),
         ("commit_interval=2 days", "not a time"),
         ("versions_dir=a/b", "one name"),
