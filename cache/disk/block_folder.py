@@ -4,8 +4,9 @@ Invariants:
 1. A file is complete when its name appears: it is written under another name and renamed.
 2. What is read has the checksum of what was written. Anything else is removed, and counts as absent.
 3. The folder has sixteen parts, by the first digit of the block's id, which is a keyed hash. Each part holds
-   at most a sixteenth of the limit, and one block: a part that is over it loses those of its files that were
-   not used for longest (as ccache does). No list is kept beside the files: no crash can make it untrue.
+   at most a sixteenth of the limit, and one block, and for each further process a tenth of that: a part that
+   is over it loses those of its files that were not used for longest (as ccache does). No list is kept beside
+   the files: no crash can make it untrue.
 4. `reserve` bytes of the file system stay free: the folder gives way to everything else on the disk.
 5. Nothing here is needed: each error of the disk is told to the caller, who goes on without.
 
@@ -14,6 +15,7 @@ Thread-safe. Every call may block on the disk.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -33,6 +35,8 @@ from cache.disk.entry_format import HEADER_SIZE, Piece
 PARTS: Final = 16
 _KEPT: Final = 0.9
 """A part that was over its limit is brought down to this share of it."""
+_LOOK_AGAIN: Final = 10
+"""Other processes write too: after a tenth of its share was written here a part is counted anew."""
 _TOUCH_AFTER: Final = 60.0
 """A use is noted in the file's time if the last one noted is older: readers seldom write."""
 _TEMPORARY: Final = ".tmp-"
@@ -51,10 +55,12 @@ class _File(NamedTuple):
 
 @dataclass(slots=True)
 class _Part:
-    """One sixteenth. `size`: bytes, as far as this process knows; None until it has looked."""
+    """One sixteenth. `size`: bytes, as far as this process knows; None until it has looked. `written`: by
+    this process since it looked."""
 
     folder: str
     size: int | None = None
+    written: int = 0
 
 
 class BlockFolder:
@@ -82,7 +88,7 @@ class BlockFolder:
         if found is not None:
             return found
         name = entry_format.file_name(block, offset, length)
-        stored = self._find(name, partial(_checked, block, offset))
+        stored = self._find(name, partial(_checked, block, (offset, length)))
         return None if stored is None else BlockPart(stored[1], stored[0].size)
 
     def write(self, block: BlockId, data: Buffer) -> None:
@@ -122,6 +128,11 @@ class BlockFolder:
         except (CorruptError, FormatError):
             self._remove(path)
             return None
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._remove(path)  # a bad sector costs this file alone; where the disk is gone this raises
+            return None
         self._touch(path, status.st_mtime)
         return found
 
@@ -144,6 +155,7 @@ class BlockFolder:
         with self._lock:
             if part.size is not None:
                 part.size += size
+            part.written += size
 
     def _write_whole(self, folder: str, path: str, piece: Piece, data: Buffer) -> None:
         """Not fsynced: what a power cut leaves is found by its checksum."""
@@ -177,11 +189,11 @@ class BlockFolder:
 
     def _size_of(self, part: _Part) -> int:
         with self._lock:
-            if part.size is not None:
+            if part.size is not None and part.written <= self.limit // PARTS // _LOOK_AGAIN:
                 return part.size
         size = sum(file.size for file in self._files(part))
         with self._lock:
-            part.size = size
+            part.size, part.written = size, 0
         return size
 
     def _shrink_all(self, bytes_wanted: int) -> int:
@@ -206,7 +218,7 @@ class BlockFolder:
             self._remove(file.path)
             size -= file.size
         with self._lock:
-            part.size = size
+            part.size, part.written = size, 0
         return before - size
 
     def _files(self, part: _Part) -> Iterator[_File]:
@@ -233,15 +245,19 @@ class BlockFolder:
 
 
 def _checked(
-    block: BlockId, offset: int | None, file: BinaryIO, header: bytes, piece: Piece
+    block: BlockId, asked: tuple[int, int] | None, file: BinaryIO, header: bytes, piece: Piece
 ) -> tuple[Piece, bytes]:
-    """All data of the file. `CorruptError`, also if it is no part of the block at `offset` (None: not the
-    whole)."""
-    if piece.block != block or not (piece.is_whole if offset is None else piece.offset == offset):
+    """All data of the file. `CorruptError`, also if it is not the answer to who asked for that offset and
+    length of the block (None: for the whole)."""
+    if piece.block != block or not (piece.is_whole if asked is None else _answers(piece, *asked)):
         raise CorruptError(f"not what is asked for of block {block.hex()}")
     data = file.read(piece.length)
     entry_format.require_checksum(header, data)
     return piece, data
+
+
+def _answers(piece: Piece, offset: int, length: int) -> bool:
+    return piece.offset == offset and piece.length == min(length, piece.size - offset)
 
 
 def _inside(

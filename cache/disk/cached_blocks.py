@@ -1,8 +1,9 @@
 """A block store with a disk cache of sealed blocks before it: for nodes that are far away.
 
 Invariants:
-1. A block that does not authenticate is not kept: `get_block_again` removes it, also if it comes from the
-   store and still waits to be written, and asks the store.
+1. A whole block that does not authenticate is not kept: `get_block_again` removes it, also if it comes from
+   the store and still waits to be written, and asks the store. A part that does not is passed over: its
+   reader asks for the whole, which stands before all parts from then on.
 2. The cache makes no call fail that the store would have answered, and none wait for longer than `PATIENCE`:
    an error of its disk, or that it hangs, is said once, and the cache rests for `REST` seconds. What comes
    faster than its disk takes is not kept.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from backend.system import Environment
 from backend.system.durable import Durable
 from backend.upstream import BlockId, BlockPart
+from cache.disk import entry_format
 from cache.disk.block_folder import PARTS, BlockFolder
 from tests.contents import KINDS, content, contents
 
@@ -109,11 +111,14 @@ def test_a_file_under_anothers_name_goes_and_makes_room_for_the_right_one(tmp_pa
     folder, part = BlockFolder(tmp_path, LARGE, 0), BlockPart(b"part", 10)
     folder.write_part(block(1), 0, 4, part)
     folder.write_part(block(1), 2, 4, part)
-    first, second = files(tmp_path)
+    folder.write_part(block(1), 3, 4, part)
+    first, second, third = files(tmp_path)
     first.rename(first.with_name(block(1).hex()))
     second.rename(second.with_name(f"{block(1).hex()}.4.4"))
+    third.rename(third.with_name(f"{block(1).hex()}.3.5"))
     assert folder.read(block(1)) is None
     assert folder.read_part(block(1), 4, 4) is None
+    assert folder.read_part(block(1), 3, 5) is None
     assert files(tmp_path) == []
     folder.write(block(1), b"the whole.")
     assert folder.read(block(1)) == b"the whole."
@@ -134,7 +139,7 @@ def test_the_least_recently_used_go_first(tmp_path: Path) -> None:
     assert folder.read(block(9)) is not None
 
 
-@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 15), st.integers(0, 9_000)), max_size=60))
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2), st.integers(0, 9_000)), max_size=60))
 @settings(max_examples=40)
 def test_it_never_takes_more_than_its_limit(
     tmp_path_factory: pytest.TempPathFactory, writes: list[tuple[int, int, int]]
@@ -144,7 +149,8 @@ def test_it_never_takes_more_than_its_limit(
     folder = BlockFolder(path, limit, 0)
     for number, part, size in writes:
         folder.write(block(number, part), bytes(size))
-        assert sum(file.stat().st_size for file in files(path)) <= limit
+        for each in path.iterdir():
+            assert sum(file.stat().st_size for file in files(each)) <= limit // PARTS
     assert folder.used() == sum(file.stat().st_size for file in files(path))
 
 
@@ -230,7 +236,34 @@ def test_several_processes_share_it(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert failures == []
-    assert sum(file.stat().st_size for file in files(tmp_path)) <= PARTS * 30_000 + 6 * 5100
+
+
+def test_several_processes_keep_one_limit(tmp_path: Path) -> None:
+    """Each has looked before the others wrote."""
+    folders = [BlockFolder(tmp_path, PARTS * 30_000, 0) for _ in range(8)]
+    for folder in folders:
+        folder.used()
+    for number in range(40):
+        folders[number % 8].write(block(number), bytes(5000))
+    assert sum(file.stat().st_size for file in files(tmp_path)) <= 30_000 + 8 * 5068
+
+
+def test_a_file_that_the_disk_cannot_read_is_absent_and_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bad sector: it had the whole cache rest, each time that somebody read there."""
+    folder = BlockFolder(tmp_path, LARGE, 0)
+    folder.write(block(1), b"one")
+
+    def bad_sector(_header: bytes, _data: bytes) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(entry_format, "require_checksum", bad_sector)
+        assert folder.read(block(1)) is None
+    assert files(tmp_path) == []
+    folder.write(block(1), b"one")
+    assert folder.read(block(1)) == b"one"
 
 
 def test_a_folder_that_is_removed_meanwhile_is_made_again(tmp_path: Path) -> None:

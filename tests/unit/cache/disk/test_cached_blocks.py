@@ -134,12 +134,35 @@ async def test_a_forged_file_costs_one_read_and_changes_nothing(tmp_path: Path) 
     for block in ids:
         BlockFolder(tmp_path, 1 << 30, 0).write(block, os.urandom(SIZE))
     async with cached(store, tmp_path) as blocks:
+        start = SIZE // 2
         for block, data in zip(ids, CONTENTS, strict=True):
-            start = SIZE // 2
             assert bytes(await reader(blocks).get_part(block, start, start + 9)) == data[start:][:9]
+        assert store.reads == len(ids)
+        for block, data in zip(ids, CONTENTS, strict=True):
             assert bytes(await reader(blocks).get(block)) == data
-        await reader(blocks).get(ids[0])
-        assert BlockFolder(tmp_path, 1 << 30, 0).read(ids[0]) != b""
+        await all_kept(tmp_path, len(ids))
+        store.away = True
+        for block, data in zip(ids, CONTENTS, strict=True):
+            assert bytes(await reader(blocks).get(block)) == data
+
+
+class WrongParts(Counted):
+    """Its nodes answer zeros for each part."""
+
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
+        part = await super().get_block_part(block, offset, length)
+        return BlockPart(bytes(len(part.data)), part.size)
+
+
+async def test_a_part_that_a_node_gives_wrong_is_passed_over(tmp_path: Path) -> None:
+    store = WrongParts()
+    ids = await stored(store)
+    async with cached(store, tmp_path) as blocks:
+        for store.away in (False, True):
+            for block, data in zip(ids, CONTENTS, strict=True):
+                found = await reader(blocks).get_part(block, SIZE // 2, SIZE // 2 + 9)
+                assert bytes(found) == data[SIZE // 2 :][:9]
+            await all_kept(tmp_path, len(ids))
 
 
 class Wrong(Counted):
