@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import trio
 
 from backend.errors import DriveError
-from backend.system import Environment
+from backend.system import Environment, at_rest
 from cache.errors import FileSystemError
 from cache.journal import Ledger, Need
 from cache.publish import snapshot
@@ -81,15 +80,16 @@ class SnapshotKeeper:
         head = self._ledger.head
         if head.number == 0 or not self._has_room():
             return
+        path = str(self._path)
+        at_rest.remove_database(path, self._disk)  # what a killed process left
         try:
             await trio.to_thread.run_sync(
-                snapshot.export, self._ledger.namespace.path, str(self._path), head.number, self._disk
+                snapshot.export, self._ledger.namespace.path, path, head.number, self._disk
             )
             async with self._collection_lock.shared():
                 await self._store.put(self._path, head)
         finally:
-            with suppress(FileNotFoundError):
-                self._disk.unlink(str(self._path))
+            at_rest.remove_database(path, self._disk)
         log.info("snapshot of commit %d stored", head.number)
 
     def _has_room(self) -> bool:

@@ -179,6 +179,19 @@ async def test_a_snapshot_of_another_commit_than_its_root_says_is_never_believed
         assert not [*folder.glob("snapshot*")]
 
 
+async def test_a_snapshot_that_a_kill_ended_does_not_cost_the_next(
+    folder: Path, upstream: MemoryUpstream
+) -> None:
+    async with opened(folder, upstream) as drive:
+        await make_file(drive, b"one", b"1")
+        await drive.sync()
+        for name in ("snapshot-new.db", "snapshot-new.db-journal"):
+            (folder / name).write_bytes(b"half")
+        await drive.snapshots.make()
+    assert "snapshot" in upstream.kept_roots
+    assert not [*folder.glob("snapshot-new*")]
+
+
 @pytest.mark.parametrize("mode", ["WAL", "DELETE"])
 async def test_an_interrupted_restoring_leaves_nothing_that_the_next_one_takes_for_its_own(
     folder: Path, upstream: MemoryUpstream, mode: str
