@@ -70,6 +70,12 @@ def read(path: str, start: int = 0) -> Readable:
         return Readable(b"".join(_pages(descriptor, size, most_bad=0)), is_whole=False)
 
 
+def read_first(path: str, length: int) -> bytes | None:
+    """The first bytes of a file; None if they cannot be read. Errors other than EIO are raised."""
+    with _opened(path) as descriptor:
+        return _read(descriptor, length, 0)
+
+
 def read_around(path: str) -> bytes:
     """The bytes of a file, with zeros in the place of pages that cannot be read; after `_MOST_BAD` of them it
     ends, as a dying disk may take seconds for each. Errors other than EIO are raised."""

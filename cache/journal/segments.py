@@ -32,10 +32,10 @@ from pathlib import Path
 from typing import Final
 
 from backend.failpoints import declare
-from backend.system import Durable, Environment, read_all
+from backend.system import Durable, Environment
 from cache.journal.custody import is_at, nameless_file
 from cache.journal.format import SEGMENT_HEADER_SIZE, SegmentHeader, decode_segment_header
-from cache.journal.salvage import COPY_SUFFIX, Loss, read, set_aside
+from cache.journal.salvage import COPY_SUFFIX, Loss, read, read_first, set_aside
 
 MAX_SPARES: Final = 2
 SUFFIX: Final = ".journal"
@@ -110,7 +110,7 @@ class SegmentFiles:
         self._remove_leftovers()
         paths = sorted(self._folder.glob("*" + SUFFIX))
         for index, path in enumerate(paths):
-            begin = _begin(path)
+            begin = read_first(str(path), SEGMENT_HEADER_SIZE)
             header = None if begin is None else decode_segment_header(begin)
             if header is not None and f"{header.number:016x}" == path.stem:
                 found.append((str(path), header))
@@ -221,19 +221,6 @@ class SegmentFiles:
         """Those of `dropped` that `finish_dropping` emptied can be used from now on."""
         self._spares += emptied
         self._coming_spares -= sum(bool(each.spare) for each in dropped)
-
-
-def _begin(path: Path) -> bytes | None:
-    """The first bytes, as many as a header has; None if they cannot be read."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        return read_all(descriptor, SEGMENT_HEADER_SIZE, 0)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        return None
-    finally:
-        os.close(descriptor)
 
 
 def _has_content(path: Path) -> bool:
