@@ -92,6 +92,7 @@ class FileHandlers(HandlerBase):
     @answered
     async def release(self, fh: int) -> None:
         if fh >= self._past:
+            self.callers.used(fh)
             self._view.release(fh)
             return
         inode = fh & ~_WRITER

@@ -33,6 +33,7 @@ class FolderHandlers(HandlerBase):
     @answered
     async def releasedir(self, fh: int) -> None:
         if fh >= self._past:
+            self.callers.used(fh)
             self._view.close_directory(fh)
         else:
             inode = self._folders.close(fh)

@@ -245,15 +245,19 @@ async def test_listing_and_syncing_a_folder_of_our_own_changes_nothing(
     assert await fsync_is_alone(drive, handlers, handle)
 
 
-async def test_listing_a_folder_of_the_past_counts(
-    drive: Drive, clock: Clock, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("call", ["readdir", "releasedir"])
+async def test_a_folder_of_the_past_that_is_listed_or_closed_counts(
+    drive: Drive, clock: Clock, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     monkeypatch.setattr(pyfuse3, "readdir_reply", lambda *_: True)
     handlers, handle, _ = await _alone(drive, clock)
     past = (await handlers.lookup(ROOT_INODE, b".versions", Context.__new__(Context))).st_ino
     ours = await handlers.opendir(past, Context.__new__(Context))
     assert await fsync_is_alone(drive, handlers, handle)
-    await handlers.readdir(ours, 0, cast(ReaddirToken, None))
+    if call == "readdir":
+        await handlers.readdir(ours, 0, cast(ReaddirToken, None))
+    else:
+        await handlers.releasedir(ours)
     assert not await fsync_is_alone(drive, handlers, handle)
 
 
