@@ -124,7 +124,9 @@ class Ledger:
         """Journal and apply operations, each of which must be valid on the state that those before it leave:
         all of them, also after a crash, or none. No operations make no record. `FileTooBigError`: more than a
         record holds; `NoSpaceLeftError`, ...: nothing was accepted."""
-        encoded = [encode(operation) for operation in operations]
+        self._accept_encoded(operations, [encode(operation) for operation in operations])
+
+    def _accept_encoded(self, operations: Sequence[Operation], encoded: list[bytes]) -> None:
         if encoded:
             self.journal.append(*_record_of(encoded), self.namespace.commit)
         passing = BATCH_APPLYING if len(operations) > 1 else None
@@ -177,16 +179,17 @@ class Ledger:
         return self.dirty.open_writes
 
     def truncate(self, inode: int, size: int, time_ns: int, operations: Sequence[Operation] = ()) -> None:
-        """Journal a new size, and then operations as `accept_all` does. `NoSpaceLeftError`: nothing was
-        accepted."""
+        """Journal a new size, and then operations as `accept_all` does. Where no room can be made, nothing
+        was accepted; where the disk refuses the operations' record, the size was."""
         payload = CONTENT_HEADER.pack(inode, size, time_ns)
-        if operations:
-            _, (rest,) = _record_of([encode(operation) for operation in operations])
+        encoded = [encode(operation) for operation in operations]
+        if encoded:
+            _, (rest,) = _record_of(encoded)
             self.journal.make_room([len(payload), len(rest)], self.namespace.commit)
         position = self.journal.append(RecordType.TRUNCATE, (payload,), self.namespace.commit)
         self.accepted += 1
         self.dirty.truncate(inode, size, position, time_ns)
-        self.accept_all(operations)
+        self._accept_encoded(operations, encoded)
 
     def set_times(self, inode: int, mtime_ns: int, ctime_ns: int) -> None:
         """Journal the times of a file's dirty content; the file has a top layer."""

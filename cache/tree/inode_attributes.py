@@ -1,7 +1,8 @@
 """Changing the attributes of inodes: modes, owners, sizes, times, extended attributes, access lists.
 
 A call either raises a `FileSystemError` and has changed nothing, or its change is journaled and applied
-when it returns. Event-loop thread only.
+when it returns. The exception is a new size together with other attributes: where the disk refuses the second
+record, the size is changed. Event-loop thread only.
 """
 
 from __future__ import annotations
