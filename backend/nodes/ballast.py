@@ -68,7 +68,7 @@ def give(folder: int, need: int, environment: Environment) -> bool:
             return False
         # A file that somebody has made longer than it can be gives no more.
         size = min(os.fstat(file).st_size, size_on(found.f_blocks * found.f_frsize))
-        if size and size + found.f_bfree * found.f_frsize >= need:
+        if size and size + found.f_bavail * found.f_frsize >= need:
             environment.disk.truncate(file, max(size - need - PIECE, 0))
             # Some file systems have freed the blocks only when that is durable.
             environment.disk.sync(file)
@@ -78,12 +78,16 @@ def give(folder: int, need: int, environment: Environment) -> bool:
 
 
 def keep(folder: int, environment: Environment) -> None:
-    """Make it whole, if there is room."""
+    """Make it whole, if there is room, and nobody else is about it."""
     found = os.fstatvfs(folder)
     wanted = size_on(found.f_blocks * found.f_frsize)
     missing = wanted - held(folder)
     if missing > 0 and found.f_bavail * found.f_frsize >= missing + wanted:
-        with suppress(ForeignFileError), _opened(folder, _FLAGS | os.O_CREAT) as file:
+        # Who has the lock gives of it or makes it whole. A write that is done does not wait for that.
+        with (
+            suppress(ForeignFileError, BlockingIOError),
+            _opened(folder, _FLAGS | os.O_CREAT, fcntl.LOCK_NB) as file,
+        ):
             _extend(file, wanted, environment.disk)
             environment.failpoints.reached(MADE)
             environment.disk.sync_folder("", folder=folder)
@@ -102,14 +106,15 @@ def _extend(file: int, wanted: int, disk: Durable) -> None:
 
 
 @contextmanager
-def _opened(folder: int, flags: int) -> Iterator[int]:
-    """The file, with a lock on it (flock(2)). `FileNotFoundError`, `ForeignFileError`."""
+def _opened(folder: int, flags: int, how: int = 0) -> Iterator[int]:
+    """The file, with a lock on it (flock(2)); `how` LOCK_NB: `BlockingIOError` if another has it.
+    `FileNotFoundError`, `ForeignFileError`."""
     with suppress(FileNotFoundError):
         _require_own(os.stat(FILE_NAME, dir_fd=folder, follow_symlinks=False))
     file = os.open(FILE_NAME, flags, 0o600, dir_fd=folder)
     try:
         _require_own(os.fstat(file))
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | how)
         yield file
     finally:
         os.close(file)

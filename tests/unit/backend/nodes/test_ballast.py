@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -266,13 +268,27 @@ def test_a_write_that_all_of_it_would_not_help_gets_none(path: Path, monkeypatch
     with folder(path) as top:
         ballast.keep(top, THIS_MACHINE)
         found, room = os.fstatvfs(top), 100
-        full = os.statvfs_result((*found[:3], room, room, *found[5:]))
+        full = os.statvfs_result((*found[:3], 1 << 30, room, *found[5:]))
         monkeypatch.setattr(os, "fstatvfs", lambda _folder: full)
         most = whole(path) + room * found.f_frsize
         assert not ballast.give(top, most + 1, THIS_MACHINE)
         assert size(path) == whole(path)
         assert ballast.give(top, most, THIS_MACHINE)
         assert size(path) == 0
+
+
+async def test_a_write_that_is_done_waits_for_nobody_who_is_about_the_ballast(
+    node: DirectoryNode, path: Path
+) -> None:
+    """A process that was stopped, or whose disk hangs, may be."""
+    await node.put(LEASE, [b"one"])
+    os.truncate(path / ballast.FILE_NAME, 0)
+    with open(path / ballast.FILE_NAME) as held, trio.fail_after(20):
+        fcntl.flock(held, fcntl.LOCK_EX)
+        await node.put(LEASE, [b"two"])
+        assert size(path) == 0
+    await node.put(LEASE, [b"three"])
+    assert size(path) == whole(path)
 
 
 def test_a_place_that_is_let_go_keeps_none(path: Path) -> None:
