@@ -213,12 +213,13 @@ def test_what_is_cleared_spares_nodes_that_lie_in_it(place: NodePlace) -> None:
     trio.run(inner.node(OTHER).put, FRAGMENT, [b"z"])
     with pytest.raises(NodeError, match="is not empty"):
         place.initialise(IDENTITY)
-    for name in ("node.toml", "drive.toml", "much/file", "zoo"):
+    names = ("node.toml", "node.toml.old", "drive.toml", "much/file", "zoo")
+    for name in names:
         inside(place, os.path.dirname(name)).write(os.path.basename(name), b"x")
     with pytest.raises(NodeError, match="holds much/deeper"):
         place.require_fit("node0", emptied=True)
     place.clear()
-    assert [place.read(name, 9) for name in ("node.toml", "drive.toml", "much/file", "zoo")] == [None] * 4
+    assert [place.read(name, 9) for name in names] == [None] * len(names)
     assert inner.identity("node1") == OTHER
     assert inner.read("drive.toml", 99) == b"of the inner one"
     assert list(inner.fragments()) == [FRAGMENT]

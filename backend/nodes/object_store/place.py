@@ -196,7 +196,7 @@ class ObjectStorePlace:
         with self._as_os_error():
             spared = tuple(f"{node}/" for node in self._nodes_within())
             for each in self._listed(""):
-                if not each.key.startswith((*spared, IDENTITY_KEY)):
+                if each.key != IDENTITY_KEY and not each.key.startswith(spared):
                     self._delete(each.key)
             self._delete(IDENTITY_KEY)
 
