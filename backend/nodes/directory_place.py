@@ -108,7 +108,7 @@ class DirectoryPlace:
             _remove(os.path.join(self.folder, name))
 
     def clear(self) -> None:
-        nesting.clear(self.folder)
+        nesting.clear(self.folder, self.environment.disk)
 
     def space(self) -> Space:
         return space_of(self.folder)

@@ -13,6 +13,7 @@ from contextlib import suppress
 from backend.errors import UsageError
 from backend.nodes import files as node_files
 from backend.nodes.node import IDENTITY_KEY
+from backend.system import Durable
 
 
 def require_outside(path: str) -> None:
@@ -49,17 +50,19 @@ def _within(folder: int, below: str) -> Iterator[str]:
                 yield from _within(inside, f"{below}{entry.name}/")
 
 
-def clear(path: str) -> None:
+def clear(path: str, disk: Durable) -> None:
     """Take away all that is in the folder, but nodes and the folders that they are in. Its identity, which
-    says whose the rest is, goes last."""
+    says whose the rest is, goes when the rest is gone for good."""
     with node_files.opened_folder(path) as folder:
-        _clear(folder)
+        for entry in sorted(_entries(folder), key=lambda entry: entry.name == IDENTITY_KEY):
+            if entry.name == IDENTITY_KEY:
+                disk.sync_folder(path, folder=folder)
+            _removed(folder, entry)
 
 
 def _clear(folder: int) -> bool:
     """Whether nothing is left."""
-    entries = sorted(_entries(folder), key=lambda entry: entry.name == IDENTITY_KEY)
-    return all([_removed(folder, entry) for entry in entries])
+    return all([_removed(folder, entry) for entry in _entries(folder)])
 
 
 def _removed(folder: int, entry: os.DirEntry[str]) -> bool:
