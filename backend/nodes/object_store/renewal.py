@@ -11,6 +11,7 @@ import datetime
 import logging
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -57,7 +58,8 @@ class CurrentCredentials:
             if reading.ends_within(datetime.timedelta()):
                 return self._read()
             self._renewed_from = time.monotonic() + PAUSE
-            threading.Thread(target=self._renew, args=(reading,), name=THREAD, daemon=True).start()
+            with suppress(RuntimeError):  # no thread is to be had: tried again after the pause
+                threading.Thread(target=self._renew, args=(reading,), name=THREAD, daemon=True).start()
             return reading
 
     def after_refusal(self, refused: Reading) -> Reading:

@@ -106,6 +106,26 @@ def test_a_helper_that_fails_is_asked_again_later_and_the_old_ones_are_used(
     assert key_of(credentials) == "new"
 
 
+def test_without_a_thread_to_be_had_the_old_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a limit of threads: the mount goes on, and the renewal is tried again."""
+    source = Source("old", 4)
+    credentials = CurrentCredentials(source)
+    assert key_of(credentials) == "old"
+    source.give("new", 60)
+    monkeypatch.setattr(credentials, "_renewed_from", 0.0)
+
+    def none_left(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        assert key_of(credentials) == "old"
+    monkeypatch.setattr(credentials, "_renewed_from", 0.0)
+    key_of(credentials)
+    renewed()
+    assert key_of(credentials) == "new"
+
+
 def test_what_has_ended_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source("old", -1)
     credentials = CurrentCredentials(source)
