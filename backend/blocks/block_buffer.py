@@ -28,8 +28,8 @@ DEFAULT_TARGET: Final = 8 * 1024 * 1024
 
 
 class PendingPack:
-    """Blocks that will be one pack. It is tried to store it, one try after the other: `begun` counts them,
-    `error` is that of the last one that failed."""
+    """Blocks that will be one pack. Storing is tried until it succeeds: `begun` counts the tries, `error` is
+    that of the last one that failed."""
 
     def __init__(self, pack_id: bytes) -> None:
         self.id: Final = pack_id

@@ -55,7 +55,6 @@ class LocalUpstream:
         mended."""
         self.blocks: Final[BlockStore] = blocks or store
         self.housekeeping: Final = store
-        self._store = store
         self.log: Final = LeasedLog(log, writer)
         self.roots: Final = LeasedRoots(objects, writer)
         self._log = log
@@ -111,7 +110,7 @@ class LocalUpstream:
                     if self._lease is not None:
                         nursery.start_soon(self._lease.run)
                         nursery.start_soon(self._mend)
-                        await nursery.start(self._store.run)
+                        await nursery.start(self.housekeeping.run)
                     task_status.started()
                     await trio.sleep_forever()
         finally:
@@ -127,7 +126,7 @@ class LocalUpstream:
         self._scope.cancel()
         if self._running:
             await self._stopped.wait()
-        await self._store.close()
+        await self.housekeeping.close()
         if self._lease is not None:
             await self._lease.release()
 

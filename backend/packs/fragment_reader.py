@@ -73,12 +73,14 @@ class FragmentReader:
         """Good fragments until there are k, asking the most promising nodes first, one more for each
         failure, and all others when the first are slower than they usually are. They may be fewer: see
         `require_enough`."""
-        search = _Search(iter(self._by_promise(pack)), self._profile.k)
+        order = self._by_promise(pack)
+        usual = max(self._slow_after(pack, index) for index in order[: self._profile.k])
+        search = _Search(iter(order), self._profile.k)
         async with task_group() as group:
             search.scope = group.cancel_scope
             for _ in range(self._profile.k):
                 self._ask_next(group, pack, search)
-            group.start_soon(self._ask_all_later, group, pack, search)
+            group.start_soon(self._ask_all_later, group, pack, search, max(self._hedge_after, usual))
         return search.found
 
     async def inspect(self, pack: Pack, patience: float) -> Collected:
@@ -157,10 +159,8 @@ class FragmentReader:
         if len(search.found.good) >= search.enough or not search.running:
             search.scope.cancel()
 
-    async def _ask_all_later(self, group: Group, pack: Pack, search: _Search) -> None:
-        asked = self._by_promise(pack)[: self._profile.k]
-        usual = max(self._slow_after(pack, index) for index in asked)
-        await anyio.sleep(max(self._hedge_after, usual))
+    async def _ask_all_later(self, group: Group, pack: Pack, search: _Search, patience: float) -> None:
+        await anyio.sleep(patience)
         while self._ask_next(group, pack, search):
             pass
 
