@@ -56,6 +56,8 @@ STORE_SECONDS: Final = 120.0
 """Where each renewal costs money: it is renewed once where the other is ten times."""
 _SLACK: Final = 20.0
 """So long before its end it is renewed: a longer one bears outages of the same length, at less cost."""
+PATIENCE: Final = _SLACK / 4
+"""Seconds that a voter is waited for at most; less of a lease that is short."""
 _TRIES: Final = 10
 
 BEFORE_TAKEOVER: Final = declare("lease.before-takeover", "the last holder is gone; nothing is written")

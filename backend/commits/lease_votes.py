@@ -115,6 +115,18 @@ class LeaseVotes:
             raise self.too_few(seen, failed)
         return seen
 
+    async def look_at_all(self, seconds: float) -> dict[str, Seen]:
+        """As `look`; `UnavailableError` if a voter does not answer. One that has something else in a record's
+        place has answered."""
+        seen, failed = await self.look(seconds)
+        made_up = {name for name, error in failed.items() if isinstance(error, CorruptError)}
+        if silent := sorted(self._nodes.keys() - seen.keys() - made_up):
+            raise UnavailableError(
+                f"{', '.join(silent)}: no answer to who holds the drive; nothing was changed, try again",
+                silent,
+            )
+        return seen
+
     def too_few(self, answered: Collection[str], failed: Mapping[str, DriveError]) -> UnavailableError:
         """The error that says who is away when only these voters `answered`."""
         away = sorted(self._nodes.keys() - answered)

@@ -13,7 +13,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
@@ -31,6 +31,7 @@ _MARGIN: Final = 1.1
 _LOOKS: Final = 15
 """So often the record of a silent holder is looked at while its duration passes."""
 _SHORTEST_PAUSE: Final = 0.05
+_Look = Callable[[float], Awaitable[Mapping[str, Seen]]]
 
 
 class OtherHolders:
@@ -60,17 +61,15 @@ class OtherHolders:
         `LeaseHeldError` if one lives, `UnavailableError` if too few voters answer meanwhile."""
         possible = self._possible(seen)
         for record in possible:
-            await self._outlive(record)
+            await self._outlive(record, self._votes.look_at_majority)
         return bool(possible)
 
     async def outlive_all(self) -> None:
         """Return when every holder of whom a voter has a record may be taken over, however few have it:
-        others, which this process does not know, may have it too. Raises as `outlive`."""
-        for record in _newest_held(await self._look()).values():
-            await self._outlive(record)
-
-    async def _look(self) -> dict[str, Seen]:
-        return await self._votes.look_at_majority(self._patience)
+        others, which this process does not know, may have it too. Raises as `outlive`; `UnavailableError` if
+        a voter does not say what it has, as it may be the only one with a record."""
+        for record in _newest_held(await self._votes.look_at_all(self._patience)).values():
+            await self._outlive(record, self._votes.look_at_all)
 
     def _possible(self, seen: Mapping[str, Seen]) -> list[LeaseRecord]:
         """The held records that may be on a majority, counting voters that do not answer as theirs; the
@@ -80,16 +79,17 @@ class OtherHolders:
         newest = _newest_held(seen).items()
         return [record for token, record in newest if count[token] + away >= self._votes.majority]
 
-    async def _outlive(self, record: LeaseRecord) -> None:
-        """Return when the holder of `record` may be taken over; `LeaseHeldError` if it lives."""
+    async def _outlive(self, record: LeaseRecord, look: _Look) -> None:
+        """Return when the holder of `record` may be taken over; `LeaseHeldError` if it lives. `look` raises
+        unless so many voters answer that a holder who is not found has gone."""
         life = self._life(record.holder, self._holder)
         if life == "gone":
             return
         if life == "running":
             raise LeaseHeldError(_held_by(record))
-        await self._outlive_silent(record)
+        await self._outlive_silent(record, look)
 
-    async def _outlive_silent(self, record: LeaseRecord) -> None:
+    async def _outlive_silent(self, record: LeaseRecord, look: _Look) -> None:
         began = self._clock()
         until = began + record.seconds * _MARGIN
         said = False
@@ -98,12 +98,12 @@ class OtherHolders:
                 self._waiting(_waits_for(record, left))
                 said = True
             await trio.sleep(min(left, SILENT_SECONDS, max(record.seconds / _LOOKS, _SHORTEST_PAUSE)))
-            if await self._is_outlived(record):
+            if await self._is_outlived(record, look):
                 return
 
-    async def _is_outlived(self, record: LeaseRecord) -> bool:
+    async def _is_outlived(self, record: LeaseRecord, look: _Look) -> bool:
         """Whether its holder has let go, gone, or been replaced; `LeaseHeldError` if it has renewed."""
-        now = _newest_held(await self._look()).get(record.token)
+        now = _newest_held(await look(self._patience)).get(record.token)
         if now is None or self._life(record.holder, self._holder) == "gone":
             return True
         if now.renewals > record.renewals:

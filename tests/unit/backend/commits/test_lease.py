@@ -520,6 +520,25 @@ async def test_what_a_failed_attempt_left_does_not_hide_the_holder() -> None:
         await lease.acquire()
 
 
+async def test_a_holder_on_one_node_that_answers_late_is_not_passed_over(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """What a lost majority left: the one node that knows the holder hangs, so nothing is known of any."""
+    setup = Setup()
+    setup.nodes["node4"].objects[KEY] = stored(RECORD)
+    setup.life = "running"
+
+    async def hang(_operation: str, _key: str) -> None:
+        await trio.sleep_forever()
+
+    answering, setup.nodes["node4"].before = setup.nodes["node4"].before, hang
+    with pytest.raises(UnavailableError, match="node4: no answer"):
+        await setup.lease().outlive_all()
+    setup.nodes["node4"].before = answering
+    with pytest.raises(LeaseHeldError, match="on host"):
+        await setup.lease().outlive_all()
+
+
 async def test_damaged_and_foreign_records_count_as_none() -> None:
     setup = Setup()
     setup.nodes["node0"].objects[KEY] = b"damaged"
