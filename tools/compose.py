@@ -20,7 +20,7 @@ from backend.care import Scrub, StoreHealth, repair_record
 from backend.cluster import DriveFile, cluster_change, drive_file
 from backend.coding import Profile, code_for, copies_of
 from backend.commits import (
-    DEFAULT_SECONDS,
+    PATIENCE,
     Lease,
     LeaseVotes,
     Ranking,
@@ -56,7 +56,7 @@ MOST_RESERVED: Final = 2 << 30
 """Bytes that the disk cache leaves free, or a twentieth of a smaller disk. It leaves at least twice what the
 journal does: half of that is the journal's own."""
 OBJECT_PATIENCE: Final = 15.0
-LEASE_PATIENCE: Final = DEFAULT_SECONDS / 6
+LEASE_PATIENCE: Final = PATIENCE
 PACK_PATIENCE: Final = 120.0
 """A mount reads and writes packs around a node that hangs, but waits for its own writes when it ends."""
 
@@ -212,11 +212,11 @@ def build_upstream(
     cache_folder: Path,
     scrub_interval: float,
     lease: Lease | None,
-    voters: NodeHealth,
+    slow_voters: NodeHealth,
     environment: Environment,
     disk: BlockFolder | None,
 ) -> Built:
-    """`voters`: which of them were slow, as the lease finds."""
+    """`slow_voters`: those that the lease finds slow."""
     file = drive.file
     nodes = patient(bare, PACK_PATIENCE, environment)
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
@@ -228,10 +228,10 @@ def build_upstream(
     blocks = block_store(drive, written, index, writer, note, environment)
     cached = None if disk is None else CachedBlocks(blocks, disk)
     beside = () if cached is None else (cached.run,)
-    looking, objects = pack_store(drive, nodes, environment), small_objects(drive, answering, voters)
+    looking, objects = pack_store(drive, nodes, environment), small_objects(drive, answering, slow_voters)
     if lease is None:
         health = StoreHealth(blocks, index, looking, None)
-        votes = LeaseVotes(voting(answering, file), file.id, drive.keys.lease, environment, voters)
+        votes = LeaseVotes(voting(answering, file), file.id, drive.keys.lease, environment, slow_voters)
         claims = partial(votes.claim, LEASE_PATIENCE)
         commits = ReplicatedCommitLog(objects, claims=claims, environment=environment)
         upstream = LocalUpstream(blocks, commits, objects, writer, blocks=cached, beside=beside)
