@@ -100,9 +100,12 @@ def awaited(path: str, table: str = "/etc/fstab") -> str | None:
     whole = os.path.realpath(path)
     with suppress(FileNotFoundError), open(table, "rb") as file:
         lines = [line.split() for line in file if not line.lstrip().startswith(b"#")]
-        points = [_unescape(fields[1]) for fields in lines if len(fields) > 1 and fields[1].startswith(b"/")]
-        around = [point for point in points if os.path.commonpath([point, whole]) == os.path.normpath(point)]
-        return next((point for point in around if not os.path.ismount(point)), None)
+        named = (fields[1] for fields in lines if len(fields) > 1 and fields[1].startswith(b"/"))
+        points = [absolute(_unescape(name)) for name in named]
+        # The table of a process in a chroot has no line for its root.
+        mounted = {"/", *(mount.mountpoint for mount in mounts())}
+        around = (point for point in points if os.path.commonpath([point, whole]) == point)
+        return next((point for point in around if point not in mounted), None)
     return None
 
 

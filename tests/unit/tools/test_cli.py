@@ -253,9 +253,22 @@ class TestDaemon:
 
 @pytest.mark.parametrize(
     ("path", "point"),
-    [("{0}/disk", "{0}/disk"), ("{0}/disk/a/b", "{0}/disk"), ("{0}/diskette", None), ("/proc/self", None)],
+    [
+        ("{0}/disk", "{0}/disk"),
+        ("{0}/disk/a/b", "{0}/disk"),
+        ("{0}/diskette", None),
+        ("/proc/self", None),
+        ("{0}/linked/a", "{0}/target"),
+        ("{0}/target/a", "{0}/target"),
+    ],
 )
-def test_a_disk_of_fstab_that_is_not_mounted_is_awaited(tmp_path: Path, path: str, point: str | None) -> None:
+def test_a_disk_of_fstab_that_is_not_mounted_is_awaited(
+    tmp_path: Path, path: str, point: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Links are followed, and where the mount table has no root, as in a chroot, it is there all the same."""
+    monkeypatch.setattr(mounts, "mounts", lambda: [mounts.Mount("/proc", "proc", "proc")])
+    (tmp_path / "target").mkdir()
+    (tmp_path / "linked").symlink_to(tmp_path / "target")
     table = tmp_path / "fstab"
     lines = [
         "# /dev/x {0}/diskette ext4",
@@ -264,6 +277,8 @@ def test_a_disk_of_fstab_that_is_not_mounted_is_awaited(tmp_path: Path, path: st
         "UUID=1 {0}/disk ext4 noauto 0 2",
         "y none swap",
         "z /proc proc",
+        "r / ext4",
+        "s {0}/linked ext4",
     ]
     table.write_text("\n".join(lines).format(tmp_path) + "\n")
     wanted = None if point is None else point.format(tmp_path)
