@@ -15,7 +15,6 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Final
 
 from backend.cluster import DriveFile, NodeEntry, drive_file
 from backend.coding import ClusterNode, Profile, first_voters, require_nodes
@@ -27,12 +26,10 @@ from tools import errors, old_drive
 from tools.capacity_report import describe_limit, describe_needs
 from tools.drive_nodes import cluster_map, require_distinct
 from tools.errors import MKFS_CODES, Parser
-from tools.node_options import CREDENTIALS_HELP, given_places
+from tools.node_options import CREDENTIALS_HELP, DEFAULT_PROFILE, given_places
 from tools.quantities import counted
 from tools.secret_source import SecretSource
 from tools.terminal import complain, is_terminal, say
-
-DEFAULT_PROFILE: Final = "4+2"
 
 
 def main() -> None:
@@ -51,8 +48,8 @@ def mkfs(arguments: Sequence[str]) -> int:
     nodes = _with_votes(folder, _planned(folder, places), options.profile.m)
     drive = _describe(folder, options.profile, nodes, secret, recovery)
     require_nodes(cluster_map(drive), options.profile.total)
+    _require_fit(folder, drive, old)
     if options.force:
-        _require_fit(folder, drive, old)
         old_drive.remove(folder, old)
     _make_nodes(folder, drive)
     _write(folder, drive, recovery, options.recovery_file)
@@ -69,7 +66,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         type=_profile,
         default=DEFAULT_PROFILE,
         metavar="K+M",
-        help="any K of K+M nodes are enough; or copies:N (default: 4+2)",
+        help=f"any K of K+M nodes are enough; or copies:N (default: {DEFAULT_PROFILE})",
     )
     add(
         "--node",

@@ -8,6 +8,8 @@ from typing import Final
 
 from backend.nodes import NodePlace, is_folder, place_at
 
+DEFAULT_PROFILE: Final = "4+2"
+"""Of a drive that is made."""
 CREDENTIALS_HELP: Final = (
     "where the credentials of nodes with a URL are: profile:NAME, file:PATH, env:PREFIX, command:NAME, "
     "instance or anonymous; of one node: URL?credentials=..."

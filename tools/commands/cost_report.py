@@ -22,10 +22,9 @@ from tools.commands import cost
 from tools.commands.cost import Layout, Traffic, Use
 from tools.host import mounts
 from tools.mount_options import DEFAULT_SCRUB_INTERVAL
-from tools.node_options import given_places
+from tools.node_options import DEFAULT_PROFILE, given_places
 from tools.quantities import counted, format_duration, format_size, parse_duration, parse_size
 
-DEFAULT_PROFILE: Final = "4+2"
 _GIB: Final = 1 << 30
 _OPTIONS: Final = ("stored", "written", "idle", "prices", "profile", "commit_interval")
 

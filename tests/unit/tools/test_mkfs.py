@@ -229,6 +229,30 @@ def test_what_force_refuses_costs_nothing(
     assert everything(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "obstacle", ["a file in the way", "a foreign file", "a folder that cannot be written"]
+)
+def test_a_place_that_does_not_fit_leaves_nothing_on_the_others(
+    make: MakeDrive, tmp_path: Path, obstacle: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also without --force: all places are looked at before the first is made a node."""
+    good, bad = tmp_path / "good", tmp_path / "bad"
+    good.mkdir()
+    make.folder.mkdir()
+    match obstacle:
+        case "a file in the way":
+            bad.write_bytes(b"")
+        case "a foreign file":
+            bad.mkdir()
+            (bad / "mine").write_bytes(b"")
+        case "a folder that cannot be written":
+            bad.mkdir()
+            monkeypatch.setattr("os.access", lambda path, mode: path != str(bad))
+    before = everything(tmp_path)
+    assert make("--profile", "copies:2", "--node", str(good), "--node", str(bad)) == 1
+    assert everything(tmp_path) == before
+
+
 def test_force_goes_on_after_an_interrupted_mkfs(make: MakeDrive) -> None:
     make()
     (make.folder / "drive.toml").unlink()
