@@ -34,6 +34,7 @@ from tools import compose, old_place, pairing, second_mount
 from tools.compose import INDEX_FILE, Built, UnlockedDrive, Waiting
 from tools.drive_nodes import open_nodes
 from tools.host import mounts
+from tools.host.mounts import Mount
 from tools.host.places import Folders
 
 ENDING_SECONDS: Final = 15.0
@@ -188,7 +189,7 @@ class _Opening:
                 return LocalState(self.folders.state, self.environment)
             except LeaseHeldError:
                 for mount in mounts.drives():
-                    if mount.source == folder and second_mount.shows_the_present(mount):
+                    if mount.source == folder and await _shows_the_present(mount):
                         raise LeaseHeldError(f"{folder}: already mounted at {mount.mountpoint}") from None
                 if trio.current_time() > deadline:
                     raise
@@ -198,6 +199,10 @@ class _Opening:
                     f"the last mount of the drive still ends; waiting {ENDING_SECONDS:.0f} s at most"
                 )
             await trio.sleep(0.05)
+
+
+async def _shows_the_present(mount: Mount) -> bool:
+    return await trio.to_thread.run_sync(second_mount.shows_the_present, mount, abandon_on_cancel=True)
 
 
 def _let_go(local: LocalState, tell: Waiting) -> None:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from typing import Final
 
 from backend.errors import LeaseHeldError
+from backend.system import ask
 from tools import mount_options, remount
 from tools.control_client import ControlClient
 from tools.errors import ToolError
@@ -27,8 +29,10 @@ log = logging.getLogger(__name__)
 def place_of(folder: str) -> Mount | None:
     """The mount that shows the whole drive in `folder`, an absolute path, as it is now, and answers; None
     without one."""
-    whole = (mount for mount in mounts.drives() if mount.source == folder and mount.root == _WHOLE)
-    alive = (mount for mount in whole if not mounts.is_dead(mount.mountpoint))
+    whole = [mount for mount in mounts.drives() if mount.source == folder and mount.root == _WHOLE]
+    # One whose process was stopped never says whether it is dead.
+    dead = ask({mount: partial(mounts.is_dead, mount.mountpoint) for mount in whole})
+    alive = (mount for mount in whole if dead.get(mount) is False)
     return next((mount for mount in alive if shows_the_present(mount)), None)
 
 
