@@ -26,8 +26,8 @@ from typing import Final
 
 import trio
 
-from backend.cluster import NodeEntry, Survey, check_nodes, check_places, drive_file
-from backend.errors import ConflictError, DriveError, FormatError, LeaseHeldError, WrongKeyError, sole
+from backend.cluster import NodeEntry, Survey, check_nodes, check_places, cluster_change
+from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError, sole
 from backend.failpoints import OF_PROCESS
 from backend.findings import Finding, Findings
 from backend.nodes import NodePlace
@@ -199,8 +199,8 @@ def _check_beside(run: _FsckRun) -> None:
     """The drive file's copies and the nodes' identities, before anything asks the nodes. `ConflictError` if
     what was read before a person was asked is to be written, and is not the drive file any more."""
     file = run.survey.file
-    if run.mend and check_nodes.survey(run.folder).file != file:
-        raise ConflictError(f"{run.folder}: its {drive_file.FILE_NAME} was changed just now; try again")
+    if run.mend:
+        cluster_change.require_unchanged(run.folder, file)
     for entry in file.nodes:
         _clear(run, entry)
     for wrong in check_nodes.wrong_identities(run.folder, file):

@@ -106,6 +106,13 @@ def require_surveyed(folder: str, file: DriveFile) -> None:
     _require_same(folder, file, check_nodes.survey(folder).file)
 
 
+def require_unchanged(folder: str, file: DriveFile) -> None:
+    """`ConflictError` if the drive file that most copies have is not `file`, its keys included: a person was
+    asked meanwhile. Raises as `survey`. Blocks."""
+    if check_nodes.survey(folder).file != file:
+        raise ConflictError(f"{folder}: its {drive_file.FILE_NAME} was changed just now; try again")
+
+
 def require_current(folder: str, file: DriveFile) -> None:
     """`ConflictError` if the drive's folder has another cluster map than `file`, which was read before the
     lease was acquired. What reading it raises. Blocks."""
