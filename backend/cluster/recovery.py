@@ -73,8 +73,8 @@ class Remains:
 
     @property
     def is_past_doubt(self) -> bool:
-        """Whether no lost node can have another commit of that number that counts, and none after it: the
-        records claim that very commit, or a later one."""
+        """Whether no lost node can have another commit of that number that counts: the records claim that
+        very commit, or a later one. There may be commits after it on the lost nodes."""
         return self.lost > 0 or self.claim.hash == self.head.hash
 
 

@@ -2,8 +2,9 @@
 
 The numbers are those of the code that makes the requests: the lease (`backend.commits.lease`), a commit's
 copies and confirmation (`backend.commits.commit_log`), packs (`backend.blocks`), the look at the nodes
-(`cache.publish.store_watch`), the listing of debris once a day, and the scrub. A test holds them to what a
-store counts.
+(`cache.publish.store_watch`), the listing of debris once a day, and the scrub. A test holds those of the
+lease, the commits, the packs and the look at the nodes to what a store counts; those of listing and scrub are
+reckoned only.
 """
 
 from __future__ import annotations
