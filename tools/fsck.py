@@ -182,7 +182,7 @@ def _once(run: _FsckRun, unlock: _Unlock) -> Findings:
         trio.run(check.run)
         run.progress.clear()
         if check.namespace_is_wrong:
-            kept = set_namespace_aside(run.folders.state, THIS_MACHINE.disk)
+            kept = set_namespace_aside(run.folders.state, THIS_MACHINE)
             run.findings.add("note", f"the namespace as it was is kept as {kept}")
         if run.mend and check.lost:
             what = "cannot be read while nodes are away" if run.findings.nodes_are_away else "is lost"

@@ -30,14 +30,14 @@ def _directory(found: Address, settings: Settings, environment: Environment) -> 
     return DirectoryPlace(found.path, environment)
 
 
-def _object_store(found: Address, settings: Settings, _environment: Environment) -> NodePlace:
+def _object_store(found: Address, settings: Settings, environment: Environment) -> NodePlace:
     # A drive of folders does not load what speaks to stores.
     from backend.nodes.object_store import location, place
     from backend.nodes.object_store import settings as store_settings
 
     where = location.parse(found)
     given = {**settings, **found.query}
-    return place.ObjectStorePlace(where, store_settings.parse(given, where.url), given)
+    return place.ObjectStorePlace(where, store_settings.parse(given, where.url), given, environment)
 
 
 SCHEMES: Final[Mapping[str, Maker]] = {

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from backend.errors import CorruptError, LeaseHeldError
-from backend.system import THIS_MACHINE, Durable, Environment, at_rest, free_path
+from backend.system import THIS_MACHINE, Environment, at_rest, free_path
 from backend.upstream import Head
 from cache.errors import FileSystemError
 from cache.journal import Custody, Journal, JournalRecovery, Ledger, Trimming
@@ -73,7 +73,7 @@ class LocalState:
         try:
             return Namespace(path, device=DEVICE, environment=self.environment)
         except CorruptError as error:
-            kept = set_namespace_aside(self.folder, self.environment.disk)
+            kept = set_namespace_aside(self.folder, self.environment)
             self._notices.append(f"{error}; it is made anew from log and journal, and kept as {kept}")
             return Namespace(path, device=DEVICE, environment=self.environment)
 
@@ -106,7 +106,7 @@ class LocalState:
         folder stays locked; nothing but `close` may be called any more. Blocks."""
         self._files.close()
         io = self.environment.disk
-        kept = free_path(self.folder / STALE / time.strftime(TIME_FORMAT, time.gmtime()))
+        kept = free_path(self.folder / STALE / _time_of(self.environment))
         io.make_folders(str(kept))
         # The journal last: a namespace without it could be taken for all there is.
         for name in (*(NAMESPACE_FILE + suffix for suffix in at_rest.SUFFIXES), JOURNAL):
@@ -132,14 +132,19 @@ def locked(folder: Path) -> int:
     return descriptor
 
 
-def set_namespace_aside(folder: Path, disk: Durable) -> Path:
+def set_namespace_aside(folder: Path, environment: Environment) -> Path:
     """Keep a namespace database that is wrong in `lost/`, so that the next opening makes a new one from
     log and journal; where it is. Blocks."""
-    kept_in = folder / "lost"
+    kept_in, disk = folder / "lost", environment.disk
     disk.make_folders(str(kept_in))
-    kept = free_path(kept_in / f"namespace-{time.strftime(TIME_FORMAT, time.gmtime())}.db")
+    kept = free_path(kept_in / f"namespace-{_time_of(environment)}.db")
     for suffix in at_rest.SUFFIXES:
         source = folder / (NAMESPACE_FILE + suffix)
         if source.exists():
             disk.rename(str(source), str(kept.with_name(kept.name + suffix)))
     return kept
+
+
+def _time_of(environment: Environment) -> str:
+    """The time of its wall clock, for the name of what is set aside now."""
+    return time.strftime(TIME_FORMAT, time.gmtime(environment.wall_clock() // 10**9))

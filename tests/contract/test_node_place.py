@@ -45,7 +45,7 @@ def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         weed: Seaweedfs = request.getfixturevalue("seaweedfs")
         weed.made("places")
         # Losers of the race that a node begins with wait for seconds there: it has a mount test.
-        monkeypatch.setattr(races, "trouble_with_conditions", lambda client: None)
+        monkeypatch.setattr(races, "trouble_with_conditions", lambda *_: None)
         top = uuid.uuid4().hex
         yield lambda folder: place_at(weed.url("places", f"{top}/{folder.name}"), "/", WEED)
         return

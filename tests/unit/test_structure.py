@@ -119,15 +119,20 @@ def test_a_use_of_a_private_name_would_be_seen(tmp_path: Path) -> None:
 
 
 PAST_THE_ENVIRONMENT: Final = re.compile(
-    r"time\.(time|time_ns|clock_gettime)|random\.\w+|shutil\.(copyfile|copytree|move|rmtree)"
+    r"time\.(time|time_ns|clock_gettime)|time\.(gmtime|localtime|ctime|asctime)\(\)"
+    r"|(datetime\.)?(datetime|date)\.(now|utcnow|today)"
+    r"|(random|uuid|tempfile)\.\w+|secrets\.(token_\w+|rand\w+|choice|SystemRandom)"
+    r"|shutil\.(copyfile|copytree|move|rmtree)"
     r"|os\.(urandom|rename|replace|unlink|remove|mkdir|makedirs|rmdir|removedirs|link|symlink|fsync|fdatasync"
-    r"|write|writev|pwrite|pwritev|truncate|ftruncate)"
+    r"|write|writev|pwrite|pwritev|truncate|ftruncate|posix_fallocate|utime)"
 )
+"""Functions, and calls whose lack of an argument is what matters."""
 NOT_BY_THE_ENVIRONMENT: Final = {
     **dict.fromkeys(("environment", "durable"), "it is what the environment is made of"),
     **dict.fromkeys(("crypto", "key_slots", "keys", "recovery_key"), "keys and nonces must never repeat"),
     **dict.fromkeys(("directory", "directory_place", "nesting"), "debris and foreign things go"),
     **dict.fromkeys(("check_places", "stale"), "tools only"),
+    "file_clock": "the kernel's own clock is what is asked for",
     "block_folder": "folders in which nothing is believed",
 }
 """Modules that do such things by themselves, and why."""
@@ -137,11 +142,12 @@ def calls_past_the_environment(root: Path) -> dict[str, set[str]]:
     """By module, where a device would share with others of its process."""
     found: dict[str, set[str]] = {}
     for path in sorted(each for package in ("backend", "cache") for each in (root / package).rglob("*.py")):
-        names = {
-            ast.unparse(node)
-            for node in ast.walk(ast.parse(path.read_text()))
-            if isinstance(node, ast.Attribute)
-        }
+        names: set[str] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute | ast.Call):
+                names.add(ast.unparse(node))
+            elif isinstance(node, ast.ImportFrom):
+                names.update(f"{node.module}.{alias.name}" for alias in node.names)
         if past := set(filter(PAST_THE_ENVIRONMENT.fullmatch, names)):
             found[path.stem] = past
     return found
@@ -154,9 +160,15 @@ def test_devices_share_no_disk_no_clock_and_no_chance() -> None:
 def test_a_call_past_the_environment_would_be_seen(tmp_path: Path) -> None:
     (tmp_path / "backend").mkdir()
     (tmp_path / "backend" / "one.py").write_text(
-        "now = time.time_ns()\nself._disk.rename(a, b)\nos.stat(a)\n"
+        "now = time.time_ns()\nself._disk.rename(a, b)\nos.stat(a)\ntime.gmtime(1)\nsecrets.values\n"
     )
-    assert calls_past_the_environment(tmp_path) == {"one": {"time.time_ns"}}
+    (tmp_path / "backend" / "two.py").write_text(
+        "from uuid import uuid4\ntime.gmtime()\ndatetime.now(UTC)\nsecrets.token_hex(8)\nos.utime(a)\n"
+    )
+    assert calls_past_the_environment(tmp_path) == {
+        "one": {"time.time_ns"},
+        "two": {"uuid.uuid4", "time.gmtime()", "datetime.now", "secrets.token_hex", "os.utime"},
+    }
 
 
 def test_every_module_is_in_a_room() -> None:

@@ -33,6 +33,7 @@ from backend.nodes.object_store.credentials import CredentialsError, CredentialS
 from backend.nodes.object_store.location import Location
 from backend.nodes.object_store.renewal import CurrentCredentials, Reading
 from backend.nodes.object_store.settings import StoreSettings
+from backend.system import THIS_MACHINE, Environment
 
 if TYPE_CHECKING:
     from obstore import GetOptions
@@ -87,10 +88,12 @@ class Listed:
 class StoreClient:
     """Of one node's place. Keys are the node's; the prefix is put before them here."""
 
-    def __init__(self, location: Location, settings: StoreSettings) -> None:
+    def __init__(
+        self, location: Location, settings: StoreSettings, environment: Environment = THIS_MACHINE
+    ) -> None:
         self.location = location
         self._settings = settings
-        self._credentials = CurrentCredentials(CredentialSource(settings.credentials))
+        self._credentials = CurrentCredentials(CredentialSource(settings.credentials), environment)
         self._tag = "version" if location.service == "gs" else "e_tag"
         self._lock = threading.Lock()
         self._opened: tuple[Any, Secrets | None] | None = None

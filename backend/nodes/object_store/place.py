@@ -33,18 +33,27 @@ from backend.nodes.object_store.location import Location
 from backend.nodes.object_store.node import ObjectStoreNode
 from backend.nodes.object_store.settings import StoreSettings
 from backend.nodes.place import Whereabouts
+from backend.system import THIS_MACHINE, Environment
 
 _FRAGMENTS: Final = "packs/"
 _TROUBLE: Final = (StoreError, CredentialsError)
 
 
 class ObjectStorePlace:
-    """See `NodePlace`. `given` are its settings as `drive.toml` has them."""
+    """See `NodePlace`. `given` are its settings as `drive.toml` has them. `environment`: of the device that
+    asks."""
 
-    def __init__(self, location: Location, settings: StoreSettings, given: Mapping[str, str | int]) -> None:
+    def __init__(
+        self,
+        location: Location,
+        settings: StoreSettings,
+        given: Mapping[str, str | int],
+        environment: Environment = THIS_MACHINE,
+    ) -> None:
         self._location = location
         self._parsed = settings
         self._given = dict(given)
+        self._environment = environment
 
     def __str__(self) -> str:
         return self.url
@@ -123,7 +132,7 @@ class ObjectStorePlace:
             if found is not None:
                 what = f"{self} is not empty (it holds {found}): choose another prefix"
                 raise NodeError(f"{name}: {what}", name)
-            trouble = races.trouble_with_conditions(self._client)
+            trouble = races.trouble_with_conditions(self._client, self._environment)
             if trouble is not None:
                 raise NodeError(f"{name}: {self} cannot be a node: {trouble}", name)
 
@@ -142,7 +151,7 @@ class ObjectStorePlace:
     def _require_outside(self) -> None:
         """`UsageError` if it lies in a node."""
         parts = [part for part in self._location.prefix.split("/") if part]
-        top = StoreClient(replace(self._location, prefix=""), self._parsed)
+        top = StoreClient(replace(self._location, prefix=""), self._parsed, self._environment)
         for depth in range(len(parts)):
             above = "/".join([*parts[:depth], IDENTITY_KEY])
             if _is_there(top, above):
@@ -218,7 +227,7 @@ class ObjectStorePlace:
 
     @cached_property
     def _client(self) -> StoreClient:
-        return StoreClient(self._location, self._parsed)
+        return StoreClient(self._location, self._parsed, self._environment)
 
     def _first(self, folder: str) -> Listed | None:
         return next(iter(self._listed(folder)), None)

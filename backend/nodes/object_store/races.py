@@ -5,7 +5,6 @@ A sequential probe is not enough: some stores look and then write, and some igno
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,16 +13,17 @@ from threading import Barrier
 from typing import Final
 
 from backend.nodes.object_store.client import AbsentError, StoreClient, StoreError, TakenError
+from backend.system import THIS_MACHINE, Environment
 
 FOLDER: Final = "probe/"
 RACERS: Final = 8
 
 
-def trouble_with_conditions(client: StoreClient) -> str | None:
+def trouble_with_conditions(client: StoreClient, environment: Environment = THIS_MACHINE) -> str | None:
     """The reason why the store cannot be trusted with a lease, in words; None if it can. What it writes is
     below `probe/`, and is deleted; if that fails it is in nobody's way. `StoreError` if it cannot be found
     out."""
-    key = f"{FOLDER}{secrets.token_hex(8)}"
+    key = f"{FOLDER}{environment.random_bytes(8).hex()}"
     try:
         won = _race([partial(client.create, key, [b"%d" % number]) for number in range(RACERS)])
         if won != 1:

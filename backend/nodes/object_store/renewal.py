@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import threading
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from backend.nodes.object_store.credentials import CredentialsError, CredentialSource, Secrets
+from backend.system import THIS_MACHINE, Environment
 
 RENEWED_BEFORE: Final = datetime.timedelta(minutes=5)
 PAUSE: Final = 30.0
@@ -31,21 +32,23 @@ class Reading:
     secrets: Secrets | None
     stamp: object
 
-    def ends_within(self, time_left: datetime.timedelta) -> bool:
+    def ends_before(self, moment: datetime.datetime) -> bool:
         """Whether they do."""
         if self.secrets is None or self.secrets.expires_at is None:
             return False
-        return datetime.datetime.now(datetime.UTC) > self.secrets.expires_at - time_left
+        return self.secrets.expires_at < moment
 
 
 class CurrentCredentials:
-    """Of one source."""
+    """Of one source. Their end is a time of the wall clock."""
 
-    def __init__(self, source: CredentialSource) -> None:
+    def __init__(self, source: CredentialSource, environment: Environment = THIS_MACHINE) -> None:
         self._source = source
+        self._environment = environment
+        self._clock = environment.boot_clock
         self._lock = threading.Lock()
         self._reading: Reading | None = None
-        self._renewed_from = 0.0
+        self._renewed_from = -math.inf
 
     def get(self) -> Reading:
         """As good as can be had. `CredentialsError`."""
@@ -53,11 +56,11 @@ class CurrentCredentials:
             reading = self._reading
             if reading is None or self._source.stamp() != reading.stamp:
                 return self._read()
-            if time.monotonic() < self._renewed_from or not reading.ends_within(RENEWED_BEFORE):
+            if self._clock() < self._renewed_from or not self._ends_within(reading, RENEWED_BEFORE):
                 return reading
-            if reading.ends_within(datetime.timedelta()):
+            if self._ends_within(reading, datetime.timedelta()):
                 return self._read()
-            self._renewed_from = time.monotonic() + PAUSE
+            self._renewed_from = self._clock() + PAUSE
             with suppress(RuntimeError):  # no thread is to be had: tried again after the pause
                 threading.Thread(target=self._renew, args=(reading,), name=THREAD, daemon=True).start()
             return reading
@@ -67,10 +70,14 @@ class CurrentCredentials:
         with self._lock:
             return self._read() if self._reading is None or self._reading is refused else self._reading
 
+    def _ends_within(self, reading: Reading, time_left: datetime.timedelta) -> bool:
+        now = datetime.datetime.fromtimestamp(self._environment.wall_clock() / 1e9, datetime.UTC)
+        return reading.ends_before(now + time_left)
+
     def _read(self) -> Reading:
         stamp = self._source.stamp()
         self._reading = Reading(self._source.read(), stamp)
-        self._renewed_from = time.monotonic() + PAUSE
+        self._renewed_from = self._clock() + PAUSE
         return self._reading
 
     def _renew(self, before: Reading) -> None:

@@ -14,6 +14,6 @@ def test_a_namespace_is_set_aside_beside_others_of_the_same_second(tmp_path: Pat
     kept = []
     for content in contents:
         (tmp_path / NAMESPACE_FILE).write_bytes(content)
-        kept.append(set_namespace_aside(tmp_path, THIS_MACHINE.disk))
+        kept.append(set_namespace_aside(tmp_path, THIS_MACHINE))
     assert [path.read_bytes() for path in kept] == contents
     assert all(path.name.endswith(".db") for path in kept)

@@ -14,14 +14,16 @@ from backend.nodes import address
 from backend.nodes.object_store import client, location, renewal, settings
 from backend.nodes.object_store.credentials import CredentialsError, CredentialSource, Secrets
 from backend.nodes.object_store.renewal import CurrentCredentials
+from backend.system import Environment
 from tests.fake_s3 import ACCESS_KEY, FakeS3, Fault, failed, fake_s3
 
 
 class Source(CredentialSource):
-    """Gives what it is told to; `reads` counts, `may_go_on` lets the readers go."""
+    """Gives what it is told to; `reads` counts, `may_go_on` lets the readers go. Its clocks stand still."""
 
     def __init__(self, key: str, minutes: float) -> None:
         super().__init__("command:test")
+        self.seconds = 1_800_000_000
         self.give(key, minutes)
         self.reads = 0
         self.at = ""
@@ -30,8 +32,16 @@ class Source(CredentialSource):
         self.may_go_on.set()
 
     def give(self, key: str, minutes: float) -> None:
-        ends = datetime.datetime.now(datetime.UTC) + datetime.timedelta(minutes=minutes)
+        ends = datetime.datetime.fromtimestamp(self.seconds + 60 * minutes, datetime.UTC)
         self.now = Secrets({"access_key_id": key}, ends)
+
+    def current(self) -> CurrentCredentials:
+        clocks = Environment(wall_clock=lambda: self.seconds * 10**9, boot_clock=lambda: self.seconds)
+        return CurrentCredentials(self, clocks)
+
+    def pause(self) -> None:
+        """As long as they are not read again."""
+        self.seconds += int(renewal.PAUSE)
 
     def stamp(self) -> object:
         return self.at
@@ -60,21 +70,19 @@ def renewed() -> None:
 
 def test_they_are_read_once_until_five_minutes_before_they_end() -> None:
     source = Source("a", 6)
-    credentials = CurrentCredentials(source)
+    credentials = source.current()
     assert [key_of(credentials) for _ in range(10)] == ["a"] * 10
     renewed()
     assert source.reads == 1
 
 
-def test_near_their_end_they_are_read_beside_by_one_and_the_old_ones_used_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_near_their_end_they_are_read_beside_by_one_and_the_old_ones_used_meanwhile() -> None:
     source = Source("old", 4)
-    credentials = CurrentCredentials(source)
+    credentials = source.current()
     assert key_of(credentials) == "old"
     renewed()
     assert source.reads == 1, "they were read just now"
-    monkeypatch.setattr(credentials, "_renewed_from", 0.0)
+    source.pause()
     source.give("new", 60)
     source.may_go_on.clear()
     assert [key_of(credentials) for _ in range(10)] == ["old"] * 10
@@ -86,21 +94,21 @@ def test_near_their_end_they_are_read_beside_by_one_and_the_old_ones_used_meanwh
 
 @pytest.mark.logs_warnings
 def test_a_helper_that_fails_is_asked_again_later_and_the_old_ones_are_used(
-    monkeypatch: pytest.MonkeyPatch, logged_warnings: list[str]
+    logged_warnings: list[str],
 ) -> None:
     source = Source("old", 4)
-    credentials = CurrentCredentials(source)
+    credentials = source.current()
     assert key_of(credentials) == "old"
     source.fails = True
     for _ in range(3):
-        monkeypatch.setattr(credentials, "_renewed_from", 0.0)
+        source.pause()
         assert [key_of(credentials) for _ in range(5)] == ["old"] * 5
         renewed()
     assert source.reads == 4
     assert [message.rpartition(": ")[2] for message in logged_warnings] == ["the helper failed"] * 3
     source.fails = False
     source.give("new", 60)
-    monkeypatch.setattr(credentials, "_renewed_from", 0.0)
+    source.pause()
     key_of(credentials)
     renewed()
     assert key_of(credentials) == "new"
@@ -109,10 +117,10 @@ def test_a_helper_that_fails_is_asked_again_later_and_the_old_ones_are_used(
 def test_without_a_thread_to_be_had_the_old_ones_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """At a limit of threads: the mount goes on, and the renewal is tried again."""
     source = Source("old", 4)
-    credentials = CurrentCredentials(source)
+    credentials = source.current()
     assert key_of(credentials) == "old"
     source.give("new", 60)
-    monkeypatch.setattr(credentials, "_renewed_from", 0.0)
+    source.pause()
 
     def none_left(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
@@ -120,18 +128,18 @@ def test_without_a_thread_to_be_had_the_old_ones_are_used(monkeypatch: pytest.Mo
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", none_left)
         assert key_of(credentials) == "old"
-    monkeypatch.setattr(credentials, "_renewed_from", 0.0)
+    source.pause()
     key_of(credentials)
     renewed()
     assert key_of(credentials) == "new"
 
 
-def test_what_has_ended_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_has_ended_is_waited_for() -> None:
     source = Source("old", -1)
-    credentials = CurrentCredentials(source)
+    credentials = source.current()
     assert key_of(credentials) == "old", "the store may think otherwise"
     source.fails = True
-    monkeypatch.setattr(credentials, "_renewed_from", 0.0)
+    source.pause()
     for _ in range(2):
         with pytest.raises(CredentialsError):
             credentials.get()
@@ -142,7 +150,7 @@ def test_what_has_ended_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_changed_file_is_read_at_once() -> None:
     source = Source("old", 60)
-    credentials = CurrentCredentials(source)
+    credentials = source.current()
     assert key_of(credentials) == "old"
     source.give("new", 60)
     assert key_of(credentials) == "old"
@@ -154,7 +162,7 @@ def test_a_changed_file_is_read_at_once() -> None:
 @pytest.mark.parametrize("again", ["old", "new"])
 def test_of_many_who_were_refused_at_once_one_reads(again: str) -> None:
     source = Source("old", 60)
-    credentials = CurrentCredentials(source)
+    credentials = source.current()
     refused = credentials.get()
     source.give(again, 60)
     with ThreadPoolExecutor(8) as pool:
