@@ -14,6 +14,7 @@ import os
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -40,20 +41,36 @@ settings.register_profile("soak", parent=settings.get_profile("ci"), max_example
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+_GIVEN, _MOST = resource.getrlimit(resource.RLIMIT_NOFILE)
+"""The descriptors that a process of this user has to begin with, and may take."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The processes of a parallel run have to find the same tests, so a name that has an address in it (the
-    text of a function) is none."""
+    text of a function) is none. A test that mounts without its mark would run beside others, and where
+    nothing can be mounted."""
     unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if unstable:
         raise pytest.UsageError(f"these tests are called differently in each process: {unstable[:3]}")
+    mounts = config.rootpath / "tests" / "mount"
+    unmarked = [item.nodeid for item in items if _mounts(item, mounts) and not _is_marked(item)]
+    if unmarked:
+        raise pytest.UsageError(f"these tests mount and are not marked so: {unmarked[:3]}")
+
+
+def _mounts(item: pytest.Item, folder: Path) -> bool:
+    return item.path.is_relative_to(folder) or "fuse" in getattr(item, "fixturenames", ())
+
+
+def _is_marked(item: pytest.Item) -> bool:
+    return item.get_closest_marker("mount") is not None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """A mount takes all the descriptors that its user may have. Tests of drives in one process stand for some
-    hundred mounts and commands, so they do as well: a stock system gives 1,024 to begin with."""
-    if item.get_closest_marker("mount") is None:
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    hundred mounts and commands, so they do as well: a stock system gives 1,024 to begin with. What a test
+    mounts begins with those that a person's has."""
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_GIVEN if _is_marked(item) else _MOST, _MOST))
 
 
 class _Records(logging.Handler):
