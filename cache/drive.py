@@ -31,6 +31,7 @@ from cache.retention import RetentionKeeper, SpaceAccounting
 from cache.sync import Broadcast
 from cache.tree import (
     BLOCK_SIZE,
+    ContentClaims,
     Durability,
     FileContents,
     InodeAttributes,
@@ -64,6 +65,7 @@ class Parts:
     put_off: PutOff
     intake: Intake
     inodes: Inodes
+    claims: ContentClaims
     attributes: InodeAttributes
     tree: Tree
     contents: FileContents
@@ -116,6 +118,7 @@ class Drive:
         self._durability = parts.durability
         self.put_off = parts.put_off
         self.intake = parts.intake
+        self.claims = parts.claims
         self._journal_limit = journal_limit
         self._close_local = close_local
         self._take_calls(parts)
@@ -125,6 +128,7 @@ class Drive:
         inodes, put_off, intake = parts.inodes, parts.put_off, parts.intake
         self.attributes, self.size, self.lookup = inodes.attributes, inodes.size, inodes.lookup
         self.entries, self.next_cookie = inodes.entries, inodes.next_cookie
+        self.entries_by_name = inodes.entries_by_name
         self.parent, self.read_link, self.live_row = inodes.parent, inodes.read_link, inodes.row
         self.hold, self.release = put_off.hold, put_off.release
         self.delete_unused, self.accept_times = put_off.delete_unused, put_off.accept_times
@@ -136,6 +140,7 @@ class Drive:
         self.get_xattr, self.xattr_names = attributes.get_xattr, attributes.xattr_names
         self.set_xattr, self.remove_xattr = attributes.set_xattr, attributes.remove_xattr
         self.make_node, self.symlink, self.link = tree.make_node, tree.symlink, tree.link
+        self.make_nameless, self.tell_of_names = tree.make_nameless, tree.tell_of_names
         self.unlink, self.remove_directory = tree.unlink, tree.remove_directory
         self.rename, self.tell_of_name = tree.rename, tree.tell_of_name
         self.read, self.write, self.settle = contents.read, contents.write, contents.settle

@@ -56,7 +56,7 @@ from cache.publish import (
 )
 from cache.retention import RetentionKeeper, RetentionSchedule
 from cache.sync import Broadcast, Follower, check_log
-from cache.tree import Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
+from cache.tree import ContentClaims, Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
 
 log = logging.getLogger(__name__)
 
@@ -324,7 +324,7 @@ async def open_drive(
         wake,
     )
     intake = Intake(ledger, local.trimming, publisher, put_off, read_only=options.read_only)
-    inodes, changes = Inodes(ledger, put_off), Broadcast()
+    inodes, changes, claims = Inodes(ledger, put_off), Broadcast(), ContentClaims(ledger, intake)
     parts = Parts(
         ledger=ledger,
         trimming=local.trimming,
@@ -350,9 +350,10 @@ async def open_drive(
         put_off=put_off,
         intake=intake,
         inodes=inodes,
-        attributes=InodeAttributes(ledger, inodes, intake, put_off),
+        claims=claims,
+        attributes=InodeAttributes(ledger, inodes, intake, claims, put_off),
         tree=Tree(ledger, inodes, intake, put_off, changes),
-        contents=FileContents(ledger, inodes, intake, content, sealer, collection_lock),
+        contents=FileContents(ledger, inodes, intake, claims, content, sealer, collection_lock),
         durability=Durability(ledger, publisher, upstream, read_only=options.read_only),
     )
     if not options.read_only:

@@ -53,6 +53,10 @@ _LEAST_CACHED_ROWS: Final = 8
 _ENTRIES: Final = (
     f"SELECT {', '.join(DENTRY_COLUMNS)} FROM dentry WHERE parent = ? AND cookie > ? ORDER BY cookie LIMIT ?"
 )
+_NAMES: Final = (
+    f"SELECT {', '.join(DENTRY_COLUMNS)} FROM dentry WHERE parent = ? AND name >= ? AND name < ?"
+    " ORDER BY name LIMIT ?"
+)
 _LAST_COMMIT: Final = "SELECT number, hash, time_ns FROM commits ORDER BY number DESC LIMIT 1"
 _HIGHEST: Final = (
     "SELECT max(coalesce((SELECT max(inode) FROM inode WHERE inode < :end), 0),"
@@ -180,6 +184,11 @@ class Namespace:
         self._rows.write_entries()
         found = self._connection.execute(_ENTRIES, (parent, after_cookie, limit))
         return [DentryRow(*row) for row in found]
+
+    def entries_by_name(self, parent: int, start: bytes, end: bytes, limit: int) -> list[DentryRow]:
+        """At most `limit` names in [start, end), in the order of bytes."""
+        self._rows.write_entries()
+        return [DentryRow(*row) for row in self._connection.execute(_NAMES, (parent, start, end, limit))]
 
     def xattr(self, inode: int, name: bytes) -> bytes | None:
         """The value of an extended attribute, or None."""

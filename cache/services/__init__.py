@@ -1,6 +1,7 @@
-"""Services to doors beside files: the view of the past, history, space, health, clones."""
+"""Services to doors beside files: the view of the past, history, space, health, clones, joins."""
 
 from cache.services.calls import services_of
+from cache.services.join import Join
 from cache.services.versions_view import Found, VersionsView
 
-__all__ = ["Found", "VersionsView", "services_of"]
+__all__ = ["Found", "Join", "VersionsView", "services_of"]

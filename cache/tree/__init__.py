@@ -1,6 +1,7 @@
 """The calls on names, attributes and contents of the live tree."""
 
 from cache.tree.access import LISTS
+from cache.tree.content_claims import CHANGED, CLAIM, ContentClaims
 from cache.tree.durability import Durability
 from cache.tree.file_contents import FileContents
 from cache.tree.inode_attributes import InodeAttributes
@@ -11,7 +12,10 @@ from cache.tree.tree import Tree
 
 __all__ = [
     "BLOCK_SIZE",
+    "CHANGED",
+    "CLAIM",
     "LISTS",
+    "ContentClaims",
     "Durability",
     "FileContents",
     "InodeAttributes",

@@ -19,6 +19,7 @@ from cache.errors import DirectoryError, FileSystemError, FileTooBigError, Inval
 from cache.journal import Layer, Ledger, Need
 from cache.namespace import MAX_SIZE
 from cache.publish import SharedExclusiveLock
+from cache.tree.content_claims import ContentClaims
 from cache.tree.inodes import Inodes
 from cache.tree.intake import Intake
 
@@ -36,6 +37,7 @@ class FileContents:
         ledger: Ledger,
         inodes: Inodes,
         intake: Intake,
+        claims: ContentClaims,
         content: Content,
         sealer: Sealer,
         collection_lock: SharedExclusiveLock,
@@ -44,6 +46,7 @@ class FileContents:
         self._dirty = ledger.dirty
         self._inodes = inodes
         self._intake = intake
+        self._claims = claims
         self._content = content
         self._sealer = sealer
         self._collection_lock = collection_lock
@@ -73,6 +76,7 @@ class FileContents:
             raise FileTooBigError("a file is at most 2^63-1 bytes")
         if not data:
             return
+        self._claims.end(inode)
         view = memoryview(data)
         for start in range(0, len(view), LARGEST_RECORD):
             part = view[start : start + LARGEST_RECORD]

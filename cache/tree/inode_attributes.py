@@ -31,6 +31,7 @@ from cache.namespace import (
     SetXattr,
 )
 from cache.tree.access import LISTS, AccessLists
+from cache.tree.content_claims import ContentClaims
 from cache.tree.inodes import Inodes
 from cache.tree.intake import Intake
 from cache.tree.put_off import PutOff
@@ -44,12 +45,15 @@ RELATIVE_ATIME_NS: Final = 24 * 3600 * 10**9
 class InodeAttributes:
     """See the module."""
 
-    def __init__(self, ledger: Ledger, inodes: Inodes, intake: Intake, put_off: PutOff) -> None:
+    def __init__(
+        self, ledger: Ledger, inodes: Inodes, intake: Intake, claims: ContentClaims, put_off: PutOff
+    ) -> None:
         self._ledger = ledger
         self._namespace = ledger.namespace
         self._dirty = ledger.dirty
         self._inodes = inodes
         self._intake = intake
+        self._claims = claims
         self._put_off = put_off
         self._access_lists = AccessLists(ledger.namespace)
 
@@ -64,6 +68,7 @@ class InodeAttributes:
         if change.size is None or not self._is_new_size(row, change.size):
             self._intake.accept_all(self._operations(row, change, now))
         else:
+            self._claims.end(inode)
             self._ledger.truncate(inode, change.size, now, self._operations(row, change, now))
             self._intake.wake()
         if change.atime_ns is not None:

@@ -17,7 +17,7 @@ from cache.errors import (
     StaleError,
 )
 from cache.journal import DirtyFile, Ledger
-from cache.namespace import MAX_NAME, InodeRow
+from cache.namespace import MAX_NAME, DentryRow, InodeRow
 from cache.tree.put_off import PutOff
 
 BLOCK_SIZE: Final = 4096
@@ -88,6 +88,11 @@ class Inodes:
         self.directory(directory)
         found = self._namespace.entries(directory, after_cookie, limit)
         return [Entry(item.name, item.cookie, self.attributes_of(self.row(item.inode))) for item in found]
+
+    def entries_by_name(self, directory: int, start: bytes, end: bytes, limit: int) -> list[DentryRow]:
+        """At most `limit` names in [start, end), in the order of bytes, each to be read at once."""
+        self.directory(directory)
+        return self._namespace.entries_by_name(directory, start, end, limit)
 
     def next_cookie(self, directory: int) -> int:
         """Greater than the cookies of all entries, and not greater than those of entries to come."""

@@ -149,11 +149,11 @@ class Intake:
             await self._ledger.freed.wait()
         self.check_writable()
 
-    async def accept_together(self, make: Callable[[], list[Operation]]) -> None:
+    async def accept_together(self, make: Callable[[], list[Operation]], need: Need = Need.CHANGE) -> None:
         """All that `make` gives, in one commit, or nothing of it, also after a crash. `make` is called when
         there is room, and decides on the state that it then finds: what it raises is raised, and nothing
         has changed. `NoSpaceLeftError`: the same."""
-        await self.room(Need.CHANGE)
+        await self.room(need)
         self._ledger.accept_all(make())
         self.wake()
 

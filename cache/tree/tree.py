@@ -9,7 +9,8 @@ Event-loop thread only. Permissions are the door's business (the kernel's `defau
 
 from __future__ import annotations
 
-from stat import S_IFLNK, S_ISDIR, S_ISGID
+from collections.abc import Sequence
+from stat import S_IFLNK, S_IFREG, S_ISDIR, S_ISGID
 from typing import Final
 
 from cache.attributes import Attributes
@@ -87,6 +88,19 @@ class Tree:
             mode, lists = self._access_lists.of_new(parent, inode, mode, umask, S_ISDIR(mode), now)
         self._intake.accept_all([Create(parent, name, inode, mode, uid, gid, rdev, b"", now), *lists])
         return self._inodes.attributes(inode)
+
+    async def make_nameless(self, directory: int, mode: int, uid: int, gid: int) -> int:
+        """A new regular file without a name, held once: nobody but the caller sees it. It goes when it is
+        released, and with this process, unless a `Link` gave it a name (`accept_together`). It had one in
+        `directory` for no moment."""
+        await self._intake.room(Need.CHANGE)
+        inode, now = self._namespace.allocate_inode(), self._intake.now()
+        name = b".nameless-%d" % inode
+        self._new_name(directory, name)
+        made = Create(directory, name, inode, S_IFREG | mode, uid, gid, 0, b"", now)
+        self._intake.accept_all([made, Unlink(directory, name, inode, now)])
+        self._put_off.hold(inode)
+        return inode
 
     async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
         """A new symbolic link."""
@@ -235,10 +249,15 @@ class Tree:
 
     async def tell_of_name(self, parent: int, name: bytes, replaced: int) -> None:
         """After `accept_together` gave a name to another inode: what had it may go, and doors are told."""
-        changes: list[Change] = [NameChanged(parent, name), AttributesChanged(parent)]
-        if replaced:
-            self._put_off.delete_if_unused(replaced)
-            changes.append(AttributesChanged(replaced))
+        await self.tell_of_names([(parent, name)], [replaced] if replaced else [])
+
+    async def tell_of_names(self, names: Sequence[tuple[int, bytes]], unnamed: Sequence[int]) -> None:
+        """The same of several; `unnamed` lost a name."""
+        changes: list[Change] = [NameChanged(parent, name) for parent, name in names]
+        changed = dict.fromkeys([*(parent for parent, _ in names), *unnamed])
+        changes += map(AttributesChanged, changed)
+        for inode in unnamed:
+            self._put_off.delete_if_unused(inode)
         await self._changes.tell(changes)
 
 
