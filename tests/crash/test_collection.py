@@ -19,7 +19,6 @@ import pytest
 import trio
 import trio.testing
 
-from backend import failpoints
 from backend.errors import CorruptError
 from backend.failpoints import OF_PROCESS
 from backend.upstream import BlockId, Upstream
@@ -31,13 +30,12 @@ from cache.retention.retention import Policy
 from tests.block_references import block_references
 from tests.contents import STORED_KINDS
 from tests.contents import content as made_of
+from tests.declared_failpoints import DECLARED
 from tests.drives import DRIVE_ID, KEYS, content_of, make_file, opened, tree
 from tests.upstreams import LocalDrive, directory_nodes
 
 NOTHING = Policy(0, 0, 0, 0, 0)
-STEPS = sorted(
-    name for name in failpoints.FAILPOINTS if name.split(".")[0] in ("retention", "collector", "compaction")
-)
+STEPS = sorted(name for name in DECLARED if name.split(".")[0] in ("retention", "collector", "compaction"))
 OFTEN = ("compaction.deleting", "compaction.debris")
 State = dict[bytes, tuple[object, ...]]
 CODEC = BlockCodec(DRIVE_ID, KEYS.block_id, KEYS.block)

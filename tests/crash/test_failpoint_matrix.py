@@ -14,6 +14,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend import failpoints
 from backend.errors import DriveError
 from cache.blocks.block_codec import BlockCodec
 from cache.drive import Drive
@@ -34,21 +34,28 @@ from tests.crash.steps import CHANGES, STATES, State, state_of
 from tests.crash.test_collection import State as PastState
 from tests.crash.test_collection import state_at
 from tests.crash.test_failpoints_in_process import SALVAGES
+from tests.declared_failpoints import DECLARED
 from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_empty_drive
 from tests.unit.tools.commands.test_node_changes import STEPS as NODE_CHANGES
+from tests.unit.tools.commands.test_recover import STEPS as RECOVERY
 
 pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(120)]
 
-REPLACEMENT = {"node.replaced", "node.voteless"}
-RECOVERY = {"node.recover-copied", "node.recovered", "node.recover-written"}
-NO_ROOM = {"ledger.reopening", "node.ballast-given"}
-ELSEWHERE = {*NODE_CHANGES, *RECOVERY, *REPLACEMENT, *NO_ROOM, "pack.before-stand-in", *SALVAGES}
-"""Reached only when nodes come and go (tests/unit/tools/commands/test_node_changes.py: killed at each,
-failures; test_recover.py, test_node_commands.py), with more nodes than fragments
-(tests/unit/backend/blocks/test_block_store.py), where nodes have no room
-(tests/crash/test_failpoints_in_process.py, tests/unit/backend/nodes/test_ballast.py), and where a journal
-cannot be read (tests/crash/test_salvages.py)."""
-NAMES = sorted(failpoints.FAILPOINTS.keys() - ELSEWHERE)
+COMMANDS = "tests/unit/tools/commands"
+ELSEWHERE = {
+    f"nodes come and go (`{COMMANDS}/test_node_changes.py`)": {*NODE_CHANGES},
+    f"a node is replaced (`{COMMANDS}/test_node_commands.py`)": {"node.replaced", "node.voteless"},
+    f"a majority of the voters is lost (`{COMMANDS}/test_recover.py`)": {*RECOVERY},
+    "there are more nodes than fragments (`tests/unit/backend/blocks/test_block_store.py`)": {
+        "pack.before-stand-in"
+    },
+    "a cut is taken back (`tests/crash/test_failpoints_in_process.py`)": {"ledger.reopening"},
+    "a node has no room (`tests/unit/backend/nodes/test_ballast.py`)": {"node.ballast-given"},
+    "a journal cannot be read (`tests/crash/test_salvages.py`)": {*SALVAGES},
+}
+"""Failpoints that the life does not reach, by the cause that they have and the tests that have it."""
+NAMES = sorted(DECLARED.keys() - set[str]().union(*ELSEWHERE.values()))
+PAGE = Path(__file__).parents[2] / "docs" / "fault_matrix.md"
 SEED = int(os.environ.get("MATRIX_SEED", random.randrange(1 << 30)))
 PINNED = 3
 SAMPLE = 6
@@ -188,7 +195,8 @@ class Table:
             for name in NAMES
         ]
         date = time.strftime("%Y-%m-%d", time.gmtime())
-        path.write_text(_HEAD.format(date=date, seed=SEED, times=matrix.TIMES) + head + "".join(rows))
+        text = _HEAD.format(date=date, seed=SEED, times=matrix.TIMES)
+        path.write_text(f"{text}{elsewhere()}\n{head}{''.join(rows)}")
 
 
 _HEAD = """# The failpoint matrix
@@ -202,6 +210,21 @@ well. `power`: SIGKILL, and what was not fsynced is dropped, torn or reordered: 
 and in the databases.
 
 """
+
+
+def elsewhere() -> str:
+    """The lines of the page on the failpoints that are not in its table."""
+    causes = (
+        f"- where {cause}: {', '.join(f'`{name}`' for name in sorted(names))}\n"
+        for cause, names in ELSEWHERE.items()
+    )
+    return f"Not in the table, as a life does not reach them, and tested elsewhere:\n\n{''.join(causes)}"
+
+
+def test_the_page_has_a_row_for_each_failpoint_that_a_life_reaches() -> None:
+    page = PAGE.read_text()
+    assert re.findall(r"^\| `([\w.-]+)`", page, re.MULTILINE) == NAMES
+    assert elsewhere() in page
 
 
 @pytest.fixture(scope="module")

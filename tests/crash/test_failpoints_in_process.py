@@ -20,7 +20,6 @@ from stat import S_IFDIR
 import pytest
 import trio
 
-from backend import failpoints
 from backend.errors import DriveError
 from backend.failpoints import OF_PROCESS
 from backend.upstream import Commit, Head
@@ -28,6 +27,7 @@ from cache.drive import Drive
 from cache.errors import FileSystemError
 from cache.namespace.operations import ROOT_INODE
 from cache.services.clone import Clone
+from tests.declared_failpoints import DECLARED
 from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 
@@ -36,7 +36,7 @@ SALVAGES = {"journal.salvaging", "journal.salvaged"}
 """Reached only where a journal cannot be read (tests/crash/test_salvages.py)."""
 NAMES = sorted(
     name
-    for name in failpoints.FAILPOINTS.keys() - SALVAGES
+    for name in DECLARED.keys() - SALVAGES
     if name.split(".")[0] in ("journal", "sealer", "ledger", "snapshot")
 )
 COPIED = b"d001"

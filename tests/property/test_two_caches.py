@@ -22,7 +22,6 @@ import trio
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from backend import failpoints
 from backend.errors import DriveError
 from backend.failpoints import OF_PROCESS
 from cache.drive import Drive
@@ -31,6 +30,7 @@ from cache.namespace.operations import ROOT_INODE
 from cache.opening import StaleCacheError
 from cache.retention.retention import Policy
 from tests.contents import KINDS, content
+from tests.declared_failpoints import DECLARED
 from tests.drives import content_of, make_file, opened
 from tests.memory_node import MemoryNode, memory_nodes
 from tests.upstreams import LocalDrive
@@ -44,7 +44,7 @@ NAMES: Final = (b"a", b"b", b"c", b"d")
 OFTEN: Final = ("compaction.deleting", "ledger.extents")
 PLACES: Final = sorted(
     name
-    for name in failpoints.FAILPOINTS
+    for name in DECLARED
     if name.split(".")[0] in ("blocks", "collector", "commit", "compaction", "ledger", "retention", "sealer")
 )
 Refused = (DriveError, FileSystemError, OSError)

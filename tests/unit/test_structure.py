@@ -11,6 +11,8 @@ from typing import Final
 
 import pytest
 
+from tests.declared_failpoints import DECLARED
+
 ROOT = Path(__file__).parent.parent.parent
 PACKAGES = ("backend", "cache", "gateway", "mountfs", "tools")
 WITH_ROOMS = ("backend", "cache", "gateway")
@@ -214,6 +216,13 @@ def test_every_path_that_the_architecture_page_names_exists() -> None:
     named = set(re.findall(r"`((?:backend|cache|gateway|mountfs|tools|tests|docs)/[\w./]*)`", text))
     assert len(named) > 50
     assert sorted(path for path in named if not (ROOT / path).exists()) == []
+
+
+def test_the_page_of_the_failpoints_names_each() -> None:
+    """A new one has its row in docs/fault_matrix.md ("not run" until `make soak` writes it anew), or stands
+    above the table with the tests that reach it (`ELSEWHERE` of tests/crash/test_failpoint_matrix.py)."""
+    named = re.findall(r"`([\w.-]+)`", (ROOT / "docs" / "fault_matrix.md").read_text())
+    assert sorted(DECLARED.keys() - set(named)) == []
 
 
 @pytest.mark.parametrize("page", ["invariants.md", "threat_model.md"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from backend.failpoints import FAILPOINTS, OF_PROCESS, Failpoints, declare
+from tests.declared_failpoints import DECLARED
 
 NAME = declare("test.place", "nothing has happened")
 
@@ -94,3 +95,8 @@ def test_what_is_armed_for_one_device_passes_others(failpoints: Failpoints) -> N
 
 def test_every_failpoint_says_what_has_and_has_not_happened() -> None:
     assert all(state for state in FAILPOINTS.values())
+
+
+def test_every_failpoint_is_declared_by_its_text() -> None:
+    """What goes through all of them finds them in the source (`tests.declared_failpoints`)."""
+    assert sorted(FAILPOINTS.keys() - DECLARED.keys() - {NAME}) == []

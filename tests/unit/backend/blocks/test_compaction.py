@@ -9,15 +9,15 @@ import pytest
 import trio
 import trio.testing
 
-from backend import failpoints
 from backend.buffer import Buffer
 from backend.errors import DriveError, FencedError, NotFoundError, UsageError
 from backend.failpoints import OF_PROCESS
 from backend.upstream import BlockId, CompactionReport, SealedBlock
+from tests.declared_failpoints import DECLARED
 from tests.faulty_node import Fault
 from tests.unit.backend.blocks.test_block_store import AWAY, Rig, blocks, build, reopened, running
 
-STEPS = sorted(name for name in failpoints.FAILPOINTS if name.startswith("compaction."))
+STEPS = sorted(name for name in DECLARED if name.startswith("compaction."))
 OFTEN = ("compaction.deleting", "compaction.debris")
 FAST = float("inf")
 

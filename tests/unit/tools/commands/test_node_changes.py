@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend import failpoints
 from backend.cluster import check_nodes
 from backend.cluster.check_nodes import survey
 from backend.cluster.cluster_change import held
@@ -39,6 +38,7 @@ from backend.errors import (
 from backend.failpoints import OF_PROCESS
 from backend.nodes.node import Node
 from backend.packs.fragment_format import parse_fragment_key
+from tests.declared_failpoints import DECLARED
 from tests.drives import QUIET, make_file
 from tests.small_drive import CLEAN, SmallDrive, copy_of, make_small_drive
 from tools import compose, drive_nodes, drive_opening
@@ -56,9 +56,7 @@ PREFIXES = (
     "node.taken-out",
     "node.votes",
 )
-STEPS = sorted(
-    name for name in failpoints.FAILPOINTS if name.startswith((*PREFIXES, "drive-file.nodes-written"))
-)
+STEPS = sorted(name for name in DECLARED if name.startswith((*PREFIXES, "drive-file.nodes-written")))
 ADDING = ("node.identified", "node.added")
 IN_EVERY_RUN = ("drive-file.nodes-written", "node.emptied", "rebalance.deleted", "rebalance.object-deleted")
 """Kills in a removal where something is about to be gone; the others are for `make soak`."""

@@ -329,6 +329,8 @@ def recover_until(made: SmallDrive, step: str) -> None:
 
 BEFORE = ("lease.after-acquire", "node.recover-copied", "node.recovered", "drive-file.nodes-written")
 AFTER = ("node.recover-written", "lease.before-release")
+STEPS = {name for name in (*BEFORE, *AFTER) if name.startswith("node.")}
+"""that nothing else reaches"""
 
 
 @pytest.mark.parametrize("step", [*BEFORE, *AFTER])
