@@ -24,6 +24,7 @@ from cache.errors import FileSystemError, JournalLostError
 from cache.health import Health
 from cache.history import PastTree
 from cache.journal import Ledger, Trimming
+from cache.keeping import Keeper
 from cache.messages import DriveStatus, FileSetApart
 from cache.namespace import MAX_NAME, Point, sqlite_errors
 from cache.publish import Publisher, SnapshotKeeper, StoreWatch
@@ -61,6 +62,7 @@ class Parts:
     retention: RetentionKeeper
     store: StoreWatch
     past: PastTree
+    keeper: Keeper
     changes: Broadcast
     put_off: PutOff
     intake: Intake
@@ -108,6 +110,7 @@ class Drive:
         self.retention = parts.retention
         self.store = parts.store
         self.past = parts.past
+        self.keeper = parts.keeper
         self.changes = parts.changes
         self.health = circumstances.health
         self.notices = circumstances.notices
@@ -218,6 +221,7 @@ class Drive:
             cache_hits=self.blocks.hits,
             cache_misses=self.blocks.misses,
             disk_cache=None if self._disk_cache is None else self._disk_cache.status(),
+            keeping=self.keeper.status(),
             scrub=None if self.health is None else self.health.scrub_status(),
             store=self.store.status,
         )
@@ -244,6 +248,7 @@ class Drive:
         async with trio.open_nursery() as nursery:
             await nursery.start(self._content.run)
             nursery.start_soon(self.store.run)
+            nursery.start_soon(self.keeper.run)
             if not self.read_only:
                 nursery.start_soon(self.publisher.run)
                 nursery.start_soon(self._tick_loop)

@@ -38,6 +38,7 @@ from cache.drive import NOTHING_SPECIAL, Circumstances, Drive, Parts
 from cache.errors import InputOutputError
 from cache.history import PastTree
 from cache.journal import LARGE_WRITE, SEGMENT_SIZE, SMALLEST_SEGMENT, Data, Journal, Ledger
+from cache.keeping import Keeper, KeptFolders
 from cache.local import DEVICE, LocalState
 from cache.namespace import MAX_NAME, ROOT_INODE, Delete, OutOfDateError, SetAttributes
 from cache.publish import (
@@ -325,6 +326,7 @@ async def open_drive(
     )
     intake = Intake(ledger, local.trimming, publisher, put_off, read_only=options.read_only)
     inodes, changes, claims = Inodes(ledger, put_off), Broadcast(), ContentClaims(ledger, intake)
+    kept = KeptFolders(local.folder, local.environment)
     parts = Parts(
         ledger=ledger,
         trimming=local.trimming,
@@ -346,6 +348,7 @@ async def open_drive(
         ),
         store=StoreWatch(ledger, upstream.housekeeping),
         past=PastTree(local.namespace, content, ledger.save, local.environment),
+        keeper=Keeper(kept, ledger, circumstances.disk_cache, client.codec, limiter),
         changes=changes,
         put_off=put_off,
         intake=intake,

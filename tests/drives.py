@@ -14,7 +14,7 @@ from backend.keys import DriveKeys
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Upstream
 from cache.attributes import Attributes
-from cache.drive import Drive
+from cache.drive import NOTHING_SPECIAL, Circumstances, Drive
 from cache.local.local_state import LocalState
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import DriveOptions, open_drive
@@ -35,12 +35,14 @@ async def opened(
     crash: bool | Callable[[], bool] = False,
     read_only: bool = False,
     environment: Environment = THIS_MACHINE,
+    circumstances: Circumstances = NOTHING_SPECIAL,
 ) -> AsyncIterator[Drive]:
     """A running drive. With `crash` (if it is to be called: at the end), what a SIGKILL would lose is lost at
     the end."""
     local = LocalState(folder, environment)
     try:
-        drive = await open_drive(local, upstream, DRIVE_ID, KEYS, replace(options, read_only=read_only))
+        options = replace(options, read_only=read_only)
+        drive = await open_drive(local, upstream, DRIVE_ID, KEYS, options, circumstances)
         async with trio.open_nursery() as nursery:
             await nursery.start(drive.run)
             yield drive

@@ -76,6 +76,7 @@ STATUS: Final[Plain] = {
     "cache_hits": 3,
     "cache_misses": 1,
     "disk_cache": {"limit": 1 << 30, "bytes": 1 << 20, "hits": 6, "misses": 2},
+    "keeping": {"folders": 1, "bytes": 1 << 20, "here": 1 << 19, "problem": ""},
     "scrub": None,
     "store": STORE,
     "versions_dir": ".versions",

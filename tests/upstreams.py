@@ -31,7 +31,7 @@ from backend.nodes.node import Node
 from backend.packs.pack_codec import PackCodec
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
-from cache.disk import BlockFolder, CachedBlocks
+from cache.disk import CachedBlocks, DiskCache
 from tools import compose
 from tools.drive_nodes import patient
 
@@ -61,7 +61,7 @@ class LocalDrive:
     seconds: float = 30.0
     environment: Environment = THIS_MACHINE
     require_map: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
-    disk: BlockFolder | None = None
+    disk: DiskCache | None = None
     """where sealed blocks are kept on this machine, if they are"""
     is_patient: bool = False
     """Whether nodes are waited for as long as `tools.compose` does; else for ever."""

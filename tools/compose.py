@@ -45,13 +45,14 @@ from backend.packs import PackCodec, PackStore
 from backend.system import THIS_MACHINE, Environment, at_rest
 from backend.upstream import Upstream
 from cache import defaults
-from cache.disk import BlockFolder, CachedBlocks
+from cache.disk import BlockFolder, CachedBlocks, DiskCache
 from cache.journal import reserve as journal_reserve
 from cache.opening import Client, client_of
 from tools.drive_nodes import cluster_map, far_nodes, lease_seconds, node_folders, patient, voting
 
 INDEX_FILE: Final = "blocks.db"
 DISK_CACHE: Final = "sealed"
+KEPT: Final = "kept"
 MOST_RESERVED: Final = 2 << 30
 """Bytes that the disk cache leaves free, or a twentieth of a smaller disk. It leaves at least twice what the
 journal does: half of that is the journal's own."""
@@ -195,15 +196,16 @@ class Built:
 
 def disk_cache(
     drive: UnlockedDrive, cache_folder: Path, asked: int | None, environment: Environment
-) -> BlockFolder | None:
-    """The folder of the drive's sealed blocks, of `asked` bytes: 0: none; None: there is one if a node is no
-    folder of this machine. Blocks."""
+) -> DiskCache | None:
+    """The drive's sealed blocks on this machine, of `asked` bytes beside those of kept folders. 0: none;
+    None: there are some if a node is no folder of this machine. Blocks."""
     if asked == 0 or (asked is None and len(node_folders(drive.folder, drive.file)) == len(drive.file.nodes)):
         return None
     total, free = environment.disk.free_space(str(cache_folder))
     limit = min(defaults.CACHE_DISK, free // 10) if asked is None else asked
     reserve = max(min(total // 20, MOST_RESERVED), 2 * journal_reserve(total))
-    return BlockFolder(cache_folder / DISK_CACHE, limit, reserve, environment)
+    used = BlockFolder(cache_folder / DISK_CACHE, limit, reserve, environment)
+    return DiskCache(used, BlockFolder(cache_folder / KEPT, 0, reserve, environment))
 
 
 def build_upstream(
@@ -214,7 +216,7 @@ def build_upstream(
     lease: Lease | None,
     slow_voters: NodeHealth,
     environment: Environment,
-    disk: BlockFolder | None,
+    disk: DiskCache | None,
 ) -> Built:
     """`slow_voters`: those that the lease finds slow."""
     file = drive.file

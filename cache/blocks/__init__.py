@@ -1,6 +1,6 @@
 """Files' bytes and blocks: cutting, compressing, sealing, caching, reading."""
 
-from cache.blocks.block_cache import BlockCache
+from cache.blocks.block_cache import BlockCache, fetch_right
 from cache.blocks.block_codec import BlockCodec
 from cache.blocks.chunking import Chunker
 from cache.blocks.compression import compress, decompress_exactly
@@ -16,4 +16,5 @@ __all__ = [
     "Sealer",
     "compress",
     "decompress_exactly",
+    "fetch_right",
 ]

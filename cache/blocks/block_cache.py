@@ -14,6 +14,7 @@ Used on the event-loop thread; large blocks are opened in threads.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import trio
@@ -138,29 +139,12 @@ class BlockCache:
         self.misses += 1
         fetch = self._fetches[block] = _Fetch()
         try:
-            fetch.plaintext = await self._fetch_and_open(BlockId(block))
+            _, fetch.plaintext = await fetch_right(self._store, self._open, BlockId(block))
             self._keep(block, fetch.plaintext)
             return fetch.plaintext
         finally:
             del self._fetches[block]
             fetch.done.set()
-
-    async def _fetch_and_open(self, block: BlockId) -> Buffer:
-        sealed = await self._store.get_block(block)
-        try:
-            return await self._open(block, sealed)
-        except (CorruptError, FormatError):
-            return await self._fetch_again(block)
-
-    async def _fetch_again(self, block: BlockId) -> Buffer:
-        """From one copy after the other, until one is the block."""
-        while True:
-            sealed = await self._store.get_block_again(block)
-            try:
-                return await self._open(block, sealed)
-            except (CorruptError, FormatError):
-                if not await self._store.report_wrong(block):
-                    raise
 
     async def _open(self, block: BlockId, sealed: Buffer) -> Buffer:
         if len(sealed) <= INLINE:
@@ -189,6 +173,30 @@ class BlockCache:
         self._blocks.clear()
         self._undivided.clear()
         self.used = 0
+
+
+async def fetch_right(
+    store: BlockStore, open_: Callable[[BlockId, Buffer], Awaitable[Buffer]], block: BlockId
+) -> tuple[Buffer, Buffer]:
+    """The block, sealed and opened by `open_`, from one copy after the other until one is the block.
+    `UnavailableError`, `CorruptError`, `NotFoundError`, `TransientError`."""
+    sealed = await store.get_block(block)
+    try:
+        return sealed, await open_(block, sealed)
+    except (CorruptError, FormatError):
+        return await _fetch_again(store, open_, block)
+
+
+async def _fetch_again(
+    store: BlockStore, open_: Callable[[BlockId, Buffer], Awaitable[Buffer]], block: BlockId
+) -> tuple[Buffer, Buffer]:
+    while True:
+        sealed = await store.get_block_again(block)
+        try:
+            return sealed, await open_(block, sealed)
+        except (CorruptError, FormatError):
+            if not await store.report_wrong(block):
+                raise
 
 
 def _segment_key(block: bytes, number: int) -> bytes:

@@ -2,5 +2,6 @@
 
 from cache.disk.block_folder import PARTS, BlockFolder
 from cache.disk.cached_blocks import CachedBlocks
+from cache.disk.disk_cache import DiskCache
 
-__all__ = ["PARTS", "BlockFolder", "CachedBlocks"]
+__all__ = ["PARTS", "BlockFolder", "CachedBlocks", "DiskCache"]

@@ -6,7 +6,7 @@ Invariants:
 3. The folder has sixteen parts, by the first digit of the block's id, which is a keyed hash. Each part holds
    at most a sixteenth of the limit, and one block, and for each further process a tenth of that: a part that
    is over it loses those of its files that were not used for longest (as ccache does). No list is kept beside
-   the files: no crash can make it untrue.
+   the files: no crash can make it untrue. Without a limit nothing goes for what comes.
 4. `reserve` bytes of the file system stay free: the folder gives way to everything else on the disk.
 5. Nothing here is needed: each error of the disk is told to the caller, who goes on without.
 
@@ -64,14 +64,14 @@ class _Part:
 
 
 class BlockFolder:
-    """See the module. `limit` and `reserve` in bytes."""
+    """See the module. `limit` (0: there is none) and `reserve` in bytes."""
 
     def __init__(
         self, folder: Path, limit: int, reserve: int, environment: Environment = THIS_MACHINE
     ) -> None:
         self._parts = {digit: _Part(str(folder / digit)) for digit in "0123456789abcdef"}
         self.limit: Final = limit
-        self._reserve = reserve
+        self.reserve: Final = reserve
         self._environment = environment
         self._disk = environment.disk
         self._lock = threading.Lock()
@@ -91,19 +91,59 @@ class BlockFolder:
         stored = self._find(name, partial(_checked, block, (offset, length)))
         return None if stored is None else BlockPart(stored[1], stored[0].size)
 
-    def write(self, block: BlockId, data: Buffer) -> None:
-        """Keep the block. `OSError`: it is not kept."""
+    def write(self, block: BlockId, data: Buffer) -> bool:
+        """Keep the block; whether there is room for it. `OSError`: it is not kept."""
         piece = Piece(block, 0, len(data), len(data))
-        self._write(entry_format.file_name(block), piece, data)
+        return self._write(entry_format.file_name(block), piece, data)
 
     def write_part(self, block: BlockId, offset: int, length: int, part: BlockPart) -> None:
         """Keep what a reader got who asked for `length` bytes. `OSError`: it is not kept."""
         name = entry_format.file_name(block, offset, length)
         self._write(name, Piece(block, offset, len(part.data), part.size), part.data)
 
-    def drop(self, block: BlockId) -> None:
-        """The block that is here, if any, is not the right one. `OSError`."""
-        self._remove(self._path(entry_format.file_name(block)))
+    def has(self, block: BlockId) -> bool:
+        """Whether the block is here whole, as far as its file's name says."""
+        return os.path.exists(self._path(entry_format.file_name(block)))
+
+    def drop(self, block: BlockId) -> bool:
+        """The block that is here is not the right one; whether one was. `OSError`."""
+        return self._remove(self._path(entry_format.file_name(block)))
+
+    def take(self, other: BlockFolder, block: BlockId) -> bool:
+        """Move the block here from another folder of the same file system; whether it was there whole.
+        `OSError`."""
+        name = entry_format.file_name(block)
+        source, part = other._parts[name[0]], self._parts[name[0]]
+        os.makedirs(part.folder, mode=0o700, exist_ok=True)
+        path = os.path.join(part.folder, name)
+        try:
+            self._disk.rename(os.path.join(source.folder, name), path)
+            size = os.stat(path).st_size
+        except FileNotFoundError:
+            return False
+        other._count(source, -size)
+        self._count(part, size)
+        return True
+
+    def fit(self) -> None:
+        """Bring parts that are over their limit below it. `OSError`."""
+        if not self.limit:
+            return
+        share = self.limit // PARTS
+        for part in self._parts.values():
+            if self._size_of(part) > share:
+                self._shrink(part, int(share * _KEPT))
+
+    def blocks(self) -> set[BlockId]:
+        """Those that are here whole. `OSError`."""
+        names = (os.path.basename(file.path) for part in self._parts.values() for file in self._files(part))
+        return {BlockId(bytes.fromhex(name)) for name in names if "." not in name}
+
+    def make_free(self, size: int) -> bool:
+        """Remove what was not used for longest until so many bytes are free beside the reserve; whether they
+        are. `OSError`."""
+        lacking = self._lacking() + size
+        return lacking <= 0 or (self._shrink_all(lacking) > 0 and self._lacking() + size <= 0)
 
     def give_way(self) -> int:
         """Remove what was not used for longest until the reserve is free again, or nothing is left; the bytes
@@ -142,16 +182,21 @@ class BlockFolder:
             with suppress(FileNotFoundError, PermissionError):
                 os.utime(path, (now, now))
 
-    def _write(self, name: str, piece: Piece, data: Buffer) -> None:
+    def _write(self, name: str, piece: Piece, data: Buffer) -> bool:
         path = self._path(name)
         if os.path.exists(path):
-            return
+            return True
         size = HEADER_SIZE + len(data)
         part = self._parts[name[0]]
         if not self._make_room(part, size):
-            return
+            return False
         os.makedirs(part.folder, mode=0o700, exist_ok=True)
         self._write_whole(part.folder, path, piece, data)
+        self._count(part, size)
+        return True
+
+    def _count(self, part: _Part, size: int) -> None:
+        """So many bytes came."""
         with self._lock:
             if part.size is not None:
                 part.size += size
@@ -175,17 +220,18 @@ class BlockFolder:
 
     def _make_room(self, part: _Part, size: int) -> bool:
         """Whether a file of this size may be written now."""
+        if not self.limit:
+            return self._lacking() + size <= 0
         share = self.limit // PARTS
         if self._size_of(part) + size > share:
             self._shrink(part, max(int(share * _KEPT) - size, 0))
-        lacking = self._lacking() + size
-        return lacking <= 0 or (self._shrink_all(lacking) > 0 and self._lacking() + size <= 0)
+        return self.make_free(size)
 
     def _lacking(self) -> int:
         """The bytes by which the free space is below the reserve; negative: above."""
         folder = os.path.dirname(self._parts["0"].folder)
         os.makedirs(folder, mode=0o700, exist_ok=True)
-        return self._reserve - self._disk.free_space(folder)[1]
+        return self.reserve - self._disk.free_space(folder)[1]
 
     def _size_of(self, part: _Part) -> int:
         with self._lock:
@@ -235,9 +281,13 @@ class BlockFolder:
     def _path(self, name: str) -> str:
         return os.path.join(self._parts[name[0]].folder, name)
 
-    def _remove(self, path: str) -> None:
-        with suppress(FileNotFoundError):
+    def _remove(self, path: str) -> bool:
+        """Whether there was such a file."""
+        try:
             self._disk.unlink(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _now(self) -> float:
         """Seconds since 1970."""

@@ -10,7 +10,7 @@ Invariants:
 3. Blocks that are put are kept too: what was just written is what is read next, also after a restart.
 4. Tasks belong to the nursery inside `run`; cancelling it loses only what was not kept yet.
 
-Used on the event loop's thread; the folder's calls run in threads.
+Used on the event loop's thread; the calls of the disk cache run in threads.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeVar
 
@@ -27,7 +28,7 @@ import trio
 from backend.buffer import Buffer
 from backend.system import Threads
 from backend.upstream import BlockId, BlockPart, BlockStore, SealedBlock
-from cache.disk.block_folder import BlockFolder
+from cache.disk.disk_cache import DiskCache
 from cache.messages import DiskCacheStatus
 
 MOST_WAITING: Final = 64 << 20
@@ -43,14 +44,24 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Waiting:
+    """A call that waits for its turn, of `size` bytes; and its answer when it is `done`."""
+
+    size: int
+    call: Callable[[], object]
+    done: trio.Event = field(default_factory=trio.Event)
+    answer: object = None
+
+
 class CachedBlocks:
     """See the module, and `backend.upstream.BlockStore`."""
 
-    def __init__(self, store: BlockStore, folder: BlockFolder) -> None:
+    def __init__(self, store: BlockStore, disk: DiskCache) -> None:
         self._store = store
-        self._folder = folder
+        self._disk = disk
         self._threads = Threads(4)
-        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
+        self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._some_wait = trio.Event()
         self._resting_until = 0.0
@@ -60,9 +71,7 @@ class CachedBlocks:
 
     def status(self) -> DiskCacheStatus:
         """Bytes as of the last look, a few seconds ago."""
-        return DiskCacheStatus(
-            limit=self._folder.limit, bytes=self._used, hits=self._hits, misses=self._misses
-        )
+        return DiskCacheStatus(limit=self._disk.limit, bytes=self._used, hits=self._hits, misses=self._misses)
 
     async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
         return await self._store.missing(ids)
@@ -70,36 +79,56 @@ class CachedBlocks:
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         await self._store.put_blocks(blocks)
         for block in blocks:
-            self._keep(len(block.data), partial(self._folder.write, block.id, block.data))
+            self._keep(len(block.data), partial(self._disk.write, block.id, block.data))
 
     async def flush(self) -> None:
         await self._store.flush()
 
     async def get_block(self, block: BlockId) -> Buffer:
-        found = await self._look(partial(self._folder.read, block))
+        found = await self._look(partial(self._disk.read, block))
         if found is not None:
             return found
         data = await self._store.get_block(block)
-        self._keep(len(data), partial(self._folder.write, block, data))
+        self._keep(len(data), partial(self._disk.write, block, data))
         return data
 
     async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
-        found = await self._look(partial(self._folder.read_part, block, offset, length))
+        found = await self._look(partial(self._disk.read_part, block, offset, length))
         if found is not None:
             return found
         part = await self._store.get_block_part(block, offset, length)
         if part.data:
-            self._keep(len(part.data), partial(self._folder.write_part, block, offset, length, part))
+            self._keep(len(part.data), partial(self._disk.write_part, block, offset, length, part))
         return part
 
     async def get_block_again(self, block: BlockId) -> bytes:
-        drop = partial(self._folder.drop, block)
+        drop = partial(self._disk.drop, block)
         await self._try(drop, PATIENCE)
         self._keep(0, drop)  # it may still wait to be written
         return await self._store.get_block_again(block)
 
     async def report_wrong(self, block: BlockId) -> bool:
         return await self._store.report_wrong(block)
+
+    async def keep(self, block: BlockId, sealed: Buffer) -> bool:
+        """Keep the block until it is released; whether it is kept: the disk may be full, or rest. `sealed`
+        was authenticated. `run` must be running: what was put and dropped before comes first."""
+        waiting = self._wait(_Waiting(len(sealed), partial(self._disk.keep, block, sealed)))
+        await waiting.done.wait()
+        return waiting.answer is True
+
+    async def kept(self) -> set[BlockId] | None:
+        """The blocks that are kept and here; None if the disk does not say."""
+        return await self._try(self._disk.kept)
+
+    async def release(self, blocks: Iterable[BlockId]) -> None:
+        """Keep these no more."""
+        await self._try(partial(self._disk.release, blocks))
+
+    @property
+    def given_up(self) -> int:
+        """As of `DiskCache`."""
+        return self._disk.given_up
 
     async def run(self) -> None:
         """Write what is to be kept, and give way when the disk fills, until cancelled."""
@@ -115,30 +144,34 @@ class CachedBlocks:
             self._hits += 1
         return found
 
-    def _keep(self, size: int, write: Callable[[], None]) -> None:
-        if self._waiting_bytes + size > MOST_WAITING or self._is_resting():
-            return
-        self._waiting.append((size, write))
-        self._waiting_bytes += size
+    def _keep(self, size: int, write: Callable[[], object]) -> None:
+        if self._waiting_bytes + size <= MOST_WAITING and not self._is_resting():
+            self._wait(_Waiting(size, write))
+
+    def _wait(self, waiting: _Waiting) -> _Waiting:
+        self._waiting.append(waiting)
+        self._waiting_bytes += waiting.size
         self._some_wait.set()
+        return waiting
 
     async def _write_waiting(self) -> None:
         while True:
             await self._some_wait.wait()
             self._some_wait = trio.Event()
             while self._waiting:
-                size, write = self._waiting.popleft()
-                await self._try(write)
-                self._waiting_bytes -= size
+                waiting = self._waiting.popleft()
+                waiting.answer = await self._try(waiting.call)
+                self._waiting_bytes -= waiting.size
+                waiting.done.set()
 
     async def _look_at_disk(self) -> None:
         while True:
-            await self._try(self._folder.give_way)
-            self._used = await self._try(self._folder.used) or 0
+            await self._try(self._disk.give_way)
+            self._used = await self._try(self._disk.used) or 0
             await trio.sleep(LOOK_EVERY)
 
     async def _try(self, call: Callable[[], Result], patience: float = math.inf) -> Result | None:
-        """None if the folder cannot be used now, or does not answer within so many seconds."""
+        """None if the disk cannot be used now, or does not answer within so many seconds."""
         if self._is_resting():
             return None
         try:

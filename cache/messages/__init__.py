@@ -23,6 +23,7 @@ from cache.messages.history import (
     Restored,
     RestoreWanted,
 )
+from cache.messages.keeping import KEEP, KEPT, UNKEEP, KeepWanted, Kept, KeptShown, UnkeepWanted
 from cache.messages.space import (
     COLLECT,
     PIN,
@@ -48,7 +49,7 @@ from cache.messages.space import (
     UsageAsked,
     UsageShown,
 )
-from cache.messages.status import DiskCacheStatus, DriveStatus, FileSetApart, MountStatus
+from cache.messages.status import DiskCacheStatus, DriveStatus, FileSetApart, KeepingStatus, MountStatus
 
 __all__ = [
     "CHECK",
@@ -56,6 +57,8 @@ __all__ = [
     "COLLECT",
     "DEFAULT_LIMIT",
     "DIFF",
+    "KEEP",
+    "KEPT",
     "LOG",
     "NOW",
     "PIN",
@@ -66,6 +69,7 @@ __all__ = [
     "RETENTION_SET",
     "RETENTION_SHOW",
     "SCRUB",
+    "UNKEEP",
     "UNPIN",
     "USAGE",
     "Call",
@@ -79,6 +83,10 @@ __all__ = [
     "DiskCacheStatus",
     "DriveStatus",
     "FileSetApart",
+    "KeepWanted",
+    "KeepingStatus",
+    "Kept",
+    "KeptShown",
     "MessageError",
     "MountStatus",
     "Nothing",
@@ -100,6 +108,7 @@ __all__ = [
     "Services",
     "Sizes",
     "TreeUsage",
+    "UnkeepWanted",
     "UnpinWanted",
     "UsageAsked",
     "UsageShown",

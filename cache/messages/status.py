@@ -28,6 +28,18 @@ class DiskCacheStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepingStatus:
+    """The folders that are kept on this machine: `bytes` of blocks are named in them, `here` of them are on
+    its disk."""
+
+    folders: int
+    bytes: int
+    here: int
+    problem: str
+    """why the rest is not here, in one line; empty: nothing hinders"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DriveStatus:
     """What is accepted, not yet stored, not yet published; the store. Counts and bytes; docs/metrics.md says
     what each number means."""
@@ -59,6 +71,8 @@ class DriveStatus:
     cache_misses: int
     disk_cache: DiskCacheStatus | None
     """None: there is none"""
+    keeping: KeepingStatus | None
+    """None: there is no disk cache"""
     scrub: ScrubStatus | None
     """None: the drive is open for reading only"""
     store: StoreStatus | None

@@ -6,9 +6,11 @@ from cache.drive import Drive
 from cache.messages import Services, by_name
 from cache.services.health_calls import health_services
 from cache.services.history_calls import HistoryCalls
+from cache.services.keeping_calls import keeping_services
 from cache.services.space_calls import SpaceCalls
 
 
 def services_of(drive: Drive) -> Services:
     """All calls on `drive`, by name."""
-    return by_name([*HistoryCalls(drive).services(), *health_services(drive), *SpaceCalls(drive).services()])
+    history, space = HistoryCalls(drive).services(), SpaceCalls(drive).services()
+    return by_name([*history, *health_services(drive), *space, *keeping_services(drive)])

@@ -29,7 +29,7 @@ from backend.errors import (
     UsageError,
 )
 from backend.upstream import BlockId, Commit, Head, SealedBlock, Upstream
-from cache.disk import BlockFolder
+from cache.disk import BlockFolder, DiskCache
 from tests.contents import content
 from tests.memory_node import memory_nodes
 from tests.memory_upstream import MemoryUpstream
@@ -53,7 +53,7 @@ def in_folders(folder: Path) -> Sessions:
 
 
 def behind_a_disk_cache(folder: Path) -> Sessions:
-    disk = BlockFolder(folder / "sealed", 1 << 30, 0)
+    disk = DiskCache(BlockFolder(folder / "sealed", 1 << 30, 0), BlockFolder(folder / "kept", 0, 0))
     return LocalDrive(memory_nodes(6), disk=disk).opened
 
 

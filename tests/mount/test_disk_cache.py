@@ -3,6 +3,7 @@ happens to that disk."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from cache.messages import DiskCacheStatus
 from tests.contents import KINDS, content
-from tests.mount.mounted import MountedDrive
+from tests.mount.mounted import MountedDrive, succeed
 
 pytestmark = [pytest.mark.mount]
 
@@ -69,6 +70,34 @@ def test_it_answers_after_a_remount_and_a_kill_and_is_not_believed(drive: Mounte
     drive.mount("cache_disk=256M")
     assert wrong(drive) == []
     assert disk_cache(drive).hits == 0
+    drive.umount()
+
+
+def test_a_kept_folder_reads_with_the_nodes_away_after_a_kill(drive: MountedDrive) -> None:
+    drive.mount("cache_disk=256M")
+    succeed(drive.tool("drivefs", "keep", drive.mountpoint, "--wait"))
+    succeed(drive.tool("drivefs", "unkeep", drive.mountpoint))
+    folder = drive.mountpoint / "kept" / "below"
+    folder.mkdir(parents=True)
+    for name, data in FILES.items():
+        (folder / name).write_bytes(data)
+    assert "kept" in succeed(drive.tool("drivefs", "keep", folder.parent))
+    drive.sync()
+    keeping = json.loads(succeed(drive.tool("drivefs", "keep", folder.parent, "--wait", "--json")))
+    ((path, named, here),) = [tuple(each.values()) for each in keeping["folders"]]
+    assert (path, keeping["problem"]) == ("kept", "")
+    assert here == named > 1_500_000
+    for path in sealed_files(drive):
+        path.unlink()
+    drive.kill()
+    drive.mount("cache_disk=256M")
+    assert "kept here" in succeed(drive.tool("drivefs", "status", drive.mountpoint))
+    drive.take_away(range(6))
+    assert [name for name, data in FILES.items() if (folder / name).read_bytes() != data] == []
+    drive.bring_back()
+    assert succeed(drive.tool("drivefs", "kept", drive.mountpoint)).endswith(f"  {folder.parent}\n")
+    result = drive.tool("drivefs", "keep", folder / "text 100")
+    assert (result.returncode, "only a folder" in result.stderr) == (1, True)
     drive.umount()
 
 

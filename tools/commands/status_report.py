@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from backend.health import ScrubStatus
 from backend.upstream import Capacity, NodeStatus, StoreStatus
-from cache.messages import DiskCacheStatus, MountStatus
+from cache.messages import DiskCacheStatus, KeepingStatus, MountStatus
 from tools.quantities import counted, format_duration, format_size
 from tools.terminal import printable
 
@@ -48,6 +48,8 @@ def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
     yield "cache", _cache(status)
     if status.disk_cache:
         yield "disk cache", _disk_cache(status.disk_cache)
+    if status.keeping and (status.keeping.folders or status.keeping.problem):
+        yield "kept here", _keeping(status.keeping)
     if status.sealed_bytes:
         yield "this mount", _ratios(status)
     if status.scrub:
@@ -72,6 +74,12 @@ def _cache(status: MountStatus) -> str:
 def _disk_cache(cache: DiskCacheStatus) -> str:
     kept = f"{format_size(cache.bytes)} of {format_size(cache.limit)}"
     return f"{kept}{_share(cache.hits, cache.misses)}"
+
+
+def _keeping(keeping: KeepingStatus) -> str:
+    here = f"{format_size(keeping.here)} of {format_size(keeping.bytes)}"
+    why = f"; {keeping.problem}" if keeping.problem else ""
+    return f"{here} in {counted(keeping.folders, 'folder')}{why}"
 
 
 def _share(hits: int, misses: int) -> str:

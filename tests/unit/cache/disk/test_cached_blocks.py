@@ -21,6 +21,7 @@ from cache.blocks.block_codec import SEGMENT, BlockCodec
 from cache.disk import cached_blocks
 from cache.disk.block_folder import BlockFolder
 from cache.disk.cached_blocks import REST, CachedBlocks
+from cache.disk.disk_cache import DiskCache
 from tests.contents import STORED_KINDS, content
 from tests.memory_upstream import MemoryUpstream
 
@@ -55,10 +56,15 @@ class Counted(MemoryUpstream):
         return await super().get_block_again(block)
 
 
+def on_disk(used: BlockFolder, folder: Path) -> DiskCache:
+    """With a place for what is kept beside."""
+    return DiskCache(used, BlockFolder(folder / "kept", 0, 0))
+
+
 @asynccontextmanager
 async def cached(store: Counted, folder: Path) -> AsyncIterator[CachedBlocks]:
     async with trio.open_nursery() as nursery:
-        found = CachedBlocks(store, BlockFolder(folder, 1 << 30, 0))
+        found = CachedBlocks(store, on_disk(BlockFolder(folder, 1 << 30, 0), folder))
         nursery.start_soon(found.run)
         yield found
         nursery.cancel_scope.cancel()
@@ -207,7 +213,7 @@ async def test_a_broken_disk_is_said_once_and_costs_nothing_else(
     store = Counted()
     ids = await stored(store)
     folder = BrokenFolder(tmp_path, 1 << 30, 0)
-    blocks = CachedBlocks(store, folder)
+    blocks = CachedBlocks(store, on_disk(folder, tmp_path))
     with caplog.at_level(logging.WARNING):
         for block, data in zip(ids, CONTENTS, strict=True):
             assert bytes(await reader(blocks).get(block)) == data
@@ -233,9 +239,9 @@ class HangingFolder(BlockFolder):
         self.answers.wait()
         return super().read(block)
 
-    def drop(self, block: BlockId) -> None:
+    def drop(self, block: BlockId) -> bool:
         self.answers.wait()
-        super().drop(block)
+        return super().drop(block)
 
 
 @pytest.mark.logs_warnings
@@ -248,7 +254,7 @@ async def test_a_disk_that_hangs_is_waited_for_once(
     store = Counted()
     ids = await stored(store)
     folder = HangingFolder(tmp_path)
-    blocks = CachedBlocks(store, folder)
+    blocks = CachedBlocks(store, on_disk(folder, tmp_path))
     get = blocks.get_block_again if again else blocks.get_block
     try:
         with trio.fail_after(20):
