@@ -49,8 +49,6 @@ T = TypeVar("T")
 DRIVE: Final = bytes(range(16))
 SECRET: Final = bytes(range(32))
 HOLDER: Final = Holder("machine", "boot", "ns", 1, 1, "host")
-ENVIRONMENT: Final = Environment(boot_clock=trio.current_time, random_bytes=random.randbytes)
-"""Its chance is that of the seed (`deterministic`)."""
 M: Final = 2
 K: Final = 4
 EXPECTED: Final = (ConflictError, FencedError, LeaseHeldError, NodeError, TransientError, UnavailableError)
@@ -61,8 +59,13 @@ PATIENCE: Final = 200.0
 
 
 def random_bytes(count: int) -> bytes:
-    """As the seed says. Not the method itself: a clone would have a copy of its state, and draw the same."""
+    """As the seed says (`deterministic`). Not the method itself: a clone would have a copy of its state, and
+    draw the same."""
     return random.randbytes(count)
+
+
+ENVIRONMENT: Final = Environment(boot_clock=trio.current_time, random_bytes=random_bytes)
+"""Of all machines."""
 
 
 @dataclass(frozen=True)
@@ -205,12 +208,12 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
         DRIVE,
         SECRET,
         replace(HOLDER, host=name),
-        environment=Environment(boot_clock=trio.current_time, random_bytes=random_bytes),
+        environment=ENVIRONMENT,
         map_epoch=cluster.epoch,
         life=lambda holder, observer: "gone",
         health=health,
     )
-    log = ReplicatedCommitLog(objects, lease.verify, lease.claimed)
+    log = ReplicatedCommitLog(objects, lease.verify, lease.claimed, environment=ENVIRONMENT)
     writer = SessionWriter(lease)
     blocks = Blocks(world, writer)
     require_map = partial(_require_map, world, cluster)
@@ -433,7 +436,9 @@ async def _move(world: World, mount: Mount, leaving: str) -> None:
     copies = copies_of(mount.map, M)
     ranking = ranking_of(ClusterMap(mount.map.epoch, nodes), copies, everyone=True)
     objects = ReplicatedObjects(mount.every, ranking, copies, DRIVE, SECRET)
-    moving = ObjectRebalance(objects, mount.every, ranking, mount.log, mount.lease.verify)
+    moving = ObjectRebalance(
+        objects, mount.every, ranking, mount.log, mount.lease.verify, environment=ENVIRONMENT
+    )
     try:
         await moving.run(lambda done, of: None)
     except CorruptError as error:
@@ -452,8 +457,8 @@ async def final_check(world: World) -> None:
     at_least = world.history.acknowledged
     reading = mount_of(world, "reader", world.map)
     asked = {name: reading.every[name] for name in voters(reading.map)}
-    claims = partial(LeaseVotes(asked, DRIVE, SECRET).claim, 5.0)
-    reader = ReplicatedCommitLog(reading.objects, claims=claims)
+    claims = partial(LeaseVotes(asked, DRIVE, SECRET, ENVIRONMENT).claim, 5.0)
+    reader = ReplicatedCommitLog(reading.objects, claims=claims, environment=ENVIRONMENT)
     world.history.note_found(await reader.open(), at_least, "a reader at the end")
     for zone in sorted({voter.zone for voter in world.voters.values()}):
         world.away = {node.name for node in world.map.nodes if node.zone == zone}

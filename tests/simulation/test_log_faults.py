@@ -37,10 +37,9 @@ from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import Node, RetryNode
 from backend.nodes.forwarding import ForwardingNode
 from backend.nodes.node import PAGE
-from backend.system import Environment
 from backend.upstream import Commit, Head
 from tests.memory_node import MemoryNode, memory_nodes
-from tests.simulation.run import DRIVE, HOLDER, SECRET, Blocks, World, clone_of, plan_of, random_bytes
+from tests.simulation.run import DRIVE, ENVIRONMENT, HOLDER, SECRET, Blocks, World, clone_of, plan_of
 
 Nodes = Mapping[str, Node]
 Raw = dict[str, MemoryNode]
@@ -62,7 +61,7 @@ def lease_on(nodes: Nodes, host: str, map_epoch: int = 1) -> Lease:
         SECRET,
         replace(HOLDER, host=host),
         map_epoch=map_epoch,
-        environment=Environment(boot_clock=trio.current_time, random_bytes=random_bytes),
+        environment=ENVIRONMENT,
         life=lambda holder, observer: "gone",
     )
 
@@ -92,7 +91,7 @@ def commit_after(head: Head, epoch: int, payload: bytes) -> Commit:
 
 async def read(raw: Nodes) -> Head:
     """What a reader finds."""
-    claims = partial(LeaseVotes(raw, DRIVE, SECRET).claim, 5.0)
+    claims = partial(LeaseVotes(raw, DRIVE, SECRET, ENVIRONMENT).claim, 5.0)
     return await ReplicatedCommitLog(objects_on(raw), claims=claims).open()
 
 
