@@ -156,6 +156,9 @@ class MemoryDyingBlocks:
         self._tables.dying = kept | {block: before.get(block, now_ns) for block in blocks}
         return [block for block in blocks if block not in before]
 
+    def ids(self, after: bytes, limit: int) -> list[BlockId]:
+        return sorted(block for block in self._tables.dying if block > after)[:limit]
+
     def forget(self, until_ns: int, limit: int) -> int:
         due = sorted(block for block, since in self._tables.dying.items() if since <= until_ns)[:limit]
         for block in due:

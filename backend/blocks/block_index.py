@@ -105,6 +105,9 @@ class DyingBlocks(Protocol):
         """Of the stored blocks with ids above `after`, up to `up_to` (None: all), exactly these are dying
         from now on, those that were already since then; the new ones among them. In one transaction."""
 
+    def ids(self, after: bytes, limit: int) -> list[BlockId]:
+        """Up to `limit` dying blocks with ids above `after`, in order."""
+
     def forget(self, until_ns: int, limit: int) -> int:
         """Forget up to `limit` blocks that have been dying since before `until_ns`: nothing is read from
         where they lie any more, unless somebody brings them back (`revive`). How many there were."""

@@ -4,6 +4,7 @@ have their turns meanwhile, and may change what was looked at before.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from typing import Final
 
@@ -56,14 +57,18 @@ async def any_repairable(packs: PackTable, up_to: int, answering: Collection[str
 async def mark_dying(dying: DyingBlocks, blocks: Sequence[BlockId], now_ns: int) -> list[BlockId]:
     """Exactly these stored blocks are dying in the end, as `DyingBlocks.mark`; the new ones among them, in
     order. An error or a cancellation leaves some of it done; to repeat it does the rest."""
-    new, wanted, after = list[BlockId](), sorted(blocks), b""
-    for start in range(0, len(wanted), PAGE):
-        page = wanted[start : start + PAGE]
-        new += dying.mark(after, page[-1], page, now_ns)
-        after = page[-1]
+    new, wanted, at, after = list[BlockId](), sorted(blocks), 0, b""
+    while (up_to := _end_of_page(dying.ids(after, PAGE), wanted[at : at + PAGE])) is not None:
+        end = bisect_right(wanted, up_to, at)
+        new += dying.mark(after, up_to, wanted[at:end], now_ns)
+        at, after = end, up_to
         await checkpoint()
-    dying.mark(after, None, (), now_ns)
-    return new
+    return new + dying.mark(after, None, wanted[at:], now_ns)
+
+
+def _end_of_page(known: Sequence[BlockId], wanted: Sequence[BlockId]) -> BlockId | None:
+    """The last id up to which there are at most `PAGE` of both; None if that is all of both."""
+    return min((page[-1] for page in (known, wanted) if len(page) == PAGE), default=None)
 
 
 def _ranges(newest: int) -> Iterator[tuple[int, int]]:

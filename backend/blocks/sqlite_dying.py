@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from backend.blocks.index_database import IndexDatabase, translated
 from backend.blocks.sqlite_packs import PACK_COLUMNS, pack_of
 from backend.blocks.sqlite_places import KEEP_COPY, SqlitePlaces
 from backend.packs import Pack
 from backend.upstream import BlockId
+
+_ABOVE_ALL: Final = b"\xff" * 33
+"""A block id has 32 bytes. A condition that is true for NULL too would have all later rows looked at."""
 
 
 class SqliteDyingBlocks:
@@ -26,9 +30,8 @@ class SqliteDyingBlocks:
     ) -> list[BlockId]:
         wanted = set(blocks)
         with self._database.transaction():
-            rows = self._database.execute(
-                "SELECT id FROM dying WHERE id > ?1 AND (?2 IS NULL OR id <= ?2)", (after, up_to)
-            )
+            end = _ABOVE_ALL if up_to is None else up_to
+            rows = self._database.execute("SELECT id FROM dying WHERE id > ? AND id <= ?", (after, end))
             known = {row[0] for row in rows}
             self._database.executemany("DELETE FROM dying WHERE id = ?", [(id,) for id in known - wanted])
             new = [block for block in blocks if block not in known]
@@ -36,6 +39,11 @@ class SqliteDyingBlocks:
                 "INSERT OR IGNORE INTO dying (id, since) VALUES (?, ?)", [(block, now_ns) for block in new]
             )
         return new
+
+    @translated
+    def ids(self, after: bytes, limit: int) -> list[BlockId]:
+        rows = self._database.execute("SELECT id FROM dying WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
+        return [BlockId(row[0]) for row in rows]
 
     @translated
     def forget(self, until_ns: int, limit: int) -> int:

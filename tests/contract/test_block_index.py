@@ -167,6 +167,8 @@ class Histories(RuleBasedStateMachine):
         inside = [BLOCKS[number] for number in blocks if after < number <= up_to]
         begin, end = BLOCKS[after] if after >= 0 else b"", BLOCKS[up_to] if up_to < len(BLOCKS) else None
         self.both("dying.mark", begin, end, inside, self.time)
+        self.both("dying.ids", begin, 2)
+        self.both("dying.ids", b"", 99)
 
     @rule(back=st.integers(0, 3), limit=st.integers(1, 3))
     def forget(self, back: int, limit: int) -> None:

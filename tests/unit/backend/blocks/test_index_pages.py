@@ -91,6 +91,8 @@ QUESTIONS: dict[str, Callable[[SqliteBlockIndex, int], Awaitable[object]]] = {
     "shortfall": lambda index, newest: shortfall_of(index.packs, newest, NODES),
     "any_repairable": lambda index, newest: any_repairable(index.packs, newest, NODES[1:]),
     "mark": lambda index, count: mark_dying(index.dying, [_block(number) for number in range(count)], 1),
+    "unmark": lambda index, _: mark_dying(index.dying, [], 2),
+    "unmark all but the last": lambda index, count: mark_dying(index.dying, [_block(count)], 2),
 }
 
 
@@ -110,6 +112,8 @@ async def test_others_have_a_turn_however_many_packs_there_are(
 async def longest_turn(question: str, count: int) -> int:
     """The most instructions that SQLite takes between two turns of another task."""
     index = index_of(count)
+    if question.startswith("unmark"):
+        index.dying.mark(b"", None, [_block(number) for number in range(count)], 1)
     since_turn = longest = 0
 
     def step() -> bool:
