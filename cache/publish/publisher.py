@@ -43,6 +43,8 @@ OPERATIONS_LIMIT = 16 << 20
 WRITES_LIMIT = 100_000
 """Writes in memory that make a cut due; each may become a block, of which a commit holds 2^19."""
 
+GLANCE: Final = 0.005
+"""Seconds between two looks at whether a cut is pressing: a look for each change would cost a tenth of it."""
 ROUNDS = 3
 """So often what has to be in the cut is looked for and sealed before it; what is written meanwhile is sealed
 after it."""
@@ -132,12 +134,12 @@ class Publisher:
         while not self._ledger.unpublished and not self.blocked:
             self._wake.clear()
             await self._wake.wait()
-        if self._ledger.pending is None and not self.pressed:
-            self._wake.clear()
+        if self._ledger.pending is None:
             with trio.move_on_after(self.intervals.commit):
                 while not self.pressed:
-                    await self._wake.wait()
                     self._wake.clear()
+                    await self._wake.wait()
+                    await trio.sleep(GLANCE)
 
     @property
     def pressed(self) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import PropertyMock
 
 import pytest
 import trio
@@ -20,6 +22,7 @@ from cache.errors import InputOutputError, NoSpaceLeftError, ReadOnlyFileSystemE
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import ROOT_INODE, SetAttributes, SetExtents, decode
 from cache.publish.cut_rule import Intervals
+from cache.publish.publisher import GLANCE, Publisher
 from tests.contents import content
 from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
@@ -251,6 +254,19 @@ async def test_operations_in_memory_are_bounded(
         assert 2000 < highest < 5000
         await drive.sync()
         assert len(upstream.commits) >= 3
+
+
+async def test_many_changes_are_no_reason_to_look_at_each(
+    drive: Drive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look at what presses a cut would cost each change a tenth of its time."""
+    looks = PropertyMock(return_value=False)
+    monkeypatch.setattr(Publisher, "pressed", looks)
+    began = trio.current_time()
+    for number in range(300):
+        await drive.make_node(ROOT_INODE, b"%d" % number, stat.S_IFREG | 0o600, 0, 0, 0, None)
+        await trio.testing.wait_all_tasks_blocked()
+    assert 0 < looks.call_count <= 2 + (trio.current_time() - began) / GLANCE
 
 
 async def test_pieces_in_memory_are_bounded(
