@@ -14,7 +14,7 @@ import sys
 import time
 from functools import partial
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, cast
 
 import trio
 
@@ -69,7 +69,7 @@ async def hypercorn(port: Connection) -> None:
     config = Config()
     config.bind = ["127.0.0.1:0"]
     config.keep_alive_max_requests = 1 << 30
-    binding = partial(serve, app, config)  # type: ignore[arg-type]
+    binding = partial(cast(Any, serve), app, config)
     async with trio.open_nursery() as nursery:
         [address] = await nursery.start(binding)
         port.send(int(address.rpartition(":")[2]))
