@@ -74,6 +74,8 @@ class NodeStatus:
     filesystem: str = ""
     full: bool = False
     """nothing but its reserve is left: new data has less redundancy, unless another node stands in"""
+    allocates_ahead: bool = True
+    """as of `Space`"""
 
     @property
     def is_space_known(self) -> bool:

@@ -35,7 +35,15 @@ STORE: Final[Plain] = {
     "nodes": [
         OK_NODE,
         {"name": "node1", "zone": "disk0", "state": "node1: it is missing"},
-        {"name": "node2", "zone": "disk0", "state": "ok", "total": 2048, "free": 64, "full": True},
+        {
+            "name": "node2",
+            "zone": "disk0",
+            "state": "ok",
+            "total": 2048,
+            "free": 64,
+            "full": True,
+            "allocates_ahead": False,
+        },
     ],
     "capacity": CAPACITY,
     "takers": 5,

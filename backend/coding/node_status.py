@@ -32,7 +32,14 @@ async def _ask(node: Node, found: dict[str, NodeStatus]) -> None:
             await node.check()
             space = await node.space()
             found[node.name] = NodeStatus(
-                node.name, node.zone, "ok", space.total, space.free, space.filesystem, is_full(space)
+                node.name,
+                node.zone,
+                "ok",
+                total=space.total,
+                free=space.free,
+                filesystem=space.filesystem,
+                full=is_full(space),
+                allocates_ahead=space.allocates_ahead,
             )
         except DriveError as error:
             found[node.name] = NodeStatus(node.name, node.zone, str(error))

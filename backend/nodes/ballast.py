@@ -8,12 +8,14 @@ Invariants:
 1. Nothing but what the drive cannot do without takes from it, so new data, which can wait, takes none.
 2. It is given up in pieces, each as large as the write and a little more, and none for a write that all of it
    would not help: what is given may be taken by anybody.
-3. It is never sparse, and is made whole again only where as much room is left besides.
+3. It counts for the blocks that it has, not for its length, and is made whole again only where as much room
+   is left besides. A file system that allocates nothing ahead (ZFS: fallocate(2) succeeds there, and only
+   makes the file longer) gives it none: then there is no ballast, and who asks is told so.
 4. What is not a file of this node alone (a link, a pipe, a second name of another file) is never opened to
    write, and counts as no ballast.
 
-All functions block, and may be called by many threads and processes at once. `folder` is a descriptor of the
-node's folder.
+All functions block, and may be called by many threads and processes at once. `root` is the path of the
+node's folder, `folder` a descriptor of it.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ SMALLEST: Final = 512 << 10
 LARGEST: Final = 4 << 20
 PIECE: Final = 64 << 10
 """Beside the object a write takes blocks of folders, and of the file system's own."""
-_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 
 
 def size_on(total: int) -> int:
@@ -51,23 +53,26 @@ def size_on(total: int) -> int:
 
 def held(folder: int) -> int:
     """The bytes that are there to be given up."""
-    try:
-        found = os.stat(FILE_NAME, dir_fd=folder, follow_symlinks=False)
-        _require_own(found)
-    except (FileNotFoundError, ForeignFileError):
-        return 0
-    return found.st_blocks * 512
+    found = _own(folder)
+    return 0 if found is None else _allocated(found)
 
 
-def give(folder: int, need: int, environment: Environment) -> bool:
+def is_hollow(folder: int) -> bool:
+    """Whether there is one without its blocks: none was given where it was made."""
+    found = _own(folder)
+    return found is not None and _allocated(found) < found.st_size
+
+
+def give(root: str, folder: int, need: int, environment: Environment) -> bool:
     """Give up as much as a write of `need` bytes takes, or what is left; False if nothing is, if it is too
     little, or if it is not bytes that the file system lacks, but inodes."""
-    with suppress(FileNotFoundError, ForeignFileError), _opened(folder, _FLAGS) as file:
+    opened = _opened(root, folder, _FLAGS, environment.disk)
+    with suppress(FileNotFoundError, ForeignFileError), opened as file:
         found = os.fstatvfs(folder)
         if found.f_files and not found.f_favail:
             return False
         # A file that somebody has made longer than it can be gives no more.
-        size = min(os.fstat(file).st_size, size_on(found.f_blocks * found.f_frsize))
+        size = min(_allocated(os.fstat(file)), size_on(found.f_blocks * found.f_frsize))
         if size and size + found.f_bavail * found.f_frsize >= need:
             environment.disk.truncate(file, max(size - need - PIECE, 0))
             # Some file systems have freed the blocks only when that is durable.
@@ -77,20 +82,21 @@ def give(folder: int, need: int, environment: Environment) -> bool:
     return False
 
 
-def keep(folder: int, environment: Environment) -> None:
-    """Make it whole, if there is room, and nobody else is about it."""
+def keep(root: str, folder: int, environment: Environment) -> bool:
+    """Make it whole, if there is room, and nobody else is about it. False if it was made just now and has not
+    its blocks: to try again is in vain."""
     found = os.fstatvfs(folder)
     wanted = size_on(found.f_blocks * found.f_frsize)
     missing = wanted - held(folder)
     if missing > 0 and found.f_bavail * found.f_frsize >= missing + wanted:
         # Who has the lock gives of it or makes it whole. A write that is done does not wait for that.
-        with (
-            suppress(ForeignFileError, BlockingIOError),
-            _opened(folder, _FLAGS | os.O_CREAT, fcntl.LOCK_NB) as file,
-        ):
+        opened = _opened(root, folder, _FLAGS | os.O_CREAT, environment.disk, fcntl.LOCK_NB)
+        with suppress(ForeignFileError, BlockingIOError), opened as file:
             _extend(file, wanted, environment.disk)
             environment.failpoints.reached(MADE)
-            environment.disk.sync_folder("", folder=folder)
+            environment.disk.sync_folder(root, folder=folder)
+            return not is_hollow(folder)
+    return True
 
 
 def _extend(file: int, wanted: int, disk: Durable) -> None:
@@ -106,18 +112,32 @@ def _extend(file: int, wanted: int, disk: Durable) -> None:
 
 
 @contextmanager
-def _opened(folder: int, flags: int, how: int = 0) -> Iterator[int]:
+def _opened(root: str, folder: int, flags: int, disk: Durable, how: int = 0) -> Iterator[int]:
     """The file, with a lock on it (flock(2)); `how` LOCK_NB: `BlockingIOError` if another has it.
     `FileNotFoundError`, `ForeignFileError`."""
     with suppress(FileNotFoundError):
         _require_own(os.stat(FILE_NAME, dir_fd=folder, follow_symlinks=False))
-    file = os.open(FILE_NAME, flags, 0o600, dir_fd=folder)
+    file = disk.open(os.path.join(root, FILE_NAME), flags, folder=folder)
     try:
         _require_own(os.fstat(file))
         fcntl.flock(file, fcntl.LOCK_EX | how)
         yield file
     finally:
         os.close(file)
+
+
+def _own(folder: int) -> os.stat_result | None:
+    """None if there is none, or it is not this node's alone."""
+    try:
+        found = os.stat(FILE_NAME, dir_fd=folder, follow_symlinks=False)
+        _require_own(found)
+    except (FileNotFoundError, ForeignFileError):
+        return None
+    return found
+
+
+def _allocated(found: os.stat_result) -> int:
+    return min(found.st_size, found.st_blocks * 512)
 
 
 def _require_own(found: os.stat_result) -> None:

@@ -90,6 +90,7 @@ class DirectoryNode:
         self._small = Threads(_THREADS)
         self._folders: set[str] = set()
         self._files = OpenFiles()
+        self._allocates_ahead = True
 
     @property
     def name(self) -> str:
@@ -193,11 +194,17 @@ class DirectoryNode:
     def _write_at_need(self, what: str, work: Callable[[], None], size: int) -> None:
         """`work`, at the cost of the ballast if there is no room; with room, the ballast is whole again."""
         self._in_need(what, work, size)
+        if self._allocates_ahead:
+            self._keep_ballast()
+
+    def _keep_ballast(self) -> None:
         try:
             with node_files.opened_folder(self._path) as folder:
-                ballast.keep(folder, self._environment)
+                self._allocates_ahead = ballast.keep(self._path, folder, self._environment)
         except OSError as error:
             log.warning("%s: its ballast cannot be made: %s", self.name, file_limit.reason(error))
+        if not self._allocates_ahead:
+            log.info("%s: no ballast: the file system of %s allocates nothing ahead", self.name, self._path)
 
     def _in_need(self, what: str, work: Callable[[], None], size: int) -> None:
         while True:
@@ -214,7 +221,7 @@ class DirectoryNode:
 
     def _give(self, size: int) -> bool:
         with node_files.opened_folder(self._path) as folder:
-            return ballast.give(folder, size, self._environment)
+            return ballast.give(self._path, folder, size, self._environment)
 
     def _check(self) -> None:
         found = read_identity(self._path, self.name)
@@ -328,7 +335,7 @@ def space_of(path: str) -> Space:
     with node_files.opened_folder(path) as folder:
         found, device = os.fstatvfs(folder), str(os.fstat(folder).st_dev)
         free = found.f_bavail * found.f_frsize + ballast.held(folder)
-        return Space(found.f_blocks * found.f_frsize, free, device)
+        return Space(found.f_blocks * found.f_frsize, free, device, not ballast.is_hollow(folder))
 
 
 def _read_range(root: str, key: str, offset: int, length: int | None) -> bytes:

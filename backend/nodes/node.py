@@ -39,6 +39,8 @@ class Space:
     free: int
     filesystem: str = ""
     """nodes with the same name here share their space; empty: nobody shares it"""
+    allocates_ahead: bool = True
+    """False: its file system does not, as was seen, so that a node there has no ballast"""
 
     @property
     def is_known(self) -> bool:

@@ -20,7 +20,7 @@ from typing import Final, Literal
 from backend.cluster import DriveFile
 from backend.coding import Profile
 from backend.errors import DriveError
-from backend.nodes import UNKNOWN_SPACE
+from backend.nodes import UNKNOWN_SPACE, NodePlace
 from cache.messages import MountStatus
 from tools import compose, drive_nodes
 from tools.capacity_report import describe_limit, describe_needs
@@ -152,7 +152,7 @@ def _nodes(folder: str, file: DriveFile) -> Iterator[Diagnosis]:
     for entry in here:
         place = entry.place(folder)
         if place.is_writable():
-            yield _room(f"{entry.name}: {place}", place.space().free)
+            yield from _space_of(entry.name, place)
         else:
             yield Diagnosis("bad", f"{entry.name}: {place}: no permission to read and write")
     if len(here) > 1 and len({entry.place(folder).failure_domain() for entry in here}) == 1:
@@ -160,6 +160,14 @@ def _nodes(folder: str, file: DriveFile) -> Iterator[Diagnosis]:
     small = describe_limit(file, {entry.name: entry.place(folder).space() for entry in here})
     if small is not None:
         yield Diagnosis("note", small)
+
+
+def _space_of(name: str, place: NodePlace) -> Iterator[Diagnosis]:
+    space = place.space()
+    yield _room(f"{name}: {place}", space.free)
+    if not space.allocates_ahead:
+        why = "its file system allocates nothing ahead, so that nothing can be kept for the last deletions"
+        yield Diagnosis("note", f"{name}: {place}: no ballast: {why}: leave room on it")
 
 
 def _own_folders(file: DriveFile, status: Sequence[MountStatus]) -> Iterator[Diagnosis]:

@@ -159,4 +159,5 @@ def _node(node: NodeStatus) -> str:
         if node.is_space_known
         else "space unknown"
     )
-    return f"{state}, {free}, zone {node.zone}"
+    ballast = "" if node.allocates_ahead else ", no ballast (drivefs doctor)"
+    return f"{state}, {free}, zone {node.zone}{ballast}"

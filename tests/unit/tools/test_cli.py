@@ -455,7 +455,7 @@ def test_a_status_as_a_person_reads_it() -> None:
     assert said["to repair"] == "2 packs"
     assert said["node0"] == "ok, 1.0 KiB of 2.0 KiB free, zone disk0"
     assert said["node1"] == "node1: it is missing"
-    assert said["node2"] == "full, 64 B of 2.0 KiB free, zone disk0"
+    assert said["node2"] == "full, 64 B of 2.0 KiB free, zone disk0, no ballast (drivefs doctor)"
     assert said["room"] == "4.0 KiB of 8.0 KiB free, " + (
         "limited by node2, which is far smaller than the others, as far as is known without node1"
     )
@@ -811,6 +811,12 @@ class TestMountCommand:
         assert any(line.startswith("ok   node0: ") for line in findings)
         assert any(line.startswith("note node1: ") and "missing" in line for line in findings)
         assert not any(line.startswith("BAD") for line in findings)
+
+    def test_doctor_names_a_node_that_can_keep_nothing_for_the_last_deletions(self, bench: Bench) -> None:
+        with open(bench.drive / "node0" / ".ballast", "wb") as hollow:
+            hollow.truncate(1 << 20)
+        findings = [str(finding) for finding in doctor.examine(str(bench.drive))]
+        assert [line[:11] for line in findings if "no ballast" in line] == ["note node0:"]
 
     def test_doctor_looks_at_the_folders_that_the_mount_uses(self, bench: Bench) -> None:
         assert bench.mount().returncode == 0

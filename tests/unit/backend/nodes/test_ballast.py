@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from random import Random
 
 import pytest
 import trio
@@ -24,6 +25,7 @@ from backend.nodes.directory_place import DirectoryPlace
 from backend.nodes.identity import NodeIdentity, initialise_directory_node
 from backend.system import THIS_MACHINE, Environment
 from backend.system.durable import Durable
+from tests.crash.lossy_durable import LossyDurable
 
 DRIVE = bytes(range(16))
 LEASE, COMMIT, FRAGMENT = "lease", "commits/0000000000000001", "packs/aa/aa.0"
@@ -91,6 +93,18 @@ def whole(path: Path) -> int:
 
 def size(path: Path) -> int:
     return (path / ballast.FILE_NAME).stat().st_size
+
+
+class AllocatingNothing(SmallDisk):
+    """As ZFS does: what is preallocated is longer, and that is all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def preallocate(self, descriptor: int, size: int) -> None:
+        self.asked += 1
+        os.ftruncate(descriptor, max(size, os.fstat(descriptor).st_size))
 
 
 @contextmanager
@@ -237,11 +251,11 @@ async def test_a_process_that_dies_with_ballast_given_has_lost_nothing(
 
 def test_many_at_once_give_all_of_it_and_no_more(path: Path) -> None:
     with folder(path) as top:
-        ballast.keep(top, THIS_MACHINE)
+        ballast.keep(str(path), top, THIS_MACHINE)
         total, given = whole(path), []
 
         def give() -> None:
-            while ballast.give(top, 1000, THIS_MACHINE):
+            while ballast.give(str(path), top, 1000, THIS_MACHINE):
                 given.append(size(path))
 
         threads = [threading.Thread(target=give) for _ in range(8)]
@@ -255,10 +269,10 @@ def test_many_at_once_give_all_of_it_and_no_more(path: Path) -> None:
 
 def test_where_inodes_lack_it_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with folder(path) as top:
-        ballast.keep(top, THIS_MACHINE)
+        ballast.keep(str(path), top, THIS_MACHINE)
         found = os.fstatvfs(top)
         monkeypatch.setattr(os, "fstatvfs", lambda _folder: os.statvfs_result((*found[:7], 0, *found[8:])))
-        assert not ballast.give(top, 1000, THIS_MACHINE)
+        assert not ballast.give(str(path), top, 1000, THIS_MACHINE)
     assert size(path) == whole(path)
 
 
@@ -266,14 +280,14 @@ def test_a_write_that_all_of_it_would_not_help_gets_none(path: Path, monkeypatch
     """A commit may have 80 MiB: what it was given in vain would go to whoever filled the disk, and lack when
     the lease is to be renewed."""
     with folder(path) as top:
-        ballast.keep(top, THIS_MACHINE)
+        ballast.keep(str(path), top, THIS_MACHINE)
         found, room = os.fstatvfs(top), 100
         full = os.statvfs_result((*found[:3], 1 << 30, room, *found[5:]))
         monkeypatch.setattr(os, "fstatvfs", lambda _folder: full)
         most = whole(path) + room * found.f_frsize
-        assert not ballast.give(top, most + 1, THIS_MACHINE)
+        assert not ballast.give(str(path), top, most + 1, THIS_MACHINE)
         assert size(path) == whole(path)
-        assert ballast.give(top, most, THIS_MACHINE)
+        assert ballast.give(str(path), top, most, THIS_MACHINE)
         assert size(path) == 0
 
 
@@ -291,10 +305,51 @@ async def test_a_write_that_is_done_waits_for_nobody_who_is_about_the_ballast(
     assert size(path) == whole(path)
 
 
+async def test_where_nothing_is_allocated_ahead_there_is_none_and_that_is_said(path: Path) -> None:
+    """It is asked for once, and not at each commit; without it the first refusal is the last word."""
+    disk = AllocatingNothing()
+    node = DirectoryNode(str(path), NodeIdentity("node0", DRIVE, "zone0"), environment=Environment(disk))
+    assert (await node.space()).allocates_ahead
+    for number in range(5):
+        await node.put(f"commits/{number:016x}", [b"commit"])
+    assert disk.asked == 1
+    space = await node.space()
+    assert not space.allocates_ahead
+    with folder(path) as top:
+        assert ballast.held(top) == 0
+    disk.room = 0
+    with pytest.raises(NoSpaceError, match="ballast is too small"):
+        await node.put(LEASE, [b"x"])
+    assert size(path) == whole(path), "nothing was given that nobody has"
+
+
+async def test_one_that_lost_its_blocks_when_the_node_was_copied_is_made_again(
+    node: DirectoryNode, path: Path
+) -> None:
+    """cp(1) and rsync(1) leave out what is allocated and was never written."""
+    with open(path / ballast.FILE_NAME, "wb") as copied:
+        copied.truncate(whole(path))
+    assert not (await node.space()).allocates_ahead
+    await node.put(LEASE, [b"x"])
+    assert (await node.space()).allocates_ahead
+    with folder(path) as top:
+        assert ballast.held(top) == whole(path)
+
+
+def test_it_is_made_on_the_disk_of_the_device(path: Path, tmp_path: Path) -> None:
+    """Regression: a power cut of a device left what of its ballast was not durable."""
+    lossy = LossyDurable(Random(1), tmp_path / "kept", lies=True)
+    with folder(path) as top:
+        assert ballast.keep(str(path), top, Environment(lossy))
+        assert ballast.held(top) == whole(path)
+    lossy.cut(path)
+    assert not (path / ballast.FILE_NAME).exists()
+
+
 def test_a_place_that_is_let_go_keeps_none(path: Path) -> None:
     place = DirectoryPlace(str(path))
     with folder(path) as top:
-        ballast.keep(top, THIS_MACHINE)
+        ballast.keep(str(path), top, THIS_MACHINE)
     before = place.space().free
     place.remove((ballast.FILE_NAME,), ())
     assert os.listdir(path) == ["node.toml"]
@@ -308,5 +363,5 @@ async def test_one_that_was_made_longer_than_it_can_be_is_soon_spent(
     os.truncate(path / ballast.FILE_NAME, 5 << 30)
     assert (await node.space()).free <= os.statvfs(path).f_bavail * os.statvfs(path).f_frsize + (1 << 16)
     with folder(path) as top:
-        rounds = sum(iter(lambda: ballast.give(top, 0, THIS_MACHINE), False))
+        rounds = sum(iter(lambda: ballast.give(str(path), top, 0, THIS_MACHINE), False))
     assert rounds <= -(-whole(path) // ballast.PIECE)
