@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +26,38 @@ class Repaired:
 
     repaired: int
     left: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceWanted:
+    """The place of a node to be: its absolute URL, and its settings as text."""
+
+    url: str
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodesWanted:
+    """A change of a drive's nodes. `verb`: add (`places`, `zone`, `rate`), remove (`names`, `rate`), replace
+    (one of each, `zone`; no place: its own) or rebalance (`rate`). `rate`: bytes a second."""
+
+    verb: str
+    places: tuple[PlaceWanted, ...] = ()
+    names: tuple[str, ...] = ()
+    zone: str | None = None
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeChange:
+    """A change of nodes that is under way, or the last one. `step`: its present part, of which `done` of
+    `total` (0: not known) are done. `said`: what was done so far, one line each. `problem`: why it ended
+    before all was done; empty: it did not."""
+
+    running: bool
+    verb: str
+    step: str = ""
+    done: int = 0
+    total: int = 0
+    said: tuple[str, ...] = ()
+    problem: str = ""

@@ -4,6 +4,7 @@ from backend.blocks.block_buffer import DEFAULT_TARGET
 from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.block_store import PackedBlockStore
 from backend.blocks.index_pages import ids_of, statistics_of
+from backend.blocks.pack_moves import PackMoves
 from backend.blocks.sqlite_index import SqliteBlockIndex
 from backend.blocks.write_authority import WriteAuthority
 
@@ -11,6 +12,7 @@ __all__ = [
     "DEFAULT_TARGET",
     "BlockIndex",
     "BlockLocation",
+    "PackMoves",
     "PackedBlockStore",
     "SqliteBlockIndex",
     "WriteAuthority",

@@ -32,6 +32,7 @@ from backend.blocks.block_reader import BlockReader
 from backend.blocks.compaction import Compactor
 from backend.blocks.index_pages import mark_dying, statistics_of
 from backend.blocks.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
+from backend.blocks.pack_moves import PackMoves, PackTurns
 from backend.blocks.presence import Presence
 from backend.blocks.repair_queue import FIRST_WAIT as REPAIR_WAIT
 from backend.blocks.repair_queue import NoteRepair, RepairQueue, forget
@@ -94,6 +95,7 @@ class PackedBlockStore:
         self._environment = environment
         profile = codec.code.profile
         self._codec = codec
+        self._profile = profile
         self._index = index
         self._writer = writer
         self._linger = linger
@@ -102,9 +104,14 @@ class PackedBlockStore:
         self._slots = trio.Semaphore(parallel)
         self._buffer = BlockBuffer(capacity, target, environment)
         self._packs = PackStore(nodes, codec, cluster, self._note_wrong, hedge_after, environment)
-        self._repairs = RepairQueue(self._packs, index, self._is_pending, repair_wait, note_repair)
-        self._reconciliation = IndexReconciliation(self._packs, index, self._is_pending)
-        self._compactor = Compactor(self._packs, index, self._is_pending, self._repairs.wake, environment)
+        self._turns = PackTurns()
+        self._repairs = RepairQueue(
+            self._packs, index, self._is_pending, repair_wait, note_repair, self._turns
+        )
+        self._reconciliation = IndexReconciliation(self._packs, index, self._is_pending, self._turns)
+        self._compactor = Compactor(self._packs, index, self._is_in_hand, self._repairs.wake, environment)
+        self.moves: Final = PackMoves(index, self._turns, self._is_pending)
+        """for who moves packs to other nodes beside this store"""
         self._compact_lock = trio.Lock()
         self._released = False
         self._presence = Presence(index, profile.m)
@@ -122,6 +129,17 @@ class PackedBlockStore:
     def repairs(self) -> RepairQueue:
         """For tools that want everything repaired now."""
         return self._repairs
+
+    def have_cluster(self, cluster: ClusterMap) -> None:
+        """Place packs by this map from now on; `nodes` has all that it names. `UsageError`: it has not."""
+        require_placeable(cluster, self._nodes)
+        self._capacity = CapacityModel(cluster, self._profile)
+        self._packs.have_cluster(cluster)
+        self._note_away([name for name in self._away if name in self._nodes])
+
+    async def settle_writes(self) -> None:
+        """Return when no fragment is on its way any more to where an earlier map had it."""
+        await self._packs.settle()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Store what is put, repair, and look again for nodes that were away; until cancelled."""
@@ -220,6 +238,7 @@ class PackedBlockStore:
         return report
 
     async def status(self) -> StoreStatus:
+        names = list(self._nodes)
         found = await ask_status(self._nodes.values())
         for name in filter(self._packs.has_refused_space, found):
             found[name] = replace(found[name], free=0, full=True)
@@ -236,7 +255,7 @@ class PackedBlockStore:
             sums.stored_bytes,
             self._buffer.size,
             sums.packs_to_repair,
-            tuple(found[name] for name in self._nodes),
+            tuple(found[name] for name in names),
             self._data_share,
             self._capacity.capacity(spaces),
             self._capacity.takers(spaces),
@@ -276,10 +295,15 @@ class PackedBlockStore:
     def _is_pending(self, pack_id: bytes) -> bool:
         return self._buffer.has_pack(pack_id) or self._packs.is_unsettled(pack_id)
 
+    def _is_in_hand(self, pack_id: bytes) -> bool:
+        return self._is_pending(pack_id) or self._turns.is_taken(pack_id)
+
     def _note_wrong(self, pack: Pack, fragment: int) -> None:
         if pack.missing >> fragment & 1 or self._index.dying.is_doomed(pack.id):
             return
-        name = pack.nodes[fragment]
+        name, now = pack.nodes[fragment], self._index.packs.get(pack.id)
+        if now is None or now.nodes[fragment] != name:  # moved since it was looked up
+            return
         log.warning("%s: fragment %d of pack %s is missing or wrong", name, fragment, pack.id.hex())
         self._want_repair(pack, 1 << fragment)
 
@@ -332,7 +356,7 @@ class PackedBlockStore:
                 log.warning("the nodes cannot be compared with the index now: %s", error)
 
     async def _any_is_back(self) -> bool:
-        found = await ask_status([self._nodes[name] for name in self._away])
+        found = await ask_status([self._nodes[name] for name in self._away if name in self._nodes])
         return any(status.state == "ok" for status in found.values())
 
     async def _store(self, nursery: trio.Nursery, pack: PendingPack) -> None:

@@ -6,7 +6,8 @@ Invariants:
 2. A pack is added only with an index that authenticates under the drive's key; what is known of each of
    its fragments comes from the nodes' listings.
 3. Only packs that were in the index and no longer being written before the nodes were listed are compared
-   with the listings: a fragment that arrived meanwhile is never taken for a missing one.
+   with the listings, and none that was moved or repaired since: a fragment that arrived meanwhile is never
+   taken for a missing one.
 4. Memory: one integer per listed pack; pack indices are read a few at a time.
 5. A slow node costs its patience once for each reader. It is asked last from then on, as long as it takes.
 """
@@ -14,7 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -22,6 +23,7 @@ import trio
 
 from backend.blocks.block_index import BlockIndex
 from backend.blocks.index_pages import ids_of
+from backend.blocks.pack_moves import PackTurns
 from backend.coding import fill
 from backend.errors import CorruptError, DriveError, FormatError
 from backend.packs import (
@@ -69,25 +71,32 @@ class IndexReconciliation:
         packs: PackStore,
         index: BlockIndex,
         is_pending: Callable[[bytes], bool],
+        turns: PackTurns,
     ) -> None:
         self._nodes = packs.nodes
         self._packs = packs
         self._codec = packs.codec
         self._index = index
         self._is_pending = is_pending
+        self._turns = turns
         self._slow: set[str] = set()
 
     async def run(self, progress: Progress | None = None) -> ReconcileReport:
         """Compare, mark, add. Safe to repeat and to cancel at any point."""
+        with self._turns.noted() as moved:
+            return await self._run(moved, progress or _no_progress)
+
+    async def _run(self, moved: Collection[bytes], progress: Progress) -> ReconcileReport:
         report = ReconcileReport()
         known = {each for each in await ids_of(self._index.packs) if not self._is_pending(each)}
         listing = await list_fragments(self._nodes, LIST_PATIENCE)
         report.away = listing.away
         for pack_id in known:
             await trio.lowlevel.checkpoint()
-            self._compare(pack_id, listing, report)
+            if pack_id not in moved:
+                self._compare(pack_id, listing, report)
         unknown = [pack_id for pack_id in listing.packs() if pack_id not in known]
-        await self._add_all(sorted(unknown), listing, report, progress or _no_progress)
+        await self._add_all(sorted(unknown), listing, report, progress)
         return report
 
     def _compare(self, pack_id: bytes, listing: FragmentListing, report: ReconcileReport) -> None:

@@ -20,6 +20,7 @@ import trio
 
 from backend.blocks.block_index import BlockIndex
 from backend.blocks.index_pages import any_repairable, shortfall_of
+from backend.blocks.pack_moves import PackTurns
 from backend.errors import DriveError
 from backend.packs import Pack, PackStore
 from backend.upstream import Shortfall
@@ -46,6 +47,7 @@ class RepairQueue:
         is_pending: Callable[[bytes], bool],
         first_wait: float,
         note: NoteRepair,
+        turns: PackTurns,
     ) -> None:
         self._nodes = packs.nodes
         self._packs = packs
@@ -53,6 +55,7 @@ class RepairQueue:
         self._is_pending = is_pending
         self._first_wait = first_wait
         self._note = note
+        self._turns = turns
         self._wanted = trio.Event()
         self._hurried = trio.Event()
         self._progress = trio.Event()
@@ -150,7 +153,15 @@ class RepairQueue:
             return False
         return True
 
-    async def _repair(self, pack: Pack, run: _RepairRun) -> None:
+    async def _repair(self, queued: Pack, run: _RepairRun) -> None:
+        async with self._turns.of(queued.id):
+            pack = self._index.packs.get(queued.id)
+            if pack is None or (queued.missing and not pack.missing):
+                run.repaired += 1  # deleted, or made whole, while it waited for its turn
+            else:
+                await self._repair_alone(pack, run)
+
+    async def _repair_alone(self, pack: Pack, run: _RepairRun) -> None:
         try:
             missing = await self._packs.repair(pack)
             self._index.packs.set_missing(pack.id, missing)

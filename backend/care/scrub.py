@@ -25,7 +25,7 @@ import anyio
 from backend.blocks import BlockIndex
 from backend.errors import DriveError
 from backend.failpoints import declare
-from backend.nodes import Node, NodeHealth, NodeSpeed, RateLimitedNode, TokenBucket
+from backend.nodes import Node, NodeHealth, NodeSet, NodeSpeed, RateLimitedNode, TokenBucket
 from backend.packs import FragmentReader, Pack, PackCodec, is_wrong
 from backend.system import THIS_MACHINE, Environment, Threads
 
@@ -80,7 +80,7 @@ class Scrub:
         environment: Environment = THIS_MACHINE,
     ) -> None:
         bucket = TokenBucket(rate, rate)
-        limited: dict[str, Node] = {name: RateLimitedNode(node, bucket) for name, node in nodes.items()}
+        limited = NodeSet.of(nodes).wrapped(lambda node: RateLimitedNode(node, bucket))
         one = Threads(1)
         self._fragments = FragmentReader(limited, codec, NodeHealth(), NodeSpeed(), one, hedge_after=0.0)
         self._total = codec.code.profile.total
@@ -105,6 +105,10 @@ class Scrub:
         """Scrub now, or go on with the one under way; the event is set at its end."""
         self._requested.set()
         return self.finished
+
+    def have_far(self, names: Collection[str]) -> None:
+        """The nodes where reading costs are these from now on."""
+        self._far = frozenset(names)
 
     async def run(self) -> None:
         """Scrub when it is due, for ever."""
@@ -167,12 +171,17 @@ class Scrub:
     def _note(self, pack: Pack, index: int, error: DriveError) -> None:
         if not is_wrong(error):
             self.state.unanswered += 1
-        elif self._index.packs.get(pack.id) is not None:  # else it was deleted meanwhile
+        elif self._is_there(pack, index):
             log.warning("scrub: fragment %d of pack %s: %s", index, pack.id.hex(), error)
             self.state.wrong += 1
             self._index.packs.want_repair(pack.id, 1 << index)
             self._environment.failpoints.reached(NOTED)
             self._wake_repair()
+
+    def _is_there(self, pack: Pack, index: int) -> bool:
+        """Whether the fragment is to be there still: a pack may be deleted or moved meanwhile."""
+        now = self._index.packs.get(pack.id)
+        return now is not None and now.nodes[index] == pack.nodes[index]
 
     def _keep(self, *, at_once: bool) -> None:
         now = anyio.current_time()

@@ -11,23 +11,74 @@ The lease needs a majority of the voters, and a change of the map may change the
    Practice", 2014, section 4.2), and epochs go on growing.
 4. A map reaches the nodes first and the drive's folder last, where each `drive.toml` is replaced at once: a
    change that is interrupted has happened or not, and both maps lead to everything.
+5. A drive in use goes over to the new map within the change (`Use`), by the same acquisition of the lease.
+   Nothing is published between the last word of the old voters and the first of the new ones. Invariant 3
+   makes that safe: whoever acquires on the new voters, or still on the old ones, meets a voter that has this
+   holder's epoch.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Final, Protocol
 
 import trio
 
 from backend.cluster import check_nodes, drive_file
 from backend.cluster.drive_file import DriveFile, NodeEntry
+from backend.cluster.rebalance import NOBODY, Users
 from backend.commits import Lease
 from backend.errors import ConflictError, FencedError, TransientError, UnavailableError
+from backend.failpoints import declare
 from backend.nodes import Node
+from backend.system import THIS_MACHINE
+
+IN_FORCE: Final = declare(
+    "node.in-force", "every drive.toml has the new map; the drive that is in use works by the old one"
+)
+GONE_OVER: Final = declare(
+    "node.gone-over", "the drive in use works by the new map; no new voter has its lease"
+)
+
+
+Look = Callable[[], Awaitable[None]]
+
+
+class Use(Protocol):
+    """The use that is made of a drive while its nodes are changed: see `backend.local.RunningNodes`."""
+
+    @property
+    def users(self) -> Users:
+        """Those who use the packs."""
+
+    def still(self) -> AbstractAsyncContextManager[None]:
+        """No commit and no root is being written while the block runs."""
+
+    async def settle(self) -> None:
+        """Return when nothing is on its way any more to where an earlier map had it."""
+
+    def prepare(self, file: DriveFile) -> Callable[[], Awaitable[None]]:
+        """The call that makes the drive go over to the map of `file`, for when that is in force. Whatever can
+        fail for one of its nodes fails here."""
+
+
+class NotInUse:
+    """See `Use`."""
+
+    users: Users = NOBODY
+
+    def still(self) -> AbstractAsyncContextManager[None]:
+        return nullcontext()
+
+    async def settle(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    def prepare(self, file: DriveFile) -> Callable[[], Awaitable[None]]:
+        return trio.lowlevel.checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +89,37 @@ class HeldDrive:
     file: DriveFile
     nodes: Mapping[str, Node]
     lease: Lease
+    use: Use
 
     async def verify(self) -> None:
         """The lease is confirmed by a majority, or this raises."""
         await self.lease.verify()
 
-    async def change(self, nodes: tuple[NodeEntry, ...]) -> tuple[DriveFile, list[str]]:
+    async def change(
+        self, nodes: tuple[NodeEntry, ...], last_look: Look = trio.lowlevel.checkpoint
+    ) -> tuple[DriveFile, list[str]]:
         """Have these nodes from now on: the new drive file, and a line for each node that could not be
-        told. The lease is of the old nodes: hold it anew for the next change. Safe to repeat."""
-        await self.verify()
-        new, failed = await trio.to_thread.run_sync(self._write, nodes)
-        try:
-            await self.lease.announce(new.epoch)
-        except (TransientError, UnavailableError) as error:
-            failed.append(f"the lease does not say yet that the nodes were changed: {error}")
-        return new, failed
+        told. `last_look` may raise, when nothing is published any more by the old map. The lease is of the
+        old nodes then, unless the drive is in use: hold it anew for the next change. Safe to repeat."""
+        new = await trio.to_thread.run_sync(self._next, nodes)
+        return new, await self.put_in_force(new, last_look)
+
+    async def put_in_force(self, new: DriveFile, last_look: Look = trio.lowlevel.checkpoint) -> list[str]:
+        """Have the map of `new`, the one after this; as of `change`. Once it is begun it is not cancelled."""
+        go_over = self.use.prepare(new)
+        async with self.use.still():
+            await last_look()
+            with trio.CancelScope(shield=True):
+                await self.verify()
+                failed = await trio.to_thread.run_sync(check_nodes.write_copies, self.folder, new)
+                THIS_MACHINE.failpoints.reached(IN_FORCE)
+                await go_over()
+                THIS_MACHINE.failpoints.reached(GONE_OVER)
+                try:
+                    await self.lease.announce(new.epoch)
+                except (TransientError, UnavailableError) as error:
+                    failed.append(f"the lease does not say yet that the nodes were changed: {error}")
+        return failed
 
     async def finish(self) -> list[str]:
         """Write the drive file, as most copies have it, to all its places: a change was interrupted. A line
@@ -60,12 +127,11 @@ class HeldDrive:
         await self.verify()
         return await trio.to_thread.run_sync(check_nodes.write_copies, self.folder, self.file)
 
-    def _write(self, nodes: tuple[NodeEntry, ...]) -> tuple[DriveFile, list[str]]:
+    def _next(self, nodes: tuple[NodeEntry, ...]) -> DriveFile:
         """Keys may have been changed meanwhile, which needs no lease: they are taken as they are now."""
         now = check_nodes.survey(self.folder).file
         _require_same(self.folder, self.file, now)
-        new = replace(now, nodes=nodes, epoch=now.epoch + 1)
-        return new, check_nodes.write_copies(self.folder, new)
+        return replace(now, nodes=nodes, epoch=now.epoch + 1)
 
 
 @asynccontextmanager
@@ -77,7 +143,7 @@ async def held(
     lease is lost, `FencedError` ends the block."""
 
     async with holding(lease, partial(require_surveyed, folder, file)):
-        yield HeldDrive(folder, file, nodes, lease)
+        yield HeldDrive(folder, file, nodes, lease, NotInUse())
 
 
 @asynccontextmanager

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
 from backend.commits import (
@@ -48,7 +49,7 @@ Progress = Callable[[int, int], None]
 
 class ObjectRebalance:
     """`nodes` and `ranking` are those of `objects`; `log` is not opened, and knows what the lease claims;
-    `verify` confirms the lease, or raises."""
+    `verify` confirms the lease, or raises. No root is written by others while a block of `still` runs."""
 
     def __init__(
         self,
@@ -57,6 +58,7 @@ class ObjectRebalance:
         ranking: Ranking,
         log: ReplicatedCommitLog,
         verify: Callable[[], Awaitable[None]],
+        still: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
         environment: Environment = THIS_MACHINE,
     ) -> None:
         self._objects = objects
@@ -64,6 +66,7 @@ class ObjectRebalance:
         self._ranking = ranking
         self._log = log
         self._verify = verify
+        self._still = still
         self._failpoints = environment.failpoints
         self.moved = 0
         """copies that were written where there was none, or another one"""
@@ -81,10 +84,11 @@ class ObjectRebalance:
             await self._settle_unlinked(progress)
         else:
             await self._settle_chain(head.number, progress)
-        for key in sorted((await self._objects.keys(ROOTS)).holders):
-            found = await self._objects.find_all(key)
-            if found.good:
-                await self._settle(key, found, lambda _copy: True)
+        async with self._still():
+            for key in sorted((await self._objects.keys(ROOTS)).holders):
+                found = await self._objects.find_all(key)
+                if found.good:
+                    await self._settle(key, found, lambda _copy: True)
 
     async def _settle_chain(self, top: int, progress: Progress) -> None:
         number = 0

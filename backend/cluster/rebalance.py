@@ -9,14 +9,17 @@ Invariants:
    only. What no node has is rebuilt from k others, as repair does it.
 4. A crash at any point leaves at most a fragment on two nodes, of which the next run deletes one.
 5. Only while a majority of the nodes confirms the lease, asked anew before each deletion.
+6. Of a drive in use, the process that uses it is asked for each pack, and told where fragments lie before the
+   copies elsewhere go (`Users`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final
+from typing import Final, Protocol
 
 import anyio.lowlevel
 
@@ -61,6 +64,44 @@ class RebalanceReport:
     left: list[str] = field(default_factory=list)
 
 
+class Users(Protocol):
+    """Those who use the packs while they are moved: see `backend.blocks.pack_moves.PackMoves`."""
+
+    async def begin(self) -> None:
+        """A run begins; the nodes have not been listed."""
+
+    def alone(self, pack_id: bytes) -> AbstractAsyncContextManager[Sequence[str] | None]:
+        """Nobody else changes the pack while the block runs; where its fragments are known to lie, if that is
+        known. None: it is to be left alone."""
+
+    def moved(self, pack_id: bytes, index: int, name: str) -> None:
+        """Fragment `index` is durable on the node of that name, and may go elsewhere."""
+
+    def rebuilt(self, pack_id: bytes, nodes: Sequence[str]) -> None:
+        """All fragments of the pack are good, and lie on these nodes."""
+
+
+class Nobody:
+    """See `Users`: of a drive that is not in use."""
+
+    async def begin(self) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    @asynccontextmanager
+    async def alone(self, pack_id: bytes) -> AsyncIterator[Sequence[str] | None]:
+        await anyio.lowlevel.checkpoint()
+        yield ()
+
+    def moved(self, pack_id: bytes, index: int, name: str) -> None:
+        """Nobody has to know."""
+
+    def rebuilt(self, pack_id: bytes, nodes: Sequence[str]) -> None:
+        """Nobody has to know."""
+
+
+NOBODY: Final[Users] = Nobody()
+
+
 class Rebalance:
     """One run at a time, by who holds the drive's lease; `verify` confirms it, or raises. `nodes` are all
     nodes of the drive by name; those that shall take nothing new (weight 0) may be away. `rate` bounds the
@@ -73,12 +114,14 @@ class Rebalance:
         codec: PackCodec,
         verify: Verify,
         rate: float | None = None,
+        users: Users = NOBODY,
         environment: Environment = THIS_MACHINE,
     ) -> None:
         self._nodes = nodes
         self._cluster = cluster
         self._profile = codec.code.profile
         self._verify = verify
+        self._users = users
         self._failpoints = environment.failpoints
         self._read_from = nodes if rate is None else _limited(nodes, rate)
         self._packs = PackStore(
@@ -89,6 +132,7 @@ class Rebalance:
         """Put all packs in order. `UnavailableError` if a node that is to keep something is away; what a node
         raises ends the run. Safe to cancel and to repeat: the next run goes on."""
         report = RebalanceReport()
+        await self._users.begin()
         listing = await list_fragments(self._nodes)
         self._require_nodes(listing.away)
         packs = sorted(listing.packs())
@@ -97,8 +141,9 @@ class Rebalance:
         async def work() -> None:
             nonlocal done
             for pack_id in remaining:
-                await anyio.lowlevel.checkpoint()
-                await self._settle(pack_id, listing, report)
+                async with self._users.alone(pack_id) as known:
+                    if known is not None:
+                        await self._settle(pack_id, self._holders(pack_id, listing, known), report)
                 done += 1
                 progress(done, len(packs))
 
@@ -116,9 +161,16 @@ class Rebalance:
                 needed,
             )
 
-    async def _settle(self, pack_id: bytes, listing: FragmentListing, report: RebalanceReport) -> None:
+    def _holders(self, pack_id: bytes, listing: FragmentListing, known: Sequence[str]) -> list[list[str]]:
+        """The nodes that list each fragment, and the one that is known to have it: the listing may be old."""
+        holders = [listing.holders(pack_id, index) for index in range(self._profile.total)]
+        for held, name in zip(holders, known, strict=False):
+            if name in self._nodes and name not in held:
+                held.append(name)
+        return holders
+
+    async def _settle(self, pack_id: bytes, holders: Sequence[list[str]], report: RebalanceReport) -> None:
         total = self._profile.total
-        holders = [listing.holders(pack_id, index) for index in range(total)]
         targets = settle(place(self._cluster, pack_id, total), holders)
         if all(held == [target] for held, target in zip(holders, targets, strict=True)):
             return
@@ -142,6 +194,7 @@ class Rebalance:
                 self._failpoints.reached(COPIED)
                 report.moved += 1
                 report.moved_bytes += len(data)
+            self._users.moved(work.pack_id, index, target)
             deleted = await self._delete_others(work, index)
             report.deleted += deleted - (name != target)
             return
@@ -191,10 +244,13 @@ class Rebalance:
     async def _repair(self, work: _PackWork) -> bool:
         try:
             pack = await self._described(work)
-            return not await self._packs.repair(pack)
+            is_whole = not await self._packs.repair(pack)
         except (CorruptError, UnavailableError) as error:
             work.wrong.append(str(error))
             return False
+        if is_whole:
+            self._users.rebuilt(work.pack_id, work.targets)
+        return is_whole
 
     async def _described(self, work: _PackWork) -> Pack:
         """The pack as it lies now, all of `lacking` known to be missing."""
@@ -216,7 +272,7 @@ class _PackWork:
 
     pack_id: bytes
     targets: list[str]
-    holders: list[list[str]]
+    holders: Sequence[list[str]]
     size: int = 0
     lacking: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)

@@ -98,21 +98,16 @@ class Lease:
         silent holder; it is renewed 20 s before the end, a shorter one after a third of its time.
         `waiting` is told for whom and how long `acquire` waits, when it has for two seconds. `health`: as of
         `LeaseVotes`."""
-        self._nodes = nodes
         self._votes = LeaseVotes(nodes, drive_id, secret, environment, health)
         self._drive = drive_id.hex()
         self._map_epoch = map_epoch
         self._holder = holder
-        self._seconds = seconds
-        self._slack = _slack_of(seconds)
-        self._patience = self._slack / 4
-        self._pause = self._slack / 10
+        self._have(nodes, seconds)
         self._environment = environment
         self._clock = environment.boot_clock
         self._others = OtherHolders(
             self._votes, holder, self._patience, life=life, waiting=waiting, clock=self._clock
         )
-        self._majority = self._votes.majority
         self._mine: LeaseRecord | None = None
         self._valid_until = 0.0
         self._unknown_until = 0.0
@@ -247,6 +242,23 @@ class Lease:
         no more. Raises as `verify`."""
         self._map_epoch = map_epoch
         await self.verify()
+
+    async def go_over(self, nodes: Mapping[str, Node], seconds: float) -> None:
+        """Hold the lease on the voters `nodes` from now on, for `seconds`: those of a map that was announced.
+        The acquisition stays the same. That is safe while any majority of the voters before and any of
+        these have a node in common (`backend.cluster.cluster_change`): whoever acquires after this sees this
+        holder's epoch. `verify` asks these voters then."""
+        async with self._renewing:  # a round is of one set of voters
+            self._votes.have(nodes)
+            self._have(nodes, seconds)
+
+    def _have(self, nodes: Mapping[str, Node], seconds: float) -> None:
+        self._nodes = nodes
+        self._majority = self._votes.majority
+        self._seconds = seconds
+        self._slack = _slack_of(seconds)
+        self._patience = self._slack / 4
+        self._pause = self._slack / 10
 
     async def claimed(self) -> Claim:
         """`claim`, for a `ReplicatedCommitLog`."""

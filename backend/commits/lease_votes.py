@@ -86,7 +86,7 @@ class LeaseVotes:
     ) -> None:
         self._nodes = nodes
         self._health = health or NodeHealth(0.0)
-        self.majority: Final = len(nodes) // 2 + 1
+        self.majority = len(nodes) // 2 + 1
         """The number of voters that decide: more than half of all."""
         self._drive = drive_id.hex()
         self._secret = secret
@@ -94,7 +94,21 @@ class LeaseVotes:
         self._known: dict[str, Seen] = {}
         self._turns = {name: trio.Lock() for name in nodes}
         self._made: dict[str, int] = {}
-        self.names = tuple(nodes)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the voters."""
+        return tuple(self._nodes)
+
+    def have(self, nodes: Mapping[str, Node]) -> None:
+        """These are the voters from now on. What was made stays known, so that no record of this process is
+        taken for a clone's; a call to a voter that is gone ends behind."""
+        changed = [name for name, node in nodes.items() if self._nodes.get(name) is not node]
+        self._nodes = nodes
+        self.majority = len(nodes) // 2 + 1
+        for name in changed:
+            self._known.pop(name, None)
+            self._turns.setdefault(name, trio.Lock())
 
     async def look(self, seconds: float) -> tuple[dict[str, Seen], dict[str, DriveError]]:
         """The records of the voters, of those that answer in time; and what went wrong with others."""

@@ -117,13 +117,18 @@ class ReplicatedObjects:
         """`nodes` are all voters of the drive, also those that are away, and `ranking` is of them; `copies`
         is how many keep an object (all, if those are fewer); `secret` is the drive's key for objects.
         `health`: which voters were slow, as of `voter_rounds`; without it all are waited for."""
-        self._nodes = nodes
-        self._ranking = ranking
         self._drive_id = drive_id
         self._secret = secret
         self._health = health or NodeHealth(0.0)
         self._large = trio.CapacityLimiter(1)
-        self.copies: Final = min(copies, len(nodes))
+        self.have(nodes, ranking, copies)
+
+    def have(self, nodes: Mapping[str, Node], ranking: Ranking, copies: int) -> None:
+        """These are the voters from now on; as of the constructor. A call that is under way may go by those
+        before."""
+        self._nodes = nodes
+        self._ranking = ranking
+        self.copies = min(copies, len(nodes))
 
     async def put(self, key: str, data: bytes, ballot: int = 0) -> None:
         """Replace `key` on m+1 nodes, except where a copy of a higher ballot is: then `ConflictError`.

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from backend.commits import ROOTS, ReplicatedCommitLog, ReplicatedObjects
 from backend.errors import ConflictError, FencedError
+from backend.local.gate import Gate
 from backend.local.session_writer import SessionWriter
 from backend.upstream import Commit, Head
 
 
 class LeasedLog:
-    """See `backend.upstream.CommitLog`. `log` must have `Lease.verify` of the writer's lease as its fence."""
+    """See `backend.upstream.CommitLog`. `log` must have `Lease.verify` of the writer's lease as its fence.
+    What is written passes the `gate`."""
 
-    def __init__(self, log: ReplicatedCommitLog, writer: SessionWriter) -> None:
+    def __init__(self, log: ReplicatedCommitLog, writer: SessionWriter, gate: Gate) -> None:
         self._log = log
         self._writer = writer
+        self._gate = gate
 
     async def head(self) -> Head:
         """Of a writer the one that it made; a reader looks for it."""
         return self._log.head if self._writer.may_write else await self._log.refresh()
 
     async def append(self, commit: Commit, expected: Head) -> Head:
-        await self._writer.ensure()
-        head = await self._log.append(commit, expected)
-        self._writer.note_append()
-        return head
+        async with self._gate.passing():
+            await self._writer.ensure()
+            head = await self._log.append(commit, expected)
+            self._writer.note_append()
+            return head
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
         return await self._log.commits_after(number, limit)
@@ -33,13 +37,18 @@ class LeasedLog:
 
 
 class LeasedRoots:
-    """See `backend.upstream.Roots`."""
+    """See `backend.upstream.Roots`. What is written passes the `gate`."""
 
-    def __init__(self, objects: ReplicatedObjects, writer: SessionWriter) -> None:
+    def __init__(self, objects: ReplicatedObjects, writer: SessionWriter, gate: Gate) -> None:
         self._objects = objects
         self._writer = writer
+        self._gate = gate
 
     async def put_root(self, name: str, data: bytes) -> None:
+        async with self._gate.passing():
+            await self._put_root(name, data)
+
+    async def _put_root(self, name: str, data: bytes) -> None:
         lease = self._writer.held()
         await lease.ensure()
         try:

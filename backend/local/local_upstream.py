@@ -24,6 +24,7 @@ import trio
 from backend.blocks import PackedBlockStore
 from backend.commits import Lease, ReplicatedCommitLog, ReplicatedObjects
 from backend.errors import CorruptError, DriveError
+from backend.local.gate import Gate
 from backend.local.leased_objects import LeasedLog, LeasedRoots
 from backend.local.session_writer import SessionWriter
 from backend.system import plain_task_group
@@ -46,17 +47,19 @@ class LocalUpstream:
         blocks: BlockStore | None = None,
         beside: Sequence[Callable[[], Awaitable[None]]] = (),
         require_map: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+        gate: Gate | None = None,
         mend_seconds: float = 60.0,
     ) -> None:
         """`log` must have `Lease.verify` of the writer's lease as its fence and `Lease.claimed` as its
         claims, and `store` the same writer. `blocks` stands before the store, if given. `beside` is
         background work, done until the session ends. `require_map` raises if the cluster map that all this
-        was built from is not in force any more. `mend_seconds` is the pause after commits could not be
-        mended."""
+        was built from is not in force any more. `gate`: what writes commits and roots passes it.
+        `mend_seconds` is the pause after commits could not be mended."""
         self.blocks: Final[BlockStore] = blocks or store
         self.housekeeping: Final = store
-        self.log: Final = LeasedLog(log, writer)
-        self.roots: Final = LeasedRoots(objects, writer)
+        self._gate = gate or Gate()
+        self.log: Final = LeasedLog(log, writer, self._gate)
+        self.roots: Final = LeasedRoots(objects, writer, self._gate)
         self._log = log
         self._writer = writer
         self._lease = writer.lease
@@ -147,7 +150,8 @@ class LocalUpstream:
         while True:
             await self._log.needs_mending.wait()
             try:
-                await self._log.mend()
+                async with self._gate.passing():
+                    await self._log.mend()
             except CorruptError as error:
                 _LOG.error("%s", error)
                 return

@@ -17,6 +17,7 @@ from backend.nodes.identity import (
 from backend.nodes.leased import LeasedNode
 from backend.nodes.listing import all_keys, pages
 from backend.nodes.node import PAGE, UNKNOWN_SPACE, Node, Space
+from backend.nodes.node_set import NodeSet
 from backend.nodes.patient import PatientNode
 from backend.nodes.place import NodePlace
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
@@ -36,6 +37,7 @@ __all__ = [
     "NodeHealth",
     "NodeIdentity",
     "NodePlace",
+    "NodeSet",
     "NodeSpeed",
     "PatientNode",
     "RateLimitedNode",

@@ -57,7 +57,7 @@ REPAIR_PATIENCE: Final = 60.0
 NO_SPACE_SECONDS: Final = 30.0
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PackWrite:
     """A pack on its way to the nodes. `good` and `failed` grow while fragments settle, and the nodes of
     `pack` change while stand-ins are found."""
@@ -96,6 +96,7 @@ class PackStore:
         self._cpu = Threads(2)
         self._writes: Counter[str] = Counter()
         self._unsettled: Counter[bytes] = Counter()
+        self._under_way: set[PackWrite] = set()
         self._no_space_at: dict[str, float] = {}
         """when a node last refused a fragment for want of space, and took none since"""
         self.reader = PackReader(nodes, codec, self._cpu, report_wrong, hedge_after)
@@ -108,6 +109,16 @@ class PackStore:
     def placement(self, pack_id: bytes) -> list[str]:
         """On which node each fragment belongs by the present cluster map."""
         return place(self._cluster, pack_id, self._profile.total)
+
+    def have_cluster(self, cluster: ClusterMap) -> None:
+        """Place packs by this map from now on. Writes that are under way keep the places that they have."""
+        self._cluster = cluster
+
+    async def settle(self) -> None:
+        """Return when every write that is under way now has ended, well or not. A node that hangs delays this
+        as long as its patience."""
+        for write in list(self._under_way):
+            await write.settled.wait()
 
     def is_unsettled(self, pack_id: bytes) -> bool:
         """Whether writes of the pack's fragments are still under way."""
@@ -123,6 +134,7 @@ class PackStore:
         `ReadOnlyError` if that is what all failed nodes say, else `UnavailableError` naming them."""
         write = await self._cpu.finish(partial(self._encode, pack_id, data))
         self._unsettled[pack_id] += 1
+        self._under_way.add(write)
         for index in range(self._profile.total):
             nursery.start_soon(self._write_fragment, write, index)
         profile = self._profile
@@ -169,6 +181,7 @@ class PackStore:
         write.progress.set()
         if len(write.good) + len(write.failed) == len(write.fragments):
             self._unsettled[write.pack.id] -= 1
+            self._under_way.discard(write)
             write.settled.set()
 
     async def _attempt(self, write: PackWrite, index: int, step: str) -> DriveError | None:
