@@ -21,7 +21,7 @@ from cache.attributes import FileSystemStatistics
 from cache.blocks import BlockCache, Content, Sealer
 from cache.disk import CachedBlocks
 from cache.errors import FileSystemError, JournalLostError
-from cache.health import Health
+from cache.health import Health, NodeChanging
 from cache.history import PastTree
 from cache.journal import Ledger, Trimming
 from cache.keeping import Keeper
@@ -76,11 +76,13 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Circumstances:
-    """Facts that the opener of the drive knows of it. `health`: None where nobody can look after the store.
-    `notices`: what the person who opens it is to be told. `set_aside`: how many states lie here that the
-    drive has gone past. `disk_cache`: the sealed blocks on this machine's disk, if they are kept."""
+    """Facts that the opener of the drive knows of it. `health`: None where nobody can look after the store;
+    `node_changes`: None where it can have no other nodes. `notices`: what the person who opens it is to be
+    told. `set_aside`: how many states lie here that the drive has gone past. `disk_cache`: the sealed blocks
+    on this machine's disk, if they are kept."""
 
     health: Health | None = None
+    node_changes: NodeChanging | None = None
     notices: tuple[str, ...] = ()
     set_aside: int = 0
     disk_cache: CachedBlocks | None = None
@@ -113,6 +115,7 @@ class Drive:
         self.keeper = parts.keeper
         self.changes = parts.changes
         self.health = circumstances.health
+        self.node_changes = circumstances.node_changes
         self.notices = circumstances.notices
         self.set_aside = circumstances.set_aside
         self._disk_cache = circumstances.disk_cache
@@ -223,6 +226,7 @@ class Drive:
             disk_cache=None if self._disk_cache is None else self._disk_cache.status(),
             keeping=self.keeper.status(),
             scrub=None if self.health is None else self.health.scrub_status(),
+            node_change=None if self.node_changes is None else self.node_changes.status(),
             store=self.store.status,
         )
 
@@ -257,6 +261,8 @@ class Drive:
                 nursery.start_soon(self.snapshots.run)
                 if self.health is not None:
                     nursery.start_soon(self.health.run)
+                if self.node_changes is not None:
+                    nursery.start_soon(self.node_changes.run)
                 nursery.start_soon(self.retention.run)
             task_status.started()
 

@@ -58,6 +58,15 @@ SCRUB: Final[Plain] = {
     "wrong": 1,
     "unanswered": 0,
 }
+NODE_CHANGE: Final[Plain] = {
+    "running": True,
+    "verb": "add",
+    "step": "fragments",
+    "done": 3,
+    "total": 8,
+    "said": ["/srv/drive: /disk6 is node6 (epoch 2)"],
+    "problem": "",
+}
 STATUS: Final[Plain] = {
     "read_only": False,
     "fenced": False,
@@ -83,6 +92,7 @@ STATUS: Final[Plain] = {
     "cache_bytes": 0,
     "cache_hits": 3,
     "cache_misses": 1,
+    "node_change": None,
     "disk_cache": {"limit": 1 << 30, "bytes": 1 << 20, "hits": 6, "misses": 2},
     "keeping": {"folders": 1, "bytes": 1 << 20, "here": 1 << 19, "problem": ""},
     "scrub": None,

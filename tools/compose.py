@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ import trio
 
 from backend.blocks import BlockIndex, PackedBlockStore, SqliteBlockIndex
 from backend.care import Scrub, StoreHealth, repair_record
-from backend.cluster import DriveFile, cluster_change, drive_file
+from backend.cluster import DriveFile, NodeEntry, cluster_change, drive_file
 from backend.coding import Profile, code_for, copies_of
 from backend.commits import (
     PATIENCE,
@@ -35,11 +35,12 @@ from backend.errors import (
     WrongKeyError,
 )
 from backend.keys import DriveKeys, Secret, key_slots
-from backend.local import LocalUpstream, SessionWriter
+from backend.local import Gate, LocalUpstream, Members, RunningNodes, SessionWriter
 from backend.nodes import (
     LeasedNode,
     Node,
     NodeHealth,
+    NodeSet,
 )
 from backend.packs import PackCodec, PackStore
 from backend.system import THIS_MACHINE, Environment, at_rest
@@ -48,7 +49,16 @@ from cache import defaults
 from cache.disk import BlockFolder, CachedBlocks, DiskCache
 from cache.journal import reserve as journal_reserve
 from cache.opening import Client, client_of
-from tools.drive_nodes import cluster_map, far_nodes, lease_seconds, node_folders, patient, voting
+from tools.drive_nodes import (
+    cluster_map,
+    far_nodes,
+    lease_seconds,
+    node_folders,
+    open_nodes,
+    patient,
+    patient_node,
+    voting,
+)
 
 INDEX_FILE: Final = "blocks.db"
 DISK_CACHE: Final = "sealed"
@@ -192,6 +202,8 @@ class Built:
     upstream: LocalUpstream
     health: StoreHealth
     disk_cache: CachedBlocks | None
+    nodes: RunningNodes | None = None
+    """None where nothing may be written"""
 
 
 def disk_cache(
@@ -220,11 +232,12 @@ def build_upstream(
 ) -> Built:
     """`slow_voters`: those that the lease finds slow."""
     file = drive.file
-    nodes = patient(bare, PACK_PATIENCE, environment)
+    every = NodeSet.of(bare)
+    nodes = every.wrapped(partial(patient_node, PACK_PATIENCE, environment))
     # Packs are read and written around a node that hangs. The small objects and the lease need an answer.
-    answering = patient(bare, OBJECT_PATIENCE, environment)
+    answering = every.wrapped(partial(patient_node, OBJECT_PATIENCE, environment))
     index = open_index(cache_folder / INDEX_FILE, file, environment)
-    written: Mapping[str, Node] = nodes if lease is None else _leased(nodes, lease)
+    written = nodes if lease is None else nodes.wrapped(partial(_leased, lease))
     note = partial(repair_record.keep, cache_folder, environment=environment)
     writer = SessionWriter(lease)
     blocks = block_store(drive, written, index, writer, note, environment)
@@ -250,11 +263,36 @@ def build_upstream(
     )
     require_map = partial(trio.to_thread.run_sync, cluster_change.require_current, drive.folder, file)
     commits = ReplicatedCommitLog(objects, lease.verify, lease.claimed, environment=environment)
+    gate = Gate()
     upstream = LocalUpstream(
-        blocks, commits, objects, writer, blocks=cached, beside=beside, require_map=require_map
+        blocks, commits, objects, writer, blocks=cached, beside=beside, require_map=require_map, gate=gate
     )
-    return Built(blocks, upstream, StoreHealth(blocks, index, looking, scrub), cached)
+    leasing = every.wrapped(partial(patient_node, LEASE_PATIENCE, environment))
+    running = RunningNodes(every, leasing, answering, blocks, looking, objects, lease, scrub, gate)
+    return Built(blocks, upstream, StoreHealth(blocks, index, looking, scrub), cached, running)
 
 
-def _leased(nodes: Mapping[str, Node], lease: Lease) -> dict[str, Node]:
-    return {name: LeasedNode(node, lease.check) for name, node in nodes.items()}
+def _leased(lease: Lease, node: Node) -> Node:
+    return LeasedNode(node, lease.check)
+
+
+def members(before: UnlockedDrive, nodes: Mapping[str, Node], file: DriveFile) -> Members:
+    """The members of the map of `file`; `nodes` are those of the drive as it was `before`, and stay where
+    nothing of them is changed. What making a node raises."""
+    known = {entry.name: entry for entry in before.file.nodes}
+    stay = {
+        entry.name for entry in file.nodes if entry.name in known and _is_same_place(entry, known[entry.name])
+    }
+    others = replace(file, nodes=tuple(entry for entry in file.nodes if entry.name not in stay))
+    made = open_nodes(before.folder, others)
+    return Members(
+        {entry.name: made.get(entry.name) or nodes[entry.name] for entry in file.nodes},
+        cluster_map(file),
+        Profile.parse(file.profile).m,
+        [entry.name for entry in far_nodes(before.folder, file)],
+        lease_seconds(before.folder, file),
+    )
+
+
+def _is_same_place(one: NodeEntry, other: NodeEntry) -> bool:
+    return (one.url, one.zone, one.settings) == (other.url, other.zone, other.settings)

@@ -112,9 +112,12 @@ def patient(
     nodes: Mapping[str, Node], patience: float, environment: Environment = THIS_MACHINE
 ) -> dict[str, Node]:
     """These nodes; what is transient is tried again, and who has waited `patience` seconds is told so."""
-    return {
-        name: RetryNode(PatientNode(node, patience), environment=environment) for name, node in nodes.items()
-    }
+    return {name: patient_node(patience, environment, node) for name, node in nodes.items()}
+
+
+def patient_node(patience: float, environment: Environment, node: Node) -> Node:
+    """One of `patient`."""
+    return RetryNode(PatientNode(node, patience), environment=environment)
 
 
 def parity(file: DriveFile) -> int:

@@ -23,7 +23,7 @@ import trio
 
 from backend.commits import REMEMBERED, SILENT_SECONDS
 from backend.errors import DriveError, LeaseHeldError, sole
-from backend.nodes import Node, NodeHealth, PatientNode
+from backend.nodes import Node, NodeHealth, NodeSet, PatientNode
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
 from cache.blocks import BlockCache
@@ -36,6 +36,7 @@ from tools.drive_nodes import open_nodes
 from tools.host import mounts
 from tools.host.mounts import Mount
 from tools.host.places import Folders
+from tools.mounted_nodes import MountedNodes
 
 ENDING_SECONDS: Final = 15.0
 RESTORING_CACHE: Final = 64 << 20
@@ -130,7 +131,7 @@ class _Opening:
             raise
 
     async def _with_nodes(self, local: LocalState, notices: Sequence[str], known: Head | None) -> Drive:
-        nodes = open_nodes(self.drive.folder, self.drive.file, self.environment)
+        nodes = NodeSet(open_nodes(self.drive.folder, self.drive.file, self.environment))
         if not self.options.read_only:
             await self._note(pairing.require_journal)
         await trio.to_thread.run_sync(
@@ -163,7 +164,10 @@ class _Opening:
 
     async def _recovered(self, local: LocalState, built: Built, notices: Sequence[str]) -> Drive:
         set_aside = len(await trio.to_thread.run_sync(stale.found, self.folders.state))
-        circumstances = Circumstances(built.health, tuple(notices), set_aside, built.disk_cache)
+        changing = None
+        if built.nodes is not None:
+            changing = MountedNodes(self.drive, built.nodes, self.environment)
+        circumstances = Circumstances(built.health, changing, tuple(notices), set_aside, built.disk_cache)
         file, keys = self.drive.file, self.drive.keys
         opened = await open_drive(local, built.upstream, file.id, keys, self.options, circumstances)
         if not self.options.read_only:

@@ -24,6 +24,7 @@ from cache.messages.history import (
     RestoreWanted,
 )
 from cache.messages.keeping import KEEP, KEPT, UNKEEP, KeepWanted, Kept, KeptShown, UnkeepWanted
+from cache.messages.nodes import NODES_CHANGE, NODES_STOP, NODES_WAIT, NodeChangeShown
 from cache.messages.space import (
     COLLECT,
     PIN,
@@ -60,6 +61,9 @@ __all__ = [
     "KEEP",
     "KEPT",
     "LOG",
+    "NODES_CHANGE",
+    "NODES_STOP",
+    "NODES_WAIT",
     "NOW",
     "PIN",
     "PINS",
@@ -89,6 +93,7 @@ __all__ = [
     "KeptShown",
     "MessageError",
     "MountStatus",
+    "NodeChangeShown",
     "Nothing",
     "PathAsked",
     "PathLog",

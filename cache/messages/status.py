@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from backend.health import ScrubStatus
+from backend.health import NodeChange, ScrubStatus
 from backend.upstream import StoreStatus
 
 
@@ -75,6 +75,8 @@ class DriveStatus:
     """None: there is no disk cache"""
     scrub: ScrubStatus | None
     """None: the drive is open for reading only"""
+    node_change: NodeChange | None
+    """of this mount; None: there was none"""
     store: StoreStatus | None
     """None: not known yet"""
 

@@ -7,10 +7,12 @@ from cache.messages import Services, by_name
 from cache.services.health_calls import health_services
 from cache.services.history_calls import HistoryCalls
 from cache.services.keeping_calls import keeping_services
+from cache.services.node_calls import node_services
 from cache.services.space_calls import SpaceCalls
 
 
 def services_of(drive: Drive) -> Services:
     """All calls on `drive`, by name."""
     history, space = HistoryCalls(drive).services(), SpaceCalls(drive).services()
-    return by_name([*history, *health_services(drive), *space, *keeping_services(drive)])
+    care = [*health_services(drive), *node_services(drive)]
+    return by_name([*history, *care, *space, *keeping_services(drive)])

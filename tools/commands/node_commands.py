@@ -1,11 +1,8 @@
 """`drivefs check`, `scrub`, `repair` of a running mount; `drivefs node` and `rebuild-drive-file` of a
 drive's folder.
 
-Replacing a node keeps its name, so the placement of everything stays as it was and only the fragments and
-copies of that one node are made again. The order: the new folder (or its own, which is empty now) gets its
-identity, then the drive file is written (nodes first, the drive's folder last), then the check of
-`fsck.drivefs -y` rebuilds what the new node lacks. A run that was interrupted after the drive file was
-written is finished by `fsck.drivefs -y`, or by the next mount.
+What a replaced node lacks the check of `fsck.drivefs -y` rebuilds (`tools.node_exchange`). A run that was
+interrupted after the drive file was written is finished by `fsck.drivefs -y`, or by the next mount.
 """
 
 from __future__ import annotations
@@ -15,31 +12,25 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from backend.care import repair_record
 from backend.cluster import DriveFile, NodeEntry, check_nodes, cluster_change, drive_file
 from backend.errors import NodeError, UsageError
-from backend.failpoints import declare
-from backend.health import ScrubStatus
-from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, NodePlace, place_at, stored_url
-from backend.system import THIS_MACHINE
+from backend.health import NodesWanted, ScrubStatus
+from backend.nodes import NodePlace, place_at, stored_url
 from cache.messages import CHECK, REPAIR, SCRUB, Nothing, ScrubWanted
-from tools import drive_nodes, fsck, old_drive
-from tools.commands import node_changes, node_entries, recover_command
+from tools import drive_nodes, fsck, node_entries, node_exchange, old_drive
+from tools.commands import node_changes, node_requests, recover_command
 from tools.commands.status_report import describe_scrub
 from tools.compose import UnlockedDrive
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
-from tools.host import mounts, places
+from tools.host import places
 from tools.node_options import CREDENTIALS_HELP, given_places
 from tools.quantities import counted
 from tools.terminal import say
-
-VOTELESS: Final = declare("node.voteless", "a node that is made anew in its place has no vote; it is empty")
-REPLACED: Final = declare("node.replaced", "the new place has its identity; the map is as it was")
 
 
 def register(commands: Any) -> None:
@@ -50,10 +41,8 @@ def register(commands: Any) -> None:
     listing = actions.add_parser("list", help="each node with its zone, folder and state")
     listing.add_argument("drive", metavar="DRIVE")
     listing.set_defaults(command=_list)
-    replacing = actions.add_parser(
-        "replace", help="a node made anew, in its place or in another; the drive is unmounted"
-    )
-    replacing.add_argument("drive", metavar="DRIVE")
+    replacing = actions.add_parser("replace", help="a node made anew, in its place or in another")
+    replacing.add_argument("drive", metavar="DRIVE", help="its folder, or where it is mounted")
     replacing.add_argument("old", metavar="NODE", help="the node's name in `node list`")
     replacing.add_argument(
         "path",
@@ -134,99 +123,57 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _replace(options: argparse.Namespace) -> int:
+    mounted = node_requests.mountpoint_of(options.drive)
+    if mounted is not None:
+        return _replace_mounted(options, mounted)
     folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
     file = survey.file
     old = node_entries.named(file, options.old)
     [place] = given_places([options.path], options.credentials) if options.path else [old.place(folder)]
     old_drive.require_unused(folder, file)
-    source = fsck.secret_source(options)
-    drive = fsck.unlock_any(folder, survey, source)
-    _require_replaceable(folder, file, old, place)
-    new = _exchanged(drive, old, place, options.zone)
-    say(f"{folder}: {options.old} is {place} now (epoch {new.epoch}); rebuilding what it held")
+    drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
+    changes = node_changes.changes_of(_exchanged_without_lease(drive, old, place, options.zone))
+    if changes.drive is drive:
+        node_changes.run(node_exchange.exchange, changes, old.name, place, options.zone)
+    say(f"{folder}: {old.name} is {place} now (epoch {changes.file.epoch}); rebuilding what it held")
     begun = time.monotonic()
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
-    drive = replace(drive, file=new)
-    code = fsck.mend(drive, own)
+    code = fsck.mend(changes.drive, own)
     _note_repair(own.cache, place, time.monotonic() - begun)
-    node_changes.run(node_changes.fill_votes, drive)
+    node_changes.run(changes.fill_votes)
     return code
 
 
-def _require_replaceable(folder: str, file: DriveFile, old: NodeEntry, place: NodePlace) -> None:
-    """`UsageError`, `ToolError` or `NodeError` if the node cannot be made anew at `place`. It can be in its
-    own, if that is no node any more."""
-    names = {entry.place(folder).way: entry.name for entry in file.nodes}
-    name = names.get(place.way, old.name)
-    if name != old.name:
-        raise UsageError(f"{place}: is {name} already; another place is needed")
-    if place.read(IDENTITY_FILE, MAX_FILE_SIZE) is None:
-        _require_mounted(place)
-        place.prepare()
-        place.require_fit(old.name)
-    elif place.way in names:
-        raise UsageError(f"{place}: is {name}, and is there: fsck.drivefs -y {folder} mends what it lacks")
+def _replace_mounted(options: argparse.Namespace, mountpoint: str) -> int:
+    given = given_places([options.path] if options.path else [], options.credentials)
+    wanted = node_requests.wanted_places(given)
+    return node_requests.change(
+        mountpoint, NodesWanted(verb="replace", names=(options.old,), places=wanted, zone=options.zone)
+    )
 
 
-def _require_mounted(place: NodePlace) -> None:
-    """Refuse a mount point without its disk: what is written there is lost to view when that is back."""
-    point = None if place.folder is None else mounts.awaited(place.folder)
-    if point is not None:
-        raise ToolError(f"{place}: nothing is mounted at {point}, which is in /etc/fstab: mount it first")
-
-
-def _exchanged(drive: UnlockedDrive, old: NodeEntry, place: NodePlace, zone: str | None) -> DriveFile:
-    """The drive file with the new place in force.
-
-    What an empty voter says of the lease is no vote of the one that it replaces: of an odd number of voters
-    a majority could be made with it that no one of the last majority is in. So it loses the vote, and has it
-    (or another node has) as one more voter later. Of an even number two majorities have two in common. In its
-    own place it loses the vote before it is a node again: the map in force names that place. `ConflictError`
-    if the map was changed since it was read."""
+def _exchanged_without_lease(
+    drive: UnlockedDrive, old: NodeEntry, place: NodePlace, zone: str | None
+) -> UnlockedDrive:
+    """The drive with the new place in force, if it is that of a voter whose vote it keeps: of two voters one
+    is no majority, so that without the other the lease cannot be had. Else `drive` itself."""
     folder, file = drive.folder, drive.file
-    exchange = partial(_with_new_node, folder, file, old, place, zone)
-    voters = sum(entry.votes for entry in file.nodes)
-    keeps_vote = old.votes and (voters == 1 or voters % 2 == 0)
-    if not keeps_vote:
-        if old.votes and old.place(folder).way == place.way:
-            new = node_changes.run(node_changes.exchange, drive, lambda: _without_vote(file, old))
-            THIS_MACHINE.failpoints.reached(VOTELESS)
-            return _exchanged(replace(drive, file=new), replace(old, votes=False), place, zone)
-        return node_changes.run(node_changes.exchange, drive, lambda: exchange(votes=False).nodes)
-    # Of two voters one is no majority: without the other the lease cannot be had.
+    node_exchange.require_replaceable(folder, file, old, place)
+    if not node_exchange.keeps_vote(file, old):
+        return drive
     cluster_change.require_surveyed(folder, file)
-    new = exchange(votes=True)
+    nodes = node_exchange.with_new_node(folder, file, old, place, zone, votes=True)
+    new = replace(file, nodes=nodes, epoch=file.epoch + 1)
     for line in check_nodes.write_copies(folder, new):
         say(f"drivefs: warning: {line}")
-    return new
-
-
-def _without_vote(file: DriveFile, old: NodeEntry) -> tuple[NodeEntry, ...]:
-    return tuple(replace(each, votes=each.votes and each != old) for each in file.nodes)
+    return replace(drive, file=new)
 
 
 def _note_repair(cache: Path, place: NodePlace, seconds: float) -> None:
     """Remember how long it took to fill the new node: `drivefs doctor --durability` reckons with it."""
     if cache.is_dir():
         repair_record.keep(cache, place.stored_bytes(), seconds)
-
-
-def _with_new_node(
-    folder: str, file: DriveFile, old: NodeEntry, place: NodePlace, zone: str | None, *, votes: bool
-) -> DriveFile:
-    """The drive file with the new place, which has its identity then."""
-    place.prepare()
-    others = [entry for entry in file.nodes if entry.name != old.name]
-    zone = zone or node_entries.zone_of(folder, others, place, [old.zone])
-    place.initialise(NodeIdentity(old.name, file.id, zone))
-    THIS_MACHINE.failpoints.reached(REPLACED)
-    url = stored_url(place.url, folder)
-    entry = replace(old, url=url, zone=zone, votes=votes, settings=place.settings)
-    nodes = tuple(entry if each.name == old.name else each for each in file.nodes)
-    new = replace(file, nodes=nodes, epoch=file.epoch + 1)
-    drive_nodes.require_enough_nodes(new, drive_nodes.nodes_away(folder, new))
-    return new
 
 
 def _rebuild(options: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from backend.health import ScrubStatus
+from backend.health import NodeChange, ScrubStatus
 from backend.upstream import Capacity, NodeStatus, StoreStatus
 from cache.messages import DiskCacheStatus, KeepingStatus, MountStatus
 from tools.quantities import counted, format_duration, format_size
@@ -54,6 +54,8 @@ def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
         yield "this mount", _ratios(status)
     if status.scrub:
         yield "scrub", describe_scrub(status.scrub)
+    if status.node_change:
+        yield "nodes", describe_node_change(status.node_change)
     if status.store:
         yield from _store(status.store, status.file_bytes)
 
@@ -110,6 +112,14 @@ def describe_scrub(scrub: ScrubStatus | None) -> str:
         return "never yet"
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(scrub.finished_ns / 1e9))
     return f"{moment}: {counts}"
+
+
+def describe_node_change(change: NodeChange) -> str:
+    """One line on a change of nodes, from a mount's status."""
+    if not change.running:
+        return f"{change.verb}: {change.problem or 'done'}"
+    share = f" {change.done} of {change.total}" if change.total else ""
+    return f"{change.verb} under way" + (f": {change.step}{share}" if change.step else "")
 
 
 def _store(store: StoreStatus, file_bytes: int) -> Iterator[tuple[str, str]]:

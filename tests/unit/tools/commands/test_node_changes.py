@@ -53,6 +53,8 @@ PREFIXES = (
     "node.added",
     "node.drained",
     "node.emptied",
+    "node.gone-over",
+    "node.in-force",
     "node.taken-out",
     "node.votes",
 )
@@ -264,7 +266,7 @@ def test_a_drive_that_is_in_use_is_refused(made: SmallDrive, monkeypatch: pytest
     monkeypatch.setattr(mounts, "mounts", lambda: there)
     monkeypatch.setattr(mounts, "drives", lambda: there)
     (made.folder / "mnt").mkdir()
-    with pytest.raises(ToolError, match=r"is mounted here.*umount\.drivefs"):
+    with pytest.raises(ToolError, match="no drivefs drive is mounted here"):
         made.drivefs("node", "add", made.drive / "node6", made.folder / "mnt", *made.secret)
     with pytest.raises(ToolError, match="mounted at"):
         add(made, "node6")

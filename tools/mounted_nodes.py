@@ -1,0 +1,208 @@
+"""Changing the nodes of a drive that is mounted: in the mount's process, under the mount's lease.
+
+The changes are those of `tools.node_changes`; here is what is special to a drive in use: what the running
+session has to be told, one change at a time in the background, and what is said of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+import trio
+
+from backend.blocks import PackMoves
+from backend.cluster import DriveFile, HeldDrive, check_nodes
+from backend.errors import ConflictError, DriveError, UsageError, sole
+from backend.health import NodeChange, NodesWanted, PlaceWanted
+from backend.local import RunningNodes
+from backend.nodes import LeasedNode, Node, NodePlace, place_at
+from backend.system import THIS_MACHINE, Environment
+from tools import compose, drive_nodes, node_entries, node_exchange
+from tools.compose import UnlockedDrive
+from tools.drive_nodes import TOOL_PATIENCE
+from tools.errors import ToolError
+from tools.node_changes import NodeChanges
+from tools.quantities import counted
+
+DEFAULT_RATE: Final = 32.0 * (1 << 20)
+"""Bytes a second that moving reads, unless another rate is asked for: programs use the nodes as well."""
+
+log = logging.getLogger(__name__)
+
+
+class MountedNodes:
+    """See `cache.health.NodeChanging`. `drive` is as it was opened, `running` what works with its nodes."""
+
+    def __init__(
+        self, drive: UnlockedDrive, running: RunningNodes, environment: Environment = THIS_MACHINE
+    ) -> None:
+        self._running = running
+        self._nodes = running.bare.wrapped(partial(_patient_and_leased, running, environment))
+        self._told = _Told()
+        self._changes = NodeChanges(drive, self._hold, self._told)
+        self._work: Callable[[], Awaitable[None]] | None = None
+        self._asked = trio.Event()
+        self._ended = trio.Event()
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        while True:
+            await self._asked.wait()
+            self._asked = trio.Event()
+            assert self._work is not None
+            with self._scope:
+                await self._do(self._work)
+            if self._scope.cancelled_caught:
+                self._told.end("stopped; the same command goes on with it")
+            self._ended.set()
+
+    def begin(self, wanted: NodesWanted) -> None:
+        if self._told.change is not None and self._told.change.running:
+            raise ConflictError(
+                f"a change of the nodes is under way ({self._told.change.verb}): drivefs status says how far "
+                "it is, drivefs node stop ends it"
+            )
+        self._work = self._work_for(wanted)
+        self._scope, self._ended = trio.CancelScope(), trio.Event()
+        self._told.begin(wanted.verb)
+        self._asked.set()
+
+    def stop(self) -> None:
+        self._scope.cancel()
+
+    async def ended(self) -> NodeChange | None:
+        if self._told.change is not None:
+            await self._ended.wait()
+        return self._told.change
+
+    def status(self) -> NodeChange | None:
+        return self._told.change
+
+    async def _do(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await self._finish_interrupted()
+            await work()
+        except* (DriveError, ToolError, OSError) as group:
+            error = sole(group)
+            log.info("the nodes were not changed as asked: %s", error)
+            self._told.end(str(error))
+        else:
+            self._told.end("")
+
+    def _work_for(self, wanted: NodesWanted) -> Callable[[], Awaitable[None]]:
+        """`UsageError` if there is no such change."""
+        places = [_place(each) for each in wanted.places]
+        rate = wanted.rate or DEFAULT_RATE
+        match wanted.verb, len(places), len(wanted.names):
+            case "rebalance", 0, 0:
+                return partial(self._changes.rebalance, rate)
+            case "add", count, 0 if count:
+                return partial(self._changes.add, places, wanted.zone, rate)
+            case "remove", 0, count if count:
+                return partial(self._changes.remove, wanted.names, rate)
+            case "replace", 0 | 1, 1:
+                return partial(self._replace, wanted.names[0], places, wanted.zone)
+        raise UsageError(f"there is no such change of nodes: {wanted.verb}")
+
+    async def _replace(self, name: str, places: Sequence[NodePlace], zone: str | None) -> None:
+        """Have the node made anew; its fragments are queued for repair, and repaired before this returns."""
+        folder = self._changes.drive.folder
+        place = places[0] if places else node_entries.named(self._changes.file, name).place(folder)
+        await node_exchange.exchange(self._changes, name, place, zone)
+        epoch = self._changes.file.epoch
+        self._told.say(f"{folder}: {name} is {place} now (epoch {epoch}); rebuilding what it held")
+        store = self._running.store
+        self._told.step("repair")
+        await self._running.settle()
+        await store.reconcile()
+        await store.repairs.repair_all()
+        self._told.clear()
+        await self._changes.fill_votes()
+        async with self._hold(self._changes.drive) as held:
+            await self._changes.move_objects(held)
+        if left := (await store.status()).packs_to_repair:
+            raise ToolError(f"{counted(left, 'pack')} could not be repaired yet; the mount goes on trying")
+
+    async def _finish_interrupted(self) -> None:
+        """Have the map in force everywhere that an interrupted change began to write. One that this process
+        does not know of has been made by somebody else, if it is not the next one."""
+        folder, mine = self._changes.drive.folder, self._changes.file
+        now = (await trio.to_thread.run_sync(check_nodes.survey, folder)).file
+        if now.id == mine.id and now.epoch == mine.epoch + 1:
+            self._told.say(f"{folder}: a change of its nodes was interrupted; it is finished now")
+            await self._changes.finish(now)
+
+    @asynccontextmanager
+    async def _hold(self, drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
+        await trio.lowlevel.checkpoint()
+        lease = self._running.lease
+        yield HeldDrive(drive.folder, drive.file, self._nodes, lease, _SessionUse(drive, self._running))
+
+
+class _SessionUse:
+    """See `backend.cluster.cluster_change.Use`."""
+
+    def __init__(self, drive: UnlockedDrive, running: RunningNodes) -> None:
+        self._drive = drive
+        self._running = running
+        self.still = running.still
+        self.settle = running.settle
+
+    @property
+    def users(self) -> PackMoves:
+        return self._running.store.moves
+
+    def prepare(self, file: DriveFile) -> Callable[[], Awaitable[None]]:
+        members = compose.members(self._drive, self._running.bare, file)
+        return partial(self._running.go_over, members)
+
+
+class _Told:
+    """See `tools.node_changes.Listener`: it keeps what is told, for those who ask."""
+
+    def __init__(self) -> None:
+        self.change: NodeChange | None = None
+
+    def begin(self, verb: str) -> None:
+        self.change = NodeChange(running=True, verb=verb)
+
+    def end(self, problem: str) -> None:
+        self._note(running=False, step="", done=0, total=0, problem=problem)
+
+    def say(self, line: str) -> None:
+        log.info("%s", line)
+        self._add(line)
+
+    def warn(self, line: str) -> None:
+        log.warning("%s", line)
+        self._add(f"warning: {line}")
+
+    def step(self, what: str) -> None:
+        self._note(step=what, done=0, total=0)
+
+    def update(self, done: int, total: int) -> None:
+        self._note(done=done, total=total)
+
+    def clear(self) -> None:
+        self._note(step="", done=0, total=0)
+
+    def _add(self, line: str) -> None:
+        assert self.change is not None
+        self._note(said=(*self.change.said, line))
+
+    def _note(self, **news: object) -> None:
+        assert self.change is not None
+        self.change = replace(self.change, **news)  # type: ignore[arg-type]  # each by its name
+
+
+def _patient_and_leased(running: RunningNodes, environment: Environment, node: Node) -> Node:
+    return LeasedNode(drive_nodes.patient_node(TOOL_PATIENCE, environment, node), running.lease.check)
+
+
+def _place(wanted: PlaceWanted) -> NodePlace:
+    return place_at(wanted.url, "/", wanted.settings)
