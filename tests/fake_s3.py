@@ -24,6 +24,7 @@ ACCESS_KEY: Final = "AKFAKE"
 SECRET_KEY: Final = "a secret that no message may hold"
 BUCKET: Final = "bucket"
 _WRITING: Final = ("PUT", "POST", "DELETE")
+_REFUSED: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,10 @@ class FakeS3:
         self.ignores_conditions = False
         self.ignores_ranges = False
         self.lists_by_folder = False
+        self.one_write_a_second: Answer | None = None
+        """what a second write of an object is answered within one"""
+        self.refused = 0
+        """the writes that were answered so"""
         self.access_key = ACCESS_KEY
         self.page = 1000
         self.latency = 0.0
@@ -78,6 +83,7 @@ class FakeS3:
         """the most requests under way at once that write, by their paths"""
         self.lock = threading.Lock()
         self._writers: Counter[str] = Counter()
+        self._written: dict[str, float] = {}
         self.url = ""
 
     @property
@@ -136,11 +142,21 @@ class FakeS3:
             return failed(404, "NoSuchBucket")
         if method == "GET" and not key:
             return self._listing(objects, parse_qs(urlsplit(path).query, keep_blank_values=True))
-        if method == "PUT":
-            return self._put(objects, key, headers, body)
-        if method == "DELETE":
-            return self._delete(objects, key)
+        if method in _WRITING:
+            return self._changed(method, objects, key, headers, body)
         return self._get(objects, key, headers)
+
+    def _changed(
+        self, method: str, objects: dict[str, bytes], key: str, headers: dict[str, str], body: bytes
+    ) -> Answer:
+        now = time.monotonic()
+        if self.one_write_a_second is not None and now - self._written.get(key, 0.0) < 1:
+            self.refused += 1
+            return self.one_write_a_second
+        answer = self._delete(objects, key) if method == "DELETE" else self._put(objects, key, headers, body)
+        if answer.status < _REFUSED:
+            self._written[key] = now
+        return answer
 
     def _knows(self, authorization: str) -> bool:
         return f"Credential={self.access_key}/" in authorization

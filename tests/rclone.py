@@ -10,7 +10,8 @@ from typing import Final
 
 from backend.nodes import address
 from backend.nodes.object_store import location, settings
-from backend.nodes.object_store.client import StoreClient, StoreError
+from backend.nodes.object_store.client import StoreClient
+from backend.nodes.object_store.errors import StoreError
 from tests import servers
 from tests.fake_s3 import ACCESS_KEY, SECRET_KEY
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from backend.nodes import address
 from backend.nodes.object_store import location, settings
-from backend.nodes.object_store.client import StoreClient, StoreError
+from backend.nodes.object_store.client import StoreClient
+from backend.nodes.object_store.errors import StoreError
 from tests import servers
 
 ACCESS_KEY: Final = "AKWEED"

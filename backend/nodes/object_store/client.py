@@ -10,7 +10,9 @@ Invariants:
    (`backend.nodes.object_store.renewal`), and once when the store refuses them, in a listing as well.
 5. The variables `AWS_…` of the process decide nothing: whatever they could change is set here. Those named
    `AZURE_…` decide neither where a store is nor as whom it is asked.
-6. The tag of an object is what a replacement may be bound to: its ETag, Google's generation.
+6. Where a store takes one write of an object a second, those of this process are that far apart
+   (`backend.nodes.object_store.spacing`).
+7. The tag of an object is what a replacement may be bound to: its ETag, Google's generation.
 
 Everything blocks; any thread. obstore lets go of the interpreter while it waits and copies.
 """
@@ -30,9 +32,17 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from backend.buffer import Buffer
 from backend.nodes.object_store.credentials import CredentialsError, CredentialSource, Secrets
+from backend.nodes.object_store.errors import (
+    AbsentError,
+    BusyError,
+    RefusedError,
+    StoreError,
+    TakenError,
+)
 from backend.nodes.object_store.location import Location
 from backend.nodes.object_store.renewal import CurrentCredentials, Reading
 from backend.nodes.object_store.settings import StoreSettings
+from backend.nodes.object_store.spacing import Spacing
 from backend.system import THIS_MACHINE, Environment
 
 if TYPE_CHECKING:
@@ -56,27 +66,6 @@ _CONDITIONS: Final = (exceptions.AlreadyExistsError, exceptions.PreconditionErro
 Result = TypeVar("Result")
 
 
-class StoreError(Exception):
-    """The store did not do it, or nobody knows whether it did; the message is what it said, in one line."""
-
-
-class AbsentError(StoreError):
-    """404: no such object, or no such bucket."""
-
-
-class TakenError(StoreError):
-    """409 or 412: a condition did not hold. With a 409 nothing need be there: who asks looks. To what asked
-    under no condition: something is under way that excludes it."""
-
-
-class RefusedError(StoreError):
-    """401, 403 and the like: unknown, expired or wrong credentials, a wrong clock, or a missing right."""
-
-
-class BusyError(StoreError):
-    """429 or 503: it wants to be asked less."""
-
-
 @dataclass(frozen=True, slots=True)
 class Listed:
     """An object in a listing: its key, and its length in bytes."""
@@ -94,6 +83,7 @@ class StoreClient:
         self.location = location
         self._settings = settings
         self._credentials = CurrentCredentials(CredentialSource(settings.credentials), environment)
+        self._spacing = Spacing(is_known=location.takes_one_write_a_second)
         self._tag = "version" if location.service == "gs" else "e_tag"
         self._lock = threading.Lock()
         self._opened: tuple[Any, Secrets | None] | None = None
@@ -141,7 +131,8 @@ class StoreClient:
 
     def delete(self, key: str) -> None:
         """Some stores raise `AbsentError` if it is not there."""
-        self._call(lambda store: obstore.delete(store, self._path(key)))
+        with self._spacing.turn(key):
+            self._call(lambda store: obstore.delete(store, self._path(key)))
 
     def pages(self, prefix: str, after: str = "") -> Iterator[list[Listed]]:
         """The objects in the folder `prefix` (empty, or with `/` behind), from the first above `after`, in
@@ -163,7 +154,9 @@ class StoreClient:
 
     def _put(self, key: str, parts: Sequence[Buffer], mode: Any) -> None:
         data = parts[0] if len(parts) == 1 else b"".join(parts)
-        self._call(lambda store: obstore.put(store, self._path(key), data, mode=mode, use_multipart=False))
+        path = self._path(key)
+        with self._spacing.turn(key):
+            self._call(lambda store: obstore.put(store, path, data, mode=mode, use_multipart=False))
 
     def _call(self, work: Callable[[Any], Result]) -> Result:
         reading = self._credentials.get()

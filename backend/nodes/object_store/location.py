@@ -20,6 +20,7 @@ from backend.nodes.address import Address, shown
 _BUCKET: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _ACCOUNT: Final = re.compile(r"[a-z0-9]{3,24}")
 _USUAL_PORT: Final = {"https": 443, "http": 80}
+_CLOUDFLARE: Final = ".r2.cloudflarestorage.com"
 _PREFIX_PART: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
@@ -35,6 +36,12 @@ class Location:
     bucket: str
     prefix: str
     url: str
+
+    @property
+    def takes_one_write_a_second(self) -> bool:
+        """Whether the provider says so, of each object."""
+        host = urlsplit(self.endpoint).hostname or ""
+        return host.endswith(_CLOUDFLARE) or (self.service == "gs" and not self.endpoint)
 
     def path(self, key: str) -> str:
         """The name of an object in the bucket."""

@@ -7,7 +7,9 @@ Invariants:
    identity is read before the first write, a minute after it was last seen, and whenever an object or all of
    a listing is missing.
 3. `create` and `swap` are the store's own conditional writes, sent once, so a refusal is never an answer to
-   one's own success. Whether a creation was refused because the object exists is looked up, not believed.
+   one's own success. Only a swap that the store was too busy for is sent again, as many take one write of an
+   object a second; then equal bytes are one's own, since no two swaps write the same. Whether a creation was
+   refused because the object exists is looked up, not believed.
 4. Requests run in threads under a limiter, small ones under one of their own: a lease is renewed while packs
    wait for the line. A store that says that it is asked too much is asked less at once, and more again as it
    answers.
@@ -33,17 +35,12 @@ from backend.errors import (
 )
 from backend.nodes.identity import MAX_FILE_SIZE, NodeIdentity, decode_identity
 from backend.nodes.node import IDENTITY_KEY, PAGE, UNKNOWN_SPACE, Space, require_folder, require_key
-from backend.nodes.object_store.client import (
-    AbsentError,
-    BusyError,
-    RefusedError,
-    StoreClient,
-    StoreError,
-    TakenError,
-)
+from backend.nodes.object_store.client import StoreClient
 from backend.nodes.object_store.credentials import CredentialsError
+from backend.nodes.object_store.errors import AbsentError, BusyError, RefusedError, StoreError, TakenError
 from backend.nodes.object_store.listing import list_keys
 from backend.nodes.object_store.pace import Pace
+from backend.nodes.object_store.spacing import patiently
 from backend.nodes.watch import watched
 from backend.system import Threads
 
@@ -122,10 +119,8 @@ class ObjectStoreNode:
 
     async def swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         require_key(key)
-        if expected is None:
-            await self._write(f"cannot create {key}", partial(self._create, key, [new]))
-        else:
-            await self._write(f"cannot replace {key}", partial(self._replace, key, expected, new))
+        what = f"cannot create {key}" if expected is None else f"cannot replace {key}"
+        await self._write(what, partial(self._swap, key, expected, new))
 
     async def space(self) -> Space:
         return UNKNOWN_SPACE
@@ -197,6 +192,30 @@ class ObjectStoreNode:
         if found.name != self.name:
             raise NodeError(f"{where} is this drive's {found.name}", self.name)
         self._seen_at = time.monotonic()
+
+    def _swap(self, key: str, expected: bytes | None, new: bytes) -> None:
+        """Tried again where the store is busy: it may have happened all the same, so equal bytes are a
+        success then."""
+        was_busy = False
+
+        def attempt() -> None:
+            nonlocal was_busy
+            try:
+                self._swap_once(key, expected, new)
+            except BusyError:
+                was_busy = True
+                raise
+            except ConflictError:
+                if not was_busy or self._client.get(key, 0, len(new) + 1) != new:
+                    raise
+
+        patiently(attempt)
+
+    def _swap_once(self, key: str, expected: bytes | None, new: bytes) -> None:
+        if expected is None:
+            self._create(key, [new])
+        else:
+            self._replace(key, expected, new)
 
     def _create(self, key: str, parts: Sequence[Buffer]) -> None:
         try:

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 
 from backend.errors import NodeError, UsageError
@@ -20,18 +20,13 @@ from backend.nodes.identity import (
 )
 from backend.nodes.node import IDENTITY_KEY, UNKNOWN_SPACE, Node, Space
 from backend.nodes.object_store import races
-from backend.nodes.object_store.client import (
-    AbsentError,
-    Listed,
-    RefusedError,
-    StoreClient,
-    StoreError,
-    TakenError,
-)
+from backend.nodes.object_store.client import Listed, StoreClient
 from backend.nodes.object_store.credentials import CredentialsError
+from backend.nodes.object_store.errors import AbsentError, RefusedError, StoreError, TakenError
 from backend.nodes.object_store.location import Location
 from backend.nodes.object_store.node import ObjectStoreNode
 from backend.nodes.object_store.settings import StoreSettings
+from backend.nodes.object_store.spacing import patiently
 from backend.nodes.place import Whereabouts
 from backend.system import THIS_MACHINE, Environment
 
@@ -103,7 +98,7 @@ class ObjectStorePlace:
 
     def write(self, name: str, data: bytes) -> None:
         with self._as_os_error():
-            self._client.put(name, [data])
+            patiently(partial(self._client.put, name, [data]))
 
     def identity(self, name: str) -> NodeIdentity:
         try:
@@ -146,7 +141,7 @@ class ObjectStorePlace:
 
     def _claim(self, identity: NodeIdentity) -> None:
         with suppress(TakenError):
-            self._client.create(IDENTITY_KEY, [encode_identity(identity)])
+            patiently(partial(self._client.create, IDENTITY_KEY, [encode_identity(identity)]))
 
     def _require_outside(self) -> None:
         """`UsageError` if it lies in a node."""
@@ -216,7 +211,7 @@ class ObjectStorePlace:
         """An object is written and deleted to find out; only where a node is."""
         try:
             self._client.size(IDENTITY_KEY)
-            self._client.put(f"{races.FOLDER}writable", [b""])
+            patiently(partial(self._client.put, f"{races.FOLDER}writable", [b""]))
             self._delete(f"{races.FOLDER}writable")
         except _TROUBLE:
             return False
@@ -238,7 +233,7 @@ class ObjectStorePlace:
 
     def _delete(self, key: str) -> None:
         with suppress(AbsentError):
-            self._client.delete(key)
+            patiently(partial(self._client.delete, key))
 
     @contextmanager
     def _as_os_error(self) -> Iterator[None]:

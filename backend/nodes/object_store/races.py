@@ -12,7 +12,9 @@ from functools import partial
 from threading import Barrier
 from typing import Final
 
-from backend.nodes.object_store.client import AbsentError, StoreClient, StoreError, TakenError
+from backend.nodes.object_store.client import StoreClient
+from backend.nodes.object_store.errors import AbsentError, StoreError, TakenError
+from backend.nodes.object_store.spacing import patiently
 from backend.system import THIS_MACHINE, Environment
 
 FOLDER: Final = "probe/"
@@ -33,7 +35,7 @@ def trouble_with_conditions(client: StoreClient, environment: Environment = THIS
         return None if won == 1 else _told("replacements of one version of an object", won)
     finally:
         with suppress(AbsentError):
-            client.delete(key)
+            patiently(partial(client.delete, key))
 
 
 def _told(what: str, won: int) -> str:
@@ -51,7 +53,7 @@ def _race(calls: list[Callable[[], None]]) -> int:
     def run(call: Callable[[], None]) -> bool:
         barrier.wait()
         try:
-            call()
+            patiently(call)
         except TakenError:
             return False
         return True

@@ -76,8 +76,8 @@ def test_a_race_leaves_nothing_behind(server: FakeS3, place: NodePlace) -> None:
 
 
 def test_what_a_race_could_not_delete_is_in_nobodys_way(server: FakeS3, place: NodePlace) -> None:
-    server.faults = [Fault("DELETE", "", failed(503, "SlowDown"))]
-    with pytest.raises(OSError, match="SlowDown"):
+    server.faults = [Fault("DELETE", "", failed(403, "AccessDenied"))]
+    with pytest.raises(OSError, match="AccessDenied"):
         place.initialise(IDENTITY)
     (left,) = server.objects
     assert left.startswith("prefix/probe/")

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from backend.nodes import address
-from backend.nodes.object_store import client, location, renewal, settings
+from backend.nodes.object_store import client, errors, location, renewal, settings
 from backend.nodes.object_store.credentials import CredentialsError, CredentialSource, Secrets
 from backend.nodes.object_store.renewal import CurrentCredentials
 from backend.system import Environment
@@ -194,7 +194,7 @@ def test_what_a_store_says_of_credentials_that_ended(call: str, status: int, cod
         store.put("a", [b"1"])
         method, key = ("PUT", "a") if call == "put" else ("GET", "a" if call == "get" else "")
         server.faults = [Fault(method, key, failed(status, code))]
-        with pytest.raises(client.RefusedError, match=code):
+        with pytest.raises(errors.RefusedError, match=code):
             ENDINGS[call](store)
 
 
@@ -223,7 +223,7 @@ def test_a_refusal_says_too_why_there_are_no_other_credentials(monkeypatch: pyte
         server.access_key = "another"
         for name in ("FAKE_ACCESS_KEY_ID", "FAKE_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
-        with pytest.raises(client.RefusedError, match=r"InvalidAccessKeyId; no variable FAKE_ACCESS_KEY_ID"):
+        with pytest.raises(errors.RefusedError, match=r"InvalidAccessKeyId; no variable FAKE_ACCESS_KEY_ID"):
             store.get("a")
         server.access_key = ACCESS_KEY
         assert store.get("a") == b"1"
