@@ -38,6 +38,7 @@ from cache.namespace import (
     Unlink,
     encode,
 )
+from cache.tree import noting_foreign
 
 MOST_BLOCKS: Final = 1 << 18
 MOST_BYTES: Final = 16 << 20
@@ -78,7 +79,8 @@ class Clone:
             if not self._past.time_of(self._commit):
                 raise NoEntryError("the state to copy from was forgotten meanwhile")
             gives_way = [Unlink(self._parent, self._name, replaced, self._now)] if replaced else []
-            return [*gives_way, *self._operations, *reversed(self._directories)]
+            foreign = noting_foreign(self._drive.ledger.namespace, self._parent, self._name, self._now)
+            return [*gives_way, *self._operations, *reversed(self._directories), *foreign]
 
         await self._drive.accept_together(make)
         await self._drive.tell_of_name(self._parent, self._name, replaced)

@@ -67,8 +67,8 @@ class Join:
             return True
         return self._drive.live_row(source).content_commit > ledger.head.number
 
-    def operations(self, target: int) -> list[Operation]:
-        """The operations that give `target`, an empty file, the content, to be accepted at once.
+    def operations(self, target: int, now: int) -> list[Operation]:
+        """The operations that give `target`, an empty file, the content, to be accepted at once (`now`).
         `UnreadableError`: a source has changed since it was added."""
         pieces: list[tuple[int, int, bytes, int]] = []
         size = 0
@@ -77,7 +77,6 @@ class Join:
             size += source.end - source.start
         if not size:
             return []
-        now = self._drive.now()
         content = SetExtents(target, 0, ((0, size),), tuple(pieces))
         return [content, SetAttributes(target, size=size, mtime_ns=now, ctime_ns=now)]
 

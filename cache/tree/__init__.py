@@ -1,9 +1,10 @@
 """The calls on names, attributes and contents of the live tree."""
 
 from cache.tree.access import LISTS
-from cache.tree.content_claims import CHANGED, CLAIM, ContentClaims
+from cache.tree.content_claims import CHANGED, CLAIM, ContentClaims, ContentWatch
 from cache.tree.durability import Durability
 from cache.tree.file_contents import FileContents
+from cache.tree.foreign_names import FOREIGN, is_text, noting_foreign
 from cache.tree.inode_attributes import InodeAttributes
 from cache.tree.inodes import BLOCK_SIZE, Inodes
 from cache.tree.intake import Intake
@@ -14,8 +15,10 @@ __all__ = [
     "BLOCK_SIZE",
     "CHANGED",
     "CLAIM",
+    "FOREIGN",
     "LISTS",
     "ContentClaims",
+    "ContentWatch",
     "Durability",
     "FileContents",
     "InodeAttributes",
@@ -23,4 +26,6 @@ __all__ = [
     "Intake",
     "PutOff",
     "Tree",
+    "is_text",
+    "noting_foreign",
 ]

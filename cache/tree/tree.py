@@ -39,6 +39,7 @@ from cache.namespace import (
 )
 from cache.sync import AttributesChanged, Broadcast, Change, NameChanged
 from cache.tree.access import AccessLists
+from cache.tree.foreign_names import noting_foreign
 from cache.tree.inodes import Inodes, check_length
 from cache.tree.intake import Intake
 from cache.tree.put_off import PutOff
@@ -86,7 +87,8 @@ class Tree:
         lists: list[Operation] = []
         if umask is not None:
             mode, lists = self._access_lists.of_new(parent, inode, mode, umask, S_ISDIR(mode), now)
-        self._intake.accept_all([Create(parent, name, inode, mode, uid, gid, rdev, b"", now), *lists])
+        made = Create(parent, name, inode, mode, uid, gid, rdev, b"", now)
+        self._intake.accept_all([made, *lists, *self._foreign(parent, name, now)])
         return self._inodes.attributes(inode)
 
     async def make_nameless(self, directory: int, mode: int, uid: int, gid: int) -> int:
@@ -111,10 +113,9 @@ class Tree:
         await self._intake.room(Need.CHANGE, len(target))
         directory = self._new_name(parent, name)
         group = directory.gid if directory.mode & S_ISGID else gid
-        inode = self._namespace.allocate_inode()
-        self._intake.accept(
-            Create(parent, name, inode, S_IFLNK | 0o777, uid, group, 0, target, self._intake.now())
-        )
+        inode, now = self._namespace.allocate_inode(), self._intake.now()
+        made = Create(parent, name, inode, S_IFLNK | 0o777, uid, group, 0, target, now)
+        self._intake.accept_all([made, *self._foreign(parent, name, now)])
         return self._inodes.attributes(inode)
 
     def _new_name(self, parent: int, name: bytes) -> InodeRow:
@@ -138,8 +139,12 @@ class Tree:
             raise NoEntryError("the file was removed")
         if row.nlink >= MAX_LINKS:
             raise TooManyLinksError("too many links")
-        self._intake.accept(Link(inode, parent, name, self._intake.now()))
+        now = self._intake.now()
+        self._intake.accept_all([Link(inode, parent, name, now), *self._foreign(parent, name, now)])
         return self._inodes.attributes(inode)
+
+    def _foreign(self, parent: int, name: bytes, now: int) -> list[Operation]:
+        return noting_foreign(self._namespace, parent, name, now)
 
     def _entry(self, parent: int, name: bytes) -> tuple[DentryRow, InodeRow]:
         check_length(name)
@@ -199,7 +204,8 @@ class Tree:
         if replaced is not None and replaced.inode == row.inode:
             return
         names = parent, name, new_parent, new_name, row.inode, 0 if replaced is None else replaced.inode
-        self._intake.accept(self._renaming(names, exchange, whiteout))
+        foreign = self._foreign(new_parent, new_name, self._intake.now())
+        self._intake.accept_all([self._renaming(names, exchange, whiteout), *foreign])
         self._dirty.settle(row.inode)
         if replaced is not None and not exchange:
             self._put_off.delete_if_unused(replaced.inode)

@@ -2,6 +2,7 @@
 
 from gateway.s3.objects.errors import ChangedError, DeleteMarkerError, NotModifiedError, S3Error
 from gateway.s3.objects.interface import ObjectLayer, OpenObject
+from gateway.s3.objects.layer import open_objects
 from gateway.s3.objects.types import (
     NULL_VERSION,
     UNCONDITIONAL,
@@ -54,4 +55,5 @@ __all__ = [
     "VersionInfo",
     "VersionListing",
     "VersioningState",
+    "open_objects",
 ]

@@ -112,7 +112,7 @@ class Objects(Protocol):
     ) -> ObjectInfo:
         """Store `body`, which must have `size` bytes (None: not known before; else `IncompleteBody`, also for
         more). `finish` may refuse. `PreconditionFailed` by the conditions, with `if_match` `NoSuchKey` if
-        there is no object. `body` is read in small pieces; memory stays flat."""
+        there is no object. `body` is closed by the caller; memory stays flat."""
         ...
 
     def head(

@@ -26,7 +26,7 @@ async def joined(drive: Drive, parts: list[tuple[int, int, int]], name: bytes) -
     for part in parts:
         await join.add(*part)
     await drive.accept_together(
-        lambda: [*join.operations(target), Link(target, ROOT_INODE, name, drive.now())]
+        lambda: [*join.operations(target, drive.now()), Link(target, ROOT_INODE, name, drive.now())]
     )
     drive.release(target)
     return target
@@ -72,7 +72,7 @@ async def test_a_source_that_changes_is_not_mixed(tmp_path: Path) -> None:
         await drive.write(source, 0, b"new")
         await drive.sync()
         with pytest.raises(UnreadableError):
-            join.operations(99)
+            join.operations(99, 1)
 
 
 async def test_a_cut_that_is_taken_back_applies_a_join_again(tmp_path: Path) -> None:

@@ -1,0 +1,115 @@
+"""Buckets: folders of the root with a name that a bucket may have. See `gateway.s3.objects.interface`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+
+from cache.drive import Drive
+from gateway.s3.objects.changing import Changing
+from gateway.s3.objects.errors import S3Error
+from gateway.s3.objects.names import Batch, Names
+from gateway.s3.objects.record import BUCKET, SETTING, BucketRecord, decode_bucket, encode_bucket
+from gateway.s3.objects.types import Bucket, VersioningState
+
+MAX_SETTING: Final = 64 << 10
+_NAME: Final = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9](?:[a-z0-9-]|\.(?!\.)){1,61}[a-z0-9]")
+_SETTING_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
+
+
+class BucketFolders:
+    """See the module. `root`: the inode of the folder that is served."""
+
+    def __init__(self, drive: Drive, names: Names, changing: Changing, root: int) -> None:
+        self._drive = drive
+        self._changing = changing
+        self._names = names
+        self._root = root
+
+    def buckets(self) -> list[Bucket]:
+        found = self._drive.entries_by_name(self._root, b"0", b"{", -1)
+        rows = [(row.name, row.inode) for row in found]
+        each = (self._bucket(name.decode(errors="replace"), inode) for name, inode in rows)
+        return [bucket for bucket in each if bucket is not None]
+
+    def _bucket(self, name: str, inode: int) -> Bucket | None:
+        row = self._drive.live_row(inode)
+        if not row.is_directory or not is_bucket_name(name):
+            return None
+        value = self._names.attribute(inode, BUCKET)
+        made = BucketRecord(row.btime_ns) if value is None else decode_bucket(value)
+        return Bucket(name, inode, made.created_ns, made.owner, made.location, made.versioning)
+
+    def bucket(self, name: str) -> Bucket:
+        row = self._names.child(self._root, name.encode()) if is_bucket_name(name) else None
+        bucket = None if row is None else self._bucket(name, row.inode)
+        if bucket is None:
+            raise S3Error("NoSuchBucket", "the bucket does not exist", {"BucketName": name})
+        return bucket
+
+    async def create_bucket(
+        self, name: str, *, owner: str = "", location: str = "", settings: Mapping[str, bytes] | None = None
+    ) -> Bucket:
+        if not is_bucket_name(name):
+            raise S3Error("InvalidBucketName", "the name is no bucket's", {"BucketName": name})
+        wall_ns = self._drive.ledger.environment.wall_clock()
+        made = encode_bucket(BucketRecord(wall_ns, owner, location))
+
+        def plan(batch: Batch) -> None:
+            self._check_new(name, owner)
+            above = self._drive.live_row(self._root)
+            inode = self._names.make_folder(batch, self._root, name.encode(), above)
+            batch.set_attribute(inode, BUCKET, made)
+            for setting, value in (settings or {}).items():
+                batch.set_attribute(inode, _attribute(setting, value), value)
+
+        await self._changing.accept(plan)
+        return self.bucket(name)
+
+    def _check_new(self, name: str, owner: str) -> None:
+        row = self._names.child(self._root, name.encode())
+        if row is None:
+            return
+        bucket = self._bucket(name, row.inode)
+        code = "BucketAlreadyOwnedByYou" if bucket and bucket.owner == owner else "BucketAlreadyExists"
+        raise S3Error(code, "the bucket exists", {"BucketName": name})
+
+    def setting(self, name: str, setting: str) -> bytes | None:
+        return self._names.attribute(self.bucket(name).inode, _attribute(setting))
+
+    async def set_setting(self, name: str, setting: str, value: bytes | None) -> None:
+        attribute = _attribute(setting, value or b"")
+
+        def plan(batch: Batch) -> None:
+            inode = self.bucket(name).inode
+            if value is not None:
+                batch.set_attribute(inode, attribute, value)
+            elif self._names.attribute(inode, attribute) is not None:
+                batch.remove_attribute(inode, attribute)
+
+        await self._changing.accept(plan)
+
+    async def set_versioning(self, name: str, state: VersioningState) -> None:
+
+        def plan(batch: Batch) -> None:
+            bucket = self.bucket(name)
+            if bucket.versioning and not state:
+                raise S3Error("InvalidBucketState", "versioning can be suspended, and not be none again")
+            record = BucketRecord(bucket.created_ns, bucket.owner, bucket.location, state)
+            batch.set_attribute(bucket.inode, BUCKET, encode_bucket(record))
+
+        await self._changing.accept(plan)
+
+
+def is_bucket_name(name: str) -> bool:
+    """Whether S3 allows it: 3 to 63 of `a-z0-9.-`, no IPv4 address."""
+    return 3 <= len(name) <= 63 and _NAME.fullmatch(name) is not None
+
+
+def _attribute(setting: str, value: bytes = b"") -> bytes:
+    if _SETTING_NAME.fullmatch(setting) is None:
+        raise S3Error("InvalidArgument", f"{setting!r} is no setting of a bucket")
+    if len(value) > MAX_SETTING:
+        raise S3Error("EntityTooLarge", f"a document of a bucket has at most {MAX_SETTING} bytes")
+    return SETTING + setting.encode()

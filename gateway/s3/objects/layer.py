@@ -1,0 +1,58 @@
+"""The object layer of a drive, put together. Its contract is `ObjectLayer` of
+`gateway.s3.objects.interface`."""
+
+from __future__ import annotations
+
+from cache.drive import Drive
+from cache.namespace import ROOT_INODE
+from gateway.s3.objects.bucket_folders import BucketFolders
+from gateway.s3.objects.bucket_removal import BucketRemoval
+from gateway.s3.objects.changing import Changing, Durability
+from gateway.s3.objects.interface import ObjectLayer
+from gateway.s3.objects.listing import Listings
+from gateway.s3.objects.names import Names
+from gateway.s3.objects.reading import Reading
+from gateway.s3.objects.staging import Staging
+from gateway.s3.objects.states import States
+from gateway.s3.objects.stored_objects import StoredObjects
+from gateway.s3.objects.system_folder import SystemFolder
+from gateway.s3.objects.uploads import PartUploads
+from gateway.s3.objects.versions import Versions
+
+
+class DriveObjects:
+    """See the module. Calls are those of the parts, as they are: another function between would cost each
+    call something."""
+
+    def __init__(self, drive: Drive, root: int, secret: bytes, durability: Durability) -> None:
+        names, changing = Names(drive), Changing(drive, durability)
+        states, system = States(drive, secret), SystemFolder(drive, names, root)
+        versions, staging = Versions(drive, names, states, system), Staging(drive)
+        buckets = BucketFolders(drive, names, changing, root)
+        reading = Reading(drive, names, states, versions, buckets)
+        listings = Listings(drive, names, states, versions, buckets, system)
+        objects = StoredObjects(drive, names, states, versions, buckets, system, staging, changing, reading)
+        uploads = PartUploads(drive, names, buckets, system, staging, changing, reading, objects)
+        self.buckets, self.bucket = buckets.buckets, buckets.bucket
+        self.create_bucket = buckets.create_bucket
+        self.delete_bucket = BucketRemoval(drive, buckets, system, changing, listings).delete_bucket
+        self.setting, self.set_setting = buckets.setting, buckets.set_setting
+        self.set_versioning = buckets.set_versioning
+        self.put, self.copy = objects.put, objects.copy
+        self.head, self.open, self.parts = reading.head, reading.open, reading.parts
+        self.delete, self.delete_many = objects.delete, objects.delete_many
+        self.tags, self.set_tags, self.set_acl = objects.tags, objects.set_tags, objects.set_acl
+        self.list_objects, self.list_versions = listings.list_objects, listings.list_versions
+        self.create_upload, self.upload = uploads.create_upload, uploads.upload
+        self.put_part, self.copy_part = uploads.put_part, uploads.copy_part
+        self.parts_of, self.uploads = uploads.parts_of, uploads.uploads
+        self.complete, self.abort = uploads.complete, uploads.abort
+
+
+async def open_objects(
+    drive: Drive, root: int = ROOT_INODE, *, durability: Durability = "local"
+) -> ObjectLayer:
+    """The layer of a drive that is running; the folder `root` holds the buckets. There may be several of one
+    drive."""
+    secret = await SystemFolder(drive, Names(drive), root).secret()
+    return DriveObjects(drive, root, secret, durability)

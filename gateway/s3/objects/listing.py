@@ -1,0 +1,221 @@
+"""Listings of objects and versions. See `gateway.s3.objects.interface`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import Final
+
+import trio
+
+from cache.drive import Drive
+from gateway.s3.objects.bucket_folders import BucketFolders
+from gateway.s3.objects.names import Names
+from gateway.s3.objects.states import States, shown_version
+from gateway.s3.objects.system_folder import VERSIONS, SystemFolder
+from gateway.s3.objects.types import (
+    NULL_VERSION,
+    Bucket,
+    Listing,
+    ObjectInfo,
+    VersionInfo,
+    VersionListing,
+)
+from gateway.s3.objects.versions import Versions
+from gateway.s3.objects.walk import Entry, Walk
+
+MOST: Final = 1000
+"""At most so many items are in one listing."""
+_PAUSE: Final = 128
+"""So many items are looked at before others are served."""
+
+
+class Listings:
+    """See the module."""
+
+    def __init__(
+        self,
+        drive: Drive,
+        names: Names,
+        states: States,
+        versions: Versions,
+        buckets: BucketFolders,
+        system: SystemFolder,
+    ) -> None:
+        self._drive = drive
+        self._names = names
+        self._states = states
+        self._versions = versions
+        self._buckets = buckets
+        self._system = system
+        self._live = Walk(drive, names)
+        self._older = Walk(drive, names, of_versions=True)
+
+    async def list_objects(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        after: bytes = b"",
+        limit: int = MOST,
+    ) -> Listing:
+        of, most = self._buckets.bucket(bucket), min(limit, MOST)
+        items: list[ObjectInfo | bytes] = []
+        if most <= 0:
+            return Listing((), truncated=False)
+        rolled = Rolled(lambda start: self._live.keys(of.inode, prefix, start), prefix, delimiter)
+        for count, met in enumerate(rolled.items(first_after(after, prefix, delimiter))):
+            if len(items) == most:
+                return Listing(tuple(items), truncated=True, next_after=_name_of(items[-1]))
+            items.append(met if isinstance(met, bytes) else self._info(of, met))
+            if count % _PAUSE == _PAUSE - 1:
+                await trio.lowlevel.checkpoint()
+        return Listing(tuple(items), truncated=False)
+
+    def _info(self, bucket: Bucket, entry: Entry) -> ObjectInfo:
+        return self._states.info(bucket, entry.key, entry.inode, is_folder=entry.is_folder)
+
+    async def list_versions(
+        self,
+        bucket: str,
+        *,
+        prefix: bytes = b"",
+        delimiter: bytes = b"",
+        after_key: bytes = b"",
+        after_version: str = "",
+        limit: int = MOST,
+    ) -> VersionListing:
+        of, most = self._buckets.bucket(bucket), min(limit, MOST)
+        items: list[VersionInfo | bytes] = []
+        if most <= 0:
+            return VersionListing((), truncated=False)
+        start = after_key if after_version else first_after(after_key, prefix, delimiter)
+        rolled = Rolled(lambda start: self._met(of, prefix, start), prefix, delimiter)
+        for count, met in enumerate(rolled.items(start)):
+            found: list[VersionInfo | bytes] = (
+                [met] if isinstance(met, bytes) else [*self._versions_of(of, met.key)]
+            )
+            if after_version and not isinstance(met, bytes) and met.key == after_key:
+                found = _behind(found, after_version)
+            items += found[: most + 1 - len(items)]
+            if len(items) > most:
+                last = items[most - 1]
+                version_id = "" if isinstance(last, bytes) else last.version_id
+                return VersionListing(
+                    tuple(items[:most]),
+                    truncated=True,
+                    next_key=last if isinstance(last, bytes) else last.key,
+                    next_version_id=version_id,
+                )
+            if count % _PAUSE == _PAUSE - 1:
+                await trio.lowlevel.checkpoint()
+        return VersionListing(tuple(items), truncated=False)
+
+    def _met(self, bucket: Bucket, prefix: bytes, start: bytes) -> Iterator[Entry]:
+        """Every key that has a version, once."""
+        older = self._system.of_bucket(VERSIONS, bucket.inode)
+        streams = [self._live.keys(bucket.inode, prefix, start)]
+        if older is not None:
+            streams.append(self._older.keys(older, prefix, start))
+        for _, entries in groupby(_merged(streams), key=lambda entry: entry.key):
+            yield next(entries)
+
+    def _versions_of(self, bucket: Bucket, key: bytes) -> Iterator[VersionInfo]:
+        found = self._names.locate(bucket.inode, key)
+        info = None if found is None else self._info(bucket, Entry(key, found.inode, found.is_folder))
+        if info is not None:
+            yield _line(info, info.version_id or NULL_VERSION, is_latest=True)
+        for count, version in enumerate(self._versions.of_key(bucket.inode, key)):
+            is_latest = info is None and count == 0 and version.record.is_delete_marker
+            shown = self._states.info(bucket, key, version.inode)
+            version_id = shown_version(bucket, version.record.version_id)
+            yield _line(shown, version_id, is_latest=is_latest, is_marker=version.record.is_delete_marker)
+
+    def is_empty(self, bucket: Bucket) -> bool:
+        """Whether there is no object, version or delete marker."""
+        return next(self._met(bucket, b"", b""), None) is None
+
+    def too_long(self, bucket: Bucket) -> int:
+        """The number of files that no key can name."""
+        return self._live.too_long(bucket.inode)
+
+
+class Rolled:
+    """A listing in which keys with the delimiter behind the prefix are rolled up. `walk`: the entries from a
+    key on."""
+
+    def __init__(self, walk: Callable[[bytes], Iterator[Entry]], prefix: bytes, delimiter: bytes) -> None:
+        self._walk = walk
+        self._prefix = prefix
+        self._delimiter = delimiter
+
+    def items(self, start: bytes) -> Iterator[Entry | bytes]:
+        """Entries, and prefixes in the place of what they stand for."""
+        entries = self._walk(start)
+        while (entry := next(entries, None)) is not None:
+            rolled = rolled_up(entry.key, self._prefix, self._delimiter)
+            if rolled is None:
+                yield entry
+                continue
+            yield rolled
+            entries = self._walk(behind(rolled))
+
+
+def rolled_up(key: bytes, prefix: bytes, delimiter: bytes) -> bytes | None:
+    """The common prefix that stands for the key, if one does."""
+    if not delimiter:
+        return None
+    end = key.find(delimiter, len(prefix))
+    return None if end < 0 else key[: end + len(delimiter)]
+
+
+def behind(prefix: bytes) -> bytes:
+    """The first string of bytes behind all that begin with a prefix, which is text."""
+    return prefix[:-1] + bytes([prefix[-1] + 1])
+
+
+def first_after(after: bytes, prefix: bytes, delimiter: bytes) -> bytes:
+    """The beginning of a listing that goes on after a key, or after a prefix that was rolled up."""
+    if not after:
+        return b""
+    if after.startswith(prefix) and rolled_up(after, prefix, delimiter) == after:
+        return behind(after)
+    return after + b"\0"
+
+
+def _merged(streams: list[Iterator[Entry]]) -> Iterator[Entry]:
+    heads = [(stream, next(stream, None)) for stream in streams]
+    while waiting := [(entry.key, number) for number, (_, entry) in enumerate(heads) if entry is not None]:
+        _, number = min(waiting)
+        stream, entry = heads[number]
+        assert entry is not None
+        yield entry
+        heads[number] = (stream, next(stream, None))
+
+
+def _behind(found: list[VersionInfo | bytes], version_id: str) -> list[VersionInfo | bytes]:
+    """The versions after that one; all, if it is gone."""
+    for number, item in enumerate(found):
+        if isinstance(item, VersionInfo) and item.version_id == version_id:
+            return found[number + 1 :]
+    return found
+
+
+def _name_of(item: ObjectInfo | bytes) -> bytes:
+    return item if isinstance(item, bytes) else item.key
+
+
+def _line(info: ObjectInfo, version_id: str, *, is_latest: bool, is_marker: bool = False) -> VersionInfo:
+    return VersionInfo(
+        info.key,
+        version_id or NULL_VERSION,
+        is_latest,
+        is_marker,
+        info.size,
+        info.etag,
+        info.last_modified_ns,
+        info.metadata.owner,
+        info.metadata.storage_class,
+        info.checksums,
+    )

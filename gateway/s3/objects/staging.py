@@ -1,0 +1,106 @@
+"""Receiving bytes: into a file without a name, which nobody sees before all of it is there and was found
+right.
+
+Invariants:
+1. The bytes of a large body are on the disk before the file gets its name: they lie beside the journal's
+   records, so a power cut between could keep the name and lose them. Those of a small one lie before the name
+   in the same journal.
+2. Memory holds one piece of a body.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from cache.drive import Drive
+from cache.namespace import MAX_SIZE
+from gateway.s3.objects.errors import S3Error
+from gateway.s3.objects.names import FILE_MODE
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+PIECE: Final = 1 << 20
+"""So many bytes are written at once."""
+_IN_THREAD: Final = 128 << 10
+"""From here on the MD5 is computed in a thread."""
+
+
+@dataclass(slots=True)
+class Received:
+    """The file without a name, and the hex MD5 of its bytes."""
+
+    inode: int
+    size: int
+    md5: str
+
+
+class Staging:
+    """See the module."""
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = drive
+
+    @asynccontextmanager
+    async def file(self, directory: int) -> AsyncIterator[int]:
+        """A file without a name, with the owner of `directory`. It goes, unless it got one."""
+        above = self._drive.live_row(directory)
+        inode = await self._drive.make_nameless(directory, FILE_MODE, above.uid, above.gid)
+        try:
+            yield inode
+        finally:
+            self._drive.release(inode)
+
+    async def receive(
+        self, inode: int, body: AsyncIterator[bytes | memoryview], size: int | None
+    ) -> Received:
+        """Write all of `body`, which must have `size` bytes (None: any). `IncompleteBody`."""
+        received = Received(inode, 0, "")
+        digest, pieces = hashlib.md5(usedforsecurity=False), Pieces()
+        async for part in body:
+            for piece in pieces.add(part):
+                await self._write(received, digest, piece, size)
+        if rest := pieces.rest():
+            await self._write(received, digest, rest, size)
+        if size is not None and received.size != size:
+            raise S3Error("IncompleteBody", f"the body has {received.size} bytes, and {size} were said")
+        await self._drive.settle(inode)
+        if received.size >= self._drive.ledger.large_write:
+            await self._drive.fsync(inode)
+        received.md5 = digest.hexdigest()
+        return received
+
+    async def _write(self, received: Received, digest: Hash, piece: bytes, size: int | None) -> None:
+        if received.size + len(piece) > (MAX_SIZE if size is None else size):
+            raise S3Error("IncompleteBody", f"the body has more than the {size} bytes that were said")
+        if len(piece) >= _IN_THREAD:
+            await trio.to_thread.run_sync(digest.update, piece)
+        else:
+            digest.update(piece)
+        await self._drive.write(received.inode, received.size, piece)
+        received.size += len(piece)
+
+
+class Pieces:
+    """Cuts what comes in parts of any size into pieces of `PIECE`."""
+
+    def __init__(self) -> None:
+        self._waiting = bytearray()
+
+    def add(self, part: bytes | memoryview) -> Iterator[bytes]:
+        """The pieces that are whole with it."""
+        self._waiting += part
+        while len(self._waiting) >= PIECE:
+            piece = bytes(self._waiting[:PIECE])
+            del self._waiting[:PIECE]
+            yield piece
+
+    def rest(self) -> bytes:
+        """All that is left."""
+        return bytes(self._waiting)
