@@ -29,7 +29,8 @@ from backend.upstream import Head
 from cache.blocks import BlockCache
 from cache.drive import Circumstances, Drive
 from cache.local import LocalState, stale
-from cache.opening import DriveOptions, StaleCacheError, open_drive
+from cache.opening import DriveOptions, open_drive
+from cache.recovery import StaleCacheError
 from tools import compose, old_place, pairing, second_mount
 from tools.compose import INDEX_FILE, Built, UnlockedDrive, Waiting
 from tools.drive_nodes import open_nodes

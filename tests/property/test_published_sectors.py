@@ -17,7 +17,7 @@ import cache.journal.ledger
 from cache.drive import Drive
 from cache.journal.format import encode_published
 from cache.namespace.operations import ROOT_INODE
-from cache.opening import StaleCacheError
+from cache.recovery import StaleCacheError
 from tests.contents import content
 from tests.drives import QUIET, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream

@@ -27,7 +27,7 @@ from backend.failpoints import OF_PROCESS
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from cache.namespace.operations import ROOT_INODE
-from cache.opening import StaleCacheError
+from cache.recovery import StaleCacheError
 from cache.retention.retention import Policy
 from tests.contents import KINDS, content
 from tests.declared_failpoints import DECLARED

@@ -18,7 +18,17 @@ PACKAGES = ("backend", "cache", "gateway", "mountfs", "tools")
 WITH_ROOMS = ("backend", "cache", "gateway")
 OUTSIDE = {
     "backend": {"buffer", "errors", "failpoints", "file_limit", "findings", "health", "upstream"},
-    "cache": {"attributes", "defaults", "drive", "errors", "file_clock", "health", "opening", "past_names"},
+    "cache": {
+        "attributes",
+        "defaults",
+        "drive",
+        "errors",
+        "file_clock",
+        "health",
+        "opening",
+        "past_names",
+        "recovery",
+    },
     "gateway": {"control_address"},
 }
 LINT_IMPORTS = str(Path(sys.executable).with_name("lint-imports"))

@@ -19,8 +19,9 @@ from cache.journal.journal import Journal
 from cache.journal.scan import PendingCommit
 from cache.local.local_state import JOURNAL, LocalState
 from cache.namespace.operations import ROOT_INODE
-from cache.opening import StaleCacheError, client_of
+from cache.opening import client_of
 from cache.publish.snapshot import export
+from cache.recovery import StaleCacheError
 from tests.contents import KINDS, content
 from tests.drives import DRIVE_ID, KEYS, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream

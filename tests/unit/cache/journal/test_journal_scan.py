@@ -18,7 +18,7 @@ from cache.drive import Drive
 from cache.journal.format import OFFSET_BITS
 from cache.journal.pieces import Data
 from cache.namespace.operations import ROOT_INODE
-from cache.opening import StaleCacheError
+from cache.recovery import StaleCacheError
 from tests.drives import QUIET, content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
 

@@ -1,0 +1,193 @@
+"""The local state that an earlier process left, brought up to date with the commit log.
+
+The local state is the namespace and the journal. A namespace that is empty is restored from the newest
+snapshot and the commits after it. The journal is replayed. Then the local state and the log are compared:
+- The log has our pending commit: the process was killed after appending it and before noting that. It is
+  noted.
+- The log is ahead, and nothing here is unpublished: the commits that are missing here are applied.
+- The log is ahead, and something here is unpublished: the local state is stale (`StaleCacheError`). It is
+  kept aside, never merged by guessing and never dropped.
+- The log is behind: `RollbackError`.
+
+Each step can be repeated: a process that is killed in the middle begins anew.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import trio
+
+from backend.errors import (
+    ConflictError,
+    CorruptError,
+    FormatError,
+    NotFoundError,
+    RollbackError,
+    UnavailableError,
+)
+from backend.system import at_rest
+from backend.upstream import Commit, Head, Upstream
+from cache.blocks import BlockCache
+from cache.errors import InputOutputError
+from cache.journal import Data, Journal
+from cache.local import LocalState
+from cache.namespace import OutOfDateError
+from cache.publish import SnapshotStore, blocks_named, is_same_commit, snapshot
+from cache.sync import Follower, check_log
+
+log = logging.getLogger(__name__)
+
+
+class StaleCacheError(ConflictError):
+    """The local state holds changes that were made on one which the drive has left behind."""
+
+
+class Recovery:
+    """The steps that bring the local state up to date. The upstream is open; nothing else uses the state."""
+
+    def __init__(
+        self,
+        local: LocalState,
+        upstream: Upstream,
+        follower: Follower,
+        snapshots: SnapshotStore,
+        blocks: BlockCache,
+    ) -> None:
+        self._local = local
+        self._ledger = local.ledger
+        self._left = local.recovery
+        self._upstream = upstream
+        self._follower = follower
+        self._snapshots = snapshots
+        self._blocks = blocks
+
+    async def run(self) -> None:
+        """All of it, once. `StaleCacheError`, `RollbackError`; what the upstream raises."""
+        namespace = self._local.namespace
+        if namespace.journal_position() == 0:  # it never saw the journal
+            if self._ledger.head.number == 0:
+                await self._restore_snapshot()
+            await self._catch_up(0)
+            await self._check_unfinished()
+        if self._left.contradicts_the_log:
+            raise self._stale(self._ledger.head.number)
+        await self._ask_for_blocks()
+        await self._read_pending()
+        self._left.replay()
+        await self._reconcile()
+
+    async def _restore_snapshot(self) -> None:
+        root = await self._snapshots.newest()
+        if root is None:
+            return
+        path = self._local.folder / "snapshot.db"
+        try:
+            await self._snapshots.get(root, path, self._blocks)
+            await trio.to_thread.run_sync(snapshot.verify_hostile, str(path))
+            # Before it takes the namespace's place: the next open would believe what this one refuses.
+            if await trio.to_thread.run_sync(check_log.head_of, path) != root.head:
+                raise CorruptError(f"the snapshot says it is of commit {root.head.number} and is of another")
+        except (CorruptError, FormatError, NotFoundError, UnavailableError) as error:
+            log.warning("%s; replaying the whole log instead", error)
+            at_rest.remove_database(str(path), self._local.environment.disk)
+            return
+        self._local.namespace.replace_from(str(path), 0)
+
+    async def _reconcile(self) -> None:
+        ledger, theirs, ours = self._ledger, await self._upstream.log.head(), self._ledger.head
+        if theirs == ours:
+            return
+        if theirs.number <= ours.number:
+            raise RollbackError(
+                f"the drive's log ends with commit {theirs.number}, but this device has seen commit "
+                f"{ours.number} of another history; nothing was changed"
+            )
+        if ledger.pending is not None:
+            ((commit, commit_hash),) = await self._upstream.log.commits_after(ours.number, 1)
+            if is_same_commit(ledger.pending, self._follower.encoded_operations(commit), ours, commit):
+                ledger.published(Head(commit.number, commit_hash))
+        if ledger.head == theirs:
+            return
+        if ledger.unpublished:
+            raise self._stale(theirs.number)
+        await self._catch_up(ledger.journal.end)
+        ledger.begin_open_commit()
+
+    async def _ask_for_blocks(self) -> None:
+        """A commit that was stored and not appended names blocks that nothing in the log names: another mount
+        may have let them go. Those of one that the log has are there."""
+        for unfinished in self._left.unfinished():
+            blocks = blocks_named(unfinished.extents)
+            if not blocks or (await self._upstream.log.head()).number >= unfinished.number:
+                continue
+            missing = await self._upstream.blocks.missing(blocks)
+            if missing:
+                log.warning(
+                    "%d blocks of commit %d, which was not appended, are not there any more: they are stored "
+                    "again from the journal",
+                    len(missing),
+                    unfinished.number,
+                )
+                self._left.take_back_extents(unfinished.number)
+                return
+
+    async def _read_pending(self) -> None:
+        """Content of a commit that was cut and not appended may not be readable any more: it is cut anew, and
+        without that. If some of it is in blocks already, only where it has to be."""
+        left = self._left
+        number, pieces = left.unsealed()
+        if not pieces or (await self._upstream.log.head()).number >= number:
+            return
+        if not left.has_extents(number):
+            left.take_back_cut()
+            return
+        try:
+            await trio.to_thread.run_sync(_read_all, self._ledger.journal, pieces)
+        except (OSError, InputOutputError) as error:
+            log.warning("commit %d is cut anew, as content of it cannot be read: %s", number, error)
+            left.take_back_cut()
+
+    async def _check_unfinished(self) -> None:
+        """The namespace came from the log alone: what the journal holds of commits that the log has must
+        be what the log says of them, or the end of it."""
+        published = self._ledger.head.number
+        for unfinished in self._left.unfinished():
+            if unfinished.number <= published:
+                ((commit, _),) = await self._upstream.log.commits_after(unfinished.number - 1, 1)
+                if not self._left.may_be(unfinished, self._follower.encoded_operations(commit)):
+                    raise self._stale(published)
+
+    def _stale(self, number: int) -> StaleCacheError:
+        return StaleCacheError(
+            f"{self._local.folder} has unpublished changes, but the drive has gone on without them to "
+            f"commit {number}"
+        )
+
+    async def _catch_up(self, position: int) -> None:
+        """Apply the commits that the namespace lacks; durable when it returns."""
+        namespace, number = self._local.namespace, self._ledger.head.number
+        while commits := await self._upstream.log.commits_after(number):
+            for commit, commit_hash in commits:
+                self._apply(commit, commit_hash)
+                await self._upstream.housekeeping.revive(commit.added)
+                number = commit.number
+                await trio.lowlevel.checkpoint()
+            namespace.save(position)
+        await trio.to_thread.run_sync(namespace.checkpoint)
+
+    def _apply(self, commit: Commit, commit_hash: bytes) -> None:
+        try:
+            self._follower.apply(commit, commit_hash)
+        except OutOfDateError as error:
+            raise OutOfDateError(
+                f"{error}; nothing was changed; either the log is damaged or what {self._local.folder} holds "
+                "of it is: fsck.drivefs compares the two"
+            ) from error
+
+
+def _read_all(journal: Journal, pieces: Sequence[Data]) -> None:
+    """Raises what reading them raises."""
+    for piece in pieces:
+        journal.read_at(piece.position, piece.end - piece.start)
