@@ -1,15 +1,7 @@
-"""The lease: one holder, takeover of the dead and not of the living, fencing of the stale."""
+"""The lease: one holder, fencing of the stale, renewal."""
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
@@ -22,140 +14,15 @@ from hypothesis import strategies as st
 
 from backend.commits import lease_record
 from backend.commits.lease import Lease
-from backend.commits.lease_record import MAX_SIZE, NO_CLAIM, Claim, Holder, LeaseRecord
+from backend.commits.lease_record import MAX_SIZE, Claim
 from backend.commits.lease_votes import KEY
-from backend.commits.process_identity import Life, life_of, this_process
 from backend.errors import (
-    CorruptError,
     FencedError,
-    FormatError,
     LeaseHeldError,
     TransientError,
     UnavailableError,
 )
-from backend.system import Environment, boot_clock
-from tests.memory_node import MemoryNode, memory_nodes
-
-DRIVE = bytes(range(16))
-SECRET = bytes(range(32))
-HOLDER = Holder("machine", "boot", "ns", 7, 11, "host")
-RECORD = LeaseRecord(
-    DRIVE.hex(), 3, True, 2, "token", "nonce", 1, NO_CLAIM, 30.0, 1_700_000_000_000_000_000, HOLDER
-)
-
-
-def stored(record: LeaseRecord) -> bytes:
-    """As who has the key stores it."""
-    return lease_record.encode(record, SECRET)
-
-
-class Setup:
-    """Six nodes and any number of mounts, each on a machine of its own unless `life` says otherwise."""
-
-    def __init__(self, count: int = 6) -> None:
-        self.nodes: dict[str, MemoryNode] = memory_nodes(count)
-        self.life: Life = "elsewhere"
-
-    def lease(
-        self,
-        host: str = "one",
-        waiting: Callable[[str], None] = lambda _: None,
-        seconds: float = 30,
-        boot_clock: Callable[[], float] = trio.current_time,
-    ) -> Lease:
-        return Lease(
-            self.nodes,
-            DRIVE,
-            SECRET,
-            replace(HOLDER, host=host, machine=host),
-            seconds=seconds,
-            environment=Environment(boot_clock=boot_clock),
-            life=lambda holder, observer: self.life,
-            waiting=waiting,
-        )
-
-    async def held(self, host: str = "one", seconds: float = 30) -> Lease:
-        lease = self.lease(host, seconds=seconds)
-        await lease.acquire()
-        return lease
-
-    def counted(self) -> Counter[str]:
-        """The calls to all nodes from now on, by their names."""
-        found: Counter[str] = Counter()
-
-        async def before(called: str, _key: str) -> None:
-            found[called] += 1
-            await trio.lowlevel.checkpoint()
-
-        for node in self.nodes.values():
-            node.before = before
-        return found
-
-    def lose(self, *names: str) -> None:
-        for name, node in self.nodes.items():
-            node.away = name in names
-
-
-@given(
-    st.builds(
-        LeaseRecord,
-        st.text(max_size=32),
-        st.integers(0, 2**63),
-        st.booleans(),
-        st.integers(0, 2**63),
-        st.text(max_size=32),
-        st.text(max_size=32),
-        st.integers(0, 2**63),
-        st.builds(Claim, st.integers(0, 2**63), st.integers(0, 2**63), st.binary(min_size=32, max_size=32)),
-        st.floats(0, 1e6),
-        st.integers(0, 2**63),
-        st.builds(
-            Holder,
-            st.text(max_size=9),
-            st.text(max_size=9),
-            st.text(max_size=9),
-            st.integers(0, 2**63),
-            st.integers(0, 2**63),
-            st.text(max_size=9),
-        ),
-    )
-)
-def test_record_round_trip(record: LeaseRecord) -> None:
-    data = lease_record.encode(record, SECRET)
-    assert lease_record.decode(data) == record
-    assert lease_record.is_sealed(data, SECRET)
-    assert not lease_record.is_sealed(data, bytes(32))
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "error"),
-    [
-        (b'"format": 3', b'"format": 2', FormatError),
-        (b'"format": 3', b'"former": 3', FormatError),
-        (b'"epoch": 3', b'"epoch": "3"', CorruptError),
-        (b'"epoch": 3', b'"epoch": true', CorruptError),
-        (b'"epoch": 3', b'"epoch": -3', CorruptError),
-        (b'"seconds": 30.0', b'"seconds": NaN', CorruptError),
-        (b'"held": true', b'"held": 1', CorruptError),
-        (b'"head_hash": "00', b'"head_hash": "0', CorruptError),
-        (b'"head": 0', b'"head": -1', CorruptError),
-        (b'"pid": 7', b'"pid": null', CorruptError),
-        (b'"pid": 7,', b"", CorruptError),
-        (b"{", b"[", CorruptError),
-        (b"{", b" " * 4096 + b"{", CorruptError),
-    ],
-)
-def test_a_record_that_is_not_one_is_refused(old: bytes, new: bytes, error: type[Exception]) -> None:
-    data = lease_record.encode(RECORD, SECRET)
-    assert old in data
-    with pytest.raises(error):
-        lease_record.decode(data.replace(old, new, 1))
-
-
-@given(st.binary(max_size=100))
-def test_noise_is_refused(noise: bytes) -> None:
-    with pytest.raises((CorruptError, FormatError)):
-        lease_record.decode(noise)
+from tests.leases import HOLDER, RECORD, Setup, stored
 
 
 async def test_the_first_holder_has_epoch_1_and_each_next_one_more() -> None:
@@ -168,74 +35,6 @@ async def test_the_first_holder_has_epoch_1_and_each_next_one_more() -> None:
         await lease.release()
         await lease.release()
         assert lease.epoch == 0
-
-
-async def test_a_living_holder_of_this_machine_is_refused_at_once() -> None:
-    setup = Setup()
-    await setup.held("one")
-    setup.life = "running"
-    started = trio.current_time()
-    with pytest.raises(LeaseHeldError, match=r"mounted by process 7 on one, at least until \d{4}-.*Z"):
-        await setup.lease("two").acquire()
-    assert trio.current_time() - started < 1
-
-
-async def test_a_holder_of_this_boot_that_is_gone_is_taken_over_at_once() -> None:
-    setup = Setup()
-    old = await setup.held("one")
-    setup.life = "gone"
-    started = trio.current_time()
-    new = await setup.held("two")
-    assert trio.current_time() - started < 1
-    assert new.epoch == 2
-    with pytest.raises(FencedError):
-        await old.verify()
-    with pytest.raises(FencedError, match="taken over"):
-        old.check()
-    assert old.lost.is_set()
-
-
-@pytest.mark.parametrize("life", ["elsewhere", "stopped"])
-async def test_a_silent_holder_is_outlived(life: Life, autojump_clock: trio.testing.MockClock) -> None:
-    setup = Setup()
-    setup.life = life
-    old = await setup.held("one")
-    started = trio.current_time()
-    new = await setup.held("two")
-    assert trio.current_time() - started >= 30
-    await new.verify()
-    with pytest.raises(FencedError):
-        await old.renew()
-
-
-@pytest.mark.parametrize("life", ["elsewhere", "stopped"])
-@pytest.mark.parametrize("duration", [30, 120])
-async def test_who_waits_for_a_silent_holder_is_told_after_two_seconds(
-    life: Life, duration: float, autojump_clock: trio.testing.MockClock
-) -> None:
-    """For how long the holder may be silent is said by its record, not by who looks."""
-    setup = Setup()
-    setup.life = life
-    await setup.held("one", duration)
-    told: list[tuple[float, str]] = []
-    started = trio.current_time()
-    waiter = setup.lease("two", lambda text: told.append((trio.current_time() - started, text)))
-    await waiter.acquire()
-    ((when, text),) = told
-    assert 2 <= when <= 4
-    assert "process 7 on one" in text
-    seconds = re.search(r"(\d+) s at most", text)
-    assert seconds is not None
-    assert abs(trio.current_time() - started - when - int(seconds[1])) < 2
-    assert trio.current_time() - started >= duration
-
-
-async def test_a_long_lease_that_was_given_back_is_not_outlived() -> None:
-    setup = Setup()
-    old = await setup.held("one", 120)
-    await old.release()
-    with trio.fail_after(10):
-        assert await setup.lease("two").acquire() == 2
 
 
 @pytest.mark.parametrize(("duration", "renewals"), [(30, 360), (120, 36)])
@@ -300,31 +99,6 @@ async def test_a_lease_is_renewed_soon_after_the_machine_was_suspended(
         await trio.sleep(11)
         lease.check()
         nursery.cancel_scope.cancel()
-
-
-async def test_a_holder_elsewhere_that_renews_is_refused(autojump_clock: trio.testing.MockClock) -> None:
-    setup = Setup()
-    old = await setup.held("one")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(old.run)
-        with pytest.raises(LeaseHeldError, match="on one"):
-            await setup.lease("two").acquire()
-        await trio.sleep(1000)
-        old.check()
-        await old.verify()
-        nursery.cancel_scope.cancel()
-
-
-async def test_wall_clocks_do_not_matter(autojump_clock: trio.testing.MockClock) -> None:
-    """A record that says it ran out in 1970 is a living holder's if it is being renewed."""
-    setup = Setup()
-    await setup.held("one")
-    for node in setup.nodes.values():
-        record = lease_record.decode(node.objects[KEY])
-        node.objects[KEY] = stored(replace(record, until_ns=0))
-    started = trio.current_time()
-    await setup.held("two")
-    assert trio.current_time() - started >= 30
 
 
 async def test_of_many_that_try_at_once_one_holds(autojump_clock: trio.testing.MockClock) -> None:
@@ -503,42 +277,6 @@ async def test_run_ends_when_the_lease_is_lost(autojump_clock: trio.testing.Mock
     assert lease_record.decode(setup.nodes["node0"].objects[KEY]).holder.host == "two"
 
 
-async def test_what_a_failed_attempt_left_does_not_hide_the_holder() -> None:
-    """A dead attempt with a higher epoch on few nodes must not let the living holder be overtaken."""
-    setup = Setup()
-    await setup.held("one")
-    attempt = replace(RECORD, epoch=9, token="dead", holder=replace(HOLDER, host="dead"))
-    setup.nodes["node0"].objects[KEY] = stored(attempt)
-    lease = Lease(
-        setup.nodes,
-        DRIVE,
-        SECRET,
-        replace(HOLDER, host="two"),
-        life=lambda holder, observer: "gone" if holder.host == "dead" else "running",
-    )
-    with pytest.raises(LeaseHeldError, match="on one"):
-        await lease.acquire()
-
-
-async def test_a_holder_on_one_node_that_answers_late_is_not_passed_over(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """What a lost majority left: the one node that knows the holder hangs, so nothing is known of any."""
-    setup = Setup()
-    setup.nodes["node4"].objects[KEY] = stored(RECORD)
-    setup.life = "running"
-
-    async def hang(_operation: str, _key: str) -> None:
-        await trio.sleep_forever()
-
-    answering, setup.nodes["node4"].before = setup.nodes["node4"].before, hang
-    with pytest.raises(UnavailableError, match="node4: no answer"):
-        await setup.lease().outlive_all()
-    setup.nodes["node4"].before = answering
-    with pytest.raises(LeaseHeldError, match="on host"):
-        await setup.lease().outlive_all()
-
-
 async def test_damaged_and_foreign_records_count_as_none() -> None:
     setup = Setup()
     setup.nodes["node0"].objects[KEY] = b"damaged"
@@ -643,39 +381,6 @@ async def test_without_acquire_there_is_no_lease() -> None:
         await lease.ensure()
     with pytest.raises(FencedError, match="not held"):
         await lease.verify()
-
-
-def test_this_process_runs_and_its_child_is_stopped_and_gone_as_signals_say() -> None:
-    me = this_process()
-    assert life_of(me, me) == "running"
-    code = (
-        "import dataclasses, json, time; from backend.commits.process_identity import this_process;"
-        "print(json.dumps(dataclasses.asdict(this_process())), flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout is not None
-        holder = Holder(**json.loads(child.stdout.readline()))
-        assert (holder.machine, holder.boot, holder.pid) == (me.machine, me.boot, child.pid)
-        assert life_of(holder, me) == "running"
-        os.kill(child.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
-        assert life_of(holder, me) == "stopped"
-        child.kill()
-        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert life_of(holder, me) == "gone"  # a zombie: killed, not waited for
-        child.wait()
-        assert life_of(holder, me) == "gone"
-
-
-def test_another_start_time_boot_or_machine_is_another_process() -> None:
-    me = this_process()
-    assert life_of(replace(me, started=me.started + 1), me) == "gone"
-    for other in (replace(me, boot="x"), replace(me, machine="x"), replace(me, pid_namespace="x")):
-        assert life_of(other, me) == "elsewhere"
-
-
-def test_the_boot_clock_counts_suspended_time() -> None:
-    assert boot_clock() >= time.clock_gettime(time.CLOCK_MONOTONIC) - 1
 
 
 @pytest.mark.parametrize("bad", range(1, 6))
