@@ -1,8 +1,9 @@
 """From the journal into the commit log; snapshots of the namespace."""
 
+from cache.publish.commit_building import CommitIdentity, blocks_named, is_same_commit
 from cache.publish.commit_payload import open_operations
 from cache.publish.cut_rule import Intervals
-from cache.publish.publisher import CommitIdentity, Publisher, blocks_named, is_same_commit
+from cache.publish.publisher import Publisher
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
 from cache.publish.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore

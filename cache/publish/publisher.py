@@ -17,19 +17,17 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final
 
 import trio
 
-from backend.commits import payload_associated_data
 from backend.errors import DriveError, FencedError, NoSpaceError
-from backend.upstream import BlockId, Commit, Head, Upstream
+from backend.upstream import BlockId, Commit, Upstream
 from cache.blocks import Sealer
 from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
-from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Stored, Trimming
-from cache.namespace import CommitWriter, Release, SetExtents, SetWriter, decode, encode, is_release
-from cache.publish.commit_payload import seal_operations
+from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Trimming
+from cache.namespace import CommitWriter, SetWriter
+from cache.publish.commit_building import CommitIdentity, build, extents_of
 from cache.publish.cut_rule import CutRule, Intervals
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.wake import Wake
@@ -50,23 +48,6 @@ ROUNDS = 3
 after it."""
 CUTS = 3
 """So often a commit is cut, at once, if content of it turns out not to be storable."""
-
-_CONTENT = encode(SetExtents(0, 0, (), ()))[:2]
-"""how an encoded operation with extents begins"""
-
-
-@dataclass(frozen=True, slots=True)
-class CommitIdentity:
-    """The data in a commit about its maker."""
-
-    drive_id: bytes
-    device: int
-    host: bytes
-    """what the machine is called, for people"""
-    commit_key: bytes
-
-    def __repr__(self) -> str:
-        return f"CommitIdentity(device={self.device}, host={self.host!r})"
 
 
 class Publisher:
@@ -101,7 +82,7 @@ class Publisher:
         self._after_commit = after_commit
         self._collection_lock = collection_lock
         self._rule = CutRule(ledger, intervals.version, lambda: self.pressed)
-        self._built: tuple[int, Commit] | None = None
+        self._built: Commit | None = None
         self._lock = trio.Lock()
         self._wake = wake
         self.wake = wake.set
@@ -309,47 +290,17 @@ class Publisher:
 
     async def _keep_extents(self, layers: list[tuple[int, Layer]]) -> None:
         for count, (inode, layer) in enumerate(layers, 1):
-            self._ledger.keep_extents(self._extents(inode, layer))
+            row = self._ledger.namespace.inode(inode)
+            assert row is not None
+            self._ledger.keep_extents(extents_of(row, layer))
             self._settled(inode)
             if count % 64 == 0:
                 await trio.lowlevel.checkpoint()
 
-    def _extents(self, inode: int, layer: Layer) -> SetExtents:
-        row = self._ledger.namespace.inode(inode)
-        assert row is not None
-        cleared: list[tuple[int, int]] = []
-        extents: list[tuple[int, int, bytes, int]] = []
-        for piece in layer.pieces:
-            if cleared and cleared[-1][1] == piece.start:
-                cleared[-1] = (cleared[-1][0], piece.end)
-            else:
-                cleared.append((piece.start, piece.end))
-            if isinstance(piece, Stored):
-                _join(extents, piece)
-        return SetExtents(inode, row.content_commit, tuple(cleared), tuple(extents))
-
     def _build(self, pending: PendingCommit) -> Commit:
-        if self._built is not None and self._built[0] == pending.number:
-            return self._built[1]
-        identity, head, epoch = self._identity, self._ledger.head, self._upstream.epoch
-        added = tuple(sorted(blocks_named(pending.all_operations())))
-        dropped = tuple(sorted(_released(pending.operations)))
-        binding = payload_associated_data(
-            identity.drive_id,
-            pending.number,
-            head.hash,
-            identity.device,
-            epoch,
-            pending.time_ns,
-            added,
-            dropped,
-        )
-        payload = seal_operations(identity.commit_key, pending.all_operations(), binding)
-        commit = Commit(
-            pending.number, head.hash, identity.device, epoch, pending.time_ns, added, dropped, payload
-        )
-        self._built = (pending.number, commit)
-        return commit
+        if self._built is None or self._built.number != pending.number:
+            self._built = build(self._identity, pending, self._ledger.head, self._upstream.epoch)
+        return self._built
 
 
 def _refusal(error: Exception) -> FileSystemError | None:
@@ -359,44 +310,3 @@ def _refusal(error: Exception) -> FileSystemError | None:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         return NoSpaceLeftError(str(error)) if full else InputOutputError(str(error))
     return error if isinstance(error, FileSystemError) else None
-
-
-def _join(extents: list[tuple[int, int, bytes, int]], piece: Stored) -> None:
-    """Add the piece, as more of the extent before where it goes on in the same block."""
-    length = piece.end - piece.start
-    if extents:
-        offset, before, block, block_offset = extents[-1]
-        if (offset + before, block, block_offset + before) == (piece.start, piece.block, piece.block_offset):
-            extents[-1] = (offset, before + length, block, block_offset)
-            return
-    extents.append((piece.start, length, piece.block, piece.block_offset))
-
-
-def blocks_named(operations: list[bytes]) -> set[BlockId]:
-    """The blocks that the contents in a commit refer to: written ones, and those of instant copies."""
-    found: set[BlockId] = set()
-    for encoded in operations:
-        if encoded[:2] != _CONTENT:
-            continue
-        operation = decode(encoded)
-        assert isinstance(operation, SetExtents)
-        found.update(BlockId(block) for _, _, block, _ in operation.extents)
-    return found
-
-
-def _released(operations: list[bytes]) -> set[BlockId]:
-    found: set[BlockId] = set()
-    for encoded in filter(is_release, operations):
-        operation = decode(encoded)
-        assert isinstance(operation, Release)
-        found.update(map(BlockId, operation.blocks))
-    return found
-
-
-def is_same_commit(pending: PendingCommit, operations: list[bytes], head: Head, commit: Commit) -> bool:
-    """Whether `commit`, whose opened payload is `operations`, is the pending one: a process that was
-    killed between appending and noting it finds its own commit in the log."""
-    return (commit.number, commit.previous) == (
-        pending.number,
-        head.hash,
-    ) and operations == pending.all_operations()

@@ -35,8 +35,8 @@ from cache.namespace.operations import (
     encode,
 )
 from cache.opening import open_drive
+from cache.publish.commit_building import CommitIdentity
 from cache.publish.commit_payload import seal_operations
-from cache.publish.publisher import CommitIdentity
 from cache.sync.check_log import LogReplay, differences
 from tests.drives import DRIVE_ID, KEYS, QUIET
 from tests.memory_upstream import MemoryUpstream
