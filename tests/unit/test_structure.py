@@ -249,6 +249,9 @@ def test_the_page_has_every_room_and_all_that_is_outside_of_rooms() -> None:
     outside = {f"{package}/{name}.py" for package, names in OUTSIDE.items() for name in names}
     assert len(rooms) > 20
     assert sorted((rooms | outside) - paths_named_on("docs/architecture.md")) == []
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    said = [path for row in rows for path in re.findall(r"`(\S+)`", row)]
+    assert sorted(said) == sorted(set(said)), "a room stands there twice"
 
 
 def test_the_page_of_the_failpoints_names_each() -> None:
