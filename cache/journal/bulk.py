@@ -58,6 +58,8 @@ class BulkFiles:
         self._files: dict[int, BulkFile] = {}
         """in the order of their numbers"""
         self._appended: BulkFile | None = None
+        self._other_bytes: int | None = 0
+        """of all files but `_appended`; None: to be counted anew"""
         self.nameless = False
         """as in `cache.journal.segments`"""
 
@@ -67,11 +69,15 @@ class BulkFiles:
             descriptor = self._disk.open(str(path), os.O_RDWR)
             number = int(path.stem, 16)
             self._files[number] = BulkFile(number, str(path), descriptor, os.fstat(descriptor).st_size)
+        self._other_bytes = None
 
     @property
     def used_bytes(self) -> int:
-        """Bytes in all files."""
-        return sum(file.end for file in self._files.values())
+        """Bytes in all files. Each change asks for it."""
+        appended = self._appended
+        if self._other_bytes is None:
+            self._other_bytes = sum(file.end for file in self._files.values() if file is not appended)
+        return self._other_bytes + (0 if appended is None else appended.end)
 
     def bytes_before(self, record: int) -> int:
         """Bytes in the files to which only records before `record` refer."""
@@ -82,6 +88,7 @@ class BulkFiles:
         file = self._appended
         if file is None or file.end >= size:
             file = self._appended = self._create(new_number())
+            self._other_bytes = None
         self._disk.write(file.descriptor, [data], file.end)
         self._environment.failpoints.reached(BULK_WRITTEN)
         position = file.number << OFFSET_BITS | file.end
@@ -122,7 +129,7 @@ class BulkFiles:
 
     def leave(self) -> None:
         """Go on in a new file."""
-        self._appended = None
+        self._appended = self._other_bytes = None
 
     def named(self) -> list[tuple[str, int]]:
         """The files, by name and descriptor."""
@@ -140,11 +147,13 @@ class BulkFiles:
         """The bytes at `position`, the last ones, have no record."""
         file = self._files[position >> OFFSET_BITS]
         file.end = position & OFFSET_MASK
+        self._other_bytes = None
         file.synced_to = min(file.synced_to, file.end)
 
     def drop_before(self, record: int) -> list[int]:
         """Remove the files to which only records before `record` refer; their descriptors, still open."""
         dropped = []
+        self._other_bytes = None
         for file in [file for file in self._files.values() if file.last < record]:
             if file is self._appended:
                 self._appended = None
@@ -157,6 +166,7 @@ class BulkFiles:
 
     def set_unreferred_aside(self) -> None:
         """Keep files without a record aside. Records that are kept there may refer to them."""
+        self._other_bytes = None
         for file in [file for file in self._files.values() if not file.last]:
             set_aside(self._folder, [file.path], self._disk)
             os.close(self._files.pop(file.number).descriptor)
@@ -165,5 +175,5 @@ class BulkFiles:
         """Forget all files; their descriptors, to be closed."""
         descriptors = [file.descriptor for file in self._files.values()]
         self._files.clear()
-        self._appended = None
+        self._appended = self._other_bytes = None
         return descriptors

@@ -3,7 +3,8 @@
 Invariants:
 1. A file's number is higher than that of any file that is there, and than the namespace's position: so a
    position never means two things.
-2. `unsynced` has every kept segment with records, or a header, that may not be on the disk.
+2. Only the newest segment grows.
+3. `unsynced` has every kept segment with records, or a header, that may not be on the disk.
 
 Changed on the event-loop thread only; `descriptor` may be called by any thread.
 """
@@ -19,6 +20,7 @@ class KeptSegments:
 
     __slots__ = (
         "_by_number",
+        "_older_bytes",
         "has_new_names",
         "highest_number",
         "in_order",
@@ -30,6 +32,8 @@ class KeptSegments:
     def __init__(self) -> None:
         self.in_order: list[Segment] = []
         self._by_number: dict[int, Segment] = {}
+        self._older_bytes = 0
+        """of all but the newest: each change asks for it"""
         self.next_sequence = 1
         """of the record that is appended next"""
         self.open_commit = 0
@@ -42,12 +46,16 @@ class KeptSegments:
 
     def add(self, segment: Segment) -> None:
         """Keep one more, the newest."""
+        if self.in_order:
+            self._older_bytes += self.in_order[-1].size
         self.in_order.append(segment)
         self._by_number[segment.number] = segment
 
     def pop_oldest(self) -> Segment:
         """Keep the oldest no longer."""
         segment = self.in_order.pop(0)
+        if self.in_order:
+            self._older_bytes -= segment.size
         del self._by_number[segment.number]
         self.unsynced.discard(segment.number)
         return segment
@@ -93,9 +101,7 @@ class KeptSegments:
     @property
     def used_bytes(self) -> int:
         """Bytes of the segments: of the last one its records, of all others their whole size."""
-        if not self.in_order:
-            return 0
-        return sum(segment.size for segment in self.in_order[:-1]) + self.in_order[-1].end
+        return self._older_bytes + self.in_order[-1].end if self.in_order else 0
 
     @property
     def record_bytes(self) -> int:
@@ -117,3 +123,4 @@ class KeptSegments:
         close_all(segment.descriptor for segment in self.in_order)
         self.in_order.clear()
         self._by_number.clear()
+        self._older_bytes = 0

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trio
+from hypothesis import given
+from hypothesis import strategies as st
 
+from backend.buffer import Buffer
 from backend.system.durable import Durable
 from cache.errors import InputOutputError, NoSpaceLeftError
-from cache.journal.format import Bulk, RecordType, decode_bulk
+from cache.journal.format import OFFSET_MASK, Bulk, RecordType, decode_bulk
 from cache.journal.journal import Journal
 from tests.changing_disk import exchanged
 from tests.unit.cache.journal.test_journal import SEGMENT, Waiting, failing, open_files, opened, put
@@ -236,3 +240,65 @@ async def test_a_new_segment_and_its_name_are_synced_though_it_has_no_record(tmp
         await journal.sync()
     assert synced == [str(tmp_path)], "a sync that was cancelled has synced nothing"
     journal.close()
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("record"), st.integers(0, 2000)),
+            st.tuples(st.just("bulk"), st.integers(1, 5000)),
+            st.tuples(st.just("refused bulk"), st.integers(1, 5000)),
+            st.tuples(st.just("drop"), st.integers(0, 30)),
+            st.tuples(st.just("reopen"), st.just(0)),
+        ),
+        max_size=40,
+    )
+)
+def test_used_bytes_are_those_of_the_files(
+    tmp_path_factory: pytest.TempPathFactory, actions: list[tuple[str, int]]
+) -> None:
+    """Each change asks for them, so they are counted on as files come, grow and go."""
+    folder = tmp_path_factory.mktemp("journal")
+    journal, _ = opened(folder)
+    positions = list[int]()
+    for action, number in actions:
+        match action:
+            case "record":
+                positions.append(put(journal, bytes(number)))
+            case "bulk":
+                positions.append(write(journal, bytes(number))[0])
+            case "refused bulk":
+                before = journal.used_bytes
+                with exchanged(journal.environment, RecordsRefused()), pytest.raises(InputOutputError):
+                    write(journal, bytes(number))
+                # A file of its own may be begun for bytes that are taken back, and so may a segment.
+                assert before <= journal.used_bytes <= before + SEGMENT
+                journal.close()
+                journal, _ = opened(folder)
+            case "drop" if positions:
+                journal.drop_before(positions[number % len(positions)])
+            case "reopen":
+                journal.close()
+                journal, _ = opened(folder)
+        assert journal.used_bytes == on_disk(folder, journal)
+    journal.close()
+
+
+class RecordsRefused(Durable):
+    """Takes one write, that of the bytes, and refuses that of their record."""
+
+    def __init__(self) -> None:
+        self._writes = 0
+
+    def write(self, descriptor: int, parts: Sequence[Buffer], offset: int) -> int:
+        self._writes += 1
+        if self._writes > 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return super().write(descriptor, parts, offset)
+
+
+def on_disk(folder: Path, journal: Journal) -> int:
+    """Bytes of all files of the journal, of its newest segment only the records."""
+    newest = max(folder.glob("*.journal"))
+    rest = [path for path in (*folder.glob("*.journal"), *files(folder)) if path != newest]
+    return (journal.end & OFFSET_MASK) + sum(path.stat().st_size for path in rest)
