@@ -22,8 +22,21 @@ def new_drive_key() -> bytes:
 class DriveKeys:
     """The 32-byte sub-keys of a drive. Immutable; never shows a key in its repr. Thread-safe."""
 
-    __slots__ = ("block", "block_id", "chunker", "commit", "lease", "object", "pack", "root", "snapshot_hash")
+    __slots__ = (
+        "access",
+        "block",
+        "block_id",
+        "chunker",
+        "commit",
+        "lease",
+        "object",
+        "pack",
+        "root",
+        "snapshot_hash",
+    )
 
+    access: Final[bytes]
+    """Seals the access keys of the doors."""
     block: Final[bytes]
     """Seals blocks (by a key derived per block)."""
     block_id: Final[bytes]
@@ -48,6 +61,7 @@ class DriveKeys:
         """`drive_key` is 32 bytes, `drive_id` 16; `ValueError` otherwise."""
         if len(drive_key) != KEY_SIZE or len(drive_id) != DRIVE_ID_SIZE:
             raise ValueError("a drive key has 32 bytes and a drive id 16")
+        self.access = derive(drive_key, "access", drive_id)
         self.block = derive(drive_key, "block", drive_id)
         self.block_id = derive(drive_key, "block id", drive_id)
         self.chunker = derive(drive_key, "chunker", drive_id)

@@ -48,7 +48,8 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a request says of itself. `expires`: seconds, of a presigned one; None: by header."""
+    """The signature of a request as it says itself. `expires`: seconds, of a presigned one; None: by
+    header."""
 
     access_key: str
     scope: Scope

@@ -1,0 +1,122 @@
+"""Who may do what: keys, owners, policies, access lists.
+
+Invariants:
+1. Nothing is allowed that nothing allows; nobody (an unsigned request) owns nothing.
+2. A denial of the key's own policy or of the bucket's wins.
+3. A user has all rights on own buckets, unless the key that signs has a policy: then those that this policy
+   or the bucket's allows. On buckets of others, and as nobody, those that the bucket's policy or an access
+   list gives, as far as the key's policy, if it has one, allows them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.s3 import acl, policy
+from gateway.s3.objects import Bucket, ObjectLayer, S3Error
+from gateway.s3.policy import Policy, Question, Verdict
+
+DEFAULT_USER: Final = "drive"
+"""Owns the folders that the mount made, and belongs to keys that are added without a user."""
+BLOCKS: Final = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """The signer of a request. `user` and `key_id` are empty for nobody."""
+
+    user: str = ""
+    key_id: str = ""
+    policy: Policy | None = None
+
+
+ANONYMOUS: Final = Identity()
+
+
+def owner_of(bucket: Bucket) -> str:
+    """The user whose it is."""
+    return bucket.owner or DEFAULT_USER
+
+
+def blocks_of(layer: ObjectLayer, bucket: str) -> frozenset[str]:
+    """The switches of the bucket's PublicAccessBlock that are on."""
+    found = layer.setting(bucket, "public-access-block")
+    return frozenset(found.decode().split()) if found else frozenset()
+
+
+class Access:
+    """Decides for one request of `who`. `context`: condition keys of the request."""
+
+    def __init__(self, layer: ObjectLayer, who: Identity, context: Mapping[str, str]) -> None:
+        self._layer = layer
+        self.who = who
+        self.context = dict(context)
+
+    def require(
+        self,
+        action: str,
+        bucket: str = "",
+        key: bytes | None = None,
+        permission: str = "",
+        object_acl: str = "",
+    ) -> None:
+        """`AccessDenied` if it may not be; `NoSuchBucket`. `permission`: the one of access lists that would
+        do; `object_acl`: `OWNER LIST` of the object that is asked about."""
+        if not self.allows(action, bucket, key, permission, object_acl):
+            raise S3Error("AccessDenied")
+
+    def allows(
+        self,
+        action: str,
+        bucket: str = "",
+        key: bytes | None = None,
+        permission: str = "",
+        object_acl: str = "",
+    ) -> bool:
+        """As `require`."""
+        resource = bucket if key is None else f"{bucket}/{key.decode('utf-8', 'replace')}"
+        question = Question(self.who.user, f"s3:{action}", resource or "*", self.context)
+        own = "" if self.who.policy is None else self.who.policy.verdict(question)
+        if own == "deny":
+            return False
+        if not bucket:
+            return bool(self.who.user) and (self.who.policy is None or own == "allow")
+        return self._on_bucket(question, self._layer.bucket(bucket), own, permission, object_acl)
+
+    def _on_bucket(
+        self, question: Question, bucket: Bucket, own: Verdict, permission: str, object_acl: str
+    ) -> bool:
+        of_bucket = self._of_bucket(question, bucket)
+        if of_bucket == "deny":
+            return False
+        if self.who.user == owner_of(bucket):
+            return self.who.policy is None or "allow" in (own, of_bucket)
+        if self.who.policy is not None and own != "allow":
+            return False
+        return of_bucket == "allow" or self._by_list(bucket, permission, object_acl)
+
+    def _of_bucket(self, question: Question, bucket: Bucket) -> Verdict:
+        document = self._layer.setting(bucket.name, "policy")
+        if document is None:
+            return ""
+        found = policy.parse(document, bucket.name)
+        verdict = found.verdict(question)
+        is_other = self.who.user != owner_of(bucket)
+        if verdict == "allow" and is_other and found.is_public:
+            return "" if "RestrictPublicBuckets" in blocks_of(self._layer, bucket.name) else verdict
+        return verdict
+
+    def _by_list(self, bucket: Bucket, permission: str, object_acl: str) -> bool:
+        if not permission:
+            return False
+        owner, _, listed = object_acl.partition(" ")
+        if owner and owner == self.who.user:
+            return True
+        if not object_acl:
+            found = self._layer.setting(bucket.name, "acl")
+            listed = found.decode() if found else acl.PRIVATE
+        if listed in acl.PUBLIC and "IgnorePublicAcls" in blocks_of(self._layer, bucket.name):
+            return False
+        return acl.allows(listed, permission, self.who.user, owner_of(bucket))

@@ -1,0 +1,163 @@
+"""The S3 door: an ASGI application on an object layer.
+
+Invariants:
+1. The order is: the signature, what the key may do, the body. A body is asked for (and `100 Continue` said)
+   only by an operation that was allowed.
+2. Every answer has a request id; the audit line has it too, and says who did what to which bucket, never a
+   secret.
+3. An error that the S3 API has no name for is a 500 or 503, which clients repeat, and is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Final
+
+import trio
+
+from backend.errors import DriveError, NoSpaceError
+from cache.errors import DriveFullError, FileSystemError, NoSpaceLeftError, ReadOnlyFileSystemError
+from gateway.http import Message, Receive, RefusedError, Scope, Send
+from gateway.s3 import answer as answers
+from gateway.s3.access import ANONYMOUS, Access, Identity
+from gateway.s3.access_keys import AccessKeys
+from gateway.s3.answer import Answer
+from gateway.s3.call import Call, Settings, failed_read
+from gateway.s3.object_operations import delete_marker_headers
+from gateway.s3.objects import ChangedError, DeleteMarkerError, NotModifiedError, ObjectLayer, S3Error
+from gateway.s3.request import Request
+from gateway.s3.routing import operation_of, place_of
+from gateway.s3.signature import Verified, claim_of, verify
+
+_FULL: Final = (NoSpaceLeftError, DriveFullError, NoSpaceError)
+
+log = logging.getLogger(__name__)
+
+
+class S3Door:
+    """See the module. `clock`: nanoseconds since 1970."""
+
+    def __init__(
+        self, layer: ObjectLayer, keys: AccessKeys, clock: Callable[[], int], settings: Settings
+    ) -> None:
+        self._layer = layer
+        self._keys = keys
+        self._clock = clock
+        self._settings = settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI, `http` only."""
+        audit: dict[str, str] = scope["state"]["audit"]
+        audit["id"] = request_id = secrets.token_hex(8).upper()
+        try:
+            found = await self._answer(scope, receive, audit)
+        except S3Error as error:
+            audit["code"] = error.code
+            found = _refusal(error, scope["path"], request_id)
+        found.headers["x-amz-request-id"] = request_id
+        await _send(found, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, audit: dict[str, str]) -> Answer:
+        try:
+            request = Request.of(scope["method"], scope["raw_path"], scope["query_string"], scope["headers"])
+        except ValueError as error:
+            raise S3Error("InvalidURI", str(error)) from None
+        request = self._as_signed(request)
+        bucket, key = place_of(request, self._settings)
+        operation = operation_of(request, bucket, key)
+        audit["operation"], audit["bucket"] = operation.__name__, bucket
+        who, verified = self._identified(request)
+        audit["key"], audit["user"] = who.key_id, who.user
+        access = Access(self._layer, who, _context(request, scope, self._clock()))
+        call = Call(request, self._layer, access, verified, receive, self._settings, bucket, key)
+        try:
+            return await operation(call)
+        except (S3Error, RefusedError, trio.BrokenResourceError):
+            raise
+        except (DriveError, FileSystemError, OSError) as error:
+            raise _of_drive(error, operation.__name__) from error
+
+    def _as_signed(self, request: Request) -> Request:
+        """With the host that the client meant, where a proxy has put another one."""
+        external, host = self._settings.external, request.header("host")
+        if not external or host == external or host.endswith(f".{external}"):
+            return request
+        return replace(request, headers={**request.headers, "host": external})
+
+    def _identified(self, request: Request) -> tuple[Identity, Verified | None]:
+        claim = claim_of(request)
+        if claim is None:
+            return ANONYMOUS, None
+        if "x-amz-security-token" in request.headers or "X-Amz-Security-Token" in request.query:
+            raise S3Error("InvalidToken", "The door gives no security tokens.")
+        key = self._keys.find(claim.access_key)
+        if key is None:
+            raise S3Error("InvalidAccessKeyId", "", {"AWSAccessKeyId": claim.access_key})
+        now = datetime.fromtimestamp(self._clock() / 1e9, UTC)
+        verified = verify(claim, request, key.secret, now)
+        return key.identity(), verified
+
+
+def _context(request: Request, scope: Scope, now_ns: int) -> dict[str, str]:
+    """The condition keys of a request."""
+    found = {
+        "aws:sourceip": scope["client"][0],
+        "aws:securetransport": "true" if scope["scheme"] == "https" else "false",
+        "aws:currenttime": datetime.fromtimestamp(now_ns / 1e9, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "aws:epochtime": str(now_ns // 1_000_000_000),
+    }
+    for name, header in (("aws:useragent", "user-agent"), ("aws:referer", "referer")):
+        if header in request.headers:
+            found[name] = request.headers[header]
+    for name in ("prefix", "delimiter", "max-keys", "versionId"):
+        if name in request.query:
+            found[f"s3:{name.lower()}"] = request.query[name]
+    found |= {f"s3:{name}": value for name, value in request.headers.items() if name.startswith("x-amz-")}
+    return found
+
+
+def _of_drive(error: Exception, operation: str) -> S3Error:
+    if isinstance(error, _FULL):
+        return S3Error("InsufficientStorage", f"The drive is full: {error}")
+    if isinstance(error, ReadOnlyFileSystemError):
+        return S3Error("ServiceUnavailable", f"The drive cannot be written now: {error}")
+    log.warning("%s failed: %s", operation, error)
+    return S3Error("ServiceUnavailable", "The drive cannot do that now; try again.")
+
+
+def _refusal(error: S3Error, path: str, request_id: str) -> Answer:
+    found = answers.of_error(error, path, request_id)
+    if isinstance(error, NotModifiedError):
+        found.headers |= failed_read(error)
+    if isinstance(error, DeleteMarkerError):
+        found.headers |= delete_marker_headers(error)
+    return found
+
+
+async def _send(answer: Answer, send: Send) -> None:
+    body = answer.body
+    size = len(body) if isinstance(body, bytes) else answer.size
+    if "content-length" not in answer.headers and answer.status not in (204, 304):
+        answer.headers["content-length"] = str(size)
+    headers = [
+        (name.encode("ascii"), value.encode("utf-8", "surrogateescape"))
+        for name, value in answer.headers.items()
+    ]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    if isinstance(body, bytes):
+        await send({"type": "http.response.body", "body": body})
+        return
+    left = answer.size or 0
+    try:
+        async for piece in body:
+            left -= len(piece)
+            part: Message = {"type": "http.response.body", "body": piece, "more_body": left > 0}
+            await send(part)
+    except ChangedError:
+        raise trio.BrokenResourceError("the object changed while it was read") from None
+    if answer.size == 0:
+        await send({"type": "http.response.body"})

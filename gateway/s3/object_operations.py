@@ -1,0 +1,415 @@
+"""The operations on one object: put, get, head, delete, copy, its tags, its access list, its attributes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from urllib.parse import unquote_to_bytes
+
+from gateway.s3 import acl, checksums
+from gateway.s3.access import blocks_of, owner_of
+from gateway.s3.answer import Answer, nothing, xml
+from gateway.s3.call import Call, etags, time_ns
+from gateway.s3.object_headers import (
+    SEALED,
+    byte_range,
+    check_served,
+    checked_tags,
+    checksum_headers,
+    headers_of,
+    http_date,
+    metadata_of,
+    version_header,
+    wants_checksums,
+)
+from gateway.s3.objects import (
+    Checksums,
+    Conditions,
+    DeleteMarkerError,
+    ObjectInfo,
+    OpenObject,
+    S3Error,
+    Source,
+)
+from gateway.s3.payload import DEFAULT_ALGORITHM, known_algorithm
+from gateway.s3.request import Request
+from gateway.s3.xml_answers import document, element, optional, time_text, truth
+from gateway.s3.xml_requests import MAX_DOCUMENT, Node, parse
+
+MAX_OBJECT = 5 << 30
+DIRECTIVES = ("COPY", "REPLACE", "")
+
+
+async def put_object(call: Call) -> Answer:
+    """PutObject."""
+    call.require("PutObject", "WRITE")
+    metadata = metadata_of(call.request, call.user)
+    check_acl(call, metadata.acl)
+    if metadata.tags:
+        call.require("PutObjectTagging")
+    payload = call.payload(may_stream=True, algorithm=DEFAULT_ALGORITHM)
+    check_size(call.request, payload.size)
+    info = await call.layer.put(
+        call.bucket, call.key, payload.pieces(), payload.size, metadata, payload.finish, call.conditions()
+    )
+    return nothing(200, _of_new(info) | checksum_headers(info.checksums))
+
+
+def check_size(request: Request, size: int | None) -> None:
+    """`S3Error` unless a body of this size can be an object put in one piece, or a part."""
+    if size is None and not request.header("transfer-encoding"):
+        raise S3Error("MissingContentLength")
+    if size is not None and size > MAX_OBJECT:
+        raise S3Error("EntityTooLarge", "", {"ProposedSize": str(size), "MaxSizeAllowed": str(MAX_OBJECT)})
+
+
+def check_acl(call: Call, name: str) -> None:
+    """`S3Error` if the bucket does not take this access list."""
+    if name == acl.PRIVATE:
+        return
+    ownership = call.layer.setting(call.bucket, "ownership")
+    if ownership == b"BucketOwnerEnforced" and name != "bucket-owner-full-control":
+        raise S3Error("AccessControlListNotSupported", "The bucket does not allow ACLs")
+    if name in acl.PUBLIC and "BlockPublicAcls" in blocks_of(call.layer, call.bucket):
+        raise S3Error("AccessDenied")
+
+
+def _of_new(info: ObjectInfo) -> dict[str, str]:
+    return {"etag": f'"{info.etag}"', **SEALED, **version_header(info.version_id)}
+
+
+async def get_object(call: Call) -> Answer:
+    """GetObject."""
+    found = _opened(call)
+    try:
+        answer = _answer_of(call, found.info, found)
+    except BaseException:
+        found.close()
+        raise
+    start, end = _asked(call, found)
+    answer.body, answer.size = _pieces(found, start, end), end - start
+    return answer
+
+
+async def head_object(call: Call) -> Answer:
+    """HeadObject."""
+    if "partNumber" not in call.request.query:
+        call.require_object("GetObject", "READ", call.version_id)
+        info = call.layer.head(call.bucket, call.key, call.version_id, call.conditions())
+        return _answer_of(call, info, None)
+    found = _opened(call)
+    try:
+        return _answer_of(call, found.info, found)
+    finally:
+        found.close()
+
+
+def _opened(call: Call) -> OpenObject:
+    version_id = call.version_id
+    call.require_object("GetObject" if version_id is None else "GetObjectVersion", "READ", version_id)
+    check_served(call.request)
+    return call.layer.open(call.bucket, call.key, version_id, call.conditions())
+
+
+async def _pieces(found: OpenObject, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
+    try:
+        if start < end:
+            async for piece in found.read(start, end):
+                yield piece
+    finally:
+        found.close()
+
+
+def _asked(call: Call, found: OpenObject) -> tuple[int, int]:
+    if "partNumber" in call.request.query:
+        return _part(call, found)
+    return byte_range(call.request.header("range"), found.info.size) or (0, found.info.size)
+
+
+def _part(call: Call, found: OpenObject) -> tuple[int, int]:
+    number = call.number("partNumber", 0)
+    if call.request.header("range"):
+        raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
+    part = found.part(number) if number else None
+    if part is None:
+        raise S3Error("InvalidPart" if found.info.parts == 0 else "InvalidPartNumber")
+    return part
+
+
+def _answer_of(call: Call, info: ObjectInfo, found: OpenObject | None) -> Answer:
+    """The head of the answer. `found`: it is needed for parts."""
+    request, by_part = call.request, "partNumber" in call.request.query
+    asked = None if by_part else byte_range(request.header("range"), info.size)
+    if by_part and found is not None:
+        asked = _part(call, found)
+    headers = headers_of(
+        info, request, signed=bool(call.user), whole=asked is None or (by_part and not info.parts)
+    )
+    start, end = asked or (0, info.size)
+    headers["content-length"] = str(end - start)
+    if by_part and info.parts:
+        headers |= _of_part(call, info)
+    if asked is None:
+        return Answer(200, headers)
+    headers["content-range"] = f"bytes {start}-{max(end - 1, 0)}/{info.size}"
+    return Answer(206, headers)
+
+
+def _of_part(call: Call, info: ObjectInfo) -> dict[str, str]:
+    headers = {"x-amz-mp-parts-count": str(info.parts)}
+    if wants_checksums(call.request):
+        number = call.number("partNumber", 0)
+        [part], _ = call.layer.parts(call.bucket, call.key, call.version_id, number - 1, 1)
+        headers |= checksum_headers(part.checksums)
+    return headers
+
+
+async def delete_object(call: Call) -> Answer:
+    """DeleteObject."""
+    version_id = call.version_id
+    call.require("DeleteObject" if version_id is None else "DeleteObjectVersion", "WRITE")
+    conditions = deletion_conditions(call)
+    deleted = await call.layer.delete(call.bucket, call.key, version_id, conditions)
+    headers = version_header(deleted.version_id)
+    if deleted.delete_marker:
+        headers["x-amz-delete-marker"] = "true"
+    return nothing(204, headers)
+
+
+def deletion_conditions(call: Call) -> Conditions:
+    """Of DeleteObject, whose size and time are asked for by headers of their own."""
+    header = call.request.header
+    size = header("x-amz-if-match-size")
+    if size and not (size.isascii() and size.isdigit()):
+        raise S3Error("InvalidArgument", "x-amz-if-match-size is no size.")
+    return Conditions(
+        if_match=etags(header("if-match")),
+        size=int(size) if size else None,
+        last_modified_ns=time_ns(header("x-amz-if-match-last-modified-time")),
+    )
+
+
+def source_of(call: Call) -> Source:
+    """The object that `x-amz-copy-source` names, decoded once. `S3Error`."""
+    text = call.request.header("x-amz-copy-source").encode("utf-8", "surrogateescape")
+    path, _, query = text.partition(b"?versionId=")
+    bucket, slash, key = unquote_to_bytes(path).removeprefix(b"/").partition(b"/")
+    if not slash or not bucket or not key:
+        raise S3Error("InvalidArgument", "Copy Source must mention the source bucket and key: /bucket/key")
+    version_id = unquote_to_bytes(query).decode("utf-8", "replace") or None
+    conditions = call.conditions("x-amz-copy-source-")
+    return Source(bucket.decode("utf-8", "replace"), key, version_id, conditions)
+
+
+def require_source(call: Call, source: Source) -> ObjectInfo:
+    """The object that is copied. `S3Error`: `AccessDenied` if the caller may not read it."""
+    access = call.access
+    info = None
+    if not access.allows("GetObject", source.bucket, source.key):
+        info = call.layer.head(source.bucket, source.key, source.version_id)
+        metadata = info.metadata
+        access.require("GetObject", source.bucket, source.key, "READ", f"{metadata.owner} {metadata.acl}")
+    return info or call.layer.head(source.bucket, source.key, source.version_id)
+
+
+async def copy_object(call: Call) -> Answer:
+    """CopyObject."""
+    call.require("PutObject", "WRITE")
+    source = source_of(call)
+    before = require_source(call, source)
+    given = metadata_of(call.request, call.user)
+    check_acl(call, given.acl)
+    replaced = _directive(call, "x-amz-metadata-directive") == "REPLACE"
+    tags = given.tags if _directive(call, "x-amz-tagging-directive") == "REPLACE" else None
+    _check_changes(call, source, replaced)
+    if not replaced:
+        old = before.metadata
+        kept = {"headers": old.headers, "user": old.user}
+        given = type(given)(**kept, storage_class=given.storage_class, acl=given.acl, owner=given.owner)
+    made = await _checksums_of(call, source, before)
+    info, version = await call.layer.copy(
+        source, call.bucket, call.key, given, tags, call.conditions(with_times=False), made
+    )
+    headers = {**SEALED, **version_header(info.version_id)}
+    if version:
+        headers["x-amz-copy-source-version-id"] = version
+    return xml(
+        document("CopyObjectResult", copied(info.etag, info.last_modified_ns, info.checksums)), headers
+    )
+
+
+def quoted(etag: str) -> str:
+    """The element ETag."""
+    return element("ETag", f'"{etag}"')
+
+
+def copied(etag: str, last_modified_ns: int, made: Checksums) -> str:
+    """The elements of the answers to CopyObject and UploadPartCopy."""
+    sums = "".join(element(f"Checksum{name}", value) for name, value in made.values.items())
+    time = element("LastModified", time_text(last_modified_ns))
+    return f"{time}{quoted(etag)}{sums}"
+
+
+def _directive(call: Call, name: str) -> str:
+    found = call.request.header(name)
+    if found not in DIRECTIVES:
+        raise S3Error("InvalidArgument", f"Unknown value of {name}.")
+    return found
+
+
+def _check_changes(call: Call, source: Source, replaced: bool) -> None:
+    """A copy of an object onto itself has to change something."""
+    onto_itself = (source.bucket, source.key, source.version_id) == (call.bucket, call.key, None)
+    changing = ("x-amz-storage-class", "x-amz-server-side-encryption", "x-amz-website-redirect-location")
+    if onto_itself and not replaced and not any(name in call.request.headers for name in changing):
+        raise S3Error(
+            "InvalidRequest",
+            "This copy request is illegal because it is trying to copy an object to itself without "
+            "changing the object's metadata, storage class or encryption attributes.",
+        )
+
+
+async def _checksums_of(call: Call, source: Source, before: ObjectInfo) -> Checksums | None:
+    """Of the copy, if the request asks for another algorithm than the source has: its bytes are read."""
+    asked = call.request.header("x-amz-checksum-algorithm")
+    if not asked or known_algorithm(asked) in before.checksums.values:
+        return None
+    running = checksums.new(known_algorithm(asked))
+    found = call.layer.open(source.bucket, source.key, source.version_id, Conditions(if_match=(before.etag,)))
+    async for piece in _pieces(found, 0, found.info.size):
+        running.update(piece)
+    return Checksums({known_algorithm(asked): checksums.text_of(running.digest())}, checksums.FULL_OBJECT)
+
+
+async def get_object_tagging(call: Call) -> Answer:
+    """GetObjectTagging."""
+    call.require_object("GetObjectTagging", "", call.version_id)
+    tags, version = call.layer.tags(call.bucket, call.key, call.version_id)
+    return xml(tagging(tags), version_header(version))
+
+
+def tagging(tags: dict[str, str]) -> bytes:
+    """The document of tags."""
+    listed = "".join(
+        f"<Tag>{element('Key', name)}{element('Value', value)}</Tag>" for name, value in tags.items()
+    )
+    return document("Tagging", f"<TagSet>{listed}</TagSet>")
+
+
+async def put_object_tagging(call: Call) -> Answer:
+    """PutObjectTagging."""
+    call.require_object("PutObjectTagging", "", call.version_id)
+    tags = tags_in(await call.document(MAX_DOCUMENT), most=10)
+    version = await call.layer.set_tags(call.bucket, call.key, tags, call.version_id)
+    return nothing(200, version_header(version))
+
+
+def tags_in(data: bytes, most: int) -> dict[str, str]:
+    """The tags of a document. `S3Error`."""
+    found = parse(data, "Tagging").child("TagSet")
+    listed: list[Node] = [] if found is None else list(found.children("Tag"))
+    return checked_tags([(tag.required("Key"), tag.required("Value")) for tag in listed], most)
+
+
+async def delete_object_tagging(call: Call) -> Answer:
+    """DeleteObjectTagging."""
+    call.require_object("DeleteObjectTagging", "", call.version_id)
+    version = await call.layer.set_tags(call.bucket, call.key, {}, call.version_id)
+    return nothing(204, version_header(version))
+
+
+async def get_object_acl(call: Call) -> Answer:
+    """GetObjectAcl."""
+    call.require_object("GetObjectAcl", "READ_ACP", call.version_id)
+    info = call.layer.head(call.bucket, call.key, call.version_id)
+    owner = owner_of(call.layer.bucket(call.bucket))
+    return xml(
+        acl.shown(info.metadata.acl, info.metadata.owner or owner, owner), version_header(info.version_id)
+    )
+
+
+async def put_object_acl(call: Call) -> Answer:
+    """PutObjectAcl."""
+    call.require_object("PutObjectAcl", "WRITE_ACP", call.version_id)
+    check_served(call.request)
+    owner = call.layer.head(call.bucket, call.key, call.version_id).metadata.owner
+    name = await acl_of(call, owner or owner_of(call.layer.bucket(call.bucket)))
+    check_acl(call, name)
+    version = await call.layer.set_acl(call.bucket, call.key, name, call.version_id)
+    return nothing(200, version_header(version))
+
+
+async def acl_of(call: Call, owner: str) -> str:
+    """The access list that a request sets."""
+    named = call.request.header("x-amz-acl")
+    if named:
+        return acl.canned(named)
+    data = await call.document(MAX_DOCUMENT)
+    if not data:
+        raise S3Error("MissingRequestBodyError", "An access list is missing.")
+    return acl.of_document(data, owner)
+
+
+async def get_object_attributes(call: Call) -> Answer:
+    """GetObjectAttributes."""
+    version_id = call.version_id
+    call.require_object("GetObject" if version_id is None else "GetObjectVersion", "READ", version_id)
+    wanted = {name.strip() for name in call.request.header("x-amz-object-attributes").split(",")}
+    known = {"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"}
+    if not wanted or wanted - known:
+        raise S3Error("InvalidArgument", "Invalid attribute name specified.")
+    info = call.layer.head(call.bucket, call.key, version_id, call.conditions())
+    parts = [
+        optional("ETag", info.etag) if "ETag" in wanted else "",
+        _checksum_element(info) if "Checksum" in wanted else "",
+        _parts_element(call, info) if "ObjectParts" in wanted else "",
+        element("StorageClass", info.metadata.storage_class or "STANDARD")
+        if "StorageClass" in wanted
+        else "",
+        element("ObjectSize", info.size) if "ObjectSize" in wanted else "",
+    ]
+    headers = {"last-modified": http_date(info.last_modified_ns), **version_header(info.version_id)}
+    return xml(document("GetObjectAttributesResponse", "".join(parts)), headers)
+
+
+def _checksum_element(info: ObjectInfo) -> str:
+    if not info.checksums.values:
+        return ""
+    sums = "".join(element(f"Checksum{name}", value) for name, value in info.checksums.values.items())
+    return f"<Checksum>{sums}{optional('ChecksumType', info.checksums.kind)}</Checksum>"
+
+
+def _parts_element(call: Call, info: ObjectInfo) -> str:
+    if not info.parts:
+        return ""
+    most = _header_number(call, "x-amz-max-parts", 1000)
+    after = _header_number(call, "x-amz-part-number-marker", 0)
+    parts, truncated = call.layer.parts(call.bucket, call.key, call.version_id, after, min(most, 1000))
+    listed = "".join(
+        f"<Part>{element('PartNumber', part.number)}{element('Size', part.size)}"
+        + "".join(element(f"Checksum{name}", value) for name, value in part.checksums.values.items())
+        + "</Part>"
+        for part in parts
+        if info.checksums.values
+    )
+    last = parts[-1].number if parts else 0
+    return (
+        f"<ObjectParts>{element('PartsCount', info.parts)}{element('PartNumberMarker', after)}"
+        f"{element('NextPartNumberMarker', last)}{element('MaxParts', most)}"
+        f"{element('IsTruncated', truth(truncated))}{listed}</ObjectParts>"
+    )
+
+
+def _header_number(call: Call, name: str, default: int) -> int:
+    text = call.request.header(name)
+    if text and not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise S3Error("InvalidArgument", f"{name} is no number.")
+    return int(text or default)
+
+
+def delete_marker_headers(error: DeleteMarkerError) -> dict[str, str]:
+    """Those of a refusal because of a delete marker."""
+    return {
+        "x-amz-delete-marker": "true",
+        "last-modified": http_date(error.last_modified_ns),
+        **version_header(error.version_id),
+    }

@@ -1,0 +1,273 @@
+"""Policies: documents that allow or deny actions, of an access key (identity) or of a bucket.
+
+Source: AWS, "IAM JSON policy elements reference", as far as object stores use it. Pure.
+
+Invariants:
+1. A denial wins over whatever allows. Nothing that is not allowed is.
+2. A policy with something that is not understood is refused when it is set (`MalformedPolicy`), so that none
+   is ever half in force.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+from gateway.s3.objects import S3Error
+
+MAX_POLICY: Final = 20 << 10
+VERSIONS: Final = ("2012-10-17", "2008-10-17")
+RESOURCE: Final = "arn:aws:s3:::"
+PUBLIC: Final = "*"
+
+Verdict = Literal["allow", "deny", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """`principal`: a user's name, empty for nobody. `resource`: BUCKET or BUCKET/KEY. `context`: condition
+    keys in lower case, with their values."""
+
+    principal: str
+    action: str
+    resource: str
+    context: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Condition:
+    test: Callable[[str, str], bool]
+    key: str
+    values: tuple[str, ...]
+    negated: bool
+    if_exists: bool
+
+    def holds(self, context: Mapping[str, str]) -> bool:
+        value = context.get(self.key)
+        if value is None:
+            return self.if_exists or self.negated
+        return any(self.test(value, wanted) for wanted in self.values) != self.negated
+
+
+@dataclass(frozen=True, slots=True)
+class _Statement:
+    effect: Verdict
+    principals: tuple[str, ...] | None
+    """None: of an identity policy, which is about whose it is"""
+    actions: tuple[tuple[str, ...], bool]
+    resources: tuple[tuple[str, ...], bool]
+    conditions: tuple[_Condition, ...]
+
+    def applies(self, question: Question) -> bool:
+        return (
+            self._is_about(question.principal)
+            and _matches(self.actions, question.action.lower())
+            and _matches(self.resources, question.resource)
+            and all(condition.holds(question.context) for condition in self.conditions)
+        )
+
+    def _is_about(self, principal: str) -> bool:
+        return self.principals is None or PUBLIC in self.principals or (principal or None) in self.principals
+
+    @property
+    def is_public(self) -> bool:
+        return self.effect == "allow" and PUBLIC in (self.principals or ()) and not self.conditions
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Made by `parse`."""
+
+    statements: tuple[_Statement, ...]
+
+    def verdict(self, question: Question) -> Verdict:
+        """The answer of the policy; empty: nothing."""
+        effects = {each.effect for each in self.statements if each.applies(question)}
+        return "deny" if "deny" in effects else "allow" if "allow" in effects else ""
+
+    @property
+    def is_public(self) -> bool:
+        """Whether it allows everybody something, under no condition."""
+        return any(statement.is_public for statement in self.statements)
+
+
+@lru_cache(maxsize=256)
+def parse(document: bytes, bucket: str | None) -> Policy:
+    """The policy of a bucket, or of a key (None). `S3Error`: `MalformedPolicy`."""
+    if len(document) > MAX_POLICY:
+        raise _malformed("it is too large")
+    try:
+        found = json.loads(document)
+    except ValueError:
+        raise _malformed("it is no JSON") from None
+    if not isinstance(found, dict) or not found.get("Statement"):
+        raise _malformed("it has no Statement")
+    if found.get("Version", VERSIONS[0]) not in VERSIONS:
+        raise _malformed("its Version is not known")
+    statements = found["Statement"]
+    listed = statements if isinstance(statements, list) else [statements]
+    return Policy(tuple(_statement(each, bucket) for each in listed))
+
+
+def _statement(found: Any, bucket: str | None) -> _Statement:
+    if not isinstance(found, dict) or found.get("Effect") not in ("Allow", "Deny"):
+        raise _malformed("a statement's Effect is Allow or Deny")
+    known = {"Sid", "Effect", "Principal", "Action", "NotAction", "Resource", "NotResource", "Condition"}
+    if found.keys() - known:
+        raise _malformed(f"{min(found.keys() - known)} is not known")
+    if (bucket is None) == ("Principal" in found):
+        raise _malformed("a bucket's policy has Principals, and a key's has none")
+    resources = _either(found, "Resource")
+    named = tuple(_resource(each, bucket) for each in resources[0])
+    return _Statement(
+        "allow" if found["Effect"] == "Allow" else "deny",
+        None if bucket is None else _principals(found["Principal"]),
+        (tuple(each.lower() for each in _either(found, "Action")[0]), "NotAction" in found),
+        (named, "NotResource" in found),
+        tuple(_conditions(found.get("Condition", {}))),
+    )
+
+
+def _either(found: Mapping[str, Any], name: str) -> tuple[list[str], bool]:
+    if (name in found) == (f"Not{name}" in found):
+        raise _malformed(f"a statement has either {name} or Not{name}")
+    return _texts(found.get(name, found.get(f"Not{name}"))), f"Not{name}" in found
+
+
+def _texts(value: Any) -> list[str]:
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise _malformed("a list of texts has something else, or nothing")
+    return texts
+
+
+def _resource(text: str, bucket: str | None) -> str:
+    if text == "*":
+        return text
+    name = text.removeprefix(RESOURCE)
+    if name == text or (bucket is not None and not _like(name.split("/")[0], bucket)):
+        raise S3Error("MalformedPolicy", "Policy has invalid resource")
+    return name
+
+
+def _principals(value: Any) -> tuple[str, ...]:
+    if value == "*":
+        return (PUBLIC,)
+    if not isinstance(value, dict) or value.keys() - {"AWS", "CanonicalUser"}:
+        raise S3Error("MalformedPolicy", "Invalid principal in policy")
+    return tuple(_principal(text) for listed in value.values() for text in _texts(listed))
+
+
+def _principal(text: str) -> str:
+    """`*`, a user's name, or arn:aws:iam::...:user/NAME or :root."""
+    match = re.fullmatch(r"arn:aws:iam::([^:]*):(?:user/)?(.+)", text)
+    if match is None:
+        return text
+    return match[1] if match[2] == "root" else match[2]
+
+
+_TESTS: Final[Mapping[str, Callable[[str, str], bool]]] = {
+    "stringequals": str.__eq__,
+    "stringlike": lambda value, wanted: _like(wanted, value),
+    "stringequalsignorecase": lambda value, wanted: value.lower() == wanted.lower(),
+    "bool": lambda value, wanted: value.lower() == wanted.lower(),
+    "ipaddress": lambda value, wanted: _is_in(value, wanted),
+    "numericequals": lambda value, wanted: _number(value) == _number(wanted),
+    "numericlessthan": lambda value, wanted: _number(value) < _number(wanted),
+    "numericlessthanequals": lambda value, wanted: _number(value) <= _number(wanted),
+    "numericgreaterthan": lambda value, wanted: _number(value) > _number(wanted),
+    "numericgreaterthanequals": lambda value, wanted: _number(value) >= _number(wanted),
+    "datelessthan": str.__lt__,
+    "datelessthanequals": str.__le__,
+    "dategreaterthan": str.__gt__,
+    "dategreaterthanequals": str.__ge__,
+    "arnequals": str.__eq__,
+    "arnlike": lambda value, wanted: _like(wanted, value),
+}
+"""Dates are compared as texts of one form."""
+_NEGATED: Final = {
+    "stringnotequals": "stringequals",
+    "stringnotlike": "stringlike",
+    "stringnotequalsignorecase": "stringequalsignorecase",
+    "notipaddress": "ipaddress",
+    "numericnotequals": "numericequals",
+    "arnnotequals": "arnequals",
+    "arnnotlike": "arnlike",
+}
+
+
+def _conditions(found: Any) -> list[_Condition]:
+    if not isinstance(found, dict):
+        raise _malformed("Condition is no object")
+    conditions = []
+    for operator, keys in found.items():
+        plain = operator.lower().removesuffix("ifexists")
+        name = _NEGATED.get(plain, plain)
+        if name not in _TESTS or not isinstance(keys, dict):
+            raise _malformed(f"the condition {operator} is not known")
+        for key, values in keys.items():
+            listed = values if isinstance(values, list) else [values]
+            texts = tuple(_text(value) for value in listed)
+            _check_values(name, texts)
+            if_exists = plain != operator.lower()
+            conditions.append(_Condition(_TESTS[name], key.lower(), texts, name != plain, if_exists))
+    return conditions
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, str | int):
+        raise _malformed("a condition's value is no text")
+    return str(value)
+
+
+def _check_values(name: str, values: Sequence[str]) -> None:
+    try:
+        for value in values:
+            if name == "ipaddress":
+                ipaddress.ip_network(value, strict=False)
+            elif name.startswith("numeric"):
+                float(value)
+    except ValueError:
+        raise _malformed("a condition's value is no address, or no number") from None
+
+
+def _matches(wanted: tuple[tuple[str, ...], bool], value: str) -> bool:
+    patterns, negated = wanted
+    return any(_like(pattern, value) for pattern in patterns) != negated
+
+
+def _like(pattern: str, value: str) -> bool:
+    return pattern == "*" or _pattern(pattern).fullmatch(value) is not None
+
+
+@lru_cache(maxsize=1024)
+def _pattern(pattern: str) -> re.Pattern[str]:
+    """`*` is any text, `?` any character; nothing else means something. What fnmatch makes of it goes back
+    for no star but the last one, so that no pattern is slow."""
+    return re.compile(fnmatch.translate(pattern.replace("[", "[[]")))
+
+
+def _is_in(value: str, network: str) -> bool:
+    try:
+        return ipaddress.ip_address(value) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _malformed(why: str) -> S3Error:
+    return S3Error("MalformedPolicy", f"The policy is not well-formed: {why}.")
