@@ -1,0 +1,20 @@
+"""Rebase: net changes of a device, and what becomes of them on a state that others have changed."""
+
+from cache.rebase.net_changes import NetChanges, changes_since
+from cache.rebase.placing import COPY_OF
+from cache.rebase.plan import Decision, Row, Situation
+from cache.rebase.resolve import Resolved, resolve, take_up
+from cache.rebase.views import NamespaceView
+
+__all__ = [
+    "COPY_OF",
+    "Decision",
+    "NamespaceView",
+    "NetChanges",
+    "Resolved",
+    "Row",
+    "Situation",
+    "changes_since",
+    "resolve",
+    "take_up",
+]

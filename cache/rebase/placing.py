@@ -1,0 +1,132 @@
+"""Placing: the directory and the name that each thing gets which comes to the published state.
+
+A directory that was deleted there is made again where it was. Two new directories of one name are one. Any
+other name that is taken becomes a conflict name.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Final
+
+from cache.rebase.conflict_names import conflict_name, is_read_by_ending
+from cache.rebase.net_changes import Key
+from cache.rebase.plan import Plan, Row, Situation, is_alive, made_of
+
+COPY_OF: Final = b"user.drivefs.conflict"
+"""Extended attribute of a file with a conflict name: JSON of the name that was taken (`of`), the newest
+commit that its maker knew (`base`), and the maker (`by`)."""
+
+
+class Placing:
+    """See the module. `numbers`: inodes of this device that are others at the head."""
+
+    def __init__(self, situation: Situation, plan: Plan) -> None:
+        self._s = situation
+        self._plan = plan
+        self.numbers: dict[int, int] = {}
+
+    def key_of(self, folder: int) -> Key:
+        """The name of a directory that lives here and not at the head."""
+        come = self._s.ours.come.get(folder)
+        return min(come or self._s.theirs.gone[folder])
+
+    def number_of(self, folder: int) -> int:
+        """The directory at the head that stands for one of this device."""
+        chain: list[int] = []
+        above = folder
+        while above not in self.numbers and not is_alive(self._s.head, above):
+            chain.append(above)
+            above = self.key_of(above)[0]
+        for each in reversed(chain):
+            parent, name = self.key_of(each)
+            self.numbers[each] = self._folder(each, (self.numbers.get(parent, parent), name))
+        return self.numbers.get(folder, folder)
+
+    def _folder(self, folder: int, key: Key) -> int:
+        """The directory to be at `key`, which is the name it has here."""
+        is_new = self._s.base.inode(folder) is None
+        there = self._plan.entry(self._s.head, key)
+        if there and self._is_one(there, is_new=is_new):
+            self._plan.decide(Row.FOLDERS_MERGED, folder, key)
+            return there
+        number = folder if is_new else self._s.number()
+        if not is_new:
+            self._plan.decide(Row.FOLDER_AGAIN, folder, key)
+        self._plan.made[number] = made_of(self._s.local, folder, number)
+        self._take(number, key)
+        return number
+
+    def _is_one(self, there: int, *, is_new: bool) -> bool:
+        """Whether the directory `there` and ours of that name are one: if ours is new, only a new one is."""
+        if there in self._plan.made:
+            return self._plan.made[there].row.is_directory
+        row = self._s.head.inode(there)
+        is_folder = row is not None and row.is_directory
+        return is_folder and (not is_new or self._s.base.inode(there) is None)
+
+    def place_new(self, inode: int, keys: list[Key]) -> None:
+        """Give an inode that this device made its names; if the same is there already, it is that one."""
+        there = self._plan.entry(self._s.head, self._mapped(keys[0]))
+        if (
+            len(keys) == 1
+            and there
+            and there not in self._plan.made
+            and self._s.is_same_content(inode, there)
+        ):
+            self.numbers[inode] = there
+            self._plan.decide(Row.SAME, inode, keys[0])
+            return
+        self._plan.made[inode] = made_of(self._s.local, inode, inode)
+        for key in keys:
+            self.place(inode, key)
+
+    def place(self, inode: int, key: Key) -> None:
+        """Give the inode that name, or a conflict name. The directory is one of this device."""
+        self._take(inode, self._mapped(key))
+
+    def _mapped(self, key: Key) -> Key:
+        return self.number_of(key[0]), key[1]
+
+    def _take(self, inode: int, key: Key) -> None:
+        if self._plan.entry(self._s.head, key):
+            self._plan.decide(Row.NAME_TAKEN, inode, key)
+            self.place_copy(inode, key)
+        else:
+            self._plan.placed[key] = inode
+
+    def place_copy(self, inode: int, key: Key) -> None:
+        """Give the inode a conflict name beside `key`, which is one of the head."""
+        self._plan.placed[self._free_key(inode, key)] = inode
+        made = self._plan.made.get(inode)
+        if made is not None and made.row.is_regular:
+            said = {"of": os.fsdecode(key[1]), "base": self._s.commit, "by": os.fsdecode(self._s.host)}
+            made.xattrs[COPY_OF] = json.dumps(said).encode()
+
+    def _free_key(self, inode: int, key: Key) -> Key:
+        made = self._plan.made.get(inode)
+        row = self._s.head.inode(inode) if made is None else made.row
+        assert row is not None
+        mode = 0 if row.is_directory else row.mode
+
+        def is_taken(name: bytes) -> bool:
+            return bool(self._plan.entry(self._s.head, (key[0], name)))
+
+        name = conflict_name(
+            key[1],
+            self._s.host,
+            row.mtime_ns,
+            is_last=is_read_by_ending(self._folder_name(key[0]), mode),
+            is_taken=is_taken,
+        )
+        return key[0], name
+
+    def _folder_name(self, folder: int) -> bytes:
+        """The name of a directory that will be there; empty for the root."""
+        for key, inode in self._plan.placed.items():
+            if inode == folder:
+                return key[1]
+        row = self._s.head.inode(folder)
+        names = {} if row is None else self._s.head.entries(row.parent)
+        return next((name for name, inode in names.items() if inode == folder), b"")

@@ -1,0 +1,282 @@
+"""Devices without journal, threads and network on one log: namespaces that write, rebase and follow.
+
+A content here is one block, named by what it says. A device acknowledges at once all that it does; the
+simulator checks that none of it is lost.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from stat import S_IFDIR, S_IFREG
+
+from cache.namespace import Namespace
+from cache.namespace.check import breaches
+from cache.namespace.operations import (
+    ROOT_INODE,
+    Create,
+    Delete,
+    Link,
+    Operation,
+    RemoveXattr,
+    Rename,
+    RenameLeavingWhiteout,
+    SetAttributes,
+    SetExtents,
+    SetXattr,
+    Unlink,
+)
+from cache.rebase import Row, take_up
+
+TABLES = ("inode", "dentry", "xattr", "extent", "pin")
+FIRST_TIME = 1_700_000_000 * 10**9
+Log = list[tuple[Operation, ...]]
+
+
+def hash_of(number: int) -> bytes:
+    """Of the commit of that number: there is one log only."""
+    return hashlib.sha256(b"%d" % number).digest()
+
+
+class Device:
+    """One of the devices, on the namespace at `path`."""
+
+    def __init__(self, path: Path, number: int, hits: Counter[Row] | None = None) -> None:
+        self.namespace = Namespace(str(path), device=number, cached_rows=256)
+        self.number = number
+        self.unpublished: list[Operation] = []
+        self.hits: Counter[Row] = Counter() if hits is None else hits
+        self._open: list[int] = []
+        self._times = itertools.count(FIRST_TIME + number, 1000)
+
+    def reset(self, commit: int) -> None:
+        """As of an earlier commit."""
+        self.namespace.undo(commit)
+        self.unpublished.clear()
+
+    def close(self) -> None:
+        self.namespace.close()
+
+    # What programs do
+
+    def now(self) -> int:
+        return next(self._times)
+
+    def do(self, *operations: Operation) -> None:
+        for operation in operations:
+            self.namespace.apply(operation)
+            self.unpublished.append(operation)
+
+    def find(self, path: str) -> int:
+        """The inode of a path, 0 if there is none."""
+        inode = ROOT_INODE
+        for name in filter(None, path.split("/")):
+            entry = self.namespace.entry(inode, name.encode())
+            if entry is None:
+                return 0
+            inode = entry.inode
+        return inode
+
+    def at(self, path: str) -> tuple[int, bytes]:
+        folder, _, name = path.rpartition("/")
+        return self.find(folder), name.encode()
+
+    def create(self, path: str, mode: int = S_IFREG | 0o644, target: bytes = b"") -> int:
+        inode = self.namespace.allocate_inode()
+        self.do(Create(*self.at(path), inode, mode, 0, 0, 0, target, self.now()))
+        return inode
+
+    def mkdir(self, path: str) -> int:
+        return self.create(path, S_IFDIR | 0o755)
+
+    def write(self, path: str, content: str) -> None:
+        """The whole content of a file, which is made if need be."""
+        self.write_inode(self.find(path) or self.create(path), content)
+
+    def write_inode(self, inode: int, content: str, offset: int = 0) -> None:
+        row = self.namespace.inode(inode)
+        assert row is not None
+        block, end, now = block_of(content), offset + len(content), self.now()
+        longest = max(row.size, end)
+        size, cleared = (longest, ((offset, end),)) if offset else (end, ((0, longest),))
+        self.do(SetAttributes(inode, size=size, mtime_ns=now, ctime_ns=now))
+        self.do(SetExtents(inode, row.content_commit, cleared, ((offset, len(content), block, 0),)))
+
+    def unlink(self, path: str) -> None:
+        """The name goes, and the inode if it was the last name."""
+        inode = self.find(path)
+        self.do(Unlink(*self.at(path), inode, self.now()))
+        self._end(inode)
+
+    def unlink_open(self, path: str) -> None:
+        """The name goes, and the inode stays until `close_files`."""
+        inode = self.find(path)
+        self.do(Unlink(*self.at(path), inode, self.now()))
+        self._open.append(inode)
+
+    def close_files(self) -> None:
+        """Nobody has a file open any more."""
+        for inode in self._open:
+            self._end(inode)
+        self._open.clear()
+
+    def _end(self, inode: int) -> None:
+        row = self.namespace.inode(inode)
+        if row is not None and not row.nlink:
+            self.do(Delete(inode))
+
+    def remove_tree(self, path: str) -> None:
+        for entry in self.namespace.entries(self.find(path), 0, 1000):
+            below = f"{path}/{entry.name.decode()}"
+            if self.is_folder(entry.inode):
+                self.remove_tree(below)
+            else:
+                self.unlink(below)
+        self.unlink(path)
+
+    def is_folder(self, inode: int) -> bool:
+        row = self.namespace.inode(inode)
+        return row is not None and row.is_directory
+
+    def rename(self, old: str, new: str) -> None:
+        inode, replaced = self.find(old), self.find(new)
+        self.do(Rename(*self.at(old), *self.at(new), inode, replaced, False, self.now()))
+        self._end(replaced)
+
+    def exchange(self, old: str, new: str) -> None:
+        self.do(Rename(*self.at(old), *self.at(new), self.find(old), self.find(new), True, self.now()))
+
+    def whiteout(self, old: str, new: str) -> None:
+        number = self.namespace.allocate_inode()
+        keys, inode = (*self.at(old), *self.at(new)), self.find(old)
+        self.do(RenameLeavingWhiteout(*keys, inode, self.find(new), number, 0, 0, self.now()))
+
+    def link(self, old: str, new: str) -> None:
+        self.do(Link(self.find(old), *self.at(new), self.now()))
+
+    def save(self, path: str, content: str) -> None:
+        """As editors do: a new file takes the old one's name."""
+        self.write(f"{path}~", content)
+        self.rename(f"{path}~", path)
+
+    def chmod(self, path: str, mode: int) -> None:
+        self.do(SetAttributes(self.find(path), mode=mode, ctime_ns=self.now()))
+
+    def chown(self, path: str, uid: int) -> None:
+        self.do(SetAttributes(self.find(path), uid=uid, ctime_ns=self.now()))
+
+    def touch(self, path: str) -> None:
+        self.do(SetAttributes(self.find(path), mtime_ns=self.now(), ctime_ns=self.now()))
+
+    def set_xattr(self, path: str, name: bytes, value: bytes) -> None:
+        self.do(SetXattr(self.find(path), name, value, self.now()))
+
+    def remove_xattr(self, path: str, name: bytes) -> None:
+        self.do(RemoveXattr(self.find(path), name, self.now()))
+
+    # What the drive does
+
+    def sync(self, log: Log, *, publish: bool = True) -> None:
+        """Follow the log, rebase what is unpublished, and publish that."""
+        lacking = len(log) - self.namespace.head().number
+        if lacking and self.unpublished:
+            self._rebase(log)
+        elif lacking:
+            self._follow(log)
+        if publish and self.unpublished:
+            log.append(tuple(self.unpublished))
+            self.unpublished.clear()
+            self._record(len(log))
+
+    def _rebase(self, log: Log) -> None:
+        before = self.live_blocks()
+        resolved = take_up(self.namespace, lambda: self._follow(log), (), b"dev%d" % self.number)
+        self.unpublished.clear()
+        self.do(*resolved.operations)
+        self.hits.update({decision.row for decision in resolved.decisions})
+        lost = before - self.all_blocks()
+        assert not lost, f"device {self.number} lost {lost}"
+
+    def _follow(self, log: Log) -> None:
+        for number in range(self.namespace.head().number + 1, len(log) + 1):
+            self.namespace.begin_commit(number)
+            for operation in log[number - 1]:
+                self.namespace.apply(operation)
+            self._record(number)
+
+    def _record(self, number: int) -> None:
+        self.namespace.record_commit(number, hash_of(number), FIRST_TIME + number)
+        self.namespace.begin_commit(number + 1)
+
+    # What there is
+
+    def live_blocks(self) -> set[bytes]:
+        """Those of files that have a name."""
+        sql = "SELECT block FROM extent JOIN inode USING (inode) WHERE nlink > 0"
+        return {block for (block,) in self.namespace.synced_connection().execute(sql)}
+
+    def all_blocks(self) -> set[bytes]:
+        """Those of now and of the past."""
+        sql = "SELECT block FROM extent UNION SELECT block FROM past_extent"
+        return {block for (block,) in self.namespace.synced_connection().execute(sql)}
+
+    def tree(self, folder: int = ROOT_INODE, above: str = "") -> dict[str, str]:
+        """All paths, each with a file's content, a link's target, or "/" of a folder."""
+        found: dict[str, str] = {}
+        for entry in self.namespace.entries(folder, 0, 1000):
+            path, row = f"{above}{entry.name.decode()}", self.namespace.inode(entry.inode)
+            assert row is not None
+            if row.is_directory:
+                found[path] = "/"
+                found |= self.tree(entry.inode, f"{path}/")
+            else:
+                found[path] = row.target.decode() or self.text(entry.inode)
+        return dict(sorted(found.items()))
+
+    def text(self, inode: int) -> str:
+        extents = self.namespace.extents(inode, 0, 1 << 40)
+        return "+".join(extent.block.rstrip(b"\0").decode() for extent in extents)
+
+    def rows(self) -> dict[str, list[tuple[object, ...]]]:
+        """Every row that all replicas have alike."""
+        connection = self.namespace.synced_connection()
+        found: dict[str, list[tuple[object, ...]]] = {}
+        for table in (*TABLES, *(f"past_{name}" for name in TABLES), "commits"):
+            found[table] = sorted(tuple(row) for row in connection.execute(f"SELECT * FROM {table}"))
+        found["inode"] = [row[:8] + row[9:] for row in found["inode"]]
+        return found
+
+
+def block_of(content: str) -> bytes:
+    return content.encode().ljust(32, b"\0")
+
+
+def settle(devices: Sequence[Device], log: Log) -> None:
+    """All publish, and follow; once more makes no commit. Checks what must hold then."""
+    for device in devices:
+        device.sync(log)
+    for device in devices:
+        device.sync(log)
+    length = len(log)
+    for device in devices:
+        device.sync(log)
+    assert len(log) == length, "settling again makes a commit"
+
+
+def check_replicas(devices: Sequence[Device], replay: Device, log: Log) -> None:
+    """Every replica's rows are those of one that only ever followed, and these are sound."""
+    replay.sync(log)
+    expected = replay.rows()
+    for device in devices:
+        assert device.rows() == expected, f"device {device.number} differs"
+    assert replay.namespace.orphans() == []
+
+
+def check_sound(device: Device, position: int) -> None:
+    """All rules of a published namespace hold. `position`: grows with each call."""
+    device.namespace.save(position)
+    found = [*breaches(device.namespace.synced_connection(), published=True)]
+    assert found == []
