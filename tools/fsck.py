@@ -26,7 +26,7 @@ from typing import Final
 
 import trio
 
-from backend.cluster import NodeEntry, Survey, check_nodes, check_places, cluster_change
+from backend.cluster import NodeEntry, Survey, check_nodes, check_places, cluster_change, drive_file_copies
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError, sole
 from backend.failpoints import OF_PROCESS
 from backend.findings import Finding, Findings
@@ -211,7 +211,7 @@ def _check_beside(run: _FsckRun) -> None:
         if not _is_ours(run, place):
             continue
         if run.mend:
-            check_nodes.rewrite_copy(place, file)
+            drive_file_copies.rewrite_copy(place, file)
         run.findings.add("mended" if run.mend else "left", f"{place} {text}")
 
 

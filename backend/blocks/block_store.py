@@ -32,6 +32,7 @@ from backend.blocks.block_reader import BlockReader
 from backend.blocks.compaction import Compactor
 from backend.blocks.index_pages import mark_dying, statistics_of
 from backend.blocks.index_reconciliation import IndexReconciliation, Progress, ReconcileReport
+from backend.blocks.index_upkeep import IndexUpkeep
 from backend.blocks.pack_moves import PackMoves, PackTurns
 from backend.blocks.presence import Presence
 from backend.blocks.repair_queue import FIRST_WAIT as REPAIR_WAIT
@@ -64,7 +65,6 @@ PARALLEL: Final = 4
 FIRST_WAIT: Final = 0.5
 LONGEST_WAIT: Final = 30.0
 STRAGGLER_PATIENCE: Final = 1.0
-RECONCILE_AGAIN: Final = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -108,22 +108,17 @@ class PackedBlockStore:
         self._repairs = RepairQueue(
             self._packs, index, self._is_pending, repair_wait, note_repair, self._turns
         )
-        self._reconciliation = IndexReconciliation(self._packs, index, self._is_pending, self._turns)
+        reconciliation = IndexReconciliation(self._packs, index, self._is_pending, self._turns)
         self._compactor = Compactor(self._packs, index, self._is_in_hand, self._repairs.wake, environment)
         self.moves: Final = PackMoves(index, self._turns, self._is_pending)
         """for who moves packs to other nodes beside this store"""
         self._compact_lock = trio.Lock()
         self._released = False
         self._presence = Presence(index, profile.m)
+        self._upkeep = IndexUpkeep(reconciliation, self._presence, nodes, self._repairs.wake)
         self._reader = BlockReader(
             index, self._packs.reader, self._presence, self._locate, self._moved, self._suspect
         )
-        self._reconcile_lock = trio.Lock()
-        self._reconciled_at = -RECONCILE_AGAIN
-        self._away: tuple[str, ...] = ()
-        self._incomplete = 0
-        """packs with too few fragments on the nodes that answered, which the index does not know"""
-        self._nodes_are_away = trio.Event()
 
     @property
     def repairs(self) -> RepairQueue:
@@ -135,7 +130,7 @@ class PackedBlockStore:
         require_placeable(cluster, self._nodes)
         self._capacity = CapacityModel(cluster, self._profile)
         self._packs.have_cluster(cluster)
-        self._note_away([name for name in self._away if name in self._nodes])
+        self._upkeep.forget_others()
 
     async def settle_writes(self) -> None:
         """Return when no fragment is on its way any more to where an earlier map had it."""
@@ -145,7 +140,7 @@ class PackedBlockStore:
         """Store what is put, repair, and look again for nodes that were away; until cancelled."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._repairs.run)
-            nursery.start_soon(self._reconcile_until_complete)
+            nursery.start_soon(self._upkeep.run)
             task_status.started()
             while True:
                 await self._slots.acquire()
@@ -180,14 +175,14 @@ class PackedBlockStore:
         may write, so none if it is for reading only."""
         if not self._writer.may_write:
             return Shortfall()
-        if self._away and await self._any_is_back():
+        upkeep = self._upkeep
+        if upkeep.away and await upkeep.is_any_back():
             with trio.move_on_after(patience):
-                await self.reconcile()
-        short = await self._repairs.settle(patience, self._away)
-        if not (self._away and self._incomplete):
+                await upkeep.compare()
+        short = await self._repairs.settle(patience, upkeep.away)
+        if not (upkeep.away and upkeep.incomplete):
             return short
-        names = tuple(sorted({*short.nodes, *self._away}))
-        return Shortfall(short.packs + self._incomplete, names)
+        return Shortfall(short.packs + upkeep.incomplete, tuple(sorted({*short.nodes, *upkeep.away})))
 
     async def get_block(self, block: BlockId) -> Buffer:
         return (await self.get_block_part(block, 0, MAX_BLOCK_SIZE)).data
@@ -233,7 +228,7 @@ class PackedBlockStore:
         async with self._compact_lock:
             until_ns = self._environment.wall_clock() - int(grace * 1e9)
             report = await self._compactor.run(self._writer.verify, until_ns, bytes_per_second)
-            if debris and not self._away:
+            if debris and not self._upkeep.away:
                 report.debris = await self._compactor.sweep_debris(self._writer.verify)
         return report
 
@@ -271,23 +266,7 @@ class PackedBlockStore:
         """Make the index agree with the nodes: add packs that it does not know (all, to a new
         index), queue those for repair whose fragments are not listed. Forgets nothing. Idempotent; `run`
         repeats it by itself while nodes are away."""
-        async with self._reconcile_lock:
-            report = await self._reconciliation.run(progress)
-            self._incomplete = report.incomplete
-            self._note_away(report.away)
-            self._repairs.wake()
-        if report.unreadable:
-            log.warning("packs whose index cannot be read: %s", ", ".join(report.unreadable))
-        return report
-
-    def _note_away(self, names: Sequence[str]) -> None:
-        self._away = tuple(names)
-        self._presence.note_away(names)
-        self._reconciled_at = trio.current_time()
-        if names:
-            self._nodes_are_away.set()
-        else:
-            self._nodes_are_away = trio.Event()
+        return await self._upkeep.compare(progress)
 
     def _has(self, block: BlockId) -> bool:
         return block in self._buffer or self._presence.has(block)
@@ -319,45 +298,29 @@ class PackedBlockStore:
 
     async def _locate(self, block: BlockId) -> BlockLocation:
         """The block's place. One that nobody knows may lie on nodes that were away: look again."""
-        location = self._index.locate(block)
-        if location is None and self._away and trio.current_time() > self._reconciled_at + RECONCILE_AGAIN:
-            await self.reconcile()
+        location, upkeep = self._index.locate(block), self._upkeep
+        if location is None and upkeep.away:
+            await upkeep.compare_for_block()
             location = self._index.locate(block)
         if location is None:  # who asks for a block that was forgotten needs it
             self._index.dying.revive([block])
             location = self._index.locate(block)
         if location is not None:
             return location
-        if self._away:
-            away = ", ".join(self._away)
+        if upkeep.away:
+            away = ", ".join(upkeep.away)
             raise UnavailableError(
-                f"block {block.hex()[:16]} is not on the nodes that answer; away: {away}", self._away
+                f"block {block.hex()[:16]} is not on the nodes that answer; away: {away}", upkeep.away
             )
         raise NotFoundError(f"block {block.hex()[:16]} is not stored")
 
     async def _moved(self, block: BlockId, before: BlockLocation) -> BlockLocation | None:
         """The block's new place, if a compaction (here, or by the mount that writes) has moved it."""
         location = self._index.locate(block)
-        due = trio.current_time() > self._reconciled_at + RECONCILE_AGAIN
-        if location is not None and location.pack.id == before.pack.id and due and not self._away:
-            await self.reconcile()
+        if location is not None and location.pack.id == before.pack.id and not self._upkeep.away:
+            await self._upkeep.compare_for_block()
             location = self._index.locate(block)
         return None if location is None or location.pack.id == before.pack.id else location
-
-    async def _reconcile_until_complete(self) -> None:
-        """A node that was away at the start may bring packs that the index does not know."""
-        while True:
-            await self._nodes_are_away.wait()
-            await trio.sleep(RECONCILE_AGAIN)
-            try:
-                if await self._any_is_back():
-                    await self.reconcile()
-            except DriveError as error:
-                log.warning("the nodes cannot be compared with the index now: %s", error)
-
-    async def _any_is_back(self) -> bool:
-        found = await ask_status([self._nodes[name] for name in self._away if name in self._nodes])
-        return any(status.state == "ok" for status in found.values())
 
     async def _store(self, nursery: trio.Nursery, pack: PendingPack) -> None:
         """Store one pack, however long it takes, and give the slot back."""

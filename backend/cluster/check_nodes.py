@@ -1,10 +1,10 @@
 """Checking what lies beside the data of a drive: `drive.toml` with its copies, and the nodes' identities.
 
-`drive.toml` lies in the drive's folder and on every node. `write_copies` changes the nodes first and the
-drive's folder last, so what most copies say is what the last finished change wrote, and a change that was
-interrupted is either finished or taken back. Where only the paths of nodes differ, the drive's folder is
-right (a person moved a disk), provided that its paths lead to these nodes. Functions here block on the disk;
-one that does not answer counts as away (`backend.system.patience`).
+`drive.toml` lies in the drive's folder and on every node. Who changes it (`drive_file_copies`) changes the
+nodes first and the drive's folder last, so what most copies say is what the last finished change wrote, and
+a change that was interrupted is either finished or taken back. Where only the paths of nodes differ, the
+drive's folder is right (a person moved a disk), provided that its paths lead to these nodes. Functions here
+block on the disk; one that does not answer counts as away (`backend.system.patience`).
 
 These copies vote on what the drive file says: those of the drive's folder, of the nodes that it names, and
 of the folders that a person named; each folder once. If the drive's folder has no copy that can be read,
@@ -22,16 +22,14 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
 
 from backend.cluster import check_places, drive_file
 from backend.cluster.drive_file import FILE_NAME, DriveFile, NodeEntry
 from backend.cluster.recovery import AHEAD
 from backend.commits import KEY as LEASE
 from backend.errors import DriveError, FormatError, NodeError, NotFoundError
-from backend.failpoints import declare
 from backend.nodes import (
     IDENTITY_FILE,
     MAX_FILE_SIZE,
@@ -43,19 +41,17 @@ from backend.nodes import (
     place_at,
 )
 from backend.packs import FOOTER_SIZE, decode_footer, parse_fragment_key
-from backend.system import THIS_MACHINE, ask
-
-NODES_WRITTEN: Final = declare(
-    "drive-file.nodes-written", "the nodes have the new drive.toml; the drive's folder has the old one"
-)
+from backend.system import ask
 
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """The drive file that counts, and the places of copies that are not it: each with one line."""
+    """The drive file that counts, and the places of copies that are not it: each with one line. `copies`: of
+    the drive's folder and of the places of its nodes, as far as they answer."""
 
     file: DriveFile
     wrong: tuple[tuple[NodePlace, str], ...]
+    copies: Mapping[NodePlace, bytes | None] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,32 +74,14 @@ def survey(folder: str, nodes: Sequence[str] = ()) -> Survey:
         raise _nothing_readable(folder, votes)
     file = _chosen(folder, readable, votes)
     expected = drive_file.encode(file)
-    members = sorted({_own(folder), *(entry.place(folder) for entry in file.nodes)}, key=str)
+    members = sorted({own_place(folder), *(entry.place(folder) for entry in file.nodes)}, key=str)
     found = ask({place: partial(_copy_in, place) for place in members})
     wrong = [
         (place, _what_is_wrong(data))
         for place, (is_there, data) in found.items()
         if is_there and data != expected
     ]
-    return Survey(file, tuple(wrong))
-
-
-def write_copies(folder: str, file: DriveFile) -> list[str]:
-    """Write `drive.toml` on the nodes that are there, then in the drive's folder; what could not be written,
-    one line for each node. `OSError` if the drive's folder itself cannot be written. Idempotent."""
-    failed = []
-    for entry in file.nodes:
-        place = entry.place(folder)
-        try:
-            if _answers_as_member(place, entry, file.id):
-                rewrite_copy(place, file)
-            else:
-                failed.append(f"{entry.name}: not there, so it has no new {FILE_NAME}")
-        except OSError as error:
-            failed.append(f"{entry.name}: {FILE_NAME} could not be written: {error.strerror}")
-    THIS_MACHINE.failpoints.reached(NODES_WRITTEN)
-    drive_file.save(os.path.join(folder, FILE_NAME), file)
-    return failed
+    return Survey(file, tuple(wrong), {place: data for place, (is_there, data) in found.items() if is_there})
 
 
 def retire(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:
@@ -114,11 +92,6 @@ def retire(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:
         return False
     place.remove((IDENTITY_FILE, FILE_NAME, LEASE, *OWN_FILES), ("packs", "commits", "roots"))
     return True
-
-
-def rewrite_copy(place: NodePlace, file: DriveFile) -> None:
-    """Put the drive file there. `OSError`."""
-    place.write(FILE_NAME, drive_file.encode(file))
 
 
 def wrong_identities(folder: str, file: DriveFile) -> Iterator[WrongIdentity]:
@@ -228,7 +201,7 @@ def holds_data_of(place: NodePlace, drive_id: bytes) -> bool:
 def _is_meant(folder: str, place: NodePlace, drive_id: bytes) -> bool:
     """Whether the drive's own folder names this one as a node, and it does not say that it is another
     drive's."""
-    own = _decoded(_copy_at(_own(folder)))
+    own = _decoded(_copy_at(own_place(folder)))
     if own is None or own.id != drive_id or place not in {entry.place(folder) for entry in own.nodes}:
         return False
     copy = _decoded(_copy_at(place))
@@ -243,7 +216,7 @@ def _is_meant(folder: str, place: NodePlace, drive_id: bytes) -> bool:
 def _votes(folder: str, nodes: Sequence[str]) -> dict[NodePlace, bytes | None]:
     """The bytes of each copy that has a vote, by its place; those that answer."""
     given = [place_at(url, os.getcwd()) for url in nodes]
-    places = list(dict.fromkeys([_own(folder), *given, *_places_of_nodes(folder)]))
+    places = list(dict.fromkeys([own_place(folder), *given, *_places_of_nodes(folder)]))
     found = ask({place: partial(_vote_of, place) for place in places})
     distinct = {real: (place, data) for place, (real, data) in reversed(found.items())}
     return dict(sorted(distinct.values(), key=lambda vote: places.index(vote[0])))
@@ -251,11 +224,11 @@ def _votes(folder: str, nodes: Sequence[str]) -> dict[NodePlace, bytes | None]:
 
 def _places_of_nodes(folder: str) -> list[NodePlace]:
     """The nodes' places as the drive's folder says, or those that they may be at if it says nothing."""
-    own = _decoded(_copy_at(_own(folder)))
+    own = _decoded(_copy_at(own_place(folder)))
     if own is not None:
         return [entry.place(folder) for entry in own.nodes]
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return [_own(os.path.join(folder, name)) for name in names]
+    return [own_place(os.path.join(folder, name)) for name in names]
 
 
 def _vote_of(place: NodePlace) -> tuple[Hashable, bytes | None]:
@@ -285,10 +258,10 @@ def _chosen(
     votes = Counter(data for place, data in copies.items() if place in readable)
 
     def weight(place: NodePlace) -> tuple[int, bool, int]:
-        return votes[copies[place]], place == _own(folder), readable[place].epoch
+        return votes[copies[place]], place == own_place(folder), readable[place].epoch
 
     chosen = readable[max(readable, key=weight)]
-    own = readable.get(_own(folder))
+    own = readable.get(own_place(folder))
     if own is None or own == chosen:
         return chosen
     if _only_paths_differ(own, chosen):
@@ -313,10 +286,11 @@ def _only_paths_differ(one: DriveFile, other: DriveFile) -> bool:
 
 
 def _leads_to_nodes(folder: str, file: DriveFile) -> bool:
-    return all(_answers_as_member(entry.place(folder), entry, file.id) for entry in file.nodes)
+    return all(answers_as_member(entry.place(folder), entry, file.id) for entry in file.nodes)
 
 
-def _answers_as_member(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:
+def answers_as_member(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:
+    """Whether the node is there. Blocks, not for long."""
     return ask({place: partial(_is_member, place, entry, drive_id)}).get(place, False)
 
 
@@ -328,8 +302,8 @@ def _is_member(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:
     return (found.name, found.drive_id) == (entry.name, drive_id)
 
 
-def _own(folder: str) -> NodePlace:
-    """The drive's own folder, and each folder in it, has a copy as nodes have."""
+def own_place(folder: str) -> NodePlace:
+    """The drive's own folder as a place: it, and each folder in it, has a copy as nodes have."""
     return DirectoryPlace(os.path.abspath(folder))
 
 

@@ -10,7 +10,9 @@ The lease needs a majority of the voters, and a change of the map may change the
    voters after it have a node in common (as in Ongaro, "Consensus: Bridging Theory and
    Practice", 2014, section 4.2), and epochs go on growing.
 4. A map reaches the nodes first and the drive's folder last, where each `drive.toml` is replaced at once: a
-   change that is interrupted has happened or not, and both maps lead to everything.
+   change that is interrupted has happened or not, and both maps lead to everything. Each is replaced only
+   where it is as it was seen under the lease, and a majority of the voters before and after must have the
+   new one before the drive's folder gets it: who was stopped in the middle puts nothing over a later map.
 5. A drive in use goes over to the new map within the change (`Use`), by the same acquisition of the lease.
    Nothing is published between the last word of the old voters and the first of the new ones. Invariant 3
    makes that safe: whoever acquires on the new voters, or still on the old ones, meets a voter that has this
@@ -28,7 +30,7 @@ from typing import Final, Protocol
 
 import trio
 
-from backend.cluster import check_nodes, drive_file
+from backend.cluster import check_nodes, drive_file, drive_file_copies
 from backend.cluster.drive_file import DriveFile, NodeEntry
 from backend.cluster.rebalance import NOBODY, Users
 from backend.commits import Lease
@@ -111,7 +113,7 @@ class HeldDrive:
             await last_look()
             with trio.CancelScope(shield=True):
                 await self.verify()
-                failed = await trio.to_thread.run_sync(check_nodes.write_copies, self.folder, new)
+                failed = await trio.to_thread.run_sync(self._replace_copies, new)
                 THIS_MACHINE.failpoints.reached(IN_FORCE)
                 await go_over()
                 THIS_MACHINE.failpoints.reached(GONE_OVER)
@@ -125,7 +127,14 @@ class HeldDrive:
         """Write the drive file, as most copies have it, to all its places: a change was interrupted. A line
         for each node that could not be told. Safe to repeat."""
         await self.verify()
-        return await trio.to_thread.run_sync(check_nodes.write_copies, self.folder, self.file)
+        return await trio.to_thread.run_sync(self._replace_copies, self.file)
+
+    def _replace_copies(self, new: DriveFile) -> list[str]:
+        """In the place of the map of this drive, or of `new` already, of a change that was interrupted."""
+        seen = check_nodes.survey(self.folder)
+        if (seen.file.epoch, seen.file.nodes) != (new.epoch, new.nodes):
+            _require_same(self.folder, self.file, seen.file)
+        return drive_file_copies.replace_copies(self.folder, seen, new)
 
     def _next(self, nodes: tuple[NodeEntry, ...]) -> DriveFile:
         """Keys may have been changed meanwhile, which needs no lease: they are taken as they are now."""
@@ -172,11 +181,13 @@ def require_surveyed(folder: str, file: DriveFile) -> None:
     _require_same(folder, file, check_nodes.survey(folder).file)
 
 
-def require_unchanged(folder: str, file: DriveFile) -> None:
-    """`ConflictError` if the drive file that most copies have is not `file`, its keys included: a person was
-    asked meanwhile. Raises as `survey`. Blocks."""
-    if check_nodes.survey(folder).file != file:
+def require_unchanged(folder: str, file: DriveFile) -> check_nodes.Survey:
+    """The copies as they are. `ConflictError` if the drive file that most of them have is not `file`, its
+    keys included: a person was asked meanwhile. Raises as `survey`. Blocks."""
+    seen = check_nodes.survey(folder)
+    if seen.file != file:
         raise ConflictError(f"{folder}: its {drive_file.FILE_NAME} was changed just now; try again")
+    return seen
 
 
 def require_current(folder: str, file: DriveFile) -> None:

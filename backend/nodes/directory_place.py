@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import stat
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -57,6 +58,20 @@ class DirectoryPlace:
 
     def write(self, name: str, data: bytes) -> None:
         self.environment.disk.write_file(os.path.join(self.folder, name), [data])
+
+    def replace(self, name: str, expected: bytes | None, data: bytes) -> bool:
+        path, disk = os.path.join(self.folder, name), self.environment.disk
+        if expected is None:
+            try:
+                disk.write_file(path, [data], exclusive=True)
+            except FileExistsError:
+                return False
+            return True
+        with _locked(path, len(expected) + 1) as found:
+            if found != expected:
+                return False
+            disk.write_file(path, [data])
+        return True
 
     def identity(self, name: str) -> NodeIdentity:
         return read_identity(self.folder, name)
@@ -118,6 +133,20 @@ class DirectoryPlace:
 
     def node(self, identity: NodeIdentity) -> Node:
         return DirectoryNode(self.folder, identity, environment=self.environment)
+
+
+@contextmanager
+def _locked(path: str, limit: int) -> Iterator[bytes | None]:
+    """The content of the file, at most so many bytes. Nobody else who asks here replaces it while the block
+    runs. None if there is none, or if it was replaced just now."""
+    try:
+        descriptor = node_files.open_regular(path, flags=os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except (FileNotFoundError, node_files.ForeignFileError):
+        yield None
+        return
+    with open(descriptor, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file.read(limit) if os.path.samestat(os.fstat(descriptor), os.lstat(path)) else None
 
 
 def _is_folder(path: str) -> bool:

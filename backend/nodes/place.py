@@ -58,6 +58,10 @@ class NodePlace(Protocol):
     def write(self, name: str, data: bytes) -> None:
         """Write a small object whole and durably, replacing."""
 
+    def replace(self, name: str, expected: bytes | None, data: bytes) -> bool:
+        """As `write`, where the object has the very bytes `expected` (None: there is none); whether it had.
+        Of several who replace the same bytes one does."""
+
     def identity(self, name: str) -> NodeIdentity:
         """Whose node it is. `NodeError` in one line if the place is missing, is no node, or what it says of
         itself cannot be understood; `name` is how messages call it."""

@@ -13,7 +13,7 @@ from typing import TypeVar
 import anyio
 
 from backend.buffer import Buffer
-from backend.errors import ConflictError, TransientError
+from backend.errors import ConflictError, NotFoundError, TransientError
 from backend.nodes.forwarding import ForwardingNode
 from backend.nodes.node import PAGE, Node, Space
 from backend.system import THIS_MACHINE, Environment, current_time
@@ -57,11 +57,19 @@ class RetryNode(ForwardingNode):
                 raise
             except ConflictError:
                 ours = b"".join(parts)
-                if not failed_before or await self._node.get(key, 0, len(ours) + 1) != ours:
+                if not failed_before or not await self._has(key, ours):
                     raise
                 await self._node.swap(key, ours, ours)
 
         await self._retried(create_once)
+
+    async def _has(self, key: str, data: bytes) -> bool:
+        """Whether the object, which is there, has exactly these bytes. `TransientError` if it is not found:
+        it was deleted meanwhile, or the node reads late."""
+        try:
+            return await self._node.get(key, 0, len(data) + 1) == data
+        except NotFoundError:
+            raise TransientError(f"{self.name}: {key} exists, and cannot be found") from None
 
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return await self._retried(partial(self._node.get, key, offset, length))

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -129,6 +131,39 @@ def test_small_objects_are_written_whole_and_read_to_a_limit(place: NodePlace) -
     assert place.read("drive.toml", 300) == data
     assert place.read("drive.toml", 299) == data
     assert place.read("drive.toml", 10) == data[:11]
+
+
+def test_an_object_is_replaced_where_it_is_as_it_was_seen(place: NodePlace) -> None:
+    place.prepare()
+    place.initialise(IDENTITY)
+    one, two = content("json", 300), content("random", 301)
+    assert not place.replace("drive.toml", one, two)
+    assert place.read("drive.toml", 400) is None
+    assert place.replace("drive.toml", None, one)
+    assert not place.replace("drive.toml", None, two)
+    assert not place.replace("drive.toml", one[:-1], two)
+    assert not place.replace("drive.toml", one + b" ", two)
+    assert place.read("drive.toml", 400) == one
+    assert place.replace("drive.toml", one, two)
+    assert place.read("drive.toml", 400) == two
+
+
+@pytest.mark.parametrize("before", [None, b"before"])
+def test_of_several_who_replace_one_does(place: NodePlace, before: bytes | None) -> None:
+    place.prepare()
+    place.initialise(IDENTITY)
+    if before is not None:
+        place.write("drive.toml", before)
+    barrier = threading.Barrier(8)
+
+    def replace(number: int) -> bool:
+        barrier.wait()
+        return place.replace("drive.toml", before, b"%d" % number)
+
+    with ThreadPoolExecutor(8) as pool:
+        told = list(pool.map(replace, range(8)))
+    assert sum(told) == 1
+    assert place.read("drive.toml", 10) == b"%d" % told.index(True)
 
 
 def test_the_node_there_is_the_one_that_was_made(place: NodePlace) -> None:

@@ -23,7 +23,15 @@ import trio.testing
 from backend.blocks import PackedBlockStore
 from backend.cluster import ObjectRebalance
 from backend.coding import ClusterMap, ClusterNode, copies_of, first_voters, next_voter, voters
-from backend.commits import REMEMBERED, Lease, LeaseVotes, ReplicatedCommitLog, ReplicatedObjects, ranking_of
+from backend.commits import (
+    DEFAULT_SECONDS,
+    REMEMBERED,
+    Lease,
+    LeaseVotes,
+    ReplicatedCommitLog,
+    ReplicatedObjects,
+    ranking_of,
+)
 from backend.commits.lease_record import Holder
 from backend.errors import (
     ConflictError,
@@ -186,19 +194,7 @@ class Mount:
 
 def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
     """A session that is not opened, put together as `tools.compose` does."""
-    every: dict[str, Node] = {
-        node.name: RetryNode(
-            Link(
-                world.voters[node.name],
-                world.chances,
-                world.background,
-                partial(world.is_away, name),
-                partial(world.lateness, name),
-            ),
-            environment=ENVIRONMENT,
-        )
-        for node in cluster.nodes
-    }
+    every = {node.name: _link(world, name, node.name) for node in cluster.nodes}
     nodes = {name: every[name] for name in voters(cluster)}
     copies = copies_of(cluster, M)
     health = NodeHealth(REMEMBERED)
@@ -219,6 +215,18 @@ def mount_of(world: World, name: str, cluster: ClusterMap) -> Mount:
     require_map = partial(_require_map, world, cluster)
     upstream = LocalUpstream(cast(PackedBlockStore, blocks), log, objects, writer, require_map=require_map)
     return Mount(name, world, lease, every, objects, log, upstream, blocks, cluster, [])
+
+
+def _link(world: World, machine: str, name: str) -> Node:
+    """The node of that name as the machine reaches it."""
+    link = Link(
+        world.voters[name],
+        world.chances,
+        world.background,
+        partial(world.is_away, machine),
+        partial(world.lateness, machine),
+    )
+    return RetryNode(link, environment=ENVIRONMENT)
 
 
 async def _require_map(world: World, cluster: ClusterMap) -> None:
@@ -283,6 +291,8 @@ async def session(mount: Mount, head: Head) -> Head:
             await confirm(mount)
             with suppress(TransientError, UnavailableError):
                 await mount.lease.renew()
+        if world.plan.map_changes and world.draw.random() < 0.2:
+            await change_in_use(mount)
     return head
 
 
@@ -390,24 +400,38 @@ async def lose_nodes(world: World) -> None:
     world.away = set()
 
 
+@dataclass(frozen=True)
+class Change:
+    """The next map: all nodes, those that vote, and the one that is emptied before, if one goes."""
+
+    names: list[str]
+    votes: list[str]
+    leaving: str | None = None
+
+
+def next_change(world: World) -> Change:
+    """One node or one vote comes or goes."""
+    names, votes = [node.name for node in world.map.nodes], voters(world.map)
+    spare = [name for name in world.voters if name not in names]
+    if (name := next_voter(world.map, M, names)) is not None:
+        return Change(names, [*votes, name])
+    if spare and (world.draw.random() < 0.5 or len(names) == world.plan.nodes):
+        return Change([*names, world.draw.choice(spare)], votes)
+    leaving = world.draw.choice(names)
+    stay, votes = ([name for name in each if name != leaving] for each in (names, votes))
+    return Change(stay, votes, leaving)
+
+
 async def change_map(world: World) -> None:
-    """One node or one vote comes or goes, now and then; what lies on the nodes moves."""
+    """Now and then, by a tool; what lies on the nodes moves."""
     while not world.calm:
         await trio.sleep(world.draw.uniform(20, 120))
-        names, votes = [node.name for node in world.map.nodes], voters(world.map)
-        spare = [name for name in world.voters if name not in names]
-        leaving: str | None = None
-        if (name := next_voter(world.map, M, names)) is not None:
-            votes.append(name)
-        elif spare and (world.draw.random() < 0.5 or len(names) == world.plan.nodes):
-            names.append(world.draw.choice(spare))
-        else:
-            leaving = world.draw.choice(names)
+        change = next_change(world)
         with suppress(*EXPECTED), trio.move_on_after(world.draw.uniform(5, 200)):
-            await _change_to(world, names, votes, leaving)
+            await _change_to(world, change)
 
 
-async def _change_to(world: World, names: list[str], votes: list[str], leaving: str | None) -> None:
+async def _change_to(world: World, change: Change) -> None:
     """As `drivefs node` does: a node that goes is emptied before."""
     old = world.map
     mount = mount_of(world, "changer", old)
@@ -415,30 +439,59 @@ async def _change_to(world: World, names: list[str], votes: list[str], leaving: 
     try:
         if world.map is not old:
             return
-        if leaving is not None:
-            await _move(world, mount, leaving)
-            names, votes = [[name for name in each if name != leaving] for each in (names, votes)]
-        await mount.lease.verify()
-        if world.chances.strikes("stopped writer"):
-            await trio.sleep(world.draw.uniform(0, 60))
-        if world.map is old:
-            world.map = world.map_of(old.epoch + 1, names, votes)
-            world.chances.met["map change"] += 1
+        if change.leaving is not None:
+            await _move(world, mount, mount.log, change.leaving)
+        if await _put_in_force(mount, change):
             await mount.lease.announce(world.map.epoch)
     finally:
         with trio.move_on_after(5, shield=True):
             await mount.lease.release()
 
 
-async def _move(world: World, mount: Mount, leaving: str) -> None:
+async def change_in_use(mount: Mount) -> None:
+    """As a mount does with its own nodes (`HeldDrive.put_in_force`, `RunningNodes.go_over`): its lease goes
+    over to the new voters, and it goes on."""
+    world = mount.world
+    if world.map is not mount.map:
+        return
+    change = next_change(world)
+    if change.leaving is not None:
+        log = ReplicatedCommitLog(mount.objects, claims=mount.lease.claimed, environment=ENVIRONMENT)
+        await _move(world, mount, log, change.leaving)
+    if not await _put_in_force(mount, change):
+        return
+    world.chances.met["map change in use"] += 1
+    mount.map = world.map
+    for name in change.names:
+        mount.every.setdefault(name, _link(world, mount.name, name))
+    nodes = {name: mount.every[name] for name in voters(mount.map)}
+    copies = copies_of(mount.map, M)
+    await mount.lease.go_over(nodes, DEFAULT_SECONDS)
+    mount.objects.have(nodes, ranking_of(mount.map, copies), copies)
+    with suppress(TransientError, UnavailableError):
+        await mount.lease.announce(mount.map.epoch)
+
+
+async def _put_in_force(mount: Mount, change: Change) -> bool:
+    """Replace the map under the lease; whether it was still the one that the lease is of."""
+    world, old = mount.world, mount.map
+    await mount.lease.verify()
+    if world.chances.strikes("stopped writer"):
+        await trio.sleep(world.draw.uniform(0, 60))
+    if world.map is not old:
+        return False
+    world.map = world.map_of(old.epoch + 1, change.names, change.votes)
+    world.chances.met["map change"] += 1
+    return True
+
+
+async def _move(world: World, mount: Mount, log: ReplicatedCommitLog, leaving: str) -> None:
     """Nothing is to be on that node."""
     nodes = tuple(replace(node, weight=float(node.name != leaving)) for node in mount.map.nodes)
     copies = copies_of(mount.map, M)
     ranking = ranking_of(ClusterMap(mount.map.epoch, nodes), copies, everyone=True)
     objects = ReplicatedObjects(mount.every, ranking, copies, DRIVE, SECRET)
-    moving = ObjectRebalance(
-        objects, mount.every, ranking, mount.log, mount.lease.verify, environment=ENVIRONMENT
-    )
+    moving = ObjectRebalance(objects, mount.every, ranking, log, mount.lease.verify, environment=ENVIRONMENT)
     try:
         await moving.run(lambda done, of: None)
     except CorruptError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.simulation.world import FAULTS
 pytestmark = pytest.mark.logs_warnings
 
 SEEDS = range(12)
+CHANGING = range(12, 20)
 
 
 def test_nothing_acknowledged_is_lost_whatever_happens() -> None:
@@ -25,6 +27,15 @@ def test_nothing_acknowledged_is_lost_whatever_happens() -> None:
     assert takeovers > 100
     assert acknowledged > 200
     assert met.keys() >= set(FAULTS), "some kind of fault was never met"
+
+
+def test_nothing_is_lost_where_mounts_and_tools_change_the_nodes() -> None:
+    """Each seed of these has changes of the map, under faults or without."""
+    met: Counter[str] = Counter()
+    for seed in CHANGING:
+        met += simulate(seed, replace(plan_of(seed), map_changes=True)).met
+    assert met["map change in use"] > 10
+    assert met["map change"] > met["map change in use"]
 
 
 def test_the_same_seed_is_the_same_run() -> None:

@@ -199,6 +199,19 @@ def test_every_module_says_what_it_is_for() -> None:
     assert silent == []
 
 
+ONE_SITTING: Final = 400
+"""Lines: what is longer holds two ideas."""
+
+
+def test_every_module_is_read_in_one_sitting() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > ONE_SITTING} == {}
+
+
 def test_what_a_function_says_of_itself_is_no_question() -> None:
     """It begins with a noun or a verb. That something is so, or not, is an answer: "whether" may begin."""
     questions = [
@@ -236,6 +249,9 @@ def test_the_page_has_every_room_and_all_that_is_outside_of_rooms() -> None:
     outside = {f"{package}/{name}.py" for package, names in OUTSIDE.items() for name in names}
     assert len(rooms) > 20
     assert sorted((rooms | outside) - paths_named_on("docs/architecture.md")) == []
+    rows = re.findall(r"^\| (`.+?) \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE)
+    said = [path for row in rows for path in re.findall(r"`(\S+)`", row)]
+    assert sorted(said) == sorted(set(said)), "a room stands there twice"
 
 
 def test_the_page_of_the_failpoints_names_each() -> None:

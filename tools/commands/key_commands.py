@@ -15,7 +15,7 @@ import os
 from dataclasses import replace
 from typing import Any, Final
 
-from backend.cluster import MAX_SLOTS, DriveFile, check_nodes, cluster_change
+from backend.cluster import MAX_SLOTS, DriveFile, check_nodes, cluster_change, drive_file_copies
 from backend.errors import UsageError, WrongKeyError
 from backend.keys import Secret, Slot, key_slots, new_recovery_key
 from backend.system import THIS_MACHINE
@@ -164,6 +164,6 @@ def _opened_with(file: DriveFile, secrets: list[Secret]) -> tuple[int, bytes]:
 def _write(folder: str, before: DriveFile, slots: tuple[Slot, ...]) -> None:
     """Have these slots in the drive file. `ConflictError` if it is not as it was `before` any more: to ask
     for passphrases takes a while, and who changed it meanwhile was told that it is done."""
-    cluster_change.require_unchanged(folder, before)
-    for line in check_nodes.write_copies(folder, replace(before, slots=slots)):
+    seen = cluster_change.require_unchanged(folder, before)
+    for line in drive_file_copies.replace_copies(folder, seen, replace(before, slots=slots)):
         complain(f"drivefs: warning: {line}; fsck.drivefs writes it when the node is back")

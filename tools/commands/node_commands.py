@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.care import repair_record
-from backend.cluster import DriveFile, NodeEntry, check_nodes, cluster_change, drive_file
+from backend.cluster import DriveFile, NodeEntry, check_nodes, cluster_change, drive_file, drive_file_copies
 from backend.errors import NodeError, UsageError
 from backend.health import NodesWanted, ScrubStatus
 from backend.nodes import NodePlace, place_at, stored_url
@@ -165,7 +165,7 @@ def _exchanged_without_lease(
     cluster_change.require_surveyed(folder, file)
     nodes = node_exchange.with_new_node(folder, file, old, place, zone, votes=True)
     new = replace(file, nodes=nodes, epoch=file.epoch + 1)
-    for line in check_nodes.write_copies(folder, new):
+    for line in drive_file_copies.write_copies(folder, new):
         say(f"drivefs: warning: {line}")
     return replace(drive, file=new)
 
@@ -186,7 +186,7 @@ def _rebuild(options: argparse.Namespace) -> int:
     away = drive_nodes.nodes_away(folder, file)
     drive_nodes.require_enough_nodes(file, away)
     os.makedirs(folder, exist_ok=True)
-    for line in check_nodes.write_copies(folder, file):
+    for line in drive_file_copies.write_copies(folder, file):
         say(f"drivefs: warning: {line}")
     say(f"{folder}: {drive_file.FILE_NAME} of drive {file.id.hex()} is there again")
     return 0

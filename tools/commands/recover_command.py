@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import trio
 
-from backend.cluster import DriveFile, check_nodes, cluster_change, recovery
+from backend.cluster import DriveFile, check_nodes, cluster_change, drive_file_copies, recovery
 from backend.coding import Profile
 from backend.commits import Lease, ReplicatedObjects, commit_format, this_process
 from backend.errors import ConflictError, TransientError, UnavailableError
@@ -113,7 +113,7 @@ def _lease_of(drive: UnlockedDrive, remains: recovery.Remains) -> Lease:
 async def _write(drive: UnlockedDrive, lease: Lease) -> None:
     """Have the new map in force, if the lease is confirmed."""
     await lease.verify()
-    for line in await trio.to_thread.run_sync(check_nodes.write_copies, drive.folder, drive.file):
+    for line in await trio.to_thread.run_sync(drive_file_copies.write_copies, drive.folder, drive.file):
         complain(f"drivefs: warning: {line}")
 
 

@@ -100,6 +100,27 @@ class ObjectStorePlace:
         with self._as_os_error():
             patiently(partial(self._client.put, name, [data]))
 
+    def replace(self, name: str, expected: bytes | None, data: bytes) -> bool:
+        with self._as_os_error():
+            return patiently(partial(self._replace, name, expected, data))
+
+    def _replace(self, name: str, expected: bytes | None, data: bytes) -> bool:
+        """An earlier try may have happened though the store was too busy to say so: equal bytes are its."""
+        try:
+            found, tag = self._client.get_tagged(name)
+        except AbsentError:
+            found, tag = None, ""
+        if found != expected:
+            return found == data
+        try:
+            if found is None:
+                self._client.create(name, [data])
+            else:
+                self._client.replace(name, data, tag)
+        except (TakenError, AbsentError):
+            return False
+        return True
+
     def identity(self, name: str) -> NodeIdentity:
         try:
             return decode_identity(self._client.get(IDENTITY_KEY, 0, MAX_FILE_SIZE + 1))

@@ -25,7 +25,8 @@ from gateway.s3.objects.names import Names
 
 VERSION_NAME: Final = b".s3~v"
 """So begin the names of versions, which are no key's."""
-_PAGE: Final = 250
+_FIRST_PAGE, _LARGEST_PAGE = 8, 1024
+"""Names that are read at once: few at first, as of many a folder only the first is wanted."""
 _SPECIAL: Final = (keys.PREFIX, keys.PREFIX + b"\xff")
 _LAST: Final = b"\xff" * (keys.MAX_NAME + 1)
 _PAST_VIEW: Final = b".versions"
@@ -223,12 +224,13 @@ class Walk:
                     yield name, entry.inode
 
     def _pages(self, directory: int, start: bytes) -> Iterator[tuple[bytes, int]]:
-        while page := self._namespace.entries_by_name(directory, start, _LAST, _PAGE):
+        size = _FIRST_PAGE
+        while page := self._namespace.entries_by_name(directory, start, _LAST, size):
             for row in page:
                 yield row.name, row.inode
-            if len(page) < _PAGE:
+            if len(page) < size:
                 return
-            start = page[-1].name + b"\0"
+            start, size = page[-1].name + b"\0", min(4 * size, _LARGEST_PAGE)
 
 
 def _is_segment(name: bytes) -> bool:

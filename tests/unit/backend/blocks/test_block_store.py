@@ -296,14 +296,14 @@ async def test_three_nodes_gone_at_the_start(
             await other.store.get_block(sealed[0].id)
         assert caught.value.nodes == ("node0", "node1", "node2")
         (tmp_path / "away0").rename(tmp_path / "node0")
-        monkeypatch.setattr("backend.blocks.block_store.RECONCILE_AGAIN", 0.0)
+        monkeypatch.setattr("backend.blocks.index_upkeep.AGAIN", 0.0)
         await other.check(sealed)
 
 
 async def test_a_node_that_comes_back_brings_its_packs(
     rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.blocks.block_store.RECONCILE_AGAIN", 0.01)
+    monkeypatch.setattr("backend.blocks.index_upkeep.AGAIN", 0.01)
     sealed = blocks(3)
     await rig.write(sealed, packs=1)
     for number in (0, 1, 2):

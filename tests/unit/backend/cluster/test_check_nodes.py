@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from backend.cluster import check_nodes, check_places, drive_file
+from backend.cluster import check_nodes, check_places, drive_file, drive_file_copies
 from backend.cluster.drive_file import DriveFile, NodeEntry
 from backend.commits import MAX_SIZE, MAX_STORED
 from backend.nodes import files as node_files
@@ -154,7 +154,7 @@ def test_a_node_that_hangs_is_away_and_holds_nobody_up(
     file = check_nodes.survey(folder).file
     assert [error.node for error in drive_nodes.nodes_away(folder, file)] == ["node5"]
     assert list(check_nodes.wrong_identities(folder, file)) == []
-    (line,) = check_nodes.write_copies(folder, file)
+    (line,) = drive_file_copies.write_copies(folder, file)
     assert line.startswith("node5: not there")
     assert time.monotonic() - begun < 30
     let_go.set()

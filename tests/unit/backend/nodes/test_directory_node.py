@@ -498,6 +498,18 @@ async def test_a_retried_create_recognises_its_own_object(node: DirectoryNode) -
         await RetryNode(node).create("a", [b"mine"])
 
 
+async def test_a_retried_create_whose_object_is_read_late_is_tried_again(node: DirectoryNode) -> None:
+    """Regression: the node said that there is one, then that there is none, and `create` raised that."""
+    await node.create("a", [b"mine"])
+    faulty = FaultyNode(node)
+    faulty.faults = [
+        Fault(("create",), times=1, error=TransientError("lost answer")),
+        Fault(("get",), times=1, error=NotFoundError("as it was a moment ago")),
+    ]
+    await RetryNode(faulty, first_wait=0.001).create("a", [b"mine"])
+    assert await node.get("a") == b"mine"
+
+
 async def test_a_swap_is_never_retried(node: DirectoryNode) -> None:
     faulty = FaultyNode(node)
     faulty.faults = [Fault(error=TransientError("away"))]

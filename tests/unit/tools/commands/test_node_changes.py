@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend.cluster import check_nodes
-from backend.cluster.check_nodes import survey
+from backend.cluster import drive_file_copies
+from backend.cluster.check_nodes import Survey, survey
 from backend.cluster.cluster_change import held
 from backend.cluster.drive_file import DriveFile
 from backend.cluster.rebalance import Rebalance
@@ -324,12 +324,12 @@ def test_only_one_vote_comes_or_goes_with_each_map(
     are as many as in the beginning."""
     seen = [{entry.name for entry in compose.load_drive(str(large.drive)).nodes if entry.votes}]
 
-    def write(folder: str, file: DriveFile) -> list[str]:
+    def write(folder: str, before: Survey, file: DriveFile) -> list[str]:
         seen.append({entry.name for entry in file.nodes if entry.votes})
-        return real(folder, file)
+        return real(folder, before, file)
 
-    real = check_nodes.write_copies
-    monkeypatch.setattr(check_nodes, "write_copies", write)
+    real = drive_file_copies.replace_copies
+    monkeypatch.setattr(drive_file_copies, "replace_copies", write)
     assert remove(large, "node0", "node1") == 0
     assert add(large, "node8", "node9") == 0
     assert [len(one ^ other) for one, other in pairwise(seen)] == [0, 1, 1, 1, 1, 0, 0]

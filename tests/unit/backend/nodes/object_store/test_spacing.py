@@ -96,6 +96,13 @@ def test_a_place_is_made_probed_and_cleared(server: FakeS3, place: NodePlace) ->
     place.initialise(IDENTITY)
 
 
+@pytest.fixture
+def busy() -> Iterator[FakeS3]:
+    with fake_s3() as running:
+        running.one_write_a_second = failed(503, "SlowDown")
+        yield running
+
+
 @asynccontextmanager
 async def opened(drive: SmallDrive) -> AsyncIterator[Drive]:
     async with (
@@ -107,9 +114,10 @@ async def opened(drive: SmallDrive) -> AsyncIterator[Drive]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_drive_of_such_stores(server: FakeS3, tmp_path: Path) -> None:
+async def test_a_drive_of_such_stores(busy: FakeS3, tmp_path: Path) -> None:
     """It is made, opened, synced as fast as it can be, its snapshot replaced, closed and opened at once. No
     log says anything, and few requests are refused."""
+    server = busy
     urls = [f"{server.node_url(f'place{number}')}?credentials=env:FAKE" for number in range(6)]
     drive = await trio.to_thread.run_sync(make_empty_drive, tmp_path, *urls)
     server.refused = 0

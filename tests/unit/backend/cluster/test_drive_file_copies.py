@@ -1,0 +1,116 @@
+"""Replacing the copies of `drive.toml`: who was stopped in the middle puts nothing over what came later, and
+a map comes to majorities of the voters before it and after it or not into force."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backend.cluster import drive_file, drive_file_copies
+from backend.cluster.check_nodes import Survey, survey
+from backend.cluster.drive_file import DriveFile
+from backend.errors import ConflictError, UnavailableError
+from tests.small_drive import SmallDrive, make_empty_drive
+
+VOTERS = 5
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> SmallDrive:
+    return make_empty_drive(tmp_path)
+
+
+def copies(drive: SmallDrive) -> set[bytes]:
+    """What the drive's folder and all nodes say, if they are there."""
+    return {path.read_bytes() for path in drive.drive.glob("**/drive.toml")}
+
+
+def reweighted(file: DriveFile, name: str) -> DriveFile:
+    """The next map, in which this node takes nothing."""
+    nodes = tuple(replace(node, weight=0.0 if node.name == name else node.weight) for node in file.nodes)
+    return replace(file, nodes=nodes, epoch=file.epoch + 1)
+
+
+def take_away(drive: SmallDrive, names: Iterable[str]) -> None:
+    for name in names:
+        (drive.drive / name).rename(drive.folder / name)
+
+
+def looked_at(drive: SmallDrive) -> tuple[str, Survey]:
+    return str(drive.drive), survey(str(drive.drive))
+
+
+def test_who_was_stopped_after_looking_puts_nothing_over_a_later_map(drive: SmallDrive) -> None:
+    """Regression: a changer that was suspended for longer than its lease wrote its map over that of who had
+    the lease after it, and had moved everything by then."""
+    folder, seen = looked_at(drive)
+    later = reweighted(seen.file, "node1")
+    assert drive_file_copies.replace_copies(folder, seen, later) == []
+    with pytest.raises(ConflictError, match="changed just now"):
+        drive_file_copies.replace_copies(folder, seen, reweighted(seen.file, "node2"))
+    assert copies(drive) == {drive_file.encode(later)}
+
+
+def test_a_change_of_keys_is_no_way_back_to_an_older_map(drive: SmallDrive) -> None:
+    folder, seen = looked_at(drive)
+    later = reweighted(seen.file, "node1")
+    drive_file_copies.replace_copies(folder, seen, later)
+    with pytest.raises(ConflictError):
+        drive_file_copies.replace_copies(folder, seen, replace(seen.file, slots=seen.file.slots[:1]))
+    assert copies(drive) == {drive_file.encode(later)}
+
+
+def test_it_is_repeated_after_an_interruption_anywhere(drive: SmallDrive) -> None:
+    folder, seen = looked_at(drive)
+    new = reweighted(seen.file, "node1")
+    for number in range(6):
+        (drive.drive / f"node{number}" / "drive.toml").write_bytes(drive_file.encode(new))
+        again = survey(folder)
+        assert drive_file_copies.replace_copies(folder, again, new) == []
+        assert copies(drive) == {drive_file.encode(new)}
+        new = replace(new, epoch=new.epoch + 1)
+
+
+@pytest.mark.parametrize("away", [1, 2, 3])
+def test_a_map_comes_to_a_majority_of_the_voters_or_not_into_force(drive: SmallDrive, away: int) -> None:
+    folder, seen = looked_at(drive)
+    voters = [node.name for node in seen.file.nodes if node.votes]
+    assert len(voters) == VOTERS
+    take_away(drive, voters[:away])
+    new = reweighted(seen.file, voters[-1])
+    if away <= VOTERS // 2:
+        lines = drive_file_copies.replace_copies(folder, survey(folder), new)
+        assert [line.partition(":")[0] for line in lines] == voters[:away]
+        assert survey(folder).file == new
+        return
+    with pytest.raises(UnavailableError, match="too few can be told: node0: not there"):
+        drive_file_copies.replace_copies(folder, survey(folder), new)
+    assert drive_file.load(f"{folder}/drive.toml") == seen.file
+    assert survey(folder).file == seen.file
+
+
+def test_voters_that_are_let_go_of_are_told_and_count(drive: SmallDrive) -> None:
+    """Of two voters both must have the map in which one of them is none any more."""
+    folder, seen = looked_at(drive)
+    nodes = tuple(replace(node, votes=node.name in ("node0", "node1")) for node in seen.file.nodes)
+    two = replace(seen.file, nodes=nodes, epoch=seen.file.epoch + 1)
+    drive_file_copies.replace_copies(folder, seen, two)
+    one = replace(two, nodes=nodes[1:], epoch=two.epoch + 1)
+    seen = survey(folder)
+    drive_file_copies.replace_copies(folder, seen, one)
+    assert copies(drive) == {drive_file.encode(one)}
+    take_away(drive, ["node1"])
+    with pytest.raises(UnavailableError):
+        drive_file_copies.replace_copies(folder, survey(folder), reweighted(one, "node2"))
+
+
+def test_a_copy_that_was_damaged_or_lost_is_written(drive: SmallDrive) -> None:
+    (drive.drive / "node2" / "drive.toml").write_bytes(b"\xff damaged")
+    (drive.drive / "node3" / "drive.toml").unlink()
+    folder, seen = looked_at(drive)
+    new = reweighted(seen.file, "node1")
+    assert drive_file_copies.replace_copies(folder, seen, new) == []
+    assert copies(drive) == {drive_file.encode(new)}

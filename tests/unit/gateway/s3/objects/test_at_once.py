@@ -1,0 +1,147 @@
+"""Many clients at once, and the mount among them: what each is told is true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from cache.errors import FileSystemError
+from cache.namespace import ROOT_INODE
+from gateway.s3.objects import Conditions, ObjectLayer, ToDelete
+from tests.contents import content as made_of
+from tests.drives import make_file
+from tests.memory_upstream import MemoryUpstream
+from tests.object_layers import BUCKET, code_of, get, keys, layer_on, put
+
+CLIENTS = 16
+NEW = Conditions(if_none_match=("*",))
+
+
+async def test_one_of_sixteen_makes_the_object(tmp_path: Path) -> None:
+    async with layer_on(tmp_path) as (layer, _):
+        codes: list[str] = []
+
+        async def client(number: int) -> None:
+            codes.append(await code_of(put(layer, "a", b"%d" % number * 3000, conditions=NEW)))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(CLIENTS):
+                nursery.start_soon(client, number)
+        assert sorted(codes) == ["", *["PreconditionFailed"] * (CLIENTS - 1)]
+
+
+async def test_the_mount_may_be_the_one(tmp_path: Path) -> None:
+    async with layer_on(tmp_path) as (layer, drive):
+        bucket = layer.bucket(BUCKET).inode
+        results: list[str] = []
+
+        async def by_mount() -> None:
+            try:
+                await make_file(drive, b"a", b"mount", bucket)
+                results.append("")
+            except FileSystemError:
+                results.append("EEXIST")
+
+        async def client() -> None:
+            results.append(await code_of(put(layer, "a", b"x" * 3000, conditions=NEW)))
+
+        for _ in range(20):
+            results.clear()
+            async with trio.open_nursery() as nursery:
+                for task in (client, by_mount, client):
+                    nursery.start_soon(task)
+            assert results.count("") == 1
+            await layer.delete(BUCKET, b"a")
+
+
+async def test_a_counter_by_conditions(tmp_path: Path) -> None:
+    """Each of 16 clients adds one, ten times, by If-Match: none is lost."""
+    async with layer_on(tmp_path) as (layer, _):
+        await put(layer, "n", b"0")
+
+        async def client() -> None:
+            added = 0
+            while added < 10:
+                etag = layer.head(BUCKET, b"n").etag
+                number = int(await get(layer, "n"))
+                if layer.head(BUCKET, b"n").etag != etag:
+                    continue
+                said = Conditions(if_match=(etag,))
+                added += not await code_of(put(layer, "n", b"%d" % (number + 1), conditions=said))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(CLIENTS):
+                nursery.start_soon(client)
+        assert int(await get(layer, "n")) == 10 * CLIENTS
+
+
+async def test_objects_and_folders_of_one_name_at_once(tmp_path: Path) -> None:
+    upstream = MemoryUpstream()
+    async with layer_on(tmp_path, upstream, crash=True) as (layer, drive):
+
+        async def client(number: int) -> None:
+            for turn in range(12):
+                key = (b"a", b"a/b", b"a/b/c", b"a/")[(number + turn) % 4]
+                if (number * turn) % 3:
+                    await put(layer, key, b"%d" % number)
+                else:
+                    await layer.delete_many(BUCKET, [ToDelete(key)])
+
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(client, number)
+        found = await keys(layer)
+        await drive.sync()
+    async with layer_on(tmp_path, upstream) as (layer, _):
+        assert await keys(layer) == found
+        for key in found:
+            await get(layer, key)
+            await layer.delete(BUCKET, key)
+        await layer.delete_bucket(BUCKET)
+
+
+async def reader(layer: ObjectLayer, seen: set[bytes]) -> None:
+    while True:
+        seen.add(await get(layer, "a"))
+        await trio.lowlevel.checkpoint()
+
+
+async def test_readers_see_whole_objects(tmp_path: Path) -> None:
+    datas = [made_of("text", 200_000, n) for n in range(5)]
+    async with layer_on(tmp_path) as (layer, drive):
+        seen: set[bytes] = set()
+        async with trio.open_nursery() as nursery:
+            await put(layer, "a", datas[0])
+            nursery.start_soon(reader, layer, seen)
+            for data in datas:
+                await put(layer, "a", data)
+                await drive.sync()
+                while data not in seen:
+                    await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert seen == {*datas}
+
+
+@pytest.mark.parametrize("when", [0, 1, 2, 3, 5, 8])
+async def test_a_cancelled_put_is_all_or_nothing(tmp_path: Path, when: int) -> None:
+    upstream = MemoryUpstream()
+    async with layer_on(tmp_path, upstream, crash=True) as (layer, _):
+        await put(layer, "a", b"old")
+        with trio.CancelScope() as scope:
+
+            async def cancel() -> None:
+                for _ in range(when):
+                    await trio.lowlevel.checkpoint()
+                scope.cancel()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(cancel)
+                await put(layer, "a", b"new" * 100_000)
+        seen = await get(layer, "a")
+    async with layer_on(tmp_path, upstream) as (layer, drive):
+        assert seen in (b"old", b"new" * 100_000)
+        assert await get(layer, "a") in (b"old", seen)
+        assert [entry.name for entry in drive.entries(layer.bucket(BUCKET).inode, 0, 9)] == [b"a"]
+        assert drive.lookup(ROOT_INODE, BUCKET.encode()).nlink == 2
