@@ -123,7 +123,9 @@ class Durable:
     ) -> None:
         """Make `path` hold exactly `parts`, atomically and durably (temporary file, fsync, rename or
         link, folder fsync). With `exclusive`, FileExistsError if `path` exists. Leaves no temporary
-        file behind unless the process dies; those names start with `.tmp-`."""
+        file behind unless the process dies; those names start with `.tmp-`. Right on NFS too, where the
+        answer to a change of names may be lost, and the repeated request is told that it cannot be done:
+        what is there tells (open(2), O_EXCL)."""
         above, name = os.path.split(path)
         temporary = os.path.join(above, f".tmp-{os.urandom(6).hex()}-{name[:100]}")
         descriptor = self.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, folder=folder)
@@ -131,21 +133,42 @@ class Durable:
             try:
                 size = self.write(descriptor, parts, 0)
                 self.sync(descriptor)
+                ours = os.fstat(descriptor)
                 if size >= _LARGE:
                     # Who wrote it has it in memory still; in the page cache it would push out what is read.
                     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
             if exclusive:
-                self.link(temporary, path, folder=folder)
-                self.unlink(temporary, folder=folder)
+                self._link_ours(temporary, path, folder)
+                with suppress(FileNotFoundError):
+                    self.unlink(temporary, folder=folder)
             else:
-                self.rename(temporary, path, folder=folder)
+                self._rename_ours(temporary, path, folder, ours)
         except BaseException:
             with suppress(FileNotFoundError):
                 self.unlink(temporary, folder=folder)
             raise
         self.sync_folder(above or ".", folder=folder)
+
+    def _link_ours(self, temporary: str, path: str, folder: int | None) -> None:
+        """The temporary file, which nobody else knows, has two names if it was done."""
+        try:
+            self.link(temporary, path, folder=folder)
+        except OSError:
+            if _stat(temporary, folder).st_nlink != 2:
+                raise
+
+    def _rename_ours(self, temporary: str, path: str, folder: int | None, ours: os.stat_result) -> None:
+        try:
+            self.rename(temporary, path, folder=folder)
+        except FileNotFoundError:
+            if not os.path.samestat(_stat(path, folder), ours):
+                raise
+
+
+def _stat(path: str, folder: int | None) -> os.stat_result:
+    return os.stat(_in(folder, path), dir_fd=folder, follow_symlinks=False)
 
 
 def _in(folder: int | None, path: str) -> str:

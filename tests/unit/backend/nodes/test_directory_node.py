@@ -518,6 +518,52 @@ async def test_a_swap_is_never_retried(node: DirectoryNode) -> None:
     assert len(faulty.calls) == 1
 
 
+class NetworkDisk(Durable):
+    """As NFS: the first answer to each change of names is lost, and the request that is sent again is told
+    that it cannot be done, as it was."""
+
+    def link(self, old: str, new: str, *, folder: int | None = None) -> None:
+        super().link(old, new, folder=folder)
+        raise FileExistsError(errno.EEXIST, "File exists", new)
+
+    def rename(self, old: str, new: str, *, folder: int | None = None) -> None:
+        super().rename(old, new, folder=folder)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", old)
+
+    def unlink(self, path: str, *, folder: int | None = None) -> None:
+        super().unlink(path, folder=folder)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+
+    def make_folder(self, path: str, *, folder: int | None = None) -> None:
+        super().make_folder(path, folder=folder)
+        raise FileExistsError(errno.EEXIST, "File exists", path)
+
+
+async def test_what_was_done_though_its_answer_was_lost_is_a_success(tmp_path: Path) -> None:
+    """Regression: of an object that had been made its maker was told that it was another's."""
+    path, disk = tmp_path / "node", NetworkDisk()
+    initialise_directory_node(str(path), DRIVE, "node0", "zone0", disk)
+    node = DirectoryNode(str(path), IDENTITY, environment=Environment(disk))
+    await node.create("packs/ab/one", [b"first"])
+    with pytest.raises(ConflictError):
+        await node.create("packs/ab/one", [b"second"])
+    assert await node.get("packs/ab/one") == b"first"
+    await node.put("packs/ab/one", [b"third"])
+    assert await node.get("packs/ab/one") == b"third"
+    await node.swap("lease", None, b"1")
+    await node.swap("lease", b"1", b"2")
+    with pytest.raises(ConflictError):
+        await node.swap("lease", b"1", b"3")
+    await node.delete("packs/ab/one")
+    with pytest.raises(NotFoundError):
+        await node.get("packs/ab/one")
+    place = DirectoryPlace(str(path), Environment(disk))
+    assert place.replace("drive.toml", None, b"1")
+    assert not place.replace("drive.toml", None, b"2")
+    assert place.replace("drive.toml", b"1", b"2")
+    assert [name for name in os.listdir(path) if name.startswith(".tmp-")] == []
+
+
 async def test_the_rate_is_kept(node: DirectoryNode, autojump_clock: trio.testing.MockClock) -> None:
     limited = RateLimitedNode(node, TokenBucket(rate=1000, burst=1000))
     started = trio.current_time()
