@@ -71,6 +71,8 @@ class FakeS3:
         """what a second write of an object is answered within one"""
         self.refused = 0
         """the writes that were answered so"""
+        self.has_vanished = False
+        """Whether it ends each connection without a word."""
         self.access_key = ACCESS_KEY
         self.page = 1000
         self.latency = 0.0
@@ -232,6 +234,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def handle_one(self) -> None:
         state = cast("_Server", self.server).state
+        if state.has_vanished:
+            self.close_connection = True
+            return
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         headers = {name.lower(): value for name, value in self.headers.items()}
         answer = state.answer(self.command, self.path, headers, body)

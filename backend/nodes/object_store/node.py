@@ -18,7 +18,7 @@ Invariants:
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -42,7 +42,7 @@ from backend.nodes.object_store.listing import list_keys
 from backend.nodes.object_store.pace import Pace
 from backend.nodes.object_store.spacing import patiently
 from backend.nodes.watch import watched
-from backend.system import Threads
+from backend.system import THIS_MACHINE, Environment, Threads
 
 _SMALL_REQUESTS: Final = 8
 _LARGE: Final = 128 * 1024
@@ -59,12 +59,19 @@ class BusyStoreError(TransientError):
 class ObjectStoreNode:
     """See `backend.nodes.node.Node`. Construction does no I/O; `check` says whether the node is there."""
 
-    def __init__(self, client: StoreClient, identity: NodeIdentity, max_requests: int = 16) -> None:
+    def __init__(
+        self,
+        client: StoreClient,
+        identity: NodeIdentity,
+        max_requests: int = 16,
+        environment: Environment = THIS_MACHINE,
+    ) -> None:
         self._client = client
+        self._clock = environment.boot_clock
         self._identity = identity
         self.pace = Pace(max_requests)
         self._small = Threads(_SMALL_REQUESTS)
-        self._seen_at = -_IDENTITY_SECONDS
+        self._seen_at = -math.inf
 
     @property
     def name(self) -> str:
@@ -143,7 +150,7 @@ class ObjectStoreNode:
         await self._run(what, partial(self._written, work), size, writes=True)
 
     def _written(self, work: Callable[[], None]) -> None:
-        if time.monotonic() - self._seen_at >= _IDENTITY_SECONDS:
+        if self._clock() - self._seen_at >= _IDENTITY_SECONDS:
             self._check()
         work()
 
@@ -191,7 +198,7 @@ class ObjectStoreNode:
             raise NodeError(f"{where} is a node of another drive", self.name)
         if found.name != self.name:
             raise NodeError(f"{where} is this drive's {found.name}", self.name)
-        self._seen_at = time.monotonic()
+        self._seen_at = self._clock()
 
     def _swap(self, key: str, expected: bytes | None, new: bytes) -> None:
         """Tried again where the store is busy: it may have happened all the same, so equal bytes are a

@@ -239,7 +239,7 @@ class ObjectStorePlace:
         return True
 
     def node(self, identity: NodeIdentity) -> Node:
-        return ObjectStoreNode(self._client, identity, self._parsed.max_requests)
+        return ObjectStoreNode(self._client, identity, self._parsed.max_requests, self._environment)
 
     @cached_property
     def _client(self) -> StoreClient:
