@@ -27,7 +27,7 @@ from tools.commands.status_report import describe_scrub
 from tools.compose import UnlockedDrive
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
-from tools.host import places
+from tools.host import mounts, places
 from tools.node_options import CREDENTIALS_HELP, given_places
 from tools.quantities import counted
 from tools.terminal import say
@@ -113,7 +113,7 @@ def _repair(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
-    folder = os.path.abspath(options.drive)
+    folder = mounts.drive_folder(options.drive)
     file = check_nodes.survey(folder).file
     away = {error.node: str(error) for error in drive_nodes.nodes_away(folder, file)}
     for entry in file.nodes:

@@ -746,6 +746,8 @@ class TestMountCommand:
             assert f"is {name} (epoch " in result.stdout
         status = bench.run("drivefs", "status", str(bench.mountpoint)).stdout
         assert re.search(r"^nodes +add: done$", status, re.MULTILINE)
+        listed = bench.run("drivefs", "node", "list", str(bench.mountpoint))
+        assert (listed.returncode, listed.stdout.count("  ok\n")) == (0, 8)
         inside = bench.run("drivefs", "node", "add", str(bench.mountpoint / "node8"), str(bench.drive))
         assert (inside.returncode, inside.stdout) == (1, "")
         assert f"lies in the drive that is mounted at {bench.mountpoint}" in inside.stderr

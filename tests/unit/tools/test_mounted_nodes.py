@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,19 @@ import pytest
 import trio
 
 from backend.cluster import check_nodes
+from backend.commits import Lease, this_process
+from backend.errors import ConflictError, ReadOnlyError, UsageError
+from backend.failpoints import OF_PROCESS
 from backend.health import NodeChange, NodesWanted, PlaceWanted
+from backend.packs import parse_fragment_key
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publish import Intervals
+from cache.services import services_of
 from tests.contents import KINDS, content
 from tests.drives import QUIET, make_file, tree
 from tests.small_drive import CLEAN, SmallDrive, copy_of, make_small_drive
-from tools import compose, drive_opening
+from tools import compose, drive_nodes, drive_opening
 
 BUSY = DriveOptions(intervals=Intervals(commit=0.05, version=3600), large_write=1000)
 SIZE = 60_000
@@ -65,6 +72,28 @@ async def changed(drive: Drive, verb: str, **wanted: Any) -> None:
 
 def places(made: SmallDrive, *names: str) -> tuple[PlaceWanted, ...]:
     return tuple(PlaceWanted(str(made.drive / name)) for name in names)
+
+
+def fragments(made: SmallDrive) -> dict[bytes, dict[int, set[str]]]:
+    """The nodes that hold each fragment of each pack, by the files."""
+    found: dict[bytes, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for path in made.drive.glob("node*/packs/*/[!.]*"):
+        node = path.relative_to(made.drive).parts[0]
+        parsed = parse_fragment_key(str(path.relative_to(made.drive / node)))
+        assert parsed is not None
+        found[parsed[0]][parsed[1]].add(node)
+    return found
+
+
+def require_in_order(made: SmallDrive) -> None:
+    """All fragments of all packs are there once, on nodes of their own; fsck has nothing to say, and a
+    machine that has never seen the drive reads what was written."""
+    for lie in fragments(made).values():
+        assert sorted(lie) == list(range(6))
+        assert sorted(len(names) for names in lie.values()) == [1] * 6
+        assert len(set.union(*lie.values())) == 6
+    assert made.fsck("-f") == CLEAN
+    assert made.read() == made.content
 
 
 class Programs:
@@ -135,3 +164,161 @@ def test_nodes_come_and_go_under_programs(made: SmallDrive) -> None:
     assert not check_nodes.survey(str(made.drive)).wrong
     assert made.fsck("-f") == CLEAN
     assert made.read() == made.content
+
+
+def test_a_change_that_fails_half_way_is_finished_by_the_next(made: SmallDrive) -> None:
+    """The drive's folder could not be written: the drive goes on by the map before, with nodes that have the
+    next one."""
+
+    async def run() -> None:
+        async with mounted(made, BUSY) as drive, busy(drive):
+            OF_PROCESS.arm("drive-file.nodes-written", "eio")
+            failed = await change(drive, "add", places=places(made, "node6"))
+            OF_PROCESS.disarm_all()
+            assert failed.problem
+            status = await drive.status()
+            assert status.store is not None
+            assert len(status.store.nodes) == 6
+            await drive.sync()
+            ended = await change(drive, "rebalance")
+            assert ended.problem == ""
+            assert "interrupted; it is finished now" in ended.said[0]
+            assert "moved" in ended.said[1]
+            status = await drive.status()
+            assert status.store is not None
+            assert len(status.store.nodes) == 7
+        made.content = {}
+
+    trio.run(run)
+    assert not check_nodes.survey(str(made.drive)).wrong
+    assert made.fsck("-f") == CLEAN
+
+
+def test_a_node_that_goes_in_the_middle_ends_the_change_and_nothing_else(made: SmallDrive) -> None:
+    async def run() -> None:
+        async with mounted(made, BUSY) as drive:
+            async with busy(drive) as programs:
+                assert drive.node_changes is not None
+                wanted = NodesWanted(verb="add", places=places(made, "node6"), rate=30_000.0)
+                drive.node_changes.begin(wanted)
+                while (now := drive.node_changes.status()) is None or not now.done:
+                    await trio.sleep(0.01)
+                (made.drive / "node2").rename(made.folder / "away")
+                ended = await drive.node_changes.ended()
+                assert ended is not None
+                assert "node2" in ended.problem
+                written = len(programs.written)
+                await drive.sync()
+                while len(programs.written) < written + 3:
+                    await trio.sleep(0.01)
+                refused = await change(drive, "add", places=places(made, "node7"))
+                assert "nothing is added while nodes are away (node2" in refused.problem
+                (made.folder / "away").rename(made.drive / "node2")
+                await changed(drive, "rebalance")
+            await drive.health.repair()  # type: ignore[union-attr]  # it is open for writing
+            await keep(made, drive)
+
+    trio.run(run)
+    require_in_order(made)
+
+
+def test_what_is_stopped_goes_on_with_the_same_command(made: SmallDrive) -> None:
+    async def run() -> None:
+        async with mounted(made, BUSY) as drive:
+            async with busy(drive):
+                assert drive.node_changes is not None
+                drive.node_changes.begin(NodesWanted(verb="add", places=places(made, "node6"), rate=10_000.0))
+                while (now := drive.node_changes.status()) is None or not now.total:
+                    await trio.sleep(0.01)
+                assert (now.verb, now.step) == ("add", "fragments")
+                with pytest.raises(ConflictError, match=r"is under way \(add\)"):
+                    drive.node_changes.begin(NodesWanted(verb="rebalance"))
+                drive.node_changes.stop()
+                ended = await drive.node_changes.ended()
+                assert ended is not None
+                assert ended.problem == "stopped; the same command goes on with it"
+                await changed(drive, "add", places=places(made, "node6"))
+            await drive.sync()
+            await changed(drive, "rebalance")
+            await keep(made, drive)
+
+    trio.run(run)
+    require_in_order(made)
+
+
+async def _nothing(_drive: Drive, _made: SmallDrive) -> None:
+    await trio.lowlevel.checkpoint()
+
+
+async def _taken_over(_drive: Drive, made: SmallDrive) -> None:
+    unlocked = made.unlocked()
+    nodes = drive_nodes.voting(drive_nodes.open_nodes(unlocked.folder, unlocked.file), unlocked.file)
+    await Lease(
+        nodes, unlocked.file.id, unlocked.keys.lease, this_process(), life=lambda *_: "gone"
+    ).acquire()
+
+
+async def _three_away(_drive: Drive, made: SmallDrive) -> None:
+    for number in range(3):
+        (made.drive / f"node{number}").rename(made.drive / f"away{number}")
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize(
+    ("before", "verb", "names", "said"),
+    [
+        (_nothing, "remove", ("node1",), "profile 4+2 needs 6 nodes and 5 would be left"),
+        (_nothing, "remove", ("node9",), "no node is named node9"),
+        (_nothing, "replace", ("node1",), "is node1, and is there"),
+        (_taken_over, "add", (), "taken over"),
+        (_three_away, "add", (), "nothing is added while nodes are away"),
+        (_three_away, "replace", ("node0",), "the lease needs 3 of 5 nodes"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_words_and_changes_nothing(
+    made: SmallDrive,
+    before: Callable[[Drive, SmallDrive], Awaitable[None]],
+    verb: str,
+    names: tuple[str, ...],
+    said: str,
+) -> None:
+    old = compose.load_drive(str(made.drive))
+
+    async def run() -> None:
+        async with mounted(made) as drive:
+            await before(drive, made)
+            new = places(made, "new") if verb == "add" else ()
+            refused = await change(drive, verb, names=names, places=new)
+            assert said in refused.problem
+            assert "\n" not in refused.problem
+            for path in made.drive.glob("away*"):
+                path.rename(made.drive / path.name.replace("away", "node"))
+            assert await tree(drive) == made.content
+
+    trio.run(run)
+    assert compose.load_drive(str(made.drive)).nodes == old.nodes
+
+
+def test_a_change_that_there_is_not_is_refused_at_once(made: SmallDrive) -> None:
+    async def run() -> None:
+        async with mounted(made) as drive:
+            assert drive.node_changes is not None
+            assert await drive.node_changes.ended() is None
+            for wanted in (
+                NodesWanted(verb="shuffle"),
+                NodesWanted(verb="add"),
+                NodesWanted(verb="remove"),
+                NodesWanted(verb="replace", names=("node0", "node1")),
+                NodesWanted(verb="rebalance", names=("node0",)),
+                NodesWanted(verb="add", places=(PlaceWanted("gopher://x"),)),
+            ):
+                with pytest.raises(UsageError):
+                    drive.node_changes.begin(wanted)
+            assert drive.node_changes.status() is None
+        async with mounted(made, replace(QUIET, read_only=True)) as drive:
+            assert drive.node_changes is None
+            services = services_of(drive)
+            with pytest.raises(ReadOnlyError, match="its nodes cannot be changed"):
+                await services["nodes-change"]({"verb": "rebalance"})
+
+    trio.run(run)
