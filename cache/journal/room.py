@@ -6,8 +6,8 @@ they are written, before dedup and compression. So the account errs on the safe 
 measurement.
 
 Changes that make the drive grow stop at the reserve. Changes in place (overwriting, names, attributes) stop
-in the middle of the reserve. Changes that free space never stop: the reserve is there so that a full drive
-can be emptied.
+in the middle of the reserve. Changes that free space never stop for want of room on the nodes: the reserve is
+there so that a full drive can be emptied.
 
 Event-loop thread only.
 """

@@ -151,7 +151,7 @@ class Namespace:
         return self._head
 
     def last_commit_time(self) -> int:
-        """Its time, nanoseconds; 0 if there is none."""
+        """The time of the newest recorded commit, nanoseconds; 0 if there is none."""
         return self._last_time
 
     @property

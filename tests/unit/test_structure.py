@@ -240,6 +240,23 @@ def test_every_path_that_a_page_for_newcomers_names_exists(page: str, least: int
     assert sorted(path for path in named if not (ROOT / path).exists()) == []
 
 
+def test_every_name_that_the_page_says_is_in_a_file_is_there() -> None:
+    """As "`Class.method` (`path`)", where the class may hand the call on, and "`name` of `path`"."""
+    page = " ".join((ROOT / "docs" / "architecture.md").read_text().split())
+    sources = {path: path.read_text() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    methods = re.findall(r"`(\w+)\.(\w+)` \(`(\S+\.py)`\)", page)
+    functions = re.findall(r"`(\w+)` of `(\S+\.py)`", page)
+    assert len(methods) > 8
+    assert len(functions) > 5
+    classes = {name for name, _, _ in methods}
+    unknown = {name for name in classes if not any(f"class {name}" in text for text in sources.values())}
+    called = [(name, path) for _, name, path in methods] + functions
+    missing = {
+        (name, path) for name, path in called if not re.search(rf"(def|class) {name}\b", sources[ROOT / path])
+    }
+    assert (unknown, missing) == (set(), set())
+
+
 def test_the_page_has_every_room_and_all_that_is_outside_of_rooms() -> None:
     rooms = {
         f"{path.parent.relative_to(ROOT)}/"
