@@ -41,10 +41,11 @@ class XattrStore:
 
     def set(self, inode: int, name: bytes, value: bytes) -> None:
         """Make or replace an attribute in the open commit."""
-        commit = self._store.commit
-        self._store.write(_KEEP_ONE, [(commit, inode, name, commit)])
+        commit, present = self._store.commit, self.of(inode)
+        if name in present:
+            self._store.write(_KEEP_ONE, [(commit, inode, name, commit)])
         self._store.write(_PUT, [(inode, name, value, commit)])
-        self._cached.keep(inode, {**self.of(inode), name: value})
+        self._cached.keep(inode, {**present, name: value})
 
     def remove(self, inode: int, name: bytes) -> None:
         """Remove an attribute that exists in the open commit."""

@@ -145,6 +145,8 @@ class Broadcast:
         """The same; returns when each listener was told, or after `PATIENCE` seconds."""
         heard = self.announce(changes)
         await trio.lowlevel.checkpoint()
+        if not heard:
+            return
         with trio.move_on_after(PATIENCE):
             for event in heard:
                 await event.wait()

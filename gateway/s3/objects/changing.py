@@ -14,9 +14,10 @@ from typing import Final, Literal, TypeVar
 from cache.drive import Drive
 from cache.errors import FileTooBigError
 from cache.journal import Need
-from cache.namespace import Operation
+from cache.namespace import ROOT_INODE, Operation
 from gateway.s3.objects.errors import S3Error
 from gateway.s3.objects.names import Batch
+from gateway.s3.objects.staging import Staging
 
 Durability = Literal["local", "stored"]
 T = TypeVar("T")
@@ -26,8 +27,9 @@ class Changing:
     """See the module. `durability`: what survives a power cut of this machine (`local`: in its journal), or
     the loss of it (`stored`: on the nodes, in the commit log)."""
 
-    def __init__(self, drive: Drive, durability: Durability) -> None:
+    def __init__(self, drive: Drive, staging: Staging, durability: Durability) -> None:
         self._drive = drive
+        self._staging = staging
         self._durability: Final = durability
 
     async def accept(self, plan: Callable[[Batch], T], *, frees: bool = False) -> T:
@@ -55,8 +57,9 @@ class Changing:
         return results[0]
 
     async def make_durable(self) -> None:
-        """All that was accepted so far survives."""
+        """All that was accepted so far survives. A client who is alone is waited for where requests are
+        served, if the disk is quick (`cache.journal.syncing`)."""
         if self._durability == "stored":
             await self._drive.sync()
         else:
-            await self._drive.fsync(0)
+            await self._drive.fsync(ROOT_INODE, alone=self._staging.active <= 1)

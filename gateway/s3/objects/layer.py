@@ -25,9 +25,10 @@ class DriveObjects:
     call something."""
 
     def __init__(self, drive: Drive, root: int, secret: bytes, durability: Durability) -> None:
-        names, changing = Names(drive), Changing(drive, durability)
+        names, staging = Names(drive), Staging(drive)
+        changing = Changing(drive, staging, durability)
         states, system = States(drive, secret), SystemFolder(drive, names, root)
-        versions, staging = Versions(drive, names, states, system), Staging(drive)
+        versions = Versions(drive, names, states, system)
         buckets = BucketFolders(drive, names, changing, root)
         reading = Reading(drive, names, states, versions, buckets)
         listings = Listings(drive, names, states, versions, buckets, system)

@@ -5,7 +5,7 @@ Pure. `FormatError` for bytes that are no record; `S3Error` where what is to be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -165,7 +165,7 @@ def _unpack(data: bytes, types: Sequence[type]) -> list[Any]:
         found = items[1:]
         if [*map(type, found)] != [*types]:
             raise ValueError("wrong fields")
-        if not all(_is_table(item) for item in found if type(item) is dict):
+        if not all(_is_table(item) for item in found if type(item) is dict and item):
             raise ValueError("a table of other things than text")
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         raise FormatError(f"not a record of the S3 door: {error}") from None
@@ -173,6 +173,6 @@ def _unpack(data: bytes, types: Sequence[type]) -> list[Any]:
 
 
 def _is_table(item: object) -> bool:
-    if not isinstance(item, Mapping):
+    if type(item) is not dict:
         return False
     return all(type(name) is str and type(value) is str for name, value in item.items())

@@ -46,15 +46,19 @@ class Staging:
 
     def __init__(self, drive: Drive) -> None:
         self._drive = drive
+        self.active = 0
+        """bodies that are being received or placed"""
 
     @asynccontextmanager
     async def file(self, directory: int) -> AsyncIterator[int]:
         """A file without a name, with the owner of `directory`. It goes, unless it got one."""
         above = self._drive.live_row(directory)
         inode = await self._drive.make_nameless(directory, FILE_MODE, above.uid, above.gid)
+        self.active += 1
         try:
             yield inode
         finally:
+            self.active -= 1
             self._drive.release(inode)
 
     async def receive(

@@ -201,7 +201,7 @@ CALLS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(CALLS)
 async def test_against_a_model(
     tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[str, bytes, int]]
