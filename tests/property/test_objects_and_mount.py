@@ -3,10 +3,11 @@ order, and the names are as the rule says, after crashes and remounts too."""
 
 from __future__ import annotations
 
+import pathlib
 from dataclasses import dataclass, field
+from tempfile import TemporaryDirectory
 from typing import TypeVar
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -236,12 +237,15 @@ async def check(layer: ObjectLayer, drive: Drive, model: Model) -> None:
         assert sorted(names) == sorted(each[-1] for each in model.children(path))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(CALLS, max_size=25))
-async def test_one_tree(
-    tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[str, bytes | Path, bytes | Path]]
-) -> None:
-    folder, upstream, model = tmp_path_factory.mktemp("tree"), MemoryUpstream(), Model()
+async def test_one_tree(calls: list[tuple[str, bytes | Path, bytes | Path]]) -> None:
+    with TemporaryDirectory() as folder:
+        await run(pathlib.Path(folder), calls)
+
+
+async def run(folder: pathlib.Path, calls: list[tuple[str, bytes | Path, bytes | Path]]) -> None:
+    upstream, model = MemoryUpstream(), Model()
     waiting = list(calls)
     while True:
         ending: list[str] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -34,10 +35,13 @@ async def joined(drive: Drive, parts: list[tuple[int, int, int]], name: bytes) -
 
 @settings(max_examples=25, deadline=None)
 @given(PARTS, st.integers(0, 1000), st.booleans())
-async def test_bytes_of_slices(
-    tmp_path_factory: pytest.TempPathFactory, parts: list[tuple[int, int, int]], seed: int, stored: bool
-) -> None:
-    folder, upstream = tmp_path_factory.mktemp("join"), MemoryUpstream()
+async def test_bytes_of_slices(parts: list[tuple[int, int, int]], seed: int, stored: bool) -> None:
+    with TemporaryDirectory() as folder:
+        await run(Path(folder), parts, seed, stored)
+
+
+async def run(folder: Path, parts: list[tuple[int, int, int]], seed: int, stored: bool) -> None:
+    upstream = MemoryUpstream()
     async with opened(folder, upstream) as drive:
         datas = [made_of(KINDS[(seed + n) % len(KINDS)], 20_000 * (n + 1), seed) for n in range(3)]
         inodes = [(await make_file(drive, b"%d" % n, data)).inode for n, data in enumerate(datas)]

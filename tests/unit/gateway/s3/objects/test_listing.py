@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 from stat import S_IFDIR
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import example, given, settings
@@ -52,10 +53,13 @@ def expected(known: set[bytes], prefix: bytes, delimiter: bytes, after: bytes) -
 @settings(max_examples=25, deadline=None)
 @given(st.sets(KEYS, max_size=12), st.data())
 @example({b"a", b"a/", b"a!", b"a/b", b"a!/b"}, None)
-async def test_what_sorting_everything_gives(
-    tmp_path_factory: pytest.TempPathFactory, known: set[bytes], data: st.DataObject | None
-) -> None:
-    async with layer_on(tmp_path_factory.mktemp("list")) as (layer, _):
+async def test_what_sorting_everything_gives(known: set[bytes], data: st.DataObject | None) -> None:
+    with TemporaryDirectory() as folder:
+        await run(Path(folder), known, data)
+
+
+async def run(folder: Path, known: set[bytes], data: st.DataObject | None) -> None:
+    async with layer_on(folder) as (layer, _):
         for key in known:
             await put(layer, key, b"x")
         assert await keys(layer) == sorted(known)

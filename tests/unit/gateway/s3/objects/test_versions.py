@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given, settings
@@ -203,11 +204,14 @@ CALLS = st.lists(
 
 @settings(max_examples=25, deadline=None)
 @given(CALLS)
-async def test_against_a_model(
-    tmp_path_factory: pytest.TempPathFactory, calls: list[tuple[str, bytes, int]]
-) -> None:
+async def test_against_a_model(calls: list[tuple[str, bytes, int]]) -> None:
+    with TemporaryDirectory() as folder:
+        await run(Path(folder), calls)
+
+
+async def run(folder: Path, calls: list[tuple[str, bytes, int]]) -> None:
     """A key is a list of versions, the newest first: (id, is a delete marker, bytes)."""
-    folder, upstream = tmp_path_factory.mktemp("versions"), MemoryUpstream()
+    upstream = MemoryUpstream()
     model: dict[bytes, list[tuple[str, bool, bytes]]] = {}
     suspended = False
     for step in _split(calls):
