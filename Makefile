@@ -15,8 +15,10 @@ DEMO := demo
 DRIVE := $(DEMO)/drive
 MOUNT := $(DEMO)/mnt
 KEY := $(DEMO)/key
+S3_DRIVE := $(DEMO)/s3-drive
+S3_ADDRESS := 127.0.0.1:9000
 MOUNTED = grep -q " $(CURDIR)/$(MOUNT) " /proc/mounts
-.PHONY: servers install install-system packages run stop test lint soak conformance conformance-xfstests bench clean
+.PHONY: servers install install-system packages run run-s3 stop test lint soak conformance conformance-xfstests conformance-s3 bench clean
 
 install: packages $(STAMP)
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory install-system; fi
@@ -81,6 +83,20 @@ run: install
 	@echo "  $(BIN)/drivefs status $(MOUNT)    what is stored, and what is not yet"
 	@echo "  make stop                          store everything and unmount"
 
+# A door on a drive of its own, with a new access key each time; it serves until Ctrl-C.
+run-s3: export DRIVEFS_CACHE_DIR = $(CURDIR)/$(DEMO)/cache
+run-s3: export DRIVEFS_STATE_DIR = $(CURDIR)/$(DEMO)/state
+
+run-s3: install
+	@mkdir -p $(DEMO)
+	@test -e $(KEY) || (umask 077 && head -c 32 /dev/urandom > $(KEY))
+	@test -e $(S3_DRIVE)/drive.toml || $(BIN)/mkfs.drivefs --key-file $(KEY) $(S3_DRIVE)
+	@$(BIN)/drivefs s3 key add $(S3_DRIVE) --key-file $(KEY) --note "make run-s3" > $(DEMO)/s3-key
+	@cat $(DEMO)/s3-key
+	@echo "With these in the environment (as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY):"
+	@echo "  aws --endpoint-url http://$(S3_ADDRESS) --region us-east-1 s3 mb s3://bucket"
+	@$(BIN)/drivefs s3 serve $(S3_DRIVE) --key-file $(KEY) --listen $(S3_ADDRESS)
+
 stop:
 	@if $(MOUNTED); then $(BIN)/umount.drivefs $(MOUNT); else echo "$(MOUNT) is not mounted"; fi
 
@@ -125,6 +141,12 @@ conformance: install
 conformance-xfstests: install
 	@test -n "$(XFSTESTS)" || { echo "say where a built checkout of xfs/xfstests-dev is: make conformance-xfstests XFSTESTS=DIR"; exit 2; }
 	$(BIN)/python -m tests.conformance.xfstests "$(XFSTESTS)" $(TESTS)
+
+# S3TESTS: a checkout of ceph/s3-tests, whose requirements are installed in .venv. TESTS: some of its tests only, as
+# "s3tests/functional/test_s3.py::test_bucket_list_empty", or --write to add what passes to the list.
+conformance-s3: install
+	@test -n "$(S3TESTS)" || { echo "say where a checkout of ceph/s3-tests is: make conformance-s3 S3TESTS=DIR"; exit 2; }
+	$(BIN)/python -m tests.conformance.s3_tests "$(S3TESTS)" $(TESTS)
 
 bench: install
 	$(BIN)/python -m bench

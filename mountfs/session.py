@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -75,22 +75,34 @@ class Session:
         """Have the kernel hand over what it holds itself; what there is to complain of, if anything."""
         return await sync_by_process(self._mountpoint)
 
-    async def serve(self, control: ControlEndpoint, on_ready: Callable[[], None]) -> None:
-        """Mount, call `on_ready` when the mount answers, and serve it until it is unmounted. Once. Returns
+    async def serve(
+        self,
+        control: ControlEndpoint,
+        on_ready: Callable[[], None],
+        before_storing: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+    ) -> None:
+        """Mount, call `on_ready` when the mount answers, and serve it until it is unmounted; then
+        `before_storing` ends what else changes the drive. Once. Returns
         with the mount gone and `drive.run` ended; the caller closes the drive. `UsageError`: it cannot be
         mounted there, libfuse has said why on stderr. What `drive.run` raises is raised."""
         try:
-            await self._run(control, on_ready)
+            await self._run(control, on_ready, before_storing)
         except ExceptionGroup as group:
             raise sole(group) from None
 
-    async def _run(self, control: ControlEndpoint, on_ready: Callable[[], None]) -> None:
+    async def _run(
+        self,
+        control: ControlEndpoint,
+        on_ready: Callable[[], None],
+        before_storing: Callable[[], Awaitable[None]],
+    ) -> None:
         with self._scope:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._obey_signals)
                 await nursery.start(self._run_drive)
                 await nursery.start(control.serve)
                 await self._serve(control, on_ready)
+                await before_storing()
                 if self._ending.is_asked or self._drive.is_only_here:
                     await self._ending.store_everything()
                 nursery.cancel_scope.cancel()

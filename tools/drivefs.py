@@ -28,6 +28,7 @@ MODULES: Final = {
     "node_commands": ("check", "scrub", "repair", "node", "rebuild-drive-file"),
     "key_commands": ("key",),
     "stale_commands": ("stale",),
+    "s3_commands": ("s3",),
 }
 """The subcommands that each module registers."""
 

@@ -23,8 +23,10 @@ import trio
 from backend import file_limit
 from backend.cluster import DriveFile
 from backend.errors import NodeError
+from backend.keys import DriveKeys
 from backend.system import THIS_MACHINE, Environment
 from cache.drive import Drive
+from cache.messages import S3DoorWanted
 from cache.opening import DriveOptions
 from cache.publish import Intervals
 from gateway.control import ControlServer
@@ -41,6 +43,7 @@ from tools.host.logs import log_to_file, log_to_terminal
 from tools.host.places import Folders
 from tools.mount_control import commands_of
 from tools.mount_options import MountOptions
+from tools.s3_doors import S3Doors
 from tools.secret_source import SecretSource
 from tools.terminal import complain, say
 
@@ -228,19 +231,26 @@ def _serve(
         drive, own, what, scrub_interval=options.scrub_interval, waiting=_tell, environment=environment
     )
     process_tuning.prepare_process()
-    trio.run(_serve_until_unmounted, opened, Path(mountpoint), own, how, ready)
+    door = S3DoorWanted(options.s3, options.s3_root) if options.s3 else None
+    trio.run(_serve_until_unmounted, opened, drive.keys, Path(mountpoint), own, how, door, ready)
 
 
 async def _serve_until_unmounted(
     opening: AbstractAsyncContextManager[Drive],
+    keys: DriveKeys,
     mountpoint: Path,
     own: Folders,
     how: SessionOptions,
+    door: S3DoorWanted | None,
     ready: daemon.Ready,
 ) -> None:
-    async with opening as opened:
+    async with opening as opened, trio.open_nursery() as nursery:
         for notice in opened.notices:
             _warn(notice)
+        doors = S3Doors(opened, keys)
+        await nursery.start(doors.run)
+        if door is not None:
+            await doors.open(door)
         session = Session(opened, mountpoint, how)
         commands = commands_of(
             opened,
@@ -248,7 +258,12 @@ async def _serve_until_unmounted(
             versions_name=b"" if how.as_of else how.versions_name or b"",
             folders={"cache": str(own.cache), "state": str(own.state)},
         )
-        await session.serve(ControlServer(own.state / CONTROL_SOCKET, commands), ready)
+        try:
+            await session.serve(
+                ControlServer(own.state / CONTROL_SOCKET, doors.beside(commands)), ready, doors.end
+            )
+        finally:
+            nursery.cancel_scope.cancel()
         if os.geteuid() == 0:
             # Before the drive is let go of: the next mount of it may be in the same place.
             await trio.to_thread.run_sync(mounts.forget_helper, str(mountpoint))

@@ -92,6 +92,9 @@ class MountOptions:
     versions_dir: str = defaults.VERSIONS_NAME
     """empty: there is none"""
     asof: str = ""
+    s3: str = ""
+    """HOST:PORT; empty: there is no S3 door"""
+    s3_root: str = ""
     kernel_flags: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -210,6 +213,8 @@ _VALUES: Final[dict[str, Callable[[str], str | int | float]]] = {
     "commit_interval": _interval("commit_interval", 3600, "1h"),
     "version_interval": _interval("version_interval", 24 * 3600, "24h"),
     "asof": _moment,
+    "s3": _path,
+    "s3_root": _path,
     "versions_dir": _versions_name,
 }
 

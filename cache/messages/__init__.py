@@ -25,6 +25,21 @@ from cache.messages.history import (
 )
 from cache.messages.keeping import KEEP, KEPT, UNKEEP, KeepWanted, Kept, KeptShown, UnkeepWanted
 from cache.messages.nodes import NODES_CHANGE, NODES_STOP, NODES_WAIT, NodeChangeShown
+from cache.messages.s3 import (
+    S3_KEY_ADD,
+    S3_KEY_POLICY,
+    S3_KEY_REMOVE,
+    S3_KEYS,
+    S3_SERVE,
+    S3DoorOpened,
+    S3DoorWanted,
+    S3KeyMade,
+    S3KeyNamed,
+    S3Keys,
+    S3KeyShown,
+    S3KeyWanted,
+    S3PolicyWanted,
+)
 from cache.messages.space import (
     COLLECT,
     PIN,
@@ -72,6 +87,11 @@ __all__ = [
     "RETENTION_PREVIEW",
     "RETENTION_SET",
     "RETENTION_SHOW",
+    "S3_KEYS",
+    "S3_KEY_ADD",
+    "S3_KEY_POLICY",
+    "S3_KEY_REMOVE",
+    "S3_SERVE",
     "SCRUB",
     "UNKEEP",
     "UNPIN",
@@ -108,6 +128,14 @@ __all__ = [
     "PolicyTimes",
     "RestoreWanted",
     "Restored",
+    "S3DoorOpened",
+    "S3DoorWanted",
+    "S3KeyMade",
+    "S3KeyNamed",
+    "S3KeyShown",
+    "S3KeyWanted",
+    "S3Keys",
+    "S3PolicyWanted",
     "ScrubWanted",
     "Service",
     "Services",

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -59,6 +59,8 @@ class Commands:
     redundancy: Callable[[], Awaitable[str]] = _whole
     """waits for it after a sync; what is lacking"""
     calls: Services = field(default_factory=dict)
+    metrics: Callable[[], Iterable[str]] = tuple
+    """lines of other doors, beside those of the status"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ async def _status(commands: Commands) -> Answer:
 
 
 async def _metrics(commands: Commands) -> Answer:
-    text = "".join(exposition(await commands.status()))
+    text = "".join([*exposition(await commands.status()), *commands.metrics()])
     return Answer(200, text.encode(), MEDIA_TYPE)
 
 

@@ -1,11 +1,10 @@
-"""The operations on one object: put, get, head, delete, copy, its tags, its access list, its attributes."""
+"""The operations on one object: put, get, head, delete, its tags, its access list, its attributes."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from urllib.parse import unquote_to_bytes
 
-from gateway.s3 import acl, checksums
+from gateway.s3 import acl
 from gateway.s3.access import blocks_of, owner_of
 from gateway.s3.answer import Answer, nothing, xml
 from gateway.s3.call import Call, etags, time_ns
@@ -22,21 +21,18 @@ from gateway.s3.object_headers import (
     wants_checksums,
 )
 from gateway.s3.objects import (
-    Checksums,
     Conditions,
     DeleteMarkerError,
     ObjectInfo,
     OpenObject,
     S3Error,
-    Source,
 )
-from gateway.s3.payload import DEFAULT_ALGORITHM, known_algorithm
+from gateway.s3.payload import DEFAULT_ALGORITHM
 from gateway.s3.request import Request
-from gateway.s3.xml_answers import document, element, optional, time_text, truth
+from gateway.s3.xml_answers import document, element, optional, truth
 from gateway.s3.xml_requests import MAX_DOCUMENT, Node, parse
 
 MAX_OBJECT = 5 << 30
-DIRECTIVES = ("COPY", "REPLACE", "")
 
 
 async def put_object(call: Call) -> Answer:
@@ -86,7 +82,7 @@ async def get_object(call: Call) -> Answer:
         found.close()
         raise
     start, end = _asked(call, found)
-    answer.body, answer.size = _pieces(found, start, end), end - start
+    answer.body, answer.size = pieces_of(found, start, end), end - start
     return answer
 
 
@@ -110,7 +106,8 @@ def _opened(call: Call) -> OpenObject:
     return call.layer.open(call.bucket, call.key, version_id, call.conditions())
 
 
-async def _pieces(found: OpenObject, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
+async def pieces_of(found: OpenObject, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
+    """The bytes [start, end) of an object, which is closed then."""
     try:
         if start < end:
             async for piece in found.read(start, end):
@@ -186,98 +183,6 @@ def deletion_conditions(call: Call) -> Conditions:
         size=int(size) if size else None,
         last_modified_ns=time_ns(header("x-amz-if-match-last-modified-time")),
     )
-
-
-def source_of(call: Call) -> Source:
-    """The object that `x-amz-copy-source` names, decoded once. `S3Error`."""
-    text = call.request.header("x-amz-copy-source").encode("utf-8", "surrogateescape")
-    path, _, query = text.partition(b"?versionId=")
-    bucket, slash, key = unquote_to_bytes(path).removeprefix(b"/").partition(b"/")
-    if not slash or not bucket or not key:
-        raise S3Error("InvalidArgument", "Copy Source must mention the source bucket and key: /bucket/key")
-    version_id = unquote_to_bytes(query).decode("utf-8", "replace") or None
-    conditions = call.conditions("x-amz-copy-source-")
-    return Source(bucket.decode("utf-8", "replace"), key, version_id, conditions)
-
-
-def require_source(call: Call, source: Source) -> ObjectInfo:
-    """The object that is copied. `S3Error`: `AccessDenied` if the caller may not read it."""
-    access = call.access
-    info = None
-    if not access.allows("GetObject", source.bucket, source.key):
-        info = call.layer.head(source.bucket, source.key, source.version_id)
-        metadata = info.metadata
-        access.require("GetObject", source.bucket, source.key, "READ", f"{metadata.owner} {metadata.acl}")
-    return info or call.layer.head(source.bucket, source.key, source.version_id)
-
-
-async def copy_object(call: Call) -> Answer:
-    """CopyObject."""
-    call.require("PutObject", "WRITE")
-    source = source_of(call)
-    before = require_source(call, source)
-    given = metadata_of(call.request, call.user)
-    check_acl(call, given.acl)
-    replaced = _directive(call, "x-amz-metadata-directive") == "REPLACE"
-    tags = given.tags if _directive(call, "x-amz-tagging-directive") == "REPLACE" else None
-    _check_changes(call, source, replaced)
-    if not replaced:
-        old = before.metadata
-        kept = {"headers": old.headers, "user": old.user}
-        given = type(given)(**kept, storage_class=given.storage_class, acl=given.acl, owner=given.owner)
-    made = await _checksums_of(call, source, before)
-    info, version = await call.layer.copy(
-        source, call.bucket, call.key, given, tags, call.conditions(with_times=False), made
-    )
-    headers = {**SEALED, **version_header(info.version_id)}
-    if version:
-        headers["x-amz-copy-source-version-id"] = version
-    return xml(
-        document("CopyObjectResult", copied(info.etag, info.last_modified_ns, info.checksums)), headers
-    )
-
-
-def quoted(etag: str) -> str:
-    """The element ETag."""
-    return element("ETag", f'"{etag}"')
-
-
-def copied(etag: str, last_modified_ns: int, made: Checksums) -> str:
-    """The elements of the answers to CopyObject and UploadPartCopy."""
-    sums = "".join(element(f"Checksum{name}", value) for name, value in made.values.items())
-    time = element("LastModified", time_text(last_modified_ns))
-    return f"{time}{quoted(etag)}{sums}"
-
-
-def _directive(call: Call, name: str) -> str:
-    found = call.request.header(name)
-    if found not in DIRECTIVES:
-        raise S3Error("InvalidArgument", f"Unknown value of {name}.")
-    return found
-
-
-def _check_changes(call: Call, source: Source, replaced: bool) -> None:
-    """A copy of an object onto itself has to change something."""
-    onto_itself = (source.bucket, source.key, source.version_id) == (call.bucket, call.key, None)
-    changing = ("x-amz-storage-class", "x-amz-server-side-encryption", "x-amz-website-redirect-location")
-    if onto_itself and not replaced and not any(name in call.request.headers for name in changing):
-        raise S3Error(
-            "InvalidRequest",
-            "This copy request is illegal because it is trying to copy an object to itself without "
-            "changing the object's metadata, storage class or encryption attributes.",
-        )
-
-
-async def _checksums_of(call: Call, source: Source, before: ObjectInfo) -> Checksums | None:
-    """Of the copy, if the request asks for another algorithm than the source has: its bytes are read."""
-    asked = call.request.header("x-amz-checksum-algorithm")
-    if not asked or known_algorithm(asked) in before.checksums.values:
-        return None
-    running = checksums.new(known_algorithm(asked))
-    found = call.layer.open(source.bucket, source.key, source.version_id, Conditions(if_match=(before.etag,)))
-    async for piece in _pieces(found, 0, found.info.size):
-        running.update(piece)
-    return Checksums({known_algorithm(asked): checksums.text_of(running.digest())}, checksums.FULL_OBJECT)
 
 
 async def get_object_tagging(call: Call) -> Answer:

@@ -21,6 +21,7 @@ from gateway.s3 import object_operations as objects
 from gateway.s3 import upload_operations as uploads
 from gateway.s3.answer import Answer, nothing, xml
 from gateway.s3.call import Call, Settings
+from gateway.s3.copy_operations import copy_object
 from gateway.s3.objects import S3Error
 from gateway.s3.request import Request
 from gateway.s3.xml_answers import document, element
@@ -76,7 +77,7 @@ _OF_OBJECTS: Final[dict[tuple[str, str], Operation]] = {
     ("DELETE", "uploadId"): uploads.abort_upload,
 }
 _COPIES: Final[dict[Operation, Operation]] = {
-    objects.put_object: objects.copy_object,
+    objects.put_object: copy_object,
     uploads.put_part: uploads.copy_part,
 }
 _NEVER_SET: Final[dict[str, tuple[str, bytes]]] = {

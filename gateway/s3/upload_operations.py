@@ -9,16 +9,10 @@ from gateway.s3.access import owner_of
 from gateway.s3.acl import owner_element
 from gateway.s3.answer import Answer, nothing, xml
 from gateway.s3.call import MAX_LISTED, Call
+from gateway.s3.copy_operations import copied, quoted, require_source, source_of
 from gateway.s3.listing_operations import prefixes
 from gateway.s3.object_headers import SEALED, STANDARD, checksum_headers, metadata_of, version_header
-from gateway.s3.object_operations import (
-    check_acl,
-    check_size,
-    copied,
-    quoted,
-    require_source,
-    source_of,
-)
+from gateway.s3.object_operations import check_acl, check_size
 from gateway.s3.objects import Checksums, Part, PartToJoin, S3Error, Upload
 from gateway.s3.payload import DEFAULT_ALGORITHM, known_algorithm
 from gateway.s3.xml_answers import document, element, escaped, key_text, optional, time_text, truth

@@ -1,0 +1,71 @@
+"""The S3 door of a mount: what one side writes the other reads, and both end together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import boto3
+import pytest
+
+from tests.contents import KINDS, content
+from tests.mount.conftest import drive, fuse, unmade_drive
+from tests.mount.mounted import MountedDrive, succeed
+
+__all__ = ["drive", "fuse", "unmade_drive"]
+
+pytestmark = pytest.mark.mount
+
+
+def client_of(drive: MountedDrive, url: str) -> Any:
+    said = succeed(drive.tool("drivefs", "s3", "key", "add", drive.mountpoint))
+    key, secret = (line.partition(" = ")[2] for line in said.splitlines())
+    return boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+    )
+
+
+def url_of(drive: MountedDrive, *options: str) -> str:
+    said = succeed(
+        drive.tool("drivefs", "s3", "serve", drive.mountpoint, "--listen", "127.0.0.1:0", *options)
+    )
+    return next(word for word in said.split() if word.startswith("http://"))
+
+
+def test_mount_and_door_are_one_tree(drive: MountedDrive) -> None:
+    drive.mount()
+    (drive.mountpoint / "buckets").mkdir()
+    s3 = client_of(drive, url_of(drive, "--root", "buckets"))
+    s3.create_bucket(Bucket="bucket")
+    bucket = drive.mountpoint / "buckets" / "bucket"
+    for number, kind in enumerate(KINDS):
+        data = content(kind, 70_000, number)
+        s3.put_object(Bucket="bucket", Key=f"a/{kind}", Body=data)
+        assert (bucket / "a" / kind).read_bytes() == data
+        (bucket / f"{kind} by the mount").write_bytes(data)
+        assert s3.get_object(Bucket="bucket", Key=f"{kind} by the mount")["Body"].read() == data
+    etag = s3.head_object(Bucket="bucket", Key="a/text")["ETag"]
+    (bucket / "a" / "text").write_bytes(b"other")
+    assert s3.head_object(Bucket="bucket", Key="a/text")["ETag"] != etag
+    s3.delete_object(Bucket="bucket", Key="a/text")
+    assert not (bucket / "a" / "text").exists()
+    drive.remount()
+    assert (bucket / "a" / "log").read_bytes() == content("log", 70_000, list(KINDS).index("log"))
+
+
+def test_the_mount_option_opens_a_door_and_its_metrics_are_told(drive: MountedDrive) -> None:
+    drive.mount("s3=127.0.0.1:0")
+    url = url_of(drive)
+    s3 = client_of(drive, url)
+    s3.create_bucket(Bucket="bucket")
+    assert [each["Name"] for each in s3.list_buckets()["Buckets"]] == ["bucket"]
+    assert (drive.mountpoint / "bucket").is_dir()
+
+
+def test_an_address_that_cannot_be_listened_on_refuses_the_mount(drive: MountedDrive) -> None:
+    refused = drive.try_mount("s3=192.0.2.1:9000")
+    assert refused.returncode == 1
+    assert "cannot be listened on" in refused.stderr

@@ -1,0 +1,109 @@
+"""`drivefs s3` of a drive that is not mounted: its access keys, and a door in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from backend.errors import NotFoundError, UsageError
+from tests.contents import content
+from tests.small_drive import SmallDrive, make_empty_drive
+
+POLICY = '{"Statement": {"Effect": "Allow", "Action": "s3:Get*", "Resource": "*"}}'
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> SmallDrive:
+    return make_empty_drive(tmp_path)
+
+
+def added(drive: SmallDrive, capsys: pytest.CaptureFixture[str], *options: str | Path) -> tuple[str, str]:
+    """The id and the secret of a new key."""
+    capsys.readouterr()
+    assert drive.drivefs("s3", "key", "add", drive.drive, *drive.where(), *options) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    return first.removeprefix("aws_access_key_id = "), second.removeprefix("aws_secret_access_key = ")
+
+
+def listed(drive: SmallDrive, capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert drive.drivefs("s3", "key", "list", drive.drive, *drive.where()) == 0
+    return capsys.readouterr().out
+
+
+@contextmanager
+def served(drive: SmallDrive, *options: str) -> Iterator[str]:
+    """The URL of a door; it ends as a person ends it."""
+    program = [sys.executable, "-c", "from tools.drivefs import main; main()"]
+    process = subprocess.Popen(
+        [*program, "s3", "serve", str(drive.drive), *drive.where(), "--listen", "127.0.0.1:0", *options],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield process.stdout.readline().split()[-1]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_keys_are_added_listed_changed_removed(
+    drive: SmallDrive, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    policy, none = tmp_path / "policy", tmp_path / "none"
+    policy.write_text(POLICY)
+    none.write_text("")
+    key, secret = added(drive, capsys, "--user", "alice", "--note", "a laptop", "--policy", policy)
+    text = listed(drive, capsys)
+    assert [word in text for word in (key, "alice", "a laptop", "policy")] == [True] * 4
+    assert secret not in text
+    assert drive.drivefs("s3", "key", "policy", drive.drive, key, none, *drive.where()) == 0
+    assert "policy" not in listed(drive, capsys)
+    assert drive.drivefs("s3", "key", "remove", drive.drive, key, *drive.where()) == 0
+    assert listed(drive, capsys) == ""
+    with pytest.raises(NotFoundError, match=key):
+        drive.drivefs("s3", "key", "remove", drive.drive, key, *drive.where())
+    policy.write_text("nonsense")
+    with pytest.raises(UsageError, match="no JSON"):
+        drive.drivefs("s3", "key", "add", drive.drive, "--policy", policy, *drive.where())
+
+
+def test_a_door_serves_the_drive_and_its_keys_can_be_changed_meanwhile(
+    drive: SmallDrive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = content("text", 300_000, 1)
+    key, secret = added(drive, capsys)
+    with served(drive) as url:
+        client = boto3.client(
+            "s3",
+            endpoint_url=url,
+            region_name="us-east-1",
+            aws_access_key_id=key,
+            aws_secret_access_key=secret,
+        )
+        client.create_bucket(Bucket="bucket")
+        client.put_object(Bucket="bucket", Key="folder/file", Body=data)
+        other, _ = added(drive, capsys)
+        assert other in listed(drive, capsys)
+        assert drive.drivefs("s3", "key", "remove", drive.drive, key, *drive.where()) == 0
+        with pytest.raises(ClientError, match="InvalidAccessKeyId"):
+            client.get_object(Bucket="bucket", Key="folder/file")
+    assert drive.read()[b"/bucket/folder/file"][-1] == data
+
+
+def test_an_address_that_is_taken_and_a_folder_that_is_not_there_are_said(drive: SmallDrive) -> None:
+    with pytest.raises(UsageError, match="write HOST:PORT"):
+        drive.drivefs("s3", "serve", drive.drive, "--listen", "9000", *drive.where())
+    with pytest.raises(UsageError, match="no such folder in the drive"):
+        drive.drivefs("s3", "serve", drive.drive, "--listen", "127.0.0.1:0", "--root", "none", *drive.where())
