@@ -19,7 +19,7 @@ import trio
 
 from gateway.http.asgi import App
 from gateway.http.counters import Counters
-from gateway.http.exchange import CHUNK, Exchange, Peer, RefusedError
+from gateway.http.exchange import CHUNK, Exchange, Peer, RefusedError, phrase_of
 from gateway.http.limits import Limits
 
 HEAD_CHUNK: Final = 16 << 10
@@ -152,7 +152,7 @@ class Connection:
             ("connection", "close"),
         ]
         answer = [
-            h11.Response(status_code=refused.status, headers=headers),
+            h11.Response(status_code=refused.status, headers=headers, reason=phrase_of(refused.status)),
             h11.Data(text),
             h11.EndOfMessage(),
         ]

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
+from http import HTTPStatus
 from typing import Any, Final, cast
 
 import h11
@@ -26,6 +27,7 @@ from gateway.http.limits import Limits, Pace
 CHUNK: Final = 256 << 10
 JOINED: Final = 64 << 10
 """A part of a body up to this size is sent together with the head."""
+_PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 _VERSION: Final = {"version": "3.0", "spec_version": "2.3"}
 
 
@@ -83,7 +85,7 @@ class Exchange:
             await self._over.wait()
             return {"type": "http.disconnect"}
         if self._wire.they_are_waiting_for_100_continue:
-            go_on = h11.InformationalResponse(status_code=100, headers=[])
+            go_on = h11.InformationalResponse(status_code=100, headers=[], reason=phrase_of(100))
             await self._send_all(self._wire.send(go_on) or b"")
         return await self._next_part()
 
@@ -147,7 +149,8 @@ class Exchange:
         headers = [(b"date", _date(int(time.time()))), *message.get("headers", ())]
         if self.is_last or self._wire.they_are_waiting_for_100_continue:
             headers.append((b"connection", b"close"))
-        self._head = h11.Response(status_code=self.status, headers=headers)
+        # Without its phrase botocore takes the answer to an Expect for none.
+        self._head = h11.Response(status_code=self.status, headers=headers, reason=phrase_of(self.status))
 
     async def _send_pieces(self, pieces: list[bytes]) -> None:
         if sum(map(len, pieces)) <= JOINED:
@@ -206,6 +209,11 @@ def _scope(request: h11.Request, peer: Peer) -> Scope:
         "server": peer.server,
         "state": state,
     }
+
+
+def phrase_of(status: int) -> str:
+    """The reason phrase that people know."""
+    return _PHRASES.get(status, "Unknown")
 
 
 @lru_cache(maxsize=1)

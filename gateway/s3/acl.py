@@ -49,12 +49,13 @@ def allows(acl: str, permission: str, user: str, bucket_owner: str) -> bool:
 
 def shown(acl: str, owner: str, bucket_owner: str) -> bytes:
     """The answer of GetBucketAcl and GetObjectAcl."""
-    grants = _grant(_user(owner), "FULL_CONTROL")
+    grants = ""
     for whom, permission in GRANTS.get(acl, ()):
         if whom != "bucket-owner":
             grants += _grant(_group(whom), permission)
         elif owner != bucket_owner:
             grants += _grant(_user(bucket_owner), permission)
+    grants += _grant(_user(owner), "FULL_CONTROL")
     return document(
         "AccessControlPolicy", f"{owner_element(owner)}<AccessControlList>{grants}</AccessControlList>"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from gateway.s3 import acl, policy
@@ -18,6 +19,7 @@ from gateway.s3.xml_requests import MAX_DOCUMENT, MAX_LIST, Node, malformed, par
 OWNERSHIPS: Final = ("BucketOwnerEnforced", "BucketOwnerPreferred", "ObjectWriter")
 MOST_DELETED: Final = 1000
 MOST_TAGS: Final = 50
+_NAME: Final = re.compile(r"(?=.{3,63}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
 
 async def create_bucket(call: Call) -> Answer:
@@ -34,8 +36,23 @@ async def create_bucket(call: Call) -> Answer:
     if call.request.header("x-amz-object-ownership"):
         settings["ownership"] = ownership.encode()
     location = _location(await call.document(MAX_DOCUMENT))
-    await call.layer.create_bucket(call.bucket, owner=call.user, location=location, settings=settings)
+    if not _NAME.fullmatch(call.bucket):
+        raise S3Error("InvalidBucketName")
+    try:
+        await call.layer.create_bucket(call.bucket, owner=call.user, location=location, settings=settings)
+    except S3Error as error:
+        if error.code != "BucketAlreadyOwnedByYou":
+            raise
+        _check_same(call, name)
     return nothing(200, {"location": f"/{call.bucket}"})
+
+
+def _check_same(call: Call, name: str) -> None:
+    """To make one's own bucket again changes nothing, and is well (as in us-east-1) if nothing should
+    change."""
+    listed = (call.layer.setting(call.bucket, "acl") or acl.PRIVATE.encode()).decode()
+    if listed != name:
+        raise S3Error("BucketAlreadyExists")
 
 
 def _location(data: bytes) -> str:

@@ -23,7 +23,7 @@ from backend.errors import DriveError, NoSpaceError
 from cache.errors import DriveFullError, FileSystemError, NoSpaceLeftError, ReadOnlyFileSystemError
 from gateway.http import Message, Receive, RefusedError, Scope, Send
 from gateway.s3 import answer as answers
-from gateway.s3.access import ANONYMOUS, Access, Identity
+from gateway.s3.access import ANONYMOUS, Access, Identity, owner_of
 from gateway.s3.access_keys import AccessKeys
 from gateway.s3.answer import Answer
 from gateway.s3.call import Call, Settings, failed_read
@@ -73,6 +73,7 @@ class S3Door:
         who, verified = self._identified(request)
         audit["key"], audit["user"] = who.key_id, who.user
         access = Access(self._layer, who, _context(request, scope, self._clock()))
+        _check_expected_owner(self._layer, request, bucket)
         call = Call(request, self._layer, access, verified, receive, self._settings, bucket, key)
         try:
             return await operation(call)
@@ -100,6 +101,12 @@ class S3Door:
         now = datetime.fromtimestamp(self._clock() / 1e9, UTC)
         verified = verify(claim, request, key.secret, now)
         return key.identity(), verified
+
+
+def _check_expected_owner(layer: ObjectLayer, request: Request, bucket: str) -> None:
+    expected = request.header("x-amz-expected-bucket-owner")
+    if expected and bucket and owner_of(layer.bucket(bucket)) != expected:
+        raise S3Error("AccessDenied")
 
 
 def _context(request: Request, scope: Scope, now_ns: int) -> dict[str, str]:

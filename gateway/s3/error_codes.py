@@ -10,6 +10,7 @@ from typing import Final
 STATUS: Final[dict[str, int]] = {
     "AccessControlListNotSupported": 400,
     "AccessDenied": 403,
+    "AccessForbidden": 403,
     "AuthorizationHeaderMalformed": 400,
     "AuthorizationQueryParametersError": 400,
     "BadDigest": 400,
@@ -32,7 +33,6 @@ STATUS: Final[dict[str, int]] = {
     "InvalidEncryptionAlgorithmError": 400,
     "InvalidLocationConstraint": 400,
     "InvalidPart": 400,
-    "InvalidPartNumber": 416,
     "InvalidPartOrder": 400,
     "InvalidRange": 416,
     "InvalidRequest": 400,

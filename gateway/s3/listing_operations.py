@@ -15,8 +15,9 @@ from gateway.s3.xml_answers import document, element, escaped, key_text, optiona
 
 
 async def list_buckets(call: Call) -> Answer:
-    """ListBuckets: the caller's own."""
-    call.access.require("ListAllMyBuckets")
+    """ListBuckets: the caller's own; nobody has none."""
+    if call.user:
+        call.access.require("ListAllMyBuckets")
     most = call.number("max-buckets", 10_000, 10_000)
     after = decoded_token(call.request.query.get("continuation-token", "")).decode()
     prefix = call.request.query.get("prefix", "")
@@ -53,7 +54,8 @@ async def list_objects(call: Call) -> Answer:
     """ListObjects, the first version."""
     call.require("ListBucket", "READ")
     marker, encoding = call.parameter("marker"), call.encoding()
-    listing, head = await _listed(call, marker)
+    # boto3 decodes all of this answer but the prefix.
+    listing, head = await _listed(call, marker, encode_prefix=False)
     following = ""
     if listing.truncated and call.parameter("delimiter"):
         following = f"<NextMarker>{key_text(_last(listing), encoding)}</NextMarker>"
@@ -71,9 +73,7 @@ async def list_objects_v2(call: Call) -> Answer:
     call.require("ListBucket", "READ")
     query, encoding = call.request.query, call.encoding()
     token, start = query.get("continuation-token"), call.parameter("start-after")
-    if token == "":
-        raise S3Error("InvalidArgument", "The continuation token provided is incorrect")
-    after = start if token is None else decoded_token(token)
+    after = decoded_token(token) if token else start
     listing, head = await _listed(call, after)
     told = [
         element("KeyCount", len(listing.items)),
@@ -85,23 +85,22 @@ async def list_objects_v2(call: Call) -> Answer:
     return _objects_answer(call, listing, head + "".join(told), with_owner=with_owner)
 
 
-async def _listed(call: Call, after: bytes) -> tuple[Listing, str]:
+async def _listed(call: Call, after: bytes, *, encode_prefix: bool = True) -> tuple[Listing, str]:
     """The listing, and the elements that say what was asked."""
     prefix, delimiter, encoding = call.parameter("prefix"), call.parameter("delimiter"), call.encoding()
     limit = call.number("max-keys", MAX_LISTED, MAX_LISTED)
     listing = await call.layer.list_objects(
         call.bucket, prefix=prefix, delimiter=delimiter, after=after, limit=limit
     )
-    return listing, _asked(call, prefix, delimiter, encoding, "MaxKeys", limit, truncated=listing.truncated)
+    shown = key_text(prefix, encoding if encode_prefix else "")
+    return listing, _asked(call, shown, delimiter, encoding, limit, truncated=listing.truncated)
 
 
-def _asked(
-    call: Call, prefix: bytes, delimiter: bytes, encoding: str, most: str, limit: int, *, truncated: bool
-) -> str:
+def _asked(call: Call, prefix: str, delimiter: bytes, encoding: str, limit: int, *, truncated: bool) -> str:
     delimited = f"<Delimiter>{key_text(delimiter, encoding)}</Delimiter>" if delimiter else ""
     return (
-        f"{element('Name', call.bucket)}<Prefix>{key_text(prefix, encoding)}</Prefix>{delimited}"
-        f"{element(most, limit)}{optional('EncodingType', encoding)}"
+        f"{element('Name', call.bucket)}<Prefix>{prefix}</Prefix>{delimited}"
+        f"{element('MaxKeys', limit)}{optional('EncodingType', encoding)}"
         f"{element('IsTruncated', truth(truncated))}"
     )
 
@@ -153,7 +152,8 @@ async def list_object_versions(call: Call) -> Answer:
     listing = await call.layer.list_versions(
         call.bucket, prefix=prefix, delimiter=delimiter, after_key=key, after_version=version, limit=limit
     )
-    head = _asked(call, prefix, delimiter, encoding, "MaxKeys", limit, truncated=listing.truncated)
+    shown = key_text(prefix, encoding)
+    head = _asked(call, shown, delimiter, encoding, limit, truncated=listing.truncated)
     head += f"<KeyMarker>{key_text(key, encoding)}</KeyMarker>{element('VersionIdMarker', version)}"
     if listing.truncated:
         head += f"<NextKeyMarker>{key_text(listing.next_key, encoding)}</NextKeyMarker>"

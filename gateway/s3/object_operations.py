@@ -128,7 +128,7 @@ def _part(call: Call, found: OpenObject) -> tuple[int, int]:
         raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
     part = found.part(number) if number else None
     if part is None:
-        raise S3Error("InvalidPart" if found.info.parts == 0 else "InvalidPartNumber")
+        raise S3Error("InvalidPart", "The object has no such part.")
     return part
 
 

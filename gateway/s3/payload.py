@@ -56,7 +56,10 @@ class Payload:
 
     def _new_decoder(self, verified: Verified | None, may_stream: bool) -> AwsChunkedDecoder | None:
         streaming = self._mode.startswith("STREAMING-")
-        if not streaming and "aws-chunked" not in self._request.header("content-encoding"):
+        header = self._request.header
+        if not streaming and (
+            "aws-chunked" not in header("content-encoding") or header("content-length") == "0"
+        ):
             return None
         if not may_stream:
             raise S3Error("InvalidRequest", "This operation takes no aws-chunked body.")

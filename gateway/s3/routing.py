@@ -137,7 +137,7 @@ def operation_of(request: Request, bucket: str, key: bytes) -> Operation:
         return _never_set(request.method, name)
     found = table.get((request.method, name))
     if found is None:
-        _refuse(request.method, name)
+        _refuse(request, name)
     if "x-amz-copy-source" in request.headers:
         return _COPIES.get(found, found)
     return found
@@ -156,8 +156,13 @@ def _subresource(request: Request, table: dict[tuple[str, str], Operation]) -> s
     return next((name for name in query if name in known or name in _NEVER_SET or name in _NOT_SERVED), "")
 
 
-def _refuse(method: str, name: str) -> NoReturn:
-    if name in _NOT_SERVED or method in ("OPTIONS", "POST"):
+def _refuse(request: Request, name: str) -> NoReturn:
+    method = request.method
+    if method == "OPTIONS":
+        if "origin" not in request.headers:
+            raise S3Error("BadRequest", "Insufficient information. Origin request header needed.")
+        raise S3Error("AccessForbidden", "CORSResponse: CORS is not enabled for this bucket.")
+    if name in _NOT_SERVED or method == "POST":
         raise S3Error("NotImplemented", f"{method} {f'of {name} ' if name else ''}is not served.")
     raise S3Error("MethodNotAllowed")
 

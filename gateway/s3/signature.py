@@ -177,7 +177,7 @@ def _presigned(request: Request) -> Claim:
     access_key, scope = _credential(query["X-Amz-Credential"], "AuthorizationQueryParametersError")
     expires = query["X-Amz-Expires"]
     if not (expires.isascii() and expires.isdigit() and 1 <= int(expires[:9]) <= MAX_EXPIRES):
-        raise _wrong_query(f"X-Amz-Expires must be from 1 to {MAX_EXPIRES} seconds")
+        raise S3Error("AccessDenied", f"X-Amz-Expires must be from 1 to {MAX_EXPIRES} seconds.")
     stamp = query["X-Amz-Date"]
     if _time(stamp) is None or not stamp.startswith(scope.date):
         raise _wrong_query("X-Amz-Date must be in the ISO8601 form, of the credential's day")

@@ -181,7 +181,7 @@ async def test_continue_is_said_when_the_application_asks_for_the_body() -> None
     async with running() as run, await run.connect() as stream:
         head = request("PUT", "/", BODY, "Expect: 100-continue").removesuffix(BODY)
         await stream.send_all(head)
-        assert await stream.receive_some() == b"HTTP/1.1 100 \r\n\r\n"
+        assert await stream.receive_some() == b"HTTP/1.1 100 Continue\r\n\r\n"
         await stream.send_all(BODY)
         assert await answer(stream) == (200, BODY)
 
@@ -190,7 +190,7 @@ async def test_a_client_that_is_refused_is_not_told_to_go_on() -> None:
     async with running() as run:
         head = request("PUT", "/refuse", BODY, "Expect: 100-continue").removesuffix(BODY)
         got = await run.raw(head)
-        assert got.startswith(b"HTTP/1.1 403 ")
+        assert got.startswith(b"HTTP/1.1 403 Forbidden\r\n")
         assert b"connection: close" in got.lower()
         assert b" 100 " not in got
 
