@@ -50,35 +50,35 @@ class BlockReader:
 
     async def part(self, block: BlockId, offset: int, length: int) -> BlockPart:
         """As `BlockStore.get_block_part`."""
-        location = await self._locate(block)
-        try:
-            return await self._read_part(location, offset, length)
-        except DriveError:
-            moved = await self._locate_again(block, location)
-            if moved is not None:
-                return await self._read_part(moved, offset, length)
-            part = await self._elsewhere(block, lambda place: self._read_part(place, offset, length))
-            if part is None:
-                raise
-        return part
+        return await self._read(block, lambda place: self._read_part(place, offset, length))
 
     async def again(self, block: BlockId) -> bytes:
         """As `BlockStore.get_block_again`."""
         location = await self._locate(block)
         self._suspect(location.pack)
         self._packs.forget(location.pack.id)
-        try:
-            return await self._read_checked(location)
-        except DriveError:
-            data = await self._elsewhere(block, self._read_checked)
-            if data is None:
-                raise
-        return data
+        return await self._read(block, self._read_checked)
 
     def report_wrong(self, block: BlockId) -> bool:
         """As `BlockStore.report_wrong`."""
         self._presence.note_wrong(block)
         return self._index.drop_place(block)
+
+    async def _read(self, block: BlockId, read: Callable[[BlockLocation], Awaitable[Read]]) -> Read:
+        """By `read`, from where the block lies; if that fails, from where it has been moved meanwhile, as
+        often as it is; then from where else it is."""
+        location = await self._locate(block)
+        while True:
+            try:
+                return await read(location)
+            except DriveError:
+                moved = await self._locate_again(block, location)
+                if moved is None:
+                    found = await self._elsewhere(block, read)
+                    if found is None:
+                        raise
+                    return found
+            location = moved
 
     async def _elsewhere(
         self, block: BlockId, read: Callable[[BlockLocation], Awaitable[Read]]

@@ -315,12 +315,13 @@ class PackedBlockStore:
         raise NotFoundError(f"block {block.hex()[:16]} is not stored")
 
     async def _moved(self, block: BlockId, before: BlockLocation) -> BlockLocation | None:
-        """The block's new place, if a compaction (here, or by the mount that writes) has moved it."""
+        """The block's new place, if a compaction (here, or by the mount that writes) has moved it, or its
+        pack has moved to other nodes."""
         location = self._index.locate(block)
-        if location is not None and location.pack.id == before.pack.id and not self._upkeep.away:
+        if location is not None and _is_same_place(location, before) and not self._upkeep.away:
             await self._upkeep.compare_for_block()
             location = self._index.locate(block)
-        return None if location is None or location.pack.id == before.pack.id else location
+        return None if location is None or _is_same_place(location, before) else location
 
     async def _store(self, nursery: trio.Nursery, pack: PendingPack) -> None:
         """Store one pack, however long it takes, and give the slot back."""
@@ -367,3 +368,7 @@ class PackedBlockStore:
         self._repairs.note_progress()
         if write.missing():
             self._repairs.wake()
+
+
+def _is_same_place(one: BlockLocation, other: BlockLocation) -> bool:
+    return (one.pack.id, one.pack.nodes) == (other.pack.id, other.pack.nodes)

@@ -82,12 +82,13 @@ class IndexUpkeep:
 
     def forget_others(self) -> None:
         """Nodes that are none any more are not away."""
-        self._note_away([name for name in self.away if name in self._nodes])
+        self._have_away([name for name in self.away if name in self._nodes])
 
     async def _compare(self, progress: Progress | None) -> ReconcileReport:
         report = await self._reconciliation.run(progress)
         self.incomplete = report.incomplete
-        self._note_away(report.away)
+        self._compared_at = trio.current_time()
+        self._have_away(report.away)
         self._on_change()
         if report.unreadable:
             log.warning("packs whose index cannot be read: %s", ", ".join(report.unreadable))
@@ -96,10 +97,9 @@ class IndexUpkeep:
     def _is_due(self) -> bool:
         return trio.current_time() > self._compared_at + AGAIN
 
-    def _note_away(self, names: Sequence[str]) -> None:
+    def _have_away(self, names: Sequence[str]) -> None:
         self.away = tuple(names)
         self._presence.note_away(names)
-        self._compared_at = trio.current_time()
         if names:
             self._some_are_away.set()
         else:

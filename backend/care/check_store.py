@@ -82,6 +82,12 @@ class StoreCheck:
 
     async def _check(self, pack: Pack) -> None:
         seen = await self._look(pack)
+        now = self._index.packs.get(pack.id)
+        if now is None:
+            return  # deleted meanwhile
+        if now.nodes != pack.nodes:
+            await self._check(now)  # moved meanwhile
+            return
         enough = self._packs.codec.code.profile.k
         if self._verify is not None:
             await self._check_blocks(pack, seen)
