@@ -83,7 +83,10 @@ class FakeS3:
         """bytes"""
         self.most_writers: Counter[str] = Counter()
         """the most requests under way at once that write, by their paths"""
+        self.most_at_once = 0
+        """the most requests under way at once"""
         self.lock = threading.Lock()
+        self._at_once = 0
         self._writers: Counter[str] = Counter()
         self._written: dict[str, float] = {}
         self.url = ""
@@ -112,12 +115,15 @@ class FakeS3:
         with self.lock:
             self.received += size
             self.requests.append(f"{method} {path}")
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
             self._writers[path] += method in _WRITING
             self.most_writers[path] = max(self.most_writers[path], self._writers[path])
         try:
             yield
         finally:
             with self.lock:
+                self._at_once -= 1
                 self._writers[path] -= method in _WRITING
 
     def _answer_in_turn(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:

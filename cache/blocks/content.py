@@ -4,7 +4,8 @@ Invariants:
 1. A read returns the file's content at one moment. Its plan is made and journal bytes are copied without a
    pause. Blocks are immutable, so they may be fetched after. If journal bytes are not in memory, a thread
    reads them, and the plan is made anew: they may have been overwritten meanwhile.
-2. Read-ahead only warms the block cache. Its failures are ignored, for the reader will meet them.
+2. Read-ahead only warms the block cache, and is bounded for all files together. Its failures are ignored,
+   for the reader will meet them.
 
 Used on the event-loop thread only.
 """
@@ -24,6 +25,9 @@ from cache.namespace import Extent, Namespace
 
 WHOLE = 256 << 10
 """Blocks of files up to this size are fetched whole even if the file is not read in order."""
+MOST_AHEAD = 32 << 20
+"""So many bytes are being fetched ahead at once for all readers together. Many fetch beside each other
+anyway, and what comes long before it is wanted would push out of memory what is wanted now."""
 _ATTEMPTS = 4
 """So often the journal's bytes are brought into memory before the disk is waited for: it may be scarce."""
 
@@ -42,6 +46,8 @@ class Content:
         self._streams = ReadStreams()
         self._tasks: trio.Nursery | None = None
         """where read-ahead runs; without it there is none"""
+        self._ahead = 0
+        """the bytes that are being fetched ahead"""
         self._missing: list[tuple[int, int]] = []
         """(position, length) of the journal's bytes that the plan needs and that are not in memory"""
         self._waits = False
@@ -193,14 +199,17 @@ class Content:
         assert self._tasks is not None
         for piece in self._stored(inode, start, end):
             assert isinstance(piece, Stored)
-            if self._blocks.wanted(piece.block):
-                self._tasks.start_soon(self._warm, piece.block)
+            if self._ahead < MOST_AHEAD and self._blocks.wanted(piece.block):
+                self._ahead += piece.end - piece.start
+                self._tasks.start_soon(self._warm, piece.block, piece.end - piece.start)
 
-    async def _warm(self, block: bytes) -> None:
+    async def _warm(self, block: bytes, size: int) -> None:
         try:
             await self._blocks.get(block)
         except (DriveError, OSError):
             return  # invariant 2: the reader that needs it will meet the error itself
+        finally:
+            self._ahead -= size
 
 
 def _clipped(extents: Iterable[Extent], start: int, end: int) -> list[Piece]:

@@ -31,7 +31,7 @@ from backend.upstream import BlockId, BlockPart, BlockStore, SealedBlock
 from cache.disk.disk_cache import DiskCache
 from cache.messages import DiskCacheStatus
 
-MOST_WAITING: Final = 64 << 20
+MOST_WAITING: Final = 16 << 20
 """Bytes that may wait for the cache's disk."""
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks at the room that is left on the disk."""

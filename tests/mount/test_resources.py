@@ -6,16 +6,21 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from tests.fake_s3 import FakeS3, fake_s3
 from tests.mount.mounted import MountedDrive
 
 pytestmark = pytest.mark.mount
 
 MIB = 1 << 20
 WRITTEN_MIB = int(os.environ.get("MEMORY_MIB", "1024"))
+STORED_MIB = int(os.environ.get("MEMORY_MIB", "512"))
+AT_ONCE = 16
 LARGEST = 400 * MIB
 ARENA = 64 * MIB
 """What glibc reserves for a heap beside the main one, on machines of 64 bits (HEAP_MAX_SIZE)"""
@@ -75,6 +80,51 @@ def test_memory_stays_small_while_much_is_written_and_read(drive: MountedDrive) 
     peak = peak_memory(drive.process_id)
     print(f"peak memory: {peak / MIB:.0f} MiB after {WRITTEN_MIB} MiB")
     assert peak < LARGEST
+
+
+@pytest.fixture
+def stores() -> Iterator[FakeS3]:
+    """In this process, which is not the mount's. Each request takes as long as to one far away."""
+    with fake_s3() as running:
+        running.latency = 0.2
+        yield running
+
+
+def write_large(folder: Path, number: int) -> None:
+    write_half_repeating(folder / str(number), STORED_MIB // AT_ONCE)
+
+
+def read_large(folder: Path, number: int) -> None:
+    with open(folder / str(number), "rb", buffering=0) as file:
+        while file.read(MIB):
+            pass
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("options", ["cache_disk=off", "cache_disk=2G"])
+def test_memory_stays_small_with_sixteen_transfers_to_stores(
+    unmade_drive: MountedDrive, stores: FakeS3, options: str
+) -> None:
+    """Sixteen programs write, and sixteen read it again in a mount that has nothing; with and without a disk
+    cache to fill."""
+    drive, urls = unmade_drive, [stores.node_url(f"place{number}") for number in range(6)]
+    drive.make("--credentials", "env:FAKE", *(argument for url in urls for argument in ("--node", url)))
+    for name, work in (("stored", write_large), ("read", read_large)):
+        drive.wipe_cache()
+        drive.mount(options)
+        assert drive.process_id is not None
+        stores.most_at_once = 0
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            list(pool.map(partial(work, drive.mountpoint), range(AT_ONCE)))
+        drive.sync()
+        peak, seconds = peak_memory(drive.process_id), processor_seconds(drive.process_id)
+        print(
+            f"{STORED_MIB} MiB {name}, {options}, {stores.most_at_once} transfers: {peak / MIB:.0f} MiB at "
+            f"most, {seconds * 1024 / STORED_MIB:.2f} s of processor time for a GiB"
+        )
+        assert stores.most_at_once >= AT_ONCE
+        assert peak < LARGEST
+        drive.umount()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may look into the mount's memory")

@@ -153,10 +153,10 @@ class StoreClient:
         return data, answer.meta[self._tag] or ""
 
     def _put(self, key: str, parts: Sequence[Buffer], mode: Any) -> None:
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
         path = self._path(key)
         with self._spacing.turn(key):
-            self._call(lambda store: obstore.put(store, path, data, mode=mode, use_multipart=False))
+            # An iterator's parts are sent as they lie in memory; of anything else obstore makes a copy.
+            self._call(lambda store: obstore.put(store, path, iter(parts), mode=mode, use_multipart=False))
 
     def _call(self, work: Callable[[Any], Result]) -> Result:
         reading = self._credentials.get()

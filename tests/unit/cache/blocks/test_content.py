@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import trio
 import trio.testing
 
 from backend.errors import CorruptError, NotFoundError
 from backend.upstream import BlockId
+from cache.blocks import content as cache_content
 from cache.drive import Drive
 from tests.drives import QUIET, content, make_file, opened
 from tests.memory_upstream import MemoryUpstream
@@ -51,6 +53,40 @@ async def test_a_sequential_reader_finds_blocks_already_there(drive: Drive) -> N
         await trio.testing.wait_all_tasks_blocked()
     blocks = len(drive.ledger.namespace.extents(made.inode, 0, len(DATA)))
     assert drive.blocks.misses == blocks
+
+
+class SlowUpstream(MemoryUpstream):
+    """Whole blocks come when `answers` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = trio.Event()
+        self.asked = 0
+
+    async def get_block(self, block: BlockId) -> bytes:
+        self.asked += 1
+        await self.answers.wait()
+        return await super().get_block(block)
+
+
+async def test_reading_ahead_is_bounded_for_all_files_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: of sixteen files each had 16 MiB on the way, more than there is memory for."""
+    monkeypatch.setattr(cache_content, "MOST_AHEAD", 1)
+    upstream, whole = SlowUpstream(), [random.Random(each).randbytes(5 << 20) for each in range(8)]
+    async with opened(tmp_path / "cache", upstream) as drive:
+        made = [await make_file(drive, b"%d" % each, data) for each, data in enumerate(whole)]
+        await drive.sync()
+        drive.blocks.clear()
+        async with trio.open_nursery() as nursery:
+            for each in made:
+                nursery.start_soon(drive.read, each.inode, 0, 1000)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(whole) <= upstream.asked <= len(whole) + 1, "each one's own, and one block ahead"
+            upstream.answers.set()
+        for each, data in zip(made, whole, strict=True):
+            assert await content(drive, each.inode) == data
 
 
 async def test_readers_of_one_file_do_not_hold_up_each_other(drive: Drive) -> None:
