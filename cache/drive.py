@@ -29,7 +29,7 @@ from cache.messages import DriveStatus, FileSetApart
 from cache.namespace import MAX_NAME, Point, sqlite_errors
 from cache.publish import Publisher, SnapshotKeeper, StoreWatch
 from cache.retention import RetentionKeeper, SpaceAccounting
-from cache.sync import Broadcast
+from cache.sync import Broadcast, Following
 from cache.tree import (
     BLOCK_SIZE,
     ContentClaims,
@@ -49,7 +49,7 @@ TICK: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a drive. All work on the same ledger."""
+    """The parts of a drive. All work on the same ledger. `following`: of a drive that others write too."""
 
     ledger: Ledger
     trimming: Trimming
@@ -59,6 +59,7 @@ class Parts:
     upstream: Upstream
     snapshots: SnapshotKeeper
     publisher: Publisher
+    following: Following | None
     retention: RetentionKeeper
     store: StoreWatch
     past: PastTree
@@ -109,6 +110,7 @@ class Drive:
         self.upstream = parts.upstream
         self.snapshots = parts.snapshots
         self.publisher = parts.publisher
+        self._following = parts.following
         self.retention = parts.retention
         self.store = parts.store
         self.past = parts.past
@@ -255,6 +257,8 @@ class Drive:
             nursery.start_soon(self.keeper.run)
             if not self.read_only:
                 nursery.start_soon(self.publisher.run)
+                if self._following is not None:
+                    nursery.start_soon(self._following.run)
                 nursery.start_soon(self._tick_loop)
                 nursery.start_soon(self._durability.run)
                 nursery.start_soon(self._contents.run)

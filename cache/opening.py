@@ -38,7 +38,7 @@ from cache.publish import (
 )
 from cache.recovery import Recovery
 from cache.retention import RetentionKeeper, RetentionSchedule
-from cache.sync import Broadcast, Follower
+from cache.sync import Broadcast, Follower, Following, Rebaser
 from cache.tree import ContentClaims, Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,8 @@ class DriveOptions:
     """Bytes and seconds. `cache_size`: plaintext blocks in memory. `cache_disk`: sealed blocks on this
     machine's disk, 0: none, None: as the nodes are (who builds the upstream keeps them). `journal_size`:
     writers wait when the journal is larger. `large_write`: a write of so many bytes is journaled beside the
-    records. `host`: what this machine is called in the log, for people."""
+    records. `host`: what this machine is called in the log, for people. `is_shared`: other devices write the
+    drive at the same time."""
 
     cache_size: int = defaults.CACHE_SIZE
     cache_disk: int | None = None
@@ -60,6 +61,7 @@ class DriveOptions:
     retention: RetentionSchedule = field(default_factory=RetentionSchedule)
     read_only: bool = False
     host: str = field(default_factory=socket.gethostname)
+    is_shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ def client_of(
     limiter: trio.CapacityLimiter,
     host: bytes = b"unknown",
     environment: Environment = THIS_MACHINE,
+    device: int = DEVICE,
 ) -> Client:
     """Of a mount, or of a tool that looks at a drive. `limiter`: as of `Client`."""
     codec, chunker = BlockCodec(drive_id, keys.block_id, keys.block), Chunker(keys.chunker)
@@ -100,7 +103,7 @@ def client_of(
             keys.snapshot_hash,
             environment,
         ),
-        CommitIdentity(drive_id, DEVICE, host, keys.commit),
+        CommitIdentity(drive_id, device, host, keys.commit),
         limiter,
     )
 
@@ -117,12 +120,15 @@ async def open_drive(
     owns `local` and `upstream` and closes both; on an error the caller does."""
     _fit_journal(local, options)
     limiter, host = trio.CapacityLimiter(4), _host_name(options.host)
-    client = client_of(upstream, drive_id, keys, options.cache_size, limiter, host, local.environment)
+    environment, device = local.environment, local.device
+    client = client_of(upstream, drive_id, keys, options.cache_size, limiter, host, environment, device)
     follower = Follower(local.namespace, client.identity)
-    await Recovery(local, upstream, follower, client.snapshots, client.blocks).run()
+    alone = Rebaser(local.ledger, follower, upstream, client.identity, Broadcast(), lambda _inode: False)
+    rebase = alone.run if options.is_shared else None
+    await Recovery(local, upstream, follower, client.snapshots, client.blocks, rebase).run()
     parts = _Assembly(local, upstream, client, options).parts(circumstances.disk_cache)
     if not options.read_only:
-        await _begin_writing(local, parts.publisher)
+        await _begin_writing(local, parts.publisher, is_shared=options.is_shared)
     circumstances = replace(circumstances, notices=(*circumstances.notices, *local.notices))
     return Drive(parts, circumstances, options.journal_size, local.close)
 
@@ -136,12 +142,12 @@ def _fit_journal(local: LocalState, options: DriveOptions) -> None:
     local.ledger.large_write = options.large_write
 
 
-async def _begin_writing(local: LocalState, publisher: Publisher) -> None:
+async def _begin_writing(local: LocalState, publisher: Publisher, *, is_shared: bool) -> None:
     """The first changes of a drive that was opened for writing."""
     ledger = local.ledger
     local.watch()
     ledger.custody.on_loss.append(publisher.wake)
-    _delete_orphans(ledger)
+    _delete_orphans(ledger, local.device if is_shared else None)
     _settle_all(ledger)
     _own_new_root(ledger, local.environment)
     await local.trimming.trim()
@@ -162,6 +168,7 @@ class _Assembly:
         journal = self._ledger.journal
         self._content = Content(local.namespace, self._ledger.dirty, journal, client.blocks)
         self._put_off = PutOff(self._ledger, local.trimming, self._wake, read_only=options.read_only)
+        self._changes = Broadcast()
         self._sealer = self._made_sealer()
         self._snapshots = self._made_snapshots()
         self._publisher = self._made_publisher()
@@ -170,7 +177,7 @@ class _Assembly:
         """All of them; to be called once."""
         ledger, put_off, upstream, options = self._ledger, self._put_off, self._upstream, self._options
         intake = Intake(ledger, self._local.trimming, self._publisher, put_off, read_only=options.read_only)
-        inodes, changes, claims = Inodes(ledger, put_off), Broadcast(), ContentClaims(ledger, intake)
+        inodes, changes, claims = Inodes(ledger, put_off), self._changes, ContentClaims(ledger, intake)
         return Parts(
             ledger=ledger,
             trimming=self._local.trimming,
@@ -180,6 +187,7 @@ class _Assembly:
             upstream=upstream,
             snapshots=self._snapshots,
             publisher=self._publisher,
+            following=Following(ledger, upstream, self._publisher.follow) if options.is_shared else None,
             retention=self._made_retention(),
             store=StoreWatch(ledger, upstream.housekeeping),
             past=PastTree(self._local.namespace, self._content, ledger.save, self._environment),
@@ -233,7 +241,13 @@ class _Assembly:
             self._snapshots.committed,
             self._collection_lock,
             self._wake,
+            self._made_rebaser().run if self._options.is_shared else None,
         )
+
+    def _made_rebaser(self) -> Rebaser:
+        identity = self._client.identity
+        follower = Follower(self._local.namespace, identity)
+        return Rebaser(self._ledger, follower, self._upstream, identity, self._changes, self._put_off.holds)
 
     def _made_retention(self) -> RetentionKeeper:
         return RetentionKeeper(
@@ -257,11 +271,15 @@ def _host_name(host: str) -> bytes:
     return os.fsencode(host).replace(b"\0", b"")[:MAX_NAME] or b"unknown"
 
 
-def _delete_orphans(ledger: Ledger) -> None:
-    """Nobody holds an inode now: those without a name go, unless their content is on its way."""
-    pending = {inode for inode, _ in ledger.dirty.frozen()}
-    for inode in ledger.namespace.orphans():
-        if inode not in pending:
+def _delete_orphans(ledger: Ledger, device: int | None) -> None:
+    """Nobody here holds an inode now: those without a name go, unless their content is on its way, or another
+    than `device` (None: there is no other) took the name and may have them open."""
+    pending, namespace = {inode for inode, _ in ledger.dirty.frozen()}, ledger.namespace
+    for inode in namespace.orphans():
+        row = namespace.inode(inode)
+        assert row is not None
+        is_ours = device is None or row.born > ledger.head.number or namespace.writers.of(row.born) == device
+        if inode not in pending and is_ours:
             ledger.accept(Delete(inode))
 
 

@@ -5,8 +5,8 @@ snapshot and the commits after it. The journal is replayed. Then the local state
 - The log has our pending commit: the process was killed after appending it and before noting that. It is
   noted.
 - The log is ahead, and nothing here is unpublished: the commits that are missing here are applied.
-- The log is ahead, and something here is unpublished: the local state is stale (`StaleCacheError`). It is
-  kept aside, never merged by guessing and never dropped.
+- The log is ahead, and something here is unpublished: if the drive has many writers, that is rebased. If not,
+  the local state is stale (`StaleCacheError`). It is kept aside, never merged by guessing and never dropped.
 - The log is behind: `RollbackError`.
 
 Each step can be repeated: a process that is killed in the middle begins anew.
@@ -15,7 +15,8 @@ Each step can be repeated: a process that is killed in the middle begins anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
 
 import trio
 
@@ -31,7 +32,7 @@ from backend.system import at_rest
 from backend.upstream import Commit, Head, Upstream
 from cache.blocks import BlockCache
 from cache.errors import InputOutputError
-from cache.journal import Data, Journal
+from cache.journal import Data, Journal, PendingCommit
 from cache.local import LocalState
 from cache.namespace import OutOfDateError
 from cache.publish import SnapshotStore, blocks_named, is_same_commit, snapshot
@@ -39,13 +40,17 @@ from cache.sync import Follower, check_log
 
 log = logging.getLogger(__name__)
 
+AT_ONCE: Final = 256
+"""Commits that are asked for at once."""
+
 
 class StaleCacheError(ConflictError):
     """The local state holds changes that were made on one which the drive has left behind."""
 
 
 class Recovery:
-    """The steps that bring the local state up to date. The upstream is open; nothing else uses the state."""
+    """The steps that bring the local state up to date. The upstream is open; nothing else uses the state.
+    `rebase`: of a drive that others write too."""
 
     def __init__(
         self,
@@ -54,6 +59,7 @@ class Recovery:
         follower: Follower,
         snapshots: SnapshotStore,
         blocks: BlockCache,
+        rebase: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._local = local
         self._ledger = local.ledger
@@ -62,6 +68,7 @@ class Recovery:
         self._follower = follower
         self._snapshots = snapshots
         self._blocks = blocks
+        self._rebase = rebase
 
     async def run(self) -> None:
         """All of it, once. `StaleCacheError`, `RollbackError`; what the upstream raises."""
@@ -69,8 +76,11 @@ class Recovery:
         if namespace.journal_position() == 0:  # it never saw the journal
             if self._ledger.head.number == 0:
                 await self._restore_snapshot()
-            await self._catch_up(0)
+            await self._catch_up(0, self._left.base if self._rebase is not None else None)
             await self._check_unfinished()
+        elif self._left.is_rebased:
+            self._left.forget_unpublished()
+            await self._catch_up(0, self._left.base)
         if self._left.contradicts_the_log:
             raise self._stale(self._ledger.head.number)
         await self._ask_for_blocks()
@@ -104,6 +114,9 @@ class Recovery:
                 f"the drive's log ends with commit {theirs.number}, but this device has seen commit "
                 f"{ours.number} of another history; nothing was changed"
             )
+        if self._rebase is not None and ledger.unpublished:
+            await self._rebase()
+            return
         if ledger.pending is not None:
             ((commit, commit_hash),) = await self._upstream.log.commits_after(ours.number, 1)
             if is_same_commit(ledger.pending, self._follower.encoded_operations(commit), ours, commit):
@@ -120,7 +133,7 @@ class Recovery:
         may have let them go. Those of one that the log has are there."""
         for unfinished in self._left.unfinished():
             blocks = blocks_named(unfinished.extents)
-            if not blocks or (await self._upstream.log.head()).number >= unfinished.number:
+            if not blocks or await self._may_be_published(unfinished):
                 continue
             missing = await self._upstream.blocks.missing(blocks)
             if missing:
@@ -132,6 +145,13 @@ class Recovery:
                 )
                 self._left.take_back_extents(unfinished.number)
                 return
+
+    async def _may_be_published(self, unfinished: PendingCommit) -> bool:
+        """Whether the log has a commit of that number; where others write too, whether it is that one."""
+        commits = await self._upstream.log.commits_after(unfinished.number - 1, 1)
+        if not commits or self._rebase is None:
+            return bool(commits)
+        return self._left.may_be(unfinished, self._follower.encoded_operations(commits[0][0]))
 
     async def _read_pending(self) -> None:
         """Content of a commit that was cut and not appended may not be readable any more: it is cut anew, and
@@ -165,10 +185,11 @@ class Recovery:
             f"commit {number}"
         )
 
-    async def _catch_up(self, position: int) -> None:
-        """Apply the commits that the namespace lacks; durable when it returns."""
+    async def _catch_up(self, position: int, until: int | None = None) -> None:
+        """Apply the commits that the namespace lacks, up to commit `until` if there is one; durable when it
+        returns."""
         namespace, number = self._local.namespace, self._ledger.head.number
-        while commits := await self._upstream.log.commits_after(number):
+        while commits := await self._upstream.log.commits_after(number, _limit(number, until)):
             for commit, commit_hash in commits:
                 self._apply(commit, commit_hash)
                 await self._upstream.housekeeping.revive(commit.added)
@@ -185,6 +206,11 @@ class Recovery:
                 f"{error}; nothing was changed; either the log is damaged or what {self._local.folder} holds "
                 "of it is: fsck.drivefs compares the two"
             ) from error
+
+
+def _limit(number: int, until: int | None) -> int:
+    """The number of commits after `number` to be asked for at once."""
+    return AT_ONCE if until is None else max(min(AT_ONCE, until - number), 0)
 
 
 def _read_all(journal: Journal, pieces: Sequence[Data]) -> None:

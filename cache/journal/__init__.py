@@ -6,6 +6,7 @@ from cache.journal.journal import SEGMENT_SIZE, Journal
 from cache.journal.ledger import LARGE_WRITE, Ledger
 from cache.journal.local_room import reserve
 from cache.journal.pieces import Data, Hole, Piece, Stored
+from cache.journal.rebasing import rebase
 from cache.journal.recovery import JournalRecovery
 from cache.journal.room import LITTLE, Need
 from cache.journal.scan import PendingCommit
@@ -33,6 +34,7 @@ __all__ = [
     "Piece",
     "Stored",
     "Trimming",
+    "rebase",
     "replace_data",
     "reserve",
 ]

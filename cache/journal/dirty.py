@@ -14,7 +14,7 @@ Used on the event-loop thread only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
@@ -157,6 +157,10 @@ class DirtyFiles:
         file = self._files.get(inode)
         return file is not None and (file.top is layer or file.frozen is layer)
 
+    def inodes(self) -> set[int]:
+        """All that have dirty content."""
+        return {*self._files}
+
     def __len__(self) -> int:
         return len(self._files)
 
@@ -296,6 +300,31 @@ class DirtyFiles:
         frozen.mtime_ns, frozen.ctime_ns = stated.mtime_ns, stated.ctime_ns
         file.top = frozen
         return True
+
+    def rebase(self, moved: Mapping[int, int]) -> None:
+        """No commit has what was frozen, and none is pending: it is in the top layers again. Their files go
+        where `moved` says (0: nobody can read them); others stay."""
+        for file in self._files.values():
+            self._melt(file)
+        taken = {inode: self._files.pop(inode) for inode in moved}
+        for inode, file in taken.items():
+            file.inode = moved[inode]
+            if file.inode:
+                self._files[file.inode] = file
+            elif file.top is not None:
+                self.open_writes -= file.top.writes
+
+    def _melt(self, file: DirtyFile) -> None:
+        """The row has the times that the cut stated, or later ones."""
+        frozen, file.frozen = file.frozen, None
+        if frozen is None:
+            return
+        self.open_writes += frozen.writes
+        if file.top is not None:
+            file.top.take_under(frozen)
+        else:
+            frozen.mtime_ns = frozen.ctime_ns = None
+            file.top = frozen
 
     def thaw(self, inode: int) -> None:
         """The frozen layer's content is in the extents now."""

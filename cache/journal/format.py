@@ -68,6 +68,20 @@ class RecordType(IntEnum):
     UNCUT = 12
     """two positions: the records between them, which made a cut, do not count, nor do the EXTENTS from the
     first up to this one"""
+    REBASED = 13
+    """the published state on which all that is not published is from here on; the operations that say it
+    now; where dirty content went"""
+
+
+@dataclass(frozen=True, slots=True)
+class Rebased:
+    """The payload of a REBASED record. `base`, `base_hash`: the newest published commit. `moved`: by inode,
+    where its dirty content is now; 0: nowhere."""
+
+    base: int
+    base_hash: bytes
+    operations: tuple[bytes, ...]
+    moved: dict[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,3 +294,26 @@ def decode_published(payload: Buffer) -> tuple[int, int, bytes, int]:
     """(commit, time, hash, needed); the last is 0 in segments up to version 3, which did not have it."""
     commit, time_ns, commit_hash, *needed = msgpack.unpackb(payload)
     return commit, time_ns, commit_hash, needed[0] if needed else 0
+
+
+def encode_rebased(rebased: Rebased) -> bytes:
+    """Payload of a REBASED record. The journal refuses one over `MAX_PAYLOAD`."""
+    moved = sorted(rebased.moved.items())
+    return bytes(msgpack.packb([rebased.base, rebased.base_hash, rebased.operations, moved]))
+
+
+def decode_rebased(payload: Buffer) -> Rebased:
+    """The value that `encode_rebased` was given. `FormatError` for anything else."""
+    try:
+        base, base_hash, operations, moved = msgpack.unpackb(
+            payload, max_array_len=len(payload), max_bin_len=len(payload)
+        )
+        rebased = Rebased(base, base_hash, tuple(operations), {inode: to for inode, to in moved})
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise FormatError(f"not a REBASED record: {error}") from None
+    numbers = (base, *rebased.moved, *rebased.moved.values())
+    if any(type(number) is not int for number in numbers) or any(
+        type(each) is not bytes for each in (base_hash, *rebased.operations)
+    ):
+        raise FormatError("not a REBASED record: something else is in it")
+    return rebased

@@ -82,7 +82,7 @@ class Ledger:
     def __init__(self, journal: Journal, namespace: Namespace, custody: Custody) -> None:
         self.journal = journal
         self.environment: Final = journal.environment
-        self._failpoints = journal.environment.failpoints
+        self.failpoints = journal.environment.failpoints
         self.custody = custody
         self.namespace = namespace
         self.dirty = DirtyFiles()
@@ -95,6 +95,8 @@ class Ledger:
         """of the open commit, encoded"""
         self.operation_bytes = 0
         self._diverged = False
+        self.is_rebase_unsynced = False
+        """whether the namespace holds a rebase that a power cut can still take from the journal: not saved"""
         self.freed = trio.Condition()
         """notified when journal segments were let go, or the drive is closing"""
         self.accepted = 0
@@ -145,13 +147,14 @@ class Ledger:
         the way."""
         try:
             if passing is not None:
-                self._failpoints.reached(passing)
+                self.failpoints.reached(passing)
             self.namespace.apply(operation, commit)
         except BaseException:
-            self._fail_diverged()
+            self.fail_diverged()
             raise
 
-    def _fail_diverged(self) -> None:
+    def fail_diverged(self) -> None:
+        """Journal and namespace differ: nothing more is accepted or saved."""
         self._diverged = True
         self.journal.fail("holds a change that the namespace could not take")
 
@@ -247,7 +250,7 @@ class Ledger:
         pending = PendingCommit(number, time_ns, end, [], inodes, begin=begin, start=start, oldest=oldest)
         self.hand_over(pending)
         self.namespace.begin_commit(number + 1)
-        self._failpoints.reached(CUT_MADE)
+        self.failpoints.reached(CUT_MADE)
         return self.pending
 
     def hand_over(self, pending: PendingCommit) -> None:
@@ -292,10 +295,10 @@ class Ledger:
     def _redo(self, later: list[Operation], earlier: list[bytes]) -> None:
         """Bring the namespace from the newest published commit to what is accepted, all in one commit."""
         try:
-            self._failpoints.reached(REOPENING)
+            self.failpoints.reached(REOPENING)
             self.namespace.undo(self.head.number)
         except BaseException:
-            self._fail_diverged()
+            self.fail_diverged()
             raise
         for operation in (*map(decode, earlier), *later):
             self._apply(operation)
@@ -309,7 +312,7 @@ class Ledger:
         self._apply(operation, number)
         self.dirty.thaw(operation.inode)
         self.add_extents(encoded)
-        self._failpoints.reached(EXTENTS_KEPT)
+        self.failpoints.reached(EXTENTS_KEPT)
 
     def add_extents(self, encoded: bytes) -> None:
         """They are part of the pending commit, if there is one."""
@@ -326,7 +329,7 @@ class Ledger:
     def published(self, head: Head) -> None:
         """Upstream has the pending commit."""
         assert self.pending is not None
-        self._failpoints.reached(PUBLISHED)
+        self.failpoints.reached(PUBLISHED)
         pending = self.pending
         needed = min(pending.oldest, pending.start)
         payload = encode_published(head.number, pending.time_ns, head.hash, needed)
@@ -342,6 +345,15 @@ class Ledger:
             self.positions.published = self.pending.oldest
         self.pending = None
 
+    def take_rebased(self, encoded: list[bytes], position: int) -> None:
+        """These are the operations of the open commit, and all that is not published, as the record at
+        `position` says (`cache.journal.rebasing`)."""
+        self.operations, self.operation_bytes = encoded, sum(map(len, encoded))
+        self.pending = None
+        self.positions.published = position
+        self.positions.recorded = self.positions.cut = self.journal.end
+        self.is_rebase_unsynced = True
+
     def thaw_all(self) -> None:
         """All that was frozen is in the extents now."""
         for inode, _ in self.dirty.frozen():
@@ -350,17 +362,20 @@ class Ledger:
     # State on disk
 
     def save(self) -> None:
-        """Commit the namespace's changes together with the journal position that they reflect.
+        """Commit the namespace's changes together with the journal position that they reflect; nothing as
+        long as a rebase is not synced.
         `NoSpaceLeftError`, `InputOutputError`: nothing is lost, may be called again."""
         if self._diverged:
             raise InputOutputError("the namespace lacks a change that the journal holds; mount again")
+        if self.is_rebase_unsynced:
+            return
         try:
             self.namespace.save(self.journal.end)
         except NoSpaceError as error:
             raise NoSpaceLeftError(str(error)) from error
         except DriveError as error:
             raise InputOutputError(str(error)) from error
-        self._failpoints.reached(SAVED)
+        self.failpoints.reached(SAVED)
 
     async def wake_waiting(self) -> None:
         """Let those who wait for room look again."""

@@ -48,6 +48,23 @@ class JournalRecovery:
         """The commits that the scan found and that the journal does not say are published, oldest first."""
         return self._scanned.unfinished()
 
+    @property
+    def is_rebased(self) -> bool:
+        """Whether the namespace on the disk does not know of the journal's newest rebase. Until `replay`."""
+        rebased = self._scanned.rebased
+        return rebased is not None and self._namespace.journal_position() <= rebased[0]
+
+    @property
+    def base(self) -> int | None:
+        """The published commit on which all is that the journal does not say is published; None: there is
+        nothing. Until `replay`."""
+        return min((each.number - 1 for each in self.unfinished()), default=None)
+
+    def forget_unpublished(self) -> None:
+        """The namespace has nothing but what is published; `replay` brings the rest. What is in the way of
+        `is_rebased` before it."""
+        self._namespace.undo(self._ledger.head.number)
+
     def may_be(self, unfinished: PendingCommit, published: list[bytes]) -> bool:
         """Whether a published commit of these operations can be the unfinished one. If its cut was read, its
         first segments may be gone already. Until `replay`."""

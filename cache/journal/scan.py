@@ -28,6 +28,7 @@ from cache.journal.format import (
     CONTENT_HEADER,
     RECORD_HEADER_SIZE,
     Bulk,
+    Rebased,
     RecordType,
     decode_batch,
     decode_bulk,
@@ -35,6 +36,7 @@ from cache.journal.format import (
     decode_extents,
     decode_given_up,
     decode_published,
+    decode_rebased,
     decode_times,
     decode_uncut,
 )
@@ -126,6 +128,8 @@ class Scan:
         """the cuts that UNCUT records name"""
         self.uncut: tuple[int, int, int] | None = None
         """the cut that this process takes back, as of `pending_cut`; None: none"""
+        self.rebased: tuple[int, int] | None = None
+        """position and published commit of the newest REBASED record; None: there is none"""
         self._uncut = uncut
         self._given_up = given_up
         self._void = void
@@ -224,6 +228,8 @@ class Scan:
             self._take_cut(position, payload)
         elif kind is RecordType.EXTENTS:
             self._take_extents(position, payload)
+        elif kind is RecordType.REBASED:
+            self._take_rebased(position, decode_rebased(payload))
         else:
             self._take_published(position, payload)
 
@@ -252,6 +258,16 @@ class Scan:
         assert isinstance(operation, SetExtents)
         self.dirty.thaw(operation.inode)
         self.events.append(Event(position, RecordType.EXTENTS, number, operation))
+
+    def _take_rebased(self, position: int, rebased: Rebased) -> None:
+        """All that was not published is what it says now."""
+        published = [event.commit for event in self.events if event.kind is RecordType.PUBLISHED]
+        newest = max(published, default=-1)
+        self.events = [event for event in self.events if event.commit <= newest]
+        self.dirty.rebase(rebased.moved)
+        self.rebased, self.commit = (position, rebased.base), rebased.base + 1
+        for encoded in rebased.operations:
+            self.events.append(Event(position, RecordType.OPERATION, self.commit, decode(encoded)))
 
     def _take_published(self, position: int, payload: memoryview) -> None:
         number, time_ns, commit_hash, _ = decode_published(payload)

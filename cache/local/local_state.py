@@ -39,16 +39,19 @@ LOCK_FILE = "lock"
 """In the state folder; flock(2) while a process uses it."""
 
 DEVICE = 1
-"""One mount at a time writes, so all of a drive's mounts are one device until there is a hub."""
+"""Of a local drive: one mount at a time writes it, so all of its mounts are one device."""
 
 
 class LocalState:
     """The open contents of a state folder. One process at a time: `LeaseHeldError` otherwise. `environment`:
-    of the device whose folder it is."""
+    of the device whose folder it is. `device`: its number."""
 
-    def __init__(self, folder: Path, environment: Environment = THIS_MACHINE) -> None:
+    def __init__(
+        self, folder: Path, environment: Environment = THIS_MACHINE, *, device: int = DEVICE
+    ) -> None:
         environment.disk.make_folders(str(folder))
         self.folder = folder
+        self.device: Final = device
         self.environment: Final = environment
         self._lock = locked(folder)
         self._held = ExitStack()
@@ -72,11 +75,11 @@ class LocalState:
         """One that is damaged is kept aside, and a new one made: what it says is in log and journal."""
         path = str(self.folder / NAMESPACE_FILE)
         try:
-            return Namespace(path, device=DEVICE, environment=self.environment)
+            return Namespace(path, device=self.device, environment=self.environment)
         except CorruptError as error:
             kept = set_namespace_aside(self.folder, self.environment)
             self._notices.append(f"{error}; it is made anew from log and journal, and kept as {kept}")
-            return Namespace(path, device=DEVICE, environment=self.environment)
+            return Namespace(path, device=self.device, environment=self.environment)
 
     def watch(self) -> None:
         """From now on be told of what loses its name in the folder. After recovery, which replaces files."""

@@ -13,6 +13,10 @@ from typing import Final, NamedTuple
 from cache.namespace.row_store import RowStore, insert
 
 _PUT: Final = insert("writer", ("id", "device", "host", "born"))
+_OF: Final = (
+    "SELECT device FROM writer WHERE born <= ? UNION ALL"
+    " SELECT device FROM past_writer WHERE born <= ? AND died > ? LIMIT 1"
+)
 _KEEP: Final = "INSERT INTO past_writer SELECT id, device, host, born, ? FROM writer WHERE born < ?"
 
 
@@ -33,6 +37,11 @@ class WriterStore:
         """The maker of the open commit, as far as it was said; None if nobody ever said."""
         found = self._store.connection.execute("SELECT device, host FROM writer").fetchone()
         return None if found is None else CommitWriter(*found)
+
+    def of(self, commit: int) -> int | None:
+        """The device that made a published commit, as far as it was said."""
+        found = self._store.connection.execute(_OF, (commit, commit, commit)).fetchone()
+        return None if found is None else int(found[0])
 
     def put(self, writer: CommitWriter) -> None:
         """From the open commit on it is `writer`."""

@@ -21,8 +21,8 @@ from typing import Final
 
 import trio
 
-from backend.errors import DriveError, FencedError, NoSpaceError
-from backend.upstream import BlockId, Commit, Upstream
+from backend.errors import ConflictError, DriveError, FencedError, NoSpaceError
+from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.blocks import Sealer
 from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Trimming
@@ -53,7 +53,7 @@ CUTS = 3
 class Publisher:
     """See the module. `before_cut` lets the drive add operations that were put off (times);
     `settled` is told of each inode whose content is not frozen any more: it has become extents, or is dirty
-    again."""
+    again. `rebase`: of a drive that others write too."""
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class Publisher:
         after_commit: Callable[[int], Awaitable[None]],
         collection_lock: SharedExclusiveLock,
         wake: Wake,
+        rebase: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._ledger = ledger
         self._trimming = trimming
@@ -81,6 +82,7 @@ class Publisher:
         self._settled = settled
         self._after_commit = after_commit
         self._collection_lock = collection_lock
+        self._rebase = rebase
         self._rule = CutRule(ledger, intervals.version, lambda: self.pressed)
         self._built: Commit | None = None
         self._lock = trio.Lock()
@@ -199,14 +201,36 @@ class Publisher:
             log.warning("%s", problem)
             self.problem = problem
 
+    async def follow(self) -> None:
+        """Bring a drive with many writers to the newest commit; what is not published goes on from there."""
+        async with self._lock, self._collection_lock.shared():
+            await self._go_over()
+
+    async def _go_over(self) -> None:
+        assert self._rebase is not None
+        self._built = None
+        await self._rebase()
+
+    async def _append(self, pending: PendingCommit) -> Head | None:
+        """The new head. None: others were quicker, and the drive is at the head that they made."""
+        try:
+            return await self._upstream.log.append(self._build(pending), self._ledger.head)
+        except ConflictError:
+            if self._rebase is None:
+                raise
+            await self._go_over()
+            return None
+
     async def _publish(self, everything: bool) -> None:
-        pending = await self._stored(everything)
-        if pending is None:
-            if self.blocked:
-                await self._trimming.trim()
-            return
-        await self._ledger.sync_pending()
-        head = await self._upstream.log.append(self._build(pending), self._ledger.head)
+        while True:
+            pending = await self._stored(everything)
+            if pending is None:
+                if self.blocked:
+                    await self._trimming.trim()
+                return
+            await self._ledger.sync_pending()
+            if (head := await self._append(pending)) is not None:
+                break
         self.has_published = True
         self._ledger.published(head)
         self._built = None

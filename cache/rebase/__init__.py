@@ -3,12 +3,14 @@
 from cache.rebase.net_changes import NetChanges, changes_since
 from cache.rebase.placing import COPY_OF
 from cache.rebase.plan import Decision, Row, Situation
-from cache.rebase.resolve import Resolved, resolve, take_up
+from cache.rebase.resolve import Changed, Device, Resolved, resolve, take_up
 from cache.rebase.views import NamespaceView
 
 __all__ = [
     "COPY_OF",
+    "Changed",
     "Decision",
+    "Device",
     "NamespaceView",
     "NetChanges",
     "Resolved",

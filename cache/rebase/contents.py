@@ -25,7 +25,7 @@ class Contents:
         self._saves = names.our_saves
 
     def run(self) -> None:
-        changed = sorted({*self._s.ours.extents, *self._s.ours.inodes, *self._s.busy})
+        changed = sorted({*self._s.ours.extents, *self._s.ours.inodes, *self._s.dirty})
         self._settle_orphans(changed)
         both: list[int] = []
         for inode in changed:

@@ -72,6 +72,7 @@ class Placing:
         if (
             len(keys) == 1
             and there
+            and not self._s.held(inode)
             and there not in self._plan.made
             and self._s.is_same_content(inode, there)
         ):

@@ -64,15 +64,16 @@ class Made:
 @dataclass(frozen=True, slots=True)
 class Situation:
     """The states that are compared. `commit`: the number of the base, with which both sides began. `ours`:
-    what this device changed since; `theirs`: what was published since. `busy`: inodes with content that is
-    in no extent yet, or that somebody has open. `number` gives inode numbers that were never used. `host`:
-    this device's name, for people."""
+    what this device changed since; `theirs`: what was published since. `dirty`: inodes with content that is
+    in no extent yet. `held`: whether somebody has an inode open. `number` gives inode numbers that were never
+    used. `host`: this device's name, for people."""
 
     commit: int
     head: NamespaceView
     ours: NetChanges
     theirs: NetChanges
-    busy: Collection[int]
+    dirty: Collection[int]
+    held: Callable[[int], bool]
     number: Callable[[], int]
     host: bytes
     base: View = field(init=False)
@@ -85,13 +86,13 @@ class Situation:
     def is_changed_here(self, inode: int) -> bool:
         """Whether the content of an inode that the base has was changed on this device."""
         return self.ours.is_content_changed(inode) or (
-            inode in self.busy and self.base.inode(inode) is not None
+            inode in self.dirty and self.base.inode(inode) is not None
         )
 
     def is_same_content(self, inode: int, other: int) -> bool:
         """Whether the local content of `inode`, all of it in extents, is that of `other` at the head."""
         mine, theirs = self.local.inode(inode), self.head.inode(other)
-        if mine is None or theirs is None or inode in self.busy:
+        if mine is None or theirs is None or inode in self.dirty:
             return False
         kind = (mine.mode & 0o170000, mine.size, mine.rdev, mine.target)
         if mine.is_directory or kind != (theirs.mode & 0o170000, theirs.size, theirs.rdev, theirs.target):

@@ -14,9 +14,19 @@ from cache.rebase.contents import Contents
 from cache.rebase.emission import Emission
 from cache.rebase.marks import Marks, merged
 from cache.rebase.names import Names
-from cache.rebase.net_changes import changes_since
+from cache.rebase.net_changes import Key, changes_since
 from cache.rebase.plan import Decision, Plan, Situation
 from cache.rebase.views import NamespaceView
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """The names that may mean another inode than before, and the inodes that may have other attributes, and
+    other contents: of what this device showed."""
+
+    names: frozenset[Key]
+    inodes: frozenset[int]
+    contents: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +37,7 @@ class Resolved:
     operations: tuple[Operation, ...]
     moved: dict[int, int]
     decisions: tuple[Decision, ...]
+    changed: Changed
 
 
 def resolve(situation: Situation) -> Resolved:
@@ -37,22 +48,39 @@ def resolve(situation: Situation) -> Resolved:
     Contents(situation, plan, names).run()
     moved = names.placing.numbers | plan.moved
     operations = tuple(Emission(situation, plan).operations())
-    return Resolved(
-        operations, {i: to for i, to in moved.items() if i in situation.busy}, tuple(plan.decisions)
-    )
+    moved = {inode: to for inode, to in moved.items() if inode in situation.dirty}
+    return Resolved(operations, moved, tuple(plan.decisions), _changed(situation, plan))
 
 
-def take_up(namespace: Namespace, follow: Callable[[], None], busy: Collection[int], host: bytes) -> Resolved:
+def _changed(situation: Situation, plan: Plan) -> Changed:
+    both = (situation.ours, situation.theirs)
+    names = {key for changes in both for key in changes.names} | plan.placed.keys() | plan.vacated.keys()
+    inodes = {inode for changes in both for inode in (*changes.inodes, *changes.xattrs_of)}
+    contents = {inode for changes in both for inode in inodes if changes.is_content_changed(inode)}
+    return Changed(frozenset(names), frozenset(inodes), frozenset(contents))
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """The facts of a device that its namespace does not hold: as of `Situation`."""
+
+    dirty: Collection[int]
+    held: Callable[[int], bool]
+    host: bytes
+
+
+def take_up(namespace: Namespace, follow: Callable[[], None], device: Device) -> Resolved:
     """Bring a namespace from what this device changed to the published state, and say what is to be applied
-    there. `follow` applies the commits that the namespace lacks. `busy`, `host`: as of `Situation`. Nothing
-    is saved here; where something is raised, the namespace must not be saved, and be opened anew."""
+    there. `follow` applies the commits that the namespace lacks. Nothing is saved here; where something is
+    raised, the namespace must not be saved, and be opened anew."""
     base = namespace.head().number
     ours, mine = changes_since(namespace.synced_connection(), base), Marks.of(namespace)
     namespace.undo(base)
     was = Marks.of(namespace)
     follow()
-    theirs = changes_since(namespace.synced_connection(), base)
-    situation = Situation(base, NamespaceView(namespace), ours, theirs, busy, namespace.allocate_inode, host)
+    theirs, head = changes_since(namespace.synced_connection(), base), NamespaceView(namespace)
+    numbers = namespace.allocate_inode
+    situation = Situation(base, head, ours, theirs, device.dirty, device.held, numbers, device.host)
     resolved = resolve(situation)
     operations, decisions = merged(was, mine, namespace)
     return replace(

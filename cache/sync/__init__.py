@@ -4,6 +4,7 @@ from cache.sync import check_log
 from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, Missed, NameChanged
 from cache.sync.check_log import LogReplay
 from cache.sync.follower import Follower
+from cache.sync.rebaser import Following, Rebaser
 
 __all__ = [
     "AttributesChanged",
@@ -11,8 +12,10 @@ __all__ = [
     "Change",
     "ContentChanged",
     "Follower",
+    "Following",
     "LogReplay",
     "Missed",
     "NameChanged",
+    "Rebaser",
     "check_log",
 ]

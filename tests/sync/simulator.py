@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from stat import S_IFDIR, S_IFREG
 
+from cache import rebase
 from cache.namespace import Namespace
 from cache.namespace.check import breaches
 from cache.namespace.operations import (
@@ -193,7 +194,8 @@ class Device:
 
     def _rebase(self, log: Log) -> None:
         before = self.live_blocks()
-        resolved = take_up(self.namespace, lambda: self._follow(log), (), b"dev%d" % self.number)
+        facts = rebase.Device((), lambda _: False, b"dev%d" % self.number)
+        resolved = take_up(self.namespace, lambda: self._follow(log), facts)
         self.unpublished.clear()
         self.do(*resolved.operations)
         self.hits.update({decision.row for decision in resolved.decisions})

@@ -16,6 +16,7 @@ from cache.journal.format import (
     RECORD_HEADER_SIZE,
     SEGMENT_HEADER_SIZE,
     Bulk,
+    Rebased,
     RecordType,
     SegmentHeader,
     bulk_checksum,
@@ -25,6 +26,7 @@ from cache.journal.format import (
     decode_extents,
     decode_given_up,
     decode_published,
+    decode_rebased,
     decode_record,
     decode_segment_header,
     decode_uncut,
@@ -34,6 +36,7 @@ from cache.journal.format import (
     encode_extents,
     encode_given_up,
     encode_published,
+    encode_rebased,
     encode_record_header,
     encode_segment_header,
     encode_uncut,
@@ -184,3 +187,31 @@ def test_payloads_of_another_length_are_refused(payload: bytes) -> None:
     if len(payload) != 16:
         with pytest.raises(FormatError, match="UNCUT"):
             decode_uncut(payload)
+
+
+@given(
+    st.integers(0, 1 << 62),
+    st.binary(min_size=32, max_size=32),
+    st.lists(st.binary(max_size=50), max_size=5),
+    st.dictionaries(st.integers(1, 1 << 62), st.integers(0, 1 << 62), max_size=4),
+)
+def test_a_rebase_is_read_back(
+    base: int, base_hash: bytes, operations: list[bytes], moved: dict[int, int]
+) -> None:
+    rebased = Rebased(base, base_hash, tuple(operations), moved)
+    assert decode_rebased(encode_rebased(rebased)) == rebased
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"\x90",
+        msgpack.packb([1, b"", [1], []]),
+        msgpack.packb([b"", b"", [], []]),
+        msgpack.packb([1, b"", [], [1]]),
+    ],
+)
+def test_what_is_no_rebase_is_refused(payload: bytes) -> None:
+    with pytest.raises(FormatError):
+        decode_rebased(payload)

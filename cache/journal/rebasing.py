@@ -1,0 +1,67 @@
+"""Rebasing: what was accepted and is not published goes on from a newer published state.
+
+Invariants:
+1. Between taking back what is unpublished and having the new operations applied nothing else is accepted,
+   saved or awaited.
+2. A REBASED record says all of it: the published state, the operations that take the place of all that was
+   not published, and where dirty content went. A kill before it is as if nothing had begun; a kill after it
+   goes on from it, with the commits up to that state taken from the log once more.
+3. The namespace is not saved before the record is synced: it would be ahead of a journal that lost it, and
+   what was unpublished could not be found again.
+
+Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from backend.failpoints import declare
+from cache.errors import JournalLostError
+from cache.journal.format import Rebased, RecordType, encode_rebased
+from cache.journal.ledger import Ledger
+from cache.namespace import encode
+from cache.rebase import Device, Resolved, take_up
+
+FOLLOWED: Final = declare(
+    "rebase.followed",
+    "the namespace has others' commits and not our changes; the journal knows nothing of it",
+)
+JOURNALED: Final = declare("rebase.journaled", "the journal has the rebase, perhaps not on the disk")
+SYNCED: Final = declare("rebase.synced", "the rebase is on the disk; the namespace is not saved")
+
+
+async def rebase(
+    ledger: Ledger, newest: int, follow: Callable[[], None], held: Callable[[int], bool], host: bytes
+) -> Resolved:
+    """Bring the ledger to commit `newest`, which `follow` applies together with those before it. No commit is
+    pending any more, and the operations that were resolved are those of the open one. Raises what
+    `Journal.append` raises, and nothing has changed then; any other error leaves the drive to be opened
+    anew."""
+    ledger.journal.begin_segment(newest + 1)
+    try:
+        resolved = _rebase_now(ledger, follow, Device(ledger.dirty.inodes(), held, host))
+    except BaseException:
+        ledger.fail_diverged()
+        raise
+    with suppress(JournalLostError):  # the next start finds no journal, and begins with the log
+        await ledger.journal.sync()
+    ledger.failpoints.reached(SYNCED)
+    ledger.is_rebase_unsynced = False
+    return resolved
+
+
+def _rebase_now(ledger: Ledger, follow: Callable[[], None], device: Device) -> Resolved:
+    resolved = take_up(ledger.namespace, follow, device)
+    ledger.failpoints.reached(FOLLOWED)
+    encoded, head = [encode(operation) for operation in resolved.operations], ledger.head
+    record = encode_rebased(Rebased(head.number, head.hash, tuple(encoded), resolved.moved))
+    position = ledger.journal.append(RecordType.REBASED, (record,), ledger.namespace.commit)
+    ledger.failpoints.reached(JOURNALED)
+    for operation in resolved.operations:
+        ledger.namespace.apply(operation)
+    ledger.dirty.rebase(resolved.moved)
+    ledger.take_rebased(encoded, position)
+    return resolved

@@ -1,0 +1,118 @@
+"""The rebaser: brings a drive to the newest commit of a log that other devices write too.
+
+Invariants:
+1. A commit is ours only if it says what the pending one says, and is of this device and of the time that the
+   journal has for it: then it counts as published, and is no change by others.
+2. Nothing is pending when `run` returns, and what was not published belongs to the open commit.
+3. Listeners are told after the new state is there.
+
+One call at a time. Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from backend.errors import DriveError
+from backend.upstream import Commit, Head, Upstream
+from cache.errors import FileSystemError
+from cache.journal import Ledger, rebase
+from cache.publish import FIRST_BACKOFF, MAX_BACKOFF, CommitIdentity, is_same_commit
+from cache.rebase import Changed, Resolved
+from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, NameChanged
+from cache.sync.follower import Follower
+
+log = logging.getLogger(__name__)
+
+
+class Rebaser:
+    """See the module. `held`: whether somebody has an inode open on this device."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        follower: Follower,
+        upstream: Upstream,
+        identity: CommitIdentity,
+        changes: Broadcast,
+        held: Callable[[int], bool],
+    ) -> None:
+        self._ledger = ledger
+        self._follower = follower
+        self._upstream = upstream
+        self._identity = identity
+        self._changes = changes
+        self._held = held
+
+    async def run(self) -> None:
+        """Apply the commits that the drive lacks, and have what is not published go on from there. Raises
+        what the upstream, the journal and the follower raise."""
+        commits = await self._lacking()
+        if commits and self._is_ours(commits[0][0]):
+            commit, commit_hash = commits.pop(0)
+            self._ledger.published(Head(commit.number, commit_hash))
+        if not commits:
+            return
+        resolved = await rebase(
+            self._ledger, commits[-1][0].number, lambda: self._apply(commits), self._held, self._identity.host
+        )
+        self._say(resolved)
+        for commit, _ in commits:
+            await self._upstream.housekeeping.revive(commit.added)
+
+    async def _lacking(self) -> list[tuple[Commit, bytes]]:
+        found: list[tuple[Commit, bytes]] = []
+        number = self._ledger.head.number
+        while page := await self._upstream.log.commits_after(number):
+            found += page
+            number = page[-1][0].number
+        return found
+
+    def _is_ours(self, commit: Commit) -> bool:
+        pending = self._ledger.pending
+        if pending is None or (commit.device, commit.time_ns) != (self._identity.device, pending.time_ns):
+            return False
+        operations = self._follower.encoded_operations(commit)
+        return is_same_commit(pending, operations, self._ledger.head, commit)
+
+    def _apply(self, commits: list[tuple[Commit, bytes]]) -> None:
+        for commit, commit_hash in commits:
+            self._follower.apply(commit, commit_hash)
+
+    def _say(self, resolved: Resolved) -> None:
+        for decision in resolved.decisions:
+            name = "" if decision.key is None else f" ({decision.key[1]!r})"
+            log.info("inode %d%s: %s", decision.inode, name, decision.row.value)
+        self._changes.announce(_changes(resolved.changed))
+
+
+class Following:
+    """Live following: others' commits are applied soon after they are published. `follow`: by the
+    publisher."""
+
+    def __init__(self, ledger: Ledger, upstream: Upstream, follow: Callable[[], Awaitable[None]]) -> None:
+        self._ledger = ledger
+        self._upstream = upstream
+        self._follow = follow
+
+    async def run(self) -> None:
+        """For ever. Errors are tried again."""
+        backoff = FIRST_BACKOFF
+        while True:
+            try:
+                await self._upstream.log.wait_for_change(self._ledger.head.number)
+                await self._follow()
+                backoff = FIRST_BACKOFF
+            except (DriveError, FileSystemError, OSError) as error:
+                log.info("others' commits cannot be followed now: %s", error)
+                await trio.sleep(backoff)
+                backoff = min(2 * backoff, MAX_BACKOFF)
+
+
+def _changes(changed: Changed) -> list[Change]:
+    names = [NameChanged(parent, name) for parent, name in sorted(changed.names)]
+    contents = [ContentChanged(inode) for inode in sorted(changed.contents)]
+    return [*names, *contents, *(AttributesChanged(i) for i in sorted(changed.inodes - changed.contents))]

@@ -1,0 +1,55 @@
+"""Devices that write one drive, in one process: a state folder each, one upstream in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from backend.failpoints import Failpoints
+from backend.system import Environment
+from cache.drive import Drive
+from cache.local.local_state import LocalState
+from cache.opening import DriveOptions, open_drive
+from tests.drives import DRIVE_ID, KEYS, QUIET
+from tests.memory_upstream import MemoryUpstream
+
+NONE: Final = Failpoints()
+SMALL: Final = replace(QUIET, journal_size=1 << 20)
+"""Segments of a journal that are read in a moment."""
+
+
+@dataclass
+class Hub:
+    """The upstream of all devices; each opening is a session of its own in what it buffers."""
+
+    folder: Path
+    upstream: MemoryUpstream = field(default_factory=MemoryUpstream)
+
+    @asynccontextmanager
+    async def device(
+        self,
+        number: int,
+        *,
+        crash: bool = False,
+        failpoints: Failpoints = NONE,
+        options: DriveOptions = SMALL,
+    ) -> AsyncIterator[Drive]:
+        """The drive of a device, running. With `crash` what a SIGKILL would lose is lost at the end."""
+        environment = Environment(failpoints=failpoints)
+        local = LocalState(self.folder / str(number), environment, device=number)
+        try:
+            options = replace(options, is_shared=True, host=f"dev{number}")
+            drive = await open_drive(local, self.upstream, DRIVE_ID, KEYS, options)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(drive.run)
+                yield drive
+                nursery.cancel_scope.cancel()
+            if not crash:
+                await drive.close()
+        finally:
+            local.close()
