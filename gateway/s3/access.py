@@ -10,9 +10,10 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final
+from urllib.parse import parse_qsl
 
 from gateway.s3 import acl, policy
 from gateway.s3.objects import Bucket, ObjectLayer, S3Error
@@ -34,6 +35,9 @@ class Identity:
 
 ANONYMOUS: Final = Identity()
 
+ObjectAcl = tuple[str, str] | None
+"""The owner and the access list of an object; None where it is about the bucket's."""
+
 
 def owner_of(bucket: Bucket) -> str:
     """The user whose it is."""
@@ -47,12 +51,19 @@ def blocks_of(layer: ObjectLayer, bucket: str) -> frozenset[str]:
 
 
 class Access:
-    """Decides for one request of `who`. `context`: condition keys of the request."""
+    """Decides for one request of `who`. `context`: condition keys of the request. `users`: all there are."""
 
-    def __init__(self, layer: ObjectLayer, who: Identity, context: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        layer: ObjectLayer,
+        who: Identity,
+        context: Mapping[str, str],
+        users: Callable[[], frozenset[str]],
+    ) -> None:
         self._layer = layer
         self.who = who
         self.context = dict(context)
+        self.users = users
 
     def require(
         self,
@@ -60,10 +71,10 @@ class Access:
         bucket: str = "",
         key: bytes | None = None,
         permission: str = "",
-        object_acl: str = "",
+        object_acl: ObjectAcl = None,
     ) -> None:
         """`AccessDenied` if it may not be; `NoSuchBucket`. `permission`: the one of access lists that would
-        do; `object_acl`: `OWNER LIST` of the object that is asked about."""
+        do; `object_acl`: of the object that is asked about."""
         if not self.allows(action, bucket, key, permission, object_acl):
             raise S3Error("AccessDenied")
 
@@ -73,7 +84,7 @@ class Access:
         bucket: str = "",
         key: bytes | None = None,
         permission: str = "",
-        object_acl: str = "",
+        object_acl: ObjectAcl = None,
     ) -> bool:
         """As `require`."""
         resource = bucket if key is None else f"{bucket}/{key.decode('utf-8', 'replace')}"
@@ -86,7 +97,7 @@ class Access:
         return self._on_bucket(question, self._layer.bucket(bucket), own, permission, object_acl)
 
     def _on_bucket(
-        self, question: Question, bucket: Bucket, own: Verdict, permission: str, object_acl: str
+        self, question: Question, bucket: Bucket, own: Verdict, permission: str, object_acl: ObjectAcl
     ) -> bool:
         of_bucket = self._of_bucket(question, bucket)
         if of_bucket == "deny":
@@ -102,21 +113,35 @@ class Access:
         if document is None:
             return ""
         found = policy.parse(document, bucket.name)
+        if b"ObjectTag/" in document:
+            question = replace(question, context=self.context | self._tags(bucket.name, question.resource))
         verdict = found.verdict(question)
         is_other = self.who.user != owner_of(bucket)
         if verdict == "allow" and is_other and found.is_public:
             return "" if "RestrictPublicBuckets" in blocks_of(self._layer, bucket.name) else verdict
         return verdict
 
-    def _by_list(self, bucket: Bucket, permission: str, object_acl: str) -> bool:
+    def _tags(self, bucket: str, resource: str) -> dict[str, str]:
+        """The condition keys about tags: those that the object has, and those that the request gives."""
+        key = resource.partition("/")[2].encode("utf-8", "surrogateescape")
+        try:
+            existing = self._layer.tags(bucket, key)[0] if key else {}
+        except S3Error:  # there is no object yet
+            existing = {}
+        asked = dict(parse_qsl(self.context.get("s3:x-amz-tagging", ""), keep_blank_values=True))
+        return {f"s3:existingobjecttag/{name.lower()}": value for name, value in existing.items()} | {
+            f"s3:requestobjecttag/{name.lower()}": value for name, value in asked.items()
+        }
+
+    def _by_list(self, bucket: Bucket, permission: str, object_acl: ObjectAcl) -> bool:
         if not permission:
             return False
-        owner, _, listed = object_acl.partition(" ")
+        owner, listed = object_acl or ("", "")
         if owner and owner == self.who.user:
             return True
-        if not object_acl:
+        if object_acl is None:
             found = self._layer.setting(bucket.name, "acl")
             listed = found.decode() if found else acl.PRIVATE
-        if listed in acl.PUBLIC and "IgnorePublicAcls" in blocks_of(self._layer, bucket.name):
+        if acl.is_public(listed) and "IgnorePublicAcls" in blocks_of(self._layer, bucket.name):
             return False
         return acl.allows(listed, permission, self.who.user, owner_of(bucket))

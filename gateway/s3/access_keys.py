@@ -101,6 +101,10 @@ class AccessKeys:
         ids = sorted(name.removeprefix(PREFIX).decode() for name in names if name.startswith(PREFIX))
         return [key for key_id in ids if (key := self.find(key_id)) is not None]
 
+    def users(self) -> frozenset[str]:
+        """The users who have keys."""
+        return frozenset(key.user for key in self.listed())
+
     async def add(self, user: str = "", note: str = "", document: bytes = b"") -> AccessKey:
         """A new key, durable. `UsageError`; `S3Error` for a policy that is none."""
         if max(len(user), len(note)) > MAX_TEXT or not user.isprintable():

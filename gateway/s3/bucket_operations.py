@@ -28,7 +28,7 @@ async def create_bucket(call: Call) -> Answer:
     check_served(call.request)
     if call.request.header("x-amz-bucket-object-lock-enabled").lower() == "true":
         raise S3Error("NotImplemented", "Object lock is not served.")
-    name = acl.canned(call.request.header("x-amz-acl") or acl.PRIVATE)
+    name = acl.asked(call.request, call.access.users) or acl.PRIVATE
     ownership = _ownership(call.request.header("x-amz-object-ownership") or "ObjectWriter")
     if ownership == "BucketOwnerEnforced" and name != acl.PRIVATE:
         raise S3Error("InvalidBucketAclWithObjectOwnership", "A bucket without ACLs cannot be given one.")
@@ -136,7 +136,7 @@ async def get_policy_status(call: Call) -> Answer:
     found = call.layer.setting(call.bucket, "policy")
     listed = (call.layer.setting(call.bucket, "acl") or b"").decode()
     blocks = blocks_of(call.layer, call.bucket)
-    by_list = listed in acl.PUBLIC and "IgnorePublicAcls" not in blocks
+    by_list = acl.is_public(listed) and "IgnorePublicAcls" not in blocks
     by_policy = found is not None and policy.parse(found, call.bucket).is_public
     is_public = by_list or (by_policy and "RestrictPublicBuckets" not in blocks)
     return xml(document("PolicyStatus", element("IsPublic", truth(is_public))))
@@ -233,7 +233,7 @@ async def put_acl(call: Call) -> Answer:
     """PutBucketAcl."""
     call.require("PutBucketAcl", "WRITE_ACP")
     check_served(call.request)
-    name = await acl_of(call, owner_of(call.layer.bucket(call.bucket)))
+    name = await acl_of(call)
     check_acl(call, name)
     await call.layer.set_setting(call.bucket, "acl", None if name == acl.PRIVATE else name.encode())
     return nothing(200)

@@ -49,9 +49,10 @@ class Call:
         """The body, which is read once. `S3Error`."""
         return Payload(self.request, self.verified, self.receive, may_stream=may_stream, algorithm=algorithm)
 
-    async def document(self, limit: int) -> bytes:
-        """The body, of an operation that takes a document."""
-        return await self.payload().document(limit)
+    async def document(self, limit: int, *, is_summed: bool = True) -> bytes:
+        """The body, of an operation that takes a document. `is_summed`: a checksum in the headers is its."""
+        payload = Payload(self.request, self.verified, self.receive, may_stream=False, is_summed=is_summed)
+        return await payload.document(limit)
 
     def require(self, action: str, permission: str = "") -> None:
         """`AccessDenied` if the caller may not do that to this bucket, or key."""
@@ -68,7 +69,7 @@ class Call:
         except S3Error:
             access.require("ListBucket", bucket, None, "READ")
             raise
-        access.require(action, bucket, key, permission, f"{metadata.owner} {metadata.acl}")
+        access.require(action, bucket, key, permission, (metadata.owner, metadata.acl))
 
     @property
     def version_id(self) -> str | None:

@@ -35,7 +35,7 @@ def require_source(call: Call, source: Source) -> ObjectInfo:
     if not access.allows("GetObject", source.bucket, source.key):
         info = call.layer.head(source.bucket, source.key, source.version_id)
         metadata = info.metadata
-        access.require("GetObject", source.bucket, source.key, "READ", f"{metadata.owner} {metadata.acl}")
+        access.require("GetObject", source.bucket, source.key, "READ", (metadata.owner, metadata.acl))
     return info or call.layer.head(source.bucket, source.key, source.version_id)
 
 
@@ -44,7 +44,7 @@ async def copy_object(call: Call) -> Answer:
     call.require("PutObject", "WRITE")
     source = source_of(call)
     before = require_source(call, source)
-    given = metadata_of(call.request, call.user)
+    given = metadata_of(call.request, call.user, call.access.users)
     check_acl(call, given.acl)
     replaced = _directive(call, "x-amz-metadata-directive") == "REPLACE"
     tags = given.tags if _directive(call, "x-amz-tagging-directive") == "REPLACE" else None

@@ -72,7 +72,7 @@ class S3Door:
         audit["operation"], audit["bucket"] = operation.__name__, bucket
         who, verified = self._identified(request)
         audit["key"], audit["user"] = who.key_id, who.user
-        access = Access(self._layer, who, _context(request, scope, self._clock()))
+        access = Access(self._layer, who, _context(request, scope, self._clock()), self._keys.users)
         _check_expected_owner(self._layer, request, bucket)
         call = Call(request, self._layer, access, verified, receive, self._settings, bucket, key)
         try:

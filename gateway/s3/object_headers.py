@@ -9,7 +9,7 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from gateway.s3 import acl, checksums
-from gateway.s3.objects import Checksums, Metadata, ObjectInfo, S3Error
+from gateway.s3.objects import NULL_VERSION, Checksums, Metadata, ObjectInfo, S3Error
 from gateway.s3.request import Request
 
 USER: Final = "x-amz-meta-"
@@ -39,7 +39,6 @@ _RESPONSE: Final = {f"response-{name}": name for name in STORED}
 SEALED: Final = {"x-amz-server-side-encryption": "AES256"}
 """Everything on a drive is encrypted."""
 _NOT_SERVED: Final = (
-    "x-amz-grant-",
     "x-amz-object-lock-",
     "x-amz-server-side-encryption-",
     "x-amz-website-redirect-location",
@@ -60,7 +59,7 @@ def check_served(request: Request) -> None:
         raise S3Error("InvalidArgument", "The encryption method specified is not supported")
 
 
-def metadata_of(request: Request, owner: str) -> Metadata:
+def metadata_of(request: Request, owner: str, users: acl.Users) -> Metadata:
     """The metadata of the object that a request makes. `S3Error`."""
     check_served(request)
     headers = {name: request.header(name) for name in STORED if name in request.headers}
@@ -78,7 +77,7 @@ def metadata_of(request: Request, owner: str) -> Metadata:
         user=user,
         tags=tags_of(request.header("x-amz-tagging")),
         storage_class=storage_class_of(request.header("x-amz-storage-class")),
-        acl=acl.canned(request.header("x-amz-acl") or acl.PRIVATE),
+        acl=acl.asked(request, users) or acl.PRIVATE,
         owner=owner,
     )
 
@@ -163,6 +162,11 @@ def checksum_headers(made: Checksums) -> dict[str, str]:
 def version_header(version_id: str) -> dict[str, str]:
     """Of a bucket with versioning."""
     return {"x-amz-version-id": version_id} if version_id else {}
+
+
+def new_version_header(version_id: str) -> dict[str, str]:
+    """Of the answer to a change: that it made the version `null` is not told."""
+    return {} if version_id == NULL_VERSION else version_header(version_id)
 
 
 def http_date(time_ns: int) -> str:

@@ -17,6 +17,7 @@ from gateway.s3.object_headers import (
     headers_of,
     http_date,
     metadata_of,
+    new_version_header,
     version_header,
     wants_checksums,
 )
@@ -38,7 +39,7 @@ MAX_OBJECT = 5 << 30
 async def put_object(call: Call) -> Answer:
     """PutObject."""
     call.require("PutObject", "WRITE")
-    metadata = metadata_of(call.request, call.user)
+    metadata = metadata_of(call.request, call.user, call.access.users)
     check_acl(call, metadata.acl)
     if metadata.tags:
         call.require("PutObjectTagging")
@@ -65,12 +66,12 @@ def check_acl(call: Call, name: str) -> None:
     ownership = call.layer.setting(call.bucket, "ownership")
     if ownership == b"BucketOwnerEnforced" and name != "bucket-owner-full-control":
         raise S3Error("AccessControlListNotSupported", "The bucket does not allow ACLs")
-    if name in acl.PUBLIC and "BlockPublicAcls" in blocks_of(call.layer, call.bucket):
+    if acl.is_public(name) and "BlockPublicAcls" in blocks_of(call.layer, call.bucket):
         raise S3Error("AccessDenied")
 
 
 def _of_new(info: ObjectInfo) -> dict[str, str]:
-    return {"etag": f'"{info.etag}"', **SEALED, **version_header(info.version_id)}
+    return {"etag": f'"{info.etag}"', **SEALED, **new_version_header(info.version_id)}
 
 
 async def get_object(call: Call) -> Answer:
@@ -165,7 +166,12 @@ async def delete_object(call: Call) -> Answer:
     version_id = call.version_id
     call.require("DeleteObject" if version_id is None else "DeleteObjectVersion", "WRITE")
     conditions = deletion_conditions(call)
-    deleted = await call.layer.delete(call.bucket, call.key, version_id, conditions)
+    try:
+        deleted = await call.layer.delete(call.bucket, call.key, version_id, conditions)
+    except S3Error as error:
+        if error.code != "NoSuchKey" or isinstance(error, DeleteMarkerError):
+            raise
+        return nothing(204)  # to delete nothing is well, whatever was asked of it
     headers = version_header(deleted.version_id)
     if deleted.delete_marker:
         headers["x-amz-delete-marker"] = "true"
@@ -195,7 +201,7 @@ async def get_object_tagging(call: Call) -> Answer:
 def tagging(tags: dict[str, str]) -> bytes:
     """The document of tags."""
     listed = "".join(
-        f"<Tag>{element('Key', name)}{element('Value', value)}</Tag>" for name, value in tags.items()
+        f"<Tag>{element('Key', name)}{element('Value', value)}</Tag>" for name, value in sorted(tags.items())
     )
     return document("Tagging", f"<TagSet>{listed}</TagSet>")
 
@@ -236,22 +242,21 @@ async def put_object_acl(call: Call) -> Answer:
     """PutObjectAcl."""
     call.require_object("PutObjectAcl", "WRITE_ACP", call.version_id)
     check_served(call.request)
-    owner = call.layer.head(call.bucket, call.key, call.version_id).metadata.owner
-    name = await acl_of(call, owner or owner_of(call.layer.bucket(call.bucket)))
+    name = await acl_of(call)
     check_acl(call, name)
     version = await call.layer.set_acl(call.bucket, call.key, name, call.version_id)
     return nothing(200, version_header(version))
 
 
-async def acl_of(call: Call, owner: str) -> str:
+async def acl_of(call: Call) -> str:
     """The access list that a request sets."""
-    named = call.request.header("x-amz-acl")
+    named = acl.asked(call.request, call.access.users)
     if named:
-        return acl.canned(named)
+        return named
     data = await call.document(MAX_DOCUMENT)
     if not data:
         raise S3Error("MissingRequestBodyError", "An access list is missing.")
-    return acl.of_document(data, owner)
+    return acl.of_document(data, call.access.users)
 
 
 async def get_object_attributes(call: Call) -> Answer:

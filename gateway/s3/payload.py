@@ -29,7 +29,8 @@ _NOT_VALUES: Final = ("algorithm", "type", "mode")
 
 class Payload:
     """`size`: of the data, as far as it is known before. `may_stream`: the operation takes an object's bytes.
-    `algorithm`: to be computed if the request names none. `S3Error`."""
+    `algorithm`: to be computed if the request names none. `is_summed`: a checksum in the headers is that of
+    the body. `S3Error`."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Payload:
         *,
         may_stream: bool,
         algorithm: str = "",
+        is_summed: bool = True,
     ) -> None:
         self._request = request
         self._receive = receive
@@ -48,7 +50,7 @@ class Payload:
         self._decoder = self._new_decoder(verified, may_stream)
         self.size = self._size()
         self._md5 = _md5_of(request)
-        self._named = _named_checksum(request)
+        self._named = _named_checksum(request) if is_summed else ("", None)
         self._algorithm = self._named[0] or algorithm
         self._running = checksums.new(self._algorithm) if self._algorithm else None
         hashed = self._mode != UNSIGNED and not self._mode.startswith("STREAMING-")
@@ -204,5 +206,5 @@ def known_algorithm(name: str) -> str:
 def _valid(name: str, value: str | None) -> str | None:
     algorithm = name.removeprefix(checksums.PREFIX).upper()
     if value is not None and checksums.digest_of(algorithm, value) is None:
-        raise S3Error("InvalidRequest", f"Value for {name} header is invalid.")
+        raise S3Error("BadDigest", f"Value for {name} header is invalid.")
     return value

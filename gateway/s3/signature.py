@@ -285,6 +285,7 @@ def _stamp_of(request: Request) -> str:
         ) from None
 
 
+@lru_cache(maxsize=64)
 def _time(stamp: str) -> datetime | None:
     if not re.fullmatch(r"[0-9]{8}T[0-9]{6}Z", stamp):
         return None

@@ -11,7 +11,7 @@ from gateway.s3.answer import Answer, nothing, xml
 from gateway.s3.call import MAX_LISTED, Call
 from gateway.s3.copy_operations import copied, quoted, require_source, source_of
 from gateway.s3.listing_operations import prefixes
-from gateway.s3.object_headers import SEALED, STANDARD, checksum_headers, metadata_of, version_header
+from gateway.s3.object_headers import SEALED, STANDARD, checksum_headers, metadata_of, new_version_header
 from gateway.s3.object_operations import check_acl, check_size
 from gateway.s3.objects import Checksums, Part, PartToJoin, S3Error, Upload
 from gateway.s3.payload import DEFAULT_ALGORITHM, known_algorithm
@@ -24,7 +24,7 @@ MOST_PARTS = 10_000
 async def create_upload(call: Call) -> Answer:
     """CreateMultipartUpload."""
     call.require("PutObject", "WRITE")
-    metadata = metadata_of(call.request, call.user)
+    metadata = metadata_of(call.request, call.user, call.access.users)
     check_acl(call, metadata.acl)
     algorithm, kind = _asked_checksum(call)
     upload = await call.layer.create_upload(
@@ -116,7 +116,7 @@ def _copied_range(header: str, size: int) -> tuple[int, int] | None:
 
 async def list_parts(call: Call) -> Answer:
     """ListParts."""
-    call.require("ListMultipartUploadParts")
+    call.require("ListMultipartUploadParts", "READ")
     after, most = call.number("part-number-marker", 0), call.number("max-parts", MAX_LISTED, MAX_LISTED)
     listing = call.layer.parts_of(call.bucket, call.key, call.request.query["uploadId"], after, most)
     upload, owner = listing.upload, owner_of(call.layer.bucket(call.bucket))
@@ -152,7 +152,7 @@ def _sums(values: Mapping[str, str]) -> str:
 
 async def list_uploads(call: Call) -> Answer:
     """ListMultipartUploads."""
-    call.require("ListBucketMultipartUploads")
+    call.require("ListBucketMultipartUploads", "READ")
     prefix, delimiter, encoding = call.parameter("prefix"), call.parameter("delimiter"), call.encoding()
     key, upload_id = call.parameter("key-marker"), call.request.query.get("upload-id-marker", "")
     most = call.number("max-uploads", MAX_LISTED, MAX_LISTED)
@@ -196,7 +196,8 @@ def _upload_line(upload: Upload, encoding: str, owner: str) -> str:
 async def complete_upload(call: Call) -> Answer:
     """CompleteMultipartUpload."""
     call.require("PutObject", "WRITE")
-    asked = parse(await call.document(MAX_LIST), "CompleteMultipartUpload")
+    # A checksum in the headers is that of the object, not of this document.
+    asked = parse(await call.document(MAX_LIST, is_summed=False), "CompleteMultipartUpload")
     parts = [_to_join(node) for node in asked.children("Part")]
     upload_id = call.request.query["uploadId"]
     info = await call.layer.complete(
@@ -208,7 +209,7 @@ async def complete_upload(call: Call) -> Answer:
         f"{element('Bucket', call.bucket)}<Key>{key_text(call.key, '')}</Key>{quoted(info.etag)}"
         f"{_sums(info.checksums.values)}{optional('ChecksumType', info.checksums.kind)}"
     )
-    headers = {**SEALED, **version_header(info.version_id)}
+    headers = {**SEALED, **new_version_header(info.version_id)}
     return xml(document("CompleteMultipartUploadResult", content), headers)
 
 
@@ -271,6 +272,6 @@ def _joined(algorithm: str, kind: str, parts: Sequence[Part]) -> Checksums:
 
 async def abort_upload(call: Call) -> Answer:
     """AbortMultipartUpload."""
-    call.require("AbortMultipartUpload")
+    call.require("AbortMultipartUpload", "WRITE")
     await call.layer.abort(call.bucket, call.key, call.request.query["uploadId"])
     return nothing()

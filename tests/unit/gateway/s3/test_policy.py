@@ -1,0 +1,117 @@
+"""Policies: which allow, which deny, and which are refused when they are set."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import pytest
+
+from gateway.s3.objects import S3Error
+from gateway.s3.policy import Question, parse
+
+ARN = "arn:aws:s3:::"
+
+
+def verdict(statements: Any, question: Question, bucket: str | None = "b") -> str:
+    return parse(json.dumps({"Statement": statements}).encode(), bucket).verdict(question)
+
+
+def statement(effect: str = "Allow", **more: Any) -> dict[str, Any]:
+    base = {"Effect": effect, "Principal": "*", "Action": "s3:GetObject", "Resource": f"{ARN}b/*"}
+    return {**base, **more}
+
+
+def asked(action: str = "GetObject", resource: str = "b/k", who: str = "", **context: str) -> Question:
+    names = {name.replace("__", ":").replace("_", "-"): value for name, value in context.items()}
+    return Question(who, f"s3:{action}", resource, names)
+
+
+@pytest.mark.parametrize(
+    ("made", "question", "answer"),
+    [
+        (statement(), asked(), "allow"),
+        (statement(), asked("PutObject"), ""),
+        (statement(), asked(resource="other/k"), ""),
+        (statement(), asked("getobject"), "allow"),
+        (statement(Action="s3:*"), asked("PutObject"), "allow"),
+        (statement(Action=["s3:Get*"]), asked("GetObjectAcl"), "allow"),
+        (statement(Resource=f"{ARN}b/a?c"), asked(resource="b/abc"), "allow"),
+        (statement(Resource=f"{ARN}b/a?c"), asked(resource="b/ac"), ""),
+        (statement(Resource=f"{ARN}b/[a]"), asked(resource="b/a"), ""),
+        (statement(Principal={"AWS": "alice"}), asked(who="alice"), "allow"),
+        (statement(Principal={"AWS": "alice"}), asked(who="bob"), ""),
+        (statement(Principal={"AWS": ["arn:aws:iam:::user/alice"]}), asked(who="alice"), "allow"),
+        (statement(Principal={"AWS": ""}), asked(), ""),
+        ([statement(), statement("Deny", Resource=f"{ARN}b/s*")], asked(resource="b/secret"), "deny"),
+        ([statement(), statement("Deny", NotResource=f"{ARN}b/k*", Resource=None)], asked(), "allow"),
+    ],
+)
+def test_verdicts(made: Any, question: Question, answer: str) -> None:
+    listed = made if isinstance(made, list) else [made]
+    cleaned = [{name: value for name, value in each.items() if value is not None} for each in listed]
+    assert verdict(cleaned, question) == answer
+
+
+@pytest.mark.parametrize(
+    ("condition", "context", "answer"),
+    [
+        ({"StringEquals": {"s3:prefix": "a"}}, {"s3__prefix": "a"}, "allow"),
+        ({"StringEquals": {"s3:prefix": "a"}}, {}, ""),
+        ({"StringEqualsIfExists": {"s3:prefix": "a"}}, {}, "allow"),
+        ({"StringNotEquals": {"s3:prefix": "a"}}, {"s3__prefix": "a"}, ""),
+        ({"StringLike": {"aws:referer": ["http://x/*"]}}, {"aws__referer": "http://x/y"}, "allow"),
+        ({"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}, {"aws__sourceip": "10.1.2.3"}, "allow"),
+        ({"IpAddress": {"aws:SourceIp": "10.0.0.0/8"}}, {"aws__sourceip": "11.1.2.3"}, ""),
+        ({"NotIpAddress": {"aws:SourceIp": "10.0.0.0/8"}}, {"aws__sourceip": "11.1.2.3"}, "allow"),
+        ({"Bool": {"aws:SecureTransport": True}}, {"aws__securetransport": "true"}, "allow"),
+        ({"NumericLessThan": {"s3:max-keys": "10"}}, {"s3__max_keys": "5"}, "allow"),
+        ({"NumericLessThan": {"s3:max-keys": 10}}, {"s3__max_keys": "x"}, ""),
+        ({"DateLessThan": {"aws:currenttime": "2030-01-01"}}, {"aws__currenttime": "2029-01-01"}, "allow"),
+    ],
+)
+def test_conditions(condition: Any, context: dict[str, str], answer: str) -> None:
+    assert verdict(statement(Condition=condition), asked(**context)) == answer
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        statement(Effect="Maybe"),
+        statement(Resource="b/*"),
+        statement(Resource=f"{ARN}other/*"),
+        statement(Principal={"Federated": "x"}),
+        statement(Action=[]),
+        statement(NotAction="s3:GetObject"),
+        statement(Condition={"Unknown": {"a": "b"}}),
+        statement(Condition={"IpAddress": {"aws:SourceIp": "nonsense"}}),
+        statement(Other=1),
+        {"Effect": "Allow", "Action": "s3:*", "Resource": "*"},
+    ],
+)
+def test_what_is_not_understood_is_refused(made: Any) -> None:
+    with pytest.raises(S3Error) as caught:
+        verdict(made, asked())
+    assert caught.value.code == "MalformedPolicy"
+
+
+@pytest.mark.parametrize(
+    "document", [b"", b"{}", b"[]", b"\xff", b'{"Version": "1", "Statement": {}}', b" " * 30_000]
+)
+def test_what_is_no_policy(document: bytes) -> None:
+    with pytest.raises(S3Error):
+        parse(document, "b")
+
+
+def test_a_key_has_a_policy_without_principals() -> None:
+    own = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    assert verdict(own, asked(who="alice"), bucket=None) == "allow"
+    with pytest.raises(S3Error):
+        verdict(statement(), asked(), bucket=None)
+
+
+def test_no_pattern_is_slow() -> None:
+    began = time.perf_counter()
+    assert verdict(statement(Resource=f"{ARN}b/{'*a' * 200}"), asked(resource=f"b/{'a' * 1000}b")) == ""
+    assert time.perf_counter() - began < 1
