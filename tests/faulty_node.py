@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import trio
 
 from backend.buffer import Buffer
 from backend.errors import DriveError
-from backend.nodes.node import PAGE, Node, Space
+from backend.nodes.node import PAGE, Node, ObjectState, Space
 
 
 @dataclass
@@ -48,6 +49,8 @@ class FaultyNode:
         self._node = node
         self.faults: list[Fault] = []
         self.calls: list[tuple[str, str]] = []
+        self.gives_tags = False
+        """Whether objects have tags, as in a store."""
 
     @property
     def name(self) -> str:
@@ -78,9 +81,12 @@ class FaultyNode:
         """None, so that every read comes to its faults."""
         return None
 
-    async def size(self, key: str) -> int:
-        await self._suffer("size", key)
-        return await self._node.size(key)
+    async def state(self, key: str) -> ObjectState:
+        await self._suffer("state", key)
+        found = await self._node.state(key)
+        if not self.gives_tags:
+            return found
+        return ObjectState(found.size, hashlib.md5(await self._node.get(key)).hexdigest())
 
     async def delete(self, key: str) -> None:
         if not _is_lost(await self._suffer("delete", key)):

@@ -19,6 +19,7 @@ class Row:
     repair: bool
     entries: Sequence[PackEntry]
     doomed: bool = False
+    tags: dict[int, str] = field(default_factory=dict)
 
     def lacking(self) -> set[str]:
         return {name for at, name in enumerate(self.pack.nodes) if self.pack.missing >> at & 1}
@@ -124,6 +125,15 @@ class MemoryPackTable:
         row = self._tables.packs.get(pack_id)
         if row is not None:
             row.pack = replace(row.pack, nodes=tuple(nodes))
+
+    def tag(self, pack_id: bytes, index: int) -> str:
+        row = self._tables.packs.get(pack_id)
+        return "" if row is None else row.tags.get(index, "")
+
+    def note_tag(self, pack_id: bytes, index: int, tag: str) -> None:
+        row = self._tables.packs.get(pack_id)
+        if row is not None:
+            row.tags[index] = tag
 
     def statistics(self, after: int, up_to: int) -> IndexStatistics:
         rows = self._rows(after, up_to)

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 
 import anyio.lowlevel
 
 from backend.buffer import Buffer
 from backend.errors import ConflictError, NodeError, NoSpaceError, NotFoundError, ReadOnlyError
-from backend.nodes.node import PAGE, Space, require_key
+from backend.nodes.node import PAGE, ObjectState, Space, require_key
 
 
 async def _checkpoint(operation: str, key: str) -> None:
@@ -65,10 +66,11 @@ class MemoryNode:
     async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
         return None
 
-    async def size(self, key: str) -> int:
+    async def state(self, key: str) -> ObjectState:
         require_key(key)
-        await self._enter("size", key)
-        return len(self._existing(key))
+        await self._enter("state", key)
+        data = self._existing(key)
+        return ObjectState(len(data), hashlib.md5(data).hexdigest())
 
     async def delete(self, key: str) -> None:
         require_key(key)

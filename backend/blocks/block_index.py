@@ -91,6 +91,12 @@ class PackTable(Protocol):
     def set_nodes(self, pack_id: bytes, nodes: Sequence[str]) -> None:
         """The pack's fragments were found to lie on these nodes."""
 
+    def tag(self, pack_id: bytes, index: int) -> str:
+        """The tag of a fragment (`backend.nodes.ObjectState`) as it was noted; empty: none was."""
+
+    def note_tag(self, pack_id: bytes, index: int, tag: str) -> None:
+        """The fragment's tag; nothing happens if the pack is gone."""
+
     def statistics(self, after: int, up_to: int) -> IndexStatistics:
         """Sums over the packs."""
 

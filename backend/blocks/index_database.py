@@ -19,7 +19,7 @@ from backend.errors import CorruptError, FormatError, NotFoundError, TransientEr
 from backend.system import Durable, at_rest, database_errors
 
 APPLICATION_ID: Final = 0x44464258
-VERSION: Final = 3
+VERSION: Final = 4
 
 _SCHEMA: Final = f"""
 CREATE TABLE drive (
@@ -57,6 +57,12 @@ CREATE TABLE copies (           -- where blocks lie too: those that are read fro
     PRIMARY KEY (id, pack)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX copies_in_pack ON copies (pack);
+CREATE TABLE tags (             -- of fragments in stores when they were last seen; another one: written anew
+    pack INTEGER NOT NULL REFERENCES packs (number),
+    fragment INTEGER NOT NULL,
+    tag TEXT NOT NULL,
+    PRIMARY KEY (pack, fragment)
+) STRICT, WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {VERSION};
 """

@@ -192,7 +192,7 @@ class IndexReconciliation:
         """None if the node took longer than `patience`, in seconds: it is slow from now on."""
         node, key = self._nodes[pack.nodes[index]], fragment_key(pack.id, index)
         with trio.move_on_after(patience):
-            length = await node.size(key)
+            length = (await node.state(key)).size
             footer = await node.get(key, max(0, length - FOOTER_SIZE), FOOTER_SIZE)
             return self._codec.claimed_size(pack.id, footer)
         self._slow.add(node.name)

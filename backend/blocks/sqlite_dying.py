@@ -94,3 +94,4 @@ class SqliteDyingBlocks:
             row = self._database.one("DELETE FROM packs WHERE id = ? AND doomed RETURNING number", pack_id)
             if row is not None:
                 self._database.execute("DELETE FROM copies WHERE pack = ?", row)
+                self._database.execute("DELETE FROM tags WHERE pack = ?", row)

@@ -104,6 +104,19 @@ class SqlitePackTable:
         self._database.execute("UPDATE packs SET nodes = ? WHERE id = ?", ("/".join(nodes), pack_id))
 
     @translated
+    def tag(self, pack_id: bytes, index: int) -> str:
+        row = self._database.one(
+            "SELECT tag FROM tags JOIN packs ON number = pack WHERE id = ? AND fragment = ?", pack_id, index
+        )
+        return "" if row is None else str(row[0])
+
+    @translated
+    def note_tag(self, pack_id: bytes, index: int, tag: str) -> None:
+        self._database.execute(
+            "INSERT OR REPLACE INTO tags SELECT number, ?, ? FROM packs WHERE id = ?", (index, tag, pack_id)
+        )
+
+    @translated
     def statistics(self, after: int, up_to: int) -> IndexStatistics:
         row = self._database.one(
             "SELECT total(blocks), total(block_bytes), count(*), total(stored),"

@@ -117,7 +117,8 @@ class StoreCheck:
     async def _measure(self, pack: Pack, index: int, seen: _Seen) -> None:
         expected = self._packs.codec.fragment_length(pack.size)
         try:
-            size = await self._packs.reader.fragments.node(pack, index).size(fragment_key(pack.id, index))
+            node = self._packs.reader.fragments.node(pack, index)
+            size = (await node.state(fragment_key(pack.id, index))).size
             if size != expected:
                 raise CorruptError(f"it has {size} bytes instead of {expected}")
             seen.present.add(index)

@@ -1,5 +1,5 @@
 """Scrub: every fragment at rest is looked at now and then: it is read, and compared with what its footer and
-checksum say. Of a node where reading costs, only the size is asked in most scrubs.
+checksum say. Of a node where reading costs, only size and tag are asked in most scrubs.
 
 Invariants:
 1. No key is used: identity, sizes and checksum are in the fragment (docs/format/fragment.md).
@@ -8,7 +8,8 @@ Invariants:
 3. A node that does not answer is skipped, never called wrong.
 4. The position is kept in a small file: a scrub that was interrupted goes on, and packs that were added
    meanwhile are seen if their ids lie ahead, else by the next scrub.
-5. Of a far node each scrub reads another share of the packs; all are read in `SHARES` scrubs.
+5. Of a far node each scrub reads another share of the packs; all are read in `SHARES` scrubs. A fragment that
+   was written again since it was last seen (its tag is another one) is read at once.
 """
 
 from __future__ import annotations
@@ -162,11 +163,20 @@ class Scrub:
             self.state.fragments += 1
 
     async def _look_at_fragment(self, pack: Pack, index: int) -> None:
-        if pack.nodes[index] in self._far and int.from_bytes(pack.id) % SHARES != self.state.share:
+        is_far = pack.nodes[index] in self._far
+        tag = await self._fragments.tag(pack, index) if is_far else ""
+        if is_far and not self._is_to_be_read(pack, index, tag):
             self.state.by_size += 1
-            await self._fragments.require_size(pack, index)
         else:
             self.state.bytes += len(await self._fragments.fetch(pack, index))
+        if tag:
+            self._index.packs.note_tag(pack.id, index, tag)
+
+    def _is_to_be_read(self, pack: Pack, index: int, tag: str) -> bool:
+        """It is its turn, or it was written again since it was last seen."""
+        known = self._index.packs.tag(pack.id, index)
+        is_changed = bool(known) and tag != known
+        return is_changed or int.from_bytes(pack.id) % SHARES == self.state.share
 
     def _note(self, pack: Pack, index: int, error: DriveError) -> None:
         if not is_wrong(error):

@@ -16,7 +16,7 @@ from backend.nodes.identity import (
 )
 from backend.nodes.leased import LeasedNode
 from backend.nodes.listing import all_keys, pages
-from backend.nodes.node import PAGE, UNKNOWN_SPACE, Node, Space
+from backend.nodes.node import PAGE, UNKNOWN_SPACE, Node, ObjectState, Space
 from backend.nodes.node_set import NodeSet
 from backend.nodes.patient import PatientNode
 from backend.nodes.place import NodePlace
@@ -39,6 +39,7 @@ __all__ = [
     "NodePlace",
     "NodeSet",
     "NodeSpeed",
+    "ObjectState",
     "PatientNode",
     "RateLimitedNode",
     "RetryNode",

@@ -46,7 +46,7 @@ from backend.nodes import files as node_files
 from backend.nodes.directory_listing import list_keys
 from backend.nodes.files import ForeignFileError
 from backend.nodes.identity import NodeIdentity, read_identity
-from backend.nodes.node import DATA, PAGE, Space, require_folder, require_key
+from backend.nodes.node import DATA, PAGE, ObjectState, Space, require_folder, require_key
 from backend.nodes.open_files import OpenFile, OpenFiles
 from backend.nodes.watch import watched
 from backend.system import THIS_MACHINE, Environment, Threads
@@ -136,9 +136,9 @@ class DirectoryNode:
     async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
         return await self._files.read_soon(key, offset, length)
 
-    async def size(self, key: str) -> int:
+    async def state(self, key: str) -> ObjectState:
         require_key(key)
-        return await self._run(f"cannot stat {key}", partial(_size, self._path, key))
+        return await self._run(f"cannot stat {key}", partial(_state, self._path, key))
 
     async def delete(self, key: str) -> None:
         require_key(key)
@@ -351,12 +351,12 @@ def _read_file(
     return file.read(offset, length), file
 
 
-def _size(root: str, key: str) -> int:
+def _state(root: str, key: str) -> ObjectState:
     below, _, name = key.rpartition("/")
     with node_files.opened_folder(root, below) as folder:
         found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     node_files.require_regular(found, name)
-    return found.st_size
+    return ObjectState(found.st_size)
 
 
 def _holds(root: str, key: str, expected: bytes | None) -> bool:

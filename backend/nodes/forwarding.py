@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from backend.buffer import Buffer
-from backend.nodes.node import PAGE, Node, Space
+from backend.nodes.node import PAGE, Node, ObjectState, Space
 
 
 class ForwardingNode:
@@ -37,8 +37,8 @@ class ForwardingNode:
         # Not async: it is on the way of each small read, and a coroutine more for each wrapper costs time.
         return self._node.get_soon(key, offset, length)
 
-    async def size(self, key: str) -> int:
-        return await self._node.size(key)
+    async def state(self, key: str) -> ObjectState:
+        return await self._node.state(key)
 
     async def delete(self, key: str) -> None:
         await self._node.delete(key)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from backend.buffer import Buffer
 from backend.upstream import UNKNOWN_TOTAL
@@ -50,6 +50,14 @@ class Space:
 
 UNKNOWN_SPACE: Final = Space(UNKNOWN_TOTAL, UNKNOWN_TOTAL)
 """Of a node that takes whatever is paid for."""
+
+
+class ObjectState(NamedTuple):
+    """The length in bytes, and a tag that is another one when the object was written again (an ETag); empty:
+    the node gives none."""
+
+    size: int
+    tag: str = ""
 
 
 def is_key(key: str) -> bool:
@@ -98,8 +106,8 @@ class Node(Protocol):
         """The answer of `get`, `length` bytes, if the node has them in less than a millisecond; None
         says nothing but that `get` is to be asked. Raises no error: `get` will find and tell."""
 
-    async def size(self, key: str) -> int:
-        """The object's length in bytes. `NotFoundError` if there is no such key."""
+    async def state(self, key: str) -> ObjectState:
+        """The object's state without its bytes. `NotFoundError` if there is no such key."""
 
     async def delete(self, key: str) -> None:
         """Remove the object; no error if it is not there. Durable when it returns."""

@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from backend.buffer import Buffer
 from backend.errors import NodeError, TransientError
 from backend.nodes.forwarding import ForwardingNode
-from backend.nodes.node import PAGE, Node, Space
+from backend.nodes.node import PAGE, Node, ObjectState, Space
 from backend.nodes.watch import Watch
 from backend.system import checkpoint_if_cancelled, cut_after
 
@@ -48,8 +48,8 @@ class PatientNode(ForwardingNode):
             return _nothing()
         return self._node.get_soon(key, offset, length)
 
-    async def size(self, key: str) -> int:
-        return await self._read(f"cannot stat {key}", partial(self._node.size, key))
+    async def state(self, key: str) -> ObjectState:
+        return await self._read(f"cannot stat {key}", partial(self._node.state, key))
 
     async def delete(self, key: str) -> None:
         await self._write(f"cannot delete {key}", partial(self._node.delete, key))

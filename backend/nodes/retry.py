@@ -15,7 +15,7 @@ import anyio
 from backend.buffer import Buffer
 from backend.errors import ConflictError, NotFoundError, TransientError
 from backend.nodes.forwarding import ForwardingNode
-from backend.nodes.node import PAGE, Node, Space
+from backend.nodes.node import PAGE, Node, ObjectState, Space
 from backend.system import THIS_MACHINE, Environment, current_time
 
 Result = TypeVar("Result")
@@ -74,8 +74,8 @@ class RetryNode(ForwardingNode):
     async def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         return await self._retried(partial(self._node.get, key, offset, length))
 
-    async def size(self, key: str) -> int:
-        return await self._retried(partial(self._node.size, key))
+    async def state(self, key: str) -> ObjectState:
+        return await self._retried(partial(self._node.state, key))
 
     async def delete(self, key: str) -> None:
         await self._retried(partial(self._node.delete, key))

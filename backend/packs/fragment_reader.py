@@ -115,12 +115,13 @@ class FragmentReader:
         self._speed.note(pack.nodes[index], len(data), current_time() - begun)
         return await self._cpu.finish(partial(self._codec.payload, pack, index, data))
 
-    async def require_size(self, pack: Pack, index: int) -> None:
-        """Ask for a fragment's length only. Errors as of `fetch`."""
+    async def tag(self, pack: Pack, index: int) -> str:
+        """The tag of a fragment (`ObjectState`), of which the length is right. Errors as of `fetch`."""
         key, expected = fragment_key(pack.id, index), self._codec.fragment_length(pack.size)
-        found = await self.node(pack, index).size(key)
-        if found != expected:
-            raise CorruptError(f"{key}: {found} bytes, not {expected}")
+        found = await self.node(pack, index).state(key)
+        if found.size != expected:
+            raise CorruptError(f"{key}: {found.size} bytes, not {expected}")
+        return found.tag
 
     def node(self, pack: Pack, index: int) -> Node:
         """The node that keeps a fragment; `UnavailableError` if the drive no longer has it."""

@@ -71,6 +71,28 @@ def test_a_block_is_not_there_beyond_parity_nor_while_something_of_its_pack_is_s
     assert not index.has(BLOCKS[1])
 
 
+def test_tags_are_noted_for_each_fragment_and_go_with_the_pack(index: BlockIndex) -> None:
+    one, two = pack(1), pack(2)
+    for each in (one, two):
+        index.add_pack(each, [])
+        assert index.packs.tag(each.id, 0) == ""
+    index.packs.note_tag(one.id, 0, "first")
+    index.packs.note_tag(one.id, 5, "other")
+    index.packs.note_tag(one.id, 0, "second")
+    index.packs.note_tag(bytes(16), 0, "of none")
+    assert [index.packs.tag(each.id, at) for each in (one, two) for at in (0, 5)] == [
+        "second",
+        "other",
+        "",
+        "",
+    ]
+    index.dying.doom([one.id])
+    index.dying.remove_pack(one.id)
+    assert index.packs.tag(one.id, 0) == ""
+    index.add_pack(one, [])
+    assert index.packs.tag(one.id, 0) == ""
+
+
 def test_what_is_forgotten_comes_back_as_long_as_its_pack_is_there(index: BlockIndex) -> None:
     index.add_pack(pack(1), entries(1, 2))
     assert index.dying.mark(b"", None, BLOCKS[1:3], 5) == BLOCKS[1:3]

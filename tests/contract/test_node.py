@@ -110,7 +110,7 @@ async def test_it_has_a_name_and_a_zone_and_is_there(node: Node) -> None:
 async def test_put_then_get_gives_the_parts_joined(node: Node) -> None:
     await node.put("packs/ab/x.0", [b"one", bytearray(b"two"), memoryview(b"three")])
     assert await node.get("packs/ab/x.0") == b"onetwothree"
-    assert await node.size("packs/ab/x.0") == 11
+    assert (await node.state("packs/ab/x.0")).size == 11
 
 
 @on_both_loops
@@ -139,7 +139,7 @@ async def test_what_is_at_hand_is_what_get_gives(node: Node) -> None:
 async def test_an_empty_object_is_an_object(node: Node) -> None:
     await node.put("empty", [])
     assert await node.get("empty") == b""
-    assert await node.size("empty") == 0
+    assert (await node.state("empty")).size == 0
     assert await node.keys("") == ["empty"]
 
 
@@ -177,7 +177,7 @@ async def test_what_is_not_there_is_not_found(node: Node) -> None:
     with pytest.raises(NotFoundError):
         await node.get("nothing")
     with pytest.raises(NotFoundError):
-        await node.size("packs/00/nothing")
+        await node.state("packs/00/nothing")
 
 
 @on_both_loops

@@ -18,7 +18,7 @@ import trio
 from backend.buffer import Buffer
 from backend.errors import ConflictError, DriveError, NodeError, NotFoundError, TransientError
 from backend.nodes import Space
-from backend.nodes.node import PAGE
+from backend.nodes.node import PAGE, ObjectState
 
 Result = TypeVar("Result")
 
@@ -154,8 +154,8 @@ class Link:
     async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
         return None
 
-    async def size(self, key: str) -> int:
-        return len(await self.get(key))
+    async def state(self, key: str) -> ObjectState:
+        return ObjectState(len(await self.get(key)))
 
     async def keys(self, prefix: str, after: str = "", limit: int = PAGE) -> list[str]:
         def read() -> list[str]:

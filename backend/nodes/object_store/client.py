@@ -31,6 +31,7 @@ from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from backend.buffer import Buffer
+from backend.nodes.node import ObjectState
 from backend.nodes.object_store.credentials import CredentialsError, CredentialSource, Secrets
 from backend.nodes.object_store.errors import (
     AbsentError,
@@ -127,7 +128,12 @@ class StoreClient:
 
     def size(self, key: str) -> int:
         """In bytes. `AbsentError`."""
-        return int(self._call(lambda store: obstore.head(store, self._path(key)))["size"])
+        return self.state(key).size
+
+    def state(self, key: str) -> ObjectState:
+        """Its length and tag. `AbsentError`."""
+        found: Any = self._call(lambda store: obstore.head(store, self._path(key)))
+        return ObjectState(int(found["size"]), found[self._tag] or "")
 
     def delete(self, key: str) -> None:
         """Some stores raise `AbsentError` if it is not there."""

@@ -34,7 +34,15 @@ from backend.errors import (
     TransientError,
 )
 from backend.nodes.identity import MAX_FILE_SIZE, NodeIdentity, decode_identity
-from backend.nodes.node import IDENTITY_KEY, PAGE, UNKNOWN_SPACE, Space, require_folder, require_key
+from backend.nodes.node import (
+    IDENTITY_KEY,
+    PAGE,
+    UNKNOWN_SPACE,
+    ObjectState,
+    Space,
+    require_folder,
+    require_key,
+)
 from backend.nodes.object_store.client import StoreClient
 from backend.nodes.object_store.credentials import CredentialsError
 from backend.nodes.object_store.errors import AbsentError, BusyError, RefusedError, StoreError, TakenError
@@ -106,9 +114,9 @@ class ObjectStoreNode:
     async def get_soon(self, key: str, offset: int, length: int) -> Buffer | None:
         return None
 
-    async def size(self, key: str) -> int:
+    async def state(self, key: str) -> ObjectState:
         require_key(key)
-        return await self._run(f"cannot ask for {key}", partial(self._client.size, key))
+        return await self._run(f"cannot ask for {key}", partial(self._client.state, key))
 
     async def delete(self, key: str) -> None:
         require_key(key)

@@ -161,7 +161,7 @@ def test_another_database_is_refused(tmp_path: Path) -> None:
     other = apsw.Connection(path)
     other.execute("CREATE TABLE mine (a)")
     other.close()
-    with pytest.raises(FormatError, match="no block index of version 3"):
+    with pytest.raises(FormatError, match="no block index of version 4"):
         SqliteBlockIndex(path, DRIVE, 32)
 
 
@@ -170,9 +170,9 @@ def test_a_later_version_is_refused(tmp_path: Path) -> None:
     SqliteBlockIndex(path, DRIVE, 32).close()
     at_rest.unseal(path, THIS_MACHINE.disk)
     database = apsw.Connection(path)
-    database.execute("PRAGMA user_version = 4")
+    database.execute("PRAGMA user_version = 5")
     database.close()
-    with pytest.raises(FormatError, match="version 3"):
+    with pytest.raises(FormatError, match="version 4"):
         SqliteBlockIndex(path, DRIVE, 32)
 
 

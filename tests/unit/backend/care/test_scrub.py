@@ -122,6 +122,29 @@ async def test_what_has_rotted_on_a_far_node_is_found_when_its_turn_comes(rig: R
     assert sum([(await scrub.scrub()).wrong for _ in range(SHARES)]) == 1
 
 
+async def test_what_was_written_over_on_a_far_node_is_found_at_once(rig: Rig, make: Make) -> None:
+    """By its tag, whatever its turn; and what is right all the same is read once."""
+    for name in FAR:
+        rig.nodes[name].gives_tags = True
+    scrub, whole = make(far=FAR), {path: path.read_bytes() for path in rig.fragments()}
+    state = await scrub.scrub()
+    read = state.fragments - state.by_size
+    other = next(path for path in whole if not is_read(path, state.share + 1) and path.parts[-4] in FAR)
+    flip(other, 10)
+    state = await scrub.scrub()
+    assert state.wrong == 1
+    await rig.settle()
+    assert {path: path.read_bytes() for path in rig.fragments()} == whole
+    state = await scrub.scrub()
+    assert state.wrong == 0
+    assert read >= 10
+
+
+def is_read(path: Path, share: int) -> bool:
+    """Whether it is the turn of the fragment's pack."""
+    return int(path.name.partition(".")[0], 16) % SHARES == share
+
+
 async def test_two_nodes_that_lost_everything(rig: Rig, make: Make) -> None:
     whole = {path: path.read_bytes() for path in rig.fragments()}
     for number in (1, 4):

@@ -274,7 +274,7 @@ async def write(node: DirectoryNode, how: str, key: str, data: bytes) -> None:
 
 async def is_absent(node: DirectoryNode, key: str) -> bool:
     """As all calls that read say."""
-    for call in (node.get(key), node.get(key, 0, 3), node.get(key, 1, 0), node.size(key)):
+    for call in (node.get(key), node.get(key, 0, 3), node.get(key, 1, 0), node.state(key)):
         with pytest.raises(NotFoundError):
             await call
     return key not in await node.keys("")
@@ -444,7 +444,7 @@ async def test_who_has_waited_for_a_disk_that_hangs_is_told(path: Path, node: Di
     while not hurried.watch.is_overdue(0.05):  # its thread began a little later than the call
         await trio.sleep(0.01)
     with pytest.raises(NodeError, match="not answered yet"):
-        await hurried.size("b")
+        await hurried.state("b")
     disk.set()
     while hurried.watch:  # the abandoned thread ends by itself
         await trio.sleep(0.01)

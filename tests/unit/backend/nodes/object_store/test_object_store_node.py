@@ -150,7 +150,7 @@ async def test_what_went_while_it_was_to_be_replaced_is_a_conflict(server: FakeS
     [
         ("put", "PUT", KEY),
         ("get", "GET", KEY),
-        ("size", "HEAD", KEY),
+        ("state", "HEAD", KEY),
         ("delete", "DELETE", KEY + "9"),
         ("keys", "GET", "bucket"),
         ("swap", "GET", KEY),
@@ -179,7 +179,7 @@ async def test_without_tags_nothing_is_replaced(server: FakeS3, node: Node) -> N
 CALLS: dict[str, Callable[[Node], Awaitable[object]]] = {
     "get": lambda node: node.get(KEY),
     "range": lambda node: node.get(KEY, 1, 2),
-    "size": lambda node: node.size(KEY),
+    "state": lambda node: node.state(KEY),
     "put": lambda node: node.put(KEY, [b"new"]),
     "create": lambda node: node.create(KEY + "9", [b"new"]),
     "swap": lambda node: node.swap(KEY, b"content", b"new"),
@@ -238,7 +238,7 @@ async def test_what_is_not_found_where_this_node_is_not_is_away(
     """Also by one that was used a moment ago."""
     await node.put(KEY, [b"content"])
     NOT_THIS_NODE[case](server)
-    for call in ("get", "range", "size", "swap", "keys", "check", *(WRITES if case == "no bucket" else ())):
+    for call in ("get", "range", "state", "swap", "keys", "check", *(WRITES if case == "no bucket" else ())):
         with pytest.raises(NodeError):
             await CALLS[call](node)
 
@@ -256,7 +256,7 @@ async def test_a_bucket_that_comes_back_is_the_node_again(server: FakeS3, node: 
 
 @pytest.mark.parametrize("answer", [SLOW_DOWN, failed(429, "TooManyRequests"), failed(500, "InternalError")])
 @pytest.mark.parametrize(
-    ("call", "method"), [("get", "GET"), ("range", "GET"), ("size", "HEAD"), ("put", "PUT")]
+    ("call", "method"), [("get", "GET"), ("range", "GET"), ("state", "HEAD"), ("put", "PUT")]
 )
 async def test_a_store_in_trouble_is_asked_again_later(
     server: FakeS3, node: Node, call: str, method: str, answer: Answer
@@ -267,7 +267,7 @@ async def test_a_store_in_trouble_is_asked_again_later(
         await CALLS[call](node)
     await RetryNode(node, first_wait=0.001).get(KEY)
     if call != "get":
-        await RetryNode(node, first_wait=0.001, deadline=5).size(KEY)
+        await RetryNode(node, first_wait=0.001, deadline=5).state(KEY)
 
 
 async def test_a_busy_store_is_sent_half_as_many_at_once_and_more_again(server: FakeS3, node: Node) -> None:
@@ -280,7 +280,7 @@ async def test_a_busy_store_is_sent_half_as_many_at_once_and_more_again(server: 
             await node.get(KEY)
         assert node.pace.threads.count == expected
     for _ in range(200):
-        await node.size(KEY)
+        await node.state(KEY)
     assert node.pace.threads.count == 16
 
 
@@ -334,7 +334,7 @@ async def test_expired_credentials_are_a_node_that_is_away(server: FakeS3, node:
             await call(node)
         assert SECRET_KEY not in str(caught.value)
         # The answer to HEAD has no body to say why in.
-        assert ("403 Forbidden" if name == "size" else "InvalidAccessKeyId") in str(caught.value)
+        assert ("403 Forbidden" if name == "state" else "InvalidAccessKeyId") in str(caught.value)
 
 
 async def test_credentials_that_were_renewed_are_used(server: FakeS3, node: Node, credentials: Path) -> None:
