@@ -96,6 +96,11 @@ class Access:
             return bool(self.who.user) and (self.who.policy is None or own == "allow")
         return self._on_bucket(question, self._layer.bucket(bucket), own, permission, object_acl)
 
+    def require_listing(self, bucket: str, key: bytes) -> None:
+        """`AccessDenied` unless the caller may see by a listing that this key is not there."""
+        context = {**self.context, "s3:prefix": key.decode("utf-8", "replace")}
+        Access(self._layer, self.who, context, self.users).require("ListBucket", bucket, None, "READ")
+
     def _on_bucket(
         self, question: Question, bucket: Bucket, own: Verdict, permission: str, object_acl: ObjectAcl
     ) -> bool:

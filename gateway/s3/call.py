@@ -67,7 +67,7 @@ class Call:
         try:
             metadata = self.layer.head(bucket, key, version_id).metadata
         except S3Error:
-            access.require("ListBucket", bucket, None, "READ")
+            access.require_listing(bucket, key)
             raise
         access.require(action, bucket, key, permission, (metadata.owner, metadata.acl))
 

@@ -7,8 +7,8 @@ from urllib.parse import unquote_to_bytes
 from gateway.s3 import checksums
 from gateway.s3.answer import Answer, xml
 from gateway.s3.call import Call
-from gateway.s3.object_headers import SEALED, metadata_of, version_header
-from gateway.s3.object_operations import check_acl, pieces_of
+from gateway.s3.object_headers import SEALED, version_header
+from gateway.s3.object_operations import metadata_of_new, pieces_of
 from gateway.s3.objects import Checksums, Conditions, Metadata, ObjectInfo, S3Error, Source
 from gateway.s3.payload import known_algorithm
 from gateway.s3.xml_answers import document, element, time_text
@@ -44,8 +44,7 @@ async def copy_object(call: Call) -> Answer:
     call.require("PutObject", "WRITE")
     source = source_of(call)
     before = require_source(call, source)
-    given = metadata_of(call.request, call.user, call.access.users)
-    check_acl(call, given.acl)
+    given = metadata_of_new(call)
     replaced = _directive(call, "x-amz-metadata-directive") == "REPLACE"
     tags = given.tags if _directive(call, "x-amz-tagging-directive") == "REPLACE" else None
     _check_changes(call, source, replaced)

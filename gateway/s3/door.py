@@ -142,6 +142,8 @@ def _refusal(error: S3Error, path: str, request_id: str) -> Answer:
         found.headers |= failed_read(error)
     if isinstance(error, DeleteMarkerError):
         found.headers |= delete_marker_headers(error)
+    elif error.code == "NoSuchKey":
+        found.headers["x-amz-delete-marker"] = "false"
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from gateway.s3 import acl
 from gateway.s3.access import blocks_of, owner_of
@@ -24,6 +25,7 @@ from gateway.s3.object_headers import (
 from gateway.s3.objects import (
     Conditions,
     DeleteMarkerError,
+    Metadata,
     ObjectInfo,
     OpenObject,
     S3Error,
@@ -39,8 +41,7 @@ MAX_OBJECT = 5 << 30
 async def put_object(call: Call) -> Answer:
     """PutObject."""
     call.require("PutObject", "WRITE")
-    metadata = metadata_of(call.request, call.user, call.access.users)
-    check_acl(call, metadata.acl)
+    metadata = metadata_of_new(call)
     if metadata.tags:
         call.require("PutObjectTagging")
     payload = call.payload(may_stream=True, algorithm=DEFAULT_ALGORITHM)
@@ -49,6 +50,17 @@ async def put_object(call: Call) -> Answer:
         call.bucket, call.key, payload.pieces(), payload.size, metadata, payload.finish, call.conditions()
     )
     return nothing(200, _of_new(info) | checksum_headers(info.checksums))
+
+
+def metadata_of_new(call: Call) -> Metadata:
+    """The metadata of the object that a request makes, whose owner is as the bucket says. `S3Error`."""
+    metadata = metadata_of(call.request, call.user, call.access.users)
+    check_acl(call, metadata.acl)
+    ownership = call.layer.setting(call.bucket, "ownership")
+    preferred = ownership == b"BucketOwnerPreferred" and metadata.acl == "bucket-owner-full-control"
+    if preferred or ownership == b"BucketOwnerEnforced":
+        return replace(metadata, owner=owner_of(call.layer.bucket(call.bucket)))
+    return metadata
 
 
 def check_size(request: Request, size: int | None) -> None:

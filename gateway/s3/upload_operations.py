@@ -11,8 +11,8 @@ from gateway.s3.answer import Answer, nothing, xml
 from gateway.s3.call import MAX_LISTED, Call
 from gateway.s3.copy_operations import copied, quoted, require_source, source_of
 from gateway.s3.listing_operations import prefixes
-from gateway.s3.object_headers import SEALED, STANDARD, checksum_headers, metadata_of, new_version_header
-from gateway.s3.object_operations import check_acl, check_size
+from gateway.s3.object_headers import SEALED, STANDARD, checksum_headers, new_version_header
+from gateway.s3.object_operations import check_size, metadata_of_new
 from gateway.s3.objects import Checksums, Part, PartToJoin, S3Error, Upload
 from gateway.s3.payload import DEFAULT_ALGORITHM, known_algorithm
 from gateway.s3.xml_answers import document, element, escaped, key_text, optional, time_text, truth
@@ -24,8 +24,7 @@ MOST_PARTS = 10_000
 async def create_upload(call: Call) -> Answer:
     """CreateMultipartUpload."""
     call.require("PutObject", "WRITE")
-    metadata = metadata_of(call.request, call.user, call.access.users)
-    check_acl(call, metadata.acl)
+    metadata = metadata_of_new(call)
     algorithm, kind = _asked_checksum(call)
     upload = await call.layer.create_upload(
         call.bucket, call.key, metadata, checksum_algorithm=algorithm, checksum_kind=kind
