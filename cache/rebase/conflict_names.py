@@ -20,17 +20,23 @@ _HOST_LIMIT: Final = 40
 
 
 def conflict_name(
-    name: bytes, host: bytes, time_ns: int, *, is_last: bool, is_taken: Callable[[bytes], bool]
+    name: bytes,
+    host: bytes,
+    time_ns: int,
+    *,
+    is_last: bool,
+    is_taken: Callable[[bytes], bool],
+    limit: int = MAX_NAME,
 ) -> bytes:
     """A free name for the copy of `name`, made on `host` of content of that time. `is_last`: the suffix comes
-    after the ending."""
+    after the ending. `limit`: bytes that it may have."""
     stem, ending = _split(_EARLIER.sub(b"", name) or name, is_last=is_last)
     day = time.strftime("%Y-%m-%d", time.gmtime(max(time_ns, 0) // 10**9)).encode()
     count = 1
     while True:
         number = b"" if count == 1 else b" %d" % count
         suffix = b" (conflict %s %s)%s" % (day, _plain(host), number)
-        found = _cut(stem, MAX_NAME - len(suffix) - len(ending)) + suffix + ending
+        found = _cut(stem, limit - len(suffix) - len(ending)) + suffix + ending
         if not is_taken(found):
             return found
         count += 1

@@ -23,9 +23,10 @@ class Contents:
         self._plan = plan
         self._placing = names.placing
         self._saves = names.our_saves
+        self._settled = names.units.settled
 
     def run(self) -> None:
-        changed = sorted({*self._s.ours.extents, *self._s.ours.inodes, *self._s.dirty})
+        changed = sorted({*self._s.ours.extents, *self._s.ours.inodes, *self._s.dirty} - self._settled)
         self._settle_orphans(changed)
         both: list[int] = []
         for inode in changed:
@@ -36,10 +37,11 @@ class Contents:
         for inode in both:
             self._copy(inode, names.get(inode, []))
         for inode, pair in sorted(self._s.ours.inodes.items()):
-            if pair.before is not None and pair.after is not None:
+            if pair.before is not None and pair.after is not None and inode not in self._settled:
                 self._merge_fields(inode, pair.before, pair.after)
         for old, new in sorted(self._saves.items()):
-            self._inherit(old, new)
+            if old not in self._settled:
+                self._inherit(old, new)
 
     def _settle_orphans(self, changed: list[int]) -> None:
         """Files that were made and lost their name here, and that somebody may have open."""

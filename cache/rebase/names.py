@@ -10,6 +10,7 @@ from cache.rebase.net_changes import Key
 from cache.rebase.placing import Placing
 from cache.rebase.plan import Plan, Row, Situation, is_alive, made_of
 from cache.rebase.saves import saves
+from cache.rebase.units import Units
 
 
 class Names:
@@ -28,9 +29,11 @@ class Names:
         self._removed: list[int] = []
         """directories that were removed here and are there still"""
         self.placing = Placing(situation, plan)
+        self.units = Units(situation, plan, self.placing)
 
     def run(self) -> None:
-        exchanged = self._exchanges()
+        self.units.find()
+        exchanged = self._exchanges() | self.units.settled
         for inode in sorted((self._s.ours.gone.keys() | self._s.ours.come.keys()) - exchanged):
             if self._s.base.inode(inode) is not None:
                 self._existing(inode)
@@ -51,7 +54,8 @@ class Names:
         for key, pair in sorted(self._s.ours.names.items()):
             first, second = pair.before, pair.after
             others = self._s.ours.come.get(first, set()) & self._s.ours.gone.get(second, set())
-            is_exchange = bool(first and second and others) and first not in dropped
+            is_settled = not self.units.settled.isdisjoint((first, second))
+            is_exchange = bool(first and second and others) and first not in dropped and not is_settled
             if is_exchange and (self._is_touched(first) or self._is_touched(second)):
                 dropped |= {first, second}
                 self._plan.decide(Row.EXCHANGE, first, key)
@@ -263,8 +267,9 @@ class Names:
         for inode in sorted(self._claims):
             for key in sorted(self._claims[inode]):
                 self.placing.place(inode, key)
+        self.units.place()
         for inode in sorted(rows):
-            if not rows[inode].is_directory:
+            if not rows[inode].is_directory and inode not in self.units.settled:
                 self._place_new(inode)
 
     def _place_new(self, inode: int) -> None:

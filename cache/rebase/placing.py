@@ -10,6 +10,7 @@ import json
 import os
 from typing import Final
 
+from cache.namespace import MAX_NAME
 from cache.rebase.conflict_names import conflict_name, is_read_by_ending
 from cache.rebase.net_changes import Key
 from cache.rebase.plan import Plan, Row, Situation, is_alive, made_of
@@ -102,8 +103,25 @@ class Placing:
         self._plan.placed[self._free_key(inode, key)] = inode
         made = self._plan.made.get(inode)
         if made is not None and made.row.is_regular:
-            said = {"of": os.fsdecode(key[1]), "base": self._s.commit, "by": os.fsdecode(self._s.host)}
-            made.xattrs[COPY_OF] = json.dumps(said).encode()
+            self.mark(inode, key[1])
+
+    def mark(self, number: int, name: bytes) -> None:
+        """Note that a file that is made is a copy of one of that name."""
+        said = {"of": os.fsdecode(name), "base": self._s.commit, "by": os.fsdecode(self._s.host)}
+        self._plan.made[number].xattrs[COPY_OF] = json.dumps(said).encode()
+
+    def free_unit(self, key: Key, time_ns: int, endings: tuple[bytes, ...]) -> Key:
+        """A conflict name beside `key` that is free with each of the endings."""
+
+        def is_taken(name: bytes) -> bool:
+            return any(self._plan.entry(self._s.head, (key[0], name + ending)) for ending in endings)
+
+        is_last = is_read_by_ending(self._folder_name(key[0]), 0)
+        room = max(map(len, endings))
+        name = conflict_name(
+            key[1], self._s.host, time_ns, is_last=is_last, is_taken=is_taken, limit=MAX_NAME - room
+        )
+        return key[0], name
 
     def _free_key(self, inode: int, key: Key) -> Key:
         made = self._plan.made.get(inode)

@@ -12,8 +12,8 @@ Edit = Callable[[Device], None]
 
 
 def plant(device: Device) -> None:
-    """f and g with content, l a second name of k, d with x, y and d/s with z, e empty."""
-    for path, content in (("f", "F"), ("g", "G"), ("k", "K")):
+    """f and g with content, l a second name of k, d with x, y and d/s with z, e empty, q a database."""
+    for path, content in (("f", "F"), ("g", "G"), ("k", "K"), ("q", "Q"), ("q-wal", "W")):
         device.write(path, content)
     device.link("k", "l")
     device.set_xattr("f", b"user.a", b"0")
@@ -138,5 +138,13 @@ EDITS: Final[dict[str, Edit]] = {
     "touch f": lambda d: d.touch("f"),
     "set user.a of f": lambda d: d.set_xattr("f", b"user.a", b"%d" % d.number),
     "remove user.a of f": lambda d: d.remove_xattr("f", b"user.a"),
+    "write q": _write("q"),
+    "write q-wal": lambda d: d.write("q-wal", f"w{d.number}"),
+    "write the same to q and q-wal": _both(lambda d: d.write("q", "qq"), lambda d: d.write("q-wal", "ww")),
+    "checkpoint q": _both(_write("q"), lambda d: d.unlink("q-wal")),
+    "save q": lambda d: d.save("q", f"saved{d.number}"),
+    "remove q": _both(lambda d: d.unlink("q"), lambda d: d.unlink("q-wal")),
+    "rename q": _both(lambda d: d.rename("q", "r"), lambda d: d.rename("q-wal", "r-wal")),
+    "write q-journal": lambda d: d.write("q-journal", f"j{d.number}"),
     "nothing that stays": _both(_write("h"), lambda d: d.unlink("h")),
 }

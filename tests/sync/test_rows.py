@@ -23,9 +23,12 @@ BASE: Final = {
     "d/x": "X",
     "d/y": "Y",
     "e": "/",
+    "q": "Q",
+    "q-wal": "W",
 }
 COPY: Final = "f (conflict 2023-11-14 dev3)"
 IN_D: Final = ("d", "d/s", "d/s/z", "d/x", "d/y")
+Q: Final = "q (conflict 2023-11-14 dev3)"
 GONE: Final = dict.fromkeys(IN_D)
 
 
@@ -33,7 +36,7 @@ GONE: Final = dict.fromkeys(IN_D)
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     made = make_stage(tmp_path_factory.mktemp("rows"), 2)
     yield made
-    for device in (*made.devices, made.replay):
+    for device in made.devices:
         device.close()
 
 
@@ -142,6 +145,33 @@ def moved(to: str) -> dict[str, str | None]:
             {Row.NAME_TAKEN, Row.UNLINK_CONTENT},
         ),
         ("write f", "f into its folder", {"f": "/", "f/f": "f2"}, set()),
+        # Databases and what lies beside them
+        ("write q", "write q-wal", {"q": "q2", Q: "Q", f"{Q}-wal": "w3"}, {Row.UNIT}),
+        ("write q-wal", "write q", {"q-wal": "w2", Q: "q3", f"{Q}-wal": "W"}, {Row.UNIT}),
+        ("write q", "checkpoint q", {"q": "q2", Q: "q3"}, {Row.UNIT}),
+        ("checkpoint q", "write q-wal", {"q": "q2", "q-wal": None, Q: "Q", f"{Q}-wal": "w3"}, {Row.UNIT}),
+        (
+            "write q",
+            "write q-journal",
+            {"q": "q2", Q: "Q", f"{Q}-wal": "W", f"{Q}-journal": "j3"},
+            {Row.UNIT},
+        ),
+        ("save q", "save q", {"q": "saved2", Q: "saved3", f"{Q}-wal": "W"}, {Row.UNIT}),
+        ("write q", "remove q", {"q": "q2"}, {Row.UNIT}),
+        ("remove q", "write q-wal", {"q": "Q", "q-wal": "w3"}, {Row.UNIT}),
+        (
+            "rename q",
+            "write q-wal",
+            {"q": "Q", "q-wal": "w3", "r": "Q", "r-wal": "W"},
+            {Row.UNIT},
+        ),
+        (
+            "write the same to q and q-wal",
+            "write the same to q and q-wal",
+            {"q": "qq", "q-wal": "ww"},
+            {Row.SAME},
+        ),
+        ("remove q", "remove q", {"q": None, "q-wal": None}, set()),
         # Attributes and links
         ("chmod f", "chmod f", {}, {Row.FIELD}),
         ("chown f", "chown f", {}, {Row.FIELD}),
@@ -159,7 +189,7 @@ def test_row(stage: Stage, theirs: str, ours: str, changed: dict[str, str | None
 
 
 def row_of(stage: Stage, path: str) -> tuple[int, int]:
-    row = stage.replay.namespace.inode(stage.replay.find(path))
+    row = stage.devices[0].namespace.inode(stage.devices[0].find(path))
     assert row is not None
     return row.mode & 0o7777, row.uid
 
@@ -189,7 +219,7 @@ def test_a_folder_that_is_made_again_has_its_mode(stage: Stage) -> None:
 
 def test_a_copy_says_what_it_is_of(stage: Stage) -> None:
     stage.run("write f", "write f")
-    said = stage.replay.namespace.xattr(stage.replay.find(COPY), COPY_OF)
+    said = stage.devices[0].namespace.xattr(stage.devices[0].find(COPY), COPY_OF)
     assert said == b'{"of": "f", "base": 1, "by": "dev3"}'
 
 
@@ -200,7 +230,7 @@ def test_what_came_and_went_makes_no_commit(stage: Stage) -> None:
 
 def test_the_later_pin_and_the_later_policy_count(stage: Stage) -> None:
     first, second = stage.devices
-    for device in (first, second, stage.replay):
+    for device in (first, second):
         device.reset(1)
     del stage.log[1:]
     first.do(Pin(b"p", 1), SetRetention(1, 0, 0, 0, 0))
