@@ -73,13 +73,16 @@ def far(tmp_path: Path, disk: SmallDisk) -> FarUpstream:
 
 
 @asynccontextmanager
-async def mounted(far: FarUpstream, environment: Environment = THIS_MACHINE) -> AsyncIterator[Drive]:
+async def mounted(
+    far: FarUpstream, environment: Environment = THIS_MACHINE, *, read_only: bool = False
+) -> AsyncIterator[Drive]:
     far.open_cache()
-    circumstances = Circumstances(disk_cache=far.cached)
+    known = Circumstances(disk_cache=far.cached)
     state = far.folder.with_name("state")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(far.cached.run)
-        async with opened(state, far, environment=environment, circumstances=circumstances) as drive:
+        opening = opened(state, far, environment=environment, circumstances=known, read_only=read_only)
+        async with opening as drive:
             yield drive
         nursery.cancel_scope.cancel()
 
@@ -254,6 +257,24 @@ async def test_what_a_node_gives_wrong_is_not_kept(far: FarUpstream) -> None:
         far.away = True
         assert await wrong(drive, folder) == []
         far.away = False
+
+
+async def test_who_only_reads_keeps_folders_too(far: FarUpstream) -> None:
+    async with mounted(far) as drive:
+        folder = await make_folder(drive, b"kept")
+        await fill(drive, folder)
+    async with mounted(far, read_only=True) as drive:
+        drive.keeper.keep(folder)
+        await drive.keeper.complete()
+        (shown,) = await drive.keeper.shown()
+        assert shown.here == shown.bytes > 2_000_000
+    async with mounted(far, read_only=True) as drive:
+        far.away = True
+        assert await wrong(drive, folder) == []
+        far.away = False
+        drive.keeper.unkeep(folder)
+        await drive.keeper.complete()
+        assert await drive.keeper.shown() == []
 
 
 async def test_one_block_that_is_lost_keeps_no_other_away(far: FarUpstream) -> None:
