@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
 from gateway.s3.error_codes import MESSAGES, STATUS
@@ -18,7 +18,7 @@ class Answer:
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
-    body: bytes | AsyncIterator[bytes | memoryview] = b""
+    body: bytes | AsyncGenerator[bytes | memoryview, None] = b""
     size: int | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from urllib.parse import unquote_to_bytes
 
 from gateway.s3 import checksums
@@ -102,6 +103,7 @@ async def _checksums_of(call: Call, source: Source, before: ObjectInfo) -> Check
         return None
     running = checksums.new(known_algorithm(asked))
     found = call.layer.open(source.bucket, source.key, source.version_id, Conditions(if_match=(before.etag,)))
-    async for piece in pieces_of(found, 0, found.info.size):
-        running.update(piece)
+    async with aclosing(pieces_of(found, 0, found.info.size)) as pieces:
+        async for piece in pieces:
+            running.update(piece)
     return Checksums({known_algorithm(asked): checksums.text_of(running.digest())}, checksums.FULL_OBJECT)

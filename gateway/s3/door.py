@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
@@ -153,7 +154,7 @@ async def _send(answer: Answer, send: Send) -> None:
     if "content-length" not in answer.headers and answer.status not in (204, 304):
         answer.headers["content-length"] = str(size)
     headers = [
-        (name.encode("ascii"), value.encode("utf-8", "surrogateescape"))
+        (name.encode("ascii"), value.strip(" \t").encode("utf-8", "surrogateescape"))
         for name, value in answer.headers.items()
     ]
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -162,10 +163,12 @@ async def _send(answer: Answer, send: Send) -> None:
         return
     left = answer.size or 0
     try:
-        async for piece in body:
-            left -= len(piece)
-            part: Message = {"type": "http.response.body", "body": piece, "more_body": left > 0}
-            await send(part)
+        # Whatever ends the sending, the object is let go of now.
+        async with aclosing(body):
+            async for piece in body:
+                left -= len(piece)
+                part: Message = {"type": "http.response.body", "body": piece, "more_body": left > 0}
+                await send(part)
     except ChangedError:
         raise trio.BrokenResourceError("the object changed while it was read") from None
     if answer.size == 0:

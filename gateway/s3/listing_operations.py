@@ -19,7 +19,7 @@ async def list_buckets(call: Call) -> Answer:
     if call.user:
         call.access.require("ListAllMyBuckets")
     most = call.number("max-buckets", 10_000, 10_000)
-    after = decoded_token(call.request.query.get("continuation-token", "")).decode()
+    after = decoded_token(call.request.query.get("continuation-token", "")).decode("utf-8", "replace")
     prefix = call.request.query.get("prefix", "")
     own = [each for each in call.layer.buckets() if owner_of(each) == call.user]
     found = [each for each in own if each.name > after and each.name.startswith(prefix)]

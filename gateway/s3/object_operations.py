@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
+from typing import cast
 
 from gateway.s3 import acl
 from gateway.s3.access import blocks_of, owner_of
@@ -46,9 +48,10 @@ async def put_object(call: Call) -> Answer:
         call.require("PutObjectTagging")
     payload = call.payload(may_stream=True, algorithm=DEFAULT_ALGORITHM)
     check_size(call.request, payload.size)
-    info = await call.layer.put(
-        call.bucket, call.key, payload.pieces(), payload.size, metadata, payload.finish, call.conditions()
-    )
+    async with aclosing(payload.pieces()) as body:
+        info = await call.layer.put(
+            call.bucket, call.key, body, payload.size, metadata, payload.finish, call.conditions()
+        )
     return nothing(200, _of_new(info) | checksum_headers(info.checksums))
 
 
@@ -119,12 +122,14 @@ def _opened(call: Call) -> OpenObject:
     return call.layer.open(call.bucket, call.key, version_id, call.conditions())
 
 
-async def pieces_of(found: OpenObject, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
+async def pieces_of(found: OpenObject, start: int, end: int) -> AsyncGenerator[bytes | memoryview, None]:
     """The bytes [start, end) of an object, which is closed then."""
     try:
         if start < end:
-            async for piece in found.read(start, end):
-                yield piece
+            reading = cast("AsyncGenerator[bytes | memoryview, None]", found.read(start, end))
+            async with aclosing(reading):
+                async for piece in reading:
+                    yield piece
     finally:
         found.close()
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Final
 
 from gateway.http import Receive
@@ -96,7 +97,7 @@ class Payload:
                 f"checksum Type: {self._named[0].lower()}",
             )
 
-    async def pieces(self) -> AsyncIterator[bytes | memoryview]:
+    async def pieces(self) -> AsyncGenerator[bytes | memoryview, None]:
         """The data. `S3Error` as soon as something is wrong."""
         more = True
         while more:
@@ -142,10 +143,11 @@ class Payload:
         if self.size is not None and self.size > limit:
             raise S3Error("MaxMessageLengthExceeded", "Your request was too big.")
         data = bytearray()
-        async for piece in self.pieces():
-            data += piece
-            if len(data) > limit:
-                raise S3Error("MaxMessageLengthExceeded", "Your request was too big.")
+        async with aclosing(self.pieces()) as pieces:
+            async for piece in pieces:
+                data += piece
+                if len(data) > limit:
+                    raise S3Error("MaxMessageLengthExceeded", "Your request was too big.")
         if self.size is not None and len(data) != self.size:
             raise S3Error("IncompleteBody")
         self.finish(hashlib.md5(data, usedforsecurity=False).hexdigest() if self._md5 else "")

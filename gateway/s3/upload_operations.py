@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 
 from gateway.s3 import checksums
 from gateway.s3.access import owner_of
@@ -78,9 +79,10 @@ async def put_part(call: Call) -> Answer:
     payload = call.payload(may_stream=True, algorithm=upload.checksum_algorithm or DEFAULT_ALGORITHM)
     payload.require_algorithm(upload.checksum_algorithm)
     check_size(call.request, payload.size)
-    part = await call.layer.put_part(
-        call.bucket, call.key, upload.upload_id, number, payload.pieces(), payload.size, payload.finish
-    )
+    async with aclosing(payload.pieces()) as body:
+        part = await call.layer.put_part(
+            call.bucket, call.key, upload.upload_id, number, body, payload.size, payload.finish
+        )
     sums = checksum_headers(Checksums(part.checksums.values))
     return nothing(200, {"etag": f'"{part.etag}"', **SEALED, **sums})
 

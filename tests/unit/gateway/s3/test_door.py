@@ -16,11 +16,13 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
+import trio
 from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from cache.drive import Drive
 from tests.contents import STORED_KINDS, content
 from tests.unit.gateway.s3.served import REGION, Served, serving
 
@@ -437,3 +439,51 @@ def test_errors_name_what_they_are_about(served: Served, s3: Any) -> None:
     assert b"<Code>NoSuchBucket</Code>" in answer
     assert headers["x-amz-request-id"].encode() in answer
     assert ask(served, "GET", f"/{quote('a/../b')}")[0] in (403, 404)
+
+
+def test_a_client_that_goes_in_the_middle_lets_go_of_the_object(served: Served, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=bytes(32 * MIB))
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"}, ExpiresIn=60)
+    parts = urlsplit(url)
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        asked = f"GET {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\n\r\n"
+        connection.sendall(asked.encode())
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
+    s3.delete_object(Bucket=bucket, Key="k")
+    served.run(orphans_are_gone, served.drive)
+
+
+async def orphans_are_gone(drive: Drive) -> None:
+    """An inode that is held open outlives its name."""
+    with trio.fail_after(20):
+        while drive.ledger.namespace.orphans():
+            drive.put_off.delete_unused()
+            await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize("cut", [0, 1000])
+def test_a_put_that_is_cut_in_its_middle_keeps_the_old_object(
+    served: Served, s3: Any, bucket: str, cut: int
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"old")
+    url = s3.generate_presigned_url("put_object", Params={"Bucket": bucket, "Key": "k"}, ExpiresIn=60)
+    parts = urlsplit(url)
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        head = (
+            f"PUT {parts.path}?{parts.query} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: 5000\r\n\r\n"
+        )
+        connection.sendall(head.encode() + bytes(cut))
+    assert body(s3.get_object(Bucket=bucket, Key="k")) == b"old"
+    assert [each["Key"] for each in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["k"]
+
+
+def test_headers_that_an_answer_is_to_have(served: Served, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"data")
+    wanted = {"ResponseContentDisposition": " attachment; filename=é ", "ResponseContentType": "x/y"}
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k", **wanted})
+    status, headers, _ = ask(served, "GET", url)
+    assert (status, headers["content-type"]) == (200, "x/y")
+    assert headers["content-disposition"].startswith("attachment")
+    wanted = {"ResponseContentType": "x\r\nset-cookie: y"}
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k", **wanted})
+    assert ask(served, "GET", url)[0] == 400
