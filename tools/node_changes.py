@@ -159,8 +159,8 @@ class NodeChanges:
         if left := await self._left_on(held, name):
             raise ToolError(
                 f"{name} still holds {counted(len(left), 'object')}, the first: {left[0]}; it stays a node "
-                "and takes nothing new; fsck.drivefs -y --data may mend what cannot be moved, then run this "
-                "again"
+                "and takes nothing new; fsck.drivefs -y --data of the drive unmounted, or drivefs gc of a "
+                "mounted one, may mend what cannot be moved, then run this again"
             )
 
     async def _left_on(self, held: HeldDrive, name: str) -> Sequence[str]:

@@ -137,6 +137,7 @@ class Rebalance:
         self._require_nodes(listing.away)
         packs = sorted(listing.packs())
         remaining, done = iter(packs), 0
+        progress(done, len(packs))
 
         async def work() -> None:
             nonlocal done

@@ -50,6 +50,9 @@ class NodeSet(Mapping[str, Node]):
     def __len__(self) -> int:
         return len(self._now)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._now
+
     # Of one moment, where those of `Mapping` would look again at each step.
 
     def keys(self) -> KeysView[str]:

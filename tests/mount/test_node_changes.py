@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -159,3 +161,54 @@ def test_a_new_node_that_is_full_ends_the_change_and_can_go_again(drive: Mounted
     drive.mount("cache_size=16M")
     assert {kind: (drive.mountpoint / kind).read_bytes() for kind in data} == data
     programs.require_all()
+
+
+def test_a_mount_that_ends_in_the_middle_of_a_change_has_it_done_after_the_next(
+    drive: MountedDrive, source: Path
+) -> None:
+    """By unmounting and by a kill; the command says that the mount is gone."""
+    drive.mount("commit_interval=500ms")
+    copy = drive.mountpoint / "copy"
+    for kind in KINDS:  # a pack for each
+        (drive.mountpoint / kind).write_bytes(content(kind, 200_000, 9))
+        drive.sync()
+    subprocess.run(["cp", "-a", source, copy], check=True)
+    drive.sync()
+    for number, end in ((6, drive.umount), (7, drive.kill)):
+        new = drive.drive / f"node{number}"
+        with adding(drive, new) as command:
+            end()
+            assert command.wait(60) == 1
+        if end == drive.kill:
+            drive.detach()
+        drive.mount("commit_interval=500ms")
+        assert not differences(source, copy)
+        again = succeed(drive.tool("drivefs", "node", "add", new, drive.mountpoint))
+        assert f"{new}: is node{number} already" in again
+        assert " rebuilt, " in again
+    drive.sync()
+    drive.umount()
+    succeed(drive.tool("fsck.drivefs", "-n", "--data", *drive.where(), drive.drive))
+    drive.wipe_cache()
+    drive.mount()
+    assert not differences(source, copy)
+
+
+@contextmanager
+def adding(drive: MountedDrive, new: Path) -> Iterator[subprocess.Popen[str]]:
+    """The command, which waits for a mount that moves fragments as slowly as can be."""
+    program = "import sys; sys.argv[0] = 'drivefs'; from tools.drivefs import main; main()"
+    arguments = ["node", "add", str(new), str(drive.mountpoint), "--rate", "1K"]
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=drive.variables(),
+    ) as command:
+        try:
+            while (change := drive.status().node_change) is None or not change.total:
+                time.sleep(0.05)
+            yield command
+        finally:
+            command.kill()
