@@ -99,10 +99,10 @@ class BegunUploads:
         if not named:
             raise S3Error("MalformedXML", "an object has at least one part")
         numbers = [part.number for part in named]
-        if numbers != sorted(set(numbers)):
-            raise S3Error("InvalidPartOrder", "parts are listed by number, each once")
+        if numbers != sorted(numbers):
+            raise S3Error("InvalidPartOrder", "parts are listed in the order of their numbers")
         stored = {part.number: (part, inode) for part, inode in self.parts(folder, 0, MAX_PART_NUMBER)}
-        found = [self._checked(part, stored.get(part.number)) for part in named]
+        found = [self._checked(part, stored.get(part.number)) for part in last_named(named)]
         for part, _ in found[:-1]:
             if part.size < SMALLEST_PART:
                 details = {"ProposedSize": str(part.size), "MinSizeAllowed": str(SMALLEST_PART)}
@@ -139,6 +139,11 @@ def remove_all(drive: Drive, batch: Batch, folder: int) -> None:
                 waiting.append(row.inode)
     for directory, name, inode in reversed(removals):
         batch.unlink(directory, name, inode)
+
+
+def last_named(named: Sequence[PartToJoin]) -> list[PartToJoin]:
+    """Of a number that is named several times in a row, the last counts, as in S3."""
+    return list({part.number: part for part in named}.values())
 
 
 def part_name(number: int) -> bytes:

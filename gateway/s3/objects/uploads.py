@@ -17,7 +17,7 @@ import trio
 
 from cache.drive import Drive
 from cache.services import Join
-from gateway.s3.objects.begun_uploads import BegunUploads, joined_etag
+from gateway.s3.objects.begun_uploads import BegunUploads, joined_etag, last_named
 from gateway.s3.objects.bucket_folders import BucketFolders
 from gateway.s3.objects.changing import Changing
 from gateway.s3.objects.errors import S3Error
@@ -232,7 +232,7 @@ class PartUploads:
         if value is None or not holds or decode(value).upload_id != upload_id:
             return None
         info = self._reading.head(bucket.name, key)
-        return info if info.etag == joined_etag([part.etag for part in parts]) else None
+        return info if info.etag == joined_etag([part.etag for part in last_named(parts)]) else None
 
     async def _complete(
         self,
@@ -256,7 +256,7 @@ class PartUploads:
             parts=len(parts),
             upload_id=upload_id,
         )
-        rows = encode_parts([ObjectPart(part.number, part.size, part.checksums) for part in parts])
+        rows = encode_parts([_finished(part, checksums.kind) for part in parts])
         with ExitStack() as stack:
             join = Join(self._drive)
             for _, inode in found:
@@ -285,6 +285,11 @@ class PartUploads:
             self._begun.remove(batch, of, upload_id, folder)
 
         await self._changing.accept(plan, frees=True)
+
+
+def _finished(part: Part, kind: str) -> ObjectPart:
+    """As the object keeps it: `kind` is that of the object's checksums."""
+    return ObjectPart(part.number, part.size, Checksums(part.checksums.values, kind))
 
 
 def _truncated(items: list[Upload | bytes]) -> UploadListing:

@@ -8,6 +8,7 @@ import pytest
 
 from cache.attributes import AttributeChange
 from cache.drive import Drive
+from cache.errors import NotSupportedError
 from cache.namespace import ROOT_INODE, SetXattr
 from cache.tree import CHANGED, CLAIM
 from tests.contents import content
@@ -49,6 +50,15 @@ async def test_a_file_without_a_claim_gets_no_mark(tmp_path: Path) -> None:
         inode = (await make_file(drive, b"file", b"text")).inode
         assert drive.claims.claim(inode) == (None, False)
         assert CHANGED not in drive.xattr_names(inode)
+
+
+async def test_no_program_makes_or_changes_one(tmp_path: Path) -> None:
+    async with opened(tmp_path, MemoryUpstream()) as drive:
+        inode = await claimed(drive)
+        for name in (CLAIM, CHANGED):
+            with pytest.raises(NotSupportedError):
+                await drive.set_xattr(inode, name, b"")
+        assert drive.claims.claim(inode) == (b"its hash", True)
 
 
 async def test_a_watch_sees_changes_of_its_file_only(tmp_path: Path) -> None:

@@ -316,6 +316,24 @@ async def test_many_are_deleted_at_once(both: tuple[ObjectLayer, Drive]) -> None
     assert drive.entries(inode_of(drive), 0, 9) == []
 
 
+async def test_a_thousand_deletions_wait_for_the_disk_once(
+    both: tuple[ObjectLayer, Drive], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer, drive = both
+    for number in range(100):
+        await put(layer, f"a/{number}")
+    waits, fsync = [], drive.fsync
+
+    async def counting(inode: int, *, alone: bool = False) -> None:
+        waits.append(inode)
+        await fsync(inode, alone=alone)
+
+    monkeypatch.setattr(drive, "fsync", counting)
+    await layer.delete_many(BUCKET, [ToDelete(b"a/%d" % number) for number in range(1000)])
+    assert len(waits) == 1
+    assert await keys(layer) == []
+
+
 async def test_buckets(both: tuple[ObjectLayer, Drive]) -> None:
     layer, drive = both
     assert await code_of(layer.create_bucket(BUCKET)) == "BucketAlreadyOwnedByYou"
