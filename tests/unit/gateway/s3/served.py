@@ -75,11 +75,11 @@ class Served:
         return trio.from_thread.run(call, *arguments, trio_token=self.token)
 
 
-async def _serve(folder: Path, ready: SimpleQueue[Served | BaseException]) -> None:
+async def _serve(folder: Path, settings: Settings, ready: SimpleQueue[Served | BaseException]) -> None:
     async with opened(folder, MemoryUpstream()) as drive:
         keys = AccessKeys(drive, sealing_of(KEYS))
         layer = await open_objects(drive)
-        door = S3Door(layer, keys, THIS_MACHINE.wall_clock, Settings(REGION))
+        door = S3Door(layer, keys, THIS_MACHINE.wall_clock, settings)
         server = HttpServer(door, "s3")
         listeners = await listeners_at(Address("127.0.0.1", 0))
         user, other = await keys.add("user"), await keys.add("other")
@@ -91,13 +91,13 @@ async def _serve(folder: Path, ready: SimpleQueue[Served | BaseException]) -> No
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Served]:
+def serving(folder: Path, settings: Settings = Settings(REGION)) -> Iterator[Served]:  # noqa: B008 - frozen
     """The door, until the block ends."""
     ready: SimpleQueue[Served | BaseException] = SimpleQueue()
 
     def run() -> None:
         try:
-            trio.run(_serve, folder, ready)
+            trio.run(_serve, folder, settings, ready)
         except BaseException as error:
             ready.put(error)
             raise

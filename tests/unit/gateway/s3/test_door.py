@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -23,6 +24,7 @@ from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
 from cache.drive import Drive
+from gateway.s3.call import Settings
 from tests.contents import STORED_KINDS, content
 from tests.unit.gateway.s3.served import REGION, Served, serving
 
@@ -487,3 +489,13 @@ def test_headers_that_an_answer_is_to_have(served: Served, s3: Any, bucket: str)
     wanted = {"ResponseContentType": "x\r\nset-cookie: y"}
     url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k", **wanted})
     assert ask(served, "GET", url)[0] == 400
+
+
+def test_behind_a_proxy_the_host_that_clients_know_is_what_they_sign(tmp_path: Path) -> None:
+    with serving(tmp_path, Settings(REGION, external="s3.example.com")) as served:
+        asked = AWSRequest("GET", "http://s3.example.com/")
+        credentials = Credentials(served.user.key_id, served.user.secret)
+        S3SigV4QueryAuth(credentials, "s3", REGION, expires=60).add_auth(asked)
+        assert ask(served, "GET", asked.url)[0] == 200
+        assert ask(served, "GET", asked.url, {"host": "s3.example.com"})[0] == 200
+        assert ask(served, "GET", asked.url, {"host": "bucket.s3.example.com"})[0] == 403
