@@ -79,7 +79,7 @@ class Contents:
         plan.made[number] = made_of(s.local, inode, number)
         plan.moved[inode] = number
         if is_alive(s.head, inode):
-            placed = sorted(key for key, each in plan.placed.items() if each == inode)
+            placed = sorted(plan.names.get(inode, ()))
             key = (placed or [key for key in published if key not in plan.vacated])[0]
             plan.decide(Row.CONTENT_CONTENT, inode, key)
             self._placing.place_copy(number, key)

@@ -43,7 +43,7 @@ class Emission:
         """the names of the head that were left for others, and where their inodes wait"""
         self._had: dict[int, list[Key]] = defaultdict(list)
         """by inode, the names that it is to lose"""
-        self._places = {inode: key for key, inode in plan.placed.items()}
+        self._gone = {*plan.vacated.values()} - {*plan.placed.values()}
         self._born: set[int] = set()
         self._touched: set[int] = set()
         """folders in which names changed"""
@@ -70,9 +70,8 @@ class Emission:
         return depth
 
     def _folder_of(self, folder: int) -> int:
-        key = self._places.get(folder)
-        if key is not None:
-            return key[0]
+        if names := self._plan.names.get(folder):
+            return names[0][0]
         row = self._s.head.inode(folder)
         assert row is not None, f"directory {folder} has no place"
         return row.parent
@@ -191,12 +190,9 @@ class Emission:
             ours = self._s.ours.inodes.get(folder)
             if ours is not None and ours.after is not None:
                 row = ours.after
-            if row is not None and row.is_directory and not self._is_gone(folder):
+            if row is not None and row.is_directory and folder not in self._gone:
                 found.append(SetAttributes(folder, mtime_ns=row.mtime_ns, ctime_ns=row.ctime_ns))
         return found
-
-    def _is_gone(self, folder: int) -> bool:
-        return folder in self._plan.vacated.values() and folder not in self._plan.placed.values()
 
 
 def _create(made: Made, key: Key) -> Create:

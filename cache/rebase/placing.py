@@ -27,6 +27,8 @@ class Placing:
         self._s = situation
         self._plan = plan
         self.numbers: dict[int, int] = {}
+        self._folder_names: dict[int, bytes] = {}
+        """those of the head that were asked for"""
 
     def key_of(self, folder: int) -> Key:
         """The name of a directory that lives here and not at the head."""
@@ -96,11 +98,11 @@ class Placing:
             self._plan.decide(Row.NAME_TAKEN, inode, key)
             self.place_copy(inode, key)
         else:
-            self._plan.placed[key] = inode
+            self._plan.place(key, inode)
 
     def place_copy(self, inode: int, key: Key) -> None:
         """Give the inode a conflict name beside `key`, which is one of the head."""
-        self._plan.placed[self._free_key(inode, key)] = inode
+        self._plan.place(self._free_key(inode, key), inode)
         made = self._plan.made.get(inode)
         if made is not None and made.row.is_regular:
             self.mark(inode, key[1])
@@ -143,9 +145,10 @@ class Placing:
 
     def _folder_name(self, folder: int) -> bytes:
         """The name of a directory that will be there; empty for the root."""
-        for key, inode in self._plan.placed.items():
-            if inode == folder:
-                return key[1]
-        row = self._s.head.inode(folder)
-        names = {} if row is None else self._s.head.entries(row.parent)
-        return next((name for name, inode in names.items() if inode == folder), b"")
+        if placed := self._plan.names.get(folder):
+            return placed[0][1]
+        if folder not in self._folder_names:
+            row = self._s.head.inode(folder)
+            names = {} if row is None else self._s.head.entries(row.parent)
+            self._folder_names[folder] = next((name for name, inode in names.items() if inode == folder), b"")
+        return self._folder_names[folder]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -117,6 +117,8 @@ class Plan:
     """how many, by directory"""
     placed: dict[Key, int] = field(default_factory=dict)
     """names that come, with their inodes"""
+    names: defaultdict[int, list[Key]] = field(default_factory=lambda: defaultdict(list))
+    """by inode, the names that come"""
     made: dict[int, Made] = field(default_factory=dict)
     ended: list[int] = field(default_factory=list)
     """inodes of the head without a name that this device had open, and has no more"""
@@ -132,6 +134,10 @@ class Plan:
     def vacate(self, key: Key, inode: int) -> None:
         self.vacated[key] = inode
         self.vacated_in[key[0]] += 1
+
+    def place(self, key: Key, inode: int) -> None:
+        self.placed[key] = inode
+        self.names[inode].append(key)
 
     def decide(self, row: Row, inode: int, key: Key | None = None) -> None:
         self.decisions.append(Decision(row, inode, key))

@@ -102,7 +102,7 @@ class Units:
         number = inode if is_new else self._s.number()
         self._plan.made[number] = made_of(self._s.local, inode, number)
         self._plan.moved[inode] = number
-        self._plan.placed[key] = number
+        self._plan.place(key, number)
         if key[1] != name:
             self._placing.mark(number, name)
 

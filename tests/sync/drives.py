@@ -10,7 +10,6 @@ from typing import Final
 
 import trio
 
-from backend.failpoints import Failpoints
 from backend.system import Environment
 from cache.drive import Drive
 from cache.local.local_state import LocalState
@@ -18,7 +17,6 @@ from cache.opening import DriveOptions, open_drive
 from tests.drives import DRIVE_ID, KEYS, QUIET
 from tests.memory_upstream import MemoryUpstream
 
-NONE: Final = Failpoints()
 SMALL: Final = replace(QUIET, journal_size=1 << 20)
 """Segments of a journal that are read in a moment."""
 
@@ -36,12 +34,11 @@ class Hub:
         number: int,
         *,
         crash: bool = False,
-        failpoints: Failpoints = NONE,
+        environment: Environment | None = None,
         options: DriveOptions = SMALL,
     ) -> AsyncIterator[Drive]:
         """The drive of a device, running. With `crash` what a SIGKILL would lose is lost at the end."""
-        environment = Environment(failpoints=failpoints)
-        local = LocalState(self.folder / str(number), environment, device=number)
+        local = LocalState(self.folder / str(number), environment or Environment(), device=number)
         try:
             options = replace(options, is_shared=True, host=f"dev{number}")
             drive = await open_drive(local, self.upstream, DRIVE_ID, KEYS, options)

@@ -12,6 +12,7 @@ import trio
 
 from backend.errors import TransientError
 from backend.failpoints import Failpoints
+from backend.system import Environment
 from backend.upstream import Commit, Head
 from cache.attributes import AttributeChange
 from cache.drive import Drive
@@ -203,7 +204,7 @@ async def test_a_device_that_is_killed_in_a_rebase_while_it_runs_goes_on(
     await begin(hub)
     failpoints = Failpoints()
     with suppress_killed():
-        async with hub.device(2, crash=True, failpoints=failpoints) as second:
+        async with hub.device(2, crash=True, environment=Environment(failpoints=failpoints)) as second:
             await change_here(second)
             second.tick(-1)
             failpoints.arm(name, kill, skip)
@@ -231,7 +232,7 @@ async def die(hub: Hub, name: str, skip: int) -> None:
     failpoints = Failpoints()
     failpoints.arm(name, kill, skip)
     with suppress_killed():
-        async with hub.device(2, crash=True, failpoints=failpoints) as second:
+        async with hub.device(2, crash=True, environment=Environment(failpoints=failpoints)) as second:
             await second.sync()
 
 
@@ -260,6 +261,30 @@ async def test_a_commit_whose_answer_was_lost_is_no_change_by_others(hub: Hub) -
         await same_everywhere(hub, second)
         assert not [name for name in names(second) if COPY in name]
         assert await content_of(second, b"f") == b"of the first, 1"
+
+
+async def test_the_namespace_is_not_saved_before_the_rebase_is_on_the_disk(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut could leave it ahead of a journal that says nothing of the rebase."""
+    await begin(hub)
+    async with hub.device(2) as second:
+        await change_here(second)
+        second.tick(-1)
+        ledger, saved = second.ledger, []
+        sync, before = ledger.journal.sync, ledger.namespace.journal_position()
+
+        async def watched() -> None:
+            ledger.save()
+            saved.append(ledger.namespace.journal_position())
+            await sync()
+
+        monkeypatch.setattr(ledger.journal, "sync", watched)
+        await change_there(hub)
+        await second.publisher.follow()
+        assert saved[:1] == [before]
+        ledger.save()
+        assert ledger.namespace.journal_position() > before
 
 
 class BusyUpstream(MemoryUpstream):
