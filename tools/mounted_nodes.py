@@ -32,6 +32,9 @@ from tools.quantities import counted
 DEFAULT_RATE: Final = 32.0 * (1 << 20)
 """Bytes a second that moving reads, unless another rate is asked for: programs use the nodes as well."""
 
+REPAIR_PATIENCE: Final = 60.0
+"""Seconds that the repair of a replaced node is waited for when nothing gets better."""
+
 log = logging.getLogger(__name__)
 
 
@@ -120,13 +123,14 @@ class MountedNodes:
         self._told.step("repair")
         await self._running.settle()
         await store.reconcile()
-        await store.repairs.repair_all()
+        short = await store.redundancy(REPAIR_PATIENCE)
         self._told.clear()
-        await self._changes.fill_votes()
-        async with self._hold(self._changes.drive) as held:
-            await self._changes.move_objects(held)
-        if left := (await store.status()).packs_to_repair:
-            raise ToolError(f"{counted(left, 'pack')} could not be repaired yet; the mount goes on trying")
+        if not await self._changes.fill_votes():
+            await self._changes.settle_objects()
+        if name in short.nodes:
+            raise ToolError(
+                f"{counted(short.packs, 'pack')} could not be repaired yet; the mount goes on trying"
+            )
 
     async def _finish_interrupted(self) -> None:
         """Have the map in force everywhere that an interrupted change began to write. One that this process

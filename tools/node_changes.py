@@ -171,22 +171,25 @@ class NodeChanges:
 
     # Votes
 
-    async def fill_votes(self) -> None:
-        """Have as many nodes vote as there should be: one more with each map. Then what they keep is moved to
-        its places."""
+    async def fill_votes(self) -> bool:
+        """Have as many nodes vote as there should be: one more with each map. If there was one to come, what
+        they keep is moved to its places (`settle_objects`). Whether there was."""
         before = self.file
         while (name := await self._next_to_vote()) is not None:
             nodes = tuple(replace(each, votes=each.votes or each.name == name) for each in self.file.nodes)
             async with self._hold(self.drive) as held:
                 await self._change(held, nodes)
             THIS_MACHINE.failpoints.reached(VOTES)
-        if self.file is not before:
-            await self._settle_votes()
+        if self.file is before:
+            return False
+        await self.settle_objects()
+        return True
 
     async def _next_to_vote(self) -> str | None:
         return await trio.to_thread.run_sync(drive_nodes.next_to_vote, self.drive.folder, self.file)
 
-    async def _settle_votes(self) -> None:
+    async def settle_objects(self) -> None:
+        """Put commits and roots in their places among the voters, if all nodes are there."""
         if await trio.to_thread.run_sync(drive_nodes.nodes_away, self.drive.folder, self.file):
             return  # copies in other places are found all the same; the next move has them in order
         async with self._hold(self.drive) as held:

@@ -322,3 +322,19 @@ def test_a_change_that_there_is_not_is_refused_at_once(made: SmallDrive) -> None
                 await services["nodes-change"]({"verb": "rebalance"})
 
     trio.run(run)
+
+
+def test_two_lost_nodes_are_replaced_one_after_the_other(made: SmallDrive) -> None:
+    async def run() -> None:
+        async with mounted(made, BUSY) as drive:
+            async with busy(drive):
+                for name in ("node1", "node2"):
+                    shutil.rmtree(made.drive / name)
+                await changed(drive, "replace", names=("node1",), places=places(made, "node1b"))
+                await changed(drive, "replace", names=("node2",))
+            await keep(made, drive)
+
+    trio.run(run)
+    file = compose.load_drive(str(made.drive))
+    assert sum(entry.votes for entry in file.nodes) == 5
+    require_in_order(made)
