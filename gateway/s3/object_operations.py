@@ -59,6 +59,8 @@ def metadata_of_new(call: Call) -> Metadata:
     """The metadata of the object that a request makes, whose owner is as the bucket says. `S3Error`."""
     metadata = metadata_of(call.request, call.user, call.access.users)
     check_acl(call, metadata.acl)
+    if call.access.who.policy is not None and metadata.acl != acl.PRIVATE:
+        call.require("PutObjectAcl", "WRITE")  # a key that may only put makes nothing public
     ownership = call.layer.setting(call.bucket, "ownership")
     preferred = ownership == b"BucketOwnerPreferred" and metadata.acl == "bucket-owner-full-control"
     if preferred or ownership == b"BucketOwnerEnforced":
@@ -105,7 +107,7 @@ async def get_object(call: Call) -> Answer:
 async def head_object(call: Call) -> Answer:
     """HeadObject."""
     if "partNumber" not in call.request.query:
-        call.require_object("GetObject", "READ", call.version_id)
+        call.require_object(reading_action(call.version_id), "READ", call.version_id)
         info = call.layer.head(call.bucket, call.key, call.version_id, call.conditions())
         return _answer_of(call, info, None)
     found = _opened(call)
@@ -115,9 +117,14 @@ async def head_object(call: Call) -> Answer:
         found.close()
 
 
+def reading_action(version_id: str | None) -> str:
+    """The action that reading an object is, in policies."""
+    return "GetObject" if version_id is None else "GetObjectVersion"
+
+
 def _opened(call: Call) -> OpenObject:
     version_id = call.version_id
-    call.require_object("GetObject" if version_id is None else "GetObjectVersion", "READ", version_id)
+    call.require_object(reading_action(version_id), "READ", version_id)
     check_served(call.request)
     return call.layer.open(call.bucket, call.key, version_id, call.conditions())
 
@@ -279,7 +286,7 @@ async def acl_of(call: Call) -> str:
 async def get_object_attributes(call: Call) -> Answer:
     """GetObjectAttributes."""
     version_id = call.version_id
-    call.require_object("GetObject" if version_id is None else "GetObjectVersion", "READ", version_id)
+    call.require_object(reading_action(version_id), "READ", version_id)
     wanted = {name.strip() for name in call.request.header("x-amz-object-attributes").split(",")}
     known = {"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"}
     if not wanted or wanted - known:

@@ -44,6 +44,7 @@ class Served:
     user: AccessKey
     other: AccessKey
     drive: Drive
+    keys: AccessKeys
     token: trio.lowlevel.TrioToken
     cancel: trio.CancelScope
     clients: dict[str, Any] = field(default_factory=dict)
@@ -86,7 +87,7 @@ async def _serve(folder: Path, settings: Settings, ready: SimpleQueue[Served | B
         with trio.CancelScope() as scope:
             token = trio.lowlevel.current_trio_token()
             port = listeners[0].socket.getsockname()[1]
-            ready.put(Served(port, user, other, drive, token, scope))
+            ready.put(Served(port, user, other, drive, keys, token, scope))
             await server.serve(listeners)
 
 

@@ -499,3 +499,35 @@ def test_behind_a_proxy_the_host_that_clients_know_is_what_they_sign(tmp_path: P
         assert ask(served, "GET", asked.url)[0] == 200
         assert ask(served, "GET", asked.url, {"host": "s3.example.com"})[0] == 200
         assert ask(served, "GET", asked.url, {"host": "bucket.s3.example.com"})[0] == 403
+
+
+def test_a_key_with_a_policy_may_what_that_allows(served: Served, s3: Any, bucket: str) -> None:
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    version = s3.put_object(Bucket=bucket, Key="open/k", Body=b"data")["VersionId"]
+    s3.put_object(Bucket=bucket, Key="closed/k", Body=b"data")
+    actions = ["s3:GetObject", "s3:PutObject"]
+    allowed = {"Effect": "Allow", "Action": actions, "Resource": f"arn:aws:s3:::{bucket}/open/*"}
+    document = json.dumps({"Statement": [allowed]}).encode()
+    key = served.run(served.keys.add, "user", "restricted", document)
+    restricted = replace(served, user=key).client()
+    assert body(restricted.get_object(Bucket=bucket, Key="open/k")) == b"data"
+    restricted.put_object(Bucket=bucket, Key="open/new", Body=b"data")
+    restricted.copy_object(Bucket=bucket, Key="open/copy", CopySource=f"{bucket}/open/k")
+    versioned = {"Bucket": bucket, "Key": "open/k", "VersionId": version}
+    for call, arguments in (
+        (restricted.get_object, {"Bucket": bucket, "Key": "closed/k"}),
+        (restricted.get_object, versioned),
+        (restricted.head_object, versioned),
+        (restricted.put_object, {"Bucket": bucket, "Key": "closed/k", "Body": b""}),
+        (restricted.put_object, {"Bucket": bucket, "Key": "open/k", "Body": b"", "ACL": "public-read"}),
+        (restricted.copy_object, {"Bucket": bucket, "Key": "open/k", "CopySource": f"{bucket}/closed/k"}),
+        (restricted.delete_object, {"Bucket": bucket, "Key": "open/k"}),
+        (restricted.list_objects_v2, {"Bucket": bucket}),
+        (restricted.delete_bucket, {"Bucket": bucket}),
+        (restricted.put_bucket_policy, {"Bucket": bucket, "Policy": document.decode()}),
+        (restricted.create_bucket, {"Bucket": "another-bucket"}),
+        (restricted.list_buckets, {}),
+    ):
+        with pytest.raises(ClientError) as caught:
+            call(**arguments)
+        assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403, (call, arguments)
