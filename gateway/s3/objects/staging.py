@@ -2,9 +2,9 @@
 right.
 
 Invariants:
-1. The bytes of a large body are on the disk before the file gets its name: they lie beside the journal's
-   records, so a power cut between could keep the name and lose them. Those of a small one lie before the name
-   in the same journal.
+1. The file gets its name behind its bytes in the journal. After a power cut the journal ends before the first
+   write whose bytes are not all there (`cache.journal.scan`), so no name outlives its bytes, and one wait for
+   the disk is enough for both.
 2. Memory holds one piece of a body.
 """
 
@@ -75,8 +75,6 @@ class Staging:
         if size is not None and received.size != size:
             raise S3Error("IncompleteBody", f"the body has {received.size} bytes, and {size} were said")
         await self._drive.settle(inode)
-        if received.size >= self._drive.ledger.large_write:
-            await self._drive.fsync(inode)
         received.md5 = digest.hexdigest()
         return received
 
