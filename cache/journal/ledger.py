@@ -353,6 +353,7 @@ class Ledger:
         self.positions.published = position
         self.positions.recorded = self.positions.cut = self.journal.end
         self.is_rebase_unsynced = True
+        self.accepted += 1
 
     def thaw_all(self) -> None:
         """All that was frozen is in the extents now."""

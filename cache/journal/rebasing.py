@@ -20,10 +20,13 @@ from typing import Final
 
 from backend.failpoints import declare
 from cache.errors import JournalLostError
-from cache.journal.format import Rebased, RecordType, encode_rebased
+from cache.journal.format import MAX_PAYLOAD, Rebased, RecordType, encode_rebased
 from cache.journal.ledger import Ledger
 from cache.namespace import encode
 from cache.rebase import Device, Resolved, take_up
+
+LEAST_ROOM: Final = 4096
+"""Bytes, for a rebase of little."""
 
 FOLLOWED: Final = declare(
     "rebase.followed",
@@ -34,13 +37,13 @@ SYNCED: Final = declare("rebase.synced", "the rebase is on the disk; the namespa
 
 
 async def rebase(
-    ledger: Ledger, newest: int, follow: Callable[[], None], held: Callable[[int], bool], host: bytes
+    ledger: Ledger, follow: Callable[[], None], held: Callable[[int], bool], host: bytes
 ) -> Resolved:
-    """Bring the ledger to commit `newest`, which `follow` applies together with those before it. No commit is
-    pending any more, and the operations that were resolved are those of the open one. Raises what
-    `Journal.append` raises, and nothing has changed then; any other error leaves the drive to be opened
-    anew."""
-    ledger.journal.begin_segment(newest + 1)
+    """Bring the ledger to the commit that `follow` applies last. No commit is pending any more, and the
+    operations that were resolved are those of the open one. Raises what `Journal.append` raises, and nothing
+    has changed then, if the disk has no room for a record of about that size; any other error leaves the
+    drive to be opened anew."""
+    ledger.journal.make_room([_likely_size(ledger)], ledger.namespace.commit)
     try:
         resolved = _rebase_now(ledger, follow, Device(ledger.dirty.inodes(), held, host))
     except BaseException:
@@ -51,6 +54,12 @@ async def rebase(
     ledger.failpoints.reached(SYNCED)
     ledger.is_rebase_unsynced = False
     return resolved
+
+
+def _likely_size(ledger: Ledger) -> int:
+    """Bytes of a record that says what is not published, and perhaps some copies."""
+    pending = [] if ledger.pending is None else ledger.pending.all_operations()
+    return min(2 * (ledger.operation_bytes + sum(map(len, pending))) + LEAST_ROOM, MAX_PAYLOAD)
 
 
 def _rebase_now(ledger: Ledger, follow: Callable[[], None], device: Device) -> Resolved:

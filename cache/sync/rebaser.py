@@ -56,9 +56,7 @@ class Rebaser:
             self._ledger.published(Head(commit.number, commit_hash))
         if not commits:
             return
-        resolved = await rebase(
-            self._ledger, commits[-1][0].number, lambda: self._apply(commits), self._held, self._identity.host
-        )
+        resolved = await rebase(self._ledger, lambda: self._apply(commits), self._held, self._identity.host)
         self._say(resolved)
         for commit, _ in commits:
             await self._upstream.housekeeping.revive(commit.added)

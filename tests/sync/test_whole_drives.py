@@ -345,3 +345,14 @@ async def test_an_idle_device_follows_and_tells_its_doors(hub: Hub) -> None:
         assert NameChanged(ROOT_INODE, b"d") in heard
         assert ContentChanged(inode) in heard
         nursery.cancel_scope.cancel()
+
+
+async def test_following_takes_no_room_of_the_journal_to_speak_of(hub: Hub) -> None:
+    """Each of many commits of others leaves a short record, and no segment."""
+    await begin(hub)
+    async with hub.device(2) as second:
+        segments = len(second.ledger.journal.named_files())
+        for number in range(1, 6):
+            await change_there(hub, number)
+            await second.publisher.follow()
+        assert len(second.ledger.journal.named_files()) == segments
