@@ -96,7 +96,8 @@ def _text(grants: Iterable[tuple[str, str]], users: Users) -> str:
     for whom, _ in found:
         if whom not in (ALL_USERS, SIGNED_USERS) and whom not in users():
             raise S3Error("InvalidArgument", "Invalid id")
-    return json.dumps(found)
+    # Groups come first, as in the canned lists.
+    return json.dumps(sorted(found, key=lambda grant: grant[0] not in (ALL_USERS, SIGNED_USERS)))
 
 
 @lru_cache(maxsize=1024)

@@ -78,10 +78,9 @@ def check_size(request: Request, size: int | None) -> None:
 
 def check_acl(call: Call, name: str) -> None:
     """`S3Error` if the bucket does not take this access list."""
-    if name == acl.PRIVATE:
-        return
     ownership = call.layer.setting(call.bucket, "ownership")
-    if ownership == b"BucketOwnerEnforced" and name != "bucket-owner-full-control":
+    is_asked = name != acl.PRIVATE or "x-amz-acl" in call.request.headers
+    if ownership == b"BucketOwnerEnforced" and is_asked and name != "bucket-owner-full-control":
         raise S3Error("AccessControlListNotSupported", "The bucket does not allow ACLs")
     if acl.is_public(name) and "BlockPublicAcls" in blocks_of(call.layer, call.bucket):
         raise S3Error("AccessDenied")

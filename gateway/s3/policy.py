@@ -56,13 +56,24 @@ class _Condition:
 
 
 @dataclass(frozen=True, slots=True)
+class _Absence:
+    """`Null`: whether a key is not there."""
+
+    key: str
+    wanted: bool
+
+    def holds(self, context: Mapping[str, str]) -> bool:
+        return (self.key not in context) == self.wanted
+
+
+@dataclass(frozen=True, slots=True)
 class _Statement:
     effect: Verdict
     principals: tuple[str, ...] | None
     """None: of an identity policy, which is about whose it is"""
     actions: tuple[tuple[str, ...], bool]
     resources: tuple[tuple[str, ...], bool]
-    conditions: tuple[_Condition, ...]
+    conditions: tuple[_Condition | _Absence, ...]
 
     def applies(self, question: Question) -> bool:
         return (
@@ -191,6 +202,7 @@ _TESTS: Final[Mapping[str, Callable[[str, str], bool]]] = {
     "arnlike": lambda value, wanted: _like(wanted, value),
 }
 """Dates are compared as texts of one form."""
+_NULL: Final = "null"
 _NEGATED: Final = {
     "stringnotequals": "stringequals",
     "stringnotlike": "stringlike",
@@ -202,22 +214,31 @@ _NEGATED: Final = {
 }
 
 
-def _conditions(found: Any) -> list[_Condition]:
+def _conditions(found: Any) -> list[_Condition | _Absence]:
     if not isinstance(found, dict):
         raise _malformed("Condition is no object")
-    conditions = []
+    conditions: list[_Condition | _Absence] = []
     for operator, keys in found.items():
         plain = operator.lower().removesuffix("ifexists")
         name = _NEGATED.get(plain, plain)
-        if name not in _TESTS or not isinstance(keys, dict):
+        if name not in (*_TESTS, _NULL) or not isinstance(keys, dict):
             raise _malformed(f"the condition {operator} is not known")
         for key, values in keys.items():
             listed = values if isinstance(values, list) else [values]
             texts = tuple(_text(value) for value in listed)
             _check_values(name, texts)
+            if name == _NULL:
+                conditions.append(_absence(key, texts))
+                continue
             if_exists = plain != operator.lower()
             conditions.append(_Condition(_TESTS[name], key.lower(), texts, name != plain, if_exists))
     return conditions
+
+
+def _absence(key: str, values: Sequence[str]) -> _Absence:
+    if values not in (("true",), ("false",)):
+        raise _malformed("Null is true or false")
+    return _Absence(key.lower(), values == ("true",))
 
 
 def _text(value: Any) -> str:
