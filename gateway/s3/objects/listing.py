@@ -16,7 +16,9 @@ from gateway.s3.objects.system_folder import VERSIONS, SystemFolder
 from gateway.s3.objects.types import (
     NULL_VERSION,
     Bucket,
+    Checksums,
     Listing,
+    Metadata,
     ObjectInfo,
     VersionInfo,
     VersionListing,
@@ -126,6 +128,10 @@ class Listings:
         info = None if found is None else self._info(bucket, Entry(key, found.inode, found.is_folder))
         if info is not None:
             yield _line(info, info.version_id or NULL_VERSION, is_latest=True)
+        elif (implied := self._versions.implied_marker(bucket.inode, key)) is not None:
+            metadata, checksums = Metadata(), Checksums()
+            marker = ObjectInfo(key, 0, "", implied.moment, metadata, checksums)
+            yield _line(marker, implied.version_id, is_latest=True, is_marker=True)
         for count, version in enumerate(self._versions.of_key(bucket.inode, key)):
             is_latest = info is None and count == 0 and version.record.is_delete_marker
             shown = self._states.info(bucket, key, version.inode)

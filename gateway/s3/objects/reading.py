@@ -82,6 +82,9 @@ class Reading:
                 return place
         version = self._versions.find(bucket.inode, key, version_id)
         if version is None:
+            implied = None if place is not None else self._versions.implied_marker(bucket.inode, key)
+            if implied is not None and implied.version_id == version_id:
+                raise DeleteMarkerError("MethodNotAllowed", version_id, implied.moment)
             raise S3Error("NoSuchVersion", "there is no such version of the object", _named(key))
         if version.record.is_delete_marker:
             raise self._is_marker("MethodNotAllowed", version)
@@ -92,6 +95,9 @@ class Reading:
             newest = next(self._versions.of_key(bucket.inode, key), None)
             if newest is not None and newest.record.is_delete_marker:
                 raise self._is_marker("NoSuchKey", newest)
+            implied = self._versions.implied_marker(bucket.inode, key)
+            if implied is not None:
+                raise DeleteMarkerError("NoSuchKey", implied.version_id, implied.moment)
         raise S3Error("NoSuchKey", "the object does not exist", _named(key))
 
     def _is_marker(self, code: str, version: Version) -> DeleteMarkerError:

@@ -198,10 +198,19 @@ class StoredObjects:
                 return Deleted(key, version_id if bucket.versioning else "")
         version = self._versions.find(bucket.inode, key, version_id)
         if version is None:
-            return Deleted(key, version_id if bucket.versioning else "")
+            is_implied = current is None and self._remove_implied(batch, bucket, key, version_id)
+            return Deleted(key, version_id if bucket.versioning else "", is_implied)
         check_write(item.conditions, self._states.info(bucket, key, version.inode))
         self._remove_older(batch, bucket, key, version, is_newest=current is None)
         return Deleted(key, version_id, version.record.is_delete_marker)
+
+    def _remove_implied(self, batch: Batch, bucket: Bucket, key: bytes, version_id: str) -> bool:
+        """Whether it is the delete marker that stands for a removal by the mount; it goes, as others do."""
+        implied = self._versions.implied_marker(bucket.inode, key)
+        if implied is None or implied.version_id != version_id:
+            return False
+        self._versions.promote(batch, bucket.inode, key, None)
+        return True
 
     def _remove_newest(self, batch: Batch, bucket: Bucket, key: bytes, current: Found) -> None:
         following = next(self._versions.of_key(bucket.inode, key), None)

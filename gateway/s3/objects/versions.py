@@ -2,8 +2,8 @@
 
 Invariants:
 1. The newest version of a key is the file at the key's path, which the mount shows; where there is none, the
-   newest is the first in the folder of the key, and it is a delete marker. (If it is none the mount removed
-   the file: the key is gone, and its older versions stay.)
+   newest is the first in the folder of the key, and it is a delete marker. If it is none the mount removed
+   the file: that is shown as a delete marker too, which nobody wrote (`implied_marker`).
 2. The names of a key's versions are in the order of time, the newest first.
 3. At most one version of a key is the null version.
 
@@ -46,6 +46,14 @@ class Version:
         return _moment(self.name[len(VERSION_NAME) :])
 
 
+@dataclass(frozen=True, slots=True)
+class ImpliedMarker:
+    """A delete marker that nobody wrote. When the file was removed is not known: after the version before."""
+
+    version_id: str
+    moment: int
+
+
 class Versions:
     """See the module."""
 
@@ -69,6 +77,14 @@ class Versions:
             inode = self._namespace.inode(row.inode)
             if inode is not None and inode.is_regular and _is_id(row.name[len(VERSION_NAME) :]):
                 yield Version(folder, row.name, row.inode, self._states.record(row.inode))
+
+    def implied_marker(self, bucket: int, key: bytes) -> ImpliedMarker | None:
+        """The delete marker that stands for the file, which is not there, if the mount removed it."""
+        newest = next(self.of_key(bucket, key), None)
+        if newest is None or newest.record.is_delete_marker:
+            return None
+        moment = newest.moment + 1
+        return ImpliedMarker(f"{_LAST - moment:016x}{0:016x}", moment)
 
     def find(self, bucket: int, key: bytes, version_id: str) -> Version | None:
         """The version of that id, if it is not the newest."""

@@ -138,11 +138,40 @@ async def test_what_the_mount_removes(both: tuple[ObjectLayer, Drive]) -> None:
     await put(layer, "a", b"22")
     bucket = drive.lookup(ROOT_INODE, BUCKET.encode()).inode
     await drive.unlink(bucket, b"a")
-    assert refused(lambda: layer.head(BUCKET, b"a")) == "NoSuchKey"
-    assert await shown(layer) == [(b"a", False, False, 1)]
+    with pytest.raises(DeleteMarkerError) as missing:
+        layer.head(BUCKET, b"a")
+    assert await shown(layer) == [(b"a", True, True, 0), (b"a", False, False, 1)]
+    assert await shown(layer, 1) == await shown(layer)
+    assert (await versions(layer))[0].version_id == missing.value.version_id
+    with pytest.raises(DeleteMarkerError) as marker:
+        layer.head(BUCKET, b"a", missing.value.version_id)
+    assert (missing.value.code, marker.value.code) == ("NoSuchKey", "MethodNotAllowed")
     assert await get(layer, "a", first.version_id) == b"1"
     await put(layer, "a", b"333")
     assert await shown(layer) == [(b"a", True, False, 3), (b"a", False, False, 1)]
+
+
+async def test_the_marker_of_a_removal_by_the_mount_goes_as_others_do(
+    both: tuple[ObjectLayer, Drive],
+) -> None:
+    layer, drive = both
+    for key in (b"a", b"x/y"):
+        first = await put(layer, key, b"1")
+        await put(layer, key, b"22")
+        directory = drive.lookup(ROOT_INODE, BUCKET.encode()).inode
+        for name in key.split(b"/")[:-1]:
+            directory = drive.lookup(directory, name).inode
+        await drive.unlink(directory, key.split(b"/")[-1])
+        marker = (await versions(layer, prefix=key))[0]
+        removed = await layer.delete(BUCKET, key, marker.version_id)
+        assert (removed.delete_marker, removed.version_id) == (True, marker.version_id)
+        assert await get(layer, key) == b"1"
+        assert layer.head(BUCKET, key) == first
+        again = await layer.delete(BUCKET, key, marker.version_id)
+        assert not again.delete_marker
+        await layer.delete(BUCKET, key, first.version_id)
+    assert await versions(layer) == []
+    await layer.delete_bucket(BUCKET)
 
 
 async def test_markers_of_folders_have_versions(both: tuple[ObjectLayer, Drive]) -> None:
