@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Final
 
 import trio
@@ -95,12 +95,11 @@ class Listings:
         start = after_key if after_version else first_after(after_key, prefix, delimiter)
         rolled = Rolled(lambda start: self._met(of, prefix, start), prefix, delimiter)
         for count, met in enumerate(rolled.items(start)):
-            found: list[VersionInfo | bytes] = (
-                [met] if isinstance(met, bytes) else [*self._versions_of(of, met.key)]
-            )
+            found: Iterator[VersionInfo | bytes]
+            found = iter([met]) if isinstance(met, bytes) else self._versions_of(of, met.key)
             if after_version and not isinstance(met, bytes) and met.key == after_key:
-                found = _behind(found, after_version)
-            items += found[: most + 1 - len(items)]
+                found = iter(_behind([*self._versions_of(of, met.key)], after_version))
+            items += islice(found, most + 1 - len(items))
             if len(items) > most:
                 last = items[most - 1]
                 version_id = "" if isinstance(last, bytes) else last.version_id
@@ -200,10 +199,10 @@ def _merged(streams: list[Iterator[Entry]]) -> Iterator[Entry]:
         heads[number] = (stream, next(stream, None))
 
 
-def _behind(found: list[VersionInfo | bytes], version_id: str) -> list[VersionInfo | bytes]:
+def _behind(found: list[VersionInfo], version_id: str) -> list[VersionInfo]:
     """The versions after that one; all, if it is gone."""
     for number, item in enumerate(found):
-        if isinstance(item, VersionInfo) and item.version_id == version_id:
+        if item.version_id == version_id:
             return found[number + 1 :]
     return found
 

@@ -29,6 +29,8 @@ from gateway.s3.objects.types import NULL_VERSION, Bucket
 from gateway.s3.objects.walk import VERSION_NAME
 
 _LAST: Final = (1 << 64) - 1
+_FIRST_PAGE, _PAGE = 2, 250
+"""Names of versions that are read at once: mostly the newest is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,14 @@ class Versions:
         return iter(()) if folder is None else self.in_folder(folder)
 
     def in_folder(self, folder: int) -> Iterator[Version]:
-        """Of one key's folder."""
-        for row in self._namespace.entries_by_name(folder, VERSION_NAME, VERSION_NAME + b"\xff", -1):
-            inode = self._namespace.inode(row.inode)
-            if inode is not None and inode.is_regular and _is_id(row.name[len(VERSION_NAME) :]):
-                yield Version(folder, row.name, row.inode, self._states.record(row.inode))
+        """Of one key's folder; of many versions only those are read that are asked for."""
+        start, size = VERSION_NAME, _FIRST_PAGE
+        while page := self._namespace.entries_by_name(folder, start, VERSION_NAME + b"\xff", size):
+            for row in page:
+                inode = self._namespace.inode(row.inode)
+                if inode is not None and inode.is_regular and _is_id(row.name[len(VERSION_NAME) :]):
+                    yield Version(folder, row.name, row.inode, self._states.record(row.inode))
+            start, size = page[-1].name + b"\0", _PAGE
 
     def implied_marker(self, bucket: int, key: bytes) -> ImpliedMarker | None:
         """The delete marker that stands for the file, which is not there, if the mount removed it."""

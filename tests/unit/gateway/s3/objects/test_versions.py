@@ -303,3 +303,23 @@ async def test_a_condition_looks_at_the_newest_version(both: tuple[ObjectLayer, 
     with pytest.raises(S3Error):
         await put(layer, "a", b"2", conditions=new)
     assert Metadata() == layer.head(BUCKET, b"a").metadata
+
+
+async def test_a_put_reads_few_of_many_versions(both: tuple[ObjectLayer, Drive]) -> None:
+    layer, drive = both
+    costs = []
+    for count in (10, 60):
+        while len(await versions(layer)) < count:
+            await put(layer, "a", b"x")
+        connection, rows = drive.ledger.namespace.synced_connection(), [0]
+
+        def note(_cursor: object, row: tuple[object, ...], rows: list[int] = rows) -> tuple[object, ...]:
+            rows[0] += 1
+            return row
+
+        connection.setrowtrace(note)
+        await put(layer, "a", b"x")
+        connection.setrowtrace(None)
+        costs.append(rows[0])
+    assert costs[1] <= costs[0] + 5
+    assert len(await versions(layer, 7)) == 61
