@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+CLAIM: Final = b"drivefs.claim"
+"""Extended attribute of a file: a door's statement of its bytes (`cache.tree.content_claims`)."""
+CHANGED: Final = b"drivefs.changed"
+"""Beside a claim: it does not hold any more."""
 
 
 @dataclass(slots=True)

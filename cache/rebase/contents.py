@@ -7,12 +7,15 @@ from dataclasses import replace
 from stat import S_ISGID, S_ISUID, S_IXGRP
 from typing import Final
 
+from cache.attributes import CHANGED, CLAIM
 from cache.namespace import ACCESS, InodeRow, RemoveXattr, SetAttributes, SetXattr
 from cache.rebase.names import Names
 from cache.rebase.net_changes import Key
 from cache.rebase.plan import Plan, Row, Situation, is_alive, made_of
 
 CAPABILITY: Final = b"security.capability"
+_OF_CONTENT: Final = (CAPABILITY, CLAIM, CHANGED)
+"""Attributes that say something of the bytes: on others' bytes they would be wrong."""
 
 
 class Contents:
@@ -114,8 +117,14 @@ class Contents:
         self._merge_xattrs(
             inode, mine, is_content_theirs=is_content_theirs, is_mode_ours=was.mode != mine.mode
         )
-        if is_content_ours and CAPABILITY in self._s.theirs.xattrs_of.get(inode, ()):
-            self._set_xattr(inode, CAPABILITY, None, mine.ctime_ns)
+        if is_content_ours:
+            self._end_claims(inode, mine)
+
+    def _end_claims(self, inode: int, mine: InodeRow) -> None:
+        """Statements of others about the bytes that this device changed do not stand."""
+        values = {**self._s.local.xattrs(inode), CAPABILITY: None}
+        for name in sorted(set(_OF_CONTENT) & {*self._s.theirs.xattrs_of.get(inode, ())}):
+            self._set_xattr(inode, name, values.get(name), mine.ctime_ns)
 
     def _field(self, inode: int, was: int, mine: int, head: int) -> int | None:
         if mine in (was, head):
@@ -156,7 +165,7 @@ class Contents:
         values = self._s.local.xattrs(inode)
         names = {*self._s.ours.xattrs_of.get(inode, ()), *([ACCESS] if is_mode_ours else [])}
         for name in sorted(names):
-            if name != CAPABILITY or not is_content_theirs:
+            if name not in _OF_CONTENT or not is_content_theirs:
                 self._set_xattr(inode, name, values.get(name), mine.ctime_ns)
 
     def _set_xattr(self, inode: int, name: bytes, value: bytes | None, time_ns: int) -> None:

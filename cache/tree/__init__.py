@@ -1,7 +1,8 @@
 """The calls on names, attributes and contents of the live tree."""
 
+from cache.attributes import CHANGED, CLAIM
 from cache.tree.access import LISTS
-from cache.tree.content_claims import CHANGED, CLAIM, ContentClaims, ContentWatch
+from cache.tree.content_claims import ContentClaims, ContentWatch
 from cache.tree.durability import Durability
 from cache.tree.file_contents import FileContents
 from cache.tree.foreign_names import FOREIGN, is_text, noting_foreign

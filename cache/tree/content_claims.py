@@ -18,14 +18,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
+from cache.attributes import CHANGED, CLAIM
 from cache.journal import Ledger
 from cache.namespace import SetXattr
 from cache.tree.intake import Intake
-
-CLAIM: Final = b"drivefs.claim"
-CHANGED: Final = b"drivefs.changed"
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from stat import S_IFLNK
 from typing import Final
 
+from cache.attributes import CLAIM
 from tests.sync.simulator import Device
 
 Edit = Callable[[Device], None]
@@ -138,6 +139,8 @@ EDITS: Final[dict[str, Edit]] = {
     "touch f": lambda d: d.touch("f"),
     "set user.a of f": lambda d: d.set_xattr("f", b"user.a", b"%d" % d.number),
     "remove user.a of f": lambda d: d.remove_xattr("f", b"user.a"),
+    "claim f": lambda d: d.set_xattr("f", CLAIM, b"of the base, %d" % d.number),
+    "write f with a claim": _both(_write("f"), lambda d: d.set_xattr("f", CLAIM, b"of %d" % d.number)),
     "write q": _write("q"),
     "write q-wal": lambda d: d.write("q-wal", f"w{d.number}"),
     "write the same to q and q-wal": _both(lambda d: d.write("q", "qq"), lambda d: d.write("q-wal", "ww")),

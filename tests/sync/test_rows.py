@@ -8,6 +8,7 @@ from typing import Final
 
 import pytest
 
+from cache.attributes import CLAIM
 from cache.namespace.operations import Pin, SetRetention, Unpin
 from cache.rebase import COPY_OF, Row
 from tests.sync.test_pairs import Stage, make_stage
@@ -205,6 +206,24 @@ def test_the_later_mode_and_owner_stand_field_by_field(stage: Stage) -> None:
 def test_no_content_runs_with_rights_that_were_given_to_another(stage: Stage, theirs: str, ours: str) -> None:
     stage.run(theirs, ours)
     assert row_of(stage, "f") == (0o755, 0)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "claim"),
+    [
+        ("write f with a claim", "claim f", b"of 2"),
+        ("claim f", "write f with a claim", b"of 3"),
+        ("claim f", "write f", None),
+        ("write f", "claim f", None),
+        ("claim f", "chmod f", b"of the base, 2"),
+    ],
+)
+def test_no_claim_stands_on_bytes_that_it_was_not_made_of(
+    stage: Stage, theirs: str, ours: str, claim: bytes | None
+) -> None:
+    stage.run(theirs, ours)
+    first = stage.devices[0]
+    assert first.namespace.xattr(first.find("f"), CLAIM) == claim
 
 
 def test_a_saved_file_has_the_mode_that_others_gave_it(stage: Stage) -> None:
