@@ -137,7 +137,7 @@ async def get_policy_status(call: Call) -> Answer:
     listed = (call.layer.setting(call.bucket, "acl") or b"").decode()
     blocks = blocks_of(call.layer, call.bucket)
     by_list = acl.is_public(listed) and "IgnorePublicAcls" not in blocks
-    by_policy = found is not None and policy.parse(found, call.bucket).is_public
+    by_policy = found is not None and policy.of_bucket(found, call.bucket).is_public
     is_public = by_list or (by_policy and "RestrictPublicBuckets" not in blocks)
     return xml(document("PolicyStatus", element("IsPublic", truth(is_public))))
 

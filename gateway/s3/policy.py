@@ -6,6 +6,8 @@ Invariants:
 1. A denial wins over whatever allows. Nothing that is not allowed is.
 2. A policy with something that is not understood is refused when it is set (`MalformedPolicy`), so that none
    is ever half in force.
+3. A bucket's policy is about this bucket alone: a statement that names another one cannot be set, and says
+   nothing in a bucket that the mount has renamed since.
 """
 
 from __future__ import annotations
@@ -83,6 +85,10 @@ class _Statement:
             and all(condition.holds(question.context) for condition in self.conditions)
         )
 
+    def is_of(self, bucket: str) -> bool:
+        """Whether all resources that it names may be of this bucket."""
+        return all(_like(name.split("/")[0], bucket) for name in self.resources[0])
+
     def _is_about(self, principal: str) -> bool:
         return self.principals is None or PUBLIC in self.principals or (principal or None) in self.principals
 
@@ -108,9 +114,22 @@ class Policy:
         return any(statement.is_public for statement in self.statements)
 
 
-@lru_cache(maxsize=256)
 def parse(document: bytes, bucket: str | None) -> Policy:
-    """The policy of a bucket, or of a key (None). `S3Error`: `MalformedPolicy`."""
+    """The policy that a bucket, or a key (None), is to have. `S3Error`: `MalformedPolicy`."""
+    found = _parsed(document, bucket is None)
+    if bucket is not None and not all(each.is_of(bucket) for each in found.statements):
+        raise S3Error("MalformedPolicy", "Policy has invalid resource")
+    return found
+
+
+@lru_cache(maxsize=256)
+def of_bucket(document: bytes, bucket: str) -> Policy:
+    """The policy that a bucket has, as far as it is of this bucket. `S3Error`: `MalformedPolicy`."""
+    return Policy(tuple(each for each in _parsed(document, False).statements if each.is_of(bucket)))
+
+
+@lru_cache(maxsize=256)
+def _parsed(document: bytes, of_key: bool) -> Policy:
     if len(document) > MAX_POLICY:
         raise _malformed("it is too large")
     try:
@@ -123,22 +142,22 @@ def parse(document: bytes, bucket: str | None) -> Policy:
         raise _malformed("its Version is not known")
     statements = found["Statement"]
     listed = statements if isinstance(statements, list) else [statements]
-    return Policy(tuple(_statement(each, bucket) for each in listed))
+    return Policy(tuple(_statement(each, of_key) for each in listed))
 
 
-def _statement(found: Any, bucket: str | None) -> _Statement:
+def _statement(found: Any, of_key: bool) -> _Statement:
     if not isinstance(found, dict) or found.get("Effect") not in ("Allow", "Deny"):
         raise _malformed("a statement's Effect is Allow or Deny")
     known = {"Sid", "Effect", "Principal", "Action", "NotAction", "Resource", "NotResource", "Condition"}
     if found.keys() - known:
         raise _malformed(f"{min(found.keys() - known)} is not known")
-    if (bucket is None) == ("Principal" in found):
+    if of_key == ("Principal" in found):
         raise _malformed("a bucket's policy has Principals, and a key's has none")
     resources = _either(found, "Resource")
-    named = tuple(_resource(each, bucket) for each in resources[0])
+    named = tuple(map(_resource, resources[0]))
     return _Statement(
         "allow" if found["Effect"] == "Allow" else "deny",
-        None if bucket is None else _principals(found["Principal"]),
+        None if of_key else _principals(found["Principal"]),
         (tuple(each.lower() for each in _either(found, "Action")[0]), "NotAction" in found),
         (named, "NotResource" in found),
         tuple(_conditions(found.get("Condition", {}))),
@@ -158,11 +177,11 @@ def _texts(value: Any) -> list[str]:
     return texts
 
 
-def _resource(text: str, bucket: str | None) -> str:
+def _resource(text: str) -> str:
     if text == "*":
         return text
     name = text.removeprefix(RESOURCE)
-    if name == text or (bucket is not None and not _like(name.split("/")[0], bucket)):
+    if name == text:
         raise S3Error("MalformedPolicy", "Policy has invalid resource")
     return name
 

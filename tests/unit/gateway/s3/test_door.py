@@ -25,6 +25,7 @@ from botocore.exceptions import ClientError
 
 from cache.drive import Drive
 from gateway.s3.call import Settings
+from gateway.s3.objects import open_objects
 from tests.contents import STORED_KINDS, content
 from tests.unit.gateway.s3.served import REGION, Served, serving
 
@@ -531,3 +532,50 @@ def test_a_key_with_a_policy_may_what_that_allows(served: Served, s3: Any, bucke
         with pytest.raises(ClientError) as caught:
             call(**arguments)
         assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403, (call, arguments)
+
+
+def policy_of(effect: str, bucket: str, principal: Any = "*") -> str:
+    statement = {"Effect": effect, "Principal": principal, "Action": "s3:*"}
+    statement["Resource"] = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    return json.dumps({"Statement": [statement]})
+
+
+def test_a_policy_locks_no_owner_out_for_good(served: Served, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"data")
+    denied = policy_of("Deny", bucket)
+    s3.put_bucket_policy(Bucket=bucket, Policy=denied)
+    with refused("AccessDenied", 403):
+        s3.get_object(Bucket=bucket, Key="k")
+    with refused("AccessDenied", 403):
+        served.client("other").delete_bucket_policy(Bucket=bucket)
+    assert s3.get_bucket_policy(Bucket=bucket)["Policy"] == denied
+    s3.put_bucket_policy(Bucket=bucket, Policy=denied)
+    s3.delete_bucket_policy(Bucket=bucket)
+    assert body(s3.get_object(Bucket=bucket, Key="k")) == b"data"
+
+
+def test_a_bucket_that_the_mount_renamed_has_no_policy_of_the_old_name(
+    served: Served, s3: Any, bucket: str
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"data")
+    s3.put_bucket_policy(Bucket=bucket, Policy=policy_of("Allow", bucket))
+    new = f"{bucket}-new"
+    served.run(served.drive.rename, 1, bucket.encode(), 1, new.encode())
+    assert body(s3.get_object(Bucket=new, Key="k")) == b"data"
+    assert not s3.get_bucket_policy_status(Bucket=new)["PolicyStatus"]["IsPublic"]
+    with refused("AccessDenied", 403):
+        served.client("other").get_object(Bucket=new, Key="k")
+    assert s3.get_bucket_policy(Bucket=new)["Policy"] == policy_of("Allow", bucket)
+    s3.put_bucket_policy(Bucket=new, Policy=policy_of("Allow", new))
+    assert body(served.client("other").get_object(Bucket=new, Key="k")) == b"data"
+
+
+def test_a_policy_that_cannot_be_read_denies_all_but_to_set_another(
+    served: Served, s3: Any, bucket: str
+) -> None:
+    layer = served.run(open_objects, served.drive)
+    served.run(layer.set_setting, bucket, "policy", b"{}")
+    with refused("AccessDenied", 403):
+        s3.list_objects_v2(Bucket=bucket)
+    s3.delete_bucket_policy(Bucket=bucket)
+    assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0

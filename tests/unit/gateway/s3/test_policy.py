@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.s3.objects import S3Error
-from gateway.s3.policy import Question, parse
+from gateway.s3.policy import Question, of_bucket, parse
 
 ARN = "arn:aws:s3:::"
 
@@ -119,3 +119,20 @@ def test_no_pattern_is_slow() -> None:
     began = time.perf_counter()
     assert verdict(statement(Resource=f"{ARN}b/{'*a' * 200}"), asked(resource=f"b/{'a' * 1000}b")) == ""
     assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        statement(),
+        statement("Deny", Action="s3:*"),
+        statement("Deny", NotResource=f"{ARN}b/k", Resource=None),
+        statement(NotResource=f"{ARN}b/secret", Resource=None),
+    ],
+)
+def test_in_a_bucket_of_another_name_a_policy_says_nothing(made: Any) -> None:
+    cleaned = {name: value for name, value in made.items() if value is not None}
+    document = json.dumps({"Statement": [cleaned]}).encode()
+    assert of_bucket(document, "renamed").verdict(asked(resource="renamed/k")) == ""
+    assert not of_bucket(document, "renamed").is_public
+    assert of_bucket(document, "b") == parse(document, "b")
