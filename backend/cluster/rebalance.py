@@ -144,7 +144,7 @@ class Rebalance:
             for pack_id in remaining:
                 async with self._users.alone(pack_id) as known:
                     if known is not None:
-                        await self._settle(pack_id, self._holders(pack_id, listing, known), report)
+                        await self._settle(pack_id, self._holders(pack_id, listing, known), known, report)
                 done += 1
                 progress(done, len(packs))
 
@@ -163,21 +163,24 @@ class Rebalance:
             )
 
     def _holders(self, pack_id: bytes, listing: FragmentListing, known: Sequence[str]) -> list[list[str]]:
-        """The nodes that list each fragment, and the one that is known to have it: the listing may be old."""
+        """The nodes that list each fragment, and the one that is known to have it: the listing may be old.
+        A node that could not be listed holds nothing: what was on it is on another one, or is rebuilt."""
         holders = [listing.holders(pack_id, index) for index in range(self._profile.total)]
         for held, name in zip(holders, known, strict=False):
-            if name in self._nodes and name not in held:
+            if name in self._nodes and name not in (*held, *listing.away):
                 held.append(name)
         return holders
 
-    async def _settle(self, pack_id: bytes, holders: Sequence[list[str]], report: RebalanceReport) -> None:
-        total = self._profile.total
-        targets = settle(place(self._cluster, pack_id, total), holders)
-        if all(held == [target] for held, target in zip(holders, targets, strict=True)):
-            return
+    async def _settle(
+        self, pack_id: bytes, holders: Sequence[list[str]], known: Sequence[str], report: RebalanceReport
+    ) -> None:
+        """`known`: as `Users.alone` said it. A fragment in its place is looked at if it is known
+        elsewhere, so that the users hear where it lies."""
+        targets = settle(place(self._cluster, pack_id, self._profile.total), holders)
         work = _PackWork(pack_id, targets, holders)
-        for index in range(total):
-            if holders[index] != [targets[index]]:
+        for index, target in enumerate(targets):
+            elsewhere = any(name not in ("", target) for name in known[index : index + 1])
+            if elsewhere or holders[index] != [target]:
                 await self._settle_fragment(work, index, report)
         if work.lacking:
             await self._rebuild(work, report)

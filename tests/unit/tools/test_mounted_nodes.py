@@ -166,6 +166,23 @@ def test_nodes_come_and_go_under_programs(made: SmallDrive) -> None:
     assert made.read() == made.content
 
 
+def test_a_node_that_is_lost_under_the_mount_is_removed_at_once(made: SmallDrive) -> None:
+    """What it held is rebuilt on the others, although the index names it still."""
+
+    async def run() -> None:
+        async with mounted(made, BUSY) as drive:
+            async with busy(drive):
+                await changed(drive, "add", places=places(made, "node6"))
+                shutil.rmtree(made.drive / "node3")
+                await changed(drive, "remove", names=("node3",))
+            await drive.sync()
+            await changed(drive, "rebalance")
+            await keep(made, drive)
+
+    trio.run(run)
+    require_in_order(made)
+
+
 def test_a_change_that_fails_half_way_is_finished_by_the_next(made: SmallDrive) -> None:
     """The drive's folder could not be written: the drive goes on by the map before, with nodes that have the
     next one."""

@@ -4,14 +4,15 @@ rate, fencing."""
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
 import trio.testing
 
 from backend.cluster.object_rebalance import ObjectRebalance
-from backend.cluster.rebalance import Rebalance, left_on
+from backend.cluster.rebalance import Nobody, Rebalance, left_on
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode, place
 from backend.commits.commit_log import ReplicatedCommitLog
@@ -142,6 +143,38 @@ async def test_nothing_moves_while_a_node_that_keeps_its_place_is_away() -> None
             )
             == 6
         )
+
+
+class Index(Nobody):
+    """One that names the same nodes for every pack, until it is told of others."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.known = {pack_id: list(names) for pack_id in PACKS}
+
+    @asynccontextmanager
+    async def alone(self, pack_id: bytes) -> AsyncIterator[Sequence[str] | None]:
+        await trio.lowlevel.checkpoint()
+        yield tuple(self.known[pack_id])
+
+    def moved(self, pack_id: bytes, index: int, name: str) -> None:
+        self.known[pack_id][index] = name
+
+    def rebuilt(self, pack_id: bytes, nodes: Sequence[str]) -> None:
+        self.known[pack_id] = list(nodes)
+
+
+async def test_a_lost_node_that_the_index_names_is_named_by_it_no_more() -> None:
+    """Its fragments are rebuilt, or known to be where they lie by now."""
+    nodes = await filled(8)
+    index = Index(["node3"] * 6)
+    nodes["node3"].away = True
+    moving = Rebalance(nodes, cluster(nodes, "node3"), CODEC, confirmed, users=index)
+    report = await moving.run(quiet)
+    assert report.left == []
+    assert report.rebuilt > 0
+    for pack_id in PACKS:
+        lie = [holders(nodes, fragment_key(pack_id, number)) - {"node3"} for number in range(6)]
+        assert lie == [{name} for name in index.known[pack_id]]
 
 
 def test_a_rate_is_kept() -> None:
