@@ -7,6 +7,10 @@ Pure.
 | one that is known, and always empty here | GET: as if never set; DELETE: nothing to do; PUT: 501 |
 | one that is known otherwise | 501 `NotImplemented` |
 | none | the operation of the method |
+
+What changes an object or a bucket is asked for with no other parameters than its own, and those that begin
+with `x-`: they say nothing (as in S3; `x-id` of the SDKs) or are signed headers (`X-Amz-...`). A client that
+means an operation that is not known here does not get a plain PUT or DELETE.
 """
 
 from __future__ import annotations
@@ -80,6 +84,8 @@ _COPIES: Final[dict[Operation, Operation]] = {
     objects.put_object: copy_object,
     uploads.put_part: uploads.copy_part,
 }
+_PARAMETERS: Final[dict[Operation, str]] = {objects.delete_object: "versionId"}
+"""The parameter that a plain change takes."""
 _NEVER_SET: Final[dict[str, tuple[str, bytes]]] = {
     "cors": ("NoSuchCORSConfiguration", b""),
     "lifecycle": ("NoSuchLifecycleConfiguration", b""),
@@ -126,7 +132,7 @@ def place_of(request: Request, settings: Settings) -> tuple[str, bytes]:
 
 
 def operation_of(request: Request, bucket: str, key: bytes) -> Operation:
-    """`S3Error`: `MethodNotAllowed`, `NotImplemented`."""
+    """`S3Error`: `InvalidArgument`, `MethodNotAllowed`, `NotImplemented`."""
     if not bucket:
         if request.method != "GET":
             raise S3Error("MethodNotAllowed")
@@ -138,6 +144,8 @@ def operation_of(request: Request, bucket: str, key: bytes) -> Operation:
     found = table.get((request.method, name))
     if found is None:
         _refuse(request, name)
+    if not name and request.method in ("PUT", "DELETE"):
+        _check_plain(request, found)
     if "x-amz-copy-source" in request.headers:
         return _COPIES.get(found, found)
     return found
@@ -154,6 +162,12 @@ def _subresource(request: Request, table: dict[tuple[str, str], Operation]) -> s
             return name
     known = {name for _, name in table if name}
     return next((name for name in query if name in known or name in _NEVER_SET or name in _NOT_SERVED), "")
+
+
+def _check_plain(request: Request, operation: Operation) -> None:
+    for name in request.query:
+        if name != _PARAMETERS.get(operation) and not name.lower().startswith("x-"):
+            raise S3Error("InvalidArgument", f"This operation does not accept the parameter {name}.")
 
 
 def _refuse(request: Request, name: str) -> NoReturn:

@@ -579,3 +579,13 @@ def test_a_policy_that_cannot_be_read_denies_all_but_to_set_another(
         s3.list_objects_v2(Bucket=bucket)
     s3.delete_bucket_policy(Bucket=bucket)
     assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
+@pytest.mark.parametrize("query", ["partNumber=1", "versionId=abc", "foo=bar"])
+def test_a_query_that_is_not_known_changes_nothing(served: Served, s3: Any, bucket: str, query: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"old", ACL="public-read-write")
+    s3.put_bucket_acl(Bucket=bucket, ACL="public-read-write")
+    for headers in ({}, {"x-amz-copy-source": f"{bucket}/k", "x-amz-metadata-directive": "REPLACE"}):
+        status, _, answer = ask(served, "PUT", f"/{bucket}/k?{query}", headers, b"" if headers else b"new")
+        assert (status, b"<Code>InvalidArgument</Code>" in answer) == (400, True), answer
+    assert body(s3.get_object(Bucket=bucket, Key="k")) == b"old"

@@ -67,6 +67,10 @@ def test_a_whole_address_as_the_target_is_refused() -> None:
         ("POST", "/b/k?uploadId=u", "complete_upload"),
         ("DELETE", "/b/k?uploadId=u", "abort_upload"),
         ("GET", "/b/k?x-id=GetObject", "get_object"),
+        ("PUT", "/b/k?x-id=PutObject", "put_object"),
+        ("PUT", "/b/k?X-Amz-Algorithm=a&X-Amz-Signature=b&x-amz-acl=private", "put_object"),
+        ("DELETE", "/b/k?versionId=v&x-id=DeleteObject", "delete_object"),
+        ("DELETE", "/b?x-id=DeleteBucket", "delete_bucket"),
     ],
 )
 def test_operations(method: str, target: str, name: str) -> None:
@@ -93,6 +97,16 @@ def test_a_source_makes_a_copy() -> None:
         ("GET", "/b?inventory", "NotImplemented"),
         ("GET", "/b?list-type=3", "InvalidArgument"),
         ("OPTIONS", "/b/k", "BadRequest"),
+        ("PUT", "/b/k?partNumber=1", "InvalidArgument"),
+        ("PUT", "/b/k?versionId=v", "InvalidArgument"),
+        ("PUT", "/b/k?append&position=0", "InvalidArgument"),
+        ("PUT", "/b/k?annotation&annotationName=a", "InvalidArgument"),
+        ("PUT", "/b/k?policy", "InvalidArgument"),
+        ("PUT", "/b?partNumber=1", "InvalidArgument"),
+        ("DELETE", "/b/k?annotation&annotationName=a", "InvalidArgument"),
+        ("DELETE", "/b/k?partNumber=1", "InvalidArgument"),
+        ("DELETE", "/b?versionId=v", "InvalidArgument"),
+        ("PUT", "/b/k?renameObject", "NotImplemented"),
     ],
 )
 def test_what_there_is_not(method: str, target: str, code: str) -> None:
