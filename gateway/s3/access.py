@@ -12,13 +12,14 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Final
 from urllib.parse import parse_qsl
 
 from gateway.s3 import acl, policy
 from gateway.s3.objects import Bucket, ObjectLayer, S3Error
-from gateway.s3.policy import Policy, Question, Verdict
+from gateway.s3.policy import EXISTING_TAG, REQUESTED_TAG, Policy, Question, Verdict
 
 DEFAULT_USER: Final = "drive"
 """Owns the folders that the mount made, and belongs to keys that are added without a user."""
@@ -74,10 +75,12 @@ class Access:
         key: bytes | None = None,
         permission: str = "",
         object_acl: ObjectAcl = None,
+        version_id: str | None = None,
     ) -> None:
         """`AccessDenied` if it may not be; `NoSuchBucket`. `permission`: the one of access lists that would
-        do; `object_acl`: of the object that is asked about."""
-        if not self.allows(action, bucket, key, permission, object_acl):
+        do; `object_acl`: of the object that is asked about; `version_id`: the version that the request names,
+        which is another action in policies (`GetObjectVersion`)."""
+        if not self.allows(action, bucket, key, permission, object_acl, version_id):
             raise S3Error("AccessDenied")
 
     def allows(
@@ -87,16 +90,37 @@ class Access:
         key: bytes | None = None,
         permission: str = "",
         object_acl: ObjectAcl = None,
+        version_id: str | None = None,
     ) -> bool:
         """As `require`."""
         resource = bucket if key is None else f"{bucket}/{key.decode('utf-8', 'replace')}"
-        question = Question(self.who.user, f"s3:{action}", resource or "*", self.context)
+        context, tags = self.context, partial(self._tags, bucket, key, version_id)
+        if version_id is not None:
+            action, context = (
+                action.replace("Object", "ObjectVersion"),
+                {**context, "s3:versionid": version_id},
+            )
+        question = Question(self.who.user, f"s3:{action}", resource or "*", context, tags)
         own = "" if self.who.policy is None else self.who.policy.verdict(question)
         if own == "deny":
             return False
         if not bucket:
             return bool(self.who.user) and (self.who.policy is None or own == "allow")
         return self._on_bucket(question, self._layer.bucket(bucket), own, permission, object_acl)
+
+    def require_object(
+        self, action: str, bucket: str, key: bytes, permission: str = "", version_id: str | None = None
+    ) -> None:
+        """As `require`, of an object that should be there: its own access list is asked too, and who may not
+        list is not told that a key is not there. `S3Error` of one that is not there."""
+        if self.allows(action, bucket, key, version_id=version_id):
+            return
+        try:
+            metadata = self._layer.head(bucket, key, version_id).metadata
+        except S3Error:
+            self.require_listing(bucket, key)
+            raise
+        self.require(action, bucket, key, permission, (metadata.owner, metadata.acl), version_id)
 
     def require_listing(self, bucket: str, key: bytes) -> None:
         """`AccessDenied` unless the caller may see by a listing that this key is not there."""
@@ -127,24 +151,21 @@ class Access:
             found = policy.of_bucket(document, bucket.name)
         except S3Error:  # of a drivefs that read it otherwise
             return "deny"
-        if b"ObjectTag/" in document:
-            question = replace(question, context=self.context | self._tags(bucket.name, question.resource))
         verdict = found.verdict(question)
         is_other = self.who.user != owner_of(bucket)
         if verdict == "allow" and is_other and found.is_public:
             return "" if "RestrictPublicBuckets" in blocks_of(self._layer, bucket.name) else verdict
         return verdict
 
-    def _tags(self, bucket: str, resource: str) -> dict[str, str]:
-        """The condition keys about tags: those that the object has, and those that the request gives."""
-        key = resource.partition("/")[2].encode("utf-8", "surrogateescape")
+    def _tags(self, bucket: str, key: bytes | None, version_id: str | None) -> dict[str, str]:
+        """The condition keys about tags: those that the version has, and those that the request gives."""
         try:
-            existing = self._layer.tags(bucket, key)[0] if key else {}
+            existing = self._layer.tags(bucket, key, version_id)[0] if key else {}
         except S3Error:  # there is no object yet
             existing = {}
         asked = dict(parse_qsl(self.context.get("s3:x-amz-tagging", ""), keep_blank_values=True))
-        return {f"s3:existingobjecttag/{name.lower()}": value for name, value in existing.items()} | {
-            f"s3:requestobjecttag/{name.lower()}": value for name, value in asked.items()
+        return {EXISTING_TAG + name.lower(): value for name, value in existing.items()} | {
+            REQUESTED_TAG + name.lower(): value for name, value in asked.items()
         }
 
     def _by_list(self, bucket: Bucket, permission: str, object_acl: ObjectAcl) -> bool:

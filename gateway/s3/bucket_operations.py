@@ -303,8 +303,7 @@ def _item(node: Node) -> ToDelete:
 
 
 def _may_go(call: Call, item: ToDelete) -> bool:
-    action = "DeleteObject" if item.version_id is None else "DeleteObjectVersion"
-    return call.access.allows(action, call.bucket, item.key, "WRITE")
+    return call.access.allows("DeleteObject", call.bucket, item.key, "WRITE", version_id=item.version_id)
 
 
 def _deleted_line(item: ToDelete, result: Deleted | S3Error, *, quiet: bool) -> str:

@@ -59,17 +59,8 @@ class Call:
         self.access.require(action, self.bucket, self.key or None, permission)
 
     def require_object(self, action: str, permission: str = "", version_id: str | None = None) -> None:
-        """The same of an object that should be there: its own access list is asked too, and who may not list
-        is not told that a key is not there."""
-        access, bucket, key = self.access, self.bucket, self.key
-        if access.allows(action, bucket, key):
-            return
-        try:
-            metadata = self.layer.head(bucket, key, version_id).metadata
-        except S3Error:
-            access.require_listing(bucket, key)
-            raise
-        access.require(action, bucket, key, permission, (metadata.owner, metadata.acl))
+        """The same of an object that should be there; see `Access.require_object`."""
+        self.access.require_object(action, self.bucket, self.key, permission, version_id)
 
     @property
     def version_id(self) -> str | None:

@@ -9,7 +9,7 @@ from gateway.s3 import checksums
 from gateway.s3.answer import Answer, xml
 from gateway.s3.call import Call
 from gateway.s3.object_headers import SEALED, version_header
-from gateway.s3.object_operations import metadata_of_new, pieces_of, reading_action
+from gateway.s3.object_operations import metadata_of_new, pieces_of
 from gateway.s3.objects import Checksums, Conditions, Metadata, ObjectInfo, S3Error, Source
 from gateway.s3.payload import known_algorithm
 from gateway.s3.xml_answers import document, element, time_text
@@ -31,13 +31,9 @@ def source_of(call: Call) -> Source:
 
 def require_source(call: Call, source: Source) -> ObjectInfo:
     """The object that is copied. `S3Error`: `AccessDenied` if the caller may not read it."""
-    access = call.access
-    info, action = None, reading_action(source.version_id)
-    if not access.allows(action, source.bucket, source.key):
-        info = call.layer.head(source.bucket, source.key, source.version_id)
-        metadata = info.metadata
-        access.require(action, source.bucket, source.key, "READ", (metadata.owner, metadata.acl))
-    return info or call.layer.head(source.bucket, source.key, source.version_id)
+    bucket, key, version_id = source.bucket, source.key, source.version_id
+    call.access.require_object("GetObject", bucket, key, "READ", version_id)
+    return call.layer.head(bucket, key, version_id)
 
 
 async def copy_object(call: Call) -> Answer:

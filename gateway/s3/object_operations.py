@@ -106,7 +106,7 @@ async def get_object(call: Call) -> Answer:
 async def head_object(call: Call) -> Answer:
     """HeadObject."""
     if "partNumber" not in call.request.query:
-        call.require_object(reading_action(call.version_id), "READ", call.version_id)
+        call.require_object("GetObject", "READ", call.version_id)
         info = call.layer.head(call.bucket, call.key, call.version_id, call.conditions())
         return _answer_of(call, info, None)
     found = _opened(call)
@@ -116,14 +116,9 @@ async def head_object(call: Call) -> Answer:
         found.close()
 
 
-def reading_action(version_id: str | None) -> str:
-    """The action that reading an object is, in policies."""
-    return "GetObject" if version_id is None else "GetObjectVersion"
-
-
 def _opened(call: Call) -> OpenObject:
     version_id = call.version_id
-    call.require_object(reading_action(version_id), "READ", version_id)
+    call.require_object("GetObject", "READ", version_id)
     check_served(call.request)
     return call.layer.open(call.bucket, call.key, version_id, call.conditions())
 
@@ -187,7 +182,7 @@ def _of_part(call: Call, info: ObjectInfo) -> dict[str, str]:
 async def delete_object(call: Call) -> Answer:
     """DeleteObject."""
     version_id = call.version_id
-    call.require("DeleteObject" if version_id is None else "DeleteObjectVersion", "WRITE")
+    call.access.require("DeleteObject", call.bucket, call.key, "WRITE", version_id=version_id)
     conditions = deletion_conditions(call)
     try:
         deleted = await call.layer.delete(call.bucket, call.key, version_id, conditions)
@@ -285,7 +280,7 @@ async def acl_of(call: Call) -> str:
 async def get_object_attributes(call: Call) -> Answer:
     """GetObjectAttributes."""
     version_id = call.version_id
-    call.require_object(reading_action(version_id), "READ", version_id)
+    call.require_object("GetObject", "READ", version_id)
     wanted = {name.strip() for name in call.request.header("x-amz-object-attributes").split(",")}
     known = {"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"}
     if not wanted or wanted - known:

@@ -17,7 +17,7 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
@@ -27,6 +27,9 @@ MAX_POLICY: Final = 20 << 10
 VERSIONS: Final = ("2012-10-17", "2008-10-17")
 RESOURCE: Final = "arn:aws:s3:::"
 PUBLIC: Final = "*"
+EXISTING_TAG: Final = "s3:existingobjecttag/"
+REQUESTED_TAG: Final = "s3:requestobjecttag/"
+TAG_KEYS: Final = (EXISTING_TAG, REQUESTED_TAG)
 
 Verdict = Literal["allow", "deny", ""]
 
@@ -34,12 +37,13 @@ Verdict = Literal["allow", "deny", ""]
 @dataclass(frozen=True, slots=True)
 class Question:
     """`principal`: a user's name, empty for nobody. `resource`: BUCKET or BUCKET/KEY. `context`: condition
-    keys in lower case, with their values."""
+    keys in lower case, with their values. `tags`: those about tags, looked up where a policy names one."""
 
     principal: str
     action: str
     resource: str
     context: Mapping[str, str]
+    tags: Callable[[], Mapping[str, str]] = dict
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +109,15 @@ class Policy:
 
     def verdict(self, question: Question) -> Verdict:
         """The answer of the policy; empty: nothing."""
+        if self._names_tags:
+            question = replace(question, context={**question.context, **question.tags()})
         effects = {each.effect for each in self.statements if each.applies(question)}
         return "deny" if "deny" in effects else "allow" if "allow" in effects else ""
+
+    @property
+    def _names_tags(self) -> bool:
+        conditions = (condition for statement in self.statements for condition in statement.conditions)
+        return any(condition.key.startswith(TAG_KEYS) for condition in conditions)
 
     @property
     def is_public(self) -> bool:

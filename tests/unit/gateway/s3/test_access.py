@@ -1,0 +1,138 @@
+"""Whom the door lets do something, by policies and access lists: boto3 over a real socket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from tests.unit.gateway.s3.served import Served, serving
+
+OBJECTS = ["s3:GetObject", "s3:GetObjectVersion"]
+READ = {200, 206}
+TAGGED = {"StringEquals": {"s3:ExistingObjectTag/secret": "yes"}}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(tmp_path_factory.mktemp("access")) as made:
+        yield made
+
+
+@pytest.fixture
+def s3(served: Served) -> Any:
+    return served.client()
+
+
+@pytest.fixture
+def bucket(s3: Any, request: pytest.FixtureRequest) -> str:
+    name = "b" + hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
+    s3.create_bucket(Bucket=name)
+    return name
+
+
+def status(call: Callable[..., Any], **arguments: Any) -> int:
+    try:
+        answer = call(**arguments)
+    except ClientError as error:
+        answer = error.response
+    found: int = answer["ResponseMetadata"]["HTTPStatusCode"]
+    return found
+
+
+def statement(bucket: str, effect: str, actions: Any, **more: Any) -> dict[str, Any]:
+    resources = [f"arn:aws:s3:::{bucket}", f"arn:aws:s3:::{bucket}/*"]
+    return {"Effect": effect, "Action": actions, "Resource": resources, **more}
+
+
+def restricted(served: Served, *statements: dict[str, Any]) -> Any:
+    """A client of the first user, whose key has a policy."""
+    document = json.dumps({"Statement": list(statements)}).encode()
+    return replace(served, user=served.run(served.keys.add, "user", "", document)).client()
+
+
+def set_policy(s3: Any, bucket: str, *statements: dict[str, Any]) -> None:
+    s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Statement": list(statements)}))
+
+
+def reads(client: Any, bucket: str, key: str, version: str | None = None) -> list[int]:
+    """The answers to each way to read an object, or a version."""
+    named = {"Bucket": bucket, "Key": key} | ({"VersionId": version} if version else {})
+    upload = {"Bucket": bucket, "Key": "parts"}
+    upload["UploadId"] = client.create_multipart_upload(**upload)["UploadId"]
+    return [
+        status(client.get_object, **named),
+        status(client.head_object, **named),
+        status(client.head_object, **named, PartNumber=1),
+        status(client.get_object_attributes, **named, ObjectAttributes=["ETag"]),
+        status(client.copy_object, Bucket=bucket, Key="copy", CopySource=named),
+        status(client.upload_part_copy, **upload, PartNumber=1, CopySource=named),
+    ]
+
+
+@pytest.mark.parametrize("place", ["key", "bucket"])
+def test_a_denial_by_tag_is_about_the_version_that_is_read(
+    served: Served, s3: Any, bucket: str, place: str
+) -> None:
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    tagged = {"Bucket": bucket, "Key": "k", "Body": b"data", "Tagging": "secret=yes"}
+    secret = s3.put_object(**tagged)["VersionId"]
+    allowed, denied = statement(bucket, "Allow", "s3:*"), statement(bucket, "Deny", OBJECTS, Condition=TAGGED)
+    if place == "key":
+        client = restricted(served, allowed, denied)
+    else:
+        client, principal = served.client("other"), {"Principal": {"AWS": "other"}}
+        set_policy(s3, bucket, allowed | principal, denied | principal)
+    assert set(reads(client, bucket, "k")) == {403}
+    public = s3.put_object(Bucket=bucket, Key="k", Body=b"data")["VersionId"]
+    assert set(reads(client, bucket, "k")) == READ
+    assert set(reads(client, bucket, "k", secret)) == {403}
+    s3.put_object(**tagged)
+    assert set(reads(client, bucket, "k", public)) == READ
+
+
+def test_a_version_is_another_action(served: Served, s3: Any, bucket: str) -> None:
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    version = s3.put_object(Bucket=bucket, Key="k", Body=b"data")["VersionId"]
+    actions = ["s3:*Object", "s3:*ObjectTagging", "s3:*ObjectAcl"]
+    client = restricted(served, statement(bucket, "Allow", actions))
+    assert set(reads(client, bucket, "k")) == READ
+    assert set(reads(client, bucket, "k", version)) == {403}
+    named = {"Bucket": bucket, "Key": "k"}
+    for call, arguments in (
+        (client.get_object_tagging, named),
+        (client.put_object_tagging, named | {"Tagging": {"TagSet": []}}),
+        (client.get_object_acl, named),
+        (client.put_object_acl, named | {"ACL": "private"}),
+        (client.delete_object_tagging, named),
+        (client.delete_object, named),
+    ):
+        assert status(call, **arguments, VersionId=version) == 403, call
+        assert status(call, **arguments) < 300, call
+    everything = restricted(served, statement(bucket, "Allow", "s3:*"))
+    assert set(reads(everything, bucket, "k", version)) == READ
+
+
+def test_a_copy_tells_no_stranger_which_keys_there_are(served: Served, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="there", Body=b"data")
+    stranger, own = served.client("other"), f"{bucket}-own"
+    stranger.create_bucket(Bucket=own)
+    upload = stranger.create_multipart_upload(Bucket=own, Key="parts")["UploadId"]
+
+    def answers(key: str) -> tuple[int, int, int]:
+        source = {"Bucket": bucket, "Key": key}
+        part = {"Bucket": own, "Key": "parts", "UploadId": upload, "PartNumber": 1}
+        return (
+            status(stranger.get_object, **source),
+            status(stranger.copy_object, Bucket=own, Key="copy", CopySource=source),
+            status(stranger.upload_part_copy, **part, CopySource=source),
+        )
+
+    assert answers("there") == answers("missing") == (403, 403, 403)
+    set_policy(s3, bucket, statement(bucket, "Allow", "s3:ListBucket", Principal={"AWS": "other"}))
+    assert (answers("there"), answers("missing")) == ((403, 403, 403), (404, 404, 404))
