@@ -130,14 +130,15 @@ class HeldDrive:
         return await trio.to_thread.run_sync(self._replace_copies, self.file)
 
     def _replace_copies(self, new: DriveFile) -> list[str]:
-        """In the place of the map of this drive, or of `new` already, of a change that was interrupted."""
+        """In the place of the map of this drive, or of `new` already, of a change that was interrupted. The
+        key slots are those of now: a change of keys needs no lease."""
         seen = check_nodes.survey(self.folder)
         if (seen.file.epoch, seen.file.nodes) != (new.epoch, new.nodes):
             _require_same(self.folder, self.file, seen.file)
+        new = replace(new, slots=seen.file.slots)
         return drive_file_copies.replace_copies(self.folder, seen, new)
 
     def _next(self, nodes: tuple[NodeEntry, ...]) -> DriveFile:
-        """Keys may have been changed meanwhile, which needs no lease: they are taken as they are now."""
         now = check_nodes.survey(self.folder).file
         _require_same(self.folder, self.file, now)
         return replace(now, nodes=nodes, epoch=now.epoch + 1)

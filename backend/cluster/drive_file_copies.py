@@ -5,7 +5,8 @@ a change that is interrupted leaves). Blocks on the disks and stores.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from backend.cluster import drive_file
@@ -40,19 +41,21 @@ def write_copies(folder: str, file: DriveFile) -> list[str]:
     return failed
 
 
-def replace_copies(folder: str, seen: Survey, new: DriveFile) -> list[str]:
+def replace_copies(folder: str, seen: Survey, new: DriveFile, lost: Collection[NodeEntry] = ()) -> list[str]:
     """As `write_copies`, each copy where it is still as it was `seen`. A new map must come to a majority of
     the voters that it has, and of those before it, before the drive's folder has it (docs/format/lease.md).
     `ConflictError` if somebody else changed copies meanwhile, `UnavailableError` if too few voters can be
     told: then the drive's folder has the map that it had, and who changes it next finishes this change or
-    takes it back. `OSError`. Idempotent."""
+    takes it back. `OSError`. Idempotent. The nodes `lost` of the map before are lost for good: none is waited
+    for."""
     told = (*new.nodes, *_let_go(seen.file, new))
+    before = replace(seen.file, nodes=tuple(entry for entry in seen.file.nodes if entry not in lost))
     lacking = {entry: _not_there(entry) for entry in told if not _is_there(folder, entry, new)}
-    _require_majorities(folder, seen.file, new, lacking)
+    _require_majorities(folder, before, new, lacking)
     for entry in told:
         if entry not in lacking and (why := _why_not_replaced(folder, seen, entry, new)):
             lacking[entry] = why
-    _require_majorities(folder, seen.file, new, lacking)
+    _require_majorities(folder, before, new, lacking)
     THIS_MACHINE.failpoints.reached(NODES_WRITTEN)
     own = own_place(folder)
     if not own.replace(FILE_NAME, seen.copies.get(own), drive_file.encode(new)):

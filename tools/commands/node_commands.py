@@ -156,18 +156,32 @@ def _replace_mounted(options: argparse.Namespace, mountpoint: str) -> int:
 def _exchanged_without_lease(
     drive: UnlockedDrive, old: NodeEntry, place: NodePlace, zone: str | None
 ) -> UnlockedDrive:
-    """The drive with the new place in force, if it is that of a voter whose vote it keeps: of two voters one
-    is no majority, so that without the other the lease cannot be had. Else `drive` itself."""
+    """The drive with the new place in force, if it is that of a lost voter without which the lease cannot be
+    had, as of two voters one is no majority; else `drive` itself. Nobody has the lease meanwhile: a holder
+    that a voter knows of is waited for, or refuses, and nobody can acquire it without the lost one."""
     folder, file = drive.folder, drive.file
     node_exchange.require_replaceable(folder, file, old, place)
-    if not node_exchange.keeps_vote(file, old):
+    left = _voters_left(folder, file)
+    if not node_exchange.keeps_vote(file, old) or old.name in left or _is_majority(left, file):
         return drive
-    cluster_change.require_surveyed(folder, file)
+    every = drive_nodes.patient(drive_nodes.open_nodes(folder, file), drive_nodes.TOOL_PATIENCE)
+    node_changes.run(recover_command.outlive_holders, drive, {name: every[name] for name in left})
+    seen = cluster_change.require_unchanged(folder, file)
     nodes = node_exchange.with_new_node(folder, file, old, place, zone, votes=True)
     new = replace(file, nodes=nodes, epoch=file.epoch + 1)
-    for line in drive_file_copies.write_copies(folder, new):
+    for line in drive_file_copies.replace_copies(folder, seen, new, lost=[old]):
         say(f"drivefs: warning: {line}")
     return replace(drive, file=new)
+
+
+def _voters_left(folder: str, file: DriveFile) -> list[str]:
+    """The names of the voters that are where the drive file says."""
+    away = {error.node for error in drive_nodes.nodes_away(folder, file)}
+    return [entry.name for entry in file.nodes if entry.votes and entry.name not in away]
+
+
+def _is_majority(voters: Sequence[str], file: DriveFile) -> bool:
+    return 2 * len(voters) > sum(entry.votes for entry in file.nodes)
 
 
 def _note_repair(cache: Path, place: NodePlace, seconds: float) -> None:

@@ -77,7 +77,7 @@ async def _go_on(drive: UnlockedDrive, answering: list[str], able: set[str]) -> 
     every = patient(open_nodes(drive.folder, drive.file), TOOL_PATIENCE)
     left = {name: every[name] for name in answering}
     objects = ReplicatedObjects(left, lambda _key: answering, len(left), drive.file.id, drive.keys.object)
-    await _outlive_holders(drive, left)
+    await outlive_holders(drive, left)
     remains = await recovery.look(drive.file, left, objects, drive.keys.lease, LEASE_PATIENCE)
     new = replace(drive, file=recovery.recovered(drive.file, answering, able, remains, parity(drive.file)))
     lease, voting = _lease_of(new, remains), compose.small_objects(new, left)
@@ -96,8 +96,9 @@ async def _go_on(drive: UnlockedDrive, answering: list[str], able: set[str]) -> 
     _report(drive.folder, new.file, remains, gaps)
 
 
-async def _outlive_holders(drive: UnlockedDrive, left: Mapping[str, Node]) -> None:
-    """`LeaseHeldError` if a holder lives. One that went with its machine is gone when it was silent for as
+async def outlive_holders(drive: UnlockedDrive, left: Mapping[str, Node]) -> None:
+    """`left`: the voters that answer, all of them. `LeaseHeldError` if a holder lives, `UnavailableError` if
+    one does not answer. One that went with its machine is gone when it was silent for as
     long as a mount would wait; no mount can be waited for that takes the lease over."""
     key = drive.keys.lease
     watching = Lease(left, drive.file.id, key, this_process(), map_epoch=drive.file.epoch, waiting=say)

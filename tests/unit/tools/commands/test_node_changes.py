@@ -317,6 +317,27 @@ def test_a_stopped_holder_of_an_old_map_is_fenced_whatever_became_of_its_nodes(l
     require_whole(large)
 
 
+def test_keys_that_are_changed_in_the_middle_of_a_change_stay_changed(large: SmallDrive) -> None:
+    """Regression: the map was written with the key slots of its beginning. A new key was lost, and one that
+    had been taken away opened the drive again."""
+    drive = large.unlocked()
+    folder, file = str(large.drive), drive.file
+
+    async def change() -> None:
+        nodes = drive_nodes.open_nodes(folder, file)
+        lease = Lease(nodes, file.id, drive.keys.lease, this_process(), map_epoch=file.epoch)
+        async with held(folder, file, nodes, lease) as drive_held:
+            await drive_held.change(tuple(replace(node, zone="z") for node in file.nodes), change_keys)
+
+    async def change_keys() -> None:
+        seen = survey(folder)
+        drive_file_copies.replace_copies(folder, seen, replace(seen.file, slots=seen.file.slots * 2))
+
+    trio.run(change)
+    now = survey(folder).file
+    assert (now.epoch, now.nodes[0].zone, now.slots) == (file.epoch + 1, "z", file.slots * 2)
+
+
 def test_only_one_vote_comes_or_goes_with_each_map(
     large: SmallDrive, monkeypatch: pytest.MonkeyPatch
 ) -> None:

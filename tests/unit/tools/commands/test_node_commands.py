@@ -12,14 +12,24 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
 
 from backend.care import repair_record
-from backend.errors import ConflictError, FormatError, NodeError, NotFoundError, UnavailableError, UsageError
+from backend.commits import Lease, this_process
+from backend.errors import (
+    ConflictError,
+    FormatError,
+    LeaseHeldError,
+    NodeError,
+    NotFoundError,
+    UnavailableError,
+    UsageError,
+)
 from backend.health import ScrubStatus
 from backend.keys import Secret
 from tests.fake_s3 import fake_s3
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_small_drive
-from tools import compose
+from tools import compose, drive_nodes
 from tools.commands import doctor
 from tools.commands.status_report import describe_scrub
 from tools.drivefs import drivefs
@@ -110,6 +120,56 @@ def test_nodes_that_came_while_the_passphrase_was_asked_for_stay(
     with pytest.raises(ConflictError, match="nodes were changed"):
         replace(made, name, tmp_path / "new")
     assert len(compose.load_drive(str(made.drive)).nodes) == before + 2
+
+
+@pytest.mark.parametrize("lost", [True, False], ids=["a lost voter", "a voter that is there"])
+def test_of_two_voters_none_is_replaced_while_somebody_has_the_lease(tmp_path: Path, lost: bool) -> None:
+    """Regression: the map was changed without the lease where one of two voters was replaced, also one that
+    was there; a mount that had the lease was taken over then, or published by the old map."""
+    made = two_copies(tmp_path)
+    drive = made.unlocked()
+    nodes = drive_nodes.open_nodes(str(made.drive), drive.file)
+    holder = Lease(nodes, drive.file.id, drive.keys.lease, this_process(), map_epoch=drive.file.epoch)
+    trio.run(holder.acquire)
+    if lost:
+        (made.drive / "node0").rename(tmp_path / "elsewhere")
+    before = (made.drive / "drive.toml").read_bytes()
+    with pytest.raises((LeaseHeldError, ToolError), match=r"in use|is mounted by process"):
+        replace(made, "node0", tmp_path / "new")
+    assert {path.read_bytes() for path in tmp_path.rglob("drive.toml")} == {before}
+    trio.run(holder.release)
+    assert replace(made, "node0", tmp_path / "new") in (CLEAN, CORRECTED)
+    assert compose.load_drive(str(made.drive)).epoch == 2
+
+
+def test_somebody_may_have_the_lease_of_two_voters_while_the_passphrase_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, answer = two_copies(tmp_path), SecretSource.secrets
+    drive = made.unlocked()
+    nodes = drive_nodes.open_nodes(str(made.drive), drive.file)
+    holder = Lease(nodes, drive.file.id, drive.keys.lease, this_process(), map_epoch=drive.file.epoch)
+
+    def mount_and_lose_a_node(source: SecretSource) -> list[Secret]:
+        trio.run(holder.acquire)
+        shutil.rmtree(made.drive / "node0")
+        return answer(source)
+
+    monkeypatch.setattr(SecretSource, "secrets", mount_and_lose_a_node)
+    before = (made.drive / "drive.toml").read_bytes()
+    with pytest.raises(LeaseHeldError, match="is mounted by process"):
+        replace(made, "node0", tmp_path / "new")
+    assert {path.read_bytes() for path in tmp_path.rglob("drive.toml")} == {before}
+
+
+def two_copies(folder: Path) -> SmallDrive:
+    """A new drive of two nodes, which both vote."""
+    made = SmallDrive(folder, {})
+    key = folder / "key"
+    key.write_bytes(bytes(32))
+    key.chmod(0o600)
+    assert mkfs(["-q", "--profile", "copies:2", *made.secret, str(made.drive)]) == 0
+    return made
 
 
 def test_an_interrupted_replacement_is_finished_by_fsck(
