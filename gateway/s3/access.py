@@ -153,7 +153,7 @@ class Access:
             return "deny"
         verdict = found.verdict(question)
         is_other = self.who.user != owner_of(bucket)
-        if verdict == "allow" and is_other and found.is_public:
+        if verdict == "allow" and is_other and (found.is_public or not self.who.user):
             return "" if "RestrictPublicBuckets" in blocks_of(self._layer, bucket.name) else verdict
         return verdict
 

@@ -73,7 +73,8 @@ class S3Door:
         audit["operation"], audit["bucket"] = operation.__name__, bucket
         who, verified = self._identified(request)
         audit["key"], audit["user"] = who.key_id, who.user
-        access = Access(self._layer, who, _context(request, scope, self._clock()), self._keys.users)
+        context = _context(request, scope, self._clock()) | _of_signer(who)
+        access = Access(self._layer, who, context, self._keys.users)
         _check_expected_owner(self._layer, request, bucket)
         call = Call(request, self._layer, access, verified, receive, self._settings, bucket, key)
         try:
@@ -126,6 +127,10 @@ def _context(request: Request, scope: Scope, now_ns: int) -> dict[str, str]:
             found[f"s3:{name.lower()}"] = request.query[name]
     found |= {f"s3:{name}": value for name, value in request.headers.items() if name.startswith("x-amz-")}
     return found
+
+
+def _of_signer(who: Identity) -> dict[str, str]:
+    return {"aws:username": who.user, "aws:userid": who.user} if who.user else {}
 
 
 def _of_drive(error: Exception, operation: str) -> S3Error:

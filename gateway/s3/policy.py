@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 from gateway.s3.objects import S3Error
 
@@ -53,6 +53,8 @@ class _Condition:
     values: tuple[str, ...]
     negated: bool
     if_exists: bool
+    is_narrow: bool
+    """Only few can meet it: see `_is_narrow`"""
 
     def holds(self, context: Mapping[str, str]) -> bool:
         value = context.get(self.key)
@@ -67,6 +69,7 @@ class _Absence:
 
     key: str
     wanted: bool
+    is_narrow: ClassVar[bool] = False
 
     def holds(self, context: Mapping[str, str]) -> bool:
         return (self.key not in context) == self.wanted
@@ -98,7 +101,8 @@ class _Statement:
 
     @property
     def is_public(self) -> bool:
-        return self.effect == "allow" and PUBLIC in (self.principals or ()) and not self.conditions
+        is_narrow = any(condition.is_narrow for condition in self.conditions)
+        return self.effect == "allow" and PUBLIC in (self.principals or ()) and not is_narrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,7 @@ class Policy:
 
     @property
     def is_public(self) -> bool:
-        """Whether it allows everybody something, under no condition."""
+        """Whether it allows everybody something, under no condition that only few can meet."""
         return any(statement.is_public for statement in self.statements)
 
 
@@ -243,6 +247,10 @@ _NEGATED: Final = {
     "arnnotlike": "arnlike",
 }
 
+_OF_SIGNERS: Final = ("aws:username", "aws:userid")
+_NARROW: Final = {4: 8, 6: 32}
+"""The shortest prefix of a network that is not public, by the version of IP."""
+
 
 def _conditions(found: Any) -> list[_Condition | _Absence]:
     if not isinstance(found, dict):
@@ -260,9 +268,19 @@ def _conditions(found: Any) -> list[_Condition | _Absence]:
             if name == _NULL:
                 conditions.append(_absence(key, texts))
                 continue
-            if_exists = plain != operator.lower()
-            conditions.append(_Condition(_TESTS[name], key.lower(), texts, name != plain, if_exists))
+            if_exists, negated = plain != operator.lower(), name != plain
+            narrow = not if_exists and not negated and _is_narrow(name, key.lower(), texts)
+            conditions.append(_Condition(_TESTS[name], key.lower(), texts, negated, if_exists, narrow))
     return conditions
+
+
+def _is_narrow(name: str, key: str, values: Sequence[str]) -> bool:
+    """Whether these values are few. Source: AWS, "Blocking public access", "The meaning of public"."""
+    if name == "ipaddress" and key == "aws:sourceip":
+        networks = [ipaddress.ip_network(value, strict=False) for value in values]
+        return all(network.prefixlen >= _NARROW[network.version] for network in networks)
+    is_of_texts = name.startswith(("string", "arn")) and key in _OF_SIGNERS
+    return is_of_texts and not any(set("*?") & set(value) for value in values)
 
 
 def _absence(key: str, values: Sequence[str]) -> _Absence:

@@ -136,3 +136,54 @@ def test_a_copy_tells_no_stranger_which_keys_there_are(served: Served, s3: Any, 
     assert answers("there") == answers("missing") == (403, 403, 403)
     set_policy(s3, bucket, statement(bucket, "Allow", "s3:ListBucket", Principal={"AWS": "other"}))
     assert (answers("there"), answers("missing")) == ((403, 403, 403), (404, 404, 404))
+
+
+EVERYBODY_MEETS = [
+    {"IpAddress": {"aws:SourceIp": ["0.0.0.0/0", "::/0"]}},
+    {"IpAddress": {"aws:SourceIp": ["10.0.0.0/8", "126.0.0.0/7"]}},
+    {"NotIpAddress": {"aws:SourceIp": "10.0.0.0/8"}},
+    {"DateGreaterThan": {"aws:CurrentTime": "2020-01-01T00:00:00Z"}},
+    {"StringNotEquals": {"aws:Referer": "http://evil.example"}},
+    {"StringNotEquals": {"aws:username": "carol"}},
+    {"StringLike": {"aws:UserAgent": "*"}},
+    {"IpAddressIfExists": {"aws:SourceIp": "127.0.0.1/32"}},
+    {"Null": {"aws:Referer": "true"}},
+]
+
+
+@pytest.mark.parametrize("condition", EVERYBODY_MEETS)
+def test_a_condition_that_everybody_meets_leaves_a_policy_public(
+    served: Served, s3: Any, bucket: str, condition: dict[str, Any]
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"data")
+    public = statement(bucket, "Allow", "s3:GetObject", Principal="*", Condition=condition)
+    set_policy(s3, bucket, public)
+    assert s3.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"]["IsPublic"]
+    assert status(served.client("nobody").get_object, Bucket=bucket, Key="k") == 200
+    blocks = {"BlockPublicPolicy": True, "RestrictPublicBuckets": True}
+    s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=blocks)
+    for who in ("nobody", "other"):
+        assert status(served.client(who).get_object, Bucket=bucket, Key="k") == 403
+    document = json.dumps({"Statement": [public]})
+    assert status(s3.put_bucket_policy, Bucket=bucket, Policy=document) == 403
+
+
+@pytest.mark.parametrize(
+    ("condition", "who"),
+    [
+        ({"IpAddress": {"aws:SourceIp": "127.0.0.0/8"}}, "nobody"),
+        ({"StringEquals": {"aws:username": ["other", "carol"]}}, "other"),
+    ],
+)
+def test_a_condition_that_few_meet_keeps_a_policy_from_being_public(
+    served: Served, s3: Any, bucket: str, condition: dict[str, Any], who: str
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"data")
+    s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration={"BlockPublicPolicy": True})
+    set_policy(s3, bucket, statement(bucket, "Allow", "s3:GetObject", Principal="*", Condition=condition))
+    assert not s3.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"]["IsPublic"]
+    assert status(served.client(who).get_object, Bucket=bucket, Key="k") == 200
+    blocks = {"RestrictPublicBuckets": True}
+    s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=blocks)
+    expected = 403 if who == "nobody" else 200
+    assert status(served.client(who).get_object, Bucket=bucket, Key="k") == expected
