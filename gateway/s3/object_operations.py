@@ -44,8 +44,6 @@ async def put_object(call: Call) -> Answer:
     """PutObject."""
     call.require("PutObject", "WRITE")
     metadata = metadata_of_new(call)
-    if metadata.tags:
-        call.require("PutObjectTagging")
     payload = call.payload(may_stream=True, algorithm=DEFAULT_ALGORITHM)
     check_size(call.request, payload.size)
     async with aclosing(payload.pieces()) as body:
@@ -59,8 +57,10 @@ def metadata_of_new(call: Call) -> Metadata:
     """The metadata of the object that a request makes, whose owner is as the bucket says. `S3Error`."""
     metadata = metadata_of(call.request, call.user, call.access.users)
     check_acl(call, metadata.acl)
-    if call.access.who.policy is not None and metadata.acl != acl.PRIVATE:
-        call.require("PutObjectAcl", "WRITE")  # a key that may only put makes nothing public
+    if metadata.acl != acl.PRIVATE:
+        call.require("PutObjectAcl", "WRITE")  # whoever may only put makes nothing public
+    if metadata.tags:
+        call.require("PutObjectTagging")
     ownership = call.layer.setting(call.bucket, "ownership")
     preferred = ownership == b"BucketOwnerPreferred" and metadata.acl == "bucket-owner-full-control"
     if preferred or ownership == b"BucketOwnerEnforced":

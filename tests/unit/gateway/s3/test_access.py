@@ -187,3 +187,39 @@ def test_a_condition_that_few_meet_keeps_a_policy_from_being_public(
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=blocks)
     expected = 403 if who == "nobody" else 200
     assert status(served.client(who).get_object, Bucket=bucket, Key="k") == expected
+
+
+GRANT = 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'
+
+
+@pytest.mark.parametrize("place", ["key", "bucket"])
+def test_whoever_may_only_put_sets_no_access_list_and_no_tags(
+    served: Served, s3: Any, bucket: str, place: str
+) -> None:
+    def client(*actions: str) -> Any:
+        allowed = statement(bucket, "Allow", ["s3:PutObject", "s3:GetObject", *actions])
+        if place == "key":
+            return restricted(served, allowed)
+        set_policy(s3, bucket, allowed | {"Principal": {"AWS": "other"}})
+        return served.client("other")
+
+    def answers(of: Any, **more: str) -> list[int]:
+        new = {"Bucket": bucket, "Key": "new", **more}
+        replacing = {"TaggingDirective": "REPLACE"} if "Tagging" in more else {}
+        source = {"CopySource": f"{bucket}/k", **replacing}
+        return [
+            status(of.put_object, **new, Body=b"data"),
+            status(of.create_multipart_upload, **new),
+            status(of.copy_object, **new, **source),
+        ]
+
+    s3.put_object(Bucket=bucket, Key="k", Body=b"data")
+    wanted = {
+        "s3:PutObjectAcl": [{"ACL": "public-read"}, {"GrantRead": GRANT}, {"GrantFullControl": "id=other"}],
+        "s3:PutObjectTagging": [{"Tagging": "a=b"}],
+    }
+    for action, additions in wanted.items():
+        for more in additions:
+            assert answers(client(), **more) == [403] * 3, more
+            assert answers(client(action), **more) == [200] * 3, more
+    assert answers(client()) == answers(client(), ACL="private") == [200] * 3
