@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -127,6 +128,33 @@ def test_conditions(s3: Any, bucket: str) -> None:
     with refused("PreconditionFailed", 412):
         s3.put_object(Bucket=bucket, Key="k", Body=b"3", IfMatch=etag)
     assert body(s3.get_object(Bucket=bucket, Key="k")) == b"2"
+
+
+@pytest.mark.parametrize(
+    ("condition", "holds"),
+    [
+        ({"CopySourceIfMatch": '"other"'}, False),
+        ({"CopySourceIfNoneMatch": "*"}, False),
+        ({"CopySourceIfModifiedSince": datetime(2999, 1, 1, tzinfo=UTC)}, False),
+        ({"CopySourceIfUnmodifiedSince": datetime(2001, 1, 1, tzinfo=UTC)}, False),
+        ({"CopySourceIfMatch": "*"}, True),
+        ({"CopySourceIfNoneMatch": '"other"'}, True),
+    ],
+)
+def test_the_conditions_on_a_source_are_decided_of_copies_of_parts_too(
+    s3: Any, bucket: str, condition: dict[str, Any], holds: bool
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"data")
+    upload = s3.create_multipart_upload(Bucket=bucket, Key="c")["UploadId"]
+    copy = {"Bucket": bucket, "Key": "c", "CopySource": f"{bucket}/k", **condition}
+    part = {**copy, "UploadId": upload, "PartNumber": 1}
+    for call, said in ((s3.copy_object, copy), (s3.upload_part_copy, part)):
+        if holds:
+            call(**said)
+            continue
+        with refused("PreconditionFailed", 412):
+            call(**said)
+    assert len(s3.list_parts(Bucket=bucket, Key="c", UploadId=upload).get("Parts", [])) == int(holds)
 
 
 def test_of_sixteen_that_create_one_key_at_once_one_does(served: Served, s3: Any, bucket: str) -> None:
