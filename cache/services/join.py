@@ -58,6 +58,8 @@ class Join:
                 return
             await self._drive.settle(source)
             await self._drive.publisher.publish(everything=False)
+            if not self._drive.live_row(source).nlink and self._waits(source, layer):
+                break  # commits leave out what has no name any more
         raise UnreadableError(f"the content of inode {source} cannot be stored now")
 
     def _waits(self, source: int, layer: object) -> bool:

@@ -10,6 +10,7 @@ from itertools import accumulate
 from typing import Final
 
 from cache.drive import Drive
+from cache.errors import UnreadableError
 from cache.namespace import Operation
 from cache.services import Join
 from cache.tree import ContentWatch
@@ -53,7 +54,7 @@ class Joined:
     def operations(self, inode: int, now: int) -> list[Operation]:
         """As `Join.operations`. `S3Error` if the object was changed meanwhile, by another door."""
         if self.watch.changed:
-            raise S3Error("SlowDown", "the source was changed while it was copied")
+            raise _changed()
         return self.join.operations(inode, now)
 
 
@@ -148,7 +149,8 @@ class Reading:
     async def joined(
         self, source: Source, byte_range: tuple[int, int] | None = None
     ) -> AsyncIterator[Joined]:
-        """The source's bytes [start, end), published. `InvalidRange` if they are not inside it."""
+        """The source's bytes [start, end), published. `InvalidRange` if they are not inside it; `SlowDown`,
+        `NoSuchKey`, `NoSuchVersion`, `DeleteMarkerError` if they are another's or nobody's before that."""
         of = self._buckets.bucket(source.bucket)
         place = self.find(of, source.key, source.version_id)
         with ExitStack() as stack:
@@ -160,8 +162,13 @@ class Reading:
             if byte_range is not None and not 0 <= start < end <= info.size:
                 raise S3Error("InvalidRange", "the range is not inside the source")
             join = Join(self._drive)
-            if not place.is_folder:
-                await join.add(place.inode, start, end)
+            try:
+                if not place.is_folder:
+                    await join.add(place.inode, start, end)
+            except UnreadableError:
+                if self.find(of, source.key, source.version_id) != place:
+                    raise _changed() from None
+                raise
             yield Joined(place.inode, join, info, watch)
 
 
@@ -196,6 +203,10 @@ class OpenedObject:
 
     def close(self) -> None:
         self._stack.close()
+
+
+def _changed() -> S3Error:
+    return S3Error("SlowDown", "the source was changed while it was copied")
 
 
 def _named(key: bytes) -> dict[str, str]:

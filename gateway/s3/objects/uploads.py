@@ -16,6 +16,7 @@ from contextlib import ExitStack
 import trio
 
 from cache.drive import Drive
+from cache.errors import UnreadableError
 from cache.services import Join
 from gateway.s3.objects.begun_uploads import BegunUploads, joined_etag, last_named
 from gateway.s3.objects.bucket_folders import BucketFolders
@@ -264,14 +265,16 @@ class PartUploads:
             for _, inode in found:
                 self._drive.hold(inode)
                 stack.callback(self._drive.release, inode)
-            for _, inode in found:
-                await join.add(inode)
+            try:
+                for _, inode in found:
+                    await join.add(inode)
+            except UnreadableError:
+                self._unchanged(bucket, key, upload_id, named, found)
+                raise
             async with self._staging.file(bucket.inode) as target:
 
                 def plan(batch: Batch) -> ObjectInfo:
-                    _, folder = self._begun.found(bucket, key, upload_id)
-                    if self._begun.chosen(folder, named) != found:
-                        raise S3Error("InvalidPart", "a part was replaced meanwhile")
+                    folder = self._unchanged(bucket, key, upload_id, named, found)
                     batch.operations += join.operations(target, batch.now)
                     batch.set_attribute(target, PARTS, rows)
                     info = self._objects.place(batch, bucket.name, key, target, record, conditions)
@@ -279,6 +282,20 @@ class PartUploads:
                     return info
 
                 return await self._changing.accept(plan)
+
+    def _unchanged(
+        self,
+        bucket: Bucket,
+        key: bytes,
+        upload_id: str,
+        named: Sequence[PartToJoin],
+        found: Sequence[tuple[Part, int]],
+    ) -> int:
+        """The upload's folder. `NoSuchUpload`, `InvalidPart` if its parts are not these any more."""
+        _, folder = self._begun.found(bucket, key, upload_id)
+        if self._begun.chosen(folder, named) != found:
+            raise S3Error("InvalidPart", "a part was replaced meanwhile")
+        return folder
 
     async def abort(self, bucket: str, key: bytes, upload_id: str) -> None:
         def plan(batch: Batch) -> None:

@@ -9,11 +9,11 @@ import trio
 
 from cache.errors import FileSystemError
 from cache.namespace import ROOT_INODE
-from gateway.s3.objects import Conditions, ObjectLayer, ToDelete
+from gateway.s3.objects import Checksums, Conditions, Metadata, ObjectLayer, PartToJoin, Source, ToDelete
 from tests.contents import content as made_of
 from tests.drives import make_file
 from tests.memory_upstream import MemoryUpstream
-from tests.object_layers import BUCKET, code_of, get, keys, layer_on, put
+from tests.object_layers import BUCKET, accepting, body_of, code_of, get, keys, layer_on, put
 
 CLIENTS = 16
 NEW = Conditions(if_none_match=("*",))
@@ -145,3 +145,50 @@ async def test_a_cancelled_put_is_all_or_nothing(tmp_path: Path, when: int) -> N
         assert await get(layer, "a") in (b"old", seen)
         assert [entry.name for entry in drive.entries(layer.bucket(BUCKET).inode, 0, 9)] == [b"a"]
         assert drive.lookup(ROOT_INODE, BUCKET.encode()).nlink == 2
+
+
+@pytest.mark.parametrize("when", [0, 1, 2, 3, 5, 8, 20])
+async def test_of_completing_and_aborting_an_upload_one_is_done(tmp_path: Path, when: int) -> None:
+    async with layer_on(tmp_path) as (layer, _):
+        upload = await layer.create_upload(BUCKET, b"a", Metadata())
+        data = made_of("random", 300_000)
+        part = await layer.put_part(BUCKET, b"a", upload.upload_id, 1, body_of(data), len(data), accepting)
+        named, codes = [PartToJoin(1, part.etag)], {}
+
+        async def complete() -> None:
+            call = layer.complete(BUCKET, b"a", upload.upload_id, named, lambda _: Checksums())
+            codes["complete"] = await code_of(call)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(complete)
+            for _ in range(when):
+                await trio.lowlevel.checkpoint()
+            codes["abort"] = await code_of(layer.abort(BUCKET, b"a", upload.upload_id))
+        assert sorted(codes.values()) == ["", "NoSuchUpload"]
+        assert await keys(layer) == ([] if codes["complete"] else [b"a"])
+
+
+@pytest.mark.parametrize("when", [0, 1, 2, 3, 5, 8, 20])
+async def test_a_copy_of_what_is_deleted_meanwhile_is_whole_or_of_nothing(tmp_path: Path, when: int) -> None:
+    async with layer_on(tmp_path) as (layer, _):
+        data = made_of("random", 300_000)
+        await put(layer, "a", data)
+        upload = await layer.create_upload(BUCKET, b"c", Metadata())
+        source, codes = Source(BUCKET, b"a"), {}
+
+        async def copy() -> None:
+            codes["copy"] = await code_of(layer.copy(source, BUCKET, b"b"))
+
+        async def copy_part() -> None:
+            codes["part"] = await code_of(layer.copy_part(BUCKET, b"c", upload.upload_id, 1, source))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(copy)
+            nursery.start_soon(copy_part)
+            for _ in range(when):
+                await trio.lowlevel.checkpoint()
+            await layer.delete(BUCKET, b"a")
+        assert {*codes.values()} <= {"", "NoSuchKey"}
+        assert await keys(layer) == ([] if codes["copy"] else [b"b"])
+        if not codes["copy"]:
+            assert await get(layer, "b") == data
