@@ -29,6 +29,7 @@ PREFIX: Final = b"drivefs.s3.key."
 VERSION: Final = 1
 MAX_KEYS: Final = 1000
 MAX_TEXT: Final = 128
+_MEANING: Final = frozenset("*?:")
 _ID_LETTERS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
 
@@ -109,6 +110,8 @@ class AccessKeys:
         """A new key, durable. `UsageError`; `S3Error` for a policy that is none."""
         if max(len(user), len(note)) > MAX_TEXT or not user.isprintable():
             raise UsageError(f"a user and a note have at most {MAX_TEXT} characters")
+        if _MEANING & set(user):
+            raise UsageError("a user's name has no *, ? or :, which mean others in policies and access lists")
         if len(self.listed()) >= MAX_KEYS:
             raise UsageError(f"the drive has {MAX_KEYS} access keys already: remove one first")
         _check(document)

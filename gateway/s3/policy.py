@@ -29,6 +29,7 @@ RESOURCE: Final = "arn:aws:s3:::"
 PUBLIC: Final = "*"
 EXISTING_TAG: Final = "s3:existingobjecttag/"
 REQUESTED_TAG: Final = "s3:requestobjecttag/"
+_ARN: Final = re.compile("arn:aws:iam::(?P<account>[^:]*):(root|user/(?P<user>.+))")
 TAG_KEYS: Final = (EXISTING_TAG, REQUESTED_TAG)
 
 Verdict = Literal["allow", "deny", ""]
@@ -204,17 +205,24 @@ def _resource(text: str) -> str:
 def _principals(value: Any) -> tuple[str, ...]:
     if value == "*":
         return (PUBLIC,)
-    if not isinstance(value, dict) or value.keys() - {"AWS", "CanonicalUser"}:
-        raise S3Error("MalformedPolicy", "Invalid principal in policy")
+    if not isinstance(value, dict) or not value or value.keys() - {"AWS", "CanonicalUser"}:
+        raise _no_principal()
+    if PUBLIC in _texts(value.get("CanonicalUser", "")):
+        raise _no_principal()
     return tuple(_principal(text) for listed in value.values() for text in _texts(listed))
 
 
 def _principal(text: str) -> str:
-    """`*`, a user's name, or arn:aws:iam::...:user/NAME or :root."""
-    match = re.fullmatch(r"arn:aws:iam::([^:]*):(?:user/)?(.+)", text)
-    if match is None:
-        return text
-    return match[1] if match[2] == "root" else match[2]
+    """`*`, a user's name, or arn:aws:iam::...:user/NAME or :root. A part of a name is nobody's."""
+    match = _ARN.fullmatch(text)
+    name = text if match is None else match["user"] or match["account"]
+    if text != PUBLIC and (name.startswith("arn:") or set("*?") & set(text)):
+        raise _no_principal()
+    return name
+
+
+def _no_principal() -> S3Error:
+    return S3Error("MalformedPolicy", "Invalid principal in policy")
 
 
 _TESTS: Final[Mapping[str, Callable[[str, str], bool]]] = {

@@ -74,6 +74,9 @@ async def test_what_is_refused(tmp_path: Path) -> None:
         keys = AccessKeys(drive, SEALING)
         with pytest.raises(S3Error, match="no JSON"):
             await keys.add(document=b"nonsense")
+        for name in ("*", "a?", "arn:aws:iam::1:root", "http://acs.amazonaws.com/groups/global/AllUsers"):
+            with pytest.raises(UsageError, match="mean others"):
+                await keys.add(name)
         with pytest.raises(UsageError, match="at most"):
             await keys.add("u" * 200)
         assert keys.listed() == []

@@ -12,6 +12,7 @@ from gateway.s3.objects import S3Error
 from gateway.s3.policy import Question, of_bucket, parse
 
 ARN = "arn:aws:s3:::"
+PARTS_OF_NAMES = ("1:user/*", "1:*", "*:root", ":user/a*", "?:root", "1:role/alice", "*:user/alice")
 
 
 def verdict(statements: Any, question: Question, bucket: str | None = "b") -> str:
@@ -43,6 +44,8 @@ def asked(action: str = "GetObject", resource: str = "b/k", who: str = "", **con
         (statement(Principal={"AWS": "alice"}), asked(who="alice"), "allow"),
         (statement(Principal={"AWS": "alice"}), asked(who="bob"), ""),
         (statement(Principal={"AWS": ["arn:aws:iam:::user/alice"]}), asked(who="alice"), "allow"),
+        (statement(Principal={"AWS": "arn:aws:iam::alice:root"}), asked(who="alice"), "allow"),
+        (statement(Principal={"AWS": "*"}), asked(), "allow"),
         (statement(Principal={"AWS": ""}), asked(), ""),
         ([statement(), statement("Deny", Resource=f"{ARN}b/s*")], asked(resource="b/secret"), "deny"),
         ([statement(), statement("Deny", NotResource=f"{ARN}b/k*", Resource=None)], asked(), "allow"),
@@ -85,6 +88,12 @@ def test_conditions(condition: Any, context: dict[str, str], answer: str) -> Non
         statement(Resource="b/*"),
         statement(Resource=f"{ARN}other/*"),
         statement(Principal={"Federated": "x"}),
+        statement(Principal={}),
+        *(statement(Principal={"AWS": f"arn:aws:iam::{name}"}) for name in PARTS_OF_NAMES),
+        statement(Principal={"AWS": ["alice", "b*"]}),
+        statement(Principal={"AWS": "arn:aws:sts::1:assumed-role/alice"}),
+        statement(Principal={"CanonicalUser": "*"}),
+        statement(Principal={"AWS": "*", "CanonicalUser": "a?"}),
         statement(Action=[]),
         statement(NotAction="s3:GetObject"),
         statement(Condition={"Unknown": {"a": "b"}}),
