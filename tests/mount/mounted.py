@@ -117,8 +117,10 @@ class MountedDrive:
         self.process_id = None
 
     def fsck(self, *arguments: str) -> int:
-        """`fsck.drivefs` of the drive, which is not mounted: its exit code."""
-        return self.tool("fsck.drivefs", *arguments, *self.where(), self.drive).returncode
+        """`fsck.drivefs` of the drive, which is not mounted: its exit code. A failing test shows the rest."""
+        ended = self.tool("fsck.drivefs", *arguments, *self.where(), self.drive)
+        print(ended.stdout, ended.stderr, file=sys.stderr)
+        return ended.returncode
 
     def sync(self) -> None:
         """What `drivefs sync` does, in this process: all that was written before is stored and published."""
