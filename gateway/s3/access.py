@@ -18,8 +18,9 @@ from typing import Final
 from urllib.parse import parse_qsl
 
 from gateway.s3 import acl, policy
+from gateway.s3.conditions import EXISTING_TAG, REQUESTED_TAG
 from gateway.s3.objects import Bucket, ObjectLayer, S3Error
-from gateway.s3.policy import EXISTING_TAG, REQUESTED_TAG, Policy, Question, Verdict
+from gateway.s3.policy import Policy, Question, Verdict
 
 DEFAULT_USER: Final = "drive"
 """Owns the folders that the mount made, and belongs to keys that are added without a user."""

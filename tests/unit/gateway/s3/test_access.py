@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import ClientError
 
+from gateway.s3.conditions import KEYS
 from tests.unit.gateway.s3.served import Served, serving
 
+LISTS_AND_READS = ["s3:ListBucket", "s3:GetObjectVersion"]
 OBJECTS = ["s3:GetObject", "s3:GetObjectVersion"]
 READ = {200, 206}
 TAGGED = {"StringEquals": {"s3:ExistingObjectTag/secret": "yes"}}
@@ -223,3 +227,23 @@ def test_whoever_may_only_put_sets_no_access_list_and_no_tags(
             assert answers(client(), **more) == [403] * 3, more
             assert answers(client(action), **more) == [200] * 3, more
     assert answers(client()) == answers(client(), ACL="private") == [200] * 3
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_known_condition_key_is_filled(served: Served, s3: Any, bucket: str, key: str) -> None:
+    condition = {"Null": {key: "false"}}
+    set_policy(s3, bucket, statement(bucket, "Deny", LISTS_AND_READS, Principal="*", Condition=condition))
+    version = s3.put_object(Bucket=bucket, Key="k", Body=b"data").get("VersionId", "null")
+    presigned = {
+        "list_objects": {"Bucket": bucket, "Prefix": "k", "Delimiter": "/", "MaxKeys": 5},
+        "get_object": {"Bucket": bucket, "Key": "k", "VersionId": version},
+    }
+    answers = set()
+    for name, parameters in presigned.items():
+        url = urlsplit(s3.generate_presigned_url(name, Params=parameters))
+        connection = http.client.HTTPConnection("127.0.0.1", served.port)
+        headers = {"user-agent": "test", "referer": "test"}
+        connection.request("GET", f"{url.path}?{url.query}", headers=headers)
+        answers.add(connection.getresponse().status)
+        connection.close()
+    assert 403 in answers

@@ -12,6 +12,25 @@ from gateway.s3.objects import S3Error
 from gateway.s3.policy import Question, of_bucket, parse
 
 ARN = "arn:aws:s3:::"
+NOW = {"aws__currenttime": "2026-11-28T15:00:00Z"}
+NEVER_HELD: list[dict[str, Any]] = [
+    {"Unknown": {"s3:prefix": "b"}},
+    {"ForAnyValue:StringEquals": {"s3:prefix": "b"}},
+    {"StringEquals": {}},
+    {"StringEquals": {"s3:prefix": []}},
+    {"StringEquals": {"aws:nonsense": "x"}},
+    {"StringEqualsIfExists": {"aws:PrincipalArn": "arn:aws:iam::1:user/a"}},
+    {"StringNotEquals": {"s3:authType": "REST-HEADER"}},
+    {"StringEquals": {"s3:ExistingObjectTag/": "x"}},
+    {"StringEquals": {"s3:prefix": "${aws:username}/"}},
+    {"Null": {"aws:nonsense": "true"}},
+    {"Null": {"s3:prefix": ["true", "false"]}},
+    {"Bool": {"aws:SecureTransport": "maybe"}},
+    {"NumericEquals": {"s3:max-keys": "nan"}},
+    {"DateGreaterThan": {"aws:CurrentTime": "garbage"}},
+    {"DateGreaterThan": {"aws:CurrentTime": "2026"}},
+    {"DateLessThan": {"aws:CurrentTime": ["2026-01-01", "2026-02-30"]}},
+]
 PARTS_OF_NAMES = ("1:user/*", "1:*", "*:root", ":user/a*", "?:root", "1:role/alice", "*:user/alice")
 
 
@@ -74,7 +93,20 @@ def test_verdicts(made: Any, question: Question, answer: str) -> None:
         ({"Bool": {"aws:SecureTransport": True}}, {"aws__securetransport": "true"}, "allow"),
         ({"NumericLessThan": {"s3:max-keys": "10"}}, {"s3__max_keys": "5"}, "allow"),
         ({"NumericLessThan": {"s3:max-keys": 10}}, {"s3__max_keys": "x"}, ""),
-        ({"DateLessThan": {"aws:currenttime": "2030-01-01"}}, {"aws__currenttime": "2029-01-01"}, "allow"),
+        ({"NumericNotEquals": {"s3:max-keys": 10}}, {"s3__max_keys": "5"}, "allow"),
+        ({"Bool": {"aws:SecureTransport": "False"}}, {"aws__securetransport": "false"}, "allow"),
+        ({"DateLessThan": {"aws:CurrentTime": "2030-01-01"}}, NOW, "allow"),
+        ({"DateLessThan": {"aws:CurrentTime": "2026-11-28T14:00:00-05:00"}}, NOW, "allow"),
+        ({"DateLessThan": {"aws:CurrentTime": "2026-11-28T16:00:00+02:00"}}, NOW, ""),
+        ({"DateLessThan": {"aws:CurrentTime": "2026-11-28T15:00:01.5Z"}}, NOW, "allow"),
+        ({"DateGreaterThan": {"aws:CurrentTime": "20261128T145959Z"}}, NOW, "allow"),
+        ({"DateGreaterThan": {"aws:CurrentTime": "20261129"}}, NOW, ""),
+        ({"DateLessThan": {"aws:CurrentTime": "999999999"}}, NOW, ""),
+        ({"DateGreaterThan": {"aws:EpochTime": "999999999"}}, {"aws__epochtime": "1000000000"}, "allow"),
+        ({"DateGreaterThan": {"aws:EpochTime": "2001-01-01"}}, {"aws__epochtime": "1000000000"}, "allow"),
+        ({"NumericGreaterThan": {"aws:EpochTime": 999999999}}, {"aws__epochtime": "1000000000"}, "allow"),
+        ({"DateEquals": {"aws:CurrentTime": "2026-11-28T16:00:00+01:00"}}, NOW, "allow"),
+        ({"DateNotEquals": {"aws:CurrentTime": "2026-11-28T16:00:00+01:00"}}, NOW, ""),
     ],
 )
 def test_conditions(condition: Any, context: dict[str, str], answer: str) -> None:
@@ -96,7 +128,8 @@ def test_conditions(condition: Any, context: dict[str, str], answer: str) -> Non
         statement(Principal={"AWS": "*", "CanonicalUser": "a?"}),
         statement(Action=[]),
         statement(NotAction="s3:GetObject"),
-        statement(Condition={"Unknown": {"a": "b"}}),
+        *(statement(Condition=condition) for condition in NEVER_HELD),
+        statement(Resource=f"{ARN}b/${{aws:username}}/*"),
         statement(Condition={"IpAddress": {"aws:SourceIp": "nonsense"}}),
         statement(Condition={"Null": {"s3:prefix": "perhaps"}}),
         statement(Other=1),
@@ -110,7 +143,17 @@ def test_what_is_not_understood_is_refused(made: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "document", [b"", b"{}", b"[]", b"\xff", b'{"Version": "1", "Statement": {}}', b" " * 30_000]
+    "document",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b"\xff",
+        b'{"Version": "1", "Statement": {}}',
+        b" " * 30_000,
+        b"[" * 20_000,
+        json.dumps({"Statement": statement()})[:-1].encode() + b', "Statement": []}',
+    ],
 )
 def test_what_is_no_policy(document: bytes) -> None:
     with pytest.raises(S3Error):
