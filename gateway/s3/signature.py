@@ -32,7 +32,7 @@ MAX_EXPIRES: Final = 7 * 24 * 3600
 _STAMP: Final = "%Y%m%dT%H%M%SZ"
 _SAFE: Final = "~-._"
 _PAYLOAD: Final = re.compile(r"[0-9a-fA-F]{64}|UNSIGNED-PAYLOAD|STREAMING-[A-Z0-9-]+")
-_FIELD: Final = re.compile(r"\s*(Credential|SignedHeaders|Signature)=([^,\s]*)\s*(?:,|$)")
+_FIELD: Final = re.compile(r"\s*(Credential|SignedHeaders|Signature)=([^,\s]*)\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,9 +146,10 @@ def _by_header(request: Request) -> Claim:
         if not header.strip():
             raise S3Error("AccessDenied", "The Authorization header is empty.")
         raise S3Error("InvalidArgument", f"Unsupported Authorization type; this door knows {ALGORITHM}.")
-    fields = dict(_FIELD.findall(rest))
-    if fields.keys() != {"Credential", "SignedHeaders", "Signature"}:
-        raise _malformed("it needs Credential, SignedHeaders and Signature")
+    parts = [_FIELD.fullmatch(part) for part in rest.split(",")]
+    fields = {part[1]: part[2] for part in parts if part is not None}
+    if len(parts) != 3 or fields.keys() != {"Credential", "SignedHeaders", "Signature"}:
+        raise _malformed("it needs Credential, SignedHeaders and Signature, once each")
     access_key, scope = _credential(fields["Credential"], "AuthorizationHeaderMalformed")
     payload = request.header("x-amz-content-sha256")
     if not payload:

@@ -258,3 +258,15 @@ def test_a_date_header_does_for_the_stamp() -> None:
     assert claim.stamp == stamp
     headers["date"] = "yesterday"
     assert refused(replace(request, headers=headers)).code == "AccessDenied"
+
+
+@pytest.mark.parametrize("second", ["", "Bearer token", "AWS4-HMAC-SHA256 Credential=a", "the same"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_two_authorizations_are_refused(second: str, order: int) -> None:
+    request = signed("GET", f"{EXAMPLE}/")
+    good = request.header("authorization")
+    both = [good, good if second == "the same" else second][::order]
+    others = [(name, value) for name, value in request.headers.items() if name != "authorization"]
+    named = [*others, *(("authorization", value) for value in both)]
+    twice = Request.of("GET", b"/", b"", [(name.encode(), value.encode()) for name, value in named])
+    assert refused(twice).code in ("AuthorizationHeaderMalformed", "InvalidArgument")
