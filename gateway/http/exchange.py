@@ -80,7 +80,8 @@ class Exchange:
     async def receive(self) -> Message:
         """ASGI's `receive`: the next part of the body; once there is no more, waits until the answer is
         whole. Instead of a disconnect message in the middle of a body, `trio.BrokenResourceError` if the
-        client is gone, and `RefusedError`: the application lets both through."""
+        client is gone, which the application lets through, and `RefusedError` (400, 408, 413), which it lets
+        through or answers in its own words: the connection ends then."""
         if self._body_is_over:
             await self._over.wait()
             return {"type": "http.disconnect"}
@@ -94,7 +95,7 @@ class Exchange:
         if isinstance(event, h11.Data):
             self.received += len(event.data)
             if self.received > self._limits.body_bytes:
-                raise RefusedError(413, "the body is larger than a body may be")
+                raise self._refused(413, "the body is larger than a body may be")
             return {"type": "http.request", "body": event.data, "more_body": True}
         self._body_is_over = True
         return {"type": "http.request", "body": b"", "more_body": False}
@@ -104,7 +105,7 @@ class Exchange:
             while (event := self._wire.next_event()) is h11.NEED_DATA:
                 self._wire.receive_data(await self._receive_some())
         except h11.RemoteProtocolError as error:
-            raise RefusedError(error.error_status_hint, str(error)) from None
+            raise self._refused(400, str(error)) from None
         return cast("h11.Data | h11.EndOfMessage", event)
 
     async def _receive_some(self) -> bytes:
@@ -113,7 +114,11 @@ class Exchange:
             data = bytes(await self._stream.receive_some(CHUNK))
             self._receiving.waited(since, len(data))
             return data
-        raise RefusedError(408, "the body came too slowly")
+        raise self._refused(408, "the body came too slowly")
+
+    def _refused(self, status: int, reason: str) -> RefusedError:
+        self.is_last = True
+        return RefusedError(status, reason)
 
     async def skip_body(self, most: int) -> bool:
         """Whether what is left of the body had at most `most` bytes, and is read. The answer is whole.

@@ -4,7 +4,7 @@ Invariants:
 1. The order is: the signature, what the key may do, the body. A body is asked for (and `100 Continue` said)
    only by an operation that was allowed.
 2. Every answer has a request id; the audit line has it too, and says who did what to which bucket, never a
-   secret.
+   secret. No answer says anything of the machine: what an error of the drive says is in the log.
 3. An error that the S3 API has no name for is a 500 or 503, which clients repeat, and is logged.
 """
 
@@ -35,6 +35,7 @@ from gateway.s3.routing import operation_of, place_of
 from gateway.s3.signature import Verified, claim_of, verify
 
 _FULL: Final = (NoSpaceLeftError, DriveFullError, NoSpaceError)
+_OF_BODIES: Final = {400: "IncompleteBody", 408: "RequestTimeout", 413: "EntityTooLarge"}
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +57,10 @@ class S3Door:
         audit["id"] = request_id = secrets.token_hex(8).upper()
         try:
             found = await self._answer(scope, receive, audit)
-        except S3Error as error:
-            audit["code"] = error.code
-            found = _refusal(error, scope["path"], request_id)
+        except (S3Error, RefusedError) as error:
+            refused = error if isinstance(error, S3Error) else _of_body(error)
+            audit["code"] = refused.code
+            found = _refusal(refused, scope["path"], request_id)
         found.headers["x-amz-request-id"] = request_id
         await _send(found, send)
 
@@ -134,12 +136,20 @@ def _of_signer(who: Identity) -> dict[str, str]:
 
 
 def _of_drive(error: Exception, operation: str) -> S3Error:
+    """The words of the error are for who has the machine: they name its folders."""
     if isinstance(error, _FULL):
-        return S3Error("InsufficientStorage", f"The drive is full: {error}")
+        log.info("%s was refused: %s", operation, error)
+        return S3Error("InsufficientStorage", "The drive has no room now.")
     if isinstance(error, ReadOnlyFileSystemError):
-        return S3Error("ServiceUnavailable", f"The drive cannot be written now: {error}")
+        log.info("%s was refused: %s", operation, error)
+        return S3Error("ServiceUnavailable", "The drive cannot be written now.")
     log.warning("%s failed: %s", operation, error)
     return S3Error("ServiceUnavailable", "The drive cannot do that now; try again.")
+
+
+def _of_body(error: RefusedError) -> S3Error:
+    """A body that did not come as it was said to."""
+    return S3Error(_OF_BODIES[error.status], f"{error}.")
 
 
 def _refusal(error: S3Error, path: str, request_id: str) -> Answer:

@@ -70,6 +70,8 @@ def metadata_of(request: Request, owner: str, users: acl.Users) -> Metadata:
     user = {
         name.removeprefix(USER): value for name, value in request.headers.items() if name.startswith(USER)
     }
+    if "" in user:
+        raise S3Error("InvalidArgument", f"{USER} is followed by a name.")
     if sum(len(name) + len(value) for name, value in user.items()) > MAX_USER:
         raise S3Error("MetadataTooLarge", f"The user metadata has more than {MAX_USER} bytes.")
     return Metadata(

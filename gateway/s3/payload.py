@@ -84,8 +84,10 @@ class Payload:
         if self._decoder is None:
             return _length(self._request, "content-length")
         size = _length(self._request, "x-amz-decoded-content-length")
-        if size is None and self._mode.startswith("STREAMING-"):
-            raise S3Error("MissingContentLength", "x-amz-decoded-content-length is missing.")
+        streaming = self._mode.startswith("STREAMING-")
+        if size is None and (streaming or not self._request.header("transfer-encoding")):
+            message = "An aws-chunked body needs x-amz-decoded-content-length."
+            raise S3Error("MissingContentLength", message)
         return size
 
     def require_algorithm(self, algorithm: str) -> None:

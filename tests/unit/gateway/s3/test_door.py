@@ -24,7 +24,9 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from backend.errors import NoSpaceError
 from cache.drive import Drive
+from cache.errors import DriveFullError, NoSpaceLeftError, ReadOnlyFileSystemError
 from gateway.s3.call import Settings
 from gateway.s3.objects import open_objects
 from tests.contents import STORED_KINDS, content
@@ -124,7 +126,10 @@ def test_conditions(s3: Any, bucket: str) -> None:
         s3.get_object(Bucket=bucket, Key="k", IfNoneMatch=etag)
     with refused("PreconditionFailed", 412):
         s3.get_object(Bucket=bucket, Key="k", IfMatch='"other"')
+    with refused("PreconditionFailed", 412):
+        s3.put_object(Bucket=bucket, Key="k", Body=b"2", IfNoneMatch=etag)
     s3.put_object(Bucket=bucket, Key="k", Body=b"2", IfMatch=etag)
+    s3.put_object(Bucket=bucket, Key="k", Body=b"2", IfNoneMatch=etag)
     with refused("PreconditionFailed", 412):
         s3.put_object(Bucket=bucket, Key="k", Body=b"3", IfMatch=etag)
     assert body(s3.get_object(Bucket=bucket, Key="k")) == b"2"
@@ -433,6 +438,72 @@ def test_a_wrong_trailer_keeps_the_old_object(served: Served, s3: Any, bucket: s
         assert body(s3.get_object(Bucket=bucket, Key="k")) == b"new"
     on_a_setting = ask(served, "PUT", f"/{bucket}?acl", headers, framed % crc32(b"new"))
     assert on_a_setting[0] in (400, 403)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NoSpaceLeftError("the disk that holds /secret/state is full"),
+        DriveFullError("/secret/node is full"),
+        NoSpaceError("/secret/node: no room"),
+        ReadOnlyFileSystemError("/secret/state is read-only"),
+    ],
+)
+def test_a_refusal_of_the_drive_says_nothing_of_the_machine(
+    served: Served, s3: Any, bucket: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise error
+
+    s3.put_bucket_acl(Bucket=bucket, ACL="public-read-write")
+    monkeypatch.setattr(served.drive, "make_nameless", refuse)
+    status, _, answer = ask(served, "PUT", f"/{bucket}/k", {}, b"data")
+    assert (status, b"secret" in answer) == (
+        503 if isinstance(error, ReadOnlyFileSystemError) else 507,
+        False,
+    )
+
+
+def test_what_an_aws_chunked_body_lacks_is_said(served: Served, s3: Any, bucket: str) -> None:
+    s3.put_bucket_acl(Bucket=bucket, ACL="public-read-write")
+    for headers in (
+        {"content-encoding": "aws-chunked"},
+        {"x-amz-content-sha256": "STREAMING-UNSIGNED-PAYLOAD-TRAILER"},
+    ):
+        status, _, answer = ask(served, "PUT", f"/{bucket}/k", headers, b"data")
+        assert (status, b"x-amz-decoded-content-length" in answer) == (411, True), answer
+
+
+def test_metadata_without_a_name_is_refused(served: Served, s3: Any, bucket: str) -> None:
+    s3.put_bucket_acl(Bucket=bucket, ACL="public-read-write")
+    status, _, answer = ask(served, "PUT", f"/{bucket}/k", {"x-amz-meta-": "value"}, b"data")
+    assert (status, b"<Code>InvalidArgument</Code>" in answer) == (400, True), answer
+
+
+@pytest.mark.parametrize(
+    ("framing", "sent"),
+    [
+        ("Content-Length: 50", b"hello"),
+        ("Transfer-Encoding: chunked", b"zz\r\nhello\r\n0\r\n\r\n"),
+        ("Transfer-Encoding: chunked", b"5\r\nhel"),
+        ("Transfer-Encoding: chunked", b"F" * 40_000),
+    ],
+)
+def test_a_body_that_does_not_come_as_said_is_refused_as_all_is(
+    served: Served, s3: Any, bucket: str, framing: str, sent: bytes
+) -> None:
+    s3.put_bucket_acl(Bucket=bucket, ACL="public-read-write")
+    with socket.create_connection(("127.0.0.1", served.port), timeout=20) as connection:
+        connection.sendall(f"PUT /{bucket}/k HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode() + sent)
+        connection.shutdown(socket.SHUT_WR)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, _, document = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert {b"connection: close", b"content-type: application/xml"} <= {*head.lower().split(b"\r\n")}
+    assert b"<Code>IncompleteBody</Code>" in document
+    assert b"<RequestId>" in document
+    with refused("404", 404):
+        s3.head_object(Bucket=bucket, Key="k")
 
 
 def crc32(data: bytes) -> bytes:
