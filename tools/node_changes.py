@@ -37,7 +37,7 @@ from backend.commits import ReplicatedCommitLog, ReplicatedObjects, ranking_of
 from backend.errors import UnavailableError
 from backend.failpoints import declare
 from backend.nodes import NodePlace
-from backend.system import THIS_MACHINE
+from backend.system import THIS_MACHINE, patience
 from tools import compose, drive_nodes, node_entries
 from tools.compose import UnlockedDrive
 from tools.errors import ToolError
@@ -140,7 +140,7 @@ class NodeChanges:
             await self._require_empty(held, name)
             THIS_MACHINE.failpoints.reached(EMPTIED)
             others = tuple(each for each in self.file.nodes if each.name != name)
-            await self._change(held, others, partial(self._require_empty, held, name))
+            await self._change(held, others, partial(self._last_look, held, name))
         THIS_MACHINE.failpoints.reached(TAKEN_OUT)
         self._tell.say(f"{self.drive.folder}: {name} is no node any more (epoch {self.file.epoch})")
         if await trio.to_thread.run_sync(check_nodes.retire, place, entry, self.file.id):
@@ -155,6 +155,13 @@ class NodeChanges:
             if not await self._left_on(held, name):
                 return
 
+    async def _last_look(self, held: HeldDrive, name: str) -> None:
+        """`_require_empty`, while nothing is published: a node that takes long is not waited for."""
+        with trio.move_on_after(patience.SECONDS):
+            await self._require_empty(held, name)
+            return
+        raise UnavailableError(f"{name}: does not answer, so it stays a node; run this again", [name])
+
     async def _require_empty(self, held: HeldDrive, name: str) -> None:
         if left := await self._left_on(held, name):
             raise ToolError(
@@ -166,8 +173,9 @@ class NodeChanges:
     async def _left_on(self, held: HeldDrive, name: str) -> Sequence[str]:
         """Nothing of a node that is away: what it had was found elsewhere or rebuilt, else the moving would
         have ended with an error."""
-        away = await trio.to_thread.run_sync(drive_nodes.nodes_away, self.drive.folder, self.file)
-        return () if name in {error.node for error in away} else await left_on(held.nodes[name])
+        alone = replace(self.file, nodes=(node_entries.named(self.file, name),))
+        away = await trio.to_thread.run_sync(drive_nodes.nodes_away, self.drive.folder, alone)
+        return () if away else await left_on(held.nodes[name])
 
     # Votes
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from backend.cluster import drive_file
@@ -15,7 +16,7 @@ from backend.cluster.drive_file import FILE_NAME, DriveFile, NodeEntry
 from backend.errors import ConflictError, UnavailableError
 from backend.failpoints import declare
 from backend.nodes import NodePlace
-from backend.system import THIS_MACHINE
+from backend.system import THIS_MACHINE, ask
 
 NODES_WRITTEN: Final = declare(
     "drive-file.nodes-written", "the nodes have the new drive.toml; the drive's folder has the old one"
@@ -46,21 +47,43 @@ def replace_copies(folder: str, seen: Survey, new: DriveFile, lost: Collection[N
     the voters that it has, and of those before it, before the drive's folder has it (docs/format/lease.md).
     `ConflictError` if somebody else changed copies meanwhile, `UnavailableError` if too few voters can be
     told: then the drive's folder has the map that it had, and who changes it next finishes this change or
-    takes it back. `OSError`. Idempotent. The nodes `lost` of the map before are lost for good: none is waited
-    for."""
+    takes it back. `OSError`. The nodes `lost` of the map before are lost for good: none is waited for. A
+    place that does not answer within `patience.SECONDS` is not waited for either: the copy may come to it
+    later, where it is still as it was seen. Idempotent."""
     told = (*new.nodes, *_let_go(seen.file, new))
     before = replace(seen.file, nodes=tuple(entry for entry in seen.file.nodes if entry not in lost))
-    lacking = {entry: _not_there(entry) for entry in told if not _is_there(folder, entry, new)}
+    answering = ask({entry: partial(_is_there, folder, entry, new) for entry in told})
+    lacking = {entry: _not_there(entry) for entry in told if not answering.get(entry)}
     _require_majorities(folder, before, new, lacking)
-    for entry in told:
-        if entry not in lacking and (why := _why_not_replaced(folder, seen, entry, new)):
-            lacking[entry] = why
+    lacking |= _not_replaced(folder, seen, [entry for entry in told if entry not in lacking], new)
     _require_majorities(folder, before, new, lacking)
     THIS_MACHINE.failpoints.reached(NODES_WRITTEN)
-    own = own_place(folder)
-    if not own.replace(FILE_NAME, seen.copies.get(own), drive_file.encode(new)):
-        raise _changed_meanwhile(folder)
+    _replace_own(folder, seen, new)
     return [lacking[entry] for entry in new.nodes if entry in lacking]
+
+
+def _not_replaced(
+    folder: str, seen: Survey, told: Sequence[NodeEntry], new: DriveFile
+) -> dict[NodeEntry, str]:
+    """Have all of them told at once; one line for each that does not have the new copy."""
+    answers = ask({entry: partial(_why_not_replaced, folder, seen, entry, new) for entry in told})
+    silent = f"does not answer, so it may have no new {FILE_NAME}"
+    found = {entry: answers.get(entry, f"{entry.name}: {silent}") for entry in told}
+    return {entry: why for entry, why in found.items() if why}
+
+
+def _replace_own(folder: str, seen: Survey, new: DriveFile) -> None:
+    """The copy in the drive's folder, which is the last."""
+    own = own_place(folder)
+    answers = ask({own: partial(own.replace, FILE_NAME, seen.copies.get(own), drive_file.encode(new))})
+    if own not in answers:
+        raise UnavailableError(
+            f"{folder}: does not answer, so it may have no new {FILE_NAME}; the nodes have it, and the next "
+            "change of them finishes this one",
+            (),
+        )
+    if not answers[own]:
+        raise _changed_meanwhile(folder)
 
 
 def _is_there(folder: str, entry: NodeEntry, file: DriveFile) -> bool:

@@ -15,7 +15,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Final
 
@@ -84,11 +84,26 @@ class ObjectRebalance:
             await self._settle_unlinked(progress)
         else:
             await self._settle_chain(head.number, progress)
+        for key in sorted((await self._objects.keys(ROOTS)).holders):
+            await self._settle_root(key)
+
+    async def _settle_root(self, key: str) -> None:
+        """Others wait only while a root is moved, and for nothing that is in order."""
+        if self._is_in_order(key, await self._objects.find_all(key)):
+            return
         async with self._still():
-            for key in sorted((await self._objects.keys(ROOTS)).holders):
-                found = await self._objects.find_all(key)
-                if found.good:
-                    await self._settle(key, found, lambda _copy: True)
+            found = await self._objects.find_all(key)
+            if found.good:
+                await self._settle(key, found, lambda _copy: True)
+
+    def _is_in_order(self, key: str, found: Copies) -> bool:
+        """Whether the wanted nodes, and no others, have a copy, and all the same."""
+        return found.good.keys() | found.damaged.keys() == set(self._wanted(key)) and (
+            not found.damaged and len(set(found.good.values())) == 1
+        )
+
+    def _wanted(self, key: str) -> Sequence[str]:
+        return self._ranking(key.encode())[: self._objects.copies]
 
     async def _settle_chain(self, top: int, progress: Progress) -> None:
         number = 0
@@ -112,7 +127,7 @@ class ObjectRebalance:
 
     async def _settle(self, key: str, found: Copies, accept: Accept) -> None:
         right = _right(key, found, accept)
-        wanted = self._ranking(key.encode())[: self._objects.copies]
+        wanted = self._wanted(key)
         for name in wanted:
             if found.good.get(name) != right:
                 await self._objects.restore(name, key, right)

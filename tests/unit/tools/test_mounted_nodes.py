@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import trio
 
-from backend.cluster import check_nodes
+from backend.cluster import check_nodes, left_on
 from backend.commits import Lease, this_process
 from backend.errors import ConflictError, ReadOnlyError, UsageError
 from backend.failpoints import OF_PROCESS
 from backend.health import NodeChange, NodesWanted, PlaceWanted
+from backend.nodes import Node
 from backend.packs import parse_fragment_key
+from backend.system import patience
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publish import Intervals
@@ -30,6 +32,8 @@ from tools import compose, drive_nodes, drive_opening
 
 BUSY = DriveOptions(intervals=Intervals(commit=0.05, version=3600), large_write=1000)
 SIZE = 60_000
+LONG = 30.0
+"""Seconds after which a call that hangs goes on, so that a test that fails ends."""
 
 pytestmark = pytest.mark.logs_warnings
 
@@ -209,6 +213,32 @@ def test_a_change_that_fails_half_way_is_finished_by_the_next(made: SmallDrive) 
     trio.run(run)
     assert not check_nodes.survey(str(made.drive)).wrong
     assert made.fsck("-f") == CLEAN
+
+
+def test_a_node_that_hangs_at_the_last_look_keeps_nobody_waiting(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is published meanwhile, so the change is given up soon; the same command goes on with it."""
+    looks: list[str] = []
+
+    async def hang_at_the_last(node: Node) -> list[str]:
+        looks.append(node.name)
+        if len(looks) == 3:
+            await trio.sleep(LONG)
+        return await left_on(node)
+
+    async def run() -> None:
+        async with mounted(made, BUSY) as drive, busy(drive):
+            await changed(drive, "add", places=places(made, "node6"))
+            ended = await change(drive, "remove", names=("node0",))
+            assert ended.problem == "node0: does not answer, so it stays a node; run this again"
+            await drive.sync()
+            await changed(drive, "remove", names=("node0",))
+
+    monkeypatch.setattr("tools.node_changes.left_on", hang_at_the_last)
+    monkeypatch.setattr(patience, "SECONDS", 2.0)
+    trio.run(run)
+    assert looks[:3] == ["node0"] * 3
 
 
 def test_a_node_that_goes_in_the_middle_ends_the_change_and_nothing_else(made: SmallDrive) -> None:

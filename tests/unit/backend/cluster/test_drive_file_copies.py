@@ -3,6 +3,7 @@ a map comes to majorities of the voters before it and after it or not into force
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +14,13 @@ from backend.cluster import drive_file, drive_file_copies
 from backend.cluster.check_nodes import Survey, survey
 from backend.cluster.drive_file import DriveFile
 from backend.errors import ConflictError, UnavailableError
+from backend.nodes import DirectoryPlace
+from backend.system import patience
 from tests.small_drive import SmallDrive, make_empty_drive
 
 VOTERS = 5
+LONG = 30.0
+"""Seconds after which a call that hangs goes on, so that a test that fails ends."""
 
 
 @pytest.fixture
@@ -26,6 +31,31 @@ def drive(tmp_path: Path) -> SmallDrive:
 def copies(drive: SmallDrive) -> set[bytes]:
     """What the drive's folder and all nodes say, if they are there."""
     return {path.read_bytes() for path in drive.drive.glob("**/drive.toml")}
+
+
+class Hanging:
+    """Folders in which small objects are not replaced before the end; nothing else waits for them long."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, drive: Path, names: Iterable[str]) -> None:
+        self._threads: list[threading.Thread] = []
+        self._ended = threading.Event()
+        folders, replaced = {str(drive / name) for name in names}, DirectoryPlace.replace
+
+        def replace_late(place: DirectoryPlace, name: str, expected: bytes | None, data: bytes) -> bool:
+            if place.folder in folders:
+                self._threads.append(threading.current_thread())
+                self._ended.wait(LONG)
+            return replaced(place, name, expected, data)
+
+        monkeypatch.setattr(DirectoryPlace, "replace", replace_late)
+        monkeypatch.setattr(patience, "SECONDS", 1.0)
+
+    def end(self) -> int:
+        """So many calls hung; they are at their end."""
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(LONG)
+        return len(self._threads)
 
 
 def reweighted(file: DriveFile, name: str) -> DriveFile:
@@ -113,4 +143,36 @@ def test_a_copy_that_was_damaged_or_lost_is_written(drive: SmallDrive) -> None:
     folder, seen = looked_at(drive)
     new = reweighted(seen.file, "node1")
     assert drive_file_copies.replace_copies(folder, seen, new) == []
+    assert copies(drive) == {drive_file.encode(new)}
+
+
+@pytest.mark.parametrize("hanging", [1, 3])
+def test_a_place_that_hangs_while_it_is_written_to_is_not_waited_for(
+    drive: SmallDrive, monkeypatch: pytest.MonkeyPatch, hanging: int
+) -> None:
+    """Regression: a frozen file system held a change up for ever, and with it all publishing of a mount. What
+    comes to it in the end is the new copy."""
+    folder, seen = looked_at(drive)
+    voters = [node.name for node in seen.file.nodes if node.votes]
+    new, hang = reweighted(seen.file, voters[-1]), Hanging(monkeypatch, drive.drive, voters[:hanging])
+    if hanging == 1:
+        (line,) = drive_file_copies.replace_copies(folder, seen, new)
+        assert line.startswith(f"{voters[0]}: does not answer")
+        assert survey(folder).file == new
+    else:
+        with pytest.raises(UnavailableError, match="too few can be told: node0: does not answer"):
+            drive_file_copies.replace_copies(folder, seen, new)
+        assert drive_file.load(f"{folder}/drive.toml") == seen.file
+    assert hang.end() == hanging
+    assert all((drive.drive / name / "drive.toml").read_bytes() == drive_file.encode(new) for name in voters)
+
+
+def test_a_drive_folder_that_hangs_is_not_waited_for(
+    drive: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, seen = looked_at(drive)
+    new, hang = reweighted(seen.file, "node1"), Hanging(monkeypatch, drive.drive, ["."])
+    with pytest.raises(UnavailableError, match="the next change of them finishes this one"):
+        drive_file_copies.replace_copies(folder, seen, new)
+    assert hang.end() == 1
     assert copies(drive) == {drive_file.encode(new)}

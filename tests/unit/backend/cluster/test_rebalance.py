@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 import pytest
 import trio
@@ -191,10 +191,14 @@ def test_a_rate_is_kept() -> None:
     assert took == pytest.approx(moved / 1_000_000 - 1, rel=0.05)
 
 
-def small(nodes: dict[str, MemoryNode], *drained: str) -> ObjectRebalance:
+def small(
+    nodes: dict[str, MemoryNode],
+    *drained: str,
+    still: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+) -> ObjectRebalance:
     ranking = ranking_of(cluster(nodes, *drained), 3)
     objects = ReplicatedObjects(nodes, ranking, 3, DRIVE, SECRET)
-    return ObjectRebalance(objects, nodes, ranking, ReplicatedCommitLog(objects), confirmed)
+    return ObjectRebalance(objects, nodes, ranking, ReplicatedCommitLog(objects), confirmed, still)
 
 
 def copy_of(ballot: int, data: bytes) -> Copy:
@@ -224,6 +228,24 @@ async def test_copies_elsewhere_go_only_when_enough_wanted_nodes_have_the_right_
     mover = small(nodes)
     await mover.run(quiet)
     assert mover.moved == 2
+    assert holders(nodes, "roots/one") == set(rank[:3])
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+async def test_the_gate_is_closed_for_roots_that_are_moved_only(in_order: bool) -> None:
+    nodes, closed = memory_nodes(8), []
+
+    @asynccontextmanager
+    async def still() -> AsyncIterator[None]:
+        await trio.lowlevel.checkpoint()
+        closed.append(True)
+        yield
+
+    rank = ranking_of(cluster(nodes), 3)(b"roots/one")
+    for name in rank[: 3 if in_order else 4]:
+        put(nodes[name], 1, b"root")
+    await small(nodes, still=still).run(quiet)
+    assert closed == ([] if in_order else [True])
     assert holders(nodes, "roots/one") == set(rank[:3])
 
 
