@@ -33,7 +33,10 @@ async def create_bucket(call: Call) -> Answer:
     if ownership == "BucketOwnerEnforced" and name != acl.PRIVATE:
         raise S3Error("InvalidBucketAclWithObjectOwnership", "A bucket without ACLs cannot be given one.")
     settings = {} if name == acl.PRIVATE else {"acl": name.encode()}
+    if settings:
+        call.access.require("PutBucketAcl")
     if call.request.header("x-amz-object-ownership"):
+        call.access.require("PutBucketOwnershipControls")
         settings["ownership"] = ownership.encode()
     location = _location(await call.document(MAX_DOCUMENT))
     if not _NAME.fullmatch(call.bucket):

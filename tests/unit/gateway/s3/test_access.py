@@ -247,3 +247,20 @@ def test_every_known_condition_key_is_filled(served: Served, s3: Any, bucket: st
         answers.add(connection.getresponse().status)
         connection.close()
     assert 403 in answers
+
+
+def test_whoever_may_only_make_buckets_makes_none_public(served: Served, bucket: str) -> None:
+    def client(*actions: str) -> Any:
+        return restricted(
+            served, {"Effect": "Allow", "Action": ["s3:CreateBucket", *actions], "Resource": "*"}
+        )
+
+    for more, action in (
+        ({"ACL": "public-read"}, "s3:PutBucketAcl"),
+        ({"GrantRead": GRANT}, "s3:PutBucketAcl"),
+        ({"ObjectOwnership": "ObjectWriter"}, "s3:PutBucketOwnershipControls"),
+    ):
+        name = f"{bucket}-{len(str(more))}"
+        assert status(client().create_bucket, Bucket=name, **more) == 403
+        assert status(client(action).create_bucket, Bucket=name, **more) == 200
+    assert status(client().create_bucket, Bucket=f"{bucket}-plain") == 200
