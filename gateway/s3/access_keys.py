@@ -24,6 +24,7 @@ from cache.drive import Drive
 from cache.namespace import ROOT_INODE, RemoveXattr, SetXattr
 from gateway.s3 import policy
 from gateway.s3.access import DEFAULT_USER, Identity
+from gateway.s3.objects import S3Error
 
 PREFIX: Final = b"drivefs.s3.key."
 VERSION: Final = 1
@@ -56,8 +57,13 @@ class AccessKey:
         return f"AccessKey({self.key_id})"
 
     def identity(self) -> Identity:
-        """As the door asks."""
-        return Identity(self.user, self.key_id, policy.parse(self.policy, None) if self.policy else None)
+        """As the door asks. `S3Error`: `AccessDenied` if its policy was set by a drivefs that read it
+        otherwise: then it may do nothing, until another one is set."""
+        try:
+            own = policy.parse(self.policy, None) if self.policy else None
+        except S3Error:
+            raise S3Error("AccessDenied", "The policy of the access key is not understood.") from None
+        return Identity(self.user, self.key_id, own)
 
 
 def encode(key: AccessKey) -> bytes:

@@ -69,6 +69,15 @@ async def test_a_record_that_was_moved_to_another_key_is_none(tmp_path: Path) ->
             keys.find("AKIAMOVED")
 
 
+def test_a_key_whose_policy_is_not_understood_may_nothing() -> None:
+    unknown = (
+        b'{"Statement": {"Effect": "Deny", "Action": "s3:*", "Resource": "*", "Condition": {"New": {}}}}'
+    )
+    with pytest.raises(S3Error) as caught:
+        AccessKey("AKIATEST", "secret", "user", 17, "", unknown).identity()
+    assert caught.value.code == "AccessDenied"
+
+
 async def test_what_is_refused(tmp_path: Path) -> None:
     async with opened(tmp_path, MemoryUpstream()) as drive:
         keys = AccessKeys(drive, SEALING)
