@@ -118,7 +118,7 @@ class MountedNodes:
         place = places[0] if places else node_entries.named(self._changes.file, name).place(folder)
         await node_exchange.exchange(self._changes, name, place, zone)
         epoch = self._changes.file.epoch
-        self._told.say(f"{folder}: {name} is {place} now (epoch {epoch}); rebuilding what it held")
+        self._told.say(f"{folder}: {name} is {place} now (epoch {epoch}); rebuilding what it lacks")
         store = self._running.store
         self._told.step("repair")
         await self._running.settle()

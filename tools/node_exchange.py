@@ -8,6 +8,9 @@ What an empty voter says of the lease is no vote of the one that it replaces: of
 majority could be made with it that no one of the last majority is in. So it loses the vote, and has it (or
 another node has) as one more voter later. Of an even number two majorities have two in common. In its own
 place it loses the vote before it is a node again: the map in force names that place.
+
+An exchange that was interrupted when the node was made is gone on with: what the node lacks is rebuilt, and
+votes are given. The same is done for a node that was there all the time; there it changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Final
 
 import trio
 
-from backend.cluster import DriveFile, NodeEntry
+from backend.cluster import DriveFile, NodeEntry, check_nodes
 from backend.errors import UsageError
 from backend.failpoints import declare
 from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, NodePlace, stored_url
@@ -33,11 +36,14 @@ REPLACED: Final = declare("node.replaced", "the new place has its identity; the 
 
 
 async def exchange(changes: NodeChanges, name: str, place: NodePlace, zone: str | None) -> None:
-    """Have the node of that name at `place`, where it is empty. Raises as `require_replaceable`, and
-    `UnavailableError`; `ConflictError` if the map was changed since it was read."""
+    """Have the node of that name at `place`, where it is empty, or was made before (`is_made`). Raises as
+    `require_replaceable`, and `UnavailableError`; `ConflictError` if the map was changed since it was
+    read."""
     folder, file = changes.drive.folder, changes.file
     old = node_entries.named(file, name)
     await trio.to_thread.run_sync(require_replaceable, folder, file, old, place)
+    if await trio.to_thread.run_sync(is_made, folder, file, old, place):
+        return
     votes = keeps_vote(file, old)
     if old.votes and not votes and old.place(folder).way == place.way:
         await changes.have(partial(_without_vote, file, old))
@@ -52,9 +58,14 @@ def keeps_vote(file: DriveFile, old: NodeEntry) -> bool:
     return old.votes and (voters == 1 or voters % 2 == 0)
 
 
+def is_made(folder: str, file: DriveFile, old: NodeEntry, place: NodePlace) -> bool:
+    """Whether `place` is that of the node in the map, and says so itself. Blocks."""
+    return old.place(folder).way == place.way and check_nodes.answers_as_member(place, old, file.id)
+
+
 def require_replaceable(folder: str, file: DriveFile, old: NodeEntry, place: NodePlace) -> None:
-    """`UsageError`, `ToolError` or `NodeError` if the node cannot be made anew at `place`. It can be in its
-    own, if that is no node any more. Blocks."""
+    """`UsageError`, `ToolError` or `NodeError` if the node cannot be made anew at `place`, and is not made
+    there. It can be in its own, if that is no node any more. Blocks."""
     names = {entry.place(folder).way: entry.name for entry in file.nodes}
     name = names.get(place.way, old.name)
     if name != old.name:
@@ -63,7 +74,7 @@ def require_replaceable(folder: str, file: DriveFile, old: NodeEntry, place: Nod
         _require_mounted(place)
         place.prepare()
         place.require_fit(old.name)
-    elif place.way in names:
+    elif place.way in names and not is_made(folder, file, old, place):
         raise UsageError(f"{place}: is {name}, and is there: fsck.drivefs -y {folder} mends what it lacks")
 
 

@@ -136,7 +136,7 @@ def _replace(options: argparse.Namespace) -> int:
     changes = node_changes.changes_of(_exchanged_without_lease(drive, old, place, options.zone))
     if changes.drive is drive:
         node_changes.run(node_exchange.exchange, changes, old.name, place, options.zone)
-    say(f"{folder}: {old.name} is {place} now (epoch {changes.file.epoch}); rebuilding what it held")
+    say(f"{folder}: {old.name} is {place} now (epoch {changes.file.epoch}); rebuilding what it lacks")
     begun = time.monotonic()
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)
     code = fsck.mend(changes.drive, own)
