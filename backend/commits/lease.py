@@ -296,7 +296,8 @@ class Lease:
         if newest > self._map_epoch:
             raise ConflictError(
                 f"the drive's nodes were changed: there is a cluster map of epoch {newest}, and this one has "
-                f"epoch {self._map_epoch}; try again"
+                f"epoch {self._map_epoch}; try again, and if it stays so, DRIVE/drive.toml is old: "
+                "fsck.drivefs -y DRIVE, else move it aside: drivefs rebuild-drive-file NODE... DRIVE"
             )
 
     def _too_few_take(self, failed: Mapping[str, DriveError]) -> UnavailableError:

@@ -40,11 +40,12 @@ from backend.nodes.node import Node
 from backend.packs.fragment_format import parse_fragment_key
 from tests.declared_failpoints import DECLARED
 from tests.drives import QUIET, make_file
-from tests.small_drive import CLEAN, SmallDrive, copy_of, make_small_drive
+from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_small_drive
 from tools import compose, drive_nodes, drive_opening
 from tools.errors import ToolError
 from tools.host import mounts
 from tools.host.mounts import Mount
+from tools.mkfs import mkfs
 
 ROOT = Path(__file__).parents[4]
 PREFIXES = (
@@ -291,6 +292,55 @@ def test_who_took_the_map_before_a_change_and_the_lease_after_it_is_refused(made
 
     with pytest.raises(ConflictError, match="nodes were changed"):
         trio.run(change)
+
+
+async def opened(made: SmallDrive) -> None:
+    """As a mount that ends at once."""
+    async with drive_opening.opened_drive(made.unlocked(), made.own(), QUIET):
+        await trio.lowlevel.checkpoint()
+
+
+def test_the_message_leads_from_an_old_drive_file_to_the_newer_one(made: SmallDrive) -> None:
+    """Regression: "try again" was said for ever of a drive.toml from a backup, or of another machine."""
+    own = made.drive / "drive.toml"
+    old = own.read_bytes()
+    assert add(made, "node6", "node7") == 0
+    assert remove(made, "node0", "node1") == 0
+    newer = own.read_bytes()
+    own.write_bytes(old)
+    with pytest.raises(ConflictError, match=r"DRIVE/drive\.toml is old: fsck\.drivefs -y DRIVE, else"):
+        trio.run(opened, made)
+    assert made.fsck("-y") == CORRECTED
+    assert own.read_bytes() == newer
+    trio.run(opened, made)
+    assert made.read() == made.content
+
+
+def test_the_message_leads_from_an_old_drive_file_that_names_one_node(tmp_path: Path) -> None:
+    """One node is no majority against the drive's folder, whatever a person does first."""
+    made = SmallDrive(tmp_path, {})
+    (tmp_path / "key").write_bytes(os.urandom(32))
+    (tmp_path / "key").chmod(0o600)
+    assert (
+        mkfs(["-q", "--profile", "copies:1", *made.secret, "--node", f"{made.drive}/node0", str(made.drive)])
+        == 0
+    )
+    own = made.drive / "drive.toml"
+    old = own.read_bytes()
+    assert add(made, "node1", "node2") == 0
+    newer = compose.load_drive(str(made.drive)).epoch
+    own.write_bytes(old)
+    with pytest.raises(ConflictError, match="try again"):
+        made.fsck("-y")
+    with pytest.raises(
+        ConflictError, match=r"else move it aside: drivefs rebuild-drive-file NODE\.\.\. DRIVE$"
+    ):
+        trio.run(opened, made)
+    own.rename(tmp_path / "aside")
+    nodes = [made.drive / f"node{number}" for number in range(3)]
+    assert made.drivefs("rebuild-drive-file", *nodes, made.drive) == 0
+    assert compose.load_drive(str(made.drive)).epoch == newer
+    trio.run(opened, made)
 
 
 def test_a_stopped_holder_of_an_old_map_is_fenced_whatever_became_of_its_nodes(large: SmallDrive) -> None:
