@@ -235,9 +235,13 @@ class Compactor:
         return gone
 
     async def _delete_fragment(self, name: str, pack_id: bytes, index: int) -> bool:
+        """A node that the drive has no more, as it was lost and removed, keeps nothing of it."""
+        node = self._nodes.get(name)
+        if node is None:
+            return True
         try:
-            await self._nodes[name].delete(fragment_key(pack_id, index))
-        except (DriveError, KeyError) as error:
+            await node.delete(fragment_key(pack_id, index))
+        except DriveError as error:
             log.info("%s keeps a fragment that nobody needs until it answers: %s", name, error)
             return False
         return True

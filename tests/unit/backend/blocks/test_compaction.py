@@ -96,6 +96,20 @@ async def test_at_least_95_percent_come_back(rig: Rig) -> None:
     await rig.check(kept)
 
 
+async def test_a_doomed_pack_that_names_a_removed_node_goes(rig: Rig) -> None:
+    """Its fragment there went with the node; it is not waited for."""
+    sealed = blocks(10)
+    await rig.write(sealed, packs=1)
+    [pack_id] = rig.index.packs.ids(b"", 99)
+    pack = rig.index.packs.get(pack_id)
+    assert pack is not None
+    rig.index.packs.set_nodes(pack_id, ["removed", *pack.nodes[1:]])
+    await rig.store.release(ids(sealed))
+    report = await compact(rig)
+    assert (report.packs, report.waiting) == (1, 0)
+    assert rig.index.packs.ids(b"", 99) == []
+
+
 async def test_nothing_goes_before_its_grace(rig: Rig) -> None:
     sealed = blocks(10)
     await rig.write(sealed, packs=1)
