@@ -244,9 +244,26 @@ async def _serve_until_unmounted(
     door: S3DoorWanted | None,
     ready: daemon.Ready,
 ) -> None:
-    async with opening as opened, trio.open_nursery() as nursery:
+    async with opening as opened:
         for notice in opened.notices:
             _warn(notice)
+        await _serve_doors(opened, keys, mountpoint, own, how, door, ready)
+        if os.geteuid() == 0:
+            # Before the drive is let go of: the next mount of it may be in the same place.
+            await trio.to_thread.run_sync(mounts.forget_helper, str(mountpoint))
+
+
+async def _serve_doors(
+    opened: Drive,
+    keys: DriveKeys,
+    mountpoint: Path,
+    own: Folders,
+    how: SessionOptions,
+    door: S3DoorWanted | None,
+    ready: daemon.Ready,
+) -> None:
+    """The mount, and the doors of S3 beside it until it ends."""
+    async with trio.open_nursery() as nursery:
         doors = S3Doors(opened, keys)
         await nursery.start(doors.run)
         if door is not None:
@@ -264,6 +281,3 @@ async def _serve_until_unmounted(
             )
         finally:
             nursery.cancel_scope.cancel()
-        if os.geteuid() == 0:
-            # Before the drive is let go of: the next mount of it may be in the same place.
-            await trio.to_thread.run_sync(mounts.forget_helper, str(mountpoint))

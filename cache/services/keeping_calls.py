@@ -11,24 +11,23 @@ from cache.messages import KEEP, KEPT, UNKEEP, KeepWanted, Kept, Nothing, Servic
 
 def keeping_services(drive: Drive) -> list[Service[Any, Any]]:
     """See the module."""
-    keeper = drive.keeper
 
     async def kept(_: Nothing) -> Kept:
-        status = keeper.status()
-        return Kept(tuple(await keeper.shown()), "" if status is None else status.problem)
+        status = drive.keeper.status()
+        return Kept(tuple(await drive.keeper.shown()), "" if status is None else status.problem)
 
     async def keep(wanted: KeepWanted) -> Kept:
         try:
-            keeper.keep(wanted.inode)
+            drive.keeper.keep(wanted.inode)
         except OSError as error:
             raise _not_noted(error) from error
         if wanted.wait:
-            await keeper.complete()
+            await drive.keeper.complete()
         return await kept(Nothing())
 
     async def unkeep(wanted: UnkeepWanted) -> Kept:
         try:
-            keeper.unkeep(wanted.inode)
+            drive.keeper.unkeep(wanted.inode)
         except OSError as error:
             raise _not_noted(error) from error
         return await kept(Nothing())
