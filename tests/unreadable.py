@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -99,5 +100,6 @@ def is_before(position: int, page: int) -> bool:
 
 
 def _data(file: DirtyFile | None) -> list[Data]:
-    layers = [] if file is None else [layer for layer in (file.top, file.frozen) if layer is not None]
-    return [piece for layer in layers for piece in layer.pieces if isinstance(piece, Data)]
+    """The bytes that a read of the file meets: a commit that was cut may have some that were overwritten."""
+    pieces = [] if file is None else file.pieces(0, sys.maxsize)
+    return [piece for piece in pieces if isinstance(piece, Data)]

@@ -216,6 +216,16 @@ class Life:
 @example(
     steps=[("write", b"a", b"x" * 50), ("write", b"b", b"y"), ("break_file", b"a"), ("publish",)], rounds=0
 )
+@example(
+    steps=[
+        ("write", b"b", b"x" * 57),
+        ("break_file", b"b"),
+        ("cut_only",),
+        ("write", b"b", b"y" * 100),
+        ("publish",),
+    ],
+    rounds=0,
+)
 async def test_all_else_is_published(steps: list[tuple[Any, ...]], rounds: int) -> None:
     """With no `rounds` everything is sealed after the cut, as what is written while the rest is sealed."""
     with TemporaryDirectory() as folder:
