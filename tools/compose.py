@@ -217,7 +217,7 @@ def disk_cache(
     limit = min(defaults.CACHE_DISK, free // 10) if asked is None else asked
     reserve = max(min(total // 20, MOST_RESERVED), 2 * journal_reserve(total))
     used = BlockFolder(cache_folder / DISK_CACHE, limit, reserve, environment)
-    return DiskCache(used, BlockFolder(cache_folder / KEPT, 0, reserve, environment))
+    return DiskCache(used, BlockFolder(cache_folder / KEPT, None, reserve, environment))
 
 
 def build_upstream(

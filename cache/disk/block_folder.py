@@ -64,13 +64,14 @@ class _Part:
 
 
 class BlockFolder:
-    """See the module. `limit` (0: there is none) and `reserve` in bytes."""
+    """See the module. `limit` (None: there is none) and `reserve` in bytes."""
 
     def __init__(
-        self, folder: Path, limit: int, reserve: int, environment: Environment = THIS_MACHINE
+        self, folder: Path, limit: int | None, reserve: int, environment: Environment = THIS_MACHINE
     ) -> None:
         self._parts = {digit: _Part(str(folder / digit)) for digit in "0123456789abcdef"}
         self.limit: Final = limit
+        self._share: Final = None if limit is None else limit // PARTS
         self.reserve: Final = reserve
         self._environment = environment
         self._disk = environment.disk
@@ -127,12 +128,11 @@ class BlockFolder:
 
     def fit(self) -> None:
         """Bring parts that are over their limit below it. `OSError`."""
-        if not self.limit:
+        if self._share is None:
             return
-        share = self.limit // PARTS
         for part in self._parts.values():
-            if self._size_of(part) > share:
-                self._shrink(part, int(share * _KEPT))
+            if self._size_of(part) > self._share:
+                self._shrink(part, int(self._share * _KEPT))
 
     def blocks(self) -> set[BlockId]:
         """Those that are here whole. `OSError`."""
@@ -220,11 +220,10 @@ class BlockFolder:
 
     def _make_room(self, part: _Part, size: int) -> bool:
         """Whether a file of this size may be written now."""
-        if not self.limit:
+        if self._share is None:
             return self._lacking() + size <= 0
-        share = self.limit // PARTS
-        if self._size_of(part) + size > share:
-            self._shrink(part, max(int(share * _KEPT) - size, 0))
+        if self._size_of(part) + size > self._share:
+            self._shrink(part, max(int(self._share * _KEPT) - size, 0))
         return self.make_free(size)
 
     def _lacking(self) -> int:
@@ -235,7 +234,7 @@ class BlockFolder:
 
     def _size_of(self, part: _Part) -> int:
         with self._lock:
-            if part.size is not None and part.written <= self.limit // PARTS // _LOOK_AGAIN:
+            if part.size is not None and part.written <= (self._share or 0) // _LOOK_AGAIN:
                 return part.size
         size = sum(file.size for file in self._files(part))
         with self._lock:

@@ -26,19 +26,17 @@ filled does not come back with the next byte that is free, to go again."""
 
 
 class DiskCache:
-    """See the module. `used` holds what was used last, `kept` has no limit; both on one file system."""
+    """See the module. `used` holds what was used last, `kept` has no limit; both on one file system.
+    `limit`: bytes of what was used last."""
 
     def __init__(self, used: BlockFolder, kept: BlockFolder) -> None:
+        assert used.limit is not None
+        self.limit: Final = used.limit
         self._used = used
         self._kept = kept
         self._lock = threading.Lock()
         self.given_up = 0
         """how often kept blocks went, as the disk filled or as they were wrong"""
-
-    @property
-    def limit(self) -> int:
-        """Bytes of what was used last."""
-        return self._used.limit
 
     def read(self, block: BlockId) -> bytes | None:
         """As `BlockFolder.read`."""

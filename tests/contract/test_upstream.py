@@ -53,7 +53,7 @@ def in_folders(folder: Path) -> Sessions:
 
 
 def behind_a_disk_cache(folder: Path) -> Sessions:
-    disk = DiskCache(BlockFolder(folder / "sealed", 1 << 30, 0), BlockFolder(folder / "kept", 0, 0))
+    disk = DiskCache(BlockFolder(folder / "sealed", 1 << 30, 0), BlockFolder(folder / "kept", None, 0))
     return LocalDrive(memory_nodes(6), disk=disk).opened
 
 

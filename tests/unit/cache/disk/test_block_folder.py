@@ -162,6 +162,28 @@ def test_a_block_larger_than_a_part_is_kept_alone(tmp_path: Path) -> None:
     assert folder.read(block(1)) is None
 
 
+def test_a_limit_of_nothing_is_a_limit(tmp_path: Path) -> None:
+    """Regression: it was taken for none, where the disk was full when the cache was opened."""
+    folder = BlockFolder(tmp_path, 0, 0)
+    for number in range(4):
+        for part in (0, 1):
+            folder.write(block(number, part), bytes(1000))
+    assert sum(file.stat().st_size for file in files(tmp_path)) <= 2 * (1000 + entry_format.HEADER_SIZE)
+    folder.fit()
+    assert files(tmp_path) == []
+
+
+def test_without_a_limit_nothing_goes_for_what_comes(tmp_path: Path) -> None:
+    disk = SmallDisk()
+    folder = BlockFolder(tmp_path, None, 10_000, Environment(disk))
+    for number in range(40):
+        assert folder.write(block(number, number % PARTS), bytes(1000))
+    folder.fit()
+    disk.free = 10_000
+    assert not folder.write(block(40), bytes(1000))
+    assert len(files(tmp_path)) == 40
+
+
 def test_it_gives_way_when_the_disk_fills(tmp_path: Path) -> None:
     disk = SmallDisk()
     folder = BlockFolder(tmp_path, LARGE, 10_000, Environment(disk))

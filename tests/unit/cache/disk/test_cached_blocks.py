@@ -58,7 +58,7 @@ class Counted(MemoryUpstream):
 
 def on_disk(used: BlockFolder, folder: Path) -> DiskCache:
     """With a place for what is kept beside."""
-    return DiskCache(used, BlockFolder(folder / "kept", 0, 0))
+    return DiskCache(used, BlockFolder(folder / "kept", None, 0))
 
 
 @asynccontextmanager

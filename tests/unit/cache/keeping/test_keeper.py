@@ -54,7 +54,7 @@ class FarUpstream(MemoryUpstream):
     def open_cache(self) -> None:
         used = BlockFolder(self.folder / "sealed", LIMIT, 10_000, self.device)
         self.cached = CachedBlocks(
-            self, DiskCache(used, BlockFolder(self.folder / "kept", 0, 10_000, self.device))
+            self, DiskCache(used, BlockFolder(self.folder / "kept", None, 10_000, self.device))
         )
 
     @property
