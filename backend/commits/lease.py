@@ -176,8 +176,15 @@ class Lease:
 
     async def _round(self) -> None:
         """Swap this holder's record in anew, until a majority has it or every voter has said something."""
-        record = replace(self._require(), until_ns=self._until(), claim=self.claim, map=self._map_epoch)
-        self._mine = record = replace(record, renewals=record.renewals + 1)
+        mine = self._require()
+        self._mine = record = replace(
+            mine,
+            renewals=mine.renewals + 1,
+            map=self._map_epoch,
+            claim=self.claim,
+            seconds=self._seconds,
+            until_ns=self._until(),
+        )
         self._rounds += 1
         began, started = self._rounds, self._clock()
         votes, failed = await self._votes.renew(record, self._patience, self._is_majority)

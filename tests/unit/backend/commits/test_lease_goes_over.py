@@ -6,6 +6,7 @@ import pytest
 import trio
 import trio.testing
 
+from backend.commits import lease_record
 from backend.commits.lease import Lease
 from backend.commits.lease_votes import KEY
 from backend.errors import (
@@ -79,3 +80,22 @@ async def test_a_round_that_is_under_way_is_of_the_voters_before(
         await lease.go_over(every, 30)
         assert KEY not in every["node3"].objects
     await lease.verify()
+
+
+@pytest.mark.parametrize(("before", "after"), [(30.0, 120.0), (120.0, 30.0)])
+async def test_others_trust_it_for_as_long_as_its_new_voters_let_it_be_silent(
+    before: float, after: float, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Regression: the record went on saying the seconds of the acquisition. A mount that got its first voter
+    in a store renewed every 100 s, and was taken over from another machine after 33."""
+    setup = Setup(3)
+    lease = await setup.held("one", before)
+    await lease.go_over(setup.nodes, after)
+    await lease.verify()
+    assert {lease_record.decode(node.objects[KEY]).seconds for node in setup.nodes.values()} == {after}
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(lease.run)
+        with pytest.raises(LeaseHeldError, match="on one"):
+            await setup.lease("two").acquire()
+        await lease.verify()
+        nursery.cancel_scope.cancel()
