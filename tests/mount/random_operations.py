@@ -20,7 +20,7 @@ from typing import Final
 from tests.contents import Parts
 from tests.mount import file_calls
 from tests.mount.file_calls import DIRECT_UNIT
-from tests.mount.reading import ORDERS, read_open
+from tests.mount.reading import ORDERS, Order, read_open
 
 MOUNTED, LOCAL = 0, 1
 LONGEST: Final = 70_000
@@ -71,6 +71,9 @@ SHAPES: Final = (ONE_FILE, MANY_FILES, ONE_LARGE_FILE)
 class RandomOperations:
     """Works in the empty folders `tops`: one on the mount, one on the local disk. One thread."""
 
+    orders: tuple[Order, ...] = ORDERS
+    """Those in which whole files are read."""
+
     def __init__(self, tops: Sequence[Path], shape: Shape, seed: int) -> None:
         self._tops = [str(top) for top in tops]
         self._shape = shape
@@ -119,7 +122,7 @@ class RandomOperations:
         """Everything that can be seen under the folders."""
         for opened in self._opened:
             self._compare(opened)
-        order, seed = self._random.choice(ORDERS), self._done
+        order, seed = self._random.choice(self.orders), self._done
         self._same(f"compare all, {order}", lambda side: file_calls.tree(self._tops[side], order, seed))
 
     def _same(self, told: str, call: Call) -> object:
@@ -348,7 +351,7 @@ class RandomOperations:
 
     def read_in_order(self) -> None:
         """All of it, in one of the orders in which programs read; the kernel forgot what it had."""
-        opened, order, seed = self._some_open(), self._random.choice(ORDERS), self._done
+        opened, order, seed = self._some_open(), self._random.choice(self.orders), self._done
         for descriptor in opened.descriptors:
             os.fsync(descriptor)
         self._same(

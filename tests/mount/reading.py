@@ -18,6 +18,8 @@ from typing import Final, Literal, get_args
 
 Order = Literal["in order", "backwards", "at random", "tail first", "in streams", "mapped", "direct", "sent"]
 ORDERS: Final[tuple[Order, ...]] = get_args(Order)
+TO_THE_END: Final[tuple[Order, ...]] = ("direct", "sent")
+"""Those that end where the file ends, also if it was cut meanwhile: an error to the others."""
 STREAMS: Final = 4
 Piece = tuple[int, int]
 """start, end"""

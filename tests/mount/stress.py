@@ -12,20 +12,22 @@ from pathlib import Path
 from typing import Final
 
 from tests.mount.random_operations import MANY_FILES, MOUNTED, RandomOperations
+from tests.mount.reading import TO_THE_END
 
 NEVER: Final = {"EIO", "ESTALE", "ENOTCONN", "ENOSYS", "EFAULT", "ENOMEM", "ENOSPC", "EROFS"}
 
 
 class Stress(RandomOperations):
-    """Works in a folder in which others work too."""
+    """Works in a folder in which others work too. A file that another process truncates ends one that has it
+    mapped (SIGBUS), and has no byte where there were some."""
+
+    orders = TO_THE_END
 
     def __init__(self, folder: Path, seed: int) -> None:
         super().__init__([folder], MANY_FILES, seed)
 
     def _table(self) -> list[tuple[Callable[[], None], int]]:
-        """Without maps, and without reads that rely on the size: a file that another process truncates ends
-        this one (SIGBUS), or has no byte where there were some."""
-        left_out = (self.map_write, self.map_read, self.unmap, self.read_in_order)
+        left_out = (self.map_write, self.map_read, self.unmap)
         return [entry for entry in super()._table() if entry[0] not in left_out]
 
     def _wrong(self, found: list[object]) -> str:

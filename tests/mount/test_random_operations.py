@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from tests.mount.file_calls import tree
 from tests.mount.mounted import ROOT, MountedDrive, succeed
 from tests.mount.random_operations import SHAPES, RandomOperations, Shape
+from tests.mount.stress import Stress
 
 pytestmark = pytest.mark.mount
 
@@ -73,3 +75,22 @@ def stress(drive: MountedDrive, processes: int, operations: int, seed: int) -> N
 def test_several_processes_work_on_the_same_files(drive: MountedDrive) -> None:
     drive.mount(INTERVAL)
     stress(drive, 4, 300, SEED)
+
+
+def test_a_file_that_another_process_cuts_while_it_is_read_ends_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: one of several processes was done, and looked at all files while the others went on."""
+    stat = os.fstat
+
+    def cut_then(descriptor: int) -> os.stat_result:
+        found = stat(descriptor)
+        os.truncate(f"/proc/self/fd/{descriptor}", found.st_size // 3)
+        return found
+
+    for seed in range(10):
+        (tmp_path / "0").write_bytes(bytes(100_000))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fstat", cut_then)
+            Stress(tmp_path, seed).compare_all()
+        assert (tmp_path / "0").stat().st_size < 50_000
