@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,22 @@ async def keys(layer: ObjectLayer, bucket: str = BUCKET, page: int = 1000, **sai
         if not listing.truncated:
             return found
         after = listing.next_after
+
+
+@contextmanager
+def counted_rows(drive: Drive) -> Iterator[list[int]]:
+    """How many rows of SQLite the namespace reads meanwhile: the only item."""
+    connection, rows = drive.ledger.namespace.synced_connection(), [0]
+
+    def note(_cursor: object, row: tuple[object, ...]) -> tuple[object, ...]:
+        rows[0] += 1
+        return row
+
+    connection.setrowtrace(note)
+    try:
+        yield rows
+    finally:
+        connection.setrowtrace(None)
 
 
 def refused(call: Callable[[], Any]) -> str:

@@ -11,7 +11,7 @@ import trio
 from cache.drive import Drive
 from gateway.s3.objects.bucket_folders import BucketFolders
 from gateway.s3.objects.names import Names
-from gateway.s3.objects.states import States, shown_version
+from gateway.s3.objects.states import States
 from gateway.s3.objects.system_folder import VERSIONS, SystemFolder
 from gateway.s3.objects.types import (
     NULL_VERSION,
@@ -95,11 +95,11 @@ class Listings:
         start = after_key if after_version else first_after(after_key, prefix, delimiter)
         rolled = Rolled(lambda start: self._met(of, prefix, start), prefix, delimiter)
         for count, met in enumerate(rolled.items(start)):
-            found: Iterator[VersionInfo | bytes]
-            found = iter([met]) if isinstance(met, bytes) else self._versions_of(of, met.key)
-            if after_version and not isinstance(met, bytes) and met.key == after_key:
-                found = iter(_behind([*self._versions_of(of, met.key)], after_version))
-            items += islice(found, most + 1 - len(items))
+            if isinstance(met, bytes):
+                items.append(met)
+            else:
+                after = after_version if met.key == after_key else ""
+                items += islice(self._versions_of(of, met.key, after), most + 1 - len(items))
             if len(items) > most:
                 last = items[most - 1]
                 version_id = "" if isinstance(last, bytes) else last.version_id
@@ -122,20 +122,31 @@ class Listings:
         for _, entries in groupby(_merged(streams), key=lambda entry: entry.key):
             yield next(entries)
 
-    def _versions_of(self, bucket: Bucket, key: bytes) -> Iterator[VersionInfo]:
+    def _versions_of(self, bucket: Bucket, key: bytes, after: str) -> Iterator[VersionInfo]:
+        """The newest first, behind the version `after` if it is said; all, if that is gone and has no place
+        by its id. As many versions are read as are taken."""
+        shown = self._shown_newest(bucket, key)
+        is_newest = shown is not None and shown.version_id == after
+        name = self._versions.name_of(bucket.inode, key, after) if after and not is_newest else b""
+        if shown is not None and not is_newest and not name:
+            yield shown
+        marker = next(self._versions.of_key(bucket.inode, key), None) if shown is None else None
+        for version in self._versions.of_key(bucket.inode, key, name):
+            info = self._states.info(bucket, key, version.inode)
+            is_latest = marker is not None and version.name == marker.name
+            yield _line(info, info.version_id, is_latest=is_latest, is_marker=version.record.is_delete_marker)
+
+    def _shown_newest(self, bucket: Bucket, key: bytes) -> VersionInfo | None:
+        """The newest version; None where it is a delete marker among the others."""
         found = self._names.locate(bucket.inode, key)
-        info = None if found is None else self._info(bucket, Entry(key, found.inode, found.is_folder))
-        if info is not None:
-            yield _line(info, info.version_id or NULL_VERSION, is_latest=True)
-        elif (implied := self._versions.implied_marker(bucket.inode, key)) is not None:
-            metadata, checksums = Metadata(), Checksums()
-            marker = ObjectInfo(key, 0, "", implied.moment, metadata, checksums)
-            yield _line(marker, implied.version_id, is_latest=True, is_marker=True)
-        for count, version in enumerate(self._versions.of_key(bucket.inode, key)):
-            is_latest = info is None and count == 0 and version.record.is_delete_marker
-            shown = self._states.info(bucket, key, version.inode)
-            version_id = shown_version(bucket, version.record.version_id)
-            yield _line(shown, version_id, is_latest=is_latest, is_marker=version.record.is_delete_marker)
+        if found is not None:
+            info = self._info(bucket, Entry(key, found.inode, found.is_folder))
+            return _line(info, info.version_id, is_latest=True)
+        implied = self._versions.implied_marker(bucket.inode, key)
+        if implied is None:
+            return None
+        marker = ObjectInfo(key, 0, "", implied.moment, Metadata(), Checksums())
+        return _line(marker, implied.version_id, is_latest=True, is_marker=True)
 
     def is_empty(self, bucket: Bucket) -> bool:
         """Whether there is no object, version or delete marker."""
@@ -197,14 +208,6 @@ def _merged(streams: list[Iterator[Entry]]) -> Iterator[Entry]:
         assert entry is not None
         yield entry
         heads[number] = (stream, next(stream, None))
-
-
-def _behind(found: list[VersionInfo], version_id: str) -> list[VersionInfo]:
-    """The versions after that one; all, if it is gone."""
-    for number, item in enumerate(found):
-        if item.version_id == version_id:
-            return found[number + 1 :]
-    return found
 
 
 def _name_of(item: ObjectInfo | bytes) -> bytes:

@@ -68,14 +68,14 @@ class Versions:
 
     # Finding
 
-    def of_key(self, bucket: int, key: bytes) -> Iterator[Version]:
-        """The newest first; lazily."""
+    def of_key(self, bucket: int, key: bytes, after: bytes = b"") -> Iterator[Version]:
+        """The newest first, behind the name `after` (`name_of`); lazily."""
         folder, _ = self._folder(bucket, key)
-        return iter(()) if folder is None else self.in_folder(folder)
+        return iter(()) if folder is None else self.in_folder(folder, after)
 
-    def in_folder(self, folder: int) -> Iterator[Version]:
+    def in_folder(self, folder: int, after: bytes = b"") -> Iterator[Version]:
         """Of one key's folder; of many versions only those are read that are asked for."""
-        start, size = VERSION_NAME, _FIRST_PAGE
+        start, size = after + b"\0" if after else VERSION_NAME, _FIRST_PAGE
         while page := self._namespace.entries_by_name(folder, start, VERSION_NAME + b"\xff", size):
             for row in page:
                 inode = self._namespace.inode(row.inode)
@@ -90,6 +90,13 @@ class Versions:
             return None
         moment = newest.moment + 1
         return ImpliedMarker(f"{_LAST - moment:016x}{0:016x}", moment)
+
+    def name_of(self, bucket: int, key: bytes, version_id: str) -> bytes:
+        """The name that the version has among those of its key, or had; empty if that is not known."""
+        if _is_id(version_id.encode()):
+            return VERSION_NAME + version_id.encode()
+        version = self.find(bucket, key, version_id)
+        return b"" if version is None else version.name
 
     def find(self, bucket: int, key: bytes, version_id: str) -> Version | None:
         """The version of that id, if it is not the newest."""

@@ -17,7 +17,7 @@ from gateway.s3.keys import BadKeyError, check_key
 from gateway.s3.objects import ObjectLayer
 from tests.drives import make_file
 from tests.memory_upstream import MemoryUpstream
-from tests.object_layers import BUCKET, keys, layer_on, put
+from tests.object_layers import BUCKET, counted_rows, keys, layer_on, put
 
 SEGMENTS = st.sampled_from(
     [
@@ -147,21 +147,10 @@ async def fill(drive: Drive, count: int, folders: int = 1) -> None:
 
 async def rows_of(drive: Drive, layer: ObjectLayer, **said: bytes) -> int:
     """The number of rows of SQLite that a listing of 100 reads."""
-    connection = drive.ledger.namespace.synced_connection()
-    rows = 0
-
-    def note(_cursor: object, row: tuple[object, ...]) -> tuple[object, ...]:
-        nonlocal rows
-        rows += 1
-        return row
-
-    connection.setrowtrace(note)
-    try:
+    with counted_rows(drive) as rows:
         listing = await layer.list_objects(BUCKET, limit=100, **said)
-    finally:
-        connection.setrowtrace(None)
     assert len(listing.items) == 100
-    return rows
+    return rows[0]
 
 
 @pytest.mark.parametrize("folders", [1, 200])

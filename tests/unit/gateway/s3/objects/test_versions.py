@@ -23,7 +23,7 @@ from gateway.s3.objects import (
 )
 from tests.drives import make_file
 from tests.memory_upstream import MemoryUpstream
-from tests.object_layers import BUCKET, code_of, get, keys, layer_on, put, refused
+from tests.object_layers import BUCKET, code_of, counted_rows, get, keys, layer_on, put, refused
 
 
 @pytest.fixture
@@ -311,15 +311,41 @@ async def test_a_put_reads_few_of_many_versions(both: tuple[ObjectLayer, Drive])
     for count in (10, 60):
         while len(await versions(layer)) < count:
             await put(layer, "a", b"x")
-        connection, rows = drive.ledger.namespace.synced_connection(), [0]
-
-        def note(_cursor: object, row: tuple[object, ...], rows: list[int] = rows) -> tuple[object, ...]:
-            rows[0] += 1
-            return row
-
-        connection.setrowtrace(note)
-        await put(layer, "a", b"x")
-        connection.setrowtrace(None)
+        with counted_rows(drive) as rows:
+            await put(layer, "a", b"x")
         costs.append(rows[0])
     assert costs[1] <= costs[0] + 5
     assert len(await versions(layer, 7)) == 61
+
+
+async def test_a_page_reads_few_of_many_versions(both: tuple[ObjectLayer, Drive]) -> None:
+    """From any version on: an object that is there, one that was deleted."""
+    layer, drive = both
+    ids: list[str] = []
+    for _ in range(700):
+        ids.insert(0, (await put(layer, "a", b"x")).version_id)
+    for is_deleted in (False, True):
+        if is_deleted:
+            ids.insert(0, (await layer.delete(BUCKET, b"a")).version_id)
+        for number in (0, 1, 600):
+            with counted_rows(drive) as rows:
+                page = await layer.list_versions(BUCKET, after_key=b"a", after_version=ids[number], limit=5)
+            found = [item.version_id for item in page.items if isinstance(item, VersionInfo)]
+            assert found == ids[number + 1 : number + 6]
+            assert rows[0] < 300
+
+
+async def test_a_listing_goes_on_behind_a_version_that_went(both: tuple[ObjectLayer, Drive]) -> None:
+    layer, _ = both
+    ids = [(await put(layer, "a", b"x")).version_id for _ in range(6)][::-1]
+    await layer.delete(BUCKET, b"a", ids[3])
+    await layer.delete(BUCKET, b"a", ids[0])
+
+    async def behind(version_id: str) -> list[tuple[str, bool]]:
+        page = await layer.list_versions(BUCKET, after_key=b"a", after_version=version_id)
+        return [(item.version_id, item.is_latest) for item in page.items if isinstance(item, VersionInfo)]
+
+    assert await behind(ids[3]) == [(ids[4], False), (ids[5], False)]
+    assert await behind(ids[1]) == [(ids[number], False) for number in (2, 4, 5)]
+    everything = [(ids[1], True), *[(ids[number], False) for number in (2, 4, 5)]]
+    assert await behind("null") == everything
