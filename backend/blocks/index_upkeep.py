@@ -102,5 +102,5 @@ class IndexUpkeep:
         self._presence.note_away(names)
         if names:
             self._some_are_away.set()
-        else:
+        elif self._some_are_away.is_set():  # else `run` waits for that one
             self._some_are_away = trio.Event()

@@ -14,15 +14,16 @@ from tests.memory_node import memory_nodes
 
 
 class Slow(IndexReconciliation):
-    """Takes a second; `runs` counts. It never reaches node0."""
+    """Takes a second; `runs` counts. It does not reach the nodes `away`."""
 
     def __init__(self) -> None:
         self.runs = 0
+        self.away = ["node0"]
 
     async def run(self, progress: Progress | None = None) -> ReconcileReport:
         self.runs += 1
         await trio.sleep(1)
-        return ReconcileReport(away=["node0"])
+        return ReconcileReport(away=list(self.away))
 
 
 @pytest.fixture
@@ -56,3 +57,21 @@ async def test_who_asks_for_a_comparison_has_one_of_his_own(
         nursery.start_soon(upkeep.compare)
     assert slow.runs == 2
     assert upkeep.away == ("node0",)
+
+
+async def test_a_node_that_comes_back_is_seen_also_after_comparisons_that_missed_none(
+    slow: Slow, upkeep: IndexUpkeep, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Regression: a comparison without nodes away, while `run` waited for some, had it wait for ever."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(upkeep.run)
+        for away in ([], ["node0"]):
+            await trio.testing.wait_all_tasks_blocked()
+            slow.away = away
+            await upkeep.compare()
+        slow.away = []
+        with trio.move_on_after(10 * AGAIN):
+            while upkeep.away:
+                await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    assert upkeep.away == ()
