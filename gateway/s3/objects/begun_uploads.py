@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from itertools import islice
 from typing import Final
 
 from cache.drive import Drive
@@ -79,10 +80,10 @@ class BegunUploads:
         return Part(number, record.size, record.etag, batch.now, record.checksums)
 
     def parts(self, folder: int, after: int, limit: int) -> list[tuple[Part, int]]:
-        """Parts, each with its inode."""
-        rows = self._drive.entries_by_name(folder, part_name(max(after, 0) + 1), _END, limit)
-        found = [self._part(row.name, row.inode) for row in rows]
-        return [each for each in found if each is not None]
+        """Parts, each with its inode: so many, whatever else the mount put among them."""
+        rows = self._drive.entries_by_name(folder, part_name(max(after, 0) + 1), _END, -1)
+        found = (self._part(row.name, row.inode) for row in rows)
+        return list(islice((each for each in found if each is not None), limit))
 
     def _part(self, name: bytes, inode: int) -> tuple[Part, int] | None:
         value, holds = self._drive.claims.claim(inode)

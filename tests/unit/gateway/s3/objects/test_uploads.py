@@ -23,6 +23,7 @@ from gateway.s3.objects import (
     Upload,
 )
 from tests.contents import content as made_of
+from tests.drives import make_file
 from tests.memory_upstream import MemoryUpstream
 from tests.object_layers import BUCKET, accepting, body_of, code_of, get, keys, layer_on, put, refused
 
@@ -136,13 +137,19 @@ async def test_parts_are_listed_and_replaced(both: tuple[ObjectLayer, Drive]) ->
 async def test_a_part_that_the_mount_changed_is_none(both: tuple[ObjectLayer, Drive]) -> None:
     layer, drive = both
     upload = await layer.create_upload(BUCKET, KEY, Metadata())
-    named = await part(layer, upload, 1, b"part")
+    named = [await part(layer, upload, number, b"part") for number in (1, 2, 3)]
     inode = ROOT_INODE
     bucket = b"%x" % layer.bucket(BUCKET).inode
-    for name in (b".s3~system", b"uploads", bucket, upload.upload_id.encode(), b"00001"):
+    for name in (b".s3~system", b"uploads", bucket, upload.upload_id.encode()):
         inode = drive.lookup(inode, name).inode
-    await drive.write(inode, 0, b"x")
-    assert await code_of(layer.complete(BUCKET, KEY, upload.upload_id, [named], whole)) == "InvalidPart"
+    await drive.write(drive.lookup(inode, b"00001").inode, 0, b"x")
+    await make_file(drive, b"000011", b"no part", inode)
+    for limit in (1, 2):
+        listing = layer.parts_of(BUCKET, KEY, upload.upload_id, 0, limit)
+        assert [each.number for each in listing.parts] == [2, 3][:limit]
+        assert (listing.truncated, listing.next_number) == ((True, 2) if limit == 1 else (False, 0))
+    call = layer.complete(BUCKET, KEY, upload.upload_id, named[:1], whole)
+    assert await code_of(call) == "InvalidPart"
 
 
 async def test_parts_of_other_objects(both: tuple[ObjectLayer, Drive]) -> None:
