@@ -19,6 +19,7 @@ from gateway.s3.xml_requests import MAX_DOCUMENT, MAX_LIST, Node, malformed, par
 OWNERSHIPS: Final = ("BucketOwnerEnforced", "BucketOwnerPreferred", "ObjectWriter")
 MOST_DELETED: Final = 1000
 MOST_TAGS: Final = 50
+_ELEMENTS_OF_ITEM: Final = 8
 _NAME: Final = re.compile(r"(?=.{3,63}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 
 
@@ -277,8 +278,8 @@ def _setting(call: Call, name: str, code: str) -> bytes:
 
 
 async def delete_objects(call: Call) -> Answer:
-    """DeleteObjects."""
-    asked = parse(await call.document(MAX_LIST), "Delete")
+    """DeleteObjects. Which keys the caller has to be allowed to delete is in the body."""
+    asked = parse(await call.document(MAX_LIST), "Delete", MOST_DELETED * _ELEMENTS_OF_ITEM)
     items = [_item(node) for node in asked.children("Object")]
     if not 1 <= len(items) <= MOST_DELETED:
         raise malformed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from typing import Final
 
 from gateway.s3 import checksums
 from gateway.s3.access import owner_of
@@ -19,7 +20,8 @@ from gateway.s3.payload import DEFAULT_ALGORITHM, known_algorithm
 from gateway.s3.xml_answers import document, element, escaped, key_text, optional, time_text, truth
 from gateway.s3.xml_requests import MAX_LIST, Node, malformed, parse
 
-MOST_PARTS = 10_000
+MOST_PARTS: Final = 10_000
+_ELEMENTS_OF_PART: Final = 10
 
 
 async def create_upload(call: Call) -> Answer:
@@ -198,7 +200,8 @@ async def complete_upload(call: Call) -> Answer:
     """CompleteMultipartUpload."""
     call.require("PutObject", "WRITE")
     # A checksum in the headers is that of the object, not of this document.
-    asked = parse(await call.document(MAX_LIST, is_summed=False), "CompleteMultipartUpload")
+    data = await call.document(MAX_LIST, is_summed=False)
+    asked = parse(data, "CompleteMultipartUpload", MOST_PARTS * _ELEMENTS_OF_PART)
     parts = [_to_join(node) for node in asked.children("Part")]
     upload_id = call.request.query["uploadId"]
     info = await call.layer.complete(
