@@ -104,7 +104,7 @@ class CachedBlocks:
     async def get_block_again(self, block: BlockId) -> bytes:
         drop = partial(self._disk.drop, block)
         await self._try(drop, PATIENCE)
-        self._keep(0, drop)  # it may still wait to be written
+        self._wait(_Waiting(0, drop))  # it may still wait to be written
         return await self._store.get_block_again(block)
 
     async def report_wrong(self, block: BlockId) -> bool:

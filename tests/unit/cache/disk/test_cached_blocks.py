@@ -193,6 +193,25 @@ async def test_what_a_node_gives_wrong_is_not_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("?/*")] == [last.id.hex()]
 
 
+async def test_what_a_node_gives_wrong_is_not_kept_while_much_waits_to_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: what kept folders have waiting let it be written, and its removal be left out."""
+    monkeypatch.setattr(cached_blocks, "MOST_WAITING", SIZE)
+    store = Wrong()
+    wrong, kept = (await stored(store))[:2]
+    blocks = CachedBlocks(store, on_disk(BlockFolder(tmp_path, 1 << 30, 0), tmp_path))
+    async with trio.open_nursery() as nursery:
+        await blocks.get_block(wrong)
+        nursery.start_soon(blocks.keep, kept, bytes(SIZE))
+        await trio.testing.wait_all_tasks_blocked()
+        await blocks.get_block_again(wrong)
+        nursery.start_soon(blocks.run)
+        assert await blocks.keep(kept, bytes(SIZE))
+        nursery.cancel_scope.cancel()
+    assert [path.name for path in tmp_path.rglob("?/*") if path.is_file()] == [kept.hex()]
+
+
 class BrokenFolder(BlockFolder):
     """Its disk answers EIO, until it is mended."""
 
