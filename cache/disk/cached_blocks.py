@@ -110,12 +110,13 @@ class CachedBlocks:
     async def report_wrong(self, block: BlockId) -> bool:
         return await self._store.report_wrong(block)
 
-    async def keep(self, block: BlockId, sealed: Buffer) -> bool:
-        """Keep the block until it is released; whether it is kept: the disk may be full, or rest. `sealed`
-        was authenticated. `run` must be running: what was put and dropped before comes first."""
+    async def keep(self, block: BlockId, sealed: Buffer) -> bool | None:
+        """Keep the block until it is released; whether the disk has room for it, None if that cannot be used
+        now. `sealed` was authenticated. `run` must be running: what was put and dropped before comes
+        first."""
         waiting = self._wait(_Waiting(len(sealed), partial(self._disk.keep, block, sealed)))
         await waiting.done.wait()
-        return waiting.answer is True
+        return None if waiting.answer is None else waiting.answer is True
 
     async def kept(self) -> set[BlockId] | None:
         """The blocks that are kept and here; None if the disk does not say."""

@@ -44,6 +44,8 @@ _SHARE: Final = 20
 _AT_ONCE: Final = 2
 _MOST_FAILURES: Final = 8
 """After so many in a row the nodes are taken for away."""
+_UNUSABLE: Final = "the disk cache cannot be used now"
+_NO_ROOM: Final = "this machine's disk has no room for more"
 
 log = logging.getLogger(__name__)
 
@@ -183,7 +185,7 @@ class Keeper:
         self._head, wanted = found.head, found.blocks()
         self._not_before = began + max(LOOK_EVERY, _SHARE * (trio.current_time() - began))
         if here is None:
-            self._problem = "the disk cache cannot be used now"
+            self._problem = _UNUSABLE
             return
         if not self._folders.problem:  # the list is not known: nothing may be given back
             await blocks.release(here - wanted.keys())
@@ -203,11 +205,11 @@ class Keeper:
                 self._failures += 1
                 continue
             self._failures = 0
-            if await blocks.keep(block, sealed):
-                self._here += named
-            else:
-                self._problem = "this machine's disk has no room for more"
+            kept = await blocks.keep(block, sealed)
+            if not kept:
+                self._problem = _UNUSABLE if kept is None else _NO_ROOM
                 return
+            self._here += named
 
     async def _open(self, block: BlockId, sealed: Buffer) -> Buffer:
         return await trio.to_thread.run_sync(self._codec.open, block, sealed, limiter=self._limiter)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import errno
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from stat import S_IFDIR
@@ -11,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from backend.buffer import Buffer
 from backend.system import THIS_MACHINE, Durable, Environment
 from cache.disk import PARTS, BlockFolder, CachedBlocks, DiskCache, cached_blocks
 from cache.drive import Circumstances, Drive
@@ -40,6 +42,17 @@ class SmallDisk(Durable):
 
     def free_space(self, path: str) -> tuple[int, int]:
         return 1 << 40, self.size - size_of(self.folder)
+
+
+class BrokenDisk(SmallDisk):
+    """Nothing can be written below it while it `is_broken`."""
+
+    is_broken = False
+
+    def write(self, descriptor: int, parts: Sequence[Buffer], offset: int) -> int:
+        if self.is_broken:
+            raise OSError(errno.EIO, "Input/output error")
+        return super().write(descriptor, parts, offset)
 
 
 class FarUpstream(MemoryUpstream):
@@ -222,6 +235,26 @@ async def test_a_disk_that_fills_takes_what_was_only_used_first(
         disk.size = 1 << 40
         await let_pass(mock_clock, RETRY + 3 * LOOK_EVERY)
         assert status(drive).here == status(drive).bytes
+        assert status(drive).problem == ""
+
+
+@pytest.mark.logs_warnings
+async def test_a_disk_that_cannot_be_written_is_not_called_full(
+    tmp_path: Path, mock_clock: MockClock
+) -> None:
+    broken = BrokenDisk(tmp_path / "cache")
+    far = FarUpstream(tmp_path / "cache", broken)
+    async with mounted(far, environment_of(mock_clock)) as drive:
+        folder = await make_folder(drive, b"kept")
+        await fill(drive, folder)
+        await let_pass(mock_clock, LOOK_EVERY)
+        broken.is_broken = True
+        drive.keeper.keep(folder)
+        await drive.keeper.complete()
+        assert status(drive).problem == "the disk cache cannot be used now"
+        broken.is_broken = False
+        await let_pass(mock_clock, cached_blocks.REST + RETRY + LOOK_EVERY)
+        assert status(drive).here == status(drive).bytes > 0
         assert status(drive).problem == ""
 
 
