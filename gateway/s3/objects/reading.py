@@ -18,7 +18,7 @@ from gateway.s3.objects.bucket_folders import BucketFolders
 from gateway.s3.objects.errors import ChangedError, DeleteMarkerError, S3Error
 from gateway.s3.objects.names import Names
 from gateway.s3.objects.record import PARTS, decode_parts
-from gateway.s3.objects.states import States, check_read
+from gateway.s3.objects.states import States, check_read, check_source
 from gateway.s3.objects.types import (
     NULL_VERSION,
     UNCONDITIONAL,
@@ -149,8 +149,9 @@ class Reading:
     async def joined(
         self, source: Source, byte_range: tuple[int, int] | None = None
     ) -> AsyncIterator[Joined]:
-        """The source's bytes [start, end), published. `InvalidRange` if they are not inside it; `SlowDown`,
-        `NoSuchKey`, `NoSuchVersion`, `DeleteMarkerError` if they are another's or nobody's before that."""
+        """The source's bytes [start, end), published. Before that: `PreconditionFailed` by its conditions,
+        `InvalidRange` if the bytes are not inside it. `SlowDown`, `NoSuchKey`, `NoSuchVersion`,
+        `DeleteMarkerError` if they become another's or nobody's meanwhile."""
         of = self._buckets.bucket(source.bucket)
         place = self.find(of, source.key, source.version_id)
         with ExitStack() as stack:
@@ -158,6 +159,7 @@ class Reading:
             stack.callback(self._drive.release, place.inode)
             watch = stack.enter_context(self._drive.claims.watching(place.inode))
             info = self._states.info(of, source.key, place.inode, is_folder=place.is_folder)
+            check_source(source.conditions, info)
             start, end = byte_range or (0, info.size)
             if byte_range is not None and not 0 <= start < end <= info.size:
                 raise S3Error("InvalidRange", "the range is not inside the source")

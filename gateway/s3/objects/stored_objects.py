@@ -15,7 +15,7 @@ from gateway.s3.objects.names import Batch, Found, Names
 from gateway.s3.objects.reading import Reading
 from gateway.s3.objects.record import Record, decode, encode
 from gateway.s3.objects.staging import Staging
-from gateway.s3.objects.states import States, check_source, check_write, shown_version
+from gateway.s3.objects.states import States, check_write, shown_version
 from gateway.s3.objects.system_folder import SystemFolder
 from gateway.s3.objects.types import (
     UNCONDITIONAL,
@@ -247,7 +247,6 @@ class StoredObjects:
         await self._system.make()
         async with self._reading.joined(source) as joined:
             found = joined.info
-            check_source(source.conditions, found)
             said = replace(found.metadata, acl="", owner="") if metadata is None else metadata
             said = replace(said, tags=found.metadata.tags if tags is None else tags)
             kept = found.checksums if checksums is None else checksums

@@ -263,6 +263,22 @@ async def test_copies(both: tuple[ObjectLayer, Drive]) -> None:
     assert await keys(layer) == [b"a", b"d/b", b"m/", b"n", b"n/"]
 
 
+async def test_a_copy_that_its_source_forbids_publishes_nothing(both: tuple[ObjectLayer, Drive]) -> None:
+    layer, drive = both
+    info = await put(layer, "a", b"1")
+    upload = await layer.create_upload(BUCKET, b"b", Metadata())
+    source = Source(BUCKET, b"a", None, Conditions(if_none_match=(info.etag,)))
+    before = drive.ledger.head.number
+    for call in (
+        layer.copy(source, BUCKET, b"b"),
+        layer.copy_part(BUCKET, b"b", upload.upload_id, 1, source),
+    ):
+        assert await code_of(call) == "PreconditionFailed"
+    assert drive.ledger.head.number == before
+    await layer.copy(Source(BUCKET, b"a"), BUCKET, b"b")
+    assert drive.ledger.head.number > before
+
+
 async def test_a_read_is_of_one_state(both: tuple[ObjectLayer, Drive]) -> None:
     layer, drive = both
     data = made_of("random", (2 << 20) + 5)
