@@ -93,11 +93,13 @@ class Tree:
 
     async def make_nameless(self, directory: int, mode: int, uid: int, gid: int) -> int:
         """A new regular file without a name, held once: nobody but the caller sees it. It goes when it is
-        released, and with this process, unless a `Link` gave it a name (`accept_together`). It had one in
-        `directory` for no moment."""
+        released, and with this process, unless a `Link` gave it a name (`accept_together`). One batch gives
+        it a name that nobody has in `directory`, and takes that away."""
         await self._intake.room(Need.CHANGE)
         inode, now = self._namespace.allocate_inode(), self._intake.now()
         name = b".nameless-%d" % inode
+        while self._namespace.entry(directory, name) is not None:
+            name += b"~"
         self._new_name(directory, name)
         made = Create(directory, name, inode, S_IFREG | mode, uid, gid, 0, b"", now)
         self._intake.accept_all([made, Unlink(directory, name, inode, now)])

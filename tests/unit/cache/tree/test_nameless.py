@@ -12,7 +12,7 @@ from cache.errors import StaleError
 from cache.namespace import ROOT_INODE, Link, Namespace
 from cache.namespace.operations import Create
 from tests.contents import content as made_of
-from tests.drives import content_of, opened
+from tests.drives import content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
 
 
@@ -38,6 +38,18 @@ async def test_a_nameless_file_is_there_once_it_has_a_name(tmp_path: Path, linke
             with pytest.raises(StaleError):
                 drive.attributes(inode)
         assert drive.statistics().inodes - drive.statistics().free_inodes == 1 + linked
+
+
+async def test_a_nameless_file_is_made_beside_any_name(tmp_path: Path) -> None:
+    async with opened(tmp_path, MemoryUpstream()) as drive:
+        inode = (await make_file(drive, b"file")).inode
+        for number in range(inode, inode + 20):
+            await drive.link(inode, ROOT_INODE, b".nameless-%d" % number)
+        names = [entry.name for entry in drive.entries(ROOT_INODE, 0, 99)]
+        nameless = await drive.make_nameless(ROOT_INODE, 0o644, 0, 0)
+        assert b".nameless-%d" % nameless in names
+        assert drive.attributes(nameless).nlink == 0
+        assert [entry.name for entry in drive.entries(ROOT_INODE, 0, 99)] == names
 
 
 @given(st.sets(st.binary(min_size=1, max_size=4).filter(lambda n: not {0, 47}.intersection(n))))
