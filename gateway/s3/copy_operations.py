@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
+from dataclasses import replace
 from urllib.parse import unquote_to_bytes
 
 from gateway.s3 import checksums
@@ -17,7 +19,7 @@ from gateway.s3.xml_answers import document, element, time_text
 DIRECTIVES = ("COPY", "REPLACE", "")
 
 
-def source_of(call: Call) -> Source:
+def _source_of(call: Call) -> Source:
     """The object that `x-amz-copy-source` names, decoded once. `S3Error`."""
     text = call.request.header("x-amz-copy-source").encode("utf-8", "surrogateescape")
     path, _, query = text.partition(b"?versionId=")
@@ -29,21 +31,24 @@ def source_of(call: Call) -> Source:
     return Source(bucket.decode("utf-8", "replace"), key, version_id, conditions)
 
 
-def require_source(call: Call, source: Source) -> ObjectInfo:
-    """The object that is copied. `S3Error`: `AccessDenied` if the caller may not read it."""
+def required_source(call: Call) -> tuple[Source, ObjectInfo]:
+    """The object that is copied, in the state that it has now and no other. `S3Error`: `AccessDenied` if the
+    caller may not read it."""
+    source = _source_of(call)
     bucket, key, version_id = source.bucket, source.key, source.version_id
     call.access.require_object("GetObject", bucket, key, "READ", version_id)
-    return call.layer.head(bucket, key, version_id)
+    info = call.layer.head(bucket, key, version_id)
+    return replace(source, etag=info.etag), info
 
 
 async def copy_object(call: Call) -> Answer:
     """CopyObject."""
     call.require("PutObject", "WRITE")
-    source = source_of(call)
-    before = require_source(call, source)
+    source, before = required_source(call)
     given = metadata_of_new(call)
     replaced = _directive(call, "x-amz-metadata-directive") == "REPLACE"
-    tags = given.tags if _directive(call, "x-amz-tagging-directive") == "REPLACE" else None
+    is_tagged = _directive(call, "x-amz-tagging-directive") == "REPLACE"
+    tags = given.tags if is_tagged else _tags_taken(call, source, before)
     _check_changes(call, source, replaced)
     if not replaced:
         old = before.metadata
@@ -80,6 +85,15 @@ def _directive(call: Call, name: str) -> str:
     return found
 
 
+def _tags_taken(call: Call, source: Source, before: ObjectInfo) -> Mapping[str, str]:
+    """The source's, which the caller has to be allowed to read there, and to set here."""
+    tags = before.metadata.tags
+    if tags:
+        call.access.require("GetObjectTagging", source.bucket, source.key, version_id=source.version_id)
+        call.require("PutObjectTagging")
+    return tags
+
+
 def _check_changes(call: Call, source: Source, replaced: bool) -> None:
     """A copy of an object onto itself has to change something."""
     onto_itself = (source.bucket, source.key, source.version_id) == (call.bucket, call.key, None)
@@ -98,7 +112,7 @@ async def _checksums_of(call: Call, source: Source, before: ObjectInfo) -> Check
     if not asked or known_algorithm(asked) in before.checksums.values:
         return None
     running = checksums.new(known_algorithm(asked))
-    found = call.layer.open(source.bucket, source.key, source.version_id, Conditions(if_match=(before.etag,)))
+    found = call.layer.open(source.bucket, source.key, source.version_id, Conditions(if_match=(source.etag,)))
     async with aclosing(pieces_of(found, 0, found.info.size)) as pieces:
         async for piece in pieces:
             running.update(piece)

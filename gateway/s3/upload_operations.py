@@ -11,7 +11,7 @@ from gateway.s3.access import owner_of
 from gateway.s3.acl import owner_element
 from gateway.s3.answer import Answer, nothing, xml
 from gateway.s3.call import MAX_LISTED, Call
-from gateway.s3.copy_operations import copied, quoted, require_source, source_of
+from gateway.s3.copy_operations import copied, quoted, required_source
 from gateway.s3.listing_operations import prefixes
 from gateway.s3.object_headers import SEALED, STANDARD, checksum_headers, new_version_header
 from gateway.s3.object_operations import check_size, metadata_of_new
@@ -92,8 +92,8 @@ async def put_part(call: Call) -> Answer:
 async def copy_part(call: Call) -> Answer:
     """UploadPartCopy."""
     call.require("PutObject", "WRITE")
-    upload, number, source = _upload(call), _number(call), source_of(call)
-    info = require_source(call, source)
+    upload, number = _upload(call), _number(call)
+    source, info = required_source(call)
     asked = _copied_range(call.request.header("x-amz-copy-source-range"), info.size)
     part, version = await call.layer.copy_part(call.bucket, call.key, upload.upload_id, number, source, asked)
     headers = {"x-amz-copy-source-version-id": version} if version else {}

@@ -160,6 +160,8 @@ class Reading:
             watch = stack.enter_context(self._drive.claims.watching(place.inode))
             info = self._states.info(of, source.key, place.inode, is_folder=place.is_folder)
             check_source(source.conditions, info)
+            if source.etag and info.etag != source.etag:
+                raise _changed()
             start, end = byte_range or (0, info.size)
             if byte_range is not None and not 0 <= start < end <= info.size:
                 raise S3Error("InvalidRange", "the range is not inside the source")

@@ -164,12 +164,14 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An object to copy from. `version_id`: None is the newest."""
+    """An object to copy from. `version_id`: None is the newest. `etag`: of the state that is meant, as it
+    was allowed to be copied; empty: any. Another one is `SlowDown`."""
 
     bucket: str
     key: bytes
     version_id: str | None = None
     conditions: Conditions = UNCONDITIONAL
+    etag: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from gateway.http import Address, HttpServer, listeners_at
 from gateway.s3.access_keys import AccessKey, AccessKeys, Sealing
 from gateway.s3.call import Settings
 from gateway.s3.door import S3Door
-from gateway.s3.objects import open_objects
+from gateway.s3.objects import ObjectLayer, open_objects
 from tests.drives import KEYS, opened
 from tests.memory_upstream import MemoryUpstream
 
@@ -45,6 +45,7 @@ class Served:
     other: AccessKey
     drive: Drive
     keys: AccessKeys
+    layer: ObjectLayer
     token: trio.lowlevel.TrioToken
     cancel: trio.CancelScope
     clients: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +88,7 @@ async def _serve(folder: Path, settings: Settings, ready: SimpleQueue[Served | B
         with trio.CancelScope() as scope:
             token = trio.lowlevel.current_trio_token()
             port = listeners[0].socket.getsockname()[1]
-            ready.put(Served(port, user, other, drive, keys, token, scope))
+            ready.put(Served(port, user, other, drive, keys, layer, token, scope))
             await server.serve(listeners)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from gateway.s3.conditions import KEYS
+from gateway.s3.objects import Checksums, Metadata, OpenObject
 from tests.unit.gateway.s3.served import Served, serving
 
 LISTS_AND_READS = ["s3:ListBucket", "s3:GetObjectVersion"]
@@ -264,3 +265,61 @@ def test_whoever_may_only_make_buckets_makes_none_public(served: Served, bucket:
         assert status(client().create_bucket, Bucket=name, **more) == 403
         assert status(client(action).create_bucket, Bucket=name, **more) == 200
     assert status(client().create_bucket, Bucket=f"{bucket}-plain") == 200
+
+
+@pytest.mark.parametrize("place", ["key", "bucket"])
+def test_a_copy_takes_tags_along_only_for_whoever_may_read_and_set_them(
+    served: Served, s3: Any, bucket: str, place: str
+) -> None:
+    def client(*actions: str) -> Any:
+        allowed = statement(bucket, "Allow", ["s3:PutObject", "s3:GetObject", *actions])
+        if place == "key":
+            return restricted(served, allowed)
+        set_policy(s3, bucket, allowed | {"Principal": {"AWS": "other"}})
+        return served.client("other")
+
+    both = ("s3:GetObjectTagging", "s3:PutObjectTagging")
+    source = {"Bucket": bucket, "Key": "tagged"}
+    s3.put_object(**source, Body=b"data", Tagging="a=b")
+    s3.put_object(Bucket=bucket, Key="plain", Body=b"data")
+    copy = {"Bucket": bucket, "Key": "copy"}
+    for actions, expected in (((), 403), (both[:1], 403), (both[1:], 403), (both, 200)):
+        who = client(*actions)
+        assert status(who.copy_object, **copy, CopySource=source) == expected, actions
+        assert status(who.copy_object, **copy, CopySource={"Bucket": bucket, "Key": "plain"}) == 200
+        assert status(who.copy_object, **copy, CopySource=source, TaggingDirective="REPLACE") == 200
+    client(*both).copy_object(**copy, CopySource=source)
+    assert s3.get_object_tagging(**copy)["TagSet"] == [{"Key": "a", "Value": "b"}]
+
+
+def test_a_copy_takes_no_other_state_than_the_one_it_was_allowed(
+    served: Served, s3: Any, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The source is replaced by a secret one, while its bytes are read for their checksum."""
+    layer, opened = served.layer, served.layer.open
+
+    class Replacing:
+        def __init__(self, found: OpenObject) -> None:
+            self.info, self.part, self.close = found.info, found.part, found.close
+            self._found = found
+
+        async def read(self, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
+            async for piece in self._found.read(start, end):
+                yield piece
+            monkeypatch.setattr(layer, "open", opened)
+            secret = Metadata(owner="user", tags={"secret": "yes"})
+            await layer.put(bucket, b"k", pieces(b"secret"), None, secret, lambda _: Checksums())
+
+    monkeypatch.setattr(layer, "open", lambda *asked: Replacing(opened(*asked)))
+    s3.put_object(Bucket=bucket, Key="k", Body=b"data")
+    allowed, denied = statement(bucket, "Allow", "s3:*"), statement(bucket, "Deny", OBJECTS, Condition=TAGGED)
+    client = restricted(served, allowed, denied)
+    copy = {"Bucket": bucket, "Key": "copy", "CopySource": f"{bucket}/k", "ChecksumAlgorithm": "SHA256"}
+    assert status(client.copy_object, **copy) == 503
+    assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"secret"
+    assert status(client.copy_object, **copy) == 403
+    assert status(s3.head_object, Bucket=bucket, Key="copy") == 404
+
+
+async def pieces(data: bytes) -> AsyncIterator[bytes]:
+    yield data
