@@ -45,7 +45,7 @@ class Room:
         self.waiting = 0
         """who waits for what is not stored to take less than it seems"""
         self.wanted = trio.Event()
-        """set when it should be measured soon; whoever measures puts a new one in its place"""
+        """set when it should be measured soon; whoever measures puts a new one in the place of a set one"""
         self._capacity: Capacity | None = None
         self._stored = 0
         """of `accepted`, what was stored when it was last measured"""

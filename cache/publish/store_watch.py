@@ -40,7 +40,8 @@ class StoreWatch:
     async def look(self) -> None:
         """Ask the store, and reckon with what it says."""
         room = self._ledger.room
-        room.wanted = trio.Event()
+        if room.wanted.is_set():  # else `run` waits for that one
+            room.wanted = trio.Event()
         accepted, unstored = room.accepted, self._ledger.unstored_bytes
         try:
             status = self.status = await self._housekeeping.status()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -445,3 +446,16 @@ def test_deleting_frees_space_though_others_left_no_room_for_what_waits(
             await check(drive, kept)
 
     trio.run(live)
+
+
+async def test_who_wants_room_is_heard_also_after_the_status_was_asked_for(tmp_path: Path) -> None:
+    """Regression: who asked for the status had the nodes looked at, and after that nobody else had for half a
+    minute; what waited for room had ENOSPC before."""
+    async with mounted(tmp_path, memory_nodes(6), QUIET) as drive:
+        await trio.testing.wait_all_tasks_blocked()
+        await drive.status()
+        before = drive.store.status
+        drive.ledger.room.look_soon()
+        with trio.fail_after(intake.PATIENCE):
+            while drive.store.status is before:
+                await trio.sleep(0.01)
