@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,24 @@ async def test_a_watch_sees_changes_of_its_file_only(tmp_path: Path) -> None:
             assert [*seen, watch.changed, second.changed] == [False, False, True, True]
         with drive.claims.watching(inode) as watch:
             assert not watch.changed
+
+
+@pytest.mark.parametrize("how", ["write", "truncate"])
+async def test_the_end_of_a_claim_is_journaled_before_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    async with opened(tmp_path, MemoryUpstream()) as drive:
+        inode = await claimed(drive)
+        seen: list[bool] = []
+        change = getattr(drive.ledger, how)
+
+        def seeing(*said: Any) -> Any:
+            seen.append(drive.claims.claim(inode)[1])
+            return change(*said)
+
+        monkeypatch.setattr(drive.ledger, how, seeing)
+        if how == "write":
+            await drive.write(inode, 10, b"x")
+        else:
+            await drive.set_attributes(inode, AttributeChange(size=10))
+        assert seen == [False]
