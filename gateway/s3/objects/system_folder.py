@@ -67,13 +67,16 @@ class SystemFolder:
     async def secret(self) -> bytes:
         """Random bytes that stay with the folder that is served."""
         if self._names.attribute(self.root, SECRET) is None:
-            made = self._drive.ledger.environment.random_bytes(32)
             batch = Batch(self._drive.now())
-            batch.set_attribute(self.root, SECRET, made)
-            await self._drive.accept_together(lambda: batch.operations)
+            await self._drive.accept_together(lambda: self._making_secret(batch))
         found = self._names.attribute(self.root, SECRET)
         assert found is not None
         return found
+
+    def _making_secret(self, batch: Batch) -> list[Operation]:
+        if self._names.attribute(self.root, SECRET) is None:
+            batch.set_attribute(self.root, SECRET, self._drive.ledger.environment.random_bytes(32))
+        return batch.operations
 
 
 def bucket_name(bucket: int) -> bytes:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
 from cache.errors import FileSystemError
 from cache.namespace import ROOT_INODE
-from gateway.s3.objects import Checksums, Conditions, Metadata, ObjectLayer, PartToJoin, Source, ToDelete
+from gateway.s3.objects import (
+    Checksums,
+    Conditions,
+    Metadata,
+    ObjectLayer,
+    PartToJoin,
+    Source,
+    ToDelete,
+    open_objects,
+)
 from tests.contents import content as made_of
-from tests.drives import make_file
+from tests.drives import make_file, opened
 from tests.memory_upstream import MemoryUpstream
 from tests.object_layers import BUCKET, accepting, body_of, code_of, get, keys, layer_on, put
 
@@ -100,6 +111,26 @@ async def test_objects_and_folders_of_one_name_at_once(tmp_path: Path) -> None:
             await get(layer, key)
             await layer.delete(BUCKET, key)
         await layer.delete_bucket(BUCKET)
+
+
+async def test_layers_that_open_at_once_say_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with opened(tmp_path, MemoryUpstream()) as drive:
+        accept, layers = drive.accept_together, []
+
+        async def waiting(*said: Any) -> None:
+            await trio.testing.wait_all_tasks_blocked()
+            await accept(*said)
+
+        async def open_one() -> None:
+            layers.append(await open_objects(drive))
+
+        monkeypatch.setattr(drive, "accept_together", waiting)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(open_one)
+            nursery.start_soon(open_one)
+        await layers[0].create_bucket(BUCKET)
+        await make_file(drive, b"a", b"mount", layers[0].bucket(BUCKET).inode)
+        assert layers[0].head(BUCKET, b"a") == layers[1].head(BUCKET, b"a")
 
 
 async def reader(layer: ObjectLayer, seen: set[bytes]) -> None:
