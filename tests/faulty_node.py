@@ -32,6 +32,11 @@ class Fault:
     flip: bool = False
     hits: int = field(default=0, init=False)
 
+    def __post_init__(self) -> None:
+        """One that can never happen would let a test pass without it."""
+        unknown = [call for call in self.calls if not hasattr(Node, call)]
+        assert not unknown, f"a node has no {unknown}"
+
     def applies(self, call: str, key: str) -> bool:
         """Whether it happens now; counts it."""
         fits = (not self.calls or call in self.calls) and re.search(self.pattern, key) is not None

@@ -459,7 +459,7 @@ async def test_a_node_that_hangs_holds_no_index_up(rig: Rig, tmp_path: Path) -> 
     sealed = blocks(30)
     await rig.write(sealed, packs=30)
     async with reopened(tmp_path) as other:
-        other.nodes["node2"].faults.append(Fault(("size", "get"), until=trio.Event()))
+        other.nodes["node2"].faults.append(Fault(("state", "get"), until=trio.Event()))
         with trio.fail_after(20):
             assert (await other.store.reconcile()).added == 30
         await other.check(sealed)
@@ -473,7 +473,7 @@ async def test_nodes_that_all_are_slow_are_waited_for(
     await rig.write(sealed, packs=2)
     async with reopened(tmp_path) as other:
         for node in other.nodes.values():
-            node.faults.append(Fault(("size",), delay=0.05))
+            node.faults.append(Fault(("state",), delay=0.05))
         assert (await other.store.reconcile()).added == 2
         await other.check(sealed)
 

@@ -186,7 +186,7 @@ async def test_a_check_finds_nothing_wrong_with_what_moves_or_goes_meanwhile(rig
 
     done = trio.Event()
     for node in rig.nodes.values():
-        node.faults = [Fault(("size",), until=done, times=18)]
+        node.faults = [Fault(("state",), until=done, times=18)]
     findings = Findings()
     looking = PackStore(rig.nodes, rig.codec, cluster(rig), lambda _pack, _index: None)
     check = StoreCheck(looking, rig.index, findings, mend=False)
