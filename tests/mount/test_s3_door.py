@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import boto3
+import httpx
 import pytest
 
+from gateway.control_address import within_reach
 from tests.contents import KINDS, content
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.mounted import MountedDrive, succeed
+from tests.servers import free_ports
 
 __all__ = ["drive", "fuse", "unmade_drive"]
 
@@ -56,13 +59,26 @@ def test_mount_and_door_are_one_tree(drive: MountedDrive) -> None:
     assert (bucket / "a" / "log").read_bytes() == content("log", 70_000, list(KINDS).index("log"))
 
 
+def metrics_of(drive: MountedDrive) -> str:
+    (control,) = drive.state.glob("*/control")
+    with within_reach(str(control)) as address:
+        transport = httpx.HTTPTransport(uds=address)
+        with httpx.Client(transport=transport, base_url="http://drivefs") as client:
+            return client.get("/metrics").text
+
+
 def test_the_mount_option_opens_a_door_and_its_metrics_are_told(drive: MountedDrive) -> None:
-    drive.mount("s3=127.0.0.1:0")
-    url = url_of(drive)
-    s3 = client_of(drive, url)
+    drive.mount()
+    (drive.mountpoint / "buckets").mkdir()
+    assert "drivefs_s3_" not in metrics_of(drive)
+    drive.umount()
+    (port,) = free_ports(1)
+    drive.mount(f"s3=127.0.0.1:{port}", "s3_root=buckets")
+    s3 = client_of(drive, f"http://127.0.0.1:{port}")
     s3.create_bucket(Bucket="bucket")
     assert [each["Name"] for each in s3.list_buckets()["Buckets"]] == ["bucket"]
-    assert (drive.mountpoint / "bucket").is_dir()
+    assert (drive.mountpoint / "buckets" / "bucket").is_dir()
+    assert 'drivefs_s3_answers{status="200"} 2\n' in metrics_of(drive)
 
 
 def test_an_address_that_cannot_be_listened_on_refuses_the_mount(drive: MountedDrive) -> None:
