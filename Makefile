@@ -91,8 +91,7 @@ run-s3: install
 	@mkdir -p $(DEMO)
 	@test -e $(KEY) || (umask 077 && head -c 32 /dev/urandom > $(KEY))
 	@test -e $(S3_DRIVE)/drive.toml || $(BIN)/mkfs.drivefs --key-file $(KEY) $(S3_DRIVE)
-	@$(BIN)/drivefs s3 key add $(S3_DRIVE) --key-file $(KEY) --note "make run-s3" > $(DEMO)/s3-key
-	@cat $(DEMO)/s3-key
+	@$(BIN)/drivefs s3 key add $(S3_DRIVE) --key-file $(KEY) --note "make run-s3"
 	@echo "With these in the environment (as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY):"
 	@echo "  aws --endpoint-url http://$(S3_ADDRESS) --region us-east-1 s3 mb s3://bucket"
 	@$(BIN)/drivefs s3 serve $(S3_DRIVE) --key-file $(KEY) --listen $(S3_ADDRESS)
