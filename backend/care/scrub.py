@@ -163,20 +163,23 @@ class Scrub:
             self.state.fragments += 1
 
     async def _look_at_fragment(self, pack: Pack, index: int) -> None:
-        is_far = pack.nodes[index] in self._far
-        tag = await self._fragments.tag(pack, index) if is_far else ""
-        if is_far and not self._is_to_be_read(pack, index, tag):
-            self.state.by_size += 1
+        if pack.nodes[index] in self._far:
+            await self._look_at_far(pack, index)
         else:
-            self.state.bytes += len(await self._fragments.fetch(pack, index))
-        if tag:
+            await self._read(pack, index)
+
+    async def _look_at_far(self, pack: Pack, index: int) -> None:
+        """It is read when it is its turn, or when it was written again since it was last seen."""
+        tag, known = await self._fragments.tag(pack, index), self._index.packs.tag(pack.id, index)
+        if (known and tag != known) or int.from_bytes(pack.id) % SHARES == self.state.share:
+            await self._read(pack, index)
+        else:
+            self.state.by_size += 1
+        if tag != known:
             self._index.packs.note_tag(pack.id, index, tag)
 
-    def _is_to_be_read(self, pack: Pack, index: int, tag: str) -> bool:
-        """It is its turn, or it was written again since it was last seen."""
-        known = self._index.packs.tag(pack.id, index)
-        is_changed = bool(known) and tag != known
-        return is_changed or int.from_bytes(pack.id) % SHARES == self.state.share
+    async def _read(self, pack: Pack, index: int) -> None:
+        self.state.bytes += len(await self._fragments.fetch(pack, index))
 
     def _note(self, pack: Pack, index: int, error: DriveError) -> None:
         if not is_wrong(error):

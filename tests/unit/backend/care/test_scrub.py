@@ -140,6 +140,17 @@ async def test_what_was_written_over_on_a_far_node_is_found_at_once(rig: Rig, ma
     assert read >= 10
 
 
+async def test_tags_that_are_as_they_were_seen_are_not_written_again(rig: Rig, make: Make) -> None:
+    """Each write to the index costs, and has those who read look blocks up anew."""
+    for name in FAR:
+        rig.nodes[name].gives_tags = True
+    scrub = make(far=FAR)
+    await scrub.scrub()
+    noted = rig.index.database.changes()
+    assert (await scrub.scrub()).by_size
+    assert rig.index.database.changes() == noted
+
+
 def is_read(path: Path, share: int) -> bool:
     """Whether it is the turn of the fragment's pack."""
     return int(path.name.partition(".")[0], 16) % SHARES == share
