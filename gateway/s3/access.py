@@ -17,7 +17,8 @@ from functools import partial
 from typing import Final
 from urllib.parse import parse_qsl
 
-from gateway.s3 import acl, policy
+from gateway.s3 import acl, actions, policy
+from gateway.s3.actions import Action
 from gateway.s3.conditions import EXISTING_TAG, REQUESTED_TAG
 from gateway.s3.objects import Bucket, ObjectLayer, S3Error
 from gateway.s3.policy import Policy, Question, Verdict
@@ -71,8 +72,8 @@ class Access:
 
     def require(
         self,
-        action: str,
-        bucket: str = "",
+        action: Action,
+        bucket: str,
         key: bytes | None = None,
         permission: str = "",
         object_acl: ObjectAcl = None,
@@ -86,8 +87,8 @@ class Access:
 
     def allows(
         self,
-        action: str,
-        bucket: str = "",
+        action: Action,
+        bucket: str,
         key: bytes | None = None,
         permission: str = "",
         object_acl: ObjectAcl = None,
@@ -97,20 +98,24 @@ class Access:
         resource = bucket if key is None else f"{bucket}/{key.decode('utf-8', 'replace')}"
         context, tags = self.context, partial(self._tags, bucket, key, version_id)
         if version_id is not None:
-            action, context = (
-                action.replace("Object", "ObjectVersion"),
-                {**context, "s3:versionid": version_id},
-            )
-        question = Question(self.who.user, f"s3:{action}", resource or "*", context, tags)
+            context = {**context, "s3:versionid": version_id}
+        asked = actions.asked(action, of_version=version_id is not None)
+        question = Question(self.who.user, asked, resource, context, tags)
         own = "" if self.who.policy is None else self.who.policy.verdict(question)
         if own == "deny":
             return False
-        if not bucket:
-            return bool(self.who.user) and (self.who.policy is None or own == "allow")
         return self._on_bucket(question, self._layer.bucket(bucket), own, permission, object_acl)
 
+    def require_own(self, action: Action, bucket: str = "*") -> None:
+        """As `require`, where only the caller's key is asked: of all buckets, or of one that is yet to be."""
+        asked = actions.asked(action, of_version=False)
+        question = Question(self.who.user, asked, bucket, self.context)
+        may = self.who.policy is None or self.who.policy.verdict(question) == "allow"
+        if not self.who.user or not may:
+            raise S3Error("AccessDenied")
+
     def require_object(
-        self, action: str, bucket: str, key: bytes, permission: str = "", version_id: str | None = None
+        self, action: Action, bucket: str, key: bytes, permission: str = "", version_id: str | None = None
     ) -> None:
         """As `require`, of an object that should be there: its own access list is asked too, and who may not
         list is not told that a key is not there. `S3Error` of one that is not there."""

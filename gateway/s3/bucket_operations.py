@@ -25,7 +25,7 @@ _NAME: Final = re.compile(r"(?=.{3,63}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9
 
 async def create_bucket(call: Call) -> Answer:
     """CreateBucket."""
-    call.access.require("CreateBucket")
+    call.access.require_own("CreateBucket", call.bucket)
     check_served(call.request)
     if call.request.header("x-amz-bucket-object-lock-enabled").lower() == "true":
         raise S3Error("NotImplemented", "Object lock is not served.")
@@ -35,9 +35,9 @@ async def create_bucket(call: Call) -> Answer:
         raise S3Error("InvalidBucketAclWithObjectOwnership", "A bucket without ACLs cannot be given one.")
     settings = {} if name == acl.PRIVATE else {"acl": name.encode()}
     if settings:
-        call.access.require("PutBucketAcl")
+        call.access.require_own("PutBucketAcl", call.bucket)
     if call.request.header("x-amz-object-ownership"):
-        call.access.require("PutBucketOwnershipControls")
+        call.access.require_own("PutBucketOwnershipControls", call.bucket)
         settings["ownership"] = ownership.encode()
     location = _location(await call.document(MAX_DOCUMENT))
     if not _NAME.fullmatch(call.bucket):

@@ -9,6 +9,7 @@ from typing import Final
 
 from gateway.http import Receive
 from gateway.s3.access import Access
+from gateway.s3.actions import Action
 from gateway.s3.objects import Conditions, NotModifiedError, ObjectLayer, S3Error
 from gateway.s3.payload import Payload
 from gateway.s3.request import Request
@@ -54,11 +55,11 @@ class Call:
         payload = Payload(self.request, self.verified, self.receive, may_stream=False, is_summed=is_summed)
         return await payload.document(limit)
 
-    def require(self, action: str, permission: str = "") -> None:
+    def require(self, action: Action, permission: str = "") -> None:
         """`AccessDenied` if the caller may not do that to this bucket, or key."""
         self.access.require(action, self.bucket, self.key or None, permission)
 
-    def require_object(self, action: str, permission: str = "", version_id: str | None = None) -> None:
+    def require_object(self, action: Action, permission: str = "", version_id: str | None = None) -> None:
         """The same of an object that should be there; see `Access.require_object`."""
         self.access.require_object(action, self.bucket, self.key, permission, version_id)
 

@@ -17,7 +17,7 @@ from gateway.s3.xml_answers import document, element, escaped, key_text, optiona
 async def list_buckets(call: Call) -> Answer:
     """ListBuckets: the caller's own; nobody has none."""
     if call.user:
-        call.access.require("ListAllMyBuckets")
+        call.access.require_own("ListAllMyBuckets")
     most = call.number("max-buckets", 10_000, 10_000)
     after = decoded_token(call.request.query.get("continuation-token", "")).decode("utf-8", "replace")
     prefix = call.request.query.get("prefix", "")

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
+from gateway.s3 import actions
 from gateway.s3.conditions import TAG_KEYS, Condition, conditions_of, like, malformed_policy
 from gateway.s3.objects import S3Error
 
@@ -147,7 +148,7 @@ def _statement(found: Any, of_key: bool) -> _Statement:
     return _Statement(
         "allow" if found["Effect"] == "Allow" else "deny",
         None if of_key else _principals(found["Principal"]),
-        (tuple(each.lower() for each in _either(found, "Action")[0]), "NotAction" in found),
+        (tuple(map(_action, _either(found, "Action")[0])), "NotAction" in found),
         (named, "NotResource" in found),
         tuple(conditions_of(found.get("Condition", {}))),
     )
@@ -166,11 +167,19 @@ def _texts(value: Any) -> list[str]:
     return texts
 
 
+def _action(text: str) -> str:
+    """In lower case. One that is never asked about would deny nothing."""
+    pattern = text.lower()
+    if not any(like(pattern, known) for known in actions.KNOWN):
+        raise malformed_policy(f"the action {text} is not known")
+    return pattern
+
+
 def _resource(text: str) -> str:
     if text == "*":
         return text
     name = text.removeprefix(RESOURCE)
-    if name == text or "${" in name:  # variables are not served
+    if name in (text, "") or "${" in name:  # variables are not served
         raise S3Error("MalformedPolicy", "Policy has invalid resource")
     return name
 

@@ -23,6 +23,7 @@ from gateway.s3 import bucket_operations as buckets
 from gateway.s3 import listing_operations as listings
 from gateway.s3 import object_operations as objects
 from gateway.s3 import upload_operations as uploads
+from gateway.s3.actions import Action
 from gateway.s3.answer import Answer, nothing, xml
 from gateway.s3.call import Call, Settings
 from gateway.s3.copy_operations import copy_object
@@ -86,20 +87,51 @@ _COPIES: Final[dict[Operation, Operation]] = {
 }
 _PARAMETERS: Final[dict[Operation, str]] = {objects.delete_object: "versionId"}
 """The parameter that a plain change takes."""
-_NEVER_SET: Final[dict[str, tuple[str, bytes]]] = {
-    "cors": ("NoSuchCORSConfiguration", b""),
-    "lifecycle": ("NoSuchLifecycleConfiguration", b""),
-    "website": ("NoSuchWebsiteConfiguration", b""),
-    "replication": ("ReplicationConfigurationNotFoundError", b""),
-    "object-lock": ("ObjectLockConfigurationNotFoundError", b""),
-    "legal-hold": ("NoSuchObjectLockConfiguration", b""),
-    "retention": ("NoSuchObjectLockConfiguration", b""),
-    "logging": ("", document("BucketLoggingStatus", "")),
-    "notification": ("", document("NotificationConfiguration", "")),
-    "accelerate": ("", document("AccelerateConfiguration", "")),
-    "requestPayment": ("", document("RequestPaymentConfiguration", element("Payer", "BucketOwner"))),
+_NEVER_SET: Final[dict[str, tuple[Action, Action, str, bytes]]] = {
+    "cors": ("GetBucketCORS", "PutBucketCORS", "NoSuchCORSConfiguration", b""),
+    "lifecycle": (
+        "GetLifecycleConfiguration",
+        "PutLifecycleConfiguration",
+        "NoSuchLifecycleConfiguration",
+        b"",
+    ),
+    "website": ("GetBucketWebsite", "PutBucketWebsite", "NoSuchWebsiteConfiguration", b""),
+    "replication": (
+        "GetReplicationConfiguration",
+        "PutReplicationConfiguration",
+        "ReplicationConfigurationNotFoundError",
+        b"",
+    ),
+    "object-lock": (
+        "GetBucketObjectLockConfiguration",
+        "PutBucketObjectLockConfiguration",
+        "ObjectLockConfigurationNotFoundError",
+        b"",
+    ),
+    "legal-hold": ("GetObjectLegalHold", "PutObjectLegalHold", "NoSuchObjectLockConfiguration", b""),
+    "retention": ("GetObjectRetention", "PutObjectRetention", "NoSuchObjectLockConfiguration", b""),
+    "logging": ("GetBucketLogging", "PutBucketLogging", "", document("BucketLoggingStatus", "")),
+    "notification": (
+        "GetBucketNotification",
+        "PutBucketNotification",
+        "",
+        document("NotificationConfiguration", ""),
+    ),
+    "accelerate": (
+        "GetAccelerateConfiguration",
+        "PutAccelerateConfiguration",
+        "",
+        document("AccelerateConfiguration", ""),
+    ),
+    "requestPayment": (
+        "GetBucketRequestPayment",
+        "PutBucketRequestPayment",
+        "",
+        document("RequestPaymentConfiguration", element("Payer", "BucketOwner")),
+    ),
 }
-"""Settings that nothing here has: the error, or the document, that says so."""
+"""Settings that nothing here has: the actions that read and change one; the error, or the document, that says
+so."""
 _NOT_SERVED: Final = (
     "analytics",
     "intelligent-tiering",
@@ -182,9 +214,9 @@ def _refuse(request: Request, name: str) -> NoReturn:
 
 
 def _never_set(method: str, name: str) -> Operation:
-    async def answer(call: Call) -> Answer:
-        code, empty = _NEVER_SET[name]
-        call.require(f"GetBucket{name}")
+    async def never_set(call: Call) -> Answer:
+        reading, changing, code, empty = _NEVER_SET[name]
+        call.require(reading if method == "GET" else changing)
         if call.key:
             call.layer.head(call.bucket, call.key)
         if method == "DELETE":
@@ -195,4 +227,4 @@ def _never_set(method: str, name: str) -> Operation:
             raise S3Error(code)
         return xml(empty)
 
-    return answer
+    return never_set

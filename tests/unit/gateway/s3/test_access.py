@@ -267,6 +267,43 @@ def test_whoever_may_only_make_buckets_makes_none_public(served: Served, bucket:
     assert status(client().create_bucket, Bucket=f"{bucket}-plain") == 200
 
 
+def test_a_bucket_that_is_yet_to_be_has_its_name_in_policies(served: Served, bucket: str) -> None:
+    resource = f"arn:aws:s3:::{bucket}-own*"
+    make = {"Effect": "Allow", "Action": ["s3:CreateBucket", "s3:PutBucketAcl"], "Resource": resource}
+    everything = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    only, none_such = restricted(served, make), restricted(served, everything, make | {"Effect": "Deny"})
+    for name, allowed in (("own-1", True), ("other-1", False)):
+        expected = {only: 200 if allowed else 403, none_such: 403 if allowed else 200}
+        for number, (client, answer) in enumerate(expected.items()):
+            made = {"Bucket": f"{bucket}-{name}{number}"}
+            assert status(client.create_bucket, **made) == answer
+            assert (
+                status(client.create_bucket, **made | {"Bucket": f"{made['Bucket']}p"}, ACL="public-read")
+                == answer
+            )
+    assert status(only.list_buckets) == 403
+    assert status(none_such.list_buckets) == 200
+
+
+@pytest.mark.parametrize(
+    ("setting", "change", "code"),
+    [
+        ("cors", {"CORSConfiguration": {"CORSRules": []}}, 501),
+        ("lifecycle_configuration", {"LifecycleConfiguration": {"Rules": []}}, 501),
+        ("logging", {"BucketLoggingStatus": {}}, 501),
+    ],
+)
+def test_a_setting_that_nothing_has_is_read_by_an_action_of_its_own(
+    served: Served, s3: Any, bucket: str, setting: str, change: dict[str, Any], code: int
+) -> None:
+    actions = ["s3:GetBucketCORS", "s3:GetLifecycleConfiguration", "s3:GetBucketLogging"]
+    client = restricted(served, statement(bucket, "Allow", actions))
+    get, put = (f"{verb}_bucket_{setting}" for verb in ("get", "put"))
+    assert status(getattr(client, get), Bucket=bucket) == status(getattr(s3, get), Bucket=bucket) != 403
+    assert status(getattr(client, put), Bucket=bucket, **change) == 403
+    assert status(getattr(s3, put), Bucket=bucket, **change) == code
+
+
 @pytest.mark.parametrize("place", ["key", "bucket"])
 def test_a_copy_takes_tags_along_only_for_whoever_may_read_and_set_them(
     served: Served, s3: Any, bucket: str, place: str

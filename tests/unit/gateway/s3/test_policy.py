@@ -31,6 +31,16 @@ NEVER_HELD: list[dict[str, Any]] = [
     {"DateGreaterThan": {"aws:CurrentTime": "2026"}},
     {"DateLessThan": {"aws:CurrentTime": ["2026-01-01", "2026-02-30"]}},
 ]
+NEVER_ASKED = (
+    "s3:GetObjct",
+    "GetObject",
+    "s3:",
+    "",
+    "ec2:*",
+    "s3:*Objects",
+    "s3:PutObjectVersion",
+    "s3:Get?ject",
+)
 PARTS_OF_NAMES = ("1:user/*", "1:*", "*:root", ":user/a*", "?:root", "1:role/alice", "*:user/alice")
 
 
@@ -57,6 +67,7 @@ def asked(action: str = "GetObject", resource: str = "b/k", who: str = "", **con
         (statement(), asked("getobject"), "allow"),
         (statement(Action="s3:*"), asked("PutObject"), "allow"),
         (statement(Action=["s3:Get*"]), asked("GetObjectAcl"), "allow"),
+        (statement(Action="s3:*Version*Tagging"), asked("GetObjectVersionTagging"), "allow"),
         (statement(Resource=f"{ARN}b/a?c"), asked(resource="b/abc"), "allow"),
         (statement(Resource=f"{ARN}b/a?c"), asked(resource="b/ac"), ""),
         (statement(Resource=f"{ARN}b/[a]"), asked(resource="b/a"), ""),
@@ -127,6 +138,9 @@ def test_conditions(condition: Any, context: dict[str, str], answer: str) -> Non
         statement(Principal={"CanonicalUser": "*"}),
         statement(Principal={"AWS": "*", "CanonicalUser": "a?"}),
         statement(Action=[]),
+        *(statement("Deny", Action=["s3:*", action]) for action in NEVER_ASKED),
+        statement("Deny", NotAction="s3:GetObjct", Action=None),
+        statement(Resource=ARN),
         statement(NotAction="s3:GetObject"),
         *(statement(Condition=condition) for condition in NEVER_HELD),
         statement(Resource=f"{ARN}b/${{aws:username}}/*"),
@@ -137,8 +151,9 @@ def test_conditions(condition: Any, context: dict[str, str], answer: str) -> Non
     ],
 )
 def test_what_is_not_understood_is_refused(made: Any) -> None:
+    cleaned = {name: value for name, value in made.items() if value is not None}
     with pytest.raises(S3Error) as caught:
-        verdict(made, asked())
+        verdict(cleaned, asked())
     assert caught.value.code == "MalformedPolicy"
 
 
