@@ -11,7 +11,7 @@ import trio
 from cache.drive import Drive
 from gateway.s3.objects.bucket_folders import BucketFolders
 from gateway.s3.objects.names import Names
-from gateway.s3.objects.states import States
+from gateway.s3.objects.states import States, shown
 from gateway.s3.objects.system_folder import VERSIONS, SystemFolder
 from gateway.s3.objects.types import (
     NULL_VERSION,
@@ -125,18 +125,19 @@ class Listings:
     def _versions_of(self, bucket: Bucket, key: bytes, after: str) -> Iterator[VersionInfo]:
         """The newest first, behind the version `after` if it is said; all, if that is gone and has no place
         by its id. As many versions are read as are taken."""
-        shown = self._shown_newest(bucket, key)
-        is_newest = shown is not None and shown.version_id == after
+        newest = self._newest(bucket, key)
+        is_newest = newest is not None and newest.version_id == after
         name = self._versions.name_of(bucket.inode, key, after) if after and not is_newest else b""
-        if shown is not None and not is_newest and not name:
-            yield shown
-        marker = next(self._versions.of_key(bucket.inode, key), None) if shown is None else None
+        if newest is not None and not is_newest and not name:
+            yield newest
+        marker = next(self._versions.of_key(bucket.inode, key), None) if newest is None else None
         for version in self._versions.of_key(bucket.inode, key, name):
-            info = self._states.info(bucket, key, version.inode)
+            modified_ns = self._drive.attributes(version.inode).mtime_ns
+            info = shown(bucket, key, version.record, modified_ns)
             is_latest = marker is not None and version.name == marker.name
             yield _line(info, info.version_id, is_latest=is_latest, is_marker=version.record.is_delete_marker)
 
-    def _shown_newest(self, bucket: Bucket, key: bytes) -> VersionInfo | None:
+    def _newest(self, bucket: Bucket, key: bytes) -> VersionInfo | None:
         """The newest version; None where it is a delete marker among the others."""
         found = self._names.locate(bucket.inode, key)
         if found is not None:
@@ -151,10 +152,6 @@ class Listings:
     def is_empty(self, bucket: Bucket) -> bool:
         """Whether there is no object, version or delete marker."""
         return next(self._met(bucket, b"", b""), None) is None
-
-    def too_long(self, bucket: Bucket) -> int:
-        """The number of files that no key can name."""
-        return self._live.too_long(bucket.inode)
 
 
 class Rolled:

@@ -11,7 +11,6 @@ from typing import Final
 
 from cache.drive import Drive
 from cache.namespace import InodeRow
-from cache.tree import CLAIM
 from gateway.s3.objects.errors import NotModifiedError, S3Error
 from gateway.s3.objects.record import Record, decode
 from gateway.s3.objects.types import NULL_VERSION, Bucket, Checksums, Conditions, ObjectInfo
@@ -54,20 +53,21 @@ class States:
         """As the door shows it."""
         record = self.record(inode, is_folder=is_folder)
         modified_ns = record.modified_ns if is_folder else self._drive.attributes(inode).mtime_ns
-        return ObjectInfo(
-            key,
-            record.size,
-            record.etag,
-            modified_ns,
-            record.metadata,
-            record.checksums,
-            shown_version(bucket, record.version_id),
-            record.parts,
-        )
+        return shown(bucket, key, record, modified_ns)
 
-    def is_recorded(self, inode: int) -> bool:
-        """Whether the door has a record of it."""
-        return self._drive.ledger.namespace.xattr(inode, CLAIM) is not None
+
+def shown(bucket: Bucket, key: bytes, record: Record, modified_ns: int) -> ObjectInfo:
+    """The object as its record says it."""
+    return ObjectInfo(
+        key,
+        record.size,
+        record.etag,
+        modified_ns,
+        record.metadata,
+        record.checksums,
+        shown_version(bucket, record.version_id),
+        record.parts,
+    )
 
 
 def shown_version(bucket: Bucket, version_id: str) -> str:

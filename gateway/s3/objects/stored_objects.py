@@ -15,7 +15,7 @@ from gateway.s3.objects.names import Batch, Found, Names
 from gateway.s3.objects.reading import Reading
 from gateway.s3.objects.record import Record, decode, encode
 from gateway.s3.objects.staging import Staging
-from gateway.s3.objects.states import States, check_write, shown_version
+from gateway.s3.objects.states import States, check_write, shown, shown_version
 from gateway.s3.objects.system_folder import SystemFolder
 from gateway.s3.objects.types import (
     UNCONDITIONAL,
@@ -103,16 +103,7 @@ class StoredObjects:
             self._names.put(batch, bucket.inode, key, inode)
             is_joined = record.size != self._drive.size(inode)
             modified_ns = batch.now if is_joined else self._drive.attributes(inode).mtime_ns
-        return ObjectInfo(
-            key,
-            record.size,
-            record.etag,
-            modified_ns,
-            record.metadata,
-            record.checksums,
-            shown_version(bucket, version_id),
-            record.parts,
-        )
+        return shown(bucket, key, record, modified_ns)
 
     def _make_way(self, batch: Batch, bucket: Bucket, key: bytes, current: Found | None) -> str:
         """The present version goes where it belongs; the id of the one that comes."""

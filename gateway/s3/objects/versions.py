@@ -123,21 +123,19 @@ class Versions:
 
     def new_id(self, bucket: int, key: bytes, current: Found | None) -> str:
         """Of a version that is newer than all of the key."""
-        moment = self._drive.ledger.environment.wall_clock()
+        least = self._least(bucket, key) if current is None else self._moment(bucket, key, current) + 1
+        return self._id(max(self._drive.ledger.environment.wall_clock(), least))
+
+    def _least(self, bucket: int, key: bytes) -> int:
+        """The first moment behind those of the versions that are in the key's folder."""
         newest = next(self.of_key(bucket, key), None)
-        if current is not None:
-            moment = max(moment, self._moment(bucket, key, current) + 1)
-        elif newest is not None:
-            moment = max(moment, newest.moment + 1)
-        return self._id(moment)
+        return 0 if newest is None else newest.moment + 1
 
     def _moment(self, bucket: int, key: bytes, current: Found) -> int:
         """Of the newest version: as its id says, or, as the null version has none, behind the others."""
         record = self._states.record(current.inode, is_folder=current.is_folder)
-        newest = next(self.of_key(bucket, key), None)
-        least = 0 if newest is None else newest.moment + 1
         said = _moment(record.version_id.encode()) if record.version_id else record.modified_ns
-        return max(said, least)
+        return max(said, self._least(bucket, key))
 
     def _id(self, moment: int) -> str:
         return f"{_LAST - moment:016x}{self._drive.ledger.environment.random_bytes(8).hex()}"

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
-from sys import maxsize
 from typing import Final, NamedTuple
 
 from cache.drive import Drive
@@ -91,19 +90,14 @@ class Walk:
 
     def keys(self, bucket: int, prefix: bytes, start: bytes) -> Iterator[Entry]:
         """The objects whose keys begin with `prefix` and are not below `start`, in the order of bytes."""
-        for entry in self._walk(bucket, max(prefix, start), keys.MAX_KEY):
+        for entry in self._walk(bucket, max(prefix, start)):
             if not entry.key.startswith(prefix):
                 return
             if 0 < len(entry.key) <= keys.MAX_KEY:
                 yield entry
 
-    def too_long(self, bucket: int) -> int:
-        """The number of objects that are in the bucket's folder and that no key can name."""
-        walked = self._walk(bucket, b"", maxsize)
-        return sum(not 0 < len(entry.key) <= keys.MAX_KEY for entry in walked)
-
-    def _walk(self, bucket: int, start: bytes, longest: int) -> Iterator[Entry]:
-        """All that is met, but what is below prefixes over `longest` bytes."""
+    def _walk(self, bucket: int, start: bytes) -> Iterator[Entry]:
+        """All that is met, but what is below prefixes that are too long for a key."""
         stack = [self._inside(_Folder(bucket, b"", start, ()))]
         while stack:
             met = next(stack[-1], None)
@@ -111,7 +105,7 @@ class Walk:
                 stack.pop()
             elif isinstance(met, Entry):
                 yield met
-            elif len(met.base) <= longest:
+            elif len(met.base) <= keys.MAX_KEY:
                 stack.append(self._inside(met))
 
     def _inside(self, folder: _Folder) -> Iterator[Entry | _Folder]:
