@@ -47,7 +47,6 @@ from tools.s3_doors import S3Doors
 from tools.secret_source import SecretSource
 from tools.terminal import complain, say
 
-CONTROL_SOCKET: Final = "control"
 LOG_FILE: Final = "mount.log"
 
 
@@ -276,8 +275,6 @@ async def _serve_doors(
             folders={"cache": str(own.cache), "state": str(own.state)},
         )
         try:
-            await session.serve(
-                ControlServer(own.state / CONTROL_SOCKET, doors.beside(commands)), ready, doors.end
-            )
+            await session.serve(ControlServer(own.control, doors.beside(commands)), ready, doors.end)
         finally:
             nursery.cancel_scope.cancel()

@@ -11,7 +11,7 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import trio
 
@@ -32,7 +32,6 @@ from tools.s3_doors import S3Doors
 from tools.secret_source import SecretSource
 from tools.terminal import complain, say
 
-CONTROL_SOCKET: Final = "control"
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
@@ -116,7 +115,7 @@ async def _running(drive: UnlockedDrive, own: Folders) -> AsyncIterator[Drive]:
 
 async def _serve(drive: Drive, unlocked: UnlockedDrive, own: Folders, wanted: S3DoorWanted) -> None:
     doors, asked_to_end = S3Doors(drive, unlocked.keys), trio.Event()
-    control = ControlServer(own.state / CONTROL_SOCKET, doors.beside(_commands(drive, own, asked_to_end.set)))
+    control = ControlServer(own.control, doors.beside(_commands(drive, own, asked_to_end.set)))
     async with trio.open_nursery() as nursery:
         await nursery.start(_obey_signals, asked_to_end, nursery.cancel_scope)
         await nursery.start(control.serve)

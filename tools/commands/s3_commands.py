@@ -156,7 +156,7 @@ def _client(options: argparse.Namespace) -> ControlClient | None:
     for mount in mounts.drives():
         if mount.source == os.path.abspath(options.drive):
             return ControlClient.of_mount(mount.mountpoint)
-    client = ControlClient(os.fspath(_where(options).folders().state / s3_serving.CONTROL_SOCKET))
+    client = ControlClient(os.fspath(_where(options).folders().control))
     try:
         client.process_id()
     except NoAnswerError:

@@ -40,6 +40,11 @@ class Folders:
     cache: Path
     state: Path
 
+    @property
+    def control(self) -> Path:
+        """The socket of the process that has the drive open."""
+        return self.state / "control"
+
 
 def folders(
     drive_id: str, cache_dir: str | None, state_dir: str | None, environment: Mapping[str, str]
