@@ -13,6 +13,7 @@ from gateway.s3.error_codes import MESSAGES
 from gateway.s3.object_headers import check_served
 from gateway.s3.object_operations import acl_of, check_acl, tagging, tags_in
 from gateway.s3.objects import Conditions, Deleted, S3Error, ToDelete
+from gateway.s3.request import whole_number
 from gateway.s3.xml_answers import document, element, key_text, optional, truth
 from gateway.s3.xml_requests import MAX_DOCUMENT, MAX_LIST, Node, malformed, parse
 
@@ -293,13 +294,13 @@ async def delete_objects(call: Call) -> Answer:
 
 
 def _item(node: Node) -> ToDelete:
-    size, time = node.value("Size"), node.value("LastModifiedTime")
-    if size is not None and not (size.isascii() and size.isdigit()):
+    said, time, etag = node.value("Size"), node.value("LastModifiedTime"), node.value("ETag")
+    size = None if said is None else whole_number(said)
+    if size is None and said is not None:
         raise malformed()
-    etag = node.value("ETag")
     conditions = Conditions(
         if_match=None if etag is None else (etag.strip('"'),),
-        size=None if size is None else int(size),
+        size=size,
         last_modified_ns=None if time is None else iso_time_ns(time),
     )
     key = node.required("Key").encode("utf-8", "surrogateescape")

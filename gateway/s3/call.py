@@ -12,7 +12,7 @@ from gateway.s3.access import Access
 from gateway.s3.actions import Action
 from gateway.s3.objects import Conditions, NotModifiedError, ObjectLayer, S3Error
 from gateway.s3.payload import Payload
-from gateway.s3.request import Request
+from gateway.s3.request import Request, whole_number
 from gateway.s3.signature import Verified
 
 MAX_LISTED: Final = 1000
@@ -86,9 +86,10 @@ class Call:
         text = self.request.query.get(name, "")
         if not text:
             return default
-        if not (text.isascii() and text.isdigit() and len(text) < 11):
+        found = whole_number(text)
+        if found is None:
             raise S3Error("InvalidArgument", f"Argument {name} must be an integer between 0 and 2147483647")
-        return min(int(text), most)
+        return min(found, most)
 
     def encoding(self) -> str:
         """The `encoding-type` of a listing."""
@@ -114,21 +115,24 @@ def time_ns(header: str) -> int | None:
     if not header:
         return None
     try:
-        at = parsedate_to_datetime(header)
+        return _in_ns(parsedate_to_datetime(header))
     except (ValueError, TypeError):
         return None
-    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()) * _SECOND
 
 
 def iso_time_ns(text: str) -> int:
-    """A time in a document, or an HTTP date. `S3Error`."""
+    """A time in a document, or an HTTP date; UTC, unless it says otherwise. `S3Error`."""
     try:
-        return int(datetime.fromisoformat(text).timestamp()) * _SECOND
+        return _in_ns(datetime.fromisoformat(text))
     except ValueError:
         found = time_ns(text)
     if found is None:
         raise S3Error("InvalidArgument", f"{text} is no time.")
     return found
+
+
+def _in_ns(at: datetime) -> int:
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()) * _SECOND
 
 
 def failed_read(error: NotModifiedError) -> dict[str, str]:

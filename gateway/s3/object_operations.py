@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
-from typing import cast
+from typing import TypeVar, cast
 
 from gateway.s3 import acl
 from gateway.s3.access import blocks_of, owner_of
@@ -33,11 +33,12 @@ from gateway.s3.objects import (
     S3Error,
 )
 from gateway.s3.payload import DEFAULT_ALGORITHM
-from gateway.s3.request import Request
+from gateway.s3.request import Request, whole_number
 from gateway.s3.xml_answers import document, element, optional, truth
 from gateway.s3.xml_requests import MAX_DOCUMENT, Node, parse
 
 MAX_OBJECT = 5 << 30
+Default = TypeVar("Default", int, None)
 
 
 async def put_object(call: Call) -> Answer:
@@ -199,12 +200,10 @@ async def delete_object(call: Call) -> Answer:
 def deletion_conditions(call: Call) -> Conditions:
     """Of DeleteObject, whose size and time are asked for by headers of their own."""
     header = call.request.header
-    size = header("x-amz-if-match-size")
-    if size and not (size.isascii() and size.isdigit()):
-        raise S3Error("InvalidArgument", "x-amz-if-match-size is no size.")
+    size = _header_number(call, "x-amz-if-match-size", None)
     return Conditions(
         if_match=etags(header("if-match")),
-        size=int(size) if size else None,
+        size=size,
         last_modified_ns=time_ns(header("x-amz-if-match-last-modified-time")),
     )
 
@@ -327,11 +326,14 @@ def _parts_element(call: Call, info: ObjectInfo) -> str:
     )
 
 
-def _header_number(call: Call, name: str, default: int) -> int:
+def _header_number(call: Call, name: str, default: Default) -> int | Default:
     text = call.request.header(name)
-    if text and not (text.isascii() and text.isdigit() and len(text) < 10):
+    if not text:
+        return default
+    found = whole_number(text)
+    if found is None:
         raise S3Error("InvalidArgument", f"{name} is no number.")
-    return int(text or default)
+    return found
 
 
 def delete_marker_headers(error: DeleteMarkerError) -> dict[str, str]:

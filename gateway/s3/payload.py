@@ -21,7 +21,7 @@ from gateway.http import Receive
 from gateway.s3 import aws_chunked, checksums
 from gateway.s3.aws_chunked import AwsChunkedDecoder, Chain
 from gateway.s3.objects import Checksums, S3Error
-from gateway.s3.request import Request
+from gateway.s3.request import Request, whole_number
 from gateway.s3.signature import UNSIGNED, Verified
 
 DEFAULT_ALGORITHM: Final = "CRC64NVME"
@@ -160,9 +160,10 @@ def _length(request: Request, name: str) -> int | None:
     value = request.header(name)
     if not value:
         return None
-    if not (value.isascii() and value.isdigit() and len(value) < 16):
+    found = whole_number(value)
+    if found is None:
         raise S3Error("InvalidArgument", f"{name} is no length.")
-    return int(value)
+    return found
 
 
 def _md5_of(request: Request) -> bytes | None:

@@ -49,6 +49,11 @@ class Request:
         return self.headers.get(name, "")
 
 
+def whole_number(digits: str, most: int = 15) -> int | None:
+    """The number that ASCII digits are, `most` of them; None for anything else."""
+    return int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= most else None
+
+
 def parse_query(query: bytes) -> tuple[tuple[bytes, bytes], ...]:
     """Its parameters; a plus sign is a space, as in forms. `ValueError`: more than `MAX_PARAMETERS`."""
     pieces = [piece for piece in query.replace(b"+", b" ").split(b"&") if piece]

@@ -23,7 +23,7 @@ from typing import Final, NoReturn
 from urllib.parse import quote
 
 from gateway.s3.objects import S3Error
-from gateway.s3.request import Request
+from gateway.s3.request import Request, whole_number
 
 ALGORITHM: Final = "AWS4-HMAC-SHA256"
 UNSIGNED: Final = "UNSIGNED-PAYLOAD"
@@ -176,17 +176,15 @@ def _presigned(request: Request) -> Claim:
     if query["X-Amz-Algorithm"] != ALGORITHM:
         raise _wrong_query(f'X-Amz-Algorithm only supports "{ALGORITHM}"')
     access_key, scope = _credential(query["X-Amz-Credential"], "AuthorizationQueryParametersError")
-    expires = query["X-Amz-Expires"]
-    if not (expires.isascii() and expires.isdigit() and 1 <= int(expires[:9]) <= MAX_EXPIRES):
+    expires = whole_number(query["X-Amz-Expires"])
+    if expires is None or not 1 <= expires <= MAX_EXPIRES:
         raise S3Error("AccessDenied", f"X-Amz-Expires must be from 1 to {MAX_EXPIRES} seconds.")
     stamp = query["X-Amz-Date"]
     if _time(stamp) is None or not stamp.startswith(scope.date):
         raise _wrong_query("X-Amz-Date must be in the ISO8601 form, of the credential's day")
     payload = request.header("x-amz-content-sha256") or query.get("X-Amz-Content-Sha256", UNSIGNED)
     signed = _names(query["X-Amz-SignedHeaders"])
-    return Claim(
-        access_key, scope, stamp, signed, query["X-Amz-Signature"], _payload(payload), int(expires[:9])
-    )
+    return Claim(access_key, scope, stamp, signed, query["X-Amz-Signature"], _payload(payload), expires)
 
 
 def _check_signed(claim: Claim, request: Request) -> None:

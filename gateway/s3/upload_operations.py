@@ -17,6 +17,7 @@ from gateway.s3.object_headers import SEALED, STANDARD, checksum_headers, new_ve
 from gateway.s3.object_operations import check_size, metadata_of_new
 from gateway.s3.objects import Checksums, Part, PartToJoin, S3Error, Upload
 from gateway.s3.payload import DEFAULT_ALGORITHM, known_algorithm
+from gateway.s3.request import whole_number
 from gateway.s3.xml_answers import document, element, escaped, key_text, optional, time_text, truth
 from gateway.s3.xml_requests import MAX_LIST, Node, malformed, parse
 
@@ -104,12 +105,12 @@ async def copy_part(call: Call) -> Answer:
 def _copied_range(header: str, size: int) -> tuple[int, int] | None:
     if not header:
         return None
-    first, dash, last = header.removeprefix("bytes=").partition("-")
-    if not header.startswith("bytes=") or not dash or not (first.isdecimal() and last.isdecimal()):
+    first, _, last = map(whole_number, header.removeprefix("bytes=").partition("-"))
+    if not header.startswith("bytes=") or first is None or last is None:
         raise S3Error(
             "InvalidArgument", "The x-amz-copy-source-range value must be of the form bytes=first-last"
         )
-    start, end = int(first), int(last) + 1
+    start, end = first, last + 1
     if start >= end or end > size:
         raise S3Error(
             "InvalidRange" if start < end else "InvalidArgument", "Range specified is not valid for source"
@@ -218,11 +219,11 @@ async def complete_upload(call: Call) -> Answer:
 
 
 def _to_join(node: Node) -> PartToJoin:
-    number, etag = node.required("PartNumber"), node.required("ETag")
-    if not (number.isascii() and number.isdigit() and len(number) < 10):
+    number, etag = whole_number(node.required("PartNumber")), node.required("ETag")
+    if number is None:
         raise malformed()
     sums = {name: value for name in checksums.ALGORITHMS if (value := node.value(f"Checksum{name}"))}
-    return PartToJoin(int(number), etag.strip('"'), sums)
+    return PartToJoin(number, etag.strip('"'), sums)
 
 
 class _Joining:

@@ -397,6 +397,17 @@ def test_documents_that_are_none(served: Served, s3: Any, bucket: str, data: byt
     assert (status, code in answer) == (400, True), answer
 
 
+def test_a_number_of_thousands_of_digits_is_none(served: Served, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=b"data")
+    part = {"Bucket": bucket, "Key": "c", "PartNumber": 1, "CopySource": f"{bucket}/k"}
+    part["UploadId"] = s3.create_multipart_upload(Bucket=bucket, Key="c")["UploadId"]
+    with refused("InvalidArgument", 400):
+        s3.upload_part_copy(**part, CopySourceRange=f"bytes=0-{'9' * 5000}")
+    item = f"<Delete><Object><Key>k</Key><Size>{'9' * 5000}</Size></Object></Delete>"
+    code, _, said = ask(served, "POST", f"{served.url}/{bucket}?delete", data=item.encode())
+    assert (code, b"<Code>MalformedXML</Code>" in said) == (400, True)
+
+
 def presigned_post(served: Served, bucket: str) -> str:
     """The URL of a DeleteObjects, for a body that boto3 would not send."""
     asked = AWSRequest("POST", f"{served.url}/{bucket}?delete")
