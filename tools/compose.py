@@ -276,7 +276,9 @@ def _leased(lease: Lease, node: Node) -> Node:
     return LeasedNode(node, lease.check)
 
 
-def members(before: UnlockedDrive, nodes: Mapping[str, Node], file: DriveFile) -> Members:
+def members(
+    before: UnlockedDrive, nodes: Mapping[str, Node], file: DriveFile, environment: Environment
+) -> Members:
     """The members of the map of `file`; `nodes` are those of the drive as it was `before`, and stay where
     nothing of them is changed. What making a node raises."""
     known = {entry.name: entry for entry in before.file.nodes}
@@ -284,7 +286,7 @@ def members(before: UnlockedDrive, nodes: Mapping[str, Node], file: DriveFile) -
         entry.name for entry in file.nodes if entry.name in known and _is_same_place(entry, known[entry.name])
     }
     others = replace(file, nodes=tuple(entry for entry in file.nodes if entry.name not in stay))
-    made = open_nodes(before.folder, others)
+    made = open_nodes(before.folder, others, environment)
     return Members(
         {entry.name: made.get(entry.name) or nodes[entry.name] for entry in file.nodes},
         cluster_map(file),

@@ -45,6 +45,7 @@ class MountedNodes:
         self, drive: UnlockedDrive, running: RunningNodes, environment: Environment = THIS_MACHINE
     ) -> None:
         self._running = running
+        self._environment = environment
         self._nodes = running.bare.wrapped(partial(_patient_and_leased, running, environment))
         self._told = _Told()
         self._changes = NodeChanges(drive, self._hold, self._told)
@@ -144,16 +145,17 @@ class MountedNodes:
     @asynccontextmanager
     async def _hold(self, drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
         await trio.lowlevel.checkpoint()
-        lease = self._running.lease
-        yield HeldDrive(drive.folder, drive.file, self._nodes, lease, _SessionUse(drive, self._running))
+        use = _SessionUse(drive, self._running, self._environment)
+        yield HeldDrive(drive.folder, drive.file, self._nodes, self._running.lease, use)
 
 
 class _SessionUse:
     """See `backend.cluster.cluster_change.Use`."""
 
-    def __init__(self, drive: UnlockedDrive, running: RunningNodes) -> None:
+    def __init__(self, drive: UnlockedDrive, running: RunningNodes, environment: Environment) -> None:
         self._drive = drive
         self._running = running
+        self._environment = environment
         self.still = running.still
         self.settle = running.settle
 
@@ -162,7 +164,7 @@ class _SessionUse:
         return self._running.store.moves
 
     def prepare(self, file: DriveFile) -> Callable[[], Awaitable[None]]:
-        members = compose.members(self._drive, self._running.bare, file)
+        members = compose.members(self._drive, self._running.bare, file, self._environment)
         return partial(self._running.go_over, members)
 
 

@@ -20,7 +20,7 @@ from backend.failpoints import OF_PROCESS
 from backend.health import NodeChange, NodesWanted, PlaceWanted
 from backend.nodes import Node
 from backend.packs import parse_fragment_key
-from backend.system import patience
+from backend.system import THIS_MACHINE, Durable, Environment, patience
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from cache.publish import Intervals
@@ -49,9 +49,11 @@ def made(six: SmallDrive, tmp_path: Path) -> SmallDrive:
 
 
 @asynccontextmanager
-async def mounted(made: SmallDrive, options: DriveOptions = QUIET) -> AsyncIterator[Drive]:
+async def mounted(
+    made: SmallDrive, options: DriveOptions = QUIET, environment: Environment = THIS_MACHINE
+) -> AsyncIterator[Drive]:
     """The drive, in use."""
-    opening = drive_opening.opened_drive(made.unlocked(), made.own(), options)
+    opening = drive_opening.opened_drive(made.unlocked(), made.own(), options, environment=environment)
     async with opening as opened, trio.open_nursery() as nursery:
         await nursery.start(opened.run)
         yield opened
@@ -168,6 +170,31 @@ def test_nodes_come_and_go_under_programs(made: SmallDrive) -> None:
     assert not check_nodes.survey(str(made.drive)).wrong
     assert made.fsck("-f") == CLEAN
     assert made.read() == made.content
+
+
+class Watched(Durable):
+    """Notes the files that it writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened: set[str] = set()
+
+    def open(self, path: str, flags: int, mode: int = 0o600, *, folder: int | None = None) -> int:
+        self.opened.add(path)
+        return super().open(path, flags, mode, folder=folder)
+
+
+def test_a_node_that_comes_is_on_the_disk_of_the_device(made: SmallDrive) -> None:
+    """Regression: what a new node wrote passed by the environment of the mount: its disk, its failpoints."""
+    disk = Watched()
+
+    async def run() -> None:
+        async with mounted(made, environment=Environment(disk)) as drive:
+            await changed(drive, "add", places=places(made, "node6"))
+
+    trio.run(run)
+    assert any(path.startswith(f"{made.drive}/node0/") for path in disk.opened), "one that was there"
+    assert any(path.startswith(f"{made.drive}/node6/packs/") for path in disk.opened)
 
 
 def test_a_node_that_is_lost_under_the_mount_is_removed_at_once(made: SmallDrive) -> None:
