@@ -139,8 +139,8 @@ class MountedNodes:
         folder, mine = self._changes.drive.folder, self._changes.file
         now = (await trio.to_thread.run_sync(check_nodes.survey, folder)).file
         if now.id == mine.id and now.epoch == mine.epoch + 1:
-            self._told.say(f"{folder}: a change of its nodes was interrupted; it is finished now")
             await self._changes.finish(now)
+            self._told.say(f"{folder}: a change of its nodes was interrupted; it is finished now")
 
     @asynccontextmanager
     async def _hold(self, drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:

@@ -222,8 +222,10 @@ def test_a_change_that_fails_half_way_is_finished_by_the_next(made: SmallDrive) 
         async with mounted(made, BUSY) as drive, busy(drive):
             OF_PROCESS.arm("drive-file.nodes-written", "eio")
             failed = await change(drive, "add", places=places(made, "node6"))
-            OF_PROCESS.disarm_all()
             assert failed.problem
+            again = await change(drive, "rebalance")
+            assert (again.problem, again.said) == (failed.problem, ())
+            OF_PROCESS.disarm_all()
             status = await drive.status()
             assert status.store is not None
             assert len(status.store.nodes) == 6
