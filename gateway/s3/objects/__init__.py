@@ -1,8 +1,8 @@
 """Objects on a drive: the layer below HTTP of the S3 door."""
 
 from gateway.s3.objects.errors import ChangedError, DeleteMarkerError, NotModifiedError, S3Error
-from gateway.s3.objects.interface import ObjectLayer, OpenObject
-from gateway.s3.objects.layer import open_objects
+from gateway.s3.objects.layer import ObjectLayer, open_objects
+from gateway.s3.objects.reading import OpenObject
 from gateway.s3.objects.types import (
     NULL_VERSION,
     UNCONDITIONAL,

@@ -1,4 +1,5 @@
-"""Buckets: folders of the root with a name that a bucket may have. See `gateway.s3.objects.interface`."""
+"""Buckets: folders of the root with a name that a bucket may have (3 to 63 bytes, `a-z0-9.-`). The contract
+of all calls is in `gateway.s3.objects.layer`."""
 
 from __future__ import annotations
 
@@ -28,6 +29,7 @@ class BucketFolders:
         self._root = root
 
     def buckets(self) -> list[Bucket]:
+        """All of them, by name."""
         found = self._drive.entries_by_name(self._root, b"0", b"{", -1)
         rows = [(row.name, row.inode) for row in found]
         each = (self._bucket(name.decode(errors="replace"), inode) for name, inode in rows)
@@ -42,6 +44,7 @@ class BucketFolders:
         return Bucket(name, inode, made.created_ns, made.owner, made.location, made.versioning)
 
     def bucket(self, name: str) -> Bucket:
+        """`NoSuchBucket`."""
         row = self._names.child(self._root, name.encode()) if is_bucket_name(name) else None
         bucket = None if row is None else self._bucket(name, row.inode)
         if bucket is None:
@@ -51,6 +54,7 @@ class BucketFolders:
     async def create_bucket(
         self, name: str, *, owner: str = "", location: str = "", settings: Mapping[str, bytes] | None = None
     ) -> Bucket:
+        """`InvalidBucketName`; `BucketAlreadyOwnedByYou` (of the same owner), `BucketAlreadyExists`."""
         if not is_bucket_name(name):
             raise S3Error("InvalidBucketName", "the name is no bucket's", {"BucketName": name})
         wall_ns = self._drive.ledger.environment.wall_clock()
@@ -76,9 +80,12 @@ class BucketFolders:
         raise S3Error(code, "the bucket exists", {"BucketName": name})
 
     def setting(self, name: str, setting: str) -> bytes | None:
+        """A document that the door keeps with the bucket (`policy`, `public-access-block`, `tagging`,
+        `ownership`, `acl`, ...): its bytes, or None."""
         return self._names.attribute(self.bucket(name).inode, _attribute(setting))
 
     async def set_setting(self, name: str, setting: str, value: bytes | None) -> None:
+        """Keep the document, at most 64 KiB (None: forget it). Idempotent."""
         attribute = _attribute(setting, value or b"")
 
         def plan(batch: Batch) -> None:
@@ -91,6 +98,7 @@ class BucketFolders:
         await self._changing.accept(plan)
 
     async def set_versioning(self, name: str, state: VersioningState) -> None:
+        """Once there was versioning it can be suspended, and never be none again (`InvalidBucketState`)."""
 
         def plan(batch: Batch) -> None:
             bucket = self.bucket(name)

@@ -31,7 +31,9 @@ class BucketRemoval:
         self._listings = listings
 
     async def delete_bucket(self, name: str) -> None:
-        """See `gateway.s3.objects.interface`."""
+        """`BucketNotEmpty` while there is an object, a version, a delete marker, or a name of the mount that
+        no key can say, or that is no file (the message says so). Empty folders in it go too;
+        uploads that were begun are aborted."""
 
         def plan(batch: Batch) -> None:
             bucket = self._buckets.bucket(name)

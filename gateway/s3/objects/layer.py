@@ -1,5 +1,18 @@
-"""The object layer of a drive, put together. Its contract is `ObjectLayer` of
-`gateway.s3.objects.interface`."""
+"""The object layer of a drive: its calls, put together of the parts that have them. The HTTP part of the S3
+door knows nothing else of objects.
+
+Contracts of all calls:
+- Event-loop thread only. A call that raises has changed nothing (`S3Error` for what the S3 API names, else
+  what the drive raises: `FileSystemError`, `DriveError`), unless the error is that the change could not be
+  made durable: then it may stay. A cancelled one has changed nothing, or all.
+- What a call changes is visible in one step to this door, to the mount and to every other door, and
+  survives a power cut when the call returns.
+- A read sees all that was answered before it began (read-after-write, list-after-write).
+- `NoSuchBucket`, `NoSuchKey`, `NoSuchVersion`, `NoSuchUpload` where the thing is not there. Keys that S3 does
+  not allow are `KeyTooLongError`, or `InvalidArgument` (no UTF-8, NUL, empty).
+- `version_id` None is the newest version; `null` is a version like others.
+- Permissions, policies and quotas are the caller's business.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +21,6 @@ from cache.namespace import ROOT_INODE
 from gateway.s3.objects.bucket_folders import BucketFolders
 from gateway.s3.objects.bucket_removal import BucketRemoval
 from gateway.s3.objects.changing import Changing, Durability
-from gateway.s3.objects.interface import ObjectLayer
 from gateway.s3.objects.listing import Listings
 from gateway.s3.objects.names import Names
 from gateway.s3.objects.reading import Reading
@@ -20,7 +32,7 @@ from gateway.s3.objects.uploads import PartUploads
 from gateway.s3.objects.versions import Versions
 
 
-class DriveObjects:
+class ObjectLayer:
     """See the module. Calls are those of the parts, as they are: another function between would cost each
     call something."""
 
@@ -56,4 +68,4 @@ async def open_objects(
     """The layer of a drive that is running; the folder `root` holds the buckets. There may be several of one
     drive."""
     secret = await SystemFolder(drive, Names(drive), root).secret()
-    return DriveObjects(drive, root, secret, durability)
+    return ObjectLayer(drive, root, secret, durability)

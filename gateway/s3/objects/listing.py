@@ -1,4 +1,4 @@
-"""Listings of objects and versions. See `gateway.s3.objects.interface`."""
+"""Listings of objects and versions. The contract of all calls is in `gateway.s3.objects.layer`."""
 
 from __future__ import annotations
 
@@ -62,6 +62,9 @@ class Listings:
         after: bytes = b"",
         limit: int = MOST,
     ) -> Listing:
+        """The objects and rolled-up prefixes above `after` in the order of bytes, `limit` at most (0: none,
+        not truncated). `after` is any string, or `Listing.next_after`: where it is itself a rolled-up prefix
+        the whole prefix is passed over. Costs as much as what it returns."""
         of, most = self._buckets.bucket(bucket), min(limit, MOST)
         items: list[ObjectInfo | bytes] = []
         if most <= 0:
@@ -88,6 +91,7 @@ class Listings:
         after_version: str = "",
         limit: int = MOST,
     ) -> VersionListing:
+        """As `list_objects`, of all versions and delete markers: by key, the newest first."""
         of, most = self._buckets.bucket(bucket), min(limit, MOST)
         items: list[VersionInfo | bytes] = []
         if most <= 0:

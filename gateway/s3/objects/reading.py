@@ -1,5 +1,5 @@
-"""Reading objects: what one is, its bytes, and its bytes as parts of others. See
-`gateway.s3.objects.interface`."""
+"""Reading objects: what one is, its bytes, and its bytes as parts of others. The contract of all calls is in
+`gateway.s3.objects.layer`."""
 
 from __future__ import annotations
 
@@ -112,6 +112,8 @@ class Reading:
         version_id: str | None = None,
         conditions: Conditions = UNCONDITIONAL,
     ) -> ObjectInfo:
+        """`NoSuchKey`, `NoSuchVersion`, `DeleteMarkerError`, `PreconditionFailed`, `NotModifiedError`. The
+        times of `conditions` and the object are compared in whole seconds."""
         of = self._buckets.bucket(bucket)
         return self._checked(of, key, self.find(of, key, version_id), conditions)
 
@@ -126,11 +128,12 @@ class Reading:
         key: bytes,
         version_id: str | None = None,
         conditions: Conditions = UNCONDITIONAL,
-    ) -> OpenedObject:
+    ) -> OpenObject:
+        """As `head`; the caller closes what it gets."""
         of = self._buckets.bucket(bucket)
         place = self.find(of, key, version_id)
         info = self._checked(of, key, place, conditions)
-        return OpenedObject(self._drive, place.inode, info, self._parts(place, info))
+        return OpenObject(self._drive, place.inode, info, self._parts(place, info))
 
     def _parts(self, place: Place, info: ObjectInfo) -> list[ObjectPart]:
         value = self._names.attribute(place.inode, PARTS) if info.parts else None
@@ -139,6 +142,8 @@ class Reading:
     def parts(
         self, bucket: str, key: bytes, version_id: str | None, after: int, limit: int
     ) -> tuple[list[ObjectPart], bool]:
+        """The parts with numbers over `after` that a multipart object was joined of, `limit` at most;
+        whether there are more."""
         of = self._buckets.bucket(bucket)
         place = self.find(of, key, version_id)
         info = self._states.info(of, key, place.inode, is_folder=place.is_folder)
@@ -176,8 +181,8 @@ class Reading:
             yield Joined(place.inode, join, info, watch)
 
 
-class OpenedObject:
-    """See `OpenObject` of `gateway.s3.objects.interface`."""
+class OpenObject:
+    """One state of an object's content, held until `close`: it may be replaced or deleted meanwhile."""
 
     def __init__(self, drive: Drive, inode: int, info: ObjectInfo, parts: list[ObjectPart]) -> None:
         self.info = info
@@ -190,6 +195,8 @@ class OpenedObject:
         self._watch = self._stack.enter_context(drive.claims.watching(inode))
 
     async def read(self, start: int, end: int) -> AsyncIterator[bytes | memoryview]:
+        """The bytes [start, end), which lie inside the object, in pieces of at most 1 MiB. `ChangedError`: a
+        write through the mount changed the content since `open`; what was yielded is of the old one."""
         for position in range(start, end, PIECE):
             wanted = min(PIECE, end - position)
             piece = await self._drive.read(self._inode, position, wanted)
@@ -198,6 +205,8 @@ class OpenedObject:
             yield piece
 
     def part(self, number: int) -> tuple[int, int] | None:
+        """(start, end) of a part, counted from 1; None if there is no such part. An object that was put in
+        one piece is its part 1."""
         if not self._parts:
             return (0, self.info.size) if number == 1 else None
         if not 1 <= number <= len(self._parts):
@@ -206,6 +215,7 @@ class OpenedObject:
         return ends[-1] - self._parts[number - 1].size, ends[-1]
 
     def close(self) -> None:
+        """Let go of it. Idempotent."""
         self._stack.close()
 
 

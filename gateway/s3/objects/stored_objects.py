@@ -1,5 +1,5 @@
-"""Objects: putting, copying, deleting, and changing what is said of them. See
-`gateway.s3.objects.interface`."""
+"""Objects: putting, copying, deleting, and changing what is said of them. The contract of all calls is in
+`gateway.s3.objects.layer`."""
 
 from __future__ import annotations
 
@@ -68,6 +68,9 @@ class StoredObjects:
         finish: Finish,
         conditions: Conditions = UNCONDITIONAL,
     ) -> ObjectInfo:
+        """Store `body`, which must have `size` bytes (None: not known before; else `IncompleteBody`, also for
+        more). `finish` may refuse. `PreconditionFailed` by the conditions, with `if_match` `NoSuchKey` if
+        there is no object. `body` is closed by the caller; memory stays flat."""
         valid_key(key)
         folder = self._buckets.bucket(bucket).inode
         await self._system.make()
@@ -128,11 +131,15 @@ class StoredObjects:
         version_id: str | None = None,
         conditions: Conditions = UNCONDITIONAL,
     ) -> Deleted:
+        """Idempotent: no error for a key that is not there. `PreconditionFailed`, and `NoSuchKey` with
+        `if_match` on nothing."""
         result = await self._delete(bucket, ToDelete(key, version_id, conditions))
         await self._changing.make_durable()
         return result
 
     async def delete_many(self, bucket: str, items: Sequence[ToDelete]) -> list[Deleted | S3Error]:
+        """Each as `delete` does, in a batch of its own; all are made durable at once. In the order of
+        `items`. Where the drive refuses one (`FileSystemError`), those before it are gone."""
         self._buckets.bucket(bucket)
         results: list[Deleted | S3Error] = []
         for item in items:
@@ -233,6 +240,10 @@ class StoredObjects:
         conditions: Conditions = UNCONDITIONAL,
         checksums: Checksums | None = None,
     ) -> tuple[ObjectInfo, str]:
+        """A new object with the source's bytes, none of which is copied; and the source's version. `metadata`
+        and `tags`: None takes the source's (its `acl` and `owner` never: they are `metadata`'s or empty).
+        `checksums`: None takes the source's. An object onto itself is well; whether it may be is the
+        caller's question. A multipart source becomes one piece, with the same ETag."""
         valid_key(key)
         folder = self._buckets.bucket(bucket).inode
         await self._system.make()
@@ -253,15 +264,18 @@ class StoredObjects:
     # Changing what is said of a version
 
     def tags(self, bucket: str, key: bytes, version_id: str | None = None) -> tuple[dict[str, str], str]:
+        """The tags, and the version that has them."""
         info = self._reading.head(bucket, key, version_id)
         return dict(info.metadata.tags), info.version_id
 
     async def set_tags(
         self, bucket: str, key: bytes, tags: Mapping[str, str], version_id: str | None = None
     ) -> str:
+        """Replace all tags; the version that has them. No new version, no new ETag, the same time."""
         return await self._set(bucket, key, version_id, lambda said: replace(said, tags=dict(tags)))
 
     async def set_acl(self, bucket: str, key: bytes, acl: str, version_id: str | None = None) -> str:
+        """Replace `Metadata.acl` in the same way."""
         return await self._set(bucket, key, version_id, lambda said: replace(said, acl=acl))
 
     async def _set(

@@ -1,5 +1,5 @@
-"""Multipart uploads: parts are files in the system folder until they are joined. See
-`gateway.s3.objects.interface`.
+"""Multipart uploads: parts are files in the system folder until they are joined. Their numbers are 1 to
+10,000 (`InvalidArgument`). The contract of all calls is in `gateway.s3.objects.layer`.
 
 Invariants:
 1. A part is there whole or not at all, and survives restarts.
@@ -89,6 +89,7 @@ class PartUploads:
         checksum_algorithm: str = "",
         checksum_kind: str = "",
     ) -> Upload:
+        """Begin one. It outlives restarts."""
         valid_key(key)
         self._buckets.bucket(bucket)
         await self._system.make()
@@ -107,6 +108,7 @@ class PartUploads:
         return Upload(bucket, key, upload_id, now, metadata, checksum_algorithm, checksum_kind)
 
     def upload(self, bucket: str, key: bytes, upload_id: str) -> Upload:
+        """`NoSuchUpload`."""
         return self._begun.found(self._buckets.bucket(bucket), key, upload_id)[0]
 
     # Parts
@@ -121,6 +123,7 @@ class PartUploads:
         size: int | None,
         finish: Finish,
     ) -> Part:
+        """As `StoredObjects.put`; a part of the same number is replaced."""
         valid_part_number(number)
         of = self._buckets.bucket(bucket)
         self._begun.found(of, key, upload_id)
@@ -140,6 +143,8 @@ class PartUploads:
         source: Source,
         byte_range: tuple[int, int] | None = None,
     ) -> tuple[Part, str]:
+        """A part of the source's bytes [start, end) (None: all), none of which is written again; and the
+        source's version. `InvalidRange` outside the source."""
         valid_part_number(number)
         of = self._buckets.bucket(bucket)
         self._begun.found(of, key, upload_id)
@@ -165,6 +170,7 @@ class PartUploads:
         return digest.hexdigest()
 
     def parts_of(self, bucket: str, key: bytes, upload_id: str, after: int, limit: int) -> PartListing:
+        """Those with numbers over `after`."""
         upload, folder = self._begun.found(self._buckets.bucket(bucket), key, upload_id)
         most = max(0, min(limit, MOST))
         found = self._begun.parts(folder, after, most + 1)
@@ -181,6 +187,7 @@ class PartUploads:
         after_upload: str = "",
         limit: int = MOST,
     ) -> UploadListing:
+        """By key, then by upload."""
         of, most = self._buckets.bucket(bucket), max(0, min(limit, MOST))
         items: list[Upload | bytes] = []
         begun = sorted(self._begun.begun(of), key=lambda upload: (upload.key, upload.upload_id))
@@ -210,6 +217,10 @@ class PartUploads:
         finish: Callable[[Sequence[Part]], Checksums],
         conditions: Conditions = UNCONDITIONAL,
     ) -> ObjectInfo:
+        """Join the parts; none of their bytes is copied. `finish` gets them as they were stored, may refuse,
+        and says the object's checksums. `InvalidPartOrder`, `InvalidPart`, `EntityTooSmall` (under 5 MiB
+        and not the last), `MalformedXML` (no parts), `PreconditionFailed`. Again with the same parts: the
+        same answer, as long as the object it made is the newest."""
         of = self._buckets.bucket(bucket)
         try:
             return await self._complete(of, key, upload_id, parts, finish, conditions)
@@ -296,6 +307,8 @@ class PartUploads:
         return folder
 
     async def abort(self, bucket: str, key: bytes, upload_id: str) -> None:
+        """Forget the upload with all its parts. `NoSuchUpload` the second time."""
+
         def plan(batch: Batch) -> None:
             of = self._buckets.bucket(bucket)
             _, folder = self._begun.found(of, key, upload_id)
