@@ -8,7 +8,7 @@ Invariants:
    every `RETRY` seconds, and the status says why it lacks.
 4. The list of folders changes by a person's word, and when a folder is gone for good.
 
-Event-loop thread; the namespace is read in threads.
+Event-loop thread; the namespace is read in threads, and its blocks are gone through there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from cache.disk import CachedBlocks
 from cache.errors import InvalidArgumentError, NotDirectoryError
 from cache.journal import Ledger
 from cache.keeping.kept_folders import KeptFolder, KeptFolders
-from cache.keeping.kept_trees import KeptTrees, Named, trees_of
+from cache.keeping.kept_trees import KeptTrees, trees_of
 from cache.messages import KeepingStatus, KeptShown
 
 LOOK_EVERY: Final = 5.0
@@ -111,10 +111,7 @@ class Keeper:
             return []
         self._ledger.save()
         found, here = await self._look(), await self._blocks.kept() or set()
-        return [
-            KeptShown(quote(tree.path), sum(tree.blocks.values()), _named(tree.blocks, here))
-            for tree in found.trees
-        ]
+        return await trio.to_thread.run_sync(_shown, found, here)
 
     async def complete(self) -> None:
         """Returns when all that is wanted now is here, or cannot be had now."""
@@ -182,15 +179,16 @@ class Keeper:
     async def _bring_here(self, blocks: CachedBlocks) -> None:
         began = trio.current_time()
         found, here = await self._look(), await blocks.kept()
-        self._head, wanted = found.head, found.blocks()
+        self._head = found.head
+        difference = await trio.to_thread.run_sync(found.difference, here or set())
         self._not_before = began + max(LOOK_EVERY, _SHARE * (trio.current_time() - began))
         if here is None:
             self._problem = _UNUSABLE
             return
         if not self._folders.problem:  # the list is not known: nothing may be given back
-            await blocks.release(here - wanted.keys())
-        self._bytes, self._here = sum(wanted.values()), _named(wanted, here)
-        lacking = iter([(BlockId(block), named) for block, named in wanted.items() if block not in here])
+            await blocks.release(difference.needless)
+        self._bytes, self._here = difference.bytes, difference.here
+        lacking = iter(difference.lacking)
         await each(partial(self._fetch_all, blocks), [lacking] * _AT_ONCE)
 
     async def _fetch_all(self, blocks: CachedBlocks, lacking: Iterator[tuple[BlockId, int]]) -> None:
@@ -215,5 +213,5 @@ class Keeper:
         return await trio.to_thread.run_sync(self._codec.open, block, sealed, limiter=self._limiter)
 
 
-def _named(blocks: Named, here: set[BlockId]) -> int:
-    return sum(named for block, named in blocks.items() if block in here)
+def _shown(found: KeptTrees, here: set[BlockId]) -> list[KeptShown]:
+    return [KeptShown(quote(tree.path), *tree.sizes(here)) for tree in found.trees]

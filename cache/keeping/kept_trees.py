@@ -1,14 +1,16 @@
 """The blocks that the files of kept folders name now, read from the namespace database.
 
-Read-only, blocking, on a connection of its own: for a thread. It sees what was saved.
+Read-only, on a connection of its own. It sees what was saved. There may be hundreds of thousands of blocks:
+all that goes through them is for a thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Final
 
+from backend.upstream import BlockId
 from cache.keeping.kept_folders import KeptFolder
 from cache.namespace import ROOT_INODE, Connection, open_database, sqlite_errors
 
@@ -37,6 +39,22 @@ class KeptTree:
     path: bytes
     blocks: Named = field(repr=False)
 
+    def sizes(self, here: Set[bytes]) -> tuple[int, int]:
+        """The bytes that are named in it, and those of them that are in the blocks `here`."""
+        return _sizes(self.blocks, here)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Between blocks that are here and those that should be. `bytes` are named in all trees, of which `here`
+    are here. `lacking`: those that are not, each with how much of it is named. `needless`: nothing names
+    them."""
+
+    bytes: int
+    here: int
+    lacking: list[tuple[BlockId, int]] = field(repr=False)
+    needless: list[BlockId] = field(repr=False)
+
 
 @dataclass(frozen=True, slots=True)
 class KeptTrees:
@@ -46,13 +64,24 @@ class KeptTrees:
     trees: tuple[KeptTree, ...]
     gone: tuple[KeptFolder, ...]
 
-    def blocks(self) -> dict[bytes, int]:
+    def difference(self, here: Set[BlockId]) -> Difference:
+        """Between the blocks `here` and those of all trees."""
+        named = self._blocks()
+        total, present = _sizes(named, here)
+        lacking = [(BlockId(block), size) for block, size in named.items() if block not in here]
+        return Difference(total, present, lacking, [block for block in here if block not in named])
+
+    def _blocks(self) -> dict[bytes, int]:
         """Those of all trees, each once."""
         found: dict[bytes, int] = {}
         for tree in self.trees:
             for block, named in tree.blocks.items():
                 found[block] = max(named, found.get(block, 0))
         return found
+
+
+def _sizes(named: Named, here: Set[bytes]) -> tuple[int, int]:
+    return sum(named.values()), sum(size for block, size in named.items() if block in here)
 
 
 def trees_of(path: str, folders: Iterable[KeptFolder]) -> KeptTrees:

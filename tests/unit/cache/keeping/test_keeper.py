@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import AsyncIterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from stat import S_IFDIR
+from typing import Any
 
 import pytest
 import trio
@@ -17,9 +20,9 @@ from backend.system import THIS_MACHINE, Durable, Environment
 from cache.disk import PARTS, BlockFolder, CachedBlocks, DiskCache, cached_blocks
 from cache.drive import Circumstances, Drive
 from cache.errors import InvalidArgumentError, NotDirectoryError
-from cache.keeping import FILE, KeptFolder
+from cache.keeping import FILE, KeptFolder, keeper
 from cache.keeping.keeper import LOOK_EVERY, RETRY
-from cache.keeping.kept_trees import trees_of
+from cache.keeping.kept_trees import KeptTrees, trees_of
 from cache.messages import KeepingStatus, KeptShown
 from cache.namespace import ROOT_INODE
 from tests.contents import KINDS, content
@@ -350,6 +353,41 @@ async def test_a_number_that_was_given_again_is_another_folder(far: FarUpstream)
         found = trees_of(drive.ledger.namespace.path, [same, other])
         assert [tree.folder for tree in found.trees] == [same]
         assert found.gone == (other,)
+
+
+class Watched(dict[bytes, int]):
+    """Blocks of a kept folder; on the thread of the event loop nobody may go through them."""
+
+    def values(self) -> Any:
+        assert threading.current_thread() is not threading.main_thread()
+        return super().values()
+
+    def items(self) -> Any:
+        assert threading.current_thread() is not threading.main_thread()
+        return super().items()
+
+    def __iter__(self) -> Any:
+        assert threading.current_thread() is not threading.main_thread()
+        return super().__iter__()
+
+
+async def test_nobody_waits_while_many_blocks_are_gone_through(
+    far: FarUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: a folder of 300,000 blocks had the whole mount stand still for a second at each look."""
+
+    def watched(path: str, folders: Iterable[KeptFolder]) -> KeptTrees:
+        found = trees_of(path, folders)
+        return replace(found, trees=tuple(replace(tree, blocks=Watched(tree.blocks)) for tree in found.trees))
+
+    monkeypatch.setattr(keeper, "trees_of", watched)
+    async with mounted(far) as drive:
+        folder = await make_folder(drive, b"kept")
+        await fill(drive, folder)
+        drive.keeper.keep(folder)
+        await drive.keeper.complete()
+        (shown,) = await drive.keeper.shown()
+        assert shown.here == shown.bytes == status(drive).here > 2_000_000
 
 
 async def test_a_file_and_what_is_gone_are_refused(far: FarUpstream) -> None:
