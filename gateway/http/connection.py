@@ -183,7 +183,8 @@ class Connection:
 
     def _note(self, exchange: Exchange) -> None:
         counters, seconds = self._counters, exchange.seconds()
-        counters.answers[exchange.status] += 1
+        if exchange.status:
+            counters.answers[exchange.status] += 1
         counters.received_bytes += exchange.received
         counters.sent_bytes += exchange.sent
         counters.seconds += seconds

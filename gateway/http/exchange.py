@@ -31,6 +31,10 @@ _PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 _VERSION: Final = {"version": "3.0", "spec_version": "2.3"}
 
 
+class ClientGoneError(trio.BrokenResourceError):
+    """The client is gone, or takes its answer too slowly: there is nobody to answer to."""
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """The ends of a connection, as a scope has them."""
@@ -41,13 +45,12 @@ class Peer:
 
     @classmethod
     def of(cls, socket: trio.socket.SocketType, *, is_tls: bool) -> Peer:
-        """OSError if the client is gone."""
-        client, server = socket.getpeername(), socket.getsockname()
+        """`ClientGoneError`: it went before it was looked at."""
+        try:
+            client, server = socket.getpeername(), socket.getsockname()
+        except OSError as error:
+            raise ClientGoneError(str(error)) from None
         return cls("https" if is_tls else "http", client[:2], server[:2])
-
-
-class ClientGoneError(trio.BrokenResourceError):
-    """The client is gone, or takes its answer too slowly: there is nobody to answer to."""
 
 
 class RefusedError(Exception):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import ssl
+import struct
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -213,7 +215,17 @@ async def test_a_fault_of_the_application_is_a_500_and_the_server_goes_on(
     async with running() as run:
         assert (await run.raw(request("GET", "/fail"))).startswith(b"HTTP/1.1 500 ")
         assert (await run.raw(request("GET", "/", b"", CLOSE))).startswith(b"HTTP/1.1 200 ")
+        assert (run.server.counters.answers, run.server.counters.refused) == ({200: 1}, {500: 1})
     assert "a fault" in caplog.text
+
+
+async def test_a_client_that_resets_its_connection_before_it_is_looked_at_is_no_fault() -> None:
+    async with running() as run:
+        with socket.create_connection(("127.0.0.1", run.port)) as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        while not run.server.counters.connections or run.server.counters.open:
+            await trio.lowlevel.checkpoint()
+        assert (await run.raw(request("GET", "/", b"", CLOSE))).startswith(b"HTTP/1.1 200 ")
 
 
 async def test_a_client_that_goes_in_the_middle_of_its_body_ends_nothing_else() -> None:
