@@ -78,6 +78,24 @@ async def test_a_store_in_use_is_told_where_everything_lies(rig: Rig) -> None:
     assert not asked
 
 
+async def test_the_index_names_the_new_node_before_the_old_one_lets_go(rig: Rig) -> None:
+    await rig.write(blocks(60), packs=6)
+    go_on = trio.Event()
+    old = rig.nodes["node0"]
+    old.faults = [Fault(("delete",), until=go_on)]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(rebalance, rig, "node0")
+        while not (going := [parse_fragment_key(key) for call, key in old.calls if call == "delete"]):
+            await trio.sleep(0.001)
+        for parsed in going:
+            assert parsed is not None
+            pack = rig.index.packs.get(parsed[0])
+            assert pack is not None
+            assert pack.nodes[parsed[1]] in {*holders(rig)[pack.id][parsed[1]]} - {"node0"}
+        go_on.set()
+    require_in_place(rig, "node0")
+
+
 @pytest.mark.logs_warnings
 @pytest.mark.parametrize("seed", range(3))
 async def test_packs_move_while_everything_else_goes_on(rig: Rig, seed: int) -> None:
