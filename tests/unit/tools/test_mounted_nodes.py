@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -195,6 +196,48 @@ def test_a_node_that_comes_is_on_the_disk_of_the_device(made: SmallDrive) -> Non
     trio.run(run)
     assert any(path.startswith(f"{made.drive}/node0/") for path in disk.opened), "one that was there"
     assert any(path.startswith(f"{made.drive}/node6/packs/") for path in disk.opened)
+
+
+class Hanging(Durable):
+    """Packs do not come to node6 before the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hangs, self._end = threading.Event(), threading.Event()
+
+    def open(self, path: str, flags: int, mode: int = 0o600, *, folder: int | None = None) -> int:
+        if "/node6/packs/" in path:
+            self.hangs.set()
+            self._end.wait(LONG)
+        return super().open(path, flags, mode, folder=folder)
+
+    def end(self) -> None:
+        self._end.set()
+
+
+def test_a_change_is_stopped_also_where_a_node_hangs(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is being written is waited for as long as the patience with a node is."""
+    disk = Hanging()
+    monkeypatch.setattr("tools.mounted_nodes.TOOL_PATIENCE", 1.0)
+
+    async def run() -> None:
+        async with mounted(made, environment=Environment(disk)) as drive:
+            assert drive.node_changes is not None
+            drive.node_changes.begin(NodesWanted(verb="add", places=places(made, "node6")))
+            while not disk.hangs.is_set():
+                await trio.sleep(0.01)
+            drive.node_changes.stop()
+            with trio.fail_after(LONG / 2):
+                ended = await drive.node_changes.ended()
+            assert ended is not None
+            assert ended.problem == "stopped; the same command goes on with it"
+            disk.end()
+            await changed(drive, "add", places=places(made, "node6"))
+
+    trio.run(run)
+    require_in_order(made)
 
 
 def test_a_node_that_is_lost_under_the_mount_is_removed_at_once(made: SmallDrive) -> None:
