@@ -25,6 +25,7 @@ from cache.services import services_of
 from gateway.control import Commands, ControlServer
 from tools import compose, drive_opening
 from tools.compose import UnlockedDrive
+from tools.errors import ToolError
 from tools.host import places
 from tools.host.logs import log_to_terminal
 from tools.host.places import Folders
@@ -74,15 +75,16 @@ def answer(where: Where, call: Call[Question, Answer], question: Question) -> An
 
 
 def serve(where: Where, wanted: S3DoorWanted) -> int:
-    """Serve it until SIGTERM or SIGINT; then all is stored. A second one ends at once."""
+    """Serve it until SIGTERM or SIGINT; then all is stored. A second one ends at once: `ToolError`."""
     drive, own = where.unlocked(), _own(where)
     log_to_terminal(verbose=False)
 
-    async def run() -> None:
+    async def run() -> bool:
         async with _running(drive, own) as opened:
-            await _serve(opened, drive, own, wanted)
+            return await _serve(opened, drive, own, wanted)
 
-    _run(run)
+    if not _run(run):
+        raise ToolError("ended before all was stored; what is left is stored when the drive is opened next")
     return 0
 
 
@@ -113,7 +115,9 @@ async def _running(drive: UnlockedDrive, own: Folders) -> AsyncIterator[Drive]:
         nursery.cancel_scope.cancel()
 
 
-async def _serve(drive: Drive, unlocked: UnlockedDrive, own: Folders, wanted: S3DoorWanted) -> None:
+async def _serve(drive: Drive, unlocked: UnlockedDrive, own: Folders, wanted: S3DoorWanted) -> bool:
+    """Whether all is stored."""
+    is_stored = False
     doors, asked_to_end = S3Doors(drive, unlocked.keys), trio.Event()
     control = ControlServer(own.control, doors.beside(_commands(drive, own, asked_to_end.set)))
     async with trio.open_nursery() as nursery:
@@ -126,7 +130,9 @@ async def _serve(drive: Drive, unlocked: UnlockedDrive, own: Folders, wanted: S3
         await asked_to_end.wait()
         await doors.end()
         await drive.sync()
+        is_stored = True
         nursery.cancel_scope.cancel()
+    return is_stored
 
 
 def _commands(drive: Drive, own: Folders, end: Callable[[], None]) -> Commands:

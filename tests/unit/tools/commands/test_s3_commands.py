@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import http.client
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import boto3
 import pytest
+from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from backend.errors import NotFoundError, UsageError
@@ -40,22 +44,30 @@ def listed(drive: SmallDrive, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @contextmanager
-def served(drive: SmallDrive, *options: str) -> Iterator[str]:
-    """The URL of a door; it ends as a person ends it."""
+def serving(drive: SmallDrive, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process of a door, and its URL."""
     program = [sys.executable, "-c", "from tools.drivefs import main; main()"]
     process = subprocess.Popen(
         [*program, "s3", "serve", str(drive.drive), *drive.where(), "--listen", "127.0.0.1:0", *options],
         stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
     )
     try:
         assert process.stdout is not None
-        yield process.stdout.readline().split()[-1]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0
+        yield process, process.stdout.readline().split()[-1]
     finally:
         process.kill()
         process.communicate()
+
+
+@contextmanager
+def served(drive: SmallDrive, *options: str) -> Iterator[str]:
+    """The URL of a door; it ends as a person ends it."""
+    with serving(drive, *options) as (process, url):
+        yield url
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
 
 
 def test_keys_are_added_listed_changed_removed(
@@ -100,6 +112,52 @@ def test_a_door_serves_the_drive_and_its_keys_can_be_changed_meanwhile(
         with pytest.raises(ClientError, match="InvalidAccessKeyId"):
             client.get_object(Bucket="bucket", Key="folder/file")
     assert drive.read()[b"/bucket/folder/file"][-1] == data
+
+
+def test_a_second_signal_ends_a_door_at_once_and_is_no_success(
+    drive: SmallDrive, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, secret = added(drive, capsys)
+    with serving(drive) as (process, url), trickled_put(url, key, secret):
+        process.send_signal(signal.SIGTERM)
+        while is_listening(url):
+            pass
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=15)
+        assert (process.returncode, "before all was stored" in said) == (1, True), said
+    assert listed(drive, capsys)
+
+
+@contextmanager
+def trickled_put(url: str, key: str, secret: str) -> Iterator[None]:
+    """A PUT that is under way: its body does not come to its end."""
+    client = boto3.client(
+        "s3",
+        endpoint_url=url,
+        region_name="us-east-1",
+        aws_access_key_id=key,
+        aws_secret_access_key=secret,
+        config=Config(signature_version="s3v4"),
+    )
+    client.create_bucket(Bucket="bucket")
+    put = urlsplit(client.generate_presigned_url("put_object", Params={"Bucket": "bucket", "Key": "k"}))
+    connection = http.client.HTTPConnection(put.netloc, timeout=20)
+    connection.putrequest("PUT", f"{put.path}?{put.query}")
+    connection.putheader("Content-Length", "10")
+    connection.putheader("Expect", "100-continue")
+    connection.endheaders()
+    assert connection.sock.recv(100).startswith(b"HTTP/1.1 100 ")
+    yield
+    connection.close()
+
+
+def is_listening(url: str) -> bool:
+    address = urlsplit(url)
+    try:
+        socket.create_connection((address.hostname, address.port)).close()
+    except ConnectionRefusedError:
+        return False
+    return True
 
 
 def test_an_address_that_is_taken_and_a_folder_that_is_not_there_are_said(drive: SmallDrive) -> None:
