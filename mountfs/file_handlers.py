@@ -90,6 +90,13 @@ class FileHandlers(HandlerBase):
         return len(buf)
 
     @answered
+    async def flush(self, fh: int) -> None:
+        """Nothing: at close(2) the kernel has written its cache back, and waited for the answers. But if the
+        mount is gone by then, it drops unsent pages without an error (fuse_flush, Linux 6.18). FLUSH fails
+        then, and makes close(2) say so. Unanswered once, it would not be sent again."""
+        self.callers.used(fh if fh >= self._past else fh & ~_WRITER)
+
+    @answered
     async def release(self, fh: int) -> None:
         if fh >= self._past:
             self.callers.used(fh)

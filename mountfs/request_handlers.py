@@ -18,8 +18,8 @@ from mountfs.xattr_handlers import XattrHandlers
 
 
 class RequestHandlers(NameHandlers, AttributeHandlers, XattrHandlers, FileHandlers, FolderHandlers):
-    """The request handlers of one mount. What is not here (access, flush, poll) is answered ENOSYS once, and
-    the kernel does it alone: `default_permissions` is always on, and close(2) writes back in any case."""
+    """The request handlers of one mount. What is not here (access, poll) is answered ENOSYS once, and the
+    kernel does it alone: `default_permissions` is always on."""
 
     supports_dot_lookup = False
     enable_writeback_cache = True

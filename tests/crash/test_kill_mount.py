@@ -5,6 +5,7 @@ Zero losses in N kills bound the loss per kill at about 3/N (95 %); `make soak` 
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import contents
 from tests.crash import load
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.mounted import ROOT, MountedDrive, wait_for_end
@@ -115,6 +117,41 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < deadline, "what was waited for did not happen"
         time.sleep(0.01)
+
+
+def test_close_says_that_the_mount_is_gone(drive: MountedDrive) -> None:
+    """Regression: without FLUSH the kernel dropped pages that it had not sent yet, and close() returned 0. At
+    close it tells the times of a file by a request of its own, and so met the end of the mount, but not where
+    write() came in the tick of its clock that create() had told."""
+    drive.mount()
+    data = contents.content("text", 20_000, "not sent")
+    paths = [drive.mountpoint / f"{number}" / "file" for number in range(50)]
+    opened = [created(path, data) for path in paths]
+    drive.kill()
+    said = [error_of(partial(os.close, descriptor)) for descriptor in opened]
+    drive.remount()
+    there = [path.read_bytes() == data for path in paths]
+    told = [is_there or error == errno.ENOTCONN for is_there, error in zip(there, said, strict=True)]
+    assert told == [True] * len(paths)
+    assert not all(there), "the kernel had sent everything before"
+
+
+def created(path: Path, data: bytes) -> int:
+    """The descriptor of a new file, in a new folder, that has been written to."""
+    path.parent.mkdir()
+    path.with_name("before").write_bytes(b"")
+    descriptor = os.open(path, os.O_CREAT | os.O_WRONLY, 0o644)
+    assert os.pwrite(descriptor, data, 0) == len(data)
+    return descriptor
+
+
+def error_of(call: Callable[[], None]) -> int:
+    """The errno that it fails with; 0 if it does not."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno or 0
+    return 0
 
 
 def kill_at_random(drive: MountedDrive, kills: int, seed: int) -> int:
