@@ -860,6 +860,12 @@ def test_who_asks_a_mount_does_not_wait_for_what_it_does_not_need(command: str) 
     assert shown.stdout == b"\n"
 
 
+def test_a_mount_without_an_s3_door_loads_nothing_of_one() -> None:
+    program = "import sys, tools.mount; print(*{'awscrt', 'defusedxml', 'gateway.s3'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, cwd=ROOT)
+    assert shown.stdout == b"\n"
+
+
 def test_who_uses_a_folder_is_seen_by_where_it_is_and_what_it_has_open(tmp_path: Path) -> None:
     used, beside = tmp_path / "used", tmp_path / "used and more"
     used.mkdir()
