@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cache.drive import Drive
+from cache.errors import NoEntryError, StaleError
 from cache.namespace import MAX_SIZE
 from gateway.s3.objects.errors import S3Error
 from gateway.s3.objects.names import FILE_MODE
@@ -50,10 +51,14 @@ class Staging:
         """bodies that are being received or placed"""
 
     @asynccontextmanager
-    async def file(self, directory: int) -> AsyncIterator[int]:
-        """A file without a name, with the owner of `directory`. It goes, unless it got one."""
-        above = self._drive.live_row(directory)
-        inode = await self._drive.make_nameless(directory, FILE_MODE, above.uid, above.gid)
+    async def file(self, bucket: int) -> AsyncIterator[int]:
+        """A file without a name, with the owner of the bucket's folder. It goes, unless it got one.
+        `NoSuchBucket` if the folder has been removed."""
+        try:
+            above = self._drive.live_row(bucket)
+            inode = await self._drive.make_nameless(bucket, FILE_MODE, above.uid, above.gid)
+        except (StaleError, NoEntryError):
+            raise S3Error("NoSuchBucket", "the bucket was removed meanwhile") from None
         self.active += 1
         try:
             yield inode

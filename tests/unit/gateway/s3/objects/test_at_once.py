@@ -223,3 +223,36 @@ async def test_a_copy_of_what_is_deleted_meanwhile_is_whole_or_of_nothing(tmp_pa
         assert await keys(layer) == ([] if codes["copy"] else [b"b"])
         if not codes["copy"]:
             assert await get(layer, "b") == data
+
+
+@pytest.mark.parametrize("when", [0, 1, 2, 3, 5, 8, 20])
+async def test_a_bucket_that_is_removed_meanwhile_is_none(tmp_path: Path, when: int) -> None:
+    async with layer_on(tmp_path, buckets=(BUCKET, "other")) as (layer, _):
+        data = made_of("json", 300_000)
+        await put(layer, "a", data, bucket="other")
+        upload = await layer.create_upload(BUCKET, b"c", Metadata())
+        part = await layer.put_part(BUCKET, b"c", upload.upload_id, 1, body_of(data), len(data), accepting)
+        at, source = (BUCKET, b"c", upload.upload_id), Source("other", b"a")
+        calls = {
+            "copy": layer.copy(source, BUCKET, b"b"),
+            "part": layer.copy_part(*at, 2, source),
+            "complete": layer.complete(*at, [PartToJoin(1, part.etag)], lambda _: Checksums()),
+            "put": put(layer, "d", data),
+        }
+        codes: dict[str, str] = {}
+
+        async def call(name: str, awaitable: Any) -> None:
+            codes[name] = await code_of(awaitable)
+
+        async with trio.open_nursery() as nursery:
+            for name, awaitable in calls.items():
+                nursery.start_soon(call, name, awaitable)
+            for _ in range(when):
+                await trio.lowlevel.checkpoint()
+            codes["delete"] = await code_of(layer.delete_bucket(BUCKET))
+        if codes["delete"]:
+            assert codes.pop("delete") == "BucketNotEmpty"
+            assert {*codes.values()} <= {"", "NoSuchUpload"}
+        else:
+            assert {*codes.values()} <= {"", "NoSuchBucket", "NoSuchUpload"}
+            assert [bucket.name for bucket in layer.buckets()] == ["other"]
