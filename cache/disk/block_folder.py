@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple, TypeVar
 
@@ -135,9 +136,16 @@ class BlockFolder:
                 self._shrink(part, int(self._share * _KEPT))
 
     def blocks(self) -> set[BlockId]:
-        """Those that are here whole. `OSError`."""
-        names = (os.path.basename(file.path) for part in self._parts.values() for file in self._files(part))
-        return {BlockId(bytes.fromhex(name)) for name in names if "." not in name}
+        """Those that are here whole, as far as names and sizes say. What a power cut left empty is removed.
+        `OSError`."""
+        found: set[BlockId] = set()
+        for file in chain.from_iterable(map(self._files, self._parts.values())):
+            name = os.path.basename(file.path)
+            if file.size <= HEADER_SIZE:
+                self._remove(file.path)
+            elif "." not in name:
+                found.add(BlockId(bytes.fromhex(name)))
+        return found
 
     def make_free(self, size: int) -> bool:
         """Remove what was not used for longest until so many bytes are free beside the reserve; whether they

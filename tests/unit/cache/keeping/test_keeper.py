@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -18,6 +19,7 @@ from trio.testing import MockClock
 from backend.buffer import Buffer
 from backend.system import THIS_MACHINE, Durable, Environment
 from cache.disk import PARTS, BlockFolder, CachedBlocks, DiskCache, cached_blocks
+from cache.disk.entry_format import HEADER_SIZE
 from cache.drive import Circumstances, Drive
 from cache.errors import InvalidArgumentError, NotDirectoryError
 from cache.keeping import FILE, KeptFolder, keeper
@@ -311,6 +313,24 @@ async def test_who_only_reads_keeps_folders_too(far: FarUpstream) -> None:
         drive.keeper.unkeep(folder)
         await drive.keeper.complete()
         assert await drive.keeper.shown() == []
+
+
+async def test_what_a_power_cut_left_empty_is_fetched_again(far: FarUpstream) -> None:
+    """Files of the cache are not synced: their names outlive the power, and what is in them need not."""
+    async with mounted(far) as drive:
+        folder = await make_folder(drive, b"kept")
+        await fill(drive, folder)
+        drive.keeper.keep(folder)
+        await drive.keeper.complete()
+    sealed = [path for top in ("kept", "sealed") for path in (far.folder / top).rglob("*") if path.is_file()]
+    for number, path in enumerate(sorted(sealed)):
+        os.truncate(path, (0, path.stat().st_size, HEADER_SIZE)[number % 3])
+    async with mounted(far) as drive:
+        await drive.keeper.complete()
+        assert status(drive).here == status(drive).bytes > 2_000_000
+        far.away = True
+        assert await wrong(drive, folder) == []
+        far.away = False
 
 
 async def test_one_block_that_is_lost_keeps_no_other_away(far: FarUpstream) -> None:
