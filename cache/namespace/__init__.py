@@ -2,6 +2,7 @@
 
 from cache.namespace.acl import ACCESS
 from cache.namespace.check import check_namespace
+from cache.namespace.devices import DeviceRow
 from cache.namespace.form import check_form
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
@@ -11,6 +12,7 @@ from cache.namespace.operations import (
     NEWEST_TIME,
     OLDEST_TIME,
     ROOT_INODE,
+    AddDevice,
     Create,
     Delete,
     Forget,
@@ -21,6 +23,7 @@ from cache.namespace.operations import (
     RemoveXattr,
     Rename,
     RenameLeavingWhiteout,
+    RevokeDevice,
     SetAttributes,
     SetExtents,
     SetRetention,
@@ -73,11 +76,13 @@ __all__ = [
     "NEWEST_TIME",
     "OLDEST_TIME",
     "ROOT_INODE",
+    "AddDevice",
     "CommitWriter",
     "Connection",
     "Create",
     "Delete",
     "DentryRow",
+    "DeviceRow",
     "Extent",
     "Forget",
     "Gap",
@@ -93,6 +98,7 @@ __all__ = [
     "RemoveXattr",
     "Rename",
     "RenameLeavingWhiteout",
+    "RevokeDevice",
     "SetAttributes",
     "SetExtents",
     "SetRetention",

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from backend.upstream import BLOCK_ID_SIZE
 from cache.namespace.operations import (
+    DEVICE_KEY_SIZE,
     MAX_DEVICE,
     MAX_INODE,
     MAX_NAME,
@@ -20,6 +21,7 @@ from cache.namespace.operations import (
     NEWEST_TIME,
     OLDEST_TIME,
     ROOT_INODE,
+    AddDevice,
     Create,
     Delete,
     Forget,
@@ -30,6 +32,7 @@ from cache.namespace.operations import (
     RemoveXattr,
     Rename,
     RenameLeavingWhiteout,
+    RevokeDevice,
     SetAttributes,
     SetExtents,
     SetRetention,
@@ -183,6 +186,23 @@ def _set_writer(operation: SetWriter) -> None:
         raise MalformedError(f"an operation names device {operation.device}, which is out of range")
 
 
+def _add_device(operation: AddDevice) -> None:
+    _label(operation.host, "a host")
+    _numbered_device(operation.device)
+    if len(operation.key) != DEVICE_KEY_SIZE:
+        raise MalformedError(f"an operation gives device {operation.device} a key that is none")
+
+
+def _revoke_device(operation: RevokeDevice) -> None:
+    _numbered_device(operation.device)
+
+
+def _numbered_device(device: int) -> None:
+    """Device 0 is nobody: the root has its inode number from it."""
+    if not 0 < device <= MAX_DEVICE:
+        raise MalformedError(f"an operation names device {device}, which is out of range")
+
+
 def _change_of_name(parent: int, name: bytes, inode: int, time_ns: int) -> None:
     """In one function because it runs for every name that is made or taken."""
     if not 0 < len(name) <= MAX_NAME or _SLASH in name or _NUL in name or name in _RESERVED:
@@ -248,4 +268,6 @@ CHECKS: Final[dict[type[Any], Callable[[Any], None]]] = {
     Forget: _forget,
     Release: _release,
     SetWriter: _set_writer,
+    AddDevice: _add_device,
+    RevokeDevice: _revoke_device,
 }

@@ -21,6 +21,7 @@ from typing import Final
 from backend.errors import CorruptError, ReadOnlyError
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import NO_COMMIT, Head
+from cache.namespace.devices import DeviceStore
 from cache.namespace.extents import ExtentStore
 from cache.namespace.namespace_file import NamespaceFile
 from cache.namespace.operations import DEVICE_SHIFT, MAX_DEVICE, ROOT_INODE, Operation
@@ -105,6 +106,7 @@ class Namespace:
         self._xattrs = XattrStore(self._rows, self._cached_rows)
         self.points = PointStore(self._rows)
         self.writers = WriterStore(self._rows)
+        self.devices = DeviceStore(self._rows)
         self._load_meta(device)
 
     def _load_meta(self, device: int | None) -> None:
@@ -128,6 +130,7 @@ class Namespace:
             self._xattrs,
             self.points,
             self.writers,
+            self.devices,
             number,
             next_inode,
             next_inode - 1,

@@ -25,6 +25,8 @@ MAX_INODE: Final = (1 << 62) - 1
 MAX_DEVICE: Final = MAX_INODE >> DEVICE_SHIFT
 
 MAX_NAME: Final = 255
+DEVICE_KEY_SIZE: Final = 32
+"""Bytes of an Ed25519 public key."""
 MAX_SYMLINK: Final = 4095
 MAX_SIZE: Final = (1 << 63) - 1
 OLDEST_TIME: Final = -(1 << 31) * 10**9
@@ -185,6 +187,23 @@ class SetWriter:
 
 
 @dataclass(frozen=True, slots=True)
+class AddDevice:
+    """A device that may make commits from the next one on: its number, its Ed25519 public key, and what its
+    owner calls its host."""
+
+    device: int
+    key: bytes
+    host: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeDevice:
+    """`device` may make no commit after this one. Its number and its key are never given again."""
+
+    device: int
+
+
+@dataclass(frozen=True, slots=True)
 class RenameLeavingWhiteout:
     """A `Rename` without exchange that gives the old name, in the same moment, to the new inode `whiteout`: a
     character device 0/0 without permissions, by which union file systems know that a name is gone."""
@@ -218,6 +237,8 @@ Operation = (
     | Release
     | SetWriter
     | RenameLeavingWhiteout
+    | AddDevice
+    | RevokeDevice
 )
 
 KINDS: Final[dict[int, type[Any]]] = {
@@ -237,8 +258,13 @@ KINDS: Final[dict[int, type[Any]]] = {
     14: Release,
     15: SetWriter,
     16: RenameLeavingWhiteout,
+    17: AddDevice,
+    18: RevokeDevice,
 }
 """By the numbers of docs/format/operation.md."""
+
+RESERVED: Final = {19: "Adopt", 20: "Attach", 21: "Grant"}
+"""Kinds whose numbers and names are given, and whose fields are not."""
 
 
 def _allowed(annotation: object) -> tuple[type, ...]:
@@ -282,6 +308,8 @@ def decode(data: bytes | memoryview) -> Operation:
     """The operation that `encode` made. `FormatError` for anything else."""
     try:
         items = msgpack.unpackb(data, use_list=False, raw=False)
+        if items[0] in RESERVED:
+            raise ValueError(f"{RESERVED[items[0]]} is reserved for shared folders, which this drivefs lacks")
         kind = KINDS[items[0]]
         types = _TYPES[kind]
         if len(items) != len(types) + 1 or not all(map(_fits, items[1:], types)):

@@ -34,6 +34,7 @@ _KEYS: Final = {
     "past_pin": "name, born",
     "past_retention": "id, born",
     "past_writer": "id, born",
+    "past_device": "number, born",
 }
 _REMOVE: Final = tuple(
     f"DELETE FROM {table} WHERE ({key}) IN"

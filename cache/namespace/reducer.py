@@ -16,6 +16,7 @@ from typing import Any, Final
 from cache.namespace import reduce_inodes, reduce_names
 from cache.namespace.form import CHECKS
 from cache.namespace.operations import (
+    AddDevice,
     Create,
     Delete,
     Forget,
@@ -26,6 +27,7 @@ from cache.namespace.operations import (
     RemoveXattr,
     Rename,
     RenameLeavingWhiteout,
+    RevokeDevice,
     SetAttributes,
     SetExtents,
     SetRetention,
@@ -76,6 +78,14 @@ def _set_writer(state: State, operation: SetWriter) -> None:
     state.writers.put(CommitWriter(operation.device, operation.host))
 
 
+def _add_device(state: State, operation: AddDevice) -> None:
+    state.devices.add(operation.device, operation.key, operation.host)
+
+
+def _revoke_device(state: State, operation: RevokeDevice) -> None:
+    state.devices.revoke(operation.device)
+
+
 _REDUCERS: Final[dict[type[Any], Callable[[State, Any], None]]] = {
     Create: reduce_names.create,
     Link: reduce_names.link,
@@ -93,4 +103,6 @@ _REDUCERS: Final[dict[type[Any], Callable[[State, Any], None]]] = {
     Forget: _forget,
     Release: _release,
     SetWriter: _set_writer,
+    AddDevice: _add_device,
+    RevokeDevice: _revoke_device,
 }

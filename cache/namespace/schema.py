@@ -21,7 +21,7 @@ from cache.namespace.operations import OLDEST_TIME
 Connection = apsw.Connection
 
 APPLICATION_ID: Final = int.from_bytes(b"dfNS", "big")
-SCHEMA_VERSION: Final = 5
+SCHEMA_VERSION: Final = 6
 BUSY_MILLISECONDS: Final = 10_000
 LOCAL_META: Final = ("journal_position", "device", "next_inode", "open_commit")
 """Keys of `meta` that speak of this machine, not of the drive: no snapshot holds them."""
@@ -194,7 +194,24 @@ SCHEMA_5: Final = f"""
 INSERT INTO meta (key, value)
     SELECT 'files', CAST(count(*) AS TEXT) FROM inode WHERE mode & {0o170000} <> {0o040000};
 """
-_UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3, 3: SCHEMA_4, 4: SCHEMA_5}
+
+SCHEMA_6: Final = """
+-- What version 6 added: the devices that may make commits, those that were revoked among them.
+CREATE TABLE device (
+    number  INTEGER PRIMARY KEY,      -- 1 to 2^22-1
+    key     BLOB NOT NULL,            -- Ed25519 public key, 32 bytes
+    host    BLOB NOT NULL,            -- 1 to 255 bytes
+    revoked INTEGER NOT NULL,         -- 1: makes no commit after the one in which this was born
+    born    INTEGER NOT NULL
+) STRICT;
+CREATE TABLE past_device (
+    number INTEGER NOT NULL, key BLOB NOT NULL, host BLOB NOT NULL, revoked INTEGER NOT NULL,
+    born INTEGER NOT NULL, died INTEGER NOT NULL,
+    PRIMARY KEY (number, born)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX past_device_died ON past_device (died);
+"""
+_UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3, 3: SCHEMA_4, 4: SCHEMA_5, 5: SCHEMA_6}
 """The SQL that brings a database of a version to the next one."""
 
 

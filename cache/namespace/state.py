@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from stat import S_IFDIR
 
+from cache.namespace.devices import DeviceStore
 from cache.namespace.extents import ExtentStore
 from cache.namespace.points import PointStore
 from cache.namespace.refusals import OutOfDateError
@@ -27,6 +28,7 @@ class State:
     xattrs: XattrStore
     points: PointStore
     writers: WriterStore
+    devices: DeviceStore
     device: int
     next_inode: int
     created: int

@@ -32,6 +32,7 @@ _VALUES: Final = {
     "pin": "name, target, born",
     "retention": "id, keep_all, hourly, daily, weekly, monthly, born",
     "writer": "id, device, host, born",
+    "device": "number, key, host, revoked, born",
 }
 
 

@@ -21,6 +21,7 @@ from cache.namespace.form import check_form
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
     ROOT_INODE,
+    AddDevice,
     Create,
     Delete,
     Forget,
@@ -42,7 +43,10 @@ from cache.namespace.operations import (
 from cache.namespace.refusals import MalformedError, OutOfDateError
 from tests.property.any_operation import BLOCK, KINDS, OPERATIONS, of_kind
 
-TABLES = ("inode", "dentry", "xattr", "extent", "pin", "retention", "writer", "forgetting", "commits")
+TABLES = (
+    *("inode", "dentry", "xattr", "extent", "pin", "retention", "writer", "device"),
+    *("forgetting", "commits"),
+)
 STATES: tuple[tuple[Operation, ...], ...] = (
     (),
     (
@@ -52,6 +56,7 @@ STATES: tuple[tuple[Operation, ...], ...] = (
         Create(ROOT_INODE, b"d", 3, 0o40755, 0, 0, 0, b"", 1),
         Create(3, b"f", 4, 0o40755, 0, 0, 0, b"", 1),
         SetWriter(1, b"host"),
+        AddDevice(1, BLOCK, b"host"),
     ),
     (
         Create(ROOT_INODE, b"d", 2, 0o40755, 0, 0, 0, b"", 1),
@@ -76,7 +81,7 @@ class Site:
     def rows(self) -> list[Any]:
         connection = self.namespace.synced_connection()
         live = [list(connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2")) for table in TABLES]
-        past = [list(connection.execute(f"SELECT * FROM past_{table} ORDER BY 1, 2")) for table in TABLES[:7]]
+        past = [list(connection.execute(f"SELECT * FROM past_{table} ORDER BY 1, 2")) for table in TABLES[:8]]
         return [live, past, self.namespace.statistics()]
 
     def verdict(self, operation: Operation, commit: int | None = None) -> str:

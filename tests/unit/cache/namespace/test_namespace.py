@@ -33,6 +33,7 @@ from cache.namespace.operations import (
     NEWEST_TIME,
     OLDEST_TIME,
     ROOT_INODE,
+    AddDevice,
     Create,
     Delete,
     Link,
@@ -40,6 +41,7 @@ from cache.namespace.operations import (
     RemoveXattr,
     Rename,
     RenameLeavingWhiteout,
+    RevokeDevice,
     SetAttributes,
     SetExtents,
     SetWriter,
@@ -256,6 +258,11 @@ def invalid_operations() -> list[Operation]:
         SetXattr(2, b"n" * 256, b"", 1),
         SetXattr(2, b"user.x", b"", NEWEST_TIME + 1),
         SetWriter(MAX_DEVICE + 1, b"host"),
+        *(AddDevice(number, bytes(32), b"host") for number in (-1, 0, MAX_DEVICE + 1)),
+        AddDevice(1, bytes(31), b"host"),
+        AddDevice(1, bytes(32), b""),
+        RevokeDevice(0),
+        RevokeDevice(7),
         SetExtents(2, 0, ((0, 5),), ((0, 5, BLOCK, MAX_EXTENT - 4),)),
         Link(3, ROOT_INODE, b"x", 1),
         Link(2, ROOT_INODE, b"d", 1),
@@ -696,6 +703,8 @@ def test_times_before_1901_of_version_2_become_the_oldest(path: str) -> None:
     connection.execute("UPDATE inode SET mtime_ns = ? WHERE inode = ?", (-(1 << 63), inode))
     connection.execute("DROP TABLE writer")
     connection.execute("DROP TABLE past_writer")
+    connection.execute("DROP TABLE device")
+    connection.execute("DROP TABLE past_device")
     connection.execute("DELETE FROM meta WHERE key = 'files'")
     connection.execute("PRAGMA user_version = 2")
     connection.close()
@@ -714,9 +723,9 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path, path: str) -> None:
     Namespace(path).close()
     at_rest.unseal(path, THIS_MACHINE.disk)
     connection = apsw.Connection(path)
-    connection.execute("PRAGMA user_version = 6")
+    connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(FormatError, match="version 6, this program knows 5"):
+    with pytest.raises(FormatError, match="version 7, this program knows 6"):
         Namespace(path)
     noise = tmp_path / "noise.db"
     noise.write_bytes(b"noise" * 1000)

@@ -16,6 +16,8 @@ from cache.namespace.operations import (
     KINDS,
     NEWEST_TIME,
     OLDEST_TIME,
+    RESERVED,
+    AddDevice,
     Create,
     Delete,
     Forget,
@@ -26,6 +28,7 @@ from cache.namespace.operations import (
     RemoveXattr,
     Rename,
     RenameLeavingWhiteout,
+    RevokeDevice,
     SetAttributes,
     SetExtents,
     SetRetention,
@@ -81,6 +84,8 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     st.builds(SetRetention, SIZES, SIZES, SIZES, SIZES, SIZES),
     st.builds(Forget, st.lists(st.tuples(SIZES, SIZES)).map(tuple)),
     st.builds(SetWriter, SIZES, NAMES),
+    st.builds(AddDevice, SIZES, st.binary(min_size=32, max_size=32), NAMES),
+    st.builds(RevokeDevice, SIZES),
     st.builds(Release, st.lists(st.binary(min_size=32, max_size=32)).map(tuple)),
 )
 
@@ -155,7 +160,12 @@ def test_every_kind_is_drawn_here(kind: type[Operation]) -> None:
 def test_the_page_names_every_kind() -> None:
     """The kinds of the union, of the table of numbers and of the page are the same."""
     rows = re.findall(r"^\| (\d+) \| (\w+) \|", PAGE.read_text(), re.MULTILINE)
-    assert {int(number): name for number, name in rows} == {
-        number: kind.__name__ for number, kind in KINDS.items()
-    }
+    names = {number: kind.__name__ for number, kind in KINDS.items()}
+    assert {int(number): name for number, name in rows} == names | RESERVED
     assert set(KINDS.values()) == set(get_args(Operation))
+
+
+@pytest.mark.parametrize(("kind", "name"), [(19, "Adopt"), (20, "Attach"), (21, "Grant")])
+def test_a_reserved_kind_is_refused_by_its_name(kind: int, name: str) -> None:
+    with pytest.raises(FormatError, match=f"{name} is reserved"):
+        decode(msgpack.packb([kind, 1]))

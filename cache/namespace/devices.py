@@ -1,0 +1,62 @@
+"""The devices of a drive: numbers and public keys, system-versioned like all else.
+
+Invariants (event-loop thread only):
+1. A number is given once. The row of a device stays when it is revoked, so that nobody gets its number or its
+   key again.
+2. The rows as of commit N-1 say who may make commit N.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from cache.namespace.refusals import OutOfDateError
+from cache.namespace.row_store import RowStore, insert
+
+_COLUMNS: Final = ("number", "key", "host", "revoked", "born")
+_PUT: Final = insert("device", _COLUMNS)
+_OF: Final = "SELECT number, key, host, revoked FROM device WHERE number = ?"
+_TAKEN: Final = "SELECT 1 FROM device WHERE number = ? OR key = ?"
+_KEEP: Final = (
+    f"INSERT INTO past_device SELECT {', '.join(_COLUMNS)}, ? FROM device WHERE number = ? AND born < ?"
+)
+
+
+class DeviceRow(NamedTuple):
+    """A device. `key`: the 32 bytes of its Ed25519 public key. `host`: the name of its machine when it was
+    added, for people."""
+
+    number: int
+    key: bytes
+    host: bytes
+    is_revoked: bool
+
+
+class DeviceStore:
+    """The tables `device` and `past_device`."""
+
+    def __init__(self, store: RowStore) -> None:
+        self._store = store
+
+    def of(self, number: int) -> DeviceRow | None:
+        """The device of that number, revoked or not; None if there never was one."""
+        found = self._store.connection.execute(_OF, (number,)).fetchone()
+        if found is None:
+            return None
+        _, key, host, revoked = found
+        return DeviceRow(number, key, host, bool(revoked))
+
+    def add(self, number: int, key: bytes, host: bytes) -> None:
+        """`OutOfDateError` if another device has or had the number or the key."""
+        if self._store.connection.execute(_TAKEN, (number, key)).fetchone() is not None:
+            raise OutOfDateError(f"an operation adds device {number}, whose number or key is given already")
+        self._store.write(_PUT, [(number, key, host, 0, self._store.commit)])
+
+    def revoke(self, number: int) -> None:
+        """`OutOfDateError` if there is no such device, or it is revoked."""
+        device = self.of(number)
+        if device is None or device.is_revoked:
+            raise OutOfDateError(f"an operation revokes device {number}, which is none of the drive's")
+        commit = self._store.commit
+        self._store.write(_KEEP, [(commit, number, commit)])
+        self._store.write(_PUT, [(number, device.key, device.host, 1, commit)])
