@@ -1,184 +1,26 @@
-"""Several devices that do things at random, publish and follow at random, and settle: by a seed."""
+"""Several devices that do anything converge, and lose nothing: a thousand seeds. More: tests/soak."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from random import Random
-from shutil import copyfile
-from stat import S_IFREG
 from typing import Final
 
 import pytest
 
-from cache.rebase import Row
-from tests.sync.edits import plant
-from tests.sync.simulator import Device, Log, check_replicas, check_sound, settle
+from tests.sync.random_walks import prepared, walk
 
-NAMES: Final = ("a", "b", "a-wal", ".h")
-SEEDS: Final = 100
-ROUNDS: Final = 4
-
-
-def paths(device: Device, *, folders: bool) -> list[str]:
-    return [path for path, text in device.tree().items() if (text == "/") == folders]
-
-
-class Walk:
-    """The things that a device may do; each does nothing where it cannot."""
-
-    def __init__(self, device: Device, random: Random) -> None:
-        self._device = device
-        self._random = random
-
-    def step(self) -> None:
-        self._random.choice(self._steps())()
-
-    def _steps(self) -> list[Callable[[], None]]:
-        return [
-            self._write,
-            self._write,
-            self._save,
-            self._create,
-            self._mkdir,
-            self._unlink,
-            self._remove,
-            self._rename,
-            self._rename,
-            self._rename_folder,
-            self._rename_folder,
-            self._link,
-            self._chmod,
-            self._exchange,
-            self._part,
-            self._unlink_open,
-            self._close_all,
-        ]
-
-    def _file(self) -> str:
-        return self._random.choice(paths(self._device, folders=False) or [""])
-
-    def _folder(self) -> str:
-        return self._random.choice(["", *paths(self._device, folders=True)])
-
-    def _free(self) -> str:
-        """A path that is free, or nothing."""
-        path = f"{self._folder()}/{self._random.choice(NAMES)}".lstrip("/")
-        return "" if self._device.find(path) else path
-
-    def _text(self) -> str:
-        return f"{self._device.number}.{self._random.randrange(10**9)}"
-
-    def _write(self) -> None:
-        if path := self._file():
-            self._device.write(path, self._text())
-
-    def _part(self) -> None:
-        if path := self._file():
-            self._device.write_inode(self._device.find(path), self._text(), self._random.randrange(1, 40))
-
-    def _save(self) -> None:
-        if path := self._file():
-            self._device.save(path, self._text())
-
-    def _create(self) -> None:
-        if path := self._free():
-            self._device.write(path, self._random.choice(["same", self._text()]))
-
-    def _mkdir(self) -> None:
-        if path := self._free():
-            self._device.mkdir(path)
-
-    def _unlink(self) -> None:
-        if path := self._file():
-            self._device.unlink(path)
-
-    def _unlink_open(self) -> None:
-        """The name goes, and somebody has the file open, and writes."""
-        if path := self._file():
-            inode = self._device.find(path)
-            self._device.unlink_open(path)
-            self._device.write_inode(inode, self._text())
-
-    def _close_all(self) -> None:
-        self._device.close_files()
-
-    def _remove(self) -> None:
-        if (path := self._folder()) and self._random.random() < 0.5:
-            self._device.remove_tree(path)
-
-    def _rename(self) -> None:
-        old, new = self._file(), self._random.choice([self._free(), self._file()])
-        if old and new and self._device.find(old) != self._device.find(new):
-            self._device.rename(old, new)
-
-    def _rename_folder(self) -> None:
-        old, new = self._folder(), self._free()
-        if old and new and not f"{new}/".startswith(f"{old}/"):
-            self._device.rename(old, new)
-
-    def _link(self) -> None:
-        old, new = self._file(), self._free()
-        if old and new:
-            self._device.link(old, new)
-
-    def _chmod(self) -> None:
-        if path := self._file():
-            self._device.chmod(path, S_IFREG | self._random.randrange(0o10000))
-
-    def _exchange(self) -> None:
-        old, new = self._file(), self._file()
-        if old and self._device.find(old) != self._device.find(new):
-            self._device.exchange(old, new)
-
-
-def walk(folder: Path, base: Path, seed: int, count: int, hits: Counter[Row]) -> None:
-    """One run; on failure the seed is in the message."""
-    random, log = Random(seed), Log([()])
-    devices = []
-    for number in range(count + 1):
-        path = folder / f"{seed}-{number}.db"
-        copyfile(base, path)
-        devices.append(Device(path, number + 2, hits))
-    *writers, replay = devices
-    try:
-        for _ in range(ROUNDS):
-            for device in writers:
-                walker = Walk(device, random)
-                for _ in range(random.randrange(6)):
-                    walker.step()
-                if random.random() < 0.4:
-                    device.sync(log, publish=random.random() < 0.7)
-            if random.random() < 0.4:
-                settle(writers, log)
-        settle(writers, log)
-        for device in writers:
-            device.close_files()
-        settle(writers, log)
-        check_replicas(writers, replay, log)
-        check_sound(replay, 1)
-    finally:
-        for device in devices:
-            device.close()
-
-
-def prepared(folder: Path) -> Path:
-    """A namespace with the first commit."""
-    first, log = Device(folder / "base.db", 1), Log()
-    plant(first)
-    first.sync(log)
-    first.namespace.save(0)
-    first.close()
-    return folder / "base.db"
+SEEDS: Final = 50
+"""In each test."""
+BATCHES: Final = 10
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_devices_that_do_anything_converge_and_lose_nothing(tmp_path: Path, count: int) -> None:
-    base, hits = prepared(tmp_path), Counter[Row]()
-    for seed in range(SEEDS):
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_devices_that_do_anything_converge_and_lose_nothing(tmp_path: Path, count: int, batch: int) -> None:
+    base = prepared(tmp_path)
+    for seed in range(batch * SEEDS, (batch + 1) * SEEDS):
         try:
-            walk(tmp_path, base, seed, count, hits)
+            walk(tmp_path, base, seed, count, Counter())
         except Exception as error:
             raise AssertionError(f"seed {seed} of {count} devices") from error
-    print(f"{SEEDS} seeds of {count} devices, the rows' hits: {hits}")
