@@ -19,18 +19,17 @@ import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 import trio
 
-from backend.cluster import NodeEntry, Survey, check_nodes, check_places, cluster_change, drive_file_copies
+from backend.cluster import NodeEntry, Survey, check_nodes, check_places, cluster_change
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError, sole
 from backend.failpoints import OF_PROCESS
 from backend.findings import Finding, Findings
-from backend.nodes import NodePlace
 from backend.system import THIS_MACHINE, ask, plain_hash
 from cache.local import LOCK_FILE, NAMESPACE_FILE, set_namespace_aside
 from cache.opening import DriveOptions
@@ -59,7 +58,6 @@ class _FsckRun:
     """The subject of one run."""
 
     folder: str
-    survey: Survey
     drive: UnlockedDrive
     folders: Folders
     findings: Findings
@@ -153,7 +151,7 @@ def _fsck(options: argparse.Namespace) -> int:
     places.check_state_disk(own.state, room=options.how == "mend")
     progress = Progress(folder, options.descriptor)
     with _locked(own.state) as unlock:
-        run = partial(_FsckRun, folder, survey, drive, own, progress=progress, data=options.data)
+        run = partial(_FsckRun, folder, drive, own, progress=progress, data=options.data)
         found = _once(run(findings=Findings(partial(_say, progress)), mend=options.how == "mend"), unlock)
         if options.how is None and found.count("left") and _agrees(progress):
             found = _once(run(findings=Findings(partial(_say, progress)), mend=True), unlock)
@@ -165,10 +163,10 @@ def _fsck(options: argparse.Namespace) -> int:
 def mend(drive: UnlockedDrive, own: Folders) -> int:
     """Check and mend a drive that was unlocked before; the exit code is 0 if nothing is left."""
     progress = Progress(drive.folder)
-    survey = check_nodes.survey(drive.folder)
+    drive = replace(drive, file=check_nodes.survey(drive.folder).file)
     findings = Findings(partial(_say, progress))
     with _locked(own.state) as unlock:
-        _once(_FsckRun(drive.folder, survey, drive, own, findings, progress, True, False), unlock)
+        _once(_FsckRun(drive.folder, drive, own, findings, progress, True, False), unlock)
     return LEFT if findings.count("left", "lost") else 0
 
 
@@ -196,9 +194,9 @@ def _once(run: _FsckRun, unlock: _Unlock) -> Findings:
 
 
 def _check_beside(run: _FsckRun) -> None:
-    """The drive file's copies and the nodes' identities, before anything asks the nodes. `ConflictError` if
-    what was read before a person was asked is to be written, and is not the drive file any more."""
-    file = run.survey.file
+    """The nodes' identities, before anything asks the nodes. `ConflictError` if what was read before a person
+    was asked is to be written, and is not the drive file any more."""
+    file = run.drive.file
     if run.mend:
         cluster_change.require_unchanged(run.folder, file)
     for entry in file.nodes:
@@ -207,28 +205,17 @@ def _check_beside(run: _FsckRun) -> None:
         if run.mend and wrong.is_ours:
             check_nodes.rewrite_identity(wrong, file.id)
         run.findings.add("mended" if run.mend and wrong.is_ours else "left", wrong.text)
-    for place, text in run.survey.wrong:
-        if not _is_ours(run, place):
-            continue
-        if run.mend:
-            drive_file_copies.rewrite_copy(place, file)
-        run.findings.add("mended" if run.mend else "left", f"{place} {text}")
 
 
 def _clear(run: _FsckRun, entry: NodeEntry) -> None:
     """Move aside the obstacles on nodes in the place of drivefs' own files and folders."""
     place = entry.place(run.folder)
-    look = {place: partial(check_nodes.in_the_way, run.folder, place, run.survey.file)}
+    look = {place: partial(check_nodes.in_the_way, run.folder, place, run.drive.file)}
     for path in ask(look).get(place, []):
         what = f"{entry.name}: {path} is not drivefs' own (a link, pipe, device, or far too large)"
         if run.mend and place.folder:
             what += f": moved to {check_places.move_aside(place.folder, path)}"
         run.findings.add("mended" if run.mend else "left", what)
-
-
-def _is_ours(run: _FsckRun, place: NodePlace) -> bool:
-    """A node's folder that holds nothing is a disk that is not mounted: it gets no file."""
-    return place.folder == run.folder or check_nodes.is_node(place, run.survey.file)
 
 
 async def _prove_that_it_opens(drive: UnlockedDrive, own: Folders) -> None:

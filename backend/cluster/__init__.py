@@ -1,7 +1,7 @@
 """The drive file and its nodes: checking them, adding and removing them, moving what they hold."""
 
 from backend.cluster.check_nodes import Survey
-from backend.cluster.cluster_change import HeldDrive, held, holding, require_current
+from backend.cluster.cluster_change import HeldDrive, held, holding, require_surveyed
 from backend.cluster.drive_file import MAX_NODES, MAX_SLOTS, DriveFile, NodeEntry
 from backend.cluster.object_rebalance import ObjectRebalance
 from backend.cluster.rebalance import Rebalance, RebalanceReport, left_on
@@ -19,5 +19,5 @@ __all__ = [
     "held",
     "holding",
     "left_on",
-    "require_current",
+    "require_surveyed",
 ]

@@ -32,7 +32,7 @@ def write_copies(folder: str, file: DriveFile) -> list[str]:
     for entry in file.nodes:
         try:
             if _is_there(folder, entry, file):
-                rewrite_copy(entry.place(folder), file)
+                entry.place(folder).write(FILE_NAME, drive_file.encode(file))
             else:
                 failed.append(_not_there(entry))
         except OSError as error:
@@ -60,6 +60,19 @@ def replace_copies(folder: str, seen: Survey, new: DriveFile, lost: Collection[N
     THIS_MACHINE.failpoints.reached(NODES_WRITTEN)
     _replace_own(folder, seen, new)
     return [lacking[entry] for entry in new.nodes if entry in lacking]
+
+
+def mend_copy(place: NodePlace, seen: Survey) -> bool:
+    """Put the drive file that counts where another copy, or none, was `seen`; False if that is not so any
+    more. What cannot be read is written over. For who has the lease on the voters of that file: the copy may
+    be of a later map. `OSError`."""
+    data = drive_file.encode(seen.file)
+    try:
+        place.read(FILE_NAME, drive_file.MAX_SIZE)
+    except OSError:
+        place.write(FILE_NAME, data)
+        return True
+    return place.replace(FILE_NAME, seen.copies[place], data)
 
 
 def _not_replaced(
@@ -142,8 +155,3 @@ def _require_majority(folder: str, voters: Sequence[NodeEntry], lacking: Mapping
 
 def _changed_meanwhile(folder: str) -> ConflictError:
     return ConflictError(f"{folder}: the drive's nodes were changed just now; try again")
-
-
-def rewrite_copy(place: NodePlace, file: DriveFile) -> None:
-    """Put the drive file there. `OSError`."""
-    place.write(FILE_NAME, drive_file.encode(file))

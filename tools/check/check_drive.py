@@ -5,8 +5,9 @@ Invariants:
    the run. Without, nothing is written outside the work folder.
 2. Nothing is forgotten: what cannot be rebuilt stays as it is and is listed. What is replaced on this machine
    (its namespace database) is kept aside, and only if the commit log can give it again.
-3. The order: log, index, copies, fragments, namespace, references, then what depends on them (a new
-   snapshot, the namespace). A run that was ended at any point is repeated from the start.
+3. The order: the copies of the drive file, log, index, copies, fragments, namespace, references, then what
+   depends on them (a new snapshot, the namespace). A run that was ended at any point is repeated from the
+   start.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import trio
 from backend.blocks import BlockIndex, PackedBlockStore, statistics_of
 from backend.buffer import Buffer
 from backend.care import ObjectCheck, StoreCheck
-from backend.cluster import holding, require_current
+from backend.cluster import holding, require_surveyed
 from backend.commits import (
     Lease,
     LeaseVotes,
@@ -35,6 +36,7 @@ from backend.packs import PackEntry
 from backend.upstream import BlockId
 from cache.retention import LostRange, lost_files
 from tools.check.check_commits import SNAPSHOT_KEY, CommitCheck
+from tools.check.check_copies import check_copies
 from tools.check.check_report import summarised
 from tools.check.check_state import StateCheck, StateSource, breaches_of
 from tools.check.kept_index import KeptIndex
@@ -125,7 +127,7 @@ class DriveCheck:
                 await self._blocks.close()
 
     async def _check_with_lease(self, lease: Lease) -> None:
-        async with holding(lease, partial(require_current, self._drive.folder, self._drive.file)):
+        async with holding(lease, partial(require_surveyed, self._drive.folder, self._drive.file)):
             await self._check()
 
     async def _tell_away(self) -> None:
@@ -138,6 +140,7 @@ class DriveCheck:
                 self._findings.add("left", str(error))
 
     async def _check(self) -> None:
+        await self._check_copies()
         self._progress.step("commit log")
         root = await self._commits.run()
         self._state.snapshot_problems += self._commits.snapshot_problems
@@ -151,6 +154,11 @@ class DriveCheck:
         if self._mend:
             await self._kept_index.keep_what_is_broken()
         self.summary = await self._summarised(store)
+
+    async def _check_copies(self) -> None:
+        look = partial(check_copies, self._drive.folder, self._drive.file, mend=self._mend)
+        for finding in await trio.to_thread.run_sync(look):
+            self._findings.add(finding.state, finding.text)
 
     # Packs and the index
 

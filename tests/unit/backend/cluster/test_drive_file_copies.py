@@ -3,6 +3,8 @@ a map comes to majorities of the voters before it and after it or not into force
 
 from __future__ import annotations
 
+import errno
+import os
 import threading
 from collections.abc import Iterable
 from dataclasses import replace
@@ -13,6 +15,7 @@ import pytest
 from backend.cluster import drive_file, drive_file_copies
 from backend.cluster.check_nodes import Survey, survey
 from backend.cluster.drive_file import DriveFile
+from backend.cluster.drive_file_copies import mend_copy
 from backend.errors import ConflictError, UnavailableError
 from backend.nodes import DirectoryPlace
 from backend.system import patience
@@ -176,3 +179,35 @@ def test_a_drive_folder_that_hangs_is_not_waited_for(
         drive_file_copies.replace_copies(folder, seen, new)
     assert hang.end() == 1
     assert copies(drive) == {drive_file.encode(new)}
+
+
+@pytest.mark.parametrize("there", [None, b"", b"damaged", b"# of a later map"])
+def test_a_copy_is_mended_where_it_is_as_it_was_seen(drive: SmallDrive, there: bytes | None) -> None:
+    copy = drive.drive / "node1" / "drive.toml"
+    copy.unlink()
+    if there is not None:
+        copy.write_bytes(there)
+    folder, seen = looked_at(drive)
+    [(place, _)] = seen.wrong
+    copy.write_bytes(b"of somebody else meanwhile")
+    assert not mend_copy(place, seen)
+    assert copy.read_bytes() == b"of somebody else meanwhile"
+    assert mend_copy(place, survey(folder))
+    assert len(copies(drive)) == 1
+
+
+def test_a_copy_that_cannot_be_read_is_mended(drive: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy, read = drive.drive / "node1" / "drive.toml", DirectoryPlace.read
+    copy.write_bytes(b"in a bad sector")
+
+    def read_around(place: DirectoryPlace, name: str, limit: int) -> bytes | None:
+        if place.folder == str(copy.parent):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(place, name, limit)
+
+    monkeypatch.setattr(DirectoryPlace, "read", read_around)
+    _, seen = looked_at(drive)
+    [(place, text)] = seen.wrong
+    assert "can be read" in text
+    assert mend_copy(place, seen)
+    assert len(copies(drive)) == 1

@@ -332,6 +332,7 @@ def test_the_message_leads_from_an_old_drive_file_that_names_one_node(tmp_path: 
     own.write_bytes(old)
     with pytest.raises(ConflictError, match="try again"):
         made.fsck("-y")
+    assert compose.load_drive(str(made.drive / "node0")).epoch == newer  # it is as it was
     with pytest.raises(
         ConflictError, match=r"else move it aside: drivefs rebuild-drive-file NODE\.\.\. DRIVE$"
     ):
