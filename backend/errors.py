@@ -73,6 +73,10 @@ class NodeError(DriveError):
         self.node = node
 
 
+class OverdueError(NodeError):
+    """An earlier call to the node is not answered yet: it hangs, or is slow."""
+
+
 class UnavailableError(DriveError):
     """Too few nodes answered well to read or to store. `nodes` names those that did not."""
 

@@ -20,6 +20,7 @@ from backend.care import Scrub, StoreHealth, repair_record
 from backend.cluster import DriveFile, NodeEntry, cluster_change, drive_file
 from backend.coding import Profile, code_for, copies_of
 from backend.commits import (
+    LONGEST_PATIENCE,
     PATIENCE,
     Lease,
     LeaseVotes,
@@ -68,6 +69,8 @@ MOST_RESERVED: Final = 2 << 30
 journal does: half of that is the journal's own."""
 OBJECT_PATIENCE: Final = 15.0
 LEASE_PATIENCE: Final = PATIENCE
+TOOL_LEASE_PATIENCE: Final = LONGEST_PATIENCE
+"""A busy machine may keep a tool waiting, a mount does something else meanwhile."""
 PACK_PATIENCE: Final = 120.0
 """A mount reads and writes packs around a node that hangs, but waits for its own writes when it ends."""
 
@@ -177,10 +180,14 @@ def lease_on(
     waiting: Waiting = log.info,
     environment: Environment = THIS_MACHINE,
     health: NodeHealth | None = None,
+    *,
+    is_patient: bool = False,
 ) -> Lease:
-    """The drive's lease, of this process, not acquired. `waiting` and `health`: as of `Lease`."""
+    """The drive's lease, of this process, not acquired. `waiting`, `health` and `is_patient`: as of
+    `Lease`."""
     file, key = drive.file, drive.keys.lease
-    leasing = patient(voting(nodes, file), LEASE_PATIENCE, environment)
+    patience = TOOL_LEASE_PATIENCE if is_patient else LEASE_PATIENCE
+    leasing = patient(voting(nodes, file), patience, environment)
     return Lease(
         leasing,
         file.id,
@@ -188,6 +195,7 @@ def lease_on(
         this_process(),
         map_epoch=file.epoch,
         seconds=lease_seconds(drive.folder, file),
+        is_patient=is_patient,
         waiting=waiting,
         environment=environment,
         health=health,

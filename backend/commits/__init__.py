@@ -3,7 +3,14 @@
 from backend.commits.commit_format import associated_data_of, payload_associated_data
 from backend.commits.commit_log import ReplicatedCommitLog
 from backend.commits.commit_search import FOLDER, commit_key, number_of
-from backend.commits.lease import DEFAULT_SECONDS, PATIENCE, STORE_SECONDS, Lease, renewed_after
+from backend.commits.lease import (
+    DEFAULT_SECONDS,
+    LONGEST_PATIENCE,
+    PATIENCE,
+    STORE_SECONDS,
+    Lease,
+    renewed_after,
+)
 from backend.commits.lease_record import MAX_SIZE, NO_CLAIM, Claim, decode, is_sealed
 from backend.commits.lease_votes import KEY, LeaseVotes
 from backend.commits.object_format import Copy
@@ -23,6 +30,7 @@ __all__ = [
     "DEFAULT_SECONDS",
     "FOLDER",
     "KEY",
+    "LONGEST_PATIENCE",
     "MAX_SIZE",
     "MAX_STORED",
     "NO_CLAIM",

@@ -12,7 +12,7 @@ Invariants:
    does the claim go down, and what a majority was told before an acquisition the acquirer knows.
 5. Clocks only decide when others may try (`backend.commits.other_holders`: who may be taken over, and when).
 6. A voter that does not answer in a sixth of the lease's duration, or in 5 s, counts as away: one disk that
-   hangs must not cost the lease.
+   hangs must not cost the lease. Where no majority answers in that time, who acquires waits longer.
 7. A record counts only if its writer has the drive's key. A node can keep, lose or put back its record; it
    cannot make one up, say that a holder lives, or use up epochs.
 8. A record of a newer cluster map than this process has is a reason to stop before anything is written.
@@ -58,6 +58,8 @@ _SLACK: Final = 20.0
 """So long before its end it is renewed: a longer one bears outages of the same length, at less cost."""
 PATIENCE: Final = _SLACK / 4
 """Seconds that a voter is waited for at most; less of a lease that is short."""
+LONGEST_PATIENCE: Final = _SLACK
+"""The same of who is patient."""
 _TRIES: Final = 10
 
 BEFORE_TAKEOVER: Final = declare("lease.before-takeover", "the last holder is gone; nothing is written")
@@ -88,6 +90,7 @@ class Lease:
         *,
         map_epoch: int = 1,
         seconds: float = DEFAULT_SECONDS,
+        is_patient: bool = False,
         life: Callable[[Holder, Holder], Life] = life_of,
         waiting: Callable[[str], None] = log.info,
         environment: Environment = THIS_MACHINE,
@@ -95,13 +98,15 @@ class Lease:
     ) -> None:
         """`nodes` are all voters of the drive, also those that are away; `secret` is the drive's key for
         leases; `map_epoch` is that of the map that names them. `seconds` is for how long others trust a
-        silent holder; it is renewed 20 s before the end, a shorter one after a third of its time.
+        silent holder; it is renewed 20 s before the end, a shorter one after a third of its time. Who
+        `is_patient` waits for a voter as long as a renewal may last, for it has nothing else to do.
         `waiting` is told for whom and how long `acquire` waits, when it has for two seconds. `health`: as of
         `LeaseVotes`."""
         self._votes = LeaseVotes(nodes, drive_id, secret, environment, health)
         self._drive = drive_id.hex()
         self._map_epoch = map_epoch
         self._holder = holder
+        self._is_patient = is_patient
         self._have(nodes, seconds)
         self._environment = environment
         self._clock = environment.boot_clock
@@ -127,11 +132,12 @@ class Lease:
     async def acquire(self, *, minimum_epoch: int = 1) -> int:
         """Hold the lease; the new epoch, at least `minimum_epoch`. Waits for a silent holder's duration
         when its process cannot be seen from here. `LeaseHeldError` if the holder lives,
-        `UnavailableError` without a majority of the voters that answer and can be written, `ConflictError`
-        if the map has changed."""
+        `UnavailableError` without a majority of the voters that answer and can be written: those that are
+        only slow are waited for as `LeaseVotes.look_at_majority` says. `ConflictError` if the map has
+        changed."""
         failed: dict[str, DriveError] = {}
         for _ in range(_TRIES):
-            seen = await self._votes.look_at_majority(self._patience)
+            seen = await self._others.look(self._patience)
             self._require_map(seen)
             if await self._others.outlive(seen):
                 self._environment.failpoints.reached(BEFORE_TAKEOVER)
@@ -264,7 +270,7 @@ class Lease:
         self._majority = self._votes.majority
         self._seconds = seconds
         self._slack = _slack_of(seconds)
-        self._patience = self._slack / 4
+        self._patience = self._slack if self._is_patient else self._slack / 4
         self._pause = self._slack / 10
 
     async def claimed(self) -> Claim:
@@ -335,6 +341,7 @@ class Lease:
         )
         won, failed = await self._votes.take(seen, record)
         if len(won) < self._majority:
+            self._others.give_up(token)
             with trio.CancelScope(shield=True):
                 await self._votes.withdraw(record)
             return failed

@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -37,6 +38,7 @@ from backend.errors import (
     DriveError,
     FormatError,
     NotFoundError,
+    OverdueError,
     TransientError,
     UnavailableError,
 )
@@ -46,6 +48,13 @@ from backend.system import THIS_MACHINE, Environment, each
 KEY: Final = "lease"
 _TRIES: Final = 3
 _REMEMBERED: Final = 1024
+_LONGEST: Final = 6
+"""So many times as long as for one of them a majority is waited for: for 30 s mostly, after which the kernel
+gives up a command to a disk."""
+_PAUSE: Final = 0.1
+"""The part of that time between two looks: who hangs answers at once that it does."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,12 +131,33 @@ class LeaseVotes:
         await asking.ask(look, (DriveError,), seconds)
         return seen, asking.failed
 
-    async def look_at_majority(self, seconds: float) -> dict[str, Seen]:
-        """As `look`; `UnavailableError` if those that answer are no majority."""
-        seen, failed = await self.look(seconds)
-        if len(seen) < self.majority:
-            raise self.too_few(seen, failed)
-        return seen
+    async def look_at_majority(
+        self, seconds: float, waiting: Callable[[str], None] = log.info
+    ) -> dict[str, Seen]:
+        """As `look`, until a majority has answered; it is asked again as long as those that are only slow
+        could make it up, for `_LONGEST` times `seconds` at most. `waiting` is told once for whom. One disk
+        that everything lies on may be busy for longer than a single voter is worth waiting for.
+        `UnavailableError` if it is no majority."""
+        until, said = trio.current_time() + _LONGEST * seconds, False
+        while True:
+            seen, failed = await self.look(seconds)
+            if len(seen) >= self.majority:
+                return seen
+            slow = self._slow(seen, failed)
+            if len(seen) + len(slow) < self.majority or trio.current_time() >= until:
+                raise self.too_few(seen, failed)
+            if not said:
+                waiting(f"no answer yet from {', '.join(slow)}; waiting {_LONGEST * seconds:.0f} s at most")
+                said = True
+            await trio.sleep(_PAUSE * seconds)
+
+    def _slow(self, answered: Collection[str], failed: Mapping[str, DriveError]) -> list[str]:
+        """The voters that neither answered nor said why they cannot: to ask again may help."""
+        return sorted(
+            name
+            for name in self._nodes.keys() - answered
+            if isinstance(failed.get(name, TransientError()), (TransientError, OverdueError))
+        )
 
     async def look_at_all(self, seconds: float) -> dict[str, Seen]:
         """As `look`; `UnavailableError` if a voter does not answer. One that has something else in a record's
@@ -146,8 +176,10 @@ class LeaseVotes:
         away = sorted(self._nodes.keys() - answered)
         told = [str(error) for error in failed.values() if isinstance(error, (FormatError, CorruptError))]
         why = f" ({told[0]})" if told else ""
+        slow = ", ".join(self._slow(answered, failed))
+        hint = f"; no answer came from {slow}: if their disks are only busy, try again" if slow else ""
         needs = f"the lease needs {self.majority} of {len(self._nodes)} nodes"
-        return UnavailableError(f"{needs}; away: {', '.join(away)}{why}", away)
+        return UnavailableError(f"{needs}; away: {', '.join(away)}{why}{hint}", away)
 
     async def wrong(self, name: str) -> tuple[bytes, DriveError] | None:
         """The bytes in the place of a voter's record that are none of this drive's, and the reason. Raises

@@ -55,14 +55,24 @@ class OtherHolders:
         self._life = life
         self._waiting = waiting
         self._clock = clock
+        self._given_up: set[str] = set()
+
+    def give_up(self, token: str) -> None:
+        """An attempt of this process to acquire the lease has failed. Some of its records may still come to
+        voters that are slow, where nobody takes them back: they are no other holder's."""
+        self._given_up.add(token)
 
     async def outlive(self, seen: Mapping[str, Seen]) -> bool:
         """Return when every holder that may have a majority may be taken over; whether there was one.
         `LeaseHeldError` if one lives, `UnavailableError` if too few voters answer meanwhile."""
         possible = self._possible(seen)
         for record in possible:
-            await self._outlive(record, self._votes.look_at_majority)
+            await self._outlive(record, self.look)
         return bool(possible)
+
+    async def look(self, patience: float) -> Mapping[str, Seen]:
+        """See `LeaseVotes.look_at_majority`; who waits is told."""
+        return await self._votes.look_at_majority(patience, self._waiting)
 
     async def outlive_all(self) -> None:
         """Return when every holder of whom a voter has a record may be taken over, however few have it:
@@ -76,8 +86,11 @@ class OtherHolders:
         newest state of each. What a failed attempt or a long gone holder left on fewer voters is none."""
         away = len(self._votes.names) - len(seen)
         count = Counter(record.token for record in _held(seen))
-        newest = _newest_held(seen).items()
-        return [record for token, record in newest if count[token] + away >= self._votes.majority]
+        return [
+            record
+            for token, record in _newest_held(seen).items()
+            if count[token] + away >= self._votes.majority and token not in self._given_up
+        ]
 
     async def _outlive(self, record: LeaseRecord, look: _Look) -> None:
         """Return when the holder of `record` may be taken over; `LeaseHeldError` if it lives. `look` raises

@@ -2,7 +2,7 @@
 
 A disk may hang for ever. After `patience` seconds a call ends with `TransientError`; a write may then still
 happen, at any later time, as after any transient error. While a call of this wrapper is overdue, the wrapper
-answers every other call with `NodeError`: the node is away. Several wrappers, each with its own patience,
+answers every other call with `OverdueError`: the node is away. Several wrappers, each with its own patience,
 share one node: a call of the lease is given up sooner than one of a pack.
 
 A write whose caller is cancelled is still waited for: after the cancellation nothing goes on unseen. A read
@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from backend.buffer import Buffer
-from backend.errors import NodeError, TransientError
+from backend.errors import OverdueError, TransientError
 from backend.nodes.forwarding import ForwardingNode
 from backend.nodes.node import PAGE, Node, ObjectState, Space
 from backend.nodes.watch import Watch
@@ -88,7 +88,7 @@ class PatientNode(ForwardingNode):
     def _require_answers(self, what: str) -> None:
         if self.watch.is_overdue(self._patience):
             # Not transient: to try again at once would only cost time.
-            raise NodeError(f"{self.name}: {what}: an earlier call is not answered yet", self.name)
+            raise OverdueError(f"{self.name}: {what}: an earlier call is not answered yet", self.name)
 
     def _silent(self, what: str) -> TransientError:
         return TransientError(f"{self.name}: {what}: no answer within {self._patience:g} s")

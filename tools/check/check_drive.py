@@ -42,7 +42,7 @@ from tools.check.check_state import StateCheck, StateSource, breaches_of
 from tools.check.kept_index import KeptIndex
 from tools.compose import (
     INDEX_FILE,
-    LEASE_PATIENCE,
+    TOOL_LEASE_PATIENCE,
     UnlockedDrive,
     block_store,
     client,
@@ -56,6 +56,7 @@ from tools.drive_nodes import TOOL_PATIENCE, open_nodes, patient, voting
 from tools.host.places import Folders
 from tools.host.progress import Progress
 from tools.quantities import counted
+from tools.terminal import say
 
 _CACHE: Final = 32 << 20
 
@@ -88,11 +89,14 @@ class DriveCheck:
         self._ranking = object_ranking(file)
         self._objects = small_objects(drive, self._nodes)
         self._copies = ObjectCheck(self._objects, self._nodes, self._ranking, findings, mend=mend)
-        leasing = patient(voting(nodes, file), LEASE_PATIENCE)
-        self._lease = lease_on(nodes, drive) if mend else None
+        leasing = patient(voting(nodes, file), TOOL_LEASE_PATIENCE)
+        self._lease = None
+        if mend:
+            self._lease = lease_on(nodes, drive, say, is_patient=True)
         self._writer = SessionWriter(self._lease)
         self._votes = LeaseVotes(leasing, file.id, drive.keys.lease)
-        claims = partial(self._votes.claim, LEASE_PATIENCE) if self._lease is None else self._lease.claimed
+        asked = partial(self._votes.claim, TOOL_LEASE_PATIENCE)
+        claims = asked if self._lease is None else self._lease.claimed
         self._log = ReplicatedCommitLog(self._objects, claims=claims)
         self._index = open_index(work / INDEX_FILE, file)
         self._blocks = self._store_on(self._index)

@@ -147,7 +147,7 @@ def changes_of(drive: UnlockedDrive) -> NodeChanges:
 async def _held(drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
     bare = drive_nodes.open_nodes(drive.folder, drive.file)
     nodes = drive_nodes.patient(bare, drive_nodes.TOOL_PATIENCE)
-    lease = compose.lease_on(bare, drive)
+    lease = compose.lease_on(bare, drive, say, is_patient=True)
     async with held(drive.folder, drive.file, nodes, lease) as changing:
         yield changing
 

@@ -21,7 +21,7 @@ from backend.nodes import Node
 from backend.system import THIS_MACHINE
 from tools import compose, drive_nodes, fsck, old_drive
 from tools.commands.node_changes import finish, run, was_interrupted
-from tools.compose import LEASE_PATIENCE, UnlockedDrive
+from tools.compose import TOOL_LEASE_PATIENCE, UnlockedDrive
 from tools.drive_nodes import TOOL_PATIENCE, open_nodes, parity, patient
 from tools.quantities import counted
 from tools.terminal import complain, say
@@ -78,7 +78,7 @@ async def _go_on(drive: UnlockedDrive, answering: list[str], able: set[str]) -> 
     left = {name: every[name] for name in answering}
     objects = ReplicatedObjects(left, lambda _key: answering, len(left), drive.file.id, drive.keys.object)
     await outlive_holders(drive, left)
-    remains = await recovery.look(drive.file, left, objects, drive.keys.lease, LEASE_PATIENCE)
+    remains = await recovery.look(drive.file, left, objects, drive.keys.lease, TOOL_LEASE_PATIENCE)
     new = replace(drive, file=recovery.recovered(drive.file, answering, able, remains, parity(drive.file)))
     lease, voting = _lease_of(new, remains), compose.small_objects(new, left)
     ranking = compose.object_ranking(new.file)
@@ -101,14 +101,23 @@ async def outlive_holders(drive: UnlockedDrive, left: Mapping[str, Node]) -> Non
     one does not answer. One that went with its machine is gone when it was silent for as
     long as a mount would wait; no mount can be waited for that takes the lease over."""
     key = drive.keys.lease
-    watching = Lease(left, drive.file.id, key, this_process(), map_epoch=drive.file.epoch, waiting=say)
+    watching = Lease(
+        left,
+        drive.file.id,
+        key,
+        this_process(),
+        map_epoch=drive.file.epoch,
+        is_patient=True,
+        waiting=say,
+    )
     await watching.outlive_all()
 
 
 def _lease_of(drive: UnlockedDrive, remains: recovery.Remains) -> Lease:
     """On the new voters. Its records have the epoch of the map before: the new one is not in force yet."""
     present = replace(drive, file=replace(drive.file, epoch=remains.map_epoch))
-    return compose.lease_on(open_nodes(drive.folder, drive.file), present)
+    nodes = open_nodes(drive.folder, drive.file)
+    return compose.lease_on(nodes, present, say, is_patient=True)
 
 
 async def _write(drive: UnlockedDrive, lease: Lease) -> None:

@@ -272,8 +272,9 @@ def test_a_disk_that_never_answers_holds_up_neither_a_mount_nor_a_check(
     monkeypatch.setattr(index_reconciliation, "LIST_PATIENCE", 0.3)
     monkeypatch.setattr(compose, "OBJECT_PATIENCE", 0.3)
     monkeypatch.setattr(compose, "PACK_PATIENCE", 0.3)
+    monkeypatch.setattr(compose, "LEASE_PATIENCE", 0.3)
     for module in (compose, check_drive):
-        monkeypatch.setattr(module, "LEASE_PATIENCE", 0.3)
+        monkeypatch.setattr(module, "TOOL_LEASE_PATIENCE", 0.3)
     monkeypatch.setattr(check_drive, "TOOL_PATIENCE", 0.3)
     begun = time.monotonic()
     write(made, b"file")
