@@ -37,6 +37,14 @@ class ConflictError(DriveError):
     """Someone else was first: an exclusive put met another object, or the head has moved."""
 
 
+class BlocksMissingError(DriveError):
+    """A commit names blocks that the store has not (any more): their ids. Nothing was appended."""
+
+    def __init__(self, message: str, blocks: Sequence[bytes]) -> None:
+        super().__init__(message)
+        self.blocks = tuple(blocks)
+
+
 class ReadOnlyError(DriveError):
     """The target refuses writes (read-only file system, permission, drive opened read-only)."""
 

@@ -22,6 +22,8 @@ BLOCK_ID_SIZE = 32
 COMMIT_HASH_SIZE = 32
 UNKNOWN_TOTAL: Final = 1 << 50
 """The capacity, in bytes, of a node that takes whatever is paid for: to reckon with, room enough."""
+RESERVED_SECONDS: Final = 30 * 86_400.0
+"""So long after its last sign of life a session that is one of several finds what it was told was there."""
 NO_COMMIT = bytes(COMMIT_HASH_SIZE)
 """The 'previous hash' of commit 1, and the hash of an empty log's head."""
 
@@ -150,7 +152,9 @@ class CommitLog(Protocol):
     async def append(self, commit: Commit, expected: Head) -> Head:
         """Append `commit` if the head is still `expected`; `ConflictError` if it has moved,
         `FencedError` if the lease is lost. Durable on m+1 nodes when it returns. Idempotent: a
-        commit whose hash is already the head is a success."""
+        commit whose hash is already the head is a success. Where several sessions write: `BlocksMissingError`
+        if a block of `added` is not stored; what was released among them is so no more; what `dropped` names
+        is released, but for blocks that another session has reserved."""
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
         """Up to `limit` commits after `number` in order, each with its hash; chain-checked."""
@@ -164,8 +168,9 @@ class BlockStore(Protocol):
 
     async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
         """Those of `ids` that are neither stored nor on their way by `put_blocks`. A block that was
-        released, or that cannot be read as far as is known, is missing. The others are reserved for this
-        session until its next commit is appended, or its end: nobody else's `compact` deletes them."""
+        released, or that cannot be read as far as is known, is missing. The others, and those that are put,
+        are reserved for this session until a commit names them: nobody else has them deleted. Where several
+        sessions write, a reservation ends `RESERVED_SECONDS` after the last call of its session."""
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         """Take blocks for storing. Returns when they are buffered (bounded memory: waits while
@@ -206,8 +211,12 @@ class Roots(Protocol):
 
 
 class Housekeeping(Protocol):
-    """Looking after what is stored: for one holder at a time, who says what is needed. Async; called by many
-    tasks at once."""
+    """Looking after what is stored. Async; called by many tasks at once.
+
+    Where one session writes at a time, it says what is needed by nobody, and has it deleted. Where several
+    do, only the order of their commits can say so: the upstream releases what a commit drops
+    (`CommitLog.append`), and deletes by itself. There `release` only answers; `revive` and `compact` do
+    nothing."""
 
     async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
         """Up to `limit` stored blocks with ids above `after` (b"": from the first), by id; released ones that

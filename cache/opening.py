@@ -213,6 +213,7 @@ class _Assembly:
             client.chunker,
             self._ledger.journal.read_at,
             self._content,
+            client.blocks.get,
             client.limiter,
             self._environment,
         )

@@ -112,7 +112,7 @@ class MemoryUpstream:
         if head != expected or commit.previous != head.hash or commit.number != head.number + 1:
             raise ConflictError("the head has moved")
         missing = [block for block in commit.added if block not in self.stored]
-        assert not missing, "I1: a commit refers to blocks that are not stored"
+        self.check_lacking(missing)
         self.commits.append((commit, digest))
         self.may_delete = True
         self.changed.set()
@@ -121,6 +121,10 @@ class MemoryUpstream:
             self.fail_after_append = False
             raise TransientError("the answer was lost")
         return Head(commit.number, digest)
+
+    def check_lacking(self, missing: list[BlockId]) -> None:
+        """A commit names these, which are not stored: who writes alone has lost them."""
+        assert not missing, "I1: a commit refers to blocks that are not stored"
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
         await trio.lowlevel.checkpoint()

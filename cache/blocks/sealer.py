@@ -22,7 +22,8 @@ from typing import Protocol
 
 import trio
 
-from backend.errors import DriveError
+from backend.buffer import Buffer
+from backend.errors import CorruptError, DriveError, NotFoundError, UnavailableError
 from backend.failpoints import declare
 from backend.system import Environment, each
 from backend.upstream import BlockId, BlockStore, SealedBlock
@@ -93,7 +94,8 @@ class _Batch:
 
 
 class Sealer:
-    """See the module. `limiter` bounds the threads."""
+    """See the module. `fetch` gives the plaintext of a block, from a cache if it can. `limiter` bounds the
+    threads."""
 
     def __init__(
         self,
@@ -102,10 +104,12 @@ class Sealer:
         chunker: Chunker,
         read_journal: ReadJournal,
         content: StoredExtents,
+        fetch: Callable[[BlockId], Awaitable[Buffer]],
         limiter: trio.CapacityLimiter,
         environment: Environment,
     ) -> None:
         self._blocks = blocks
+        self._fetch = fetch
         self._codec = codec
         self._chunker = chunker
         self._read_journal = read_journal
@@ -178,6 +182,21 @@ class Sealer:
         window = _part(run, start, min(start + WINDOW, run.end))
         window.whole = run.whole and window.end == run.end
         return await self._cut([window])
+
+    async def store_again(self, blocks: Iterable[BlockId]) -> list[BlockId]:
+        """Give the store those of its lost blocks that a cache here still has; the others."""
+        lost: list[BlockId] = []
+        for block in blocks:
+            try:
+                plaintext = memoryview(await self._fetch(block))
+            except (NotFoundError, CorruptError, UnavailableError):
+                lost.append(block)
+                continue
+            sealed = await trio.to_thread.run_sync(
+                self._seal_blocks, [(block, plaintext)], limiter=self._limiter
+            )
+            await self._blocks.put_blocks(sealed)
+        return lost
 
     async def _absorb(self, run: _Run) -> None:
         """Take small neighbouring extents into the run, so that small writes do not leave the file

@@ -16,18 +16,18 @@ from __future__ import annotations
 
 import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import trio
 
-from backend.errors import ConflictError, DriveError, FencedError, NoSpaceError
+from backend.errors import BlocksMissingError, ConflictError, DriveError, FencedError, NoSpaceError
 from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.blocks import Sealer
 from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Trimming
 from cache.namespace import CommitWriter, SetWriter
-from cache.publish.commit_building import CommitIdentity, build, extents_of
+from cache.publish.commit_building import CommitIdentity, blocks_named, build, extents_of
 from cache.publish.cut_rule import CutRule, Intervals
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.wake import Wake
@@ -208,18 +208,47 @@ class Publisher:
 
     async def _go_over(self) -> None:
         assert self._rebase is not None
+        await self._ask_for_blocks()
         self._built = None
         await self._rebase()
+
+    async def _ask_for_blocks(self) -> None:
+        """After the rebase the journal has the content of the pending commit no more: its blocks must be
+        there, and reserved, before."""
+        pending = self._ledger.pending
+        if pending is not None and (blocks := blocks_named(pending.extents)):
+            missing = await self._upstream.blocks.missing(blocks)
+            if missing:
+                await self._store_again(missing)
 
     async def _append(self, pending: PendingCommit) -> Head | None:
         """The new head. None: others were quicker, and the drive is at the head that they made."""
         try:
-            return await self._upstream.log.append(self._build(pending), self._ledger.head)
+            try:
+                return await self._append_once(pending)
+            except BlocksMissingError as error:
+                await self._store_again(map(BlockId, error.blocks))
+                return await self._append_once(pending)
         except ConflictError:
             if self._rebase is None:
                 raise
             await self._go_over()
             return None
+
+    async def _append_once(self, pending: PendingCommit) -> Head:
+        return await self._upstream.log.append(self._build(pending), self._ledger.head)
+
+    async def _store_again(self, blocks: Iterable[BlockId]) -> None:
+        """The upstream let go of these, as it heard nothing from this device for too long: give it those that
+        are here. `BlocksMissingError` if one is not: nothing has changed."""
+        lost = await self._sealer.store_again(blocks)
+        await self._upstream.blocks.flush()
+        if lost:
+            raise BlocksMissingError(
+                f"{len(lost)} blocks of what was written here are not stored any more, and no cache has "
+                "them; mount the drive again: then they are stored from the journal",
+                lost,
+            )
 
     async def _publish(self, everything: bool) -> None:
         while True:

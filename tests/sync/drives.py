@@ -15,7 +15,7 @@ from cache.drive import Drive
 from cache.local.local_state import LocalState
 from cache.opening import DriveOptions, open_drive
 from tests.drives import DRIVE_ID, KEYS, QUIET
-from tests.memory_upstream import MemoryUpstream
+from tests.memory_hub import MemoryHub
 
 SMALL: Final = replace(QUIET, journal_size=1 << 20)
 """Segments of a journal that are read in a moment."""
@@ -23,10 +23,10 @@ SMALL: Final = replace(QUIET, journal_size=1 << 20)
 
 @dataclass
 class Hub:
-    """The upstream of all devices; each opening is a session of its own in what it buffers."""
+    """The upstream of all devices; each opening is a session of its own."""
 
     folder: Path
-    upstream: MemoryUpstream = field(default_factory=MemoryUpstream)
+    upstream: MemoryHub = field(default_factory=MemoryHub)
 
     @asynccontextmanager
     async def device(
@@ -41,7 +41,7 @@ class Hub:
         local = LocalState(self.folder / str(number), environment or Environment(), device=number)
         try:
             options = replace(options, is_shared=True, host=f"dev{number}")
-            drive = await open_drive(local, self.upstream, DRIVE_ID, KEYS, options)
+            drive = await open_drive(local, self.upstream.session(number), DRIVE_ID, KEYS, options)
             async with trio.open_nursery() as nursery:
                 await nursery.start(drive.run)
                 yield drive

@@ -17,6 +17,7 @@ from tests.crash.lossy_durable import LossyDurable
 from tests.crash.lossy_sqlite import all_lossy, cut_all
 from tests.crash.test_power_cut import Worker, name, payload
 from tests.drives import content_of, make_file, tree
+from tests.memory_hub import MemoryHub
 from tests.sync.drives import Hub
 
 
@@ -25,7 +26,8 @@ class SharedWorker(Worker):
 
     def __init__(self, folder: Path, chance: random.Random) -> None:
         super().__init__(folder / "2", chance)
-        self.hub = Hub(folder, self.upstream)
+        self.upstream = hub = MemoryHub()
+        self.hub = Hub(folder, hub)
         self.published = 0
         """files of the other device"""
 

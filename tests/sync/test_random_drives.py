@@ -17,6 +17,7 @@ from cache.namespace.operations import ROOT_INODE
 from tests import contents
 from tests.drives import make_file, tree
 from tests.sync.drives import Hub
+from tests.sync.test_blocks_among_devices import NOTHING
 from tests.sync.test_whole_drives import same_everywhere
 
 NAMES: Final = (b"a", b"b", b"c", b"c-wal")
@@ -34,7 +35,7 @@ class Walk:
     async def step(self) -> None:
         names = [self._create, self._mkdir, self._unlink, self._rmdir, self._rename, self._rename, self._link]
         files = [self._write, self._write, self._truncate, self._fsync, self._publish]
-        does = self._random.choice([*names, *files])
+        does = self._random.choice([*names, *files, self._collect])
         try:
             await does()
         except FileSystemError:
@@ -98,6 +99,11 @@ class Walk:
     async def _fsync(self) -> None:
         await self._drive.fsync(ROOT_INODE)
 
+    async def _collect(self) -> None:
+        """Forget the past, and release what nobody needs."""
+        self._drive.retention.set_policy(NOTHING)
+        await self._drive.retention.collect(grace=0, trust_clock=True)
+
     async def _publish(self) -> None:
         await self._drive.publisher.publish(everything=self._random.random() < 0.5)
 
@@ -119,3 +125,11 @@ async def test_drives_that_do_anything_converge(tmp_path: Path, seed: int) -> No
     async with hub.device(1) as first, hub.device(2) as second:
         found = await same_everywhere(hub, first, second)
         assert found == await tree(first)
+    # What was released is needed by nobody, whatever the devices knew when they said so.
+    hub.upstream.reserved.clear()
+    hub.upstream.collect(0)
+    async with hub.device(3) as third:
+        assert await tree(third) == found
+        await third.retention.collect(grace=0, trust_clock=True)
+        hub.upstream.collect(0)
+        assert await tree(third) == found

@@ -21,7 +21,7 @@ from cache.sync import Change, ContentChanged, NameChanged
 from tests import contents
 from tests.contents import KINDS, Kind
 from tests.drives import content, content_of, make_file, tree
-from tests.memory_upstream import MemoryUpstream
+from tests.memory_hub import MemoryHub
 from tests.sync.drives import Hub
 
 
@@ -287,7 +287,7 @@ async def test_the_namespace_is_not_saved_before_the_rebase_is_on_the_disk(
         assert ledger.namespace.journal_position() > before
 
 
-class BusyUpstream(MemoryUpstream):
+class BusyUpstream(MemoryHub):
     """Others are quicker so many times."""
 
     quicker = 0

@@ -1,0 +1,152 @@
+"""Dedup and deletion among devices: no commit names a block that is not there, whoever let go of it when.
+
+A device relies on the answers of `missing` until its commit is in the log. Meanwhile others forget the last
+state that named such a block, publish that, and the hub deletes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend.errors import BlocksMissingError
+from backend.upstream import Commit, Head
+from cache.drive import Drive
+from cache.namespace.operations import ROOT_INODE
+from cache.retention.retention import Policy
+from tests import contents
+from tests.contents import KINDS, Kind
+from tests.drives import content_of, make_file
+from tests.memory_hub import MemoryHub
+from tests.sync.drives import Hub
+from tests.sync.test_whole_drives import names, same_everywhere
+
+NOTHING = Policy(0, 0, 0, 0, 0)
+"""is kept of the past"""
+SIZE = 70_000
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    return Hub(tmp_path)
+
+
+async def let_go(hub: Hub, drive: Drive, name: bytes) -> None:
+    """The file is deleted, and nothing of the past is kept; the hub deletes what it may."""
+    await drive.unlink(ROOT_INODE, name)
+    drive.retention.set_policy(NOTHING)
+    await drive.sync()
+    await make_file(drive, b"after " + name, b"the newest state is kept")
+    await drive.sync()
+    await drive.retention.collect(grace=0, trust_clock=True)
+    hub.upstream.collect(0)
+
+
+async def begin(hub: Hub, data: bytes) -> None:
+    async with hub.device(1) as first:
+        await make_file(first, b"f", data)
+        await first.sync()
+    async with hub.device(2):
+        pass
+
+
+@asynccontextmanager
+async def on_its_way(hub: Hub, drive: Drive) -> AsyncIterator[None]:
+    """In the block a commit of device 2 has all its blocks, and is not in the log."""
+    held = hub.upstream.held[2] = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(drive.sync)
+        with trio.fail_after(10):
+            while not hub.upstream.waiting:
+                await trio.sleep(0.001)
+        yield
+        del hub.upstream.held[2]
+        held.set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_block_that_another_lets_go_of_stays_for_who_relies_on_it(hub: Hub, kind: Kind) -> None:
+    data = contents.content(kind, SIZE, 1)
+    await begin(hub, data)
+    async with hub.device(1) as first, hub.device(2) as second:
+        await make_file(second, b"g", data)
+        async with on_its_way(hub, second):
+            stored = set(hub.upstream.stored)
+            await let_go(hub, first, b"f")
+            assert stored <= hub.upstream.stored.keys()
+        await same_everywhere(hub, first, second)
+        assert await content_of(first, b"g") == data
+
+
+async def test_what_nobody_relies_on_is_deleted(hub: Hub) -> None:
+    data = contents.content("random", SIZE, 1)
+    await begin(hub, data)
+    async with hub.device(1) as first, hub.device(2) as second:
+        before = sum(map(len, hub.upstream.stored.values()))
+        await let_go(hub, first, b"f")
+        assert before - sum(map(len, hub.upstream.stored.values())) >= SIZE
+        await same_everywhere(hub, first, second)
+
+
+class OvertakenHub(MemoryHub):
+    """Just before a commit that drops blocks, `overtake` happens, once."""
+
+    overtake: Callable[[], Awaitable[None]] | None = None
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        overtake = self.overtake
+        if commit.dropped and overtake is not None:
+            self.overtake = None
+            await overtake()
+        return await super().append(commit, expected)
+
+
+async def test_what_is_needed_at_the_head_is_not_released_by_who_does_not_know_it_yet(tmp_path: Path) -> None:
+    """The second names the block anew while the first, at an older state, says that nobody needs it."""
+    hub = Hub(tmp_path, upstream := OvertakenHub())
+    data = contents.content("random", SIZE, 1)
+    await begin(hub, data)
+    async with hub.device(1) as first, hub.device(2) as second:
+        await make_file(second, b"g", data)
+        upstream.overtake = second.sync
+        await let_go(hub, first, b"f")
+        assert names(first).count(b"g") == 1
+        upstream.reserved.clear()
+        upstream.collect(0)
+        await same_everywhere(hub, first, second)
+        assert await content_of(first, b"g") == data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_who_was_away_for_too_long_stores_again_what_a_cache_has(hub: Hub, kind: Kind) -> None:
+    data = contents.content(kind, SIZE, 1)
+    await begin(hub, data)
+    async with hub.device(1) as first, hub.device(2) as second:
+        assert await content_of(second, b"f") == data
+        await make_file(second, b"g", data)
+        async with on_its_way(hub, second):
+            hub.upstream.reserved.clear()
+            await let_go(hub, first, b"f")
+        await same_everywhere(hub, first, second)
+        assert await content_of(first, b"g") == data
+
+
+@pytest.mark.logs_warnings
+async def test_what_no_cache_has_is_stored_from_the_journal_by_the_next_mount(hub: Hub) -> None:
+    data = contents.content("text", SIZE, 1)
+    await begin(hub, data)
+    async with hub.device(1) as first:
+        async with hub.device(2, crash=True) as second:
+            await make_file(second, b"g", data)
+            with pytest.RaisesGroup(pytest.RaisesExc(BlocksMissingError, match="mount the drive again")):
+                async with on_its_way(hub, second):
+                    hub.upstream.reserved.clear()
+                    await let_go(hub, first, b"f")
+            assert "mount the drive again" in second.publisher.problem
+        async with hub.device(2) as second:
+            await same_everywhere(hub, first, second)
+            assert await content_of(first, b"g") == data
