@@ -33,9 +33,11 @@ _PORTS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Seaweedfs:
-    """`host` is `127.0.0.1:port`."""
+    """`host` is `127.0.0.1:port` of its S3 door; `filer`, `127.0.0.1:port.port`, is where its own mount finds
+    it."""
 
     host: str
+    filer: str
 
     def url(self, bucket: str, prefix: str) -> str:
         """Of a node. The bucket is `made` first."""
@@ -62,7 +64,9 @@ def seaweedfs(folder: Path) -> Iterator[Seaweedfs]:
 
 
 def _at(ports: Sequence[int]) -> Seaweedfs:
-    return Seaweedfs(f"127.0.0.1:{ports[_PORTS.index('s3.port')]}")
+    port = dict(zip(_PORTS, ports, strict=True))
+    filer = f"127.0.0.1:{port['filer.port']}.{port['filer.port.grpc']}"
+    return Seaweedfs(f"127.0.0.1:{port['s3.port']}", filer)
 
 
 def _require_ready(ports: Sequence[int]) -> None:
