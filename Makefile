@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SERVERS := $(VENV)/servers
 AZURITE := 3.35.0
+AWS_SDK := 3.1169.0
 STAMP := $(VENV)/.installed
 SBIN := /sbin
 SYSTEM_BIN := /usr/local/bin
@@ -18,7 +19,7 @@ KEY := $(DEMO)/key
 S3_DRIVE := $(DEMO)/s3-drive
 S3_ADDRESS := 127.0.0.1:9000
 MOUNTED = grep -q " $(CURDIR)/$(MOUNT) " /proc/mounts
-.PHONY: servers install install-system packages run run-s3 stop test lint soak conformance conformance-xfstests conformance-s3 bench clean
+.PHONY: servers clients install install-system packages run run-s3 stop test lint soak conformance conformance-xfstests conformance-s3 bench clean
 
 install: packages $(STAMP)
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory install-system; fi
@@ -99,13 +100,26 @@ run-s3: install
 stop:
 	@if $(MOUNTED); then $(BIN)/umount.drivefs $(MOUNT); else echo "$(MOUNT) is not mounted"; fi
 
-# Servers for tests that are no Python packages, where npm is there to bring them. Without one its tests are skipped.
-servers: | install
-	@test -e "$(SERVERS)/azurite-$(AZURITE)" || ! command -v npm >/dev/null || { \
-		echo "installing: azurite $(AZURITE) into $(SERVERS)"; \
+# $(1): packages of the npm registry, installed where npm is there to bring them. Without them their tests are skipped.
+from_npm = test -e "$(SERVERS)/$(subst /,-,$(firstword $(1)))" || ! command -v npm >/dev/null || { \
+		echo "installing: $(1) into $(SERVERS)"; \
 		npm install --prefix "$(SERVERS)" --no-audit --no-fund --ignore-scripts --loglevel=error \
-			azurite@$(AZURITE) && touch "$(SERVERS)/azurite-$(AZURITE)"; \
-	} || echo "azurite cannot be installed: its tests are skipped"
+			$(1) && touch "$(SERVERS)/$(subst /,-,$(firstword $(1)))"; \
+	} || echo "$(1) cannot be installed: its tests are skipped"
+
+# Servers for tests that are no Python packages.
+servers: | install
+	@$(call from_npm,azurite@$(AZURITE))
+
+# Clients of the S3 door that only `make soak` has. Those of Debian are installed for root; for others their tests are
+# skipped where they are not there.
+clients: | install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,clients]'
+	@$(call from_npm,@aws-sdk/client-s3@$(AWS_SDK) @aws-sdk/lib-storage@$(AWS_SDK))
+	@{ command -v restic && command -v s3fs; } >/dev/null || [ "$$(id -u)" != 0 ] || { \
+		echo "installing: restic s3fs"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends restic s3fs; \
+	} || echo "restic and s3fs cannot be installed: their tests are skipped"
 
 # In two parts, the second also if the first failed. Tests with the marker `mount` look at times, at the memory and at
 # the processor's time of mounts: they run one after the other. A file's tests share what they set up, so they stay in one
@@ -127,7 +141,7 @@ lint: install
 # The hour of tests/soak/test_storm.py among them; the table of the failpoint matrix is written anew.
 soak: export MATRIX_TABLE = $(CURDIR)/docs/fault_matrix.md
 
-soak: install
+soak: install clients
 	$(BIN)/python -m pytest -m soak --timeout 7200
 
 # PJDFSTEST: a checkout of github.com/pjd/pjdfstest. TESTS: some of its tests only, as "chmod rename/00.t".

@@ -20,10 +20,11 @@ DIRECTIVES = ("COPY", "REPLACE", "")
 
 
 def _source_of(call: Call) -> Source:
-    """The object that `x-amz-copy-source` names, decoded once. `S3Error`."""
+    """The object that `x-amz-copy-source` names, decoded once. A `+` is a space there, as AWS takes it: s5cmd
+    sends it for one, and all others send `%2B` for a plus. `S3Error`."""
     text = call.request.header("x-amz-copy-source").encode("utf-8", "surrogateescape")
     path, _, query = text.partition(b"?versionId=")
-    bucket, slash, key = unquote_to_bytes(path).removeprefix(b"/").partition(b"/")
+    bucket, slash, key = unquote_to_bytes(path.replace(b"+", b" ")).removeprefix(b"/").partition(b"/")
     if not slash or not bucket or not key:
         raise S3Error("InvalidArgument", "Copy Source must mention the source bucket and key: /bucket/key")
     version_id = unquote_to_bytes(query).decode("utf-8", "replace") or None

@@ -7,7 +7,6 @@ import logging
 import socket
 import ssl
 import struct
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ import trio.testing
 
 from backend.errors import UsageError
 from gateway.http import Address, HttpServer, Limits, Message, Receive, Scope, Send, listeners_at, tls_context
+from tests.certificates import certificate_in
 
 BODY = bytes(range(256)) * 16
 
@@ -328,23 +328,7 @@ async def test_no_answer_waits_for_a_delayed_acknowledgement() -> None:
 
 
 async def test_tls_by_certificate_files(tmp_path: Path) -> None:
-    certificate, key = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem")
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-    subprocess.run(
-        [
-            *make.split(),
-            "-subj",
-            "/CN=localhost",
-            "-addext",
-            "subjectAltName=DNS:localhost",
-            "-keyout",
-            key,
-            "-out",
-            certificate,
-        ],
-        check=True,
-        capture_output=True,
-    )
+    certificate, key = certificate_in(tmp_path)
     with pytest.raises(UsageError, match="no certificate"):
         tls_context(key, None)
     async with running(context=tls_context(certificate, key)) as run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -18,7 +18,7 @@ from botocore.config import Config
 from backend.keys import DriveKeys
 from backend.system import THIS_MACHINE, crypto
 from cache.drive import Drive
-from gateway.http import Address, HttpServer, listeners_at
+from gateway.http import Address, HttpServer, listeners_at, tls_context
 from gateway.s3.access_keys import AccessKey, AccessKeys, Sealing
 from gateway.s3.call import Settings
 from gateway.s3.door import S3Door
@@ -48,11 +48,11 @@ class Served:
     layer: ObjectLayer
     token: trio.lowlevel.TrioToken
     cancel: trio.CancelScope
-    clients: dict[str, Any] = field(default_factory=dict)
+    certificate: str | None = None
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'https' if self.certificate else 'http'}://127.0.0.1:{self.port}"
 
     def client(self, who: str = "user", **options: Any) -> Any:
         """boto3's, of `user`, `other` or `nobody`."""
@@ -68,6 +68,7 @@ class Served:
             endpoint_url=self.url,
             region_name=REGION,
             config=config,
+            verify=self.certificate,
             aws_access_key_id=key.key_id if key else None,
             aws_secret_access_key=key.secret if key else None,
         )
@@ -77,29 +78,36 @@ class Served:
         return trio.from_thread.run(call, *arguments, trio_token=self.token)
 
 
-async def _serve(folder: Path, settings: Settings, ready: SimpleQueue[Served | BaseException]) -> None:
+async def _serve(
+    folder: Path, settings: Settings, tls: tuple[str, str] | None, ready: SimpleQueue[Served | BaseException]
+) -> None:
     async with opened(folder, MemoryUpstream()) as drive:
         keys = AccessKeys(drive, sealing_of(KEYS))
         layer = await open_objects(drive)
         door = S3Door(layer, keys, THIS_MACHINE.wall_clock, settings)
-        server = HttpServer(door, "s3")
+        server = HttpServer(door, "s3", context=tls_context(*tls) if tls else None)
         listeners = await listeners_at(Address("127.0.0.1", 0))
         user, other = await keys.add("user"), await keys.add("other")
         with trio.CancelScope() as scope:
             token = trio.lowlevel.current_trio_token()
             port = listeners[0].socket.getsockname()[1]
-            ready.put(Served(port, user, other, drive, keys, layer, token, scope))
+            certificate = tls[0] if tls else None
+            ready.put(Served(port, user, other, drive, keys, layer, token, scope, certificate))
             await server.serve(listeners)
 
 
 @contextmanager
-def serving(folder: Path, settings: Settings = Settings(REGION)) -> Iterator[Served]:  # noqa: B008 - frozen
-    """The door, until the block ends."""
+def serving(
+    folder: Path,
+    settings: Settings = Settings(REGION),  # noqa: B008 - frozen
+    tls: tuple[str, str] | None = None,
+) -> Iterator[Served]:
+    """The door, until the block ends; with `tls`, of a certificate and its key, by HTTPS."""
     ready: SimpleQueue[Served | BaseException] = SimpleQueue()
 
     def run() -> None:
         try:
-            trio.run(_serve, folder, settings, ready)
+            trio.run(_serve, folder, settings, tls, ready)
         except BaseException as error:
             ready.put(error)
             raise

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,50 +13,34 @@ from minio import Minio
 from obstore.exceptions import AlreadyExistsError
 from obstore.store import S3Store
 
-from tests.contents import content
+from tests.certificates import certificate_in
+from tests.s3_clients import FILES, made, program, succeed
 from tests.unit.gateway.s3.served import REGION, Served, serving
-
-FILES = {
-    "a b": content("text", 10, 1),
-    "é+%": content("log", 5000, 1),
-    "big": content("half-compressible", 12 << 20, 1),
-    "empty": b"",
-}
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("door")) as made:
-        yield made
+    with serving(tmp_path_factory.mktemp("door")) as served:
+        yield served
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    for name, data in FILES.items():
-        (tmp_path / name).write_bytes(data)
-    return tmp_path
+    return made(tmp_path)
 
 
-def program(name: str) -> str:
-    beside = Path(sys.executable).with_name(name)
-    found = str(beside) if beside.exists() else shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed")
-    return found
-
-
-def succeed(*command: str | Path, environment: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        command,
-        env={**os.environ, **(environment or {})},
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+def test_boto3_sends_trailers_by_https(tmp_path: Path) -> None:
+    with serving(tmp_path, tls=certificate_in(tmp_path)) as served:
+        s3 = served.client()
+        s3.create_bucket(Bucket="tls-bucket")
+        sent: list[str] = []
+        s3.meta.events.register("before-send.s3", lambda request, **_: sent.append(str(request.headers)))
+        for key, data in FILES.items():
+            s3.upload_fileobj(io.BytesIO(data), "tls-bucket", key)
+            got = s3.get_object(Bucket="tls-bucket", Key=key, ChecksumMode="ENABLED")
+            assert got["Body"].read() == data
+            assert got["ChecksumCRC32"]
+        assert "STREAMING-UNSIGNED-PAYLOAD-TRAILER" in sent[0]
 
 
 def test_rclone(served: Served, folder: Path) -> None:

@@ -258,6 +258,18 @@ def test_a_copy(s3: Any, bucket: str) -> None:
     assert s3.head_object(Bucket=bucket, Key="copy")["Metadata"] == {"c": "d"}
 
 
+@pytest.mark.parametrize("sent", ["a%2Bb+%2525", "a%2bb%20%2525", "/a%2Bb%20%2525"])
+def test_the_source_of_a_copy_is_decoded_once_and_a_plus_is_a_space(
+    served: Served, s3: Any, bucket: str, sent: str
+) -> None:
+    s3.put_bucket_acl(Bucket=bucket, ACL="public-read-write")
+    s3.put_object(Bucket=bucket, Key="a+b %25", Body=b"data", ACL="public-read")
+    slash = sent.startswith("/")
+    source = {"x-amz-copy-source": f"{'/' * slash}{bucket}/{sent.lstrip('/')}"}
+    assert ask(served, "PUT", f"/{bucket}/copy", source)[0] == 200
+    assert body(s3.get_object(Bucket=bucket, Key="copy")) == b"data"
+
+
 def test_versions_and_the_deletion_of_many(s3: Any, bucket: str) -> None:
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     first = s3.put_object(Bucket=bucket, Key="k", Body=b"1")["VersionId"]
