@@ -7,7 +7,7 @@ Invariants:
    its fragments comes from the nodes' listings.
 3. Only packs that were in the index and no longer being written before the nodes were listed are compared
    with the listings, and none that was moved or repaired since: a fragment that arrived meanwhile is never
-   taken for a missing one.
+   taken for a missing one. Nor is one added that was: the nodes are listed anew for it.
 4. Memory: one integer per listed pack; pack indices are read a few at a time.
 5. A slow node costs its patience once for each reader. It is asked last from then on, as long as it takes.
 """
@@ -76,6 +76,7 @@ class IndexReconciliation:
         self._nodes = packs.nodes
         self._packs = packs
         self._codec = packs.codec
+        self._profile = packs.codec.code.profile
         self._index = index
         self._is_pending = is_pending
         self._turns = turns
@@ -83,21 +84,33 @@ class IndexReconciliation:
 
     async def run(self, progress: Progress | None = None) -> ReconcileReport:
         """Compare, mark, add. Safe to repeat and to cancel at any point."""
-        with self._turns.noted() as moved:
-            return await self._run(moved, progress or _no_progress)
-
-    async def _run(self, moved: Collection[bytes], progress: Progress) -> ReconcileReport:
         report = ReconcileReport()
+        with self._turns.noted() as moved:
+            late = await self._run(moved, report, progress or _no_progress)
+        while late:
+            await self._turns.ended(late)
+            with self._turns.noted() as moved:
+                listing = await self._listed(report)
+                late = await self._add_all(late, moved, listing, report, _no_progress)
+        return report
+
+    async def _run(
+        self, moved: Collection[bytes], report: ReconcileReport, progress: Progress
+    ) -> Sequence[bytes]:
+        """The unknown packs of which the listing says nothing, as they were moved since."""
         known = {each for each in await ids_of(self._index.packs) if not self._is_pending(each)}
-        listing = await list_fragments(self._nodes, LIST_PATIENCE)
-        report.away = listing.away
+        listing = await self._listed(report)
         for pack_id in known:
             await trio.lowlevel.checkpoint()
             if pack_id not in moved:
                 self._compare(pack_id, listing, report)
         unknown = [pack_id for pack_id in listing.packs() if pack_id not in known]
-        await self._add_all(sorted(unknown), listing, report, progress)
-        return report
+        return await self._add_all(sorted(unknown), moved, listing, report, progress)
+
+    async def _listed(self, report: ReconcileReport) -> FragmentListing:
+        listing = await list_fragments(self._nodes, LIST_PATIENCE)
+        report.away = listing.away
+        return listing
 
     def _compare(self, pack_id: bytes, listing: FragmentListing, report: ReconcileReport) -> None:
         pack = self._index.packs.get(pack_id)
@@ -129,38 +142,66 @@ class IndexReconciliation:
         return nodes, sum(1 << index for index in lacking if nodes[index] not in report.away)
 
     async def _add_all(
-        self, unknown: Sequence[bytes], listing: FragmentListing, report: ReconcileReport, progress: Progress
-    ) -> None:
-        done, remaining = 0, iter(unknown)
+        self,
+        unknown: Sequence[bytes],
+        moved: Collection[bytes],
+        listing: FragmentListing,
+        report: ReconcileReport,
+        progress: Progress,
+    ) -> Sequence[bytes]:
+        """Those that were moved since they were listed are left out, and returned."""
+        done, remaining, late = 0, iter(unknown), list[bytes]()
 
         async def read_some() -> None:
             nonlocal done
             for pack_id in remaining:
-                await self._add(pack_id, listing, report)
+                found = await self._looked_at(pack_id, listing, report)
+                if pack_id in moved:
+                    late.append(pack_id)
+                else:
+                    self._note(pack_id, found, listing, report)
                 done += 1
                 progress(done, len(unknown))
 
         async with trio.open_nursery() as nursery:
             for _ in range(READERS):
                 nursery.start_soon(read_some)
+        return late
 
-    async def _add(self, pack_id: bytes, listing: FragmentListing, report: ReconcileReport) -> None:
+    async def _looked_at(
+        self, pack_id: bytes, listing: FragmentListing, report: ReconcileReport
+    ) -> tuple[Pack, list[PackEntry]] | None:
+        """As `_read`; None also for a pack that is known by now, or of which too little is listed."""
         await trio.lowlevel.checkpoint()
-        if self._is_pending(pack_id) or self._index.packs.get(pack_id) is not None:
-            return
-        profile = self._codec.code.profile
-        if sum(listing.holder(pack_id, index) is not None for index in range(profile.total)) < profile.k:
-            report.incomplete += 1
-            return
+        if self._is_known(pack_id) or self._is_incomplete(pack_id, listing):
+            return None
         nodes, missing = self._whereabouts(pack_id, self._packs.placement(pack_id), listing, report)
-        found = await self._read(Pack(pack_id, 0, 0, tuple(nodes), missing), listing)
-        if found is None and len(listing.nodes_with(pack_id)) <= profile.m:
-            report.incomplete += 1
-        elif found is None:
-            report.unreadable.append(pack_id.hex())
-        else:
+        return await self._read(Pack(pack_id, 0, 0, tuple(nodes), missing), listing)
+
+    def _note(
+        self,
+        pack_id: bytes,
+        found: tuple[Pack, list[PackEntry]] | None,
+        listing: FragmentListing,
+        report: ReconcileReport,
+    ) -> None:
+        if self._is_known(pack_id):
+            return
+        if found is not None:
             self._index.add_pack(*found)
             report.added += 1
+        elif self._is_incomplete(pack_id, listing) or len(listing.nodes_with(pack_id)) <= self._profile.m:
+            report.incomplete += 1
+        else:
+            report.unreadable.append(pack_id.hex())
+
+    def _is_known(self, pack_id: bytes) -> bool:
+        return self._is_pending(pack_id) or self._index.packs.get(pack_id) is not None
+
+    def _is_incomplete(self, pack_id: bytes, listing: FragmentListing) -> bool:
+        profile = self._profile
+        listed = [listing.holder(pack_id, index) is not None for index in range(profile.total)]
+        return sum(listed) < profile.k
 
     async def _read(self, pack: Pack, listing: FragmentListing) -> tuple[Pack, list[PackEntry]] | None:
         """The pack with its size, and its blocks, by the first fragment whose footer leads to an index
@@ -181,16 +222,14 @@ class IndexReconciliation:
         """The listed fragments with the seconds that each has: quick nodes first, then those that were slow,
         for as long as they take."""
         there = [
-            index
-            for index in range(self._codec.code.profile.total)
-            if listing.has(pack.nodes[index], pack.id, index)
+            index for index in range(self._profile.total) if listing.has(pack.nodes[index], pack.id, index)
         ]
         yield from ((index, FOOTER_PATIENCE) for index in there if pack.nodes[index] not in self._slow)
         yield from ((index, math.inf) for index in there if pack.nodes[index] in self._slow)
 
     async def _size_by_footer(self, pack: Pack, index: int, patience: float) -> int | None:
         """None if the node took longer than `patience`, in seconds: it is slow from now on."""
-        node, key = self._nodes[pack.nodes[index]], fragment_key(pack.id, index)
+        node, key = self._packs.reader.fragments.node(pack, index), fragment_key(pack.id, index)
         with trio.move_on_after(patience):
             length = (await node.state(key)).size
             footer = await node.get(key, max(0, length - FOOTER_SIZE), FOOTER_SIZE)

@@ -5,7 +5,8 @@ Invariants:
    deleted. Compaction leaves a pack alone whose turn it is.
 2. The index is told of a fragment's new node when the fragment is durable there, and before the one on the
    old node goes: who looks a block up is never led to a node that has let go of it.
-3. A reconciliation that runs meanwhile leaves out what moved after the nodes were listed.
+3. A reconciliation that runs meanwhile leaves out what moved after the nodes were listed, and lists them
+   anew for packs that the index does not know.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ class PackTurns:
     def is_taken(self, pack_id: bytes) -> bool:
         """Whether it is somebody's turn now."""
         return pack_id in self._taken
+
+    async def ended(self, pack_ids: Collection[bytes]) -> None:
+        """Return when the turns that are taken or waited for now are over."""
+        for pack_id in pack_ids:
+            async with self.of(pack_id):
+                await trio.lowlevel.checkpoint()
 
     @contextmanager
     def noted(self) -> Iterator[Collection[bytes]]:

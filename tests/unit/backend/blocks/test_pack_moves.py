@@ -214,3 +214,25 @@ async def test_a_check_finds_nothing_wrong_with_what_moves_or_goes_meanwhile(rig
         await change()
         done.set()
     assert [finding.text for finding in findings.all] == []
+
+
+async def test_packs_that_move_while_an_index_is_made_anew_are_found(tmp_path: Path) -> None:
+    """Regression: they were added as they had been listed, on nodes that had let go of them since, and one
+    that was no node any more ended the mount."""
+    sealed = blocks(60)
+    async with running(build(tmp_path, count=8)) as before:
+        await before.write(sealed, packs=6)
+    rig, go_on = build(tmp_path, count=8), trio.Event()
+    for node in rig.nodes.values():
+        node.faults = [Fault(("state",), until=go_on)]
+    async with running(rig):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(rig.store.reconcile)
+            while not any(fault.hits for node in rig.nodes.values() for fault in node.faults):
+                await trio.sleep(0.001)
+            await rebalance(rig, "node0", "node1")
+            for name in ("node0", "node1"):  # they hold nothing now
+                del rig.nodes[name]
+            go_on.set()
+        require_in_place(rig, "node0", "node1")
+        await rig.check(sealed)
