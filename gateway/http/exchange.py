@@ -15,19 +15,19 @@ import time
 from dataclasses import dataclass
 from email.utils import formatdate
 from functools import lru_cache
-from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, Final
 
-import h11
 import trio
 
+from gateway.http.answers import CONTINUE, AnswerFraming, Piece
 from gateway.http.asgi import Message, Scope
 from gateway.http.limits import Limits, Pace
+from gateway.http.requests import Head, RefusedError, RequestReader, Signal
+from gateway.http.sending import SocketSender
 
 CHUNK: Final = 256 << 10
 JOINED: Final = 64 << 10
 """A part of a body up to this size is sent together with the head."""
-_PHRASES: Final = {int(status): status.phrase for status in HTTPStatus}
 _VERSION: Final = {"version": "3.0", "spec_version": "2.3"}
 
 
@@ -53,31 +53,30 @@ class Peer:
         return cls("https" if is_tls else "http", client[:2], server[:2])
 
 
-class RefusedError(Exception):
-    """A request, or the rest of its body, that no application sees. The connection ends with an answer of
-    this status, unless another one was begun."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
-
-
 class Exchange:
-    """`is_last`: the connection ends after it."""
+    """`is_last`: the connection ends after it. `has_begun`: the client has something of the answer."""
 
     def __init__(
-        self, stream: trio.abc.Stream, wire: h11.Connection, request: h11.Request, limits: Limits, peer: Peer
+        self,
+        stream: trio.abc.Stream,
+        sender: SocketSender,
+        reader: RequestReader,
+        head: Head,
+        limits: Limits,
+        peer: Peer,
     ) -> None:
         self.received = self.sent = self.status = 0
-        self.is_whole = self.is_last = False
-        self.scope = _scope(request, peer)
+        self.is_whole = self.has_begun = self.body_is_over = False
+        self.is_last = not head.keeps_alive
+        self.awaits_continue = head.expects_continue
+        self.scope = _scope(head, peer)
         self._stream = stream
-        self._wire = wire
+        self._sender = sender
+        self._reader = reader
         self._limits = limits
         self._began = trio.current_time()
-        self._head: h11.Response | None = None
+        self._answer: AnswerFraming | None = None
         self._receiving, self._sending = Pace(limits), Pace(limits)
-        self._body_is_over = False
         self._over = trio.Event()
 
     async def receive(self) -> Message:
@@ -85,31 +84,32 @@ class Exchange:
         whole. Instead of a disconnect message in the middle of a body, `trio.BrokenResourceError` if the
         client is gone, which the application lets through, and `RefusedError` (400, 408, 413), which it lets
         through or answers in its own words: the connection ends then."""
-        if self._body_is_over:
+        if self.body_is_over:
             await self._over.wait()
             return {"type": "http.disconnect"}
-        if self._wire.they_are_waiting_for_100_continue:
-            go_on = h11.InformationalResponse(status_code=100, headers=[], reason=phrase_of(100))
-            await self._send_all(self._wire.send(go_on) or b"")
+        if self.awaits_continue and not self._reader.has_more:
+            await self._send_slowly(CONTINUE)
+        self.awaits_continue = False
         return await self._next_part()
 
     async def _next_part(self) -> Message:
-        event = await self._event()
-        if isinstance(event, h11.Data):
-            self.received += len(event.data)
+        part = await self._part()
+        if isinstance(part, bytes):
+            self.received += len(part)
             if self.received > self._limits.body_bytes:
                 raise self._refused(413, "the body is larger than a body may be")
-            return {"type": "http.request", "body": event.data, "more_body": True}
-        self._body_is_over = True
+            return {"type": "http.request", "body": part, "more_body": True}
+        self.body_is_over = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
-    async def _event(self) -> h11.Data | h11.EndOfMessage:
+    async def _part(self) -> Head | bytes | Signal:
         try:
-            while (event := self._wire.next_event()) is h11.NEED_DATA:
-                self._wire.receive_data(await self._receive_some())
-        except h11.RemoteProtocolError as error:
-            raise self._refused(400, str(error)) from None
-        return cast("h11.Data | h11.EndOfMessage", event)
+            while (event := self._reader.next()) is Signal.NEED_DATA:
+                self._reader.receive(await self._receive_some())
+        except RefusedError:
+            self.is_last = True
+            raise
+        return event
 
     async def _receive_some(self) -> bytes:
         since = trio.current_time()
@@ -126,7 +126,7 @@ class Exchange:
     async def skip_body(self, most: int) -> bool:
         """Whether what is left of the body had at most `most` bytes, and is read. The answer is whole.
         `RefusedError`."""
-        while not self._body_is_over:
+        while not self.body_is_over:
             before = self.received
             await self._next_part()
             most -= self.received - before
@@ -139,36 +139,43 @@ class Exchange:
         if message["type"] == "http.response.start":
             self._start(message)
             return
+        assert self._answer is not None
         body, more = message.get("body", b""), message.get("more_body", False)
-        pieces = [] if self._head is None else [self._wire.send(self._head) or b""]
-        self._head = None
-        if body and self.scope["method"] != "HEAD":
-            self.sent += len(body)
-            pieces += cast("list[bytes]", self._wire.send_with_data_passthrough(h11.Data(body)) or [])
+        pieces: list[Piece] = [] if self.has_begun else [self._answer.head]
+        parts = self._answer.part(body)
+        pieces += parts
+        self.sent += len(body) if parts else 0
         if not more:
-            pieces += [self._wire.send(h11.EndOfMessage()) or b""]
-        await self._send_pieces(pieces)
+            pieces += self._answer.end()
+        self.has_begun = True
+        await self._send_pieces(pieces, more=more)
         if not more:
             self.is_whole = True
             self._over.set()
 
     def _start(self, message: Message) -> None:
         self.status = message["status"]
-        headers = [(b"date", _date(int(time.time()))), *message.get("headers", ())]
-        if self.is_last or self._wire.they_are_waiting_for_100_continue:
-            headers.append((b"connection", b"close"))
-        # Without its phrase botocore takes the answer to an Expect for none.
-        self._head = h11.Response(status_code=self.status, headers=headers, reason=phrase_of(self.status))
+        self._answer = AnswerFraming(
+            self.status,
+            [(b"date", _date(int(time.time()))), *message.get("headers", ())],
+            method=self.scope["method"],
+            version=self.scope["http_version"],
+            closes=self.is_last or self.awaits_continue,
+        )
+        self.is_last = self._answer.closes
 
-    async def _send_pieces(self, pieces: list[bytes]) -> None:
-        if sum(map(len, pieces)) <= JOINED:
-            await self._send_all(b"".join(pieces))
+    async def _send_pieces(self, pieces: list[Piece], *, more: bool) -> None:
+        if sum(map(len, pieces)) > JOINED:
+            for piece in pieces:
+                await self._send_slowly(piece)
             return
-        for piece in pieces:
-            await self._send_all(piece)
+        data = b"".join(pieces)
+        sent = 0 if more or self._reader.has_more else self._sender.send_at_once(data)
+        await self._send_slowly(memoryview(data)[sent:])
 
-    async def _send_all(self, data: bytes | memoryview) -> None:
-        if not data:
+    async def _send_slowly(self, data: Piece) -> None:
+        """As fast as the client takes it."""
+        if not len(data):
             return
         since = trio.current_time()
         with self._sending.wait(len(data)):
@@ -199,29 +206,24 @@ class Exchange:
         )
 
 
-def _scope(request: h11.Request, peer: Peer) -> Scope:
-    target, _, query = request.target.partition(b"?")
+def _scope(head: Head, peer: Peer) -> Scope:
+    target, _, query = head.target.partition(b"?")
     state: dict[str, Any] = {"audit": {}}
     return {
         "type": "http",
         "asgi": _VERSION,
-        "http_version": request.http_version.decode("ascii"),
-        "method": request.method.decode("ascii"),
+        "http_version": head.version,
+        "method": head.method,
         "scheme": peer.scheme,
         "path": target.decode("ascii"),
         "raw_path": target,
         "query_string": query,
         "root_path": "",
-        "headers": list(request.headers),
+        "headers": head.headers,
         "client": peer.client,
         "server": peer.server,
         "state": state,
     }
-
-
-def phrase_of(status: int) -> str:
-    """The reason phrase that people know."""
-    return _PHRASES.get(status, "Unknown")
 
 
 @lru_cache(maxsize=1)

@@ -1,4 +1,4 @@
-"""A server of one ASGI application on trio: HTTP/1.1 by h11, TLS by the standard library.
+"""A server of one ASGI application on trio: HTTP/1.1 by llhttp, TLS by the standard library.
 
 Invariants:
 1. A client holds up nobody else: each connection is a task of its own, and every wait for a client has an end

@@ -26,7 +26,8 @@ BODY = bytes(range(256)) * 16
 
 @dataclass
 class _App:
-    """Echoes bodies; `/refuse` answers without reading, `/fail` raises, `/wait` waits for `go`."""
+    """Echoes bodies; `/refuse` answers without reading, `/fail` raises, `/wait` waits for `go`, `/large`
+    gives 32 MiB, `/two` a header that would be two, `/short` and `/long` another length than they say."""
 
     scopes: list[Scope] = field(default_factory=list)
     go: trio.Event = field(default_factory=trio.Event)
@@ -43,8 +44,13 @@ class _App:
         if path == "/audit":
             scope["state"]["audit"]["who"] = "somebody"
         body = b"" if path == "/refuse" else await _body(receive)
+        if path == "/large":
+            body = bytes(32 << 20)
         status = 403 if path == "/refuse" else 200
-        length = [] if path == "/chunked" else [(b"content-length", b"%d" % len(body))]
+        said = len(body) + {"/short": 1, "/long": -1}.get(path, 0)
+        length = [] if path == "/chunked" else [(b"content-length", b"%d" % said)]
+        if path == "/two":
+            length.append((b"x-amz-meta-a", b"1\r\nx-amz-meta-b: 2"))
         await send({"type": "http.response.start", "status": status, "headers": length})
         half = len(body) // 2
         await send({"type": "http.response.body", "body": body[:half], "more_body": True})
@@ -166,6 +172,48 @@ async def test_an_answer_without_length_is_chunked_and_head_has_no_body() -> Non
         pytest.param(
             b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 501, id="another framing"
         ),
+        pytest.param(
+            b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+            501,
+            id="two codings",
+        ),
+        pytest.param(
+            b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"0\r\n\r\n",
+            400,
+            id="a coding twice",
+        ),
+        pytest.param(
+            b"PUT / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            400,
+            id="chunked in 1.0",
+        ),
+        pytest.param(
+            b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding:\x0bchunked\r\n\r\n0\r\n\r\n",
+            400,
+            id="a vertical tab",
+        ),
+        pytest.param(
+            b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length : 3\r\n\r\nabc", 400, id="a space in a name"
+        ),
+        pytest.param(b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc", 400, id="a sign"),
+        pytest.param(
+            b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabc", 400, id="a list of lengths"
+        ),
+        pytest.param(
+            b"PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", 413, id="a long body"
+        ),
+        pytest.param(b"GET / HTTP/1.1\nHost: x\n\n", 400, id="bare line feeds"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\n y\r\n\r\n", 400, id="a folded line"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n", 400, id="two hosts"),
+        pytest.param(b"GET / HTTP/1.1\r\nHost: x\r\na: b\0c\r\n\r\n", 400, id="a NUL"),
+        pytest.param(b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", 505, id="another version"),
+        pytest.param(b"GET /\r\n\r\n", 505, id="no version"),
+        pytest.param(
+            request("PUT", "/", b"abc", "Connection: Upgrade", "Upgrade: h2c"),
+            501,
+            id="a body and another protocol",
+        ),
         pytest.param(request("GET", "/" + "a" * 40_000), 431, id="a long head"),
         pytest.param(request("GET", "/", b"", *(f"x-{n}: 1" for n in range(300))), 431, id="many headers"),
     ],
@@ -177,6 +225,71 @@ async def test_a_bad_request_is_refused_and_its_connection_ends(data: bytes, sta
         assert got.count(b"HTTP/1.1 ") == 1
         assert run.app.scopes == []
         assert run.server.counters.refused == {status: 1}
+
+
+async def test_a_request_for_another_protocol_is_a_request_and_so_is_what_follows() -> None:
+    async with running() as run:
+        asking = b"GET /1 HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+        got = await run.raw(asking + request("PUT", "/2", b"abc", CLOSE))
+        assert got.count(b"HTTP/1.1 200 OK") == 2
+        assert got.endswith(b"\r\n\r\nabc")
+        assert [scope["path"] for scope in run.app.scopes] == ["/1", "/2"]
+
+
+async def test_requests_that_come_in_one_piece_are_answered_in_order() -> None:
+    async with running() as run:
+        bodies = [BODY[:size] for size in (5, 0, 4096, 3)]
+        sent = b"".join(request("PUT", f"/{len(body)}", body) for body in bodies)
+        got = await run.raw(sent + request("GET", "/last", b"", CLOSE))
+        ends = [part.partition(b"\r\n\r\n")[2] for part in got.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+        assert ends == [*bodies, b""]
+        assert [scope["path"] for scope in run.app.scopes] == ["/5", "/0", "/4096", "/3", "/last"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b"5;a=b\r\nhello\r\n0\r\nHost: y\r\n\r\n", id="an extension and a trailer"),
+        pytest.param(b"1\r\nh\r\n" * 3 + b"0\r\n\r\n", id="small chunks"),
+    ],
+)
+async def test_what_is_around_the_bytes_of_a_chunked_body_is_no_part_of_it(body: bytes) -> None:
+    async with running() as run, await run.connect() as stream:
+        await stream.send_all(b"PUT / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + body)
+        assert await answer(stream) == (200, b"hello" if b"hello" in body else b"hhh")
+        assert [value for name, value in run.app.scopes[0]["headers"] if name == b"host"] == [b"x"]
+
+
+async def test_white_space_around_a_value_is_none_of_it() -> None:
+    async with running() as run, await run.connect() as stream:
+        await stream.send_all(b"GET / HTTP/1.1\r\nHOST:\t x \t\r\nA:\r\n\r\n")
+        assert await answer(stream) == (200, b"")
+        assert run.app.scopes[0]["headers"] == [(b"host", b"x"), (b"a", b"")]
+
+
+async def test_an_answer_to_http_1_0_ends_the_connection() -> None:
+    async with running() as run:
+        got = await run.raw(b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n" + request("GET", "/2"))
+        assert got.count(b"HTTP/1.1 200 ") == 1
+        assert b"connection: close" in got
+        got = await run.raw(b"PUT /chunked HTTP/1.0\r\nContent-Length: 2\r\n\r\nab")
+        assert got.endswith(b"\r\n\r\nab")
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize(
+    ("path", "begins"),
+    [("/short", b"HTTP/1.1 200 "), ("/long", b"HTTP/1.1 200 "), ("/two", b"HTTP/1.1 500 ")],
+)
+async def test_an_answer_that_cannot_be_framed_is_a_fault_and_nothing_follows_it(
+    path: str, begins: bytes
+) -> None:
+    async with running() as run:
+        got = await run.raw(request("PUT", path, b"abcd") + request("GET", "/next"))
+        assert got.startswith(begins)
+        assert got.count(b"HTTP/1.1") == 1
+        assert b"x-amz-meta-b" not in got
+        assert len(run.app.scopes) == 1
 
 
 async def test_continue_is_said_when_the_application_asks_for_the_body() -> None:
@@ -262,11 +375,10 @@ async def test_a_body_that_drips_is_cut_off() -> None:
 async def test_an_answer_that_nobody_takes_is_cut_off() -> None:
     limits = Limits(grace=0.2, least_rate=1 << 30, linger_seconds=0.2)
     async with running(limits) as run, await run.connect() as stream:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(stream.send_all, request("PUT", "/", bytes(32 << 20)))
-            with trio.fail_after(20):
-                while not run.server.counters.answers:
-                    await trio.sleep(0.01)
+        await stream.send_all(request("GET", "/large"))
+        with trio.fail_after(20):
+            while not run.server.counters.answers:
+                await trio.sleep(0.01)
         assert not run.server.counters.open or await _closes(run)
 
 
