@@ -27,8 +27,9 @@ from cache.journal import Ledger, Trimming
 from cache.keeping import Keeper
 from cache.messages import DriveStatus, FileSetApart
 from cache.namespace import MAX_NAME, Point, sqlite_errors
+from cache.notices import Notices
 from cache.publish import Publisher, SnapshotKeeper, StoreWatch
-from cache.retention import RetentionKeeper, SpaceAccounting
+from cache.retention import MassDeletions, RetentionKeeper, SpaceAccounting
 from cache.sync import Broadcast, Following
 from cache.tree import (
     BLOCK_SIZE,
@@ -61,6 +62,8 @@ class Parts:
     publisher: Publisher
     following: Following | None
     retention: RetentionKeeper
+    mass_deletions: MassDeletions
+    kept_notices: Notices
     store: StoreWatch
     past: PastTree
     keeper: Keeper
@@ -112,6 +115,8 @@ class Drive:
         self.publisher = parts.publisher
         self._following = parts.following
         self.retention = parts.retention
+        self._mass_deletions = parts.mass_deletions
+        self.kept_notices = parts.kept_notices
         self.store = parts.store
         self.past = parts.past
         self.keeper = parts.keeper
@@ -206,6 +211,7 @@ class Drive:
             problem=ledger.custody.lost or self.publisher.problem,
             journal_lost=bool(ledger.custody.lost),
             set_aside=self.set_aside,
+            notices=len(self.kept_notices()),
             set_apart=tuple(FileSetApart(path, reason) for path, reason in apart.items()),
             commit=head.number,
             published=not ledger.unpublished,
@@ -280,6 +286,9 @@ class Drive:
             self.ledger.custody.check()
             if self.ledger.accepted != seen or self.put_off.any_unused:
                 seen = self.tick(seen)
+            if self.intake.is_writable:
+                with self._going_on():
+                    self._mass_deletions.look()
             with self._going_on():
                 await self.put_off.delete_slowly()
 

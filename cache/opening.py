@@ -25,6 +25,7 @@ from cache.journal import LARGE_WRITE, SEGMENT_SIZE, SMALLEST_SEGMENT, Ledger
 from cache.keeping import Keeper, KeptFolders
 from cache.local import DEVICE, LocalState
 from cache.namespace import MAX_NAME, ROOT_INODE, Delete, SetAttributes
+from cache.notices import Notices
 from cache.publish import (
     CommitIdentity,
     Intervals,
@@ -37,7 +38,7 @@ from cache.publish import (
     Wake,
 )
 from cache.recovery import Recovery
-from cache.retention import RetentionKeeper, RetentionSchedule
+from cache.retention import MassDeletions, RetentionKeeper, RetentionSchedule
 from cache.sync import Broadcast, Follower, Following, Rebaser
 from cache.tree import ContentClaims, Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
 
@@ -177,6 +178,8 @@ class _Assembly:
         """All of them; to be called once."""
         ledger, put_off, upstream, options = self._ledger, self._put_off, self._upstream, self._options
         intake = Intake(ledger, self._local.trimming, self._publisher, put_off, read_only=options.read_only)
+        retention, environment = self._made_retention(), self._environment
+        notices = Notices(self._local.folder, environment)
         inodes, changes, claims = Inodes(ledger, put_off), self._changes, ContentClaims(ledger, intake)
         return Parts(
             ledger=ledger,
@@ -188,7 +191,9 @@ class _Assembly:
             snapshots=self._snapshots,
             publisher=self._publisher,
             following=Following(ledger, upstream, self._publisher.follow) if options.is_shared else None,
-            retention=self._made_retention(),
+            retention=retention,
+            mass_deletions=MassDeletions(ledger, retention, notices, lambda: put_off.removed, environment),
+            kept_notices=notices,
             store=StoreWatch(ledger, upstream.housekeeping),
             past=PastTree(self._local.namespace, self._content, ledger.save, self._environment),
             keeper=self._made_keeper(disk_cache),

@@ -73,6 +73,7 @@ STATUS: Final[Plain] = {
     "problem": "",
     "journal_lost": False,
     "set_aside": 0,
+    "notices": 0,
     "set_apart": [],
     "commit": 7,
     "published": False,

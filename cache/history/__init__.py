@@ -1,5 +1,6 @@
 """The past: what was, where, and what changed between."""
 
+from cache.history.deleted import Deleted, deleted_since
 from cache.history.diff_and_log import LogEntry, differences, directory_of, log_of, split
 from cache.history.past import PAST_BIT, PastTree, attributes_of
 from cache.history.past_access import READ, SEARCH, Caller, Place
@@ -9,10 +10,12 @@ __all__ = [
     "READ",
     "SEARCH",
     "Caller",
+    "Deleted",
     "LogEntry",
     "PastTree",
     "Place",
     "attributes_of",
+    "deleted_since",
     "differences",
     "directory_of",
     "log_of",

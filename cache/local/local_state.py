@@ -6,6 +6,7 @@
 | `journal/` | what was accepted and is not published: the only copy of it |
 | `namespace.db` | names and attributes; with it the newest commit that this machine has seen |
 | `kept.json` | the folders that are kept whole on this machine's disk (`cache.keeping`) |
+| `notices.json` | what this machine decided by itself and people should hear of (`cache.notices`) |
 | `lost/` | databases that were wrong, and lists of what was lost |
 | `stale/TIME/` | a journal and a namespace that the drive has gone past, for a person to look at |
 """

@@ -25,6 +25,7 @@ from cache.messages.history import (
 )
 from cache.messages.keeping import KEEP, KEPT, UNKEEP, KeepWanted, Kept, KeptShown, UnkeepWanted
 from cache.messages.nodes import NODES_CHANGE, NODES_STOP, NODES_WAIT, NodeChangeShown
+from cache.messages.notices import NOTICES, UNDO, NoticeShown, NoticesShown, Undone, UndoWanted
 from cache.messages.s3 import (
     S3_KEY_ADD,
     S3_KEY_POLICY,
@@ -79,6 +80,7 @@ __all__ = [
     "NODES_CHANGE",
     "NODES_STOP",
     "NODES_WAIT",
+    "NOTICES",
     "NOW",
     "PIN",
     "PINS",
@@ -93,6 +95,7 @@ __all__ = [
     "S3_KEY_REMOVE",
     "S3_SERVE",
     "SCRUB",
+    "UNDO",
     "UNKEEP",
     "UNPIN",
     "USAGE",
@@ -115,6 +118,8 @@ __all__ = [
     "MountStatus",
     "NodeChangeShown",
     "Nothing",
+    "NoticeShown",
+    "NoticesShown",
     "PathAsked",
     "PathLog",
     "PathState",
@@ -141,6 +146,8 @@ __all__ = [
     "Services",
     "Sizes",
     "TreeUsage",
+    "UndoWanted",
+    "Undone",
     "UnkeepWanted",
     "UnpinWanted",
     "UsageAsked",

@@ -50,6 +50,8 @@ class DriveStatus:
     """what is wrong, in one line; empty: nothing"""
     journal_lost: bool
     set_aside: int
+    notices: int
+    """of this machine, of the last thirty days: `drivefs conflicts`"""
     set_apart: tuple[FileSetApart, ...]
     commit: int
     published: bool

@@ -26,7 +26,7 @@ from cache.errors import FileSystemError, InvalidArgumentError, ReadOnlyFileSyst
 from cache.journal import Ledger
 from cache.namespace import MAX_NAME, Forget, Gap, Pin, SetRetention, Unpin
 from cache.publish import Publisher, SharedExclusiveLock, SnapshotStore
-from cache.retention import retention
+from cache.retention import automatic_pins, retention
 from cache.retention.collector import Collector, Dead
 from cache.retention.retention import DAY, Policy
 
@@ -166,12 +166,21 @@ class RetentionKeeper:
 
     async def _run_once(self) -> None:
         async with self._lock:
+            self._end_automatic_pins()
             dropped = await self._apply(None)
             now = trio.current_time()
             waiting = await self._forget() or dropped
             if waiting or now - self._collected_at >= DAY or self._waiting_blocks:
                 self._collected_at = now
                 await self._collect(self._schedule.grace, self._schedule.bytes_per_second)
+
+    def _end_automatic_pins(self) -> None:
+        """Unpin what was pinned automatically, and for long enough; not by a clock that has jumped."""
+        if self.held_back():
+            return
+        now = self._environment.wall_clock()
+        for name in [name for name in self.pins() if automatic_pins.is_over(name, now)]:
+            self.unpin(name)
 
     async def collect(self, *, grace: float | None = None, trust_clock: bool = False) -> CollectionReport:
         """Apply the policy and give space back now, at full speed: of what was deleted before the call too.

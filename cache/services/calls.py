@@ -8,6 +8,7 @@ from cache.services.health_calls import health_services
 from cache.services.history_calls import HistoryCalls
 from cache.services.keeping_calls import keeping_services
 from cache.services.node_calls import node_services
+from cache.services.notice_calls import notice_services
 from cache.services.space_calls import SpaceCalls
 
 
@@ -15,4 +16,4 @@ def services_of(drive: Drive) -> Services:
     """All calls on `drive`, by name."""
     history, space = HistoryCalls(drive).services(), SpaceCalls(drive).services()
     care = [*health_services(drive), *node_services(drive)]
-    return by_name([*history, *care, *space, *keeping_services(drive)])
+    return by_name([*history, *care, *space, *keeping_services(drive), *notice_services(drive)])

@@ -37,6 +37,8 @@ class PutOff:
         self._closed = False
         self._held: dict[int, int] = {}
         self._unused: dict[int, None] = {}
+        self.removed = 0
+        """files that lost their last name because somebody removed it, since the drive was opened"""
         self.access_times: dict[int, int] = {}
         """by inode, of those that the namespace does not know"""
 

@@ -162,6 +162,8 @@ class Tree:
         _, row = self._entry(parent, name)
         if row.is_directory:
             raise DirectoryError("is a directory")
+        if row.nlink == 1:
+            self._put_off.removed += 1
         self._intake.accept(Unlink(parent, name, row.inode, self._intake.now()))
         self._put_off.delete_if_unused(row.inode)
 
@@ -264,9 +266,14 @@ class Tree:
         changes: list[Change] = [NameChanged(parent, name) for parent, name in names]
         changed = dict.fromkeys([*(parent for parent, _ in names), *unnamed])
         changes += map(AttributesChanged, changed)
+        self._put_off.removed += min(self._gone(names), len(unnamed))
         for inode in unnamed:
             self._put_off.delete_if_unused(inode)
         await self._changes.tell(changes)
+
+    def _gone(self, names: Sequence[tuple[int, bytes]]) -> int:
+        """The number of the names that are not there any more."""
+        return sum(self._namespace.entry(*name) is None for name in names)
 
 
 def _check_name(name: bytes) -> None:

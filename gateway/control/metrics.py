@@ -44,6 +44,7 @@ METRICS: Final = (
     Metric("journal_lost", "gauge", "1 or 0", "whether the journal's files are gone while they are in use"),
     Metric("published", "gauge", "1 or 0", "whether all that was accepted is in a commit on the nodes"),
     Metric("set_aside", "gauge", "sets", "changes of earlier mounts that are not in the drive"),
+    Metric("notices", "gauge", "notices", "what this machine decided by itself within the last thirty days"),
     Metric("commit", "gauge", "number", "the newest commit of the drive"),
     Metric("pending_commit", "gauge", "number", "the commit that is being stored, if one is"),
     Metric("commit_interval", "gauge", "seconds", "a change is in a commit after so long, or a sync"),

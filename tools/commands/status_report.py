@@ -39,6 +39,9 @@ def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
     if status.set_aside:
         sets = counted(status.set_aside, "set")
         yield "set aside", f"{sets} of changes that are not in the drive: drivefs stale list MOUNTPOINT"
+    if status.notices:
+        notices = counted(status.notices, "notice")
+        yield "notices", f"{notices} of the last 30 days: drivefs notices MOUNTPOINT"
     yield "state", _state(status)
     if not status.read_only:
         yield "commits", f"{format_duration(status.commit_interval)} after a change, or at a sync"

@@ -1,0 +1,194 @@
+"""Mass deletions on whole drives: the pin, the notice, and having them undone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from stat import S_IFDIR
+from typing import Final
+
+import pytest
+from trio.testing import MockClock
+
+from backend.system import Environment
+from cache.drive import Drive
+from cache.errors import NoEntryError
+from cache.messages import NOTICES, UNDO
+from cache.namespace.operations import ROOT_INODE
+from cache.notices import Kind
+from cache.retention import RetentionSchedule
+from cache.services import clone, services_of
+from tests.drives import QUIET, make_file, opened, tree
+from tests.memory_upstream import MemoryUpstream
+from tests.mock_time import environment_of, let_pass
+
+DAY: Final = 24 * 3600.0
+
+
+@asynccontextmanager
+async def running(folder: Path, clock: MockClock, upstream: MemoryUpstream) -> AsyncIterator[Drive]:
+    async with opened(folder, upstream, environment=environment_of(clock)) as drive:
+        yield drive
+
+
+@pytest.fixture
+def clock(autojump_clock: MockClock) -> MockClock:
+    """It stands still but for `let_pass`."""
+    autojump_clock.autojump_threshold = float("inf")
+    return autojump_clock
+
+
+async def fill(drive: Drive, count: int) -> int:
+    """So many files in a new folder, published; the folder."""
+    folder = (await drive.make_node(ROOT_INODE, b"d", S_IFDIR | 0o750, 0, 0, 0)).inode
+    for number in range(count):
+        await make_file(drive, b"%d" % number, b"content %d" % number, folder)
+    await drive.sync()
+    return folder
+
+
+async def empty(drive: Drive, folder: int, count: int) -> None:
+    for number in range(count):
+        await drive.unlink(folder, b"%d" % number)
+
+
+async def undo(drive: Drive) -> dict[str, object]:
+    return {**await services_of(drive)[UNDO.name]({})}
+
+
+@pytest.mark.parametrize(
+    ("files", "removed", "is_mass"),
+    [(1500, 1001, True), (6000, 1000, False), (500, 100, True), (501, 100, False), (99, 99, False)],
+)
+async def test_many_files_or_a_large_share_of_some(
+    tmp_path: Path, clock: MockClock, files: int, removed: int, is_mass: bool
+) -> None:
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        folder = await fill(drive, files)
+        await let_pass(clock, 2)
+        await empty(drive, folder, removed)
+        await let_pass(clock, 2)
+        assert (len(drive.retention.pins()), len(drive.kept_notices())) == (int(is_mass), int(is_mass))
+
+
+async def test_a_slow_deletion_is_none(tmp_path: Path, clock: MockClock) -> None:
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        folder = await fill(drive, 400)
+        for number in range(300):
+            await drive.unlink(folder, b"%d" % number)
+            await let_pass(clock, 1)
+        assert not drive.retention.pins()
+
+
+async def test_all_of_it_is_undone_at_once(tmp_path: Path, clock: MockClock) -> None:
+    upstream = MemoryUpstream()
+    async with running(tmp_path, clock, upstream) as drive:
+        folder = await fill(drive, 300)
+        inner = (await drive.make_node(folder, b"inner", S_IFDIR | 0o700, 0, 7, 8)).inode
+        await make_file(drive, b"deep", b"deep down", inner)
+        await drive.sync()
+        before = shape(await tree(drive))
+        await let_pass(clock, 2)
+        await empty(drive, folder, 300)
+        await drive.unlink(inner, b"deep")
+        await drive.remove_directory(folder, b"inner")
+        await drive.remove_directory(ROOT_INODE, b"d")
+        await drive.sync()
+        await let_pass(clock, 2)
+        (notice,) = drive.kept_notices()
+        assert (notice.kind, notice.commit) == (Kind.MASS_DELETION, 2)
+    async with running(tmp_path, clock, upstream) as drive:
+        shown = await services_of(drive)[NOTICES.name]({})
+        assert "301 files were deleted" in shown["notices"][0]["text"]
+        done = await undo(drive)
+        assert (done["made"], done["in_the_way"]) == (303, 0)
+        assert shape(await tree(drive)) == before
+        assert not drive.kept_notices()
+        assert (await undo(drive))["made"] == 0
+
+
+def shape(found: dict[bytes, tuple[object, ...]]) -> dict[bytes, tuple[object, ...]]:
+    """Without inode numbers, and times of folders."""
+    return {path: (*values[1:6], *values[8:]) for path, values in found.items()}
+
+
+async def test_what_is_there_now_is_left_and_what_was_moved_is_not_doubled(
+    tmp_path: Path, clock: MockClock
+) -> None:
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        folder = await fill(drive, 300)
+        await let_pass(clock, 2)
+        await empty(drive, folder, 250)
+        await make_file(drive, b"7", b"another", folder)
+        await drive.rename(folder, b"299", ROOT_INODE, b"moved")
+        await let_pass(clock, 2)
+        done = await undo(drive)
+        assert (done["made"], done["in_the_way"]) == (249, 1)
+        assert drive.lookup(folder, b"7").size == len(b"another")
+        with pytest.raises(NoEntryError):
+            drive.lookup(folder, b"299")
+
+
+async def test_a_tree_that_is_too_much_for_one_step_comes_back_in_several(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clone, "MOST_BYTES", 2000)
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        folder = await fill(drive, 120)
+        before = shape(await tree(drive))
+        await let_pass(clock, 2)
+        await empty(drive, folder, 120)
+        await drive.remove_directory(ROOT_INODE, b"d")
+        await let_pass(clock, 2)
+        assert (await undo(drive))["made"] == 121
+        assert shape(await tree(drive)) == before
+
+
+async def test_one_deletion_makes_one_pin_however_long_it_takes(tmp_path: Path, clock: MockClock) -> None:
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        folder = await fill(drive, 2000)
+        await let_pass(clock, 2)
+        for number in range(1800):
+            await drive.unlink(folder, b"%d" % number)
+            if number % 9 == 0:
+                await let_pass(clock, 1)
+        assert len(drive.retention.pins()) == 1
+
+
+class Calendar:
+    """A wall clock that days can be added to."""
+
+    def __init__(self, clock: MockClock) -> None:
+        self._clock = clock
+        self.days = 0
+
+    def __call__(self) -> int:
+        return int((self._clock.current_time() + self.days * DAY) * 1e9)
+
+
+async def test_the_pin_goes_after_thirty_days_and_that_of_a_person_stays(
+    tmp_path: Path, clock: MockClock
+) -> None:
+    calendar, options = Calendar(clock), replace(QUIET, retention=RetentionSchedule(period=5))
+    environment = Environment(wall_clock=calendar, boot_clock=clock.current_time)
+    async with opened(tmp_path, MemoryUpstream(), options, environment=environment) as drive:
+        folder = await fill(drive, 300)
+        drive.retention.pin(b"mine", 1)
+        await let_pass(clock, 2)
+        await empty(drive, folder, 300)
+        await let_pass(clock, 2)
+        for day in range(31):
+            assert len(drive.retention.pins()) == (2 if day < 30 else 1)
+            calendar.days += 1
+            await make_file(drive, b"of day %d" % day)
+            await drive.sync()
+            await let_pass(clock, 6)
+        assert [*drive.retention.pins()] == [b"mine"]
+
+
+async def test_nothing_is_undone_where_nothing_was_deleted(tmp_path: Path, clock: MockClock) -> None:
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        with pytest.raises(NoEntryError):
+            await undo(drive)

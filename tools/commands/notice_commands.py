@@ -1,0 +1,45 @@
+"""`drivefs notices`, `undo`: what a machine decided by itself, and having a mass deletion undone."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from cache.messages import NOTICES, UNDO, Nothing, NoticesShown, UndoWanted
+from tools.commands.subcommand import add_command, ask_mount, show
+from tools.control_client import ControlClient
+from tools.quantities import format_moment
+from tools.terminal import printable_name, say
+
+
+def register(commands: Any) -> None:
+    """Add them to the subcommands of `drivefs`."""
+    notices = add_command(commands, "notices", "what this machine decided by itself, of 30 days", _notices)
+    notices.add_argument("mountpoint", metavar="MOUNTPOINT")
+    notices.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    undo = add_command(commands, "undo", "bring back what a mass deletion took, and leave the rest", _undo)
+    undo.add_argument("mountpoint", metavar="MOUNTPOINT")
+    undo.add_argument("--pin", metavar="NAME", help="what is gone since that pinned state; default: the last")
+
+
+def _notices(options: argparse.Namespace) -> int:
+    answer = ask_mount(options.mountpoint, NOTICES, Nothing())
+    return show(answer, options.json, _lines(answer))
+
+
+def _lines(answer: NoticesShown) -> Iterator[str]:
+    if not answer.notices:
+        yield "there is nothing to say"
+    for notice in answer.notices:
+        about = f"{printable_name(notice.path)}: " if notice.path else ""
+        yield f"{format_moment(notice.time_ns)}  {about}{notice.text}"
+
+
+def _undo(options: argparse.Namespace) -> int:
+    ControlClient.of_mount(options.mountpoint).sync(options.mountpoint, None)
+    answer = ask_mount(options.mountpoint, UNDO, UndoWanted(options.pin))
+    say(f"{options.mountpoint}: {answer.made} files and folders are back, as of commit {answer.commit}")
+    if answer.in_the_way:
+        say(f"{answer.in_the_way} are not, as something else has their names now")
+    return 0
