@@ -43,7 +43,8 @@ def require_unused(folder: str, file: DriveFile) -> None:
         what = f"the lease cannot be read on {len(reasons)} of the {len(voters)} nodes that vote"
         raise UnavailableError(
             f"{folder}: nobody can tell whether the drive is in use: {what} ({'; '.join(reasons)}): bring "
-            "them back, or, if they are lost for good, see drivefs node recover",
+            "them back (if their disks are only busy, try again), or, if they are lost for good, see drivefs "
+            "node recover",
             [name for place, name in voters.items() if place in unread],
         )
 

@@ -29,7 +29,7 @@ from backend.cluster import check_places, drive_file
 from backend.cluster.drive_file import FILE_NAME, DriveFile, NodeEntry
 from backend.cluster.recovery import AHEAD
 from backend.commits import KEY as LEASE
-from backend.errors import DriveError, FormatError, NodeError, NotFoundError
+from backend.errors import DriveError, FormatError, NodeError, NotFoundError, UnavailableError
 from backend.nodes import (
     IDENTITY_FILE,
     MAX_FILE_SIZE,
@@ -67,11 +67,12 @@ class WrongIdentity:
 
 def survey(folder: str, nodes: Sequence[str] = ()) -> Survey:
     """Look at all copies that can be found from the drive's folder, and at the places with the URLs `nodes`.
-    `NotFoundError` if there is no copy at all, `FormatError` if none can be understood."""
-    votes = _votes(folder, nodes)
+    `NotFoundError` if there is no copy at all, `FormatError` if none can be understood, `UnavailableError` if
+    none can and places do not answer."""
+    votes, silent = _votes(folder, nodes)
     readable = {place: file for place, data in votes.items() if (file := _decoded(data)) is not None}
     if not readable:
-        raise _nothing_readable(folder, votes)
+        raise _nothing_readable(folder, votes, silent)
     file = _chosen(folder, readable, votes)
     expected = drive_file.encode(file)
     members = sorted({own_place(folder), *(entry.place(folder) for entry in file.nodes)}, key=str)
@@ -213,13 +214,14 @@ def _is_meant(folder: str, place: NodePlace, drive_id: bytes) -> bool:
         return True
 
 
-def _votes(folder: str, nodes: Sequence[str]) -> dict[NodePlace, bytes | None]:
-    """The bytes of each copy that has a vote, by its place; those that answer."""
+def _votes(folder: str, nodes: Sequence[str]) -> tuple[dict[NodePlace, bytes | None], list[NodePlace]]:
+    """The bytes of each copy that has a vote, by its place; and the places that do not answer."""
     given = [place_at(url, os.getcwd()) for url in nodes]
     places = list(dict.fromkeys([own_place(folder), *given, *_places_of_nodes(folder)]))
     found = ask({place: partial(_vote_of, place) for place in places})
     distinct = {real: (place, data) for place, (real, data) in reversed(found.items())}
-    return dict(sorted(distinct.values(), key=lambda vote: places.index(vote[0])))
+    votes = dict(sorted(distinct.values(), key=lambda vote: places.index(vote[0])))
+    return votes, [place for place in places if place not in found]
 
 
 def _places_of_nodes(folder: str) -> list[NodePlace]:
@@ -328,7 +330,15 @@ def _what_is_wrong(data: bytes | None) -> str:
     return f"has another {FILE_NAME} than most copies" if is_readable else f"has a damaged {FILE_NAME}"
 
 
-def _nothing_readable(folder: str, copies: dict[NodePlace, bytes | None]) -> DriveError:
+def _nothing_readable(
+    folder: str, copies: dict[NodePlace, bytes | None], silent: Sequence[NodePlace]
+) -> DriveError:
+    if silent:
+        return UnavailableError(
+            f"{folder}: no copy of {FILE_NAME} could be read, and these do not answer: "
+            f"{', '.join(map(str, silent))}; if their disks are only busy, try again",
+            [str(place) for place in silent],
+        )
     if all(data is None for data in copies.values()):
         return NotFoundError(f"{folder}: there is no drive here (no {FILE_NAME})")
     return FormatError(f"{folder}: no copy of {FILE_NAME} can be understood")

@@ -16,12 +16,15 @@ from hypothesis import strategies as st
 from backend.cluster import check_nodes, check_places, drive_file, drive_file_copies
 from backend.cluster.drive_file import DriveFile, NodeEntry
 from backend.commits import MAX_SIZE, MAX_STORED
+from backend.nodes import DirectoryPlace
 from backend.nodes import files as node_files
 from backend.nodes.identity import NodeIdentity, encode_identity
 from backend.system import patience
 from backend.system.patience import ask
 from tests.small_drive import SmallDrive, copy_of, make_empty_drive
 from tools import drive_nodes
+from tools.errors import call
+from tools.fsck import FSCK_CODES, OPERATIONAL, fsck
 
 NODES = 6
 
@@ -157,6 +160,26 @@ def test_a_node_that_hangs_is_away_and_holds_nobody_up(
     (line,) = drive_file_copies.write_copies(folder, file)
     assert line.startswith("node5: not there")
     assert time.monotonic() - begun < 30
+    let_go.set()
+
+
+def test_a_drive_whose_disk_is_slow_is_not_said_to_be_none(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    let_go, real = threading.Event(), DirectoryPlace.read
+
+    def late(place: DirectoryPlace, name: str, limit: int) -> bytes | None:
+        if threading.current_thread() is not threading.main_thread():
+            let_go.wait(60)
+        return real(place, name, limit)
+
+    monkeypatch.setattr(DirectoryPlace, "read", late)
+    monkeypatch.setattr(patience, "SECONDS", 0.2)
+    assert call("fsck.drivefs", FSCK_CODES, fsck, ["-n", *made.where(), str(made.drive)]) == OPERATIONAL
+    said = capsys.readouterr().err
+    assert all(f"{made.drive / name}" in said for name in ("node0", "node5"))
+    assert "do not answer" in said
+    assert "only busy, try again" in said
     let_go.set()
 
 
