@@ -89,6 +89,9 @@ async def _listed(call: Call, after: bytes, *, encode_prefix: bool = True) -> tu
     """The listing, and the elements that say what was asked."""
     prefix, delimiter, encoding = call.parameter("prefix"), call.parameter("delimiter"), call.encoding()
     limit = call.number("max-keys", MAX_LISTED, MAX_LISTED)
+    if delimiter and call.request.query.get("allow-unordered", "").lower() == "true":
+        # Of Ceph: any order will do. The order of keys is one, and all that is left of it is this refusal.
+        raise S3Error("InvalidArgument", "allow-unordered cannot be with a delimiter")
     listing = await call.layer.list_objects(
         call.bucket, prefix=prefix, delimiter=delimiter, after=after, limit=limit
     )

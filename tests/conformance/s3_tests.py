@@ -2,8 +2,8 @@
 
 A door on a new drive in memory is served, and the functional tests of the checkout are run against it by the
 same interpreter; nothing of all that stays. tests/conformance/s3_passing.txt lists what passes. It only
-grows: the exit code is 1 if a test that is listed fails. Tests of services that the door does not have are
-left out.
+grows: the exit code is 1 if a test that is listed fails. What passes is counted by groups. Tests of services
+that the door does not have are left out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.s3.access_keys import AccessKey
+from tests.conformance.s3_groups import table
 from tests.unit.gateway.s3.served import Served, serving
 
 PASSING: Final = Path(__file__).with_name("s3_passing.txt")
@@ -107,6 +108,7 @@ def main() -> None:
     lost = sorted((listed & found.keys()) - passed)
     if options.write:
         PASSING.write_text("".join(f"{name}\n" for name in sorted(listed | passed)))
+    print(table(options.checkout, found))
     print(f"{len(passed)} of {len(found)} pass; {len(passed - listed)} more than listed")
     if lost:
         sys.exit("listed, and failing: " + " ".join(lost))

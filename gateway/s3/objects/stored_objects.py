@@ -131,8 +131,8 @@ class StoredObjects:
         version_id: str | None = None,
         conditions: Conditions = UNCONDITIONAL,
     ) -> Deleted:
-        """Idempotent: no error for a key that is not there. `PreconditionFailed`, and `NoSuchKey` with
-        `if_match` on nothing."""
+        """Idempotent: no error for a key that is not there. `PreconditionFailed`, also of a delete marker
+        that is the newest version, and `NoSuchKey` with `if_match` on nothing."""
         result = await self._delete(bucket, ToDelete(key, version_id, conditions))
         await self._changing.make_durable()
         return result
@@ -162,13 +162,24 @@ class StoredObjects:
         if item.version_id is not None:
             return self._plan_removal(batch, bucket, item, item.version_id)
         current = self._names.locate(bucket.inode, item.key)
-        info = None if current is None else self._info(bucket, item.key, current)
+        info = self._marker(bucket, item) if current is None else self._info(bucket, item.key, current)
         check_write(item.conditions, info)
         if bucket.versioning:
             return self._plan_delete_marker(batch, bucket, item.key, current)
         if current is not None:
             self._names.remove(batch, current)
         return Deleted(item.key)
+
+    def _marker(self, bucket: Bucket, item: ToDelete) -> ObjectInfo | None:
+        """The delete marker that is the newest version, if conditions are decided of it. It has no ETag:
+        whoever deletes one state of the object does not delete another one."""
+        if not bucket.versioning or item.conditions == UNCONDITIONAL:
+            return None
+        newest = next(self._versions.of_key(bucket.inode, item.key), None)
+        if newest is None:
+            return None
+        record = newest.record if newest.record.is_delete_marker else Record("", 0, newest.moment)
+        return shown(bucket, item.key, record, record.modified_ns)
 
     def _plan_delete_marker(self, batch: Batch, bucket: Bucket, key: bytes, current: Found | None) -> Deleted:
         version_id = self._make_way(batch, bucket, key, current)

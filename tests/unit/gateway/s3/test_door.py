@@ -190,6 +190,13 @@ def test_a_listing_with_prefixes_in_pages(s3: Any, bucket: str) -> None:
     ] == ["c d"]
 
 
+def test_a_listing_in_any_order_has_no_delimiter(served: Served, s3: Any, bucket: str) -> None:
+    s3.put_object(Bucket=bucket, Key="a/1")
+    s3.put_bucket_acl(Bucket=bucket, ACL="public-read")
+    assert b"<Key>a/1</Key>" in ask(served, "GET", f"/{bucket}?allow-unordered=true")[2]
+    assert ask(served, "GET", f"/{bucket}?allow-unordered=true&delimiter=%2F")[0] == 400
+
+
 def test_multipart(s3: Any, bucket: str) -> None:
     data = content("half-compressible", 2 * PART + 1000, 1)
     upload = s3.create_multipart_upload(

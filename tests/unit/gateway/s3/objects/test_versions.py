@@ -305,6 +305,25 @@ async def test_a_condition_looks_at_the_newest_version(both: tuple[ObjectLayer, 
     assert Metadata() == layer.head(BUCKET, b"a").metadata
 
 
+@pytest.mark.parametrize("by_mount", [False, True])
+async def test_a_conditional_deletion_is_decided_of_a_delete_marker_too(
+    both: tuple[ObjectLayer, Drive], by_mount: bool
+) -> None:
+    layer, drive = both
+    await put(layer, "a", b"0")
+    info = await put(layer, "a", b"1")
+    if by_mount:
+        await drive.unlink(drive.lookup(ROOT_INODE, BUCKET.encode()).inode, b"a")
+    else:
+        await layer.delete(BUCKET, b"a")
+    before = await shown(layer)
+    for condition in (Conditions(if_match=(info.etag,)), Conditions(size=1), Conditions(last_modified_ns=0)):
+        assert await code_of(layer.delete(BUCKET, b"a", None, condition)) == "PreconditionFailed"
+    assert await code_of(layer.delete(BUCKET, b"b", None, Conditions(if_match=("x",)))) == "NoSuchKey"
+    assert await shown(layer) == before
+    assert (await layer.delete(BUCKET, b"a", None, Conditions(if_match=("*",)))).delete_marker
+
+
 async def test_a_put_reads_few_of_many_versions(both: tuple[ObjectLayer, Drive]) -> None:
     layer, drive = both
     costs = []
