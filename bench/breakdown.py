@@ -41,6 +41,7 @@ from cache.journal.journal import Journal
 from cache.namespace.namespace import Namespace
 from cache.opening import DriveOptions
 from cache.publish.cut_rule import Intervals
+from cache.services import VersionsView
 from cache.tree.inodes import Inodes
 from mountfs import attribute_handlers, handler_base
 from mountfs.request_handlers import RequestHandlers
@@ -186,7 +187,7 @@ async def run(folder: Path) -> None:
         trio.open_nursery() as nursery,
     ):
         await nursery.start(drive.run)
-        mount = RequestHandlers(drive, b"", access_times=False)
+        mount = RequestHandlers(drive, b"", access_times=False, view=VersionsView(drive))
         await names(mount)
         await content(mount, drive, folder)
         nursery.cancel_scope.cancel()

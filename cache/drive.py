@@ -114,6 +114,7 @@ class Drive:
         self.snapshots = parts.snapshots
         self.publisher = parts.publisher
         self._following = parts.following
+        self.is_shared = parts.following is not None
         self.retention = parts.retention
         self._mass_deletions = parts.mass_deletions
         self.kept_notices = parts.kept_notices
@@ -141,7 +142,7 @@ class Drive:
         inodes, put_off, intake = parts.inodes, parts.put_off, parts.intake
         self.attributes, self.size, self.lookup = inodes.attributes, inodes.size, inodes.lookup
         self.entries, self.next_cookie = inodes.entries, inodes.next_cookie
-        self.entries_by_name = inodes.entries_by_name
+        self.entries_by_name, self.names = inodes.entries_by_name, inodes.names
         self.parent, self.read_link, self.live_row = inodes.parent, inodes.read_link, inodes.row
         self.hold, self.release = put_off.hold, put_off.release
         self.delete_unused, self.accept_times = put_off.delete_unused, put_off.accept_times
@@ -157,6 +158,8 @@ class Drive:
         self.unlink, self.remove_directory = tree.unlink, tree.remove_directory
         self.rename, self.tell_of_name = tree.rename, tree.tell_of_name
         self.read, self.write, self.settle = contents.read, contents.write, contents.settle
+        self.room_to_write, self.accept_write = contents.room_to_write, contents.accept_write
+        self.accept_attributes = attributes.accept_attributes
         durability = parts.durability
         self.fsync, self.sync = durability.fsync, durability.sync
         self.set_apart, self.redundancy = durability.set_apart, durability.redundancy

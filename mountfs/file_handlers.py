@@ -42,14 +42,18 @@ class FileHandlers(HandlerBase):
             self.callers.opened(inode, ctx.pid)
             return FileInfo(fh=inode, keep_cache=True)
         before = self._drive.attributes(inode)
+        self._drive.hold(inode)
         if flags & os.O_TRUNC:
-            await self._drive.set_attributes(inode, truncation(before.mode, self._drive.now(), ctx))
+            try:
+                await self._drive.set_attributes(inode, truncation(before.mode, self._drive.now(), ctx))
+            except BaseException:
+                self._drive.release(inode)
+                raise
         return self._opened(before, flags, ctx)
 
     def _opened(self, before: Attributes, flags: int, ctx: RequestContext) -> FileInfo:
-        """A file that had these attributes is open."""
+        """A file that had these attributes is open, and held for that."""
         inode = before.inode
-        self._drive.hold(inode)
         self.callers.opened(inode, ctx.pid)
         if flags & os.O_ACCMODE == os.O_RDONLY:
             return FileInfo(fh=inode, keep_cache=True)
@@ -64,6 +68,7 @@ class FileHandlers(HandlerBase):
         self._check_new(parent_inode, name)
         regular = stat.S_IFREG | stat.S_IMODE(mode)
         attributes = await self._make_node(parent_inode, name, regular, 0, ctx)
+        self._drive.hold(attributes.inode)
         return self._opened(attributes, flags, ctx), self._held(attributes)
 
     @answered

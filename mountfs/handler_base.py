@@ -16,6 +16,7 @@ from mountfs.callers import Callers
 from mountfs.conversions import entry_reply, past_reply
 from mountfs.kernel_times import KernelTimes
 from mountfs.large_writes import LargeWrites
+from mountfs.node_drive import NodeDrive
 from mountfs.open_folders import OpenFolders
 from mountfs.privileges import Writers
 
@@ -28,26 +29,26 @@ class HandlerBase(pyfuse3.Operations):
 
     def __init__(
         self,
-        drive: Drive,
+        drive: Drive | NodeDrive,
         control_path: bytes,
         *,
         access_times: bool,
         access_lists: bool = False,
-        view: VersionsView | None = None,
+        view: VersionsView,
     ) -> None:
         super().__init__()
         self.enable_acl = access_lists
         self._attribute_classes = (*_ATTRIBUTE_CLASSES, *(LISTS if access_lists else ()))
         self._attribute_classes_of_users = tuple(set(self._attribute_classes) - {b"trusted."})
         self._drive = drive
-        self._view = view or VersionsView(drive)
+        self._view = view
         self._past = self._view.first
         self._versions_name = self._view.name
         self._control_path = control_path
         self._access_times = access_times
         self._writers = Writers()
         self._times = KernelTimes()
-        self._folders = OpenFolders()
+        self.folders = OpenFolders()
         self.large_writes = LargeWrites()
         self.callers = Callers()
 

@@ -2,21 +2,45 @@
 
 A listing meets what was there when it began, by opendir(3) or by rewinddir(3). Names that come later have
 greater cookies than all before, and are behind its end: else a program that renames what it meets would meet
-it again, for ever.
+it again, for ever. Where others' commits are applied meanwhile, names that are not published yet get new
+cookies: a listing that has begun goes on by those that it began with.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
+from typing import Final
+
+NOT_LISTED: Final = -1
 
 
 @dataclass(slots=True)
 class OpenFolder:
-    """`end`: the listing has cookies below it only."""
+    """`end`: the listing has cookies below it only. `at`: the cookie that the kernel last asked to go on
+    from, or `NOT_LISTED`. `rest`: the names that are left, with the cookies that they had, if others have
+    changed the drive since it began."""
 
     inode: int
     end: int
+    at: int = NOT_LISTED
+    rest: list[tuple[bytes, int]] | None = None
+
+    def begin(self, end: int) -> None:
+        """It is listed from the beginning."""
+        self.end, self.rest = end, None
+
+    def rest_after(self, cookie: int) -> Sequence[tuple[bytes, int]]:
+        """The part of the rest after a cookie."""
+        rest = self.rest or []
+        return rest[bisect_right(rest, cookie, key=lambda each: each[1]) :]
+
+    def keep_rest(self, names: Sequence[tuple[bytes, int]]) -> None:
+        """Go on with these, unless it does so already."""
+        if self.rest is None:
+            self.rest = list(names)
 
 
 class OpenFolders:
@@ -34,6 +58,10 @@ class OpenFolders:
 
     def __getitem__(self, handle: int) -> OpenFolder:
         return self._folders[handle]
+
+    def being_listed(self) -> Iterator[OpenFolder]:
+        """Those whose listing has begun and not ended."""
+        return (folder for folder in self._folders.values() if folder.at != NOT_LISTED)
 
     def close(self, handle: int) -> int:
         """The handle is not used any more; the folder's inode."""

@@ -36,6 +36,7 @@ from mountfs.ending import Ending
 from mountfs.fuse_loop import MAX_TASKS, has_known_seam
 from mountfs.kernel_notices import AT_ONCE, KernelNotices
 from mountfs.mount_calls import in_thread, raise_read_ahead, sync_by_process
+from mountfs.node_drive import NodeDrive
 from mountfs.request_handlers import RequestHandlers
 from mountfs.session_options import SessionOptions
 
@@ -122,8 +123,9 @@ class Session:
     async def _serve(self, control: ControlEndpoint, on_ready: Callable[[], None]) -> None:
         """From mount(2) until nobody can send a request any more."""
         options = self._options
+        nodes = NodeDrive(self._drive) if self._drive.is_shared else None
         handlers = RequestHandlers(
-            self._drive,
+            nodes or self._drive,
             os.fsencode(control.path),
             access_times=options.access_times,
             access_lists=options.access_lists and has_known_seam(),
@@ -132,9 +134,10 @@ class Session:
         with attached(handlers, self._mountpoint, options) as attachment:
             self._serving = True
             notices = KernelNotices()
+            tell = notices.tell if nodes is None else nodes.watching(handlers.folders, notices.tell)
             try:
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(self._drive.changes.serve, "the kernel", notices.tell, AT_ONCE)
+                    await nursery.start(self._drive.changes.serve, "the kernel", tell, AT_ONCE)
                     nursery.start_soon(self._announce, nursery, control, on_ready)
                     nursery.start_soon(self._ending.unmount_when_asked, attachment)
                     nursery.start_soon(collect_cycles_when_idle, attachment.idle_seconds)

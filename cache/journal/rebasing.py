@@ -37,18 +37,24 @@ SYNCED: Final = declare("rebase.synced", "the rebase is on the disk; the namespa
 
 
 async def rebase(
-    ledger: Ledger, follow: Callable[[], None], held: Callable[[int], bool], host: bytes
+    ledger: Ledger,
+    follow: Callable[[], None],
+    held: Callable[[int], bool],
+    host: bytes,
+    shown: Callable[[Resolved], None],
 ) -> Resolved:
     """Bring the ledger to the commit that `follow` applies last. No commit is pending any more, and the
-    operations that were resolved are those of the open one. Raises what `Journal.append` raises, and nothing
-    has changed then, if the disk has no room for a record of about that size; any other error leaves the
-    drive to be opened anew."""
+    operations that were resolved are those of the open one. `shown` is told of them when the new state is
+    there, before anybody else can look at it. Raises what `Journal.append` raises, and nothing has changed
+    then, if the disk has no room for a record of about that size; any other error leaves the drive to be
+    opened anew."""
     ledger.journal.make_room([_likely_size(ledger)], ledger.namespace.commit)
     try:
         resolved = _rebase_now(ledger, follow, Device(ledger.dirty.inodes(), held, host))
     except BaseException:
         ledger.fail_diverged()
         raise
+    shown(resolved)
     with suppress(JournalLostError):  # the next start finds no journal, and begins with the log
         await ledger.journal.sync()
     ledger.failpoints.reached(SYNCED)

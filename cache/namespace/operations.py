@@ -20,9 +20,10 @@ from backend.errors import FormatError
 ROOT_INODE: Final = 1
 DEVICE_SHIFT: Final = 40
 """An inode number is device << 40 | counter; 1 is the root; bit 63 marks past entries, bit 62 is for a
-door that puts more than the inode into a handle."""
-MAX_INODE: Final = (1 << 62) - 1
-MAX_DEVICE: Final = MAX_INODE >> DEVICE_SHIFT
+door that puts more than the inode into a handle. Doors give the numbers of the device after the last."""
+MAX_DEVICE: Final = (1 << 22) - 2
+MAX_INODE: Final = ((MAX_DEVICE + 1) << DEVICE_SHIFT) - 1
+DOOR_INODES: Final = MAX_INODE + 1
 
 MAX_NAME: Final = 255
 DEVICE_KEY_SIZE: Final = 32

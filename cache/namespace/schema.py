@@ -198,7 +198,7 @@ INSERT INTO meta (key, value)
 SCHEMA_6: Final = """
 -- What version 6 added: the devices that may make commits, those that were revoked among them.
 CREATE TABLE device (
-    number  INTEGER PRIMARY KEY,      -- 1 to 2^22-1
+    number  INTEGER PRIMARY KEY,      -- 1 to 2^22-2
     key     BLOB NOT NULL,            -- Ed25519 public key, 32 bytes
     host    BLOB NOT NULL,            -- 1 to 255 bytes
     revoked INTEGER NOT NULL,         -- 1: makes no commit after the one in which this was born

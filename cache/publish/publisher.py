@@ -125,6 +125,11 @@ class Publisher:
                     await trio.sleep(GLANCE)
 
     @property
+    def host(self) -> bytes:
+        """The name of this machine in the log."""
+        return self._identity.host
+
+    @property
     def pressed(self) -> bool:
         """Whether a cut should not wait for its time: the journal or memory fills, or the journal is lost."""
         ledger = self._ledger

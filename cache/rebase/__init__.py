@@ -1,5 +1,6 @@
 """Rebase: net changes of a device, and what becomes of them on a state that others have changed."""
 
+from cache.rebase.conflict_names import conflict_name, is_read_by_ending
 from cache.rebase.net_changes import NetChanges, changes_since
 from cache.rebase.placing import COPY_OF
 from cache.rebase.plan import Decision, Row, Situation
@@ -17,6 +18,8 @@ __all__ = [
     "Row",
     "Situation",
     "changes_since",
+    "conflict_name",
+    "is_read_by_ending",
     "resolve",
     "take_up",
 ]

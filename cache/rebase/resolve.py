@@ -6,7 +6,7 @@ converge. A function of the states and of nothing else: no I/O, no clock, no cha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from cache.namespace import Namespace, Operation
@@ -22,11 +22,15 @@ from cache.rebase.views import NamespaceView
 @dataclass(frozen=True, slots=True)
 class Changed:
     """The names that may mean another inode than before, and the inodes that may have other attributes, and
-    other contents: of what this device showed."""
+    other contents: of what this device showed. `replaced`: the inodes that are gone, or have a content that
+    this device did not show. `became`: by inode, the one that has now what this device had made of it; 0:
+    none has."""
 
     names: frozenset[Key]
     inodes: frozenset[int]
     contents: frozenset[int]
+    replaced: frozenset[int]
+    became: Mapping[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,18 +50,27 @@ def resolve(situation: Situation) -> Resolved:
     names = Names(situation, plan)
     names.run()
     Contents(situation, plan, names).run()
-    moved = names.placing.numbers | plan.moved
+    became = {inode: to for inode, to in (names.placing.numbers | plan.moved).items() if inode != to}
     operations = tuple(Emission(situation, plan).operations())
-    moved = {inode: to for inode, to in moved.items() if inode in situation.dirty}
-    return Resolved(operations, moved, tuple(plan.decisions), _changed(situation, plan))
+    moved = {inode: to for inode, to in became.items() if inode in situation.dirty}
+    return Resolved(operations, moved, tuple(plan.decisions), _changed(situation, plan, became))
 
 
-def _changed(situation: Situation, plan: Plan) -> Changed:
+def _changed(situation: Situation, plan: Plan, became: Mapping[int, int]) -> Changed:
     both = (situation.ours, situation.theirs)
     names = {key for changes in both for key in changes.names} | plan.placed.keys() | plan.vacated.keys()
     inodes = {inode for changes in both for inode in (*changes.inodes, *changes.xattrs_of)}
     contents = {inode for changes in both for inode in inodes if changes.is_content_changed(inode)}
-    return Changed(frozenset(names), frozenset(inodes), frozenset(contents))
+    replaced = {inode for inode in situation.theirs.inodes if _is_replaced(situation, inode)}
+    return Changed(frozenset(names), frozenset(inodes), frozenset(contents), frozenset(replaced), became)
+
+
+def _is_replaced(situation: Situation, inode: int) -> bool:
+    if situation.head.inode(inode) is None:
+        return True
+    is_ours = inode in situation.ours.inodes or inode in situation.ours.extents
+    is_same = is_ours and situation.is_same_content(inode, inode)
+    return situation.theirs.is_content_changed(inode) and not is_same
 
 
 @dataclass(frozen=True, slots=True)

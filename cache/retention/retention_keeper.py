@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final
 
@@ -90,6 +91,7 @@ class RetentionKeeper:
         self._collector = Collector(ledger, housekeeping, snapshots, collection_lock, environment)
         self._lock = trio.Lock()
         self._collected_at = -float(DAY)
+        self._held = Counter[int]()
         self._waiting_blocks = 0
         """released ones whose grace is not over: looked after in every run"""
 
@@ -135,6 +137,17 @@ class RetentionKeeper:
         self._ledger.accept(Unpin(name))
         self._publisher.wake()
 
+    def hold(self, commit: int) -> None:
+        """Retain the drive as of `commit` until `let_go`, as somebody here is reading it. This process only:
+        other devices do not know of it."""
+        self._held[commit] += 1
+
+    def let_go(self, commit: int) -> None:
+        """The opposite, as often."""
+        self._held[commit] -= 1
+        if not self._held[commit]:
+            del self._held[commit]
+
     def _check_writable(self) -> None:
         if self._read_only:
             raise ReadOnlyFileSystemError("the drive is mounted read-only")
@@ -146,7 +159,7 @@ class RetentionKeeper:
     def gaps(self, policy: Policy | None = None, now_ns: int | None = None) -> list[Gap]:
         """The gaps that `policy` (default: the one in force) would make now."""
         points = self._ledger.namespace.points
-        kept = set(points.pins().values())
+        kept = {*points.pins().values(), *self._held}
         now = self._environment.wall_clock() if now_ns is None else now_ns
         return retention.gaps(points.points(), policy or self.policy(), kept, now)
 

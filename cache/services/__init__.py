@@ -1,7 +1,8 @@
 """Services to doors beside files: the view of the past, history, space, health, clones, joins."""
 
 from cache.services.calls import services_of
+from cache.services.conflict_copy import make_conflict_copy
 from cache.services.join import Join
 from cache.services.versions_view import Found, VersionsView
 
-__all__ = ["Found", "Join", "VersionsView", "services_of"]
+__all__ = ["Found", "Join", "VersionsView", "make_conflict_copy", "services_of"]

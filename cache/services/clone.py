@@ -11,7 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import trio
@@ -45,18 +45,29 @@ MOST_BYTES: Final = 16 << 20
 """Of encoded operations: a record of the journal and a commit hold more, but the record has the lengths of
 the operations too, and the commit other things."""
 _PAGE: Final = 256
+NO_MARK: Final[Mapping[bytes, bytes]] = {}
 
 
 class Clone:
-    """A plan to make the inode `source` as of `commit` once more: `name` in the live directory `parent`."""
+    """A plan to make the inode `source` as of `commit` once more: `name` in the live directory `parent`, with
+    `mark`, extended attributes in the place of those of these names."""
 
-    def __init__(self, drive: Drive, commit: int, source: int, parent: int, name: bytes) -> None:
+    def __init__(
+        self,
+        drive: Drive,
+        commit: int,
+        source: int,
+        parent: int,
+        name: bytes,
+        mark: Mapping[bytes, bytes] = NO_MARK,
+    ) -> None:
         self._drive = drive
         self._past = drive.past
         self._commit = commit
         self._source = source
         self._parent = parent
         self._name = name
+        self._mark = mark
         self._now = drive.now()
         self._made: dict[int, int] = {}
         self._operations: list[Operation] = []
@@ -86,6 +97,11 @@ class Clone:
         await self._drive.tell_of_name(self._parent, self._name, replaced)
         return len(self._made)
 
+    @property
+    def made(self) -> int:
+        """The inode that is made of `source`; not before `perform`."""
+        return self._made[self._source]
+
     def _replaced(self, source: InodeRow, replace: bool) -> int:
         """The inode that has the name now and may be replaced; 0 if there is none."""
         try:
@@ -108,6 +124,8 @@ class Clone:
 
     async def _plan(self, source: InodeRow) -> None:
         self._add_inode(source, self._parent, self._name)
+        for name, value in self._mark.items():
+            self._add(SetXattr(self.made, name, value, self._now))
         waiting = [source.inode] if source.is_directory else []
         while waiting:
             directory = waiting.pop()

@@ -1,7 +1,16 @@
 """Following the commit log, checking it by replaying it, telling doors of changes that others made."""
 
 from cache.sync import check_log
-from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, Missed, NameChanged
+from cache.sync.changes import (
+    AttributesChanged,
+    Broadcast,
+    Change,
+    ContentChanged,
+    Listener,
+    Missed,
+    NameChanged,
+    Replaced,
+)
 from cache.sync.check_log import LogReplay
 from cache.sync.follower import Follower
 from cache.sync.rebaser import Following, Rebaser
@@ -13,9 +22,11 @@ __all__ = [
     "ContentChanged",
     "Follower",
     "Following",
+    "Listener",
     "LogReplay",
     "Missed",
     "NameChanged",
     "Rebaser",
+    "Replaced",
     "check_log",
 ]

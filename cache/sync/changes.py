@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 import trio
 
@@ -56,6 +56,26 @@ class ContentChanged:
 @dataclass(frozen=True, slots=True)
 class Missed:
     """Changes that this listener was not told of: anything may be another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A state of the drive that others' commits have taken the place of. Nobody has what it was of `inodes`
+    but the past as of the commit `base`, or, by `became`, another inode (0: nobody)."""
+
+    base: int
+    inodes: frozenset[int]
+    became: Mapping[int, int]
+
+
+class Onlooker(Protocol):
+    """A door whose callers may be in the middle of something while others' commits are applied."""
+
+    def before(self) -> None:
+        """The drive is about to show another state."""
+
+    def after(self, replaced: Replaced) -> None:
+        """It does; nobody has seen it yet."""
 
 
 Change = NameChanged | AttributesChanged | ContentChanged | Missed
@@ -113,6 +133,8 @@ class Broadcast:
 
     def __init__(self) -> None:
         self._queues: list[_Queue] = []
+        self.onlookers: list[Onlooker] = []
+        """called in the turn in which others' commits are applied; none may raise"""
 
     async def serve(
         self,

@@ -4,7 +4,7 @@ Invariants:
 1. A commit is ours only if it says what the pending one says, and is of this device and of the time that the
    journal has for it: then it counts as published, and is no change by others.
 2. Nothing is pending when `run` returns, and what was not published belongs to the open commit.
-3. Listeners are told after the new state is there.
+3. Listeners are told after the new state is there, onlookers in the same turn.
 
 One call at a time. Event-loop thread only.
 """
@@ -22,7 +22,7 @@ from cache.errors import FileSystemError
 from cache.journal import Ledger, rebase
 from cache.publish import FIRST_BACKOFF, MAX_BACKOFF, CommitIdentity, is_same_commit
 from cache.rebase import Changed, Resolved
-from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, NameChanged
+from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, NameChanged, Replaced
 from cache.sync.follower import Follower
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,16 @@ class Rebaser:
             self._ledger.published(Head(commit.number, commit_hash))
         if not commits:
             return
-        resolved = await rebase(self._ledger, lambda: self._apply(commits), self._held, self._identity.host)
+        base = self._ledger.head.number
+        for onlooker in self._changes.onlookers:
+            onlooker.before()
+        resolved = await rebase(
+            self._ledger,
+            lambda: self._apply(commits),
+            self._held,
+            self._identity.host,
+            lambda resolved: self._show(base, resolved),
+        )
         self._say(resolved)
         for commit, _ in commits:
             await self._upstream.housekeeping.revive(commit.added)
@@ -79,6 +88,11 @@ class Rebaser:
     def _apply(self, commits: list[tuple[Commit, bytes]]) -> None:
         for commit, commit_hash in commits:
             self._follower.apply(commit, commit_hash)
+
+    def _show(self, base: int, resolved: Resolved) -> None:
+        replaced = Replaced(base, resolved.changed.replaced, resolved.changed.became)
+        for onlooker in self._changes.onlookers:
+            onlooker.after(replaced)
 
     def _say(self, resolved: Resolved) -> None:
         for decision in resolved.decisions:

@@ -68,7 +68,15 @@ class FileContents:
     async def write(self, inode: int, offset: int, data: bytes | memoryview) -> None:
         """All of `data` at `offset`. Waits while the journal is full and the nodes are slower, and not for
         ever. `DriveFullError`: the nodes could not store it."""
-        await self._intake.room(self._need(inode, offset + len(data), len(data)), len(data))
+        await self.room_to_write(inode, offset, len(data))
+        self.accept_write(inode, offset, data)
+
+    async def room_to_write(self, inode: int, offset: int, size: int) -> None:
+        """The first part of `write`: return when there is room; errors as there."""
+        await self._intake.room(self._need(inode, offset + size, size), size)
+
+    def accept_write(self, inode: int, offset: int, data: bytes | memoryview) -> None:
+        """The rest of it, in the turn in which there was room."""
         row = self._inodes.row(inode)
         if not S_ISREG(row.mode):
             raise InvalidArgumentError("not a regular file")

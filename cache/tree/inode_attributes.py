@@ -60,6 +60,10 @@ class InodeAttributes:
     async def set_attributes(self, inode: int, change: AttributeChange) -> Attributes:
         """chmod, chown, truncate, utimensat in one. Without a `ctime_ns` it is now."""
         await self._intake.room(Need.FREE)
+        return self.accept_attributes(inode, change)
+
+    def accept_attributes(self, inode: int, change: AttributeChange) -> Attributes:
+        """The same, in a turn in which there was room (`Need.FREE`)."""
         row = self._inodes.row(inode)
         content_times = _content_times(change)
         if content_times is not None:

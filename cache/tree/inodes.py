@@ -89,6 +89,12 @@ class Inodes:
         found = self._namespace.entries(directory, after_cookie, limit)
         return [Entry(item.name, item.cookie, self.attributes_of(self.row(item.inode))) for item in found]
 
+    def names(self, directory: int, after_cookie: int, end: int) -> list[tuple[bytes, int]]:
+        """All (name, cookie) with `after_cookie` < cookie < `end`, in the order of cookies."""
+        self.directory(directory)
+        rows = self._namespace.entries(directory, after_cookie, end - after_cookie)
+        return [(row.name, row.cookie) for row in rows if row.cookie < end]
+
     def entries_by_name(self, directory: int, start: bytes, end: bytes, limit: int) -> list[DentryRow]:
         """At most `limit` names in [start, end), in the order of bytes, each to be read at once."""
         self.directory(directory)

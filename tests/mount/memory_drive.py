@@ -51,6 +51,7 @@ class MemoryDrive:
     `synced` counts calls of `sync`."""
 
     is_only_here = False
+    is_shared = False
     lost_journal = ""
 
     def __init__(self) -> None:

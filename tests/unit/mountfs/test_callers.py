@@ -15,6 +15,7 @@ from pyfuse3 import EntryAttributes, ReaddirToken, RequestContext, SetattrFields
 
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE
+from cache.services import VersionsView
 from mountfs import callers as callers_module
 from mountfs.callers import ALONE_NS, Callers
 from mountfs.request_handlers import RequestHandlers
@@ -172,7 +173,7 @@ async def _alone(drive: Drive, clock: Clock) -> tuple[RequestHandlers, int, int]
     """Handlers that one process alone uses; the file that it has open, and another file."""
     ours = (await make_file(drive, b"ours")).inode
     other = (await make_file(drive, b"old")).inode
-    handlers = RequestHandlers(drive, b"", access_times=True)
+    handlers = RequestHandlers(drive, b"", access_times=True, view=VersionsView(drive))
     handlers.callers.is_line_empty = lambda: True
     context = Context.__new__(Context)
     handle = (await handlers.open(ours, os.O_RDWR, context)).fh

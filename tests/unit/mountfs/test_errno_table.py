@@ -15,6 +15,7 @@ import pytest
 from backend import errors as backend_errors
 from cache import errors as cache_errors
 from cache.drive import Drive
+from cache.services import VersionsView
 from mountfs import errno_table
 from mountfs.errno_table import ERRNO, errno_of, is_expected, is_known
 from mountfs.request_handlers import RequestHandlers
@@ -82,8 +83,9 @@ def test_what_is_worth_a_log_line() -> None:
 
 
 def _operations() -> tuple[MemoryDrive, RequestHandlers]:
-    drive = MemoryDrive()
-    return drive, RequestHandlers(cast(Drive, drive), b"/c", access_times=True)
+    memory = MemoryDrive()
+    drive = cast(Drive, memory)
+    return memory, RequestHandlers(drive, b"/c", access_times=True, view=VersionsView(drive))
 
 
 class _Context:

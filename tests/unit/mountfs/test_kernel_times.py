@@ -17,6 +17,7 @@ from cache.attributes import AttributeChange, Attributes
 from cache.drive import Drive
 from cache.errors import ReadOnlyFileSystemError
 from cache.namespace.operations import NEWEST_TIME, OLDEST_TIME, ROOT_INODE
+from cache.services import VersionsView
 from mountfs.kernel_times import only_times
 from mountfs.request_handlers import RequestHandlers
 from tests.contents import content
@@ -39,7 +40,7 @@ async def drive(tmp_path: Path) -> AsyncIterator[Drive]:
 
 
 def handlers(drive: Drive) -> RequestHandlers:
-    return RequestHandlers(drive, b"", access_times=True)
+    return RequestHandlers(drive, b"", access_times=True, view=VersionsView(drive))
 
 
 async def state_times(calls: RequestHandlers, inode: int, times: tuple[int, int]) -> EntryAttributes:

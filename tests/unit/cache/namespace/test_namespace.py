@@ -30,6 +30,7 @@ from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
     DEVICE_SHIFT,
     MAX_DEVICE,
+    MAX_INODE,
     NEWEST_TIME,
     OLDEST_TIME,
     ROOT_INODE,
@@ -495,13 +496,13 @@ def test_numbers_of_the_dead_are_not_given_again(path: str) -> None:
 def test_the_highest_device_works(path: str) -> None:
     namespace = Namespace(path, device=MAX_DEVICE)
     assert make(namespace, b"a") == MAX_DEVICE << DEVICE_SHIFT
-    namespace.apply(Create(ROOT_INODE, b"last", (1 << 62) - 1, FILE, 0, 0, 0, b"", 1))
+    namespace.apply(Create(ROOT_INODE, b"last", MAX_INODE, FILE, 0, 0, 0, b"", 1))
     with pytest.raises(CorruptError, match="all its inode numbers"):
         namespace.allocate_inode()
     namespace.save(1)
     namespace.close()
     again = Namespace(path)
-    assert row_of(again, (1 << 62) - 1).nlink == 1
+    assert row_of(again, MAX_INODE).nlink == 1
     again.close()
 
 

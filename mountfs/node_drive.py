@@ -1,0 +1,285 @@
+"""A drive that others change too, as the request handlers of a mount see it: by kernel nodes, not inodes.
+
+It has the calls of `Drive` that handlers make, with the same contracts. What a node shows is said by
+`mountfs.kernel_nodes`. The answers name nodes, and so do the changes that the kernel is told of (`told`).
+
+Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from stat import S_ISDIR
+
+from cache.attributes import AttributeChange, Attributes, Entry
+from cache.drive import Drive
+from cache.errors import NoEntryError, StaleError
+from cache.history import attributes_of
+from cache.journal import Need
+from cache.namespace import ROOT_INODE
+from cache.services import make_conflict_copy
+from cache.sync import AttributesChanged, Change, Listener, Missed, NameChanged, Replaced
+from mountfs.kernel_nodes import Holding, KernelNodes, Look
+from mountfs.open_folders import OpenFolders
+
+
+class NodeDrive:
+    """See the module. `before` and `after`: it is an onlooker of the drive's broadcast."""
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = drive
+        retention = drive.retention
+        self._nodes = KernelNodes(Holding(drive.hold, drive.release, retention.hold, retention.let_go))
+        self._late: set[int] = set()
+        """nodes of files whose attributes others changed, and that may be open: the kernel keeps the times of
+        such a file until it is closed"""
+        self._folders = OpenFolders()
+        self.now, self.statistics = drive.now, drive.statistics
+
+    # Others' commits
+
+    def watching(self, folders: OpenFolders, tell: Listener) -> Listener:
+        """Begin to look on, for the handlers whose open folders these are. A listener by which the kernel is
+        told, by `tell`."""
+        self._folders = folders
+        self._drive.changes.onlookers.append(self)
+
+        async def listen(changes: Sequence[Change]) -> None:
+            await tell(self.told(changes))
+
+        return listen
+
+    def before(self) -> None:
+        for folder in self._folders.being_listed():
+            folder.keep_rest(self._drive.names(self._nodes.inode(folder.inode), folder.at, folder.end))
+
+    def after(self, replaced: Replaced) -> None:
+        self._nodes.replace(replaced)
+
+    def told(self, changes: Sequence[Change]) -> list[Change]:
+        """The changes, as the kernel is to be told of them."""
+        return list(dict.fromkeys(each for change in changes for each in self._told(change)))
+
+    def _told(self, change: Change) -> Iterator[Change]:
+        if isinstance(change, Missed):
+            yield change
+            return
+        if isinstance(change, NameChanged):
+            yield from self._named_now(change.parent, change.name)
+            return
+        yield from (NameChanged(*key) for key in self._nodes.left_names(change.inode))
+        node = change.inode if change.inode == ROOT_INODE else self._nodes.known(change.inode)
+        if node is None:
+            return
+        yield AttributesChanged(node)
+        names = [NameChanged(*key) for key in self._nodes.names(node)]
+        if names:
+            self._late.add(node)
+        yield from names
+
+    def _named_now(self, parent: int, name: bytes) -> Iterator[Change]:
+        node = parent if parent == ROOT_INODE else self._nodes.known(parent)
+        if node is not None:
+            yield NameChanged(node, name)
+
+    # Attributes
+
+    def _shown(self, node: int, attributes: Attributes) -> Attributes:
+        """The attributes of what the node shows."""
+        attributes.inode = node
+        return attributes
+
+    def attributes(self, node: int) -> Attributes:
+        shown = self._nodes.shown(node)
+        if isinstance(shown, Look):
+            return self._shown(node, attributes_of(self._drive.past.row(shown.inode, shown.commit)))
+        return self._shown(node, self._drive.attributes(shown))
+
+    async def set_attributes(self, node: int, change: AttributeChange) -> Attributes:
+        while True:
+            inode = self._nodes.inode(node) if change.size is None else await self._writable(node)
+            await self._drive.intake.room(Need.FREE)
+            if self._nodes.shown(node) == inode:
+                return self._shown(node, self._drive.accept_attributes(inode, change))
+
+    def kernel_times(self, node: int, mtime_ns: int, ctime_ns: int) -> Attributes | None:
+        """As the drive's. Those of a file that others replaced go with it."""
+        shown = self._nodes.shown(node)
+        if isinstance(shown, Look):
+            return replace(self.attributes(node), mtime_ns=mtime_ns, ctime_ns=ctime_ns)
+        stated = self._drive.kernel_times(shown, mtime_ns, ctime_ns)
+        return None if stated is None else self._shown(node, stated)
+
+    def set_times(self, node: int, mtime_ns: int, ctime_ns: int) -> None:
+        """As the drive's. What the kernel was told before others changed the attributes does not stand."""
+        shown = self._nodes.shown(node)
+        if not isinstance(shown, Look) and node not in self._late:
+            self._drive.set_times(shown, mtime_ns, ctime_ns)
+
+    def touch(self, node: int) -> None:
+        shown = self._nodes.shown(node)
+        if not isinstance(shown, Look):
+            self._drive.touch(shown)
+
+    def get_xattr(self, node: int, name: bytes) -> bytes:
+        shown = self._nodes.shown(node)
+        if isinstance(shown, Look):
+            return self._drive.past.get_xattr(shown.inode, name, shown.commit)
+        return self._drive.get_xattr(shown, name)
+
+    def xattr_names(self, node: int) -> list[bytes]:
+        shown = self._nodes.shown(node)
+        if isinstance(shown, Look):
+            return self._drive.past.xattr_names(shown.inode, shown.commit)
+        return self._drive.xattr_names(shown)
+
+    async def set_xattr(
+        self, node: int, name: bytes, value: bytes, *, keeps_set_group_id: bool = True
+    ) -> None:
+        inode = self._nodes.inode(node)
+        await self._drive.set_xattr(inode, name, value, keeps_set_group_id=keeps_set_group_id)
+
+    async def remove_xattr(self, node: int, name: bytes) -> None:
+        await self._drive.remove_xattr(self._nodes.inode(node), name)
+
+    # Contents
+
+    async def read(self, node: int, offset: int, size: int) -> bytes | memoryview:
+        while True:
+            shown = self._nodes.shown(node)
+            if isinstance(shown, Look):
+                return await self._drive.past.read(shown.inode, shown.commit, offset, size)
+            try:
+                data = await self._drive.read(shown, offset, size)
+            except StaleError:
+                if self._nodes.shown(node) == shown:
+                    raise
+                continue
+            if self._nodes.shown(node) == shown:
+                return data
+
+    async def write(self, node: int, offset: int, data: bytes) -> None:
+        while True:
+            inode = await self._writable(node)
+            await self._drive.room_to_write(inode, offset, len(data))
+            if self._nodes.shown(node) == inode:
+                self._drive.accept_write(inode, offset, data)
+                return
+
+    async def _writable(self, node: int) -> int:
+        """The inode that takes the node's writes: of a file that others replaced, a copy."""
+        shown = self._nodes.shown(node)
+        if isinstance(shown, Look):
+            async with shown.copying:
+                if self._nodes.shown(node) is shown:
+                    self._nodes.show(node, await self._copy(node, shown))
+        return self._nodes.inode(node)
+
+    async def _copy(self, node: int, look: Look) -> int:
+        names = sorted(self._nodes.names(node))
+        if not names:
+            raise StaleError(f"inode {look.inode} was replaced, and has no name")
+        parent, name = names[0]
+        return await make_conflict_copy(self._drive, look.inode, look.commit, self._nodes.inode(parent), name)
+
+    async def settle(self, node: int) -> None:
+        shown = self._nodes.shown(node)
+        if not isinstance(shown, Look):
+            await self._drive.settle(shown)
+            if node in self._late:
+                self._drive.changes.announce([AttributesChanged(shown)])
+
+    async def fsync(self, node: int, *, alone: bool = False) -> None:
+        shown = self._nodes.shown(node)
+        if not isinstance(shown, Look):
+            await self._drive.fsync(shown, alone=alone)
+
+    # Names
+
+    def hold(self, node: int) -> None:
+        """As the drive's, at a look-up or an opening. `StaleError`: others replaced what the node shows; the
+        kernel looks the name up again then."""
+        self._nodes.inode(node)
+        self._nodes.hold(node)
+
+    def release(self, node: int, times: int = 1) -> None:
+        self._nodes.release(node, times)
+        if self._late and self._nodes.known(node) is None:
+            self._late.discard(node)
+
+    def _named(self, parent: int, name: bytes, attributes: Attributes) -> Attributes:
+        """The attributes of an inode that the kernel learns with a name, by its node."""
+        node = self._nodes.node(attributes.inode)
+        if not S_ISDIR(attributes.mode):
+            self._nodes.named(node, (parent, name))
+        return self._shown(node, attributes)
+
+    def lookup(self, parent: int, name: bytes) -> Attributes:
+        attributes = self._drive.lookup(self._nodes.inode(parent), name)
+        return self._named(parent, name, attributes)
+
+    def entries(self, directory: int, after_cookie: int, limit: int) -> list[Entry]:
+        found = self._drive.entries(self._nodes.inode(directory), after_cookie, limit)
+        for entry in found:
+            self._named(directory, entry.name, entry.attributes)
+        return found
+
+    def next_cookie(self, directory: int) -> int:
+        return self._drive.next_cookie(self._nodes.inode(directory))
+
+    def read_link(self, node: int) -> bytes:
+        shown = self._nodes.shown(node)
+        if isinstance(shown, Look):
+            return self._drive.past.read_link(shown.inode, shown.commit)
+        return self._drive.read_link(shown)
+
+    async def make_node(
+        self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int | None = None
+    ) -> Attributes:
+        made = await self._drive.make_node(self._nodes.inode(parent), name, mode, rdev, uid, gid, umask)
+        return self._named(parent, name, made)
+
+    async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
+        made = await self._drive.symlink(self._nodes.inode(parent), name, target, uid, gid)
+        return self._named(parent, name, made)
+
+    async def link(self, node: int, parent: int, name: bytes) -> Attributes:
+        linked = await self._drive.link(self._nodes.inode(node), self._nodes.inode(parent), name)
+        return self._named(parent, name, linked)
+
+    async def unlink(self, parent: int, name: bytes) -> None:
+        await self._drive.unlink(self._nodes.inode(parent), name)
+
+    async def remove_directory(self, parent: int, name: bytes) -> None:
+        await self._drive.remove_directory(self._nodes.inode(parent), name)
+
+    async def rename(
+        self,
+        parent: int,
+        name: bytes,
+        new_parent: int,
+        new_name: bytes,
+        *,
+        no_replace: bool,
+        exchange: bool,
+        whiteout: tuple[int, int] | None,
+    ) -> None:
+        await self._drive.rename(
+            self._nodes.inode(parent),
+            name,
+            self._nodes.inode(new_parent),
+            new_name,
+            no_replace=no_replace,
+            exchange=exchange,
+            whiteout=whiteout,
+        )
+        for key in ((parent, name), (new_parent, new_name)):
+            self._learn(*key)
+
+    def _learn(self, parent: int, name: bytes) -> None:
+        """The kernel moves the names that it knows by itself."""
+        try:
+            self.lookup(parent, name)
+        except NoEntryError:
+            return

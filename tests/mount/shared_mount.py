@@ -1,0 +1,167 @@
+"""A mount of a drive that another device writes too, in one process: they have one upstream in memory.
+
+    python -m tests.mount.shared_mount FOLDER MOUNTPOINT COMMIT_INTERVAL
+
+The other device does what it reads on stdin: a line of JSON, a list of edits `[call, arguments...]` (methods
+of `Peer`, bytes in base64), which are published together. It answers with a line: the results, and when the
+newest commits of both were appended (`time.monotonic_ns`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from stat import S_IFDIR, S_IFREG
+from typing import Any, Final
+
+import trio
+
+from backend.upstream import Commit, Head
+from cache.attributes import AttributeChange
+from cache.drive import Drive
+from cache.errors import NoEntryError
+from cache.namespace.operations import ROOT_INODE
+from mountfs.session import Session
+from mountfs.session_options import SessionOptions
+from tests.drives import content
+from tests.memory_hub import MemoryHub
+from tests.sync.drives import SMALL, Hub
+
+JOURNAL: Final = 256 << 20
+
+
+class TimedHub(MemoryHub):
+    """It notes when a commit was appended, by its device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.appended: dict[int, int] = {}
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        head = await super().append(commit, expected)
+        self.appended[commit.device] = time.monotonic_ns()
+        return head
+
+
+class Peer:
+    """The other device: calls on paths from the root, as `a/b`."""
+
+    def __init__(self, drive: Drive) -> None:
+        self._drive = drive
+
+    def _place(self, path: str) -> tuple[int, bytes]:
+        *folders, name = path.split("/")
+        parent = ROOT_INODE
+        for folder in folders:
+            parent = self._drive.lookup(parent, os.fsencode(folder)).inode
+        return parent, os.fsencode(name)
+
+    def _inode(self, path: str) -> int:
+        return self._drive.lookup(*self._place(path)).inode
+
+    async def mkdir(self, path: str) -> None:
+        await self._drive.make_node(*self._place(path), S_IFDIR | 0o755, 0, 0, 0)
+
+    async def write(self, path: str, data: str) -> None:
+        """The whole content, in place; of a new file if there is none."""
+        try:
+            inode = self._inode(path)
+        except NoEntryError:
+            inode = (await self._drive.make_node(*self._place(path), S_IFREG | 0o644, 0, 0, 0)).inode
+        await self._drive.set_attributes(inode, AttributeChange(size=0))
+        await self._drive.write(inode, 0, base64.b64decode(data))
+        await self._drive.settle(inode)
+
+    async def save(self, path: str, data: str) -> None:
+        """The same by a new file that is renamed over."""
+        await self.write(f"{path}.new", data)
+        await self.rename(f"{path}.new", path)
+
+    async def rename(self, path: str, to: str) -> None:
+        await self._drive.rename(
+            *self._place(path), *self._place(to), no_replace=False, exchange=False, whiteout=None
+        )
+
+    async def unlink(self, path: str) -> None:
+        await self._drive.unlink(*self._place(path))
+
+    async def rmdir(self, path: str) -> None:
+        await self._drive.remove_directory(*self._place(path))
+
+    async def link(self, path: str, to: str) -> None:
+        await self._drive.link(self._inode(path), *self._place(to))
+
+    async def chmod(self, path: str, mode: int) -> None:
+        await self._drive.set_attributes(self._inode(path), AttributeChange(mode=mode))
+
+    async def utime(self, path: str, mtime_ns: int) -> None:
+        await self._drive.set_attributes(self._inode(path), AttributeChange(mtime_ns=mtime_ns))
+
+    async def read(self, path: str) -> str:
+        return base64.b64encode(await content(self._drive, self._inode(path))).decode()
+
+    async def names(self, path: str) -> list[str]:
+        inode = self._inode(path) if path else ROOT_INODE
+        return sorted(os.fsdecode(name) for name, _ in self._drive.names(inode, 0, 1 << 40))
+
+    async def perform(self, edits: list[list[Any]], upstream: TimedHub) -> dict[str, Any]:
+        """All edits, published together."""
+        await self._drive.publisher.follow()
+        results = [await getattr(self, call)(*arguments) for call, *arguments in edits]
+        await self._drive.sync()
+        theirs, ours = (upstream.appended.get(device, 0) for device in (2, 1))
+        return {"results": results, "appended": theirs, "ours": ours}
+
+
+class NoControl:
+    """In the place of the control server."""
+
+    path = Path("/nonexistent")
+
+    async def serve(self, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+
+    async def serve_device(self, device: int, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+
+
+async def obey(peer: Peer, upstream: TimedHub) -> None:
+    """Do what stdin says, until it is closed."""
+    stdin = trio.lowlevel.FdStream(os.dup(0))
+    buffered = b""
+    async for chunk in stdin:
+        *lines, buffered = (buffered + chunk).split(b"\n")
+        for line in lines:
+            print(json.dumps(await peer.perform(json.loads(line), upstream)), flush=True)
+
+
+async def serve(folder: Path, mountpoint: Path, commit_interval: float) -> None:
+    """Until it is unmounted."""
+    upstream = TimedHub()
+    hub = Hub(folder, upstream)
+    theirs = replace(SMALL, journal_size=JOURNAL)
+    ours = replace(theirs, intervals=replace(SMALL.intervals, commit=commit_interval))
+    async with hub.device(1, options=ours) as drive, hub.device(2, options=theirs) as other:
+        options = SessionOptions(source="shared", allow_other=os.geteuid() == 0, access_lists=False)
+        session = Session(drive, mountpoint, options)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(obey, Peer(other), upstream)
+            await session.serve(NoControl(), partial(print, json.dumps("ready"), flush=True))
+            nursery.cancel_scope.cancel()
+
+
+def main() -> None:
+    """The command."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr)
+    trio.run(serve, Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
+
+
+if __name__ == "__main__":
+    main()
