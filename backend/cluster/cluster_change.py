@@ -31,6 +31,7 @@ from typing import Final, Protocol
 import trio
 
 from backend.cluster import check_nodes, drive_file, drive_file_copies
+from backend.cluster.check_nodes import Survey
 from backend.cluster.drive_file import DriveFile, NodeEntry
 from backend.cluster.rebalance import NOBODY, Users
 from backend.commits import Lease
@@ -103,17 +104,23 @@ class HeldDrive:
         """Have these nodes from now on: the new drive file, and a line for each node that could not be
         told. `last_look` may raise, when nothing is published any more by the old map. The lease is of the
         old nodes then, unless the drive is in use: hold it anew for the next change. Safe to repeat."""
-        new = await trio.to_thread.run_sync(self._next, nodes)
-        return new, await self.put_in_force(new, last_look)
+        seen = await trio.to_thread.run_sync(self._seen)
+        new = replace(seen.file, nodes=nodes, epoch=seen.file.epoch + 1)
+        return new, await self._put_in_force(seen, new, last_look)
 
-    async def put_in_force(self, new: DriveFile, last_look: Look = trio.lowlevel.checkpoint) -> list[str]:
-        """Have the map of `new`, the one after this; as of `change`. Once it is begun it is not cancelled."""
+    async def put_in_force(self, new: DriveFile) -> list[str]:
+        """Have the map of `new`, the one after this; as of `change`."""
+        seen = await trio.to_thread.run_sync(self._seen, new)
+        return await self._put_in_force(seen, new, trio.lowlevel.checkpoint)
+
+    async def _put_in_force(self, seen: Survey, new: DriveFile, last_look: Look) -> list[str]:
+        """Once it is begun it is not cancelled. Nobody publishes meanwhile, so all that takes long is done
+        before it."""
         go_over = self.use.prepare(new)
         async with self.use.still():
             await last_look()
             with trio.CancelScope(shield=True):
-                await self.verify()
-                failed = await trio.to_thread.run_sync(self._replace_copies, new)
+                failed = await self._replace_copies(seen, new)
                 THIS_MACHINE.failpoints.reached(IN_FORCE)
                 await go_over()
                 THIS_MACHINE.failpoints.reached(GONE_OVER)
@@ -126,22 +133,29 @@ class HeldDrive:
     async def finish(self) -> list[str]:
         """Write the drive file, as most copies have it, to all its places: a change was interrupted. A line
         for each node that could not be told. Safe to repeat."""
+        return await self._replace_copies(await trio.to_thread.run_sync(self._seen), self.file)
+
+    async def _replace_copies(self, seen: Survey, new: DriveFile) -> list[str]:
+        """Also where the keys were changed since the copies were `seen`, which needs no lease: then these are
+        looked at once more."""
+        try:
+            return await self._replace(seen, new)
+        except ConflictError:
+            return await self._replace(await trio.to_thread.run_sync(self._seen, new), new)
+
+    async def _replace(self, seen: Survey, new: DriveFile) -> list[str]:
+        """The lease is confirmed after the copies were `seen`: so they were seen under it."""
         await self.verify()
-        return await trio.to_thread.run_sync(self._replace_copies, self.file)
-
-    def _replace_copies(self, new: DriveFile) -> list[str]:
-        """In the place of the map of this drive, or of `new` already, of a change that was interrupted. The
-        key slots are those of now: a change of keys needs no lease."""
-        seen = check_nodes.survey(self.folder)
-        if (seen.file.epoch, seen.file.nodes) != (new.epoch, new.nodes):
-            _require_same(self.folder, self.file, seen.file)
         new = replace(new, slots=seen.file.slots)
-        return drive_file_copies.replace_copies(self.folder, seen, new)
+        return await trio.to_thread.run_sync(drive_file_copies.replace_copies, self.folder, seen, new)
 
-    def _next(self, nodes: tuple[NodeEntry, ...]) -> DriveFile:
-        now = check_nodes.survey(self.folder).file
-        _require_same(self.folder, self.file, now)
-        return replace(now, nodes=nodes, epoch=now.epoch + 1)
+    def _seen(self, new: DriveFile | None = None) -> Survey:
+        """The copies: of the map of this drive, or of `new` already, of a change that was interrupted.
+        `ConflictError`."""
+        seen = check_nodes.survey(self.folder)
+        if new is None or (seen.file.epoch, seen.file.nodes) != (new.epoch, new.nodes):
+            _require_same(self.folder, self.file, seen.file)
+        return seen
 
 
 @asynccontextmanager
@@ -182,7 +196,7 @@ def require_surveyed(folder: str, file: DriveFile) -> None:
     _require_same(folder, file, check_nodes.survey(folder).file)
 
 
-def require_unchanged(folder: str, file: DriveFile) -> check_nodes.Survey:
+def require_unchanged(folder: str, file: DriveFile) -> Survey:
     """The copies as they are. `ConflictError` if the drive file that most of them have is not `file`, its
     keys included: a person was asked meanwhile. Raises as `survey`. Blocks."""
     seen = check_nodes.survey(folder)
