@@ -215,7 +215,10 @@ class Publisher:
         assert self._rebase is not None
         await self._ask_for_blocks()
         self._built = None
+        frozen = [inode for inode, _ in self._ledger.dirty.frozen()]
         await self._rebase()
+        for inode in frozen:
+            self._settled(inode)
 
     async def _ask_for_blocks(self) -> None:
         """After the rebase the journal has the content of the pending commit no more: its blocks must be

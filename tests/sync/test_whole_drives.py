@@ -21,7 +21,7 @@ from cache.sync import Change, ContentChanged, NameChanged
 from tests import contents
 from tests.contents import KINDS, Kind
 from tests.drives import content, content_of, make_file, tree
-from tests.memory_hub import MemoryHub
+from tests.memory_hub import HubSession, MemoryHub
 from tests.sync.drives import Hub
 
 
@@ -324,6 +324,32 @@ async def test_a_new_device_that_is_killed_before_it_wrote_its_names_down_loses_
         await third.sync()
         assert await content_of(third, b"of the third") == b"3"
         await same_everywhere(hub, third)
+
+
+@pytest.mark.logs_warnings
+async def test_a_file_that_is_deleted_before_its_content_is_stored_leaves_nothing(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: its content stayed in the journal until the device was opened again."""
+
+    async def away(_session: HubSession) -> None:
+        raise TransientError("away")
+
+    await begin(hub)
+    async with hub.device(2) as second:
+        inode = second.lookup(ROOT_INODE, b"g").inode
+        await second.write(inode, 0, b"to be deleted" * 1000)
+        with monkeypatch.context() as patch:
+            patch.setattr(HubSession, "flush", away)
+            with pytest.raises(TransientError):
+                await second.sync()
+        assert [frozen for frozen, _ in second.ledger.dirty.frozen()] == [inode]
+        await second.unlink(ROOT_INODE, b"g")
+        await change_there(hub, 1)
+        await second.publisher.follow()
+        assert not second.ledger.dirty.inodes()
+        assert second.ledger.namespace.inode(inode) is None
+        await same_everywhere(hub, second)
 
 
 async def test_an_idle_device_follows_and_tells_its_doors(hub: Hub) -> None:
