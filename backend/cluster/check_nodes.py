@@ -135,16 +135,16 @@ def _stored_identity(entry: NodeEntry, place: NodePlace) -> tuple[bytes | None, 
 def _whose(file: DriveFile, entry: NodeEntry, found: NodeIdentity, owners: Mapping[str, str]) -> str | None:
     """The reason why the folder may be another node of the drive; None if nothing says so.
 
-    An identity that names another node is never written over, whatever is in that node's own place. The same
-    folder may be reached by two paths in ways that cannot be seen (a server mounted twice), and a node that
-    loses its name is one more that is lost."""
+    An identity that names another node is never written over, whatever is in that node's own place, and also
+    where `file` has no such node: it may be older than the node. The same folder may be reached by two paths
+    in ways that cannot be seen (a server mounted twice), and a node that loses its name is one more that is
+    lost."""
     place = f"{entry.name}: its path"
     owner = owners.get(entry.name)
     if owner != entry.name and owner is not None:
         whose = f"leads to the folder of {owner}" if owner else "and that of another node lead to one folder"
         return f"{place} {whose}: it is left as it is; take the link away, or change the path"
-    others = {other.name for other in file.nodes} - {entry.name}
-    if found.drive_id == file.id and found.name in others:
+    if found.drive_id == file.id and found.name != entry.name:
         return (
             f"{place} leads to a folder that says it is {found.name}: it is left as it is; "
             f"put it in its place, or if it is {entry.name}, remove its {IDENTITY_FILE} and mend again"

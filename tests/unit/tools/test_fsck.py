@@ -374,6 +374,15 @@ def test_a_node_never_takes_the_name_of_another(
         assert made.fsck("-y") & LEFT
 
 
+def test_a_node_of_a_later_map_keeps_its_name(made: SmallDrive) -> None:
+    """It lies where the drive's folder, as of a backup, has another node."""
+    identity = made.drive / "node4" / "node.toml"
+    later = identity.read_text().replace('"node4"', '"node7"')
+    identity.write_text(later)
+    assert made.fsck("-y") & LEFT
+    assert identity.read_text() == later
+
+
 def test_an_empty_folder_in_the_place_of_a_node_is_away(made: SmallDrive) -> None:
     """A disk that is not mounted: nothing may be written below its mountpoint."""
     shutil.rmtree(made.drive / "node4")
