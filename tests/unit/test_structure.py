@@ -280,7 +280,7 @@ def test_the_page_of_the_failpoints_names_each() -> None:
     assert sorted(DECLARED.keys() - set(named)) == []
 
 
-@pytest.mark.parametrize("page", ["invariants.md", "threat_model.md"])
+@pytest.mark.parametrize("page", ["invariants.md", "s3_tests.md", "threat_model.md"])
 def test_every_test_that_a_page_names_exists(page: str) -> None:
     named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (ROOT / "docs" / page).read_text())
     assert len(named) > 15

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,30 +14,12 @@ from botocore.exceptions import ClientError
 
 from gateway.s3.conditions import KEYS
 from gateway.s3.objects import Checksums, Metadata, OpenObject
-from tests.unit.gateway.s3.served import Served, serving
+from tests.unit.gateway.s3.served import Served
 
 LISTS_AND_READS = ["s3:ListBucket", "s3:GetObjectVersion"]
 OBJECTS = ["s3:GetObject", "s3:GetObjectVersion"]
 READ = {200, 206}
 TAGGED = {"StringEquals": {"s3:ExistingObjectTag/secret": "yes"}}
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("access")) as made:
-        yield made
-
-
-@pytest.fixture
-def s3(served: Served) -> Any:
-    return served.client()
-
-
-@pytest.fixture
-def bucket(s3: Any, request: pytest.FixtureRequest) -> str:
-    name = "b" + hashlib.sha256(request.node.name.encode()).hexdigest()[:20]
-    s3.create_bucket(Bucket=name)
-    return name
 
 
 def status(call: Callable[..., Any], **arguments: Any) -> int:

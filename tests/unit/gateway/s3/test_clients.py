@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import obstore
@@ -16,12 +15,6 @@ from obstore.store import S3Store
 from tests.certificates import certificate_in
 from tests.s3_clients import FILES, made, program, succeed
 from tests.unit.gateway.s3.served import REGION, Served, serving
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    with serving(tmp_path_factory.mktemp("door")) as served:
-        yield served
 
 
 @pytest.fixture
