@@ -124,10 +124,13 @@ async def open_drive(
     environment, device = local.environment, local.device
     client = client_of(upstream, drive_id, keys, options.cache_size, limiter, host, environment, device)
     follower = Follower(local.namespace, client.identity)
-    alone = Rebaser(local.ledger, follower, upstream, client.identity, Broadcast(), lambda _inode: False)
+    notices = Notices(local.folder, environment)
+    alone = Rebaser(
+        local.ledger, follower, upstream, client.identity, Broadcast(), lambda _inode: False, notices
+    )
     rebase = alone.run if options.is_shared else None
     await Recovery(local, upstream, follower, client.snapshots, client.blocks, rebase).run()
-    parts = _Assembly(local, upstream, client, options).parts(circumstances.disk_cache)
+    parts = _Assembly(local, upstream, client, options, notices).parts(circumstances.disk_cache)
     if not options.read_only:
         await _begin_writing(local, parts.publisher, is_shared=options.is_shared)
     circumstances = replace(circumstances, notices=(*circumstances.notices, *local.notices))
@@ -157,13 +160,21 @@ async def _begin_writing(local: LocalState, publisher: Publisher, *, is_shared: 
 class _Assembly:
     """The parts of a drive: each is given those that it needs when it is made, and none gets one later."""
 
-    def __init__(self, local: LocalState, upstream: Upstream, client: Client, options: DriveOptions) -> None:
+    def __init__(
+        self,
+        local: LocalState,
+        upstream: Upstream,
+        client: Client,
+        options: DriveOptions,
+        notices: Notices,
+    ) -> None:
         self._local = local
         self._ledger = local.ledger
         self._environment = local.environment
         self._upstream = upstream
         self._client = client
         self._options = options
+        self._notices = notices
         self._collection_lock = SharedExclusiveLock()
         self._wake = Wake()
         journal = self._ledger.journal
@@ -178,8 +189,7 @@ class _Assembly:
         """All of them; to be called once."""
         ledger, put_off, upstream, options = self._ledger, self._put_off, self._upstream, self._options
         intake = Intake(ledger, self._local.trimming, self._publisher, put_off, read_only=options.read_only)
-        retention, environment = self._made_retention(), self._environment
-        notices = Notices(self._local.folder, environment)
+        retention, environment, notices = self._made_retention(), self._environment, self._notices
         inodes, changes, claims = Inodes(ledger, put_off), self._changes, ContentClaims(ledger, intake)
         return Parts(
             ledger=ledger,
@@ -253,7 +263,15 @@ class _Assembly:
     def _made_rebaser(self) -> Rebaser:
         identity = self._client.identity
         follower = Follower(self._local.namespace, identity)
-        return Rebaser(self._ledger, follower, self._upstream, identity, self._changes, self._put_off.holds)
+        return Rebaser(
+            self._ledger,
+            follower,
+            self._upstream,
+            identity,
+            self._changes,
+            self._put_off.holds,
+            self._notices,
+        )
 
     def _made_retention(self) -> RetentionKeeper:
         return RetentionKeeper(

@@ -24,6 +24,7 @@ MODULES: Final = {
     "space_commands": ("du",),
     "retention_commands": ("retention", "gc"),
     "pin_commands": ("pin", "unpin", "pins"),
+    "conflict_commands": ("conflicts",),
     "notice_commands": ("notices", "undo"),
     "keeping_commands": ("keep", "unkeep", "kept"),
     "node_commands": ("check", "scrub", "repair", "node", "rebuild-drive-file"),

@@ -2,6 +2,7 @@
 
 from cache.history.deleted import Deleted, deleted_since
 from cache.history.diff_and_log import LogEntry, differences, directory_of, log_of, split
+from cache.history.marked import Marked, marked_files
 from cache.history.past import PAST_BIT, PastTree, attributes_of
 from cache.history.past_access import READ, SEARCH, Caller, Place
 
@@ -12,6 +13,7 @@ __all__ = [
     "Caller",
     "Deleted",
     "LogEntry",
+    "Marked",
     "PastTree",
     "Place",
     "attributes_of",
@@ -19,5 +21,6 @@ __all__ = [
     "differences",
     "directory_of",
     "log_of",
+    "marked_files",
     "split",
 ]

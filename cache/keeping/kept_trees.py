@@ -12,7 +12,7 @@ from typing import Final
 
 from backend.upstream import BlockId
 from cache.keeping.kept_folders import KeptFolder
-from cache.namespace import ROOT_INODE, Connection, open_database, sqlite_errors
+from cache.namespace import Connection, folder_path, open_database, sqlite_errors
 
 _BORN: Final = "SELECT btime_ns FROM inode WHERE inode = ? AND nlink > 0"
 _HEAD: Final = "SELECT coalesce(max(number), 0) FROM commits"
@@ -22,11 +22,6 @@ _BLOCKS: Final = (
     " SELECT block, max(block_offset + length) FROM tree"
     " CROSS JOIN extent AS e ON e.inode = tree.inode GROUP BY block"
 )
-_NAME: Final = (
-    "SELECT i.parent, d.name FROM inode AS i CROSS JOIN dentry AS d ON d.parent = i.parent"
-    " WHERE i.inode = ? AND d.inode = i.inode"
-)
-
 Named = Mapping[bytes, int]
 """Blocks, each with how much of its plaintext is named, in bytes."""
 
@@ -104,12 +99,4 @@ def _is_there(connection: Connection, folder: KeptFolder) -> bool:
 
 def _tree(connection: Connection, folder: KeptFolder) -> KeptTree:
     blocks = dict(connection.execute(_BLOCKS, (folder.inode,)))
-    return KeptTree(folder, _path(connection, folder.inode), blocks)
-
-
-def _path(connection: Connection, inode: int) -> bytes:
-    parts: list[bytes] = []
-    while inode != ROOT_INODE:
-        ((inode, name),) = connection.execute(_NAME, (inode,))
-        parts.append(name)
-    return b"/".join(reversed(parts))
+    return KeptTree(folder, folder_path(connection, folder.inode) or b"", blocks)

@@ -5,6 +5,13 @@ They import nothing of the drive, so that a command that asks a mount starts qui
 
 from cache.messages.call import Call, Nothing, Service, Services, by_name
 from cache.messages.coding import MessageError, from_plain, to_plain
+from cache.messages.conflicts import (
+    CONFLICTS,
+    CONFLICTS_RESOLVE,
+    Conflicts,
+    ConflictShown,
+    ResolveWanted,
+)
 from cache.messages.health import CHECK, REPAIR, SCRUB, Checked, ScrubWanted
 from cache.messages.history import (
     CLONE,
@@ -72,6 +79,8 @@ __all__ = [
     "CHECK",
     "CLONE",
     "COLLECT",
+    "CONFLICTS",
+    "CONFLICTS_RESOLVE",
     "DEFAULT_LIMIT",
     "DIFF",
     "KEEP",
@@ -105,6 +114,8 @@ __all__ = [
     "Cloned",
     "CollectionDone",
     "CollectionWanted",
+    "ConflictShown",
+    "Conflicts",
     "Difference",
     "DifferenceAsked",
     "DiskCacheStatus",
@@ -131,6 +142,7 @@ __all__ = [
     "PolicyPreview",
     "PolicyShown",
     "PolicyTimes",
+    "ResolveWanted",
     "RestoreWanted",
     "Restored",
     "S3DoorOpened",

@@ -36,6 +36,7 @@ from cache.namespace.operations import (
     encode,
     is_release,
 )
+from cache.namespace.paths import folder_path
 from cache.namespace.points import Gap, Point
 from cache.namespace.refusals import MalformedError, OutOfDateError
 from cache.namespace.rows import (
@@ -115,6 +116,7 @@ __all__ = [
     "create_schema",
     "decode",
     "encode",
+    "folder_path",
     "inode_row",
     "is_release",
     "loaded_time",

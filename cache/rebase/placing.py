@@ -6,18 +6,11 @@ other name that is taken becomes a conflict name.
 
 from __future__ import annotations
 
-import json
-import os
-from typing import Final
-
 from cache.namespace import MAX_NAME
+from cache.rebase.conflict_mark import COPY_OF, Mark, encode_mark
 from cache.rebase.conflict_names import conflict_name, is_read_by_ending
 from cache.rebase.net_changes import Key
 from cache.rebase.plan import Plan, Row, Situation, is_alive, made_of
-
-COPY_OF: Final = b"user.drivefs.conflict"
-"""Extended attribute of a file with a conflict name: JSON of the name that was taken (`of`), the newest
-commit that its maker knew (`base`), and the maker (`by`)."""
 
 
 class Placing:
@@ -109,8 +102,8 @@ class Placing:
 
     def mark(self, number: int, name: bytes) -> None:
         """Note that a file that is made is a copy of one of that name."""
-        said = {"of": os.fsdecode(name), "base": self._s.commit, "by": os.fsdecode(self._s.host)}
-        self._plan.made[number].xattrs[COPY_OF] = json.dumps(said).encode()
+        said = encode_mark(Mark(name, self._s.commit, self._s.host))
+        self._plan.made[number].xattrs[COPY_OF] = said
 
     def free_unit(self, key: Key, time_ns: int, endings: tuple[bytes, ...]) -> Key:
         """A conflict name beside `key` that is free with each of the endings."""

@@ -6,21 +6,17 @@ written afterwards, to the content that the program opened.
 
 from __future__ import annotations
 
-import json
-import os
-
 from cache.drive import Drive
 from cache.errors import ExistsError, NoEntryError, StaleError
 from cache.namespace import ROOT_INODE
-from cache.rebase import COPY_OF, conflict_name, is_read_by_ending
+from cache.rebase import COPY_OF, Mark, conflict_name, encode_mark, is_read_by_ending
 from cache.services.clone import Clone
 
 
 async def make_conflict_copy(drive: Drive, inode: int, commit: int, parent: int, name: bytes) -> int:
     """Make the file as of `commit` once more, by a conflict name beside `name` in the directory `parent` (in
     the root if that is gone); its inode. Errors as of `Clone.perform`."""
-    said = {"of": os.fsdecode(name), "base": commit, "by": os.fsdecode(drive.publisher.host)}
-    mark = {COPY_OF: json.dumps(said).encode()}
+    mark = {COPY_OF: encode_mark(Mark(name, commit, drive.publisher.host))}
     while True:
         folder = parent if _is_there(drive, parent) else ROOT_INODE
         copy = Clone(drive, commit, inode, folder, _free_name(drive, inode, commit, folder, name), mark)

@@ -4,7 +4,8 @@ Invariants:
 1. A commit is ours only if it says what the pending one says, and is of this device and of the time that the
    journal has for it: then it counts as published, and is no change by others.
 2. Nothing is pending when `run` returns, and what was not published belongs to the open commit.
-3. Listeners are told after the new state is there, onlookers in the same turn.
+3. Listeners are told after the new state is there, onlookers in the same turn, and people by a notice. A kill
+   before it takes the notice, never a copy.
 
 One call at a time. Event-loop thread only.
 """
@@ -13,6 +14,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import quote
 
 import trio
 
@@ -20,12 +23,19 @@ from backend.errors import DriveError
 from backend.upstream import Commit, Head, Upstream
 from cache.errors import FileSystemError
 from cache.journal import Ledger, rebase
+from cache.namespace import folder_path
+from cache.notices import MOST, Kind, Notices
 from cache.publish import FIRST_BACKOFF, MAX_BACKOFF, CommitIdentity, is_same_commit
-from cache.rebase import Changed, Resolved
+from cache.rebase import Changed, Decision, Resolved, Row
 from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, NameChanged, Replaced
 from cache.sync.follower import Follower
 
 log = logging.getLogger(__name__)
+
+_SILENT: Final = frozenset(
+    {Row.SAME, Row.FOLDERS_MERGED, Row.FIELD, Row.TIMES, Row.SAVE_RENAME, Row.RENAME_SAVE}
+)
+"""Rows that nobody has to hear of: both sides have their wish, or the later one of a field."""
 
 
 class Rebaser:
@@ -39,6 +49,7 @@ class Rebaser:
         identity: CommitIdentity,
         changes: Broadcast,
         held: Callable[[int], bool],
+        notices: Notices,
     ) -> None:
         self._ledger = ledger
         self._follower = follower
@@ -46,6 +57,7 @@ class Rebaser:
         self._identity = identity
         self._changes = changes
         self._held = held
+        self._notices = notices
 
     async def run(self) -> None:
         """Apply the commits that the drive lacks, and have what is not published go on from there. Raises
@@ -66,7 +78,7 @@ class Rebaser:
             self._identity.host,
             lambda resolved: self._show(base, resolved),
         )
-        self._say(resolved)
+        self._say(resolved, base)
         for commit, _ in commits:
             await self._upstream.housekeeping.revive(commit.added)
 
@@ -94,11 +106,23 @@ class Rebaser:
         for onlooker in self._changes.onlookers:
             onlooker.after(replaced)
 
-    def _say(self, resolved: Resolved) -> None:
-        for decision in resolved.decisions:
-            name = "" if decision.key is None else f" ({decision.key[1]!r})"
-            log.info("inode %d%s: %s", decision.inode, name, decision.row.value)
+    def _say(self, resolved: Resolved, base: int) -> None:
+        said = [decision for decision in resolved.decisions if decision.row not in _SILENT][-MOST:]
+        paths = self._paths({decision.key[0] for decision in said if decision.key is not None})
+        self._notices.add(Kind.CONFLICT, [(_path(each, paths), each.row.value) for each in said], base)
         self._changes.announce(_changes(resolved.changed))
+
+    def _paths(self, folders: set[int]) -> dict[int, bytes | None]:
+        connection = self._ledger.namespace.synced_connection()
+        return {folder: folder_path(connection, folder) for folder in folders}
+
+
+def _path(decision: Decision, folders: dict[int, bytes | None]) -> str:
+    """Percent-encoded; of a folder that is gone the name alone."""
+    if decision.key is None:
+        return ""
+    folder, name = folders[decision.key[0]], decision.key[1]
+    return quote(folder + b"/" + name if folder else name)
 
 
 class Following:

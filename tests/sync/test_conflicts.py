@@ -1,0 +1,178 @@
+"""Conflict copies as people meet them: listed, said, and decided on, on whole drives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from cache.attributes import AttributeChange
+from cache.drive import Drive
+from cache.errors import DirectoryError, FileSystemError, InvalidArgumentError, NoEntryError
+from cache.messages import CONFLICTS, CONFLICTS_RESOLVE, NOTICES
+from cache.namespace.operations import ROOT_INODE
+from cache.rebase import COPY_OF, Mark, decode_mark, encode_mark
+from cache.services import services_of
+from tests.drives import content_of, make_file
+from tests.sync.drives import Hub
+
+MINE, THEIRS = b"of the second", b"of the first"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    return Hub(tmp_path)
+
+
+async def write(drive: Drive, name: bytes, data: bytes) -> None:
+    inode = drive.lookup(ROOT_INODE, name).inode
+    await drive.set_attributes(inode, AttributeChange(size=0))
+    await drive.write(inode, 0, data)
+    await drive.settle(inode)
+
+
+async def call(drive: Drive, name: str, **question: object) -> Mapping[str, Any]:
+    return await services_of(drive)[name](question)
+
+
+async def resolve(drive: Drive, path: str, keep: str) -> None:
+    await call(drive, CONFLICTS_RESOLVE.name, path=path, keep=keep)
+
+
+def names(drive: Drive) -> set[bytes]:
+    return {entry.name for entry in drive.entries(ROOT_INODE, 0, 1000)}
+
+
+async def disagree(first: Drive, second: Drive, *files: bytes) -> None:
+    """Both change the files, and the second one comes second."""
+    for name in files:
+        await make_file(first, name, b"base")
+    await first.sync()
+    await second.publisher.follow()
+    for name in files:
+        await write(first, name, THEIRS)
+        await write(second, name, MINE)
+    await first.sync()
+    await second.sync()
+    await first.publisher.follow()
+
+
+async def test_every_device_lists_the_copy_and_the_one_that_made_it_says_so(hub: Hub) -> None:
+    async with hub.device(1) as first:
+        async with hub.device(2) as second:
+            await disagree(first, second, b"f")
+            for drive in (first, second):
+                (copy,) = (await call(drive, CONFLICTS.name))["copies"]
+                assert (copy["of"], copy["by"], copy["base"]) == ("f", "dev2", 1)
+                assert copy["path"].startswith("f%20%28conflict%20")
+            assert not first.kept_notices()
+        async with hub.device(2) as second:
+            (notice,) = (await call(second, NOTICES.name))["notices"]
+            assert (notice["path"], notice["commit"], notice["kind"]) == ("f", 1, "conflict")
+            assert (await second.status()).notices == 1
+
+
+@pytest.mark.parametrize(
+    ("keep", "content", "copies"), [("mine", MINE, 0), ("theirs", THEIRS, 0), ("both", THEIRS, 1)]
+)
+@pytest.mark.parametrize("by_copy", [True, False])
+async def test_a_decision_holds_on_every_device(
+    hub: Hub, keep: str, content: bytes, copies: int, by_copy: bool
+) -> None:
+    async with hub.device(1) as first, hub.device(2) as second:
+        await disagree(first, second, b"f")
+        (copy,) = (await call(second, CONFLICTS.name))["copies"]
+        await resolve(second, copy["path"] if by_copy else "f", keep)
+        assert not second.kept_notices()
+        await second.sync()
+        await first.publisher.follow()
+        for drive in (first, second):
+            assert await content_of(drive, b"f") == content
+            assert len(names(drive)) == 1 + copies
+            assert not (await call(drive, CONFLICTS.name))["copies"]
+
+
+@pytest.mark.parametrize(
+    ("keep", "content", "left"), [("mine", MINE, {b"q", b"q-wal"}), ("theirs", THEIRS, {b"q", b"q-wal"})]
+)
+async def test_a_database_is_decided_as_one(hub: Hub, keep: str, content: bytes, left: set[bytes]) -> None:
+    async with hub.device(1) as first, hub.device(2) as second:
+        await disagree(first, second, b"q", b"q-wal")
+        assert len(names(second)) == 4
+        await resolve(second, "q-wal", keep)
+        assert names(second) == left
+        for name in left:
+            assert await content_of(second, name) == content
+
+
+async def test_a_log_of_theirs_does_not_stay_beside_a_database_of_mine(hub: Hub) -> None:
+    async with hub.device(1) as first, hub.device(2) as second:
+        await disagree(first, second, b"q")
+        await make_file(second, b"q-wal", b"of theirs")
+        await resolve(second, "q", "mine")
+        assert names(second) == {b"q"}
+
+
+async def test_of_several_copies_one_has_to_be_named(hub: Hub) -> None:
+    async with hub.device(1) as first, hub.device(2) as second, hub.device(3) as third:
+        await make_file(first, b"f", b"base")
+        await first.sync()
+        for drive in (second, third):
+            await drive.publisher.follow()
+        for drive in (first, second, third):
+            await write(drive, b"f", b"of %d" % drive.ledger.namespace.device)
+        for drive in (first, second, third):
+            await drive.sync()
+        with pytest.raises(InvalidArgumentError, match=r"dev2.*dev3"):
+            await resolve(third, "f", "mine")
+
+
+async def test_nothing_is_decided_where_it_cannot_be(hub: Hub) -> None:
+    async with hub.device(1) as first, hub.device(2) as second:
+        await disagree(first, second, b"f")
+        with pytest.raises(NoEntryError):
+            await resolve(second, "g", "mine")
+        with pytest.raises(InvalidArgumentError):
+            await resolve(second, "f", "yours")
+        await second.unlink(ROOT_INODE, b"f")
+        await second.make_node(ROOT_INODE, b"f", 0o040755, 0, 0, 0)
+        before = names(second)
+        with pytest.raises(DirectoryError):
+            await resolve(second, "f", "mine")
+        assert names(second) == before
+        assert len((await call(second, CONFLICTS.name))["copies"]) == 1
+
+
+NO_MARKS: Final = [
+    b"",
+    b"null",
+    b"[]",
+    b'{"of": "a/b", "base": 1, "by": ""}',
+    b'{"of": "..", "base": 1, "by": ""}',
+    b'{"of": "", "base": 1, "by": ""}',
+    b'{"of": "a", "base": true, "by": ""}',
+    b'{"of": "a", "base": 1}',
+    b'{"of": "\\u0000", "base": 1, "by": "x"}',
+    b'{"of": "\\ud800", "base": 1, "by": "x"}',
+    b"[" * 3000,
+    b"\xff",
+]
+
+
+@pytest.mark.parametrize("value", NO_MARKS)
+async def test_what_people_write_into_the_attribute_is_no_conflict(hub: Hub, value: bytes) -> None:
+    async with hub.device(1) as drive:
+        made = await make_file(drive, b"f", b"data")
+        await drive.set_xattr(made.inode, COPY_OF, value)
+        assert decode_mark(value) is None
+        assert not (await call(drive, CONFLICTS.name))["copies"]
+        with pytest.raises(FileSystemError):
+            await resolve(drive, "f", "mine")
+
+
+@pytest.mark.parametrize("name", [b"a", b"caf\xc3\xa9", b"\xff\xfe", b'"', b"n" * 255])
+def test_a_mark_is_read_as_it_was_written(name: bytes) -> None:
+    mark = Mark(name, 7, b"host")
+    assert decode_mark(encode_mark(mark)) == mark
