@@ -14,6 +14,8 @@ COMMIT_INTERVAL: Final = 5.0
 """at most this long between acceptance and the cut of a commit"""
 STORE_COMMIT_INTERVAL: Final = 30.0
 """the same where a commit costs money"""
+SHARED_INTERVAL: Final = 0.01
+"""about so long where other devices write the drive too"""
 VERSION_INTERVAL: Final = 30.0
 """a file that stays open and dirty gets a version at most this often"""
 VERSIONS_NAME: Final = ".versions"

@@ -22,7 +22,7 @@ from cache.publish.cut_rule import Intervals
 
 DRIVE_ID = bytes(range(16))
 KEYS = DriveKeys(bytes(range(32)), DRIVE_ID)
-QUIET = DriveOptions(intervals=Intervals(commit=3600, version=3600), large_write=1000)
+QUIET = DriveOptions(intervals=Intervals(commit=3600, version=3600, shared=3600), large_write=1000)
 """Nothing is published by itself, so that a test decides when; small tests have large writes too."""
 
 

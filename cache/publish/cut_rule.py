@@ -27,10 +27,12 @@ from cache.journal import Layer, Ledger
 @dataclass(frozen=True, slots=True)
 class Intervals:
     """Seconds. `commit`: at most this long between acceptance and the cut. `version`: a file that
-    stays open and dirty gets a version at most this often."""
+    stays open and dirty gets a version at most this often. `shared`: where others write the drive too, the
+    next cut comes so long after the first acceptance since the last one."""
 
     commit: float = defaults.COMMIT_INTERVAL
     version: float = defaults.VERSION_INTERVAL
+    shared: float = defaults.SHARED_INTERVAL
 
 
 class CutRule:

@@ -29,6 +29,7 @@ from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Trimming
 from cache.namespace import CommitWriter, SetWriter
 from cache.publish.commit_building import CommitIdentity, blocks_named, build, extents_of
 from cache.publish.cut_rule import CutRule, Intervals
+from cache.publish.due import Due
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.wake import Wake
 
@@ -41,8 +42,6 @@ OPERATIONS_LIMIT = 16 << 20
 WRITES_LIMIT = 100_000
 """Writes in memory that make a cut due; each may become a block, of which a commit holds 2^19."""
 
-GLANCE: Final = 0.005
-"""Seconds between two looks at whether a cut is pressing: a look for each change would cost a tenth of it."""
 ROUNDS = 3
 """So often what has to be in the cut is looked for and sealed before it; what is written meanwhile is sealed
 after it."""
@@ -86,7 +85,14 @@ class Publisher:
         self._rule = CutRule(ledger, intervals.version, lambda: self.pressed)
         self._built: Commit | None = None
         self._lock = trio.Lock()
-        self._wake = wake
+        self._due = Due(
+            ledger,
+            intervals,
+            wake,
+            lambda: self.pressed,
+            lambda: self.blocked,
+            is_shared=rebase is not None,
+        )
         self.wake = wake.set
         self.fenced = False
         self.has_published = False
@@ -101,9 +107,11 @@ class Publisher:
         """Publish for ever; errors are logged and tried again, except that a fenced publisher ends."""
         backoff = FIRST_BACKOFF
         while not self.fenced:
-            await self._wait_until_due()
+            await self._due.wait()
+            began = trio.current_time()
             try:
                 await self.publish(everything=False)
+                self._due.took = trio.current_time() - began
                 backoff = FIRST_BACKOFF
                 if self.blocked or self._ledger.set_apart:
                     await trio.sleep(backoff)
@@ -112,17 +120,6 @@ class Publisher:
             except (DriveError, FileSystemError, OSError):
                 await trio.sleep(backoff)
                 backoff = min(2 * backoff, MAX_BACKOFF)
-
-    async def _wait_until_due(self) -> None:
-        while not self._ledger.unpublished and not self.blocked:
-            self._wake.clear()
-            await self._wake.wait()
-        if self._ledger.pending is None:
-            with trio.move_on_after(self.intervals.commit):
-                while not self.pressed:
-                    self._wake.clear()
-                    await self._wake.wait()
-                    await trio.sleep(GLANCE)
 
     @property
     def host(self) -> bytes:

@@ -102,7 +102,8 @@ class FileContents:
 
     async def settle(self, inode: int) -> None:
         """A descriptor of the file was closed: its content is ready for a commit."""
-        self._dirty.settle(inode)
+        if self._dirty.settle(inode):
+            self._intake.wake()
 
     async def run(self) -> None:
         """Seal what is written faster than commits are made, until cancelled."""

@@ -66,13 +66,14 @@ def _encoded(value: Any) -> Any:
 
 
 @contextmanager
-def shared_drive(commit_interval: float = 3600.0) -> Iterator[SharedDrive]:
-    """Mounted; everything of it is gone afterwards. `commit_interval`: of the mount, in seconds."""
+def shared_drive(interval: float = 3600.0) -> Iterator[SharedDrive]:
+    """Mounted; everything of it is gone afterwards. `interval`: seconds that the mount
+    waits before it publishes."""
     folder = new_folder()
     mountpoint, log = folder / "mnt", folder / "log"
     mountpoint.mkdir()
     module = "tests.mount.shared_mount"
-    command = [sys.executable, "-m", module, f"{folder}/devices", str(mountpoint), str(commit_interval)]
+    command = [sys.executable, "-m", module, f"{folder}/devices", str(mountpoint), str(interval)]
     with (
         log.open("w") as errors,
         subprocess.Popen(

@@ -1,6 +1,6 @@
 """A mount of a drive that another device writes too, in one process: they have one upstream in memory.
 
-    python -m tests.mount.shared_mount FOLDER MOUNTPOINT COMMIT_INTERVAL
+    python -m tests.mount.shared_mount FOLDER MOUNTPOINT INTERVAL
 
 The other device does what it reads on stdin: a line of JSON, a list of edits `[call, arguments...]` (methods
 of `Peer`, bytes in base64), which are published together. It answers with a line: the results, and when the
@@ -10,6 +10,7 @@ newest commits of both were appended (`time.monotonic_ns`).
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import logging
 import os
@@ -104,6 +105,15 @@ class Peer:
     async def utime(self, path: str, mtime_ns: int) -> None:
         await self._drive.set_attributes(self._inode(path), AttributeChange(mtime_ns=mtime_ns))
 
+    async def wait_for(self, path: str, size: int) -> None:
+        """Until the file is there, so long."""
+        while True:
+            with contextlib.suppress(NoEntryError):
+                if self._drive.size(self._inode(path)) == size:
+                    return
+            await self._drive.upstream.log.wait_for_change(self._drive.ledger.head.number)
+            await self._drive.publisher.follow()
+
     async def read(self, path: str) -> str:
         return base64.b64encode(await content(self._drive, self._inode(path))).decode()
 
@@ -142,12 +152,12 @@ async def obey(peer: Peer, upstream: TimedHub) -> None:
             print(json.dumps(await peer.perform(json.loads(line), upstream)), flush=True)
 
 
-async def serve(folder: Path, mountpoint: Path, commit_interval: float) -> None:
+async def serve(folder: Path, mountpoint: Path, interval: float) -> None:
     """Until it is unmounted."""
     upstream = TimedHub()
     hub = Hub(folder, upstream)
     theirs = replace(SMALL, journal_size=JOURNAL)
-    ours = replace(theirs, intervals=replace(SMALL.intervals, commit=commit_interval))
+    ours = replace(theirs, intervals=replace(SMALL.intervals, shared=interval))
     async with hub.device(1, options=ours) as drive, hub.device(2, options=theirs) as other:
         options = SessionOptions(source="shared", allow_other=os.geteuid() == 0, access_lists=False)
         session = Session(drive, mountpoint, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.contents import KINDS, Kind, content
-from tests.mount.shared_drive import SharedDrive, shared_drive
+from tests.mount.shared_drive import SOON, SharedDrive, shared_drive
 
 pytestmark = pytest.mark.mount
 
@@ -265,3 +266,40 @@ def test_truncating_by_a_name_that_means_something_else_by_now(drive: SharedDriv
         assert os.pread(descriptor, 100, 0) == b"base"
     assert path.read_bytes() == b"ours, at once"
     drive.soon(lambda: path.read_bytes() == b"ours, at once")
+
+
+ROUNDS = 20
+"""The quickest of them shows what it takes where nobody else uses the processors."""
+QUICK = 0.06
+"""Seconds from close(2) until the commit is in the log."""
+
+
+@pytest.fixture
+def quick(fuse: None) -> Iterator[SharedDrive]:
+    """A drive that publishes by itself."""
+    with shared_drive(interval=0.01) as drive:
+        yield drive
+
+
+def test_a_file_is_published_soon_after_it_was_closed(quick: SharedDrive) -> None:
+    took = []
+    for number in range(ROUNDS):
+        path = quick.mountpoint / f"f{number}"
+        path.write_bytes(content("text", 20_000, number))
+        closed = time.monotonic()
+        quick.peer(("wait_for", path.name, 20_000))
+        took.append(quick.ours - closed)
+    assert min(took) < QUICK, took
+
+
+def test_what_others_published_is_seen_soon(quick: SharedDrive) -> None:
+    """In stat(2), readdir(3), read(2) and mapped pages."""
+    path, took = put(quick, "f", b"begin"), []
+    for number in range(ROUNDS):
+        data = content("log", 10_000 + number, number)
+        quick.peer(("write", "f", data), ("write", f"new{number}", b""))
+        quick.soon(lambda number=number: f"new{number}" in os.listdir(path.parent))  # type: ignore[misc]
+        took.append(quick.soon(lambda data=data: is_content(path, data)))  # type: ignore[misc]
+        with opened(path, os.O_RDONLY) as descriptor, mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapped:
+            assert mapped[:] == data
+    assert min(took) < SOON, took

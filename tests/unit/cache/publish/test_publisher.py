@@ -22,7 +22,8 @@ from cache.errors import InputOutputError, NoSpaceLeftError, ReadOnlyFileSystemE
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import ROOT_INODE, SetAttributes, SetExtents, decode
 from cache.publish.cut_rule import Intervals
-from cache.publish.publisher import GLANCE, Publisher
+from cache.publish.due import GLANCE
+from cache.publish.publisher import Publisher
 from tests.contents import content
 from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream

@@ -1,0 +1,68 @@
+"""The moment of the next cut: how long what was accepted waits for more that goes into the same commit.
+
+A drive that one device writes makes few, large commits. Where others write too they wait for what is accepted
+here, and conflict with what they do not know of: there everything is published soon after it is accepted,
+or after a file is closed. Publishing then takes half of
+the time at most.
+
+Event-loop thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from cache.journal import Ledger
+from cache.publish.cut_rule import Intervals
+from cache.publish.wake import Wake
+
+GLANCE: Final = 0.005
+"""Seconds between two looks at whether a cut is pressing: a look for each change would cost a tenth of it."""
+
+
+class Due:
+    """See the module. `wake`: set when something was accepted or a file was closed. `pressed`: a cut should
+    not wait; `blocked`: writers wait for it. `is_shared`: others write the drive too."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        intervals: Intervals,
+        wake: Wake,
+        pressed: Callable[[], bool],
+        blocked: Callable[[], bool],
+        *,
+        is_shared: bool,
+    ) -> None:
+        self._ledger = ledger
+        self._intervals = intervals
+        self._wake = wake
+        self._pressed = pressed
+        self._blocked = blocked
+        self._is_shared = is_shared
+        self.took = 0.0
+        """seconds that publishing took the last time"""
+
+    async def wait(self) -> None:
+        """Until a commit is to be made or, if one is pending, to be finished."""
+        while not self._ledger.unpublished and not self._blocked():
+            self._wake.clear()
+            await self._wake.wait()
+        if self._ledger.pending is None:
+            with trio.move_on_after(self._intervals.commit):
+                await (self._soon() if self._is_shared else self._when_pressed())
+
+    async def _when_pressed(self) -> None:
+        while not self._pressed():
+            self._wake.clear()
+            await self._wake.wait()
+            await trio.sleep(GLANCE)
+
+    async def _soon(self) -> None:
+        """The wake stays set from one commit to the next for what came while the first was on its way."""
+        await self._wake.wait()
+        await trio.sleep(max(self._intervals.shared, self.took))
+        self._wake.clear()
