@@ -61,10 +61,7 @@ class PutOff:
             self._held[inode] = left
             return
         self._held.pop(inode, None)
-        if self._is_unused(inode):
-            self._unused[inode] = None
-            if len(self._unused) >= AT_ONCE and not self._trimming.is_tight:
-                self.delete_unused()
+        self.delete_if_unused(inode)
 
     def delete_unused(self) -> None:
         """Delete the inodes that were let go of without a name, many at once: called soon after, and before a
@@ -96,9 +93,12 @@ class PutOff:
         return bool(self._unused)
 
     def delete_if_unused(self, inode: int) -> None:
-        """Its last name has gone, or its content is not frozen any more: it may be its end."""
+        """Its last name has gone, or nobody holds it, or its content is not frozen any more: it may be its
+        end, soon."""
         if self._is_unused(inode):
-            self._delete([inode])
+            self._unused[inode] = None
+            if len(self._unused) >= AT_ONCE and not self._trimming.is_tight:
+                self.delete_unused()
 
     def _is_unused(self, inode: int) -> bool:
         if inode in self._held or self._read_only or self._closed:

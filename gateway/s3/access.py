@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Final
 from urllib.parse import parse_qsl
 
@@ -56,19 +56,25 @@ def blocks_of(layer: ObjectLayer, bucket: str) -> frozenset[str]:
 
 
 class Access:
-    """Decides for one request of `who`. `context`: condition keys of the request. `users`: all there are."""
+    """Decides for one request of `who`. `context` gives the condition keys of the request, which are made
+    where a policy asks. `users`: all there are."""
 
     def __init__(
         self,
         layer: ObjectLayer,
         who: Identity,
-        context: Mapping[str, str],
+        context: Callable[[], Mapping[str, str]],
         users: Callable[[], frozenset[str]],
     ) -> None:
         self._layer = layer
         self.who = who
-        self.context = dict(context)
+        self._context = context
         self.users = users
+
+    @cached_property
+    def context(self) -> dict[str, str]:
+        """The condition keys of the request."""
+        return dict(self._context())
 
     def require(
         self,
@@ -95,16 +101,20 @@ class Access:
         version_id: str | None = None,
     ) -> bool:
         """As `require`."""
+        asked = actions.asked(action, of_version=version_id is not None)
+        question = partial(self._question, asked, bucket, key, version_id)
+        own = "" if self.who.policy is None else self.who.policy.verdict(question())
+        if own == "deny":
+            return False
+        return self._on_bucket(asked, question, self._layer.bucket(bucket), own, permission, object_acl)
+
+    def _question(self, asked: str, bucket: str, key: bytes | None, version_id: str | None) -> Question:
+        """For policies."""
         resource = bucket if key is None else f"{bucket}/{key.decode('utf-8', 'replace')}"
         context, tags = self.context, partial(self._tags, bucket, key, version_id)
         if version_id is not None:
             context = {**context, "s3:versionid": version_id}
-        asked = actions.asked(action, of_version=version_id is not None)
-        question = Question(self.who.user, asked, resource, context, tags)
-        own = "" if self.who.policy is None else self.who.policy.verdict(question)
-        if own == "deny":
-            return False
-        return self._on_bucket(question, self._layer.bucket(bucket), own, permission, object_acl)
+        return Question(self.who.user, asked, resource, context, tags)
 
     def require_own(self, action: Action, bucket: str = "*") -> None:
         """As `require`, where only the caller's key is asked: of all buckets, or of one that is yet to be."""
@@ -131,14 +141,21 @@ class Access:
     def require_listing(self, bucket: str, key: bytes) -> None:
         """`AccessDenied` unless the caller may see by a listing that this key is not there."""
         context = {**self.context, "s3:prefix": key.decode("utf-8", "replace")}
-        Access(self._layer, self.who, context, self.users).require("ListBucket", bucket, None, "READ")
+        asking = Access(self._layer, self.who, lambda: context, self.users)
+        asking.require("ListBucket", bucket, None, "READ")
 
     def _on_bucket(
-        self, question: Question, bucket: Bucket, own: Verdict, permission: str, object_acl: ObjectAcl
+        self,
+        asked: str,
+        question: Callable[[], Question],
+        bucket: Bucket,
+        own: Verdict,
+        permission: str,
+        object_acl: ObjectAcl,
     ) -> bool:
         is_owner = self.who.user == owner_of(bucket)
         has_all = is_owner and (self.who.policy is None or own == "allow")
-        if has_all and question.action in _OF_POLICIES:
+        if has_all and asked in _OF_POLICIES:
             return True
         of_bucket = self._of_bucket(question, bucket)
         if of_bucket == "deny":
@@ -149,7 +166,7 @@ class Access:
             return False
         return of_bucket == "allow" or self._by_list(bucket, permission, object_acl)
 
-    def _of_bucket(self, question: Question, bucket: Bucket) -> Verdict:
+    def _of_bucket(self, question: Callable[[], Question], bucket: Bucket) -> Verdict:
         document = self._layer.setting(bucket.name, "policy")
         if document is None:
             return ""
@@ -157,7 +174,7 @@ class Access:
             found = policy.of_bucket(document, bucket.name)
         except S3Error:  # of a drivefs that read it otherwise
             return "deny"
-        verdict = found.verdict(question)
+        verdict = found.verdict(question())
         is_other = self.who.user != owner_of(bucket)
         if verdict == "allow" and is_other and (found.is_public or not self.who.user):
             return "" if "RestrictPublicBuckets" in blocks_of(self._layer, bucket.name) else verdict

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Final
 
 import trio
@@ -75,7 +76,7 @@ class S3Door:
         audit["operation"], audit["bucket"] = operation.__name__, bucket
         who, verified = self._identified(request)
         audit["key"], audit["user"] = who.key_id, who.user
-        context = _context(request, scope, self._clock()) | _of_signer(who)
+        context = partial(_context, request, scope, self._clock(), who)
         access = Access(self._layer, who, context, self._keys.users)
         _check_expected_owner(self._layer, request, bucket)
         call = Call(request, self._layer, access, verified, receive, self._settings, bucket, key)
@@ -113,7 +114,7 @@ def _check_expected_owner(layer: ObjectLayer, request: Request, bucket: str) -> 
         raise S3Error("AccessDenied")
 
 
-def _context(request: Request, scope: Scope, now_ns: int) -> dict[str, str]:
+def _context(request: Request, scope: Scope, now_ns: int, who: Identity) -> dict[str, str]:
     """The condition keys of a request."""
     found = {
         "aws:sourceip": scope["client"][0],
@@ -128,11 +129,7 @@ def _context(request: Request, scope: Scope, now_ns: int) -> dict[str, str]:
         if name in request.query:
             found[f"s3:{name.lower()}"] = request.query[name]
     found |= {f"s3:{name}": value for name, value in request.headers.items() if name.startswith("x-amz-")}
-    return found
-
-
-def _of_signer(who: Identity) -> dict[str, str]:
-    return {"aws:username": who.user, "aws:userid": who.user} if who.user else {}
+    return found | ({"aws:username": who.user, "aws:userid": who.user} if who.user else {})
 
 
 def _of_drive(error: Exception, operation: str) -> S3Error:

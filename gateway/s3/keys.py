@@ -19,6 +19,7 @@ Every other name that begins so, or is no UTF-8, or is `.versions`, was made by 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 MAX_KEY: Final = 1024
@@ -52,6 +53,7 @@ def check_key(key: bytes) -> None:
         raise BadKeyError("a key is UTF-8 without NUL, and not empty")
 
 
+@lru_cache(maxsize=256)
 def path_of(key: bytes) -> tuple[bytes, ...]:
     """The names that lead from the bucket's folder to the object. That of `a/` is in the folder `a` by the
     name `EMPTY`, or is the folder itself. The key has passed `check_key`."""

@@ -243,6 +243,7 @@ def _does_not_match(claim: Claim, to_sign: str, canonical: bytes) -> S3Error:
     )
 
 
+@lru_cache(maxsize=64)
 def _credential(text: str, code: str) -> tuple[str, Scope]:
     access_key, *scope = text.rsplit("/", 4)
     if not access_key or len(scope) != 4 or not re.fullmatch("[0-9]{8}", scope[0]) or not scope[1]:
@@ -254,6 +255,7 @@ def _credential(text: str, code: str) -> tuple[str, Scope]:
     return access_key, Scope(scope[0], scope[1])
 
 
+@lru_cache(maxsize=64)
 def _names(text: str) -> tuple[str, ...]:
     names = tuple(name.lower() for name in text.split(";") if name)
     if "host" not in names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from cache.drive import Drive
@@ -110,6 +111,7 @@ class BucketFolders:
         await self._changing.accept(plan)
 
 
+@lru_cache(maxsize=1024)
 def is_bucket_name(name: str) -> bool:
     """Whether S3 allows it: 3 to 63 of `a-z0-9.-`, no IPv4 address."""
     return 3 <= len(name) <= 63 and _NAME.fullmatch(name) is not None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 import msgpack
@@ -115,6 +116,7 @@ def encode_bucket(record: BucketRecord) -> bytes:
     return _pack([VERSION, record.created_ns, record.owner, record.location, record.versioning])
 
 
+@lru_cache(maxsize=1024)
 def decode_bucket(data: bytes) -> BucketRecord:
     created_ns, owner, location, versioning = _unpack(data, (int, str, str, str))
     if versioning not in ("", "Enabled", "Suspended"):
