@@ -29,7 +29,7 @@ from cache.messages import DriveStatus, FileSetApart
 from cache.namespace import MAX_NAME, Point, sqlite_errors
 from cache.notices import Notices
 from cache.publish import Publisher, SnapshotKeeper, StoreWatch
-from cache.retention import MassDeletions, RetentionKeeper, SpaceAccounting
+from cache.retention import MassDeletions, RetentionKeeper, SpaceAccounting, VersionKeeper
 from cache.sync import Broadcast, Following
 from cache.tree import (
     BLOCK_SIZE,
@@ -50,7 +50,8 @@ TICK: Final = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a drive. All work on the same ledger. `following`: of a drive that others write too."""
+    """The parts of a drive. All work on the same ledger. `following` and `versions`: of a drive that others
+    write too."""
 
     ledger: Ledger
     trimming: Trimming
@@ -63,6 +64,7 @@ class Parts:
     following: Following | None
     retention: RetentionKeeper
     mass_deletions: MassDeletions
+    versions: VersionKeeper | None
     kept_notices: Notices
     store: StoreWatch
     past: PastTree
@@ -117,6 +119,7 @@ class Drive:
         self.is_shared = parts.following is not None
         self.retention = parts.retention
         self._mass_deletions = parts.mass_deletions
+        self._versions = parts.versions
         self.kept_notices = parts.kept_notices
         self.store = parts.store
         self.past = parts.past
@@ -292,6 +295,8 @@ class Drive:
             if self.intake.is_writable:
                 with self._going_on():
                     self._mass_deletions.look()
+                    if self._versions is not None:
+                        self._versions.look()
             with self._going_on():
                 await self.put_off.delete_slowly()
 

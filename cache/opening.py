@@ -37,8 +37,9 @@ from cache.publish import (
     StoreWatch,
     Wake,
 )
+from cache.rebase import is_version
 from cache.recovery import Recovery
-from cache.retention import MassDeletions, RetentionKeeper, RetentionSchedule
+from cache.retention import MassDeletions, RetentionKeeper, RetentionSchedule, VersionKeeper
 from cache.sync import Broadcast, Follower, Following, Rebaser
 from cache.tree import ContentClaims, Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
 
@@ -179,7 +180,13 @@ class _Assembly:
         self._wake = Wake()
         journal = self._ledger.journal
         self._content = Content(local.namespace, self._ledger.dirty, journal, client.blocks)
-        self._put_off = PutOff(self._ledger, local.trimming, self._wake, read_only=options.read_only)
+        self._put_off = PutOff(
+            self._ledger,
+            local.trimming,
+            self._wake,
+            read_only=options.read_only,
+            is_shared=options.is_shared,
+        )
         self._changes = Broadcast()
         self._sealer = self._made_sealer()
         self._snapshots = self._made_snapshots()
@@ -203,6 +210,7 @@ class _Assembly:
             following=Following(ledger, upstream, self._publisher.follow) if options.is_shared else None,
             retention=retention,
             mass_deletions=MassDeletions(ledger, retention, notices, lambda: put_off.removed, environment),
+            versions=VersionKeeper(ledger, put_off.holds, environment) if options.is_shared else None,
             kept_notices=notices,
             store=StoreWatch(ledger, upstream.housekeeping),
             past=PastTree(self._local.namespace, self._content, ledger.save, self._environment),
@@ -297,13 +305,14 @@ def _host_name(host: str) -> bytes:
 
 def _delete_orphans(ledger: Ledger, device: int | None) -> None:
     """Nobody here holds an inode now: those without a name go, unless their content is on its way, or another
-    than `device` (None: there is no other) took the name and may have them open."""
+    than `device` (None: there is no other) took the name and may have them open, or they are to be pinned."""
     pending, namespace = {inode for inode, _ in ledger.dirty.frozen()}, ledger.namespace
     for inode in namespace.orphans():
         row = namespace.inode(inode)
         assert row is not None
         is_ours = device is None or row.born > ledger.head.number or namespace.writers.of(row.born) == device
-        if inode not in pending and is_ours:
+        is_kept = device is not None and is_version(namespace, inode)
+        if inode not in pending and is_ours and not is_kept:
             ledger.accept(Delete(inode))
 
 

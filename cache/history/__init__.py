@@ -5,6 +5,7 @@ from cache.history.diff_and_log import LogEntry, differences, directory_of, log_
 from cache.history.marked import Marked, marked_files
 from cache.history.past import PAST_BIT, PastTree, attributes_of
 from cache.history.past_access import READ, SEARCH, Caller, Place
+from cache.history.past_versions import PastVersion, past_versions
 
 __all__ = [
     "PAST_BIT",
@@ -15,6 +16,7 @@ __all__ = [
     "LogEntry",
     "Marked",
     "PastTree",
+    "PastVersion",
     "Place",
     "attributes_of",
     "deleted_since",
@@ -22,5 +24,6 @@ __all__ = [
     "directory_of",
     "log_of",
     "marked_files",
+    "past_versions",
     "split",
 ]

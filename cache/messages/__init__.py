@@ -11,6 +11,7 @@ from cache.messages.conflicts import (
     Conflicts,
     ConflictShown,
     ResolveWanted,
+    VersionShown,
 )
 from cache.messages.health import CHECK, REPAIR, SCRUB, Checked, ScrubWanted
 from cache.messages.history import (
@@ -164,6 +165,7 @@ __all__ = [
     "UnpinWanted",
     "UsageAsked",
     "UsageShown",
+    "VersionShown",
     "by_name",
     "from_plain",
     "to_plain",

@@ -21,16 +21,28 @@ class ConflictShown:
 
 
 @dataclass(frozen=True, slots=True)
+class VersionShown:
+    """The same of a content of which no copy is shown: it is a version as of `commit`, which is pinned."""
+
+    of: str
+    time_ns: int
+    base: int
+    by: str
+    commit: int
+
+
+@dataclass(frozen=True, slots=True)
 class Conflicts:
-    """Copies that nobody has decided on, by path."""
+    """Copies that nobody has decided on, by path; and versions that are pinned."""
 
     copies: tuple[ConflictShown, ...]
+    versions: tuple[VersionShown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ResolveWanted:
-    """Of the copy `path`, or of the only copy of the file `path`, `keep` the content: `mine` is that of the
-    copy, `theirs` that of the file, or `both`."""
+    """Of the copy `path`, of the only copy of the file `path`, or of its newest version, `keep` the content:
+    `mine` is that of the copy or version, `theirs` that of the file, or `both`."""
 
     path: str
     keep: str

@@ -6,6 +6,7 @@ from cache.namespace.devices import DeviceRow
 from cache.namespace.form import check_form
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
+    DEVICE_SHIFT,
     DOOR_INODES,
     MAX_NAME,
     MAX_SIZE,
@@ -68,6 +69,7 @@ from cache.namespace.writers import CommitWriter
 __all__ = [
     "ACCESS",
     "DENTRY_COLUMNS",
+    "DEVICE_SHIFT",
     "DOOR_INODES",
     "FIRST_COOKIE",
     "INODE_COLUMNS",

@@ -5,7 +5,8 @@ Invariants:
    new, rename over" as an empty file. (What was fsynced is in the journal in any case.)
 2. A file that stays open is taken in four cases: it was fsynced, but then at most once within `version`; it
    has been dirty for that long; the journal fills; or somebody waits in `sync`.
-3. A file without a name is taken only to make room. One that is set apart is never taken while it waits.
+3. A file without a name is taken only to make room, but a version of a conflict (`cache.rebase.versions`) at
+   once. One that is set apart is never taken while it waits.
 4. While a commit is prepared all dirty files are looked at once, and after that only those whose layer or
    name has changed. A file that becomes due by its age alone meanwhile is taken by the next commit.
 
@@ -22,6 +23,7 @@ import trio
 
 from cache import defaults
 from cache.journal import Layer, Ledger
+from cache.rebase import is_version
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,9 @@ class CutRule:
                 continue
             row = ledger.namespace.inode(inode)
             assert row is not None
-            due = full or everything or layer.settled or self._is_old_enough(inode, layer, now)
-            if due and (full or row.nlink > 0) and not ledger.set_apart.waits(inode, layer, now):
+            is_kept = row.nlink == 0 and is_version(ledger.namespace, inode)
+            due = full or everything or layer.settled or is_kept or self._is_old_enough(inode, layer, now)
+            if due and (full or row.nlink > 0 or is_kept) and not ledger.set_apart.waits(inode, layer, now):
                 yield inode, layer
 
     def dirty(self) -> list[int]:

@@ -6,6 +6,7 @@ from cache.rebase.net_changes import NetChanges, changes_since
 from cache.rebase.plan import Decision, Row, Situation
 from cache.rebase.resolve import Changed, Device, Resolved, resolve, take_up
 from cache.rebase.units import COMPANIONS, base_of
+from cache.rebase.versions import is_version, published_versions
 from cache.rebase.views import NamespaceView
 
 __all__ = [
@@ -26,6 +27,8 @@ __all__ = [
     "decode_mark",
     "encode_mark",
     "is_read_by_ending",
+    "is_version",
+    "published_versions",
     "resolve",
     "take_up",
 ]

@@ -42,6 +42,12 @@ def conflict_name(
         count += 1
 
 
+def original_of(name: bytes) -> bytes | None:
+    """The name that a conflict name was made of; None if it is none. Of a name that was cut its beginning."""
+    found = _EARLIER.sub(b"", name)
+    return found if found != name else None
+
+
 def is_read_by_ending(folder: bytes, mode: int) -> bool:
     """Whether a copy in a folder of that name, of a file of that mode, gets its suffix last."""
     return folder.startswith(b".") or folder.endswith(b".d") or bool(mode & 0o111)

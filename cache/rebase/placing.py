@@ -6,11 +6,14 @@ other name that is taken becomes a conflict name.
 
 from __future__ import annotations
 
-from cache.namespace import MAX_NAME
+from collections import Counter
+
+from cache.namespace import MAX_NAME, ROOT_INODE
 from cache.rebase.conflict_mark import COPY_OF, Mark, encode_mark
-from cache.rebase.conflict_names import conflict_name, is_read_by_ending
+from cache.rebase.conflict_names import conflict_name, is_read_by_ending, original_of
 from cache.rebase.net_changes import Key
 from cache.rebase.plan import Plan, Row, Situation, is_alive, made_of
+from cache.rebase.quiet_names import MOST_COPIES, is_quiet
 
 
 class Placing:
@@ -22,6 +25,7 @@ class Placing:
         self.numbers: dict[int, int] = {}
         self._folder_names: dict[int, bytes] = {}
         """those of the head that were asked for"""
+        self._copies: dict[int, Counter[bytes]] = {}
 
     def key_of(self, folder: int) -> Key:
         """The name of a directory that lives here and not at the head."""
@@ -94,15 +98,55 @@ class Placing:
             self._plan.place(key, inode)
 
     def place_copy(self, inode: int, key: Key) -> None:
-        """Give the inode a conflict name beside `key`, which is one of the head."""
-        self._plan.place(self._free_key(inode, key), inode)
+        """Give the inode a conflict name beside `key`, which is one of the head. A file that is made may be a
+        version instead."""
         made = self._plan.made.get(inode)
-        if made is not None and made.row.is_regular:
+        is_made_file = made is not None and made.row.is_regular
+        if is_made_file and self.is_quiet(key):
+            self.keep_version(inode, key)
+            return
+        self._plan.place(self._free_key(inode, key), inode)
+        if is_made_file:
+            self._count_copies(key[0])[original_of(key[1]) or key[1]] += 1
             self.mark(inode, key[1])
 
-    def mark(self, number: int, name: bytes) -> None:
-        """Note that a file that is made is a copy of one of that name."""
-        said = encode_mark(Mark(name, self._s.commit, self._s.host))
+    def is_quiet(self, key: Key) -> bool:
+        """Whether no copy is shown beside `key`."""
+        if is_quiet(self._chain(key[0]), key[1]):
+            return True
+        return self._count_copies(key[0])[original_of(key[1]) or key[1]] >= MOST_COPIES
+
+    def keep_version(self, inode: int, key: Key) -> None:
+        """The file that is made gets no name beside `key`."""
+        self._plan.decide(Row.VERSION, inode, key)
+        self.mark(inode, key[1], b"/".join(reversed(self._chain(key[0]))))
+
+    def _chain(self, folder: int) -> list[bytes]:
+        """The names of the directory and of those above it, the root aside."""
+        found: list[bytes] = []
+        while folder != ROOT_INODE:
+            found.append(self._folder_name(folder))
+            folder = self._folder_above(folder)
+        return found
+
+    def _folder_above(self, folder: int) -> int:
+        """The directory that a directory will be in."""
+        if placed := self._plan.names.get(folder):
+            return placed[0][0]
+        row = self._s.head.inode(folder)
+        assert row is not None
+        return row.parent
+
+    def _count_copies(self, folder: int) -> Counter[bytes]:
+        """By name, the conflict names of it that there are in a directory of the head."""
+        if folder not in self._copies:
+            names = map(original_of, self._s.head.entries(folder))
+            self._copies[folder] = Counter(name for name in names if name is not None)
+        return self._copies[folder]
+
+    def mark(self, number: int, name: bytes, folder: bytes | None = None) -> None:
+        """Note that a file that is made is a copy of one of that name, or a version of it in `folder`."""
+        said = encode_mark(Mark(name, self._s.commit, self._s.host, folder))
         self._plan.made[number].xattrs[COPY_OF] = said
 
     def free_unit(self, key: Key, time_ns: int, endings: tuple[bytes, ...]) -> Key:

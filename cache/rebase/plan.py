@@ -39,6 +39,7 @@ class Row(Enum):
     FOLDER_AGAIN = "something is here in a folder that was deleted there: the folder is made again"
     FIELD = "both changed the same field: the later one"
     TIMES = "the times were set here, the content changed there: not set"
+    VERSION = "no copy is shown here: the local content is a version, pinned for thirty days"
     UNIT = "both changed a database or what lies beside it: the local ones are copies"
     PIN_MOVED = "the pinned commit is no point any more: the nearest one is pinned"
     LINK_DELETE = "a name was added here, the file deleted there: it comes back"

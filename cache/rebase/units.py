@@ -85,23 +85,29 @@ class Units:
         for folder, name in self._apart:
             base = self._placing.number_of(folder), name
             self._plan.decide(Row.UNIT, self._s.local.entry((folder, name)), base)
-            if any(self._plan.entry(self._s.head, key) for key in _members(base)):
+            is_taken = any(self._plan.entry(self._s.head, key) for key in _members(base))
+            is_version = is_taken and self._placing.is_quiet(base)
+            if is_taken and not is_version:
                 base = self._placing.free_unit(base, self._newest((folder, name)), _ENDINGS)
             for ending in _ENDINGS:
                 inode = self._s.local.entry((folder, name + ending))
                 if inode:
-                    self._place_one(inode, (base[0], base[1] + ending), name + ending)
+                    key = base[0], base[1] + ending
+                    self._place_one(inode, key, name + ending, is_version=is_version)
 
     def _newest(self, base: Key) -> int:
         """The time of the newest content of the unit on this device."""
         rows = [self._s.local.inode(self._s.local.entry(key)) for key in _members(base)]
         return max((row.mtime_ns for row in rows if row is not None), default=0)
 
-    def _place_one(self, inode: int, key: Key, name: bytes) -> None:
+    def _place_one(self, inode: int, key: Key, name: bytes, *, is_version: bool) -> None:
         is_new = self._s.base.inode(inode) is None
         number = inode if is_new else self._s.number()
         self._plan.made[number] = made_of(self._s.local, inode, number)
         self._plan.moved[inode] = number
+        if is_version:
+            self._placing.keep_version(number, key)
+            return
         self._plan.place(key, number)
         if key[1] != name:
             self._placing.mark(number, name)

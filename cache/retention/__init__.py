@@ -5,6 +5,7 @@ from cache.retention.mass_deletion import MassDeletions, mass_deletion_pins
 from cache.retention.retention import Policy
 from cache.retention.retention_keeper import CollectionReport, RetentionKeeper, RetentionSchedule
 from cache.retention.space import SpaceAccounting, Usage
+from cache.retention.version_keeper import VersionKeeper
 
 __all__ = [
     "CollectionReport",
@@ -15,6 +16,7 @@ __all__ = [
     "RetentionSchedule",
     "SpaceAccounting",
     "Usage",
+    "VersionKeeper",
     "lost_ranges",
     "mass_deletion_pins",
     "named_blocks",

@@ -88,7 +88,7 @@ class MassDeletions:
         commit = max((number for number in numbers if number < before), default=0)
         if not commit:
             return  # nothing of it was ever published
-        name = pin_name(REASON, self._environment.wall_clock())
+        name = pin_name(REASON, self._ledger.namespace.device, self._environment.wall_clock())
         if name not in self._retention.pins():
             self._retention.pin(name, commit)
         text = (

@@ -17,10 +17,12 @@ import trio
 
 from cache.drive import Drive
 from cache.errors import DirectoryError, InvalidArgumentError, NoEntryError
-from cache.history import Marked, marked_files
-from cache.namespace import Operation, RemoveXattr, Rename, Unlink
+from cache.history import Marked, PastVersion, marked_files, past_versions
+from cache.namespace import ROOT_INODE, Operation, RemoveXattr, Rename, Unlink
 from cache.notices import Kind
 from cache.rebase import COMPANIONS, COPY_OF, Mark, base_of, decode_mark
+from cache.services.clone import Clone
+from cache.services.conflict_copy import make_conflict_copy
 from cache.sync import AttributesChanged
 
 
@@ -51,15 +53,76 @@ async def conflict_copies(drive: Drive) -> list[Copy]:
     drive.ledger.save()
     found = await trio.to_thread.run_sync(marked_files, drive.ledger.namespace.path, COPY_OF)
     marks = [(file, decode_mark(file.value)) for file in found]
-    return [Copy(file, mark) for file, mark in marks if mark is not None]
+    return [Copy(file, mark) for file, mark in marks if mark is not None and mark.folder is None]
 
 
-async def resolve_conflict(drive: Drive, path: bytes, keep: Keep) -> list[Copy]:
-    """Decide on the copy at `path`, or on the only copy of the file there; the copies that were decided on.
-    `NoEntryError`: there is none. `InvalidArgumentError`: there are several. `DirectoryError`: a folder has
-    the file's name now."""
+@dataclass(frozen=True, slots=True)
+class Version:
+    """A content that lost a conflict and of which no copy is shown: the file as of a pinned commit. `path`:
+    of the file that it would be a copy of, as it was then."""
+
+    file: PastVersion
+    mark: Mark
+    path: bytes
+
+
+async def conflict_versions(drive: Drive) -> list[Version]:
+    """All that are pinned, by path, the oldest first. Saved state, as `conflict_copies`."""
+    drive.ledger.save()
+    found = await trio.to_thread.run_sync(past_versions, drive.ledger.namespace.path, COPY_OF)
+    versions: list[Version] = []
+    for file in found:
+        mark = decode_mark(file.value)
+        if mark is not None and mark.folder is not None:
+            path = mark.folder + b"/" + mark.of if mark.folder else mark.of
+            versions.append(Version(file, mark, path))
+    return sorted(versions, key=lambda version: (version.path, version.file.commit))
+
+
+async def resolve_version(drive: Drive, path: bytes, keep: Keep) -> list[Version]:
+    """Decide on the newest version of the file at `path`: it takes the file's place, or is shown as a copy.
+    `NoEntryError`: there is none, or its folder is gone. `InvalidArgumentError`: nothing is to be done."""
+    versions = [version for version in await conflict_versions(drive) if version.path == path]
+    if not versions:
+        raise NoEntryError("is no conflict copy, and there is none of it")
+    if keep is Keep.THEIRS:
+        raise InvalidArgumentError(
+            "is as published already: the other content is a version that goes by itself"
+        )
+    version = versions[-1]
+    commit, source, name = version.file.commit, version.file.inode, version.mark.of
+    folder = _folder(drive, version.mark.folder or b"")
+    if keep is Keep.BOTH:
+        await make_conflict_copy(drive, source, commit, folder, name)
+    else:
+        clone = Clone(drive, commit, source, folder, name)
+        await clone.perform(replace=True)
+        await drive.remove_xattr(clone.made, COPY_OF)
+    return [version]
+
+
+def _folder(drive: Drive, path: bytes) -> int:
+    folder = ROOT_INODE
+    for name in filter(None, path.split(b"/")):
+        folder = drive.lookup(folder, name).inode
+    return folder
+
+
+async def copies_of(drive: Drive, path: bytes) -> list[Copy]:
+    """The copy at `path`, or the only copy of the file there, with those that belong with it; none if
+    there is none. `InvalidArgumentError`: there are several."""
     copies = await conflict_copies(drive)
-    unit = _unit_of(_chosen(copies, path), copies)
+    here = [copy for copy in copies if copy.file.path == path]
+    of_it = here or [copy for copy in copies if copy.original == path]
+    if len(of_it) > 1:
+        names = ", ".join(copy.file.name.decode("utf-8", "backslashreplace") for copy in of_it)
+        raise InvalidArgumentError(f"there are several copies of it, name one of them: {names}")
+    return _unit_of(of_it[0], copies) if of_it else []
+
+
+async def resolve_conflict(drive: Drive, unit: list[Copy], keep: Keep) -> list[Copy]:
+    """Decide on copies that belong together (`copies_of`); these. `NoEntryError`: somebody has changed them
+    meanwhile. `DirectoryError`: a folder has the file's name now."""
     names: list[tuple[int, bytes]] = []
     unnamed: list[int] = []
 
@@ -83,17 +146,6 @@ async def resolve_conflict(drive: Drive, path: bytes, keep: Keep) -> list[Copy]:
         lambda notice: notice.kind is Kind.CONFLICT and unquote_to_bytes(notice.path) in originals
     )
     return unit
-
-
-def _chosen(copies: list[Copy], path: bytes) -> Copy:
-    here = [copy for copy in copies if copy.file.path == path]
-    of_it = here or [copy for copy in copies if copy.original == path]
-    if not of_it:
-        raise NoEntryError("is no conflict copy, and there is none of it")
-    if len(of_it) > 1:
-        names = ", ".join(copy.file.name.decode("utf-8", "backslashreplace") for copy in of_it)
-        raise InvalidArgumentError(f"there are several copies of it, name one of them: {names}")
-    return of_it[0]
 
 
 def _unit_of(chosen: Copy, copies: list[Copy]) -> list[Copy]:

@@ -3,7 +3,8 @@
 Such a change is worth neither an operation of its own nor a commit. Many are accepted at once, before a cut
 or soon after it.
 
-Invariant: an inode without a name lives while somebody holds it or its frozen content is on its way.
+Invariant: an inode without a name lives while somebody holds it or its frozen content is on its way. So does
+a version of a conflict, until it is pinned (`cache.rebase.versions`).
 
 Event-loop thread only.
 """
@@ -19,6 +20,7 @@ from cache.errors import InputOutputError, NoSpaceLeftError
 from cache.journal import FEW, Ledger, Trimming
 from cache.namespace import Delete, SetAttributes
 from cache.publish import Wake
+from cache.rebase import is_version
 
 AT_ONCE: Final = 256
 """Changes that were put off are accepted so many at once."""
@@ -27,13 +29,16 @@ AT_ONCE: Final = 256
 class PutOff:
     """See the module. `wake`: the publisher's."""
 
-    def __init__(self, ledger: Ledger, trimming: Trimming, wake: Wake, *, read_only: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, trimming: Trimming, wake: Wake, *, read_only: bool, is_shared: bool
+    ) -> None:
         self._ledger = ledger
         self._trimming = trimming
         self._namespace = ledger.namespace
         self._dirty = ledger.dirty
         self._wake = wake
         self._read_only = read_only
+        self._is_shared = is_shared
         self._closed = False
         self._held: dict[int, int] = {}
         self._unused: dict[int, None] = {}
@@ -104,7 +109,7 @@ class PutOff:
         if inode in self._held or self._read_only or self._closed:
             return False
         row = self._namespace.inode(inode)
-        if row is None or row.nlink > 0:
+        if row is None or row.nlink > 0 or (self._is_shared and is_version(self._namespace, inode)):
             return False
         file = self._dirty.get(inode)
         return file is None or file.frozen is None

@@ -16,7 +16,7 @@ from cache.rebase import Row
 from tests.sync.edits import plant
 from tests.sync.simulator import Device, Log, check_replicas, check_sound, settle
 
-NAMES: Final = ("a", "b", "a-wal", ".h")
+NAMES: Final = ("a", "b", "a-wal", ".git", "~$a")
 PINS: Final = (b"p", b"q")
 ROUNDS: Final = 4
 

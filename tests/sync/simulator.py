@@ -22,6 +22,7 @@ from cache.namespace.operations import (
     Delete,
     Link,
     Operation,
+    Pin,
     RemoveXattr,
     Rename,
     RenameLeavingWhiteout,
@@ -30,7 +31,7 @@ from cache.namespace.operations import (
     SetXattr,
     Unlink,
 )
-from cache.rebase import Row, take_up
+from cache.rebase import Row, published_versions, take_up
 
 TABLES = ("inode", "dentry", "xattr", "extent", "pin")
 FIRST_TIME = 1_700_000_000 * 10**9
@@ -187,10 +188,16 @@ class Device:
             self._rebase(log)
         elif lacking:
             self._follow(log)
-        if publish and self.unpublished:
+        while publish and self.unpublished:
             log.append(tuple(self.unpublished))
             self.unpublished.clear()
             self._record(len(log))
+            self._keep_versions()
+
+    def _keep_versions(self) -> None:
+        if versions := published_versions(self.namespace):
+            head = self.namespace.head().number
+            self.do(Pin(b"version %d" % head, head), *map(Delete, versions))
 
     def _rebase(self, log: Log) -> None:
         before = self.live_blocks()

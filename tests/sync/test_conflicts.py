@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 import pytest
+import trio
 
 from cache.attributes import AttributeChange
 from cache.drive import Drive
@@ -14,6 +16,7 @@ from cache.errors import DirectoryError, FileSystemError, InvalidArgumentError, 
 from cache.messages import CONFLICTS, CONFLICTS_RESOLVE, NOTICES
 from cache.namespace.operations import ROOT_INODE
 from cache.rebase import COPY_OF, Mark, decode_mark, encode_mark
+from cache.rebase.quiet_names import MOST_COPIES
 from cache.services import services_of
 from tests.drives import content_of, make_file
 from tests.sync.drives import Hub
@@ -145,6 +148,114 @@ async def test_nothing_is_decided_where_it_cannot_be(hub: Hub) -> None:
         assert len((await call(second, CONFLICTS.name))["copies"]) == 1
 
 
+async def lose(hub: Hub, first: Drive, second: Drive, name: bytes, parent: int = ROOT_INODE) -> None:
+    """Both make the file, and the second one comes second."""
+    await make_file(first, name, THEIRS, parent)
+    await make_file(second, name, MINE, parent)
+    await first.sync()
+    await second.sync()
+
+
+async def pinned(*drives: Drive) -> None:
+    """The versions of the last drive are pinned, and all know."""
+    *others, last = drives
+    while not last.retention.pins():
+        await trio.sleep(0.05)
+    await last.sync()
+    for drive in others:
+        await drive.publisher.follow()
+
+
+@pytest.mark.parametrize("name", [b"~$report.doc", b".~lock.report.odt#"])
+async def test_of_a_lock_of_an_office_there_is_a_version_and_no_copy(hub: Hub, name: bytes) -> None:
+    async with hub.device(1) as first, hub.device(2) as second:
+        await lose(hub, first, second, name)
+        await pinned(first, second)
+        for drive in (first, second):
+            assert names(drive) == {name}
+            assert await content_of(drive, name) == THEIRS
+            found = await call(drive, CONFLICTS.name)
+            assert not found["copies"]
+            (version,) = found["versions"]
+            assert (unquote_to_bytes(version["of"]), version["by"]) == (name, "dev2")
+            assert not drive.ledger.namespace.orphans()
+        texts = [notice.text for notice in second.kept_notices()]
+        assert any("pinned for thirty days" in text for text in texts)
+
+
+async def repository(first: Drive, second: Drive) -> int:
+    folder = (await first.make_node(ROOT_INODE, b".git", 0o040755, 0, 0, 0)).inode
+    folder = (await first.make_node(folder, b"refs", 0o040755, 0, 0, 0)).inode
+    await first.sync()
+    await second.publisher.follow()
+    return folder
+
+
+@pytest.mark.parametrize(("keep", "content"), [("mine", MINE), ("both", THEIRS)])
+async def test_a_version_in_a_repository_is_brought_back(hub: Hub, keep: str, content: bytes) -> None:
+    async with hub.device(1) as first, hub.device(2) as second:
+        folder = await repository(first, second)
+        await lose(hub, first, second, b"main", folder)
+        await pinned(first, second)
+        assert [entry.name for entry in first.entries(folder, 0, 10)] == [b"main"]
+        await resolve(first, ".git/refs/main", keep)
+        assert await content_of(first, b"main", folder) == content
+        copies = (await call(first, CONFLICTS.name))["copies"]
+        assert len(copies) == (1 if keep == "both" else 0)
+        with pytest.raises(InvalidArgumentError):
+            await resolve(second, ".git/refs/main", "theirs")
+
+
+async def test_a_kill_at_any_time_keeps_the_version(hub: Hub) -> None:
+    """Before it is published, and before it is pinned."""
+    async with hub.device(1) as first:
+        async with hub.device(2, crash=True) as second:
+            folder = await repository(first, second)
+            await make_file(first, b"main", THEIRS, folder)
+            await make_file(second, b"main", MINE, folder)
+            await first.sync()
+            await second.publisher.follow()
+        async with hub.device(2, crash=True) as second:
+            await second.sync()
+        async with hub.device(2) as second:
+            await pinned(first, second)
+            await resolve(second, ".git/refs/main", "mine")
+            assert await content_of(second, b"main", folder) == MINE
+
+
+async def test_content_that_is_written_again_is_a_version_too(hub: Hub) -> None:
+    """What was there before was changed on both sides."""
+    async with hub.device(1) as first, hub.device(2) as second:
+        await make_file(first, b"~$a", b"base")
+        await first.sync()
+        await second.publisher.follow()
+        await write(first, b"~$a", THEIRS)
+        await write(second, b"~$a", MINE)
+        await first.sync()
+        await second.sync()
+        await pinned(first, second)
+        await resolve(second, "~$a", "mine")
+        assert await content_of(second, b"~$a") == MINE
+
+
+async def test_after_twenty_copies_of_a_name_there_are_versions(hub: Hub) -> None:
+    async with hub.device(1) as first, hub.device(2) as second:
+        await make_file(first, b"f", b"base")
+        for number in range(MOST_COPIES):
+            await make_file(first, b"f (conflict 2026-11-28 dev%d)" % number, b"%d" % number)
+        await make_file(first, b"g (conflict 2026-11-28 dev1)", b"of another")
+        await first.sync()
+        await second.publisher.follow()
+        before = names(second)
+        await write(first, b"f", THEIRS)
+        await write(second, b"f", MINE)
+        await first.sync()
+        await second.sync()
+        await pinned(first, second)
+        assert names(second) == before
+        assert len((await call(first, CONFLICTS.name))["versions"]) == 1
+
+
 NO_MARKS: Final = [
     b"",
     b"null",
@@ -174,5 +285,5 @@ async def test_what_people_write_into_the_attribute_is_no_conflict(hub: Hub, val
 
 @pytest.mark.parametrize("name", [b"a", b"caf\xc3\xa9", b"\xff\xfe", b'"', b"n" * 255])
 def test_a_mark_is_read_as_it_was_written(name: bytes) -> None:
-    mark = Mark(name, 7, b"host")
-    assert decode_mark(encode_mark(mark)) == mark
+    for mark in (Mark(name, 7, b"host"), Mark(name, 7, b"host", b""), Mark(name, 7, b"host", name)):
+        assert decode_mark(encode_mark(mark)) == mark

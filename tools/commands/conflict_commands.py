@@ -39,11 +39,14 @@ def _conflicts(options: argparse.Namespace) -> int:
 
 
 def _lines(answer: Conflicts) -> Iterator[str]:
-    if not answer.copies:
-        yield "there are no conflict copies"
+    if not answer.copies and not answer.versions:
+        yield "there are no conflicts"
     for copy in answer.copies:
         made = f"{format_moment(copy.time_ns)}  of {printable_name(copy.by)}, on commit {copy.base}"
         yield f"{printable_name(copy.path)}\n    a copy of {printable_name(copy.of)}; {made}"
+    for version in answer.versions:
+        made = f"{format_moment(version.time_ns)}  of {printable_name(version.by)}, on commit {version.base}"
+        yield f"{printable_name(version.of)}\n    a version, not shown, as of commit {version.commit}; {made}"
 
 
 def _resolve(path: str, options: argparse.Namespace) -> int:
@@ -53,4 +56,6 @@ def _resolve(path: str, options: argparse.Namespace) -> int:
         return show(answer, True, iter(()))
     for copy in answer.copies:
         say(f"{printable_name(copy.path)}: {options.keep}, of {printable_name(copy.of)}")
+    for version in answer.versions:
+        say(f"{printable_name(version.of)}: {options.keep}, of the version as of commit {version.commit}")
     return 0
