@@ -121,14 +121,17 @@ clients: | install
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends restic s3fs; \
 	} || echo "restic and s3fs cannot be installed: their tests are skipped"
 
-# In two parts, the second also if the first failed. Tests with the marker `mount` look at times, at the memory and at
-# the processor's time of mounts: they run one after the other. A file's tests share what they set up, so they stay in one
-# process.
+# In three parts, each also if one before failed. Tests with the marker `mount` have a process of their own for each mount,
+# so few of them run at once. Those with the marker `alone` look at times and at the processor's time, or do something to all
+# mounts: they run one after the other. A file's tests share what they set up, so they stay in one process.
 test: install servers
 	@failed=""; \
 	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not soak and not mount" \
 		|| failed="all but the mounted ones"; \
-	$(BIN)/python -m pytest --durations=25 -m "mount and not soak" || failed="$${failed:+$$failed; }the mounted ones"; \
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations=25 -m "mount and not alone and not soak" \
+		|| failed="$${failed:+$$failed; }the mounted ones"; \
+	$(BIN)/python -m pytest --durations=10 -m "alone and not soak" tests/mount \
+		|| failed="$${failed:+$$failed; }those that run alone"; \
 	if [ -n "$$failed" ]; then echo "make test: FAILED ($$failed)"; exit 1; fi; \
 	echo "make test: passed"
 

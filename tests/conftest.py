@@ -47,8 +47,8 @@ _GIVEN, _MOST = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """The processes of a parallel run have to find the same tests, so a name that has an address in it (the
-    text of a function) is none. A test that mounts without its mark would run beside others, and where
-    nothing can be mounted."""
+    text of a function) is none. A test that mounts without its mark would run where nothing can be mounted.
+    Those that run alone are looked for among the mounted ones only."""
     unstable = [item.nodeid for item in items if " at 0x" in item.nodeid]
     if unstable:
         raise pytest.UsageError(f"these tests are called differently in each process: {unstable[:3]}")
@@ -56,6 +56,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     unmarked = [item.nodeid for item in items if _mounts(item, mounts) and not _is_marked(item)]
     if unmarked:
         raise pytest.UsageError(f"these tests mount and are not marked so: {unmarked[:3]}")
+    lost = [item.nodeid for item in items if _is_alone(item) and not item.path.is_relative_to(mounts)]
+    if lost:
+        raise pytest.UsageError(
+            f"these tests are marked to run alone, and are not in tests/mount: {lost[:3]}"
+        )
 
 
 def _mounts(item: pytest.Item, folder: Path) -> bool:
@@ -64,6 +69,10 @@ def _mounts(item: pytest.Item, folder: Path) -> bool:
 
 def _is_marked(item: pytest.Item) -> bool:
     return item.get_closest_marker("mount") is not None
+
+
+def _is_alone(item: pytest.Item) -> bool:
+    return item.get_closest_marker("alone") is not None
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -16,7 +16,7 @@ from tests.contents import content
 from tests.mount.mounted import MountedDrive
 from tests.mount.slow_disk_mount import VARIABLE, waited_file
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.alone]
 
 PATIENCE = 60.0
 SLOW = 0.03

@@ -24,7 +24,7 @@ from mountfs.fuse_loop import ALARM_SECONDS, MAX_TASKS, PollingLoop, has_known_s
 from tests.mount.memory_drive import FAIL_BACKGROUND
 from tools.control_client import ControlClient
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.alone]
 
 PATIENCE = 20.0
 

@@ -13,6 +13,7 @@ from tests.mount.mounted import MountedDrive, run
 
 pytestmark = [
     pytest.mark.mount,
+    pytest.mark.alone,
     pytest.mark.skipif(os.geteuid() != 0, reason="changes owners"),
 ]
 

@@ -17,7 +17,7 @@ from tests.fake_s3 import FakeS3, fake_s3
 from tests.mount.mounted import MountedDrive
 from tests.seaweedfs import Seaweedfs
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.alone]
 
 MIB = 1 << 20
 WRITTEN_MIB = int(os.environ.get("MEMORY_MIB", "1024"))

@@ -18,7 +18,7 @@ import pytest
 from tests.contents import KINDS, content
 from tests.mount.mounted import MountedDrive, run
 
-pytestmark = pytest.mark.mount
+pytestmark = [pytest.mark.mount, pytest.mark.alone]
 
 SEED: Final = int(os.environ.get("SEED", "1"))
 EACH: Final = 6

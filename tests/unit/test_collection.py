@@ -52,8 +52,9 @@ def collected(folder: Path, name: str, text: str) -> subprocess.CompletedProcess
             "@pytest.mark.parametrize('a', [1], ids=[' at 0x1'])\ndef test_it(a): pass",
             "called",
         ),
+        ("test_one.py", "@pytest.mark.mount\n@pytest.mark.alone\ndef test_it(): pass", "not in tests/mount"),
     ],
-    ids=["in the folder", "by the fixture", "by an address"],
+    ids=["in the folder", "by the fixture", "by an address", "alone elsewhere"],
 )
 def test_what_is_not_collected(tmp_path: Path, name: str, text: str, says: str) -> None:
     done = collected(tmp_path, name, text)
