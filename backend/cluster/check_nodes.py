@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -83,6 +83,16 @@ def survey(folder: str, nodes: Sequence[str] = ()) -> Survey:
         if is_there and data != expected
     ]
     return Survey(file, tuple(wrong), {place: data for place, (is_there, data) in found.items() if is_there})
+
+
+def later_copies(file: DriveFile, places: Iterable[NodePlace]) -> list[NodePlace]:
+    """The places of nodes that have a later map of the drive than `file`, unless more have this one: then the
+    later one is made up, or of a change that was interrupted. Blocks, not for long."""
+    found = ask({place: partial(_copy_at, place) for place in places})
+    copies = {place: copy for place, data in found.items() if (copy := _decoded(data)) and copy.id == file.id}
+    same = sum(copy.epoch == file.epoch for copy in copies.values())
+    later = [place for place, copy in copies.items() if copy.epoch > file.epoch]
+    return later if len(later) >= same else []
 
 
 def retire(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:

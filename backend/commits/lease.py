@@ -153,6 +153,7 @@ class Lease:
 
     async def outlive_all(self) -> None:
         """As `OtherHolders.outlive_all`. Raises as `acquire`."""
+        self._require_map(await self._votes.look_at_all(self._patience))
         await self._others.outlive_all()
 
     async def run(self) -> None:

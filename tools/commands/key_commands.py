@@ -126,7 +126,15 @@ def _drive(options: argparse.Namespace) -> tuple[str, DriveFile]:
     survey = check_nodes.survey(folder)
     if any(place.folder == folder for place, _ in survey.wrong):
         raise ToolError(f"{folder}: its drive.toml is not what most copies say: run fsck.drivefs first")
+    _require_no_later(folder, survey.file)
     return folder, survey.file
+
+
+def _require_no_later(folder: str, file: DriveFile) -> None:
+    """No lease says here that the map is in force: a later one is not written over."""
+    if later := check_nodes.later_copies(file, [entry.place(folder) for entry in file.nodes]):
+        names = ", ".join(map(str, later))
+        raise ToolError(f"{folder}: its drive.toml is older than that of {names}: run fsck.drivefs first")
 
 
 def _old(options: argparse.Namespace) -> SecretSource:
@@ -165,5 +173,6 @@ def _write(folder: str, before: DriveFile, slots: tuple[Slot, ...]) -> None:
     """Have these slots in the drive file. `ConflictError` if it is not as it was `before` any more: to ask
     for passphrases takes a while, and who changed it meanwhile was told that it is done."""
     seen = cluster_change.require_unchanged(folder, before)
+    _require_no_later(folder, before)
     for line in drive_file_copies.replace_copies(folder, seen, replace(before, slots=slots)):
         complain(f"drivefs: warning: {line}; fsck.drivefs writes it when the node is back")

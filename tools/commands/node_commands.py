@@ -197,6 +197,7 @@ def _rebuild(options: argparse.Namespace) -> int:
             f"{folder}: there is a {drive_file.FILE_NAME}; fsck.drivefs mends one that is damaged"
         )
     file = _with_paths(folder, check_nodes.survey(folder, options.nodes).file, options.nodes)
+    _require_no_later(folder, file)
     away = drive_nodes.nodes_away(folder, file)
     drive_nodes.require_enough_nodes(file, away)
     os.makedirs(folder, exist_ok=True)
@@ -204,6 +205,13 @@ def _rebuild(options: argparse.Namespace) -> int:
         say(f"drivefs: warning: {line}")
     say(f"{folder}: {drive_file.FILE_NAME} of drive {file.id.hex()} is there again")
     return 0
+
+
+def _require_no_later(folder: str, file: DriveFile) -> None:
+    """A person may have named a node that was away while the others' were changed."""
+    if later := check_nodes.later_copies(file, [entry.place(folder) for entry in file.nodes]):
+        names = ", ".join(map(str, later))
+        raise ToolError(f"{folder}: {names} have a later drive.toml than most of those named: name them too")
 
 
 def _with_paths(folder: str, file: DriveFile, nodes: Sequence[str]) -> DriveFile:
