@@ -20,7 +20,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import httpx
 
-from cache.messages import Call, MessageError, MountStatus, from_plain, to_plain
+from cache.messages import Call, MessageError, MountStatus, Watched, WatchWanted, from_plain, to_plain
 from gateway.control_address import addresses, peer, within_reach
 from tools.deadline import Deadline
 from tools.errors import ToolError
@@ -100,6 +100,35 @@ class ControlClient:
         asked = self._ask("POST", f"/calls/{call.name}", Deadline(timeout), to_plain(question))
         return self._understood(call.answer, asked.json())
 
+    def watch(self, inode: int) -> Iterator[Watched]:
+        """The changes below a folder, as they come, until the mount ends or the folder is gone. `ToolError`
+        with the mount's refusal."""
+        asked = json.dumps(to_plain(WatchWanted(inode))).encode()
+        try:
+            with self._stream("POST", "/watch", asked, None) as arriving:
+                if arriving.is_error:
+                    arriving.read()
+                    raise ToolError(_reason(arriving))
+                for line in arriving.iter_lines():
+                    yield self._understood(Watched, json.loads(line))
+        except httpx.TransportError as error:
+            raise self._no_answer(str(error)) from None
+
+    @contextmanager
+    def _stream(
+        self, method: str, path: str, body: bytes | None, timeout: float | None
+    ) -> Iterator[httpx.Response]:
+        """An answer that arrives. httpx's errors. `timeout`: seconds for each read."""
+        self.process_id()  # httpx does not close a socket that could not be connected, so this finds out
+        # No TLS here, so no certificates: to load them takes longer than most answers.
+        with self._reach() as address:
+            transport = httpx.HTTPTransport(uds=address, verify=False)
+            with (
+                httpx.Client(transport=transport, base_url="http://drivefs", timeout=timeout) as client,
+                client.stream(method, path, content=body) as arriving,
+            ):
+                yield arriving
+
     def _understood(self, kind: type[Answer], value: object) -> Answer:
         try:
             return from_plain(kind, value, lenient=True)
@@ -151,20 +180,13 @@ class ControlClient:
     ) -> httpx.Response:
         # httpx writes JSON in UTF-8, which bytes of names that are no text are not; this writes escapes.
         body = None if arguments is None else json.dumps(arguments).encode()
-        self.process_id()  # httpx does not close a socket that could not be connected, so this finds out
-        # No TLS here, so no certificates: to load them takes longer than most answers.
-        with self._reach() as address:
-            transport = httpx.HTTPTransport(uds=address, verify=False)
-            with httpx.Client(
-                transport=transport, base_url="http://drivefs", timeout=deadline.left()
-            ) as client:
-                try:
-                    with client.stream(method, path, content=body) as arriving:
-                        answer = _whole(arriving, deadline)
-                except httpx.TimeoutException:
-                    raise NoAnswerError(f"no answer within {deadline}; the mount goes on storing") from None
-                except httpx.TransportError as error:
-                    raise self._no_answer(str(error)) from None
+        try:
+            with self._stream(method, path, body, deadline.left()) as arriving:
+                answer = _whole(arriving, deadline)
+        except httpx.TimeoutException:
+            raise NoAnswerError(f"no answer within {deadline}; the mount goes on storing") from None
+        except httpx.TransportError as error:
+            raise self._no_answer(str(error)) from None
         if answer.is_error:
             raise ToolError(_reason(answer))
         return answer

@@ -26,6 +26,7 @@ MODULES: Final = {
     "pin_commands": ("pin", "unpin", "pins"),
     "conflict_commands": ("conflicts",),
     "notice_commands": ("notices", "undo"),
+    "watch_command": ("watch",),
     "keeping_commands": ("keep", "unkeep", "kept"),
     "node_commands": ("check", "scrub", "repair", "node", "rebuild-drive-file"),
     "key_commands": ("key",),

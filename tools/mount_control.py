@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from cache.drive import Drive
-from cache.messages import MountStatus
-from cache.services import services_of
-from gateway.control import Commands
+from cache.messages import MountStatus, Watched, to_plain
+from cache.services import Watch, services_of
+from gateway.control import Commands, Send
 from mountfs.session import Session
 
 
@@ -22,6 +22,18 @@ def commands_of(
     async def status() -> MountStatus:
         return MountStatus.of(await drive.status(), versions_dir=quote(versions_name), folders=folders)
 
+    def watch(inode: int) -> Callable[[Send], Awaitable[None]]:
+        watching = Watch(drive, inode)
+
+        async def run(send: Send) -> None:
+            async def tell(lines: Sequence[Watched]) -> None:
+                for line in lines:
+                    await send(to_plain(line))
+
+            await watching.run(tell)
+
+        return run
+
     return Commands(
         status=status,
         sync=drive.sync,
@@ -30,4 +42,5 @@ def commands_of(
         notice=lambda: drive.lost_journal,
         redundancy=drive.redundancy,
         calls=services_of(drive),
+        watch=watch,
     )

@@ -1,5 +1,6 @@
 """The past: what was, where, and what changed between."""
 
+from cache.history.changed_paths import ChangedPath, ChangedPaths, changed_paths
 from cache.history.deleted import Deleted, deleted_since
 from cache.history.diff_and_log import LogEntry, differences, directory_of, log_of, split
 from cache.history.marked import Marked, marked_files
@@ -12,6 +13,8 @@ __all__ = [
     "READ",
     "SEARCH",
     "Caller",
+    "ChangedPath",
+    "ChangedPaths",
     "Deleted",
     "LogEntry",
     "Marked",
@@ -19,6 +22,7 @@ __all__ = [
     "PastVersion",
     "Place",
     "attributes_of",
+    "changed_paths",
     "deleted_since",
     "differences",
     "directory_of",

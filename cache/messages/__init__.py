@@ -75,18 +75,22 @@ from cache.messages.space import (
     UsageShown,
 )
 from cache.messages.status import DiskCacheStatus, DriveStatus, FileSetApart, KeepingStatus, MountStatus
+from cache.messages.watch import ATTRIBUTES, CONTENT, NAME, RESCAN, Watched, WatchWanted
 
 __all__ = [
+    "ATTRIBUTES",
     "CHECK",
     "CLONE",
     "COLLECT",
     "CONFLICTS",
     "CONFLICTS_RESOLVE",
+    "CONTENT",
     "DEFAULT_LIMIT",
     "DIFF",
     "KEEP",
     "KEPT",
     "LOG",
+    "NAME",
     "NODES_CHANGE",
     "NODES_STOP",
     "NODES_WAIT",
@@ -95,6 +99,7 @@ __all__ = [
     "PIN",
     "PINS",
     "REPAIR",
+    "RESCAN",
     "RESTORE",
     "RETENTION_PREVIEW",
     "RETENTION_SET",
@@ -166,6 +171,8 @@ __all__ = [
     "UsageAsked",
     "UsageShown",
     "VersionShown",
+    "WatchWanted",
+    "Watched",
     "by_name",
     "from_plain",
     "to_plain",

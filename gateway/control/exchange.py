@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +18,8 @@ import trio
 MAX_HEADER: Final = 8192
 MAX_BODY: Final = 64 << 10
 CLIENT_SECONDS: Final = 10.0
+LAST_SECONDS: Final = 1.0
+"""For the end of a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,18 @@ class Answer:
     code: int
     body: bytes
     media_type: str = "application/json"
+
+
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer without an end that is known: JSON objects, one a line. `run` gives them to its argument
+    until it returns, or the client hangs up. `around` is held meanwhile; it may raise `Refused`."""
+
+    run: Callable[[Send], Awaitable[None]]
+    around: Callable[[], AbstractContextManager[None]]
 
 
 class Refused(Exception):
@@ -35,13 +50,17 @@ class Refused(Exception):
 
 
 async def converse(
-    stream: trio.SocketStream, answer_to: Callable[[h11.Request, bytes], Awaitable[Answer]]
+    stream: trio.SocketStream, answer_to: Callable[[h11.Request, bytes], Awaitable[Answer | Stream]]
 ) -> None:
     """Receive a request and send what `answer_to` it and its body gives, or the answer to a `Refused`."""
     connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER)
     try:
         request, body = await _receive(stream, connection)
         answer = await answer_to(request, body)
+        if isinstance(answer, Stream):
+            with answer.around():
+                await _send_lines(stream, connection, answer)
+            return
     except Refused as refused:
         if not refused.code:
             return
@@ -114,3 +133,31 @@ async def _send(stream: trio.SocketStream, connection: h11.Connection, answer: A
     ):
         await stream.send_all(connection.send(event) or b"")
     await stream.send_eof()
+
+
+async def _send_lines(stream: trio.SocketStream, connection: h11.Connection, answer: Stream) -> None:
+    """All that it gives. Its end is sent also where the mount ends, if the client takes it soon."""
+
+    async def send(line: Mapping[str, Any]) -> None:
+        await stream.send_all(connection.send(h11.Data(data=json.dumps(line).encode() + b"\n")) or b"")
+
+    headers = [
+        ("content-type", "application/x-ndjson"),
+        ("transfer-encoding", "chunked"),
+        ("connection", "close"),
+    ]
+    await stream.send_all(connection.send(h11.Response(status_code=200, headers=headers)) or b"")
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_hung_up, stream, nursery.cancel_scope)
+            await answer.run(send)
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.move_on_after(LAST_SECONDS, shield=True), suppress(trio.BrokenResourceError):
+            await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
+
+
+async def _cancel_when_hung_up(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
+    async for _ in stream:
+        pass
+    scope.cancel()

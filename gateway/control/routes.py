@@ -7,6 +7,7 @@
 | POST /sync | 200 when all accepted so far is stored and published, `{}` or with texts (below); 503 if not |
 | POST /write-back | 200 `{"problem": ...}` when the kernel was asked to hand over what it holds itself |
 | POST /unmount | 202 `{}` at once; the mount then drains and ends as on SIGTERM |
+| POST /watch | 200 and a line for each change below the folder `inode`, until the client hangs up |
 | POST /calls/NAME | arguments as a JSON object; 200 and the answer (`cache.services.calls`), or 503 |
 
 The texts of a sync: `notice`, what the mount has to say besides; `short`, if it is stored with less
@@ -28,11 +29,12 @@ import h11
 
 from backend.errors import DriveError
 from cache.errors import FileSystemError
-from cache.messages import MountStatus, Service, Services, to_plain
-from gateway.control.exchange import Answer, Refused, as_json
+from cache.messages import MountStatus, Service, Services, WatchWanted, from_plain, to_plain
+from gateway.control.exchange import Answer, Refused, Send, Stream, as_json
 from gateway.control.metrics import MEDIA_TYPE, exposition
 
 CALLS: Final = "/calls/"
+WATCH: Final = "/watch"
 
 Waiting = Callable[[], AbstractContextManager[None]]
 """Around what may take for ever: `Refused` if too many wait already."""
@@ -59,6 +61,9 @@ class Commands:
     redundancy: Callable[[], Awaitable[str]] = _whole
     """waits for it after a sync; what is lacking"""
     calls: Services = field(default_factory=dict)
+    watch: Callable[[int], Callable[[Send], Awaitable[None]]] | None = None
+    """the function that sends the changes below a folder, as `cache.messages.Watched`, for ever; None: there
+    is none. It may raise the drive's errors"""
     metrics: Callable[[], Iterable[str]] = tuple
     """lines of other doors, beside those of the status"""
 
@@ -70,12 +75,16 @@ class _Route:
     takes_long: bool = False
 
 
-async def answer_to(request: h11.Request, body: bytes, commands: Commands, waiting: Waiting) -> Answer:
+async def answer_to(
+    request: h11.Request, body: bytes, commands: Commands, waiting: Waiting
+) -> Answer | Stream:
     """`Refused` if nobody can be asked that, or so."""
     target = request.target.decode("ascii").partition("?")[0]
     if target.startswith(CALLS):
         with waiting():
             return await _call(request, body, commands.calls.get(target.removeprefix(CALLS)))
+    if target == WATCH and commands.watch is not None:
+        return _watch(request, body, commands.watch, waiting)
     route = _ROUTES.get(target)
     if route is None:
         raise Refused(404)
@@ -109,6 +118,24 @@ async def _call(request: h11.Request, body: bytes, call: Service[Any, Any] | Non
     except Exception:
         log.exception("a call failed")
         raise Refused(500) from None
+
+
+def _watch(
+    request: h11.Request,
+    body: bytes,
+    watch: Callable[[int], Callable[[Send], Awaitable[None]]],
+    waiting: Waiting,
+) -> Answer | Stream:
+    if request.method != b"POST":
+        raise Refused(405)
+    try:
+        wanted = from_plain(WatchWanted, json.loads(body))
+    except ValueError:
+        raise Refused(400) from None
+    try:
+        return Stream(watch(wanted.inode), waiting)
+    except (DriveError, FileSystemError) as error:
+        return as_json(503, {"error": str(error)})
 
 
 async def _status(commands: Commands) -> Answer:

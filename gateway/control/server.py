@@ -28,7 +28,7 @@ import h11
 import trio
 
 from backend.errors import UsageError
-from gateway.control.exchange import Answer, Refused, converse
+from gateway.control.exchange import Answer, Refused, Stream, converse
 from gateway.control.routes import Commands, answer_to
 from gateway.control_address import new_address, peer, within_reach
 
@@ -99,7 +99,7 @@ class ControlServer:
                 nursery.start_soon(self._serve_client, await listener.accept(), place)
 
     async def _serve_client(self, stream: trio.SocketStream, place: _Place) -> None:
-        async def answer(request: h11.Request, body: bytes) -> Answer:
+        async def answer(request: h11.Request, body: bytes) -> Answer | Stream:
             return await answer_to(request, body, self._commands, place.left)
 
         try:

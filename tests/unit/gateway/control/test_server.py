@@ -6,6 +6,8 @@ import json
 import os
 import socket
 import stat
+import threading
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,13 +16,14 @@ import trio
 import trio.testing
 
 from backend.errors import UnavailableError, UsageError
-from cache.errors import InputOutputError
-from cache.messages import MountStatus
-from gateway.control import Commands, ControlServer, exchange, server
+from cache.errors import InputOutputError, NotDirectoryError
+from cache.messages import MountStatus, Watched
+from gateway.control import Commands, ControlServer, Send, exchange, server
 from gateway.control.server import listen
 from gateway.control_address import addresses, device_text
 from tests.statuses import mount_status
 from tools.control_client import ControlClient
+from tools.errors import ToolError
 
 
 class _Mount:
@@ -274,3 +277,80 @@ async def test_another_user_is_hung_up_on(
     await nursery.start(mount.server(path).serve)
     with pytest.raises(trio.BrokenResourceError):
         await _raw(path, b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+class _Watched:
+    """A watch that tells of one change, and waits."""
+
+    def __init__(self) -> None:
+        self.ended = trio.Event()
+        self.last = trio.Event()
+
+    def __call__(self, inode: int) -> Callable[[Send], Awaitable[None]]:
+        if inode != 7:
+            raise NotDirectoryError("is no folder")
+
+        async def run(send: Send) -> None:
+            try:
+                await send({"change": "name", "path": "a%20b", "here": False, "device": 2})
+                await self.last.wait()
+            finally:
+                self.ended.set()
+
+        return run
+
+
+def _watch_lines(path: Path, inode: int) -> list[Watched]:
+    return [*ControlClient(str(path)).watch(inode)]
+
+
+@pytest.mark.parametrize("by_the_server", [True, False])
+async def test_a_watch_is_told_until_it_ends_and_ends_well(
+    mount: _Mount, tmp_path: Path, by_the_server: bool
+) -> None:
+    """Also where the server is cancelled, as at the end of a mount."""
+    watched, path, found = _Watched(), tmp_path / "control", list[Watched]()
+    commands = replace(mount.commands(), watch=watched)
+    arrived = threading.Event()
+
+    def read() -> None:
+        for line in ControlClient(str(path)).watch(7):
+            found.append(line)
+            arrived.set()
+
+    async with trio.open_nursery() as reading, trio.open_nursery() as serving:
+        await serving.start(ControlServer(path, commands).serve)
+        reading.start_soon(trio.to_thread.run_sync, read)
+        await trio.to_thread.run_sync(arrived.wait, 10)
+        if by_the_server:
+            serving.cancel_scope.cancel()
+        else:
+            watched.last.set()
+            await watched.ended.wait()
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            serving.cancel_scope.cancel()
+    assert found == [Watched("name", "a%20b", here=False, device=2)]
+
+
+async def test_who_hangs_up_ends_the_watch(mount: _Mount, tmp_path: Path) -> None:
+    watched, path = _Watched(), tmp_path / "control"
+    commands = replace(mount.commands(), watch=watched)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ControlServer(path, commands).serve)
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(
+                b"POST /watch HTTP/1.1\r\nHost: d\r\nContent-Length: 12\r\n\r\n" + b'{"inode": 7}'
+            )
+            assert b"200" in await stream.receive_some()
+        with trio.fail_after(5):
+            await watched.ended.wait()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_watch_of_no_folder_is_refused_in_words(mount: _Mount, tmp_path: Path) -> None:
+    path = tmp_path / "control"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ControlServer(path, replace(mount.commands(), watch=_Watched())).serve)
+        with pytest.raises(ToolError, match="is no folder"):
+            await trio.to_thread.run_sync(_watch_lines, path, 8)
+        nursery.cancel_scope.cancel()
