@@ -36,7 +36,7 @@ from typing import Final
 import trio
 
 from backend.commits.lease_record import NO_CLAIM, Claim, Holder, LeaseRecord
-from backend.commits.lease_votes import LeaseVotes, Seen, Vote
+from backend.commits.lease_votes import LeaseVotes, Seen, SlowVotersError, Vote
 from backend.commits.other_holders import OtherHolders
 from backend.commits.process_identity import Life, life_of
 from backend.errors import (
@@ -240,7 +240,8 @@ class Lease:
         """Return if, at one moment during this call, a majority of the voters took this holder's record; the
         others are not waited for, and who calls meanwhile shares the next round. `head`: a commit that is in
         enough copies under this epoch; a later holder then knows of it. `FencedError` if the lease was taken
-        over, `UnavailableError` if too few voters answer."""
+        over, `UnavailableError` if too few voters answer: those that are only slow are waited for until the
+        lease runs out."""
         mine = self._require()
         if head is not None:
             self.claim = Claim(mine.epoch, head.number, head.hash)
@@ -249,7 +250,20 @@ class Lease:
             if self._confirmed > before:
                 self._require()  # a round that began after this call has succeeded
             else:
+                await self._round_with_time()
+
+    async def _round_with_time(self) -> None:
+        """As `_round`, and once more as long as voters that are only slow could make up a majority and the
+        lease has not run out: nobody else can have it until then."""
+        while True:
+            try:
                 await self._round()
+            except SlowVotersError:
+                if self._clock() + self._pause > self._valid_until:
+                    raise
+            else:
+                return
+            await trio.sleep(self._pause)
 
     async def announce(self, map_epoch: int) -> None:
         """The cluster map has been replaced by one of this epoch: who has an older one can acquire the lease

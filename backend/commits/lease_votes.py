@@ -73,6 +73,10 @@ class Seen:
         return self.record.claim if self.record else NO_CLAIM
 
 
+class SlowVotersError(UnavailableError):
+    """Too few voters have answered yet. Those that did not say why could make up a majority."""
+
+
 class Vote(Enum):
     """The answer of a voter to a holder that renews."""
 
@@ -143,11 +147,12 @@ class LeaseVotes:
             seen, failed = await self.look(seconds)
             if len(seen) >= self.majority:
                 return seen
-            slow = self._slow(seen, failed)
-            if len(seen) + len(slow) < self.majority or trio.current_time() >= until:
-                raise self.too_few(seen, failed)
+            error = self.too_few(seen, failed)
+            if not isinstance(error, SlowVotersError) or trio.current_time() >= until:
+                raise error
             if not said:
-                waiting(f"no answer yet from {', '.join(slow)}; waiting {_LONGEST * seconds:.0f} s at most")
+                slow = ", ".join(self._slow(seen, failed))
+                waiting(f"no answer yet from {slow}; waiting {_LONGEST * seconds:.0f} s at most")
                 said = True
             await trio.sleep(_PAUSE * seconds)
 
@@ -172,14 +177,16 @@ class LeaseVotes:
         return seen
 
     def too_few(self, answered: Collection[str], failed: Mapping[str, DriveError]) -> UnavailableError:
-        """The error that says who is away when only these voters `answered`."""
+        """The error that says who is away when only these voters `answered`; `SlowVotersError` if that may
+        be for now."""
         away = sorted(self._nodes.keys() - answered)
         told = [str(error) for error in failed.values() if isinstance(error, (FormatError, CorruptError))]
         why = f" ({told[0]})" if told else ""
-        slow = ", ".join(self._slow(answered, failed))
-        hint = f"; no answer came from {slow}: if their disks are only busy, try again" if slow else ""
+        slow = self._slow(answered, failed)
+        hint = f"; no answer came from {', '.join(slow)}: if their disks are only busy, try again"
         needs = f"the lease needs {self.majority} of {len(self._nodes)} nodes"
-        return UnavailableError(f"{needs}; away: {', '.join(away)}{why}{hint}", away)
+        kind = UnavailableError if len(answered) + len(slow) < self.majority else SlowVotersError
+        return kind(f"{needs}; away: {', '.join(away)}{why}{hint if slow else ''}", away)
 
     async def wrong(self, name: str) -> tuple[bytes, DriveError] | None:
         """The bytes in the place of a voter's record that are none of this drive's, and the reason. Raises
