@@ -177,7 +177,7 @@ class Rebalance:
         """`known`: as `Users.alone` said it. A fragment in its place is looked at if it is known
         elsewhere, so that the users hear where it lies."""
         targets = settle(place(self._cluster, pack_id, self._profile.total), holders)
-        work = _PackWork(pack_id, targets, holders)
+        work = _PackWork(pack_id, targets, holders, is_known=bool(known))
         for index, target in enumerate(targets):
             elsewhere = any(name not in ("", target) for name in known[index : index + 1])
             if elsewhere or holders[index] != [target]:
@@ -229,14 +229,19 @@ class Rebalance:
 
     async def _rebuild(self, work: _PackWork, report: RebalanceReport) -> None:
         """Rebuild what no node has, or only damaged; then the damaged copies go. Too few fragments to do so
-        stay where they are: those of a write that never finished, if they are whole; else it is told."""
+        stay where they are: those of a write that never finished, if they are whole and the users do not know
+        the pack; else it is told."""
         present = self._profile.total - len(work.lacking)
         if present >= self._profile.k and await self._repair(work):
             report.rebuilt += len(work.lacking)
             for index in work.lacking:
                 deleted = await self._delete_others(work, index)
                 report.deleted += deleted
-        elif present >= self._profile.k or (work.wrong and not self._is_made_up(work, present)):
+        elif (
+            present >= self._profile.k
+            or work.is_known
+            or (work.wrong and not self._is_made_up(work, present))
+        ):
             reasons = "; ".join(work.wrong) or "fragments are missing"
             report.left.append(f"pack {work.pack_id.hex()} cannot be made whole ({reasons})")
 
@@ -272,11 +277,13 @@ class Rebalance:
 
 @dataclass(slots=True)
 class _PackWork:
-    """A pack being put in order: where its fragments are to lie, and which nodes had them when it began."""
+    """A pack being put in order: where its fragments are to lie, which nodes had them when it began, and
+    whether the users know it: then it was stored whole once."""
 
     pack_id: bytes
     targets: list[str]
     holders: Sequence[list[str]]
+    is_known: bool
     size: int = 0
     lacking: list[int] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)

@@ -78,6 +78,24 @@ async def test_a_store_in_use_is_told_where_everything_lies(rig: Rig) -> None:
     assert not asked
 
 
+@pytest.mark.logs_warnings
+async def test_a_pack_that_was_stored_and_cannot_be_made_whole_is_told(rig: Rig) -> None:
+    """Regression: with too few fragments it was taken for one whose write never finished, and a node that was
+    away was let go of, although it had one more."""
+    await rig.write(blocks(60), packs=2)
+    (lost, *missing), whole = rig.packs().values()
+    for path in missing[:3]:
+        path.unlink()
+    await rig.store.reconcile()
+    now = cluster(rig, "node0")
+    rig.store.have_cluster(now)
+    moving = Rebalance(rig.nodes, now, rig.codec, rig.writer.verify, None, rig.store.moves)
+    report = await moving.run(lambda _done, _total: None)
+    assert report.left == [f"pack {lost.stem} cannot be made whole (fragments are missing)"]
+    assert len(rig.packs()[lost.stem]) == 3
+    assert len(rig.packs()[whole[0].stem]) == 6
+
+
 async def test_the_index_names_the_new_node_before_the_old_one_lets_go(rig: Rig) -> None:
     await rig.write(blocks(60), packs=6)
     go_on = trio.Event()
