@@ -173,15 +173,24 @@ class NodeDrive:
         if isinstance(shown, Look):
             async with shown.copying:
                 if self._nodes.shown(node) is shown:
-                    self._nodes.show(node, await self._copy(node, shown))
+                    await self._copy(node, shown)
         return self._nodes.inode(node)
 
-    async def _copy(self, node: int, look: Look) -> int:
+    async def _copy(self, node: int, look: Look) -> None:
+        """Let the node show a copy of what it showed. Nobody learns of the copy by another number: the kernel
+        would have it twice, each with pages of its own."""
         names = sorted(self._nodes.names(node))
         if not names:
             raise StaleError(f"inode {look.inode} was replaced, and has no name")
         parent, name = names[0]
-        return await make_conflict_copy(self._drive, look.inode, look.commit, self._nodes.inode(parent), name)
+        await make_conflict_copy(
+            self._drive,
+            look.inode,
+            look.commit,
+            self._nodes.inode(parent),
+            name,
+            lambda made: self._nodes.show(node, made),
+        )
 
     async def settle(self, node: int) -> None:
         shown = self._nodes.shown(node)

@@ -11,7 +11,7 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import trio
@@ -48,6 +48,10 @@ _PAGE: Final = 256
 NO_MARK: Final[Mapping[bytes, bytes]] = {}
 
 
+def ignore(_inode: int) -> None:
+    """Nobody needs to know."""
+
+
 class Clone:
     """A plan to make the inode `source` as of `commit` once more: `name` in the live directory `parent`, with
     `mark`, extended attributes in the place of those of these names."""
@@ -75,8 +79,9 @@ class Clone:
         self._blocks: set[bytes] = set()
         self._bytes = 0
 
-    async def perform(self, *, replace: bool) -> int:
-        """Do it; the number of files and folders that were made. An empty folder that has the name gives way
+    async def perform(self, *, replace: bool, accepted: Callable[[int], None] = ignore) -> int:
+        """Do it; the number of files and folders that were made. `accepted` is told what was made of `source`
+        before anybody else can see it. An empty folder that has the name gives way
         to a folder, and with `replace` a file to a file. `ExistsError`, `NotEmptyError`, `NoEntryError`, ...:
         nothing has changed."""
         source = self._past.row(self._source, self._commit)
@@ -94,6 +99,7 @@ class Clone:
             return [*gives_way, *self._operations, *reversed(self._directories), *foreign]
 
         await self._drive.accept_together(make)
+        accepted(self.made)
         await self._drive.tell_of_name(self._parent, self._name, replaced)
         return len(self._made)
 

@@ -6,25 +6,30 @@ written afterwards, to the content that the program opened.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from cache.drive import Drive
 from cache.errors import ExistsError, NoEntryError, StaleError
 from cache.namespace import ROOT_INODE
 from cache.rebase import COPY_OF, Mark, conflict_name, encode_mark, is_read_by_ending
-from cache.services.clone import Clone
+from cache.services.clone import Clone, ignore
 
 
-async def make_conflict_copy(drive: Drive, inode: int, commit: int, parent: int, name: bytes) -> int:
+async def make_conflict_copy(
+    drive: Drive, inode: int, commit: int, parent: int, name: bytes, accepted: Callable[[int], None] = ignore
+) -> None:
     """Make the file as of `commit` once more, by a conflict name beside `name` in the directory `parent` (in
-    the root if that is gone); its inode. Errors as of `Clone.perform`."""
+    the root if that is gone). `accepted` is told its inode before anybody else can see it. Errors as of
+    `Clone.perform`."""
     mark = {COPY_OF: encode_mark(Mark(name, commit, drive.publisher.host))}
     while True:
         folder = parent if _is_there(drive, parent) else ROOT_INODE
         copy = Clone(drive, commit, inode, folder, _free_name(drive, inode, commit, folder, name), mark)
         try:
-            await copy.perform(replace=False)
+            await copy.perform(replace=False, accepted=accepted)
         except ExistsError:
             continue  # somebody took the name meanwhile
-        return copy.made
+        return
 
 
 def _is_there(drive: Drive, folder: int) -> bool:

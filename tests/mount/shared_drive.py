@@ -20,6 +20,8 @@ from tools.host import mounts
 ROOT: Final = Path(__file__).parent.parent.parent
 SOON: Final = 0.05
 """Seconds after which what another device has published is seen here."""
+PATIENCE: Final = 10.0
+"""The same where others use the processors."""
 
 
 @dataclass
@@ -57,7 +59,7 @@ class SharedDrive:
     def soon(self, condition: Callable[[], bool]) -> float:
         """Wait until it holds, which must be soon after the peer's commit; seconds that it took."""
         while not condition():
-            assert time.monotonic() - self.appended < 20 * SOON, "not seen"
+            assert time.monotonic() - self.appended < PATIENCE, "not seen"
         return time.monotonic() - self.appended
 
 

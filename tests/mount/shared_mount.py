@@ -10,12 +10,12 @@ newest commits of both were appended (`time.monotonic_ns`).
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import logging
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,8 +54,9 @@ class TimedHub(MemoryHub):
 class Peer:
     """The other device: calls on paths from the root, as `a/b`."""
 
-    def __init__(self, drive: Drive) -> None:
+    def __init__(self, drive: Drive, hub: TimedHub) -> None:
         self._drive = drive
+        self._hub = hub
 
     def _place(self, path: str) -> tuple[int, bytes]:
         *folders, name = path.split("/")
@@ -107,10 +108,26 @@ class Peer:
 
     async def wait_for(self, path: str, size: int) -> None:
         """Until the file is there, so long."""
-        while True:
-            with contextlib.suppress(NoEntryError):
-                if self._drive.size(self._inode(path)) == size:
-                    return
+
+        def is_there() -> bool:
+            try:
+                return self._drive.size(self._inode(path)) == size
+            except NoEntryError:
+                return False
+
+        await self._until(is_there)
+
+    async def wait_for_names(self, names: list[str]) -> None:
+        """Until the root has these and no others."""
+
+        def are_there() -> bool:
+            found = self._drive.names(ROOT_INODE, 0, 1 << 40)
+            return sorted(os.fsdecode(name) for name, _ in found) == names
+
+        await self._until(are_there)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
             await self._drive.upstream.log.wait_for_change(self._drive.ledger.head.number)
             await self._drive.publisher.follow()
 
@@ -121,12 +138,22 @@ class Peer:
         inode = self._inode(path) if path else ROOT_INODE
         return sorted(os.fsdecode(name) for name, _ in self._drive.names(inode, 0, 1 << 40))
 
-    async def perform(self, edits: list[list[Any]], upstream: TimedHub) -> dict[str, Any]:
-        """All edits, published together."""
+    async def hold(self) -> None:
+        """No commit of the mount is taken before the next edits are published."""
+        self._hub.held.setdefault(1, trio.Event())
+
+    async def perform(self, edits: list[list[Any]]) -> dict[str, Any]:
+        """All edits, published together: before anything that the mount has not published by then, unless
+        that is waited for."""
+        hub, calls = self._hub, {edit[0] for edit in edits}
+        if not calls & {"wait_for", "wait_for_names"}:
+            await self.hold()
         await self._drive.publisher.follow()
         results = [await getattr(self, call)(*arguments) for call, *arguments in edits]
         await self._drive.sync()
-        theirs, ours = (upstream.appended.get(device, 0) for device in (2, 1))
+        if "hold" not in calls and 1 in hub.held:
+            hub.held.pop(1).set()
+        theirs, ours = (hub.appended.get(device, 0) for device in (2, 1))
         return {"results": results, "appended": theirs, "ours": ours}
 
 
@@ -142,14 +169,14 @@ class NoControl:
         task_status.started()
 
 
-async def obey(peer: Peer, upstream: TimedHub) -> None:
+async def obey(peer: Peer) -> None:
     """Do what stdin says, until it is closed."""
     stdin = trio.lowlevel.FdStream(os.dup(0))
     buffered = b""
     async for chunk in stdin:
         *lines, buffered = (buffered + chunk).split(b"\n")
         for line in lines:
-            print(json.dumps(await peer.perform(json.loads(line), upstream)), flush=True)
+            print(json.dumps(await peer.perform(json.loads(line))), flush=True)
 
 
 async def serve(folder: Path, mountpoint: Path, interval: float) -> None:
@@ -162,7 +189,7 @@ async def serve(folder: Path, mountpoint: Path, interval: float) -> None:
         options = SessionOptions(source="shared", allow_other=os.geteuid() == 0, access_lists=False)
         session = Session(drive, mountpoint, options)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(obey, Peer(other), upstream)
+            nursery.start_soon(obey, Peer(other, upstream))
             await session.serve(NoControl(), partial(print, json.dumps("ready"), flush=True))
             nursery.cancel_scope.cancel()
 

@@ -1,0 +1,103 @@
+"""A drive by kernel nodes, without a kernel: another device changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+
+from cache.attributes import AttributeChange
+from cache.drive import Drive
+from cache.errors import NoEntryError, StaleError
+from cache.namespace.operations import ROOT_INODE
+from cache.sync import Change, NameChanged
+from mountfs.node_drive import NodeDrive
+from mountfs.open_folders import OpenFolders
+from tests.drives import make_file
+from tests.sync.drives import Hub
+
+
+async def ignore(changes: Sequence[Change]) -> None:
+    """There is no kernel."""
+
+
+async def overwrite(drive: Drive, name: bytes, data: bytes) -> None:
+    inode = drive.lookup(ROOT_INODE, name).inode
+    await drive.set_attributes(inode, AttributeChange(size=0))
+    await drive.write(inode, 0, data)
+    await drive.settle(inode)
+    await drive.sync()
+
+
+async def test_nobody_sees_a_copy_by_another_node_than_that_of_who_writes_it(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    async with hub.device(1) as drive, hub.device(2) as other, trio.open_nursery() as nursery:
+        nodes = NodeDrive(drive)
+        nodes.watching(OpenFolders(), ignore)
+        seen: list[int] = []
+
+        async def look(changes: Sequence[Change]) -> None:
+            names = [change.name for change in changes if isinstance(change, NameChanged)]
+            copies = [name for name in names if b"conflict" in name]
+            seen.extend(nodes.lookup(ROOT_INODE, name).inode for name in copies)
+
+        await nursery.start(drive.changes.serve, "a test", look)
+        await make_file(other, b"f", b"base")
+        await other.sync()
+        await drive.publisher.follow()
+        node = nodes.lookup(ROOT_INODE, b"f").inode
+        nodes.hold(node)
+        await overwrite(other, b"f", b"theirs")
+        await drive.publisher.follow()
+        assert bytes(await nodes.read(node, 0, 100)) == b"base"
+        with pytest.raises(StaleError):
+            nodes.hold(node)
+        assert nodes.lookup(ROOT_INODE, b"f").inode != node
+        await nodes.write(node, 4, b" and ours")
+        assert bytes(await nodes.read(node, 0, 100)) == b"base and ours"
+        assert seen == [node]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_commit_that_a_descriptor_shows_is_not_dropped(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    async with hub.device(1) as drive, hub.device(2) as other:
+        nodes = NodeDrive(drive)
+        nodes.watching(OpenFolders(), ignore)
+        await make_file(other, b"f", b"base")
+        await other.sync()
+        await drive.publisher.follow()
+        shown = drive.ledger.head.number
+        node = nodes.lookup(ROOT_INODE, b"f").inode
+        nodes.hold(node)
+        for number in range(3):
+            await overwrite(other, b"f", b"%d" % number)
+        await drive.publisher.follow()
+        late = drive.now() + 10**19 // 20
+        gaps = drive.retention.gaps(now_ns=late)
+        assert gaps
+        assert not any(low < shown < high for low, high in gaps)
+        nodes.release(node)
+        assert any(low < shown < high for low, high in drive.retention.gaps(now_ns=late))
+
+
+async def test_a_folder_that_both_made_is_one(tmp_path: Path) -> None:
+    """Who works in it here goes on in the published one."""
+    hub = Hub(tmp_path)
+    async with hub.device(1) as drive, hub.device(2) as other:
+        nodes = NodeDrive(drive)
+        nodes.watching(OpenFolders(), ignore)
+        made = await nodes.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)
+        nodes.hold(made.inode)
+        theirs = await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)
+        await make_file(other, b"x", b"x", theirs.inode)
+        await other.sync()
+        await drive.publisher.follow()
+        assert nodes.lookup(made.inode, b"x").size == 1
+        assert nodes.lookup(ROOT_INODE, b"d").inode == made.inode
+        with pytest.raises(NoEntryError):
+            nodes.lookup(made.inode, b"y")
+        nodes.release(made.inode)
+        assert nodes.lookup(ROOT_INODE, b"d").inode == theirs.inode
