@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import boto3
 import httpx
 import pytest
+from botocore.config import Config
 
 from gateway.control_address import within_reach
 from tests.contents import KINDS, content
@@ -26,6 +29,7 @@ def client_of(drive: MountedDrive, url: str) -> Any:
         "s3",
         endpoint_url=url,
         region_name="us-east-1",
+        config=Config(max_pool_connections=16),
         aws_access_key_id=key,
         aws_secret_access_key=secret,
     )
@@ -57,6 +61,66 @@ def test_mount_and_door_are_one_tree(drive: MountedDrive) -> None:
     assert not (bucket / "a" / "text").exists()
     drive.remount()
     assert (bucket / "a" / "log").read_bytes() == content("log", 70_000, list(KINDS).index("log"))
+
+
+def test_sixteen_at_once_see_what_the_other_side_was_told(drive: MountedDrive) -> None:
+    """The kernel has in its caches what was there before: that a name is not there, sizes, and pages."""
+    drive.mount()
+    s3 = client_of(drive, url_of(drive))
+    s3.create_bucket(Bucket="bucket")
+    bucket = drive.mountpoint / "bucket"
+
+    def go(number: int) -> None:
+        for turn, kind in enumerate(KINDS):
+            key, data = f"{number}/{turn}", content(kind, 5000 + 999 * turn, number)
+            path = bucket / key
+            assert not path.exists()
+            s3.put_object(Bucket="bucket", Key=key, Body=data)
+            assert path.read_bytes() == data
+            s3.put_object(Bucket="bucket", Key=key, Body=data[:100] + b"longer" * 2000)
+            assert path.read_bytes() == data[:100] + b"longer" * 2000
+            path.write_bytes(b"by the mount")
+            assert s3.get_object(Bucket="bucket", Key=key)["Body"].read() == b"by the mount"
+            s3.put_object(Bucket="bucket", Key=key, Body=data)
+            assert path.read_bytes() == data
+            assert str(turn) in os.listdir(path.parent)
+            s3.delete_object(Bucket="bucket", Key=key)
+            assert not path.exists()
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(go, range(16)))
+    assert list(bucket.iterdir()) == []
+
+
+def test_a_name_is_made_by_the_door_or_by_the_mount_never_by_both(drive: MountedDrive) -> None:
+    drive.mount()
+    s3 = client_of(drive, url_of(drive))
+    s3.create_bucket(Bucket="bucket")
+    bucket = drive.mountpoint / "bucket"
+
+    def by_door(name: str) -> bool:
+        try:
+            s3.put_object(Bucket="bucket", Key=name, Body=b"door", IfNoneMatch="*")
+        except s3.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] != "PreconditionFailed":
+                raise
+            return False
+        return True
+
+    def by_mount(name: str) -> bool:
+        try:
+            descriptor = os.open(bucket / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return False
+        os.close(descriptor)
+        return True
+
+    with ThreadPoolExecutor(16) as pool:
+        for turn in range(20):
+            ways = [pool.submit(by_mount if number % 2 else by_door, str(turn)) for number in range(16)]
+            assert sum(way.result() for way in ways) == 1
+            made_by_door = any(way.result() for way in ways[::2])
+            assert (bucket / str(turn)).read_bytes() == (b"door" if made_by_door else b"")
 
 
 def metrics_of(drive: MountedDrive) -> str:
