@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 
 from cache.drive import Drive
 from cache.namespace import ROOT_INODE
-from gateway.s3.keys import EMPTY, SELF, BadKeyError, check_key, key_of, path_of
-from gateway.s3.objects import ObjectLayer
+from gateway.s3.keys import EMPTY, SELF, key_of, path_of
+from gateway.s3.objects import Conditions, Metadata, ObjectLayer, PartToJoin, Source
 from tests.contents import contents
 from tests.drives import content, make_file
 from tests.memory_upstream import MemoryUpstream
-from tests.object_layers import BUCKET, code_of, get, keys, layer_on, put
+from tests.object_layers import BUCKET, accepting, body_of, code_of, get, keys, layer_on, put
+from tests.s3_keys import KEYS as ANY_KEYS
+from tests.s3_keys import NAMES as ANY_NAMES
+from tests.s3_keys import is_allowed
 
 Path = tuple[bytes, ...]
 T = TypeVar("T")
@@ -28,28 +31,44 @@ LONG = b"n" * 260
 SEGMENTS = st.sampled_from([b"a", b"a", b"b", b"a!", b"", b".", b".versions", b".s3~self", LONG, b".s3~bff"])
 
 
-def is_key(key: bytes) -> bool:
-    try:
-        check_key(key)
-    except BadKeyError:
-        return False
-    return True
-
-
-KEYS = st.lists(SEGMENTS, min_size=1, max_size=3).map(b"/".join).filter(is_key)
-NAMES = st.sampled_from(
+FEW_KEYS = st.lists(SEGMENTS, min_size=1, max_size=3).map(b"/".join).filter(is_allowed)
+FEW_NAMES = st.sampled_from(
     [b"a", b"a", b"b", b"a!", b"\xff", SELF, EMPTY, b".s3~q..", *path_of(LONG), b".versions", b".s3~zz"]
 )
-PATHS = st.lists(NAMES, min_size=1, max_size=3).map(tuple)
-CALLS = st.one_of(
-    st.tuples(st.just("put"), KEYS, contents(max_size=3000, seeds=50)),
-    st.tuples(st.just("put"), KEYS, st.just(b"")),
-    st.tuples(st.just("delete"), KEYS, st.just(b"")),
-    st.tuples(st.sampled_from(["mkdir", "remove"]), PATHS, st.just(b"")),
-    st.tuples(st.just("write"), PATHS, contents(max_size=3000, min_size=1, seeds=50)),
-    st.tuples(st.just("rename"), PATHS, PATHS),
-    st.tuples(st.sampled_from(["remount", "crash", "sync"]), st.just(b""), st.just(b"")),
-)
+FEW_PATHS = st.lists(FEW_NAMES, min_size=1, max_size=3).map(tuple)
+BODIES = st.one_of(st.just(b""), contents(max_size=3000, seeds=50))
+NOTHING = st.just(b"")
+Call = tuple[str, bytes | Path, bytes | Path]
+
+
+def calls(keys: st.SearchStrategy[bytes], paths: st.SearchStrategy[Path]) -> st.SearchStrategy[list[Call]]:
+    """Of the door about such keys, and of the mount about such paths."""
+    return st.lists(
+        st.one_of(
+            st.tuples(st.sampled_from(["put", "create", "upload"]), keys, BODIES),
+            st.tuples(st.just("copy"), keys, keys),
+            st.tuples(st.just("delete"), keys, NOTHING),
+            st.tuples(st.sampled_from(["mkdir", "remove"]), paths, NOTHING),
+            st.tuples(st.just("write"), paths, contents(max_size=3000, min_size=1, seeds=50)),
+            st.tuples(st.just("rename"), paths, paths),
+            st.tuples(st.sampled_from(["remount", "crash", "sync"]), NOTHING, NOTHING),
+        ),
+        max_size=25,
+    )
+
+
+@st.composite
+def calls_about_any_keys(draw: st.DrawFn) -> list[Call]:
+    """A few keys, any that S3 allows, those beside, above and below them, and any names of the mount."""
+    drawn = draw(st.lists(ANY_KEYS, min_size=1, max_size=4))
+    beside = [
+        found for key in drawn for found in (key, key + b"/", key + b"/x", key.rpartition(b"/")[0] + b"/")
+    ]
+    keys = sorted(filter(is_allowed, beside))
+    above = {path_of(key)[:length] for key in keys for length in range(1, len(path_of(key)) + 1)}
+    strange = draw(st.lists(ANY_NAMES, max_size=2))
+    below = {(*path[:-1], name) for path in above for name in strange}
+    return draw(calls(st.sampled_from(keys), st.sampled_from(sorted(above | below))))
 
 
 @dataclass
@@ -142,7 +161,7 @@ class Model:
             has_body = self._body((*folder, EMPTY)) is not None
             if self._is_marker(folder) and not has_body and SELF not in folder[1:]:
                 found.append(key_of(folder) + b"/")
-        return sorted(key for key in found if is_key(key))
+        return sorted(key for key in found if is_allowed(key))
 
     def _is_hidden(self, path: Path) -> bool:
         folder = path[:-1] if path[-1] == SELF and len(path) > 1 else path
@@ -208,18 +227,40 @@ def _move(known: dict[Path, T], path: Path, other: Path) -> None:
         known[other + each[len(path) :]] = known.pop(each)
 
 
-async def by_door(layer: ObjectLayer, model: Model, call: str, key: bytes, data: bytes) -> None:
+async def by_door(layer: ObjectLayer, model: Model, call: str, key: bytes, other: bytes) -> None:
+    """A call of the door; `other` is the body, or the key of a copy."""
     if call == "delete":
         await layer.delete(BUCKET, key)
         model.delete(key)
         return
-    code = await code_of(put(layer, key, data))
+    known = model.keys()
+    if call == "copy" and key not in known:
+        assert await code_of(layer.copy(Source(BUCKET, key), BUCKET, other)) == "NoSuchKey"
+        return
+    code = await code_of(_put_by(layer, call, key, other))
+    if call == "create" and key in known:
+        assert code == "PreconditionFailed"
+        return
+    written, data = (other, model.get(key)) if call == "copy" else (key, other)
     try:
-        model.put(key, data)
+        model.put(written, data)
     except RefusedError:
         assert code == "InvalidRequest"
     else:
         assert code == ""
+
+
+async def _put_by(layer: ObjectLayer, call: str, key: bytes, other: bytes) -> None:
+    """One of the ways to make an object."""
+    if call == "copy":
+        await layer.copy(Source(BUCKET, key), BUCKET, other)
+    elif call == "upload":
+        upload = (BUCKET, key, (await layer.create_upload(BUCKET, key, Metadata())).upload_id)
+        part = await layer.put_part(*upload, 1, body_of(other), len(other), accepting)
+        await layer.complete(*upload, [PartToJoin(1, part.etag)], lambda _: accepting(""))
+    else:
+        none = ("*",) if call == "create" else None
+        await put(layer, key, other, conditions=Conditions(if_none_match=none))
 
 
 async def check(layer: ObjectLayer, drive: Drive, model: Model) -> None:
@@ -238,13 +279,20 @@ async def check(layer: ObjectLayer, drive: Drive, model: Model) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(CALLS, max_size=25))
-async def test_one_tree(calls: list[tuple[str, bytes | Path, bytes | Path]]) -> None:
+@given(calls(FEW_KEYS, FEW_PATHS))
+async def test_one_tree(calls: list[Call]) -> None:
     with TemporaryDirectory() as folder:
         await run(pathlib.Path(folder), calls)
 
 
-async def run(folder: pathlib.Path, calls: list[tuple[str, bytes | Path, bytes | Path]]) -> None:
+@settings(max_examples=60, deadline=None)
+@given(calls_about_any_keys())
+async def test_one_tree_of_any_keys_and_names(calls: list[Call]) -> None:
+    with TemporaryDirectory() as folder:
+        await run(pathlib.Path(folder), calls)
+
+
+async def run(folder: pathlib.Path, calls: list[Call]) -> None:
     upstream, model = MemoryUpstream(), Model()
     waiting = list(calls)
     while True:
