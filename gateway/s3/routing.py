@@ -29,6 +29,7 @@ from gateway.s3.call import Call, Settings
 from gateway.s3.copy_operations import copy_object
 from gateway.s3.objects import S3Error
 from gateway.s3.request import Request
+from gateway.s3.signature import refuse_version_2
 from gateway.s3.xml_answers import document, element
 
 Operation = Callable[[Call], Awaitable[Answer]]
@@ -197,6 +198,8 @@ def _subresource(request: Request, table: dict[tuple[str, str], Operation]) -> s
 
 
 def _check_plain(request: Request, operation: Operation) -> None:
+    if "AWSAccessKeyId" in request.query:
+        refuse_version_2()
     for name in request.query:
         if name != _PARAMETERS.get(operation) and not name.lower().startswith("x-"):
             raise S3Error("InvalidArgument", f"This operation does not accept the parameter {name}.")

@@ -78,7 +78,7 @@ def claim_of(request: Request) -> Claim | None:
     if presigned or "X-Amz-Algorithm" in request.query:
         return _presigned(request)
     if "AWSAccessKeyId" in request.query and "Signature" in request.query:
-        _refuse_version_2()
+        refuse_version_2()
     return None
 
 
@@ -141,7 +141,7 @@ def _by_header(request: Request) -> Claim:
     header = request.header("authorization")
     algorithm, _, rest = header.partition(" ")
     if algorithm == "AWS" and ":" in rest:
-        _refuse_version_2()
+        refuse_version_2()
     if algorithm != ALGORITHM:
         if not header.strip():
             raise S3Error("AccessDenied", "The Authorization header is empty.")
@@ -308,5 +308,6 @@ def _wrong_query(why: str) -> S3Error:
     return S3Error("AuthorizationQueryParametersError", f"{why}.")
 
 
-def _refuse_version_2() -> NoReturn:
+def refuse_version_2() -> NoReturn:
+    """Of a request that has one."""
     raise S3Error("NotImplemented", "Signature version 2 is not served; use AWS4-HMAC-SHA256.")

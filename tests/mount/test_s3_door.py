@@ -29,7 +29,7 @@ def client_of(drive: MountedDrive, url: str) -> Any:
         "s3",
         endpoint_url=url,
         region_name="us-east-1",
-        config=Config(max_pool_connections=16),
+        config=Config(signature_version="s3v4", max_pool_connections=16),
         aws_access_key_id=key,
         aws_secret_access_key=secret,
     )

@@ -107,6 +107,7 @@ def test_a_source_makes_a_copy() -> None:
         ("DELETE", "/b/k?partNumber=1", "InvalidArgument"),
         ("DELETE", "/b?versionId=v", "InvalidArgument"),
         ("PUT", "/b/k?renameObject", "NotImplemented"),
+        ("PUT", "/b/k?AWSAccessKeyId=a&Signature=s&Expires=1", "NotImplemented"),
     ],
 )
 def test_what_there_is_not(method: str, target: str, code: str) -> None:
