@@ -329,6 +329,19 @@ def test_files_beside_the_data_are_written_anew(made: SmallDrive, lost: str) -> 
     assert made.fsck("-n", "--data") == CLEAN
 
 
+@pytest.mark.parametrize("damage", [None, b"", b"format = ["], ids=["lost", "empty", "damaged"])
+def test_the_drive_file_of_the_drives_folder_is_written_anew(made: SmallDrive, damage: bytes | None) -> None:
+    own = made.drive / "drive.toml"
+    before = own.read_bytes()
+    own.unlink()
+    if damage is not None:
+        own.write_bytes(damage)
+    assert made.fsck("-n") == LEFT
+    assert made.fsck("-y") == CORRECTED
+    assert own.read_bytes() == before
+    assert made.fsck("-n") == CLEAN
+
+
 def test_two_nodes_whose_folders_were_exchanged_are_told_and_left(made: SmallDrive) -> None:
     """Neither identity is written over: a person has to put them back (or to change the paths)."""
     (made.drive / "node1").rename(made.drive / "x")
