@@ -266,7 +266,7 @@ class Tree:
         changes: list[Change] = [NameChanged(parent, name) for parent, name in names]
         changed = dict.fromkeys([*(parent for parent, _ in names), *unnamed])
         changes += map(AttributesChanged, changed)
-        self._put_off.removed += min(self._gone(names), len(unnamed))
+        self._put_off.removed += min(self._gone(names), sum(map(self._is_nameless_file, unnamed)))
         for inode in unnamed:
             self._put_off.delete_if_unused(inode)
         await self._changes.tell(changes)
@@ -274,6 +274,10 @@ class Tree:
     def _gone(self, names: Sequence[tuple[int, bytes]]) -> int:
         """The number of the names that are not there any more."""
         return sum(self._namespace.entry(*name) is None for name in names)
+
+    def _is_nameless_file(self, inode: int) -> bool:
+        row = self._namespace.inode(inode)
+        return row is not None and not row.nlink and not row.is_directory
 
 
 def _check_name(name: bytes) -> None:

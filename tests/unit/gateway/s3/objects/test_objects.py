@@ -400,3 +400,19 @@ async def test_the_names_of_the_table(both: tuple[ObjectLayer, Drive]) -> None:
     for key in hexed:
         await layer.delete(BUCKET, key)
     assert drive.entries(inode_of(drive), 0, 9) == []
+
+
+async def test_objects_that_are_deleted_count_as_removed_files_and_replaced_ones_do_not(
+    both: tuple[ObjectLayer, Drive],
+) -> None:
+    """As the drive watches for mass deletions."""
+    layer, drive = both
+    for key in ("a", "d/b", "d/c"):
+        await put(layer, key, b"old")
+    before = drive.put_off.removed
+    await put(layer, "a", b"new")
+    await put(layer, "d/b", b"new")
+    assert drive.put_off.removed == before
+    await layer.delete_many(BUCKET, [ToDelete(b"a"), ToDelete(b"d/b"), ToDelete(b"none")])
+    await layer.delete(BUCKET, b"d/c")
+    assert drive.put_off.removed == before + 3
