@@ -25,6 +25,7 @@ from tests import fake_google, fake_s3, servers
 
 if TYPE_CHECKING:
     from tests.azurite import Azurite
+    from tests.rgw import Rgw
     from tests.seaweedfs import Seaweedfs
 
 Server = TypeVar("Server")
@@ -131,6 +132,17 @@ def azurite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Azurite]:
     with ExitStack() as stack:
         stack.enter_context(_set({"AZURITE_ACCOUNT_KEY": server.KEY}))
         yield _started(stack, server.azurite(tmp_path_factory.mktemp("azurite")))
+
+
+@pytest.fixture(scope="session")
+def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rgw]:
+    """A real S3 server of another make, started once; skip where it cannot run."""
+    from tests import rgw as server
+
+    secrets = {"RGW_ACCESS_KEY_ID": server.ACCESS_KEY, "RGW_SECRET_ACCESS_KEY": server.SECRET_KEY}
+    with ExitStack() as stack:
+        stack.enter_context(_set(secrets))
+        yield _started(stack, server.rgw(tmp_path_factory.mktemp("rgw")))
 
 
 @pytest.fixture(scope="session")

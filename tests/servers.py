@@ -51,7 +51,7 @@ def server(
     with ExitStack() as stack:
         for _ in range(_STARTS):
             chosen = free_ports(ports)
-            process = stack.enter_context(_running(command(chosen), log, environment or {}))
+            process = stack.enter_context(running(command(chosen), log, environment or {}))
             trouble = _wait(partial(ready, chosen), process)
             if trouble is None:
                 yield chosen
@@ -60,9 +60,10 @@ def server(
 
 
 @contextmanager
-def _running(
+def running(
     command: list[str], log: Path, environment: Mapping[str, str]
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that runs while the block does."""
     with open(log, "wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env={**os.environ, **environment})
     try:
@@ -72,7 +73,14 @@ def _running(
         process.wait()
 
 
-def _wait(ready: Callable[[], None], process: subprocess.Popen[bytes]) -> str | None:
+def wait_until(ready: Callable[[], None], log: Path) -> None:
+    """Return when `ready` raises `NotReadyError` no more. `NoServerError`."""
+    trouble = _wait(ready)
+    if trouble is not None:
+        raise NoServerError(f"{log}: {trouble}")
+
+
+def _wait(ready: Callable[[], None], process: subprocess.Popen[bytes] | None = None) -> str | None:
     """What is wrong; None when it answers."""
     end = time.monotonic() + _START_SECONDS
     while True:
@@ -80,7 +88,7 @@ def _wait(ready: Callable[[], None], process: subprocess.Popen[bytes]) -> str | 
             ready()
             return None
         except NotReadyError as error:
-            if process.poll() is not None:
+            if process is not None and process.poll() is not None:
                 return "it ended"
             if time.monotonic() > end:
                 return f"it was not ready in {_START_SECONDS:g} s: {error}"

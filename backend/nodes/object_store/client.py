@@ -102,7 +102,7 @@ class StoreClient:
         """Write it if what is there has that tag. `TakenError`."""
         if not tag:
             raise StoreError("it gives objects no tag, so none can be replaced safely")
-        self._put(key, [new], {self._tag: tag})
+        self._put(key, [new], {self._tag: tag if self._settings.etag == "quoted" else tag.strip('"')})
 
     def get(self, key: str, offset: int = 0, length: int | None = None) -> bytes:
         """The range of the object, shorter only where that ends. `AbsentError`."""

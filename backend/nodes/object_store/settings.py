@@ -28,6 +28,7 @@ class StoreSettings:
     sse: str = ""
     kms_key: str = ""
     checksum: str = ""
+    etag: str = "quoted"
     timeout: int = 60
     max_requests: int = 16
 
@@ -101,6 +102,7 @@ _CHECKS: Final[Mapping[str, Callable[[str | int], str | int]]] = {
     "sse": _one_of("AES256", "aws:kms", "aws:kms:dsse"),
     "kms_key": _text,
     "checksum": _one_of("SHA256", "CRC64NVME"),
+    "etag": _one_of("quoted", "bare"),
     "timeout": _number(3600),
     "max_requests": _number(_MOST_REQUESTS),
 }
