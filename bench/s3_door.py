@@ -39,9 +39,10 @@ class Client:
     """Makes signed requests, and sends them on connections that stay open."""
 
     def __init__(self, port: int, key_id: str, secret: str, connections: int = 16) -> None:
+        self.port = port
+        self.key_id = key_id
+        self.secret = secret
         self._host = f"127.0.0.1:{port}"
-        self._key_id = key_id
-        self._secret = secret
         self._sockets = [socket.create_connection(("127.0.0.1", port)) for _ in range(connections)]
 
     def request(self, method: str, target: str, body: bytes = b"") -> bytes:
@@ -54,14 +55,14 @@ class Client:
         canonical = f"{method}\n{path}\n{query}\n{signed}\n{names}\n{digest}"
         scope = f"{stamp[:8]}/us-east-1/s3/aws4_request"
         to_sign = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        key = b"AWS4" + self._secret.encode()
+        key = b"AWS4" + self.secret.encode()
         for part in scope.split("/"):
             key = hmac.digest(key, part.encode(), "sha256")
         signature = hmac.digest(key, to_sign.encode(), "sha256").hex()
         length = f"content-length: {len(body)}\r\n" if method == "PUT" else ""
         head = (
             f"{method} {target} HTTP/1.1\r\n{length}x-amz-date: {stamp}\r\nx-amz-content-sha256: {digest}\r\n"
-            f"authorization: AWS4-HMAC-SHA256 Credential={self._key_id}/{scope}, SignedHeaders={names}, "
+            f"authorization: AWS4-HMAC-SHA256 Credential={self.key_id}/{scope}, SignedHeaders={names}, "
             f"Signature={signature}\r\naccept: */*\r\nuser-agent: object_store/0.14.2\r\n"
             f"host: {self._host}\r\n\r\n"
         )
@@ -92,20 +93,24 @@ class Client:
 
 @dataclass(slots=True)
 class Candidate:
-    """A door that is served. `clock`: of the processor time of its process (clock_getcpuclockid(3))."""
+    """A door that is served by `process`."""
 
     name: str
     client: Client
-    clock: int
+    process: int
     spent: dict[str, list[float]] = field(default_factory=dict)
     rates: dict[str, list[float]] = field(default_factory=dict)
 
+    def processor_seconds(self) -> float:
+        """Of the process so far: its clock has this number (clock_getcpuclockid(3))."""
+        return time.clock_gettime(~self.process << 3 | 2)
+
     def measure(self, row: str, requests: list[bytes], width: int) -> None:
         """Send them; note what each took."""
-        before, began = time.clock_gettime(self.clock), time.perf_counter()
+        before, began = self.processor_seconds(), time.perf_counter()
         self.client.send(requests, width)
         seconds = time.perf_counter() - began
-        spent = time.clock_gettime(self.clock) - before
+        spent = self.processor_seconds() - before
         self.spent.setdefault(row, []).append(spent / len(requests) * 1e6)
         self.rates.setdefault(row, []).append(len(requests) / seconds)
 
@@ -132,7 +137,7 @@ def door(name: str, checkout: Path, folder: Path) -> Iterator[Candidate]:
             assert process.stdout is not None
             port = re.search(r":(\d+)", process.stdout.readline())
             assert port is not None
-            yield Candidate(name, Client(int(port[1]), found[1], found[2]), ~process.pid << 3 | 2)
+            yield Candidate(name, Client(int(port[1]), found[1], found[2]), process.pid)
         finally:
             process.terminate()
 

@@ -5,7 +5,7 @@ Invariants:
 1. The file gets its name behind its bytes in the journal. After a power cut the journal ends before the first
    write whose bytes are not all there (`cache.journal.scan`), so no name outlives its bytes, and one wait for
    the disk is enough for both.
-2. Memory holds one piece of a body.
+2. Memory holds two pieces of a body.
 """
 
 from __future__ import annotations
@@ -14,23 +14,21 @@ import hashlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 
+from backend.errors import sole
 from cache.drive import Drive
 from cache.errors import NoEntryError, StaleError
 from cache.namespace import MAX_SIZE
 from gateway.s3.objects.errors import S3Error
 from gateway.s3.objects.names import FILE_MODE
 
-if TYPE_CHECKING:
-    from hashlib import _Hash as Hash
-
 PIECE: Final = 1 << 20
 """So many bytes are written at once."""
 _IN_THREAD: Final = 128 << 10
-"""From here on the MD5 is computed in a thread."""
+"""The MD5 of a piece of this size or more is computed in a thread, while the next one is received."""
 
 
 @dataclass(slots=True)
@@ -71,27 +69,72 @@ class Staging:
     ) -> Received:
         """Write all of `body`, which must have `size` bytes (None: any). `IncompleteBody`."""
         received = Received(inode, 0, "")
-        digest, pieces = hashlib.md5(usedforsecurity=False), Pieces()
+        if size is not None and size < _IN_THREAD:
+            await self._receive(received, body, size, Md5())
+        else:
+            await self._receive_beside(received, body, size)
+        if size is not None and received.size != size:
+            raise S3Error("IncompleteBody", f"the body has {received.size} bytes, and {size} were said")
+        await self._drive.settle(inode)
+        return received
+
+    async def _receive_beside(
+        self, received: Received, body: AsyncIterator[bytes | memoryview], size: int | None
+    ) -> None:
+        """The same, of a body that may be large."""
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._receive(received, body, size, Md5(nursery))
+        except BaseExceptionGroup as group:
+            raise sole(group) from None
+
+    async def _receive(
+        self, received: Received, body: AsyncIterator[bytes | memoryview], size: int | None, digest: Md5
+    ) -> None:
+        pieces = Pieces()
         async for part in body:
             for piece in pieces.add(part):
                 await self._write(received, digest, piece, size)
         if rest := pieces.rest():
             await self._write(received, digest, rest, size)
-        if size is not None and received.size != size:
-            raise S3Error("IncompleteBody", f"the body has {received.size} bytes, and {size} were said")
-        await self._drive.settle(inode)
-        received.md5 = digest.hexdigest()
-        return received
+        received.md5 = await digest.hex()
 
-    async def _write(self, received: Received, digest: Hash, piece: bytes, size: int | None) -> None:
+    async def _write(self, received: Received, digest: Md5, piece: bytes, size: int | None) -> None:
         if received.size + len(piece) > (MAX_SIZE if size is None else size):
             raise S3Error("IncompleteBody", f"the body has more than the {size} bytes that were said")
-        if len(piece) >= _IN_THREAD:
-            await trio.to_thread.run_sync(digest.update, piece)
-        else:
-            digest.update(piece)
+        await digest.update(piece)
         await self._drive.write(received.inode, received.size, piece)
         received.size += len(piece)
+
+
+class Md5:
+    """The MD5 of pieces in their order. With a nursery, a large one is computed in a thread, and its caller
+    goes on; it may not change then."""
+
+    def __init__(self, nursery: trio.Nursery | None = None) -> None:
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._nursery = nursery
+        self._is_free = trio.Event()
+        self._is_free.set()
+
+    async def update(self, piece: bytes) -> None:
+        """Return when those before it are done."""
+        if not self._is_free.is_set():
+            await self._is_free.wait()
+        if self._nursery is None or len(piece) < _IN_THREAD:
+            self._digest.update(piece)
+            return
+        self._is_free = trio.Event()
+        self._nursery.start_soon(self._compute, piece)
+
+    async def _compute(self, piece: bytes) -> None:
+        await trio.to_thread.run_sync(self._digest.update, piece)
+        self._is_free.set()
+
+    async def hex(self) -> str:
+        """Of all of them."""
+        await self._is_free.wait()
+        return self._digest.hexdigest()
 
 
 class Pieces:

@@ -47,7 +47,7 @@ def inode_of(drive: Drive, *names: bytes) -> int:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("size", [0, 1, 999, 1000, 70_000, (2 << 20) + 1])
+@pytest.mark.parametrize("size", [0, 1, 999, 1000, 70_000, 128 << 10, (2 << 20) + 1, (5 << 20) + 200_000])
 async def test_what_was_put_is_got_by_the_door_and_in_the_mount(
     both: tuple[ObjectLayer, Drive], kind: str, size: int
 ) -> None:
@@ -73,26 +73,26 @@ async def test_it_is_there_after_a_crash(tmp_path: Path) -> None:
         assert layer.head(BUCKET, b"a/b").metadata.user == {"x": "y"}
 
 
+@pytest.mark.parametrize("length", [5000, 3 << 20])
 @pytest.mark.parametrize("fault", ["short", "long", "raises", "refused"])
 async def test_a_put_that_fails_leaves_the_old_object_and_no_name(
-    both: tuple[ObjectLayer, Drive], fault: str
+    both: tuple[ObjectLayer, Drive], fault: str, length: int
 ) -> None:
     layer, drive = both
     await put(layer, "a", b"old")
     inodes = drive.ledger.namespace.statistics().inodes
 
     async def failing() -> AsyncIterator[bytes]:
-        yield b"x" * 5000
+        yield b"x" * length
         raise S3Error("RequestTimeout")
 
     def refusing(_md5: str) -> Checksums:
         raise S3Error("BadDigest")
 
-    body = failing() if fault == "raises" else body_of(b"x" * 5000)
-    size = {"short": 5001, "long": 4999}.get(fault, 5000)
+    size = {"short": length + 1, "long": length - 1}.get(fault, length)
     finish = refusing if fault == "refused" else accepting
     for key in (b"a", b"b/c"):
-        body = failing() if fault == "raises" else body_of(b"x" * 5000)
+        body = failing() if fault == "raises" else body_of(b"x" * length)
         code = await code_of(layer.put(BUCKET, key, body, size, Metadata(), finish))
         expected = {"raises": "RequestTimeout", "refused": "BadDigest"}.get(fault, "IncompleteBody")
         assert code == expected
