@@ -58,13 +58,23 @@ class MountedDrive:
         self._logged_before = ""
         """of logs that are gone"""
         self.process_id: int | None = None
+        self.patience = TOOL_SECONDS
+        """the seconds that a command may take"""
         self._tag = uuid.uuid4().hex
         self.mountpoint.mkdir(exist_ok=True)
 
     # Commands
 
-    def tool(self, name: str, *arguments: str | Path, timeout: float = TOOL_SECONDS) -> Result:
-        """Run the command `name` to its end; no terminal to ask at."""
+    def tool(self, name: str, *arguments: str | Path, timeout: float | None = None) -> Result:
+        """Run the command `name` to its end, within `timeout` seconds (None: `patience`); no terminal to ask
+        at."""
+        try:
+            return self._run(name, *arguments, timeout=timeout or self.patience)
+        except subprocess.TimeoutExpired:
+            self._print_stacks()
+            raise
+
+    def _run(self, name: str, *arguments: str | Path, timeout: float) -> Result:
         if name in commands.COMMANDS and all(each.startswith("DRIVEFS_") for each in self.environment):
             return commands.run(name, [*map(str, arguments)], self.variables(), timeout)
         program = f"import sys; sys.argv[0] = {name!r}; from {self.programs[name]} import main; main()"
@@ -78,6 +88,14 @@ class MountedDrive:
             env=self.variables(),
             check=False,
         )
+
+    def _print_stacks(self) -> None:
+        """Where each process of the drive is: a mount that hangs is killed when the test has failed."""
+        program = Path(sys.executable).with_name("py-spy")
+        for process in self.processes():
+            command = [str(program), "dump", "--pid", str(process)]
+            shown = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+            print(shown.stdout, shown.stderr, file=sys.stderr)
 
     def variables(self) -> dict[str, str]:
         """The environment of all that is started for this drive; `close` finds it by that."""
@@ -124,7 +142,7 @@ class MountedDrive:
 
     def sync(self) -> None:
         """What `drivefs sync` does, in this process: all that was written before is stored and published."""
-        synced = ControlClient.of_mount(str(self.mountpoint)).sync(str(self.mountpoint), TOOL_SECONDS)
+        synced = ControlClient.of_mount(str(self.mountpoint)).sync(str(self.mountpoint), self.patience)
         assert not synced.short, synced.short
 
     def status(self) -> MountStatus:
