@@ -102,10 +102,10 @@ class FaultyDirectoryNode(DirectoryNode):
 
 
 def _shortened(result: Result, by: int) -> Result:
-    """What a read gives, without its last bytes."""
+    """What a read gives, without its last bytes; all else (a state, a tuple too) as it is."""
     if by and isinstance(result, bytes):
         return result[:-by]  # type: ignore[return-value]
-    if by and isinstance(result, tuple):
+    if by and isinstance(result, tuple) and isinstance(result[0], bytes):
         return (result[0][:-by], None)  # type: ignore[return-value]
     return result
 
