@@ -51,10 +51,14 @@ class Head:
     hash: bytes
 
 
+FIRST_KEY_EPOCH: Final = 1
+UNSIGNED: Final = bytes(64)
+
+
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """One entry of the commit log: the envelope that a server without keys needs, and `payload`,
-    the sealed operations. The hash of a commit is BLAKE3 of its whole encoding."""
+    """One entry of the commit log: the envelope that a server without keys needs, `payload`, the sealed
+    operations, and the signature of its device. The hash of a commit is BLAKE3 of its whole encoding."""
 
     number: int
     previous: bytes
@@ -64,6 +68,13 @@ class Commit:
     added: tuple[BlockId, ...]
     dropped: tuple[BlockId, ...]
     payload: bytes
+    sequence: int = 0
+    """of the device's commits, from 1"""
+    key_epoch: int = FIRST_KEY_EPOCH
+    authority: bytes = b""
+    """who may do what; nothing yet"""
+    signature: bytes = UNSIGNED
+    """by the device; without it every follower refuses the commit"""
 
 
 @dataclass(frozen=True, slots=True)

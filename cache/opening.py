@@ -20,15 +20,17 @@ from cache import defaults
 from cache.blocks import BlockCache, BlockCodec, Chunker, Content, Sealer
 from cache.disk import CachedBlocks
 from cache.drive import NOTHING_SPECIAL, Circumstances, Drive, Parts
+from cache.enrolment import Enrolment
 from cache.history import PastTree
 from cache.journal import LARGE_WRITE, SEGMENT_SIZE, SMALLEST_SEGMENT, Ledger
 from cache.keeping import Keeper, KeptFolders
-from cache.local import DEVICE, LocalState
+from cache.local import LocalState
 from cache.namespace import MAX_NAME, ROOT_INODE, Delete, SetAttributes
 from cache.notices import Notices
 from cache.publish import (
     CommitIdentity,
     Intervals,
+    LogKeys,
     Publisher,
     SharedExclusiveLock,
     SnapshotKeeper,
@@ -74,7 +76,7 @@ class Client:
     chunker: Chunker
     blocks: BlockCache
     snapshots: SnapshotStore
-    identity: CommitIdentity
+    log_keys: LogKeys
     limiter: trio.CapacityLimiter
     """of the threads that open and seal blocks"""
 
@@ -85,9 +87,7 @@ def client_of(
     keys: DriveKeys,
     cache_size: int,
     limiter: trio.CapacityLimiter,
-    host: bytes = b"unknown",
     environment: Environment = THIS_MACHINE,
-    device: int = DEVICE,
 ) -> Client:
     """Of a mount, or of a tool that looks at a drive. `limiter`: as of `Client`."""
     codec, chunker = BlockCodec(drive_id, keys.block_id, keys.block), Chunker(keys.chunker)
@@ -105,7 +105,7 @@ def client_of(
             keys.snapshot_hash,
             environment,
         ),
-        CommitIdentity(drive_id, device, host, keys.commit),
+        LogKeys(drive_id, keys.commit),
         limiter,
     )
 
@@ -123,17 +123,29 @@ async def open_drive(
     _fit_journal(local, options)
     limiter, host = trio.CapacityLimiter(4), _host_name(options.host)
     environment, device = local.environment, local.device
-    client = client_of(upstream, drive_id, keys, options.cache_size, limiter, host, environment, device)
-    follower = Follower(local.namespace, client.identity)
+    client = client_of(upstream, drive_id, keys, options.cache_size, limiter, environment)
+    follower = Follower(local.namespace, client.log_keys)
     notices = Notices(local.folder, environment)
     alone = Rebaser(
-        local.ledger, follower, upstream, client.identity, Broadcast(), lambda _inode: False, notices
+        local.ledger, follower, upstream, device, host, Broadcast(), lambda _inode: False, notices
     )
     rebase = alone.run if options.is_shared else None
-    await Recovery(local, upstream, follower, client.snapshots, client.blocks, rebase).run()
-    parts = _Assembly(local, upstream, client, options, notices).parts(circumstances.disk_cache)
+    knew_the_log = local.known_head is not None
+    recovery = Recovery(local, upstream, follower, client.snapshots, client.blocks, rebase)
+    await recovery.run()
+    identity = CommitIdentity(client.log_keys, 0, host, b"")
     if not options.read_only:
-        await _begin_writing(local, parts.publisher, is_shared=options.is_shared)
+        follow = alone.run if local.ledger.unpublished else recovery.follow
+        is_copy = knew_the_log and device in follower.makers
+        shared, log_keys = options.is_shared, client.log_keys
+        enrolment = Enrolment(
+            local, upstream, log_keys, keys, host, follow, is_copy=is_copy, is_shared=shared
+        )
+        enrolled = await enrolment.run()
+        identity = CommitIdentity(client.log_keys, enrolled.number, host, enrolled.key)
+    parts = _Assembly(local, upstream, client, identity, options, notices).parts(circumstances.disk_cache)
+    if not options.read_only:
+        await _begin_writing(local, parts.publisher, identity.device if options.is_shared else None)
     circumstances = replace(circumstances, notices=(*circumstances.notices, *local.notices))
     return Drive(parts, circumstances, options.journal_size, local.close)
 
@@ -147,12 +159,12 @@ def _fit_journal(local: LocalState, options: DriveOptions) -> None:
     local.ledger.large_write = options.large_write
 
 
-async def _begin_writing(local: LocalState, publisher: Publisher, *, is_shared: bool) -> None:
-    """The first changes of a drive that was opened for writing."""
+async def _begin_writing(local: LocalState, publisher: Publisher, device: int | None) -> None:
+    """The first changes of a drive that was opened for writing. `device`: as of `_delete_orphans`."""
     ledger = local.ledger
     local.watch()
     ledger.custody.on_loss.append(publisher.wake)
-    _delete_orphans(ledger, local.device if is_shared else None)
+    _delete_orphans(ledger, device)
     _settle_all(ledger)
     _own_new_root(ledger, local.environment)
     await local.trimming.trim()
@@ -166,6 +178,7 @@ class _Assembly:
         local: LocalState,
         upstream: Upstream,
         client: Client,
+        identity: CommitIdentity,
         options: DriveOptions,
         notices: Notices,
     ) -> None:
@@ -174,6 +187,7 @@ class _Assembly:
         self._environment = local.environment
         self._upstream = upstream
         self._client = client
+        self._identity = identity
         self._options = options
         self._notices = notices
         self._collection_lock = SharedExclusiveLock()
@@ -257,7 +271,7 @@ class _Assembly:
             self._local.trimming,
             self._sealer,
             self._upstream,
-            self._client.identity,
+            self._identity,
             self._options.intervals,
             self._options.journal_size,
             self._put_off.accept_times,
@@ -269,13 +283,13 @@ class _Assembly:
         )
 
     def _made_rebaser(self) -> Rebaser:
-        identity = self._client.identity
-        follower = Follower(self._local.namespace, identity)
+        identity = self._identity
         return Rebaser(
             self._ledger,
-            follower,
+            Follower(self._local.namespace, identity.keys),
             self._upstream,
-            identity,
+            identity.device,
+            identity.host,
             self._changes,
             self._put_off.holds,
             self._notices,
@@ -325,6 +339,7 @@ def _settle_all(ledger: Ledger) -> None:
 
 def _own_new_root(ledger: Ledger, environment: Environment) -> None:
     """The root of a drive that nobody has used yet belongs to who mounts it first."""
-    if ledger.head.number == 0 and not ledger.unpublished:
+    root = ledger.namespace.inode(ROOT_INODE)
+    if root is not None and root.born == 0 and not ledger.unpublished:
         now = environment.wall_clock()
         ledger.accept(SetAttributes(ROOT_INODE, None, os.geteuid(), os.getegid(), None, now, now, now))

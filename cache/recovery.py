@@ -36,7 +36,7 @@ from cache.journal import Data, Journal, PendingCommit
 from cache.local import LocalState
 from cache.namespace import OutOfDateError
 from cache.publish import SnapshotStore, blocks_named, is_same_commit, snapshot
-from cache.sync import Follower, check_log
+from cache.sync import CopiedStateError, Follower, check_log
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,11 @@ class Recovery:
         self._left.replay()
         await self._reconcile()
 
+    async def follow(self) -> None:
+        """Apply the commits that the drive lacks, after `run`. Nothing is unpublished."""
+        await self._catch_up(self._ledger.journal.end)
+        self._ledger.begin_open_commit()
+
     async def _restore_snapshot(self) -> None:
         root = await self._snapshots.newest()
         if root is None:
@@ -115,7 +120,11 @@ class Recovery:
                 f"{ours.number} of another history; nothing was changed"
             )
         if self._rebase is not None and ledger.unpublished:
-            await self._rebase()
+            try:
+                await self._rebase()
+            except CopiedStateError:
+                self._local.forget_device()
+                raise self._stale(theirs.number) from None
             return
         if ledger.pending is not None:
             ((commit, commit_hash),) = await self._upstream.log.commits_after(ours.number, 1)
@@ -125,8 +134,7 @@ class Recovery:
             return
         if ledger.unpublished:
             raise self._stale(theirs.number)
-        await self._catch_up(ledger.journal.end)
-        ledger.begin_open_commit()
+        await self.follow()
 
     async def _ask_for_blocks(self) -> None:
         """A commit that was stored and not appended names blocks that nothing in the log names: another mount

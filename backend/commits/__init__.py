@@ -1,6 +1,6 @@
 """The commit log: small objects in copies, the lease, the chain of commits."""
 
-from backend.commits.commit_format import associated_data_of, payload_associated_data
+from backend.commits.commit_format import is_signed_by, payload_associated_data, signed
 from backend.commits.commit_log import ReplicatedCommitLog
 from backend.commits.commit_search import FOLDER, commit_key, number_of
 from backend.commits.lease import (
@@ -47,14 +47,15 @@ __all__ = [
     "Ranking",
     "ReplicatedCommitLog",
     "ReplicatedObjects",
-    "associated_data_of",
     "commit_key",
     "decode",
     "is_sealed",
+    "is_signed_by",
     "life_of",
     "number_of",
     "payload_associated_data",
     "ranking_of",
     "renewed_after",
+    "signed",
     "this_process",
 ]

@@ -28,6 +28,7 @@ class DriveKeys:
         "block_id",
         "chunker",
         "commit",
+        "device",
         "lease",
         "object",
         "pack",
@@ -45,6 +46,8 @@ class DriveKeys:
     """Keys where content is cut."""
     commit: Final[bytes]
     """Seals the payload of commits."""
+    device: Final[bytes]
+    """Seals the private keys of devices in their state folders."""
     lease: Final[bytes]
     """Authenticates lease records."""
     object: Final[bytes]
@@ -66,6 +69,7 @@ class DriveKeys:
         self.block_id = derive(drive_key, "block id", drive_id)
         self.chunker = derive(drive_key, "chunker", drive_id)
         self.commit = derive(drive_key, "commit", drive_id)
+        self.device = derive(drive_key, "device", drive_id)
         self.lease = derive(drive_key, "lease", drive_id)
         self.object = derive(drive_key, "object", drive_id)
         self.pack = derive(drive_key, "pack", drive_id)

@@ -17,12 +17,16 @@ from backend.system.crypto import (
     SEAL_OVERHEAD,
     argon2id,
     derive,
+    is_signed,
     keyed_hash,
+    new_signing_key,
     open_into,
     open_sealed,
     plain_hash,
     seal,
     seal_into,
+    sign,
+    verifying_key,
 )
 from backend.system.durable import Durable, NotBegunError
 from backend.system.environment import THIS_MACHINE, Environment, boot_clock
@@ -50,7 +54,9 @@ __all__ = [
     "derive",
     "each",
     "free_path",
+    "is_signed",
     "keyed_hash",
+    "new_signing_key",
     "open_into",
     "open_sealed",
     "plain_hash",
@@ -58,5 +64,7 @@ __all__ = [
     "read_all",
     "seal",
     "seal_into",
+    "sign",
     "task_group",
+    "verifying_key",
 ]

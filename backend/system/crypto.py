@@ -1,8 +1,8 @@
 """The cryptographic primitives of drivefs, each used in one way only; nothing else imports `cryptography`.
 
 One suite per format version, no negotiation: AES-256-GCM (NIST SP 800-38D) with random 96-bit
-nonces, BLAKE3 (keyed hash and key derivation mode, the BLAKE3 paper, section 2.3) and Argon2id
-(RFC 9106). Thread-safe; no function keeps a key.
+nonces, BLAKE3 (keyed hash and key derivation mode, the BLAKE3 paper, section 2.3), Ed25519 (RFC 8032) and
+Argon2id (RFC 9106). Thread-safe; no function keeps a key.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from collections.abc import Sequence
 from typing import Final
 
 import blake3
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import (
+    Ed25519PrivateKey,
+    Ed25519PublicKey,
+)
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
@@ -95,3 +99,27 @@ def argon2id(secret: bytes, salt: bytes, *, memory_kib: int, iterations: int, la
     return Argon2id(
         salt=salt, length=KEY_SIZE, iterations=iterations, lanes=lanes, memory_cost=memory_kib
     ).derive(secret)
+
+
+def new_signing_key() -> bytes:
+    """A fresh Ed25519 private key, 32 bytes."""
+    return os.urandom(KEY_SIZE)
+
+
+def verifying_key(signing_key: bytes) -> bytes:
+    """The public key of a private one, 32 bytes."""
+    return Ed25519PrivateKey.from_private_bytes(signing_key).public_key().public_bytes_raw()
+
+
+def sign(signing_key: bytes, message: bytes) -> bytes:
+    """The Ed25519 signature, 64 bytes. Holds the interpreter lock: for short messages."""
+    return Ed25519PrivateKey.from_private_bytes(signing_key).sign(message)
+
+
+def is_signed(key: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether `message` was signed by the private key of the public `key` (32 bytes)."""
+    try:
+        Ed25519PublicKey.from_public_bytes(key).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

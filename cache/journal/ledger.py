@@ -334,7 +334,7 @@ class Ledger:
         needed = min(pending.oldest, pending.start)
         payload = encode_published(head.number, pending.time_ns, head.hash, needed)
         self.journal.append(RecordType.PUBLISHED, (payload,), self.namespace.commit)
-        self.namespace.record_commit(head.number, head.hash, pending.time_ns)
+        self.namespace.record_commit(head.number, head.hash, pending.time_ns, self.namespace.device)
         self.positions.recorded, self.positions.cut = self.journal.end, pending.position
         self.forget_pending()
         self.thaw_all()

@@ -164,7 +164,7 @@ class JournalRecovery:
             self._ledger.forget_pending()
             if apply:
                 time_ns, commit_hash = content
-                namespace.record_commit(event.commit, commit_hash, time_ns)
+                namespace.record_commit(event.commit, commit_hash, time_ns, namespace.device)
 
     def _finish_replay(self) -> None:
         published, scanned = self._ledger.head.number, self._scanned

@@ -1,7 +1,7 @@
 """The state folder: what this machine keeps of a drive and may not lose; what of it was set aside."""
 
+from cache.local.device_file import DeviceFile, DeviceIdentity
 from cache.local.local_state import (
-    DEVICE,
     JOURNAL,
     LOCK_FILE,
     NAMESPACE_FILE,
@@ -14,12 +14,13 @@ from cache.local.local_state import (
 from cache.local.stale import SetAside, StaleState, Unstored, found, restore
 
 __all__ = [
-    "DEVICE",
     "JOURNAL",
     "LOCK_FILE",
     "NAMESPACE_FILE",
     "STALE",
     "TIME_FORMAT",
+    "DeviceFile",
+    "DeviceIdentity",
     "LocalState",
     "SetAside",
     "StaleState",

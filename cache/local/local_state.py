@@ -4,6 +4,7 @@
 |---|---|
 | `lock` | flock(2) while a process uses the folder |
 | `journal/` | what was accepted and is not published: the only copy of it |
+| `device.key` | by which it is a device of the drive (`cache.local.device_file`); without it, a new one |
 | `namespace.db` | names and attributes; with it the newest commit that this machine has seen |
 | `kept.json` | the folders that are kept whole on this machine's disk (`cache.keeping`) |
 | `notices.json` | what this machine decided by itself and people should hear of (`cache.notices`) |
@@ -26,6 +27,7 @@ from backend.system import THIS_MACHINE, Environment, at_rest, free_path
 from backend.upstream import Head
 from cache.errors import FileSystemError
 from cache.journal import Custody, Journal, JournalRecovery, Ledger, Trimming
+from cache.local.device_file import DeviceFile
 from cache.namespace import Namespace
 
 log = logging.getLogger(__name__)
@@ -39,20 +41,15 @@ TIME_FORMAT = "%Y%m%dT%H%M%SZ"
 LOCK_FILE = "lock"
 """In the state folder; flock(2) while a process uses it."""
 
-DEVICE = 1
-"""Of a local drive: one mount at a time writes it, so all of its mounts are one device."""
-
 
 class LocalState:
     """The open contents of a state folder. One process at a time: `LeaseHeldError` otherwise. `environment`:
-    of the device whose folder it is. `device`: its number."""
+    of the device whose folder it is. `device`: its number, as its file or its namespace says; 0 if it is none
+    yet."""
 
-    def __init__(
-        self, folder: Path, environment: Environment = THIS_MACHINE, *, device: int = DEVICE
-    ) -> None:
+    def __init__(self, folder: Path, environment: Environment = THIS_MACHINE) -> None:
         environment.disk.make_folders(str(folder))
         self.folder = folder
-        self.device: Final = device
         self.environment: Final = environment
         self._lock = locked(folder)
         self._held = ExitStack()
@@ -60,7 +57,9 @@ class LocalState:
         self._files = self._held.enter_context(ExitStack())
         self._notices: list[str] = []
         try:
-            self.namespace = self._open_namespace()
+            # Without its file the journal is still of the device that the namespace knows.
+            self.namespace = self._open_namespace(DeviceFile(folder, environment).number() or None)
+            self.device: Final = self.namespace.device
             self._files.callback(self.namespace.close)
             custody = Custody(folder)
             journal = Journal(folder / JOURNAL, on_nameless=custody.lose, environment=environment)
@@ -72,15 +71,19 @@ class LocalState:
             self.close()
             raise
 
-    def _open_namespace(self) -> Namespace:
+    def _open_namespace(self, device: int | None) -> Namespace:
         """One that is damaged is kept aside, and a new one made: what it says is in log and journal."""
         path = str(self.folder / NAMESPACE_FILE)
         try:
-            return Namespace(path, device=self.device, environment=self.environment)
+            return Namespace(path, device=device, environment=self.environment)
         except CorruptError as error:
             kept = set_namespace_aside(self.folder, self.environment)
             self._notices.append(f"{error}; it is made anew from log and journal, and kept as {kept}")
-            return Namespace(path, device=self.device, environment=self.environment)
+            return Namespace(path, device=device, environment=self.environment)
+
+    def forget_device(self) -> None:
+        """The folder is a copy of one that goes on as this device: the next opening makes it a new device."""
+        DeviceFile(self.folder, self.environment).set_aside()
 
     def watch(self) -> None:
         """From now on be told of what loses its name in the folder. After recovery, which replaces files."""
@@ -94,6 +97,10 @@ class LocalState:
             self.ledger.journal.lose_names(self.namespace.commit)
         except FileSystemError as error:
             log.error("nothing more can be accepted: %s", error)
+
+    def note(self, notice: str) -> None:
+        """One more of `notices`."""
+        self._notices.append(notice)
 
     @property
     def notices(self) -> tuple[str, ...]:

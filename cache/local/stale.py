@@ -20,7 +20,7 @@ from backend.errors import NotFoundError
 from backend.system import at_rest
 from cache.blocks import BlockCache, Content
 from cache.journal import Custody, Journal, JournalRecovery, Ledger
-from cache.local.local_state import DEVICE, JOURNAL, NAMESPACE_FILE, STALE
+from cache.local.local_state import JOURNAL, NAMESPACE_FILE, STALE
 from cache.namespace import ROOT_INODE, InodeRow, Namespace, Operation, Unlink
 
 PART: Final = 4 << 20
@@ -71,7 +71,7 @@ class StaleState:
         self._resources = ExitStack()
         try:
             _copy(folder, work)
-            self._namespace = Namespace(str(work / NAMESPACE_FILE), device=DEVICE)
+            self._namespace = Namespace(str(work / NAMESPACE_FILE))
             self._resources.callback(self._namespace.close)
             self._journal = Journal(work / JOURNAL)
             self._resources.callback(self._journal.close)

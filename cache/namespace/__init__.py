@@ -8,6 +8,7 @@ from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
     DEVICE_SHIFT,
     DOOR_INODES,
+    MAX_DEVICE,
     MAX_NAME,
     MAX_SIZE,
     MAX_SYMLINK,
@@ -74,6 +75,7 @@ __all__ = [
     "FIRST_COOKIE",
     "INODE_COLUMNS",
     "LOCAL_META",
+    "MAX_DEVICE",
     "MAX_EXTENT",
     "MAX_NAME",
     "MAX_SIZE",

@@ -3,20 +3,30 @@
 Invariants (event-loop thread only):
 1. A number is given once. The row of a device stays when it is revoked, so that nobody gets its number or its
    key again.
-2. The rows as of commit N-1 say who may make commit N.
+2. The rows as of commit N-1 say who may make commit N, and with which sequence.
+3. Sequences change when a commit is recorded and at no other time.
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
+from backend.errors import NoSpaceError
+from cache.namespace.operations import MAX_DEVICE
 from cache.namespace.refusals import OutOfDateError
 from cache.namespace.row_store import RowStore, insert
+from cache.namespace.schema import value_of
 
 _COLUMNS: Final = ("number", "key", "host", "revoked", "born")
 _PUT: Final = insert("device", _COLUMNS)
 _OF: Final = "SELECT number, key, host, revoked FROM device WHERE number = ?"
 _TAKEN: Final = "SELECT 1 FROM device WHERE number = ? OR key = ?"
+_PUT_SEQUENCE: Final = insert("device_sequence", ("number", "sequence", "born"))
+_SEQUENCE_OF: Final = "SELECT sequence FROM device_sequence WHERE number = ?"
+_KEEP_SEQUENCE: Final = (
+    "INSERT INTO past_device_sequence SELECT number, sequence, born, ? FROM device_sequence WHERE number = ?"
+)
+_HIGHEST: Final = "SELECT coalesce(max(number), 0) FROM device"
 _KEEP: Final = (
     f"INSERT INTO past_device SELECT {', '.join(_COLUMNS)}, ? FROM device WHERE number = ? AND born < ?"
 )
@@ -33,7 +43,7 @@ class DeviceRow(NamedTuple):
 
 
 class DeviceStore:
-    """The tables `device` and `past_device`."""
+    """The tables `device` and `device_sequence`, and their past."""
 
     def __init__(self, store: RowStore) -> None:
         self._store = store
@@ -45,6 +55,24 @@ class DeviceStore:
             return None
         _, key, host, revoked = found
         return DeviceRow(number, key, host, bool(revoked))
+
+    def sequence_of(self, number: int) -> int:
+        """The sequence of the device's newest recorded commit; 0 if it has none."""
+        found = self._store.connection.execute(_SEQUENCE_OF, (number,)).fetchone()
+        return 0 if found is None else int(found[0])
+
+    def recorded(self, commit: int, number: int) -> None:
+        """The device has made `commit`, which comes after all that were recorded."""
+        sequence = self.sequence_of(number) + 1
+        self._store.write(_KEEP_SEQUENCE, [(commit, number)])
+        self._store.write(_PUT_SEQUENCE, [(number, sequence, commit)])
+
+    def next_number(self) -> int:
+        """One that nobody had. `NoSpaceError`: all are given."""
+        highest = int(value_of(self._store.connection, _HIGHEST))
+        if highest >= MAX_DEVICE:
+            raise NoSpaceError("the drive has given all its device numbers: no other machine can write it")
+        return highest + 1
 
     def add(self, number: int, key: bytes, host: bytes) -> None:
         """`OutOfDateError` if another device has or had the number or the key."""

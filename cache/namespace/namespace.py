@@ -167,6 +167,13 @@ class Namespace:
         """This machine's number."""
         return self._state.device
 
+    def become(self, device: int) -> None:
+        """From now on the machine is `device`, and inode numbers come from it. Idempotent."""
+        if device != self._state.device:
+            self._rows.write_rows()
+            self._state.device, self._state.created = device, self._highest_inode(device)
+            self._state.next_inode = self._state.created + 1
+
     def begin_commit(self, number: int) -> None:
         """Open commit `number`, which is not lower than the open one. Later changes belong to it."""
         if number < self._rows.commit:
@@ -233,13 +240,16 @@ class Namespace:
             raise ReadOnlyError(f"{self.path}: the namespace is open for reading only")
         reduce(self._state, operation, commit)
 
-    def record_commit(self, number: int, commit_hash: bytes, time_ns: int) -> None:
-        """Note a published commit, the next in number. On disk with the next `save`. `OutOfDateError`: it is
-        not after the newest."""
+    def record_commit(self, number: int, commit_hash: bytes, time_ns: int, device: int = 0) -> None:
+        """Note a published commit, the next in number, of `device` (0: nobody). On disk with the next
+        `save`.
+        `OutOfDateError`: it is not after the newest."""
         if number <= self._head.number or time_ns < self._last_time:
             raise OutOfDateError(f"commit {number} cannot follow {self._head.number}, or is older")
         self._rows.write(insert("commits", ("number", "hash", "time_ns")), [(number, commit_hash, time_ns)])
         self._head, self._last_time = Head(number, commit_hash), time_ns
+        if device:
+            self.devices.recorded(number, device)
         self.points.recorded(number)
 
     def journal_position(self) -> int:

@@ -35,6 +35,7 @@ _KEYS: Final = {
     "past_retention": "id, born",
     "past_writer": "id, born",
     "past_device": "number, born",
+    "past_device_sequence": "number, born",
 }
 _REMOVE: Final = tuple(
     f"DELETE FROM {table} WHERE ({key}) IN"

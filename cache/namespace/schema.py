@@ -21,7 +21,7 @@ from cache.namespace.operations import OLDEST_TIME
 Connection = apsw.Connection
 
 APPLICATION_ID: Final = int.from_bytes(b"dfNS", "big")
-SCHEMA_VERSION: Final = 6
+SCHEMA_VERSION: Final = 7
 BUSY_MILLISECONDS: Final = 10_000
 LOCAL_META: Final = ("journal_position", "device", "next_inode", "open_commit")
 """Keys of `meta` that speak of this machine, not of the drive: no snapshot holds them."""
@@ -211,7 +211,21 @@ CREATE TABLE past_device (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX past_device_died ON past_device (died);
 """
-_UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3, 3: SCHEMA_4, 4: SCHEMA_5, 5: SCHEMA_6}
+
+SCHEMA_7: Final = """
+-- What version 7 added: the sequence of the newest recorded commit of each device.
+CREATE TABLE device_sequence (
+    number   INTEGER PRIMARY KEY,
+    sequence INTEGER NOT NULL,        -- from 1
+    born     INTEGER NOT NULL         -- that commit
+) STRICT;
+CREATE TABLE past_device_sequence (
+    number INTEGER NOT NULL, sequence INTEGER NOT NULL, born INTEGER NOT NULL, died INTEGER NOT NULL,
+    PRIMARY KEY (number, born)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX past_device_sequence_died ON past_device_sequence (died);
+"""
+_UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3, 3: SCHEMA_4, 4: SCHEMA_5, 5: SCHEMA_6, 6: SCHEMA_7}
 """The SQL that brings a database of a version to the next one."""
 
 

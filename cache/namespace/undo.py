@@ -33,6 +33,7 @@ _VALUES: Final = {
     "retention": "id, keep_all, hourly, daily, weekly, monthly, born",
     "writer": "id, device, host, born",
     "device": "number, key, host, revoked, born",
+    "device_sequence": "number, sequence, born",
 }
 
 

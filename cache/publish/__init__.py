@@ -1,6 +1,6 @@
 """From the journal into the commit log; snapshots of the namespace."""
 
-from cache.publish.commit_building import CommitIdentity, blocks_named, is_same_commit
+from cache.publish.commit_building import CommitIdentity, LogKeys, blocks_named, is_same_commit, sealed
 from cache.publish.commit_payload import open_operations
 from cache.publish.cut_rule import Intervals
 from cache.publish.publisher import FIRST_BACKOFF, MAX_BACKOFF, Publisher
@@ -17,6 +17,7 @@ __all__ = [
     "ROOT_NAME",
     "CommitIdentity",
     "Intervals",
+    "LogKeys",
     "Publisher",
     "SharedExclusiveLock",
     "SnapshotKeeper",
@@ -28,4 +29,5 @@ __all__ = [
     "blocks_named",
     "is_same_commit",
     "open_operations",
+    "sealed",
 ]

@@ -6,10 +6,11 @@ appended has to be kept.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from backend.commits import payload_associated_data
+from backend.commits import payload_associated_data, signed
 from backend.upstream import BlockId, Commit, Head
 from cache.journal import Layer, PendingCommit, Stored
 from cache.namespace import InodeRow, Release, SetExtents, decode, encode, is_release
@@ -20,17 +21,21 @@ _CONTENT: Final = encode(SetExtents(0, 0, (), ()))[:2]
 
 
 @dataclass(frozen=True, slots=True)
-class CommitIdentity:
-    """The data in a commit about its maker."""
+class LogKeys:
+    """What opens the commits of a drive."""
 
     drive_id: bytes
+    commit_key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CommitIdentity:
+    """The maker of a commit. `host`: what the machine is called, for people."""
+
+    keys: LogKeys
     device: int
     host: bytes
-    """what the machine is called, for people"""
-    commit_key: bytes
-
-    def __repr__(self) -> str:
-        return f"CommitIdentity(device={self.device}, host={self.host!r})"
+    signing_key: bytes = field(repr=False)
 
 
 def extents_of(row: InodeRow, layer: Layer) -> SetExtents:
@@ -58,16 +63,23 @@ def _join(extents: list[tuple[int, int, bytes, int]], piece: Stored) -> None:
     extents.append((piece.start, length, piece.block, piece.block_offset))
 
 
-def build(identity: CommitIdentity, pending: PendingCommit, head: Head, epoch: int) -> Commit:
-    """The commit of what was cut, after `head`, of the session that has this epoch."""
-    added = tuple(sorted(blocks_named(pending.all_operations())))
+def build(identity: CommitIdentity, pending: PendingCommit, head: Head, epoch: int, sequence: int) -> Commit:
+    """The commit of what was cut, after `head`, by a session of this epoch; `sequence` is the device's."""
+    operations = pending.all_operations()
+    added = tuple(sorted(blocks_named(operations)))
     dropped = tuple(sorted(_released(pending.operations)))
-    number, device, time_ns = pending.number, identity.device, pending.time_ns
-    binding = payload_associated_data(
-        identity.drive_id, number, head.hash, device, epoch, time_ns, added, dropped
+    draft = Commit(
+        pending.number, head.hash, identity.device, epoch, pending.time_ns, added, dropped, b"", sequence
     )
-    payload = seal_operations(identity.commit_key, pending.all_operations(), binding)
-    return Commit(number, head.hash, device, epoch, time_ns, added, dropped, payload)
+    return sealed(identity, draft, operations)
+
+
+def sealed(identity: CommitIdentity, draft: Commit, operations: Sequence[bytes]) -> Commit:
+    """The commit that `draft` is without its payload and its signature."""
+    drive_id = identity.keys.drive_id
+    binding = payload_associated_data(drive_id, draft)
+    payload = seal_operations(identity.keys.commit_key, operations, binding)
+    return signed(drive_id, replace(draft, payload=payload), identity.signing_key)
 
 
 def blocks_named(operations: list[bytes]) -> set[BlockId]:

@@ -357,7 +357,9 @@ class Publisher:
 
     def _build(self, pending: PendingCommit) -> Commit:
         if self._built is None or self._built.number != pending.number:
-            self._built = build(self._identity, pending, self._ledger.head, self._upstream.epoch)
+            sequence = self._ledger.namespace.devices.sequence_of(self._identity.device) + 1
+            head, epoch = self._ledger.head, self._upstream.epoch
+            self._built = build(self._identity, pending, head, epoch, sequence)
         return self._built
 
 

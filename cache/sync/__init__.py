@@ -13,13 +13,14 @@ from cache.sync.changes import (
 )
 from cache.sync.check_log import LogReplay
 from cache.sync.follower import Follower
-from cache.sync.rebaser import Following, Rebaser
+from cache.sync.rebaser import CopiedStateError, Following, Rebaser
 
 __all__ = [
     "AttributesChanged",
     "Broadcast",
     "Change",
     "ContentChanged",
+    "CopiedStateError",
     "Follower",
     "Following",
     "Listener",

@@ -16,7 +16,7 @@ import trio
 from backend.errors import CorruptError, DriveError
 from backend.upstream import Commit, Head
 from cache.namespace import Connection, Namespace, open_database, sqlite_errors
-from cache.publish import CommitIdentity, snapshot
+from cache.publish import LogKeys, snapshot
 from cache.sync.follower import Follower
 
 _AT_ONCE: Final = 10_000
@@ -31,10 +31,10 @@ _FORGOTTEN: Final = (
 class LogReplay:
     """The fresh namespace. Event-loop thread; `close` when done."""
 
-    def __init__(self, path: Path, identity: CommitIdentity, device: int) -> None:
+    def __init__(self, path: Path, log_keys: LogKeys) -> None:
         self._path = path
-        self._namespace = Namespace(str(path), device=device)
-        self._follower = Follower(self._namespace, identity)
+        self._namespace = Namespace(str(path))
+        self._follower = Follower(self._namespace, log_keys)
 
     @property
     def head(self) -> Head:

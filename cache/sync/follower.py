@@ -2,8 +2,9 @@
 
 Invariants:
 1. Every follower checks a commit in the same way. The commit follows the newest one that the namespace has.
-   Its payload opens, and its operations are well formed. Its envelope names all blocks that they use. They
-   fit the state. Its time is not before that of the commit before.
+   Its payload opens, and its operations are well formed. A device that may make it has signed it
+   (`cache.sync.authorship`). Its envelope names all blocks that its operations use. They fit the state. Its
+   time is not before that of the commit before.
 2. A commit is applied whole or it is refused. Of a refused commit some operations may be applied: the
    namespace must not be saved then, nor another commit applied to it.
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from backend.commits import associated_data_of
+from backend.commits import payload_associated_data
 from backend.errors import CorruptError, FormatError, RollbackError
 from backend.upstream import Commit
 from cache.namespace import (
@@ -28,21 +29,24 @@ from cache.namespace import (
     check_form,
     decode,
 )
-from cache.publish import CommitIdentity, open_operations
+from cache.publish import LogKeys, open_operations
+from cache.sync.authorship import check_author
 
 
 class Follower:
     """See the module."""
 
-    def __init__(self, namespace: Namespace, identity: CommitIdentity) -> None:
+    def __init__(self, namespace: Namespace, log_keys: LogKeys) -> None:
         self._namespace = namespace
-        self._identity = identity
+        self._log_keys = log_keys
+        self.makers: set[int] = set()
+        """the devices whose commits were applied"""
 
     def encoded_operations(self, commit: Commit) -> list[bytes]:
         """The operations of a commit, which need not be the next. `CorruptError`, `FormatError`: its payload
         does not open."""
-        binding = associated_data_of(self._identity.drive_id, commit)
-        return open_operations(self._identity.commit_key, commit.payload, binding)
+        binding = payload_associated_data(self._log_keys.drive_id, commit)
+        return open_operations(self._log_keys.commit_key, commit.payload, binding)
 
     def apply(self, commit: Commit, commit_hash: bytes) -> list[Operation]:
         """Apply the next commit and record it; its operations. The one after it is open then.
@@ -54,12 +58,14 @@ class Follower:
             raise RollbackError(f"commit {commit.number} of the drive's log follows another history")
         with _named(commit.number):
             operations = self._operations(commit)
+            check_author(self._namespace, self._log_keys.drive_id, commit, operations)
             _check_envelope(commit, operations)
             self._namespace.begin_commit(commit.number)
             for operation in operations:
                 self._namespace.apply(operation)
-            self._namespace.record_commit(commit.number, commit_hash, commit.time_ns)
+            self._namespace.record_commit(commit.number, commit_hash, commit.time_ns, commit.device)
         self._namespace.begin_commit(commit.number + 1)
+        self.makers.add(commit.device)
         return operations
 
     def _operations(self, commit: Commit) -> list[Operation]:

@@ -1,8 +1,9 @@
 """The rebaser: brings a drive to the newest commit of a log that other devices write too.
 
 Invariants:
-1. A commit is ours only if it says what the pending one says, and is of this device and of the time that the
-   journal has for it: then it counts as published, and is no change by others.
+1. A commit is ours only if it says what the pending one says, and is of this device, of its next sequence and
+   of the time that the journal has for it: then it counts as published, and is no change by others. Another
+   commit of this device was made by a copy of its state: nothing is rebased on it.
 2. Nothing is pending when `run` returns, and what was not published belongs to the open commit.
 3. Listeners are told after the new state is there, onlookers in the same turn, and people by a notice. A kill
    before it takes the notice, never a copy.
@@ -19,13 +20,13 @@ from urllib.parse import quote
 
 import trio
 
-from backend.errors import DriveError
+from backend.errors import DriveError, FencedError
 from backend.upstream import Commit, Head, Upstream
 from cache.errors import FileSystemError
 from cache.journal import Ledger, rebase
 from cache.namespace import folder_path
 from cache.notices import MOST, Kind, Notices
-from cache.publish import FIRST_BACKOFF, MAX_BACKOFF, CommitIdentity, is_same_commit
+from cache.publish import FIRST_BACKOFF, MAX_BACKOFF, is_same_commit
 from cache.rebase import Changed, Decision, Resolved, Row
 from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, NameChanged, Replaced
 from cache.sync.follower import Follower
@@ -38,15 +39,20 @@ _SILENT: Final = frozenset(
 """Rows that nobody has to hear of: both sides have their wish, or the later one of a field."""
 
 
+class CopiedStateError(FencedError):
+    """Somebody else writes the drive as this device, from a copy of its state."""
+
+
 class Rebaser:
-    """See the module. `held`: whether somebody has an inode open on this device."""
+    """See the module. `device`, `host`: of this device. `held`: whether somebody has an inode open."""
 
     def __init__(
         self,
         ledger: Ledger,
         follower: Follower,
         upstream: Upstream,
-        identity: CommitIdentity,
+        device: int,
+        host: bytes,
         changes: Broadcast,
         held: Callable[[int], bool],
         notices: Notices,
@@ -54,7 +60,8 @@ class Rebaser:
         self._ledger = ledger
         self._follower = follower
         self._upstream = upstream
-        self._identity = identity
+        self._device = device
+        self._host = host
         self._changes = changes
         self._held = held
         self._notices = notices
@@ -68,6 +75,11 @@ class Rebaser:
             self._ledger.published(Head(commit.number, commit_hash))
         if not commits:
             return
+        if self._device and any(commit.device == self._device for commit, _ in commits):
+            raise CopiedStateError(
+                f"another copy of this machine's state has written the drive as device {self._device}: mount "
+                "again, as another device"
+            )
         base = self._ledger.head.number
         for onlooker in self._changes.onlookers:
             onlooker.before()
@@ -75,7 +87,7 @@ class Rebaser:
             self._ledger,
             lambda: self._apply(commits),
             self._held,
-            self._identity.host,
+            self._host,
             lambda resolved: self._show(base, resolved),
         )
         self._say(resolved, base)
@@ -92,7 +104,9 @@ class Rebaser:
 
     def _is_ours(self, commit: Commit) -> bool:
         pending = self._ledger.pending
-        if pending is None or (commit.device, commit.time_ns) != (self._identity.device, pending.time_ns):
+        if pending is None or commit.device != self._device or commit.time_ns != pending.time_ns:
+            return False
+        if commit.sequence != self._ledger.namespace.devices.sequence_of(self._device) + 1:
             return False
         operations = self._follower.encoded_operations(commit)
         return is_same_commit(pending, operations, self._ledger.head, commit)

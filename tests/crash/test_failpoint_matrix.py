@@ -42,6 +42,7 @@ from tests.unit.tools.commands.test_recover import STEPS as RECOVERY
 pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(120)]
 
 COMMANDS = "tests/unit/tools/commands"
+ENROLMENT = {"enrolment.kept", "enrolment.added"}
 REBASES = {"rebase.followed", "rebase.journaled", "rebase.synced"}
 ELSEWHERE = {
     f"nodes come and go (`{COMMANDS}/test_node_changes.py`)": {*NODE_CHANGES},
@@ -52,6 +53,7 @@ ELSEWHERE = {
     },
     "a cut is taken back (`tests/crash/test_failpoints_in_process.py`)": {"ledger.reopening"},
     "several devices write one drive (`tests/sync/test_whole_drives.py`)": {*REBASES},
+    "a state folder becomes a device (`tests/unit/cache/test_enrolment.py`)": {*ENROLMENT},
     "a node has no room (`tests/unit/backend/nodes/test_ballast.py`)": {"node.ballast-given"},
     "a journal cannot be read (`tests/crash/test_salvages.py`)": {*SALVAGES},
 }

@@ -16,18 +16,21 @@ import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from backend.commits.commit_format import associated_data_of, commit_hash
+from backend.commits.commit_format import commit_hash, payload_associated_data, signed
 from backend.errors import CorruptError, DriveError
+from backend.system import verifying_key
 from backend.upstream import NO_COMMIT, BlockId, Commit
-from cache.local.local_state import DEVICE, NAMESPACE_FILE, LocalState
+from cache.local.local_state import NAMESPACE_FILE, LocalState
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
     ROOT_INODE,
+    AddDevice,
     Create,
     Delete,
     Operation,
     Pin,
     Rename,
+    RevokeDevice,
     SetAttributes,
     SetExtents,
     SetWriter,
@@ -35,14 +38,16 @@ from cache.namespace.operations import (
     encode,
 )
 from cache.opening import open_drive
-from cache.publish.commit_building import CommitIdentity
+from cache.publish.commit_building import LogKeys
 from cache.publish.commit_payload import seal_operations
 from cache.sync.check_log import LogReplay, differences
 from tests.drives import DRIVE_ID, KEYS, QUIET
 from tests.memory_upstream import MemoryUpstream
 from tests.property.any_operation import BLOCK, OPERATIONS
 
-IDENTITY = CommitIdentity(DRIVE_ID, DEVICE, b"host", KEYS.commit)
+DEVICE = 1
+LOG_KEYS = LogKeys(DRIVE_ID, KEYS.commit)
+SIGNING_KEY = b"s" * 32
 OTHER = b"c" * 32
 Log = list[tuple[Commit, bytes]]
 
@@ -58,6 +63,11 @@ class Draft:
     previous: bytes = b""
     key: bytes = field(default=KEYS.commit)
     flipped: int = -1
+    device: int = DEVICE
+    sequence: int = 0
+    key_epoch: int = 1
+    authority: bytes = b""
+    signing_key: bytes = field(default=SIGNING_KEY, repr=False)
 
 
 def draft(*operations: Operation) -> Draft:
@@ -66,15 +76,16 @@ def draft(*operations: Operation) -> Draft:
 
 
 GOOD = (
+    draft(AddDevice(DEVICE, verifying_key(SIGNING_KEY), b"host")),
     draft(
         SetWriter(DEVICE, b"host"),
         Create(ROOT_INODE, b"f", 2, 0o100644, 0, 0, 0, b"", 1),
         SetAttributes(2, size=9),
         SetExtents(2, 0, ((0, 9),), ((0, 9, BLOCK, 0),)),
     ),
-    draft(Create(ROOT_INODE, b"d", 3, 0o40755, 0, 0, 0, b"", 1), Pin(b"p", 1)),
+    draft(Create(ROOT_INODE, b"d", 3, 0o40755, 0, 0, 0, b"", 1), Pin(b"p", 2)),
     draft(
-        Rename(ROOT_INODE, b"f", 3, b"f", 2, 0, False, 2), SetExtents(2, 1, ((0, 4),), ((0, 4, OTHER, 0),))
+        Rename(ROOT_INODE, b"f", 3, b"f", 2, 0, False, 2), SetExtents(2, 2, ((0, 4),), ((0, 4, OTHER, 0),))
     ),
     draft(Unlink(3, b"f", 2, 3), Delete(2)),
 )
@@ -86,11 +97,14 @@ def made(drafts: list[Draft]) -> Log:
     for index, each in enumerate(drafts, 1):
         previous = each.previous or (found[-1][1] if found else NO_COMMIT)
         added = tuple(map(BlockId, each.added))
-        commit = Commit(each.number or index, previous, DEVICE, 1, each.time_ns or index, added, (), b"")
-        payload = bytearray(seal_operations(each.key, each.operations, associated_data_of(DRIVE_ID, commit)))
+        number, time_ns = each.number or index, each.time_ns or index
+        commit = Commit(number, previous, each.device, 1, time_ns, added, (), b"", each.sequence or index)
+        commit = replace(commit, key_epoch=each.key_epoch, authority=each.authority)
+        binding = payload_associated_data(DRIVE_ID, commit)
+        payload = bytearray(seal_operations(each.key, each.operations, binding))
         if each.flipped >= 0:
             payload[each.flipped % len(payload)] ^= 1 << each.flipped % 8
-        commit = replace(commit, payload=bytes(payload))
+        commit = signed(DRIVE_ID, replace(commit, payload=bytes(payload)), each.signing_key)
         found.append((commit, commit_hash(commit)))
     return found
 
@@ -125,7 +139,7 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
 
 def verdict_of_fsck(log: Log, path: Path) -> tuple[int, str, str]:
     """How many commits were applied, and what was said of the next."""
-    replay = LogReplay(path, IDENTITY, DEVICE)
+    replay = LogReplay(path, LOG_KEYS)
     try:
         for commit, digest in log:
             replay.apply(commit, digest)
@@ -184,17 +198,62 @@ def test_opening_and_fsck_say_the_same_of_a_log(at: int, change: Change) -> None
         (lambda d: replace(d, operations=(b"\x91\x63",)), "MalformedError"),
         (lambda d: replace(d, operations=(encode(SetAttributes(2, size=-1)),)), "MalformedError"),
         (lambda d: replace(d, operations=(encode(Delete(7)),)), "OutOfDateError"),
+        (lambda d: replace(d, operations=(encode(SetExtents(2, 3, ((0, 4),), ())),)), "OutOfDateError"),
         (lambda d: replace(d, operations=(encode(SetExtents(2, 2, ((0, 4),), ())),)), "OutOfDateError"),
-        (lambda d: replace(d, operations=(encode(SetExtents(2, 1, ((0, 4),), ())),)), "OutOfDateError"),
         (lambda d: replace(d, time_ns=1), "OutOfDateError"),
         (lambda d: replace(d, time_ns=(1 << 64) - 1), "MalformedError"),
         (lambda d: replace(d, previous=bytes(31) + b"x"), "RollbackError"),
-        (lambda d: replace(d, number=4), "RollbackError"),
+        (lambda d: replace(d, number=5), "RollbackError"),
+        (lambda d: replace(d, signing_key=bytes(32)), "MalformedError"),
+        (lambda d: replace(d, device=DEVICE + 1), "MalformedError"),
+        (lambda d: replace(d, device=DEVICE + 1, sequence=1), "MalformedError"),
+        (lambda d: replace(d, sequence=3), "MalformedError"),
+        (lambda d: replace(d, sequence=5), "MalformedError"),
+        (lambda d: replace(d, sequence=(1 << 64) - 1), "MalformedError"),
+        (lambda d: replace(d, key_epoch=2), "MalformedError"),
+        (lambda d: replace(d, authority=b"somebody"), "MalformedError"),
     ],
 )
 def test_what_both_say(change: Change, kind: str) -> None:
-    """Of the third commit; without its rename the fourth does not fit."""
-    assert check_same(made([*GOOD[:2], change(GOOD[2]), GOOD[3]])) == kind
+    """Of the fourth commit; without its rename the fifth does not fit."""
+    assert check_same(made([*GOOD[:3], change(GOOD[3]), GOOD[4]])) == kind
+
+
+SECOND = Draft(
+    (encode(AddDevice(2, verifying_key(OTHER), b"other")),), device=2, sequence=1, signing_key=OTHER
+)
+REVOKED = draft(RevokeDevice(2))
+
+
+@pytest.mark.parametrize(
+    ("drafts", "kind"),
+    [
+        ([SECOND], ""),
+        ([SECOND, replace(SECOND, operations=(), sequence=2)], ""),
+        ([SECOND, REVOKED], ""),
+        # By a key that is not the one it adds, and by somebody else for it.
+        ([replace(SECOND, signing_key=SIGNING_KEY)], "MalformedError"),
+        ([replace(SECOND, device=DEVICE, sequence=2, signing_key=SIGNING_KEY)], ""),
+        # A device that does not add itself first of all, one that adds another, one that is there already.
+        ([replace(SECOND, operations=(encode(SetWriter(2, b"x")), *SECOND.operations))], "MalformedError"),
+        ([replace(SECOND, device=3)], "MalformedError"),
+        ([replace(SECOND, operations=())], "MalformedError"),
+        ([SECOND, replace(SECOND, sequence=2)], "OutOfDateError"),
+        # After it was revoked, in no way.
+        ([SECOND, REVOKED, replace(SECOND, operations=(), sequence=2)], "MalformedError"),
+        ([SECOND, REVOKED, SECOND], "MalformedError"),
+        ([SECOND, REVOKED, replace(SECOND, sequence=2)], "MalformedError"),
+        ([SECOND, REVOKED, replace(SECOND, device=3)], "MalformedError"),
+    ],
+)
+def test_who_may_make_a_commit(drafts: list[Draft], kind: str) -> None:
+    """After the first commit, which adds device 1. Its own ones count on."""
+    ours = 1
+    numbered = []
+    for each in drafts:
+        ours += each.device == DEVICE
+        numbered.append(replace(each, sequence=each.sequence or ours))
+    assert check_same(made([GOOD[0], *numbered])) == kind
 
 
 def test_damage_of_the_namespace_is_not_told_of_the_commit(
@@ -206,7 +265,7 @@ def test_damage_of_the_namespace_is_not_told_of_the_commit(
     def fail(*_: object) -> None:
         raise damage
 
-    replay = LogReplay(tmp_path / "replay.db", IDENTITY, DEVICE)
+    replay = LogReplay(tmp_path / "replay.db", LOG_KEYS)
     monkeypatch.setattr(Namespace, "apply", fail)
     with pytest.raises(CorruptError) as raised:
         replay.apply(*made([*GOOD])[0])

@@ -44,7 +44,7 @@ from cache.namespace.refusals import MalformedError, OutOfDateError
 from tests.property.any_operation import BLOCK, KINDS, OPERATIONS, of_kind
 
 TABLES = (
-    *("inode", "dentry", "xattr", "extent", "pin", "retention", "writer", "device"),
+    *("inode", "dentry", "xattr", "extent", "pin", "retention", "writer", "device", "device_sequence"),
     *("forgetting", "commits"),
 )
 STATES: tuple[tuple[Operation, ...], ...] = (
@@ -81,7 +81,7 @@ class Site:
     def rows(self) -> list[Any]:
         connection = self.namespace.synced_connection()
         live = [list(connection.execute(f"SELECT * FROM {table} ORDER BY 1, 2")) for table in TABLES]
-        past = [list(connection.execute(f"SELECT * FROM past_{table} ORDER BY 1, 2")) for table in TABLES[:8]]
+        past = [list(connection.execute(f"SELECT * FROM past_{table} ORDER BY 1, 2")) for table in TABLES[:9]]
         return [live, past, self.namespace.statistics()]
 
     def verdict(self, operation: Operation, commit: int | None = None) -> str:

@@ -38,7 +38,7 @@ class Hub:
         options: DriveOptions = SMALL,
     ) -> AsyncIterator[Drive]:
         """The drive of a device, running. With `crash` what a SIGKILL would lose is lost at the end."""
-        local = LocalState(self.folder / str(number), environment or Environment(), device=number)
+        local = LocalState(self.folder / str(number), environment or Environment())
         try:
             options = replace(options, is_shared=True, host=f"dev{number}")
             drive = await open_drive(local, self.upstream.session(number), DRIVE_ID, KEYS, options)

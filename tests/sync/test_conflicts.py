@@ -68,12 +68,12 @@ async def test_every_device_lists_the_copy_and_the_one_that_made_it_says_so(hub:
             await disagree(first, second, b"f")
             for drive in (first, second):
                 (copy,) = (await call(drive, CONFLICTS.name))["copies"]
-                assert (copy["of"], copy["by"], copy["base"]) == ("f", "dev2", 1)
+                assert (copy["of"], copy["by"], copy["base"]) == ("f", "dev2", 3)
                 assert copy["path"].startswith("f%20%28conflict%20")
             assert not first.kept_notices()
         async with hub.device(2) as second:
             (notice,) = (await call(second, NOTICES.name))["notices"]
-            assert (notice["path"], notice["commit"], notice["kind"]) == ("f", 1, "conflict")
+            assert (notice["path"], notice["commit"], notice["kind"]) == ("f", 3, "conflict")
             assert (await second.status()).notices == 1
 
 

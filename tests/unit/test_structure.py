@@ -22,6 +22,7 @@ OUTSIDE = {
         "attributes",
         "defaults",
         "drive",
+        "enrolment",
         "errors",
         "file_clock",
         "health",

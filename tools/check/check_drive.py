@@ -104,7 +104,7 @@ class DriveCheck:
         self._upstream = LocalUpstream(self._blocks, self._log, self._objects, self._writer)
         reader = client(drive, self._upstream, _CACHE)
         self._codec, self._snapshots = reader.codec, reader.snapshots
-        source = StateSource(self._log, self._copies, self._snapshots, reader.blocks, reader.identity)
+        source = StateSource(self._log, self._copies, self._snapshots, reader.blocks, reader.log_keys)
         self._kept_index = KeptIndex(drive, own.cache, self._index, self._packs, self._store_on)
         self._commits = CommitCheck(self._log, self._copies, self._objects, self._snapshots, findings)
         self._state = StateCheck(source, own.state, work, findings, progress)

@@ -27,9 +27,9 @@ from backend.findings import Findings
 from backend.system import at_rest, plain_hash
 from backend.upstream import Commit, Head
 from cache.blocks import BlockCache
-from cache.local import DEVICE, NAMESPACE_FILE
+from cache.local import NAMESPACE_FILE
 from cache.namespace import check_namespace
-from cache.publish import CommitIdentity, SnapshotRoot, SnapshotStore, snapshot
+from cache.publish import LogKeys, SnapshotRoot, SnapshotStore, snapshot
 from cache.sync import LogReplay, check_log
 from tools.host.progress import Progress
 
@@ -42,7 +42,7 @@ class StateSource:
     copies: ObjectCheck
     snapshots: SnapshotStore
     blocks: BlockCache
-    identity: CommitIdentity
+    log_keys: LogKeys
 
 
 class StateCheck:
@@ -134,7 +134,7 @@ class StateCheck:
             start = root.head.number
             await trio.to_thread.run_sync(shutil.copyfile, restored, path)
         stops = {self._head.number, *(head.number for head in (root and root.head, cached) if head)}
-        replay = LogReplay(path, self._source.identity, DEVICE)
+        replay = LogReplay(path, self._source.log_keys)
         try:
             await self._keep(replay, stops)
             while batch := await self._source.log.commits_after(start):

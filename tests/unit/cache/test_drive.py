@@ -531,10 +531,11 @@ async def test_reading_and_writing_at_the_borders(drive: Drive) -> None:
 async def test_a_write_larger_than_a_journal_record(tmp_path: Path) -> None:
     """Regression: replay took it for the journal's end."""
     data = bytes(range(256)) * (100 << 10)
-    async with opened(tmp_path, MemoryUpstream(), crash=True) as drive:
+    upstream = MemoryUpstream()
+    async with opened(tmp_path, upstream, crash=True) as drive:
         made = await make_file(drive, b"file", data)
         await make_file(drive, b"after")
-    async with opened(tmp_path, MemoryUpstream()) as drive:
+    async with opened(tmp_path, upstream) as drive:
         assert await content(drive, made.inode) == data
         assert drive.lookup(ROOT_INODE, b"after")
 
@@ -573,7 +574,7 @@ async def test_the_status_counts(drive: Drive) -> None:
         0,
         7,
         True,
-        1,
+        2,
     )
     assert drive.statistics().name_max == 255
 

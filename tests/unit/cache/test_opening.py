@@ -17,6 +17,7 @@ from cache.errors import InputOutputError
 from cache.journal.format import RecordType, encode_times
 from cache.journal.journal import Journal
 from cache.journal.scan import PendingCommit
+from cache.local.device_file import FILE
 from cache.local.local_state import JOURNAL, LocalState
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import client_of
@@ -53,7 +54,7 @@ async def test_a_killed_process_loses_nothing(folder: Path, upstream: MemoryUpst
     async with opened(folder, upstream) as drive:
         assert [await content_of(drive, name) for name in (b"one", b"two", b"three")] == [b"1", b"2", b"3"]
         await drive.sync()
-    assert len(upstream.commits) == 2
+    assert len(upstream.commits) == 3
 
 
 @pytest.mark.logs_warnings
@@ -96,7 +97,7 @@ async def test_a_commit_that_was_appended_and_not_noted_is_known_again(
         assert await content_of(drive, b"one") == b"1"
         await drive.sync()
         assert await content_of(drive, b"two") == b"2"
-    assert len(upstream.commits) == 2
+    assert len(upstream.commits) == 3
 
 
 @pytest.mark.logs_warnings
@@ -243,7 +244,7 @@ async def test_a_stale_cache_is_refused_and_nothing_of_it_is_lost(
             async with opened(folder, upstream):
                 raise AssertionError
     unpublished = MemoryUpstream()
-    unpublished.commits, unpublished.stored = upstream.commits[:1], upstream.stored
+    unpublished.commits, unpublished.stored = upstream.commits[:2], upstream.stored
     async with opened(tmp_path / "copy", unpublished) as drive:
         assert await content_of(drive, b"mine") == b"unpublished"
 
@@ -260,7 +261,7 @@ async def test_stale_state_is_moved_out_of_the_way(folder: Path, upstream: Memor
         local.close()
         assert data in b"".join(path.read_bytes() for path in (kept / "journal").iterdir())
     assert len(list((folder / "stale").iterdir())) == 2
-    assert {path.name for path in folder.iterdir()} == {"lock", "stale"}
+    assert {path.name for path in folder.iterdir()} == {FILE, "lock", "stale"}
     async with opened(folder, upstream) as drive:
         assert drive.entries(ROOT_INODE, 0, 10) == []
 
@@ -270,7 +271,7 @@ async def test_a_log_that_forgets_is_refused(folder: Path, upstream: MemoryUpstr
         for name in (b"one", b"two"):
             await make_file(drive, name, name)
             await drive.sync()
-    whole, upstream.commits = upstream.commits, upstream.commits[:1]
+    whole, upstream.commits = upstream.commits, upstream.commits[:2]
     with pytest.raises(RollbackError):
         async with opened(folder, upstream):
             raise AssertionError

@@ -17,7 +17,7 @@ from backend.system.durable import Durable
 from cache.local.local_state import LOCK_FILE, locked
 from tests.contents import content
 from tests.drives import QUIET, content_of, make_file
-from tests.small_drive import SmallDrive, make_empty_drive
+from tests.small_drive import SmallDrive, copy_of, make_empty_drive
 from tools import drive_opening
 from tools.old_place import bring_over
 
@@ -85,17 +85,17 @@ def test_it_moves_once(made: SmallDrive) -> None:
 
 
 def test_onto_another_disk_cut_off_at_each_step(made: SmallDrive, tmp_path: Path) -> None:
-    before, own = tmp_path / "before", made.own()
-    shutil.copytree(own.cache, before)
     for limit in itertools.count():
-        made.forget()
-        shutil.copytree(before, own.cache)
+        folder = tmp_path / str(limit)
+        folder.mkdir()
+        each = copy_of(made, folder)
+        own = each.own()
         try:
             bring_over(own, OtherDisk(own.cache, limit))
             whole = True
         except OSError as error:
             whole = error.errno != errno.EIO
-        assert read(made) == TEXT, f"cut off at step {limit}"
+        assert read(each) == TEXT, f"cut off at step {limit}"
         if whole:
             break
     assert limit > 5

@@ -85,17 +85,17 @@ async def test_holes_are_zeros(drive: Drive, clock: Clock) -> None:
 
 async def test_names_of_moments(drive: Drive, clock: Clock) -> None:
     past, begin = drive.past, clock.now
-    assert past.resolve("@1") is None
+    assert past.resolve("@2") is None
     await make_file(drive, b"a")
     first = await commit(drive, clock, 0.25)
     await make_file(drive, b"b")
     second = await commit(drive, clock, 3600)
     await make_file(drive, b"c")
     third = await commit(drive, clock, 2 * 24 * 3600)
-    names = [format_time(begin), f"{format_time(begin)}~2", format_time(begin + 3600 * SECOND)]
+    names = [f"{format_time(begin)}~2", f"{format_time(begin)}~3", format_time(begin + 3600 * SECOND)]
     assert [past.name_of(number) for number in (first, second, third)] == names
     assert [past.resolve(name) for name in names] == [first, second, third]
-    assert past.resolve(f"{format_time(begin)}~3") is None
+    assert past.resolve(f"{format_time(begin)}~4") is None
     assert past.resolve(format_time(begin - SECOND)) is None
     assert past.resolve(format_time(begin + SECOND)) == second
     assert past.resolve(format_time(begin + 7200 * SECOND)) == third
@@ -105,7 +105,7 @@ async def test_names_of_moments(drive: Drive, clock: Clock) -> None:
     assert past.resolve(format_time(begin)[:10]) == third
     assert past.resolve(format_time(begin - DAY)[:10]) is None
     assert past.resolve(format_time(clock.now + DAY)[:10]) is None
-    assert [past.resolve(text) for text in ("@0", "@1", "@3", "@4", "later", "junk")] == [
+    assert [past.resolve(text) for text in ("@0", "@2", "@4", "@5", "later", "junk")] == [
         *(None, first, third),
         *(None, None, None),
     ]

@@ -49,3 +49,14 @@ def test_what_is_taken_back_was_never_added_or_revoked(namespace: Namespace) -> 
     namespace.undo(1)
     assert namespace.devices.of(7) == DeviceRow(7, ONE, b"desk", is_revoked=False)
     assert namespace.devices.of(8) is None
+
+
+def test_sequences_count_recorded_commits_and_are_taken_back(namespace: Namespace) -> None:
+    for commit, device in ((2, 7), (3, 8), (4, 7)):
+        namespace.begin_commit(commit)
+        namespace.record_commit(commit, bytes(32), commit, device)
+    assert [namespace.devices.sequence_of(device) for device in (7, 8, 9)] == [2, 1, 0]
+    namespace.undo(3)
+    assert [namespace.devices.sequence_of(device) for device in (7, 8, 9)] == [1, 1, 0]
+    namespace.undo(1)
+    assert [namespace.devices.sequence_of(device) for device in (7, 8, 9)] == [0, 0, 0]

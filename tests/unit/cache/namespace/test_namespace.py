@@ -706,6 +706,8 @@ def test_times_before_1901_of_version_2_become_the_oldest(path: str) -> None:
     connection.execute("DROP TABLE past_writer")
     connection.execute("DROP TABLE device")
     connection.execute("DROP TABLE past_device")
+    connection.execute("DROP TABLE device_sequence")
+    connection.execute("DROP TABLE past_device_sequence")
     connection.execute("DELETE FROM meta WHERE key = 'files'")
     connection.execute("PRAGMA user_version = 2")
     connection.close()
@@ -724,9 +726,9 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path, path: str) -> None:
     Namespace(path).close()
     at_rest.unseal(path, THIS_MACHINE.disk)
     connection = apsw.Connection(path)
-    connection.execute("PRAGMA user_version = 7")
+    connection.execute("PRAGMA user_version = 8")
     connection.close()
-    with pytest.raises(FormatError, match="version 7, this program knows 6"):
+    with pytest.raises(FormatError, match="version 8, this program knows 7"):
         Namespace(path)
     noise = tmp_path / "noise.db"
     noise.write_bytes(b"noise" * 1000)

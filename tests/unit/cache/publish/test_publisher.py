@@ -61,7 +61,7 @@ async def test_settled_files_are_in_the_cut_and_open_ones_are_not(
     assert found[b"/open"][-1] == b""
     await drive.sync()
     (commit, _) = upstream.commits[-1]
-    assert commit.number == 2
+    assert commit.number == 3
 
 
 async def test_write_new_rename_over_is_never_seen_empty(
@@ -93,7 +93,7 @@ async def test_a_retry_after_a_lost_answer_publishes_once(drive: Drive, upstream
     assert drive.publisher.problem
     await make_file(drive, b"later", b"more")
     await drive.sync()
-    assert [commit.number for commit, _ in upstream.commits] == [1, 2]
+    assert [commit.number for commit, _ in upstream.commits] == [1, 2, 3]
     assert not drive.ledger.unpublished
     assert not drive.publisher.problem
 
@@ -120,7 +120,7 @@ async def test_sync_publishes_what_came_after_a_commit_that_failed(
         upstream.fail_after_append = True
         upstream.flush_gate.set()
     assert not drive.ledger.unpublished
-    assert len(upstream.commits) == 2
+    assert len(upstream.commits) == 3
 
 
 @pytest.mark.logs_warnings
@@ -132,7 +132,7 @@ async def test_fenced_is_for_ever(drive: Drive, upstream: MemoryUpstream) -> Non
     upstream.fenced = False
     with pytest.raises(FencedError):
         await drive.sync()
-    assert upstream.commits == []
+    assert len(upstream.commits) == 1
     with pytest.raises(ReadOnlyFileSystemError):
         await make_file(drive, b"more")
     assert await content_of(drive, b"file") == b"content"
@@ -428,7 +428,7 @@ async def test_a_cut_that_was_taken_back_stays_so_if_that_was_not_written_down(
         await drive.sync()
     found = await published_tree(tmp_path, upstream)
     assert [found[path][-1] for path in (b"/file", b"/later")] == [b"content and more", b"content"]
-    assert len(upstream.commits) == 1
+    assert len(upstream.commits) == 2
 
 
 def failing() -> None:

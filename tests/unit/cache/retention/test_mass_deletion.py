@@ -98,7 +98,7 @@ async def test_all_of_it_is_undone_at_once(tmp_path: Path, clock: MockClock) -> 
         await drive.sync()
         await let_pass(clock, 2)
         (notice,) = drive.kept_notices()
-        assert (notice.kind, notice.commit) == (Kind.MASS_DELETION, 2)
+        assert (notice.kind, notice.commit) == (Kind.MASS_DELETION, 3)
     async with running(tmp_path, clock, upstream) as drive:
         shown = await services_of(drive)[NOTICES.name]({})
         assert "301 files were deleted" in shown["notices"][0]["text"]

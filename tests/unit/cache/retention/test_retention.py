@@ -342,7 +342,7 @@ def test_forgetting_looks_only_at_what_died_in_the_gap(namespace: Namespace) -> 
 
 RETENTION_TABLES = ("pin", "past_pin", "retention", "past_retention", "forgetting")
 WRITER_TABLES = ("writer", "past_writer")
-DEVICE_TABLES = ("device", "past_device")
+DEVICE_TABLES = ("device", "past_device", "device_sequence", "past_device_sequence")
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ async def test_a_preview_frees_what_a_collection_frees(tmp_path: Path) -> None:
             await drive.write(made.inode, 0, data)
             await drive.settle(made.inode)
             await drive.sync()
-        await call(drive, "pin", commit=1, name="first")
+        await call(drive, "pin", commit=2, name="first")
         assert (await call(drive, "retention_preview"))["points"] == 0
         preview = await call(drive, "retention_preview", **NOTHING)
         assert preview["freed"]["blocks"] == 1
@@ -273,7 +273,7 @@ async def test_a_read_only_drive_shows_and_refuses(tmp_path: Path) -> None:
         await make_file(drive, b"a", ONE)
         await drive.sync()
     async with opened(tmp_path / "two", upstream, read_only=True) as drive:
-        assert (await call(drive, "retention_show"))["points"] == 1
+        assert (await call(drive, "retention_show"))["points"] == 2
         with pytest.raises(ReadOnlyFileSystemError):
             await call(drive, "collect")
         with pytest.raises(ReadOnlyFileSystemError):

@@ -13,7 +13,7 @@ import pytest
 import trio
 
 import cache.services.clone
-from backend.commits.commit_format import associated_data_of
+from backend.commits.commit_format import payload_associated_data
 from backend.upstream import Commit
 from cache.attributes import AttributeChange
 from cache.drive import Drive
@@ -92,7 +92,7 @@ async def test_a_clone_is_alike_and_stores_nothing(drive: Drive, upstream: Memor
     await drive.sync()
     assert upstream.stored == stored
     commit = upstream.commits[-1][0]
-    assert set(commit.added) == set(upstream.commits[0][0].added)
+    assert set(commit.added) == set(upstream.commits[1][0].added)
 
 
 async def test_a_clone_is_one_commit_and_survives(tmp_path: Path, upstream: MemoryUpstream) -> None:
@@ -259,7 +259,7 @@ async def test_a_read_only_drive_restores_nothing(tmp_path: Path, upstream: Memo
         await drive.sync()
     async with opened(tmp_path / "two", upstream, read_only=True) as drive:
         with pytest.raises(ReadOnlyFileSystemError):
-            await call(drive, "restore", path="f", at="@1", to="g")
+            await call(drive, "restore", path="f", at="@2", to="g")
         assert len((await call(drive, "log", path="f"))["entries"]) == 1
 
 
@@ -351,13 +351,13 @@ async def test_the_log_says_which_machine_made_a_commit(tmp_path: Path, upstream
         await drive.unlink(ROOT_INODE, b"f")
         entries = (await call(drive, "log", path="f"))["entries"]
         assert [entry["host"] for entry in entries] == ["desk", *["lap%20top"] * 4, *["desk"] * 2]
-        assert {entry["device"] for entry in entries} == {1}
+        assert [entry["device"] for entry in entries] == [1, *[2] * 4, *[1] * 2]
     said = [_writers(commit) for commit, _ in upstream.commits]
     assert [hosts for hosts in said if hosts] == [[b"desk"], [b"lap top"], [b"desk"]]
 
 
 def _writers(commit: Commit) -> list[bytes]:
-    binding = associated_data_of(DRIVE_ID, commit)
+    binding = payload_associated_data(DRIVE_ID, commit)
     operations = map(decode, open_operations(KEYS.commit, commit.payload, binding))
     return [operation.host for operation in operations if isinstance(operation, SetWriter)]
 

@@ -73,8 +73,8 @@ async def test_numbers_are_high_distinct_and_stable(drive: Drive, clock: Clock) 
     await write(drive, made.inode, b"2")
     second = drive.past.name_of(await commit(drive, clock)).encode()
     paths: list[tuple[bytes, ...]] = [
-        *((), (first,), (second,), (b"@1",), (b"10s",), (b"latest",), (first, b"d"), (first, b"d", b"f")),
-        *((second, b"d"), (second, b"d", b"f"), (b"@1", b"d"), (b"@1", b"d", b"f"), (b"by-name",)),
+        *((), (first,), (second,), (b"@2",), (b"10s",), (b"latest",), (first, b"d"), (first, b"d", b"f")),
+        *((second, b"d"), (second, b"d", b"f"), (b"@2", b"d"), (b"@2", b"d", b"f"), (b"by-name",)),
     ]
     numbers = [
         [(await found_at(view, *path)).attributes.inode for path in paths]
@@ -124,14 +124,14 @@ async def test_what_may_be_remembered(drive: Drive, clock: Clock) -> None:
     view = VersionsView(drive)
     await make_file(drive, b"f", b"1")
     name = drive.past.name_of(await commit(drive, clock)).encode()
-    for relative in (b"5s", b"@1", b"latest"):
+    for relative in (b"5s", b"@2", b"latest"):
         assert (await found_at(view, relative)).name_seconds == 0
     assert (await found_at(view)).attribute_seconds == 0
     for names in ((name,), (name, b"f"), (b"5s", b"f")):
         found = await found_at(view, *names)
         assert found.name_seconds == 0  # who looks is checked each time
         assert found.attribute_seconds == 0  # so is who asks whether he may write
-    whole = await VersionsView(drive, None, as_of=1).lookup(ROOT_INODE, b"f")
+    whole = await VersionsView(drive, None, as_of=2).lookup(ROOT_INODE, b"f")
     assert whole.name_seconds > 0
     assert whole.attribute_seconds > 0
 
@@ -149,7 +149,7 @@ async def test_by_name_in_the_view(drive: Drive, clock: Clock) -> None:
     assert [name for name, _ in await listed(view, await found_at(view, b"by-name"))] == [b"f.txt", b"link"]
     names = [name for name, _ in await listed(view, await found_at(view, b"by-name", b"f.txt"))]
     begin = drive.past.name_of(1).encode()
-    assert names == [begin + b".txt", begin + b"~2.txt"]
+    assert names == [begin + b"~2.txt", begin + b"~3.txt"]
     contents = []
     for name in names:
         found = await found_at(view, b"by-name", b"f.txt", name)

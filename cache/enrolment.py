@@ -1,0 +1,126 @@
+"""Enrolment: a state folder becomes a device of its drive before it accepts the first change.
+
+Invariants:
+1. The file with number and private key is durable before the log says that there is such a device. A process
+   that is killed between the two adds the same device at its next opening, or finds it added.
+2. The commit that adds a device is made by it, holds nothing else but the name of its host, and comes
+   before all its other commits. Holding the drive's keys is the authority for it (no hub gives numbers).
+3. A folder that knew the log and finds in it commits of its device that it does not know as its own is a copy
+   (a restored home, a cloned machine), or another one is: it becomes a new device.
+4. A number is taken from the state at the head of the log: a device that came second takes the next.
+
+A folder that is known costs a small file to read. Event-loop thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from backend.errors import ConflictError, CorruptError, ReadOnlyError
+from backend.failpoints import declare
+from backend.keys import DriveKeys
+from backend.system import new_signing_key, verifying_key
+from backend.upstream import Commit, Upstream
+from cache.local import DeviceFile, DeviceIdentity, LocalState
+from cache.namespace import AddDevice, Operation, SetWriter, encode
+from cache.publish import CommitIdentity, LogKeys, sealed
+
+log = logging.getLogger(__name__)
+
+KEPT: Final = declare("enrolment.kept", "the state folder is a device; the log does not know it")
+ADDED: Final = declare("enrolment.added", "the log knows the device; its namespace does not")
+
+
+class Enrolment:
+    """Of one opening, after recovery. `is_copy`: commits of this device came from the log. `follow` applies
+    the commits that the drive lacks, and has what is not published go on from there. `is_shared`: others
+    write the drive at the same time."""
+
+    def __init__(
+        self,
+        local: LocalState,
+        upstream: Upstream,
+        log_keys: LogKeys,
+        keys: DriveKeys,
+        host: bytes,
+        follow: Callable[[], Awaitable[None]],
+        *,
+        is_copy: bool,
+        is_shared: bool,
+    ) -> None:
+        self._local = local
+        self._file = DeviceFile(local.folder, local.environment)
+        self._devices = local.namespace.devices
+        self._upstream = upstream
+        self._log_keys = log_keys
+        self._sealing_key = keys.device
+        self._host = host
+        self._is_copy = is_copy
+        self._follow = follow
+        self._is_shared = is_shared
+
+    async def run(self) -> DeviceIdentity:
+        """The device that this folder is, which the log knows. `ReadOnlyError`: it was revoked; what the
+        upstream raises."""
+        identity = self._kept()
+        # A first commit that was not noted is its own.
+        if identity is not None and self._is_copy and self._devices.sequence_of(identity.number) > 1:
+            identity = self._made()
+        while identity is None or not self._is_known(identity):
+            if identity is None or self._devices.of(identity.number) is not None:
+                identity = self._made()
+            await self._add(identity)
+        self._local.namespace.become(identity.number)
+        return identity
+
+    def _kept(self) -> DeviceIdentity | None:
+        try:
+            return self._file.load(self._sealing_key, self._log_keys.drive_id)
+        except CorruptError as error:
+            self._local.note(
+                f"the key by which {self._local.folder} is a device of the drive cannot be used ({error}): "
+                f"it is kept as {self._file.set_aside()}, and the folder is a new device now"
+            )
+            return None
+
+    def _is_known(self, identity: DeviceIdentity) -> bool:
+        row = self._devices.of(identity.number)
+        if row is None or row.key != verifying_key(identity.key):
+            return False
+        if row.is_revoked:
+            raise ReadOnlyError(
+                f"this machine is device {identity.number} of the drive, which was revoked: the drive can be "
+                "mounted for reading only"
+            )
+        return True
+
+    def _made(self) -> DeviceIdentity:
+        """A new device, which the folder is from now on."""
+        identity = DeviceIdentity(self._devices.next_number(), new_signing_key())
+        self._file.keep(identity, self._sealing_key, self._log_keys.drive_id)
+        self._local.environment.failpoints.reached(KEPT)
+        return identity
+
+    async def _add(self, identity: DeviceIdentity) -> None:
+        head = self._local.ledger.head
+        try:
+            await self._upstream.log.append(self._first_commit(identity), head)
+        except ConflictError:
+            if not self._is_shared:
+                raise
+        self._local.environment.failpoints.reached(ADDED)
+        await self._follow()
+
+    def _first_commit(self, identity: DeviceIdentity) -> Commit:
+        namespace, device, epoch = self._local.namespace, identity.number, self._upstream.epoch
+        head = namespace.head()
+        operations: tuple[Operation, ...] = (
+            AddDevice(device, verifying_key(identity.key), self._host),
+            SetWriter(device, self._host),
+        )
+        time_ns = max(self._local.environment.wall_clock(), namespace.last_commit_time() + 1)
+        draft = Commit(head.number + 1, head.hash, device, epoch, time_ns, (), (), b"", 1)
+        maker = CommitIdentity(self._log_keys, device, self._host, identity.key)
+        return sealed(maker, draft, list(map(encode, operations)))
