@@ -15,7 +15,7 @@ Each step can be repeated: a process that is killed in the middle begins anew.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Final
 
 import trio
@@ -198,17 +198,17 @@ class Recovery:
         returns."""
         namespace, number = self._local.namespace, self._ledger.head.number
         while commits := await self._upstream.log.commits_after(number, _limit(number, until)):
-            for commit, commit_hash in commits:
-                self._apply(commit, commit_hash)
+            for commit in self._applied(commits):
                 await self._upstream.housekeeping.revive(commit.added)
                 number = commit.number
                 await trio.lowlevel.checkpoint()
             namespace.save(position)
         await trio.to_thread.run_sync(namespace.checkpoint)
 
-    def _apply(self, commit: Commit, commit_hash: bytes) -> None:
+    def _applied(self, commits: Sequence[tuple[Commit, bytes]]) -> Iterator[Commit]:
+        """Apply these, one with each step."""
         try:
-            self._follower.apply(commit, commit_hash)
+            yield from self._follower.apply_all(commits)
         except OutOfDateError as error:
             raise OutOfDateError(
                 f"{error}; nothing was changed; either the log is damaged or what {self._local.folder} holds "

@@ -12,11 +12,10 @@ from backend.upstream import FIRST_KEY_EPOCH, Commit
 from cache.namespace import AddDevice, MalformedError, Namespace, Operation
 
 
-def check_author(
-    namespace: Namespace, drive_id: bytes, commit: Commit, operations: Sequence[Operation]
-) -> None:
-    """`MalformedError` unless `commit`, whose operations are these, is the next of a device that may make it.
-    `namespace` holds the commits before it. A device that is not there yet adds itself, first of all."""
+def key_of_author(namespace: Namespace, commit: Commit, operations: Sequence[Operation]) -> bytes:
+    """The public key of the device that made `commit`, whose operations are these. `MalformedError` unless
+    the commit is the next of a device that may make it. `namespace` holds those before it. A device that is
+    not there yet adds itself, first of all."""
     devices, device = namespace.devices, commit.device
     row = devices.of(device)
     if row is not None and row.is_revoked:
@@ -26,11 +25,16 @@ def check_author(
         raise MalformedError(
             f"it says that it is commit {commit.sequence} of device {device}, whose next one is {expected}"
         )
-    key = _added_key(commit, operations) if row is None else row.key
-    if not is_signed_by(drive_id, commit, key):
-        raise MalformedError(f"device {device}, which it names, has not signed it")
     if commit.key_epoch != FIRST_KEY_EPOCH or commit.authority:
         raise MalformedError(f"it has key epoch {commit.key_epoch} or an authority section, unknown here")
+    return _added_key(commit, operations) if row is None else row.key
+
+
+def check_signature(drive_id: bytes, commit: Commit, key: bytes) -> None:
+    """`MalformedError` unless the device of that key has signed `commit`. The hashes in it chain those
+    before, and a device builds on no commit of its own that it did not make: so this vouches for them too."""
+    if not is_signed_by(drive_id, commit, key):
+        raise MalformedError(f"device {commit.device}, which it names, has not signed it")
 
 
 def _added_key(commit: Commit, operations: Sequence[Operation]) -> bytes:

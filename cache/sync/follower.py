@@ -13,7 +13,7 @@ Event-loop thread only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from backend.commits import payload_associated_data
@@ -30,7 +30,7 @@ from cache.namespace import (
     decode,
 )
 from cache.publish import LogKeys, open_operations
-from cache.sync.authorship import check_author
+from cache.sync.authorship import check_signature, key_of_author
 
 
 class Follower:
@@ -48,17 +48,30 @@ class Follower:
         binding = payload_associated_data(self._log_keys.drive_id, commit)
         return open_operations(self._log_keys.commit_key, commit.payload, binding)
 
+    def apply_all(self, commits: Sequence[tuple[Commit, bytes]]) -> Iterator[Commit]:
+        """Apply these, the next ones with their hashes, one with each step; errors as of `apply`. The newest
+        commit of each device among them vouches for its others: nothing may be saved before the last step."""
+        newest = {commit.device: commit.number for commit, _ in commits}
+        for commit, commit_hash in commits:
+            self._apply(commit, commit_hash, is_vouched=commit.number < newest[commit.device])
+            yield commit
+
     def apply(self, commit: Commit, commit_hash: bytes) -> list[Operation]:
         """Apply the next commit and record it; its operations. The one after it is open then.
         `RollbackError`: it goes on from another one than the namespace's newest. `MalformedError`: it is
         damaged, whatever the namespace is. `OutOfDateError`: it does not fit this namespace. Each names
         it. Any other `CorruptError` is the namespace's own damage, and says nothing of the commit."""
+        return self._apply(commit, commit_hash, is_vouched=False)
+
+    def _apply(self, commit: Commit, commit_hash: bytes, *, is_vouched: bool) -> list[Operation]:
         head = self._namespace.head()
         if commit.number != head.number + 1 or commit.previous != head.hash:
             raise RollbackError(f"commit {commit.number} of the drive's log follows another history")
         with _named(commit.number):
             operations = self._operations(commit)
-            check_author(self._namespace, self._log_keys.drive_id, commit, operations)
+            key = key_of_author(self._namespace, commit, operations)
+            if not is_vouched:
+                check_signature(self._log_keys.drive_id, commit, key)
             _check_envelope(commit, operations)
             self._namespace.begin_commit(commit.number)
             for operation in operations:

@@ -112,8 +112,8 @@ class Rebaser:
         return is_same_commit(pending, operations, self._ledger.head, commit)
 
     def _apply(self, commits: list[tuple[Commit, bytes]]) -> None:
-        for commit, commit_hash in commits:
-            self._follower.apply(commit, commit_hash)
+        for _ in self._follower.apply_all(commits):
+            continue
 
     def _show(self, base: int, resolved: Resolved) -> None:
         replaced = Replaced(base, resolved.changed.replaced, resolved.changed.became)

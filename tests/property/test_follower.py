@@ -204,7 +204,6 @@ def test_opening_and_fsck_say_the_same_of_a_log(at: int, change: Change) -> None
         (lambda d: replace(d, time_ns=(1 << 64) - 1), "MalformedError"),
         (lambda d: replace(d, previous=bytes(31) + b"x"), "RollbackError"),
         (lambda d: replace(d, number=5), "RollbackError"),
-        (lambda d: replace(d, signing_key=bytes(32)), "MalformedError"),
         (lambda d: replace(d, device=DEVICE + 1), "MalformedError"),
         (lambda d: replace(d, device=DEVICE + 1, sequence=1), "MalformedError"),
         (lambda d: replace(d, sequence=3), "MalformedError"),
@@ -254,6 +253,20 @@ def test_who_may_make_a_commit(drafts: list[Draft], kind: str) -> None:
         ours += each.device == DEVICE
         numbered.append(replace(each, sequence=each.sequence or ours))
     assert check_same(made([GOOD[0], *numbered])) == kind
+
+
+def test_the_newest_commit_of_a_device_vouches_for_those_before_it_that_are_applied_with_it(
+    tmp_path: Path,
+) -> None:
+    """Where nobody vouches, and in fsck, each has to be signed itself."""
+    unsigned = [*GOOD[:3], replace(GOOD[3], signing_key=bytes(32))]
+    assert check_same(made(unsigned)) == "MalformedError"
+    vouched = made([*unsigned, GOOD[4]])
+    assert trio.run(verdict_of_opening, vouched, tmp_path / "state")[:2] == (5, "")
+    assert verdict_of_fsck(vouched, tmp_path / "replay.db")[:2] == (3, "MalformedError")
+    other = made([*unsigned, replace(SECOND, operations=(encode(AddDevice(2, verifying_key(OTHER), b"o")),))])
+    assert trio.run(verdict_of_opening, other, tmp_path / "other")[1] == "MalformedError"
+    assert Namespace(str(tmp_path / "other" / NAMESPACE_FILE)).head().number == 0
 
 
 def test_damage_of_the_namespace_is_not_told_of_the_commit(
