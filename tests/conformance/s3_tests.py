@@ -62,22 +62,32 @@ def configuration(served: Served) -> str:
     return CONFIGURATION.format(port=served.port, main=section(served.user), other=section(served.other))
 
 
-def run(checkout: Path, tests: list[str], processes: int) -> dict[str, str]:
-    """The outcome of each test: `passed`, `failed` or `skipped`."""
+def run(checkout: Path, tests: list[str], processes: int) -> tuple[dict[str, str], frozenset[str]]:
+    """The outcome of each test: `passed`, `failed` or `skipped`; and those that are said to fail on AWS."""
     with tempfile.TemporaryDirectory() as folder, serving(Path(folder) / "drive") as served:
         conf, report = Path(folder) / "s3tests.conf", Path(folder) / "report.xml"
         conf.write_text(configuration(served))
         chosen = tests or [f"s3tests/functional/{name}" for name in FILES]
-        command = [sys.executable, "-m", "pytest", "-q", "--no-header", "--tb=short", f"--junit-xml={report}"]
-        command += ["-p", "no:cacheprovider", "-m", LEFT_OUT, "-n", str(processes), *chosen]
+        pytest = [sys.executable, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", *chosen]
+        running = ["--tb=short", f"--junit-xml={report}", "-m", LEFT_OUT, "-n", str(processes)]
         environment = {
             "S3TEST_CONF": str(conf),
             "PATH": "/usr/bin:/bin",
             "HOME": folder,
             "BOTO_DISABLE_CRT": "true",
         }
-        subprocess.run(command, cwd=checkout, env=environment, check=False)
-        return outcomes(report)
+        subprocess.run([*pytest, *running], cwd=checkout, env=environment, check=False)
+        asked = [*pytest, "--collect-only", "-m", "fails_on_aws"]
+        marked = subprocess.run(
+            asked, cwd=checkout, env=environment, stdout=subprocess.PIPE, text=True, check=False
+        )
+        return outcomes(report), named(marked.stdout)
+
+
+def named(listed: str) -> frozenset[str]:
+    """The tests that pytest lists, as the report names them."""
+    lines = (line.partition(".py::") for line in listed.splitlines())
+    return frozenset(f"{file.rpartition('/')[2]}::{test}" for file, separator, test in lines if separator)
 
 
 def outcomes(report: Path) -> dict[str, str]:
@@ -102,13 +112,13 @@ def main() -> None:
     options = parser.parse_args()
     if not (options.checkout / "s3tests").is_dir():
         sys.exit(f"{options.checkout}: no checkout of s3-tests")
-    found = run(options.checkout.resolve(), options.tests, options.processes)
+    found, not_on_aws = run(options.checkout.resolve(), options.tests, options.processes)
     passed = {name for name, outcome in found.items() if outcome == "passed"}
     listed = set(PASSING.read_text().split()) if PASSING.exists() else set()
     lost = sorted((listed & found.keys()) - passed)
     if options.write:
         PASSING.write_text("".join(f"{name}\n" for name in sorted(listed | passed)))
-    print(table(options.checkout, found))
+    print(table(options.checkout, found, not_on_aws))
     print(f"{len(passed)} of {len(found)} pass; {len(passed - listed)} more than listed")
     if lost:
         sys.exit("listed, and failing: " + " ".join(lost))
