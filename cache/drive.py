@@ -297,6 +297,7 @@ class Drive:
                     self._mass_deletions.look()
                     if self._versions is not None:
                         self._versions.look()
+            await self.kept_notices.store()
             with self._going_on():
                 await self.put_off.delete_slowly()
 

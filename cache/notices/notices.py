@@ -15,6 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
+import trio
+
 from backend.errors import CorruptError, FormatError
 from backend.system import Environment
 
@@ -95,12 +97,13 @@ def _text(value: Any) -> str:
 
 class Notices:
     """See the module. A file that cannot be read is replaced by the next notice; that is logged. Event-loop
-    thread; `add` and `remove` block for a small file's fsync."""
+    thread. What `add` and `remove` change is on the disk after the next `store`."""
 
     def __init__(self, state: Path, environment: Environment) -> None:
         self._path = state / FILE
         self._environment = environment
         self._notices: Sequence[Notice] = ()
+        self._storing = trio.Lock()
         try:
             with open(self._path, "rb") as file:
                 self._notices = decode(file.read(_LARGEST))
@@ -108,6 +111,7 @@ class Notices:
             pass
         except (CorruptError, FormatError, OSError) as error:
             log.warning("%s cannot be read, earlier notices are not shown: %s", self._path, error)
+        self._stored: Sequence[Notice] = self._notices
 
     def __call__(self) -> Sequence[Notice]:
         """Those that are not too old, the oldest first."""
@@ -115,24 +119,32 @@ class Notices:
         return [notice for notice in self._notices if notice.time_ns >= oldest]
 
     def add(self, kind: Kind, said: Iterable[tuple[str, str]], commit: int) -> None:
-        """Note (path, text) of each. Durable when it returns, or it was logged that the disk refused; they
-        are shown until the end of this process then."""
+        """Note (path, text) of each; they are shown from now on."""
         now = self._environment.wall_clock()
         new = [Notice(now, kind, path[:LONGEST], text[:LONGEST], commit) for path, text in said]
         if new:
             for notice in new:
                 log.info("%s: %s", notice.path or "the drive", notice.text)
-            self._write([*self(), *new][-MOST:])
+            self._notices = [*self(), *new][-MOST:]
 
     def remove(self, is_done: Callable[[Notice], bool]) -> None:
-        """Those that `is_done` says need nobody any more are not shown. As `add`."""
+        """Those that `is_done` says need nobody any more are not shown."""
         left = [notice for notice in self() if not is_done(notice)]
         if len(left) < len(self._notices):
-            self._write(left)
+            self._notices = left
 
-    def _write(self, notices: Sequence[Notice]) -> None:
-        self._notices = notices
-        try:
-            self._environment.disk.write_file(str(self._path), [encode(notices)])
-        except OSError as error:
-            log.warning("notices cannot be written, and are forgotten at the next mount: %s", error)
+    async def store(self) -> None:
+        """Make durable all that was changed before the call. If the disk refuses, that is logged, and the
+        change is forgotten at the next mount. Cheap if there is nothing to store."""
+        async with self._storing:
+            notices = self._notices
+            if notices is self._stored:
+                return
+            try:
+                await trio.to_thread.run_sync(self._write, encode(notices))
+            except OSError as error:
+                log.warning("notices cannot be written, and are forgotten at the next mount: %s", error)
+            self._stored = notices
+
+    def _write(self, data: bytes) -> None:
+        self._environment.disk.write_file(str(self._path), [data])

@@ -145,6 +145,7 @@ async def resolve_conflict(drive: Drive, unit: list[Copy], keep: Keep) -> list[C
     drive.kept_notices.remove(
         lambda notice: notice.kind is Kind.CONFLICT and unquote_to_bytes(notice.path) in originals
     )
+    await drive.kept_notices.store()
     return unit
 
 

@@ -56,6 +56,7 @@ class Undo:
         self._drive.kept_notices.remove(
             lambda notice: notice.kind is Kind.MASS_DELETION and notice.commit == self._commit
         )
+        await self._drive.kept_notices.store()
         return Outcome(pin, self._commit, self._made, self._in_the_way)
 
     def _pinned(self, pin: bytes | None) -> tuple[bytes, int]:

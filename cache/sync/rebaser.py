@@ -90,7 +90,9 @@ class Rebaser:
             self._host,
             lambda resolved: self._show(base, resolved),
         )
+        self._changes.announce(_changes(resolved.changed))
         self._say(resolved, base)
+        await self._notices.store()
         for commit, _ in commits:
             await self._upstream.housekeeping.revive(commit.added)
 
@@ -124,7 +126,6 @@ class Rebaser:
         said = [decision for decision in resolved.decisions if decision.row not in _SILENT][-MOST:]
         paths = self._paths({decision.key[0] for decision in said if decision.key is not None})
         self._notices.add(Kind.CONFLICT, [(_path(each, paths), each.row.value) for each in said], base)
-        self._changes.announce(_changes(resolved.changed))
 
     def _paths(self, folders: set[int]) -> dict[int, bytes | None]:
         connection = self._ledger.namespace.synced_connection()

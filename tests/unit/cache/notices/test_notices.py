@@ -73,37 +73,43 @@ class Clock:
         return self.now
 
 
-def test_they_are_there_after_a_remount_for_thirty_days(tmp_path: Path) -> None:
+async def test_they_are_there_after_a_remount_for_thirty_days(tmp_path: Path) -> None:
     clock = Clock()
     environment = Environment(wall_clock=clock)
-    Notices(tmp_path, environment).add(Kind.CONFLICT, [("a/b", "it happened")], 7)
+    earlier = Notices(tmp_path, environment)
+    earlier.add(Kind.CONFLICT, [("a/b", "it happened")], 7)
+    await earlier.store()
     notices = Notices(tmp_path, environment)
     assert [*notices()] == [Notice(40 * DAY, Kind.CONFLICT, "a/b", "it happened", 7)]
     clock.now += 31 * DAY
     assert [*notices()] == []
 
 
-def test_the_newest_stay(tmp_path: Path) -> None:
+async def test_the_newest_stay(tmp_path: Path) -> None:
     notices = Notices(tmp_path, Environment())
     notices.add(Kind.CONFLICT, [(str(number), "t" * (LONGEST + 1)) for number in range(MOST + 5)], 7)
+    await notices.store()
     kept = Notices(tmp_path, Environment())()
     assert [notice.path for notice in kept] == [str(number) for number in range(5, MOST + 5)]
     assert {len(notice.text) for notice in kept} == {LONGEST}
 
 
-def test_one_that_nobody_needs_any_more_goes(tmp_path: Path) -> None:
+async def test_one_that_nobody_needs_any_more_goes(tmp_path: Path) -> None:
     notices = Notices(tmp_path, Environment())
     notices.add(Kind.CONFLICT, [("a", "t"), ("b", "t")], 7)
+    await notices.store()
     notices.remove(lambda notice: notice.path == "a")
+    await notices.store()
     assert [notice.path for notice in Notices(tmp_path, Environment())()] == ["b"]
 
 
 @pytest.mark.logs_warnings
-def test_a_file_that_is_none_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_file_that_is_none_is_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "notices.json").write_bytes(b"nonsense")
     notices = Notices(tmp_path, Environment())
     assert "cannot be read" in caplog.text
     notices.add(Kind.CONFLICT, [("a", "t")], 7)
+    await notices.store()
     assert [notice.path for notice in Notices(tmp_path, Environment())()] == ["a"]
 
 
@@ -121,10 +127,12 @@ class FullDisk(Durable):
 
 
 @pytest.mark.logs_warnings
-def test_a_full_disk_is_said_and_the_notice_is_shown(
+async def test_a_full_disk_is_said_and_the_notice_is_shown(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     notices = Notices(tmp_path, Environment(disk=FullDisk()))
     notices.add(Kind.CONFLICT, [("a", "t")], 7)
-    assert "cannot be written" in caplog.text
+    await notices.store()
+    await notices.store()
+    assert caplog.text.count("cannot be written") == 1
     assert [notice.path for notice in notices()] == ["a"]
