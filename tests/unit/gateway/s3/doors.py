@@ -6,7 +6,7 @@ import base64
 import http.client
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -74,3 +74,13 @@ def signed_streaming(served: Served, method: str, target: str, headers: dict[str
     asked.context["checksum"] = {"request_algorithm": {"in": "trailer"}}
     S3SigV4Auth(Credentials(served.user.key_id, served.user.secret), "s3", REGION).add_auth(asked)
     return dict(asked.headers.items())
+
+
+def status_of(call: Callable[..., Any], **arguments: Any) -> int:
+    """The status of the answer to a call of boto3."""
+    try:
+        answer = call(**arguments)
+    except ClientError as error:
+        answer = error.response
+    found: int = answer["ResponseMetadata"]["HTTPStatusCode"]
+    return found

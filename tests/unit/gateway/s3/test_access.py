@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
-from botocore.exceptions import ClientError
 
 from gateway.s3.conditions import KEYS
 from gateway.s3.objects import Checksums, Metadata, OpenObject
+from tests.unit.gateway.s3.doors import ask, status_of
 from tests.unit.gateway.s3.served import Served
 
 LISTS_AND_READS = ["s3:ListBucket", "s3:GetObjectVersion"]
 OBJECTS = ["s3:GetObject", "s3:GetObjectVersion"]
 READ = {200, 206}
 TAGGED = {"StringEquals": {"s3:ExistingObjectTag/secret": "yes"}}
-
-
-def status(call: Callable[..., Any], **arguments: Any) -> int:
-    try:
-        answer = call(**arguments)
-    except ClientError as error:
-        answer = error.response
-    found: int = answer["ResponseMetadata"]["HTTPStatusCode"]
-    return found
 
 
 def statement(bucket: str, effect: str, actions: Any, **more: Any) -> dict[str, Any]:
@@ -52,12 +41,12 @@ def reads(client: Any, bucket: str, key: str, version: str | None = None) -> lis
     upload = {"Bucket": bucket, "Key": "parts"}
     upload["UploadId"] = client.create_multipart_upload(**upload)["UploadId"]
     return [
-        status(client.get_object, **named),
-        status(client.head_object, **named),
-        status(client.head_object, **named, PartNumber=1),
-        status(client.get_object_attributes, **named, ObjectAttributes=["ETag"]),
-        status(client.copy_object, Bucket=bucket, Key="copy", CopySource=named),
-        status(client.upload_part_copy, **upload, PartNumber=1, CopySource=named),
+        status_of(client.get_object, **named),
+        status_of(client.head_object, **named),
+        status_of(client.head_object, **named, PartNumber=1),
+        status_of(client.get_object_attributes, **named, ObjectAttributes=["ETag"]),
+        status_of(client.copy_object, Bucket=bucket, Key="copy", CopySource=named),
+        status_of(client.upload_part_copy, **upload, PartNumber=1, CopySource=named),
     ]
 
 
@@ -98,8 +87,8 @@ def test_a_version_is_another_action(served: Served, s3: Any, bucket: str) -> No
         (client.delete_object_tagging, named),
         (client.delete_object, named),
     ):
-        assert status(call, **arguments, VersionId=version) == 403, call
-        assert status(call, **arguments) < 300, call
+        assert status_of(call, **arguments, VersionId=version) == 403, call
+        assert status_of(call, **arguments) < 300, call
     everything = restricted(served, statement(bucket, "Allow", "s3:*"))
     assert set(reads(everything, bucket, "k", version)) == READ
 
@@ -114,9 +103,9 @@ def test_a_copy_tells_no_stranger_which_keys_there_are(served: Served, s3: Any, 
         source = {"Bucket": bucket, "Key": key}
         part = {"Bucket": own, "Key": "parts", "UploadId": upload, "PartNumber": 1}
         return (
-            status(stranger.get_object, **source),
-            status(stranger.copy_object, Bucket=own, Key="copy", CopySource=source),
-            status(stranger.upload_part_copy, **part, CopySource=source),
+            status_of(stranger.get_object, **source),
+            status_of(stranger.copy_object, Bucket=own, Key="copy", CopySource=source),
+            status_of(stranger.upload_part_copy, **part, CopySource=source),
         )
 
     assert answers("there") == answers("missing") == (403, 403, 403)
@@ -145,13 +134,13 @@ def test_a_condition_that_everybody_meets_leaves_a_policy_public(
     public = statement(bucket, "Allow", "s3:GetObject", Principal="*", Condition=condition)
     set_policy(s3, bucket, public)
     assert s3.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"]["IsPublic"]
-    assert status(served.client("nobody").get_object, Bucket=bucket, Key="k") == 200
+    assert status_of(served.client("nobody").get_object, Bucket=bucket, Key="k") == 200
     blocks = {"BlockPublicPolicy": True, "RestrictPublicBuckets": True}
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=blocks)
     for who in ("nobody", "other"):
-        assert status(served.client(who).get_object, Bucket=bucket, Key="k") == 403
+        assert status_of(served.client(who).get_object, Bucket=bucket, Key="k") == 403
     document = json.dumps({"Statement": [public]})
-    assert status(s3.put_bucket_policy, Bucket=bucket, Policy=document) == 403
+    assert status_of(s3.put_bucket_policy, Bucket=bucket, Policy=document) == 403
 
 
 @pytest.mark.parametrize(
@@ -168,11 +157,11 @@ def test_a_condition_that_few_meet_keeps_a_policy_from_being_public(
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration={"BlockPublicPolicy": True})
     set_policy(s3, bucket, statement(bucket, "Allow", "s3:GetObject", Principal="*", Condition=condition))
     assert not s3.get_bucket_policy_status(Bucket=bucket)["PolicyStatus"]["IsPublic"]
-    assert status(served.client(who).get_object, Bucket=bucket, Key="k") == 200
+    assert status_of(served.client(who).get_object, Bucket=bucket, Key="k") == 200
     blocks = {"RestrictPublicBuckets": True}
     s3.put_public_access_block(Bucket=bucket, PublicAccessBlockConfiguration=blocks)
     expected = 403 if who == "nobody" else 200
-    assert status(served.client(who).get_object, Bucket=bucket, Key="k") == expected
+    assert status_of(served.client(who).get_object, Bucket=bucket, Key="k") == expected
 
 
 GRANT = 'uri="http://acs.amazonaws.com/groups/global/AllUsers"'
@@ -194,9 +183,9 @@ def test_whoever_may_only_put_sets_no_access_list_and_no_tags(
         replacing = {"TaggingDirective": "REPLACE"} if "Tagging" in more else {}
         source = {"CopySource": f"{bucket}/k", **replacing}
         return [
-            status(of.put_object, **new, Body=b"data"),
-            status(of.create_multipart_upload, **new),
-            status(of.copy_object, **new, **source),
+            status_of(of.put_object, **new, Body=b"data"),
+            status_of(of.create_multipart_upload, **new),
+            status_of(of.copy_object, **new, **source),
         ]
 
     s3.put_object(Bucket=bucket, Key="k", Body=b"data")
@@ -222,12 +211,8 @@ def test_every_known_condition_key_is_filled(served: Served, s3: Any, bucket: st
     }
     answers = set()
     for name, parameters in presigned.items():
-        url = urlsplit(s3.generate_presigned_url(name, Params=parameters))
-        connection = http.client.HTTPConnection("127.0.0.1", served.port)
-        headers = {"user-agent": "test", "referer": "test"}
-        connection.request("GET", f"{url.path}?{url.query}", headers=headers)
-        answers.add(connection.getresponse().status)
-        connection.close()
+        url = s3.generate_presigned_url(name, Params=parameters)
+        answers.add(ask(served, "GET", url, {"user-agent": "test", "referer": "test"})[0])
     assert 403 in answers
 
 
@@ -243,9 +228,9 @@ def test_whoever_may_only_make_buckets_makes_none_public(served: Served, bucket:
         ({"ObjectOwnership": "ObjectWriter"}, "s3:PutBucketOwnershipControls"),
     ):
         name = f"{bucket}-{len(str(more))}"
-        assert status(client().create_bucket, Bucket=name, **more) == 403
-        assert status(client(action).create_bucket, Bucket=name, **more) == 200
-    assert status(client().create_bucket, Bucket=f"{bucket}-plain") == 200
+        assert status_of(client().create_bucket, Bucket=name, **more) == 403
+        assert status_of(client(action).create_bucket, Bucket=name, **more) == 200
+    assert status_of(client().create_bucket, Bucket=f"{bucket}-plain") == 200
 
 
 def test_a_bucket_that_is_yet_to_be_has_its_name_in_policies(served: Served, bucket: str) -> None:
@@ -257,13 +242,13 @@ def test_a_bucket_that_is_yet_to_be_has_its_name_in_policies(served: Served, buc
         expected = {only: 200 if allowed else 403, none_such: 403 if allowed else 200}
         for number, (client, answer) in enumerate(expected.items()):
             made = {"Bucket": f"{bucket}-{name}{number}"}
-            assert status(client.create_bucket, **made) == answer
+            assert status_of(client.create_bucket, **made) == answer
             assert (
-                status(client.create_bucket, **made | {"Bucket": f"{made['Bucket']}p"}, ACL="public-read")
+                status_of(client.create_bucket, **made | {"Bucket": f"{made['Bucket']}p"}, ACL="public-read")
                 == answer
             )
-    assert status(only.list_buckets) == 403
-    assert status(none_such.list_buckets) == 200
+    assert status_of(only.list_buckets) == 403
+    assert status_of(none_such.list_buckets) == 200
 
 
 @pytest.mark.parametrize(
@@ -280,9 +265,9 @@ def test_a_setting_that_nothing_has_is_read_by_an_action_of_its_own(
     actions = ["s3:GetBucketCORS", "s3:GetLifecycleConfiguration", "s3:GetBucketLogging"]
     client = restricted(served, statement(bucket, "Allow", actions))
     get, put = (f"{verb}_bucket_{setting}" for verb in ("get", "put"))
-    assert status(getattr(client, get), Bucket=bucket) == status(getattr(s3, get), Bucket=bucket) != 403
-    assert status(getattr(client, put), Bucket=bucket, **change) == 403
-    assert status(getattr(s3, put), Bucket=bucket, **change) == code
+    assert status_of(getattr(client, get), Bucket=bucket) == status_of(getattr(s3, get), Bucket=bucket) != 403
+    assert status_of(getattr(client, put), Bucket=bucket, **change) == 403
+    assert status_of(getattr(s3, put), Bucket=bucket, **change) == code
 
 
 @pytest.mark.parametrize("place", ["key", "bucket"])
@@ -303,9 +288,9 @@ def test_a_copy_takes_tags_along_only_for_whoever_may_read_and_set_them(
     copy = {"Bucket": bucket, "Key": "copy"}
     for actions, expected in (((), 403), (both[:1], 403), (both[1:], 403), (both, 200)):
         who = client(*actions)
-        assert status(who.copy_object, **copy, CopySource=source) == expected, actions
-        assert status(who.copy_object, **copy, CopySource={"Bucket": bucket, "Key": "plain"}) == 200
-        assert status(who.copy_object, **copy, CopySource=source, TaggingDirective="REPLACE") == 200
+        assert status_of(who.copy_object, **copy, CopySource=source) == expected, actions
+        assert status_of(who.copy_object, **copy, CopySource={"Bucket": bucket, "Key": "plain"}) == 200
+        assert status_of(who.copy_object, **copy, CopySource=source, TaggingDirective="REPLACE") == 200
     client(*both).copy_object(**copy, CopySource=source)
     assert s3.get_object_tagging(**copy)["TagSet"] == [{"Key": "a", "Value": "b"}]
 
@@ -333,10 +318,10 @@ def test_a_copy_takes_no_other_state_than_the_one_it_was_allowed(
     allowed, denied = statement(bucket, "Allow", "s3:*"), statement(bucket, "Deny", OBJECTS, Condition=TAGGED)
     client = restricted(served, allowed, denied)
     copy = {"Bucket": bucket, "Key": "copy", "CopySource": f"{bucket}/k", "ChecksumAlgorithm": "SHA256"}
-    assert status(client.copy_object, **copy) == 503
+    assert status_of(client.copy_object, **copy) == 503
     assert s3.get_object(Bucket=bucket, Key="k")["Body"].read() == b"secret"
-    assert status(client.copy_object, **copy) == 403
-    assert status(s3.head_object, Bucket=bucket, Key="copy") == 404
+    assert status_of(client.copy_object, **copy) == 403
+    assert status_of(s3.head_object, Bucket=bucket, Key="copy") == 404
 
 
 async def pieces(data: bytes) -> AsyncIterator[bytes]:

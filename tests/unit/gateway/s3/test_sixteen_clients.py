@@ -7,14 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from botocore.exceptions import ClientError
 
 from cache.drive import Drive
 from cache.errors import ExistsError
 from cache.namespace import ROOT_INODE
 from tests.contents import KINDS, content
 from tests.drives import make_file
-from tests.unit.gateway.s3.doors import body
+from tests.unit.gateway.s3.doors import body, status_of
 from tests.unit.gateway.s3.served import Served
 
 CLIENTS, ROUNDS = 16, 4
@@ -30,15 +29,6 @@ def at_once() -> Iterator[Callable[[Callable[[int], Any]], list[Any]]]:
     """Calls a function with each number of a client, in a thread for each."""
     with ThreadPoolExecutor(CLIENTS) as pool:
         yield lambda call: list(pool.map(call, range(CLIENTS)))
-
-
-def status_of(call: Callable[..., Any], **arguments: Any) -> int:
-    try:
-        answer = call(**arguments)
-    except ClientError as error:
-        answer = error.response
-    found: int = answer["ResponseMetadata"]["HTTPStatusCode"]
-    return found
 
 
 def test_a_counter_loses_nothing(clients: list[Any], bucket: str, at_once: Any) -> None:
