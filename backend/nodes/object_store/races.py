@@ -26,12 +26,13 @@ def trouble_with_conditions(client: StoreClient, environment: Environment = THIS
     below `probe/`, and is deleted; if that fails it is in nobody's way. `StoreError` if it cannot be found
     out."""
     key = f"{FOLDER}{environment.random_bytes(8).hex()}"
+    first, second = ([b"%s %d" % (word, number) for number in range(RACERS)] for word in (b"one", b"two"))
     try:
-        won = _race([partial(client.create, key, [b"%d" % number]) for number in range(RACERS)])
+        won = _winners(client, key, {data: partial(client.create, key, [data]) for data in first})
         if won != 1:
             return _told("creates of one object", won)
         tag = client.get_tagged(key)[1]
-        won = _race([partial(client.replace, key, b"new %d" % number, tag) for number in range(RACERS)])
+        won = _winners(client, key, {data: partial(client.replace, key, data, tag) for data in second})
         return None if won == 1 else _told("replacements of one version of an object", won)
     finally:
         with suppress(AbsentError):
@@ -46,17 +47,51 @@ def _told(what: str, won: int) -> str:
     )
 
 
-def _race(calls: list[Callable[[], None]]) -> int:
-    """The number of successes. `StoreError` if they cannot all begin: nobody waits for the rest then."""
+def _winners(client: StoreClient, key: str, racers: dict[bytes, Callable[[], None]]) -> int:
+    """How many succeeded; `racers` by what they write. Who was told of an error (Ceph answers 500 to some)
+    may have: if nobody else has, what is there now says it. `StoreError` if nothing does. One more, who
+    is late, must fail then."""
+    answers = dict(zip(racers, _race(list(racers.values())), strict=True))
+    told = sum(answer is None for answer in answers.values())
+    unsure = {data: answer for data, answer in answers.items() if type(answer) is StoreError}
+    if not unsure:
+        return told
+    if not told:
+        told = int(_found(client, key, next(iter(unsure.values()))) in unsure)
+    return told + _succeeds(next(iter(racers.values())))
+
+
+def _found(client: StoreClient, key: str, error: StoreError) -> bytes:
+    """What is there; `error` if nothing is."""
+    try:
+        return client.get(key)
+    except AbsentError:
+        raise error from None
+
+
+def _succeeds(call: Callable[[], None]) -> bool:
+    """Whether it does by itself, after the race: where racers fail, one success shows no condition."""
+    try:
+        patiently(call)
+    except TakenError:
+        return False
+    return True
+
+
+def _race(calls: list[Callable[[], None]]) -> list[StoreError | None]:
+    """The error of each, None for a success. `StoreError` if they cannot all begin, and nobody waits for the
+    rest then; or if it is one that all would meet (no right, no bucket)."""
     barrier = Barrier(len(calls))
 
-    def run(call: Callable[[], None]) -> bool:
+    def run(call: Callable[[], None]) -> StoreError | None:
         barrier.wait()
         try:
             patiently(call)
-        except TakenError:
-            return False
-        return True
+        except StoreError as error:
+            if isinstance(error, TakenError) or type(error) is StoreError:
+                return error
+            raise
+        return None
 
     with ThreadPoolExecutor(len(calls)) as pool:
         try:
@@ -64,4 +99,4 @@ def _race(calls: list[Callable[[], None]]) -> int:
         except RuntimeError as error:
             barrier.abort()
             raise StoreError(f"it cannot be tried: {error}") from None
-        return sum(each.result() for each in racing)
+        return [each.result() for each in racing]

@@ -69,6 +69,37 @@ def test_a_store_that_refuses_all_conditional_writes_takes_no_node(server: FakeS
         place.initialise(IDENTITY)
 
 
+@pytest.mark.parametrize("happens", [False, True])
+@pytest.mark.parametrize("number", [1, 3, 7])
+def test_a_racer_that_is_told_of_an_error_may_be_the_one_that_won(
+    server: FakeS3, place: NodePlace, number: int, happens: bool
+) -> None:
+    """Ceph answers 500 to some who race, and has written what one of them sent, or not. One who comes late
+    is refused all the same."""
+    server.faults = [Fault("PUT", "", failed(500, "UnknownError"), happens) for _ in range(number)]
+    place.initialise(IDENTITY)
+    assert list(server.objects) == ["prefix/node.toml"]
+
+
+def test_where_all_racers_are_told_of_errors_and_nothing_is_there_nobody_can_say(
+    server: FakeS3, place: NodePlace
+) -> None:
+    server.faults = [Fault("PUT", "", failed(500, "UnknownError")) for _ in range(races.RACERS)]
+    with pytest.raises(OSError, match="UnknownError"):
+        place.initialise(IDENTITY)
+    assert server.objects == {}
+
+
+@pytest.mark.parametrize("number", [1, 7, 8])
+def test_a_store_that_ignores_conditions_takes_no_node_though_racers_fail(
+    server: FakeS3, place: NodePlace, number: int
+) -> None:
+    server.ignores_conditions = True
+    server.faults = [Fault("PUT", "", failed(500, "UnknownError"), happens=True) for _ in range(number)]
+    with pytest.raises(NodeError, match="of 8 creates of one object at once"):
+        place.initialise(IDENTITY)
+
+
 def test_a_race_leaves_nothing_behind(server: FakeS3, place: NodePlace) -> None:
     place.initialise(IDENTITY)
     assert list(server.objects) == ["prefix/node.toml"]
