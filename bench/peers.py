@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, default=Path(json.__file__).parents[1] / "lib2to3")
     options = parser.parse_args()
     options.folder = options.folder.resolve()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each command compiles drivefs anew
     os.environ |= {"WEED_ACCESS_KEY_ID": ACCESS_KEY, "WEED_SECRET_ACCESS_KEY": SECRET_KEY}
     results = Results(options.folder / "results.json")
     for delay in map(float, options.delays.split(",")):
