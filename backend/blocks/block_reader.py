@@ -17,7 +17,7 @@ from typing import TypeVar
 from backend.blocks.block_index import BlockIndex, BlockLocation
 from backend.blocks.presence import Presence
 from backend.errors import DriveError
-from backend.packs import Pack, PackReader
+from backend.packs import SMALL, Pack, PackReader
 from backend.upstream import BlockId, BlockPart
 
 Read = TypeVar("Read")
@@ -97,7 +97,9 @@ class BlockReader:
         first = min(offset, location.length)
         length = min(length, location.length - first)
         with self._noting(location.pack):
-            data = await self._packs.read_range(location.pack, location.offset + first, length)
+            data = await self._packs.read_range(
+                location.pack, location.offset + first, length, has_neighbours=location.length <= SMALL
+            )
         return BlockPart(data, location.length)
 
     async def _read_checked(self, location: BlockLocation) -> bytes:

@@ -45,11 +45,12 @@ class NodeSpeed:
     def slow_after(self, name: str, size: int) -> float:
         """The seconds after which a read of `size` bytes is slow for this node, by what was measured; 0.0 if
         nothing was."""
+        return min(TIMES * self.usual(name, size), LONGEST)
+
+    def usual(self, name: str, size: int) -> float:
+        """The seconds that a read of `size` bytes takes, by what was measured; 0.0 if nothing was."""
         speed = self._speeds.get(name)
-        if speed is None:
-            return 0.0
-        usual = (speed.latency or 0.0) + size * (speed.per_byte or 0.0)
-        return min(TIMES * usual, LONGEST)
+        return 0.0 if speed is None else (speed.latency or 0.0) + size * (speed.per_byte or 0.0)
 
 
 def _mean(before: float | None, new: float) -> float:

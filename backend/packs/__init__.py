@@ -13,6 +13,7 @@ from backend.packs.fragment_format import (
 )
 from backend.packs.fragment_listing import FragmentListing, list_fragments
 from backend.packs.fragment_reader import FragmentReader, is_wrong, named
+from backend.packs.neighbours import SMALL
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_format import (
@@ -39,6 +40,7 @@ __all__ = [
     "MAX_PACK_SIZE",
     "MAX_PAYLOAD",
     "PACK_ID_SIZE",
+    "SMALL",
     "TRAILER_SIZE",
     "FragmentFooter",
     "FragmentListing",

@@ -10,12 +10,12 @@ Invariants:
    tasks cost more than a small read.
 3. One pack is decoded by one task at a time; the others wait and take it from the cache. The cache is
    bounded in bytes and holds only what was decoded from verified fragments.
+4. Small blocks of far nodes are read with those around them (`backend.packs.neighbours`).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -28,8 +28,10 @@ from backend.errors import CorruptError, DriveError, UnavailableError
 from backend.nodes import Node, NodeHealth, NodeSpeed
 from backend.packs.fragment_format import fragment_key
 from backend.packs.fragment_reader import FragmentReader, is_wrong
+from backend.packs.neighbours import Neighbours
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
+from backend.packs.recent_bytes import RecentBytes
 from backend.system import CutOff, Group, Threads, current_time, cut_after, task_group
 
 CACHE_BYTES: Final = 32 * 1024 * 1024
@@ -57,12 +59,16 @@ class PackReader:
         self._cpu = cpu
         self._report_wrong = report_wrong
         self._hedge_after = hedge_after
-        self._decoded = _DecodedPacks(CACHE_BYTES)
+        self._decoded = RecentBytes(CACHE_BYTES)
+        self._neighbours = Neighbours(self._speed)
         self._locks: WeakValueDictionary[bytes, anyio.Lock] = WeakValueDictionary()
 
-    async def read_range(self, pack: Pack, offset: int, length: int) -> Buffer:
-        """The bytes [offset, offset+length) of the pack. `UnavailableError` names the nodes when fewer
-        than k fragments are good."""
+    async def read_range(
+        self, pack: Pack, offset: int, length: int, *, has_neighbours: bool = False
+    ) -> Buffer:
+        """The bytes [offset, offset+length) of the pack. `has_neighbours`: they are a small block, and
+        others may be wanted with it (`backend.packs.neighbours`). `UnavailableError` names the nodes when
+        fewer than k fragments are good."""
         whole = self._decoded.get(pack.id)
         ranges = self._code.ranges(offset, length, pack.size)
         if whole is None and not self._is_in_trouble(pack, ranges):
@@ -70,7 +76,7 @@ class PackReader:
             if soon is not None:
                 return soon
             with cut_after(self._patience(pack, ranges)) as patience:
-                data = await self._read_parts(pack, ranges)
+                data = await self._read_parts(pack, ranges, has_neighbours)
             if patience.cancelled_caught:
                 for index, _, _ in ranges:
                     self._health.troubled(pack.nodes[index])
@@ -90,8 +96,9 @@ class PackReader:
             return data
 
     def forget(self, pack_id: bytes) -> None:
-        """Drop the pack from the cache: the next read asks the nodes."""
-        self._decoded.drop(pack_id)
+        """Drop the pack from the caches: the next read asks the nodes."""
+        self._decoded.forget(pack_id)
+        self._neighbours.forget(pack_id)
 
     async def _decode(self, pack: Pack) -> bytes:
         found = await self.fragments.collect(pack)
@@ -121,16 +128,26 @@ class PackReader:
             return None
         return await node.get_soon(fragment_key(pack.id, index), offset, length)
 
-    async def _read_parts(self, pack: Pack, ranges: Sequence[Range]) -> bytes | None:
+    async def _read_parts(self, pack: Pack, ranges: Sequence[Range], has_neighbours: bool) -> bytes | None:
         """The ranges, one after the other; None, and it is noted, if one cannot be had."""
+        read = self._read_small if has_neighbours else self._read_one
         parts = []
         for part in ranges:
             try:
-                parts.append(await self._read_one(pack, part))
+                parts.append(await read(pack, part))
             except DriveError as error:
                 self._note(pack, part[0], error)
                 return None
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def _read_small(self, pack: Pack, part: Range) -> bytes:
+        index, offset, length = part
+        payload = self._code.fragment_size(pack.size)
+
+        def read(begin: int, size: int) -> Awaitable[bytes]:
+            return self._read_one(pack, (index, begin, size))
+
+        return await self._neighbours.read(pack, index, offset, length, payload, read)
 
     async def _read_one(self, pack: Pack, part: Range) -> bytes:
         index, offset, length = part
@@ -194,29 +211,3 @@ class _Race:
     def win(self, data: bytes) -> None:
         self.data = data
         self.scope.cancel()
-
-
-class _DecodedPacks:
-    """The most recently used decoded packs, up to a number of bytes."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._size = 0
-        self._packs: OrderedDict[bytes, bytes] = OrderedDict()
-
-    def get(self, pack_id: bytes) -> bytes | None:
-        data = self._packs.get(pack_id)
-        if data is not None:
-            self._packs.move_to_end(pack_id)
-        return data
-
-    def put(self, pack_id: bytes, data: bytes) -> None:
-        self.drop(pack_id)
-        self._packs[pack_id] = data
-        self._size += len(data)
-        while self._size > self._capacity:
-            _, oldest = self._packs.popitem(last=False)
-            self._size -= len(oldest)
-
-    def drop(self, pack_id: bytes) -> None:
-        self._size -= len(self._packs.pop(pack_id, b""))
