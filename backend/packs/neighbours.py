@@ -28,7 +28,7 @@ from backend.packs.recent_bytes import RecentBytes
 WINDOW: Final = 256 << 10
 SMALL: Final = 64 << 10
 """A block of up to so many bytes has neighbours that may be wanted with it."""
-TIMES: Final = 2.0
+TIMES: Final = 4.0
 NEAR: Final = 0.001
 """A node that answers in so many seconds is near."""
 _CACHE_BYTES: Final = 16 << 20

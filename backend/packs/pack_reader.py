@@ -28,7 +28,7 @@ from backend.errors import CorruptError, DriveError, UnavailableError
 from backend.nodes import Node, NodeHealth, NodeSpeed
 from backend.packs.fragment_format import fragment_key
 from backend.packs.fragment_reader import FragmentReader, is_wrong
-from backend.packs.neighbours import Neighbours
+from backend.packs.neighbours import WINDOW, Neighbours
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
 from backend.packs.recent_bytes import RecentBytes
@@ -75,7 +75,7 @@ class PackReader:
             soon = await self._read_soon(pack, ranges)
             if soon is not None:
                 return soon
-            with cut_after(self._patience(pack, ranges)) as patience:
+            with cut_after(self._patience(pack, ranges, WINDOW if has_neighbours else 0)) as patience:
                 data = await self._read_parts(pack, ranges, has_neighbours)
             if patience.cancelled_caught:
                 for index, _, _ in ranges:
@@ -112,9 +112,11 @@ class PackReader:
         names = [pack.nodes[index] for index, _, _ in ranges]
         return any(pack.missing >> index & 1 for index, _, _ in ranges) or self._health.any_avoided(names)
 
-    def _patience(self, pack: Pack, ranges: Sequence[Range]) -> float:
-        """The seconds after which reading the ranges, one after the other, is slow."""
-        usual = sum(self._speed.slow_after(pack.nodes[index], length) for index, _, length in ranges)
+    def _patience(self, pack: Pack, ranges: Sequence[Range], least: int) -> float:
+        """The seconds after which reading the ranges, one after the other, is slow, if each may become one
+        of `least` bytes."""
+        sizes = ((pack.nodes[index], max(length, least)) for index, _, length in ranges)
+        usual = sum(self._speed.slow_after(name, size) for name, size in sizes)
         return max(self._hedge_after, usual)
 
     async def _read_soon(self, pack: Pack, ranges: Sequence[Range]) -> Buffer | None:
