@@ -48,9 +48,9 @@ def _told(what: str, won: int) -> str:
 
 
 def _winners(client: StoreClient, key: str, racers: dict[bytes, Callable[[], None]]) -> int:
-    """How many succeeded; `racers` by what they write. Who was told of an error (Ceph answers 500 to some)
-    may have: if nobody else has, what is there now says it. `StoreError` if nothing does. One more, who
-    is late, must fail then."""
+    """The number of successes; `racers` by what they write. Who was told of an error (Ceph answers 500 to
+    some) may have succeeded: if nobody else has, what is there now says it. `StoreError` if nothing does.
+    One more, who is late, must fail then."""
     answers = dict(zip(racers, _race(list(racers.values())), strict=True))
     told = sum(answer is None for answer in answers.values())
     unsure = {data: answer for data, answer in answers.items() if type(answer) is StoreError}
@@ -62,7 +62,7 @@ def _winners(client: StoreClient, key: str, racers: dict[bytes, Callable[[], Non
 
 
 def _found(client: StoreClient, key: str, error: StoreError) -> bytes:
-    """What is there; `error` if nothing is."""
+    """The object as it is; `error` if there is none."""
     try:
         return client.get(key)
     except AbsentError:
