@@ -14,6 +14,7 @@ One call at a time. Event-loop thread only.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
@@ -33,6 +34,8 @@ from cache.sync.follower import Follower
 
 log = logging.getLogger(__name__)
 
+STEP: Final = 4 << 10
+"""Bytes of commits' payloads that are applied without a pause, unless one commit is larger."""
 _SILENT: Final = frozenset(
     {Row.SAME, Row.FOLDERS_MERGED, Row.FIELD, Row.TIMES, Row.SAVE_RENAME, Row.RENAME_SAVE}
 )
@@ -73,13 +76,29 @@ class Rebaser:
         if commits and self._is_ours(commits[0][0]):
             commit, commit_hash = commits.pop(0)
             self._ledger.published(Head(commit.number, commit_hash))
-        if not commits:
-            return
         if self._device and any(commit.device == self._device for commit, _ in commits):
             raise CopiedStateError(
                 f"another copy of this machine's state has written the drive as device {self._device}: mount "
                 "again, as another device"
             )
+        lacking = deque(commits)
+        while lacking:
+            await self._go_on(self._step(lacking))
+        for commit, _ in commits:
+            await self._upstream.housekeeping.revive(commit.added)
+
+    def _step(self, lacking: deque[tuple[Commit, bytes]]) -> list[tuple[Commit, bytes]]:
+        """The commits to be applied without a pause, taken from the first of those. Where something is not
+        published here that is all of them: each step costs as much as there is of it."""
+        step = [lacking.popleft()]
+        size = len(step[0][0].payload)
+        while lacking and (self._ledger.unpublished or size + len(lacking[0][0].payload) <= STEP):
+            step.append(lacking.popleft())
+            size += len(step[-1][0].payload)
+        return step
+
+    async def _go_on(self, commits: list[tuple[Commit, bytes]]) -> None:
+        """Apply these, and have what is not published go on from there."""
         base = self._ledger.head.number
         for onlooker in self._changes.onlookers:
             onlooker.before()
@@ -93,8 +112,6 @@ class Rebaser:
         self._changes.announce(_changes(resolved.changed))
         self._say(resolved, base)
         await self._notices.store()
-        for commit, _ in commits:
-            await self._upstream.housekeeping.revive(commit.added)
 
     async def _lacking(self) -> list[tuple[Commit, bytes]]:
         found: list[tuple[Commit, bytes]] = []

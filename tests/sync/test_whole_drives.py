@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_IFDIR
 
@@ -17,7 +18,7 @@ from backend.upstream import Commit, Head
 from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE
-from cache.sync import Change, ContentChanged, NameChanged
+from cache.sync import Change, ContentChanged, NameChanged, Replaced
 from tests import contents
 from tests.contents import KINDS, Kind
 from tests.drives import content, content_of, make_file, tree
@@ -382,3 +383,45 @@ async def test_following_takes_no_room_of_the_journal_to_speak_of(hub: Hub) -> N
             await change_there(hub, number)
             await second.publisher.follow()
         assert len(second.ledger.journal.named_files()) == segments
+
+
+class StillHub(MemoryHub):
+    """It tells nobody that there is a new commit."""
+
+    async def wait_for_change(self, number: int) -> None:
+        await trio.sleep_forever()
+
+
+@dataclass
+class Steps:
+    """An onlooker: where each step begins."""
+
+    drive: Drive
+    heads: list[int] = field(default_factory=list)
+
+    def before(self) -> None:
+        self.heads.append(self.drive.ledger.head.number)
+
+    def after(self, replaced: Replaced) -> None:
+        assert replaced.base == self.heads[-1] < self.drive.ledger.head.number
+
+
+@pytest.mark.parametrize("is_unpublished", [False, True])
+async def test_many_commits_of_others_are_followed_in_steps(tmp_path: Path, is_unpublished: bool) -> None:
+    """Calls go on between them, on states that were published. Where something is not published here there
+    is one step, as each takes all of it up again."""
+    hub = Hub(tmp_path, StillHub())
+    await begin(hub)
+    async with hub.device(1) as first, hub.device(2) as second:
+        for number in range(20):
+            for each in range(30):
+                name = b"%d.%d" % (number, each)
+                await make_file(first, name, name)
+            await first.sync()
+        if is_unpublished:
+            await make_file(second, b"ours", b"ours")
+        steps = Steps(second)
+        second.changes.onlookers.append(steps)
+        await second.publisher.follow()
+        assert (len(steps.heads) == 1) == is_unpublished
+        await same_everywhere(hub, first, second)
