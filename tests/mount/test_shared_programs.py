@@ -140,7 +140,7 @@ def test_rsync_takes_what_others_changed_and_nothing_twice(drive: SharedDrive, t
     drive.peer(*(("write", f"{kind}.txt", content(kind, 5000)) for kind in KINDS), ("mkdir", "d"))
     drive.soon((drive.mountpoint / "d").is_dir)
     run("rsync", "-a", f"{drive.mountpoint}/", f"{mirror}/")
-    for number in range(5):
+    for number in range(1, 6):
         changed = drive.mountpoint / f"{KINDS[number]}.txt"
         data = content(KINDS[number], 5000 + number, number)
         drive.peer(("write", changed.name, data), ("mkdir", f"d/{number}"))
