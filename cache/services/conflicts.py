@@ -84,10 +84,10 @@ async def resolve_version(drive: Drive, path: bytes, keep: Keep) -> list[Version
     `NoEntryError`: there is none, or its folder is gone. `InvalidArgumentError`: nothing is to be done."""
     versions = [version for version in await conflict_versions(drive) if version.path == path]
     if not versions:
-        raise NoEntryError("is no conflict copy, and there is none of it")
+        raise NoEntryError(f"{_shown(path)}: is no conflict copy, and there is none of it")
     if keep is Keep.THEIRS:
         raise InvalidArgumentError(
-            "is as published already: the other content is a version that goes by itself"
+            f"{_shown(path)}: is as published; the other content is a version that goes by itself"
         )
     version = versions[-1]
     commit, source, name = version.file.commit, version.file.inode, version.mark.of
@@ -115,8 +115,8 @@ async def copies_of(drive: Drive, path: bytes) -> list[Copy]:
     here = [copy for copy in copies if copy.file.path == path]
     of_it = here or [copy for copy in copies if copy.original == path]
     if len(of_it) > 1:
-        names = ", ".join(copy.file.name.decode("utf-8", "backslashreplace") for copy in of_it)
-        raise InvalidArgumentError(f"there are several copies of it, name one of them: {names}")
+        names = ", ".join(_shown(copy.file.name) for copy in of_it)
+        raise InvalidArgumentError(f"{_shown(path)}: there are several copies of it, name one: {names}")
     return _unit_of(of_it[0], copies) if of_it else []
 
 
@@ -149,6 +149,10 @@ async def resolve_conflict(drive: Drive, unit: list[Copy], keep: Keep) -> list[C
     return unit
 
 
+def _shown(path: bytes) -> str:
+    return path.decode("utf-8", "backslashreplace")
+
+
 def _unit_of(chosen: Copy, copies: list[Copy]) -> list[Copy]:
     """The copy, and those that belong to one database with it."""
     base, of = base_of(chosen.file.name), base_of(chosen.mark.of)
@@ -178,7 +182,7 @@ class _Batch:
         parent, name, inode = copy.file.parent, copy.file.name, copy.file.inode
         entry = self._namespace.entry(parent, name)
         if entry is None or entry.inode != inode or self._namespace.xattr(inode, COPY_OF) != copy.file.value:
-            raise NoEntryError("somebody else has changed the copy meanwhile")
+            raise NoEntryError(f"{_shown(copy.file.path)}: somebody else has changed it meanwhile")
         if self._keep is Keep.THEIRS:
             self._unlink(parent, name, inode)
             return
@@ -191,7 +195,7 @@ class _Batch:
         replaced = 0 if there is None else there.inode
         row = self._namespace.inode(replaced)
         if row is not None and row.is_directory:
-            raise DirectoryError("a folder has the name of the file now")
+            raise DirectoryError(f"{_shown(to)}: is a folder now")
         self.operations.append(Rename(parent, name, parent, to, inode, replaced, False, self._now))
         self.names += [(parent, name), (parent, to)]
         if replaced:
