@@ -110,6 +110,11 @@ from_npm = test -e "$(SERVERS)/$(subst /,-,$(firstword $(1)))" || ! command -v n
 # Servers for tests that are no Python packages.
 servers: | install
 	@$(call from_npm,azurite@$(AZURITE))
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { \
+		echo "installing: postgresql"; mkdir -p /etc/postgresql-common; \
+		test -e /etc/postgresql-common/createcluster.conf || echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; \
+	} || echo "PostgreSQL cannot be installed: tests of the hub are skipped"
 
 # Clients of the S3 door that only `make soak` has. Those of Debian are installed for root; for others their tests are
 # skipped where they are not there.

@@ -23,7 +23,7 @@ COMMIT_HASH_SIZE = 32
 UNKNOWN_TOTAL: Final = 1 << 50
 """The capacity, in bytes, of a node that takes whatever is paid for: to reckon with, room enough."""
 RESERVED_SECONDS: Final = 30 * 86_400.0
-"""So long after its last sign of life a session that is one of several finds what it was told was there."""
+"""So long a session that is one of several finds what it was told was there."""
 NO_COMMIT = bytes(COMMIT_HASH_SIZE)
 """The 'previous hash' of commit 1, and the hash of an empty log's head."""
 
@@ -164,8 +164,8 @@ class CommitLog(Protocol):
         """Append `commit` if the head is still `expected`; `ConflictError` if it has moved,
         `FencedError` if the lease is lost. Durable on m+1 nodes when it returns. Idempotent: a
         commit whose hash is already the head is a success. Where several sessions write: `BlocksMissingError`
-        if a block of `added` is not stored; what was released among them is so no more; what `dropped` names
-        is released, but for blocks that another session has reserved."""
+        if a block of `added` is not stored; one that was released is so no more. What `dropped` names is
+        released."""
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
         """Up to `limit` commits after `number` in order, each with its hash; chain-checked."""
@@ -181,7 +181,8 @@ class BlockStore(Protocol):
         """Those of `ids` that are neither stored nor on their way by `put_blocks`. A block that was
         released, or that cannot be read as far as is known, is missing. The others, and those that are put,
         are reserved for this session until a commit names them: nobody else has them deleted. Where several
-        sessions write, a reservation ends `RESERVED_SECONDS` after the last call of its session."""
+        sessions write, a block is deleted no earlier than `RESERVED_SECONDS` after its release, and after the
+        last answer about one that no commit has named."""
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         """Take blocks for storing. Returns when they are buffered (bounded memory: waits while

@@ -34,31 +34,18 @@ class MemoryHub(MemoryUpstream):
 
     def __init__(self) -> None:
         super().__init__()
-        self.reserved: dict[int, set[BlockId]] = {}
-        """by device"""
-        self.seen: dict[int, float] = {}
-        """when each device was heard of last"""
         self.held: dict[int, trio.Event] = {}
         """the commit of such a device waits for the event before it is looked at"""
         self.waiting: set[int] = set()
         """devices whose commit does"""
 
-    def session(self, device: int) -> HubSession:
-        """A new session of a device. The reservations of its last one go on."""
-        return HubSession(self, device)
+    def session(self) -> HubSession:
+        """A new session of a device."""
+        return HubSession(self)
 
     def check_lacking(self, missing: list[BlockId]) -> None:
         if missing:
             raise BlocksMissingError(f"{len(missing)} blocks of a commit are not stored", missing)
-
-    def reserve(self, device: int, blocks: Iterable[BlockId]) -> None:
-        """The device relies on these."""
-        self.reserved.setdefault(device, set()).update(blocks)
-
-    def is_reserved(self, block: BlockId) -> bool:
-        """Whether a device that was heard of lately relies on the block."""
-        since = trio.current_time() - RESERVED_SECONDS
-        return any(block in blocks and self.seen[device] > since for device, blocks in self.reserved.items())
 
     async def append(self, commit: Commit, expected: Head) -> Head:
         if commit.device in self.held:
@@ -73,17 +60,16 @@ class MemoryHub(MemoryUpstream):
                 self._took(commit)
 
     def _took(self, commit: Commit) -> None:
+        for block in commit.dropped:
+            if block in self.stored:
+                self.released.setdefault(block, trio.current_time())
         for block in commit.added:
             self.released.pop(block, None)
-        self.reserved.get(commit.device, set()).difference_update(commit.added)
-        for block in commit.dropped:
-            if block in self.stored and not self.is_reserved(block):
-                self.released.setdefault(block, trio.current_time())
 
     def collect(self, grace: float = RESERVED_SECONDS) -> int:
         """Delete what was released so many seconds ago; the number of blocks."""
         until = trio.current_time() - grace
-        dead = [block for block, at in self.released.items() if at <= until and not self.is_reserved(block)]
+        dead = [block for block, at in self.released.items() if at <= until]
         for block in dead:
             del self.stored[block], self.released[block]
         return len(dead)
@@ -93,14 +79,9 @@ class HubSession:
     """See `backend.upstream.Upstream`: the session of one device, and its four roles in one. What was put and
     not flushed is lost with it."""
 
-    def __init__(self, hub: MemoryHub, device: int) -> None:
+    def __init__(self, hub: MemoryHub) -> None:
         self._hub = hub
-        self._device = device
         self._buffered: dict[BlockId, SealedBlock] = {}
-        self._call()
-
-    def _call(self) -> None:
-        self._hub.seen[self._device] = trio.current_time()
 
     @property
     def epoch(self) -> int:
@@ -129,7 +110,6 @@ class HubSession:
         return await self._hub.head()
 
     async def append(self, commit: Commit, expected: Head) -> Head:
-        self._call()
         return await self._hub.append(commit, expected)
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
@@ -139,11 +119,7 @@ class HubSession:
         await self._hub.wait_for_change(number)
 
     async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
-        self._call()
-        asked = set(ids)
-        missing = await self._hub.missing(asked) - self._buffered.keys()
-        self._hub.reserve(self._device, asked - missing)
-        return missing
+        return await self._hub.missing(ids) - self._buffered.keys()
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         await trio.lowlevel.checkpoint()
@@ -152,11 +128,9 @@ class HubSession:
         self._buffered |= {block.id: block for block in blocks}
 
     async def flush(self) -> None:
-        self._call()
         blocks = list(self._buffered.values())
         await self._hub.put_blocks(blocks)
         await self._hub.flush()
-        self._hub.reserve(self._device, self._buffered)
         for block in blocks:
             self._buffered.pop(block.id, None)
 
@@ -180,8 +154,7 @@ class HubSession:
 
     async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
         await trio.lowlevel.checkpoint()
-        hub = self._hub
-        return [block for block in blocks if block not in hub.released and not hub.is_reserved(block)]
+        return [block for block in blocks if block not in self._hub.released]
 
     async def revive(self, blocks: Sequence[BlockId]) -> None:
         await trio.lowlevel.checkpoint()

@@ -60,6 +60,10 @@ class PendingPack:
         """Its blocks."""
         return list(self._entries or self._blocks)
 
+    def blocks(self) -> list[SealedBlock]:
+        """Its blocks, until `fix` was called."""
+        return list(self._blocks.values())
+
     def entries(self) -> list[PackEntry]:
         """The places of its blocks, once `fix` was called."""
         return list(self._entries.values())
@@ -73,7 +77,7 @@ class PendingPack:
 
     def encode(self, codec: PackCodec) -> tuple[bytes, list[PackEntry]]:
         """The input of `fix`. Changes nothing; may run in a thread while `read` is called."""
-        return codec.encode(self.id, list(self._blocks.values()))
+        return codec.encode(self.id, self.blocks())
 
     def fix(self, data: bytes, entries: list[PackEntry]) -> None:
         """From here on the pack has these bytes; the single blocks are let go of."""

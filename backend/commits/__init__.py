@@ -1,5 +1,7 @@
 """The commit log: small objects in copies, the lease, the chain of commits."""
 
+from backend.commits.commit_format import decode as decode_commit
+from backend.commits.commit_format import encode as encode_commit
 from backend.commits.commit_format import is_signed_by, payload_associated_data, signed
 from backend.commits.commit_log import ReplicatedCommitLog
 from backend.commits.commit_search import FOLDER, commit_key, number_of
@@ -49,6 +51,8 @@ __all__ = [
     "ReplicatedObjects",
     "commit_key",
     "decode",
+    "decode_commit",
+    "encode_commit",
     "is_sealed",
     "is_signed_by",
     "life_of",

@@ -41,7 +41,7 @@ class Hub:
         local = LocalState(self.folder / str(number), environment or Environment())
         try:
             options = replace(options, is_shared=True, host=f"dev{number}")
-            drive = await open_drive(local, self.upstream.session(number), DRIVE_ID, KEYS, options)
+            drive = await open_drive(local, self.upstream.session(), DRIVE_ID, KEYS, options)
             async with trio.open_nursery() as nursery:
                 await nursery.start(drive.run)
                 yield drive

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from backend.errors import BlocksMissingError
-from backend.upstream import Commit, Head
+from backend.upstream import RESERVED_SECONDS, Commit, Head
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE
 from cache.retention.retention import Policy
@@ -35,15 +35,15 @@ def hub(tmp_path: Path) -> Hub:
     return Hub(tmp_path)
 
 
-async def let_go(hub: Hub, drive: Drive, name: bytes) -> None:
-    """The file is deleted, and nothing of the past is kept; the hub deletes what it may."""
+async def let_go(hub: Hub, drive: Drive, name: bytes, grace: float = RESERVED_SECONDS) -> None:
+    """The file is deleted, and nothing of the past is kept; the hub deletes what was released so long ago."""
     await drive.unlink(ROOT_INODE, name)
     drive.retention.set_policy(NOTHING)
     await drive.sync()
     await make_file(drive, b"after " + name, b"the newest state is kept")
     await drive.sync()
     await drive.retention.collect(grace=0, trust_clock=True)
-    hub.upstream.collect(0)
+    hub.upstream.collect(grace)
 
 
 async def begin(hub: Hub, data: bytes) -> None:
@@ -77,6 +77,7 @@ async def test_a_block_that_another_lets_go_of_stays_for_who_relies_on_it(hub: H
         async with on_its_way(hub, second):
             stored = set(hub.upstream.stored)
             await let_go(hub, first, b"f")
+            assert bool(hub.upstream.released) == bool(stored)  # zeros are in no block
             assert stored <= hub.upstream.stored.keys()
         await same_everywhere(hub, first, second)
         assert await content_of(first, b"g") == data
@@ -87,7 +88,7 @@ async def test_what_nobody_relies_on_is_deleted(hub: Hub) -> None:
     await begin(hub, data)
     async with hub.device(1) as first, hub.device(2) as second:
         before = sum(map(len, hub.upstream.stored.values()))
-        await let_go(hub, first, b"f")
+        await let_go(hub, first, b"f", grace=0)
         assert before - sum(map(len, hub.upstream.stored.values())) >= SIZE
         await same_everywhere(hub, first, second)
 
@@ -115,7 +116,6 @@ async def test_what_is_needed_at_the_head_is_not_released_by_who_does_not_know_i
         upstream.overtake = second.sync
         await let_go(hub, first, b"f")
         assert names(first).count(b"g") == 1
-        upstream.reserved.clear()
         upstream.collect(0)
         await same_everywhere(hub, first, second)
         assert await content_of(first, b"g") == data
@@ -129,8 +129,7 @@ async def test_who_was_away_for_too_long_stores_again_what_a_cache_has(hub: Hub,
         assert await content_of(second, b"f") == data
         await make_file(second, b"g", data)
         async with on_its_way(hub, second):
-            hub.upstream.reserved.clear()
-            await let_go(hub, first, b"f")
+            await let_go(hub, first, b"f", grace=0)
         await same_everywhere(hub, first, second)
         assert await content_of(first, b"g") == data
 
@@ -144,8 +143,7 @@ async def test_what_no_cache_has_is_stored_from_the_journal_by_the_next_mount(hu
             await make_file(second, b"g", data)
             with pytest.RaisesGroup(pytest.RaisesExc(BlocksMissingError, match="mount the drive again")):
                 async with on_its_way(hub, second):
-                    hub.upstream.reserved.clear()
-                    await let_go(hub, first, b"f")
+                    await let_go(hub, first, b"f", grace=0)
             assert "mount the drive again" in second.publisher.problem
         async with hub.device(2) as second:
             await same_everywhere(hub, first, second)

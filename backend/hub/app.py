@@ -1,0 +1,349 @@
+"""The hub's HTTP door: decode, call, encode. One table maps our errors to answers (RFC 9457).
+
+Spec: docs/format/hub_api.md. asyncio's thread.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import anyio
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from backend import wire
+from backend.errors import (
+    BlocksMissingError,
+    ConflictError,
+    CorruptError,
+    DriveError,
+    FormatError,
+    NoSpaceError,
+    NotFoundError,
+    ReadOnlyError,
+    TransientError,
+    UnavailableError,
+)
+from backend.hub.block_table import BlockTable
+from backend.hub.commit_table import CommitTable
+from backend.hub.directory import Device, Directory
+from backend.hub.heads import Heads
+from backend.hub.packing import DriveNumber, HubBlocks
+from backend.packs import MAX_BLOCK_SIZE
+from backend.upstream import BLOCK_ID_SIZE, BlockId, SealedBlock
+
+MAX_COMMIT: Final = 80 << 20
+MAX_ROOT: Final = 1 << 20
+MAX_WAIT: Final = 120.0
+_MAX_CONTROL: Final = 1 << 16
+_LOG_BYTES: Final = 16 << 20
+
+STATUS: Final[dict[type[DriveError], tuple[int, str]]] = {
+    BlocksMissingError: (422, "blocks_missing"),
+    ConflictError: (409, "moved"),
+    CorruptError: (422, "malformed"),
+    FormatError: (422, "malformed"),
+    NoSpaceError: (507, "full"),
+    NotFoundError: (404, "not_found"),
+    ReadOnlyError: (403, "read_only"),
+    TransientError: (503, "later"),
+    UnavailableError: (503, "later"),
+}
+"""The answer to each error: status, and the last word of the problem's type."""
+
+
+class RequestError(Exception):
+    """A request that is refused before it is looked at: status and reason."""
+
+    def __init__(self, status: int, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """The parts that the door calls."""
+
+    directory: Directory
+    commits: CommitTable
+    table: BlockTable
+    blocks: HubBlocks
+    heads: Heads
+
+
+Handler = Callable[[Hub, Request, DriveNumber], Awaitable[Response]]
+
+
+def app(hub: Hub) -> Starlette:
+    """The application."""
+
+    def of_drive(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            try:
+                drive = await hub.directory.drive(await _device(hub, request), _uuid(request))
+                return await handler(hub, request, drive)
+            except (DriveError, RequestError) as error:
+                return problem(error)
+
+        return answer
+
+    def of_device(handler: Callable[[Hub, Request, Device], Awaitable[Response]]) -> Any:
+        async def answer(request: Request) -> Response:
+            try:
+                return await handler(hub, request, await _device(hub, request))
+            except (DriveError, RequestError) as error:
+                return problem(error)
+
+        return answer
+
+    drive = "/v1/drives/{uuid}"
+    return Starlette(
+        routes=[
+            Route("/v1/drives", of_device(_add_drive), methods=["POST"]),
+            Route("/v1/wait", of_device(_wait), methods=["POST"]),
+            Route(f"{drive}/head", of_drive(_head)),
+            Route(f"{drive}/log", of_drive(_append), methods=["POST"]),
+            Route(f"{drive}/log", of_drive(_log)),
+            Route(f"{drive}/blocks", of_drive(_put_blocks), methods=["POST"]),
+            Route(f"{drive}/blocks", of_drive(_list_blocks)),
+            Route(f"{drive}/blocks/missing", of_drive(_missing), methods=["POST"]),
+            Route(f"{drive}/blocks/sizes", of_drive(_sizes), methods=["POST"]),
+            Route(f"{drive}/blocks/{{block}}", of_drive(_get_block)),
+            Route(f"{drive}/blocks/{{block}}", of_drive(_put_block), methods=["PUT"]),
+            Route(f"{drive}/blocks/{{block}}/wrong", of_drive(_wrong), methods=["POST"]),
+            Route(f"{drive}/usage", of_drive(_usage)),
+            Route(f"{drive}/roots/{{name}}", of_drive(_get_root)),
+            Route(f"{drive}/roots/{{name}}", of_drive(_put_root), methods=["PUT"]),
+        ]
+    )
+
+
+def problem(error: DriveError | RequestError) -> JSONResponse:
+    """The answer that says what is wrong."""
+    if isinstance(error, RequestError):
+        status, kind = error.status, error.kind
+    else:
+        status, kind = next(
+            (answer for kind_of, answer in STATUS.items() if isinstance(error, kind_of)), (500, "internal")
+        )
+    body: dict[str, Any] = {
+        "type": f"urn:drivefs:{kind}",
+        "title": kind,
+        "status": status,
+        "detail": str(error),
+    }
+    if isinstance(error, BlocksMissingError):
+        body["blocks"] = [block.hex() for block in error.blocks]
+    headers = {"Retry-After": "1"} if status == 503 else {}
+    return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
+
+
+# Requests about a drive
+
+
+async def _head(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    return Response(wire.encode_head(await hub.commits.head(drive.number)), media_type="text/plain")
+
+
+async def _append(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    expected = wire.decode_head(request.headers.get("expected-head", ""))
+    encoded = await _body(request, MAX_COMMIT)
+    head = await hub.commits.append(drive.number, encoded, expected)
+    hub.heads.moved(drive.number, head.number)
+    return Response(wire.encode_head(head), 201, media_type="text/plain")
+
+
+async def _log(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    after, limit = _number(request, "after", 0), _number(request, "limit", 256)
+    commits = await hub.commits.after(drive.number, after, min(limit, 256), _LOG_BYTES)
+    return _bytes(wire.encode_commits(commits))
+
+
+async def _missing(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    ids = wire.decode_ids(await _body(request, wire.MAX_IDS * BLOCK_ID_SIZE))
+    present = await hub.table.present(drive.number, ids)
+    return _bytes(wire.encode_ids(block for block in ids if block not in present))
+
+
+async def _sizes(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    ids = wire.decode_ids(await _body(request, wire.MAX_IDS * BLOCK_ID_SIZE))
+    found = await hub.table.sizes(drive.number, ids)
+    return _bytes(wire.encode_sizes([found.get(block) for block in ids]))
+
+
+async def _put_block(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    data = await _body(request, MAX_BLOCK_SIZE)
+    await _put(hub, drive, [SealedBlock(_block(request), data)])
+    return Response(status_code=204)
+
+
+async def _put_blocks(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    await _put(hub, drive, wire.decode_blocks(await _body(request, wire.MAX_BATCH)))
+    return Response(status_code=204)
+
+
+async def _put(hub: Hub, drive: DriveNumber, blocks: list[SealedBlock]) -> None:
+    try:
+        await hub.blocks.put(drive, blocks)
+    except ValueError as error:
+        raise FormatError(str(error)) from error
+
+
+async def _list_blocks(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    after = request.query_params.get("after", "")
+    try:
+        start = bytes.fromhex(after)
+    except ValueError:
+        raise RequestError(400, "bad_request", "after is no id") from None
+    ids = await hub.table.ids_after(
+        drive.number, start, min(_number(request, "limit", wire.MAX_IDS), wire.MAX_IDS)
+    )
+    return _bytes(wire.encode_ids(ids))
+
+
+async def _get_block(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    block = _block(request)
+    if "again" in request.query_params:
+        return _bytes(await hub.blocks.read_again(drive, block))
+    offset, length = _number(request, "offset", 0), _number(request, "length", MAX_BLOCK_SIZE)
+    part = await hub.blocks.read(drive, block, offset, length)
+    return _bytes(bytes(part.data), {"Drivefs-Block-Size": str(part.size)})
+
+
+async def _wrong(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    await hub.table.forget(drive.number, _block(request))
+    return Response(status_code=204)
+
+
+async def _usage(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    blocks, size, packs = await hub.table.usage(drive.number)
+    return JSONResponse({"blocks": blocks, "bytes": size, "packs": packs})
+
+
+async def _get_root(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    return _bytes(await hub.directory.get_root(drive, request.path_params["name"]))
+
+
+async def _put_root(hub: Hub, request: Request, drive: DriveNumber) -> Response:
+    await hub.directory.put_root(drive, request.path_params["name"], await _body(request, MAX_ROOT))
+    return Response(status_code=204)
+
+
+# Requests of a device
+
+
+async def _add_drive(hub: Hub, request: Request, device: Device) -> Response:
+    said = await _json(request)
+    await hub.directory.add_drive(device.account, _parse_uuid(said.get("uuid")))
+    return Response(status_code=201)
+
+
+async def _wait(hub: Hub, request: Request, device: Device) -> Response:
+    said = await _json(request)
+    drives, seconds = said.get("drives"), said.get("timeout", 30)
+    if not isinstance(drives, dict) or len(drives) > wire.MAX_IDS or not isinstance(seconds, int | float):
+        raise RequestError(400, "bad_request", "drives and timeout are asked for")
+    known, uuids = {}, {}
+    for text, number in drives.items():
+        drive = await hub.directory.drive(device, _parse_uuid(text))
+        if not isinstance(number, int):
+            raise RequestError(400, "bad_request", "a drive's commit is a number")
+        known[drive.number], uuids[drive.number] = number, text
+    newer = await _while_connected(request, hub.heads.wait(known, min(float(seconds), MAX_WAIT)))
+    if not newer:
+        return Response(status_code=204)
+    return JSONResponse({"drives": {uuids[drive]: number for drive, number in newer.items()}})
+
+
+async def _while_connected(request: Request, waiting: Awaitable[dict[int, int]]) -> dict[int, int]:
+    """The answer; nothing when the client has gone: the server does not cancel who answers it."""
+    found: dict[int, int] = {}
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            while (await request.receive())["type"] != "http.disconnect":
+                pass
+            group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        found = await waiting
+        group.cancel_scope.cancel()
+    return found
+
+
+# Decoding
+
+
+async def _device(hub: Hub, request: Request) -> Device:
+    kind, _, token = request.headers.get("authorization", "").partition(" ")
+    try:
+        if kind.lower() != "bearer":
+            raise ValueError
+        return await hub.directory.device(bytes.fromhex(token))
+    except (ValueError, NotFoundError):
+        raise RequestError(401, "unauthorised", "a token of a device is asked for") from None
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    parts, size = [], 0
+    if int(request.headers.get("content-length", "0")) > limit:
+        raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    try:
+        said = json.loads(await _body(request, _MAX_CONTROL))
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise RequestError(400, "bad_request", "a JSON object is asked for")
+    return said
+
+
+def _uuid(request: Request) -> bytes:
+    return _parse_uuid(request.path_params["uuid"])
+
+
+def _parse_uuid(text: object) -> bytes:
+    try:
+        found = bytes.fromhex(str(text))
+    except ValueError:
+        found = b""
+    if len(found) != 16:
+        raise RequestError(400, "bad_request", "a drive's id has 32 hexadecimal digits")
+    return found
+
+
+def _block(request: Request) -> BlockId:
+    try:
+        found = bytes.fromhex(request.path_params["block"])
+    except ValueError:
+        found = b""
+    if len(found) != BLOCK_ID_SIZE:
+        raise RequestError(400, "bad_request", "a block's id has 64 hexadecimal digits")
+    return BlockId(found)
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    if not text.isascii() or not text.isdigit() or len(text) > 19:
+        raise RequestError(400, "bad_request", f"{name} is a number")
+    return int(text)
+
+
+def _bytes(data: bytes, headers: dict[str, str] | None = None) -> Response:
+    return Response(data, media_type="application/octet-stream", headers=headers)

@@ -1,0 +1,66 @@
+"""The hub's database: a pool of connections to PostgreSQL, transactions, and its errors in our words.
+
+A connection string may name several servers (`host=a,b target_session_attrs=read-write`): after a fail-over
+the pool finds the new primary.
+
+Invariants:
+1. A transaction is committed when the `transaction` block ends without an error, and only then.
+2. A connection that met an error of the server or the network is not used again: it may be pinned to a server
+   that is no primary any more (SQLSTATE 25006).
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from backend.errors import TransientError
+
+_RETRIABLE = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+    PoolTimeout,
+    psycopg.errors.ReadOnlySqlTransaction,
+)
+
+
+class Database:
+    """See the module. `size`: the most connections; `patience`: seconds to wait for one. asyncio's thread."""
+
+    def __init__(self, conninfo: str, size: int = 16, patience: float = 10.0) -> None:
+        self._pool = AsyncConnectionPool(
+            conninfo, min_size=1, max_size=size, timeout=patience, open=False, check=_check
+        )
+
+    async def open(self) -> None:
+        """Connect. `TransientError`."""
+        try:
+            await self._pool.open(wait=True)
+        except _RETRIABLE as error:
+            raise TransientError(f"the database does not answer: {error}") from error
+
+    async def close(self) -> None:
+        """Let go of all connections. Idempotent."""
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in a transaction. `TransientError`: the connection broke, the outcome is unknown."""
+        try:
+            async with self._pool.connection() as connection, connection.transaction():
+                yield connection
+        except _RETRIABLE as error:
+            raise TransientError(f"the database: {str(error).splitlines()[0]}") from error
+
+
+async def _check(connection: AsyncConnection) -> None:
+    """Raises unless the server takes writes."""
+    found = await connection.execute("SELECT pg_is_in_recovery()")
+    row = await found.fetchone()
+    await connection.rollback()
+    if row is None or row[0]:
+        raise psycopg.OperationalError("the server is a standby")

@@ -1,0 +1,89 @@
+"""Waiting for the next commit of drives, of whichever hub process took it.
+
+An append of this process wakes who waits at once. Others' are found by looking at the heads of the drives
+that are waited for, all in one query, `_LOOK` seconds after the look before: so nothing is lost, whatever
+process dies. asyncio's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+import anyio
+
+from backend.errors import TransientError
+from backend.hub.database import Database
+
+_LOOK: Final = 0.05
+_PAUSE: Final = 1.0
+"""Seconds after a look that failed."""
+
+log = logging.getLogger(__name__)
+
+
+class Heads:
+    """See the module."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: Counter[int] = Counter()
+        self._known: dict[int, int] = {}
+        self._changed = anyio.Event()
+        self._some_wait = anyio.Event()
+
+    def moved(self, drive: int, number: int) -> None:
+        """A drive's head is that commit, or a later one."""
+        if number > self._known.get(drive, -1):
+            self._known[drive] = number
+            self._changed.set()
+            self._changed = anyio.Event()
+
+    async def wait(self, drives: Mapping[int, int], seconds: float) -> dict[int, int]:
+        """The heads of those drives whose head is newer than said, as soon as there is one; empty when the
+        time is over. Whoever waits no longer is to cancel this."""
+        self._waiting.update(drives.keys())
+        self._some_wait.set()
+        try:
+            with anyio.move_on_after(seconds):
+                await self._look(list(drives))
+                while not (newer := self._newer(drives)):
+                    await self._changed.wait()
+                return newer
+            return {}
+        finally:
+            self._waiting.subtract(drives.keys())
+            for drive in drives:
+                if not self._waiting[drive]:
+                    del self._waiting[drive]
+                    self._known.pop(drive, None)
+
+    def _newer(self, drives: Mapping[int, int]) -> dict[int, int]:
+        return {
+            drive: self._known[drive]
+            for drive, number in drives.items()
+            if self._known.get(drive, 0) > number
+        }
+
+    async def run(self) -> None:
+        """Look for commits of other processes, for ever."""
+        while True:
+            if not self._waiting:
+                self._some_wait = anyio.Event()
+                await self._some_wait.wait()
+            pause = _LOOK
+            try:
+                await self._look(list(self._waiting))
+            except TransientError as error:
+                log.info("heads cannot be looked at now: %s", error)
+                pause = _PAUSE
+            await anyio.sleep(pause)
+
+    async def _look(self, drives: list[int]) -> None:
+        async with self._database.transaction() as connection:
+            found = await connection.execute("SELECT id, head FROM drive WHERE id = ANY(%s)", (drives,))
+            rows = await found.fetchall()
+        for drive, head in rows:
+            self.moved(drive, head)

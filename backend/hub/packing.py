@@ -1,0 +1,176 @@
+"""The blocks of all drives on the hub's nodes: gathered into packs, stored at write quorum, read.
+
+A block is acknowledged when its pack is durable at write quorum and in the database, so the process may die
+at any time: what was not acknowledged the device gives again. A pack holds blocks of one drive and carries
+its id, so that nodes alone say which blocks a drive has.
+
+Invariants:
+1. What waits for its pack is bounded: who puts more waits (`_MOST_WAITING` bytes).
+2. A pack is closed at `_TARGET` bytes, or `_LINGER` seconds after its first block.
+asyncio's thread; tasks belong to the group given.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import anyio
+
+from backend.buffer import Buffer
+from backend.coding import ClusterMap, ErasureCode
+from backend.errors import DriveError, NotFoundError, TransientError
+from backend.hub.block_table import BlockTable, Place
+from backend.nodes import Node
+from backend.packs import MAX_BLOCKS, PACK_ID_SIZE, Pack, PackCodec, PackStore, check_block
+from backend.system import THIS_MACHINE, Environment, Group
+from backend.upstream import BlockId, BlockPart, SealedBlock
+
+_TARGET: Final = 8 << 20
+_LINGER: Final = 0.02
+_MOST_WAITING: Final = 64 << 20
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DriveNumber:
+    """A drive: its row's key, and its id."""
+
+    number: int
+    uuid: bytes
+
+
+@dataclass(slots=True)
+class _OpenPack:
+    """Blocks that will be one pack. `closed`: no more come; `done`: it is stored, or `error` says why not."""
+
+    drive: DriveNumber
+    blocks: dict[BlockId, SealedBlock] = field(default_factory=dict)
+    size: int = 0
+    closed: anyio.Event = field(default_factory=anyio.Event)
+    done: anyio.Event = field(default_factory=anyio.Event)
+    error: DriveError | None = None
+
+
+class HubBlocks:
+    """See the module. `nodes` by name; `key` is the hub's pack key."""
+
+    def __init__(
+        self,
+        table: BlockTable,
+        nodes: Mapping[str, Node],
+        cluster: ClusterMap,
+        code: ErasureCode,
+        key: bytes,
+        group: Group,
+        environment: Environment = THIS_MACHINE,
+    ) -> None:
+        self._table = table
+        self._nodes = nodes
+        self._cluster = cluster
+        self._code = code
+        self._key = key
+        self._group = group
+        self._environment = environment
+        self._stores: dict[int, PackStore] = {}
+        self._open: dict[int, _OpenPack] = {}
+        self._waiting = 0
+        self._room = anyio.Event()
+
+    async def put(self, drive: DriveNumber, blocks: Sequence[SealedBlock]) -> None:
+        """Return when all of them are stored at write quorum. `ValueError`: one is none;
+        `UnavailableError`, `NoSpaceError`, `TransientError`: it is not known of any that it is stored."""
+        packs = []
+        for block in blocks:
+            check_block(block)
+            while self._waiting and self._waiting + len(block.data) > _MOST_WAITING:
+                await self._room.wait()
+            packs.append(self._take(drive, block))
+        for pack in packs:
+            await pack.done.wait()
+            if pack.error is not None:
+                raise pack.error.with_traceback(None)
+
+    async def read(self, drive: DriveNumber, block: BlockId, offset: int, length: int) -> BlockPart:
+        """As `BlockStore.get_block_part`."""
+        place = await self._place(drive, block)
+        first = min(offset, place.length)
+        length = min(length, place.length - first)
+        reader = self._store(drive).reader
+        data: Buffer = (
+            b"" if not length else await reader.read_range(place.pack, place.offset + first, length)
+        )
+        return BlockPart(data, place.length)
+
+    async def read_again(self, drive: DriveNumber, block: BlockId) -> bytes:
+        """As `BlockStore.get_block_again`."""
+        place = await self._place(drive, block)
+        reader = self._store(drive).reader
+        reader.forget(place.pack.id)
+        whole = await reader.read_whole(place.pack)
+        return whole[place.offset : place.offset + place.length]
+
+    async def _place(self, drive: DriveNumber, block: BlockId) -> Place:
+        place = await self._table.find(drive.number, block)
+        if place is None:
+            raise NotFoundError(f"block {block.hex()[:16]} is not stored")
+        return place
+
+    def _take(self, drive: DriveNumber, block: SealedBlock) -> _OpenPack:
+        pack = self._open.get(drive.number)
+        if pack is None:
+            pack = self._open[drive.number] = _OpenPack(drive)
+            self._group.start_soon(self._gather, pack)
+        pack.blocks[block.id] = block
+        pack.size += len(block.data)
+        self._waiting += len(block.data)
+        if pack.size >= _TARGET or len(pack.blocks) >= MAX_BLOCKS:
+            self._close(pack)
+        return pack
+
+    def _close(self, pack: _OpenPack) -> None:
+        if self._open.get(pack.drive.number) is pack:
+            del self._open[pack.drive.number]
+        pack.closed.set()
+
+    async def _gather(self, pack: _OpenPack) -> None:
+        with anyio.move_on_after(_LINGER):
+            await pack.closed.wait()
+        self._close(pack)
+        try:
+            await self._write(pack)
+        except DriveError as error:
+            log.warning("a pack of drive %d cannot be stored: %s", pack.drive.number, error)
+            pack.error = error
+        except OSError as error:
+            pack.error = TransientError(str(error))
+        finally:
+            self._waiting -= pack.size
+            self._room.set()
+            self._room = anyio.Event()
+            pack.done.set()
+
+    async def _write(self, pack: _OpenPack) -> None:
+        store = self._store(pack.drive)
+        pack_id, blocks = self._environment.random_bytes(PACK_ID_SIZE), list(pack.blocks.values())
+        data, entries = await store.cpu.finish(lambda: store.codec.encode(pack_id, blocks))
+        write = await store.write(self._group, pack_id, data)
+        await self._table.add(pack.drive.number, replace(write.pack, missing=write.missing()), entries)
+
+    def _store(self, drive: DriveNumber) -> PackStore:
+        store = self._stores.get(drive.number)
+        if store is None:
+            codec = PackCodec(self._code, drive.uuid, self._key)
+            store = PackStore(
+                self._nodes, codec, self._cluster, self._note_wrong, environment=self._environment
+            )
+            self._stores[drive.number] = store
+        return store
+
+    def _note_wrong(self, pack: Pack, fragment: int) -> None:
+        log.warning(
+            "%s: fragment %d of pack %s is missing or wrong", pack.nodes[fragment], fragment, pack.id.hex()
+        )

@@ -1,0 +1,128 @@
+"""The blocks of a drive on a hub: taken, sent in the background, read.
+
+Invariants:
+1. A block is in the buffer from `put_blocks` until the hub has acknowledged it: it can always be read.
+2. Buffered bytes are bounded; a batch that could not be sent stays, and is tried again with growing waits, at
+   once when `flush` asks.
+Event-loop thread. Tasks belong to the nursery inside `run`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import trio
+
+from backend import wire
+from backend.blocks import BlockBuffer, PendingPack
+from backend.buffer import Buffer
+from backend.errors import CorruptError, DriveError
+from backend.packs import MAX_BLOCK_SIZE
+from backend.remote.hub_client import HubClient
+from backend.system import THIS_MACHINE, Environment
+from backend.upstream import BlockId, BlockPart, SealedBlock
+
+CAPACITY: Final = 64 << 20
+BATCH: Final = 4 << 20
+AT_ONCE: Final = 6
+LINGER: Final = 0.005
+FIRST_WAIT: Final = 0.5
+LONGEST_WAIT: Final = 30.0
+
+log = logging.getLogger(__name__)
+
+
+class RemoteBlocks:
+    """See the module, and `backend.upstream.BlockStore`."""
+
+    def __init__(self, client: HubClient, drive: bytes, environment: Environment = THIS_MACHINE) -> None:
+        self._client = client
+        self._path = f"/v1/drives/{drive.hex()}/blocks"
+        self._buffer = BlockBuffer(CAPACITY, BATCH, environment)
+        self._slots = trio.Semaphore(AT_ONCE)
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes that were taken and that the hub has not acknowledged."""
+        return self._buffer.size
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Send what was taken, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            task_status.started()
+            while True:
+                await self._slots.acquire()
+                batch = await self._buffer.next_pack(LINGER)
+                nursery.start_soon(self._send, batch)
+
+    async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
+        asked = [block for block in dict.fromkeys(ids) if block not in self._buffer]
+        found: set[BlockId] = set()
+        for start in range(0, len(asked), wire.MAX_IDS):
+            page = asked[start : start + wire.MAX_IDS]
+            answer = await self._client.call("POST", f"{self._path}/missing", content=wire.encode_ids(page))
+            found |= {*wire.decode_ids(answer.content)} & {*page}
+        return found
+
+    async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
+        for block in blocks:
+            if block.id not in self._buffer:
+                await self._buffer.wait_for_room(len(block.data))
+            if block.id not in self._buffer:
+                self._buffer.take(block)
+        await trio.lowlevel.checkpoint()
+
+    async def flush(self) -> None:
+        self._buffer.close_open()
+        waits = [(batch, batch.begun) for batch in self._buffer.packs()]
+        for batch, _ in waits:
+            batch.retry.set()
+        for batch, begun in waits:
+            await batch.wait_stored(begun)
+        await trio.lowlevel.checkpoint()
+
+    async def get_block(self, block: BlockId) -> Buffer:
+        return (await self.get_block_part(block, 0, MAX_BLOCK_SIZE)).data
+
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
+        buffered = self._buffer.read(block)
+        if buffered is not None:
+            return BlockPart(buffered[offset : offset + length], len(buffered))
+        answer = await self._client.call(
+            "GET", f"{self._path}/{block.hex()}", params={"offset": offset, "length": length}
+        )
+        said = answer.headers.get("Drivefs-Block-Size", "")
+        if not said.isdigit() or int(said) > MAX_BLOCK_SIZE or len(answer.content) > length:
+            raise CorruptError("the hub gave what is no part of a block")
+        return BlockPart(answer.content, int(said))
+
+    async def get_block_again(self, block: BlockId) -> bytes:
+        buffered = self._buffer.read(block)
+        if buffered is not None:
+            return bytes(buffered)
+        return (await self._client.call("GET", f"{self._path}/{block.hex()}", params={"again": 1})).content
+
+    async def report_wrong(self, block: BlockId) -> bool:
+        await self._client.call("POST", f"{self._path}/{block.hex()}/wrong")
+        return False
+
+    async def _send(self, batch: PendingPack) -> None:
+        """Send one batch, however long it takes, and give the slot back."""
+        wait = FIRST_WAIT
+        while True:
+            batch.begun += 1
+            try:
+                await self._client.call("POST", self._path, content=wire.encode_blocks(batch.blocks()))
+                break
+            except DriveError as error:
+                log.info("blocks cannot be sent now: %s", error)
+                batch.note_failure(error)
+                self._buffer.note_failure(batch)
+            with trio.move_on_after(wait):
+                await batch.retry.wait()
+            batch.retry = trio.Event()
+            wait = min(2 * wait, LONGEST_WAIT)
+        self._buffer.remove(batch)
+        self._slots.release()

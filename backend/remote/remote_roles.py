@@ -1,0 +1,128 @@
+"""The log, the roots and the housekeeping of a drive on a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from backend import wire
+from backend.commits import decode_commit, encode_commit
+from backend.errors import CorruptError, NotFoundError, TransientError
+from backend.remote.hub_client import HubClient
+from backend.system import plain_hash
+from backend.upstream import (
+    NO_COMMIT,
+    BlockId,
+    Commit,
+    CompactionReport,
+    Head,
+    Shortfall,
+    StoreStatus,
+)
+
+POLL_SECONDS: Final = 60.0
+
+
+class RemoteLog:
+    """See `backend.upstream.CommitLog`. The chain is checked here: nothing that the hub says of an order is
+    believed."""
+
+    def __init__(self, client: HubClient, drive: bytes) -> None:
+        self._client = client
+        self._drive = drive.hex()
+        self._path = f"/v1/drives/{drive.hex()}"
+
+    async def head(self) -> Head:
+        return wire.decode_head((await self._client.call("GET", f"{self._path}/head")).text)
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        encoded = encode_commit(commit)
+        said = {"Expected-Head": wire.encode_head(expected)}
+        answer = await self._client.call("POST", f"{self._path}/log", content=encoded, headers=said)
+        head = wire.decode_head(answer.text)
+        if head != Head(commit.number, plain_hash(encoded)):
+            raise CorruptError(f"the hub says that it took another commit than number {commit.number}")
+        return head
+
+    async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
+        answer = await self._client.call("GET", f"{self._path}/log", params={"after": number, "limit": limit})
+        found: list[tuple[Commit, bytes]] = []
+        previous: bytes | None = NO_COMMIT if number == 0 else None
+        for encoded in wire.decode_commits(answer.content):
+            commit = decode_commit(encoded)
+            if commit.number != number + 1 or previous not in (None, commit.previous):
+                raise CorruptError(f"the hub's log does not go on after commit {number}")
+            number, previous = commit.number, plain_hash(encoded)
+            found.append((commit, previous))
+        return found
+
+    async def wait_for_change(self, number: int) -> None:
+        asked = {"drives": {self._drive: number}, "timeout": POLL_SECONDS}
+        while True:
+            answer = await self._client.call("POST", "/v1/wait", json=asked, seconds=POLL_SECONDS)
+            if answer.status_code == 200:
+                return
+
+
+class RemoteRoots:
+    """See `backend.upstream.Roots`."""
+
+    def __init__(self, client: HubClient, drive: bytes) -> None:
+        self._client = client
+        self._path = f"/v1/drives/{drive.hex()}/roots"
+
+    async def put_root(self, name: str, data: bytes) -> None:
+        await self._client.call("PUT", f"{self._path}/{name}", content=data)
+
+    async def get_root(self, name: str) -> list[bytes]:
+        try:
+            return [(await self._client.call("GET", f"{self._path}/{name}")).content]
+        except NotFoundError:
+            return []
+
+
+class RemoteHousekeeping:
+    """See `backend.upstream.Housekeeping`, of several sessions: what is deleted the hub decides."""
+
+    def __init__(self, client: HubClient, drive: bytes, pending: Callable[[], int]) -> None:
+        self._client = client
+        self._path = f"/v1/drives/{drive.hex()}/blocks"
+        self._pending = pending
+
+    async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
+        params: dict[str, str | int] = {"after": after.hex(), "limit": min(limit, wire.MAX_IDS)}
+        return wire.decode_ids((await self._client.call("GET", self._path, params=params)).content)
+
+    async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
+        states = await self._states(blocks)
+        return [block for block, state in states.items() if state is not None and not state[1]]
+
+    async def revive(self, blocks: Sequence[BlockId]) -> None:
+        """The hub did it when it took the commit."""
+
+    async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
+        states = await self._states(blocks)
+        return {block: state[0] for block, state in states.items() if state is not None}
+
+    async def _states(self, blocks: Sequence[BlockId]) -> dict[BlockId, tuple[int, bool] | None]:
+        found: dict[BlockId, tuple[int, bool] | None] = {}
+        for start in range(0, len(blocks), wire.MAX_IDS):
+            page = blocks[start : start + wire.MAX_IDS]
+            answer = await self._client.call("POST", f"{self._path}/sizes", content=wire.encode_ids(page))
+            found |= dict(zip(page, wire.decode_sizes(answer.content, len(page)), strict=True))
+        return found
+
+    async def compact(self, grace: float, bytes_per_second: float, *, debris: bool) -> CompactionReport:
+        return CompactionReport()
+
+    async def redundancy(self, patience: float) -> Shortfall:
+        return Shortfall()
+
+    async def status(self) -> StoreStatus:
+        answer = await self._client.call("GET", f"{self._path.removesuffix('/blocks')}/usage")
+        said = answer.json()
+        try:
+            blocks, size, packs = int(said["blocks"]), int(said["bytes"]), int(said["packs"])
+        except (KeyError, TypeError, ValueError):
+            raise TransientError("the hub does not say what is stored") from None
+        return StoreStatus(blocks, size, packs, size, self._pending(), 0)

@@ -1,0 +1,55 @@
+"""The upstream of a device: a drive on a hub, over HTTPS. Other devices write it at the same time."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import trio
+
+from backend.remote.hub_client import HubClient
+from backend.remote.remote_blocks import RemoteBlocks
+from backend.remote.remote_roles import RemoteHousekeeping, RemoteLog, RemoteRoots
+from backend.system import THIS_MACHINE, Environment
+from backend.upstream import BlockStore, CommitLog, Housekeeping, Roots
+
+
+class RemoteUpstream:
+    """See `backend.upstream.Upstream`. `nursery.start(run)`, the rest, `close`."""
+
+    def __init__(self, client: HubClient, drive: bytes, environment: Environment = THIS_MACHINE) -> None:
+        self._client = client
+        self._blocks = RemoteBlocks(client, drive, environment)
+        self.blocks: BlockStore = self._blocks
+        self.log: Final[CommitLog] = RemoteLog(client, drive)
+        self.roots: Final[Roots] = RemoteRoots(client, drive)
+        self.housekeeping: Final[Housekeeping] = RemoteHousekeeping(
+            client, drive, lambda: self._blocks.pending_bytes
+        )
+        self._scope = trio.CancelScope()
+        self._stopped = trio.Event()
+        self._running = False
+
+    @property
+    def epoch(self) -> int:
+        """0: there is no lease."""
+        return 0
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Send in the background, until `close` or until cancelled."""
+        self._running = True
+        try:
+            with self._scope:
+                await self._blocks.run(task_status)
+        finally:
+            self._stopped.set()
+
+    async def confirm_writer(self) -> None:
+        """Nobody takes over: all devices may write."""
+        await trio.lowlevel.checkpoint()
+
+    async def close(self) -> None:
+        """See `Upstream.close`."""
+        self._scope.cancel()
+        if self._running:
+            await self._stopped.wait()
+        await self._client.close()

@@ -1,0 +1,105 @@
+"""What the hub and its devices say to each other in bytes: lists of ids, blocks, commits. Pure functions.
+
+Spec: docs/format/hub_api.md. Little endian; sizes are checked against limits before anything is allocated.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+from backend.buffer import Buffer
+from backend.errors import FormatError
+from backend.upstream import BLOCK_ID_SIZE, COMMIT_HASH_SIZE, BlockId, Head, SealedBlock
+
+MAX_IDS: Final = 1000
+MAX_BATCH: Final = 16 << 20
+"""Bytes of blocks that are sent together."""
+_LENGTH: Final = struct.Struct("<I")
+_SIZE: Final = struct.Struct("<IB")
+"""sealed bytes, and 1 if the block is released; `_ABSENT`: it is not stored"""
+_ABSENT: Final = 0xFFFFFFFF
+
+
+def encode_ids(ids: Iterable[BlockId]) -> bytes:
+    """Ids one after the other."""
+    return b"".join(ids)
+
+
+def decode_ids(data: Buffer) -> list[BlockId]:
+    """`FormatError`: it is no list of up to `MAX_IDS` ids."""
+    view = memoryview(data)
+    if len(view) % BLOCK_ID_SIZE or len(view) > MAX_IDS * BLOCK_ID_SIZE:
+        raise FormatError(f"a list of ids has 32 bytes each and at most {MAX_IDS} of them")
+    return [BlockId(bytes(view[at : at + BLOCK_ID_SIZE])) for at in range(0, len(view), BLOCK_ID_SIZE)]
+
+
+def encode_blocks(blocks: Sequence[SealedBlock]) -> bytes:
+    """Each with its id and length before it."""
+    return b"".join(part for each in blocks for part in (each.id, _LENGTH.pack(len(each.data)), each.data))
+
+
+def decode_blocks(data: Buffer) -> list[SealedBlock]:
+    """`FormatError`: it is no list of blocks."""
+    found, view, at = [], memoryview(data), 0
+    while at < len(view):
+        start = at + BLOCK_ID_SIZE + _LENGTH.size
+        if start > len(view):
+            raise FormatError("a block is cut off")
+        (length,) = _LENGTH.unpack_from(view, at + BLOCK_ID_SIZE)
+        if start + length > len(view):
+            raise FormatError("a block is cut off")
+        found.append(
+            SealedBlock(BlockId(bytes(view[at : at + BLOCK_ID_SIZE])), bytes(view[start : start + length]))
+        )
+        at = start + length
+    return found
+
+
+def encode_sizes(sizes: Sequence[tuple[int, bool] | None]) -> bytes:
+    """For each block asked for its sealed bytes, and whether it is released; None: it is not stored."""
+    return b"".join(_SIZE.pack(_ABSENT, 0) if each is None else _SIZE.pack(*each) for each in sizes)
+
+
+def decode_sizes(data: Buffer, count: int) -> list[tuple[int, bool] | None]:
+    """`FormatError`: it is no answer for so many blocks."""
+    if len(data) != count * _SIZE.size:
+        raise FormatError("an answer of another number of blocks")
+    return [None if size == _ABSENT else (size, bool(released)) for size, released in _SIZE.iter_unpack(data)]
+
+
+def encode_commits(commits: Sequence[bytes]) -> bytes:
+    """Encoded commits, each with its length before it."""
+    return b"".join(part for each in commits for part in (_LENGTH.pack(len(each)), each))
+
+
+def decode_commits(data: Buffer) -> Iterator[bytes]:
+    """`FormatError`: it is no list of commits."""
+    view, at = memoryview(data), 0
+    while at < len(view):
+        if at + _LENGTH.size > len(view):
+            raise FormatError("a commit is cut off")
+        (length,) = _LENGTH.unpack_from(view, at)
+        at += _LENGTH.size
+        if at + length > len(view):
+            raise FormatError("a commit is cut off")
+        yield bytes(view[at : at + length])
+        at += length
+
+
+def encode_head(head: Head) -> str:
+    """`number:hash`, as a header has it."""
+    return f"{head.number}:{head.hash.hex()}"
+
+
+def decode_head(text: str) -> Head:
+    """`FormatError`: it is no head."""
+    number, _, digest = text.partition(":")
+    try:
+        head = Head(int(number), bytes.fromhex(digest))
+    except ValueError:
+        raise FormatError("it is no head") from None
+    if not 0 <= head.number < 1 << 63 or len(head.hash) != COMMIT_HASH_SIZE:
+        raise FormatError("it is no head")
+    return head

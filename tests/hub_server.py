@@ -1,0 +1,113 @@
+"""A hub for tests: the real application on a real database, served by a thread of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import anyio
+import psycopg
+import pytest
+import uvicorn
+
+from backend.coding import ClusterMap, ClusterNode
+from backend.coding.erasure import Profile, code_for
+from backend.hub import BlockTable, CommitTable, Database, Directory, Heads, Hub, HubBlocks, app, migrate
+from backend.nodes import Node
+from tests.memory_node import memory_nodes
+from tests.postgres import new_database
+from tests.servers import NoServerError
+
+T = TypeVar("T")
+
+
+@dataclass
+class RunningHub:
+    """Where it is, and how to do what an operator does."""
+
+    url: str
+    conninfo: str
+    hub: Hub
+    loop: asyncio.AbstractEventLoop
+
+    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run on the hub's loop; the result."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(60)
+
+    def new_drive(self) -> tuple[bytes, bytes]:
+        """A new account with a device and a drive: the drive's id, the device's token."""
+        uuid, directory = os.urandom(16), self.hub.directory
+        account = self.call(directory.add_account(f"{uuid.hex()}@example.org", 1 << 40))
+        self.call(directory.add_drive(account, uuid))
+        return uuid, self.call(directory.add_device(account, "test"))
+
+
+@contextmanager
+def hub_for_test() -> Iterator[RunningHub]:
+    """A hub with a new database; the test is skipped where there is no PostgreSQL."""
+    try:
+        database = new_database()
+    except NoServerError as error:
+        pytest.skip(str(error))
+    with hub(database) as found:
+        yield found
+
+
+@contextmanager
+def hub(conninfo: str, nodes: Mapping[str, Node] | None = None) -> Iterator[RunningHub]:
+    """A hub that runs while the block does."""
+    started = threading.Event()
+    found: list[tuple[Hub, asyncio.AbstractEventLoop, uvicorn.Server]] = []
+    failures: list[BaseException] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    async def run() -> None:
+        async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+            await migrate(connection)
+        database = Database(conninfo)
+        await database.open()
+        stored = nodes or memory_nodes(6)
+        cluster = ClusterMap(1, tuple(ClusterNode(node.name, node.zone) for node in stored.values()))
+        async with anyio.create_task_group() as group:
+            table = BlockTable(database)
+            blocks = HubBlocks(table, stored, cluster, code_for(Profile.parse("4+2")), b"k" * 32, group)
+            heads = Heads(database)
+            parts = Hub(Directory(database), CommitTable(database), table, blocks, heads)
+            group.start_soon(heads.run)
+            config = uvicorn.Config(
+                app(parts), log_level="warning", lifespan="off", timeout_graceful_shutdown=1
+            )
+            server = uvicorn.Server(config)
+            found.append((parts, asyncio.get_running_loop(), server))
+            started.set()
+            await server.serve([listener])
+            group.cancel_scope.cancel()
+        await database.close()
+
+    def main() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            started.set()
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    started.wait(30)
+    if failures:
+        raise failures[0]
+    parts, loop, server = found[0]
+    try:
+        yield RunningHub(f"http://127.0.0.1:{listener.getsockname()[1]}", conninfo, parts, loop)
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        if failures:
+            raise failures[0]

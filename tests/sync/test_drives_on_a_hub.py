@@ -1,0 +1,118 @@
+"""Whole drives on a real hub: two devices, HTTP, PostgreSQL, packs on nodes. What they do is what
+`test_whole_drives` and `test_random_drives` do on a hub in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend.keys import DriveKeys
+from backend.remote import HubClient, RemoteUpstream
+from cache.drive import Drive
+from cache.local.local_state import LocalState
+from cache.namespace.operations import ROOT_INODE
+from cache.opening import open_drive
+from tests import contents
+from tests.contents import KINDS
+from tests.drives import content_of, make_file, tree
+from tests.hub_server import RunningHub, hub_for_test
+from tests.sync.drives import SMALL
+from tests.sync.test_whole_drives import COPY, names, write
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningHub]:
+    with hub_for_test() as found:
+        yield found
+
+
+class Devices:
+    """A new drive on the hub, and its devices."""
+
+    def __init__(self, running: RunningHub, folder: Path) -> None:
+        self._url, self._folder = running.url, folder
+        self.uuid, self._token = running.new_drive()
+        self._keys = DriveKeys(bytes(range(32)), self.uuid)
+
+    @asynccontextmanager
+    async def device(self, number: int, *, crash: bool = False) -> AsyncIterator[Drive]:
+        """A device, running. With `crash` what a SIGKILL would lose is lost at the end."""
+        local = LocalState(self._folder / str(number))
+        upstream = RemoteUpstream(HubClient(self._url, self._token), self.uuid)
+        options = replace(SMALL, is_shared=True, host=f"dev{number}")
+        try:
+            async with trio.open_nursery() as sending:
+                await sending.start(upstream.run)
+                drive = await open_drive(local, upstream, self.uuid, self._keys, options)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(drive.run)
+                    yield drive
+                    nursery.cancel_scope.cancel()
+                if not crash:
+                    await drive.close()
+                sending.cancel_scope.cancel()
+        finally:
+            local.close()
+
+
+@pytest.fixture
+def devices(running: RunningHub, tmp_path: Path) -> Devices:
+    return Devices(running, tmp_path)
+
+
+async def settle(*drives: Drive) -> None:
+    """All have what all have made."""
+    for _ in range(2):
+        for drive in drives:
+            await drive.sync()
+            await drive.publisher.follow()
+
+
+async def test_two_devices_have_one_drive(devices: Devices) -> None:
+    files = {kind.encode(): contents.content(kind, 100_000, 1) for kind in KINDS}
+    async with devices.device(1) as first, devices.device(2) as second:
+        for name, data in files.items():
+            await make_file(first, name, data)
+        await settle(first, second)
+        for name, data in files.items():
+            assert await content_of(second, name) == data
+        await write(first, b"text", b"of the first")
+        await write(second, b"text", b"of the second")
+        await first.unlink(ROOT_INODE, b"zeros")
+        await settle(first, second)
+        assert await tree(first) == await tree(second)
+        assert await content_of(second, b"text") == b"of the first"
+        (copy,) = [name for name in names(second) if COPY in name]
+        assert await content_of(first, copy) == b"of the second"
+    async with devices.device(3) as third, devices.device(1) as first:
+        assert await tree(third) == await tree(first)
+
+
+async def test_an_idle_device_hears_of_the_others_commits(devices: Devices) -> None:
+    async with devices.device(1) as first, devices.device(2) as second:
+        await make_file(first, b"f", b"hello")
+        await first.sync()
+        with trio.fail_after(30):
+            while b"f" not in names(second):
+                await trio.sleep(0.01)
+        assert await content_of(second, b"f") == b"hello"
+
+
+@pytest.mark.logs_warnings
+async def test_a_device_that_is_killed_loses_nothing_that_it_synced(devices: Devices) -> None:
+    data = contents.content("log", 200_000, 3)
+    async with devices.device(1, crash=True) as first:
+        made = await make_file(first, b"f", data)
+        await first.fsync(made.inode)
+    async with devices.device(2) as second:
+        await make_file(second, b"g", b"there")
+        await second.sync()
+        async with devices.device(1) as first:
+            await settle(first, second)
+            assert await content_of(second, b"f") == data
+            assert await tree(first) == await tree(second)

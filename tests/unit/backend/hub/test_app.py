@@ -1,0 +1,123 @@
+"""The door of the hub: no right, no answer; and every refusal is a problem (RFC 9457)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import httpx
+import psycopg
+import pytest
+
+from backend import wire
+from backend.commits import encode_commit
+from backend.errors import FormatError
+from backend.hub import migrate, require_current
+from backend.upstream import NO_COMMIT, BlockId, Commit, Head
+from tests.hub_server import RunningHub, hub_for_test
+from tests.postgres import new_database
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningHub]:
+    with hub_for_test() as found:
+        yield found
+
+
+@pytest.fixture
+def drive(running: RunningHub) -> tuple[str, dict[str, str]]:
+    """The URL of a new drive, and the header of its device."""
+    uuid, token = running.new_drive()
+    return f"{running.url}/v1/drives/{uuid.hex()}", {"Authorization": f"Bearer {token.hex()}"}
+
+
+def refused(answer: httpx.Response, status: int, kind: str) -> None:
+    """It is the problem of that kind."""
+    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+    assert answer.json()["type"] == f"urn:drivefs:{kind}"
+    assert answer.json()["status"] == status
+
+
+PATHS = ("head", "log", "blocks", f"blocks/{'00' * 32}", "usage", "roots/snapshot")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_is_said_without_a_token_or_by_that_of_another_account(
+    running: RunningHub, drive: tuple[str, dict[str, str]], path: str
+) -> None:
+    url, _ = drive
+    _, other = running.new_drive()
+    for header in ({}, {"Authorization": "Basic x"}, {"Authorization": f"Bearer {'ab' * 32}"}):
+        refused(httpx.get(f"{url}/{path}", headers=header), 401, "unauthorised")
+    refused(httpx.get(f"{url}/{path}", headers={"Authorization": f"Bearer {other.hex()}"}), 404, "not_found")
+
+
+def test_a_revoked_device_gets_nothing_more_at_once(running: RunningHub) -> None:
+    uuid, token = running.new_drive()
+    url, header = f"{running.url}/v1/drives/{uuid.hex()}/head", {"Authorization": f"Bearer {token.hex()}"}
+    assert httpx.get(url, headers=header).status_code == 200
+    device = running.call(running.hub.directory.device(token))
+    running.call(running.hub.directory.revoke(device.account, device.number))
+    refused(httpx.get(url, headers=header), 401, "unauthorised")
+
+
+def test_what_is_no_block_commit_or_number_is_refused(drive: tuple[str, dict[str, str]]) -> None:
+    url, header = drive
+    with httpx.Client(headers=header) as client:
+        refused(client.put(f"{url}/blocks/{'00' * 32}", content=b"x" * (5 << 20)), 413, "too_large")
+        refused(client.put(f"{url}/blocks/{'00' * 32}", content=b""), 422, "malformed")
+        refused(client.put(f"{url}/blocks/zz", content=b"x"), 400, "bad_request")
+        refused(client.post(f"{url}/blocks", content=b"x" * 40), 422, "malformed")
+        refused(client.post(f"{url}/blocks/missing", content=b"x"), 422, "malformed")
+        refused(client.get(f"{url}/log", params={"after": "-1"}), 400, "bad_request")
+        refused(client.post(f"{url}/log", content=b"x"), 422, "malformed")
+        said = {"Expected-Head": wire.encode_head(Head(0, NO_COMMIT))}
+        refused(client.post(f"{url}/log", content=b"no commit", headers=said), 422, "malformed")
+        later = encode_commit(Commit(2, NO_COMMIT, 1, 0, 1, (), (), b""))
+        refused(client.post(f"{url}/log", content=later, headers=said), 422, "malformed")
+        lacking = encode_commit(Commit(1, NO_COMMIT, 1, 0, 1, (BlockId(b"b" * 32),), (), b""))
+        answer = client.post(f"{url}/log", content=lacking, headers=said)
+        refused(answer, 422, "blocks_missing")
+        assert answer.json()["blocks"] == ["62" * 32]
+        assert client.get(f"{url}/head").text == wire.encode_head(Head(0, NO_COMMIT))
+
+
+def test_a_poll_ends_when_its_time_is_over(running: RunningHub) -> None:
+    uuid, token = running.new_drive()
+    header = {"Authorization": f"Bearer {token.hex()}"}
+    asked = {"drives": {uuid.hex(): 0}, "timeout": 0.1}
+    assert httpx.post(f"{running.url}/v1/wait", json=asked, headers=header).status_code == 204
+    refused(httpx.post(f"{running.url}/v1/wait", json={}, headers=header), 400, "bad_request")
+
+
+def test_a_database_without_a_token_in_clear(running: RunningHub) -> None:
+    """Who has read it can use none."""
+    _, token = running.new_drive()
+    with psycopg.connect(running.conninfo) as connection:
+        rows = connection.execute("SELECT * FROM device").fetchall()
+    assert all(
+        token not in (bytes(value) if isinstance(value, bytes) else b"") for row in rows for value in row
+    )
+
+
+async def _migrated(conninfo: str) -> list[int]:
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        return await migrate(connection)
+
+
+def test_migrations_are_applied_once_and_others_are_refused(running: RunningHub) -> None:
+    conninfo = new_database()
+    assert running.call(_migrated(conninfo)) == [1]
+    assert running.call(_migrated(conninfo)) == []
+    running.call(_required(conninfo))
+    with psycopg.connect(conninfo) as connection:
+        connection.execute("UPDATE schema_migration SET hash = %s", (os.urandom(32),))
+    with pytest.raises(FormatError, match="migration 1"):
+        running.call(_migrated(conninfo))
+    with pytest.raises(FormatError, match="migrate it"):
+        running.call(_required(new_database()))
+
+
+async def _required(conninfo: str) -> None:
+    async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
+        await require_current(connection)
