@@ -348,6 +348,7 @@ async def test_a_file_that_is_deleted_before_its_content_is_stored_leaves_nothin
         await second.unlink(ROOT_INODE, b"g")
         await change_there(hub, 1)
         await second.publisher.follow()
+        second.delete_unused()
         assert not second.ledger.dirty.inodes()
         assert second.ledger.namespace.inode(inode) is None
         await same_everywhere(hub, second)
