@@ -143,11 +143,12 @@ async def test_the_lossy_disk_loses_something(tmp_path: Path) -> None:
     lost = 0
     for seed in range(30):
         disk, folder = LossyDurable(random.Random(seed), tmp_path / "kept"), tmp_path / str(seed)
+        upstream = MemoryUpstream()
         with all_lossy(disk) as device:
-            async with opened(folder, MemoryUpstream(), OPTIONS, crash=True, environment=device) as drive:
+            async with opened(folder, upstream, OPTIONS, crash=True, environment=device) as drive:
                 await make_file(drive, b"unsynced", b"x" * 5000)
                 disk.stop()
         cut_all(disk, folder)
-        async with opened(folder, MemoryUpstream(), OPTIONS, crash=True) as drive:
+        async with opened(folder, upstream, OPTIONS, crash=True) as drive:
             lost += not drive.entries(ROOT_INODE, 0, 10)
     assert 0 < lost < 30
