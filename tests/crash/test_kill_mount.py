@@ -35,14 +35,14 @@ FAILPOINTS = [
     "ledger.published*1",
     "ledger.checkpointed*1",
     "blocks.after-index*1",
-    "commit.after-first-copy*1",  # the first commit is made as soon as the mount answers
+    "commit.after-first-copy*2",  # one adds the device, one comes as soon as the mount answers
     "journal.appended*100",
     "journal.synced*5",
     pytest.param("ledger.saved*2", marks=pytest.mark.soak),
     pytest.param("sealer.sealed*2", marks=pytest.mark.soak),
     pytest.param("blocks.after-quorum", marks=pytest.mark.soak),
-    pytest.param("commit.before-copies*1", marks=pytest.mark.soak),
-    pytest.param("commit.after-copies*1", marks=pytest.mark.soak),
+    pytest.param("commit.before-copies*2", marks=pytest.mark.soak),
+    pytest.param("commit.after-copies*2", marks=pytest.mark.soak),
     pytest.param("node.after-write*7", marks=pytest.mark.soak),
 ]
 
