@@ -145,7 +145,7 @@ class ReplicatedCommitLog:
         return self.head
 
     async def append(self, commit: Commit, expected: Head) -> Head:
-        """See `Upstream.append`. A commit that failed with a transient error may be in the log or not:
+        """See `CommitLog.append`. A commit that failed with a transient error may be in the log or not:
         append the same commit again. If another one is given instead, the failed one is completed first
         and `ConflictError` raised. `FormatError` if it is over a limit."""
         data = commit_format.encode(commit)
@@ -161,7 +161,7 @@ class ReplicatedCommitLog:
         return self.head
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
-        """See `Upstream.commits_after`; fewer than `limit` where they are large (32 MiB)."""
+        """See `CommitLog.commits_after`; fewer than `limit` where they are large (32 MiB)."""
         async with self._reading:
             if number + 1 < self._chain.first:
                 await self._extend_back(number + 1)
@@ -177,7 +177,7 @@ class ReplicatedCommitLog:
         return found
 
     async def wait_for_change(self, number: int) -> None:
-        """See `Upstream.wait_for_change`. A writer is told by its own appends; a reader without an epoch
+        """See `CommitLog.wait_for_change`. A writer is told by its own appends; a reader without an epoch
         asks the nodes now and then."""
         while self.head.number <= number:
             if self._epoch is not None:

@@ -1,6 +1,6 @@
 """From the URL of a node to its place: the one table of the kinds of nodes that there are.
 
-EXTENSION POINT. A new kind of node is two classes and one line here:
+EXTENSION POINT. A new kind of node is two classes and one line here (docs/extending.md has all steps):
 1. a `Node` (`backend.nodes.node`), added to the kinds in `tests/contract/test_node.py`;
 2. a `NodePlace` (`backend.nodes.place`), added to those in `tests/contract/test_node_place.py`;
 3. its line in `SCHEMES`: what makes the place from the URL and its settings, after `address.parse` has
