@@ -35,6 +35,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 NAMED: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "mode": {"int": MODES, "int | None": st.one_of(st.none(), MODES)},
     "target": {"bytes": TARGETS},
+    "key": {"bytes": st.sampled_from([BLOCK, BLOCK, b"short"])},
 }
 """Of fields whose values mean something."""
 

@@ -376,6 +376,7 @@ class Run:
 
     async def compare(self) -> None:
         await self.end_publish()
+        self.drive.delete_unused()
         for node in self.model.nodes:
             await self.compare_node(node)
         totals = self.drive.ledger.namespace.statistics()

@@ -211,6 +211,7 @@ async def test_a_rename_leaves_a_whiteout(drive: Drive) -> None:
     left = drive.lookup(ROOT_INODE, b"one")
     assert (left.mode, left.rdev, left.uid, left.gid) == (S_IFCHR, 0, 5, 6)
     assert drive.lookup(ROOT_INODE, b"two").inode == one.inode
+    drive.delete_unused()
     with pytest.raises(StaleError):
         drive.attributes(two.inode)
     with pytest.raises(ExistsError):

@@ -92,6 +92,7 @@ async def test_usage_of_each_folder(tmp_path: Path) -> None:
         await drive.rename(a, b"inner", b, b"inner")
         await drive.sync()
         await drive.unlink(inner, b"two")
+        drive.delete_unused()
         answer = await call(drive, "usage", depth=9)
         assert [plain(each) for each in (*answer["folders"], answer)] == [
             ("a", 1, 0, 0, 100_000),
