@@ -24,6 +24,9 @@ PATIENCE: Final = 2.0
 AT_ONCE: Final = 8
 """Notices that may be under way: one may wait for somebody, others need not wait for it."""
 
+_REMEMBERS_NOTHING: Final = (errno.ENOENT, errno.ENOSYS)
+"""The kernel does not know the name or inode; or it has not even begun, and said which version it is."""
+
 log = logging.getLogger(__name__)
 
 
@@ -88,5 +91,5 @@ def _forget(change: Change) -> None:
         else:
             log.warning("the mount may show old names and attributes for a while: changes came too fast")
     except OSError as error:
-        if error.errno != errno.ENOENT:  # it remembered nothing
+        if error.errno not in _REMEMBERS_NOTHING:
             raise

@@ -14,8 +14,8 @@ Event-loop thread only. Removing a file costs a counter; the looking is done onc
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterable
+from typing import Final, NamedTuple, Protocol
 
 import trio
 
@@ -44,23 +44,35 @@ class _Sample(NamedTuple):
     files: int
 
 
+class Removals(Protocol):
+    """The files that lost their last name by this process."""
+
+    @property
+    def removed(self) -> int:
+        """Their number so far."""
+
+    @property
+    def removed_at_cuts(self) -> Collection[tuple[int, int]]:
+        """Of the newest cuts the commit, and that number then."""
+
+
 class MassDeletions:
-    """See the module. `removed`: how many files lost their last name by this process so far."""
+    """See the module."""
 
     def __init__(
         self,
         ledger: Ledger,
         retention: RetentionKeeper,
         notices: Notices,
-        removed: Callable[[], int],
+        removals: Removals,
         environment: Environment,
     ) -> None:
         self._ledger = ledger
         self._retention = retention
         self._notices = notices
-        self._removed = removed
+        self._removals = removals
         self._environment = environment
-        self._samples: deque[_Sample] = deque()
+        self._samples = deque([self._sample()])
         self._is_going_on = False
 
     def look(self) -> None:
@@ -70,24 +82,25 @@ class MassDeletions:
         while now.time - self._samples[0].time > WITHIN and len(self._samples) > 2:
             self._samples.popleft()
         first = self._samples[0]
-        if not _is_mass(now.removed - first.removed, first.files):
+        removed = now.removed - first.removed
+        if not _is_mass(removed, max(first.files, now.files + removed)):
             self._is_going_on = False
         elif not self._is_going_on:
-            self._pin(now.removed - first.removed)
-            self._is_going_on = True
+            self._is_going_on = self._pin(removed)
 
     def _sample(self) -> _Sample:
         namespace = self._ledger.namespace
         files = namespace.statistics().files
-        return _Sample(trio.current_time(), self._removed(), namespace.commit, files)
+        return _Sample(trio.current_time(), self._removals.removed, namespace.commit, files)
 
-    def _pin(self, count: int) -> None:
+    def _pin(self, count: int) -> bool:
+        """Whether there is a state to pin: nothing of these files may have been published."""
         before = self._last_before()
         points = self._ledger.namespace.points
         numbers = [point.number for point in points.points() if not points.is_going(point.number)]
         commit = max((number for number in numbers if number < before), default=0)
         if not commit:
-            return  # nothing of it was ever published
+            return False
         name = pin_name(REASON, self._ledger.namespace.device, self._environment.wall_clock())
         if name not in self._retention.pins():
             self._retention.pin(name, commit)
@@ -96,11 +109,15 @@ class MassDeletions:
             f"'{name.decode()}': drivefs undo MOUNTPOINT brings back what is gone"
         )
         self._notices.add(Kind.MASS_DELETION, [("", text)], commit)
+        return True
 
     def _last_before(self) -> int:
-        """The commit that was open when the first of the files went: none of them is gone in those before."""
-        first = self._samples[0]
-        return max(sample.commit for sample in self._samples if sample.removed == first.removed)
+        """A commit such that none of the files is gone in those before it, as late as is known: it was open
+        when none was, or comes after a cut that was made then."""
+        removed = self._samples[0].removed
+        open_then = [sample.commit for sample in self._samples if sample.removed == removed]
+        cut_then = [commit + 1 for commit, count in self._removals.removed_at_cuts if count <= removed]
+        return max([*open_then, *cut_then])
 
 
 def mass_deletion_pins(pins: Iterable[bytes]) -> list[bytes]:

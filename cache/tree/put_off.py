@@ -11,6 +11,7 @@ Event-loop thread only.
 
 from __future__ import annotations
 
+from collections import deque
 from itertools import islice
 from typing import Final
 
@@ -24,6 +25,8 @@ from cache.rebase import is_version
 
 AT_ONCE: Final = 256
 """Changes that were put off are accepted so many at once."""
+CUTS_KEPT: Final = 256
+"""As many as there are in a minute of four commits a second."""
 
 
 class PutOff:
@@ -44,6 +47,8 @@ class PutOff:
         self._unused: dict[int, None] = {}
         self.removed = 0
         """files that lost their last name because somebody removed it, since the drive was opened"""
+        self.removed_at_cuts: deque[tuple[int, int]] = deque(maxlen=CUTS_KEPT)
+        """of the newest cuts: the commit, and how many files were removed before it"""
         self.access_times: dict[int, int] = {}
         """by inode, of those that the namespace does not know"""
 
@@ -124,6 +129,11 @@ class PutOff:
             self._unused |= dict.fromkeys(inodes)
         else:
             self._wake.set()
+
+    async def before_cut(self) -> None:
+        """Accept what was put off; the cut is made in the turn in which this returns."""
+        await self.accept_times()
+        self.removed_at_cuts.append((self._namespace.commit, self.removed))
 
     async def accept_times(self) -> None:
         """Access times that were put off. Called before a cut; they alone are not worth one. Those that

@@ -27,6 +27,7 @@ class Kernel:
         self.waits.set()
         self.refuses: set[int] = set()
         """inodes"""
+        self.has_begun = True
         monkeypatch.setattr(pyfuse3, "invalidate_entry", self._entry)
         monkeypatch.setattr(pyfuse3, "invalidate_inode", self._inode)
 
@@ -37,6 +38,8 @@ class Kernel:
         raise OSError(errno.ENOENT, "it remembered nothing")
 
     def _inode(self, inode: int, attr_only: bool) -> None:
+        if not self.has_begun:
+            raise OSError(errno.ENOSYS, "no version is agreed on")
         if inode in self.refuses:
             raise OSError(errno.EINVAL, f"not inode {inode}")
         self.told.append((inode, attr_only))
@@ -50,6 +53,13 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
 async def test_what_has_changed_is_forgotten(kernel: Kernel) -> None:
     await KernelNotices().tell([*CHANGES, ContentChanged(9)])
     assert kernel.told == [(7, b"name"), (7, True), (9, False)]
+
+
+async def test_a_kernel_that_has_asked_for_nothing_yet_has_nothing_to_forget(kernel: Kernel) -> None:
+    """Another device may publish before the first request comes."""
+    kernel.has_begun = False
+    await KernelNotices().tell([AttributesChanged(7), ContentChanged(9)])
+    assert kernel.told == []
 
 
 async def test_one_that_fails_does_not_keep_the_others_from_being_told(kernel: Kernel) -> None:

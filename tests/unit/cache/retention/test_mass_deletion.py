@@ -73,6 +73,37 @@ async def test_many_files_or_a_large_share_of_some(
         assert (len(drive.retention.pins()), len(drive.kept_notices())) == (int(is_mass), int(is_mass))
 
 
+@pytest.mark.parametrize("seconds", [0, 2])
+async def test_files_that_came_and_went_between_two_looks_are_in_the_state_that_is_pinned(
+    tmp_path: Path, clock: MockClock, seconds: int
+) -> None:
+    """Or before the first one."""
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        await let_pass(clock, seconds)
+        folder = await fill(drive, 150)
+        before = drive.ledger.head.number
+        await empty(drive, folder, 150)
+        await let_pass(clock, 2)
+        assert [*drive.retention.pins().values()] == [before]
+        assert len(drive.kept_notices()) == 1
+
+
+async def test_files_that_were_published_after_some_had_gone_are_pinned_with_those(
+    tmp_path: Path, clock: MockClock
+) -> None:
+    """The newest state in which none of them was gone, though there are later ones."""
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        await let_pass(clock, 2)
+        folder = await fill(drive, 150)
+        before = drive.ledger.head.number
+        await drive.unlink(folder, b"0")
+        await drive.sync()
+        for number in range(1, 150):
+            await drive.unlink(folder, b"%d" % number)
+        await let_pass(clock, 2)
+        assert [*drive.retention.pins().values()] == [before]
+
+
 async def test_a_slow_deletion_is_none(tmp_path: Path, clock: MockClock) -> None:
     async with running(tmp_path, clock, MemoryUpstream()) as drive:
         folder = await fill(drive, 400)
