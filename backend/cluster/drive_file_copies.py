@@ -72,7 +72,16 @@ def mend_copy(place: NodePlace, seen: Survey) -> bool:
     except OSError:
         place.write(FILE_NAME, data)
         return True
-    return place.replace(FILE_NAME, seen.copies[place], data)
+    return _replace(place, seen.copies[place], data)
+
+
+def _replace(place: NodePlace, expected: bytes | None, data: bytes) -> bool:
+    """As `NodePlace.replace`. What is too large for a drive file was seen in part only, and is nobody's newer
+    one: it is written over."""
+    if expected is not None and len(expected) > drive_file.MAX_SIZE:
+        place.write(FILE_NAME, data)
+        return True
+    return place.replace(FILE_NAME, expected, data)
 
 
 def _not_replaced(
@@ -88,7 +97,7 @@ def _not_replaced(
 def _replace_own(folder: str, seen: Survey, new: DriveFile) -> None:
     """The copy in the drive's folder, which is the last."""
     own = own_place(folder)
-    answers = ask({own: partial(own.replace, FILE_NAME, seen.copies.get(own), drive_file.encode(new))})
+    answers = ask({own: partial(_replace, own, seen.copies.get(own), drive_file.encode(new))})
     if own not in answers:
         raise UnavailableError(
             f"{folder}: does not answer, so it may have no new {FILE_NAME}; the nodes have it, and the next "
@@ -112,9 +121,7 @@ def _why_not_replaced(folder: str, seen: Survey, entry: NodeEntry, new: DriveFil
     place = entry.place(folder)
     try:
         there = place.read(FILE_NAME, drive_file.MAX_SIZE)
-        is_done = there == seen.copies.get(place, there) and place.replace(
-            FILE_NAME, there, drive_file.encode(new)
-        )
+        is_done = there == seen.copies.get(place, there) and _replace(place, there, drive_file.encode(new))
     except OSError as error:
         return f"{entry.name}: {FILE_NAME} could not be written: {error.strerror}"
     return "" if is_done else f"{entry.name}: {_CHANGED}"

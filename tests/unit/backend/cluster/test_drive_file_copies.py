@@ -196,6 +196,28 @@ def test_a_copy_is_mended_where_it_is_as_it_was_seen(drive: SmallDrive, there: b
     assert len(copies(drive)) == 1
 
 
+SIZES = (5_000, drive_file.MAX_SIZE, drive_file.MAX_SIZE + 1, drive_file.MAX_SIZE + 2, 5 << 30)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_copy_that_was_made_long_is_written_over(drive: SmallDrive, size: int) -> None:
+    os.truncate(drive.drive / "node1" / "drive.toml", size)
+    _, seen = looked_at(drive)
+    [(place, _)] = seen.wrong
+    assert mend_copy(place, seen)
+    assert len(copies(drive)) == 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_copy_that_was_made_long_holds_up_no_change(drive: SmallDrive, size: int) -> None:
+    for name in ("node0", "node1", "."):
+        os.truncate(drive.drive / name / "drive.toml", size)
+    folder, seen = looked_at(drive)
+    new = reweighted(seen.file, "node1")
+    assert drive_file_copies.replace_copies(folder, seen, new) == []
+    assert copies(drive) == {drive_file.encode(new)}
+
+
 def test_a_copy_that_cannot_be_read_is_mended(drive: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> None:
     copy, read = drive.drive / "node1" / "drive.toml", DirectoryPlace.read
     copy.write_bytes(b"in a bad sector")
