@@ -11,6 +11,7 @@ import fcntl
 import mmap
 import os
 import random
+import stat
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -38,8 +39,10 @@ def read_whole(path: Path, order: Order, seed: int = 0) -> bytes:
 def read_open(descriptor: int, order: Order, seed: int = 0) -> bytes:
     """As `read_whole`, of an open file that was synced: pages that are not written back stay."""
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    size = os.fstat(descriptor).st_size
-    return _READERS[order](descriptor, size, random.Random(seed)) if size else os.read(descriptor, 1)
+    found = os.fstat(descriptor)
+    if not found.st_size or not stat.S_ISREG(found.st_mode):  # folders have a size on some file systems
+        return os.read(descriptor, 1)
+    return _READERS[order](descriptor, found.st_size, random.Random(seed))
 
 
 def wrong_orders(path: Path, data: bytes, seed: int = 0) -> list[str]:

@@ -36,6 +36,8 @@ from tests.memory_hub import MemoryHub
 from tests.sync.drives import SMALL, Hub
 
 JOURNAL: Final = 256 << 20
+OWNER: Final = (os.geteuid(), os.getegid())
+"""Of what the other device makes: whoever runs the tests may open it."""
 
 
 class TimedHub(MemoryHub):
@@ -69,14 +71,14 @@ class Peer:
         return self._drive.lookup(*self._place(path)).inode
 
     async def mkdir(self, path: str) -> None:
-        await self._drive.make_node(*self._place(path), S_IFDIR | 0o755, 0, 0, 0)
+        await self._drive.make_node(*self._place(path), S_IFDIR | 0o755, 0, *OWNER)
 
     async def write(self, path: str, data: str) -> None:
         """The whole content, in place; of a new file if there is none."""
         try:
             inode = self._inode(path)
         except NoEntryError:
-            inode = (await self._drive.make_node(*self._place(path), S_IFREG | 0o644, 0, 0, 0)).inode
+            inode = (await self._drive.make_node(*self._place(path), S_IFREG | 0o644, 0, *OWNER)).inode
         await self._drive.set_attributes(inode, AttributeChange(size=0))
         await self._drive.write(inode, 0, base64.b64decode(data))
         await self._drive.settle(inode)

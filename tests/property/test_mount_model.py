@@ -107,8 +107,10 @@ class MountModel(RuleBasedStateMachine):
             folder.mkdir()
 
     def teardown(self) -> None:
-        self._same_trees()
-        self._close_all()
+        try:
+            self._same_trees()
+        finally:
+            self._close_all()  # else the drive cannot be unmounted
         if self.folders % REMOUNT_EVERY == 0:
             self.drive.umount()
             if self.folders % (2 * REMOUNT_EVERY) == 0:
