@@ -110,7 +110,7 @@ class Capacity:
     limited_by: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreStatus:
     """Counts and bytes of what is stored. `stored_bytes` is with parity, as on the nodes."""
 

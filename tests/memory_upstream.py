@@ -238,7 +238,14 @@ class MemoryUpstream:
     async def status(self) -> StoreStatus:
         await trio.lowlevel.checkpoint()
         size = sum(map(len, self.stored.values()))
-        return StoreStatus(len(self.stored), size, 0, size, sum(map(len, self.buffered.values())), 0)
+        return StoreStatus(
+            blocks=len(self.stored),
+            block_bytes=size,
+            packs=0,
+            stored_bytes=size,
+            pending_bytes=sum(map(len, self.buffered.values())),
+            packs_to_repair=0,
+        )
 
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()

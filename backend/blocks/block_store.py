@@ -244,17 +244,17 @@ class PackedBlockStore:
             if node.state == "ok"
         }
         return StoreStatus(
-            sums.blocks,
-            sums.block_bytes,
-            sums.packs,
-            sums.stored_bytes,
-            self._buffer.size,
-            sums.packs_to_repair,
-            tuple(found[name] for name in names),
-            self._data_share,
-            self._capacity.capacity(spaces),
-            self._capacity.takers(spaces),
-            self._capacity.write_quorum,
+            blocks=sums.blocks,
+            block_bytes=sums.block_bytes,
+            packs=sums.packs,
+            stored_bytes=sums.stored_bytes,
+            pending_bytes=self._buffer.size,
+            packs_to_repair=sums.packs_to_repair,
+            nodes=tuple(found[name] for name in names),
+            data_share=self._data_share,
+            capacity=self._capacity.capacity(spaces),
+            takers=self._capacity.takers(spaces),
+            write_quorum=self._capacity.write_quorum,
         )
 
     async def close(self) -> None:

@@ -125,4 +125,11 @@ class RemoteHousekeeping:
             blocks, size, packs = int(said["blocks"]), int(said["bytes"]), int(said["packs"])
         except (KeyError, TypeError, ValueError):
             raise TransientError("the hub does not say what is stored") from None
-        return StoreStatus(blocks, size, packs, size, self._pending(), 0)
+        return StoreStatus(
+            blocks=blocks,
+            block_bytes=size,
+            packs=packs,
+            stored_bytes=size,
+            pending_bytes=self._pending(),
+            packs_to_repair=0,
+        )
