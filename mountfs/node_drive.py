@@ -51,8 +51,10 @@ class NodeDrive:
         return listen
 
     def before(self) -> None:
-        for folder in self._folders.being_listed():
-            folder.keep_rest(self._drive.names(self._nodes.inode(folder.inode), folder.at, folder.end))
+        for folder in self._folders.listed_by_cookies():
+            shown = self._nodes.shown(folder.inode)
+            if not isinstance(shown, Look):  # others removed it: there is nothing to go on with
+                folder.rest = self._drive.names(shown, folder.at, folder.end)
 
     def after(self, replaced: Replaced) -> None:
         self._nodes.replace(replaced)

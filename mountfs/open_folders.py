@@ -37,11 +37,6 @@ class OpenFolder:
         rest = self.rest or []
         return rest[bisect_right(rest, cookie, key=lambda each: each[1]) :]
 
-    def keep_rest(self, names: Sequence[tuple[bytes, int]]) -> None:
-        """Go on with these, unless it does so already."""
-        if self.rest is None:
-            self.rest = list(names)
-
 
 class OpenFolders:
     """See the module. Event-loop thread only."""
@@ -59,9 +54,11 @@ class OpenFolders:
     def __getitem__(self, handle: int) -> OpenFolder:
         return self._folders[handle]
 
-    def being_listed(self) -> Iterator[OpenFolder]:
-        """Those whose listing has begun and not ended."""
-        return (folder for folder in self._folders.values() if folder.at != NOT_LISTED)
+    def listed_by_cookies(self) -> Iterator[OpenFolder]:
+        """Those whose listing has begun and not ended, and does not go on by names that were kept."""
+        return (
+            folder for folder in self._folders.values() if folder.at != NOT_LISTED and folder.rest is None
+        )
 
     def close(self, handle: int) -> int:
         """The handle is not used any more; the folder's inode."""

@@ -101,3 +101,28 @@ async def test_a_folder_that_both_made_is_one(tmp_path: Path) -> None:
             nodes.lookup(made.inode, b"y")
         nodes.release(made.inode)
         assert nodes.lookup(ROOT_INODE, b"d").inode == theirs.inode
+
+
+async def test_a_listing_of_a_folder_that_others_removed_holds_up_nothing(tmp_path: Path) -> None:
+    """Whether it began before that or after."""
+    hub, folders = Hub(tmp_path), OpenFolders()
+    async with hub.device(1) as drive, hub.device(2) as other:
+        nodes = NodeDrive(drive)
+        nodes.watching(folders, ignore)
+        theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
+        await make_file(other, b"x", b"x", theirs)
+        await other.sync()
+        await drive.publisher.follow()
+        node = nodes.lookup(ROOT_INODE, b"d").inode
+        early, late = (folders[folders.open(node, nodes.next_cookie(node))] for _ in range(2))
+        nodes.hold(node)
+        early.at = 0
+        await other.unlink(theirs, b"x")
+        await other.remove_directory(ROOT_INODE, b"d")
+        await other.sync()
+        for name in (b"f", b"g"):
+            await make_file(other, name, b"later")
+            await other.sync()
+            await drive.publisher.follow()
+            assert nodes.lookup(ROOT_INODE, name).size == len(b"later")
+            late.at = 0
