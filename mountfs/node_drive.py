@@ -185,11 +185,12 @@ class NodeDrive:
         if not names:
             raise StaleError(f"inode {look.inode} was replaced, and has no name")
         parent, name = names[0]
+        folder = self._nodes.shown(parent)
         await make_conflict_copy(
             self._drive,
             look.inode,
             look.commit,
-            self._nodes.inode(parent),
+            folder.inode if isinstance(folder, Look) else folder,
             name,
             lambda made: self._nodes.show(node, made),
         )

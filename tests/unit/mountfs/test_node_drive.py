@@ -15,7 +15,7 @@ from cache.namespace.operations import ROOT_INODE
 from cache.sync import Change, NameChanged
 from mountfs.node_drive import NodeDrive
 from mountfs.open_folders import OpenFolders
-from tests.drives import make_file
+from tests.drives import make_file, tree
 from tests.sync.drives import Hub
 
 
@@ -126,3 +126,28 @@ async def test_a_listing_of_a_folder_that_others_removed_holds_up_nothing(tmp_pa
             await drive.publisher.follow()
             assert nodes.lookup(ROOT_INODE, name).size == len(b"later")
             late.at = 0
+
+
+async def test_what_is_written_on_in_a_folder_that_others_removed_is_in_the_root(tmp_path: Path) -> None:
+    hub = Hub(tmp_path)
+    async with hub.device(1) as drive, hub.device(2) as other:
+        nodes = NodeDrive(drive)
+        nodes.watching(OpenFolders(), ignore)
+        theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
+        await make_file(other, b"x", b"base", theirs)
+        await other.sync()
+        await drive.publisher.follow()
+        folder = nodes.lookup(ROOT_INODE, b"d").inode
+        nodes.hold(folder)
+        node = nodes.lookup(folder, b"x").inode
+        nodes.hold(node)
+        await other.unlink(theirs, b"x")
+        await other.remove_directory(ROOT_INODE, b"d")
+        await other.sync()
+        await make_file(other, b"later", b"")
+        await other.sync()
+        await drive.publisher.follow()
+        await nodes.write(node, 4, b" and ours")
+        (copy,) = (name for name in await tree(drive) if b"conflict" in name)
+        assert copy.startswith(b"/x (conflict")
+        assert bytes(await nodes.read(node, 0, 100)) == b"base and ours"
