@@ -136,28 +136,44 @@ async def _send(stream: trio.SocketStream, connection: h11.Connection, answer: A
 
 
 async def _send_lines(stream: trio.SocketStream, connection: h11.Connection, answer: Stream) -> None:
-    """All that it gives. Its end is sent also where the mount ends, if the client takes it soon."""
-
-    async def send(line: Mapping[str, Any]) -> None:
-        await stream.send_all(connection.send(h11.Data(data=json.dumps(line).encode() + b"\n")) or b"")
-
+    """All that it gives, and its end unless it failed: the client knows that something lacks then. The end is
+    sent also where the mount ends, if the client takes it soon."""
     headers = [
         ("content-type", "application/x-ndjson"),
         ("transfer-encoding", "chunked"),
         ("connection", "close"),
     ]
     await stream.send_all(connection.send(h11.Response(status_code=200, headers=headers)) or b"")
+    has_failed = False
     try:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_cancel_when_hung_up, stream, nursery.cancel_scope)
-            await answer.run(send)
-            nursery.cancel_scope.cancel()
+        await _send_until_hung_up(stream, connection, answer)
+    except* Exception:
+        has_failed = True
+        raise
     finally:
-        with trio.move_on_after(LAST_SECONDS, shield=True), suppress(trio.BrokenResourceError):
-            await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
+        if not has_failed:
+            with trio.move_on_after(LAST_SECONDS, shield=True), suppress(trio.BrokenResourceError):
+                await stream.send_all(connection.send(h11.EndOfMessage()) or b"")
+
+
+async def _send_until_hung_up(stream: trio.SocketStream, connection: h11.Connection, answer: Stream) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def send(line: Mapping[str, Any]) -> None:
+            data = connection.send(h11.Data(data=json.dumps(line).encode() + b"\n")) or b""
+            try:
+                await stream.send_all(data)
+            except trio.BrokenResourceError:
+                nursery.cancel_scope.cancel()
+                await trio.lowlevel.checkpoint()
+
+        nursery.start_soon(_cancel_when_hung_up, stream, nursery.cancel_scope)
+        await answer.run(send)
+        nursery.cancel_scope.cancel()
 
 
 async def _cancel_when_hung_up(stream: trio.SocketStream, scope: trio.CancelScope) -> None:
-    async for _ in stream:
-        pass
+    with suppress(trio.BrokenResourceError):  # it was killed, with bytes that it had not read
+        async for _ in stream:
+            pass
     scope.cancel()

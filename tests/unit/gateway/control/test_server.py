@@ -22,7 +22,7 @@ from gateway.control import Commands, ControlServer, Send, exchange, server
 from gateway.control.server import listen
 from gateway.control_address import addresses, device_text
 from tests.statuses import mount_status
-from tools.control_client import ControlClient
+from tools.control_client import ControlClient, NoAnswerError
 from tools.errors import ToolError
 
 
@@ -353,4 +353,51 @@ async def test_a_watch_of_no_folder_is_refused_in_words(mount: _Mount, tmp_path:
         await nursery.start(ControlServer(path, replace(mount.commands(), watch=_Watched())).serve)
         with pytest.raises(ToolError, match="is no folder"):
             await trio.to_thread.run_sync(_watch_lines, path, 8)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.logs_warnings
+async def test_a_watch_that_fails_does_not_end_well(mount: _Mount, tmp_path: Path) -> None:
+    async def run(send: Send) -> None:
+        await send({"change": "name", "path": "a", "here": False, "device": 2})
+        raise InputOutputError("the namespace cannot be read")
+
+    path = tmp_path / "control"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ControlServer(path, replace(mount.commands(), watch=lambda _: run)).serve)
+        with pytest.raises(NoAnswerError):
+            await trio.to_thread.run_sync(_watch_lines, path, 7)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_is_killed_ends_the_watch_and_is_no_fault(mount: _Mount, tmp_path: Path) -> None:
+    """Its socket has bytes that it has not read: to send to it and to receive from it are errors."""
+    watched, path = _Watched(), tmp_path / "control"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ControlServer(path, replace(mount.commands(), watch=watched)).serve)
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(
+                b"POST /watch HTTP/1.1\r\nHost: d\r\nContent-Length: 12\r\n\r\n" + b'{"inode": 7}'
+            )
+            await trio.testing.wait_all_tasks_blocked(0.05)
+        with trio.fail_after(5):
+            await watched.ended.wait()
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_hung_up_is_sent_nothing_and_is_no_fault(mount: _Mount, tmp_path: Path) -> None:
+    async def run(send: Send) -> None:
+        while True:
+            await send({"change": "name", "path": "a" * 50_000, "here": False, "device": 2})
+
+    path = tmp_path / "control"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ControlServer(path, replace(mount.commands(), watch=lambda _: run)).serve)
+        async with await trio.open_unix_socket(path) as stream:
+            await stream.send_all(
+                b"POST /watch HTTP/1.1\r\nHost: d\r\nContent-Length: 12\r\n\r\n" + b'{"inode": 7}'
+            )
+            assert b"200" in await stream.receive_some()
+        await trio.testing.wait_all_tasks_blocked(0.05)
         nursery.cancel_scope.cancel()
