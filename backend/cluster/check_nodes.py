@@ -24,6 +24,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 from backend.cluster import check_places, drive_file
 from backend.cluster.drive_file import FILE_NAME, DriveFile, NodeEntry
@@ -37,6 +38,7 @@ from backend.nodes import (
     DirectoryPlace,
     NodeIdentity,
     NodePlace,
+    Whereabouts,
     encode_identity,
     place_at,
 )
@@ -54,6 +56,13 @@ class Survey:
     copies: Mapping[NodePlace, bytes | None] = field(repr=False)
 
 
+class _Look(NamedTuple):
+    """The answer of one place: None if there is no such place; and its copy."""
+
+    itself: Whereabouts | None
+    copy: bytes | None
+
+
 @dataclass(frozen=True, slots=True)
 class WrongIdentity:
     """A node whose identity file is not as it must be. `is_ours`: its folder holds this drive's data, and
@@ -68,21 +77,20 @@ class WrongIdentity:
 def survey(folder: str, nodes: Sequence[str] = ()) -> Survey:
     """Look at all copies that can be found from the drive's folder, and at the places with the URLs `nodes`.
     `NotFoundError` if there is no copy at all, `FormatError` if none can be understood, `UnavailableError` if
-    none can and places do not answer."""
-    votes, silent = _votes(folder, nodes)
+    none can and places do not answer. Each place is asked once, so that one that hangs is waited for once."""
+    voting = _voting_places(folder, nodes)
+    found = _looked_at(voting)
+    votes = _votes(found)
     readable = {place: file for place, data in votes.items() if (file := _decoded(data)) is not None}
     if not readable:
-        raise _nothing_readable(folder, votes, silent)
+        raise _nothing_readable(folder, votes, [place for place in voting if place not in found])
     file = _chosen(folder, readable, votes)
     expected = drive_file.encode(file)
     members = sorted({own_place(folder), *(entry.place(folder) for entry in file.nodes)}, key=str)
-    found = ask({place: partial(_copy_in, place) for place in members})
-    wrong = [
-        (place, _what_is_wrong(data))
-        for place, (is_there, data) in found.items()
-        if is_there and data != expected
-    ]
-    return Survey(file, tuple(wrong), {place: data for place, (is_there, data) in found.items() if is_there})
+    found |= _looked_at(place for place in members if place not in voting)
+    copies = {place: found[place].copy for place in members if place in found and found[place].itself}
+    wrong = [(place, _what_is_wrong(data)) for place, data in copies.items() if data != expected]
+    return Survey(file, tuple(wrong), copies)
 
 
 def later_copies(file: DriveFile, places: Iterable[NodePlace]) -> list[NodePlace]:
@@ -224,14 +232,18 @@ def _is_meant(folder: str, place: NodePlace, drive_id: bytes) -> bool:
         return True
 
 
-def _votes(folder: str, nodes: Sequence[str]) -> tuple[dict[NodePlace, bytes | None], list[NodePlace]]:
-    """The bytes of each copy that has a vote, by its place; and the places that do not answer."""
+def _voting_places(folder: str, nodes: Sequence[str]) -> list[NodePlace]:
+    """The places whose copies have a vote, the drive's folder first."""
     given = [place_at(url, os.getcwd()) for url in nodes]
-    places = list(dict.fromkeys([own_place(folder), *given, *_places_of_nodes(folder)]))
-    found = ask({place: partial(_vote_of, place) for place in places})
-    distinct = {real: (place, data) for place, (real, data) in reversed(found.items())}
-    votes = dict(sorted(distinct.values(), key=lambda vote: places.index(vote[0])))
-    return votes, [place for place in places if place not in found]
+    return list(dict.fromkeys([own_place(folder), *given, *_places_of_nodes(folder)]))
+
+
+def _votes(found: Mapping[NodePlace, _Look]) -> dict[NodePlace, bytes | None]:
+    """The copies, each folder's once: that of the first place that leads there."""
+    votes: dict[Hashable, tuple[NodePlace, bytes | None]] = {}
+    for place, (itself, copy) in found.items():
+        votes.setdefault(place if itself is None else itself.thing, (place, copy))
+    return dict(votes.values())
 
 
 def _places_of_nodes(folder: str) -> list[NodePlace]:
@@ -243,10 +255,13 @@ def _places_of_nodes(folder: str) -> list[NodePlace]:
     return [own_place(os.path.join(folder, name)) for name in names]
 
 
-def _vote_of(place: NodePlace) -> tuple[Hashable, bytes | None]:
-    """The identity of what is there, by whatever URL, and its copy."""
-    found = place.whereabouts()
-    return place if found is None else found.thing, _copy_at(place)
+def _looked_at(places: Iterable[NodePlace]) -> dict[NodePlace, _Look]:
+    """The places that answer, in their order: what is there, by whatever URL, and its copy."""
+    return ask({place: partial(_look, place) for place in places})
+
+
+def _look(place: NodePlace) -> _Look:
+    return _Look(place.whereabouts(), _copy_at(place))
 
 
 def _copy_at(place: NodePlace) -> bytes | None:
@@ -255,11 +270,6 @@ def _copy_at(place: NodePlace) -> bytes | None:
         return place.read(FILE_NAME, drive_file.MAX_SIZE)
     except OSError:
         return None
-
-
-def _copy_in(place: NodePlace) -> tuple[bool, bytes | None]:
-    """Whether there is such a place, and its copy."""
-    return place.whereabouts() is not None, _copy_at(place)
 
 
 def _chosen(

@@ -19,7 +19,7 @@ from backend.nodes.listing import all_keys, pages
 from backend.nodes.node import PAGE, UNKNOWN_SPACE, Node, ObjectState, Space
 from backend.nodes.node_set import NodeSet
 from backend.nodes.patient import PatientNode
-from backend.nodes.place import NodePlace
+from backend.nodes.place import NodePlace, Whereabouts
 from backend.nodes.rate_limited import RateLimitedNode, TokenBucket
 from backend.nodes.retry import RetryNode
 from backend.nodes.speed import NodeSpeed
@@ -45,6 +45,7 @@ __all__ = [
     "RetryNode",
     "Space",
     "TokenBucket",
+    "Whereabouts",
     "all_keys",
     "encode_identity",
     "initialise_directory_node",

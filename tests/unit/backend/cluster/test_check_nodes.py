@@ -6,6 +6,7 @@ import errno
 import os
 import threading
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from backend.cluster import check_nodes, check_places, drive_file, drive_file_copies
 from backend.cluster.drive_file import DriveFile, NodeEntry
 from backend.commits import MAX_SIZE, MAX_STORED
-from backend.nodes import DirectoryPlace
+from backend.nodes import DirectoryPlace, Whereabouts
 from backend.nodes import files as node_files
 from backend.nodes.identity import NodeIdentity, encode_identity
 from backend.system import patience
@@ -161,6 +162,37 @@ def test_a_node_that_hangs_is_away_and_holds_nobody_up(
     assert line.startswith("node5: not there")
     assert time.monotonic() - begun < 30
     let_go.set()
+
+
+@pytest.mark.parametrize("own", ["right", "lost", "older"])
+def test_a_survey_asks_each_place_once(made: SmallDrive, monkeypatch: pytest.MonkeyPatch, own: str) -> None:
+    """Also of a drive file that names the nodes elsewhere than most copies do: one that hangs costs its
+    patience once."""
+    file, path = drive_file.load(str(made.drive / "drive.toml")), made.drive / "drive.toml"
+    (made.drive / "node5").rename(made.drive / "elsewhere")
+    moved = (*file.nodes[:5], replace(file.nodes[5], url=str(made.drive / "elsewhere")))
+    new = replace(file, nodes=moved, epoch=file.epoch + 1)
+    for entry in new.nodes:
+        drive_file.save(os.path.join(str(entry.place(str(made.drive))), "drive.toml"), new)
+    drive_file.save(str(path), file if own == "older" else new)
+    if own == "lost":
+        path.unlink()
+    asked = Counter[str]()
+    real = DirectoryPlace.whereabouts
+
+    def counted(place: DirectoryPlace) -> Whereabouts | None:
+        asked[str(place)] += 1
+        return real(place)
+
+    monkeypatch.setattr(DirectoryPlace, "whereabouts", counted)
+    seen = check_nodes.survey(str(made.drive))
+    assert seen.file == new
+    assert {str(place) for place in seen.copies} == {
+        str(made.drive),
+        *(str(entry.place(str(made.drive))) for entry in moved),
+    }
+    assert [str(place) for place, _ in seen.wrong] == ([] if own == "right" else [str(made.drive)])
+    assert set(asked.values()) == {1}
 
 
 def test_a_drive_whose_disk_is_slow_is_not_said_to_be_none(
