@@ -14,7 +14,7 @@ XML = {"content-type": "application/xml"}
 
 @dataclass(slots=True)
 class Answer:
-    """`body`: bytes, or pieces that have `size` bytes together. `allowed`: whether it is known to be so."""
+    """`body`: bytes, or pieces that have `size` bytes together."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)

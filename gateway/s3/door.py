@@ -5,7 +5,8 @@ Invariants:
    only by an operation that was allowed; but DeleteObjects asks first, as its body has the keys.
 2. Every answer has a request id; the audit line has it too, and says who did what to which bucket, never a
    secret. No answer says anything of the machine: what an error of the drive says is in the log.
-3. An error that the S3 API has no name for is a 500 or 503, which clients repeat, and is logged.
+3. An error that the S3 API has no name for is a 500 or 503, which clients repeat, and is logged. So is one
+   that is met before the first bytes of an object; a later one breaks the answer off.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from gateway.s3.routing import operation_of, place_of
 from gateway.s3.signature import Verified, claim_of, verify
 
 _FULL: Final = (NoSpaceLeftError, DriveFullError, NoSpaceError)
+_OF_DRIVE: Final = (ChangedError, DriveError, FileSystemError, OSError)
 _OF_BODIES: Final = {400: "IncompleteBody", 408: "RequestTimeout", 413: "EntityTooLarge"}
 
 log = logging.getLogger(__name__)
@@ -58,12 +60,11 @@ class S3Door:
         audit["id"] = request_id = secrets.token_hex(8).upper()
         try:
             found = await self._answer(scope, receive, audit)
+            await _send(found, send, audit)
         except (S3Error, RefusedError) as error:
             refused = error if isinstance(error, S3Error) else _of_body(error)
             audit["code"] = refused.code
-            found = _refusal(refused, scope["path"], request_id)
-        found.headers["x-amz-request-id"] = request_id
-        await _send(found, send)
+            await _send(_refusal(refused, scope["path"], request_id), send, audit)
 
     async def _answer(self, scope: Scope, receive: Receive, audit: dict[str, str]) -> Answer:
         try:
@@ -82,9 +83,7 @@ class S3Door:
         call = Call(request, self._layer, access, verified, receive, self._settings, bucket, key)
         try:
             return await operation(call)
-        except (S3Error, RefusedError, trio.BrokenResourceError):
-            raise
-        except (DriveError, FileSystemError, OSError) as error:
+        except _OF_DRIVE as error:
             raise _of_drive(error, operation.__name__) from error
 
     def _as_signed(self, request: Request) -> Request:
@@ -134,6 +133,8 @@ def _context(request: Request, scope: Scope, now_ns: int, who: Identity) -> dict
 
 def _of_drive(error: Exception, operation: str) -> S3Error:
     """The words of the error are for who has the machine: they name its folders."""
+    if isinstance(error, ChangedError):
+        return S3Error("SlowDown", "The object was changed while it was read.")
     if isinstance(error, _FULL):
         log.info("%s was refused: %s", operation, error)
         return S3Error("InsufficientStorage", "The drive has no room now.")
@@ -160,28 +161,37 @@ def _refusal(error: S3Error, path: str, request_id: str) -> Answer:
     return found
 
 
-async def _send(answer: Answer, send: Send) -> None:
-    body = answer.body
-    size = len(body) if isinstance(body, bytes) else answer.size
+async def _send(answer: Answer, send: Send, audit: dict[str, str]) -> None:
+    """`S3Error`: the drive did not give the bytes, and nothing of the answer was sent."""
+    body, start = answer.body, _start_of(answer, audit["id"])
+    if isinstance(body, bytes):
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+        return
+    left, has_begun = answer.size or 0, False
+    try:
+        # Whatever ends the sending, the object is let go of now.
+        async with aclosing(body):
+            async for piece in body:
+                if not has_begun:
+                    await send(start)
+                has_begun, left = True, left - len(piece)
+                await send({"type": "http.response.body", "body": piece, "more_body": left > 0})
+    except _OF_DRIVE as error:
+        refused = _of_drive(error, audit["operation"])
+        raise trio.BrokenResourceError(refused.message) if has_begun else refused from error
+    if not has_begun:
+        await send(start)
+        await send({"type": "http.response.body"})
+
+
+def _start_of(answer: Answer, request_id: str) -> Message:
+    answer.headers["x-amz-request-id"] = request_id
+    size = len(answer.body) if isinstance(answer.body, bytes) else answer.size
     if "content-length" not in answer.headers and answer.status not in (204, 304):
         answer.headers["content-length"] = str(size)
     headers = [
         (name.encode("ascii"), value.strip(" \t").encode("utf-8", "surrogateescape"))
         for name, value in answer.headers.items()
     ]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    if isinstance(body, bytes):
-        await send({"type": "http.response.body", "body": body})
-        return
-    left = answer.size or 0
-    try:
-        # Whatever ends the sending, the object is let go of now.
-        async with aclosing(body):
-            async for piece in body:
-                left -= len(piece)
-                part: Message = {"type": "http.response.body", "body": piece, "more_body": left > 0}
-                await send(part)
-    except ChangedError:
-        raise trio.BrokenResourceError("the object changed while it was read") from None
-    if answer.size == 0:
-        await send({"type": "http.response.body"})
+    return {"type": "http.response.start", "status": answer.status, "headers": headers}

@@ -12,11 +12,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import trio
 from botocore.auth import S3SigV4Auth, S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from cache.drive import Drive
 from tests.unit.gateway.s3.served import REGION, Served
 
 
@@ -84,3 +86,11 @@ def status_of(call: Callable[..., Any], **arguments: Any) -> int:
         answer = error.response
     found: int = answer["ResponseMetadata"]["HTTPStatusCode"]
     return found
+
+
+async def orphans_are_gone(drive: Drive) -> None:
+    """An inode that is held open outlives its name."""
+    with trio.fail_after(20):
+        while drive.ledger.namespace.orphans():
+            drive.put_off.delete_unused()
+            await trio.sleep(0.01)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
+import logging
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
-from backend.errors import NoSpaceError
-from cache.errors import DriveFullError, NoSpaceLeftError, ReadOnlyFileSystemError
-from tests.unit.gateway.s3.doors import ask, body, presigned_post, refused
+from backend.errors import NoSpaceError, UnavailableError
+from cache.drive import Drive
+from cache.errors import DriveFullError, InputOutputError, NoSpaceLeftError, ReadOnlyFileSystemError
+from tests.contents import content
+from tests.unit.gateway.s3.doors import ask, body, orphans_are_gone, presigned_post, refused
 from tests.unit.gateway.s3.served import Served
+
+MIB = 1 << 20
 
 
 @pytest.mark.parametrize(
@@ -63,6 +69,77 @@ def test_a_refusal_of_the_drive_says_nothing_of_the_machine(
         503 if isinstance(error, ReadOnlyFileSystemError) else 507,
         False,
     )
+
+
+class Disturbed:
+    """Reads of a drive. That at `position` fails with `error`; without one, the mount writes meanwhile."""
+
+    def __init__(self, drive: Drive, position: int, error: Exception | None) -> None:
+        self._drive = drive
+        self._read = drive.read
+        self._position = position
+        self._error = error
+
+    async def __call__(self, inode: int, position: int, size: int) -> bytes | memoryview:
+        if position != self._position:
+            return await self._read(inode, position, size)
+        if self._error is not None:
+            raise self._error
+        await self._drive.write(inode, 0, b"x")
+        return await self._read(inode, position, size)
+
+
+DISTURBANCES = [
+    (UnavailableError("/secret/node is away", ["node"]), b"ServiceUnavailable"),
+    (InputOutputError("/secret/state is damaged"), b"ServiceUnavailable"),
+    (None, b"SlowDown"),
+]
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("position", [0, MIB, 2 * MIB])
+@pytest.mark.parametrize(("error", "code"), DISTURBANCES)
+def test_bytes_that_cannot_be_read_are_no_fault_of_the_door(
+    served: Served,
+    s3: Any,
+    bucket: str,
+    position: int,
+    error: Exception | None,
+    code: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=content("half-compressible", 2 * MIB + 5, 1))
+    url = s3.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
+    monkeypatch.setattr(served.drive, "read", Disturbed(served.drive, position, error))
+    if position == 0:
+        status, headers, answer = ask(served, "GET", url)
+        assert (status, headers["content-type"], "connection" in headers) == (503, "application/xml", False)
+        assert (b"<Code>" + code in answer, b"secret" in answer) == (True, False), answer
+        assert headers["x-amz-request-id"].encode() in answer
+    else:
+        with pytest.raises(http.client.IncompleteRead) as broken:
+            ask(served, "GET", url)
+        assert len(broken.value.partial) == position
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    s3.delete_object(Bucket=bucket, Key="k")
+    served.run(orphans_are_gone, served.drive)
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize(("error", "code"), DISTURBANCES)
+def test_bytes_that_cannot_be_summed_for_a_copy_are_no_fault_of_the_door(
+    served: Served,
+    s3: Any,
+    bucket: str,
+    error: Exception | None,
+    code: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    s3.put_object(Bucket=bucket, Key="k", Body=content("text", 2 * MIB + 5, 1))
+    monkeypatch.setattr(served.drive, "read", Disturbed(served.drive, MIB, error))
+    with refused(code.decode(), 503):
+        s3.copy_object(Bucket=bucket, Key="copy", CopySource=f"{bucket}/k", ChecksumAlgorithm="SHA256")
 
 
 def test_what_is_not_served_says_so(served: Served, s3: Any, bucket: str) -> None:

@@ -11,15 +11,13 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-import trio
 from botocore.auth import S3SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from cache.drive import Drive
 from tests.contents import STORED_KINDS, content
-from tests.unit.gateway.s3.doors import ask, body, refused
+from tests.unit.gateway.s3.doors import ask, body, orphans_are_gone, refused
 from tests.unit.gateway.s3.served import REGION, Served
 
 MIB = 1 << 20
@@ -221,14 +219,6 @@ def test_a_client_that_goes_in_the_middle_lets_go_of_the_object(served: Served, 
         assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK\r\n")
     s3.delete_object(Bucket=bucket, Key="k")
     served.run(orphans_are_gone, served.drive)
-
-
-async def orphans_are_gone(drive: Drive) -> None:
-    """An inode that is held open outlives its name."""
-    with trio.fail_after(20):
-        while drive.ledger.namespace.orphans():
-            drive.put_off.delete_unused()
-            await trio.sleep(0.01)
 
 
 @pytest.mark.parametrize(
