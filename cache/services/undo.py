@@ -1,12 +1,14 @@
 """Undoing a mass deletion: what is gone since a pinned state comes back where it was, by references.
 
-What is there now is left as it is; what was moved is no deletion. A file comes back as a new one: with its
-content, attributes and extended attributes, and without the hard links that it had to others.
+What is there now is left as it is, and a folder gets what it lacks; what was moved is no deletion. A file
+comes back as a new one: with its content, attributes and extended attributes, and without the hard links that
+it had to others.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -24,6 +26,9 @@ from cache.namespace import Create, InodeRow, Operation, SetXattr
 from cache.notices import Kind
 from cache.retention import mass_deletion_pins
 from cache.services.clone import Clone
+
+_NAMED: Final = 10
+"""So many files are named at most in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +49,22 @@ class Undo:
         self._commit = 0
         self._made = 0
         self._in_the_way = 0
+        self._too_much: list[bytes] = []
 
     async def perform(self, pin: bytes | None) -> Outcome:
         """Bring back what is gone since the pinned state; None: since that before the last mass deletion.
-        `NoEntryError`: there is no such pin. After other errors some of it is back: to be called again."""
+        `NoEntryError`: there is no such pin. `InvalidArgumentError`: all is back but files that are too much
+        for one step. After other errors some of it is back: to be called again."""
         pin, self._commit = self._pinned(pin)
         self._drive.ledger.save()
         path = self._drive.ledger.namespace.path
         for gone in await trio.to_thread.run_sync(deleted_since, path, self._commit):
             await self._bring_back(gone)
+        if self._too_much:
+            names = b", ".join(self._too_much[:_NAMED]).decode("utf-8", "backslashreplace")
+            raise InvalidArgumentError(
+                f"all is back but {len(self._too_much)} files, each too much for one step: {names}"
+            )
         self._drive.kept_notices.remove(
             lambda notice: notice.kind is Kind.MASS_DELETION and notice.commit == self._commit
         )
@@ -73,19 +85,30 @@ class Undo:
         clone = Clone(self._drive, self._commit, gone.inode, gone.parent, gone.name)
         try:
             self._made += await clone.perform(replace=False)
-        except InvalidArgumentError:  # too much for one step
+        except NotEmptyError:  # a folder that somebody made anew, or that an undo did which was cut off
             await self._bring_back_in_steps(gone)
-        except (DirectoryError, ExistsError, NotDirectoryError, NotEmptyError):
+        except InvalidArgumentError:  # too much for one step
+            if self._drive.past.row(gone.inode, self._commit).is_directory:
+                await self._bring_back_in_steps(gone)
+            else:
+                self._too_much.append(gone.name)
+        except (DirectoryError, ExistsError, NotDirectoryError):
             self._in_the_way += 1
 
     async def _bring_back_in_steps(self, gone: Deleted) -> None:
-        """A folder, and then what is in it, one by one."""
+        """A folder, if it is not there, and then what it lacks, one by one."""
         past, after = self._drive.past, 0
-        folder = await self._make_folder(past.directory(gone.inode, self._commit), gone)
+        folder = await self._folder(gone)
         while entries := past.entries(gone.inode, self._commit, after, 256):
             for entry in entries:
                 await self._bring_back(Deleted(folder, entry.name, entry.inode))
             after = entries[-1].cookie
+
+    async def _folder(self, gone: Deleted) -> int:
+        try:
+            return self._drive.lookup(gone.parent, gone.name).inode
+        except NoEntryError:
+            return await self._make_folder(self._drive.past.directory(gone.inode, self._commit), gone)
 
     async def _make_folder(self, row: InodeRow, gone: Deleted) -> int:
         drive, past, now = self._drive, self._drive.past, self._drive.now()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +10,18 @@ from stat import S_IFDIR
 from typing import Final
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from backend.system import Environment
 from cache.drive import Drive
-from cache.errors import NoEntryError
+from cache.errors import InvalidArgumentError, NoEntryError
 from cache.messages import NOTICES, UNDO
 from cache.namespace.operations import ROOT_INODE
 from cache.notices import Kind
 from cache.retention import RetentionSchedule
 from cache.services import clone, services_of
+from cache.sync import Change, NameChanged
 from tests.drives import QUIET, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
 from tests.mock_time import environment_of, let_pass
@@ -175,6 +177,73 @@ async def test_a_tree_that_is_too_much_for_one_step_comes_back_in_several(
         await let_pass(clock, 2)
         assert (await undo(drive))["made"] == 121
         assert shape(await tree(drive)) == before
+
+
+async def test_an_undo_that_was_interrupted_goes_on_when_it_is_repeated(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clone, "MOST_BYTES", 2000)
+    upstream = MemoryUpstream()
+    async with running(tmp_path, clock, upstream) as drive, trio.open_nursery() as nursery:
+        folder = await fill(drive, 120)
+        before = shape(await tree(drive))
+        await let_pass(clock, 2)
+        await empty(drive, folder, 120)
+        await drive.remove_directory(ROOT_INODE, b"d")
+        await let_pass(clock, 2)
+        undoing = trio.CancelScope()
+
+        async def interrupt(changes: Sequence[Change]) -> None:
+            if any(isinstance(change, NameChanged) and change.name == b"50" for change in changes):
+                undoing.cancel()
+
+        await nursery.start(drive.changes.serve, "a test", interrupt)
+        with undoing:
+            await undo(drive)
+        assert undoing.cancelled_caught
+        assert 1 < len(await tree(drive)) < 121
+        nursery.cancel_scope.cancel()
+    async with running(tmp_path, clock, upstream) as drive:
+        await undo(drive)
+        assert shape(await tree(drive)) == before
+        assert not drive.kept_notices()
+
+
+async def test_a_folder_that_somebody_made_anew_gets_what_it_lacks(tmp_path: Path, clock: MockClock) -> None:
+    """As a program does that goes on beside a deletion."""
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        folder = await fill(drive, 120)
+        await let_pass(clock, 2)
+        await empty(drive, folder, 120)
+        await drive.remove_directory(ROOT_INODE, b"d")
+        anew = (await drive.make_node(ROOT_INODE, b"d", S_IFDIR | 0o700, 0, 0, 0)).inode
+        await make_file(drive, b"7", b"another", anew)
+        await let_pass(clock, 2)
+        done = await undo(drive)
+        assert (done["made"], done["in_the_way"]) == (119, 1)
+        found = await tree(drive)
+        assert {path for path in found if path.startswith(b"/d/")} == {b"/d/%d" % n for n in range(120)}
+        assert (found[b"/d/7"][-1], found[b"/d/8"][-1]) == (b"another", b"content 8")
+        assert drive.lookup(ROOT_INODE, b"d").mode == S_IFDIR | 0o700
+
+
+async def test_a_file_that_is_too_much_for_one_step_keeps_nothing_else_away(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        folder = await fill(drive, 120)
+        inode = drive.lookup(folder, b"0").inode
+        for number in range(8):
+            await drive.set_xattr(inode, b"user.%d" % number, bytes(1000))
+        await drive.sync()
+        await let_pass(clock, 2)
+        await empty(drive, folder, 120)
+        await let_pass(clock, 2)
+        monkeypatch.setattr(clone, "MOST_BYTES", 5000)
+        with pytest.raises(InvalidArgumentError, match="0"):
+            await undo(drive)
+        assert len(await tree(drive)) == 120
+        assert drive.kept_notices()
 
 
 async def test_one_deletion_makes_one_pin_however_long_it_takes(tmp_path: Path, clock: MockClock) -> None:
