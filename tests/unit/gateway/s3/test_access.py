@@ -35,6 +35,15 @@ def set_policy(s3: Any, bucket: str, *statements: dict[str, Any]) -> None:
     s3.put_bucket_policy(Bucket=bucket, Policy=json.dumps({"Statement": list(statements)}))
 
 
+def allowed_by(place: str, served: Served, s3: Any, bucket: str, *actions: str) -> Any:
+    """A client that may do this alone, by the policy of its key or of the bucket."""
+    allowed = statement(bucket, "Allow", actions)
+    if place == "key":
+        return restricted(served, allowed)
+    set_policy(s3, bucket, allowed | {"Principal": {"AWS": "other"}})
+    return served.client("other")
+
+
 def reads(client: Any, bucket: str, key: str, version: str | None = None) -> list[int]:
     """The answers to each way to read an object, or a version."""
     named = {"Bucket": bucket, "Key": key} | ({"VersionId": version} if version else {})
@@ -172,11 +181,7 @@ def test_whoever_may_only_put_sets_no_access_list_and_no_tags(
     served: Served, s3: Any, bucket: str, place: str
 ) -> None:
     def client(*actions: str) -> Any:
-        allowed = statement(bucket, "Allow", ["s3:PutObject", "s3:GetObject", *actions])
-        if place == "key":
-            return restricted(served, allowed)
-        set_policy(s3, bucket, allowed | {"Principal": {"AWS": "other"}})
-        return served.client("other")
+        return allowed_by(place, served, s3, bucket, "s3:PutObject", "s3:GetObject", *actions)
 
     def answers(of: Any, **more: str) -> list[int]:
         new = {"Bucket": bucket, "Key": "new", **more}
@@ -275,11 +280,7 @@ def test_a_copy_takes_tags_along_only_for_whoever_may_read_and_set_them(
     served: Served, s3: Any, bucket: str, place: str
 ) -> None:
     def client(*actions: str) -> Any:
-        allowed = statement(bucket, "Allow", ["s3:PutObject", "s3:GetObject", *actions])
-        if place == "key":
-            return restricted(served, allowed)
-        set_policy(s3, bucket, allowed | {"Principal": {"AWS": "other"}})
-        return served.client("other")
+        return allowed_by(place, served, s3, bucket, "s3:PutObject", "s3:GetObject", *actions)
 
     both = ("s3:GetObjectTagging", "s3:PutObjectTagging")
     source = {"Bucket": bucket, "Key": "tagged"}
