@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 from gateway.s3 import acl, actions, policy
 from gateway.s3.actions import Action
@@ -38,6 +38,7 @@ class Identity:
 
 
 ANONYMOUS: Final = Identity()
+_TAGGING: Final = "s3:x-amz-tagging"
 _OF_POLICIES: Final = frozenset(f"s3:{verb}BucketPolicy" for verb in ("Get", "Put", "Delete"))
 
 ObjectAcl = tuple[str, str] | None
@@ -140,9 +141,16 @@ class Access:
 
     def require_listing(self, bucket: str, key: bytes) -> None:
         """`AccessDenied` unless the caller may see by a listing that this key is not there."""
-        context = {**self.context, "s3:prefix": key.decode("utf-8", "replace")}
-        asking = Access(self._layer, self.who, lambda: context, self.users)
+        asking = self.saying({"s3:prefix": key.decode("utf-8", "replace")})
         asking.require("ListBucket", bucket, None, "READ")
+
+    def saying(self, more: Mapping[str, str]) -> Access:
+        """The same of a request that says this too."""
+        return Access(self._layer, self.who, lambda: {**self.context, **more}, self.users)
+
+    def giving(self, tags: Mapping[str, str]) -> Access:
+        """The same of a request that gives an object these tags."""
+        return self.saying({_TAGGING: urlencode(tags)})
 
     def _on_bucket(
         self,
@@ -186,7 +194,7 @@ class Access:
             existing = self._layer.tags(bucket, key, version_id)[0] if key else {}
         except S3Error:  # there is no object yet
             existing = {}
-        asked = dict(parse_qsl(self.context.get("s3:x-amz-tagging", ""), keep_blank_values=True))
+        asked = dict(parse_qsl(self.context.get(_TAGGING, ""), keep_blank_values=True))
         return {EXISTING_TAG + name.lower(): value for name, value in existing.items()} | {
             REQUESTED_TAG + name.lower(): value for name, value in asked.items()
         }

@@ -2,7 +2,8 @@
 
 Invariants:
 1. The order is: the signature, what the key may do, the body. A body is asked for (and `100 Continue` said)
-   only by an operation that was allowed; but DeleteObjects asks first, as its body has the keys.
+   only by an operation that was allowed; but DeleteObjects and PutObjectTagging ask first, as what they may
+   depends on the keys, or tags, in their bodies.
 2. Every answer has a request id; the audit line has it too, and says who did what to which bucket, never a
    secret. No answer says anything of the machine: what an error of the drive says is in the log.
 3. An error that the S3 API has no name for is a 500 or 503, which clients repeat, and is logged. So is one

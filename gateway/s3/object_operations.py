@@ -224,10 +224,12 @@ def tagging(tags: dict[str, str]) -> bytes:
 
 
 async def put_object_tagging(call: Call) -> Answer:
-    """PutObjectTagging."""
-    call.require_object("PutObjectTagging", "", call.version_id)
+    """PutObjectTagging. What the caller may depends on the tags, which the body has."""
+    version_id = call.version_id
     tags = tags_in(await call.document(MAX_DOCUMENT), most=10)
-    version = await call.layer.set_tags(call.bucket, call.key, tags, call.version_id)
+    access = call.access.giving(tags)
+    access.require_object("PutObjectTagging", call.bucket, call.key, version_id=version_id)
+    version = await call.layer.set_tags(call.bucket, call.key, tags, version_id)
     return nothing(200, version_header(version))
 
 

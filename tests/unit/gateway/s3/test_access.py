@@ -80,6 +80,41 @@ def test_a_denial_by_tag_is_about_the_version_that_is_read(
     assert set(reads(client, bucket, "k", public)) == READ
 
 
+@pytest.mark.parametrize("place", ["key", "bucket"])
+@pytest.mark.parametrize("effect", ["Allow", "Deny"])
+def test_conditions_are_about_the_tags_that_a_request_gives(
+    served: Served, s3: Any, bucket: str, place: str, effect: str
+) -> None:
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    version = s3.put_object(Bucket=bucket, Key="k", Body=b"data", Tagging="old=tag")["VersionId"]
+    value = "yes" if effect == "Allow" else "no"
+    condition = {"StringEquals": {"s3:RequestObjectTag/Secret": value}}
+    statements = [statement(bucket, effect, ["s3:Put*"], Condition=condition)]
+    statements.append(statement(bucket, "Allow", ["s3:Get*"] if effect == "Allow" else "s3:*"))
+    if place == "key":
+        client = restricted(served, *statements)
+    else:
+        client = served.client("other")
+        set_policy(s3, bucket, *(each | {"Principal": {"AWS": "other"}} for each in statements))
+
+    def answers(value: str) -> list[int]:
+        new, tagging = {"Bucket": bucket, "Key": "new"}, f"a=b%3D%26c&Secret={value}"
+        document = {"TagSet": [{"Key": "a", "Value": "b=&c"}, {"Key": "Secret", "Value": value}]}
+        replacing = {"CopySource": f"{bucket}/k", "TaggingDirective": "REPLACE"}
+        named = {"Bucket": bucket, "Key": "k", "Tagging": document}
+        return [
+            status_of(client.put_object, **new, Body=b"data", Tagging=tagging),
+            status_of(client.create_multipart_upload, **new, Tagging=tagging),
+            status_of(client.copy_object, **new, **replacing, Tagging=tagging),
+            status_of(client.put_object_tagging, **named),
+            status_of(client.put_object_tagging, **named, VersionId=version),
+        ]
+
+    assert answers("no") == [403] * 5
+    assert s3.get_object_tagging(Bucket=bucket, Key="k")["TagSet"] == [{"Key": "old", "Value": "tag"}]
+    assert answers("yes") == [200] * 5
+
+
 def test_a_version_is_another_action(served: Served, s3: Any, bucket: str) -> None:
     s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
     version = s3.put_object(Bucket=bucket, Key="k", Body=b"data")["VersionId"]
