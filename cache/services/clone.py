@@ -32,6 +32,7 @@ from cache.namespace import (
     InodeRow,
     Link,
     Operation,
+    RemoveXattr,
     SetAttributes,
     SetExtents,
     SetXattr,
@@ -45,7 +46,7 @@ MOST_BYTES: Final = 16 << 20
 """Of encoded operations: a record of the journal and a commit hold more, but the record has the lengths of
 the operations too, and the commit other things."""
 _PAGE: Final = 256
-NO_MARK: Final[Mapping[bytes, bytes]] = {}
+NO_MARK: Final[Mapping[bytes, bytes | None]] = {}
 
 
 def ignore(_inode: int) -> None:
@@ -54,7 +55,7 @@ def ignore(_inode: int) -> None:
 
 class Clone:
     """A plan to make the inode `source` as of `commit` once more: `name` in the live directory `parent`, with
-    `mark`, extended attributes in the place of those of these names."""
+    `mark`, extended attributes in the place of those of these names. None takes the one of `source` away."""
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class Clone:
         source: int,
         parent: int,
         name: bytes,
-        mark: Mapping[bytes, bytes] = NO_MARK,
+        mark: Mapping[bytes, bytes | None] = NO_MARK,
     ) -> None:
         self._drive = drive
         self._past = drive.past
@@ -99,14 +100,9 @@ class Clone:
             return [*gives_way, *self._operations, *reversed(self._directories), *foreign]
 
         await self._drive.accept_together(make)
-        accepted(self.made)
+        accepted(self._made[self._source])
         await self._drive.tell_of_name(self._parent, self._name, replaced)
         return len(self._made)
-
-    @property
-    def made(self) -> int:
-        """The inode that is made of `source`; not before `perform`."""
-        return self._made[self._source]
 
     def _replaced(self, source: InodeRow, replace: bool) -> int:
         """The inode that has the name now and may be replaced; 0 if there is none."""
@@ -130,8 +126,13 @@ class Clone:
 
     async def _plan(self, source: InodeRow) -> None:
         self._add_inode(source, self._parent, self._name)
+        made = self._made[source.inode]
         for name, value in self._mark.items():
-            self._add(SetXattr(self.made, name, value, self._now))
+            self._add(
+                RemoveXattr(made, name, self._now)
+                if value is None
+                else SetXattr(made, name, value, self._now)
+            )
         waiting = [source.inode] if source.is_directory else []
         while waiting:
             directory = waiting.pop()

@@ -9,6 +9,7 @@ it: what gives way stays in the past, as all that is replaced or removed.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from enum import Enum
 from urllib.parse import unquote_to_bytes
@@ -95,9 +96,8 @@ async def resolve_version(drive: Drive, path: bytes, keep: Keep) -> list[Version
     if keep is Keep.BOTH:
         await make_conflict_copy(drive, source, commit, folder, name)
     else:
-        clone = Clone(drive, commit, source, folder, name)
-        await clone.perform(replace=True)
-        await drive.remove_xattr(clone.made, COPY_OF)
+        await Clone(drive, commit, source, folder, name, {COPY_OF: None}).perform(replace=True)
+    await _remove_notices(drive, {path})
     return [version]
 
 
@@ -141,12 +141,16 @@ async def resolve_conflict(drive: Drive, unit: list[Copy], keep: Keep) -> list[C
         await drive.settle(copy.file.inode)
     await drive.tell_of_names(names, unnamed)
     await drive.changes.tell([AttributesChanged(copy.file.inode) for copy in unit])
-    originals = {copy.original for copy in unit}
+    await _remove_notices(drive, {copy.original for copy in unit})
+    return unit
+
+
+async def _remove_notices(drive: Drive, paths: Set[bytes]) -> None:
+    """Of files on which somebody has decided."""
     drive.kept_notices.remove(
-        lambda notice: notice.kind is Kind.CONFLICT and unquote_to_bytes(notice.path) in originals
+        lambda notice: notice.kind is Kind.CONFLICT and unquote_to_bytes(notice.path) in paths
     )
     await drive.kept_notices.store()
-    return unit
 
 
 def _shown(path: bytes) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote_to_bytes
@@ -18,6 +18,7 @@ from cache.namespace.operations import ROOT_INODE
 from cache.rebase import COPY_OF, Mark, decode_mark, encode_mark
 from cache.rebase.quiet_names import MOST_COPIES
 from cache.services import services_of
+from cache.sync import Change, NameChanged
 from tests.drives import content_of, make_file
 from tests.sync.drives import Hub
 
@@ -204,6 +205,29 @@ async def test_a_version_in_a_repository_is_brought_back(hub: Hub, keep: str, co
         assert len(copies) == (1 if keep == "both" else 0)
         with pytest.raises(InvalidArgumentError):
             await resolve(second, ".git/refs/main", "theirs")
+
+
+async def test_a_decision_on_a_version_is_one_change(hub: Hub) -> None:
+    """Nobody ever sees the file with the mark of a version, and its notice goes."""
+    async with hub.device(1) as first, hub.device(2) as second, trio.open_nursery() as nursery:
+        folder = await repository(first, second)
+        await lose(hub, first, second, b"main", folder)
+        await pinned(first, second)
+        assert second.kept_notices()
+        seen: list[list[bytes]] = []
+
+        async def look(changes: Sequence[Change]) -> None:
+            seen.extend(
+                second.xattr_names(second.lookup(folder, b"main").inode)
+                for change in changes
+                if isinstance(change, NameChanged)
+            )
+
+        await nursery.start(second.changes.serve, "a test", look)
+        await resolve(second, ".git/refs/main", "mine")
+        assert seen == [[]]
+        assert not second.kept_notices()
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_kill_at_any_time_keeps_the_version(hub: Hub) -> None:
