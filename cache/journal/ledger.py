@@ -45,7 +45,7 @@ from cache.journal.local_room import LocalRoom
 from cache.journal.room import Need, Room
 from cache.journal.scan import DATA_OFFSET, PendingCommit
 from cache.journal.set_apart import SetApart
-from cache.namespace import Namespace, Operation, SetAttributes, SetExtents, decode, encode
+from cache.namespace import Namespace, Operation, Savepoint, SetAttributes, SetExtents, decode, encode
 
 BATCH_APPLYING = declare(
     "ledger.batch-applying", "a batch is journaled; some of its operations are applied, others are not"
@@ -149,6 +149,14 @@ class Ledger:
             if passing is not None:
                 self.failpoints.reached(passing)
             self.namespace.apply(operation, commit)
+        except BaseException:
+            self.fail_diverged()
+            raise
+
+    def roll_back(self, savepoint: Savepoint) -> None:
+        """As of `Namespace.roll_back`, of which the journal knows nothing yet. If that fails, they differ."""
+        try:
+            self.namespace.roll_back(savepoint)
         except BaseException:
             self.fail_diverged()
             raise

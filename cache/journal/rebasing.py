@@ -45,12 +45,13 @@ async def rebase(
 ) -> Resolved:
     """Bring the ledger to the commit that `follow` applies last. No commit is pending any more, and the
     operations that were resolved are those of the open one. `shown` is told of them when the new state is
-    there, before anybody else can look at it. Raises what `Journal.append` raises, and nothing has changed
-    then, if the disk has no room for a record of about that size; any other error leaves the drive to be
-    opened anew."""
+    there, before anybody else can look at it. Raises what `Journal.append` raises if the disk has no room for
+    a record of about that size, and what `follow` raises: nothing has changed then. Any other error leaves
+    the drive to be opened anew."""
     ledger.journal.make_room([_likely_size(ledger)], ledger.namespace.commit)
+    resolved = _take_up(ledger, follow, Device(ledger.dirty.inodes(), held, host))
     try:
-        resolved = _rebase_now(ledger, follow, Device(ledger.dirty.inodes(), held, host))
+        _go_on(ledger, resolved)
     except BaseException:
         ledger.fail_diverged()
         raise
@@ -68,9 +69,20 @@ def _likely_size(ledger: Ledger) -> int:
     return min(2 * (ledger.operation_bytes + sum(map(len, pending))) + LEAST_ROOM, MAX_PAYLOAD)
 
 
-def _rebase_now(ledger: Ledger, follow: Callable[[], None], device: Device) -> Resolved:
-    resolved = take_up(ledger.namespace, follow, device)
-    ledger.failpoints.reached(FOLLOWED)
+def _take_up(ledger: Ledger, follow: Callable[[], None], device: Device) -> Resolved:
+    """Bring the namespace to the published state, or leave it as it is."""
+    savepoint = ledger.namespace.savepoint()
+    try:
+        resolved = take_up(ledger.namespace, follow, device)
+        ledger.failpoints.reached(FOLLOWED)
+    except BaseException:
+        ledger.roll_back(savepoint)
+        raise
+    return resolved
+
+
+def _go_on(ledger: Ledger, resolved: Resolved) -> None:
+    """Journal what was resolved, and apply it."""
     encoded, head = [encode(operation) for operation in resolved.operations], ledger.head
     record = encode_rebased(Rebased(head.number, head.hash, tuple(encoded), resolved.moved))
     position = ledger.journal.append(RecordType.REBASED, (record,), ledger.namespace.commit)
@@ -79,4 +91,3 @@ def _rebase_now(ledger: Ledger, follow: Callable[[], None], device: Device) -> R
         ledger.namespace.apply(operation)
     ledger.dirty.rebase(resolved.moved)
     ledger.take_rebased(encoded, position)
-    return resolved

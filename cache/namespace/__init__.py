@@ -4,7 +4,7 @@ from cache.namespace.acl import ACCESS
 from cache.namespace.check import check_namespace
 from cache.namespace.devices import DeviceRow
 from cache.namespace.form import check_form
-from cache.namespace.namespace import Namespace
+from cache.namespace.namespace import Namespace, Savepoint
 from cache.namespace.operations import (
     DEVICE_SHIFT,
     DOOR_INODES,
@@ -106,6 +106,7 @@ __all__ = [
     "Rename",
     "RenameLeavingWhiteout",
     "RevokeDevice",
+    "Savepoint",
     "SetAttributes",
     "SetExtents",
     "SetRetention",

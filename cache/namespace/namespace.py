@@ -1,9 +1,9 @@
 """The state of a drive: inodes, names, attributes and extents, now and at every retained commit.
 
 Invariants (event loop thread only, synchronous; the one exception is `checkpoint`):
-1. State changes only by `apply`, `undo`, `record_commit`, `points.forget_some` and `replace_from`. The same
-   operations with the same commit numbers give the same rows on every machine (`inode.atime_ns` aside,
-   after an undo; rows that are to be forgotten aside, until they are).
+1. State changes only by `apply`, `undo`, `roll_back`, `record_commit`, `points.forget_some` and
+   `replace_from`. The same operations with the same commit numbers give the same rows on every machine
+   (`inode.atime_ns` aside, after an undo; rows that are to be forgotten aside, until they are).
 2. The database on disk is always the state at the journal position that it holds: `save` commits
    both in one transaction, and whoever opens it replays the journal from exactly there.
 3. A power cut may lose the last saves (WAL, synchronous=NORMAL), never part of one. Journal before
@@ -16,6 +16,7 @@ Tables: docs/format/namespace.md. Past states: `cache.history.history`.
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import Final
 
 from backend.errors import CorruptError, ReadOnlyError
@@ -63,6 +64,16 @@ _HIGHEST: Final = (
     "SELECT max(coalesce((SELECT max(inode) FROM inode WHERE inode < :end), 0),"
     " coalesce((SELECT max(inode) FROM past_inode WHERE inode < :end), 0))"
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Savepoint:
+    """A state for `Namespace.roll_back`: the number of writes in the open transaction, the open commit, the
+    totals and numbers."""
+
+    written: int
+    commit: int
+    state: State
 
 
 class Namespace:
@@ -295,6 +306,20 @@ class Namespace:
         self._state.bytes += change.bytes
         self._state.allocated += change.allocated
         self._rows.commit = to_commit + 1
+
+    def savepoint(self) -> Savepoint:
+        """The present state, for `roll_back`."""
+        self._rows.write_rows()
+        return Savepoint(self._rows.written, self._rows.commit, replace(self._state))
+
+    def roll_back(self, savepoint: Savepoint) -> None:
+        """Take back whatever was done since, recorded commits and `undo` too; nothing may have been saved
+        since. `NoSpaceError`, `TransientError`: the namespace must not be saved, and be opened anew."""
+        self._rows.roll_back(savepoint.written)
+        self._forget()
+        self.points.reload()
+        self._load_head()
+        self._state, self._rows.commit = replace(savepoint.state), savepoint.commit
 
     def _forget(self) -> None:
         self._rows.forget()

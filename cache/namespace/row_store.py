@@ -216,6 +216,21 @@ class RowStore:
                 self._torn = True
                 raise
 
+    @property
+    def written(self) -> int:
+        """The number of writes in the open transaction, for `roll_back`."""
+        return len(self._log)
+
+    def roll_back(self, written: int) -> None:
+        """Take back all but the first so many writes of the open transaction, which has been the same since,
+        and all that is not in SQL. Errors as of `write`."""
+        self.inodes.dirty, self.entries.dirty = {}, {}
+        self._past_inodes, self._past_entries, self._put_off = [], [], {}
+        self.forget()
+        del self._log[written:]
+        with sqlite_errors(self.path):
+            self._execute_log()
+
     def put_off(self, sql: str, values: tuple[Any, ...]) -> None:
         """As `write` of one row, with the next `write_rows`, where one call does it for many. For rows that
         are not asked for before. What is put off with one statement is done before what is with the next."""

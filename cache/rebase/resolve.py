@@ -85,7 +85,7 @@ class Device:
 def take_up(namespace: Namespace, follow: Callable[[], None], device: Device) -> Resolved:
     """Bring a namespace from what this device changed to the published state, and say what is to be applied
     there. `follow` applies the commits that the namespace lacks. Nothing is saved here; where something is
-    raised, the namespace must not be saved, and be opened anew."""
+    raised, the namespace must not be saved before it is rolled back."""
     base = namespace.head().number
     ours, mine = changes_since(namespace.synced_connection(), base), Marks.of(namespace)
     namespace.undo(base)
