@@ -118,6 +118,10 @@ class KernelNodes:
         """The kernel learns a name of a file."""
         self._names.setdefault(node, set()).add(key)
 
+    def unnamed(self, node: int, key: Key) -> None:
+        """The kernel knows the file by that name no more."""
+        self._names.get(node, set()).discard(key)
+
     def names(self, node: int) -> Iterable[Key]:
         """The names by which the kernel may know the file that the node shows."""
         return self._names.get(node, ())

@@ -20,7 +20,7 @@ from cache.journal import Need
 from cache.namespace import ROOT_INODE
 from cache.services import make_conflict_copy
 from cache.sync import AttributesChanged, Change, Listener, Missed, NameChanged, Replaced
-from mountfs.kernel_nodes import Holding, KernelNodes, Look
+from mountfs.kernel_nodes import Holding, KernelNodes, Key, Look
 from mountfs.open_folders import OpenFolders
 
 
@@ -286,12 +286,18 @@ class NodeDrive:
             exchange=exchange,
             whiteout=whiteout,
         )
-        for key in ((parent, name), (new_parent, new_name)):
-            self._learn(*key)
+        self._moved((parent, name), (new_parent, new_name))
 
-    def _learn(self, parent: int, name: bytes) -> None:
+    def _moved(self, old: Key, new: Key) -> None:
         """The kernel moves the names that it knows by itself."""
+        other, moved = self._learn(*old), self._learn(*new)
+        if other != moved:  # else both are names of one file, and nothing was moved
+            self._nodes.unnamed(moved, old)
+            self._nodes.unnamed(other, new)
+
+    def _learn(self, parent: int, name: bytes) -> int:
+        """The node that has the name, which the kernel knows; 0: none has."""
         try:
-            self.lookup(parent, name)
+            return self.lookup(parent, name).inode
         except NoEntryError:
-            return
+            return 0

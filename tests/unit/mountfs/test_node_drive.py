@@ -12,7 +12,8 @@ from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.errors import NoEntryError, StaleError
 from cache.namespace.operations import ROOT_INODE
-from cache.sync import Change, NameChanged
+from cache.rebase import COPY_OF, decode_mark
+from cache.sync import AttributesChanged, Change, NameChanged
 from mountfs.node_drive import NodeDrive
 from mountfs.open_folders import OpenFolders
 from tests.drives import make_file, tree
@@ -151,3 +152,46 @@ async def test_what_is_written_on_in_a_folder_that_others_removed_is_in_the_root
         (copy,) = (name for name in await tree(drive) if b"conflict" in name)
         assert copy.startswith(b"/x (conflict")
         assert bytes(await nodes.read(node, 0, 100)) == b"base and ours"
+
+
+async def rename(nodes: NodeDrive, name: bytes, to: bytes, *, exchange: bool = False) -> None:
+    await nodes.rename(ROOT_INODE, name, ROOT_INODE, to, no_replace=False, exchange=exchange, whiteout=None)
+
+
+@pytest.mark.parametrize("exchange", [False, True])
+async def test_a_copy_of_a_file_that_was_renamed_here_has_its_new_name(
+    tmp_path: Path, exchange: bool
+) -> None:
+    """As of a log that a program writes on in while it is rotated."""
+    hub = Hub(tmp_path)
+    async with hub.device(1) as drive, hub.device(2) as other:
+        nodes = NodeDrive(drive)
+        nodes.watching(OpenFolders(), ignore)
+        for name in (b"app.log", b"app.log.1"):
+            await make_file(drive, name, name)
+            nodes.hold(nodes.lookup(ROOT_INODE, name).inode)
+        node = nodes.lookup(ROOT_INODE, b"app.log").inode
+        await rename(nodes, b"app.log", b"app.log.1", exchange=exchange)
+        await drive.sync()
+        await other.publisher.follow()
+        await overwrite(other, b"app.log.1", b"theirs")
+        await drive.publisher.follow()
+        await nodes.write(node, 0, b"ours")
+        (copy,) = (name for name in await tree(drive) if b"conflict" in name)
+        mark = decode_mark(drive.get_xattr(drive.lookup(ROOT_INODE, copy[1:]).inode, COPY_OF))
+        assert mark is not None
+        assert mark.of == b"app.log.1"
+
+
+async def test_a_file_with_two_names_that_are_renamed_to_each_other_keeps_both(tmp_path: Path) -> None:
+    """rename(2) does nothing then: the kernel is still to hear of both."""
+    hub = Hub(tmp_path)
+    async with hub.device(1) as drive:
+        nodes = NodeDrive(drive)
+        await make_file(drive, b"f", b"data")
+        node = nodes.lookup(ROOT_INODE, b"f").inode
+        nodes.hold(node)
+        await nodes.link(node, ROOT_INODE, b"g")
+        await rename(nodes, b"f", b"g")
+        told = nodes.told([AttributesChanged(node)])
+        assert {*told} == {AttributesChanged(node), *(NameChanged(ROOT_INODE, name) for name in (b"f", b"g"))}
