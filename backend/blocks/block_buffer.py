@@ -10,21 +10,29 @@ Everything runs on the event loop's thread; no method blocks but those that are 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
 import trio
 
 from backend.buffer import Buffer
-from backend.errors import DriveError
+from backend.errors import DriveError, TransientError
 from backend.packs import MAX_BLOCKS, MAX_CONTENT, PACK_ID_SIZE, PackCodec, PackEntry, check_block
 from backend.system import Environment
 from backend.upstream import BlockId, SealedBlock
 
+FIRST_WAIT: Final = 0.5
+LONGEST_WAIT: Final = 30.0
 DEFAULT_CAPACITY: Final = 64 * 1024 * 1024
 DEFAULT_TARGET: Final = 8 * 1024 * 1024
 """A pack is closed at this size: 6 fsyncs are spread over it, and it encodes at 5.8 GB/s (see
 `backend.coding.erasure`; 16 MiB: 3.0)."""
+
+Stored = TypeVar("Stored")
+
+log = logging.getLogger(__name__)
 
 
 class PendingPack:
@@ -142,10 +150,6 @@ class BlockBuffer:
         pack = self._blocks.get(block)
         return None if pack is None else pack.read(block)
 
-    def packs(self) -> list[PendingPack]:
-        """All packs that are not stored, oldest first."""
-        return list(self._packs.values())
-
     async def wait_for_room(self, length: int) -> None:
         """Return when a block of that length fits. If meanwhile a pack cannot be stored, raise what
         storing raised: whoever waits must not wait for nodes that may be away for days."""
@@ -155,11 +159,38 @@ class BlockBuffer:
             if self._failure is not None:
                 raise self._failure
 
-    def note_failure(self, pack: PendingPack) -> None:
-        """The pack could not be stored now; it stays. Those who wait for room are told."""
-        self._failure = pack.error
-        self._room.set()
-        self._room = trio.Event()
+    async def keep_trying(
+        self, pack: PendingPack, attempt: Callable[[], Awaitable[Stored]], level: int
+    ) -> Stored:
+        """The result of the first `attempt` to store the pack that does not fail: with growing waits in
+        between, at once when `flush` asks. Failures are logged at `level`, and told to those who wait for the
+        pack or for room."""
+        wait = FIRST_WAIT
+        while True:
+            pack.begun += 1
+            try:
+                return await attempt()
+            except (DriveError, OSError) as error:
+                log.log(level, "%s", error)
+                pack.note_failure(error if isinstance(error, DriveError) else TransientError(str(error)))
+                self._failure = pack.error
+                self._room.set()
+                self._room = trio.Event()
+            with trio.move_on_after(wait):
+                await pack.retry.wait()
+            pack.retry = trio.Event()
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    async def flush(self) -> None:
+        """Return when every block that was taken before is stored; raises what the first try that began after
+        the call failed with."""
+        self.close_open()
+        waits = [(pack, pack.begun) for pack in self._packs.values()]
+        for pack, _ in waits:
+            pack.retry.set()
+        for pack, begun in waits:
+            await pack.wait_stored(begun)
+        await trio.lowlevel.checkpoint()
 
     def take(self, block: SealedBlock) -> None:
         """Put the block into the open pack. `ValueError` if the format cannot hold it."""

@@ -40,7 +40,7 @@ from backend.blocks.repair_queue import NoteRepair, RepairQueue, forget
 from backend.blocks.write_authority import WriteAuthority
 from backend.buffer import Buffer
 from backend.coding import CapacityModel, ClusterMap, ask_status
-from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError, UsageError
+from backend.errors import DriveError, NotFoundError, UnavailableError, UsageError
 from backend.failpoints import declare
 from backend.nodes import Node, Space
 from backend.packs import MAX_BLOCK_SIZE, Pack, PackCodec, PackStore, PackWrite, require_placeable
@@ -62,8 +62,6 @@ AFTER_INDEX: Final = declare(
 )
 
 PARALLEL: Final = 4
-FIRST_WAIT: Final = 0.5
-LONGEST_WAIT: Final = 30.0
 STRAGGLER_PATIENCE: Final = 1.0
 
 log = logging.getLogger(__name__)
@@ -162,13 +160,7 @@ class PackedBlockStore:
 
     async def flush(self) -> None:
         await self._writer.ensure()
-        self._buffer.close_open()
-        waits = [(pack, pack.begun) for pack in self._buffer.packs()]
-        for pack, _ in waits:
-            pack.retry.set()
-        for pack, begun in waits:
-            await pack.wait_stored(begun)
-        await trio.lowlevel.checkpoint()
+        await self._buffer.flush()
 
     async def redundancy(self, patience: float) -> Shortfall:
         """A node that was away counts as such until it is compared with the index. It is of what this session
@@ -325,20 +317,8 @@ class PackedBlockStore:
 
     async def _store(self, nursery: trio.Nursery, pack: PendingPack) -> None:
         """Store one pack, however long it takes, and give the slot back."""
-        wait = FIRST_WAIT
-        while True:
-            pack.begun += 1
-            try:
-                write = await self._store_once(nursery, pack)
-                break
-            except (DriveError, OSError) as error:
-                pack.note_failure(error if isinstance(error, DriveError) else TransientError(str(error)))
-                log.warning("%s", error)
-                self._buffer.note_failure(pack)
-            with trio.move_on_after(wait):
-                await pack.retry.wait()
-            pack.retry = trio.Event()
-            wait = min(2 * wait, LONGEST_WAIT)
+        attempt = partial(self._store_once, nursery, pack)
+        write = await self._buffer.keep_trying(pack, attempt, logging.WARNING)
         if write.missing():
             nursery.start_soon(self._settle, write)
         with trio.move_on_after(STRAGGLER_PATIENCE):

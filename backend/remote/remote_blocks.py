@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Final
 
 import trio
@@ -18,7 +19,7 @@ import trio
 from backend import wire
 from backend.blocks import BlockBuffer, PendingPack
 from backend.buffer import Buffer
-from backend.errors import CorruptError, DriveError
+from backend.errors import CorruptError
 from backend.packs import MAX_BLOCK_SIZE
 from backend.remote.hub_client import HubClient
 from backend.system import THIS_MACHINE, Environment
@@ -28,10 +29,6 @@ CAPACITY: Final = 64 << 20
 BATCH: Final = 4 << 20
 AT_ONCE: Final = 6
 LINGER: Final = 0.005
-FIRST_WAIT: Final = 0.5
-LONGEST_WAIT: Final = 30.0
-
-log = logging.getLogger(__name__)
 
 
 class RemoteBlocks:
@@ -75,13 +72,7 @@ class RemoteBlocks:
         await trio.lowlevel.checkpoint()
 
     async def flush(self) -> None:
-        self._buffer.close_open()
-        waits = [(batch, batch.begun) for batch in self._buffer.packs()]
-        for batch, _ in waits:
-            batch.retry.set()
-        for batch, begun in waits:
-            await batch.wait_stored(begun)
-        await trio.lowlevel.checkpoint()
+        await self._buffer.flush()
 
     async def get_block(self, block: BlockId) -> Buffer:
         return (await self.get_block_part(block, 0, MAX_BLOCK_SIZE)).data
@@ -110,19 +101,8 @@ class RemoteBlocks:
 
     async def _send(self, batch: PendingPack) -> None:
         """Send one batch, however long it takes, and give the slot back."""
-        wait = FIRST_WAIT
-        while True:
-            batch.begun += 1
-            try:
-                await self._client.call("POST", self._path, content=wire.encode_blocks(batch.blocks()))
-                break
-            except DriveError as error:
-                log.info("blocks cannot be sent now: %s", error)
-                batch.note_failure(error)
-                self._buffer.note_failure(batch)
-            with trio.move_on_after(wait):
-                await batch.retry.wait()
-            batch.retry = trio.Event()
-            wait = min(2 * wait, LONGEST_WAIT)
+        content = wire.encode_blocks(batch.blocks())
+        attempt = partial(self._client.call, "POST", self._path, content=content)
+        await self._buffer.keep_trying(batch, attempt, logging.INFO)
         self._buffer.remove(batch)
         self._slots.release()

@@ -732,7 +732,7 @@ async def test_one_call_repairs_all_that_can_be_whatever_the_batches(
 async def test_below_the_quorum_flush_raises_and_can_be_called_again(
     rig: Rig, error: DriveError, expected: type[DriveError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.blocks.block_store.FIRST_WAIT", 1e9)
+    monkeypatch.setattr("backend.blocks.block_buffer.FIRST_WAIT", 1e9)
     sealed = blocks(12)
     for name in ("node2", "node3"):
         rig.nodes[name].faults = [Fault(("put",), error=error)]
@@ -758,7 +758,7 @@ async def test_below_the_quorum_flush_raises_and_can_be_called_again(
 @pytest.mark.logs_warnings
 async def test_flush_asks_for_a_try_of_its_own(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regression: it told the failure of the try that was under way, of nodes that were mended by then."""
-    monkeypatch.setattr("backend.blocks.block_store.FIRST_WAIT", 1e9)
+    monkeypatch.setattr("backend.blocks.block_buffer.FIRST_WAIT", 1e9)
     gate, sealed = trio.Event(), blocks(3)
     faults = [Fault(("put",), until=gate, error=AWAY) for _ in range(2)]
     for name, fault in zip(("node2", "node3"), faults, strict=True):
@@ -778,7 +778,7 @@ async def test_flush_asks_for_a_try_of_its_own(rig: Rig, monkeypatch: pytest.Mon
 
 @pytest.mark.logs_warnings
 async def test_storing_is_tried_again_without_being_asked(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backend.blocks.block_store.FIRST_WAIT", 0.001)
+    monkeypatch.setattr("backend.blocks.block_buffer.FIRST_WAIT", 0.001)
     for name in ("node2", "node3"):
         rig.nodes[name].faults = [Fault(("put",), times=4, error=AWAY)]
     await rig.store.put_blocks(blocks(3))
