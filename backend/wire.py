@@ -6,13 +6,38 @@ Spec: docs/format/hub_api.md. Little endian; sizes are checked against limits be
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from backend.buffer import Buffer
-from backend.errors import FormatError
+from backend.errors import (
+    BlocksMissingError,
+    ConflictError,
+    DriveError,
+    FormatError,
+    NoSpaceError,
+    NotFoundError,
+    ReadOnlyError,
+    TransientError,
+)
 from backend.upstream import BLOCK_ID_SIZE, COMMIT_HASH_SIZE, BlockId, Head, SealedBlock
 
+PROBLEM: Final = "urn:drivefs:"
+"""The type of a problem (RFC 9457) is this and its kind."""
+PROBLEMS: Final[Mapping[str, tuple[int, type[DriveError]]]] = {
+    "blocks_missing": (422, BlocksMissingError),
+    "moved": (409, ConflictError),
+    "malformed": (422, FormatError),
+    "full": (507, NoSpaceError),
+    "not_found": (404, NotFoundError),
+    "read_only": (403, ReadOnlyError),
+    "later": (503, TransientError),
+}
+"""By kind: the status of the answer, and what it is raised as."""
+MAX_COMMIT: Final = 80 << 20
+MAX_COMMITS: Final = 16 << 20
+"""Bytes of commits that are sent together, if they are several."""
+MAX_ROOT: Final = 1 << 20
 MAX_IDS: Final = 1000
 MAX_BATCH: Final = 16 << 20
 """Bytes of blocks that are sent together."""

@@ -19,8 +19,7 @@ import uvicorn
 from backend.coding import ClusterMap, ClusterNode
 from backend.coding.erasure import Profile, code_for
 from backend.hub import BlockTable, CommitTable, Database, Directory, Heads, Hub, HubBlocks, app, migrate
-from backend.nodes import Node
-from tests.memory_node import memory_nodes
+from tests.memory_node import MemoryNode, memory_nodes
 from tests.postgres import new_database
 from tests.servers import NoServerError
 
@@ -33,6 +32,7 @@ class RunningHub:
 
     url: str
     conninfo: str
+    nodes: Mapping[str, MemoryNode]
     hub: Hub
     loop: asyncio.AbstractEventLoop
 
@@ -43,7 +43,7 @@ class RunningHub:
     def new_drive(self) -> tuple[bytes, bytes]:
         """A new account with a device and a drive: the drive's id, the device's token."""
         uuid, directory = os.urandom(16), self.hub.directory
-        account = self.call(directory.add_account(f"{uuid.hex()}@example.org", 1 << 40))
+        account = self.call(directory.add_account(f"{uuid.hex()}@example.org"))
         self.call(directory.add_drive(account, uuid))
         return uuid, self.call(directory.add_device(account, "test"))
 
@@ -60,8 +60,9 @@ def hub_for_test() -> Iterator[RunningHub]:
 
 
 @contextmanager
-def hub(conninfo: str, nodes: Mapping[str, Node] | None = None) -> Iterator[RunningHub]:
-    """A hub that runs while the block does."""
+def hub(conninfo: str) -> Iterator[RunningHub]:
+    """A hub that runs while the block does, on six nodes in memory."""
+    nodes = {name: node for name, node in memory_nodes(6).items() if isinstance(node, MemoryNode)}
     started = threading.Event()
     found: list[tuple[Hub, asyncio.AbstractEventLoop, uvicorn.Server]] = []
     failures: list[BaseException] = []
@@ -72,11 +73,10 @@ def hub(conninfo: str, nodes: Mapping[str, Node] | None = None) -> Iterator[Runn
             await migrate(connection)
         database = Database(conninfo)
         await database.open()
-        stored = nodes or memory_nodes(6)
-        cluster = ClusterMap(1, tuple(ClusterNode(node.name, node.zone) for node in stored.values()))
+        cluster = ClusterMap(1, tuple(ClusterNode(node.name, node.zone) for node in nodes.values()))
         async with anyio.create_task_group() as group:
             table = BlockTable(database)
-            blocks = HubBlocks(table, stored, cluster, code_for(Profile.parse("4+2")), b"k" * 32, group)
+            blocks = HubBlocks(table, nodes, cluster, code_for(Profile.parse("4+2")), b"k" * 32, group)
             heads = Heads(database)
             parts = Hub(Directory(database), CommitTable(database), table, blocks, heads)
             group.start_soon(heads.run)
@@ -105,7 +105,7 @@ def hub(conninfo: str, nodes: Mapping[str, Node] | None = None) -> Iterator[Runn
         raise failures[0]
     parts, loop, server = found[0]
     try:
-        yield RunningHub(f"http://127.0.0.1:{listener.getsockname()[1]}", conninfo, parts, loop)
+        yield RunningHub(f"http://127.0.0.1:{listener.getsockname()[1]}", conninfo, nodes, parts, loop)
     finally:
         server.should_exit = True
         thread.join(30)

@@ -144,7 +144,8 @@ class MemoryUpstream:
         if self.gate is not None:
             await self.gate.wait()
         for block in blocks:
-            self.buffered[block.id] = bytes(block.data)
+            if block.id not in self.stored or block.id in self.released:
+                self.buffered[block.id] = bytes(block.data)
 
     async def flush(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psycopg
 
-from tests.servers import NoServerError, NotReadyError, _wait
+from tests.servers import NoServerError, NotReadyError, wait_until
 
 _NUMBERS = count()
 
@@ -46,9 +46,7 @@ def cluster() -> str:
             [*user, programs / "postgres", "-D", data, *settings], stdout=log, stderr=log
         )
     atexit.register(_end, process)
-    trouble = _wait(lambda: _ready(folder), process)
-    if trouble is not None:
-        raise NoServerError(f"PostgreSQL: {trouble}")
+    wait_until(lambda: _ready(folder), Path(folder, "log"))
     return folder
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-import anyio
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -19,14 +19,10 @@ from starlette.routing import Route
 from backend import wire
 from backend.errors import (
     BlocksMissingError,
-    ConflictError,
     CorruptError,
     DriveError,
     FormatError,
-    NoSpaceError,
     NotFoundError,
-    ReadOnlyError,
-    TransientError,
     UnavailableError,
 )
 from backend.hub.block_table import BlockTable
@@ -35,26 +31,13 @@ from backend.hub.directory import Device, Directory
 from backend.hub.heads import Heads
 from backend.hub.packing import DriveNumber, HubBlocks
 from backend.packs import MAX_BLOCK_SIZE
+from backend.system import plain_task_group
 from backend.upstream import BLOCK_ID_SIZE, BlockId, SealedBlock
 
-MAX_COMMIT: Final = 80 << 20
-MAX_ROOT: Final = 1 << 20
 MAX_WAIT: Final = 120.0
 _MAX_CONTROL: Final = 1 << 16
-_LOG_BYTES: Final = 16 << 20
-
-STATUS: Final[dict[type[DriveError], tuple[int, str]]] = {
-    BlocksMissingError: (422, "blocks_missing"),
-    ConflictError: (409, "moved"),
-    CorruptError: (422, "malformed"),
-    FormatError: (422, "malformed"),
-    NoSpaceError: (507, "full"),
-    NotFoundError: (404, "not_found"),
-    ReadOnlyError: (403, "read_only"),
-    TransientError: (503, "later"),
-    UnavailableError: (503, "later"),
-}
-"""The answer to each error: status, and the last word of the problem's type."""
+_SAME: Final[dict[type[DriveError], str]] = {CorruptError: "malformed", UnavailableError: "later"}
+"""Errors that a device need not tell from others."""
 
 
 class RequestError(Exception):
@@ -77,30 +60,24 @@ class Hub:
     heads: Heads
 
 
-Handler = Callable[[Hub, Request, DriveNumber], Awaitable[Response]]
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def app(hub: Hub) -> Starlette:
     """The application."""
 
-    def of_drive(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
+    def of_device(handler: Callable[[Hub, Request, Device], Awaitable[Response]]) -> Endpoint:
         async def answer(request: Request) -> Response:
-            try:
-                drive = await hub.directory.drive(await _device(hub, request), _uuid(request))
-                return await handler(hub, request, drive)
-            except (DriveError, RequestError) as error:
-                return problem(error)
+            return await handler(hub, request, await _device(hub, request))
 
         return answer
 
-    def of_device(handler: Callable[[Hub, Request, Device], Awaitable[Response]]) -> Any:
-        async def answer(request: Request) -> Response:
-            try:
-                return await handler(hub, request, await _device(hub, request))
-            except (DriveError, RequestError) as error:
-                return problem(error)
+    def of_drive(handler: Callable[[Hub, Request, DriveNumber], Awaitable[Response]]) -> Endpoint:
+        async def answer(hub: Hub, request: Request, device: Device) -> Response:
+            uuid = _parse_uuid(request.path_params["uuid"])
+            return await handler(hub, request, (await hub.directory.drives(device, [uuid]))[uuid])
 
-        return answer
+        return of_device(answer)
 
     drive = "/v1/drives/{uuid}"
     return Starlette(
@@ -120,28 +97,46 @@ def app(hub: Hub) -> Starlette:
             Route(f"{drive}/usage", of_drive(_usage)),
             Route(f"{drive}/roots/{{name}}", of_drive(_get_root)),
             Route(f"{drive}/roots/{{name}}", of_drive(_put_root), methods=["PUT"]),
-        ]
+        ],
+        exception_handlers={
+            Exception: _refused,
+            DriveError: _refused,
+            RequestError: _refused,
+            HTTPException: _refused,
+        },
     )
 
 
-def problem(error: DriveError | RequestError) -> JSONResponse:
+async def _refused(_request: Request, error: Exception) -> Response:
+    return problem(error)
+
+
+def problem(error: Exception) -> JSONResponse:
     """The answer that says what is wrong."""
-    if isinstance(error, RequestError):
-        status, kind = error.status, error.kind
-    else:
-        status, kind = next(
-            (answer for kind_of, answer in STATUS.items() if isinstance(error, kind_of)), (500, "internal")
-        )
+    status, kind, detail = _described(error)
     body: dict[str, Any] = {
-        "type": f"urn:drivefs:{kind}",
+        "type": wire.PROBLEM + kind,
         "title": kind,
         "status": status,
-        "detail": str(error),
+        "detail": detail,
     }
     if isinstance(error, BlocksMissingError):
         body["blocks"] = [block.hex() for block in error.blocks]
     headers = {"Retry-After": "1"} if status == 503 else {}
     return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
+
+
+def _described(error: Exception) -> tuple[int, str, str]:
+    """Status, kind and detail."""
+    if isinstance(error, RequestError):
+        return error.status, error.kind, str(error)
+    if isinstance(error, HTTPException):
+        return error.status_code, "bad_request", error.detail
+    same = next((kind for each, kind in _SAME.items() if isinstance(error, each)), None)
+    for kind, (status, each) in wire.PROBLEMS.items():
+        if kind == same or isinstance(error, each):
+            return status, kind, str(error)
+    return 500, "internal", "an error of the hub"
 
 
 # Requests about a drive
@@ -153,7 +148,7 @@ async def _head(hub: Hub, request: Request, drive: DriveNumber) -> Response:
 
 async def _append(hub: Hub, request: Request, drive: DriveNumber) -> Response:
     expected = wire.decode_head(request.headers.get("expected-head", ""))
-    encoded = await _body(request, MAX_COMMIT)
+    encoded = await _body(request, wire.MAX_COMMIT)
     head = await hub.commits.append(drive.number, encoded, expected)
     hub.heads.moved(drive.number, head.number)
     return Response(wire.encode_head(head), 201, media_type="text/plain")
@@ -161,7 +156,7 @@ async def _append(hub: Hub, request: Request, drive: DriveNumber) -> Response:
 
 async def _log(hub: Hub, request: Request, drive: DriveNumber) -> Response:
     after, limit = _number(request, "after", 0), _number(request, "limit", 256)
-    commits = await hub.commits.after(drive.number, after, min(limit, 256), _LOG_BYTES)
+    commits = await hub.commits.after(drive.number, after, min(limit, 256), wire.MAX_COMMITS)
     return _bytes(wire.encode_commits(commits))
 
 
@@ -217,13 +212,11 @@ async def _get_block(hub: Hub, request: Request, drive: DriveNumber) -> Response
 
 
 async def _wrong(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    await hub.table.forget(drive.number, _block(request))
-    return Response(status_code=204)
+    return JSONResponse({"elsewhere": await hub.table.doubt(drive.number, _block(request))})
 
 
 async def _usage(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    blocks, size, packs = await hub.table.usage(drive.number)
-    return JSONResponse({"blocks": blocks, "bytes": size, "packs": packs})
+    return JSONResponse(asdict(await hub.table.usage(drive.number)))
 
 
 async def _get_root(hub: Hub, request: Request, drive: DriveNumber) -> Response:
@@ -231,7 +224,7 @@ async def _get_root(hub: Hub, request: Request, drive: DriveNumber) -> Response:
 
 
 async def _put_root(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    await hub.directory.put_root(drive, request.path_params["name"], await _body(request, MAX_ROOT))
+    await hub.directory.put_root(drive, request.path_params["name"], await _body(request, wire.MAX_ROOT))
     return Response(status_code=204)
 
 
@@ -247,24 +240,26 @@ async def _add_drive(hub: Hub, request: Request, device: Device) -> Response:
 async def _wait(hub: Hub, request: Request, device: Device) -> Response:
     said = await _json(request)
     drives, seconds = said.get("drives"), said.get("timeout", 30)
-    if not isinstance(drives, dict) or len(drives) > wire.MAX_IDS or not isinstance(seconds, int | float):
-        raise RequestError(400, "bad_request", "drives and timeout are asked for")
-    known, uuids = {}, {}
-    for text, number in drives.items():
-        drive = await hub.directory.drive(device, _parse_uuid(text))
-        if not isinstance(number, int):
-            raise RequestError(400, "bad_request", "a drive's commit is a number")
-        known[drive.number], uuids[drive.number] = number, text
-    newer = await _while_connected(request, hub.heads.wait(known, min(float(seconds), MAX_WAIT)))
+    if not isinstance(drives, dict) or not 0 < len(drives) <= wire.MAX_IDS:
+        raise RequestError(400, "bad_request", "drives are asked for")
+    if not all(type(number) is int and number >= 0 for number in drives.values()):
+        raise RequestError(400, "bad_request", "a drive's commit is a number")
+    if type(seconds) not in (int, float) or not 0 <= seconds <= MAX_WAIT:  # NaN is neither
+        raise RequestError(400, "bad_request", f"timeout is from 0 to {MAX_WAIT:g} seconds")
+    known = {_parse_uuid(text): number for text, number in drives.items()}
+    found = await hub.directory.drives(device, known)
+    waiting = hub.heads.wait({found[uuid].number: number for uuid, number in known.items()}, seconds)
+    newer = await _while_connected(request, waiting)
     if not newer:
         return Response(status_code=204)
-    return JSONResponse({"drives": {uuids[drive]: number for drive, number in newer.items()}})
+    heads = {each.uuid.hex(): newer[each.number] for each in found.values() if each.number in newer}
+    return JSONResponse({"drives": heads})
 
 
 async def _while_connected(request: Request, waiting: Awaitable[dict[int, int]]) -> dict[int, int]:
     """The answer; nothing when the client has gone: the server does not cancel who answers it."""
     found: dict[int, int] = {}
-    async with anyio.create_task_group() as group:
+    async with plain_task_group() as group:
 
         async def watch() -> None:
             while (await request.receive())["type"] != "http.disconnect":
@@ -272,8 +267,10 @@ async def _while_connected(request: Request, waiting: Awaitable[dict[int, int]])
             group.cancel_scope.cancel()
 
         group.start_soon(watch)
-        found = await waiting
-        group.cancel_scope.cancel()
+        try:
+            found = await waiting
+        finally:
+            group.cancel_scope.cancel()
     return found
 
 
@@ -310,10 +307,6 @@ async def _json(request: Request) -> dict[str, Any]:
     if not isinstance(said, dict):
         raise RequestError(400, "bad_request", "a JSON object is asked for")
     return said
-
-
-def _uuid(request: Request) -> bytes:
-    return _parse_uuid(request.path_params["uuid"])
 
 
 def _parse_uuid(text: object) -> bytes:

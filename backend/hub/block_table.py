@@ -5,21 +5,18 @@ Invariants:
 2. A block goes no earlier than `RESERVED_SECONDS` after the last change of its state, and of one that no
    commit has named each question begins that time anew: so whoever was told that a block is there finds it
    for that long, and the commit that names it keeps it.
+3. What one device says costs no other one a byte: a block that is there is not replaced, and one that is
+   doubted keeps its place beside the new one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from backend.hub.database import Database
 from backend.packs import Pack, PackEntry
 from backend.upstream import RESERVED_SECONDS, BlockId
-
-UNNAMED: Final = 0
-NAMED: Final = 1
-RELEASED: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +28,54 @@ class Place:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Blocks of a drive, their sealed bytes, its packs, and how many of these lack fragments."""
+
+    blocks: int
+    bytes: int
+    packs: int
+    lacking: int
+
+
+_TOUCH = (
+    "UPDATE block SET changed = now() FROM (SELECT id FROM block"
+    " WHERE drive = %(drive)s AND id = ANY(%(ids)s) AND state = 0 ORDER BY id FOR UPDATE) AS unnamed"
+    " WHERE block.drive = %(drive)s AND block.id = unnamed.id RETURNING block.id"
+)
+_NAMED = "SELECT id FROM block WHERE drive = %(drive)s AND id = ANY(%(ids)s) AND state = 1"
+_SOUND = "SELECT DISTINCT id FROM place WHERE drive = %(drive)s AND id = ANY(%(ids)s) AND doubted IS NULL"
+_ADD_BLOCKS = (
+    "INSERT INTO block (drive, id) SELECT %(drive)s, unnest(%(ids)s::bytea[])"
+    " ON CONFLICT (drive, id) DO UPDATE SET state = 0, changed = now() WHERE block.state = 2"
+)
+_ADD_PLACES = (
+    "INSERT INTO place (drive, id, pack, position, length)"
+    " SELECT %(drive)s, id, %(pack)s, position, length"
+    " FROM unnest(%(ids)s::bytea[], %(positions)s::int[], %(lengths)s::int[]) AS new (id, position, length)"
+    " WHERE NOT EXISTS (SELECT 1 FROM place p"
+    " WHERE p.drive = %(drive)s AND p.id = new.id AND p.doubted IS NULL)"
+)
+_FIND = (
+    "SELECT b.position, b.length, p.id, p.size, p.nodes, p.missing"
+    " FROM place b JOIN pack p ON p.id = b.pack WHERE b.drive = %s AND b.id = %s"
+    " ORDER BY b.doubted NULLS FIRST, b.pack LIMIT 1"
+)
+_DOUBT = (
+    "UPDATE place SET doubted = clock_timestamp() WHERE drive = %(drive)s AND id = %(block)s AND pack ="
+    " (SELECT pack FROM place WHERE drive = %(drive)s AND id = %(block)s"
+    " ORDER BY doubted NULLS FIRST, pack LIMIT 1)"
+)
+_ELSEWHERE = (
+    "SELECT 1 FROM place WHERE drive = %(drive)s AND id = %(block)s AND (doubted IS NULL OR doubted <"
+    " (SELECT max(added) FROM place WHERE drive = %(drive)s AND id = %(block)s))"
+)
+_DELETE_DUE = (
+    "DELETE FROM block WHERE (drive, id) IN (SELECT drive, id FROM block WHERE state <> 1"
+    " AND changed < now() - make_interval(secs => %s) ORDER BY drive, id LIMIT %s FOR UPDATE SKIP LOCKED)"
+)
+
+
 class BlockTable:
     """See the module. Any number of tasks and processes at once. `TransientError`: as of `Database`."""
 
@@ -38,64 +83,62 @@ class BlockTable:
         self._database = database
 
     async def present(self, drive: int, ids: Sequence[BlockId]) -> set[BlockId]:
-        """Those that are stored and not released; none of them goes before its time is over anew."""
+        """Those that are stored, not released and not doubted; none of them goes before its time is over
+        anew."""
+        asked = {"drive": drive, "ids": [*ids]}
         async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT id, state FROM block WHERE drive = %s AND id = ANY(%s) AND state <> 2"
-                " ORDER BY id FOR UPDATE",
-                (drive, [*ids]),
-            )
-            rows = [(BlockId(bytes(block)), state) for block, state in await found.fetchall()]
-            unnamed = [block for block, state in rows if state == UNNAMED]
-            if unnamed:
-                await connection.execute(
-                    "UPDATE block SET changed = now() WHERE drive = %s AND id = ANY(%s)", (drive, unnamed)
-                )
-        return {block for block, _ in rows}
+            # In this order: one that is named in between is in one of the two answers.
+            unnamed = await (await connection.execute(_TOUCH, asked)).fetchall()
+            named = await (await connection.execute(_NAMED, asked)).fetchall()
+            sound = await (await connection.execute(_SOUND, asked)).fetchall()
+        return {BlockId(bytes(row[0])) for row in (*unnamed, *named)} & {
+            BlockId(bytes(row[0])) for row in sound
+        }
 
     async def add(self, drive: int, pack: Pack, entries: Sequence[PackEntry]) -> None:
-        """The pack is stored: its blocks are there, and none of them is released any more."""
+        """The pack is stored: its blocks are there, and none of them is released any more. One that has a
+        place that nobody doubts keeps that."""
+        ordered = sorted(entries, key=lambda entry: entry.block)
+        values = {
+            "drive": drive,
+            "pack": pack.id,
+            "ids": [entry.block for entry in ordered],
+            "positions": [entry.offset for entry in ordered],
+            "lengths": [entry.length for entry in ordered],
+        }
         async with self._database.transaction() as connection:
             await connection.execute(
-                "INSERT INTO pack (id, drive, size, nodes, missing) VALUES (%s, %s, %s, %s, %s)"
-                " ON CONFLICT (id) DO NOTHING",
+                "INSERT INTO pack (id, drive, size, nodes, missing) VALUES (%s, %s, %s, %s, %s)",
                 (pack.id, drive, pack.size, [*pack.nodes], pack.missing),
             )
-            ordered = sorted(entries, key=lambda entry: entry.block)
+            await connection.execute(_ADD_BLOCKS, values)
+            await connection.execute(_ADD_PLACES, values)
+
+    async def settle(self, pack: Pack) -> None:
+        """The last fragments of a new pack lie where it says, or have failed."""
+        async with self._database.transaction() as connection:
             await connection.execute(
-                "INSERT INTO block (drive, id, pack, position, length)"
-                " SELECT %s, id, %s, position, length"
-                " FROM unnest(%s::bytea[], %s::int[], %s::int[]) AS new (id, position, length)"
-                " ON CONFLICT (drive, id) DO UPDATE SET pack = excluded.pack, position = excluded.position,"
-                " length = excluded.length, changed = now(),"
-                " state = CASE block.state WHEN 2 THEN 0 ELSE block.state END",
-                (
-                    drive,
-                    pack.id,
-                    [entry.block for entry in ordered],
-                    [entry.offset for entry in ordered],
-                    [entry.length for entry in ordered],
-                ),
+                "UPDATE pack SET nodes = %s, missing = %s WHERE id = %s",
+                ([*pack.nodes], pack.missing, pack.id),
             )
 
     async def find(self, drive: int, block: BlockId) -> Place | None:
         """The place that the block is read from; None: it is not stored."""
         async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT b.position, b.length, p.id, p.size, p.nodes, p.missing"
-                " FROM block b JOIN pack p ON p.id = b.pack WHERE b.drive = %s AND b.id = %s",
-                (drive, block),
-            )
-            row = await found.fetchone()
+            row = await (await connection.execute(_FIND, (drive, block))).fetchone()
         if row is None:
             return None
         position, length, pack_id, size, nodes, missing = row
         return Place(Pack(bytes(pack_id), size, 0, tuple(nodes), missing), position, length)
 
-    async def forget(self, drive: int, block: BlockId) -> None:
-        """The block is not what it should be: it is missing until it is put anew."""
+    async def doubt(self, drive: int, block: BlockId) -> bool:
+        """A device says that the block is not what it should be where it is read from: another place comes
+        first from now on, if there is one. Whether there is one that was not doubted since the block was
+        given last. While all are doubted the block is missing."""
+        asked = {"drive": drive, "block": block}
         async with self._database.transaction() as connection:
-            await connection.execute("DELETE FROM block WHERE drive = %s AND id = %s", (drive, block))
+            await connection.execute(_DOUBT, asked)
+            return bool(await (await connection.execute(_ELSEWHERE, asked)).fetchall())
 
     async def ids_after(self, drive: int, after: bytes, limit: int) -> list[BlockId]:
         """Up to `limit` ids above `after`, in order; released ones too."""
@@ -110,45 +153,47 @@ class BlockTable:
         """Sealed bytes of those that are stored, and whether they are released."""
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "SELECT id, length, state FROM block WHERE drive = %s AND id = ANY(%s)", (drive, [*ids])
+                "SELECT DISTINCT ON (b.id) b.id, p.length, b.state = 2"
+                " FROM block b JOIN place p USING (drive, id)"
+                " WHERE b.drive = %s AND b.id = ANY(%s) ORDER BY b.id, p.doubted NULLS FIRST, p.pack",
+                (drive, [*ids]),
             )
             rows = await found.fetchall()
-        return {BlockId(bytes(block)): (length, state == RELEASED) for block, length, state in rows}
+        return {BlockId(bytes(block)): (length, released) for block, length, released in rows}
 
-    async def usage(self, drive: int) -> tuple[int, int, int]:
-        """Blocks of the drive, their sealed bytes, its packs."""
+    async def usage(self, drive: int) -> Usage:
+        """The drive's account."""
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "SELECT count(*), coalesce(sum(length), 0), (SELECT count(*) FROM pack WHERE drive = %s)"
-                " FROM block WHERE drive = %s",
-                (drive, drive),
+                "SELECT (SELECT count(*) FROM block WHERE drive = %(drive)s),"
+                " (SELECT coalesce(sum(length), 0) FROM place WHERE drive = %(drive)s),"
+                " count(*), count(*) FILTER (WHERE missing <> 0) FROM pack WHERE drive = %(drive)s",
+                {"drive": drive},
             )
             row = await found.fetchone()
         assert row is not None
-        return int(row[0]), int(row[1]), int(row[2])
+        return Usage(*map(int, row))
 
     async def delete_due(self, grace: float = RESERVED_SECONDS, limit: int = 1000) -> int:
         """Delete up to `limit` blocks that no commit names, and whose state is older than `grace` seconds;
         how many. Their packs stay until nothing is read from them."""
         async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "DELETE FROM block WHERE (drive, id) IN (SELECT drive, id FROM block WHERE state <> 1"
-                " AND changed < now() - make_interval(secs => %s) ORDER BY drive, id LIMIT %s"
-                " FOR UPDATE SKIP LOCKED)",
-                (grace, limit),
-            )
-            return found.rowcount
+            return (await connection.execute(_DELETE_DUE, (grace, limit))).rowcount
 
-    async def empty_packs(self, limit: int = 100) -> list[tuple[int, Pack]]:
-        """Up to `limit` packs that no block is read from, each with its drive."""
+    async def empty_packs(self, limit: int = 100) -> list[Pack]:
+        """Up to `limit` packs that no block is read from. None ever gets one again."""
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "SELECT drive, id, size, nodes, missing FROM pack p"
-                " WHERE NOT EXISTS (SELECT 1 FROM block b WHERE b.pack = p.id) LIMIT %s",
+                "SELECT id, size, nodes, missing FROM pack"
+                " WHERE NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id) LIMIT %s",
                 (limit,),
             )
             rows = await found.fetchall()
         return [
-            (drive, Pack(bytes(pack_id), size, 0, tuple(nodes), missing))
-            for drive, pack_id, size, nodes, missing in rows
+            Pack(bytes(pack_id), size, 0, tuple(nodes), missing) for pack_id, size, nodes, missing in rows
         ]
+
+    async def remove_pack(self, pack: Pack) -> None:
+        """The pack's fragments are gone."""
+        async with self._database.transaction() as connection:
+            await connection.execute("DELETE FROM pack WHERE id = %s", (pack.id,))

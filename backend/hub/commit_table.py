@@ -7,13 +7,14 @@ idempotent by its hash: an answer that was lost can be asked for again.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from backend.commits import decode_commit
 from backend.errors import BlocksMissingError, ConflictError, CorruptError, NotFoundError
 from backend.hub.database import Database
-from backend.system import plain_hash
-from backend.upstream import NO_COMMIT, Head
+from backend.system import Threads, plain_hash
+from backend.upstream import NO_COMMIT, Commit, Head
 
 _APPEND: Final = "SELECT outcome, head, head_hash, missing FROM append_commit(%s, %s, %s, %s, %s, %s, %s)"
 _AFTER: Final = (
@@ -28,6 +29,7 @@ class CommitTable:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._threads = Threads(2)
 
     async def head(self, drive: int) -> Head:
         """The newest commit. `NotFoundError`: there is no such drive."""
@@ -41,13 +43,13 @@ class CommitTable:
     async def append(self, drive: int, encoded: bytes, expected: Head) -> Head:
         """See `CommitLog.append`. `CorruptError`, `FormatError`: it is no commit, or does not go on from
         `expected`."""
-        commit = decode_commit(encoded)
+        commit, digest = await self._threads.finish(partial(_decoded, encoded))
         if (commit.number, commit.previous) != (expected.number + 1, expected.hash):
             raise CorruptError("the commit does not go on from the head that is expected")
         arguments = (
             drive,
             *_head(expected),
-            plain_hash(encoded),
+            digest,
             encoded,
             [*commit.added],
             [*commit.dropped],
@@ -73,6 +75,11 @@ class CommitTable:
         async with self._database.transaction() as connection:
             found = await connection.execute(_AFTER, (drive, number, limit, most_bytes, number + 1))
             return [bytes(row[0]) for row in await found.fetchall()]
+
+
+def _decoded(encoded: bytes) -> tuple[Commit, bytes]:
+    """The commit and its hash. Of a large one both take long."""
+    return decode_commit(encoded), plain_hash(encoded)
 
 
 def _head(head: Head) -> tuple[int, bytes]:

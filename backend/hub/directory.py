@@ -6,6 +6,7 @@ A token has 256 random bits, and the database has its SHA-256 only: who reads th
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from backend.errors import ConflictError, NotFoundError
@@ -31,13 +32,11 @@ class Directory:
         self._database = database
         self._environment = environment
 
-    async def add_account(self, email: str, quota: int) -> int:
+    async def add_account(self, email: str) -> int:
         """A new account's number. `ConflictError`: the address has one."""
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "INSERT INTO account (email, quota) VALUES (lower(%s), %s)"
-                " ON CONFLICT DO NOTHING RETURNING id",
-                (email, quota),
+                "INSERT INTO account (email) VALUES (lower(%s)) ON CONFLICT DO NOTHING RETURNING id", (email,)
             )
             row = await found.fetchone()
         if row is None:
@@ -58,10 +57,13 @@ class Directory:
         """The device of the token. `NotFoundError`: there is none, or it was revoked."""
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "UPDATE device SET seen = now() WHERE token = %s AND revoked IS NULL RETURNING id, account",
+                "SELECT id, account, seen < now() - interval '1 minute' FROM device"
+                " WHERE token = %s AND revoked IS NULL",
                 (_digest(token),),
             )
             row = await found.fetchone()
+            if row is not None and row[2]:  # not at each request: each write waits for the disk
+                await connection.execute("UPDATE device SET seen = now() WHERE id = %s", (row[0],))
         if row is None:
             raise NotFoundError("no device has this token")
         return Device(row[0], row[1])
@@ -83,16 +85,19 @@ class Directory:
             if not found.rowcount:
                 raise ConflictError("there is a drive of this id already")
 
-    async def drive(self, device: Device, uuid: bytes) -> DriveNumber:
-        """`NotFoundError`: there is none of that id that the device may use."""
+    async def drives(self, device: Device, uuids: Iterable[bytes]) -> dict[bytes, DriveNumber]:
+        """Those of these ids. `NotFoundError`: there is none of one of them that the device may use."""
+        asked = [*uuids]
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "SELECT id FROM drive WHERE uuid = %s AND account = %s", (uuid, device.account)
+                "SELECT uuid, id FROM drive WHERE uuid = ANY(%s) AND account = %s", (asked, device.account)
             )
-            row = await found.fetchone()
-        if row is None:
+            drives = {
+                bytes(uuid): DriveNumber(number, bytes(uuid)) for uuid, number in await found.fetchall()
+            }
+        if not drives.keys() >= {*asked}:
             raise NotFoundError("there is no such drive")
-        return DriveNumber(row[0], uuid)
+        return drives
 
     async def put_root(self, drive: DriveNumber, name: str, data: bytes) -> None:
         """See `Roots.put_root`."""

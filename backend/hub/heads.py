@@ -35,8 +35,8 @@ class Heads:
         self._some_wait = anyio.Event()
 
     def moved(self, drive: int, number: int) -> None:
-        """A drive's head is that commit, or a later one."""
-        if number > self._known.get(drive, -1):
+        """A drive's head is that commit, or a later one. Nothing is kept of one that nobody waits for."""
+        if drive in self._waiting and number > self._known.get(drive, -1):
             self._known[drive] = number
             self._changed.set()
             self._changed = anyio.Event()
@@ -44,7 +44,7 @@ class Heads:
     async def wait(self, drives: Mapping[int, int], seconds: float) -> dict[int, int]:
         """The heads of those drives whose head is newer than said, as soon as there is one; empty when the
         time is over. Whoever waits no longer is to cancel this."""
-        self._waiting.update(drives.keys())
+        self._waiting.update(list(drives))
         self._some_wait.set()
         try:
             with anyio.move_on_after(seconds):
@@ -54,7 +54,7 @@ class Heads:
                 return newer
             return {}
         finally:
-            self._waiting.subtract(drives.keys())
+            self._waiting.subtract(list(drives))
             for drive in drives:
                 if not self._waiting[drive]:
                     del self._waiting[drive]

@@ -24,13 +24,24 @@ from backend.coding import ClusterMap, ErasureCode
 from backend.errors import DriveError, NotFoundError, TransientError
 from backend.hub.block_table import BlockTable, Place
 from backend.nodes import Node
-from backend.packs import MAX_BLOCKS, PACK_ID_SIZE, Pack, PackCodec, PackStore, check_block
+from backend.packs import (
+    MAX_BLOCKS,
+    PACK_ID_SIZE,
+    Pack,
+    PackCodec,
+    PackStore,
+    PackWrite,
+    check_block,
+    fragment_key,
+)
 from backend.system import THIS_MACHINE, Environment, Group
-from backend.upstream import BlockId, BlockPart, SealedBlock
+from backend.upstream import RESERVED_SECONDS, BlockId, BlockPart, SealedBlock
 
 _TARGET: Final = 8 << 20
 _LINGER: Final = 0.02
 _MOST_WAITING: Final = 64 << 20
+_STORES: Final = 16
+"""Drives whose packs are in memory as they were read: those that were used last."""
 
 log = logging.getLogger(__name__)
 
@@ -45,13 +56,15 @@ class DriveNumber:
 
 @dataclass(slots=True)
 class _OpenPack:
-    """Blocks that will be one pack. `closed`: no more come; `done`: it is stored, or `error` says why not."""
+    """Blocks that will be one pack. `closed`: no more come. `done`: storing has ended, and `is_stored` says
+    how; `error` why not, if that is known."""
 
     drive: DriveNumber
     blocks: dict[BlockId, SealedBlock] = field(default_factory=dict)
     size: int = 0
     closed: anyio.Event = field(default_factory=anyio.Event)
     done: anyio.Event = field(default_factory=anyio.Event)
+    is_stored: bool = False
     error: DriveError | None = None
 
 
@@ -91,8 +104,8 @@ class HubBlocks:
             packs.append(self._take(drive, block))
         for pack in packs:
             await pack.done.wait()
-            if pack.error is not None:
-                raise pack.error.with_traceback(None)
+            if not pack.is_stored:
+                raise (pack.error or TransientError("a pack was not stored")).with_traceback(None)
 
     async def read(self, drive: DriveNumber, block: BlockId, offset: int, length: int) -> BlockPart:
         """As `BlockStore.get_block_part`."""
@@ -124,9 +137,10 @@ class HubBlocks:
         if pack is None:
             pack = self._open[drive.number] = _OpenPack(drive)
             self._group.start_soon(self._gather, pack)
-        pack.blocks[block.id] = block
-        pack.size += len(block.data)
-        self._waiting += len(block.data)
+        if block.id not in pack.blocks:
+            pack.blocks[block.id] = block
+            pack.size += len(block.data)
+            self._waiting += len(block.data)
         if pack.size >= _TARGET or len(pack.blocks) >= MAX_BLOCKS:
             self._close(pack)
         return pack
@@ -142,11 +156,12 @@ class HubBlocks:
         self._close(pack)
         try:
             await self._write(pack)
+            pack.is_stored = True
         except DriveError as error:
             log.warning("a pack of drive %d cannot be stored: %s", pack.drive.number, error)
             pack.error = error
-        except OSError as error:
-            pack.error = TransientError(str(error))
+        except Exception:  # others' packs go on
+            log.exception("a pack of drive %d cannot be stored", pack.drive.number)
         finally:
             self._waiting -= pack.size
             self._room.set()
@@ -158,16 +173,44 @@ class HubBlocks:
         pack_id, blocks = self._environment.random_bytes(PACK_ID_SIZE), list(pack.blocks.values())
         data, entries = await store.cpu.finish(lambda: store.codec.encode(pack_id, blocks))
         write = await store.write(self._group, pack_id, data)
-        await self._table.add(pack.drive.number, replace(write.pack, missing=write.missing()), entries)
+        noted = replace(write.pack, missing=write.missing())
+        await self._table.add(pack.drive.number, noted, entries)
+        if noted.missing:
+            self._group.start_soon(self._settle, write)
+
+    async def _settle(self, write: PackWrite) -> None:
+        """Note where the last fragments of a stored pack lie, or that they failed. What is noted stands if
+        that cannot be: they count as missing."""
+        await write.settled.wait()
+        try:
+            await self._table.settle(replace(write.pack, missing=write.missing()))
+        except DriveError as error:
+            log.warning("pack %s: %s", write.pack.id.hex(), error)
+
+    async def collect(self, grace: float = RESERVED_SECONDS) -> int:
+        """Delete the blocks that no commit has named for so many seconds, and packs that nothing is read from
+        any more; how many blocks. Safe to repeat and to cancel, by several processes at once. `DriveError`:
+        the rest waits for the next call."""
+        deleted = 0
+        while count := await self._table.delete_due(grace):
+            deleted += count
+        while packs := await self._table.empty_packs():
+            for pack in packs:
+                for index, name in enumerate(pack.nodes):
+                    await self._nodes[name].delete(fragment_key(pack.id, index))
+                await self._table.remove_pack(pack)
+        return deleted
 
     def _store(self, drive: DriveNumber) -> PackStore:
-        store = self._stores.get(drive.number)
+        store = self._stores.pop(drive.number, None)
         if store is None:
             codec = PackCodec(self._code, drive.uuid, self._key)
             store = PackStore(
                 self._nodes, codec, self._cluster, self._note_wrong, environment=self._environment
             )
-            self._stores[drive.number] = store
+        self._stores[drive.number] = store
+        if len(self._stores) > _STORES:
+            del self._stores[next(iter(self._stores))]
         return store
 
     def _note_wrong(self, pack: Pack, fragment: int) -> None:

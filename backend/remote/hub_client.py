@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
 
-from backend.errors import (
-    BlocksMissingError,
-    ConflictError,
-    CorruptError,
-    DriveError,
-    FormatError,
-    NoSpaceError,
-    NotFoundError,
-    ReadOnlyError,
-    TransientError,
-)
+from backend import wire
+from backend.errors import BlocksMissingError, CorruptError, DriveError, ReadOnlyError, TransientError
 
-_PROBLEM: Final = "urn:drivefs:"
-_KINDS: Final[Mapping[str, type[DriveError]]] = {
-    "moved": ConflictError,
-    "malformed": FormatError,
-    "full": NoSpaceError,
-    "not_found": NotFoundError,
-    "read_only": ReadOnlyError,
-    "unauthorised": ReadOnlyError,
-}
+MOST: Final = 8 << 20
+"""Bytes of an answer: more than a block has."""
 _LATER: Final = frozenset((429, 500, 502, 503, 504))
 PATIENCE: Final = 30.0
 CONNECT_PATIENCE: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer, whole."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    content: bytes
+
+    @property
+    def text(self) -> str:
+        """The text that it is."""
+        return self.content.decode(errors="replace")
+
+    @property
+    def said(self) -> Mapping[str, Any]:
+        """The JSON object that it is; empty if it is none."""
+        try:
+            found = json.loads(self.content)
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
 
 class HubClient:
@@ -39,7 +48,7 @@ class HubClient:
     def __init__(self, url: str, token: bytes, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
         self._client = httpx.AsyncClient(
             base_url=url,
-            headers={"Authorization": f"Bearer {token.hex()}"},
+            headers={"Authorization": f"Bearer {token.hex()}", "Accept-Encoding": "identity"},
             transport=transport,
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
         )
@@ -52,45 +61,63 @@ class HubClient:
         content: bytes | None = None,
         params: Mapping[str, str | int] | None = None,
         headers: Mapping[str, str] | None = None,
-        json: Any = None,
+        said: Any = None,
         seconds: float = 0.0,
-    ) -> httpx.Response:
+        most: int = MOST,
+    ) -> Answer:
         """The answer to one request. `TransientError`: none came, or the hub asks to come again; the request
         may have been done. Any other answer that is no success is the error that it names. `seconds`: so
-        long the hub is asked to wait before it answers."""
+        long the hub is asked to wait before it answers. `CorruptError`: the answer has over `most` bytes."""
         timeout = httpx.Timeout(PATIENCE + seconds, connect=CONNECT_PATIENCE, pool=None)
+        request = self._client.build_request(
+            method, path, content=content, params=params, headers=headers, json=said, timeout=timeout
+        )
         try:
-            response = await self._client.request(
-                method, path, content=content, params=params, headers=headers, json=json, timeout=timeout
-            )
+            response = await self._client.send(request, stream=True)
+            try:
+                answer = Answer(response.status_code, response.headers, await _body(response, most))
+            finally:
+                await response.aclose()
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise TransientError(f"the hub does not answer: {error or type(error).__name__}") from error
         if response.is_success:
-            return response
-        raise _error(response)
+            return answer
+        raise _error(answer)
 
     async def close(self) -> None:
         """Let go of all connections. Idempotent."""
         await self._client.aclose()
 
 
-def _error(response: httpx.Response) -> DriveError:
-    if response.status_code in _LATER:
-        return TransientError(f"the hub says {response.status_code}")
-    said = _said(response)
-    kind = str(said.get("type", "")).removeprefix(_PROBLEM)
-    detail = f"the hub says: {said.get('detail', response.status_code)}"
-    if kind == "blocks_missing":
-        return BlocksMissingError(detail, _blocks(said.get("blocks")))
-    return _KINDS.get(kind, CorruptError)(detail)
-
-
-def _said(response: httpx.Response) -> Mapping[str, Any]:
+async def _body(response: httpx.Response, most: int) -> bytes:
+    """As it came: it is asked for without compression, which could make much of little."""
+    parts, size = [], 0
     try:
-        said = response.json()
-    except ValueError:
-        return {}
-    return said if isinstance(said, dict) else {}
+        async for part in response.aiter_raw():
+            size += len(part)
+            if size > most:
+                await response.aclose()  # which ends it; to leave the loop would leave its generators open
+            else:
+                parts.append(part)
+    except (httpx.TransportError, httpx.StreamError):
+        if size <= most:
+            raise
+    if size > most:
+        raise CorruptError(f"the hub's answer has over {most} bytes")
+    return b"".join(parts)
+
+
+def _error(answer: Answer) -> DriveError:
+    if answer.status_code in _LATER:
+        return TransientError(f"the hub says {answer.status_code}")
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
+        return ReadOnlyError("the hub does not know this device (any more)")
+    kind = str(answer.said.get("type", "")).removeprefix(wire.PROBLEM)
+    detail = f"the hub says: {answer.said.get('detail', answer.status_code)}"
+    if kind == "blocks_missing":
+        return BlocksMissingError(detail, _blocks(answer.said.get("blocks")))
+    _, known = wire.PROBLEMS.get(kind, (0, CorruptError))
+    return known(detail)
 
 
 def _blocks(said: object) -> list[bytes]:

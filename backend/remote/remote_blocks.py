@@ -96,8 +96,8 @@ class RemoteBlocks:
         return (await self._client.call("GET", f"{self._path}/{block.hex()}", params={"again": 1})).content
 
     async def report_wrong(self, block: BlockId) -> bool:
-        await self._client.call("POST", f"{self._path}/{block.hex()}/wrong")
-        return False
+        answer = await self._client.call("POST", f"{self._path}/{block.hex()}/wrong")
+        return answer.said.get("elsewhere") is True
 
     async def _send(self, batch: PendingPack) -> None:
         """Send one batch, however long it takes, and give the slot back."""

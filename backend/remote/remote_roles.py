@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, NamedTuple
+
+import trio
 
 from backend import wire
 from backend.commits import decode_commit, encode_commit
@@ -21,6 +23,7 @@ from backend.upstream import (
 )
 
 POLL_SECONDS: Final = 60.0
+_PAUSE: Final = 0.2
 
 
 class RemoteLog:
@@ -45,7 +48,9 @@ class RemoteLog:
         return head
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
-        answer = await self._client.call("GET", f"{self._path}/log", params={"after": number, "limit": limit})
+        params: dict[str, str | int] = {"after": number, "limit": limit}
+        most = wire.MAX_COMMITS + wire.MAX_COMMIT
+        answer = await self._client.call("GET", f"{self._path}/log", params=params, most=most)
         found: list[tuple[Commit, bytes]] = []
         previous: bytes | None = NO_COMMIT if number == 0 else None
         for encoded in wire.decode_commits(answer.content):
@@ -59,7 +64,7 @@ class RemoteLog:
     async def wait_for_change(self, number: int) -> None:
         asked = {"drives": {self._drive: number}, "timeout": POLL_SECONDS}
         while True:
-            answer = await self._client.call("POST", "/v1/wait", json=asked, seconds=POLL_SECONDS)
+            answer = await self._client.call("POST", "/v1/wait", said=asked, seconds=POLL_SECONDS)
             if answer.status_code == 200:
                 return
 
@@ -79,6 +84,15 @@ class RemoteRoots:
             return [(await self._client.call("GET", f"{self._path}/{name}")).content]
         except NotFoundError:
             return []
+
+
+class _Usage(NamedTuple):
+    """The hub's account of a drive: how many packs lack fragments, too."""
+
+    blocks: int
+    bytes: int
+    packs: int
+    lacking: int
 
 
 class RemoteHousekeeping:
@@ -116,20 +130,30 @@ class RemoteHousekeeping:
         return CompactionReport()
 
     async def redundancy(self, patience: float) -> Shortfall:
-        return Shortfall()
+        """Of the hub's nodes a device knows no names."""
+        usage = await self._usage()
+        with trio.move_on_after(patience) as waiting:
+            while usage.lacking:
+                await trio.sleep(_PAUSE)
+                before, usage = usage, await self._usage()
+                if usage.lacking < before.lacking:
+                    waiting.deadline = trio.current_time() + patience
+        return Shortfall(usage.lacking)
 
     async def status(self) -> StoreStatus:
+        usage = await self._usage()
+        return StoreStatus(
+            blocks=usage.blocks,
+            block_bytes=usage.bytes,
+            packs=usage.packs,
+            stored_bytes=usage.bytes,
+            pending_bytes=self._pending(),
+            packs_to_repair=usage.lacking,
+        )
+
+    async def _usage(self) -> _Usage:
         answer = await self._client.call("GET", f"{self._path.removesuffix('/blocks')}/usage")
-        said = answer.json()
         try:
-            blocks, size, packs = int(said["blocks"]), int(said["bytes"]), int(said["packs"])
+            return _Usage(*(int(answer.said[name]) for name in _Usage._fields))
         except (KeyError, TypeError, ValueError):
             raise TransientError("the hub does not say what is stored") from None
-        return StoreStatus(
-            blocks=blocks,
-            block_bytes=size,
-            packs=packs,
-            stored_bytes=size,
-            pending_bytes=self._pending(),
-            packs_to_repair=0,
-        )

@@ -14,7 +14,7 @@ import trio
 
 from backend.errors import BlocksMissingError, ConflictError, NotFoundError
 from backend.remote import HubClient, RemoteUpstream
-from backend.upstream import BlockId, Commit, Head, Upstream
+from backend.upstream import BlockId, Commit, Head, SealedBlock, Upstream
 from tests.contents import KINDS, Kind, content
 from tests.contract.test_upstream import append, block, blocks, following, ids, store
 from tests.hub_server import RunningHub, hub_for_test
@@ -167,6 +167,29 @@ async def test_what_a_commit_drops_is_missing_and_what_one_names_again_is_not(de
         await put(first, [named.id], [])
         await store(second, [given])
         assert await second.blocks.missing(ids([named, given])) == set()
+
+
+async def test_a_block_that_is_there_is_not_replaced(device: Devices) -> None:
+    (there,) = blocks(1)
+    async with device(1) as first, device(2) as second:
+        await store(first, [there])
+        await store(second, [SealedBlock(there.id, b"other bytes")])
+        assert await first.blocks.get_block(there.id) == there.data
+        await put(first, [there.id], [])
+        await store(second, [SealedBlock(there.id, b"other bytes")])
+        assert await first.blocks.get_block_again(there.id) == there.data
+
+
+async def test_a_block_that_is_said_to_be_wrong_is_missing_until_it_is_given_anew(device: Devices) -> None:
+    (wrong,) = blocks(1)
+    async with device(1) as first, device(2) as second:
+        await store(first, [wrong])
+        await put(first, [wrong.id], [])
+        assert await second.blocks.report_wrong(wrong.id) is False
+        assert await first.blocks.missing([wrong.id]) == {wrong.id}
+        await store(first, [SealedBlock(wrong.id, b"as it should be")])
+        assert await second.blocks.missing([wrong.id]) == set()
+        assert await second.blocks.get_block(wrong.id) == b"as it should be"
 
 
 async def test_roots_are_those_of_all(device: Devices) -> None:

@@ -1,10 +1,9 @@
--- The first schema. Block states: 0 stored, and named by no commit; 1 named; 2 released.
+-- The first schema. Block states: 0 stored, and named by no commit; 1 named; 2 released. A block may lie in several
+-- places: a device can doubt one, and give the block anew, and no device can have one forgotten.
 
 CREATE TABLE account (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     email    text NOT NULL UNIQUE,
-    quota    bigint NOT NULL CHECK (quota >= 0),
-    used     bigint NOT NULL DEFAULT 0,           -- sealed bytes of all blocks of its drives
     created  timestamptz NOT NULL DEFAULT now()
 );
 
@@ -47,15 +46,24 @@ CREATE TABLE pack (
 CREATE TABLE block (
     drive    bigint NOT NULL,
     id       bytea NOT NULL CHECK (octet_length(id) = 32),
-    pack     bytea NOT NULL REFERENCES pack,
-    position integer NOT NULL,
-    length   integer NOT NULL,
     state    smallint NOT NULL DEFAULT 0,
     changed  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (drive, id)
 );
-CREATE INDEX block_by_pack ON block (pack);
 CREATE INDEX block_to_delete ON block (changed) WHERE state <> 1;
+
+CREATE TABLE place (
+    drive    bigint NOT NULL,
+    id       bytea NOT NULL,
+    pack     bytea NOT NULL REFERENCES pack,
+    position integer NOT NULL,
+    length   integer NOT NULL,
+    added    timestamptz NOT NULL DEFAULT clock_timestamp(),
+    doubted  timestamptz,                         -- a device says that these are not the block's bytes
+    PRIMARY KEY (drive, id, pack),
+    FOREIGN KEY (drive, id) REFERENCES block ON DELETE CASCADE
+);
+CREATE INDEX place_by_pack ON place (pack);
 
 CREATE TABLE root (
     drive bigint NOT NULL REFERENCES drive ON DELETE CASCADE,

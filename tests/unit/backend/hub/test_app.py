@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import httpx
@@ -80,6 +81,108 @@ def test_what_is_no_block_commit_or_number_is_refused(drive: tuple[str, dict[str
         refused(answer, 422, "blocks_missing")
         assert answer.json()["blocks"] == ["62" * 32]
         assert client.get(f"{url}/head").text == wire.encode_head(Head(0, NO_COMMIT))
+
+
+def test_no_device_costs_others_a_block(drive: tuple[str, dict[str, str]]) -> None:
+    """One that doubts a good block and gives another in its place: who finds that out gets the good one."""
+    url, header = drive
+    block = f"{url}/blocks/{'ab' * 32}"
+    with httpx.Client(headers=header) as client:
+        client.put(block, content=b"good")
+        assert client.post(f"{block}/wrong").json() == {"elsewhere": False}
+        for data in (b"bad", b"worse"):
+            assert client.put(block, content=data).status_code == 204
+            assert client.get(block).content == data
+            assert client.post(f"{block}/wrong").json() == {"elsewhere": True}
+            assert client.get(f"{block}?again=1").content == b"good"
+        for _ in range(2):
+            client.post(f"{block}/wrong")
+        assert client.post(f"{block}/wrong").json() == {"elsewhere": False}
+
+
+def test_what_no_commit_names_is_deleted_and_what_one_names_stays(
+    running: RunningHub, drive: tuple[str, dict[str, str]]
+) -> None:
+    url, header = drive
+    named, dropped, unnamed = (bytes([number]) * 32 for number in (1, 2, 3))
+    with httpx.Client(headers=header) as client:
+        for block in (named, dropped, unnamed):
+            client.put(f"{url}/blocks/{block.hex()}", content=block * 100)
+        head = Head(0, NO_COMMIT)
+        for added, gone in (((named, dropped), ()), ((), (dropped,))):
+            commit = Commit(head.number + 1, head.hash, 1, 0, 1, _ids(added), _ids(gone), b"")
+            said = {"Expected-Head": wire.encode_head(head)}
+            answer = client.post(f"{url}/log", content=encode_commit(commit), headers=said)
+            head = wire.decode_head(answer.text)
+        fragments = sum(len(node.objects) for node in running.nodes.values())
+        assert running.call(running.hub.blocks.collect()) == 0
+        assert sum(len(node.objects) for node in running.nodes.values()) == fragments
+        assert running.call(running.hub.blocks.collect(grace=0)) >= 2
+        assert sum(len(node.objects) for node in running.nodes.values()) <= fragments - 12
+        assert client.get(f"{url}/blocks/{named.hex()}").content == named * 100
+        for block in (dropped, unnamed):
+            refused(client.get(f"{url}/blocks/{block.hex()}"), 404, "not_found")
+
+
+def _ids(blocks: tuple[bytes, ...]) -> tuple[BlockId, ...]:
+    return tuple(map(BlockId, blocks))
+
+
+@pytest.mark.logs_warnings
+def test_nothing_is_acknowledged_that_is_not_stored(
+    running: RunningHub, drive: tuple[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, header = drive
+    block = f"{url}/blocks/{'cd' * 32}"
+
+    async def fail(*_: object) -> None:
+        raise RuntimeError("of the hub itself")
+
+    with httpx.Client(headers=header) as client:
+        for node in list(running.nodes.values())[:2]:
+            node.away = True
+        refused(client.put(block, content=b"data"), 503, "later")
+        for node in running.nodes.values():
+            node.away, node.full = False, True
+        refused(client.put(block, content=b"data"), 507, "full")
+        for node in running.nodes.values():
+            node.full = False
+        with monkeypatch.context() as patched:
+            patched.setattr(running.hub.table, "add", fail)
+            refused(client.put(block, content=b"data"), 503, "later")
+        refused(client.get(block), 404, "not_found")
+        assert client.put(block, content=b"data").status_code == 204
+        assert client.get(block).content == b"data"
+
+
+def test_what_lacks_fragments_is_counted(running: RunningHub, drive: tuple[str, dict[str, str]]) -> None:
+    url, header = drive
+    with httpx.Client(headers=header) as client:
+        client.put(f"{url}/blocks/{'01' * 32}", content=b"with all of them")
+        until = time.monotonic() + 20  # the last fragments come after the answer
+        while (usage := client.get(f"{url}/usage").json())["lacking"]:
+            assert time.monotonic() < until
+        assert usage == {"blocks": 1, "bytes": 16, "packs": 1, "lacking": 0}
+        running.nodes["node0"].away = True
+        try:
+            client.put(f"{url}/blocks/{'02' * 32}", content=b"without one")
+        finally:
+            running.nodes["node0"].away = False
+        assert client.get(f"{url}/usage").json()["lacking"] == 1
+
+
+def test_paths_and_methods_that_there_are_not_are_problems_too(drive: tuple[str, dict[str, str]]) -> None:
+    url, header = drive
+    refused(httpx.get(f"{url}/nothing", headers=header), 404, "bad_request")
+    refused(httpx.delete(f"{url}/head", headers=header), 405, "bad_request")
+
+
+@pytest.mark.parametrize("timeout", ["NaN", "Infinity", "-1", "121", '"1"', "true", "null"])
+def test_no_poll_is_without_an_end(running: RunningHub, timeout: str) -> None:
+    uuid, token = running.new_drive()
+    header = {"Authorization": f"Bearer {token.hex()}"}
+    asked = f'{{"drives": {{"{uuid.hex()}": 0}}, "timeout": {timeout}}}'
+    refused(httpx.post(f"{running.url}/v1/wait", content=asked, headers=header), 400, "bad_request")
 
 
 def test_a_poll_ends_when_its_time_is_over(running: RunningHub) -> None:

@@ -1,0 +1,122 @@
+"""Answers of a hub that may be anything: each is an error of ours, within bounds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from functools import partial
+
+import httpx
+import pytest
+import trio
+
+from backend import wire
+from backend.errors import (
+    BlocksMissingError,
+    CorruptError,
+    DriveError,
+    ReadOnlyError,
+    TransientError,
+)
+from backend.remote import HubClient
+
+
+def client(answer: httpx.Response | Exception) -> HubClient:
+    """A client of a hub that always answers so."""
+
+    def handle(_request: httpx.Request) -> httpx.Response:
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return HubClient("http://hub.example", bytes(32), transport=httpx.MockTransport(handle))
+
+
+def response(status: int, content: bytes) -> httpx.Response:
+    """One that was not read yet."""
+    return httpx.Response(status, stream=httpx.ByteStream(content))
+
+
+async def failing(answer: httpx.Response | Exception) -> DriveError:
+    with pytest.raises(DriveError) as raised:
+        await client(answer).call("GET", "/")
+    return raised.value
+
+
+def problem(kind: str, status: int, **more: object) -> httpx.Response:
+    body = {"type": wire.PROBLEM + kind, "detail": "of the hub", **more}
+    return response(status, json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("kind", wire.PROBLEMS)
+async def test_each_problem_is_raised_as_what_it_was(kind: str) -> None:
+    status, error = wire.PROBLEMS[kind]
+    assert type(await failing(problem(kind, status))) is error
+
+
+@pytest.mark.parametrize("blocks", [None, "x", [1], ["zz"], ["ab"], [["a"]], {}])
+async def test_blocks_that_are_none_are_no_blocks(blocks: object) -> None:
+    error = await failing(problem("blocks_missing", 422, blocks=blocks))
+    assert isinstance(error, BlocksMissingError)
+    assert error.blocks == ()
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+async def test_it_is_asked_again_later(status: int) -> None:
+    assert isinstance(await failing(response(status, b"of a balancer")), TransientError)
+
+
+async def test_what_a_hub_may_say_else() -> None:
+    assert isinstance(await failing(httpx.ReadTimeout("slow")), TransientError)
+    assert isinstance(await failing(response(401, b"")), ReadOnlyError)
+    for content in (b"", b"[]", b"[" * 100_000, b'{"type": 5}', b"\xff"):
+        assert isinstance(await failing(response(418, content)), CorruptError)
+
+
+class Endless(httpx.AsyncByteStream):
+    """A body that goes on until it is closed, as one of a connection does."""
+
+    taken = 0
+    is_closed = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while not self.is_closed:
+            self.taken += 1
+            yield bytes(1 << 20)
+        raise httpx.ReadError("closed")
+
+    async def aclose(self) -> None:
+        self.is_closed = True
+
+
+async def test_an_answer_without_an_end_takes_no_memory_without_one() -> None:
+    endless = Endless()
+    assert isinstance(await failing(httpx.Response(200, stream=endless)), CorruptError)
+    assert 0 < endless.taken < 20
+
+
+async def test_an_answer_that_is_packed_is_not_unpacked() -> None:
+    """It was asked for as it is: a little would become very much."""
+    packed = httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"\x1f\x8b"))
+    assert (await client(packed).call("GET", "/")).content == b"\x1f\x8b"
+
+
+async def test_a_server_that_never_stops_answering_is_left() -> None:
+    """The same over a real connection."""
+
+    async def serve(stream: trio.SocketStream) -> None:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            await stream.receive_some()
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            while True:
+                await stream.send_all(b"100000\r\n" + bytes(1 << 20) + b"\r\n")
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        port = listener.socket.getsockname()[1]
+        hub = HubClient(f"http://127.0.0.1:{port}", bytes(32))
+        with pytest.raises(CorruptError, match="over"), trio.fail_after(20):
+            await hub.call("GET", "/")
+        await hub.close()
+        nursery.cancel_scope.cancel()
