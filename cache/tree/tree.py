@@ -162,9 +162,9 @@ class Tree:
         _, row = self._entry(parent, name)
         if row.is_directory:
             raise DirectoryError("is a directory")
-        if row.nlink == 1:
-            self._put_off.removed += 1
+        is_last = row.nlink == 1
         self._intake.accept(Unlink(parent, name, row.inode, self._intake.now()))
+        self._put_off.removed += is_last
         self._put_off.delete_if_unused(row.inode)
 
     async def remove_directory(self, parent: int, name: bytes) -> None:

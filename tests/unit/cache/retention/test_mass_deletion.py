@@ -15,9 +15,9 @@ from trio.testing import MockClock
 
 from backend.system import Environment
 from cache.drive import Drive
-from cache.errors import InvalidArgumentError, NoEntryError
+from cache.errors import InvalidArgumentError, NoEntryError, NoSpaceLeftError
 from cache.messages import NOTICES, UNDO
-from cache.namespace.operations import ROOT_INODE
+from cache.namespace.operations import ROOT_INODE, Operation
 from cache.notices import Kind
 from cache.retention import RetentionSchedule
 from cache.services import clone, services_of
@@ -104,6 +104,24 @@ async def test_files_that_were_published_after_some_had_gone_are_pinned_with_tho
             await drive.unlink(folder, b"%d" % number)
         await let_pass(clock, 2)
         assert [*drive.retention.pins().values()] == [before]
+
+
+async def test_files_that_could_not_be_removed_are_none(
+    tmp_path: Path, clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(operation: Operation) -> None:
+        raise NoSpaceLeftError("the journal's disk is full")
+
+    async with running(tmp_path, clock, MemoryUpstream()) as drive:
+        folder = await fill(drive, 150)
+        await let_pass(clock, 2)
+        with monkeypatch.context() as patched:
+            patched.setattr(drive.intake, "accept", refuse)
+            for number in range(150):
+                with pytest.raises(NoSpaceLeftError):
+                    await drive.unlink(folder, b"%d" % number)
+        await let_pass(clock, 2)
+        assert not drive.retention.pins()
 
 
 async def test_a_slow_deletion_is_none(tmp_path: Path, clock: MockClock) -> None:
