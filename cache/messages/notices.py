@@ -1,4 +1,4 @@
-"""The calls about notices: `drivefs conflicts`, `undo`."""
+"""The calls about notices: `drivefs notices`, `undo`."""
 
 from __future__ import annotations
 

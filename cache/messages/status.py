@@ -51,7 +51,7 @@ class DriveStatus:
     journal_lost: bool
     set_aside: int
     notices: int
-    """of this machine, of the last thirty days: `drivefs conflicts`"""
+    """of this machine, of the last thirty days: `drivefs notices`"""
     set_apart: tuple[FileSetApart, ...]
     commit: int
     published: bool
