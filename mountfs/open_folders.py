@@ -9,7 +9,7 @@ cookies: a listing that has begun goes on by those that it began with.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
 from typing import Final
@@ -32,10 +32,11 @@ class OpenFolder:
         """It is listed from the beginning."""
         self.end, self.rest = end, None
 
-    def rest_after(self, cookie: int) -> Sequence[tuple[bytes, int]]:
-        """The part of the rest after a cookie."""
+    def rest_after(self, cookie: int) -> Iterator[tuple[bytes, int]]:
+        """The part of the rest after a cookie, without a copy of it: each reply takes a few names."""
         rest = self.rest or []
-        return rest[bisect_right(rest, cookie, key=lambda each: each[1]) :]
+        first = bisect_right(rest, cookie, key=lambda each: each[1])
+        return (rest[index] for index in range(first, len(rest)))
 
 
 class OpenFolders:
