@@ -11,7 +11,7 @@ from gateway.s3.answer import Answer, nothing, xml
 from gateway.s3.call import Call, iso_time_ns
 from gateway.s3.error_codes import MESSAGES
 from gateway.s3.object_headers import check_served
-from gateway.s3.object_operations import acl_of, check_acl, tagging, tags_in
+from gateway.s3.object_operations import acl_of, check_acl, permission_to_delete, tagging, tags_in
 from gateway.s3.objects import Conditions, Deleted, S3Error, ToDelete
 from gateway.s3.request import whole_number
 from gateway.s3.xml_answers import document, element, key_text, optional, truth
@@ -308,7 +308,8 @@ def _item(node: Node) -> ToDelete:
 
 
 def _may_go(call: Call, item: ToDelete) -> bool:
-    return call.access.allows("DeleteObject", call.bucket, item.key, "WRITE", version_id=item.version_id)
+    permission = permission_to_delete(item.version_id)
+    return call.access.allows("DeleteObject", call.bucket, item.key, permission, version_id=item.version_id)
 
 
 def _deleted_line(item: ToDelete, result: Deleted | S3Error, *, quiet: bool) -> str:

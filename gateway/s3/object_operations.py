@@ -183,7 +183,9 @@ def _of_part(call: Call, info: ObjectInfo) -> dict[str, str]:
 async def delete_object(call: Call) -> Answer:
     """DeleteObject."""
     version_id = call.version_id
-    call.access.require("DeleteObject", call.bucket, call.key, "WRITE", version_id=version_id)
+    call.access.require(
+        "DeleteObject", call.bucket, call.key, permission_to_delete(version_id), version_id=version_id
+    )
     conditions = deletion_conditions(call)
     try:
         deleted = await call.layer.delete(call.bucket, call.key, version_id, conditions)
@@ -195,6 +197,13 @@ async def delete_object(call: Call) -> Answer:
     if deleted.delete_marker:
         headers["x-amz-delete-marker"] = "true"
     return nothing(204, headers)
+
+
+def permission_to_delete(version_id: str | None) -> str:
+    """The one of access lists; empty: no list lets others than the bucket's owner take a version away for
+    good (AWS, "Access control list (ACL) overview", "Mapping of ACL permissions and access policy
+    permissions")."""
+    return "WRITE" if version_id is None else ""
 
 
 def deletion_conditions(call: Call) -> Conditions:

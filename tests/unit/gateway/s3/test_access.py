@@ -137,6 +137,25 @@ def test_a_version_is_another_action(served: Served, s3: Any, bucket: str) -> No
     assert set(reads(everything, bucket, "k", version)) == READ
 
 
+@pytest.mark.parametrize("who", ["other", "nobody", "user"])
+def test_an_access_list_lets_only_the_owner_take_versions_away_for_good(
+    served: Served, s3: Any, bucket: str, who: str
+) -> None:
+    s3.put_bucket_acl(Bucket=bucket, ACL="public-read-write")
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    versions = [s3.put_object(Bucket=bucket, Key="k", Body=b"data")["VersionId"] for _ in range(2)]
+    client, is_owner = served.client(who), who == "user"
+    for version in (*versions, "null"):
+        code = status_of(client.delete_object, Bucket=bucket, Key="k", VersionId=version)
+        assert code == (204 if is_owner else 403)
+        listed = {"Objects": [{"Key": "k", "VersionId": version}]}
+        errors = client.delete_objects(Bucket=bucket, Delete=listed).get("Errors", [])
+        assert [error["Code"] for error in errors] == ([] if is_owner else ["AccessDenied"])
+    left = {each["VersionId"] for each in s3.list_object_versions(Bucket=bucket).get("Versions", [])}
+    assert left == (set() if is_owner else {*versions})
+    assert client.delete_object(Bucket=bucket, Key="k")["DeleteMarker"]
+
+
 def test_a_copy_tells_no_stranger_which_keys_there_are(served: Served, s3: Any, bucket: str) -> None:
     s3.put_object(Bucket=bucket, Key="there", Body=b"data")
     stranger, own = served.client("other"), f"{bucket}-own"
