@@ -62,7 +62,8 @@ class LeaseHeldError(DriveError):
 
 
 class FencedError(DriveError):
-    """This holder's lease was taken over: it must not write again, ever."""
+    """This process must not write the drive again, ever: its lease was taken over, or the log cannot be
+    followed."""
 
 
 class RollbackError(DriveError):

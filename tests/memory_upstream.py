@@ -115,12 +115,16 @@ class MemoryUpstream:
         self.check_lacking(missing)
         self.commits.append((commit, digest))
         self.may_delete = True
-        self.changed.set()
-        self.changed = trio.Event()
+        self.tell()
         if self.fail_after_append:
             self.fail_after_append = False
             raise TransientError("the answer was lost")
         return Head(commit.number, digest)
+
+    def tell(self) -> None:
+        """Let those who wait for a change of the log look."""
+        self.changed.set()
+        self.changed = trio.Event()
 
     def check_lacking(self, missing: list[BlockId]) -> None:
         """A commit names these, which are not stored: who writes alone has lost them."""

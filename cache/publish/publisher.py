@@ -26,7 +26,7 @@ from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.blocks import Sealer
 from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
 from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Trimming
-from cache.namespace import CommitWriter, SetWriter
+from cache.namespace import CommitWriter, MalformedError, OutOfDateError, SetWriter
 from cache.publish.commit_building import CommitIdentity, blocks_named, build, extents_of
 from cache.publish.cut_rule import CutRule, Intervals
 from cache.publish.due import Due
@@ -193,7 +193,7 @@ class Publisher:
             self.problem = ""
 
     async def fence(self, error: FencedError) -> None:
-        """Another session has taken over. Idempotent."""
+        """Another session has taken over, or the log cannot be followed. Idempotent."""
         self.fenced = True
         self._say(f"fenced, nothing more will be published from here: {error}")
         await self._ledger.wake_waiting()
@@ -204,16 +204,28 @@ class Publisher:
             self.problem = problem
 
     async def follow(self) -> None:
-        """Bring a drive with many writers to the newest commit; what is not published goes on from there."""
-        async with self._lock, self._collection_lock.shared():
-            await self._go_over()
+        """Bring a drive with many writers to the newest commit; what is not published goes on from there.
+        `FencedError`: that commit is damaged, or a copy of this device made it."""
+        async with self._lock:
+            if self.fenced:
+                raise FencedError(self.problem)
+            try:
+                async with self._collection_lock.shared():
+                    await self._go_over()
+            except FencedError as error:
+                await self.fence(error)
+                raise
 
     async def _go_over(self) -> None:
+        """As of `follow`; the caller fences."""
         assert self._rebase is not None
         await self._ask_for_blocks()
         self._built = None
         frozen = [inode for inode, _ in self._ledger.dirty.frozen()]
-        await self._rebase()
+        try:
+            await self._rebase()
+        except (MalformedError, OutOfDateError) as error:  # no later look finds another commit there
+            raise FencedError(str(error)) from error
         for inode in frozen:
             self._settled(inode)
 

@@ -43,10 +43,17 @@ class Follower:
         """the devices whose commits were applied"""
 
     def encoded_operations(self, commit: Commit) -> list[bytes]:
-        """The operations of a commit, which need not be the next. `CorruptError`, `FormatError`: its payload
-        does not open."""
+        """The operations of a commit, which need not be the next. `MalformedError`: its payload does not
+        open."""
+        with _named(commit.number):
+            return self._opened(commit)
+
+    def _opened(self, commit: Commit) -> list[bytes]:
         binding = payload_associated_data(self._log_keys.drive_id, commit)
-        return open_operations(self._log_keys.commit_key, commit.payload, binding)
+        try:
+            return open_operations(self._log_keys.commit_key, commit.payload, binding)
+        except (CorruptError, FormatError) as error:
+            raise MalformedError(str(error)) from error
 
     def apply_all(self, commits: Sequence[tuple[Commit, bytes]]) -> Iterator[Commit]:
         """Apply these, the next ones with their hashes, one with each step; errors as of `apply`. The newest
@@ -82,9 +89,10 @@ class Follower:
         return operations
 
     def _operations(self, commit: Commit) -> list[Operation]:
+        encoded = self._opened(commit)
         try:
-            return [decode(encoded) for encoded in self.encoded_operations(commit)]
-        except (CorruptError, FormatError) as error:
+            return list(map(decode, encoded))
+        except FormatError as error:
             raise MalformedError(str(error)) from error
 
 

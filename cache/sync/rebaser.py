@@ -167,13 +167,15 @@ class Following:
         self._follow = follow
 
     async def run(self) -> None:
-        """For ever. Errors are tried again."""
+        """For ever; errors are tried again, except that a fenced publisher follows nothing more."""
         backoff = FIRST_BACKOFF
         while True:
             try:
                 await self._upstream.log.wait_for_change(self._ledger.head.number)
                 await self._follow()
                 backoff = FIRST_BACKOFF
+            except FencedError:
+                return
             except (DriveError, FileSystemError, OSError) as error:
                 log.info("others' commits cannot be followed now: %s", error)
                 await trio.sleep(backoff)

@@ -40,7 +40,12 @@ class Metric:
 
 METRICS: Final = (
     Metric("read_only", "gauge", "1 or 0", "whether the drive is open for reading only"),
-    Metric("fenced", "gauge", "1 or 0", "whether another mount took the drive over: nothing more is stored"),
+    Metric(
+        "fenced",
+        "gauge",
+        "1 or 0",
+        "whether nothing more is stored from this mount: another took the drive over, or the log is damaged",
+    ),
     Metric("journal_lost", "gauge", "1 or 0", "whether the journal's files are gone while they are in use"),
     Metric("published", "gauge", "1 or 0", "whether all that was accepted is in a commit on the nodes"),
     Metric("set_aside", "gauge", "sets", "changes of earlier mounts that are not in the drive"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trio
 
 from backend.commits.commit_format import commit_hash
-from backend.errors import DriveError
+from backend.errors import DriveError, FencedError, TransientError
 from backend.system import Environment
 from backend.upstream import Commit
 from cache.drive import Drive
+from cache.errors import ReadOnlyFileSystemError
 from cache.local.device_file import DeviceFile
 from cache.namespace.operations import ROOT_INODE, Create, Delete, Operation, encode
 from cache.namespace.refusals import MalformedError, OutOfDateError
@@ -90,3 +93,54 @@ async def test_a_device_keeps_what_it_has(
         assert found.keys() >= before.keys()
         assert contents.content(kind, 7000, 1) in [row[-1] for row in found.values()]
         assert found[b"/f"] == before[b"/f"]
+
+
+async def until_fenced(drive: Drive) -> None:
+    with trio.fail_after(10):
+        while not drive.publisher.fenced:
+            await trio.sleep(0.01)
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("is_idle", [False, True])
+@pytest.mark.parametrize("is_signed", [False, True])
+async def test_it_is_told_and_ends_all_writing(hub: Hub, *, is_idle: bool, is_signed: bool) -> None:
+    """No later look at that log would find it better. An idle device finds out by itself."""
+    async with hub.device(1, crash=True) as one:
+        await go_apart(hub, one, "text")
+        key, operation = (key_of(hub, 2), Delete(77)) if is_signed else (b"x" * 32, FORGED)
+        add_to_log(hub, key, operation)
+        if is_idle:
+            hub.upstream.tell()
+            await until_fenced(one)
+        with pytest.raises(
+            FencedError, match="commit 5 does not fit" if is_signed else "commit 5 is damaged"
+        ):
+            await one.sync()
+        assert one.publisher.fenced
+        assert "commit 5" in one.publisher.problem
+        assert "again" not in one.publisher.problem
+        with pytest.raises(ReadOnlyFileSystemError, match="commit 5"):
+            await make_file(one, b"more")
+        hub.upstream.commits.pop()
+        for again in (one.sync, one.publisher.follow):
+            with pytest.raises(FencedError, match="commit 5"):
+                await again()
+        assert await content_of(one, b"mine") == contents.content("text", 7000, 1)
+        assert len(hub.upstream.commits) == 4
+
+
+@pytest.mark.logs_warnings
+async def test_a_commit_that_would_be_its_own_and_does_not_open_is_damaged(hub: Hub) -> None:
+    """The answer to the append was lost, and the log has another payload in the commit's place."""
+    async with hub.device(1, crash=True) as one:
+        await make_file(one, b"f", b"content")
+        hub.upstream.fail_after_append = True
+        with pytest.raises(TransientError):
+            await one.sync()
+        commit, _ = hub.upstream.commits.pop()
+        damaged = replace(commit, payload=bytes(len(commit.payload)))
+        hub.upstream.commits.append((damaged, commit_hash(damaged)))
+        with pytest.raises(FencedError, match=f"commit {commit.number} is damaged"):
+            await one.sync()
+        assert await content_of(one, b"f") == b"content"

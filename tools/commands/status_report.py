@@ -30,7 +30,7 @@ def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
     if status.problem:
         yield "problem", str(status.problem)
     if status.fenced:
-        yield "fenced", "another mount has taken the drive over; nothing more can be stored from here"
+        yield "fenced", "nothing more can be stored from this mount"
     for apart in status.set_apart:
         yield (
             "not stored",

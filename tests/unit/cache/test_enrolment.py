@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import DriveError, FormatError, ReadOnlyError
+from backend.errors import DriveError, FencedError, FormatError, ReadOnlyError
 from backend.system import Environment
 from backend.upstream import Commit, Head
 from cache.enrolment import ADDED, KEPT
@@ -20,7 +20,6 @@ from cache.opening import DriveOptions
 from cache.publish.commit_building import LogKeys
 from cache.recovery import StaleCacheError
 from cache.sync.follower import Follower
-from cache.sync.rebaser import CopiedStateError
 from tests.drives import DRIVE_ID, KEYS, QUIET, content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
 
@@ -219,10 +218,10 @@ async def test_a_copy_that_runs_stops_where_the_other_writes(tmp_path: Path) -> 
         opened(tmp_path / "copy", upstream, SHARED, crash=True) as copy,
         opened(tmp_path / "original", upstream, SHARED, crash=True) as original,
     ):
+        await make_file(copy, b"mine")
         await make_file(original, b"theirs")
         await original.sync()
-        await make_file(copy, b"mine")
-        with pytest.raises(CopiedStateError, match="device 1"):
+        with pytest.raises(FencedError, match=r"another copy .* as device 1"):
             await copy.sync()
         with pytest.raises(ReadOnlyFileSystemError):
             await make_file(copy, b"more")
