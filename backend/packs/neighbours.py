@@ -6,7 +6,8 @@ other. Each alone would take the time of a request.
 Invariants:
 1. A fragment's first small read is of the bytes that were asked for. From the second on the window around
    them is read, aligned, if that takes no longer than `TIMES` small reads by what was measured of the node
-   (`backend.nodes.speed`). So what is read at random costs no more, and nothing near is read ahead.
+   (`backend.nodes.speed`). So a read at random takes `TIMES` as long at most, the first of a fragment no
+   longer, and nothing near is read ahead.
 2. Who wants a window that is being read waits for it.
 3. The bytes are unchecked, as all of the direct path: the caller authenticates blocks, and has `forget`
    called where one is wrong.

@@ -4,6 +4,7 @@ read."""
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import trio
@@ -30,7 +31,7 @@ class Fragment:
         self.neighbours = Neighbours(self.speed)
         self.read: list[int] = []
 
-    async def get(self, offset: int, length: int) -> bytes:
+    async def get(self, offset: int, length: int, pack: Pack = PACK) -> bytes:
         """One block."""
 
         async def read(begin: int, size: int) -> bytes:
@@ -39,7 +40,7 @@ class Fragment:
             assert begin + size <= len(self.data), "nothing is read behind the payload"
             return self.data[begin : begin + size]
 
-        return await self.neighbours.read(PACK, 1, offset, length, PAYLOAD, read)
+        return await self.neighbours.read(pack, 1, offset, length, PAYLOAD, read)
 
     async def expect(self, offset: int, length: int = SIZE) -> None:
         """One block, and that it is the right one."""
@@ -111,6 +112,23 @@ async def test_what_is_forgotten_is_read_again() -> None:
     fragment.data = content("random", PAYLOAD)
     fragment.neighbours.forget(PACK.id)
     await fragment.expect(offsets()[1])
+
+
+async def test_windows_take_16_mib_at_most() -> None:
+    """The newest are kept: the others are read again."""
+    fragment = Fragment(content("half-compressible", PAYLOAD))
+    packs = [replace(PACK, id=number.to_bytes(16)) for number in range(70)]
+    kept = (16 << 20) // WINDOW
+    for pack in packs:
+        for offset in (0, SIZE):
+            await fragment.get(offset, SIZE, pack)
+    read_before = len(fragment.read)
+    for pack in reversed(packs[-kept:]):
+        assert await fragment.get(2 * SIZE, SIZE, pack) == fragment.data[2 * SIZE : 3 * SIZE]
+    assert len(fragment.read) == read_before
+    for pack in packs[:-kept]:
+        assert await fragment.get(2 * SIZE, SIZE, pack) == fragment.data[2 * SIZE : 3 * SIZE]
+    assert fragment.read[read_before:] == [WINDOW] * (len(packs) - kept)
 
 
 async def test_the_last_window_ends_where_the_payload_does() -> None:

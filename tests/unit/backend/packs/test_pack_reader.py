@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Awaitable, Callable, Mapping
 
 import anyio
@@ -11,8 +12,10 @@ import trio.testing
 
 from backend.coding.erasure import Profile, code_for
 from backend.coding.placement import ClusterMap, ClusterNode
+from backend.packs.fragment_format import fragment_key
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
+from backend.packs.pack_reader import PackReader
 from backend.packs.pack_store import PackStore
 from backend.upstream import BlockId, SealedBlock
 from tests.contents import STORED_KINDS, Kind, content
@@ -20,6 +23,9 @@ from tests.memory_node import MemoryNode, memory_nodes
 
 CODEC = PackCodec(code_for(Profile.parse("4+2")), bytes(range(16)), bytes(range(32)))
 PART = 32 << 10
+BLOCK = 4100
+UNEVEN = 3_600_001
+"""No fragment ends where a window does."""
 
 
 class Far:
@@ -46,13 +52,24 @@ class Far:
 
         return before
 
-    async def write(self, kind: Kind, seed: int) -> tuple[Pack, bytes]:
-        block = SealedBlock(BlockId(bytes([seed]) * 32), content(kind, 4 << 20, seed))
+    async def write(self, kind: Kind, seed: int, size: int = 4 << 20) -> tuple[Pack, bytes]:
+        block = SealedBlock(BlockId(bytes([seed]) * 32), content(kind, size, seed))
         data, _ = CODEC.encode(bytes([seed]) * 16, [block])
         async with trio.open_nursery() as nursery:
             write = await self.packs.write(nursery, bytes([seed]) * 16, data)
             await write.settled.wait()
         return write.pack, data
+
+    async def known(self, kind: Kind) -> tuple[Pack, bytes]:
+        """A new pack on nodes of which it is known how long they take."""
+        pack, data = await self.write(kind, 1)
+        for offset in range(0, len(data) - PART, len(data) // 9):
+            await self.read(pack, offset)
+        return await self.write(kind, 2, UNEVEN)
+
+    async def read_small(self, pack: Pack, offset: int) -> bytes:
+        """As a small block is read."""
+        return bytes(await self.packs.reader.read_range(pack, offset, BLOCK, has_neighbours=True))
 
     async def read(self, pack: Pack, offset: int) -> tuple[bytes, int]:
         """The bytes, and how many requests they took."""
@@ -84,10 +101,7 @@ async def test_a_small_read_of_far_nodes_is_one_request(clock: trio.testing.Mock
 
 async def test_a_node_that_begins_to_hang_is_read_around(clock: trio.testing.MockClock) -> None:
     far = Far(dict.fromkeys(range(6), 0.2))
-    pack, data = await far.write("text", 1)
-    for offset in range(0, len(data) - PART, len(data) // 9):
-        await far.read(pack, offset)
-    pack, data = await far.write("text", 2)
+    pack, data = await far.known("text")
     far.latencies[pack.nodes[0]] = math.inf
     begun = trio.current_time()
     assert (await far.read(pack, 0))[0] == data[:PART]
@@ -104,3 +118,38 @@ async def test_a_pack_is_decoded_from_near_nodes(clock: trio.testing.MockClock) 
         pack, data = await far.write("log", seed)
         assert await far.packs.reader.read_whole(pack) == data
     assert trio.current_time() - begun < 1
+
+
+@pytest.mark.parametrize("order", ["in order", "backwards", "at random"])
+@pytest.mark.parametrize("kind", STORED_KINDS)
+async def test_small_blocks_of_far_nodes_are_right_in_any_order(
+    clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch, kind: Kind, order: str
+) -> None:
+    """Also those that lie in two fragments or two windows, and the last. No pack is decoded for it."""
+    far = Far(dict.fromkeys(range(6), 0.2))
+    pack, data = await far.known(kind)
+    offsets = [*range(0, len(data) - BLOCK, BLOCK), len(data) - BLOCK]
+    if order == "backwards":
+        offsets.reverse()
+    elif order == "at random":
+        random.Random(kind).shuffle(offsets)
+    monkeypatch.delattr(PackReader, "read_whole")
+    before = far.reads
+    for offset in offsets:
+        assert await far.read_small(pack, offset) == data[offset : offset + BLOCK]
+    assert far.reads - before < len(offsets) / 10
+
+
+async def test_wrong_bytes_beside_a_small_block_are_read_again(clock: trio.testing.MockClock) -> None:
+    """The node has said something else than what it keeps: nothing but the window is wrong."""
+    far = Far(dict.fromkeys(range(6), 0.2))
+    pack, data = await far.known("json")
+    key, node = fragment_key(pack.id, 0), far.memory[pack.nodes[0]]
+    right = node.objects[key]
+    node.objects[key] = right[: 3 * BLOCK] + bytes(2 * BLOCK) + right[5 * BLOCK :]
+    for offset in (0, BLOCK):
+        assert await far.read_small(pack, offset) == data[offset : offset + BLOCK]
+    node.objects[key] = right
+    assert await far.read_small(pack, 3 * BLOCK) == bytes(BLOCK), "it is of the window, and unchecked"
+    far.packs.reader.forget(pack.id)
+    assert await far.read_small(pack, 3 * BLOCK) == data[3 * BLOCK : 4 * BLOCK]
