@@ -22,10 +22,8 @@ _PUT: Final = insert("device", _COLUMNS)
 _OF: Final = "SELECT number, key, host, revoked FROM device WHERE number = ?"
 _TAKEN: Final = "SELECT 1 FROM device WHERE number = ? OR key = ?"
 _PUT_SEQUENCE: Final = insert("device_sequence", ("number", "sequence", "born"))
-_SEQUENCE_OF: Final = "SELECT sequence FROM device_sequence WHERE number = ?"
-_KEEP_SEQUENCE: Final = (
-    "INSERT INTO past_device_sequence SELECT number, sequence, born, ? FROM device_sequence WHERE number = ?"
-)
+_PUT_PAST_SEQUENCE: Final = insert("past_device_sequence", ("number", "sequence", "born", "died"))
+_SEQUENCE_OF: Final = "SELECT sequence, born FROM device_sequence WHERE number = ?"
 _HIGHEST: Final = "SELECT coalesce(max(number), 0) FROM device"
 _KEEP: Final = (
     f"INSERT INTO past_device SELECT {', '.join(_COLUMNS)}, ? FROM device WHERE number = ? AND born < ?"
@@ -47,6 +45,12 @@ class DeviceStore:
 
     def __init__(self, store: RowStore) -> None:
         self._store = store
+        self._newest: dict[int, tuple[int, int]] = {}
+        """by device, the sequence of its newest recorded commit, and that commit; zeros if it has none"""
+
+    def forget(self) -> None:
+        """Drop the cache."""
+        self._newest.clear()
 
     def of(self, number: int) -> DeviceRow | None:
         """The device of that number, revoked or not; None if there never was one."""
@@ -58,14 +62,21 @@ class DeviceStore:
 
     def sequence_of(self, number: int) -> int:
         """The sequence of the device's newest recorded commit; 0 if it has none."""
-        found = self._store.connection.execute(_SEQUENCE_OF, (number,)).fetchone()
-        return 0 if found is None else int(found[0])
+        return self._newest_of(number)[0]
+
+    def _newest_of(self, number: int) -> tuple[int, int]:
+        if number not in self._newest:
+            found = self._store.connection.execute(_SEQUENCE_OF, (number,)).fetchone()
+            self._newest[number] = found or (0, 0)
+        return self._newest[number]
 
     def recorded(self, commit: int, number: int) -> None:
         """The device has made `commit`, which comes after all that were recorded."""
-        sequence = self.sequence_of(number) + 1
-        self._store.write(_KEEP_SEQUENCE, [(commit, number)])
-        self._store.write(_PUT_SEQUENCE, [(number, sequence, commit)])
+        sequence, born = self._newest_of(number)
+        if sequence:
+            self._store.put_off(_PUT_PAST_SEQUENCE, (number, sequence, born, commit))
+        self._store.put_off(_PUT_SEQUENCE, (number, sequence + 1, commit))
+        self._newest[number] = sequence + 1, commit
 
     def next_number(self) -> int:
         """One that nobody had. `NoSpaceError`: all are given."""

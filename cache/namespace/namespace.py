@@ -325,6 +325,7 @@ class Namespace:
         self._rows.forget()
         self._extents.forget()
         self._xattrs.forget()
+        self.devices.forget()
 
     def synced_connection(self) -> Connection:
         """For `History`: the connection, on which SQL sees everything applied so far. Read only."""
