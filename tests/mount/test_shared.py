@@ -183,6 +183,26 @@ def test_writing_on_in_a_file_that_others_removed(drive: SharedDrive, name: str)
     assert copy.read_bytes() == b"012ours789"
 
 
+def test_writing_on_in_a_file_whose_folder_others_removed(drive: SharedDrive, name: str) -> None:
+    """The copy is in the root, whether or not somebody still works in the folder."""
+    drive.peer(("mkdir", f"{name}/d"), *(("write", f"{name}/d/{each}", b"0123456789") for each in "fg"))
+    folder = drive.mountpoint / name / "d"
+    drive.soon((folder / "g").exists)
+    with opened(folder / "f", os.O_RDWR) as f, opened(folder / "g", os.O_RDWR) as g:
+        with opened(folder, os.O_RDONLY | os.O_DIRECTORY):
+            drive.peer(*(("unlink", f"{name}/d/{each}") for each in "fg"), ("rmdir", f"{name}/d"))
+            drive.soon(lambda: not folder.exists())
+            os.pwrite(f, b"ours", 3)
+            os.fsync(f)
+        os.pwrite(g, b"ours", 3)
+        os.fsync(g)
+    found = copies(drive.mountpoint)
+    assert [path.name[:3] for path in found] == ["f (", "g ("]
+    for path in found:
+        assert path.read_bytes() == b"012ours789"
+        path.unlink()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_dirty_file_goes_on_as_the_copy(drive: SharedDrive, name: str, kind: Kind) -> None:
     was, new = content(kind, 100_000, 1), content(kind, 40_000, 2)
@@ -242,6 +262,21 @@ def test_a_folder_that_is_being_listed(drive: SharedDrive, name: str) -> None:
     assert {*os.listdir(folder)} == {*published, *ours, *(f"new{number}" for number in range(100))} - {
         *gone[::2]
     }
+
+
+def test_a_folder_that_others_remove_while_it_is_listed(drive: SharedDrive, name: str) -> None:
+    """All else that they do is seen."""
+    names = [f"{name}/d/{number}" for number in range(500)]
+    drive.peer(("mkdir", f"{name}/d"), *(("write", each, b"") for each in names))
+    folder = drive.mountpoint / name / "d"
+    drive.soon(lambda: folder.exists() and len(os.listdir(folder)) == len(names))
+    with os.scandir(folder) as listing:
+        next(listing)
+        drive.peer(*(("unlink", each) for each in names), ("rmdir", f"{name}/d"))
+        drive.soon(lambda: not folder.exists())
+        put(drive, f"{name}/later", b"later")
+        with pytest.raises(OSError, match="Stale file handle"):
+            list(listing)
 
 
 def test_a_working_directory_that_others_rename(drive: SharedDrive, name: str) -> None:
