@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cache.drive import Drive
-from cache.errors import ExistsError, NoEntryError, StaleError
-from cache.namespace import ROOT_INODE
+from cache.errors import ExistsError, NoEntryError
+from cache.namespace import ROOT_INODE, folder_path
 from cache.rebase import COPY_OF, Mark, conflict_name, encode_mark, is_read_by_ending
 from cache.services.clone import Clone, ignore
 
@@ -23,8 +23,11 @@ async def make_conflict_copy(
     `Clone.perform`."""
     mark = {COPY_OF: encode_mark(Mark(name, commit, drive.publisher.host))}
     while True:
-        folder = parent if _is_there(drive, parent) else ROOT_INODE
-        copy = Clone(drive, commit, inode, folder, _free_name(drive, inode, commit, folder, name), mark)
+        folder, path = parent, folder_path(drive.ledger.namespace.synced_connection(), parent)
+        if path is None:
+            folder, path = ROOT_INODE, b""
+        free = _free_name(drive, drive.past.row(inode, commit).mode, folder, path, name)
+        copy = Clone(drive, commit, inode, folder, free, mark)
         try:
             await copy.perform(replace=False, accepted=accepted)
         except ExistsError:
@@ -32,16 +35,7 @@ async def make_conflict_copy(
         return
 
 
-def _is_there(drive: Drive, folder: int) -> bool:
-    try:
-        return drive.attributes(folder).nlink > 0
-    except StaleError:
-        return False
-
-
-def _free_name(drive: Drive, inode: int, commit: int, folder: int, name: bytes) -> bytes:
-    row = drive.past.row(inode, commit)
-
+def _free_name(drive: Drive, mode: int, folder: int, path: bytes, name: bytes) -> bytes:
     def is_taken(candidate: bytes) -> bool:
         try:
             drive.lookup(folder, candidate)
@@ -49,12 +43,5 @@ def _free_name(drive: Drive, inode: int, commit: int, folder: int, name: bytes) 
             return False
         return True
 
-    is_last = is_read_by_ending(_name_of(drive, folder), row.mode)
+    is_last = is_read_by_ending(path.rpartition(b"/")[2], mode)
     return conflict_name(name, drive.publisher.host, drive.now(), is_last=is_last, is_taken=is_taken)
-
-
-def _name_of(drive: Drive, folder: int) -> bytes:
-    """The name of a directory; empty for the root."""
-    above = drive.parent(folder).inode
-    names = drive.entries_by_name(above, b"", b"\xff" * 256, 1 << 62) if folder != ROOT_INODE else []
-    return next((entry.name for entry in names if entry.inode == folder), b"")

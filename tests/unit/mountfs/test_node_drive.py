@@ -195,3 +195,33 @@ async def test_a_file_with_two_names_that_are_renamed_to_each_other_keeps_both(t
         await rename(nodes, b"f", b"g")
         told = nodes.told([AttributesChanged(node)])
         assert {*told} == {AttributesChanged(node), *(NameChanged(ROOT_INODE, name) for name in (b"f", b"g"))}
+
+
+@pytest.mark.parametrize(
+    ("folder", "mode", "is_last"),
+    [(b"plain", 0o644, False), (b"plain", 0o755, True), (b"conf.d", 0o644, True), (b".hidden", 0o644, True)],
+)
+async def test_nothing_loads_or_runs_a_copy_of_what_is_written_on(
+    tmp_path: Path, folder: bytes, mode: int, is_last: bool
+) -> None:
+    """Its suffix comes last there, as in copies that a rebase makes."""
+    hub = Hub(tmp_path)
+    async with hub.device(1) as drive, hub.device(2) as other:
+        nodes = NodeDrive(drive)
+        nodes.watching(OpenFolders(), ignore)
+        await other.make_node(ROOT_INODE, b"beside", 0o40755, 0, 0, 0)
+        theirs = (await other.make_node(ROOT_INODE, folder, 0o40755, 0, 0, 0)).inode
+        made = await make_file(other, b"a.conf", b"base", theirs)
+        await other.set_attributes(made.inode, AttributeChange(mode=mode))
+        await other.sync()
+        await drive.publisher.follow()
+        node = nodes.lookup(nodes.lookup(ROOT_INODE, folder).inode, b"a.conf").inode
+        nodes.hold(node)
+        await other.write(made.inode, 0, b"theirs")
+        await other.settle(made.inode)
+        await other.sync()
+        await drive.publisher.follow()
+        await nodes.write(node, 0, b"ours")
+        (copy,) = (name for name in await tree(drive) if b"conflict" in name)
+        assert copy.startswith(b"/" + folder + b"/")
+        assert copy.endswith(b")" if is_last else b").conf")
