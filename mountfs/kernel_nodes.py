@@ -119,8 +119,10 @@ class KernelNodes:
         self._names.setdefault(node, set()).add(key)
 
     def unnamed(self, node: int, key: Key) -> None:
-        """The kernel knows the file by that name no more."""
-        self._names.get(node, set()).discard(key)
+        """The kernel knows the file by that name no more. The last one stays: a copy would be named so."""
+        names = self._names.get(node, set())
+        if len(names) > 1:
+            names.discard(key)
 
     def names(self, node: int) -> Iterable[Key]:
         """The names by which the kernel may know the file that the node shows."""

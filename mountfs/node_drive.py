@@ -8,7 +8,7 @@ Event-loop thread only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from stat import S_ISDIR
 
@@ -261,7 +261,9 @@ class NodeDrive:
         return self._named(parent, name, linked)
 
     async def unlink(self, parent: int, name: bytes) -> None:
+        before = self._nodes_of((parent, name))
         await self._drive.unlink(self._nodes.inode(parent), name)
+        self._moved(before)
 
     async def remove_directory(self, parent: int, name: bytes) -> None:
         await self._drive.remove_directory(self._nodes.inode(parent), name)
@@ -277,6 +279,7 @@ class NodeDrive:
         exchange: bool,
         whiteout: tuple[int, int] | None,
     ) -> None:
+        before = self._nodes_of((parent, name), (new_parent, new_name))
         await self._drive.rename(
             self._nodes.inode(parent),
             name,
@@ -286,17 +289,20 @@ class NodeDrive:
             exchange=exchange,
             whiteout=whiteout,
         )
-        self._moved((parent, name), (new_parent, new_name))
+        self._moved(before)
 
-    def _moved(self, old: Key, new: Key) -> None:
-        """The kernel moves the names that it knows by itself."""
-        other, moved = self._learn(*old), self._learn(*new)
-        if other != moved:  # else both are names of one file, and nothing was moved
-            self._nodes.unnamed(moved, old)
-            self._nodes.unnamed(other, new)
+    def _moved(self, before: Mapping[Key, int]) -> None:
+        """The kernel moves and forgets by itself the names that it changes: those that these nodes had."""
+        now = self._nodes_of(*before)
+        for key, node in before.items():
+            if now[key] != node:
+                self._nodes.unnamed(node, key)
 
-    def _learn(self, parent: int, name: bytes) -> int:
-        """The node that has the name, which the kernel knows; 0: none has."""
+    def _nodes_of(self, *names: Key) -> dict[Key, int]:
+        """The nodes that have the names, which the kernel knows; 0: none has."""
+        return {(parent, name): self._node_of(parent, name) for parent, name in names}
+
+    def _node_of(self, parent: int, name: bytes) -> int:
         try:
             return self.lookup(parent, name).inode
         except NoEntryError:

@@ -183,6 +183,48 @@ async def test_a_copy_of_a_file_that_was_renamed_here_has_its_new_name(
         assert mark.of == b"app.log.1"
 
 
+@pytest.mark.parametrize("how", ["unlink", "replace"])
+async def test_a_copy_has_a_name_that_its_file_still_had(tmp_path: Path, how: str) -> None:
+    hub = Hub(tmp_path)
+    async with hub.device(1) as drive, hub.device(2) as other:
+        nodes = NodeDrive(drive)
+        nodes.watching(OpenFolders(), ignore)
+        for name in (b"first", b"another"):
+            await make_file(drive, name, name)
+        node = nodes.lookup(ROOT_INODE, b"first").inode
+        nodes.hold(node)
+        await nodes.link(node, ROOT_INODE, b"second")
+        if how == "unlink":
+            await nodes.unlink(ROOT_INODE, b"first")
+        else:
+            await rename(nodes, b"another", b"first")
+        await drive.sync()
+        await other.publisher.follow()
+        await overwrite(other, b"second", b"theirs")
+        await drive.publisher.follow()
+        await nodes.write(node, 0, b"ours")
+        (copy,) = (name for name in await tree(drive) if b"conflict" in name)
+        assert copy.startswith(b"/second (")
+
+
+async def test_what_has_lost_its_only_name_here_is_written_on_all_the_same(tmp_path: Path) -> None:
+    """Others changed the file meanwhile."""
+    hub = Hub(tmp_path)
+    async with hub.device(1) as drive, hub.device(2) as other:
+        nodes = NodeDrive(drive)
+        nodes.watching(OpenFolders(), ignore)
+        await make_file(drive, b"f", b"base")
+        await drive.sync()
+        await other.publisher.follow()
+        node = nodes.lookup(ROOT_INODE, b"f").inode
+        nodes.hold(node)
+        await overwrite(other, b"f", b"theirs")
+        await nodes.unlink(ROOT_INODE, b"f")
+        await drive.publisher.follow()
+        await nodes.write(node, 4, b" and ours")
+        assert bytes(await nodes.read(node, 0, 100)) == b"base and ours"
+
+
 async def test_a_file_with_two_names_that_are_renamed_to_each_other_keeps_both(tmp_path: Path) -> None:
     """rename(2) does nothing then: the kernel is still to hear of both."""
     hub = Hub(tmp_path)
