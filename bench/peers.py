@@ -127,8 +127,10 @@ def delayed(host: str, milliseconds: float) -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as proxy:
         if proxy.stdout is None:
             raise AssertionError("its output is a pipe")
-        yield f"127.0.0.1:{proxy.stdout.readline().strip()}"
-        proxy.kill()
+        try:
+            yield f"127.0.0.1:{proxy.stdout.readline().strip()}"
+        finally:
+            proxy.kill()
 
 
 def run(name: str, delay: float, options: argparse.Namespace) -> Rows:
