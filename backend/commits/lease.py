@@ -152,9 +152,11 @@ class Lease:
         raise TransientError("the drive's lease keeps changing hands: try again")
 
     async def outlive_all(self) -> None:
-        """As `OtherHolders.outlive_all`. Raises as `acquire`."""
-        self._require_map(await self._votes.look_at_all(self._patience))
-        await self._others.outlive_all()
+        """As `OtherHolders.outlive_all`. Raises as `acquire`; `UnavailableError` if a voter does not say what
+        it has."""
+        seen = await self._votes.look_at_all(self._patience)
+        self._require_map(seen)
+        await self._others.outlive_all(seen)
 
     async def run(self) -> None:
         """Renew until the lease is lost (then `lost` is set) or the task is cancelled. Nodes that are away

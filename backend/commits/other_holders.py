@@ -74,11 +74,12 @@ class OtherHolders:
         """See `LeaseVotes.look_at_majority`; who waits is told."""
         return await self._votes.look_at_majority(patience, self._waiting)
 
-    async def outlive_all(self) -> None:
+    async def outlive_all(self, seen: Mapping[str, Seen]) -> None:
         """Return when every holder of whom a voter has a record may be taken over, however few have it:
-        others, which this process does not know, may have it too. Raises as `outlive`; `UnavailableError` if
-        a voter does not say what it has, as it may be the only one with a record."""
-        for record in _newest_held(await self._votes.look_at_all(self._patience)).values():
+        others, which this process does not know, may have it too. `seen` is of all voters
+        (`LeaseVotes.look_at_all`). Raises as `outlive`; `UnavailableError` if a voter does not say meanwhile
+        what it has, as it may be the only one with a record."""
+        for record in _newest_held(seen).values():
             await self._outlive(record, self._votes.look_at_all)
 
     def _possible(self, seen: Mapping[str, Seen]) -> list[LeaseRecord]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
@@ -148,3 +150,20 @@ async def test_a_holder_on_one_node_that_answers_late_is_not_passed_over(
     setup.nodes["node4"].before = answering
     with pytest.raises(LeaseHeldError, match="on host"):
         await setup.lease().outlive_all()
+
+
+async def test_where_there_is_no_holder_each_voter_is_asked_once() -> None:
+    setup = Setup()
+    asked = Counter[str]()
+
+    def counting(name: str) -> Callable[[str, str], Awaitable[None]]:
+        async def count(operation: str, _key: str) -> None:
+            await trio.lowlevel.checkpoint()
+            asked[f"{operation} {name}"] += 1
+
+        return count
+
+    for name, node in setup.nodes.items():
+        node.before = counting(name)
+    await setup.lease().outlive_all()
+    assert asked == dict.fromkeys((f"get {name}" for name in setup.nodes), 1)
