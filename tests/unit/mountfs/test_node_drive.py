@@ -218,9 +218,10 @@ async def test_what_has_lost_its_only_name_here_is_written_on_all_the_same(tmp_p
         await other.publisher.follow()
         node = nodes.lookup(ROOT_INODE, b"f").inode
         nodes.hold(node)
-        await overwrite(other, b"f", b"theirs")
         await nodes.unlink(ROOT_INODE, b"f")
+        await overwrite(other, b"f", b"theirs")
         await drive.publisher.follow()
+        assert drive.lookup(ROOT_INODE, b"f").size == len(b"theirs")
         await nodes.write(node, 4, b" and ours")
         assert bytes(await nodes.read(node, 0, 100)) == b"base and ours"
 
