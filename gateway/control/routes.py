@@ -37,7 +37,7 @@ CALLS: Final = "/calls/"
 WATCH: Final = "/watch"
 
 Waiting = Callable[[], AbstractContextManager[None]]
-"""Around what may take for ever: `Refused` if too many wait already."""
+"""Around what may take for ever: `Refused` if too many do that already."""
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class _Route:
 
 
 async def answer_to(
-    request: h11.Request, body: bytes, commands: Commands, waiting: Waiting
+    request: h11.Request, body: bytes, commands: Commands, waiting: Waiting, watching: Waiting
 ) -> Answer | Stream:
     """`Refused` if nobody can be asked that, or so."""
     target = request.target.decode("ascii").partition("?")[0]
@@ -84,7 +84,7 @@ async def answer_to(
         with waiting():
             return await _call(request, body, commands.calls.get(target.removeprefix(CALLS)))
     if target == WATCH and commands.watch is not None:
-        return _watch(request, body, commands.watch, waiting)
+        return _watch(request, body, commands.watch, watching)
     route = _ROUTES.get(target)
     if route is None:
         raise Refused(404)
@@ -124,7 +124,7 @@ def _watch(
     request: h11.Request,
     body: bytes,
     watch: Callable[[int], Callable[[Send], Awaitable[None]]],
-    waiting: Waiting,
+    watching: Waiting,
 ) -> Answer | Stream:
     if request.method != b"POST":
         raise Refused(405)
@@ -133,7 +133,7 @@ def _watch(
     except ValueError:
         raise Refused(400) from None
     try:
-        return Stream(watch(wanted.inode), waiting)
+        return Stream(watch(wanted.inode), watching)
     except (DriveError, FileSystemError) as error:
         return as_json(503, {"error": str(error)})
 

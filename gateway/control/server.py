@@ -8,7 +8,8 @@ Invariants:
 1. A client never holds up another one or the mount: each has a task of its own, a time limit until its
    request is whole and one for taking the answer; `MAX_CLIENTS` at most are served, the rest wait in the
    listen queue. Whoever waits for what may take for ever (nodes that are away) leaves his place meanwhile, so
-   that status and unmounting are always answered; `MAX_WAITING` at most do, the rest get 503.
+   that status and unmounting are always answered; `MAX_WAITING` at most do, the rest get 503. So do those
+   who watch, `MAX_WATCHING` at most, who keep no call out.
 2. No error of a client or of a call ends the server.
 """
 
@@ -19,10 +20,10 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import h11
 import trio
@@ -35,36 +36,51 @@ from gateway.control_address import new_address, peer, within_reach
 MAX_CLIENTS: Final = 16
 WAITING_CLIENTS: Final = 128
 MAX_WAITING: Final = 64
+MAX_WATCHING: Final = 64
 
 log = logging.getLogger(__name__)
+
+
+class _Limits(NamedTuple):
+    """How many clients may be served at once, wait, and watch."""
+
+    serving: trio.Semaphore
+    waiting: trio.Semaphore
+    watching: trio.Semaphore
 
 
 class _Place:
     """One of the places for clients, while it is taken."""
 
-    def __init__(self, places: trio.Semaphore, waiting: trio.Semaphore) -> None:
-        self._places = places
-        self._waiting = waiting
+    def __init__(self, limits: _Limits) -> None:
+        self._limits = limits
         self._is_taken = True
 
     def leave(self) -> None:
         """Another client may have it. Idempotent."""
         if self._is_taken:
             self._is_taken = False
-            self._places.release()
+            self._limits.serving.release()
+
+    def waiting(self) -> AbstractContextManager[None]:
+        """Around what may take for ever. `Refused` if too many wait."""
+        return self._left_for(self._limits.waiting)
+
+    def watching(self) -> AbstractContextManager[None]:
+        """The same around a watch. `Refused` if there are too many."""
+        return self._left_for(self._limits.watching)
 
     @contextmanager
-    def left(self) -> Iterator[None]:
-        """Around what may take for ever. `Refused` if too many wait."""
+    def _left_for(self, others: trio.Semaphore) -> Iterator[None]:
         try:
-            self._waiting.acquire_nowait()
+            others.acquire_nowait()
         except trio.WouldBlock:
             raise Refused(503) from None
         self.leave()
         try:
             yield
         finally:
-            self._waiting.release()
+            others.release()
 
 
 class ControlServer:
@@ -90,17 +106,16 @@ class ControlServer:
         await self._serve(_listen(new_address(device)), task_status)
 
     async def _serve(self, listener: trio.SocketListener, task_status: trio.TaskStatus[None]) -> None:
-        places, waiting = trio.Semaphore(MAX_CLIENTS), trio.Semaphore(MAX_WAITING)
+        limits = _Limits(*map(trio.Semaphore, (MAX_CLIENTS, MAX_WAITING, MAX_WATCHING)))
         async with listener, trio.open_nursery() as nursery:
             task_status.started()
             while True:
-                await places.acquire()
-                place = _Place(places, waiting)
-                nursery.start_soon(self._serve_client, await listener.accept(), place)
+                await limits.serving.acquire()
+                nursery.start_soon(self._serve_client, await listener.accept(), _Place(limits))
 
     async def _serve_client(self, stream: trio.SocketStream, place: _Place) -> None:
         async def answer(request: h11.Request, body: bytes) -> Answer | Stream:
-            return await answer_to(request, body, self._commands, place.left)
+            return await answer_to(request, body, self._commands, place.waiting, place.watching)
 
         try:
             async with stream:

@@ -8,6 +8,7 @@ import socket
 import stat
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -400,4 +401,19 @@ async def test_who_hung_up_is_sent_nothing_and_is_no_fault(mount: _Mount, tmp_pa
             )
             assert b"200" in await stream.receive_some()
         await trio.testing.wait_all_tasks_blocked(0.05)
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_watches_keeps_no_call_out_and_is_bounded(mount: _Mount, tmp_path: Path) -> None:
+    watched, path = _Watched(), tmp_path / "control"
+    commands = replace(mount.commands(), watch=watched)
+    request = b"POST /watch HTTP/1.1\r\nHost: d\r\nContent-Length: 12\r\n\r\n" + b'{"inode": 7}'
+    async with trio.open_nursery() as nursery, AsyncExitStack() as stack:
+        await nursery.start(ControlServer(path, commands).serve)
+        for _ in range(server.MAX_WATCHING):
+            stream = await stack.enter_async_context(await trio.open_unix_socket(path))
+            await stream.send_all(request)
+            assert b"200" in await stream.receive_some()
+        assert (await _ask(path, "POST", "/sync"))[0] == 200
+        assert (await _raw(path, request)).split()[1] == b"503"
         nursery.cancel_scope.cancel()
