@@ -7,7 +7,9 @@ Invariants:
    before all its other commits. Holding the drive's keys is the authority for it (no hub gives numbers).
 3. A folder that knew the log and finds in it commits of its device that it does not know as its own is a copy
    (a restored home, a cloned machine), or another one is: it becomes a new device.
-4. A number is taken from the state at the head of the log: a device that came second takes the next.
+4. The namespace is of the device that wrote the journal, and is saved when that becomes another: what the
+   journal says was published is counted as that device's.
+5. A number is taken from the state at the head of the log: a device that came second takes the next.
 
 A folder that is known costs a small file to read. Event-loop thread only.
 """
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 
 KEPT: Final = declare("enrolment.kept", "the state folder is a device; the log does not know it")
 ADDED: Final = declare("enrolment.added", "the log knows the device; its namespace does not")
+BECAME: Final = declare("enrolment.became", "the namespace is the device's; nothing of it is in the journal")
 
 
 class Enrolment:
@@ -72,8 +75,16 @@ class Enrolment:
             if identity is None or self._devices.of(identity.number) is not None:
                 identity = self._made()
             await self._add(identity)
-        self._local.namespace.become(identity.number)
+        self._become(identity.number)
         return identity
+
+    def _become(self, number: int) -> None:
+        """Later records of the journal are of device `number`. The namespace, which says so, is saved before
+        them."""
+        if number != self._local.namespace.device:
+            self._local.namespace.become(number)
+            self._local.ledger.save()
+            self._local.environment.failpoints.reached(BECAME)
 
     def _kept(self) -> DeviceIdentity | None:
         try:

@@ -1,7 +1,7 @@
 """The file by which a state folder is a device of its drive: a number, and the private key that is its own.
 
-Format: docs/format/device.md. The number can be read without a key, as inode numbers are made of it; it is
-true only if the private key opens with it.
+Format: docs/format/device.md. The number can be read without a key, for a namespace that is new; it is true
+only if the private key opens with it.
 """
 
 from __future__ import annotations

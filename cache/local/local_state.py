@@ -18,7 +18,7 @@ import fcntl
 import logging
 import os
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,8 +44,8 @@ LOCK_FILE = "lock"
 
 class LocalState:
     """The open contents of a state folder. One process at a time: `LeaseHeldError` otherwise. `environment`:
-    of the device whose folder it is. `device`: its number, as its file or its namespace says; 0 if it is none
-    yet."""
+    of the device whose folder it is. `device`: the number of the one that wrote the journal, as the namespace
+    or, where that is new, the file says; 0 if there is none yet."""
 
     def __init__(self, folder: Path, environment: Environment = THIS_MACHINE) -> None:
         environment.disk.make_folders(str(folder))
@@ -57,8 +57,10 @@ class LocalState:
         self._files = self._held.enter_context(ExitStack())
         self._notices: list[str] = []
         try:
-            # Without its file the journal is still of the device that the namespace knows.
-            self.namespace = self._open_namespace(DeviceFile(folder, environment).number() or None)
+            self.namespace = self._open_namespace()
+            if not self.namespace.device:
+                self.namespace.become(DeviceFile(folder, environment).number())
+            # The file may name another: one that the folder was about to become. The journal is not its yet.
             self.device: Final = self.namespace.device
             self._files.callback(self.namespace.close)
             custody = Custody(folder)
@@ -71,19 +73,21 @@ class LocalState:
             self.close()
             raise
 
-    def _open_namespace(self, device: int | None) -> Namespace:
+    def _open_namespace(self) -> Namespace:
         """One that is damaged is kept aside, and a new one made: what it says is in log and journal."""
         path = str(self.folder / NAMESPACE_FILE)
         try:
-            return Namespace(path, device=device, environment=self.environment)
+            return Namespace(path, environment=self.environment)
         except CorruptError as error:
             kept = set_namespace_aside(self.folder, self.environment)
             self._notices.append(f"{error}; it is made anew from log and journal, and kept as {kept}")
-            return Namespace(path, device=device, environment=self.environment)
+            return Namespace(path, environment=self.environment)
 
     def forget_device(self) -> None:
-        """The folder is a copy of one that goes on as this device: the next opening makes it a new device."""
-        DeviceFile(self.folder, self.environment).set_aside()
+        """The folder is a copy of one that goes on as this device: the next opening makes it a new device.
+        Idempotent."""
+        with suppress(FileNotFoundError):
+            DeviceFile(self.folder, self.environment).set_aside()
 
     def watch(self) -> None:
         """From now on be told of what loses its name in the folder. After recovery, which replaces files."""

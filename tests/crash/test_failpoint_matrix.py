@@ -42,7 +42,7 @@ from tests.unit.tools.commands.test_recover import STEPS as RECOVERY
 pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(120)]
 
 COMMANDS = "tests/unit/tools/commands"
-ENROLMENT = {"enrolment.kept", "enrolment.added"}
+ENROLMENT = {"enrolment.kept", "enrolment.added", "enrolment.became"}
 REBASES = {"rebase.followed", "rebase.journaled", "rebase.synced"}
 ELSEWHERE = {
     f"nodes come and go (`{COMMANDS}/test_node_changes.py`)": {*NODE_CHANGES},

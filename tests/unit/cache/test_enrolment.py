@@ -11,11 +11,12 @@ import pytest
 from backend.errors import DriveError, FencedError, FormatError, ReadOnlyError
 from backend.system import Environment
 from backend.upstream import Commit, Head
-from cache.enrolment import ADDED, KEPT
+from cache.enrolment import ADDED, BECAME, KEPT
 from cache.errors import ReadOnlyFileSystemError
 from cache.local.device_file import FILE
-from cache.local.local_state import LocalState
-from cache.namespace.operations import DEVICE_SHIFT, AddDevice, RevokeDevice, SetWriter, decode
+from cache.local.local_state import NAMESPACE_FILE, LocalState
+from cache.namespace.namespace import Namespace
+from cache.namespace.operations import DEVICE_SHIFT, ROOT_INODE, AddDevice, RevokeDevice, SetWriter, decode
 from cache.opening import DriveOptions
 from cache.publish.commit_building import LogKeys
 from cache.recovery import StaleCacheError
@@ -62,7 +63,9 @@ async def test_who_only_reads_is_no_device(tmp_path: Path) -> None:
 
 @pytest.mark.logs_warnings
 @pytest.mark.parametrize("options", [QUIET, SHARED])
-@pytest.mark.parametrize("damage", [None, b"noise", b"DFDEVICE" + bytes(68)])
+@pytest.mark.parametrize(
+    "damage", [None, b"noise", b"DFDEVICE\1" + bytes(67), b"DFDEVICE\1\0\0\0\2" + bytes(63)]
+)
 async def test_a_folder_that_lost_its_key_is_a_new_device_and_loses_nothing(
     tmp_path: Path, options: DriveOptions, damage: bytes | None
 ) -> None:
@@ -74,7 +77,7 @@ async def test_a_folder_that_lost_its_key_is_a_new_device_and_loses_nothing(
     if damage is None:
         (folder / FILE).unlink()
     else:
-        (folder / FILE).write_bytes(b"DFDEVICE\1" + damage[9:] if damage[:1] == b"D" else damage)
+        (folder / FILE).write_bytes(damage)
     async with opened(folder, upstream, options) as drive:
         assert (await make_file(drive, b"new")).inode >> DEVICE_SHIFT == 2
         assert await content_of(drive, b"published") == b"p" * 5000
@@ -83,6 +86,35 @@ async def test_a_folder_that_lost_its_key_is_a_new_device_and_loses_nothing(
         assert any("new device now" in notice for notice in drive.notices) == (damage is not None)
     assert devices_of(upstream) == [1, 2]
     async with opened(tmp_path / "other", upstream, read_only=True) as drive:
+        assert await content_of(drive, b"unpublished") == b"u" * 5000
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [(KEPT, QUIET), (KEPT, SHARED), (ADDED, SHARED), (BECAME, SHARED)]
+)
+async def test_what_it_published_before_stays_the_work_of_the_device_that_it_was(
+    tmp_path: Path, options: DriveOptions, name: str
+) -> None:
+    """Only the journal knows of it, and each time the process is killed."""
+    upstream, folder, environment = MemoryUpstream(), tmp_path / "state", Environment()
+    async with opened(folder, upstream, options, crash=True) as drive:
+        for number in range(3):
+            await make_file(drive, b"published %d" % number, b"p" * 5000)
+            await drive.sync()
+        await make_file(drive, b"unpublished", b"u" * 5000)
+    (folder / FILE).unlink()
+    environment.failpoints.arm(name, "eio", 0)
+    with pytest.raises((OSError, DriveError)):
+        async with opened(folder, upstream, options, environment=environment):
+            pass
+    for number in range(2):
+        async with opened(folder, upstream, options, crash=True) as drive:
+            assert (await make_file(drive, b"new %d" % number)).inode >> DEVICE_SHIFT == 2
+            await drive.sync()
+            devices = drive.ledger.namespace.devices
+            assert (devices.sequence_of(1), devices.sequence_of(2)) == (4, 2 + number)
+    async with opened(tmp_path / "other", upstream, options) as drive:
+        assert len(drive.entries(ROOT_INODE, 0, 10)) == 6
         assert await content_of(drive, b"unpublished") == b"u" * 5000
 
 
@@ -138,7 +170,7 @@ async def test_a_folder_that_came_second_takes_the_next_number(tmp_path: Path) -
     assert devices_of(upstream) == [1, 2]
 
 
-@pytest.mark.parametrize("name", [KEPT, ADDED])
+@pytest.mark.parametrize("name", [KEPT, ADDED, BECAME])
 async def test_an_enrolment_that_was_cut_off_is_finished(tmp_path: Path, name: str) -> None:
     upstream, environment = MemoryUpstream(), Environment()
     environment.failpoints.arm(name, "eio", 0)
@@ -146,6 +178,9 @@ async def test_an_enrolment_that_was_cut_off_is_finished(tmp_path: Path, name: s
         async with opened(tmp_path / "state", upstream, environment=environment):
             pass
     kept = (tmp_path / "state" / FILE).read_bytes()
+    namespace = Namespace(str(tmp_path / "state" / NAMESPACE_FILE))
+    assert namespace.device == (1 if name == BECAME else 0)
+    namespace.close()
     async with opened(tmp_path / "state", upstream) as drive:
         await make_file(drive, b"f")
         await drive.sync()
@@ -197,9 +232,10 @@ async def test_a_copy_with_something_unpublished_is_stale_and_then_a_new_device(
     upstream = MemoryUpstream()
     copy = await copied(tmp_path, upstream, SHARED, unpublished=True)
     before = len(upstream.commits)
-    with pytest.raises(StaleCacheError):
-        async with opened(copy, upstream, SHARED):
-            pass
+    for _ in range(2):  # the first process may be killed before it sets the state aside
+        with pytest.raises(StaleCacheError):
+            async with opened(copy, upstream, SHARED):
+                pass
     assert len(upstream.commits) == before
     local = LocalState(copy)
     local.set_aside()
