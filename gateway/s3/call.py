@@ -65,10 +65,12 @@ class Call:
 
     @property
     def version_id(self) -> str | None:
-        """The version that the request names."""
+        """The version that the request names. `InvalidArgument`: none is named so."""
         found = self.request.query.get("versionId")
         if found == "":
             raise S3Error("InvalidArgument", "Version id cannot be the empty string.")
+        if found is not None and not (found.isascii() and found.isprintable()):
+            raise S3Error("InvalidArgument", "Invalid version id specified")
         return found
 
     def conditions(self, prefix: str = "", *, with_times: bool = True) -> Conditions:

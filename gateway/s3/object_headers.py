@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from gateway.s3 import acl, checksums
 from gateway.s3.objects import NULL_VERSION, Checksums, Metadata, ObjectInfo, S3Error
-from gateway.s3.request import Request
+from gateway.s3.request import Request, is_text
 
 USER: Final = "x-amz-meta-"
 MAX_USER: Final = 2048
@@ -35,6 +35,7 @@ STORED: Final = (
     "content-language",
     "expires",
 )
+_TAGGING: Final = "x-amz-tagging"
 _RESPONSE: Final = {f"response-{name}": name for name in STORED}
 SEALED: Final = {"x-amz-server-side-encryption": "AES256"}
 """Everything on a drive is encrypted."""
@@ -62,6 +63,7 @@ def check_served(request: Request) -> None:
 def metadata_of(request: Request, owner: str, users: acl.Users) -> Metadata:
     """The metadata of the object that a request makes. `S3Error`."""
     check_served(request)
+    _check_texts(request)
     headers = {name: request.header(name) for name in STORED if name in request.headers}
     coding = [part.strip() for part in headers.pop("content-encoding", "").split(",")]
     left = ", ".join(part for part in coding if part and part != "aws-chunked")
@@ -77,11 +79,17 @@ def metadata_of(request: Request, owner: str, users: acl.Users) -> Metadata:
     return Metadata(
         headers=headers,
         user=user,
-        tags=tags_of(request.header("x-amz-tagging")),
+        tags=tags_of(request.header(_TAGGING)),
         storage_class=storage_class_of(request.header("x-amz-storage-class")),
         acl=acl.asked(request, users) or acl.PRIVATE,
         owner=owner,
     )
+
+
+def _check_texts(request: Request) -> None:
+    for name, value in request.headers.items():
+        if (name.startswith(USER) or name in (*STORED, _TAGGING)) and not is_text(value):
+            raise S3Error("InvalidArgument", f"The header {name} is no UTF-8.")
 
 
 def storage_class_of(name: str) -> str:

@@ -19,6 +19,11 @@ def text(data: bytes) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
+def is_text(value: str) -> bool:
+    """Whether the client sent UTF-8."""
+    return value.isascii() or not any("\udc80" <= character <= "\udcff" for character in value)
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """`path` is decoded once, `raw_path` as it was sent. `parameters`: of the query, decoded, in its order;

@@ -1,4 +1,4 @@
-"""What a test of ceph/s3-tests is about, by its file, its marks and its name: for the table of docs/s3.md."""
+"""What a test of ceph/s3-tests is about, by its file, its marks and its name (docs/s3_tests.md)."""
 
 from __future__ import annotations
 

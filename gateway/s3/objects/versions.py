@@ -93,20 +93,22 @@ class Versions:
 
     def name_of(self, bucket: int, key: bytes, version_id: str) -> bytes:
         """The name that the version has among those of its key, or had; empty if that is not known."""
-        if _is_id(version_id.encode()):
-            return VERSION_NAME + version_id.encode()
+        text = version_id.encode(errors="replace")
+        if _is_id(text):
+            return VERSION_NAME + text
         version = self.find(bucket, key, version_id)
         return b"" if version is None else version.name
 
     def find(self, bucket: int, key: bytes, version_id: str) -> Version | None:
         """The version of that id, if it is not the newest."""
         wanted = "" if version_id == NULL_VERSION else version_id
+        text = wanted.encode(errors="replace")
         folder, _ = self._folder(bucket, key)
-        row = None if folder is None else self._names.child(folder, VERSION_NAME + wanted.encode())
-        if folder is not None and row is not None and row.is_regular and _is_id(wanted.encode()):
+        row = None if folder is None else self._names.child(folder, VERSION_NAME + text)
+        if folder is not None and row is not None and row.is_regular and _is_id(text):
             record = self._states.record(row.inode)
             if record.version_id == wanted:
-                return Version(folder, VERSION_NAME + wanted.encode(), row.inode, record)
+                return Version(folder, VERSION_NAME + text, row.inode, record)
         return next((each for each in self.of_key(bucket, key) if each.record.version_id == wanted), None)
 
     def _folder(self, bucket: int, key: bytes) -> tuple[int | None, tuple[Step, ...]]:
