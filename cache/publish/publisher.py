@@ -205,7 +205,7 @@ class Publisher:
 
     async def follow(self) -> None:
         """Bring a drive with many writers to the newest commit; what is not published goes on from there.
-        `FencedError`: that commit is damaged, or a copy of this device made it."""
+        `FencedError`: one on the way there is damaged, revokes this device, or was made by a copy of it."""
         async with self._lock:
             if self.fenced:
                 raise FencedError(self.problem)
@@ -228,6 +228,14 @@ class Publisher:
             raise FencedError(str(error)) from error
         for inode in frozen:
             self._settled(inode)
+        self._check_device()
+
+    def _check_device(self) -> None:
+        """Everybody else would take a commit of a device that was revoked for damage of the log."""
+        device = self._identity.device
+        row = self._ledger.namespace.devices.of(device)
+        if row is not None and row.is_revoked:
+            raise FencedError(f"this machine is device {device} of the drive, which was revoked")
 
     async def _ask_for_blocks(self) -> None:
         """After the rebase the journal has the content of the pending commit no more: its blocks must be

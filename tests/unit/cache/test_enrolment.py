@@ -146,6 +146,32 @@ async def test_a_revoked_device_only_reads(tmp_path: Path) -> None:
         assert await content_of(drive, b"f") == b"content"
 
 
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("is_idle", [False, True])
+async def test_a_device_that_is_revoked_while_it_runs_makes_no_commit_more(
+    tmp_path: Path, *, is_idle: bool
+) -> None:
+    """All others would take it for damage of the log."""
+    upstream = MemoryUpstream()
+    async with opened(tmp_path / "other", upstream, SHARED) as other:
+        async with opened(tmp_path / "one", upstream, SHARED, crash=True) as one:
+            await make_file(one, b"f", b"content")
+            await one.sync()
+            await make_file(one, b"unpublished", b"u" * 5000)
+            await other.publisher.follow()
+            other.ledger.accept(RevokeDevice(one.ledger.namespace.device))
+            await other.sync()
+            count = len(upstream.commits)
+            with pytest.raises(FencedError, match=r"device 2 .* was revoked"):
+                await (one.publisher.follow() if is_idle else one.sync())
+            with pytest.raises(ReadOnlyFileSystemError, match="was revoked"):
+                await make_file(one, b"more")
+            assert await content_of(one, b"unpublished") == b"u" * 5000
+        assert len(upstream.commits) == count
+        await make_file(other, b"goes on")
+        await other.sync()
+
+
 class Overtaken(MemoryUpstream):
     """Another folder becomes a device while this one's commit is on its way."""
 
