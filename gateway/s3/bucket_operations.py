@@ -22,6 +22,8 @@ MOST_DELETED: Final = 1000
 MOST_TAGS: Final = 50
 _ELEMENTS_OF_ITEM: Final = 8
 _NAME: Final = re.compile(r"(?=.{3,63}\Z)[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
+_LOCATION: Final = re.compile("[!-~]{1,64}")
+"""It is told in a header."""
 
 
 async def create_bucket(call: Call) -> Answer:
@@ -63,7 +65,10 @@ def _check_same(call: Call, name: str) -> None:
 def _location(data: bytes) -> str:
     if not data:
         return ""
-    return parse(data, "CreateBucketConfiguration").value("LocationConstraint") or ""
+    found = parse(data, "CreateBucketConfiguration").value("LocationConstraint") or ""
+    if found and not _LOCATION.fullmatch(found):
+        raise S3Error("InvalidLocationConstraint")
+    return found
 
 
 async def delete_bucket(call: Call) -> Answer:

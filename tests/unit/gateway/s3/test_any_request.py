@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.gateway.s3.doors import ask, policy_of
+from tests.unit.gateway.s3.doors import ask, policy_of, refused, status_of
 from tests.unit.gateway.s3.served import Served
 
 BUCKET = "any-request"
@@ -166,3 +166,19 @@ def test_metadata_are_the_text_that_was_sent(served: Served, public: str) -> Non
 def test_a_marker_that_is_no_text_is_of_no_version(served: Served, public: str) -> None:
     status, _, answer = ask(served, "GET", f"/{public}?versions&key-marker=k&version-id-marker=%ff")
     assert (status, answer.count(b"<Key>k</Key>")) == (200, 2)
+
+
+@pytest.mark.parametrize("location", ["eu-west-1", "EU", "zone:place"])
+def test_the_location_of_a_bucket_is_told(s3: Any, bucket: str, location: str) -> None:
+    name = f"{bucket}-placed"
+    s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": location})
+    assert s3.get_bucket_location(Bucket=name)["LocationConstraint"] == location
+    assert s3.head_bucket(Bucket=name)["BucketRegion"] == location
+
+
+@pytest.mark.parametrize("location", ["a\nx-amz-b: c", "a b", "ä", "\r", "x" * 65])
+def test_a_location_that_no_header_can_say_is_refused(s3: Any, bucket: str, location: str) -> None:
+    name = f"{bucket}-placed"
+    with refused("InvalidLocationConstraint", 400):
+        s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": location})
+    assert status_of(s3.head_bucket, Bucket=name) == 404
