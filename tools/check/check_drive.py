@@ -33,6 +33,7 @@ from backend.findings import Findings
 from backend.local import LocalUpstream, SessionWriter
 from backend.nodes import Node
 from backend.packs import PackEntry
+from backend.system import each
 from backend.upstream import BlockId
 from cache.retention import LostRange, lost_files
 from tools.check.check_commits import SNAPSHOT_KEY, CommitCheck
@@ -135,13 +136,20 @@ class DriveCheck:
             await self._check()
 
     async def _tell_away(self) -> None:
-        for node in self._nodes.values():
+        """All are asked at once: of those that hang, each may take a minute."""
+        away: dict[str, DriveError] = {}
+
+        async def look(node: Node) -> None:
             try:
                 await node.check()
             except DriveError as error:
-                self._away.append(node.name)
-                self._findings.nodes_are_away = True
-                self._findings.add("left", str(error))
+                away[node.name] = error
+
+        await each(look, self._nodes.values())
+        self._away = [name for name in self._nodes if name in away]
+        self._findings.nodes_are_away = bool(away)
+        for name in self._away:
+            self._findings.add("left", str(away[name]))
 
     async def _check(self) -> None:
         await self._check_copies()

@@ -22,13 +22,14 @@ from backend.commits.lease import Lease
 from backend.commits.process_identity import this_process
 from backend.errors import ConflictError, DriveError, FencedError, LeaseHeldError
 from backend.keys import Secret
-from backend.nodes import OWN_FILES
+from backend.nodes import OWN_FILES, DirectoryNode
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE, SetAttributes
 from cache.namespace.schema import open_database
 from tests.drives import QUIET, make_file
 from tests.small_drive import CLEAN, CORRECTED, LEFT, SmallDrive, copy_of, make_empty_drive, make_small_drive
 from tools import compose, drive_nodes, drive_opening
+from tools.check import check_drive
 from tools.check.check_commits import CommitCheck
 from tools.errors import call
 from tools.fsck import FSCK_CODES, fsck
@@ -74,6 +75,24 @@ def test_what_was_changed_while_the_passphrase_was_asked_for_is_not_taken_back(
     with pytest.raises(ConflictError, match="changed just now"):
         made.fsck("-y")
     assert len(compose.load_drive(str(made.drive)).nodes) == 8
+    assert made.fsck("-n") == CLEAN
+
+
+def test_nodes_that_hang_are_waited_for_at_the_same_time(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here each answers when all were asked."""
+    check, asked, all_asked = DirectoryNode.check, set[str](), trio.Event()
+
+    async def answer(node: DirectoryNode) -> None:
+        asked.add(node.name)
+        if len(asked) == len(list(made.drive.glob("node*"))):
+            all_asked.set()
+        await all_asked.wait()
+        await check(node)
+
+    monkeypatch.setattr(DirectoryNode, "check", answer)
+    monkeypatch.setattr(check_drive, "TOOL_PATIENCE", 5.0)
     assert made.fsck("-n") == CLEAN
 
 
