@@ -196,6 +196,19 @@ async def test_a_folder_that_came_second_takes_the_next_number(tmp_path: Path) -
     assert devices_of(upstream) == [1, 2]
 
 
+async def test_a_machine_whose_clock_is_behind_becomes_a_device_too(tmp_path: Path) -> None:
+    upstream = MemoryUpstream()
+    async with opened(tmp_path / "one", upstream):
+        pass
+    behind = Environment(wall_clock=lambda: 1)
+    async with opened(tmp_path / "other", upstream, environment=behind) as drive:
+        await make_file(drive, b"f")
+        await drive.sync()
+    times = [commit.time_ns for commit, _ in upstream.commits]
+    assert times == sorted(times)
+    assert devices_of(upstream) == [1, 2]
+
+
 @pytest.mark.parametrize("name", [KEPT, ADDED, BECAME])
 async def test_an_enrolment_that_was_cut_off_is_finished(tmp_path: Path, name: str) -> None:
     upstream, environment = MemoryUpstream(), Environment()
