@@ -115,9 +115,10 @@ def retire(place: NodePlace, entry: NodeEntry, drive_id: bytes) -> bool:
 
 def wrong_identities(folder: str, file: DriveFile) -> Iterator[WrongIdentity]:
     """Nodes whose identity file is not byte for byte what it must be; not those whose folder is missing,
-    empty or of another drive: these are away."""
+    empty or of another drive: these are away. A node that hangs is waited for once."""
     owners = _owners(folder, file)
-    judged = ask({entry: partial(_wrong_identity, folder, file, entry, owners) for entry in file.nodes})
+    there = [entry for entry in file.nodes if entry.name in owners]
+    judged = ask({entry: partial(_wrong_identity, folder, file, entry, owners) for entry in there})
     yield from filter(None, judged.values())
 
 
@@ -127,11 +128,7 @@ def _wrong_identity(
     place = entry.place(folder)
     expected = NodeIdentity(entry.name, file.id, entry.zone)
     stored, unread = _stored_identity(entry, place)
-    if (
-        place.whereabouts() is None
-        or stored == encode_identity(expected)
-        or not holds_data_of(place, file.id)
-    ):
+    if stored == encode_identity(expected) or not holds_data_of(place, file.id):
         return None
     try:
         text, found = f"{place}/{IDENTITY_FILE} is not as it was written", place.identity(entry.name)
@@ -158,8 +155,8 @@ def _whose(file: DriveFile, entry: NodeEntry, found: NodeIdentity, owners: Mappi
     in ways that cannot be seen (a server mounted twice), and a node that loses its name is one more that is
     lost."""
     place = f"{entry.name}: its path"
-    owner = owners.get(entry.name)
-    if owner != entry.name and owner is not None:
+    owner = owners[entry.name]
+    if owner != entry.name:
         whose = f"leads to the folder of {owner}" if owner else "and that of another node lead to one folder"
         return f"{place} {whose}: it is left as it is; take the link away, or change the path"
     if found.drive_id == file.id and found.name != entry.name:

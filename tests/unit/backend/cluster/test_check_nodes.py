@@ -164,6 +164,18 @@ def test_a_node_that_hangs_is_away_and_holds_nobody_up(
     let_go.set()
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """The places that are asked where they are, each as often as it is."""
+    asked, real = Counter[str](), DirectoryPlace.whereabouts
+
+    def counting(place: DirectoryPlace) -> Whereabouts | None:
+        asked[str(place)] += 1
+        return real(place)
+
+    monkeypatch.setattr(DirectoryPlace, "whereabouts", counting)
+    return asked
+
+
 @pytest.mark.parametrize("own", ["right", "lost", "older"])
 def test_a_survey_asks_each_place_once(made: SmallDrive, monkeypatch: pytest.MonkeyPatch, own: str) -> None:
     """Also of a drive file that names the nodes elsewhere than most copies do: one that hangs costs its
@@ -177,14 +189,7 @@ def test_a_survey_asks_each_place_once(made: SmallDrive, monkeypatch: pytest.Mon
     drive_file.save(str(path), file if own == "older" else new)
     if own == "lost":
         path.unlink()
-    asked = Counter[str]()
-    real = DirectoryPlace.whereabouts
-
-    def counted(place: DirectoryPlace) -> Whereabouts | None:
-        asked[str(place)] += 1
-        return real(place)
-
-    monkeypatch.setattr(DirectoryPlace, "whereabouts", counted)
+    asked = counted(monkeypatch)
     seen = check_nodes.survey(str(made.drive))
     assert seen.file == new
     assert {str(place) for place in seen.copies} == {
@@ -193,6 +198,17 @@ def test_a_survey_asks_each_place_once(made: SmallDrive, monkeypatch: pytest.Mon
     }
     assert [str(place) for place, _ in seen.wrong] == ([] if own == "right" else [str(made.drive)])
     assert set(asked.values()) == {1}
+
+
+def test_who_looks_for_wrong_identities_asks_each_node_once_where_it_is(
+    made: SmallDrive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (made.drive / "node1" / "node.toml").unlink()
+    (made.drive / "node2").rename(made.drive / "away")
+    file, asked = drive_file.load(str(made.drive / "drive.toml")), counted(monkeypatch)
+    wrong = list(check_nodes.wrong_identities(str(made.drive), file))
+    assert [(each.entry.name, each.is_ours) for each in wrong] == [("node1", True)]
+    assert asked == dict.fromkeys((str(entry.place(str(made.drive))) for entry in file.nodes), 1)
 
 
 def test_a_drive_whose_disk_is_slow_is_not_said_to_be_none(
