@@ -18,13 +18,14 @@ from pathlib import Path
 from hypothesis import strategies as st
 
 from backend.cluster import drive_file
-from backend.cluster.drive_file import DriveFile, NodeEntry
+from backend.cluster.drive_file import DriveFile
 from backend.coding.erasure import Profile
 from backend.commits import commit_format, lease_record, object_format
 from backend.commits.commit_search import commit_key
 from backend.commits.object_format import Copy
 from backend.commits.process_identity import this_process
 from backend.errors import DriveError
+from backend.nodes import NodeEntry
 from backend.nodes.identity import NodeIdentity, encode_identity
 from backend.packs import fragment_format
 from backend.packs.fragment_format import FOOTER_SIZE, FragmentFooter

@@ -17,7 +17,7 @@ import trio
 
 from backend.blocks import BlockIndex, PackedBlockStore, SqliteBlockIndex
 from backend.care import Scrub, StoreHealth, repair_record
-from backend.cluster import DriveFile, NodeEntry, cluster_change, drive_file
+from backend.cluster import DriveFile, cluster_change, drive_file
 from backend.coding import Profile, code_for, copies_of
 from backend.commits import (
     LONGEST_PATIENCE,
@@ -40,6 +40,7 @@ from backend.local import Gate, LocalUpstream, Members, RunningNodes, SessionWri
 from backend.nodes import (
     LeasedNode,
     Node,
+    NodeEntry,
     NodeHealth,
     NodeSet,
 )

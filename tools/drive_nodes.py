@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Final
 
-from backend.cluster import DriveFile, NodeEntry
+from backend.cluster import DriveFile
 from backend.coding import ClusterMap, ClusterNode, Profile, next_voter
 from backend.commits import DEFAULT_SECONDS, STORE_SECONDS
 from backend.errors import NodeError, UnavailableError, UsageError
-from backend.nodes import Node, NodeIdentity, NodePlace, PatientNode, RetryNode
+from backend.nodes import Node, NodeEntry, NodeIdentity, NodePlace, PatientNode, RetryNode
 from backend.system import THIS_MACHINE, Environment, ask
 from cache import defaults
 

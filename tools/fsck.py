@@ -26,10 +26,11 @@ from typing import Final
 
 import trio
 
-from backend.cluster import NodeEntry, Survey, check_nodes, check_places, cluster_change
+from backend.cluster import Survey, check_nodes, check_places, cluster_change
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError, sole
 from backend.failpoints import OF_PROCESS
 from backend.findings import Finding, Findings
+from backend.nodes import NodeEntry
 from backend.system import THIS_MACHINE, ask, plain_hash
 from cache.local import LOCK_FILE, NAMESPACE_FILE, set_namespace_aside
 from cache.opening import DriveOptions

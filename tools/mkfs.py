@@ -16,11 +16,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from backend.cluster import DriveFile, NodeEntry, drive_file
+from backend.cluster import DriveFile, drive_file
 from backend.coding import ClusterNode, Profile, first_voters, require_nodes
 from backend.errors import UsageError
 from backend.keys import DRIVE_ID_SIZE, Secret, key_slots, new_drive_key, new_recovery_key
-from backend.nodes import NodeIdentity, NodePlace, place_at
+from backend.nodes import NodeEntry, NodeIdentity, NodePlace, place_at
 from backend.system import THIS_MACHINE
 from tools import errors, old_drive
 from tools.capacity_report import describe_limit, describe_needs

@@ -25,7 +25,6 @@ import trio
 from backend.cluster import (
     DriveFile,
     HeldDrive,
-    NodeEntry,
     ObjectRebalance,
     Rebalance,
     RebalanceReport,
@@ -36,7 +35,7 @@ from backend.coding import Profile, copies_of
 from backend.commits import ReplicatedCommitLog, ReplicatedObjects, ranking_of
 from backend.errors import UnavailableError
 from backend.failpoints import declare
-from backend.nodes import NodePlace
+from backend.nodes import NodeEntry, NodePlace
 from backend.system import THIS_MACHINE, patience
 from tools import compose, drive_nodes, node_entries
 from tools.compose import UnlockedDrive

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from backend.cluster import MAX_NODES, DriveFile, NodeEntry
+from backend.cluster import DriveFile
 from backend.errors import UsageError
 from backend.failpoints import declare
-from backend.nodes import NodeIdentity, NodePlace, stored_url
+from backend.nodes import MAX_NODES, NodeEntry, NodeIdentity, NodePlace, stored_url
 from backend.system import THIS_MACHINE
 from tools import drive_nodes
 

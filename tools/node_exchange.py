@@ -21,10 +21,10 @@ from typing import Final
 
 import trio
 
-from backend.cluster import DriveFile, NodeEntry, check_nodes
+from backend.cluster import DriveFile, check_nodes
 from backend.errors import UsageError
 from backend.failpoints import declare
-from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodeIdentity, NodePlace, stored_url
+from backend.nodes import IDENTITY_FILE, MAX_FILE_SIZE, NodeEntry, NodeIdentity, NodePlace, stored_url
 from backend.system import THIS_MACHINE
 from tools import drive_nodes, node_entries
 from tools.errors import ToolError

@@ -2,16 +2,14 @@
 
 from backend.cluster.check_nodes import Survey
 from backend.cluster.cluster_change import HeldDrive, held, holding, require_surveyed
-from backend.cluster.drive_file import MAX_NODES, MAX_SLOTS, DriveFile, NodeEntry
+from backend.cluster.drive_file import MAX_SLOTS, DriveFile
 from backend.cluster.object_rebalance import ObjectRebalance
 from backend.cluster.rebalance import Rebalance, RebalanceReport, left_on
 
 __all__ = [
-    "MAX_NODES",
     "MAX_SLOTS",
     "DriveFile",
     "HeldDrive",
-    "NodeEntry",
     "ObjectRebalance",
     "Rebalance",
     "RebalanceReport",

@@ -27,7 +27,7 @@ from functools import partial
 from typing import NamedTuple
 
 from backend.cluster import check_places, drive_file
-from backend.cluster.drive_file import FILE_NAME, DriveFile, NodeEntry
+from backend.cluster.drive_file import FILE_NAME, DriveFile
 from backend.cluster.recovery import AHEAD
 from backend.commits import KEY as LEASE
 from backend.errors import DriveError, FormatError, NodeError, NotFoundError, UnavailableError
@@ -36,6 +36,7 @@ from backend.nodes import (
     MAX_FILE_SIZE,
     OWN_FILES,
     DirectoryPlace,
+    NodeEntry,
     NodeIdentity,
     NodePlace,
     Whereabouts,

@@ -32,12 +32,12 @@ import trio
 
 from backend.cluster import check_nodes, drive_file, drive_file_copies
 from backend.cluster.check_nodes import Survey
-from backend.cluster.drive_file import DriveFile, NodeEntry
+from backend.cluster.drive_file import DriveFile
 from backend.cluster.rebalance import NOBODY, Users
 from backend.commits import Lease
 from backend.errors import ConflictError, FencedError, TransientError, UnavailableError
 from backend.failpoints import declare
-from backend.nodes import Node
+from backend.nodes import Node, NodeEntry
 from backend.system import THIS_MACHINE
 
 IN_FORCE: Final = declare(

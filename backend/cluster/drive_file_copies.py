@@ -12,10 +12,10 @@ from typing import Final
 
 from backend.cluster import drive_file
 from backend.cluster.check_nodes import Survey, answers_as_member, own_place
-from backend.cluster.drive_file import FILE_NAME, DriveFile, NodeEntry
+from backend.cluster.drive_file import FILE_NAME, DriveFile
 from backend.errors import ConflictError, UnavailableError
 from backend.failpoints import declare
-from backend.nodes import NodePlace
+from backend.nodes import NodeEntry, NodePlace
 from backend.system import THIS_MACHINE, ask
 
 NODES_WRITTEN: Final = declare(

@@ -4,6 +4,7 @@ from backend.nodes.address import is_folder
 from backend.nodes.address import stored as stored_url
 from backend.nodes.directory import OWN_FILES, DirectoryNode
 from backend.nodes.directory_place import DirectoryPlace
+from backend.nodes.entry import MAX_NODES, NodeEntry, decode_entries, encode_entry
 from backend.nodes.factory import place_at
 from backend.nodes.health import NodeHealth
 from backend.nodes.identity import (
@@ -27,6 +28,7 @@ from backend.nodes.speed import NodeSpeed
 __all__ = [
     "IDENTITY_FILE",
     "MAX_FILE_SIZE",
+    "MAX_NODES",
     "OWN_FILES",
     "PAGE",
     "UNKNOWN_SPACE",
@@ -34,6 +36,7 @@ __all__ = [
     "DirectoryPlace",
     "LeasedNode",
     "Node",
+    "NodeEntry",
     "NodeHealth",
     "NodeIdentity",
     "NodePlace",
@@ -47,6 +50,8 @@ __all__ = [
     "TokenBucket",
     "Whereabouts",
     "all_keys",
+    "decode_entries",
+    "encode_entry",
     "encode_identity",
     "initialise_directory_node",
     "is_folder",

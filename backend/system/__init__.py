@@ -33,6 +33,7 @@ from backend.system.environment import THIS_MACHINE, Environment, boot_clock
 from backend.system.free_names import free_path
 from backend.system.patience import ask
 from backend.system.reading import read_all
+from backend.system.toml_table import TomlTable
 
 __all__ = [
     "KEY_SIZE",
@@ -44,6 +45,7 @@ __all__ = [
     "Group",
     "NotBegunError",
     "Threads",
+    "TomlTable",
     "argon2id",
     "ask",
     "boot_clock",

@@ -12,11 +12,11 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Final
 
-from backend.cluster import DriveFile, NodeEntry
+from backend.cluster import DriveFile
 from backend.coding import ClusterNode, Profile, first_voters, require_nodes
 from backend.errors import UsageError
 from backend.keys import DRIVE_ID_SIZE
-from backend.nodes import is_folder
+from backend.nodes import NodeEntry, is_folder
 from tools import compose, drive_nodes
 from tools.commands import cost
 from tools.commands.cost import Layout, Traffic, Use

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from backend.care import repair_record
-from backend.cluster import DriveFile, NodeEntry, check_nodes, cluster_change, drive_file, drive_file_copies
+from backend.cluster import DriveFile, check_nodes, cluster_change, drive_file, drive_file_copies
 from backend.errors import NodeError, UsageError
 from backend.health import NodesWanted, ScrubStatus
-from backend.nodes import NodePlace, place_at, stored_url
+from backend.nodes import NodeEntry, NodePlace, place_at, stored_url
 from cache.messages import CHECK, REPAIR, SCRUB, Nothing, ScrubWanted
 from tools import drive_nodes, fsck, node_entries, node_exchange, old_drive
 from tools.commands import node_changes, node_requests, recover_command

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from backend.cluster import DriveFile, NodeEntry
+from backend.cluster import DriveFile
 from backend.keys import DriveKeys
+from backend.nodes import NodeEntry
 from backend.system import Durable, Environment
 from backend.upstream import BlockId
 from cache import defaults

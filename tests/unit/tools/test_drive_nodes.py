@@ -6,7 +6,8 @@ import datetime
 
 import pytest
 
-from backend.cluster import DriveFile, NodeEntry
+from backend.cluster import DriveFile
+from backend.nodes import NodeEntry
 from tools.drive_nodes import commit_interval
 
 FOLDER, STORE = "disk", "s3://bucket/prefix"

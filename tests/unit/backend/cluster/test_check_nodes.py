@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.cluster import check_nodes, check_places, drive_file, drive_file_copies
-from backend.cluster.drive_file import DriveFile, NodeEntry
+from backend.cluster.drive_file import DriveFile
 from backend.commits import MAX_SIZE, MAX_STORED
-from backend.nodes import DirectoryPlace, Whereabouts
+from backend.nodes import DirectoryPlace, NodeEntry, Whereabouts
 from backend.nodes import files as node_files
 from backend.nodes.identity import NodeIdentity, encode_identity
 from backend.system import patience

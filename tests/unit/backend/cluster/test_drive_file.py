@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.cluster import drive_file
-from backend.cluster.drive_file import DriveFile, NodeEntry
+from backend.cluster.drive_file import DriveFile
 from backend.errors import FormatError, NotFoundError, TransientError, UsageError
 from backend.keys.key_slots import Argon2Cost, Secret, Slot, create_slot, open_slots
+from backend.nodes import NodeEntry
 from backend.nodes.directory_place import DirectoryPlace
 
 CREATED = datetime.datetime(2026, 11, 21, 22, 0, tzinfo=datetime.UTC)

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backend.cluster import recovery
-from backend.cluster.drive_file import DriveFile, NodeEntry
+from backend.cluster.drive_file import DriveFile
 from backend.coding.placement import ClusterMap, ClusterNode
 from backend.coding.voters import copies_of
 from backend.commits import commit_format
@@ -26,6 +26,7 @@ from backend.commits.process_identity import this_process
 from backend.commits.replicated_objects import Ranking, ReplicatedObjects, ranking_of
 from backend.errors import NodeError, UnavailableError
 from backend.failpoints import OF_PROCESS
+from backend.nodes import NodeEntry
 from backend.system import Environment, plain_hash
 from backend.upstream import NO_COMMIT, Commit, Head
 from tests.memory_node import MemoryNode, memory_nodes
