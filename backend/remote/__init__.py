@@ -1,6 +1,7 @@
 """The upstream over HTTPS: a drive on a hub."""
 
 from backend.remote.hub_client import HubClient
+from backend.remote.hub_route import HubRoute
 from backend.remote.remote_upstream import RemoteUpstream
 
-__all__ = ["HubClient", "RemoteUpstream"]
+__all__ = ["HubClient", "HubRoute", "RemoteUpstream"]

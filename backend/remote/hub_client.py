@@ -11,12 +11,14 @@ import httpx
 
 from backend import wire
 from backend.errors import BlocksMissingError, CorruptError, DriveError, ReadOnlyError, TransientError
+from backend.remote.hub_route import HubRoute, Pace
 
 MOST: Final = 8 << 20
 """Bytes of an answer: more than a block has."""
 _LATER: Final = frozenset((429, 500, 502, 503, 504))
 PATIENCE: Final = 30.0
 CONNECT_PATIENCE: Final = 10.0
+DIRECT: Final = HubRoute()
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +45,25 @@ class Answer:
 
 
 class HubClient:
-    """See the module. `url` of the hub, `token` of the device. Any number of tasks at once."""
+    """See the module. `url` of the hub, `token` of the device. Any number of tasks at once. `UsageError`: as
+    of `HubRoute.tls_context`."""
 
-    def __init__(self, url: str, token: bytes, *, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: bytes,
+        route: HubRoute = DIRECT,
+        *,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._upload, self._download = Pace(route.upload_limit), Pace(route.download_limit)
         self._client = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {token.hex()}", "Accept-Encoding": "identity"},
             transport=transport,
+            proxy=route.proxy,
+            # Redirects are not followed, so plain HTTP (of this machine only) stays that.
+            verify=route.tls_context() if url.startswith("https:") else False,
             limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
         )
 
@@ -70,16 +84,22 @@ class HubClient:
         long the hub is asked to wait before it answers. `CorruptError`: the answer has over `most` bytes."""
         timeout = httpx.Timeout(PATIENCE + seconds, connect=CONNECT_PATIENCE, pool=None)
         request = self._client.build_request(
-            method, path, content=content, params=params, headers=headers, json=said, timeout=timeout
+            method,
+            path,
+            content=None if content is None else self._upload.paced(content),
+            params=params,
+            headers=headers if content is None else {**(headers or {}), "Content-Length": str(len(content))},
+            json=said,
+            timeout=timeout,
         )
         try:
             response = await self._client.send(request, stream=True)
             try:
-                answer = Answer(response.status_code, response.headers, await _body(response, most))
+                answer = Answer(response.status_code, response.headers, await self._body(response, most))
             finally:
                 await response.aclose()
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise TransientError(f"the hub does not answer: {error or type(error).__name__}") from error
+            raise TransientError(f"the hub does not answer: {_reason(error)}") from error
         if response.is_success:
             return answer
         raise _error(answer)
@@ -88,23 +108,36 @@ class HubClient:
         """Let go of all connections. Idempotent."""
         await self._client.aclose()
 
+    async def _body(self, response: httpx.Response, most: int) -> bytes:
+        """As it came: it is asked for without compression, which could make much of little."""
+        parts, size = [], 0
+        try:
+            async for part in response.aiter_raw():
+                await self._download.take(len(part))
+                size += len(part)
+                if size > most:
+                    await (
+                        response.aclose()
+                    )  # which ends it; to leave the loop would leave its generators open
+                else:
+                    parts.append(part)
+        except (httpx.TransportError, httpx.StreamError):
+            if size <= most:
+                raise
+        if size > most:
+            raise CorruptError(f"the hub's answer has over {most} bytes")
+        return b"".join(parts)
 
-async def _body(response: httpx.Response, most: int) -> bytes:
-    """As it came: it is asked for without compression, which could make much of little."""
-    parts, size = [], 0
-    try:
-        async for part in response.aiter_raw():
-            size += len(part)
-            if size > most:
-                await response.aclose()  # which ends it; to leave the loop would leave its generators open
-            else:
-                parts.append(part)
-    except (httpx.TransportError, httpx.StreamError):
-        if size <= most:
-            raise
-    if size > most:
-        raise CorruptError(f"the hub's answer has over {most} bytes")
-    return b"".join(parts)
+
+def _reason(error: BaseException) -> str:
+    """The words of the error, or of the first with some of those that it came from: a certificate that is not
+    believed breaks a connection without a word."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if text := str(cause):
+            return text
+        cause = cause.__cause__ or cause.__context__
+    return type(error).__name__
 
 
 def _error(answer: Answer) -> DriveError:

@@ -1,0 +1,138 @@
+"""The way to a hub: limits of bytes a second, certificates that are believed, a proxy between."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from trio.testing import MockClock
+
+from backend.errors import TransientError, UsageError
+from backend.remote import HubClient, HubRoute
+from tests.certificates import certificate_in
+
+RATE = 100_000
+
+
+class Body(httpx.AsyncByteStream):
+    """So many parts of 10 kB, as they come from a socket."""
+
+    def __init__(self, parts: int) -> None:
+        self._parts = parts
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for _ in range(self._parts):
+            yield bytes(10_000)
+
+
+async def _drained(request: httpx.Request) -> httpx.Response:
+    await request.aread()
+    assert request.headers["Content-Length"] == str(len(request.content))
+    assert "Transfer-Encoding" not in request.headers
+    return httpx.Response(204, stream=httpx.ByteStream(b""))
+
+
+def _limited(route: HubRoute, answer: httpx.MockTransport) -> HubClient:
+    return HubClient("http://hub.example", bytes(32), route, transport=answer)
+
+
+async def test_what_is_sent_by_all_requests_together_keeps_the_limit(autojump_clock: MockClock) -> None:
+    hub = _limited(HubRoute(upload_limit=RATE), httpx.MockTransport(_drained))
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        for _ in range(4):
+            nursery.start_soon(partial(hub.call, "POST", "/", content=bytes(5 * RATE)))
+    assert 19 <= trio.current_time() - began <= 20
+
+
+async def test_a_small_request_does_not_wait_for_large_ones(autojump_clock: MockClock) -> None:
+    """A commit beside blocks: it waits for a piece of each, not for all of them."""
+    hub = _limited(HubRoute(upload_limit=RATE), httpx.MockTransport(_drained))
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(partial(hub.call, "POST", "/", content=bytes(50 * RATE)))
+        await trio.sleep(5)
+        began = trio.current_time()
+        await hub.call("POST", "/", content=bytes(100))
+        assert trio.current_time() - began < 1
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_received_keeps_the_limit(autojump_clock: MockClock) -> None:
+    answers = httpx.MockTransport(lambda _: httpx.Response(200, stream=Body(100)))
+    hub = _limited(HubRoute(download_limit=RATE), answers)
+    began = trio.current_time()
+    assert len((await hub.call("GET", "/")).content) == 10 * RATE
+    assert 9 <= trio.current_time() - began <= 10
+
+
+async def test_without_limits_nothing_waits(autojump_clock: MockClock) -> None:
+    hub = _limited(HubRoute(), httpx.MockTransport(_drained))
+    await hub.call("POST", "/", content=bytes(50 * RATE))
+    assert trio.current_time() == autojump_clock.current_time() == 0
+
+
+async def _answering(stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
+    await stream.receive_some()
+    await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+
+async def test_certificates_of_the_file_are_believed_and_no_others(tmp_path: Path) -> None:
+    certificate, key = certificate_in(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    async with trio.open_nursery() as nursery:
+        serve = partial(trio.serve_ssl_over_tcp, _quietly, 0, context, host="127.0.0.1")
+        (listener,) = await nursery.start(serve)
+        url = f"https://localhost:{listener.transport_listener.socket.getsockname()[1]}"
+        believing = HubClient(url, bytes(32), HubRoute(ca_file=certificate))
+        assert (await believing.call("GET", "/")).content == b"hello"
+        await believing.close()
+        doubting = HubClient(url, bytes(32))
+        with pytest.raises(TransientError, match="certificate"):
+            await doubting.call("GET", "/")
+        nursery.cancel_scope.cancel()
+
+
+async def _quietly(stream: trio.SSLStream[trio.SocketStream]) -> None:
+    """A client may leave in the middle of the handshake."""
+    try:
+        await _answering(stream)
+    except trio.BrokenResourceError:
+        return
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_file_without_certificates_is_named(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=str(path)):
+        HubClient("https://hub.example", bytes(32), HubRoute(ca_file=str(path)))
+
+
+async def test_requests_go_by_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is asked for the whole URL; the hub's name is not looked up here."""
+    asked: list[bytes] = []
+
+    async def proxy(stream: trio.SocketStream) -> None:
+        asked.append(bytes(await stream.receive_some()).split(b"\r\n")[0])
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, proxy, 0, host="127.0.0.1"))
+        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
+        named = HubClient("http://hub.invalid", bytes(32), HubRoute(proxy=url))
+        await named.call("GET", "/named")
+        await named.close()
+        monkeypatch.setenv("HTTP_PROXY", url)
+        by_environment = HubClient("http://hub.invalid", bytes(32))
+        await by_environment.call("GET", "/environment")
+        await by_environment.close()
+        nursery.cancel_scope.cancel()
+    assert asked == [b"GET http://hub.invalid/named HTTP/1.1", b"GET http://hub.invalid/environment HTTP/1.1"]
