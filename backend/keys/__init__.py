@@ -1,5 +1,15 @@
-"""The drive's keys and how they are wrapped. Nothing that a hub runs imports this."""
+"""The keys of drives and accounts, and how they are wrapped. Nothing that a hub runs imports this."""
 
+from backend.keys.account_keys import (
+    AccountKeys,
+    HubDrive,
+    LoginKeys,
+    Stretching,
+    check_name,
+    login_keys,
+    new_account_root,
+    new_stretching,
+)
 from backend.keys.key_slots import KEY_FILE_MAX, KINDS, Argon2Cost, Secret, Slot, check_slot
 from backend.keys.keys import DRIVE_ID_SIZE, DriveKeys, new_drive_key
 from backend.keys.recovery_key import new_recovery_key
@@ -8,11 +18,19 @@ __all__ = [
     "DRIVE_ID_SIZE",
     "KEY_FILE_MAX",
     "KINDS",
+    "AccountKeys",
     "Argon2Cost",
     "DriveKeys",
+    "HubDrive",
+    "LoginKeys",
     "Secret",
     "Slot",
+    "Stretching",
+    "check_name",
     "check_slot",
+    "login_keys",
+    "new_account_root",
     "new_drive_key",
     "new_recovery_key",
+    "new_stretching",
 ]

@@ -97,12 +97,16 @@ class Secret:
 
     def wrapping_key(self, salt: bytes, cost: Argon2Cost | None) -> bytes:
         """The key that wraps the drive key. Blocks if this is a passphrase."""
+        return derive(self.stretched(salt, cost), f"key slot {self.kind}", salt)
+
+    def stretched(self, salt: bytes, cost: Argon2Cost | None) -> bytes:
+        """The bytes that keys are derived from, each for its purpose. Blocks if there is a `cost`, which is
+        for a passphrase only."""
         if cost is None:
-            return derive(self._data, f"key slot {self.kind}", salt)
-        stretched = argon2id(
+            return self._data
+        return argon2id(
             self._data, salt, memory_kib=cost.memory_kib, iterations=cost.iterations, lanes=cost.lanes
         )
-        return derive(stretched, f"key slot {self.kind}", salt)
 
     def __repr__(self) -> str:
         return f"Secret({self.kind}, hidden)"

@@ -2,6 +2,7 @@
 
 from backend.remote.hub_client import HubClient
 from backend.remote.hub_route import HubRoute
+from backend.remote.logins import HubLogin, Logins, hub_url
 from backend.remote.remote_upstream import RemoteUpstream
 
-__all__ = ["HubClient", "HubRoute", "RemoteUpstream"]
+__all__ = ["HubClient", "HubLogin", "HubRoute", "Logins", "RemoteUpstream", "hub_url"]

@@ -142,7 +142,9 @@ PAST_THE_ENVIRONMENT: Final = re.compile(
 """Functions, and calls whose lack of an argument is what matters."""
 NOT_BY_THE_ENVIRONMENT: Final = {
     **dict.fromkeys(("environment", "durable"), "it is what the environment is made of"),
-    **dict.fromkeys(("crypto", "key_slots", "keys", "recovery_key"), "keys and nonces must never repeat"),
+    **dict.fromkeys(
+        ("account_keys", "crypto", "key_slots", "keys", "recovery_key"), "keys and nonces must never repeat"
+    ),
     **dict.fromkeys(("directory", "directory_place", "nesting"), "debris and foreign things go"),
     **dict.fromkeys(("check_places", "stale"), "tools only"),
     "file_clock": "the kernel's own clock is what is asked for",

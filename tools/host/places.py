@@ -72,6 +72,11 @@ def state_folder(drive_id: str, asked: str | None, environment: Mapping[str, str
     return _folder(drive_id, base, "/var/lib/drivefs", "XDG_STATE_HOME", ".local/state", environment)
 
 
+def hubs_folder(environment: Mapping[str, str]) -> Path:
+    """The folder of the logins at hubs: beside the state folders of drives, which are named by ids."""
+    return Path(state_folder("hubs", None, environment))
+
+
 def _folder(
     drive_id: str,
     base: str | None,

@@ -308,6 +308,7 @@ class TestPlaces:
         assert places.state_folder("id", None, {}) == "/var/lib/drivefs/id"
         monkeypatch.setattr(os, "geteuid", lambda: 65534)
         assert places.state_folder("id", None, {"HOME": "/h"}) == "/h/.local/state/drivefs/id"
+        assert str(places.hubs_folder({"HOME": "/h"})) == "/h/.local/state/drivefs/hubs"
         assert places.state_folder("id", None, {"HOME": "/h", "XDG_STATE_HOME": "/x"}) == "/x/drivefs/id"
 
     def test_another_cache_is_no_other_machine(self) -> None:
