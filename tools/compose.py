@@ -55,7 +55,6 @@ from tools.drive_nodes import (
     cluster_map,
     far_nodes,
     lease_seconds,
-    node_folders,
     open_nodes,
     patient,
     patient_node,
@@ -216,11 +215,11 @@ class Built:
 
 
 def disk_cache(
-    drive: UnlockedDrive, cache_folder: Path, asked: int | None, environment: Environment
+    cache_folder: Path, asked: int | None, is_far: bool, environment: Environment
 ) -> DiskCache | None:
-    """The drive's sealed blocks on this machine, of `asked` bytes beside those of kept folders. 0: none;
-    None: there are some if a node is no folder of this machine. Blocks."""
-    if asked == 0 or (asked is None and len(node_folders(drive.folder, drive.file)) == len(drive.file.nodes)):
+    """A drive's sealed blocks on this machine, of `asked` bytes beside those of kept folders. 0: none;
+    None: there are some if some of the drive `is_far`, in no folder of this machine. Blocks."""
+    if asked == 0 or (asked is None and not is_far):
         return None
     total, free = environment.disk.free_space(str(cache_folder))
     limit = min(defaults.CACHE_DISK, free // 10) if asked is None else asked

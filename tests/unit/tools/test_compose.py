@@ -15,6 +15,7 @@ from backend.upstream import BlockId
 from cache import defaults
 from cache.disk.entry_format import HEADER_SIZE
 from tools.compose import UnlockedDrive, disk_cache
+from tools.drive_nodes import far_nodes
 
 MIB, GIB = 1 << 20, 1 << 30
 BLOCK = BlockId(bytes(32))
@@ -62,7 +63,8 @@ FAR = drive_with("disk0", "s3://bucket/prefix")
 def test_the_size_of_the_disk_cache(
     tmp_path: Path, drive: UnlockedDrive, asked: int | None, free: int, limit: int | None
 ) -> None:
-    found = disk_cache(drive, tmp_path, asked, Environment(Disk(1000 * GIB, free)))
+    is_far = bool(far_nodes(drive.folder, drive.file))
+    found = disk_cache(tmp_path, asked, is_far, Environment(Disk(1000 * GIB, free)))
     assert (None if found is None else found.limit) == limit
 
 
@@ -82,7 +84,7 @@ def test_the_size_of_the_disk_cache(
 )
 def test_the_disk_cache_leaves_so_much_of_a_disk_free(tmp_path: Path, total: int, reserve: int) -> None:
     disk = Disk(total, reserve + HEADER_SIZE + 999)
-    folder = disk_cache(FAR, tmp_path, 128 * MIB, Environment(disk))
+    folder = disk_cache(tmp_path, 128 * MIB, True, Environment(disk))
     assert folder is not None
     folder.write(BLOCK, bytes(1000))
     assert folder.read(BLOCK) is None
