@@ -64,7 +64,7 @@ class Contents:
         is_other = s.theirs.is_content_changed(inode) and not s.is_same_content(inode, inode)
         if not is_alive(s.local, inode):
             if s.local.inode(inode) is None or is_other or s.head.inode(inode) is None:
-                plan.moved[inode] = 0
+                self._keep_open(inode)
             else:
                 plan.contents.append(inode)
             return False
@@ -75,6 +75,15 @@ class Contents:
         else:
             plan.decide(Row.SAME, inode)
         return False
+
+    def _keep_open(self, inode: int) -> None:
+        """The content has no name here: it goes on without one if somebody has it open, else it has gone."""
+        s, plan = self._s, self._plan
+        if s.local.inode(inode) is None or not s.held(inode):
+            plan.moved[inode] = 0
+            return
+        number = plan.moved[inode] = s.number()
+        plan.made[number] = made_of(s.local, inode, number)
 
     def _copy(self, inode: int, published: list[Key]) -> None:
         """All of the local content becomes a new inode: beside the published one, or under its own name."""

@@ -226,6 +226,40 @@ async def test_what_has_lost_its_only_name_here_is_written_on_all_the_same(tmp_p
         assert bytes(await nodes.read(node, 0, 100)) == b"base and ours"
 
 
+@pytest.mark.parametrize("theirs", ["overwrite", "unlink"])
+async def test_what_was_written_to_a_file_without_a_name_stays_for_who_has_it_open(
+    tmp_path: Path, theirs: str
+) -> None:
+    """As in a temporary file: nobody else has what was not published, and nobody else is to see it."""
+    hub = Hub(tmp_path)
+    async with hub.device(1) as drive, hub.device(2) as other:
+        nodes = NodeDrive(drive)
+        nodes.watching(OpenFolders(), ignore)
+        await make_file(drive, b"f", b"base")
+        await drive.sync()
+        await other.publisher.follow()
+        node = nodes.lookup(ROOT_INODE, b"f").inode
+        nodes.hold(node)
+        await nodes.write(node, 4, b" and ours")
+        await nodes.unlink(ROOT_INODE, b"f")
+        if theirs == "overwrite":
+            await overwrite(other, b"f", b"theirs")
+        else:
+            await other.unlink(ROOT_INODE, b"f")
+            await other.sync()
+            await make_file(other, b"later")
+            await other.sync()
+        await drive.publisher.follow()
+        assert bytes(await nodes.read(node, 0, 100)) == b"base and ours"
+        await nodes.write(node, 0, b"BASE")
+        await drive.sync()
+        assert bytes(await nodes.read(node, 0, 100)) == b"BASE and ours"
+        assert not [name for name in await tree(drive) if b"conflict" in name]
+        nodes.release(node)
+        drive.delete_unused()
+        assert not drive.ledger.namespace.orphans()
+
+
 async def test_a_file_with_two_names_that_are_renamed_to_each_other_keeps_both(tmp_path: Path) -> None:
     """rename(2) does nothing then: the kernel is still to hear of both."""
     hub = Hub(tmp_path)
