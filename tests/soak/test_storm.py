@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -208,9 +209,9 @@ class Storm:
 
 
 def _empty(folder: Path) -> None:
-    """As a cleaner does it, while somebody works there."""
-    for path in folder.iterdir():
-        run("rm", "-rf", path)
+    """As a cleaner does it, while somebody works there: what is made meanwhile is met by its next turn."""
+    while found := list(folder.iterdir()):
+        subprocess.run(["rm", "-rf", *found], stderr=subprocess.DEVNULL, check=False)
 
 
 def _size(path: Path) -> int:
