@@ -1,6 +1,6 @@
-"""A drive by kernel nodes at random, without a kernel: another device changes the few paths that are held open.
+"""A drive by kernel nodes at random, without a kernel: another device changes the few paths that are open.
 
-A descriptor shows the bytes that it was opened on, and what its own device wrote since; never mixed ones.
+A descriptor shows the bytes that it was opened on and those that its own device wrote since; never a mix.
 """
 
 from __future__ import annotations
