@@ -88,6 +88,11 @@ class UnlockedDrive:
     keys: DriveKeys = field(repr=False)
 
     @property
+    def source(self) -> str:
+        """The name of the drive in the kernel's table of mounts."""
+        return self.folder
+
+    @property
     def id_text(self) -> str:
         """The drive's id as people and folders write it."""
         return self.file.id.hex()

@@ -67,7 +67,7 @@ class _NodeStore:
 
     @property
     def source(self) -> str:
-        return self.drive.folder
+        return self.drive.source
 
     @property
     def drive_id(self) -> bytes:
@@ -77,7 +77,7 @@ class _NodeStore:
     def keys(self) -> DriveKeys:
         return self.drive.keys
 
-    async def opened(self, nursery: trio.Nursery, known: Head | None) -> OpenStore:
+    async def opened(self, nursery: trio.Nursery, known: Head | None, *, is_in_state: bool) -> OpenStore:
         nodes = NodeSet(open_nodes(self.drive.folder, self.drive.file, self.environment))
         await trio.to_thread.run_sync(
             pairing.forget_foreign_index, self.folders, INDEX_FILE, self.environment

@@ -13,14 +13,15 @@ from mountfs.session import Session
 
 
 def commands_of(
-    drive: Drive, session: Session, *, versions_name: bytes = b"", folders: Mapping[str, str]
+    drive: Drive, session: Session, *, versions_name: bytes = b"", folders: Mapping[str, str], hub: str = ""
 ) -> Commands:
     """The answers of a control server of `session`. The status also has `versions_name` (the hidden
-    directory's, empty: there is none) and `folders`, those that the drive has on this machine, by what they
-    are for."""
+    directory's, empty: there is none), `folders`, those that the drive has on this machine, by what they
+    are for, and `hub`, the address of the one that has the drive (empty: none)."""
 
     async def status() -> MountStatus:
-        return MountStatus.of(await drive.status(), versions_dir=quote(versions_name), folders=folders)
+        name = quote(versions_name)
+        return MountStatus.of(await drive.status(), versions_dir=name, folders=folders, hub=hub)
 
     def watch(inode: int) -> Callable[[Send], Awaitable[None]]:
         watching = Watch(drive, inode)

@@ -66,10 +66,10 @@ class Store(Protocol):
     def keys(self) -> DriveKeys:
         """Those of the drive."""
 
-    async def opened(self, nursery: trio.Nursery, known: Head | None) -> OpenStore:
+    async def opened(self, nursery: trio.Nursery, known: Head | None, *, is_in_state: bool) -> OpenStore:
         """Open it; its tasks belong to `nursery`, and end when the upstream is closed. `known`: the newest
-        commit that this machine has seen; `RollbackError` if it is not in the log. An error leaves nothing
-        behind."""
+        commit that this machine has seen; `RollbackError` if it is not in the log. `is_in_state`: recovery
+        asks that too, as the state that is here has it. An error leaves nothing behind."""
 
 
 @asynccontextmanager
@@ -152,7 +152,8 @@ class _Opening:
     async def _with_store(self, local: LocalState, notices: Sequence[str], known: Head | None) -> Drive:
         if not self.options.read_only:
             await self._note(pairing.require_journal)
-        store = await self.store.opened(self.nursery, known)
+        is_in_state = local.known_head is not None
+        store = await self.store.opened(self.nursery, known, is_in_state=is_in_state)
         try:
             return await self._recovered(local, store, notices)
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import trio
@@ -25,6 +26,7 @@ class RemoteUpstream:
         self.housekeeping: Final[Housekeeping] = RemoteHousekeeping(
             client, drive, lambda: self._blocks.pending_bytes
         )
+        self._beside: list[Callable[[], Awaitable[None]]] = []
         self._scope = trio.CancelScope()
         self._stopped = trio.Event()
         self._running = False
@@ -34,12 +36,21 @@ class RemoteUpstream:
         """0: there is no lease."""
         return 0
 
+    def stand_before(self, blocks: BlockStore, run: Callable[[], Awaitable[None]]) -> None:
+        """From now on `blocks`, which asks the hub's, is what callers have; `run` is its background work,
+        done as long as that of the session. To be called before `run` of this."""
+        self.blocks = blocks
+        self._beside.append(run)
+
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send in the background, until `close` or until cancelled."""
         self._running = True
         try:
             with self._scope:
-                await self._blocks.run(task_status)
+                async with trio.open_nursery() as nursery:
+                    for work in self._beside:
+                        nursery.start_soon(work)
+                    await self._blocks.run(task_status)
         finally:
             self._stopped.set()
 

@@ -91,9 +91,13 @@ class MountStatus(DriveStatus):
     """the name of the hidden directory, percent-encoded; empty: there is none"""
     folders: Mapping[str, str]
     """those that the drive has on this machine, by what they are for"""
+    hub: str = ""
+    """the address of the hub that has the drive; empty: it is on nodes of its own"""
 
     @classmethod
-    def of(cls, drive: DriveStatus, *, versions_dir: str, folders: Mapping[str, str]) -> MountStatus:
+    def of(
+        cls, drive: DriveStatus, *, versions_dir: str, folders: Mapping[str, str], hub: str = ""
+    ) -> MountStatus:
         """With what the drive says."""
         own = {field.name: getattr(drive, field.name) for field in fields(DriveStatus)}
-        return cls(**own, versions_dir=versions_dir, folders=folders)
+        return cls(**own, versions_dir=versions_dir, folders=folders, hub=hub)

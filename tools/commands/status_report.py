@@ -42,9 +42,12 @@ def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
     if status.notices:
         notices = counted(status.notices, "notice")
         yield "notices", f"{notices} of the last 30 days: drivefs notices MOUNTPOINT"
+    if status.hub:
+        yield "hub", status.hub
     yield "state", _state(status)
     if not status.read_only:
-        yield "commits", f"{format_duration(status.commit_interval)} after a change, or at a sync"
+        waits = "at once" if status.hub else format_duration(status.commit_interval)
+        yield "commits", f"{waits} after a change, or at a sync"
     count = f"{counted(status.files, 'file')} and {counted(status.directories, 'folder')}"
     yield "holds", f"{count} with {format_size(status.file_bytes)}"
     yield "journal", f"{format_size(status.journal_bytes)} of {format_size(status.journal_limit)}"
@@ -59,7 +62,9 @@ def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
         yield "scrub", describe_scrub(status.scrub)
     if status.node_change:
         yield "nodes", describe_node_change(status.node_change)
-    if status.store:
+    if status.store and status.hub:
+        yield from _at_hub(status.store)
+    elif status.store:
         yield from _store(status.store, status.file_bytes)
 
 
@@ -140,6 +145,13 @@ def _store(store: StoreStatus, file_bytes: int) -> Iterator[tuple[str, str]]:
         yield "to repair", counted(store.packs_to_repair, "pack")
     for node in store.nodes:
         yield node.name, _node(node)
+
+
+def _at_hub(store: StoreStatus) -> Iterator[tuple[str, str]]:
+    """Packs and nodes are the hub's."""
+    yield "at the hub", f"{counted(store.blocks, 'block')} with {format_size(store.block_bytes)}"
+    if store.pending_bytes:
+        yield "on the way", format_size(store.pending_bytes)
 
 
 def _room(store: StoreStatus) -> str:

@@ -462,6 +462,16 @@ def test_a_status_as_a_person_reads_it() -> None:
     )
 
 
+def test_of_a_drive_at_a_hub_no_nodes_are_told() -> None:
+    lines = report(mount_status(hub="https://hub.example")).splitlines()
+    said = {name: text.strip() for name, text in (line.split("  ", 1) for line in lines)}
+    assert said["hub"] == "https://hub.example"
+    assert said["commits"] == "at once after a change, or at a sync"
+    assert said["at the hub"] == "5 blocks with 1.0 MiB"
+    assert said["on the way"] == "1 B"
+    assert not said.keys() & {"node0", "on the nodes", "room", "to repair"}
+
+
 @pytest.mark.parametrize(
     ("available", "storable", "said"),
     [

@@ -1,0 +1,198 @@
+"""A drive at a hub, opened as a mount opens it: on two machines, twice on one, again after an end."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import NoReturn
+
+import psycopg
+import pytest
+import trio
+
+from backend.errors import LeaseHeldError, RollbackError, UsageError
+from backend.health import NodesWanted
+from backend.keys import DriveKeys
+from backend.remote import HubLogin, HubRoute
+from backend.upstream import NO_COMMIT
+from cache.drive import Drive
+from cache.health import Health, NodeChanging
+from cache.local import JOURNAL, STALE
+from cache.recovery import StaleCacheError
+from cache.services.health_calls import check_running
+from tests import contents
+from tests.contents import KINDS
+from tests.drives import content_of, make_file, tree
+from tests.hub_server import RunningHub, hub_for_test
+from tests.sync.drives import SMALL
+from tests.sync.test_whole_drives import names
+from tools import state_opening
+from tools.errors import ToolError
+from tools.host.places import Folders
+from tools.hub_opening import DriveAtHub, opened_drive_at_hub
+
+SECONDS = 30
+DISK = 128 << 20
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningHub]:
+    with hub_for_test() as found:
+        yield found
+
+
+class Machines:
+    """A new drive at the hub, and what some machines have of it."""
+
+    def __init__(self, running: RunningHub, folder: Path) -> None:
+        uuid, token = running.new_drive()
+        self._folder = folder
+        login = HubLogin(running.url, "me@example.org", token, bytes(32), 1)
+        keys = DriveKeys(bytes(range(32)), uuid)
+        self.drive = DriveAtHub(f"{running.url}/photos", login, uuid, keys)
+
+    def own(self, machine: int) -> Folders:
+        """The folders of the drive on that machine."""
+        return Folders(self._folder / f"cache{machine}", self._folder / f"state{machine}")
+
+    @asynccontextmanager
+    async def opened(
+        self, machine: int, *, kept: int | None = DISK, publishes: bool = True
+    ) -> AsyncIterator[Drive]:
+        """The drive as that machine has it, running; or nothing is published."""
+        options = replace(SMALL, host=f"dev{machine}", cache_disk=kept)
+        with trio.fail_after(SECONDS):
+            opening = opened_drive_at_hub(self.drive, self.own(machine), options, HubRoute())
+            async with opening as drive, trio.open_nursery() as nursery:
+                if publishes:
+                    await nursery.start(drive.run)
+                yield drive
+                nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+def machines(running: RunningHub, tmp_path: Path) -> Machines:
+    return Machines(running, tmp_path)
+
+
+async def test_two_machines_have_one_drive_and_each_goes_on_where_it_ended(machines: Machines) -> None:
+    files = {kind.encode(): contents.content(kind, 100_000, 1) for kind in KINDS}
+    async with machines.opened(1) as first, machines.opened(2) as second:
+        for name, data in files.items():
+            await make_file(first, name, data)
+        await first.sync()
+        await second.publisher.follow()
+        for name, data in files.items():
+            assert await content_of(second, name) == data
+    async with machines.opened(2) as second, machines.opened(1) as first:
+        await make_file(second, b"later", b"later")
+        await second.sync()
+        await first.publisher.follow()
+        assert await tree(first) == await tree(second)
+        assert b"later" in names(first)
+
+
+async def test_what_was_read_is_read_again_from_the_disk(machines: Machines) -> None:
+    data = contents.content("half-compressible", 300_000, 2)
+    async with machines.opened(1) as first:
+        await make_file(first, b"f", data)
+        await first.sync()
+    for _ in range(2):
+        async with machines.opened(2) as second:
+            assert await content_of(second, b"f") == data
+            kept = (await second.status()).disk_cache
+    assert kept is not None
+    assert (kept.hits > 0, kept.misses) == (True, 0)
+
+
+async def test_without_a_disk_cache_nothing_is_kept(machines: Machines) -> None:
+    async with machines.opened(1, kept=0) as drive:
+        await make_file(drive, b"f", b"content")
+        await drive.sync()
+        assert (await drive.status()).disk_cache is None
+
+
+async def test_a_second_opening_on_one_machine_is_refused(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_opening, "ENDING_SECONDS", 0.2)
+    async with machines.opened(1):
+        with pytest.raises(LeaseHeldError, match="in use by another"):
+            async with machines.opened(1):
+                raise AssertionError("not reached")
+
+
+@pytest.mark.logs_warnings
+async def test_a_journal_that_is_gone_is_missed_once(machines: Machines) -> None:
+    async with machines.opened(1, publishes=False) as drive:
+        await make_file(drive, b"f", b"only in the journal")
+    shutil.rmtree(machines.own(1).state / JOURNAL)
+    with pytest.raises(ToolError, match="journal"):
+        async with machines.opened(1):
+            raise AssertionError("not reached")
+    async with machines.opened(1) as drive:
+        assert names(drive) == []
+
+
+@pytest.mark.logs_warnings
+async def test_a_state_that_is_set_aside_is_told_and_shown(machines: Machines) -> None:
+    """A copy of a state folder with changes of its own: the drive goes on as another device, without them."""
+    async with machines.opened(1, publishes=False) as first:
+        await make_file(first, b"f", b"of the copy")
+    shutil.copytree(machines.own(1).state, machines.own(2).state)
+    async with machines.opened(1) as first:
+        await make_file(first, b"g", b"of the original")
+        await first.sync()
+    async with machines.opened(2) as second:
+        (line,) = [each for each in second.notices if "set aside" in each]
+        assert f"drivefs stale list {machines.drive.source}" in line
+        assert [*(machines.own(2).state / STALE).iterdir()] != []
+        assert await content_of(second, b"g") == b"of the original"
+
+
+@pytest.mark.logs_warnings
+async def test_after_a_state_was_set_aside_a_log_that_was_set_back_is_refused(
+    machines: Machines, running: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new state does not know what the old one had seen."""
+    async with machines.opened(1) as first:
+        await make_file(first, b"f", b"content")
+        await first.sync()
+
+    async def set_back(*_: object) -> NoReturn:
+        with psycopg.connect(running.conninfo) as connection:
+            uuid = machines.drive.drive_id
+            connection.execute("DELETE FROM commit USING drive WHERE drive = id AND uuid = %s", (uuid,))
+            set_head = "UPDATE drive SET head = 0, head_hash = %s WHERE uuid = %s"
+            connection.execute(set_head, (NO_COMMIT, uuid))
+        raise StaleCacheError("gone past")
+
+    monkeypatch.setattr(state_opening, "open_drive", set_back)
+    with pytest.raises(RollbackError, match="set back"):
+        async with machines.opened(1):
+            raise AssertionError("not reached")
+
+
+async def test_nodes_are_the_hubs_and_that_is_said(machines: Machines) -> None:
+    async with machines.opened(1) as drive:
+        await make_file(drive, b"f", b"content")
+        await drive.sync()
+        assert await check_running(drive) == []
+        health, changes = drive.health, drive.node_changes
+        assert health is not None
+        assert changes is not None
+        await _is_refused(health, changes, machines.drive.login.url)
+
+
+async def _is_refused(health: Health, changes: NodeChanging, url: str) -> None:
+    for refused in (health.repair(), health.scrub(wait=True), changes.ended()):
+        with pytest.raises(UsageError, match=url):
+            await refused
+    with pytest.raises(UsageError, match="operator"):
+        changes.begin(NodesWanted(verb="rebalance"))
+    with pytest.raises(UsageError, match="operator"):
+        changes.stop()
+    assert (health.scrub_status(), changes.status()) == (None, None)

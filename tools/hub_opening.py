@@ -1,0 +1,122 @@
+"""Opening a drive at a hub: a shared drive, over HTTPS, with sealed blocks kept on this machine's disk.
+
+The hub is not believed: the chain of commits is checked (`backend.remote`), and a log without the newest
+commit that this machine has seen is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import trio
+
+from backend.errors import RollbackError
+from backend.keys import DriveKeys
+from backend.remote import HubClient, HubLogin, HubRoute, RemoteUpstream
+from backend.system import THIS_MACHINE, Environment
+from backend.upstream import CommitLog, Head
+from cache.disk import CachedBlocks
+from cache.drive import Drive
+from cache.opening import DriveOptions
+from tools import compose
+from tools.compose import Waiting
+from tools.host.places import Folders
+from tools.hub_care import HubCare
+from tools.state_opening import OpenStore, opened_on_state
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DriveAtHub:
+    """A drive of an account at a hub, and its keys. `source`: its address, HUB/NAME, in the one way to write
+    it."""
+
+    source: str
+    login: HubLogin
+    drive_id: bytes
+    keys: DriveKeys = field(repr=False)
+
+    @property
+    def id_text(self) -> str:
+        """The drive's id as people and folders write it."""
+        return self.drive_id.hex()
+
+
+def opened_drive_at_hub(
+    drive: DriveAtHub,
+    folders: Folders,
+    options: DriveOptions,
+    route: HubRoute,
+    *,
+    waiting: Waiting = log.info,
+    environment: Environment = THIS_MACHINE,
+) -> AbstractAsyncContextManager[Drive]:
+    """As `opened_on_state`. `route`: to the hub; `environment`: of the device that opens it."""
+    shared = replace(options, is_shared=True)
+    store = _HubStore(drive, folders, shared, route, environment)
+    return opened_on_state(store, folders, shared, waiting, environment)
+
+
+@dataclass(frozen=True, slots=True)
+class _HubStore:
+    """The hub of `drive`; see `tools.state_opening.Store`."""
+
+    drive: DriveAtHub
+    folders: Folders
+    options: DriveOptions
+    route: HubRoute
+    environment: Environment
+
+    @property
+    def source(self) -> str:
+        return self.drive.source
+
+    @property
+    def drive_id(self) -> bytes:
+        return self.drive.drive_id
+
+    @property
+    def keys(self) -> DriveKeys:
+        return self.drive.keys
+
+    async def opened(self, nursery: trio.Nursery, known: Head | None, *, is_in_state: bool) -> OpenStore:
+        login, environment = self.drive.login, self.environment
+        client = await trio.to_thread.run_sync(HubClient, login.url, login.token, self.route)
+        upstream = RemoteUpstream(client, self.drive.drive_id, environment)
+        try:
+            cached = await self._cached(upstream)
+            if known is not None and not is_in_state:
+                await _require(upstream.log, known)
+            await nursery.start(upstream.run)
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await upstream.close()
+            raise
+        care = HubCare(login.url)
+        return OpenStore(upstream, care, care, cached)
+
+    async def _cached(self, upstream: RemoteUpstream) -> CachedBlocks | None:
+        """The blocks on this machine's disk, which stand before those at the hub from now on."""
+        find = partial(
+            compose.disk_cache, self.folders.cache, self.options.cache_disk, True, self.environment
+        )
+        disk = await trio.to_thread.run_sync(find)
+        if disk is None:
+            return None
+        cached = CachedBlocks(upstream.blocks, disk)
+        upstream.stand_before(cached, cached.run)
+        return cached
+
+
+async def _require(log_: CommitLog, known: Head) -> None:
+    """`RollbackError` if the log has not this commit."""
+    found = await log_.commits_after(known.number - 1, 1)
+    if [Head(commit.number, digest) for commit, digest in found] != [known]:
+        raise RollbackError(
+            f"the drive's log at the hub has not commit {known.number} that this machine has seen: it was "
+            "set back, or is of another history; nothing was changed"
+        )
