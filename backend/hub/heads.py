@@ -48,7 +48,9 @@ class Heads:
         self._some_wait.set()
         try:
             with anyio.move_on_after(seconds):
-                await self._look(list(drives))
+                # A query that is given up in its middle costs the connection: it is short, and goes on.
+                with anyio.CancelScope(shield=True):
+                    await self._look(list(drives))
                 while not (newer := self._newer(drives)):
                     await self._changed.wait()
                 return newer

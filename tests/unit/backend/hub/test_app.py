@@ -193,6 +193,18 @@ def test_a_poll_ends_when_its_time_is_over(running: RunningHub) -> None:
     refused(httpx.post(f"{running.url}/v1/wait", json={}, headers=header), 400, "bad_request")
 
 
+def test_a_poll_of_no_time_says_what_is_there(running: RunningHub) -> None:
+    """Regression: the look into the database was given up, which cost its connection too."""
+    uuid, token = running.new_drive()
+    header = {"Authorization": f"Bearer {token.hex()}"}
+    commit = encode_commit(Commit(1, NO_COMMIT, 1, 0, 1, (), (), b""))
+    with httpx.Client(base_url=f"{running.url}/v1", headers=header) as client:
+        said = {"Expected-Head": wire.encode_head(Head(0, NO_COMMIT))}
+        assert client.post(f"/drives/{uuid.hex()}/log", content=commit, headers=said).status_code == 201
+        answer = client.post("/wait", json={"drives": {uuid.hex(): 0}, "timeout": 0})
+    assert answer.json() == {"drives": {uuid.hex(): 1}}
+
+
 def test_a_database_without_a_token_in_clear(running: RunningHub) -> None:
     """Who has read it can use none."""
     _, token = running.new_drive()
