@@ -9,7 +9,7 @@ from typing import Final
 from backend.cluster import DriveFile
 from backend.coding import ClusterMap, ClusterNode, Profile, next_voter
 from backend.commits import DEFAULT_SECONDS, STORE_SECONDS
-from backend.errors import NodeError, UnavailableError, UsageError
+from backend.errors import NodeError, UnavailableError
 from backend.nodes import Node, NodeEntry, NodeIdentity, NodePlace, PatientNode, RetryNode
 from backend.system import THIS_MACHINE, Environment, ask
 from cache import defaults
@@ -44,18 +44,6 @@ def lease_seconds(folder: str, file: DriveFile) -> float:
     """For so long the holder of the drive's lease may be silent: longer if a voter is far."""
     far = far_nodes(folder, file)
     return STORE_SECONDS if any(entry.votes for entry in far) else DEFAULT_SECONDS
-
-
-def require_distinct(new: Sequence[NodePlace], what: str) -> None:
-    """`UsageError` if two of the places are one, by whatever URLs, or one lies in another."""
-    found = [(place, place.whereabouts()) for place in new]
-    things = {place if there is None else there.thing for place, there in found}
-    if len(things) != len(new):
-        raise UsageError(what)
-    ways = {place.way: place for place in new}
-    for way, place in ways.items():
-        for outer in (ways[way[:length]] for length in range(len(way)) if way[:length] in ways):
-            raise UsageError(f"{place}: lies in {outer}, and no node lies in another")
 
 
 def nodes_away(folder: str, file: DriveFile) -> list[NodeError]:

@@ -11,8 +11,7 @@ import argparse
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -20,13 +19,13 @@ from backend.cluster import DriveFile, drive_file
 from backend.coding import ClusterNode, Profile, first_voters, require_nodes
 from backend.errors import UsageError
 from backend.keys import DRIVE_ID_SIZE, Secret, key_slots, new_drive_key, new_recovery_key
-from backend.nodes import NodeEntry, NodeIdentity, NodePlace, place_at
+from backend.nodes import NodeEntry, NodePlace
 from backend.system import THIS_MACHINE
-from tools import errors, old_drive
+from tools import errors, new_nodes, old_drive
 from tools.capacity_report import describe_limit, describe_needs
-from tools.drive_nodes import cluster_map, require_distinct
+from tools.drive_nodes import cluster_map
 from tools.errors import MKFS_CODES, Parser
-from tools.node_options import CREDENTIALS_HELP, DEFAULT_PROFILE, given_places
+from tools.node_options import CREDENTIALS_HELP, DEFAULT_PROFILE
 from tools.quantities import counted
 from tools.secret_source import SecretSource
 from tools.terminal import complain, is_terminal, say
@@ -41,17 +40,17 @@ def mkfs(arguments: Sequence[str]) -> int:
     """The command; its exit code is 0, or that of the error that is raised."""
     options = _parse(arguments)
     folder = os.path.abspath(options.drive)
-    places = _node_places(folder, options)
+    places = new_nodes.node_places(folder, options.node, options.credentials, options.profile.total)
     recovery = _recovery_key(options.recovery_file)
     old = _old_nodes(folder, [*places], force=options.force)
     secret = _source(options).new_secret()
-    nodes = _with_votes(folder, _planned(folder, places), options.profile.m)
+    nodes = _with_votes(folder, new_nodes.planned(folder, places), options.profile.m)
     drive = _describe(folder, options.profile, nodes, secret, recovery)
     require_nodes(cluster_map(drive), options.profile.total)
-    _require_fit(folder, drive, old)
+    new_nodes.require_fit(folder, drive.nodes, old)
     if options.force:
         old_drive.remove(folder, old)
-    _make_nodes(folder, drive)
+    new_nodes.initialise(folder, drive.nodes, drive.id)
     _write(folder, drive, recovery, options.recovery_file)
     _report(folder, drive, recovery, options)
     return 0
@@ -96,9 +95,6 @@ def _profile(text: str) -> Profile:
 
 def _check(options: argparse.Namespace) -> None:
     given = options.node
-    if given is not None:
-        new = given_places(given, options.credentials)
-        require_distinct(new, "the same folder is given for two nodes")
     if given is not None and len(given) < options.profile.total:
         raise UsageError(
             f"profile {options.profile} needs {options.profile.total} nodes, but {len(given)} are given"
@@ -130,49 +126,6 @@ def _old_nodes(folder: str, places: Sequence[NodePlace], *, force: bool) -> list
     if os.path.isdir(folder) and set(os.listdir(folder)) - {"lost+found"}:
         raise UsageError(f"{folder}: not empty; --force uses it all the same")
     return []
-
-
-def _node_places(folder: str, options: argparse.Namespace) -> dict[NodePlace, str]:
-    """The places of the nodes to be, each with its URL as the drive file has it: nodes inside the drive's
-    folder move with it, those at places that were given stay there."""
-    if options.node is not None:
-        return {place: place.url for place in given_places(options.node, options.credentials)}
-    return {place_at(f"node{at}", folder): f"node{at}" for at in range(options.profile.total)}
-
-
-def _planned(folder: str, places: Mapping[NodePlace, str]) -> tuple[NodeEntry, ...]:
-    """Nodes on one disk, or server, fail together, so they share a zone. Their places are there then."""
-    os.makedirs(folder, exist_ok=True)
-    disks: dict[Hashable, str] = {}
-    entries = []
-    for number, (place, url) in enumerate(places.items()):
-        place.prepare()
-        zone = disks.setdefault(place.failure_domain(), f"disk{len(disks)}")
-        entries.append(NodeEntry(f"node{number}", url, zone, settings=place.settings))
-    return tuple(entries)
-
-
-def _require_fit(folder: str, drive: DriveFile, old: Sequence[NodePlace]) -> None:
-    """The places `old` are going to be emptied."""
-
-    def look(node: NodeEntry) -> None:
-        place = node.place(folder)
-        place.require_fit(node.name, emptied=place in old)
-
-    _at_all(drive.nodes, look)
-
-
-def _make_nodes(folder: str, drive: DriveFile) -> None:
-    _at_all(
-        drive.nodes,
-        lambda node: node.place(folder).initialise(NodeIdentity(node.name, drive.id, node.zone)),
-    )
-
-
-def _at_all(nodes: Sequence[NodeEntry], work: Callable[[NodeEntry], None]) -> None:
-    """All at once: a store is slow."""
-    with ThreadPoolExecutor(len(nodes)) as pool:
-        list(pool.map(work, nodes))
 
 
 def _with_votes(folder: str, nodes: tuple[NodeEntry, ...], may_be_lost: int) -> tuple[NodeEntry, ...]:

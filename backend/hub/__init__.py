@@ -2,22 +2,38 @@
 
 from backend.hub.app import Hub, app
 from backend.hub.block_table import BlockTable
+from backend.hub.checking import HubCheck
 from backend.hub.commit_table import CommitTable
 from backend.hub.database import Database
 from backend.hub.directory import Directory
 from backend.hub.heads import Heads
-from backend.hub.migrations import migrate, require_current
+from backend.hub.housekeeping import Housekeeping
+from backend.hub.hub_file import HubFile, Limits
+from backend.hub.migrations import migrate, migrate_database, migrate_empty, require_current
+from backend.hub.operator import AccountSummary, Operator
+from backend.hub.pack_table import PackTable
 from backend.hub.packing import HubBlocks
+from backend.hub.readiness import Readiness
 
 __all__ = [
+    "AccountSummary",
     "BlockTable",
     "CommitTable",
     "Database",
     "Directory",
     "Heads",
+    "Housekeeping",
     "Hub",
     "HubBlocks",
+    "HubCheck",
+    "HubFile",
+    "Limits",
+    "Operator",
+    "PackTable",
+    "Readiness",
     "app",
     "migrate",
+    "migrate_database",
+    "migrate_empty",
     "require_current",
 ]

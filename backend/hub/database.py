@@ -56,6 +56,15 @@ class Database:
         except _RETRIABLE as error:
             raise TransientError(f"the database: {str(error).splitlines()[0]}") from error
 
+    @asynccontextmanager
+    async def alone(self, key: int) -> AsyncIterator[bool]:
+        """Whether no other process is in such a block of that key, for as long as the database is connected:
+        what is done there must be safe by two at once. `TransientError`."""
+        async with self.transaction() as connection:
+            found = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (key,))
+            row = await found.fetchone()
+            yield row is not None and bool(row[0])
+
 
 async def _check(connection: AsyncConnection) -> None:
     """Raises unless the server takes writes."""

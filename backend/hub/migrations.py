@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Final
 
+import psycopg
 from psycopg import AsyncConnection
 
-from backend.errors import FormatError
+from backend.errors import DriveError, FormatError, TransientError, UsageError
 from backend.system import plain_hash
 
 _LOCK: Final = 0x6472697665667331
@@ -21,6 +22,8 @@ _TABLE: Final = (
     "CREATE TABLE IF NOT EXISTS schema_migration ("
     " number integer PRIMARY KEY, hash bytea NOT NULL, applied timestamptz NOT NULL DEFAULT now())"
 )
+
+_IS_USED: Final = "SELECT EXISTS (SELECT 1 FROM account) OR EXISTS (SELECT 1 FROM pack)"
 
 
 def migrations() -> dict[int, str]:
@@ -45,6 +48,34 @@ async def migrate(connection: AsyncConnection) -> list[int]:
                 "INSERT INTO schema_migration (number, hash) VALUES (%s, %s)", (number, _hash(known[number]))
             )
     return new
+
+
+async def migrate_database(conninfo: str) -> list[int]:
+    """As `migrate`, on a connection of its own. `TransientError`: the database does not answer; `UsageError`:
+    it refuses."""
+    try:
+        async with await AsyncConnection.connect(conninfo, autocommit=True) as connection:
+            return await migrate(connection)
+    except psycopg.Error as error:
+        raise _refused(error) from error
+
+
+async def migrate_empty(conninfo: str) -> None:
+    """As `migrate_database`, for a new hub. `UsageError`: a hub has used the database already."""
+    await migrate_database(conninfo)
+    try:
+        async with await AsyncConnection.connect(conninfo, autocommit=True) as connection:
+            found = await connection.execute(_IS_USED)
+            row = await found.fetchone()
+    except psycopg.Error as error:
+        raise _refused(error) from error
+    if row is None or row[0]:
+        raise UsageError("the database is another hub's: it has accounts or packs")
+
+
+def _refused(error: psycopg.Error) -> DriveError:
+    text = f"the database: {str(error).splitlines()[0]}"
+    return TransientError(text) if isinstance(error, psycopg.OperationalError) else UsageError(text)
 
 
 async def require_current(connection: AsyncConnection) -> None:

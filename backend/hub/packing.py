@@ -112,7 +112,7 @@ class HubBlocks:
         place = await self._place(drive, block)
         first = min(offset, place.length)
         length = min(length, place.length - first)
-        reader = self._store(drive).reader
+        reader = self.store(drive).reader
         data: Buffer = (
             b"" if not length else await reader.read_range(place.pack, place.offset + first, length)
         )
@@ -121,7 +121,7 @@ class HubBlocks:
     async def read_again(self, drive: DriveNumber, block: BlockId) -> bytes:
         """As `BlockStore.get_block_again`."""
         place = await self._place(drive, block)
-        reader = self._store(drive).reader
+        reader = self.store(drive).reader
         reader.forget(place.pack.id)
         whole = await reader.read_whole(place.pack)
         return whole[place.offset : place.offset + place.length]
@@ -169,7 +169,7 @@ class HubBlocks:
             pack.done.set()
 
     async def _write(self, pack: _OpenPack) -> None:
-        store = self._store(pack.drive)
+        store = self.store(pack.drive)
         pack_id, blocks = self._environment.random_bytes(PACK_ID_SIZE), list(pack.blocks.values())
         data, entries = await store.cpu.finish(lambda: store.codec.encode(pack_id, blocks))
         write = await store.write(self._group, pack_id, data)
@@ -201,7 +201,8 @@ class HubBlocks:
                 await self._table.remove_pack(pack)
         return deleted
 
-    def _store(self, drive: DriveNumber) -> PackStore:
+    def store(self, drive: DriveNumber) -> PackStore:
+        """The drive's packs, for those who read or mend them whole."""
         store = self._stores.pop(drive.number, None)
         if store is None:
             codec = PackCodec(self._code, drive.uuid, self._key)

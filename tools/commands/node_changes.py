@@ -14,7 +14,7 @@ import trio
 from backend.cluster import HeldDrive, check_nodes, held
 from backend.errors import UsageError, sole
 from backend.health import NodesWanted
-from tools import compose, drive_nodes, fsck, old_drive
+from tools import compose, drive_nodes, fsck, new_nodes, old_drive
 from tools.commands import node_requests
 from tools.compose import UnlockedDrive
 from tools.host.progress import Progress
@@ -61,7 +61,7 @@ def _rate(text: str) -> float:
 
 def _add(options: argparse.Namespace) -> int:
     new = given_places(options.paths, options.credentials)
-    drive_nodes.require_distinct(new, "the same folder is given twice")
+    new_nodes.require_distinct(new, "the same folder is given twice")
     if (mounted := node_requests.mountpoint_of(options.drive)) is not None:
         places = node_requests.wanted_places(new)
         wanted = NodesWanted(verb="add", places=places, zone=options.zone, rate=options.rate)

@@ -1,0 +1,94 @@
+"""What a hub does beside its requests: deleting what is due, and repairing packs that lack fragments.
+
+One process at a time does it, whichever comes first. All of it is safe by several at once, and to cut off.
+asyncio's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+import anyio
+
+from backend.errors import DriveError
+from backend.hub.database import Database
+from backend.hub.pack_table import PackTable, StoredPack
+from backend.hub.packing import HubBlocks
+
+PERIOD: Final = 60.0
+"""Seconds between two rounds."""
+LOCK: Final = 0x6472697665667332
+"""Of the advisory lock that a round is made under."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Done:
+    """Since the process began: rounds, blocks deleted, packs made whole; and packs that lacked fragments
+    after the last round that was ours."""
+
+    rounds: int = 0
+    deleted: int = 0
+    repaired: int = 0
+    lacking: int = 0
+
+
+class Housekeeping:
+    """See the module. `away`: the names of nodes that do not answer now; `retention` in seconds."""
+
+    def __init__(
+        self,
+        database: Database,
+        packs: PackTable,
+        blocks: HubBlocks,
+        away: Callable[[], Collection[str]],
+        retention: float,
+    ) -> None:
+        self._database = database
+        self._packs = packs
+        self._blocks = blocks
+        self._away = away
+        self._retention = retention
+        self.done: Final = Done()
+
+    async def run(self) -> None:
+        """A round now and then, for ever."""
+        while True:
+            try:
+                await self.round()
+            except DriveError as error:
+                log.warning("deletion and repair go on later: %s", error)
+            await anyio.sleep(PERIOD)
+
+    async def round(self) -> None:
+        """All that is to do now; nothing if another process is at it. `DriveError`: the rest waits."""
+        async with self._database.alone(LOCK) as is_ours:
+            if is_ours:
+                self.done.deleted += await self._blocks.collect(self._retention)
+                await self._repair()
+                self.done.rounds += 1
+
+    async def _repair(self) -> None:
+        lacking = 0
+        async for each in self._packs.lacking():
+            is_whole = await self._repair_one(each)
+            self.done.repaired += is_whole
+            lacking += not is_whole
+        self.done.lacking = lacking
+
+    async def _repair_one(self, stored: StoredPack) -> bool:
+        """Whether the pack lacks nothing any more. While all nodes are away whose fragments it lacks, it
+        is not read."""
+        pack, away = stored.pack, self._away()
+        if all(name in away for index, name in enumerate(pack.nodes) if pack.missing >> index & 1):
+            return False
+        try:
+            missing = await self._blocks.store(stored.drive).repair(pack)
+        except DriveError as error:
+            log.warning("pack %s cannot be repaired now: %s", pack.id.hex(), error)
+            return False
+        return await self._packs.note_missing(pack, missing) and not missing

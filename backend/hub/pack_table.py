@@ -1,0 +1,109 @@
+"""The packs of all drives in the database, for those who look after them: check and repair."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from backend.hub.database import Database
+from backend.hub.packing import DriveNumber
+from backend.packs import Pack
+from backend.upstream import BlockId
+
+_PAGE: Final = 200
+_SELECT: Final = (
+    "SELECT p.id, p.size, p.nodes, p.missing, d.id, d.uuid FROM pack p JOIN drive d ON d.id = p.drive"
+)
+_BARE: Final = (
+    "SELECT d.uuid, count(*), count(*) FILTER (WHERE p.block IS NULL)"
+    " FROM block b JOIN drive d ON d.id = b.drive LEFT JOIN"
+    " (SELECT drive, id AS block, bool_or(doubted IS NULL) AS is_sound FROM place GROUP BY drive, id) p"
+    " ON p.drive = b.drive AND p.block = b.id"
+    " WHERE b.state = 1 AND p.is_sound IS NOT TRUE GROUP BY d.uuid ORDER BY d.uuid"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPack:
+    """A pack, and the drive whose blocks are in it."""
+
+    drive: DriveNumber
+    pack: Pack
+
+
+@dataclass(frozen=True, slots=True)
+class BareBlocks:
+    """Of a drive, blocks that commits name: `doubted`, in all their places; `lost`, without any place."""
+
+    drive: bytes
+    doubted: int
+    lost: int
+
+
+class PackTable:
+    """See the module. Any number of tasks and processes at once. `TransientError`: as of `Database`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def all(self) -> AsyncIterator[StoredPack]:
+        """Every pack, by its id; those that come or go meanwhile may be among them."""
+        async for each in self._pages("true"):
+            yield each
+
+    async def lacking(self) -> AsyncIterator[StoredPack]:
+        """Those that lack fragments, likewise."""
+        async for each in self._pages("p.missing <> 0"):
+            yield each
+
+    async def get(self, pack_id: bytes) -> StoredPack | None:
+        """The pack as it is now."""
+        found = await self._select("p.id = %s", (pack_id,))
+        return found[0] if found else None
+
+    async def known(self, pack_ids: Collection[bytes]) -> set[bytes]:
+        """Those of the packs that are there."""
+        async with self._database.transaction() as connection:
+            found = await connection.execute("SELECT id FROM pack WHERE id = ANY(%s)", ([*pack_ids],))
+            return {bytes(row[0]) for row in await found.fetchall()}
+
+    async def note_missing(self, pack: Pack, missing: int) -> bool:
+        """The pack, as it was read, lacks these fragments now; False: another has changed it meanwhile, and
+        nothing is noted."""
+        async with self._database.transaction() as connection:
+            done = await connection.execute(
+                "UPDATE pack SET missing = %s WHERE id = %s AND nodes = %s AND missing = %s",
+                (missing, pack.id, [*pack.nodes], pack.missing),
+            )
+            return done.rowcount == 1
+
+    async def places(self, pack_id: bytes) -> dict[BlockId, tuple[int, int]]:
+        """Position and length of each block that is read from the pack."""
+        async with self._database.transaction() as connection:
+            found = await connection.execute(
+                "SELECT id, position, length FROM place WHERE pack = %s", (pack_id,)
+            )
+            return {BlockId(bytes(row[0])): (row[1], row[2]) for row in await found.fetchall()}
+
+    async def bare_blocks(self) -> list[BareBlocks]:
+        """Of each drive that has such. Looks at all blocks: for a check."""
+        async with self._database.transaction() as connection:
+            rows = await (await connection.execute(_BARE)).fetchall()
+        return [BareBlocks(bytes(uuid), bare - lost, lost) for uuid, bare, lost in rows]
+
+    async def _pages(self, condition: str) -> AsyncIterator[StoredPack]:
+        after = b""
+        while page := await self._select(f"p.id > %s AND {condition} ORDER BY p.id LIMIT {_PAGE}", (after,)):
+            for each in page:
+                yield each
+            after = page[-1].pack.id
+
+    async def _select(self, condition: str, values: Sequence[Any]) -> list[StoredPack]:
+        async with self._database.transaction() as connection:
+            found = await connection.execute(f"{_SELECT} WHERE {condition}".encode(), values)
+            rows = await found.fetchall()
+        return [
+            StoredPack(DriveNumber(drive, bytes(uuid)), Pack(bytes(pack_id), size, 0, tuple(nodes), missing))
+            for pack_id, size, nodes, missing, drive, uuid in rows
+        ]

@@ -1,0 +1,95 @@
+"""Deletion and repair beside the requests: by one process at a time, and never of what is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from backend.hub import Housekeeping, PackTable
+from backend.hub.housekeeping import LOCK
+from backend.upstream import BlockId, SealedBlock
+from tests.hub_care import check, database_of, drive_with_blocks
+from tests.hub_server import RunningHub, hub_for_test
+
+
+@pytest.fixture
+def running() -> Iterator[RunningHub]:
+    with hub_for_test() as found:
+        yield found
+
+
+def one_round(
+    running: RunningHub, away: frozenset[str] = frozenset(), retention: float = 3600.0
+) -> Housekeeping:
+    """A round of a process of its own."""
+
+    async def run() -> Housekeeping:
+        async with database_of(running) as database:
+            care = Housekeeping(database, PackTable(database), running.hub.blocks, lambda: away, retention)
+            await care.round()
+            return care
+
+    return running.call(run())
+
+
+def test_a_pack_that_lacks_fragments_is_made_whole_when_its_node_is_back(running: RunningHub) -> None:
+    drive, _ = drive_with_blocks(running)
+    running.nodes["node2"].away = True
+    blocks = [SealedBlock(BlockId(os.urandom(32)), os.urandom(5000))]
+
+    async def put() -> None:
+        await running.hub.blocks.put(drive, blocks)
+        await running.hub.blocks.store(drive).settle()
+
+    running.call(put())
+    reads: list[str] = []
+    before = running.nodes["node0"].before
+
+    async def count(operation: str, key: str) -> None:
+        reads.append(operation)
+        await before(operation, key)
+
+    running.nodes["node0"].before = count
+    care = one_round(running, away=frozenset({"node2"}))
+    assert (care.done.repaired, care.done.lacking, reads) == (0, 1, [])
+    running.nodes["node2"].away = False
+    care = one_round(running)
+    assert (care.done.repaired, care.done.lacking) == (1, 0)
+    assert check(running, data=True) == []
+
+
+def test_what_no_commit_names_goes_after_its_time_with_its_pack(running: RunningHub) -> None:
+    drive, blocks = drive_with_blocks(running)
+    assert one_round(running).done.deleted == 0
+    with psycopg.connect(running.conninfo) as connection:
+        connection.execute("UPDATE block SET state = 1 WHERE id = %s", (blocks[0].id,))
+        connection.execute("UPDATE block SET changed = now() - interval '2 hours'")
+    assert one_round(running).done.deleted == 2
+    assert any(node.objects for node in running.nodes.values())
+    part = running.call(running.hub.blocks.read(drive, blocks[0].id, 0, 1 << 20))
+    assert bytes(part.data) == blocks[0].data
+    with psycopg.connect(running.conninfo) as connection:
+        connection.execute("UPDATE block SET state = 2, changed = now() - interval '2 hours'")
+    assert one_round(running).done.deleted == 1
+    assert not any(node.objects for node in running.nodes.values())
+
+
+def test_while_one_process_is_at_it_another_does_nothing(running: RunningHub) -> None:
+    drive_with_blocks(running)
+    with psycopg.connect(running.conninfo) as connection:
+        connection.execute("UPDATE block SET changed = now() - interval '2 hours'")
+
+    async def run() -> tuple[int, int]:
+        async with database_of(running) as first, database_of(running) as second:
+            care = Housekeeping(second, PackTable(second), running.hub.blocks, frozenset, 3600.0)
+            async with first.alone(LOCK) as is_ours:
+                assert is_ours
+                await care.round()
+                during = care.done.rounds
+            await care.round()
+            return during, care.done.rounds
+
+    assert running.call(run()) == (0, 1)
