@@ -17,6 +17,14 @@ class TransientError(DriveError):
     """The same call may succeed later (time-out, node away, EIO once). Safe to retry."""
 
 
+class ThrottledError(TransientError):
+    """Too many calls: the same again after so many seconds."""
+
+    def __init__(self, message: str, seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class NotFoundError(DriveError):
     """The named object, block or node does not exist. Not worth a retry."""
 
@@ -53,8 +61,16 @@ class NoSpaceError(DriveError):
     """The target is full. Nothing of the call was kept."""
 
 
+class QuotaError(NoSpaceError):
+    """The account at the hub may store no more. Nothing of the call was kept."""
+
+
 class WrongKeyError(DriveError):
     """No key slot opens with the secret that was given."""
+
+
+class FactorNeededError(WrongKeyError):
+    """The secret is right; the account asks for a code of its second factor as well."""
 
 
 class LeaseHeldError(DriveError):

@@ -14,11 +14,16 @@ from backend.errors import (
     BlocksMissingError,
     ConflictError,
     DriveError,
+    FactorNeededError,
     FormatError,
     NoSpaceError,
     NotFoundError,
+    QuotaError,
     ReadOnlyError,
+    ThrottledError,
     TransientError,
+    UsageError,
+    WrongKeyError,
 )
 from backend.upstream import BLOCK_ID_SIZE, COMMIT_HASH_SIZE, BlockId, Head, SealedBlock
 
@@ -28,12 +33,22 @@ PROBLEMS: Final[Mapping[str, tuple[int, type[DriveError]]]] = {
     "blocks_missing": (422, BlocksMissingError),
     "moved": (409, ConflictError),
     "malformed": (422, FormatError),
+    "quota": (507, QuotaError),
     "full": (507, NoSpaceError),
     "not_found": (404, NotFoundError),
     "read_only": (403, ReadOnlyError),
+    "code_needed": (403, FactorNeededError),
+    "wrong_login": (403, WrongKeyError),
+    "refused": (422, UsageError),
+    "throttled": (429, ThrottledError),
     "later": (503, TransientError),
 }
-"""By kind: the status of the answer, and what it is raised as."""
+"""By kind: the status of the answer, and what it is raised as. A class comes before its bases."""
+TOKEN_SIZE: Final = 32
+KEY_SIZE: Final = 32
+"""Bytes of a salt, and of a key that a login shows."""
+MAX_SEALED: Final = 4096
+"""Bytes of what only an account's devices can open: a drive's name and key, a device's name, the root."""
 MAX_COMMIT: Final = 80 << 20
 MAX_COMMITS: Final = 16 << 20
 """Bytes of commits that are sent together, if they are several."""

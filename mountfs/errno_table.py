@@ -41,6 +41,7 @@ ERRNO: Final[dict[type[Exception], int]] = {
     # and can do nothing about it. The log line says which; the errno only says "not these bytes".
     backend.DriveError: errno.EIO,
     backend.NoSpaceError: errno.ENOSPC,
+    backend.QuotaError: errno.EDQUOT,
     backend.ReadOnlyError: errno.EROFS,
     # Python's own, for calls on the local disk (journal, cache) that nobody translated.
     OSError: errno.EIO,

@@ -18,12 +18,28 @@ import uvicorn
 
 from backend.coding import ClusterMap, ClusterNode
 from backend.coding.erasure import Profile, code_for
-from backend.hub import BlockTable, CommitTable, Database, Directory, Heads, Hub, HubBlocks, app, migrate
+from backend.hub import (
+    Accounts,
+    Attempts,
+    BlockTable,
+    CommitTable,
+    Database,
+    Directory,
+    Heads,
+    Hub,
+    HubBlocks,
+    Pepper,
+    Quotas,
+    RequestRates,
+    app,
+    migrate,
+)
 from tests.memory_node import MemoryNode, memory_nodes
 from tests.postgres import new_database
 from tests.servers import NoServerError
 
 T = TypeVar("T")
+PEPPER = Pepper(b"p" * 32)
 
 
 @dataclass
@@ -34,6 +50,7 @@ class RunningHub:
     conninfo: str
     nodes: Mapping[str, MemoryNode]
     hub: Hub
+    database: Database
     loop: asyncio.AbstractEventLoop
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
@@ -45,7 +62,7 @@ class RunningHub:
         uuid, directory = os.urandom(16), self.hub.directory
         account = self.call(directory.add_account(f"{uuid.hex()}@example.org"))
         self.call(directory.add_drive(account, uuid))
-        return uuid, self.call(directory.add_device(account, "test"))
+        return uuid, self.call(directory.add_device(account))
 
 
 @contextmanager
@@ -64,7 +81,7 @@ def hub(conninfo: str) -> Iterator[RunningHub]:
     """A hub that runs while the block does, on six nodes in memory."""
     nodes = {name: node for name, node in memory_nodes(6).items() if isinstance(node, MemoryNode)}
     started = threading.Event()
-    found: list[tuple[Hub, asyncio.AbstractEventLoop, uvicorn.Server]] = []
+    found: list[tuple[Hub, Database, asyncio.AbstractEventLoop, uvicorn.Server]] = []
     failures: list[BaseException] = []
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -78,13 +95,17 @@ def hub(conninfo: str) -> Iterator[RunningHub]:
             table = BlockTable(database)
             blocks = HubBlocks(table, nodes, cluster, code_for(Profile.parse("4+2")), b"k" * 32, group)
             heads = Heads(database)
-            parts = Hub(Directory(database), CommitTable(database), table, blocks, heads)
+            accounts = Accounts(
+                database, PEPPER, is_open=True, attempts=Attempts(database, PEPPER, burst=5, refill=3600)
+            )
+            directory, commits, rates = Directory(database), CommitTable(database), RequestRates()
+            parts = Hub(directory, commits, table, blocks, heads, accounts, Quotas(database), rates)
             group.start_soon(heads.run)
             config = uvicorn.Config(
                 app(parts), log_level="warning", lifespan="off", timeout_graceful_shutdown=1
             )
             server = uvicorn.Server(config)
-            found.append((parts, asyncio.get_running_loop(), server))
+            found.append((parts, database, asyncio.get_running_loop(), server))
             started.set()
             await server.serve([listener])
             group.cancel_scope.cancel()
@@ -103,9 +124,11 @@ def hub(conninfo: str) -> Iterator[RunningHub]:
     started.wait(30)
     if failures:
         raise failures[0]
-    parts, loop, server = found[0]
+    parts, database, loop, server = found[0]
     try:
-        yield RunningHub(f"http://127.0.0.1:{listener.getsockname()[1]}", conninfo, nodes, parts, loop)
+        yield RunningHub(
+            f"http://127.0.0.1:{listener.getsockname()[1]}", conninfo, nodes, parts, database, loop
+        )
     finally:
         server.should_exit = True
         thread.join(30)

@@ -1,6 +1,8 @@
 """The hub: a server without keys that orders commits, keeps blocks, and wakes who waits."""
 
+from backend.hub.accounts import Accounts
 from backend.hub.app import Hub, app
+from backend.hub.attempts import Attempts
 from backend.hub.block_table import BlockTable
 from backend.hub.checking import HubCheck
 from backend.hub.commit_table import CommitTable
@@ -13,10 +15,15 @@ from backend.hub.migrations import migrate, migrate_database, migrate_empty, req
 from backend.hub.operator import AccountSummary, Operator
 from backend.hub.pack_table import PackTable
 from backend.hub.packing import HubBlocks
+from backend.hub.pepper import Pepper
+from backend.hub.quotas import Quotas
 from backend.hub.readiness import Readiness
+from backend.hub.request_rates import RequestRates
 
 __all__ = [
     "AccountSummary",
+    "Accounts",
+    "Attempts",
     "BlockTable",
     "CommitTable",
     "Database",
@@ -30,7 +37,10 @@ __all__ = [
     "Limits",
     "Operator",
     "PackTable",
+    "Pepper",
+    "Quotas",
     "Readiness",
+    "RequestRates",
     "app",
     "migrate",
     "migrate_database",

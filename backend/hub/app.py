@@ -5,9 +5,10 @@ Spec: docs/format/hub_api.md. asyncio's thread.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from functools import partial
+from math import ceil
 from typing import Any, Final
 
 from starlette.applications import Starlette
@@ -23,30 +24,26 @@ from backend.errors import (
     DriveError,
     FormatError,
     NotFoundError,
+    ThrottledError,
     UnavailableError,
 )
+from backend.hub.account_routes import DeviceHandler, Endpoint, account_routes
+from backend.hub.accounts import Accounts
 from backend.hub.block_table import BlockTable
 from backend.hub.commit_table import CommitTable
+from backend.hub.decoding import RequestError, block_id, json_object, parse_uuid, query_number, read_body
 from backend.hub.directory import Device, Directory
 from backend.hub.heads import Heads
 from backend.hub.packing import DriveNumber, HubBlocks
+from backend.hub.quotas import Quotas
+from backend.hub.request_rates import RequestRates
 from backend.packs import MAX_BLOCK_SIZE
 from backend.system import plain_task_group
-from backend.upstream import BLOCK_ID_SIZE, BlockId, SealedBlock
+from backend.upstream import BLOCK_ID_SIZE, SealedBlock
 
 MAX_WAIT: Final = 120.0
-_MAX_CONTROL: Final = 1 << 16
 _SAME: Final[dict[type[DriveError], str]] = {CorruptError: "malformed", UnavailableError: "later"}
 """Errors that a device need not tell from others."""
-
-
-class RequestError(Exception):
-    """A request that is refused before it is looked at: status and reason."""
-
-    def __init__(self, status: int, kind: str, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.kind = kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +55,26 @@ class Hub:
     table: BlockTable
     blocks: HubBlocks
     heads: Heads
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]
+    accounts: Accounts
+    quotas: Quotas
+    rates: RequestRates
 
 
 def app(hub: Hub) -> Starlette:
     """The application."""
 
-    def of_device(handler: Callable[[Hub, Request, Device], Awaitable[Response]]) -> Endpoint:
+    def by_device(handler: DeviceHandler) -> Endpoint:
         async def answer(request: Request) -> Response:
-            return await handler(hub, request, await _device(hub, request))
+            return await handler(request, await _device(hub, request))
 
         return answer
 
+    def of_device(handler: Callable[[Hub, Request, Device], Awaitable[Response]]) -> Endpoint:
+        return by_device(partial(handler, hub))
+
     def of_drive(handler: Callable[[Hub, Request, DriveNumber], Awaitable[Response]]) -> Endpoint:
         async def answer(hub: Hub, request: Request, device: Device) -> Response:
-            uuid = _parse_uuid(request.path_params["uuid"])
+            uuid = parse_uuid(request.path_params["uuid"])
             return await handler(hub, request, (await hub.directory.drives(device, [uuid]))[uuid])
 
         return of_device(answer)
@@ -82,7 +82,7 @@ def app(hub: Hub) -> Starlette:
     drive = "/v1/drives/{uuid}"
     return Starlette(
         routes=[
-            Route("/v1/drives", of_device(_add_drive), methods=["POST"]),
+            *account_routes(hub.accounts, hub.directory, hub.quotas, hub.heads, by_device),
             Route("/v1/wait", of_device(_wait), methods=["POST"]),
             Route(f"{drive}/head", of_drive(_head)),
             Route(f"{drive}/log", of_drive(_append), methods=["POST"]),
@@ -122,7 +122,8 @@ def problem(error: Exception) -> JSONResponse:
     }
     if isinstance(error, BlocksMissingError):
         body["blocks"] = [block.hex() for block in error.blocks]
-    headers = {"Retry-After": "1"} if status == 503 else {}
+    seconds = error.seconds if isinstance(error, ThrottledError) else 1
+    headers = {"Retry-After": str(ceil(seconds))} if status in (429, 503) else {}
     return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
 
 
@@ -148,42 +149,44 @@ async def _head(hub: Hub, request: Request, drive: DriveNumber) -> Response:
 
 async def _append(hub: Hub, request: Request, drive: DriveNumber) -> Response:
     expected = wire.decode_head(request.headers.get("expected-head", ""))
-    encoded = await _body(request, wire.MAX_COMMIT)
+    encoded = await read_body(request, wire.MAX_COMMIT)
+    await hub.quotas.require_for_log(drive.number, len(encoded))
     head = await hub.commits.append(drive.number, encoded, expected)
     hub.heads.moved(drive.number, head.number)
     return Response(wire.encode_head(head), 201, media_type="text/plain")
 
 
 async def _log(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    after, limit = _number(request, "after", 0), _number(request, "limit", 256)
+    after, limit = query_number(request, "after", 0), query_number(request, "limit", 256)
     commits = await hub.commits.after(drive.number, after, min(limit, 256), wire.MAX_COMMITS)
     return _bytes(wire.encode_commits(commits))
 
 
 async def _missing(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    ids = wire.decode_ids(await _body(request, wire.MAX_IDS * BLOCK_ID_SIZE))
+    ids = wire.decode_ids(await read_body(request, wire.MAX_IDS * BLOCK_ID_SIZE))
     present = await hub.table.present(drive.number, ids)
     return _bytes(wire.encode_ids(block for block in ids if block not in present))
 
 
 async def _sizes(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    ids = wire.decode_ids(await _body(request, wire.MAX_IDS * BLOCK_ID_SIZE))
+    ids = wire.decode_ids(await read_body(request, wire.MAX_IDS * BLOCK_ID_SIZE))
     found = await hub.table.sizes(drive.number, ids)
     return _bytes(wire.encode_sizes([found.get(block) for block in ids]))
 
 
 async def _put_block(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    data = await _body(request, MAX_BLOCK_SIZE)
-    await _put(hub, drive, [SealedBlock(_block(request), data)])
+    data = await read_body(request, MAX_BLOCK_SIZE)
+    await _put(hub, drive, [SealedBlock(block_id(request), data)])
     return Response(status_code=204)
 
 
 async def _put_blocks(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    await _put(hub, drive, wire.decode_blocks(await _body(request, wire.MAX_BATCH)))
+    await _put(hub, drive, wire.decode_blocks(await read_body(request, wire.MAX_BATCH)))
     return Response(status_code=204)
 
 
 async def _put(hub: Hub, drive: DriveNumber, blocks: list[SealedBlock]) -> None:
+    await hub.quotas.require_for_blocks(drive.number, sum(len(block.data) for block in blocks))
     try:
         await hub.blocks.put(drive, blocks)
     except ValueError as error:
@@ -197,26 +200,27 @@ async def _list_blocks(hub: Hub, request: Request, drive: DriveNumber) -> Respon
     except ValueError:
         raise RequestError(400, "bad_request", "after is no id") from None
     ids = await hub.table.ids_after(
-        drive.number, start, min(_number(request, "limit", wire.MAX_IDS), wire.MAX_IDS)
+        drive.number, start, min(query_number(request, "limit", wire.MAX_IDS), wire.MAX_IDS)
     )
     return _bytes(wire.encode_ids(ids))
 
 
 async def _get_block(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    block = _block(request)
+    block = block_id(request)
     if "again" in request.query_params:
         return _bytes(await hub.blocks.read_again(drive, block))
-    offset, length = _number(request, "offset", 0), _number(request, "length", MAX_BLOCK_SIZE)
+    offset, length = query_number(request, "offset", 0), query_number(request, "length", MAX_BLOCK_SIZE)
     part = await hub.blocks.read(drive, block, offset, length)
     return _bytes(bytes(part.data), {"Drivefs-Block-Size": str(part.size)})
 
 
 async def _wrong(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    return JSONResponse({"elsewhere": await hub.table.doubt(drive.number, _block(request))})
+    return JSONResponse({"elsewhere": await hub.table.doubt(drive.number, block_id(request))})
 
 
 async def _usage(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    return JSONResponse(asdict(await hub.table.usage(drive.number)))
+    usage, room = await hub.table.usage(drive.number), await hub.quotas.of_drive(drive.number)
+    return JSONResponse({**asdict(usage), "quota": room.quota, "left": room.left})
 
 
 async def _get_root(hub: Hub, request: Request, drive: DriveNumber) -> Response:
@@ -224,21 +228,17 @@ async def _get_root(hub: Hub, request: Request, drive: DriveNumber) -> Response:
 
 
 async def _put_root(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    await hub.directory.put_root(drive, request.path_params["name"], await _body(request, wire.MAX_ROOT))
+    data = await read_body(request, wire.MAX_ROOT)
+    await hub.quotas.require_for_log(drive.number, len(data))
+    await hub.directory.put_root(drive, request.path_params["name"], data)
     return Response(status_code=204)
 
 
 # Requests of a device
 
 
-async def _add_drive(hub: Hub, request: Request, device: Device) -> Response:
-    said = await _json(request)
-    await hub.directory.add_drive(device.account, _parse_uuid(said.get("uuid")))
-    return Response(status_code=201)
-
-
 async def _wait(hub: Hub, request: Request, device: Device) -> Response:
-    said = await _json(request)
+    said = await json_object(request)
     drives, seconds = said.get("drives"), said.get("timeout", 30)
     if not isinstance(drives, dict) or not 0 < len(drives) <= wire.MAX_IDS:
         raise RequestError(400, "bad_request", "drives are asked for")
@@ -246,10 +246,13 @@ async def _wait(hub: Hub, request: Request, device: Device) -> Response:
         raise RequestError(400, "bad_request", "a drive's commit is a number")
     if type(seconds) not in (int, float) or not 0 <= seconds <= MAX_WAIT:  # NaN is neither
         raise RequestError(400, "bad_request", f"timeout is from 0 to {MAX_WAIT:g} seconds")
-    known = {_parse_uuid(text): number for text, number in drives.items()}
+    known = {parse_uuid(text): number for text, number in drives.items()}
     found = await hub.directory.drives(device, known)
-    waiting = hub.heads.wait({found[uuid].number: number for uuid, number in known.items()}, seconds)
-    newer = await _while_connected(request, waiting)
+    asked = {found[uuid].number: number for uuid, number in known.items()}
+    try:
+        newer = await _while_connected(request, hub.heads.wait(device.number, asked, seconds))
+    except NotFoundError:
+        raise _no_device() from None
     if not newer:
         return Response(status_code=204)
     heads = {each.uuid.hex(): newer[each.number] for each in found.values() if each.number in newer}
@@ -282,60 +285,15 @@ async def _device(hub: Hub, request: Request) -> Device:
     try:
         if kind.lower() != "bearer":
             raise ValueError
-        return await hub.directory.device(bytes.fromhex(token))
+        device = await hub.directory.device(bytes.fromhex(token))
     except (ValueError, NotFoundError):
-        raise RequestError(401, "unauthorised", "a token of a device is asked for") from None
+        raise _no_device() from None
+    hub.rates.take(device.account)
+    return device
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    parts, size = [], 0
-    if int(request.headers.get("content-length", "0")) > limit:
-        raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
-        parts.append(part)
-    return b"".join(parts)
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    try:
-        said = json.loads(await _body(request, _MAX_CONTROL))
-    except ValueError:
-        said = None
-    if not isinstance(said, dict):
-        raise RequestError(400, "bad_request", "a JSON object is asked for")
-    return said
-
-
-def _parse_uuid(text: object) -> bytes:
-    try:
-        found = bytes.fromhex(str(text))
-    except ValueError:
-        found = b""
-    if len(found) != 16:
-        raise RequestError(400, "bad_request", "a drive's id has 32 hexadecimal digits")
-    return found
-
-
-def _block(request: Request) -> BlockId:
-    try:
-        found = bytes.fromhex(request.path_params["block"])
-    except ValueError:
-        found = b""
-    if len(found) != BLOCK_ID_SIZE:
-        raise RequestError(400, "bad_request", "a block's id has 64 hexadecimal digits")
-    return BlockId(found)
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise RequestError(400, "bad_request", f"{name} is a number")
-    return int(text)
+def _no_device() -> RequestError:
+    return RequestError(401, "unauthorised", "a token of a device is asked for")
 
 
 def _bytes(data: bytes, headers: dict[str, str] | None = None) -> Response:

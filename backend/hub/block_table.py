@@ -197,3 +197,19 @@ class BlockTable:
         """The pack's fragments are gone."""
         async with self._database.transaction() as connection:
             await connection.execute("DELETE FROM pack WHERE id = %s", (pack.id,))
+
+    async def remove_departed(self) -> None:
+        """Forget the deleted drives whose blocks and packs are gone, and accounts that ended, when their
+        drives are. Idempotent."""
+        async with self._database.transaction() as connection:
+            gone = await connection.execute(
+                "DELETE FROM drive d WHERE d.deleted IS NOT NULL"
+                " AND NOT EXISTS (SELECT 1 FROM block b WHERE b.drive = d.id)"
+                " AND NOT EXISTS (SELECT 1 FROM pack p WHERE p.drive = d.id) RETURNING d.id"
+            )
+            numbers = [row[0] for row in await gone.fetchall()]
+            await connection.execute("DELETE FROM drive_usage WHERE drive = ANY(%s)", (numbers,))
+            await connection.execute(
+                "DELETE FROM account a WHERE a.deleted IS NOT NULL"
+                " AND NOT EXISTS (SELECT 1 FROM drive d WHERE d.account = a.id)"
+            )

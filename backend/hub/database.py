@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection
@@ -20,6 +21,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from backend.errors import TransientError
 
+Connection: TypeAlias = AsyncConnection
 _RETRIABLE = (
     psycopg.OperationalError,
     psycopg.InterfaceError,

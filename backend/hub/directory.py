@@ -8,13 +8,23 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, NamedTuple
 
-from backend.errors import ConflictError, NotFoundError
-from backend.hub.database import Database
+from backend.errors import ConflictError, NotFoundError, ReadOnlyError, UsageError
+from backend.hub.database import Connection, Database
 from backend.hub.packing import DriveNumber
 from backend.system import THIS_MACHINE, Environment
+from backend.wire import TOKEN_SIZE
 
-TOKEN_SIZE = 32
+MAX_DEVICES: Final = 256
+"""That an account has at once."""
+MAX_DRIVES: Final = 256
+_SHOWN: Final = (
+    "SELECT d.id, d.account, d.token = %(digest)s, d.seen < now() - interval '1 minute', a.locked IS NOT NULL"
+    " FROM device d JOIN account a ON a.id = d.account"
+    " WHERE (d.token = %(digest)s OR d.next_token = %(digest)s) AND d.revoked IS NULL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +33,25 @@ class Device:
 
     number: int
     account: int
+
+
+class DeviceRow(NamedTuple):
+    """A device, as its account sees it. The name is sealed; empty: it has not said one yet."""
+
+    number: int
+    name: bytes
+    created: datetime
+    seen: datetime
+    revoked: datetime | None
+
+
+class DriveRow(NamedTuple):
+    """A drive, as its account sees it: name and key are sealed. `bytes`: that it takes."""
+
+    uuid: bytes
+    sealed: bytes
+    bytes: int
+    head: int
 
 
 class Directory:
@@ -43,54 +72,121 @@ class Directory:
             raise ConflictError(f"{email} has an account already")
         return int(row[0])
 
-    async def add_device(self, account: int, name: str) -> bytes:
+    async def add_device(self, account: int) -> bytes:
         """A new device of the account; its token, which is nowhere else."""
-        token = self._environment.random_bytes(TOKEN_SIZE)
         async with self._database.transaction() as connection:
-            await connection.execute(
-                "INSERT INTO device (account, name, token) VALUES (%s, %s, %s)",
-                (account, name, _digest(token)),
-            )
+            token, _ = await new_device(connection, account, self._environment)
         return token
 
     async def device(self, token: bytes) -> Device:
-        """The device of the token. `NotFoundError`: there is none, or it was revoked."""
+        """The device of the token. `NotFoundError`: there is none, or it was revoked; `ReadOnlyError`: the
+        account is locked."""
+        digest = _digest(token)
+        async with self._database.transaction() as connection:
+            row = await (await connection.execute(_SHOWN, {"digest": digest})).fetchone()
+            if row is None:
+                raise NotFoundError("no device has this token")
+            number, account, is_current, is_long_ago, is_locked = row
+            if is_locked:
+                raise ReadOnlyError("the account was locked by the hub's operator")
+            if is_long_ago or not is_current:  # not at each request: each write waits for the disk
+                await connection.execute(
+                    "UPDATE device SET seen = now(), token = %(digest)s,"
+                    " next_token = CASE WHEN token = %(digest)s THEN next_token END WHERE id = %(number)s",
+                    {"digest": digest, "number": number},
+                )
+        return Device(number, account)
+
+    async def devices(self, account: int) -> list[DeviceRow]:
+        """All of the account's, the oldest first; revoked ones too."""
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "SELECT id, account, seen < now() - interval '1 minute' FROM device"
-                " WHERE token = %s AND revoked IS NULL",
-                (_digest(token),),
+                "SELECT id, sealed_name, created, seen, revoked FROM device WHERE account = %s ORDER BY id",
+                (account,),
             )
-            row = await found.fetchone()
-            if row is not None and row[2]:  # not at each request: each write waits for the disk
-                await connection.execute("UPDATE device SET seen = now() WHERE id = %s", (row[0],))
-        if row is None:
-            raise NotFoundError("no device has this token")
-        return Device(row[0], row[1])
+            rows = await found.fetchall()
+        return [DeviceRow(number, bytes(name), *times) for number, name, *times in rows]
+
+    async def name_device(self, account: int, device: int, name: bytes) -> None:
+        """The device has another (sealed) name. `NotFoundError`: the account has no such device."""
+        await self._of_device(
+            "UPDATE device SET sealed_name = %s WHERE account = %s AND id = %s", name, account, device
+        )
+
+    async def rotate(self, device: Device) -> bytes:
+        """Another token of the device. The one that it has counts until the other is shown: an answer that is
+        lost shuts nobody out."""
+        token = self._environment.random_bytes(TOKEN_SIZE)
+        await self._of_device(
+            "UPDATE device SET next_token = %s WHERE account = %s AND id = %s AND revoked IS NULL",
+            _digest(token),
+            device.account,
+            device.number,
+        )
+        return token
 
     async def revoke(self, account: int, device: int) -> None:
-        """The device's token is worth nothing from now on. Idempotent."""
-        async with self._database.transaction() as connection:
-            await connection.execute(
-                "UPDATE device SET revoked = now() WHERE id = %s AND account = %s AND revoked IS NULL",
-                (device, account),
-            )
+        """The device's tokens are worth nothing from now on. Idempotent. `NotFoundError`: the account has no
+        such device."""
+        await self._of_device(
+            "UPDATE device SET revoked = coalesce(revoked, now()), next_token = NULL"
+            " WHERE account = %s AND id = %s",
+            account,
+            device,
+        )
 
-    async def add_drive(self, account: int, uuid: bytes) -> None:
-        """A new, empty drive. `ConflictError`: there is one of that id."""
+    async def _of_device(self, statement: str, *values: object) -> None:
+        async with self._database.transaction() as connection:
+            if not (await connection.execute(statement.encode(), values)).rowcount:
+                raise NotFoundError("the account has no such device")
+
+    async def add_drive(self, account: int, uuid: bytes, sealed: bytes = b"") -> None:
+        """A new, empty drive. `ConflictError`: there is one of that id; `UsageError`: the account has too
+        many."""
+        async with self._database.transaction() as connection:
+            await connection.execute("SELECT 1 FROM account WHERE id = %s FOR NO KEY UPDATE", (account,))
+            found = await connection.execute(
+                "SELECT count(*) FROM drive WHERE account = %s AND deleted IS NULL", (account,)
+            )
+            row = await found.fetchone()
+            if row is not None and row[0] >= MAX_DRIVES:
+                raise UsageError(f"an account has at most {MAX_DRIVES} drives")
+            made = await connection.execute(
+                "INSERT INTO drive (account, uuid, sealed) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
+                (account, uuid, sealed),
+            )
+            if not made.rowcount:
+                raise ConflictError("there is a drive of this id already")
+
+    async def listed_drives(self, account: int) -> list[DriveRow]:
+        """All of the account's, the oldest first."""
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "INSERT INTO drive (account, uuid) VALUES (%s, %s) ON CONFLICT DO NOTHING", (account, uuid)
+                "SELECT d.uuid, d.sealed, coalesce(u.bytes, 0), d.head"
+                " FROM drive d LEFT JOIN drive_usage u ON u.drive = d.id"
+                " WHERE d.account = %s AND d.deleted IS NULL ORDER BY d.id",
+                (account,),
             )
-            if not found.rowcount:
-                raise ConflictError("there is a drive of this id already")
+            rows = await found.fetchall()
+        return [DriveRow(bytes(uuid), bytes(sealed), taken, head) for uuid, sealed, taken, head in rows]
+
+    async def seal_drive(self, drive: DriveNumber, sealed: bytes) -> None:
+        """The drive's name and key are sealed so from now on."""
+        async with self._database.transaction() as connection:
+            await connection.execute("UPDATE drive SET sealed = %s WHERE id = %s", (sealed, drive.number))
+
+    async def delete_drive(self, device: Device, drive: DriveNumber) -> None:
+        """No device finds the drive any more, and its blocks are released. Idempotent."""
+        async with self._database.transaction() as connection:
+            await release_drives(connection, device.account, drive.number)
 
     async def drives(self, device: Device, uuids: Iterable[bytes]) -> dict[bytes, DriveNumber]:
         """Those of these ids. `NotFoundError`: there is none of one of them that the device may use."""
         asked = [*uuids]
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "SELECT uuid, id FROM drive WHERE uuid = ANY(%s) AND account = %s", (asked, device.account)
+                "SELECT uuid, id FROM drive WHERE uuid = ANY(%s) AND account = %s AND deleted IS NULL",
+                (asked, device.account),
             )
             drives = {
                 bytes(uuid): DriveNumber(number, bytes(uuid)) for uuid, number in await found.fetchall()
@@ -118,6 +214,40 @@ class Directory:
         if row is None:
             raise NotFoundError(f"there is no root {name}")
         return bytes(row[0])
+
+
+async def new_device(connection: Connection, account: int, environment: Environment) -> tuple[bytes, int]:
+    """A new device's token, which is nowhere else, and its number. `UsageError`: the account has too many."""
+    await connection.execute("SELECT 1 FROM account WHERE id = %s FOR NO KEY UPDATE", (account,))
+    found = await connection.execute(
+        "SELECT count(*) FROM device WHERE account = %s AND revoked IS NULL", (account,)
+    )
+    row = await found.fetchone()
+    if row is not None and row[0] >= MAX_DEVICES:
+        raise UsageError(f"an account has at most {MAX_DEVICES} devices: revoke one first")
+    token = environment.random_bytes(TOKEN_SIZE)
+    made = await connection.execute(
+        "INSERT INTO device (account, token) VALUES (%s, %s) RETURNING id", (account, _digest(token))
+    )
+    new = await made.fetchone()
+    assert new is not None
+    return token, int(new[0])
+
+
+async def release_drives(connection: Connection, account: int, drive: int | None = None) -> None:
+    """The account's drive, or all of them, are found no more, and their blocks are released. Locks in the
+    order of `append_commit`: drives, then blocks by id."""
+    deleted = await connection.execute(
+        "UPDATE drive SET deleted = now() WHERE account = %(account)s AND deleted IS NULL"
+        " AND (%(drive)s::bigint IS NULL OR id = %(drive)s) RETURNING id",
+        {"account": account, "drive": drive},
+    )
+    numbers = sorted(row[0] for row in await deleted.fetchall())
+    await connection.execute(
+        "UPDATE block SET state = 2, changed = now() WHERE (drive, id) IN (SELECT drive, id FROM block"
+        " WHERE drive = ANY(%s) AND state <> 2 ORDER BY drive, id FOR UPDATE)",
+        (numbers,),
+    )
 
 
 def _digest(token: bytes) -> bytes:

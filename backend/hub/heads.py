@@ -1,8 +1,9 @@
-"""Waiting for the next commit of drives, of whichever hub process took it.
+"""Waiting for the next commit of drives, of whichever hub process took it, while the device may wait.
 
 An append of this process wakes who waits at once. Others' are found by looking at the heads of the drives
 that are waited for, all in one query, `_LOOK` seconds after the look before: so nothing is lost, whatever
-process dies. asyncio's thread.
+process dies. Every `_DEVICES` looks the devices that wait are looked at too: what ends one in this process
+asks for that at once. asyncio's thread.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from typing import Final
 
 import anyio
 
-from backend.errors import TransientError
+from backend.errors import NotFoundError, TransientError
 from backend.hub.database import Database
 
 _LOOK: Final = 0.05
 _PAUSE: Final = 1.0
 """Seconds after a look that failed."""
+_DEVICES: Final = 20
 
 log = logging.getLogger(__name__)
 
@@ -30,21 +32,34 @@ class Heads:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: Counter[int] = Counter()
+        self._devices: Counter[int] = Counter()
+        self._ended: set[int] = set()
+        self._looks = 0
         self._known: dict[int, int] = {}
         self._changed = anyio.Event()
         self._some_wait = anyio.Event()
+
+    @property
+    def polls(self) -> int:
+        """The number of those who wait."""
+        return self._devices.total()
 
     def moved(self, drive: int, number: int) -> None:
         """A drive's head is that commit, or a later one. Nothing is kept of one that nobody waits for."""
         if drive in self._waiting and number > self._known.get(drive, -1):
             self._known[drive] = number
-            self._changed.set()
-            self._changed = anyio.Event()
+            self._wake()
 
-    async def wait(self, drives: Mapping[int, int], seconds: float) -> dict[int, int]:
+    def look_at_devices(self) -> None:
+        """Some of them may have ended: they are looked at with the next look."""
+        self._looks = 0
+
+    async def wait(self, device: int, drives: Mapping[int, int], seconds: float) -> dict[int, int]:
         """The heads of those drives whose head is newer than said, as soon as there is one; empty when the
-        time is over. Whoever waits no longer is to cancel this."""
+        time is over. `NotFoundError`: the device was revoked meanwhile, or its account is locked or ended.
+        Whoever waits no longer is to cancel this."""
         self._waiting.update(list(drives))
+        self._devices[device] += 1
         self._some_wait.set()
         try:
             with anyio.move_on_after(seconds):
@@ -53,14 +68,27 @@ class Heads:
                     await self._look(list(drives))
                 while not (newer := self._newer(drives)):
                     await self._changed.wait()
+                    if device in self._ended:
+                        raise NotFoundError("no device has this token any more")
                 return newer
             return {}
         finally:
-            self._waiting.subtract(list(drives))
-            for drive in drives:
-                if not self._waiting[drive]:
-                    del self._waiting[drive]
-                    self._known.pop(drive, None)
+            self._leave(device, drives)
+
+    def _leave(self, device: int, drives: Mapping[int, int]) -> None:
+        self._waiting.subtract(list(drives))
+        for drive in drives:
+            if not self._waiting[drive]:
+                del self._waiting[drive]
+                self._known.pop(drive, None)
+        self._devices[device] -= 1
+        if not self._devices[device]:
+            del self._devices[device]
+            self._ended.discard(device)
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()
 
     def _newer(self, drives: Mapping[int, int]) -> dict[int, int]:
         return {
@@ -78,6 +106,7 @@ class Heads:
             pause = _LOOK
             try:
                 await self._look(list(self._waiting))
+                await self._look_at_devices()
             except TransientError as error:
                 log.info("heads cannot be looked at now: %s", error)
                 pause = _PAUSE
@@ -89,3 +118,20 @@ class Heads:
             rows = await found.fetchall()
         for drive, head in rows:
             self.moved(drive, head)
+
+    async def _look_at_devices(self) -> None:
+        """Every so often."""
+        self._looks += 1
+        if self._looks % _DEVICES != 1:
+            return
+        devices = [*self._devices]
+        async with self._database.transaction() as connection:
+            found = await connection.execute(
+                "SELECT d.id FROM device d JOIN account a ON a.id = d.account"
+                " WHERE d.id = ANY(%s) AND d.revoked IS NULL AND a.locked IS NULL",
+                (devices,),
+            )
+            ended = {*devices} - {row[0] for row in await found.fetchall()}
+        if ended := ended & self._devices.keys():
+            self._ended |= ended
+            self._wake()

@@ -188,9 +188,9 @@ class HubBlocks:
             log.warning("pack %s: %s", write.pack.id.hex(), error)
 
     async def collect(self, grace: float = RESERVED_SECONDS) -> int:
-        """Delete the blocks that no commit has named for so many seconds, and packs that nothing is read from
-        any more; how many blocks. Safe to repeat and to cancel, by several processes at once. `DriveError`:
-        the rest waits for the next call."""
+        """Delete the blocks that no commit has named for so many seconds, packs that nothing is read from
+        any more, and what is left of drives and accounts that were deleted; how many blocks. Safe to repeat
+        and to cancel, by several processes at once. `DriveError`: the rest waits for the next call."""
         deleted = 0
         while count := await self._table.delete_due(grace):
             deleted += count
@@ -199,6 +199,7 @@ class HubBlocks:
                 for index, name in enumerate(pack.nodes):
                     await self._nodes[name].delete(fragment_key(pack.id, index))
                 await self._table.remove_pack(pack)
+        await self._table.remove_departed()
         return deleted
 
     def store(self, drive: DriveNumber) -> PackStore:

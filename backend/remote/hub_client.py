@@ -10,12 +10,19 @@ from typing import Any, Final
 import httpx
 
 from backend import wire
-from backend.errors import BlocksMissingError, CorruptError, DriveError, ReadOnlyError, TransientError
+from backend.errors import (
+    BlocksMissingError,
+    CorruptError,
+    DriveError,
+    ReadOnlyError,
+    ThrottledError,
+    TransientError,
+)
 from backend.remote.hub_route import HubRoute, Pace
 
 MOST: Final = 8 << 20
 """Bytes of an answer: more than a block has."""
-_LATER: Final = frozenset((429, 500, 502, 503, 504))
+_LATER: Final = frozenset((500, 502, 503, 504))
 PATIENCE: Final = 30.0
 CONNECT_PATIENCE: Final = 10.0
 DIRECT: Final = HubRoute()
@@ -141,6 +148,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _error(answer: Answer) -> DriveError:
+    if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        return _throttled(answer)
     if answer.status_code in _LATER:
         return TransientError(f"the hub says {answer.status_code}")
     if answer.status_code == httpx.codes.UNAUTHORIZED:
@@ -151,6 +160,14 @@ def _error(answer: Answer) -> DriveError:
         return BlocksMissingError(detail, _blocks(answer.said.get("blocks")))
     _, known = wire.PROBLEMS.get(kind, (0, CorruptError))
     return known(detail)
+
+
+def _throttled(answer: Answer) -> ThrottledError:
+    """As the hub, or a balancer before it, says: its words are a problem, and its seconds a number."""
+    seconds = answer.headers.get("Retry-After", "")
+    is_number = seconds.isascii() and seconds.isdigit() and len(seconds) < 6
+    detail = answer.said.get("detail", "too many requests")
+    return ThrottledError(f"the hub says: {detail}", float(seconds) if is_number else 1.0)
 
 
 def _blocks(said: object) -> list[bytes]:

@@ -162,7 +162,14 @@ def test_what_lacks_fragments_is_counted(running: RunningHub, drive: tuple[str, 
         until = time.monotonic() + 20  # the last fragments come after the answer
         while (usage := client.get(f"{url}/usage").json())["lacking"]:
             assert time.monotonic() < until
-        assert usage == {"blocks": 1, "bytes": 16, "packs": 1, "lacking": 0}
+        assert usage == {
+            "blocks": 1,
+            "bytes": 16,
+            "packs": 1,
+            "lacking": 0,
+            "quota": 10**10,
+            "left": 10**10 - 16,
+        }
         running.nodes["node0"].away = True
         try:
             client.put(f"{url}/blocks/{'02' * 32}", content=b"without one")
@@ -222,7 +229,7 @@ async def _migrated(conninfo: str) -> list[int]:
 
 def test_migrations_are_applied_once_and_others_are_refused(running: RunningHub) -> None:
     conninfo = new_database()
-    assert running.call(_migrated(conninfo)) == [1]
+    assert running.call(_migrated(conninfo)) == [1, 2]
     assert running.call(_migrated(conninfo)) == []
     running.call(_required(conninfo))
     with psycopg.connect(conninfo) as connection:

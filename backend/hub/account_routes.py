@@ -1,0 +1,246 @@
+"""The hub's HTTP door for accounts, logins, devices and lists of drives: decode, call, encode.
+
+Spec: docs/format/hub_api.md. Bytes are hexadecimal digits in JSON. asyncio's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from backend import wire
+from backend.errors import NotFoundError
+from backend.hub.accounts import KINDS, MAX_EMAIL, Accounts, Credential, Proof, Stretching
+from backend.hub.decoding import RequestError, json_object, octets, parse_uuid, part, text, whole
+from backend.hub.directory import Device, DeviceRow, Directory, DriveRow
+from backend.hub.heads import Heads
+from backend.hub.packing import DriveNumber
+from backend.hub.quotas import Quotas
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+DeviceHandler = Callable[[Request, Device], Awaitable[Response]]
+_MAX_NUMBER: Final = 2**32 - 1
+_MAX_CODE: Final = 64
+_MAX_DEVICE: Final = 2**63 - 1
+
+
+def account_routes(
+    accounts: Accounts,
+    directory: Directory,
+    quotas: Quotas,
+    heads: Heads,
+    by_device: Callable[[DeviceHandler], Endpoint],
+) -> list[Route]:
+    """The routes. `by_device` makes an endpoint of what only a device may ask."""
+    door = _Door(accounts, directory, quotas, heads)
+    login, device, drive = "/v1/account/login", "/v1/devices/{device:int}", "/v1/drives/{uuid}"
+    factor = "/v1/account/factor"
+    return [
+        Route("/v1/accounts", door.sign_up, methods=["POST"]),
+        Route("/v1/login/start", door.start, methods=["POST"]),
+        Route("/v1/login/finish", door.finish, methods=["POST"]),
+        Route("/v1/account", by_device(door.account)),
+        Route("/v1/account", by_device(door.delete_account), methods=["DELETE"]),
+        Route(login, by_device(door.change), methods=["PUT"]),
+        Route(factor, by_device(door.begin_factor), methods=["POST"]),
+        Route(factor, by_device(door.confirm_factor), methods=["PUT"]),
+        Route(factor, by_device(door.end_factor), methods=["DELETE"]),
+        Route("/v1/devices", by_device(door.devices)),
+        Route(device, by_device(door.device)),
+        Route(device, by_device(door.name_device), methods=["PATCH"]),
+        Route(device, by_device(door.revoke), methods=["DELETE"]),
+        Route(f"{device}/rotate", by_device(door.rotate), methods=["POST"]),
+        Route("/v1/drives", by_device(door.drives)),
+        Route("/v1/drives", by_device(door.add_drive), methods=["POST"]),
+        Route(drive, by_device(door.drive)),
+        Route(drive, by_device(door.seal_drive), methods=["PATCH"]),
+        Route(drive, by_device(door.delete_drive), methods=["DELETE"]),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    """One method for each route."""
+
+    accounts: Accounts
+    directory: Directory
+    quotas: Quotas
+    heads: Heads
+
+    async def sign_up(self, request: Request) -> Response:
+        said = await json_object(request)
+        credentials = {kind: _credential(part(said, kind)) for kind in KINDS}
+        await self.accounts.sign_up(_email(said), credentials, text(said, "invitation", _MAX_CODE, ""))
+        return Response(status_code=201)
+
+    async def start(self, request: Request) -> Response:
+        said = await json_object(request)
+        return JSONResponse(_stretching(await self.accounts.start(_email(said), _kind(said))))
+
+    async def finish(self, request: Request) -> Response:
+        said = await json_object(request)
+        login = await self.accounts.login(_email(said), _proof(said))
+        answer = {"token": login.token.hex(), "device": login.device, "wrapped": login.wrapped.hex()}
+        return JSONResponse(answer, headers={"Cache-Control": "no-store"})
+
+    async def account(self, request: Request, device: Device) -> Response:
+        row = await self.accounts.describe(device.account)
+        room = await self.quotas.of_account(device.account)
+        return JSONResponse(
+            {
+                "email": row.email,
+                "created": _moment(row.created),
+                "has_factor": row.has_factor,
+                "device": device.number,
+                "quota": room.quota,
+                "used": room.used,
+                "kept": room.kept,
+                "left": room.left,
+            }
+        )
+
+    async def delete_account(self, request: Request, device: Device) -> Response:
+        await self.accounts.delete(device.account, _proof(await json_object(request)))
+        self.heads.look_at_devices()
+        return Response(status_code=204)
+
+    async def change(self, request: Request, device: Device) -> Response:
+        said = await json_object(request)
+        credentials = {kind: _credential(part(said, kind)) for kind in KINDS if kind in said}
+        if not credentials:
+            raise RequestError(400, "bad_request", "a passphrase or a recovery key is asked for")
+        await self.accounts.change(device.account, _proof(part(said, "proof")), credentials)
+        return Response(status_code=204)
+
+    async def begin_factor(self, request: Request, device: Device) -> Response:
+        factor = await self.accounts.begin_factor(device.account, _proof(await json_object(request)))
+        return JSONResponse(factor._asdict(), headers={"Cache-Control": "no-store"})
+
+    async def confirm_factor(self, request: Request, device: Device) -> Response:
+        code = text(await json_object(request), "code", _MAX_CODE)
+        await self.accounts.confirm_factor(device.account, code)
+        return Response(status_code=204)
+
+    async def end_factor(self, request: Request, device: Device) -> Response:
+        await self.accounts.end_factor(device.account, _proof(await json_object(request)))
+        return Response(status_code=204)
+
+    async def devices(self, request: Request, device: Device) -> Response:
+        rows = await self.directory.devices(device.account)
+        return JSONResponse({"devices": [_device_row(row) for row in rows]})
+
+    async def device(self, request: Request, device: Device) -> Response:
+        asked = _device(request)
+        for row in await self.directory.devices(device.account):
+            if row.number == asked:
+                return JSONResponse(_device_row(row))
+        raise NotFoundError("the account has no such device")
+
+    async def name_device(self, request: Request, device: Device) -> Response:
+        name = octets(await json_object(request), "name", 1, wire.MAX_SEALED)
+        await self.directory.name_device(device.account, _device(request), name)
+        return Response(status_code=204)
+
+    async def revoke(self, request: Request, device: Device) -> Response:
+        await self.directory.revoke(device.account, _device(request))
+        self.heads.look_at_devices()
+        return Response(status_code=204)
+
+    async def rotate(self, request: Request, device: Device) -> Response:
+        if _device(request) != device.number:
+            raise NotFoundError("a device makes a new token for itself only")
+        token = await self.directory.rotate(device)
+        return JSONResponse({"token": token.hex()}, headers={"Cache-Control": "no-store"})
+
+    async def drives(self, request: Request, device: Device) -> Response:
+        rows = await self.directory.listed_drives(device.account)
+        return JSONResponse({"drives": [_drive_row(row) for row in rows]})
+
+    async def add_drive(self, request: Request, device: Device) -> Response:
+        said = await json_object(request)
+        sealed = octets(said, "sealed", 1, wire.MAX_SEALED)
+        await self.directory.add_drive(device.account, parse_uuid(said.get("uuid")), sealed)
+        return Response(status_code=201)
+
+    async def drive(self, request: Request, device: Device) -> Response:
+        drive = await self._drive(request, device)
+        for row in await self.directory.listed_drives(device.account):
+            if row.uuid == drive.uuid:
+                return JSONResponse(_drive_row(row))
+        raise NotFoundError("there is no such drive")
+
+    async def seal_drive(self, request: Request, device: Device) -> Response:
+        drive = await self._drive(request, device)
+        sealed = octets(await json_object(request), "sealed", 1, wire.MAX_SEALED)
+        await self.directory.seal_drive(drive, sealed)
+        return Response(status_code=204)
+
+    async def delete_drive(self, request: Request, device: Device) -> Response:
+        await self.directory.delete_drive(device, await self._drive(request, device))
+        return Response(status_code=204)
+
+    async def _drive(self, request: Request, device: Device) -> DriveNumber:
+        uuid = parse_uuid(request.path_params["uuid"])
+        return (await self.directory.drives(device, [uuid]))[uuid]
+
+
+# Decoding and encoding
+
+
+def _email(said: Mapping[str, Any]) -> str:
+    return text(said, "email", MAX_EMAIL)
+
+
+def _kind(said: Mapping[str, Any]) -> str:
+    kind = text(said, "kind", _MAX_CODE, "passphrase")
+    if kind not in KINDS:
+        raise RequestError(400, "bad_request", f"kind is one of {', '.join(KINDS)}")
+    return kind
+
+
+def _proof(said: Mapping[str, Any]) -> Proof:
+    auth_key = octets(said, "auth_key", wire.KEY_SIZE, wire.KEY_SIZE)
+    return Proof(_kind(said), auth_key, text(said, "code", _MAX_CODE, ""))
+
+
+def _credential(said: Mapping[str, Any]) -> Credential:
+    costs = (whole(said, name, _MAX_NUMBER) for name in Stretching._fields[1:])
+    return Credential(
+        Stretching(octets(said, "salt", wire.KEY_SIZE, wire.KEY_SIZE), *costs),
+        octets(said, "auth_key", wire.KEY_SIZE, wire.KEY_SIZE),
+        octets(said, "wrapped", 1, wire.MAX_SEALED),
+    )
+
+
+def _stretching(found: Stretching) -> dict[str, Any]:
+    return {**found._asdict(), "salt": found.salt.hex()}
+
+
+def _device(request: Request) -> int:
+    """The number in the path; one that no device has if it is none of the database's."""
+    return min(int(request.path_params["device"]), _MAX_DEVICE)
+
+
+def _device_row(row: DeviceRow) -> dict[str, Any]:
+    return {
+        "number": row.number,
+        "name": row.name.hex(),
+        "created": _moment(row.created),
+        "seen": _moment(row.seen),
+        "revoked": None if row.revoked is None else _moment(row.revoked),
+    }
+
+
+def _drive_row(row: DriveRow) -> dict[str, Any]:
+    return {**row._asdict(), "uuid": row.uuid.hex(), "sealed": row.sealed.hex()}
+
+
+def _moment(moment: datetime) -> int:
+    """Seconds since 1970."""
+    return int(moment.timestamp())

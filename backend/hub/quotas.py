@@ -1,0 +1,82 @@
+"""The room of accounts: sealed bytes of blocks, commits and roots, as `drive_usage` counts them.
+
+A drive that was deleted takes room until its blocks are gone. It does not count at once, or nobody could make
+room; but all together an account takes at most twice its quota. Blocks may fill the quota. What tells the hub
+that blocks are not needed any more, commits and roots, may take a tenth more. Requests that are under way
+together may go over by what they carry.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Final
+
+from backend.errors import NotFoundError, QuotaError
+from backend.hub.database import Database
+
+_ROOM: Final = (
+    "SELECT a.quota, coalesce(sum(u.bytes) FILTER (WHERE d.deleted IS NULL), 0)::bigint,"
+    " coalesce(sum(u.bytes), 0)::bigint"
+    " FROM account a LEFT JOIN drive d ON d.account = a.id LEFT JOIN drive_usage u ON u.drive = d.id"
+)
+_OF_ACCOUNT: Final = f"{_ROOM} WHERE a.id = %s GROUP BY a.id"
+_OF_DRIVE: Final = f"{_ROOM} WHERE a.id = (SELECT account FROM drive WHERE id = %s) GROUP BY a.id"
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """In sealed bytes. `used` by drives that are there, `kept` by those that were deleted."""
+
+    quota: int
+    used: int
+    kept: int
+
+    @property
+    def left(self) -> int:
+        """For blocks."""
+        return max(0, min(self.quota - self.used, 2 * self.quota - self.used - self.kept))
+
+    @property
+    def left_for_log(self) -> int:
+        """For commits and roots."""
+        return replace(self, quota=self.quota + self.quota // 10).left
+
+
+class Quotas:
+    """See the module. Any number of tasks and processes at once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def of_account(self, account: int) -> Room:
+        """`NotFoundError`: there is no such account."""
+        return await self._room(_OF_ACCOUNT, account)
+
+    async def of_drive(self, drive: int) -> Room:
+        """The room of the account whose drive it is. `NotFoundError`: there is no such drive."""
+        return await self._room(_OF_DRIVE, drive)
+
+    async def require_for_blocks(self, drive: int, size: int) -> None:
+        """`QuotaError` if the drive may not take so many bytes of blocks more."""
+        room = await self.of_drive(drive)
+        if size > room.left:
+            raise QuotaError(_words(room))
+
+    async def require_for_log(self, drive: int, size: int) -> None:
+        """The same of a commit or a root."""
+        room = await self.of_drive(drive)
+        if size > room.left_for_log:
+            raise QuotaError(_words(room))
+
+    async def _room(self, query: str, number: int) -> Room:
+        async with self._database.transaction() as connection:
+            row = await (await connection.execute(query.encode(), (number,))).fetchone()
+        if row is None:
+            raise NotFoundError("there is no such account")
+        quota, used, both = row
+        return Room(quota, used, both - used)
+
+
+def _words(room: Room) -> str:
+    kept = f", {room.kept} more by deleted drives" if room.kept else ""
+    return f"the account is full: {room.used} of {room.quota} bytes are taken{kept}"
