@@ -43,6 +43,7 @@ from tools.errors import ExitCodes, Parser, ReportedError
 from tools.host import places
 from tools.host.places import Folders
 from tools.host.progress import Progress
+from tools.hub_address import drive_on_nodes
 from tools.secret_source import SecretSource
 from tools.terminal import complain, is_terminal, say
 
@@ -99,7 +100,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
             descriptor = int(match[1] or 0)
     parser = Parser(prog="fsck.drivefs", description="Check a drivefs drive and mend it.")
     add = parser.add_argument
-    add("drive", metavar="DRIVE", help="the drive's folder; it must not be mounted")
+    add("drive", type=drive_on_nodes, metavar="DRIVE", help="the drive's folder; it must not be mounted")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("-n", dest="how", action="store_const", const="look", help="change nothing")
     for flag in ("-p", "-a", "-y"):

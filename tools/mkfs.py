@@ -25,6 +25,7 @@ from tools import errors, new_nodes, old_drive
 from tools.capacity_report import describe_limit, describe_needs
 from tools.drive_nodes import cluster_map
 from tools.errors import MKFS_CODES, Parser
+from tools.hub_address import drive_on_nodes
 from tools.node_options import CREDENTIALS_HELP, DEFAULT_PROFILE
 from tools.quantities import counted
 from tools.secret_source import SecretSource
@@ -59,7 +60,12 @@ def mkfs(arguments: Sequence[str]) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="mkfs.drivefs", description="Make a new drivefs drive.")
     add = parser.add_argument
-    add("drive", metavar="DRIVE", help="the drive's folder; it is made if it is not there")
+    add(
+        "drive",
+        type=drive_on_nodes,
+        metavar="DRIVE",
+        help="the drive's folder; it is made if it is not there",
+    )
     add(
         "--profile",
         type=_profile,

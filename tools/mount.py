@@ -23,8 +23,9 @@ import trio
 from backend import file_limit
 from backend.cluster import DriveFile
 from backend.errors import NodeError
-from backend.keys import DriveKeys
+from backend.remote import HubLogin, HubRoute
 from backend.system import THIS_MACHINE, Environment
+from cache import defaults
 from cache.drive import Drive
 from cache.messages import S3DoorWanted
 from cache.opening import DriveOptions
@@ -34,13 +35,25 @@ from mountfs import process_tuning
 from mountfs.heap import share_one_heap
 from mountfs.session import Session
 from mountfs.session_options import SessionOptions
-from tools import compose, drive_nodes, drive_opening, errors, mount_options, remount, second_mount
+from tools import (
+    compose,
+    drive_nodes,
+    drive_opening,
+    errors,
+    hub_opening,
+    mount_options,
+    remount,
+    second_mount,
+)
 from tools.compose import UnlockedDrive
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.host import daemon, mounts, namespaces, places
 from tools.host.aside import aside
 from tools.host.logs import log_to_file, log_to_terminal
 from tools.host.places import Folders
+from tools.hub_address import is_at_hub
+from tools.hub_drives import Address, HubDrives
+from tools.hub_opening import DriveAtHub
 from tools.mount_control import commands_of
 from tools.mount_options import MountOptions
 from tools.s3_doors import S3Doors
@@ -48,6 +61,9 @@ from tools.secret_source import SecretSource
 from tools.terminal import complain, say
 
 LOG_FILE: Final = "mount.log"
+
+KeyedDrive = UnlockedDrive | DriveAtHub
+"""A drive with its keys, whatever stores it."""
 
 
 def main(environment: Environment = THIS_MACHINE) -> None:
@@ -66,17 +82,17 @@ def mount(arguments: Sequence[str], environment: Environment = THIS_MACHINE) -> 
     share_one_heap()
     if arguments_.namespace:
         namespaces.enter_mount_namespace(arguments_.namespace)
-    drive = _prepare(arguments_.drive, mountpoint, options)
+    drive = _prepare(arguments_.drive, mountpoint, options, environment)
     if arguments_.fake:
         return 0
-    mounted = None if options.asof else second_mount.place_of(drive.folder)
+    mounted = None if options.asof else second_mount.place_of(drive.source)
     if mounted is None:
         _start(drive, mountpoint, options, arguments_, environment)
     else:
         second_mount.show(mounted, mountpoint, options)
         _note_helper(mountpoint, arguments_)
     if arguments_.verbose or options.verbose:
-        say(f"mount.drivefs: {drive.folder} mounted on {mountpoint}")
+        say(f"mount.drivefs: {drive.source} mounted on {mountpoint}")
     return 0
 
 
@@ -91,7 +107,7 @@ def _remount(arguments: argparse.Namespace) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="mount.drivefs", description="Mount a drivefs drive.")
     add = parser.add_argument
-    add("drive", metavar="DRIVE", help="the drive's folder")
+    add("drive", metavar="DRIVE", help="the drive's folder, or https://HUB/NAME of one at a hub")
     add("mountpoint", metavar="MOUNTPOINT")
     add("-o", dest="options", action="append", default=[], metavar="OPTIONS", help="see docs/tools.md")
     add("--foreground", action="store_true", help="stay in the foreground and log to the terminal")
@@ -112,15 +128,33 @@ def _tell(line: str) -> None:
     complain(f"mount.drivefs: {line}")
 
 
-def _prepare(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDrive:
-    """Refuse what can be refused now, and unlock the drive."""
+def _prepare(drive: str, mountpoint: str, options: MountOptions, environment: Environment) -> KeyedDrive:
+    """Refuse what can be refused now, and get the drive's keys."""
+    mount_options.require_fit(options, at_hub=is_at_hub(drive))
     places.check_fuse()
     file_limit.raise_as_far_as_allowed()
     if file_limit.limit() is not None:
         _warn(f"the journal and the databases of a drive grow{file_limit.hint()}")
     if options.allow_other:
         places.check_allow_other()
-    folder = os.path.abspath(folder)
+    if is_at_hub(drive):
+        return _prepare_at_hub(drive, mountpoint, options, environment)
+    return _prepare_on_nodes(os.path.abspath(drive), mountpoint, options)
+
+
+def _prepare_at_hub(
+    address: str, mountpoint: str, options: MountOptions, environment: Environment
+) -> DriveAtHub:
+    drives = HubDrives(Address.parse(address), os.environ, environment)
+    places.free_mountpoint(mountpoint)
+    drive = drives.found(_route(drives.login, options), _warn)
+    own = _folders(drive.id_text, options)
+    places.check_not_covered(mountpoint, [str(own.cache), str(own.state)])
+    places.check_state_disk(own.state)
+    return drive
+
+
+def _prepare_on_nodes(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDrive:
     file = compose.load_drive(folder)
     places.free_mountpoint(mountpoint)
     own = _folders(file.id.hex(), options)
@@ -152,7 +186,7 @@ def _folders(drive_id: str, options: MountOptions) -> Folders:
 
 
 def _start(
-    drive: UnlockedDrive,
+    drive: KeyedDrive,
     mountpoint: str,
     options: MountOptions,
     arguments: argparse.Namespace,
@@ -195,7 +229,7 @@ def _open_many_files() -> None:
 
 
 def _serve(
-    drive: UnlockedDrive,
+    drive: KeyedDrive,
     mountpoint: str,
     own: Folders,
     options: MountOptions,
@@ -205,7 +239,7 @@ def _serve(
     """The life of a mount, from opening the drive to closing it."""
     _open_many_files()
     how = SessionOptions(
-        source=drive.folder,
+        source=drive.source,
         read_only=options.read_only,
         allow_other=options.allow_other,
         suid="nosuid" not in options.kernel_flags,
@@ -221,22 +255,49 @@ def _serve(
         cache_disk=options.cache_disk,
         journal_size=options.journal_size,
         intervals=Intervals(
-            commit=options.commit_interval or drive_nodes.commit_interval(drive.folder, drive.file),
+            commit=options.commit_interval or _commit_interval(drive),
             version=options.version_interval,
         ),
         read_only=options.read_only,
     )
-    opened = drive_opening.opened_drive(
-        drive, own, what, scrub_interval=options.scrub_interval, waiting=_tell, environment=environment
-    )
+    opened = _opening(drive, own, what, options, environment)
     process_tuning.prepare_process()
     door = S3DoorWanted(options.s3, options.s3_root) if options.s3 else None
-    trio.run(_serve_until_unmounted, opened, drive.keys, Path(mountpoint), own, how, door, ready)
+    trio.run(_serve_until_unmounted, opened, drive, Path(mountpoint), own, how, door, ready)
+
+
+def _commit_interval(drive: KeyedDrive) -> float:
+    """Seconds, unless the person says others. One that others write too does not wait so long."""
+    if isinstance(drive, DriveAtHub):
+        return defaults.COMMIT_INTERVAL
+    return drive_nodes.commit_interval(drive.folder, drive.file)
+
+
+def _opening(
+    drive: KeyedDrive, own: Folders, what: DriveOptions, options: MountOptions, environment: Environment
+) -> AbstractAsyncContextManager[Drive]:
+    if isinstance(drive, DriveAtHub):
+        route = _route(drive.login, options)
+        return hub_opening.opened_drive_at_hub(
+            drive, own, what, route, waiting=_tell, environment=environment
+        )
+    return drive_opening.opened_drive(
+        drive, own, what, scrub_interval=options.scrub_interval, waiting=_tell, environment=environment
+    )
+
+
+def _route(login: HubLogin, options: MountOptions) -> HubRoute:
+    return HubRoute(
+        options.ca_file or login.ca_file or None,
+        options.proxy or login.proxy or None,
+        options.upload_limit,
+        options.download_limit,
+    )
 
 
 async def _serve_until_unmounted(
     opening: AbstractAsyncContextManager[Drive],
-    keys: DriveKeys,
+    drive: KeyedDrive,
     mountpoint: Path,
     own: Folders,
     how: SessionOptions,
@@ -246,7 +307,7 @@ async def _serve_until_unmounted(
     async with opening as opened:
         for notice in opened.notices:
             _warn(notice)
-        await _serve_doors(opened, keys, mountpoint, own, how, door, ready)
+        await _serve_doors(opened, drive, mountpoint, own, how, door, ready)
         if os.geteuid() == 0:
             # Before the drive is let go of: the next mount of it may be in the same place.
             await trio.to_thread.run_sync(mounts.forget_helper, str(mountpoint))
@@ -254,7 +315,7 @@ async def _serve_until_unmounted(
 
 async def _serve_doors(
     opened: Drive,
-    keys: DriveKeys,
+    drive: KeyedDrive,
     mountpoint: Path,
     own: Folders,
     how: SessionOptions,
@@ -263,7 +324,7 @@ async def _serve_doors(
 ) -> None:
     """The mount, and the doors of S3 beside it until it ends."""
     async with trio.open_nursery() as nursery:
-        doors = S3Doors(opened, keys)
+        doors = S3Doors(opened, drive.keys)
         await nursery.start(doors.run)
         if door is not None:
             await doors.open(door)
@@ -273,6 +334,7 @@ async def _serve_doors(
             session,
             versions_name=b"" if how.as_of else how.versions_name or b"",
             folders={"cache": str(own.cache), "state": str(own.state)},
+            hub=drive.login.url if isinstance(drive, DriveAtHub) else "",
         )
         try:
             await session.serve(ControlServer(own.control, doors.beside(commands)), ready, doors.end)

@@ -9,6 +9,7 @@ Where an option is given twice, the last one counts.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -54,6 +55,8 @@ _KERNEL_FLAGS: Final = frozenset({"nosuid", "nodev", "noexec"})
 _OPPOSITES: Final = {"suid": "nosuid", "dev": "nodev", "exec": "noexec"}
 _MAY_BE_EMPTY: Final = frozenset({"versions_dir"})
 _SECRETS: Final = frozenset({"passphrase_file", "key_file", "passphrase_command"})
+_OF_NODES: Final = _SECRETS | {"scrub_interval"}
+_OF_HUBS: Final = frozenset({"upload_limit", "download_limit", "ca_file", "proxy"})
 _USER_MOUNTS: Final = frozenset({"user", "users", "owner", "group"})
 """mount(8): these imply nosuid and nodev; `user` and `users` noexec too."""
 
@@ -61,6 +64,8 @@ DEFAULT_SCRUB_INTERVAL: Final = 14 * 24 * 3600.0
 _OFF: Final = ("off", "none")
 MINIMUM_JOURNAL_SIZE: Final = 64 << 20
 MINIMUM_CACHE_SIZE: Final = 16 << 20
+MINIMUM_RATE: Final = 16 << 10
+"""A second."""
 MINIMUM_CACHE_DISK: Final = 128 << 20
 """Sixteen parts, each with some blocks of the largest size."""
 
@@ -95,6 +100,12 @@ class MountOptions:
     s3: str = ""
     """HOST:PORT; empty: there is no S3 door"""
     s3_root: str = ""
+    upload_limit: int | None = None
+    """bytes a second; None: there is none"""
+    download_limit: int | None = None
+    ca_file: str = ""
+    """empty: as the login says"""
+    proxy: str = ""
     kernel_flags: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -118,6 +129,15 @@ def parse(option_lists: Iterable[str], *, sloppy: bool = False) -> MountOptions:
     if found.get("asof"):
         found["read_only"] = True
     return MountOptions(**found, kernel_flags=frozenset(flags))
+
+
+def require_fit(options: MountOptions, *, at_hub: bool) -> None:
+    """`UsageError` for options that would be without effect on such a drive."""
+    others, whose = (_OF_NODES, "in folders") if at_hub else (_OF_HUBS, "at hubs")
+    unset = MountOptions()
+    for name in sorted(others):
+        if getattr(options, name) != getattr(unset, name):
+            raise UsageError(f"mount option {name} is for drives {whose}")
 
 
 def is_of_drivefs(option: str) -> bool:
@@ -150,7 +170,8 @@ def _at_least(name: str, minimum: int) -> Callable[[str], int]:
     def parse_value(value: str) -> int:
         size = parse_size(value)
         if size < minimum:
-            raise UsageError(f"mount option {name} must be at least {minimum >> 20}M")
+            least = f"{minimum >> 20}M" if minimum >> 20 else f"{minimum >> 10}K"
+            raise UsageError(f"mount option {name} must be at least {least}")
         return size
 
     return parse_value
@@ -176,6 +197,17 @@ def _interval(name: str, most: float, most_text: str) -> Callable[[str], float]:
 def _moment(value: str) -> str:
     if past_names.parse(value, time.time_ns()) is None:
         raise UsageError(f"mount option asof: '{value}' is not a time; write for example {past_names.FORMS}")
+    return value
+
+
+def _proxy(value: str) -> str:
+    """Its URL. A password in it would be read by everybody who lists processes."""
+    match = re.fullmatch(r"https?://[^@/?#]+/?", value)
+    if match is None:
+        raise UsageError(
+            "mount option proxy is http://HOST:PORT, without a password: one that needs it stands in "
+            "HTTPS_PROXY, or is kept with the login"
+        )
     return value
 
 
@@ -215,6 +247,10 @@ _VALUES: Final[dict[str, Callable[[str], str | int | float]]] = {
     "asof": _moment,
     "s3": _path,
     "s3_root": _path,
+    "upload_limit": _at_least("upload_limit", MINIMUM_RATE),
+    "download_limit": _at_least("download_limit", MINIMUM_RATE),
+    "ca_file": _path,
+    "proxy": _proxy,
     "versions_dir": _versions_name,
 }
 

@@ -134,8 +134,12 @@ class Logins:
         found = (_read(path) for path in self._folder.glob(f"*/{FILE}"))
         return sorted(found, key=lambda login: login.url)
 
+    def folder_of(self, url: str) -> Path:
+        """All that this machine knows of the hub at `url`, which is as `hub_url` gives it, lies there."""
+        return self._folder / quote(url.replace("://", "_"), safe="")
+
     def _path(self, url: str) -> Path:
-        return self._folder / quote(url.replace("://", "_"), safe="") / FILE
+        return self.folder_of(url) / FILE
 
 
 def _read(path: Path) -> HubLogin:

@@ -20,6 +20,7 @@ from backend.errors import UsageError, WrongKeyError
 from backend.keys import Secret, Slot, key_slots, new_recovery_key
 from backend.system import THIS_MACHINE
 from tools.errors import Parser, ToolError
+from tools.hub_address import drive_on_nodes
 from tools.secret_source import SecretSource
 from tools.terminal import complain, say
 
@@ -37,7 +38,7 @@ def register(commands: Any) -> None:
         ("remove", _remove, "take a slot away; the last one stays"),
     ):
         parser = actions.add_parser(name, help=text)
-        parser.add_argument("drive", metavar="DRIVE")
+        parser.add_argument("drive", type=drive_on_nodes, metavar="DRIVE")
         parser.set_defaults(command=action)
         if name != "list":
             _add_old(parser)

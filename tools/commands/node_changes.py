@@ -18,6 +18,7 @@ from tools import compose, drive_nodes, fsck, new_nodes, old_drive
 from tools.commands import node_requests
 from tools.compose import UnlockedDrive
 from tools.host.progress import Progress
+from tools.hub_address import drive_on_nodes
 from tools.node_changes import NodeChanges
 from tools.node_options import CREDENTIALS_HELP, given_places
 from tools.quantities import parse_size
@@ -44,7 +45,9 @@ def register(actions: Any) -> None:
     stopping.add_argument("mountpoint", metavar="MOUNTPOINT")
     stopping.set_defaults(command=_stop)
     for parser, command in ((adding, _add), (removing, _remove), (moving, _rebalance)):
-        parser.add_argument("drive", metavar="DRIVE", help="its folder, or where it is mounted")
+        parser.add_argument(
+            "drive", type=drive_on_nodes, metavar="DRIVE", help="its folder, or where it is mounted"
+        )
         parser.add_argument(
             "--rate", metavar="SIZE", type=_rate, help="read at most so much a second while moving"
         )

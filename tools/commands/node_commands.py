@@ -28,6 +28,7 @@ from tools.compose import UnlockedDrive
 from tools.control_client import ControlClient
 from tools.errors import Parser, ToolError
 from tools.host import mounts, places
+from tools.hub_address import drive_on_nodes
 from tools.node_options import CREDENTIALS_HELP, given_places
 from tools.quantities import counted
 from tools.terminal import say
@@ -39,10 +40,12 @@ def register(commands: Any) -> None:
     node = commands.add_parser("node", help="the nodes of a drive: list, add, remove, replace")
     actions = node.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
     listing = actions.add_parser("list", help="each node with its zone, folder and state")
-    listing.add_argument("drive", metavar="DRIVE")
+    listing.add_argument("drive", type=drive_on_nodes, metavar="DRIVE")
     listing.set_defaults(command=_list)
     replacing = actions.add_parser("replace", help="a node made anew, in its place or in another")
-    replacing.add_argument("drive", metavar="DRIVE", help="its folder, or where it is mounted")
+    replacing.add_argument(
+        "drive", type=drive_on_nodes, metavar="DRIVE", help="its folder, or where it is mounted"
+    )
     replacing.add_argument("old", metavar="NODE", help="the node's name in `node list`")
     replacing.add_argument(
         "path",
@@ -59,7 +62,12 @@ def register(commands: Any) -> None:
     recover_command.register(actions)
     rebuild = commands.add_parser("rebuild-drive-file", help="drive.toml is lost: take it from the nodes")
     rebuild.add_argument("nodes", metavar="NODE", nargs="+", help="folders of nodes")
-    rebuild.add_argument("drive", metavar="DRIVE", help="the drive's folder; it is made if it is not there")
+    rebuild.add_argument(
+        "drive",
+        type=drive_on_nodes,
+        metavar="DRIVE",
+        help="the drive's folder; it is made if it is not there",
+    )
     rebuild.set_defaults(command=_rebuild)
 
 

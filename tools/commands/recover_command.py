@@ -23,6 +23,7 @@ from tools import compose, drive_nodes, fsck, old_drive
 from tools.commands.node_changes import finish, run, was_interrupted
 from tools.compose import TOOL_LEASE_PATIENCE, UnlockedDrive
 from tools.drive_nodes import TOOL_PATIENCE, open_nodes, parity, patient
+from tools.hub_address import drive_on_nodes
 from tools.quantities import counted
 from tools.terminal import complain, say
 
@@ -37,7 +38,7 @@ def register(actions: Any) -> None:
     parser = actions.add_parser(
         "recover", help="go on without a majority of the nodes that vote, which is lost for good"
     )
-    parser.add_argument("drive", metavar="DRIVE")
+    parser.add_argument("drive", type=drive_on_nodes, metavar="DRIVE")
     fsck.add_secret_options(parser)
     parser.set_defaults(command=_recover)
 

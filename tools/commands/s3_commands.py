@@ -30,6 +30,7 @@ from tools.commands.subcommand import add_command, show
 from tools.control_client import ControlClient, NoAnswerError
 from tools.errors import Parser
 from tools.host import mounts
+from tools.hub_address import drive_on_nodes
 from tools.quantities import format_moment
 from tools.terminal import say
 
@@ -166,7 +167,7 @@ def _client(options: argparse.Namespace) -> ControlClient | None:
 
 def _where(options: argparse.Namespace) -> s3_serving.Where:
     return s3_serving.Where(
-        os.path.abspath(options.drive),
+        os.path.abspath(drive_on_nodes(options.drive)),
         options.passphrase_file,
         options.key_file,
         options.passphrase_command,

@@ -13,6 +13,7 @@ from typing import Final
 
 from tools.errors import ToolError
 from tools.host.mount_users import why_busy
+from tools.hub_address import drive_on_nodes
 
 FILE_SYSTEM_TYPE: Final = "fuse.drivefs"
 HELPER: Final = "drivefs"
@@ -89,9 +90,12 @@ def drive_around(path: str) -> Mount | None:
 
 
 def drive_folder(path: str) -> str:
-    """The absolute folder of the drive that is mounted at `path`; `path` itself, absolute, where none is."""
-    mount = find(path)
-    return mount.source if mount is not None and mount.type == FILE_SYSTEM_TYPE else os.path.abspath(path)
+    """The absolute folder of the drive that is mounted at `path`; `path` itself, absolute, where none is.
+    `UsageError`: the drive is at a hub."""
+    mount = find(drive_on_nodes(path))
+    if mount is None or mount.type != FILE_SYSTEM_TYPE:
+        return os.path.abspath(path)
+    return drive_on_nodes(mount.source)
 
 
 def awaited(path: str, table: str = "/etc/fstab") -> str | None:

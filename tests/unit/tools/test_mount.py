@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -10,8 +11,13 @@ from typing import Any, Final
 
 import pytest
 
+from backend.errors import UsageError
+from backend.keys import DriveKeys
+from backend.remote import HubLogin, HubRoute, Logins
 from tests.small_drive import SmallDrive, make_empty_drive
 from tools import mount
+from tools.host import places
+from tools.hub_opening import DriveAtHub
 from tools.mount_options import MountOptions
 from tools.secret_source import SecretSource
 
@@ -40,6 +46,15 @@ CHANGES: Final[dict[str, list[tuple[str, str, str]]]] = {
     "kernel_flags": [("", "nosuid", "served"), ("", "nodev", "served"), ("", "noexec", "served")],
 }
 """Of each field of the options: a mount without it, the same with it, and the parts that differ."""
+CHANGES_AT_HUBS: Final[dict[str, list[tuple[str, str, str]]]] = {
+    "upload_limit": [("", "upload_limit=99K", "drive")],
+    "download_limit": [("", "download_limit=99K", "drive")],
+    "ca_file": [("", "ca_file=/ca.pem", "drive found")],
+    "proxy": [("", "proxy=http://proxy:3128", "drive found")],
+}
+"""The same of those that are of drives at hubs."""
+LOGIN: Final = HubLogin("https://hub.example", "me@example.org", bytes(32), bytes(32), 1)
+AT_HUB: Final = f"{LOGIN.url}/photos"
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +79,11 @@ class Told:
         self.parts["secret"] = given
         return SecretSource(None, environment["KEY"], None)
 
+    def found(self, route: HubRoute, _tell: object) -> DriveAtHub:
+        """As `HubDrives.found`."""
+        self.parts["found"] = (route.ca_file, route.proxy)
+        return DriveAtHub(AT_HUB, LOGIN, bytes(16), DriveKeys(bytes(32), bytes(16)))
+
 
 @pytest.fixture
 def told(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> Told:
@@ -71,13 +91,16 @@ def told(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> Told:
     monkeypatch.setenv("KEY", str(made.folder / "key"))
     monkeypatch.setenv("DRIVEFS_CACHE_DIR", str(made.cache))
     monkeypatch.setenv("DRIVEFS_STATE_DIR", str(made.state))
+    Logins(places.hubs_folder(os.environ)).save(LOGIN)
     monkeypatch.setattr(SecretSource, "chosen", told.chosen)
     for target, name in (
         ("tools.drive_opening.opened_drive", "drive"),
+        ("tools.hub_opening.opened_drive_at_hub", "drive"),
         ("tools.mount.log_to_file", "log"),
         ("tools.host.places.check_allow_other", "allowed"),
     ):
         monkeypatch.setattr(target, told.note(name))
+    monkeypatch.setattr("tools.hub_drives.HubDrives.found", lambda _, *given: told.found(*given))
     monkeypatch.setattr(mount, "trio", SimpleNamespace(run=told.note("served")))
     monkeypatch.setattr("tools.host.daemon.start", lambda work, _codes: work(lambda: None))
     for target in (
@@ -91,18 +114,32 @@ def told(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> Told:
     return told
 
 
-def handed_on(told: Told, made: SmallDrive, mountpoint: Path, options: str) -> dict[str, str]:
+def handed_on(told: Told, made: SmallDrive, drive: str, mountpoint: Path, options: str) -> dict[str, str]:
     """To the drive, the session, the log and the rest."""
     told.parts.clear()
     options = options.replace("FOLDER", str(made.folder))
-    assert mount.mount([str(made.drive), str(mountpoint), *(["-o", options] if options else [])]) == 0
-    assert told.parts.keys() >= {"drive", "served", "log", "secret"}
+    assert mount.mount([drive, str(mountpoint), *(["-o", options] if options else [])]) == 0
+    assert told.parts.keys() >= {"drive", "served", "log", "found" if drive == AT_HUB else "secret"}
     return {name: repr(part) for name, part in told.parts.items()}
 
 
 @pytest.mark.parametrize("field", [each.name for each in fields(MountOptions)])
 def test_an_option_is_handed_on(told: Told, made: SmallDrive, tmp_path: Path, field: str) -> None:
-    for without, with_it, parts in CHANGES[field]:
-        before = handed_on(told, made, tmp_path, without)
-        after = handed_on(told, made, tmp_path, with_it)
+    is_at_hub = field in CHANGES_AT_HUBS
+    drive = AT_HUB if is_at_hub else str(made.drive)
+    for without, with_it, parts in (CHANGES_AT_HUBS if is_at_hub else CHANGES)[field]:
+        before = handed_on(told, made, drive, tmp_path, without)
+        after = handed_on(told, made, drive, tmp_path, with_it)
         assert sorted(name for name in after if after[name] != before.get(name)) == parts.split()
+
+
+@pytest.mark.parametrize(
+    ("drive", "option"),
+    [(AT_HUB, "key_file=/k"), (AT_HUB, "scrub_interval=1h"), ("", "upload_limit=1M"), ("", "ca_file=/ca")],
+)
+def test_an_option_that_would_be_without_effect_is_refused(
+    told: Told, made: SmallDrive, tmp_path: Path, drive: str, option: str
+) -> None:
+    with pytest.raises(UsageError, match=option.partition("=")[0]):
+        mount.mount([drive or str(made.drive), str(tmp_path), "-o", option])
+    assert told.parts == {}

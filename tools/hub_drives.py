@@ -1,0 +1,141 @@
+"""A drive at a hub by its address, `https://HUB/NAME`: found among those of the account that this machine is
+logged in to. The name is sealed under the account root, so the search is made here and not by the hub.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+from urllib.parse import quote, unquote, urlsplit
+
+import trio
+
+from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, TransientError, UsageError
+from backend.keys import AccountKeys, DriveKeys, HubDrive
+from backend.remote import (
+    HubClient,
+    HubLogin,
+    HubRoute,
+    KnownDrives,
+    ListedDrive,
+    Logins,
+    hub_url,
+    listed_drives,
+)
+from backend.system import Environment
+from tools.host import places
+from tools.host.aside import aside
+from tools.hub_opening import DriveAtHub
+
+PATIENCE: Final = 10.0
+"""Seconds within which the hub has to list the drives: this machine remembers them."""
+_SHOWN: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """`hub` as `hub_url` gives it, and the name of a drive there."""
+
+    hub: str
+    name: str
+
+    @property
+    def source(self) -> str:
+        """The one way to write it."""
+        return f"{self.hub}/{quote(self.name, safe='')}"
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Of `https://HUB/NAME`; the name may be percent-encoded. `UsageError`: it is none."""
+        try:
+            parts = urlsplit(text)
+        except ValueError:
+            raise UsageError(f"{text}: the address of a drive is https://HUB/NAME") from None
+        hub = hub_url(f"{parts.scheme}://{parts.netloc}")  # without a password from here on
+        name = unquote(parts.path.strip("/"))
+        if not name or "/" in name or parts.query or parts.fragment:
+            raise UsageError(f"{text}: the address of a drive is https://HUB/NAME")
+        return cls(hub, name)
+
+
+class HubDrives:
+    """The drives of the account that this machine has a login of, at the hub of `address`. `NotFoundError`:
+    there is none. `variables`: of the process, by which the folder of logins is found. Blocks."""
+
+    def __init__(self, address: Address, variables: Mapping[str, str], environment: Environment) -> None:
+        folder = places.hubs_folder(variables)
+        logins = Logins(folder, environment)
+        self._address = address
+        self.login: Final = logins.load(address.hub)
+        self._known = KnownDrives(logins.folder_of(address.hub), environment)
+
+    def found(self, route: HubRoute, tell: Callable[[str], None]) -> DriveAtHub:
+        """The drive of that name. A process that asks goes into the background later, so another asks. `tell`
+        is told that the hub is away: what it said before counts then. `NotFoundError`: the account has no
+        drive of that name; `ReadOnlyError`: it does not know this device any more; what asking raises."""
+        said = aside(partial(_asked, self.login, route))
+        if isinstance(said, TransientError):
+            known = self._known.load()
+            if not known:
+                raise said
+            tell(f"{said}; the drive is opened as this machine has it")
+            return self._named(known)
+        if isinstance(said, DriveError):
+            raise said
+        self._known.keep(said)
+        return self._named(said)
+
+    def known(self) -> DriveAtHub:
+        """The same as this machine knows it; the hub is not asked. `NotFoundError`."""
+        return self._named(self._known.load())
+
+    def _named(self, rows: Sequence[ListedDrive]) -> DriveAtHub:
+        opened, closed = _opened(AccountKeys(self.login.account_root), rows)
+        name, source = self._address.name, self._address.source
+        fitting = [uuid for uuid, drive in opened.items() if drive.name == name]
+        if len(fitting) > 1:
+            raise UsageError(f"{source}: {len(fitting)} drives have this name; give them others first")
+        if not fitting:
+            names = sorted(drive.name for drive in opened.values())
+            raise NotFoundError(f"{source}: the account has no drive of this name{_there(names, closed)}")
+        uuid = fitting[0]
+        return DriveAtHub(source, self.login, uuid, DriveKeys(opened[uuid].key, uuid))
+
+
+def _opened(keys: AccountKeys, rows: Sequence[ListedDrive]) -> tuple[dict[bytes, HubDrive], int]:
+    """The drives that this account has sealed, and the number of the others: a hub can list anything."""
+    opened: dict[bytes, HubDrive] = {}
+    for row in rows:
+        with suppress(CorruptError, FormatError):
+            opened[row.uuid] = keys.open_drive(row.uuid, row.sealed)
+    return opened, len(rows) - len(opened)
+
+
+def _there(names: Sequence[str], closed: int) -> str:
+    """The end of a sentence: those that there are."""
+    more = ", ..." if len(names) > _SHOWN else ""
+    said = f"; there is {', '.join(names[:_SHOWN])}{more}" if names else "; it has none yet"
+    return said + (f"; the names of {closed} cannot be opened" if closed else "")
+
+
+def _asked(login: HubLogin, route: HubRoute) -> list[ListedDrive] | DriveError:
+    """The hub's list, or why there is none."""
+
+    async def ask() -> list[ListedDrive]:
+        client = HubClient(login.url, login.token, route)
+        try:
+            with trio.fail_after(PATIENCE):
+                return await listed_drives(client)
+        finally:
+            with trio.CancelScope(shield=True):
+                await client.close()
+
+    try:
+        return trio.run(ask)
+    except trio.TooSlowError:
+        return TransientError(f"the hub {login.url} has not answered within {PATIENCE:.0f} s")
+    except DriveError as error:
+        return error
