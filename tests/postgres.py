@@ -12,6 +12,7 @@ import tempfile
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Final
 
 import psycopg
 
@@ -20,9 +21,13 @@ from tests.servers import NoServerError, NotReadyError, wait_until
 _NUMBERS = count()
 
 
+_FAST: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+
+
 @cache
-def cluster() -> str:
-    """The folder of the socket of a server that runs until this process ends. `NoServerError`."""
+def cluster(settings: tuple[str, ...] = _FAST) -> str:
+    """The folder of the socket of a server that runs until this process ends; its data are in `data` there.
+    `NoServerError`."""
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not places:
         raise NoServerError("PostgreSQL is not installed")
@@ -33,26 +38,20 @@ def cluster() -> str:
     data = f"{folder}/data"
     options = ["-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-instructions", "-E", "UTF8"]
     subprocess.run([*user, programs / "initdb", *options], check=True, stdout=subprocess.DEVNULL)
-    fast = [
-        "fsync=off",
-        "synchronous_commit=off",
-        "full_page_writes=off",
-        "listen_addresses=",
-        "max_connections=200",
-    ]
-    settings = [part for each in (*fast, f"unix_socket_directories={folder}") for part in ("-c", each)]
+    always = ("listen_addresses=", "max_connections=200", f"unix_socket_directories={folder}")
+    chosen = [part for each in (*settings, *always) for part in ("-c", each)]
     with open(f"{folder}/log", "wb") as log:
         process = subprocess.Popen(
-            [*user, programs / "postgres", "-D", data, *settings], stdout=log, stderr=log
+            [*user, programs / "postgres", "-D", data, *chosen], stdout=log, stderr=log
         )
     atexit.register(_end, process)
     wait_until(lambda: _ready(folder), Path(folder, "log"))
     return folder
 
 
-def new_database() -> str:
-    """The connection string of a new, empty database."""
-    folder, name = cluster(), f"test{next(_NUMBERS)}"
+def new_database(folder: str | None = None) -> str:
+    """The connection string of a new, empty database, of the server of that folder."""
+    folder, name = folder or cluster(), f"test{next(_NUMBERS)}"
     with psycopg.connect(f"host={folder} user=postgres dbname=postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     return f"host={folder} user=postgres dbname={name}"
