@@ -124,8 +124,7 @@ class BlockTable:
 
     async def find(self, drive: int, block: BlockId) -> Place | None:
         """The place that the block is read from; None: it is not stored."""
-        async with self._database.transaction() as connection:
-            row = await (await connection.execute(_FIND, (drive, block))).fetchone()
+        row = await self._database.row(_FIND, (drive, block))
         if row is None:
             return None
         position, length, pack_id, size, nodes, missing = row

@@ -33,9 +33,7 @@ class CommitTable:
 
     async def head(self, drive: int) -> Head:
         """The newest commit. `NotFoundError`: there is no such drive."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute("SELECT head, head_hash FROM drive WHERE id = %s", (drive,))
-            row = await found.fetchone()
+        row = await self._database.row("SELECT head, head_hash FROM drive WHERE id = %s", (drive,))
         if row is None:
             raise NotFoundError("there is no such drive")
         return Head(row[0], bytes(row[1]))
@@ -54,9 +52,7 @@ class CommitTable:
             [*commit.added],
             [*commit.dropped],
         )
-        async with self._database.transaction() as connection:
-            found = await connection.execute(_APPEND, arguments)
-            row = await found.fetchone()
+        row = await self._database.row(_APPEND, arguments)
         assert row is not None
         outcome, number, head_hash, missing = row
         if outcome == "gone":
@@ -72,9 +68,8 @@ class CommitTable:
     async def after(self, drive: int, number: int, limit: int, most_bytes: int) -> list[bytes]:
         """Up to `limit` encoded commits after `number`, in order, of `most_bytes` together; but one at least,
         if there is one."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(_AFTER, (drive, number, limit, most_bytes, number + 1))
-            return [bytes(row[0]) for row in await found.fetchall()]
+        rows = await self._database.rows(_AFTER, (drive, number, limit, most_bytes, number + 1))
+        return [bytes(row[0]) for row in rows]
 
 
 def _decoded(encoded: bytes) -> tuple[Commit, bytes]:

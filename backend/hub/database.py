@@ -6,14 +6,16 @@ the pool finds the new primary.
 Invariants:
 1. A transaction is committed when the `transaction` block ends without an error, and only then.
 2. A connection that met an error of the server or the network is not used again: it may be pinned to a server
-   that is no primary any more (SQLSTATE 25006).
+   that is no primary any more (SQLSTATE 25006). A server that becomes a standby restarts, and ends its
+   connections: so only a new one is asked whether its server takes writes.
+3. A statement by itself (`rows`, `execute`) is one round trip.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection
@@ -30,12 +32,21 @@ _RETRIABLE = (
 )
 
 
+Values = Sequence[Any] | Mapping[str, Any]
+
+
 class Database:
     """See the module. `size`: the most connections; `patience`: seconds to wait for one. asyncio's thread."""
 
     def __init__(self, conninfo: str, size: int = 16, patience: float = 10.0) -> None:
         self._pool = AsyncConnectionPool(
-            conninfo, min_size=1, max_size=size, timeout=patience, open=False, check=_check
+            conninfo,
+            min_size=1,
+            max_size=size,
+            timeout=patience,
+            open=False,
+            configure=_require_primary,
+            kwargs={"autocommit": True},
         )
 
     async def open(self) -> None:
@@ -52,9 +63,32 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a transaction. `TransientError`: the connection broke, the outcome is unknown."""
+        async with self._connection() as connection, connection.transaction():
+            yield connection
+
+    async def rows(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
+        """What one statement gives, which is a transaction of its own. `TransientError`, as above."""
+        async with self._connection() as connection:
+            return await (await connection.execute(statement.encode(), values)).fetchall()
+
+    async def row(self, statement: str, values: Values = ()) -> tuple[Any, ...] | None:
+        """The first of `rows`."""
+        return next(iter(await self.rows(statement, values)), None)
+
+    async def execute(self, statement: str, values: Values = ()) -> int:
+        """How many rows one statement changed, which gives none. `TransientError`, as above."""
+        async with self._connection() as connection:
+            return (await connection.execute(statement.encode(), values)).rowcount
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
-            async with self._pool.connection() as connection, connection.transaction():
-                yield connection
+            async with self._pool.connection() as connection:
+                try:
+                    yield connection
+                except _RETRIABLE:
+                    await connection.close()
+                    raise
         except _RETRIABLE as error:
             raise TransientError(f"the database: {str(error).splitlines()[0]}") from error
 
@@ -68,10 +102,8 @@ class Database:
             yield row is not None and bool(row[0])
 
 
-async def _check(connection: AsyncConnection) -> None:
+async def _require_primary(connection: AsyncConnection) -> None:
     """Raises unless the server takes writes."""
-    found = await connection.execute("SELECT pg_is_in_recovery()")
-    row = await found.fetchone()
-    await connection.rollback()
+    row = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
     if row is None or row[0]:
         raise psycopg.OperationalError("the server is a standby")

@@ -113,9 +113,7 @@ class Heads:
             await anyio.sleep(pause)
 
     async def _look(self, drives: list[int]) -> None:
-        async with self._database.transaction() as connection:
-            found = await connection.execute("SELECT id, head FROM drive WHERE id = ANY(%s)", (drives,))
-            rows = await found.fetchall()
+        rows = await self._database.rows("SELECT id, head FROM drive WHERE id = ANY(%s)", (drives,))
         for drive, head in rows:
             self.moved(drive, head)
 

@@ -1,0 +1,72 @@
+"""The pool of connections to the database: one that met an error of its server is not used again."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import pytest
+
+from backend.errors import TransientError
+from backend.hub import Database
+from tests.postgres import new_database
+from tests.servers import NoServerError
+
+
+@pytest.fixture
+def conninfo() -> str:
+    try:
+        return new_database()
+    except NoServerError as error:
+        pytest.skip(str(error))
+
+
+def with_one_connection(conninfo: str, test: Callable[[Database], Awaitable[None]]) -> None:
+    async def run() -> None:
+        database = Database(conninfo, size=1)
+        await database.open()
+        try:
+            with anyio.fail_after(30):
+                await database.execute("CREATE TABLE number (n integer)")
+                await test(database)
+        finally:
+            await database.close()
+
+    anyio.run(run, backend="asyncio")
+
+
+async def insert_and_fail(database: Database) -> None:
+    async with database.transaction() as connection:
+        await connection.execute("INSERT INTO number VALUES (1)")
+        raise ZeroDivisionError
+
+
+@pytest.mark.logs_warnings
+def test_a_connection_to_a_server_that_takes_no_writes_any_more_is_not_used_again(conninfo: str) -> None:
+    async def test(database: Database) -> None:
+        await database.execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
+        with pytest.raises(TransientError):
+            await database.execute("INSERT INTO number VALUES (1)")
+        await database.execute("INSERT INTO number VALUES (2)")
+        assert await database.rows("SELECT n FROM number") == [(2,)]
+
+    with_one_connection(conninfo, test)
+
+
+@pytest.mark.logs_warnings
+def test_a_connection_that_the_server_ended_is_not_used_again(conninfo: str) -> None:
+    async def test(database: Database) -> None:
+        with pytest.raises(TransientError):
+            await database.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+        assert await database.row("SELECT 1") == (1,)
+
+    with_one_connection(conninfo, test)
+
+
+def test_what_fails_in_a_transaction_leaves_nothing(conninfo: str) -> None:
+    async def test(database: Database) -> None:
+        with pytest.raises(ZeroDivisionError):
+            await insert_and_fail(database)
+        assert await database.row("SELECT n FROM number") is None
+
+    with_one_connection(conninfo, test)
