@@ -139,8 +139,8 @@ def enrol(conninfo: str, port: int, count: int) -> list[Device]:
                 copy.write_row(row)
         cursor.execute("INSERT INTO account (email) SELECT uuid FROM new")
         cursor.execute(
-            "INSERT INTO device (account, name, token)"
-            " SELECT a.id, 'bench', new.token FROM new JOIN account a ON a.email = new.uuid"
+            "INSERT INTO device (account, token)"
+            " SELECT a.id, new.token FROM new JOIN account a ON a.email = new.uuid"
         )
         cursor.execute(
             "INSERT INTO drive (account, uuid)"

@@ -23,7 +23,22 @@ import uvicorn
 
 from backend.coding import ClusterMap, ClusterNode
 from backend.coding.erasure import Profile, code_for
-from backend.hub import BlockTable, CommitTable, Database, Directory, Heads, Hub, HubBlocks, app, migrate
+from backend.hub import (
+    Accounts,
+    Attempts,
+    BlockTable,
+    CommitTable,
+    Database,
+    Directory,
+    Heads,
+    Hub,
+    HubBlocks,
+    Pepper,
+    Quotas,
+    RequestRates,
+    app,
+    migrate,
+)
 from backend.nodes import DirectoryNode, NodeIdentity, initialise_directory_node
 from tests.postgres import cluster, new_database
 
@@ -102,7 +117,10 @@ async def _serve(conninfo: str, folder: Path) -> None:
         table, heads = BlockTable(database), Heads(database)
         blocks = HubBlocks(table, nodes, placed, code_for(Profile.parse(PROFILE)), b"k" * 32, group)
         group.start_soon(heads.run)
-        hub = Hub(Directory(database), CommitTable(database), table, blocks, heads)
+        directory, commits, pepper = Directory(database), CommitTable(database), Pepper(b"p" * 32)
+        accounts = Accounts(database, pepper, is_open=False, attempts=Attempts(database, pepper))
+        rates = RequestRates(rate=1e6, burst=1e6)  # a device of a bench makes the requests of many
+        hub = Hub(directory, commits, table, blocks, heads, accounts, Quotas(database), rates)
         config = uvicorn.Config(app(hub), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         print(listener.getsockname()[1], flush=True)
         await uvicorn.Server(config).serve([listener])

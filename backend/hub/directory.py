@@ -25,6 +25,11 @@ _SHOWN: Final = (
     " FROM device d JOIN account a ON a.id = d.account"
     " WHERE (d.token = %(digest)s OR d.next_token = %(digest)s) AND d.revoked IS NULL"
 )
+_NOTE_SHOWN: Final = (
+    "UPDATE device SET seen = now(), token = %(digest)s,"
+    " next_token = CASE WHEN token = %(digest)s THEN next_token END"
+    " WHERE id = %(number)s AND (token = %(digest)s OR next_token = %(digest)s) AND revoked IS NULL"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +87,14 @@ class Directory:
         """The device of the token. `NotFoundError`: there is none, or it was revoked; `ReadOnlyError`: the
         account is locked."""
         digest = _digest(token)
-        async with self._database.transaction() as connection:
-            row = await (await connection.execute(_SHOWN, {"digest": digest})).fetchone()
-            if row is None:
-                raise NotFoundError("no device has this token")
-            number, account, is_current, is_long_ago, is_locked = row
-            if is_locked:
-                raise ReadOnlyError("the account was locked by the hub's operator")
-            if is_long_ago or not is_current:  # not at each request: each write waits for the disk
-                await connection.execute(
-                    "UPDATE device SET seen = now(), token = %(digest)s,"
-                    " next_token = CASE WHEN token = %(digest)s THEN next_token END WHERE id = %(number)s",
-                    {"digest": digest, "number": number},
-                )
+        row = await self._database.row(_SHOWN, {"digest": digest})
+        if row is None:
+            raise NotFoundError("no device has this token")
+        number, account, is_current, is_long_ago, is_locked = row
+        if is_locked:
+            raise ReadOnlyError("the account was locked by the hub's operator")
+        if is_long_ago or not is_current:  # not at each request: each write waits for the disk
+            await self._database.execute(_NOTE_SHOWN, {"digest": digest, "number": number})
         return Device(number, account)
 
     async def devices(self, account: int) -> list[DeviceRow]:
@@ -183,14 +183,11 @@ class Directory:
     async def drives(self, device: Device, uuids: Iterable[bytes]) -> dict[bytes, DriveNumber]:
         """Those of these ids. `NotFoundError`: there is none of one of them that the device may use."""
         asked = [*uuids]
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT uuid, id FROM drive WHERE uuid = ANY(%s) AND account = %s AND deleted IS NULL",
-                (asked, device.account),
-            )
-            drives = {
-                bytes(uuid): DriveNumber(number, bytes(uuid)) for uuid, number in await found.fetchall()
-            }
+        rows = await self._database.rows(
+            "SELECT uuid, id FROM drive WHERE uuid = ANY(%s) AND account = %s AND deleted IS NULL",
+            (asked, device.account),
+        )
+        drives = {bytes(uuid): DriveNumber(number, bytes(uuid)) for uuid, number in rows}
         if not drives.keys() >= {*asked}:
             raise NotFoundError("there is no such drive")
         return drives

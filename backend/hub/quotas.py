@@ -69,8 +69,7 @@ class Quotas:
             raise QuotaError(_words(room))
 
     async def _room(self, query: str, number: int) -> Room:
-        async with self._database.transaction() as connection:
-            row = await (await connection.execute(query.encode(), (number,))).fetchone()
+        row = await self._database.row(query, (number,))
         if row is None:
             raise NotFoundError("there is no such account")
         quota, used, both = row
