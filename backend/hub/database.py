@@ -67,7 +67,7 @@ class Database:
             yield connection
 
     async def rows(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
-        """What one statement gives, which is a transaction of its own. `TransientError`, as above."""
+        """The rows of one statement, which is a transaction of its own. `TransientError`, as above."""
         async with self._connection() as connection:
             return await (await connection.execute(statement.encode(), values)).fetchall()
 
@@ -76,7 +76,7 @@ class Database:
         return next(iter(await self.rows(statement, values)), None)
 
     async def execute(self, statement: str, values: Values = ()) -> int:
-        """How many rows one statement changed, which gives none. `TransientError`, as above."""
+        """The number of rows that one statement changed, which gives none. `TransientError`, as above."""
         async with self._connection() as connection:
             return (await connection.execute(statement.encode(), values)).rowcount
 
