@@ -128,6 +128,13 @@ def decode_commits(data: Buffer) -> Iterator[bytes]:
         at += length
 
 
+def decode_number(text: str) -> int:
+    """A number that is not negative, in decimal digits. `FormatError`: it is none below 2^63."""
+    if not text.isascii() or not text.isdigit() or len(text) > 19 or int(text) >= 1 << 63:
+        raise FormatError("it is no number")
+    return int(text)
+
+
 def encode_head(head: Head) -> str:
     """`number:hash`, as a header has it."""
     return f"{head.number}:{head.hash.hex()}"
@@ -137,9 +144,9 @@ def decode_head(text: str) -> Head:
     """`FormatError`: it is no head."""
     number, _, digest = text.partition(":")
     try:
-        head = Head(int(number), bytes.fromhex(digest))
+        head = Head(decode_number(number), bytes.fromhex(digest))
     except ValueError:
         raise FormatError("it is no head") from None
-    if not 0 <= head.number < 1 << 63 or len(head.hash) != COMMIT_HASH_SIZE:
+    if len(head.hash) != COMMIT_HASH_SIZE:
         raise FormatError("it is no head")
     return head

@@ -27,7 +27,7 @@ from backend.system import new_signing_key, verifying_key
 from backend.upstream import Commit, Upstream
 from cache.local import DeviceFile, DeviceIdentity, LocalState
 from cache.namespace import AddDevice, Operation, SetWriter, encode
-from cache.publish import CommitIdentity, LogKeys, sealed
+from cache.publish import CommitIdentity, LogKeys, require_growth, sealed
 
 log = logging.getLogger(__name__)
 
@@ -123,6 +123,7 @@ class Enrolment:
                 raise
         self._local.environment.failpoints.reached(ADDED)
         await self._follow()
+        await require_growth(self._upstream.log, head, self._local.ledger.head)
 
     def _first_commit(self, identity: DeviceIdentity) -> Commit:
         namespace, device, epoch = self._local.namespace, identity.number, self._upstream.epoch

@@ -25,7 +25,6 @@ from backend.errors import (
     CorruptError,
     FormatError,
     NotFoundError,
-    RollbackError,
     UnavailableError,
 )
 from backend.system import at_rest
@@ -35,7 +34,7 @@ from cache.errors import InputOutputError
 from cache.journal import Data, Journal, PendingCommit
 from cache.local import LocalState
 from cache.namespace import OutOfDateError
-from cache.publish import SnapshotStore, blocks_named, is_same_commit, snapshot
+from cache.publish import SnapshotStore, blocks_named, is_same_commit, refuse_rollback, snapshot
 from cache.sync import CopiedStateError, Follower, check_log
 
 log = logging.getLogger(__name__)
@@ -114,11 +113,7 @@ class Recovery:
         ledger, theirs, ours = self._ledger, await self._upstream.log.head(), self._ledger.head
         if theirs == ours:
             return
-        if theirs.number <= ours.number:
-            raise RollbackError(
-                f"the drive's log ends with commit {theirs.number}, but this device has seen commit "
-                f"{ours.number} of another history; nothing was changed"
-            )
+        refuse_rollback(theirs, ours)
         if self._rebase is not None and ledger.unpublished:
             try:
                 await self._rebase()
@@ -127,7 +122,7 @@ class Recovery:
                 raise self._stale(theirs.number) from None
             return
         if ledger.pending is not None:
-            ((commit, commit_hash),) = await self._upstream.log.commits_after(ours.number, 1)
+            commit, commit_hash = await self._commit(ours.number + 1)
             if is_same_commit(ledger.pending, self._follower.encoded_operations(commit), ours, commit):
                 ledger.published(Head(commit.number, commit_hash))
         if ledger.head == theirs:
@@ -153,6 +148,13 @@ class Recovery:
                 )
                 self._left.take_back_extents(unfinished.number)
                 return
+
+    async def _commit(self, number: int) -> tuple[Commit, bytes]:
+        """The commit of that number, which the log has, and its hash. `CorruptError`: it does not show it."""
+        commits = await self._upstream.log.commits_after(number - 1, 1)
+        if not commits:
+            raise CorruptError(f"the drive's log does not show commit {number}, though it goes on after that")
+        return commits[0]
 
     async def _may_be_published(self, unfinished: PendingCommit) -> bool:
         """Whether the log has a commit of that number; where others write too, whether it is that one."""
@@ -183,7 +185,7 @@ class Recovery:
         published = self._ledger.head.number
         for unfinished in self._left.unfinished():
             if unfinished.number <= published:
-                ((commit, _),) = await self._upstream.log.commits_after(unfinished.number - 1, 1)
+                commit, _ = await self._commit(unfinished.number)
                 if not self._left.may_be(unfinished, self._follower.encoded_operations(commit)):
                     raise self._stale(published)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
+import trio
 
 from backend import wire
 from backend.errors import (
@@ -26,6 +27,11 @@ _LATER: Final = frozenset((500, 502, 503, 504))
 PATIENCE: Final = 30.0
 CONNECT_PATIENCE: Final = 10.0
 DIRECT: Final = HubRoute()
+SLOWEST: Final = 4096
+"""Bytes a second below which an answer counts as none."""
+_CONNECTIONS: Final = 32
+_MOST_SAID: Final = 200
+"""Characters of what the hub says that are repeated to people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +77,10 @@ class HubClient:
             proxy=route.proxy,
             # Redirects are not followed, so plain HTTP (of this machine only) stays that.
             verify=route.tls_context() if url.startswith("https:") else False,
-            limits=httpx.Limits(max_connections=32, max_keepalive_connections=32),
+            limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
         )
+        # Waiting for a connection is no time of the hub's: so that is done here.
+        self._connections = trio.CapacityLimiter(_CONNECTIONS)
 
     async def call(
         self,
@@ -88,44 +96,54 @@ class HubClient:
     ) -> Answer:
         """The answer to one request. `TransientError`: none came, or the hub asks to come again; the request
         may have been done. Any other answer that is no success is the error that it names. `seconds`: so
-        long the hub is asked to wait before it answers. `CorruptError`: the answer has over `most` bytes."""
+        long the hub is asked to wait before it answers. `CorruptError`: the answer has over `most` bytes. One
+        that comes more slowly than `SLOWEST` is none."""
         timeout = httpx.Timeout(PATIENCE + seconds, connect=CONNECT_PATIENCE, pool=None)
+        allowed = PATIENCE + seconds + len(content or b"") / SLOWEST
+        waiting = trio.CancelScope(relative_deadline=allowed)
         request = self._client.build_request(
             method,
             path,
-            content=None if content is None else self._upload.paced(content),
+            content=None if content is None else self._upload.paced(content, waiting),
             params=params,
             headers=headers if content is None else {**(headers or {}), "Content-Length": str(len(content))},
             json=said,
             timeout=timeout,
         )
         try:
-            response = await self._client.send(request, stream=True)
-            try:
-                answer = Answer(response.status_code, response.headers, await self._body(response, most))
-            finally:
-                await response.aclose()
+            async with self._connections:
+                answer = await self._answer(request, waiting, most)
         except (httpx.TransportError, httpx.InvalidURL) as error:
             raise TransientError(f"the hub does not answer: {_reason(error)}") from error
-        if response.is_success:
+        if httpx.codes.is_success(answer.status_code):
             return answer
         raise _error(answer)
+
+    async def _answer(self, request: httpx.Request, waiting: trio.CancelScope, most: int) -> Answer:
+        with waiting:
+            response = await self._client.send(request, stream=True)
+            try:
+                body = await self._body(response, most, waiting)
+                return Answer(response.status_code, response.headers, body)
+            finally:
+                await response.aclose()
+        raise TransientError("the hub answers too slowly")
 
     async def close(self) -> None:
         """Let go of all connections. Idempotent."""
         await self._client.aclose()
 
-    async def _body(self, response: httpx.Response, most: int) -> bytes:
-        """As it came: it is asked for without compression, which could make much of little."""
+    async def _body(self, response: httpx.Response, most: int, waiting: trio.CancelScope) -> bytes:
+        """As it came: it is asked for without compression, which could make much of little. Each byte gives
+        the rest a little more time."""
         parts, size = [], 0
         try:
             async for part in response.aiter_raw():
-                await self._download.take(len(part))
+                await self._download.take(len(part), waiting)
+                waiting.deadline += len(part) / SLOWEST
                 size += len(part)
-                if size > most:
-                    await (
-                        response.aclose()
-                    )  # which ends it; to leave the loop would leave its generators open
+                if size > most:  # to leave the loop would leave its generators open
+                    await response.aclose()
                 else:
                     parts.append(part)
         except (httpx.TransportError, httpx.StreamError):
@@ -155,7 +173,7 @@ def _error(answer: Answer) -> DriveError:
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return ReadOnlyError("the hub does not know this device (any more)")
     kind = str(answer.said.get("type", "")).removeprefix(wire.PROBLEM)
-    detail = f"the hub says: {answer.said.get('detail', answer.status_code)}"
+    detail = f"the hub says: {_shown(answer.said.get('detail', answer.status_code))}"
     if kind == "blocks_missing":
         return BlocksMissingError(detail, _blocks(answer.said.get("blocks")))
     _, known = wire.PROBLEMS.get(kind, (0, CorruptError))
@@ -166,8 +184,14 @@ def _throttled(answer: Answer) -> ThrottledError:
     """As the hub, or a balancer before it, says: its words are a problem, and its seconds a number."""
     seconds = answer.headers.get("Retry-After", "")
     is_number = seconds.isascii() and seconds.isdigit() and len(seconds) < 6
-    detail = answer.said.get("detail", "too many requests")
+    detail = _shown(answer.said.get("detail", "too many requests"))
     return ThrottledError(f"the hub says: {detail}", float(seconds) if is_number else 1.0)
+
+
+def _shown(said: object) -> str:
+    """Of what the hub says as much as one line takes, without what a terminal would obey."""
+    text = str(said)[:_MOST_SAID]
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _blocks(said: object) -> list[bytes]:

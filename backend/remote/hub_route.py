@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final
+
+import trio
 
 from backend.errors import UsageError
 from backend.nodes import TokenBucket
@@ -39,17 +42,19 @@ class Pace:
     def __init__(self, limit: int | None) -> None:
         self._bucket = None if limit is None else TokenBucket(limit, limit)
 
-    async def take(self, count: int) -> None:
-        """Return when so many bytes may pass."""
+    async def take(self, count: int, waiting: trio.CancelScope) -> None:
+        """Return when so many bytes may pass; that is no time of `waiting`, which is for the hub."""
         if self._bucket is not None:
+            left, waiting.deadline = waiting.deadline - trio.current_time(), math.inf
             await self._bucket.take(count)
+            waiting.deadline = trio.current_time() + left
 
-    def paced(self, content: bytes) -> bytes | AsyncIterator[bytes]:
+    def paced(self, content: bytes, waiting: trio.CancelScope) -> bytes | AsyncIterator[bytes]:
         """The content, in pieces that wait for their turn where there is a limit."""
-        return content if self._bucket is None else self._pieces(content)
+        return content if self._bucket is None else self._pieces(content, waiting)
 
-    async def _pieces(self, content: bytes) -> AsyncIterator[bytes]:
+    async def _pieces(self, content: bytes, waiting: trio.CancelScope) -> AsyncIterator[bytes]:
         for start in range(0, len(content), _PIECE):
             piece = content[start : start + _PIECE]
-            await self.take(len(piece))
+            await self.take(len(piece), waiting)
             yield piece

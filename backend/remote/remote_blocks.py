@@ -84,10 +84,10 @@ class RemoteBlocks:
         answer = await self._client.call(
             "GET", f"{self._path}/{block.hex()}", params={"offset": offset, "length": length}
         )
-        said = answer.headers.get("Drivefs-Block-Size", "")
-        if not said.isdigit() or int(said) > MAX_BLOCK_SIZE or len(answer.content) > length:
+        size = wire.decode_number(answer.headers.get("Drivefs-Block-Size", ""))
+        if size > MAX_BLOCK_SIZE or len(answer.content) > length:
             raise CorruptError("the hub gave what is no part of a block")
-        return BlockPart(answer.content, int(said))
+        return BlockPart(answer.content, size)
 
     async def get_block_again(self, block: BlockId) -> bytes:
         buffered = self._buffer.read(block)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 import trio
 
 from backend import wire
 from backend.commits import decode_commit, encode_commit
-from backend.errors import CorruptError, NotFoundError, TransientError
+from backend.errors import BlocksMissingError, CorruptError, FormatError, NotFoundError, TransientError
 from backend.remote.hub_client import HubClient
 from backend.system import plain_hash
 from backend.upstream import (
@@ -23,6 +24,8 @@ from backend.upstream import (
 )
 
 POLL_SECONDS: Final = 60.0
+SHORTEST_POLL: Final = 1.0
+"""Seconds from one poll to the next, though the hub should answer at once."""
 _PAUSE: Final = 0.2
 
 
@@ -41,7 +44,10 @@ class RemoteLog:
     async def append(self, commit: Commit, expected: Head) -> Head:
         encoded = encode_commit(commit)
         said = {"Expected-Head": wire.encode_head(expected)}
-        answer = await self._client.call("POST", f"{self._path}/log", content=encoded, headers=said)
+        try:
+            answer = await self._client.call("POST", f"{self._path}/log", content=encoded, headers=said)
+        except BlocksMissingError as error:  # others than these are none of its business
+            raise BlocksMissingError(str(error), sorted({*error.blocks} & {*commit.added})) from None
         head = wire.decode_head(answer.text)
         if head != Head(commit.number, plain_hash(encoded)):
             raise CorruptError(f"the hub says that it took another commit than number {commit.number}")
@@ -54,6 +60,8 @@ class RemoteLog:
         found: list[tuple[Commit, bytes]] = []
         previous: bytes | None = NO_COMMIT if number == 0 else None
         for encoded in wire.decode_commits(answer.content):
+            if len(found) == limit:
+                raise CorruptError(f"the hub gives more than the {limit} commits that it was asked for")
             commit = decode_commit(encoded)
             if commit.number != number + 1 or previous not in (None, commit.previous):
                 raise CorruptError(f"the hub's log does not go on after commit {number}")
@@ -64,9 +72,11 @@ class RemoteLog:
     async def wait_for_change(self, number: int) -> None:
         asked = {"drives": {self._drive: number}, "timeout": POLL_SECONDS}
         while True:
+            again = trio.current_time() + SHORTEST_POLL
             answer = await self._client.call("POST", "/v1/wait", said=asked, seconds=POLL_SECONDS)
             if answer.status_code == 200:
                 return
+            await trio.sleep_until(again)  # long past, unless the hub answers without waiting
 
 
 class RemoteRoots:
@@ -105,7 +115,10 @@ class RemoteHousekeeping:
 
     async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
         params: dict[str, str | int] = {"after": after.hex(), "limit": min(limit, wire.MAX_IDS)}
-        return wire.decode_ids((await self._client.call("GET", self._path, params=params)).content)
+        found = wire.decode_ids((await self._client.call("GET", self._path, params=params)).content)
+        if any(block <= before for before, block in pairwise((after, *found))):
+            raise CorruptError("the hub lists blocks out of their order")
+        return found
 
     async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
         states = await self._states(blocks)
@@ -154,6 +167,6 @@ class RemoteHousekeeping:
     async def _usage(self) -> _Usage:
         answer = await self._client.call("GET", f"{self._path.removesuffix('/blocks')}/usage")
         try:
-            return _Usage(*(int(answer.said[name]) for name in _Usage._fields))
-        except (KeyError, TypeError, ValueError):
+            return _Usage(*(wire.decode_number(str(answer.said[name])) for name in _Usage._fields))
+        except (KeyError, FormatError):
             raise TransientError("the hub does not say what is stored") from None

@@ -28,6 +28,8 @@ INLINE = 2 << 20
 """Sealed bytes up to this size are opened on the loop, in less than a millisecond if they are not compressed.
 In a thread they take longer, as it has to get the interpreter back after each segment."""
 _UNDIVIDED = 16_384
+_MOST_PLACES = 16
+"""So many places are tried for one block: a store that knows no keys may name ever more."""
 
 
 class _Fetch:
@@ -113,7 +115,7 @@ class BlockCache:
             if header is None or end > header.length:
                 return None
             plaintext = await self._open_segments(block, header, first, last, part.data)
-        except CorruptError:
+        except (CorruptError, FormatError):
             return None
         for number in range(first, last + 1):
             at = (number - first) * SEGMENT
@@ -190,13 +192,14 @@ async def fetch_right(
 async def _fetch_again(
     store: BlockStore, open_: Callable[[BlockId, Buffer], Awaitable[Buffer]], block: BlockId
 ) -> tuple[Buffer, Buffer]:
-    while True:
+    for _ in range(_MOST_PLACES):
         sealed = await store.get_block_again(block)
         try:
             return sealed, await open_(block, sealed)
         except (CorruptError, FormatError):
             if not await store.report_wrong(block):
                 raise
+    raise CorruptError(f"block {block.hex()[:16]}: {_MOST_PLACES} places have other bytes")
 
 
 def _segment_key(block: bytes, number: int) -> bytes:

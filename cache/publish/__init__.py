@@ -3,6 +3,7 @@
 from cache.publish.commit_building import CommitIdentity, LogKeys, blocks_named, is_same_commit, sealed
 from cache.publish.commit_payload import open_operations
 from cache.publish.cut_rule import Intervals
+from cache.publish.growth import refuse_rollback, require_growth
 from cache.publish.publisher import FIRST_BACKOFF, MAX_BACKOFF, Publisher
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
@@ -29,5 +30,7 @@ __all__ = [
     "blocks_named",
     "is_same_commit",
     "open_operations",
+    "refuse_rollback",
+    "require_growth",
     "sealed",
 ]

@@ -30,6 +30,7 @@ from cache.namespace import CommitWriter, MalformedError, OutOfDateError, SetWri
 from cache.publish.commit_building import CommitIdentity, blocks_named, build, extents_of
 from cache.publish.cut_rule import CutRule, Intervals
 from cache.publish.due import Due
+from cache.publish.growth import require_growth
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.wake import Wake
 
@@ -257,7 +258,9 @@ class Publisher:
         except ConflictError:
             if self._rebase is None:
                 raise
+            before = self._ledger.head
             await self._go_over()
+            await require_growth(self._upstream.log, before, self._ledger.head)
             return None
 
     async def _append_once(self, pending: PendingCommit) -> Head:

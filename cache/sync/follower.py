@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from backend.commits import payload_associated_data
+from backend.commits import is_signed_by, payload_associated_data
 from backend.errors import CorruptError, FormatError, RollbackError
 from backend.upstream import Commit
 from cache.namespace import (
@@ -47,6 +47,10 @@ class Follower:
         open."""
         with _named(commit.number):
             return self._opened(commit)
+
+    def is_signed(self, commit: Commit, key: bytes) -> bool:
+        """Whether the device of that public key has signed `commit`, as one of this drive."""
+        return is_signed_by(self._log_keys.drive_id, commit, key)
 
     def _opened(self, commit: Commit) -> list[bytes]:
         binding = payload_associated_data(self._log_keys.drive_id, commit)

@@ -22,12 +22,12 @@ from urllib.parse import quote
 import trio
 
 from backend.errors import DriveError, FencedError
-from backend.upstream import Commit, Head, Upstream
+from backend.upstream import BLOCK_ID_SIZE, Commit, Head, Upstream
 from cache.errors import FileSystemError
 from cache.journal import Ledger, rebase
 from cache.namespace import folder_path
 from cache.notices import MOST, Kind, Notices
-from cache.publish import FIRST_BACKOFF, MAX_BACKOFF, is_same_commit
+from cache.publish import FIRST_BACKOFF, MAX_BACKOFF, is_same_commit, require_growth
 from cache.rebase import Changed, Decision, Resolved, Row
 from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, NameChanged, Replaced
 from cache.sync.follower import Follower
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 STEP: Final = 4 << 10
 """Bytes of commits' payloads that are applied without a pause, unless one commit is larger."""
+AT_ONCE: Final = 64 << 20
+"""Bytes of commits after which no more are asked for before these are applied. Who has no key can make
+commits without end, which nobody but the follower finds wrong."""
 _SILENT: Final = frozenset(
     {Row.SAME, Row.FOLDERS_MERGED, Row.FIELD, Row.TIMES, Row.SAVE_RENAME, Row.RENAME_SAVE}
 )
@@ -72,11 +75,16 @@ class Rebaser:
     async def run(self) -> None:
         """Apply the commits that the drive lacks, and have what is not published go on from there. Raises
         what the upstream, the journal and the follower raise."""
-        commits = await self._lacking()
+        is_all = False
+        while not is_all:
+            commits, is_all = await self._lacking()
+            await self._take(commits)
+
+    async def _take(self, commits: list[tuple[Commit, bytes]]) -> None:
         if commits and self._is_ours(commits[0][0]):
             commit, commit_hash = commits.pop(0)
             self._ledger.published(Head(commit.number, commit_hash))
-        if self._device and any(commit.device == self._device for commit, _ in commits):
+        if self._device and any(self._is_of_a_copy(commit) for commit, _ in commits):
             raise CopiedStateError(
                 f"another copy of this machine's state has written the drive as device {self._device}: mount "
                 "again, as another device"
@@ -113,13 +121,17 @@ class Rebaser:
         self._say(resolved, base)
         await self._notices.store()
 
-    async def _lacking(self) -> list[tuple[Commit, bytes]]:
+    async def _lacking(self) -> tuple[list[tuple[Commit, bytes]], bool]:
+        """Commits that the drive lacks, and whether these are all that there are."""
         found: list[tuple[Commit, bytes]] = []
-        number = self._ledger.head.number
+        number, size = self._ledger.head.number, 0
         while page := await self._upstream.log.commits_after(number):
             found += page
             number = page[-1][0].number
-        return found
+            size += sum(_size(commit) for commit, _ in page)
+            if size > AT_ONCE:
+                return found, False
+        return found, True
 
     def _is_ours(self, commit: Commit) -> bool:
         pending = self._ledger.pending
@@ -129,6 +141,14 @@ class Rebaser:
             return False
         operations = self._follower.encoded_operations(commit)
         return is_same_commit(pending, operations, self._ledger.head, commit)
+
+    def _is_of_a_copy(self, commit: Commit) -> bool:
+        """Whether it is of this device, though not made here. To name it needs no key: what it has not signed
+        the follower will find damaged, and the device stays what it is."""
+        if commit.device != self._device:
+            return False
+        row = self._ledger.namespace.devices.of(self._device)
+        return row is None or self._follower.is_signed(commit, row.key)
 
     def _apply(self, commits: list[tuple[Commit, bytes]]) -> None:
         for _ in self._follower.apply_all(commits):
@@ -171,8 +191,10 @@ class Following:
         backoff = FIRST_BACKOFF
         while True:
             try:
-                await self._upstream.log.wait_for_change(self._ledger.head.number)
+                before = self._ledger.head
+                await self._upstream.log.wait_for_change(before.number)
                 await self._follow()
+                await require_growth(self._upstream.log, before, self._ledger.head)
                 backoff = FIRST_BACKOFF
             except FencedError:
                 return
@@ -180,6 +202,12 @@ class Following:
                 log.info("others' commits cannot be followed now: %s", error)
                 await trio.sleep(backoff)
                 backoff = min(2 * backoff, MAX_BACKOFF)
+
+
+def _size(commit: Commit) -> int:
+    """About the bytes of it."""
+    references = len(commit.added) + len(commit.dropped)
+    return len(commit.payload) + len(commit.authority) + BLOCK_ID_SIZE * references
 
 
 def _changes(changed: Changed) -> list[Change]:

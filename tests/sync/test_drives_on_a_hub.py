@@ -35,15 +35,19 @@ class Devices:
     """A new drive on the hub, and its devices."""
 
     def __init__(self, running: RunningHub, folder: Path) -> None:
-        self._url, self._folder = running.url, folder
-        self.uuid, self._token = running.new_drive()
+        self.url, self._folder = running.url, folder
+        self.uuid, self.token = running.new_drive()
         self._keys = DriveKeys(bytes(range(32)), self.uuid)
+
+    def client(self, _number: int) -> HubClient:
+        """By which that device speaks to the hub."""
+        return HubClient(self.url, self.token)
 
     @asynccontextmanager
     async def device(self, number: int, *, crash: bool = False) -> AsyncIterator[Drive]:
         """A device, running. With `crash` what a SIGKILL would lose is lost at the end."""
         local = LocalState(self._folder / str(number))
-        upstream = RemoteUpstream(HubClient(self._url, self._token), self.uuid)
+        upstream = RemoteUpstream(self.client(number), self.uuid)
         options = replace(SMALL, is_shared=True, host=f"dev{number}")
         try:
             async with trio.open_nursery() as sending:
@@ -58,6 +62,8 @@ class Devices:
                 sending.cancel_scope.cancel()
         finally:
             local.close()
+            with trio.CancelScope(shield=True):
+                await upstream.close()
 
 
 @pytest.fixture

@@ -74,6 +74,45 @@ async def test_what_a_hub_may_say_else() -> None:
         assert isinstance(await failing(response(418, content)), CorruptError)
 
 
+async def test_a_hub_says_one_line_at_most() -> None:
+    body = {"type": wire.PROBLEM + "malformed", "detail": "\x1b[2J\n" * 100_000}
+    error = await failing(response(422, json.dumps(body).encode()))
+    assert "\n" not in str(error)
+    assert "\x1b" not in str(error)
+    assert len(str(error)) < 300
+
+
+class Dripping(httpx.AsyncByteStream):
+    """A body of which a byte comes in so many seconds."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while True:
+            await trio.sleep(self._seconds)
+            yield b"x"
+
+
+@pytest.mark.parametrize("seconds", [0.001, 1, 29, 1e6])
+async def test_an_answer_that_drips_is_given_up(autojump_clock: object, seconds: float) -> None:
+    """Each byte comes in time for a limit between two of them."""
+    started = trio.current_time()
+    assert isinstance(await failing(httpx.Response(200, stream=Dripping(seconds))), TransientError)
+    assert trio.current_time() - started < 60
+
+
+async def test_a_slow_answer_is_waited_for(autojump_clock: object) -> None:
+    class Slow(httpx.AsyncByteStream):
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            for _ in range(100):
+                await trio.sleep(10)
+                yield bytes(50_000)
+
+    answer = await client(httpx.Response(200, stream=Slow())).call("GET", "/")
+    assert len(answer.content) == 5_000_000
+
+
 class Endless(httpx.AsyncByteStream):
     """A body that goes on until it is closed, as one of a connection does."""
 
