@@ -77,13 +77,15 @@ def hub_for_test() -> Iterator[RunningHub]:
 
 
 @contextmanager
-def hub(conninfo: str) -> Iterator[RunningHub]:
-    """A hub that runs while the block does, on six nodes in memory."""
-    nodes = {name: node for name, node in memory_nodes(6).items() if isinstance(node, MemoryNode)}
+def hub(conninfo: str, port: int = 0, nodes: Mapping[str, MemoryNode] | None = None) -> Iterator[RunningHub]:
+    """A hub that runs while the block does, on six nodes in memory. One that goes on where another has ended
+    is given that one's `port` and `nodes`."""
+    if nodes is None:
+        nodes = {name: node for name, node in memory_nodes(6).items() if isinstance(node, MemoryNode)}
     started = threading.Event()
     found: list[tuple[Hub, Database, asyncio.AbstractEventLoop, uvicorn.Server]] = []
     failures: list[BaseException] = []
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(("127.0.0.1", port))
 
     async def run() -> None:
         async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:

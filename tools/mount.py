@@ -50,6 +50,7 @@ from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.host import daemon, mounts, namespaces, places
 from tools.host.aside import aside
 from tools.host.logs import log_to_file, log_to_terminal
+from tools.host.mounts import Mount
 from tools.host.places import Folders
 from tools.hub_address import is_at_hub
 from tools.hub_drives import Address, HubDrives
@@ -85,7 +86,7 @@ def mount(arguments: Sequence[str], environment: Environment = THIS_MACHINE) -> 
     drive = _prepare(arguments_.drive, mountpoint, options, environment)
     if arguments_.fake:
         return 0
-    mounted = None if options.asof else second_mount.place_of(drive.source)
+    mounted = None if options.asof else _mounted(drive, options)
     if mounted is None:
         _start(drive, mountpoint, options, arguments_, environment)
     else:
@@ -94,6 +95,12 @@ def mount(arguments: Sequence[str], environment: Environment = THIS_MACHINE) -> 
     if arguments_.verbose or options.verbose:
         say(f"mount.drivefs: {drive.source} mounted on {mountpoint}")
     return 0
+
+
+def _mounted(drive: KeyedDrive, options: MountOptions) -> Mount | None:
+    """The place where it is mounted already. At a hub each state folder is a device, which may mount it."""
+    own = _folders(drive.id_text, options)
+    return second_mount.place_of(drive.source, own.state if isinstance(drive, DriveAtHub) else None)
 
 
 def _remount(arguments: argparse.Namespace) -> int:

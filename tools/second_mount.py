@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from backend.errors import LeaseHeldError
@@ -26,14 +27,16 @@ _WHOLE: Final = "/"
 log = logging.getLogger(__name__)
 
 
-def place_of(folder: str) -> Mount | None:
-    """The mount that shows the whole drive in `folder`, an absolute path, as it is now, and answers; None
-    without one."""
-    whole = [mount for mount in mounts.drives() if mount.source == folder and mount.root == _WHOLE]
+def place_of(source: str, state: Path | None = None) -> Mount | None:
+    """The mount that shows the whole drive `source` as it is now, and answers; None without one. `state`:
+    only one with that state folder counts. A drive at a hub may be mounted with others, each of which is a
+    device of its own."""
+    whole = [mount for mount in mounts.drives() if mount.source == source and mount.root == _WHOLE]
     # One whose process was stopped never says whether it is dead.
     dead = ask({mount: partial(mounts.is_dead, mount.mountpoint) for mount in whole})
     alive = (mount for mount in whole if dead.get(mount) is False)
-    return next((mount for mount in alive if shows_the_present(mount)), None)
+    present = (mount for mount in alive if shows_the_present(mount))
+    return next((mount for mount in present if state is None or uses_state(mount, state)), None)
 
 
 def shows_the_present(mount: Mount) -> bool:
@@ -43,6 +46,15 @@ def shows_the_present(mount: Mount) -> bool:
         return not _options_of(mount).asof
     except (ToolError, FileNotFoundError, ProcessLookupError) as error:
         log.info("%s does not say what it shows: %s", mount.mountpoint, error)
+        return False
+
+
+def uses_state(mount: Mount, state: Path) -> bool:
+    """Whether its process has the drive open with this state folder. That of another user does not say."""
+    try:
+        return ControlClient.of_mount(mount.mountpoint).status().folders.get("state") == str(state)
+    except ToolError as error:
+        log.info("%s does not say which state it uses: %s", mount.mountpoint, error)
         return False
 
 

@@ -191,7 +191,7 @@ class _Opening:
                 return LocalState(self.folders.state, self.environment)
             except LeaseHeldError:
                 for mount in mounts.drives():
-                    if mount.source == source and await _shows_the_present(mount):
+                    if mount.source == source and await self._has_it_open(mount):
                         raise LeaseHeldError(f"{source}: already mounted at {mount.mountpoint}") from None
                 if trio.current_time() > deadline:
                     raise
@@ -202,9 +202,12 @@ class _Opening:
                 )
             await trio.sleep(0.05)
 
+    async def _has_it_open(self, mount: Mount) -> bool:
+        def ask() -> bool:
+            present = second_mount.shows_the_present(mount)
+            return present and second_mount.uses_state(mount, self.folders.state)
 
-async def _shows_the_present(mount: Mount) -> bool:
-    return await trio.to_thread.run_sync(second_mount.shows_the_present, mount, abandon_on_cancel=True)
+        return await trio.to_thread.run_sync(ask, abandon_on_cancel=True)
 
 
 def _let_go(local: LocalState, tell: Waiting) -> None:

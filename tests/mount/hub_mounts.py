@@ -1,0 +1,111 @@
+"""Machines that mount one drive at a hub, by the commands that people use; and the hub, which may be away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from backend.keys import AccountKeys, HubDrive
+from backend.remote import HubLogin, Logins
+from tests.hub_server import RunningHub, hub, hub_for_test
+from tests.mount.mounted import MountedDrive, Result, new_folder
+from tools.host import mounts
+
+NAME: Final = "photos & more"
+QUOTED: Final = "photos%20%26%20more"
+PATIENCE: Final = 20.0
+ACCOUNT_ROOT: Final = bytes(range(32))
+
+
+class HubMachine(MountedDrive):
+    """A machine that is logged in at the hub; `source` is the drive's address there."""
+
+    def __init__(self, folder: Path, url: str, token: bytes) -> None:
+        super().__init__(folder)
+        self.source = f"{url}/{QUOTED}"
+        login = HubLogin(url, "me@example.org", token, ACCOUNT_ROOT, 1)
+        Logins(self.state / "hubs").save(login)
+
+    def try_mount(self, *options: str, where: Path | None = None) -> Result:
+        given = ",".join([self.folder_options(), *options])
+        return self.tool("mount.drivefs", self.source, where or self.mountpoint, "-o", given)
+
+    def has(self, path: str, content: bytes) -> bool:
+        """Whether the mount shows that."""
+        try:
+            return (self.mountpoint / path).read_bytes() == content
+        except FileNotFoundError:
+            return False
+
+    def lacks(self, path: str) -> bool:
+        """Whether the mount shows nothing there."""
+        return not (self.mountpoint / path).exists()
+
+
+class Away:
+    """A hub that can be stopped, and started again where it was."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self.running: RunningHub = self._stack.enter_context(hub_for_test())
+        self.url = self.running.url
+
+    def stop(self) -> None:
+        """It answers nobody any more. Idempotent."""
+        self._stack.close()
+
+    def start(self) -> None:
+        """As it was."""
+        port = int(self.url.rpartition(":")[2])
+        again = hub(self.running.conninfo, port, self.running.nodes)
+        self.running = self._stack.enter_context(again)
+
+
+class Account:
+    """A new account at a hub with one drive, and its machines."""
+
+    def __init__(self, running: RunningHub) -> None:
+        self._running = running
+        uuid, directory = os.urandom(16), running.hub.directory
+        self._number = running.call(directory.add_account(f"{uuid.hex()}@example.org"))
+        sealed = AccountKeys(ACCOUNT_ROOT).seal_drive(uuid, HubDrive(NAME, os.urandom(32)))
+        running.call(directory.add_drive(self._number, uuid, sealed))
+        self.drive_id = uuid
+
+    @contextmanager
+    def machine(self) -> Iterator[HubMachine]:
+        """One with a device of its own; everything of it is gone afterwards."""
+        token = self._running.call(self._running.hub.directory.add_device(self._number))
+        folder = new_folder()
+        machine = HubMachine(folder, self._running.url, token)
+        try:
+            yield machine
+        finally:
+            machine.close()
+            left = [each for each in mounts.mounts() if Path(each.mountpoint).is_relative_to(folder)]
+            assert not left, "a mount could not be taken away"
+            try:
+                machine.check_log()
+            finally:
+                shutil.rmtree(folder)
+
+    def revoke(self, machine: HubMachine) -> None:
+        """Its device may do nothing more."""
+        directory = self._running.hub.directory
+        (login,) = Logins(machine.state / "hubs").all()
+        device = self._running.call(directory.device(login.token))
+        self._running.call(directory.revoke(self._number, device.number))
+
+
+def soon(condition: Callable[[], bool], seconds: float = PATIENCE) -> float:
+    """Wait until it holds; seconds that it took."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "not seen"
+        time.sleep(0.002)
+    return time.monotonic() - began

@@ -1,0 +1,275 @@
+"""Two machines that mount one drive at a real hub, through the kernel."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.contents import KINDS, content
+from tests.mount.hub_mounts import Account, Away, HubMachine, soon
+from tests.mount.mounted import differences, run, succeed
+from tools.host import mounts
+
+pytestmark = pytest.mark.mount
+SECOND = 1.0
+
+
+@pytest.fixture(scope="module")
+def hub(fuse: None) -> Iterator[Away]:
+    found = Away()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def account(hub: Away) -> Account:
+    return Account(hub.running)
+
+
+@pytest.fixture
+def pair(account: Account) -> Iterator[tuple[HubMachine, HubMachine]]:
+    """Two machines with the drive mounted."""
+    with account.machine() as first, account.machine() as second:
+        first.mount()
+        second.mount()
+        yield first, second
+
+
+def test_what_one_does_the_other_sees_within_a_second(pair: tuple[HubMachine, HubMachine]) -> None:
+    first, second = pair
+    one, other = first.mountpoint, second.mountpoint
+    soon(other.is_dir)
+    for number, kind in enumerate(KINDS):
+        data = content(kind, 50_000 * (number + 1), number)
+        for each in (data, data[::-1]):
+            (one / kind).write_bytes(each)
+            assert soon(partial(second.has, kind, each)) < SECOND
+        (one / kind).rename(one / f"{kind}.moved")
+        assert soon(partial(second.has, f"{kind}.moved", data[::-1])) < SECOND
+        assert soon(partial(second.lacks, kind)) < SECOND
+    for kind in KINDS:
+        (one / f"{kind}.moved").unlink()
+    assert soon(lambda: [*other.iterdir()] == []) < SECOND
+
+
+def test_a_machine_that_comes_later_reads_it_all(account: Account) -> None:
+    with account.machine() as first, account.machine() as second:
+        first.mount()
+        source = first.mountpoint
+        (source / "folder").mkdir()
+        for number, kind in enumerate(KINDS):
+            (source / "folder" / kind).write_bytes(content(kind, 700_000, number))
+        os.link(source / "folder" / "text", source / "second name")
+        os.symlink("folder/text", source / "link")
+        os.setxattr(source / "folder", "user.colour", b"green")
+        succeed(first.tool("drivefs", "sync", source))
+        second.mount()
+        assert differences(source, second.mountpoint) == ""
+        second.umount()
+        first.umount()
+        second.mount()
+        assert second.has("folder/log", content("log", 700_000, KINDS.index("log")))
+
+
+def test_edits_that_conflict_give_one_copy_that_both_have(pair: tuple[HubMachine, HubMachine]) -> None:
+    first, second = pair
+    (first.mountpoint / "f").write_bytes(b"base")
+    soon(lambda: second.has("f", b"base"))
+    edits = [f"from {number}".encode() * 10 for number in (1, 2)]
+    for machine, data in zip(pair, edits, strict=True):
+        (machine.mountpoint / "f").write_bytes(data)
+
+    def states() -> list[dict[str, bytes]]:
+        return [{path.name: path.read_bytes() for path in each.mountpoint.iterdir()} for each in pair]
+
+    def is_settled() -> bool:
+        one, other = states()
+        return one == other and len(one) == 2
+
+    soon(is_settled)
+    shown = states()[0]
+    (copy,) = [name for name in shown if "(conflict 20" in name]
+    assert sorted(shown) == sorted(["f", copy])
+    assert sorted(shown.values()) == sorted(edits)
+
+
+def test_a_machine_that_is_killed_loses_nothing_that_it_synced(
+    pair: tuple[HubMachine, HubMachine],
+) -> None:
+    first, second = pair
+    data = content("half-compressible", 300_000, 5)
+    descriptor = os.open(first.mountpoint / "synced", os.O_CREAT | os.O_WRONLY)
+    os.write(descriptor, data)
+    os.fsync(descriptor)
+    first.kill()
+    with pytest.raises(OSError, match="not connected"):
+        os.close(descriptor)
+    (second.mountpoint / "meanwhile").write_bytes(b"by the other")
+    first.remount()
+    assert first.has("synced", data)
+    soon(lambda: second.has("synced", data))
+    soon(lambda: first.has("meanwhile", b"by the other"))
+
+
+@pytest.mark.logs_warnings  # of the hub, whose polls are cut off
+def test_while_the_hub_is_away_both_go_on_and_meet_when_it_is_back(
+    hub: Away, pair: tuple[HubMachine, HubMachine]
+) -> None:
+    first, second = pair
+    (first.mountpoint / "before").write_bytes(b"read before")
+    soon(lambda: second.has("before", b"read before"))
+    hub.stop()
+    data = [content("text", 100_000, number) for number in (1, 2)]
+    for machine, each, name in zip(pair, data, ("one", "two"), strict=True):
+        (machine.mountpoint / name).write_bytes(each)
+        with (machine.mountpoint / name).open("r+b") as file:
+            os.fsync(file)
+        assert machine.has(name, each)
+        assert machine.has("before", b"read before")
+        assert not machine.status().published
+    refused = first.tool("drivefs", "sync", "--timeout", "2", first.mountpoint)
+    assert refused.returncode == 1
+    assert "hub" in refused.stderr or "no answer" in refused.stderr
+    hub.start()
+    for machine in pair:
+        soon(partial(machine.has, "one", data[0]), 60)
+        soon(partial(machine.has, "two", data[1]), 60)
+        succeed(machine.tool("drivefs", "sync", machine.mountpoint))
+
+
+@pytest.mark.logs_warnings  # of the hub, whose polls are cut off
+def test_unmounting_while_the_hub_is_away_leaves_the_journal_and_says_so(
+    hub: Away, pair: tuple[HubMachine, HubMachine]
+) -> None:
+    first, second = pair
+    soon(second.mountpoint.is_dir)
+    hub.stop()
+    (first.mountpoint / "f").write_bytes(b"in the journal")
+    stays = first.tool("umount.drivefs", "--timeout", "2", first.mountpoint)
+    assert (stays.returncode, "stays mounted" in stays.stderr) == (32, True)
+    assert "the journal keeps what is not stored" in stays.stderr
+    first.umount("-f")
+    hub.start()
+    first.mount()
+    assert first.has("f", b"in the journal")
+    soon(lambda: second.has("f", b"in the journal"), 60)
+
+
+@pytest.mark.logs_warnings  # of the hub, whose polls are cut off
+def test_a_dead_mount_is_taken_away_and_its_journal_named(hub: Away, account: Account) -> None:
+    """By what this machine knows of the drive: the hub is not asked."""
+    with account.machine() as machine:
+        machine.mount()
+        (machine.mountpoint / "f").write_bytes(b"content")
+        machine.kill()
+        hub.stop()
+        ended = machine.tool("umount.drivefs", machine.mountpoint)
+        assert ended.returncode == 0, ended.stderr
+        assert f"in the journal in {machine.state}" in ended.stderr
+        hub.start()
+        machine.mount()
+        assert machine.has("f", b"content")
+
+
+def test_a_revoked_machine_writes_nothing_more_and_reads_on(
+    account: Account, pair: tuple[HubMachine, HubMachine]
+) -> None:
+    first, second = pair
+    (first.mountpoint / "f").write_bytes(b"content")
+    soon(lambda: second.has("f", b"content"))
+    account.revoke(second)
+    (second.mountpoint / "g").write_bytes(b"too late")
+    soon(lambda: "does not know this device" in second.status().problem)
+    assert second.has("f", b"content")
+    report = second.tool("drivefs", "status", second.mountpoint)
+    assert (report.returncode, "does not know this device" in report.stdout) == (1, True)
+    second.umount("-f")
+    refused = second.try_mount()
+    assert refused.returncode == 32
+    assert "does not know this device" in refused.stderr
+    assert first.has("f", b"content")
+    assert first.lacks("g")
+
+
+@pytest.mark.logs_warnings  # of the hub, whose polls are cut off
+def test_what_cannot_be_mounted_is_said(hub: Away, account: Account) -> None:
+    with account.machine() as machine:
+        right = machine.source
+        machine.source = f"{hub.url}/work"
+        refused = machine.try_mount()
+        assert refused.returncode == 32
+        assert "no drive of this name; there is photos & more" in refused.stderr
+        machine.source = "https://127.0.0.1:1/work"
+        refused = machine.try_mount()
+        assert refused.returncode == 32
+        assert "drivefs login https://127.0.0.1:1" in refused.stderr
+        machine.source = right
+        assert machine.try_mount("key_file=/key").returncode == 1
+        hub.stop()
+        refused = machine.try_mount()
+        assert refused.returncode == 32
+        assert "does not answer" in refused.stderr
+        hub.start()
+        machine.mount()
+
+
+def test_a_second_mount_is_another_place_or_another_device(account: Account) -> None:
+    """With the same state folder it is one drive, shown twice; with another one a machine of its own."""
+    with account.machine() as first, account.machine() as second:
+        first.mount()
+        beside = first.folder / "beside"
+        beside.mkdir()
+        if os.geteuid() == 0:
+            succeed(first.try_mount(where=beside))
+            (beside / "f").write_bytes(b"content")
+            assert first.has("f", b"content")
+            mounts.unmount(str(beside))
+        refused = first.try_mount("verbose", where=beside)
+        assert (refused.returncode, "already mounted" in refused.stderr) == (32, True)
+        second.mount()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mount(8) is root's")
+@pytest.mark.skipif(not Path("/sbin/mount.drivefs").exists(), reason="not in /sbin (make install-system)")
+def test_a_line_of_fstab_is_mounted_by_mount(account: Account) -> None:
+    with account.machine() as machine:
+        table = machine.folder / "fstab"
+        options = f"_netdev,nofail,upload_limit=100M,{machine.folder_options()}"
+        table.write_text(f"{machine.source} {machine.mountpoint} drivefs {options} 0 0\n")
+        for content_ in (b"first", b"second"):
+            run("mount", "-a", "-T", table, env=machine.variables())
+            run("mount", "-a", "-T", table, env=machine.variables())  # what is mounted is left alone
+            (machine.mountpoint / "f").write_bytes(content_)
+            run("umount", machine.mountpoint, env=machine.variables())
+        run(
+            "mount",
+            "-t",
+            "drivefs",
+            machine.source,
+            machine.mountpoint,
+            "-o",
+            machine.folder_options(),
+            env=machine.variables(),
+        )
+        assert machine.has("f", b"second")
+        machine.umount()
+
+
+def test_nodes_are_the_hubs(pair: tuple[HubMachine, HubMachine]) -> None:
+    first, _ = pair
+    for command in (("scrub",), ("scrub", "--now"), ("repair",), ("node", "list"), ("node", "stop")):
+        refused = first.tool("drivefs", *command, first.mountpoint)
+        assert (refused.returncode in (1, 2), "hub" in refused.stderr) == (True, True), command
+    refused = first.tool("fsck.drivefs", first.source)
+    assert "at a hub" in refused.stderr
+    (first.mountpoint / "f").write_bytes(b"content")
+    succeed(first.tool("drivefs", "sync", first.mountpoint))
+    assert "clean" in succeed(first.tool("drivefs", "check", first.mountpoint))
+    report = succeed(first.tool("drivefs", "status", first.mountpoint))
+    assert "all is stored" in report
+    assert first.source.rpartition("/")[0] in report
+    succeed(first.tool("drivefs", "gc", first.mountpoint))
