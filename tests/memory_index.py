@@ -117,7 +117,7 @@ class MemoryPackTable:
         if row is not None:
             row.pack, row.repair = replace(row.pack, missing=missing), missing != 0
 
-    def set_settled(self, pack_id: bytes, nodes: Sequence[str], missing: int) -> None:
+    def set_written(self, pack_id: bytes, nodes: Sequence[str], missing: int) -> None:
         self.set_nodes(pack_id, nodes)
         self.set_missing(pack_id, missing)
 

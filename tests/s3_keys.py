@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from gateway.s3.keys import BadKeyError, check_key
+from gateway.s3.key_paths import BadKeyError, check_key
 
 
 def is_allowed(key: bytes) -> bool:

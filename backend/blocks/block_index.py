@@ -85,7 +85,7 @@ class PackTable(Protocol):
     def set_missing(self, pack_id: bytes, missing: int) -> None:
         """Note the finding of a repair or a late write: the pack wants repair only if bits are left."""
 
-    def set_settled(self, pack_id: bytes, nodes: Sequence[str], missing: int) -> None:
+    def set_written(self, pack_id: bytes, nodes: Sequence[str], missing: int) -> None:
         """As `set_missing`, when the last fragments of a new pack lie on `nodes` or have failed."""
 
     def set_nodes(self, pack_id: bytes, nodes: Sequence[str]) -> None:

@@ -130,9 +130,9 @@ class PackedBlockStore:
         self._packs.have_cluster(cluster)
         self._upkeep.forget_others()
 
-    async def settle_writes(self) -> None:
+    async def wait_for_writes(self) -> None:
         """Return when no fragment is on its way any more to where an earlier map had it."""
-        await self._packs.settle()
+        await self._packs.wait_for_writes()
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Store what is put, repair, and look again for nodes that were away; until cancelled."""
@@ -264,7 +264,7 @@ class PackedBlockStore:
         return block in self._buffer or self._presence.has(block)
 
     def _is_pending(self, pack_id: bytes) -> bool:
-        return self._buffer.has_pack(pack_id) or self._packs.is_unsettled(pack_id)
+        return self._buffer.has_pack(pack_id) or self._packs.is_being_written(pack_id)
 
     def _is_in_hand(self, pack_id: bytes) -> bool:
         return self._is_pending(pack_id) or self._turns.is_taken(pack_id)
@@ -320,9 +320,9 @@ class PackedBlockStore:
         attempt = partial(self._store_once, nursery, pack)
         write = await self._buffer.keep_trying(pack, attempt, logging.WARNING)
         if write.missing():
-            nursery.start_soon(self._settle, write)
+            nursery.start_soon(self._note_ended, write)
         with trio.move_on_after(STRAGGLER_PATIENCE):
-            await write.settled.wait()
+            await write.ended.wait()
         self._slots.release()
 
     async def _store_once(self, nursery: trio.Nursery, pack: PendingPack) -> PackWrite:
@@ -337,11 +337,11 @@ class PackedBlockStore:
         self._buffer.remove(pack)
         return write
 
-    async def _settle(self, write: PackWrite) -> None:
+    async def _note_ended(self, write: PackWrite) -> None:
         """Tell the index when the last fragments of a stored pack are written or have failed."""
-        await write.settled.wait()
+        await write.ended.wait()
         try:
-            self._index.packs.set_settled(write.pack.id, write.pack.nodes, write.missing())
+            self._index.packs.set_written(write.pack.id, write.pack.nodes, write.missing())
         except DriveError as error:
             # What was noted with the pack stands: fragments that have come since count as missing.
             log.warning("the index cannot be written now: %s", error)

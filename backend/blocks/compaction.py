@@ -201,7 +201,7 @@ class Compactor:
             self._environment.failpoints.reached(WRITTEN)
             self._index.move(replace(write.pack, missing=write.missing()), entries, old)
             self._environment.failpoints.reached(MOVED)
-        self._index.packs.set_settled(pack_id, write.pack.nodes, write.missing())
+        self._index.packs.set_written(pack_id, write.pack.nodes, write.missing())
         if write.missing():
             self._wake_repairs()
 

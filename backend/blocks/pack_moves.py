@@ -77,7 +77,7 @@ class PackMoves:
         self._known = set(await ids_of(self._index.packs))
 
     @asynccontextmanager
-    async def alone(self, pack_id: bytes) -> AsyncIterator[Sequence[str] | None]:
+    async def exclusive(self, pack_id: bytes) -> AsyncIterator[Sequence[str] | None]:
         """Nobody else changes the pack while the block runs. The node of each fragment, as the index has it
         ("": known to be missing; empty: a pack that the index does not know); None: it is not to be moved,
         as it is being written or deleted, or is gone."""
@@ -94,7 +94,7 @@ class PackMoves:
     def rebuilt(self, pack_id: bytes, nodes: Sequence[str]) -> None:
         """All fragments of the pack were looked at, and lie on these nodes."""
         if self._index.packs.get(pack_id) is not None:
-            self._index.packs.set_settled(pack_id, nodes, 0)
+            self._index.packs.set_written(pack_id, nodes, 0)
 
     def _whereabouts(self, pack_id: bytes) -> Sequence[str] | None:
         pack = self._index.packs.get(pack_id)

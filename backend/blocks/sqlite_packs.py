@@ -93,7 +93,7 @@ class SqlitePackTable:
         )
 
     @translated
-    def set_settled(self, pack_id: bytes, nodes: Sequence[str], missing: int) -> None:
+    def set_written(self, pack_id: bytes, nodes: Sequence[str], missing: int) -> None:
         self._database.execute(
             "UPDATE packs SET nodes = ?1, missing = ?2, repair = ?2 != 0 WHERE id = ?3",
             ("/".join(nodes), missing, pack_id),

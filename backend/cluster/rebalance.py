@@ -70,7 +70,7 @@ class Users(Protocol):
     async def begin(self) -> None:
         """A run begins; the nodes have not been listed."""
 
-    def alone(self, pack_id: bytes) -> AbstractAsyncContextManager[Sequence[str] | None]:
+    def exclusive(self, pack_id: bytes) -> AbstractAsyncContextManager[Sequence[str] | None]:
         """Nobody else changes the pack while the block runs; where its fragments are known to lie, if that is
         known. None: it is to be left alone."""
 
@@ -88,7 +88,7 @@ class Nobody:
         await anyio.lowlevel.checkpoint()
 
     @asynccontextmanager
-    async def alone(self, pack_id: bytes) -> AsyncIterator[Sequence[str] | None]:
+    async def exclusive(self, pack_id: bytes) -> AsyncIterator[Sequence[str] | None]:
         await anyio.lowlevel.checkpoint()
         yield ()
 
@@ -142,7 +142,7 @@ class Rebalance:
         async def work() -> None:
             nonlocal done
             for pack_id in remaining:
-                async with self._users.alone(pack_id) as known:
+                async with self._users.exclusive(pack_id) as known:
                     if known is not None:
                         await self._settle(pack_id, self._holders(pack_id, listing, known), known, report)
                 done += 1

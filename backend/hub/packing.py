@@ -181,7 +181,7 @@ class HubBlocks:
     async def _settle(self, write: PackWrite) -> None:
         """Note where the last fragments of a stored pack lie, or that they failed. What is noted stands if
         that cannot be: they count as missing."""
-        await write.settled.wait()
+        await write.ended.wait()
         try:
             await self._table.settle(replace(write.pack, missing=write.missing()))
         except DriveError as error:

@@ -61,7 +61,7 @@ class RunningNodes:
 
     async def settle(self) -> None:
         """Return when nothing is on its way any more to where an earlier map had it."""
-        await self.store.settle_writes()
+        await self.store.wait_for_writes()
 
     async def go_over(self, members: Members) -> None:
         """Work with these nodes from now on; their map is in force. Within `still` only. The lease is on

@@ -4,7 +4,7 @@ Invariants:
 1. A pack id names one sequence of bytes for ever: a write that is tried again puts the same fragments,
    so fragments of several tries can be mixed.
 2. `write` returns only when `write_quorum` fragments are durable, each on a node of its own. The rest may
-   still be under way: those tasks belong to the nursery that was given, tell `settled` when all ended,
+   still be under way: those tasks belong to the nursery that was given, tell `ended` when all ended,
    and are bounded per node, so that a node that hangs holds bounded memory and is skipped.
 3. A fragment that its node refuses goes to a node that has none of the pack, while there is one: never two
    fragments of a pack on one node. `PackWrite.pack.nodes` says where each lies.
@@ -59,7 +59,7 @@ NO_SPACE_SECONDS: Final = 30.0
 
 @dataclass(slots=True, eq=False)
 class PackWrite:
-    """A pack on its way to the nodes. `good` and `failed` grow while fragments settle, and the nodes of
+    """A pack on its way to the nodes. `good` and `failed` grow while fragments arrive, and the nodes of
     `pack` change while stand-ins are found."""
 
     pack: Pack
@@ -67,7 +67,7 @@ class PackWrite:
     good: set[int] = field(default_factory=set)
     failed: dict[int, DriveError] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
-    settled: anyio.Event = field(default_factory=anyio.Event)
+    ended: anyio.Event = field(default_factory=anyio.Event)
     progress: anyio.Event = field(default_factory=anyio.Event)
 
     def missing(self) -> int:
@@ -95,7 +95,7 @@ class PackStore:
         self._failpoints = environment.failpoints
         self._cpu = Threads(2)
         self._writes: Counter[str] = Counter()
-        self._unsettled: Counter[bytes] = Counter()
+        self._being_written: Counter[bytes] = Counter()
         self._under_way: set[PackWrite] = set()
         self._no_space_at: dict[str, float] = {}
         """when a node last refused a fragment for want of space, and took none since"""
@@ -114,15 +114,15 @@ class PackStore:
         """Place packs by this map from now on. Writes that are under way keep the places that they have."""
         self._cluster = cluster
 
-    async def settle(self) -> None:
+    async def wait_for_writes(self) -> None:
         """Return when every write that is under way now has ended, well or not. A node that hangs delays this
         as long as its patience."""
         for write in list(self._under_way):
-            await write.settled.wait()
+            await write.ended.wait()
 
-    def is_unsettled(self, pack_id: bytes) -> bool:
+    def is_being_written(self, pack_id: bytes) -> bool:
         """Whether writes of the pack's fragments are still under way."""
-        return self._unsettled[pack_id] > 0
+        return self._being_written[pack_id] > 0
 
     def has_refused_space(self, name: str) -> bool:
         """Whether the node had no space for a fragment a short while ago, whatever it says (a quota)."""
@@ -133,7 +133,7 @@ class PackStore:
         come with the same data; safe to repeat. When the quorum is out of reach: `NoSpaceError` or
         `ReadOnlyError` if that is what all failed nodes say, else `UnavailableError` naming them."""
         write = await self._cpu.finish(partial(self._encode, pack_id, data))
-        self._unsettled[pack_id] += 1
+        self._being_written[pack_id] += 1
         self._under_way.add(write)
         for index in range(self._profile.total):
             nursery.start_soon(self._write_fragment, write, index)
@@ -180,9 +180,9 @@ class PackStore:
         write.fragments[index] = []
         write.progress.set()
         if len(write.good) + len(write.failed) == len(write.fragments):
-            self._unsettled[write.pack.id] -= 1
+            self._being_written[write.pack.id] -= 1
             self._under_way.discard(write)
-            write.settled.set()
+            write.ended.set()
 
     async def _attempt(self, write: PackWrite, index: int, step: str) -> DriveError | None:
         """Write the fragment to the node that it belongs on now; what is wrong, if it cannot be written."""

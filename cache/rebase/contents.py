@@ -26,24 +26,24 @@ class Contents:
         self._plan = plan
         self._placing = names.placing
         self._saves = names.our_saves
-        self._settled = names.units.settled
+        self._decided = names.units.decided
 
     def run(self) -> None:
-        changed = sorted({*self._s.ours.extents, *self._s.ours.inodes, *self._s.dirty} - self._settled)
+        changed = sorted({*self._s.ours.extents, *self._s.ours.inodes, *self._s.dirty} - self._decided)
         self._settle_orphans(changed)
         both: list[int] = []
         for inode in changed:
             is_here = self._s.is_changed_here(inode) and inode not in self._placing.numbers
-            if is_here and self._is_copy(inode):
+            if is_here and self._decide(inode):
                 both.append(inode)
         names = self._s.head.names_of([inode for inode in both if is_alive(self._s.head, inode)])
         for inode in both:
             self._copy(inode, names.get(inode, []))
         for inode, pair in sorted(self._s.ours.inodes.items()):
-            if pair.before is not None and pair.after is not None and inode not in self._settled:
+            if pair.before is not None and pair.after is not None and inode not in self._decided:
                 self._merge_fields(inode, pair.before, pair.after)
         for old, new in sorted(self._saves.items()):
-            if old not in self._settled:
+            if old not in self._decided:
                 self._inherit(old, new)
 
     def _settle_orphans(self, changed: list[int]) -> None:
@@ -58,8 +58,8 @@ class Contents:
             ):
                 self._plan.made[inode] = made_of(self._s.local, inode, inode)
 
-    def _is_copy(self, inode: int) -> bool:
-        """Whether the content that was changed here becomes a file of its own. If not, it is settled."""
+    def _decide(self, inode: int) -> bool:
+        """Decide what becomes of the content that was changed here; whether it becomes a file of its own."""
         s, plan = self._s, self._plan
         is_other = s.theirs.is_content_changed(inode) and not s.is_same_content(inode, inode)
         if not is_alive(s.local, inode):

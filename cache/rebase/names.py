@@ -33,7 +33,7 @@ class Names:
 
     def run(self) -> None:
         self.units.find()
-        exchanged = self._exchanges() | self.units.settled
+        exchanged = self._exchanges() | self.units.decided
         for inode in sorted((self._s.ours.gone.keys() | self._s.ours.come.keys()) - exchanged):
             if self._s.base.inode(inode) is not None:
                 self._existing(inode)
@@ -54,8 +54,8 @@ class Names:
         for key, pair in sorted(self._s.ours.names.items()):
             first, second = pair.before, pair.after
             others = self._s.ours.come.get(first, set()) & self._s.ours.gone.get(second, set())
-            is_settled = not self.units.settled.isdisjoint((first, second))
-            is_exchange = bool(first and second and others) and first not in dropped and not is_settled
+            is_decided = not self.units.decided.isdisjoint((first, second))
+            is_exchange = bool(first and second and others) and first not in dropped and not is_decided
             if is_exchange and (self._is_touched(first) or self._is_touched(second)):
                 dropped |= {first, second}
                 self._plan.decide(Row.EXCHANGE, first, key)
@@ -269,7 +269,7 @@ class Names:
                 self.placing.place(inode, key)
         self.units.place()
         for inode in sorted(rows):
-            if not rows[inode].is_directory and inode not in self.units.settled:
+            if not rows[inode].is_directory and inode not in self.units.decided:
                 self._place_new(inode)
 
     def _place_new(self, inode: int) -> None:

@@ -18,7 +18,7 @@ _ENDINGS: Final = (b"", *COMPANIONS)
 
 
 class Units:
-    """`find` once, then `place` once. Nobody else decides of the inodes in `settled`."""
+    """`find` once, then `place` once. Nobody else decides of the inodes in `decided`."""
 
     def __init__(self, situation: Situation, plan: Plan, placing: Placing) -> None:
         self._s = situation
@@ -26,7 +26,7 @@ class Units:
         self._placing = placing
         self._apart: list[Key] = []
         """the names of the databases whose units were changed on both sides"""
-        self.settled: set[int] = set()
+        self.decided: set[int] = set()
 
     def find(self) -> None:
         """The units that both sides changed. Reads all names of the drive if there are contents that only one
@@ -40,7 +40,7 @@ class Units:
         for base in sorted(self._bases(s.ours, ours, names) & self._bases(s.theirs, theirs, names)):
             if self._is_unit(base) and not self._is_same(base):
                 self._apart.append(base)
-                self.settled |= self._inodes(base)
+                self.decided |= self._inodes(base)
 
     def _contents(self, changes: NetChanges) -> set[int]:
         """The files that were there before and have another content."""

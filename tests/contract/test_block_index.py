@@ -181,7 +181,7 @@ class Histories(RuleBasedStateMachine):
     @rule(number=a_pack, missing=some_missing)
     def settle(self, number: int, missing: int) -> None:
         self.both("packs.set_nodes", PACKS[number], NODES[::-1])
-        self.both("packs.set_settled", PACKS[number], NODES, missing)
+        self.both("packs.set_written", PACKS[number], NODES, missing)
 
     @rule(blocks=some_blocks, after=st.integers(-1, 3), up_to=st.integers(4, 8))
     def mark(self, blocks: list[int], after: int, up_to: int) -> None:

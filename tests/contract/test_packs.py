@@ -56,7 +56,7 @@ class Rig:
         data, entries = CODEC.encode(pack_id, blocks)
         async with anyio.create_task_group() as group:
             write = await self.packs.write(group, pack_id, data)
-            await write.settled.wait()
+            await write.ended.wait()
         self.index.add_pack(replace(write.pack, missing=write.missing()), entries)
         return write.pack
 
@@ -117,9 +117,9 @@ async def test_a_pack_is_written_around_a_node_that_refuses_and_one_that_hangs()
         write = await site.packs.write(group, b"p" * 16, data)
         assert len(write.good) >= 5
         assert names[0] not in write.pack.nodes
-        assert not write.settled.is_set()
+        assert not write.ended.is_set()
         gate.set()
-        await write.settled.wait()
+        await write.ended.wait()
     assert write.missing() == 0
     assert site.fragments(write.pack) == 6
 

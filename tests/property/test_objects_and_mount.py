@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cache.drive import Drive
 from cache.namespace import ROOT_INODE
-from gateway.s3.keys import EMPTY, SELF, key_of, path_of
+from gateway.s3.key_paths import EMPTY, SELF, key_of, path_of
 from gateway.s3.objects import Conditions, Metadata, ObjectLayer, PartToJoin, Source
 from tests.contents import contents
 from tests.drives import content, make_file

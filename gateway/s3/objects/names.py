@@ -19,7 +19,7 @@ from typing import Final
 from cache.drive import Drive
 from cache.namespace import Create, InodeRow, Link, Operation, RemoveXattr, Rename, SetXattr, Unlink
 from cache.tree import CLAIM, noting_foreign
-from gateway.s3.keys import SELF, path_of
+from gateway.s3.key_paths import SELF, path_of
 from gateway.s3.objects.errors import S3Error
 from gateway.s3.objects.record import IMPLIED
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from gateway.s3.keys import BadKeyError, KeyTooLongError, check_key
+from gateway.s3.key_paths import BadKeyError, KeyTooLongError, check_key
 from gateway.s3.objects.errors import S3Error
 
 MAX_PART_NUMBER: Final = 10_000

@@ -20,7 +20,7 @@ from typing import Final
 from cache.drive import Drive
 from cache.namespace import Create
 from cache.tree import CLAIM
-from gateway.s3.keys import path_of
+from gateway.s3.key_paths import path_of
 from gateway.s3.objects.names import FILE_MODE, Batch, Found, Names, Step
 from gateway.s3.objects.record import Record, encode
 from gateway.s3.objects.states import States

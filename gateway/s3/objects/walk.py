@@ -19,15 +19,15 @@ from typing import Final, NamedTuple
 from cache.drive import Drive
 from cache.namespace import InodeRow
 from cache.tree import FOREIGN, is_text
-from gateway.s3 import keys
+from gateway.s3 import key_paths
 from gateway.s3.objects.names import Names
 
 VERSION_NAME: Final = b".s3~v"
 """So begin the names of versions, which are no key's."""
 _FIRST_PAGE, _LARGEST_PAGE = 8, 1024
 """Names that are read at once: few at first, as of many a folder only the first is wanted."""
-_SPECIAL: Final = (keys.PREFIX, keys.PREFIX + b"\xff")
-_LAST: Final = b"\xff" * (keys.MAX_NAME + 1)
+_SPECIAL: Final = (key_paths.PREFIX, key_paths.PREFIX + b"\xff")
+_LAST: Final = b"\xff" * (key_paths.MAX_NAME + 1)
 _PAST_VIEW: Final = b".versions"
 
 
@@ -53,7 +53,7 @@ class _Item(NamedTuple):
 @dataclass(slots=True)
 class _Folder:
     """A folder on the way. `base`: the keys in it begin so. `start`: those below are left out. `run`: as of
-    `gateway.s3.keys.run_after`."""
+    `gateway.s3.key_paths.run_after`."""
 
     inode: int
     base: bytes
@@ -93,7 +93,7 @@ class Walk:
         for entry in self._walk(bucket, max(prefix, start)):
             if not entry.key.startswith(prefix):
                 return
-            if 0 < len(entry.key) <= keys.MAX_KEY:
+            if 0 < len(entry.key) <= key_paths.MAX_KEY:
                 yield entry
 
     def _walk(self, bucket: int, start: bytes) -> Iterator[Entry]:
@@ -105,7 +105,7 @@ class Walk:
                 stack.pop()
             elif isinstance(met, Entry):
                 yield met
-            elif len(met.base) <= keys.MAX_KEY:
+            elif len(met.base) <= key_paths.MAX_KEY:
                 stack.append(self._inside(met))
 
     def _inside(self, folder: _Folder) -> Iterator[Entry | _Folder]:
@@ -150,7 +150,7 @@ class Walk:
     def _marker(self, folder: _Folder, row: InodeRow) -> Iterator[Entry]:
         if self._of_versions:
             return
-        body = self._names.child(folder.inode, keys.EMPTY)
+        body = self._names.child(folder.inode, key_paths.EMPTY)
         if body is not None and (body.is_regular or self._has_body(body)):
             return  # it is met as the object of this name
         if self._names.is_marker(row):
@@ -170,17 +170,19 @@ class Walk:
             self._add_one(folder, _PAST_VIEW, past.inode)
         if self._namespace.xattr(folder.inode, FOREIGN) is not None:
             for name, inode in self._pages(folder.inode, b""):
-                if not is_text(name) and not name.startswith(keys.PREFIX):
+                if not is_text(name) and not name.startswith(key_paths.PREFIX):
                     self._add_one(folder, name, inode)
 
     def _add_one(self, folder: _Folder, name: bytes, inode: int) -> None:
         row = self._namespace.inode(inode)
         if row is None or not (row.is_directory or row.is_regular):
             return
-        if keys.end_of_run(folder.run, name) is not None or (name == keys.SELF and not folder.is_top):
+        if key_paths.end_of_run(folder.run, name) is not None or (
+            name == key_paths.SELF and not folder.is_top
+        ):
             return  # it was met where its run began, or is met as the body of the folder's own name
-        segment = keys.segment_of(name, folder.run, is_top=folder.is_top)
-        run = keys.run_after(folder.run, name)
+        segment = key_paths.segment_of(name, folder.run, is_top=folder.is_top)
+        run = key_paths.run_after(folder.run, name)
         folder.add(segment, inode, run, is_folder=row.is_directory)
         if len(run) == 1 and row.is_directory:
             self._add_ends(folder, inode, run)
@@ -189,13 +191,13 @@ class Walk:
         """The segments that are too long for a name and go on in this folder."""
         for row in self._namespace.entries_by_name(inode, *_SPECIAL, -1):
             child = self._namespace.inode(row.inode)
-            segment = keys.end_of_run(run, row.name)
+            segment = key_paths.end_of_run(run, row.name)
             if child is None:
                 continue
             if segment is not None:
                 if child.is_directory or child.is_regular:
                     folder.add(segment, row.inode, (), is_folder=child.is_directory)
-            elif child.is_directory and len(longer := keys.run_after(run, row.name)) > len(run):
+            elif child.is_directory and len(longer := key_paths.run_after(run, row.name)) > len(run):
                 self._add_ends(folder, row.inode, longer)
 
     # Names that are segments
@@ -213,7 +215,7 @@ class Walk:
             follows = folder.start[length : length + 1]
             if follows and follows <= b"/":
                 name = first[:length]
-                entry = self._namespace.entry(folder.inode, name) if length <= keys.MAX_NAME else None
+                entry = self._namespace.entry(folder.inode, name) if length <= key_paths.MAX_NAME else None
                 if entry is not None and _is_segment(name):
                     yield name, entry.inode
 
@@ -229,4 +231,4 @@ class Walk:
 
 def _is_segment(name: bytes) -> bool:
     """Whether the name is a segment as it is."""
-    return not name.startswith(keys.PREFIX) and name != _PAST_VIEW and is_text(name)
+    return not name.startswith(key_paths.PREFIX) and name != _PAST_VIEW and is_text(name)

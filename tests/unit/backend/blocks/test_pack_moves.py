@@ -39,7 +39,7 @@ async def rebalance(rig: Rig, *drained: str, rate: float | None = None) -> None:
     """To the map with these drained, which the store works by then."""
     now = cluster(rig, *drained)
     rig.store.have_cluster(now)
-    await rig.store.settle_writes()
+    await rig.store.wait_for_writes()
     moving = Rebalance(rig.nodes, now, rig.codec, rig.writer.verify, rate, rig.store.moves)
     report = await moving.run(lambda _done, _total: None)
     assert report.left == []

@@ -43,7 +43,7 @@ async def filled(count: int, size: int = 40_000) -> dict[str, MemoryNode]:
     packs = PackStore(nodes, CODEC, cluster(nodes), lambda _pack, _index: None)
     async with trio.open_nursery() as nursery:
         for pack_id in PACKS:
-            await (await packs.write(nursery, pack_id, source.randbytes(size))).settled.wait()
+            await (await packs.write(nursery, pack_id, source.randbytes(size))).ended.wait()
     return nodes
 
 
@@ -152,7 +152,7 @@ class Index(Nobody):
         self.known = {pack_id: list(names) for pack_id in PACKS}
 
     @asynccontextmanager
-    async def alone(self, pack_id: bytes) -> AsyncIterator[Sequence[str] | None]:
+    async def exclusive(self, pack_id: bytes) -> AsyncIterator[Sequence[str] | None]:
         await trio.lowlevel.checkpoint()
         yield tuple(self.known[pack_id])
 

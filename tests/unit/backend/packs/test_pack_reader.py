@@ -57,7 +57,7 @@ class Far:
         data, _ = CODEC.encode(bytes([seed]) * 16, [block])
         async with trio.open_nursery() as nursery:
             write = await self.packs.write(nursery, bytes([seed]) * 16, data)
-            await write.settled.wait()
+            await write.ended.wait()
         return write.pack, data
 
     async def known(self, kind: Kind) -> tuple[Pack, bytes]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cache.drive import Drive
 from cache.namespace import ROOT_INODE, Create, Operation
-from gateway.s3.keys import BadKeyError, check_key
+from gateway.s3.key_paths import BadKeyError, check_key
 from gateway.s3.objects import ObjectLayer
 from tests.drives import make_file
 from tests.memory_upstream import MemoryUpstream

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from gateway.s3 import keys
+from gateway.s3 import key_paths
 from tests.s3_keys import KEYS, NAMES, is_allowed
 
 LONG = b"x" * 600
-FIRST, MIDDLE, LAST = keys.path_of(LONG)
+FIRST, MIDDLE, LAST = key_paths.path_of(LONG)
 
 
 def hexed(name: bytes) -> bytes:
@@ -24,8 +24,8 @@ def hexed(name: bytes) -> bytes:
 @example(b"/".join((b"a", hexed(b".s3~self"))))
 @example(b"/".join((hexed(b".s3~self"), b"b")))
 def test_a_path_leads_back_to_its_key(key: bytes) -> None:
-    path = keys.path_of(key)
-    assert keys.key_of(path) == key
+    path = key_paths.path_of(key)
+    assert key_paths.key_of(path) == key
     for name in path:
         assert 0 < len(name) <= 255
         assert not {0, 47}.intersection(name)
@@ -40,11 +40,11 @@ def test_a_path_leads_back_to_its_key(key: bytes) -> None:
 @example((b".s3~q" + hexed(b".."),))
 @example((FIRST, MIDDLE, b".s3~q" + hexed(LAST)))
 def test_a_key_leads_back_to_its_path(path: tuple[bytes, ...]) -> None:
-    if keys.SELF in path[1:]:
+    if key_paths.SELF in path[1:]:
         return  # the object that has the folder's name, no name below it
-    key = keys.key_of(path)
+    key = key_paths.key_of(path)
     if is_allowed(key):
-        assert keys.path_of(key) == path
+        assert key_paths.path_of(key) == path
 
 
 @settings(max_examples=300, deadline=None)
@@ -52,8 +52,8 @@ def test_a_key_leads_back_to_its_path(path: tuple[bytes, ...]) -> None:
 def test_no_two_paths_have_one_key(paths: list[tuple[bytes, ...]]) -> None:
     known: dict[bytes, tuple[bytes, ...]] = {}
     for path in paths:
-        if keys.SELF not in path[1:]:
-            assert known.setdefault(keys.key_of(path), path) == path
+        if key_paths.SELF not in path[1:]:
+            assert known.setdefault(key_paths.key_of(path), path) == path
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ def test_no_two_paths_have_one_key(paths: list[tuple[bytes, ...]]) -> None:
     ],
 )
 def test_the_table(key: bytes, path: tuple[bytes, ...]) -> None:
-    assert keys.path_of(key) == path
-    assert keys.key_of(path) == key
+    assert key_paths.path_of(key) == path
+    assert key_paths.key_of(path) == key
 
 
 def test_a_character_is_not_cut_by_a_long_segment() -> None:
-    for name in keys.path_of("𐀀".encode() * 200):
+    for name in key_paths.path_of("𐀀".encode() * 200):
         name.decode()
 
 
