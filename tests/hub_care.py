@@ -23,7 +23,7 @@ def drive_with_blocks(running: RunningHub, count: int = 3) -> tuple[DriveNumber,
         device: Device = await running.hub.directory.device(token)
         drive = (await running.hub.directory.drives(device, [uuid]))[uuid]
         await running.hub.blocks.put(drive, blocks)
-        await running.hub.blocks.store(drive).settle()
+        await running.hub.blocks.store(drive).wait_for_writes()
         return drive
 
     return running.call(put()), blocks

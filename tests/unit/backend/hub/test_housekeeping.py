@@ -42,7 +42,7 @@ def test_a_pack_that_lacks_fragments_is_made_whole_when_its_node_is_back(running
 
     async def put() -> None:
         await running.hub.blocks.put(drive, blocks)
-        await running.hub.blocks.store(drive).settle()
+        await running.hub.blocks.store(drive).wait_for_writes()
 
     running.call(put())
     reads: list[str] = []
