@@ -25,6 +25,11 @@ class ThrottledError(TransientError):
         self.seconds = seconds
 
 
+class AwayError(TransientError):
+    """The store as a whole does not answer: there is no network, or its server is down. Whether the call was
+    done is not known."""
+
+
 class NotFoundError(DriveError):
     """The named object, block or node does not exist. Not worth a retry."""
 

@@ -19,6 +19,7 @@ from backend.errors import DriveError
 from backend.upstream import BlockId, Upstream
 from cache.attributes import FileSystemStatistics
 from cache.blocks import BlockCache, Content, Sealer
+from cache.contact import Contact
 from cache.disk import CachedBlocks
 from cache.errors import FileSystemError, JournalLostError
 from cache.health import Health, NodeChanging
@@ -61,6 +62,7 @@ class Parts:
     upstream: Upstream
     snapshots: SnapshotKeeper
     publisher: Publisher
+    contact: Contact
     following: Following | None
     retention: RetentionKeeper
     mass_deletions: MassDeletions
@@ -115,6 +117,7 @@ class Drive:
         self.upstream = parts.upstream
         self.snapshots = parts.snapshots
         self.publisher = parts.publisher
+        self.contact = parts.contact
         self._following = parts.following
         self.is_shared = parts.following is not None
         self.retention = parts.retention
@@ -207,7 +210,8 @@ class Drive:
 
     async def status(self) -> DriveStatus:
         """For people and tools: what is accepted, not yet stored, not yet published; the store."""
-        await self.store.look()
+        if not self.contact.is_lost:
+            await self.store.look()
         apart = await self.set_apart()
         ledger, sealer, totals = self.ledger, self.sealer, self.ledger.namespace.statistics()
         head = ledger.head
@@ -262,10 +266,15 @@ class Drive:
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """The background work, until cancelled."""
-        await self.store.look()
         async with trio.open_nursery() as nursery:
+            if self.is_shared:  # it may be away, and then takes its time to say so
+                nursery.start_soon(self.store.look)
+            else:
+                await self.store.look()
             await nursery.start(self._content.run)
             nursery.start_soon(self.store.run)
+            if self.is_shared:
+                nursery.start_soon(self.contact.run, self.upstream.log.head)
             nursery.start_soon(self.keeper.run)
             if not self.read_only:
                 nursery.start_soon(self.publisher.run)

@@ -20,7 +20,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from backend.errors import ConflictError, CorruptError, ReadOnlyError
+from backend.errors import AwayError, ConflictError, CorruptError, ReadOnlyError
 from backend.failpoints import declare
 from backend.keys import DriveKeys
 from backend.system import new_signing_key, verifying_key
@@ -74,7 +74,13 @@ class Enrolment:
         while identity is None or not self._is_known(identity):
             if identity is None or self._devices.of(identity.number) is not None:
                 identity = self._made()
-            await self._add(identity)
+            try:
+                await self._add(identity)
+            except AwayError as error:
+                raise AwayError(
+                    f"{error}; {self._local.folder} is no device of the drive yet, and becomes one only "
+                    "with the upstream"
+                ) from error
         self._become(identity.number)
         return identity
 

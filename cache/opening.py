@@ -18,6 +18,7 @@ from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Upstream
 from cache import defaults
 from cache.blocks import BlockCache, BlockCodec, Chunker, Content, Sealer
+from cache.contact import Contact, ReachedBlocks
 from cache.disk import CachedBlocks
 from cache.drive import NOTHING_SPECIAL, Circumstances, Drive, Parts
 from cache.enrolment import Enrolment
@@ -88,13 +89,16 @@ def client_of(
     cache_size: int,
     limiter: trio.CapacityLimiter,
     environment: Environment = THIS_MACHINE,
+    contact: Contact | None = None,
 ) -> Client:
-    """Of a mount, or of a tool that looks at a drive. `limiter`: as of `Client`."""
+    """Of a mount, or of a tool that looks at a drive. `limiter`: as of `Client`. `contact`: with an upstream
+    that may be away while the drive is read."""
     codec, chunker = BlockCodec(drive_id, keys.block_id, keys.block), Chunker(keys.chunker)
+    blocks = upstream.blocks if contact is None else ReachedBlocks(upstream.blocks, contact)
     return Client(
         codec,
         chunker,
-        BlockCache(upstream.blocks, codec, cache_size, limiter),
+        BlockCache(blocks, codec, cache_size, limiter),
         SnapshotStore(
             upstream.blocks,
             upstream.roots,
@@ -122,8 +126,16 @@ async def open_drive(
     owns `local` and `upstream` and closes both; on an error the caller does."""
     _fit_journal(local, options)
     limiter, host = trio.CapacityLimiter(4), _host_name(options.host)
-    environment, device = local.environment, local.device
-    client = client_of(upstream, drive_id, keys, options.cache_size, limiter, environment)
+    environment, device, contact = local.environment, local.device, Contact(local.environment)
+    client = client_of(
+        upstream,
+        drive_id,
+        keys,
+        options.cache_size,
+        limiter,
+        environment,
+        contact if options.is_shared else None,
+    )
     follower = Follower(local.namespace, client.log_keys)
     notices = Notices(local.folder, environment)
     alone = Rebaser(
@@ -131,7 +143,7 @@ async def open_drive(
     )
     rebase = alone.run if options.is_shared else None
     knew_the_log = local.known_head is not None
-    recovery = Recovery(local, upstream, follower, client.snapshots, client.blocks, rebase)
+    recovery = Recovery(local, upstream, contact, follower, client.snapshots, client.blocks, rebase)
     await recovery.run()
     identity = CommitIdentity(client.log_keys, 0, host, b"")
     if not options.read_only:
@@ -143,7 +155,8 @@ async def open_drive(
         )
         enrolled = await enrolment.run()
         identity = CommitIdentity(client.log_keys, enrolled.number, host, enrolled.key)
-    parts = _Assembly(local, upstream, client, identity, options, notices).parts(circumstances.disk_cache)
+    assembly = _Assembly(local, upstream, contact, client, identity, options, notices)
+    parts = assembly.parts(circumstances.disk_cache)
     if not options.read_only:
         await _begin_writing(local, parts.publisher, identity.device if options.is_shared else None)
     circumstances = replace(circumstances, notices=(*circumstances.notices, *local.notices))
@@ -177,6 +190,7 @@ class _Assembly:
         self,
         local: LocalState,
         upstream: Upstream,
+        contact: Contact,
         client: Client,
         identity: CommitIdentity,
         options: DriveOptions,
@@ -186,6 +200,7 @@ class _Assembly:
         self._ledger = local.ledger
         self._environment = local.environment
         self._upstream = upstream
+        self._contact = contact
         self._client = client
         self._identity = identity
         self._options = options
@@ -221,12 +236,13 @@ class _Assembly:
             upstream=upstream,
             snapshots=self._snapshots,
             publisher=self._publisher,
-            following=Following(ledger, upstream, self._publisher.follow) if options.is_shared else None,
+            contact=self._contact,
+            following=self._made_following() if options.is_shared else None,
             retention=retention,
             mass_deletions=MassDeletions(ledger, retention, notices, put_off, environment),
             versions=VersionKeeper(ledger, put_off.holds, environment) if options.is_shared else None,
             kept_notices=notices,
-            store=StoreWatch(ledger, upstream.housekeeping),
+            store=StoreWatch(ledger, upstream.housekeeping, self._contact),
             past=PastTree(self._local.namespace, self._content, ledger.save, self._environment),
             keeper=self._made_keeper(disk_cache),
             changes=changes,
@@ -279,8 +295,12 @@ class _Assembly:
             self._snapshots.committed,
             self._collection_lock,
             self._wake,
+            self._contact,
             self._made_rebaser().run if self._options.is_shared else None,
         )
+
+    def _made_following(self) -> Following:
+        return Following(self._ledger, self._upstream, self._contact, self._publisher.follow)
 
     def _made_rebaser(self) -> Rebaser:
         identity = self._identity

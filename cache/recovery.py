@@ -8,6 +8,8 @@ snapshot and the commits after it. The journal is replayed. Then the local state
 - The log is ahead, and something here is unpublished: if the drive has many writers, that is rebased. If not,
   the local state is stale (`StaleCacheError`). It is kept aside, never merged by guessing and never dropped.
 - The log is behind: `RollbackError`.
+- The upstream of a drive that others write too does not answer: if this folder knows a state of the drive, it
+  goes on from that; the rest comes when the upstream answers (`cache.sync`).
 
 Each step can be repeated: a process that is killed in the middle begins anew.
 """
@@ -16,11 +18,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final
+from contextlib import suppress
+from typing import Final, TypeVar
 
 import trio
 
 from backend.errors import (
+    AwayError,
     ConflictError,
     CorruptError,
     FormatError,
@@ -30,6 +34,7 @@ from backend.errors import (
 from backend.system import at_rest
 from backend.upstream import Commit, Head, Upstream
 from cache.blocks import BlockCache
+from cache.contact import Contact
 from cache.errors import InputOutputError
 from cache.journal import Data, Journal, PendingCommit
 from cache.local import LocalState
@@ -41,6 +46,7 @@ log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 256
 """Commits that are asked for at once."""
+Answer = TypeVar("Answer")
 
 
 class StaleCacheError(ConflictError):
@@ -55,6 +61,7 @@ class Recovery:
         self,
         local: LocalState,
         upstream: Upstream,
+        contact: Contact,
         follower: Follower,
         snapshots: SnapshotStore,
         blocks: BlockCache,
@@ -64,15 +71,35 @@ class Recovery:
         self._ledger = local.ledger
         self._left = local.recovery
         self._upstream = upstream
+        self._contact = contact
         self._follower = follower
         self._snapshots = snapshots
         self._blocks = blocks
         self._rebase = rebase
 
     async def run(self) -> None:
-        """All of it, once. `StaleCacheError`, `RollbackError`; what the upstream raises."""
-        namespace = self._local.namespace
-        if namespace.journal_position() == 0:  # it never saw the journal
+        """All of it, once. `StaleCacheError`, `RollbackError`; what the upstream raises. `AwayError`: it does
+        not answer, and what is here does not do without it."""
+        if self._rebase is not None and self._ledger.head.number:
+            with suppress(AwayError):  # the contact is lost then
+                await self._contact.reach(self._upstream.log.head)
+        try:
+            await self._bring_namespace()
+        except AwayError as error:
+            raise AwayError(
+                f"{error}; {self._local.folder} has no state of the drive, or only part of one: it can be "
+                "opened without the upstream only after it was with it"
+            ) from error
+        if self._left.contradicts_the_log:
+            raise self._stale(self._ledger.head.number)
+        await self._asked(self._ask_for_blocks)
+        await self._read_pending()
+        self._left.replay()
+        await self._asked(self._reconcile)
+
+    async def _bring_namespace(self) -> None:
+        """To a state that the journal can be replayed on."""
+        if self._local.namespace.journal_position() == 0:  # it never saw the journal
             if self._ledger.head.number == 0:
                 await self._restore_snapshot()
             await self._catch_up(0, self._left.base if self._rebase is not None else None)
@@ -80,12 +107,19 @@ class Recovery:
         elif self._left.is_rebased:
             self._left.forget_unpublished()
             await self._catch_up(0, self._left.base)
-        if self._left.contradicts_the_log:
-            raise self._stale(self._ledger.head.number)
-        await self._ask_for_blocks()
-        await self._read_pending()
-        self._left.replay()
-        await self._reconcile()
+
+    async def _asked(self, question: Callable[[], Awaitable[Answer]]) -> Answer | None:
+        """The answer to a question that can wait. None: the upstream of a drive that others write too is
+        away, as is known from now on."""
+        if self._contact.is_lost:
+            return None
+        try:
+            return await question()
+        except AwayError as error:
+            if self._rebase is None:
+                raise
+            self._contact.lose(error)
+            return None
 
     async def follow(self) -> None:
         """Apply the commits that the drive lacks, after `run`. Nothing is unpublished."""
@@ -168,7 +202,11 @@ class Recovery:
         without that. If some of it is in blocks already, only where it has to be."""
         left = self._left
         number, pieces = left.unsealed()
-        if not pieces or (await self._upstream.log.head()).number >= number:
+        if not pieces:
+            return
+        head = await self._asked(self._upstream.log.head)
+        # All its content is in blocks, by the journal, before a commit is appended.
+        if head is not None and head.number >= number:
             return
         if not left.has_extents(number):
             left.take_back_cut()
@@ -201,9 +239,11 @@ class Recovery:
         namespace, number = self._local.namespace, self._ledger.head.number
         while commits := await self._upstream.log.commits_after(number, _limit(number, until)):
             for commit in self._applied(commits):
-                await self._upstream.housekeeping.revive(commit.added)
                 number = commit.number
                 await trio.lowlevel.checkpoint()
+            await self._upstream.housekeeping.revive(
+                [block for commit, _ in commits for block in commit.added]
+            )
             namespace.save(position)
         await trio.to_thread.run_sync(namespace.checkpoint)
 

@@ -40,6 +40,8 @@ ERRNO: Final[dict[type[Exception], int]] = {
     # A node that is away for a moment, a lost lease, a corrupt block: the process did nothing wrong
     # and can do nothing about it. The log line says which; the errno only says "not these bytes".
     backend.DriveError: errno.EIO,
+    # Its own, as a person can do something about it, and the bytes are well.
+    backend.AwayError: errno.ENETDOWN,
     backend.NoSpaceError: errno.ENOSPC,
     backend.QuotaError: errno.EDQUOT,
     backend.ReadOnlyError: errno.EROFS,
@@ -64,8 +66,9 @@ def errno_of(error: Exception) -> int:
 
 def is_expected(error: Exception) -> bool:
     """Whether `error` is an ordinary answer to a process (no such file, not empty) and not worth a log
-    line. False for faults of the store, of this machine and of the program."""
-    if isinstance(error, cache.DriveFullError):
+    line. False for faults of the store, of this machine and of the program; that a store is away is said once
+    (`cache.contact`)."""
+    if isinstance(error, cache.DriveFullError | backend.AwayError):
         return True
     return isinstance(error, cache.FileSystemError) and not isinstance(
         error, cache.InputOutputError | cache.NoSpaceLeftError

@@ -6,11 +6,13 @@ Nothing here knows a key, or an operation: the order of the commits and their en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
+from typing import TypeVar
 
 import trio
 
-from backend.errors import BlocksMissingError
+from backend.errors import AwayError, BlocksMissingError
 from backend.upstream import (
     RESERVED_SECONDS,
     BlockId,
@@ -28,6 +30,44 @@ from backend.upstream import (
 )
 from tests.memory_upstream import MemoryUpstream
 
+Answer = TypeVar("Answer")
+
+
+class Line:
+    """The way of a device to the hub, which may be cut: then no call is answered, those under way neither."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        """so many were made while it was cut"""
+        self._is_cut = self._is_silent = False
+        self._under_way: set[trio.CancelScope] = set()
+
+    def cut(self, *, silent: bool = False) -> None:
+        """From now on calls fail or, where it is `silent`, are not answered at all."""
+        self._is_cut, self._is_silent = True, silent
+        for scope in self._under_way:
+            scope.cancel()
+
+    def mend(self) -> None:
+        """New calls are answered again; those that were made meanwhile never are."""
+        self._is_cut = False
+
+    async def call(self, call: Callable[[], Awaitable[Answer]]) -> Answer:
+        """The hub's answer. `AwayError`: it is lost, whether or not the hub did what it was asked for."""
+        if self._is_cut:
+            self.calls += 1
+        else:
+            with trio.CancelScope() as scope:
+                self._under_way.add(scope)
+                try:
+                    return await call()
+                finally:
+                    self._under_way.discard(scope)
+        await trio.lowlevel.checkpoint()
+        if self._is_silent:
+            await trio.sleep_forever()
+        raise AwayError("the line to the hub is cut")
+
 
 class MemoryHub(MemoryUpstream):
     """The hub itself; its faults are those of `MemoryUpstream`. `session` gives devices theirs."""
@@ -39,9 +79,9 @@ class MemoryHub(MemoryUpstream):
         self.waiting: set[int] = set()
         """devices whose commit does"""
 
-    def session(self) -> HubSession:
+    def session(self, line: Line | None = None) -> HubSession:
         """A new session of a device."""
-        return HubSession(self)
+        return HubSession(self, line or Line())
 
     def check_lacking(self, missing: list[BlockId]) -> None:
         if missing:
@@ -77,10 +117,11 @@ class MemoryHub(MemoryUpstream):
 
 class HubSession:
     """See `backend.upstream.Upstream`: the session of one device, and its four roles in one. What was put and
-    not flushed is lost with it."""
+    not flushed is lost with it. `line`: to the hub."""
 
-    def __init__(self, hub: MemoryHub) -> None:
+    def __init__(self, hub: MemoryHub, line: Line) -> None:
         self._hub = hub
+        self._call = line.call
         self._buffered: dict[BlockId, SealedBlock] = {}
 
     @property
@@ -97,7 +138,7 @@ class HubSession:
 
     @property
     def roots(self) -> Roots:
-        return self._hub
+        return self
 
     @property
     def housekeeping(self) -> Housekeeping:
@@ -107,19 +148,19 @@ class HubSession:
         await self._hub.confirm_writer()
 
     async def head(self) -> Head:
-        return await self._hub.head()
+        return await self._call(self._hub.head)
 
     async def append(self, commit: Commit, expected: Head) -> Head:
-        return await self._hub.append(commit, expected)
+        return await self._call(partial(self._hub.append, commit, expected))
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
-        return await self._hub.commits_after(number, limit)
+        return await self._call(partial(self._hub.commits_after, number, limit))
 
     async def wait_for_change(self, number: int) -> None:
-        await self._hub.wait_for_change(number)
+        await self._call(partial(self._hub.wait_for_change, number))
 
     async def missing(self, ids: Iterable[BlockId]) -> set[BlockId]:
-        return await self._hub.missing(ids) - self._buffered.keys()
+        return await self._call(partial(self._hub.missing, ids)) - self._buffered.keys()
 
     async def put_blocks(self, blocks: Sequence[SealedBlock]) -> None:
         await trio.lowlevel.checkpoint()
@@ -129,14 +170,14 @@ class HubSession:
 
     async def flush(self) -> None:
         blocks = list(self._buffered.values())
-        await self._hub.put_blocks(blocks)
-        await self._hub.flush()
+        await self._call(partial(self._hub.put_blocks, blocks))
+        await self._call(self._hub.flush)
         for block in blocks:
             self._buffered.pop(block.id, None)
 
     async def get_block(self, block: BlockId) -> bytes:
         found = self._buffered.get(block)
-        return await self._hub.get_block(block) if found is None else bytes(found.data)
+        return await self._call(partial(self._hub.get_block, block)) if found is None else bytes(found.data)
 
     async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
         whole = await self.get_block(block)
@@ -144,13 +185,14 @@ class HubSession:
 
     async def get_block_again(self, block: BlockId) -> bytes:
         found = self._buffered.get(block)
-        return await self._hub.get_block_again(block) if found is None else bytes(found.data)
+        again = partial(self._hub.get_block_again, block)
+        return await self._call(again) if found is None else bytes(found.data)
 
     async def report_wrong(self, block: BlockId) -> bool:
-        return await self._hub.report_wrong(block)
+        return await self._call(partial(self._hub.report_wrong, block))
 
     async def stored_blocks(self, after: bytes, limit: int) -> list[BlockId]:
-        return await self._hub.stored_blocks(after, limit)
+        return await self._call(partial(self._hub.stored_blocks, after, limit))
 
     async def release(self, blocks: Sequence[BlockId]) -> list[BlockId]:
         await trio.lowlevel.checkpoint()
@@ -160,17 +202,23 @@ class HubSession:
         await trio.lowlevel.checkpoint()
 
     async def sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
-        return await self._hub.sizes(blocks)
+        return await self._call(partial(self._hub.sizes, blocks))
+
+    async def put_root(self, name: str, data: bytes) -> None:
+        await self._call(partial(self._hub.put_root, name, data))
+
+    async def get_root(self, name: str) -> list[bytes]:
+        return await self._call(partial(self._hub.get_root, name))
 
     async def compact(self, grace: float, bytes_per_second: float, *, debris: bool) -> CompactionReport:
         await trio.lowlevel.checkpoint()
         return CompactionReport()
 
     async def redundancy(self, patience: float) -> Shortfall:
-        return await self._hub.redundancy(patience)
+        return await self._call(partial(self._hub.redundancy, patience))
 
     async def status(self) -> StoreStatus:
-        return await self._hub.status()
+        return await self._call(self._hub.status)
 
     async def close(self) -> None:
         await trio.lowlevel.checkpoint()

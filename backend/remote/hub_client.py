@@ -12,6 +12,7 @@ import trio
 
 from backend import wire
 from backend.errors import (
+    AwayError,
     BlocksMissingError,
     CorruptError,
     DriveError,
@@ -23,7 +24,7 @@ from backend.remote.hub_route import HubRoute, Pace
 
 MOST: Final = 8 << 20
 """Bytes of an answer: more than a block has."""
-_LATER: Final = frozenset((500, 502, 503, 504))
+_AWAY: Final = frozenset((502, 503, 504))
 PATIENCE: Final = 30.0
 CONNECT_PATIENCE: Final = 10.0
 DIRECT: Final = HubRoute()
@@ -94,9 +95,10 @@ class HubClient:
         seconds: float = 0.0,
         most: int = MOST,
     ) -> Answer:
-        """The answer to one request. `TransientError`: none came, or the hub asks to come again; the request
-        may have been done. Any other answer that is no success is the error that it names. `seconds`: so
-        long the hub is asked to wait before it answers. `CorruptError`: the answer has over `most` bytes. One
+        """The answer to one request. `AwayError`: none came, or one that says that the hub is down;
+        `TransientError`: the hub asks to come again. The request may have been done. Any other answer that is
+        no success is the error that it names. `seconds`: so long the hub is asked to wait before it answers.
+        `CorruptError`: the answer has over `most` bytes. One
         that comes more slowly than `SLOWEST` is none."""
         timeout = httpx.Timeout(PATIENCE + seconds, connect=CONNECT_PATIENCE, pool=None)
         allowed = PATIENCE + seconds + len(content or b"") / SLOWEST
@@ -114,7 +116,7 @@ class HubClient:
             async with self._connections:
                 answer = await self._answer(request, waiting, most)
         except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise TransientError(f"the hub does not answer: {_reason(error)}") from error
+            raise AwayError(f"the hub does not answer: {_reason(error)}") from error
         if httpx.codes.is_success(answer.status_code):
             return answer
         raise _error(answer)
@@ -168,7 +170,9 @@ def _reason(error: BaseException) -> str:
 def _error(answer: Answer) -> DriveError:
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
         return _throttled(answer)
-    if answer.status_code in _LATER:
+    if answer.status_code in _AWAY:
+        return AwayError(f"the hub says {answer.status_code}")
+    if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
         return TransientError(f"the hub says {answer.status_code}")
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return ReadOnlyError("the hub does not know this device (any more)")

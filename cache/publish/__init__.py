@@ -4,7 +4,7 @@ from cache.publish.commit_building import CommitIdentity, LogKeys, blocks_named,
 from cache.publish.commit_payload import open_operations
 from cache.publish.cut_rule import Intervals
 from cache.publish.growth import refuse_rollback, require_growth
-from cache.publish.publisher import FIRST_BACKOFF, MAX_BACKOFF, Publisher
+from cache.publish.publisher import Publisher
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
 from cache.publish.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore
@@ -12,9 +12,7 @@ from cache.publish.store_watch import INTERVAL, StoreWatch
 from cache.publish.wake import Wake
 
 __all__ = [
-    "FIRST_BACKOFF",
     "INTERVAL",
-    "MAX_BACKOFF",
     "ROOT_NAME",
     "CommitIdentity",
     "Intervals",

@@ -14,30 +14,29 @@ Invariants:
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 import trio
 
-from backend.errors import BlocksMissingError, ConflictError, DriveError, FencedError, NoSpaceError
+from backend.errors import AwayError, BlocksMissingError, ConflictError, DriveError, FencedError, NoSpaceError
 from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.blocks import Sealer
-from cache.errors import DriveFullError, FileSystemError, InputOutputError, NoSpaceLeftError
+from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
+from cache.errors import DriveFullError, FileSystemError
 from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Trimming
 from cache.namespace import CommitWriter, MalformedError, OutOfDateError, SetWriter
 from cache.publish.commit_building import CommitIdentity, blocks_named, build, extents_of
 from cache.publish.cut_rule import CutRule, Intervals
 from cache.publish.due import Due
 from cache.publish.growth import require_growth
+from cache.publish.refusal import refusal_of
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.wake import Wake
 
 log = logging.getLogger(__name__)
 
-FIRST_BACKOFF = 0.5
-MAX_BACKOFF = 30.0
 OPERATIONS_LIMIT = 16 << 20
 """Encoded operations in memory that make a cut due."""
 WRITES_LIMIT = 100_000
@@ -69,6 +68,7 @@ class Publisher:
         after_commit: Callable[[int], Awaitable[None]],
         collection_lock: SharedExclusiveLock,
         wake: Wake,
+        contact: Contact,
         rebase: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._ledger = ledger
@@ -82,6 +82,7 @@ class Publisher:
         self._settled = settled
         self._after_commit = after_commit
         self._collection_lock = collection_lock
+        self._contact = contact
         self._rebase = rebase
         self._rule = CutRule(ledger, intervals.version, lambda: self.pressed)
         self._built: Commit | None = None
@@ -119,7 +120,7 @@ class Publisher:
             except FencedError:
                 return
             except (DriveError, FileSystemError, OSError):
-                await trio.sleep(backoff)
+                await self._contact.pause(backoff)
                 backoff = min(2 * backoff, MAX_BACKOFF)
 
     @property
@@ -180,8 +181,8 @@ class Publisher:
             await self.fence(error)
             raise
         except (DriveError, FileSystemError, OSError) as error:
-            self._say(f"cannot publish now (will be tried again; the journal keeps everything): {error}")
-            self.refusal = _refusal(error)
+            self._say_why(error)
+            self.refusal = refusal_of(error)
             self._ledger.room.look_soon()
             await self._ledger.wake_waiting()
             raise
@@ -192,6 +193,15 @@ class Publisher:
         elif self.problem:
             log.info("publishing works again")
             self.problem = ""
+
+    def _say_why(self, error: Exception) -> None:
+        """Publishing failed for now. That the upstream is away is for the contact to say."""
+        problem = f"cannot publish now (will be tried again; the journal keeps everything): {error}"
+        if isinstance(error, AwayError):
+            self._contact.doubt()
+            self.problem = problem
+        else:
+            self._say(problem)
 
     async def fence(self, error: FencedError) -> None:
         """Another session has taken over, or the log cannot be followed. Idempotent."""
@@ -229,6 +239,8 @@ class Publisher:
             raise FencedError(str(error)) from error
         for inode in frozen:
             self._settled(inode)
+        if self._ledger.unpublished:  # a commit that was on its way is none any more
+            self.wake()
         self._check_device()
 
     def _check_device(self) -> None:
@@ -384,12 +396,3 @@ class Publisher:
             head, epoch = self._ledger.head, self._upstream.epoch
             self._built = build(self._identity, pending, head, epoch, sequence)
         return self._built
-
-
-def _refusal(error: Exception) -> FileSystemError | None:
-    if isinstance(error, NoSpaceError):
-        return DriveFullError(str(error))
-    if isinstance(error, OSError):
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        return NoSpaceLeftError(str(error)) if full else InputOutputError(str(error))
-    return error if isinstance(error, FileSystemError) else None

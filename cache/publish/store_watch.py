@@ -9,6 +9,7 @@ import trio
 
 from backend.errors import DriveError
 from backend.upstream import Housekeeping, StoreStatus
+from cache.contact import Contact
 from cache.journal import Ledger
 
 INTERVAL: Final = 30.0
@@ -21,9 +22,10 @@ log = logging.getLogger(__name__)
 class StoreWatch:
     """See the module. Event-loop thread."""
 
-    def __init__(self, ledger: Ledger, housekeeping: Housekeeping) -> None:
+    def __init__(self, ledger: Ledger, housekeeping: Housekeeping, contact: Contact) -> None:
         self._ledger = ledger
         self._housekeeping = housekeeping
+        self._contact = contact
         self.status: StoreStatus | None = None
         """as of the last look; None: nothing is known"""
 
@@ -44,7 +46,7 @@ class StoreWatch:
             room.wanted = trio.Event()
         accepted, unstored = room.accepted, self._ledger.unstored_bytes
         try:
-            status = self.status = await self._housekeeping.status()
+            status = self.status = await self._contact.ask(self._housekeeping.status)
         except DriveError as error:
             log.info("the store's state cannot be had now: %s", error)
         else:

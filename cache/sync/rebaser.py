@@ -19,15 +19,14 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
 
-import trio
-
-from backend.errors import DriveError, FencedError
+from backend.errors import AwayError, DriveError, FencedError
 from backend.upstream import BLOCK_ID_SIZE, Commit, Head, Upstream
+from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
 from cache.errors import FileSystemError
 from cache.journal import Ledger, rebase
 from cache.namespace import folder_path
 from cache.notices import MOST, Kind, Notices
-from cache.publish import FIRST_BACKOFF, MAX_BACKOFF, is_same_commit, require_growth
+from cache.publish import is_same_commit, require_growth
 from cache.rebase import Changed, Decision, Resolved, Row
 from cache.sync.changes import AttributesChanged, Broadcast, Change, ContentChanged, NameChanged, Replaced
 from cache.sync.follower import Follower
@@ -178,30 +177,47 @@ def _path(decision: Decision, folders: dict[int, bytes | None]) -> str:
 
 
 class Following:
-    """Live following: others' commits are applied soon after they are published. `follow`: by the
-    publisher."""
+    """Live following: others' commits are applied soon after they are published, and after the upstream was
+    away. `follow`: by the publisher."""
 
-    def __init__(self, ledger: Ledger, upstream: Upstream, follow: Callable[[], Awaitable[None]]) -> None:
+    def __init__(
+        self, ledger: Ledger, upstream: Upstream, contact: Contact, follow: Callable[[], Awaitable[None]]
+    ) -> None:
         self._ledger = ledger
         self._upstream = upstream
+        self._contact = contact
         self._follow = follow
 
     async def run(self) -> None:
-        """For ever; errors are tried again, except that a fenced publisher follows nothing more."""
+        """For ever; errors are tried again, except that a fenced publisher follows nothing more. The contact
+        must be running."""
         backoff = FIRST_BACKOFF
         while True:
             try:
-                before = self._ledger.head
-                await self._upstream.log.wait_for_change(before.number)
+                await self._contact.there()
                 await self._follow()
-                await require_growth(self._upstream.log, before, self._ledger.head)
-                backoff = FIRST_BACKOFF
+                while await self._follow_next():
+                    backoff = FIRST_BACKOFF
+                continue
             except FencedError:
                 return
+            except AwayError:
+                self._contact.doubt()
             except (DriveError, FileSystemError, OSError) as error:
                 log.info("others' commits cannot be followed now: %s", error)
-                await trio.sleep(backoff)
-                backoff = min(2 * backoff, MAX_BACKOFF)
+            await self._contact.pause(backoff)
+            backoff = min(2 * backoff, MAX_BACKOFF)
+
+    async def _follow_next(self) -> bool:
+        """Wait for the next commit, and follow. False: the contact is lost."""
+        before = self._ledger.head
+        with self._contact.listening() as listening:
+            await self._upstream.log.wait_for_change(before.number)
+        if listening.cancelled_caught:
+            return False
+        await self._follow()
+        await require_growth(self._upstream.log, before, self._ledger.head)
+        return True
 
 
 def _size(commit: Commit) -> int:

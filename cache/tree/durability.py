@@ -11,7 +11,7 @@ from typing import Final
 
 import trio
 
-from backend.errors import FencedError
+from backend.errors import AwayError, FencedError
 from backend.upstream import Upstream
 from cache.errors import DriveFullError, JournalLostError, UnreadableError
 from cache.journal import Ledger
@@ -62,9 +62,13 @@ class Durability:
 
     async def sync(self) -> None:
         """Everything accepted so far is stored and published. Raises what stopped it. `DriveFullError`: all
-        but files for which the nodes have no room; `UnreadableError`: all but others that are set apart."""
+        but files for which the nodes have no room; `UnreadableError`: all but others that are set apart.
+        `AwayError`: nothing is published, and what the journal has is published later."""
         if not self._read_only:
-            await self._publisher.sync()
+            try:
+                await self._publisher.sync()
+            except AwayError as error:
+                raise AwayError(f"not published, it waits in the journal: {error}") from error
         apart = await self.set_apart()
         if apart:
             is_full = self._ledger.set_apart.lack_of_room() is not None

@@ -11,11 +11,11 @@ from typing import Final
 import trio
 
 from backend.system import Environment
-from cache.drive import Drive
+from cache.drive import NOTHING_SPECIAL, Circumstances, Drive
 from cache.local.local_state import LocalState
 from cache.opening import DriveOptions, open_drive
 from tests.drives import DRIVE_ID, KEYS, QUIET
-from tests.memory_hub import MemoryHub
+from tests.memory_hub import Line, MemoryHub
 
 SMALL: Final = replace(QUIET, journal_size=1 << 20)
 """Segments of a journal that are read in a moment."""
@@ -36,12 +36,15 @@ class Hub:
         crash: bool = False,
         environment: Environment | None = None,
         options: DriveOptions = SMALL,
+        line: Line | None = None,
+        circumstances: Circumstances = NOTHING_SPECIAL,
     ) -> AsyncIterator[Drive]:
         """The drive of a device, running. With `crash` what a SIGKILL would lose is lost at the end."""
         local = LocalState(self.folder / str(number), environment or Environment())
         try:
             options = replace(options, is_shared=True, host=f"dev{number}")
-            drive = await open_drive(local, self.upstream.session(), DRIVE_ID, KEYS, options)
+            upstream = self.upstream.session(line)
+            drive = await open_drive(local, upstream, DRIVE_ID, KEYS, options, circumstances)
             async with trio.open_nursery() as nursery:
                 await nursery.start(drive.run)
                 yield drive

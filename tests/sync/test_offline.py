@@ -1,0 +1,253 @@
+"""Devices whose upstream is away: they open, work on what is here, and go on by themselves when it is not."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from backend.errors import AwayError
+from cache.contact.contact import MAX_BACKOFF, PATIENCE, PATIENCE_LOST
+from cache.local.local_state import LocalState
+from cache.namespace.operations import ROOT_INODE
+from mountfs.errno_table import errno_of
+from tests import contents
+from tests.contents import KINDS, Kind
+from tests.drives import content_of, make_file
+from tests.memory_hub import Line
+from tests.mock_time import let_pass
+from tests.sync.drives import SMALL, Hub
+from tests.sync.test_whole_drives import COPY, names, same_everywhere, write
+
+pytestmark = pytest.mark.logs_warnings
+
+LIVELY = replace(SMALL, intervals=replace(SMALL.intervals, shared=0.01))
+"""What is accepted is published by itself."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    return Hub(tmp_path)
+
+
+@pytest.fixture
+def line() -> Line:
+    return Line()
+
+
+@asynccontextmanager
+async def passing(clock: MockClock) -> AsyncIterator[None]:
+    """Time passes whenever all wait for it."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(let_pass, clock, 1000)
+        yield
+        nursery.cancel_scope.cancel()
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines of the log that somebody sees who does not ask for more."""
+    return [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+async def begin(hub: Hub, kind: Kind = "text") -> None:
+    """Two devices know a drive."""
+    async with hub.device(1) as first:
+        await make_file(first, b"f", contents.content(kind, 50_000, 1))
+        await make_file(first, b"g", b"base")
+        await first.sync()
+    async with hub.device(2):
+        pass
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_device_opens_and_works_without_its_upstream(hub: Hub, line: Line, kind: Kind) -> None:
+    new = contents.content(kind, 80_000, 2)
+    await begin(hub)
+    line.cut()
+    async with hub.device(2, line=line, crash=True) as second:
+        assert {b"f", b"g"} <= {*names(second)}
+        made = await make_file(second, b"new", new)
+        await second.rename(ROOT_INODE, b"g", ROOT_INODE, b"h")
+        await second.fsync(made.inode)
+        assert await content_of(second, b"new") == new
+        with pytest.raises(AwayError, match="not published"):
+            await second.sync()
+    async with hub.device(2, line=line) as second:
+        assert await content_of(second, b"new") == new
+        line.mend()
+        await same_everywhere(hub, second)
+        assert {b"new", b"h"} <= {*names(second)}
+
+
+async def test_a_new_folder_needs_the_upstream(hub: Hub, line: Line) -> None:
+    await begin(hub)
+    line.cut()
+    with pytest.raises(AwayError, match="has no state of the drive"):
+        async with hub.device(3, line=line):
+            pass
+    line.mend()
+    async with hub.device(3, line=line):
+        pass
+
+
+async def test_a_folder_that_is_no_device_needs_the_upstream(hub: Hub, line: Line) -> None:
+    await begin(hub)
+    local = LocalState(hub.folder / "2")
+    local.forget_device()
+    local.close()
+    line.cut()
+    with pytest.raises(AwayError, match="no device of the drive yet"):
+        async with hub.device(2, line=line):
+            pass
+
+
+async def test_it_follows_rebases_and_publishes_by_itself_when_the_upstream_answers(
+    hub: Hub, line: Line, mock_clock: MockClock
+) -> None:
+    await begin(hub)
+    line.cut()
+    async with hub.device(1) as first, hub.device(2, line=line, options=LIVELY) as second:
+        await write(first, b"g", b"of the first")
+        await make_file(first, b"there", b"there")
+        await first.sync()
+        await write(second, b"g", b"of the second")
+        await make_file(second, b"here", b"here")
+        await let_pass(mock_clock, 300)
+        assert b"there" not in names(second)
+        line.mend()
+        await let_pass(mock_clock, MAX_BACKOFF + 1)
+        assert {b"there", b"here"} <= {*names(second)}
+        assert not second.ledger.unpublished
+        await first.publisher.follow()
+        (copy,) = [name for name in names(first) if COPY in name]
+        assert await content_of(first, copy) == b"of the second"
+        await same_everywhere(hub, first, second)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_an_upstream_that_goes_under_a_drive_is_said_once(
+    hub: Hub, line: Line, mock_clock: MockClock, caplog: pytest.LogCaptureFixture, silent: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    await begin(hub)
+    async with hub.device(2, line=line, options=LIVELY) as second:
+        await let_pass(mock_clock, 1)
+        line.cut(silent=silent)
+        await make_file(second, b"one", b"1")
+        second.contact.doubt()
+        await let_pass(mock_clock, 300)
+        assert len(said(caplog)) == 1
+        assert second.contact.is_lost is True
+        # It asks some 30 s apart, and publishing is tried as often.
+        assert 10 < line.calls < 100
+        line.mend()
+        await let_pass(mock_clock, PATIENCE + MAX_BACKOFF + 1)
+        assert second.contact.reason == ""
+        # What was asked in silence is never answered: a client gives up by itself, this one does not.
+        assert silent or not second.ledger.unpublished
+
+
+async def test_reading_what_is_not_here_fails_soon_and_works_again_at_once(
+    hub: Hub, line: Line, mock_clock: MockClock
+) -> None:
+    await begin(hub)
+    line.cut(silent=True)
+    async with passing(mock_clock), hub.device(2, line=line) as second:
+        for _ in range(3):
+            began = trio.current_time()
+            with pytest.raises(AwayError) as raised:
+                await content_of(second, b"f")
+            assert trio.current_time() - began == pytest.approx(PATIENCE_LOST)
+            assert errno_of(raised.value) == errno.ENETDOWN
+        line.mend()
+        assert await content_of(second, b"f") == contents.content("text", 50_000, 1)
+
+
+async def test_a_read_that_is_under_way_when_the_upstream_goes_fails_soon(
+    hub: Hub, line: Line, mock_clock: MockClock
+) -> None:
+    await begin(hub)
+    async with hub.device(2, line=line) as second:
+        await wait_all_tasks_blocked()
+        line.cut(silent=True)
+        began = trio.current_time()
+        second.contact.doubt()
+        async with passing(mock_clock):
+            with pytest.raises(AwayError):
+                await content_of(second, b"f")
+        assert trio.current_time() - began <= PATIENCE + PATIENCE_LOST + 1
+
+
+async def test_an_upstream_that_never_answers_does_not_keep_a_drive_from_opening(
+    hub: Hub, line: Line, mock_clock: MockClock
+) -> None:
+    await begin(hub)
+    line.cut(silent=True)
+    began = trio.current_time()
+    async with passing(mock_clock), hub.device(2, line=line) as second:
+        assert trio.current_time() - began <= PATIENCE + 1
+        await make_file(second, b"one", b"1")
+        await second.fsync(second.lookup(ROOT_INODE, b"one").inode)
+        assert trio.current_time() - began <= PATIENCE + 1
+
+
+async def opened_and_killed(hub: Hub, line: Line, number: int) -> None:
+    async with hub.device(2, line=line, crash=True) as second:
+        made = await make_file(second, b"here%d" % number, b"here")
+        await second.fsync(made.inode)
+
+
+async def test_a_device_that_is_killed_again_and_again_while_it_is_offline_keeps_all(
+    hub: Hub, line: Line
+) -> None:
+    await begin(hub)
+    async with hub.device(1) as first:
+        await make_file(first, b"there", b"there")
+        await first.sync()
+    line.cut()
+    for number in range(4):
+        await opened_and_killed(hub, line, number)
+    line.mend()
+    async with hub.device(2, line=line) as second:
+        await same_everywhere(hub, second)
+        assert {b"there", *(b"here%d" % number for number in range(4))} <= {*names(second)}
+
+
+async def test_a_commit_whose_answer_was_lost_counts_when_the_upstream_is_back(hub: Hub, line: Line) -> None:
+    """The device is killed after it was asked for, and opens without its upstream."""
+    await begin(hub)
+    data = contents.content("log", 60_000, 3)
+    async with hub.device(2, line=line, crash=True) as second:
+        await make_file(second, b"new", data)
+        hub.upstream.fail_after_append = True
+        with pytest.raises(Exception, match="answer was lost"):
+            await second.sync()
+    line.cut()
+    async with hub.device(2, line=line) as second:
+        await make_file(second, b"later", b"later")
+        line.mend()
+        await same_everywhere(hub, second)
+        assert await content_of(second, b"new") == data
+        assert [name for name in names(second) if COPY in name] == []
+
+
+async def test_the_same_tree_after_both_were_offline(hub: Hub) -> None:
+    await begin(hub)
+    lines = Line(), Line()
+    for each in lines:
+        each.cut()
+    async with hub.device(1, line=lines[0]) as first, hub.device(2, line=lines[1]) as second:
+        for number, drive in enumerate((first, second)):
+            await make_file(drive, b"own%d" % number, b"own")
+            await write(drive, b"g", b"of %d" % number)
+        for each in lines:
+            each.mend()
+        found = await same_everywhere(hub, first, second)
+        assert {b"/own0", b"/own1"} <= found.keys()
