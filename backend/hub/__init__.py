@@ -8,9 +8,12 @@ from backend.hub.checking import HubCheck
 from backend.hub.commit_table import CommitTable
 from backend.hub.database import Database
 from backend.hub.directory import Directory
+from backend.hub.edge import Edge
+from backend.hub.guarded_protocol import guarded
 from backend.hub.heads import Heads
 from backend.hub.housekeeping import Housekeeping
 from backend.hub.hub_file import HubFile, Limits
+from backend.hub.metrics import HubMetrics
 from backend.hub.migrations import migrate, migrate_database, migrate_empty, require_current
 from backend.hub.operator import AccountSummary, Operator
 from backend.hub.pack_table import PackTable
@@ -28,12 +31,14 @@ __all__ = [
     "CommitTable",
     "Database",
     "Directory",
+    "Edge",
     "Heads",
     "Housekeeping",
     "Hub",
     "HubBlocks",
     "HubCheck",
     "HubFile",
+    "HubMetrics",
     "Limits",
     "Operator",
     "PackTable",
@@ -42,6 +47,7 @@ __all__ = [
     "Readiness",
     "RequestRates",
     "app",
+    "guarded",
     "migrate",
     "migrate_database",
     "migrate_empty",

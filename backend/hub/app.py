@@ -288,6 +288,7 @@ async def _device(hub: Hub, request: Request) -> Device:
         device = await hub.directory.device(bytes.fromhex(token))
     except (ValueError, NotFoundError):
         raise _no_device() from None
+    request.state.device = device
     hub.rates.take(device.account)
     return device
 

@@ -17,6 +17,7 @@ import anyio
 
 from backend.errors import NotFoundError, TransientError
 from backend.hub.database import Database
+from backend.hub.polling_time import PollingTime
 
 _LOOK: Final = 0.05
 _PAUSE: Final = 1.0
@@ -38,6 +39,8 @@ class Heads:
         self._known: dict[int, int] = {}
         self._changed = anyio.Event()
         self._some_wait = anyio.Event()
+        self.time: Final = PollingTime()
+        """that polls have; it ends before the process does"""
 
     @property
     def polls(self) -> int:
@@ -62,7 +65,7 @@ class Heads:
         self._devices[device] += 1
         self._some_wait.set()
         try:
-            with anyio.move_on_after(seconds):
+            with self.time.of(seconds):
                 # A query that is given up in its middle costs the connection: it is short, and goes on.
                 with anyio.CancelScope(shield=True):
                     await self._look(list(drives))

@@ -38,8 +38,6 @@ class Limits:
 
     retention_seconds: int = int(RESERVED_SECONDS)
     """what no commit names any more, or none ever did, is kept for so long"""
-    quota_bytes: int = 10 * 10**9
-    """of an account that has none of its own"""
     head_seconds: int = 20
     """a request's head is here then, or its connection ends"""
     body_rate: int = 1024
@@ -52,7 +50,6 @@ class Limits:
 
 RANGES: Final = {
     "retention_seconds": (3600, 10 * 365 * 86_400),
-    "quota_bytes": (0, 2**62),
     "head_seconds": (1, 3600),
     "body_rate": (1, 1 << 30),
     "connections": (1, 1_000_000),

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 import trio
@@ -31,10 +32,18 @@ def running() -> Iterator[RunningHub]:
         yield found
 
 
+class SomeHub(Protocol):
+    """A hub, wherever it runs."""
+
+    url: str
+
+    def new_drive(self) -> tuple[bytes, bytes]: ...
+
+
 class Devices:
     """A new drive on the hub, and its devices."""
 
-    def __init__(self, running: RunningHub, folder: Path) -> None:
+    def __init__(self, running: SomeHub, folder: Path) -> None:
         self.url, self._folder = running.url, folder
         self.uuid, self.token = running.new_drive()
         self._keys = DriveKeys(bytes(range(32)), self.uuid)

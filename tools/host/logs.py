@@ -17,15 +17,17 @@ OLD_LOGS: Final = 3
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time (UTC), level, logger, message, and a traceback if there is one."""
+    """One JSON object a line: time (UTC), level, logger, message, what the record has as `fields`, and a
+    traceback if there is one."""
 
     def format(self, record: logging.LogRecord) -> str:
-        entry = {
+        entry: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": printable(record.getMessage()),
         }
+        entry |= getattr(record, "fields", {})
         if record.exc_info:
             text = self.formatException(record.exc_info)
             entry["traceback"] = "\n".join(map(printable, text.split("\n")))
@@ -55,6 +57,13 @@ def log_to_terminal(*, verbose: bool) -> None:
     """Send the log to stderr, for a mount in the foreground."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    _install(handler, verbose=verbose)
+
+
+def log_json_to_terminal(*, verbose: bool) -> None:
+    """Send the log to stderr as JSON lines, for a server whose lines a program collects."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
     _install(handler, verbose=verbose)
 
 

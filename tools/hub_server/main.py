@@ -11,7 +11,7 @@ from backend.failpoints import OF_PROCESS
 from tools import errors
 from tools.errors import COMMAND_CODES, MissingSystemError
 
-EXTRA: Final = frozenset({"prometheus_client", "psycopg", "psycopg_pool", "starlette", "uvicorn"})
+EXTRA: Final = frozenset({"prometheus_client", "psycopg", "psycopg_pool", "pyotp", "starlette", "uvicorn"})
 """The packages of `drivefs[hub]` without which nothing goes."""
 
 

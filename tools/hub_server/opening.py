@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -87,15 +88,20 @@ async def database_of(folder: HubFolder) -> AsyncIterator[Database]:
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a command on asyncio; the error that is alone in a group is raised as it is."""
+    """Run a command on asyncio, with uvloop where that is installed; the error that is alone in a group is
+    raised as it is."""
 
     async def main() -> Result:
         return await work
 
     try:
-        return anyio.run(main, backend="asyncio")
+        return anyio.run(main, backend="asyncio", backend_options={"use_uvloop": _has_uvloop()})
     except BaseExceptionGroup as group:
         raise sole(group) from None
+
+
+def _has_uvloop() -> bool:
+    return find_spec("uvloop") is not None
 
 
 def add_hub(parser: Parser) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,8 @@ from tools import errors
 from tools.errors import COMMAND_CODES
 from tools.hub_server import main
 from tools.hub_server.main import hub
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -149,6 +153,12 @@ def test_the_accounts_are_listed(folder: Path, database: str, capsys: pytest.Cap
         "a@example.org",
         "b@example.org",
     ]
+
+
+def test_the_packages_that_it_cannot_do_without_are_those_of_the_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[\[>=<]", each)[0] for each in project["optional-dependencies"]["hub"]}
+    assert names - {"uvloop"} == main.EXTRA
 
 
 def test_without_the_extra_it_is_said_how_to_install_it(

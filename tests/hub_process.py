@@ -1,0 +1,82 @@
+"""A hub for tests that is a process of its own, as an operator runs it: `drivefs-hub init` and `serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from backend.hub import Database, Directory
+from tests.postgres import new_database
+from tests.servers import NoServerError, NotReadyError, free_ports, running, wait_until
+
+_MAIN = "from tools.hub_server.main import main; main()"
+
+
+class HubProcess:
+    """A hub in `folder`, on a database and a port of its own. It runs from `start` on."""
+
+    def __init__(self, folder: Path, *more: str) -> None:
+        self._folder = folder
+        self.conninfo = new_database()
+        port, metrics = free_ports(2)
+        self.url = f"http://127.0.0.1:{port}"
+        self.metrics = f"http://127.0.0.1:{metrics}/metrics"
+        self.log = folder / "log"
+        self.hub = folder / "hub"
+        listen = ["--listen", f"127.0.0.1:{port}", "--url", self.url, "--database", self.conninfo]
+        shown = ["--metrics", f"127.0.0.1:{metrics}"]
+        assert self.run("init", str(self.hub), *listen, *shown, *more)[0] == 0
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Exit code and output of another command."""
+        done = subprocess.run(
+            [sys.executable, "-c", _MAIN, *arguments], capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    @contextmanager
+    def serving(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The process, which serves while the block runs, unless something ends it."""
+        with running([sys.executable, "-c", _MAIN, "serve", str(self.hub)], self.log, {}) as process:
+            wait_until(self._ask, self.log)
+            yield process
+
+    def _ask(self) -> None:
+        try:
+            if httpx.get(f"{self.url}/ready").status_code != 200:
+                raise NotReadyError("it is not ready")
+        except httpx.TransportError as error:
+            raise NotReadyError(str(error)) from error
+
+    def new_drive(self) -> tuple[bytes, bytes]:
+        """A new account with a device and a drive: the drive's id, the device's token. Blocks; in no event
+        loop's thread."""
+
+        async def make() -> tuple[bytes, bytes]:
+            uuid, database = os.urandom(16), Database(self.conninfo)
+            await database.open()
+            try:
+                directory = Directory(database)
+                account = await directory.add_account(f"{uuid.hex()}@example.org")
+                await directory.add_drive(account, uuid)
+                return uuid, await directory.add_device(account)
+            finally:
+                await database.close()
+
+        return asyncio.run(make())
+
+
+def hub_process(folder: Path, *more: str) -> HubProcess:
+    """A hub made with these options; the test is skipped where there is no PostgreSQL."""
+    try:
+        return HubProcess(folder, *more)
+    except NoServerError as error:
+        pytest.skip(str(error))

@@ -1,0 +1,139 @@
+"""A real `drivefs-hub serve` that is killed, or ended, while devices write: nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+
+from backend.errors import TransientError
+from cache.drive import Drive
+from tests import contents
+from tests.contents import KINDS
+from tests.drives import content_of, make_file
+from tests.hub_process import HubProcess, hub_process
+from tests.sync.test_drives_on_a_hub import Devices
+
+KILLS = 2
+FILES = 6
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> HubProcess:
+    return hub_process(tmp_path, "--profile", "2+1")
+
+
+@pytest.fixture
+def devices(hub: HubProcess, tmp_path: Path) -> Devices:
+    return Devices(hub, tmp_path)
+
+
+async def write_files(drive: Drive, first: int) -> dict[bytes, bytes]:
+    """Some files of all kinds, of which others have the same blocks."""
+    made = {}
+    for number in range(first, first + FILES):
+        kind = KINDS[number % len(KINDS)]
+        data = contents.content(kind, 300_000, seed=number // 2)
+        await make_file(drive, b"%d" % number, data)
+        made[b"%d" % number] = data
+    return made
+
+
+async def sync(drive: Drive) -> None:
+    """As a person does, who is told that the hub is away."""
+    while True:
+        try:
+            await drive.sync()
+            return
+        except TransientError:
+            await trio.sleep(0.1)
+
+
+@pytest.mark.logs_warnings
+async def test_a_hub_that_is_killed_while_a_device_writes_loses_nothing(
+    hub: HubProcess, devices: Devices
+) -> None:
+    made: dict[bytes, bytes] = {}
+    with ExitStack() as stack:
+        process = await trio.to_thread.run_sync(stack.enter_context, hub.serving())
+        async with devices.device(0) as writer:
+            for kill in range(KILLS):
+                made |= await write_files(writer, kill * FILES)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(sync, writer)
+                    await trio.sleep(0.05 * kill)
+                    process.kill()
+                    process.wait()
+                    process = await trio.to_thread.run_sync(stack.enter_context, hub.serving())
+            await sync(writer)
+        async with devices.device(1) as reader:
+            found = {name: await content_of(reader, name) for name in made}
+    assert found == made
+    code, said = hub.run("check", str(hub.hub), "--data")
+    assert code == 0, said
+
+
+def wait_for(process: subprocess.Popen[bytes]) -> float:
+    """Seconds until it has ended, well."""
+    begun = time.monotonic()
+    assert process.wait(20) == 0
+    return time.monotonic() - begun
+
+
+def test_it_ends_when_told_and_lets_its_polls_go(hub: HubProcess) -> None:
+    uuid, token = hub.new_drive()
+    header = {"Authorization": f"Bearer {token.hex()}"}
+    asked = {"drives": {uuid.hex(): 0}, "timeout": 60}
+    with hub.serving() as process, ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(httpx.post, f"{hub.url}/v1/wait", json=asked, headers=header, timeout=60)
+        while "drivefs_hub_open_requests 1.0" not in httpx.get(hub.metrics).text:
+            assert not poll.done()
+        process.send_signal(signal.SIGTERM)
+        assert wait_for(process) < 10
+        answer = poll.result(1)
+        assert (answer.status_code, answer.headers["connection"]) == (204, "close")
+
+
+def test_its_metrics_are_those_of_the_page(hub: HubProcess) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    told = re.findall(r"^\| `(drivefs_hub_\w+)` \|", page, re.MULTILINE)
+    with hub.serving():
+        shown = re.findall(r"^# TYPE (\w+) ", httpx.get(hub.metrics).text, re.MULTILINE)
+    assert sorted(told) == sorted(shown)
+
+
+def test_what_it_logs_is_json_without_secrets(hub: HubProcess) -> None:
+    uuid, token = hub.new_drive()
+    header = {"Authorization": f"Bearer {token.hex()}"}
+    block = os.urandom(32)
+    with hub.serving() as process:
+        url = f"{hub.url}/v1/drives/{uuid.hex()}"
+        assert (
+            httpx.put(f"{url}/blocks/{block.hex()}", content=os.urandom(999), headers=header).status_code
+            == 204
+        )
+        assert httpx.get(f"{url}/head", headers={"Authorization": "Bearer x"}).status_code == 401
+        process.send_signal(signal.SIGTERM)
+        wait_for(process)
+    text = hub.log.read_text()
+    lines = [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+    (put,) = [line for line in lines if line["message"].startswith("PUT ")]
+    assert (put["logger"], put["drive"], put["status"], put["received"]) == (
+        "drivefs.access",
+        uuid.hex(),
+        204,
+        999,
+    )
+    assert [line["status"] for line in lines if line["logger"] == "drivefs.audit"] == [401]
+    assert block.hex() not in text
+    assert token.hex() not in text
