@@ -32,6 +32,8 @@ MODULES: Final = {
     "key_commands": ("key",),
     "stale_commands": ("stale",),
     "s3_commands": ("s3",),
+    "account_commands": ("login", "logout", "account"),
+    "hub_commands": ("devices", "drives"),
 }
 """The subcommands that each module registers."""
 

@@ -16,6 +16,7 @@ import trio
 from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, TransientError, UsageError
 from backend.keys import AccountKeys, DriveKeys, HubDrive
 from backend.remote import (
+    HubAccount,
     HubClient,
     HubLogin,
     HubRoute,
@@ -23,7 +24,6 @@ from backend.remote import (
     ListedDrive,
     Logins,
     hub_url,
-    listed_drives,
 )
 from backend.system import Environment
 from tools.host import places
@@ -128,7 +128,8 @@ def _asked(login: HubLogin, route: HubRoute) -> list[ListedDrive] | DriveError:
         client = HubClient(login.url, login.token, route)
         try:
             with trio.fail_after(PATIENCE):
-                return await listed_drives(client)
+                rows = await HubAccount(client).drives()
+                return [ListedDrive(row.uuid, row.sealed) for row in rows]
         finally:
             with trio.CancelScope(shield=True):
                 await client.close()

@@ -66,7 +66,7 @@ class SecretSource:
             return [Secret.key_file(_read(self.key_file, KEY_FILE_MAX))]
         text = self._text()
         if text is None:
-            text = _ask("Passphrase: ")
+            text = ask_hidden("Passphrase: ")
         return [*_recovery(text), Secret.passphrase(text)]
 
     def _text(self) -> str | None:
@@ -79,9 +79,9 @@ class SecretSource:
 
 def _asked_twice() -> Secret:
     """Ask twice. What cannot be a passphrase is refused before it is asked for again."""
-    text = _ask("New passphrase: ")
+    text = ask_hidden("New passphrase: ")
     secret = Secret.passphrase(text)
-    if _ask("Again: ") != text:
+    if ask_hidden("Again: ") != text:
         raise UsageError("the two passphrases differ")
     return secret
 
@@ -122,7 +122,13 @@ def _line(data: bytes, source: str) -> str:
     return line
 
 
-def _ask(prompt: str) -> str:
+def one_line(path: str) -> str:
+    """The text of a file that has one line: a code, an invitation. `UsageError`, OSError."""
+    return _line(_read(path, _MAX_TEXT), path)
+
+
+def ask_hidden(prompt: str) -> str:
+    """A person's answer, which is not shown. `UsageError`: there is no terminal, or nothing was typed."""
     if not is_terminal(sys.stdin):
         raise UsageError(_NO_SOURCE)
     try:

@@ -198,8 +198,8 @@ class BlockTable:
             await connection.execute("DELETE FROM pack WHERE id = %s", (pack.id,))
 
     async def remove_departed(self) -> None:
-        """Forget the deleted drives whose blocks and packs are gone, and accounts that ended, when their
-        drives are. Idempotent."""
+        """Forget the deleted drives whose blocks and packs are gone, accounts that ended, when their drives
+        are, and devices that were revoked 90 days ago. Idempotent."""
         async with self._database.transaction() as connection:
             gone = await connection.execute(
                 "DELETE FROM drive d WHERE d.deleted IS NOT NULL"
@@ -208,6 +208,7 @@ class BlockTable:
             )
             numbers = [row[0] for row in await gone.fetchall()]
             await connection.execute("DELETE FROM drive_usage WHERE drive = ANY(%s)", (numbers,))
+            await connection.execute("DELETE FROM device WHERE revoked < now() - interval '90 days'")
             await connection.execute(
                 "DELETE FROM account a WHERE a.deleted IS NOT NULL"
                 " AND NOT EXISTS (SELECT 1 FROM drive d WHERE d.account = a.id)"

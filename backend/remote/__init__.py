@@ -1,19 +1,30 @@
-"""The upstream over HTTPS: a drive on a hub."""
+"""The upstream over HTTPS: a drive on a hub; and the account that it belongs to."""
 
-from backend.remote.account_drives import KnownDrives, ListedDrive, listed_drives
+from backend.remote.account_drives import KnownDrives, ListedDrive
+from backend.remote.hub_account import (
+    AccountSummary,
+    Credential,
+    HubAccount,
+    Proof,
+    SecretCost,
+)
 from backend.remote.hub_client import HubClient
 from backend.remote.hub_route import HubRoute
 from backend.remote.logins import HubLogin, Logins, hub_url
 from backend.remote.remote_upstream import RemoteUpstream
 
 __all__ = [
+    "AccountSummary",
+    "Credential",
+    "HubAccount",
     "HubClient",
     "HubLogin",
     "HubRoute",
     "KnownDrives",
     "ListedDrive",
     "Logins",
+    "Proof",
     "RemoteUpstream",
+    "SecretCost",
     "hub_url",
-    "listed_drives",
 ]

@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgpack
 
 from backend import wire
 from backend.errors import CorruptError, FormatError
-from backend.remote.hub_client import HubClient
 from backend.system import THIS_MACHINE, Environment, plain_hash
 
 FILE: Final = "drives"
@@ -33,23 +32,6 @@ class ListedDrive(NamedTuple):
 
     uuid: bytes
     sealed: bytes
-
-
-async def listed_drives(client: HubClient) -> list[ListedDrive]:
-    """The drives of the device's account. `CorruptError`: the hub's answer is no list of drives; what
-    `HubClient.call` raises."""
-    answer = await client.call("GET", "/v1/drives", most=MAX_SIZE)
-    said = answer.said.get("drives")
-    if not isinstance(said, list) or len(said) > MAX_DRIVES:
-        raise CorruptError("the hub's answer is no list of drives")
-    return [_listed(row) for row in said]
-
-
-def _listed(row: Any) -> ListedDrive:
-    try:
-        return _checked(bytes.fromhex(row["uuid"]), bytes.fromhex(row["sealed"] or ""))
-    except (KeyError, TypeError, ValueError):
-        raise CorruptError("the hub lists what is no drive") from None
 
 
 def _checked(uuid: bytes, sealed: bytes) -> ListedDrive:

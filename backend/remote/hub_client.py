@@ -59,8 +59,8 @@ class Answer:
 
 
 class HubClient:
-    """See the module. `url` of the hub, `token` of the device. Any number of tasks at once. `UsageError`: as
-    of `HubRoute.tls_context`."""
+    """See the module. `url` of the hub, `token` of the device, or none (empty). Any number of tasks at once.
+    `UsageError`: as of `HubRoute.tls_context`."""
 
     def __init__(
         self,
@@ -73,7 +73,8 @@ class HubClient:
         self._upload, self._download = Pace(route.upload_limit), Pace(route.download_limit)
         self._client = httpx.AsyncClient(
             base_url=url,
-            headers={"Authorization": f"Bearer {token.hex()}", "Accept-Encoding": "identity"},
+            headers={"Accept-Encoding": "identity"}
+            | ({"Authorization": f"Bearer {token.hex()}"} if token else {}),
             transport=transport,
             proxy=route.proxy,
             # Redirects are not followed, so plain HTTP (of this machine only) stays that.

@@ -51,7 +51,9 @@ class Listing:
         return f"http://127.0.0.1:{self.server.server_port}"
 
     def answer(self) -> bytes:
-        drives = [{"uuid": row.uuid.hex(), "sealed": row.sealed.hex() or None} for row in self.rows]
+        drives = [
+            {"uuid": row.uuid.hex(), "sealed": row.sealed.hex(), "bytes": 0, "head": 0} for row in self.rows
+        ]
         return json.dumps({"drives": drives}).encode() if self.body is None else self.body
 
     def add(self, *names: str) -> None:
