@@ -191,12 +191,7 @@ class Accounts:
     async def delete(self, account: int, proof: Proof) -> None:
         """The account ends, its devices and drives with it; the address is free. Errors as of `login`."""
         async with self._proved(await self._email(account), proof) as (connection, number, _):
-            for table in ("credential", "second_factor", "device"):
-                await connection.execute(f"DELETE FROM {table} WHERE account = %s".encode(), (number,))
-            await release_drives(connection, number)
-            await connection.execute(
-                "UPDATE account SET deleted = now(), email = 'deleted:' || id WHERE id = %s", (number,)
-            )
+            await end_account(connection, number)
 
     async def begin_factor(self, account: int, proof: Proof) -> NewFactor:
         """A second factor, to be confirmed. `ConflictError`: it has one. Else as `login`."""
@@ -264,6 +259,17 @@ class Accounts:
             verifier = self._pepper.verifier(account, kind, each.auth_key)
             wrapped = self._pepper.seal_root(account, kind, each.wrapped)
             await connection.execute(_KEEP, (account, kind, *each.stretching, verifier, wrapped))
+
+
+async def end_account(connection: Connection, account: int) -> None:
+    """In a transaction: see `Accounts.delete`."""
+    for table in ("credential", "second_factor", "device"):
+        await connection.execute(f"DELETE FROM {table} WHERE account = %s".encode(), (account,))
+    await release_drives(connection, account)
+    await connection.execute(
+        "UPDATE account SET deleted = now(), email = 'deleted:' || id, invitation = NULL WHERE id = %s",
+        (account,),
+    )
 
 
 def normal_email(text: str) -> str:

@@ -5,34 +5,87 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from backend.errors import NotFoundError
+from backend.hub.accounts import end_account, normal_email
 from backend.hub.database import Database
 
 _ACCOUNTS: Final = (
-    "SELECT a.email, (SELECT count(*) FROM drive d WHERE d.account = a.id),"
+    "SELECT a.email, a.locked IS NOT NULL, NOT EXISTS (SELECT 1 FROM credential c WHERE c.account = a.id),"
+    " (SELECT count(*) FROM drive d WHERE d.account = a.id AND d.deleted IS NULL),"
     " (SELECT count(*) FROM device d WHERE d.account = a.id AND d.revoked IS NULL),"
-    " (SELECT coalesce(sum(p.length), 0) FROM place p JOIN drive d ON d.id = p.drive WHERE d.account = a.id)"
-    " FROM account a ORDER BY a.email"
+    " (SELECT coalesce(sum(u.bytes), 0) FROM drive d JOIN drive_usage u ON u.drive = d.id"
+    " WHERE d.account = a.id), a.quota"
+    " FROM account a WHERE a.deleted IS NULL ORDER BY a.email"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class AccountSummary:
-    """`bytes`: of all sealed blocks of its drives."""
+    """`is_invited`: nobody has signed up yet. `bytes`: sealed, of its drives and of deleted ones."""
 
     email: str
+    is_locked: bool
+    is_invited: bool
     drives: int
     devices: int
     bytes: int
+    quota: int
 
 
 class Operator:
-    """See the module. `TransientError`: as of `Database`."""
+    """See the module. `NotFoundError`: the address has no account; `UsageError`: it is none;
+    `TransientError`: as of `Database`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     async def accounts(self) -> list[AccountSummary]:
-        """All, by their address. Looks at all blocks."""
+        """All, by their address."""
+        rows = await self._database.rows(_ACCOUNTS)
+        return [
+            AccountSummary(email, is_locked, is_invited, *map(int, numbers))
+            for email, is_locked, is_invited, *numbers in rows
+        ]
+
+    async def account(self, email: str) -> AccountSummary:
+        """The account of that address."""
+        normal = normal_email(email)
+        for each in await self.accounts():
+            if each.email == normal:
+                return each
+        raise _no_account(email)
+
+    async def lock(self, email: str) -> None:
+        """Nobody logs in, and its devices get nothing, until `unlock`. Idempotent."""
+        await self._change("locked = coalesce(locked, now())", email)
+
+    async def unlock(self, email: str) -> None:
+        """The end of `lock`. Idempotent."""
+        await self._change("locked = NULL", email)
+
+    async def set_quota(self, email: str, quota: int) -> None:
+        """In sealed bytes. What is stored stays, also if it is more."""
+        await self._change("quota = %(quota)s", email, quota)
+
+    async def delete(self, email: str) -> None:
+        """The account ends, its devices and drives with it; the address is free. What is stored goes when the
+        time of retention is over."""
         async with self._database.transaction() as connection:
-            rows = await (await connection.execute(_ACCOUNTS)).fetchall()
-        return [AccountSummary(email, *map(int, numbers)) for email, *numbers in rows]
+            found = await connection.execute(
+                "SELECT id FROM account WHERE email = %s AND deleted IS NULL FOR UPDATE",
+                (normal_email(email),),
+            )
+            row = await found.fetchone()
+            if row is None:
+                raise _no_account(email)
+            await end_account(connection, row[0])
+
+    async def _change(self, what: str, email: str, quota: int = 0) -> None:
+        values = {"email": normal_email(email), "quota": quota}
+        where = "WHERE email = %(email)s AND deleted IS NULL"
+        if not await self._database.execute(f"UPDATE account SET {what} {where}", values):
+            raise _no_account(email)
+
+
+def _no_account(email: str) -> NotFoundError:
+    return NotFoundError(f"{email}: there is no such account")

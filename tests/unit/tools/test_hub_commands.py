@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -143,16 +144,50 @@ def test_lost_fragments_make_the_check_fail_until_they_are_repaired(folder: Path
     assert hub(["check", str(folder), "--repair"]) == 1
 
 
-def test_the_accounts_are_listed(folder: Path, database: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_accounts_are_invited_listed_locked_and_ended(
+    folder: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert init(folder, database) == 0
-    with psycopg.connect(database) as connection:
-        connection.execute("INSERT INTO account (email) VALUES ('b@example.org'), ('a@example.org')")
     capsys.readouterr()
-    assert hub(["account", "list", str(folder)]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
-        "a@example.org",
-        "b@example.org",
-    ]
+
+    def account(*arguments: str) -> str:
+        """What the command says."""
+        name, *rest = arguments
+        assert hub(["account", name, str(folder), *rest]) == 0
+        return capsys.readouterr().out
+
+    said = account("add", "B@example.org")
+    assert re.fullmatch(r"B@example.org may sign up with the invitation [0-9a-f]{32}\n", said)
+    account("add", "a@example.org")
+    assert [line.split()[0] for line in account("list").splitlines()] == ["a@example.org", "b@example.org"]
+    assert account("list").count("  invited") == 2
+    account("lock", "a@example.org")
+    account("lock", "a@example.org")
+    assert "  locked" in account("list")
+    account("unlock", "a@example.org")
+    assert "  locked" not in account("list")
+    account("delete", "a@example.org")
+    (left,) = json.loads(account("list", "--json"))["accounts"]
+    assert (left["email"], left["is_invited"], left["bytes"]) == ("b@example.org", True, 0)
+    for name in ("lock", "unlock", "delete"):
+        with pytest.raises(NotFoundError, match="no such account"):
+            hub(["account", name, str(folder), "a@example.org"])
+
+
+def test_a_quota_is_shown_and_changed(
+    folder: Path, database: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert init(folder, database) == 0
+    assert hub(["account", "add", str(folder), "a@example.org"]) == 0
+    capsys.readouterr()
+    assert hub(["quota", str(folder), "a@example.org"]) == 0
+    assert capsys.readouterr().out == "a@example.org: 0 B of 9.3 GiB\n"
+    assert hub(["quota", str(folder), "a@example.org", "50G"]) == 0
+    assert capsys.readouterr().out == "a@example.org: 0 B of 50.0 GiB\n"
+    with pytest.raises(NotFoundError):
+        hub(["quota", str(folder), "b@example.org", "50G"])
+    with pytest.raises(UsageError):
+        hub(["quota", str(folder), "a@example.org", "much"])
 
 
 def test_the_packages_that_it_cannot_do_without_are_those_of_the_extra() -> None:
