@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from backend.hub import (
     Quotas,
     RequestRates,
     app,
+    listener_at,
     migrate,
 )
 from backend.nodes import DirectoryNode, NodeIdentity, initialise_directory_node
@@ -112,7 +112,7 @@ async def _serve(conninfo: str, folder: Path) -> None:
     await database.open()
     nodes = {each.name: each for each in _nodes(folder)}
     placed = ClusterMap(1, tuple(ClusterNode(name, node.zone) for name, node in nodes.items()))
-    listener = socket.create_server(("127.0.0.1", 0), backlog=4096)
+    listener = listener_at("127.0.0.1", 0)
     async with anyio.create_task_group() as group:
         table, heads = BlockTable(database), Heads(database)
         blocks = HubBlocks(table, nodes, placed, code_for(Profile.parse(PROFILE)), b"k" * 32, group)

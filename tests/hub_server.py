@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import threading
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,6 +31,7 @@ from backend.hub import (
     Quotas,
     RequestRates,
     app,
+    listener_at,
     migrate,
 )
 from tests.memory_node import MemoryNode, memory_nodes
@@ -85,7 +85,7 @@ def hub(conninfo: str, port: int = 0, nodes: Mapping[str, MemoryNode] | None = N
     started = threading.Event()
     found: list[tuple[Hub, Database, asyncio.AbstractEventLoop, uvicorn.Server]] = []
     failures: list[BaseException] = []
-    listener = socket.create_server(("127.0.0.1", port))
+    listener = listener_at("127.0.0.1", port)
 
     async def run() -> None:
         async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:

@@ -13,6 +13,7 @@ from backend.hub.guarded_protocol import guarded
 from backend.hub.heads import Heads
 from backend.hub.housekeeping import Housekeeping
 from backend.hub.hub_file import HubFile, Limits
+from backend.hub.listening import listener_at
 from backend.hub.metrics import HubMetrics
 from backend.hub.migrations import migrate, migrate_database, migrate_empty, require_current
 from backend.hub.operator import AccountSummary, Operator
@@ -48,6 +49,7 @@ __all__ = [
     "RequestRates",
     "app",
     "guarded",
+    "listener_at",
     "migrate",
     "migrate_database",
     "migrate_empty",

@@ -35,6 +35,7 @@ from backend.hub import (
     app,
     guarded,
     hub_file,
+    listener_at,
 )
 from backend.system import Group, plain_task_group
 from tools.hub_server.opening import HubFolder, HubParts, opened
@@ -157,7 +158,7 @@ def _listener(address: str) -> socket.socket:
     host, port = hub_file.host_and_port(address)
     try:
         family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(where[:2], family=family, backlog=1024)
+        return listener_at(str(where[0]), int(where[1]), family)
     except OSError as error:
         raise UsageError(f"{address}: {error.strerror or error}") from None
 
