@@ -34,6 +34,7 @@ from backend.hub.commit_table import CommitTable
 from backend.hub.decoding import RequestError, block_id, json_object, parse_uuid, query_number, read_body
 from backend.hub.directory import Device, Directory
 from backend.hub.heads import Heads
+from backend.hub.log_segments import commits_after
 from backend.hub.packing import DriveNumber, HubBlocks
 from backend.hub.quotas import Quotas
 from backend.hub.request_rates import RequestRates
@@ -158,7 +159,8 @@ async def _append(hub: Hub, request: Request, drive: DriveNumber) -> Response:
 
 async def _log(hub: Hub, request: Request, drive: DriveNumber) -> Response:
     after, limit = query_number(request, "after", 0), query_number(request, "limit", 256)
-    commits = await hub.commits.after(drive.number, after, min(limit, 256), wire.MAX_COMMITS)
+    most = min(limit, 256)
+    commits = await commits_after(hub.commits, hub.blocks, drive, after, most, wire.MAX_COMMITS)
     return _bytes(wire.encode_commits(commits))
 
 

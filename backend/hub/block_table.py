@@ -180,11 +180,12 @@ class BlockTable:
             return (await connection.execute(_DELETE_DUE, (grace, limit))).rowcount
 
     async def empty_packs(self, limit: int = 100) -> list[Pack]:
-        """Up to `limit` packs that no block is read from. None ever gets one again."""
+        """Up to `limit` packs that no block and no commit is read from. None ever gets one again."""
         async with self._database.transaction() as connection:
             found = await connection.execute(
                 "SELECT id, size, nodes, missing FROM pack"
-                " WHERE NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id) LIMIT %s",
+                " WHERE NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id)"
+                " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id) LIMIT %s",
                 (limit,),
             )
             rows = await found.fetchall()
@@ -196,6 +197,14 @@ class BlockTable:
         """The pack's fragments are gone."""
         async with self._database.transaction() as connection:
             await connection.execute("DELETE FROM pack WHERE id = %s", (pack.id,))
+
+    async def forget_logs(self) -> None:
+        """Forget the commits of deleted drives whose blocks are gone: their segments are empty then.
+        Idempotent."""
+        await self._database.execute(
+            "DELETE FROM commit c USING drive d WHERE d.id = c.drive AND d.deleted IS NOT NULL"
+            " AND NOT EXISTS (SELECT 1 FROM block b WHERE b.drive = d.id)"
+        )
 
     async def remove_departed(self) -> None:
         """Forget the deleted drives whose blocks and packs are gone, accounts that ended, when their drives

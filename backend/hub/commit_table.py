@@ -7,21 +7,57 @@ idempotent by its hash: an answer that was lost can be asked for again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from backend.commits import decode_commit
 from backend.errors import BlocksMissingError, ConflictError, CorruptError, NotFoundError
+from backend.hub.block_table import Place
 from backend.hub.database import Database
+from backend.hub.packing import DriveNumber
+from backend.packs import Pack
 from backend.system import Threads, plain_hash
 from backend.upstream import NO_COMMIT, Commit, Head
 
 _APPEND: Final = "SELECT outcome, head, head_hash, missing FROM append_commit(%s, %s, %s, %s, %s, %s, %s)"
+_SIZE: Final = "coalesce(length, octet_length(encoded))"
 _AFTER: Final = (
-    "SELECT encoded FROM (SELECT number, encoded, sum(octet_length(encoded)) OVER (ORDER BY number) AS bytes"
+    "SELECT c.number, c.hash, c.encoded, c.position, c.length, p.id, p.size, p.nodes, p.missing"
+    f" FROM (SELECT *, sum({_SIZE}) OVER (ORDER BY number) AS bytes"
     " FROM (SELECT * FROM commit WHERE drive = %s AND number > %s ORDER BY number LIMIT %s) c) c"
-    " WHERE bytes <= %s OR number = %s ORDER BY number"
+    " LEFT JOIN pack p ON p.id = c.pack WHERE c.bytes <= %s OR c.number = %s ORDER BY c.number"
 )
+_WITH_OLD: Final = (
+    "SELECT id, uuid FROM drive WHERE id > %s AND head - segmented >= %s AND deleted IS NULL"
+    " ORDER BY id LIMIT 100"
+)
+_OLD: Final = (
+    f"SELECT number, {_SIZE} FROM commit c JOIN drive d ON d.id = c.drive"
+    " WHERE d.id = %s AND number > segmented AND number <= head - %s ORDER BY number LIMIT %s"
+)
+_BETWEEN: Final = (
+    "SELECT number, hash, encoded FROM commit WHERE drive = %s AND number > %s AND number <= %s"
+    " AND octet_length(encoded) <= %s ORDER BY number"
+)
+_CLAIM: Final = "UPDATE drive SET segmented = %s WHERE id = %s AND segmented = %s"
+_ADD_PACK: Final = "INSERT INTO pack (id, drive, size, nodes, missing) VALUES (%s, %s, %s, %s, %s)"
+_LEAVE: Final = (
+    "UPDATE commit c SET encoded = NULL, pack = %s, position = new.position, length = new.length"
+    " FROM unnest(%s::bigint[], %s::int[], %s::int[]) AS new (number, position, length)"
+    " WHERE c.drive = %s AND c.number = new.number AND octet_length(c.encoded) = new.length"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedCommit:
+    """A commit in the database: its bytes, or its place in a log segment (`log_segments`), and none."""
+
+    number: int
+    hash: bytes
+    encoded: bytes
+    place: Place | None = None
 
 
 class CommitTable:
@@ -65,11 +101,53 @@ class CommitTable:
             )
         return Head(number, bytes(head_hash))
 
-    async def after(self, drive: int, number: int, limit: int, most_bytes: int) -> list[bytes]:
-        """Up to `limit` encoded commits after `number`, in order, of `most_bytes` together; but one at least,
-        if there is one."""
+    async def after(self, drive: int, number: int, limit: int, most_bytes: int) -> list[LoggedCommit]:
+        """Up to `limit` commits after `number`, in order, of `most_bytes` together; but one at least, if
+        there is one."""
         rows = await self._database.rows(_AFTER, (drive, number, limit, most_bytes, number + 1))
-        return [bytes(row[0]) for row in rows]
+        return [LoggedCommit(row[0], bytes(row[1]), bytes(row[2] or b""), _place(*row[3:])) for row in rows]
+
+    # For log segments
+
+    async def with_old_commits(self, after: int, least: int) -> list[DriveNumber]:
+        """Drives that have at least so many commits which are in no segment: some, in the order of their
+        numbers, above `after`; none: there are no more."""
+        rows = await self._database.rows(_WITH_OLD, (after, least))
+        return [DriveNumber(number, bytes(uuid)) for number, uuid in rows]
+
+    async def old(self, drive: int, kept: int, limit: int) -> list[tuple[int, int]]:
+        """Number and size of commits behind the last segment and before the `kept` newest, in order."""
+        return [(number, size) for number, size in await self._database.rows(_OLD, (drive, kept, limit))]
+
+    async def between(self, drive: int, after: int, last: int, largest: int) -> list[LoggedCommit]:
+        """The commits above `after` up to `last` that have at most `largest` bytes, in order."""
+        rows = await self._database.rows(_BETWEEN, (drive, after, last, largest))
+        return [LoggedCommit(number, bytes(digest), bytes(encoded)) for number, digest, encoded in rows]
+
+    async def leave(
+        self, drive: int, after: int, last: int, pack: Pack | None, places: Sequence[tuple[int, int, int]]
+    ) -> None:
+        """Commits (number, position, length) lie in that durable pack from now on: of the segment above
+        `after` up to `last`. Without a pack all of these stay. `ConflictError`: another process has made one
+        of them meanwhile, nothing is changed."""
+        numbers, positions, lengths = ([each[at] for each in places] for at in range(3))
+        async with self._database.transaction() as connection:
+            if not (await connection.execute(_CLAIM, (last, drive, after))).rowcount:
+                raise ConflictError("another process has moved these commits")
+            if pack is not None:
+                row = (pack.id, drive, pack.size, [*pack.nodes], pack.missing)
+                await connection.execute(_ADD_PACK, row)
+                left = await connection.execute(_LEAVE, (pack.id, numbers, positions, lengths, drive))
+                if left.rowcount != len(places):
+                    raise ConflictError("the commits are not those that were read")
+
+
+def _place(
+    position: int | None, length: int, pack: bytes, size: int, nodes: Sequence[str], missing: int
+) -> Place | None:
+    if position is None:
+        return None
+    return Place(Pack(bytes(pack), size, 0, tuple(nodes), missing), position, length)
 
 
 def _decoded(encoded: bytes) -> tuple[Commit, bytes]:

@@ -1,4 +1,5 @@
-"""What a hub does beside its requests: deleting what is due, and repairing packs that lack fragments.
+"""What a hub does beside its requests: it deletes what is due, moves old commits into packs, and repairs
+packs that lack fragments.
 
 One process at a time does it, whichever comes first. All of it is safe by several at once, and to cut off.
 asyncio's thread.
@@ -14,7 +15,9 @@ from typing import Final
 import anyio
 
 from backend.errors import DriveError
+from backend.hub.commit_table import CommitTable
 from backend.hub.database import Database
+from backend.hub.log_segments import LogSegments
 from backend.hub.pack_table import PackTable, StoredPack
 from backend.hub.packing import HubBlocks
 
@@ -28,11 +31,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Done:
-    """Since the process began: rounds, blocks deleted, packs made whole; and packs that lacked fragments
-    after the last round that was ours."""
+    """Since the process began: rounds, blocks deleted, commits moved into packs, packs made whole; and packs
+    that lacked fragments after the last round that was ours."""
 
     rounds: int = 0
     deleted: int = 0
+    moved: int = 0
     repaired: int = 0
     lacking: int = 0
 
@@ -53,6 +57,7 @@ class Housekeeping:
         self._blocks = blocks
         self._away = away
         self._retention = retention
+        self._segments = LogSegments(CommitTable(database), blocks)
         self.done: Final = Done()
 
     async def run(self) -> None:
@@ -69,6 +74,7 @@ class Housekeeping:
         async with self._database.alone(LOCK) as is_ours:
             if is_ours:
                 self.done.deleted += await self._blocks.collect(self._retention)
+                self.done.moved += await self._segments.round()
                 await self._repair()
                 self.done.rounds += 1
 

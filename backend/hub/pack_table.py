@@ -79,12 +79,13 @@ class PackTable:
             return done.rowcount == 1
 
     async def places(self, pack_id: bytes) -> dict[BlockId, tuple[int, int]]:
-        """Position and length of each block that is read from the pack."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT id, position, length FROM place WHERE pack = %s", (pack_id,)
-            )
-            return {BlockId(bytes(row[0])): (row[1], row[2]) for row in await found.fetchall()}
+        """Position and length of each block that is read from the pack, and of each commit by its hash."""
+        rows = await self._database.rows(
+            "SELECT id, position, length FROM place WHERE pack = %(pack)s UNION ALL"
+            " SELECT hash, position, length FROM commit WHERE pack = %(pack)s",
+            {"pack": pack_id},
+        )
+        return {BlockId(bytes(row[0])): (row[1], row[2]) for row in rows}
 
     async def bare_blocks(self) -> list[BareBlocks]:
         """Of each drive that has such. Looks at all blocks: for a check."""

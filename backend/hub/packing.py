@@ -13,8 +13,9 @@ asyncio's thread; tasks belong to the group given.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import anyio
@@ -29,6 +30,7 @@ from backend.packs import (
     PACK_ID_SIZE,
     Pack,
     PackCodec,
+    PackEntry,
     PackStore,
     PackWrite,
     check_block,
@@ -44,6 +46,10 @@ _STORES: Final = 16
 """Drives whose packs are in memory as they were read: those that were used last."""
 
 log = logging.getLogger(__name__)
+
+
+Note = Callable[[Pack, Sequence[PackEntry]], Awaitable[None]]
+"""Enters a durable pack and its index in the database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +161,8 @@ class HubBlocks:
             await pack.closed.wait()
         self._close(pack)
         try:
-            await self._write(pack)
+            note = partial(self._table.add, pack.drive.number)
+            await self.write(pack.drive, list(pack.blocks.values()), note)
             pack.is_stored = True
         except DriveError as error:
             log.warning("a pack of drive %d cannot be stored: %s", pack.drive.number, error)
@@ -168,13 +175,15 @@ class HubBlocks:
             self._room = anyio.Event()
             pack.done.set()
 
-    async def _write(self, pack: _OpenPack) -> None:
-        store = self.store(pack.drive)
-        pack_id, blocks = self._environment.random_bytes(PACK_ID_SIZE), list(pack.blocks.values())
+    async def write(self, drive: DriveNumber, blocks: Sequence[SealedBlock], note: Note) -> None:
+        """Store a pack of the drive at write quorum, and have `note` enter it in the database. Errors as of
+        `PackStore.write`, and those of `note`: then the pack is on the nodes only, and nobody knows it."""
+        store = self.store(drive)
+        pack_id = self._environment.random_bytes(PACK_ID_SIZE)
         data, entries = await store.cpu.finish(lambda: store.codec.encode(pack_id, blocks))
         write = await store.write(self._group, pack_id, data)
         noted = replace(write.pack, missing=write.missing())
-        await self._table.add(pack.drive.number, noted, entries)
+        await note(noted, entries)
         if noted.missing:
             self._group.start_soon(self._settle, write)
 
@@ -194,6 +203,7 @@ class HubBlocks:
         deleted = 0
         while count := await self._table.delete_due(grace):
             deleted += count
+        await self._table.forget_logs()
         while packs := await self._table.empty_packs():
             for pack in packs:
                 for index, name in enumerate(pack.nodes):

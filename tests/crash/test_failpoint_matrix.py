@@ -54,6 +54,10 @@ ELSEWHERE = {
     "a cut is taken back (`tests/crash/test_failpoints_in_process.py`)": {"ledger.reopening"},
     "several devices write one drive (`tests/sync/test_whole_drives.py`)": {*REBASES},
     "a state folder becomes a device (`tests/unit/cache/test_enrolment.py`)": {*ENROLMENT},
+    "a hub moves old commits (`tests/unit/backend/hub/test_log_segments.py`)": {
+        "segment.noted",
+        "segment.stored",
+    },
     "a node has no room (`tests/unit/backend/nodes/test_ballast.py`)": {"node.ballast-given"},
     "a journal cannot be read (`tests/crash/test_salvages.py`)": {*SALVAGES},
 }

@@ -12,6 +12,7 @@ from typing import Protocol
 import pytest
 import trio
 
+from backend.hub.log_segments import LogSegments
 from backend.keys import DriveKeys
 from backend.remote import HubClient, RemoteUpstream
 from cache.drive import Drive
@@ -106,6 +107,29 @@ async def test_two_devices_have_one_drive(devices: Devices) -> None:
         assert await content_of(first, copy) == b"of the second"
     async with devices.device(3) as third, devices.device(1) as first:
         assert await tree(third) == await tree(first)
+
+
+async def move_old_commits(running: RunningHub) -> int:
+    """The hub puts them into packs; how many."""
+    moving = LogSegments(running.hub.commits, running.hub.blocks, kept=2, least=6).round()
+    return await trio.to_thread.run_sync(running.call, moving)
+
+
+async def test_a_device_that_was_away_reads_commits_that_lie_in_packs(
+    running: RunningHub, devices: Devices
+) -> None:
+    async with devices.device(1) as first, devices.device(2):
+        await make_file(first, b"f", b"0")
+        await first.sync()
+    async with devices.device(1) as first:
+        for at in range(10):
+            await make_file(first, b"f%d" % at, contents.content("log", 500, at))
+            await first.sync()
+        assert await move_old_commits(running) >= 8
+        state = await tree(first)
+    for number in (2, 3):
+        async with devices.device(number) as other:
+            assert await tree(other) == state
 
 
 async def test_an_idle_device_hears_of_the_others_commits(devices: Devices) -> None:

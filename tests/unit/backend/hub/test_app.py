@@ -14,6 +14,7 @@ from backend import wire
 from backend.commits import encode_commit
 from backend.errors import FormatError
 from backend.hub import migrate, require_current
+from backend.hub.migrations import migrations
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
 from tests.hub_server import RunningHub, hub_for_test
 from tests.postgres import new_database
@@ -229,7 +230,7 @@ async def _migrated(conninfo: str) -> list[int]:
 
 def test_migrations_are_applied_once_and_others_are_refused(running: RunningHub) -> None:
     conninfo = new_database()
-    assert running.call(_migrated(conninfo)) == [1, 2]
+    assert running.call(_migrated(conninfo)) == [*migrations()]
     assert running.call(_migrated(conninfo)) == []
     running.call(_required(conninfo))
     with psycopg.connect(conninfo) as connection:
