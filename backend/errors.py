@@ -42,6 +42,11 @@ class MissingCommitError(CorruptError):
     """A commit before the newest is lost: all nodes answer, and none has a good copy of it."""
 
 
+class UnknownEpochError(CorruptError):
+    """Sealed data that names a key epoch of which this machine has not heard: it was changed, or is newer
+    than what was followed of the log."""
+
+
 class FormatError(DriveError):
     """An unknown version, a bad magic, or a size over its limit: refused before allocation."""
 

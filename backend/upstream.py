@@ -51,8 +51,16 @@ class Head:
     hash: bytes
 
 
-FIRST_KEY_EPOCH: Final = 1
 UNSIGNED: Final = bytes(64)
+
+
+class KeyEpoch(NamedTuple):
+    """A key epoch as it is public (docs/format/key_epoch.md): its number from 1, its key sealed under the
+    drive's, and the key of the epoch before sealed under its own, which the first has not."""
+
+    number: int
+    wrapped: bytes
+    before: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +78,10 @@ class Commit:
     payload: bytes
     sequence: int = 0
     """of the device's commits, from 1"""
-    key_epoch: int = FIRST_KEY_EPOCH
+    key_epoch: int = 1
+    """under which the payload is sealed"""
     authority: bytes = b""
-    """who may do what; nothing yet"""
+    """the key epoch that begins with the commit, if one does (docs/format/key_epoch.md)"""
     signature: bytes = UNSIGNED
     """by the device; without it every follower refuses the commit"""
 

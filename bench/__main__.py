@@ -15,6 +15,8 @@ from pathlib import Path
 import trio
 
 from backend.coding.erasure import Profile, code_for
+from backend.keys.key_ring import KeyRing
+from backend.keys.keys import DriveKeys
 from backend.upstream import SealedBlock
 from cache.blocks.block_codec import BlockCodec
 from cache.blocks.chunking import Chunker
@@ -35,10 +37,17 @@ def rate(name: str, count: float, unit: str, work: Callable[[], object]) -> None
     print(f"{name:32s} {count / (time.perf_counter() - start):12,.0f} {unit}", flush=True)
 
 
+def new_ring() -> KeyRing:
+    """Of a drive with one key epoch."""
+    ring = KeyRing(KEY[:16], DriveKeys(KEY, KEY[:16]))
+    ring.learn_all([ring.next_after(None)])
+    return ring
+
+
 def blocks() -> None:
     """The path of a block: cut, name, compress, encrypt, code."""
     data = os.urandom(64 * MIB)
-    chunker, codec = Chunker(KEY), BlockCodec(KEY[:16], KEY, KEY)
+    chunker, codec = Chunker(KEY), BlockCodec(KEY, new_ring())
     rate("cut", 64, "MiB/s", lambda: list(chunker.cut(data, last=True)))
     rate("name (keyed BLAKE3)", 64, "MiB/s", lambda: codec.block_id(data))
     for kind in STORED_KINDS:

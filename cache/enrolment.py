@@ -3,8 +3,9 @@
 Invariants:
 1. The file with number and private key is durable before the log says that there is such a device. A process
    that is killed between the two adds the same device at its next opening, or finds it added.
-2. The commit that adds a device is made by it, holds nothing else but the name of its host, and comes
-   before all its other commits. Holding the drive's keys is the authority for it (no hub gives numbers).
+2. The commit that adds a device is made by it, holds nothing else but the name of its host and, on a drive
+   that has none, the first key epoch, and comes before all its other commits. Holding the drive's keys is the
+   authority for it (no hub gives numbers).
 3. A folder that knew the log and finds in it commits of its device that it does not know as its own is a copy
    (a restored home, a cloned machine), or another one is: it becomes a new device.
 4. The namespace is of the device that wrote the journal, and is saved when that becomes another: what the
@@ -22,12 +23,12 @@ from typing import Final
 
 from backend.errors import AwayError, ConflictError, CorruptError, ReadOnlyError
 from backend.failpoints import declare
-from backend.keys import DriveKeys
+from backend.keys import DriveKeys, KeyRing
 from backend.system import new_signing_key, verifying_key
 from backend.upstream import Commit, Upstream
 from cache.local import DeviceFile, DeviceIdentity, LocalState
-from cache.namespace import AddDevice, Operation, SetWriter, encode
-from cache.publish import CommitIdentity, LogKeys, require_growth, sealed
+from cache.namespace import AddDevice, NewEpoch, Operation, SetWriter, encode
+from cache.publish import CommitIdentity, require_growth, sealed
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Enrolment:
         self,
         local: LocalState,
         upstream: Upstream,
-        log_keys: LogKeys,
+        ring: KeyRing,
         keys: DriveKeys,
         host: bytes,
         follow: Callable[[], Awaitable[None]],
@@ -57,7 +58,7 @@ class Enrolment:
         self._file = DeviceFile(local.folder, local.environment)
         self._devices = local.namespace.devices
         self._upstream = upstream
-        self._log_keys = log_keys
+        self._ring = ring
         self._sealing_key = keys.device
         self._host = host
         self._is_copy = is_copy
@@ -94,7 +95,7 @@ class Enrolment:
 
     def _kept(self) -> DeviceIdentity | None:
         try:
-            return self._file.load(self._sealing_key, self._log_keys.drive_id)
+            return self._file.load(self._sealing_key, self._ring.drive_id)
         except CorruptError as error:
             self._local.note(
                 f"the key by which {self._local.folder} is a device of the drive cannot be used ({error}): "
@@ -116,7 +117,7 @@ class Enrolment:
     def _made(self) -> DeviceIdentity:
         """A new device, which the folder is from now on."""
         identity = DeviceIdentity(self._devices.next_number(), new_signing_key())
-        self._file.keep(identity, self._sealing_key, self._log_keys.drive_id)
+        self._file.keep(identity, self._sealing_key, self._ring.drive_id)
         self._local.environment.failpoints.reached(KEPT)
         return identity
 
@@ -138,7 +139,11 @@ class Enrolment:
             AddDevice(device, verifying_key(identity.key), self._host),
             SetWriter(device, self._host),
         )
+        newest = namespace.epochs.newest()
+        if newest is None:
+            newest = self._ring.next_after(None)
+            operations = (*operations, NewEpoch(*newest))
         time_ns = max(self._local.environment.wall_clock(), namespace.last_commit_time() + 1)
-        draft = Commit(head.number + 1, head.hash, device, epoch, time_ns, (), (), b"", 1)
-        maker = CommitIdentity(self._log_keys, device, self._host, identity.key)
+        draft = Commit(head.number + 1, head.hash, device, epoch, time_ns, (), (), b"", 1, newest.number)
+        maker = CommitIdentity(self._ring, device, self._host, identity.key)
         return sealed(maker, draft, list(map(encode, operations)))

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import trio
 
-from backend.keys import DriveKeys
+from backend.errors import FormatError
+from backend.keys import DriveKeys, KeyRing
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Upstream
 from cache import defaults
@@ -31,7 +32,6 @@ from cache.notices import Notices
 from cache.publish import (
     CommitIdentity,
     Intervals,
-    LogKeys,
     Publisher,
     SharedExclusiveLock,
     SnapshotKeeper,
@@ -77,7 +77,7 @@ class Client:
     chunker: Chunker
     blocks: BlockCache
     snapshots: SnapshotStore
-    log_keys: LogKeys
+    ring: KeyRing
     limiter: trio.CapacityLimiter
     """of the threads that open and seal blocks"""
 
@@ -93,7 +93,8 @@ def client_of(
 ) -> Client:
     """Of a mount, or of a tool that looks at a drive. `limiter`: as of `Client`. `contact`: with an upstream
     that may be away while the drive is read."""
-    codec, chunker = BlockCodec(drive_id, keys.block_id, keys.block), Chunker(keys.chunker)
+    ring = KeyRing(drive_id, keys)
+    codec, chunker = BlockCodec(keys.block_id, ring), Chunker(keys.chunker)
     blocks = upstream.blocks if contact is None else ReachedBlocks(upstream.blocks, contact)
     return Client(
         codec,
@@ -104,12 +105,11 @@ def client_of(
             upstream.roots,
             codec,
             chunker,
-            drive_id,
-            keys.root,
+            ring,
             keys.snapshot_hash,
             environment,
         ),
-        LogKeys(drive_id, keys.commit),
+        ring,
         limiter,
     )
 
@@ -136,7 +136,7 @@ async def open_drive(
         environment,
         contact if options.is_shared else None,
     )
-    follower = Follower(local.namespace, client.log_keys)
+    follower = Follower(local.namespace, client.ring)
     notices = Notices(local.folder, environment)
     alone = Rebaser(
         local.ledger, follower, upstream, device, host, Broadcast(), lambda _inode: False, notices
@@ -145,22 +145,31 @@ async def open_drive(
     knew_the_log = local.known_head is not None
     recovery = Recovery(local, upstream, contact, follower, client.snapshots, client.blocks, rebase)
     await recovery.run()
-    identity = CommitIdentity(client.log_keys, 0, host, b"")
+    _require_epochs(local)
+    identity = CommitIdentity(client.ring, 0, host, b"")
     if not options.read_only:
         follow = alone.run if local.ledger.unpublished else recovery.follow
         is_copy = knew_the_log and device in follower.makers
-        shared, log_keys = options.is_shared, client.log_keys
-        enrolment = Enrolment(
-            local, upstream, log_keys, keys, host, follow, is_copy=is_copy, is_shared=shared
-        )
+        shared, ring = options.is_shared, client.ring
+        enrolment = Enrolment(local, upstream, ring, keys, host, follow, is_copy=is_copy, is_shared=shared)
         enrolled = await enrolment.run()
-        identity = CommitIdentity(client.log_keys, enrolled.number, host, enrolled.key)
+        identity = CommitIdentity(client.ring, enrolled.number, host, enrolled.key)
     assembly = _Assembly(local, upstream, contact, client, identity, options, notices)
     parts = assembly.parts(circumstances.disk_cache)
     if not options.read_only:
         await _begin_writing(local, parts.publisher, identity.device if options.is_shared else None)
     circumstances = replace(circumstances, notices=(*circumstances.notices, *local.notices))
     return Drive(parts, circumstances, options.journal_size, local.close)
+
+
+def _require_epochs(local: LocalState) -> None:
+    """`FormatError` if it has none: no old commit is read again by who has seen all of the log."""
+    namespace = local.namespace
+    if namespace.head().number and namespace.epochs.newest() is None:
+        raise FormatError(
+            "the drive was made before there were key epochs: its files can be copied to a new drive, by the "
+            "drivefs that made it"
+        )
 
 
 def _fit_journal(local: LocalState, options: DriveOptions) -> None:
@@ -306,7 +315,7 @@ class _Assembly:
         identity = self._identity
         return Rebaser(
             self._ledger,
-            Follower(self._local.namespace, identity.keys),
+            Follower(self._local.namespace, identity.ring),
             self._upstream,
             identity.device,
             identity.host,

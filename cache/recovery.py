@@ -80,6 +80,7 @@ class Recovery:
     async def run(self) -> None:
         """All of it, once. `StaleCacheError`, `RollbackError`; what the upstream raises. `AwayError`: it does
         not answer, and what is here does not do without it."""
+        self._follower.learn_epochs()
         if self._rebase is not None and self._ledger.head.number:
             with suppress(AwayError):  # the contact is lost then
                 await self._contact.reach(self._upstream.log.head)
@@ -95,6 +96,7 @@ class Recovery:
         await self._asked(self._ask_for_blocks)
         await self._read_pending()
         self._left.replay()
+        self._follower.learn_epochs()
         await self._asked(self._reconcile)
 
     async def _bring_namespace(self) -> None:
@@ -142,6 +144,7 @@ class Recovery:
             at_rest.remove_database(str(path), self._local.environment.disk)
             return
         self._local.namespace.replace_from(str(path), 0)
+        self._follower.learn_epochs()
 
     async def _reconcile(self) -> None:
         ledger, theirs, ours = self._ledger, await self._upstream.log.head(), self._ledger.head
@@ -159,6 +162,7 @@ class Recovery:
             commit, commit_hash = await self._commit(ours.number + 1)
             if is_same_commit(ledger.pending, self._follower.encoded_operations(commit), ours, commit):
                 ledger.published(Head(commit.number, commit_hash))
+                self._follower.learn_epochs()
         if ledger.head == theirs:
             return
         if ledger.unpublished:
@@ -195,7 +199,16 @@ class Recovery:
         commits = await self._upstream.log.commits_after(unfinished.number - 1, 1)
         if not commits or self._rebase is None:
             return bool(commits)
+        await self._learn_epochs_until(unfinished.number)
         return self._left.may_be(unfinished, self._follower.encoded_operations(commits[0][0]))
+
+    async def _learn_epochs_until(self, number: int) -> None:
+        """Those of the log: the journal may hold commits of ours that the namespace was not saved with."""
+        at = self._ledger.head.number
+        while commits := await self._upstream.log.commits_after(at, _limit(at, number)):
+            for commit, _ in commits:
+                self._follower.learn_epoch_of(commit)
+            at = commits[-1][0].number
 
     async def _read_pending(self) -> None:
         """Content of a commit that was cut and not appended may not be readable any more: it is cut anew, and

@@ -24,9 +24,8 @@ from backend.keys import DriveKeys
 from backend.nodes import Node, NodeHealth, NodeSet, PatientNode
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
-from cache.blocks import BlockCache
 from cache.drive import Drive
-from cache.opening import DriveOptions
+from cache.opening import Client, DriveOptions
 from tools import compose, pairing
 from tools.compose import INDEX_FILE, Built, UnlockedDrive, Waiting
 from tools.drive_nodes import far_nodes, open_nodes
@@ -112,15 +111,16 @@ class _NodeStore:
 
 
 @asynccontextmanager
-async def opened_blocks(drive: UnlockedDrive, index_folder: Path) -> AsyncIterator[BlockCache]:
-    """The blocks on the nodes, for reading only and beside any mount, with an index that is made anew in
-    `index_folder`. `UnavailableError`."""
+async def opened_reader(drive: UnlockedDrive, index_folder: Path) -> AsyncIterator[Client]:
+    """The reader of the blocks on the nodes, beside any mount, with an index that is made anew in
+    `index_folder`. It knows no key epoch yet. `UnavailableError`."""
     nodes = open_nodes(drive.folder, drive.file)
     voters = NodeHealth(REMEMBERED)
     built = compose.build_upstream(drive, nodes, index_folder, 0.0, None, voters, THIS_MACHINE, None)
     try:
         await built.store.reconcile()
-        yield compose.client(drive, built.upstream, RESTORING_CACHE).blocks
+        reader = compose.client(drive, built.upstream, RESTORING_CACHE)
+        yield reader
     finally:
         with trio.CancelScope(shield=True):
             await built.upstream.close()

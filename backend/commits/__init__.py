@@ -1,5 +1,11 @@
 """The commit log: small objects in copies, the lease, the chain of commits."""
 
+from backend.commits.authority_format import (
+    MAX_EPOCH,
+    SEALED_KEY_SIZE,
+    decode_authority,
+    encode_authority,
+)
 from backend.commits.commit_format import decode as decode_commit
 from backend.commits.commit_format import encode as encode_commit
 from backend.commits.commit_format import is_signed_by, payload_associated_data, signed
@@ -33,12 +39,14 @@ __all__ = [
     "FOLDER",
     "KEY",
     "LONGEST_PATIENCE",
+    "MAX_EPOCH",
     "MAX_SIZE",
     "MAX_STORED",
     "NO_CLAIM",
     "PATIENCE",
     "REMEMBERED",
     "ROOTS",
+    "SEALED_KEY_SIZE",
     "SILENT_SECONDS",
     "STORE_SECONDS",
     "Claim",
@@ -51,7 +59,9 @@ __all__ = [
     "ReplicatedObjects",
     "commit_key",
     "decode",
+    "decode_authority",
     "decode_commit",
+    "encode_authority",
     "encode_commit",
     "is_sealed",
     "is_signed_by",

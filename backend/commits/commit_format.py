@@ -16,7 +16,8 @@ from backend.system import is_signed, plain_hash, sign
 from backend.upstream import BLOCK_ID_SIZE, COMMIT_HASH_SIZE, UNSIGNED, BlockId, Commit
 
 MAGIC: Final = b"DFCOMMIT"
-VERSION: Final = 2
+VERSION: Final = 3
+_EARLIER: Final = {1: "commits were signed", 2: "there were key epochs"}
 MAX_BLOCKS: Final = 1 << 19
 """Of added, and of dropped, block references of one commit."""
 MAX_PAYLOAD: Final = 32 * 1024 * 1024
@@ -28,8 +29,8 @@ authority section, added, dropped"""
 _PAYLOAD_LENGTH: Final = struct.Struct("<I")
 
 
-_PAYLOAD_PURPOSE: Final = b"drivefs commit payload 2\0"
-_SIGNATURE_PURPOSE: Final = b"drivefs commit 2\0"
+_PAYLOAD_PURPOSE: Final = b"drivefs commit payload 3\0"
+_SIGNATURE_PURPOSE: Final = b"drivefs commit 3\0"
 
 
 def encode(commit: Commit) -> bytes:
@@ -106,10 +107,10 @@ def decode(data: Buffer) -> Commit:
 def _check_version(magic: bytes, version: int, flags: int) -> None:
     if magic != MAGIC:
         raise FormatError("commit: bad magic")
-    if version == 1:
+    if version in _EARLIER:
         raise FormatError(
-            "commit: version 1, of a drive made before commits were signed: its files can be copied to a new "
-            "drive, by the drivefs that made it"
+            f"commit: version {version}, of a drive made before {_EARLIER[version]}: its files can be copied "
+            "to a new drive, by the drivefs that made it"
         )
     if version != VERSION or flags:
         raise FormatError(f"commit: unknown version {version} or flags {flags}")

@@ -10,18 +10,23 @@ from backend.keys.account_keys import (
     new_account_root,
     new_stretching,
 )
+from backend.keys.epoch_keys import FIRST_EPOCH, EpochKeys
+from backend.keys.key_ring import KeyRing
 from backend.keys.key_slots import KEY_FILE_MAX, KINDS, Argon2Cost, Secret, Slot, check_slot
 from backend.keys.keys import DRIVE_ID_SIZE, DriveKeys, new_drive_key
 from backend.keys.recovery_key import new_recovery_key
 
 __all__ = [
     "DRIVE_ID_SIZE",
+    "FIRST_EPOCH",
     "KEY_FILE_MAX",
     "KINDS",
     "AccountKeys",
     "Argon2Cost",
     "DriveKeys",
+    "EpochKeys",
     "HubDrive",
+    "KeyRing",
     "LoginKeys",
     "Secret",
     "Slot",

@@ -1,4 +1,5 @@
-"""The keys of one drive: a random drive key, and a sub-key for each purpose.
+"""The keys that a drive has for life: a random drive key, and a sub-key for each purpose. What seals content
+derives from the key of an epoch (`backend.keys.epoch_keys`), and the drive key wraps that.
 
 No key serves two purposes (a key per mode is what the gocryptfs audit of 2017 asked for). The drive's
 id is bound too, so that two drives made from one drive key by mistake still share nothing.
@@ -24,30 +25,26 @@ class DriveKeys:
 
     __slots__ = (
         "access",
-        "block",
         "block_id",
         "chunker",
-        "commit",
         "device",
+        "epoch",
         "lease",
         "object",
         "pack",
-        "root",
         "snapshot_hash",
     )
 
     access: Final[bytes]
     """Seals the access keys of the doors."""
-    block: Final[bytes]
-    """Seals blocks (by a key derived per block)."""
     block_id: Final[bytes]
     """Keys the hash that names a block."""
     chunker: Final[bytes]
     """Keys where content is cut."""
-    commit: Final[bytes]
-    """Seals the payload of commits."""
     device: Final[bytes]
     """Seals the private keys of devices in their state folders."""
+    epoch: Final[bytes]
+    """Wraps the keys of epochs (`backend.keys.epoch_keys`), which seal all content."""
     lease: Final[bytes]
     """Authenticates lease records."""
     object: Final[bytes]
@@ -55,8 +52,6 @@ class DriveKeys:
     pack: Final[bytes]
     """Seals the trailer index of packs (by a key derived per pack), authenticates fragments (by one derived
     from it)."""
-    root: Final[bytes]
-    """Seals roots: the small named objects."""
     snapshot_hash: Final[bytes]
     """Keys the hash of a snapshot's database, which its root holds."""
 
@@ -65,15 +60,13 @@ class DriveKeys:
         if len(drive_key) != KEY_SIZE or len(drive_id) != DRIVE_ID_SIZE:
             raise ValueError("a drive key has 32 bytes and a drive id 16")
         self.access = derive(drive_key, "access", drive_id)
-        self.block = derive(drive_key, "block", drive_id)
         self.block_id = derive(drive_key, "block id", drive_id)
         self.chunker = derive(drive_key, "chunker", drive_id)
-        self.commit = derive(drive_key, "commit", drive_id)
         self.device = derive(drive_key, "device", drive_id)
+        self.epoch = derive(drive_key, "epoch", drive_id)
         self.lease = derive(drive_key, "lease", drive_id)
         self.object = derive(drive_key, "object", drive_id)
         self.pack = derive(drive_key, "pack", drive_id)
-        self.root = derive(drive_key, "root", drive_id)
         self.snapshot_hash = derive(drive_key, "snapshot hash", drive_id)
 
     def __repr__(self) -> str:

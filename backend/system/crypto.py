@@ -69,14 +69,18 @@ def open_sealed(key: bytes, data: Buffer, associated_data: bytes) -> bytes:
         raise CorruptError("authentication failed: wrong key, or the data was changed") from None
 
 
-def seal_into(target: memoryview, key: bytes, parts: Sequence[tuple[Buffer, bytes]]) -> None:
-    """Put into `target` what `seal` makes of each (plaintext, associated data), one after the other; it has
-    just the room for it: `SEAL_OVERHEAD` more than each plaintext. No byte is copied once more."""
+def seal_into(
+    target: memoryview, key: bytes, parts: Sequence[tuple[Buffer, bytes]], prefix: bytes = b""
+) -> None:
+    """Put into `target`, for each (plaintext, associated data) one after the other, `prefix` and what `seal`
+    makes of it; it has just the room for that: `SEAL_OVERHEAD` and the prefix more than each plaintext. No
+    byte is copied once more."""
     cipher, end, nonces = AESGCM(key), 0, os.urandom(NONCE_SIZE * len(parts))
     for number, (plaintext, associated_data) in enumerate(parts):
-        start, end = end + NONCE_SIZE, end + len(plaintext) + SEAL_OVERHEAD
+        begin, start = end, end + len(prefix) + NONCE_SIZE
+        end = start + len(plaintext) + TAG_SIZE
         nonce = nonces[number * NONCE_SIZE : (number + 1) * NONCE_SIZE]
-        target[start - NONCE_SIZE : start] = nonce
+        target[begin:start] = prefix + nonce
         cipher.encrypt_into(nonce, plaintext, associated_data, target[start:end])
 
 

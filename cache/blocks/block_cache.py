@@ -20,7 +20,7 @@ from functools import partial
 import trio
 
 from backend.buffer import Buffer
-from backend.errors import CorruptError, FormatError
+from backend.errors import CorruptError, FormatError, UnknownEpochError
 from backend.upstream import BlockId, BlockStore
 from cache.blocks.block_codec import SEGMENT, BlockCodec, BlockHeader, header_of_uncompressed, sealed_range
 
@@ -196,6 +196,8 @@ async def _fetch_again(
         sealed = await store.get_block_again(block)
         try:
             return sealed, await open_(block, sealed)
+        except UnknownEpochError:  # others wrote it, under one that is still to be followed
+            raise
         except (CorruptError, FormatError):
             if not await store.report_wrong(block):
                 raise

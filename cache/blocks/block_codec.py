@@ -1,30 +1,35 @@
 """Codec of one block: plaintext <-> sealed bytes; the format is specified in docs/format/block.md.
 
-header (version, compression, plaintext length), then one or more segments, each nonce + ciphertext +
-tag under a key of the block's own, derived from the drive's block key and the block's id. The header,
-the drive, the id and the segment's number are bound by each tag, so that part of a block can be opened
-without the rest. Sizes are checked before anything is decompressed. Thread-safe.
+header (version, compression, plaintext length), then one or more segments, each key epoch + nonce +
+ciphertext + tag under a key of the block's own, derived from the epoch's block key and the block's id. The
+header, the drive, the id, the epoch and the segment's number are bound by each tag, so that part of a block
+can be opened without the rest. Sizes are checked before anything is decompressed. Thread-safe.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from backend.buffer import Buffer
 from backend.errors import CorruptError, FormatError
-from backend.system import SEAL_OVERHEAD, derive, keyed_hash, open_into, open_sealed, seal_into
+from backend.keys import KeyRing
+from backend.system import SEAL_OVERHEAD, keyed_hash, open_into, open_sealed, seal_into
 from backend.upstream import BlockId, SealedBlock
 from cache.blocks.chunking import MAX_BLOCK
 from cache.blocks.compression import compress_if_worth, decompress_exactly
 
-VERSION: Final = 2
+VERSION: Final = 3
 HEADER: Final = struct.Struct("<BBI")
 PLAIN: Final = 0
 ZSTD: Final = 1
 SEGMENT: Final = 32 << 10
 """Plaintext bytes in a segment of a block that is not compressed; the last may be shorter."""
-SEALED_SEGMENT: Final = SEGMENT + SEAL_OVERHEAD
+EPOCH: Final = struct.Struct("<I")
+"""Each segment says its key epoch: who reads a few of them need not read the header."""
+OVERHEAD: Final = EPOCH.size + SEAL_OVERHEAD
+SEALED_SEGMENT: Final = SEGMENT + OVERHEAD
 MAX_SEALED: Final = HEADER.size + MAX_BLOCK // SEGMENT * SEALED_SEGMENT
 _NUMBER: Final = struct.Struct("<I")
 
@@ -51,7 +56,7 @@ def header_of_uncompressed(size: int) -> BlockHeader | None:
     """The header of a sealed block of `size` bytes, if it is not compressed: whoever has the size from
     an index need not read the header, as each tag binds it. None if no such block has this size."""
     segments = -(-(size - HEADER.size) // SEALED_SEGMENT)
-    length = size - HEADER.size - segments * SEAL_OVERHEAD
+    length = size - HEADER.size - segments * OVERHEAD
     fits = max(segments - 1, 0) * SEGMENT < length <= MAX_BLOCK
     return BlockHeader(PLAIN, length) if fits else None
 
@@ -70,60 +75,73 @@ def decode_header(data: Buffer) -> BlockHeader:
 class BlockCodec:
     """Seals and opens the blocks of one drive."""
 
-    def __init__(self, drive_id: bytes, id_key: bytes, block_key: bytes) -> None:
-        self._binding = b"drivefs block\0" + drive_id
+    def __init__(self, id_key: bytes, ring: KeyRing) -> None:
+        self._binding = b"drivefs block\0" + ring.drive_id
         self._id_key = id_key
-        self._block_key = derive(block_key, "one block")
+        self._ring = ring
 
     def block_id(self, plaintext: Buffer) -> BlockId:
         """The keyed hash that names this content."""
         return BlockId(keyed_hash(self._id_key, plaintext))
 
     def seal(self, block: BlockId, plaintext: Buffer) -> SealedBlock:
-        """Compressed if that pays, encrypted, bound to drive and id."""
+        """Compressed if that pays, encrypted under the newest key epoch, bound to drive and id."""
         packed = compress_if_worth(plaintext)
         header = BlockHeader(PLAIN if packed is None else ZSTD, len(plaintext))
         bodies = _segments(memoryview(plaintext), SEGMENT) if packed is None else [memoryview(packed)]
-        key, binding = self._key_and_binding(block, header)
-        sealed = bytearray(HEADER.size + sum(map(len, bodies)) + len(bodies) * SEAL_OVERHEAD)
+        keys = self._ring.newest
+        epoch, key = EPOCH.pack(keys.number), keyed_hash(keys.block, block)
+        sealed = bytearray(HEADER.size + sum(map(len, bodies)) + len(bodies) * OVERHEAD)
         sealed[: HEADER.size] = header.encode()
-        seal_into(memoryview(sealed)[HEADER.size :], key, _numbered(bodies, binding, 0))
+        parts = [(body, epoch) for body in bodies]
+        numbered = _numbered(parts, self._binding + block + header.encode(), 0)
+        seal_into(memoryview(sealed)[HEADER.size :], key, numbered, epoch)
         return SealedBlock(block, sealed)
 
     def open(self, block: BlockId, sealed: Buffer) -> Buffer:
-        """The plaintext. `CorruptError` unless these are the bytes that were sealed under this id;
-        `FormatError` for an unknown version or a size over the limit."""
+        """The plaintext. `CorruptError` unless these are the bytes that were sealed under this id, among them
+        `UnknownEpochError`; `FormatError` for an unknown version or a size over the limit."""
         view = memoryview(sealed)
-        if not HEADER.size + SEAL_OVERHEAD <= len(view) <= MAX_SEALED:
+        if not HEADER.size + OVERHEAD <= len(view) <= MAX_SEALED:
             raise CorruptError(f"a block of {len(view)} bytes is outside the limits")
         header = decode_header(view)
         if header.compression == PLAIN:
             return self.open_segments(block, header, 0, view[HEADER.size :], header.length)
-        key, binding = self._key_and_binding(block, header)
-        return decompress_exactly(
-            open_sealed(key, view[HEADER.size :], binding + _NUMBER.pack(0)), header.length
-        )
+        body = view[HEADER.size :]
+        ((sealed_frame, bound),) = _numbered([_parted(body)], self._binding + block + header.encode(), 0)
+        return decompress_exactly(open_sealed(self._key(block, body), sealed_frame, bound), header.length)
 
     def open_segments(
         self, block: BlockId, header: BlockHeader, first: int, sealed: Buffer, length: int
     ) -> Buffer:
         """The plaintext, `length` bytes, of consecutive segments of a block that is not compressed, from
         segment `first` on. `CorruptError` as `open`."""
-        key, binding = self._key_and_binding(block, header)
         bodies = _segments(memoryview(sealed), SEALED_SEGMENT)
-        if len(sealed) != length + len(bodies) * SEAL_OVERHEAD:
+        if len(sealed) != length + len(bodies) * OVERHEAD:
             raise CorruptError("a block's length is not the one it states")
-        plaintext = bytearray(length)
-        open_into(memoryview(plaintext), key, _numbered(bodies, binding, first))
+        key, plaintext = self._key(block, bodies[0]), bytearray(length)
+        binding = self._binding + block + header.encode()
+        open_into(memoryview(plaintext), key, _numbered(map(_parted, bodies), binding, first))
         return plaintext
 
-    def _key_and_binding(self, block: BlockId, header: BlockHeader) -> tuple[bytes, bytes]:
-        return keyed_hash(self._block_key, block), self._binding + block + header.encode()
+    def _key(self, block: BlockId, segment: memoryview) -> bytes:
+        """Of the epoch that the segment says; the others of the block have the same."""
+        (epoch,) = EPOCH.unpack_from(segment)
+        return keyed_hash(self._ring.of(epoch).block, block)
 
 
-def _numbered(bodies: list[memoryview], binding: bytes, first: int) -> list[tuple[memoryview, bytes]]:
-    """Each with what its tag binds."""
-    return [(body, binding + _NUMBER.pack(first + number)) for number, body in enumerate(bodies)]
+def _parted(segment: memoryview) -> tuple[memoryview, bytes]:
+    """The sealed part, and the bytes of its epoch."""
+    return segment[EPOCH.size :], bytes(segment[: EPOCH.size])
+
+
+def _numbered(
+    parts: Iterable[tuple[memoryview, bytes]], binding: bytes, first: int
+) -> list[tuple[memoryview, bytes]]:
+    """Each body of (body, epoch) with what its tag binds."""
+    return [
+        (body, binding + epoch + _NUMBER.pack(number)) for number, (body, epoch) in enumerate(parts, first)
+    ]
 
 
 def _segments(data: memoryview, size: int) -> list[memoryview]:

@@ -18,6 +18,7 @@ from typing import Final
 
 from backend.errors import NotFoundError
 from backend.system import at_rest
+from backend.upstream import KeyEpoch
 from cache.blocks import BlockCache, Content
 from cache.journal import Custody, Journal, JournalRecovery, Ledger
 from cache.local.local_state import JOURNAL, NAMESPACE_FILE, STALE
@@ -96,6 +97,10 @@ class StaleState:
     def removed(self) -> int:
         """The number of names that were removed since."""
         return sum(isinstance(operation, Unlink) for operation in self._operations)
+
+    def key_epochs(self) -> list[KeyEpoch]:
+        """Those of the blocks that it names."""
+        return self._namespace.epochs.until(self._namespace.head().number)
 
     def content_of(self, blocks: BlockCache) -> Content:
         """For reading files; `blocks` reads what the nodes have."""

@@ -20,6 +20,7 @@ from cache.namespace.operations import (
     Delete,
     Forget,
     Link,
+    NewEpoch,
     Operation,
     Pin,
     Release,
@@ -36,6 +37,7 @@ from cache.namespace.operations import (
     Unpin,
     decode,
     encode,
+    is_new_epoch,
     is_release,
 )
 from cache.namespace.paths import folder_path
@@ -97,6 +99,7 @@ __all__ = [
     "Link",
     "MalformedError",
     "Namespace",
+    "NewEpoch",
     "Operation",
     "OutOfDateError",
     "Pin",
@@ -123,6 +126,7 @@ __all__ = [
     "encode",
     "folder_path",
     "inode_row",
+    "is_new_epoch",
     "is_release",
     "loaded_time",
     "open_database",

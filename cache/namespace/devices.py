@@ -20,6 +20,8 @@ from cache.namespace.schema import value_of
 _COLUMNS: Final = ("number", "key", "host", "revoked", "born")
 _PUT: Final = insert("device", _COLUMNS)
 _OF: Final = "SELECT number, key, host, revoked FROM device WHERE number = ?"
+_EACH: Final = "SELECT number, key, host, revoked FROM device ORDER BY number"
+_REVOKED_IN: Final = "SELECT 1 FROM device WHERE revoked AND born = ? LIMIT 1"
 _TAKEN: Final = "SELECT 1 FROM device WHERE number = ? OR key = ?"
 _PUT_SEQUENCE: Final = insert("device_sequence", ("number", "sequence", "born"))
 _PUT_PAST_SEQUENCE: Final = insert("past_device_sequence", ("number", "sequence", "born", "died"))
@@ -90,6 +92,15 @@ class DeviceStore:
         if self._store.connection.execute(_TAKEN, (number, key)).fetchone() is not None:
             raise OutOfDateError(f"an operation adds device {number}, whose number or key is given already")
         self._store.write(_PUT, [(number, key, host, 0, self._store.commit)])
+
+    def is_any_revoked_in(self, commit: int) -> bool:
+        """Whether a device is revoked by that commit."""
+        return self._store.connection.execute(_REVOKED_IN, (commit,)).fetchone() is not None
+
+    def all(self) -> list[DeviceRow]:
+        """All that were ever added, by number."""
+        found = self._store.connection.execute(_EACH)
+        return [DeviceRow(number, key, host, bool(revoked)) for number, key, host, revoked in found]
 
     def revoke(self, number: int) -> None:
         """`OutOfDateError` if there is no such device, or it is revoked."""

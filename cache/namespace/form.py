@@ -11,6 +11,7 @@ from collections.abc import Callable
 from stat import S_IFLNK
 from typing import Any, Final
 
+from backend.commits import MAX_EPOCH, SEALED_KEY_SIZE
 from backend.upstream import BLOCK_ID_SIZE
 from cache.namespace.operations import (
     DEVICE_KEY_SIZE,
@@ -26,6 +27,7 @@ from cache.namespace.operations import (
     Delete,
     Forget,
     Link,
+    NewEpoch,
     Operation,
     Pin,
     Release,
@@ -197,6 +199,14 @@ def _revoke_device(operation: RevokeDevice) -> None:
     _numbered_device(operation.device)
 
 
+def _new_epoch(operation: NewEpoch) -> None:
+    if not 0 < operation.number <= MAX_EPOCH:
+        raise MalformedError(f"an operation begins key epoch {operation.number}, which is out of range")
+    before = SEALED_KEY_SIZE if operation.number > 1 else 0
+    if (len(operation.wrapped), len(operation.before)) != (SEALED_KEY_SIZE, before):
+        raise MalformedError(f"an operation begins key epoch {operation.number} with a key that is none")
+
+
 def _numbered_device(device: int) -> None:
     """Device 0 is nobody: the root has its inode number from it."""
     if not 0 < device <= MAX_DEVICE:
@@ -270,4 +280,5 @@ CHECKS: Final[dict[type[Any], Callable[[Any], None]]] = {
     SetWriter: _set_writer,
     AddDevice: _add_device,
     RevokeDevice: _revoke_device,
+    NewEpoch: _new_epoch,
 }

@@ -23,6 +23,7 @@ from backend.errors import CorruptError, ReadOnlyError
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import NO_COMMIT, Head
 from cache.namespace.devices import DeviceStore
+from cache.namespace.epochs import EpochStore
 from cache.namespace.extents import ExtentStore
 from cache.namespace.namespace_file import NamespaceFile
 from cache.namespace.operations import DEVICE_SHIFT, MAX_DEVICE, ROOT_INODE, Operation
@@ -118,6 +119,7 @@ class Namespace:
         self.points = PointStore(self._rows)
         self.writers = WriterStore(self._rows)
         self.devices = DeviceStore(self._rows)
+        self.epochs = EpochStore(self._rows)
         self._load_meta(device)
 
     def _load_meta(self, device: int | None) -> None:
@@ -142,6 +144,7 @@ class Namespace:
             self.points,
             self.writers,
             self.devices,
+            self.epochs,
             number,
             next_inode,
             next_inode - 1,

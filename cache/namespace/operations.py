@@ -205,6 +205,16 @@ class RevokeDevice:
 
 
 @dataclass(frozen=True, slots=True)
+class NewEpoch:
+    """The commit begins key epoch `number`, and is sealed under it. `wrapped`: its key, sealed under the
+    drive's; `before`: that of the epoch before, sealed under its own; of the first: empty."""
+
+    number: int
+    wrapped: bytes
+    before: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class RenameLeavingWhiteout:
     """A `Rename` without exchange that gives the old name, in the same moment, to the new inode `whiteout`: a
     character device 0/0 without permissions, by which union file systems know that a name is gone."""
@@ -240,6 +250,7 @@ Operation = (
     | RenameLeavingWhiteout
     | AddDevice
     | RevokeDevice
+    | NewEpoch
 )
 
 KINDS: Final[dict[int, type[Any]]] = {
@@ -261,6 +272,7 @@ KINDS: Final[dict[int, type[Any]]] = {
     16: RenameLeavingWhiteout,
     17: AddDevice,
     18: RevokeDevice,
+    22: NewEpoch,
 }
 """By the numbers of docs/format/operation.md."""
 
@@ -288,6 +300,7 @@ _VALUES: Final = {kind: _values_of(kind) for kind in _NUMBERS}
 _TYPES: Final = {kind: tuple(_allowed(f.type) for f in fields(kind)) for kind in _NUMBERS}
 _pack = msgpack.Packer(use_bin_type=True).pack
 _RELEASE: Final = bytes(_pack([_NUMBERS[Release], ()]))[:2]
+_NEW_EPOCH: Final = bytes(_pack([_NUMBERS[NewEpoch], 0, b"", b""]))[:2]
 
 
 def _fits(item: object, allowed: tuple[type, ...]) -> bool:
@@ -303,6 +316,11 @@ def encode(operation: Operation) -> bytes:
 def is_release(encoded: bytes) -> bool:
     """Whether the encoded operation is a `Release`, without decoding it."""
     return encoded[:2] == _RELEASE
+
+
+def is_new_epoch(encoded: bytes) -> bool:
+    """Whether the encoded operation is a `NewEpoch`, without decoding it."""
+    return encoded[:2] == _NEW_EPOCH
 
 
 def decode(data: bytes | memoryview) -> Operation:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from backend.upstream import KeyEpoch
 from cache.namespace import reduce_inodes, reduce_names
 from cache.namespace.form import CHECKS
 from cache.namespace.operations import (
@@ -21,6 +22,7 @@ from cache.namespace.operations import (
     Delete,
     Forget,
     Link,
+    NewEpoch,
     Operation,
     Pin,
     Release,
@@ -86,6 +88,10 @@ def _revoke_device(state: State, operation: RevokeDevice) -> None:
     state.devices.revoke(operation.device)
 
 
+def _new_epoch(state: State, operation: NewEpoch) -> None:
+    state.epochs.add(KeyEpoch(operation.number, operation.wrapped, operation.before))
+
+
 _REDUCERS: Final[dict[type[Any], Callable[[State, Any], None]]] = {
     Create: reduce_names.create,
     Link: reduce_names.link,
@@ -105,4 +111,5 @@ _REDUCERS: Final[dict[type[Any], Callable[[State, Any], None]]] = {
     SetWriter: _set_writer,
     AddDevice: _add_device,
     RevokeDevice: _revoke_device,
+    NewEpoch: _new_epoch,
 }

@@ -21,7 +21,7 @@ from cache.namespace.operations import OLDEST_TIME
 Connection = apsw.Connection
 
 APPLICATION_ID: Final = int.from_bytes(b"dfNS", "big")
-SCHEMA_VERSION: Final = 7
+SCHEMA_VERSION: Final = 8
 BUSY_MILLISECONDS: Final = 10_000
 LOCAL_META: Final = ("journal_position", "device", "next_inode", "open_commit")
 """Keys of `meta` that speak of this machine, not of the drive: no snapshot holds them."""
@@ -225,7 +225,25 @@ CREATE TABLE past_device_sequence (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX past_device_sequence_died ON past_device_sequence (died);
 """
-_UPGRADES: Final = {1: SCHEMA_2, 2: SCHEMA_3, 3: SCHEMA_4, 4: SCHEMA_5, 5: SCHEMA_6, 6: SCHEMA_7}
+
+SCHEMA_8: Final = """
+-- What version 8 added: the key epochs. A row never changes and never goes.
+CREATE TABLE key_epoch (
+    number  INTEGER PRIMARY KEY,      -- from 1
+    wrapped BLOB NOT NULL,            -- its key, sealed under the drive's
+    before  BLOB NOT NULL,            -- the key of the one before, sealed under its own; of the first: empty
+    born    INTEGER NOT NULL          -- the commit with which it began
+) STRICT;
+"""
+_UPGRADES: Final = {
+    1: SCHEMA_2,
+    2: SCHEMA_3,
+    3: SCHEMA_4,
+    4: SCHEMA_5,
+    5: SCHEMA_6,
+    6: SCHEMA_7,
+    7: SCHEMA_8,
+}
 """The SQL that brings a database of a version to the next one."""
 
 

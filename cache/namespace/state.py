@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from stat import S_IFDIR
 
 from cache.namespace.devices import DeviceStore
+from cache.namespace.epochs import EpochStore
 from cache.namespace.extents import ExtentStore
 from cache.namespace.points import PointStore
 from cache.namespace.refusals import OutOfDateError
@@ -29,6 +30,7 @@ class State:
     points: PointStore
     writers: WriterStore
     devices: DeviceStore
+    epochs: EpochStore
     device: int
     next_inode: int
     created: int

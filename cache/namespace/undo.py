@@ -60,6 +60,7 @@ def take_back(connection: Connection, write: Write, commit: int) -> Totals:
         write(f"DELETE FROM {table} WHERE born > ?", [(commit,)])
         write(f"DELETE FROM past_{table} WHERE died > ?", [(commit,)])
     write("DELETE FROM commits WHERE number > ?", [(commit,)])
+    write("DELETE FROM key_epoch WHERE born > ?", [(commit,)])
     write("DELETE FROM forgetting WHERE born > ?", [(commit,)])
     return totals
 

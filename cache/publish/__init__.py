@@ -1,9 +1,15 @@
 """From the journal into the commit log; snapshots of the namespace."""
 
-from cache.publish.commit_building import CommitIdentity, LogKeys, blocks_named, is_same_commit, sealed
+from cache.publish.commit_building import (
+    CommitIdentity,
+    blocks_named,
+    is_same_commit,
+    sealed,
+)
 from cache.publish.commit_payload import open_operations
 from cache.publish.cut_rule import Intervals
 from cache.publish.growth import refuse_rollback, require_growth
+from cache.publish.key_epochs import begin, commit_key
 from cache.publish.publisher import Publisher
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
@@ -16,7 +22,6 @@ __all__ = [
     "ROOT_NAME",
     "CommitIdentity",
     "Intervals",
-    "LogKeys",
     "Publisher",
     "SharedExclusiveLock",
     "SnapshotKeeper",
@@ -25,7 +30,9 @@ __all__ = [
     "SnapshotStore",
     "StoreWatch",
     "Wake",
+    "begin",
     "blocks_named",
+    "commit_key",
     "is_same_commit",
     "open_operations",
     "refuse_rollback",

@@ -10,29 +10,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from backend.commits import payload_associated_data, signed
+from backend.commits import encode_authority, payload_associated_data, signed
+from backend.keys import KeyRing
 from backend.upstream import BlockId, Commit, Head
 from cache.journal import Layer, PendingCommit, Stored
-from cache.namespace import InodeRow, Release, SetExtents, decode, encode, is_release
+from cache.namespace import (
+    InodeRow,
+    Namespace,
+    Release,
+    SetExtents,
+    decode,
+    encode,
+    is_release,
+)
 from cache.publish.commit_payload import seal_operations
+from cache.publish.key_epochs import commit_key, epoch_begun
 
 _CONTENT: Final = encode(SetExtents(0, 0, (), ()))[:2]
 """how an encoded operation with extents begins"""
 
 
 @dataclass(frozen=True, slots=True)
-class LogKeys:
-    """What opens the commits of a drive."""
-
-    drive_id: bytes
-    commit_key: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class CommitIdentity:
     """The maker of a commit. `host`: what the machine is called, for people."""
 
-    keys: LogKeys
+    ring: KeyRing
     device: int
     host: bytes
     signing_key: bytes = field(repr=False)
@@ -63,23 +65,26 @@ def _join(extents: list[tuple[int, int, bytes, int]], piece: Stored) -> None:
     extents.append((piece.start, length, piece.block, piece.block_offset))
 
 
-def build(identity: CommitIdentity, pending: PendingCommit, head: Head, epoch: int, sequence: int) -> Commit:
-    """The commit of what was cut, after `head`, by a session of this epoch; `sequence` is the device's."""
+def build(identity: CommitIdentity, pending: PendingCommit, namespace: Namespace, epoch: int) -> Commit:
+    """The commit of what was cut, after the newest published one, by a session of this epoch."""
     operations = pending.all_operations()
     added = tuple(sorted(blocks_named(operations)))
     dropped = tuple(sorted(_released(pending.operations)))
-    draft = Commit(
-        pending.number, head.hash, identity.device, epoch, pending.time_ns, added, dropped, b"", sequence
-    )
+    number, device, previous = pending.number, identity.device, namespace.head().hash
+    sequence, newest = namespace.devices.sequence_of(device) + 1, namespace.epochs.as_of(number)
+    assert newest is not None, "the first one begins where the first device is added"
+    envelope = (number, previous, device, epoch, pending.time_ns, added, dropped)
+    draft = Commit(*envelope, payload=b"", sequence=sequence, key_epoch=newest.number)
     return sealed(identity, draft, operations)
 
 
 def sealed(identity: CommitIdentity, draft: Commit, operations: Sequence[bytes]) -> Commit:
-    """The commit that `draft` is without its payload and its signature."""
-    drive_id = identity.keys.drive_id
-    binding = payload_associated_data(drive_id, draft)
-    payload = seal_operations(identity.keys.commit_key, operations, binding)
-    return signed(drive_id, replace(draft, payload=payload), identity.signing_key)
+    """The commit that `draft` is without its authority section, its payload and its signature."""
+    ring = identity.ring
+    draft = replace(draft, authority=encode_authority(epoch_begun(operations)))
+    binding = payload_associated_data(ring.drive_id, draft)
+    payload = seal_operations(commit_key(ring, draft), operations, binding)
+    return signed(ring.drive_id, replace(draft, payload=payload), identity.signing_key)
 
 
 def blocks_named(operations: list[bytes]) -> set[BlockId]:

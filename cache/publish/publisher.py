@@ -31,6 +31,7 @@ from cache.publish.commit_building import CommitIdentity, blocks_named, build, e
 from cache.publish.cut_rule import CutRule, Intervals
 from cache.publish.due import Due
 from cache.publish.growth import require_growth
+from cache.publish.key_epochs import begin_if_due
 from cache.publish.refusal import refusal_of
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.wake import Wake
@@ -302,6 +303,7 @@ class Publisher:
                 break
         self.has_published = True
         self._ledger.published(head)
+        self._identity.ring.learn_all(self._ledger.namespace.epochs.until(head.number))
         self._built = None
         await self._trimming.trim()
         self._ledger.room.look_soon()
@@ -347,6 +349,7 @@ class Publisher:
                 choice.leave_out(failed)
             await self._before_cut()
             self._say_who()
+            begin_if_due(ledger, self._identity.ring)
             return ledger.cut(choice.take())
 
     def set_apart(self) -> dict[int, str]:
@@ -392,7 +395,5 @@ class Publisher:
 
     def _build(self, pending: PendingCommit) -> Commit:
         if self._built is None or self._built.number != pending.number:
-            sequence = self._ledger.namespace.devices.sequence_of(self._identity.device) + 1
-            head, epoch = self._ledger.head, self._upstream.epoch
-            self._built = build(self._identity, pending, head, epoch, sequence)
+            self._built = build(self._identity, pending, self._ledger.namespace, self._upstream.epoch)
         return self._built

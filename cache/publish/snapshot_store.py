@@ -1,8 +1,9 @@
 """Snapshots in the store: the namespace's database as blocks, and the sealed root that names them.
 
 A root (docs/format/snapshot.md) says of which commit the snapshot is, how long the database is, the
-hash of it, and its blocks in order. Roots are only hints: the commit log is the truth, so a missing
-or damaged root costs time (the log is replayed from further back), nothing else.
+hash of it, and its blocks in order; and all key epochs, so that who has nothing but the drive key can open
+it. Roots are only hints: the commit log is the truth, so a missing or damaged root costs time (the log is
+replayed from further back), nothing else.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from typing import Final
 import msgpack
 import trio
 
+from backend.commits import MAX_EPOCH
 from backend.errors import CorruptError, FormatError
 from backend.failpoints import declare
+from backend.keys import FIRST_EPOCH, KeyRing
 from backend.system import THIS_MACHINE, Environment, at_rest, keyed_hash, open_sealed, seal
 from backend.upstream import BlockId, BlockStore, Head, Roots, SealedBlock
 from cache.blocks import BlockCache, BlockCodec, Chunker
@@ -26,7 +29,7 @@ from cache.blocks import BlockCache, BlockCodec, Chunker
 log = logging.getLogger(__name__)
 
 ROOT_NAME: Final = "snapshot"
-VERSION: Final = 2
+VERSION: Final = 3
 MAX_BLOCKS: Final = 1 << 20
 _WINDOW: Final = 16 << 20
 
@@ -44,7 +47,8 @@ class SnapshotRoot:
 
 
 class SnapshotStore:
-    """Puts and gets snapshots. `root_key` seals their roots, `hash_key` keys the hash of their databases."""
+    """Puts and gets snapshots. The newest epoch of `ring` seals their roots, and `ring` learns the epochs of
+    those that are read; `hash_key` keys the hash of their databases."""
 
     def __init__(
         self,
@@ -52,8 +56,7 @@ class SnapshotStore:
         roots: Roots,
         codec: BlockCodec,
         chunker: Chunker,
-        drive_id: bytes,
-        root_key: bytes,
+        ring: KeyRing,
         hash_key: bytes,
         environment: Environment = THIS_MACHINE,
     ) -> None:
@@ -61,8 +64,8 @@ class SnapshotStore:
         self._roots = roots
         self._codec = codec
         self._chunker = chunker
-        self._binding = b"drivefs snapshot root\0" + drive_id
-        self._root_key = root_key
+        self._binding = b"drivefs snapshot root\0" + ring.drive_id
+        self._ring = ring
         self._hash_key = hash_key
         self._environment = environment
 
@@ -98,15 +101,26 @@ class SnapshotStore:
         return keyed_hash(self._hash_key, path.read_bytes())
 
     def _seal_root(self, root: SnapshotRoot) -> bytes:
-        body = [VERSION, root.head.number, root.head.hash, root.size, root.hash, list(root.blocks)]
-        return seal(self._root_key, msgpack.packb(body), self._binding)
+        keys = self._ring.newest
+        epochs = self._ring.up_to(keys.number)
+        body = [root.head.number, root.head.hash, root.size, root.hash, list(root.blocks)]
+        sealed = seal(keys.root, msgpack.packb(body), self._bound(epochs))
+        packed: bytes = msgpack.packb([VERSION, epochs, sealed])
+        return packed
+
+    def _bound(self, epochs: list[bytes]) -> bytes:
+        return self._binding + bytes(msgpack.packb([VERSION, epochs]))
 
     def _open_root(self, data: bytes) -> SnapshotRoot:
-        version, number, commit_hash, size, digest, blocks = msgpack.unpackb(
-            open_sealed(self._root_key, data, self._binding)
+        epochs, sealed = _parts_of_root(data)
+        keys = self._ring.opened(len(epochs), epochs[-1])
+        number, commit_hash, size, digest, blocks = msgpack.unpackb(
+            open_sealed(keys.root, sealed, self._bound(epochs))
         )
-        if version != VERSION or len(blocks) > MAX_BLOCKS:
-            raise FormatError(f"snapshot root version {version} with {len(blocks)} blocks is unknown")
+        if len(blocks) > MAX_BLOCKS:
+            raise FormatError(f"a snapshot root with {len(blocks)} blocks is over the limit")
+        for epoch, wrapped in enumerate(epochs, FIRST_EPOCH):
+            self._ring.learn(epoch, wrapped)
         return SnapshotRoot(Head(number, commit_hash), size, digest, tuple(blocks))
 
     async def newest(self) -> SnapshotRoot | None:
@@ -135,3 +149,18 @@ class SnapshotStore:
             os.close(descriptor)
         if position != root.size or await trio.to_thread.run_sync(self._hash, path) != root.hash:
             raise CorruptError(f"the snapshot of commit {root.head.number} is not what was stored")
+
+
+def _parts_of_root(data: bytes) -> tuple[list[bytes], bytes]:
+    """The wrapped keys of all key epochs, and what is sealed under the last. `FormatError`: another version;
+    `CorruptError`: it is none."""
+    try:
+        version, *rest = msgpack.unpackb(data, max_array_len=MAX_EPOCH)
+        if version != VERSION:
+            raise FormatError(f"snapshot root version {version!r} is unknown")
+        epochs, sealed = rest
+        if not epochs or any(type(each) is not bytes for each in (sealed, *epochs)):
+            raise ValueError
+    except (ValueError, TypeError, msgpack.UnpackException):
+        raise CorruptError("it is no root of a snapshot") from None
+    return epochs, sealed

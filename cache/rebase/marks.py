@@ -1,24 +1,31 @@
-"""Marks of a drive beside its tree: the pins and the retention policy. The later in the log counts."""
+"""Marks of a drive beside its tree: the pins and the retention policy, of which the later in the log counts;
+revoked devices, which stay that; and key epochs, of which others may have begun one in the meantime."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cache.namespace import Namespace, Operation, Pin, SetRetention, Unpin
+from backend.upstream import KeyEpoch
+from cache.namespace import Namespace, NewEpoch, Operation, Pin, RevokeDevice, SetRetention, Unpin
 from cache.rebase.plan import Decision, Row
 
 
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The pins, each with its commit, and the policy, None: the default."""
+    """The pins, each with its commit; the policy, None: the default; the devices that are revoked; the key
+    epochs."""
 
     pins: dict[bytes, int]
     policy: tuple[int, int, int, int, int] | None
+    revoked: frozenset[int]
+    epochs: tuple[KeyEpoch, ...]
 
     @classmethod
     def of(cls, namespace: Namespace) -> Marks:
         """As the namespace has them now."""
-        return cls(namespace.points.pins(), namespace.points.policy())
+        revoked = frozenset(device.number for device in namespace.devices.all() if device.is_revoked)
+        epochs = tuple(namespace.epochs.until(namespace.commit))
+        return cls(namespace.points.pins(), namespace.points.policy(), revoked, epochs)
 
 
 def merged(was: Marks, mine: Marks, namespace: Namespace) -> tuple[list[Operation], list[Decision]]:
@@ -38,7 +45,19 @@ def merged(was: Marks, mine: Marks, namespace: Namespace) -> tuple[list[Operatio
             decisions.append(Decision(Row.PIN_MOVED, 0, (0, name)))
     if mine.policy is not None and mine.policy not in (was.policy, namespace.points.policy()):
         operations.append(SetRetention(*mine.policy))
-    return operations, decisions
+    return [*operations, *_authority(was, mine, Marks.of(namespace))], decisions
+
+
+def _authority(was: Marks, mine: Marks, there: Marks) -> list[Operation]:
+    """An epoch that others began is as new as ours would be; of several of ours one is enough, as all is one
+    commit."""
+    found: list[Operation] = [
+        RevokeDevice(number) for number in sorted(mine.revoked - was.revoked - there.revoked)
+    ]
+    begun = mine.epochs[len(was.epochs) :]
+    if begun and there.epochs == was.epochs:
+        found.append(NewEpoch(*begun[0]))
+    return found
 
 
 def _nearest(commit: int, namespace: Namespace) -> int | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from backend.commits import is_signed_by
-from backend.upstream import FIRST_KEY_EPOCH, Commit
+from backend.upstream import Commit
 from cache.namespace import AddDevice, MalformedError, Namespace, Operation
 
 
@@ -25,8 +25,6 @@ def key_of_author(namespace: Namespace, commit: Commit, operations: Sequence[Ope
         raise MalformedError(
             f"it says that it is commit {commit.sequence} of device {device}, whose next one is {expected}"
         )
-    if commit.key_epoch != FIRST_KEY_EPOCH or commit.authority:
-        raise MalformedError(f"it has key epoch {commit.key_epoch} or an authority section, unknown here")
     return _added_key(commit, operations) if row is None else row.key
 
 

@@ -14,9 +14,10 @@ from typing import Final
 import trio
 
 from backend.errors import CorruptError, DriveError
+from backend.keys import KeyRing
 from backend.upstream import Commit, Head
 from cache.namespace import Connection, Namespace, open_database, sqlite_errors
-from cache.publish import LogKeys, snapshot
+from cache.publish import snapshot
 from cache.sync.follower import Follower
 
 _AT_ONCE: Final = 10_000
@@ -31,10 +32,11 @@ _FORGOTTEN: Final = (
 class LogReplay:
     """The fresh namespace. Event-loop thread; `close` when done."""
 
-    def __init__(self, path: Path, log_keys: LogKeys) -> None:
+    def __init__(self, path: Path, ring: KeyRing) -> None:
         self._path = path
         self._namespace = Namespace(str(path))
-        self._follower = Follower(self._namespace, log_keys)
+        self._follower = Follower(self._namespace, ring)
+        self._follower.learn_epochs()
 
     @property
     def head(self) -> Head:

@@ -3,8 +3,8 @@
 Invariants:
 1. Every follower checks a commit in the same way. The commit follows the newest one that the namespace has.
    Its payload opens, and its operations are well formed. A device that may make it has signed it
-   (`cache.sync.authorship`). Its envelope names all blocks that its operations use. They fit the state. Its
-   time is not before that of the commit before.
+   (`cache.sync.authorship`), under the right key epoch (`cache.sync.key_epochs`). Its envelope names all
+   blocks that its operations use. They fit the state. Its time is not before that of the commit before.
 2. A commit is applied whole or it is refused. Of a refused commit some operations may be applied: the
    namespace must not be saved then, nor another commit applied to it.
 
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 from backend.commits import is_signed_by, payload_associated_data
 from backend.errors import CorruptError, FormatError, RollbackError
+from backend.keys import KeyRing
 from backend.upstream import Commit
 from cache.namespace import (
     MAX_SIZE,
@@ -29,18 +30,28 @@ from cache.namespace import (
     check_form,
     decode,
 )
-from cache.publish import LogKeys, open_operations
+from cache.publish import commit_key, open_operations
 from cache.sync.authorship import check_signature, key_of_author
+from cache.sync.key_epochs import check_epoch, learn_epoch_of
 
 
 class Follower:
-    """See the module."""
+    """See the module. `ring` learns the key epochs that the namespace has and those of the commits that are
+    applied."""
 
-    def __init__(self, namespace: Namespace, log_keys: LogKeys) -> None:
+    def __init__(self, namespace: Namespace, ring: KeyRing) -> None:
         self._namespace = namespace
-        self._log_keys = log_keys
+        self._ring = ring
         self.makers: set[int] = set()
         """the devices whose commits were applied"""
+
+    def learn_epochs(self) -> None:
+        """Those that the namespace has, published: it came from a snapshot, or the journal gave it them."""
+        self._ring.learn_all(self._namespace.epochs.until(self._namespace.head().number))
+
+    def learn_epoch_of(self, commit: Commit) -> None:
+        """The one that a commit of the log begins, if it does, before it is applied. `MalformedError`."""
+        learn_epoch_of(self._ring, commit)
 
     def encoded_operations(self, commit: Commit) -> list[bytes]:
         """The operations of a commit, which need not be the next. `MalformedError`: its payload does not
@@ -50,12 +61,12 @@ class Follower:
 
     def is_signed(self, commit: Commit, key: bytes) -> bool:
         """Whether the device of that public key has signed `commit`, as one of this drive."""
-        return is_signed_by(self._log_keys.drive_id, commit, key)
+        return is_signed_by(self._ring.drive_id, commit, key)
 
     def _opened(self, commit: Commit) -> list[bytes]:
-        binding = payload_associated_data(self._log_keys.drive_id, commit)
+        binding = payload_associated_data(self._ring.drive_id, commit)
         try:
-            return open_operations(self._log_keys.commit_key, commit.payload, binding)
+            return open_operations(commit_key(self._ring, commit), commit.payload, binding)
         except (CorruptError, FormatError) as error:
             raise MalformedError(str(error)) from error
 
@@ -82,13 +93,15 @@ class Follower:
             operations = self._operations(commit)
             key = key_of_author(self._namespace, commit, operations)
             if not is_vouched:
-                check_signature(self._log_keys.drive_id, commit, key)
+                check_signature(self._ring.drive_id, commit, key)
+            begun = check_epoch(self._namespace, self._ring, commit, operations)
             _check_envelope(commit, operations)
             self._namespace.begin_commit(commit.number)
             for operation in operations:
                 self._namespace.apply(operation)
             self._namespace.record_commit(commit.number, commit_hash, commit.time_ns, commit.device)
         self._namespace.begin_commit(commit.number + 1)
+        self._ring.learn_all(begun)
         self.makers.add(commit.device)
         return operations
 

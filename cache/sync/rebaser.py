@@ -83,6 +83,7 @@ class Rebaser:
         if commits and self._is_ours(commits[0][0]):
             commit, commit_hash = commits.pop(0)
             self._ledger.published(Head(commit.number, commit_hash))
+            self._follower.learn_epochs()
         if self._device and any(self._is_of_a_copy(commit) for commit, _ in commits):
             raise CopiedStateError(
                 f"another copy of this machine's state has written the drive as device {self._device}: mount "

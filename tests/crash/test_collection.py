@@ -21,6 +21,8 @@ import trio.testing
 
 from backend.errors import CorruptError
 from backend.failpoints import OF_PROCESS
+from backend.keys.key_ring import KeyRing
+from backend.keys.keys import DriveKeys
 from backend.upstream import BlockId, Upstream
 from cache.blocks.block_codec import BlockCodec
 from cache.drive import Drive
@@ -38,14 +40,20 @@ NOTHING = Policy(0, 0, 0, 0, 0)
 STEPS = sorted(name for name in DECLARED if name.split(".")[0] in ("retention", "collector", "compaction"))
 OFTEN = ("compaction.deleting", "compaction.debris")
 State = dict[bytes, tuple[object, ...]]
-CODEC = BlockCodec(DRIVE_ID, KEYS.block_id, KEYS.block)
+
+
+def codec_of(drive: Drive, drive_id: bytes, keys: DriveKeys) -> BlockCodec:
+    """One that opens the blocks of the drive."""
+    ring, namespace = KeyRing(drive_id, keys), drive.ledger.namespace
+    ring.learn_all(namespace.epochs.until(namespace.commit))
+    return BlockCodec(keys.block_id, ring)
 
 
 async def state_at(
-    drive: Drive, commit: int, directory: int = ROOT_INODE, path: bytes = b"", codec: BlockCodec = CODEC
+    drive: Drive, commit: int, directory: int = ROOT_INODE, path: bytes = b"", codec: BlockCodec | None = None
 ) -> State:
     """Everything below a directory as of a commit. `codec`: of the drive's blocks."""
-    history = History(drive.ledger.namespace)
+    history, codec = History(drive.ledger.namespace), codec or codec_of(drive, DRIVE_ID, KEYS)
     found: State = {}
     for entry in history.entries_at(directory, commit, 0, 10_000):
         row = history.inode_at(entry.inode, commit)

@@ -26,13 +26,12 @@ import pytest
 import trio
 
 from backend.errors import DriveError
-from cache.blocks.block_codec import BlockCodec
 from cache.drive import Drive
 from tests.crash import matrix
 from tests.crash.matrix import ENDED, FAULTS, Told, opened
 from tests.crash.steps import CHANGES, STATES, State, state_of
 from tests.crash.test_collection import State as PastState
-from tests.crash.test_collection import state_at
+from tests.crash.test_collection import codec_of, state_at
 from tests.crash.test_failpoints_in_process import SALVAGES
 from tests.declared_failpoints import DECLARED
 from tests.small_drive import CLEAN, CORRECTED, SmallDrive, copy_of, make_empty_drive
@@ -97,7 +96,7 @@ async def _past_of(drive: SmallDrive) -> PastState:
 
 async def _past_in(found: Drive, drive: SmallDrive) -> PastState:
     unlocked = drive.unlocked()
-    codec = BlockCodec(unlocked.file.id, unlocked.keys.block_id, unlocked.keys.block)
+    codec = codec_of(found, unlocked.file.id, unlocked.keys)
     return await state_at(found, PINNED, codec=codec)
 
 

@@ -32,9 +32,12 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "bool": st.booleans(),
     "int | None": st.one_of(st.none(), NUMBERS),
 }
+SEALED = st.sampled_from([b"", b"k" * 60, b"short"])
 NAMED: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "mode": {"int": MODES, "int | None": st.one_of(st.none(), MODES)},
     "target": {"bytes": TARGETS},
+    "wrapped": {"bytes": SEALED},
+    "before": {"bytes": SEALED},
     "key": {"bytes": st.sampled_from([BLOCK, BLOCK, b"short"])},
 }
 """Of fields whose values mean something."""

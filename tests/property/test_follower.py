@@ -16,10 +16,12 @@ import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from backend.commits.authority_format import encode_authority
 from backend.commits.commit_format import commit_hash, payload_associated_data, signed
 from backend.errors import CorruptError, DriveError
+from backend.keys.key_ring import KeyRing
 from backend.system import verifying_key
-from backend.upstream import NO_COMMIT, BlockId, Commit
+from backend.upstream import NO_COMMIT, BlockId, Commit, KeyEpoch
 from cache.local.local_state import NAMESPACE_FILE, LocalState
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
@@ -27,6 +29,7 @@ from cache.namespace.operations import (
     AddDevice,
     Create,
     Delete,
+    NewEpoch,
     Operation,
     Pin,
     Rename,
@@ -38,15 +41,20 @@ from cache.namespace.operations import (
     encode,
 )
 from cache.opening import open_drive
-from cache.publish.commit_building import LogKeys
 from cache.publish.commit_payload import seal_operations
+from cache.publish.key_epochs import epoch_begun
 from cache.sync.check_log import LogReplay, differences
 from tests.drives import DRIVE_ID, KEYS, QUIET
 from tests.memory_upstream import MemoryUpstream
 from tests.property.any_operation import BLOCK, OPERATIONS
 
 DEVICE = 1
-LOG_KEYS = LogKeys(DRIVE_ID, KEYS.commit)
+RING = KeyRing(DRIVE_ID, KEYS)
+FIRST = RING.next_after(None)
+RING.learn_all([FIRST])
+NEXT = RING.next_after(FIRST)
+KEY = RING.newest.commit
+NEXT_KEY = RING.opened(NEXT.number, NEXT.wrapped).commit
 SIGNING_KEY = b"s" * 32
 OTHER = b"c" * 32
 Log = list[tuple[Commit, bytes]]
@@ -61,12 +69,12 @@ class Draft:
     time_ns: int = 0
     number: int = 0
     previous: bytes = b""
-    key: bytes = field(default=KEYS.commit)
+    key: bytes = field(default=KEY)
     flipped: int = -1
     device: int = DEVICE
     sequence: int = 0
     key_epoch: int = 1
-    authority: bytes = b""
+    authority: bytes | None = None
     signing_key: bytes = field(default=SIGNING_KEY, repr=False)
 
 
@@ -76,7 +84,7 @@ def draft(*operations: Operation) -> Draft:
 
 
 GOOD = (
-    draft(AddDevice(DEVICE, verifying_key(SIGNING_KEY), b"host")),
+    draft(AddDevice(DEVICE, verifying_key(SIGNING_KEY), b"host"), NewEpoch(*FIRST)),
     draft(
         SetWriter(DEVICE, b"host"),
         Create(ROOT_INODE, b"f", 2, 0o100644, 0, 0, 0, b"", 1),
@@ -99,7 +107,9 @@ def made(drafts: list[Draft]) -> Log:
         added = tuple(map(BlockId, each.added))
         number, time_ns = each.number or index, each.time_ns or index
         commit = Commit(number, previous, each.device, 1, time_ns, added, (), b"", each.sequence or index)
-        commit = replace(commit, key_epoch=each.key_epoch, authority=each.authority)
+        said = encode_authority(epoch_begun(each.operations))
+        authority = said if each.authority is None else each.authority
+        commit = replace(commit, key_epoch=each.key_epoch, authority=authority)
         binding = payload_associated_data(DRIVE_ID, commit)
         payload = bytearray(seal_operations(each.key, each.operations, binding))
         if each.flipped >= 0:
@@ -139,7 +149,7 @@ CHANGES: st.SearchStrategy[Change] = st.one_of(
 
 def verdict_of_fsck(log: Log, path: Path) -> tuple[int, str, str]:
     """How many commits were applied, and what was said of the next."""
-    replay = LogReplay(path, LOG_KEYS)
+    replay = LogReplay(path, KeyRing(DRIVE_ID, KEYS))
     try:
         for commit, digest in log:
             replay.apply(commit, digest)
@@ -221,7 +231,14 @@ def test_what_both_say(change: Change, kind: str) -> None:
 SECOND = Draft(
     (encode(AddDevice(2, verifying_key(OTHER), b"other")),), device=2, sequence=1, signing_key=OTHER
 )
-REVOKED = draft(RevokeDevice(2))
+
+
+def later(draft: Draft) -> Draft:
+    """The same, of the second key epoch."""
+    return replace(draft, key_epoch=2, key=NEXT_KEY)
+
+
+REVOKED = later(draft(RevokeDevice(2), NewEpoch(*NEXT)))
 
 
 @pytest.mark.parametrize(
@@ -239,10 +256,10 @@ REVOKED = draft(RevokeDevice(2))
         ([replace(SECOND, operations=())], "MalformedError"),
         ([SECOND, replace(SECOND, sequence=2)], "OutOfDateError"),
         # After it was revoked, in no way.
-        ([SECOND, REVOKED, replace(SECOND, operations=(), sequence=2)], "MalformedError"),
-        ([SECOND, REVOKED, SECOND], "MalformedError"),
-        ([SECOND, REVOKED, replace(SECOND, sequence=2)], "MalformedError"),
-        ([SECOND, REVOKED, replace(SECOND, device=3)], "MalformedError"),
+        ([SECOND, REVOKED, later(replace(SECOND, operations=(), sequence=2))], "MalformedError"),
+        ([SECOND, REVOKED, later(SECOND)], "MalformedError"),
+        ([SECOND, REVOKED, later(replace(SECOND, sequence=2))], "MalformedError"),
+        ([SECOND, REVOKED, later(replace(SECOND, device=3))], "MalformedError"),
     ],
 )
 def test_who_may_make_a_commit(drafts: list[Draft], kind: str) -> None:
@@ -253,6 +270,56 @@ def test_who_may_make_a_commit(drafts: list[Draft], kind: str) -> None:
         ours += each.device == DEVICE
         numbered.append(replace(each, sequence=each.sequence or ours))
     assert check_same(made([GOOD[0], *numbered])) == kind
+
+
+FORK = RING.next_after(RING.next_after(None))
+NEW = replace(draft(NewEpoch(*NEXT)), key_epoch=2, key=NEXT_KEY)
+FORKED = replace(draft(NewEpoch(*FORK)), key_epoch=2, key=RING.opened(FORK.number, FORK.wrapped).commit)
+FOREIGN = KeyEpoch(2, b"f" * 60, NEXT.before)
+
+
+@pytest.mark.parametrize(
+    ("drafts", "kind"),
+    [
+        ([NEW], ""),
+        ([NEW, later(GOOD[1])], ""),
+        # Of an earlier epoch, or of one to come.
+        ([NEW, GOOD[1]], "MalformedError"),
+        ([later(GOOD[1])], "MalformedError"),
+        ([replace(GOOD[1], key_epoch=0)], "MalformedError"),
+        # One that begins with it, and that it is not of; one that is not the next, or is there.
+        ([replace(NEW, key_epoch=1)], "MalformedError"),
+        ([replace(NEW, key_epoch=1, key=KEY)], "MalformedError"),
+        ([NEW, NEW], "MalformedError"),
+        ([replace(draft(NewEpoch(*FIRST)), key_epoch=1)], "MalformedError"),
+        # Envelope and payload say different things.
+        ([replace(NEW, authority=b"")], "MalformedError"),
+        ([replace(GOOD[1], authority=encode_authority(NEXT))], "MalformedError"),
+        ([replace(later(GOOD[1]), authority=encode_authority(NEXT))], "MalformedError"),
+        ([replace(NEW, authority=encode_authority(NEXT) + b"x")], "MalformedError"),
+        ([replace(NEW, authority=encode_authority(FOREIGN))], "MalformedError"),
+        ([replace(NEW, operations=NEW.operations * 2)], "MalformedError"),
+        # Whoever is given the key of the new one could not open the one before.
+        ([FORKED], "MalformedError"),
+        # A device is revoked, and all goes on under the keys that it has.
+        ([SECOND, draft(RevokeDevice(2))], "MalformedError"),
+        ([SECOND, REVOKED, later(GOOD[1])], ""),
+    ],
+)
+def test_under_which_key_epoch_a_commit_is(drafts: list[Draft], kind: str) -> None:
+    """After the first commit, which begins epoch 1."""
+    ours = 1
+    numbered = []
+    for each in drafts:
+        ours += each.device == DEVICE
+        numbered.append(replace(each, sequence=each.sequence or ours))
+    assert check_same(made([GOOD[0], *numbered])) == kind
+
+
+def test_a_log_that_begins_without_a_key_epoch_is_refused() -> None:
+    first = draft(AddDevice(DEVICE, verifying_key(SIGNING_KEY), b"host"))
+    assert check_same(made([first])) == "MalformedError"
+    assert check_same(made([replace(first, key_epoch=0)])) == "MalformedError"
 
 
 def test_the_newest_commit_of_a_device_vouches_for_those_before_it_that_are_applied_with_it(
@@ -278,7 +345,7 @@ def test_damage_of_the_namespace_is_not_told_of_the_commit(
     def fail(*_: object) -> None:
         raise damage
 
-    replay = LogReplay(tmp_path / "replay.db", LOG_KEYS)
+    replay = LogReplay(tmp_path / "replay.db", KeyRing(DRIVE_ID, KEYS))
     monkeypatch.setattr(Namespace, "apply", fail)
     with pytest.raises(CorruptError) as raised:
         replay.apply(*made([*GOOD])[0])

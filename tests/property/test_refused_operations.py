@@ -26,6 +26,7 @@ from cache.namespace.operations import (
     Delete,
     Forget,
     Link,
+    NewEpoch,
     Operation,
     Pin,
     Release,
@@ -45,7 +46,7 @@ from tests.property.any_operation import BLOCK, KINDS, OPERATIONS, of_kind
 
 TABLES = (
     *("inode", "dentry", "xattr", "extent", "pin", "retention", "writer", "device", "device_sequence"),
-    *("forgetting", "commits"),
+    *("forgetting", "commits", "key_epoch"),
 )
 STATES: tuple[tuple[Operation, ...], ...] = (
     (),
@@ -57,6 +58,7 @@ STATES: tuple[tuple[Operation, ...], ...] = (
         Create(3, b"f", 4, 0o40755, 0, 0, 0, b"", 1),
         SetWriter(1, b"host"),
         AddDevice(1, BLOCK, b"host"),
+        NewEpoch(1, b"k" * 60, b""),
     ),
     (
         Create(ROOT_INODE, b"d", 2, 0o40755, 0, 0, 0, b"", 1),

@@ -17,15 +17,15 @@ from cache.errors import ReadOnlyFileSystemError
 from cache.local.device_file import DeviceFile
 from cache.namespace.operations import ROOT_INODE, Create, Delete, Operation, encode
 from cache.namespace.refusals import MalformedError, OutOfDateError
-from cache.publish.commit_building import CommitIdentity, LogKeys, sealed
+from cache.publish.commit_building import CommitIdentity, sealed
 from tests import contents
 from tests.contents import KINDS, Kind
 from tests.drives import DRIVE_ID, KEYS, content_of, make_file, tree
+from tests.key_rings import ring_of_log
 from tests.sync.drives import Hub
 
 GOOD = Create(ROOT_INODE, b"mine", (2 << 40) + 998, 0o100644, 0, 0, 0, b"", 1)
 FORGED = Create(ROOT_INODE, b"forged", (2 << 40) + 999, 0o100644, 0, 0, 0, b"", 1)
-LOG_KEYS = LogKeys(DRIVE_ID, KEYS.commit)
 
 
 @pytest.fixture
@@ -38,7 +38,8 @@ def add_to_log(hub: Hub, key: bytes, *operations: Operation) -> None:
     last, previous = hub.upstream.commits[-1]
     number, sequence = last.number + 1, last.sequence + 1
     draft = Commit(number, previous, last.device, 1, last.time_ns + 1, (), (), b"", sequence)
-    made = sealed(CommitIdentity(LOG_KEYS, last.device, b"", key), draft, list(map(encode, operations)))
+    ring = ring_of_log(DRIVE_ID, KEYS, hub.upstream.commits)
+    made = sealed(CommitIdentity(ring, last.device, b"", key), draft, list(map(encode, operations)))
     hub.upstream.commits.append((made, commit_hash(made)))
 
 

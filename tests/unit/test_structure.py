@@ -143,7 +143,8 @@ PAST_THE_ENVIRONMENT: Final = re.compile(
 NOT_BY_THE_ENVIRONMENT: Final = {
     **dict.fromkeys(("environment", "durable"), "it is what the environment is made of"),
     **dict.fromkeys(
-        ("account_keys", "crypto", "key_slots", "keys", "recovery_key"), "keys and nonces must never repeat"
+        ("account_keys", "crypto", "epoch_keys", "key_slots", "keys", "recovery_key"),
+        "keys and nonces must never repeat",
     ),
     **dict.fromkeys(("directory", "directory_place", "nesting"), "debris and foreign things go"),
     **dict.fromkeys(("check_places", "stale"), "tools only"),

@@ -24,12 +24,13 @@ from backend.errors import (
     UnavailableError,
 )
 from backend.findings import Findings
+from backend.keys import KeyRing
 from backend.system import at_rest, plain_hash
 from backend.upstream import Commit, Head
 from cache.blocks import BlockCache
 from cache.local import NAMESPACE_FILE
 from cache.namespace import check_namespace
-from cache.publish import LogKeys, SnapshotRoot, SnapshotStore, snapshot
+from cache.publish import SnapshotRoot, SnapshotStore, snapshot
 from cache.sync import LogReplay, check_log
 from tools.host.progress import Progress
 
@@ -42,7 +43,7 @@ class StateSource:
     copies: ObjectCheck
     snapshots: SnapshotStore
     blocks: BlockCache
-    log_keys: LogKeys
+    ring: KeyRing
 
 
 class StateCheck:
@@ -134,7 +135,7 @@ class StateCheck:
             start = root.head.number
             await trio.to_thread.run_sync(shutil.copyfile, restored, path)
         stops = {self._head.number, *(head.number for head in (root and root.head, cached) if head)}
-        replay = LogReplay(path, self._source.log_keys)
+        replay = LogReplay(path, self._source.ring)
         try:
             await self._keep(replay, stops)
             while batch := await self._source.log.commits_after(start):

@@ -17,10 +17,10 @@ from typing import Any
 
 import trio
 
-from backend.errors import DriveError
-from cache.blocks import BlockCache
+from backend.errors import DriveError, UnavailableError
 from cache.errors import FileSystemError
 from cache.local import SetAside, StaleState, Unstored, found, restore
+from cache.opening import Client
 from tools import compose, drive_opening, fsck
 from tools.control_client import ControlClient
 from tools.errors import ToolError, describe
@@ -138,8 +138,9 @@ async def _write_all(
     """The numbers of files written and not written; each of the latter is named."""
     done = failed = 0
     with _opened(chosen) as state:
-        async with _blocks_of(drive) as blocks:
-            content = state.content_of(blocks)
+        async with _reader_of(drive) as reader:
+            await _learn_epochs(reader, state)
+            content = state.content_of(reader.blocks)
             for item in state.unstored():
                 if not _is_asked_for(item, paths):
                     continue
@@ -153,9 +154,18 @@ async def _write_all(
     return done, failed
 
 
+async def _learn_epochs(reader: Client, state: StaleState) -> None:
+    """A block that it names may have been stored anew since, under a later epoch: the snapshot names more."""
+    reader.ring.learn_all(state.key_epochs())
+    try:
+        await reader.snapshots.newest()
+    except UnavailableError as error:
+        complain(f"drivefs: the newest snapshot cannot be read: {error}")
+
+
 @asynccontextmanager
-async def _blocks_of(drive: compose.UnlockedDrive) -> AsyncIterator[BlockCache]:
-    """The drive's blocks, whoever has it mounted."""
+async def _reader_of(drive: compose.UnlockedDrive) -> AsyncIterator[Client]:
+    """The reader of the drive's blocks, whoever has it mounted."""
     with tempfile.TemporaryDirectory(prefix="drivefs-") as index:
-        async with drive_opening.opened_blocks(drive, Path(index)) as blocks:
-            yield blocks
+        async with drive_opening.opened_reader(drive, Path(index)) as reader:
+            yield reader

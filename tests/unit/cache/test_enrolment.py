@@ -16,12 +16,20 @@ from cache.errors import ReadOnlyFileSystemError
 from cache.local.device_file import FILE
 from cache.local.local_state import NAMESPACE_FILE, LocalState
 from cache.namespace.namespace import Namespace
-from cache.namespace.operations import DEVICE_SHIFT, ROOT_INODE, AddDevice, RevokeDevice, SetWriter, decode
+from cache.namespace.operations import (
+    DEVICE_SHIFT,
+    ROOT_INODE,
+    AddDevice,
+    NewEpoch,
+    RevokeDevice,
+    SetWriter,
+    decode,
+)
 from cache.opening import DriveOptions
-from cache.publish.commit_building import LogKeys
 from cache.recovery import StaleCacheError
 from cache.sync.follower import Follower
 from tests.drives import DRIVE_ID, KEYS, QUIET, content_of, make_file, opened
+from tests.key_rings import ring_of_log
 from tests.memory_upstream import MemoryUpstream
 
 SHARED = replace(QUIET, is_shared=True)
@@ -29,7 +37,8 @@ SHARED = replace(QUIET, is_shared=True)
 
 def operations(upstream: MemoryUpstream, number: int) -> list[object]:
     """What a commit says."""
-    follower = Follower(None, LogKeys(DRIVE_ID, KEYS.commit))  # type: ignore[arg-type]
+    ring = ring_of_log(DRIVE_ID, KEYS, upstream.commits)
+    follower = Follower(None, ring)  # type: ignore[arg-type]
     return [decode(encoded) for encoded in follower.encoded_operations(upstream.commits[number - 1][0])]
 
 
@@ -47,7 +56,9 @@ async def test_the_first_commit_of_a_folder_adds_it_and_no_other_does(tmp_path: 
             assert made.inode >> DEVICE_SHIFT == {"one": 1, "other": 2}[name]
             await drive.sync()
     assert devices_of(upstream) == [1, 2]
-    added, writer = operations(upstream, 1)
+    added, writer, epoch = operations(upstream, 1)
+    assert isinstance(epoch, NewEpoch)
+    assert [commit.key_epoch for commit, _ in upstream.commits] == [1] * 7
     assert isinstance(added, AddDevice)
     assert writer == SetWriter(1, added.host)
     assert [commit.device for commit, _ in upstream.commits] == [1, 1, 1, 2, 2, 1, 2]

@@ -12,13 +12,14 @@ from stat import S_IFDIR
 import pytest
 import trio
 
-from backend.errors import LeaseHeldError, RollbackError, TransientError
+from backend.errors import FormatError, LeaseHeldError, RollbackError, TransientError
+from backend.system import THIS_MACHINE, at_rest
 from cache.errors import InputOutputError
 from cache.journal.format import RecordType, encode_times
 from cache.journal.journal import Journal
 from cache.journal.scan import PendingCommit
 from cache.local.device_file import FILE
-from cache.local.local_state import JOURNAL, LocalState
+from cache.local.local_state import JOURNAL, NAMESPACE_FILE, LocalState
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import client_of
 from cache.publish.snapshot import export
@@ -173,6 +174,7 @@ async def test_a_snapshot_of_another_commit_than_its_root_says_is_never_believed
         with closing(sqlite3.connect(forged)) as database, database:
             database.execute("UPDATE dentry SET name = x'6f6f'")
         client = client_of(upstream, DRIVE_ID, KEYS, 0, trio.CapacityLimiter(1))
+        client.ring.learn_all(drive.ledger.namespace.epochs.until(head.number))
         await client.snapshots.put(forged, head)
     shutil.rmtree(folder)
     for _ in range(2):
@@ -418,3 +420,21 @@ async def test_a_file_that_was_closed_before_is_published_with_its_content(tmp_p
     async with opened(tmp_path / "other", upstream) as drive:
         for kind, data in contents.items():
             assert await content_of(drive, kind.encode()) == data
+
+
+async def test_a_drive_that_was_made_before_there_were_key_epochs_is_refused(
+    folder: Path, upstream: MemoryUpstream
+) -> None:
+    """Its namespace has all of the log, so that no commit of an earlier version is read."""
+    async with opened(folder, upstream) as drive:
+        await make_file(drive, b"one", b"1")
+        await drive.sync()
+        drive.ledger.save()
+    at_rest.unseal(str(folder / NAMESPACE_FILE), THIS_MACHINE.disk)
+    with closing(sqlite3.connect(folder / NAMESPACE_FILE)) as database, database:
+        database.execute("DROP TABLE key_epoch")
+        database.execute("PRAGMA user_version = 7")
+    for read_only in (True, False):
+        with pytest.raises(FormatError, match="before there were key epochs"):
+            async with opened(folder, upstream, read_only=read_only):
+                pass

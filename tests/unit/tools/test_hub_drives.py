@@ -105,7 +105,7 @@ def test_its_key_is_the_one_that_was_sealed(hub: Listing, variables: dict[str, s
     address = Address.parse(f"{hub.url}/photos")
     told: list[str] = []
     drive = HubDrives(address, variables, THIS_MACHINE).found(HubRoute(), told.append)
-    assert drive.keys.commit == DriveKeys(key, drive.drive_id).commit
+    assert drive.keys.epoch == DriveKeys(key, drive.drive_id).epoch
     assert key.hex() not in repr(drive)
 
 

@@ -57,7 +57,7 @@ def test_a_new_drive_can_be_unlocked(make: MakeDrive) -> None:
     assert drive_nodes.nodes_away(str(make.folder), file) == []
     drive = compose.unlock(str(make.folder), file, [Secret.key_file(make.key.read_bytes())])
     assert drive.id_text == file.id.hex()
-    assert repr(drive.keys.block) not in repr(drive)
+    assert repr(drive.keys.block_id) not in repr(drive)
     with pytest.raises(WrongKeyError):
         compose.unlock(str(make.folder), file, [Secret.key_file(bytes(32))])
 

@@ -40,7 +40,7 @@ COMMIT = Commit(
     *(SEQUENCE, KEY_EPOCH, b"authority", b"s" * 64),
 )
 BYTES = (
-    b"DFCOMMIT\x02\x00\x00\x00\x03\x00\x00\x00"
+    b"DFCOMMIT\x03\x00\x00\x00\x03\x00\x00\x00"
     + b"\x07\0\0\0\0\0\0\0"
     + b"p" * 32
     + b"\x02\0\0\0\0\0\0\0"
@@ -61,7 +61,7 @@ def test_the_bytes_are_as_specified() -> None:
     assert commit_format.encode(COMMIT) == BYTES
     assert commit_format.decode(BYTES) == COMMIT
     assert commit_format.commit_hash(COMMIT) == blake3.blake3(BYTES).digest()
-    bound = b"drivefs commit payload 2\0" + bytes(16) + BYTES[: -len(b"\x07\0\0\0payload") - 64]
+    bound = b"drivefs commit payload 3\0" + bytes(16) + BYTES[: -len(b"\x07\0\0\0payload") - 64]
     assert associated_data(COMMIT) == bound
 
 
@@ -98,7 +98,8 @@ def test_a_flipped_bit_is_refused_or_changes_the_hash(bit: int) -> None:
     [
         (0, b"X", "magic"),
         (8, b"\x01", "version 1, of a drive made before commits were signed"),
-        (8, b"\x03", "unknown version 3"),
+        (8, b"\x02", "version 2, of a drive made before there were key epochs"),
+        (8, b"\x04", "unknown version 4"),
         (10, b"\x01", "flags 1"),
         (84, b"\xff\xff\xff\xff", "authority section of 4294967295"),
         (88, b"\xff\xff\xff\xff", "4294967295 block references"),
@@ -174,7 +175,7 @@ def test_no_bit_of_a_signed_commit_can_be_changed(bit: int) -> None:
 
 def test_the_signature_is_the_one_of_the_page() -> None:
     made = commit_format.signed(DRIVE, COMMIT, KEY)
-    message = b"drivefs commit 2\0" + DRIVE + blake3.blake3(BYTES[:-64]).digest()
+    message = b"drivefs commit 3\0" + DRIVE + blake3.blake3(BYTES[:-64]).digest()
     key = Ed25519PrivateKey.from_private_bytes(KEY)
     key.public_key().verify(made.signature, message)
     assert verifying_key(KEY) == key.public_key().public_bytes_raw()

@@ -26,7 +26,7 @@ def test_each_purpose_has_a_key_of_its_own() -> None:
 def test_keys_are_the_same_every_time() -> None:
     assert values(DriveKeys(KEY, DRIVE)) == values(DriveKeys(KEY, DRIVE))
     # Kept: a change here would make every drive unreadable.
-    assert DriveKeys(KEY, DRIVE).commit.hex()[:16] == "80bf9734da541fa7"
+    assert DriveKeys(KEY, DRIVE).block_id.hex()[:16] == "4115d7ff09cfbe08"
 
 
 @pytest.mark.parametrize(("key", "drive"), [(bytes(32), DRIVE), (KEY, bytes(15) + b"\1")])

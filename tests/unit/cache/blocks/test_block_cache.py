@@ -14,9 +14,10 @@ from backend.errors import CorruptError, FormatError, NotFoundError
 from backend.upstream import BlockId, BlockPart
 from cache.blocks.block_cache import BlockCache
 from cache.blocks.block_codec import HEADER, SEALED_SEGMENT, SEGMENT, BlockCodec
+from tests.key_rings import ring_of
 from tests.memory_upstream import MemoryUpstream
 
-CODEC = BlockCodec(bytes(16), b"i" * 32, b"k" * 32)
+CODEC = BlockCodec(b"i" * 32, ring_of())
 
 
 class Counting(MemoryUpstream):

@@ -23,9 +23,10 @@ from cache.disk.block_folder import BlockFolder
 from cache.disk.cached_blocks import REST, CachedBlocks
 from cache.disk.disk_cache import DiskCache
 from tests.contents import STORED_KINDS, content
+from tests.key_rings import ring_of
 from tests.memory_upstream import MemoryUpstream
 
-CODEC = BlockCodec(bytes(16), b"i" * 32, b"k" * 32)
+CODEC = BlockCodec(b"i" * 32, ring_of())
 SIZE = 300_000
 CONTENTS = [content(kind, SIZE) for kind in STORED_KINDS]
 

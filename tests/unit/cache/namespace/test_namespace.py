@@ -38,6 +38,7 @@ from cache.namespace.operations import (
     Create,
     Delete,
     Link,
+    NewEpoch,
     Operation,
     RemoveXattr,
     Rename,
@@ -264,6 +265,10 @@ def invalid_operations() -> list[Operation]:
         AddDevice(1, bytes(32), b""),
         RevokeDevice(0),
         RevokeDevice(7),
+        *(NewEpoch(number, b"k" * 60, b"k" * 60) for number in (-1, 0, 2, 8193, 1 << 32)),
+        NewEpoch(1, b"k" * 59, b""),
+        NewEpoch(1, b"k" * 60, b"k" * 60),
+        NewEpoch(2, b"k" * 60, b""),
         SetExtents(2, 0, ((0, 5),), ((0, 5, BLOCK, MAX_EXTENT - 4),)),
         Link(3, ROOT_INODE, b"x", 1),
         Link(2, ROOT_INODE, b"d", 1),
@@ -708,6 +713,7 @@ def test_times_before_1901_of_version_2_become_the_oldest(path: str) -> None:
     connection.execute("DROP TABLE past_device")
     connection.execute("DROP TABLE device_sequence")
     connection.execute("DROP TABLE past_device_sequence")
+    connection.execute("DROP TABLE key_epoch")
     connection.execute("DELETE FROM meta WHERE key = 'files'")
     connection.execute("PRAGMA user_version = 2")
     connection.close()
@@ -726,9 +732,9 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path, path: str) -> None:
     Namespace(path).close()
     at_rest.unseal(path, THIS_MACHINE.disk)
     connection = apsw.Connection(path)
-    connection.execute("PRAGMA user_version = 8")
+    connection.execute("PRAGMA user_version = 9")
     connection.close()
-    with pytest.raises(FormatError, match="version 8, this program knows 7"):
+    with pytest.raises(FormatError, match="version 9, this program knows 8"):
         Namespace(path)
     noise = tmp_path / "noise.db"
     noise.write_bytes(b"noise" * 1000)

@@ -22,6 +22,7 @@ from cache.namespace.operations import (
     Delete,
     Forget,
     Link,
+    NewEpoch,
     Operation,
     Pin,
     Release,
@@ -38,6 +39,7 @@ from cache.namespace.operations import (
     Unpin,
     decode,
     encode,
+    is_new_epoch,
     is_release,
 )
 
@@ -86,6 +88,7 @@ OPERATIONS: st.SearchStrategy[Operation] = st.one_of(
     st.builds(SetWriter, SIZES, NAMES),
     st.builds(AddDevice, SIZES, st.binary(min_size=32, max_size=32), NAMES),
     st.builds(RevokeDevice, SIZES),
+    st.builds(NewEpoch, SIZES, st.binary(max_size=60), st.binary(max_size=60)),
     st.builds(Release, st.lists(st.binary(min_size=32, max_size=32)).map(tuple)),
 )
 
@@ -113,6 +116,7 @@ def test_every_operation_comes_back(operation: Operation) -> None:
     assert decode(memoryview(data)) == operation
     hash(decode(data))
     assert is_release(data) == isinstance(operation, Release)
+    assert is_new_epoch(data) == isinstance(operation, NewEpoch)
 
 
 @given(st.binary(max_size=40))

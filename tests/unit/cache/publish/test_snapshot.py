@@ -165,7 +165,7 @@ def test_a_snapshot_with_something_foreign_is_refused(snapshot: str, harm: str) 
 
 @pytest.mark.parametrize(
     ("pragma", "kind"),
-    [("application_id = 5", FormatError), ("user_version = 8", FormatError)],
+    [("application_id = 5", FormatError), ("user_version = 9", FormatError)],
 )
 def test_a_snapshot_of_another_format_is_refused(snapshot: str, pragma: str, kind: type[DriveError]) -> None:
     connection = apsw.Connection(snapshot)

@@ -9,22 +9,25 @@ import msgpack
 import pytest
 import trio
 
-from backend.errors import CorruptError, TransientError
-from backend.system.crypto import seal
+from backend.errors import CorruptError, TransientError, UnknownEpochError
+from backend.keys.key_ring import KeyRing
 from backend.upstream import Head
 from cache.blocks.block_cache import BlockCache
 from cache.blocks.block_codec import BlockCodec
 from cache.blocks.chunking import Chunker
 from cache.publish.snapshot_store import ROOT_NAME, VERSION, SnapshotStore
+from tests.key_rings import add_epochs, ring_of
 from tests.memory_upstream import MemoryUpstream
 
-DRIVE, KEY, HASH_KEY = bytes(16), b"r" * 32, b"h" * 32
-CODEC = BlockCodec(DRIVE, b"i" * 32, b"k" * 32)
+HASH_KEY = b"h" * 32
+RING = ring_of()
+CHUNKER = Chunker(b"c" * 32)
+CODEC = BlockCodec(b"i" * 32, RING)
 DATA = random.Random(3).randbytes(20 << 20)
 
 
-def make(upstream: MemoryUpstream, key: bytes = KEY, hash_key: bytes = HASH_KEY) -> SnapshotStore:
-    return SnapshotStore(upstream, upstream, CODEC, Chunker(b"c" * 32), DRIVE, key, hash_key)
+def make(upstream: MemoryUpstream, ring: KeyRing = RING, hash_key: bytes = HASH_KEY) -> SnapshotStore:
+    return SnapshotStore(upstream, upstream, CODEC, CHUNKER, ring, hash_key)
 
 
 async def test_a_database_comes_back(tmp_path: Path) -> None:
@@ -50,7 +53,7 @@ async def test_roots_that_do_not_authenticate_are_left_out(tmp_path: Path) -> No
     assert await make(upstream).newest() is None
     (tmp_path / "new.db").write_bytes(b"database")
     await make(upstream).put(tmp_path / "new.db", Head(1, bytes(32)))
-    assert await make(upstream, b"o" * 32).newest() is None
+    assert await make(upstream, ring_of(b"o" * 32)).newest() is None
     upstream.kept_roots[ROOT_NAME] = upstream.kept_roots[ROOT_NAME][:-1]
     assert await make(upstream).newest() is None
 
@@ -60,10 +63,9 @@ async def test_roots_that_do_not_authenticate_are_left_out(tmp_path: Path) -> No
 async def test_a_root_of_another_version_is_left_out(version: int, caplog: pytest.LogCaptureFixture) -> None:
     """Regression: a root is a hint, and must not stop a drive from opening."""
     upstream = MemoryUpstream()
-    body = [version, 1, bytes(32), 0, bytes(32), []]
-    upstream.kept_roots[ROOT_NAME] = seal(KEY, msgpack.packb(body), b"drivefs snapshot root\0" + DRIVE)
+    upstream.kept_roots[ROOT_NAME] = msgpack.packb([version, RING.up_to(1), b"sealed"])
     assert await make(upstream).newest() is None
-    assert f"snapshot root version {version} " in caplog.text
+    assert f"snapshot root version {version} is unknown" in caplog.text
 
 
 async def test_the_root_names_only_what_is_stored(tmp_path: Path) -> None:
@@ -92,9 +94,58 @@ async def test_the_hash_has_a_key_of_its_own(tmp_path: Path) -> None:
     """Whoever has only the key that seals roots cannot make the hash of a database."""
     upstream = MemoryUpstream()
     (tmp_path / "new.db").write_bytes(b"database")
-    await make(upstream, hash_key=KEY).put(tmp_path / "new.db", Head(1, bytes(32)))
+    await make(upstream, hash_key=RING.newest.root).put(tmp_path / "new.db", Head(1, bytes(32)))
     root = await make(upstream).newest()
     assert root is not None
     blocks = BlockCache(upstream, CODEC, 1 << 20, trio.CapacityLimiter(2))
     with pytest.raises(CorruptError):
         await make(upstream).get(root, tmp_path / "back.db", blocks)
+
+
+async def test_a_root_opens_blocks_of_all_epochs_for_who_has_the_drive_key_only(tmp_path: Path) -> None:
+    upstream, ring, epoch = MemoryUpstream(), ring_of(epochs=0), None
+    for number in range(1, 4):
+        epoch = add_epochs(ring, epoch, 1)
+        (tmp_path / "new.db").write_bytes(DATA[: number << 20])
+        store = SnapshotStore(upstream, upstream, BlockCodec(b"i" * 32, ring), CHUNKER, ring, HASH_KEY)
+        await store.put(tmp_path / "new.db", Head(number, bytes(32)))
+    cold = ring_of(epochs=0)
+    codec = BlockCodec(b"i" * 32, cold)
+    store = SnapshotStore(upstream, upstream, codec, CHUNKER, cold, HASH_KEY)
+    root = await store.newest()
+    assert root is not None
+    assert cold.up_to(3) == ring.up_to(3)
+    await store.get(root, tmp_path / "back.db", BlockCache(upstream, codec, 0, trio.CapacityLimiter(2)))
+    assert (tmp_path / "back.db").read_bytes() == DATA[: 3 << 20]
+
+
+@pytest.mark.logs_warnings
+async def test_no_epoch_of_a_root_can_be_changed(tmp_path: Path) -> None:
+    upstream, ring = MemoryUpstream(), ring_of(epochs=3)
+    (tmp_path / "new.db").write_bytes(b"database")
+    await make(upstream, ring).put(tmp_path / "new.db", Head(1, bytes(32)))
+    (root,) = [upstream.kept_roots[ROOT_NAME]]
+    version, (one, two, three), sealed = msgpack.unpackb(root)
+    for epochs in (
+        [],
+        [one, three],
+        [one, two],
+        [one, one, three],
+        [two, one, three],
+        [one, two, three, three],
+    ):
+        upstream.kept_roots[ROOT_NAME] = msgpack.packb([version, epochs, sealed])
+        cold = ring_of(epochs=0)
+        assert await make(upstream, cold).newest() is None
+        with pytest.raises(UnknownEpochError):
+            _ = cold.newest
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize(
+    "root", [b"", b"noise", b"\x93\x03\x90\xc0", b"\x93\x03\x91\xc0\xc4\x00", b"\x05", b"\xdd" * 9]
+)
+async def test_noise_is_no_root(root: bytes) -> None:
+    upstream = MemoryUpstream()
+    upstream.kept_roots[ROOT_NAME] = root
+    assert await make(upstream).newest() is None

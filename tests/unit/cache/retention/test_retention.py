@@ -343,6 +343,7 @@ def test_forgetting_looks_only_at_what_died_in_the_gap(namespace: Namespace) -> 
 RETENTION_TABLES = ("pin", "past_pin", "retention", "past_retention", "forgetting")
 WRITER_TABLES = ("writer", "past_writer")
 DEVICE_TABLES = ("device", "past_device", "device_sequence", "past_device_sequence")
+EPOCH_TABLES = ("key_epoch",)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +361,7 @@ def test_a_database_of_an_earlier_version_becomes_one_of_this_version(
     connection = apsw.Connection(namespace.path)
     if version < 5:
         connection.execute("DELETE FROM meta WHERE key = 'files'")
-    for table in (*lacks, *DEVICE_TABLES):
+    for table in (*lacks, *DEVICE_TABLES, *EPOCH_TABLES):
         connection.execute(f"DROP TABLE {table}")
     connection.execute(f"PRAGMA user_version = {version}")
     connection.close()

@@ -14,6 +14,7 @@ import trio
 
 import cache.services.clone
 from backend.commits.commit_format import payload_associated_data
+from backend.keys.key_ring import KeyRing
 from backend.upstream import Commit
 from cache.attributes import AttributeChange
 from cache.drive import Drive
@@ -32,6 +33,7 @@ from cache.publish.commit_payload import open_operations
 from cache.services.calls import services_of
 from cache.sync.changes import AttributesChanged, Change, NameChanged
 from tests.drives import DRIVE_ID, KEYS, QUIET, content_of, make_file, opened, tree
+from tests.key_rings import ring_of_log
 from tests.memory_upstream import MemoryUpstream
 
 
@@ -352,13 +354,14 @@ async def test_the_log_says_which_machine_made_a_commit(tmp_path: Path, upstream
         entries = (await call(drive, "log", path="f"))["entries"]
         assert [entry["host"] for entry in entries] == ["desk", *["lap%20top"] * 4, *["desk"] * 2]
         assert [entry["device"] for entry in entries] == [1, *[2] * 4, *[1] * 2]
-    said = [_writers(commit) for commit, _ in upstream.commits]
+    ring = ring_of_log(DRIVE_ID, KEYS, upstream.commits)
+    said = [_writers(commit, ring) for commit, _ in upstream.commits]
     assert [hosts for hosts in said if hosts] == [[b"desk"], [b"lap top"], [b"desk"]]
 
 
-def _writers(commit: Commit) -> list[bytes]:
+def _writers(commit: Commit, ring: KeyRing) -> list[bytes]:
     binding = payload_associated_data(DRIVE_ID, commit)
-    operations = map(decode, open_operations(KEYS.commit, commit.payload, binding))
+    operations = map(decode, open_operations(ring.of(commit.key_epoch).commit, commit.payload, binding))
     return [operation.host for operation in operations if isinstance(operation, SetWriter)]
 
 
