@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pyotp
@@ -24,71 +22,16 @@ from backend.errors import (
     UsageError,
     WrongKeyError,
 )
-from backend.keys import Argon2Cost, Secret, Stretching, login_keys
-from backend.remote import Logins
+from tests.hub_machine import PASSPHRASE, Machine
 from tests.hub_server import RunningHub, hub_for_test
-from tools.drivefs import drivefs
 
 _NUMBERS = count()
-PASSPHRASE = "correct horse battery staple"
 
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[RunningHub]:
     with hub_for_test() as found:
         yield found
-
-
-def secret_file(folder: Path, name: str, text: str) -> str:
-    path = folder / name
-    path.touch(mode=0o600)
-    path.write_text(f"{text}\n")
-    return str(path)
-
-
-@dataclass
-class Machine:
-    """A machine with a state folder of its own, and its user at the shell."""
-
-    folder: Path
-    hub: str
-    email: str
-    shell: pytest.MonkeyPatch
-    capsys: pytest.CaptureFixture[str]
-
-    def run(self, *words: str) -> str:
-        """What the command says."""
-        self.shell.setenv("DRIVEFS_STATE_DIR", str(self.folder / "state"))
-        self.capsys.readouterr()
-        assert drivefs(words) == 0
-        return self.capsys.readouterr().out
-
-    def ask(self, *words: str) -> Any:
-        return json.loads(self.run(*words, "--json"))
-
-    def secret(self, text: str = PASSPHRASE, name: str = "passphrase") -> tuple[str, str]:
-        return f"--{name}-file", secret_file(self.folder, name, text)
-
-    def create(self, *more: str) -> str:
-        recovery = f"{self.folder}/recovery"
-        words = ["account", "create", self.hub, "--email", self.email, "--recovery-file", recovery]
-        return self.run(*words, *self.secret(), *more)
-
-    def log_in(self, text: str = PASSPHRASE, *more: str) -> str:
-        return self.run("login", self.hub, "--email", self.email, *self.secret(text), *more)
-
-    @property
-    def recovery(self) -> str:
-        return (self.folder / "recovery").read_text().strip()
-
-    @property
-    def logins(self) -> Logins:
-        return Logins(self.folder / "state" / "hubs")
-
-    def another(self, name: str) -> Machine:
-        folder = self.folder.parent / name
-        folder.mkdir()
-        return Machine(folder, self.hub, self.email, self.shell, self.capsys)
 
 
 @pytest.fixture
@@ -286,43 +229,3 @@ def test_a_hub_that_interchanges_names_is_found_out(running: RunningHub, mine: M
         connection.execute(swap.encode(), (mine.email,))
     assert [each["name"] for each in mine.ask(call, "list")[call]] == [None, None]
     assert mine.run(call, "list").count("(no name)") == 2
-
-
-def test_the_database_of_the_hub_tells_nothing(running: RunningHub, mine: Machine) -> None:
-    """After a scene with all that a person does: neither names nor secrets are in any row."""
-    other = mine.another("second")
-    other.log_in(PASSPHRASE, "--name", "desktop computer")
-    mine.run("drives", "create", "tax returns")
-    mine.run("drives", "create", "love letters")
-    mine.run("drives", "rename", "love letters", "accounting")
-    mine.run("devices", "rotate")
-    said = mine.run("account", "totp", "on", *mine.secret()).split()
-    factor = said[said.index("codes:") + 1]
-    with psycopg.connect(running.conninfo) as connection:
-        names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
-        rows = [
-            row[0].encode()
-            for (name,) in names
-            for row in connection.execute(f"SELECT t::text FROM {name} t".encode()).fetchall()
-        ]
-        found = connection.execute(
-            "SELECT salt, memory_kib, iterations, lanes FROM credential c JOIN account a ON a.id = c.account"
-            " WHERE a.email = %s AND c.kind = 'passphrase'",
-            (mine.email,),
-        ).fetchone()
-    assert found is not None
-    salt, *cost = found
-    keys = login_keys(Secret.passphrase(PASSPHRASE), Stretching(bytes(salt), Argon2Cost(*cost)))
-    logins = [each.logins.load(mine.hub) for each in (mine, other)]
-    secrets = [keys.auth_key, base64.b32decode(factor), logins[0].account_root]
-    secrets += [each.token for each in logins]
-    words = ["laptop", "desktop", "tax returns", "love letters", "accounting", PASSPHRASE, factor]
-    dump = b"\n".join(rows)
-    assert mine.email.encode() in dump, "the dump has something"
-    assert len(names) >= 12
-    for secret in secrets:
-        assert secret.hex().encode() not in dump
-        assert base64.b64encode(secret)[:40] not in dump
-    for word in (*words, mine.recovery):
-        assert word.encode() not in dump
-        assert word.encode().hex().encode() not in dump
