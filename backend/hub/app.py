@@ -211,6 +211,8 @@ async def _get_block(hub: Hub, request: Request, drive: DriveNumber) -> Response
     block = block_id(request)
     if "again" in request.query_params:
         return _bytes(await hub.blocks.read_again(drive, block))
+    if "near" in request.query_params and (found := await hub.blocks.read_near(drive, block)):
+        return _bytes(wire.encode_blocks(found))
     offset, length = query_number(request, "offset", 0), query_number(request, "length", MAX_BLOCK_SIZE)
     part = await hub.blocks.read(drive, block, offset, length)
     return _bytes(bytes(part.data), {"Drivefs-Block-Size": str(part.size)})

@@ -61,6 +61,10 @@ _FIND = (
     " FROM place b JOIN pack p ON p.id = b.pack WHERE b.drive = %s AND b.id = %s"
     " ORDER BY b.doubted NULLS FIRST, b.pack LIMIT 1"
 )
+_NEXT = (
+    "SELECT id, position, length FROM place WHERE pack = %s AND position > %s AND position + length <= %s"
+    " AND doubted IS NULL ORDER BY position"
+)
 _DOUBT = (
     "UPDATE place SET doubted = clock_timestamp() WHERE drive = %(drive)s AND id = %(block)s AND pack ="
     " (SELECT pack FROM place WHERE drive = %(drive)s AND id = %(block)s"
@@ -129,6 +133,12 @@ class BlockTable:
             return None
         position, length, pack_id, size, nodes, missing = row
         return Place(Pack(bytes(pack_id), size, 0, tuple(nodes), missing), position, length)
+
+    async def next_to(self, place: Place, most: int) -> list[PackEntry]:
+        """The blocks behind that one in its pack that end within `most` bytes from its start, in order."""
+        end = place.offset + most
+        rows = await self._database.rows(_NEXT, (place.pack.id, place.offset, end))
+        return [PackEntry(BlockId(bytes(block)), position, length) for block, position, length in rows]
 
     async def doubt(self, drive: int, block: BlockId) -> bool:
         """A device says that the block is not what it should be where it is read from: another place comes

@@ -28,6 +28,8 @@ from backend.nodes import Node
 from backend.packs import (
     MAX_BLOCKS,
     PACK_ID_SIZE,
+    SMALL,
+    WINDOW,
     Pack,
     PackCodec,
     PackEntry,
@@ -123,6 +125,20 @@ class HubBlocks:
             b"" if not length else await reader.read_range(place.pack, place.offset + first, length)
         )
         return BlockPart(data, place.length)
+
+    async def read_near(self, drive: DriveNumber, block: BlockId) -> list[SealedBlock]:
+        """The block, and after it those that were stored next, if it is small: of all `WINDOW` bytes at most.
+        Empty: it is not small. Errors as of `read`."""
+        place = await self._place(drive, block)
+        if place.length > SMALL:
+            return []
+        entries = [PackEntry(block, place.offset, place.length), *await self._table.next_to(place, WINDOW)]
+        end = entries[-1].offset + entries[-1].length
+        data = await self.store(drive).reader.read_range(place.pack, place.offset, end - place.offset)
+        view = memoryview(data)
+        starts = [entry.offset - place.offset for entry in entries]
+        parts = [view[at : at + each.length] for at, each in zip(starts, entries, strict=True)]
+        return [SealedBlock(each.block, part) for each, part in zip(entries, parts, strict=True)]
 
     async def read_again(self, drive: DriveNumber, block: BlockId) -> bytes:
         """As `BlockStore.get_block_again`."""

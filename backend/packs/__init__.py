@@ -13,7 +13,7 @@ from backend.packs.fragment_format import (
 )
 from backend.packs.fragment_listing import FragmentListing, list_fragments
 from backend.packs.fragment_reader import FragmentReader, is_wrong, named
-from backend.packs.neighbours import SMALL
+from backend.packs.neighbours import SMALL, WINDOW
 from backend.packs.pack import Pack
 from backend.packs.pack_codec import PackCodec
 from backend.packs.pack_format import (
@@ -31,6 +31,7 @@ from backend.packs.pack_format import (
 )
 from backend.packs.pack_reader import PackReader
 from backend.packs.pack_store import PackStore, PackWrite, require_placeable
+from backend.packs.recent_bytes import RecentBytes
 
 __all__ = [
     "FOOTER_SIZE",
@@ -42,6 +43,7 @@ __all__ = [
     "PACK_ID_SIZE",
     "SMALL",
     "TRAILER_SIZE",
+    "WINDOW",
     "FragmentFooter",
     "FragmentListing",
     "FragmentReader",
@@ -51,6 +53,7 @@ __all__ = [
     "PackReader",
     "PackStore",
     "PackWrite",
+    "RecentBytes",
     "check_block",
     "decode_footer",
     "decode_index",

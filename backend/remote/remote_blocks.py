@@ -20,8 +20,9 @@ from backend import wire
 from backend.blocks import BlockBuffer, PendingPack
 from backend.buffer import Buffer
 from backend.errors import CorruptError
-from backend.packs import MAX_BLOCK_SIZE
+from backend.packs import MAX_BLOCK_SIZE, SMALL
 from backend.remote.hub_client import HubClient
+from backend.remote.near_blocks import NearBlocks
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import BlockId, BlockPart, SealedBlock
 
@@ -29,6 +30,7 @@ CAPACITY: Final = 64 << 20
 BATCH: Final = 4 << 20
 AT_ONCE: Final = 6
 LINGER: Final = 0.005
+_SIZE: Final = "Drivefs-Block-Size"
 
 
 class RemoteBlocks:
@@ -38,6 +40,7 @@ class RemoteBlocks:
         self._client = client
         self._path = f"/v1/drives/{drive.hex()}/blocks"
         self._buffer = BlockBuffer(CAPACITY, BATCH, environment)
+        self._near = NearBlocks()
         self._slots = trio.Semaphore(AT_ONCE)
 
     @property
@@ -81,18 +84,39 @@ class RemoteBlocks:
         buffered = self._buffer.read(block)
         if buffered is not None:
             return BlockPart(buffered[offset : offset + length], len(buffered))
-        answer = await self._client.call(
-            "GET", f"{self._path}/{block.hex()}", params={"offset": offset, "length": length}
-        )
-        size = wire.decode_number(answer.headers.get("Drivefs-Block-Size", ""))
+        whole = self._near.get(block)
+        if whole is None:
+            return await self._asked(block, offset, length)
+        return BlockPart(whole[offset : offset + length], len(whole))
+
+    async def _asked(self, block: BlockId, offset: int, length: int) -> BlockPart:
+        params: dict[str, str | int] = {"offset": offset, "length": length}
+        if self._near.are_wanted:
+            params["near"] = 1
+        answer = await self._client.call("GET", f"{self._path}/{block.hex()}", params=params)
+        if _SIZE not in answer.headers and "near" in params:
+            whole = self._with_others(block, answer.content)
+            return BlockPart(whole[offset : offset + length], len(whole))
+        size = wire.decode_number(answer.headers.get(_SIZE, ""))
         if size > MAX_BLOCK_SIZE or len(answer.content) > length:
             raise CorruptError("the hub gave what is no part of a block")
+        if size <= SMALL:
+            self._near.note_alone()
         return BlockPart(answer.content, size)
+
+    def _with_others(self, block: BlockId, content: bytes) -> Buffer:
+        """The block, of an answer that has it first; what is near it is kept."""
+        given = wire.decode_blocks(content)
+        if not given or given[0].id != block:
+            raise CorruptError("the hub gave another block than was asked for")
+        self._near.keep(given[0], given[1:])
+        return given[0].data
 
     async def get_block_again(self, block: BlockId) -> bytes:
         buffered = self._buffer.read(block)
         if buffered is not None:
             return bytes(buffered)
+        self._near.forget(block)
         return (await self._client.call("GET", f"{self._path}/{block.hex()}", params={"again": 1})).content
 
     async def report_wrong(self, block: BlockId) -> bool:

@@ -52,7 +52,7 @@ def problem(kind: str, status: int, **more: object) -> httpx.Response:
 @pytest.mark.parametrize("kind", wire.PROBLEMS)
 async def test_each_problem_is_raised_as_what_it_was(kind: str) -> None:
     status, error = wire.PROBLEMS[kind]
-    assert type(await failing(problem(kind, status))) is error
+    assert isinstance(await failing(problem(kind, status)), error)
 
 
 @pytest.mark.parametrize("blocks", [None, "x", [1], ["zz"], ["ab"], [["a"]], {}])
