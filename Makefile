@@ -13,13 +13,14 @@ SBIN := /sbin
 SYSTEM_BIN := /usr/local/bin
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 DEMO := demo
+HUB_DEMO := demo-hub
 DRIVE := $(DEMO)/drive
 MOUNT := $(DEMO)/mnt
 KEY := $(DEMO)/key
 S3_DRIVE := $(DEMO)/s3-drive
 S3_ADDRESS := 127.0.0.1:9000
 MOUNTED = grep -q " $(CURDIR)/$(MOUNT) " /proc/mounts
-.PHONY: servers clients install install-system packages run run-s3 stop test lint soak conformance conformance-xfstests conformance-s3 bench clean
+.PHONY: servers clients install install-system packages postgresql run run-s3 run-hub stop stop-hub test lint soak conformance conformance-xfstests conformance-s3 bench clean
 
 install: packages $(STAMP)
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory install-system; fi
@@ -59,7 +60,7 @@ $(STAMP): pyproject.toml setup.cfg | packages
 	@touch $@
 
 # mount(8) looks only in /sbin; the scripts linked there start this checkout's own interpreter.
-# `drivefs` is for every user, and /sbin is in the path of root only.
+# `drivefs` and `drivefs-hub` are for every user, and /sbin is in the path of root only.
 install-system: $(STAMP)
 	@for name in mkfs.drivefs mount.drivefs umount.drivefs fsck.drivefs; do \
 		$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/$$name" "$(SBIN)/$$name" || exit 1; \
@@ -67,7 +68,8 @@ install-system: $(STAMP)
 	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/mount.drivefs" "$(SBIN)/mount.fuse.drivefs" && \
 	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/umount.drivefs" "$(SBIN)/umount.fuse.drivefs" && \
 	$(SUDO) mkdir -p "$(SYSTEM_BIN)" && \
-	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/drivefs" "$(SYSTEM_BIN)/drivefs"
+	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/drivefs" "$(SYSTEM_BIN)/drivefs" && \
+	$(SUDO) ln -sfn "$(CURDIR)/$(BIN)/drivefs-hub" "$(SYSTEM_BIN)/drivefs-hub"
 
 # The demo keeps cache and state beside its drive, so that nothing is written outside this folder.
 run: export DRIVEFS_CACHE_DIR = $(CURDIR)/$(DEMO)/cache
@@ -97,6 +99,13 @@ run-s3: install
 	@echo "  aws --endpoint-url http://$(S3_ADDRESS) --region us-east-1 s3 mb s3://bucket"
 	@$(BIN)/drivefs s3 serve $(S3_DRIVE) --key-file $(KEY) --listen $(S3_ADDRESS)
 
+# A hub with its database, and its drive mounted twice. HUB_ADDRESS: another than 127.0.0.1:8080, the first time.
+run-hub: install postgresql
+	@docs/hub/demo.sh start
+
+stop-hub:
+	@docs/hub/demo.sh stop
+
 stop:
 	@if $(MOUNTED); then $(BIN)/umount.drivefs $(MOUNT); else echo "$(MOUNT) is not mounted"; fi
 
@@ -108,13 +117,16 @@ from_npm = test -e "$(SERVERS)/$(subst /,-,$(firstword $(1)))" || ! command -v n
 	} || echo "$(1) cannot be installed: its tests are skipped"
 
 # Servers for tests that are no Python packages.
-servers: | install
+servers: postgresql | install
 	@$(call from_npm,azurite@$(AZURITE))
+
+# Its packages make no cluster: tests and the demo have clusters of their own.
+postgresql:
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || [ "$$(id -u)" != 0 ] || { \
 		echo "installing: postgresql"; mkdir -p /etc/postgresql-common; \
 		test -e /etc/postgresql-common/createcluster.conf || echo "create_main_cluster = false" > /etc/postgresql-common/createcluster.conf; \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql; \
-	} || echo "PostgreSQL cannot be installed: tests of the hub are skipped"
+	} || echo "PostgreSQL cannot be installed: tests of the hub are skipped, and no demo of it can run"
 
 # Clients of the S3 door that only `make soak` has. Those of Debian are installed for root; for others their tests are
 # skipped where they are not there.
@@ -175,4 +187,5 @@ bench: install
 	$(BIN)/python -m bench.repair
 
 clean: stop
+	@[ ! -e $(HUB_DEMO) ] || docs/hub/demo.sh clean
 	rm -rf $(VENV) $(DEMO) build *.egg-info .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

@@ -125,4 +125,4 @@ def test_every_tool_is_linked_where_it_is_looked_for(tmp_path: Path) -> None:
     linked = {path.name for path in (*sbin.iterdir(), *system_bin.iterdir())}
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert linked == {*scripts, "mount.fuse.drivefs", "umount.fuse.drivefs"}
-    assert {path.name for path in system_bin.iterdir()} == {"drivefs"}
+    assert {path.name for path in system_bin.iterdir()} == {"drivefs", "drivefs-hub"}
