@@ -45,6 +45,8 @@ PROBLEMS: Final[Mapping[str, tuple[int, type[DriveError]]]] = {
 }
 """By kind: the status of the answer, and what it is raised as. A class comes before its bases."""
 TOKEN_SIZE: Final = 32
+TICKET_SIZE: Final = 16
+"""Bytes by which the mover of a drive shows that it is the one that counts."""
 KEY_SIZE: Final = 32
 """Bytes of a salt, and of a key that a login shows."""
 MAX_SEALED: Final = 4096

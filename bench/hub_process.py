@@ -32,6 +32,7 @@ from backend.hub import (
     Heads,
     Hub,
     HubBlocks,
+    Imports,
     Pepper,
     Quotas,
     RequestRates,
@@ -120,7 +121,17 @@ async def _serve(conninfo: str, folder: Path) -> None:
         directory, commits, pepper = Directory(database), CommitTable(database), Pepper(b"p" * 32)
         accounts = Accounts(database, pepper, is_open=False, attempts=Attempts(database, pepper))
         rates = RequestRates(rate=1e6, burst=1e6)  # a device of a bench makes the requests of many
-        hub = Hub(directory, commits, table, blocks, heads, accounts, Quotas(database), rates)
+        hub = Hub(
+            directory,
+            commits,
+            table,
+            blocks,
+            heads,
+            accounts,
+            Quotas(database),
+            rates,
+            Imports(database, commits),
+        )
         config = uvicorn.Config(app(hub), log_level="warning", lifespan="off", timeout_graceful_shutdown=1)
         print(listener.getsockname()[1], flush=True)
         await uvicorn.Server(config).serve([listener])

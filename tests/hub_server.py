@@ -27,6 +27,7 @@ from backend.hub import (
     Heads,
     Hub,
     HubBlocks,
+    Imports,
     Pepper,
     Quotas,
     RequestRates,
@@ -101,7 +102,8 @@ def hub(conninfo: str, port: int = 0, nodes: Mapping[str, MemoryNode] | None = N
                 database, PEPPER, is_open=True, attempts=Attempts(database, PEPPER, burst=5, refill=3600)
             )
             directory, commits, rates = Directory(database), CommitTable(database), RequestRates()
-            parts = Hub(directory, commits, table, blocks, heads, accounts, Quotas(database), rates)
+            quotas, imports = Quotas(database), Imports(database, commits)
+            parts = Hub(directory, commits, table, blocks, heads, accounts, quotas, rates, imports)
             group.start_soon(heads.run)
             config = uvicorn.Config(
                 app(parts), log_level="warning", lifespan="off", timeout_graceful_shutdown=1

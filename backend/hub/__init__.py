@@ -13,6 +13,7 @@ from backend.hub.guarded_protocol import guarded
 from backend.hub.heads import Heads
 from backend.hub.housekeeping import Housekeeping
 from backend.hub.hub_file import HubFile, Limits
+from backend.hub.imports import Imports
 from backend.hub.listening import listener_at
 from backend.hub.metrics import HubMetrics
 from backend.hub.migrations import migrate, migrate_database, migrate_empty, require_current
@@ -40,6 +41,7 @@ __all__ = [
     "HubCheck",
     "HubFile",
     "HubMetrics",
+    "Imports",
     "Limits",
     "Operator",
     "PackTable",

@@ -165,7 +165,8 @@ class _Door:
     async def add_drive(self, request: Request, device: Device) -> Response:
         said = await json_object(request)
         sealed = octets(said, "sealed", 1, wire.MAX_SEALED)
-        await self.directory.add_drive(device.account, parse_uuid(said.get("uuid")), sealed)
+        ticket = octets(said, "ticket", wire.TICKET_SIZE, wire.TICKET_SIZE) if "ticket" in said else None
+        await self.directory.add_drive(device.account, parse_uuid(said.get("uuid")), sealed, ticket)
         return Response(status_code=201)
 
     async def drive(self, request: Request, device: Device) -> Response:

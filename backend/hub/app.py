@@ -34,6 +34,8 @@ from backend.hub.commit_table import CommitTable
 from backend.hub.decoding import RequestError, block_id, json_object, parse_uuid, query_number, read_body
 from backend.hub.directory import Device, Directory
 from backend.hub.heads import Heads
+from backend.hub.import_routes import DriveHandler, import_routes
+from backend.hub.imports import Imports
 from backend.hub.log_segments import commits_after
 from backend.hub.packing import DriveNumber, HubBlocks
 from backend.hub.quotas import Quotas
@@ -59,6 +61,7 @@ class Hub:
     accounts: Accounts
     quotas: Quotas
     rates: RequestRates
+    imports: Imports
 
 
 def app(hub: Hub) -> Starlette:
@@ -80,10 +83,14 @@ def app(hub: Hub) -> Starlette:
 
         return of_device(answer)
 
+    def of_moved_drive(handler: DriveHandler) -> Endpoint:
+        return of_drive(lambda _, request, drive: handler(request, drive))
+
     drive = "/v1/drives/{uuid}"
     return Starlette(
         routes=[
             *account_routes(hub.accounts, hub.directory, hub.quotas, hub.heads, by_device),
+            *import_routes(hub.imports, hub.quotas, hub.heads, of_moved_drive),
             Route("/v1/wait", of_device(_wait), methods=["POST"]),
             Route(f"{drive}/head", of_drive(_head)),
             Route(f"{drive}/log", of_drive(_append), methods=["POST"]),

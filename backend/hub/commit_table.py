@@ -1,7 +1,7 @@
 """The logs of all drives in the database.
 
 A commit is judged by its envelope and by the state of its drive in one function of the database
-(`append_commit` in `schema/0001_hub.sql`): one round trip, under the lock of the drive's row. It is
+(`append_commit` in `schema/0004_moves.sql`): one round trip, under the lock of the drive's row. It is
 idempotent by its hash: an answer that was lost can be asked for again.
 """
 
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Final
 
 from backend.commits import decode_commit
-from backend.errors import BlocksMissingError, ConflictError, CorruptError, NotFoundError
+from backend.errors import BlocksMissingError, ConflictError, CorruptError, NotFoundError, ReadOnlyError
 from backend.hub.block_table import Place
 from backend.hub.database import Database
 from backend.hub.packing import DriveNumber
@@ -76,13 +76,11 @@ class CommitTable:
 
     async def append(self, drive: int, encoded: bytes, expected: Head) -> Head:
         """See `CommitLog.append`. `CorruptError`, `FormatError`: it is no commit, or does not go on from
-        `expected`."""
-        commit, digest = await self._threads.finish(partial(_decoded, encoded))
-        if (commit.number, commit.previous) != (expected.number + 1, expected.hash):
-            raise CorruptError("the commit does not go on from the head that is expected")
+        `expected`. `ReadOnlyError`: the drive is being moved here (`Imports`)."""
+        commit, digest = await self.decoded(encoded, expected)
         arguments = (
             drive,
-            *_head(expected),
+            *head_values(expected),
             digest,
             encoded,
             [*commit.added],
@@ -93,6 +91,8 @@ class CommitTable:
         outcome, number, head_hash, missing = row
         if outcome == "gone":
             raise NotFoundError("there is no such drive")
+        if outcome == "importing":
+            raise ReadOnlyError("the drive is being moved here, and not all of it has come yet")
         if outcome == "moved":
             raise ConflictError(f"the head has moved to commit {number}")
         if outcome == "missing":
@@ -100,6 +100,13 @@ class CommitTable:
                 f"{len(missing)} blocks are not stored", [bytes(each) for each in missing]
             )
         return Head(number, bytes(head_hash))
+
+    async def decoded(self, encoded: bytes, expected: Head) -> tuple[Commit, bytes]:
+        """The commit, which goes on from `expected`, and its hash. `CorruptError`, `FormatError`."""
+        commit, digest = await self._threads.finish(partial(_decoded, encoded))
+        if (commit.number, commit.previous) != (expected.number + 1, expected.hash):
+            raise CorruptError("the commit does not go on from the head that is expected")
+        return commit, digest
 
     async def after(self, drive: int, number: int, limit: int, most_bytes: int) -> list[LoggedCommit]:
         """Up to `limit` commits after `number`, in order, of `most_bytes` together; but one at least, if
@@ -155,5 +162,6 @@ def _decoded(encoded: bytes) -> tuple[Commit, bytes]:
     return decode_commit(encoded), plain_hash(encoded)
 
 
-def _head(head: Head) -> tuple[int, bytes]:
+def head_values(head: Head) -> tuple[int, bytes]:
+    """As the database has it."""
     return head.number, head.hash if head.number else NO_COMMIT

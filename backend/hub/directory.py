@@ -51,12 +51,14 @@ class DeviceRow(NamedTuple):
 
 
 class DriveRow(NamedTuple):
-    """A drive, as its account sees it: name and key are sealed. `bytes`: that it takes."""
+    """A drive, as its account sees it: name and key are sealed. `bytes`: that it takes; `importing`: it is
+    being moved here."""
 
     uuid: bytes
     sealed: bytes
     bytes: int
     head: int
+    importing: bool
 
 
 class Directory:
@@ -140,9 +142,11 @@ class Directory:
             if not (await connection.execute(statement.encode(), values)).rowcount:
                 raise NotFoundError("the account has no such device")
 
-    async def add_drive(self, account: int, uuid: bytes, sealed: bytes = b"") -> None:
-        """A new, empty drive. `ConflictError`: there is one of that id; `UsageError`: the account has too
-        many."""
+    async def add_drive(
+        self, account: int, uuid: bytes, sealed: bytes = b"", ticket: bytes | None = None
+    ) -> None:
+        """A new, empty drive; with a `ticket` one that is to be moved here (`Imports`). `ConflictError`:
+        there is one of that id; `UsageError`: the account has too many."""
         async with self._database.transaction() as connection:
             await connection.execute("SELECT 1 FROM account WHERE id = %s FOR NO KEY UPDATE", (account,))
             found = await connection.execute(
@@ -152,8 +156,9 @@ class Directory:
             if row is not None and row[0] >= MAX_DRIVES:
                 raise UsageError(f"an account has at most {MAX_DRIVES} drives")
             made = await connection.execute(
-                "INSERT INTO drive (account, uuid, sealed) VALUES (%s, %s, %s) ON CONFLICT DO NOTHING",
-                (account, uuid, sealed),
+                "INSERT INTO drive (account, uuid, sealed, importing, ticket) VALUES (%s, %s, %s, %s, %s)"
+                " ON CONFLICT DO NOTHING",
+                (account, uuid, sealed, ticket is not None, ticket),
             )
             if not made.rowcount:
                 raise ConflictError("there is a drive of this id already")
@@ -162,13 +167,13 @@ class Directory:
         """All of the account's, the oldest first."""
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "SELECT d.uuid, d.sealed, coalesce(u.bytes, 0), d.head"
+                "SELECT d.uuid, d.sealed, coalesce(u.bytes, 0), d.head, d.importing"
                 " FROM drive d LEFT JOIN drive_usage u ON u.drive = d.id"
                 " WHERE d.account = %s AND d.deleted IS NULL ORDER BY d.id",
                 (account,),
             )
             rows = await found.fetchall()
-        return [DriveRow(bytes(uuid), bytes(sealed), taken, head) for uuid, sealed, taken, head in rows]
+        return [DriveRow(bytes(uuid), bytes(sealed), *rest) for uuid, sealed, *rest in rows]
 
     async def seal_drive(self, drive: DriveNumber, sealed: bytes) -> None:
         """The drive's name and key are sealed so from now on."""

@@ -80,12 +80,14 @@ class SealedDevice(NamedTuple):
 
 
 class SealedDrive(NamedTuple):
-    """A drive; name and key are sealed. `bytes`: that it takes."""
+    """A drive; name and key are sealed. `bytes`: that it takes; `is_importing`: it is being moved to the
+    hub."""
 
     uuid: bytes
     sealed: bytes
     bytes: int
     head: int
+    is_importing: bool = False
 
 
 class HubAccount:
@@ -181,13 +183,16 @@ class HubAccount:
                 _octets(row, "sealed"),
                 _whole(row, "bytes"),
                 _whole(row, "head"),
+                row.get("importing") is True,
             )
             for row in _rows(answer, "drives", MAX_DRIVES)
         ]
 
-    async def add_drive(self, drive: bytes, sealed: bytes) -> None:
-        """`ConflictError`: there is one of that id."""
-        await self._client.call("POST", "/v1/drives", said={"uuid": drive.hex(), "sealed": sealed.hex()})
+    async def add_drive(self, drive: bytes, sealed: bytes, ticket: bytes = b"") -> None:
+        """A new drive; with a `ticket` one that is moved to the hub (`RemoteImport`). `ConflictError`: there
+        is one of that id."""
+        said = {"uuid": drive.hex(), "sealed": sealed.hex()} | ({"ticket": ticket.hex()} if ticket else {})
+        await self._client.call("POST", "/v1/drives", said=said)
 
     async def seal_drive(self, drive: bytes, sealed: bytes) -> None:
         """The drive's name and key are sealed so. `NotFoundError`."""

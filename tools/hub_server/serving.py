@@ -28,6 +28,7 @@ from backend.hub import (
     Housekeeping,
     Hub,
     HubMetrics,
+    Imports,
     Pepper,
     Quotas,
     Readiness,
@@ -83,16 +84,18 @@ class _Process:
         self._metrics = HubMetrics()
         self._watch()
         pepper = Pepper(parts.folder.secret(file.pepper_file))
+        commits = CommitTable(database)
         application = app(
             Hub(
                 Directory(database),
-                CommitTable(database),
+                commits,
                 parts.table,
                 parts.blocks,
                 self._heads,
                 Accounts(database, pepper, is_open=file.is_sign_up_open),
                 Quotas(database),
                 RequestRates(),
+                Imports(database, commits),
             )
         )
         application.router.routes[:0] = self._readiness.routes()

@@ -1,0 +1,43 @@
+"""A drive that is moved to a hub, as its mover sees it: the commits of a log whose old blocks may be gone."""
+
+from __future__ import annotations
+
+from backend import wire
+from backend.commits import encode_commit
+from backend.errors import CorruptError
+from backend.remote.hub_client import HubClient
+from backend.system import plain_hash
+from backend.upstream import Commit, Head
+
+
+class RemoteImport:
+    """See the module. Of the drive of that id, shown by `ticket` (16 random bytes), which counts from
+    `take_over` on. Each call raises what `HubClient.call` does."""
+
+    def __init__(self, client: HubClient, drive: bytes, ticket: bytes) -> None:
+        self._client = client
+        self._path = f"/v1/drives/{drive.hex()}/import"
+        self._ticket = ticket
+
+    async def take_over(self) -> None:
+        """Shut out every mover before this one. `ConflictError`: the drive is open. Idempotent."""
+        await self._client.call("PUT", self._path, said={"ticket": self._ticket.hex()})
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        """As `CommitLog.append`; a block that is not stored is left out. `ConflictError`: also if another
+        mover has taken over."""
+        encoded = encode_commit(commit)
+        head = Head(commit.number, plain_hash(encoded))
+        said = self._shown(expected)
+        answer = await self._client.call("POST", f"{self._path}/log", content=encoded, headers=said)
+        if wire.decode_head(answer.text) != head:
+            raise CorruptError(f"the hub says that it took another commit than number {commit.number}")
+        return head
+
+    async def open(self, head: Head) -> None:
+        """All is there: devices may write. `ConflictError`: another mover has taken over, or the newest
+        commit is another. Idempotent."""
+        await self._client.call("DELETE", self._path, headers=self._shown(head))
+
+    def _shown(self, expected: Head) -> dict[str, str]:
+        return {"Import-Ticket": self._ticket.hex(), "Expected-Head": wire.encode_head(expected)}
