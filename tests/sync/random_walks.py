@@ -62,6 +62,7 @@ class Walk:
             self._part,
             self._unlink_open,
             self._close_all,
+            self._device.new_epoch,
         ]
 
     def _file(self) -> str:

@@ -21,6 +21,7 @@ from cache.namespace.operations import (
     Create,
     Delete,
     Link,
+    NewEpoch,
     Operation,
     Pin,
     RemoveXattr,
@@ -179,6 +180,16 @@ class Device:
     def remove_xattr(self, path: str, name: bytes) -> None:
         self.do(RemoveXattr(self.find(path), name, self.now()))
 
+    def new_epoch(self) -> None:
+        """A key epoch, unless one of this device is not published yet; the keys are names here."""
+        epochs, head = self.namespace.epochs, self.namespace.head().number
+        newest = epochs.newest()
+        if newest == epochs.as_of(head):
+            number = 1 if newest is None else newest.number + 1
+            wrapped = b"%d of %d at %d" % (number, self.number, self.now())
+            before = b"" if newest is None else newest.wrapped
+            self.do(NewEpoch(number, wrapped.ljust(60, b"\0"), before))
+
     # What the drive does
 
     def sync(self, log: Log, *, publish: bool = True) -> None:
@@ -253,7 +264,7 @@ class Device:
         """Every row that all replicas have alike."""
         connection = self.namespace.synced_connection()
         found: dict[str, list[tuple[object, ...]]] = {}
-        for table in (*TABLES, *(f"past_{name}" for name in TABLES), "commits"):
+        for table in (*TABLES, *(f"past_{name}" for name in TABLES), "commits", "key_epoch"):
             found[table] = sorted(tuple(row) for row in connection.execute(f"SELECT * FROM {table}"))
         found["inode"] = [row[:8] + row[9:] for row in found["inode"]]
         return found
@@ -278,10 +289,21 @@ def settle(devices: Sequence[Device], log: Log) -> None:
 def check_replicas(devices: Sequence[Device], replay: Device, log: Log) -> None:
     """Every replica's rows are those of one that only ever followed, and these are sound."""
     replay.sync(log)
+    check_epochs(log)
     expected = replay.rows()
     for device in devices:
         assert device.rows() == expected, f"device {device.number} differs"
     assert replay.namespace.orphans() == []
+
+
+def check_epochs(log: Log) -> None:
+    """Key epochs are in the order of their numbers, one commit begins one at most, and each opens the one
+    before it."""
+    begun = [[each for each in commit if isinstance(each, NewEpoch)] for commit in log]
+    assert max(map(len, begun), default=0) <= 1
+    epochs = [each for each, *_ in filter(None, begun)]
+    assert [each.number for each in epochs] == [*range(1, len(epochs) + 1)]
+    assert [each.before for each in epochs[1:]] == [each.wrapped for each in epochs[:-1]]
 
 
 def check_sound(device: Device, position: int) -> None:
