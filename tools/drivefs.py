@@ -30,6 +30,7 @@ MODULES: Final = {
     "keeping_commands": ("keep", "unkeep", "kept"),
     "node_commands": ("check", "scrub", "repair", "node", "rebuild-drive-file"),
     "key_commands": ("key",),
+    "device_commands": ("device",),
     "stale_commands": ("stale",),
     "s3_commands": ("s3",),
     "account_commands": ("login", "logout", "account"),

@@ -13,6 +13,16 @@ from cache.messages.conflicts import (
     ResolveWanted,
     VersionShown,
 )
+from cache.messages.devices import (
+    DEVICE_REVOKE,
+    DEVICES,
+    EPOCH_BEGIN,
+    DeviceNamed,
+    DeviceRevoked,
+    DeviceShown,
+    DevicesShown,
+    EpochBegun,
+)
 from cache.messages.health import CHECK, REPAIR, SCRUB, Checked, ScrubWanted
 from cache.messages.history import (
     CLONE,
@@ -86,7 +96,10 @@ __all__ = [
     "CONFLICTS_RESOLVE",
     "CONTENT",
     "DEFAULT_LIMIT",
+    "DEVICES",
+    "DEVICE_REVOKE",
     "DIFF",
+    "EPOCH_BEGIN",
     "KEEP",
     "KEPT",
     "LOG",
@@ -122,10 +135,15 @@ __all__ = [
     "CollectionWanted",
     "ConflictShown",
     "Conflicts",
+    "DeviceNamed",
+    "DeviceRevoked",
+    "DeviceShown",
+    "DevicesShown",
     "Difference",
     "DifferenceAsked",
     "DiskCacheStatus",
     "DriveStatus",
+    "EpochBegun",
     "FileSetApart",
     "KeepWanted",
     "KeepingStatus",

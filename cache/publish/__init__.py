@@ -9,7 +9,7 @@ from cache.publish.commit_building import (
 from cache.publish.commit_payload import open_operations
 from cache.publish.cut_rule import Intervals
 from cache.publish.growth import refuse_rollback, require_growth
-from cache.publish.key_epochs import begin, commit_key
+from cache.publish.key_epochs import commit_key, next_epoch
 from cache.publish.publisher import Publisher
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
@@ -30,10 +30,10 @@ __all__ = [
     "SnapshotStore",
     "StoreWatch",
     "Wake",
-    "begin",
     "blocks_named",
     "commit_key",
     "is_same_commit",
+    "next_epoch",
     "open_operations",
     "refuse_rollback",
     "require_growth",

@@ -9,7 +9,7 @@ from backend.errors import CorruptError
 from backend.keys import KeyRing
 from backend.upstream import Commit, KeyEpoch
 from cache.journal import Ledger
-from cache.namespace import NewEpoch, decode, is_new_epoch
+from cache.namespace import NewEpoch, Operation, decode, is_new_epoch
 
 
 def commit_key(ring: KeyRing, commit: Commit) -> bytes:
@@ -36,12 +36,13 @@ def begin_if_due(ledger: Ledger, ring: KeyRing) -> None:
     """Have the open commit begin a key epoch if it revokes a device, which is to read nothing that comes
     after it. Nothing is pending. Raises what `Ledger.accept` raises."""
     if ledger.namespace.devices.is_any_revoked_in(ledger.namespace.commit):
-        begin(ledger, ring)
+        ledger.accept_all(next_epoch(ledger, ring))
 
 
-def begin(ledger: Ledger, ring: KeyRing) -> None:
-    """Have the open commit begin a key epoch, unless one begins that is not published yet."""
+def next_epoch(ledger: Ledger, ring: KeyRing) -> list[Operation]:
+    """The operation by which the open commit begins a key epoch; none if one begins that is not published
+    yet."""
     epochs = ledger.namespace.epochs
     newest = epochs.newest()
-    if newest == epochs.as_of(ledger.head.number):
-        ledger.accept(NewEpoch(*ring.next_after(newest)))
+    is_published = newest == epochs.as_of(ledger.head.number)
+    return [NewEpoch(*ring.next_after(newest))] if is_published else []

@@ -76,7 +76,7 @@ class Publisher:
         self._trimming = trimming
         self._sealer = sealer
         self._upstream = upstream
-        self._identity = identity
+        self.identity: Final = identity
         self.intervals: Final = intervals
         self._journal_limit = journal_limit
         self._before_cut = before_cut
@@ -127,7 +127,7 @@ class Publisher:
     @property
     def host(self) -> bytes:
         """The name of this machine in the log."""
-        return self._identity.host
+        return self.identity.host
 
     @property
     def pressed(self) -> bool:
@@ -246,7 +246,7 @@ class Publisher:
 
     def _check_device(self) -> None:
         """Everybody else would take a commit of a device that was revoked for damage of the log."""
-        device = self._identity.device
+        device = self.identity.device
         row = self._ledger.namespace.devices.of(device)
         if row is not None and row.is_revoked:
             raise FencedError(f"this machine is device {device} of the drive, which was revoked")
@@ -303,7 +303,7 @@ class Publisher:
                 break
         self.has_published = True
         self._ledger.published(head)
-        self._identity.ring.learn_all(self._ledger.namespace.epochs.until(head.number))
+        self.identity.ring.learn_all(self._ledger.namespace.epochs.until(head.number))
         self._built = None
         await self._trimming.trim()
         self._ledger.room.look_soon()
@@ -349,7 +349,7 @@ class Publisher:
                 choice.leave_out(failed)
             await self._before_cut()
             self._say_who()
-            begin_if_due(ledger, self._identity.ring)
+            begin_if_due(ledger, self.identity.ring)
             return ledger.cut(choice.take())
 
     def set_apart(self) -> dict[int, str]:
@@ -362,7 +362,7 @@ class Publisher:
 
     def _say_who(self) -> None:
         """Another machine than that of the last commit names itself, in its first own."""
-        ledger, writer = self._ledger, CommitWriter(self._identity.device, self._identity.host)
+        ledger, writer = self._ledger, CommitWriter(self.identity.device, self.identity.host)
         if ledger.unpublished and ledger.namespace.writers.newest() != writer:
             ledger.accept(SetWriter(*writer))
 
@@ -395,5 +395,5 @@ class Publisher:
 
     def _build(self, pending: PendingCommit) -> Commit:
         if self._built is None or self._built.number != pending.number:
-            self._built = build(self._identity, pending, self._ledger.namespace, self._upstream.epoch)
+            self._built = build(self.identity, pending, self._ledger.namespace, self._upstream.epoch)
         return self._built

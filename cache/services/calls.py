@@ -5,6 +5,7 @@ from __future__ import annotations
 from cache.drive import Drive
 from cache.messages import Services, by_name
 from cache.services.conflict_calls import conflict_services
+from cache.services.device_calls import device_services
 from cache.services.health_calls import health_services
 from cache.services.history_calls import HistoryCalls
 from cache.services.keeping_calls import keeping_services
@@ -17,5 +18,5 @@ def services_of(drive: Drive) -> Services:
     """All calls on `drive`, by name."""
     history, space = HistoryCalls(drive).services(), SpaceCalls(drive).services()
     care = [*health_services(drive), *node_services(drive)]
-    said = [*notice_services(drive), *conflict_services(drive)]
+    said = [*notice_services(drive), *conflict_services(drive), *device_services(drive)]
     return by_name([*history, *care, *space, *keeping_services(drive), *said])

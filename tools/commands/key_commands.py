@@ -1,5 +1,5 @@
 """`drivefs key`: the key slots of a drive. Slots are added, removed, changed; the drive key itself never
-changes.
+changes. `new-epoch` has a mounted drive seal what comes under another key of its own.
 
 Every change is written to the nodes' copies of `drive.toml` first and to the drive's folder last, which is
 when it is in force (`backend.cluster.check_nodes`). It may be done while the drive is mounted: a mount reads
@@ -19,6 +19,8 @@ from backend.cluster import MAX_SLOTS, DriveFile, check_nodes, cluster_change, d
 from backend.errors import UsageError, WrongKeyError
 from backend.keys import Secret, Slot, key_slots, new_recovery_key
 from backend.system import THIS_MACHINE
+from cache.messages import EPOCH_BEGIN, Nothing
+from tools.commands.subcommand import add_command, ask_mount
 from tools.errors import Parser, ToolError
 from tools.hub_address import drive_on_nodes
 from tools.secret_source import SecretSource
@@ -31,6 +33,8 @@ def register(commands: Any) -> None:
     """Add `key ...` to the subcommands of `drivefs`."""
     key = commands.add_parser("key", help="what opens a drive: list, add, remove, change")
     actions = key.add_subparsers(required=True, metavar="ACTION", parser_class=Parser)
+    epoch = add_command(actions, "new-epoch", "seal what is written from now on under a new key", _new_epoch)
+    epoch.add_argument("mountpoint", metavar="MOUNTPOINT")
     for name, action, text in (
         ("list", _list, "the key slots"),
         ("add", _add, "one more secret that opens the drive"),
@@ -60,6 +64,12 @@ def _add_new(parser: argparse.ArgumentParser) -> None:
     new.add_argument("--new-key-file", metavar="F")
     new.add_argument("--new-passphrase-command", metavar="C")
     new.add_argument("--new-recovery-file", metavar="F", help="write a new recovery key to this new file")
+
+
+def _new_epoch(options: argparse.Namespace) -> int:
+    answer = ask_mount(options.mountpoint, EPOCH_BEGIN, Nothing())
+    say(f"{options.mountpoint}: key epoch {answer.key_epoch} has begun")
+    return 0
 
 
 def _list(options: argparse.Namespace) -> int:
