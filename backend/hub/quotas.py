@@ -1,9 +1,10 @@
 """The room of accounts: sealed bytes of blocks, commits and roots, as `drive_usage` counts them.
 
-A drive that was deleted takes room until its blocks are gone. It does not count at once, or nobody could make
-room; but all together an account takes at most twice its quota. Blocks may fill the quota. What tells the hub
-that blocks are not needed any more, commits and roots, may take a tenth more. Requests that are under way
-together may go over by what they carry.
+Drives that were deleted, and blocks that were released, take room until they are gone. They do not count from
+then on, or nobody could make room; but all together an account takes at most twice its quota. Blocks may fill
+the quota. What tells the hub that blocks are not needed any more, commits and roots, may take a tenth more.
+Requests that are under way together may go over by what they carry. Released blocks are looked at only where
+they matter: what is asked for does not fit otherwise, or less than a tenth of the quota is left.
 """
 
 from __future__ import annotations
@@ -15,17 +16,23 @@ from backend.errors import NotFoundError, QuotaError
 from backend.hub.database import Database
 
 _ROOM: Final = (
-    "SELECT a.quota, coalesce(sum(u.bytes) FILTER (WHERE d.deleted IS NULL), 0)::bigint,"
+    "SELECT a.id, a.quota, coalesce(sum(u.bytes) FILTER (WHERE d.deleted IS NULL), 0)::bigint,"
     " coalesce(sum(u.bytes), 0)::bigint"
     " FROM account a LEFT JOIN drive d ON d.account = a.id LEFT JOIN drive_usage u ON u.drive = d.id"
 )
 _OF_ACCOUNT: Final = f"{_ROOM} WHERE a.id = %s GROUP BY a.id"
 _OF_DRIVE: Final = f"{_ROOM} WHERE a.id = (SELECT account FROM drive WHERE id = %s) GROUP BY a.id"
 
+_RELEASED: Final = (
+    "SELECT coalesce(sum(p.length), 0)::bigint FROM drive d JOIN block b ON b.drive = d.id AND b.state = 2"
+    " JOIN place p ON p.drive = b.drive AND p.id = b.id WHERE d.account = %s AND d.deleted IS NULL"
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """In sealed bytes. `used` by drives that are there, `kept` by those that were deleted."""
+    """In sealed bytes. `used`: counts; `kept`: does not, and goes by itself. While much is left, released
+    blocks are in `used`."""
 
     quota: int
     used: int
@@ -58,24 +65,28 @@ class Quotas:
 
     async def require_for_blocks(self, drive: int, size: int) -> None:
         """`QuotaError` if the drive may not take so many bytes of blocks more."""
-        room = await self.of_drive(drive)
+        room = await self._room(_OF_DRIVE, drive, size)
         if size > room.left:
             raise QuotaError(_words(room))
 
     async def require_for_log(self, drive: int, size: int) -> None:
         """The same of a commit or a root."""
-        room = await self.of_drive(drive)
+        room = await self._room(_OF_DRIVE, drive, size)
         if size > room.left_for_log:
             raise QuotaError(_words(room))
 
-    async def _room(self, query: str, number: int) -> Room:
+    async def _room(self, query: str, number: int, size: int = 0) -> Room:
         row = await self._database.row(query, (number,))
         if row is None:
             raise NotFoundError("there is no such account")
-        quota, used, both = row
-        return Room(quota, used, both - used)
+        account, quota, used, both = row
+        released = 0
+        if quota - used < max(size, quota // 10):
+            found = await self._database.row(_RELEASED, (account,))
+            released = 0 if found is None else found[0]
+        return Room(quota, used - released, both - used + released)
 
 
 def _words(room: Room) -> str:
-    kept = f", {room.kept} more by deleted drives" if room.kept else ""
+    kept = f", {room.kept} more by what was deleted" if room.kept else ""
     return f"the account is full: {room.used} of {room.quota} bytes are taken{kept}"

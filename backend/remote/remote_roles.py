@@ -16,6 +16,7 @@ from backend.system import plain_hash
 from backend.upstream import (
     NO_COMMIT,
     BlockId,
+    Capacity,
     Commit,
     CompactionReport,
     Head,
@@ -97,12 +98,15 @@ class RemoteRoots:
 
 
 class _Usage(NamedTuple):
-    """The hub's account of a drive: how many packs lack fragments, too."""
+    """The hub's account of a drive: how many packs lack fragments, too; and the room of the person's account,
+    which all drives of it share."""
 
     blocks: int
     bytes: int
     packs: int
     lacking: int
+    quota: int
+    left: int
 
 
 class RemoteHousekeeping:
@@ -162,6 +166,13 @@ class RemoteHousekeeping:
             stored_bytes=usage.bytes,
             pending_bytes=self._pending(),
             packs_to_repair=usage.lacking,
+            capacity=Capacity(
+                total=usage.quota,
+                free=usage.left,
+                available=usage.left,
+                storable=usage.left,
+                storable_in_need=usage.left,
+            ),
         )
 
     async def _usage(self) -> _Usage:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import psycopg
 import pytest
 import trio
 
@@ -16,6 +17,7 @@ from backend.hub.log_segments import LogSegments
 from backend.keys import DriveKeys
 from backend.remote import HubClient, RemoteUpstream
 from cache.drive import Drive
+from cache.errors import DriveFullError
 from cache.local.local_state import LocalState
 from cache.namespace.operations import ROOT_INODE
 from cache.opening import open_drive
@@ -155,3 +157,36 @@ async def test_a_device_that_is_killed_loses_nothing_that_it_synced(devices: Dev
             await settle(first, second)
             assert await content_of(second, b"f") == data
             assert await tree(first) == await tree(second)
+
+
+def give_room(running: RunningHub, devices: Devices, quota: int) -> None:
+    """The operator gives the account of the drive that room."""
+    with psycopg.connect(running.conninfo) as connection:
+        connection.execute(
+            "UPDATE account SET quota = %s WHERE id = (SELECT account FROM drive WHERE uuid = %s)",
+            (quota, devices.uuid),
+        )
+
+
+@pytest.mark.logs_warnings
+async def test_a_full_account_refuses_what_grows_and_goes_on_with_more_room(
+    running: RunningHub, devices: Devices
+) -> None:
+    give_room(running, devices, 2_000_000)
+    data = contents.content("random", 1_500_000, 1)
+    async with devices.device(1) as drive:
+        await make_file(drive, b"first", data)
+        await drive.sync()
+        await drive.store.look()
+        shown = drive.statistics()
+        assert shown.blocks == 2_000_000 // shown.block_size
+        assert shown.free < 500_000 // shown.block_size
+        with pytest.raises(DriveFullError):
+            await make_file(drive, b"second", contents.content("random", 1_500_000, 2))
+        await drive.sync()
+        give_room(running, devices, 10_000_000)
+        await drive.store.look()
+        await make_file(drive, b"third", data[::-1])
+        await drive.sync()
+        assert await content_of(drive, b"third") == data[::-1]
+        assert await content_of(drive, b"first") == data

@@ -581,7 +581,7 @@ async def test_roots_are_of_this_drive_or_left_out(
 
 @pytest.mark.parametrize("number", ["Infinity", "-1", "1e999", '"x"', "1.5", "9" * 400, "null"])
 async def test_figures_that_are_none_are_none(lied_to: LiedTo, number: str) -> None:
-    said = f'{{"blocks": {number}, "bytes": 1, "packs": 1, "lacking": 0}}'.encode()
+    said = f'{{"blocks": {number}, "bytes": 1, "packs": 1, "lacking": 0, "quota": 9, "left": 9}}'.encode()
     lied_to.told[1].lies["GET usage"] = partial(says, Said(200, said))
     async with lied_to.device(1, crash=True) as one:
         with pytest.raises(TransientError, match="does not say what is stored"):

@@ -244,7 +244,7 @@ def _show(options: argparse.Namespace) -> int:
     say(f"{summary.email} at {login.url}, since {format_moment(summary.created * 10**9)}, {factor}")
     say(f"{format_size(summary.used)} of {format_size(summary.quota)} used, {format_size(summary.left)} left")
     if summary.kept:
-        say(f"{format_size(summary.kept)} of deleted drives are not gone yet")
+        say(f"{format_size(summary.kept)} that were deleted are not gone yet")
     return 0
 
 

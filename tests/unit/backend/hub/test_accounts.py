@@ -14,11 +14,14 @@ import pytest
 import trio
 import trio.testing
 
+from backend.commits import encode_commit
 from backend.errors import ThrottledError, UsageError
 from backend.hub import Accounts, RequestRates
 from backend.hub.accounts import USUAL_COST, normal_email
 from backend.hub.app import problem
 from backend.keys.key_slots import DEFAULT_COST
+from backend.upstream import NO_COMMIT, BlockId, Commit, Head
+from backend.wire import decode_head, encode_head
 from tests.hub_account import People, Person, Secret, end
 from tests.hub_server import PEPPER, RunningHub, hub_for_test
 from tests.unit.backend.hub.test_app import refused
@@ -339,3 +342,29 @@ async def test_an_account_that_asks_too_often_is_told_to_wait(autojump_clock: tr
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "2")
     await trio.sleep(caught.value.seconds)
     rates.take(1)
+
+
+def test_what_was_released_makes_room_up_to_twice_the_quota(running: RunningHub, one: Person) -> None:
+    _set(running, one.email, "quota", 10_000)
+    uuid, head = os.urandom(16).hex(), Head(0, NO_COMMIT)
+    drive = f"/v1/drives/{uuid}"
+    one.client.post("/v1/drives", json={"uuid": uuid, "sealed": "aa"})
+    stored = 0
+    for number in range(1, 4):
+        block = BlockId(bytes([number]) * 32)
+        answer = one.client.put(f"{drive}/blocks/{block.hex()}", content=b"x" * 8000)
+        if number == 3:
+            refused(answer, 507, "quota")
+            break
+        assert answer.status_code == 204
+        stored += 8000
+        for added, gone in (((block,), ()), ((), (block,))):
+            commit = Commit(head.number + 1, head.hash, 1, 0, 1, added, gone, b"")
+            said = {"Expected-Head": encode_head(head)}
+            answer = one.client.post(f"{drive}/log", content=encode_commit(commit), headers=said)
+            head = decode_head(answer.text)
+    account = one.client.get("/v1/account").json()
+    assert account["used"] < 2000, "commits"
+    assert account["kept"] == stored > account["quota"]
+    running.call(running.hub.blocks.collect(grace=0))
+    assert one.client.put(f"{drive}/blocks/{'09' * 32}", content=b"x" * 8000).status_code == 204
