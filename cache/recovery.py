@@ -23,6 +23,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from backend.commits import decode_commit
 from backend.errors import (
     AwayError,
     ConflictError,
@@ -31,7 +32,7 @@ from backend.errors import (
     NotFoundError,
     UnavailableError,
 )
-from backend.system import at_rest
+from backend.system import at_rest, plain_hash
 from backend.upstream import Commit, Head, Upstream
 from cache.blocks import BlockCache
 from cache.contact import Contact
@@ -95,7 +96,9 @@ class Recovery:
             raise self._stale(self._ledger.head.number)
         await self._asked(self._ask_for_blocks)
         await self._read_pending()
-        self._left.replay()
+        known = set(self._follower.makers)
+        self._left.replay(self._follow_again)
+        self._follower.makers = known
         self._follower.learn_epochs()
         await self._asked(self._reconcile)
 
@@ -108,7 +111,13 @@ class Recovery:
             await self._check_unfinished()
         elif self._left.is_rebased:
             self._left.forget_unpublished()
-            await self._catch_up(0, self._left.base)
+            if not self._left.has_followed:  # an older drivefs did not keep them
+                await self._catch_up(0, self._left.base)
+
+    def _follow_again(self, encoded: bytes) -> None:
+        """Apply a commit that an earlier process followed: that says nothing of copies of this device."""
+        self._follower.learn_epochs()  # own commits between may have begun some
+        self._follower.apply(decode_commit(encoded), plain_hash(encoded))
 
     async def _asked(self, question: Callable[[], Awaitable[Answer]]) -> Answer | None:
         """The answer to a question that can wait. None: the upstream of a drive that others write too is

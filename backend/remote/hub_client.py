@@ -171,13 +171,14 @@ def _reason(error: BaseException) -> str:
 def _error(answer: Answer) -> DriveError:
     if answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
         return _throttled(answer)
-    if answer.status_code in _AWAY:
-        return AwayError(f"the hub says {answer.status_code}")
+    kind = str(answer.said.get("type", "")).removeprefix(wire.PROBLEM)
+    if answer.status_code in _AWAY:  # of the hub itself, or of a proxy before it
+        is_there = kind in wire.PROBLEMS
+        return (TransientError if is_there else AwayError)(f"the hub says {answer.status_code}")
     if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
         return TransientError(f"the hub says {answer.status_code}")
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return ReadOnlyError("the hub does not know this device (any more)")
-    kind = str(answer.said.get("type", "")).removeprefix(wire.PROBLEM)
     detail = f"the hub says: {_shown(answer.said.get('detail', answer.status_code))}"
     if kind == "blocks_missing":
         return BlocksMissingError(detail, _blocks(answer.said.get("blocks")))

@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from backend.errors import AwayError, DriveError
+from backend.errors import AwayError, DriveError, TransientError
 from backend.system import Environment
 
 FIRST_BACKOFF: Final = 0.5
@@ -115,14 +115,15 @@ class Contact:
         return True
 
     async def reach(self, question: Callable[[], Awaitable[Result]]) -> Result:
-        """The answer, within `PATIENCE` seconds. `AwayError`: there is none, and the contact is lost."""
+        """The answer, within `PATIENCE` seconds. `AwayError`: there is none, or none yet, and the contact is
+        lost."""
         try:
             with trio.fail_after(PATIENCE):
                 return await question()
         except trio.TooSlowError:
             error = AwayError(f"the upstream does not answer within {PATIENCE:g} s")
-        except AwayError as caught:
-            error = caught
+        except TransientError as caught:
+            error = caught if isinstance(caught, AwayError) else AwayError(str(caught))
         self.lose(error)
         raise error
 
@@ -150,14 +151,16 @@ class Contact:
 
     async def ask(self, call: Callable[[], Awaitable[Result]]) -> Result:
         """The answer of `call`, which may be cancelled. `AwayError`: there is none, or not in time
-        (invariant 4). What `call` raises."""
+        (invariant 4), or none yet of an upstream that is away. What `call` raises."""
         deadline = trio.current_time() + PATIENCE_LOST if self.is_lost else inf
         with trio.CancelScope(deadline=deadline) as scope:
             self._asking.add(scope)
             try:
                 return await call()
-            except AwayError:
+            except TransientError as error:
                 self.doubt()
+                if self.is_lost and not isinstance(error, AwayError):
+                    raise AwayError(str(error)) from error
                 raise
             finally:
                 self._asking.discard(scope)

@@ -10,7 +10,7 @@ given again.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final
@@ -23,7 +23,7 @@ from backend.errors import FormatError
 from cache.namespace import loaded_time, stored_time
 
 MAGIC: Final = b"drvfsjnl"
-VERSION: Final = 4
+VERSION: Final = 5
 _OLDEST_VERSION: Final = 1
 """It had no salt."""
 SEGMENT_HEADER: Final = struct.Struct("<8sHHIQQQQ")
@@ -71,6 +71,9 @@ class RecordType(IntEnum):
     REBASED = 13
     """the published state on which all that is not published is from here on; the operations that say it
     now; where dirty content went"""
+    FOLLOWED = 14
+    """number, offset and size of an encoded commit that others published, then its bytes from there on: it
+    counts with the REBASED record that comes after it"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,10 @@ _TIMES: Final = struct.Struct("<Qqq")
 _BULK: Final = struct.Struct("<QQqQIQ")
 _GIVEN_UP: Final = struct.Struct("<Q")
 _UNCUT: Final = struct.Struct("<QQ")
+FOLLOWED_HEADER: Final = struct.Struct("<QII")
+"""commit number, offset, size of the whole: how FOLLOWED begins."""
+_LARGEST_PIECE: Final = 16 << 20
+"""Bytes of a commit in one FOLLOWED record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +301,25 @@ def decode_published(payload: Buffer) -> tuple[int, int, bytes, int]:
     """(commit, time, hash, needed); the last is 0 in segments up to version 3, which did not have it."""
     commit, time_ns, commit_hash, *needed = msgpack.unpackb(payload)
     return commit, time_ns, commit_hash, needed[0] if needed else 0
+
+
+def encode_followed(number: int, commit: Buffer) -> Iterator[tuple[bytes, Buffer]]:
+    """Payloads, in two parts each, of the FOLLOWED records that say an encoded commit."""
+    for offset in range(0, len(commit), _LARGEST_PIECE):
+        piece = memoryview(commit)[offset : offset + _LARGEST_PIECE]
+        yield FOLLOWED_HEADER.pack(number, offset, len(commit)), piece
+
+
+def decode_followed(payload: Buffer) -> tuple[int, int, int]:
+    """(commit number, offset, length) of the piece that the payload ends with. `FormatError`: it cannot be
+    part of a commit of the size that it says."""
+    if len(payload) <= FOLLOWED_HEADER.size:
+        raise FormatError(f"a FOLLOWED record of {len(payload)} bytes")
+    number, offset, size = FOLLOWED_HEADER.unpack_from(payload)
+    length = len(payload) - FOLLOWED_HEADER.size
+    if offset + length > size:
+        raise FormatError(f"a FOLLOWED record with bytes {offset} to {offset + length} of {size}")
+    return number, offset, length
 
 
 def encode_rebased(rebased: Rebased) -> bytes:

@@ -11,7 +11,9 @@ only.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
+from backend.errors import CorruptError
 from cache.journal.format import RecordType, encode_given_up, encode_uncut
 from cache.journal.ledger import Ledger
 from cache.journal.pieces import Data
@@ -19,6 +21,11 @@ from cache.journal.scan import Event, PendingCommit, Scan, scan
 from cache.namespace import Operation, decode, encode
 
 log = logging.getLogger(__name__)
+
+
+def _nobody_follows(_commit: bytes) -> None:
+    """Of a state that is only looked at."""
+    raise CorruptError("the journal stands on commits of other devices that the namespace does not hold")
 
 
 class JournalRecovery:
@@ -53,6 +60,15 @@ class JournalRecovery:
         """Whether the namespace on the disk does not know of the journal's newest rebase. Until `replay`."""
         rebased = self._scanned.rebased
         return rebased is not None and self._namespace.journal_position() <= rebased[0]
+
+    @property
+    def has_followed(self) -> bool:
+        """Whether the journal has all commits between what the namespace says is published and the newest
+        rebase, so that `replay` brings them. Until `replay`."""
+        scanned, published = self._scanned, self._ledger.head.number
+        kinds = (RecordType.FOLLOWED, RecordType.PUBLISHED)
+        there = {event.commit for event in scanned.events if event.kind in kinds}
+        return scanned.rebased is not None and there.issuperset(range(published + 1, scanned.rebased[1] + 1))
 
     @property
     def base(self) -> int | None:
@@ -96,21 +112,24 @@ class JournalRecovery:
         assert cut is not None
         self._take(self._scan(self._scanned.void, cut))
 
-    def replay(self) -> None:
-        """Bring the namespace up to the journal's end, find the pending commit, and begin."""
-        self._replay_events()
+    def replay(self, follow: Callable[[bytes], None] = _nobody_follows) -> None:
+        """Bring the namespace up to the journal's end, find the pending commit, and begin. `follow` applies
+        an encoded commit of others, the next one."""
+        self._replay_events(follow)
         self._finish_replay()
 
     def look(self) -> list[Operation]:
         """Bring the namespace up to the journal's end, of a state that nobody goes on with; what it says that
         is not known to be published. `CorruptError`: the journal does not fit it."""
-        self._replay_events()
+        self._replay_events(_nobody_follows)
         pending = [] if self._ledger.pending is None else self._ledger.pending.all_operations()
         return [decode(encoded) for encoded in [*pending, *self._ledger.operations]]
 
-    def _replay_events(self) -> None:
+    def _replay_events(self, follow: Callable[[bytes], None]) -> None:
         position, published = self._namespace.journal_position(), self._ledger.head.number
-        if self._has_taken_back(position):
+        if self.is_rebased:
+            position = 0
+        elif self._has_taken_back(position):
             position = 0
             self._namespace.undo(published)
         elif self._is_ahead(position):
@@ -122,7 +141,10 @@ class JournalRecovery:
             self._namespace.undo(published)
         self._ledger.positions.published = self._journal.begin
         for event in self._scanned.events:
-            if event.commit > published:
+            if event.commit > published and event.kind is RecordType.FOLLOWED:
+                pieces = [self._journal.read_at(at, length) for at, length in event.content]
+                follow(b"".join(pieces))
+            elif event.commit > published:
                 self._replay_event(event, event.position >= position)
             elif event.kind is RecordType.CUT:
                 self._ledger.positions.published = event.content.oldest

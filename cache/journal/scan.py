@@ -26,6 +26,7 @@ from typing import Any
 from cache.journal.dirty import DirtyFiles, Layer
 from cache.journal.format import (
     CONTENT_HEADER,
+    FOLLOWED_HEADER,
     RECORD_HEADER_SIZE,
     Bulk,
     Rebased,
@@ -34,6 +35,7 @@ from cache.journal.format import (
     decode_bulk,
     decode_cut,
     decode_extents,
+    decode_followed,
     decode_given_up,
     decode_published,
     decode_rebased,
@@ -134,6 +136,8 @@ class Scan:
         self._given_up = given_up
         self._void = void
         self._bulk: list[tuple[int, Layer, Bulk]] = []
+        self._followed: dict[int, list[tuple[int, int]]] = {}
+        """commits of others, by number, that no REBASED record stands on yet: where their pieces lie"""
 
     def read(self, journal: Journal) -> None:
         """Take all records."""
@@ -165,6 +169,8 @@ class Scan:
         """Commits that the journal does not say are published, oldest first."""
         found: dict[int, PendingCommit] = {}
         for event in self.events:
+            if event.kind is RecordType.FOLLOWED:
+                continue
             commit = found.setdefault(event.commit, PendingCommit(event.commit, 0, 0, [], []))
             if event.kind is RecordType.OPERATION:
                 commit.operations.append(encode(event.content))
@@ -186,7 +192,7 @@ class Scan:
         one: from the first size that it states on."""
         for index in range(len(self.events) - 1, -1, -1):
             event = self.events[index]
-            if event.kind is RecordType.PUBLISHED:
+            if event.kind in (RecordType.PUBLISHED, RecordType.FOLLOWED):
                 return None
             if event.kind is RecordType.CUT:
                 first = self.events[index - len(event.content.inodes)]
@@ -228,6 +234,8 @@ class Scan:
             self._take_cut(position, payload)
         elif kind is RecordType.EXTENTS:
             self._take_extents(position, payload)
+        elif kind is RecordType.FOLLOWED:
+            self._take_followed(position, payload)
         elif kind is RecordType.REBASED:
             self._take_rebased(position, decode_rebased(payload))
         else:
@@ -259,11 +267,24 @@ class Scan:
         self.dirty.thaw(operation.inode)
         self.events.append(Event(position, RecordType.EXTENTS, number, operation))
 
+    def _take_followed(self, position: int, payload: memoryview) -> None:
+        number, offset, length = decode_followed(payload)
+        pieces = self._followed.setdefault(number, [])
+        if offset == 0:  # of a rebase that was not finished there may be some
+            pieces.clear()
+        pieces.append((position + RECORD_HEADER_SIZE + FOLLOWED_HEADER.size, length))
+
     def _take_rebased(self, position: int, rebased: Rebased) -> None:
         """All that was not published is what it says now."""
         published = [event.commit for event in self.events if event.kind is RecordType.PUBLISHED]
         newest = max(published, default=-1)
-        self.events = [event for event in self.events if event.commit <= newest]
+        self.events = [
+            event for event in self.events if event.commit <= newest or event.kind is RecordType.FOLLOWED
+        ]
+        for number, pieces in sorted(self._followed.items()):
+            if number <= rebased.base:
+                self.events.append(Event(position, RecordType.FOLLOWED, number, tuple(pieces)))
+        self._followed.clear()
         self.dirty.rebase(rebased.moved)
         self.rebased, self.commit = (position, rebased.base), rebased.base + 1
         for encoded in rebased.operations:

@@ -31,6 +31,7 @@ FEW: Final = 16
 """Changes between two times that the namespace is written down, at least, where its disk is short."""
 LARGEST_CHANGE: Final = 128 << 10
 """Bytes that the deletion of an inode with large attributes takes of the write-ahead log."""
+MUCH_FOLLOWED: Final = 4 << 20
 MUCH: Final = 64 << 20
 """With so much left on the disk the log need not be looked after: it is emptied at this size."""
 
@@ -45,6 +46,8 @@ class Trimming:
         self.pinned_bytes = 0
         """of the journal, kept only for files that are set apart; as of the last `trim`"""
         self._relieved_at = 0
+        self._kept_bytes = 0
+        """of the journal, as of the last `trim`"""
         self._writing_down = trio.Lock()
         """Of two checkpoints at once the second does nothing."""
 
@@ -74,7 +77,13 @@ class Trimming:
                 await self._journal.close_dropped()
                 self._ledger.local_room.look_anew()
         finally:
+            self._kept_bytes = self._journal.record_bytes
             await self._ledger.wake_waiting()
+
+    async def after_follow(self) -> None:
+        """Others' commits were journaled: trim now and then, also where nothing is published from here."""
+        if self._journal.record_bytes - self._kept_bytes > MUCH_FOLLOWED:
+            await self.trim()
 
     @property
     def is_tight(self) -> bool:

@@ -198,7 +198,7 @@ class Publisher:
     def _say_why(self, error: Exception) -> None:
         """Publishing failed for now. That the upstream is away is for the contact to say."""
         problem = f"cannot publish now (will be tried again; the journal keeps everything): {error}"
-        if isinstance(error, AwayError):
+        if self._contact.is_lost or isinstance(error, AwayError):
             self._contact.doubt()
             self.problem = problem
         else:
@@ -243,6 +243,7 @@ class Publisher:
         if self._ledger.unpublished:  # a commit that was on its way is none any more
             self.wake()
         self._check_device()
+        await self._trimming.after_follow()
 
     def _check_device(self) -> None:
         """Everybody else would take a commit of a device that was revoked for damage of the log."""

@@ -19,7 +19,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
 
-from backend.errors import AwayError, DriveError, FencedError
+from backend.commits import encode_commit
+from backend.errors import DriveError, FencedError, TransientError
 from backend.upstream import BLOCK_ID_SIZE, Commit, Head, Upstream
 from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
 from cache.errors import FileSystemError
@@ -112,6 +113,7 @@ class Rebaser:
             onlooker.before()
         resolved = await rebase(
             self._ledger,
+            [(commit.number, encode_commit(commit)) for commit, _ in commits],
             lambda: self._apply(commits),
             self._held,
             self._host,
@@ -202,10 +204,10 @@ class Following:
                 continue
             except FencedError:
                 return
-            except AwayError:
-                self._contact.doubt()
             except (DriveError, FileSystemError, OSError) as error:
                 log.info("others' commits cannot be followed now: %s", error)
+                if isinstance(error, TransientError):
+                    self._contact.doubt()
             await self._contact.pause(backoff)
             backoff = min(2 * backoff, MAX_BACKOFF)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -14,17 +15,34 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backend.errors import AwayError
+from backend.failpoints import Failpoints
+from backend.system import Environment
 from cache.contact.contact import MAX_BACKOFF, PATIENCE, PATIENCE_LOST
 from cache.local.local_state import LocalState
 from cache.namespace.operations import ROOT_INODE
 from mountfs.errno_table import errno_of
 from tests import contents
 from tests.contents import KINDS, Kind
+from tests.crash.lossy_durable import LossyDurable
+from tests.crash.lossy_sqlite import all_lossy, cut_all
 from tests.drives import content_of, make_file
 from tests.memory_hub import Line
 from tests.mock_time import let_pass
 from tests.sync.drives import SMALL, Hub
-from tests.sync.test_whole_drives import COPY, names, same_everywhere, write
+from tests.sync.test_power_cuts import SharedWorker
+from tests.sync.test_whole_drives import (
+    COPY,
+    KILLED_AT,
+    change_here,
+    change_there,
+    go_on,
+    kill,
+    names,
+    same_everywhere,
+    suppress_killed,
+    write,
+)
+from tests.sync.test_whole_drives import begin as begin_with_folder
 
 pytestmark = pytest.mark.logs_warnings
 
@@ -251,3 +269,90 @@ async def test_the_same_tree_after_both_were_offline(hub: Hub) -> None:
             each.mend()
         found = await same_everywhere(hub, first, second)
         assert {b"/own0", b"/own1"} <= found.keys()
+
+
+@pytest.mark.parametrize(("name", "skip"), KILLED_AT)
+async def test_a_device_that_is_killed_in_a_rebase_opens_offline(
+    hub: Hub, line: Line, name: str, skip: int
+) -> None:
+    """Its journal has the commits of others that it stands on."""
+    await begin_with_folder(hub)
+    failpoints = Failpoints()
+    with suppress_killed():
+        async with hub.device(2, crash=True, environment=Environment(failpoints=failpoints)) as second:
+            await change_here(second)
+            second.tick(-1)
+            failpoints.arm(name, kill, skip)
+            await change_there(hub)
+            await second.sync()
+    line.cut()
+    for number in range(2):
+        await opened_and_killed(hub, line, number)
+    async with hub.device(2, line=line) as second:
+        assert {b"f", b"h", b"d", b"here0", b"here1"} <= {*names(second)}
+        line.mend()
+        await same_everywhere(hub, second)
+    await go_on(hub)
+
+
+async def test_what_was_followed_and_published_in_turn_is_brought_back_offline(
+    hub: Hub, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The namespace on the disk is older than all of it: commits of others and own ones in turn."""
+    await begin(hub)
+    database = hub.folder / "2" / "namespace.db"
+    async with hub.device(1) as first, hub.device(2, crash=True) as second:
+        before = database.read_bytes()
+        monkeypatch.setattr(second.ledger.namespace, "checkpoint", lambda: None)
+        for number in range(4):
+            await make_file(first, b"there%d" % number, b"there")
+            await first.sync()
+            await second.publisher.follow()
+            await make_file(second, b"here%d" % number, b"here")
+            await second.sync()
+            await first.publisher.follow()
+        made = await make_file(second, b"unpublished", b"unpublished")
+        await second.fsync(made.inode)
+        expected = names(second)
+    for each in database.parent.glob("namespace.db*"):
+        each.unlink()
+    database.write_bytes(before)
+    line.cut()
+    async with hub.device(2, line=line) as second:
+        assert names(second) == expected
+        assert await content_of(second, b"unpublished") == b"unpublished"
+        line.mend()
+        await same_everywhere(hub, second)
+
+
+class OfflineWorker(SharedWorker):
+    """Its device opens now and then without the hub, which answers again soon."""
+
+    async def life(self) -> None:
+        disk, line = LossyDurable(self.chance, self.folder.with_name("kept")), Line()
+        if self.folder.exists() and self.chance.random() < 0.7:
+            line.cut()
+        with all_lossy(disk) as environment:
+            async with self.hub.device(2, crash=True, environment=environment, line=line) as drive:
+                assert sum(name.isdigit() for name in names(drive)) >= self.durable_count
+                line.mend()
+                drive.contact.regain()
+                await self.check(drive)
+                for _ in range(self.chance.randint(0, 40)):
+                    await (self.others() if self.chance.random() < 0.3 else self.step(drive))
+                    if self.chance.random() < 0.3:
+                        await drive.publisher.follow()
+                disk.stop()
+        self.upstream.lose_unflushed()
+        cut_all(disk, self.folder)
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_device_that_lost_its_power_opens_offline_with_what_it_synced(
+    tmp_path: Path, seed: int
+) -> None:
+    worker = OfflineWorker(tmp_path, random.Random(seed))
+    for _ in range(5):
+        await worker.life()
+    async with worker.hub.device(2) as drive:
+        await worker.check(drive)

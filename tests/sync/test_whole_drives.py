@@ -117,6 +117,7 @@ async def test_a_file_that_is_written_here_and_renamed_there_keeps_its_content(h
 
 KILLED_AT = [
     ("rebase.followed", 0),
+    ("rebase.spooled", 0),
     ("rebase.journaled", 0),
     ("rebase.synced", 0),
     ("journal.appended", 0),

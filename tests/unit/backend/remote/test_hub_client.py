@@ -13,6 +13,7 @@ import trio
 
 from backend import wire
 from backend.errors import (
+    AwayError,
     BlocksMissingError,
     CorruptError,
     DriveError,
@@ -60,6 +61,11 @@ async def test_blocks_that_are_none_are_no_blocks(blocks: object) -> None:
     error = await failing(problem("blocks_missing", 422, blocks=blocks))
     assert isinstance(error, BlocksMissingError)
     assert error.blocks == ()
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+async def test_a_proxy_that_answers_for_the_hub_says_that_it_is_away(status: int) -> None:
+    assert type(await failing(response(status, b"<html>bad gateway</html>"))) is AwayError
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])

@@ -8,7 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from backend.errors import AwayError, CorruptError
+from backend.errors import AwayError, CorruptError, TransientError
 from cache.contact.contact import LEAST_PAUSE, MAX_BACKOFF, PATIENCE, PATIENCE_LOST, Contact
 from tests.mock_time import environment_of
 
@@ -45,7 +45,7 @@ async def test_a_loss_is_said_once_and_found_out_about_ever_more_seldom(
 ) -> None:
     contact = Contact(environment_of(autojump_clock))
     caplog.set_level(logging.INFO)
-    upstream = Upstream(AwayError("no route"))
+    upstream = Upstream(TransientError("no route"))
     nursery.start_soon(contact.run, upstream.question)
     await trio.sleep(5)
     contact.doubt()

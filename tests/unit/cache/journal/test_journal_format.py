@@ -24,6 +24,7 @@ from cache.journal.format import (
     decode_bulk,
     decode_cut,
     decode_extents,
+    decode_followed,
     decode_given_up,
     decode_published,
     decode_rebased,
@@ -34,6 +35,7 @@ from cache.journal.format import (
     encode_bulk,
     encode_cut,
     encode_extents,
+    encode_followed,
     encode_given_up,
     encode_published,
     encode_rebased,
@@ -57,7 +59,7 @@ def decoded(segment: int, data: bytes | bytearray, offset: int, sequence: int) -
 
 
 def test_a_segment_header_by_hand() -> None:
-    body = b"drvfsjnl" + struct.pack("<HHI", 4, 0, 0xABCD) + struct.pack("<QQQ", 7, 1000, 42)
+    body = b"drvfsjnl" + struct.pack("<HHI", 5, 0, 0xABCD) + struct.pack("<QQQ", 7, 1000, 42)
     by_hand = body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8)))
     header = SegmentHeader(7, 1000, 42, 0xABCD)
     assert encode_segment_header(header) == by_hand
@@ -75,8 +77,8 @@ def test_a_segment_of_version_1_is_read() -> None:
 
 
 def test_an_unknown_version_is_refused() -> None:
-    body = b"drvfsjnl" + struct.pack("<HHI", 5, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
-    with pytest.raises(FormatError, match="version 5"):
+    body = b"drvfsjnl" + struct.pack("<HHI", 6, 0, 0) + struct.pack("<QQQ", 7, 1000, 42)
+    with pytest.raises(FormatError, match="version 6"):
         decode_segment_header(body + struct.pack("<Q", xxhash.xxh3_64_intdigest(body + bytes(8))))
 
 
@@ -215,3 +217,28 @@ def test_a_rebase_is_read_back(
 def test_what_is_no_rebase_is_refused(payload: bytes) -> None:
     with pytest.raises(FormatError):
         decode_rebased(payload)
+
+
+def test_a_followed_commit_is_a_header_and_its_bytes() -> None:
+    ((header, piece),) = encode_followed(7, b"commit")
+    assert header + piece == struct.pack("<QII", 7, 0, 6) + b"commit"
+    assert decode_followed(header + piece) == (7, 0, 6)
+
+
+def test_a_followed_commit_that_is_larger_than_a_record_is_several() -> None:
+    commit = bytes(range(256)) * (160 << 10)
+    payloads = [header + bytes(piece) for header, piece in encode_followed(9, commit)]
+    assert len(payloads) == 3
+    assert all(len(payload) <= MAX_PAYLOAD for payload in payloads)
+    found = b""
+    for payload in payloads:
+        number, offset, length = decode_followed(payload)
+        assert (number, offset) == (9, len(found))
+        found += payload[-length:]
+    assert found == commit
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(16), struct.pack("<QII", 7, 5, 6) + b"ab"])
+def test_what_is_no_piece_of_a_commit_is_refused(payload: bytes) -> None:
+    with pytest.raises(FormatError, match="FOLLOWED"):
+        decode_followed(payload)
