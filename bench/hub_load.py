@@ -1,9 +1,9 @@
 """`python -m bench.hub_load [--only LOAD,...]`: what a hub's work costs, load by load.
 
-A hub in a process of its own (`bench.hub_process`) with PostgreSQL that syncs and nodes in folders. For each
-load: operations a second, and for each operation processor time of the hub and of PostgreSQL, statements,
-bytes of write-ahead log, growth of the tables. The load generator takes its part of the processors, so rates
-are a lower bound; processor time for an operation is the figure that holds elsewhere.
+`drivefs-hub serve` in a process of its own (`bench.hub_process`), PostgreSQL that syncs, nodes in folders.
+For each load: operations a second, and for each operation processor time of the hub and of PostgreSQL,
+statements, bytes of write-ahead log, growth of the tables. The load generator takes its part of the
+processors, so rates are a lower bound; processor time for an operation is the figure that holds elsewhere.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import psycopg
 
 from backend.upstream import BlockId
 from bench.hub_client import ADDED, Call, Device, enrol, new_blocks, together
-from bench.hub_process import HubProcess, hub_process
+from bench.hub_process import MeasuredHub, measured_hub
 
 KIB: Final = 1 << 10
 SIZES: Final = tuple(
@@ -37,7 +37,7 @@ AT_ONCE: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
+class OperationCost:
     """Of one operation: milliseconds of processor time, statements, bytes. `rate`: operations a second."""
 
     load: str
@@ -76,18 +76,18 @@ class Idle:
 class Meter:
     """What a hub has used so far, and what it used since."""
 
-    def __init__(self, hub: HubProcess) -> None:
+    def __init__(self, hub: MeasuredHub) -> None:
         self._hub = hub
         self._began = time.perf_counter()
         self._figures = self._read()
 
-    def cost(self, load: str, operations: int) -> Cost:
+    def cost(self, load: str, operations: int) -> OperationCost:
         """Of each of so many operations since this was made."""
         seconds = time.perf_counter() - self._began
         used = [now - then for now, then in zip(self._read(), self._figures, strict=True)]
         hub, database, statements, wal, tables = (each / operations for each in used)
         rate = operations / seconds
-        return Cost(load, operations, rate, hub * 1000, database * 1000, statements, wal, tables)
+        return OperationCost(load, operations, rate, hub * 1000, database * 1000, statements, wal, tables)
 
     def _read(self) -> tuple[float, ...]:
         return (self._hub.processor_seconds(), self._hub.database_seconds(), *_database(self._hub.conninfo))
@@ -104,7 +104,7 @@ def _database(conninfo: str) -> tuple[float, ...]:
     return tuple(float(each or 0) for each in row)
 
 
-async def appends(hub: HubProcess, writers: int, commits: int) -> Cost:
+async def appends(hub: MeasuredHub, writers: int, commits: int) -> OperationCost:
     """So many devices publish commits, each as fast as it can; the blocks are there."""
     async with devices(hub, writers) as found:
         added = {each.uuid: _stored_ids(hub, each.uuid, commits * ADDED) for each in found}
@@ -118,7 +118,7 @@ async def appends(hub: HubProcess, writers: int, commits: int) -> Cost:
         return await measured(hub, f"append, {writers} writers", calls)
 
 
-def _stored_ids(hub: HubProcess, uuid: bytes, count: int) -> list[BlockId]:
+def _stored_ids(hub: MeasuredHub, uuid: bytes, count: int) -> list[BlockId]:
     """Blocks that the database knows, though no node has them: an append does not look there."""
     ids = [block.id for block in new_blocks([1] * count)]
     with psycopg.connect(hub.conninfo) as connection:
@@ -129,7 +129,7 @@ def _stored_ids(hub: HubProcess, uuid: bytes, count: int) -> list[BlockId]:
     return ids
 
 
-async def saves(hub: HubProcess, each: int, writers: int = AT_ONCE) -> list[Cost]:
+async def saves(hub: MeasuredHub, each: int, writers: int = AT_ONCE) -> list[OperationCost]:
     """Files stored as a mount stores them, so many by each device; then the log listed."""
     random = Random(1)
     async with devices(hub, writers) as found:
@@ -142,7 +142,7 @@ async def saves(hub: HubProcess, each: int, writers: int = AT_ONCE) -> list[Cost
         ]
 
 
-async def blocks(hub: HubProcess, size: int, each: int) -> list[Cost]:
+async def blocks(hub: MeasuredHub, size: int, each: int) -> list[OperationCost]:
     """Blocks of that size, so many of each device: given one by one, asked for, read."""
     async with devices(hub, AT_ONCE) as found:
         given = [(device, new_blocks([size] * each)) for device in found]
@@ -154,12 +154,12 @@ async def blocks(hub: HubProcess, size: int, each: int) -> list[Cost]:
         return [await measured(hub, f"{name}, {size // KIB} KiB", calls) for name, calls in loads.items()]
 
 
-async def polls(hub: HubProcess, count: int, seconds: float = 5.0) -> tuple[Idle, Cost]:
+async def polls(hub: MeasuredHub, count: int, seconds: float = 5.0) -> tuple[Idle, OperationCost]:
     """So many devices that wait; then a storm: all of them lose their connection, and come back at once."""
     before = hub.memory()
     async with devices(hub, count) as found:
         waiting = [asyncio.create_task(device.poll(60)) for device in found]
-        await _until_all_wait(hub)
+        await until_all_wait(hub)
         memory, began, at = hub.memory() - before, time.perf_counter(), _processors(hub)
         await asyncio.sleep(seconds)  # what is measured is that nothing happens
         took = time.perf_counter() - began
@@ -177,19 +177,28 @@ async def polls(hub: HubProcess, count: int, seconds: float = 5.0) -> tuple[Idle
     return Idle(count, memory / count, hub_ms, database_ms), storm
 
 
-async def _until_all_wait(hub: HubProcess) -> None:
+async def renewals(hub: MeasuredHub, count: int, each: int) -> OperationCost:
+    """Polls that end at once, of connections that stay open."""
+    async with devices(hub, count) as found:
+        await together([[partial(device.poll, 0)] for device in found])
+        return await measured(
+            hub, "renewal of a poll", [[partial(device.poll, 0)] * each for device in found]
+        )
+
+
+async def until_all_wait(hub: MeasuredHub) -> None:
     """The hub has all polls that were sent. Requests wait for the database in the order that they came in, at
     most three times each; so one that comes last and is answered so often has let the others pass."""
     async with devices(hub, 1) as found:
         await together([[partial(found[0].poll, 0)] * 4])
 
 
-def _processors(hub: HubProcess) -> tuple[float, float]:
+def _processors(hub: MeasuredHub) -> tuple[float, float]:
     return hub.processor_seconds(), hub.database_seconds()
 
 
 @asynccontextmanager
-async def devices(hub: HubProcess, count: int) -> AsyncIterator[list[Device]]:
+async def devices(hub: MeasuredHub, count: int) -> AsyncIterator[list[Device]]:
     """New devices, each with a drive of its own."""
     found = enrol(hub.conninfo, hub.port, count)
     try:
@@ -199,33 +208,36 @@ async def devices(hub: HubProcess, count: int) -> AsyncIterator[list[Device]]:
             device.connection.drop()
 
 
-async def measured(hub: HubProcess, load: str, calls: Sequence[Sequence[Call]]) -> Cost:
+async def measured(hub: MeasuredHub, load: str, calls: Sequence[Sequence[Call]]) -> OperationCost:
     """The calls of each device, one after the other."""
     meter = Meter(hub)
     await together(calls)
     return meter.cost(load, sum(map(len, calls)))
 
 
-async def _append_load(hub: HubProcess) -> list[Cost]:
+async def _append_load(hub: MeasuredHub) -> list[OperationCost]:
     return [await appends(hub, writers, 2000 // writers) for writers in (1, 16, 64)]
 
 
-async def _block_load(hub: HubProcess) -> list[Cost]:
+async def _block_load(hub: MeasuredHub) -> list[OperationCost]:
     found = []
     for size, each in ((4, 40), (64, 40), (1024, 8), (4000, 4)):
         found += await blocks(hub, size * KIB, each)
     return found
 
 
-async def _save_load(hub: HubProcess) -> list[Cost]:
+async def _save_load(hub: MeasuredHub) -> list[OperationCost]:
     return await saves(hub, 30)
 
 
-async def _poll_load(hub: HubProcess) -> list[Cost | Idle]:
-    return [figure for count in (1000, 5000) for figure in await polls(hub, count)]
+async def _poll_load(hub: MeasuredHub) -> list[OperationCost | Idle]:
+    found: list[OperationCost | Idle] = [await renewals(hub, AT_ONCE, 100)]
+    for count in (1000, 5000):
+        found += await polls(hub, count)
+    return found
 
 
-LOADS: Final[dict[str, Callable[[HubProcess], Coroutine[None, None, Sequence[Cost | Idle]]]]] = {
+LOADS: Final[dict[str, Callable[[MeasuredHub], Coroutine[None, None, Sequence[OperationCost | Idle]]]]] = {
     "appends": _append_load,
     "blocks": _block_load,
     "saves": _save_load,
@@ -238,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", default=",".join(LOADS), help="some of the loads")
     for load in parser.parse_args().only.split(","):
-        with tempfile.TemporaryDirectory() as folder, hub_process(Path(folder)) as hub:
+        with tempfile.TemporaryDirectory() as folder, measured_hub(Path(folder)) as hub:
             for figure in asyncio.run(LOADS[load](hub)):
                 print(figure, flush=True)
 

@@ -19,14 +19,14 @@ import anyio
 from backend.hub import Database, Directory
 from backend.keys import AccountKeys, HubDrive
 from backend.remote import HubLogin, Logins
-from bench.hub_process import HubProcess, hub_process
+from bench.hub_process import MeasuredHub, measured_hub
 from tools.host import mounts
 
 _ROOT = bytes(32)
 _NAME = "bench"
 
 
-async def _enrolled(hub: HubProcess, devices: int) -> list[bytes]:
+async def _enrolled(hub: MeasuredHub, devices: int) -> list[bytes]:
     """An account with a drive; the tokens of its devices."""
     database = Database(hub.conninfo)
     await database.open()
@@ -40,7 +40,7 @@ async def _enrolled(hub: HubProcess, devices: int) -> list[bytes]:
 
 
 @contextmanager
-def _mounted(hub: HubProcess, folder: Path, token: bytes) -> Iterator[Path]:
+def _mounted(hub: MeasuredHub, folder: Path, token: bytes) -> Iterator[Path]:
     """The drive on a machine that is logged in by the token."""
     url, mountpoint = f"http://127.0.0.1:{hub.port}", folder / "mnt"
     mountpoint.mkdir(parents=True)
@@ -61,7 +61,7 @@ def main() -> None:
     """The command."""
     with tempfile.TemporaryDirectory(prefix="drivefs-hub-") as name, ExitStack() as stack:
         folder = Path(name)
-        hub = stack.enter_context(hub_process(folder / "hub"))
+        hub = stack.enter_context(measured_hub(folder / "hub"))
         tokens = anyio.run(_enrolled, hub, 2)
         shown = [
             stack.enter_context(_mounted(hub, folder / f"machine{at}", token))

@@ -23,9 +23,9 @@ _MAIN = "from tools.hub_server.main import main; main()"
 class HubProcess:
     """A hub in `folder`, on a database and a port of its own. It runs from `start` on."""
 
-    def __init__(self, folder: Path, *more: str) -> None:
+    def __init__(self, folder: Path, *more: str, conninfo: str = "") -> None:
         self._folder = folder
-        self.conninfo = new_database()
+        self.conninfo = conninfo or new_database()
         port, metrics = free_ports(2)
         self.url = f"http://127.0.0.1:{port}"
         self.metrics = f"http://127.0.0.1:{metrics}/metrics"
