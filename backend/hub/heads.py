@@ -3,14 +3,16 @@
 An append of this process wakes who waits at once. Others' are found by looking at the heads of the drives
 that are waited for, all in one query, `_LOOK` seconds after the look before: so nothing is lost, whatever
 process dies. Every `_DEVICES` looks the devices that wait are looked at too: what ends one in this process
-asks for that at once. asyncio's thread.
+asks for that at once. A commit wakes nobody but those who wait for its drive: there are thousands of others.
+asyncio's thread.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 import anyio
@@ -27,17 +29,25 @@ _DEVICES: Final = 20
 log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True, eq=False)
+class _Poll:
+    """One that waits. `woken`: one of its drives has a newer head, or its device has ended."""
+
+    device: int
+    drives: Mapping[int, int]
+    woken: anyio.Event = field(default_factory=anyio.Event)
+
+
 class Heads:
     """See the module."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._waiting: Counter[int] = Counter()
-        self._devices: Counter[int] = Counter()
+        self._by_drive: defaultdict[int, set[_Poll]] = defaultdict(set)
+        self._by_device: defaultdict[int, set[_Poll]] = defaultdict(set)
         self._ended: set[int] = set()
         self._looks = 0
         self._known: dict[int, int] = {}
-        self._changed = anyio.Event()
         self._some_wait = anyio.Event()
         self.time: Final = PollingTime()
         """that polls have; it ends before the process does"""
@@ -45,13 +55,15 @@ class Heads:
     @property
     def polls(self) -> int:
         """The number of those who wait."""
-        return self._devices.total()
+        return sum(map(len, self._by_device.values()))
 
     def moved(self, drive: int, number: int) -> None:
         """A drive's head is that commit, or a later one. Nothing is kept of one that nobody waits for."""
-        if drive in self._waiting and number > self._known.get(drive, -1):
+        if drive in self._by_drive and number > self._known.get(drive, -1):
             self._known[drive] = number
-            self._wake()
+            for poll in self._by_drive[drive]:
+                if number > poll.drives[drive]:
+                    poll.woken.set()
 
     def look_at_devices(self) -> None:
         """Some of them may have ended: they are looked at with the next look."""
@@ -61,37 +73,38 @@ class Heads:
         """The heads of those drives whose head is newer than said, as soon as there is one; empty when the
         time is over. `NotFoundError`: the device was revoked meanwhile, or its account is locked or ended.
         Whoever waits no longer is to cancel this."""
-        self._waiting.update(list(drives))
-        self._devices[device] += 1
-        self._some_wait.set()
+        poll = _Poll(device, drives)
+        self._enter(poll)
         try:
             with self.time.of(seconds):
                 # A query that is given up in its middle costs the connection: it is short, and goes on.
                 with anyio.CancelScope(shield=True):
                     await self._look(list(drives))
                 while not (newer := self._newer(drives)):
-                    await self._changed.wait()
+                    await poll.woken.wait()
                     if device in self._ended:
                         raise NotFoundError("no device has this token any more")
                 return newer
             return {}
         finally:
-            self._leave(device, drives)
+            self._leave(poll)
 
-    def _leave(self, device: int, drives: Mapping[int, int]) -> None:
-        self._waiting.subtract(list(drives))
-        for drive in drives:
-            if not self._waiting[drive]:
-                del self._waiting[drive]
+    def _enter(self, poll: _Poll) -> None:
+        self._by_device[poll.device].add(poll)
+        for drive in poll.drives:
+            self._by_drive[drive].add(poll)
+        self._some_wait.set()
+
+    def _leave(self, poll: _Poll) -> None:
+        for drive in poll.drives:
+            self._by_drive[drive].discard(poll)
+            if not self._by_drive[drive]:
+                del self._by_drive[drive]
                 self._known.pop(drive, None)
-        self._devices[device] -= 1
-        if not self._devices[device]:
-            del self._devices[device]
-            self._ended.discard(device)
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = anyio.Event()
+        self._by_device[poll.device].discard(poll)
+        if not self._by_device[poll.device]:
+            del self._by_device[poll.device]
+            self._ended.discard(poll.device)
 
     def _newer(self, drives: Mapping[int, int]) -> dict[int, int]:
         return {
@@ -103,12 +116,12 @@ class Heads:
     async def run(self) -> None:
         """Look for commits of other processes, for ever."""
         while True:
-            if not self._waiting:
+            if not self._by_drive:
                 self._some_wait = anyio.Event()
                 await self._some_wait.wait()
             pause = _LOOK
             try:
-                await self._look(list(self._waiting))
+                await self._look(list(self._by_drive))
                 await self._look_at_devices()
             except TransientError as error:
                 log.info("heads cannot be looked at now: %s", error)
@@ -125,7 +138,7 @@ class Heads:
         self._looks += 1
         if self._looks % _DEVICES != 1:
             return
-        devices = [*self._devices]
+        devices = [*self._by_device]
         async with self._database.transaction() as connection:
             found = await connection.execute(
                 "SELECT d.id FROM device d JOIN account a ON a.id = d.account"
@@ -133,6 +146,7 @@ class Heads:
                 (devices,),
             )
             ended = {*devices} - {row[0] for row in await found.fetchall()}
-        if ended := ended & self._devices.keys():
-            self._ended |= ended
-            self._wake()
+        for device in ended & self._by_device.keys():
+            self._ended.add(device)
+            for poll in self._by_device[device]:
+                poll.woken.set()

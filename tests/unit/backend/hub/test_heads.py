@@ -1,0 +1,88 @@
+"""Waiting for commits: of thousands who wait, only those are woken whom a commit concerns."""
+
+from __future__ import annotations
+
+from collections import UserDict
+from collections.abc import ItemsView, Iterator
+
+import anyio
+import pytest
+
+from backend.hub import Heads
+from tests.hub_server import RunningHub, hub_for_test
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningHub]:
+    with hub_for_test() as found:
+        yield found
+
+
+class CountedDrives(UserDict[int, int]):
+    """How often somebody looks whether one of them has a newer head."""
+
+    looks = 0
+
+    def items(self) -> ItemsView[int, int]:
+        self.looks += 1
+        return super().items()
+
+
+def drives_of(running: RunningHub, count: int) -> list[tuple[int, int]]:
+    """New drives: numbers of device and drive."""
+
+    async def find(uuid: bytes, token: bytes) -> tuple[int, int]:
+        device = await running.hub.directory.device(token)
+        return device.number, (await running.hub.directory.drives(device, [uuid]))[uuid].number
+
+    return [running.call(find(*running.new_drive())) for _ in range(count)]
+
+
+def test_neither_polls_that_come_nor_commits_of_others_wake_who_waits(running: RunningHub) -> None:
+    first, *others = drives_of(running, 6)
+    counted, heads = CountedDrives({first[1]: 0}), Heads(running.database)
+
+    async def run() -> dict[int, int]:
+        found: dict[int, int] = {}
+
+        async def wait() -> None:
+            found.update(await heads.wait(first[0], counted, 30))
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            while not counted.looks:
+                await anyio.lowlevel.checkpoint()
+            for device, drive in others:
+                assert await heads.wait(device, {drive: 0}, 0) == {}
+                heads.moved(drive, 1)
+                assert counted.looks == 1
+            heads.moved(first[1], 0)
+            await anyio.lowlevel.checkpoint()
+            assert counted.looks == 1
+            heads.moved(first[1], 1)
+        return found
+
+    assert running.call(run()) == {first[1]: 1}
+    assert heads.polls == 0
+
+
+def test_one_commit_wakes_all_who_wait_for_its_drive(running: RunningHub) -> None:
+    ((device, drive),) = drives_of(running, 1)
+    heads = Heads(running.database)
+
+    async def run() -> list[dict[int, int]]:
+        found: list[dict[int, int]] = []
+
+        async def wait(number: int) -> None:
+            found.append(await heads.wait(device, {drive: number}, 30))
+
+        async with anyio.create_task_group() as group:
+            for _ in range(3):
+                group.start_soon(wait, 4)
+            while heads.polls < 3:
+                await anyio.lowlevel.checkpoint()
+            heads.moved(drive, 4)
+            heads.moved(drive, 6)
+        return found
+
+    assert running.call(run()) == [{drive: 6}] * 3
