@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from backend import file_limit
 from tools.errors import Parser
 from tools.host.logs import log_json_to_terminal
 from tools.hub_server.opening import add_hub, folder_of, run
@@ -26,5 +27,6 @@ def _serve(options: argparse.Namespace) -> int:
     listen = folder.file.listen if options.listen is None else options.listen
     metrics = folder.file.metrics if options.metrics is None else options.metrics
     log_json_to_terminal(verbose=False)
+    file_limit.raise_as_far_as_allowed()
     run(serve(folder, listen, metrics))
     return 0
