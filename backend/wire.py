@@ -55,6 +55,8 @@ MAX_COMMIT: Final = 80 << 20
 MAX_COMMITS: Final = 16 << 20
 """Bytes of commits that are sent together, if they are several."""
 MAX_ROOT: Final = 1 << 20
+ROOT_NAME: Final = "[a-z0-9-]{1,32}"
+"""The form of a root's name."""
 MAX_IDS: Final = 1000
 MAX_BATCH: Final = 16 << 20
 """Bytes of blocks that are sent together."""

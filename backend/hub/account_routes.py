@@ -17,7 +17,16 @@ from starlette.routing import Route
 from backend import wire
 from backend.errors import NotFoundError
 from backend.hub.accounts import KINDS, MAX_EMAIL, Accounts, Credential, Proof, Stretching
-from backend.hub.decoding import RequestError, json_object, octets, parse_uuid, part, text, whole
+from backend.hub.decoding import (
+    RequestError,
+    device_number,
+    json_object,
+    octets,
+    parse_uuid,
+    part,
+    text,
+    whole,
+)
 from backend.hub.directory import Device, DeviceRow, Directory, DriveRow
 from backend.hub.heads import Heads
 from backend.hub.packing import DriveNumber
@@ -27,7 +36,6 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 DeviceHandler = Callable[[Request, Device], Awaitable[Response]]
 _MAX_NUMBER: Final = 2**32 - 1
 _MAX_CODE: Final = 64
-_MAX_DEVICE: Final = 2**63 - 1
 
 
 def account_routes(
@@ -39,7 +47,7 @@ def account_routes(
 ) -> list[Route]:
     """The routes. `by_device` makes an endpoint of what only a device may ask."""
     door = _Door(accounts, directory, quotas, heads)
-    login, device, drive = "/v1/account/login", "/v1/devices/{device:int}", "/v1/drives/{uuid}"
+    login, device, drive = "/v1/account/login", "/v1/devices/{device}", "/v1/drives/{uuid}"
     factor = "/v1/account/factor"
     return [
         Route("/v1/accounts", door.sign_up, methods=["POST"]),
@@ -136,7 +144,7 @@ class _Door:
         return JSONResponse({"devices": [_device_row(row) for row in rows]})
 
     async def device(self, request: Request, device: Device) -> Response:
-        asked = _device(request)
+        asked = device_number(request)
         for row in await self.directory.devices(device.account):
             if row.number == asked:
                 return JSONResponse(_device_row(row))
@@ -144,16 +152,16 @@ class _Door:
 
     async def name_device(self, request: Request, device: Device) -> Response:
         name = octets(await json_object(request), "name", 1, wire.MAX_SEALED)
-        await self.directory.name_device(device.account, _device(request), name)
+        await self.directory.name_device(device.account, device_number(request), name)
         return Response(status_code=204)
 
     async def revoke(self, request: Request, device: Device) -> Response:
-        await self.directory.revoke(device.account, _device(request))
+        await self.directory.revoke(device.account, device_number(request))
         self.heads.look_at_devices()
         return Response(status_code=204)
 
     async def rotate(self, request: Request, device: Device) -> Response:
-        if _device(request) != device.number:
+        if device_number(request) != device.number:
             raise NotFoundError("a device makes a new token for itself only")
         token = await self.directory.rotate(device)
         return JSONResponse({"token": token.hex()}, headers={"Cache-Control": "no-store"})
@@ -221,11 +229,6 @@ def _credential(said: Mapping[str, Any]) -> Credential:
 
 def _stretching(found: Stretching) -> dict[str, Any]:
     return {**found._asdict(), "salt": found.salt.hex()}
-
-
-def _device(request: Request) -> int:
-    """The number in the path; one that no device has if it is none of the database's."""
-    return min(int(request.path_params["device"]), _MAX_DEVICE)
 
 
 def _device_row(row: DeviceRow) -> dict[str, Any]:

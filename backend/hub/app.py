@@ -31,7 +31,16 @@ from backend.hub.account_routes import DeviceHandler, Endpoint, account_routes
 from backend.hub.accounts import Accounts
 from backend.hub.block_table import BlockTable
 from backend.hub.commit_table import CommitTable
-from backend.hub.decoding import RequestError, block_id, json_object, parse_uuid, query_number, read_body
+from backend.hub.decoding import (
+    RequestError,
+    block_id,
+    json_object,
+    parse_uuid,
+    query_id,
+    query_number,
+    read_body,
+    root_name,
+)
 from backend.hub.directory import Device, Directory
 from backend.hub.heads import Heads
 from backend.hub.import_routes import DriveHandler, import_routes
@@ -87,7 +96,7 @@ def app(hub: Hub) -> Starlette:
         return of_drive(lambda _, request, drive: handler(request, drive))
 
     drive = "/v1/drives/{uuid}"
-    return Starlette(
+    application = Starlette(
         routes=[
             *account_routes(hub.accounts, hub.directory, hub.quotas, hub.heads, by_device),
             *import_routes(hub.imports, hub.quotas, hub.heads, of_moved_drive),
@@ -113,6 +122,9 @@ def app(hub: Hub) -> Starlette:
             HTTPException: _refused,
         },
     )
+    # A path with a slash too many is none: to redirect it would repeat the host that the client named.
+    application.router.redirect_slashes = False
+    return application
 
 
 async def _refused(_request: Request, error: Exception) -> Response:
@@ -132,6 +144,10 @@ def problem(error: Exception) -> JSONResponse:
         body["blocks"] = [block.hex() for block in error.blocks]
     seconds = error.seconds if isinstance(error, ThrottledError) else 1
     headers = {"Retry-After": str(ceil(seconds))} if status in (429, 503) else {}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, HTTPException):
+        headers |= error.headers or {}
     return JSONResponse(body, status, headers=headers, media_type="application/problem+json")
 
 
@@ -184,8 +200,8 @@ async def _sizes(hub: Hub, request: Request, drive: DriveNumber) -> Response:
 
 
 async def _put_block(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    data = await read_body(request, MAX_BLOCK_SIZE)
-    await _put(hub, drive, [SealedBlock(block_id(request), data)])
+    block, data = block_id(request), await read_body(request, MAX_BLOCK_SIZE)
+    await _put(hub, drive, [SealedBlock(block, data)])
     return Response(status_code=204)
 
 
@@ -203,15 +219,8 @@ async def _put(hub: Hub, drive: DriveNumber, blocks: list[SealedBlock]) -> None:
 
 
 async def _list_blocks(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    after = request.query_params.get("after", "")
-    try:
-        start = bytes.fromhex(after)
-    except ValueError:
-        raise RequestError(400, "bad_request", "after is no id") from None
-    ids = await hub.table.ids_after(
-        drive.number, start, min(query_number(request, "limit", wire.MAX_IDS), wire.MAX_IDS)
-    )
-    return _bytes(wire.encode_ids(ids))
+    after, limit = query_id(request, "after"), query_number(request, "limit", wire.MAX_IDS)
+    return _bytes(wire.encode_ids(await hub.table.ids_after(drive.number, after, min(limit, wire.MAX_IDS))))
 
 
 async def _get_block(hub: Hub, request: Request, drive: DriveNumber) -> Response:
@@ -235,13 +244,13 @@ async def _usage(hub: Hub, request: Request, drive: DriveNumber) -> Response:
 
 
 async def _get_root(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    return _bytes(await hub.directory.get_root(drive, request.path_params["name"]))
+    return _bytes(await hub.directory.get_root(drive, root_name(request)))
 
 
 async def _put_root(hub: Hub, request: Request, drive: DriveNumber) -> Response:
-    data = await read_body(request, wire.MAX_ROOT)
+    name, data = root_name(request), await read_body(request, wire.MAX_ROOT)
     await hub.quotas.require_for_log(drive.number, len(data))
-    await hub.directory.put_root(drive, request.path_params["name"], data)
+    await hub.directory.put_root(drive, name, data)
     return Response(status_code=204)
 
 

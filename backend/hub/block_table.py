@@ -47,7 +47,7 @@ _NAMED = "SELECT id FROM block WHERE drive = %(drive)s AND id = ANY(%(ids)s) AND
 _SOUND = "SELECT DISTINCT id FROM place WHERE drive = %(drive)s AND id = ANY(%(ids)s) AND doubted IS NULL"
 _ADD_BLOCKS = (
     "INSERT INTO block (drive, id) SELECT %(drive)s, unnest(%(ids)s::bytea[])"
-    " ON CONFLICT (drive, id) DO UPDATE SET state = 0, changed = now() WHERE block.state = 2"
+    " ON CONFLICT (drive, id) DO UPDATE SET state = 0, changed = now() WHERE block.state <> 1"
 )
 _ADD_PLACES = (
     "INSERT INTO place (drive, id, pack, position, length)"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
+from backend import wire
+from backend.errors import FormatError
 from backend.upstream import BLOCK_ID_SIZE, BlockId
 
 _MAX_CONTROL: Final = 1 << 16
@@ -23,21 +26,26 @@ class RequestError(Exception):
 
 
 async def read_body(request: Request, limit: int) -> bytes:
+    """The body, of at most `limit` bytes. One that its client does not end is refused, though nobody hears
+    it."""
     parts, size = [], 0
-    if int(request.headers.get("content-length", "0")) > limit:
+    if _number(request.headers.get("content-length", "0"), "Content-Length") > limit:
         raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
-        parts.append(part)
+    try:
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
+            parts.append(part)
+    except ClientDisconnect:
+        raise RequestError(400, "bad_request", "the body has no end") from None
     return b"".join(parts)
 
 
 async def json_object(request: Request) -> dict[str, Any]:
     try:
         said = json.loads(await read_body(request, _MAX_CONTROL))
-    except ValueError:
+    except (ValueError, RecursionError):
         said = None
     if not isinstance(said, dict):
         raise RequestError(400, "bad_request", "a JSON object is asked for")
@@ -45,49 +53,76 @@ async def json_object(request: Request) -> dict[str, Any]:
 
 
 def parse_uuid(text: object) -> bytes:
-    try:
-        found = bytes.fromhex(str(text))
-    except ValueError:
-        found = b""
+    found = _from_digits(text)
     if len(found) != 16:
         raise RequestError(400, "bad_request", "a drive's id has 32 hexadecimal digits")
     return found
 
 
 def block_id(request: Request) -> BlockId:
-    try:
-        found = bytes.fromhex(request.path_params["block"])
-    except ValueError:
-        found = b""
+    found = _from_digits(request.path_params["block"])
     if len(found) != BLOCK_ID_SIZE:
         raise RequestError(400, "bad_request", "a block's id has 64 hexadecimal digits")
     return BlockId(found)
 
 
 def query_number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    if not text.isascii() or not text.isdigit() or len(text) > 19:
-        raise RequestError(400, "bad_request", f"{name} is a number")
-    return int(text)
+    return _number(request.query_params.get(name, str(default)), name)
+
+
+def query_id(request: Request, name: str) -> bytes:
+    """The block's id of that name; empty if none is given."""
+    text = request.query_params.get(name, "")
+    found = _from_digits(text)
+    if len(found) not in (0, BLOCK_ID_SIZE) or bool(found) != bool(text):
+        raise RequestError(400, "bad_request", f"{name} is a block's id, of 64 hexadecimal digits")
+    return found
+
+
+def root_name(request: Request) -> str:
+    """The name of a root, in the path."""
+    found = str(request.path_params["name"])
+    if not re.fullmatch(wire.ROOT_NAME, found):
+        raise RequestError(400, "bad_request", f"a root's name is {wire.ROOT_NAME}")
+    return found
+
+
+def device_number(request: Request) -> int:
+    """The number of a device, in the path."""
+    return _number(request.path_params["device"], "a device")
+
+
+def _number(text: str, name: str) -> int:
+    try:
+        return wire.decode_number(text)
+    except FormatError:
+        raise RequestError(400, "bad_request", f"{name} is a number below 2^63") from None
+
+
+def _from_digits(text: object) -> bytes:
+    """The bytes of hexadecimal digits, without anything between them; none if it is something else."""
+    is_digits = isinstance(text, str) and re.fullmatch("[0-9a-fA-F]*", text) and len(text) % 2 == 0
+    return bytes.fromhex(str(text)) if is_digits else b""
 
 
 def text(said: Mapping[str, Any], name: str, most: int, default: str | None = None) -> str:
     """The text that a JSON object has by that name, of at most so many letters."""
     found = said.get(name, default)
-    if not isinstance(found, str) or len(found) > most:
+    if not isinstance(found, str) or len(found) > most or not _is_stored_as_text(found):
         raise RequestError(400, "bad_request", f"{name} is a text of at most {most} letters")
     return found
 
 
+def _is_stored_as_text(found: str) -> bool:
+    """Whether PostgreSQL takes it: no NUL, no half of a surrogate pair, which JSON can have both."""
+    return "\0" not in found and not any("\ud800" <= letter <= "\udfff" for letter in found)
+
+
 def octets(said: Mapping[str, Any], name: str, least: int, most: int) -> bytes:
     """The bytes that it has by that name in hexadecimal digits, so many."""
-    try:
-        found = bytes.fromhex(text(said, name, 2 * most))
-    except ValueError:
-        found = b""
-    if not least <= len(found) <= most:
+    digits = text(said, name, 2 * most)
+    found = _from_digits(digits)
+    if len(found) * 2 != len(digits) or not least <= len(found) <= most:
         raise RequestError(400, "bad_request", f"{name} has {least} to {most} bytes in hexadecimal digits")
     return found
 
