@@ -130,7 +130,7 @@ class HubClient:
                 return Answer(response.status_code, response.headers, body)
             finally:
                 await response.aclose()
-        raise TransientError("the hub answers too slowly")
+        raise AwayError("the hub answers too slowly")
 
     async def close(self) -> None:
         """Let go of all connections. Idempotent."""
