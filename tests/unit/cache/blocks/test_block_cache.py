@@ -10,11 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.buffer import Buffer
-from backend.errors import CorruptError, FormatError, NotFoundError
+from backend.errors import CorruptError, FormatError, NotFoundError, UnknownEpochError
 from backend.upstream import BlockId, BlockPart
 from cache.blocks.block_cache import BlockCache
 from cache.blocks.block_codec import HEADER, SEALED_SEGMENT, SEGMENT, BlockCodec
-from tests.key_rings import ring_of
+from tests.contents import content
+from tests.key_rings import add_epochs, ring_of
 from tests.memory_upstream import MemoryUpstream
 
 CODEC = BlockCodec(b"i" * 32, ring_of())
@@ -196,3 +197,37 @@ async def test_a_wrong_header_is_not_needed_for_a_part() -> None:
     assert await cache.get_part(block, 100, 200) == BIG[100:200]
     with pytest.raises((CorruptError, FormatError)):
         await cache.get(block)
+
+
+class Reported(MemoryUpstream):
+    """Remembers what was reported wrong."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wrong: list[BlockId] = []
+
+    async def report_wrong(self, block: BlockId) -> bool:
+        self.wrong.append(block)
+        return await super().report_wrong(block)
+
+
+@pytest.mark.parametrize("size", [7, 100_000])
+async def test_a_block_of_a_key_epoch_to_come_is_not_reported_wrong(size: int) -> None:
+    """Another device stored it: it is right, and this one has still to follow."""
+    upstream, ring = Reported(), ring_of(epochs=0)
+    codec, first = BlockCodec(b"i" * 32, ring), add_epochs(ring, None, 1)
+    data = content("random", size)
+    behind = ring_of(epochs=0)
+    behind.learn_all([] if first is None else [first])
+    add_epochs(ring, first, 1)
+    block = codec.block_id(data)
+    await upstream.put_blocks([codec.seal(block, data)])
+    await upstream.flush()
+    cache = BlockCache(upstream, BlockCodec(b"i" * 32, behind), 1000, trio.CapacityLimiter(2))
+    for read in (cache.get(block), cache.get_part(block, 2, 5)):
+        with pytest.raises(UnknownEpochError, match="epoch 2"):
+            await read
+    assert upstream.wrong == []
+    behind.learn(2, ring.up_to(2)[1])
+    assert await cache.get_part(block, 2, 5) == data[2:5]
+    assert await cache.get(block) == data
