@@ -15,7 +15,7 @@ from typing import Any
 
 import trio
 
-from backend.errors import ConflictError, NotFoundError, TransientError, UsageError
+from backend.errors import ConflictError, CorruptError, FormatError, NotFoundError, TransientError, UsageError
 from backend.keys import Secret, check_name, new_recovery_key
 from backend.remote import AccountSummary, HubLogin, hub_url
 from backend.system import THIS_MACHINE
@@ -134,12 +134,12 @@ def _login(options: argparse.Namespace) -> int:
 
 
 def _place(options: argparse.Namespace) -> HubPlace:
-    """`UsageError` if this machine is logged in there."""
+    """`UsageError` if this machine is logged in there. A login that cannot be used is none."""
     check_name(options.name)
     url = hub_url(options.url)
     try:
         login = logins().load(url)
-    except NotFoundError:
+    except (NotFoundError, CorruptError, FormatError):
         login = None
     if login is not None and trio.run(is_logged_in, login):
         raise UsageError(f"this machine is logged in at {url} as {login.email}: drivefs logout --hub {url}")

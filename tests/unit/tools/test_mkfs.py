@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import pty
 import stat
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from backend.keys.key_slots import Secret
 from backend.nodes import directory_place
 from backend.nodes.node import Space
 from tests.small_drive import held_lease
+from tests.terminal import converse
 from tools import compose, drive_nodes, errors
 from tools.commands import doctor
 from tools.errors import MKFS_CODES
@@ -395,29 +394,11 @@ def test_an_empty_passphrase_is_refused(tmp_path: Path) -> None:
         mkfs(["--passphrase-file", str(path), str(tmp_path / "drive")])
 
 
-def converse(arguments: Sequence[str], answers: Sequence[str]) -> tuple[int, str]:
-    """Run mkfs on a terminal of its own, give an answer to each prompt; exit code and all that it said."""
-    root = str(Path(__file__).parents[3])
-    program = f"import sys; sys.path.insert(0, {root!r}); from tools.mkfs import main; main()"
-    process, terminal = pty.fork()
-    if process == 0:
-        os.execv(sys.executable, [sys.executable, "-c", program, *arguments])
-    said, prompts = "", 0
-    while True:
-        try:
-            said += os.read(terminal, 1000).decode()
-        except OSError:  # EIO: the other side has closed the terminal
-            break
-        if said.endswith(": ") and prompts < len(answers):
-            os.write(terminal, f"{answers[prompts]}\n".encode())
-            prompts += 1
-    os.close(terminal)
-    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), said
-
-
 def test_at_a_terminal_the_passphrase_is_asked_for_twice(tmp_path: Path) -> None:
     folder = str(tmp_path / "drive")
-    code, said = converse(["--profile", "copies:1", folder], ["battery staple", "battery staple"])
+    code, said = converse(
+        "tools.mkfs", ["--profile", "copies:1", folder], ["battery staple", "battery staple"]
+    )
     assert code == 0, said
     assert "battery" not in said, "it is not echoed"
     file = compose.load_drive(folder)
@@ -427,14 +408,14 @@ def test_at_a_terminal_the_passphrase_is_asked_for_twice(tmp_path: Path) -> None
 
 
 def test_an_empty_passphrase_is_not_asked_for_again(tmp_path: Path) -> None:
-    code, said = converse([str(tmp_path / "drive")], ["", ""])
+    code, said = converse("tools.mkfs", [str(tmp_path / "drive")], ["", ""])
     assert code == 1
     assert "empty" in said
     assert "Again" not in said
 
 
 def test_two_different_passphrases_are_refused(tmp_path: Path) -> None:
-    code, said = converse([str(tmp_path / "drive")], ["one", "two"])
+    code, said = converse("tools.mkfs", [str(tmp_path / "drive")], ["one", "two"])
     assert code == 1
     assert "the two passphrases differ" in said
     assert not (tmp_path / "drive").exists()

@@ -15,6 +15,7 @@ import pytest
 
 from backend.errors import (
     ConflictError,
+    CorruptError,
     NotFoundError,
     ReadOnlyError,
     ThrottledError,
@@ -24,6 +25,7 @@ from backend.errors import (
 )
 from tests.hub_machine import PASSPHRASE, Machine
 from tests.hub_server import RunningHub, hub_for_test
+from tests.terminal import converse
 
 _NUMBERS = count()
 
@@ -229,3 +231,30 @@ def test_a_hub_that_interchanges_names_is_found_out(running: RunningHub, mine: M
         connection.execute(swap.encode(), (mine.email,))
     assert [each["name"] for each in mine.ask(call, "list")[call]] == [None, None]
     assert mine.run(call, "list").count("(no name)") == 2
+
+
+def test_a_login_that_is_damaged_is_made_anew(mine: Machine) -> None:
+    (path,) = (mine.folder / "state" / "hubs").glob("*/login")
+    path.write_bytes(b"rot")
+    refused(CorruptError, mine, "drives", "list", match="log in anew: drivefs login")
+    mine.log_in()
+    assert mine.ask("drives", "list") == {"drives": []}
+
+
+def test_a_person_at_a_terminal_is_asked(machine: Machine) -> None:
+    """No answer is echoed but the address; the recovery key is shown once, and opens the account."""
+    machine.shell.setenv("DRIVEFS_STATE_DIR", str(machine.folder / "state"))
+    words = ["account", "create", machine.hub]
+    code, said = converse("tools.drivefs", words, [machine.email, PASSPHRASE, PASSPHRASE])
+    assert code == 0, said
+    assert PASSPHRASE not in said
+    (recovery,) = [line.strip() for line in said.splitlines() if line.strip().startswith("DRIVEFS-")]
+    machine.another("second").log_in(recovery)
+    machine.shell.setenv("DRIVEFS_STATE_DIR", str(machine.folder / "state"))
+    code, said = converse("tools.drivefs", ["account", "totp", "on"], [PASSPHRASE, "000000"])
+    assert (code, "the code is wrong" in said) == (1, True)
+    third = machine.another("third")
+    machine.shell.setenv("DRIVEFS_STATE_DIR", str(third.folder / "state"))
+    code, said = converse("tools.drivefs", ["login", machine.hub], [machine.email, PASSPHRASE])
+    assert code == 0, said
+    assert third.logins.load(machine.hub).email == machine.email
