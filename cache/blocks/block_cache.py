@@ -148,6 +148,12 @@ class BlockCache:
             del self._fetches[block]
             fetch.done.set()
 
+    async def sealed(self, block: BlockId) -> Buffer:
+        """The block as it is stored; it was opened, and nothing of it is kept here. Raises what `get`
+        raises."""
+        sealed, _ = await fetch_right(self._store, self._open, block)
+        return sealed
+
     async def _open(self, block: BlockId, sealed: Buffer) -> Buffer:
         if len(sealed) <= INLINE:
             return self._codec.open(block, sealed)

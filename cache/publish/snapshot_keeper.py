@@ -46,7 +46,7 @@ class SnapshotKeeper:
         environment: Environment,
     ) -> None:
         self._ledger = ledger
-        self._store = store
+        self.store = store
         self._path = folder / "snapshot-new.db"
         self._schedule = schedule
         self._collection_lock = collection_lock
@@ -87,7 +87,7 @@ class SnapshotKeeper:
                 snapshot.export, self._ledger.namespace.path, path, head.number, self._disk
             )
             async with self._collection_lock.shared():
-                await self._store.put(self._path, head)
+                await self.store.put(self._path, head)
         finally:
             at_rest.remove_database(path, self._disk)
         log.info("snapshot of commit %d stored", head.number)

@@ -83,7 +83,7 @@ class SnapshotStore:
         self._environment.failpoints.reached(STORED)
         digest = await trio.to_thread.run_sync(self._hash, path)
         root = SnapshotRoot(head, size, digest, tuple(blocks))
-        await self._roots.put_root(ROOT_NAME, self._seal_root(root))
+        await self._roots.put_root(ROOT_NAME, self.seal_root(root))
 
     def _cut(self, path: Path, position: int, size: int) -> tuple[int, list[tuple[BlockId, bytes]]]:
         with path.open("rb") as file:
@@ -100,7 +100,8 @@ class SnapshotStore:
     def _hash(self, path: Path) -> bytes:
         return keyed_hash(self._hash_key, path.read_bytes())
 
-    def _seal_root(self, root: SnapshotRoot) -> bytes:
+    def seal_root(self, root: SnapshotRoot) -> bytes:
+        """The bytes of the root, by which a snapshot is found where its blocks are."""
         keys = self._ring.newest
         epochs = self._ring.up_to(keys.number)
         body = [root.head.number, root.head.hash, root.size, root.hash, list(root.blocks)]

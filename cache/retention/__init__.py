@@ -1,5 +1,6 @@
 """How long the past is kept, and giving back the space of blocks that nothing refers to."""
 
+from cache.retention.collector import NeededBlocks
 from cache.retention.lost_files import LostRange, lost_ranges, named_blocks, paths_of
 from cache.retention.mass_deletion import MassDeletions, mass_deletion_pins
 from cache.retention.retention import Policy
@@ -11,6 +12,7 @@ __all__ = [
     "CollectionReport",
     "LostRange",
     "MassDeletions",
+    "NeededBlocks",
     "Policy",
     "RetentionKeeper",
     "RetentionSchedule",

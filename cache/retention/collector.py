@@ -87,7 +87,17 @@ class NeededBlocks:
                 self._advance()
         return found
 
+    def some(self, most: int) -> list[bytes]:
+        """Up to `most` of those that come next; none: there are no more."""
+        found: list[bytes] = []
+        with sqlite_errors(self._path):
+            while self._next is not None and len(found) < most:
+                found.append(self._next)
+                self._advance()
+        return found
+
     def close(self) -> None:
+        """Let go of the database."""
         self._connection.close()
 
 
