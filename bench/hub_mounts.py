@@ -1,4 +1,4 @@
-"""`python -m bench.hub_mounts COMMAND...`: COMMAND is run with two folders, two mounts of one drive at a hub.
+"""`python -m bench.hub_mounts [OPTIONS]`: `bench.two_folders` on two mounts of one drive at a hub.
 
 The hub runs in a process of its own (`bench.hub_process`: PostgreSQL that syncs, nodes in folders), the
 mounts are two devices of one account on this machine.
@@ -67,7 +67,8 @@ def main() -> None:
             stack.enter_context(_mounted(hub, folder / f"machine{at}", token))
             for at, token in enumerate(tokens)
         ]
-        subprocess.run([*sys.argv[1:], *map(str, shown)], check=True)
+        command = [sys.executable, "-m", "bench.two_folders", *sys.argv[1:], *map(str, shown)]
+        subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from backend.upstream import BLOCK_ID_SIZE, BlockId, SealedBlock
 MAGIC: Final = b"DFPK"
 TRAILER_MAGIC: Final = b"DFPT"
 VERSION: Final = 1
-MAX_BLOCK_SIZE: Final = 4 * 1024 * 1024 + 4096
+MAX_BLOCK_SIZE: Final = 4 * 1024 * 1024 + 8192
 """A sealed block is at most 4 MiB of plaintext and this much around it."""
 MAX_BLOCKS: Final = 16384
 MAX_CONTENT: Final = 16 * 1024 * 1024

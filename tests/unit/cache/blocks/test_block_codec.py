@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from backend.errors import CorruptError, FormatError, UnknownEpochError
 from backend.keys.key_ring import KeyRing
+from backend.packs import check_block
 from backend.system.crypto import keyed_hash, seal
 from backend.upstream import BlockId
 from cache.blocks.block_codec import (
@@ -215,3 +216,11 @@ def test_a_block_of_an_epoch_that_is_not_known_says_so() -> None:
     later = by_hand(block, struct.pack("<BBI", 3, 0, 5), b"plain", ring=ring_of(epochs=2))
     with pytest.raises(UnknownEpochError, match="epoch 2"):
         CODEC.open(block, later)
+
+
+def test_a_block_of_the_largest_size_is_one_that_is_stored() -> None:
+    """Regression: with a key epoch in each segment it was six bytes too large for a pack: the mount ended."""
+    data = os.urandom(MAX_BLOCK)
+    block = CODEC.seal(CODEC.block_id(data), data)
+    assert len(block.data) == MAX_SEALED
+    check_block(block)
