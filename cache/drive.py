@@ -29,7 +29,7 @@ from cache.keeping import Keeper
 from cache.messages import DriveStatus, FileSetApart
 from cache.namespace import MAX_NAME, Point, sqlite_errors
 from cache.notices import Notices
-from cache.publish import Publisher, SnapshotKeeper, StoreWatch
+from cache.publish import Publisher, SnapshotKeeper, StoreWatch, waiting
 from cache.retention import MassDeletions, RetentionKeeper, SpaceAccounting, VersionKeeper
 from cache.sync import Broadcast, Following
 from cache.tree import (
@@ -227,6 +227,8 @@ class Drive:
             published=not ledger.unpublished,
             pending_commit=None if ledger.pending is None else ledger.pending.number,
             commit_interval=self.publisher.intervals.commit,
+            away=self.contact.status(),
+            waiting=waiting(ledger),
             open_operations=ledger.open_operations,
             dirty_files=len(ledger.dirty),
             dirty_bytes=ledger.dirty.data_bytes(),

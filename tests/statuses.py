@@ -67,6 +67,7 @@ NODE_CHANGE: Final[Plain] = {
     "said": ["/srv/drive: /disk6 is node6 (epoch 2)"],
     "problem": "",
 }
+AWAY: Final[Plain] = {"since_ns": 1_700_000_000_000_000_000, "reason": "no route"}
 STATUS: Final[Plain] = {
     "read_only": False,
     "fenced": False,
@@ -79,6 +80,8 @@ STATUS: Final[Plain] = {
     "published": False,
     "pending_commit": None,
     "commit_interval": 5.0,
+    "away": None,
+    "waiting": {"changes": 5, "bytes": 2048, "since_ns": 1_700_000_000_000_000_000},
     "open_operations": 3,
     "dirty_files": 2,
     "dirty_bytes": 2048,

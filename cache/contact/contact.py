@@ -24,6 +24,7 @@ import trio
 
 from backend.errors import AwayError, DriveError, TransientError
 from backend.system import Environment
+from cache.messages import AwayStatus
 
 FIRST_BACKOFF: Final = 0.5
 MAX_BACKOFF: Final = 30.0
@@ -59,6 +60,10 @@ class Contact:
     def is_lost(self) -> bool:
         """Whether the upstream does not answer."""
         return not self._regained.is_set()
+
+    def status(self) -> AwayStatus | None:
+        """For people; None: it is not lost."""
+        return AwayStatus(since_ns=self.since_ns, reason=self.reason) if self.is_lost else None
 
     def doubt(self) -> None:
         """A call was not answered, or is wanted to be: `run` asks soon."""

@@ -47,6 +47,8 @@ class Layer:
     """position of the first journal record that is in here"""
     began: float
     """when it became dirty (monotonic clock), for the age rule of the cut"""
+    first_ns: int
+    """the time of its first write"""
     truncated_to: int | None = None
     """the size that the last truncate set"""
     written_to: int = 0
@@ -91,7 +93,7 @@ class Layer:
         if self.truncated_to is None:
             self.truncated_to = older.truncated_to
             self.written_to = max(self.written_to, older.written_to)
-        self.oldest, self.began = older.oldest, older.began
+        self.oldest, self.began, self.first_ns = older.oldest, older.began, older.first_ns
         self.data_bytes += older.data_bytes
         self.writes += older.writes
 
@@ -211,7 +213,7 @@ class DirtyFiles:
             file = self._files[inode] = DirtyFile(inode)
         layer = file.top
         if layer is None:
-            layer = file.top = Layer(position, trio.current_time())
+            layer = file.top = Layer(position, trio.current_time(), time_ns)
         layer.mtime_ns = layer.ctime_ns = time_ns
         layer.settled = layer.synced = False
         layer.writes += 1

@@ -84,7 +84,15 @@ from cache.messages.space import (
     UsageAsked,
     UsageShown,
 )
-from cache.messages.status import DiskCacheStatus, DriveStatus, FileSetApart, KeepingStatus, MountStatus
+from cache.messages.status import (
+    AwayStatus,
+    DiskCacheStatus,
+    DriveStatus,
+    FileSetApart,
+    KeepingStatus,
+    MountStatus,
+    WaitingStatus,
+)
 from cache.messages.watch import ATTRIBUTES, CONTENT, NAME, RESCAN, Watched, WatchWanted
 
 __all__ = [
@@ -127,6 +135,7 @@ __all__ = [
     "UNKEEP",
     "UNPIN",
     "USAGE",
+    "AwayStatus",
     "Call",
     "Checked",
     "CloneWanted",
@@ -189,6 +198,7 @@ __all__ = [
     "UsageAsked",
     "UsageShown",
     "VersionShown",
+    "WaitingStatus",
     "WatchWanted",
     "Watched",
     "by_name",

@@ -40,6 +40,24 @@ class KeepingStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AwayStatus:
+    """The upstream does not answer: since when (nanoseconds since 1970), and why, in one line."""
+
+    since_ns: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitingStatus:
+    """What was accepted here and is not published: operations and writes, their bytes, and when the oldest of
+    them was made (nanoseconds since 1970; 0: not known)."""
+
+    changes: int
+    bytes: int
+    since_ns: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DriveStatus:
     """What is accepted, not yet stored, not yet published; the store. Counts and bytes; docs/metrics.md says
     what each number means."""
@@ -57,6 +75,10 @@ class DriveStatus:
     published: bool
     pending_commit: int | None
     commit_interval: float
+    away: AwayStatus | None
+    """None: the upstream answers, as far as is known"""
+    waiting: WaitingStatus | None
+    """None: nothing waits"""
     open_operations: int
     dirty_files: int
     dirty_bytes: int

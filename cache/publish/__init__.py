@@ -15,6 +15,7 @@ from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.snapshot_keeper import SnapshotKeeper, SnapshotSchedule
 from cache.publish.snapshot_store import ROOT_NAME, SnapshotRoot, SnapshotStore
 from cache.publish.store_watch import INTERVAL, StoreWatch
+from cache.publish.waiting import waiting
 from cache.publish.wake import Wake
 
 __all__ = [
@@ -38,4 +39,5 @@ __all__ = [
     "refuse_rollback",
     "require_growth",
     "sealed",
+    "waiting",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -170,6 +171,38 @@ async def test_an_upstream_that_goes_under_a_drive_is_said_once(
         assert second.contact.reason == ""
         # What was asked in silence is never answered: a client gives up by itself, this one does not.
         assert silent or not second.ledger.unpublished
+
+
+async def test_the_status_says_since_when_and_how_much_waits(
+    hub: Hub, line: Line, mock_clock: MockClock
+) -> None:
+    await begin(hub)
+    line.cut()
+    before = time.time_ns()
+    async with hub.device(2, line=line, crash=True) as second:
+        away = (await second.status()).away
+        assert away is not None
+        assert away.reason == "the line to the hub is cut"
+        assert before <= away.since_ns <= time.time_ns()
+        assert (await second.status()).waiting is None
+        await make_file(second, b"one", b"1" * 5000)
+        after = time.time_ns()
+        await let_pass(mock_clock, 10)
+        await write(second, b"g", b"two")
+        waiting = (await second.status()).waiting
+        assert waiting is not None
+        assert waiting.changes >= 4
+        assert waiting.bytes >= 5003
+        assert before - 10**8 <= waiting.since_ns <= after
+    async with hub.device(2, line=line) as second:
+        again = (await second.status()).waiting
+        assert again is not None
+        assert again.since_ns == waiting.since_ns
+        line.mend()
+        await let_pass(mock_clock, MAX_BACKOFF + 1)
+        await second.sync()
+        status = await second.status()
+        assert (status.away, status.waiting) == (None, None)
 
 
 async def test_reading_what_is_not_here_fails_soon_and_works_again_at_once(

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from backend.health import NodeChange, ScrubStatus
 from backend.upstream import Capacity, NodeStatus, StoreStatus
-from cache.messages import DiskCacheStatus, KeepingStatus, MountStatus
-from tools.quantities import counted, format_duration, format_size
+from cache.messages import DiskCacheStatus, KeepingStatus, MountStatus, WaitingStatus
+from tools.quantities import counted, format_duration, format_moment, format_size
 from tools.terminal import printable
 
 
@@ -44,6 +44,9 @@ def _rows(status: MountStatus) -> Iterator[tuple[str, str]]:
         yield "notices", f"{notices} of the last 30 days: drivefs notices MOUNTPOINT"
     if status.hub:
         yield "hub", status.hub
+    if status.away:
+        yield "offline", f"since {format_moment(status.away.since_ns)}: {status.away.reason}"
+        yield "waiting", _waiting(status.waiting)
     yield "state", _state(status)
     if not status.read_only:
         waits = "at once" if status.hub else format_duration(status.commit_interval)
@@ -75,6 +78,13 @@ def _state(status: MountStatus) -> str:
     waiting = f"{counted(status.dirty_files, 'file')} with {format_size(status.dirty_bytes)}"
     changes = counted(status.open_operations, "change")
     return f"{mode}not yet stored: {waiting}, {changes}; commit {status.commit}"
+
+
+def _waiting(waiting: WaitingStatus | None) -> str:
+    if waiting is None:
+        return "nothing: all that this machine wrote is published"
+    what = f"{counted(waiting.changes, 'change')} with {format_size(waiting.bytes)} here, not published"
+    return f"{what}, the oldest of {format_moment(waiting.since_ns)}" if waiting.since_ns else what
 
 
 def _cache(status: MountStatus) -> str:

@@ -30,7 +30,7 @@ from cache.journal import SUFFIX
 from cache.messages import MountStatus, from_plain
 from gateway.control import Commands, ControlServer
 from tests.crash.lossy_durable import LossyDurable
-from tests.statuses import CAPACITY, OK_NODE, SCRUB, STATUS, STORE, mount_status
+from tests.statuses import AWAY, CAPACITY, OK_NODE, SCRUB, STATUS, STORE, mount_status
 from tools import drivefs, errors
 from tools.commands import doctor
 from tools.commands.doctor import Diagnosis
@@ -460,6 +460,16 @@ def test_a_status_as_a_person_reads_it() -> None:
     assert said["room"] == "4.0 KiB of 8.0 KiB free, " + (
         "limited by node2, which is far smaller than the others, as far as is known without node1"
     )
+
+
+def test_the_status_says_that_the_hub_is_away_and_what_waits() -> None:
+    lines = dict(line.split("  ", 1) for line in report(mount_status(away=AWAY)).splitlines())
+    assert lines["offline"].strip() == "since 2023-11-14T221320Z: no route"
+    assert lines["waiting"].strip() == (
+        "5 changes with 2.0 KiB here, not published, the oldest of 2023-11-14T221320Z"
+    )
+    lines = dict(line.split("  ", 1) for line in report(mount_status(away=AWAY, waiting=None)).splitlines())
+    assert lines["waiting"].strip() == "nothing: all that this machine wrote is published"
 
 
 def test_of_a_drive_at_a_hub_no_nodes_are_told() -> None:

@@ -80,7 +80,7 @@ async def test_open_writes_are_those_of_top_layers() -> None:
 
 
 def test_a_write_during_sealing_wins() -> None:
-    layer = Layer(0, 0)
+    layer = Layer(0, 0, 0)
     layer.pieces.put(Data(0, 10, 100))
     sources = [piece for piece in layer.pieces if isinstance(piece, Data)]
     layer.pieces.put(Data(3, 5, 900))

@@ -13,7 +13,7 @@ import pytest
 
 from cache.messages import MountStatus
 from gateway.control.metrics import METRICS, exposition
-from tests.statuses import NODE_CHANGE, SCRUB, mount_status
+from tests.statuses import AWAY, NODE_CHANGE, SCRUB, mount_status
 
 PAGE = Path(__file__).parents[4] / "docs" / "metrics.md"
 ROW = re.compile(r"^\| `(\w+)` \| (\w+) \| ([^|]+) \| ([^|]+) \|$", re.MULTILINE)
@@ -41,7 +41,9 @@ def test_the_page_is_the_table() -> None:
 
 def test_the_exposition_is_what_prometheus_reads() -> None:
     """Text format 0.0.4: HELP, TYPE and one sample of each; no name twice."""
-    text = "".join(exposition(mount_status(scrub=SCRUB, node_change=NODE_CHANGE, pending_commit=8)))
+    text = "".join(
+        exposition(mount_status(away=AWAY, scrub=SCRUB, node_change=NODE_CHANGE, pending_commit=8))
+    )
     found = re.findall(r"# HELP (\w+) .+\n# TYPE (\w+) (gauge|counter)\n(\w+) ([0-9.e+]+)\n", text)
     assert "".join(text.splitlines()).count("# HELP") == len(found) == len(METRICS)
     assert all(names[0] == names[1] == names[3] for names in found)
