@@ -15,6 +15,7 @@ from backend.errors import DriveError
 from backend.system import Environment
 from cache.drive import Drive
 from cache.errors import FileSystemError
+from cache.namespace.operations import RevokeDevice
 from cache.services.devices import Devices
 from tests.contents import KINDS, content
 from tests.drives import content_of, make_file
@@ -63,7 +64,7 @@ async def begun(hub: Hub) -> None:
 async def test_a_revocation_that_is_killed_is_done_or_not_begun(
     tmp_path: Path, step: str, *, is_overtaken: bool, skip: int
 ) -> None:
-    """`is_overtaken`: another device publishes before, so that there is a rebase."""
+    """`is_overtaken`: another device publishes when it was accepted, so that there is a rebase."""
     hub, environment = Hub(tmp_path), Environment()
     await begun(hub)
     with suppress(Killed, BaseExceptionGroup):
@@ -71,11 +72,15 @@ async def test_a_revocation_that_is_killed_is_done_or_not_begun(
             await one.publisher.follow()
             await write(one, 11)
             if is_overtaken:
+                one.ledger.accept_all([RevokeDevice(2)])
+            environment.failpoints.arm(step, kill, skip)
+            if is_overtaken:
                 async with hub.device(3) as three:
                     await write(three, 13)
                     await three.sync()
-            environment.failpoints.arm(step, kill, skip)
-            await Devices(one).revoke(2)
+                await one.sync()
+            else:
+                await Devices(one).revoke(2)
     is_reached = environment.failpoints.hits[step] > skip
     assert is_reached or skip or (step.startswith("rebase") and not is_overtaken)
     environment.failpoints.disarm_all()
