@@ -102,7 +102,7 @@ def hub(conninfo: str, port: int = 0, nodes: Mapping[str, MemoryNode] | None = N
                 database, PEPPER, is_open=True, attempts=Attempts(database, PEPPER, burst=5, refill=3600)
             )
             directory, commits, rates = Directory(database), CommitTable(database), RequestRates()
-            quotas, imports = Quotas(database), Imports(database, commits)
+            quotas, imports = Quotas(database, fresh=0), Imports(database, commits)
             parts = Hub(directory, commits, table, blocks, heads, accounts, quotas, rates, imports)
             group.start_soon(heads.run)
             config = uvicorn.Config(

@@ -9,12 +9,18 @@ they matter: what is asked for does not fit otherwise, or less than a tenth of t
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Final
+
+import anyio
 
 from backend.errors import NotFoundError, QuotaError
 from backend.hub.database import Database
 
+_ACCOUNTS: Final = 10_000
+"""Whose released blocks are remembered."""
 _ROOM: Final = (
     "SELECT a.id, a.quota, coalesce(sum(u.bytes) FILTER (WHERE d.deleted IS NULL), 0)::bigint,"
     " coalesce(sum(u.bytes), 0)::bigint"
@@ -52,8 +58,12 @@ class Room:
 class Quotas:
     """See the module. Any number of tasks and processes at once."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, fresh: float = 5.0) -> None:
+        """Released blocks of an account are counted once in `fresh` seconds at most: where they are many,
+        that costs more than any request."""
         self._database = database
+        self._fresh = fresh
+        self._released: OrderedDict[int, tuple[int, float]] = OrderedDict()
 
     async def of_account(self, account: int) -> Room:
         """`NotFoundError`: there is no such account."""
@@ -82,9 +92,19 @@ class Quotas:
         account, quota, used, both = row
         released = 0
         if quota - used < max(size, quota // 10):
-            found = await self._database.row(_RELEASED, (account,))
-            released = 0 if found is None else found[0]
+            released = await self._released_of(account)
         return Room(quota, used - released, both - used + released)
+
+    async def _released_of(self, account: int) -> int:
+        """As of `fresh` seconds ago, or later."""
+        count, until = self._released.pop(account, (0, -inf))
+        if until <= anyio.current_time():
+            found = await self._database.row(_RELEASED, (account,))
+            count, until = 0 if found is None else int(found[0]), anyio.current_time() + self._fresh
+        self._released[account] = count, until
+        if len(self._released) > _ACCOUNTS:
+            self._released.popitem(last=False)
+        return count
 
 
 def _words(room: Room) -> str:

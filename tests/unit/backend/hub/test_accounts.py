@@ -16,9 +16,10 @@ import trio.testing
 
 from backend.commits import encode_commit
 from backend.errors import ThrottledError, UsageError
-from backend.hub import Accounts, RequestRates
+from backend.hub import Accounts, Quotas, RequestRates
 from backend.hub.accounts import USUAL_COST, normal_email
 from backend.hub.app import problem
+from backend.hub.quotas import Room
 from backend.keys.key_slots import DEFAULT_COST
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
 from backend.wire import decode_head, encode_head
@@ -179,7 +180,7 @@ def test_a_device_is_named_listed_and_revoked(one: Person, people: People) -> No
         assert one.client.delete(f"/v1/devices/{first}").status_code == 204
     assert one.client.get("/v1/devices").json()["devices"][0]["revoked"] >= rows[0]["created"]
     refused(one.client.get("/v1/account", headers=header), 401, "unauthorised")
-    refused(one.client.get(f"/v1/devices/{2**80}"), 404, "not_found")
+    refused(one.client.get(f"/v1/devices/{2**80}"), 400, "bad_request")
 
 
 def test_a_poll_of_a_device_ends_when_it_is_revoked(running: RunningHub, one: Person) -> None:
@@ -368,3 +369,24 @@ def test_what_was_released_makes_room_up_to_twice_the_quota(running: RunningHub,
     assert account["kept"] == stored > account["quota"]
     running.call(running.hub.blocks.collect(grace=0))
     assert one.client.put(f"{drive}/blocks/{'09' * 32}", content=b"x" * 8000).status_code == 204
+
+
+def test_released_blocks_are_not_counted_at_each_request(running: RunningHub, one: Person) -> None:
+    """Who is full, and has many, cannot keep the database busy."""
+    _set(running, one.email, "quota", 1000)
+    uuid = os.urandom(16)
+    one.client.post("/v1/drives", json={"uuid": uuid.hex(), "sealed": "aa"})
+    one.client.put(f"/v1/drives/{uuid.hex()}/blocks/{'01' * 32}", content=b"x" * 1000)
+    device = running.call(running.hub.directory.device(bytes.fromhex(_token(one))))
+    quotas = Quotas(running.database, fresh=3600)
+    assert running.call(quotas.of_account(device.account)).left == 0
+    with psycopg.connect(running.conninfo) as connection:
+        connection.execute(
+            "UPDATE block SET state = 2 WHERE drive = (SELECT id FROM drive WHERE uuid = %s)", (uuid,)
+        )
+    assert running.call(quotas.of_account(device.account)).left == 0
+    assert running.call(Quotas(running.database).of_account(device.account)) == Room(1000, 0, 1000)
+
+
+def _token(one: Person) -> str:
+    return one.client.headers["Authorization"].removeprefix("Bearer ")
