@@ -43,7 +43,7 @@ async def write_files(drive: Drive, first: int) -> dict[bytes, bytes]:
     made = {}
     for number in range(first, first + FILES):
         kind = KINDS[number % len(KINDS)]
-        data = contents.content(kind, 300_000, seed=number // 2)
+        data = contents.content(kind, 60_000, seed=number // 2)
         await make_file(drive, b"%d" % number, data)
         made[b"%d" % number] = data
     return made
