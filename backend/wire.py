@@ -57,6 +57,8 @@ MAX_COMMITS: Final = 16 << 20
 MAX_ROOT: Final = 1 << 20
 ROOT_NAME: Final = "[a-z0-9-]{1,32}"
 """The form of a root's name."""
+MAX_WAIT: Final = 120.0
+"""Seconds that a poll waits, at most."""
 MAX_IDS: Final = 1000
 MAX_BATCH: Final = 16 << 20
 """Bytes of blocks that are sent together."""

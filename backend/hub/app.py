@@ -46,6 +46,7 @@ from backend.hub.heads import Heads
 from backend.hub.import_routes import DriveHandler, import_routes
 from backend.hub.imports import Imports
 from backend.hub.log_segments import commits_after
+from backend.hub.openapi import with_description
 from backend.hub.packing import DriveNumber, HubBlocks
 from backend.hub.quotas import Quotas
 from backend.hub.request_rates import RequestRates
@@ -53,7 +54,6 @@ from backend.packs import MAX_BLOCK_SIZE
 from backend.system import plain_task_group
 from backend.upstream import BLOCK_ID_SIZE, SealedBlock
 
-MAX_WAIT: Final = 120.0
 _SAME: Final[dict[type[DriveError], str]] = {CorruptError: "malformed", UnavailableError: "later"}
 """Errors that a device need not tell from others."""
 
@@ -97,24 +97,26 @@ def app(hub: Hub) -> Starlette:
 
     drive = "/v1/drives/{uuid}"
     application = Starlette(
-        routes=[
-            *account_routes(hub.accounts, hub.directory, hub.quotas, hub.heads, by_device),
-            *import_routes(hub.imports, hub.quotas, hub.heads, of_moved_drive),
-            Route("/v1/wait", of_device(_wait), methods=["POST"]),
-            Route(f"{drive}/head", of_drive(_head)),
-            Route(f"{drive}/log", of_drive(_append), methods=["POST"]),
-            Route(f"{drive}/log", of_drive(_log)),
-            Route(f"{drive}/blocks", of_drive(_put_blocks), methods=["POST"]),
-            Route(f"{drive}/blocks", of_drive(_list_blocks)),
-            Route(f"{drive}/blocks/missing", of_drive(_missing), methods=["POST"]),
-            Route(f"{drive}/blocks/sizes", of_drive(_sizes), methods=["POST"]),
-            Route(f"{drive}/blocks/{{block}}", of_drive(_get_block)),
-            Route(f"{drive}/blocks/{{block}}", of_drive(_put_block), methods=["PUT"]),
-            Route(f"{drive}/blocks/{{block}}/wrong", of_drive(_wrong), methods=["POST"]),
-            Route(f"{drive}/usage", of_drive(_usage)),
-            Route(f"{drive}/roots/{{name}}", of_drive(_get_root)),
-            Route(f"{drive}/roots/{{name}}", of_drive(_put_root), methods=["PUT"]),
-        ],
+        routes=with_description(
+            [
+                *account_routes(hub.accounts, hub.directory, hub.quotas, hub.heads, by_device),
+                *import_routes(hub.imports, hub.quotas, hub.heads, of_moved_drive),
+                Route("/v1/wait", of_device(_wait), methods=["POST"]),
+                Route(f"{drive}/head", of_drive(_head)),
+                Route(f"{drive}/log", of_drive(_append), methods=["POST"]),
+                Route(f"{drive}/log", of_drive(_log)),
+                Route(f"{drive}/blocks", of_drive(_put_blocks), methods=["POST"]),
+                Route(f"{drive}/blocks", of_drive(_list_blocks)),
+                Route(f"{drive}/blocks/missing", of_drive(_missing), methods=["POST"]),
+                Route(f"{drive}/blocks/sizes", of_drive(_sizes), methods=["POST"]),
+                Route(f"{drive}/blocks/{{block}}", of_drive(_get_block)),
+                Route(f"{drive}/blocks/{{block}}", of_drive(_put_block), methods=["PUT"]),
+                Route(f"{drive}/blocks/{{block}}/wrong", of_drive(_wrong), methods=["POST"]),
+                Route(f"{drive}/usage", of_drive(_usage)),
+                Route(f"{drive}/roots/{{name}}", of_drive(_get_root)),
+                Route(f"{drive}/roots/{{name}}", of_drive(_put_root), methods=["PUT"]),
+            ]
+        ),
         exception_handlers={
             Exception: _refused,
             DriveError: _refused,
@@ -264,8 +266,8 @@ async def _wait(hub: Hub, request: Request, device: Device) -> Response:
         raise RequestError(400, "bad_request", "drives are asked for")
     if not all(type(number) is int and number >= 0 for number in drives.values()):
         raise RequestError(400, "bad_request", "a drive's commit is a number")
-    if type(seconds) not in (int, float) or not 0 <= seconds <= MAX_WAIT:  # NaN is neither
-        raise RequestError(400, "bad_request", f"timeout is from 0 to {MAX_WAIT:g} seconds")
+    if type(seconds) not in (int, float) or not 0 <= seconds <= wire.MAX_WAIT:  # NaN is neither
+        raise RequestError(400, "bad_request", f"timeout is from 0 to {wire.MAX_WAIT:g} seconds")
     known = {parse_uuid(text): number for text, number in drives.items()}
     found = await hub.directory.drives(device, known)
     asked = {found[uuid].number: number for uuid, number in known.items()}
