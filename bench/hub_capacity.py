@@ -68,11 +68,14 @@ class Machines:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Operations, of a second or of a run. `idle`: seconds that polls wait, of all of them together;
-    `looking`: seconds in which processes have polls, and look for commits of others."""
+    """Operations, of a second or of a run. `named`: blocks that commits add; `blocks`: those of packs beyond
+    the first one of each. `idle`: seconds that polls wait, of all of them together; `looking`: seconds in
+    which processes have polls, and look for commits of others."""
 
     appends: float = 0.0
+    named: float = 0.0
     packs: float = 0.0
+    blocks: float = 0.0
     stored_mib: float = 0.0
     asked: float = 0.0
     reads: float = 0.0
@@ -104,10 +107,13 @@ def work_of(demand: Demand, machines: Machines) -> Work:
     """Of one second of the busiest hour. A file that is stored is a question, a pack and a commit; every
     device that waits for the drive lists the log once for it."""
     waiting = demand.active * demand.devices_each
+    blocks = max(1.0, demand.save_bytes / demand.block_bytes)
     read_bytes = demand.saves * demand.save_bytes * demand.reads_each
     return Work(
         appends=demand.saves,
         packs=demand.saves,
+        named=demand.saves * blocks,
+        blocks=demand.saves * (blocks - 1),
         stored_mib=demand.saves * demand.save_bytes / MIB,
         asked=demand.saves,
         reads=max(demand.saves * demand.reads_each, read_bytes / demand.block_bytes),

@@ -104,17 +104,14 @@ def _database(conninfo: str) -> tuple[float, ...]:
     return tuple(float(each or 0) for each in row)
 
 
-async def appends(hub: MeasuredHub, writers: int, commits: int) -> OperationCost:
-    """So many devices publish commits, each as fast as it can; the blocks are there."""
+async def appends(hub: MeasuredHub, writers: int, commits: int, added: int = ADDED) -> OperationCost:
+    """So many devices publish commits, each as fast as it can; the blocks that a commit adds are there."""
     async with devices(hub, writers) as found:
-        added = {each.uuid: _stored_ids(hub, each.uuid, commits * ADDED) for each in found}
-        calls = [
-            [
-                partial(each.append, added[each.uuid][at : at + ADDED])
-                for at in range(0, commits * ADDED, ADDED)
-            ]
-            for each in found
-        ]
+        calls: list[list[Call]] = []
+        for device in found:
+            ids = _stored_ids(hub, device.uuid, commits * added)
+            parts = [ids[at * added : (at + 1) * added] for at in range(commits)]
+            calls.append([partial(device.append, part) for part in parts])
         return await measured(hub, f"append, {writers} writers", calls)
 
 
@@ -142,6 +139,15 @@ async def saves(hub: MeasuredHub, each: int, writers: int = AT_ONCE) -> list[Ope
         ]
 
 
+async def packs(hub: MeasuredHub, count: int, each: int) -> OperationCost:
+    """Requests with `count` small blocks."""
+    async with devices(hub, AT_ONCE) as found:
+        calls = [
+            [partial(device.put, new_blocks([4 * KIB] * count)) for _ in range(each)] for device in found
+        ]
+        return await measured(hub, f"put, {count} x 4 KiB", calls)
+
+
 async def blocks(hub: MeasuredHub, size: int, each: int) -> list[OperationCost]:
     """Blocks of that size, so many of each device: given one by one, asked for, read."""
     async with devices(hub, AT_ONCE) as found:
@@ -157,24 +163,33 @@ async def blocks(hub: MeasuredHub, size: int, each: int) -> list[OperationCost]:
 async def polls(hub: MeasuredHub, count: int, seconds: float = 5.0) -> tuple[Idle, OperationCost]:
     """So many devices that wait; then a storm: all of them lose their connection, and come back at once."""
     before = hub.memory()
-    async with devices(hub, count) as found:
-        waiting = [asyncio.create_task(device.poll(60)) for device in found]
-        await until_all_wait(hub)
-        memory, began, at = hub.memory() - before, time.perf_counter(), _processors(hub)
-        await asyncio.sleep(seconds)  # what is measured is that nothing happens
-        took = time.perf_counter() - began
-        hub_ms, database_ms = (
-            (now - then) * 1000 / took for now, then in zip(_processors(hub), at, strict=True)
-        )
-        for task in waiting:
-            task.cancel()
-        await asyncio.wait(waiting)
+    async with devices(hub, count) as found, devices(hub, 1) as last:
+        async with waiting(found, last[0]):
+            memory, began, at = hub.memory() - before, time.perf_counter(), _processors(hub)
+            await asyncio.sleep(seconds)  # what is measured is that nothing happens
+            took = time.perf_counter() - began
+            used = [(now - then) * 1000 / took for now, then in zip(_processors(hub), at, strict=True)]
         for device in found:
             device.connection.drop()
-        storm = await measured(
-            hub, f"reconnect, {count} at once", [[partial(device.poll, 0)] for device in found]
-        )
-    return Idle(count, memory / count, hub_ms, database_ms), storm
+        meter = Meter(hub)
+        async with waiting(found, last[0]):
+            storm = meter.cost(f"reconnect, {count} at once", count)
+    return Idle(count, memory / count, *used), storm
+
+
+@asynccontextmanager
+async def waiting(found: Sequence[Device], last: Device) -> AsyncIterator[None]:
+    """All of them wait, and the hub knows it. Requests wait for the database in the order that they came in,
+    at most three times each; so one that comes `last` and is answered so often has let the others pass."""
+    polls = [asyncio.create_task(device.poll(120)) for device in found]
+    last.connection.drop()  # the hub ends one that was idle for long
+    try:
+        await together([[partial(last.poll, 0)] * 4])
+        yield
+    finally:
+        for poll in polls:
+            poll.cancel()
+        await asyncio.wait(polls)
 
 
 async def renewals(hub: MeasuredHub, count: int, each: int) -> OperationCost:
@@ -184,13 +199,6 @@ async def renewals(hub: MeasuredHub, count: int, each: int) -> OperationCost:
         return await measured(
             hub, "renewal of a poll", [[partial(device.poll, 0)] * each for device in found]
         )
-
-
-async def until_all_wait(hub: MeasuredHub) -> None:
-    """The hub has all polls that were sent. Requests wait for the database in the order that they came in, at
-    most three times each; so one that comes last and is answered so often has let the others pass."""
-    async with devices(hub, 1) as found:
-        await together([[partial(found[0].poll, 0)] * 4])
 
 
 def _processors(hub: MeasuredHub) -> tuple[float, float]:
@@ -220,7 +228,7 @@ async def _append_load(hub: MeasuredHub) -> list[OperationCost]:
 
 
 async def _block_load(hub: MeasuredHub) -> list[OperationCost]:
-    found = []
+    found = [await packs(hub, 40, 8)]
     for size, each in ((4, 40), (64, 40), (1024, 8), (4000, 4)):
         found += await blocks(hub, size * KIB, each)
     return found
@@ -231,10 +239,11 @@ async def _save_load(hub: MeasuredHub) -> list[OperationCost]:
 
 
 async def _poll_load(hub: MeasuredHub) -> list[OperationCost | Idle]:
-    found: list[OperationCost | Idle] = [await renewals(hub, AT_ONCE, 100)]
-    for count in (1000, 5000):
-        found += await polls(hub, count)
-    return found
+    return [await renewals(hub, AT_ONCE, 100), *await polls(hub, 1000)]
+
+
+async def _storm_load(hub: MeasuredHub) -> Sequence[OperationCost | Idle]:
+    return await polls(hub, 5000)
 
 
 LOADS: Final[dict[str, Callable[[MeasuredHub], Coroutine[None, None, Sequence[OperationCost | Idle]]]]] = {
@@ -242,6 +251,7 @@ LOADS: Final[dict[str, Callable[[MeasuredHub], Coroutine[None, None, Sequence[Op
     "blocks": _block_load,
     "saves": _save_load,
     "polls": _poll_load,
+    "storm": _storm_load,
 }
 
 

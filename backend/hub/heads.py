@@ -1,10 +1,10 @@
 """Waiting for the next commit of drives, of whichever hub process took it, while the device may wait.
 
 An append of this process wakes who waits at once. Others' are found by looking at the heads of the drives
-that are waited for, all in one query, `_LOOK` seconds after the look before: so nothing is lost, whatever
-process dies. Every `_DEVICES` looks the devices that wait are looked at too: what ends one in this process
-asks for that at once. A commit wakes nobody but those who wait for its drive: there are thousands of others.
-asyncio's thread.
+that are waited for, all in one query, `_LOOK` seconds after the look before, or later where looks take long:
+so nothing is lost, whatever process dies. Every `_DEVICES` looks the devices that wait are looked at too:
+what ends one in this process asks for that at once. A commit wakes nobody but those who wait for its
+drive: there are thousands of others. asyncio's thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from backend.hub.polling_time import PollingTime
 
 _LOOK: Final = 0.05
 _PAUSE: Final = 1.0
-"""Seconds after a look that failed."""
+"""Seconds after a look that failed, and at most after one that took long."""
+_SHARE: Final = 0.1
+"""Looking takes this part of the time, at most: with thousands of drives a look is no small thing."""
 _DEVICES: Final = 20
 
 log = logging.getLogger(__name__)
@@ -119,10 +121,11 @@ class Heads:
             if not self._by_drive:
                 self._some_wait = anyio.Event()
                 await self._some_wait.wait()
-            pause = _LOOK
+            began = anyio.current_time()
             try:
                 await self._look(list(self._by_drive))
                 await self._look_at_devices()
+                pause = pause_after(anyio.current_time() - began)
             except TransientError as error:
                 log.info("heads cannot be looked at now: %s", error)
                 pause = _PAUSE
@@ -150,3 +153,8 @@ class Heads:
             self._ended.add(device)
             for poll in self._by_device[device]:
                 poll.woken.set()
+
+
+def pause_after(seconds: float) -> float:
+    """Between a look that took so long and the next one."""
+    return min(max(_LOOK, seconds / _SHARE - seconds), _PAUSE)

@@ -7,8 +7,11 @@ from collections.abc import ItemsView, Iterator
 
 import anyio
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backend.hub import Heads
+from backend.hub.heads import pause_after
 from tests.hub_server import RunningHub, hub_for_test
 
 
@@ -86,3 +89,10 @@ def test_one_commit_wakes_all_who_wait_for_its_drive(running: RunningHub) -> Non
         return found
 
     assert running.call(run()) == [{drive: 6}] * 3
+
+
+@given(st.floats(0, 100))
+def test_looking_takes_a_tenth_of_the_time_and_a_commit_is_seen_within_a_second(took: float) -> None:
+    pause = pause_after(took)
+    assert 0.05 <= pause <= 1
+    assert took <= 0.11 * (took + pause) or pause == 1
