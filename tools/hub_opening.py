@@ -7,9 +7,11 @@ commit that this machine has seen is refused.
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Final
 
 import trio
 
@@ -20,12 +22,14 @@ from backend.system import THIS_MACHINE, Environment
 from backend.upstream import CommitLog, Head
 from cache.disk import CachedBlocks
 from cache.drive import Drive
-from cache.opening import DriveOptions
+from cache.opening import Client, DriveOptions, client_of
 from tools import compose
 from tools.compose import Waiting
 from tools.host.places import Folders
 from tools.hub_care import HubCare
 from tools.state_opening import OpenStore, opened_on_state
+
+READING_CACHE: Final = 64 << 20
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +63,24 @@ def opened_drive_at_hub(
     shared = replace(options, is_shared=True)
     store = _HubStore(drive, folders, shared, route, environment)
     return opened_on_state(store, folders, shared, waiting, environment)
+
+
+@asynccontextmanager
+async def opened_reader_at_hub(drive: DriveAtHub) -> AsyncIterator[Client]:
+    """The reader of the drive's blocks, beside any mount. What the hub raises."""
+    client = HubClient(drive.login.url, drive.login.token, route_of(drive.login))
+    upstream = RemoteUpstream(client, drive.drive_id)
+    try:
+        limiter = trio.CapacityLimiter(2)
+        yield client_of(upstream, drive.drive_id, drive.keys, READING_CACHE, limiter)
+    finally:
+        with trio.CancelScope(shield=True):
+            await upstream.close()
+
+
+def route_of(login: HubLogin) -> HubRoute:
+    """The way that the login says."""
+    return HubRoute(login.ca_file or None, login.proxy or None)
 
 
 @dataclass(frozen=True, slots=True)

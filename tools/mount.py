@@ -294,9 +294,10 @@ def _opening(
 
 
 def _route(login: HubLogin, options: MountOptions) -> HubRoute:
+    kept = hub_opening.route_of(login)
     return HubRoute(
-        options.ca_file or login.ca_file or None,
-        options.proxy or login.proxy or None,
+        options.ca_file or kept.ca_file,
+        options.proxy or kept.proxy,
         options.upload_limit,
         options.download_limit,
     )

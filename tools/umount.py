@@ -24,7 +24,6 @@ from tools.control_client import ControlClient, NoAnswerError, NotMountedError
 from tools.deadline import Deadline
 from tools.errors import MOUNT_CODES, Parser, ToolError
 from tools.host import mounts, namespaces
-from tools.hub_address import is_at_hub
 from tools.quantities import parse_duration
 from tools.terminal import complain, say
 
@@ -126,27 +125,16 @@ def _see_that_it_is_kept(mount: mounts.Mount) -> None:
     if "ro" in mount.options:
         return
     # What these need takes longer to import than a mount takes to unmount.
+    from tools.drive_ids import drive_id_of
     from tools.host import places
 
-    state = places.state_folder(_drive_id(mount.source).hex(), None, os.environ)
+    state = places.state_folder(drive_id_of(mount.source).hex(), None, os.environ)
     if not places.has_journal(state):
         raise ToolError(
             f"{mount.mountpoint}: unmounted, but nobody answered and there is no journal in {state} "
             "(state_dir= may have named another place): what was not stored may be lost"
         )
     complain(f"umount.drivefs: {mount.mountpoint}: what was not stored is in the journal in {state}")
-
-
-def _drive_id(source: str) -> bytes:
-    """Of a drive as the kernel's table names it: from its file, or from what this machine knows of a hub."""
-    if is_at_hub(source):
-        from backend.system import THIS_MACHINE
-        from tools.hub_drives import Address, HubDrives
-
-        return HubDrives(Address.parse(source), os.environ, THIS_MACHINE).known().drive_id
-    from backend.cluster import drive_file
-
-    return drive_file.load(os.path.join(source, drive_file.FILE_NAME)).id
 
 
 class _Process:

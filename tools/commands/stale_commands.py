@@ -11,20 +11,24 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import trio
 
 from backend.errors import DriveError, UnavailableError
+from backend.system import THIS_MACHINE
 from cache.errors import FileSystemError
 from cache.local import SetAside, StaleState, Unstored, found, restore
 from cache.opening import Client
-from tools import compose, drive_opening, fsck
+from tools import compose, drive_opening, fsck, hub_opening
 from tools.control_client import ControlClient
+from tools.drive_ids import drive_id_of
 from tools.errors import ToolError, describe
 from tools.host import mounts, places
+from tools.hub_address import is_at_hub
+from tools.hub_drives import Address, HubDrives
 from tools.quantities import format_size
 from tools.terminal import complain, printable, say
 
@@ -45,27 +49,32 @@ def register(commands: Any) -> None:
 
 def _add(what: Any, name: str, text: str, run: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = what.add_parser(name, help=text)
-    parser.add_argument("drive", metavar="DRIVE", help="the drive's folder, or where it is mounted")
+    parser.add_argument(
+        "drive", metavar="DRIVE", help="the drive's folder or address, or where it is mounted"
+    )
     parser.add_argument("--state-dir", metavar="D", help="as the mount option state_dir")
     parser.set_defaults(command=run)
     return parser
 
 
-def _drive_folder(options: argparse.Namespace) -> str:
+def _source(options: argparse.Namespace) -> str:
+    """The drive as the kernel's table of mounts names it."""
+    if is_at_hub(options.drive):
+        return Address.parse(options.drive).source
     mount = mounts.find(options.drive)
     return mount.source if mount is not None else os.path.abspath(options.drive)
 
 
 def _state_folder(options: argparse.Namespace) -> Path:
     """The folder where the drive's running mount has it, else where a mount would have it."""
-    folder = _drive_folder(options)
+    source, named = _source(options), mounts.find(options.drive)
     if options.state_dir is None:
-        for mount in mounts.drives():
-            if mount.source == folder:
+        # At a hub each state folder is a device, whose mounts have one name: the one named counts.
+        for mount in [named] if named is not None else mounts.drives():
+            if mount.source == source:
                 with suppress(ToolError):
                     return Path(ControlClient.of_mount(mount.mountpoint).status().folders["state"])
-    id_text = compose.load_drive(folder).id.hex()
-    return Path(places.state_folder(id_text, options.state_dir, os.environ))
+    return Path(places.state_folder(drive_id_of(source).hex(), options.state_dir, os.environ))
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -117,10 +126,8 @@ async def _say_all(chosen: SetAside) -> None:
 
 def _restore(options: argparse.Namespace) -> int:
     chosen = _chosen(options)
-    folder = _drive_folder(options)
-    file = compose.load_drive(folder)
-    drive = compose.unlock(folder, file, fsck.secret_source(options).secrets())
-    done, failed = trio.run(_write_all, drive, chosen, options.paths, Path(options.to))
+    reader = _reader(_source(options), options)
+    done, failed = trio.run(_write_all, reader, chosen, options.paths, Path(options.to))
     if not done + failed:
         raise ToolError(f"{chosen.name} has nothing like that which was not stored")
     say(f"{done} of {done + failed} are in {options.to}")
@@ -133,12 +140,12 @@ def _is_asked_for(item: Unstored, paths: list[str]) -> bool:
 
 
 async def _write_all(
-    drive: compose.UnlockedDrive, chosen: SetAside, paths: list[str], to: Path
+    opening: AbstractAsyncContextManager[Client], chosen: SetAside, paths: list[str], to: Path
 ) -> tuple[int, int]:
     """The numbers of files written and not written; each of the latter is named."""
     done = failed = 0
     with _opened(chosen) as state:
-        async with _reader_of(drive) as reader:
+        async with opening as reader:
             await _learn_epochs(reader, state)
             content = state.content_of(reader.blocks)
             for item in state.unstored():
@@ -161,6 +168,15 @@ async def _learn_epochs(reader: Client, state: StaleState) -> None:
         await reader.snapshots.newest()
     except UnavailableError as error:
         complain(f"drivefs: the newest snapshot cannot be read: {error}")
+
+
+def _reader(source: str, options: argparse.Namespace) -> AbstractAsyncContextManager[Client]:
+    """The reader of the drive's blocks; a hub's login has the secret."""
+    if is_at_hub(source):
+        known = HubDrives(Address.parse(source), os.environ, THIS_MACHINE).known()
+        return hub_opening.opened_reader_at_hub(known)
+    file = compose.load_drive(source)
+    return _reader_of(compose.unlock(source, file, fsck.secret_source(options).secrets()))
 
 
 @asynccontextmanager

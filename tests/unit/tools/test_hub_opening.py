@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,8 +16,8 @@ import trio
 
 from backend.errors import LeaseHeldError, RollbackError, UsageError
 from backend.health import NodesWanted
-from backend.keys import DriveKeys
-from backend.remote import HubLogin, HubRoute
+from backend.keys import AccountKeys, DriveKeys, HubDrive
+from backend.remote import HubLogin, HubRoute, KnownDrives, ListedDrive, Logins
 from backend.upstream import NO_COMMIT
 from cache.drive import Drive
 from cache.health import Health, NodeChanging
@@ -30,11 +31,14 @@ from tests.hub_server import RunningHub, hub_for_test
 from tests.sync.drives import SMALL
 from tests.sync.test_whole_drives import names
 from tools import state_opening
+from tools.drivefs import drivefs
 from tools.errors import ToolError
+from tools.host import places
 from tools.host.places import Folders
 from tools.hub_opening import DriveAtHub, opened_drive_at_hub
 
 SECONDS = 30
+KEY = bytes(range(32))
 DISK = 128 << 20
 
 
@@ -51,12 +55,20 @@ class Machines:
         uuid, token = running.new_drive()
         self._folder = folder
         login = HubLogin(running.url, "me@example.org", token, bytes(32), 1)
-        keys = DriveKeys(bytes(range(32)), uuid)
+        keys = DriveKeys(KEY, uuid)
         self.drive = DriveAtHub(f"{running.url}/photos", login, uuid, keys)
 
     def own(self, machine: int) -> Folders:
         """The folders of the drive on that machine."""
-        return Folders(self._folder / f"cache{machine}", self._folder / f"state{machine}")
+        id_text = self.drive.id_text
+        return Folders(self._folder / f"cache{machine}" / id_text, self._folder / f"state{machine}" / id_text)
+
+    def log_in(self, hubs: Path) -> None:
+        """A machine with this folder of logins knows the drive."""
+        logins, login = Logins(hubs), self.drive.login
+        logins.save(login)
+        sealed = AccountKeys(login.account_root).seal_drive(self.drive.drive_id, HubDrive("photos", KEY))
+        KnownDrives(logins.folder_of(login.url)).keep([ListedDrive(self.drive.drive_id, sealed)])
 
     @asynccontextmanager
     async def opened(
@@ -138,7 +150,9 @@ async def test_a_journal_that_is_gone_is_missed_once(machines: Machines) -> None
 
 
 @pytest.mark.logs_warnings
-async def test_a_state_that_is_set_aside_is_told_and_shown(machines: Machines) -> None:
+async def test_a_state_that_is_set_aside_is_told_and_shown(
+    machines: Machines, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A copy of a state folder with changes of its own: the drive goes on as another device, without them."""
     async with machines.opened(1, publishes=False) as first:
         await make_file(first, b"f", b"of the copy")
@@ -151,6 +165,14 @@ async def test_a_state_that_is_set_aside_is_told_and_shown(machines: Machines) -
         assert f"drivefs stale list {machines.drive.source}" in line
         assert [*(machines.own(2).state / STALE).iterdir()] != []
         assert await content_of(second, b"g") == b"of the original"
+    monkeypatch.setenv("DRIVEFS_STATE_DIR", str(machines.own(2).state.parent))
+    machines.log_in(places.hubs_folder(os.environ))
+    source, back = machines.drive.source, tmp_path / "back"
+    (kept,) = (machines.own(2).state / STALE).iterdir()
+    restored = ["stale", "restore", source, kept.name, "--to", str(back)]
+    for command in (["stale", "list", source], ["stale", "show", source], restored):
+        assert await trio.to_thread.run_sync(drivefs, command) == 0
+    assert (back / "f").read_bytes() == b"of the copy"
 
 
 @pytest.mark.logs_warnings
