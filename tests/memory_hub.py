@@ -28,6 +28,7 @@ from backend.upstream import (
     Shortfall,
     StoreStatus,
 )
+from cache.disk import CachedBlocks
 from tests.memory_upstream import MemoryUpstream
 
 Answer = TypeVar("Answer")
@@ -123,6 +124,8 @@ class HubSession:
         self._hub = hub
         self._call = line.call
         self._buffered: dict[BlockId, SealedBlock] = {}
+        self.cached: CachedBlocks | None = None
+        """the disk cache of the device, before the hub"""
 
     @property
     def epoch(self) -> int:
@@ -134,7 +137,7 @@ class HubSession:
 
     @property
     def blocks(self) -> BlockStore:
-        return self
+        return self if self.cached is None else self.cached
 
     @property
     def roots(self) -> Roots:

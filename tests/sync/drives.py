@@ -11,7 +11,8 @@ from typing import Final
 import trio
 
 from backend.system import Environment
-from cache.drive import NOTHING_SPECIAL, Circumstances, Drive
+from cache.disk import BlockFolder, CachedBlocks, DiskCache
+from cache.drive import Circumstances, Drive
 from cache.local.local_state import LocalState
 from cache.opening import DriveOptions, open_drive
 from tests.drives import DRIVE_ID, KEYS, QUIET
@@ -37,15 +38,22 @@ class Hub:
         environment: Environment | None = None,
         options: DriveOptions = SMALL,
         line: Line | None = None,
-        circumstances: Circumstances = NOTHING_SPECIAL,
+        disk_cache: Path | None = None,
     ) -> AsyncIterator[Drive]:
-        """The drive of a device, running. With `crash` what a SIGKILL would lose is lost at the end."""
+        """The drive of a device, running. With `crash` what a SIGKILL would lose is lost at the end.
+        `disk_cache`: the folder of its sealed blocks."""
         local = LocalState(self.folder / str(number), environment or Environment())
         try:
             options = replace(options, is_shared=True, host=f"dev{number}")
             upstream = self.upstream.session(line)
+            if disk_cache is not None:
+                used, kept = (BlockFolder(disk_cache / name, 1 << 30, 10_000) for name in ("used", "kept"))
+                upstream.cached = CachedBlocks(upstream, DiskCache(used, kept))
+            circumstances = Circumstances(disk_cache=upstream.cached)
             drive = await open_drive(local, upstream, DRIVE_ID, KEYS, options, circumstances)
             async with trio.open_nursery() as nursery:
+                if upstream.cached is not None:
+                    nursery.start_soon(upstream.cached.run)
                 await nursery.start(drive.run)
                 yield drive
                 nursery.cancel_scope.cancel()
