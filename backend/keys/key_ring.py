@@ -34,7 +34,8 @@ class KeyRing:
         self.drive_id: Final = drive_id
         self._wrapping_key = keys.epoch
         self._wrapped: dict[int, bytes] = {}
-        self._opened: dict[tuple[int, bytes], EpochKeys] = {}
+        self._keys: dict[int, tuple[bytes, EpochKeys]] = {}
+        """those that were opened, each with what it was opened from"""
         self._newest = 0
 
     def learn(self, number: int, wrapped: bytes) -> None:
@@ -56,21 +57,21 @@ class KeyRing:
     def of(self, number: int) -> EpochKeys:
         """The keys of an epoch. `UnknownEpochError`: the ring has not heard of it; `CorruptError` as of
         `opened`."""
-        wrapped = self._wrapped.get(number)
+        wrapped, known = self._wrapped.get(number), self._keys.get(number)
+        if known is not None and known[0] == wrapped:
+            return known[1]
         if wrapped is None:
             raise UnknownEpochError(
                 f"it is sealed under key epoch {number}, and this machine knows those up to {self._newest}"
             )
-        return self.opened(number, wrapped)
+        keys = self.opened(number, wrapped)
+        self._keys[number] = wrapped, keys
+        return keys
 
     def opened(self, number: int, wrapped: bytes) -> EpochKeys:
         """The keys of an epoch, which need not be published. `CorruptError`: who made it has not the drive's
         key, or made it as another one."""
-        found = self._opened.get((number, wrapped))
-        if found is None:
-            found = EpochKeys(number, self._unwrapped(number, wrapped), self.drive_id)
-            self._opened[number, wrapped] = found
-        return found
+        return EpochKeys(number, self._unwrapped(number, wrapped), self.drive_id)
 
     def up_to(self, number: int) -> list[bytes]:
         """The wrapped keys of the epochs from the first to `number`. `UnknownEpochError`."""

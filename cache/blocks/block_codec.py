@@ -9,7 +9,6 @@ can be opened without the rest. Sizes are checked before anything is decompresse
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from backend.buffer import Buffer
@@ -32,6 +31,8 @@ OVERHEAD: Final = EPOCH.size + SEAL_OVERHEAD
 SEALED_SEGMENT: Final = SEGMENT + OVERHEAD
 MAX_SEALED: Final = HEADER.size + MAX_BLOCK // SEGMENT * SEALED_SEGMENT
 _NUMBER: Final = struct.Struct("<I")
+_BOUND: Final = struct.Struct("<BBII")
+"""The header and the key epoch, as each tag binds them."""
 
 
 class BlockHeader(NamedTuple):
@@ -89,13 +90,12 @@ class BlockCodec:
         packed = compress_if_worth(plaintext)
         header = BlockHeader(PLAIN if packed is None else ZSTD, len(plaintext))
         bodies = _segments(memoryview(plaintext), SEGMENT) if packed is None else [memoryview(packed)]
-        keys = self._ring.newest
-        epoch, key = EPOCH.pack(keys.number), keyed_hash(keys.block, block)
+        epoch = self._ring.newest.number
+        key, binding = self._key_and_binding(block, header, epoch)
         sealed = bytearray(HEADER.size + sum(map(len, bodies)) + len(bodies) * OVERHEAD)
         sealed[: HEADER.size] = header.encode()
-        parts = [(body, epoch) for body in bodies]
-        numbered = _numbered(parts, self._binding + block + header.encode(), 0)
-        seal_into(memoryview(sealed)[HEADER.size :], key, numbered, epoch)
+        numbered = _numbered(bodies, binding, 0)
+        seal_into(memoryview(sealed)[HEADER.size :], key, numbered, EPOCH.pack(epoch))
         return SealedBlock(block, sealed)
 
     def open(self, block: BlockId, sealed: Buffer) -> Buffer:
@@ -107,41 +107,45 @@ class BlockCodec:
         header = decode_header(view)
         if header.compression == PLAIN:
             return self.open_segments(block, header, 0, view[HEADER.size :], header.length)
-        body = view[HEADER.size :]
-        ((sealed_frame, bound),) = _numbered([_parted(body)], self._binding + block + header.encode(), 0)
-        return decompress_exactly(open_sealed(self._key(block, body), sealed_frame, bound), header.length)
+        (epoch,) = EPOCH.unpack_from(view, HEADER.size)
+        key, binding = self._key_and_binding(block, header, epoch)
+        frame = open_sealed(key, view[HEADER.size + EPOCH.size :], binding + _NUMBER.pack(0))
+        return decompress_exactly(frame, header.length)
 
     def open_segments(
         self, block: BlockId, header: BlockHeader, first: int, sealed: Buffer, length: int
     ) -> Buffer:
         """The plaintext, `length` bytes, of consecutive segments of a block that is not compressed, from
         segment `first` on. `CorruptError` as `open`."""
-        bodies = _segments(memoryview(sealed), SEALED_SEGMENT)
-        if len(sealed) != length + len(bodies) * OVERHEAD:
+        view = memoryview(sealed)
+        count = max(-(-len(view) // SEALED_SEGMENT), 1)
+        if len(view) != length + count * OVERHEAD:
             raise CorruptError("a block's length is not the one it states")
-        key, plaintext = self._key(block, bodies[0]), bytearray(length)
-        binding = self._binding + block + header.encode()
-        open_into(memoryview(plaintext), key, _numbered(map(_parted, bodies), binding, first))
+        (epoch,) = EPOCH.unpack_from(view)
+        key, binding = self._key_and_binding(block, header, epoch)
+        if count > 1:
+            _check_same_epoch(view, count)
+        starts, plaintext = range(0, len(view), SEALED_SEGMENT), bytearray(length)
+        bodies = [view[start + EPOCH.size : start + SEALED_SEGMENT] for start in starts]
+        open_into(memoryview(plaintext), key, _numbered(bodies, binding, first))
         return plaintext
 
-    def _key(self, block: BlockId, segment: memoryview) -> bytes:
-        """Of the epoch that the segment says; the others of the block have the same."""
-        (epoch,) = EPOCH.unpack_from(segment)
-        return keyed_hash(self._ring.of(epoch).block, block)
+    def _key_and_binding(self, block: BlockId, header: BlockHeader, epoch: int) -> tuple[bytes, bytes]:
+        bound = _BOUND.pack(VERSION, header.compression, header.length, epoch)
+        return keyed_hash(self._ring.of(epoch).block, block), self._binding + block + bound
 
 
-def _parted(segment: memoryview) -> tuple[memoryview, bytes]:
-    """The sealed part, and the bytes of its epoch."""
-    return segment[EPOCH.size :], bytes(segment[: EPOCH.size])
+def _check_same_epoch(segments: memoryview, count: int) -> None:
+    """`CorruptError` unless all of the sealed segments say the same. The first bytes of all are looked at
+    together, then the second ones: four steps, however many segments there are."""
+    for at in range(EPOCH.size):
+        if segments[at::SEALED_SEGMENT].tobytes() != bytes((segments[at],)) * count:
+            raise CorruptError("the segments of a block are of several key epochs")
 
 
-def _numbered(
-    parts: Iterable[tuple[memoryview, bytes]], binding: bytes, first: int
-) -> list[tuple[memoryview, bytes]]:
-    """Each body of (body, epoch) with what its tag binds."""
-    return [
-        (body, binding + epoch + _NUMBER.pack(number)) for number, (body, epoch) in enumerate(parts, first)
-    ]
+def _numbered(bodies: list[memoryview], binding: bytes, first: int) -> list[tuple[memoryview, bytes]]:
+    """Each with what its tag binds."""
+    return [(body, binding + _NUMBER.pack(number)) for number, body in enumerate(bodies, first)]
 
 
 def _segments(data: memoryview, size: int) -> list[memoryview]:
