@@ -28,6 +28,7 @@ _AWAY: Final = frozenset((502, 503, 504))
 PATIENCE: Final = 30.0
 CONNECT_PATIENCE: Final = 10.0
 DIRECT: Final = HubRoute()
+UNAUTHORISED: Final = f"{wire.PROBLEM}unauthorised"
 SLOWEST: Final = 4096
 """Bytes a second below which an answer counts as none."""
 _CONNECTIONS: Final = 32
@@ -70,6 +71,8 @@ class HubClient:
         *,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        self.is_refused = False
+        """whether the hub has said that it does not know the device: it was revoked, for good"""
         self._upload, self._download = Pace(route.upload_limit), Pace(route.download_limit)
         self._client = httpx.AsyncClient(
             base_url=url,
@@ -120,6 +123,8 @@ class HubClient:
             raise AwayError(f"the hub does not answer: {_reason(error)}") from error
         if httpx.codes.is_success(answer.status_code):
             return answer
+        if answer.said.get("type") == UNAUTHORISED:
+            self.is_refused = True
         raise _error(answer)
 
     async def _answer(self, request: httpx.Request, waiting: trio.CancelScope, most: int) -> Answer:

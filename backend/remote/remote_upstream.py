@@ -7,6 +7,7 @@ from typing import Final
 
 import trio
 
+from backend.errors import FencedError
 from backend.remote.hub_client import HubClient
 from backend.remote.remote_blocks import RemoteBlocks
 from backend.remote.remote_roles import RemoteHousekeeping, RemoteLog, RemoteRoots
@@ -55,8 +56,13 @@ class RemoteUpstream:
             self._stopped.set()
 
     async def confirm_writer(self) -> None:
-        """Nobody takes over: all devices may write."""
+        """Nobody takes over: all devices may write, but one that the hub has refused, which was revoked."""
         await trio.lowlevel.checkpoint()
+        if self._client.is_refused:
+            raise FencedError(
+                "the hub does not know this device any more: it was revoked, or logged out. What is not "
+                "published stays in the journal; log in again and mount to go on"
+            )
 
     async def close(self) -> None:
         """See `Upstream.close`."""

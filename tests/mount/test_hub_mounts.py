@@ -183,7 +183,9 @@ def test_a_revoked_machine_writes_nothing_more_and_reads_on(
     soon(lambda: second.has("f", b"content"))
     account.revoke(second)
     (second.mountpoint / "g").write_bytes(b"too late")
-    soon(lambda: "does not know this device" in second.status().problem)
+    soon(lambda: second.status().fenced)
+    with pytest.raises(OSError, match="Read-only"):
+        (second.mountpoint / "h").mkdir()
     assert second.has("f", b"content")
     report = second.tool("drivefs", "status", second.mountpoint)
     assert (report.returncode, "does not know this device" in report.stdout) == (1, True)
@@ -273,3 +275,21 @@ def test_nodes_are_the_hubs(pair: tuple[HubMachine, HubMachine]) -> None:
     assert "all is stored" in report
     assert first.source.rpartition("/")[0] in report
     succeed(first.tool("drivefs", "gc", first.mountpoint))
+
+
+@pytest.mark.logs_warnings  # of the hub, whose polls are cut off
+def test_a_machine_that_knows_the_drive_mounts_it_while_the_hub_is_away(
+    hub: Away, pair: tuple[HubMachine, HubMachine]
+) -> None:
+    first, second = pair
+    (first.mountpoint / "f").write_bytes(b"content")
+    soon(lambda: second.has("f", b"content"))
+    first.umount()
+    hub.stop()
+    told = first.try_mount()
+    assert (told.returncode, "the drive is opened as this machine has it" in told.stderr) == (0, True)
+    assert first.has("f", b"content")
+    (first.mountpoint / "g").write_bytes(b"meanwhile")
+    assert "hub" in first.tool("drivefs", "status", first.mountpoint).stdout
+    hub.start()
+    soon(lambda: second.has("g", b"meanwhile"), 60)

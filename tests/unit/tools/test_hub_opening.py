@@ -14,7 +14,7 @@ import psycopg
 import pytest
 import trio
 
-from backend.errors import LeaseHeldError, RollbackError, UsageError
+from backend.errors import FencedError, LeaseHeldError, RollbackError, UsageError
 from backend.health import NodesWanted
 from backend.keys import AccountKeys, DriveKeys, HubDrive
 from backend.remote import HubLogin, HubRoute, KnownDrives, ListedDrive, Logins
@@ -196,6 +196,23 @@ async def test_after_a_state_was_set_aside_a_log_that_was_set_back_is_refused(
     with pytest.raises(RollbackError, match="set back"):
         async with machines.opened(1):
             raise AssertionError("not reached")
+
+
+@pytest.mark.logs_warnings
+async def test_a_device_that_is_revoked_is_fenced(machines: Machines, running: RunningHub) -> None:
+    """What it wrote is neither published nor lost."""
+    directory = running.hub.directory
+    async with machines.opened(1) as drive:
+        device = running.call(directory.device(machines.drive.login.token))
+        running.call(directory.revoke(device.account, device.number))
+        await make_file(drive, b"f", b"content")
+        while not drive.publisher.fenced:
+            await trio.sleep(0.01)
+        assert "does not know this device" in drive.publisher.problem
+        assert await content_of(drive, b"f") == b"content"
+        with pytest.raises(FencedError):
+            await drive.sync()
+        assert drive.ledger.unpublished
 
 
 async def test_nodes_are_the_hubs_and_that_is_said(machines: Machines) -> None:

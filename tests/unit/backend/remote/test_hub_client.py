@@ -119,6 +119,14 @@ async def test_a_slow_answer_is_waited_for(autojump_clock: object) -> None:
     assert len(answer.content) == 5_000_000
 
 
+async def test_a_device_is_refused_by_the_hub_and_by_nobody_between() -> None:
+    for answer, is_refused in ((response(401, b"of a proxy"), False), (problem("unauthorised", 401), True)):
+        hub = client(answer)
+        with pytest.raises(ReadOnlyError):
+            await hub.call("GET", "/")
+        assert hub.is_refused is is_refused
+
+
 class Endless(httpx.AsyncByteStream):
     """A body that goes on until it is closed, as one of a connection does."""
 
