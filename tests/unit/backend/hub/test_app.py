@@ -63,6 +63,23 @@ def test_a_revoked_device_gets_nothing_more_at_once(running: RunningHub) -> None
     refused(httpx.get(url, headers=header), 401, "unauthorised")
 
 
+@pytest.mark.parametrize(("minutes", "is_noted"), [(59, False), (61, True)])
+def test_a_device_that_comes_often_is_noted_once_an_hour(
+    running: RunningHub, minutes: int, is_noted: bool
+) -> None:
+    uuid, token = running.new_drive()
+    device = running.call(running.hub.directory.device(token)).number
+    ago = f"now() - interval '{minutes} minutes'"
+    with psycopg.connect(running.conninfo, autocommit=True) as connection:
+        connection.execute(f"UPDATE device SET seen = {ago} WHERE id = %s".encode(), (device,))
+        url, header = f"{running.url}/v1/drives/{uuid.hex()}/head", {"Authorization": f"Bearer {token.hex()}"}
+        assert httpx.get(url, headers=header).status_code == 200
+        row = connection.execute(
+            "SELECT seen > now() - interval '1 minute' FROM device WHERE id = %s", (device,)
+        ).fetchone()
+    assert row == (is_noted,)
+
+
 def test_what_is_no_block_commit_or_number_is_refused(drive: tuple[str, dict[str, str]]) -> None:
     url, header = drive
     with httpx.Client(headers=header) as client:
