@@ -30,7 +30,7 @@ from backend.errors import (
 )
 from backend.hub.attempts import Attempts
 from backend.hub.database import Connection, Database
-from backend.hub.directory import new_device, release_drives
+from backend.hub.directory import lock_account, new_device, release_drives
 from backend.hub.pepper import Pepper
 from backend.hub.second_factor import NewFactor, SecondFactor
 from backend.system import THIS_MACHINE, Environment
@@ -263,6 +263,7 @@ class Accounts:
 
 async def end_account(connection: Connection, account: int) -> None:
     """In a transaction: see `Accounts.delete`."""
+    await lock_account(connection, account)
     for table in ("credential", "second_factor", "device"):
         await connection.execute(f"DELETE FROM {table} WHERE account = %s".encode(), (account,))
     await release_drives(connection, account)

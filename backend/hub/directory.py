@@ -148,7 +148,7 @@ class Directory:
         """A new, empty drive; with a `ticket` one that is to be moved here (`Imports`). `ConflictError`:
         there is one of that id; `UsageError`: the account has too many."""
         async with self._database.transaction() as connection:
-            await connection.execute("SELECT 1 FROM account WHERE id = %s FOR NO KEY UPDATE", (account,))
+            await lock_account(connection, account)
             found = await connection.execute(
                 "SELECT count(*) FROM drive WHERE account = %s AND deleted IS NULL", (account,)
             )
@@ -218,9 +218,20 @@ class Directory:
         return bytes(row[0])
 
 
+async def lock_account(connection: Connection, account: int) -> None:
+    """Until the transaction ends nobody else gives the account a drive or a device, or ends it.
+    `NotFoundError`: it has ended."""
+    found = await connection.execute(
+        "SELECT 1 FROM account WHERE id = %s AND deleted IS NULL FOR NO KEY UPDATE", (account,)
+    )
+    if await found.fetchone() is None:
+        raise NotFoundError("the account has ended")
+
+
 async def new_device(connection: Connection, account: int, environment: Environment) -> tuple[bytes, int]:
-    """A new device's token, which is nowhere else, and its number. `UsageError`: the account has too many."""
-    await connection.execute("SELECT 1 FROM account WHERE id = %s FOR NO KEY UPDATE", (account,))
+    """A new device's token, which is nowhere else, and its number. `UsageError`: the account has too many;
+    `NotFoundError`: it has ended."""
+    await lock_account(connection, account)
     found = await connection.execute(
         "SELECT count(*) FROM device WHERE account = %s AND revoked IS NULL", (account,)
     )

@@ -15,7 +15,7 @@ import trio
 import trio.testing
 
 from backend.commits import encode_commit
-from backend.errors import ThrottledError, UsageError
+from backend.errors import NotFoundError, ThrottledError, TransientError, UsageError
 from backend.hub import Accounts, Quotas, RequestRates
 from backend.hub.accounts import USUAL_COST, normal_email
 from backend.hub.app import problem
@@ -390,3 +390,28 @@ def test_released_blocks_are_not_counted_at_each_request(running: RunningHub, on
 
 def _token(one: Person) -> str:
     return one.client.headers["Authorization"].removeprefix("Bearer ")
+
+
+@pytest.mark.logs_warnings
+def test_what_was_under_way_when_it_ended_leaves_nothing_behind(running: RunningHub, one: Person) -> None:
+    """A commit of a drive that is gone, a drive and a device of an account that is."""
+    uuid, block = os.urandom(16), BlockId(b"b" * 32)
+    one.client.post("/v1/drives", json={"uuid": uuid.hex(), "sealed": "aa"})
+    one.client.put(f"/v1/drives/{uuid.hex()}/blocks/{block.hex()}", content=b"x" * 100)
+    hub = running.hub
+    device = running.call(hub.directory.device(bytes.fromhex(_token(one))))
+    drive = running.call(hub.directory.drives(device, [uuid]))[uuid]
+    assert end(one.client, "/v1/account", one.proof()).status_code == 204
+    commit = encode_commit(Commit(1, NO_COMMIT, 1, 0, 1, (block,), (), b""))
+    with pytest.raises(TransientError, match="the drive was deleted"):
+        running.call(hub.commits.append(drive.number, commit, Head(0, NO_COMMIT)))
+    with pytest.raises(NotFoundError, match="has ended"):
+        running.call(hub.directory.add_drive(device.account, os.urandom(16)))
+    with pytest.raises(NotFoundError, match="has ended"):
+        running.call(hub.directory.add_device(device.account))
+    running.call(hub.blocks.collect(grace=0))
+    left = "SELECT (SELECT count(*) FROM account WHERE id = %s), (SELECT count(*) FROM drive WHERE id = %s)"
+    with psycopg.connect(running.conninfo) as connection:
+        assert connection.execute(left, (device.account, drive.number)).fetchall() == [(0, 0)]
+        kept = connection.execute("SELECT 1 FROM block WHERE drive = %s", (drive.number,)).fetchall()
+    assert kept == []
