@@ -1,5 +1,8 @@
 """Whether this process should be sent requests: the database and enough nodes answer, and it is not ending.
 
+Enough nodes are those that a pack can be read from. With fewer than write quorum what is to be stored is told
+to come again, and all else goes on: a balancer that took the process away would end that too.
+
 They are asked in the background, so that the question costs nothing, however often a balancer asks.
 asyncio's thread.
 """
@@ -79,9 +82,9 @@ class Readiness:
         found = await ask_status(self._nodes.values())
         self.away = frozenset(name for name, status in found.items() if status.state != "ok")
         answering = len(found) - len(self.away)
-        if answering >= self._profile.write_quorum:
+        if answering >= self._profile.k:
             return []
-        return [f"{answering} nodes answer, and it takes {self._profile.write_quorum} to store something"]
+        return [f"{answering} nodes answer, and it takes {self._profile.k} to read something"]
 
     def routes(self) -> list[Route]:
         """`/healthz`: the process lives. `/ready`: 200, or 503 and why."""

@@ -104,6 +104,20 @@ def test_it_ends_when_told_and_lets_its_polls_go(hub: HubProcess) -> None:
         assert (answer.status_code, answer.headers["connection"]) == (204, "close")
 
 
+def test_while_it_ends_it_is_not_ready_and_answers_all_the_same(hub: HubProcess) -> None:
+    path = hub.hub / "hub.toml"
+    path.write_text(path.read_text().replace("drain_seconds = 0", "drain_seconds = 3"))
+    with hub.serving() as process, httpx.Client() as client:
+        assert "connection" not in client.get(f"{hub.url}/healthz").headers
+        process.send_signal(signal.SIGTERM)
+        while (answer := httpx.get(f"{hub.url}/ready")).status_code == 200:
+            pass
+        assert (answer.status_code, answer.json()) == (503, {"faults": ["this process is ending"]})
+        answer = client.get(f"{hub.url}/healthz")
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        assert wait_for(process) < 10
+
+
 def test_its_metrics_are_those_of_the_page(hub: HubProcess) -> None:
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     told = re.findall(r"^\| `(drivefs_hub_\w+)` \|", page, re.MULTILINE)

@@ -1,8 +1,9 @@
-"""docs/hub.md, Backup: a dump of the database, the nodes and the two secrets are a hub again."""
+"""docs/hub.md: a dump of the database, the nodes and the secrets are a hub again; a lost node is rebuilt."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -50,3 +51,40 @@ def test_a_dump_and_the_nodes_are_a_hub_again(hub: HubProcess, tmp_path: Path) -
         assert httpx.get(after, headers=header).status_code == 404
         put(hub, drive)
     assert hub.run("check", str(hub.hub), "--data")[0] == 0
+
+
+@pytest.mark.parametrize("is_elsewhere", [False, True], ids=["there", "elsewhere"])
+def test_a_node_whose_disk_is_lost_is_replaced(hub: HubProcess, tmp_path: Path, is_elsewhere: bool) -> None:
+    drive = hub.new_drive()
+    header = {"Authorization": f"Bearer {drive[1].hex()}"}
+    with hub.serving():
+        url, data = put(hub, drive)
+    folder = str(hub.hub)
+    assert hub.run("check", folder, "--repair")[0] == 0
+    shutil.rmtree(hub.hub / "node1")
+    code, said = hub.run("check", folder, "--repair")
+    assert (code, "left: node1: does not answer" in said) == (1, True)
+    elsewhere = [str(tmp_path / "new" / "node1")] if is_elsewhere else []
+    assert hub.run("node", "replace", folder, "node1", *elsewhere)[0] == 0
+    assert hub.run("check", folder)[0] == 1
+    code, said = hub.run("check", folder, "--repair")
+    assert (code, "mended: pack " in said) == (0, True)
+    assert "clean" in hub.run("check", folder, "--data")[1]
+    shutil.rmtree(hub.hub / "node0")
+    (hub.hub / "node0").mkdir()
+    with hub.serving():
+        assert httpx.get(url, headers=header).content == data
+
+
+def test_a_node_is_not_replaced_by_what_is_something_else(hub: HubProcess, tmp_path: Path) -> None:
+    folder, before = str(hub.hub), (hub.hub / "hub.toml").read_bytes()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thing").touch()
+    for name, place, words in (
+        ("node9", "x", "no node is named node9; there are node0, node1, node2"),
+        ("node1", folder + "/node0", "another node is there"),
+        ("node1", str(tmp_path / "full"), "is not empty"),
+    ):
+        code, said = hub.run("node", "replace", folder, name, place)
+        assert (code in (1, 2), words in said) == (True, True), said
+    assert (hub.hub / "hub.toml").read_bytes() == before

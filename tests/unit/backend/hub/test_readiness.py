@@ -20,7 +20,7 @@ def running() -> Iterator[RunningHub]:
         yield found
 
 
-def test_it_is_ready_as_long_as_a_pack_can_be_stored(running: RunningHub) -> None:
+def test_it_is_ready_as_long_as_packs_can_be_read(running: RunningHub) -> None:
     async def looked(away: int) -> tuple[tuple[str, ...], int]:
         async with database_of(running) as database:
             readiness = Readiness(database, running.nodes, Profile.parse("4+2"))
@@ -35,7 +35,8 @@ def test_it_is_ready_as_long_as_a_pack_can_be_stored(running: RunningHub) -> Non
 
     assert running.call(looked(0)) == ((), 0)
     assert running.call(looked(1)) == ((), 1)
-    assert running.call(looked(2)) == (("4 nodes answer, and it takes 5 to store something",), 2)
+    assert running.call(looked(2)) == ((), 2)
+    assert running.call(looked(3)) == (("3 nodes answer, and it takes 4 to read something",), 3)
     assert running.call(looked(0)) == ((), 0)
 
 
