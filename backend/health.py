@@ -39,7 +39,8 @@ class PlaceWanted:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodesWanted:
     """A change of a drive's nodes. `verb`: add (`places`, `zone`, `rate`), remove (`names`, `rate`), replace
-    (one of each, `zone`; no place: its own) or rebalance (`rate`). `rate`: bytes a second."""
+    (one of each, `zone`; no place: its own), rebalance (`rate`), or move-to: the drive leaves its nodes for a
+    hub (one name: its address there; `rate`). `rate`: bytes a second."""
 
     verb: str
     places: tuple[PlaceWanted, ...] = ()

@@ -45,6 +45,7 @@ from backend.remote import (
     SecretCost,
 )
 from backend.system import THIS_MACHINE, Environment
+from backend.wire import TICKET_SIZE
 
 NO_TOKEN: Final = b""
 Result = TypeVar("Result")
@@ -84,12 +85,13 @@ class NamedDevice:
 
 @dataclass(frozen=True, slots=True)
 class NamedDrive:
-    """A drive; None for what this account has not sealed."""
+    """A drive; None for what this account has not sealed. `is_importing`: it is being moved here."""
 
     uuid: bytes
     drive: HubDrive | None = field(repr=False)
     bytes: int
     head: int
+    is_importing: bool = False
 
     @property
     def name(self) -> str | None:
@@ -169,7 +171,7 @@ class AccountSession:
     async def drives(self) -> list[NamedDrive]:
         """All."""
         return [
-            NamedDrive(row.uuid, self._drive(row.uuid, row.sealed), row.bytes, row.head)
+            NamedDrive(row.uuid, self._drive(row.uuid, row.sealed), row.bytes, row.head, row.is_importing)
             for row in await self._account.drives()
         ]
 
@@ -185,6 +187,29 @@ class AccountSession:
         await self._require_free(name)
         await self._account.add_drive(uuid, sealed)
         return uuid
+
+    async def receive_drive(self, uuid: bytes, name: str, key: Callable[[], bytes]) -> None:
+        """Have the drive of that id, by that name, ready to be moved here; `key` gives its drive key, if it
+        is new here. Safe to repeat. `UsageError`: it is here already, or has another name here, or another
+        drive has the name."""
+        found = next((each for each in await self.drives() if each.uuid == uuid), None)
+        if found is None:
+            await self._require_free(name)
+            sealed = self._keys.seal_drive(uuid, HubDrive(name, key()))
+            await self._account.add_drive(uuid, sealed, self._environment.random_bytes(TICKET_SIZE))
+        elif not found.is_importing:
+            raise UsageError(f"the account has this drive already, as {found.name}")
+        elif found.name != name:
+            raise UsageError(f"the drive is being moved here as {found.name}: go on with that name")
+
+    async def stop_import(self, uuid: bytes) -> None:
+        """Whoever moves the drive of that id here is shut out. `UsageError`: it is open already."""
+        row = next((each for each in await self._account.drives() if each.uuid == uuid), None)
+        if row is None:
+            return
+        if not row.is_importing:
+            raise UsageError("the drive is open at the hub: it has moved, and this is what is left of it")
+        await self._account.take_over_import(uuid, self._environment.random_bytes(TICKET_SIZE))
 
     async def rename_drive(self, old: str, new: str) -> None:
         """`NotFoundError`: there is none of that name (or id); `UsageError`: as of `create_drive`."""

@@ -104,15 +104,25 @@ def load_drive(folder: str) -> DriveFile:
 
 
 def unlock(folder: str, file: DriveFile, secrets: Iterable[Secret]) -> UnlockedDrive:
-    """Open the drive with the first of `secrets` that fits; `WrongKeyError` if none does. Blocks."""
+    """Open the drive with the first of `secrets` that fits; `WrongKeyError` if none does. `UsageError` if it
+    has moved away. Blocks."""
+    drive_file.require_here(folder, file)
+    return unlock_moved(folder, file, secrets)
+
+
+def unlock_moved(folder: str, file: DriveFile, secrets: Iterable[Secret]) -> UnlockedDrive:
+    """The same, also of a drive that has moved away: to look at what is left of it."""
+    return UnlockedDrive(os.path.abspath(folder), file, DriveKeys(drive_key(file, secrets), file.id))
+
+
+def drive_key(file: DriveFile, secrets: Iterable[Secret]) -> bytes:
+    """The drive key, opened by the first of `secrets` that fits; `WrongKeyError` if none does. Blocks."""
     wrong = WrongKeyError("no secret was given")
     for secret in secrets:
         try:
-            key = key_slots.open_slots(file.slots, secret, file.id)
+            return key_slots.open_slots(file.slots, secret, file.id)
         except WrongKeyError as error:
             wrong = error
-        else:
-            return UnlockedDrive(os.path.abspath(folder), file, DriveKeys(key, file.id))
     raise wrong
 
 

@@ -35,6 +35,7 @@ MODULES: Final = {
     "s3_commands": ("s3",),
     "account_commands": ("login", "logout", "account"),
     "hub_commands": ("devices", "drives"),
+    "move_command": ("move-to",),
 }
 """The subcommands that each module registers."""
 

@@ -26,7 +26,7 @@ from typing import Final
 
 import trio
 
-from backend.cluster import Survey, check_nodes, check_places, cluster_change
+from backend.cluster import Survey, check_nodes, check_places, cluster_change, drive_file
 from backend.errors import DriveError, FormatError, LeaseHeldError, WrongKeyError, sole
 from backend.failpoints import OF_PROCESS
 from backend.findings import Finding, Findings
@@ -146,6 +146,7 @@ def unlock_any(folder: str, survey: Survey, source: SecretSource) -> UnlockedDri
 def _fsck(options: argparse.Namespace) -> int:
     folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
+    drive_file.require_here(folder, survey.file)
     old_drive.require_unused(folder, survey.file)
     drive = unlock_any(folder, survey, secret_source(options))
     own = places.folders(drive.id_text, options.cache_dir, options.state_dir, os.environ)

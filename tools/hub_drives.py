@@ -129,7 +129,7 @@ def _asked(login: HubLogin, route: HubRoute) -> list[ListedDrive] | DriveError:
         try:
             with trio.fail_after(PATIENCE):
                 rows = await HubAccount(client).drives()
-                return [ListedDrive(row.uuid, row.sealed) for row in rows]
+                return [ListedDrive(row.uuid, row.sealed) for row in rows if not row.is_importing]
         finally:
             with trio.CancelScope(shield=True):
                 await client.close()

@@ -21,7 +21,7 @@ from typing import Final
 import trio
 
 from backend import file_limit
-from backend.cluster import DriveFile
+from backend.cluster import DriveFile, drive_file
 from backend.errors import NodeError
 from backend.remote import HubLogin, HubRoute
 from backend.system import THIS_MACHINE, Environment
@@ -57,6 +57,8 @@ from tools.hub_drives import Address, HubDrives
 from tools.hub_opening import DriveAtHub
 from tools.mount_control import commands_of
 from tools.mount_options import MountOptions
+from tools.mounted_nodes import MountedNodes
+from tools.moving import Moving
 from tools.s3_doors import S3Doors
 from tools.secret_source import SecretSource
 from tools.terminal import complain, say
@@ -163,6 +165,7 @@ def _prepare_at_hub(
 
 def _prepare_on_nodes(folder: str, mountpoint: str, options: MountOptions) -> UnlockedDrive:
     file = compose.load_drive(folder)
+    drive_file.require_here(folder, file)
     places.free_mountpoint(mountpoint)
     own = _folders(file.id.hex(), options)
     needed = [folder, str(own.cache), str(own.state), *drive_nodes.node_folders(folder, file)]
@@ -332,6 +335,8 @@ async def _serve_doors(
 ) -> None:
     """The mount, and the doors of S3 beside it until it ends."""
     async with trio.open_nursery() as nursery:
+        if isinstance(opened.node_changes, MountedNodes):
+            opened.node_changes.let_leave(Moving(opened, os.environ))
         doors = S3Doors(opened, drive.keys)
         await nursery.start(doors.run)
         if door is not None:

@@ -26,7 +26,7 @@ from tools import compose, drive_nodes, node_entries, node_exchange
 from tools.compose import UnlockedDrive
 from tools.drive_nodes import TOOL_PATIENCE
 from tools.errors import ToolError
-from tools.node_changes import NodeChanges
+from tools.node_changes import Listener, NodeChanges
 from tools.quantities import counted
 
 DEFAULT_RATE: Final = 32.0 * (1 << 20)
@@ -34,6 +34,9 @@ DEFAULT_RATE: Final = 32.0 * (1 << 20)
 
 REPAIR_PATIENCE: Final = 60.0
 """Seconds that the repair of a replaced node is waited for when nothing gets better."""
+
+Leave = Callable[[HeldDrive, str, float | None, Listener], Awaitable[None]]
+"""It has the drive move to an address, with so many bytes a second at most, and tells how far it is."""
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +52,15 @@ class MountedNodes:
         self._nodes = running.bare.wrapped(partial(_patient_and_leased, running, environment))
         self._told = _Told()
         self._changes = NodeChanges(drive, self._hold, self._told)
+        self._leave: Leave | None = None
         self._work: Callable[[], Awaitable[None]] | None = None
         self._asked = trio.Event()
         self._ended = trio.Event()
         self._scope = trio.CancelScope()
+
+    def let_leave(self, leave: Leave) -> None:
+        """From now on the drive can be asked to move away, by `leave`."""
+        self._leave = leave
 
     async def run(self) -> None:
         while True:
@@ -111,6 +119,8 @@ class MountedNodes:
                 return partial(self._changes.remove, wanted.names, rate)
             case "replace", 0 | 1, 1:
                 return partial(self._replace, wanted.names[0], places, wanted.zone)
+            case "move-to", 0, 1 if self._leave is not None:
+                return partial(self._move, self._leave, wanted.names[0], wanted.rate)
         raise UsageError(f"there is no such change of nodes: {wanted.verb}")
 
     async def _replace(self, name: str, places: Sequence[NodePlace], zone: str | None) -> None:
@@ -133,13 +143,17 @@ class MountedNodes:
                 f"{counted(short.packs, 'pack')} could not be repaired yet; the mount goes on trying"
             )
 
+    async def _move(self, leave: Leave, address: str, rate: float | None) -> None:
+        async with self._hold(self._changes.drive) as held:
+            await leave(held, address, rate, self._told)
+
     async def _finish_interrupted(self) -> None:
         """Have the map in force everywhere that an interrupted change began to write. One that this process
         does not know of has been made by somebody else, if it is not the next one."""
         folder, mine = self._changes.drive.folder, self._changes.file
         now = (await trio.to_thread.run_sync(check_nodes.survey, folder)).file
         if now.id == mine.id and now.epoch == mine.epoch + 1:
-            await self._changes.finish(now)
+            await self._changes.finish(replace(now, moved="") if now.moved else now)
             self._told.say(f"{folder}: a change of its nodes was interrupted; it is finished now")
 
     @asynccontextmanager

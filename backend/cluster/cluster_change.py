@@ -46,7 +46,8 @@ IN_FORCE: Final = declare(
 GONE_OVER: Final = declare(
     "node.gone-over", "the drive in use works by the new map; no new voter has its lease"
 )
-
+MARKED: Final = declare("move.marked", "every drive.toml says where the drive has moved; it is open nowhere")
+OPENED: Final = declare("move.opened", "the drive is open where it has moved; this one ends")
 
 Look = Callable[[], Awaitable[None]]
 
@@ -124,11 +125,46 @@ class HeldDrive:
                 THIS_MACHINE.failpoints.reached(IN_FORCE)
                 await go_over()
                 THIS_MACHINE.failpoints.reached(GONE_OVER)
-                try:
-                    await self.lease.announce(new.epoch)
-                except (TransientError, UnavailableError) as error:
-                    failed.append(f"the lease does not say yet that the nodes were changed: {error}")
+                failed += await self._announce(new)
         return failed
+
+    async def _announce(self, new: DriveFile) -> list[str]:
+        """Have the lease say that there is another map; what it cannot."""
+        try:
+            await self.lease.announce(new.epoch)
+        except (TransientError, UnavailableError) as error:
+            return [f"the lease does not say yet that the nodes were changed: {error}"]
+        return []
+
+    async def leave(self, address: str, last_look: Look, hand_over: Look) -> list[str]:
+        """The drive is at `address` from now on, and in use there when `hand_over` has returned; a line for
+        each node that could not be told. `last_look` is made when nothing is published any more; it may
+        raise, and nothing has changed. What `hand_over` raises is raised: the drive is in use at neither
+        place then (`come_back`). Nothing more is written under this lease. Once the file is being written
+        it is not cancelled."""
+        seen = await trio.to_thread.run_sync(self._seen)
+        new = replace(seen.file, moved=address, epoch=seen.file.epoch + 1)
+        async with self.use.still():
+            await last_look()
+            with trio.CancelScope(shield=True):
+                failed = await self._replace_copies(seen, new)
+                THIS_MACHINE.failpoints.reached(MARKED)
+                failed += await self._announce(new)
+                try:
+                    await hand_over()
+                except BaseException:
+                    self.lease.end(
+                        f"the drive is on its way to {address}, and that was interrupted; drivefs move-to "
+                        f"--undo {self.folder} brings it back"
+                    )
+                    raise
+                THIS_MACHINE.failpoints.reached(OPENED)
+                self.lease.end(f"the drive has moved to {address}: unmount it, and mount that")
+        return failed
+
+    async def come_back(self) -> list[str]:
+        """The drive has not moved: a move that was interrupted is taken back; lines as of `change`."""
+        return await self.put_in_force(replace(self.file, moved="", epoch=self.file.epoch + 1))
 
     async def finish(self) -> list[str]:
         """Write the drive file, as most copies have it, to all its places: a change was interrupted. A line

@@ -26,12 +26,14 @@ FILE_NAME: Final = "drive.toml"
 FORMAT: Final = 3
 MAX_SIZE: Final = 1024 * 1024
 MAX_SLOTS: Final = 32
+MAX_ADDRESS: Final = 4096
 _PROFILE: Final = re.compile(r"[1-9][0-9]{0,2}\+[0-9]{1,3}|copies:[1-9][0-9]{0,2}")
 
 
 @dataclass(frozen=True, slots=True)
 class DriveFile:
-    """The content of `drive.toml`. `created` is in UTC."""
+    """The content of `drive.toml`. `created` is in UTC. `moved`: the address to which the drive has moved, or
+    is about to; empty: it is here."""
 
     id: bytes
     name: str
@@ -40,6 +42,7 @@ class DriveFile:
     epoch: int
     slots: tuple[Slot, ...]
     created: datetime.datetime
+    moved: str = ""
 
 
 def encode(drive: DriveFile) -> bytes:
@@ -54,6 +57,8 @@ def encode(drive: DriveFile) -> bytes:
         "nodes": [encode_entry(node) for node in drive.nodes],
         "key_slots": [_slot_table(slot) for slot in drive.slots],
     }
+    if drive.moved:
+        table["moved"] = drive.moved
     try:
         data = tomli_w.dumps(table).encode()
     except UnicodeEncodeError:
@@ -81,6 +86,15 @@ def load(path: str) -> DriveFile:
     return decode(data, path)
 
 
+def require_here(folder: str, drive: DriveFile) -> None:
+    """`UsageError` if the drive in `folder` has moved away."""
+    if drive.moved:
+        raise UsageError(
+            f"{folder}: the drive has moved to {drive.moved}: mount that; if the move was interrupted, "
+            f"drivefs move-to --undo {folder} brings it back"
+        )
+
+
 def save(path: str, drive: DriveFile, *, exclusive: bool = False) -> None:
     """Write the file `path` atomically and durably. With `exclusive`, FileExistsError if it exists.
     Other failures are OSError."""
@@ -104,7 +118,7 @@ def _slot_table(slot: Slot) -> dict[str, object]:
 
 def _drive(table: TomlTable) -> DriveFile:
     table.format(FORMAT)
-    table.only("format", "id", "name", "profile", "created", "cluster", "nodes", "key_slots")
+    table.only("format", "id", "name", "profile", "created", "cluster", "nodes", "key_slots", "moved")
     cluster = table.table("cluster")
     cluster.only("epoch")
     nodes = decode_entries(table)
@@ -118,6 +132,7 @@ def _drive(table: TomlTable) -> DriveFile:
         epoch=cluster.number("epoch", 1, 2**63 - 1),
         slots=tuple(map(_slot, table.tables("key_slots", MAX_SLOTS))),
         created=_created(table),
+        moved=table.text("moved", MAX_ADDRESS) if "moved" in table else "",
     )
 
 

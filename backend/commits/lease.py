@@ -122,7 +122,8 @@ class Lease:
         self.claim = NO_CLAIM
         """What is known of the log: of the holders before, when it was acquired; then of this one."""
         self.lost: Final = trio.Event()
-        """Set when the lease was taken over."""
+        """Set when the lease was taken over, or ended."""
+        self._ended = ""
 
     @property
     def epoch(self) -> int:
@@ -295,17 +296,23 @@ class Lease:
         await trio.lowlevel.checkpoint()
         return self.claim
 
+    def end(self, reason: str) -> None:
+        """Nothing more is written under this lease, for that reason, though nobody has taken it over."""
+        self._ended = reason
+        self.lost.set()
+
     async def release(self) -> None:
         """Give the lease back on the nodes that answer. Idempotent; never raises for a node."""
         mine, self._mine = self._mine, None
-        if mine is None or self.lost.is_set():
+        if mine is None or (self.lost.is_set() and not self._ended):
             return
         self._environment.failpoints.reached(BEFORE_RELEASE)
         await self._votes.withdraw(mine)
 
     def _require(self) -> LeaseRecord:
         if self.lost.is_set():
-            raise FencedError("the drive's lease was taken over: this mount may not write again")
+            taken = "the drive's lease was taken over: this mount may not write again"
+            raise FencedError(self._ended or taken)
         if self._mine is None:
             raise FencedError("the drive's lease is not held")
         return self._mine

@@ -13,6 +13,7 @@ from backend import wire
 from backend.errors import CorruptError
 from backend.remote.account_drives import MAX_DRIVES
 from backend.remote.hub_client import HubClient
+from backend.remote.remote_import import RemoteImport
 
 _MAX_NUMBER: Final = 2**63 - 1
 _MAX_DEVICES: Final = 10_000
@@ -193,6 +194,10 @@ class HubAccount:
         is one of that id."""
         said = {"uuid": drive.hex(), "sealed": sealed.hex()} | ({"ticket": ticket.hex()} if ticket else {})
         await self._client.call("POST", "/v1/drives", said=said)
+
+    async def take_over_import(self, drive: bytes, ticket: bytes) -> None:
+        """See `RemoteImport.take_over`."""
+        await RemoteImport(self._client, drive, ticket).take_over()
 
     async def seal_drive(self, drive: bytes, sealed: bytes) -> None:
         """The drive's name and key are sealed so. `NotFoundError`."""

@@ -44,7 +44,12 @@ COMMANDS = "tests/unit/tools/commands"
 ENROLMENT = {"enrolment.kept", "enrolment.added", "enrolment.became"}
 REBASES = {"rebase.followed", "rebase.journaled", "rebase.synced"}
 ELSEWHERE = {
-    "a drive is moved to a hub (`tests/sync/test_moving_to_a_hub.py`)": {"copying.blocks", "copying.log"},
+    "a drive is moved to a hub (`tests/crash/test_moving.py`)": {
+        "copying.blocks",
+        "copying.log",
+        "move.marked",
+        "move.opened",
+    },
     f"nodes come and go (`{COMMANDS}/test_node_changes.py`)": {*NODE_CHANGES},
     f"a node is replaced (`{COMMANDS}/test_node_commands.py`)": {"node.replaced", "node.voteless"},
     f"a majority of the voters is lost (`{COMMANDS}/test_recover.py`)": {*RECOVERY},

@@ -123,7 +123,8 @@ def _list_drives(options: argparse.Namespace) -> int:
 
 def _drive_line(drive: NamedDrive) -> str:
     size, commits = format_size(drive.bytes), counted(drive.head, "commit")
-    return f"{drive.name or _NAMELESS:<24}  {size:>9}  {commits:>12}  {drive.uuid.hex()}"
+    state = "  (is being moved here)" if drive.is_importing else ""
+    return f"{drive.name or _NAMELESS:<24}  {size:>9}  {commits:>12}  {drive.uuid.hex()}{state}"
 
 
 def _create(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from backend.cluster import HeldDrive, check_nodes, held
+from backend.cluster import HeldDrive, check_nodes, drive_file, held
 from backend.errors import UsageError, sole
 from backend.health import NodesWanted
 from tools import compose, drive_nodes, fsck, new_nodes, old_drive
@@ -103,6 +103,7 @@ def run(work: Callable[..., Awaitable[Result]], *arguments: object) -> Result:
 def _unused_drive(options: argparse.Namespace) -> UnlockedDrive:
     folder = os.path.abspath(options.drive)
     survey = check_nodes.survey(folder)
+    drive_file.require_here(folder, survey.file)
     old_drive.require_unused(folder, survey.file)
     drive = fsck.unlock_any(folder, survey, fsck.secret_source(options))
     if was_interrupted(folder, survey):
@@ -122,7 +123,7 @@ def finish(drive: UnlockedDrive) -> None:
 
 
 async def _finish(drive: UnlockedDrive) -> None:
-    async with _held(drive) as changing:
+    async with held_drive(drive) as changing:
         for line in await changing.finish():
             _warn(line)
 
@@ -143,11 +144,12 @@ class _Terminal:
 
 def changes_of(drive: UnlockedDrive) -> NodeChanges:
     """Of a drive that nobody uses, told on the terminal."""
-    return NodeChanges(drive, _held, _Terminal(drive.folder))
+    return NodeChanges(drive, held_drive, _Terminal(drive.folder))
 
 
 @asynccontextmanager
-async def _held(drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
+async def held_drive(drive: UnlockedDrive) -> AsyncIterator[HeldDrive]:
+    """A drive that nobody uses, with its lease. Raises as `held`."""
     bare = drive_nodes.open_nodes(drive.folder, drive.file)
     nodes = drive_nodes.patient(bare, drive_nodes.TOOL_PATIENCE)
     lease = compose.lease_on(bare, drive, say, is_patient=True)

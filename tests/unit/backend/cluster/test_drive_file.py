@@ -54,6 +54,15 @@ def test_round_trip(name: str, nodes: list[NodeEntry], epoch: int) -> None:
     assert drive_file.decode(drive_file.encode(drive), "x") == drive
 
 
+@given(texts)
+def test_a_drive_that_has_moved_says_where(address: str) -> None:
+    moved = replace(DRIVE, moved=address)
+    assert drive_file.decode(drive_file.encode(moved), "x") == moved
+    with pytest.raises(UsageError, match="has moved to"):
+        drive_file.require_here("/drive", moved)
+    drive_file.require_here("/drive", DRIVE)
+
+
 def test_what_a_store_needs_is_kept_without_secrets() -> None:
     settings: dict[str, str | int] = {"credentials": "profile:b", "region": "eu-central-1", "max_requests": 8}
     drive = replace(DRIVE, nodes=(NodeEntry("node0", "s3://bucket/p", "z0", settings=settings),))

@@ -1,0 +1,173 @@
+"""A process that uses a drive is killed while the drive moves to a hub: at each declared step it is the old
+drive or the new one, all that was stored is there, and it is never open at both places."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend.errors import ReadOnlyError, UsageError
+from backend.keys import DriveKeys
+from backend.remote import HubClient, HubLogin, RemoteUpstream
+from backend.upstream import NO_COMMIT, Commit, Head
+from cache.local.local_state import LocalState
+from cache.opening import open_drive
+from tests.crash.moving import NAME, log_in, move, variables
+from tests.crash.node_changes import in_use
+from tests.drives import QUIET, make_file, tree
+from tests.hub_server import RunningHub, hub_for_test
+from tests.small_drive import SmallDrive, copy_of, make_small_drive
+from tools import compose
+from tools.account_session import account_session
+from tools.secret_source import SecretSource
+
+ROOT = Path(__file__).parents[2]
+BEFORE = ("copying.blocks", "copying.log", "drive-file.nodes-written")
+STEPS = (*BEFORE, "move.marked", "move.opened")
+
+pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(180)]
+Tree = dict[bytes, tuple[object, ...]]
+
+
+@pytest.fixture
+def running() -> Iterator[RunningHub]:
+    with hub_for_test() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def six(tmp_path_factory: pytest.TempPathFactory) -> SmallDrive:
+    return make_small_drive(tmp_path_factory.mktemp("six"))
+
+
+@pytest.fixture
+def made(six: SmallDrive, tmp_path: Path) -> SmallDrive:
+    return copy_of(six, tmp_path)
+
+
+@pytest.fixture
+def login(running: RunningHub, made: SmallDrive) -> HubLogin:
+    _, token = running.new_drive()
+    return log_in(made, running.url, token)
+
+
+def killed_at(made: SmallDrive, login: HubLogin, step: str) -> None:
+    """Live in a process of its own, which the step kills."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "DRIVEFS_FAILPOINTS": f"{step}=kill"}
+    program = f"from tests.crash.moving import main; main({str(made.folder)!r}, {login.url!r})"
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+def keys_of(made: SmallDrive) -> tuple[bytes, DriveKeys]:
+    """The drive's id and keys."""
+    file = compose.load_drive(str(made.drive))
+    secrets = SecretSource.chosen({}, None, str(made.folder / "key"), None).secrets()
+    return file.id, DriveKeys(compose.drive_key(file, secrets), file.id)
+
+
+async def seen_at_hub(made: SmallDrive, login: HubLogin, state: Path) -> Tree:
+    """All that a device with that state folder sees at the hub, where it can write."""
+    drive_id, keys = keys_of(made)
+    upstream = RemoteUpstream(HubClient(login.url, login.token), drive_id)
+    local = LocalState(state)
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(upstream.run)
+            drive = await open_drive(local, upstream, drive_id, keys, replace(QUIET, is_shared=True))
+            async with trio.open_nursery() as running:
+                await running.start(drive.run)
+                found = await tree(drive)
+                await make_file(drive, b"of " + os.fsencode(state.name), b"x")
+                await drive.sync()
+                running.cancel_scope.cancel()
+            await drive.close()
+            nursery.cancel_scope.cancel()
+    finally:
+        local.close()
+    return found
+
+
+async def seen_here(made: SmallDrive) -> Tree:
+    async with in_use(made) as drive:
+        return await tree(drive)
+
+
+async def is_refused_there(made: SmallDrive, login: HubLogin) -> bool:
+    """Whether the hub takes no commit of a device."""
+    drive_id, _ = keys_of(made)
+    client = HubClient(login.url, login.token)
+    upstream = RemoteUpstream(client, drive_id)
+    try:
+        await upstream.log.append(Commit(1, NO_COMMIT, 1, 0, 1, (), (), b""), Head(0, NO_COMMIT))
+    except ReadOnlyError:
+        return True
+    finally:
+        await client.close()
+    return False
+
+
+async def is_importing(login: HubLogin) -> bool:
+    """Whether the hub waits for the rest."""
+    async with account_session(login) as session:
+        return (await session.find_drive(NAME)).is_importing
+
+
+def require_moved(made: SmallDrive, login: HubLogin, expected: Tree, tmp_path: Path) -> None:
+    """The drive is at the hub, with all that it had, for this machine and for others; and here no more."""
+    assert not trio.run(is_importing, login)
+    with pytest.raises(UsageError, match="has moved to"):
+        made.unlocked()
+    for state in (state_of(made), tmp_path / "another"):
+        found = trio.run(seen_at_hub, made, login, state)
+        assert {path: found[path] for path in expected} == expected
+
+
+def state_of(made: SmallDrive) -> Path:
+    """Of this machine."""
+    return made.state / compose.load_drive(str(made.drive)).id.hex()
+
+
+def undo(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The command."""
+    for name, value in variables(made).items():
+        monkeypatch.setenv(name, value)
+    return made.drivefs("move-to", "--undo", made.drive, *made.secret)
+
+
+def test_moved_while_it_is_used(made: SmallDrive, login: HubLogin, tmp_path: Path) -> None:
+    expected = trio.run(seen_here, made)
+    assert trio.run(move, made, login) == ""
+    require_moved(made, login, expected, tmp_path)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_killed_at_each_step(
+    made: SmallDrive, login: HubLogin, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(made, login, step)
+    if step == "move.opened":
+        assert not trio.run(is_importing, login)
+        with pytest.raises(UsageError, match="is open at the hub"):
+            undo(made, monkeypatch)
+        require_moved(made, login, made.content, tmp_path)
+        return
+    assert trio.run(is_refused_there, made, login)
+    if step not in BEFORE:
+        with pytest.raises(UsageError, match="--undo"):
+            made.unlocked()
+        assert undo(made, monkeypatch) == 0
+    expected = trio.run(seen_here, made)
+    assert {path: expected[path] for path in made.content} == made.content
+    assert b"/begun" in expected
+    assert trio.run(move, made, login) == ""
+    require_moved(made, login, expected, tmp_path)

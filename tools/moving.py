@@ -1,0 +1,137 @@
+"""A mounted drive moves to a hub: in the mount's process, under its lease, while programs use it.
+
+The order, and the reason why never two write, stand in docs/moving.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from backend.cluster import HeldDrive
+from backend.errors import FencedError, TransientError, sole
+from backend.remote import HubClient, HubRoute, Logins, RemoteImport, RemoteUpstream
+from backend.system import THIS_MACHINE, Environment
+from backend.upstream import BlockStore, Commit, Head, Roots
+from backend.wire import TICKET_SIZE
+from cache.drive import Drive
+from cache.services import Copying
+from tools.host import places
+from tools.hub_drives import Address
+from tools.node_changes import Listener
+
+OPENING_SECONDS: Final = 60.0
+"""The hub is asked for so long to open the drive, when that is all that is left."""
+PAUSE: Final = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _AtHub:
+    """The drive at the hub; see `cache.services.copying.Destination`."""
+
+    upstream: RemoteUpstream
+    mover: RemoteImport
+
+    @property
+    def blocks(self) -> BlockStore:
+        return self.upstream.blocks
+
+    @property
+    def roots(self) -> Roots:
+        return self.upstream.roots
+
+    async def head(self) -> Head:
+        return await self.upstream.log.head()
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        return await self.mover.append(commit, expected)
+
+
+class Moving:
+    """See the module; see `tools.mounted_nodes.Leave`. `variables`: of the process, by which the folder of
+    logins is found."""
+
+    def __init__(
+        self, drive: Drive, variables: Mapping[str, str], environment: Environment = THIS_MACHINE
+    ) -> None:
+        self._drive = drive
+        self._variables = variables
+        self._environment = environment
+
+    async def __call__(self, held: HeldDrive, address: str, rate: float | None, tell: Listener) -> None:
+        """Move the drive, whose hub has it ready for that. Until the switch it can be cancelled, and begun
+        anew; what is copied stays copied."""
+        to = Address.parse(address)
+        async with self._at_hub(to, held.file.id, rate) as there:
+            await there.mover.take_over()
+            copying = Copying(self._drive, there, _Steps(tell).tell, self._environment)
+            await copying.run()
+            await self._drive.sync()
+            last: list[Head] = []
+
+            async def last_look() -> None:
+                last.append(await copying.finish())
+
+            async def hand_over() -> None:
+                await _opened(there.mover, last[0])
+
+            tell.step("switching")
+            for line in await held.leave(to.source, last_look, hand_over):
+                tell.warn(line)
+        await self._drive.publisher.fence(FencedError(f"the drive has moved to {to.source}: mount that"))
+        tell.clear()
+        tell.say(f"{held.folder}: the drive is at {to.source} now: unmount it here, and mount that")
+
+    @asynccontextmanager
+    async def _at_hub(self, to: Address, drive_id: bytes, rate: float | None) -> AsyncIterator[_AtHub]:
+        client = await trio.to_thread.run_sync(self._client, to.hub, rate)
+        upstream = RemoteUpstream(client, drive_id, self._environment)
+        mover = RemoteImport(client, drive_id, self._environment.random_bytes(TICKET_SIZE))
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(upstream.run)
+                yield _AtHub(upstream, mover)
+                nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as group:
+            raise sole(group) from None
+        finally:
+            with trio.CancelScope(shield=True):
+                await upstream.close()
+
+    def _client(self, hub: str, rate: float | None) -> HubClient:
+        login = Logins(places.hubs_folder(self._variables), self._environment).load(hub)
+        limit = None if rate is None else int(rate)
+        return HubClient(
+            login.url, login.token, HubRoute(login.ca_file or None, login.proxy or None, upload_limit=limit)
+        )
+
+
+class _Steps:
+    """What is copied, told as parts of the work."""
+
+    def __init__(self, tell: Listener) -> None:
+        self._listener = tell
+        self._step = ""
+
+    def tell(self, what: str, done: int) -> None:
+        """See `cache.services.copying.Tell`."""
+        if what != self._step:
+            self._step = what
+            self._listener.step(f"copying {what}")
+        self._listener.update(done, 0)
+
+
+async def _opened(mover: RemoteImport, head: Head) -> None:
+    """The hub has opened the drive. `TransientError`: it does not say so, and may have done it."""
+    until = trio.current_time() + OPENING_SECONDS
+    while True:
+        try:
+            return await mover.open(head)
+        except TransientError:
+            if trio.current_time() > until:
+                raise
+        await trio.sleep(PAUSE)
