@@ -338,7 +338,9 @@ class _Assembly:
 
     def _made_keeper(self, disk_cache: CachedBlocks | None) -> Keeper:
         kept, client = KeptFolders(self._local.folder, self._environment), self._client
-        return Keeper(kept, self._ledger, disk_cache, client.codec, client.limiter)
+        keeper = Keeper(kept, self._ledger, disk_cache, client.codec, client.limiter)
+        self._changes.onlookers.append(keeper)
+        return keeper
 
 
 def _host_name(host: str) -> bytes:

@@ -6,7 +6,8 @@ Invariants:
    they name no more, and what was in a folder that is not kept any more, is given back to what was used last.
 3. Nobody waits for the keeper: what cannot be had now, as nodes are away or the disk is full, is tried again
    every `RETRY` seconds, and the status says why it lacks.
-4. The list of folders changes by a person's word, and when a folder is gone for good.
+4. The list of folders changes by a person's word, and when a folder is gone for good. One that a rebase gave
+   another number (others made a folder of that name, too, or removed it) is kept under that.
 
 Event-loop thread; the namespace is read in threads, and its blocks are gone through there.
 """
@@ -33,6 +34,7 @@ from cache.journal import Ledger
 from cache.keeping.kept_folders import KeptFolder, KeptFolders
 from cache.keeping.kept_trees import KeptTrees, trees_of
 from cache.messages import KeepingStatus, KeptShown
+from cache.sync import Replaced
 
 LOOK_EVERY: Final = 5.0
 """Seconds between two looks for something to do."""
@@ -72,6 +74,8 @@ class Keeper:
         self._given_up = 0
         self._not_before = self._check_at = 0.0
         self._asked = self._done = 0
+        self._became: dict[int, int] = {}
+        """by inode, the ones that rebases have put in their place since the last look"""
         self._ended = trio.Event()
         self._bytes = self._here = self._failures = 0
         self._problem = ""
@@ -86,6 +90,14 @@ class Keeper:
             here=self._here,
             problem=self._folders.problem or self._problem,
         )
+
+    def before(self) -> None:
+        """See `cache.sync.Onlooker`."""
+
+    def after(self, replaced: Replaced) -> None:
+        """See `cache.sync.Onlooker`."""
+        if self._blocks is not None and self._folders():
+            self._became |= replaced.became
 
     def keep(self, inode: int) -> None:
         """Keep the folder from now on. Idempotent. `InvalidArgumentError`, `NotDirectoryError`, `OSError`."""
@@ -169,12 +181,26 @@ class Keeper:
 
     async def _look(self) -> KeptTrees:
         """The trees to be kept. Folders that are gone are taken from the list."""
+        self._move_folders()
         path, folders = self._ledger.namespace.path, self._folders()
         found = await trio.to_thread.run_sync(trees_of, path, folders)
-        if found.gone:
-            log.info("%d folders that were kept here are gone", len(found.gone))
-            self._folders.remove(found.gone)
+        gone = [folder for folder in found.gone if folder.inode not in self._became]
+        if gone:
+            log.info("%d folders that were kept here are gone", len(gone))
+            self._folders.remove(gone)
         return found
+
+    def _move_folders(self) -> None:
+        """Keep under their new numbers the folders that rebases gave some."""
+        moves: dict[KeptFolder, KeptFolder] = {}
+        for folder in self._folders():
+            row = self._ledger.namespace.inode(self._became.get(folder.inode, 0))
+            if row is not None and row.is_directory:
+                moves[folder] = KeptFolder(self._became[folder.inode], row.btime_ns)
+        if moves:
+            self._ledger.save()  # as in `keep`
+            self._folders.move(moves)
+        self._became.clear()
 
     async def _bring_here(self, blocks: CachedBlocks) -> None:
         began = trio.current_time()

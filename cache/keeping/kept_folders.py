@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -95,6 +95,11 @@ class KeptFolders:
         """Durable when it returns. Idempotent. `InvalidArgumentError`, `OSError`: nothing was changed."""
         gone = set(folders)
         self._write([folder for folder in self._folders if folder not in gone])
+
+    def move(self, moves: Mapping[KeptFolder, KeptFolder]) -> None:
+        """Those on the left are those on the right now. Durable when it returns. Idempotent.
+        `InvalidArgumentError`, `OSError`: nothing was changed."""
+        self._write([*dict.fromkeys(moves.get(folder, folder) for folder in self._folders)])
 
     def _write(self, folders: Sequence[KeptFolder]) -> None:
         if self.problem:

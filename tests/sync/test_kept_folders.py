@@ -118,3 +118,27 @@ async def test_what_was_written_offline_into_a_kept_folder_is_kept_after_the_reb
         assert status.here == status.bytes > 0
         line.cut()
         assert names(second)
+
+
+@pytest.mark.logs_warnings
+async def test_a_kept_folder_that_others_made_too_is_kept_as_the_one_that_both_are(
+    hub: Hub, tmp_path: Path, mock_clock: MockClock
+) -> None:
+    line = Line()
+    async with hub.device(1) as first, hub.device(2, line=line, disk_cache=tmp_path / "cache") as second:
+        line.cut()
+        second.contact.lose(AwayError("no route"))
+        ours = (await second.make_node(ROOT_INODE, b"photos", S_IFDIR | 0o755, 0, 0, 0)).inode
+        await make(second, FILES, ours)
+        second.keeper.keep(ours)
+        theirs = (await first.make_node(ROOT_INODE, b"photos", S_IFDIR | 0o755, 0, 0, 0)).inode
+        await make(first, LATER, theirs)
+        await first.sync()
+        line.mend()
+        await let_pass(mock_clock, 40)
+        await same_everywhere(hub, first, second)
+        await let_pass(mock_clock, 2 * RETRY)
+        assert second.lookup(ROOT_INODE, b"photos").inode == theirs != ours
+        (shown,) = await second.keeper.shown()
+        assert shown.path == "photos"
+        assert shown.here == shown.bytes >= sum(map(len, LATER.values())) / 2
