@@ -73,6 +73,7 @@ class HubClient:
     ) -> None:
         self.is_refused = False
         """whether the hub has said that it does not know the device: it was revoked, for good"""
+        self.uploads_are_limited: Final = route.upload_limit is not None
         self._upload, self._download = Pace(route.upload_limit), Pace(route.download_limit)
         self._client = httpx.AsyncClient(
             base_url=url,

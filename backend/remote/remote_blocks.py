@@ -41,7 +41,8 @@ class RemoteBlocks:
         self._path = f"/v1/drives/{drive.hex()}/blocks"
         self._buffer = BlockBuffer(CAPACITY, BATCH, environment)
         self._near = NearBlocks()
-        self._slots = trio.Semaphore(AT_ONCE)
+        # Where uploads are limited each batch has the whole rate: a hub ends bodies that are too slow.
+        self._slots = trio.Semaphore(1 if client.uploads_are_limited else AT_ONCE)
 
     @property
     def pending_bytes(self) -> int:

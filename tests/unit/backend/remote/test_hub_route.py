@@ -14,6 +14,8 @@ from trio.testing import MockClock
 
 from backend.errors import TransientError, UsageError
 from backend.remote import HubClient, HubRoute
+from backend.remote.remote_blocks import AT_ONCE, RemoteBlocks
+from backend.upstream import BlockId, SealedBlock
 from tests.certificates import certificate_in
 
 RATE = 100_000
@@ -136,3 +138,28 @@ async def test_requests_go_by_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None
         await by_environment.close()
         nursery.cancel_scope.cancel()
     assert asked == [b"GET http://hub.invalid/named HTTP/1.1", b"GET http://hub.invalid/environment HTTP/1.1"]
+
+
+@pytest.mark.parametrize(("limit", "most"), [(None, AT_ONCE), (RATE, 1)])
+async def test_with_a_limit_batches_go_one_after_the_other(
+    autojump_clock: MockClock, limit: int | None, most: int
+) -> None:
+    """Each has the whole rate then: a hub ends bodies that come too slowly."""
+    under_way: list[int] = [0, 0]
+
+    async def take(request: httpx.Request) -> httpx.Response:
+        under_way[0] += 1
+        under_way[1] = max(under_way)
+        await request.aread()
+        await trio.sleep(1)
+        under_way[0] -= 1
+        return httpx.Response(204, stream=httpx.ByteStream(b""))
+
+    blocks = RemoteBlocks(_limited(HubRoute(upload_limit=limit), httpx.MockTransport(take)), bytes(16))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(blocks.run)
+        sealed = [SealedBlock(BlockId(bytes([at]) * 32), bytes(4 << 20)) for at in range(9)]
+        await blocks.put_blocks(sealed)
+        await blocks.flush()
+        nursery.cancel_scope.cancel()
+    assert under_way == [0, most]
