@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import os
+import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -74,10 +75,17 @@ class Device:
     uuid: bytes
     head: Head = EMPTY
 
-    async def poll(self, seconds: float) -> int:
-        """Wait for a commit that this device does not know; the status."""
+    async def poll(self, seconds: float) -> None:
+        """Wait for a commit that this device does not know; again while the hub says that it is to come
+        later."""
         said = {"drives": {self.uuid.hex(): self.head.number}, "timeout": seconds}
-        return (await self.connection.answered("POST /v1/wait", json.dumps(said).encode()))[0]
+        while True:
+            status, answer = await self.connection.answered("POST /v1/wait", json.dumps(said).encode())
+            if status in (200, 204):
+                return
+            if status != 503:
+                raise RuntimeError(f"a poll: {status} {answer[:300]!r}")
+            await asyncio.sleep(1 + random.random())  # as the answer asks, and devices do
 
     async def append(self, added: Sequence[BlockId]) -> None:
         """Publish a commit."""

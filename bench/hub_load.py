@@ -163,8 +163,8 @@ async def blocks(hub: MeasuredHub, size: int, each: int) -> list[OperationCost]:
 async def polls(hub: MeasuredHub, count: int, seconds: float = 5.0) -> tuple[Idle, OperationCost]:
     """So many devices that wait; then a storm: all of them lose their connection, and come back at once."""
     before = hub.memory()
-    async with devices(hub, count) as found, devices(hub, 1) as last:
-        async with waiting(found, last[0]):
+    async with devices(hub, count) as found:
+        async with waiting(hub, found):
             memory, began, at = hub.memory() - before, time.perf_counter(), _processors(hub)
             await asyncio.sleep(seconds)  # what is measured is that nothing happens
             took = time.perf_counter() - began
@@ -172,19 +172,23 @@ async def polls(hub: MeasuredHub, count: int, seconds: float = 5.0) -> tuple[Idl
         for device in found:
             device.connection.drop()
         meter = Meter(hub)
-        async with waiting(found, last[0]):
+        async with waiting(hub, found):
             storm = meter.cost(f"reconnect, {count} at once", count)
     return Idle(count, memory / count, *used), storm
 
 
 @asynccontextmanager
-async def waiting(found: Sequence[Device], last: Device) -> AsyncIterator[None]:
-    """All of them wait, and the hub knows it. Requests wait for the database in the order that they came in,
-    at most three times each; so one that comes `last` and is answered so often has let the others pass."""
-    polls = [asyncio.create_task(device.poll(120)) for device in found]
-    last.connection.drop()  # the hub ends one that was idle for long
+async def waiting(hub: MeasuredHub, found: Sequence[Device]) -> AsyncIterator[None]:
+    """All of them wait, and the hub knows it."""
+
+    async def keep_waiting(device: Device) -> None:
+        while True:
+            await device.poll(120)
+
+    polls = [asyncio.create_task(keep_waiting(device)) for device in found]
     try:
-        await together([[partial(last.poll, 0)] * 4])
+        while await asyncio.to_thread(hub.polls) < len(found):
+            await asyncio.sleep(0.5)
         yield
     finally:
         for poll in polls:

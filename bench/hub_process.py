@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import httpx
 import psycopg
 
 from tests.hub_process import HubProcess
@@ -27,8 +28,14 @@ class MeasuredHub:
 
     port: int
     conninfo: str
+    metrics: str
     process: int
     postmaster: int
+
+    def polls(self) -> int:
+        """The number of those that wait."""
+        shown = httpx.get(self.metrics, timeout=60).text
+        return int(float(shown.partition("\ndrivefs_hub_polls ")[2].partition("\n")[0]))
 
     def memory(self) -> int:
         """Bytes of the hub's process that are in memory."""
@@ -56,7 +63,7 @@ def measured_hub(folder: Path) -> Iterator[MeasuredHub]:
     hub = HubProcess(folder, conninfo=conninfo)
     postmaster = int(Path(server, "data", "postmaster.pid").read_text().split()[0])
     with hub.serving() as process:
-        yield MeasuredHub(int(hub.url.rpartition(":")[2]), conninfo, process.pid, postmaster)
+        yield MeasuredHub(int(hub.url.rpartition(":")[2]), conninfo, hub.metrics, process.pid, postmaster)
 
 
 def _processor_seconds(process: int, ended: bool = False) -> float:

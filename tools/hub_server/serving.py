@@ -122,6 +122,8 @@ class _Process:
         watch("lacking_packs", "packs that lack fragments, after the last round here", lambda: done.lacking)
         watch("repaired_packs", "packs that this process has made whole", lambda: done.repaired)
         watch("deleted_blocks", "blocks that this process has deleted", lambda: done.deleted)
+        watch("moved_commits", "commits that this process has moved into packs", lambda: done.moved)
+        watch("polls", "polls that wait", lambda: self._heads.polls)
 
     async def run(self, listener: socket.socket, metrics_listener: socket.socket | None) -> None:
         """Serve until a signal."""
