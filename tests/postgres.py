@@ -6,7 +6,6 @@ import atexit
 import os
 import pwd
 import shutil
-import signal
 import subprocess
 import tempfile
 from functools import cache
@@ -28,10 +27,7 @@ _FAST: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 def cluster(settings: tuple[str, ...] = _FAST) -> str:
     """The folder of the socket of a server that runs until this process ends; its data are in `data` there.
     `NoServerError`."""
-    places = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if not places:
-        raise NoServerError("PostgreSQL is not installed")
-    programs = places[-1].parent
+    programs = _programs()
     folder = tempfile.mkdtemp(prefix="drivefs-postgres-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     user = _user(folder)
@@ -44,7 +40,7 @@ def cluster(settings: tuple[str, ...] = _FAST) -> str:
         process = subprocess.Popen(
             [*user, programs / "postgres", "-D", data, *chosen], stdout=log, stderr=log
         )
-    atexit.register(_end, process)
+    atexit.register(_end, folder, process)
     wait_until(lambda: _ready(folder), Path(folder, "log"))
     return folder
 
@@ -55,6 +51,14 @@ def new_database(folder: str | None = None) -> str:
     with psycopg.connect(f"host={folder} user=postgres dbname=postgres", autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
     return f"host={folder} user=postgres dbname={name}"
+
+
+def _programs() -> Path:
+    """The folder of PostgreSQL's programs. `NoServerError`."""
+    places = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not places:
+        raise NoServerError("PostgreSQL is not installed")
+    return places[-1].parent
 
 
 def _user(folder: str) -> list[str]:
@@ -76,6 +80,19 @@ def _ready(folder: str) -> None:
         raise NotReadyError(str(error)) from error
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)  # fast: it waits for no client
+def restart(folder: str) -> None:
+    """The server of that folder crashes, and comes up again by its log; it answers when this returns. Of one
+    that has `synchronous_commit=on`, what was acknowledged is in the log."""
+    _control(folder, "restart", "-m", "immediate")
+
+
+def _control(folder: str, *words: str) -> None:
+    program = str(_programs() / "pg_ctl")
+    command = [*_user(folder), program, *words, "-D", f"{folder}/data", "-w"]
+    # To a file, not a pipe: the server has it as well, and goes on.
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _end(folder: str, process: subprocess.Popen[bytes]) -> None:
+    _control(folder, "stop", "-m", "fast")  # it waits for no client
     process.wait()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import psycopg
 from psycopg import AsyncConnection
@@ -35,6 +35,11 @@ _RETRIABLE = (
 Values = Sequence[Any] | Mapping[str, Any]
 
 
+_RECONNECTING: Final = 3.0
+"""Seconds after which an attempt to connect begins anew, at the next request: its pauses double, so that one
+which went on for as long as a fail-over would notice its end as long after it."""
+
+
 class Database:
     """See the module. `size`: the most connections; `patience`: seconds to wait for one. asyncio's thread."""
 
@@ -44,6 +49,7 @@ class Database:
             min_size=1,
             max_size=size,
             timeout=patience,
+            reconnect_timeout=_RECONNECTING,
             open=False,
             configure=_require_primary,
             kwargs={"autocommit": True},
