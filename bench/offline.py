@@ -54,8 +54,8 @@ async def measure(folder: Path, files: int, changes: int) -> None:
         await fill(there, files)
         async with hub.device(2, line=line) as here:
             line.cut()
-            await change_here(here, changes)
-            await change_there(there, changes)
+            await change_here(here, files, changes)
+            await change_there(there, files, changes)
             print(f"{files} files, {changes} changes here, {changes} commits by others", flush=True)
             line.mend()
             here.contact.regain()
@@ -96,19 +96,19 @@ async def fill(drive: Drive, files: int) -> None:
         await drive.sync()
 
 
-async def change_here(drive: Drive, changes: int) -> None:
+async def change_here(drive: Drive, files: int, changes: int) -> None:
     """Half of them to files that are there, half new ones."""
     for number in range(changes // 2):
-        await rewrite(drive, number, b"here %d" % number)
+        await rewrite(drive, number % files, b"here %d" % number)
     folder = (await drive.make_node(ROOT_INODE, b"new", S_IFDIR | 0o755, 0, 0, 0)).inode
     for number in range(changes // 2):
         await make_file(drive, b"n%d" % number, b"new %d" % number, folder)
 
 
-async def change_there(drive: Drive, changes: int) -> None:
+async def change_there(drive: Drive, files: int, changes: int) -> None:
     """One file for each commit."""
     for number in range(changes):
-        await rewrite(drive, number, b"there %d" % number)
+        await rewrite(drive, number % files, b"there %d" % number)
         await drive.sync()
 
 
