@@ -145,3 +145,26 @@ async def test_a_commit_that_would_be_its_own_and_does_not_open_is_damaged(hub: 
         with pytest.raises(FencedError, match=f"commit {commit.number} is damaged"):
             await one.sync()
         assert await content_of(one, b"f") == b"content"
+
+
+@pytest.mark.logs_warnings
+async def test_a_commit_that_only_names_a_device_is_not_of_a_copy_of_it(hub: Hub) -> None:
+    """Who has no key can name anybody: the device stays what it is, and keeps what it has not published."""
+    async with hub.device(1, crash=True) as one:
+        await go_apart(hub, one, "text")
+        last, previous = hub.upstream.commits[-1]
+        forged = replace(last, number=last.number + 1, previous=previous, device=1)
+        hub.upstream.commits.append((forged, commit_hash(forged)))
+        with pytest.raises(FencedError, match=f"commit {forged.number} is damaged"):
+            await one.sync()
+        one.tick(-1)
+    key = key_of(hub, 1)
+    with pytest.raises(MalformedError, match=f"commit {forged.number} is damaged"):
+        async with hub.device(1):
+            pass
+    assert key_of(hub, 1) == key
+    hub.upstream.commits.pop()
+    async with hub.device(1) as one:
+        await one.sync()
+        assert contents.content("text", 7000, 1) in [row[-1] for row in (await tree(one)).values()]
+    assert key_of(hub, 1) == key
