@@ -27,6 +27,7 @@ from tools.node_changes import Listener
 OPENING_SECONDS: Final = 60.0
 """The hub is asked for so long to open the drive, when that is all that is left."""
 PAUSE: Final = 1.0
+_THEN: Final = "unmount it here (umount.drivefs -f), and mount that"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +83,9 @@ class Moving:
             tell.step("switching")
             for line in await held.leave(to.source, last_look, hand_over):
                 tell.warn(line)
-        await self._drive.publisher.fence(FencedError(f"the drive has moved to {to.source}: mount that"))
+        await self._drive.publisher.fence(FencedError(f"the drive has moved to {to.source}; {_THEN}"))
         tell.clear()
-        tell.say(f"{held.folder}: the drive is at {to.source} now: unmount it here, and mount that")
+        tell.say(f"{held.folder}: the drive is at {to.source} now; {_THEN}")
 
     @asynccontextmanager
     async def _at_hub(self, to: Address, drive_id: bytes, rate: float | None) -> AsyncIterator[_AtHub]:

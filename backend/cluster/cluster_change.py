@@ -159,7 +159,9 @@ class HeldDrive:
                     )
                     raise
                 THIS_MACHINE.failpoints.reached(OPENED)
-                self.lease.end(f"the drive has moved to {address}: unmount it, and mount that")
+                self.lease.end(
+                    f"the drive has moved to {address}: unmount it (umount.drivefs -f), and mount that"
+                )
         return failed
 
     async def come_back(self) -> list[str]:

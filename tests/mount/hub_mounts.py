@@ -67,22 +67,26 @@ class Away:
 
 
 class Account:
-    """A new account at a hub with one drive, and its machines."""
+    """A new account at a hub with one drive, or without one, and its machines."""
 
-    def __init__(self, running: RunningHub) -> None:
+    def __init__(self, running: RunningHub, *, is_empty: bool = False) -> None:
         self._running = running
         uuid, directory = os.urandom(16), running.hub.directory
         self._number = running.call(directory.add_account(f"{uuid.hex()}@example.org"))
-        sealed = AccountKeys(ACCOUNT_ROOT).seal_drive(uuid, HubDrive(NAME, os.urandom(32)))
-        running.call(directory.add_drive(self._number, uuid, sealed))
+        if not is_empty:
+            sealed = AccountKeys(ACCOUNT_ROOT).seal_drive(uuid, HubDrive(NAME, os.urandom(32)))
+            running.call(directory.add_drive(self._number, uuid, sealed))
         self.drive_id = uuid
+
+    def new_token(self) -> bytes:
+        """Of a new device."""
+        return self._running.call(self._running.hub.directory.add_device(self._number))
 
     @contextmanager
     def machine(self) -> Iterator[HubMachine]:
         """One with a device of its own; everything of it is gone afterwards."""
-        token = self._running.call(self._running.hub.directory.add_device(self._number))
         folder = new_folder()
-        machine = HubMachine(folder, self._running.url, token)
+        machine = HubMachine(folder, self._running.url, self.new_token())
         try:
             yield machine
         finally:

@@ -1,0 +1,123 @@
+"""A drive on nodes moves to a real hub while programs write it, and is mounted there by two machines."""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.remote import HubLogin, Logins
+from tests.contents import KINDS, content
+from tests.mount.conftest import drive, fuse, unmade_drive
+from tests.mount.hub_mounts import ACCOUNT_ROOT, QUOTED, Account, Away
+from tests.mount.mounted import MountedDrive, differences, succeed
+from tests.mount.trees import oddities
+
+__all__ = ["drive", "fuse", "unmade_drive"]
+
+pytestmark = [pytest.mark.mount, pytest.mark.timeout(300)]
+SIZE = 400_000
+
+
+@pytest.fixture
+def hub(fuse: None) -> Iterator[Away]:
+    found = Away()
+    yield found
+    found.stop()
+
+
+class Writer:
+    """A program that writes one file after the other, until the drive takes no more."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.written: dict[str, bytes] = {}
+        self.refused: OSError | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> OSError | None:
+        """What it was refused by."""
+        self._thread.join(60)
+        return self.refused
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        number = 0
+        while not self._over.wait(0.02):
+            name, data = f"busy{number}", content(KINDS[number % len(KINDS)], 30_000, number)
+            try:
+                (self._folder / name).write_bytes(data)
+            except OSError as error:
+                self.refused = error
+                return
+            self.written[name] = data
+            number += 1
+
+
+def fill(folder: Path) -> None:
+    """Files of all kinds, and odd names."""
+    (folder / "kinds").mkdir()
+    for number, kind in enumerate(KINDS):
+        (folder / "kinds" / kind).write_bytes(content(kind, SIZE, number))
+    (folder / "odd").mkdir()
+    oddities(folder / "odd" / "names")
+
+
+def test_a_drive_moves_while_a_program_writes(drive: MountedDrive, hub: Away) -> None:
+    account = Account(hub.running, is_empty=True)
+    address = f"{hub.url}/{QUOTED}"
+    login = HubLogin(hub.url, "me@example.org", account.new_token(), ACCOUNT_ROOT, 1)
+    Logins(drive.state / "hubs").save(login)
+    drive.mount("commit_interval=1")
+    here = drive.mountpoint
+    fill(here)
+    drive.sync()
+    before = drive.status().commit
+    succeed(drive.tool("drivefs", "pin", "--name", "before", here))
+    (here / "kinds" / "text").write_bytes(b"newer")
+    writer = Writer(here)
+    writer.start()
+    try:
+        moved = succeed(drive.tool("drivefs", "move-to", address, here, "--key-file", drive.key))
+        assert f"the drive is at {address} now" in moved
+        with pytest.raises(OSError, match="late") as refused:
+            (here / "late").write_bytes(b"x")
+        assert refused.value.errno == errno.EROFS
+        ended = writer.end()
+        assert ended is not None
+        # EIO where the kernel had taken a write, and had not handed it over: close says so.
+        assert ended.errno in (errno.EROFS, errno.EIO)
+    finally:
+        writer.stop()
+    assert (here / "kinds" / "text").read_bytes() == b"newer"
+    assert "has moved to" in drive.status().problem
+    drive.umount("-f")
+    again = drive.try_mount()
+    assert again.returncode
+    assert f"has moved to {address}" in again.stderr
+    assert f"has moved to {address}" in drive.tool("fsck.drivefs", *drive.where(), drive.drive).stderr
+    options = ["-o", drive.folder_options()]
+    succeed(drive.tool("mount.drivefs", address, here, *options))
+    for name, data in writer.written.items():
+        assert (here / name).read_bytes() == data
+    (here / "after").write_bytes(b"written at the hub")
+    succeed(drive.tool("drivefs", "sync", here))
+    with account.machine() as other:
+        other.mount()
+        assert differences(here, other.mountpoint) == ""
+        assert other.has("after", b"written at the hub")
+        past = other.mountpoint / ".versions" / f"@{before}" / "kinds"
+        for number, kind in enumerate(KINDS):
+            assert (past / kind).read_bytes() == content(kind, SIZE, number)
+        other.umount()
+    drive.umount()
