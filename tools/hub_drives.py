@@ -23,6 +23,7 @@ from backend.remote import (
     KnownDrives,
     ListedDrive,
     Logins,
+    SealedDrive,
     hub_url,
 )
 from backend.system import Environment
@@ -75,7 +76,8 @@ class HubDrives:
     def found(self, route: HubRoute, tell: Callable[[str], None]) -> DriveAtHub:
         """The drive of that name. A process that asks goes into the background later, so another asks. `tell`
         is told that the hub is away: what it said before counts then. `NotFoundError`: the account has no
-        drive of that name; `ReadOnlyError`: it does not know this device any more; what asking raises."""
+        drive of that name; `UsageError`: it is still being moved there; `ReadOnlyError`: the hub does not
+        know this device any more; what asking raises."""
         said = aside(partial(_asked, self.login, route))
         if isinstance(said, TransientError):
             known = self._known.load()
@@ -85,8 +87,19 @@ class HubDrives:
             return self._named(known)
         if isinstance(said, DriveError):
             raise said
-        self._known.keep(said)
-        return self._named(said)
+        self._require_all_there(said)
+        rows = [ListedDrive(row.uuid, row.sealed) for row in said if not row.is_importing]
+        self._known.keep(rows)
+        return self._named(rows)
+
+    def _require_all_there(self, rows: Sequence[SealedDrive]) -> None:
+        coming = [ListedDrive(row.uuid, row.sealed) for row in rows if row.is_importing]
+        opened, _ = _opened(AccountKeys(self.login.account_root), coming)
+        if self._address.name in [drive.name for drive in opened.values()]:
+            raise UsageError(
+                f"{self._address.source}: the drive is being moved there (drivefs move-to), and not all of "
+                "it has come yet"
+            )
 
     def known(self) -> DriveAtHub:
         """The same as this machine knows it; the hub is not asked. `NotFoundError`."""
@@ -121,15 +134,14 @@ def _there(names: Sequence[str], closed: int) -> str:
     return said + (f"; the names of {closed} cannot be opened" if closed else "")
 
 
-def _asked(login: HubLogin, route: HubRoute) -> list[ListedDrive] | DriveError:
+def _asked(login: HubLogin, route: HubRoute) -> list[SealedDrive] | DriveError:
     """The hub's list, or why there is none."""
 
-    async def ask() -> list[ListedDrive]:
+    async def ask() -> list[SealedDrive]:
         client = HubClient(login.url, login.token, route)
         try:
             with trio.fail_after(PATIENCE):
-                rows = await HubAccount(client).drives()
-                return [ListedDrive(row.uuid, row.sealed) for row in rows if not row.is_importing]
+                return await HubAccount(client).drives()
         finally:
             with trio.CancelScope(shield=True):
                 await client.close()

@@ -6,6 +6,7 @@ from backend.remote.hub_account import (
     Credential,
     HubAccount,
     Proof,
+    SealedDrive,
     SecretCost,
 )
 from backend.remote.hub_client import HubClient
@@ -27,6 +28,7 @@ __all__ = [
     "Proof",
     "RemoteImport",
     "RemoteUpstream",
+    "SealedDrive",
     "SecretCost",
     "hub_url",
 ]

@@ -29,6 +29,7 @@ class Listing:
 
     def __init__(self) -> None:
         self.rows: list[ListedDrive] = []
+        self.is_importing = False
         self.status = 200
         self.body: bytes | None = None
         listing = self
@@ -54,6 +55,8 @@ class Listing:
         drives = [
             {"uuid": row.uuid.hex(), "sealed": row.sealed.hex(), "bytes": 0, "head": 0} for row in self.rows
         ]
+        if self.is_importing:
+            drives[0]["importing"] = True
         return json.dumps({"drives": drives}).encode() if self.body is None else self.body
 
     def add(self, *names: str) -> None:
@@ -89,6 +92,18 @@ def found(hub: Listing, variables: dict[str, str], name: str, told: list[str]) -
     drive = HubDrives(address, variables, THIS_MACHINE).found(HubRoute(), told.append)
     assert drive.source == f"{hub.url}/{name}"
     return drive.drive_id
+
+
+def test_a_drive_that_is_still_being_moved_there_is_not_opened(
+    hub: Listing, variables: dict[str, str]
+) -> None:
+    hub.add("photos", "work")
+    hub.is_importing = True
+    with pytest.raises(UsageError, match="not all of it has come"):
+        found(hub, variables, "photos", [])
+    assert found(hub, variables, "work", []) == hub.rows[1].uuid
+    hub.is_importing = False
+    assert found(hub, variables, "photos", []) == hub.rows[0].uuid
 
 
 def test_a_drive_is_found_by_its_name(hub: Listing, variables: dict[str, str]) -> None:
