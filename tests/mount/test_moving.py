@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 from backend.remote import HubLogin, Logins
 from tests.contents import KINDS, content
 from tests.mount.conftest import drive, fuse, unmade_drive
-from tests.mount.hub_mounts import ACCOUNT_ROOT, QUOTED, Account, Away
+from tests.mount.hub_mounts import ACCOUNT_ROOT, QUOTED, Account, Away, soon
 from tests.mount.mounted import MountedDrive, differences, succeed
 from tests.mount.trees import oddities
 
@@ -71,6 +74,52 @@ def fill(folder: Path) -> None:
         (folder / "kinds" / kind).write_bytes(content(kind, SIZE, number))
     (folder / "odd").mkdir()
     oddities(folder / "odd" / "names")
+
+
+def test_a_move_that_is_interrupted_goes_on(drive: MountedDrive, hub: Away) -> None:
+    account = Account(hub.running, is_empty=True)
+    address = f"{hub.url}/{QUOTED}"
+    Logins(drive.state / "hubs").save(
+        HubLogin(hub.url, "me@example.org", account.new_token(), ACCOUNT_ROOT, 1)
+    )
+    drive.mount()
+    here = drive.mountpoint
+    for number in range(4):
+        (here / f"f{number}").write_bytes(content("random", 3 << 20, number))
+    drive.sync()
+    arguments = ["move-to", address, str(here), "--key-file", str(drive.key)]
+    program = "import sys; from tools.drivefs import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, *arguments, "--rate", "1M"],
+        env=drive.variables(),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as command:
+        soon(lambda: _step(drive) == "copying blocks", 60)
+        command.send_signal(signal.SIGINT)
+        _, said = command.communicate(timeout=60)
+    assert command.returncode
+    assert "the drive stays where it is" in said
+    change = drive.status().node_change
+    assert change is not None
+    assert (change.running, change.problem) == (False, "stopped; the same command goes on with it")
+    refused = drive.tool("mount.drivefs", address, here.parent / "cache", "-o", drive.folder_options())
+    assert "not all of it has come yet" in refused.stderr
+    (here / "goes on").write_bytes(b"here")
+    drive.sync()
+    succeed(drive.tool("drivefs", *arguments))
+    drive.umount("-f")
+    with account.machine() as other:
+        other.mount()
+        assert other.has("goes on", b"here")
+        for number in range(4):
+            assert other.has(f"f{number}", content("random", 3 << 20, number))
+
+
+def _step(drive: MountedDrive) -> str:
+    """The part of the move that is under way."""
+    change = drive.status().node_change
+    return "" if change is None else change.step
 
 
 def test_a_drive_moves_while_a_program_writes(drive: MountedDrive, hub: Away) -> None:
