@@ -77,10 +77,14 @@ class Device:
 
     async def poll(self, seconds: float) -> None:
         """Wait for a commit that this device does not know; again while the hub says that it is to come
-        later."""
+        later, or ends the connection."""
         said = {"drives": {self.uuid.hex(): self.head.number}, "timeout": seconds}
         while True:
-            status, answer = await self.connection.answered("POST /v1/wait", json.dumps(said).encode())
+            try:
+                status, answer = await self.connection.answered("POST /v1/wait", json.dumps(said).encode())
+            except (OSError, asyncio.IncompleteReadError):
+                self.connection.drop()
+                status, answer = 503, b""
             if status in (200, 204):
                 return
             if status != 503:
