@@ -42,7 +42,7 @@ pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(120)]
 
 COMMANDS = "tests/unit/tools/commands"
 ENROLMENT = {"enrolment.kept", "enrolment.added", "enrolment.became"}
-REBASES = {"rebase.followed", "rebase.journaled", "rebase.synced"}
+REBASES = {"rebase.followed", "rebase.journaled", "rebase.spooled", "rebase.synced"}
 ELSEWHERE = {
     "a drive is moved to a hub (`tests/crash/test_moving.py`)": {
         "copying.blocks",
