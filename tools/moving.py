@@ -78,14 +78,23 @@ class Moving:
                 last.append(await copying.finish())
 
             async def hand_over() -> None:
-                await _opened(there.mover, last[0])
+                await _opened(there.mover, last[0], held.folder)
 
             tell.step("switching")
-            for line in await held.leave(to.source, last_look, hand_over):
-                tell.warn(line)
-        await self._drive.publisher.fence(FencedError(f"the drive has moved to {to.source}; {_THEN}"))
+            try:
+                for line in await held.leave(to.source, last_look, hand_over):
+                    tell.warn(line)
+            finally:
+                await self._refuse_changes()
         tell.clear()
         tell.say(f"{held.folder}: the drive is at {to.source} now; {_THEN}")
+
+    async def _refuse_changes(self) -> None:
+        """If nothing can be published here any more: nobody is to find that out by a change that waits."""
+        try:
+            await self._drive.upstream.confirm_writer()
+        except FencedError as error:
+            await self._drive.publisher.fence(error)
 
     @asynccontextmanager
     async def _at_hub(self, to: Address, drive_id: bytes, rate: float | None) -> AsyncIterator[_AtHub]:
@@ -126,13 +135,17 @@ class _Steps:
         self._listener.update(done, 0)
 
 
-async def _opened(mover: RemoteImport, head: Head) -> None:
+async def _opened(mover: RemoteImport, head: Head, folder: str) -> None:
     """The hub has opened the drive. `TransientError`: it does not say so, and may have done it."""
     until = trio.current_time() + OPENING_SECONDS
     while True:
         try:
             return await mover.open(head)
-        except TransientError:
+        except TransientError as error:
             if trio.current_time() > until:
-                raise
+                raise TransientError(
+                    f"the hub has not said that it has opened the drive ({error}); unmount it here "
+                    f"(umount.drivefs -f): drivefs move-to --undo {folder} says whether it has, and if not, "
+                    "the drive stays here"
+                ) from None
         await trio.sleep(PAUSE)

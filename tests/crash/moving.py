@@ -12,6 +12,7 @@ from backend.errors import DriveError
 from backend.failpoints import OF_PROCESS
 from backend.health import NodesWanted
 from backend.remote import HubLogin, Logins
+from cache.drive import Drive
 from tests.crash.node_changes import change, in_use
 from tests.drives import make_file
 from tests.small_drive import SmallDrive
@@ -51,12 +52,17 @@ async def move(made: SmallDrive, login: HubLogin, extra: bytes = b"") -> str:
     """Use the drive, and have it moved; what went wrong. `extra`: a file that is written before, unless it is
     there."""
     async with in_use(made) as drive:
-        assert isinstance(drive.node_changes, MountedNodes)
-        drive.node_changes.let_leave(Moving(drive, variables(made)))
         if extra:
             await make_file(drive, extra, extra * 1000)
-        await receive(made, login)
-        return await change(drive, NodesWanted(verb="move-to", names=(Address(login.url, NAME).source,)))
+        return await move_drive(made, drive, login)
+
+
+async def move_drive(made: SmallDrive, drive: Drive, login: HubLogin) -> str:
+    """Have the drive moved while it is used; what went wrong."""
+    assert isinstance(drive.node_changes, MountedNodes)
+    drive.node_changes.let_leave(Moving(drive, variables(made)))
+    await receive(made, login)
+    return await change(drive, NodesWanted(verb="move-to", names=(Address(login.url, NAME).source,)))
 
 
 def main(folder: str, url: str) -> None:

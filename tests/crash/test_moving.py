@@ -14,18 +14,19 @@ from pathlib import Path
 import pytest
 import trio
 
-from backend.errors import ReadOnlyError, UsageError
+from backend.errors import AwayError, ReadOnlyError, UsageError
 from backend.keys import DriveKeys
-from backend.remote import HubClient, HubLogin, RemoteUpstream
+from backend.remote import HubClient, HubLogin, RemoteImport, RemoteUpstream
 from backend.upstream import NO_COMMIT, Commit, Head
+from cache.errors import ReadOnlyFileSystemError
 from cache.local.local_state import LocalState
 from cache.opening import open_drive
-from tests.crash.moving import NAME, log_in, move, variables
+from tests.crash.moving import NAME, log_in, move, move_drive, variables
 from tests.crash.node_changes import in_use
 from tests.drives import QUIET, make_file, tree
 from tests.hub_server import RunningHub, hub_for_test
 from tests.small_drive import SmallDrive, copy_of, make_small_drive
-from tools import compose
+from tools import compose, moving
 from tools.account_session import account_session
 from tools.secret_source import SecretSource
 
@@ -122,6 +123,15 @@ async def is_importing(login: HubLogin) -> bool:
         return (await session.find_drive(NAME)).is_importing
 
 
+async def move_and_write(made: SmallDrive, login: HubLogin) -> tuple[str, str]:
+    """What went wrong with the move, and why the drive takes no change after it."""
+    async with in_use(made) as drive:
+        problem = await move_drive(made, drive, login)
+        with pytest.raises(ReadOnlyFileSystemError) as refused:
+            await make_file(drive, b"late", b"x")
+    return problem, str(refused.value)
+
+
 def require_moved(made: SmallDrive, login: HubLogin, expected: Tree, tmp_path: Path) -> None:
     """The drive is at the hub, with all that it had, for this machine and for others; and here no more."""
     assert not trio.run(is_importing, login)
@@ -146,6 +156,33 @@ def undo(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> int:
 
 def test_moved_while_it_is_used(made: SmallDrive, login: HubLogin, tmp_path: Path) -> None:
     expected = trio.run(seen_here, made)
+    assert trio.run(move, made, login) == ""
+    require_moved(made, login, expected, tmp_path)
+
+
+def test_a_hub_that_goes_away_at_the_end_leaves_a_drive_that_can_be_brought_back(
+    made: SmallDrive, login: HubLogin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether the hub has opened the drive is not known then: here nothing may be published any more."""
+    expected = trio.run(seen_here, made)
+
+    async def no_answer(_mover: RemoteImport, _head: Head) -> None:
+        raise AwayError("no answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RemoteImport, "open", no_answer)
+        patch.setattr(moving, "OPENING_SECONDS", 0.1)
+        patch.setattr(moving, "PAUSE", 0.1)
+        problem, refusal = trio.run(move_and_write, made, login)
+        assert "no answer" in problem
+        assert "on its way" in refusal
+    assert trio.run(is_importing, login)
+    with pytest.raises(UsageError, match="--undo"):
+        made.unlocked()
+    assert undo(made, monkeypatch) == 0
+    with pytest.raises(UsageError, match="has not moved"):
+        undo(made, monkeypatch)
+    assert trio.run(seen_here, made) == expected
     assert trio.run(move, made, login) == ""
     require_moved(made, login, expected, tmp_path)
 
