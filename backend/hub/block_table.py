@@ -78,6 +78,12 @@ _DELETE_DUE = (
     "DELETE FROM block WHERE (drive, id) IN (SELECT drive, id FROM block WHERE state <> 1"
     " AND changed < now() - make_interval(secs => %s) ORDER BY drive, id LIMIT %s FOR UPDATE SKIP LOCKED)"
 )
+_HAS_GONE = (
+    " d.deleted IS NOT NULL AND NOT EXISTS (SELECT 1 FROM block b WHERE b.drive = d.id)"
+    " AND NOT EXISTS (SELECT 1 FROM pack p WHERE p.drive = d.id)"
+)
+_LOCK_GONE = f"SELECT d.id FROM drive d WHERE{_HAS_GONE} ORDER BY d.id FOR UPDATE SKIP LOCKED"
+_FORGET_GONE = f"DELETE FROM drive d WHERE d.id = ANY(%s) AND{_HAS_GONE} RETURNING d.id"
 
 
 class BlockTable:
@@ -189,14 +195,15 @@ class BlockTable:
         async with self._database.transaction() as connection:
             return (await connection.execute(_DELETE_DUE, (grace, limit))).rowcount
 
-    async def empty_packs(self, limit: int = 100) -> list[Pack]:
-        """Up to `limit` packs that no block and no commit is read from. None ever gets one again."""
+    async def empty_packs(self, after: bytes, limit: int = 100) -> list[Pack]:
+        """Up to `limit` packs that no block and no commit is read from, by their ids, above `after`. None
+        ever gets one again."""
         async with self._database.transaction() as connection:
             found = await connection.execute(
-                "SELECT id, size, nodes, missing FROM pack"
-                " WHERE NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id)"
-                " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id) LIMIT %s",
-                (limit,),
+                "SELECT id, size, nodes, missing FROM pack WHERE id > %s"
+                " AND NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id)"
+                " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id) ORDER BY id LIMIT %s",
+                (after, limit),
             )
             rows = await found.fetchall()
         return [
@@ -220,11 +227,9 @@ class BlockTable:
         """Forget the deleted drives whose blocks and packs are gone, accounts that ended, when their drives
         are, and devices that were revoked 90 days ago. Idempotent."""
         async with self._database.transaction() as connection:
-            gone = await connection.execute(
-                "DELETE FROM drive d WHERE d.deleted IS NOT NULL"
-                " AND NOT EXISTS (SELECT 1 FROM block b WHERE b.drive = d.id)"
-                " AND NOT EXISTS (SELECT 1 FROM pack p WHERE p.drive = d.id) RETURNING d.id"
-            )
+            # A pack that is being added holds its drive's row. Whether there is one is asked under the lock.
+            locked = await (await connection.execute(_LOCK_GONE)).fetchall()
+            gone = await connection.execute(_FORGET_GONE, ([row[0] for row in locked],))
             numbers = [row[0] for row in await gone.fetchall()]
             await connection.execute("DELETE FROM drive_usage WHERE drive = ANY(%s)", (numbers,))
             await connection.execute("DELETE FROM device WHERE revoked < now() - interval '90 days'")

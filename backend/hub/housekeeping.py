@@ -67,6 +67,8 @@ class Housekeeping:
                 await self.round()
             except DriveError as error:
                 log.warning("deletion and repair go on later: %s", error)
+            except Exception:  # requests are answered all the same
+                log.exception("deletion and repair have failed")
             await anyio.sleep(PERIOD)
 
     async def round(self) -> None:

@@ -22,7 +22,7 @@ import anyio
 
 from backend.buffer import Buffer
 from backend.coding import ClusterMap, ErasureCode
-from backend.errors import DriveError, NotFoundError, TransientError
+from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError
 from backend.hub.block_table import BlockTable, Place
 from backend.nodes import Node
 from backend.packs import (
@@ -214,19 +214,38 @@ class HubBlocks:
 
     async def collect(self, grace: float = RESERVED_SECONDS) -> int:
         """Delete the blocks that no commit has named for so many seconds, packs that nothing is read from
-        any more, and what is left of drives and accounts that were deleted; how many blocks. Safe to repeat
-        and to cancel, by several processes at once. `DriveError`: the rest waits for the next call."""
+        any more, and what is left of drives and accounts that were deleted; how many blocks. A pack with a
+        fragment on a node that does not answer waits for the next call. Safe to repeat and to cancel, by
+        several processes at once. `TransientError`: the database does not answer, all else waits too."""
         deleted = 0
         while count := await self._table.delete_due(grace):
             deleted += count
         await self._table.forget_logs()
-        while packs := await self._table.empty_packs():
-            for pack in packs:
-                for index, name in enumerate(pack.nodes):
-                    await self._nodes[name].delete(fragment_key(pack.id, index))
-                await self._table.remove_pack(pack)
+        await self._delete_empty_packs()
         await self._table.remove_departed()
         return deleted
+
+    async def _delete_empty_packs(self) -> None:
+        """A node that does not answer is asked once."""
+        last, away = b"", set[str]()
+        while packs := await self._table.empty_packs(last):
+            for pack in packs:
+                if away.isdisjoint(pack.nodes) and await self._delete_fragments(pack, away):
+                    await self._table.remove_pack(pack)
+            last = packs[-1].id
+
+    async def _delete_fragments(self, pack: Pack, away: set[str]) -> bool:
+        """Whether all are gone; else the node that keeps one is among `away`."""
+        for index, name in enumerate(pack.nodes):
+            try:
+                if name not in self._nodes:
+                    raise UnavailableError(f"{name}: not among the hub's nodes", [name])
+                await self._nodes[name].delete(fragment_key(pack.id, index))
+            except DriveError as error:
+                log.warning("packs that nobody needs stay for now: %s", error)
+                away.add(name)
+                return False
+        return True
 
     def store(self, drive: DriveNumber) -> PackStore:
         """The drive's packs, for those who read or mend them whole."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -13,6 +15,7 @@ from backend.hub.housekeeping import LOCK
 from backend.upstream import BlockId, SealedBlock
 from tests.hub_care import check, database_of, drive_with_blocks
 from tests.hub_server import RunningHub, hub_for_test
+from tests.servers import NotReadyError, wait_until
 
 
 @pytest.fixture
@@ -93,3 +96,71 @@ def test_while_one_process_is_at_it_another_does_nothing(running: RunningHub) ->
             return during, care.done.rounds
 
     assert running.call(run()) == (0, 1)
+
+
+@pytest.mark.logs_warnings
+def test_a_node_that_is_away_keeps_its_packs_and_nothing_else(running: RunningHub) -> None:
+    """Packs that it has no part of are deleted all the same, and others are made whole."""
+    drive, _ = drive_with_blocks(running)
+    lacking, _ = drive_with_blocks(running)
+    with psycopg.connect(running.conninfo) as connection:
+        connection.execute("UPDATE block SET state = 1 WHERE drive = %s", (lacking.number,))
+        connection.execute("UPDATE pack SET missing = 1 WHERE drive = %s", (lacking.number,))
+        connection.execute("UPDATE block SET changed = now() - interval '2 hours'")
+        away = connection.execute("SELECT nodes[6] FROM pack WHERE drive = %s", (drive.number,)).fetchone()
+    assert away is not None
+    running.nodes[away[0]].away = True
+    assert one_round(running).done.repaired == 1
+    assert drives_of_packs(running) == {drive.number, lacking.number}
+    running.nodes[away[0]].away = False
+    one_round(running)
+    assert drives_of_packs(running) == {lacking.number}
+
+
+@pytest.mark.logs_warnings
+def test_a_node_that_the_hub_has_no_more_ends_no_round(running: RunningHub) -> None:
+    drive, _ = drive_with_blocks(running)
+    with psycopg.connect(running.conninfo) as connection:
+        connection.execute("UPDATE block SET changed = now() - interval '2 hours'")
+        connection.execute("UPDATE pack SET nodes[1] = 'removed'")
+    assert one_round(running).done.rounds == 1
+    assert drives_of_packs(running) == {drive.number}
+
+
+def drives_of_packs(running: RunningHub) -> set[int]:
+    with psycopg.connect(running.conninfo) as connection:
+        return {row[0] for row in connection.execute("SELECT drive FROM pack").fetchall()}
+
+
+def test_a_pack_that_is_added_while_its_deleted_drive_is_forgotten_ends_no_round(
+    running: RunningHub,
+) -> None:
+    """It was refused by the database then, and that ended the process."""
+    uuid, _ = running.new_drive()
+    with psycopg.connect(running.conninfo) as adding, ThreadPoolExecutor(1) as pool:
+        adding.execute(
+            "INSERT INTO pack (id, drive, size, nodes) SELECT %s, id, 1, '{}' FROM drive WHERE uuid = %s",
+            (os.urandom(16), uuid),
+        )
+        with psycopg.connect(running.conninfo) as connection:
+            connection.execute("UPDATE drive SET deleted = now() WHERE uuid = %s", (uuid,))
+        care = pool.submit(one_round, running)
+
+        def has_come_to_the_drive() -> None:
+            if not care.done() and not is_waiting_for_a_lock(running):
+                raise NotReadyError("the round is at other things")
+
+        wait_until(has_come_to_the_drive, Path(os.devnull))
+        adding.commit()
+        assert care.result(60).done.rounds == 1
+    one_round(running)
+    with psycopg.connect(running.conninfo) as connection:
+        assert not connection.execute("SELECT 1 FROM drive WHERE uuid = %s", (uuid,)).fetchall()
+
+
+def is_waiting_for_a_lock(running: RunningHub) -> bool:
+    with psycopg.connect(running.conninfo) as connection:
+        found = connection.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(found.fetchall())
