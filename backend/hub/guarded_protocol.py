@@ -20,7 +20,9 @@ MAX_HEAD: Final = 32 << 10
 _AROUND: Final = 4
 """Bytes around name and value: colon, space, line end."""
 READING_SECONDS: Final = 60.0
-"""Without a byte of the answer taken."""
+"""After which a client must have taken so much of its answer:"""
+READING_RATE: Final = 1024
+"""bytes a second."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -81,7 +83,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self._stop_reading()
-        self._reading_timer = self.loop.call_later(self.reading_seconds, self.transport.abort)
+        self._wait_for_reading()
 
     def resume_writing(self) -> None:
         self._stop_reading()
@@ -97,6 +99,17 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_timer = None
         if not self.transport.is_closing():
             self._refuse(408, "too_slow", f"a head is here within {self.head_seconds:g} seconds")
+
+    def _wait_for_reading(self) -> None:
+        left = self.transport.get_write_buffer_size()
+        self._reading_timer = self.loop.call_later(self.reading_seconds, self._look_at_reading, left)
+
+    def _look_at_reading(self, before: int) -> None:
+        taken = before - self.transport.get_write_buffer_size()
+        if taken < READING_RATE * self.reading_seconds:
+            self.transport.abort()
+        else:
+            self._wait_for_reading()
 
     def _stop(self) -> None:
         if self._head_timer is not None:

@@ -133,6 +133,26 @@ def test_who_reads_nothing_loses_the_connection() -> None:
         wait_until(lambda: not server.server_state.connections)
 
 
+def test_who_reads_slowly_gets_all_of_the_answer() -> None:
+    """It takes several times as long as a client may let the answer lie."""
+
+    class Impatient(GuardedProtocol):
+        reading_seconds = 0.3
+
+    with (
+        serving(Impatient) as (_, port),
+        socket.create_connection(("127.0.0.1", port), timeout=20) as connection,
+    ):
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
+        size, begun = 0, time.monotonic()
+        while size < LARGE:
+            part = connection.recv(1 << 20)
+            assert part
+            size += len(part)
+            time.sleep(0.02)  # the client's pace
+    assert time.monotonic() - begun > 1.0
+
+
 def wait_until(condition: Callable[[], bool]) -> None:
     end = time.monotonic() + 20
     while not condition():
