@@ -4,7 +4,8 @@ A line names the route and not the path, so that no id of a block is in a log; h
 Changes of accounts, devices and lists of drives, and what was refused to a person, go to a log of their own.
 
 Invariants:
-1. Whoever sends a body slower than `rate` bytes a second, `GRACE` seconds after its begin, is refused.
+1. Whoever sends a body slower than `rate` bytes a second, `GRACE` seconds after its begin, is refused. What
+   came fast pays for a pause of `_MOST_PAUSE` seconds at most.
 2. A connection whose request was answered before all of its body was read is closed, so that nobody sends the
    rest for ever; so is every connection once the process is ending.
 asyncio's thread.
@@ -26,6 +27,7 @@ from backend.hub.decoding import RequestError
 from backend.hub.metrics import HubMetrics
 
 GRACE: Final = 15.0
+_MOST_PAUSE: Final = 60.0
 _QUIET: Final = frozenset({"/healthz", "/ready"})
 _BY_DRIVE: Final = "/v1/drives/{uuid}/"
 _REFUSED: Final = frozenset({401, 403, 429})
@@ -125,8 +127,8 @@ class _Exchange:
         self._send = send
         self._is_ending = is_ending
         self._rate = rate
-        self._grace = grace
         self.begun = anyio.current_time()
+        self._until = self.begun + grace
         self.received = 0
         self.sent = 0
         self.status = 0
@@ -136,15 +138,18 @@ class _Exchange:
         if self._has_all:  # what comes now is the client's leaving, however late
             return await self._receive()
         message = await self._in_time(self._receive)
-        self.received += len(message.get("body", b""))
+        self._count(len(message.get("body", b"")))
         self._has_all = not message.get("more_body", False)
         return message
 
     async def _in_time(self, receive: Callable[[], Awaitable[Message]]) -> Message:
-        until = self.begun + self._grace + self.received / self._rate
-        with anyio.move_on_after(until - anyio.current_time()):
+        with anyio.move_on_after(self._until - anyio.current_time()):
             return await receive()
         raise RequestError(408, "too_slow", f"a body comes with {self._rate} bytes a second at least")
+
+    def _count(self, size: int) -> None:
+        self.received += size
+        self._until = min(self._until + size / self._rate, anyio.current_time() + _MOST_PAUSE)
 
     async def send(self, message: Message) -> None:
         """As of ASGI."""

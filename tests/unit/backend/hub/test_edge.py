@@ -106,6 +106,15 @@ async def test_a_body_that_drips_is_refused_and_its_connection_closed(
     assert 10 <= when < 11
 
 
+async def test_a_body_that_came_fast_is_not_waited_for_the_longer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """Else a thousand seconds for each megabyte: who sends much and no end has the hub keep it for hours."""
+    parts = [(1.0, b"x" * 100_000), (59.0, b"x" * 100), (2.0, b"x")]
+    status, headers, when = await asked(edge(), "PUT", f"/v1/drives/{UUID}/blocks/{BLOCK}", parts)
+    assert (status, headers[b"connection"], when) == (408, b"close", 62.0)
+
+
 async def test_a_body_that_never_comes_is_refused_too(autojump_clock: trio.testing.MockClock) -> None:
     path = f"/v1/drives/{UUID}/blocks/{BLOCK}"
     status, _, when = await asked(edge(), "PUT", path, length="100")
