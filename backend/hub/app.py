@@ -303,16 +303,21 @@ async def _while_connected(request: Request, waiting: Awaitable[dict[int, int]])
 
 
 async def _device(hub: Hub, request: Request) -> Device:
+    device = await _shown(hub, request)
+    request.state.device = device
+    request.state.ask_again = partial(_shown, hub, request)
+    hub.rates.take(device.account)
+    return device
+
+
+async def _shown(hub: Hub, request: Request) -> Device:
     kind, _, token = request.headers.get("authorization", "").partition(" ")
     try:
         if kind.lower() != "bearer":
             raise ValueError
-        device = await hub.directory.device(bytes.fromhex(token))
+        return await hub.directory.device(bytes.fromhex(token))
     except (ValueError, NotFoundError):
         raise _no_device() from None
-    request.state.device = device
-    hub.rates.take(device.account)
-    return device
 
 
 def _no_device() -> RequestError:

@@ -1,4 +1,8 @@
-"""Requests to the hub, decoded: bodies within limits, JSON objects, ids, numbers. Else `RequestError`."""
+"""Requests to the hub, decoded: bodies within limits, JSON objects, ids, numbers. Else `RequestError`.
+
+A body may come for hours. Whoever was let in before it is asked for once more after it (`ask_again` of the
+request's state).
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+import anyio
 from starlette.requests import ClientDisconnect, Request
 
 from backend import wire
@@ -14,6 +19,8 @@ from backend.errors import FormatError
 from backend.upstream import BLOCK_ID_SIZE, BlockId
 
 _MAX_CONTROL: Final = 1 << 16
+_LATE: Final = 1.0
+"""Seconds of a body after which its device may have been revoked."""
 
 
 class RequestError(Exception):
@@ -27,8 +34,8 @@ class RequestError(Exception):
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The body, of at most `limit` bytes. One that its client does not end is refused, though nobody hears
-    it."""
-    parts, size = [], 0
+    it. Errors of who shows a token that counts no more."""
+    parts, size, began = [], 0, anyio.current_time()
     if _number(request.headers.get("content-length", "0"), "Content-Length") > limit:
         raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
     try:
@@ -39,6 +46,8 @@ async def read_body(request: Request, limit: int) -> bytes:
             parts.append(part)
     except ClientDisconnect:
         raise RequestError(400, "bad_request", "the body has no end") from None
+    if anyio.current_time() - began > _LATE and hasattr(request.state, "ask_again"):
+        await request.state.ask_again()
     return b"".join(parts)
 
 

@@ -26,7 +26,7 @@ from starlette.routing import Route
 
 from backend import wire
 from backend.commits import encode_commit
-from backend.hub import app
+from backend.hub import app, decoding
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
 from tests.hub_server import RunningHub, hub_for_test
 
@@ -316,6 +316,29 @@ def test_a_body_whose_client_leaves_is_no_fault(running: RunningHub, victim: Vic
             connection.sendall(request.encode() + bytes(sent))
     url = f"{running.url}/v1/drives/{victim.uuid.hex()}"
     assert httpx.get(f"{url}/blocks/{'77' * 32}", headers=victim.headers).status_code == 404
+
+
+def test_a_device_that_is_revoked_while_its_body_comes_is_refused(
+    running: RunningHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A body may come for hours: what was let in before it is not let in for ever."""
+    monkeypatch.setattr(decoding, "_LATE", 0.0)
+    thief = new_victim(running)
+    body, where = encode_commit(following(Head(0, NO_COMMIT), [], 1)), urlsplit(running.url)
+    head = (
+        f"POST /v1/drives/{thief.uuid.hex()}/log HTTP/1.1\r\nHost: h\r\nConnection: close\r\n"
+        f"Authorization: {thief.headers['Authorization']}\r\nContent-Length: {len(body)}\r\n"
+        f"Expected-Head: {wire.encode_head(Head(0, NO_COMMIT))}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with socket.create_connection((where.hostname, where.port), timeout=20) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(1 << 16).startswith(b"HTTP/1.1 100 ")  # it waits for the body
+        running.call(running.hub.directory.revoke(*_device(thief)))
+        connection.sendall(body)
+        answer = connection.recv(1 << 16)
+    assert answer.startswith(b"HTTP/1.1 401 "), answer
+    with psycopg.connect(running.conninfo) as database:
+        assert database.execute("SELECT head FROM drive WHERE uuid = %s", (thief.uuid,)).fetchone() == (0,)
 
 
 def test_many_idle_connections_keep_nobody_out(running: RunningHub, victim: Victim) -> None:
