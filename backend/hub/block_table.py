@@ -45,6 +45,15 @@ _TOUCH = (
 )
 _NAMED = "SELECT id FROM block WHERE drive = %(drive)s AND id = ANY(%(ids)s) AND state = 1"
 _SOUND = "SELECT DISTINCT id FROM place WHERE drive = %(drive)s AND id = ANY(%(ids)s) AND doubted IS NULL"
+_IS_SOUND = "EXISTS (SELECT 1 FROM place p WHERE p.drive = b.drive AND p.id = b.id AND p.doubted IS NULL)"
+_KEEP = (
+    "WITH kept AS (UPDATE block SET state = 0, changed = now() FROM (SELECT b.id FROM block b"
+    f" WHERE b.drive = %(drive)s AND b.id = ANY(%(ids)s) AND b.state <> 1 AND {_IS_SOUND}"
+    " ORDER BY b.id FOR UPDATE) AS found"
+    " WHERE block.drive = %(drive)s AND block.id = found.id RETURNING block.id)"
+    " SELECT id FROM kept UNION ALL SELECT b.id FROM block b"
+    f" WHERE b.drive = %(drive)s AND b.id = ANY(%(ids)s) AND b.state = 1 AND {_IS_SOUND}"
+)
 _ADD_BLOCKS = (
     "INSERT INTO block (drive, id) SELECT %(drive)s, unnest(%(ids)s::bytea[])"
     " ON CONFLICT (drive, id) DO UPDATE SET state = 0, changed = now() WHERE block.state <> 1"
@@ -104,6 +113,12 @@ class BlockTable:
         return {BlockId(bytes(row[0])) for row in (*unnamed, *named)} & {
             BlockId(bytes(row[0])) for row in sound
         }
+
+    async def keep(self, drive: int, ids: Sequence[BlockId]) -> set[BlockId]:
+        """Those that have a place that nobody doubts: as if they were given now, they are released no more.
+        One that a commit names at this moment may be left out."""
+        rows = await self._database.rows(_KEEP, {"drive": drive, "ids": [*ids]})
+        return {BlockId(bytes(row[0])) for row in rows}
 
     async def add(self, drive: int, pack: Pack, entries: Sequence[PackEntry]) -> None:
         """The pack is stored: its blocks are there, and none of them is released any more. One that has a

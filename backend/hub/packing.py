@@ -7,6 +7,8 @@ its id, so that nodes alone say which blocks a drive has.
 Invariants:
 1. What waits for its pack is bounded: who puts more waits (`_MOST_WAITING` bytes).
 2. A pack is closed at `_TARGET` bytes, or `_LINGER` seconds after its first block.
+3. A block that is there, or on its way in this process, is not stored once more: quotas count blocks, and a
+   pack goes only with the last of its own.
 asyncio's thread; tasks belong to the group given.
 """
 
@@ -98,6 +100,7 @@ class HubBlocks:
         self._environment = environment
         self._stores: dict[int, PackStore] = {}
         self._open: dict[int, _OpenPack] = {}
+        self._coming: dict[tuple[int, BlockId], _OpenPack] = {}
         self._waiting = 0
         self._room = anyio.Event()
 
@@ -155,14 +158,17 @@ class HubBlocks:
         return place
 
     def _take(self, drive: DriveNumber, block: SealedBlock) -> _OpenPack:
+        coming = self._coming.get((drive.number, block.id))
+        if coming is not None:
+            return coming
         pack = self._open.get(drive.number)
         if pack is None:
             pack = self._open[drive.number] = _OpenPack(drive)
             self._group.start_soon(self._gather, pack)
-        if block.id not in pack.blocks:
-            pack.blocks[block.id] = block
-            pack.size += len(block.data)
-            self._waiting += len(block.data)
+        pack.blocks[block.id] = block
+        pack.size += len(block.data)
+        self._waiting += len(block.data)
+        self._coming[drive.number, block.id] = pack
         if pack.size >= _TARGET or len(pack.blocks) >= MAX_BLOCKS:
             self._close(pack)
         return pack
@@ -177,8 +183,7 @@ class HubBlocks:
             await pack.closed.wait()
         self._close(pack)
         try:
-            note = partial(self._table.add, pack.drive.number)
-            await self.write(pack.drive, list(pack.blocks.values()), note)
+            await self._store(pack)
             pack.is_stored = True
         except DriveError as error:
             log.warning("a pack of drive %d cannot be stored: %s", pack.drive.number, error)
@@ -186,10 +191,20 @@ class HubBlocks:
         except Exception:  # others' packs go on
             log.exception("a pack of drive %d cannot be stored", pack.drive.number)
         finally:
+            for block in pack.blocks:
+                del self._coming[pack.drive.number, block]
             self._waiting -= pack.size
             self._room.set()
             self._room = anyio.Event()
             pack.done.set()
+
+    async def _store(self, pack: _OpenPack) -> None:
+        """What is not there yet."""
+        number = pack.drive.number
+        kept = await self._table.keep(number, [*pack.blocks])
+        blocks = [each for each in pack.blocks.values() if each.id not in kept]
+        if blocks:
+            await self.write(pack.drive, blocks, partial(self._table.add, number))
 
     async def write(self, drive: DriveNumber, blocks: Sequence[SealedBlock], note: Note) -> None:
         """Store a pack of the drive at write quorum, and have `note` enter it in the database. Errors as of
