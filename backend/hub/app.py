@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -50,6 +51,7 @@ from backend.hub.openapi import with_description
 from backend.hub.packing import DriveNumber, HubBlocks
 from backend.hub.quotas import Quotas
 from backend.hub.request_rates import RequestRates
+from backend.hub.under_way import UntilAnswered
 from backend.packs import MAX_BLOCK_SIZE
 from backend.system import plain_task_group
 from backend.upstream import BLOCK_ID_SIZE, SealedBlock
@@ -78,7 +80,9 @@ def app(hub: Hub) -> Starlette:
 
     def by_device(handler: DeviceHandler) -> Endpoint:
         async def answer(request: Request) -> Response:
-            return await handler(request, await _device(hub, request))
+            response = await handler(request, await _device(hub, request))
+            request.state.share.take(len(response.body))
+            return response
 
         return answer
 
@@ -117,6 +121,7 @@ def app(hub: Hub) -> Starlette:
                 Route(f"{drive}/roots/{{name}}", of_drive(_put_root), methods=["PUT"]),
             ]
         ),
+        middleware=[Middleware(UntilAnswered)],
         exception_handlers={
             Exception: _refused,
             DriveError: _refused,
@@ -307,6 +312,8 @@ async def _device(hub: Hub, request: Request) -> Device:
     request.state.device = device
     request.state.ask_again = partial(_shown, hub, request)
     hub.rates.take(device.account)
+    one = hub.rates.under_way.one(device.account)
+    request.state.share = request.state.until_answered.enter_context(one)
     return device
 
 

@@ -1,7 +1,7 @@
 """Requests to the hub, decoded: bodies within limits, JSON objects, ids, numbers. Else `RequestError`.
 
 A body may come for hours. Whoever was let in before it is asked for once more after it (`ask_again` of the
-request's state).
+request's state), and it counts in what the account takes (`share`). Who shows no token has neither.
 """
 
 from __future__ import annotations
@@ -34,21 +34,31 @@ class RequestError(Exception):
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The body, of at most `limit` bytes. One that its client does not end is refused, though nobody hears
-    it. Errors of who shows a token that counts no more."""
+    it. Errors of who shows a token that counts no more; `ThrottledError`."""
     parts, size, began = [], 0, anyio.current_time()
-    if _number(request.headers.get("content-length", "0"), "Content-Length") > limit:
+    taken = _number(request.headers.get("content-length", "0"), "Content-Length")
+    if taken > limit:
         raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
+    _take(request, taken)
     try:
         async for part in request.stream():
             size += len(part)
             if size > limit:
                 raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
+            if size > taken:
+                _take(request, size - taken)
+                taken = size
             parts.append(part)
     except ClientDisconnect:
         raise RequestError(400, "bad_request", "the body has no end") from None
     if anyio.current_time() - began > _LATE and hasattr(request.state, "ask_again"):
         await request.state.ask_again()
     return b"".join(parts)
+
+
+def _take(request: Request, size: int) -> None:
+    if hasattr(request.state, "share"):
+        request.state.share.take(size)
 
 
 async def json_object(request: Request) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Final
 import anyio
 
 from backend.errors import ThrottledError
+from backend.hub.under_way import UnderWay
 
 _ACCOUNTS: Final = 100_000
 """Accounts that are remembered: of the others, whose last request is longest ago, all is forgiven."""
@@ -25,6 +26,7 @@ class RequestRates:
         self._rate = rate
         self._burst = burst
         self._left: OrderedDict[int, tuple[float, float]] = OrderedDict()
+        self.under_way: Final = UnderWay()
 
     def take(self, account: int) -> None:
         """One request. `ThrottledError`."""

@@ -1,0 +1,106 @@
+"""One account cannot take all of a hub's process: its requests that are under way have limits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.types import Message, Receive, Scope, Send
+
+from backend.errors import ThrottledError
+from backend.hub.under_way import UnderWay, UntilAnswered
+from tests.hub_server import RunningHub, hub_for_test
+from tests.servers import NotReadyError, wait_until
+
+
+@pytest.fixture
+def running() -> Iterator[RunningHub]:
+    with hub_for_test() as found:
+        yield found
+
+
+def test_an_account_has_so_many_at_once_and_so_large() -> None:
+    under_way = UnderWay(requests=2, memory=100)
+    with under_way.one(1) as first, under_way.one(1) as second:
+        with pytest.raises(ThrottledError), under_way.one(1):
+            pass
+        with under_way.one(2) as other:
+            other.take(100)
+        first.take(60)
+        second.take(40)
+        with pytest.raises(ThrottledError):
+            second.take(1)
+    with under_way.one(1) as later:
+        later.take(100)
+    assert not under_way._taken
+
+
+def test_polls_of_one_account_leave_connections_to_others(running: RunningHub) -> None:
+    running.hub.rates.under_way.requests = 3
+    uuid, token = running.new_drive()
+    _, other = running.new_drive()
+
+    def ask(token: bytes, seconds: float) -> int:
+        said = {"drives": {uuid.hex(): 0}, "timeout": seconds}
+        header = {"Authorization": f"Bearer {token.hex()}"}
+        return httpx.post(f"{running.url}/v1/wait", json=said, headers=header, timeout=60).status_code
+
+    def three_wait() -> None:
+        if running.hub.heads.polls < 3:
+            raise NotReadyError("not all have come")
+
+    with ThreadPoolExecutor(3) as pool:
+        polls = [pool.submit(ask, token, 5.0) for _ in range(3)]
+        wait_until(three_wait, Path(os.devnull))
+        assert ask(token, 0.0) == 429
+        assert ask(other, 0.0) == 404  # the drive is not its own: but it was answered
+        assert [poll.result(60) for poll in polls] == [204] * 3
+    assert ask(token, 0.0) == 204
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_bodies_and_answers_of_one_account_leave_memory_to_others(
+    running: RunningHub, is_chunked: bool
+) -> None:
+    uuid, token = running.new_drive()
+    url, header = f"{running.url}/v1/drives/{uuid.hex()}", {"Authorization": f"Bearer {token.hex()}"}
+    block, data = f"{url}/blocks/{'ab' * 32}", os.urandom(1 << 20)
+
+    def put() -> int:
+        content = iter([data[:1000], data[1000:]]) if is_chunked else data
+        return httpx.put(block, content=content, headers=header).status_code
+
+    running.hub.rates.under_way.memory = 1 << 19
+    assert put() == 429
+    running.hub.rates.under_way.memory = 1 << 20
+    assert put() == 204
+    assert httpx.get(block, headers=header).content == data
+    running.hub.rates.under_way.memory = 1 << 19
+    assert httpx.get(block, headers=header).status_code == 429
+    assert httpx.get(f"{url}/head", headers=header).status_code == 200
+
+
+@pytest.mark.parametrize("size", [0, 1, 256 << 10, (256 << 10) + 1, 1 << 20])
+async def test_a_large_answer_is_given_in_parts(size: int) -> None:
+    body, found = os.urandom(size), list[Message]()
+
+    async def application(_scope: Scope, _receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": body})
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def keep(message: Message) -> None:
+        found.append(message)
+
+    await UntilAnswered(application)({"type": "http"}, receive, keep)
+    start, *parts = found
+    assert start["status"] == 200
+    assert b"".join(part["body"] for part in parts) == body
+    assert all(len(part["body"]) <= 256 << 10 for part in parts)
+    assert [part.get("more_body", False) for part in parts] == [True] * (len(parts) - 1) + [False]
