@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
+from weakref import WeakValueDictionary
+
+import anyio
 
 from backend.commits import decode_commit
 from backend.errors import BlocksMissingError, ConflictError, CorruptError, NotFoundError, ReadOnlyError
@@ -66,6 +69,7 @@ class CommitTable:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._threads = Threads(2)
+        self._turns: WeakValueDictionary[int, anyio.Lock] = WeakValueDictionary()
 
     async def head(self, drive: int) -> Head:
         """The newest commit. `NotFoundError`: there is no such drive."""
@@ -86,7 +90,8 @@ class CommitTable:
             [*commit.added],
             [*commit.dropped],
         )
-        row = await self._database.row(_APPEND, arguments)
+        async with self.turn(drive):
+            row = await self._database.row(_APPEND, arguments)
         assert row is not None
         outcome, number, head_hash, missing = row
         if outcome == "gone":
@@ -100,6 +105,11 @@ class CommitTable:
                 f"{len(missing)} blocks are not stored", [bytes(each) for each in missing]
             )
         return Head(number, bytes(head_hash))
+
+    def turn(self, drive: int) -> anyio.Lock:
+        """To be held while one appends to the drive: the database lets one after the other do it, and who
+        waits there has a connection that others need."""
+        return self._turns.setdefault(drive, anyio.Lock())
 
     async def decoded(self, encoded: bytes, expected: Head) -> tuple[Commit, bytes]:
         """The commit, which goes on from `expected`, and its hash. `CorruptError`, `FormatError`."""

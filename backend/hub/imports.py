@@ -39,7 +39,8 @@ class Imports:
         may be gone. `ConflictError`: also if the ticket does not count."""
         commit, digest = await self._commits.decoded(encoded, expected)
         values = (*head_values(expected), digest, encoded, [*commit.added], [*commit.dropped])
-        row = await self._database.row(_IMPORT, (drive, ticket, *values))
+        async with self._commits.turn(drive):
+            row = await self._database.row(_IMPORT, (drive, ticket, *values))
         assert row is not None
         outcome, number, head_hash = row
         if outcome == "gone":

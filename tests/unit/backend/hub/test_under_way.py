@@ -8,11 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
+from backend import wire
+from backend.commits import encode_commit
 from backend.errors import ThrottledError
 from backend.hub.under_way import UnderWay, UntilAnswered
+from backend.upstream import NO_COMMIT, Commit, Head
 from tests.hub_server import RunningHub, hub_for_test
 from tests.servers import NotReadyError, wait_until
 
@@ -82,6 +86,36 @@ def test_bodies_and_answers_of_one_account_leave_memory_to_others(
     running.hub.rates.under_way.memory = 1 << 19
     assert httpx.get(block, headers=header).status_code == 429
     assert httpx.get(f"{url}/head", headers=header).status_code == 200
+
+
+def test_appends_to_one_drive_leave_the_database_to_others(running: RunningHub) -> None:
+    """They wait for each other, and not with a connection of the pool each."""
+    (uuid, token), (other, shown) = running.new_drive(), running.new_drive()
+    head = Head(0, NO_COMMIT)
+
+    def append(number: int) -> int:
+        header = {"Authorization": f"Bearer {token.hex()}", "Expected-Head": wire.encode_head(head)}
+        body = encode_commit(Commit(1, head.hash, number, 0, 1, (), (), b"payload"))
+        url = f"{running.url}/v1/drives/{uuid.hex()}/log"
+        return httpx.post(url, content=body, headers=header, timeout=60).status_code
+
+    def all_are_there() -> None:
+        if sum(taken.requests for taken in running.hub.rates.under_way._taken.values()) < 20:
+            raise NotReadyError("not all have come")
+        with psycopg.connect(running.conninfo) as connection:
+            waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            if not connection.execute(waiting).fetchall():
+                raise NotReadyError("nobody waits")
+
+    with psycopg.connect(running.conninfo) as holding, ThreadPoolExecutor(20) as pool:
+        holding.execute("SELECT 1 FROM drive WHERE uuid = %s FOR UPDATE", (uuid,))
+        appends = [pool.submit(append, number) for number in range(1, 21)]
+        wait_until(all_are_there, Path(os.devnull))
+        url = f"{running.url}/v1/drives/{other.hex()}/head"
+        answer = httpx.get(url, headers={"Authorization": f"Bearer {shown.hex()}"}, timeout=60)
+        holding.commit()
+        assert answer.status_code == 200
+        assert sorted(each.result(60) for each in appends) == [201] + [409] * 19
 
 
 @pytest.mark.parametrize("size", [0, 1, 256 << 10, (256 << 10) + 1, 1 << 20])
