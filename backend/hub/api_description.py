@@ -182,7 +182,7 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ),
     ("GET", f"{_DRIVE_PATH}/usage"): Operation("What it takes", {200: _USAGE}),
     ("GET", f"{_DRIVE_PATH}/roots/{{name}}"): Operation("A root", {200: BYTES}),
-    ("PUT", f"{_DRIVE_PATH}/roots/{{name}}"): Operation("Replace it", _DONE, BYTES, problems=(507,)),
+    ("PUT", f"{_DRIVE_PATH}/roots/{{name}}"): Operation("Replace it", _DONE, BYTES, problems=(422, 507)),
     ("PUT", f"{_DRIVE_PATH}/import"): Operation(
         "Move a drive here: this mover counts",
         _DONE,

@@ -20,6 +20,14 @@ from backend.wire import TOKEN_SIZE
 MAX_DEVICES: Final = 256
 """That an account has at once."""
 MAX_DRIVES: Final = 256
+MAX_ROOTS: Final = 64
+"""That a drive has: an empty one takes nothing of a quota."""
+_PUT_ROOT: Final = (
+    "INSERT INTO root (drive, name, data) SELECT %(drive)s, %(name)s, %(data)s"
+    " WHERE EXISTS (SELECT 1 FROM root WHERE drive = %(drive)s AND name = %(name)s)"
+    " OR (SELECT count(*) FROM root WHERE drive = %(drive)s) < %(most)s"
+    " ON CONFLICT (drive, name) DO UPDATE SET data = excluded.data"
+)
 _SHOWN: Final = (
     "SELECT d.id, d.account, d.token = %(digest)s, d.seen < now() - interval '1 hour', a.locked IS NOT NULL"
     " FROM device d JOIN account a ON a.id = d.account"
@@ -198,13 +206,11 @@ class Directory:
         return drives
 
     async def put_root(self, drive: DriveNumber, name: str, data: bytes) -> None:
-        """See `Roots.put_root`."""
-        async with self._database.transaction() as connection:
-            await connection.execute(
-                "INSERT INTO root (drive, name, data) VALUES (%s, %s, %s)"
-                " ON CONFLICT (drive, name) DO UPDATE SET data = excluded.data",
-                (drive.number, name, data),
-            )
+        """See `Roots.put_root`. `UsageError`: the drive has too many; those that are put at once may be a few
+        more."""
+        values = {"drive": drive.number, "name": name, "data": data, "most": MAX_ROOTS}
+        if not await self._database.execute(_PUT_ROOT, values):
+            raise UsageError(f"a drive has at most {MAX_ROOTS} roots")
 
     async def get_root(self, drive: DriveNumber, name: str) -> bytes:
         """`NotFoundError`: there is none."""

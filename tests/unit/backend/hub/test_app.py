@@ -261,3 +261,14 @@ def test_migrations_are_applied_once_and_others_are_refused(running: RunningHub)
 async def _required(conninfo: str) -> None:
     async with await psycopg.AsyncConnection.connect(conninfo, autocommit=True) as connection:
         await require_current(connection)
+
+
+def test_a_drive_has_so_many_roots(drive: tuple[str, dict[str, str]]) -> None:
+    """Empty ones take nothing of a quota, and there would be no end of them."""
+    url, header = drive
+    with httpx.Client(headers=header) as client:
+        for number in range(64):
+            assert client.put(f"{url}/roots/{number}", content=b"").status_code == 204
+        refused(client.put(f"{url}/roots/64", content=b""), 422, "refused")
+        assert client.put(f"{url}/roots/63", content=b"another").status_code == 204
+        assert client.get(f"{url}/roots/63").content == b"another"
