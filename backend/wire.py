@@ -60,6 +60,8 @@ ROOT_NAME: Final = "[a-z0-9-]{1,32}"
 MAX_WAIT: Final = 120.0
 """Seconds that a poll waits, at most."""
 MAX_IDS: Final = 1000
+MAX_MISSING: Final = 100_000
+"""Blocks that are named as missing at once, of the many more that a commit may lack."""
 MAX_BATCH: Final = 16 << 20
 """Bytes of blocks that are sent together."""
 _LENGTH: Final = struct.Struct("<I")

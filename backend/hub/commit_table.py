@@ -15,6 +15,7 @@ from weakref import WeakValueDictionary
 
 import anyio
 
+from backend import wire
 from backend.commits import decode_commit
 from backend.errors import BlocksMissingError, ConflictError, CorruptError, NotFoundError, ReadOnlyError
 from backend.hub.block_table import Place
@@ -101,9 +102,8 @@ class CommitTable:
         if outcome == "moved":
             raise ConflictError(f"the head has moved to commit {number}")
         if outcome == "missing":
-            raise BlocksMissingError(
-                f"{len(missing)} blocks are not stored", [bytes(each) for each in missing]
-            )
+            named = [bytes(each) for each in missing[: wire.MAX_MISSING]]
+            raise BlocksMissingError(f"{len(missing)} blocks are not stored", named)
         return Head(number, bytes(head_hash))
 
     def turn(self, drive: int) -> anyio.Lock:

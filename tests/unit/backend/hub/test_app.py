@@ -15,6 +15,7 @@ from backend.commits import encode_commit
 from backend.errors import FormatError
 from backend.hub import migrate, require_current
 from backend.hub.migrations import migrations
+from backend.remote.hub_client import MOST
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
 from tests.hub_server import RunningHub, hub_for_test
 from tests.postgres import new_database
@@ -272,3 +273,16 @@ def test_a_drive_has_so_many_roots(drive: tuple[str, dict[str, str]]) -> None:
         refused(client.put(f"{url}/roots/64", content=b""), 422, "refused")
         assert client.put(f"{url}/roots/63", content=b"another").status_code == 204
         assert client.get(f"{url}/roots/63").content == b"another"
+
+
+def test_a_commit_that_lacks_very_many_blocks_is_told_of_some(drive: tuple[str, dict[str, str]]) -> None:
+    """All of them were more than a device takes for an answer: it could never have given them anew."""
+    url, header = drive
+    added = tuple(BlockId(number.to_bytes(32)) for number in range(150_000))
+    body = encode_commit(Commit(1, NO_COMMIT, 1, 0, 1, added, (), b""))
+    said = header | {"Expected-Head": wire.encode_head(Head(0, NO_COMMIT))}
+    answer = httpx.post(f"{url}/log", content=body, headers=said, timeout=60)
+    refused(answer, 422, "blocks_missing")
+    assert answer.json()["detail"].startswith("150000 blocks")
+    assert len(answer.json()["blocks"]) == 100_000
+    assert len(answer.content) < MOST
