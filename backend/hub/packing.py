@@ -199,7 +199,7 @@ class HubBlocks:
             pack.done.set()
 
     async def _store(self, pack: _OpenPack) -> None:
-        """What is not there yet."""
+        """The blocks that are not there yet go to the nodes."""
         number = pack.drive.number
         kept = await self._table.keep(number, [*pack.blocks])
         blocks = [each for each in pack.blocks.values() if each.id not in kept]

@@ -21,7 +21,7 @@ _PART: Final = 256 << 10
 
 
 @dataclass(slots=True)
-class _Taken:
+class Taken:
     """By all requests of an account."""
 
     requests: int = 0
@@ -31,7 +31,7 @@ class _Taken:
 class Share:
     """A request's part of what its account takes."""
 
-    def __init__(self, taken: _Taken, most: int) -> None:
+    def __init__(self, taken: Taken, most: int) -> None:
         self._taken = taken
         self._most = most
         self.memory = 0
@@ -50,12 +50,13 @@ class UnderWay:
     def __init__(self, requests: int = 1000, memory: int = 512 << 20) -> None:
         self.requests = requests
         self.memory = memory
-        self._taken: dict[int, _Taken] = {}
+        self.taken: Final[dict[int, Taken]] = {}
+        """by accounts that have some under way"""
 
     @contextmanager
     def one(self, account: int) -> Iterator[Share]:
         """A request of the account, while the block lasts. `ThrottledError`: it has too many."""
-        taken = self._taken.setdefault(account, _Taken())
+        taken = self.taken.setdefault(account, Taken())
         if taken.requests >= self.requests:
             raise ThrottledError("the account has too many requests under way", 1.0)
         taken.requests += 1
@@ -66,7 +67,7 @@ class UnderWay:
             taken.requests -= 1
             taken.memory -= share.memory
             if not taken.requests:
-                del self._taken[account]
+                del self.taken[account]
 
 
 class UntilAnswered:

@@ -40,7 +40,7 @@ def test_an_account_has_so_many_at_once_and_so_large() -> None:
             second.take(1)
     with under_way.one(1) as later:
         later.take(100)
-    assert not under_way._taken
+    assert not under_way.taken
 
 
 def test_polls_of_one_account_leave_connections_to_others(running: RunningHub) -> None:
@@ -100,7 +100,7 @@ def test_appends_to_one_drive_leave_the_database_to_others(running: RunningHub) 
         return httpx.post(url, content=body, headers=header, timeout=60).status_code
 
     def all_are_there() -> None:
-        if sum(taken.requests for taken in running.hub.rates.under_way._taken.values()) < 20:
+        if sum(taken.requests for taken in running.hub.rates.under_way.taken.values()) < 20:
             raise NotReadyError("not all have come")
         with psycopg.connect(running.conninfo) as connection:
             waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
