@@ -279,7 +279,8 @@ async def _wait(hub: Hub, request: Request, device: Device) -> Response:
     try:
         newer = await _while_connected(request, hub.heads.wait(device.number, asked, seconds))
     except NotFoundError:
-        raise _no_device() from None
+        await request.state.ask_again()  # it was revoked, which is for ever, or is locked, which may end
+        newer = {}
     if not newer:
         return Response(status_code=204)
     heads = {each.uuid.hex(): newer[each.number] for each in found.values() if each.number in newer}

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import psycopg
@@ -270,6 +271,22 @@ def test_a_full_account_stores_nothing_more_but_can_say_what_it_needs_no_more(
     assert one.client.put(root, content=b"x" * 50).status_code == 204
     refused(one.client.put(root, content=b"x" * 200), 507, "quota")
     assert one.client.get(f"/v1/drives/{uuids[1]}/usage").json()["left"] == 0
+
+
+def test_a_poll_of_a_locked_account_is_told_so_too(running: RunningHub, one: Person) -> None:
+    """401 would say that the device was revoked: its mount would take no changes any more."""
+    uuid = os.urandom(16).hex()
+    one.client.post("/v1/drives", json={"uuid": uuid, "sealed": "00"})
+    asked = {"drives": {uuid: 0}, "timeout": 60}
+    with ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(one.client.post, "/v1/wait", json=asked, timeout=90)
+        until = time.monotonic() + 20
+        while not running.hub.heads.polls:
+            assert time.monotonic() < until
+        _set(running, one.email, "locked", "now")
+        refused(poll.result(90), 403, "read_only")
+    _set(running, one.email, "locked", None)
+    assert one.client.post("/v1/wait", json=asked | {"timeout": 0}).status_code == 204
 
 
 def test_a_locked_account_is_told_so(running: RunningHub, one: Person) -> None:
