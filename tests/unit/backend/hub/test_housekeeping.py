@@ -12,6 +12,7 @@ import pytest
 
 from backend.hub import Housekeeping, PackTable
 from backend.hub.housekeeping import LOCK
+from backend.hub.packing import DriveNumber
 from backend.upstream import BlockId, SealedBlock
 from tests.hub_care import check, database_of, drive_with_blocks
 from tests.hub_server import RunningHub, hub_for_test
@@ -103,16 +104,16 @@ def test_a_node_that_is_away_keeps_its_packs_and_nothing_else(running: RunningHu
     """Packs that it has no part of are deleted all the same, and others are made whole."""
     drive, _ = drive_with_blocks(running)
     lacking, _ = drive_with_blocks(running)
+    (away, *_), others = nodes_of(running, drive), nodes_of(running, lacking)
+    lost = 1 if others[0] == away else 0
     with psycopg.connect(running.conninfo) as connection:
         connection.execute("UPDATE block SET state = 1 WHERE drive = %s", (lacking.number,))
-        connection.execute("UPDATE pack SET missing = 1 WHERE drive = %s", (lacking.number,))
+        connection.execute("UPDATE pack SET missing = %s WHERE drive = %s", (1 << lost, lacking.number))
         connection.execute("UPDATE block SET changed = now() - interval '2 hours'")
-        away = connection.execute("SELECT nodes[6] FROM pack WHERE drive = %s", (drive.number,)).fetchone()
-    assert away is not None
-    running.nodes[away[0]].away = True
+    running.nodes[away].away = True
     assert one_round(running).done.repaired == 1
     assert drives_of_packs(running) == {drive.number, lacking.number}
-    running.nodes[away[0]].away = False
+    running.nodes[away].away = False
     one_round(running)
     assert drives_of_packs(running) == {lacking.number}
 
@@ -125,6 +126,14 @@ def test_a_node_that_the_hub_has_no_more_ends_no_round(running: RunningHub) -> N
         connection.execute("UPDATE pack SET nodes[1] = 'removed'")
     assert one_round(running).done.rounds == 1
     assert drives_of_packs(running) == {drive.number}
+
+
+def nodes_of(running: RunningHub, drive: DriveNumber) -> list[str]:
+    """The nodes that the drive's one pack lies on."""
+    with psycopg.connect(running.conninfo) as connection:
+        row = connection.execute("SELECT nodes FROM pack WHERE drive = %s", (drive.number,)).fetchone()
+    assert row is not None
+    return list(row[0])
 
 
 def drives_of_packs(running: RunningHub) -> set[int]:
