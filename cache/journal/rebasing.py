@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+import trio
+
 from backend.buffer import Buffer
 from backend.failpoints import declare
 from cache.errors import JournalLostError
@@ -53,7 +55,7 @@ async def rebase(
     commit is pending any more, and the operations that were resolved are those of the open one. `shown` is
     told of them when the new state is there, before anybody else can look at it. Raises what `Journal.append`
     raises if the disk has no room for the records, and what `follow` raises: nothing has changed then. Any
-    other error leaves the drive to be opened anew."""
+    other error leaves the drive to be opened anew. Is not cancelled."""
     spool = [payload for number, commit in commits for payload in encode_followed(number, commit)]
     lengths = [sum(map(len, payload)) for payload in spool]
     ledger.journal.make_room([*lengths, _likely_size(ledger)], ledger.namespace.commit)
@@ -64,7 +66,8 @@ async def rebase(
         ledger.fail_diverged()
         raise
     shown(resolved)
-    with suppress(JournalLostError):  # the next start finds no journal, and begins with the log
+    # Whoever is cancelled here would leave a namespace that nobody saves, and doors that nobody tells.
+    with trio.CancelScope(shield=True), suppress(JournalLostError):  # the next start begins with the log
         await ledger.journal.sync()
     ledger.failpoints.reached(SYNCED)
     ledger.is_rebase_unsynced = False

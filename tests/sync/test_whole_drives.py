@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +10,7 @@ from stat import S_IFDIR
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from backend.errors import TransientError
 from backend.failpoints import Failpoints
@@ -392,6 +393,31 @@ class StillHub(MemoryHub):
 
     async def wait_for_change(self, number: int) -> None:
         await trio.sleep_forever()
+
+
+async def test_who_hangs_up_while_others_changes_are_applied_leaves_a_state_that_is_saved_and_told(
+    tmp_path: Path,
+) -> None:
+    """Regression: nothing was saved from then on, so the journal filled, and no door heard of the changes."""
+    hub, failpoints, heard = Hub(tmp_path, StillHub()), Failpoints(), list[Change]()
+
+    async def listen(changes: Sequence[Change]) -> None:
+        heard.extend(changes)
+
+    await begin(hub)
+    environment = Environment(failpoints=failpoints)
+    async with hub.device(2, environment=environment) as second, trio.open_nursery() as nursery:
+        await nursery.start(second.changes.serve, "a test", listen)
+        await change_there(hub)
+        with trio.CancelScope() as calling:
+            failpoints.arm("rebase.journaled", calling.cancel)
+            await second.publisher.follow()
+        assert b"there0" in names(second)
+        second.ledger.save()
+        assert second.ledger.namespace.journal_position() == second.ledger.journal.end
+        await wait_all_tasks_blocked()
+        assert NameChanged(ROOT_INODE, b"there0") in heard
+        nursery.cancel_scope.cancel()
 
 
 @dataclass
