@@ -235,9 +235,17 @@ class Journal:
         return segment.number << OFFSET_BITS | offset
 
     def make_room(self, lengths: Sequence[int], open_commit: int) -> None:
-        """Have room for records of so many bytes: no disk is too full for them then, if nothing is appended
-        before. Raises what `append` raises."""
-        self._segment_for(sum(RECORD_HEADER_SIZE + length for length in lengths), open_commit)
+        """Have room for records of so many bytes, in one segment: no disk is too full for them then, if
+        nothing is appended before. Raises what `append` raises."""
+        needed = sum(RECORD_HEADER_SIZE + length for length in lengths)
+        segment = self._segment_for(needed, open_commit)
+        size = segment.end + needed
+        if size > segment.size:
+            try:
+                self._disk.preallocate(segment.descriptor, size)
+            except OSError as error:
+                raise self._failure.refused(error) from error
+            segment.size = size
 
     def _segment_for(self, needed: int, open_commit: int) -> Segment:
         """The last segment, if it has room for so many bytes or nothing is in it; else a new one."""

@@ -255,6 +255,24 @@ async def test_a_full_disk_leaves_nothing_and_is_no_poison(tmp_path: Path) -> No
     assert opened(tmp_path)[1] == [(first, b"x" * 3000), (second, b"z" * 3000)]
 
 
+async def test_room_that_was_made_is_there_for_records_of_more_than_a_segment(tmp_path: Path) -> None:
+    """Regression: the second began a segment of its own, which a full disk refused in the middle."""
+    journal, _ = opened(tmp_path)
+    put(journal, b"before")
+    datas = [bytes([number]) * 3000 for number in range(4)]
+    with failing(journal) as disk:
+        disk.space = errno.ENOSPC
+        with pytest.raises(NoSpaceLeftError):
+            journal.make_room([SEGMENT], 7)
+        disk.space = 0
+        journal.make_room([3000] * 4, 7)
+        disk.space = errno.ENOSPC
+        for data in datas:
+            put(journal, data)
+    journal.close()
+    assert [data for _, data in opened(tmp_path)[1]] == [b"before", *datas]
+
+
 class Late(Durable):
     """While `full`, a write is there, and is refused all the same; `for_long`: so is the erasing after it."""
 
