@@ -34,6 +34,7 @@ RECORD_HEADER_SIZE: Final = RECORD_HEADER.size
 _CHECKED: Final = struct.Struct("<IIQ")
 _SHORT: Final = 4096
 MAX_PAYLOAD: Final = 24 << 20
+"""Bytes of a record's payload, but for `MAX_REBASED`."""
 _U64: Final = (1 << 64) - 1
 OFFSET_BITS: Final = 32
 OFFSET_MASK: Final = (1 << OFFSET_BITS) - 1
@@ -74,6 +75,16 @@ class RecordType(IntEnum):
     FOLLOWED = 14
     """number, offset and size of an encoded commit that others published, then its bytes from there on: it
     counts with the REBASED record that comes after it"""
+
+
+MAX_REBASED: Final = 256 << 20
+"""Bytes of a REBASED record's payload, which says all operations that are not published: more than may be
+(`Publisher.is_over`), and as much as a commit holds."""
+
+
+def largest_payload(kind: int) -> int:
+    """Bytes that the payload of a record of that type has at most."""
+    return MAX_REBASED if kind == RecordType.REBASED else MAX_PAYLOAD
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +186,7 @@ def decode_record(
         return None
     length, kind, number, checksum = RECORD_HEADER.unpack_from(data, offset)
     end = offset + RECORD_HEADER_SIZE + length
-    if number != sequence or length > MAX_PAYLOAD or end > len(data):
+    if number != sequence or length > largest_payload(kind) or end > len(data):
         return None
     payload = data[offset + RECORD_HEADER_SIZE : end]
     digest = xxhash.xxh3_64(_CHECKED.pack(length, kind, number), seed=seed)
@@ -323,7 +334,7 @@ def decode_followed(payload: Buffer) -> tuple[int, int, int]:
 
 
 def encode_rebased(rebased: Rebased) -> bytes:
-    """Payload of a REBASED record. The journal refuses one over `MAX_PAYLOAD`."""
+    """Payload of a REBASED record. The journal refuses one over `MAX_REBASED`."""
     moved = sorted(rebased.moved.items())
     return bytes(msgpack.packb([rebased.base, rebased.base_hash, rebased.operations, moved]))
 

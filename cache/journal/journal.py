@@ -31,7 +31,6 @@ from cache.journal.bulk import BulkFiles
 from cache.journal.dropping import Dropping
 from cache.journal.failure import Failure
 from cache.journal.format import (
-    MAX_PAYLOAD,
     OFFSET_BITS,
     OFFSET_MASK,
     RECORD_HEADER_SIZE,
@@ -43,6 +42,7 @@ from cache.journal.format import (
     encode_bulk,
     encode_record_header,
     encode_segment_header,
+    largest_payload,
 )
 from cache.journal.kept_segments import KeptSegments
 from cache.journal.needed import find_needed
@@ -206,13 +206,13 @@ class Journal:
         return self._kept.bytes_before(position) + self._bulk.bytes_before(position)
 
     def append(self, kind: RecordType, parts: tuple[Buffer, ...], open_commit: int) -> int:
-        """Append one record of at most `MAX_PAYLOAD` bytes; its position. `NoSpaceLeftError`: nothing
+        """Append one record of at most `largest_payload` bytes; its position. `NoSpaceLeftError`: nothing
         was appended. `InputOutputError`: the journal has failed, now or before. `open_commit` is
         kept in the header if this begins a segment."""
         if self._failure.for_good is not None:
             raise InputOutputError(self._failure.for_good)
         length = sum(map(len, parts))
-        if length > MAX_PAYLOAD:  # replay would take it for the journal's end
+        if length > largest_payload(kind):  # replay would take it for the journal's end
             raise FileTooBigError(f"a journal record of {length} bytes is over the limit")
         kept = self._kept
         segment = self._segment_for(RECORD_HEADER_SIZE + length, open_commit)

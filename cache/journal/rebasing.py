@@ -24,7 +24,7 @@ import trio
 from backend.buffer import Buffer
 from backend.failpoints import declare
 from cache.errors import JournalLostError
-from cache.journal.format import MAX_PAYLOAD, Rebased, RecordType, encode_followed, encode_rebased
+from cache.journal.format import MAX_REBASED, Rebased, RecordType, encode_followed, encode_rebased
 from cache.journal.ledger import Ledger
 from cache.namespace import encode
 from cache.rebase import Device, Resolved, take_up
@@ -77,7 +77,7 @@ async def rebase(
 def _likely_size(ledger: Ledger) -> int:
     """Bytes of a record that says what is not published, and perhaps some copies."""
     pending = [] if ledger.pending is None else ledger.pending.all_operations()
-    return min(2 * (ledger.operation_bytes + sum(map(len, pending))) + LEAST_ROOM, MAX_PAYLOAD)
+    return min(2 * (ledger.operation_bytes + sum(map(len, pending))) + LEAST_ROOM, MAX_REBASED)
 
 
 def _take_up(ledger: Ledger, follow: Callable[[], None], device: Device) -> Resolved:

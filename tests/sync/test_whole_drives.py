@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from stat import S_IFDIR
 
@@ -18,13 +18,14 @@ from backend.system import Environment
 from backend.upstream import Commit, Head
 from cache.attributes import AttributeChange
 from cache.drive import Drive
+from cache.journal.format import MAX_PAYLOAD
 from cache.namespace.operations import ROOT_INODE
 from cache.sync import Change, ContentChanged, NameChanged, Replaced
 from tests import contents
 from tests.contents import KINDS, Kind
 from tests.drives import content, content_of, make_file, tree
 from tests.memory_hub import HubSession, MemoryHub
-from tests.sync.drives import Hub
+from tests.sync.drives import SMALL, Hub
 
 
 @pytest.fixture
@@ -418,6 +419,24 @@ async def test_who_hangs_up_while_others_changes_are_applied_leaves_a_state_that
         await wait_all_tasks_blocked()
         assert NameChanged(ROOT_INODE, b"there0") in heard
         nursery.cancel_scope.cancel()
+
+
+async def test_more_changes_than_a_record_of_the_journal_holds_are_rebased(tmp_path: Path) -> None:
+    """Regression: a device that had so many, made while its hub was away, could never be opened again."""
+    hub, roomy = Hub(tmp_path, StillHub()), replace(SMALL, journal_size=1 << 30)
+    await begin(hub)
+    async with hub.device(2, crash=True, options=roomy) as second:
+        for number in range(450):
+            made = await make_file(second, b"%d" % number, b"")
+            await second.set_xattr(made.inode, b"user.large", b"%4d" % number * 15_000)
+        assert second.ledger.operation_bytes > MAX_PAYLOAD
+        await change_there(hub)
+        await second.publisher.follow()
+        assert second.ledger.operation_bytes > MAX_PAYLOAD
+    async with hub.device(2, options=roomy) as second:
+        inode = second.lookup(ROOT_INODE, b"449").inode
+        assert second.get_xattr(inode, b"user.large") == b" 449" * 15_000
+        await same_everywhere(hub, second)
 
 
 @dataclass
