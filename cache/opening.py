@@ -9,14 +9,16 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import trio
 
 from backend.errors import FormatError
 from backend.keys import DriveKeys, KeyRing
 from backend.system import THIS_MACHINE, Environment
-from backend.upstream import Upstream
+from backend.upstream import CommitLog, Head, Upstream
 from cache import defaults
 from cache.blocks import BlockCache, BlockCodec, Chunker, Content, Sealer
 from cache.contact import Contact, ReachedBlocks
@@ -43,7 +45,7 @@ from cache.publish import (
 from cache.rebase import is_version
 from cache.recovery import Recovery
 from cache.retention import MassDeletions, RetentionKeeper, RetentionSchedule, VersionKeeper
-from cache.sync import Broadcast, Follower, Following, Rebaser
+from cache.sync import Broadcast, Follower, Following, Rebaser, learn_ahead
 from cache.tree import ContentClaims, Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
 
 log = logging.getLogger(__name__)
@@ -82,6 +84,19 @@ class Client:
     """of the threads that open and seal blocks"""
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A drive that other devices write at the same time. `contact`: with its upstream, which may be away;
+    `head`: the newest commit that was followed."""
+
+    contact: Contact
+    head: Callable[[], Head]
+
+    async def learn_ahead(self, ring: KeyRing, log: CommitLog) -> None:
+        """As `cache.sync.learn_ahead`, of the commits that are not followed yet; and `AwayError`."""
+        await self.contact.ask(partial(learn_ahead, ring, log, self.head().number))
+
+
 def client_of(
     upstream: Upstream,
     drive_id: bytes,
@@ -89,17 +104,22 @@ def client_of(
     cache_size: int,
     limiter: trio.CapacityLimiter,
     environment: Environment = THIS_MACHINE,
-    contact: Contact | None = None,
+    shared: Shared | None = None,
 ) -> Client:
-    """Of a mount, or of a tool that looks at a drive. `limiter`: as of `Client`. `contact`: with an upstream
-    that may be away while the drive is read."""
+    """Of a mount, or of a tool that looks at a drive. `limiter`: as of `Client`. `shared`: of a drive that
+    other devices write while it is read."""
     ring = KeyRing(drive_id, keys)
     codec, chunker = BlockCodec(keys.block_id, ring), Chunker(keys.chunker)
-    blocks = upstream.blocks if contact is None else ReachedBlocks(upstream.blocks, contact)
+    if shared is None:
+        blocks = BlockCache(upstream.blocks, codec, cache_size, limiter)
+    else:
+        store = ReachedBlocks(upstream.blocks, shared.contact)
+        ahead = partial(shared.learn_ahead, ring, upstream.log)
+        blocks = BlockCache(store, codec, cache_size, limiter, ahead)
     return Client(
         codec,
         chunker,
-        BlockCache(blocks, codec, cache_size, limiter),
+        blocks,
         SnapshotStore(
             upstream.blocks,
             upstream.roots,
@@ -134,7 +154,7 @@ async def open_drive(
         options.cache_size,
         limiter,
         environment,
-        contact if options.is_shared else None,
+        Shared(contact, lambda: local.ledger.head) if options.is_shared else None,
     )
     follower = Follower(local.namespace, client.ring)
     notices = Notices(local.folder, environment)

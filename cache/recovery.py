@@ -208,16 +208,9 @@ class Recovery:
         commits = await self._upstream.log.commits_after(unfinished.number - 1, 1)
         if not commits or self._rebase is None:
             return bool(commits)
-        await self._learn_epochs_until(unfinished.number)
+        # The journal may hold commits of ours that the namespace was not saved with.
+        await self._follower.learn_ahead(self._upstream.log, unfinished.number)
         return self._left.may_be(unfinished, self._follower.encoded_operations(commits[0][0]))
-
-    async def _learn_epochs_until(self, number: int) -> None:
-        """Those of the log: the journal may hold commits of ours that the namespace was not saved with."""
-        at = self._ledger.head.number
-        while commits := await self._upstream.log.commits_after(at, _limit(at, number)):
-            for commit, _ in commits:
-                self._follower.learn_epoch_of(commit)
-            at = commits[-1][0].number
 
     async def _read_pending(self) -> None:
         """Content of a commit that was cut and not appended may not be readable any more: it is cut anew, and

@@ -3,9 +3,10 @@
 Invariants:
 1. An epoch is learnt from the log, or from what the log's commits made: the ring never has one that was not
    published.
-2. The newest epoch of the ring seals what is new; all of them open what is there.
+2. The newest epoch that was followed seals what is new. All that the ring knows open what is there, those too
+   that are ahead: the log has them after what was followed, and others have sealed under them since.
 
-`learn` is for one thread at a time; all else is thread-safe.
+`learn` and `learn_ahead` are for one thread at a time; all else is thread-safe.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class KeyRing:
         self.drive_id: Final = drive_id
         self._wrapping_key = keys.epoch
         self._wrapped: dict[int, bytes] = {}
+        self._ahead: dict[int, bytes] = {}
         self._keys: dict[int, tuple[bytes, EpochKeys]] = {}
         """those that were opened, each with what it was opened from"""
         self._newest = 0
@@ -48,6 +50,12 @@ class KeyRing:
         for epoch in epochs:
             self.learn(epoch.number, epoch.wrapped)
 
+    def learn_ahead(self, epoch: KeyEpoch) -> None:
+        """The log has this epoch after what was followed. Idempotent; the later word counts, and that of
+        `learn` before it. `CorruptError` as of `opened`."""
+        self.opened(epoch.number, epoch.wrapped)
+        self._ahead[epoch.number] = epoch.wrapped
+
     @property
     def newest(self) -> EpochKeys:
         """Those that seal what is new. `UnknownEpochError`: the drive has none yet; `CorruptError` as of
@@ -57,7 +65,8 @@ class KeyRing:
     def of(self, number: int) -> EpochKeys:
         """The keys of an epoch. `UnknownEpochError`: the ring has not heard of it; `CorruptError` as of
         `opened`."""
-        wrapped, known = self._wrapped.get(number), self._keys.get(number)
+        wrapped = self._wrapped.get(number) or self._ahead.get(number)
+        known = self._keys.get(number)
         if known is not None and known[0] == wrapped:
             return known[1]
         if wrapped is None:

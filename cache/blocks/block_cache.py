@@ -7,6 +7,8 @@ Invariants:
    holds of a block is the whole, or single segments.
 4. A block that does not authenticate is asked for again from fragments whose checksums hold; only
    if that fails too is it an error.
+5. A block that another device sealed under a key epoch which this one has not followed yet is read: the log
+   is asked for the epoch, and nobody waits until it is followed.
 
 Used on the event-loop thread; large blocks are opened in threads.
 """
@@ -32,6 +34,10 @@ _MOST_PLACES = 16
 """So many places are tried for one block: a store that knows no keys may name ever more."""
 
 
+async def _nobody_else() -> None:
+    """Of a drive that no other device writes while it is read."""
+
+
 class _Fetch:
     """One fetch under way, and those who wait for it."""
 
@@ -43,15 +49,22 @@ class _Fetch:
 
 
 class BlockCache:
-    """See the module."""
+    """See the module. `learn_ahead`: have the ring of `codec` learn the key epochs that are to be
+    followed."""
 
     def __init__(
-        self, store: BlockStore, codec: BlockCodec, limit: int, limiter: trio.CapacityLimiter
+        self,
+        store: BlockStore,
+        codec: BlockCodec,
+        limit: int,
+        limiter: trio.CapacityLimiter,
+        learn_ahead: Callable[[], Awaitable[None]] = _nobody_else,
     ) -> None:
         self._store = store
         self._codec = codec
         self._limit = limit
         self._limiter = limiter
+        self._learn_ahead = learn_ahead
         self._blocks: OrderedDict[bytes, Buffer] = OrderedDict()
         self._undivided: OrderedDict[bytes, None] = OrderedDict()
         """blocks whose parts did not open alone when they were asked for: most are compressed"""
@@ -155,6 +168,16 @@ class BlockCache:
         return sealed
 
     async def _open(self, block: BlockId, sealed: Buffer) -> Buffer:
+        try:
+            return await self._open_now(block, sealed)
+        except UnknownEpochError as error:
+            try:
+                await self._learn_ahead()
+            except CorruptError as damage:  # of the log: this block may be right
+                raise error from damage
+        return await self._open_now(block, sealed)
+
+    async def _open_now(self, block: BlockId, sealed: Buffer) -> Buffer:
         if len(sealed) <= INLINE:
             return self._codec.open(block, sealed)
         return await trio.to_thread.run_sync(self._codec.open, block, sealed, limiter=self._limiter)

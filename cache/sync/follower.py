@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from backend.commits import is_signed_by, payload_associated_data
 from backend.errors import CorruptError, FormatError, RollbackError
 from backend.keys import KeyRing
-from backend.upstream import Commit
+from backend.upstream import Commit, CommitLog
 from cache.namespace import (
     MAX_SIZE,
     MalformedError,
@@ -32,7 +32,7 @@ from cache.namespace import (
 )
 from cache.publish import commit_key, open_operations
 from cache.sync.authorship import check_signature, key_of_author
-from cache.sync.key_epochs import check_epoch, learn_epoch_of
+from cache.sync.key_epochs import check_epoch, learn_ahead
 
 
 class Follower:
@@ -49,9 +49,11 @@ class Follower:
         """Those that the namespace has, published: it came from a snapshot, or the journal gave it them."""
         self._ring.learn_all(self._namespace.epochs.until(self._namespace.head().number))
 
-    def learn_epoch_of(self, commit: Commit) -> None:
-        """The one that a commit of the log begins, if it does, before it is applied. `MalformedError`."""
-        learn_epoch_of(self._ring, commit)
+    async def learn_ahead(self, log: CommitLog, until: int) -> None:
+        """Those that begin in the commits up to that number, which are not applied yet. Raises what
+        `cache.sync.key_epochs.learn_ahead` raises."""
+        head = self._namespace.head().number
+        await learn_ahead(self._ring, log, head, until - head)
 
     def encoded_operations(self, commit: Commit) -> list[bytes]:
         """The operations of a commit, which need not be the next. `MalformedError`: its payload does not

@@ -1,18 +1,23 @@
 """Under which key epoch a commit is sealed: the one place where that is judged (docs/format/key_epoch.md).
 
 A commit is judged by the epochs as of the commit before it, and by what it begins itself. Functions of these
-rows, the ring and the commit; they change no row.
+rows, the ring and the commit; they change no row. Reading need not wait for that: `learn_ahead`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from backend.commits import decode_authority, encode_authority
 from backend.errors import CorruptError, FormatError
 from backend.keys import KeyRing
-from backend.upstream import Commit, KeyEpoch
+from backend.upstream import Commit, CommitLog, KeyEpoch
 from cache.namespace import MalformedError, Namespace, NewEpoch, Operation, RevokeDevice, check_form
+
+MOST_AHEAD: Final = 1 << 14
+"""Commits that are looked through for epochs: who has no key can make them without end."""
+_AT_ONCE: Final = 256
 
 
 def check_epoch(
@@ -37,14 +42,31 @@ def check_epoch(
     return begun
 
 
+async def learn_ahead(ring: KeyRing, log: CommitLog, after: int, most: int = MOST_AHEAD) -> None:
+    """`ring` learns the epochs that the commits after number `after` begin, `most` commits at most, before
+    these are judged: it opens what others sealed under them, and seals nothing. `CorruptError`: one is
+    damaged, or nobody who has the drive's key made it; what asking the log raises."""
+    at, until = after, after + most
+    while at < until and (commits := await log.commits_after(at, min(_AT_ONCE, until - at))):
+        for commit, _ in commits:
+            begun = _epoch_of(commit)
+            if begun is not None:
+                ring.learn_ahead(begun)
+        at = commits[-1][0].number
+
+
 def learn_epoch_of(ring: KeyRing, commit: Commit) -> None:
     """`ring` learns the epoch that a commit of the log begins, if it does, before it is judged.
     `MalformedError`."""
+    begun = _epoch_of(commit)
+    ring.learn_all([] if begun is None else [begun])
+
+
+def _epoch_of(commit: Commit) -> KeyEpoch | None:
     try:
-        begun = decode_authority(commit.authority)
+        return decode_authority(commit.authority)
     except (CorruptError, FormatError) as error:
         raise MalformedError(f"commit {commit.number} is damaged: {error}") from error
-    ring.learn_all([] if begun is None else [begun])
 
 
 def _begun(operations: Sequence[Operation]) -> Iterator[KeyEpoch]:

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trio
 
-from backend.errors import BlocksMissingError
-from backend.upstream import RESERVED_SECONDS, Commit, Head
+from backend.errors import BlocksMissingError, UnknownEpochError
+from backend.upstream import RESERVED_SECONDS, BlockId, Commit, Head
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE
 from cache.retention.retention import Policy
+from cache.services.devices import Devices
 from tests import contents
 from tests.contents import KINDS, Kind
 from tests.drives import content_of, make_file
-from tests.memory_hub import MemoryHub
+from tests.memory_hub import HubSession, MemoryHub
 from tests.sync.drives import Hub
-from tests.sync.test_whole_drives import names, same_everywhere
+from tests.sync.test_whole_drives import StillHub, names, same_everywhere
 
 NOTHING = Policy(0, 0, 0, 0, 0)
 """is kept of the past"""
@@ -148,3 +150,45 @@ async def test_what_no_cache_has_is_stored_from_the_journal_by_the_next_mount(hu
         async with hub.device(2) as second:
             await same_everywhere(hub, first, second)
             assert await content_of(first, b"g") == data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_block_of_a_key_epoch_that_is_to_be_followed_is_read(tmp_path: Path, kind: Kind) -> None:
+    """Regression: such a block, which another device had stored already, was an I/O error until then."""
+    hub, data = Hub(tmp_path, StillHub()), contents.content(kind, 200_000, 5)
+    async with hub.device(1) as first, hub.device(2) as second:
+        await Devices(first).begin_epoch()
+        await make_file(first, b"there", data)
+        await first.sync()
+        await make_file(second, b"here", data)
+        async with on_its_way(hub, second):
+            second.blocks.clear()
+            assert Devices(second).key_epoch == 1
+            assert await content_of(second, b"here") == data
+        assert await content_of(second, b"there") == data
+
+
+async def test_a_log_that_is_damaged_leaves_a_block_of_an_unknown_key_epoch_unreported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, reported = Hub(tmp_path, StillHub()), list[BlockId]()
+
+    async def report(_session: HubSession, block: BlockId) -> bool:
+        reported.append(block)
+        return True
+
+    monkeypatch.setattr(HubSession, "report_wrong", report)
+    async with hub.device(1) as first, hub.device(2) as second:
+        await Devices(first).begin_epoch()
+        await make_file(first, b"there", b"there")
+        await first.sync()
+        commit, digest = hub.upstream.commits[-2]
+        assert commit.authority
+        forged = commit.authority[:8] + bytes(60) + commit.authority[68:]
+        hub.upstream.commits[-2] = replace(commit, authority=forged), digest
+        (block,) = hub.upstream.commits[-1][0].added
+        with pytest.raises(UnknownEpochError):
+            await second.blocks.get(block)
+        assert not reported
+        hub.upstream.commits[-2] = commit, digest
+        assert await second.blocks.get(block) == b"there"

@@ -110,6 +110,24 @@ def test_the_later_word_counts() -> None:
     assert ring.up_to(1) == [epoch.wrapped]
 
 
+def test_an_epoch_that_is_to_be_followed_opens_and_seals_nothing() -> None:
+    ring = ring_of(epochs=0)
+    first, second, third = epochs_of(ring, 3)
+    ring.learn_all([first])
+    ring.learn_ahead(third)
+    assert values(ring.of(3)) == values(ring.opened(3, third.wrapped))
+    assert ring.newest.number == 1
+    with pytest.raises(UnknownEpochError, match="up to 1"):
+        ring.of(2)
+    for wrong in (changed(second, number=3), changed(second, wrapped=bytes(60))):
+        with pytest.raises(CorruptError):
+            ring.learn_ahead(wrong)
+    followed = epochs_of(ring, 3)
+    ring.learn_all(followed)
+    assert values(ring.of(3)) == values(ring.opened(3, followed[2].wrapped))
+    assert ring.newest.number == 3
+
+
 def test_keys_are_not_shown_or_pickled() -> None:
     ring = ring_of()
     assert repr(ring) == "KeyRing(1 epochs, hidden)"
