@@ -158,8 +158,9 @@ async def open_drive(
     )
     follower = Follower(local.namespace, client.ring)
     notices = Notices(local.folder, environment)
+    ledger, trimming = local.ledger, local.trimming
     alone = Rebaser(
-        local.ledger, follower, upstream, device, host, Broadcast(), lambda _inode: False, notices
+        ledger, trimming, follower, upstream, device, host, Broadcast(), lambda _inode: False, notices
     )
     rebase = alone.run if options.is_shared else None
     knew_the_log = local.known_head is not None
@@ -335,6 +336,7 @@ class _Assembly:
         identity = self._identity
         return Rebaser(
             self._ledger,
+            self._local.trimming,
             Follower(self._local.namespace, identity.ring),
             self._upstream,
             identity.device,

@@ -243,7 +243,6 @@ class Publisher:
         if self._ledger.unpublished:  # a commit that was on its way is none any more
             self.wake()
         self._check_device()
-        await self._trimming.after_follow()
 
     def _check_device(self) -> None:
         """Everybody else would take a commit of a device that was revoked for damage of the log."""

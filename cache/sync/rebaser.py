@@ -24,7 +24,7 @@ from backend.errors import DriveError, FencedError, TransientError
 from backend.upstream import BLOCK_ID_SIZE, Commit, Head, Upstream
 from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
 from cache.errors import FileSystemError
-from cache.journal import Ledger, rebase
+from cache.journal import Ledger, Trimming, rebase
 from cache.namespace import folder_path
 from cache.notices import MOST, Kind, Notices
 from cache.publish import is_same_commit, require_growth
@@ -55,6 +55,7 @@ class Rebaser:
     def __init__(
         self,
         ledger: Ledger,
+        trimming: Trimming,
         follower: Follower,
         upstream: Upstream,
         device: int,
@@ -64,6 +65,7 @@ class Rebaser:
         notices: Notices,
     ) -> None:
         self._ledger = ledger
+        self._trimming = trimming
         self._follower = follower
         self._upstream = upstream
         self._device = device
@@ -93,6 +95,7 @@ class Rebaser:
         lacking = deque(commits)
         while lacking:
             await self._go_on(self._step(lacking))
+            await self._trimming.after_follow()
         for commit, _ in commits:
             await self._upstream.housekeeping.revive(commit.added)
 

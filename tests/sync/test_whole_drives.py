@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +19,7 @@ from backend.upstream import Commit, Head
 from cache.attributes import AttributeChange
 from cache.drive import Drive
 from cache.journal.format import MAX_PAYLOAD
+from cache.journal.trimming import MUCH_FOLLOWED
 from cache.namespace.operations import ROOT_INODE
 from cache.sync import Change, ContentChanged, NameChanged, Replaced
 from tests import contents
@@ -419,6 +420,59 @@ async def test_who_hangs_up_while_others_changes_are_applied_leaves_a_state_that
         await wait_all_tasks_blocked()
         assert NameChanged(ROOT_INODE, b"there0") in heard
         nursery.cancel_scope.cancel()
+
+
+async def publish_much(hub: Hub, count: int) -> None:
+    """So many commits of about a megabyte."""
+    async with hub.device(1) as first:
+        inode = first.lookup(ROOT_INODE, b"f").inode
+        for number in range(count):
+            for each in range(16):
+                value = contents.content("random", 60_000, 16 * number + each)
+                await first.set_xattr(inode, b"user.%d" % each, value)
+            await first.sync()
+
+
+async def test_a_journal_lets_go_of_the_commits_of_others_while_it_follows(tmp_path: Path) -> None:
+    """Regression: it held all that others had published while the device was away, until it had followed all;
+    and where its disk was full before that, for ever."""
+    hub, sizes = Hub(tmp_path, StillHub()), list[int]()
+    await begin(hub)
+    async with hub.device(2) as second:
+        await publish_much(hub, 12)
+        journal = second.ledger.journal
+        second.changes.onlookers.append(Measured(lambda: sizes.append(journal.record_bytes)))
+        await second.publisher.follow()
+        assert len(sizes) > 10
+        assert max(sizes) < MUCH_FOLLOWED + (2 << 20)
+        await same_everywhere(hub, second)
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("name", ["ledger.saved", "ledger.checkpointed"])
+async def test_a_device_that_is_killed_when_it_lets_go_in_its_opening_goes_on(hub: Hub, name: str) -> None:
+    """It is far behind, and has changes of its own."""
+    await begin(hub)
+    async with hub.device(2, crash=True) as second:
+        await change_here(second)
+    await publish_much(hub, 6)
+    await change_there(hub)
+    for skip in range(2):
+        await die(hub, name, skip)
+    await go_on(hub)
+
+
+@dataclass
+class Measured:
+    """An onlooker that looks before each step."""
+
+    look: Callable[[], None]
+
+    def before(self) -> None:
+        self.look()
+
+    def after(self, replaced: Replaced) -> None:
+        """Nothing."""
 
 
 async def test_more_changes_than_a_record_of_the_journal_holds_are_rebased(tmp_path: Path) -> None:
