@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from backend.commits import decode_authority
-from backend.errors import CorruptError
+from backend.commits import MAX_EPOCH, decode_authority
+from backend.errors import CorruptError, UsageError
 from backend.keys import KeyRing
 from backend.upstream import Commit, KeyEpoch
 from cache.journal import Ledger
@@ -41,8 +41,15 @@ def begin_if_due(ledger: Ledger, ring: KeyRing) -> None:
 
 def next_epoch(ledger: Ledger, ring: KeyRing) -> list[Operation]:
     """The operation by which the open commit begins a key epoch; none if one begins that is not published
-    yet."""
+    yet. `UsageError`: the drive has had its last."""
     epochs = ledger.namespace.epochs
     newest = epochs.newest()
     is_published = newest == epochs.as_of(ledger.head.number)
-    return [NewEpoch(*ring.next_after(newest))] if is_published else []
+    if not is_published:
+        return []
+    if newest is not None and newest.number >= MAX_EPOCH:
+        raise UsageError(
+            f"the drive has had its {MAX_EPOCH} key epochs, so none begins and no device can be revoked any "
+            "more: its files can be copied to a new drive"
+        )
+    return [NewEpoch(*ring.next_after(newest))]

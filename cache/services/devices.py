@@ -42,8 +42,8 @@ class Devices:
         return [(each, devices.sequence_of(each.number)) for each in devices.all()]
 
     async def revoke(self, number: int) -> DeviceRow:
-        """`NotFoundError`: there is none of that number. `UsageError`: it is revoked already, or this one.
-        `ReadOnlyError`; what accepting and publishing raise."""
+        """`NotFoundError`: there is none of that number. `UsageError`: it is revoked already, or this one, or
+        as of `next_epoch`. `ReadOnlyError`; what accepting and publishing raise."""
         self._require_writing()
         await self._drive.sync()
         await self._drive.accept_together(lambda: self._revocation(number))
@@ -56,7 +56,7 @@ class Devices:
             raise UsageError(f"device {number} is revoked already")
         if number == self.own:
             raise UsageError(f"this is device {number}: another device of the drive has to revoke it")
-        return [RevokeDevice(number)]
+        return [RevokeDevice(number), *self._next_epoch()]
 
     def _required(self, number: int) -> DeviceRow:
         row = self._namespace.devices.of(number)
@@ -65,14 +65,16 @@ class Devices:
         return row
 
     async def begin_epoch(self) -> int:
-        """A key epoch that began after the call, by this device or by another; its number. `ReadOnlyError`;
-        what accepting and publishing raise."""
+        """A key epoch that began after the call, by this device or by another; its number. `ReadOnlyError`,
+        `UsageError` as of `next_epoch`; what accepting and publishing raise."""
         self._require_writing()
         await self._drive.sync()
-        ring = self._drive.publisher.identity.ring
-        await self._drive.accept_together(lambda: next_epoch(self._drive.ledger, ring))
+        await self._drive.accept_together(self._next_epoch)
         await self._drive.sync()
         return self.key_epoch
+
+    def _next_epoch(self) -> list[Operation]:
+        return next_epoch(self._drive.ledger, self._drive.publisher.identity.ring)
 
     def _require_writing(self) -> None:
         if self._drive.read_only:

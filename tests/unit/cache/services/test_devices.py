@@ -103,6 +103,26 @@ async def test_what_cannot_be_revoked_changes_nothing(
                 await change()
 
 
+async def test_after_the_last_key_epoch_none_begins_and_the_drive_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Regression: the journal took one more, which no namespace does, and the drive could not be opened."""
+    for module in ("backend.commits.authority_format", "cache.namespace.form", "cache.publish.key_epochs"):
+        monkeypatch.setattr(f"{module}.MAX_EPOCH", 2)
+    upstream = MemoryUpstream()
+    await with_two(tmp_path, upstream)
+    async with opened(tmp_path / "desk", upstream) as drive:
+        assert await Devices(drive).begin_epoch() == 2
+        for change in (lambda: Devices(drive).revoke(2), Devices(drive).begin_epoch):
+            with pytest.raises(UsageError, match="2 key epochs"):
+                await change()
+        assert not drive.ledger.unpublished
+        await make_file(drive, b"after", b"after")
+        await drive.sync()
+    async with opened(tmp_path / "reader", upstream, read_only=True) as drive:
+        assert await content_of(drive, b"after") == b"after"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_contents_of_all_epochs_are_read_cold_and_in_any_order(tmp_path: Path, kind: Kind) -> None:
     """One file has blocks of several, and equal content of an earlier one is not stored again."""
