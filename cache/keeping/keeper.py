@@ -97,7 +97,8 @@ class Keeper:
     def after(self, replaced: Replaced) -> None:
         """See `cache.sync.Onlooker`."""
         if self._blocks is not None and self._folders():
-            self._became |= replaced.became
+            known = {old: replaced.became.get(new, new) for old, new in self._became.items()}
+            self._became = {**replaced.became, **known}
 
     def keep(self, inode: int) -> None:
         """Keep the folder from now on. Idempotent. `InvalidArgumentError`, `NotDirectoryError`, `OSError`."""

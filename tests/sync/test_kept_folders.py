@@ -12,6 +12,7 @@ from backend.errors import AwayError
 from cache.drive import Drive
 from cache.keeping.keeper import LOOK_EVERY, RETRY
 from cache.namespace import ROOT_INODE
+from cache.sync import Replaced
 from tests.contents import KINDS, content
 from tests.drives import content_of, make_file
 from tests.memory_hub import Line
@@ -142,3 +143,21 @@ async def test_a_kept_folder_that_others_made_too_is_kept_as_the_one_that_both_a
         (shown,) = await second.keeper.shown()
         assert shown.path == "photos"
         assert shown.here == shown.bytes >= sum(map(len, LATER.values())) / 2
+
+
+@pytest.mark.logs_warnings
+async def test_a_kept_folder_that_two_rebases_gave_other_numbers_is_kept_under_the_last(
+    hub: Hub, tmp_path: Path
+) -> None:
+    """Regression: between two looks of the keeper only the last counted, and the folder was gone."""
+    async with hub.device(2, disk_cache=tmp_path / "cache") as second:
+        first_number, last_number = [
+            (await second.make_node(ROOT_INODE, name, S_IFDIR | 0o755, 0, 0, 0)).inode
+            for name in (b"first", b"last")
+        ]
+        second.keeper.keep(first_number)
+        await second.remove_directory(ROOT_INODE, b"first")
+        between = second.ledger.namespace.allocate_inode()
+        for became in ({first_number: between}, {between: last_number}):
+            second.keeper.after(Replaced(0, frozenset(), became))
+        assert [each.path for each in await second.keeper.shown()] == ["last"]
