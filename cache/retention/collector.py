@@ -44,8 +44,8 @@ LIMIT: Final = 1 << 18
 _PAGE: Final = 5000
 _IN_ONE_OPERATION: Final = 1000
 _NEEDED: Final = (
-    "SELECT block FROM extent UNION SELECT block FROM past_extent UNION SELECT block FROM temp.kept"
-    " ORDER BY 1"
+    "CREATE TEMP TABLE needed AS SELECT block FROM extent UNION SELECT block FROM past_extent"
+    " UNION SELECT block FROM temp.kept ORDER BY 1"
 )
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ class Dead:
 
 
 class NeededBlocks:
-    """Each block that a row of the database, or `kept`, names: once, in order. Any one thread at a time."""
+    """Each block that a row of the database, or `kept`, names: once, in order; as of the beginning,
+    so that no reader of the database is in the way of its checkpoints. Any one thread at a time."""
 
     def __init__(self, path: str, kept: Iterable[bytes]) -> None:
         self._path = path
@@ -70,7 +71,10 @@ class NeededBlocks:
             self._connection.executemany(
                 "INSERT OR IGNORE INTO temp.kept VALUES (?)", ((block,) for block in kept)
             )
-            self._rows: Iterator[tuple[bytes]] = iter(self._connection.execute(_NEEDED))
+            self._connection.execute(_NEEDED)
+            self._rows: Iterator[tuple[bytes]] = iter(
+                self._connection.execute("SELECT block FROM temp.needed ORDER BY rowid")
+            )
         self._next: bytes | None = None
         self._advance()
 
