@@ -19,6 +19,7 @@ from backend.errors import (
     ReadOnlyError,
     ThrottledError,
     TransientError,
+    UsageError,
 )
 from backend.remote.hub_route import HubRoute, Pace
 
@@ -61,7 +62,7 @@ class Answer:
 
 class HubClient:
     """See the module. `url` of the hub, `token` of the device, or none (empty). Any number of tasks at once.
-    `UsageError`: as of `HubRoute.tls_context`."""
+    `UsageError`: as of `HubRoute.tls_context`; `url`, or a proxy (of the environment, too), is none."""
 
     def __init__(
         self,
@@ -75,16 +76,25 @@ class HubClient:
         """whether the hub has said that it does not know the device: it was revoked, for good"""
         self.uploads_are_limited: Final = route.upload_limit is not None
         self._upload, self._download = Pace(route.upload_limit), Pace(route.download_limit)
-        self._client = httpx.AsyncClient(
-            base_url=url,
-            headers={"Accept-Encoding": "identity"}
-            | ({"Authorization": f"Bearer {token.hex()}"} if token else {}),
-            transport=transport,
-            proxy=route.proxy,
-            # Redirects are not followed, so plain HTTP (of this machine only) stays that.
-            verify=route.tls_context() if url.startswith("https:") else False,
-            limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
-        )
+        # Redirects are not followed, so plain HTTP (of this machine only) stays that.
+        is_secret = url.startswith("https:")
+        verify = route.tls_context() if is_secret else False
+        try:
+            self._client = httpx.AsyncClient(
+                base_url=url,
+                headers={"Accept-Encoding": "identity"}
+                | ({"Authorization": f"Bearer {token.hex()}"} if token else {}),
+                transport=transport,
+                proxy=route.proxy,
+                # To a hub on this machine nothing leads through another one, which would read the token.
+                trust_env=is_secret,
+                verify=verify,
+                limits=httpx.Limits(max_connections=_CONNECTIONS, max_keepalive_connections=_CONNECTIONS),
+            )
+        except (ValueError, ImportError, httpx.InvalidURL) as error:
+            raise UsageError(
+                f"{url}, or a proxy to it (HTTPS_PROXY, ALL_PROXY), is no address: {error}"
+            ) from None
         # Waiting for a connection is no time of the hub's: so that is done here.
         self._connections = trio.CapacityLimiter(_CONNECTIONS)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from backend.errors import TransientError, UsageError
+from backend.errors import AwayError, TransientError, UsageError
 from backend.remote import HubClient, HubRoute
 from backend.remote.remote_blocks import AT_ONCE, RemoteBlocks
 from backend.upstream import BlockId, SealedBlock
@@ -118,26 +119,66 @@ def test_a_file_without_certificates_is_named(tmp_path: Path, content: str | Non
         HubClient("https://hub.example", bytes(32), HubRoute(ca_file=str(path)))
 
 
-async def test_requests_go_by_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is asked for the whole URL; the hub's name is not looked up here."""
+@asynccontextmanager
+async def _listening(answer: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """The URL of a server that always answers so, and the first lines that it is sent."""
     asked: list[bytes] = []
 
-    async def proxy(stream: trio.SocketStream) -> None:
+    async def serve(stream: trio.SocketStream) -> None:
         asked.append(bytes(await stream.receive_some()).split(b"\r\n")[0])
-        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        await stream.send_all(answer)
 
     async with trio.open_nursery() as nursery:
-        (listener,) = await nursery.start(partial(trio.serve_tcp, proxy, 0, host="127.0.0.1"))
-        url = f"http://127.0.0.1:{listener.socket.getsockname()[1]}"
-        named = HubClient("http://hub.invalid", bytes(32), HubRoute(proxy=url))
-        await named.call("GET", "/named")
-        await named.close()
-        monkeypatch.setenv("HTTP_PROXY", url)
-        by_environment = HubClient("http://hub.invalid", bytes(32))
-        await by_environment.call("GET", "/environment")
-        await by_environment.close()
+        (listener,) = await nursery.start(partial(trio.serve_tcp, serve, 0, host="127.0.0.1"))
+        yield f"http://127.0.0.1:{listener.socket.getsockname()[1]}", asked
         nursery.cancel_scope.cancel()
-    assert asked == [b"GET http://hub.invalid/named HTTP/1.1", b"GET http://hub.invalid/environment HTTP/1.1"]
+
+
+NOTHING = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+
+async def test_requests_go_by_the_proxy_that_is_named() -> None:
+    """It is asked for the whole URL; the hub's name is not looked up here."""
+    async with _listening(NOTHING) as (proxy, asked):
+        client = HubClient("http://hub.invalid", bytes(32), HubRoute(proxy=proxy))
+        await client.call("GET", "/named")
+        await client.close()
+    assert asked == [b"GET http://hub.invalid/named HTTP/1.1"]
+
+
+async def test_requests_go_by_the_proxy_of_the_environment_inside_of_tls(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with _listening(b"HTTP/1.1 403 no\r\nContent-Length: 0\r\n\r\n") as (proxy, asked):
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+        client = HubClient("https://hub.invalid", bytes(32))
+        with pytest.raises(AwayError):
+            await client.call("GET", "/")
+        await client.close()
+    assert asked == [b"CONNECT hub.invalid:443 HTTP/1.1"]
+
+
+async def test_a_token_for_a_hub_on_this_machine_is_shown_to_no_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plain HTTP, which a proxy of the environment would read."""
+    async with _listening(NOTHING) as (hub, at_hub), _listening(NOTHING) as (proxy, at_proxy):
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, proxy)
+        client = HubClient(hub, bytes(32))
+        await client.call("GET", "/")
+        await client.close()
+    assert (at_hub, at_proxy) == ([b"GET / HTTP/1.1"], [])
+
+
+@pytest.mark.parametrize("proxy", ["proxy:3128", "ftp://proxy", "http://proxy:x", "socks5://proxy"])
+def test_a_proxy_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """It is no fault of the program that its environment says so."""
+    with pytest.raises(UsageError, match="proxy"):
+        HubClient("https://hub.example", bytes(32), HubRoute(proxy=proxy))
+    monkeypatch.setenv("ALL_PROXY", proxy if "://" in proxy else "ftp://proxy")
+    with pytest.raises(UsageError, match="proxy"):
+        HubClient("https://hub.example", bytes(32))
 
 
 @pytest.mark.parametrize(("limit", "most"), [(None, AT_ONCE), (RATE, 1)])
