@@ -1,7 +1,9 @@
-"""Whether a drive is at a hub, by its name in commands and in the kernel's table of mounts."""
+"""Whether a drive is at a hub, by its name in commands and in the kernel's table of mounts; and the proxies
+that may be named on the way to one."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from backend.errors import UsageError
@@ -22,3 +24,13 @@ def drive_on_nodes(drive: str) -> str:
             "in folders"
         )
     return drive
+
+
+def proxy_url(text: str) -> str:
+    """The URL of a proxy, as it is typed. `UsageError`: it is none, or has a password in it, which everybody
+    who lists processes would read."""
+    if re.fullmatch(r"https?://[^@/?#]+/?", text) is None:
+        raise UsageError(
+            "a proxy is http://HOST:PORT, without a password: one that needs it stands in HTTPS_PROXY"
+        )
+    return text

@@ -9,7 +9,6 @@ Where an option is given twice, the last one counts.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any, Final
 
 from backend.errors import UsageError
 from cache import defaults, past_names
+from tools.hub_address import proxy_url
 from tools.quantities import parse_duration, parse_size
 
 LET_PASS: Final = frozenset(
@@ -200,17 +200,6 @@ def _moment(value: str) -> str:
     return value
 
 
-def _proxy(value: str) -> str:
-    """Its URL. A password in it would be read by everybody who lists processes."""
-    match = re.fullmatch(r"https?://[^@/?#]+/?", value)
-    if match is None:
-        raise UsageError(
-            "mount option proxy is http://HOST:PORT, without a password: one that needs it stands in "
-            "HTTPS_PROXY, or is kept with the login"
-        )
-    return value
-
-
 def _versions_name(value: str) -> str:
     if value in _OFF:
         return ""
@@ -250,7 +239,7 @@ _VALUES: Final[dict[str, Callable[[str], str | int | float]]] = {
     "upload_limit": _at_least("upload_limit", MINIMUM_RATE),
     "download_limit": _at_least("download_limit", MINIMUM_RATE),
     "ca_file": _path,
-    "proxy": _proxy,
+    "proxy": proxy_url,
     "versions_dir": _versions_name,
 }
 

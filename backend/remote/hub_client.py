@@ -194,7 +194,7 @@ def _error(answer: Answer) -> DriveError:
     if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
         return TransientError(f"the hub says {answer.status_code}")
     if answer.status_code == httpx.codes.UNAUTHORIZED:
-        return ReadOnlyError("the hub does not know this device (any more)")
+        return ReadOnlyError("the hub does not know this device (any more); drivefs login makes it one anew")
     detail = f"the hub says: {_shown(answer.said.get('detail', answer.status_code))}"
     if kind == "blocks_missing":
         return BlocksMissingError(detail, _blocks(answer.said.get("blocks")))

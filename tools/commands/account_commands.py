@@ -15,7 +15,17 @@ from typing import Any
 
 import trio
 
-from backend.errors import ConflictError, CorruptError, FormatError, NotFoundError, TransientError, UsageError
+from backend.errors import (
+    ConflictError,
+    CorruptError,
+    FormatError,
+    NotFoundError,
+    ReadOnlyError,
+    ThrottledError,
+    TransientError,
+    UsageError,
+    WrongKeyError,
+)
 from backend.keys import Secret, check_name, new_recovery_key
 from backend.remote import AccountSummary, HubLogin, hub_url
 from backend.system import THIS_MACHINE
@@ -30,6 +40,7 @@ from tools.account_session import (
 )
 from tools.commands.subcommand import add_command
 from tools.errors import Parser
+from tools.hub_address import proxy_url
 from tools.hub_login import add_hub, add_proof, chosen_login, code, in_session, logins, secrets
 from tools.quantities import format_moment, format_size
 from tools.secret_source import SecretSource, ask_hidden, one_line
@@ -110,7 +121,12 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
         help="of this device; default: its host",
     )
     add("--ca-file", metavar="F", default="", help="believe these certificates instead of the system's")
-    add("--proxy", metavar="URL", default="", help="default: as HTTPS_PROXY and its like say")
+    add(
+        "--proxy",
+        metavar="URL",
+        default="",
+        help="without a password; default: as HTTPS_PROXY and its like say",
+    )
 
 
 def _add_create(actions: Any) -> None:
@@ -144,13 +160,16 @@ def _place(options: argparse.Namespace) -> HubPlace:
     if login is not None and trio.run(is_logged_in, login):
         raise UsageError(f"this machine is logged in at {url} as {login.email}: drivefs logout --hub {url}")
     ca_file = os.path.abspath(options.ca_file) if options.ca_file else ""
-    return HubPlace(url, ca_file, options.proxy)
+    return HubPlace(url, ca_file, proxy_url(options.proxy) if options.proxy else "")
 
 
 def _asked_email() -> str:
     if not is_terminal(sys.stdin):
         raise UsageError("no terminal to ask at: say the account by --email")
-    return input("E-mail address of the account: ").strip()
+    try:
+        return input("E-mail address of the account: ").strip()
+    except EOFError:
+        raise UsageError("no address was typed") from None
 
 
 def _keep(login: HubLogin, name: str) -> None:
@@ -260,7 +279,11 @@ def _recovery(options: argparse.Namespace) -> int:
     login, recovery = chosen_login(options), _RecoveryKey(options.recovery_file)
     old = secrets(options)
     recovery.write()
-    in_session(login, lambda session: session.change(old, recovery.secret, partial(code, options)))
+    try:
+        in_session(login, lambda session: session.change(old, recovery.secret, partial(code, options)))
+    except (WrongKeyError, ThrottledError, ReadOnlyError, UsageError):  # any other may have changed it
+        recovery.withdraw()
+        raise
     recovery.show()
     return 0
 

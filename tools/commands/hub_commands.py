@@ -14,6 +14,7 @@ from backend.keys import check_name
 from tools.account_session import NamedDevice, NamedDrive
 from tools.commands.subcommand import add_command
 from tools.errors import Parser
+from tools.hub_drives import Address
 from tools.hub_login import add_hub, chosen_login, in_session, logins
 from tools.quantities import counted, format_moment, format_size
 from tools.terminal import say, say_json
@@ -130,7 +131,8 @@ def _drive_line(drive: NamedDrive) -> str:
 def _create(options: argparse.Namespace) -> int:
     login = chosen_login(options)
     in_session(login, lambda session: session.create_drive(options.name))
-    say(f"{options.name}: a new drive; mount it: mount.drivefs {login.url}/{options.name} MOUNTPOINT")
+    source = Address(login.url, options.name).source
+    say(f"{options.name}: a new drive; mount it: mount.drivefs {source} MOUNTPOINT")
     return 0
 
 

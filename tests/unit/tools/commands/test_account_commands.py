@@ -26,6 +26,7 @@ from backend.errors import (
 from tests.hub_machine import PASSPHRASE, Machine
 from tests.hub_server import RunningHub, hub_for_test
 from tests.terminal import converse
+from tools.hub_drives import Address
 
 _NUMBERS = count()
 
@@ -184,6 +185,35 @@ def test_another_passphrase_and_another_recovery_key(mine: Machine) -> None:
         with pytest.raises(WrongKeyError):
             mine.another(f"bad{number}").log_in(text)
     assert mine.ask("account", "show")["email"] == mine.email, "devices stay"
+
+
+def test_a_recovery_key_that_the_hub_did_not_take_is_not_left_behind(mine: Machine) -> None:
+    """Somebody would print and keep it."""
+    new = mine.folder / "new-recovery"
+    words = ("account", "recovery", "--recovery-file", str(new))
+    refused(WrongKeyError, mine, *words, *mine.secret("not it"))
+    assert not new.exists()
+    mine.run(*words, *mine.secret())
+    mine.another("second").log_in(new.read_text().strip())
+
+
+def test_the_address_of_a_new_drive_is_one_that_mount_takes(mine: Machine) -> None:
+    said = mine.run("drives", "create", "what? 100% mine")
+    (address,) = [word for word in said.split() if word.startswith("http")]
+    assert Address.parse(address) == Address(mine.hub, "what? 100% mine")
+
+
+def test_a_proxy_is_one_without_a_password(machine: Machine) -> None:
+    """Everybody who lists processes would read it."""
+    words = ("login", machine.hub, "--email", machine.email, *machine.secret(), "--proxy")
+    for proxy in ("http://me:secret@proxy:3128", "proxy:3128", "socks5://proxy"):
+        refused(UsageError, machine, *words, proxy, match="without a password")
+
+
+def test_who_types_no_address_is_told_so(machine: Machine) -> None:
+    machine.shell.setenv("DRIVEFS_STATE_DIR", str(machine.folder / "state"))
+    code, said = converse("tools.drivefs", ["login", machine.hub], ["\x04"])
+    assert (code, "no address was typed" in said, "Traceback" in said) == (2, True, False), said
 
 
 def test_a_second_factor_is_asked_for(mine: Machine) -> None:
