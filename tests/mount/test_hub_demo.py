@@ -1,17 +1,20 @@
-"""`make run-hub`: a hub, its database, and one drive on two mounts; ended and begun again."""
+"""`make run-hub`: a hub, its database, one drive on two mounts; begun again, also where a part has died."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from tests.servers import free_ports
+from tools.control_client import ControlClient
 
 pytestmark = [
     pytest.mark.mount,
@@ -22,6 +25,15 @@ pytestmark = [
 SCRIPT = Path(__file__).parents[2] / "docs" / "hub" / "demo.sh"
 
 
+def _read(shown: BinaryIO) -> bytes:
+    """Nothing: the process has ended."""
+    try:
+        shown.seek(0)
+        return shown.read()
+    except ProcessLookupError:
+        return b""
+
+
 class Demo:
     """The demo in a folder of its own."""
 
@@ -29,8 +41,15 @@ class Demo:
         (folder / ".venv").symlink_to(sys.prefix)
         (port,) = free_ports(1)
         self._folder = folder
-        self._environment = {**os.environ, "HUB_ADDRESS": f"127.0.0.1:{port}"}
+        self.environment = {**os.environ, "HUB_ADDRESS": f"127.0.0.1:{port}"}
         self.a, self.b = folder / "demo-hub" / "a", folder / "demo-hub" / "b"
+
+    def kill_hub(self) -> None:
+        process = int((self._folder / "demo-hub" / "pid").read_text())
+        with open(f"/proc/{process}/cmdline", "rb") as shown:
+            os.kill(process, signal.SIGKILL)
+            while _read(shown):
+                time.sleep(0.01)
 
     def run(self, action: str) -> None:
         log = self._folder / "said"
@@ -38,7 +57,7 @@ class Demo:
             done = subprocess.run(
                 [SCRIPT, action],
                 cwd=self._folder,
-                env=self._environment,
+                env=self.environment,
                 stdout=said,
                 stderr=said,
                 check=False,
@@ -72,3 +91,17 @@ def test_two_devices_have_one_drive_and_find_it_again(demo: Demo) -> None:
     (demo.b / "from b").write_text("again")
     appears(demo.a / "from b", "again")
     assert (demo.a / "from a").read_text() == "hello"
+
+
+def test_it_goes_on_where_a_part_of_it_has_died(demo: Demo) -> None:
+    """And at the address of the first time, which nobody names again."""
+    demo.run("start")
+    del demo.environment["HUB_ADDRESS"]
+    demo.run("start")
+    demo.kill_hub()
+    (demo.a / "alone").write_text("in the journal")
+    os.kill(ControlClient.of_mount(str(demo.b)).process_id(), signal.SIGKILL)
+    demo.run("stop")
+    assert not list(demo.a.iterdir())
+    demo.run("start")
+    appears(demo.b / "alone", "in the journal")
