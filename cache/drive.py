@@ -47,6 +47,8 @@ from cache.tree import (
 log = logging.getLogger(__name__)
 
 TICK: Final = 1.0
+LOOK_SECONDS: Final = 7.0
+"""The store has so long to say how it is: who asks for the status waits for 10 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ class Drive:
     async def status(self) -> DriveStatus:
         """For people and tools: what is accepted, not yet stored, not yet published; the store."""
         if not self.contact.is_lost:
-            await self.store.look()
+            await self._look_for(LOOK_SECONDS)
         apart = await self.set_apart()
         ledger, sealer, totals = self.ledger, self.sealer, self.ledger.namespace.statistics()
         head = ledger.head
@@ -249,6 +251,14 @@ class Drive:
             node_change=None if self.node_changes is None else self.node_changes.status(),
             store=self.store.status,
         )
+
+    async def _look_for(self, seconds: float) -> None:
+        """Ask the store how it is, unless that takes longer: then what is known counts."""
+        with trio.move_on_after(seconds) as looking:
+            await self.store.look()
+        if looking.cancelled_caught:
+            self.contact.doubt()
+            self.ledger.room.look_soon()
 
     def _reachable_limit(self) -> int:
         """Bytes that the journal may take, as its disk is now."""

@@ -10,7 +10,14 @@ import trio
 
 from backend import wire
 from backend.commits import decode_commit, encode_commit
-from backend.errors import BlocksMissingError, CorruptError, FormatError, NotFoundError, TransientError
+from backend.errors import (
+    AwayError,
+    BlocksMissingError,
+    CorruptError,
+    FormatError,
+    NotFoundError,
+    TransientError,
+)
 from backend.remote.hub_client import HubClient
 from backend.system import plain_hash
 from backend.upstream import (
@@ -148,13 +155,16 @@ class RemoteHousekeeping:
 
     async def redundancy(self, patience: float) -> Shortfall:
         """Of the hub's nodes a device knows no names."""
-        usage = await self._usage()
+        usage: _Usage | None = None
         with trio.move_on_after(patience) as waiting:
+            usage = await self._usage()
             while usage.lacking:
                 await trio.sleep(_PAUSE)
                 before, usage = usage, await self._usage()
                 if usage.lacking < before.lacking:
                     waiting.deadline = trio.current_time() + patience
+        if usage is None:
+            raise AwayError(f"the hub does not answer within {patience:g} s")
         return Shortfall(usage.lacking)
 
     async def status(self) -> StoreStatus:

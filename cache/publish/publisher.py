@@ -101,8 +101,7 @@ class Publisher:
         self.has_published = False
         """whether a commit of this process is in the log"""
         self.refusal: FileSystemError | None = None
-        """what to tell writers who would have to wait: this machine's disk is what stops publishing, or that
-        the nodes are full"""
+        """what writers are told who would wait: this machine's disk is in the way, or the nodes are full"""
         self.problem = ""
         """one line for people: why nothing can be published now; empty if all is well"""
 
@@ -162,6 +161,8 @@ class Publisher:
     async def sync(self) -> None:
         """Everything accepted before the call is stored and published, open files included.
         Raises what stopped it; nothing is lost then, and it may be called again."""
+        if self._contact.is_lost and self._ledger.unpublished:
+            await self._contact.ask(self._upstream.log.head)  # it says soon that it still is
         async with self._lock:
             if self._ledger.pending is not None:
                 await self._try(everything=True)
@@ -198,11 +199,10 @@ class Publisher:
     def _say_why(self, error: Exception) -> None:
         """Publishing failed for now. That the upstream is away is for the contact to say."""
         problem = f"cannot publish now (will be tried again; the journal keeps everything): {error}"
-        if self._contact.is_lost or isinstance(error, AwayError):
-            self._contact.doubt()
-            self.problem = problem
-        else:
-            self._say(problem)
+        if not (self._contact.is_lost or isinstance(error, AwayError)):
+            return self._say(problem)
+        self._contact.doubt()
+        self.problem = problem
 
     async def fence(self, error: FencedError) -> None:
         """Another session has taken over, or the log cannot be followed. Idempotent."""

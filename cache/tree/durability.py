@@ -5,6 +5,7 @@ Event-loop thread only.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final
@@ -17,6 +18,8 @@ from cache.errors import DriveFullError, JournalLostError, UnreadableError
 from cache.journal import Ledger
 from cache.publish import Publisher
 from cache.retention import paths_of
+
+log = logging.getLogger(__name__)
 
 PATIENCE: Final = 10.0
 """Seconds without any progress after which `redundancy` no longer waits."""
@@ -90,10 +93,15 @@ class Durability:
 
     async def redundancy(self) -> str:
         """Wait until what is stored has all the redundancy that the profile promises, as long as that goes
-        on; a line for people if it has less."""
+        on; a line for people if it has less. A hub that is away has taken what is published, and gives it the
+        rest itself."""
         if self._read_only:
             return ""
-        short = await self._upstream.housekeeping.redundancy(PATIENCE)
+        try:
+            short = await self._upstream.housekeeping.redundancy(PATIENCE)
+        except AwayError as error:
+            log.info("nobody says how redundant the stored data is: %s", error)
+            return ""
         if not short.packs:
             return ""
         packs = "1 pack lacks" if short.packs == 1 else f"{short.packs} packs lack"

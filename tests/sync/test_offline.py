@@ -19,6 +19,7 @@ from backend.errors import AwayError
 from backend.failpoints import Failpoints
 from backend.system import Environment
 from cache.contact.contact import MAX_BACKOFF, PATIENCE, PATIENCE_LOST
+from cache.drive import LOOK_SECONDS
 from cache.local.local_state import LocalState
 from cache.namespace.operations import ROOT_INODE
 from mountfs.errno_table import errno_of
@@ -103,6 +104,32 @@ async def test_a_device_opens_and_works_without_its_upstream(hub: Hub, line: Lin
         line.mend()
         await same_everywhere(hub, second)
         assert {b"new", b"h"} <= {*names(second)}
+
+
+async def test_nobody_waits_for_long_for_a_silent_upstream(
+    hub: Hub, line: Line, mock_clock: MockClock
+) -> None:
+    """Neither who has something to publish, once the loss is known, nor who asks for the status before."""
+    await begin(hub)
+    async with passing(mock_clock), hub.device(2, line=line, crash=True) as second:
+        line.cut(silent=True)
+        with trio.fail_after(LOOK_SECONDS + 1):
+            assert (await second.status()).away is None
+        with trio.fail_after(PATIENCE + LOOK_SECONDS + 1):
+            while (await second.status()).away is None:
+                await trio.sleep(0.1)
+        await make_file(second, b"new", b"waits")
+        with trio.fail_after(PATIENCE_LOST + 1), pytest.raises(AwayError, match="not published"):
+            await second.sync()
+
+
+async def test_without_the_upstream_all_is_stored_where_nothing_waits(hub: Hub, line: Line) -> None:
+    """So the drive can be unmounted."""
+    await begin(hub)
+    async with hub.device(2, line=line) as second:
+        line.cut()
+        await second.sync()
+        assert await second.redundancy() == ""
 
 
 async def test_a_new_folder_needs_the_upstream(hub: Hub, line: Line) -> None:
