@@ -17,7 +17,7 @@ import trio
 
 from backend.blocks import PackMoves
 from backend.cluster import DriveFile, HeldDrive, check_nodes
-from backend.errors import ConflictError, DriveError, UsageError, sole
+from backend.errors import ConflictError, DriveError, FencedError, UsageError, sole
 from backend.health import NodeChange, NodesWanted, PlaceWanted
 from backend.local import RunningNodes
 from backend.nodes import LeasedNode, Node, NodePlace, place_at
@@ -70,8 +70,15 @@ class MountedNodes:
             with self._scope:
                 await self._do(self._work)
             if self._scope.cancelled_caught:
-                self._told.end("stopped; the same command goes on with it")
+                self._told.end(await self._why_stopped())
             self._ended.set()
+
+    async def _why_stopped(self) -> str:
+        try:
+            await self._running.lease.confirm()
+        except FencedError as error:  # the last step of a move, which is not cut off
+            return str(error)
+        return "stopped; the same command goes on with it"
 
     def begin(self, wanted: NodesWanted) -> None:
         if self._told.change is not None and self._told.change.running:

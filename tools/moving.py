@@ -85,7 +85,8 @@ class Moving:
                 for line in await held.leave(to.source, last_look, hand_over):
                     tell.warn(line)
             finally:
-                await self._refuse_changes()
+                with trio.CancelScope(shield=True):
+                    await self._refuse_changes()
         tell.clear()
         tell.say(f"{held.folder}: the drive is at {to.source} now; {_THEN}")
 

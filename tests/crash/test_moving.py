@@ -187,6 +187,32 @@ def test_a_hub_that_goes_away_at_the_end_leaves_a_drive_that_can_be_brought_back
     require_moved(made, login, expected, tmp_path)
 
 
+def test_who_stops_a_move_too_late_is_told_that_it_has_moved(
+    made: SmallDrive, login: HubLogin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end is not cut off, and changes are refused at once as after any move."""
+    expected = trio.run(seen_here, made)
+    really = RemoteImport.open
+
+    async def run() -> tuple[str, str]:
+        async with in_use(made) as drive:
+
+            async def stopped_meanwhile(mover: RemoteImport, head: Head) -> None:
+                assert drive.node_changes is not None
+                drive.node_changes.stop()
+                await really(mover, head)
+
+            monkeypatch.setattr(RemoteImport, "open", stopped_meanwhile)
+            problem = await move_drive(made, drive, login)
+            with pytest.raises(ReadOnlyFileSystemError) as refused:
+                await make_file(drive, b"too late", b"x")
+            return problem, str(refused.value)
+
+    for said in trio.run(run):
+        assert f"the drive has moved to {login.url}" in said
+    require_moved(made, login, expected, tmp_path)
+
+
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_each_step(
     made: SmallDrive, login: HubLogin, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch

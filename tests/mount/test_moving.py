@@ -99,7 +99,7 @@ def test_a_move_that_is_interrupted_goes_on(drive: MountedDrive, hub: Away) -> N
         command.send_signal(signal.SIGINT)
         _, said = command.communicate(timeout=60)
     assert command.returncode
-    assert "the drive stays where it is" in said
+    assert "stopped; the same command goes on with it" in said
     change = drive.status().node_change
     assert change is not None
     assert (change.running, change.problem) == (False, "stopped; the same command goes on with it")

@@ -87,7 +87,9 @@ def _followed(client: ControlClient, mountpoint: str) -> NodeChange:
                 return ended
     except KeyboardInterrupt:
         client.call(NODES_STOP, Nothing())
-        complain("drivefs: the drive stays where it is; the same command goes on with what is left")
+        ended = client.call(NODES_WAIT, Nothing()).change
+        assert ended is not None  # it was begun
+        complain(f"drivefs: {node_requests.how_it_ended(ended)}")
         raise
     finally:
         progress.clear()

@@ -46,7 +46,7 @@ def stop(mountpoint: str) -> int:
     client = ControlClient.of_mount(mountpoint)
     client.call(NODES_STOP, Nothing())
     ended = client.call(NODES_WAIT, Nothing()).change
-    say(f"{mountpoint}: " + ("no change of its nodes was begun" if ended is None else _how_it_ended(ended)))
+    say(f"{mountpoint}: " + ("no change of its nodes was begun" if ended is None else how_it_ended(ended)))
     return 0
 
 
@@ -70,5 +70,6 @@ def _told(change: NodeChange) -> int:
     return 0
 
 
-def _how_it_ended(change: NodeChange) -> str:
+def how_it_ended(change: NodeChange) -> str:
+    """One line."""
     return f"{change.verb}: {change.problem or 'all is done'}"
