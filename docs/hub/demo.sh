@@ -102,14 +102,11 @@ start() {
 unmount_all() {
 	for name in a b; do
 		device "$name"
-		if ! is_mounted "$name"; then
-			continue
-		elif is_ready; then
-			"$bin/umount.drivefs" "$here/$name"
-		else
-			echo "the hub does not answer: what demo-hub/$name has not published yet stays in demo-hub/state-$name" >&2
-			"$bin/umount.drivefs" -f "$here/$name"
-		fi
+		is_mounted "$name" || continue
+		"$bin/umount.drivefs" "$here/$name" && continue
+		! is_ready || fail "demo-hub/$name stays mounted, and the hub runs"
+		echo "unmounting it without the hub: what it has not published stays in demo-hub/state-$name" >&2
+		"$bin/umount.drivefs" -f "$here/$name"
 	done
 }
 
