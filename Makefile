@@ -143,7 +143,7 @@ clients: | install
 # mounts: they run one after the other. A file's tests share what they set up, so they stay in one process.
 test: install servers
 	@failed=""; \
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m "not soak and not mount" \
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations=40 -m "not soak and not mount" \
 		|| failed="all but the mounted ones"; \
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --durations=25 -m "mount and not alone and not soak" \
 		|| failed="$${failed:+$$failed; }the mounted ones"; \
