@@ -13,7 +13,15 @@ from urllib.parse import quote, unquote, urlsplit
 
 import trio
 
-from backend.errors import CorruptError, DriveError, FormatError, NotFoundError, TransientError, UsageError
+from backend.errors import (
+    BlocksMissingError,
+    CorruptError,
+    DriveError,
+    FormatError,
+    NotFoundError,
+    TransientError,
+    UsageError,
+)
 from backend.keys import AccountKeys, DriveKeys, HubDrive
 from backend.remote import (
     HubAccount,
@@ -150,5 +158,7 @@ def _asked(login: HubLogin, route: HubRoute) -> list[SealedDrive] | DriveError:
         return trio.run(ask)
     except trio.TooSlowError:
         return TransientError(f"the hub {login.url} has not answered within {PATIENCE:.0f} s")
+    except BlocksMissingError as error:  # nothing was said of blocks; and it cannot be pickled
+        return CorruptError(str(error))
     except DriveError as error:
         return error

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from backend import wire
 from backend.errors import CorruptError, DriveError, NotFoundError, ReadOnlyError, TransientError, UsageError
 from backend.keys import AccountKeys, DriveKeys, HubDrive
 from backend.remote import HubLogin, HubRoute, KnownDrives, ListedDrive, Logins
 from backend.remote.account_drives import decode_drives, encode_drives
 from backend.system import THIS_MACHINE
+from tools.errors import ReportedError
 from tools.host import places
 from tools.hub_address import drive_on_nodes, is_at_hub
 from tools.hub_drives import Address, HubDrives
@@ -165,6 +167,18 @@ def test_a_machine_that_was_revoked_is_told_and_does_not_go_on(
     hub.status = 401
     with pytest.raises(ReadOnlyError, match="does not know this device"):
         found(hub, variables, "photos", [])
+
+
+@pytest.mark.parametrize("kind", wire.PROBLEMS)
+def test_whatever_a_hub_answers_is_no_fault_of_the_program(
+    hub: Listing, variables: dict[str, str], kind: str
+) -> None:
+    """Also what no honest hub answers to this."""
+    hub.status, _ = wire.PROBLEMS[kind]
+    hub.body = json.dumps({"type": f"{wire.PROBLEM}{kind}", "detail": "said", "blocks": ["00" * 32]}).encode()
+    with pytest.raises(DriveError, match="the hub says") as raised:
+        found(hub, variables, "photos", [])
+    assert not isinstance(raised.value, ReportedError)
 
 
 def test_without_a_login_the_command_is_named(hub: Listing, tmp_path: Path) -> None:
