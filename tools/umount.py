@@ -19,6 +19,7 @@ import select
 from collections.abc import Sequence
 from contextlib import closing
 
+from backend.errors import DriveError
 from tools import errors
 from tools.control_client import ControlClient, NoAnswerError, NotMountedError
 from tools.deadline import Deadline
@@ -128,7 +129,12 @@ def _see_that_it_is_kept(mount: mounts.Mount) -> None:
     from tools.drive_ids import drive_id_of
     from tools.host import places
 
-    state = places.state_folder(drive_id_of(mount.source).hex(), None, os.environ)
+    try:
+        state = places.state_folder(drive_id_of(mount.source).hex(), None, os.environ)
+    except DriveError as error:  # its folder is away, or its login was ended
+        raise ToolError(
+            f"{mount.mountpoint}: unmounted, but nobody answered, and its journal cannot be found: {error}"
+        ) from None
     if not places.has_journal(state):
         raise ToolError(
             f"{mount.mountpoint}: unmounted, but nobody answered and there is no journal in {state} "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.remote import Logins
 from tests.contents import KINDS, content
 from tests.mount.hub_mounts import Account, Away, HubMachine, soon
 from tests.mount.mounted import differences, run, succeed
@@ -175,6 +176,19 @@ def test_a_dead_mount_is_taken_away_and_its_journal_named(hub: Away, account: Ac
         hub.start()
         machine.mount()
         assert machine.has("f", b"content")
+
+
+def test_a_dead_mount_whose_login_was_ended_is_taken_away_and_that_is_said(account: Account) -> None:
+    with account.machine() as machine:
+        machine.mount()
+        machine.kill()
+        (login,) = Logins(machine.state / "hubs").all()
+        Logins(machine.state / "hubs").remove(login.url)
+        ended = machine.tool("umount.drivefs", machine.mountpoint)
+        assert ended.returncode == 32
+        assert "unmounted, but nobody answered" in ended.stderr
+        assert f"drivefs login {login.url}" in ended.stderr
+        assert mounts.find(str(machine.mountpoint)) is None
 
 
 def test_a_revoked_machine_writes_nothing_more_and_reads_on(
