@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from backend.errors import NotFoundError, ReadOnlyError, UsageError
 from cache.drive import Drive
-from cache.namespace import DeviceRow, Operation, RevokeDevice
+from cache.namespace import DeviceRow, Namespace, Operation, RevokeDevice
 from cache.publish import next_epoch
 
 
@@ -23,7 +23,10 @@ class Devices:
 
     def __init__(self, drive: Drive) -> None:
         self._drive = drive
-        self._namespace = drive.ledger.namespace
+
+    @property
+    def _namespace(self) -> Namespace:
+        return self._drive.ledger.namespace
 
     @property
     def own(self) -> int:

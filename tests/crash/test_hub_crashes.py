@@ -195,7 +195,7 @@ async def test_connections_to_the_database_that_break_lose_nothing(
 ) -> None:
     """In the middle of transactions, again and again."""
     lied_to = await enrolled(running, tmp_path)
-    breaker = Breaker(partial(end_connections, running.conninfo), 0.2)
+    breaker = Breaker(partial(end_connections, running.conninfo), 1.0)
     try:
         await two_work(running, lied_to, breaker.end, lambda: breaker.count > 3)
     finally:

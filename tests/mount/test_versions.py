@@ -422,8 +422,8 @@ def test_by_name(lived_in: Path, shared: MountedDrive) -> None:
 def test_past_permissions_count(shared: MountedDrive, place: Path) -> None:
     place.chmod(0o755)
     secret = place / "secret"
+    secret.touch(0o600)  # in one step: a commit may come at any time
     secret.write_text("x")
-    secret.chmod(0o600)
     shared.sync()
     secret.chmod(0o644)
     shared.sync()
