@@ -22,6 +22,7 @@ from backend.errors import (
     UsageError,
 )
 from backend.remote.hub_route import HubRoute, Pace
+from backend.remote.sent_body import SentBody
 
 MOST: Final = 8 << 20
 """Bytes of an answer: more than a block has."""
@@ -121,12 +122,13 @@ class HubClient:
         request = self._client.build_request(
             method,
             path,
-            content=None if content is None else self._upload.paced(content, waiting),
+            content=content,
             params=params,
-            headers=headers if content is None else {**(headers or {}), "Content-Length": str(len(content))},
+            headers=headers,
             json=said,
             timeout=timeout,
         )
+        request.stream = SentBody(request.content, self._upload, waiting)
         try:
             async with self._connections:
                 answer = await self._answer(request, waiting, most)

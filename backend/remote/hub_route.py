@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import math
 import ssl
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final
 
 import trio
 
 from backend.errors import UsageError
 from backend.nodes import TokenBucket
-
-_PIECE: Final = 16 << 10
-"""Bytes that are sent at once where there is a limit: what is small waits for one piece, not for a block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,19 +37,14 @@ class Pace:
     def __init__(self, limit: int | None) -> None:
         self._bucket = None if limit is None else TokenBucket(limit, limit)
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether anything has to wait."""
+        return self._bucket is not None
+
     async def take(self, count: int, waiting: trio.CancelScope) -> None:
         """Return when so many bytes may pass; that is no time of `waiting`, which is for the hub."""
         if self._bucket is not None:
             left, waiting.deadline = waiting.deadline - trio.current_time(), math.inf
             await self._bucket.take(count)
             waiting.deadline = trio.current_time() + left
-
-    def paced(self, content: bytes, waiting: trio.CancelScope) -> bytes | AsyncIterator[bytes]:
-        """The content, in pieces that wait for their turn where there is a limit."""
-        return content if self._bucket is None else self._pieces(content, waiting)
-
-    async def _pieces(self, content: bytes, waiting: trio.CancelScope) -> AsyncIterator[bytes]:
-        for start in range(0, len(content), _PIECE):
-            piece = content[start : start + _PIECE]
-            await self.take(len(piece), waiting)
-            yield piece

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,19 +34,25 @@ class Body(httpx.AsyncByteStream):
             yield bytes(10_000)
 
 
-async def _drained(request: httpx.Request) -> httpx.Response:
-    await request.aread()
-    assert request.headers["Content-Length"] == str(len(request.content))
-    assert "Transfer-Encoding" not in request.headers
-    return httpx.Response(204, stream=httpx.ByteStream(b""))
+class Draining(httpx.AsyncBaseTransport):
+    """A hub that takes each body as it comes."""
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.AsyncByteStream)
+        size = 0
+        async for part in request.stream:
+            size += len(part)
+        assert request.headers["Content-Length"] == str(size)
+        assert "Transfer-Encoding" not in request.headers
+        return httpx.Response(204, stream=httpx.ByteStream(b""))
 
 
-def _limited(route: HubRoute, answer: httpx.MockTransport) -> HubClient:
+def _limited(route: HubRoute, answer: httpx.AsyncBaseTransport) -> HubClient:
     return HubClient("http://hub.example", bytes(32), route, transport=answer)
 
 
 async def test_what_is_sent_by_all_requests_together_keeps_the_limit(autojump_clock: MockClock) -> None:
-    hub = _limited(HubRoute(upload_limit=RATE), httpx.MockTransport(_drained))
+    hub = _limited(HubRoute(upload_limit=RATE), Draining())
     began = trio.current_time()
     async with trio.open_nursery() as nursery:
         for _ in range(4):
@@ -55,7 +62,7 @@ async def test_what_is_sent_by_all_requests_together_keeps_the_limit(autojump_cl
 
 async def test_a_small_request_does_not_wait_for_large_ones(autojump_clock: MockClock) -> None:
     """A commit beside blocks: it waits for a piece of each, not for all of them."""
-    hub = _limited(HubRoute(upload_limit=RATE), httpx.MockTransport(_drained))
+    hub = _limited(HubRoute(upload_limit=RATE), Draining())
     async with trio.open_nursery() as nursery:
         for _ in range(3):
             nursery.start_soon(partial(hub.call, "POST", "/", content=bytes(50 * RATE)))
@@ -64,6 +71,25 @@ async def test_a_small_request_does_not_wait_for_large_ones(autojump_clock: Mock
         await hub.call("POST", "/", content=bytes(100))
         assert trio.current_time() - began < 1
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("limit", [None, RATE])
+async def test_a_request_that_is_cancelled_leaves_no_generator_open(
+    limit: int | None, autojump_clock: MockClock
+) -> None:
+    """Trio would warn of one that is collected before its end."""
+
+    class Hanging(httpx.AsyncBaseTransport):
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            assert isinstance(request.stream, httpx.AsyncByteStream)
+            async for _ in request.stream:
+                await trio.sleep_forever()
+            raise AssertionError("a body has a part")
+
+    hub = _limited(HubRoute(upload_limit=limit), Hanging())
+    with trio.move_on_after(1):
+        await hub.call("POST", "/", content=bytes(100))
+    gc.collect()
 
 
 async def test_what_is_received_keeps_the_limit(autojump_clock: MockClock) -> None:
@@ -75,7 +101,7 @@ async def test_what_is_received_keeps_the_limit(autojump_clock: MockClock) -> No
 
 
 async def test_without_limits_nothing_waits(autojump_clock: MockClock) -> None:
-    hub = _limited(HubRoute(), httpx.MockTransport(_drained))
+    hub = _limited(HubRoute(), Draining())
     await hub.call("POST", "/", content=bytes(50 * RATE))
     assert trio.current_time() == autojump_clock.current_time() == 0
 
