@@ -250,8 +250,18 @@ def first_commit(shared: MountedDrive) -> None:
     shared.sync()
 
 
+def in_order(folder: Path) -> list[str]:
+    """The names of times in the folder, the oldest first: of several in one second ~10 comes after ~9."""
+
+    def moment(name: str) -> tuple[str, int]:
+        second, _, rest = name.partition("~")
+        return second.partition(".")[0], int(rest.partition(".")[0] or 1)
+
+    return sorted(os.listdir(folder), key=moment)
+
+
 def first_time(folder: Path) -> Path:
-    return folder / ".versions" / min(os.listdir(folder / ".versions"))
+    return folder / ".versions" / in_order(folder / ".versions")[0]
 
 
 def test_programs_never_enter_it(lived_in: Path) -> None:
@@ -362,16 +372,6 @@ def test_a_folder_can_be_removed_while_its_past_is_looked_at(lived_in: Path) -> 
         folder.rmdir()
         process.terminate()
     assert not folder.exists()
-
-
-def in_order(folder: Path) -> list[str]:
-    """The names of times in the folder, the oldest first: of several in one second ~10 comes after ~9."""
-
-    def moment(name: str) -> tuple[str, int]:
-        second, _, rest = name.partition("~")
-        return second.partition(".")[0], int(rest.partition(".")[0] or 1)
-
-    return sorted(os.listdir(folder), key=moment)
 
 
 @pytest.mark.usefixtures("first_commit")
