@@ -56,8 +56,8 @@ class Heads:
 
     @property
     def polls(self) -> int:
-        """The number of those who wait."""
-        return sum(map(len, self._by_device.values()))
+        """The number of those who wait. Any thread may ask: the copy is made in one step."""
+        return sum(map(len, list(self._by_device.values())))
 
     def moved(self, drive: int, number: int) -> None:
         """A drive's head is that commit, or a later one. Nothing is kept of one that nobody waits for."""
