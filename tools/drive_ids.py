@@ -6,8 +6,8 @@ import os
 
 from backend.cluster import drive_file
 from backend.system import THIS_MACHINE
+from tools.hub.drives import Address, HubDrives
 from tools.hub_address import is_at_hub
-from tools.hub_drives import Address, HubDrives
 
 
 def drive_id_of(source: str) -> bytes:

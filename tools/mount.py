@@ -40,7 +40,6 @@ from tools import (
     drive_nodes,
     drive_opening,
     errors,
-    hub_opening,
     mount_options,
     remount,
     second_mount,
@@ -52,13 +51,13 @@ from tools.host.aside import aside
 from tools.host.logs import log_to_file, log_to_terminal
 from tools.host.mounts import Mount
 from tools.host.places import Folders
+from tools.hub.drives import Address, HubDrives
+from tools.hub.moving import Moving
+from tools.hub.opening import DriveAtHub, opened_drive_at_hub, route_of
 from tools.hub_address import is_at_hub
-from tools.hub_drives import Address, HubDrives
-from tools.hub_opening import DriveAtHub
 from tools.mount_control import commands_of
 from tools.mount_options import MountOptions
 from tools.mounted_nodes import MountedNodes
-from tools.moving import Moving
 from tools.s3_doors import S3Doors
 from tools.secret_source import SecretSource
 from tools.terminal import complain, say
@@ -288,16 +287,14 @@ def _opening(
 ) -> AbstractAsyncContextManager[Drive]:
     if isinstance(drive, DriveAtHub):
         route = _route(drive.login, options)
-        return hub_opening.opened_drive_at_hub(
-            drive, own, what, route, waiting=_tell, environment=environment
-        )
+        return opened_drive_at_hub(drive, own, what, route, waiting=_tell, environment=environment)
     return drive_opening.opened_drive(
         drive, own, what, scrub_interval=options.scrub_interval, waiting=_tell, environment=environment
     )
 
 
 def _route(login: HubLogin, options: MountOptions) -> HubRoute:
-    kept = hub_opening.route_of(login)
+    kept = route_of(login)
     return HubRoute(
         options.ca_file or kept.ca_file,
         options.proxy or kept.proxy,

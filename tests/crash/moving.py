@@ -17,11 +17,11 @@ from tests.crash.node_changes import change, in_use
 from tests.drives import make_file
 from tests.small_drive import SmallDrive
 from tools import compose
-from tools.account_session import account_session
 from tools.host import places
-from tools.hub_drives import Address
+from tools.hub.account_session import account_session
+from tools.hub.drives import Address
+from tools.hub.moving import Moving
 from tools.mounted_nodes import MountedNodes
-from tools.moving import Moving
 from tools.secret_source import SecretSource
 
 NAME: Final = "moved"

@@ -26,8 +26,9 @@ from tests.crash.node_changes import in_use
 from tests.drives import QUIET, make_file, tree
 from tests.hub_server import RunningHub, hub_for_test
 from tests.small_drive import SmallDrive, copy_of, make_small_drive
-from tools import compose, moving
-from tools.account_session import account_session
+from tools import compose
+from tools.hub import moving
+from tools.hub.account_session import account_session
 from tools.secret_source import SecretSource
 
 ROOT = Path(__file__).parents[2]

@@ -29,7 +29,9 @@ from backend.errors import (
 from backend.keys import Secret, check_name, new_recovery_key
 from backend.remote import AccountSummary, HubLogin, hub_url
 from backend.system import THIS_MACHINE
-from tools.account_session import (
+from tools.commands.subcommand import add_command
+from tools.errors import Parser
+from tools.hub.account_session import (
     AccountSession,
     HubPlace,
     NamedDevice,
@@ -38,10 +40,8 @@ from tools.account_session import (
     log_in,
     sign_up,
 )
-from tools.commands.subcommand import add_command
-from tools.errors import Parser
+from tools.hub.login import add_hub, add_proof, chosen_login, code, in_session, logins, secrets
 from tools.hub_address import proxy_url
-from tools.hub_login import add_hub, add_proof, chosen_login, code, in_session, logins, secrets
 from tools.quantities import format_moment, format_size
 from tools.secret_source import SecretSource, ask_hidden, one_line
 from tools.terminal import complain, is_terminal, say, say_json

@@ -11,11 +11,11 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from backend.keys import check_name
-from tools.account_session import NamedDevice, NamedDrive
 from tools.commands.subcommand import add_command
 from tools.errors import Parser
-from tools.hub_drives import Address
-from tools.hub_login import add_hub, chosen_login, in_session, logins
+from tools.hub.account_session import NamedDevice, NamedDrive
+from tools.hub.drives import Address
+from tools.hub.login import add_hub, chosen_login, in_session, logins
 from tools.quantities import counted, format_moment, format_size
 from tools.terminal import say, say_json
 

@@ -12,7 +12,6 @@ from backend.errors import UsageError
 from backend.health import NodeChange, NodesWanted
 from cache.messages import NODES_CHANGE, NODES_STOP, NODES_WAIT, Nothing
 from tools import compose, fsck, old_drive
-from tools.account_session import account_session
 from tools.commands import node_changes, node_requests
 from tools.commands.status_report import describe_node_change
 from tools.commands.subcommand import add_command
@@ -21,8 +20,9 @@ from tools.control_client import ControlClient, NoAnswerError
 from tools.errors import ToolError
 from tools.host import mounts
 from tools.host.progress import Progress
-from tools.hub_drives import Address
-from tools.hub_login import in_session, logins
+from tools.hub.account_session import account_session
+from tools.hub.drives import Address
+from tools.hub.login import in_session, logins
 from tools.quantities import parse_size
 from tools.terminal import complain, say
 

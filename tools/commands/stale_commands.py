@@ -22,13 +22,14 @@ from backend.system import THIS_MACHINE
 from cache.errors import FileSystemError
 from cache.local import SetAside, StaleState, Unstored, found, restore
 from cache.opening import Client
-from tools import compose, drive_opening, fsck, hub_opening
+from tools import compose, drive_opening, fsck
 from tools.control_client import ControlClient
 from tools.drive_ids import drive_id_of
 from tools.errors import ToolError, describe
 from tools.host import mounts, places
+from tools.hub.drives import Address, HubDrives
+from tools.hub.opening import opened_reader_at_hub
 from tools.hub_address import is_at_hub
-from tools.hub_drives import Address, HubDrives
 from tools.quantities import format_size
 from tools.terminal import complain, printable, say
 
@@ -174,7 +175,7 @@ def _reader(source: str, options: argparse.Namespace) -> AbstractAsyncContextMan
     """The reader of the drive's blocks; a hub's login has the secret."""
     if is_at_hub(source):
         known = HubDrives(Address.parse(source), os.environ, THIS_MACHINE).known()
-        return hub_opening.opened_reader_at_hub(known)
+        return opened_reader_at_hub(known)
     file = compose.load_drive(source)
     return _reader_of(compose.unlock(source, file, fsck.secret_source(options).secrets()))
 

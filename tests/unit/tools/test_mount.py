@@ -17,7 +17,7 @@ from backend.remote import HubLogin, HubRoute, Logins
 from tests.small_drive import SmallDrive, make_empty_drive
 from tools import mount
 from tools.host import places
-from tools.hub_opening import DriveAtHub
+from tools.hub.opening import DriveAtHub
 from tools.mount_options import MountOptions
 from tools.secret_source import SecretSource
 
@@ -95,12 +95,12 @@ def told(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> Told:
     monkeypatch.setattr(SecretSource, "chosen", told.chosen)
     for target, name in (
         ("tools.drive_opening.opened_drive", "drive"),
-        ("tools.hub_opening.opened_drive_at_hub", "drive"),
+        ("tools.mount.opened_drive_at_hub", "drive"),
         ("tools.mount.log_to_file", "log"),
         ("tools.host.places.check_allow_other", "allowed"),
     ):
         monkeypatch.setattr(target, told.note(name))
-    monkeypatch.setattr("tools.hub_drives.HubDrives.found", lambda _, *given: told.found(*given))
+    monkeypatch.setattr("tools.hub.drives.HubDrives.found", lambda _, *given: told.found(*given))
     monkeypatch.setattr(mount, "trio", SimpleNamespace(run=told.note("served")))
     monkeypatch.setattr("tools.host.daemon.start", lambda work, _codes: work(lambda: None))
     for target in (

@@ -26,7 +26,7 @@ from backend.errors import (
 from tests.hub_machine import PASSPHRASE, Machine
 from tests.hub_server import RunningHub, hub_for_test
 from tests.terminal import converse
-from tools.hub_drives import Address
+from tools.hub.drives import Address
 
 _NUMBERS = count()
 

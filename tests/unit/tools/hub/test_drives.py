@@ -19,8 +19,8 @@ from backend.remote.account_drives import decode_drives, encode_drives
 from backend.system import THIS_MACHINE
 from tools.errors import ReportedError
 from tools.host import places
+from tools.hub.drives import Address, HubDrives
 from tools.hub_address import drive_on_nodes, is_at_hub
-from tools.hub_drives import Address, HubDrives
 
 ROOT = bytes(range(32))
 ROWS = [ListedDrive(bytes(16), b"sealed"), ListedDrive(bytes(range(16)), b"")]

@@ -35,7 +35,7 @@ from tools.drivefs import drivefs
 from tools.errors import ToolError
 from tools.host import places
 from tools.host.places import Folders
-from tools.hub_opening import DriveAtHub, opened_drive_at_hub
+from tools.hub.opening import DriveAtHub, opened_drive_at_hub
 
 SECONDS = 30
 KEY = bytes(range(32))

@@ -37,7 +37,7 @@ from backend.remote import (
 from backend.system import Environment
 from tools.host import places
 from tools.host.aside import aside
-from tools.hub_opening import DriveAtHub
+from tools.hub.opening import DriveAtHub
 
 PATIENCE: Final = 10.0
 """Seconds within which the hub has to list the drives: this machine remembers them."""

@@ -26,7 +26,7 @@ from cache.opening import Client, DriveOptions, client_of
 from tools import compose
 from tools.compose import Waiting
 from tools.host.places import Folders
-from tools.hub_care import HubCare
+from tools.hub.care import HubCare
 from tools.state_opening import OpenStore, opened_on_state
 
 READING_CACHE: Final = 64 << 20

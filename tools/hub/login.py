@@ -13,8 +13,8 @@ from backend.errors import UsageError
 from backend.keys import Secret
 from backend.remote import HubLogin, Logins
 from backend.system import THIS_MACHINE
-from tools.account_session import AccountSession, account_session
 from tools.host import places
+from tools.hub.account_session import AccountSession, account_session
 from tools.secret_source import SecretSource, ask_hidden, one_line
 
 Result = TypeVar("Result")

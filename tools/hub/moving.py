@@ -21,7 +21,7 @@ from backend.wire import TICKET_SIZE
 from cache.drive import Drive
 from cache.services import Copying
 from tools.host import places
-from tools.hub_drives import Address
+from tools.hub.drives import Address
 from tools.node_changes import Listener
 
 OPENING_SECONDS: Final = 60.0
