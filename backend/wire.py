@@ -1,4 +1,5 @@
-"""What the hub and its devices say to each other in bytes: lists of ids, blocks, commits. Pure functions.
+"""What the hub and its devices say to each other: lists of ids, blocks and commits in bytes; logins. Pure
+functions.
 
 Spec: docs/format/hub_api.md. Little endian; sizes are checked against limits before anything is allocated.
 """
@@ -7,7 +8,8 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from backend.buffer import Buffer
 from backend.errors import (
@@ -68,6 +70,46 @@ _LENGTH: Final = struct.Struct("<I")
 _SIZE: Final = struct.Struct("<IB")
 """sealed bytes, and 1 if the block is released; `_ABSENT`: it is not stored"""
 _ABSENT: Final = 0xFFFFFFFF
+
+
+class SecretCost(NamedTuple):
+    """How the secret of an account becomes keys: salt, and the cost of Argon2id. Whoever stretches has limits
+    of its own."""
+
+    salt: bytes
+    memory_kib: int
+    iterations: int
+    lanes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A secret that opens an account, as the hub learns of it: the key that logins show, and the account
+    root, wrapped."""
+
+    cost: SecretCost
+    auth_key: bytes = field(repr=False)
+    wrapped: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """A secret of the account, as a login shows it: its kind (`passphrase` or `recovery`), its key, and the
+    code of the second factor or nothing."""
+
+    kind: str
+    auth_key: bytes = field(repr=False)
+    code: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class NewLogin:
+    """A device that has just been made: its token, which is nowhere else, its number, and the account root,
+    wrapped."""
+
+    token: bytes = field(repr=False)
+    device: int
+    wrapped: bytes = field(repr=False)
 
 
 def encode_ids(ids: Iterable[BlockId]) -> bytes:

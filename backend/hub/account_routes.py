@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from backend import wire
 from backend.errors import NotFoundError
-from backend.hub.accounts import KINDS, MAX_EMAIL, Accounts, Credential, Proof, Stretching
+from backend.hub.accounts import KINDS, MAX_EMAIL, Accounts
 from backend.hub.decoding import (
     RequestError,
     device_number,
@@ -31,6 +31,7 @@ from backend.hub.directory import Device, DeviceRow, Directory, DriveRow
 from backend.hub.heads import Heads
 from backend.hub.packing import DriveNumber
 from backend.hub.quotas import Quotas
+from backend.wire import Credential, Proof, SecretCost
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 DeviceHandler = Callable[[Request, Device], Awaitable[Response]]
@@ -89,7 +90,7 @@ class _Door:
 
     async def start(self, request: Request) -> Response:
         said = await json_object(request)
-        return JSONResponse(_stretching(await self.accounts.start(_email(said), _kind(said))))
+        return JSONResponse(_cost(await self.accounts.start(_email(said), _kind(said))))
 
     async def finish(self, request: Request) -> Response:
         said = await json_object(request)
@@ -219,15 +220,15 @@ def _proof(said: Mapping[str, Any]) -> Proof:
 
 
 def _credential(said: Mapping[str, Any]) -> Credential:
-    costs = (whole(said, name, _MAX_NUMBER) for name in Stretching._fields[1:])
+    costs = (whole(said, name, _MAX_NUMBER) for name in SecretCost._fields[1:])
     return Credential(
-        Stretching(octets(said, "salt", wire.KEY_SIZE, wire.KEY_SIZE), *costs),
+        SecretCost(octets(said, "salt", wire.KEY_SIZE, wire.KEY_SIZE), *costs),
         octets(said, "auth_key", wire.KEY_SIZE, wire.KEY_SIZE),
         octets(said, "wrapped", 1, wire.MAX_SEALED),
     )
 
 
-def _stretching(found: Stretching) -> dict[str, Any]:
+def _cost(found: SecretCost) -> dict[str, Any]:
     return {**found._asdict(), "salt": found.salt.hex()}
 
 

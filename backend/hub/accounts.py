@@ -16,7 +16,6 @@ import hashlib
 import unicodedata
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -34,6 +33,7 @@ from backend.hub.directory import lock_account, new_device, release_drives
 from backend.hub.pepper import Pepper
 from backend.hub.second_factor import NewFactor, SecondFactor
 from backend.system import THIS_MACHINE, Environment
+from backend.wire import Credential, NewLogin, Proof, SecretCost
 
 KINDS: Final = {"passphrase": "passphrase", "recovery": "recovery key"}
 """Of secrets, and their names for people."""
@@ -49,47 +49,8 @@ _CREDENTIAL: Final = (
     "SELECT a.id, a.locked IS NOT NULL, c.verifier, c.wrapped FROM account a"
     " JOIN credential c ON c.account = a.id WHERE a.email = %s AND c.kind = %s"
 )
-
-
-class Stretching(NamedTuple):
-    """How the secret of an account becomes keys: salt, and the cost of Argon2id."""
-
-    salt: bytes
-    memory_kib: int
-    iterations: int
-    lanes: int
-
-
 USUAL_COST: Final = (65536, 3, 4)
 """Of the clients of this version, for addresses without an account."""
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """A secret of an account, as a device gives it: `auth_key` is to be shown at a login, `wrapped` is the
-    account root."""
-
-    stretching: Stretching
-    auth_key: bytes = field(repr=False)
-    wrapped: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """A login: the kind of secret, its key, and the code of the second factor or nothing."""
-
-    kind: str
-    auth_key: bytes = field(repr=False)
-    code: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Login:
-    """The new device's token, which is nowhere else, its number, and the wrapped account root."""
-
-    token: bytes = field(repr=False)
-    device: int
-    wrapped: bytes = field(repr=False)
 
 
 class AccountRow(NamedTuple):
@@ -161,7 +122,7 @@ class Accounts:
             raise UsageError("this hub takes only those who were invited, with the code of their address")
         return int(row[0])
 
-    async def start(self, email: str, kind: str) -> Stretching:
+    async def start(self, email: str, kind: str) -> SecretCost:
         """The stretching of the secret. Of an address without one a salt that is always the same."""
         email = normal_email(email)
         async with self._database.transaction() as connection:
@@ -172,16 +133,16 @@ class Accounts:
             )
             row = await found.fetchone()
         if row is None:
-            return Stretching(self._pepper.salt(email, kind), *USUAL_COST)
-        return Stretching(bytes(row[0]), *row[1:])
+            return SecretCost(self._pepper.salt(email, kind), *USUAL_COST)
+        return SecretCost(bytes(row[0]), *row[1:])
 
-    async def login(self, email: str, proof: Proof) -> Login:
+    async def login(self, email: str, proof: Proof) -> NewLogin:
         """A new device. `WrongKeyError`: address and secret do not fit; `FactorNeededError`;
         `ThrottledError`; `ReadOnlyError`: the account is locked."""
         email = normal_email(email)
         async with self._proved(email, proof) as (connection, account, wrapped):
             token, device = await new_device(connection, account, self._environment)
-        return Login(token, device, wrapped)
+        return NewLogin(token, device, wrapped)
 
     async def change(self, account: int, proof: Proof, credentials: Mapping[str, Credential]) -> None:
         """Other secrets in the place of those of these kinds. Devices stay logged in. Errors as `login`."""
@@ -258,7 +219,7 @@ class Accounts:
         for kind, each in credentials.items():
             verifier = self._pepper.verifier(account, kind, each.auth_key)
             wrapped = self._pepper.seal_root(account, kind, each.wrapped)
-            await connection.execute(_KEEP, (account, kind, *each.stretching, verifier, wrapped))
+            await connection.execute(_KEEP, (account, kind, *each.cost, verifier, wrapped))
 
 
 async def end_account(connection: Connection, account: int) -> None:

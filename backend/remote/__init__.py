@@ -3,17 +3,15 @@
 from backend.remote.account_drives import KnownDrives, ListedDrive
 from backend.remote.hub_account import (
     AccountSummary,
-    Credential,
     HubAccount,
-    Proof,
     SealedDrive,
-    SecretCost,
 )
 from backend.remote.hub_client import HubClient
 from backend.remote.hub_route import HubRoute
 from backend.remote.logins import HubLogin, Logins, hub_url
 from backend.remote.remote_import import RemoteImport
 from backend.remote.remote_upstream import RemoteUpstream
+from backend.wire import Credential, Proof, SecretCost
 
 __all__ = [
     "AccountSummary",

@@ -6,7 +6,6 @@ Spec: docs/format/hub_api.md. What the hub answers is checked for its form, and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from backend import wire
@@ -14,47 +13,12 @@ from backend.errors import CorruptError
 from backend.remote.account_drives import MAX_DRIVES
 from backend.remote.hub_client import HubClient
 from backend.remote.remote_import import RemoteImport
+from backend.wire import Credential, NewLogin, Proof, SecretCost
 
 _MAX_NUMBER: Final = 2**63 - 1
 _MAX_DEVICES: Final = 10_000
 _MAX_TEXT: Final = 1024
 _UUID_SIZE: Final = 16
-
-
-class SecretCost(NamedTuple):
-    """How a secret is stretched, as the hub keeps it."""
-
-    salt: bytes
-    memory_kib: int
-    iterations: int
-    lanes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """A secret that is to open the account: the key that logins show, and the account root, wrapped."""
-
-    cost: SecretCost
-    auth_key: bytes = field(repr=False)
-    wrapped: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """A secret of the account, as a login shows it. `kind`: passphrase or recovery."""
-
-    kind: str
-    auth_key: bytes = field(repr=False)
-    code: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class NewLogin:
-    """A device that has just been made."""
-
-    token: bytes = field(repr=False)
-    device: int
-    wrapped: bytes = field(repr=False)
 
 
 class AccountSummary(NamedTuple):
