@@ -9,19 +9,18 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import trio
 
 from backend.errors import FormatError
-from backend.keys import DriveKeys, KeyRing
-from backend.system import THIS_MACHINE, Environment
-from backend.upstream import CommitLog, Head, Upstream
+from backend.keys import DriveKeys
+from backend.system import Environment
+from backend.upstream import Upstream
 from cache import defaults
-from cache.blocks import BlockCache, BlockCodec, Chunker, Content, Sealer
-from cache.contact import Contact, ReachedBlocks
+from cache.blocks import Content, Sealer
+from cache.client import Client, Shared, client_of
+from cache.contact import Contact
 from cache.disk import CachedBlocks
 from cache.drive import NOTHING_SPECIAL, Circumstances, Drive, Parts
 from cache.enrolment import Enrolment
@@ -38,14 +37,13 @@ from cache.publish import (
     SharedExclusiveLock,
     SnapshotKeeper,
     SnapshotSchedule,
-    SnapshotStore,
     StoreWatch,
     Wake,
 )
 from cache.rebase import is_version
 from cache.recovery import Recovery
 from cache.retention import MassDeletions, RetentionKeeper, RetentionSchedule, VersionKeeper
-from cache.sync import Broadcast, Follower, Following, Rebaser, learn_ahead
+from cache.sync import Broadcast, Follower, Following, Rebaser
 from cache.tree import ContentClaims, Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
 
 log = logging.getLogger(__name__)
@@ -69,69 +67,6 @@ class DriveOptions:
     read_only: bool = False
     host: str = field(default_factory=socket.gethostname)
     is_shared: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Client:
-    """The objects by which the client side of a drive reads its upstream, and seals for it."""
-
-    codec: BlockCodec
-    chunker: Chunker
-    blocks: BlockCache
-    snapshots: SnapshotStore
-    ring: KeyRing
-    limiter: trio.CapacityLimiter
-    """of the threads that open and seal blocks"""
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """A drive that other devices write at the same time. `contact`: with its upstream, which may be away;
-    `head`: the newest commit that was followed."""
-
-    contact: Contact
-    head: Callable[[], Head]
-
-    async def learn_ahead(self, ring: KeyRing, log: CommitLog) -> None:
-        """As `cache.sync.learn_ahead`, of the commits that are not followed yet; and `AwayError`."""
-        await self.contact.ask(partial(learn_ahead, ring, log, self.head().number))
-
-
-def client_of(
-    upstream: Upstream,
-    drive_id: bytes,
-    keys: DriveKeys,
-    cache_size: int,
-    limiter: trio.CapacityLimiter,
-    environment: Environment = THIS_MACHINE,
-    shared: Shared | None = None,
-) -> Client:
-    """Of a mount, or of a tool that looks at a drive. `limiter`: as of `Client`. `shared`: of a drive that
-    other devices write while it is read."""
-    ring = KeyRing(drive_id, keys)
-    codec, chunker = BlockCodec(keys.block_id, ring), Chunker(keys.chunker)
-    if shared is None:
-        blocks = BlockCache(upstream.blocks, codec, cache_size, limiter)
-    else:
-        store = ReachedBlocks(upstream.blocks, shared.contact)
-        ahead = partial(shared.learn_ahead, ring, upstream.log)
-        blocks = BlockCache(store, codec, cache_size, limiter, ahead)
-    return Client(
-        codec,
-        chunker,
-        blocks,
-        SnapshotStore(
-            upstream.blocks,
-            upstream.roots,
-            codec,
-            chunker,
-            ring,
-            keys.snapshot_hash,
-            environment,
-        ),
-        ring,
-        limiter,
-    )
 
 
 async def open_drive(

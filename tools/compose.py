@@ -48,9 +48,9 @@ from backend.packs import PackCodec, PackStore
 from backend.system import THIS_MACHINE, Environment, at_rest
 from backend.upstream import Upstream
 from cache import defaults
+from cache.client import Client, client_of
 from cache.disk import BlockFolder, CachedBlocks, DiskCache
 from cache.journal import reserve as journal_reserve
-from cache.opening import Client, client_of
 from tools.drive_nodes import (
     cluster_map,
     far_nodes,

@@ -24,8 +24,9 @@ from backend.keys import DriveKeys
 from backend.nodes import Node, NodeHealth, NodeSet, PatientNode
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
+from cache.client import Client
 from cache.drive import Drive
-from cache.opening import Client, DriveOptions
+from cache.opening import DriveOptions
 from tools import compose, pairing
 from tools.compose import INDEX_FILE, Built, UnlockedDrive, Waiting
 from tools.drive_nodes import far_nodes, open_nodes

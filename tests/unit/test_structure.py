@@ -20,6 +20,7 @@ OUTSIDE = {
     "backend": {"buffer", "errors", "failpoints", "file_limit", "findings", "health", "upstream", "wire"},
     "cache": {
         "attributes",
+        "client",
         "defaults",
         "drive",
         "enrolment",

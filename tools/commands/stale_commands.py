@@ -19,9 +19,9 @@ import trio
 
 from backend.errors import DriveError, UnavailableError
 from backend.system import THIS_MACHINE
+from cache.client import Client
 from cache.errors import FileSystemError
 from cache.local import SetAside, StaleState, Unstored, found, restore
-from cache.opening import Client
 from tools import compose, drive_opening, fsck
 from tools.control_client import ControlClient
 from tools.drive_ids import drive_id_of

@@ -20,9 +20,10 @@ from backend.keys import DriveKeys
 from backend.remote import HubClient, HubLogin, HubRoute, RemoteUpstream
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import CommitLog, Head
+from cache.client import Client, client_of
 from cache.disk import CachedBlocks
 from cache.drive import Drive
-from cache.opening import Client, DriveOptions, client_of
+from cache.opening import DriveOptions
 from tools import compose
 from tools.compose import Waiting
 from tools.host.places import Folders

@@ -14,6 +14,7 @@ import trio
 
 from backend.errors import FormatError, LeaseHeldError, RollbackError, TransientError
 from backend.system import THIS_MACHINE, at_rest
+from cache.client import client_of
 from cache.errors import InputOutputError
 from cache.journal.format import RecordType, encode_times
 from cache.journal.journal import Journal
@@ -21,7 +22,6 @@ from cache.journal.scan import PendingCommit
 from cache.local.device_file import FILE
 from cache.local.local_state import JOURNAL, NAMESPACE_FILE, LocalState
 from cache.namespace.operations import ROOT_INODE
-from cache.opening import client_of
 from cache.publish.snapshot import export
 from cache.recovery import StaleCacheError
 from tests.contents import KINDS, content
