@@ -21,7 +21,6 @@ from cache import defaults
 from cache.blocks import Content, Sealer
 from cache.client import Client, Shared, client_of
 from cache.contact import Contact
-from cache.disk import CachedBlocks
 from cache.drive import NOTHING_SPECIAL, Circumstances, Drive, Parts
 from cache.enrolment import Enrolment
 from cache.history import PastTree
@@ -93,9 +92,12 @@ async def open_drive(
     )
     follower = Follower(local.namespace, client.ring)
     notices = Notices(local.folder, environment)
-    ledger, trimming = local.ledger, local.trimming
+    ledger, trimming, changes = local.ledger, local.trimming, Broadcast()
+    kept = KeptFolders(local.folder, environment)
+    keeper = Keeper(kept, ledger, circumstances.disk_cache, client.codec, limiter)
+    changes.onlookers.append(keeper)  # the first rebase comes with the recovery
     alone = Rebaser(
-        ledger, trimming, follower, upstream, device, host, Broadcast(), lambda _inode: False, notices
+        ledger, trimming, follower, upstream, device, host, changes, lambda _inode: False, notices
     )
     rebase = alone.run if options.is_shared else None
     knew_the_log = local.known_head is not None
@@ -110,8 +112,7 @@ async def open_drive(
         enrolment = Enrolment(local, upstream, ring, keys, host, follow, is_copy=is_copy, is_shared=shared)
         enrolled = await enrolment.run()
         identity = CommitIdentity(client.ring, enrolled.number, host, enrolled.key)
-    assembly = _Assembly(local, upstream, contact, client, identity, options, notices)
-    parts = assembly.parts(circumstances.disk_cache)
+    parts = _Assembly(local, upstream, contact, client, identity, options, notices, changes, keeper).parts()
     if not options.read_only:
         await _begin_writing(local, parts.publisher, identity.device if options.is_shared else None)
     circumstances = replace(circumstances, notices=(*circumstances.notices, *local.notices))
@@ -160,6 +161,8 @@ class _Assembly:
         identity: CommitIdentity,
         options: DriveOptions,
         notices: Notices,
+        changes: Broadcast,
+        keeper: Keeper,
     ) -> None:
         self._local = local
         self._ledger = local.ledger
@@ -170,6 +173,8 @@ class _Assembly:
         self._identity = identity
         self._options = options
         self._notices = notices
+        self._changes = changes
+        self._keeper = keeper
         self._collection_lock = SharedExclusiveLock()
         self._wake = Wake()
         journal = self._ledger.journal
@@ -181,12 +186,11 @@ class _Assembly:
             read_only=options.read_only,
             is_shared=options.is_shared,
         )
-        self._changes = Broadcast()
         self._sealer = self._made_sealer()
         self._snapshots = self._made_snapshots()
         self._publisher = self._made_publisher()
 
-    def parts(self, disk_cache: CachedBlocks | None) -> Parts:
+    def parts(self) -> Parts:
         """All of them; to be called once."""
         ledger, put_off, upstream, options = self._ledger, self._put_off, self._upstream, self._options
         intake = Intake(ledger, self._local.trimming, self._publisher, put_off, read_only=options.read_only)
@@ -209,7 +213,7 @@ class _Assembly:
             kept_notices=notices,
             store=StoreWatch(ledger, upstream.housekeeping, self._contact),
             past=PastTree(self._local.namespace, self._content, ledger.save, self._environment),
-            keeper=self._made_keeper(disk_cache),
+            keeper=self._keeper,
             changes=changes,
             put_off=put_off,
             intake=intake,
@@ -292,12 +296,6 @@ class _Assembly:
             self._environment,
             read_only=self._options.read_only,
         )
-
-    def _made_keeper(self, disk_cache: CachedBlocks | None) -> Keeper:
-        kept, client = KeptFolders(self._local.folder, self._environment), self._client
-        keeper = Keeper(kept, self._ledger, disk_cache, client.codec, client.limiter)
-        self._changes.onlookers.append(keeper)
-        return keeper
 
 
 def _host_name(host: str) -> bytes:

@@ -146,6 +146,33 @@ async def test_a_kept_folder_that_others_made_too_is_kept_as_the_one_that_both_a
 
 
 @pytest.mark.logs_warnings
+async def test_a_kept_folder_that_a_rebase_of_the_opening_gives_another_number_is_kept(
+    hub: Hub, tmp_path: Path, mock_clock: MockClock
+) -> None:
+    """Regression: nobody was told of that rebase, and the folder was taken for one that is gone."""
+    line, cache = Line(), tmp_path / "cache"
+    async with hub.device(1) as first:
+        async with hub.device(2, line=line, disk_cache=cache, crash=True) as second:
+            line.cut()
+            second.contact.lose(AwayError("no route"))
+            ours = (await second.make_node(ROOT_INODE, b"photos", S_IFDIR | 0o755, 0, 0, 0)).inode
+            await make(second, FILES, ours)
+            second.keeper.keep(ours)
+            await second.ledger.journal.sync()
+        theirs = (await first.make_node(ROOT_INODE, b"photos", S_IFDIR | 0o755, 0, 0, 0)).inode
+        await make(first, LATER, theirs)
+        await first.sync()
+        line.mend()
+        async with hub.device(2, line=line, disk_cache=cache) as second:
+            assert second.lookup(ROOT_INODE, b"photos").inode == theirs != ours
+            await same_everywhere(hub, first, second)
+            await let_pass(mock_clock, 2 * RETRY)
+            (shown,) = await second.keeper.shown()
+            assert shown.path == "photos"
+            assert shown.here == shown.bytes >= sum(map(len, LATER.values())) / 2
+
+
+@pytest.mark.logs_warnings
 async def test_a_kept_folder_that_two_rebases_gave_other_numbers_is_kept_under_the_last(
     hub: Hub, tmp_path: Path
 ) -> None:
