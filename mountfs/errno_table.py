@@ -43,7 +43,6 @@ ERRNO: Final[dict[type[Exception], int]] = {
     # Its own, as a person can do something about it, and the bytes are well.
     backend.AwayError: errno.ENETDOWN,
     backend.NoSpaceError: errno.ENOSPC,
-    backend.QuotaError: errno.EDQUOT,
     backend.ReadOnlyError: errno.EROFS,
     # Python's own, for calls on the local disk (journal, cache) that nobody translated.
     OSError: errno.EIO,

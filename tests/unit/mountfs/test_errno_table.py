@@ -52,6 +52,8 @@ def test_no_handler_chooses_an_errno_of_its_own() -> None:
         (backend_errors.UnavailableError("x", ["a"]), errno.EIO),
         (backend_errors.CorruptError("x"), errno.EIO),
         (backend_errors.NoSpaceError("x"), errno.ENOSPC),
+        (backend_errors.QuotaError("x"), errno.ENOSPC),
+        (backend_errors.AwayError("x"), errno.ENETDOWN),
         (backend_errors.ReadOnlyError("x"), errno.EROFS),
         (backend_errors.FencedError("x"), errno.EIO),
         (backend_errors.TransientError("x"), errno.EIO),
