@@ -90,6 +90,14 @@ def wait_for(process: subprocess.Popen[bytes]) -> float:
     return time.monotonic() - begun
 
 
+def set_limit(hub: HubProcess, line: str) -> None:
+    """Another value in `hub.toml`."""
+    path, name = hub.hub / "hub.toml", line.split(" ")[0]
+    text, count = re.subn(rf"^{name} = .*$", line, path.read_text(), flags=re.MULTILINE)
+    assert count == 1
+    path.write_text(text)
+
+
 def test_it_ends_when_told_and_lets_its_polls_go(hub: HubProcess) -> None:
     uuid, token = hub.new_drive()
     header = {"Authorization": f"Bearer {token.hex()}"}
@@ -105,8 +113,7 @@ def test_it_ends_when_told_and_lets_its_polls_go(hub: HubProcess) -> None:
 
 
 def test_while_it_ends_it_is_not_ready_and_answers_all_the_same(hub: HubProcess) -> None:
-    path = hub.hub / "hub.toml"
-    path.write_text(path.read_text().replace("drain_seconds = 0", "drain_seconds = 3"))
+    set_limit(hub, "drain_seconds = 3")
     with hub.serving() as process, httpx.Client() as client:
         assert "connection" not in client.get(f"{hub.url}/healthz").headers
         process.send_signal(signal.SIGTERM)
@@ -116,6 +123,52 @@ def test_while_it_ends_it_is_not_ready_and_answers_all_the_same(hub: HubProcess)
         answer = client.get(f"{hub.url}/healthz")
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
         assert wait_for(process) < 10
+
+
+def test_a_second_signal_cuts_the_end_off(hub: HubProcess) -> None:
+    """The first lets a poll wait on, as it has all the time until the end."""
+    set_limit(hub, "drain_seconds = 3600")
+    uuid, token = hub.new_drive()
+    header = {"Authorization": f"Bearer {token.hex()}"}
+    asked = {"drives": {uuid.hex(): 0}, "timeout": 60}
+    with hub.serving() as process, ThreadPoolExecutor(1) as pool:
+        poll = pool.submit(httpx.post, f"{hub.url}/v1/wait", json=asked, headers=header, timeout=60)
+        while "drivefs_hub_open_requests 1.0" not in httpx.get(hub.metrics).text:
+            assert not poll.done()
+        process.send_signal(signal.SIGTERM)
+        while httpx.get(f"{hub.url}/ready").status_code == 200:
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def until_it_answers(client: httpx.Client, hub: HubProcess) -> None:
+    """The end of another connection may be on its way still."""
+    while (status := client.get(f"{hub.url}/healthz").status_code) != 200:
+        assert status == 503
+
+
+def test_more_connections_than_it_may_have_are_told_to_come_later(hub: HubProcess) -> None:
+    set_limit(hub, "connections = 2")
+    with hub.serving(), httpx.Client() as first, httpx.Client() as second:
+        until_it_answers(first, hub)
+        assert second.get(f"{hub.url}/healthz").status_code == 503
+        first.close()
+        until_it_answers(second, hub)
+
+
+@pytest.mark.parametrize(("address", "told"), [("127.0.0.1", "192.0.2.7"), ("127.0.0.2", "127.0.0.2")])
+def test_nobody_but_a_balancer_on_this_machine_says_who_asks(
+    hub: HubProcess, address: str, told: str
+) -> None:
+    sent = {"X-Forwarded-For": "192.0.2.7"}
+    with hub.serving() as process:
+        with httpx.Client(transport=httpx.HTTPTransport(local_address=address)) as client:
+            assert client.post(f"{hub.url}/v1/wait", headers=sent).status_code == 401
+        process.send_signal(signal.SIGTERM)
+        wait_for(process)
+    lines = [json.loads(line) for line in hub.log.read_text().splitlines() if line.startswith("{")]
+    assert [line["client"] for line in lines if line.get("status") == 401] == [told]
 
 
 def test_its_metrics_are_those_of_the_page(hub: HubProcess) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -257,6 +258,16 @@ def test_migrations_are_applied_once_and_others_are_refused(running: RunningHub)
         running.call(_migrated(conninfo))
     with pytest.raises(FormatError, match="migrate it"):
         running.call(_required(new_database()))
+
+
+def test_any_number_of_processes_migrate_at_once(running: RunningHub) -> None:
+    conninfo = new_database()
+
+    async def all_at_once() -> list[list[int]]:
+        return await asyncio.gather(*(_migrated(conninfo) for _ in range(4)))
+
+    assert sorted(running.call(all_at_once())) == [[], [], [], [*migrations()]]
+    running.call(_required(conninfo))
 
 
 async def _required(conninfo: str) -> None:

@@ -34,10 +34,14 @@ class Listing:
         self.is_importing = False
         self.status = 200
         self.body: bytes | None = None
+        self.speaks = threading.Event()
+        """while it is not set, nothing is answered"""
+        self.speaks.set()
         listing = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
+                listing.speaks.wait()
                 body = listing.answer()
                 self.send_response(listing.status)
                 self.send_header("Content-Length", str(len(body)))
@@ -157,6 +161,22 @@ def test_while_the_hub_is_away_the_machine_knows_its_drives(hub: Listing, variab
     assert found(hub, variables, "photos", told) == uuid
     assert len(told) == 1
     assert HubDrives(Address.parse(f"{hub.url}/photos"), variables, THIS_MACHINE).known().drive_id == uuid
+
+
+def test_a_hub_that_answers_nothing_is_not_waited_for(
+    hub: Listing, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drive is that of the list which this machine saw last."""
+    told: list[str] = []
+    hub.add("photos")
+    uuid = found(hub, variables, "photos", told)
+    monkeypatch.setattr("tools.hub.drives.PATIENCE", 0.1)
+    hub.speaks.clear()
+    try:
+        assert found(hub, variables, "photos", told) == uuid
+    finally:
+        hub.speaks.set()
+    assert len(told) == 1
 
 
 def test_a_machine_that_was_revoked_is_told_and_does_not_go_on(
