@@ -39,6 +39,11 @@ KINDS: Final = {"passphrase": "passphrase", "recovery": "recovery key"}
 """Of secrets, and their names for people."""
 MAX_EMAIL: Final = 254
 _INVITATION_SIZE: Final = 16
+_INVITE: Final = (
+    "INSERT INTO account AS a (email, invitation) VALUES (%s, %s) ON CONFLICT (email) DO UPDATE"
+    " SET invitation = excluded.invitation"
+    " WHERE NOT EXISTS (SELECT 1 FROM credential c WHERE c.account = a.id)"
+)
 _KEEP: Final = (
     "INSERT INTO credential (account, kind, salt, memory_kib, iterations, lanes, verifier, wrapped)"
     " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (account, kind) DO UPDATE SET"
@@ -84,15 +89,8 @@ class Accounts:
         """A code by which the address may sign up, once; one that it had before counts no more.
         `ConflictError`: it has an account; `UsageError`: it is no address."""
         code = self._environment.random_bytes(_INVITATION_SIZE).hex()
-        async with self._database.transaction() as connection:
-            invited = await connection.execute(
-                "INSERT INTO account AS a (email, invitation) VALUES (%s, %s) ON CONFLICT (email) DO UPDATE"
-                " SET invitation = excluded.invitation"
-                " WHERE NOT EXISTS (SELECT 1 FROM credential c WHERE c.account = a.id)",
-                (normal_email(email), _invitation(code)),
-            )
-            if not invited.rowcount:
-                raise ConflictError(f"{email} has an account already")
+        if not await self._database.execute(_INVITE, (normal_email(email), _invitation(code))):
+            raise ConflictError(f"{email} has an account already")
         return code
 
     async def sign_up(self, email: str, credentials: Mapping[str, Credential], invitation: str = "") -> None:
@@ -125,13 +123,11 @@ class Accounts:
     async def start(self, email: str, kind: str) -> SecretCost:
         """The stretching of the secret. Of an address without one a salt that is always the same."""
         email = normal_email(email)
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT c.salt, c.memory_kib, c.iterations, c.lanes FROM account a"
-                " JOIN credential c ON c.account = a.id WHERE a.email = %s AND c.kind = %s",
-                (email, kind),
-            )
-            row = await found.fetchone()
+        row = await self._database.row(
+            "SELECT c.salt, c.memory_kib, c.iterations, c.lanes FROM account a"
+            " JOIN credential c ON c.account = a.id WHERE a.email = %s AND c.kind = %s",
+            (email, kind),
+        )
         if row is None:
             return SecretCost(self._pepper.salt(email, kind), *USUAL_COST)
         return SecretCost(bytes(row[0]), *row[1:])
@@ -175,13 +171,11 @@ class Accounts:
 
     async def describe(self, account: int) -> AccountRow:
         """The account. `NotFoundError`: it has ended."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT a.email, a.created, coalesce(f.confirmed, false) FROM account a"
-                " LEFT JOIN second_factor f ON f.account = a.id WHERE a.id = %s AND a.deleted IS NULL",
-                (account,),
-            )
-            row = await found.fetchone()
+        row = await self._database.row(
+            "SELECT a.email, a.created, coalesce(f.confirmed, false) FROM account a"
+            " LEFT JOIN second_factor f ON f.account = a.id WHERE a.id = %s AND a.deleted IS NULL",
+            (account,),
+        )
         if row is None:
             raise NotFoundError("the account has ended")
         return AccountRow(*row)

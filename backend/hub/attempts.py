@@ -40,16 +40,13 @@ class Attempts:
 
     async def charge(self, email: str) -> None:
         """Before a secret is looked at: one attempt less. `ThrottledError`: there is none left now."""
-        async with self._database.transaction() as connection:
-            taken = await connection.execute(_CHARGE, self._row(email))
-        if not taken.rowcount:
+        if not await self._database.execute(_CHARGE, self._row(email)):
             seconds = self._limits["refill"]
             raise ThrottledError(f"too many logins have failed: try again in {seconds:g} s", seconds)
 
     async def forgive(self, email: str) -> None:
         """The secret was right."""
-        async with self._database.transaction() as connection:
-            await connection.execute(_FORGIVE, self._row(email))
+        await self._database.execute(_FORGIVE, self._row(email))
 
     def _row(self, email: str) -> dict[str, float]:
         return {**self._limits, "bucket": self._pepper.bucket(email)}

@@ -141,11 +141,10 @@ class BlockTable:
 
     async def settle(self, pack: Pack) -> None:
         """The last fragments of a new pack lie where it says, or have failed."""
-        async with self._database.transaction() as connection:
-            await connection.execute(
-                "UPDATE pack SET nodes = %s, missing = %s WHERE id = %s",
-                ([*pack.nodes], pack.missing, pack.id),
-            )
+        await self._database.execute(
+            "UPDATE pack SET nodes = %s, missing = %s WHERE id = %s",
+            ([*pack.nodes], pack.missing, pack.id),
+        )
 
     async def find(self, drive: int, block: BlockId) -> Place | None:
         """The place that the block is read from; None: it is not stored."""
@@ -172,63 +171,53 @@ class BlockTable:
 
     async def ids_after(self, drive: int, after: bytes, limit: int) -> list[BlockId]:
         """Up to `limit` ids above `after`, in order; released ones too."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT id FROM block WHERE drive = %s AND id > %s ORDER BY id LIMIT %s",
-                (drive, after, limit),
-            )
-            return [BlockId(bytes(row[0])) for row in await found.fetchall()]
+        rows = await self._database.rows(
+            "SELECT id FROM block WHERE drive = %s AND id > %s ORDER BY id LIMIT %s", (drive, after, limit)
+        )
+        return [BlockId(bytes(row[0])) for row in rows]
 
     async def sizes(self, drive: int, ids: Sequence[BlockId]) -> dict[BlockId, tuple[int, bool]]:
         """Sealed bytes of those that are stored, and whether they are released."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT DISTINCT ON (b.id) b.id, p.length, b.state = 2"
-                " FROM block b JOIN place p USING (drive, id)"
-                " WHERE b.drive = %s AND b.id = ANY(%s) ORDER BY b.id, p.doubted NULLS FIRST, p.pack",
-                (drive, [*ids]),
-            )
-            rows = await found.fetchall()
+        rows = await self._database.rows(
+            "SELECT DISTINCT ON (b.id) b.id, p.length, b.state = 2"
+            " FROM block b JOIN place p USING (drive, id)"
+            " WHERE b.drive = %s AND b.id = ANY(%s) ORDER BY b.id, p.doubted NULLS FIRST, p.pack",
+            (drive, [*ids]),
+        )
         return {BlockId(bytes(block)): (length, released) for block, length, released in rows}
 
     async def usage(self, drive: int) -> Usage:
         """The drive's account."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT (SELECT count(*) FROM block WHERE drive = %(drive)s),"
-                " (SELECT coalesce(sum(length), 0) FROM place WHERE drive = %(drive)s),"
-                " count(*), count(*) FILTER (WHERE missing <> 0) FROM pack WHERE drive = %(drive)s",
-                {"drive": drive},
-            )
-            row = await found.fetchone()
+        row = await self._database.row(
+            "SELECT (SELECT count(*) FROM block WHERE drive = %(drive)s),"
+            " (SELECT coalesce(sum(length), 0) FROM place WHERE drive = %(drive)s),"
+            " count(*), count(*) FILTER (WHERE missing <> 0) FROM pack WHERE drive = %(drive)s",
+            {"drive": drive},
+        )
         assert row is not None
         return Usage(*map(int, row))
 
     async def delete_due(self, grace: float = RESERVED_SECONDS, limit: int = 1000) -> int:
         """Delete up to `limit` blocks that no commit names, and whose state is older than `grace` seconds;
         how many. Their packs stay until nothing is read from them."""
-        async with self._database.transaction() as connection:
-            return (await connection.execute(_DELETE_DUE, (grace, limit))).rowcount
+        return await self._database.execute(_DELETE_DUE, (grace, limit))
 
     async def empty_packs(self, after: bytes, limit: int = 100) -> list[Pack]:
         """Up to `limit` packs that no block and no commit is read from, by their ids, above `after`. None
         ever gets one again."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT id, size, nodes, missing FROM pack WHERE id > %s"
-                " AND NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id)"
-                " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id) ORDER BY id LIMIT %s",
-                (after, limit),
-            )
-            rows = await found.fetchall()
+        rows = await self._database.rows(
+            "SELECT id, size, nodes, missing FROM pack WHERE id > %s"
+            " AND NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id)"
+            " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id) ORDER BY id LIMIT %s",
+            (after, limit),
+        )
         return [
             Pack(bytes(pack_id), size, 0, tuple(nodes), missing) for pack_id, size, nodes, missing in rows
         ]
 
     async def remove_pack(self, pack: Pack) -> None:
         """The pack's fragments are gone."""
-        async with self._database.transaction() as connection:
-            await connection.execute("DELETE FROM pack WHERE id = %s", (pack.id,))
+        await self._database.execute("DELETE FROM pack WHERE id = %s", (pack.id,))
 
     async def forget_logs(self) -> None:
         """Forget the commits of deleted drives whose blocks are gone: their segments are empty then.

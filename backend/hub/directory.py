@@ -78,11 +78,9 @@ class Directory:
 
     async def add_account(self, email: str) -> int:
         """A new account's number. `ConflictError`: the address has one."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "INSERT INTO account (email) VALUES (lower(%s)) ON CONFLICT DO NOTHING RETURNING id", (email,)
-            )
-            row = await found.fetchone()
+        row = await self._database.row(
+            "INSERT INTO account (email) VALUES (lower(%s)) ON CONFLICT DO NOTHING RETURNING id", (email,)
+        )
         if row is None:
             raise ConflictError(f"{email} has an account already")
         return int(row[0])
@@ -109,12 +107,10 @@ class Directory:
 
     async def devices(self, account: int) -> list[DeviceRow]:
         """All of the account's, the oldest first; revoked ones too."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT id, sealed_name, created, seen, revoked FROM device WHERE account = %s ORDER BY id",
-                (account,),
-            )
-            rows = await found.fetchall()
+        rows = await self._database.rows(
+            "SELECT id, sealed_name, created, seen, revoked FROM device WHERE account = %s ORDER BY id",
+            (account,),
+        )
         return [DeviceRow(number, bytes(name), *times) for number, name, *times in rows]
 
     async def name_device(self, account: int, device: int, name: bytes) -> None:
@@ -146,9 +142,8 @@ class Directory:
         )
 
     async def _of_device(self, statement: str, *values: object) -> None:
-        async with self._database.transaction() as connection:
-            if not (await connection.execute(statement.encode(), values)).rowcount:
-                raise NotFoundError("the account has no such device")
+        if not await self._database.execute(statement, values):
+            raise NotFoundError("the account has no such device")
 
     async def add_drive(
         self, account: int, uuid: bytes, sealed: bytes = b"", ticket: bytes | None = None
@@ -173,20 +168,17 @@ class Directory:
 
     async def listed_drives(self, account: int) -> list[DriveRow]:
         """All of the account's, the oldest first."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT d.uuid, d.sealed, coalesce(u.bytes, 0), d.head, d.importing"
-                " FROM drive d LEFT JOIN drive_usage u ON u.drive = d.id"
-                " WHERE d.account = %s AND d.deleted IS NULL ORDER BY d.id",
-                (account,),
-            )
-            rows = await found.fetchall()
+        rows = await self._database.rows(
+            "SELECT d.uuid, d.sealed, coalesce(u.bytes, 0), d.head, d.importing"
+            " FROM drive d LEFT JOIN drive_usage u ON u.drive = d.id"
+            " WHERE d.account = %s AND d.deleted IS NULL ORDER BY d.id",
+            (account,),
+        )
         return [DriveRow(bytes(uuid), bytes(sealed), *rest) for uuid, sealed, *rest in rows]
 
     async def seal_drive(self, drive: DriveNumber, sealed: bytes) -> None:
         """The drive's name and key are sealed so from now on."""
-        async with self._database.transaction() as connection:
-            await connection.execute("UPDATE drive SET sealed = %s WHERE id = %s", (sealed, drive.number))
+        await self._database.execute("UPDATE drive SET sealed = %s WHERE id = %s", (sealed, drive.number))
 
     async def delete_drive(self, device: Device, drive: DriveNumber) -> None:
         """No device finds the drive any more, and its blocks are released. Idempotent."""
@@ -214,11 +206,9 @@ class Directory:
 
     async def get_root(self, drive: DriveNumber, name: str) -> bytes:
         """`NotFoundError`: there is none."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT data FROM root WHERE drive = %s AND name = %s", (drive.number, name)
-            )
-            row = await found.fetchone()
+        row = await self._database.row(
+            "SELECT data FROM root WHERE drive = %s AND name = %s", (drive.number, name)
+        )
         if row is None:
             raise NotFoundError(f"there is no root {name}")
         return bytes(row[0])

@@ -142,13 +142,12 @@ class Heads:
         if self._looks % _DEVICES != 1:
             return
         devices = [*self._by_device]
-        async with self._database.transaction() as connection:
-            found = await connection.execute(
-                "SELECT d.id FROM device d JOIN account a ON a.id = d.account"
-                " WHERE d.id = ANY(%s) AND d.revoked IS NULL AND a.locked IS NULL",
-                (devices,),
-            )
-            ended = {*devices} - {row[0] for row in await found.fetchall()}
+        rows = await self._database.rows(
+            "SELECT d.id FROM device d JOIN account a ON a.id = d.account"
+            " WHERE d.id = ANY(%s) AND d.revoked IS NULL AND a.locked IS NULL",
+            (devices,),
+        )
+        ended = {*devices} - {row[0] for row in rows}
         for device in ended & self._by_device.keys():
             self._ended.add(device)
             for poll in self._by_device[device]:

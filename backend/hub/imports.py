@@ -57,6 +57,5 @@ class Imports:
         await self._change(_OPEN, drive, ticket, *head_values(head))
 
     async def _change(self, statement: str, *values: object) -> None:
-        async with self._database.transaction() as connection:
-            if not (await connection.execute(statement.encode(), values)).rowcount:
-                raise ConflictError(_CLOSED)
+        if not await self._database.execute(statement, values):
+            raise ConflictError(_CLOSED)

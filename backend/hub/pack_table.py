@@ -64,19 +64,17 @@ class PackTable:
 
     async def known(self, pack_ids: Collection[bytes]) -> set[bytes]:
         """Those of the packs that are there."""
-        async with self._database.transaction() as connection:
-            found = await connection.execute("SELECT id FROM pack WHERE id = ANY(%s)", ([*pack_ids],))
-            return {bytes(row[0]) for row in await found.fetchall()}
+        rows = await self._database.rows("SELECT id FROM pack WHERE id = ANY(%s)", ([*pack_ids],))
+        return {bytes(row[0]) for row in rows}
 
     async def note_missing(self, pack: Pack, missing: int) -> bool:
         """The pack, as it was read, lacks these fragments now; False: another has changed it meanwhile, and
         nothing is noted."""
-        async with self._database.transaction() as connection:
-            done = await connection.execute(
-                "UPDATE pack SET missing = %s WHERE id = %s AND nodes = %s AND missing = %s",
-                (missing, pack.id, [*pack.nodes], pack.missing),
-            )
-            return done.rowcount == 1
+        noted = await self._database.execute(
+            "UPDATE pack SET missing = %s WHERE id = %s AND nodes = %s AND missing = %s",
+            (missing, pack.id, [*pack.nodes], pack.missing),
+        )
+        return noted == 1
 
     async def places(self, pack_id: bytes) -> dict[BlockId, tuple[int, int]]:
         """Position and length of each block that is read from the pack, and of each commit by its hash."""
@@ -89,8 +87,7 @@ class PackTable:
 
     async def bare_blocks(self) -> list[BareBlocks]:
         """Of each drive that has such. Looks at all blocks: for a check."""
-        async with self._database.transaction() as connection:
-            rows = await (await connection.execute(_BARE)).fetchall()
+        rows = await self._database.rows(_BARE)
         return [BareBlocks(bytes(uuid), bare - lost, lost) for uuid, bare, lost in rows]
 
     async def _pages(self, condition: str) -> AsyncIterator[StoredPack]:
@@ -101,9 +98,7 @@ class PackTable:
             after = page[-1].pack.id
 
     async def _select(self, condition: str, values: Sequence[Any]) -> list[StoredPack]:
-        async with self._database.transaction() as connection:
-            found = await connection.execute(f"{_SELECT} WHERE {condition}".encode(), values)
-            rows = await found.fetchall()
+        rows = await self._database.rows(f"{_SELECT} WHERE {condition}", values)
         return [
             StoredPack(DriveNumber(drive, bytes(uuid)), Pack(bytes(pack_id), size, 0, tuple(nodes), missing))
             for pack_id, size, nodes, missing, drive, uuid in rows

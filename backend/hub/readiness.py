@@ -72,8 +72,7 @@ class Readiness:
     async def _of_database(self) -> list[str]:
         try:
             with anyio.fail_after(_PATIENCE):
-                async with self._database.transaction() as connection:
-                    await connection.execute("SELECT 1")
+                await self._database.row("SELECT 1")
         except (TransientError, TimeoutError):
             return ["the database does not answer"]
         return []
