@@ -179,9 +179,9 @@ class _Door:
         return Response(status_code=201)
 
     async def drive(self, request: Request, device: Device) -> Response:
-        drive = await self._drive(request, device)
+        uuid = parse_uuid(request.path_params["uuid"])
         for row in await self.directory.listed_drives(device.account):
-            if row.uuid == drive.uuid:
+            if row.uuid == uuid:
                 return JSONResponse(_drive_row(row))
         raise NotFoundError("there is no such drive")
 

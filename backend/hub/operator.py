@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from backend.errors import NotFoundError
 from backend.hub.accounts import end_account, normal_email
@@ -15,7 +16,7 @@ _ACCOUNTS: Final = (
     " (SELECT count(*) FROM device d WHERE d.account = a.id AND d.revoked IS NULL),"
     " (SELECT coalesce(sum(u.bytes), 0) FROM drive d JOIN drive_usage u ON u.drive = d.id"
     " WHERE d.account = a.id), a.quota"
-    " FROM account a WHERE a.deleted IS NULL ORDER BY a.email"
+    " FROM account a WHERE a.deleted IS NULL"
 )
 
 
@@ -41,19 +42,14 @@ class Operator:
 
     async def accounts(self) -> list[AccountSummary]:
         """All, by their address."""
-        rows = await self._database.rows(_ACCOUNTS)
-        return [
-            AccountSummary(email, is_locked, is_invited, *map(int, numbers))
-            for email, is_locked, is_invited, *numbers in rows
-        ]
+        return [_summary(row) for row in await self._database.rows(f"{_ACCOUNTS} ORDER BY a.email")]
 
     async def account(self, email: str) -> AccountSummary:
         """The account of that address."""
-        normal = normal_email(email)
-        for each in await self.accounts():
-            if each.email == normal:
-                return each
-        raise _no_account(email)
+        row = await self._database.row(f"{_ACCOUNTS} AND a.email = %s", (normal_email(email),))
+        if row is None:
+            raise _no_account(email)
+        return _summary(row)
 
     async def lock(self, email: str) -> None:
         """Nobody logs in, and its devices get nothing, until `unlock`. Idempotent."""
@@ -85,6 +81,11 @@ class Operator:
         where = "WHERE email = %(email)s AND deleted IS NULL"
         if not await self._database.execute(f"UPDATE account SET {what} {where}", values):
             raise _no_account(email)
+
+
+def _summary(row: Sequence[Any]) -> AccountSummary:
+    email, is_locked, is_invited, *numbers = row
+    return AccountSummary(email, is_locked, is_invited, *map(int, numbers))
 
 
 def _no_account(email: str) -> NotFoundError:

@@ -178,7 +178,8 @@ def test_a_quota_is_shown_and_changed(
     folder: Path, database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert init(folder, database) == 0
-    assert hub(["account", "add", str(folder), "a@example.org"]) == 0
+    for email in ("0@example.org", "a@example.org", "z@example.org"):
+        assert hub(["account", "add", str(folder), email]) == 0
     capsys.readouterr()
     assert hub(["quota", str(folder), "a@example.org"]) == 0
     assert capsys.readouterr().out == "a@example.org: 0 B of 9.3 GiB\n"
@@ -188,6 +189,9 @@ def test_a_quota_is_shown_and_changed(
         hub(["quota", str(folder), "b@example.org", "50G"])
     with pytest.raises(UsageError):
         hub(["quota", str(folder), "a@example.org", "much"])
+    capsys.readouterr()
+    assert hub(["quota", str(folder), "z@example.org"]) == 0
+    assert capsys.readouterr().out == "z@example.org: 0 B of 9.3 GiB\n"
 
 
 def test_the_packages_that_it_cannot_do_without_are_those_of_the_extra() -> None:
