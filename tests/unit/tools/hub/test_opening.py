@@ -23,6 +23,7 @@ from cache.drive import Drive
 from cache.health import Health, NodeChanging
 from cache.local import JOURNAL, STALE
 from cache.recovery import StaleCacheError
+from cache.services.devices import Devices
 from cache.services.health_calls import check_running
 from tests import contents
 from tests.contents import KINDS
@@ -72,10 +73,10 @@ class Machines:
 
     @asynccontextmanager
     async def opened(
-        self, machine: int, *, kept: int | None = DISK, publishes: bool = True
+        self, machine: int, *, kept: int | None = DISK, publishes: bool = True, read_only: bool = False
     ) -> AsyncIterator[Drive]:
         """The drive as that machine has it, running; or nothing is published."""
-        options = replace(SMALL, host=f"dev{machine}", cache_disk=kept)
+        options = replace(SMALL, host=f"dev{machine}", cache_disk=kept, read_only=read_only)
         with trio.fail_after(SECONDS):
             opening = opened_drive_at_hub(self.drive, self.own(machine), options, HubRoute())
             async with opening as drive, trio.open_nursery() as nursery:
@@ -213,6 +214,25 @@ async def test_a_device_that_is_revoked_is_fenced(machines: Machines, running: R
         with pytest.raises(FencedError):
             await drive.sync()
         assert drive.ledger.unpublished
+
+
+async def test_who_only_looks_is_no_device_and_sees_the_drive_as_it_was(machines: Machines) -> None:
+    data = contents.content("log", 200_000, 3)
+    async with machines.opened(1) as first, machines.opened(3) as third:
+        made = await make_file(first, b"f", data)
+        await first.sync()
+        async with machines.opened(2, read_only=True) as looking:
+            shown = await tree(looking)
+            await first.write(made.inode, 0, data[::-1])
+            await first.settle(made.inode)
+            await make_file(first, b"later", b"later")
+            await first.sync()
+            while b"later" not in names(third):
+                await trio.sleep(0.01)
+            assert await tree(looking) == shown
+            assert await content_of(looking, b"f") == data
+        numbers = [row.number for row, _ in Devices(first).all()]
+    assert numbers == [1, 2], "the third machine is the second device"
 
 
 async def test_nodes_are_the_hubs_and_that_is_said(machines: Machines) -> None:
