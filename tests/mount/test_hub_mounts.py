@@ -40,6 +40,7 @@ def pair(account: Account) -> Iterator[tuple[HubMachine, HubMachine]]:
         yield first, second
 
 
+@pytest.mark.alone
 def test_what_one_does_the_other_sees_within_a_second(pair: tuple[HubMachine, HubMachine]) -> None:
     first, second = pair
     one, other = first.mountpoint, second.mountpoint
