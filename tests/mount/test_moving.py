@@ -14,12 +14,9 @@ import pytest
 
 from backend.remote import HubLogin, Logins
 from tests.contents import KINDS, content
-from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.hub_mounts import ACCOUNT_ROOT, QUOTED, Account, Away, soon
 from tests.mount.mounted import MountedDrive, differences, succeed
 from tests.mount.trees import oddities
-
-__all__ = ["drive", "fuse", "unmade_drive"]
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(300)]
 SIZE = 400_000
