@@ -53,7 +53,7 @@ from tools.host.mounts import Mount
 from tools.host.places import Folders
 from tools.hub.drives import Address, HubDrives
 from tools.hub.moving import Moving
-from tools.hub.opening import DriveAtHub, opened_drive_at_hub, route_of
+from tools.hub.opening import DriveAtHub, opened_drive_at_hub
 from tools.hub_address import is_at_hub
 from tools.mount_control import commands_of
 from tools.mount_options import MountOptions
@@ -294,7 +294,7 @@ def _opening(
 
 
 def _route(login: HubLogin, options: MountOptions) -> HubRoute:
-    kept = route_of(login)
+    kept = login.route
     return HubRoute(
         options.ca_file or kept.ca_file,
         options.proxy or kept.proxy,

@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import msgpack
 
 from backend.errors import CorruptError, FormatError, NotFoundError, UsageError
+from backend.remote.hub_route import HubRoute
 from backend.system import THIS_MACHINE, Environment, plain_hash
 
 FILE: Final = "login"
@@ -38,6 +39,11 @@ class HubLogin:
     device: int
     ca_file: str = ""
     proxy: str = field(default="", repr=False)
+
+    @property
+    def route(self) -> HubRoute:
+        """The way to the hub that it says, without limits."""
+        return HubRoute(self.ca_file or None, self.proxy or None)
 
 
 def hub_url(text: str) -> str:

@@ -27,7 +27,7 @@ from backend.errors import (
     WrongKeyError,
 )
 from backend.keys import Secret, check_name, new_recovery_key
-from backend.remote import AccountSummary, HubLogin, hub_url
+from backend.remote import AccountSummary, HubLogin, HubRoute, hub_url
 from backend.system import THIS_MACHINE
 from tools.commands.subcommand import add_command
 from tools.errors import Parser
@@ -120,13 +120,8 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
         default=platform.node() or "device",
         help="of this device; default: its host",
     )
-    add("--ca-file", metavar="F", default="", help="believe these certificates instead of the system's")
-    add(
-        "--proxy",
-        metavar="URL",
-        default="",
-        help="without a password; default: as HTTPS_PROXY and its like say",
-    )
+    add("--ca-file", metavar="F", help="believe these certificates instead of the system's")
+    add("--proxy", metavar="URL", help="without a password; default: as HTTPS_PROXY and its like say")
 
 
 def _add_create(actions: Any) -> None:
@@ -159,8 +154,9 @@ def _place(options: argparse.Namespace) -> HubPlace:
         login = None
     if login is not None and trio.run(is_logged_in, login):
         raise UsageError(f"this machine is logged in at {url} as {login.email}: drivefs logout --hub {url}")
-    ca_file = os.path.abspath(options.ca_file) if options.ca_file else ""
-    return HubPlace(url, ca_file, proxy_url(options.proxy) if options.proxy else "")
+    ca_file = os.path.abspath(options.ca_file) if options.ca_file else None
+    proxy = proxy_url(options.proxy) if options.proxy else None
+    return HubPlace(url, HubRoute(ca_file, proxy))
 
 
 def _asked_email() -> str:
@@ -183,7 +179,8 @@ def _logout(options: argparse.Namespace) -> int:
     login = chosen_login(options)
     if not options.forget:
         try:
-            trio.run(_revoked, login)
+            if trio.run(is_logged_in, login):
+                in_session(login, lambda session: session.revoke(login.device))
         except TransientError as error:
             raise TransientError(f"{error}; --forget ends the login here only") from error
     logins().remove(login.url)
@@ -191,13 +188,6 @@ def _logout(options: argparse.Namespace) -> int:
     if options.forget:
         complain(f"drivefs: the hub was not told; from another device: drivefs devices revoke {login.device}")
     return 0
-
-
-async def _revoked(login: HubLogin) -> None:
-    if await is_logged_in(login):
-        from_ = HubPlace(login.url, login.ca_file, login.proxy)
-        async with from_.account(login.token) as account:
-            await account.revoke(login.device)
 
 
 # The account

@@ -53,17 +53,15 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class HubPlace:
-    """Where a hub is, and how it is reached; as in a `HubLogin`."""
+    """Where a hub is, and how it is reached."""
 
     url: str
-    ca_file: str = ""
-    proxy: str = ""
+    route: HubRoute
 
     @asynccontextmanager
     async def account(self, token: bytes) -> AsyncIterator[HubAccount]:
         """The calls of the device of that token."""
-        route = HubRoute(self.ca_file or None, self.proxy or None)
-        client = HubClient(self.url, token, route)
+        client = HubClient(self.url, token, self.route)
         try:
             yield HubAccount(client)
         finally:
@@ -121,7 +119,8 @@ async def log_in(place: HubPlace, email: str, secrets: Sequence[Secret], code: C
                 raise
             return await log_in(place, email, secrets[1:], code)
     root = keys.unwrap(made.wrapped)
-    return HubLogin(place.url, email, made.token, root, made.device, place.ca_file, place.proxy)
+    ca_file, proxy = place.route.ca_file or "", place.route.proxy or ""
+    return HubLogin(place.url, email, made.token, root, made.device, ca_file, proxy)
 
 
 class AccountSession:
@@ -279,7 +278,7 @@ class AccountSession:
 @asynccontextmanager
 async def account_session(login: HubLogin) -> AsyncIterator[AccountSession]:
     """The account of a login, while the block runs."""
-    async with HubPlace(login.url, login.ca_file, login.proxy).account(login.token) as account:
+    async with HubPlace(login.url, login.route).account(login.token) as account:
         yield AccountSession(login, account)
 
 

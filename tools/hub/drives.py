@@ -24,8 +24,6 @@ from backend.errors import (
 )
 from backend.keys import AccountKeys, DriveKeys, HubDrive
 from backend.remote import (
-    HubAccount,
-    HubClient,
     HubLogin,
     HubRoute,
     KnownDrives,
@@ -37,6 +35,7 @@ from backend.remote import (
 from backend.system import Environment
 from tools.host import places
 from tools.host.aside import aside
+from tools.hub.account_session import HubPlace
 from tools.hub.opening import DriveAtHub
 
 PATIENCE: Final = 10.0
@@ -146,13 +145,9 @@ def _asked(login: HubLogin, route: HubRoute) -> list[SealedDrive] | DriveError:
     """The hub's list, or why there is none."""
 
     async def ask() -> list[SealedDrive]:
-        client = HubClient(login.url, login.token, route)
-        try:
+        async with HubPlace(login.url, route).account(login.token) as account:
             with trio.fail_after(PATIENCE):
-                return await HubAccount(client).drives()
-        finally:
-            with trio.CancelScope(shield=True):
-                await client.close()
+                return await account.drives()
 
     try:
         return trio.run(ask)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import trio
 
 from backend.cluster import HeldDrive
 from backend.errors import FencedError, TransientError, sole
-from backend.remote import HubClient, HubRoute, Logins, RemoteImport, RemoteUpstream
+from backend.remote import HubClient, Logins, RemoteImport, RemoteUpstream
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import BlockStore, Commit, Head, Roots
 from backend.wire import TICKET_SIZE
@@ -116,9 +116,7 @@ class Moving:
     def _client(self, hub: str, rate: float | None) -> HubClient:
         login = Logins(places.hubs_folder(self._variables), self._environment).load(hub)
         limit = None if rate is None else int(rate)
-        return HubClient(
-            login.url, login.token, HubRoute(login.ca_file or None, login.proxy or None, upload_limit=limit)
-        )
+        return HubClient(login.url, login.token, replace(login.route, upload_limit=limit))
 
 
 class _Steps:

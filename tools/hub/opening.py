@@ -69,7 +69,7 @@ def opened_drive_at_hub(
 @asynccontextmanager
 async def opened_reader_at_hub(drive: DriveAtHub) -> AsyncIterator[Client]:
     """The reader of the drive's blocks, beside any mount. What the hub raises."""
-    client = HubClient(drive.login.url, drive.login.token, route_of(drive.login))
+    client = HubClient(drive.login.url, drive.login.token, drive.login.route)
     upstream = RemoteUpstream(client, drive.drive_id)
     try:
         limiter = trio.CapacityLimiter(2)
@@ -77,11 +77,6 @@ async def opened_reader_at_hub(drive: DriveAtHub) -> AsyncIterator[Client]:
     finally:
         with trio.CancelScope(shield=True):
             await upstream.close()
-
-
-def route_of(login: HubLogin) -> HubRoute:
-    """The way that the login says."""
-    return HubRoute(login.ca_file or None, login.proxy or None)
 
 
 @dataclass(frozen=True, slots=True)

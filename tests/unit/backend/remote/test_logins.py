@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.errors import CorruptError, FormatError, NotFoundError, UsageError
-from backend.remote import HubLogin, Logins, hub_url
+from backend.remote import HubLogin, HubRoute, Logins, hub_url
 from backend.remote.logins import decode_login, encode_login
 from backend.system import plain_hash
 
@@ -40,6 +40,11 @@ def test_it_is_for_the_user_alone(tmp_path: Path) -> None:
     Logins(tmp_path / "hubs").save(LOGIN)
     for path in (tmp_path / "hubs").rglob("*"):
         assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_the_way_to_the_hub_is_as_the_login_says() -> None:
+    assert LOGIN.route == HubRoute("/etc/ca.pem", "http://p")
+    assert replace(LOGIN, ca_file="", proxy="").route == HubRoute()
 
 
 def test_nothing_of_it_is_shown() -> None:
