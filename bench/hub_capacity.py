@@ -147,10 +147,6 @@ class Plan:
         """By its name."""
         return next(each for each in self.needs if each.resource == resource)
 
-    def first_limit(self) -> str:
-        """The resource that stops first."""
-        return min(self.bears, key=lambda name: self.bears[name])
-
 
 TARGET: Final = Demand()
 MACHINES: Final = Machines()

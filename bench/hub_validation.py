@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import platform
 import tempfile
 import time
@@ -60,7 +61,7 @@ async def measured_costs(hub: MeasuredHub) -> Costs:
     assert rows is not None
     return Costs(
         date=date.today().isoformat(),
-        machine=f"{platform.machine()}, 2 busy cores",
+        machine=f"{os.cpu_count()} processors ({platform.machine()})",
         by_kind=by_kind,
         poll_bytes=many.bytes_each,
         block_row_bytes=rows[0],
@@ -69,7 +70,7 @@ async def measured_costs(hub: MeasuredHub) -> Costs:
 
 
 def _cost(measured: OperationCost) -> Cost:
-    return Cost(measured.hub_ms, measured.database_ms, measured.wal_bytes)
+    return Cost(*_figures(measured))
 
 
 def _difference(large: OperationCost, small: OperationCost, mib: float) -> Cost:

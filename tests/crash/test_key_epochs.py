@@ -134,7 +134,7 @@ async def test_devices_that_write_while_epochs_begin_read_each_other(tmp_path: P
 
 
 async def test_a_block_of_an_epoch_that_is_still_to_be_followed_is_not_given_up(tmp_path: Path) -> None:
-    """Another device stored it, of equal content: whoever does not follow yet cannot read it, and says so."""
+    """Another device stored it, of equal content: nobody stores it anew under the epoch before."""
     hub = Hub(tmp_path)
     await begun(hub)
     async with hub.device(1) as one, hub.device(2) as two:

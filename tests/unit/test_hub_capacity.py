@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -57,8 +59,20 @@ def test_ten_times_the_people_need_ten_times_as_much() -> None:
 
 
 def test_the_first_limit_is_the_one_that_bears_least() -> None:
-    assert plan(TARGET).first_limit() == "one server of PostgreSQL"
+    bears = plan(TARGET).bears
+    assert min(bears, key=lambda name: bears[name]) == "one server of PostgreSQL"
     assert plan(SMALL).bears["one server of PostgreSQL"] > 1
+
+
+@pytest.mark.parametrize(
+    "resource", ["hub processes, by processor", "PostgreSQL, by processor", "PostgreSQL, by tables"]
+)
+def test_the_page_has_the_figures_of_the_model(resource: str) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "hub_capacity.md").read_text().replace("*", "")
+    (amount, machines) = re.findall(rf"^\| {resource} \| (.+?) \| (.+?) \|$", page, re.MULTILINE)[0]
+    need = plan(TARGET).need(resource)
+    assert re.match(rf"{need.amount:,.0f} {need.unit}\b", amount)
+    assert re.match(rf"{need.machines:,}\b", machines)
 
 
 def test_the_table_has_a_row_for_each_need_and_each_limit() -> None:
