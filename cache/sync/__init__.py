@@ -13,7 +13,7 @@ from cache.sync.changes import (
 )
 from cache.sync.check_log import LogReplay
 from cache.sync.follower import Follower
-from cache.sync.key_epochs import learn_ahead, learn_epoch_of
+from cache.sync.key_epochs import learn_ahead
 from cache.sync.rebaser import CopiedStateError, Following, Rebaser
 
 __all__ = [
@@ -32,5 +32,4 @@ __all__ = [
     "Replaced",
     "check_log",
     "learn_ahead",
-    "learn_epoch_of",
 ]

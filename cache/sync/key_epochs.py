@@ -55,13 +55,6 @@ async def learn_ahead(ring: KeyRing, log: CommitLog, after: int, most: int = MOS
         at = commits[-1][0].number
 
 
-def learn_epoch_of(ring: KeyRing, commit: Commit) -> None:
-    """`ring` learns the epoch that a commit of the log begins, if it does, before it is judged.
-    `MalformedError`."""
-    begun = _epoch_of(commit)
-    ring.learn_all([] if begun is None else [begun])
-
-
 def _epoch_of(commit: Commit) -> KeyEpoch | None:
     try:
         return decode_authority(commit.authority)

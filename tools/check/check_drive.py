@@ -36,7 +36,7 @@ from backend.packs import PackEntry
 from backend.system import each
 from backend.upstream import BlockId
 from cache.retention import LostRange, lost_files
-from cache.sync import learn_epoch_of
+from cache.sync import learn_ahead
 from tools.check.check_commits import SNAPSHOT_KEY, CommitCheck
 from tools.check.check_copies import check_copies
 from tools.check.check_report import summarised
@@ -112,6 +112,7 @@ class DriveCheck:
         self._state = StateCheck(source, own.state, work, findings, progress)
         self._away: list[str] = []
         self._named: set[bytes] = set()
+        self._knows_epochs = False
         self.lost: list[LostRange] = []
         """what is lost, or cannot be read while nodes are away, by path and version"""
         self.namespace_is_wrong = False
@@ -218,18 +219,21 @@ class DriveCheck:
         return store
 
     async def _learn_epochs(self) -> None:
-        """Those of all blocks; the snapshot's root, if there is one, names those up to its commit only."""
-        number = 0
-        while commits := await self._log.commits_after(number):
-            for commit, _ in commits:
-                learn_epoch_of(self._ring, commit)
-                number = commit.number
+        """Those of all blocks; the snapshot's root, if there is one, names those up to its commit only. A
+        commit that begins one wrongly is damage, of which the check of the state tells."""
+        head = self._commits.head
+        try:
+            await learn_ahead(self._ring, self._upstream.log, 0, 0 if head is None else head.number)
+        except CorruptError as error:
+            log.info("not all key epochs are known: %s", error)
+        else:
+            self._knows_epochs = True
 
     def _verify(self, block: BlockId, sealed: Buffer) -> None:
         try:
             plaintext = self._codec.open(block, sealed)
         except UnknownEpochError:
-            if self._commits.is_broken:  # the key may have been in what is lost of the log
+            if not self._knows_epochs:  # the key may have been in what is lost of the log
                 return
             raise
         if self._codec.block_id(plaintext) != block:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from backend.coding.erasure import Profile
+from backend.commits.authority_format import encode_authority
 from backend.commits.lease import Lease
 from backend.commits.process_identity import this_process
 from backend.errors import ConflictError, DriveError, FencedError, LeaseHeldError
 from backend.keys import Secret
 from backend.nodes import OWN_FILES, DirectoryNode
+from backend.upstream import KeyEpoch
 from cache.drive import Drive
 from cache.namespace.operations import ROOT_INODE, SetAttributes
 from cache.namespace.schema import open_database
@@ -337,6 +340,28 @@ def test_a_log_that_ends_before_its_snapshot_can_be_gone_on_with(log_before_snap
         shutil.rmtree(folder)
     assert made.fsck("-n") == CLEAN
     assert made.read().keys() == {b"/first"}
+
+
+@pytest.mark.parametrize("option", ["--data", "-f"])
+@pytest.mark.parametrize("begun", [b"no epoch", encode_authority(KeyEpoch(2, bytes(60), bytes(60)))])
+def test_a_commit_that_begins_a_key_epoch_wrongly_is_told(
+    made: SmallDrive, begun: bytes, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Regression: with all contents read the check ended there, and said nothing of the rest."""
+
+    async def add() -> int:
+        async with drive_opening.opened_drive(made.unlocked(), made.own(), QUIET) as opened:
+            head, upstream = opened.ledger.head, opened.upstream
+            ((last, _),) = await upstream.log.commits_after(head.number - 1)
+            commit = replace(last, number=head.number + 1, previous=head.hash, epoch=upstream.epoch)
+            await upstream.log.append(replace(commit, authority=begun), head)
+            return head.number + 1
+
+    number = trio.run(add)
+    assert made.fsck("-n", option) == LEFT
+    told = capsys.readouterr().out
+    assert f"commit {number} is damaged" in told
+    assert "block" not in told.replace("blocks", "")
 
 
 @pytest.mark.parametrize("lost", ["node.toml", "drive.toml"])
