@@ -73,7 +73,13 @@ _DEVICE: Final = _object(
     }
 )
 _DRIVE: Final = _object(
-    {"uuid": _UUID, "sealed": _digits(0, wire.MAX_SEALED), "bytes": _NUMBER, "head": _NUMBER}
+    {
+        "uuid": _UUID,
+        "sealed": _digits(0, wire.MAX_SEALED),
+        "bytes": _NUMBER,
+        "head": _NUMBER,
+        "importing": {"type": "boolean"},
+    }
 )
 _ACCOUNT: Final = _object(
     {
@@ -146,7 +152,10 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("POST", "/v1/devices/{device}/rotate"): Operation("Another token", {200: _object({"token": _KEY})}),
     ("GET", "/v1/drives"): Operation("The drives", {200: _object({"drives": _list(_DRIVE)})}),
     ("POST", "/v1/drives"): Operation(
-        "A new drive", {201: None}, _object({"uuid": _UUID, "sealed": _SEALED}), problems=(409, 422)
+        "A new drive",
+        {201: None},
+        _object({"uuid": _UUID, "sealed": _SEALED}, {"ticket": _TICKET}),
+        problems=(409, 422),
     ),
     ("GET", _DRIVE_PATH): Operation("One of them", {200: _DRIVE}),
     ("PATCH", _DRIVE_PATH): Operation("Its name and key, sealed", _DONE, _object({"sealed": _SEALED})),
@@ -174,7 +183,12 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ("GET", f"{_DRIVE_PATH}/blocks/{{block}}"): Operation(
         "A block, or part of it",
         {200: BYTES},
-        query={"offset": _NUMBER, "length": {**_NUMBER, "default": MAX_BLOCK_SIZE}, "again": _TEXT},
+        query={
+            "offset": _NUMBER,
+            "length": {**_NUMBER, "default": MAX_BLOCK_SIZE},
+            "again": _TEXT,
+            "near": _TEXT,
+        },
     ),
     ("PUT", f"{_DRIVE_PATH}/blocks/{{block}}"): Operation("Store a block", _DONE, BYTES, problems=(422, 507)),
     ("POST", f"{_DRIVE_PATH}/blocks/{{block}}/wrong"): Operation(

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -61,7 +63,7 @@ def test_it_is_of_all_routes(running: RunningHub) -> None:
 def test_it_answers_as_it_describes(running: RunningHub, mode: GenerationMode) -> None:
     """Requests that are what it asks for, and such that are not, of each operation, about a drive and a
     device that there are."""
-    schema = schemathesis.openapi.from_dict(described(running))
+    schema = schemathesis.openapi.from_dict(with_complete_answers(described(running)))
     count = 0
     for found in schema.get_all_operations():
         assert isinstance(found, Ok)
@@ -70,6 +72,28 @@ def test_it_answers_as_it_describes(running: RunningHub, mode: GenerationMode) -
             ask(running, operation, mode)
         count += 1
     assert count == sum(len(methods) for methods in described(running)["paths"].values())
+
+
+def with_complete_answers(found: dict[str, Any]) -> dict[str, Any]:
+    """The description, as one that leaves out nothing that is answered."""
+    for methods in found["paths"].values():
+        for operation in methods.values():
+            operation["responses"] = complete(operation["responses"])
+    return found | {"components": complete(found["components"])}
+
+
+def complete(found: Any) -> Any:
+    if isinstance(found, dict):
+        closed = {"additionalProperties": False} if "properties" in found else {}
+        return {name: complete(each) for name, each in found.items()} | closed
+    return [complete(each) for each in found] if isinstance(found, list) else found
+
+
+def test_each_kind_of_problem_is_on_the_page_and_in_the_description(running: RunningHub) -> None:
+    kinds = described(running)["components"]["schemas"]["Problem"]["properties"]["type"]["enum"]
+    page = (Path(__file__).parents[4] / "docs/format/hub_api.md").read_text()
+    (told,) = re.findall(r"`urn:drivefs:` and one of\s([^.]*)\.", page)
+    assert sorted(f"urn:drivefs:{kind}" for kind in re.findall(r"`(\w+)`", told)) == sorted(kinds)
 
 
 def ask(running: RunningHub, operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode) -> None:
