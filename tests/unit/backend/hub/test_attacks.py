@@ -89,7 +89,7 @@ def dump(running: RunningHub) -> dict[str, list[tuple[object, ...]]]:
         ).fetchall()
         found = {name: connection.execute(f"SELECT * FROM {name}".encode()).fetchall() for (name,) in names}
         found["device"] = connection.execute("SELECT id, account, token, revoked FROM device").fetchall()
-        return {name: sorted(rows, key=repr) for name, rows in found.items() if name != "attempt"}
+        return {name: sorted(rows, key=repr) for name, rows in found.items()}
 
 
 def is_answer(answer: httpx.Response) -> None:
@@ -189,8 +189,20 @@ JSON = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(NASTY, inner, max_size=3)),
     max_leaves=6,
 )
-FIELDS = ("email", "kind", "auth_key", "code", "uuid", "sealed", "name", "drives", "timeout", "proof")
-MORE = ("passphrase", "recovery", "invitation", "salt", "wrapped", "memory", "passes", "lanes")
+FIELDS = (
+    "email",
+    "kind",
+    "auth_key",
+    "code",
+    "uuid",
+    "sealed",
+    "name",
+    "drives",
+    "timeout",
+    "proof",
+    "ticket",
+)
+MORE = ("passphrase", "recovery", "invitation", "salt", "wrapped", "memory_kib", "iterations", "lanes")
 
 
 def _dumped(value: object) -> bytes:
@@ -206,10 +218,14 @@ BODIES = st.one_of(
     ).map(_dumped),
     st.lists(st.binary(min_size=32, max_size=32), max_size=3).map(b"".join),
 )
-QUERIES = st.dictionaries(st.sampled_from(("after", "limit", "offset", "length", "again")), NASTY, max_size=3)
+QUERIES = st.dictionaries(
+    st.sampled_from(("after", "limit", "offset", "length", "again", "near")), NASTY, max_size=3
+)
 _LATIN = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60)
 HEADERS = st.dictionaries(
-    st.sampled_from(("Expected-Head", "Range", "If-Match", "Content-Type", "Content-Encoding")),
+    st.sampled_from(
+        ("Expected-Head", "Import-Ticket", "Range", "If-Match", "Content-Type", "Content-Encoding")
+    ),
     st.one_of(_LATIN, st.sampled_from(["0:" + "00" * 32, "1_0:" + "00" * 32, "-1:" + "00" * 32, "9" * 5000])),
     max_size=2,
 )
