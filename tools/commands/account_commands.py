@@ -29,7 +29,7 @@ from backend.errors import (
 from backend.keys import Secret, check_name, new_recovery_key
 from backend.remote import AccountSummary, HubLogin, HubRoute, hub_url
 from backend.system import THIS_MACHINE
-from tools.commands.subcommand import add_command
+from tools.commands.subcommand import add_command, add_json
 from tools.errors import Parser
 from tools.hub.account_session import (
     AccountSession,
@@ -75,10 +75,6 @@ def _add_nothing(parser: argparse.ArgumentParser) -> None:
     """No more options."""
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="as one JSON object, for programs")
-
-
 def _add_passphrase(parser: argparse.ArgumentParser) -> None:
     add_proof(parser)
     new = parser.add_mutually_exclusive_group()
@@ -102,7 +98,7 @@ def _add_delete(parser: argparse.ArgumentParser) -> None:
 
 
 _ADD_MORE = {
-    "show": _add_json,
+    "show": add_json,
     "passphrase": _add_passphrase,
     "recovery": _add_recovery,
     "totp": _add_totp,

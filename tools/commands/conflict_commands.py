@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from backend.errors import UsageError
 from cache.messages import CONFLICTS, CONFLICTS_RESOLVE, Conflicts, Nothing, ResolveWanted
-from tools.commands.subcommand import add_command, ask_mount, show
+from tools.commands.subcommand import add_command, add_json, ask_mount, show
 from tools.drive_path import DrivePath
 from tools.quantities import format_moment
 from tools.terminal import printable_name, say
@@ -25,7 +25,7 @@ def register(commands: Any) -> None:
         "place", nargs="+", metavar="MOUNTPOINT | resolve PATH", help="PATH: a copy, or a file with one copy"
     )
     conflicts.add_argument("--keep", choices=("mine", "theirs", "both"), help="mine is what the copy has")
-    conflicts.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    add_json(conflicts)
 
 
 def _conflicts(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cache.messages import DEVICE_REVOKE, DEVICES, DeviceNamed, DeviceRevoked, DevicesShown, Nothing
-from tools.commands.subcommand import add_command, ask_mount, show
+from tools.commands.subcommand import add_command, add_json, ask_mount, show
 from tools.terminal import printable_name
 
 
@@ -19,7 +19,7 @@ def register(commands: Any) -> None:
     revoke = add_command(actions, "revoke", "have one make no commit more", _revoke)
     for command in (listed, revoke):
         command.add_argument("mountpoint", metavar="MOUNTPOINT")
-        command.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+        add_json(command)
     revoke.add_argument("number", metavar="N", type=int, help="its number in `device list`")
 
 

@@ -27,7 +27,7 @@ from cache.messages import (
     to_plain,
 )
 from cache.past_names import FORMS
-from tools.commands.subcommand import add_command
+from tools.commands.subcommand import add_command, add_json
 from tools.drive_path import DrivePath
 from tools.errors import ToolError
 from tools.quantities import format_size, moment
@@ -44,7 +44,7 @@ def register(commands: Any) -> None:
     log = add_command(commands, "log", "what happened to a file or folder, the newest first", _log)
     log.add_argument("path", metavar="PATH")
     log.add_argument("--limit", type=int, default=100, metavar="N", help="at most so many (100)")
-    log.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    add_json(log)
     diff = add_command(
         commands, "diff", "what changed in a file or tree between two times, or since one", _diff
     )
@@ -52,7 +52,7 @@ def register(commands: Any) -> None:
     diff.add_argument("path", metavar="PATH")
     diff.add_argument("first", type=moment, metavar="TIME", help=f"for example {FORMS}")
     diff.add_argument("second", type=moment, metavar="TIME", nargs="?", help="default: now")
-    diff.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    add_json(diff)
     restore = add_command(commands, "restore", "bring a file or tree back as it was, at once", _restore)
     restore.add_argument("path", metavar="PATH")
     restore.add_argument("--at", type=moment, required=True, metavar="TIME", help=f"for example {FORMS}")

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from backend.keys import check_name
-from tools.commands.subcommand import add_command
+from tools.commands.subcommand import add_command, add_json
 from tools.errors import Parser
 from tools.hub.account_session import NamedDevice, NamedDrive
 from tools.hub.drives import Address
@@ -25,14 +25,14 @@ _NAMELESS: Final = "(no name)"
 def register(commands: Any) -> None:
     """Add `devices ...` and `drives ...` to the subcommands of `drivefs`."""
     devices = _actions(commands, "devices", "the devices of the account: list, rename, revoke, rotate")
-    _add_json(_add(devices, "list", "all devices, revoked ones too", _list_devices))
+    add_json(_add(devices, "list", "all devices, revoked ones too", _list_devices))
     rename = _add(devices, "rename", "give a device another name", _rename_device)
     _add_number(rename)
     rename.add_argument("name", metavar="NAME")
     _add_number(_add(devices, "revoke", "shut a device out, at once", _revoke))
     _add(devices, "rotate", "another token for this machine", _rotate)
     drives = _actions(commands, "drives", "the drives of the account: list, create, rename, delete")
-    _add_json(_add(drives, "list", "all drives", _list_drives))
+    add_json(_add(drives, "list", "all drives", _list_drives))
     _add(drives, "create", "a new, empty drive", _create).add_argument("name", metavar="NAME")
     renamed = _add(drives, "rename", "give a drive another name", _rename_drive)
     renamed.add_argument("old", metavar="OLD", help="its name, or its id")
@@ -50,10 +50,6 @@ def _add(actions: Any, name: str, text: str, run: Callable[[argparse.Namespace],
     parser = add_command(actions, name, text, run)
     add_hub(parser)
     return parser
-
-
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="as one JSON object, for programs")
 
 
 def _add_number(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cache.messages import KEEP, KEPT, UNKEEP, KeepWanted, Kept, Nothing, UnkeepWanted
-from tools.commands.subcommand import add_command, ask_mount, show
+from tools.commands.subcommand import add_command, add_json, ask_mount, show
 from tools.drive_path import DrivePath
 from tools.quantities import format_size
 from tools.terminal import printable_name
@@ -24,7 +24,7 @@ def register(commands: Any) -> None:
     kept = add_command(commands, "kept", "the folders that are kept here, and how much of each is", _kept)
     kept.add_argument("mountpoint", metavar="MOUNTPOINT")
     for command in (keep, unkeep, kept):
-        command.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+        add_json(command)
 
 
 def _keep(options: argparse.Namespace) -> int:

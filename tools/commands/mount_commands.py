@@ -8,6 +8,7 @@ from typing import Any
 from cache.messages import to_plain
 from tools import errors, umount
 from tools.commands.status_report import is_well, report
+from tools.commands.subcommand import add_json
 from tools.control_client import ControlClient
 from tools.quantities import parse_duration
 from tools.terminal import complain, say, say_json
@@ -17,7 +18,7 @@ def register(commands: Any) -> None:
     """Add them to the subcommands of `drivefs`."""
     status = commands.add_parser("status", help="what is stored and what is not yet; the nodes' state")
     status.add_argument("mountpoint", metavar="MOUNTPOINT")
-    status.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    add_json(status)
     status.set_defaults(command=_status)
     sync = commands.add_parser("sync", help="return when all that was written so far is stored")
     sync.add_argument("mountpoint", metavar="MOUNTPOINT")

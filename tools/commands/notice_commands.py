@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cache.messages import NOTICES, UNDO, Nothing, NoticesShown, UndoWanted
-from tools.commands.subcommand import add_command, ask_mount, show
+from tools.commands.subcommand import add_command, add_json, ask_mount, show
 from tools.control_client import ControlClient
 from tools.quantities import format_moment
 from tools.terminal import printable_name, say
@@ -17,7 +17,7 @@ def register(commands: Any) -> None:
     """Add them to the subcommands of `drivefs`."""
     notices = add_command(commands, "notices", "what this machine decided by itself, of 30 days", _notices)
     notices.add_argument("mountpoint", metavar="MOUNTPOINT")
-    notices.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    add_json(notices)
     undo = add_command(commands, "undo", "bring back what a mass deletion took, and leave the rest", _undo)
     undo.add_argument("mountpoint", metavar="MOUNTPOINT")
     undo.add_argument("--pin", metavar="NAME", help="what is gone since that pinned state; default: the last")

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from cache.messages import PIN, PINS, UNPIN, Nothing, PinWanted, UnpinWanted
-from tools.commands.subcommand import add_command, ask_mount, show
+from tools.commands.subcommand import add_command, add_json, ask_mount, show
 from tools.control_client import ControlClient
 from tools.errors import ToolError
 from tools.quantities import format_moment, moment
@@ -27,7 +27,7 @@ def register(commands: Any) -> None:
     unpin.add_argument("name", metavar="NAME")
     pins = add_command(commands, "pins", "all pins", _pins)
     pins.add_argument("mountpoint", metavar="MOUNTPOINT")
-    pins.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    add_json(pins)
 
 
 def _pin(options: argparse.Namespace) -> int:

@@ -19,7 +19,7 @@ from cache.messages import (
     PolicyShown,
     PolicyTimes,
 )
-from tools.commands.subcommand import add_command, ask_mount, show
+from tools.commands.subcommand import add_command, add_json, ask_mount, show
 from tools.errors import Parser
 from tools.quantities import counted, format_age, format_moment, format_size, parse_age
 
@@ -40,7 +40,7 @@ def register(commands: Any) -> None:
     gc.add_argument("--dry-run", action="store_true", help="only say what would go")
     gc.add_argument("--grace", type=parse_age, metavar="T", help="delete what was released so long ago (1h)")
     gc.add_argument("--trust-clock", action="store_true", help="drop states even if the clock has jumped")
-    gc.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    add_json(gc)
 
 
 def _register_retention(commands: Any) -> None:
@@ -51,7 +51,7 @@ def _register_retention(commands: Any) -> None:
     preview = add_command(actions, "preview", "what would go now, and what that frees", _preview)
     for parser in (show, change, preview):
         parser.add_argument("mountpoint", metavar="MOUNTPOINT")
-        parser.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+        add_json(parser)
     for parser in (change, preview):
         for field, (option, text) in TIERS.items():
             parser.add_argument(

@@ -26,7 +26,7 @@ from cache.messages import (
     S3PolicyWanted,
 )
 from tools import fsck, s3_serving
-from tools.commands.subcommand import add_command, show
+from tools.commands.subcommand import add_command, add_json, show
 from tools.control_client import ControlClient, NoAnswerError
 from tools.errors import Parser
 from tools.host import mounts
@@ -51,7 +51,7 @@ def register(commands: Any) -> None:
     add.add_argument("--note", metavar="TEXT", default="", help="for people")
     add.add_argument("--policy", metavar="F", help="a file with an identity policy (JSON)")
     listed = _add(kinds, "list", "the access keys, without their secrets", _key_list)
-    listed.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    add_json(listed)
     _add(kinds, "remove", "an access key counts no more", _key_remove).add_argument("key", metavar="KEY")
     policy = _add(kinds, "policy", "give an access key another policy", _key_policy)
     policy.add_argument("key", metavar="KEY")

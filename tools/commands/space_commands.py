@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from cache.messages import USAGE, UsageAsked, UsageShown
-from tools.commands.subcommand import add_command, show
+from tools.commands.subcommand import add_command, add_json, show
 from tools.drive_path import DrivePath
 from tools.quantities import format_size
 from tools.terminal import printable_name
@@ -23,7 +23,7 @@ def register(commands: Any) -> None:
     du.add_argument(
         "--depth", type=_depth, default=1, metavar="N", help="list folders so deep (1); 0: only PATH itself"
     )
-    du.add_argument("--json", action="store_true", help="as one JSON object, for programs")
+    add_json(du)
 
 
 def _du(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -19,6 +20,11 @@ def add_command(commands: Any, name: str, text: str, run: Any) -> Parser:
     parser: Parser = commands.add_parser(name, help=text)
     parser.set_defaults(command=run)
     return parser
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option by which the command answers programs."""
+    parser.add_argument("--json", action="store_true", help="as one JSON object, for programs")
 
 
 def ask_mount(mountpoint: str, call: Call[Question, Answer], question: Question) -> Answer:
