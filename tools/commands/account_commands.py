@@ -43,7 +43,7 @@ from tools.hub.account_session import (
 from tools.hub.login import add_hub, add_proof, chosen_login, code, in_session, logins, secrets
 from tools.hub_address import proxy_url
 from tools.quantities import format_moment, format_size
-from tools.secret_source import SecretSource, ask_hidden, one_line
+from tools.secret_source import SecretSource, one_line
 from tools.terminal import complain, is_terminal, say, say_json
 
 
@@ -286,8 +286,8 @@ def _totp(options: argparse.Namespace) -> int:
         if not is_terminal(sys.stdin):
             say("Then confirm it: drivefs account totp confirm --code-file F")
             return 0
-    shown = one_line(options.code_file) if options.code_file else ask_hidden("A code of the app: ")
-    in_session(login, lambda session: session.confirm_factor("".join(shown.split())))
+    shown = code(options, "A code of the app: ")
+    in_session(login, lambda session: session.confirm_factor(shown))
     say(f"{login.url}: logins ask for a code from now on")
     return 0
 
@@ -300,10 +300,7 @@ def _export(options: argparse.Namespace) -> int:
             "hub": login.url,
             **summary._asdict(),
             "devices": [asdict(each) for each in devices],
-            "drives": [
-                {"name": each.name, "id": each.uuid.hex(), "bytes": each.bytes, "commits": each.head}
-                for each in drives
-            ],
+            "drives": [each.plain() for each in drives],
         }
     )
     return 0

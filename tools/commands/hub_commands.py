@@ -108,11 +108,7 @@ def _rotate(options: argparse.Namespace) -> int:
 def _list_drives(options: argparse.Namespace) -> int:
     found = in_session(chosen_login(options), lambda session: session.drives())
     if options.json:
-        rows = [
-            {"name": each.name, "id": each.uuid.hex(), "bytes": each.bytes, "commits": each.head}
-            for each in found
-        ]
-        say_json({"drives": rows})
+        say_json({"drives": [each.plain() for each in found]})
     else:
         say(*map(_drive_line, found))
     return 0

@@ -96,6 +96,10 @@ class NamedDrive:
         """For people."""
         return self.drive.name if self.drive else None
 
+    def plain(self) -> dict[str, str | int | None]:
+        """For programs: without its key."""
+        return {"name": self.name, "id": self.uuid.hex(), "bytes": self.bytes, "commits": self.head}
+
 
 async def sign_up(place: HubPlace, email: str, passphrase: Secret, recovery: Secret, invitation: str) -> None:
     """A new account, which either secret opens. Errors as of `HubAccount.sign_up`."""

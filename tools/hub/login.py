@@ -67,7 +67,7 @@ def secrets(options: argparse.Namespace) -> list[Secret]:
     return source.secrets()
 
 
-def code(options: argparse.Namespace) -> str:
+def code(options: argparse.Namespace, prompt: str = "Code of the second factor: ") -> str:
     """A code of the second factor: from the file, or the person. `UsageError`."""
-    text = one_line(options.code_file) if options.code_file else ask_hidden("Code of the second factor: ")
+    text = one_line(options.code_file) if options.code_file else ask_hidden(prompt)
     return "".join(text.split())
