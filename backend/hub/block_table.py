@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.hub.database import Database
+from backend.hub.pack_rows import add_pack, pack_of
 from backend.packs import Pack, PackEntry
 from backend.upstream import RESERVED_SECONDS, BlockId
 
@@ -132,10 +133,7 @@ class BlockTable:
             "lengths": [entry.length for entry in ordered],
         }
         async with self._database.transaction() as connection:
-            await connection.execute(
-                "INSERT INTO pack (id, drive, size, nodes, missing) VALUES (%s, %s, %s, %s, %s)",
-                (pack.id, drive, pack.size, [*pack.nodes], pack.missing),
-            )
+            await add_pack(connection, drive, pack)
             await connection.execute(_ADD_BLOCKS, values)
             await connection.execute(_ADD_PLACES, values)
 
@@ -151,8 +149,8 @@ class BlockTable:
         row = await self._database.row(_FIND, (drive, block))
         if row is None:
             return None
-        position, length, pack_id, size, nodes, missing = row
-        return Place(Pack(bytes(pack_id), size, 0, tuple(nodes), missing), position, length)
+        position, length, *pack = row
+        return Place(pack_of(*pack), position, length)
 
     async def next_to(self, place: Place, most: int) -> list[PackEntry]:
         """The blocks behind that one in its pack that end within `most` bytes from its start, in order."""
@@ -211,9 +209,7 @@ class BlockTable:
             " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id) ORDER BY id LIMIT %s",
             (after, limit),
         )
-        return [
-            Pack(bytes(pack_id), size, 0, tuple(nodes), missing) for pack_id, size, nodes, missing in rows
-        ]
+        return [pack_of(*row) for row in rows]
 
     async def remove_pack(self, pack: Pack) -> None:
         """The pack's fragments are gone."""

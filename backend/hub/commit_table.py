@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import anyio
@@ -20,6 +20,7 @@ from backend.commits import decode_commit
 from backend.errors import BlocksMissingError, ConflictError, CorruptError, NotFoundError, ReadOnlyError
 from backend.hub.block_table import Place
 from backend.hub.database import Database
+from backend.hub.pack_rows import add_pack, pack_of
 from backend.hub.packing import DriveNumber
 from backend.packs import Pack
 from backend.system import Threads, plain_hash
@@ -46,7 +47,6 @@ _BETWEEN: Final = (
     " AND octet_length(encoded) <= %s ORDER BY number"
 )
 _CLAIM: Final = "UPDATE drive SET segmented = %s WHERE id = %s AND segmented = %s"
-_ADD_PACK: Final = "INSERT INTO pack (id, drive, size, nodes, missing) VALUES (%s, %s, %s, %s, %s)"
 _LEAVE: Final = (
     "UPDATE commit c SET encoded = NULL, pack = %s, position = new.position, length = new.length"
     " FROM unnest(%s::bigint[], %s::int[], %s::int[]) AS new (number, position, length)"
@@ -152,19 +152,14 @@ class CommitTable:
             if not (await connection.execute(_CLAIM, (last, drive, after))).rowcount:
                 raise ConflictError("another process has moved these commits")
             if pack is not None:
-                row = (pack.id, drive, pack.size, [*pack.nodes], pack.missing)
-                await connection.execute(_ADD_PACK, row)
+                await add_pack(connection, drive, pack)
                 left = await connection.execute(_LEAVE, (pack.id, numbers, positions, lengths, drive))
                 if left.rowcount != len(places):
                     raise ConflictError("the commits are not those that were read")
 
 
-def _place(
-    position: int | None, length: int, pack: bytes, size: int, nodes: Sequence[str], missing: int
-) -> Place | None:
-    if position is None:
-        return None
-    return Place(Pack(bytes(pack), size, 0, tuple(nodes), missing), position, length)
+def _place(position: int | None, length: int, *pack: Any) -> Place | None:
+    return None if position is None else Place(pack_of(*pack), position, length)
 
 
 def _decoded(encoded: bytes) -> tuple[Commit, bytes]:

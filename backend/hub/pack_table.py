@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from backend.hub.database import Database
+from backend.hub.pack_rows import pack_of
 from backend.hub.packing import DriveNumber
 from backend.packs import Pack
 from backend.upstream import BlockId
 
 _PAGE: Final = 200
 _SELECT: Final = (
-    "SELECT p.id, p.size, p.nodes, p.missing, d.id, d.uuid FROM pack p JOIN drive d ON d.id = p.drive"
+    "SELECT d.id, d.uuid, p.id, p.size, p.nodes, p.missing FROM pack p JOIN drive d ON d.id = p.drive"
 )
 _BARE: Final = (
     "SELECT d.uuid, count(*), count(*) FILTER (WHERE p.block IS NULL)"
@@ -99,7 +100,4 @@ class PackTable:
 
     async def _select(self, condition: str, values: Sequence[Any]) -> list[StoredPack]:
         rows = await self._database.rows(f"{_SELECT} WHERE {condition}", values)
-        return [
-            StoredPack(DriveNumber(drive, bytes(uuid)), Pack(bytes(pack_id), size, 0, tuple(nodes), missing))
-            for pack_id, size, nodes, missing, drive, uuid in rows
-        ]
+        return [StoredPack(DriveNumber(drive, bytes(uuid)), pack_of(*pack)) for drive, uuid, *pack in rows]

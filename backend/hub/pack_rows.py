@@ -1,0 +1,25 @@
+"""A pack as the database has it: the columns `id`, `size`, `nodes` and `missing` of its row.
+
+The bytes that it takes on the nodes are not among them, and nobody asks a hub for them: they are 0 in a pack
+that was read from here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from backend.hub.database import Connection
+from backend.packs import Pack
+
+_ADD: Final = "INSERT INTO pack (id, drive, size, nodes, missing) VALUES (%s, %s, %s, %s, %s)"
+
+
+def pack_of(pack_id: bytes, size: int, nodes: Sequence[str], missing: int) -> Pack:
+    """The pack of these columns."""
+    return Pack(bytes(pack_id), size, 0, tuple(nodes), missing)
+
+
+async def add_pack(connection: Connection, drive: int, pack: Pack) -> None:
+    """In a transaction: a new pack of the drive."""
+    await connection.execute(_ADD, (pack.id, drive, pack.size, [*pack.nodes], pack.missing))
