@@ -20,7 +20,6 @@ from backend.errors import NotFoundError, ThrottledError, TransientError, UsageE
 from backend.hub import Accounts, Quotas, RequestRates
 from backend.hub.accounts import USUAL_COST, normal_email
 from backend.hub.app import problem
-from backend.hub.attempts import Attempts
 from backend.hub.quotas import Room
 from backend.keys.key_slots import DEFAULT_COST
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
@@ -127,23 +126,6 @@ def test_guesses_at_once_are_counted_too(running: RunningHub, people: People) ->
     for thread in threads:
         thread.join()
     assert sorted(statuses) == [403] * 5 + [429] * 11
-
-
-def test_ten_logins_of_an_address_may_fail_and_one_more_each_minute(running: RunningHub) -> None:
-    attempts = Attempts(running.database, PEPPER)
-
-    def charge() -> None:
-        running.call(attempts.charge("ten@example.org"))
-
-    for _ in range(10):
-        charge()
-    with pytest.raises(ThrottledError):
-        charge()
-    with psycopg.connect(running.conninfo) as connection:
-        connection.execute("UPDATE login_attempt SET changed = changed - interval '1 minute'")
-    charge()
-    with pytest.raises(ThrottledError):
-        charge()
 
 
 def test_another_passphrase_asks_for_the_one_before(one: Person) -> None:
