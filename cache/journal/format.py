@@ -79,7 +79,7 @@ class RecordType(IntEnum):
 
 MAX_REBASED: Final = 256 << 20
 """Bytes of a REBASED record's payload, which says all operations that are not published: more than may be
-(`Publisher.is_over`), and as much as a commit holds."""
+(`Pressure.is_over` of `cache.publish`), and as much as a commit holds."""
 
 
 def largest_payload(kind: int) -> int:

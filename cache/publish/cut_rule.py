@@ -15,7 +15,7 @@ Event-loop thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -23,6 +23,7 @@ import trio
 
 from cache import defaults
 from cache.journal import Layer, Ledger
+from cache.publish.pressure import Pressure
 from cache.rebase import is_version
 
 
@@ -38,12 +39,12 @@ class Intervals:
 
 
 class CutRule:
-    """See the module. `pressed` says whether room has to be made."""
+    """See the module."""
 
-    def __init__(self, ledger: Ledger, version_interval: float, pressed: Callable[[], bool]) -> None:
+    def __init__(self, ledger: Ledger, version_interval: float, pressure: Pressure) -> None:
         self._ledger = ledger
         self._interval = version_interval
-        self._pressed = pressed
+        self._pressure = pressure
         self._taken: dict[int, float] = {}
         """when an open file was last taken; of the last `version_interval` only"""
         self._taking: dict[int, float] = {}
@@ -77,7 +78,7 @@ class CutRule:
 
     def is_pressed(self) -> bool:
         """Whether room has to be made."""
-        return self._pressed()
+        return self._pressure.calls_for_cut
 
     def note_cut(self, chosen: Iterable[tuple[int, Layer]]) -> None:
         """The cut takes these now."""

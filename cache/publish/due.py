@@ -10,13 +10,13 @@ Event-loop thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 import trio
 
 from cache.journal import Ledger
 from cache.publish.cut_rule import Intervals
+from cache.publish.pressure import Pressure
 from cache.publish.wake import Wake
 
 GLANCE: Final = 0.005
@@ -24,31 +24,29 @@ GLANCE: Final = 0.005
 
 
 class Due:
-    """See the module. `wake`: set when something was accepted or a file was closed. `pressed`: a cut should
-    not wait; `blocked`: writers wait for it. `is_shared`: others write the drive too."""
+    """See the module. `wake`: set when something was accepted or a file was closed. `is_shared`: others write
+    the drive too."""
 
     def __init__(
         self,
         ledger: Ledger,
         intervals: Intervals,
         wake: Wake,
-        pressed: Callable[[], bool],
-        blocked: Callable[[], bool],
+        pressure: Pressure,
         *,
         is_shared: bool,
     ) -> None:
         self._ledger = ledger
         self._intervals = intervals
         self._wake = wake
-        self._pressed = pressed
-        self._blocked = blocked
+        self._pressure = pressure
         self._is_shared = is_shared
         self.took = 0.0
         """seconds that publishing took the last time"""
 
     async def wait(self) -> None:
         """Until a commit is to be made or, if one is pending, to be finished."""
-        while not self._ledger.unpublished and not self._blocked():
+        while not self._ledger.unpublished and not self._pressure.blocks_writers:
             self._wake.clear()
             await self._wake.wait()
         if self._ledger.pending is None:
@@ -56,7 +54,7 @@ class Due:
                 await (self._soon() if self._is_shared else self._when_pressed())
 
     async def _when_pressed(self) -> None:
-        while not self._pressed():
+        while not self._pressure.calls_for_cut:
             self._wake.clear()
             await self._wake.wait()
             await trio.sleep(GLANCE)

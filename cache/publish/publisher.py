@@ -25,23 +25,19 @@ from backend.upstream import BlockId, Commit, Head, Upstream
 from cache.blocks import Sealer
 from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
 from cache.errors import DriveFullError, FileSystemError
-from cache.journal import LITTLE, Layer, Ledger, PendingCommit, Trimming
+from cache.journal import Layer, Ledger, PendingCommit, Trimming
 from cache.namespace import CommitWriter, MalformedError, OutOfDateError, SetWriter
 from cache.publish.commit_building import CommitIdentity, blocks_named, build, extents_of
 from cache.publish.cut_rule import CutRule, Intervals
 from cache.publish.due import Due
 from cache.publish.growth import require_growth
 from cache.publish.key_epochs import begin_if_due
+from cache.publish.pressure import Pressure
 from cache.publish.refusal import refusal_of
 from cache.publish.shared_exclusive_lock import SharedExclusiveLock
 from cache.publish.wake import Wake
 
 log = logging.getLogger(__name__)
-
-OPERATIONS_LIMIT = 16 << 20
-"""Encoded operations in memory that make a cut due."""
-WRITES_LIMIT = 100_000
-"""Writes in memory that make a cut due; each may become a block, of which a commit holds 2^19."""
 
 ROUNDS = 3
 """So often what has to be in the cut is looked for and sealed before it; what is written meanwhile is sealed
@@ -78,24 +74,17 @@ class Publisher:
         self._upstream = upstream
         self.identity: Final = identity
         self.intervals: Final = intervals
-        self._journal_limit = journal_limit
+        self.pressure: Final = Pressure(ledger, trimming, journal_limit)
         self._before_cut = before_cut
         self._settled = settled
         self._after_commit = after_commit
         self._collection_lock = collection_lock
         self._contact = contact
         self._rebase = rebase
-        self._rule = CutRule(ledger, intervals.version, lambda: self.pressed)
+        self._rule = CutRule(ledger, intervals.version, self.pressure)
         self._built: Commit | None = None
         self._lock = trio.Lock()
-        self._due = Due(
-            ledger,
-            intervals,
-            wake,
-            lambda: self.pressed,
-            lambda: self.blocked,
-            is_shared=rebase is not None,
-        )
+        self._due = Due(ledger, intervals, wake, self.pressure, is_shared=rebase is not None)
         self.wake = wake.set
         self.fenced = False
         self.has_published = False
@@ -115,7 +104,7 @@ class Publisher:
                 await self.publish(everything=False)
                 self._due.took = trio.current_time() - began
                 backoff = FIRST_BACKOFF
-                if self.blocked or self._ledger.set_apart:
+                if self.pressure.blocks_writers or self._ledger.set_apart:
                     await trio.sleep(backoff)
             except FencedError:
                 return
@@ -127,36 +116,6 @@ class Publisher:
     def host(self) -> bytes:
         """The name of this machine in the log."""
         return self.identity.host
-
-    @property
-    def pressed(self) -> bool:
-        """Whether a cut should not wait for its time: the journal or memory fills, or the journal is lost."""
-        ledger = self._ledger
-        return (
-            ledger.operation_bytes > OPERATIONS_LIMIT
-            or ledger.open_writes > WRITES_LIMIT
-            or self._trimming.journal_bytes > self._journal_limit // 2
-            or ledger.room.is_tight
-            or bool(ledger.custody.lost)
-            or self._trimming.journal_bytes > max(ledger.local_left(), LITTLE)
-        )
-
-    @property
-    def blocked(self) -> bool:
-        """Whether writers have to wait: what is accepted must neither outgrow the journal, nor memory,
-        nor what one commit can hold."""
-        return self.is_over(1)
-
-    def is_over(self, times: int) -> bool:
-        """Whether so many times as much was accepted as makes writers wait."""
-        ledger = self._ledger
-        used = ledger.journal.used_bytes
-        return (
-            used - self._trimming.pinned_bytes > times * self._journal_limit
-            or ledger.operation_bytes > 2 * times * OPERATIONS_LIMIT
-            or ledger.open_writes > 2 * times * WRITES_LIMIT
-            or (used > LITTLE and ledger.local_room.is_short(ledger.local_left(), times))
-        )
 
     async def sync(self) -> None:
         """Everything accepted before the call is stored and published, open files included.
@@ -295,7 +254,7 @@ class Publisher:
         while True:
             pending = await self._stored(everything)
             if pending is None:
-                if self.blocked:
+                if self.pressure.blocks_writers:
                     await self._trimming.trim()
                 return
             await self._ledger.sync_pending()

@@ -92,7 +92,7 @@ class Intake:
 
     def has_to_wait(self, need: Need) -> bool:
         """Whether `room` would wait for the publisher."""
-        return self._publisher.is_over(_WAIT[need])
+        return self._publisher.pressure.is_over(_WAIT[need])
 
     @property
     def is_writable(self) -> bool:
@@ -112,13 +112,13 @@ class Intake:
         """The journal or memory is full: until there is less in it."""
         publisher = self._publisher
         with trio.move_on_after(PATIENCE):
-            while publisher.is_over(_WAIT[need]):
+            while publisher.pressure.is_over(_WAIT[need]):
                 publisher.wake()
                 if publisher.refusal is not None and need is not Need.FREE:
                     raise type(publisher.refusal)(publisher.problem)
                 await self._wait_for_news()
         self.check_writable()
-        if publisher.is_over(_WAIT[need] + 1):
+        if publisher.pressure.is_over(_WAIT[need] + 1):
             raise NoSpaceLeftError(publisher.problem or "the journal is full, and storing it takes long")
 
     async def _make_room(self, need: Need, size: int) -> None:

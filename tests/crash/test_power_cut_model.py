@@ -168,7 +168,7 @@ class World:
 
     async def _few(self, drive: Drive) -> None:
         for _ in range(self.chance.choice([0, 0, 1, 2, 3])):
-            if not drive.publisher.blocked:
+            if not drive.publisher.pressure.blocks_writers:
                 await self.do(drive)
 
     def _noting(
@@ -190,7 +190,7 @@ class World:
         async with opened(self.folder, self.upstream, OPTIONS, crash=True, environment=device) as drive:
             await self.check(drive, exactly=exactly)
             for _ in range(self.chance.randint(0, 40)):
-                if self.chance.random() < 0.2 or drive.publisher.blocked:
+                if self.chance.random() < 0.2 or drive.publisher.pressure.blocks_writers:
                     await self.publish(drive)
                 else:
                     await self.do(drive)

@@ -26,6 +26,7 @@ from cache.journal.dirty import Layer
 from cache.journal.ledger import Ledger
 from cache.journal.scan import PendingCommit
 from cache.namespace.operations import ROOT_INODE
+from cache.publish.pressure import Pressure
 from cache.publish.publisher import Publisher
 from tests.contents import contents
 from tests.drives import make_file, opened, tree
@@ -178,7 +179,7 @@ class Life:
         stack.enter_context(patch.object(Ledger, "cut", cutting))
         stack.enter_context(patch.object(Ledger, "reopen", reopening))
         stack.enter_context(patch.object(Publisher, "run", nothing_by_itself))
-        stack.enter_context(patch.object(Publisher, "pressed", self.pressed))
+        stack.enter_context(patch.object(Pressure, "calls_for_cut", self.pressed))
         stack.enter_context(patch.object(cache.journal.set_apart, "FIRST_PAUSE", 3600.0))
         return stack
 

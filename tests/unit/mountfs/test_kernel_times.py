@@ -129,7 +129,7 @@ async def test_where_the_journal_is_full_it_waits_for_room(
 ) -> None:
     inode = (await make_file(drive, b"file", b"content")).inode
     before, full = drive.attributes(inode), True
-    monkeypatch.setattr(drive.publisher, "is_over", lambda _times: full)
+    monkeypatch.setattr(drive.publisher.pressure, "is_over", lambda _times: full)
     assert drive.kernel_times(inode, 3, 4) is None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(state_times, handlers(drive), inode, (3, 4))

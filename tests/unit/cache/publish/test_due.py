@@ -12,6 +12,7 @@ import trio.testing
 from cache.journal import Ledger
 from cache.publish.cut_rule import Intervals
 from cache.publish.due import Due
+from cache.publish.pressure import Pressure
 from cache.publish.wake import Wake
 
 Clock = trio.testing.MockClock
@@ -25,17 +26,24 @@ class Facts:
     pending: object | None = None
 
 
+@dataclass
+class Pressing:
+    """The pressure, as somebody says that it is."""
+
+    calls_for_cut: bool = False
+    blocks_writers: bool = False
+
+
 class Rig:
     def __init__(self, *, is_shared: bool) -> None:
         self.facts = Facts()
         self.wake = Wake()
-        self.pressed = False
+        self.pressure = Pressing()
         self.due = Due(
             cast(Ledger, self.facts),
             Intervals(commit=5, shared=0.01),
             self.wake,
-            lambda: self.pressed,
-            lambda: False,
+            cast(Pressure, self.pressure),
             is_shared=is_shared,
         )
 
@@ -50,7 +58,7 @@ async def test_a_single_device_collects(autojump_clock: Clock) -> None:
     rig = Rig(is_shared=False)
     rig.wake.set()
     assert await rig.seconds() == pytest.approx(5)
-    rig.pressed = True
+    rig.pressure.calls_for_cut = True
     assert await rig.seconds() == pytest.approx(0)
 
 

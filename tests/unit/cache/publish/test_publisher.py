@@ -13,6 +13,7 @@ import trio
 import trio.testing
 
 import cache.journal.set_apart
+import cache.publish.pressure
 import cache.publish.publisher
 from backend.errors import FencedError, TransientError
 from backend.failpoints import OF_PROCESS
@@ -23,7 +24,7 @@ from cache.namespace.namespace import Namespace
 from cache.namespace.operations import ROOT_INODE, SetAttributes, SetExtents, decode
 from cache.publish.cut_rule import Intervals
 from cache.publish.due import GLANCE
-from cache.publish.publisher import Publisher
+from cache.publish.pressure import Pressure
 from tests.contents import content
 from tests.drives import QUIET, content_of, make_file, opened, tree
 from tests.memory_upstream import MemoryUpstream
@@ -168,7 +169,7 @@ async def test_writers_wait_while_the_nodes_are_away_and_go_on(
         done = trio.Event()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(fill, drive, done)
-            while not drive.publisher.blocked or upstream.attempts < 3:
+            while not drive.publisher.pressure.blocks_writers or upstream.attempts < 3:
                 await trio.lowlevel.checkpoint()
             assert not done.is_set()
             assert drive.ledger.journal.used_bytes < TINY.journal_size + (200 << 10)
@@ -246,7 +247,7 @@ async def test_operations_in_memory_are_bounded(
     tmp_path: Path, upstream: MemoryUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Regression: names alone could outgrow memory and what one commit can hold."""
-    monkeypatch.setattr(cache.publish.publisher, "OPERATIONS_LIMIT", 2000)
+    monkeypatch.setattr(cache.publish.pressure, "OPERATIONS_LIMIT", 2000)
     async with opened(tmp_path / "cache", upstream) as drive:
         highest = 0
         for number in range(300):
@@ -262,7 +263,7 @@ async def test_many_changes_are_no_reason_to_look_at_each(
 ) -> None:
     """The look at what presses a cut would cost each change a tenth of its time."""
     looks = PropertyMock(return_value=False)
-    monkeypatch.setattr(Publisher, "pressed", looks)
+    monkeypatch.setattr(Pressure, "calls_for_cut", looks)
     began = trio.current_time()
     for number in range(300):
         await drive.make_node(ROOT_INODE, b"%d" % number, stat.S_IFREG | 0o600, 0, 0, 0, None)
@@ -273,7 +274,7 @@ async def test_many_changes_are_no_reason_to_look_at_each(
 async def test_pieces_in_memory_are_bounded(
     tmp_path: Path, upstream: MemoryUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache.publish.publisher, "WRITES_LIMIT", 20)
+    monkeypatch.setattr(cache.publish.pressure, "WRITES_LIMIT", 20)
     async with opened(tmp_path / "cache", upstream) as drive:
         made = await make_file(drive, b"file")
         for number in range(200):
@@ -394,7 +395,7 @@ async def test_the_journal_does_not_fill_for_a_file_that_is_set_apart(
         with pytest.raises(UnreadableError):
             await drive.sync()
         assert drive.ledger.journal.used_bytes > 2 * TINY.journal_size
-        assert not drive.publisher.blocked
+        assert not drive.publisher.pressure.blocks_writers
         assert len(await published_tree(tmp_path, upstream)) == 101
         unreadable.mend()
         await drive.sync()
