@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,19 @@ async def ignore(changes: Sequence[Change]) -> None:
     """There is no kernel."""
 
 
+@asynccontextmanager
+async def two_devices(
+    folder: Path, folders: OpenFolders | None = None
+) -> AsyncIterator[tuple[Drive, Drive, NodeDrive]]:
+    """A drive, another device of it, and the kernel nodes of the first. `folders`: those that
+    are being listed."""
+    hub = Hub(folder)
+    async with hub.device(1) as drive, hub.device(2) as other:
+        nodes = NodeDrive(drive)
+        nodes.watching(OpenFolders() if folders is None else folders, ignore)
+        yield drive, other, nodes
+
+
 async def overwrite(drive: Drive, name: bytes, data: bytes) -> None:
     inode = drive.lookup(ROOT_INODE, name).inode
     await drive.set_attributes(inode, AttributeChange(size=0))
@@ -33,10 +47,7 @@ async def overwrite(drive: Drive, name: bytes, data: bytes) -> None:
 
 
 async def test_nobody_sees_a_copy_by_another_node_than_that_of_who_writes_it(tmp_path: Path) -> None:
-    hub = Hub(tmp_path)
-    async with hub.device(1) as drive, hub.device(2) as other, trio.open_nursery() as nursery:
-        nodes = NodeDrive(drive)
-        nodes.watching(OpenFolders(), ignore)
+    async with two_devices(tmp_path) as (drive, other, nodes), trio.open_nursery() as nursery:
         seen: list[int] = []
 
         async def look(changes: Sequence[Change]) -> None:
@@ -63,10 +74,7 @@ async def test_nobody_sees_a_copy_by_another_node_than_that_of_who_writes_it(tmp
 
 
 async def test_a_commit_that_a_descriptor_shows_is_not_dropped(tmp_path: Path) -> None:
-    hub = Hub(tmp_path)
-    async with hub.device(1) as drive, hub.device(2) as other:
-        nodes = NodeDrive(drive)
-        nodes.watching(OpenFolders(), ignore)
+    async with two_devices(tmp_path) as (drive, other, nodes):
         await make_file(other, b"f", b"base")
         await other.sync()
         await drive.publisher.follow()
@@ -86,10 +94,7 @@ async def test_a_commit_that_a_descriptor_shows_is_not_dropped(tmp_path: Path) -
 
 async def test_a_folder_that_both_made_is_one(tmp_path: Path) -> None:
     """Who works in it here goes on in the published one."""
-    hub = Hub(tmp_path)
-    async with hub.device(1) as drive, hub.device(2) as other:
-        nodes = NodeDrive(drive)
-        nodes.watching(OpenFolders(), ignore)
+    async with two_devices(tmp_path) as (drive, other, nodes):
         made = await nodes.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)
         nodes.hold(made.inode)
         theirs = await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)
@@ -106,10 +111,8 @@ async def test_a_folder_that_both_made_is_one(tmp_path: Path) -> None:
 
 async def test_a_listing_of_a_folder_that_others_removed_holds_up_nothing(tmp_path: Path) -> None:
     """Whether it began before that or after."""
-    hub, folders = Hub(tmp_path), OpenFolders()
-    async with hub.device(1) as drive, hub.device(2) as other:
-        nodes = NodeDrive(drive)
-        nodes.watching(folders, ignore)
+    folders = OpenFolders()
+    async with two_devices(tmp_path, folders) as (drive, other, nodes):
         theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
         await make_file(other, b"x", b"x", theirs)
         await other.sync()
@@ -130,10 +133,7 @@ async def test_a_listing_of_a_folder_that_others_removed_holds_up_nothing(tmp_pa
 
 
 async def test_what_is_written_on_in_a_folder_that_others_removed_is_in_the_root(tmp_path: Path) -> None:
-    hub = Hub(tmp_path)
-    async with hub.device(1) as drive, hub.device(2) as other:
-        nodes = NodeDrive(drive)
-        nodes.watching(OpenFolders(), ignore)
+    async with two_devices(tmp_path) as (drive, other, nodes):
         theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
         await make_file(other, b"x", b"base", theirs)
         await other.sync()
@@ -163,10 +163,7 @@ async def test_a_copy_of_a_file_that_was_renamed_here_has_its_new_name(
     tmp_path: Path, exchange: bool
 ) -> None:
     """As of a log that a program writes on in while it is rotated."""
-    hub = Hub(tmp_path)
-    async with hub.device(1) as drive, hub.device(2) as other:
-        nodes = NodeDrive(drive)
-        nodes.watching(OpenFolders(), ignore)
+    async with two_devices(tmp_path) as (drive, other, nodes):
         for name in (b"app.log", b"app.log.1"):
             await make_file(drive, name, name)
             nodes.hold(nodes.lookup(ROOT_INODE, name).inode)
@@ -185,10 +182,7 @@ async def test_a_copy_of_a_file_that_was_renamed_here_has_its_new_name(
 
 @pytest.mark.parametrize("how", ["unlink", "replace"])
 async def test_a_copy_has_a_name_that_its_file_still_had(tmp_path: Path, how: str) -> None:
-    hub = Hub(tmp_path)
-    async with hub.device(1) as drive, hub.device(2) as other:
-        nodes = NodeDrive(drive)
-        nodes.watching(OpenFolders(), ignore)
+    async with two_devices(tmp_path) as (drive, other, nodes):
         for name in (b"first", b"another"):
             await make_file(drive, name, name)
         node = nodes.lookup(ROOT_INODE, b"first").inode
@@ -209,10 +203,7 @@ async def test_a_copy_has_a_name_that_its_file_still_had(tmp_path: Path, how: st
 
 async def test_what_has_lost_its_only_name_here_is_written_on_all_the_same(tmp_path: Path) -> None:
     """Others changed the file meanwhile."""
-    hub = Hub(tmp_path)
-    async with hub.device(1) as drive, hub.device(2) as other:
-        nodes = NodeDrive(drive)
-        nodes.watching(OpenFolders(), ignore)
+    async with two_devices(tmp_path) as (drive, other, nodes):
         await make_file(drive, b"f", b"base")
         await drive.sync()
         await other.publisher.follow()
@@ -231,10 +222,7 @@ async def test_what_was_written_to_a_file_without_a_name_stays_for_who_has_it_op
     tmp_path: Path, theirs: str
 ) -> None:
     """As in a temporary file: nobody else has what was not published, and nobody else is to see it."""
-    hub = Hub(tmp_path)
-    async with hub.device(1) as drive, hub.device(2) as other:
-        nodes = NodeDrive(drive)
-        nodes.watching(OpenFolders(), ignore)
+    async with two_devices(tmp_path) as (drive, other, nodes):
         await make_file(drive, b"f", b"base")
         await drive.sync()
         await other.publisher.follow()
@@ -282,10 +270,7 @@ async def test_nothing_loads_or_runs_a_copy_of_what_is_written_on(
     tmp_path: Path, folder: bytes, mode: int, is_last: bool
 ) -> None:
     """Its suffix comes last there, as in copies that a rebase makes."""
-    hub = Hub(tmp_path)
-    async with hub.device(1) as drive, hub.device(2) as other:
-        nodes = NodeDrive(drive)
-        nodes.watching(OpenFolders(), ignore)
+    async with two_devices(tmp_path) as (drive, other, nodes):
         await other.make_node(ROOT_INODE, b"beside", 0o40755, 0, 0, 0)
         theirs = (await other.make_node(ROOT_INODE, folder, 0o40755, 0, 0, 0)).inode
         made = await make_file(other, b"a.conf", b"base", theirs)

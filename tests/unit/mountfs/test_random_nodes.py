@@ -20,8 +20,7 @@ from cache.namespace.operations import ROOT_INODE
 from mountfs.node_drive import NodeDrive
 from mountfs.open_folders import OpenFolders
 from tests.drives import tree
-from tests.sync.drives import Hub
-from tests.unit.mountfs.test_node_drive import ignore
+from tests.unit.mountfs.test_node_drive import two_devices
 
 FILES: Final = (b"f", b"g", b"h")
 FOLDERS: Final = (b"", b"d", b"e", b"d/x")
@@ -182,10 +181,8 @@ async def contents(drive: Drive) -> dict[bytes, tuple[object, ...]]:
 
 @pytest.mark.parametrize("seed", range(30))
 async def test_descriptors_never_show_mixed_bytes(tmp_path: Path, seed: int) -> None:
-    hub, random, folders = Hub(tmp_path), Random(seed), OpenFolders()
-    async with hub.device(1) as drive, hub.device(2) as other:
-        nodes = NodeDrive(drive)
-        nodes.watching(folders, ignore)
+    random, folders = Random(seed), OpenFolders()
+    async with two_devices(tmp_path, folders) as (drive, other, nodes):
         ours, theirs = Caller(random, nodes), Caller(random, other)
         descriptors = Descriptors(random, nodes, ours, folders)
         for _ in range(STEPS):
