@@ -2,9 +2,9 @@
 
 An append of this process wakes who waits at once. Others' are found by looking at the heads of the drives
 that are waited for, all in one query, `_LOOK` seconds after the look before, or later where looks take long:
-so nothing is lost, whatever process dies. Every `_DEVICES` looks the devices that wait are looked at too:
-what ends one in this process asks for that at once. A commit wakes nobody but those who wait for its
-drive: there are thousands of others. asyncio's thread.
+so nothing is lost, whatever process dies. With a look each `_DEVICES` seconds the devices that wait are
+looked at too: what ends one in this process asks for that at once. A commit wakes nobody but those who wait
+for its drive: there are thousands of others. asyncio's thread.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PAUSE: Final = 1.0
 """Seconds after a look that failed, and at most after one that took long."""
 _SHARE: Final = 0.1
 """Looking takes this part of the time, at most: with thousands of drives a look is no small thing."""
-_DEVICES: Final = 20
+_DEVICES: Final = 1.0
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Heads:
         self._by_drive: defaultdict[int, set[_Poll]] = defaultdict(set)
         self._by_device: defaultdict[int, set[_Poll]] = defaultdict(set)
         self._ended: set[int] = set()
-        self._looks = 0
+        self._devices_due = 0.0
         self._known: dict[int, int] = {}
         self._some_wait = anyio.Event()
         self.time: Final = PollingTime()
@@ -69,7 +69,7 @@ class Heads:
 
     def look_at_devices(self) -> None:
         """Some of them may have ended: they are looked at with the next look."""
-        self._looks = 0
+        self._devices_due = 0.0
 
     async def wait(self, device: int, drives: Mapping[int, int], seconds: float) -> dict[int, int]:
         """The heads of those drives whose head is newer than said, as soon as there is one; empty when the
@@ -137,10 +137,11 @@ class Heads:
             self.moved(drive, head)
 
     async def _look_at_devices(self) -> None:
-        """Every so often."""
-        self._looks += 1
-        if self._looks % _DEVICES != 1:
+        """If they are due."""
+        now = anyio.current_time()
+        if now < self._devices_due:
             return
+        self._devices_due = now + _DEVICES
         devices = [*self._by_device]
         rows = await self._database.rows(
             "SELECT d.id FROM device d JOIN account a ON a.id = d.account"

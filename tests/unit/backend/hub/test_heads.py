@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import UserDict
 from collections.abc import ItemsView, Iterator
+from typing import Any
 
 import anyio
 import pytest
+import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backend.hub import Heads
+from backend.errors import NotFoundError, TransientError
+from backend.hub import Database, Heads
+from backend.hub.database import Values
 from backend.hub.heads import pause_after
 from tests.hub_server import RunningHub, hub_for_test
 
@@ -89,6 +93,45 @@ def test_one_commit_wakes_all_who_wait_for_its_drive(running: RunningHub) -> Non
         return found
 
     assert running.call(run()) == [{drive: 6}] * 3
+
+
+class SlowDatabase(Database):
+    """Each look takes a second. One drive, without a commit; the devices of `ended` count no more."""
+
+    def __init__(self) -> None:
+        self.ended = set[int]()
+        self.is_away = False
+
+    async def rows(self, statement: str, values: Values = ()) -> list[tuple[Any, ...]]:
+        await anyio.sleep(1)
+        if self.is_away:
+            raise TransientError("the database does not answer")
+        (asked,) = values
+        return [(number, 0) for number in asked if number not in self.ended]
+
+
+@pytest.mark.parametrize("was_away", [False, True])
+async def test_a_device_that_another_process_revoked_waits_for_seconds_only_where_looks_take_long(
+    was_away: bool, autojump_clock: trio.testing.MockClock
+) -> None:
+    database = SlowDatabase()
+    heads = Heads(database)
+    async with anyio.create_task_group() as group:
+        group.start_soon(heads.run)
+
+        async def wait() -> None:
+            with pytest.raises(NotFoundError):
+                await heads.wait(7, {3: 0}, 600)
+            group.cancel_scope.cancel()
+
+        group.start_soon(wait)
+        await anyio.sleep(20)
+        database.ended.add(7)
+        database.is_away, answers_at = was_away, anyio.current_time()
+        if was_away:
+            await anyio.sleep(20)
+            database.is_away, answers_at = False, anyio.current_time()
+    assert anyio.current_time() - answers_at < 6
 
 
 @given(st.floats(0, 100))
