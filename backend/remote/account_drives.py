@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-import msgpack
-
 from backend import wire
 from backend.errors import CorruptError, FormatError
-from backend.system import THIS_MACHINE, Environment, plain_hash
+from backend.remote.kept_form import KeptForm
+from backend.system import THIS_MACHINE, Environment
 
 FILE: Final = "drives"
 VERSION: Final = 1
@@ -23,8 +22,7 @@ MAX_DRIVES: Final = wire.MAX_IDS
 MAX_SEALED: Final = 4096
 MAX_SIZE: Final = 8 << 20
 _ID_SIZE: Final = 16
-_MAGIC: Final = b"DFDRIVES"
-_HASH_SIZE: Final = 32
+_FORM: Final = KeptForm("list of drives", b"DFDRIVES", VERSION, MAX_SIZE)
 
 
 class ListedDrive(NamedTuple):
@@ -43,19 +41,13 @@ def _checked(uuid: bytes, sealed: bytes) -> ListedDrive:
 
 def encode_drives(drives: Sequence[ListedDrive]) -> bytes:
     """The file's bytes."""
-    packed: bytes = _MAGIC + msgpack.packb([VERSION, [[*drive] for drive in drives]])
-    return packed + plain_hash(packed)
+    return _FORM.encode([[[*drive] for drive in drives]])
 
 
 def decode_drives(data: bytes) -> list[ListedDrive]:
-    """`CorruptError`: it is no such file, or damaged; `FormatError`: it is of another version."""
-    body, checksum = data[:-_HASH_SIZE], data[-_HASH_SIZE:]
-    if not data.startswith(_MAGIC) or len(data) > MAX_SIZE or plain_hash(body) != checksum:
-        raise CorruptError("it is no list of drives, or damaged")
-    version, *fields = msgpack.unpackb(body[len(_MAGIC) :])
-    if version != VERSION:
-        raise FormatError(f"it is of version {version}; this drivefs knows {VERSION}")
-    return [_checked(*row) for row in fields[0]]
+    """Errors as of `KeptForm.decode`."""
+    (rows,) = _FORM.decode(data)
+    return [_checked(*row) for row in rows]
 
 
 class KnownDrives:
@@ -73,14 +65,9 @@ class KnownDrives:
     def load(self) -> list[ListedDrive]:
         """Empty: none is kept. `CorruptError`, `FormatError`: the file cannot be used."""
         try:
-            with open(self._path, "rb") as file:
-                data = file.read(MAX_SIZE + 1)
+            return _FORM.read(self._path, decode_drives, "it is made anew when the hub answers")
         except FileNotFoundError:
             return []
-        try:
-            return decode_drives(data)
-        except (CorruptError, FormatError) as error:
-            raise type(error)(f"{self._path}: {error}; it is made anew when the hub answers") from None
 
     def _kept(self) -> list[ListedDrive] | None:
         """None: there is nothing that can be used."""

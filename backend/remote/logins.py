@@ -13,17 +13,15 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
 
-import msgpack
-
-from backend.errors import CorruptError, FormatError, NotFoundError, UsageError
+from backend.errors import CorruptError, NotFoundError, UsageError
 from backend.remote.hub_route import HubRoute
-from backend.system import THIS_MACHINE, Environment, plain_hash
+from backend.remote.kept_form import KeptForm
+from backend.system import THIS_MACHINE, Environment
 
 FILE: Final = "login"
 VERSION: Final = 1
 MAX_SIZE: Final = 16384
-_MAGIC: Final = b"DFLOGIN\0"
-_HASH_SIZE: Final = 32
+_FORM: Final = KeptForm("kept login", b"DFLOGIN\0", VERSION, MAX_SIZE)
 _PORTS: Final = {"https": 443, "http": 80}
 
 
@@ -76,29 +74,13 @@ def _is_this_machine(host: str) -> bool:
 
 def encode_login(login: HubLogin) -> bytes:
     """The file's bytes."""
-    record = [
-        VERSION,
-        login.url,
-        login.email,
-        login.token,
-        login.account_root,
-        login.device,
-        login.ca_file,
-        login.proxy,
-    ]
-    packed: bytes = _MAGIC + msgpack.packb(record, use_bin_type=True)
-    return packed + plain_hash(packed)
+    said = (login.url, login.email, login.token, login.account_root, login.device)
+    return _FORM.encode([*said, login.ca_file, login.proxy])
 
 
 def decode_login(data: bytes) -> HubLogin:
-    """`CorruptError`: it is no such file, or damaged; `FormatError`: it is of another version."""
-    body, checksum = data[:-_HASH_SIZE], data[-_HASH_SIZE:]
-    if not data.startswith(_MAGIC) or len(data) > MAX_SIZE or plain_hash(body) != checksum:
-        raise CorruptError("it is no kept login, or damaged")
-    version, *fields = msgpack.unpackb(body[len(_MAGIC) :])
-    if version != VERSION:
-        raise FormatError(f"it is of version {version}; this drivefs knows {VERSION}")
-    return HubLogin(*fields)
+    """Errors as of `KeptForm.decode`."""
+    return HubLogin(*_FORM.decode(data))
 
 
 class Logins:
@@ -149,9 +131,4 @@ class Logins:
 
 
 def _read(path: Path) -> HubLogin:
-    with open(path, "rb") as file:
-        data = file.read(MAX_SIZE + 1)
-    try:
-        return decode_login(data)
-    except (CorruptError, FormatError) as error:
-        raise type(error)(f"{path}: {error}; log in anew: drivefs login") from None
+    return _FORM.read(path, decode_login, "log in anew: drivefs login")
