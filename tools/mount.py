@@ -14,6 +14,7 @@ import os
 import resource
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,7 @@ from cache.drive import Drive
 from cache.messages import S3DoorWanted
 from cache.opening import DriveOptions
 from cache.publish import Intervals
-from gateway.control import ControlServer
+from gateway.control import Commands, ControlServer
 from mountfs import process_tuning
 from mountfs.heap import share_one_heap
 from mountfs.session import Session
@@ -66,6 +67,19 @@ LOG_FILE: Final = "mount.log"
 
 KeyedDrive = UnlockedDrive | DriveAtHub
 """A drive with its keys, whatever stores it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Mounting:
+    """A mount that is to be served: of which drive, and where. `own`: the folders of the drive on this
+    machine. `door`: that of S3, if one is wanted."""
+
+    drive: KeyedDrive
+    mountpoint: Path
+    own: Folders
+    how: SessionOptions
+    door: S3DoorWanted | None
+    environment: Environment
 
 
 def main(environment: Environment = THIS_MACHINE) -> None:
@@ -272,7 +286,8 @@ def _serve(
     opened = _opening(drive, own, what, options, environment)
     process_tuning.prepare_process()
     door = S3DoorWanted(options.s3, options.s3_root) if options.s3 else None
-    trio.run(_serve_until_unmounted, opened, drive, Path(mountpoint), own, how, door, ready)
+    mounting = _Mounting(drive, Path(mountpoint), own, how, door, environment)
+    trio.run(_serve_until_unmounted, opened, mounting, ready)
 
 
 def _commit_interval(drive: KeyedDrive) -> float:
@@ -304,49 +319,40 @@ def _route(login: HubLogin, options: MountOptions) -> HubRoute:
 
 
 async def _serve_until_unmounted(
-    opening: AbstractAsyncContextManager[Drive],
-    drive: KeyedDrive,
-    mountpoint: Path,
-    own: Folders,
-    how: SessionOptions,
-    door: S3DoorWanted | None,
-    ready: daemon.Ready,
+    opening: AbstractAsyncContextManager[Drive], mounting: _Mounting, ready: daemon.Ready
 ) -> None:
     async with opening as opened:
         for notice in opened.notices:
             _warn(notice)
-        await _serve_doors(opened, drive, mountpoint, own, how, door, ready)
+        await _serve_doors(opened, mounting, ready)
         if os.geteuid() == 0:
             # Before the drive is let go of: the next mount of it may be in the same place.
-            await trio.to_thread.run_sync(mounts.forget_helper, str(mountpoint))
+            await trio.to_thread.run_sync(mounts.forget_helper, str(mounting.mountpoint))
 
 
-async def _serve_doors(
-    opened: Drive,
-    drive: KeyedDrive,
-    mountpoint: Path,
-    own: Folders,
-    how: SessionOptions,
-    door: S3DoorWanted | None,
-    ready: daemon.Ready,
-) -> None:
+async def _serve_doors(opened: Drive, mounting: _Mounting, ready: daemon.Ready) -> None:
     """The mount, and the doors of S3 beside it until it ends."""
     async with trio.open_nursery() as nursery:
         if isinstance(opened.node_changes, MountedNodes):
-            opened.node_changes.let_leave(Moving(opened, os.environ))
-        doors = S3Doors(opened, drive.keys)
+            opened.node_changes.let_leave(Moving(opened, os.environ, mounting.environment))
+        doors = S3Doors(opened, mounting.drive.keys)
         await nursery.start(doors.run)
-        if door is not None:
-            await doors.open(door)
-        session = Session(opened, mountpoint, how)
-        commands = commands_of(
-            opened,
-            session,
-            versions_name=b"" if how.as_of else how.versions_name or b"",
-            folders={"cache": str(own.cache), "state": str(own.state)},
-            hub=drive.login.url if isinstance(drive, DriveAtHub) else "",
-        )
+        if mounting.door is not None:
+            await doors.open(mounting.door)
+        session = Session(opened, mounting.mountpoint, mounting.how)
+        control = ControlServer(mounting.own.control, doors.beside(_commands(opened, session, mounting)))
         try:
-            await session.serve(ControlServer(own.control, doors.beside(commands)), ready, doors.end)
+            await session.serve(control, ready, doors.end)
         finally:
             nursery.cancel_scope.cancel()
+
+
+def _commands(opened: Drive, session: Session, mounting: _Mounting) -> Commands:
+    drive, own, how = mounting.drive, mounting.own, mounting.how
+    return commands_of(
+        opened,
+        session,
+        versions_name=b"" if how.as_of else how.versions_name or b"",
+        folders={"cache": str(own.cache), "state": str(own.state)},
+        hub=drive.login.url if isinstance(drive, DriveAtHub) else "",
+    )

@@ -12,6 +12,7 @@ from backend.errors import DriveError
 from backend.failpoints import OF_PROCESS
 from backend.health import NodesWanted
 from backend.remote import HubLogin, Logins
+from backend.system import THIS_MACHINE
 from cache.drive import Drive
 from tests.crash.node_changes import change, in_use
 from tests.drives import make_file
@@ -60,7 +61,7 @@ async def move(made: SmallDrive, login: HubLogin, extra: bytes = b"") -> str:
 async def move_drive(made: SmallDrive, drive: Drive, login: HubLogin) -> str:
     """Have the drive moved while it is used; what went wrong."""
     assert isinstance(drive.node_changes, MountedNodes)
-    drive.node_changes.let_leave(Moving(drive, variables(made)))
+    drive.node_changes.let_leave(Moving(drive, variables(made), THIS_MACHINE))
     await receive(made, login)
     return await change(drive, NodesWanted(verb="move-to", names=(Address(login.url, NAME).source,)))
 

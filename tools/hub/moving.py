@@ -15,7 +15,7 @@ import trio
 from backend.cluster import HeldDrive
 from backend.errors import FencedError, TransientError, sole
 from backend.remote import HubClient, Logins, RemoteImport, RemoteUpstream
-from backend.system import THIS_MACHINE, Environment
+from backend.system import Environment
 from backend.upstream import BlockStore, Commit, Head, Roots
 from backend.wire import TICKET_SIZE
 from cache.drive import Drive
@@ -56,9 +56,7 @@ class Moving:
     """See the module; see `tools.mounted_nodes.Leave`. `variables`: of the process, by which the folder of
     logins is found."""
 
-    def __init__(
-        self, drive: Drive, variables: Mapping[str, str], environment: Environment = THIS_MACHINE
-    ) -> None:
+    def __init__(self, drive: Drive, variables: Mapping[str, str], environment: Environment) -> None:
         self._drive = drive
         self._variables = variables
         self._environment = environment
