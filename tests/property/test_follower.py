@@ -238,6 +238,16 @@ def later(draft: Draft) -> Draft:
     return replace(draft, key_epoch=2, key=NEXT_KEY)
 
 
+def after_the_first(drafts: list[Draft]) -> list[Draft]:
+    """These after the commit that adds device 1 and begins epoch 1, whose own ones count on."""
+    ours = 1
+    numbered = [GOOD[0]]
+    for each in drafts:
+        ours += each.device == DEVICE
+        numbered.append(replace(each, sequence=each.sequence or ours))
+    return numbered
+
+
 REVOKED = later(draft(RevokeDevice(2), NewEpoch(*NEXT)))
 
 
@@ -263,13 +273,7 @@ REVOKED = later(draft(RevokeDevice(2), NewEpoch(*NEXT)))
     ],
 )
 def test_who_may_make_a_commit(drafts: list[Draft], kind: str) -> None:
-    """After the first commit, which adds device 1. Its own ones count on."""
-    ours = 1
-    numbered = []
-    for each in drafts:
-        ours += each.device == DEVICE
-        numbered.append(replace(each, sequence=each.sequence or ours))
-    assert check_same(made([GOOD[0], *numbered])) == kind
+    assert check_same(made(after_the_first(drafts))) == kind
 
 
 FORK = RING.next_after(RING.next_after(None))
@@ -307,13 +311,7 @@ FOREIGN = KeyEpoch(2, b"f" * 60, NEXT.before)
     ],
 )
 def test_under_which_key_epoch_a_commit_is(drafts: list[Draft], kind: str) -> None:
-    """After the first commit, which begins epoch 1."""
-    ours = 1
-    numbered = []
-    for each in drafts:
-        ours += each.device == DEVICE
-        numbered.append(replace(each, sequence=each.sequence or ours))
-    assert check_same(made([GOOD[0], *numbered])) == kind
+    assert check_same(made(after_the_first(drafts))) == kind
 
 
 def test_a_log_that_begins_without_a_key_epoch_is_refused() -> None:

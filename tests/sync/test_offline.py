@@ -16,8 +16,6 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backend.errors import AwayError
-from backend.failpoints import Failpoints
-from backend.system import Environment
 from cache.contact.contact import MAX_BACKOFF, PATIENCE, PATIENCE_LOST
 from cache.drive import LOOK_SECONDS
 from cache.local.local_state import LocalState
@@ -35,13 +33,10 @@ from tests.sync.test_power_cuts import SharedWorker
 from tests.sync.test_whole_drives import (
     COPY,
     KILLED_AT,
-    change_here,
-    change_there,
+    die_running,
     go_on,
-    kill,
     names,
     same_everywhere,
-    suppress_killed,
     write,
 )
 from tests.sync.test_whole_drives import begin as begin_with_folder
@@ -337,14 +332,7 @@ async def test_a_device_that_is_killed_in_a_rebase_opens_offline(
 ) -> None:
     """Its journal has the commits of others that it stands on."""
     await begin_with_folder(hub)
-    failpoints = Failpoints()
-    with suppress_killed():
-        async with hub.device(2, crash=True, environment=Environment(failpoints=failpoints)) as second:
-            await change_here(second)
-            second.tick(-1)
-            failpoints.arm(name, kill, skip)
-            await change_there(hub)
-            await second.sync()
+    await die_running(hub, name, skip)
     line.cut()
     for number in range(2):
         await opened_and_killed(hub, line, number)

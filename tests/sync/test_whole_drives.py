@@ -207,14 +207,7 @@ async def test_a_device_that_is_killed_in_a_rebase_while_it_runs_goes_on(
     hub: Hub, name: str, skip: int
 ) -> None:
     await begin(hub)
-    failpoints = Failpoints()
-    with suppress_killed():
-        async with hub.device(2, crash=True, environment=Environment(failpoints=failpoints)) as second:
-            await change_here(second)
-            second.tick(-1)
-            failpoints.arm(name, kill, skip)
-            await change_there(hub)
-            await second.sync()
+    await die_running(hub, name, skip)
     await go_on(hub)
 
 
@@ -238,6 +231,18 @@ async def die(hub: Hub, name: str, skip: int) -> None:
     failpoints.arm(name, kill, skip)
     with suppress_killed():
         async with hub.device(2, crash=True, environment=Environment(failpoints=failpoints)) as second:
+            await second.sync()
+
+
+async def die_running(hub: Hub, name: str, skip: int) -> None:
+    """The second device runs when others publish, and is killed on the way to that."""
+    failpoints = Failpoints()
+    with suppress_killed():
+        async with hub.device(2, crash=True, environment=Environment(failpoints=failpoints)) as second:
+            await change_here(second)
+            second.tick(-1)
+            failpoints.arm(name, kill, skip)
+            await change_there(hub)
             await second.sync()
 
 
