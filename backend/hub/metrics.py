@@ -19,7 +19,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 PREFIX: Final = "drivefs_hub_"
-_LABELS: Final = ("method", "route", "status")
 
 
 class HubMetrics:
