@@ -27,9 +27,10 @@ from tests.drives import content_of, make_file, tree
 from tests.hub_server import RunningHub, hub, hub_for_test
 from tests.lying_hub import Ask, Heard, LiedTo, Said
 from tests.postgres import cluster, new_database, restart
-from tests.servers import NoServerError, NotReadyError, wait_until
+from tests.servers import NoServerError
 from tests.sync.test_drives_on_a_hub import settle
 from tests.unit.backend.hub.test_attacks import content, following
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.logs_warnings
 
@@ -229,10 +230,8 @@ def append(client: httpx.Client, url: str, number: int, source: random.Random) -
     return []
 
 
-def has_acknowledged(blocks: list[bytes], count: int) -> None:
-    """`NotReadyError`: not yet so many."""
-    if len(blocks) < count:
-        raise NotReadyError(f"{len(blocks)} of {count}")
+def has_acknowledged(blocks: list[bytes], count: int) -> bool:
+    return len(blocks) >= count
 
 
 def test_what_a_hub_acknowledged_outlives_its_database(broken: tuple[RunningHub, str]) -> None:
@@ -254,7 +253,7 @@ def test_what_a_hub_acknowledged_outlives_its_database(broken: tuple[RunningHub,
         writers = [pool.submit(write, number) for number in range(4)]
         try:
             for count in (20, 60, 100):  # in the middle of the work
-                wait_until(partial(has_acknowledged, acknowledged, count), Path(folder, "log"))
+                wait_until(partial(has_acknowledged, acknowledged, count))
                 restart(folder)
         finally:
             is_over.set()

@@ -22,6 +22,7 @@ from tests import contents
 from tests.crash import load
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.mounted import ROOT, MountedDrive, wait_for_end
+from tests.waiting import wait_until
 
 __all__ = ["drive", "fuse", "unmade_drive"]
 
@@ -110,13 +111,6 @@ class Rounds:
 
 def has_changes(manifest: Path, count: int) -> bool:
     return manifest.exists() and load.Manifest.read(manifest).changes >= count
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "what was waited for did not happen"
-        time.sleep(0.01)
 
 
 def test_close_says_that_the_mount_is_gone(drive: MountedDrive) -> None:

@@ -17,11 +17,11 @@ import pytest
 from backend.commits.lease import DEFAULT_SECONDS
 from backend.nodes import OWN_FILES
 from tests.contents import STORED_KINDS, content
-from tests.crash.test_kill_mount import wait_until
 from tests.mount.conftest import drive, fuse, unmade_drive
 from tests.mount.faulty_mount import VARIABLE, Faults
 from tests.mount.mounted import MountedDrive
 from tests.mount.reading import wrong_orders
+from tests.waiting import wait_until
 from tools.errors import SHORT
 
 __all__ = ["drive", "fuse", "unmade_drive"]

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from tests.contents import KINDS, content
-from tests.crash.test_kill_mount import wait_until
 from tests.mount.conftest import temporary_drive
 from tests.mount.mounted import MountedDrive, run, succeed, wait_for_end
+from tests.waiting import wait_until
 
 pytestmark = [
     pytest.mark.mount,

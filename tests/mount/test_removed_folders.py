@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -22,6 +22,7 @@ import pytest
 
 from tests.contents import KINDS, content
 from tests.mount.mounted import MountedDrive, succeed, wait_for_end
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.mount
 SEEDS: Final = range(3)
@@ -94,13 +95,6 @@ def remove_some(folder: Path, chance: random.Random) -> list[str]:
     for path in chosen:
         path.unlink(missing_ok=True)
     return [path.name for path in chosen]
-
-
-def wait_until(what: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -27,6 +27,7 @@ from backend.wire import decode_head, encode_head
 from tests.hub_account import People, Person, Secret, end
 from tests.hub_server import PEPPER, RunningHub, hub_for_test
 from tests.unit.backend.hub.test_app import refused
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -198,9 +199,7 @@ def test_a_poll_of_a_device_ends_when_it_is_revoked(running: RunningHub, one: Pe
 
     thread = threading.Thread(target=poll)
     thread.start()
-    until = time.monotonic() + 20
-    while not running.hub.heads.polls:
-        assert time.monotonic() < until
+    wait_until(lambda: running.hub.heads.polls == 1)
     before = time.monotonic()
     one.client.delete(f"/v1/devices/{first}")
     thread.join()
@@ -280,9 +279,7 @@ def test_a_poll_of_a_locked_account_is_told_so_too(running: RunningHub, one: Per
     asked = {"drives": {uuid: 0}, "timeout": 60}
     with ThreadPoolExecutor(1) as pool:
         poll = pool.submit(one.client.post, "/v1/wait", json=asked, timeout=90)
-        until = time.monotonic() + 20
-        while not running.hub.heads.polls:
-            assert time.monotonic() < until
+        wait_until(lambda: running.hub.heads.polls == 1)
         _set(running, one.email, "locked", "now")
         refused(poll.result(90), 403, "read_only")
     _set(running, one.email, "locked", None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -20,6 +19,7 @@ from backend.remote.hub_client import MOST
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
 from tests.hub_server import RunningHub, hub_for_test
 from tests.postgres import new_database
+from tests.waiting import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +179,9 @@ def test_what_lacks_fragments_is_counted(running: RunningHub, drive: tuple[str, 
     url, header = drive
     with httpx.Client(headers=header) as client:
         client.put(f"{url}/blocks/{'01' * 32}", content=b"with all of them")
-        until = time.monotonic() + 20  # the last fragments come after the answer
-        while (usage := client.get(f"{url}/usage").json())["lacking"]:
-            assert time.monotonic() < until
-        assert usage == {
+        # The last fragments come after the answer.
+        wait_until(lambda: client.get(f"{url}/usage").json()["lacking"] == 0)
+        assert client.get(f"{url}/usage").json() == {
             "blocks": 1,
             "bytes": 16,
             "packs": 1,

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -18,6 +18,7 @@ from starlette.routing import Route
 
 from backend.hub import guarded
 from backend.hub.guarded_protocol import MAX_HEAD, GuardedProtocol
+from tests.waiting import wait_until
 
 LARGE = 64 << 20
 
@@ -151,10 +152,3 @@ def test_who_reads_slowly_gets_all_of_the_answer() -> None:
             size += len(part)
             time.sleep(0.02)  # the client's pace
     assert time.monotonic() - begun > 1.0
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -16,7 +15,7 @@ from backend.hub.packing import DriveNumber
 from backend.upstream import BlockId, SealedBlock
 from tests.hub_care import check, database_of, drive_with_blocks
 from tests.hub_server import RunningHub, hub_for_test
-from tests.servers import NotReadyError, wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -155,11 +154,7 @@ def test_a_pack_that_is_added_while_its_deleted_drive_is_forgotten_ends_no_round
             connection.execute("UPDATE drive SET deleted = now() WHERE uuid = %s", (uuid,))
         care = pool.submit(one_round, running)
 
-        def has_come_to_the_drive() -> None:
-            if not care.done() and not is_waiting_for_a_lock(running):
-                raise NotReadyError("the round is at other things")
-
-        wait_until(has_come_to_the_drive, Path(os.devnull))
+        wait_until(lambda: care.done() or is_waiting_for_a_lock(running))
         adding.commit()
         assert care.result(60).done.rounds == 1
     one_round(running)

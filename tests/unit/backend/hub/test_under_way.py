@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import psycopg
@@ -18,7 +17,7 @@ from backend.errors import ThrottledError
 from backend.hub.under_way import UnderWay, UntilAnswered
 from backend.upstream import NO_COMMIT, Commit, Head
 from tests.hub_server import RunningHub, hub_for_test
-from tests.servers import NotReadyError, wait_until
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -56,14 +55,10 @@ def test_polls_of_one_account_leave_connections_to_others(running: RunningHub) -
         header = {"Authorization": f"Bearer {token.hex()}"}
         return httpx.post(f"{running.url}/v1/wait", json=said, headers=header, timeout=60).status_code
 
-    def three_wait() -> None:
-        if running.hub.heads.polls < 3:
-            raise NotReadyError("not all have come")
-
     with ThreadPoolExecutor(3) as pool:
         polls = [pool.submit(ask, token, 100.0) for _ in range(3)]
         try:
-            wait_until(three_wait, Path(os.devnull))
+            wait_until(lambda: running.hub.heads.polls == 3)
             assert ask(token, 0.0) == 429
             assert ask(other, 0.0) == 404  # the drive is not its own: but it was answered
         finally:
@@ -105,18 +100,18 @@ def test_appends_to_one_drive_leave_the_database_to_others(running: RunningHub) 
         url = f"{running.url}/v1/drives/{uuid.hex()}/log"
         return httpx.post(url, content=body, headers=header, timeout=60).status_code
 
-    def all_are_there() -> None:
-        if sum(taken.requests for taken in running.hub.rates.under_way.taken.values()) < 20:
-            raise NotReadyError("not all have come")
+    async def under_way() -> int:
+        return sum(taken.requests for taken in running.hub.rates.under_way.taken.values())
+
+    def all_are_there() -> bool:
         with psycopg.connect(running.conninfo) as connection:
             waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            if not connection.execute(waiting).fetchall():
-                raise NotReadyError("nobody waits")
+            return running.call(under_way()) == 20 and bool(connection.execute(waiting).fetchall())
 
     with psycopg.connect(running.conninfo) as holding, ThreadPoolExecutor(20) as pool:
         holding.execute("SELECT 1 FROM drive WHERE uuid = %s FOR UPDATE", (uuid,))
         appends = [pool.submit(append, number) for number in range(1, 21)]
-        wait_until(all_are_there, Path(os.devnull))
+        wait_until(all_are_there)
         url = f"{running.url}/v1/drives/{other.hex()}/head"
         answer = httpx.get(url, headers={"Authorization": f"Bearer {shown.hex()}"}, timeout=60)
         holding.commit()
