@@ -245,6 +245,21 @@ def test_every_path_that_a_page_for_newcomers_names_exists(page: str, least: int
     assert sorted(path for path in named if not (ROOT / path).exists()) == []
 
 
+def test_every_file_that_the_row_of_a_room_names_is_in_the_room() -> None:
+    """The last column names files by their path in the room."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| (`.+?) \|.*\| (.*) \|$", page, re.MULTILINE)
+    named = [
+        (room.group(1), name)
+        for first, last in rows
+        if (room := re.match(r"`(\S+/)`", first)) is not None
+        for name in re.findall(r"`([\w/]+\.py)`", last)
+        if name.split("/")[0] not in (*PACKAGES, "tests")
+    ]
+    assert len(named) > 100
+    assert [f"{room}{name}" for room, name in named if not (ROOT / room / name).is_file()] == []
+
+
 def test_every_name_that_the_page_says_is_in_a_file_is_there() -> None:
     """As "`Class.method` (`path`)", where the class may hand the call on, and "`name` of `path`"."""
     page = " ".join((ROOT / "docs" / "architecture.md").read_text().split())
