@@ -6,10 +6,11 @@ Invariants:
 2. The commit that adds a device is made by it, holds nothing else but the name of its host and, on a drive
    that has none, the first key epoch, and comes before all its other commits. Holding the drive's keys is the
    authority for it (no hub gives numbers).
-3. A folder that knew the log and finds in it commits of its device that it does not know as its own is a copy
-   (a restored home, a cloned machine), or another one is: it becomes a new device.
-4. The namespace is of the device that wrote the journal, and is saved when that becomes another: what the
-   journal says was published is counted as that device's.
+3. A folder becomes a new device when the log has commits of its device that the folder does not know as its
+   own. Then the folder is a copy of another one, or another one is its copy (a restored home, a cloned
+   machine).
+4. The namespace counts the commits that the journal calls published as those of the device that wrote the
+   journal. So it is saved before another device goes on with it.
 5. A number is taken from the state at the head of the log: a device that came second takes the next.
 
 A folder that is known costs a small file to read. Event-loop thread only.

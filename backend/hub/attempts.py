@@ -1,8 +1,8 @@
 """How often a login may be tried: a token bucket for each address, in the database.
 
-Addresses without an account have one too, so that nobody can tell the two apart; the number of rows is
-bounded. Whoever knows an address can keep its owner from logging in, for as long as they try; devices that
-are logged in are not touched.
+An address without an account has a bucket too, so that nobody can tell whether it has an account. The number
+of rows is bounded. Anybody who knows an address can keep its owner from logging in, as long as the tries go
+on; devices that are logged in are not touched.
 """
 
 from __future__ import annotations

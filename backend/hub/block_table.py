@@ -2,11 +2,11 @@
 
 Invariants:
 1. A block is here only after its pack is durable on the nodes.
-2. A block goes no earlier than `RESERVED_SECONDS` after the last change of its state, and of one that no
-   commit has named each question begins that time anew: so whoever was told that a block is there finds it
-   for that long, and the commit that names it keeps it.
-3. What one device says costs no other one a byte: a block that is there is not replaced, and one that is
-   doubted keeps its place beside the new one.
+2. A block is deleted `RESERVED_SECONDS` after the last change of its state at the earliest. Of a block that
+   no commit has named yet each question begins that time anew. So a device that was told that a block is
+   there has that long to name it in a commit, and the commit keeps it.
+3. No device can cost another one a byte: a stored block is not replaced, and a doubted one keeps its place
+   beside the new one.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The check of a hub: packs of the database against fragments on the nodes, and the other way round.
 
 Invariants:
-1. Nothing is deleted but copies of fragments that lie on another node too, where the database says: a
-   pack that the database does not know may be newer than a database that was restored.
-2. Nothing is called missing by a listing alone, which is older than the rows: the node is asked once
-   more, and the row is read again.
+1. A check deletes one thing only: a copy of a fragment that also lies on the node which the database names.
+   A pack that the database does not know stays, as it may be newer than a database that was restored.
+2. A listing alone does not prove that a fragment is missing, as the listing is older than the rows: the node
+   is asked once more, and the row is read again.
 3. It may run beside hubs that serve, and again after any end.
 asyncio's thread.
 """

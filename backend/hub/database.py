@@ -5,9 +5,9 @@ the pool finds the new primary.
 
 Invariants:
 1. A transaction is committed when the `transaction` block ends without an error, and only then.
-2. A connection that met an error of the server or the network is not used again: it may be pinned to a server
-   that is no primary any more (SQLSTATE 25006). A server that becomes a standby restarts, and ends its
-   connections: so only a new one is asked whether its server takes writes.
+2. A connection that met an error of the server or the network is not used again: its server may be no primary
+   any more (SQLSTATE 25006). Only a new connection is asked whether its server takes writes: a primary that
+   becomes a standby restarts, and that ends its old connections.
 3. A statement by itself (`rows`, `execute`) is one round trip.
 """
 

@@ -1,7 +1,8 @@
 """Requests to the hub, decoded: bodies within limits, JSON objects, ids, numbers. Else `RequestError`.
 
-A body may come for hours. Whoever was let in before it is asked for once more after it (`ask_again` of the
-request's state), and it counts in what the account takes (`share`). Who shows no token has neither.
+A body may come for hours. So the rights of its sender are asked for once more when it is whole (`ask_again`
+of the request's state), and its bytes count in the account's share of the process (`share`). A request
+without a token has neither.
 """
 
 from __future__ import annotations

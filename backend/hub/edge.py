@@ -4,10 +4,10 @@ A line names the route and not the path, so that no id of a block is in a log; h
 Changes of accounts, devices and lists of drives, and what was refused to a person, go to a log of their own.
 
 Invariants:
-1. Whoever sends a body slower than `rate` bytes a second, `GRACE` seconds after its begin, is refused. What
-   came fast pays for a pause of `_MOST_PAUSE` seconds at most.
-2. A connection whose request was answered before all of its body was read is closed, so that nobody sends the
-   rest for ever; so is every connection once the process is ending.
+1. A body that comes slower than `rate` bytes a second is refused, from `GRACE` seconds after its begin on. A
+   fast beginning pays for a pause of `_MOST_PAUSE` seconds at most.
+2. A connection is closed after an answer that was given before the whole body was read: no client sends the
+   rest for ever. Every connection is closed once the process is ending.
 asyncio's thread.
 """
 

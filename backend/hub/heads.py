@@ -1,10 +1,11 @@
 """Waiting for the next commit of drives, of whichever hub process took it, while the device may wait.
 
-An append of this process wakes who waits at once. Others' are found by looking at the heads of the drives
-that are waited for, all in one query, `_LOOK` seconds after the look before, or later where looks take long:
-so nothing is lost, whatever process dies. With a look each `_DEVICES` seconds the devices that wait are
-looked at too: what ends one in this process asks for that at once. A commit wakes nobody but those who wait
-for its drive: there are thousands of others. asyncio's thread.
+An append of this process wakes the waiting devices at once. Appends of other processes are found by a *look*:
+one query for the heads of all drives that somebody waits for. A look begins `_LOOK` seconds after the one
+before, or later where looks take long. So no commit is missed, whatever process dies. Every `_DEVICES`
+seconds a look also asks whether the waiting devices may still wait; a revocation in this process has that
+asked at once. A commit wakes the devices that wait for its drive and no others, of which there are thousands.
+asyncio's thread.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Drives that are being moved to the hub: their logs come from one mover, and devices may not write yet.
 
-A mover shows its *ticket*. There is one for each drive: a mover that took another has shut out those before.
+A mover shows its *ticket*. A drive has one ticket, the newest: a mover that takes a new one shuts out all
+earlier movers.
 An import is judged in one function of the database (`import_commit` in `schema/0004_moves.sql`), and is
 idempotent by its hash, as an append is.
 """

@@ -1,7 +1,7 @@
 """A pack as the database has it: the columns `id`, `size`, `nodes` and `missing` of its row.
 
-The bytes that it takes on the nodes are not among them, and nobody asks a hub for them: they are 0 in a pack
-that was read from here.
+The row does not have the pack's size on the nodes (`Pack.stored_size`), which nobody asks a hub for: a pack
+that was read from here has 0 there.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """The room of accounts: sealed bytes of blocks, commits and roots, as `drive_usage` counts them.
 
-Drives that were deleted, and blocks that were released, take room until they are gone. They do not count from
-then on, or nobody could make room; but all together an account takes at most twice its quota. Blocks may fill
-the quota. What tells the hub that blocks are not needed any more, commits and roots, may take a tenth more.
-Requests that are under way together may go over by what they carry. Released blocks are looked at only where
-they matter: what is asked for does not fit otherwise, or less than a tenth of the quota is left.
+Deleted drives and released blocks take room until housekeeping has removed them. They do not count against
+the quota, or nobody could make room; but with them an account takes at most twice its quota. Blocks may fill
+the quota. Commits and roots may take a tenth more, as they tell the hub which blocks are not needed any more.
+Requests that are under way at the same time may exceed the quota by their bodies. Released blocks are counted
+only where they matter: where a request does not fit otherwise, or less than a tenth of the quota is left.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Whether this process should be sent requests: the database and enough nodes answer, and it is not ending.
 
-Enough nodes are those that a pack can be read from. With fewer than write quorum what is to be stored is told
-to come again, and all else goes on: a balancer that took the process away would end that too.
+Nodes are enough if a pack can be read from them. With fewer than write quorum, requests that store something
+are told to come again, and all others are served: a balancer that took the process away would end those too.
 
-They are asked in the background, so that the question costs nothing, however often a balancer asks.
+The database and the nodes are asked in the background. So an answer costs nothing, however often a balancer
+asks.
 asyncio's thread.
 """
 

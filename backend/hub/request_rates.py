@@ -1,8 +1,7 @@
 """How many requests an account may make: a token bucket for each, in this process.
 
-With several processes an account has as many times that: the limit is there so that one account cannot take
-all of a process, and to write each request into the database would cost more than most requests. asyncio's
-thread.
+Each process counts by itself, so an account has the rate once for each process. The limit keeps one account
+from taking all of a process; a count in the database would cost more than most requests. asyncio's thread.
 """
 
 from __future__ import annotations

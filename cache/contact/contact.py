@@ -1,13 +1,13 @@
 """The contact with an upstream that may be away for days: a hub, over a network.
 
 Invariants:
-1. One call that is not answered says little: the contact is lost when a question that is asked for this alone
-   is not answered either, and regained with the first one that is.
-2. While it is lost the question is repeated, with growing waits that chance shortens, so that the devices of
-   a hub that was down do not come back together; sooner when somebody wants something of the upstream.
-3. A loss is said in one line of the log, however long it lasts; so is its end.
-4. Nobody who knows that it is lost waits for long: a call that `ask` makes has `PATIENCE_LOST` seconds, one
-   that is under way as many more.
+1. One call without an answer says little. The contact is lost when the *question*, a call made for this
+   alone, has no answer either. The first question that is answered regains it.
+2. While the contact is lost the question is repeated, sooner when a caller wants something of the upstream.
+   The waits grow, and chance shortens them: the devices of a hub that was down do not come back together.
+3. A loss is one line of the log, however long it lasts; so is its end.
+4. While the contact is lost no caller waits for long: a call that `ask` makes then has `PATIENCE_LOST`
+   seconds, a call that is under way as many more.
 
 Event-loop thread only.
 """

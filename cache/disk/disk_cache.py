@@ -1,10 +1,10 @@
 """The sealed blocks on this machine's disk: those of kept folders, and those that were used last.
 
 Invariants:
-1. Each is in a folder of its own. What is kept has no limit, and nothing that is read or written pushes it
-   out. It goes when the disk itself fills, after all that was only used.
-2. What is kept was authenticated, and is written anew: nobody vouches for the file that a read left. What is
-   kept no more moves by a rename.
+1. Kept blocks and used blocks have a folder each. Kept blocks have no limit, and no read or write pushes them
+   out. They go when the disk itself fills, after all used blocks.
+2. A kept block was authenticated and is written anew: nobody vouches for the file that a read left. A block
+   that is kept no more moves to the used ones by a rename.
 
 Thread-safe. Every call may block on the disk.
 """

@@ -2,12 +2,13 @@
 
 Invariants:
 1. A block is kept only after its tag was verified: with the nodes away a kept folder reads as it is.
-2. What is kept follows the namespace. Files that come into a kept folder are fetched after their commit; what
-   they name no more, and what was in a folder that is not kept any more, is given back to what was used last.
-3. Nobody waits for the keeper: what cannot be had now, as nodes are away or the disk is full, is tried again
-   every `RETRY` seconds, and the status says why it lacks.
-4. The list of folders changes by a person's word, and when a folder is gone for good. One that a rebase gave
-   another number (others made a folder of that name, too, or removed it) is kept under that.
+2. The kept blocks follow the namespace. A file that comes into a kept folder is fetched after its commit. A
+   block that no kept folder names any more becomes an ordinary block of the disk cache, which goes when it
+   was not used for longest.
+3. Nobody waits for the keeper. A block that cannot be had now, as nodes are away or the disk is full, is
+   tried again every `RETRY` seconds, and the status says why it lacks.
+4. The list of folders changes by a person's word, and when a folder is gone for good. A folder that a rebase
+   gave another number (others made one of that name, too, or removed it) is kept under the new number.
 
 Event-loop thread; the namespace is read in threads, and its blocks are gone through there.
 """

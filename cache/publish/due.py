@@ -1,9 +1,8 @@
 """The moment of the next cut: how long what was accepted waits for more that goes into the same commit.
 
-A drive that one device writes makes few, large commits. Where others write too they wait for what is accepted
-here, and conflict with what they do not know of: there everything is published soon after it is accepted,
-or after a file is closed. Publishing then takes half of
-the time at most.
+A drive that one device writes makes few, large commits. Where several devices write, the others wait for each
+change, and conflict with a change that they do not know. There a change is published soon after it was
+accepted, or after its file was closed. Publishing then takes half of the time at most.
 
 Event-loop thread.
 """

@@ -1,7 +1,8 @@
 """Whether the log goes on from what this device has seen.
 
-A store may be put back to an older state, and a hub may lie: nothing that it says of the log is repeated to
-anybody, or waited for again without a pause, unless the log shows it. Any thread.
+A store may be put back to an older state, and a hub may lie. So a statement about the log counts only if the
+log shows it: else it is told to nobody, and no device waits on the strength of it without a pause. Any
+thread.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A conflict copy of a file that others replaced or removed while a program here had it open for writing.
 
-What is made at a rebase (`cache.rebase`) is a copy of what was written here already. This is for what is
-written afterwards, to the content that the program opened.
+A rebase (`cache.rebase`) makes a copy of the bytes that were written here before it. The copy of this module
+takes the bytes that a program writes after it, to the content that the program has open.
 """
 
 from __future__ import annotations

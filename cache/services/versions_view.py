@@ -14,9 +14,10 @@ Invariants:
    kernel knows are told apart by hashing again. A time that is named otherwise than in the listing (`2h`) is
    a folder of its own: the kernel allows a folder one place only.
 2. The table holds exactly what the kernel holds (`hold`, `release`).
-3. Nothing may be remembered by the kernel: of names, what goes with the clock changes its meaning, what grows
-   with the drive appears, and for all others it has to ask who may look at them now (`check`); and it has to
-   ask for attributes before it says that something can be written (`mountfs.access_calls`).
+3. The kernel may remember nothing. A name that goes with the clock (`2h`) changes its meaning. A name that
+   the drive comes to have appears. For every other name the kernel has to ask who may look at it now
+   (`check`). It has to ask for attributes before it answers that something can be written
+   (`mountfs.access_calls`).
 4. The past is nosuid: a set-ID bit or a capability that was revoked since means nothing there.
 """
 

@@ -1,7 +1,7 @@
 """The conditions of policies: an operator, a key of the request, values. Pure.
 
-Source: AWS, "IAM JSON policy elements: Condition operators". Invariant: a condition that could never hold,
-because the door knows its key not, or a value is none of its operator's kind, is refused (`MalformedPolicy`).
+Source: AWS, "IAM JSON policy elements: Condition operators". Invariant: a condition that could never hold
+is refused (`MalformedPolicy`): the door does not know its key, or a value is not of its operator's kind.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Invariants:
 1. What is checked at the end (length, hash, MD5, checksum, the last signature) is checked before anything of
    the body is visible: `finish` is called by the layer below in the moment before.
-2. Chunks that the request says are signed are read with signatures or not at all; an unsigned body with
-   trailers is taken of a request whose head is signed by header, or of nobody (who may do only what a policy
-   lets everybody do).
+2. Chunks that the request calls signed are read with signatures or not at all. An unsigned body with trailers
+   is taken from a request whose head is signed by header, and from an anonymous request, which may do only
+   what a policy lets everybody do.
 """
 
 from __future__ import annotations

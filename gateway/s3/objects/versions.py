@@ -1,9 +1,9 @@
 """Versions of objects: those that are not the newest, and delete markers, are files in the system folder.
 
 Invariants:
-1. The newest version of a key is the file at the key's path, which the mount shows; where there is none, the
-   newest is the first in the folder of the key, and it is a delete marker. If it is none the mount removed
-   the file: that is shown as a delete marker too, which nobody wrote (`implied_marker`).
+1. The newest version of a key is the file at the key's path, which the mount shows. Where there is no such
+   file, the newest version is the first one in the key's folder, a delete marker. If the first one is no
+   delete marker, the mount removed the file: the door shows a marker that nobody wrote (`implied_marker`).
 2. The names of a key's versions are in the order of time, the newest first.
 3. At most one version of a key is the null version.
 

@@ -1,9 +1,9 @@
 """Walking a bucket's folder in the order of its keys, beginning anywhere.
 
-The names of a folder are in the order of bytes already (`Drive.entries_by_name`), and so are the keys, but
-for three things. What is below the folder `a` begins with `a/`, which comes after `a!`: it is held back until
-then. Reserved names stand for other segments: they are few, and are read before the others. And so are names
-that are no UTF-8, in folders that say they have had one.
+The names of a folder are in the order of bytes (`Drive.entries_by_name`). So are the keys, with three
+exceptions. The keys below the folder `a` begin with `a/`, which comes after `a!`: they are held back until
+then. Reserved names stand for other segments: they are few, and are read before the others. Names that are no
+UTF-8 are read before the others too, in folders that say they have had one.
 
 A walk that begins at some key looks at one page of names in each folder on the way there, whatever they hold.
 What is changed meanwhile is seen or not; what stays is seen once. Event-loop thread, synchronous.
