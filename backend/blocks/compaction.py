@@ -18,10 +18,8 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -33,14 +31,15 @@ from backend.blocks.block_index import BlockIndex
 from backend.errors import DriveError
 from backend.failpoints import declare
 from backend.packs import (
-    MAX_BLOCKS,
     PACK_ID_SIZE,
     FragmentListing,
     Pack,
     PackEntry,
+    PackNeeds,
     PackStore,
     fragment_key,
     list_fragments,
+    together,
 )
 from backend.system import Environment, plain_task_group
 from backend.upstream import CompactionReport, SealedBlock
@@ -59,24 +58,11 @@ DELETING: Final = declare(
 DELETED: Final = declare("compaction.deleted", "a doomed pack's fragments are gone; the index still lists it")
 DEBRIS: Final = declare("compaction.debris", "a fragment of a pack that cannot be read is about to go")
 
-THIN: Final = 0.6
-"""A pack is rewritten when less of it than this is needed."""
-SMALLEST_ROOM: Final = 64 << 10
-"""For commits, on a node whose fragment takes the last of its room."""
 _PAGE: Final = 2000
 
 Verify = Callable[[], Awaitable[None]]
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class _Census:
-    """A pack and the bytes of it that blocks are read from."""
-
-    pack: Pack
-    needed: int = 0
-    blocks: int = 0
 
 
 class Compactor:
@@ -110,28 +96,13 @@ class Compactor:
         census, read_from = await self._take_census()
         await self._delete_all(_without(read_from, doomed), verify, report)
         await self._drop([one.pack.id for one in census if not one.blocks], verify, report)
-        for group in _groups(one for one in census if one.blocks and one.needed < THIN * one.pack.size):
-            if not await self._has_room(sum(one.needed for one in group)):
+        for group in together((one for one in census if one.is_thin()), DEFAULT_TARGET):
+            if not await self._packs.has_room(sum(one.needed for one in group)):
                 log.info("thin packs stay: the nodes have no room for what is needed of them")
                 break
             await self._rewrite([one.pack for one in group], verify, report)
             await anyio.sleep(sum(one.needed for one in group) / bytes_per_second)
         return report
-
-    async def _has_room(self, size: int) -> bool:
-        """Whether as many nodes as a pack of that size needs have room for a fragment. To fail in the middle
-        would leave fragments behind, where there is no room for them."""
-        spaces = []
-        for node in self._nodes.values():
-            with suppress(DriveError):
-                spaces.append(await node.space())
-        profile = self._codec.code.profile
-        fragment = self._codec.stored_size(max(size, 1)) // profile.total + SMALLEST_ROOM
-        sharing = Counter(space.filesystem for space in spaces if space.filesystem)
-        return (
-            sum(space.free >= fragment * max(sharing[space.filesystem], 1) for space in spaces)
-            >= profile.write_quorum
-        )
 
     async def _forget(self, until_ns: int) -> int:
         total = 0
@@ -141,16 +112,16 @@ class Compactor:
             await anyio.lowlevel.checkpoint()
         return total
 
-    async def _take_census(self) -> tuple[list[_Census], set[bytes]]:
+    async def _take_census(self) -> tuple[list[PackNeeds], set[bytes]]:
         """The needs of each pack that is there now, and the ids of all packs that blocks are read from.
         Blocks only ever move to later packs, so what the count misses while it is made is too high, never
         too low."""
-        found: dict[bytes, _Census] = {}
+        found: dict[bytes, PackNeeds] = {}
         read_from: set[bytes] = set()
         last = b""
         while packs := self._index.packs.after(last, _PAGE):
             last = packs[-1].id
-            found |= {pack.id: _Census(pack) for pack in packs if not self._is_pending(pack.id)}
+            found |= {pack.id: PackNeeds(pack) for pack in packs if not self._is_pending(pack.id)}
             await anyio.lowlevel.checkpoint()
         last = b""
         while located := self._index.locations(last, _PAGE):
@@ -280,17 +251,3 @@ def _without(read_from: set[bytes], doomed: Sequence[Pack]) -> list[Pack]:
     if wrong:
         log.error("the block index is wrong: doomed packs are read from, and stay: %s", ", ".join(wrong))
     return [pack for pack in doomed if pack.id not in read_from]
-
-
-def _groups(packs: Iterator[_Census]) -> Iterator[list[_Census]]:
-    """Packs whose needed parts fill a new pack together."""
-    group: list[_Census] = []
-    size = count = 0
-    for one in packs:
-        if group and (size + one.needed > DEFAULT_TARGET or count + one.blocks > MAX_BLOCKS):
-            yield group
-            group, size, count = [], 0, 0
-        group.append(one)
-        size, count = size + one.needed, count + one.blocks
-    if group:
-        yield group

@@ -28,10 +28,12 @@ from backend.packs.pack_format import (
     decode_pack_index,
     decode_trailer,
     encode_pack,
+    encoded_size,
 )
 from backend.packs.pack_reader import PackReader
 from backend.packs.pack_store import PackStore, PackWrite, require_placeable
 from backend.packs.recent_bytes import RecentBytes
+from backend.packs.thin_packs import PackNeeds, together
 
 __all__ = [
     "FOOTER_SIZE",
@@ -50,6 +52,7 @@ __all__ = [
     "Pack",
     "PackCodec",
     "PackEntry",
+    "PackNeeds",
     "PackReader",
     "PackStore",
     "PackWrite",
@@ -60,6 +63,7 @@ __all__ = [
     "decode_pack_index",
     "decode_trailer",
     "encode_pack",
+    "encoded_size",
     "fragment_key",
     "fragment_secret",
     "is_wrong",
@@ -68,4 +72,5 @@ __all__ = [
     "parse_fragment",
     "parse_fragment_key",
     "require_placeable",
+    "together",
 ]

@@ -71,6 +71,13 @@ def encode_pack(
     return b"".join((header, *contents, index, bytes(-end % PADDING), trailer)), entries
 
 
+def encoded_size(content: int, count: int) -> int:
+    """Bytes of a pack of `count` blocks that have `content` bytes together."""
+    index = crypto.SEAL_OVERHEAD + count * ENTRY_SIZE
+    size = HEADER_SIZE + content + index + TRAILER_SIZE
+    return size + -size % PADDING
+
+
 def decode_header(data: Buffer) -> tuple[bytes, bytes]:
     """(drive id, pack id) of a pack's first HEADER_SIZE bytes."""
     if len(data) < HEADER_SIZE:

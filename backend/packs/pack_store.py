@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -55,6 +56,8 @@ BEFORE_REBUILT: Final = declare(
 WRITES_PER_NODE: Final = 16
 REPAIR_PATIENCE: Final = 60.0
 NO_SPACE_SECONDS: Final = 30.0
+SMALLEST_ROOM: Final = 64 << 10
+"""For commits, on a node whose fragment takes the last of its room."""
 
 
 @dataclass(slots=True, eq=False)
@@ -127,6 +130,20 @@ class PackStore:
     def has_refused_space(self, name: str) -> bool:
         """Whether the node had no space for a fragment a short while ago, whatever it says (a quota)."""
         return anyio.current_time() - self._no_space_at.get(name, -math.inf) < NO_SPACE_SECONDS
+
+    async def has_room(self, size: int) -> bool:
+        """Whether as many nodes as a pack of that size needs have room for a fragment. For those who can
+        wait: to fail in the middle would leave fragments behind, where there is no room for them."""
+        spaces = []
+        for node in self.nodes.values():
+            with suppress(DriveError):
+                spaces.append(await node.space())
+        fragment = self.codec.stored_size(max(size, 1)) // self._profile.total + SMALLEST_ROOM
+        sharing = Counter(space.filesystem for space in spaces if space.filesystem)
+        return (
+            sum(space.free >= fragment * max(sharing[space.filesystem], 1) for space in spaces)
+            >= self._profile.write_quorum
+        )
 
     async def write(self, nursery: Group, pack_id: bytes, data: bytes) -> PackWrite:
         """Store a pack; returns at write quorum while the rest goes on in `nursery`. The same id must
