@@ -93,9 +93,14 @@ class UnlockedDrive:
         return self.folder
 
     @property
+    def drive_id(self) -> bytes:
+        """16 bytes."""
+        return self.file.id
+
+    @property
     def id_text(self) -> str:
         """The drive's id as people and folders write it."""
-        return self.file.id.hex()
+        return self.drive_id.hex()
 
 
 def load_drive(folder: str) -> DriveFile:

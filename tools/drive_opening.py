@@ -20,7 +20,6 @@ import trio
 
 from backend.commits import REMEMBERED
 from backend.errors import DriveError
-from backend.keys import DriveKeys
 from backend.nodes import Node, NodeHealth, NodeSet, PatientNode
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import Head
@@ -28,6 +27,7 @@ from cache.client import Client
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from tools import compose, pairing
+from tools.closing import closed_at_end, closed_on_failure
 from tools.compose import INDEX_FILE, Built, UnlockedDrive, Waiting
 from tools.drive_nodes import far_nodes, open_nodes
 from tools.host.places import Folders
@@ -65,18 +65,6 @@ class _NodeStore:
     waiting: Waiting
     environment: Environment
 
-    @property
-    def source(self) -> str:
-        return self.drive.source
-
-    @property
-    def drive_id(self) -> bytes:
-        return self.drive.file.id
-
-    @property
-    def keys(self) -> DriveKeys:
-        return self.drive.keys
-
     async def opened(self, nursery: trio.Nursery, known: Head | None, *, is_in_state: bool) -> OpenStore:
         nodes = NodeSet(open_nodes(self.drive.folder, self.drive.file, self.environment))
         await trio.to_thread.run_sync(
@@ -86,14 +74,10 @@ class _NodeStore:
             for node in nodes.values():
                 nursery.start_soon(_remove_debris, node)
         built = await self._built(nodes)
-        try:
+        async with closed_on_failure(built.upstream):
             await built.upstream.open(known=known)
             await built.upstream.prepare(built.store.reconcile)
             await nursery.start(built.upstream.run)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await built.upstream.close()
-            raise
         changes = None
         if built.nodes is not None:
             changes = MountedNodes(self.drive, built.nodes, self.environment)
@@ -118,13 +102,9 @@ async def opened_reader(drive: UnlockedDrive, index_folder: Path) -> AsyncIterat
     nodes = open_nodes(drive.folder, drive.file)
     voters = NodeHealth(REMEMBERED)
     built = compose.build_upstream(drive, nodes, index_folder, 0.0, None, voters, THIS_MACHINE, None)
-    try:
+    async with closed_at_end(built.upstream):
         await built.store.reconcile()
-        reader = compose.client(drive, built.upstream, RESTORING_CACHE)
-        yield reader
-    finally:
-        with trio.CancelScope(shield=True):
-            await built.upstream.close()
+        yield compose.client(drive, built.upstream, RESTORING_CACHE)
 
 
 async def _remove_debris(node: Node) -> None:

@@ -31,6 +31,7 @@ from cache.local import LocalState, stale
 from cache.opening import DriveOptions, open_drive
 from cache.recovery import StaleCacheError
 from tools import old_place, pairing, second_mount
+from tools.closing import closed_on_failure
 from tools.compose import Waiting
 from tools.host import mounts
 from tools.host.mounts import Mount
@@ -51,8 +52,8 @@ class OpenStore:
     disk_cache: CachedBlocks | None
 
 
-class Store(Protocol):
-    """Where a drive is stored, as its opening sees it."""
+class StoredDrive(Protocol):
+    """A drive and its keys, wherever it is stored."""
 
     @property
     def source(self) -> str:
@@ -65,6 +66,14 @@ class Store(Protocol):
     @property
     def keys(self) -> DriveKeys:
         """Those of the drive."""
+
+
+class Store(Protocol):
+    """Where a drive is stored, as its opening sees it."""
+
+    @property
+    def drive(self) -> StoredDrive:
+        """The drive that is stored there."""
 
     async def opened(self, nursery: trio.Nursery, known: Head | None, *, is_in_state: bool) -> OpenStore:
         """Open it; its tasks belong to `nursery`, and end when the upstream is closed. `known`: the newest
@@ -123,8 +132,8 @@ class _Opening:
             opened = await self._with_state(notices, None)
         except _SetAsideError as error:
             notices.append(
-                f"{error}; drivefs stale list {self.store.source} shows it, drivefs stale restore brings it "
-                "back"
+                f"{error}; drivefs stale list {self.store.drive.source} shows it, drivefs stale restore "
+                "brings it back"
             )
             opened = await self._with_state(notices, error.known)
         for notice in opened.notices:
@@ -154,20 +163,16 @@ class _Opening:
             await self._note(pairing.require_journal)
         is_in_state = local.known_head is not None
         store = await self.store.opened(self.nursery, known, is_in_state=is_in_state)
-        try:
+        async with closed_on_failure(store.upstream):
             return await self._recovered(local, store, notices)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await store.upstream.close()
-            raise
 
     async def _recovered(self, local: LocalState, store: OpenStore, notices: Sequence[str]) -> Drive:
         set_aside = len(await trio.to_thread.run_sync(stale.found, self.folders.state))
         circumstances = Circumstances(
             store.health, store.node_changes, tuple(notices), set_aside, store.disk_cache
         )
-        drive_id, keys = self.store.drive_id, self.store.keys
-        opened = await open_drive(local, store.upstream, drive_id, keys, self.options, circumstances)
+        drive, options = self.store.drive, self.options
+        opened = await open_drive(local, store.upstream, drive.drive_id, drive.keys, options, circumstances)
         if not self.options.read_only:
             # A power cut may not take the files of a journal that the notes say is there.
             await opened.ledger.journal.sync()
@@ -183,7 +188,7 @@ class _Opening:
     async def _local_state(self) -> LocalState:
         """The state folder, locked. A process whose mount was just taken away by umount(8) still closes its
         databases: it is waited for. `LeaseHeldError` if the drive is mounted, or the wait is over."""
-        source = self.store.source
+        source = self.store.drive.source
         deadline = trio.current_time() + ENDING_SECONDS
         silent_until = trio.current_time() + SILENT_SECONDS
         while True:

@@ -46,6 +46,7 @@ from backend.remote import (
 )
 from backend.system import THIS_MACHINE, Environment
 from backend.wire import TICKET_SIZE
+from tools.closing import closed_at_end
 
 NO_TOKEN: Final = b""
 Result = TypeVar("Result")
@@ -62,11 +63,8 @@ class HubPlace:
     async def account(self, token: bytes) -> AsyncIterator[HubAccount]:
         """The calls of the device of that token."""
         client = HubClient(self.url, token, self.route)
-        try:
+        async with closed_at_end(client):
             yield HubAccount(client)
-        finally:
-            with trio.CancelScope(shield=True):
-                await client.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from backend.upstream import BlockStore, Commit, Head, Roots
 from backend.wire import TICKET_SIZE
 from cache.drive import Drive
 from cache.services import Copying
+from tools.closing import closed_at_end
 from tools.host import places
 from tools.hub.drives import Address
 from tools.node_changes import Listener
@@ -100,16 +101,14 @@ class Moving:
         client = await trio.to_thread.run_sync(self._client, to.hub, rate)
         upstream = RemoteUpstream(client, drive_id, self._environment)
         mover = RemoteImport(client, drive_id, self._environment.random_bytes(TICKET_SIZE))
-        try:
-            async with trio.open_nursery() as nursery:
-                await nursery.start(upstream.run)
-                yield _AtHub(upstream, mover)
-                nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            raise sole(group) from None
-        finally:
-            with trio.CancelScope(shield=True):
-                await upstream.close()
+        async with closed_at_end(upstream):
+            try:
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(upstream.run)
+                    yield _AtHub(upstream, mover)
+                    nursery.cancel_scope.cancel()
+            except BaseExceptionGroup as group:
+                raise sole(group) from None
 
     def _client(self, hub: str, rate: float | None) -> HubClient:
         login = Logins(places.hubs_folder(self._variables), self._environment).load(hub)

@@ -25,6 +25,7 @@ from cache.disk import CachedBlocks
 from cache.drive import Drive
 from cache.opening import DriveOptions
 from tools import compose
+from tools.closing import closed_at_end, closed_on_failure
 from tools.compose import Waiting
 from tools.host.places import Folders
 from tools.hub.care import HubCare
@@ -71,12 +72,9 @@ async def opened_reader_at_hub(drive: DriveAtHub) -> AsyncIterator[Client]:
     """The reader of the drive's blocks, beside any mount. What the hub raises."""
     client = HubClient(drive.login.url, drive.login.token, drive.login.route)
     upstream = RemoteUpstream(client, drive.drive_id)
-    try:
+    async with closed_at_end(upstream):
         limiter = trio.CapacityLimiter(2)
         yield client_of(upstream, drive.drive_id, drive.keys, READING_CACHE, limiter)
-    finally:
-        with trio.CancelScope(shield=True):
-            await upstream.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,31 +87,15 @@ class _HubStore:
     route: HubRoute
     environment: Environment
 
-    @property
-    def source(self) -> str:
-        return self.drive.source
-
-    @property
-    def drive_id(self) -> bytes:
-        return self.drive.drive_id
-
-    @property
-    def keys(self) -> DriveKeys:
-        return self.drive.keys
-
     async def opened(self, nursery: trio.Nursery, known: Head | None, *, is_in_state: bool) -> OpenStore:
         login, environment = self.drive.login, self.environment
         client = await trio.to_thread.run_sync(HubClient, login.url, login.token, self.route)
         upstream = RemoteUpstream(client, self.drive.drive_id, environment)
-        try:
+        async with closed_on_failure(upstream):
             cached = await self._cached(upstream)
             if known is not None and not is_in_state:
                 await _require(upstream.log, known)
             await nursery.start(upstream.run)
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                await upstream.close()
-            raise
         care = HubCare(login.url)
         return OpenStore(upstream, care, care, cached)
 
