@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.mount.hub_mounts import Account, Away
 from tests.mount.mounted import MountedDrive, new_folder
 from tools.host import mounts
 
@@ -42,6 +43,20 @@ def temporary_drive() -> Iterator[MountedDrive]:
             drive.check_log()
         finally:
             shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def hub(fuse: None) -> Iterator[Away]:
+    """A hub of the module's own, which its tests may stop and start again."""
+    found = Away()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def account(hub: Away) -> Account:
+    """A new account at the hub, with one drive."""
+    return Account(hub.running)
 
 
 @pytest.fixture

@@ -35,6 +35,12 @@ class HubMachine(MountedDrive):
         given = ",".join([self.folder_options(), *options])
         return self.tool("mount.drivefs", self.source, where or self.mountpoint, "-o", given)
 
+    def write_synced(self, path: str, content: bytes) -> None:
+        """A file with that content, for which fsync(2) has returned."""
+        (self.mountpoint / path).write_bytes(content)
+        with (self.mountpoint / path).open("r+b") as file:
+            os.fsync(file)
+
     def has(self, path: str, content: bytes) -> bool:
         """Whether the mount shows that."""
         try:

@@ -19,18 +19,6 @@ pytestmark = pytest.mark.mount
 SECOND = 1.0
 
 
-@pytest.fixture(scope="module")
-def hub(fuse: None) -> Iterator[Away]:
-    found = Away()
-    yield found
-    found.stop()
-
-
-@pytest.fixture
-def account(hub: Away) -> Account:
-    return Account(hub.running)
-
-
 @pytest.fixture
 def pair(account: Account) -> Iterator[tuple[HubMachine, HubMachine]]:
     """Two machines with the drive mounted."""
@@ -127,9 +115,7 @@ def test_while_the_hub_is_away_both_go_on_and_meet_when_it_is_back(
     hub.stop()
     data = [content("text", 100_000, number) for number in (1, 2)]
     for machine, each, name in zip(pair, data, ("one", "two"), strict=True):
-        (machine.mountpoint / name).write_bytes(each)
-        with (machine.mountpoint / name).open("r+b") as file:
-            os.fsync(file)
+        machine.write_synced(name, each)
         assert machine.has(name, each)
         assert machine.has("before", b"read before")
         assert not machine.status().published

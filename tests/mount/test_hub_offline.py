@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
-from collections.abc import Iterator
 from functools import partial
 
 import pytest
@@ -16,18 +14,6 @@ from tests.mount.mounted import succeed
 pytestmark = [pytest.mark.mount, pytest.mark.logs_warnings]  # of the hub, whose polls are cut off
 
 FILES = {kind: content(kind, 200_000, 1) for kind in KINDS}
-
-
-@pytest.fixture(scope="module")
-def hub(fuse: None) -> Iterator[Away]:
-    found = Away()
-    yield found
-    found.stop()
-
-
-@pytest.fixture
-def account(hub: Away) -> Account:
-    return Account(hub.running)
 
 
 def test_a_machine_mounts_works_and_keeps_its_folder_without_the_hub(hub: Away, account: Account) -> None:
@@ -49,9 +35,7 @@ def test_a_machine_mounts_works_and_keeps_its_folder_without_the_hub(hub: Away, 
         with pytest.raises(OSError, match="down") as raised:
             (second.mountpoint / "beside").read_bytes()
         assert raised.value.errno == errno.ENETDOWN
-        (second.mountpoint / "here").write_bytes(b"written without the hub")
-        with (second.mountpoint / "here").open("r+b") as file:
-            os.fsync(file)
+        second.write_synced("here", b"written without the hub")
         said = second.tool("drivefs", "status", second.mountpoint).stdout
         assert "offline" in said
         assert "not published, the oldest of" in said

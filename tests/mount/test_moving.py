@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,13 +19,6 @@ from tests.mount.trees import oddities
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(300)]
 SIZE = 400_000
-
-
-@pytest.fixture
-def hub(fuse: None) -> Iterator[Away]:
-    found = Away()
-    yield found
-    found.stop()
 
 
 class Writer:

@@ -38,6 +38,31 @@ async def two_devices(
         yield drive, other, nodes
 
 
+async def share(maker: Drive, follower: Drive, name: bytes, data: bytes) -> None:
+    """A new file in the root that both devices have."""
+    await make_file(maker, name, data)
+    await publish(maker, follower)
+
+
+async def publish(maker: Drive, follower: Drive) -> None:
+    """What one device has changed, the other has."""
+    await maker.sync()
+    await follower.publisher.follow()
+
+
+def held(nodes: NodeDrive, name: bytes, folder: int = ROOT_INODE) -> int:
+    """The node of that name, as the kernel holds it."""
+    node = nodes.lookup(folder, name).inode
+    nodes.hold(node)
+    return node
+
+
+async def copy_in(drive: Drive) -> bytes:
+    """The path of the one conflict copy that there is."""
+    (copy,) = (name for name in await tree(drive) if b"conflict" in name)
+    return copy
+
+
 async def overwrite(drive: Drive, name: bytes, data: bytes) -> None:
     inode = drive.lookup(ROOT_INODE, name).inode
     await drive.set_attributes(inode, AttributeChange(size=0))
@@ -56,11 +81,8 @@ async def test_nobody_sees_a_copy_by_another_node_than_that_of_who_writes_it(tmp
             seen.extend(nodes.lookup(ROOT_INODE, name).inode for name in copies)
 
         await nursery.start(drive.changes.serve, "a test", look)
-        await make_file(other, b"f", b"base")
-        await other.sync()
-        await drive.publisher.follow()
-        node = nodes.lookup(ROOT_INODE, b"f").inode
-        nodes.hold(node)
+        await share(other, drive, b"f", b"base")
+        node = held(nodes, b"f")
         await overwrite(other, b"f", b"theirs")
         await drive.publisher.follow()
         assert bytes(await nodes.read(node, 0, 100)) == b"base"
@@ -75,12 +97,9 @@ async def test_nobody_sees_a_copy_by_another_node_than_that_of_who_writes_it(tmp
 
 async def test_a_commit_that_a_descriptor_shows_is_not_dropped(tmp_path: Path) -> None:
     async with two_devices(tmp_path) as (drive, other, nodes):
-        await make_file(other, b"f", b"base")
-        await other.sync()
-        await drive.publisher.follow()
+        await share(other, drive, b"f", b"base")
         shown = drive.ledger.head.number
-        node = nodes.lookup(ROOT_INODE, b"f").inode
-        nodes.hold(node)
+        node = held(nodes, b"f")
         for number in range(3):
             await overwrite(other, b"f", b"%d" % number)
         await drive.publisher.follow()
@@ -99,8 +118,7 @@ async def test_a_folder_that_both_made_is_one(tmp_path: Path) -> None:
         nodes.hold(made.inode)
         theirs = await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)
         await make_file(other, b"x", b"x", theirs.inode)
-        await other.sync()
-        await drive.publisher.follow()
+        await publish(other, drive)
         assert nodes.lookup(made.inode, b"x").size == 1
         assert nodes.lookup(ROOT_INODE, b"d").inode == made.inode
         with pytest.raises(NoEntryError):
@@ -115,8 +133,7 @@ async def test_a_listing_of_a_folder_that_others_removed_holds_up_nothing(tmp_pa
     async with two_devices(tmp_path, folders) as (drive, other, nodes):
         theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
         await make_file(other, b"x", b"x", theirs)
-        await other.sync()
-        await drive.publisher.follow()
+        await publish(other, drive)
         node = nodes.lookup(ROOT_INODE, b"d").inode
         early, late = (folders[folders.open(node, nodes.next_cookie(node))] for _ in range(2))
         nodes.hold(node)
@@ -125,9 +142,7 @@ async def test_a_listing_of_a_folder_that_others_removed_holds_up_nothing(tmp_pa
         await other.remove_directory(ROOT_INODE, b"d")
         await other.sync()
         for name in (b"f", b"g"):
-            await make_file(other, name, b"later")
-            await other.sync()
-            await drive.publisher.follow()
+            await share(other, drive, name, b"later")
             assert nodes.lookup(ROOT_INODE, name).size == len(b"later")
             late.at = 0
 
@@ -136,21 +151,15 @@ async def test_what_is_written_on_in_a_folder_that_others_removed_is_in_the_root
     async with two_devices(tmp_path) as (drive, other, nodes):
         theirs = (await other.make_node(ROOT_INODE, b"d", 0o40755, 0, 0, 0)).inode
         await make_file(other, b"x", b"base", theirs)
-        await other.sync()
-        await drive.publisher.follow()
-        folder = nodes.lookup(ROOT_INODE, b"d").inode
-        nodes.hold(folder)
-        node = nodes.lookup(folder, b"x").inode
-        nodes.hold(node)
+        await publish(other, drive)
+        folder = held(nodes, b"d")
+        node = held(nodes, b"x", folder)
         await other.unlink(theirs, b"x")
         await other.remove_directory(ROOT_INODE, b"d")
         await other.sync()
-        await make_file(other, b"later", b"")
-        await other.sync()
-        await drive.publisher.follow()
+        await share(other, drive, b"later", b"")
         await nodes.write(node, 4, b" and ours")
-        (copy,) = (name for name in await tree(drive) if b"conflict" in name)
-        assert copy.startswith(b"/x (conflict")
+        assert (await copy_in(drive)).startswith(b"/x (conflict")
         assert bytes(await nodes.read(node, 0, 100)) == b"base and ours"
 
 
@@ -169,12 +178,11 @@ async def test_a_copy_of_a_file_that_was_renamed_here_has_its_new_name(
             nodes.hold(nodes.lookup(ROOT_INODE, name).inode)
         node = nodes.lookup(ROOT_INODE, b"app.log").inode
         await rename(nodes, b"app.log", b"app.log.1", exchange=exchange)
-        await drive.sync()
-        await other.publisher.follow()
+        await publish(drive, other)
         await overwrite(other, b"app.log.1", b"theirs")
         await drive.publisher.follow()
         await nodes.write(node, 0, b"ours")
-        (copy,) = (name for name in await tree(drive) if b"conflict" in name)
+        copy = await copy_in(drive)
         mark = decode_mark(drive.get_xattr(drive.lookup(ROOT_INODE, copy[1:]).inode, COPY_OF))
         assert mark is not None
         assert mark.of == b"app.log.1"
@@ -185,30 +193,24 @@ async def test_a_copy_has_a_name_that_its_file_still_had(tmp_path: Path, how: st
     async with two_devices(tmp_path) as (drive, other, nodes):
         for name in (b"first", b"another"):
             await make_file(drive, name, name)
-        node = nodes.lookup(ROOT_INODE, b"first").inode
-        nodes.hold(node)
+        node = held(nodes, b"first")
         await nodes.link(node, ROOT_INODE, b"second")
         if how == "unlink":
             await nodes.unlink(ROOT_INODE, b"first")
         else:
             await rename(nodes, b"another", b"first")
-        await drive.sync()
-        await other.publisher.follow()
+        await publish(drive, other)
         await overwrite(other, b"second", b"theirs")
         await drive.publisher.follow()
         await nodes.write(node, 0, b"ours")
-        (copy,) = (name for name in await tree(drive) if b"conflict" in name)
-        assert copy.startswith(b"/second (")
+        assert (await copy_in(drive)).startswith(b"/second (")
 
 
 async def test_what_has_lost_its_only_name_here_is_written_on_all_the_same(tmp_path: Path) -> None:
     """Others changed the file meanwhile."""
     async with two_devices(tmp_path) as (drive, other, nodes):
-        await make_file(drive, b"f", b"base")
-        await drive.sync()
-        await other.publisher.follow()
-        node = nodes.lookup(ROOT_INODE, b"f").inode
-        nodes.hold(node)
+        await share(drive, other, b"f", b"base")
+        node = held(nodes, b"f")
         await nodes.unlink(ROOT_INODE, b"f")
         await overwrite(other, b"f", b"theirs")
         await drive.publisher.follow()
@@ -223,11 +225,8 @@ async def test_what_was_written_to_a_file_without_a_name_stays_for_who_has_it_op
 ) -> None:
     """As in a temporary file: nobody else has what was not published, and nobody else is to see it."""
     async with two_devices(tmp_path) as (drive, other, nodes):
-        await make_file(drive, b"f", b"base")
-        await drive.sync()
-        await other.publisher.follow()
-        node = nodes.lookup(ROOT_INODE, b"f").inode
-        nodes.hold(node)
+        await share(drive, other, b"f", b"base")
+        node = held(nodes, b"f")
         await nodes.write(node, 4, b" and ours")
         await nodes.unlink(ROOT_INODE, b"f")
         if theirs == "overwrite":
@@ -254,8 +253,7 @@ async def test_a_file_with_two_names_that_are_renamed_to_each_other_keeps_both(t
     async with hub.device(1) as drive:
         nodes = NodeDrive(drive)
         await make_file(drive, b"f", b"data")
-        node = nodes.lookup(ROOT_INODE, b"f").inode
-        nodes.hold(node)
+        node = held(nodes, b"f")
         await nodes.link(node, ROOT_INODE, b"g")
         await rename(nodes, b"f", b"g")
         told = nodes.told([AttributesChanged(node)])
@@ -275,15 +273,12 @@ async def test_nothing_loads_or_runs_a_copy_of_what_is_written_on(
         theirs = (await other.make_node(ROOT_INODE, folder, 0o40755, 0, 0, 0)).inode
         made = await make_file(other, b"a.conf", b"base", theirs)
         await other.set_attributes(made.inode, AttributeChange(mode=mode))
-        await other.sync()
-        await drive.publisher.follow()
-        node = nodes.lookup(nodes.lookup(ROOT_INODE, folder).inode, b"a.conf").inode
-        nodes.hold(node)
+        await publish(other, drive)
+        node = held(nodes, b"a.conf", nodes.lookup(ROOT_INODE, folder).inode)
         await other.write(made.inode, 0, b"theirs")
         await other.settle(made.inode)
-        await other.sync()
-        await drive.publisher.follow()
+        await publish(other, drive)
         await nodes.write(node, 0, b"ours")
-        (copy,) = (name for name in await tree(drive) if b"conflict" in name)
+        copy = await copy_in(drive)
         assert copy.startswith(b"/" + folder + b"/")
         assert copy.endswith(b")" if is_last else b").conf")
