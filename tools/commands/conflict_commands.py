@@ -43,10 +43,12 @@ def _lines(answer: Conflicts) -> Iterator[str]:
         yield "there are no conflicts"
     for copy in answer.copies:
         made = f"{format_moment(copy.time_ns)}  of {printable_name(copy.by)}, on commit {copy.base}"
-        yield f"{printable_name(copy.path)}\n    a copy of {printable_name(copy.of)}; {made}"
+        yield printable_name(copy.path)
+        yield f"    a copy of {printable_name(copy.of)}; {made}"
     for version in answer.versions:
         made = f"{format_moment(version.time_ns)}  of {printable_name(version.by)}, on commit {version.base}"
-        yield f"{printable_name(version.of)}\n    a version, not shown, as of commit {version.commit}; {made}"
+        yield printable_name(version.of)
+        yield f"    a version, not shown, as of commit {version.commit}; {made}"
 
 
 def _resolve(path: str, options: argparse.Namespace) -> int:
