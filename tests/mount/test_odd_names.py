@@ -52,7 +52,7 @@ def test_the_commands_bear_every_name(drive: MountedDrive, locale: str, seed: in
     drive.mountpoint = drive.folder / odd_name(generator)
     drive.mountpoint.mkdir()
     drive.environment = LOCALES[locale]
-    drive.mount()
+    drive.mount("cache_disk=128M")
     _heed(drive.try_mount(), (32,))
     folder = drive.mountpoint / odd_name(generator)
     file = folder / odd_name(generator)
@@ -69,6 +69,12 @@ def test_the_commands_bear_every_name(drive: MountedDrive, locale: str, seed: in
         ["pin", drive.mountpoint, "--name", odd_name(generator).lstrip("-")],
         ["pins", drive.mountpoint],
         ["check", drive.mountpoint],
+        ["keep", "--wait", folder],
+        ["kept", drive.mountpoint],
+        ["unkeep", folder],
+        ["conflicts", drive.mountpoint],
+        ["notices", drive.mountpoint],
+        ["device", "list", drive.mountpoint],
     ]
     for command in asked:
         _heed(drive.tool("drivefs", *command))
@@ -77,6 +83,10 @@ def test_the_commands_bear_every_name(drive: MountedDrive, locale: str, seed: in
         ["restore", f"{file}.none", "--at", "@1"],
         ["diff", folder, odd_name(generator).lstrip("-")],
         ["status", folder],
+        ["keep", f"{folder}.none"],
+        ["watch", f"{folder}.none"],
+        ["conflicts", "resolve", file, "--keep", "mine"],
+        ["undo", drive.mountpoint, "--pin", odd_name(generator).lstrip("-")],
         [odd_name(generator)],
     ]
     for command in refused:

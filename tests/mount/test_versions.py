@@ -540,10 +540,20 @@ def test_who_asks_about_a_path_of_the_past_is_told_the_live_one(drive: MountedDr
         (past / "by-name/f.txt" / version, root / "d/f.txt", moment),
     ]
     for path, live, when in cases:
-        for command in ("log", "du", "diff", "restore", "clone"):
-            rest = {"diff": ["@1"], "restore": ["--at", "@1"], "clone": [str(root / "new")]}.get(command, [])
-            result = drive.tool("drivefs", command, path, *rest)
-            assert result.returncode == 1, (command, path)
+        asked: list[list[str | Path]] = [
+            ["log", path],
+            ["du", path],
+            ["diff", path, "@1"],
+            ["restore", path, "--at", "@1"],
+            ["clone", path, root / "new"],
+            ["keep", path],
+            ["unkeep", path],
+            ["watch", path],
+            ["conflicts", "resolve", path, "--keep", "mine"],
+        ]
+        for command in asked:
+            result = drive.tool("drivefs", *command)
+            assert result.returncode == 1, command
             told = f"shows the past; name {live}" + (f" with the time {when}" if when else "")
             assert result.stderr == f"drivefs: {path}: {told}\n"
     assert not (root / "new").exists()

@@ -29,8 +29,7 @@ def register(commands: Any) -> None:
 
 def _keep(options: argparse.Namespace) -> int:
     place = DrivePath(options.path)
-    wanted = KeepWanted(os.lstat(options.path).st_ino, options.wait)
-    answer = place.client().call(KEEP, wanted)
+    answer = place.client().call(KEEP, KeepWanted(os.lstat(options.path).st_ino, options.wait))
     return show(answer, options.json, _lines(place.mountpoint, answer))
 
 
