@@ -53,6 +53,19 @@ def new_database(folder: str | None = None) -> str:
     return f"host={folder} user=postgres dbname={name}"
 
 
+def dump(conninfo: str, path: Path) -> Path:
+    """Write a backup of the database to `path`, as docs/hub.md says; the path."""
+    subprocess.run([_programs() / "pg_dump", "-Fc", "-f", path, conninfo], check=True)
+    return path
+
+
+def restored(path: Path) -> str:
+    """The connection string of a new database, made of a dump."""
+    made = new_database()
+    subprocess.run([_programs() / "pg_restore", "--no-owner", "-d", made, path], check=True)
+    return made
+
+
 def _programs() -> Path:
     """The folder of PostgreSQL's programs. `NoServerError`."""
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))

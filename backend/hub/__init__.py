@@ -1,12 +1,14 @@
 """The hub: a server without keys that orders commits, keeps blocks, and wakes who waits."""
 
 from backend.hub.accounts import Accounts
+from backend.hub.after_restore import AfterRestore
 from backend.hub.app import Hub, app
 from backend.hub.attempts import Attempts
 from backend.hub.block_table import BlockTable
 from backend.hub.checking import HubCheck
 from backend.hub.commit_table import CommitTable
 from backend.hub.database import Database
+from backend.hub.database_age import DatabaseAge
 from backend.hub.directory import Directory
 from backend.hub.edge import Edge
 from backend.hub.guarded_protocol import guarded
@@ -28,10 +30,12 @@ from backend.hub.request_rates import RequestRates
 __all__ = [
     "AccountSummary",
     "Accounts",
+    "AfterRestore",
     "Attempts",
     "BlockTable",
     "CommitTable",
     "Database",
+    "DatabaseAge",
     "Directory",
     "Edge",
     "Heads",

@@ -84,6 +84,12 @@ _ELSEWHERE = (
     "SELECT 1 FROM place WHERE drive = %(drive)s AND id = %(block)s AND (doubted IS NULL OR doubted <"
     " (SELECT max(added) FROM place WHERE drive = %(drive)s AND id = %(block)s))"
 )
+_DOUBT_ALL = "UPDATE place SET doubted = clock_timestamp() WHERE pack = %s AND doubted IS NULL"
+_FORGET_LOST = (
+    "DELETE FROM block b USING place l"
+    " WHERE l.pack = %s AND b.drive = l.drive AND b.id = l.id AND b.state <> 1"
+    " AND NOT EXISTS (SELECT 1 FROM place p WHERE p.drive = b.drive AND p.id = b.id AND p.pack <> l.pack)"
+)
 _DELETE_DUE = (
     "DELETE FROM block WHERE (drive, id) IN (SELECT drive, id FROM block WHERE state <> 1"
     " AND changed < now() - make_interval(secs => %s) ORDER BY drive, id LIMIT %s FOR UPDATE SKIP LOCKED)"
@@ -214,6 +220,19 @@ class BlockTable:
     async def remove_pack(self, pack: Pack) -> None:
         """The pack's fragments are gone."""
         await self._database.execute("DELETE FROM pack WHERE id = %s", (pack.id,))
+
+    # For a database that was restored
+
+    async def keep_all(self) -> None:
+        """What no commit names is kept for a whole time of retention from now on."""
+        await self._database.execute("UPDATE block SET changed = now() WHERE state <> 1")
+
+    async def lose_pack(self, pack: Pack) -> None:
+        """The pack is on no node: a block that is read from there is missing until it is given anew, and is
+        forgotten if no commit names it. Idempotent."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_DOUBT_ALL, (pack.id,))
+            await connection.execute(_FORGET_LOST, (pack.id,))
 
     async def forget_logs(self) -> None:
         """Forget the commits of deleted drives whose blocks are gone: their segments are empty then.

@@ -68,6 +68,11 @@ class PackTable:
         rows = await self._database.rows("SELECT id FROM pack WHERE id = ANY(%s)", ([*pack_ids],))
         return {bytes(row[0]) for row in rows}
 
+    async def drive(self, uuid: bytes) -> DriveNumber | None:
+        """The drive of that id."""
+        row = await self._database.row("SELECT id FROM drive WHERE uuid = %s", (uuid,))
+        return None if row is None else DriveNumber(row[0], uuid)
+
     async def note_missing(self, pack: Pack, missing: int) -> bool:
         """The pack, as it was read, lacks these fragments now; False: another has changed it meanwhile, and
         nothing is noted."""

@@ -63,6 +63,9 @@ ELSEWHERE = {
         "segment.noted",
         "segment.stored",
     },
+    "a restored database is brought up to the nodes (`tests/unit/backend/hub/test_after_restore.py`)": {
+        "restore.brought"
+    },
     "a node has no room (`tests/unit/backend/nodes/test_ballast.py`)": {"node.ballast-given"},
     "a journal cannot be read (`tests/crash/test_salvages.py`)": {*SALVAGES},
 }

@@ -1,26 +1,23 @@
-"""docs/hub.md: a dump of the database, the nodes and the secrets are a hub again; a lost node is rebuilt."""
+"""docs/hub.md: a dump of the database, the nodes and the secrets are a hub again, which is not served before
+its database was checked; a lost node is rebuilt."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from tests.hub_process import HubProcess, hub_process
-from tests.postgres import new_database
+from tests.postgres import dump, restored
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> HubProcess:
     return hub_process(tmp_path, "--profile", "2+1")
-
-
-def program(name: str) -> str:
-    return str(sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))[-1])
 
 
 def put(hub: HubProcess, drive: tuple[bytes, bytes]) -> tuple[str, bytes]:
@@ -32,25 +29,52 @@ def put(hub: HubProcess, drive: tuple[bytes, bytes]) -> tuple[str, bytes]:
     return url, data
 
 
+def serve_from(hub: HubProcess, conninfo: str) -> None:
+    """`hub.toml` names another database."""
+    path = hub.hub / "hub.toml"
+    path.write_text(path.read_text().replace(hub.conninfo, conninfo))
+    hub.conninfo = conninfo
+
+
+def refuses(hub: HubProcess) -> bool:
+    """Whether the hub is not served, and says what to do."""
+    code, said = hub.run("serve", str(hub.hub))
+    return code == 1 and "drivefs-hub check --after-restore" in said
+
+
 def test_a_dump_and_the_nodes_are_a_hub_again(hub: HubProcess, tmp_path: Path) -> None:
     drive = hub.new_drive()
     header = {"Authorization": f"Bearer {drive[1].hex()}"}
     with hub.serving():
         before, data = put(hub, drive)
-        dump = tmp_path / "dump"
-        subprocess.run([program("pg_dump"), "-Fc", "-f", dump, hub.conninfo], check=True)
-        after, _ = put(hub, drive)
-    restored = new_database()
-    subprocess.run([program("pg_restore"), "--no-owner", "-d", restored, dump], check=True)
-    path = hub.hub / "hub.toml"
-    path.write_text(path.read_text().replace(hub.conninfo, restored))
-    code, said = hub.run("check", str(hub.hub), "--data", "--repair")
-    assert (code, "note: 1 packs on the nodes are not in the database" in said) == (0, True)
+        path = dump(hub.conninfo, tmp_path / "dump")
+        after, later = put(hub, drive)
+    serve_from(hub, restored(path))
+    for _ in range(2):
+        assert refuses(hub)
+    code, said = hub.run("check", str(hub.hub), "--after-restore", "--data", "--repair")
+    assert (code, "1 blocks are in the database again" in said) == (0, True)
     with hub.serving():
-        assert httpx.get(before, headers=header).content == data
-        assert httpx.get(after, headers=header).status_code == 404
+        for url, expected in ((before, data), (after, later)):
+            assert httpx.get(url, headers=header).content == expected
         put(hub, drive)
     assert hub.run("check", str(hub.hub), "--data")[0] == 0
+
+
+def test_a_database_that_is_put_back_under_a_hub_ends_it(hub: HubProcess) -> None:
+    """As a standby that was behind, or a base backup: the same database, without what came last. A process
+    looks before each mark; here one that begins does."""
+    for _ in range(3):
+        with hub.serving():
+            pass
+    with psycopg.connect(hub.conninfo) as connection:
+        connection.execute("UPDATE database_mark SET number = number - 1")
+    assert refuses(hub)
+    assert hub.run("check", str(hub.hub))[0] == 0
+    assert refuses(hub)
+    assert hub.run("check", str(hub.hub), "--after-restore")[0] == 0
+    with hub.serving():
+        pass
 
 
 @pytest.mark.parametrize("is_elsewhere", [False, True], ids=["there", "elsewhere"])

@@ -1,4 +1,8 @@
-"""`drivefs-hub check`: packs against rows, nodes against packs. Exit code: 1 if something is left or lost."""
+"""`drivefs-hub check`: packs against rows, nodes against packs. Exit code: 1 if something is left or lost.
+
+`--after-restore` first brings back what the nodes know and the database has not, and at the end has this
+database be the one that is served.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,9 @@ import argparse
 from typing import Any
 
 from backend.findings import Finding, Findings
-from backend.hub import HubCheck
+from backend.hub import AfterRestore, HubCheck
 from tools.errors import Parser
-from tools.hub_server.opening import HubFolder, add_hub, folder_of, opened, run
+from tools.hub_server.opening import HubFolder, HubParts, add_hub, folder_of, opened, run
 from tools.quantities import counted
 from tools.terminal import say
 
@@ -21,19 +25,40 @@ def register(commands: Any) -> None:
     parser.set_defaults(command=_check)
     add_hub(parser)
     parser.add_argument("--data", action="store_true", help="read all fragments; else presence and size")
+    parser.add_argument(
+        "--after-restore",
+        action="store_true",
+        help="the database was restored: bring back what the nodes know, then let it be served. "
+        "No process may serve the hub meanwhile",
+    )
     parser.add_argument("--repair", action="store_true", help="rebuild fragments that are missing or wrong")
 
 
 def _check(options: argparse.Namespace) -> int:
     findings = Findings(lambda finding: say(str(finding)))
-    run(_run(folder_of(options), findings, mend=options.repair, data=options.data))
+    run(_run(folder_of(options), findings, options))
     say(f"{options.hub}: {_summary(findings)}")
     return 1 if findings.count("left", "lost") else 0
 
 
-async def _run(folder: HubFolder, findings: Findings, *, mend: bool, data: bool) -> None:
+async def _run(folder: HubFolder, findings: Findings, options: argparse.Namespace) -> None:
     async with opened(folder) as parts:
-        await HubCheck(parts.packs, parts.blocks, parts.nodes, findings, mend=mend, data=data).run()
+        is_all = await _bring_back(parts, findings) if options.after_restore else False
+        check = HubCheck(
+            parts.packs, parts.blocks, parts.nodes, findings, mend=options.repair, data=options.data
+        )
+        await check.run()
+        if is_all:
+            await parts.age.accept()
+            say("this database is the one to be served from now on")
+
+
+async def _bring_back(parts: HubParts, findings: Findings) -> bool:
+    """Whether all is brought back that there can be."""
+    is_all = await AfterRestore(parts.database, parts.blocks, parts.nodes, findings).run()
+    if not is_all:
+        findings.add("left", "nodes that are away may have more: with them run this again, then it is served")
+    return is_all
 
 
 def _summary(findings: Findings) -> str:

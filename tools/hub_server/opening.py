@@ -14,7 +14,16 @@ import anyio
 
 from backend.coding import code_for
 from backend.errors import sole
-from backend.hub import BlockTable, Database, HubBlocks, HubFile, PackTable, hub_file, require_current
+from backend.hub import (
+    BlockTable,
+    Database,
+    DatabaseAge,
+    HubBlocks,
+    HubFile,
+    PackTable,
+    hub_file,
+    require_current,
+)
 from backend.nodes import Node, NodeIdentity, PatientNode, RetryNode
 from backend.system import Group, plain_task_group
 from tools.errors import Parser
@@ -60,6 +69,7 @@ class HubParts:
     table: BlockTable
     packs: PackTable
     blocks: HubBlocks
+    age: DatabaseAge
     group: Group
 
 
@@ -71,7 +81,8 @@ async def opened(folder: HubFolder) -> AsyncIterator[HubParts]:
     async with database_of(folder) as database, plain_task_group() as group:
         table = BlockTable(database)
         blocks = HubBlocks(table, nodes, file.cluster(), code_for(file.profile), key, group)
-        yield HubParts(folder, database, nodes, table, PackTable(database), blocks, group)
+        age = DatabaseAge(database, nodes, file.id, key)
+        yield HubParts(folder, database, nodes, table, PackTable(database), blocks, age, group)
 
 
 @asynccontextmanager

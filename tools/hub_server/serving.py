@@ -58,10 +58,14 @@ class Server(uvicorn.Server):
 
 
 async def serve(folder: HubFolder, listen: str, metrics_listen: str) -> None:
-    """Serve until a signal. `UsageError`: an address cannot be had; else as of `opened`."""
+    """Serve until a signal. `UsageError`: an address cannot be had; `RollbackError`: the database was
+    restored, also while it is served; `UnavailableError`: too few nodes answer to know that; else as of
+    `opened`."""
     listener = _listener(listen)
     metrics_listener = _listener(metrics_listen) if metrics_listen else None
     async with opened(folder) as parts:
+        await parts.age.require_newest()
+        await parts.age.mark()
         await _Process(parts).run(listener, metrics_listener)
         parts.group.cancel_scope.deadline = anyio.current_time() + SETTLE_SECONDS
 
@@ -71,6 +75,7 @@ class _Process:
 
     def __init__(self, parts: HubParts) -> None:
         file, database = parts.folder.file, parts.database
+        self._age = parts.age
         self._limits = file.limits
         self._heads = Heads(database)
         self._readiness = Readiness(database, parts.nodes, file.profile)
@@ -129,7 +134,7 @@ class _Process:
         """Serve until a signal."""
         await self._readiness.look()
         async with plain_task_group() as group:
-            for work in (self._heads.run, self._readiness.run, self._care.run):
+            for work in (self._heads.run, self._readiness.run, self._care.run, self._age.run):
                 group.start_soon(work)
             if metrics_listener is not None:
                 group.start_soon(self._serve_metrics, metrics_listener)
