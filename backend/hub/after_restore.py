@@ -253,8 +253,8 @@ class AfterRestore:
         for drive, count in self._brought.items():
             text = f"{count} blocks are in the database again. Devices hand over the commits that name them"
             self._findings.add("mended", f"drive {drive.uuid.hex()}: {text}")
-        for uuid, count in self._strange.items():
+        for drive_id, count in self._strange.items():
             text = (
                 f"is not in the database: {count} packs of it stay on the nodes. It was made after the backup"
             )
-            self._findings.add("left", f"drive {uuid.hex()} {text}")
+            self._findings.add("left", f"drive {drive_id.hex()} {text}")
