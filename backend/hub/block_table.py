@@ -224,7 +224,7 @@ class BlockTable:
     # For a database that was restored
 
     async def keep_all(self) -> None:
-        """What no commit names is kept for a whole time of retention from now on."""
+        """Blocks that no commit names are kept for a whole time of retention from now on."""
         await self._database.execute("UPDATE block SET changed = now() WHERE state <> 1")
 
     async def lose_pack(self, pack: Pack) -> None:
