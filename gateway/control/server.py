@@ -10,7 +10,8 @@ Invariants:
    listen queue. Whoever waits for what may take for ever (nodes that are away) leaves his place meanwhile, so
    that status and unmounting are always answered; `MAX_WAITING` at most do, the rest get 503. So do those
    who watch, `MAX_WATCHING` at most, who keep no call out.
-2. No error of a client or of a call ends the server.
+2. No error of a client or of a call ends the server. Where the process has no descriptor for a client
+   (`trio.serve_listeners` logs it), he waits in the listen queue until it has one.
 """
 
 from __future__ import annotations
@@ -83,6 +84,25 @@ class _Place:
             others.release()
 
 
+class _Bounded(trio.abc.Listener[trio.SocketStream]):
+    """Takes a client from the listen queue when there is a place for him, and the place with him."""
+
+    def __init__(self, listener: trio.SocketListener, places: trio.Semaphore) -> None:
+        self._listener = listener
+        self._places = places
+
+    async def accept(self) -> trio.SocketStream:
+        await self._places.acquire()
+        try:
+            return await self._listener.accept()
+        except BaseException:
+            self._places.release()
+            raise
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
 class ControlServer:
     """Answers `commands` of one mount. `path`: the socket's file."""
 
@@ -107,11 +127,12 @@ class ControlServer:
 
     async def _serve(self, listener: trio.SocketListener, task_status: trio.TaskStatus[None]) -> None:
         limits = _Limits(*map(trio.Semaphore, (MAX_CLIENTS, MAX_WAITING, MAX_WATCHING)))
-        async with listener, trio.open_nursery() as nursery:
-            task_status.started()
-            while True:
-                await limits.serving.acquire()
-                nursery.start_soon(self._serve_client, await listener.accept(), _Place(limits))
+
+        async def serve_client(stream: trio.SocketStream) -> None:
+            await self._serve_client(stream, _Place(limits))
+
+        task_status.started()
+        await trio.serve_listeners(serve_client, [_Bounded(listener, limits.serving)])
 
     async def _serve_client(self, stream: trio.SocketStream, place: _Place) -> None:
         async def answer(request: h11.Request, body: bytes) -> Answer | Stream:

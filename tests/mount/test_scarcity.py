@@ -5,12 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import resource
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.contents import KINDS, content
 from tests.mount.mounted import MountedDrive
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -22,22 +26,31 @@ def write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+@contextmanager
+def without_descriptors(drive: MountedDrive) -> Iterator[None]:
+    """The mount has those that it has, and gets no more until the block ends."""
+    assert drive.process_id is not None
+    soft, hard = resource.prlimit(drive.process_id, resource.RLIMIT_NOFILE)
+    resource.prlimit(drive.process_id, resource.RLIMIT_NOFILE, (5, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(drive.process_id, resource.RLIMIT_NOFILE, (soft, hard))
+
+
 def test_descriptors_that_run_out_are_no_dying_disk(drive: MountedDrive) -> None:
     """EMFILE as the mount meets it: the journal needs one more file, and can have none."""
     drive.mount("journal_size=64M")
-    assert drive.process_id is not None
     before = content("text", 1000)
     write(drive.mountpoint / "before", before)
-    soft, hard = resource.prlimit(drive.process_id, resource.RLIMIT_NOFILE)
-    resource.prlimit(drive.process_id, resource.RLIMIT_NOFILE, (5, hard))
     refused = []
-    for number in range(40):
-        try:
-            write(drive.mountpoint / f"meanwhile{number}", os.urandom(300_000))
-        except OSError as error:
-            refused.append(error.errno)
+    with without_descriptors(drive):
+        for number in range(40):
+            try:
+                write(drive.mountpoint / f"meanwhile{number}", os.urandom(300_000))
+            except OSError as error:
+                refused.append(error.errno)
     assert set(refused) == {errno.EIO}
-    resource.prlimit(drive.process_id, resource.RLIMIT_NOFILE, (soft, hard))
     contents = {kind: content(kind, 300_000) for kind in KINDS}
     for kind, data in contents.items():
         write(drive.mountpoint / kind, data)
@@ -50,3 +63,24 @@ def test_descriptors_that_run_out_are_no_dying_disk(drive: MountedDrive) -> None
     assert (drive.mountpoint / "before").read_bytes() == before
     for kind, data in contents.items():
         assert (drive.mountpoint / kind).read_bytes() == data
+
+
+def test_who_asks_while_descriptors_run_out_is_answered_later(drive: MountedDrive) -> None:
+    """And the mount goes on storing."""
+    drive.mount("journal_size=64M", "commit_interval=500ms")
+    written = {f"small {number}": content("text", 500, number) for number in range(20)}
+    with ThreadPoolExecutor() as threads:
+        with without_descriptors(drive):
+            for name, data in written.items():
+                write(drive.mountpoint / name, data)
+            answer = threads.submit(drive.status)
+            wait_until(lambda: "accept" in drive.log())
+        assert answer.result().files == len(written)
+    drive.sync()
+    assert drive.status().problem == ""
+    drive.umount()
+    drive.wipe_cache()
+    drive.mount()
+    assert {path.name: path.read_bytes() for path in drive.mountpoint.iterdir()} == written
+    assert all(each.startswith("accept returned EMFILE") for each in drive.tracebacks())
+    drive.expects_tracebacks = True  # those are trio's, which tries again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import socket
 import stat
 import threading
@@ -209,6 +210,27 @@ async def test_idle_clients_are_bounded(
     for stream in idle:
         assert (await _everything(stream)).split()[1] == b"408"
         await stream.aclose()
+
+
+@pytest.mark.logs_warnings
+async def test_who_asks_while_descriptors_run_out_is_answered_later(
+    mount: _Mount, path: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As accept(2) meets it: EMFILE."""
+    await nursery.start(mount.server(path).serve)
+    asker = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        await asker.connect(str(path))
+        with trio.fail_after(10):
+            while "accept" not in caplog.text:
+                await trio.sleep(0.01)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    async with trio.SocketStream(asker) as stream:
+        await stream.send_all(b"GET /status HTTP/1.1\r\nHost: drivefs\r\n\r\n")
+        assert (await _everything(stream)).split()[1] == b"200"
 
 
 async def test_the_socket_is_the_users_own_and_goes_with_the_server(mount: _Mount, path: Path) -> None:
