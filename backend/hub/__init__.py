@@ -7,6 +7,7 @@ from backend.hub.attempts import Attempts
 from backend.hub.block_table import BlockTable
 from backend.hub.checking import HubCheck
 from backend.hub.commit_table import CommitTable
+from backend.hub.compaction import HubCompaction
 from backend.hub.database import Database
 from backend.hub.database_age import DatabaseAge
 from backend.hub.directory import Directory
@@ -26,6 +27,8 @@ from backend.hub.pepper import Pepper
 from backend.hub.quotas import Quotas
 from backend.hub.readiness import Readiness
 from backend.hub.request_rates import RequestRates
+from backend.hub.stray_packs import StrayPacks, StrayPackTable
+from backend.hub.thin_pack_table import ThinPackTable
 
 __all__ = [
     "AccountSummary",
@@ -43,6 +46,7 @@ __all__ = [
     "Hub",
     "HubBlocks",
     "HubCheck",
+    "HubCompaction",
     "HubFile",
     "HubMetrics",
     "Imports",
@@ -53,6 +57,9 @@ __all__ = [
     "Quotas",
     "Readiness",
     "RequestRates",
+    "StrayPackTable",
+    "StrayPacks",
+    "ThinPackTable",
     "app",
     "guarded",
     "listener_at",

@@ -131,7 +131,7 @@ class AfterRestore:
         found = listing.packs()
         for start in range(0, len(found), _BATCH):
             batch = found[start : start + _BATCH]
-            known = await self._packs.known(batch)
+            known = await self._packs.known(batch) | await self._packs.ended(batch)
             for pack_id in batch:
                 if pack_id not in known:
                     await self._bring_back(pack_id, listing)

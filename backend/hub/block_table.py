@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.hub.database import Database
-from backend.hub.pack_rows import add_pack, pack_of
+from backend.hub.pack_rows import add_pack, mark_shrunk, pack_of
 from backend.packs import Pack, PackEntry
 from backend.upstream import RESERVED_SECONDS, BlockId
 
@@ -31,7 +31,8 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Blocks of a drive, their sealed bytes, its packs, and how many of these lack fragments."""
+    """Blocks of a drive, their sealed bytes, the packs that they are read from, and how many of these lack
+    fragments."""
 
     blocks: int
     bytes: int
@@ -141,7 +142,9 @@ class BlockTable:
         async with self._database.transaction() as connection:
             await add_pack(connection, drive, pack)
             await connection.execute(_ADD_BLOCKS, values)
-            await connection.execute(_ADD_PLACES, values)
+            added = await connection.execute(_ADD_PLACES, values)
+            if added.rowcount < len(entries):
+                await mark_shrunk(connection, pack)
 
     async def settle(self, pack: Pack) -> None:
         """The last fragments of a new pack lie where it says, or have failed."""
@@ -195,7 +198,8 @@ class BlockTable:
         row = await self._database.row(
             "SELECT (SELECT count(*) FROM block WHERE drive = %(drive)s),"
             " (SELECT coalesce(sum(length), 0) FROM place WHERE drive = %(drive)s),"
-            " count(*), count(*) FILTER (WHERE missing <> 0) FROM pack WHERE drive = %(drive)s",
+            " count(*), count(*) FILTER (WHERE missing <> 0) FROM pack"
+            " WHERE drive = %(drive)s AND emptied IS NULL",
             {"drive": drive},
         )
         assert row is not None
@@ -206,14 +210,16 @@ class BlockTable:
         how many. Their packs stay until nothing is read from them."""
         return await self._database.execute(_DELETE_DUE, (grace, limit))
 
-    async def empty_packs(self, after: bytes, limit: int = 100) -> list[Pack]:
+    async def empty_packs(self, after: bytes, grace: float, limit: int = 100) -> list[Pack]:
         """Up to `limit` packs that no block and no commit is read from, by their ids, above `after`. None
-        ever gets one again."""
+        ever gets one again. One whose blocks are read from another pack is among them `grace` seconds after
+        they were moved: a dump of the database that is no older may name it."""
         rows = await self._database.rows(
-            "SELECT id, size, nodes, missing FROM pack WHERE id > %s"
+            "SELECT id, size, nodes, missing FROM pack WHERE id > %s AND shrunk"
+            " AND (emptied IS NULL OR emptied < now() - make_interval(secs => %s))"
             " AND NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id)"
             " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id) ORDER BY id LIMIT %s",
-            (after, limit),
+            (after, grace, limit),
         )
         return [pack_of(*row) for row in rows]
 

@@ -1,8 +1,9 @@
 """The check of a hub: packs of the database against fragments on the nodes, and the other way round.
 
 Invariants:
-1. A check deletes one thing only: a copy of a fragment that also lies on the node which the database names.
-   A pack that the database does not know stays, as it may be newer than a database that was restored.
+1. A check deletes two things only: a copy of a fragment that also lies on the node which the database names,
+   and a pack that the database has not known for long (`backend.hub.stray_packs`). A pack that it has not
+   known for a short time stays, as it may be newer than a database that was restored.
 2. A listing alone does not prove that a fragment is missing, as the listing is older than the rows: the node
    is asked once more, and the row is read again.
 3. It may run beside hubs that serve, and again after any end.
@@ -11,13 +12,14 @@ asyncio's thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from backend.errors import DriveError, UnavailableError
 from backend.findings import Findings
 from backend.hub.pack_table import PackTable, StoredPack
 from backend.hub.packing import HubBlocks
+from backend.hub.stray_packs import StrayPacks, StrayPackTable
 from backend.nodes import Node
 from backend.packs import FragmentListing, Pack, PackStore, fragment_key, is_wrong, list_fragments
 
@@ -35,6 +37,7 @@ class HubCheck:
         packs: PackTable,
         blocks: HubBlocks,
         nodes: Mapping[str, Node],
+        strays: StrayPackTable,
         findings: Findings,
         *,
         mend: bool = False,
@@ -43,6 +46,8 @@ class HubCheck:
         self._packs = packs
         self._blocks = blocks
         self._nodes = nodes
+        self._strays = strays
+        self._removing = StrayPacks(strays, nodes)
         self._findings = findings
         self._mend = mend
         self._data = data
@@ -131,14 +136,32 @@ class HubCheck:
         return now is not None and now.pack == pack
 
     async def _look_for_unknown(self, listing: FragmentListing) -> None:
-        unknown = 0
+        unknown = due = 0
         packs = listing.packs()
         for start in range(0, len(packs), _BATCH):
-            batch = packs[start : start + _BATCH]
-            unknown += len({*batch} - await self._packs.known(batch))
+            batch = {*packs[start : start + _BATCH]}
+            strange = batch - await self._packs.known(batch)
+            over = await self._remove(strange, listing) if self._mend else {*await self._strays.due(strange)}
+            unknown, due = unknown + len(strange) - len(over), due + len(over)
         if unknown:
             text = "of writes that were cut off, or newer than this database"
             self._findings.add("note", f"{unknown} packs on the nodes are not in the database: {text}")
+        if due:
+            text = f"{due} packs that the database has not known for as long as any is kept"
+            self._findings.add("mended" if self._mend else "left", text)
+
+    async def _remove(self, packs: Collection[bytes], listing: FragmentListing) -> set[bytes]:
+        """The packs that went, of those that the database does not know. A fragment whose node fails goes
+        when it is listed next."""
+        await self._strays.see(packs)
+        gone = await self._removing.ended(packs)
+        for pack in gone:
+            for name, index in listing.places(pack):
+                try:
+                    await self._removing.delete(name, pack, index)
+                except DriveError as error:
+                    self._findings.add("left", f"{name}: fragment {index} of pack {pack.hex()}: {error}")
+        return gone
 
     async def _look_at_blocks(self) -> None:
         for bare in await self._packs.bare_blocks():

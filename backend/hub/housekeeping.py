@@ -1,5 +1,5 @@
-"""What a hub does beside its requests: it deletes what is due, moves old commits into packs, and repairs
-packs that lack fragments.
+"""What a hub does beside its requests: it deletes what is due, moves old commits into packs, repairs
+packs that lack fragments, rewrites thin ones, and removes packs that nobody knows.
 
 One process at a time does it, whichever comes first. All of it is safe by several at once, and to cut off.
 asyncio's thread.
@@ -16,10 +16,14 @@ import anyio
 
 from backend.errors import DriveError
 from backend.hub.commit_table import CommitTable
+from backend.hub.compaction import HubCompaction
 from backend.hub.database import Database
 from backend.hub.log_segments import LogSegments
 from backend.hub.pack_table import PackTable, StoredPack
 from backend.hub.packing import HubBlocks
+from backend.hub.stray_packs import StrayPacks, StrayPackTable
+from backend.hub.thin_pack_table import ThinPackTable
+from backend.system import THIS_MACHINE, Environment
 
 PERIOD: Final = 60.0
 """Seconds between two rounds."""
@@ -31,14 +35,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Done:
-    """Since the process began: rounds, blocks deleted, commits moved into packs, packs made whole; and packs
-    that lacked fragments after the last round that was ours."""
+    """Since the process began: rounds, blocks deleted, commits moved into packs, packs made whole, thin packs
+    rewritten, bytes of blocks moved out of those, fragments of stray packs deleted. After the last round that
+    was ours: packs that lacked fragments, bytes of emptied packs that wait for their time, stray packs."""
 
     rounds: int = 0
     deleted: int = 0
     moved: int = 0
     repaired: int = 0
+    rewritten: int = 0
+    rewritten_bytes: int = 0
+    removed: int = 0
     lacking: int = 0
+    emptied_bytes: int = 0
+    strays: int = 0
 
 
 class Housekeeping:
@@ -51,13 +61,18 @@ class Housekeeping:
         blocks: HubBlocks,
         away: Callable[[], Collection[str]],
         retention: float,
+        environment: Environment = THIS_MACHINE,
     ) -> None:
         self._database = database
         self._packs = packs
         self._blocks = blocks
         self._away = away
         self._retention = retention
-        self._segments = LogSegments(CommitTable(database), blocks)
+        self._segments = LogSegments(CommitTable(database), blocks, environment=environment)
+        self._thin = ThinPackTable(database)
+        self._compaction = HubCompaction(self._thin, blocks, environment=environment)
+        self._stray = StrayPackTable(database, retention)
+        self._stray_packs = StrayPacks(self._stray, blocks.nodes, environment)
         self.done: Final = Done()
 
     async def run(self) -> None:
@@ -78,7 +93,23 @@ class Housekeeping:
                 self.done.deleted += await self._blocks.collect(self._retention)
                 self.done.moved += await self._segments.round()
                 await self._repair()
+                self.done.removed += await self._stray_packs.round(self._away())
+                await self._compact()
+                await self._count()
                 self.done.rounds += 1
+
+    async def _compact(self) -> None:
+        try:
+            found = await self._compaction.round()
+        except DriveError as error:
+            log.warning("thin packs are rewritten later: %s", error)
+            return
+        self.done.rewritten += found.packs
+        self.done.rewritten_bytes += found.moved
+
+    async def _count(self) -> None:
+        self.done.emptied_bytes = await self._thin.waiting()
+        self.done.strays = await self._stray.count()
 
     async def _repair(self) -> None:
         lacking = 0

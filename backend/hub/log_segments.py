@@ -9,7 +9,7 @@ Invariants:
 2. A commit whose bytes are not those of its hash is not moved.
 3. The newest commits of a drive stay: devices that were away for a short time read no pack.
 4. Moving is safe by several processes at once and to cut off anywhere. A pack that no transaction named is
-   left on the nodes, as that of any write that was cut off (`backend/hub/checking.py` counts them).
+   left on the nodes, as that of any write that was cut off (`backend/hub/stray_packs.py` removes it).
 asyncio's thread.
 """
 

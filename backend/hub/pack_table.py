@@ -73,6 +73,13 @@ class PackTable:
         row = await self._database.row("SELECT id FROM drive WHERE uuid = %s", (uuid,))
         return None if row is None else DriveNumber(row[0], uuid)
 
+    async def ended(self, pack_ids: Collection[bytes]) -> set[bytes]:
+        """Those of the packs that cannot be entered any more (`backend.hub.stray_packs`)."""
+        rows = await self._database.rows(
+            "SELECT id FROM stray_pack WHERE id = ANY(%s) AND ended IS NOT NULL", ([*pack_ids],)
+        )
+        return {bytes(row[0]) for row in rows}
+
     async def note_missing(self, pack: Pack, missing: int) -> bool:
         """The pack, as it was read, lacks these fragments now; False: another has changed it meanwhile, and
         nothing is noted."""

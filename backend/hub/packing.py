@@ -6,7 +6,7 @@ its id, so that nodes alone say which blocks a drive has.
 
 Invariants:
 1. What waits for its pack is bounded: who puts more waits (`_MOST_WAITING` bytes).
-2. A pack is closed at `_TARGET` bytes, or `_LINGER` seconds after its first block.
+2. A pack is closed at `TARGET` bytes, or `_LINGER` seconds after its first block.
 3. A block that is there, or on its way in this process, is not stored once more: quotas count blocks, and a
    pack goes only with the last of its own.
 asyncio's thread; tasks belong to the group given.
@@ -25,6 +25,7 @@ import anyio
 from backend.buffer import Buffer
 from backend.coding import ClusterMap, ErasureCode
 from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError
+from backend.failpoints import declare
 from backend.hub.block_table import BlockTable, Place
 from backend.nodes import Node
 from backend.packs import (
@@ -43,11 +44,16 @@ from backend.packs import (
 from backend.system import THIS_MACHINE, Environment, Group
 from backend.upstream import RESERVED_SECONDS, BlockId, BlockPart, SealedBlock
 
-_TARGET: Final = 8 << 20
+TARGET: Final = 8 << 20
+"""Bytes of blocks of a pack."""
 _LINGER: Final = 0.02
 _MOST_WAITING: Final = 64 << 20
 _STORES: Final = 16
 """Drives whose packs are in memory as they were read: those that were used last."""
+
+DELETING: Final = declare(
+    "hub-pack.deleting", "a fragment of a pack that nothing is read from is about to go; others may be gone"
+)
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +98,7 @@ class HubBlocks:
         environment: Environment = THIS_MACHINE,
     ) -> None:
         self._table = table
-        self._nodes = nodes
+        self.nodes: Final = nodes
         self._cluster = cluster
         self._code = code
         self._key = key
@@ -169,7 +175,7 @@ class HubBlocks:
         pack.size += len(block.data)
         self._waiting += len(block.data)
         self._coming[drive.number, block.id] = pack
-        if pack.size >= _TARGET or len(pack.blocks) >= MAX_BLOCKS:
+        if pack.size >= TARGET or len(pack.blocks) >= MAX_BLOCKS:
             self._close(pack)
         return pack
 
@@ -236,14 +242,14 @@ class HubBlocks:
         while count := await self._table.delete_due(grace):
             deleted += count
         await self._table.forget_logs()
-        await self._delete_empty_packs()
+        await self._delete_empty_packs(grace)
         await self._table.remove_departed()
         return deleted
 
-    async def _delete_empty_packs(self) -> None:
+    async def _delete_empty_packs(self, grace: float) -> None:
         """A node that does not answer is asked once."""
         last, away = b"", set[str]()
-        while packs := await self._table.empty_packs(last):
+        while packs := await self._table.empty_packs(last, grace):
             for pack in packs:
                 if away.isdisjoint(pack.nodes) and await self._delete_fragments(pack, away):
                     await self._table.remove_pack(pack)
@@ -253,9 +259,10 @@ class HubBlocks:
         """Whether all are gone; else the node that keeps one is among `away`."""
         for index, name in enumerate(pack.nodes):
             try:
-                if name not in self._nodes:
+                self._environment.failpoints.reached(DELETING)
+                if name not in self.nodes:
                     raise UnavailableError(f"{name}: not among the hub's nodes", [name])
-                await self._nodes[name].delete(fragment_key(pack.id, index))
+                await self.nodes[name].delete(fragment_key(pack.id, index))
             except DriveError as error:
                 log.warning("packs that nobody needs stay for now: %s", error)
                 away.add(name)
@@ -268,7 +275,7 @@ class HubBlocks:
         if store is None:
             codec = PackCodec(self._code, drive.uuid, self._key)
             store = PackStore(
-                self._nodes, codec, self._cluster, self._note_wrong, environment=self._environment
+                self.nodes, codec, self._cluster, self._note_wrong, environment=self._environment
             )
         self._stores[drive.number] = store
         if len(self._stores) > _STORES:

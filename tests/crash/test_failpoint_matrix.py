@@ -66,6 +66,13 @@ ELSEWHERE = {
     "a restored database is brought up to the nodes (`tests/unit/backend/hub/test_after_restore.py`)": {
         "restore.brought"
     },
+    "a hub looks after its packs (`tests/unit/backend/hub/test_compaction.py`)": {
+        "hub-pack.deleting",
+        "stray-pack.deleting",
+        "stray-pack.ended",
+        "thin-pack.moved",
+        "thin-pack.stored",
+    },
     "a node has no room (`tests/unit/backend/nodes/test_ballast.py`)": {"node.ballast-given"},
     "a journal cannot be read (`tests/crash/test_salvages.py`)": {*SALVAGES},
 }

@@ -10,7 +10,7 @@ import argparse
 from typing import Any
 
 from backend.findings import Finding, Findings
-from backend.hub import AfterRestore, HubCheck
+from backend.hub import AfterRestore, HubCheck, StrayPackTable
 from tools.errors import Parser
 from tools.hub_server.opening import HubFolder, HubParts, add_hub, folder_of, opened, run
 from tools.quantities import counted
@@ -31,7 +31,11 @@ def register(commands: Any) -> None:
         help="the database was restored: bring back what the nodes know, then let it be served. "
         "No process may serve the hub meanwhile",
     )
-    parser.add_argument("--repair", action="store_true", help="rebuild fragments that are missing or wrong")
+    parser.add_argument(
+        "--repair",
+        action="store_true",
+        help="rebuild fragments that are missing or wrong, remove packs that nobody has known for long",
+    )
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -44,8 +48,9 @@ def _check(options: argparse.Namespace) -> int:
 async def _run(folder: HubFolder, findings: Findings, options: argparse.Namespace) -> None:
     async with opened(folder) as parts:
         is_all = await _bring_back(parts, findings) if options.after_restore else False
+        strays = StrayPackTable(parts.database, folder.file.limits.retention_seconds)
         check = HubCheck(
-            parts.packs, parts.blocks, parts.nodes, findings, mend=options.repair, data=options.data
+            parts.packs, parts.blocks, parts.nodes, strays, findings, mend=options.repair, data=options.data
         )
         await check.run()
         if is_all:

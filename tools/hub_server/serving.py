@@ -128,6 +128,13 @@ class _Process:
         watch("repaired_packs", "packs that this process has made whole", lambda: done.repaired)
         watch("deleted_blocks", "blocks that this process has deleted", lambda: done.deleted)
         watch("moved_commits", "commits that this process has moved into packs", lambda: done.moved)
+        watch("rewritten_packs", "thin packs that this process has rewritten", lambda: done.rewritten)
+        watch(
+            "rewritten_bytes", "bytes that this process has moved out of them", lambda: done.rewritten_bytes
+        )
+        watch("emptied_bytes", "bytes of rewritten packs that are kept for dumps", lambda: done.emptied_bytes)
+        watch("stray_packs", "packs on nodes that nobody has entered", lambda: done.strays)
+        watch("removed_fragments", "fragments of those that this process removed", lambda: done.removed)
         watch("polls", "polls that wait", lambda: self._heads.polls)
 
     async def run(self, listener: socket.socket, metrics_listener: socket.socket | None) -> None:

@@ -1,0 +1,163 @@
+"""Packs of which much is not needed any more are rewritten: what is needed goes into new packs of the same
+drive, as the sealed bytes that it is. The rule is that of a drive (`backend.packs.thin_packs`).
+
+Invariants:
+1. A block is read from its old pack until the new one is durable at write quorum. The old one stays on the
+   nodes as long as a dump of the database may name it (`HubBlocks.collect`), so whoever is reading it ends.
+2. Only bytes of which the fragments' checksums hold, and which lie where the pack's own index says too, are
+   moved. A pack that cannot be read now, or says otherwise, stays as it is.
+3. What is rewritten takes at most half of the room that is left: the new packs and the emptied ones, which
+   wait for their time, are no more than what is free then. Deletion needs no room, and goes on.
+4. It is safe by several processes at once, beside all that devices do, and to cut off anywhere. A pack that
+   no transaction entered goes as that of any write that was cut off (`backend.hub.stray_packs`).
+asyncio's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
+from typing import Final
+
+import anyio
+
+from backend.errors import CorruptError, DriveError
+from backend.failpoints import declare
+from backend.hub.packing import TARGET, DriveNumber, HubBlocks
+from backend.hub.thin_pack_table import BlockInPack, Moved, ThinPack, ThinPackTable
+from backend.packs import Pack, PackEntry, PackNeeds, together
+from backend.system import THIS_MACHINE, Environment
+from backend.upstream import SealedBlock
+
+BYTES_PER_SECOND: Final = 8.0 * (1 << 20)
+"""Of packs that are read to be rewritten: devices come first."""
+MOST: Final = 128 << 20
+"""Bytes of packs that a round reads, about: other work beside the requests waits for it."""
+
+STORED: Final = declare(
+    "thin-pack.stored", "what is needed of thin packs is durable in a new one; no transaction has entered it"
+)
+MOVED: Final = declare(
+    "thin-pack.moved", "blocks are read from the new pack; the old ones are whole, and wait for their time"
+)
+
+log = logging.getLogger(__name__)
+_START: Final = (0, b"")
+
+
+@dataclass(slots=True)
+class Rewritten:
+    """Packs that were read, their bytes, and the bytes of blocks that are read from new packs."""
+
+    packs: int = 0
+    read: int = 0
+    moved: int = 0
+
+
+@dataclass(slots=True)
+class _Gathered:
+    """What is needed of some packs of a drive, with the place of each block."""
+
+    packs: int = 0
+    blocks: list[SealedBlock] = field(default_factory=list)
+    places: list[BlockInPack] = field(default_factory=list)
+
+
+class HubCompaction:
+    """See the module. One round at a time."""
+
+    def __init__(
+        self,
+        table: ThinPackTable,
+        blocks: HubBlocks,
+        bytes_per_second: float = BYTES_PER_SECOND,
+        most: int = MOST,
+        environment: Environment = THIS_MACHINE,
+    ) -> None:
+        self._table = table
+        self._blocks = blocks
+        self._bytes_per_second = bytes_per_second
+        self._most = most
+        self._failpoints = environment.failpoints
+        self._after = _START
+        """where the next round goes on, so that packs which cannot be read hold up none behind them"""
+
+    async def round(self) -> Rewritten:
+        """Rewrite what is due, up to `most` bytes. `TransientError`: the database does not answer; errors of
+        `HubBlocks.write`: the nodes take nothing now. The rest waits for the next round."""
+        done = Rewritten()
+        async for drive, group in self._groups():
+            if not await self._has_room(drive, group):
+                log.info("thin packs stay for now: the nodes have no room for what is needed of them")
+                break
+            self._after = (drive.number, group[-1].pack.id)
+            await self._rewrite(drive, [one.pack for one in group], done)
+            size = sum(one.pack.size for one in group)
+            done.read += size
+            if done.read >= self._most:
+                break
+            await anyio.sleep(size / self._bytes_per_second)
+        if done.packs:
+            fields = {"packs": done.packs, "read": done.read, "moved": done.moved}
+            log.info("thin packs were rewritten", extra={"fields": fields})
+        return done
+
+    async def _groups(self) -> AsyncIterator[tuple[DriveNumber, list[PackNeeds]]]:
+        """The thin packs of a drive that become one, from where the last round ended to the last drive."""
+        while True:
+            page = await self._table.look(self._after)
+            for drive, packs in groupby(page.thin, lambda each: each.drive):
+                for group in together(map(_needs_of, packs), TARGET):
+                    yield drive, group
+            self._after = page.last or _START
+            if page.last is None:
+                return
+
+    async def _has_room(self, drive: DriveNumber, group: Sequence[PackNeeds]) -> bool:
+        """See invariant 3."""
+        needed = sum(one.needed for one in group)
+        return await self._blocks.store(drive).has_room(await self._table.waiting() + needed)
+
+    async def _rewrite(self, drive: DriveNumber, old: Sequence[Pack], done: Rewritten) -> None:
+        places = await self._table.places([pack.id for pack in old])
+        found = _Gathered()
+        for pack in old:
+            of_pack = [each for each in places if each.pack == pack.id]
+            if not of_pack:
+                continue
+            try:
+                found.blocks += await self._read(drive, pack, of_pack)
+                found.places += of_pack
+                found.packs += 1
+            except DriveError as error:
+                log.warning("pack %s is not rewritten now: %s", pack.id.hex(), error)
+        if found.blocks:
+            await self._blocks.write(drive, found.blocks, partial(self._move, drive, found, done))
+            self._failpoints.reached(MOVED)
+
+    async def _read(self, drive: DriveNumber, pack: Pack, places: Sequence[BlockInPack]) -> list[SealedBlock]:
+        """The blocks at those places of the pack. `CorruptError`: the pack itself says otherwise; errors of
+        `PackReader.read_whole`."""
+        store = self._blocks.store(drive)
+        whole = await store.reader.read_whole(pack)
+        store.reader.forget(pack.id)
+        index = await store.cpu.finish(lambda: store.codec.index_of(pack.id, whole))
+        if not {each.entry for each in places} <= {*index}:
+            raise CorruptError("blocks are not where the database says")
+        entries = [each.entry for each in places]
+        return [SealedBlock(each.block, whole[each.offset : each.offset + each.length]) for each in entries]
+
+    async def _move(
+        self, drive: DriveNumber, found: _Gathered, done: Rewritten, new: Pack, entries: Sequence[PackEntry]
+    ) -> None:
+        self._failpoints.reached(STORED)
+        moved = [Moved(old, entry) for old, entry in zip(found.places, entries, strict=True)]
+        done.moved += await self._table.move(drive.number, new, moved)
+        done.packs += found.packs
+
+
+def _needs_of(thin: ThinPack) -> PackNeeds:
+    return thin.needs
