@@ -26,8 +26,8 @@ def pack_of(pack_id: bytes, size: int, nodes: Sequence[str], missing: int) -> Pa
 
 
 async def mark_shrunk(connection: Connection, pack: Pack) -> None:
-    """In the transaction that adds the pack: not all of it is read from. If nothing is, it is emptied: a newer
-    dump may name it, if this database was restored by mistake."""
+    """In the transaction that adds the pack: not all of it is read from. If nothing is, it is kept as if it
+    had been emptied: where this database was restored by mistake, a newer dump may name it."""
     await connection.execute(_SHRUNK, {"pack": pack.id})
 
 

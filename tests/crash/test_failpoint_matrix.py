@@ -66,7 +66,7 @@ ELSEWHERE = {
     "a restored database is brought up to the nodes (`tests/unit/backend/hub/test_after_restore.py`)": {
         "restore.brought"
     },
-    "a hub looks after its packs (`tests/unit/backend/hub/test_compaction.py`)": {
+    "a hub looks after its packs (`tests/crash/test_hub_packs.py`)": {
         "hub-pack.deleting",
         "stray-pack.deleting",
         "stray-pack.ended",
