@@ -21,6 +21,7 @@ MODULES: Final = {
     "mount_commands": ("status", "sync", "umount"),
     "doctor_command": ("doctor",),
     "history_commands": ("log", "diff", "restore", "clone"),
+    "activity_command": ("activity",),
     "space_commands": ("du",),
     "retention_commands": ("retention", "gc"),
     "pin_commands": ("pin", "unpin", "pins"),

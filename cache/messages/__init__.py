@@ -25,19 +25,24 @@ from cache.messages.devices import (
 )
 from cache.messages.health import CHECK, REPAIR, SCRUB, Checked, ScrubWanted
 from cache.messages.history import (
+    ACTIVITY,
     CLONE,
     DEFAULT_LIMIT,
     DIFF,
     LOG,
     NOW,
     RESTORE,
+    Activity,
+    ActivityAsked,
     Cloned,
     CloneWanted,
     Difference,
     DifferenceAsked,
+    HappenedShown,
     PathAsked,
     PathLog,
     PathState,
+    PointShown,
     Restored,
     RestoreWanted,
 )
@@ -96,6 +101,7 @@ from cache.messages.status import (
 from cache.messages.watch import ATTRIBUTES, CONTENT, NAME, RESCAN, Watched, WatchWanted
 
 __all__ = [
+    "ACTIVITY",
     "ATTRIBUTES",
     "CHECK",
     "CLONE",
@@ -135,6 +141,8 @@ __all__ = [
     "UNKEEP",
     "UNPIN",
     "USAGE",
+    "Activity",
+    "ActivityAsked",
     "AwayStatus",
     "Call",
     "Checked",
@@ -154,6 +162,7 @@ __all__ = [
     "DriveStatus",
     "EpochBegun",
     "FileSetApart",
+    "HappenedShown",
     "KeepWanted",
     "KeepingStatus",
     "Kept",
@@ -171,6 +180,7 @@ __all__ = [
     "PinWanted",
     "Pinned",
     "Pins",
+    "PointShown",
     "PolicyChanged",
     "PolicyPreview",
     "PolicyShown",

@@ -51,6 +51,46 @@ class PathLog:
 
 
 @dataclass(frozen=True, slots=True)
+class ActivityAsked:
+    """The newest `limit` points at which something changed below `path`."""
+
+    path: str
+    limit: int = DEFAULT_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
+class HappenedShown:
+    """`kind`: `added`, `removed`, `renamed` (`before` was its path), `content` or `attributes`. `inside`: how
+    many names came or went with a folder."""
+
+    kind: str
+    path: str
+    before: str | None = omitted()
+    inside: int | None = omitted()
+
+
+@dataclass(frozen=True, slots=True)
+class PointShown:
+    """The changes of a recorded commit, by path; `more`: so many are left out. `device` and `host`
+    (percent-encoded) made it, if somebody said so."""
+
+    commit: int
+    name: str
+    time_ns: int
+    changes: tuple[HappenedShown, ...]
+    more: int
+    device: int | None = omitted()
+    host: str | None = omitted()
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """The newest first."""
+
+    points: tuple[PointShown, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class DifferenceAsked:
     """Between the moments `first` and `second`, below `path`."""
 
@@ -97,6 +137,7 @@ class Cloned:
     made: int
 
 
+ACTIVITY: Final = Call("activity", ActivityAsked, Activity)
 LOG: Final = Call("log", PathAsked, PathLog)
 DIFF: Final = Call("diff", DifferenceAsked, Difference)
 RESTORE: Final = Call("restore", RestoreWanted, Restored)

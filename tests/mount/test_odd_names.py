@@ -62,6 +62,7 @@ def test_the_commands_bear_every_name(drive: MountedDrive, locale: str, seed: in
         ["sync", drive.mountpoint],
         ["status", drive.mountpoint],
         ["log", file],
+        ["activity", drive.mountpoint],
         ["du", drive.mountpoint],
         ["clone", file, f"{file}.clone"],
         ["restore", file, "--at", "latest", "--to", f"{file}.restored"],

@@ -507,6 +507,11 @@ def test_log_diff_restore_and_clone(drive: MountedDrive) -> None:
     succeed(drive.tool("drivefs", "restore", root / "d", "--at", then, "--to", root / "copy"))
     assert sorted(os.listdir(root)) == ["copy", "d"]
     assert root.stat().st_nlink == 4
+    drive.sync()
+    happened = succeed(drive.tool("drivefs", "activity", root)).splitlines()
+    assert happened[1] == "  added       copy/ (3 inside)"
+    assert happened[-2].endswith(f"  {socket.gethostname()}")
+    assert happened[-1] == "  added       d/ (3 inside)"
     commands: list[list[str | Path]] = [
         ["restore", root / "d/e/f", "--at", "1999-01-01"],
         ["restore", root / "nope", "--at", then],
@@ -542,6 +547,7 @@ def test_who_asks_about_a_path_of_the_past_is_told_the_live_one(drive: MountedDr
     for path, live, when in cases:
         asked: list[list[str | Path]] = [
             ["log", path],
+            ["activity", path],
             ["du", path],
             ["diff", path, "@1"],
             ["restore", path, "--at", "@1"],
