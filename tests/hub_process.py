@@ -35,10 +35,14 @@ class HubProcess:
         shown = ["--metrics", f"127.0.0.1:{metrics}"]
         assert self.run("init", str(self.hub), *listen, *shown, *more)[0] == 0
 
-    def run(self, *arguments: str) -> tuple[int, str]:
-        """Exit code and output of another command."""
+    def run(self, *arguments: str, **more: str) -> tuple[int, str]:
+        """Exit code and output of another command, with `more` in its environment."""
         done = subprocess.run(
-            [sys.executable, "-c", _MAIN, *arguments], capture_output=True, text=True, check=False
+            [sys.executable, "-c", _MAIN, *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | more,
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -46,15 +50,17 @@ class HubProcess:
     def serving(self) -> Iterator[subprocess.Popen[bytes]]:
         """The process, which serves while the block runs, unless something ends it."""
         with running([sys.executable, "-c", _MAIN, "serve", str(self.hub)], self.log, {}) as process:
-            wait_until(self._ask, self.log)
+            wait_until(lambda: _ask(self.url), self.log)
             yield process
 
-    def _ask(self) -> None:
-        try:
-            if httpx.get(f"{self.url}/ready").status_code != 200:
-                raise NotReadyError("it is not ready")
-        except httpx.TransportError as error:
-            raise NotReadyError(str(error)) from error
+    @contextmanager
+    def serving_beside(self) -> Iterator[str]:
+        """Another process of the hub serves while the block runs: where."""
+        address = f"127.0.0.1:{free_ports(1)[0]}"
+        serve = ["serve", str(self.hub), "--listen", address, "--metrics", ""]
+        with running([sys.executable, "-c", _MAIN, *serve], self.log.with_suffix(".beside"), {}):
+            wait_until(lambda: _ask(f"http://{address}"), self.log.with_suffix(".beside"))
+            yield f"http://{address}"
 
     def new_drive(self) -> tuple[bytes, bytes]:
         """A new account with a device and a drive: the drive's id, the device's token. Blocks; in no event
@@ -72,6 +78,14 @@ class HubProcess:
                 await database.close()
 
         return asyncio.run(make())
+
+
+def _ask(url: str) -> None:
+    try:
+        if httpx.get(f"{url}/ready").status_code != 200:
+            raise NotReadyError("it is not ready")
+    except httpx.TransportError as error:
+        raise NotReadyError(str(error)) from error
 
 
 def hub_process(folder: Path, *more: str) -> HubProcess:

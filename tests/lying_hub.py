@@ -16,6 +16,7 @@ import psycopg
 
 from backend import wire
 from backend.remote import HubClient
+from backend.remote.recent_commits import FILE, OLDER
 from backend.system import plain_hash
 from backend.upstream import NO_COMMIT
 from tests.hub_server import RunningHub
@@ -121,6 +122,11 @@ class LiedTo(Devices):
     def client(self, number: int) -> HubClient:
         self.told[number] = self.told[number].next()
         return HubClient(self.url, self.token, transport=self.told[number])
+
+    def forget(self, number: int) -> None:
+        """The device has not kept the commits that it has seen."""
+        for name in (FILE, OLDER):
+            (self.folder / str(number) / name).unlink(missing_ok=True)
 
     def log(self) -> list[bytes]:
         """The commits that the hub has."""

@@ -10,7 +10,7 @@ Invariants:
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,9 @@ class _NodeStore:
     waiting: Waiting
     environment: Environment
 
-    async def opened(self, nursery: trio.Nursery, known: Head | None, *, is_in_state: bool) -> OpenStore:
+    async def opened(
+        self, nursery: trio.Nursery, known: Head | None, seen: Callable[[], Head], *, is_in_state: bool
+    ) -> OpenStore:
         nodes = NodeSet(open_nodes(self.drive.folder, self.drive.file, self.environment))
         await trio.to_thread.run_sync(
             pairing.forget_foreign_index, self.folders, INDEX_FILE, self.environment

@@ -75,10 +75,13 @@ class Store(Protocol):
     def drive(self) -> StoredDrive:
         """The drive that is stored there."""
 
-    async def opened(self, nursery: trio.Nursery, known: Head | None, *, is_in_state: bool) -> OpenStore:
+    async def opened(
+        self, nursery: trio.Nursery, known: Head | None, seen: Callable[[], Head], *, is_in_state: bool
+    ) -> OpenStore:
         """Open it; its tasks belong to `nursery`, and end when the upstream is closed. `known`: the newest
-        commit that this machine has seen; `RollbackError` if it is not in the log. `is_in_state`: recovery
-        asks that too, as the state that is here has it. An error leaves nothing behind."""
+        commit that this machine has seen; `RollbackError` if it is not in the log. `seen`: the newest one at
+        any later time, number 0 where there is none. `is_in_state`: recovery asks that too, as the state that
+        is here has it. An error leaves nothing behind."""
 
 
 @asynccontextmanager
@@ -162,7 +165,12 @@ class _Opening:
         if not self.options.read_only:
             await self._note(pairing.require_journal)
         is_in_state = local.known_head is not None
-        store = await self.store.opened(self.nursery, known, is_in_state=is_in_state)
+
+        def seen() -> Head:
+            here = local.ledger.head
+            return known if known is not None and known.number > here.number else here
+
+        store = await self.store.opened(self.nursery, known, seen, is_in_state=is_in_state)
         async with closed_on_failure(store.upstream):
             return await self._recovered(local, store, notices)
 

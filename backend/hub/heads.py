@@ -74,7 +74,8 @@ class Heads:
 
     async def wait(self, device: int, drives: Mapping[int, int], seconds: float) -> dict[int, int]:
         """The heads of those drives whose head is newer than said, as soon as there is one; empty when the
-        time is over. `NotFoundError`: the device was revoked meanwhile, or its account is locked or ended.
+        time is over. At once those whose head is older: a database that was restored lost what the device
+        has seen. `NotFoundError`: the device was revoked meanwhile, or its account is locked or ended.
         Whoever waits no longer is to cancel this."""
         poll = _Poll(device, drives)
         self._enter(poll)
@@ -82,7 +83,9 @@ class Heads:
             with self.time.of(seconds):
                 # A query that is given up in its middle costs the connection: it is short, and goes on.
                 with anyio.CancelScope(shield=True):
-                    await self._look(list(drives))
+                    heads = await self._look(list(drives))
+                if older := {drive: head for drive, head in heads.items() if head < drives[drive]}:
+                    return older
                 while not (newer := self._newer(drives)):
                     await poll.woken.wait()
                     if device in self._ended:
@@ -132,10 +135,11 @@ class Heads:
                 pause = _PAUSE
             await anyio.sleep(pause)
 
-    async def _look(self, drives: list[int]) -> None:
+    async def _look(self, drives: list[int]) -> dict[int, int]:
         rows = await self._database.rows("SELECT id, head FROM drive WHERE id = ANY(%s)", (drives,))
         for drive, head in rows:
             self.moved(drive, head)
+        return dict(rows)
 
     async def _look_at_devices(self) -> None:
         """If they are due."""

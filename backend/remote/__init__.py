@@ -9,6 +9,7 @@ from backend.remote.hub_account import (
 from backend.remote.hub_client import HubClient
 from backend.remote.hub_route import HubRoute
 from backend.remote.logins import HubLogin, Logins, hub_url
+from backend.remote.recent_commits import RecentCommits
 from backend.remote.remote_import import RemoteImport
 from backend.remote.remote_upstream import RemoteUpstream
 from backend.wire import Credential, Proof, SecretCost
@@ -24,6 +25,7 @@ __all__ = [
     "ListedDrive",
     "Logins",
     "Proof",
+    "RecentCommits",
     "RemoteImport",
     "RemoteUpstream",
     "SealedDrive",

@@ -18,7 +18,7 @@ from backend.errors import (
     NotFoundError,
     TransientError,
 )
-from backend.remote.hub_client import HubClient
+from backend.remote.hub_client import Answer, HubClient
 from backend.system import plain_hash
 from backend.upstream import (
     NO_COMMIT,
@@ -78,13 +78,24 @@ class RemoteLog:
         return found
 
     async def wait_for_change(self, number: int) -> None:
+        await self.wait_for_other(number)
+
+    async def wait_for_other(self, number: int) -> int | None:
+        """Return when the newest commit is another one than that number: its number, which is less where the
+        hub lost some; None: the hub does not say it."""
         asked = {"drives": {self._drive: number}, "timeout": POLL_SECONDS}
         while True:
             again = trio.current_time() + SHORTEST_POLL
             answer = await self._client.call("POST", "/v1/wait", said=asked, seconds=POLL_SECONDS)
             if answer.status_code == 200:
-                return
+                return _told(answer, self._drive)
             await trio.sleep_until(again)  # long past, unless the hub answers without waiting
+
+
+def _told(answer: Answer, drive: str) -> int | None:
+    drives = answer.said.get("drives")
+    found = drives.get(drive) if isinstance(drives, dict) else None
+    return found if type(found) is int else None
 
 
 class RemoteRoots:

@@ -9,10 +9,12 @@ import trio
 
 from backend.errors import FencedError
 from backend.remote.hub_client import HubClient
+from backend.remote.kept_log import KeptLog
+from backend.remote.recent_commits import RecentCommits
 from backend.remote.remote_blocks import RemoteBlocks
 from backend.remote.remote_roles import RemoteHousekeeping, RemoteLog, RemoteRoots
 from backend.system import THIS_MACHINE, Environment
-from backend.upstream import BlockStore, CommitLog, Housekeeping, Roots
+from backend.upstream import BlockStore, CommitLog, Head, Housekeeping, Roots
 
 
 class RemoteUpstream:
@@ -22,7 +24,8 @@ class RemoteUpstream:
         self._client = client
         self._blocks = RemoteBlocks(client, drive, environment)
         self.blocks: BlockStore = self._blocks
-        self.log: Final[CommitLog] = RemoteLog(client, drive)
+        self._log = RemoteLog(client, drive)
+        self.log: CommitLog = self._log
         self.roots: Final[Roots] = RemoteRoots(client, drive)
         self.housekeeping: Final[Housekeeping] = RemoteHousekeeping(
             client, drive, lambda: self._blocks.pending_bytes
@@ -42,6 +45,11 @@ class RemoteUpstream:
         done as long as that of the session. To be called before `run` of this."""
         self.blocks = blocks
         self._beside.append(run)
+
+    def keep_commits(self, recent: RecentCommits, seen: Callable[[], Head]) -> None:
+        """From now on commits are kept in `recent`, and a hub that lost some which this machine goes by, up
+        to `seen`, gets them from there. To be called before `run`."""
+        self.log = KeptLog(self._log, recent, seen)
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Send in the background, until `close` or until cancelled."""

@@ -7,6 +7,7 @@
 | `device.key` | by which it is a device of the drive (`cache.local.device_file`); without it, a new one |
 | `namespace.db` | names and attributes; with it the newest commit that this machine has seen |
 | `kept.json` | the folders that are kept whole on this machine's disk (`cache.keeping`) |
+| `recent-commits` | at a hub: the newest commits, should it lose them (`backend.remote.recent_commits`) |
 | `notices.json` | what this machine decided by itself and people should hear of (`cache.notices`) |
 | `lost/` | databases that were wrong, and lists of what was lost |
 | `stale/TIME/` | a journal and a namespace that the drive has gone past, for a person to look at |

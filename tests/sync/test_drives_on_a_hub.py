@@ -15,7 +15,7 @@ import trio
 
 from backend.hub.log_segments import LogSegments
 from backend.keys import DriveKeys
-from backend.remote import HubClient, RemoteUpstream
+from backend.remote import HubClient, RecentCommits, RemoteUpstream
 from cache.drive import Drive
 from cache.errors import DriveFullError
 from cache.local.local_state import LocalState
@@ -47,7 +47,7 @@ class Devices:
     """A new drive on the hub, and its devices."""
 
     def __init__(self, running: SomeHub, folder: Path) -> None:
-        self.url, self._folder = running.url, folder
+        self.url, self.folder = running.url, folder
         self.uuid, self.token = running.new_drive()
         self._keys = DriveKeys(bytes(range(32)), self.uuid)
 
@@ -58,8 +58,9 @@ class Devices:
     @asynccontextmanager
     async def device(self, number: int, *, crash: bool = False) -> AsyncIterator[Drive]:
         """A device, running. With `crash` what a SIGKILL would lose is lost at the end."""
-        local = LocalState(self._folder / str(number))
+        local = LocalState(self.folder / str(number))
         upstream = RemoteUpstream(self.client(number), self.uuid)
+        upstream.keep_commits(RecentCommits(str(local.folder)), lambda: local.ledger.head)
         options = replace(SMALL, is_shared=True, host=f"dev{number}")
         try:
             async with trio.open_nursery() as sending:

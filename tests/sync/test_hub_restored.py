@@ -5,14 +5,19 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import httpx
 import psycopg
 import pytest
 
+from tests import contents
+from tests.contents import KINDS
+from tests.drives import content_of, make_file, tree
 from tests.hub_process import HubProcess, hub_process
 from tests.postgres import dump, restored
+from tests.sync.test_drives_on_a_hub import Devices, settle
 
 
 @pytest.fixture
@@ -75,6 +80,36 @@ def test_a_database_that_is_put_back_under_a_hub_ends_it(hub: HubProcess) -> Non
     assert hub.run("check", str(hub.hub), "--after-restore")[0] == 0
     with hub.serving():
         pass
+
+
+@pytest.mark.logs_warnings
+async def test_a_check_that_was_killed_is_run_again_and_devices_of_two_processes_converge(
+    hub: HubProcess, tmp_path: Path
+) -> None:
+    devices = Devices(hub, tmp_path)
+    files = {kind.encode(): contents.content(kind, 60_000, 1) for kind in KINDS}
+    with hub.serving():
+        async with devices.device(1) as one, devices.device(2) as two:
+            await make_file(one, b"f", b"before")
+            await settle(one, two)
+            path = dump(hub.conninfo, tmp_path / "dump")
+            for name, data in files.items():
+                await make_file(two, name, data)
+                await two.sync()
+            await settle(one, two)
+    serve_from(hub, restored(path))
+    command = ("check", str(hub.hub), "--after-restore")
+    assert hub.run(*command, DRIVEFS_FAILPOINTS="restore.brought=kill*1")[0] == -signal.SIGKILL
+    assert refuses(hub)
+    assert hub.run(*command)[0] == 0
+    with hub.serving(), hub.serving_beside() as beside:
+        async with devices.device(2) as two:
+            devices.url = beside
+            async with devices.device(1) as one, devices.device(3) as three:
+                await settle(one, two, three)
+                assert await tree(one) == await tree(two) == await tree(three)
+                for name, data in files.items():
+                    assert await content_of(three, name) == data
 
 
 @pytest.mark.parametrize("is_elsewhere", [False, True], ids=["there", "elsewhere"])

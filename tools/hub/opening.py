@@ -1,13 +1,14 @@
 """Opening a drive at a hub: a shared drive, over HTTPS, with sealed blocks kept on this machine's disk.
 
 The hub is not believed: the chain of commits is checked (`backend.remote`), and a log without the newest
-commit that this machine has seen is refused.
+commit that this machine has seen gets the commits that it lost from here (`backend.remote.kept_log`), or is
+refused.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -17,7 +18,7 @@ import trio
 
 from backend.errors import RollbackError
 from backend.keys import DriveKeys
-from backend.remote import HubClient, HubLogin, HubRoute, RemoteUpstream
+from backend.remote import HubClient, HubLogin, HubRoute, RecentCommits, RemoteUpstream
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import CommitLog, Head
 from cache.client import Client, client_of
@@ -87,11 +88,15 @@ class _HubStore:
     route: HubRoute
     environment: Environment
 
-    async def opened(self, nursery: trio.Nursery, known: Head | None, *, is_in_state: bool) -> OpenStore:
+    async def opened(
+        self, nursery: trio.Nursery, known: Head | None, seen: Callable[[], Head], *, is_in_state: bool
+    ) -> OpenStore:
         login, environment = self.drive.login, self.environment
         client = await trio.to_thread.run_sync(HubClient, login.url, login.token, self.route)
         upstream = RemoteUpstream(client, self.drive.drive_id, environment)
         async with closed_on_failure(upstream):
+            if not self.options.read_only:
+                upstream.keep_commits(RecentCommits(str(self.folders.state), environment), seen)
             cached = await self._cached(upstream)
             if known is not None and not is_in_state:
                 await _require(upstream.log, known)

@@ -139,3 +139,10 @@ def test_looking_takes_a_tenth_of_the_time_and_a_commit_is_seen_within_a_second(
     pause = pause_after(took)
     assert 0.05 <= pause <= 1
     assert took <= 0.11 * (took + pause) or pause == 1
+
+
+def test_who_has_seen_more_than_there_is_hears_of_it_at_once(running: RunningHub) -> None:
+    """As after a backup of the database was restored."""
+    (device, drive), (_, other) = drives_of(running, 2)
+    heads = Heads(running.database)
+    assert running.call(heads.wait(device, {drive: 7, other: 0}, 30)) == {drive: 0}

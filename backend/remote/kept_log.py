@@ -1,0 +1,102 @@
+"""A hub's log of which this machine keeps the newest commits, and gives them to a hub that lost them.
+
+A hub whose database was restored has an older log than its devices have seen. To believe it would lose what
+was acknowledged; to refuse it for ever helps nobody. Its end is looked for in what this machine goes by: if
+it is there, the commits after it are appended anew, as they were, by whoever comes first. They are bound by
+hash and signature, so no device can give anything else, and to all others the log is the one that they know.
+If it is not there, the log is another one: then nothing is given, and the caller refuses it (`RollbackError`).
+
+Invariants:
+1. Only commits of a chain that ends with the newest which this machine has applied are given: what a hub
+   showed and the follower refused is not.
+2. No commit is given twice in a session: a hub that loses it again is refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import trio
+
+from backend.commits import decode_commit, encode_commit
+from backend.errors import ConflictError
+from backend.remote.recent_commits import RecentCommits
+from backend.remote.remote_roles import SHORTEST_POLL, RemoteLog
+from backend.upstream import Commit, Head
+
+log = logging.getLogger(__name__)
+
+
+class KeptLog:
+    """See the module, and `backend.upstream.CommitLog`. `seen`: the newest commit that this machine goes
+    by."""
+
+    def __init__(self, remote: RemoteLog, recent: RecentCommits, seen: Callable[[], Head]) -> None:
+        self._remote = remote
+        self._recent: Final = recent
+        self._seen = seen
+        self._given = 0
+        self._turn = trio.Lock()
+
+    async def head(self) -> Head:
+        return await self._completed(await self._remote.head())
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        try:
+            head = await self._remote.append(commit, expected)
+        except ConflictError:
+            given = self._given
+            if await self.head() != expected or self._given == given:
+                raise
+            head = await self._remote.append(commit, expected)
+        await self._keep([commit])
+        return head
+
+    async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
+        found = await self._remote.commits_after(number, limit)
+        seen = self._seen().number
+        await self._keep([commit for commit, _ in found if commit.number > seen])
+        return found
+
+    async def wait_for_change(self, number: int) -> None:
+        while True:
+            again = trio.current_time() + SHORTEST_POLL
+            told = await self._remote.wait_for_other(number)
+            if told is None or told >= number or (await self.head()).number != number:
+                return
+            await trio.sleep_until(again)
+
+    async def _keep(self, commits: Sequence[Commit]) -> None:
+        """A disk that fails takes from others, some day, what is not missing now."""
+        if not commits:
+            return
+        async with self._turn:
+            try:
+                await trio.to_thread.run_sync(self._recent.add, [encode_commit(each) for each in commits])
+            except OSError as error:
+                log.warning("commits cannot be kept for a hub that loses them: %s", error)
+
+    async def _completed(self, head: Head) -> Head:
+        """The head of the log, which ended with `head`, after it was given what it lacks."""
+        while head.number < (seen := self._seen()).number and seen.number > self._given:
+            async with self._turn:
+                lost = await trio.to_thread.run_sync(self._recent.chain, head, seen)
+            if not lost:
+                return head
+            log.warning(
+                "the hub lost the commits %d to %d, as after a backup was restored: it gets them from here",
+                head.number + 1,
+                seen.number,
+            )
+            before = head
+            try:
+                for encoded in lost:
+                    head = await self._remote.append(decode_commit(encoded), head)
+                self._given = seen.number
+            except ConflictError:  # another device gives them as well
+                head = await self._remote.head()
+                if head.number <= before.number:
+                    return head
+        return head
