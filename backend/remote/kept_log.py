@@ -4,7 +4,7 @@ A hub whose database was restored has an older log than its devices have seen. T
 was acknowledged; to refuse it for ever helps nobody. Its end is looked for in what this machine goes by: if
 it is there, the commits after it are appended anew, as they were, by whoever comes first. They are bound by
 hash and signature, so no device can give anything else, and to all others the log is the one that they know.
-If it is not there, the log is another one: then nothing is given, and the caller refuses it (`RollbackError`).
+If it is not there, the log is another one: nothing is given, and the caller refuses it (`RollbackError`).
 
 Invariants:
 1. Only commits of a chain that ends with the newest which this machine has applied are given: what a hub
