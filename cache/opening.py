@@ -101,7 +101,16 @@ async def open_drive(
     )
     rebase = alone.run if options.is_shared else None
     knew_the_log = local.known_head is not None
-    recovery = Recovery(local, upstream, contact, follower, client.snapshots, client.blocks, rebase)
+    recovery = Recovery(
+        local,
+        upstream,
+        contact,
+        follower,
+        client.snapshots,
+        client.blocks,
+        rebase,
+        read_only=options.read_only,
+    )
     await recovery.run()
     _require_epochs(local)
     identity = CommitIdentity(client.ring, 0, host, b"")

@@ -7,7 +7,8 @@ snapshot and the commits after it. The journal is replayed. Then the local state
 - The log is ahead, and nothing here is unpublished: the commits that are missing here are applied.
 - The log is ahead, and something here is unpublished: if the drive has many writers, that is rebased. If not,
   the local state is stale (`StaleCacheError`). It is kept aside, never merged by guessing and never dropped.
-- The log is behind: `RollbackError`.
+- The log is behind, or of another history: `RollbackError`. A drive that others write too can be read all the
+  same, as it is here: what only this machine has seen is copied out of it (docs/recovery.md).
 - The upstream of a drive that others write too does not answer: if this folder knows a state of the drive, it
   goes on from that; the rest comes when the upstream answers (`cache.sync`).
 
@@ -30,6 +31,7 @@ from backend.errors import (
     CorruptError,
     FormatError,
     NotFoundError,
+    RollbackError,
     UnavailableError,
 )
 from backend.system import at_rest, plain_hash
@@ -67,6 +69,8 @@ class Recovery:
         snapshots: SnapshotStore,
         blocks: BlockCache,
         rebase: Callable[[], Awaitable[None]] | None = None,
+        *,
+        read_only: bool = False,
     ) -> None:
         self._local = local
         self._ledger = local.ledger
@@ -77,6 +81,7 @@ class Recovery:
         self._snapshots = snapshots
         self._blocks = blocks
         self._rebase = rebase
+        self._read_only = read_only
 
     async def run(self) -> None:
         """All of it, once. `StaleCacheError`, `RollbackError`; what the upstream raises. `AwayError`: it does
@@ -100,7 +105,12 @@ class Recovery:
         self._left.replay(self._follow_again)
         self._follower.makers = known
         self._follower.learn_epochs()
-        await self._asked(self._reconcile)
+        try:
+            await self._asked(self._reconcile)
+        except RollbackError as error:
+            if self._rebase is None or not self._read_only:
+                raise
+            self._local.note(f"{error}; the drive is shown as this machine has seen it")
 
     async def _bring_namespace(self) -> None:
         """To a state that the journal can be replayed on."""

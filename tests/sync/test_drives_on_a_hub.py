@@ -56,12 +56,15 @@ class Devices:
         return HubClient(self.url, self.token)
 
     @asynccontextmanager
-    async def device(self, number: int, *, crash: bool = False) -> AsyncIterator[Drive]:
+    async def device(
+        self, number: int, *, crash: bool = False, read_only: bool = False
+    ) -> AsyncIterator[Drive]:
         """A device, running. With `crash` what a SIGKILL would lose is lost at the end."""
         local = LocalState(self.folder / str(number))
         upstream = RemoteUpstream(self.client(number), self.uuid)
-        upstream.keep_commits(RecentCommits(str(local.folder)), lambda: local.ledger.head)
-        options = replace(SMALL, is_shared=True, host=f"dev{number}")
+        if not read_only:
+            upstream.keep_commits(RecentCommits(str(local.folder)), lambda: local.ledger.head)
+        options = replace(SMALL, is_shared=True, host=f"dev{number}", read_only=read_only)
         try:
             async with trio.open_nursery() as sending:
                 await sending.start(upstream.run)

@@ -191,3 +191,33 @@ async def test_what_was_not_kept_cannot_be_handed_over(lied_to: LiedTo) -> None:
     path.write_bytes(kept)
     async with lied_to.device(1):
         assert lied_to.log() == log
+
+
+async def test_a_log_that_went_on_without_a_device_is_shown_to_it_for_reading(
+    place: Restorable, tmp_path: Path
+) -> None:
+    """Another that had not seen the lost commits published first: the device is refused, and what it has seen
+    can be copied from there."""
+    with place.serving() as running:
+        devices = Devices(running, tmp_path)
+        async with devices.device(1) as one, devices.device(2) as two:
+            await make_all(one, FILES)
+            await settle(one, two)
+        place.back_up()
+        async with devices.device(1) as one:
+            await make_all(one, LATER)
+            await make_file(one, b"not published", b"only here")
+            await one.fsync(one.lookup(ROOT_INODE, b"not published").inode)
+            state = await tree(one)
+    place.restore()
+    with place.serving() as running:
+        async with devices.device(2) as two:
+            await make_all(two, {b"instead": b"1"})
+        for commits in (1, 20):
+            async with devices.device(2) as two:
+                await make_all(two, {b"%d of %d" % (at, commits): b"1" for at in range(commits)})
+            await refused(devices, 1, RollbackError, "of another history|follows another history")
+            async with devices.device(1, read_only=True) as shown:
+                assert await tree(shown) == state
+                for name, data in (FILES | LATER).items():
+                    assert await content_of(shown, name) == data

@@ -40,7 +40,7 @@ from tests import contents
 from tests.drives import content_of, make_file, tree
 from tests.hub_server import RunningHub, hub_for_test
 from tests.lying_hub import Ask, Heard, LiedTo, Said, problem
-from tests.sync.test_drives_on_a_hub import settle
+from tests.sync.test_drives_on_a_hub import Devices, settle
 from tests.sync.test_whole_drives import names
 
 pytestmark = pytest.mark.logs_warnings
@@ -69,10 +69,10 @@ async def both(lied_to: LiedTo) -> AsyncIterator[tuple[Drive, Drive]]:
         yield one, two
 
 
-async def refused(lied_to: LiedTo, number: int, error: type[DriveError], match: str) -> None:
+async def refused(devices: Devices, number: int, error: type[DriveError], match: str) -> None:
     """A mount of the device ends with that error."""
     with pytest.raises(ExceptionGroup) as raised:
-        async with lied_to.device(number):
+        async with devices.device(number):
             pass
     found = sole(raised.value)
     assert type(found) is error

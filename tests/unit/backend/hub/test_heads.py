@@ -75,6 +75,7 @@ def test_neither_polls_that_come_nor_commits_of_others_wake_who_waits(running: R
 
 def test_one_commit_wakes_all_who_wait_for_its_drive(running: RunningHub) -> None:
     ((device, drive),) = drives_of(running, 1)
+    running.call(running.database.execute("UPDATE drive SET head = 4 WHERE id = %s", (drive,)))
     heads = Heads(running.database)
 
     async def run() -> list[dict[int, int]]:
