@@ -38,6 +38,12 @@ def without_descriptors(drive: MountedDrive) -> Iterator[None]:
         resource.prlimit(drive.process_id, resource.RLIMIT_NOFILE, (soft, hard))
 
 
+def expect_refused_clients(drive: MountedDrive) -> None:
+    """Those of the control socket: trio logs a traceback, and tries again."""
+    assert all(each.startswith("accept returned EMFILE") for each in drive.tracebacks())
+    drive.expects_tracebacks = True
+
+
 def test_descriptors_that_run_out_are_no_dying_disk(drive: MountedDrive) -> None:
     """EMFILE as the mount meets it: the journal needs one more file, and can have none."""
     drive.mount("journal_size=64M")
@@ -63,6 +69,7 @@ def test_descriptors_that_run_out_are_no_dying_disk(drive: MountedDrive) -> None
     assert (drive.mountpoint / "before").read_bytes() == before
     for kind, data in contents.items():
         assert (drive.mountpoint / kind).read_bytes() == data
+    expect_refused_clients(drive)
 
 
 def test_who_asks_while_descriptors_run_out_is_answered_later(drive: MountedDrive) -> None:
@@ -82,5 +89,29 @@ def test_who_asks_while_descriptors_run_out_is_answered_later(drive: MountedDriv
     drive.wipe_cache()
     drive.mount()
     assert {path.name: path.read_bytes() for path in drive.mountpoint.iterdir()} == written
-    assert all(each.startswith("accept returned EMFILE") for each in drive.tracebacks())
-    drive.expects_tracebacks = True  # those are trio's, which tries again
+    expect_refused_clients(drive)
+
+
+def test_what_cannot_be_read_while_descriptors_run_out_is_not_taken_for_lost(drive: MountedDrive) -> None:
+    """It is EIO meanwhile. Then all is read, and no node is thought to lack anything."""
+    drive.mount()
+    written: dict[str, bytes] = {kind: content(kind, 300_000) for kind in KINDS}
+    for name, data in written.items():
+        write(drive.mountpoint / name, data)
+    drive.umount()
+    drive.wipe_cache()
+    drive.mount("commit_interval=500ms")
+    with without_descriptors(drive):
+        with pytest.raises(OSError, match="Input/output error"):
+            (drive.mountpoint / "random").read_bytes()
+        written["small"] = written["text"][:100]
+        write(drive.mountpoint / "small", written["small"])
+    for name, data in written.items():
+        assert (drive.mountpoint / name).read_bytes() == data
+    drive.sync()
+    status = drive.status()
+    assert status.store is not None
+    assert (status.problem, status.store.packs_to_repair) == ("", 0)
+    drive.umount()
+    assert drive.fsck("-n", "--data") == 0
+    expect_refused_clients(drive)
