@@ -43,7 +43,7 @@ class Shared:
 
     async def learn_ahead(self, ring: KeyRing, log: CommitLog) -> None:
         """As `cache.sync.learn_ahead`, of the commits that are not followed yet; and `AwayError`."""
-        await self.contact.ask(partial(learn_ahead, ring, log, self.head().number))
+        await self.contact.ask_again(partial(learn_ahead, ring, log, self.head().number))
 
 
 def client_of(

@@ -8,6 +8,8 @@ Invariants:
 3. A loss is one line of the log, however long it lasts; so is its end.
 4. While the contact is lost no caller waits for long: a call that `ask` makes then has `PATIENCE_LOST`
    seconds, a call that is under way as many more.
+5. An upstream that goes under an open drive is waited for by `ask_again`, until the loss is `BRIEF` seconds
+   old. A server that is started again, or a database that fails over, is no error to programs.
 
 Event-loop thread only.
 """
@@ -31,6 +33,10 @@ MAX_BACKOFF: Final = 30.0
 PATIENCE: Final = 10.0
 """Seconds that the question may take: a connection over a slow line is there by then."""
 PATIENCE_LOST: Final = 3.0
+BRIEF: Final = 60.0
+"""Seconds: a fail-over of the hub's database takes half of that (docs/hub.md)."""
+BRIEF_PAUSE: Final = 2.0
+"""Seconds, at most, between two attempts of one call."""
 LEAST_PAUSE: Final = 0.5
 """Seconds between two questions, whoever wants an answer."""
 
@@ -48,6 +54,9 @@ class Contact:
         """when it was lost (wall clock, nanoseconds); while it is"""
         self.reason = ""
         """in one line, of the last question that was not answered; empty: it is not lost"""
+        self._is_open = False
+        self._brief_until = -inf
+        """while it is lost: when its loss is no brief one any more, by the loop's clock"""
         self._doubted = trio.Event()
         self._regained = trio.Event()
         self._regained.set()
@@ -76,6 +85,7 @@ class Contact:
         if self.is_lost:
             return
         self.since_ns = self._environment.wall_clock()
+        self._brief_until = trio.current_time() + BRIEF if self._is_open else -inf
         self._regained = trio.Event()
         log.warning("%s; changes stay here until it answers, and what is not here cannot be read", error)
         for scope in self._asking:
@@ -97,7 +107,8 @@ class Contact:
 
     async def run(self, question: Callable[[], Awaitable[object]]) -> None:
         """Find out by `question`, which the upstream answers at once, whenever there is a doubt; until
-        cancelled."""
+        cancelled. The drive is open from now on."""
+        self._is_open = True
         while True:
             await self._doubted.wait()
             backoff = FIRST_BACKOFF
@@ -171,3 +182,15 @@ class Contact:
                 self._asking.discard(scope)
         self.doubt()
         raise AwayError(self.reason or "the upstream did not answer in time")
+
+    async def ask_again(self, call: Callable[[], Awaitable[Result]]) -> Result:
+        """As `ask`; but the call is made again, as long as invariant 5 says. `call` may be made any number of
+        times."""
+        begun = trio.current_time()
+        while True:
+            try:
+                return await self.ask(call)
+            except TransientError:
+                if trio.current_time() >= (self._brief_until if self.is_lost else begun + BRIEF):
+                    raise
+            await self.pause(BRIEF_PAUSE)

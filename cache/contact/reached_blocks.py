@@ -30,13 +30,13 @@ class ReachedBlocks:
         await self._store.flush()
 
     async def get_block(self, block: BlockId) -> Buffer:
-        return await self._contact.ask(partial(self._store.get_block, block))
+        return await self._contact.ask_again(partial(self._store.get_block, block))
 
     async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
-        return await self._contact.ask(partial(self._store.get_block_part, block, offset, length))
+        return await self._contact.ask_again(partial(self._store.get_block_part, block, offset, length))
 
     async def get_block_again(self, block: BlockId) -> bytes:
-        return await self._contact.ask(partial(self._store.get_block_again, block))
+        return await self._contact.ask_again(partial(self._store.get_block_again, block))
 
     async def report_wrong(self, block: BlockId) -> bool:
         return await self._contact.ask(partial(self._store.report_wrong, block))

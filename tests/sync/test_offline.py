@@ -16,13 +16,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backend.errors import AwayError
-from cache.contact.contact import MAX_BACKOFF, PATIENCE, PATIENCE_LOST
+from cache.contact.contact import BRIEF, BRIEF_PAUSE, MAX_BACKOFF, PATIENCE, PATIENCE_LOST
 from cache.drive import LOOK_SECONDS
 from cache.local.local_state import LocalState
 from cache.namespace.operations import ROOT_INODE
 from mountfs.errno_table import errno_of
 from tests import contents
-from tests.contents import KINDS, Kind
+from tests.contents import KINDS, STORED_KINDS, Kind
 from tests.crash.lossy_durable import LossyDurable
 from tests.crash.lossy_sqlite import all_lossy, cut_all
 from tests.drives import content_of, make_file
@@ -243,9 +243,10 @@ async def test_reading_what_is_not_here_fails_soon_and_works_again_at_once(
         assert await content_of(second, b"f") == contents.content("text", 50_000, 1)
 
 
-async def test_a_read_that_is_under_way_when_the_upstream_goes_fails_soon(
+async def test_a_read_waits_for_an_upstream_that_goes_for_a_minute(
     hub: Hub, line: Line, mock_clock: MockClock
 ) -> None:
+    """Who reads later than that waits no longer than is said of a loss that is known."""
     await begin(hub)
     async with hub.device(2, line=line) as second:
         await wait_all_tasks_blocked()
@@ -255,7 +256,32 @@ async def test_a_read_that_is_under_way_when_the_upstream_goes_fails_soon(
         async with passing(mock_clock):
             with pytest.raises(AwayError):
                 await content_of(second, b"f")
-        assert trio.current_time() - began <= PATIENCE + PATIENCE_LOST + 1
+            assert BRIEF <= trio.current_time() - began <= PATIENCE + BRIEF + BRIEF_PAUSE + PATIENCE_LOST
+            began = trio.current_time()
+            with pytest.raises(AwayError):
+                await content_of(second, b"f")
+            assert trio.current_time() - began == pytest.approx(PATIENCE_LOST)
+
+
+@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("kind", STORED_KINDS)
+async def test_a_read_is_answered_though_the_upstream_goes_and_comes_back(
+    hub: Hub, line: Line, mock_clock: MockClock, kind: Kind, silent: bool
+) -> None:
+    """A server that is started again, a database that fails over: programs wait, and see no error."""
+    await begin(hub, kind)
+    async with hub.device(2, line=line) as second:
+        await wait_all_tasks_blocked()
+        line.cut(silent=silent)
+        second.contact.doubt()
+
+        async def come_back() -> None:
+            await trio.sleep(BRIEF / 2)
+            line.mend()
+
+        async with passing(mock_clock), trio.open_nursery() as nursery:
+            nursery.start_soon(come_back)
+            assert await content_of(second, b"f") == contents.content(kind, 50_000, 1)
 
 
 async def test_an_upstream_that_never_answers_does_not_keep_a_drive_from_opening(

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import logging
+from math import inf
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from backend.errors import AwayError, CorruptError, TransientError
-from cache.contact.contact import LEAST_PAUSE, MAX_BACKOFF, PATIENCE, PATIENCE_LOST, Contact
+from cache.contact.contact import (
+    BRIEF,
+    BRIEF_PAUSE,
+    LEAST_PAUSE,
+    MAX_BACKOFF,
+    PATIENCE,
+    PATIENCE_LOST,
+    Contact,
+)
 from tests.mock_time import environment_of
 
 DAY = 86_400.0
@@ -173,3 +182,67 @@ async def test_a_pause_ends_when_the_contact_is_back(
     nursery.start_soon(come_back)
     await contact.pause(100)
     assert trio.current_time() - began == pytest.approx(1)
+
+
+class Failing:
+    """Fails until a moment of the loop's clock."""
+
+    def __init__(self, error: Exception, until: float) -> None:
+        self._error, self._until = error, until
+        self.times = 0
+
+    async def call(self) -> str:
+        self.times += 1
+        await trio.lowlevel.checkpoint()
+        if trio.current_time() < self._until:
+            raise self._error
+        return "answer"
+
+
+ERRORS = [AwayError("refused"), TransientError("later")]
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("is_lost", [False, True])
+async def test_an_upstream_that_goes_under_an_open_drive_is_asked_again_for_a_while(
+    autojump_clock: MockClock, nursery: trio.Nursery, error: Exception, is_lost: bool
+) -> None:
+    contact = Contact(environment_of(autojump_clock))
+    upstream = Upstream(error if is_lost else None)
+    nursery.start_soon(contact.run, upstream.question)
+    await wait_all_tasks_blocked()
+    if is_lost:
+        contact.lose(error)
+    failing = Failing(error, trio.current_time() + BRIEF - BRIEF_PAUSE)
+    assert await contact.ask_again(failing.call) == "answer"
+    assert BRIEF / BRIEF_PAUSE - 2 <= failing.times <= 2 * BRIEF / BRIEF_PAUSE
+    with pytest.raises(TransientError, match=str(error)):
+        await contact.ask_again(Failing(error, trio.current_time() + 2 * BRIEF).call)
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("is_open", [False, True])
+async def test_an_upstream_that_is_away_for_longer_or_was_at_the_opening_is_not_asked_again(
+    autojump_clock: MockClock, nursery: trio.Nursery, is_open: bool
+) -> None:
+    contact = Contact(environment_of(autojump_clock))
+    if not is_open:
+        contact.lose(AwayError("refused"))
+    nursery.start_soon(contact.run, Upstream(AwayError("refused")).question)
+    await wait_all_tasks_blocked()
+    if is_open:
+        contact.lose(AwayError("refused"))
+        await trio.sleep(BRIEF)
+    failing = Failing(AwayError("refused"), inf)
+    with pytest.raises(AwayError, match="refused"):
+        await contact.ask_again(failing.call)
+    assert failing.times == 1
+
+
+async def test_other_errors_are_answers(autojump_clock: MockClock) -> None:
+    contact = Contact(environment_of(autojump_clock))
+    failing = Failing(CorruptError("damaged"), inf)
+    with pytest.raises(CorruptError):
+        await contact.ask_again(failing.call)
+    assert failing.times == 1
