@@ -20,7 +20,7 @@ KEY := $(DEMO)/key
 S3_DRIVE := $(DEMO)/s3-drive
 S3_ADDRESS := 127.0.0.1:9000
 MOUNTED = grep -q " $(CURDIR)/$(MOUNT) " /proc/mounts
-.PHONY: servers clients install install-system packages postgresql run run-s3 run-hub stop stop-hub test lint soak conformance conformance-xfstests conformance-s3 bench clean
+.PHONY: servers clients site install install-system packages postgresql run run-s3 run-hub stop stop-hub test lint soak conformance conformance-xfstests conformance-s3 bench clean
 
 install: packages $(STAMP)
 	@if [ "$$(id -u)" = 0 ]; then $(MAKE) --no-print-directory install-system; fi
@@ -138,6 +138,15 @@ clients: | install
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends restic s3fs; \
 	} || echo "restic and s3fs cannot be installed: their tests are skipped"
 
+# What a hub without a single point of failure has besides (docs/hub.md), for the storm of `make soak`. Their services of this
+# machine are not started.
+site: postgresql | install
+	@{ command -v haproxy && command -v patroni && command -v etcd; } >/dev/null || [ "$$(id -u)" != 0 ] || { \
+		echo "installing: haproxy patroni etcd-server"; \
+		apt-get update -qq && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends haproxy patroni etcd-server; \
+	} || echo "haproxy, patroni or etcd-server cannot be installed: the storm of a hub is skipped"
+
 # In three parts, each also if one before failed. Tests with the marker `mount` have a process of their own for each mount,
 # so few of them run at once. Those with the marker `alone` look at times and at the processor's time, or do something to all
 # mounts: they run one after the other. A file's tests share what they set up, so they stay in one process.
@@ -161,7 +170,7 @@ lint: install
 # The hour of tests/soak/test_storm.py among them; the table of the failpoint matrix is written anew.
 soak: export MATRIX_TABLE = $(CURDIR)/docs/fault_matrix.md
 
-soak: install clients
+soak: install clients site
 	$(BIN)/python -m pytest -m soak --timeout 7200
 
 # PJDFSTEST: a checkout of github.com/pjd/pjdfstest. TESTS: some of its tests only, as "chmod rename/00.t".

@@ -20,6 +20,11 @@ from tests.servers import NoServerError, NotReadyError, free_ports, running, wai
 _MAIN = "from tools.hub_server.main import main; main()"
 
 
+def command(*arguments: str) -> list[str]:
+    """`drivefs-hub` with these arguments."""
+    return [sys.executable, "-c", _MAIN, *arguments]
+
+
 class HubProcess:
     """A hub in `folder`, on a database and a port of its own. It runs from `start` on."""
 
@@ -37,19 +42,16 @@ class HubProcess:
 
     def run(self, *arguments: str, **more: str) -> tuple[int, str]:
         """Exit code and output of another command, with `more` in its environment."""
+        environment = os.environ | more
         done = subprocess.run(
-            [sys.executable, "-c", _MAIN, *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | more,
+            command(*arguments), capture_output=True, text=True, check=False, env=environment
         )
         return done.returncode, done.stdout + done.stderr
 
     @contextmanager
     def serving(self) -> Iterator[subprocess.Popen[bytes]]:
         """The process, which serves while the block runs, unless something ends it."""
-        with running([sys.executable, "-c", _MAIN, "serve", str(self.hub)], self.log, {}) as process:
+        with running(command("serve", str(self.hub)), self.log, {}) as process:
             wait_until(lambda: _ask(self.url), self.log)
             yield process
 
@@ -58,7 +60,7 @@ class HubProcess:
         """Another process of the hub serves while the block runs: where."""
         address = f"127.0.0.1:{free_ports(1)[0]}"
         serve = ["serve", str(self.hub), "--listen", address, "--metrics", ""]
-        with running([sys.executable, "-c", _MAIN, *serve], self.log.with_suffix(".beside"), {}):
+        with running(command(*serve), self.log.with_suffix(".beside"), {}):
             wait_until(lambda: _ask(f"http://{address}"), self.log.with_suffix(".beside"))
             yield f"http://{address}"
 

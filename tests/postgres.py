@@ -27,18 +27,18 @@ _FAST: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 def cluster(settings: tuple[str, ...] = _FAST) -> str:
     """The folder of the socket of a server that runs until this process ends; its data are in `data` there.
     `NoServerError`."""
-    programs = _programs()
+    folder_of_programs = programs()
     folder = tempfile.mkdtemp(prefix="drivefs-postgres-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    user = _user(folder)
+    user = as_owner(folder)
     data = f"{folder}/data"
     options = ["-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-instructions", "-E", "UTF8"]
-    subprocess.run([*user, programs / "initdb", *options], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([*user, folder_of_programs / "initdb", *options], check=True, stdout=subprocess.DEVNULL)
     always = ("listen_addresses=", "max_connections=200", f"unix_socket_directories={folder}")
     chosen = [part for each in (*settings, *always) for part in ("-c", each)]
     with open(f"{folder}/log", "wb") as log:
         process = subprocess.Popen(
-            [*user, programs / "postgres", "-D", data, *chosen], stdout=log, stderr=log
+            [*user, folder_of_programs / "postgres", "-D", data, *chosen], stdout=log, stderr=log
         )
     atexit.register(_end, folder, process)
     wait_until(lambda: _ready(folder), Path(folder, "log"))
@@ -55,18 +55,18 @@ def new_database(folder: str | None = None) -> str:
 
 def dump(conninfo: str, path: Path) -> Path:
     """Write a backup of the database to `path`, as docs/hub.md says; the path."""
-    subprocess.run([_programs() / "pg_dump", "-Fc", "-f", path, conninfo], check=True)
+    subprocess.run([programs() / "pg_dump", "-Fc", "-f", path, conninfo], check=True)
     return path
 
 
 def restored(path: Path) -> str:
     """The connection string of a new database, made of a dump."""
     made = new_database()
-    subprocess.run([_programs() / "pg_restore", "--no-owner", "-d", made, path], check=True)
+    subprocess.run([programs() / "pg_restore", "--no-owner", "-d", made, path], check=True)
     return made
 
 
-def _programs() -> Path:
+def programs() -> Path:
     """The folder of PostgreSQL's programs. `NoServerError`."""
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     if not places:
@@ -74,8 +74,8 @@ def _programs() -> Path:
     return places[-1].parent
 
 
-def _user(folder: str) -> list[str]:
-    """In front of a command that must not run as root, and may use the folder."""
+def as_owner(folder: str) -> list[str]:
+    """In front of a command that must not run as root, and may use the folder. `NoServerError`."""
     if os.geteuid():
         return []
     try:
@@ -100,8 +100,8 @@ def restart(folder: str) -> None:
 
 
 def _control(folder: str, *words: str) -> None:
-    program = str(_programs() / "pg_ctl")
-    command = [*_user(folder), program, *words, "-D", f"{folder}/data", "-w"]
+    program = str(programs() / "pg_ctl")
+    command = [*as_owner(folder), program, *words, "-D", f"{folder}/data", "-w"]
     # To a file, not a pipe: the server has it as well, and goes on.
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

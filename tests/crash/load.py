@@ -16,7 +16,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,10 +53,15 @@ class Load:
         self.files: dict[str, bytes] = {}
 
     def run(self) -> None:
-        changes = [self.create] * 4 + [self.replace] * 3 + [self.overwrite] * 2 + [self.append] * 2
-        changes += [self.log] * 2 + [self.rename, self.delete, self.sync_only, self.exchange_names]
+        """Until a call fails."""
+        changes = self.changes()
         while True:
             self._random.choice(changes)()
+
+    def changes(self) -> list[Callable[[], None]]:
+        """What it does, each as often as it is there."""
+        changes = [self.create] * 4 + [self.replace] * 3 + [self.overwrite] * 2 + [self.append] * 2
+        return changes + [self.log] * 2 + [self.rename, self.delete, self.sync_only, self.exchange_names]
 
     def _say(self, kind: str, **what: Any) -> None:
         os.write(self._manifest, json.dumps({"kind": kind, **what}).encode() + b"\n")

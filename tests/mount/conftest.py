@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.mount.hub_mounts import Account, Away
-from tests.mount.mounted import MountedDrive, new_folder
-from tools.host import mounts
+from tests.mount.mounted import MountedDrive, new_folder, taken_away
 
 NewDrive = Callable[[], MountedDrive]
 
@@ -31,18 +30,8 @@ def fuse() -> None:
 @contextmanager
 def temporary_drive() -> Iterator[MountedDrive]:
     """A drive that is not made yet, in a new folder; everything of it is gone afterwards."""
-    folder = new_folder()
-    drive = MountedDrive(folder)
-    try:
+    with taken_away(MountedDrive(new_folder())) as drive:
         yield drive
-    finally:
-        drive.close()
-        left = [each.mountpoint for each in mounts.mounts() if Path(each.mountpoint).is_relative_to(folder)]
-        assert not left, "a mount could not be taken away"
-        try:
-            drive.check_log()
-        finally:
-            shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,8 +12,7 @@ from typing import Final
 from backend.keys import AccountKeys, HubDrive
 from backend.remote import HubLogin, Logins
 from tests.hub_server import RunningHub, hub, hub_for_test
-from tests.mount.mounted import MountedDrive, Result, new_folder
-from tools.host import mounts
+from tests.mount.mounted import MountedDrive, Result, new_folder, taken_away
 
 NAME: Final = "photos & more"
 QUOTED: Final = "photos%20%26%20more"
@@ -22,14 +20,12 @@ PATIENCE: Final = 20.0
 ACCOUNT_ROOT: Final = bytes(range(32))
 
 
-class HubMachine(MountedDrive):
-    """A machine that is logged in at the hub; `source` is the drive's address there."""
+class MachineAtHub(MountedDrive):
+    """A machine that mounts a drive at a hub, once it is logged in; `source` is the drive's address there."""
 
-    def __init__(self, folder: Path, url: str, token: bytes) -> None:
+    def __init__(self, folder: Path, source: str) -> None:
         super().__init__(folder)
-        self.source = f"{url}/{QUOTED}"
-        login = HubLogin(url, "me@example.org", token, ACCOUNT_ROOT, 1)
-        Logins(self.state / "hubs").save(login)
+        self.source = source
 
     def try_mount(self, *options: str, where: Path | None = None) -> Result:
         given = ",".join([self.folder_options(), *options])
@@ -51,6 +47,15 @@ class HubMachine(MountedDrive):
     def lacks(self, path: str) -> bool:
         """Whether the mount shows nothing there."""
         return not (self.mountpoint / path).exists()
+
+
+class HubMachine(MachineAtHub):
+    """One that is logged in."""
+
+    def __init__(self, folder: Path, url: str, token: bytes) -> None:
+        super().__init__(folder, f"{url}/{QUOTED}")
+        login = HubLogin(url, "me@example.org", token, ACCOUNT_ROOT, 1)
+        Logins(self.state / "hubs").save(login)
 
 
 class Away:
@@ -91,18 +96,8 @@ class Account:
     @contextmanager
     def machine(self) -> Iterator[HubMachine]:
         """One with a device of its own; everything of it is gone afterwards."""
-        folder = new_folder()
-        machine = HubMachine(folder, self._running.url, self.new_token())
-        try:
+        with taken_away(HubMachine(new_folder(), self._running.url, self.new_token())) as machine:
             yield machine
-        finally:
-            machine.close()
-            left = [each for each in mounts.mounts() if Path(each.mountpoint).is_relative_to(folder)]
-            assert not left, "a mount could not be taken away"
-            try:
-                machine.check_log()
-            finally:
-                shutil.rmtree(folder)
 
     def revoke(self, machine: HubMachine) -> None:
         """Its device may do nothing more."""

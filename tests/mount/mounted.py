@@ -16,9 +16,9 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cache.messages import MountStatus
 from tests.mount import commands
@@ -38,6 +38,9 @@ _MODULES: Final = {
 }
 
 Result = subprocess.CompletedProcess[str]
+
+
+Drive = TypeVar("Drive", bound="MountedDrive")
 
 
 class MountedDrive:
@@ -274,6 +277,21 @@ def succeed(result: Result) -> str:
     """The output of a command that has to succeed without a word of complaint but warnings."""
     assert result.returncode == 0, f"{result.args[-4:]}: code {result.returncode}\n{result.stderr}"
     return result.stdout
+
+
+@contextmanager
+def taken_away(drive: Drive) -> Iterator[Drive]:
+    """The drive; its folder and all that runs in it is gone afterwards. Its log has no fault of drivefs."""
+    try:
+        yield drive
+    finally:
+        drive.close()
+        left = [each for each in mounts.mounts() if Path(each.mountpoint).is_relative_to(drive.folder)]
+        assert not left, "a mount could not be taken away"
+        try:
+            drive.check_log()
+        finally:
+            shutil.rmtree(drive.folder)
 
 
 def new_folder() -> Path:
