@@ -32,10 +32,10 @@ from backend.packs import Pack, PackEntry, PackNeeds, together
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import SealedBlock
 
-BYTES_PER_SECOND: Final = 8.0 * (1 << 20)
+BYTES_PER_SECOND: Final = 16.0 * (1 << 20)
 """Of packs that are read to be rewritten: devices come first."""
-MOST: Final = 128 << 20
-"""Bytes of packs that a round reads, about: other work beside the requests waits for it."""
+MOST: Final = 1 << 30
+"""Bytes of packs that a round reads, about: other work beside the requests waits a minute for it."""
 
 STORED: Final = declare(
     "thin-pack.stored", "what is needed of thin packs is durable in a new one; no transaction has entered it"

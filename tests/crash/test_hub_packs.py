@@ -20,6 +20,7 @@ from backend.upstream import RESERVED_SECONDS, BlockId, SealedBlock
 from tests.contents import KINDS, content
 from tests.declared_failpoints import DECLARED
 from tests.hub_process import HubProcess, hub_process
+from tests.postgres import dump, restored
 from tools.hub_server.opening import HubFolder, HubParts, opened
 
 STEPS = sorted(name for name in DECLARED if name.partition(".")[0] in ("thin-pack", "stray-pack", "hub-pack"))
@@ -149,3 +150,24 @@ def test_a_round_that_is_killed_at_any_step_loses_nothing(hub: HubProcess, step:
     drives[0].require_tidy()
     code, said = hub.run("check", str(hub.hub), "--data")
     assert (code, "clean" in said) == (0, True)
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["in time", "late"])
+def test_a_dump_that_is_older_than_a_rewriting_is_whole(
+    hub: HubProcess, tmp_path: Path, is_late: bool
+) -> None:
+    """In time the packs that it names are there. Later the check finds the blocks in the packs that came."""
+    drive = Blocks(hub)
+    drive.put((8, 6), (6, 4))
+    path = dump(hub.conninfo, tmp_path / "dump")
+    assert drive.round() == 0
+    if is_late:
+        drive.pass_time()
+        assert drive.round() == 0
+    file = hub.hub / "hub.toml"
+    before, hub.conninfo = hub.conninfo, restored(path)
+    file.write_text(file.read_text().replace(before, hub.conninfo))
+    if not is_late:
+        drive.require_whole()
+    assert "lost: block" not in hub.run("check", str(hub.hub), "--after-restore", "--data", "--repair")[1]
+    drive.require_whole()
