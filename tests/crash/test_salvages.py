@@ -18,6 +18,7 @@ from tests.crash.lossy_sqlite import all_lossy, cut_all
 from tests.crash.test_failpoints_in_process import SALVAGES
 from tests.drives import content_of, make_file, opened
 from tests.memory_upstream import MemoryUpstream
+from tests.sync.drives import SMALL
 from tests.unreadable import Unreadable
 
 pytestmark = pytest.mark.logs_warnings
@@ -40,7 +41,7 @@ class Scene:
     async def check(self) -> None:
         """See the module."""
         journal = self.folder / "journal"
-        async with opened(self.folder, self.upstream) as drive:
+        async with opened(self.folder, self.upstream, SMALL) as drive:
             (loss,) = drive.notices
             assert str(journal / LOST) in loss
             names = [entry.name for entry in drive.entries(ROOT_INODE, 0, 100)]
@@ -59,7 +60,7 @@ class Scene:
 @pytest.fixture
 async def scene(tmp_path: Path) -> Scene:
     upstream, unreadable = MemoryUpstream(), Unreadable(tmp_path / "here")
-    async with opened(tmp_path / "here", upstream, crash=True) as drive:
+    async with opened(tmp_path / "here", upstream, SMALL, crash=True) as drive:
         for number in range(2 * READABLE):
             if number == READABLE:
                 unreadable.break_at(drive.ledger.journal.end)
@@ -77,7 +78,7 @@ async def test_an_opening_that_ends_there(scene: Scene, name: str, action: str) 
         for _ in range(2):
             OF_PROCESS.arm(name, action)
             with pytest.raises(OSError, match=name):
-                async with opened(scene.folder, scene.upstream):
+                async with opened(scene.folder, scene.upstream, SMALL):
                     raise AssertionError("not reached")
             OF_PROCESS.disarm_all()
         await scene.check()
@@ -96,7 +97,7 @@ async def test_power_that_is_cut_there(scene: Scene, tmp_path: Path, name: str, 
         with all_lossy(disk) as device:
             device.failpoints.arm(name, cut)
             with pytest.raises(OSError, match="the power is cut"):
-                async with opened(scene.folder, scene.upstream, environment=device):
+                async with opened(scene.folder, scene.upstream, SMALL, environment=device):
                     raise AssertionError("not reached")
         cut_all(disk, scene.folder)
         await scene.check()
