@@ -162,9 +162,12 @@ class Walk:
             self._device.do(Pin(name, self._random.choice(found)))
 
     def _forget(self) -> None:
-        """All points between two that stay: the first and the newest one, the pinned ones."""
+        """All points between two that stay: the first and the newest one, the pinned ones. Nothing is
+        forgotten while what was forgotten before is not recorded: retention waits, too."""
         points = self._device.namespace.points
-        numbers = [point.number for point in points.points() if not points.is_going(point.number)]
+        if points.is_waiting:
+            return
+        numbers = [point.number for point in points.points()]
         kept = sorted({numbers[0], numbers[-1], *points.pins().values()})
         gaps = [(low, high) for low, high in pairwise(kept) if any(low < each < high for each in numbers)]
         if gaps:
