@@ -14,7 +14,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from backend.hub.compaction import BYTES_PER_SECOND
+from backend.hub.packing import TARGET as PACK_BYTES
 from backend.nodes import MAX_NODES
+from backend.packs.thin_packs import THIN
 from bench.hub_costs import COSTS, Cost, Costs
 
 KIB: Final = 1 << 10
@@ -47,6 +50,8 @@ class Demand:
     poll_seconds: float = 60.0
     peak: float = 2.0
     """the busiest hour, of the mean"""
+    replaced: float = 1.0
+    """bytes that are released for each byte that is stored; with 1, what is stored does not grow"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ class Machines:
     overhead: float = 1.5
     """bytes on nodes for a byte: 4+2"""
     shards: int = 256
+    rewriting: float = BYTES_PER_SECOND / 2
+    """bytes of thin packs a second, of a shard: a round reads for a minute, and the next is a minute later"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +102,7 @@ def used(work: Work, costs: Costs) -> Cost:
     total = Cost()
     for name, count in work.kinds().items():
         each = costs.by_kind[name]
-        total = Cost(
-            total.hub_ms + count * each.hub_ms,
-            total.database_ms + count * each.database_ms,
-            total.wal_bytes + count * each.wal_bytes,
-        )
+        total = _both(total, Cost(count * each.hub_ms, count * each.database_ms, count * each.wal_bytes))
     return total
 
 
@@ -122,6 +125,21 @@ def work_of(demand: Demand, machines: Machines) -> Work:
         polls=waiting / demand.poll_seconds + demand.saves * demand.reads_each,
         idle=waiting,
         looking=math.ceil(waiting / machines.process_polls),
+    )
+
+
+def rewriting_of(demand: Demand) -> Work:
+    """Of one second of the mean of a day: thin packs. A pack is rewritten when `THIN` of it is needed, so for
+    each byte that is released 1 / (1 - THIN) bytes are read, and THIN / (1 - THIN) stored anew. Packs are as
+    large as a save before, and full ones after."""
+    released = demand.saves / demand.peak * demand.save_bytes * demand.replaced
+    read, moved = released / (1 - THIN), released * THIN / (1 - THIN)
+    return Work(
+        packs=moved / PACK_BYTES,
+        blocks=moved / demand.block_bytes,
+        stored_mib=moved / MIB,
+        reads=read / min(demand.save_bytes, PACK_BYTES),
+        read_mib=read / MIB,
     )
 
 
@@ -154,13 +172,15 @@ MACHINES: Final = Machines()
 
 def plan(demand: Demand, costs: Costs = COSTS, machines: Machines = MACHINES) -> Plan:
     """The needs of the demand."""
-    work = work_of(demand, machines)
-    busy = used(work, costs)
+    work, rewriting = work_of(demand, machines), rewriting_of(demand)
+    busy = _both(used(work, costs), used(rewriting, costs))
     hub, database = (each / 1000 / machines.full for each in (busy.hub_ms, busy.database_ms))
     waiting = demand.active * demand.devices_each
     blocks, commits = _table_bytes(demand, costs)
     tables = blocks + commits
     nodes = float(demand.accounts) * demand.stored_each * machines.overhead
+    thinnest, node, rate = nodes / THIN / TIB, machines.node_bytes / TIB, machines.rewriting / MIB
+    fragments = (work.packs + rewriting.packs) * FRAGMENTS
     incoming, outgoing = (mib * MIB * 8 / 1e9 for mib in (work.stored_mib, work.read_mib))
     servers = max(database / machines.cores, tables / machines.database_bytes)
     needs = (
@@ -171,8 +191,10 @@ def plan(demand: Demand, costs: Costs = COSTS, machines: Machines = MACHINES) ->
         _need("PostgreSQL, by tables", tables / TIB, "TiB", machines.database_bytes / TIB, "4 TiB each"),
         _need("of these rows of blocks", blocks / TIB, "TiB", machines.database_bytes / TIB, "4 TiB each"),
         _need("write-ahead log", busy.wal_bytes / MIB, "MiB/s", 100, "100 MiB/s each"),
-        _need("nodes, by bytes", nodes / TIB, "TiB", machines.node_bytes / TIB, "500 TiB each"),
-        _need("nodes, by fragments", work.packs * FRAGMENTS, "a second", 100, "100 a second each"),
+        _need("nodes, by bytes", nodes / TIB, "TiB", node, "500 TiB each"),
+        _need("nodes, with packs at their thinnest", thinnest, "TiB", node, "500 TiB each"),
+        _need("rewriting of thin packs", rewriting.read_mib, "MiB/s", rate, "8 MiB/s a shard"),
+        _need("nodes, by fragments", fragments, "a second", 100, "100 a second each"),
         _need("incoming", incoming, "Gbit/s", 10, "10 Gbit/s each"),
         _need("outgoing", outgoing, "Gbit/s", 10, "10 Gbit/s each"),
     )
@@ -183,6 +205,12 @@ def plan(demand: Demand, costs: Costs = COSTS, machines: Machines = MACHINES) ->
         "one server of PostgreSQL": 1 / servers,
     }
     return Plan(needs, bears)
+
+
+def _both(one: Cost, other: Cost) -> Cost:
+    return Cost(
+        one.hub_ms + other.hub_ms, one.database_ms + other.database_ms, one.wal_bytes + other.wal_bytes
+    )
 
 
 def _table_bytes(demand: Demand, costs: Costs) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.hub_capacity import MACHINES, MIB, SMALL, TARGET, Work, plan, table, used, work_of
+from bench.hub_capacity import MACHINES, MIB, SMALL, TARGET, Work, plan, rewriting_of, table, used, work_of
 from bench.hub_costs import COSTS, Cost, Costs
 
 KINDS = [each.name for each in fields(Work)]
@@ -45,6 +45,14 @@ def test_the_work_of_a_second_is_that_of_what_is_saved_read_and_waited_for() -> 
     assert (work.polls, work.idle, work.looking) == (20 + 30, 1200, 1)
 
 
+def test_each_byte_that_is_released_makes_so_much_to_rewrite() -> None:
+    demand = replace(TARGET, saves=32, peak=2, save_bytes=4 * MIB, block_bytes=MIB, replaced=0.5)
+    work = rewriting_of(demand)  # 32 MiB/s are released: of packs of 80, of which 48 are needed
+    assert (work.read_mib, work.stored_mib, work.blocks, work.reads, work.packs) == pytest.approx(
+        (80, 48, 48, 20, 6)
+    )
+
+
 def test_what_must_be_divided_is_rounded_up() -> None:
     assert plan(SMALL).need("hub processes, by polls").machines == 1
     assert plan(SMALL).need("PostgreSQL, by tables").machines == 1
@@ -65,7 +73,13 @@ def test_the_first_limit_is_the_one_that_bears_least() -> None:
 
 
 @pytest.mark.parametrize(
-    "resource", ["hub processes, by processor", "PostgreSQL, by processor", "PostgreSQL, by tables"]
+    "resource",
+    [
+        "hub processes, by processor",
+        "PostgreSQL, by processor",
+        "PostgreSQL, by tables",
+        "rewriting of thin packs",
+    ],
 )
 def test_the_page_has_the_figures_of_the_model(resource: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "hub_capacity.md").read_text().replace("*", "")
