@@ -90,9 +90,9 @@ def _ask(url: str) -> None:
         raise NotReadyError(str(error)) from error
 
 
-def hub_process(folder: Path, *more: str) -> HubProcess:
+def hub_process(folder: Path, *more: str, conninfo: str = "") -> HubProcess:
     """A hub made with these options; the test is skipped where there is no PostgreSQL."""
     try:
-        return HubProcess(folder, *more)
+        return HubProcess(folder, *more, conninfo=conninfo)
     except NoServerError as error:
         pytest.skip(str(error))

@@ -21,6 +21,12 @@ _NUMBERS = count()
 
 
 _FAST: Final = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
+ARCHIVING: Final = (
+    "fsync=off",
+    "archive_mode=on",
+    "archive_command=mkdir -p ../wal && cp %p ../wal/%f",
+)
+"""Settings of a server of which base backups are made: the write-ahead log is kept beside its data."""
 
 
 @cache
@@ -34,15 +40,19 @@ def cluster(settings: tuple[str, ...] = _FAST) -> str:
     data = f"{folder}/data"
     options = ["-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--no-instructions", "-E", "UTF8"]
     subprocess.run([*user, folder_of_programs / "initdb", *options], check=True, stdout=subprocess.DEVNULL)
+    _serve(folder, user, settings)
+    return folder
+
+
+def _serve(folder: str, user: list[str], settings: tuple[str, ...]) -> None:
+    """Run the server of that folder until this process ends."""
     always = ("listen_addresses=", "max_connections=200", f"unix_socket_directories={folder}")
     chosen = [part for each in (*settings, *always) for part in ("-c", each)]
     with open(f"{folder}/log", "wb") as log:
-        process = subprocess.Popen(
-            [*user, folder_of_programs / "postgres", "-D", data, *chosen], stdout=log, stderr=log
-        )
+        command = [*user, str(programs() / "postgres"), "-D", f"{folder}/data", *chosen]
+        process = subprocess.Popen(command, stdout=log, stderr=log)
     atexit.register(_end, folder, process)
     wait_until(lambda: _ready(folder), Path(folder, "log"))
-    return folder
 
 
 def new_database(folder: str | None = None) -> str:
@@ -64,6 +74,44 @@ def restored(path: Path) -> str:
     made = new_database()
     subprocess.run([programs() / "pg_restore", "--no-owner", "-d", made, path], check=True)
     return made
+
+
+def base_backup(folder: str) -> str:
+    """A backup of the server of that folder, which has the settings `ARCHIVING`: where it is."""
+    made = tempfile.mkdtemp(prefix="drivefs-postgres-")
+    atexit.register(shutil.rmtree, made, ignore_errors=True)
+    command = [*as_owner(made), str(programs() / "pg_basebackup"), "-h", folder, "-U", "postgres"]
+    subprocess.run([*command, "-D", f"{made}/data", "-X", "none", "--no-sync", "-c", "fast"], check=True)
+    return made
+
+
+def restore_point(folder: str, name: str) -> None:
+    """Name this moment, up to which `recover` goes."""
+    with psycopg.connect(f"host={folder} user=postgres dbname=postgres", autocommit=True) as connection:
+        connection.execute("SELECT pg_create_restore_point(%s)", (name,))
+
+
+def recover(backup: str, folder: str, name: str) -> None:
+    """Serve the backup as it was at that moment, by the log that the server of `folder` has kept."""
+    with psycopg.connect(f"host={folder} user=postgres dbname=postgres", autocommit=True) as connection:
+        row = connection.execute("SELECT pg_walfile_name(pg_switch_wal())").fetchone()
+        assert row is not None
+        wait_until(lambda: _has_kept(connection, row[0]), Path(folder, "log"))
+    user = as_owner(backup)
+    subprocess.run([*user, "touch", f"{backup}/data/recovery.signal"], check=True)
+    settings = (
+        f"restore_command=cp {folder}/wal/%f %p",
+        f"recovery_target_name={name}",
+        "recovery_target_action=promote",
+        "archive_mode=off",
+    )
+    _serve(backup, user, settings)
+
+
+def _has_kept(connection: psycopg.Connection, file: str) -> None:
+    row = connection.execute("SELECT last_archived_wal >= %s FROM pg_stat_archiver", (file,)).fetchone()
+    if row is None or not row[0]:
+        raise NotReadyError(f"{file} is not kept yet")
 
 
 def programs() -> Path:

@@ -76,6 +76,12 @@ class Operator:
                 raise _no_account(email)
             await end_account(connection, row[0])
 
+    async def end_logins(self) -> None:
+        """No token counts any more: every device logs in anew. Idempotent."""
+        await self._database.execute(
+            "UPDATE device SET revoked = now(), next_token = NULL WHERE revoked IS NULL"
+        )
+
     async def _change(self, what: str, email: str, quota: int = 0) -> None:
         values = {"email": normal_email(email), "quota": quota}
         where = "WHERE email = %(email)s AND deleted IS NULL"

@@ -16,7 +16,17 @@ from tests import contents
 from tests.contents import KINDS
 from tests.drives import content_of, make_file, tree
 from tests.hub_process import HubProcess, hub_process
-from tests.postgres import dump, restored
+from tests.postgres import (
+    ARCHIVING,
+    base_backup,
+    cluster,
+    dump,
+    new_database,
+    recover,
+    restore_point,
+    restored,
+)
+from tests.servers import NoServerError
 from tests.sync.test_drives_on_a_hub import Devices, settle
 
 
@@ -80,6 +90,45 @@ def test_a_database_that_is_put_back_under_a_hub_ends_it(hub: HubProcess) -> Non
     assert hub.run("check", str(hub.hub), "--after-restore")[0] == 0
     with hub.serving():
         pass
+
+
+def test_a_device_that_was_revoked_since_gets_nothing_where_all_logins_are_ended(
+    hub: HubProcess, tmp_path: Path
+) -> None:
+    uuid, token = hub.new_drive()
+    path = dump(hub.conninfo, tmp_path / "dump")
+    serve_from(hub, restored(path))
+    folder = str(hub.hub)
+    assert hub.run("check", folder, "--end-logins")[0] == 2
+    code, said = hub.run("check", folder, "--after-restore", "--end-logins")
+    assert code == 0, said
+    with hub.serving():
+        header = {"Authorization": f"Bearer {token.hex()}"}
+        assert httpx.get(f"{hub.url}/v1/drives/{uuid.hex()}/head", headers=header).status_code == 401
+
+
+def test_a_base_backup_is_recovered_to_a_moment_and_served_after_a_check(tmp_path: Path) -> None:
+    """PostgreSQL's own backup: the same database of the same server, older."""
+    try:
+        source = cluster(ARCHIVING)
+    except NoServerError as error:
+        pytest.skip(str(error))
+    hub = hub_process(tmp_path, "--profile", "2+1", conninfo=new_database(source))
+    header = {"Authorization": f"Bearer {(drive := hub.new_drive())[1].hex()}"}
+    backup = base_backup(source)
+    with hub.serving():
+        before, data = put(hub, drive)
+        restore_point(source, "then")
+    with hub.serving():
+        after, later = put(hub, drive)
+    recover(backup, source, "then")
+    serve_from(hub, hub.conninfo.replace(source, backup))
+    assert refuses(hub)
+    code, said = hub.run("check", str(hub.hub), "--after-restore", "--data", "--repair")
+    assert (code, "1 blocks are in the database again" in said) == (0, True)
+    with hub.serving():
+        for url, expected in ((before, data), (after, later)):
+            assert httpx.get(url, headers=header).content == expected
 
 
 @pytest.mark.logs_warnings

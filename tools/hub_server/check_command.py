@@ -9,8 +9,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from backend.errors import UsageError
 from backend.findings import Finding, Findings
-from backend.hub import AfterRestore, HubCheck, StrayPackTable
+from backend.hub import AfterRestore, HubCheck, Operator, StrayPackTable
 from tools.errors import Parser
 from tools.hub_server.opening import HubFolder, HubParts, add_hub, folder_of, opened, run
 from tools.quantities import counted
@@ -39,6 +40,8 @@ def register(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    if options.end_logins and not options.after_restore:
+        raise UsageError("--end-logins is for a database that was restored: with --after-restore")
     findings = Findings(lambda finding: say(str(finding)))
     run(_run(folder_of(options), findings, options))
     say(f"{options.hub}: {_summary(findings)}")
@@ -53,6 +56,8 @@ async def _run(folder: HubFolder, findings: Findings, options: argparse.Namespac
             parts.packs, parts.blocks, parts.nodes, strays, findings, mend=options.repair, data=options.data
         )
         await check.run()
+        if options.end_logins:
+            await Operator(parts.database).end_logins()
         if is_all:
             await parts.age.accept()
             say("this database is the one to be served from now on")
