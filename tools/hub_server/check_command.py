@@ -33,6 +33,11 @@ def register(commands: Any) -> None:
         "No process may serve the hub meanwhile",
     )
     parser.add_argument(
+        "--end-logins",
+        action="store_true",
+        help="with --after-restore: every device logs in anew, as those count again that were revoked since",
+    )
+    parser.add_argument(
         "--repair",
         action="store_true",
         help="rebuild fragments that are missing or wrong, remove packs that nobody has known for long",
