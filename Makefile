@@ -169,7 +169,7 @@ lint: install
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The hour of tests/soak/test_storm.py among them; the table of the failpoint matrix is written anew.
+# The hours of tests/soak/test_storm.py and test_hub_storm.py among them; the table of the failpoint matrix is written anew.
 soak: export MATRIX_TABLE = $(CURDIR)/docs/fault_matrix.md
 
 soak: install clients site
