@@ -35,5 +35,5 @@ def test_the_page_has_the_numbers_that_hold() -> None:
     assert number("hub.md", r"takes bodies of (\d+) MiB") == wire.MAX_COMMIT // MIB
     assert number("hub.md", r"The (\d+) newest commits of a drive stay") == KEPT
     assert number("hub.md", r"(\d+) older ones together go") == LEAST
-    assert number("hub.md", r"A commit of more than (\d+) MiB stays") == MAX_BLOCK_SIZE // MIB
+    assert number("hub.md", r"A commit of more than (\d+) MiB\s+stays") == MAX_BLOCK_SIZE // MIB
     assert number("hub.md", r"what is under way has (\d+) s\.") == ANSWER_SECONDS
