@@ -16,6 +16,7 @@ asyncio's thread.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,7 +25,7 @@ from typing import Final
 
 import anyio
 
-from backend.errors import CorruptError, DriveError
+from backend.errors import CorruptError, DriveError, NoSpaceError, ReadOnlyError, UnavailableError
 from backend.failpoints import declare
 from backend.hub.packing import TARGET, DriveNumber, HubBlocks
 from backend.hub.thin_pack_table import BlockInPack, Moved, ThinPack, ThinPackTable
@@ -34,6 +35,8 @@ from backend.upstream import SealedBlock
 
 BYTES_PER_SECOND: Final = 16.0 * (1 << 20)
 """Of packs that are read to be rewritten: devices come first."""
+PAUSE: Final = 3600.0
+"""Seconds after a write that the nodes refused, whatever they said of their room: it leaves a stray pack."""
 MOST: Final = 1 << 30
 """Bytes of packs that a round reads, about: other work beside the requests waits a minute for it."""
 
@@ -84,18 +87,22 @@ class HubCompaction:
         self._failpoints = environment.failpoints
         self._after = _START
         """where the next round goes on, so that packs which cannot be read hold up none behind them"""
+        self._not_before = -math.inf
 
     async def round(self) -> Rewritten:
         """Rewrite what is due, up to `most` bytes. `TransientError`: the database does not answer; errors of
-        `HubBlocks.write`: the nodes take nothing now. The rest waits for the next round."""
+        `HubBlocks.write`: the nodes take nothing now, and rounds within `PAUSE` do nothing."""
         done = Rewritten()
+        if anyio.current_time() < self._not_before:
+            return done
         async for drive, group in self._groups():
-            if not await self._has_room(drive, group):
+            fitting = await self._fitting(drive, group)
+            if not fitting:
                 log.info("thin packs stay for now: the nodes have no room for what is needed of them")
                 break
             self._after = (drive.number, group[-1].pack.id)
-            await self._rewrite(drive, [one.pack for one in group], done)
-            size = sum(one.pack.size for one in group)
+            await self._rewrite(drive, [one.pack for one in fitting], done)
+            size = sum(one.pack.size for one in fitting)
             done.read += size
             if done.read >= self._most:
                 break
@@ -116,10 +123,13 @@ class HubCompaction:
             if page.last is None:
                 return
 
-    async def _has_room(self, drive: DriveNumber, group: Sequence[PackNeeds]) -> bool:
-        """See invariant 3."""
-        needed = sum(one.needed for one in group)
-        return await self._blocks.store(drive).has_room(await self._table.waiting() + needed)
+    async def _fitting(self, drive: DriveNumber, group: Sequence[PackNeeds]) -> list[PackNeeds]:
+        """Those of the group that there is room for by invariant 3, the thinnest first; maybe none."""
+        store, waiting = self._blocks.store(drive), await self._table.waiting()
+        fitting = sorted(group, key=lambda one: one.needed)
+        while fitting and not await store.has_room(waiting + sum(one.needed for one in fitting)):
+            fitting = fitting[: len(fitting) // 2]
+        return fitting
 
     async def _rewrite(self, drive: DriveNumber, old: Sequence[Pack], done: Rewritten) -> None:
         places = await self._table.places([pack.id for pack in old])
@@ -135,7 +145,11 @@ class HubCompaction:
             except DriveError as error:
                 log.warning("pack %s is not rewritten now: %s", pack.id.hex(), error)
         if found.blocks:
-            await self._blocks.write(drive, found.blocks, partial(self._move, drive, found, done))
+            try:
+                await self._blocks.write(drive, found.blocks, partial(self._move, drive, found, done))
+            except (NoSpaceError, ReadOnlyError, UnavailableError):
+                self._not_before = anyio.current_time() + PAUSE
+                raise
             self._failpoints.reached(MOVED)
 
     async def _read(self, drive: DriveNumber, pack: Pack, places: Sequence[BlockInPack]) -> list[SealedBlock]:

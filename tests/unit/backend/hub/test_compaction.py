@@ -11,6 +11,7 @@ import anyio
 import psycopg
 import pytest
 
+from backend.errors import DriveError
 from backend.hub import HubBlocks, ThinPackTable
 from backend.hub.compaction import STORED, HubCompaction, Rewritten
 from backend.hub.packing import DriveNumber
@@ -209,6 +210,43 @@ def test_what_waits_for_its_time_takes_no_more_than_is_free(running: RunningHub)
     collect(running, 0)
     assert compact(running)[0].packs == 2
     require_readable(running, drive, [block for blocks in sets for block in blocks[3:]])
+
+
+def test_with_little_room_the_thinnest_go_first(running: RunningHub) -> None:
+    drive = drive_of(running)
+    thicker, thinner = sealed(6, 1, 1 << 20), sealed(6, 2, 1 << 20)
+    put(running, drive, thicker, thinner)
+    forget(running, [*thicker[:3], *thinner[:5]])
+    for node in running.nodes.values():
+        node.capacity = node.used + (1 << 19)
+    assert compact(running)[0].moved == 1 << 20
+    require_readable(running, drive, [*thicker[3:], thinner[5]])
+
+
+@pytest.mark.logs_warnings
+def test_nodes_that_refuse_what_they_have_room_for_are_left_alone_for_a_while(running: RunningHub) -> None:
+    drive, blocks = drive_of(running), sealed(10, 0, 300_000)
+    put(running, drive, blocks)
+    forget(running, blocks[:7])
+    for name in ("node0", "node1"):
+        running.nodes[name].quota = running.nodes[name].used
+
+    async def run() -> list[int]:
+        async with database_of(running) as database:
+            work = HubCompaction(ThinPackTable(database), running.hub.blocks, FAST)
+            with pytest.raises(DriveError):
+                await work.round()
+            await running.hub.blocks.store(drive).wait_for_writes()
+            before = on_nodes(running)
+            assert await work.round() == Rewritten()
+            return [before, on_nodes(running)]
+
+    before, after = running.call(run())
+    assert before == after
+    for name in ("node0", "node1"):
+        running.nodes[name].quota = 1 << 40
+    assert compact(running)[0].packs == 1
+    require_readable(running, drive, blocks[7:])
 
 
 def test_a_doubted_block_keeps_its_pack(running: RunningHub) -> None:
