@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Final
 
 from tests.certificates import certificate_in
 from tests.servers import free_ports, program
-from tests.services import Service
-
-_EXAMPLE: Final = Path(__file__).parents[1] / "docs" / "hub" / "haproxy.cfg"
+from tests.services import Service, example
 
 
 class Balancer:
@@ -29,7 +25,6 @@ class Balancer:
 
 
 def _configured(folder: Path, port: int, servers: tuple[int, int]) -> str:
-    """The file of docs/hub/ with addresses and folders of this machine."""
     ours = {
         "bind :8443": f"bind 127.0.0.1:{port}",
         "/run/haproxy/admin.sock": f"{folder}/admin.sock",
@@ -37,6 +32,4 @@ def _configured(folder: Path, port: int, servers: tuple[int, int]) -> str:
         "127.0.0.1:8081": f"127.0.0.1:{servers[0]}",
         "127.0.0.1:8082": f"127.0.0.1:{servers[1]}",
     }
-    text = _EXAMPLE.read_text()
-    assert all(each in text for each in ours)
-    return re.sub("|".join(map(re.escape, ours)), lambda found: ours[found[0]], text)
+    return example("haproxy.cfg", ours)

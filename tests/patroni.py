@@ -6,7 +6,6 @@ A machine of it that dies takes its Patroni and all processes of its server with
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import tempfile
@@ -19,10 +18,9 @@ import psycopg
 
 from tests.postgres import as_owner, programs
 from tests.servers import free_ports, program
-from tests.services import Service
+from tests.services import Service, example
 from tests.waiting import wait_until
 
-_EXAMPLE: Final = Path(__file__).parents[1] / "docs" / "hub" / "patroni.yml"
 _LOST: Final = (
     "connect_timeout=3 tcp_user_timeout=20000 keepalives_idle=10 keepalives_interval=5 keepalives_count=3"
 )
@@ -145,7 +143,6 @@ def _etcd(program_: str, folder: Path, client: int, peer: int) -> list[str]:
 
 
 def _configured(name: str, folder: Path, etcd: str, rest: int, port: int) -> str:
-    """The file of docs/hub/ with names, addresses and folders of this machine."""
     ours = {
         "name: p1": f"name: {name}",
         "127.0.0.1:8001": f"127.0.0.1:{rest}",
@@ -156,6 +153,4 @@ def _configured(name: str, folder: Path, etcd: str, rest: int, port: int) -> str
         "/var/lib/postgresql/.pgpass-hub": f"{folder}/pgpass",
         "/var/run/postgresql": str(folder),
     }
-    text = _EXAMPLE.read_text()
-    assert all(each in text for each in ours)
-    return re.sub("|".join(map(re.escape, ours)), lambda found: ours[found[0]], text)
+    return example("patroni.yml", ours)

@@ -47,7 +47,7 @@ GONE: Final = 2.0
 """Seconds until something that died is started again, as by docs/hub/drivefs-hub@.service."""
 PATIENCE: Final = 300
 """Seconds for what has to happen again after a loss: this machine does other things too."""
-ROUND: Final = 60.0
+ROUND: Final = 300.0
 """Seconds of load, where processes are killed every few of them."""
 LEEWAY: Final = 3600
 """Seconds for the last round, which is not cut off, and for all comparisons."""
