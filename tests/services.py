@@ -12,7 +12,7 @@ _EXAMPLES: Final = Path(__file__).parents[1] / "docs" / "hub"
 
 
 def example(name: str, ours: Mapping[str, str]) -> str:
-    """The text of a file in docs/hub/, with names, addresses and folders of a test in the place of its own."""
+    """The text of a file in docs/hub/, with names, addresses and folders of a test in place of its own."""
     text = (_EXAMPLES / name).read_text()
     assert all(each in text for each in ours)
     return re.sub("|".join(map(re.escape, ours)), lambda found: ours[found[0]], text)
