@@ -9,12 +9,13 @@ If it is not there, the log is another one: nothing is given, and the caller ref
 Invariants:
 1. Only commits of a chain that ends with the newest which this machine has applied are given: what a hub
    showed and the follower refused is not.
-2. No commit is given twice in a session: a hub that loses it again is refused.
+2. A hub that loses commits again is refused for a while: one that lies has no device send without end.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -25,6 +26,9 @@ from backend.errors import ConflictError
 from backend.remote.recent_commits import RecentCommits
 from backend.remote.remote_roles import SHORTEST_POLL, RemoteLog
 from backend.upstream import Commit, Head
+
+PAUSE: Final = 600.0
+"""Seconds after which a hub may get commits again."""
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class KeptLog:
         self._remote = remote
         self._recent: Final = recent
         self._seen = seen
-        self._given = 0
+        self._again = -math.inf
         self._turn = trio.Lock()
 
     async def head(self) -> Head:
@@ -47,8 +51,8 @@ class KeptLog:
         try:
             head = await self._remote.append(commit, expected)
         except ConflictError:
-            given = self._given
-            if await self.head() != expected or self._given == given:
+            before = self._again
+            if await self.head() != expected or self._again == before:
                 raise
             head = await self._remote.append(commit, expected)
         await self._keep([commit])
@@ -80,7 +84,7 @@ class KeptLog:
 
     async def _completed(self, head: Head) -> Head:
         """The head of the log, which ended with `head`, after it was given what it lacks."""
-        while head.number < (seen := self._seen()).number and seen.number > self._given:
+        while head.number < (seen := self._seen()).number and trio.current_time() >= self._again:
             async with self._turn:
                 lost = await trio.to_thread.run_sync(self._recent.chain, head, seen)
             if not lost:
@@ -94,7 +98,7 @@ class KeptLog:
             try:
                 for encoded in lost:
                     head = await self._remote.append(decode_commit(encoded), head)
-                self._given = seen.number
+                self._again = trio.current_time() + PAUSE
             except ConflictError:  # another device gives them as well
                 head = await self._remote.head()
                 if head.number <= before.number:

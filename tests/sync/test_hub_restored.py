@@ -76,9 +76,8 @@ def test_a_dump_and_the_nodes_are_a_hub_again(hub: HubProcess, tmp_path: Path) -
     assert hub.run("check", str(hub.hub), "--data")[0] == 0
 
 
-def test_a_database_that_is_put_back_under_a_hub_ends_it(hub: HubProcess) -> None:
-    """As a standby that was behind, or a base backup: the same database, without what came last. A process
-    looks before each mark; here one that begins does."""
+def test_the_same_database_without_what_came_last_is_not_served(hub: HubProcess) -> None:
+    """As of a standby that was behind."""
     for _ in range(3):
         with hub.serving():
             pass

@@ -61,6 +61,8 @@ def test_a_database_that_was_put_back_is_served_once_it_was_accepted(running: Ru
     for _ in range(2):
         with pytest.raises(RollbackError, match="drivefs-hub check --after-restore"):
             do(running, "require_newest")
+    with pytest.raises(RollbackError):
+        do(running, "run")
     do(running, "accept", "require_newest")
     assert mark_of(running, "node0").number == 4
 

@@ -1,0 +1,132 @@
+"""A log that lost commits gets them from who has kept them; a log that is another one gets nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from backend.commits import decode_commit
+from backend.errors import ConflictError
+from backend.remote.kept_log import PAUSE, KeptLog
+from backend.remote.recent_commits import RecentCommits
+from backend.remote.remote_roles import RemoteLog
+from backend.system import plain_hash
+from backend.upstream import Commit, Head
+from tests.unit.backend.remote.test_recent_commits import commits, head
+
+pytestmark = pytest.mark.logs_warnings
+
+LOG = commits(8)
+
+
+class HubOfList(RemoteLog):
+    """A hub whose log is a list. `is_raced`: another device gives it the same commits at the same time."""
+
+    def __init__(self, log: list[bytes]) -> None:
+        self.log, self.appended, self.is_raced = log, 0, False
+
+    async def head(self) -> Head:
+        await trio.lowlevel.checkpoint()
+        return head(self.log, len(self.log))
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        if self.is_raced:
+            self.log = LOG[: len(self.log) + 1]
+        if expected != head(self.log, len(self.log)):
+            raise ConflictError("the head has moved")
+        self.log = [*self.log, next(each for each in LOG if decode_commit(each) == commit)]
+        self.appended += 1
+        return await self.head()
+
+    async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
+        await trio.lowlevel.checkpoint()
+        return [(decode_commit(each), plain_hash(each)) for each in self.log[number : number + limit]]
+
+    async def wait_for_other(self, number: int) -> int | None:
+        while len(self.log) == number:
+            await trio.sleep(0.01)
+        return len(self.log)
+
+
+class Device:
+    """It has seen the commits up to a number, and goes by them up to `seen`."""
+
+    def __init__(self, hub: HubOfList, folder: Path, seen: int) -> None:
+        self.seen = seen
+        self.log = KeptLog(hub, RecentCommits(str(folder)), lambda: head(LOG, self.seen))
+
+
+async def test_what_was_read_and_appended_is_given_to_a_log_that_lost_it(tmp_path: Path) -> None:
+    hub = HubOfList(LOG[:6])
+    device = Device(hub, tmp_path, 0)
+    await device.log.commits_after(0)
+    device.seen = 6
+    await device.log.append(decode_commit(LOG[6]), head(LOG, 6))
+    device.seen = 7
+    for lost in range(8):
+        again = Device(hub, tmp_path, 7)
+        hub.log = LOG[:lost]
+        assert await again.log.head() == head(LOG, 7)
+        assert hub.log == LOG[:7]
+    hub.log = LOG[:2]
+    again = Device(hub, tmp_path, 7)
+    assert await again.log.append(decode_commit(LOG[7]), head(LOG, 7)) == head(LOG, 8)
+    assert hub.log == LOG
+
+
+async def test_a_commit_that_the_device_does_not_go_by_is_given_to_nobody(tmp_path: Path) -> None:
+    hub = HubOfList(LOG)
+    device = Device(hub, tmp_path, 0)
+    await device.log.commits_after(0)
+    device.seen, hub.log = 5, LOG[:3]
+    assert await device.log.head() == head(LOG, 5)
+    assert hub.log == LOG[:5]
+
+
+async def test_a_log_of_another_history_gets_nothing(tmp_path: Path) -> None:
+    hub = HubOfList(LOG)
+    device = Device(hub, tmp_path, 0)
+    await device.log.commits_after(0)
+    device.seen = 8
+    hub.log = [*LOG[:3], *commits(2, seed=50, after=head(LOG, 3))]
+    assert await device.log.head() == head(hub.log, 5)
+    with pytest.raises(ConflictError):
+        await device.log.append(decode_commit(LOG[7]), head(LOG, 8))
+    assert hub.appended == 0
+
+
+async def test_several_devices_that_give_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    hub = HubOfList(LOG)
+    device = Device(hub, tmp_path, 0)
+    await device.log.commits_after(0)
+    device.seen, hub.log, hub.is_raced = 8, LOG[:2], True
+    assert await device.log.head() == head(LOG, 8)
+    hub.log, hub.is_raced = LOG[:2], False
+    both = [Device(hub, tmp_path, 8) for _ in range(3)]
+    async with trio.open_nursery() as nursery:
+        for each in both:
+            nursery.start_soon(each.log.head)
+    assert hub.log == LOG
+
+
+async def test_a_hub_that_loses_commits_again_gets_them_after_a_while(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    hub = HubOfList(LOG)
+    device = Device(hub, tmp_path, 0)
+    await device.log.commits_after(0)
+    device.seen, hub.log = 8, LOG[:4]
+    await device.log.head()
+    hub.log = LOG[:4]
+    assert await device.log.head() == head(LOG, 4)
+    began = trio.current_time()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(device.log.wait_for_change, 8)
+        await trio.sleep(PAUSE)
+        assert await device.log.head() == head(LOG, 8)
+        nursery.cancel_scope.cancel()
+    assert trio.current_time() - began >= PAUSE
+    assert hub.log == LOG
