@@ -15,6 +15,7 @@ from backend.errors import DriveError
 from backend.hub import HubBlocks, ThinPackTable
 from backend.hub.compaction import STORED, HubCompaction, Rewritten
 from backend.hub.packing import DriveNumber
+from backend.packs import Pack, PackEntry
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import BlockId, SealedBlock
 from tests.contents import KINDS, content
@@ -247,6 +248,28 @@ def test_nodes_that_refuse_what_they_have_room_for_are_left_alone_for_a_while(ru
         running.nodes[name].quota = 1 << 40
     assert compact(running)[0].packs == 1
     require_readable(running, drive, blocks[7:])
+
+
+def test_a_pack_of_which_nothing_is_read_from_the_first_is_kept_as_an_emptied_one(
+    running: RunningHub,
+) -> None:
+    """A database that was restored by mistake reads the blocks elsewhere; the right one may read them there."""
+    drive, blocks = drive_of(running), sealed(3)
+    put(running, drive, blocks)
+
+    async def note(pack: Pack, entries: Sequence[PackEntry]) -> None:
+        await running.hub.table.add(drive.number, pack, entries)
+
+    before = packs(running)
+    running.call(running.hub.blocks.write(drive, blocks, note))
+    assert packs(running, "shrunk") == packs(running) - before != set()
+    collect(running, 3600)
+    assert packs(running) > before
+    assert compact(running) == [Rewritten()]
+    collect(running, 0)
+    assert packs(running) == before
+    require_readable(running, drive, blocks)
+    assert used(running, drive) == 3 * SIZE
 
 
 def test_a_doubted_block_keeps_its_pack(running: RunningHub) -> None:
