@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import groupby
@@ -95,24 +96,23 @@ class HubCompaction:
         done = Rewritten()
         if anyio.current_time() < self._not_before:
             return done
-        async for drive, group in self._groups():
-            fitting = await self._fitting(drive, group)
-            if not fitting:
-                log.info("thin packs stay for now: the nodes have no room for what is needed of them")
-                break
-            self._after = (drive.number, group[-1].pack.id)
-            await self._rewrite(drive, [one.pack for one in fitting], done)
-            size = sum(one.pack.size for one in fitting)
-            done.read += size
-            if done.read >= self._most:
-                break
-            await anyio.sleep(size / self._bytes_per_second)
+        async with aclosing(self._groups()) as groups:
+            async for drive, group in groups:
+                fitting = await self._fitting(drive, group)
+                if not fitting:
+                    log.info("thin packs stay for now: the nodes have no room for what is needed of them")
+                    break
+                self._after = (drive.number, group[-1].pack.id)
+                await self._rewrite(drive, [one.pack for one in fitting], done)
+                if done.read >= self._most:
+                    break
+                await anyio.sleep(sum(one.pack.size for one in fitting) / self._bytes_per_second)
         if done.packs:
             fields = {"packs": done.packs, "read": done.read, "moved": done.moved}
             log.info("thin packs were rewritten", extra={"fields": fields})
         return done
 
-    async def _groups(self) -> AsyncIterator[tuple[DriveNumber, list[PackNeeds]]]:
+    async def _groups(self) -> AsyncGenerator[tuple[DriveNumber, list[PackNeeds]], None]:
         """The thin packs of a drive that become one, from where the last round ended to the last drive."""
         while True:
             page = await self._table.look(self._after)
@@ -138,6 +138,7 @@ class HubCompaction:
             of_pack = [each for each in places if each.pack == pack.id]
             if not of_pack:
                 continue
+            done.read += pack.size
             try:
                 found.blocks += await self._read(drive, pack, of_pack)
                 found.places += of_pack

@@ -253,7 +253,7 @@ def test_nodes_that_refuse_what_they_have_room_for_are_left_alone_for_a_while(ru
 def test_a_pack_of_which_nothing_is_read_from_the_first_is_kept_as_an_emptied_one(
     running: RunningHub,
 ) -> None:
-    """A database that was restored by mistake reads the blocks elsewhere; the right one may read them there."""
+    """A database that was restored by mistake has the blocks elsewhere; the right one may have them there."""
     drive, blocks = drive_of(running), sealed(3)
     put(running, drive, blocks)
 
