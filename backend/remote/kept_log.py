@@ -22,7 +22,7 @@ from typing import Final
 import trio
 
 from backend.commits import decode_commit, encode_commit
-from backend.errors import ConflictError
+from backend.errors import BlocksMissingError, ConflictError
 from backend.remote.recent_commits import RecentCommits
 from backend.remote.remote_roles import SHORTEST_POLL, RemoteLog
 from backend.upstream import Commit, Head
@@ -99,6 +99,12 @@ class KeptLog:
                 for encoded in lost:
                     head = await self._remote.append(decode_commit(encoded), head)
                 self._again = trio.current_time() + PAUSE
+            except BlocksMissingError as error:
+                raise BlocksMissingError(
+                    f"the hub lost commits with its database, and {len(error.blocks)} blocks that they name: "
+                    "drivefs-hub check --after-restore finds those that its nodes have",
+                    error.blocks,
+                ) from error
             except ConflictError:  # another device gives them as well
                 head = await self._remote.head()
                 if head.number <= before.number:

@@ -45,16 +45,14 @@ class RecentCommits:
 
     def add(self, commits: Sequence[bytes]) -> None:
         """Keep these encoded commits too. `OSError`: the disk fails, or is full."""
-        if self._end is None:
-            self._end = _length_of_good(_read(self._path))
         descriptor = self._disk.open(self._path, os.O_RDWR | os.O_CREAT)
+        end, self._end = self._end, None
         try:
+            if end is None:
+                end = _length_of_good(_read(self._path))
+                self._disk.truncate(descriptor, end)
             parts = [part for each in commits for part in (_HEADER.pack(MAGIC, len(each)), each)]
-            self._disk.truncate(descriptor, self._end)
-            self._end += self._disk.write(descriptor, parts, self._end)
-        except OSError:
-            self._end = None
-            raise
+            self._end = end + self._disk.write(descriptor, parts, end)
         finally:
             os.close(descriptor)
         if self._end > self._half:

@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from backend.commits import decode_commit
-from backend.errors import ConflictError
+from backend.errors import BlocksMissingError, ConflictError
 from backend.remote.kept_log import PAUSE, KeptLog
 from backend.remote.recent_commits import RecentCommits
 from backend.remote.remote_roles import RemoteLog
@@ -23,16 +23,20 @@ LOG = commits(8)
 
 
 class HubOfList(RemoteLog):
-    """A hub whose log is a list. `is_raced`: another device gives it the same commits at the same time."""
+    """A hub whose log is a list. `is_raced`: another device gives it the same commits at the same time.
+    `missing`: blocks that commits name, and it has not."""
 
     def __init__(self, log: list[bytes]) -> None:
         self.log, self.appended, self.is_raced = log, 0, False
+        self.missing: tuple[bytes, ...] = ()
 
     async def head(self) -> Head:
         await trio.lowlevel.checkpoint()
         return head(self.log, len(self.log))
 
     async def append(self, commit: Commit, expected: Head) -> Head:
+        if self.missing:
+            raise BlocksMissingError("blocks are not stored", self.missing)
         if self.is_raced:
             self.log = LOG[: len(self.log) + 1]
         if expected != head(self.log, len(self.log)):
@@ -96,6 +100,20 @@ async def test_a_log_of_another_history_gets_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConflictError):
         await device.log.append(decode_commit(LOG[7]), head(LOG, 8))
     assert hub.appended == 0
+
+
+async def test_blocks_that_were_lost_too_are_named(tmp_path: Path) -> None:
+    """Whoever publishes stores them again from its caches; the operator can bring back those on nodes."""
+    hub = HubOfList(LOG)
+    device = Device(hub, tmp_path, 0)
+    await device.log.commits_after(0)
+    device.seen, hub.log, hub.missing = 8, LOG[:3], (b"b" * 32,)
+    for _ in range(2):
+        with pytest.raises(BlocksMissingError, match="--after-restore") as raised:
+            await device.log.head()
+        assert raised.value.blocks == hub.missing
+    hub.missing = ()
+    assert await device.log.head() == head(LOG, 8)
 
 
 async def test_several_devices_that_give_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
