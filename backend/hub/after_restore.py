@@ -111,6 +111,7 @@ class AfterRestore:
         self._brought: Counter[DriveNumber] = Counter()
         self._strange: Counter[bytes] = Counter()
         self._unreadable = 0
+        self._lost: list[Pack] = []
 
     async def run(self) -> bool:
         """Bring back what there is. False: nodes are away that may have more, it is to be run again.
@@ -135,6 +136,8 @@ class AfterRestore:
             for pack_id in batch:
                 if pack_id not in known:
                     await self._bring_back(pack_id, listing)
+        for pack in self._lost:
+            await self._table.leave_pack(pack)
         for drive, segments in self._segments.items():
             await self._continue_log(drive, segments)
         self._tell()
@@ -142,12 +145,11 @@ class AfterRestore:
 
     async def _doubt_lost(self, listing: FragmentListing) -> None:
         """Packs that were deleted after the backup was made."""
-        gone = 0
         async for each in self._packs.all():
             if not listing.count(each.pack.id):
                 await self._table.lose_pack(each.pack)
-                gone += 1
-        if gone:
+                self._lost.append(each.pack)
+        if gone := len(self._lost):
             self._findings.add(
                 "note", f"{gone} packs of the database are on no node: their blocks are missing"
             )

@@ -91,6 +91,14 @@ _FORGET_LOST = (
     " WHERE l.pack = %s AND b.drive = l.drive AND b.id = l.id AND b.state <> 1"
     " AND NOT EXISTS (SELECT 1 FROM place p WHERE p.drive = b.drive AND p.id = b.id AND p.pack <> l.pack)"
 )
+_LEAVE_LOST = (
+    "DELETE FROM place l WHERE l.pack = %s AND EXISTS (SELECT 1 FROM place p"
+    " WHERE p.drive = l.drive AND p.id = l.id AND p.pack <> l.pack AND p.doubted IS NULL)"
+)
+_FORGET_PACK = (
+    "DELETE FROM pack WHERE id = %s AND NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id)"
+    " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id)"
+)
 _DELETE_DUE = (
     "DELETE FROM block WHERE (drive, id) IN (SELECT drive, id FROM block WHERE state <> 1"
     " AND changed < now() - make_interval(secs => %s) ORDER BY drive, id LIMIT %s FOR UPDATE SKIP LOCKED)"
@@ -239,6 +247,13 @@ class BlockTable:
         async with self._database.transaction() as connection:
             await connection.execute(_DOUBT_ALL, (pack.id,))
             await connection.execute(_FORGET_LOST, (pack.id,))
+
+    async def leave_pack(self, pack: Pack) -> None:
+        """The pack is on no node, and what other packs have is in the database: of its blocks, those that lie
+        there too are not looked for here any more, and the pack is forgotten with the last. Idempotent."""
+        async with self._database.transaction() as connection:
+            await connection.execute(_LEAVE_LOST, (pack.id,))
+            await connection.execute(_FORGET_PACK, (pack.id,))
 
     async def forget_logs(self) -> None:
         """Forget the commits of deleted drives whose blocks are gone: their segments are empty then.
