@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from functools import cache
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ _WORDS: Final = [
     "been", "has", "when", "who", "will", "no", "more",
 ]
 # fmt: on
+_RESTS: Final = 5000
 
 
 def content(kind: Kind, size: int, seed: int | str = 0) -> bytes:
@@ -63,13 +65,21 @@ class Parts:
 
 
 def _of_lines(rest: Callable[[random.Random], str], line: Callable[[int, str], str]) -> _Maker:
-    """Numbered lines. `rest` makes what follows the numbers: of that there are some thousands, for speed."""
+    """Numbered lines. `rest` makes what follows the numbers. Some thousands of rests are made, once, as that
+    takes most of the time; that of a content's first line is its own, so that short contents differ too."""
+
+    @cache
+    def rests() -> tuple[list[str], float]:
+        """They, and their mean length."""
+        source = random.Random(0)
+        made = [rest(source) for _ in range(_RESTS)]
+        return made, sum(map(len, made)) / _RESTS
 
     def made(size: int, source: random.Random) -> bytes:
-        rests = [rest(source) for _ in range(min(size // 20 + 1, 5000))]
-        data, number = bytearray(), 0
+        all_rests, length = rests()
+        data, number = bytearray(line(0, rest(source)).encode()), 1
         while len(data) < size:
-            few = source.choices(rests, k=min((size - len(data)) // 20 + 1, 5000))
+            few = source.choices(all_rests, k=min(int((size - len(data)) / length) + 1, _RESTS))
             data += "".join(map(line, range(number, number + len(few)), few)).encode()
             number += len(few)
         return bytes(data[:size])
