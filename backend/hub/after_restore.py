@@ -30,6 +30,7 @@ from backend.errors import (
     CorruptError,
     DriveError,
     FormatError,
+    ReadOnlyError,
     UsageError,
 )
 from backend.failpoints import declare
@@ -228,6 +229,10 @@ class AfterRestore:
             except BlocksMissingError as error:
                 text = f"commits of segment {pack.id.hex()} name blocks that are nowhere: {error}"
                 self._findings.add("left", f"drive {drive.uuid.hex()}: {text}")
+            except ReadOnlyError:
+                text = "is being moved here, as at the backup. Its commits stay on the nodes: move it again"
+                self._findings.add("left", f"drive {drive.uuid.hex()}: {text}")
+                return
         head = await self._commits.head(drive.number)
         if head.number > before.number:
             text = f"commits {before.number + 1} to {head.number} are in the log again"

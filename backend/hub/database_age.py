@@ -3,7 +3,7 @@
 Invariants:
 1. A mark is counted on in the database before any node has it. Only a database that lost something is behind
    a node.
-2. The newest mark of a majority of the nodes counts, and a majority has taken it.
+2. A mark counts that a majority of the nodes has taken. Any half of the nodes has one of these.
 3. A database that was made anew from a dump is another one, however new the dump: it is told at once.
    One that was put back with its server (a base backup, a standby that was behind) is told by the number,
    which is counted on every `PERIOD` seconds: it may lack what came after the newest mark that it has.
@@ -42,8 +42,9 @@ _MARK: Final = (
 )
 _COUNT: Final = (
     "UPDATE database_mark SET number = greatest(number, %s) + 1, changed = clock_timestamp()"
-    " WHERE changed <= clock_timestamp() - make_interval(secs => %s)"
+    " WHERE changed <= clock_timestamp() - make_interval(secs => %s) OR changed > clock_timestamp()"
 )
+"""A clock that was ahead, or is another server's now, delays no mark."""
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,12 @@ class DatabaseAge:
         than a majority may have the mark, and the next one is as good."""
         await self._count(0, every)
 
+    async def begin(self) -> None:
+        """To be called before the hub is served; errors as of `require_newest`. Nodes that are full, or away,
+        take no mark and do not hinder: devices read there, and delete, which gives room again."""
+        await self.require_newest()
+        await self._mark_or_warn(0.0)
+
     async def accept(self) -> None:
         """This database is the one to be served from now on, whatever the nodes have. Errors as above."""
         newest = await self._newest()
@@ -92,17 +99,25 @@ class DatabaseAge:
         while True:
             try:
                 await self.require_newest()
-                await self.mark(PERIOD)
             except RollbackError:
                 raise
             except DriveError as error:
-                log.warning("the mark of the database is written later: %s", error)
+                log.warning("whether the database is the newest is asked later: %s", error)
+            else:
+                await self._mark_or_warn(PERIOD)
             await anyio.sleep(PERIOD)
+
+    async def _mark_or_warn(self, every: float) -> None:
+        try:
+            await self.mark(every)
+        except DriveError as error:
+            log.warning("the mark of the database is written later: %s", error)
 
     async def _count(self, least: int, every: float) -> None:
         if await self._database.execute(_COUNT, (least, every)):
             mine = database_mark.encode(await self._mine(), self._hub, self._secret)
-            await self._of_majority(lambda node: node.put(database_mark.KEY, [mine]))
+            majority = len(self._nodes) // 2 + 1
+            await self._of_nodes(majority, lambda node: node.put(database_mark.KEY, [mine]))
 
     async def _mine(self) -> DatabaseMark:
         row = await self._database.row(_MARK)
@@ -123,11 +138,11 @@ class DatabaseAge:
             except (CorruptError, FormatError) as error:
                 log.warning("%s: %s", node.name, error)
 
-        await self._of_majority(ask)
+        await self._of_nodes((len(self._nodes) + 1) // 2, ask)
         return max(found, default=None)
 
-    async def _of_majority(self, call: Callable[[Node], Awaitable[None]]) -> None:
-        """Call it of all nodes at once. `UnavailableError`: of fewer than a majority it ended well."""
+    async def _of_nodes(self, least: int, call: Callable[[Node], Awaitable[None]]) -> None:
+        """Call it of all nodes at once. `UnavailableError`: of fewer than `least` it ended well."""
         failed = dict.fromkeys(self._nodes, "no answer in time")
 
         async def one(name: str, node: Node) -> None:
@@ -141,10 +156,9 @@ class DatabaseAge:
             async with plain_task_group() as group:
                 for name, node in self._nodes.items():
                     group.start_soon(one, name, node)
-        if 2 * (len(self._nodes) - len(failed)) <= len(self._nodes):
+        if (done := len(self._nodes) - len(failed)) < least:
             reasons = "; ".join(f"{name}: {why}" for name, why in sorted(failed.items()))
             raise UnavailableError(
-                "whether the database is the newest is known by a majority of the nodes, and fewer answer "
-                f"({reasons})",
+                f"the mark of the newest database needs {least} of the nodes, and {done} answer ({reasons})",
                 sorted(failed),
             )

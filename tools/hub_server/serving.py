@@ -64,8 +64,7 @@ async def serve(folder: HubFolder, listen: str, metrics_listen: str) -> None:
     listener = _listener(listen)
     metrics_listener = _listener(metrics_listen) if metrics_listen else None
     async with opened(folder) as parts:
-        await parts.age.require_newest()
-        await parts.age.mark()
+        await parts.age.begin()
         await _Process(parts).run(listener, metrics_listener)
         parts.group.cancel_scope.deadline = anyio.current_time() + SETTLE_SECONDS
 

@@ -130,6 +130,28 @@ def test_commits_of_log_segments_are_in_the_log_again(running: RunningHub, tmp_p
         assert all_commits(again, log) == log.commits
 
 
+def test_a_drive_that_was_being_moved_at_the_backup_holds_up_no_other(
+    running: RunningHub, tmp_path: Path
+) -> None:
+    """Its move ended after the backup, and devices went on there. Or a device named a block like a commit."""
+    logs = [Log(running, 1), Log(running, 1)]
+    change = "UPDATE drive SET importing = %s, ticket = 'sixteen bytes ok' WHERE id = %s"
+    with psycopg.connect(running.conninfo, autocommit=True) as connection:
+        connection.execute(change, (True, logs[0].drive.number))
+        path = dump(running.conninfo, tmp_path / "dump")
+        connection.execute(change, (False, logs[0].drive.number))
+    for log in logs:
+        for at in range(DUE):
+            log.append(b"%d" % at)
+        assert log.move() > 0
+    with put_back(running, path) as again:
+        for _ in range(2):
+            is_all, findings = bring_back(again)
+            assert is_all
+            assert f"left: drive {logs[0].drive.uuid.hex()}: is being moved here" in "".join(findings)
+        assert again.call(again.hub.commits.head(logs[1].drive.number)).number > 1
+
+
 def all_commits(running: RunningHub, log: Log) -> list[bytes]:
     """The whole log, as that hub reads it."""
     hub_ = running.hub

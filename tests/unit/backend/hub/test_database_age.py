@@ -106,9 +106,44 @@ def test_a_minority_of_nodes_hides_nothing_and_invents_nothing(running: RunningH
     running.nodes["node2"].objects[KEY] = encode(replace(newest, number=99), HUB, b"x" * 32)
     do(running, "require_newest")
     running.nodes["node2"].away = True
-    for step in ("require_newest", "mark"):
-        with pytest.raises(UnavailableError, match=r"node0: .*node1: .*node2: "):
-            do(running, step)
+    with pytest.raises(UnavailableError, match=r"node0: .*node1: .*node2: "):
+        do(running, "mark")
+    running.nodes["node3"].away = True
+    with pytest.raises(UnavailableError, match=r"3 of the nodes, and 2 answer \(node0: .*node3: "):
+        do(running, "begin")
+
+
+@pytest.mark.logs_warnings
+def test_a_hub_whose_nodes_take_nothing_is_served(running: RunningHub) -> None:
+    """Devices read there, and delete, which is what gives room again."""
+    do(running, "mark")
+    for node in running.nodes.values():
+        node.full = True
+    do(running, "begin")
+    put_back(running, 0)
+    with pytest.raises(RollbackError):
+        do(running, "begin")
+
+
+@pytest.mark.logs_warnings
+def test_half_of_the_nodes_know_what_a_majority_has_taken(running: RunningHub) -> None:
+    """Of two nodes, each of which has all blocks, one may be away when the hub is started again."""
+    do(running, *["mark"] * 2)
+    for name in sorted(running.nodes)[: len(running.nodes) // 2]:
+        running.nodes[name].away = True
+    do(running, "begin")
+    put_back(running, 1)
+    with pytest.raises(RollbackError):
+        do(running, "begin")
+
+
+def test_a_database_whose_clock_was_ahead_is_accepted_and_marked(running: RunningHub) -> None:
+    do(running, *["mark"] * 3)
+    put_back(running, 1)
+    with psycopg.connect(running.conninfo) as connection:
+        connection.execute("UPDATE database_mark SET changed = now() + interval '1 day'")
+    do(running, "accept", "require_newest")
+    assert mark_of(running, "node0").number == 4
 
 
 @given(NUMBERS, NUMBERS, NUMBERS, st.integers(0, SIZE - 1), st.integers(1, 255))
