@@ -9,7 +9,9 @@ Invariants:
 2. A commit is taken only as the next of its drive's log, by the hash that it goes on from, as any other.
 3. Nothing is deleted for a whole time of retention: what the lost part of the log had revived is released in
    an older database.
-4. A block whose pack is gone counts as missing: a device that has it gives it anew.
+4. A block whose pack is gone, or lacks too many fragments to be read, counts as missing: it is read from
+   another pack that has it, or a device that has it gives it anew. While it is not known of a pack whether it
+   can be read, no other is brought back.
 5. Each step is a transaction of its own, and done once: it may be cut off anywhere, and is run again.
 asyncio's thread.
 """
@@ -128,8 +130,8 @@ class AfterRestore:
         for name in listing.away:
             self._findings.add("left", f"{name}: does not answer")
         await self._table.keep_all()
-        if not listing.away:
-            await self._doubt_lost(listing)
+        if not await self._doubt_lost(listing):
+            return False
         found = listing.packs()
         for start in range(0, len(found), _BATCH):
             batch = found[start : start + _BATCH]
@@ -144,16 +146,22 @@ class AfterRestore:
         self._tell()
         return not (listing.away and self._unreadable)
 
-    async def _doubt_lost(self, listing: FragmentListing) -> None:
-        """Packs that were deleted after the backup was made."""
+    async def _doubt_lost(self, listing: FragmentListing) -> bool:
+        """Packs that were deleted after the backup was made, or in part: a node was away then. False: of some
+        the nodes that are away decide it."""
+        uncertain, k = 0, self._blocks.code.profile.k
         async for each in self._packs.all():
-            if not listing.count(each.pack.id):
+            left = listing.count_different(each.pack.id)
+            if left + len(listing.away) < k:
                 await self._table.lose_pack(each.pack)
                 self._lost.append(each.pack)
+            uncertain += left < k <= left + len(listing.away)
         if gone := len(self._lost):
-            self._findings.add(
-                "note", f"{gone} packs of the database are on no node: their blocks are missing"
-            )
+            text = "cannot be read from the nodes any more: their blocks are missing"
+            self._findings.add("note", f"{gone} packs of the database {text}")
+        if uncertain:
+            self._findings.add("left", f"{uncertain} packs cannot be read without the nodes that are away")
+        return not uncertain
 
     async def _bring_back(self, pack_id: bytes, listing: FragmentListing) -> None:
         found = await self._read(pack_id, listing)

@@ -238,19 +238,24 @@ class BlockTable:
     # For a database that was restored
 
     async def keep_all(self) -> None:
-        """Blocks that no commit names are kept for a whole time of retention from now on."""
-        await self._database.execute("UPDATE block SET changed = now() WHERE state <> 1")
+        """Blocks that no commit names, emptied packs and strays are kept for a whole time of retention from
+        now on: a stray may have been entered after the backup."""
+        async with self._database.transaction() as connection:
+            await connection.execute("UPDATE block SET changed = now() WHERE state <> 1")
+            await connection.execute("UPDATE pack SET emptied = now() WHERE emptied IS NOT NULL")
+            await connection.execute("UPDATE stray_pack SET seen = now() WHERE ended IS NULL")
 
     async def lose_pack(self, pack: Pack) -> None:
-        """The pack is on no node: a block that is read from there is missing until it is given anew, and is
-        forgotten if no commit names it. Idempotent."""
+        """The pack cannot be read from the nodes any more: a block that is read from there is missing until
+        it is given anew, and is forgotten if no commit names it. Idempotent."""
         async with self._database.transaction() as connection:
             await connection.execute(_DOUBT_ALL, (pack.id,))
             await connection.execute(_FORGET_LOST, (pack.id,))
 
     async def leave_pack(self, pack: Pack) -> None:
-        """The pack is on no node, and what other packs have is in the database: of its blocks, those that lie
-        there too are not looked for here any more, and the pack is forgotten with the last. Idempotent."""
+        """The pack cannot be read any more, and what other packs have is in the database: of its blocks,
+        those that lie there too are not looked for here any more, and the pack is forgotten with the last.
+        Idempotent."""
         async with self._database.transaction() as connection:
             await connection.execute(_LEAVE_LOST, (pack.id,))
             await connection.execute(_FORGET_PACK, (pack.id,))

@@ -100,7 +100,7 @@ class HubBlocks:
         self._table = table
         self.nodes: Final = nodes
         self._cluster = cluster
-        self._code = code
+        self.code: Final = code
         self._key = key
         self._group = group
         self._environment = environment
@@ -273,7 +273,7 @@ class HubBlocks:
         """The drive's packs, for those who read or mend them whole."""
         store = self._stores.pop(drive.number, None)
         if store is None:
-            codec = PackCodec(self._code, drive.uuid, self._key)
+            codec = PackCodec(self.code, drive.uuid, self._key)
             store = PackStore(
                 self.nodes, codec, self._cluster, self._note_wrong, environment=self._environment
             )

@@ -54,6 +54,14 @@ class FragmentListing:
         """The number of `places`: one look-up, however many nodes there are."""
         return self._of(pack_id).bit_count()
 
+    def count_different(self, pack_id: bytes) -> int:
+        """The number of different fragments among the `places`."""
+        found, different = self._of(pack_id), 0
+        while found:
+            different |= found & 0xFFFFFFFF
+            found >>= 32
+        return different.bit_count()
+
     def places(self, pack_id: bytes) -> list[tuple[str, int]]:
         """Each fragment of the pack, with the node that lists it."""
         return [

@@ -20,9 +20,10 @@ from backend.hub.packing import DriveNumber
 from backend.packs import fragment_key
 from backend.system import THIS_MACHINE, Environment, plain_hash
 from backend.upstream import BlockId, SealedBlock
-from tests.hub_care import check, database_of, drive_with_blocks
+from tests.hub_care import check, database_of, drive_of, drive_with_blocks
 from tests.hub_server import RunningHub, hub, hub_for_test
 from tests.postgres import dump, restored
+from tests.unit.backend.hub.test_compaction import compact, forget, packs, put, sealed
 from tests.unit.backend.hub.test_log_segments import DUE, Log
 
 
@@ -203,13 +204,93 @@ def test_a_block_whose_pack_is_gone_is_missing_until_it_is_given_anew(
         node.objects.clear()
     with put_back(running, path) as again:
         assert bring_back(again)[1] == [
-            "note: 1 packs of the database are on no node: their blocks are missing"
+            "note: 1 packs of the database cannot be read from the nodes any more: their blocks are missing"
         ]
         ids = [each.id for each in blocks]
         assert again.call(again.hub.table.present(drive.number, ids)) == set()
         again.call(again.hub.blocks.put(drive, blocks))
         assert again.call(again.hub.table.present(drive.number, ids)) == {*ids}
         assert [read(again, drive, each) for each in blocks] == [each.data for each in blocks]
+
+
+def rewritten_since(
+    running: RunningHub, path: Path, *, left: int
+) -> tuple[DriveNumber, list[SealedBlock], list[str]]:
+    """A drive whose pack was rewritten after the dump, and then deleted but for `left` fragments, as by a
+    process that ended there; the blocks that are needed, and the nodes that had the pack, those with what is
+    left of it last."""
+    drive, blocks = drive_of(running), sealed(10)
+    put(running, drive, blocks)
+    dump(running.conninfo, path)
+    (old,) = packs(running)
+    forget(running, blocks[:7])
+    assert compact(running)[0].packs == 1
+    with psycopg.connect(running.conninfo) as connection:
+        row = connection.execute("SELECT nodes FROM pack WHERE id = %s", (old,)).fetchone()
+    assert row is not None
+    for index, name in enumerate(row[0][: 6 - left]):
+        del running.nodes[name].objects[fragment_key(old, index)]
+    return drive, blocks[7:], row[0]
+
+
+@pytest.mark.parametrize("left", [0, 1, 3])
+def test_what_was_rewritten_is_read_from_the_new_pack_where_too_little_of_the_old_one_is_left(
+    running: RunningHub, tmp_path: Path, left: int
+) -> None:
+    path = tmp_path / "dump"
+    drive, needed, _ = rewritten_since(running, path, left=left)
+    with put_back(running, path) as again:
+        assert bring_back(again)[0]
+        assert [read(again, drive, each) for each in needed] == [each.data for each in needed]
+
+
+def test_what_was_rewritten_is_read_from_the_new_pack_when_a_node_is_away(
+    running: RunningHub, tmp_path: Path
+) -> None:
+    path = tmp_path / "dump"
+    drive, needed, nodes = rewritten_since(running, path, left=1)
+    with put_back(running, path) as again:
+        running.nodes[nodes[0]].away = True
+        assert bring_back(again)[0]
+        assert [read(again, drive, each) for each in needed] == [each.data for each in needed]
+
+
+def test_whether_a_pack_can_be_read_is_known_before_others_are_taken_for_it(
+    running: RunningHub, tmp_path: Path
+) -> None:
+    """The node that is away may have the fragment that decides."""
+    path = tmp_path / "dump"
+    drive, needed, nodes = rewritten_since(running, path, left=3)
+    with put_back(running, path) as again:
+        running.nodes[nodes[0]].away = True
+        assert not bring_back(again)[0]
+        running.nodes[nodes[0]].away = False
+        assert bring_back(again)[0]
+        assert [read(again, drive, each) for each in needed] == [each.data for each in needed]
+
+
+def test_a_pack_that_was_entered_after_the_backup_is_no_stray_of_old(
+    running: RunningHub, tmp_path: Path
+) -> None:
+    """The backup was made while the pack was on its way. It is brought back with the nodes that are away."""
+    drive, _ = drive_with_blocks(running)
+    before = packs(running)
+    (block,) = new_blocks(running, drive, 5000)
+    (late,) = packs(running) - before
+    with psycopg.connect(running.conninfo) as connection:
+        connection.execute("DELETE FROM block WHERE id = %s", (block.id,))
+        connection.execute("DELETE FROM pack WHERE id = %s", (late,))
+        connection.execute("INSERT INTO stray_pack VALUES (%s, now() - interval '2 hours')", (late,))
+    with put_back(running, dump(running.conninfo, tmp_path / "dump")) as again:
+        nodes = [running.nodes[name] for name in ("node0", "node1", "node2")]
+        for node in nodes:
+            node.away = True
+        assert not bring_back(again)[0]
+        for node in nodes:
+            node.away = False
+        check(again, mend=True)
+        assert bring_back(again)[0]
+        assert read(again, drive, block) == block.data
 
 
 def test_drives_that_are_newer_than_the_backup_are_named(running: RunningHub, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def test_it_says_what_was_listed_by_nodes_that_were_listed_to_their_end(
         places = {(name, index) for name, each, index in there if each == number}
         assert set(listing.places(pack_id(number))) == places
         assert listing.count(pack_id(number)) == len(places)
+        assert listing.count_different(pack_id(number)) == len({index for _, index in places})
         assert listing.nodes_with(pack_id(number)) == sorted({name for name, _ in places})
         for index in (0, 1, 5, 30, 31):
             holders = sorted(name for name, each in places if each == index)
