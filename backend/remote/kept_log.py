@@ -41,6 +41,7 @@ class KeptLog:
         self._remote = remote
         self._recent: Final = recent
         self._seen = seen
+        self._ahead: dict[int, bytes] = {}
         self._again = -math.inf
         self._turn = trio.Lock()
 
@@ -55,13 +56,12 @@ class KeptLog:
             if await self.head() != expected or self._again == before:
                 raise
             head = await self._remote.append(commit, expected)
-        await self._keep([commit])
+        await self._keep([(commit, head.hash)])
         return head
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
         found = await self._remote.commits_after(number, limit)
-        seen = self._seen().number
-        await self._keep([commit for commit, _ in found if commit.number > seen])
+        await self._keep(found)
         return found
 
     async def wait_for_change(self, number: int) -> None:
@@ -72,15 +72,25 @@ class KeptLog:
                 return
             await trio.sleep_until(again)
 
-    async def _keep(self, commits: Sequence[Commit]) -> None:
-        """A disk that fails takes from others, some day, what is not missing now."""
-        if not commits:
+    async def _keep(self, found: Sequence[tuple[Commit, bytes]]) -> None:
+        """Those that are newer than what this machine goes by: once each, though they are read again until
+        it does. A disk that fails takes from others, some day, what is not missing now."""
+        seen = self._seen().number
+        self._ahead = {number: digest for number, digest in self._ahead.items() if number > seen}
+        new = {
+            commit.number: (encode_commit(commit), digest)
+            for commit, digest in found
+            if commit.number > seen and self._ahead.get(commit.number) != digest
+        }
+        if not new:
             return
         async with self._turn:
             try:
-                await trio.to_thread.run_sync(self._recent.add, [encode_commit(each) for each in commits])
+                await trio.to_thread.run_sync(self._recent.add, [encoded for encoded, _ in new.values()])
             except OSError as error:
                 log.warning("commits cannot be kept for a hub that loses them: %s", error)
+                return
+        self._ahead |= {number: digest for number, (_, digest) in new.items()}
 
     async def _completed(self, head: Head) -> Head:
         """The head of the log, which ended with `head`, after it was given what it lacks."""

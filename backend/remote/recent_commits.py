@@ -48,7 +48,7 @@ class RecentCommits:
         descriptor = self._disk.open(self._path, os.O_RDWR | os.O_CREAT)
         end, self._end = self._end, None
         try:
-            if end is None:
+            if end is None or end != os.fstat(descriptor).st_size:  # anybody may remove it at any time
                 end = _length_of_good(_read(self._path))
                 self._disk.truncate(descriptor, end)
             parts = [part for each in commits for part in (_HEADER.pack(MAGIC, len(each)), each)]

@@ -11,7 +11,7 @@ import trio.testing
 from backend.commits import decode_commit
 from backend.errors import BlocksMissingError, ConflictError
 from backend.remote.kept_log import PAUSE, KeptLog
-from backend.remote.recent_commits import RecentCommits
+from backend.remote.recent_commits import LIMIT, RecentCommits
 from backend.remote.remote_roles import RemoteLog
 from backend.system import plain_hash
 from backend.upstream import Commit, Head
@@ -58,9 +58,9 @@ class HubOfList(RemoteLog):
 class Device:
     """It has seen the commits up to a number, and goes by them up to `seen`."""
 
-    def __init__(self, hub: HubOfList, folder: Path, seen: int) -> None:
+    def __init__(self, hub: HubOfList, folder: Path, seen: int, limit: int = LIMIT) -> None:
         self.seen = seen
-        self.log = KeptLog(hub, RecentCommits(str(folder)), lambda: head(LOG, self.seen))
+        self.log = KeptLog(hub, RecentCommits(str(folder), limit=limit), lambda: head(LOG, self.seen))
 
 
 async def test_what_was_read_and_appended_is_given_to_a_log_that_lost_it(tmp_path: Path) -> None:
@@ -88,6 +88,20 @@ async def test_a_commit_that_the_device_does_not_go_by_is_given_to_nobody(tmp_pa
     device.seen, hub.log = 5, LOG[:3]
     assert await device.log.head() == head(LOG, 5)
     assert hub.log == LOG[:5]
+
+
+async def test_commits_that_are_read_again_and_again_push_out_no_older_ones(tmp_path: Path) -> None:
+    """As of a device that cannot apply them for a while: it has no room, say."""
+    hub = HubOfList(LOG)
+    device = Device(hub, tmp_path, 0, 4 * sum(map(len, LOG)))
+    await device.log.commits_after(0, 6)
+    device.seen = 6
+    for _ in range(20):
+        await device.log.commits_after(6, 1)
+        await device.log.commits_after(7, 1)
+    device.seen, hub.log = 8, []
+    assert await device.log.head() == head(LOG, 8)
+    assert hub.log == LOG
 
 
 async def test_a_log_of_another_history_gets_nothing(tmp_path: Path) -> None:

@@ -94,3 +94,21 @@ def test_files_that_are_gone_are_no_harm(tmp_path: Path) -> None:
     (tmp_path / FILE).unlink()
     assert recent.chain(START, head(log, 3)) == []
     assert not (tmp_path / OLDER).exists()
+    recent.add(commits(2, after=head(log, 3)))
+    again = RecentCommits(str(tmp_path))
+    again.add(commits(1, seed=9))
+    assert again.chain(head(log, 3), head(log + commits(2, after=head(log, 3)), 5))
+
+
+@pytest.mark.parametrize("change", [b"", b"DFR1 spoilt", None], ids=["emptied", "shorter", "longer"])
+def test_a_file_that_somebody_else_changed_is_written_on_from_its_good_part(
+    tmp_path: Path, change: bytes | None
+) -> None:
+    log = commits(6)
+    recent = RecentCommits(str(tmp_path))
+    recent.add(log[:3])
+    path = tmp_path / FILE
+    path.write_bytes(path.read_bytes() + b"more" if change is None else change)
+    recent.add(log[3:5])
+    recent.add(log[5:])
+    assert recent.chain(head(log, 3), head(log, 6)) == log[3:]
