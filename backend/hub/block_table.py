@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from backend.hub.database import Database
 from backend.hub.pack_rows import add_pack, mark_shrunk, pack_of
@@ -102,6 +103,13 @@ _FORGET_PACK = (
 _DELETE_DUE = (
     "DELETE FROM block WHERE (drive, id) IN (SELECT drive, id FROM block WHERE state <> 1"
     " AND changed < now() - make_interval(secs => %s) ORDER BY drive, id LIMIT %s FOR UPDATE SKIP LOCKED)"
+)
+EMPTY_PACKS: Final = (
+    # OFFSET: PostgreSQL asks for each pack by itself. Else it goes through all places, for each page anew.
+    "SELECT id, size, nodes, missing FROM pack WHERE id > %s AND shrunk"
+    " AND (emptied IS NULL OR emptied < now() - make_interval(secs => %s))"
+    " AND NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id OFFSET 0)"
+    " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id OFFSET 0) ORDER BY id LIMIT %s"
 )
 _HAS_GONE = (
     " d.deleted IS NOT NULL AND NOT EXISTS (SELECT 1 FROM block b WHERE b.drive = d.id)"
@@ -223,10 +231,7 @@ class BlockTable:
         ever gets one again. One whose blocks are read from another pack is among them `grace` seconds after
         they were moved: a dump of the database that is no older may name it."""
         rows = await self._database.rows(
-            "SELECT id, size, nodes, missing FROM pack WHERE id > %s AND shrunk"
-            " AND (emptied IS NULL OR emptied < now() - make_interval(secs => %s))"
-            " AND NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id)"
-            " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id) ORDER BY id LIMIT %s",
+            EMPTY_PACKS,
             (after, grace, limit),
         )
         return [pack_of(*row) for row in rows]

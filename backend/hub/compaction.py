@@ -96,14 +96,16 @@ class HubCompaction:
         done = Rewritten()
         if anyio.current_time() < self._not_before:
             return done
+        waiting = await self._table.waiting()
         async with aclosing(self._groups()) as groups:
             async for drive, group in groups:
-                fitting = await self._fitting(drive, group)
+                fitting = await self._fitting(drive, group, waiting)
                 if not fitting:
                     log.info("thin packs stay for now: the nodes have no room for what is needed of them")
                     break
                 self._after = (drive.number, group[-1].pack.id)
                 await self._rewrite(drive, [one.pack for one in fitting], done)
+                waiting += sum(one.pack.size for one in fitting)
                 if done.read >= self._most:
                     break
                 await anyio.sleep(sum(one.pack.size for one in fitting) / self._bytes_per_second)
@@ -123,9 +125,10 @@ class HubCompaction:
             if page.last is None:
                 return
 
-    async def _fitting(self, drive: DriveNumber, group: Sequence[PackNeeds]) -> list[PackNeeds]:
-        """Those of the group that there is room for by invariant 3, the thinnest first; maybe none."""
-        store, waiting = self._blocks.store(drive), await self._table.waiting()
+    async def _fitting(self, drive: DriveNumber, group: Sequence[PackNeeds], waiting: int) -> list[PackNeeds]:
+        """Those of the group that there is room for by invariant 3, the thinnest first; maybe none.
+        `waiting`: bytes of emptied packs."""
+        store = self._blocks.store(drive)
         fitting = sorted(group, key=lambda one: one.needed)
         while fitting and not await store.has_room(waiting + sum(one.needed for one in fitting)):
             fitting = fitting[: len(fitting) // 2]

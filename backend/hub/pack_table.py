@@ -16,6 +16,7 @@ _PAGE: Final = 200
 _SELECT: Final = (
     "SELECT d.id, d.uuid, p.id, p.size, p.nodes, p.missing FROM pack p JOIN drive d ON d.id = p.drive"
 )
+LACKING: Final = "p.missing <> 0"
 _BARE: Final = (
     "SELECT d.uuid, count(*), count(*) FILTER (WHERE p.block IS NULL)"
     " FROM block b JOIN drive d ON d.id = b.drive LEFT JOIN"
@@ -55,12 +56,12 @@ class PackTable:
 
     async def lacking(self) -> AsyncIterator[StoredPack]:
         """Those that lack fragments, likewise."""
-        async for each in self._pages("p.missing <> 0"):
+        async for each in self._pages(LACKING):
             yield each
 
     async def get(self, pack_id: bytes) -> StoredPack | None:
         """The pack as it is now."""
-        found = await self._select("p.id = %s", (pack_id,))
+        found = await self._select(f"{_SELECT} WHERE p.id = %s", (pack_id,))
         return found[0] if found else None
 
     async def known(self, pack_ids: Collection[bytes]) -> set[bytes]:
@@ -105,11 +106,16 @@ class PackTable:
 
     async def _pages(self, condition: str) -> AsyncIterator[StoredPack]:
         after = b""
-        while page := await self._select(f"p.id > %s AND {condition} ORDER BY p.id LIMIT {_PAGE}", (after,)):
+        while page := await self._select(page_of(condition), (after,)):
             for each in page:
                 yield each
             after = page[-1].pack.id
 
-    async def _select(self, condition: str, values: Sequence[Any]) -> list[StoredPack]:
-        rows = await self._database.rows(f"{_SELECT} WHERE {condition}", values)
+    async def _select(self, statement: str, values: Sequence[Any]) -> list[StoredPack]:
+        rows = await self._database.rows(statement, values)
         return [StoredPack(DriveNumber(drive, bytes(uuid)), pack_of(*pack)) for drive, uuid, *pack in rows]
+
+
+def page_of(condition: str) -> str:
+    """The statement that gives a page of those packs, above an id."""
+    return f"{_SELECT} WHERE p.id > %s AND {condition} ORDER BY p.id LIMIT {_PAGE}"

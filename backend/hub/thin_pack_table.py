@@ -22,7 +22,7 @@ from backend.upstream import BlockId
 
 PAGE: Final = 100
 
-_LOCK_PAGE: Final = (
+LOCK_PAGE: Final = (
     "SELECT p.id FROM pack p JOIN drive d ON d.id = p.drive WHERE p.shrunk AND p.emptied IS NULL"
     " AND d.deleted IS NULL AND (p.drive, p.id) > (%s, %s) ORDER BY p.drive, p.id LIMIT %s"
     " FOR NO KEY UPDATE OF p SKIP LOCKED"
@@ -51,7 +51,7 @@ _PLACES: Final = (
     "SELECT pack, id, position, length FROM place WHERE pack = ANY(%s) AND doubted IS NULL"
     " ORDER BY pack, position"
 )
-_WAITING: Final = "SELECT coalesce(sum(size), 0)::bigint FROM pack WHERE emptied IS NOT NULL"
+WAITING: Final = "SELECT coalesce(sum(size), 0)::bigint FROM pack WHERE emptied IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class ThinPackTable:
         not looked at again until they shrink. One of which a device doubts a block stays as it is; so does
         one that nothing is read from, which is deleted."""
         async with self._database.transaction() as connection:
-            found = await connection.execute(_LOCK_PAGE, (*after, PAGE))
+            found = await connection.execute(LOCK_PAGE, (*after, PAGE))
             ids = [bytes(row[0]) for row in await found.fetchall()]
             rows = await (await connection.execute(_CENSUS, (ids,))).fetchall()
             seen = [(_thin_pack(row), row[-1]) for row in rows]
@@ -131,7 +131,7 @@ class ThinPackTable:
 
     async def waiting(self) -> int:
         """Bytes of packs that were emptied and are not deleted yet."""
-        row = await self._database.row(_WAITING)
+        row = await self._database.row(WAITING)
         assert row is not None
         return int(row[0])
 

@@ -213,6 +213,28 @@ def test_what_waits_for_its_time_takes_no_more_than_is_free(running: RunningHub)
     require_readable(running, drive, [block for blocks in sets for block in blocks[3:]])
 
 
+def test_what_waits_is_counted_once_in_a_round(running: RunningHub) -> None:
+    """It may be a million packs."""
+    drive = drive_of(running)
+    sets = [sealed(6, seed, 1 << 20) for seed in range(4)]
+    put(running, drive, *sets)
+    for blocks in sets:
+        forget(running, blocks[:3])
+    asked: list[int] = []
+
+    class Table(ThinPackTable):
+        async def waiting(self) -> int:
+            asked.append(await super().waiting())
+            return asked[-1]
+
+    async def run() -> Rewritten:
+        async with database_of(running) as database:
+            return await HubCompaction(Table(database), running.hub.blocks, FAST).round()
+
+    assert running.call(run()).packs == 4
+    assert asked == [0]
+
+
 def test_with_little_room_the_thinnest_go_first(running: RunningHub) -> None:
     drive = drive_of(running)
     thicker, thinner = sealed(6, 1, 1 << 20), sealed(6, 2, 1 << 20)
