@@ -77,6 +77,7 @@ _NEXT = (
     "SELECT id, position, length FROM place WHERE pack = %s AND position > %s AND position + length <= %s"
     " AND doubted IS NULL ORDER BY position"
 )
+_LOCK_BLOCK = "SELECT 1 FROM block WHERE drive = %(drive)s AND id = %(block)s FOR UPDATE"
 _DOUBT = (
     "UPDATE place SET doubted = clock_timestamp() WHERE drive = %(drive)s AND id = %(block)s AND pack ="
     " (SELECT pack FROM place WHERE drive = %(drive)s AND id = %(block)s"
@@ -189,6 +190,8 @@ class BlockTable:
         given last. While all are doubted the block is missing."""
         asked = {"drive": drive, "block": block}
         async with self._database.transaction() as connection:
+            # Who moves the block to another pack (`ThinPackTable`) does it before this, or after it.
+            await connection.execute(_LOCK_BLOCK, asked)
             await connection.execute(_DOUBT, asked)
             return bool(await (await connection.execute(_ELSEWHERE, asked)).fetchall())
 

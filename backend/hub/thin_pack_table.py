@@ -5,7 +5,9 @@ Invariants:
    for which those wait who delete from the pack.
 2. A block is read from the new pack by the transaction that enters it: at any moment a reader finds one
    place, and what a drive takes does not change.
-3. Locks are taken in the order blocks by id, then packs by id, as by those who delete.
+3. A doubted place is moved as it is: it stays doubted. Else one small block would keep a pack for ever,
+   which no quota counts.
+4. Locks are taken in the order blocks by id, then packs by id, as by those who delete.
 """
 
 from __future__ import annotations
@@ -28,10 +30,10 @@ LOCK_PAGE: Final = (
     " FOR NO KEY UPDATE OF p SKIP LOCKED"
 )
 _CENSUS: Final = (
-    "SELECT d.id, d.uuid, p.id, p.size, p.nodes, p.missing, needs.bytes, needs.blocks, needs.doubted"
+    "SELECT d.id, d.uuid, p.id, p.size, p.nodes, p.missing, needs.bytes, needs.blocks"
     " FROM pack p JOIN drive d ON d.id = p.drive, LATERAL (SELECT coalesce(sum(length), 0)::bigint AS bytes,"
-    " count(*) AS blocks, count(doubted) AS doubted FROM (SELECT length, doubted FROM place WHERE pack = p.id"
-    " UNION ALL SELECT length, NULL FROM commit WHERE pack = p.id) part) needs"
+    " count(*) AS blocks FROM (SELECT length FROM place WHERE pack = p.id"
+    " UNION ALL SELECT length FROM commit WHERE pack = p.id) part) needs"
     " WHERE p.id = ANY(%s) ORDER BY p.drive, p.id"
 )
 _LOCK_BLOCKS: Final = "SELECT 1 FROM block WHERE drive = %s AND id = ANY(%s) ORDER BY id FOR KEY SHARE"
@@ -40,17 +42,14 @@ _MOVE: Final = (
     "UPDATE place p SET pack = %(new)s, position = moved.at FROM unnest(%(ids)s::bytea[], %(packs)s::bytea[],"
     " %(from)s::int[], %(at)s::int[], %(lengths)s::int[]) AS moved (id, pack, old, at, length)"
     " WHERE p.drive = %(drive)s AND p.id = moved.id AND p.pack = moved.pack AND p.position = moved.old"
-    " AND p.length = moved.length AND p.doubted IS NULL RETURNING p.length"
+    " AND p.length = moved.length RETURNING p.length"
 )
 _EMPTIED: Final = (
     "UPDATE pack SET emptied = now() WHERE id = ANY(%s) AND emptied IS NULL"
     " AND NOT EXISTS (SELECT 1 FROM place WHERE place.pack = pack.id)"
     " AND NOT EXISTS (SELECT 1 FROM commit WHERE commit.pack = pack.id)"
 )
-_PLACES: Final = (
-    "SELECT pack, id, position, length FROM place WHERE pack = ANY(%s) AND doubted IS NULL"
-    " ORDER BY pack, position"
-)
+_PLACES: Final = "SELECT pack, id, position, length FROM place WHERE pack = ANY(%s) ORDER BY pack, position"
 WAITING: Final = "SELECT coalesce(sum(size), 0)::bigint FROM pack WHERE emptied IS NOT NULL"
 
 
@@ -94,20 +93,20 @@ class ThinPackTable:
 
     async def look(self, after: tuple[int, bytes]) -> Page:
         """Look at some packs that have shrunk, by drive and id, above `after`. Those that are not thin are
-        not looked at again until they shrink. One of which a device doubts a block stays as it is; so does
-        one that nothing is read from, which is deleted."""
+        not looked at again until they shrink. One that nothing is read from stays as it is: it is
+        deleted."""
         async with self._database.transaction() as connection:
             found = await connection.execute(LOCK_PAGE, (*after, PAGE))
             ids = [bytes(row[0]) for row in await found.fetchall()]
             rows = await (await connection.execute(_CENSUS, (ids,))).fetchall()
-            seen = [(_thin_pack(row), row[-1]) for row in rows]
-            thick = [each.needs.pack.id for each, _ in seen if each.needs.blocks and not each.needs.is_thin()]
+            seen = [_thin_pack(row) for row in rows]
+            thick = [each.needs.pack.id for each in seen if each.needs.blocks and not each.needs.is_thin()]
             await connection.execute("UPDATE pack SET shrunk = false WHERE id = ANY(%s)", (thick,))
-        last = (seen[-1][0].drive.number, seen[-1][0].needs.pack.id) if len(ids) == PAGE else None
-        return Page([each for each, doubted in seen if each.needs.is_thin() and not doubted], last)
+        last = (seen[-1].drive.number, seen[-1].needs.pack.id) if len(ids) == PAGE else None
+        return Page([each for each in seen if each.needs.is_thin()], last)
 
     async def places(self, packs: Sequence[bytes]) -> list[BlockInPack]:
-        """Of the packs, what blocks are read from that nobody doubts."""
+        """Of the packs, what blocks are read from, or were until they were doubted."""
         rows = await self._database.rows(_PLACES, ([*packs],))
         return [
             BlockInPack(bytes(pack), PackEntry(BlockId(bytes(block)), position, length))
@@ -116,7 +115,7 @@ class ThinPackTable:
 
     async def move(self, drive: int, new: Pack, moved: Sequence[Moved]) -> int:
         """The new pack is durable: blocks are read from it, and no more from those in which they were; their
-        bytes. What was deleted, moved by another or doubted meanwhile is not."""
+        bytes. What was deleted or moved by another meanwhile is not. No block is twice among `moved`."""
         moved = sorted(moved, key=lambda each: each.entry.block)
         old = sorted({each.old.pack for each in moved})
         async with self._database.transaction() as connection:
@@ -151,5 +150,5 @@ async def _move(connection: Connection, drive: int, new: Pack, moved: Sequence[M
 
 
 def _thin_pack(row: Sequence[Any]) -> ThinPack:
-    drive, uuid, *pack, needed, blocks, _ = row
+    drive, uuid, *pack, needed, blocks = row
     return ThinPack(DriveNumber(drive, bytes(uuid)), PackNeeds(pack_of(*pack), int(needed), int(blocks)))

@@ -294,17 +294,57 @@ def test_a_pack_of_which_nothing_is_read_from_the_first_is_kept_as_an_emptied_on
     assert used(running, drive) == 3 * SIZE
 
 
-def test_a_doubted_block_keeps_its_pack(running: RunningHub) -> None:
+def test_a_doubted_block_is_moved_and_stays_doubted(running: RunningHub) -> None:
+    """A pack that one small block keeps would be room that no quota counts."""
     drive, blocks = drive_of(running), sealed(10)
     put(running, drive, blocks)
+    before = packs(running)
     forget(running, blocks[:7])
     running.call(running.hub.table.doubt(drive.number, blocks[8].id))
-    assert compact(running) == [Rewritten()]
+    assert compact(running)[0].moved == 3 * SIZE
+    assert packs(running, "emptied IS NOT NULL") == before
     require_readable(running, drive, blocks[7:])
+    ids = [block.id for block in blocks[7:]]
+    present = running.call(running.hub.table.present(drive.number, ids))
+    assert present == {blocks[7].id, blocks[9].id}
 
 
-def test_what_changes_while_the_new_pack_is_written_is_left_where_it_is(running: RunningHub) -> None:
-    """One block is deleted, one doubted; and the new pack, which is not all needed, is looked at again."""
+def test_both_places_of_a_block_that_was_doubted_are_moved(running: RunningHub) -> None:
+    drive, first, second = drive_of(running), sealed(10, 1), sealed(10, 2)
+    put(running, drive, first)
+    running.call(running.hub.table.doubt(drive.number, first[9].id))
+    put(running, drive, [first[9], *second])
+    before = packs(running)
+    forget(running, [*first[:8], *second[:8]])
+    compact(running, rounds=2)
+    assert packs(running, "emptied IS NOT NULL") == before
+    assert used(running, drive) == 5 * SIZE
+    require_readable(running, drive, [*first[8:], *second[8:]])
+    assert compact(running) == [Rewritten()]
+    assert check(running, data=True) == []
+
+
+def test_a_doubt_that_waits_for_a_move_is_of_the_new_place(running: RunningHub) -> None:
+    drive, blocks = drive_of(running), sealed(10)
+    put(running, drive, blocks)
+    forget(running, blocks[:9])
+    (old,) = packs(running)
+    new, block = os.urandom(16), blocks[9].id
+    with psycopg.connect(running.conninfo) as moving, ThreadPoolExecutor(1) as pool:
+        moving.execute(
+            "INSERT INTO pack (id, drive, size, nodes) SELECT %s, drive, size, nodes FROM pack", (new,)
+        )
+        moving.execute("SELECT 1 FROM block WHERE id = %s FOR KEY SHARE", (block,))
+        moving.execute("UPDATE place SET pack = %s WHERE pack = %s", (new, old))
+        doubting = pool.submit(lambda: running.call(running.hub.table.doubt(drive.number, block)))
+        wait_until(lambda: is_waiting_for_a_lock(running))
+        moving.commit()
+        assert not doubting.result(30)
+    assert running.call(running.hub.table.present(drive.number, [block])) == set()
+
+
+def test_what_is_deleted_while_the_new_pack_is_written_is_not_moved(running: RunningHub) -> None:
+    """A doubted one is moved. The new pack, which is not all needed, is looked at again."""
     drive, blocks, environment = drive_of(running), sealed(10), Environment()
     put(running, drive, blocks)
     forget(running, blocks[:7])
@@ -317,8 +357,8 @@ def test_what_changes_while_the_new_pack_is_written_is_left_where_it_is(running:
 
     environment.failpoints.arm(STORED, meanwhile)
     (done,) = compact(running, environment=environment)
-    assert done.moved == SIZE
-    assert packs(running, "emptied IS NOT NULL") == set()
+    assert done.moved == 2 * SIZE
+    assert packs(running, "emptied IS NOT NULL") == before
     require_readable(running, drive, blocks[8:])
     assert packs(running, "shrunk") == packs(running) > before
     collect(running, 3600)
