@@ -29,9 +29,7 @@ from backend.commits import decode_commit
 from backend.errors import (
     BlocksMissingError,
     ConflictError,
-    CorruptError,
     DriveError,
-    FormatError,
     ReadOnlyError,
     UsageError,
 )
@@ -42,7 +40,7 @@ from backend.hub.commit_table import CommitTable
 from backend.hub.database import Database
 from backend.hub.housekeeping import LOCK
 from backend.hub.pack_table import PackTable
-from backend.hub.packing import DriveNumber, HubBlocks
+from backend.hub.packing import DriveNumber, HubBlocks, commit_in_segment
 from backend.nodes import Node
 from backend.packs import (
     FOOTER_SIZE,
@@ -55,7 +53,7 @@ from backend.packs import (
     fragment_key,
     list_fragments,
 )
-from backend.system import THIS_MACHINE, Environment, plain_hash
+from backend.system import THIS_MACHINE, Environment
 
 _PATIENCE: Final = 60.0
 """Seconds for one call of a node."""
@@ -78,16 +76,13 @@ class _Found:
 
     def commits(self) -> dict[int, PackEntry]:
         """The commits of a log segment, in order; empty: the pack has blocks. A segment lists each by its
-        hash, and to name one block so does not make its pack a segment."""
+        hash, and devices can store no block that looks like that."""
         found = {}
         for entry in self.entries:
-            data = self.bytes_of(entry)
-            if plain_hash(data) != entry.block:
+            commit = commit_in_segment(entry.block, self.bytes_of(entry))
+            if commit is None:
                 return {}
-            try:
-                found[decode_commit(data).number] = entry
-            except (CorruptError, FormatError):
-                return {}
+            found[commit.number] = entry
         return dict(sorted(found.items()))
 
 

@@ -24,7 +24,15 @@ import anyio
 
 from backend.buffer import Buffer
 from backend.coding import ClusterMap, ErasureCode
-from backend.errors import DriveError, NotFoundError, TransientError, UnavailableError
+from backend.commits import decode_commit
+from backend.errors import (
+    CorruptError,
+    DriveError,
+    FormatError,
+    NotFoundError,
+    TransientError,
+    UnavailableError,
+)
 from backend.failpoints import declare
 from backend.hub.block_table import BlockTable, Place
 from backend.nodes import Node
@@ -41,8 +49,8 @@ from backend.packs import (
     check_block,
     fragment_key,
 )
-from backend.system import THIS_MACHINE, Environment, Group
-from backend.upstream import RESERVED_SECONDS, BlockId, BlockPart, SealedBlock
+from backend.system import THIS_MACHINE, Environment, Group, plain_hash
+from backend.upstream import RESERVED_SECONDS, BlockId, BlockPart, Commit, SealedBlock
 
 TARGET: Final = 8 << 20
 """Bytes of blocks of a pack."""
@@ -68,6 +76,16 @@ class DriveNumber:
 
     number: int
     uuid: bytes
+
+
+def commit_in_segment(block: bytes, data: Buffer) -> Commit | None:
+    """The commit, if a log segment's pack would list these bytes by that name. No device may give such a
+    block: a restore would take it for a commit of the log. Sealed bytes are no commit by their first ones."""
+    try:
+        commit = decode_commit(data)
+    except (CorruptError, FormatError):
+        return None
+    return commit if plain_hash(data) == block else None
 
 
 @dataclass(slots=True)
@@ -116,6 +134,8 @@ class HubBlocks:
         packs = []
         for block in blocks:
             check_block(block)
+            if commit_in_segment(block.id, block.data) is not None:
+                raise ValueError("a block is named like a commit of a log segment, which only the hub makes")
             while self._waiting and self._waiting + len(block.data) > _MOST_WAITING:
                 await self._room.wait()
             packs.append(self._take(drive, block))

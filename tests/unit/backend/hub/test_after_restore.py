@@ -10,6 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from backend.commits import encode_commit
 from backend.errors import UsageError
 from backend.findings import Findings
 from backend.hub import AfterRestore
@@ -19,7 +20,8 @@ from backend.hub.log_segments import commits_after
 from backend.hub.packing import DriveNumber
 from backend.packs import fragment_key
 from backend.system import THIS_MACHINE, Environment, plain_hash
-from backend.upstream import BlockId, SealedBlock
+from backend.upstream import BlockId, Commit, SealedBlock
+from tests.contents import KINDS, content
 from tests.hub_care import check, database_of, drive_of, drive_with_blocks
 from tests.hub_server import RunningHub, hub, hub_for_test
 from tests.postgres import dump, restored
@@ -179,6 +181,31 @@ def test_a_block_with_the_name_of_its_hash_is_no_commit(running: RunningHub, tmp
     with put_back(running, path) as again:
         assert bring_back(again)[1][0].startswith("mended: ")
         assert read(again, drive, block) == data
+
+
+def test_a_device_cannot_have_a_commit_put_into_the_log_by_a_restore(
+    running: RunningHub, tmp_path: Path
+) -> None:
+    """One that was revoked since left blocks that look like segments, one for each end that the log may have:
+    all who have seen the commits that the hub lost would refuse it for ever."""
+    log = Log(running, 3)
+    path = dump(running.conninfo, tmp_path / "dump")
+    previous = plain_hash(log.commits[-1])
+    forged = [encode_commit(Commit(4, previous, 1, 0, 4, (), (), content(kind, 9000, 1))) for kind in KINDS]
+    honest = SealedBlock(BlockId(os.urandom(32)), forged[0])
+
+    async def put(block: SealedBlock) -> None:
+        await running.hub.blocks.put(log.drive, [block])
+        await running.hub.blocks.store(log.drive).wait_for_writes()
+
+    for each in forged:
+        with pytest.raises(ValueError, match="which only the hub makes"):
+            running.call(put(SealedBlock(BlockId(plain_hash(each)), each)))
+    running.call(put(honest))
+    with put_back(running, path) as again:
+        bring_back(again)
+        assert again.call(again.hub.commits.head(log.drive.number)).number == 3
+        assert read(again, log.drive, honest) == honest.data
 
 
 def test_what_the_lost_log_had_revived_is_kept(running: RunningHub, tmp_path: Path) -> None:
