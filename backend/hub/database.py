@@ -9,12 +9,15 @@ Invariants:
    any more (SQLSTATE 25006). Only a new connection is asked whether its server takes writes: a primary that
    becomes a standby restarts, and that ends its old connections.
 3. A statement by itself (`rows`, `execute`) is one round trip.
+4. A process that stops in the middle of a transaction holds its locks for `idle` seconds at most: the server
+   ends its connection then, and nothing of the transaction is done.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final, TypeAlias
 
 import psycopg
@@ -29,6 +32,7 @@ _RETRIABLE = (
     psycopg.InterfaceError,
     PoolTimeout,
     psycopg.errors.ReadOnlySqlTransaction,
+    psycopg.errors.IdleInTransactionSessionTimeout,
 )
 
 
@@ -43,7 +47,7 @@ which went on for as long as a fail-over would notice its end as long after it."
 class Database:
     """See the module. `size`: the most connections; `patience`: seconds to wait for one. asyncio's thread."""
 
-    def __init__(self, conninfo: str, size: int = 16, patience: float = 10.0) -> None:
+    def __init__(self, conninfo: str, size: int = 16, patience: float = 10.0, idle: float = 60.0) -> None:
         self._pool = AsyncConnectionPool(
             conninfo,
             min_size=1,
@@ -51,7 +55,7 @@ class Database:
             timeout=patience,
             reconnect_timeout=_RECONNECTING,
             open=False,
-            configure=_require_primary,
+            configure=partial(_configure, idle),
             kwargs={"autocommit": True},
         )
 
@@ -103,13 +107,18 @@ class Database:
         """Whether no other process is in such a block of that key, for as long as the database is connected:
         what is done there must be safe by two at once. `TransientError`."""
         async with self.transaction() as connection:
+            # It holds no row, and may take hours.
+            await connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
             found = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (key,))
             row = await found.fetchone()
             yield row is not None and bool(row[0])
 
 
-async def _require_primary(connection: AsyncConnection) -> None:
+_CONFIGURE: Final = "SELECT pg_is_in_recovery(), set_config('idle_in_transaction_session_timeout', %s, false)"
+
+
+async def _configure(idle: float, connection: AsyncConnection) -> None:
     """Raises unless the server takes writes."""
-    row = await (await connection.execute("SELECT pg_is_in_recovery()")).fetchone()
+    row = await (await connection.execute(_CONFIGURE, (f"{1000 * idle:.0f}ms",))).fetchone()
     if row is None or row[0]:
         raise psycopg.OperationalError("the server is a standby")

@@ -12,6 +12,11 @@ from backend.hub import Database
 from tests.postgres import new_database
 from tests.servers import NoServerError
 
+_IDLE = (
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle in transaction'"
+    " AND clock_timestamp() > state_change + interval '0.3 s'"
+)
+
 
 @pytest.fixture
 def conninfo() -> str:
@@ -33,6 +38,50 @@ def with_one_connection(conninfo: str, test: Callable[[Database], Awaitable[None
             await database.close()
 
     anyio.run(run, backend="asyncio")
+
+
+@pytest.mark.logs_warnings
+def test_a_process_that_stops_in_a_transaction_holds_no_row_for_long(conninfo: str) -> None:
+    """Others wait for its rows: devices to commit, for one. It is told when it goes on."""
+
+    async def test(database: Database) -> None:
+        await database.execute("INSERT INTO number VALUES (1)")
+        stopped = Database(conninfo, size=1, idle=0.2)
+        await stopped.open()
+        try:
+            with pytest.raises(TransientError):
+                await stop_and_go_on(stopped, database)
+            assert await database.rows("SELECT n FROM number") == [(3,)]
+            assert await stopped.row("SELECT 1") == (1,)
+        finally:
+            await stopped.close()
+
+    with_one_connection(conninfo, test)
+
+
+def test_who_is_alone_is_so_however_long_it_takes(conninfo: str) -> None:
+    async def test(database: Database) -> None:
+        first = Database(conninfo, size=1, idle=0.05)
+        await first.open()
+        try:
+            async with first.alone(1) as is_first:
+                assert is_first
+                while not await database.row(_IDLE):
+                    await anyio.sleep(0.01)
+                async with database.alone(1) as is_second:
+                    assert not is_second
+        finally:
+            await first.close()
+
+    with_one_connection(conninfo, test)
+
+
+async def stop_and_go_on(stopped: Database, other: Database) -> None:
+    """The other changes a row that `stopped` has changed."""
+    async with stopped.transaction() as connection:
+        await connection.execute("UPDATE number SET n = 2")
+        await other.execute("UPDATE number SET n = 3")
+        await connection.execute("UPDATE number SET n = 4")
 
 
 async def insert_and_fail(database: Database) -> None:
