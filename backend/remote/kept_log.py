@@ -9,7 +9,8 @@ If it is not there, the log is another one: nothing is given, and the caller ref
 Invariants:
 1. Only commits of a chain that ends with the newest which this machine has applied are given: what a hub
    showed and the follower refused is not.
-2. A hub that loses commits again is refused for a while: one that lies has no device send without end.
+2. A hub that loses commits again, also while it gets them, is refused for a while: one that lies has no
+   device send without end. Giving that was interrupted goes on at once, behind the last one that was taken.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class KeptLog:
         self._seen = seen
         self._ahead: dict[int, bytes] = {}
         self._again = -math.inf
+        self._given: float = math.inf
         self._turn = trio.Lock()
 
     async def head(self) -> Head:
@@ -94,7 +96,7 @@ class KeptLog:
 
     async def _completed(self, head: Head) -> Head:
         """The head of the log, which ended with `head`, after it was given what it lacks."""
-        while head.number < (seen := self._seen()).number and trio.current_time() >= self._again:
+        while head.number < (seen := self._seen()).number and self._may_give(head):
             async with self._turn:
                 lost = await trio.to_thread.run_sync(self._recent.chain, head, seen)
             if not lost:
@@ -104,11 +106,11 @@ class KeptLog:
                 head.number + 1,
                 seen.number,
             )
-            before = head
             try:
                 for encoded in lost:
                     head = await self._remote.append(decode_commit(encoded), head)
-                self._again = trio.current_time() + PAUSE
+                    self._given, self._again = head.number, trio.current_time() + PAUSE
+                self._given = math.inf
             except BlocksMissingError as error:
                 raise BlocksMissingError(
                     f"the hub lost commits with its database, and {len(error.blocks)} blocks that they name: "
@@ -116,7 +118,10 @@ class KeptLog:
                     error.blocks,
                 ) from error
             except ConflictError:  # another device gives them as well
-                head = await self._remote.head()
+                before, head = head, await self._remote.head()
                 if head.number <= before.number:
                     return head
         return head
+
+    def _may_give(self, head: Head) -> bool:
+        return trio.current_time() >= self._again or head.number >= self._given

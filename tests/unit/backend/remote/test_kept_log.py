@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import trio
 import trio.testing
 
 from backend.commits import decode_commit
-from backend.errors import BlocksMissingError, ConflictError
+from backend.errors import BlocksMissingError, ConflictError, DriveError, TransientError
 from backend.remote.kept_log import PAUSE, KeptLog
 from backend.remote.recent_commits import LIMIT, RecentCommits
 from backend.remote.remote_roles import RemoteLog
@@ -53,6 +54,34 @@ class HubOfList(RemoteLog):
         while len(self.log) == number:
             await trio.sleep(0.01)
         return len(self.log)
+
+
+class LyingHub(HubOfList):
+    """It takes all commits but the last, refuses that one by `error`, and has lost others again."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(LOG[:2])
+        self.error = error
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        if commit.number == len(LOG):
+            self.log = LOG[:3]
+            raise self.error
+        return await super().append(commit, expected)
+
+
+class AwayNowAndThen(HubOfList):
+    """After each second commit that it takes."""
+
+    is_away = False
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        if self.is_away:
+            self.is_away = False
+            raise TransientError("away")
+        head = await super().append(commit, expected)
+        self.is_away = self.appended % 2 == 0
+        return head
 
 
 class Device:
@@ -162,3 +191,35 @@ async def test_a_hub_that_loses_commits_again_gets_them_after_a_while(
         nursery.cancel_scope.cancel()
     assert trio.current_time() - began >= PAUSE
     assert hub.log == LOG
+
+
+@pytest.mark.parametrize(
+    "error", [ConflictError("moved"), BlocksMissingError("missing", [b"b" * 32]), TransientError("later")]
+)
+async def test_a_hub_that_loses_what_it_is_given_while_it_is_given_has_to_wait(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock, error: Exception
+) -> None:
+    hub = LyingHub(error)
+    device = Device(HubOfList(LOG), tmp_path, 0)
+    await device.log.commits_after(0)
+    device = Device(hub, tmp_path, 8)
+    for _ in range(20):
+        with suppress(DriveError):
+            await device.log.head()
+        await trio.sleep(1)
+    assert hub.appended == 5
+    await trio.sleep(PAUSE)
+    with suppress(DriveError):
+        await device.log.head()
+    assert hub.appended == 9
+
+
+async def test_what_was_interrupted_is_gone_on_with_at_once(tmp_path: Path) -> None:
+    hub = AwayNowAndThen(LOG[:1])
+    await Device(HubOfList(LOG), tmp_path, 0).log.commits_after(0)
+    device = Device(hub, tmp_path, 8)
+    for _ in range(3):
+        with pytest.raises(TransientError):
+            await device.log.head()
+    assert await device.log.head() == head(LOG, 8)
+    assert (hub.appended, hub.log) == (7, LOG)
