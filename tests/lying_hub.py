@@ -13,10 +13,13 @@ from pathlib import Path
 
 import httpx
 import psycopg
+import trio
 
 from backend import wire
 from backend.remote import HubClient
+from backend.remote.hub_route import Pace
 from backend.remote.recent_commits import FILE, OLDER
+from backend.remote.sent_body import SentBody
 from backend.system import plain_hash
 from backend.upstream import NO_COMMIT
 from tests.hub_server import RunningHub
@@ -85,6 +88,7 @@ class LyingTransport(httpx.AsyncBaseTransport):
     async def _ask(self, request: httpx.Request, asked: Heard) -> Said:
         real = httpx.Request(request.method, asked.url, headers=dict(asked.headers), content=asked.content)
         real.extensions |= request.extensions
+        real.stream = SentBody(asked.content, Pace(None), trio.CancelScope())  # it may be cancelled
         answer = await self._honest.handle_async_request(real)
         try:
             headers = {name: answer.headers[name] for name in answer.headers if name.startswith("drivefs")}
