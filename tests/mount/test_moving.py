@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,8 @@ def test_a_move_that_is_interrupted_goes_on(drive: MountedDrive, hub: Away) -> N
         env=drive.variables(),
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in its background has SIGINT ignored by all of them.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as command:
         soon(lambda: _step(drive) == "copying blocks", 60)
         command.send_signal(signal.SIGINT)
