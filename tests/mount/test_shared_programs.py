@@ -76,8 +76,9 @@ def test_an_open_database_that_others_replace_stays_whole(drive: SharedDrive, tm
     """SQLite itself refuses to write to a file that its name does not mean any more."""
     theirs = new_database(tmp_path / "theirs", range(1000, 1500))
     path = drive.mountpoint / "f.db"
-    size = len(new_database(path, range(500)))
-    drive.peer(("wait_for", "f.db", size))
+    begun = new_database(path, range(500))
+    drive.peer(("wait_for", "f.db", len(begun)))
+    drive.soon(lambda: drive.peer_reads("f.db") == begun)  # of that length it is before it is whole
     with closing(sqlite3.connect(path)) as database:
         assert rows_of(database) == list(range(500))
         drive.peer(("write", "f.db", theirs))
