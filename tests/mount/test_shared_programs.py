@@ -14,6 +14,7 @@ import pytest
 from tests.contents import KINDS, content
 from tests.mount.mounted import differences, run
 from tests.mount.shared_drive import SharedDrive, shared_drive
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -72,13 +73,19 @@ def new_database(path: Path, numbers: range) -> bytes:
     return path.read_bytes()
 
 
+def wait_until_whole(drive: SharedDrive, data: bytes) -> None:
+    """Return when the other device has the database, and its journal no more. SQLite plays any journal of
+    the name back into the database that it finds (sqlite.org/howtocorrupt.html)."""
+    drive.peer(("wait_for", "f.db", len(data)))
+    wait_until(lambda: drive.peer_reads("f.db") == data)
+    drive.peer(("wait_for_names", ["f.db"]))
+
+
 def test_an_open_database_that_others_replace_stays_whole(drive: SharedDrive, tmp_path: Path) -> None:
     """SQLite itself refuses to write to a file that its name does not mean any more."""
     theirs = new_database(tmp_path / "theirs", range(1000, 1500))
     path = drive.mountpoint / "f.db"
-    begun = new_database(path, range(500))
-    drive.peer(("wait_for", "f.db", len(begun)))
-    drive.soon(lambda: drive.peer_reads("f.db") == begun)  # of that length it is before it is whole
+    wait_until_whole(drive, new_database(path, range(500)))
     with closing(sqlite3.connect(path)) as database:
         assert rows_of(database) == list(range(500))
         drive.peer(("write", "f.db", theirs))
@@ -94,9 +101,7 @@ def test_an_open_database_that_others_replace_stays_whole(drive: SharedDrive, tm
         database.commit()
         assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     assert os.listdir(drive.mountpoint) == ["f.db"]
-    ours = path.read_bytes()
-    drive.peer(("wait_for", "f.db", len(ours)))
-    assert drive.peer_reads("f.db") == ours
+    wait_until_whole(drive, path.read_bytes())
 
 
 def test_a_database_works_while_others_change_the_folder(drive: SharedDrive) -> None:
