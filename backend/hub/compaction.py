@@ -32,7 +32,7 @@ from backend.hub.packing import TARGET, DriveNumber, HubBlocks
 from backend.hub.thin_pack_table import BlockInPack, Moved, ThinPack, ThinPackTable
 from backend.packs import Pack, PackEntry, PackNeeds, together
 from backend.system import THIS_MACHINE, Environment
-from backend.upstream import SealedBlock
+from backend.upstream import BlockId, SealedBlock
 
 BYTES_PER_SECOND: Final = 16.0 * (1 << 20)
 """Of packs that are read to be rewritten: devices come first."""
@@ -136,20 +136,23 @@ class HubCompaction:
 
     async def _rewrite(self, drive: DriveNumber, old: Sequence[Pack], done: Rewritten) -> None:
         places = await self._table.places([pack.id for pack in old])
-        found = _Gathered()
+        found, seen = _Gathered(), set[BlockId]()
         for pack in old:
-            # A block that was doubted may have two places: the other one is moved by the next round.
-            there = {block.id for block in found.blocks}
-            of_pack = [each for each in places if each.pack == pack.id and each.entry.block not in there]
-            if not of_pack:
+            of_pack = places.get(pack.id, [])
+            blocks = {each.entry.block for each in of_pack}
+            # A block that was doubted may have two places. Of packs that share one the first is moved now.
+            # A pack that is moved in part would look like one that devices have emptied.
+            if not blocks or not seen.isdisjoint(blocks):
                 continue
             done.read += pack.size
             try:
                 found.blocks += await self._read(drive, pack, of_pack)
-                found.places += of_pack
-                found.packs += 1
             except DriveError as error:
                 log.warning("pack %s is not rewritten now: %s", pack.id.hex(), error)
+                continue
+            found.places += of_pack
+            found.packs += 1
+            seen |= blocks
         if found.blocks:
             try:
                 await self._blocks.write(drive, found.blocks, partial(self._move, drive, found, done))

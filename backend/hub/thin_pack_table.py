@@ -12,7 +12,8 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -105,13 +106,14 @@ class ThinPackTable:
         last = (seen[-1].drive.number, seen[-1].needs.pack.id) if len(ids) == PAGE else None
         return Page([each for each in seen if each.needs.is_thin()], last)
 
-    async def places(self, packs: Sequence[bytes]) -> list[BlockInPack]:
-        """Of the packs, what blocks are read from, or were until they were doubted."""
-        rows = await self._database.rows(_PLACES, ([*packs],))
-        return [
-            BlockInPack(bytes(pack), PackEntry(BlockId(bytes(block)), position, length))
-            for pack, block, position, length in rows
-        ]
+    async def places(self, packs: Sequence[bytes]) -> Mapping[bytes, Sequence[BlockInPack]]:
+        """Of each pack, the blocks that are read from it, or were until they were doubted, in order. A pack
+        without any is left out."""
+        found = defaultdict[bytes, list[BlockInPack]](list)
+        for pack, block, position, length in await self._database.rows(_PLACES, ([*packs],)):
+            entry = PackEntry(BlockId(bytes(block)), position, length)
+            found[bytes(pack)].append(BlockInPack(bytes(pack), entry))
+        return found
 
     async def move(self, drive: int, new: Pack, moved: Sequence[Moved]) -> int:
         """The new pack is durable: blocks are read from it, and no more from those in which they were; their

@@ -324,6 +324,23 @@ def test_both_places_of_a_block_that_was_doubted_are_moved(running: RunningHub) 
     assert check(running, data=True) == []
 
 
+def test_a_pack_whose_last_block_goes_after_a_move_is_kept_for_dumps(running: RunningHub) -> None:
+    """The block has a place in each of two thin packs: neither is moved in part, or it would go at once."""
+    drive, first, second = drive_of(running), sealed(10, 1), sealed(10, 2)
+    put(running, drive, first)
+    running.call(running.hub.table.doubt(drive.number, first[9].id))
+    put(running, drive, [first[9], *second])
+    before = packs(running)
+    forget(running, [*first[:8], *second[:8]])
+    assert compact(running)[0].packs == 1
+    forget(running, [first[9]])
+    collect(running, 3600)
+    assert before < packs(running), "a dump of the database may name them"
+    compact(running)
+    assert before < packs(running, "emptied IS NOT NULL")
+    require_readable(running, drive, [first[8], *second[8:]])
+
+
 def test_a_doubt_that_waits_for_a_move_is_of_the_new_place(running: RunningHub) -> None:
     drive, blocks = drive_of(running), sealed(10)
     put(running, drive, blocks)
