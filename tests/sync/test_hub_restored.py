@@ -86,7 +86,10 @@ def test_the_same_database_without_what_came_last_is_not_served(hub: HubProcess)
     assert refuses(hub)
     assert hub.run("check", str(hub.hub))[0] == 0
     assert refuses(hub)
+    code, said = hub.run("check", str(hub.hub), "--repair")
+    assert (code, "drivefs-hub check --after-restore" in said) == (1, True)
     assert hub.run("check", str(hub.hub), "--after-restore")[0] == 0
+    assert hub.run("check", str(hub.hub), "--repair")[0] == 0
     with hub.serving():
         pass
 

@@ -1,7 +1,8 @@
 """`drivefs-hub check`: packs against rows, nodes against packs. Exit code: 1 if something is left or lost.
 
 `--after-restore` first brings back what the nodes know and the database has not, and at the end has this
-database be the one that is served.
+database be the one that is served. `--repair` without it refuses a database that is older than what was
+served: by such a one a pack may seem to be of nobody.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ def _check(options: argparse.Namespace) -> int:
 
 async def _run(folder: HubFolder, findings: Findings, options: argparse.Namespace) -> None:
     async with opened(folder) as parts:
+        if options.repair and not options.after_restore:
+            await parts.age.require_newest()
         is_all = await _bring_back(parts, findings) if options.after_restore else False
         strays = StrayPackTable(parts.database, folder.file.limits.retention_seconds)
         check = HubCheck(
