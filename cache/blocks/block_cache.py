@@ -2,7 +2,8 @@
 
 Invariants:
 1. A block is in the cache only after its tag was verified: whoever gets bytes gets the right ones.
-2. A block that several readers want whole at once is fetched once.
+2. A block that several readers want whole at once is fetched once. If that fails, all of them have its error:
+   to wait for a store that does not answer takes no longer for many than for one.
 3. The cache holds at most `limit` bytes of plaintext, except for one block larger than that. What it
    holds of a block is the whole, or single segments.
 4. A block that does not authenticate is asked for again from fragments whose checksums hold; only
@@ -41,10 +42,11 @@ async def _nobody_else() -> None:
 class _Fetch:
     """One fetch under way, and those who wait for it."""
 
-    __slots__ = ("done", "plaintext")
+    __slots__ = ("done", "failure", "plaintext")
 
     def __init__(self) -> None:
         self.done = trio.Event()
+        self.failure: Exception | None = None
         self.plaintext: Buffer | None = None
 
 
@@ -101,7 +103,9 @@ class BlockCache:
         if fetch is None:
             return await self._fetch(block)
         await fetch.done.wait()
-        # If the other reader failed or was cancelled, this one finds out for itself.
+        if fetch.failure is not None:
+            raise fetch.failure
+        # If the other reader was cancelled, this one finds out for itself.
         return fetch.plaintext if fetch.plaintext is not None else await self.get(block)
 
     async def get_part(self, block: bytes, start: int, end: int) -> memoryview:
@@ -157,6 +161,9 @@ class BlockCache:
             _, fetch.plaintext = await fetch_right(self._store, self._open, BlockId(block))
             self._keep(block, fetch.plaintext)
             return fetch.plaintext
+        except Exception as error:
+            fetch.failure = error
+            raise
         finally:
             del self._fetches[block]
             fetch.done.set()

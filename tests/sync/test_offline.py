@@ -264,6 +264,56 @@ async def test_a_read_waits_for_an_upstream_that_goes_for_a_minute(
 
 
 @pytest.mark.parametrize("silent", [False, True])
+async def test_who_waits_for_the_upstream_keeps_nobody_else_waiting(
+    hub: Hub, line: Line, mock_clock: MockClock, silent: bool
+) -> None:
+    """Many read, and what publishes needs the bytes beside a change. Names, changes, what is here and a sync
+    are answered meanwhile, and the drive can be closed."""
+    await begin(hub)
+    async with hub.device(2, line=line, options=LIVELY) as second:
+        await wait_all_tasks_blocked()
+        line.cut(silent=silent)
+        second.contact.doubt()
+        async with passing(mock_clock), trio.open_nursery() as readers:
+            while not second.contact.is_lost:
+                await trio.sleep(0.1)
+            began = trio.current_time()
+            for _ in range(100):
+                readers.start_soon(content_of, second, b"f")
+            file = second.lookup(ROOT_INODE, b"f").inode
+            await second.write(file, 20_000, b"in the middle")
+            await trio.sleep(1)
+            with trio.fail_after(PATIENCE_LOST + 1):
+                assert {b"f", b"g"} <= {*names(second)}
+                await make_file(second, b"new", b"here")
+                assert await content_of(second, b"new") == b"here"
+                assert await second.read(file, 20_000, 13) == b"in the middle"
+                await second.fsync(file)
+                with pytest.raises(AwayError, match="not published"):
+                    await second.sync()
+            assert len(readers.child_tasks) == 100
+            readers.cancel_scope.cancel()
+    assert trio.current_time() - began < BRIEF / 2
+
+
+async def test_many_who_wait_for_the_upstream_are_told_at_once(
+    hub: Hub, line: Line, mock_clock: MockClock
+) -> None:
+    await begin(hub)
+    line.cut(silent=True)
+    async with passing(mock_clock), hub.device(2, line=line) as second:
+
+        async def read() -> None:
+            with pytest.raises(AwayError):
+                await content_of(second, b"f")
+
+        with trio.fail_after(PATIENCE_LOST + 1):
+            async with trio.open_nursery() as readers:
+                for _ in range(20):
+                    readers.start_soon(read)
+
+
+@pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize("kind", STORED_KINDS)
 async def test_a_read_is_answered_though_the_upstream_goes_and_comes_back(
     hub: Hub, line: Line, mock_clock: MockClock, kind: Kind, silent: bool

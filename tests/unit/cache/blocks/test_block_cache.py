@@ -1,4 +1,4 @@
-"""The block cache: bounded, one fetch for many readers, errors are each reader's own."""
+"""The block cache: bounded, one fetch for many readers, an error is theirs and of no later one."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ class Counting(MemoryUpstream):
 
     async def get_block(self, block: BlockId) -> bytes:
         self.fetches += 1
+        await trio.lowlevel.checkpoint()
         return await super().get_block(block)
 
 
@@ -67,6 +68,23 @@ async def test_the_least_used_go_first() -> None:
     assert [cache.get_cached(block) is None for block in blocks] == [False, True, False, True]
     cache.clear()
     assert cache.used == 0
+
+
+async def test_all_who_wait_for_a_fetch_that_fails_have_its_error() -> None:
+    upstream = Counting()
+    cache = make(upstream)
+    block = CODEC.block_id(b"late")
+
+    async def read() -> None:
+        with pytest.raises(NotFoundError):
+            await cache.get(block)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(10):
+            nursery.start_soon(read)
+    assert upstream.fetches == 1
+    await put(upstream, b"late")
+    assert await cache.get(block) == b"late"
 
 
 async def test_a_failed_fetch_is_tried_again() -> None:
