@@ -51,10 +51,10 @@ class KeptLog:
         return await self._completed(await self._remote.head())
 
     async def append(self, commit: Commit, expected: Head) -> Head:
+        before = self._again  # another task may give what the hub lacks while the hub answers
         try:
             head = await self._remote.append(commit, expected)
         except ConflictError:
-            before = self._again
             if await self.head() != expected or self._again == before:
                 raise
             head = await self._remote.append(commit, expected)

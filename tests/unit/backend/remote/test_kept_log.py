@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -84,6 +85,19 @@ class AwayNowAndThen(HubOfList):
         return head
 
 
+class GivenMeanwhile(HubOfList):
+    """`meanwhile` is done while it answers that it does not take the last commit, as it lost others."""
+
+    meanwhile: Callable[[], Awaitable[object]] | None = None
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        if commit.number == len(LOG) and self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            await meanwhile()
+            raise ConflictError("the head had moved")
+        return await super().append(commit, expected)
+
+
 class Device:
     """It has seen the commits up to a number, and goes by them up to `seen`."""
 
@@ -130,6 +144,15 @@ async def test_commits_that_are_read_again_and_again_push_out_no_older_ones(tmp_
         await device.log.commits_after(7, 1)
     device.seen, hub.log = 8, []
     assert await device.log.head() == head(LOG, 8)
+    assert hub.log == LOG
+
+
+async def test_a_commit_is_appended_to_what_another_task_gave_meanwhile(tmp_path: Path) -> None:
+    await Device(HubOfList(LOG), tmp_path, 0).log.commits_after(0)
+    hub = GivenMeanwhile(LOG[:4])
+    device = Device(hub, tmp_path, 7)
+    hub.meanwhile = device.log.head
+    assert await device.log.append(decode_commit(LOG[7]), head(LOG, 7)) == head(LOG, 8)
     assert hub.log == LOG
 
 
