@@ -97,8 +97,7 @@ class KeptLog:
     async def _completed(self, head: Head) -> Head:
         """The head of the log, which ended with `head`, after it was given what it lacks."""
         while head.number < (seen := self._seen()).number and self._may_give(head):
-            async with self._turn:
-                lost = await trio.to_thread.run_sync(self._recent.chain, head, seen)
+            lost = await self._lost(head, seen)
             if not lost:
                 return head
             log.warning(
@@ -122,6 +121,15 @@ class KeptLog:
                 if head.number <= before.number:
                     return head
         return head
+
+    async def _lost(self, head: Head, seen: Head) -> list[bytes]:
+        """The commits after `head` to `seen`, encoded; empty: they are not kept, or the disk fails."""
+        async with self._turn:
+            try:
+                return await trio.to_thread.run_sync(self._recent.chain, head, seen)
+            except OSError as error:
+                log.warning("the commits that are kept for a hub which loses them cannot be read: %s", error)
+                return []
 
     def _may_give(self, head: Head) -> bool:
         return trio.current_time() >= self._again or head.number >= self._given

@@ -61,7 +61,7 @@ class RecentCommits:
 
     def chain(self, after: Head, until: Head) -> list[bytes]:
         """The commits after `after` to `until`, in order, encoded; empty: they are not all here, or `until`
-        does not go on from `after`."""
+        does not go on from `after`. `OSError`: the disk fails."""
         found = {
             plain_hash(each): each for path in (self._older, self._path) for each in _records(_read(path))
         }

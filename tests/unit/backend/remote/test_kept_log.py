@@ -13,7 +13,7 @@ import trio.testing
 from backend.commits import decode_commit
 from backend.errors import BlocksMissingError, ConflictError, DriveError, TransientError
 from backend.remote.kept_log import PAUSE, KeptLog
-from backend.remote.recent_commits import LIMIT, RecentCommits
+from backend.remote.recent_commits import FILE, LIMIT, RecentCommits
 from backend.remote.remote_roles import RemoteLog
 from backend.system import plain_hash
 from backend.upstream import Commit, Head
@@ -154,6 +154,17 @@ async def test_a_commit_is_appended_to_what_another_task_gave_meanwhile(tmp_path
     hub.meanwhile = device.log.head
     assert await device.log.append(decode_commit(LOG[7]), head(LOG, 7)) == head(LOG, 8)
     assert hub.log == LOG
+
+
+async def test_commits_that_cannot_be_read_are_not_given(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The hub's log is the caller's to judge, as where none were kept."""
+    (tmp_path / FILE).mkdir()
+    hub = HubOfList(LOG[:3])
+    assert await Device(hub, tmp_path, 8).log.head() == head(LOG, 3)
+    assert "cannot be read: " in caplog.text
+    assert hub.appended == 0
 
 
 async def test_a_log_of_another_history_gets_nothing(tmp_path: Path) -> None:
