@@ -36,7 +36,8 @@ _RESTS: Final = 5000
 
 
 def content(kind: Kind, size: int, seed: int | str = 0) -> bytes:
-    """`size` bytes of that kind; equal arguments give equal bytes, other seeds others (not zeros)."""
+    """`size` bytes of that kind; equal arguments give equal bytes. Other seeds give others (not zeros), from
+    the first 64 bytes on."""
     return _KINDS[kind](size, random.Random(f"{kind} {seed}"))
 
 
