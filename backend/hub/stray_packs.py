@@ -1,5 +1,6 @@
 """Packs that nodes have and no transaction entered: of writes that were cut off, or later than a database
-that was put back. They are found page by page in the nodes' listings, and go when their time is over.
+that was put back. They are found page by page in the nodes' listings, and go when their time is over. The
+database has how far each node is listed: processes that come and go reach the end of a large one together.
 
 Invariants:
 1. A pack is deleted that was listed twice, `grace` seconds or more apart, and was not entered in between. So
@@ -16,12 +17,8 @@ asyncio's thread.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
-
-import anyio
 
 from backend.errors import DriveError
 from backend.failpoints import declare
@@ -63,6 +60,14 @@ _FORGET: Final = (
     f" ELSE seen < now() - make_interval(secs => %s) - interval '{_REMEMBERED}'"
     " OR EXISTS (SELECT 1 FROM pack p WHERE p.id = s.id) END"
 )
+_LISTINGS: Final = (
+    "SELECT name, coalesce(l.after, '') FROM unnest(%s::text[]) name"
+    " LEFT JOIN node_listing l ON l.node = name WHERE l.due IS NULL OR l.due <= now()"
+)
+_LISTED: Final = (
+    "INSERT INTO node_listing (node, after, due) VALUES (%s, %s, now() + make_interval(secs => %s))"
+    " ON CONFLICT (node) DO UPDATE SET after = excluded.after, due = excluded.due"
+)
 
 
 class StrayPackTable:
@@ -101,13 +106,13 @@ class StrayPackTable:
         """Forget those that were entered after all, were not listed any more, or ended long ago."""
         await self._database.execute(_FORGET, (self._grace,))
 
+    async def listings(self, nodes: Collection[str]) -> dict[str, str]:
+        """Those of the nodes whose turn it is, each with the key that its listing goes on after."""
+        return dict(await self._database.rows(_LISTINGS, ([*nodes],)))
 
-@dataclass(slots=True)
-class _Lap:
-    """How far a node is listed, and when that goes on."""
-
-    after: str = ""
-    at: float = -math.inf
+    async def note_listing(self, node: str, after: str, pause: float) -> None:
+        """The node is listed up to that key, and goes on in `pause` seconds."""
+        await self._database.execute(_LISTED, (node, after, pause))
 
 
 class StrayPacks:
@@ -119,28 +124,32 @@ class StrayPacks:
         self._table = table
         self._nodes = nodes
         self._failpoints = environment.failpoints
-        self._laps = {name: _Lap() for name in nodes}
 
     async def round(self, away: Collection[str] = ()) -> int:
         """Look at a page of each node whose turn it is, and that is not `away`; how many fragments were
         deleted. A node that does not answer waits for the next round. `TransientError`: the database does
         not."""
         deleted = 0
-        for name, lap in self._laps.items():
-            if name not in away and lap.at <= anyio.current_time():
-                try:
-                    keys = await self._nodes[name].keys("packs/", lap.after, PAGE)
-                    deleted += await self.look(name, keys)
-                except DriveError as error:
-                    log.info("%s: packs that nobody knows are looked for later: %s", name, error)
-                    continue
-                self._laps[name] = _next(lap, keys)
+        asked = [name for name in self._nodes if name not in away]
+        for name, after in (await self._table.listings(asked)).items():
+            try:
+                deleted += await self._go_on(name, after)
+            except DriveError as error:
+                log.info("%s: packs that nobody knows are looked for later: %s", name, error)
         await self._table.forget()
         if deleted:
             log.info("fragments of stray packs were deleted", extra={"fields": {"fragments": deleted}})
         return deleted
 
-    async def look(self, name: str, keys: Sequence[str]) -> int:
+    async def _go_on(self, name: str, after: str) -> int:
+        """Look at the page behind that key. The next one comes when all that is due on this one is gone."""
+        keys = await self._nodes[name].keys("packs/", after, PAGE)
+        deleted = await self._look(name, keys)
+        is_last = len(keys) < PAGE
+        await self._table.note_listing(name, "" if is_last else keys[-1], PAUSE if is_last else 0.0)
+        return deleted
+
+    async def _look(self, name: str, keys: Sequence[str]) -> int:
         """The node lists these keys: delete what is due; how many fragments. Errors of the node."""
         found = [*filter(None, map(parse_fragment_key, keys))]
         packs = {pack for pack, _ in found}
@@ -164,9 +173,3 @@ class StrayPacks:
                 self._failpoints.reached(ENDED)
                 found.add(pack)
         return found
-
-
-def _next(lap: _Lap, keys: Sequence[str]) -> _Lap:
-    if len(keys) < PAGE:
-        return _Lap(at=anyio.current_time() + PAUSE)
-    return _Lap(keys[-1], lap.at)

@@ -82,7 +82,8 @@ class Blocks:
             self.needed += pack[dead:]
 
     def round(self, failpoints: str = "") -> int:
-        """Of a process of its own; its exit code."""
+        """Of a process of its own, a day after the last one; its exit code."""
+        self.sql("UPDATE node_listing SET due = now()")
         command = [sys.executable, "-m", "tests.crash.hub_round", str(self._hub.hub)]
         environment = {**os.environ, "DRIVEFS_FAILPOINTS": failpoints}
         return subprocess.run(command, env=environment, check=False).returncode

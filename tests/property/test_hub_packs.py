@@ -55,7 +55,10 @@ class Model:
 
     def __init__(self, running: RunningHub) -> None:
         self.running = running
-        self.sql("TRUNCATE account, drive, pack, block, place, commit, drive_usage, stray_pack CASCADE")
+        self.sql(
+            "TRUNCATE account, drive, pack, block, place, commit, drive_usage, stray_pack, node_listing"
+            " CASCADE"
+        )
         for node in running.nodes.values():
             node.objects.clear()
         self.drives = [drive_of(running) for _ in range(DRIVES)]
@@ -130,7 +133,8 @@ class Model:
     # What the hub does
 
     def round(self, step: str | None = None) -> None:
-        """Of a process of its own. A failpoint stops it as if it ended there."""
+        """Of a process of its own, a day after the last one. A failpoint stops it as if it ended there."""
+        self.sql("UPDATE node_listing SET due = now()")
         blocks = self.running.hub.blocks
 
         async def run() -> None:

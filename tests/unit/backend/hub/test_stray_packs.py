@@ -11,7 +11,7 @@ import pytest
 from backend.errors import DriveError, TransientError
 from backend.hub import StrayPacks, StrayPackTable
 from backend.hub.packing import DriveNumber
-from backend.hub.stray_packs import PAGE
+from backend.hub.stray_packs import DELETING, PAGE
 from backend.packs import Pack, PackEntry, fragment_key
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import BlockId, SealedBlock
@@ -49,7 +49,16 @@ def stray(running: RunningHub, drive: DriveNumber, note: Callable[[Pack], None] 
 def look(
     running: RunningHub, rounds: int = 1, environment: Environment = THIS_MACHINE, away: tuple[str, ...] = ()
 ) -> list[int]:
-    """Rounds of one process."""
+    """Rounds of one process, a day after the last ones."""
+    with psycopg.connect(running.conninfo) as connection:
+        connection.execute("UPDATE node_listing SET due = now()")
+    return go_on(running, rounds, environment, away)
+
+
+def go_on(
+    running: RunningHub, rounds: int = 1, environment: Environment = THIS_MACHINE, away: tuple[str, ...] = ()
+) -> list[int]:
+    """Rounds of one process, soon after the last ones."""
 
     async def run() -> list[int]:
         async with database_of(running) as database:
@@ -159,6 +168,37 @@ def test_a_listing_goes_on_page_by_page_and_begins_anew_after_a_pause(running: R
     later(running)
     assert look(running, 3) == [PAGE, PAGE, 0]
     assert len(node.objects) == 1
+
+
+def test_a_listing_goes_on_where_another_process_ended(running: RunningHub) -> None:
+    drive, _ = drive_with_blocks(running)
+    node = running.nodes["node3"]
+    for at in range(2 * PAGE):
+        node.objects[fragment_key(at.to_bytes(16, "big"), 0)] = b"x"
+    seen = []
+    for _ in range(3):
+        assert go_on(running) == [0]
+        seen.append(rows(running))
+    assert seen == [PAGE, 2 * PAGE, 2 * PAGE]
+    pack = stray(running, drive)
+    assert go_on(running) == [0]
+    assert rows(running) == 2 * PAGE, "all nodes are listed, and wait for a day"
+    look(running, 3)
+    assert rows(running, f"id = '\\x{pack.hex()}'") == 1
+
+
+def test_what_could_not_be_deleted_is_looked_at_again_before_the_listing_goes_on(
+    running: RunningHub,
+) -> None:
+    drive, _ = drive_with_blocks(running)
+    pack, environment = stray(running, drive), Environment()
+    look(running)
+    later(running)
+    environment.failpoints.arm(DELETING, "eio")
+    with pytest.raises(OSError, match="failpoint"):
+        look(running, environment=environment)
+    assert go_on(running) == [6]
+    assert fragments(running, pack) == 0
 
 
 def test_a_node_that_is_away_is_not_asked_and_its_fragments_go_later(running: RunningHub) -> None:
