@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Return when the condition holds; a failure if it does not within so many seconds."""
-    deadline = time.monotonic() + seconds
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> float:
+    """Return when the condition holds: the seconds that it took. A failure if it does not within so many."""
+    began = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline, f"what was waited for did not happen within {seconds:g} s"
+        assert time.monotonic() - began < seconds, f"what was waited for did not happen within {seconds:g} s"
         time.sleep(0.01)
+    return time.monotonic() - began

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from backend.keys import AccountKeys, HubDrive
 from backend.remote import HubLogin, Logins
 from tests.hub_server import RunningHub, hub, hub_for_test
 from tests.mount.mounted import MountedDrive, Result, new_folder, taken_away
+from tests.waiting import wait_until
 
 NAME: Final = "photos & more"
 QUOTED: Final = "photos%20%26%20more"
@@ -108,9 +108,5 @@ class Account:
 
 
 def soon(condition: Callable[[], bool], seconds: float = PATIENCE) -> float:
-    """Wait until it holds; seconds that it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "not seen"
-        time.sleep(0.002)
-    return time.monotonic() - began
+    """Wait until it holds, which must be soon after it was done elsewhere; seconds that it took."""
+    return wait_until(condition, seconds)

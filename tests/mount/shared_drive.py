@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.mount.mounted import new_folder
+from tests.waiting import wait_until
 from tools.host import mounts
 
 ROOT: Final = Path(__file__).parent.parent.parent
@@ -58,8 +59,7 @@ class SharedDrive:
 
     def soon(self, condition: Callable[[], bool]) -> float:
         """Wait until it holds, which must be soon after the peer's commit; seconds that it took."""
-        while not condition():
-            assert time.monotonic() - self.appended < PATIENCE, "not seen"
+        wait_until(condition, PATIENCE)
         return time.monotonic() - self.appended
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ import pytest
 from cache.messages import DiskCacheStatus
 from tests.contents import KINDS, content
 from tests.mount.mounted import MountedDrive, succeed
+from tests.waiting import wait_until
 
 pytestmark = [pytest.mark.mount]
 
@@ -33,10 +33,8 @@ def wait_until_kept(drive: MountedDrive) -> None:
     """Each stored block is on this machine's disk."""
     store = drive.status().store
     assert store is not None
-    deadline = time.monotonic() + 30
-    while len(sealed_files(drive)) < store.blocks:
-        assert time.monotonic() < deadline, "blocks that were written are not kept"
-        time.sleep(0.02)
+    blocks = store.blocks
+    wait_until(lambda: len(sealed_files(drive)) >= blocks, 30)
 
 
 def wrong(drive: MountedDrive) -> list[str]:

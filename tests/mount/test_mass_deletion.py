@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from tests.contents import KINDS, content
 from tests.mount.mounted import MountedDrive, differences, run, succeed
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -25,10 +25,7 @@ def answer(drive: MountedDrive, command: str) -> Any:
 
 
 def wait_for_notice(drive: MountedDrive) -> None:
-    end = time.monotonic() + PATIENCE
-    while not answer(drive, "status")["notices"]:
-        assert time.monotonic() < end
-        time.sleep(0.2)
+    wait_until(lambda: bool(answer(drive, "status")["notices"]))
 
 
 def test_a_tree_that_was_removed_is_back_with_one_command(drive: MountedDrive) -> None:

@@ -19,6 +19,7 @@ from typing import Final
 import pytest
 
 from tests.mount.mounted import MountedDrive, run
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -256,8 +257,7 @@ class TestLocks:
 
 def wait_until_blocked(process: int) -> None:
     """Until /proc/locks shows that `process` waits for a lock."""
-    while not any("->" in line and int(line.split()[5]) == process for line in held_and_waiting()):
-        os.sched_yield()
+    wait_until(lambda: any("->" in line and int(line.split()[5]) == process for line in held_and_waiting()))
 
 
 def held_and_waiting() -> list[str]:

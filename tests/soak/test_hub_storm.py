@@ -178,11 +178,12 @@ class Storm:
 
     def _compare(self) -> None:
         with self._mounted() as machine:
-            here = machine.mountpoint
+            here, newest = machine.mountpoint, machine.status().commit
             for writer in self._writers:
                 assert load.survived(here / writer.name, writer.manifest) == []
             for other in self._machines:
                 other.sync()
+                wait_until(partial(_follows, other, newest))
                 assert differences(here, other.mountpoint) == ""
 
     def _forget(self) -> None:
@@ -271,6 +272,11 @@ class Storm:
     def report(self) -> None:
         figures = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in sorted(self.longest.items()))
         print(f"round {self._rounds}: {dict(self.counts)}; longest: {figures}; STORM_SEED={SEED}", flush=True)
+
+
+def _follows(machine: MachineAtHub, commit: int) -> bool:
+    """Whether it has that commit."""
+    return machine.status().commit >= commit
 
 
 def until(seconds: float) -> Iterator[None]:
