@@ -24,6 +24,7 @@ from backend.commits import decode_commit
 from backend.errors import CorruptError, FormatError
 from backend.system import THIS_MACHINE, Environment, plain_hash
 from backend.upstream import NO_COMMIT, Head
+from backend.wire import MAX_COMMIT
 
 FILE: Final = "recent-commits"
 OLDER: Final = "recent-commits.older"
@@ -49,7 +50,7 @@ class RecentCommits:
         end, self._end = self._end, None
         try:
             if end is None or end != os.fstat(descriptor).st_size:  # anybody may remove it at any time
-                end = _length_of_good(_read(self._path))
+                end = sum(_HEADER.size + len(each) for each in _records(self._path))
                 self._disk.truncate(descriptor, end)
             parts = [part for each in commits for part in (_HEADER.pack(MAGIC, len(each)), each)]
             self._end = end + self._disk.write(descriptor, parts, end)
@@ -62,9 +63,7 @@ class RecentCommits:
     def chain(self, after: Head, until: Head) -> list[bytes]:
         """The commits after `after` to `until`, in order, encoded; empty: they are not all here, or `until`
         does not go on from `after`. `OSError`: the disk fails."""
-        found = {
-            plain_hash(each): each for path in (self._older, self._path) for each in _records(_read(path))
-        }
+        found = {plain_hash(each): each for path in (self._older, self._path) for each in _records(path)}
         chain: list[bytes] = []
         wanted = until
         while wanted.number > after.number:
@@ -86,25 +85,11 @@ def _place_of(encoded: bytes | None) -> tuple[int, bytes]:
     return 0, b""
 
 
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return b""
-
-
-def _records(data: bytes) -> Iterator[bytes]:
-    """Up to the first that is none, or cut off."""
-    at = 0
-    while at + _HEADER.size <= len(data):
-        magic, length = _HEADER.unpack_from(data, at)
-        at += _HEADER.size
-        if magic != MAGIC or at + length > len(data):
-            return
-        yield data[at : at + length]
-        at += length
-
-
-def _length_of_good(data: bytes) -> int:
-    return sum(_HEADER.size + len(each) for each in _records(data))
+def _records(path: str) -> Iterator[bytes]:
+    """Of that file, up to the first that is none, or cut off. None: there is no file. `OSError`."""
+    with suppress(FileNotFoundError), open(path, "rb") as file:
+        while len(header := file.read(_HEADER.size)) == _HEADER.size:
+            magic, length = _HEADER.unpack(header)
+            if magic != MAGIC or length > MAX_COMMIT or len(record := file.read(length)) < length:
+                return
+            yield record

@@ -3,6 +3,7 @@ file."""
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backend.commits import encode_commit
-from backend.remote.recent_commits import FILE, OLDER, RecentCommits
+from backend.remote.recent_commits import FILE, MAGIC, OLDER, RecentCommits
 from backend.system import plain_hash
 from backend.upstream import NO_COMMIT, Commit, Head
 from tests.contents import KINDS, Kind, content
@@ -84,6 +85,22 @@ def test_a_file_that_was_cut_off_or_spoilt_is_written_on(
     recent.add(log[5:])
     assert recent.chain(head(log, 5), head(log, 8)) == log[5:]
     assert recent.chain(START, head(log, 8)) in ([], log)
+
+
+def test_a_large_file_is_looked_through_record_by_record(tmp_path: Path) -> None:
+    """Also one whose end says that gigabytes follow."""
+    log = commits(40, "half-compressible", size=100_000)
+    RecentCommits(str(tmp_path)).add(log)
+    with open(tmp_path / FILE, "ab") as file:
+        file.write(MAGIC + b"\xff" * 4)
+    (more,) = commits(1, after=head(log, 40))
+    tracemalloc.start()
+    try:
+        RecentCommits(str(tmp_path)).add([more])
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert RecentCommits(str(tmp_path)).chain(START, head([*log, more], 41)) == [*log, more]
 
 
 def test_files_that_are_gone_are_no_harm(tmp_path: Path) -> None:
