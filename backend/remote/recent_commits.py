@@ -14,9 +14,10 @@ One call at a time; calls block.
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -35,17 +36,29 @@ _HEADER: Final = struct.Struct("<4sI")
 
 
 class RecentCommits:
-    """See the module. `folder` is there, and nobody else uses its two files."""
+    """See the module. `folder` is there, and nobody else uses its two files. `reserve`: of the bytes of its
+    disk those that are left to others."""
 
-    def __init__(self, folder: str, environment: Environment = THIS_MACHINE, limit: int = LIMIT) -> None:
+    def __init__(
+        self,
+        folder: str,
+        environment: Environment = THIS_MACHINE,
+        limit: int = LIMIT,
+        reserve: Callable[[int], int] = lambda _total: 0,
+    ) -> None:
+        self._folder = folder
         self._path = os.path.join(folder, FILE)
         self._older = os.path.join(folder, OLDER)
         self._disk = environment.disk
         self._half = limit // 2
+        self._reserve = reserve
         self._end: int | None = None
 
     def add(self, commits: Sequence[bytes]) -> None:
-        """Keep these encoded commits too. `OSError`: the disk fails, or is full."""
+        """Keep these encoded commits too. `OSError`: the disk fails, or is full but for the reserve."""
+        total, free = self._disk.free_space(self._folder)
+        if free < self._reserve(total) + sum(map(len, commits)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
         descriptor = self._disk.open(self._path, os.O_RDWR | os.O_CREAT)
         end, self._end = self._end, None
         try:

@@ -24,6 +24,7 @@ from backend.upstream import CommitLog, Head
 from cache.client import Client, client_of
 from cache.disk import CachedBlocks
 from cache.drive import Drive
+from cache.journal import reserve as journal_reserve
 from cache.opening import DriveOptions
 from tools import compose
 from tools.closing import closed_at_end, closed_on_failure
@@ -96,7 +97,9 @@ class _HubStore:
         upstream = RemoteUpstream(client, self.drive.drive_id, environment)
         async with closed_on_failure(upstream):
             if not self.options.read_only:
-                upstream.keep_commits(RecentCommits(str(self.folders.state), environment), seen)
+                state = str(self.folders.state)
+                recent = RecentCommits(state, environment, reserve=journal_reserve)
+                upstream.keep_commits(recent, seen)
             cached = await self._cached(upstream)
             if known is not None and not is_in_state:
                 await _require(upstream.log, known)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from backend.commits import encode_commit
 from backend.remote.recent_commits import FILE, MAGIC, OLDER, RecentCommits
-from backend.system import plain_hash
+from backend.system import Durable, Environment, plain_hash
 from backend.upstream import NO_COMMIT, Commit, Head
 from tests.contents import KINDS, Kind, content
 
@@ -101,6 +101,24 @@ def test_a_large_file_is_looked_through_record_by_record(tmp_path: Path) -> None
     finally:
         tracemalloc.stop()
     assert RecentCommits(str(tmp_path)).chain(START, head([*log, more], 41)) == [*log, more]
+
+
+def test_the_reserve_of_the_disk_is_left_to_others(tmp_path: Path) -> None:
+    class SmallDisk(Durable):
+        free = 0
+
+        def free_space(self, path: str) -> tuple[int, int]:
+            return 1 << 30, self.free
+
+    log, disk = commits(4), SmallDisk()
+    recent = RecentCommits(str(tmp_path), Environment(disk=disk), reserve=lambda total: total >> 3)
+    disk.free = (1 << 27) + len(log[0])
+    recent.add(log[:1])
+    with pytest.raises(OSError, match="No space left"):
+        recent.add(log[1:3])
+    disk.free = 1 << 28
+    recent.add(log[1:])
+    assert recent.chain(START, head(log, 4)) == log
 
 
 def test_files_that_are_gone_are_no_harm(tmp_path: Path) -> None:

@@ -18,9 +18,12 @@ from backend.errors import FencedError, LeaseHeldError, RollbackError, UsageErro
 from backend.health import NodesWanted
 from backend.keys import AccountKeys, DriveKeys, HubDrive
 from backend.remote import HubLogin, HubRoute, KnownDrives, ListedDrive, Logins
+from backend.remote.recent_commits import FILE
+from backend.system import THIS_MACHINE, Durable, Environment
 from backend.upstream import NO_COMMIT
 from cache.drive import Drive
 from cache.health import Health, NodeChanging
+from cache.journal import reserve
 from cache.local import JOURNAL, STALE
 from cache.recovery import StaleCacheError
 from cache.services.devices import Devices
@@ -73,12 +76,20 @@ class Machines:
 
     @asynccontextmanager
     async def opened(
-        self, machine: int, *, kept: int | None = DISK, publishes: bool = True, read_only: bool = False
+        self,
+        machine: int,
+        *,
+        kept: int | None = DISK,
+        publishes: bool = True,
+        read_only: bool = False,
+        environment: Environment = THIS_MACHINE,
     ) -> AsyncIterator[Drive]:
         """The drive as that machine has it, running; or nothing is published."""
         options = replace(SMALL, host=f"dev{machine}", cache_disk=kept, read_only=read_only)
         with trio.fail_after(SECONDS):
-            opening = opened_drive_at_hub(self.drive, self.own(machine), options, HubRoute())
+            opening = opened_drive_at_hub(
+                self.drive, self.own(machine), options, HubRoute(), environment=environment
+            )
             async with opening as drive, trio.open_nursery() as nursery:
                 if publishes:
                     await nursery.start(drive.run)
@@ -126,6 +137,25 @@ async def test_without_a_disk_cache_nothing_is_kept(machines: Machines) -> None:
         await make_file(drive, b"f", b"content")
         await drive.sync()
         assert (await drive.status()).disk_cache is None
+
+
+class FullDisk(Durable):
+    """A disk on which only the reserve of the journal is left."""
+
+    def free_space(self, path: str) -> tuple[int, int]:
+        total, _ = super().free_space(path)
+        return total, reserve(total)
+
+
+@pytest.mark.logs_warnings
+async def test_commits_are_kept_where_the_disk_has_more_than_the_journal_needs(machines: Machines) -> None:
+    for name, environment in ((b"f", Environment(disk=FullDisk())), (b"g", THIS_MACHINE)):
+        async with machines.opened(1) as first:
+            await make_file(first, name, b"content")
+            await first.sync()
+        async with machines.opened(2, environment=environment) as second:
+            assert await content_of(second, name) == b"content"
+        assert (machines.own(2).state / FILE).exists() == (environment is THIS_MACHINE)
 
 
 async def test_a_second_opening_on_one_machine_is_refused(
