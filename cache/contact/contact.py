@@ -24,7 +24,7 @@ from typing import Final, TypeVar
 
 import trio
 
-from backend.errors import AwayError, DriveError, TransientError
+from backend.errors import AwayError, DriveError, ThrottledError, TransientError
 from backend.system import Environment
 from cache.messages import AwayStatus
 
@@ -184,13 +184,15 @@ class Contact:
         raise AwayError(self.reason or "the upstream did not answer in time")
 
     async def ask_again(self, call: Callable[[], Awaitable[Result]]) -> Result:
-        """As `ask`; but the call is made again, as long as invariant 5 says. `call` may be made any number of
-        times."""
+        """As `ask`; but the call is made again, as long as invariant 5 says, and no sooner than the upstream
+        allows. `call` may be made any number of times."""
         begun = trio.current_time()
         while True:
             try:
                 return await self.ask(call)
-            except TransientError:
-                if trio.current_time() >= (self._brief_until if self.is_lost else begun + BRIEF):
+            except TransientError as error:
+                seconds = error.seconds if isinstance(error, ThrottledError) else 0.0
+                if trio.current_time() + seconds >= (self._brief_until if self.is_lost else begun + BRIEF):
                     raise
+            await trio.sleep(seconds)
             await self.pause(BRIEF_PAUSE)

@@ -9,7 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from backend.errors import AwayError, CorruptError, TransientError
+from backend.errors import AwayError, CorruptError, ThrottledError, TransientError
 from cache.contact.contact import (
     BRIEF,
     BRIEF_PAUSE,
@@ -238,6 +238,19 @@ async def test_an_upstream_that_is_away_for_longer_or_was_at_the_opening_is_not_
     with pytest.raises(AwayError, match="refused"):
         await contact.ask_again(failing.call)
     assert failing.times == 1
+
+
+@pytest.mark.parametrize(("seconds", "times"), [(BRIEF / 4, 4), (BRIEF, 1)])
+async def test_an_upstream_that_says_when_it_may_be_asked_again_is_not_asked_before(
+    autojump_clock: MockClock, seconds: float, times: int
+) -> None:
+    contact = Contact(environment_of(autojump_clock))
+    failing = Failing(ThrottledError("too many requests", seconds), inf)
+    began = trio.current_time()
+    with pytest.raises(ThrottledError):
+        await contact.ask_again(failing.call)
+    assert failing.times == times
+    assert trio.current_time() - began <= BRIEF
 
 
 async def test_other_errors_are_answers(autojump_clock: MockClock) -> None:
