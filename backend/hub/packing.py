@@ -29,6 +29,7 @@ from backend.errors import (
     CorruptError,
     DriveError,
     FormatError,
+    NoSpaceError,
     NotFoundError,
     TransientError,
     UnavailableError,
@@ -234,15 +235,32 @@ class HubBlocks:
 
     async def write(self, drive: DriveNumber, blocks: Sequence[SealedBlock], note: Note) -> None:
         """Store a pack of the drive at write quorum, and have `note` enter it in the database. Errors as of
-        `PackStore.write`, and those of `note`: then the pack is on the nodes only, and nobody knows it."""
+        `PackStore.write`, and those of `note`: then the pack is on the nodes only, and nobody knows it.
+        Before `NoSpaceError` its fragments are deleted again, where their nodes answer."""
         store = self.store(drive)
         pack_id = self._environment.random_bytes(PACK_ID_SIZE)
         data, entries = await store.cpu.finish(lambda: store.codec.encode(pack_id, blocks))
-        write = await store.write(self._group, pack_id, data)
+        write = await store.begin(self._group, pack_id, data)
+        try:
+            await store.wait_for_quorum(write)
+        except NoSpaceError:
+            await self._take_back(write)
+            raise
         noted = replace(write.pack, missing=write.missing())
         await note(noted, entries)
         if noted.missing:
             self._group.start_soon(self._settle, write)
+
+    async def _take_back(self, write: PackWrite) -> None:
+        """Delete the fragments of a pack that nobody will enter: devices try again and again, and would fill
+        the nodes that have room. A fragment whose node does not answer stays, as that of a stray pack."""
+        await write.ended.wait()
+        for index in write.good:
+            name = write.pack.nodes[index]
+            try:
+                await self.nodes[name].delete(fragment_key(write.pack.id, index))
+            except DriveError as error:
+                log.warning("%s: a fragment of pack %s stays for now: %s", name, write.pack.id.hex(), error)
 
     async def _settle(self, write: PackWrite) -> None:
         """Note where the last fragments of a stored pack lie, or that they failed. What is noted stands if

@@ -147,20 +147,29 @@ class PackStore:
 
     async def write(self, nursery: Group, pack_id: bytes, data: bytes) -> PackWrite:
         """Store a pack; returns at write quorum while the rest goes on in `nursery`. The same id must
-        come with the same data; safe to repeat. When the quorum is out of reach: `NoSpaceError` or
-        `ReadOnlyError` if that is what all failed nodes say, else `UnavailableError` naming them."""
+        come with the same data; safe to repeat. Errors as of `wait_for_quorum`."""
+        write = await self.begin(nursery, pack_id, data)
+        await self.wait_for_quorum(write)
+        return write
+
+    async def begin(self, nursery: Group, pack_id: bytes, data: bytes) -> PackWrite:
+        """As `write`, but returns when the fragments are on their way."""
         write = await self._cpu.finish(partial(self._encode, pack_id, data))
         self._being_written[pack_id] += 1
         self._under_way.add(write)
         for index in range(self._profile.total):
             nursery.start_soon(self._write_fragment, write, index)
+        return write
+
+    async def wait_for_quorum(self, write: PackWrite) -> None:
+        """Return when so many fragments are durable; for one task. When that is out of reach: `NoSpaceError`
+        or `ReadOnlyError` if that is what all failed nodes say, else `UnavailableError` naming them."""
         profile = self._profile
         while len(write.good) < profile.write_quorum:
             if len(write.failed) > profile.total - profile.write_quorum:
                 raise _quorum_error(write, profile.write_quorum)
             await write.progress.wait()
             write.progress = anyio.Event()
-        return write
 
     async def repair(self, pack: Pack) -> int:
         """Look at every fragment, rebuild those that are absent or wrong; returns the bits that are still

@@ -9,9 +9,11 @@ import anyio
 import psycopg
 import pytest
 
+from backend.errors import NoSpaceError
 from backend.hub.packing import DriveNumber
 from backend.upstream import BlockId, SealedBlock
-from tests.hub_care import drive_with_blocks
+from tests.contents import KINDS, content
+from tests.hub_care import check, drive_with_blocks
 from tests.hub_server import RunningHub, hub_for_test
 
 LARGE = 1 << 20
@@ -88,3 +90,44 @@ def test_a_block_that_is_doubted_is_stored_anew(running: RunningHub) -> None:
     assert not running.call(running.hub.table.doubt(drive.number, blocks[0].id))
     put(running, drive, [blocks[0]])
     assert running.call(running.hub.table.present(drive.number, [blocks[0].id])) == {blocks[0].id}
+
+
+def refuse(running: RunningHub, is_full: bool) -> None:
+    """Two of the six nodes take no more, whatever room they say they have."""
+    for name in ("node1", "node4"):
+        running.nodes[name].quota = running.nodes[name].used if is_full else 1 << 40
+
+
+@pytest.mark.logs_warnings
+def test_a_pack_that_finds_no_room_leaves_nothing_however_often_it_is_tried(running: RunningHub) -> None:
+    drive, known = drive_with_blocks(running)
+    before = bytes_on_nodes(running)
+    blocks = [SealedBlock(BlockId(os.urandom(32)), content(kind, LARGE, 1)) for kind in KINDS]
+    refuse(running, is_full=True)
+    for _ in range(3):
+        with pytest.raises(NoSpaceError):
+            running.call(running.hub.blocks.put(drive, blocks))
+        assert bytes_on_nodes(running) == before
+    refuse(running, is_full=False)
+    put(running, drive, blocks)
+    for each in (*known, *blocks):
+        part = running.call(running.hub.blocks.read(drive, each.id, 0, LARGE))
+        assert bytes(part.data) == each.data
+    assert check(running, data=True) == []
+
+
+@pytest.mark.logs_warnings
+def test_a_node_that_ends_before_its_fragment_is_deleted_keeps_a_stray(running: RunningHub) -> None:
+    drive, _ = drive_with_blocks(running)
+    node, count = running.nodes["node2"], {each.name: len(each.objects) for each in running.nodes.values()}
+
+    async def end(operation: str, _key: str) -> None:
+        node.away = operation == "delete"
+
+    node.before = end
+    refuse(running, is_full=True)
+    with pytest.raises(NoSpaceError):
+        running.call(running.hub.blocks.put(drive, [new_block(LARGE)]))
+    count["node2"] += 1
+    assert {each.name: len(each.objects) for each in running.nodes.values()} == count
+    assert check(running)[0].startswith("note: 1 packs on the nodes are not in the database")
