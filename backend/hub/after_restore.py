@@ -175,14 +175,12 @@ class AfterRestore:
         strange: bytes | None = None
         for name, index in listing.places(pack_id):
             footer = await self._footer(name, pack_id, index)
-            drive = None if footer is None else await self._packs.drive(footer.drive_id)
-            if footer is not None and drive is None:
+            if footer is None:
+                continue
+            drive = await self._packs.drive(footer.drive_id)
+            if drive is None:
                 strange = footer.drive_id
-            if (
-                footer is not None
-                and drive is not None
-                and (found := await self._opened(drive, footer, listing))
-            ):
+            elif found := await self._opened(drive, footer, listing):
                 return found
         if strange is None:
             self._unreadable += 1
