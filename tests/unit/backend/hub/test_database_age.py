@@ -113,6 +113,19 @@ def test_a_minority_of_nodes_hides_nothing_and_invents_nothing(running: RunningH
         do(running, "begin")
 
 
+def test_a_mark_that_too_few_nodes_took_is_not_newer_than_the_database(running: RunningHub) -> None:
+    """As of a process that was killed while it told the nodes."""
+    do(running, "mark")
+    for name in ("node0", "node1", "node2"):
+        running.nodes[name].away = True
+    with pytest.raises(UnavailableError):
+        do(running, "mark")
+    for name in ("node0", "node1", "node2"):
+        running.nodes[name].away = False
+    assert {mark_of(running, name).number for name in running.nodes} == {1, 2}
+    do(running, "require_newest")
+
+
 @pytest.mark.logs_warnings
 def test_a_hub_whose_nodes_take_nothing_is_served(running: RunningHub) -> None:
     """Devices read there, and delete, which is what gives room again."""
