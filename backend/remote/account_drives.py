@@ -19,7 +19,6 @@ from backend.system import THIS_MACHINE, Environment
 FILE: Final = "drives"
 VERSION: Final = 1
 MAX_DRIVES: Final = wire.MAX_IDS
-MAX_SEALED: Final = 4096
 MAX_SIZE: Final = 8 << 20
 _ID_SIZE: Final = 16
 _FORM: Final = KeptForm("list of drives", b"DFDRIVES", VERSION, MAX_SIZE)
@@ -34,7 +33,7 @@ class ListedDrive(NamedTuple):
 
 def _checked(uuid: bytes, sealed: bytes) -> ListedDrive:
     """`ValueError`: that is none."""
-    if len(uuid) != _ID_SIZE or len(sealed) > MAX_SEALED:
+    if len(uuid) != _ID_SIZE or len(sealed) > wire.MAX_SEALED:
         raise ValueError("no drive")
     return ListedDrive(uuid, sealed)
 
