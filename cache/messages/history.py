@@ -1,4 +1,4 @@
-"""The calls about the past of a mounted drive: `drivefs log`, `diff`, `restore`, `clone`.
+"""The calls about the past of a mounted drive: `drivefs log`, `activity`, `diff`, `restore`, `clone`.
 
 Paths are relative to the drive's root and percent-encoded (RFC 3986; names are bytes, JSON is text). Moments
 are names as `cache.past_names` has them. Times are nanoseconds since 1970.
@@ -19,7 +19,7 @@ DEFAULT_LIMIT: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class PathAsked:
-    """The log of `path`: the newest `limit` entries."""
+    """The newest `limit` entries of the log of `path`, or points at which something changed below it."""
 
     path: str
     limit: int = DEFAULT_LIMIT
@@ -48,14 +48,6 @@ class PathLog:
     """The newest first."""
 
     entries: tuple[PathState, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ActivityAsked:
-    """The newest `limit` points at which something changed below `path`."""
-
-    path: str
-    limit: int = DEFAULT_LIMIT
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +129,7 @@ class Cloned:
     made: int
 
 
-ACTIVITY: Final = Call("activity", ActivityAsked, Activity)
+ACTIVITY: Final = Call("activity", PathAsked, Activity)
 LOG: Final = Call("log", PathAsked, PathLog)
 DIFF: Final = Call("diff", DifferenceAsked, Difference)
 RESTORE: Final = Call("restore", RestoreWanted, Restored)

@@ -13,7 +13,7 @@ import trio
 from cache.drive import Drive
 from cache.errors import InvalidArgumentError
 from cache.history import Happened, PointActivity, activity
-from cache.messages import ACTIVITY, Activity, ActivityAsked, HappenedShown, PointShown, Service
+from cache.messages import ACTIVITY, Activity, HappenedShown, PathAsked, PointShown, Service
 
 PAGE: Final = 100
 """Points that are looked at in one go."""
@@ -31,7 +31,7 @@ class ActivityCalls:
         """See the module."""
         return [Service(ACTIVITY, self.activity)]
 
-    async def activity(self, asked: ActivityAsked) -> Activity:
+    async def activity(self, asked: PathAsked) -> Activity:
         """The newest points at which something changed below a path, as it was called then."""
         if asked.limit < 1:
             raise InvalidArgumentError("the limit must be a number from 1 on")

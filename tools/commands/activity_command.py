@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from cache.messages import ACTIVITY, ActivityAsked, HappenedShown, PointShown
+from cache.messages import ACTIVITY, HappenedShown, PathAsked, PointShown
 from tools.commands.subcommand import add_command, add_json, show
 from tools.drive_path import DrivePath
 from tools.errors import ToolError
@@ -31,7 +31,7 @@ def _activity(options: argparse.Namespace) -> int:
     if options.limit < 1:
         raise ToolError("--limit must be 1 or more")
     place = DrivePath(options.path)
-    answer = place.client().call(ACTIVITY, ActivityAsked(place.inside, options.limit))
+    answer = place.client().call(ACTIVITY, PathAsked(place.inside, options.limit))
     return show(answer, options.json, (line for point in answer.points for line in _lines(point)))
 
 
