@@ -1,15 +1,6 @@
 """The past: what was, where, and what changed between."""
 
-from cache.history.activity import (
-    ADDED,
-    ATTRIBUTES,
-    CONTENT,
-    REMOVED,
-    RENAMED,
-    Happened,
-    PointActivity,
-    activity,
-)
+from cache.history.activity import Happened, PointActivity, activity
 from cache.history.changed_paths import ChangedPath, ChangedPaths, changed_paths
 from cache.history.deleted import Deleted, deleted_since
 from cache.history.diff_and_log import LogEntry, differences, directory_of, log_of, split
@@ -19,13 +10,8 @@ from cache.history.past_access import READ, SEARCH, Caller, Place
 from cache.history.past_versions import PastVersion, past_versions
 
 __all__ = [
-    "ADDED",
-    "ATTRIBUTES",
-    "CONTENT",
     "PAST_BIT",
     "READ",
-    "REMOVED",
-    "RENAMED",
     "SEARCH",
     "Caller",
     "ChangedPath",

@@ -4,10 +4,11 @@ A point is a recorded commit. Retention thins them, so a point may hold the chan
 that came and went between two points are not told. Of a folder that came or went whole only the folder is
 told, with the number of names inside.
 
-The cost depends on the changes since the oldest of the points asked for. Where files were changed in place,
-all names of the drive are read once for their paths.
+The cost depends on the changes since the oldest of the points asked for, and on the names in the folders
+above them, which are read once. Where files were changed in place, all names of the drive are read once for
+their paths.
 
-Read-only, on a connection of its own: it blocks, on any thread. It sees the state that was saved last.
+Read-only, on a connection of its own: it blocks, on any thread. It sees one state: that which was saved last.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from stat import S_ISDIR
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cache.namespace import ROOT_INODE, Connection, open_database, sqlite_errors
 
@@ -31,6 +32,8 @@ ATTRIBUTES: Final = "attributes"
 
 MOST_KEPT: Final = 10_000
 """Names that came, and as many that went, of one point; more are only counted. Folders are always kept."""
+MOST_TOLD: Final = 1000
+"""Changes of one point; more are only counted."""
 
 _FOREVER: Final = (1 << 63) - 1
 _POINTS: Final = "SELECT number FROM commits WHERE number < ? ORDER BY number DESC LIMIT ?"
@@ -53,21 +56,29 @@ _ROW_AT: Final = (
     f"SELECT {_COLUMNS}, died FROM past_inode WHERE inode = ? AND born <= ? AND died > ?"
     " ORDER BY born DESC LIMIT 1"
 )
-_PARENT_AT: Final = (
-    "SELECT parent FROM inode WHERE inode = :inode AND born <= :commit UNION ALL"
-    " SELECT parent FROM past_inode WHERE inode = :inode AND born <= :commit AND died > :commit"
-)
-_NAME_AT: Final = (
-    "SELECT name FROM dentry WHERE parent = :parent AND inode = :inode AND born <= :commit UNION ALL"
-    " SELECT name FROM past_dentry"
-    " WHERE parent = :parent AND inode = :inode AND born <= :commit AND died > :commit"
-)
 _NAMES_OF: Final = (
     f"SELECT parent, name, inode, born, {_FOREVER}, 0 FROM dentry"
     " WHERE inode IN (SELECT value FROM json_each(:inodes))"
     " UNION ALL SELECT parent, name, inode, born, died, 0 FROM past_dentry"
     " WHERE died > :low AND born <= :high AND inode IN (SELECT value FROM json_each(:inodes))"
 )
+_NAMES_ABOVE: Final = f"""
+WITH RECURSIVE above (inode, parent) AS MATERIALIZED (
+    SELECT 0, value FROM json_each(:folders)
+    UNION
+    SELECT r.inode, r.parent FROM above AS a CROSS JOIN inode AS r ON r.inode = a.parent
+    UNION
+    SELECT r.inode, r.parent FROM above AS a CROSS JOIN past_inode AS r ON r.inode = a.parent
+    WHERE r.died > :low
+), parents (parent) AS MATERIALIZED (SELECT DISTINCT parent FROM above WHERE inode)
+SELECT d.parent, d.name, d.inode, d.born, {_FOREVER}, 0
+FROM parents AS p CROSS JOIN dentry AS d ON d.parent = p.parent
+WHERE d.inode IN (SELECT inode FROM above)
+UNION ALL
+SELECT d.parent, d.name, d.inode, d.born, d.died, 0
+FROM parents AS p CROSS JOIN past_dentry AS d ON d.parent = p.parent
+WHERE d.died > :low AND d.inode IN (SELECT inode FROM above)
+"""
 
 
 class Happened(NamedTuple):
@@ -80,13 +91,17 @@ class Happened(NamedTuple):
     before: bytes = b""
     inside: int = 0
 
+    def is_below(self, folder: bytes) -> bool:
+        """Whether it is the folder itself, or below it, or was."""
+        return any(_is_below(path, folder) for path in (self.path, self.before))
+
 
 class PointActivity(NamedTuple):
-    """The changes of a point, sorted by path. `uncounted`: names that came or went besides them."""
+    """The changes of a point, sorted by path; `more`: the number of those that are left out."""
 
     commit: int
     changes: list[Happened]
-    uncounted: int
+    more: int
 
 
 class _Name(NamedTuple):
@@ -96,6 +111,10 @@ class _Name(NamedTuple):
     born: int
     died: int
     mode: int
+
+    @property
+    def entry(self) -> tuple[int, bytes]:
+        return self.parent, self.name
 
 
 class _Row(NamedTuple):
@@ -111,61 +130,37 @@ class _Row(NamedTuple):
     died: int
 
 
+_Changed = tuple[str, list[_Name]]
+"""The kind of change of an inode that was there at the point before, and the names that it has."""
+
+
 @dataclass(slots=True)
 class _Names:
     """Those that came, or those that went, of one point."""
 
     kept: list[_Name] = field(default_factory=list)
-    folders: dict[int, _Name] = field(default_factory=dict)
     files: int = 0
     left_out: Counter[int] = field(default_factory=Counter)
     """Their number by the folder that they were in."""
 
     def add(self, name: _Name) -> None:
-        if S_ISDIR(name.mode):
-            self.folders[name.inode] = name
-        elif self.files < MOST_KEPT:
-            self.files += 1
-            self.kept.append(name)
-        else:
+        is_file = not S_ISDIR(name.mode)
+        if is_file and self.files == MOST_KEPT:
             self.left_out[name.parent] += 1
-
-    def leave_out_same(self, others: _Names) -> None:
-        """Names that went and came again for the same inode did neither."""
-        mine, theirs = ({name[:3] for name in names.all()} for names in (self, others))
-        same = mine & theirs
-        for names in (self, others) if same else ():
-            names.kept = [name for name in names.kept if name[:3] not in same]
-            names.folders = {inode: name for inode, name in names.folders.items() if name[:3] not in same}
-
-    def all(self) -> list[_Name]:
-        return [*self.kept, *self.folders.values()]
-
-    def inside(self, whole: dict[int, _Name], moved: Container[int]) -> Counter[int]:
-        """The number of names below each topmost folder of `whole`, without those of `moved` inodes; they are
-        left out no more."""
-        found: Counter[int] = Counter()
-        for name in self.all():
-            if name.parent in whole and name.inode not in moved:
-                found[_top(name.parent, whole)] += 1
-        for parent in [parent for parent in self.left_out if parent in whole]:
-            found[_top(parent, whole)] += self.left_out.pop(parent)
-        return found
+        else:
+            self.files += is_file
+            self.kept.append(name)
 
 
-def _top(folder: int, whole: dict[int, _Name]) -> int:
-    while whole[folder].parent in whole:
-        folder = whole[folder].parent
-    return folder
-
-
-def activity(path: str, before: int, limit: int) -> list[PointActivity]:
-    """Of the namespace at `path` the newest `limit` points below the commit `before`, the newest first; those
-    without a change of a name, a content or an attribute are there too."""
+def activity(path: str, folder: bytes, before: int, limit: int) -> list[PointActivity]:
+    """Of the namespace at `path` the newest `limit` points before the commit `before`, the newest first, with
+    the changes below `folder`, as it was called then (empty: the whole drive). Points without such a change
+    are there too."""
     with sqlite_errors(path):
         connection = open_database(path, read_only=True)
         try:
-            return _Look(connection, before, limit).points()
+            connection.execute("BEGIN")  # else each statement sees a state of its own
+            return _Look(connection, before, limit).points(folder)
         finally:
             connection.close()
 
@@ -177,23 +172,24 @@ class _Look:
         self._low = found.pop(0) if len(found) > limit else 0
         self._numbers = found
         self._range = {"low": self._low, "high": found[-1] if found else 0}
-        self._folders: dict[tuple[int, int], bytes | None] = {}
 
-    def points(self) -> list[PointActivity]:
-        if not self._numbers:
-            return []
-        came, went = self._names()
-        changed = self._changed()
-        before = dict(pairwise([self._low, *self._numbers]))
-        return [
-            _Point(self, number, last, came[number], went[number]).told(changed.get(number, []))
-            for last, number in reversed(before.items())
-        ]
+    def points(self, folder: bytes) -> list[PointActivity]:
+        points = self._points()
+        parents = {parent for point in points for parent in point.parents()}
+        folders = _Folders(self._connection, self._low, parents)
+        return [point.told(folders, folder) for point in reversed(points)]
 
-    def _names(self) -> tuple[dict[int, _Names], dict[int, _Names]]:
-        """By point those that came and those that went."""
+    def _points(self) -> list[_Point]:
         came: dict[int, _Names] = {number: _Names() for number in self._numbers}
         went: dict[int, _Names] = {number: _Names() for number in self._numbers}
+        self._find_names(came, went)
+        changed = self._changed()
+        return [
+            _Point(number, before, came[number], went[number], changed.get(number, []))
+            for before, number in pairwise([self._low, *self._numbers])
+        ]
+
+    def _find_names(self, came: dict[int, _Names], went: dict[int, _Names]) -> None:
         for row in self._connection.execute(_NAMES, self._range):
             name = _Name(*row)
             born, died = self._point(name.born), self._point(name.died)
@@ -201,7 +197,6 @@ class _Look:
                 for point, names in ((born, came), (died, went)):
                     if point in names:
                         names[point].add(name)
-        return came, went
 
     def _point(self, commit: int) -> int:
         """The point to which a commit belongs; of those before, and after, all points: none of them."""
@@ -210,8 +205,8 @@ class _Look:
         place = bisect_left(self._numbers, commit)
         return self._numbers[place] if place < len(self._numbers) else _FOREVER
 
-    def _changed(self) -> dict[int, list[tuple[str, list[_Name]]]]:
-        """By point the kind and the names of each inode that was there at the point before."""
+    def _changed(self) -> dict[int, list[_Changed]]:
+        """By point."""
         found: list[tuple[int, str, int]] = []
         for values in self._connection.execute(_ROWS, self._range):
             row = _Row(*values)
@@ -219,7 +214,7 @@ class _Look:
             if number != self._point(row.died) and (kind := self._kind_of(row, number)):
                 found.append((number, kind, row.inode))
         names = self._names_of({inode for _, _, inode in found})
-        by_point: dict[int, list[tuple[str, list[_Name]]]] = {}
+        by_point: dict[int, list[_Changed]] = {}
         for number, kind, inode in found:
             alive = [name for name in names.get(inode, []) if name.born <= number < name.died]
             by_point.setdefault(number, []).append((kind, alive))
@@ -232,39 +227,44 @@ class _Look:
         old = self._connection.execute(_ROW_AT, (row.inode, last, last)).fetchone()
         return "" if old is None else _kind(_Row(*old), row)
 
-    def _names_of(self, inodes: set[int]) -> dict[int, list[_Name]]:
-        found: dict[int, list[_Name]] = {}
+    def _names_of(self, inodes: Collection[int]) -> dict[int, list[_Name]]:
         bindings = {"inodes": json.dumps([*inodes]), **self._range}
-        for row in self._connection.execute(_NAMES_OF, bindings) if inodes else ():
-            name = _Name(*row)
-            found.setdefault(name.inode, []).append(name)
-        return found
+        return _by_inode(self._connection.execute(_NAMES_OF, bindings) if inodes else ())
 
-    # Paths
 
-    def path(self, name: _Name, commit: int) -> bytes | None:
-        """As of the commit; None: the folder was not there."""
-        return self._path(name.parent, name.name, commit)
+class _Folders:
+    """The paths of folders as of each point. Reads all names of the folders above them, once."""
 
-    def _path(self, parent: int, name: bytes, commit: int) -> bytes | None:
-        folder = self._folder(parent, commit)
-        return None if folder is None else (folder + b"/" + name if folder else name)
+    def __init__(self, connection: Connection, low: int, folders: Collection[int]) -> None:
+        bindings = {"folders": json.dumps([*folders]), "low": low}
+        self._names = _by_inode(connection.execute(_NAMES_ABOVE, bindings))
+        self._paths: dict[tuple[int, int], bytes] = {}
 
-    def _folder(self, inode: int, commit: int) -> bytes | None:
-        if inode == ROOT_INODE:
-            return b""
+    def path(self, name: _Name, commit: int) -> bytes:
+        """Of the name as of the commit."""
+        folder = self.folder(name.parent, commit)
+        return folder + b"/" + name.name if folder else name.name
+
+    def folder(self, inode: int, commit: int) -> bytes:
+        """Of a folder as of a commit; empty: the drive's root."""
         key = inode, commit
-        if key not in self._folders:
-            self._folders[key] = self._found_folder(inode, commit)
-        return self._folders[key]
+        if key not in self._paths:
+            self._paths[key] = b"/".join([*self._upwards(inode, commit)][::-1])
+        return self._paths[key]
 
-    def _found_folder(self, inode: int, commit: int) -> bytes | None:
-        bindings = {"inode": inode, "commit": commit}
-        (parent,) = self._connection.execute(_PARENT_AT, bindings).fetchone() or (None,)
-        if parent is None:
-            return None
-        found = self._connection.execute(_NAME_AT, {"parent": parent, **bindings}).fetchone()
-        return None if found is None else self._path(parent, found[0], commit)
+    def _upwards(self, inode: int, commit: int) -> Iterator[bytes]:
+        while inode != ROOT_INODE:
+            name = next(each for each in self._names[inode] if each.born <= commit < each.died)
+            yield name.name
+            inode = name.parent
+
+
+def _by_inode(rows: Iterable[tuple[Any, ...]]) -> dict[int, list[_Name]]:
+    found: dict[int, list[_Name]] = {}
+    for row in rows:
+        name = _Name(*row)
+        found.setdefault(name.inode, []).append(name)
+    return found
 
 
 def _kind(old: _Row, new: _Row) -> str:
@@ -277,54 +277,93 @@ def _kind(old: _Row, new: _Row) -> str:
     return "" if same else ATTRIBUTES
 
 
-class _Point:
-    """One point, with the names that came, and those that went, since the point before."""
+def _is_below(path: bytes, folder: bytes) -> bool:
+    return not folder or path == folder or path.startswith(folder + b"/")
 
-    def __init__(self, look: _Look, number: int, before: int, came: _Names, went: _Names) -> None:
-        self._look = look
+
+class _Point:
+    """One point, with the changes since the point before."""
+
+    def __init__(self, number: int, before: int, came: _Names, went: _Names, changed: list[_Changed]) -> None:
         self._number = number
         self._before = before
         self._came = came
         self._went = went
-        self._came.leave_out_same(went)
-        self._new = {name.inode: name for name in came.all()}
-        self._gone = {name.inode: name for name in went.all()}
-        self._told: dict[bytes, Happened] = {}
+        self._changed = changed
 
-    def told(self, changed: list[tuple[str, list[_Name]]]) -> PointActivity:
-        """All changes, with those of inodes that were there before (kind, names)."""
-        self._tell_new()
-        self._tell_lost()
-        for kind, names in changed:
+    def parents(self) -> Iterator[int]:
+        """The folders whose paths are asked for."""
+        for names in (self._came, self._went):
+            yield from (name.parent for name in names.kept)
+            yield from names.left_out
+        yield from (name.parent for _, names in self._changed for name in names)
+
+    def told(self, folders: _Folders, folder: bytes) -> PointActivity:
+        """The changes below the folder."""
+        changes = [change for change in self._told(folders) if change.is_below(folder)]
+        changes.sort(key=lambda change: change.path)
+        left_out = sum(
+            count
+            for names, commit in ((self._came, self._number), (self._went, self._before))
+            for parent, count in names.left_out.items()
+            if _is_below(folders.folder(parent, commit), folder)
+        )
+        return PointActivity(self._number, changes[:MOST_TOLD], len(changes[MOST_TOLD:]) + left_out)
+
+    def _told(self, folders: _Folders) -> Iterator[Happened]:
+        """In the order in which they say most of a path."""
+        moved, added, removed = _paired(self._came.kept, self._went.kept)
+        held, lost = ({name.entry for name in names.kept} for names in (self._came, self._went))
+        for new, old in moved:
+            yield Happened(RENAMED, folders.path(new, self._number), folders.path(old, self._before))
+        for name, inside in _topmost(added, self._came.left_out):
+            kind = CONTENT if name.entry in lost else ADDED
+            yield Happened(kind, folders.path(name, self._number), inside=inside)
+        for name, inside in _topmost(removed, self._went.left_out):
+            if name.entry not in held:
+                yield Happened(REMOVED, folders.path(name, self._before), inside=inside)
+        fresh = {name.entry for name in added}
+        for kind, names in self._changed:
             for name in names:
-                self._tell(kind, self._look.path(name, self._number))
-        uncounted = sum(self._came.left_out.values()) + sum(self._went.left_out.values())
-        return PointActivity(self._number, [self._told[path] for path in sorted(self._told)], uncounted)
+                if name.entry not in fresh:
+                    yield Happened(kind, folders.path(name, self._number))
 
-    def _tell(self, kind: str, path: bytes | None, before: bytes = b"", inside: int = 0) -> None:
-        """The first change told of a path says most."""
-        if path is not None:
-            self._told.setdefault(path, Happened(kind, path, before, inside))
 
-    def _tell_new(self) -> None:
-        added = {inode: name for inode, name in self._came.folders.items() if inode not in self._gone}
-        lost = {(name.parent, name.name) for name in self._went.all()}
-        inside = self._came.inside(added, self._gone)
-        for name in self._came.all():
-            path = self._look.path(name, self._number)
-            old = self._gone.get(name.inode)
-            if old is not None:
-                self._tell(RENAMED, path, self._look.path(old, self._before) or b"")
-            elif (name.parent, name.name) in lost:
-                self._tell(CONTENT, path)
-            elif name.parent not in added:
-                self._tell(ADDED, path, inside=inside[name.inode])
+def _paired(
+    came: list[_Name], went: list[_Name]
+) -> tuple[list[tuple[_Name, _Name]], list[_Name], list[_Name]]:
+    """The names that moved (the new one, the old one), those that only came, and those that only went. Names
+    that went and came again for the same inode did neither."""
+    same = {name[:3] for name in came} & {name[:3] for name in went}
+    gone: dict[int, list[_Name]] = {}
+    for name in went:
+        if name[:3] not in same:
+            gone.setdefault(name.inode, []).append(name)
+    moved: list[tuple[_Name, _Name]] = []
+    added: list[_Name] = []
+    for name in came:
+        if name[:3] not in same:
+            if gone.get(name.inode):
+                moved.append((name, gone[name.inode].pop()))
+            else:
+                added.append(name)
+    return moved, added, [name for names in gone.values() for name in names]
 
-    def _tell_lost(self) -> None:
-        removed = {inode: name for inode, name in self._went.folders.items() if inode not in self._new}
-        held = {(name.parent, name.name) for name in self._came.all()}
-        inside = self._went.inside(removed, self._new)
-        for name in self._went.all():
-            is_told = name.inode in self._new or (name.parent, name.name) in held
-            if not is_told and name.parent not in removed:
-                self._tell(REMOVED, self._look.path(name, self._before), inside=inside[name.inode])
+
+def _topmost(names: list[_Name], left_out: Counter[int]) -> Iterator[tuple[_Name, int]]:
+    """The names that are in none of the folders among them, each with the number of names below it. Those in
+    the folders are counted so, and are taken out of `left_out`."""
+    whole = {name.inode: name for name in names if S_ISDIR(name.mode)}
+    inside: Counter[int] = Counter()
+    for name in names:
+        if name.parent in whole:
+            inside[_top(name.parent, whole)] += 1
+    for parent in [parent for parent in left_out if parent in whole]:
+        inside[_top(parent, whole)] += left_out.pop(parent)
+    return ((name, inside[name.inode]) for name in names if name.parent not in whole)
+
+
+def _top(folder: int, whole: dict[int, _Name]) -> int:
+    while whole[folder].parent in whole:
+        folder = whole[folder].parent
+    return folder

@@ -16,9 +16,7 @@ from cache.history import Happened, PointActivity, activity
 from cache.messages import ACTIVITY, Activity, HappenedShown, PathAsked, PointShown, Service
 
 PAGE: Final = 100
-"""Points that are looked at in one go."""
-MOST_CHANGES: Final = 1000
-"""Of one point; more are counted."""
+"""Points that are looked at in one go, at most."""
 
 
 class ActivityCalls:
@@ -37,43 +35,32 @@ class ActivityCalls:
             raise InvalidArgumentError("the limit must be a number from 1 on")
         folder = unquote_to_bytes(asked.path).strip(b"/")
         shown: list[PointShown] = []
-        before = self._drive.past.head + 1
-        while len(shown) < asked.limit:
-            points = await self._points(before)
-            if not points:
-                break
-            before = points[-1].commit
-            shown += filter(None, (self._shown(point, folder) for point in points))
+        before, count = self._drive.past.head + 1, min(asked.limit, PAGE)
+        while len(shown) < asked.limit and (points := await self._points(folder, before, count)):
+            before, count = points[-1].commit, PAGE
+            shown += filter(None, map(self._shown, points))
         return Activity(tuple(shown[: asked.limit]))
 
-    async def _points(self, before: int) -> list[PointActivity]:
+    async def _points(self, folder: bytes, before: int, count: int) -> list[PointActivity]:
         self._drive.ledger.save()
         path = self._drive.ledger.namespace.path
-        return await trio.to_thread.run_sync(activity, path, before, PAGE)
+        return await trio.to_thread.run_sync(activity, path, folder, before, count)
 
-    def _shown(self, point: PointActivity, folder: bytes) -> PointShown | None:
-        """None: nothing changed below the folder, or retention has dropped the point since."""
-        changes = [change for change in point.changes if _is_below(change, folder)]
-        uncounted = point.uncounted if not folder else 0
+    def _shown(self, point: PointActivity) -> PointShown | None:
+        """None: nothing changed, or retention has dropped the point since."""
         past = self._drive.past
-        if not (changes or uncounted) or not past.time_of(point.commit):
+        if not (point.changes or point.more) or not past.time_of(point.commit):
             return None
         writer = past.history.writer_at(point.commit)
         return PointShown(
             point.commit,
             past.name_of(point.commit),
             past.time_of(point.commit),
-            tuple(map(_happened, changes[:MOST_CHANGES])),
-            more=len(changes[MOST_CHANGES:]) + uncounted,
+            tuple(map(_happened, point.changes)),
+            point.more,
             device=None if writer is None else writer.device,
             host=None if writer is None else quote(writer.host),
         )
-
-
-def _is_below(change: Happened, folder: bytes) -> bool:
-    """Whether it is the path itself, or below it, or was."""
-    places = (change.path, change.before)
-    return not folder or any(place == folder or place.startswith(folder + b"/") for place in places)
 
 
 def _happened(change: Happened) -> HappenedShown:
