@@ -10,7 +10,7 @@ import trio
 
 
 class Closable(Protocol):
-    """An upstream, or a client."""
+    """An upstream, a store of blocks, or a client."""
 
     async def close(self) -> None:
         """Let go of everything. Not cancelled."""

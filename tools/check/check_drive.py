@@ -42,6 +42,7 @@ from tools.check.check_copies import check_copies
 from tools.check.check_report import summarised
 from tools.check.check_state import StateCheck, StateSource, breaches_of
 from tools.check.kept_index import KeptIndex
+from tools.closing import closed_at_end
 from tools.compose import (
     INDEX_FILE,
     TOOL_LEASE_PATIENCE,
@@ -122,16 +123,13 @@ class DriveCheck:
 
     async def run(self) -> None:
         """See the module. `LeaseHeldError`, `UnavailableError`, `FencedError`; local failures."""
-        try:
+        async with closed_at_end(self._blocks):
             await self._tell_away()
             await self._copies.check_lease(self._votes)
             if self._lease is None:
                 await self._check()
             else:
                 await self._check_with_lease(self._lease)
-        finally:
-            with trio.CancelScope(shield=True):
-                await self._blocks.close()
 
     async def _check_with_lease(self, lease: Lease) -> None:
         async with holding(lease, partial(require_surveyed, self._drive.folder, self._drive.file)):

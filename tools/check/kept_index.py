@@ -17,6 +17,7 @@ from backend.errors import CorruptError, FormatError
 from backend.packs import PackStore
 from backend.system import THIS_MACHINE, at_rest
 from tools.check.check_state import copy_database
+from tools.closing import closed_at_end
 from tools.compose import INDEX_FILE, UnlockedDrive, open_index
 
 _BATCH: Final = 1000
@@ -77,14 +78,12 @@ class KeptIndex:
     async def _complete(self, kept: BlockIndex) -> None:
         """Bring the index up to what is on the nodes and is known of it, and close it."""
         store, skip = self._store_on(kept), 0
-        try:
+        async with closed_at_end(store):
             await store.reconcile()
             while batch := self._fresh.packs.to_repair(_BATCH, skip):
                 skip += len(batch)
                 for pack in batch:
                     kept.packs.want_repair(pack.id, pack.missing)
-        finally:
-            await store.close()
 
     def _open(self, path: Path) -> SqliteBlockIndex:
         return SqliteBlockIndex(str(path), self._file.id, Profile.parse(self._file.profile).m)
