@@ -6,8 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Tests wait for disks, servers and each other: processors have work if there are more processes. A mount is some more.
-WORKERS := $(shell echo $$((2 * $$(nproc))))
-MOUNT_WORKERS := $(shell echo $$(($$(nproc) + 1)))
+WORKERS := $(shell n=$$((2 * $$(nproc))); echo $$((n < 8 ? n : 8)))
+MOUNT_WORKERS := $(shell n=$$(($$(nproc) + 1)); echo $$((n < 4 ? n : 4)))
 SERVERS := $(VENV)/servers
 AZURITE := 3.35.0
 AWS_SDK := 3.1169.0
@@ -155,9 +155,9 @@ site: postgresql | install
 # mounts: they run one after the other. A file's tests share what they set up, so they stay in one process.
 test: install servers
 	@failed=""; \
-	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile --durations=40 -m "not soak and not mount" \
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations=40 -m "not soak and not mount" \
 		|| failed="all but the mounted ones"; \
-	$(BIN)/python -m pytest -n $(MOUNT_WORKERS) --maxprocesses 4 --dist loadfile --durations=25 -m "mount and not alone and not soak" \
+	$(BIN)/python -m pytest -n $(MOUNT_WORKERS) --dist loadfile --durations=25 -m "mount and not alone and not soak" \
 		|| failed="$${failed:+$$failed; }the mounted ones"; \
 	$(BIN)/python -m pytest --durations=10 -m "alone and not soak" tests/mount \
 		|| failed="$${failed:+$$failed; }those that run alone"; \
