@@ -8,8 +8,9 @@ import re
 import signal
 import subprocess
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,7 @@ from tests.contents import KINDS
 from tests.drives import content_of, make_file
 from tests.hub_process import HubProcess, hub_process
 from tests.sync.test_drives_on_a_hub import Devices
+from tests.waiting import wait_until
 
 KILLS = 2
 FILES = 6
@@ -98,15 +100,26 @@ def set_limit(hub: HubProcess, line: str) -> None:
     path.write_text(text)
 
 
-def test_it_ends_when_told_and_lets_its_polls_go(hub: HubProcess) -> None:
-    set_limit(hub, "drain_seconds = 1")
+@contextmanager
+def waiting_poll(hub: HubProcess) -> Iterator[Future[httpx.Response]]:
+    """The answer to a poll of 60 s, which the hub has taken."""
     uuid, token = hub.new_drive()
     header = {"Authorization": f"Bearer {token.hex()}"}
     asked = {"drives": {uuid.hex(): 0}, "timeout": 60}
-    with hub.serving() as process, ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool:
         poll = pool.submit(httpx.post, f"{hub.url}/v1/wait", json=asked, headers=header, timeout=60)
-        while "drivefs_hub_open_requests 1.0" not in httpx.get(hub.metrics).text:
-            assert not poll.done()
+        wait_until(lambda: "drivefs_hub_open_requests 1.0" in httpx.get(hub.metrics).text)
+        assert not poll.done()
+        yield poll
+
+
+def is_ready(hub: HubProcess) -> bool:
+    return httpx.get(f"{hub.url}/ready").status_code == 200
+
+
+def test_it_ends_when_told_and_lets_its_polls_go(hub: HubProcess) -> None:
+    set_limit(hub, "drain_seconds = 1")
+    with hub.serving() as process, waiting_poll(hub) as poll:
         process.send_signal(signal.SIGTERM)
         assert wait_for(process) < 10
         answer = poll.result(1)
@@ -118,8 +131,8 @@ def test_while_it_ends_it_is_not_ready_and_answers_all_the_same(hub: HubProcess)
     with hub.serving() as process, httpx.Client() as client:
         assert "connection" not in client.get(f"{hub.url}/healthz").headers
         process.send_signal(signal.SIGTERM)
-        while (answer := httpx.get(f"{hub.url}/ready")).status_code == 200:
-            pass
+        wait_until(lambda: not is_ready(hub))
+        answer = httpx.get(f"{hub.url}/ready")
         assert (answer.status_code, answer.json()) == (503, {"faults": ["this process is ending"]})
         answer = client.get(f"{hub.url}/healthz")
         assert (answer.status_code, answer.headers["connection"]) == (200, "close")
@@ -130,24 +143,23 @@ def test_while_it_ends_it_is_not_ready_and_answers_all_the_same(hub: HubProcess)
 def test_a_second_signal_cuts_the_end_off(hub: HubProcess) -> None:
     """The first lets a poll wait on, as it has all the time until the end."""
     set_limit(hub, "drain_seconds = 3600")
-    uuid, token = hub.new_drive()
-    header = {"Authorization": f"Bearer {token.hex()}"}
-    asked = {"drives": {uuid.hex(): 0}, "timeout": 60}
-    with hub.serving() as process, ThreadPoolExecutor(1) as pool:
-        poll = pool.submit(httpx.post, f"{hub.url}/v1/wait", json=asked, headers=header, timeout=60)
-        while "drivefs_hub_open_requests 1.0" not in httpx.get(hub.metrics).text:
-            assert not poll.done()
+    with hub.serving() as process, waiting_poll(hub):
         process.send_signal(signal.SIGTERM)
-        while httpx.get(f"{hub.url}/ready").status_code == 200:
-            assert process.poll() is None
+        wait_until(lambda: not is_ready(hub))
+        assert process.poll() is None
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
 
 
 def until_it_answers(client: httpx.Client, hub: HubProcess) -> None:
     """The end of another connection may be on its way still."""
-    while (status := client.get(f"{hub.url}/healthz").status_code) != 200:
-        assert status == 503
+
+    def is_let_in() -> bool:
+        status = client.get(f"{hub.url}/healthz").status_code
+        assert status in (200, 503)
+        return status == 200
+
+    wait_until(is_let_in)
 
 
 def test_more_connections_than_it_may_have_are_told_to_come_later(hub: HubProcess) -> None:
