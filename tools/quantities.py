@@ -88,3 +88,8 @@ def format_age(seconds: int) -> str:
 def format_moment(time_ns: int) -> str:
     """Nanoseconds since 1970 as a moment, in UTC."""
     return time.strftime("%Y-%m-%dT%H%M%SZ", time.gmtime(time_ns // 10**9))
+
+
+def format_local(time_ns: int) -> str:
+    """The same in this machine's time zone, which it names."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(time_ns // 10**9))

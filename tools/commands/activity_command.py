@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator
 from typing import Any, Final
 
-from cache.messages import ACTIVITY, HappenedShown, PathAsked, PointShown
+from cache.messages import ACTIVITY, Activity, HappenedShown, PathAsked, PointShown
 from tools.commands.subcommand import add_command, add_json, show
 from tools.drive_path import DrivePath
-from tools.errors import ToolError
+from tools.quantities import format_local
 from tools.terminal import printable_name
 
 MOST_LINES: Final = 20
@@ -28,16 +27,20 @@ def register(commands: Any) -> None:
 
 
 def _activity(options: argparse.Namespace) -> int:
-    if options.limit < 1:
-        raise ToolError("--limit must be 1 or more")
     place = DrivePath(options.path)
     answer = place.client().call(ACTIVITY, PathAsked(place.inside, options.limit))
-    return show(answer, options.json, (line for point in answer.points for line in _lines(point)))
+    return show(answer, options.json, _lines(answer))
 
 
-def _lines(point: PointShown) -> Iterator[str]:
-    moment = time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(point.time_ns // 10**9))
-    yield f"{moment}  {printable_name(point.host or '')}".rstrip()
+def _lines(answer: Activity) -> Iterator[str]:
+    if not answer.points:
+        yield "no published change is known there"
+    for point in answer.points:
+        yield from _point_lines(point)
+
+
+def _point_lines(point: PointShown) -> Iterator[str]:
+    yield f"{format_local(point.time_ns)}  {printable_name(point.host or '')}".rstrip()
     yield from map(_line, point.changes[:MOST_LINES])
     more = point.more + len(point.changes[MOST_LINES:])
     if more:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import pwd
 import stat
-import time
 from typing import Any, Final, TypeVar
 
 from cache.messages import (
@@ -30,7 +29,7 @@ from cache.past_names import FORMS
 from tools.commands.subcommand import add_command, add_json
 from tools.drive_path import DrivePath
 from tools.errors import ToolError
-from tools.quantities import format_size, moment
+from tools.quantities import format_local, format_size, moment
 from tools.terminal import printable_name, say, say_json
 
 Question = TypeVar("Question")
@@ -81,7 +80,7 @@ def _log(options: argparse.Namespace) -> int:
 
 
 def _log_line(entry: PathState) -> str:
-    start = f"{entry.name:<22}  {_local(entry.time_ns)}  @{entry.commit:<7}  {_device(entry):<15}"
+    start = f"{entry.name:<22}  {format_local(entry.time_ns)}  @{entry.commit:<7}  {_device(entry):<15}"
     what = ", ".join(entry.what)
     if entry.mode is None or entry.size is None or entry.uid is None:
         return f"{start}  {'':<10}  {'':>20}  {what}"
@@ -93,10 +92,6 @@ def _log_line(entry: PathState) -> str:
 def _device(entry: PathState) -> str:
     """The machine that made the commit, by the name of its host; empty if nobody said."""
     return "" if entry.host is None else printable_name(entry.host)
-
-
-def _local(time_ns: int) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(time_ns // 10**9))
 
 
 def _owner(uid: int) -> str:
