@@ -41,8 +41,9 @@ DELETING: Final = declare(
 log = logging.getLogger(__name__)
 
 _SEE: Final = (
+    # In one order: a check may see the same packs at this moment.
     "INSERT INTO stray_pack (id) SELECT unnest(%(ids)s::bytea[]) EXCEPT SELECT id FROM pack"
-    " WHERE id = ANY(%(ids)s) ON CONFLICT DO NOTHING"
+    " WHERE id = ANY(%(ids)s) ORDER BY 1 ON CONFLICT DO NOTHING"
 )
 _DUE: Final = (
     "SELECT id, ended IS NOT NULL FROM stray_pack s WHERE id = ANY(%s)"

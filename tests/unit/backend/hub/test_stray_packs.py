@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -16,8 +17,9 @@ from backend.packs import Pack, PackEntry, fragment_key
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import BlockId, SealedBlock
 from tests.contents import content
-from tests.hub_care import RETENTION, check, database_of, drive_of, drive_with_blocks
+from tests.hub_care import RETENTION, check, database_of, drive_of, drive_with_blocks, is_waiting_for_a_lock
 from tests.hub_server import RunningHub, hub_for_test
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -212,6 +214,24 @@ def test_a_node_that_is_away_is_not_asked_and_its_fragments_go_later(running: Ru
     running.nodes["node1"].away = False
     assert look(running) == [1]
     assert fragments(running, pack) == 0
+
+
+def test_two_that_see_the_same_packs_do_not_wait_for_each_other(running: RunningHub) -> None:
+    """A check beside the housekeeping: the one waits for the other, which goes on."""
+    first, *others = sorted(os.urandom(16) for _ in range(200))
+
+    async def see() -> None:
+        async with database_of(running) as database:
+            await StrayPackTable(database, RETENTION).see({first, *others})
+
+    with psycopg.connect(running.conninfo) as seeing, ThreadPoolExecutor(1) as pool:
+        seeing.execute("INSERT INTO stray_pack (id) VALUES (%s)", (first,))
+        other = pool.submit(running.call, see())
+        wait_until(lambda: is_waiting_for_a_lock(running))
+        seeing.execute("INSERT INTO stray_pack (id) SELECT unnest(%s::bytea[])", (others,))
+        seeing.commit()
+        other.result(60)
+    assert rows(running) == 200
 
 
 def test_what_ended_or_was_not_listed_any_more_is_forgotten_at_last(running: RunningHub) -> None:
