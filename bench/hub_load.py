@@ -185,15 +185,15 @@ async def waiting(hub: MeasuredHub, found: Sequence[Device]) -> AsyncIterator[No
         while True:
             await device.poll(120)
 
-    polls = [asyncio.create_task(keep_waiting(device)) for device in found]
-    try:
-        while await asyncio.to_thread(hub.polls) < len(found):
-            await asyncio.sleep(0.5)
-        yield
-    finally:
-        for poll in polls:
-            poll.cancel()
-        await asyncio.wait(polls)
+    async with asyncio.TaskGroup() as group:  # a poll that fails ends all
+        polls = [group.create_task(keep_waiting(device)) for device in found]
+        try:
+            while await asyncio.to_thread(hub.polls) < len(found):
+                await asyncio.sleep(0.5)
+            yield
+        finally:
+            for poll in polls:
+                poll.cancel()
 
 
 async def renewals(hub: MeasuredHub, count: int, each: int) -> OperationCost:
