@@ -11,7 +11,7 @@ from cache.messages import CONFLICTS, CONFLICTS_RESOLVE, Conflicts, Nothing, Res
 from tools.commands.subcommand import add_command, add_json, ask_mount, show
 from tools.drive_path import DrivePath
 from tools.quantities import format_moment
-from tools.terminal import printable_name, say
+from tools.terminal import printable_name
 
 RESOLVE: Final = "resolve"
 
@@ -54,10 +54,11 @@ def _lines(answer: Conflicts) -> Iterator[str]:
 def _resolve(path: str, options: argparse.Namespace) -> int:
     place = DrivePath(path)
     answer = place.client().call(CONFLICTS_RESOLVE, ResolveWanted(place.inside, options.keep))
-    if options.json:
-        return show(answer, True, iter(()))
+    return show(answer, options.json, _resolved_lines(answer, options.keep))
+
+
+def _resolved_lines(answer: Conflicts, kept: str) -> Iterator[str]:
     for copy in answer.copies:
-        say(f"{printable_name(copy.path)}: {options.keep}, of {printable_name(copy.of)}")
+        yield f"{printable_name(copy.path)}: {kept}, of {printable_name(copy.of)}"
     for version in answer.versions:
-        say(f"{printable_name(version.of)}: {options.keep}, of the version as of commit {version.commit}")
-    return 0
+        yield f"{printable_name(version.of)}: {kept}, of the version as of commit {version.commit}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import pwd
 import stat
+from collections.abc import Iterator
 from typing import Any, Final, TypeVar
 
 from cache.messages import (
@@ -19,18 +20,18 @@ from cache.messages import (
     RESTORE,
     Call,
     CloneWanted,
+    Difference,
     DifferenceAsked,
     PathAsked,
     PathState,
     RestoreWanted,
-    to_plain,
 )
 from cache.past_names import FORMS
-from tools.commands.subcommand import add_command, add_json
+from tools.commands.subcommand import add_command, add_json, show
 from tools.drive_path import DrivePath
 from tools.errors import ToolError
 from tools.quantities import format_local, format_size, moment
-from tools.terminal import printable_name, say, say_json
+from tools.terminal import printable_name, say
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
@@ -72,11 +73,7 @@ def _log(options: argparse.Namespace) -> int:
         raise ToolError("--limit must be 1 or more")
     place = DrivePath(options.path)
     answer = _call(place, LOG, PathAsked(place.inside, options.limit))
-    if options.json:
-        say_json(to_plain(answer))
-    else:
-        say(*map(_log_line, answer.entries))
-    return 0
+    return show(answer, options.json, map(_log_line, answer.entries))
 
 
 def _log_line(entry: PathState) -> str:
@@ -104,13 +101,14 @@ def _owner(uid: int) -> str:
 def _diff(options: argparse.Namespace) -> int:
     place = DrivePath(options.path)
     answer = _call(place, DIFF, DifferenceAsked(place.inside, options.first, options.second or NOW))
-    if options.json:
-        say_json(to_plain(answer))
-        return 0
-    say(*(f"{kind} {printable_name(path) or '.'}" for kind, path in answer.changes))
+    return show(answer, options.json, _diff_lines(answer))
+
+
+def _diff_lines(answer: Difference) -> Iterator[str]:
+    for kind, path in answer.changes:
+        yield f"{kind} {printable_name(path) or '.'}"
     if answer.more:
-        say("... and more; ask for a folder inside")
-    return 0
+        yield "... and more; ask for a folder inside"
 
 
 def _restore(options: argparse.Namespace) -> int:

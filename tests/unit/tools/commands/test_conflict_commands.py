@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from unittest.mock import Mock
 from urllib.parse import quote
 
 import pytest
@@ -33,3 +35,20 @@ def test_without_a_conflict_that_is_said(
     monkeypatch.setattr(conflict_commands, "ask_mount", lambda *_: Conflicts(()))
     assert drivefs(["conflicts", "/mnt"]) == 0
     assert capsys.readouterr().out == "there are no conflicts\n"
+
+
+def test_each_conflict_that_is_resolved_is_a_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = ConflictShown(quote(b"a (conflict)\n"), quote("ä".encode()), 10**18, 5, "one")
+    version = VersionShown("b", 10**18, 6, "two", 9)
+    place = Mock()
+    place.client().call.return_value = Conflicts((copy,), (version,))
+    monkeypatch.setattr(conflict_commands, "DrivePath", lambda _: place)
+    assert drivefs(["conflicts", "resolve", "/mnt/a", "--keep", "mine"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        r"a (conflict)\n: mine, of ä",
+        "b: mine, of the version as of commit 9",
+    ]
+    assert drivefs(["conflicts", "resolve", "/mnt/a", "--keep", "mine", "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["copies"]) == 1
