@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final, TypeVar
 
 import trio
@@ -113,13 +114,7 @@ async def log_in(place: HubPlace, email: str, secrets: Sequence[Secret], code: C
     """A new device, which has no name yet: its login is to be kept first. `secrets`: in the order to try
     them; `code`: asks for one of the second factor. Errors as of `HubAccount.finish`."""
     async with place.account(NO_TOKEN) as account:
-        keys, proof = await _shown(account, email, secrets[0])
-        try:
-            made = await _with_code(proof, code, lambda shown: account.finish(email, shown))
-        except WrongKeyError:
-            if len(secrets) == 1:
-                raise
-            return await log_in(place, email, secrets[1:], code)
+        keys, made = await _proved(account, email, secrets, code, partial(account.finish, email))
     root = keys.unwrap(made.wrapped)
     ca_file, proxy = place.route.ca_file or "", place.route.proxy or ""
     return HubLogin(place.url, email, made.token, root, made.device, ca_file, proxy)
@@ -267,14 +262,8 @@ class AccountSession:
         code: Callable[[], str],
         call: Callable[[Proof], Awaitable[Result]],
     ) -> Result:
-        """The answer to a call that asks for a secret of the account."""
-        _, proof = await _shown(self._account, self._login.email, secrets[0])
-        try:
-            return await _with_code(proof, code, call)
-        except WrongKeyError:
-            if len(secrets) == 1:
-                raise
-            return await self._proved(secrets[1:], code, call)
+        _, answer = await _proved(self._account, self._login.email, secrets, code, call)
+        return answer
 
 
 @asynccontextmanager
@@ -294,12 +283,25 @@ async def is_logged_in(login: HubLogin) -> bool:
     return True
 
 
-async def _shown(account: HubAccount, email: str, secret: Secret) -> tuple[LoginKeys, Proof]:
-    """The keys of the secret, stretched as the hub says, and what is shown of them."""
+async def _proved(
+    account: HubAccount,
+    email: str,
+    secrets: Sequence[Secret],
+    code: Callable[[], str],
+    call: Callable[[Proof], Awaitable[Result]],
+) -> tuple[LoginKeys, Result]:
+    """The keys of the first secret that is right, each stretched as the hub says, and the answer to a call
+    that asks for one of the account. `WrongKeyError`: none is right."""
+    secret = secrets[0]
     salt, *cost = await account.start(email, secret.kind)
     stretching = Stretching(salt, Argon2Cost(*cost))
     keys = await trio.to_thread.run_sync(login_keys, secret, stretching)
-    return keys, Proof(secret.kind, keys.auth_key)
+    try:
+        return keys, await _with_code(Proof(secret.kind, keys.auth_key), code, call)
+    except WrongKeyError:
+        if len(secrets) == 1:
+            raise
+        return await _proved(account, email, secrets[1:], code, call)
 
 
 async def _with_code(
