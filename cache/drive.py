@@ -31,7 +31,7 @@ from cache.namespace import MAX_NAME, Point, sqlite_errors
 from cache.notices import Notices
 from cache.publish import Publisher, SnapshotKeeper, StoreWatch, waiting
 from cache.retention import MassDeletions, RetentionKeeper, SpaceAccounting, VersionKeeper
-from cache.sync import Broadcast, Following
+from cache.sync import Broadcast, Coherence, Following
 from cache.tree import (
     BLOCK_SIZE,
     ContentClaims,
@@ -53,8 +53,8 @@ LOOK_SECONDS: Final = 7.0
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of a drive. All work on the same ledger. `following` and `versions`: of a drive that others
-    write too."""
+    """The parts of a drive. All work on the same ledger. `following`, `coherence` and `versions`: of a drive
+    that others write too."""
 
     ledger: Ledger
     trimming: Trimming
@@ -66,6 +66,7 @@ class Parts:
     publisher: Publisher
     contact: Contact
     following: Following | None
+    coherence: Coherence | None
     retention: RetentionKeeper
     mass_deletions: MassDeletions
     versions: VersionKeeper | None
@@ -121,6 +122,7 @@ class Drive:
         self.publisher = parts.publisher
         self.contact = parts.contact
         self._following = parts.following
+        self._coherence = parts.coherence
         self.is_shared = parts.following is not None
         self.retention = parts.retention
         self._mass_deletions = parts.mass_deletions
@@ -190,6 +192,11 @@ class Drive:
     async def stored_sizes(self, blocks: Sequence[BlockId]) -> dict[BlockId, int]:
         """Sealed bytes of those of the blocks that are stored."""
         return await self.upstream.housekeeping.sizes(blocks)
+
+    async def reach_head(self, *, told: bool) -> None:
+        """As `Coherence.reach_head`. A drive that is read-only, or that nobody else writes, is as it is."""
+        if self._coherence is not None and not self.read_only:
+            await self._coherence.reach_head(told=told)
 
     def statistics(self) -> FileSystemStatistics:
         """statvfs(3): data that fits with all its redundancy, beside what waits to be stored; what is free
@@ -292,6 +299,8 @@ class Drive:
                 nursery.start_soon(self.publisher.run)
                 if self._following is not None:
                     nursery.start_soon(self._following.run)
+                if self._coherence is not None:
+                    nursery.start_soon(self._coherence.run)
                 nursery.start_soon(self._tick_loop)
                 nursery.start_soon(self._durability.run)
                 nursery.start_soon(self._contents.run)

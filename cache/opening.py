@@ -42,7 +42,7 @@ from cache.publish import (
 from cache.rebase import is_version
 from cache.recovery import Recovery
 from cache.retention import MassDeletions, RetentionKeeper, RetentionSchedule, VersionKeeper
-from cache.sync import Broadcast, Follower, Following, Rebaser
+from cache.sync import Broadcast, Coherence, Follower, Following, Rebaser
 from cache.tree import ContentClaims, Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
 
 log = logging.getLogger(__name__)
@@ -216,6 +216,7 @@ class _Assembly:
             publisher=self._publisher,
             contact=self._contact,
             following=self._made_following() if options.is_shared else None,
+            coherence=self._made_coherence() if options.is_shared else None,
             retention=retention,
             mass_deletions=MassDeletions(ledger, retention, notices, put_off, environment),
             versions=VersionKeeper(ledger, put_off.holds, environment) if options.is_shared else None,
@@ -279,6 +280,9 @@ class _Assembly:
 
     def _made_following(self) -> Following:
         return Following(self._ledger, self._upstream, self._contact, self._publisher.follow)
+
+    def _made_coherence(self) -> Coherence:
+        return Coherence(self._ledger, self._upstream, self._contact, self._changes, self._publisher.follow)
 
     def _made_rebaser(self) -> Rebaser:
         identity = self._identity

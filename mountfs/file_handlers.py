@@ -37,6 +37,8 @@ class FileHandlers(HandlerBase):
             self._view.check(inode, caller_of(ctx), READ)
             self._view.hold(self._view.find(inode))
             return FileInfo(fh=inode, keep_cache=True)
+        if self._coherent_opens:
+            await self._drive.reach_head(told=True)
         if not flags & (os.O_ACCMODE | os.O_TRUNC):
             self._drive.hold(inode)
             self.callers.opened(inode, ctx.pid)

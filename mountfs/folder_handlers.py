@@ -28,6 +28,8 @@ class FolderHandlers(HandlerBase):
         if inode >= self._past:
             self._view.check(inode, caller_of(ctx), READ)
             return await self._view.open_directory(inode)
+        if self._coherent_opens:
+            await self._drive.reach_head(told=True)
         handle = self.folders.open(inode, self._drive.next_cookie(inode))
         self._drive.hold(inode)
         self.callers.opened(inode, ctx.pid)

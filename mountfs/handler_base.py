@@ -25,7 +25,8 @@ _ATTRIBUTE_CLASSES: Final = (b"user.", b"trusted.", b"security.")
 
 class HandlerBase(pyfuse3.Operations):
     """`access_times`: keep them (relatime). `access_lists`: the kernel enforces POSIX ACLs and leaves the
-    umask to us; without, they are refused, for to keep one that nobody obeys would lie."""
+    umask to us; without, they are refused, for to keep one that nobody obeys would lie. `coherent_opens`:
+    others' commits are asked for before a file is opened, and where a name is not there."""
 
     def __init__(
         self,
@@ -34,6 +35,7 @@ class HandlerBase(pyfuse3.Operations):
         *,
         access_times: bool,
         access_lists: bool = False,
+        coherent_opens: bool = False,
         view: VersionsView,
     ) -> None:
         super().__init__()
@@ -46,6 +48,7 @@ class HandlerBase(pyfuse3.Operations):
         self._versions_name = self._view.name
         self._control_path = control_path
         self._access_times = access_times
+        self._coherent_opens = coherent_opens
         self._writers = Writers()
         self._times = KernelTimes()
         self.folders = OpenFolders()

@@ -9,6 +9,7 @@ from typing import Final
 import pyfuse3
 from pyfuse3 import EntryAttributes, RequestContext
 
+from cache.attributes import Attributes
 from cache.errors import InvalidArgumentError, NoEntryError
 from cache.history import SEARCH
 from mountfs.answered import answered
@@ -47,8 +48,16 @@ class NameHandlers(HandlerBase):
         try:
             attributes = self._drive.lookup(parent_inode, name)
         except NoEntryError:
-            return absent_reply()
+            if not self._coherent_opens:
+                return absent_reply()
+            attributes = await self._look_again(parent_inode, name)
         return self._held(attributes)
+
+    async def _look_again(self, parent: int, name: bytes) -> Attributes:
+        """Others may have just made it. The kernel holds the folder meanwhile and could not be told of
+        anything there; nor does it remember that the name is not there: `NoEntryError`."""
+        await self._drive.reach_head(told=False)
+        return self._drive.lookup(parent, name)
 
     @answered
     async def readlink(self, inode: int, ctx: RequestContext) -> bytes:

@@ -85,6 +85,10 @@ class NodeDrive:
         if node is not None:
             yield NameChanged(node, name)
 
+    async def reach_head(self, *, told: bool) -> None:
+        """As the drive's."""
+        await self._drive.reach_head(told=told)
+
     # Attributes
 
     def _shown(self, node: int, attributes: Attributes) -> Attributes:

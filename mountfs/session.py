@@ -129,6 +129,7 @@ class Session:
             os.fsencode(control.path),
             access_times=options.access_times,
             access_lists=options.access_lists and has_known_seam(),
+            coherent_opens=options.coherent_opens,
             view=self._view(),
         )
         with attached(handlers, self._mountpoint, options) as attachment:

@@ -13,7 +13,7 @@ class SessionOptions:
     """The options of a mount. `source` is shown by mount(8); `access_times` False is noatime. `versions_name`
     is the hidden directory's (None: there is none). With `as_of` (a name of a moment, `cache.past_names`) the
     mount shows the drive then, and is nosuid: a set-ID bit that was taken away since means nothing.
-    `access_lists`: with POSIX ACLs."""
+    `access_lists`: with POSIX ACLs. `coherent_opens`: an opening shows what others published before it."""
 
     source: str
     read_only: bool = False
@@ -23,6 +23,7 @@ class SessionOptions:
     exec: bool = True
     access_times: bool = True
     access_lists: bool = True
+    coherent_opens: bool = False
     versions_name: bytes | None = VERSIONS_NAME.encode()
     as_of: str = ""
 

@@ -270,6 +270,7 @@ def _serve(
         exec="noexec" not in options.kernel_flags,
         access_times=not options.noatime,
         access_lists=options.access_lists,
+        coherent_opens=options.coherence == mount_options.AT_OPEN,
         versions_name=os.fsencode(options.versions_dir) or None,
         as_of=options.asof,
     )

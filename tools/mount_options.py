@@ -56,7 +56,11 @@ _OPPOSITES: Final = {"suid": "nosuid", "dev": "nodev", "exec": "noexec"}
 _MAY_BE_EMPTY: Final = frozenset({"versions_dir"})
 _SECRETS: Final = frozenset({"passphrase_file", "key_file", "passphrase_command"})
 _OF_NODES: Final = _SECRETS | {"scrub_interval"}
-_OF_HUBS: Final = frozenset({"upload_limit", "download_limit", "ca_file", "proxy"})
+_OF_HUBS: Final = frozenset({"upload_limit", "download_limit", "ca_file", "proxy", "coherence"})
+WHEN_TOLD: Final = "told"
+"""Others' changes are seen when the hub has told of them."""
+AT_OPEN: Final = "open"
+"""Each opening asks the hub first."""
 _USER_MOUNTS: Final = frozenset({"user", "users", "owner", "group"})
 """mount(8): these imply nosuid and nodev; `user` and `users` noexec too."""
 
@@ -106,6 +110,8 @@ class MountOptions:
     ca_file: str = ""
     """empty: as the login says"""
     proxy: str = ""
+    coherence: str = WHEN_TOLD
+    """or `AT_OPEN`"""
     kernel_flags: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -128,6 +134,11 @@ def parse(option_lists: Iterable[str], *, sloppy: bool = False) -> MountOptions:
     _one_secret_source(found)
     if found.get("asof"):
         found["read_only"] = True
+    if found.get("read_only") and found.get("coherence") == AT_OPEN:
+        raise UsageError(
+            "mount option coherence=open is for a mount that writes: another one shows the drive as it was "
+            "when it was mounted"
+        )
     return MountOptions(**found, kernel_flags=frozenset(flags))
 
 
@@ -194,6 +205,12 @@ def _interval(name: str, most: float, most_text: str) -> Callable[[str], float]:
     return parse_value
 
 
+def _coherence(value: str) -> str:
+    if value not in (WHEN_TOLD, AT_OPEN):
+        raise UsageError(f"mount option coherence must be {WHEN_TOLD} or {AT_OPEN}, not '{value}'")
+    return value
+
+
 def _moment(value: str) -> str:
     if past_names.parse(value, time.time_ns()) is None:
         raise UsageError(f"mount option asof: '{value}' is not a time; write for example {past_names.FORMS}")
@@ -240,6 +257,7 @@ _VALUES: Final[dict[str, Callable[[str], str | int | float]]] = {
     "download_limit": _at_least("download_limit", MINIMUM_RATE),
     "ca_file": _path,
     "proxy": proxy_url,
+    "coherence": _coherence,
     "versions_dir": _versions_name,
 }
 

@@ -12,6 +12,7 @@ from cache.sync.changes import (
     Replaced,
 )
 from cache.sync.check_log import LogReplay
+from cache.sync.coherence import Coherence
 from cache.sync.follower import Follower
 from cache.sync.key_epochs import learn_ahead
 from cache.sync.rebaser import CopiedStateError, Following, Rebaser
@@ -20,6 +21,7 @@ __all__ = [
     "AttributesChanged",
     "Broadcast",
     "Change",
+    "Coherence",
     "ContentChanged",
     "CopiedStateError",
     "Follower",

@@ -135,6 +135,7 @@ class Broadcast:
         self._queues: list[_Queue] = []
         self.onlookers: list[Onlooker] = []
         """called in the turn in which others' commits are applied; none may raise"""
+        self._unheard: list[trio.Event] = []
 
     async def serve(
         self,
@@ -161,14 +162,24 @@ class Broadcast:
         announcements = [_Announcement(changes) for _ in self._queues]
         for queue, announcement in zip(self._queues, announcements, strict=True):
             queue.put(announcement)
-        return [announcement.heard for announcement in announcements]
+        heard = [announcement.heard for announcement in announcements]
+        self._unheard = [event for event in self._unheard if not event.is_set()] + heard
+        return heard
 
     async def tell(self, changes: Sequence[Change]) -> None:
         """The same; returns when each listener was told, or after `PATIENCE` seconds."""
         heard = self.announce(changes)
         await trio.lowlevel.checkpoint()
-        if not heard:
-            return
-        with trio.move_on_after(PATIENCE):
-            for event in heard:
-                await event.wait()
+        await _all_of(heard)
+
+    async def settled(self) -> None:
+        """Return when each listener was told all that was announced before, or after `PATIENCE` seconds."""
+        await _all_of([event for event in self._unheard if not event.is_set()])
+
+
+async def _all_of(heard: Sequence[trio.Event]) -> None:
+    if not heard:
+        return
+    with trio.move_on_after(PATIENCE):
+        for event in heard:
+            await event.wait()

@@ -68,14 +68,15 @@ def _encoded(value: Any) -> Any:
 
 
 @contextmanager
-def shared_drive(interval: float = 3600.0) -> Iterator[SharedDrive]:
+def shared_drive(interval: float = 3600.0, *, is_asking: bool = False) -> Iterator[SharedDrive]:
     """Mounted; everything of it is gone afterwards. `interval`: seconds that the mount
-    waits before it publishes."""
+    waits before it publishes. `is_asking`: as of `tests.mount.shared_mount`."""
     folder = new_folder()
     mountpoint, log = folder / "mnt", folder / "log"
     mountpoint.mkdir()
     module = "tests.mount.shared_mount"
     command = [sys.executable, "-m", module, f"{folder}/devices", str(mountpoint), str(interval)]
+    command += ["asking"] * is_asking
     with (
         log.open("w") as errors,
         subprocess.Popen(

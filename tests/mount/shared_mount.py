@@ -1,6 +1,8 @@
 """A mount of a drive that another device writes too, in one process: they have one upstream in memory.
 
-    python -m tests.mount.shared_mount FOLDER MOUNTPOINT INTERVAL
+    python -m tests.mount.shared_mount FOLDER MOUNTPOINT INTERVAL [asking]
+
+With `asking` the mount has coherence=open, and hears of the other device's commits only when it asks.
 
 The other device does what it reads on stdin: a line of JSON, a list of edits `[call, arguments...]` (methods
 of `Peer`, bytes in base64), which are published together. It answers with a line: the results, and when the
@@ -32,7 +34,7 @@ from cache.namespace.operations import ROOT_INODE
 from mountfs.session import Session
 from mountfs.session_options import SessionOptions
 from tests.drives import content
-from tests.memory_hub import MemoryHub
+from tests.memory_hub import HubSession, MemoryHub
 from tests.sync.drives import SMALL, Hub
 
 JOURNAL: Final = 256 << 20
@@ -181,14 +183,26 @@ async def obey(peer: Peer) -> None:
             print(json.dumps(await peer.perform(json.loads(line))), flush=True)
 
 
-async def serve(folder: Path, mountpoint: Path, interval: float) -> None:
+async def never(_: HubSession, number: int) -> None:
+    """In the place of `wait_for_change`."""
+    await trio.sleep_forever()
+
+
+async def serve(folder: Path, mountpoint: Path, interval: float, *, is_asking: bool) -> None:
     """Until it is unmounted."""
+    if is_asking:
+        HubSession.wait_for_change = never  # type: ignore[method-assign]
     upstream = TimedHub()
     hub = Hub(folder, upstream)
     theirs = replace(SMALL, journal_size=JOURNAL)
     ours = replace(theirs, intervals=replace(SMALL.intervals, shared=interval))
     async with hub.device(1, options=ours) as drive, hub.device(2, options=theirs) as other:
-        options = SessionOptions(source="shared", allow_other=os.geteuid() == 0, access_lists=False)
+        options = SessionOptions(
+            source="shared",
+            allow_other=os.geteuid() == 0,
+            access_lists=False,
+            coherent_opens=is_asking,
+        )
         session = Session(drive, mountpoint, options)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(obey, Peer(other, upstream))
@@ -199,7 +213,8 @@ async def serve(folder: Path, mountpoint: Path, interval: float) -> None:
 def main() -> None:
     """The command."""
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
-    trio.run(serve, Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]))
+    folder, mountpoint, interval, *asking = sys.argv[1:]
+    trio.run(partial(serve, is_asking=bool(asking)), Path(folder), Path(mountpoint), float(interval))
 
 
 if __name__ == "__main__":

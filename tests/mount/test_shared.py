@@ -338,3 +338,19 @@ def test_what_others_published_is_seen_soon(quick: SharedDrive) -> None:
         with opened(path, os.O_RDONLY) as descriptor, mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as mapped:
             assert mapped[:] == data
     assert min(took) < SOON, took
+
+
+def test_an_opening_asks_first_where_it_is_to(fuse: None) -> None:
+    """With coherence=open: the mount hears of nothing by itself."""
+    with shared_drive(is_asking=True) as drive:
+        file = drive.mountpoint / "f"
+        for number in range(5):
+            data = content("log", 10_000 + number, number)
+            with pytest.raises(FileNotFoundError):
+                (drive.mountpoint / f"new{number}").read_bytes()
+            drive.peer(("write", "f", data), ("save", f"new{number}", data))
+            for path in (drive.mountpoint / f"new{number}", file):
+                assert path.read_bytes() == data
+                assert is_content(path, data)
+            drive.peer(("mkdir", f"folder{number}"))
+            assert f"folder{number}" in os.listdir(drive.mountpoint)

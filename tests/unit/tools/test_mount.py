@@ -51,6 +51,7 @@ CHANGES_AT_HUBS: Final[dict[str, list[tuple[str, str, str]]]] = {
     "download_limit": [("", "download_limit=99K", "drive")],
     "ca_file": [("", "ca_file=/ca.pem", "drive found")],
     "proxy": [("", "proxy=http://proxy:3128", "drive found")],
+    "coherence": [("", "coherence=open", "served")],
 }
 """The same of those that are of drives at hubs."""
 LOGIN: Final = HubLogin("https://hub.example", "me@example.org", bytes(32), bytes(32), 1)
