@@ -183,7 +183,7 @@ async def obey(peer: Peer) -> None:
             print(json.dumps(await peer.perform(json.loads(line))), flush=True)
 
 
-async def never(_: HubSession, number: int) -> None:
+async def never(self: HubSession, number: int) -> None:
     """In the place of `wait_for_change`."""
     await trio.sleep_forever()
 
