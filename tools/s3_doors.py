@@ -22,6 +22,9 @@ from cache.messages import (
     S3_KEY_REMOVE,
     S3_KEYS,
     S3_SERVE,
+    S3_UPLOAD_ABORT,
+    S3_UPLOAD_KEEP,
+    S3_UPLOADS,
     Call,
     S3DoorOpened,
     S3DoorWanted,
@@ -31,9 +34,10 @@ from cache.messages import (
 from gateway.control import Commands
 
 if TYPE_CHECKING:
-    from gateway.http import HttpServer
+    from tools.s3_opening import NewDoor
 
 OF_KEYS: Final = (S3_KEY_ADD, S3_KEYS, S3_KEY_REMOVE, S3_KEY_POLICY)
+OF_UPLOADS: Final = (S3_UPLOADS, S3_UPLOAD_ABORT, S3_UPLOAD_KEEP)
 
 
 class S3Doors:
@@ -42,8 +46,8 @@ class S3Doors:
     def __init__(self, drive: Drive, keys: DriveKeys) -> None:
         self._drive = drive
         self._keys = keys
-        self._servers: list[HttpServer] = []
-        self._wanted: trio.MemorySendChannel[tuple[HttpServer, list[trio.SocketListener]]]
+        self._doors: list[NewDoor] = []
+        self._wanted: trio.MemorySendChannel[NewDoor]
         self._wanted, self._coming = trio.open_memory_channel(64)
         self._ended = trio.Event()
 
@@ -52,19 +56,25 @@ class S3Doors:
         try:
             async with self._coming, trio.open_nursery() as nursery:
                 task_status.started()
-                async for server, listeners in self._coming:
-                    nursery.start_soon(server.serve, listeners)
+                async for door in self._coming:
+                    nursery.start_soon(self._serve, door)
         finally:
             self._ended.set()
+
+    async def _serve(self, door: NewDoor) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(door.keeper.run)
+            await door.server.serve(door.listeners)
+            nursery.cancel_scope.cancel()
 
     async def open(self, wanted: S3DoorWanted) -> S3DoorOpened:
         """Another door; connections are taken from now on. `UsageError`."""
         from tools.s3_opening import new_door
 
-        server, listeners = await new_door(self._drive, self._keys, wanted)
-        self._servers.append(server)
-        await self._wanted.send((server, listeners))
-        names = (listener.socket.getsockname() for listener in listeners)
+        door = await new_door(self._drive, self._keys, wanted)
+        self._doors.append(door)
+        await self._wanted.send(door)
+        names = (listener.socket.getsockname() for listener in door.listeners)
         return S3DoorOpened(
             tuple(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port, *_ in names)
         )
@@ -72,8 +82,8 @@ class S3Doors:
     async def end(self) -> None:
         """No request is taken any more; returns when those under way are answered. Idempotent."""
         await self._wanted.aclose()
-        for server in self._servers:
-            server.end()
+        for door in self._doors:
+            door.server.end()
         await self._ended.wait()
 
     def beside(self, commands: Commands) -> Commands:
@@ -83,18 +93,18 @@ class S3Doors:
 
     def services(self) -> list[Service[Any, Any]]:
         """The calls that a control socket answers."""
-        of_keys: list[Service[Any, Any]] = [
-            Service(call, partial(self._answer_of_keys, call)) for call in OF_KEYS
+        asked: list[Service[Any, Any]] = [
+            Service(call, partial(self._answer, call)) for call in (*OF_KEYS, *OF_UPLOADS)
         ]
-        return [*of_keys, Service(S3_SERVE, self.open)]
+        return [*asked, Service(S3_SERVE, self.open)]
 
-    async def _answer_of_keys(self, call: Call[Any, Any], question: Any) -> Any:
-        from tools.s3_opening import services_of_keys
+    async def _answer(self, call: Call[Any, Any], question: Any) -> Any:
+        from tools.s3_opening import services_of_keys, services_of_uploads
 
-        services = by_name(services_of_keys(self._drive, self._keys))
+        services = by_name([*services_of_keys(self._drive, self._keys), *services_of_uploads(self._drive)])
         return await services[call.name].answer(question)
 
     def _metrics(self) -> Iterator[str]:
         """The lines of the first door, for Prometheus."""
-        for server in self._servers[:1]:
-            yield from server.counters.exposition("s3")
+        for door in self._doors[:1]:
+            yield from door.server.counters.exposition("s3")

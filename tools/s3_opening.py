@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import ssl
+from dataclasses import dataclass
 from stat import S_ISDIR
 from typing import Any, Literal
 
@@ -18,12 +19,26 @@ from cache.errors import FileSystemError
 from cache.messages import S3DoorWanted, Service
 from cache.namespace import ROOT_INODE
 from gateway.http import Address, HttpServer, listeners_at, tls_context
-from gateway.s3 import AccessKeys, S3Door, Sealing, Settings, key_services, open_objects
+from gateway.s3 import (
+    AccessKeys,
+    S3Door,
+    Sealing,
+    Settings,
+    UploadKeeper,
+    key_services,
+    open_objects,
+    upload_services,
+)
 
 
 def services_of_keys(drive: Drive, keys: DriveKeys) -> list[Service[Any, Any]]:
     """The calls about the drive's access keys."""
     return key_services(_access_keys(drive, keys))
+
+
+def services_of_uploads(drive: Drive) -> list[Service[Any, Any]]:
+    """The calls about uploads that are not complete."""
+    return upload_services(lambda root: UploadKeeper(drive, _folder(drive, root)))
 
 
 def _access_keys(drive: Drive, keys: DriveKeys) -> AccessKeys:
@@ -34,17 +49,26 @@ def _access_keys(drive: Drive, keys: DriveKeys) -> AccessKeys:
     return AccessKeys(drive, sealing)
 
 
-async def new_door(
-    drive: Drive, keys: DriveKeys, wanted: S3DoorWanted
-) -> tuple[HttpServer, list[trio.SocketListener]]:
-    """A server, and where it is to listen. `UsageError`."""
+@dataclass(frozen=True, slots=True)
+class NewDoor:
+    """A server, where it is to listen, and what ends uploads that were left in the folder that it serves."""
+
+    server: HttpServer
+    listeners: list[trio.SocketListener]
+    keeper: UploadKeeper
+
+
+async def new_door(drive: Drive, keys: DriveKeys, wanted: S3DoorWanted) -> NewDoor:
+    """`UsageError`."""
     if drive.read_only:
         raise UsageError("an S3 door needs a drive that is open for writing")
     address, context = Address.parse(wanted.listen), await _context(wanted)
-    layer = await open_objects(drive, _folder(drive, wanted.root), durability=_durability(wanted.durability))
+    root = _folder(drive, wanted.root)
+    layer = await open_objects(drive, root, durability=_durability(wanted.durability))
     settings = Settings(wanted.region, wanted.domains, wanted.external)
     door = S3Door(layer, _access_keys(drive, keys), drive.ledger.environment.wall_clock, settings)
-    return HttpServer(door, "s3", context=context), await _listening(address)
+    server = HttpServer(door, "s3", context=context)
+    return NewDoor(server, await _listening(address), UploadKeeper(drive, root))
 
 
 def _durability(name: str) -> Literal["local", "stored"]:

@@ -1,4 +1,5 @@
-"""The calls about the S3 door: its access keys, and doors that a running drive opens."""
+"""The calls about the S3 door: its access keys, uploads that are not complete, and doors that a running drive
+opens."""
 
 from __future__ import annotations
 
@@ -74,8 +75,53 @@ class S3DoorOpened:
     addresses: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class S3Served:
+    """`root`: the folder that is served, from the drive's root."""
+
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
+class S3UploadShown:
+    """A multipart upload that is not complete. `bucket` is empty if it is gone. `touched_ns`: when it was
+    begun, or its last part came; `kept`: so many seconds from then on."""
+
+    bucket: str
+    key: str
+    upload_id: str
+    begun_ns: int
+    touched_ns: int
+    kept: int
+    parts: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class S3Uploads:
+    uploads: tuple[S3UploadShown, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class S3UploadNamed:
+    root: str
+    upload_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class S3UploadsKept:
+    """How long a bucket is to keep uploads to which nothing comes."""
+
+    root: str
+    bucket: str
+    seconds: int
+
+
 S3_KEY_ADD: Final = Call("s3-key-add", S3KeyWanted, S3KeyMade)
 S3_KEYS: Final = Call("s3-keys", Nothing, S3Keys)
 S3_KEY_REMOVE: Final = Call("s3-key-remove", S3KeyNamed, Nothing)
 S3_KEY_POLICY: Final = Call("s3-key-policy", S3PolicyWanted, Nothing)
 S3_SERVE: Final = Call("s3-serve", S3DoorWanted, S3DoorOpened)
+S3_UPLOADS: Final = Call("s3-uploads", S3Served, S3Uploads)
+S3_UPLOAD_ABORT: Final = Call("s3-upload-abort", S3UploadNamed, Nothing)
+S3_UPLOAD_KEEP: Final = Call("s3-upload-keep", S3UploadsKept, Nothing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -149,3 +150,27 @@ def test_an_address_that_cannot_be_listened_on_refuses_the_mount(drive: MountedD
     refused = drive.try_mount("s3=192.0.2.1:9000")
     assert refused.returncode == 1
     assert "cannot be listened on" in refused.stderr
+
+
+def test_uploads_that_are_not_complete_are_listed_kept_and_aborted(drive: MountedDrive) -> None:
+    drive.mount()
+    s3 = client_of(drive, url_of(drive))
+    s3.create_bucket(Bucket="bucket")
+    upload = s3.create_multipart_upload(Bucket="bucket", Key="large\n")["UploadId"]
+    s3.upload_part(Bucket="bucket", Key="large\n", UploadId=upload, PartNumber=1, Body=b"part" * 1024)
+
+    def ask(*words: str) -> str:
+        action, *more = words
+        return succeed(drive.tool("drivefs", "s3", "upload", action, drive.mountpoint, *more))
+
+    assert ask("keep", "bucket", "forever") == "bucket: keeps an upload to which nothing comes forever\n"
+    listed = ask("list")
+    assert listed.startswith(upload)
+    assert listed.endswith("kept until forever  1 part, 4.0 KiB  bucket/large\\n\n")
+    assert json.loads(ask("list", "--json"))["uploads"][0]["upload_id"] == upload
+    assert ask("keep", "bucket", "30d") == "bucket: keeps an upload to which nothing comes for 30d\n"
+    assert ask("abort", upload) == f"{upload}: aborted\n"
+    assert ask("list") == ""
+    refused = drive.tool("drivefs", "s3", "upload", "abort", drive.mountpoint, upload)
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert f"there is no upload {upload}" in refused.stderr

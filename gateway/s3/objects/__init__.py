@@ -26,6 +26,7 @@ from gateway.s3.objects.types import (
     VersioningState,
     VersionListing,
 )
+from gateway.s3.objects.upload_keeper import UploadKeeper
 
 __all__ = [
     "NULL_VERSION",
@@ -51,6 +52,7 @@ __all__ = [
     "Source",
     "ToDelete",
     "Upload",
+    "UploadKeeper",
     "UploadListing",
     "VersionInfo",
     "VersionListing",

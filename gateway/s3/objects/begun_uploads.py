@@ -54,10 +54,16 @@ class BegunUploads:
         )
 
     def begun(self, bucket: Bucket) -> list[Upload]:
+        return [upload for upload, _ in self.folders(bucket)]
+
+    def folders(self, bucket: Bucket) -> list[tuple[Upload, int]]:
+        """Those of a bucket, each with its folder."""
         above = self._system.of_bucket(UPLOADS, bucket.inode)
         rows = [] if above is None else self._drive.entries_by_name(above, b"", b"\xff", -1)
-        found = [self._read(bucket, row.name.decode(errors="replace"), row.inode) for row in rows]
-        return [upload for upload in found if upload is not None]
+        found = [
+            (self._read(bucket, row.name.decode(errors="replace"), row.inode), row.inode) for row in rows
+        ]
+        return [(upload, folder) for upload, folder in found if upload is not None]
 
     def place(
         self,

@@ -9,6 +9,7 @@ shows the folder (mode 0700) and may take from it: what is gone is gone, and not
 
 from __future__ import annotations
 
+import re
 from stat import S_IFDIR
 from typing import Final
 
@@ -22,6 +23,7 @@ NAME: Final = b".s3~system"
 VERSIONS: Final = b"versions"
 UPLOADS: Final = b"uploads"
 _MODE: Final = S_IFDIR | 0o700
+_IS_BUCKET: Final = re.compile(rb"[1-9a-f][0-9a-f]{0,15}")
 
 
 class SystemFolder:
@@ -56,13 +58,22 @@ class SystemFolder:
 
     def of_bucket(self, kind: bytes, bucket: int) -> int | None:
         """The folder of a bucket among those of a kind."""
+        return self._at(NAME, kind, bucket_name(bucket))
+
+    def _at(self, *names: bytes) -> int | None:
         inode = self.root
-        for name in (NAME, kind, bucket_name(bucket)):
+        for name in names:
             row = self._names.child(inode, name)
             if row is None or not row.is_directory:
                 return None
             inode = row.inode
         return inode
+
+    def buckets_with(self, kind: bytes) -> list[int]:
+        """The buckets, there or gone, that have a folder of a kind."""
+        above = self._at(NAME, kind)
+        found = [] if above is None else self._drive.entries_by_name(above, b"", b"\xff", -1)
+        return [int(row.name, 16) for row in found if _IS_BUCKET.fullmatch(row.name)]
 
     async def secret(self) -> bytes:
         """Random bytes that stay with the folder that is served."""
