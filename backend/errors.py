@@ -67,6 +67,10 @@ class ReadOnlyError(DriveError):
     """The target refuses writes (read-only file system, permission, drive opened read-only)."""
 
 
+class ExpiredError(ReadOnlyError):
+    """The token that a device has for its hub was not used for too long."""
+
+
 class NoSpaceError(DriveError):
     """The target is full. Nothing of the call was kept."""
 

@@ -107,6 +107,7 @@ class _Door:
                 "created": _moment(row.created),
                 "has_factor": row.has_factor,
                 "device": device.number,
+                "token_is_due": device.is_due,
                 "quota": room.quota,
                 "used": room.used,
                 "kept": room.kept,
@@ -238,6 +239,7 @@ def _device_row(row: DeviceRow) -> dict[str, Any]:
         "name": row.name.hex(),
         "created": _moment(row.created),
         "seen": _moment(row.seen),
+        "expires": _moment(row.expires),
         "revoked": None if row.revoked is None else _moment(row.revoked),
     }
 

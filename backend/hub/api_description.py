@@ -69,6 +69,7 @@ _DEVICE: Final = _object(
         "name": _digits(0, wire.MAX_SEALED),
         "created": _NUMBER,
         "seen": _NUMBER,
+        "expires": _NUMBER,
         "revoked": {"type": ["integer", "null"]},
     }
 )
@@ -87,6 +88,7 @@ _ACCOUNT: Final = _object(
         "created": _NUMBER,
         "has_factor": {"type": "boolean"},
         "device": _NUMBER,
+        "token_is_due": {"type": "boolean"},
         **dict.fromkeys(("quota", "used", "kept", "left"), _NUMBER),
     }
 )

@@ -23,6 +23,7 @@ from backend.errors import (
     BlocksMissingError,
     CorruptError,
     DriveError,
+    ExpiredError,
     FormatError,
     NotFoundError,
     ThrottledError,
@@ -324,6 +325,8 @@ async def _shown(hub: Hub, request: Request) -> Device:
         if kind.lower() != "bearer":
             raise ValueError
         return await hub.directory.device(bytes.fromhex(token))
+    except ExpiredError as error:
+        raise RequestError(401, "expired", str(error)) from None
     except (ValueError, NotFoundError):
         raise _no_device() from None
 

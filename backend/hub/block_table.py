@@ -118,6 +118,9 @@ _HAS_GONE = (
 )
 _LOCK_GONE = f"SELECT d.id FROM drive d WHERE{_HAS_GONE} ORDER BY d.id FOR UPDATE SKIP LOCKED"
 _FORGET_GONE = f"DELETE FROM drive d WHERE d.id = ANY(%s) AND{_HAS_GONE} RETURNING d.id"
+_FORGET_DEVICES = (  # a token expires 90 days after it was shown last
+    "DELETE FROM device WHERE revoked < now() - interval '90 days' OR seen < now() - interval '180 days'"
+)
 
 
 class BlockTable:
@@ -278,14 +281,14 @@ class BlockTable:
 
     async def remove_departed(self) -> None:
         """Forget the deleted drives whose blocks and packs are gone, accounts that ended, when their drives
-        are, and devices that were revoked 90 days ago. Idempotent."""
+        are, and devices that were revoked, or expired, 90 days ago. Idempotent."""
         async with self._database.transaction() as connection:
             # A pack that is being added holds its drive's row. Whether there is one is asked under the lock.
             locked = await (await connection.execute(_LOCK_GONE)).fetchall()
             gone = await connection.execute(_FORGET_GONE, ([row[0] for row in locked],))
             numbers = [row[0] for row in await gone.fetchall()]
             await connection.execute("DELETE FROM drive_usage WHERE drive = ANY(%s)", (numbers,))
-            await connection.execute("DELETE FROM device WHERE revoked < now() - interval '90 days'")
+            await connection.execute(_FORGET_DEVICES)
             await connection.execute(
                 "DELETE FROM account a WHERE a.deleted IS NOT NULL"
                 " AND NOT EXISTS (SELECT 1 FROM drive d WHERE d.account = a.id)"

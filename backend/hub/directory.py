@@ -1,6 +1,8 @@
 """Who may do what: accounts, their devices' tokens, their drives; and the roots of drives.
 
-A token has 256 random bits, and the database has its SHA-256 only: who reads the database cannot use it.
+A token has 256 random bits, and the database has its SHA-256 only: who reads the database cannot use it. It
+is worth nothing after `TOKEN_DAYS` without contact, and is to be replaced after `RENEWAL_DAYS`, by the
+clock of the database.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, NamedTuple
 
-from backend.errors import ConflictError, NotFoundError, ReadOnlyError, UsageError
+from backend.errors import ConflictError, ExpiredError, NotFoundError, ReadOnlyError, UsageError
 from backend.hub.database import Connection, Database
 from backend.hub.packing import DriveNumber
 from backend.system import THIS_MACHINE, Environment
@@ -20,6 +22,8 @@ from backend.wire import TOKEN_SIZE
 MAX_DEVICES: Final = 256
 """That an account has at once."""
 MAX_DRIVES: Final = 256
+TOKEN_DAYS: Final = 90
+RENEWAL_DAYS: Final = 30
 MAX_ROOTS: Final = 64
 """That a drive has: an empty one takes nothing of a quota."""
 _PUT_ROOT: Final = (
@@ -29,12 +33,15 @@ _PUT_ROOT: Final = (
     " ON CONFLICT (drive, name) DO UPDATE SET data = excluded.data"
 )
 _SHOWN: Final = (
-    "SELECT d.id, d.account, d.token = %(digest)s, d.seen < now() - interval '1 hour', a.locked IS NOT NULL"
+    "SELECT d.id, d.account, d.token = %(digest)s, d.seen < now() - interval '1 hour', a.locked IS NOT NULL,"
+    f" d.seen < now() - interval '{TOKEN_DAYS} days',"
+    f" d.token = %(digest)s AND d.renewed < now() - interval '{RENEWAL_DAYS} days'"
     " FROM device d JOIN account a ON a.id = d.account"
     " WHERE (d.token = %(digest)s OR d.next_token = %(digest)s) AND d.revoked IS NULL"
 )
 _NOTE_SHOWN: Final = (
     "UPDATE device SET seen = now(), token = %(digest)s,"
+    " renewed = CASE WHEN token = %(digest)s THEN renewed ELSE now() END,"
     " next_token = CASE WHEN token = %(digest)s THEN next_token END"
     " WHERE id = %(number)s AND (token = %(digest)s OR next_token = %(digest)s) AND revoked IS NULL"
 )
@@ -42,19 +49,22 @@ _NOTE_SHOWN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that has shown its token."""
+    """A device that has shown its token. `is_due`: it is to ask for another one."""
 
     number: int
     account: int
+    is_due: bool = False
 
 
 class DeviceRow(NamedTuple):
-    """A device, as its account sees it. The name is sealed; empty: it has not said one yet."""
+    """A device, as its account sees it. The name is sealed; empty: it has not said one yet. `expires`: the
+    end of its token, if nothing is heard of it until then."""
 
     number: int
     name: bytes
     created: datetime
     seen: datetime
+    expires: datetime
     revoked: datetime | None
 
 
@@ -92,23 +102,26 @@ class Directory:
         return token
 
     async def device(self, token: bytes) -> Device:
-        """The device of the token. `NotFoundError`: there is none, or it was revoked; `ReadOnlyError`: the
-        account is locked."""
+        """The device of the token. `NotFoundError`: there is none, or it was revoked; `ExpiredError`: the
+        token was not used for too long; `ReadOnlyError`: the account is locked."""
         digest = _digest(token)
         row = await self._database.row(_SHOWN, {"digest": digest})
         if row is None:
             raise NotFoundError("no device has this token")
-        number, account, is_current, is_long_ago, is_locked = row
+        number, account, is_current, is_long_ago, is_locked, is_expired, is_due = row
+        if is_expired:
+            raise ExpiredError(f"the device's token was not used for {TOKEN_DAYS} days")
         if is_locked:
             raise ReadOnlyError("the account was locked by the hub's operator")
         if is_long_ago or not is_current:  # not at each request: millions of devices come back every minute
             await self._database.execute(_NOTE_SHOWN, {"digest": digest, "number": number})
-        return Device(number, account)
+        return Device(number, account, is_due)
 
     async def devices(self, account: int) -> list[DeviceRow]:
         """All of the account's, the oldest first; revoked ones too."""
         rows = await self._database.rows(
-            "SELECT id, sealed_name, created, seen, revoked FROM device WHERE account = %s ORDER BY id",
+            f"SELECT id, sealed_name, created, seen, seen + interval '{TOKEN_DAYS} days', revoked"
+            " FROM device WHERE account = %s ORDER BY id",
             (account,),
         )
         return [DeviceRow(number, bytes(name), *times) for number, name, *times in rows]
@@ -229,7 +242,9 @@ async def new_device(connection: Connection, account: int, environment: Environm
     `NotFoundError`: it has ended."""
     await lock_account(connection, account)
     found = await connection.execute(
-        "SELECT count(*) FROM device WHERE account = %s AND revoked IS NULL", (account,)
+        "SELECT count(*) FROM device WHERE account = %s AND revoked IS NULL"
+        f" AND seen > now() - interval '{TOKEN_DAYS} days'".encode(),
+        (account,),
     )
     row = await found.fetchone()
     if row is not None and row[0] >= MAX_DEVICES:

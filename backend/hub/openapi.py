@@ -21,7 +21,15 @@ from backend.hub.api_description import BYTES, OPERATIONS, PARAMETERS, Operation
 PATH: Final = "/v1/openapi.json"
 _COMMON: Final = (400, 408, 413, 429, 431, 500, 503)
 """Statuses of problems that every operation may have: of those without a token too."""
-_KINDS: Final = (*wire.PROBLEMS, "unauthorised", "too_large", "too_slow", "bad_request", "internal")
+_KINDS: Final = (
+    *wire.PROBLEMS,
+    "unauthorised",
+    "expired",
+    "too_large",
+    "too_slow",
+    "bad_request",
+    "internal",
+)
 _PROBLEM: Final[Schema] = {
     "type": "object",
     "properties": {

@@ -8,6 +8,7 @@ from backend.remote.hub_account import (
 )
 from backend.remote.hub_client import HubClient
 from backend.remote.hub_route import HubRoute
+from backend.remote.kept_token import KeptToken
 from backend.remote.logins import HubLogin, Logins, hub_url
 from backend.remote.recent_commits import RecentCommits
 from backend.remote.remote_import import RemoteImport
@@ -21,6 +22,7 @@ __all__ = [
     "HubClient",
     "HubLogin",
     "HubRoute",
+    "KeptToken",
     "KnownDrives",
     "ListedDrive",
     "Logins",

@@ -22,12 +22,14 @@ _UUID_SIZE: Final = 16
 
 
 class AccountSummary(NamedTuple):
-    """The account, as its hub says; moments in seconds since 1970, the rest in bytes."""
+    """The account, as its hub says; moments in seconds since 1970, the rest in bytes. `token_is_due`: this
+    device is to ask for another token."""
 
     email: str
     created: int
     has_factor: bool
     device: int
+    token_is_due: bool
     quota: int
     used: int
     kept: int
@@ -35,12 +37,14 @@ class AccountSummary(NamedTuple):
 
 
 class SealedDevice(NamedTuple):
-    """A device; `revoked` is 0 while it is not. The name may be empty."""
+    """A device; `revoked` is 0 while it is not. The name may be empty. `expires`: the end of its token, if
+    the hub hears nothing of it until then."""
 
     number: int
     name: bytes
     created: int
     seen: int
+    expires: int
     revoked: int
 
 
@@ -85,10 +89,13 @@ class HubAccount:
         numbers = {
             name: _whole(answer, name)
             for name in AccountSummary._fields
-            if name not in ("email", "has_factor")
+            if name not in ("email", "has_factor", "token_is_due")
         }
         return AccountSummary(
-            email=_text(answer, "email"), has_factor=answer.get("has_factor") is True, **numbers
+            email=_text(answer, "email"),
+            has_factor=answer.get("has_factor") is True,
+            token_is_due=answer.get("token_is_due") is True,
+            **numbers,
         )
 
     async def change(self, proof: Proof, credentials: Mapping[str, Credential]) -> None:
@@ -122,6 +129,7 @@ class HubAccount:
                 _octets(row, "name"),
                 _whole(row, "created"),
                 _whole(row, "seen"),
+                _whole(row, "expires"),
                 0 if row.get("revoked") is None else _whole(row, "revoked"),
             )
             for row in _rows(answer, "devices", _MAX_DEVICES)
@@ -138,6 +146,10 @@ class HubAccount:
     async def rotate(self, number: int) -> bytes:
         """Another token of this device, which counts from its first use."""
         return _octets(await self._said("POST", f"/v1/devices/{number}/rotate"), "token", wire.TOKEN_SIZE)
+
+    def use_token(self, token: bytes) -> None:
+        """From now on the calls show this token."""
+        self._client.use_token(token)
 
     async def drives(self) -> list[SealedDrive]:
         """All of the account."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from backend.errors import (
     BlocksMissingError,
     CorruptError,
     DriveError,
+    ExpiredError,
     ReadOnlyError,
     ThrottledError,
     TransientError,
@@ -30,7 +31,7 @@ _AWAY: Final = frozenset((502, 503, 504))
 PATIENCE: Final = 30.0
 CONNECT_PATIENCE: Final = 10.0
 DIRECT: Final = HubRoute()
-UNAUTHORISED: Final = f"{wire.PROBLEM}unauthorised"
+REFUSALS: Final = (f"{wire.PROBLEM}unauthorised", f"{wire.PROBLEM}expired")
 SLOWEST: Final = 4096
 """Bytes a second below which an answer counts as none."""
 _CONNECTIONS: Final = 32
@@ -63,7 +64,9 @@ class Answer:
 
 class HubClient:
     """See the module. `url` of the hub, `token` of the device, or none (empty). Any number of tasks at once.
-    `UsageError`: as of `HubRoute.tls_context`; `url`, or a proxy (of the environment, too), is none."""
+    `reread`: gives the device's token as it is kept now, or nothing; a thread asks it when the hub refuses
+    the one that was sent. `UsageError`: as of `HubRoute.tls_context`; `url`, or a proxy (of the environment,
+    too), is none."""
 
     def __init__(
         self,
@@ -71,10 +74,13 @@ class HubClient:
         token: bytes,
         route: HubRoute = DIRECT,
         *,
+        reread: Callable[[], bytes] = bytes,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        self._token = token
+        self._reread = reread
         self.is_refused = False
-        """whether the hub has said that it does not know the device: it was revoked, for good"""
+        """whether the hub has said that it does not know the device, or its token, any more: for good"""
         self.uploads_are_limited: Final = route.upload_limit is not None
         self._upload, self._download = Pace(route.upload_limit), Pace(route.download_limit)
         # Redirects are not followed, so plain HTTP (of this machine only) stays that.
@@ -83,8 +89,7 @@ class HubClient:
         try:
             self._client = httpx.AsyncClient(
                 base_url=url,
-                headers={"Accept-Encoding": "identity"}
-                | ({"Authorization": f"Bearer {token.hex()}"} if token else {}),
+                headers={"Accept-Encoding": "identity"},
                 transport=transport,
                 proxy=route.proxy,
                 # To a hub on this machine nothing leads through another one, which would read the token.
@@ -117,8 +122,6 @@ class HubClient:
         `CorruptError`: the answer has over `most` bytes. One
         that comes more slowly than `SLOWEST` is none."""
         timeout = httpx.Timeout(PATIENCE + seconds, connect=CONNECT_PATIENCE, pool=None)
-        allowed = PATIENCE + seconds + len(content or b"") / SLOWEST
-        waiting = trio.CancelScope(relative_deadline=allowed)
         request = self._client.build_request(
             method,
             path,
@@ -128,17 +131,36 @@ class HubClient:
             json=said,
             timeout=timeout,
         )
-        request.stream = SentBody(request.content, self._upload, waiting)
-        try:
-            async with self._connections:
-                answer = await self._answer(request, waiting, most)
-        except (httpx.TransportError, httpx.InvalidURL) as error:
-            raise AwayError(f"the hub does not answer: {_reason(error)}") from error
+        body, token = request.content, self._token
+        answer = await self._sent(request, body, PATIENCE + seconds, most)
+        if _is_refusal(answer) and await self._has_other_token(token):
+            answer = await self._sent(request, body, PATIENCE + seconds, most)
         if httpx.codes.is_success(answer.status_code):
             return answer
-        if answer.said.get("type") == UNAUTHORISED:
+        if _is_refusal(answer):
             self.is_refused = True
         raise _error(answer)
+
+    def use_token(self, token: bytes) -> None:
+        """From now on requests show this one."""
+        self._token = token
+
+    async def _has_other_token(self, sent: bytes) -> bool:
+        """Whether there is another one than that which was sent: a process of this machine replaced it."""
+        if self._token == sent:
+            self._token = await trio.to_thread.run_sync(self._reread) or sent
+        return self._token != sent
+
+    async def _sent(self, request: httpx.Request, body: bytes, patience: float, most: int) -> Answer:
+        waiting = trio.CancelScope(relative_deadline=patience + len(body) / SLOWEST)
+        request.stream = SentBody(body, self._upload, waiting)
+        if self._token:
+            request.headers["Authorization"] = f"Bearer {self._token.hex()}"
+        try:
+            async with self._connections:
+                return await self._answer(request, waiting, most)
+        except (httpx.TransportError, httpx.InvalidURL) as error:
+            raise AwayError(f"the hub does not answer: {_reason(error)}") from error
 
     async def _answer(self, request: httpx.Request, waiting: trio.CancelScope, most: int) -> Answer:
         with waiting:
@@ -175,6 +197,12 @@ class HubClient:
         return b"".join(parts)
 
 
+def _is_refusal(answer: Answer) -> bool:
+    """Whether the hub itself says that it does not know the device: a proxy says it of another login."""
+    is_unauthorised = answer.status_code == httpx.codes.UNAUTHORIZED
+    return is_unauthorised and answer.said.get("type") in REFUSALS
+
+
 def _reason(error: BaseException) -> str:
     """The words of the error, or of the first with some of those that it came from: a certificate that is not
     believed breaks a connection without a word."""
@@ -195,6 +223,8 @@ def _error(answer: Answer) -> DriveError:
         return (TransientError if is_there else AwayError)(f"the hub says {answer.status_code}")
     if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
         return TransientError(f"the hub says {answer.status_code}")
+    if answer.status_code == httpx.codes.UNAUTHORIZED and kind == "expired":
+        return ExpiredError("this machine's login at the hub was not used for too long; drivefs login again")
     if answer.status_code == httpx.codes.UNAUTHORIZED:
         return ReadOnlyError("the hub does not know this device (any more); drivefs login makes it one anew")
     detail = f"the hub says: {_shown(answer.said.get('detail', answer.status_code))}"

@@ -6,7 +6,10 @@ account root. Blocks; one thread at a time. Of two processes that save one login
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -19,6 +22,8 @@ from backend.remote.kept_form import KeptForm
 from backend.system import THIS_MACHINE, Environment
 
 FILE: Final = "login"
+LOCK: Final = "token.lock"
+"""Beside it; flock(2) while a process replaces the token."""
 VERSION: Final = 1
 MAX_SIZE: Final = 16384
 _FORM: Final = KeptForm("kept login", b"DFLOGIN\0", VERSION, MAX_SIZE)
@@ -116,6 +121,21 @@ class Logins:
         except FileNotFoundError:
             return
         self._disk.sync_folder(os.fspath(path.parent))
+
+    @contextmanager
+    def alone(self, url: str) -> Iterator[bool]:
+        """Whether no other process has the token of that login in work; none has while the block runs."""
+        path = os.fspath(self.folder_of(hub_url(url)) / LOCK)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_alone = True
+        except BlockingIOError:
+            is_alone = False
+        try:
+            yield is_alone
+        finally:
+            os.close(descriptor)
 
     def all(self) -> list[HubLogin]:
         """By address. `CorruptError`, `FormatError`: one of them cannot be used."""

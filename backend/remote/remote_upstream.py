@@ -42,8 +42,12 @@ class RemoteUpstream:
 
     def stand_before(self, blocks: BlockStore, run: Callable[[], Awaitable[None]]) -> None:
         """From now on `blocks`, which asks the hub's, is what callers have; `run` is its background work,
-        done as long as that of the session. To be called before `run` of this."""
+        as of `do_beside`."""
         self.blocks = blocks
+        self.do_beside(run)
+
+    def do_beside(self, run: Callable[[], Awaitable[None]]) -> None:
+        """`run` is background work, done as long as that of the session. To be called before it begins."""
         self._beside.append(run)
 
     def keep_commits(self, recent: RecentCommits, seen: Callable[[], Head]) -> None:
@@ -64,12 +68,12 @@ class RemoteUpstream:
             self._stopped.set()
 
     async def confirm_writer(self) -> None:
-        """Nobody takes over: all devices may write, but one that the hub has refused, which was revoked."""
+        """Nobody takes over: all devices may write, but one that the hub has refused, which has no login."""
         await trio.lowlevel.checkpoint()
         if self._client.is_refused:
             raise FencedError(
-                "the hub does not know this device any more: it was revoked, or logged out. What is not "
-                "published stays in the journal; log in again and mount to go on"
+                "the hub does not know this device any more: it was revoked, logged out, or not seen for too "
+                "long. What is not published stays in the journal; log in again and mount to go on"
             )
 
     async def close(self) -> None:

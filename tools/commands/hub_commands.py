@@ -69,7 +69,7 @@ def _list_devices(options: argparse.Namespace) -> int:
 
 
 def _device_line(device: NamedDevice) -> str:
-    state = f"seen {_moment(device.seen)}"
+    state = f"seen {_moment(device.seen)}, expires {_moment(device.expires)}"
     if device.revoked:
         state = f"revoked {_moment(device.revoked)}"
     elif device.is_this:
@@ -94,11 +94,8 @@ def _revoke(options: argparse.Namespace) -> int:
 
 
 def _rotate(options: argparse.Namespace) -> int:
-    """The new token is kept before it counts."""
-    login = in_session(chosen_login(options), lambda session: session.rotate())
-    logins().save(login)
-    in_session(login, lambda session: session.summary())
-    say(f"{login.url}: this machine has another token; mounts go on with it when they are mounted anew")
+    login = in_session(chosen_login(options), lambda session: session.rotate(logins()))
+    say(f"{login.url}: this machine has another token, and its mounts go on with it")
     return 0
 
 

@@ -42,6 +42,8 @@ from backend.remote import (
     HubClient,
     HubLogin,
     HubRoute,
+    KeptToken,
+    Logins,
     Proof,
     SecretCost,
 )
@@ -76,6 +78,7 @@ class NamedDevice:
     name: str | None
     created: int
     seen: int
+    expires: int
     revoked: int
     is_this: bool
 
@@ -141,6 +144,7 @@ class AccountSession:
                 self._device_name(row.number, row.name),
                 row.created,
                 row.seen,
+                row.expires,
                 row.revoked,
                 row.number == self._login.device,
             )
@@ -160,9 +164,9 @@ class AccountSession:
         """The device is shut out. `NotFoundError`."""
         await self._account.revoke(number)
 
-    async def rotate(self) -> HubLogin:
-        """The login with another token, which counts from its first use: it is to be kept first."""
-        return replace(self._login, token=await self._account.rotate(self._login.device))
+    async def rotate(self, logins: Logins) -> HubLogin:
+        """As `KeptToken.replace`."""
+        return await KeptToken(logins, self._login).replace(self._account)
 
     async def drives(self) -> list[NamedDrive]:
         """All."""

@@ -75,7 +75,7 @@ class HubDrives:
 
     def __init__(self, address: Address, variables: Mapping[str, str], environment: Environment) -> None:
         folder = places.hubs_folder(variables)
-        logins = Logins(folder, environment)
+        self._logins = logins = Logins(folder, environment)
         self._address = address
         self.login: Final = logins.load(address.hub)
         self._known = KnownDrives(logins.folder_of(address.hub), environment)
@@ -122,7 +122,7 @@ class HubDrives:
             names = sorted(drive.name for drive in opened.values())
             raise NotFoundError(f"{source}: the account has no drive of this name{_there(names, closed)}")
         uuid = fitting[0]
-        return DriveAtHub(source, self.login, uuid, DriveKeys(opened[uuid].key, uuid))
+        return DriveAtHub(source, self.login, uuid, DriveKeys(opened[uuid].key, uuid), self._logins)
 
 
 def _opened(keys: AccountKeys, rows: Sequence[ListedDrive]) -> tuple[dict[bytes, HubDrive], int]:

@@ -14,7 +14,7 @@ import trio
 
 from backend.cluster import HeldDrive
 from backend.errors import FencedError, TransientError, sole
-from backend.remote import HubClient, Logins, RemoteImport, RemoteUpstream
+from backend.remote import HubClient, KeptToken, Logins, RemoteImport, RemoteUpstream
 from backend.system import Environment
 from backend.upstream import BlockStore, Commit, Head, Roots
 from backend.wire import TICKET_SIZE
@@ -111,9 +111,10 @@ class Moving:
                 raise sole(group) from None
 
     def _client(self, hub: str, rate: float | None) -> HubClient:
-        login = Logins(places.hubs_folder(self._variables), self._environment).load(hub)
-        limit = None if rate is None else int(rate)
-        return HubClient(login.url, login.token, replace(login.route, upload_limit=limit))
+        logins = Logins(places.hubs_folder(self._variables), self._environment)
+        login, limit = logins.load(hub), None if rate is None else int(rate)
+        route, token = replace(login.route, upload_limit=limit), KeptToken(logins, login)
+        return HubClient(login.url, login.token, route, reread=token.read)
 
 
 class _Steps:

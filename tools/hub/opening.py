@@ -18,7 +18,16 @@ import trio
 
 from backend.errors import RollbackError
 from backend.keys import DriveKeys
-from backend.remote import HubClient, HubLogin, HubRoute, RecentCommits, RemoteUpstream
+from backend.remote import (
+    HubAccount,
+    HubClient,
+    HubLogin,
+    HubRoute,
+    KeptToken,
+    Logins,
+    RecentCommits,
+    RemoteUpstream,
+)
 from backend.system import THIS_MACHINE, Environment
 from backend.upstream import CommitLog, Head
 from cache.client import Client, client_of
@@ -41,12 +50,18 @@ log = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class DriveAtHub:
     """A drive of an account at a hub, and its keys. `source`: its address, HUB/NAME, in the one way to write
-    it."""
+    it. `logins`: where the login is kept."""
 
     source: str
     login: HubLogin
     drive_id: bytes
     keys: DriveKeys = field(repr=False)
+    logins: Logins = field(repr=False, compare=False)
+
+    @property
+    def token(self) -> KeptToken:
+        """Of this machine."""
+        return KeptToken(self.logins, self.login)
 
     @property
     def id_text(self) -> str:
@@ -72,7 +87,8 @@ def opened_drive_at_hub(
 @asynccontextmanager
 async def opened_reader_at_hub(drive: DriveAtHub) -> AsyncIterator[Client]:
     """The reader of the drive's blocks, beside any mount. What the hub raises."""
-    client = HubClient(drive.login.url, drive.login.token, drive.login.route)
+    login = drive.login
+    client = HubClient(login.url, login.token, login.route, reread=drive.token.read)
     upstream = RemoteUpstream(client, drive.drive_id)
     async with closed_at_end(upstream):
         limiter = trio.CapacityLimiter(2)
@@ -92,9 +108,11 @@ class _HubStore:
     async def opened(
         self, nursery: trio.Nursery, known: Head | None, seen: Callable[[], Head], *, is_in_state: bool
     ) -> OpenStore:
-        login, environment = self.drive.login, self.environment
-        client = await trio.to_thread.run_sync(HubClient, login.url, login.token, self.route)
+        login, token, environment = self.drive.login, self.drive.token, self.environment
+        connect = partial(HubClient, login.url, login.token, self.route, reread=token.read)
+        client = await trio.to_thread.run_sync(connect)
         upstream = RemoteUpstream(client, self.drive.drive_id, environment)
+        upstream.do_beside(partial(token.run, HubAccount(client), environment))
         async with closed_on_failure(upstream):
             if not self.options.read_only:
                 state = str(self.folders.state)

@@ -63,6 +63,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> SmallDrive:
     return make_empty_drive(tmp_path_factory.mktemp("drive"))
 
 
+def _logins() -> Logins:
+    return Logins(places.hubs_folder(os.environ))
+
+
 class Told:
     """What a mount is made of, noted instead of used."""
 
@@ -83,7 +87,7 @@ class Told:
     def found(self, route: HubRoute, _tell: object) -> DriveAtHub:
         """As `HubDrives.found`."""
         self.parts["found"] = (route.ca_file, route.proxy)
-        return DriveAtHub(AT_HUB, LOGIN, bytes(16), DriveKeys(bytes(32), bytes(16)))
+        return DriveAtHub(AT_HUB, LOGIN, bytes(16), DriveKeys(bytes(32), bytes(16)), _logins())
 
 
 @pytest.fixture
@@ -92,7 +96,7 @@ def told(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> Told:
     monkeypatch.setenv("KEY", str(made.folder / "key"))
     monkeypatch.setenv("DRIVEFS_CACHE_DIR", str(made.cache))
     monkeypatch.setenv("DRIVEFS_STATE_DIR", str(made.state))
-    Logins(places.hubs_folder(os.environ)).save(LOGIN)
+    _logins().save(LOGIN)
     monkeypatch.setattr(SecretSource, "chosen", told.chosen)
     for target, name in (
         ("tools.drive_opening.opened_drive", "drive"),

@@ -99,3 +99,23 @@ def test_a_revoked_device_is_listed_for_90_days(running: RunningHub, one: Person
         return first in [each["number"] for each in one.client.get("/v1/devices").json()["devices"]]
 
     assert [is_listed(89), is_listed(91)] == [True, False]
+
+
+def test_an_expired_device_is_listed_for_90_days_and_no_hindrance(running: RunningHub, one: Person) -> None:
+    first = one.client.get("/v1/account").json()["device"]
+    fill_up(running, one, "device", "token", 32)
+
+    def not_seen_for(days: int) -> None:
+        with psycopg.connect(running.conninfo) as connection:
+            moved = "UPDATE device SET seen = now() - make_interval(days => %s) WHERE id = %s"
+            connection.execute(moved, (days, first))
+        running.call(running.hub.table.remove_departed())
+
+    assert one.log_in().status_code == 200
+    refused(one.log_in(), 422, "refused")
+    for days, is_listed in ((179, True), (181, False)):
+        not_seen_for(days)
+        listed = [each["number"] for each in one.client.get("/v1/devices").json()["devices"]]
+        assert (first in listed) is is_listed
+        if is_listed:
+            assert one.log_in().status_code == 200

@@ -220,6 +220,46 @@ def test_a_new_token_counts_from_its_first_use(one: Person) -> None:
     refused(one.client.post(f"/v1/devices/{number}/rotate"), 404, "not_found")
 
 
+def _shift(running: RunningHub, device: int, column: str, days: float) -> None:
+    """The moment was so many days ago."""
+    with psycopg.connect(running.conninfo) as connection:
+        statement = f"UPDATE device SET {column} = now() - %s * interval '1 day' WHERE id = %s"
+        connection.execute(statement.encode(), (days, device))
+
+
+def test_a_token_expires_when_nothing_is_heard_of_its_device(running: RunningHub, one: Person) -> None:
+    number = one.client.get("/v1/account").json()["device"]
+    _shift(running, number, "seen", 89.9)
+    assert one.client.get("/v1/account").status_code == 200
+    _shift(running, number, "seen", 89.9)
+    row = one.client.get(f"/v1/devices/{number}").json()
+    assert row["expires"] - row["seen"] == 90 * 86400
+    assert row["seen"] > time.time() - 3600
+    next_one = one.client.post(f"/v1/devices/{number}/rotate").json()["token"]
+    _shift(running, number, "seen", 90.1)
+    for header in ({}, {"Authorization": f"Bearer {next_one}"}):
+        refused(one.client.get("/v1/account", headers=header), 401, "expired")
+    one.log_in()
+    listed = one.client.get("/v1/devices").json()["devices"]
+    assert [row["number"] == number for row in listed] == [True, False]
+
+
+def test_a_token_is_due_after_30_days_until_another_one_is_used(running: RunningHub, one: Person) -> None:
+    number = one.client.get("/v1/account").json()["device"]
+
+    def is_due() -> bool:
+        return one.client.get("/v1/account").json()["token_is_due"] is True
+
+    for days, expected in ((29.9, False), (30.1, True)):
+        _shift(running, number, "renewed", days)
+        assert is_due() is expected
+    token = one.client.post(f"/v1/devices/{number}/rotate").json()["token"]
+    assert is_due()
+    one.client.headers["Authorization"] = f"Bearer {token}"
+    assert not is_due()
+    assert not is_due()
+
+
 def test_drives_are_made_sealed_anew_and_deleted(running: RunningHub, one: Person, people: People) -> None:
     uuid, other = os.urandom(16).hex(), people.person()
     assert one.client.post("/v1/drives", json={"uuid": uuid, "sealed": "aa"}).status_code == 201

@@ -25,7 +25,7 @@ CALLS: dict[str, Callable[[HubAccount], Awaitable[Any]]] = {
     "rotate": lambda account: account.rotate(1),
     "drives": lambda account: account.drives(),
 }
-DEVICE = {"number": 1, "name": "ab", "created": 1, "seen": 2, "revoked": None}
+DEVICE = {"number": 1, "name": "ab", "created": 1, "seen": 2, "expires": 9, "revoked": None}
 DRIVE = {"uuid": "ab" * 16, "sealed": "ab", "bytes": 5, "head": 7}
 GOOD: dict[str, dict[str, Any]] = {
     "start": {"salt": "ab" * 32, "memory_kib": 65536, "iterations": 3, "lanes": 4},
@@ -35,6 +35,7 @@ GOOD: dict[str, dict[str, Any]] = {
         "created": 1,
         "has_factor": False,
         "device": 1,
+        "token_is_due": False,
         "quota": 10,
         "used": 2,
         "kept": 0,
@@ -67,8 +68,9 @@ async def test_what_has_the_form_is_taken(name: str) -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 async def test_nothing_may_be_left_out_or_be_another_thing(name: str) -> None:
-    """`has_factor` is false unless it is true; a device that is not said to be revoked is not."""
-    for field in GOOD[name].keys() - {"has_factor"}:
+    """`has_factor` and `token_is_due` are false unless they are true; a device that is not said to be revoked
+    is not."""
+    for field in GOOD[name].keys() - {"has_factor", "token_is_due"}:
         good = GOOD[name]
         for said in ({}, *({field: value} for value in NO_VALUES)):
             if field in ("devices", "drives") and said == {field: []}:

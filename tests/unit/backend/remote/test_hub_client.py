@@ -120,7 +120,12 @@ async def test_a_slow_answer_is_waited_for(autojump_clock: object) -> None:
 
 
 async def test_a_device_is_refused_by_the_hub_and_by_nobody_between() -> None:
-    for answer, is_refused in ((response(401, b"of a proxy"), False), (problem("unauthorised", 401), True)):
+    answers = {
+        response(401, b"of a proxy"): False,
+        problem("unauthorised", 401): True,
+        problem("expired", 401): True,
+    }
+    for answer, is_refused in answers.items():
         hub = client(answer)
         with pytest.raises(ReadOnlyError):
             await hub.call("GET", "/")

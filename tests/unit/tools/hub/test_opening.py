@@ -60,7 +60,7 @@ class Machines:
         self._folder = folder
         login = HubLogin(running.url, "me@example.org", token, bytes(32), 1)
         keys = DriveKeys(KEY, uuid)
-        self.drive = DriveAtHub(f"{running.url}/photos", login, uuid, keys)
+        self.drive = DriveAtHub(f"{running.url}/photos", login, uuid, keys, Logins(folder / "hubs"))
 
     def own(self, machine: int) -> Folders:
         """The folders of the drive on that machine."""

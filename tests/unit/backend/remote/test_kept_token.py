@@ -1,0 +1,144 @@
+"""The token that a machine keeps: another one now and then, and always one that counts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import psycopg
+import pytest
+import trio
+
+from backend.errors import ReadOnlyError, TransientError
+from backend.remote import HubAccount, HubClient, HubLogin, KeptToken, Logins
+from backend.system import Environment
+from tests.hub_server import RunningHub, hub_for_test
+from tests.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningHub]:
+    with hub_for_test() as found:
+        yield found
+
+
+class Process:
+    """A process of the machine: what it read when it began, and its connection."""
+
+    def __init__(self, kept: KeptToken) -> None:
+        login = kept.login
+        self.kept = kept
+        self.client = HubClient(login.url, login.token, reread=kept.read)
+        self.account = HubAccount(self.client)
+
+    async def device(self) -> int:
+        return (await self.account.summary()).device
+
+
+class Machine:
+    """A machine that is logged in."""
+
+    def __init__(self, logins: Logins, login: HubLogin) -> None:
+        logins.save(login)
+        self.logins = logins
+        self.url = login.url
+        self._processes: list[Process] = []
+
+    def process(self) -> Process:
+        """One that begins now."""
+        self._processes.append(Process(KeptToken(self.logins, self.logins.load(self.url))))
+        return self._processes[-1]
+
+    async def close(self) -> None:
+        for process in self._processes:
+            await process.client.close()
+
+
+@pytest.fixture
+async def machine(running: RunningHub, tmp_path: Path) -> AsyncIterator[Machine]:
+    _, token = running.new_drive()
+    number = running.call(running.hub.directory.device(token)).number
+    machine = Machine(
+        Logins(tmp_path / "hubs"), HubLogin(running.url, "me@example.org", token, bytes(32), number)
+    )
+    yield machine
+    await machine.close()
+
+
+async def test_all_processes_go_on_with_the_token_that_one_of_them_has_replaced(
+    machine: Machine, tmp_path: Path
+) -> None:
+    one, other = machine.process(), machine.process()
+    new = await one.kept.replace(one.account)
+    assert new == machine.logins.load(machine.url)
+    assert new.token != one.kept.login.token
+    for process in (one, other, machine.process()):
+        assert await process.device() == new.device
+        assert not process.client.is_refused
+    alone = Process(replace(one.kept, logins=Logins(tmp_path)))
+    with pytest.raises(ReadOnlyError):
+        await alone.device()
+    assert alone.client.is_refused
+    await alone.client.close()
+
+
+class UnwritableLogins(Logins):
+    """A disk that is full."""
+
+    def save(self, login: HubLogin) -> None:
+        raise OSError("no space")
+
+
+async def test_a_token_that_cannot_be_kept_does_not_count(machine: Machine, tmp_path: Path) -> None:
+    one = machine.process()
+    full = replace(one.kept, logins=UnwritableLogins(tmp_path / "hubs"))
+    with pytest.raises(OSError, match="no space"):
+        await full.replace(one.account)
+    for process in (one, machine.process()):
+        assert await process.device() == one.kept.login.device
+
+
+async def test_a_machine_that_dies_before_the_first_use_goes_on_with_what_it_kept(machine: Machine) -> None:
+    one = machine.process()
+    token = await one.account.rotate(one.kept.login.device)
+    assert await one.device() == one.kept.login.device
+    machine.logins.save(replace(one.kept.login, token=token))
+    assert await machine.process().device() == one.kept.login.device
+    assert await one.device() == one.kept.login.device
+
+
+async def test_two_processes_do_not_replace_it_at_once(machine: Machine) -> None:
+    """The token of the first would be void."""
+    one, other = machine.process(), machine.process()
+    with machine.logins.alone(machine.url) as is_alone:
+        assert is_alone
+        with pytest.raises(TransientError, match="another process"):
+            await other.kept.replace(other.account)
+    await one.kept.replace(one.account)
+    await other.kept.replace(other.account)
+    for process in (one, other):
+        assert await process.device() == one.kept.login.device
+
+
+async def test_another_login_is_not_taken_for_a_token(machine: Machine) -> None:
+    one = machine.process()
+    machine.logins.save(replace(one.kept.login, device=one.kept.login.device + 1, token=bytes(32)))
+    assert one.kept.read() == b""
+    machine.logins.remove(machine.url)
+    assert one.kept.read() == b""
+    assert await one.device() == one.kept.login.device
+
+
+async def test_it_is_replaced_when_the_hub_says_so(running: RunningHub, machine: Machine) -> None:
+    one = machine.process()
+    with psycopg.connect(running.conninfo) as connection:
+        moved = "UPDATE device SET renewed = now() - interval '31 days' WHERE id = %s"
+        connection.execute(moved, (one.kept.login.device,))
+    assert (await one.account.summary()).token_is_due
+    environment = Environment(random_bytes=bytes)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.kept.run, one.account, environment)
+        await trio.to_thread.run_sync(wait_until, lambda: one.kept.read() != one.kept.login.token)
+        assert not (await machine.process().account.summary()).token_is_due
+        nursery.cancel_scope.cancel()
