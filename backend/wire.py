@@ -6,7 +6,9 @@ Spec: docs/format/hub_api.md. Little endian; sizes are checked against limits be
 
 from __future__ import annotations
 
+import re
 import struct
+from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -44,8 +46,10 @@ PROBLEMS: Final[Mapping[str, tuple[int, type[DriveError]]]] = {
     "refused": (422, UsageError),
     "throttled": (429, ThrottledError),
     "later": (503, TransientError),
+    "damaged": (422, TransientError),
 }
-"""By kind: the status of the answer, and what it is raised as. A class comes before its bases."""
+"""By kind: the status of the answer, and what it is raised as. A class comes before its bases, and of
+two kinds of one class the first says it of an error."""
 TOKEN_SIZE: Final = 32
 TICKET_SIZE: Final = 16
 """Bytes by which the mover of a drive shows that it is the one that counts."""
@@ -110,6 +114,17 @@ class NewLogin:
     token: bytes = field(repr=False)
     device: int
     wrapped: bytes = field(repr=False)
+
+
+def content_digest(digest: bytes) -> str:
+    """The header field `Content-Digest` (RFC 9530) of a body with this SHA-256."""
+    return f"sha-256=:{b64encode(digest).decode()}:"
+
+
+def said_digest(field: str) -> bytes | None:
+    """The SHA-256 that the header field says; None: it says none. Other algorithms are not looked at."""
+    found = re.search(r"(?:^|[,\s])sha-256=:([A-Za-z0-9+/]{43}=):", field)
+    return None if found is None else b64decode(found[1])
 
 
 def encode_ids(ids: Iterable[BlockId]) -> bytes:

@@ -7,6 +7,7 @@ without a token has neither.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -35,8 +36,10 @@ class RequestError(Exception):
 
 async def read_body(request: Request, limit: int) -> bytes:
     """The body, of at most `limit` bytes. One that its client does not end is refused, though nobody hears
-    it. Errors of who shows a token that counts no more; `ThrottledError`."""
+    it; one that is not what its `Content-Digest` says, too. Errors of who shows a token that counts no more;
+    `ThrottledError`."""
     parts, size, began = [], 0, anyio.current_time()
+    said, hashed = wire.said_digest(request.headers.get("content-digest", "")), hashlib.sha256()
     taken = _number(request.headers.get("content-length", "0"), "Content-Length")
     if taken > limit:
         raise RequestError(413, "too_large", f"at most {limit} bytes are allowed")
@@ -49,9 +52,13 @@ async def read_body(request: Request, limit: int) -> bytes:
             if size > taken:
                 _take(request, size - taken)
                 taken = size
+            if said is not None:  # as it comes: all at once would keep other requests waiting
+                hashed.update(part)
             parts.append(part)
     except ClientDisconnect:
         raise RequestError(400, "bad_request", "the body has no end") from None
+    if said is not None and hashed.digest() != said:
+        raise RequestError(422, "damaged", "the body is not what its Content-Digest says: send it again")
     if anyio.current_time() - began > _LATE and hasattr(request.state, "ask_again"):
         await request.state.ask_again()
     return b"".join(parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
+from hashlib import sha256
 
 import httpx
 import psycopg
@@ -17,6 +18,8 @@ from backend.hub import migrate, require_current
 from backend.hub.migrations import migrations
 from backend.remote.hub_client import MOST
 from backend.upstream import NO_COMMIT, BlockId, Commit, Head
+from backend.wire import content_digest
+from tests.contents import content
 from tests.hub_server import RunningHub, hub_for_test
 from tests.postgres import new_database
 from tests.waiting import wait_until
@@ -54,6 +57,25 @@ def test_nothing_is_said_without_a_token_or_by_that_of_another_account(
     for header in ({}, {"Authorization": "Basic x"}, {"Authorization": f"Bearer {'ab' * 32}"}):
         refused(httpx.get(f"{url}/{path}", headers=header), 401, "unauthorised")
     refused(httpx.get(f"{url}/{path}", headers={"Authorization": f"Bearer {other.hex()}"}), 404, "not_found")
+
+
+def test_a_body_that_changed_on_its_way_is_not_stored(
+    running: RunningHub, drive: tuple[str, dict[str, str]]
+) -> None:
+    url, header = drive
+    data = content("half-compressible", 300_000, 1)
+    right, other = (content_digest(sha256(each).digest()) for each in (data, data[:-1]))
+    block = f"{url}/blocks/{os.urandom(32).hex()}"
+    for said in (other, f"sha-512=:{'A' * 86}==:, {other}", f"{other};q=1"):
+        refused(httpx.put(block, headers=header | {"Content-Digest": said}, content=data), 422, "damaged")
+        refused(httpx.get(block, headers=header), 404, "not_found")
+    root = f"{url}/roots/snapshot"
+    refused(httpx.put(root, headers=header | {"Content-Digest": other}, content=data), 422, "damaged")
+    refused(httpx.get(root, headers=header), 404, "not_found")
+    for said in (right, f"sha-512=:{'A' * 86}==:", "", "sha-256=:short:"):
+        one = f"{url}/blocks/{os.urandom(32).hex()}"
+        sent = httpx.put(one, headers=header | {"Content-Digest": said}, content=data)
+        assert sent.status_code == 204
 
 
 def test_a_revoked_device_gets_nothing_more_at_once(running: RunningHub) -> None:

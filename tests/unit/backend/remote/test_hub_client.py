@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
+from hashlib import sha256
 
 import httpx
 import pytest
@@ -21,6 +22,7 @@ from backend.errors import (
     TransientError,
 )
 from backend.remote import HubClient
+from tests import contents
 
 
 def client(answer: httpx.Response | Exception) -> HubClient:
@@ -117,6 +119,24 @@ async def test_a_slow_answer_is_waited_for(autojump_clock: object) -> None:
 
     answer = await client(httpx.Response(200, stream=Slow())).call("GET", "/")
     assert len(answer.content) == 5_000_000
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_536, 65_537, 4 << 20])
+async def test_a_body_is_sent_with_its_digest(size: int) -> None:
+    """The example of RFC 9530 is one too."""
+    said: list[bytes | None] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        said.append(wire.said_digest(request.headers.get("Content-Digest", "")))
+        return response(204, b"")
+
+    hub = HubClient("http://hub.example", bytes(32), transport=httpx.MockTransport(handle))
+    data = contents.content("text", size, 1)
+    await hub.call("PUT", "/", content=data)
+    await hub.call("GET", "/")
+    assert said == [sha256(data).digest(), None]
+    known = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:"
+    assert wire.said_digest(known) == sha256(b'{"hello": "world"}\n').digest()
 
 
 async def test_a_device_is_refused_by_the_hub_and_by_nobody_between() -> None:
