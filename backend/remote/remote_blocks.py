@@ -81,11 +81,13 @@ class RemoteBlocks:
     async def get_block(self, block: BlockId) -> Buffer:
         return (await self.get_block_part(block, 0, MAX_BLOCK_SIZE)).data
 
-    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
+    def at_hand(self, block: BlockId) -> Buffer | None:
+        """The sealed block whole, if it is in memory: it waits to be sent, or came with another one."""
         buffered = self._buffer.read(block)
-        if buffered is not None:
-            return BlockPart(buffered[offset : offset + length], len(buffered))
-        whole = self._near.get(block)
+        return self._near.get(block) if buffered is None else buffered
+
+    async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
+        whole = self.at_hand(block)
         if whole is None:
             return await self._asked(block, offset, length)
         return BlockPart(whole[offset : offset + length], len(whole))

@@ -24,6 +24,7 @@ class RemoteUpstream:
         self._client = client
         self._blocks = RemoteBlocks(client, drive, environment)
         self.blocks: BlockStore = self._blocks
+        self.at_hand: Final = self._blocks.at_hand
         self._log = RemoteLog(client, drive)
         self.log: CommitLog = self._log
         self.roots: Final[Roots] = RemoteRoots(client, drive)

@@ -8,7 +8,9 @@ Invariants:
    an error of its disk, or that it hangs, is said once, and the cache rests for `REST` seconds. What comes
    faster than its disk takes is not kept.
 3. Blocks that are put are kept too: what was just written is what is read next, also after a restart.
-4. Tasks belong to the nursery inside `run`; cancelling it loses only what was not kept yet.
+4. Calls that wait for the disk are made in their order, many in one turn of a thread. The one that fails and
+   those behind it in the turn have no answer.
+5. Tasks belong to the nursery inside `run`; cancelling it loses only what was not kept yet.
 
 Used on the event loop's thread; the calls of the disk cache run in threads.
 """
@@ -39,6 +41,9 @@ REST: Final = 60.0
 PATIENCE: Final = 5.0
 """Seconds that a reader waits for the cache's disk, which may hang, at most."""
 
+TURN: Final = 1 << 20
+"""Bytes after which a thread that writes what waits ends its turn, so that a rest or an end is not far."""
+
 Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
@@ -54,12 +59,23 @@ class _Waiting:
     answer: object = None
 
 
-class CachedBlocks:
-    """See the module, and `backend.upstream.BlockStore`."""
+def _nothing(_block: BlockId) -> None:
+    """Of a store that keeps no blocks in memory."""
 
-    def __init__(self, store: BlockStore, disk: DiskCache) -> None:
+
+class CachedBlocks:
+    """See the module, and `backend.upstream.BlockStore`. `at_hand`: the block whole if the store has it in
+    memory; the disk is not asked for that, which takes a thread's turn."""
+
+    def __init__(
+        self,
+        store: BlockStore,
+        disk: DiskCache,
+        at_hand: Callable[[BlockId], Buffer | None] = _nothing,
+    ) -> None:
         self._store = store
         self._disk = disk
+        self._at_hand = at_hand
         self._threads = Threads(4)
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
@@ -85,14 +101,20 @@ class CachedBlocks:
         await self._store.flush()
 
     async def get_block(self, block: BlockId) -> Buffer:
-        found = await self._look(partial(self._disk.read, block))
-        if found is not None:
-            return found
-        data = await self._store.get_block(block)
+        data = self._at_hand(block)
+        if data is None:
+            found = await self._look(partial(self._disk.read, block))
+            if found is not None:
+                return found
+            data = await self._store.get_block(block)
         self._keep(len(data), partial(self._disk.write, block, data))
         return data
 
     async def get_block_part(self, block: BlockId, offset: int, length: int) -> BlockPart:
+        whole = self._at_hand(block)
+        if whole is not None:
+            self._keep(len(whole), partial(self._disk.write, block, whole))
+            return BlockPart(whole[offset : offset + length], len(whole))
         found = await self._look(partial(self._disk.read_part, block, offset, length))
         if found is not None:
             return found
@@ -160,10 +182,20 @@ class CachedBlocks:
             await self._some_wait.wait()
             self._some_wait = trio.Event()
             while self._waiting:
-                waiting = self._waiting.popleft()
-                waiting.answer = await self._try(waiting.call)
-                self._waiting_bytes -= waiting.size
-                waiting.done.set()
+                turn = self._next_turn()
+                await self._try(partial(_call_all, turn))
+                for waiting in turn:
+                    self._waiting_bytes -= waiting.size
+                    waiting.done.set()
+
+    def _next_turn(self) -> list[_Waiting]:
+        """What waits first, as much as one turn takes, and one call at least."""
+        turn = [self._waiting.popleft()]
+        size = turn[0].size
+        while self._waiting and size < TURN:
+            turn.append(self._waiting.popleft())
+            size += turn[-1].size
+        return turn
 
     async def _look_at_disk(self) -> None:
         while True:
@@ -191,3 +223,9 @@ class CachedBlocks:
 
     def _is_resting(self) -> bool:
         return trio.current_time() < self._resting_until
+
+
+def _call_all(turn: list[_Waiting]) -> None:
+    """Call one after the other, and note their answers, until one raises. Blocks."""
+    for waiting in turn:
+        waiting.answer = waiting.call()

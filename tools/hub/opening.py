@@ -133,7 +133,7 @@ class _HubStore:
         disk = await trio.to_thread.run_sync(find)
         if disk is None:
             return None
-        cached = CachedBlocks(upstream.blocks, disk)
+        cached = CachedBlocks(upstream.blocks, disk, upstream.at_hand)
         upstream.stand_before(cached, cached.run)
         return cached
 

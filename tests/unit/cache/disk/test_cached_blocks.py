@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from backend.buffer import Buffer
 from backend.errors import UnavailableError
 from backend.upstream import BlockId, BlockPart
 from cache.blocks.block_cache import BlockCache
@@ -286,3 +287,104 @@ async def test_a_disk_that_hangs_is_waited_for_once(
     assert [record.message for record in caplog.records] == [
         "the disk cache cannot be used for 60 s: no answer within 0.05 s"
     ]
+
+
+async def test_what_the_store_has_in_memory_is_read_though_the_disk_hangs(tmp_path: Path) -> None:
+    store = Counted()
+    ids = await stored(store)
+    sealed = {block: await store.get_block(block) for block in ids}
+    folder = HangingFolder(tmp_path)
+    blocks = CachedBlocks(store, on_disk(folder, tmp_path), sealed.get)
+    store.away = True
+    for block, data in zip(ids, CONTENTS, strict=True):
+        assert bytes(await reader(blocks).get(block)) == data
+        for start in range(SIZE - 1000, -1, -70_001):
+            assert bytes(await reader(blocks).get_part(block, start, start + 1000)) == data[start:][:1000]
+    assert (blocks.status().hits, blocks.status().misses) == (0, 0)
+
+
+async def test_what_the_store_has_in_memory_is_kept(tmp_path: Path) -> None:
+    store = Counted()
+    ids = await stored(store)
+    sealed = {block: await store.get_block(block) for block in ids}
+    async with trio.open_nursery() as nursery:
+        blocks = CachedBlocks(store, on_disk(BlockFolder(tmp_path, 1 << 30, 0), tmp_path), sealed.get)
+        nursery.start_soon(blocks.run)
+        for block in ids:
+            await blocks.get_block(block)
+        await all_kept(tmp_path, len(ids))
+        sealed.clear()
+        store.away = True
+        for block, data in zip(ids, CONTENTS, strict=True):
+            assert bytes(await reader(blocks).get(block)) == data
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("has_part", [False, True])
+async def test_what_the_store_has_wrong_in_memory_is_read_right(tmp_path: Path, has_part: bool) -> None:
+    """The store lets go of what is asked for again, as `RemoteBlocks` does."""
+    store = Counted()
+    ids = await stored(store)
+    right = {block: bytes(await store.get_block(block)) for block in ids}
+    in_memory = {block: data[:-1] + bytes([data[-1] ^ 1]) for block, data in right.items()}
+    again = store.get_block_again
+
+    async def asked_again(block: BlockId) -> bytes:
+        in_memory.pop(block, None)
+        return await again(block)
+
+    store.get_block_again = asked_again  # type: ignore[method-assign]
+    async with trio.open_nursery() as nursery:
+        blocks = CachedBlocks(store, on_disk(BlockFolder(tmp_path, 1 << 30, 0), tmp_path), in_memory.get)
+        nursery.start_soon(blocks.run)
+        for block, data in zip(ids, CONTENTS, strict=True):
+            if has_part:
+                assert bytes(await reader(blocks).get_part(block, SIZE - 10, SIZE)) == data[-10:]
+            assert bytes(await reader(blocks).get(block)) == data
+            assert bytes(await reader(blocks).get(block)) == data
+        assert await blocks.keep(ids[0], right[ids[0]])  # all that waited before is done
+        nursery.cancel_scope.cancel()
+    found = on_disk(BlockFolder(tmp_path, 1 << 30, 0), tmp_path)
+    assert all(found.read(block) in (None, data) for block, data in right.items())
+
+
+class FullFolder(BlockFolder):
+    """Its disk refuses the block `refused`."""
+
+    refused = BlockId(bytes(32))
+
+    def write(self, block: BlockId, data: Buffer) -> bool:
+        if block == self.refused:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(block, data)
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("turn", [1, 2 * SIZE, 1 << 30])
+async def test_what_waits_is_written_in_order_until_the_disk_refuses_one(
+    tmp_path: Path, turn: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cached_blocks, "TURN", turn)
+    store = Counted()
+    ids = await stored(store)
+    folder = FullFolder(tmp_path, 1 << 30, 0)
+    folder.refused = ids[2]
+    blocks = CachedBlocks(store, on_disk(folder, tmp_path))
+    for block in ids:
+        await blocks.get_block(block)
+    answers: list[bool | None] = []
+
+    async def keep() -> None:
+        answers.append(await blocks.keep(ids[0], bytes(SIZE)))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(blocks.run)
+            while not answers:
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert answers == [None]
+    written = {path.name for path in tmp_path.glob("?/*")}
+    assert written == {block.hex() for block in ids[:2]}
