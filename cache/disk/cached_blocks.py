@@ -189,7 +189,7 @@ class CachedBlocks:
                     waiting.done.set()
 
     def _next_turn(self) -> list[_Waiting]:
-        """What waits first, as much as one turn takes, and one call at least."""
+        """The calls that wait first, as many as one turn takes, and one at least."""
         turn = [self._waiting.popleft()]
         size = turn[0].size
         while self._waiting and size < TURN:
