@@ -10,7 +10,7 @@ Invariants:
    own. Then the folder is a copy of another one, or another one is its copy (a restored home, a cloned
    machine).
 4. The namespace counts the commits that the journal calls published as those of the device that wrote the
-   journal. So it is saved before another device goes on with it.
+   journal. So it is saved, and durable, before another device goes on with it.
 5. A number is taken from the state at the head of the log: a device that came second takes the next.
 
 A folder that is known costs a small file to read. Event-loop thread only.
@@ -21,6 +21,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Final
+
+import trio
 
 from backend.errors import AwayError, ConflictError, CorruptError, ReadOnlyError
 from backend.failpoints import declare
@@ -67,8 +69,14 @@ class Enrolment:
         self._is_shared = is_shared
 
     async def run(self) -> DeviceIdentity:
-        """The device that this folder is, which the log knows. `ReadOnlyError`: it was revoked; what the
-        upstream raises."""
+        """The device that this folder is, which the log knows. Raises what `enrolled` raises."""
+        identity = await self.enrolled()
+        await self._become(identity.number)
+        return identity
+
+    async def enrolled(self) -> DeviceIdentity:
+        """The device that this folder is to be, which the log knows. `ReadOnlyError`: it was revoked; what
+        the upstream raises."""
         identity = self._kept()
         # A first commit that was not noted is its own.
         if identity is not None and self._is_copy and self._devices.sequence_of(identity.number) > 1:
@@ -83,15 +91,15 @@ class Enrolment:
                     f"{error}; {self._local.folder} is no device of the drive yet, and becomes one only "
                     "with the upstream"
                 ) from error
-        self._become(identity.number)
         return identity
 
-    def _become(self, number: int) -> None:
-        """Later records of the journal are of device `number`. The namespace, which says so, is saved before
-        them."""
-        if number != self._local.namespace.device:
+    async def _become(self, number: int) -> None:
+        """Later records of the journal are of device `number`. The namespace, which says so, is durable
+        before them: after a power cut it would count them as those of the device before."""
+        if number != self._local.device:
             self._local.namespace.become(number)
             self._local.ledger.save()
+            await trio.to_thread.run_sync(self._local.namespace.checkpoint)
             self._local.environment.failpoints.reached(BECAME)
 
     def _kept(self) -> DeviceIdentity | None:

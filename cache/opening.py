@@ -9,7 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import trio
 
@@ -21,6 +23,7 @@ from cache import defaults
 from cache.blocks import Content, Sealer
 from cache.client import Client, Shared, client_of
 from cache.contact import Contact
+from cache.copied_state import CopiedState
 from cache.drive import NOTHING_SPECIAL, Circumstances, Drive, Parts
 from cache.enrolment import Enrolment
 from cache.history import PastTree
@@ -100,6 +103,13 @@ async def open_drive(
         ledger, trimming, follower, upstream, device, host, changes, lambda _inode: False, notices
     )
     rebase = alone.run if options.is_shared else None
+
+    def enrolment(follow: Callable[[], Awaitable[None]], *, is_copy: bool) -> Enrolment:
+        return Enrolment(
+            local, upstream, client.ring, keys, host, follow, is_copy=is_copy, is_shared=options.is_shared
+        )
+
+    copied = CopiedState(local, upstream, follower, alone, partial(enrolment, is_copy=True))
     knew_the_log = local.known_head is not None
     recovery = Recovery(
         local,
@@ -109,6 +119,7 @@ async def open_drive(
         client.snapshots,
         client.blocks,
         rebase,
+        copied.go_on,
         read_only=options.read_only,
     )
     await recovery.run()
@@ -117,9 +128,7 @@ async def open_drive(
     if not options.read_only:
         follow = alone.run if local.ledger.unpublished else recovery.follow
         is_copy = knew_the_log and device in follower.makers
-        shared, ring = options.is_shared, client.ring
-        enrolment = Enrolment(local, upstream, ring, keys, host, follow, is_copy=is_copy, is_shared=shared)
-        enrolled = await enrolment.run()
+        enrolled = await enrolment(follow, is_copy=is_copy).run()
         identity = CommitIdentity(client.ring, enrolled.number, host, enrolled.key)
     parts = _Assembly(local, upstream, contact, client, identity, options, notices, changes, keeper).parts()
     if not options.read_only:

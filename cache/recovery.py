@@ -7,6 +7,8 @@ snapshot and the commits after it. The journal is replayed. Then the local state
 - The log is ahead, and nothing here is unpublished: the commits that are missing here are applied.
 - The log is ahead, and something here is unpublished: if the drive has many writers, that is rebased. If not,
   the local state is stale (`StaleCacheError`). It is kept aside, never merged by guessing and never dropped.
+- The log has commits that a copy of this state made as this device: what is unpublished here goes on as that
+  of another device (`cache.copied_state`).
 - The log is behind, or of another history: `RollbackError`. A drive that others write too can be read all the
   same, as it is here: what only this machine has seen is copied out of it (docs/recovery.md).
 - The upstream of a drive that others write too does not answer: if this folder knows a state of the drive, it
@@ -58,7 +60,8 @@ class StaleCacheError(ConflictError):
 
 class Recovery:
     """The steps that bring the local state up to date. The upstream is open; nothing else uses the state.
-    `rebase`: of a drive that others write too."""
+    `rebase`, `go_on_as_another`: of a drive that others write too; the second one where `rebase` raised
+    `CopiedStateError`, and something is unpublished."""
 
     def __init__(
         self,
@@ -69,6 +72,7 @@ class Recovery:
         snapshots: SnapshotStore,
         blocks: BlockCache,
         rebase: Callable[[], Awaitable[None]] | None = None,
+        go_on_as_another: Callable[[], Awaitable[None]] | None = None,
         *,
         read_only: bool = False,
     ) -> None:
@@ -81,6 +85,7 @@ class Recovery:
         self._snapshots = snapshots
         self._blocks = blocks
         self._rebase = rebase
+        self._go_on_as_another = go_on_as_another
         self._read_only = read_only
 
     async def run(self) -> None:
@@ -173,9 +178,8 @@ class Recovery:
         if self._rebase is not None and ledger.unpublished:
             try:
                 await self._rebase()
-            except CopiedStateError:
-                self._local.forget_device()
-                raise self._stale(theirs.number) from None
+            except CopiedStateError as error:
+                await self._go_on_as_copy(error)
             return
         if ledger.pending is not None:
             commit, commit_hash = await self._commit(ours.number + 1)
@@ -187,6 +191,16 @@ class Recovery:
         if ledger.unpublished:
             raise self._stale(theirs.number)
         await self.follow()
+
+    async def _go_on_as_copy(self, error: CopiedStateError) -> None:
+        """Somebody else wrote the drive as this device since. A reader, which may be no device of it, shows
+        what is here."""
+        if self._read_only:
+            self._local.note(f"{error}; the drive is shown as this machine has seen it")
+        elif not self._ledger.unpublished:  # the first commit that was lacking was its own
+            await self.follow()
+        elif self._go_on_as_another is not None:
+            await self._go_on_as_another()
 
     async def _ask_for_blocks(self) -> None:
         """A commit that was stored and not appended names blocks that nothing in the log names: another mount

@@ -50,16 +50,18 @@ async def rebase(
     held: Callable[[int], bool],
     host: bytes,
     shown: Callable[[Resolved], None],
+    becomes: int | None = None,
 ) -> Resolved:
     """Bring the ledger to the last of these commits (numbers and encodings), which `follow` applies. No
     commit is pending any more, and the operations that were resolved are those of the open one. `shown` is
-    told of them when the new state is there, before anybody else can look at it. Raises what `Journal.append`
+    told of them when the new state is there, before anybody else can look at it. `becomes`: as of
+    `cache.rebase.Device`; the device is not saved here. Raises what `Journal.append`
     raises if the disk has no room for the records, and what `follow` raises: nothing has changed then. Any
     other error leaves the drive to be opened anew. Is not cancelled."""
     spool = [payload for number, commit in commits for payload in encode_followed(number, commit)]
     lengths = [sum(map(len, payload)) for payload in spool]
     ledger.journal.make_room([*lengths, _likely_size(ledger)], ledger.namespace.commit)
-    resolved = _take_up(ledger, follow, Device(ledger.dirty.inodes(), held, host))
+    resolved = _take_up(ledger, follow, Device(ledger.dirty.inodes(), held, host, becomes))
     try:
         _go_on(ledger, resolved, spool)
     except BaseException:

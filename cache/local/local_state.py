@@ -19,7 +19,7 @@ import fcntl
 import logging
 import os
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -83,12 +83,6 @@ class LocalState:
             kept = set_namespace_aside(self.folder, self.environment)
             self._notices.append(f"{error}; it is made anew from log and journal, and kept as {kept}")
             return Namespace(path, environment=self.environment)
-
-    def forget_device(self) -> None:
-        """The folder is a copy of one that goes on as this device: the next opening makes it a new device.
-        Idempotent."""
-        with suppress(FileNotFoundError):
-            DeviceFile(self.folder, self.environment).set_aside()
 
     def watch(self) -> None:
         """From now on be told of what loses its name in the folder. After recovery, which replaces files."""

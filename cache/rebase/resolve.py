@@ -16,6 +16,7 @@ from cache.rebase.marks import Marks, merged
 from cache.rebase.names import Names
 from cache.rebase.net_changes import Key, changes_since
 from cache.rebase.plan import Decision, Plan, Situation
+from cache.rebase.renumbering import Renumbering
 from cache.rebase.views import NamespaceView
 
 
@@ -75,29 +76,42 @@ def _is_replaced(situation: Situation, inode: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """The facts of a device that its namespace does not hold: as of `Situation`."""
+    """The facts of a device that its namespace does not hold: as of `Situation`. `becomes`: the device that
+    it is from now on, with inode numbers of that one for all that it made; None: it stays what it is."""
 
     dirty: Collection[int]
     held: Callable[[int], bool]
     host: bytes
+    becomes: int | None = None
 
 
 def take_up(namespace: Namespace, follow: Callable[[], None], device: Device) -> Resolved:
     """Bring a namespace from what this device changed to the published state, and say what is to be applied
     there. `follow` applies the commits that the namespace lacks. Nothing is saved here; where something is
     raised, the namespace must not be saved before it is rolled back."""
-    base = namespace.head().number
-    ours, mine = changes_since(namespace.synced_connection(), base), Marks.of(namespace)
+    base, renumbering = namespace.head().number, None
+    ours, dirty, mine = changes_since(namespace.synced_connection(), base), device.dirty, Marks.of(namespace)
+    if device.becomes is not None:
+        namespace.become(device.becomes)
+        renumbering = Renumbering(ours, dirty, device.becomes, namespace.allocate_inode)
+        ours, dirty = renumbering.changes, renumbering.dirty
     namespace.undo(base)
     was = Marks.of(namespace)
     follow()
     theirs, head = changes_since(namespace.synced_connection(), base), NamespaceView(namespace)
     numbers = namespace.allocate_inode
-    situation = Situation(base, head, ours, theirs, device.dirty, device.held, numbers, device.host)
+    situation = Situation(base, head, ours, theirs, dirty, device.held, numbers, device.host)
     resolved = resolve(situation)
+    if renumbering is not None:
+        resolved = _by_old_numbers(resolved, renumbering)
     operations, decisions = merged(was, mine, namespace)
     return replace(
         resolved,
         operations=(*resolved.operations, *operations),
         decisions=(*resolved.decisions, *decisions),
     )
+
+
+def _by_old_numbers(resolved: Resolved, renumbering: Renumbering) -> Resolved:
+    changed = replace(resolved.changed, became=renumbering.became(resolved.changed.became))
+    return replace(resolved, moved=renumbering.moved(resolved.moved), changed=changed)

@@ -3,7 +3,8 @@
 Invariants:
 1. A commit is ours only if it says what the pending one says, and is of this device, of its next sequence and
    of the time that the journal has for it: then it counts as published, and is no change by others. Another
-   commit of this device was made by a copy of its state: nothing is rebased on it.
+   commit of this device was made by a copy of its state: nothing is rebased on it, except as another device,
+   with other numbers for all inodes that are not published.
 2. Nothing is pending when `run` returns, and what was not published belongs to the open commit.
 3. Listeners are told after the new state is there, onlookers in the same turn, and people by a notice. A kill
    before it takes the notice, never a copy.
@@ -80,9 +81,20 @@ class Rebaser:
         is_all = False
         while not is_all:
             commits, is_all = await self._lacking()
+            self._take_ours(commits)
             await self._take(commits)
 
-    async def _take(self, commits: list[tuple[Commit, bytes]]) -> None:
+    async def run_as(self, device: int) -> None:
+        """As `run`, of the state of a copy, after `CopiedStateError`: all commits that it lacks were made by
+        others, and what it has not published is that of `device`, which it becomes. Nobody has a file
+        open. The caller saves the namespace."""
+        is_all = False
+        while not is_all:
+            commits, is_all = await self._lacking()
+            await self._take(commits, device)
+
+    def _take_ours(self, commits: list[tuple[Commit, bytes]]) -> None:
+        """The first of those may be the pending one. `CopiedStateError` if others made one as this device."""
         if commits and self._is_ours(commits[0][0]):
             commit, commit_hash = commits.pop(0)
             self._ledger.published(Head(commit.number, commit_hash))
@@ -92,9 +104,11 @@ class Rebaser:
                 f"another copy of this machine's state has written the drive as device {self._device}: mount "
                 "again, as another device"
             )
+
+    async def _take(self, commits: list[tuple[Commit, bytes]], becomes: int | None = None) -> None:
         lacking = deque(commits)
         while lacking:
-            await self._go_on(self._step(lacking))
+            await self._go_on(self._step(lacking), becomes)
             await self._trimming.after_follow()
         for commit, _ in commits:
             await self._upstream.housekeeping.revive(commit.added)
@@ -109,8 +123,8 @@ class Rebaser:
             size += len(step[-1][0].payload)
         return step
 
-    async def _go_on(self, commits: list[tuple[Commit, bytes]]) -> None:
-        """Apply these, and have what is not published go on from there."""
+    async def _go_on(self, commits: list[tuple[Commit, bytes]], becomes: int | None) -> None:
+        """Apply these, and have what is not published go on from there, as that of device `becomes`."""
         base = self._ledger.head.number
         for onlooker in self._changes.onlookers:
             onlooker.before()
@@ -121,6 +135,7 @@ class Rebaser:
             self._held,
             self._host,
             lambda resolved: self._show(base, resolved),
+            becomes,
         )
         self._changes.announce(_changes(resolved.changed))
         self._say(resolved, base)

@@ -39,12 +39,13 @@ class Hub:
         options: DriveOptions = SMALL,
         line: Line | None = None,
         disk_cache: Path | None = None,
+        read_only: bool = False,
     ) -> AsyncIterator[Drive]:
         """The drive of a device, running. With `crash` what a SIGKILL would lose is lost at the end.
         `disk_cache`: the folder of its sealed blocks."""
         local = LocalState(self.folder / str(number), environment or Environment())
         try:
-            options = replace(options, is_shared=True, host=f"dev{number}")
+            options = replace(options, is_shared=True, read_only=read_only, host=f"dev{number}")
             upstream = self.upstream.session(line)
             if disk_cache is not None:
                 used, kept = (BlockFolder(disk_cache / name, 1 << 30, 10_000) for name in ("used", "kept"))

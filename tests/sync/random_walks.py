@@ -19,6 +19,8 @@ from tests.sync.simulator import Device, Log, check_replicas, check_sound, settl
 NAMES: Final = ("a", "b", "a-wal", ".git", "~$a")
 PINS: Final = (b"p", b"q")
 ROUNDS: Final = 4
+CLONES: Final = 0.06
+"""How likely a device's state is copied in a round, and the copy runs beside it."""
 
 
 def paths(device: Device, *, folders: bool) -> list[str]:
@@ -188,21 +190,25 @@ def walk(folder: Path, base: Path, seed: int, count: int, hits: Counter[Row]) ->
         copyfile(base, path)
         devices.append(Device(path, number + 2, hits))
     *writers, replay = devices
+    copies: list[Device] = []
     try:
         for _ in range(ROUNDS):
-            for device in writers:
+            for device in (*writers, *copies):
                 walker = Walk(device, random)
                 for _ in range(random.randrange(6)):
                     walker.step()
                 if random.random() < 0.4:
                     device.sync(log, publish=random.random() < 0.7)
+                if random.random() < CLONES:
+                    devices.append(device.clone(folder / f"{seed}-{len(devices)}.db"))
+                    copies.append(devices[-1])
             if random.random() < 0.4:
-                settle(writers, log)
-        settle(writers, log)
-        for device in writers:
+                settle([*writers, *copies], log)
+        settle([*writers, *copies], log)
+        for device in (*writers, *copies):
             device.close_files()
-        settle(writers, log)
-        check_replicas(writers, replay, log)
+        settle([*writers, *copies], log)
+        check_replicas([*writers, *copies], replay, log)
         check_sound(replay, 1)
     finally:
         for device in devices:

@@ -11,6 +11,7 @@ import itertools
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from shutil import copyfile
 from stat import S_IFDIR, S_IFREG
 
 from cache import rebase
@@ -18,6 +19,7 @@ from cache.namespace import Namespace
 from cache.namespace.check import breaches
 from cache.namespace.operations import (
     ROOT_INODE,
+    AddDevice,
     Create,
     Delete,
     Link,
@@ -35,6 +37,8 @@ from cache.namespace.operations import (
 from cache.rebase import Row, published_versions, take_up
 
 TABLES = ("inode", "dentry", "xattr", "extent", "pin")
+FIRST_CLONE = 100
+"""More than the number of any device that is no copy; to it comes the length of the log."""
 FIRST_TIME = 1_700_000_000 * 10**9
 Log = list[tuple[Operation, ...]]
 
@@ -54,6 +58,19 @@ class Device:
         self.hits: Counter[Row] = Counter() if hits is None else hits
         self._open: list[int] = []
         self._times = itertools.count(FIRST_TIME + number, 1000)
+        self._published: list[tuple[int, Device]] = []
+        """the numbers of the commits that were made as this device, by this one and by copies of its state"""
+
+    def clone(self, path: Path) -> Device:
+        """A copy of this device's state, to be kept at `path`. Each of the two takes itself for this device,
+        until it finds a commit of the other."""
+        self.namespace.save(self.namespace.journal_position() + 1)
+        for suffix in ("", "-wal"):
+            copyfile(self.namespace.path + suffix, f"{path}{suffix}")
+        clone = Device(path, self.number, self.hits)
+        clone.unpublished, clone._open = self.unpublished[:], self._open[:]
+        clone._times, clone._published = itertools.count(self.now(), 1000), self._published
+        return clone
 
     def reset(self, commit: int) -> None:
         """As of an earlier commit."""
@@ -194,6 +211,8 @@ class Device:
 
     def sync(self, log: Log, *, publish: bool = True) -> None:
         """Follow the log, rebase what is unpublished, and publish that."""
+        if self._is_copied():
+            self._go_on_as_another(log)
         lacking = len(log) - self.namespace.head().number
         if lacking and self.unpublished:
             self._rebase(log)
@@ -202,23 +221,41 @@ class Device:
         while publish and self.unpublished:
             log.append(tuple(self.unpublished))
             self.unpublished.clear()
+            self._published.append((len(log), self))
             self._record(len(log))
             self._keep_versions()
+
+    def _is_copied(self) -> bool:
+        """Whether a copy of its state has written as this device since the head."""
+        head = self.namespace.head().number
+        return any(number > head and maker is not self for number, maker in self._published)
+
+    def _go_on_as_another(self, log: Log) -> None:
+        number = FIRST_CLONE + len(log)
+        log.append((AddDevice(number, hash_of(number), b"dev%d" % number),))
+        if self.unpublished:
+            became = self._rebase(log, number).changed.became
+            self._open = [became.get(inode, inode) for inode in self._open]
+        else:
+            self._follow(log)
+            self.namespace.become(number)
+        self.number, self._published = number, []
 
     def _keep_versions(self) -> None:
         if versions := published_versions(self.namespace):
             head = self.namespace.head().number
             self.do(Pin(b"version %d" % head, head), *map(Delete, versions))
 
-    def _rebase(self, log: Log) -> None:
+    def _rebase(self, log: Log, becomes: int | None = None) -> rebase.Resolved:
         before = self.live_blocks()
-        facts = rebase.Device((), lambda _: False, b"dev%d" % self.number)
+        facts = rebase.Device((), lambda _: False, b"dev%d" % self.number, becomes)
         resolved = take_up(self.namespace, lambda: self._follow(log), facts)
         self.unpublished.clear()
         self.do(*resolved.operations)
         self.hits.update({decision.row for decision in resolved.decisions})
         lost = before - self.all_blocks()
         assert not lost, f"device {self.number} lost {lost}"
+        return resolved
 
     def _follow(self, log: Log) -> None:
         for number in range(self.namespace.head().number + 1, len(log) + 1):

@@ -18,7 +18,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from backend.errors import AwayError
 from cache.contact.contact import BRIEF, BRIEF_PAUSE, MAX_BACKOFF, PATIENCE, PATIENCE_LOST
 from cache.drive import LOOK_SECONDS
-from cache.local.local_state import LocalState
+from cache.local.device_file import FILE
 from cache.namespace.operations import ROOT_INODE
 from mountfs.errno_table import errno_of
 from tests import contents
@@ -140,9 +140,7 @@ async def test_a_new_folder_needs_the_upstream(hub: Hub, line: Line) -> None:
 
 async def test_a_folder_that_is_no_device_needs_the_upstream(hub: Hub, line: Line) -> None:
     await begin(hub)
-    local = LocalState(hub.folder / "2")
-    local.forget_device()
-    local.close()
+    (hub.folder / "2" / FILE).unlink()
     line.cut()
     with pytest.raises(AwayError, match="no device of the drive yet"):
         async with hub.device(2, line=line):

@@ -14,7 +14,7 @@ from backend.upstream import Commit, Head
 from cache.enrolment import ADDED, BECAME, KEPT
 from cache.errors import ReadOnlyFileSystemError
 from cache.local.device_file import FILE
-from cache.local.local_state import NAMESPACE_FILE, LocalState
+from cache.local.local_state import NAMESPACE_FILE
 from cache.namespace.namespace import Namespace
 from cache.namespace.operations import (
     DEVICE_SHIFT,
@@ -26,7 +26,6 @@ from cache.namespace.operations import (
     decode,
 )
 from cache.opening import DriveOptions
-from cache.recovery import StaleCacheError
 from cache.sync.follower import Follower
 from tests.drives import DRIVE_ID, KEYS, QUIET, content_of, make_file, opened
 from tests.key_rings import ring_of_log
@@ -278,20 +277,16 @@ async def test_a_copy_of_a_state_becomes_a_new_device(tmp_path: Path, options: D
     assert devices_of(upstream) == [1, 2]
 
 
-async def test_a_copy_with_something_unpublished_is_stale_and_then_a_new_device(tmp_path: Path) -> None:
+@pytest.mark.logs_warnings
+async def test_a_copy_with_something_unpublished_becomes_a_new_device_with_it(tmp_path: Path) -> None:
     upstream = MemoryUpstream()
     copy = await copied(tmp_path, upstream, SHARED, unpublished=True)
-    before = len(upstream.commits)
-    for _ in range(2):  # the first process may be killed before it sets the state aside
-        with pytest.raises(StaleCacheError):
-            async with opened(copy, upstream, SHARED):
-                pass
-    assert len(upstream.commits) == before
-    local = LocalState(copy)
-    local.set_aside()
-    local.close()
     async with opened(copy, upstream, SHARED) as drive:
+        assert any("it is device 2 now" in notice for notice in drive.notices)
+        await drive.sync()
         assert (await make_file(drive, b"new")).inode >> DEVICE_SHIFT == 2
+        assert {b"f", b"mine", b"theirs", b"new"} == {e.name for e in drive.entries(ROOT_INODE, 0, 10)}
+    assert devices_of(upstream) == [1, 2]
 
 
 @pytest.mark.logs_warnings
