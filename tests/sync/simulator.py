@@ -56,9 +56,9 @@ class Device:
         self.number = number
         self.unpublished: list[Operation] = []
         self.hits: Counter[Row] = Counter() if hits is None else hits
-        self._open: list[int] = []
-        self._times = itertools.count(FIRST_TIME + number, 1000)
-        self._published: list[tuple[int, Device]] = []
+        self.opened: list[int] = []
+        self.times = itertools.count(FIRST_TIME + number, 1000)
+        self.published: list[tuple[int, Device]] = []
         """the numbers of the commits that were made as this device, by this one and by copies of its state"""
 
     def clone(self, path: Path) -> Device:
@@ -68,8 +68,8 @@ class Device:
         for suffix in ("", "-wal"):
             copyfile(self.namespace.path + suffix, f"{path}{suffix}")
         clone = Device(path, self.number, self.hits)
-        clone.unpublished, clone._open = self.unpublished[:], self._open[:]
-        clone._times, clone._published = itertools.count(self.now(), 1000), self._published
+        clone.unpublished, clone.opened = self.unpublished[:], self.opened[:]
+        clone.times, clone.published = itertools.count(self.now(), 1000), self.published
         return clone
 
     def reset(self, commit: int) -> None:
@@ -83,7 +83,7 @@ class Device:
     # What programs do
 
     def now(self) -> int:
-        return next(self._times)
+        return next(self.times)
 
     def do(self, *operations: Operation) -> None:
         for operation in operations:
@@ -135,13 +135,13 @@ class Device:
         """The name goes, and the inode stays until `close_files`."""
         inode = self.find(path)
         self.do(Unlink(*self.at(path), inode, self.now()))
-        self._open.append(inode)
+        self.opened.append(inode)
 
     def close_files(self) -> None:
         """Nobody has a file open any more."""
-        for inode in self._open:
+        for inode in self.opened:
             self._end(inode)
-        self._open.clear()
+        self.opened.clear()
 
     def _end(self, inode: int) -> None:
         row = self.namespace.inode(inode)
@@ -221,25 +221,25 @@ class Device:
         while publish and self.unpublished:
             log.append(tuple(self.unpublished))
             self.unpublished.clear()
-            self._published.append((len(log), self))
+            self.published.append((len(log), self))
             self._record(len(log))
             self._keep_versions()
 
     def _is_copied(self) -> bool:
         """Whether a copy of its state has written as this device since the head."""
         head = self.namespace.head().number
-        return any(number > head and maker is not self for number, maker in self._published)
+        return any(number > head and maker is not self for number, maker in self.published)
 
     def _go_on_as_another(self, log: Log) -> None:
         number = FIRST_CLONE + len(log)
         log.append((AddDevice(number, hash_of(number), b"dev%d" % number),))
         if self.unpublished:
             became = self._rebase(log, number).changed.became
-            self._open = [became.get(inode, inode) for inode in self._open]
+            self.opened = [became.get(inode, inode) for inode in self.opened]
         else:
             self._follow(log)
             self.namespace.become(number)
-        self.number, self._published = number, []
+        self.number, self.published = number, []
 
     def _keep_versions(self) -> None:
         if versions := published_versions(self.namespace):

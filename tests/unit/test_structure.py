@@ -21,6 +21,7 @@ OUTSIDE = {
     "cache": {
         "attributes",
         "client",
+        "copied_state",
         "defaults",
         "drive",
         "enrolment",
