@@ -54,6 +54,8 @@ class Contact:
         """when it was lost (wall clock, nanoseconds); while it is"""
         self.reason = ""
         """in one line, of the last question that was not answered; empty: it is not lost"""
+        self.losses = 0
+        """how often it was lost"""
         self._is_open = False
         self._brief_until = -inf
         """while it is lost: when its loss is no brief one any more, by the loop's clock"""
@@ -84,6 +86,7 @@ class Contact:
         self._doubted.set()
         if self.is_lost:
             return
+        self.losses += 1
         self.since_ns = self._environment.wall_clock()
         self._brief_until = trio.current_time() + BRIEF if self._is_open else -inf
         self._regained = trio.Event()

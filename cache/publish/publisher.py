@@ -10,6 +10,8 @@ Invariants:
    that appending it again is idempotent.
 4. `cache.publish.cut_rule` says what a commit takes.
 5. Only this class makes commits; a fenced publisher makes none, ever.
+6. After a loss of the contact the log is followed before anything is sealed for a commit: a device that was
+   away hears first of the key epochs that began meanwhile.
 """
 
 from __future__ import annotations
@@ -83,6 +85,8 @@ class Publisher:
         self._rebase = rebase
         self._rule = CutRule(ledger, intervals.version, self.pressure)
         self._built: Commit | None = None
+        self._heard_after = 0
+        """so many losses of the contact were over when the log was followed last"""
         self._lock = trio.Lock()
         self._due = Due(ledger, intervals, wake, self.pressure, is_shared=rebase is not None)
         self.wake = wake.set
@@ -190,6 +194,7 @@ class Publisher:
     async def _go_over(self) -> None:
         """As of `follow`; the caller fences."""
         assert self._rebase is not None
+        losses = self._contact.losses
         await self._ask_for_blocks()
         self._built = None
         frozen = [inode for inode, _ in self._ledger.dirty.frozen()]
@@ -202,6 +207,7 @@ class Publisher:
         if self._ledger.unpublished:  # a commit that was on its way is none any more
             self.wake()
         self._check_device()
+        self._heard_after = losses
 
     def _check_device(self) -> None:
         """Everybody else would take a commit of a device that was revoked for damage of the log."""
@@ -251,6 +257,9 @@ class Publisher:
             )
 
     async def _publish(self, everything: bool) -> None:
+        is_shared = self._rebase is not None
+        if is_shared and self._ledger.unpublished and self._heard_after != self._contact.losses:
+            await self._go_over()
         while True:
             pending = await self._stored(everything)
             if pending is None:

@@ -11,14 +11,17 @@ import pytest
 import trio
 
 from backend.commits.authority_format import decode_authority
-from backend.errors import DriveError
+from backend.errors import AwayError, DriveError, UnknownEpochError
 from backend.system import Environment
+from cache.blocks.block_codec import BlockCodec
 from cache.drive import Drive
 from cache.errors import FileSystemError
 from cache.namespace.operations import RevokeDevice
 from cache.services.devices import Devices
 from tests.contents import KINDS, content
-from tests.drives import content_of, make_file
+from tests.drives import DRIVE_ID, KEYS, content_of, make_file
+from tests.key_rings import ring_of_log
+from tests.memory_hub import Line
 from tests.sync.drives import SMALL, Hub
 
 pytestmark = pytest.mark.logs_warnings
@@ -149,3 +152,30 @@ async def test_a_block_of_an_epoch_that_is_still_to_be_followed_is_not_given_up(
     with trio.fail_after(30):
         async with hub.device(3) as three:
             await expect(three, {60})
+
+
+@pytest.mark.parametrize("is_opened_away", [False, True])
+async def test_a_device_that_was_away_seals_nothing_that_a_revoked_one_opens(
+    tmp_path: Path, *, is_opened_away: bool
+) -> None:
+    """The revoked one has the keys that it had, and the hub's bytes."""
+    hub, line = Hub(tmp_path), Line()
+    await begun(hub)
+    of_the_revoked = BlockCodec(KEYS.block_id, ring_of_log(DRIVE_ID, KEYS, hub.upstream.commits))
+    before = {*hub.upstream.stored}
+    if is_opened_away:
+        line.cut()
+    async with hub.device(2, line=line) as two:
+        line.cut()
+        two.contact.lose(AwayError("the line is cut"))
+        await write(two, 12)
+        async with hub.device(1) as one:
+            await Devices(one).revoke(3)
+        line.mend()
+        await two.sync()
+        await expect(two, {1, 2, 3, 12})
+    new = hub.upstream.stored.keys() - before
+    assert new
+    for block in new:
+        with pytest.raises(UnknownEpochError):
+            of_the_revoked.open(block, hub.upstream.stored[block])
