@@ -294,13 +294,15 @@ class _Assembly:
         return Coherence(self._ledger, self._upstream, self._contact, self._changes, self._publisher.follow)
 
     def _made_rebaser(self) -> Rebaser:
-        identity = self._identity
+        identity, ledger = self._identity, self._ledger
+        # A reader is no device. What is unpublished here is not rebased on commits of a copy of this state.
+        device = identity.device or (ledger.namespace.device if ledger.unpublished else 0)
         return Rebaser(
-            self._ledger,
+            ledger,
             self._local.trimming,
             Follower(self._local.namespace, identity.ring),
             self._upstream,
-            identity.device,
+            device,
             identity.host,
             self._changes,
             self._put_off.holds,

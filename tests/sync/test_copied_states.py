@@ -170,5 +170,8 @@ async def test_who_only_reads_shows_what_the_machine_has(hub: Hub) -> None:
     async with hub.device(CLONE, read_only=True) as clone:
         assert await content_of(clone, b"f") == MINE
         assert any("as this machine has seen it" in notice for notice in clone.notices)
+        with pytest.raises(FencedError, match="another copy of this machine's state"):
+            await clone.publisher.follow()
+        assert await content_of(clone, b"f") == MINE
     assert len(hub.upstream.commits) == count
     await go_on(hub)
