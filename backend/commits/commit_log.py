@@ -16,6 +16,8 @@ Invariants:
    (`backend.commits.commit_search`), all before it by the hash chain back from it. A missing or unlinked
    commit is an error that names it; nothing is ever cut off to make the chain fit.
 6. A log that ends before, or does not contain, what this device knew is refused (`RollbackError`).
+7. Epochs do not fall along the log. A commit of epoch 0 was made at a hub, which has no lease: the commits
+   before it are of other leases, and their epochs say nothing of those after it. Such commits come by `take`.
 
 A reader without an epoch takes the newest commit as it finds it. If a fenced writer left that one behind
 unacknowledged, a later commit may replace it; the reader then gets a `ConflictError` and opens anew.
@@ -152,13 +154,31 @@ class ReplicatedCommitLog:
         commit_hash = plain_hash(data)
         if commit_hash == self.head.hash:
             return self.head
+        epoch = await self._settled_epoch(data)
+        self._check_next(commit, expected)
+        if commit.epoch != epoch:
+            raise FencedError(f"commit {commit.number} has epoch {commit.epoch}, the lease {epoch}")
+        await self._publish(commit.number, data)
+        return self.head
+
+    async def take(self, commit: Commit, expected: Head) -> Head:
+        """As `append`, of a commit that was made elsewhere, at a hub or under the lease of other nodes: the
+        drive moves here. Nothing is appended by the same epoch: who opens next has one above all of these."""
+        data = commit_format.encode(commit)
+        if plain_hash(data) == self.head.hash:
+            return self.head
+        await self._settled_epoch(data)
+        self._check_next(commit, expected)
+        await self._publish(commit.number, data)
+        return self.head
+
+    async def _settled_epoch(self, data: bytes) -> int:
+        """The epoch of this writer, when no other commit than `data` is left half written."""
         if self._epoch is None:
             raise ReadOnlyError("the drive is open for reading only")
         if self._torn is not None and self._torn[1] != data:
             await self._publish(*self._torn)
-        self._check_next(commit, expected)
-        await self._publish(commit.number, data)
-        return self.head
+        return self._epoch
 
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
         """See `CommitLog.commits_after`; fewer than `limit` where they are large (32 MiB)."""
@@ -220,7 +240,7 @@ class ReplicatedCommitLog:
         self._newest = copy.data
         hashes = [plain_hash(copy.data)]
         if top > base.number:
-            older, before = await self._walk_back(top - 1, newest.previous, base.number, newest.epoch)
+            older, before = await self._walk_back(top - 1, newest.previous, base.number, _limit(newest))
             hashes += [*older, before]
         if hashes.pop() != base.hash:
             raise _other_history(base)
@@ -241,7 +261,7 @@ class ReplicatedCommitLog:
                 if commit.epoch > epoch:
                     raise CorruptError(f"commit {commit.number} has a later epoch than the commit after it")
                 hashes.append(wanted)
-                wanted, epoch = commit.previous, commit.epoch
+                wanted, epoch = commit.previous, _limit(commit)
             top = batch[-1] - 1
         return hashes, wanted
 
@@ -258,8 +278,6 @@ class ReplicatedCommitLog:
         head = self.head
         if expected != head or commit.number != head.number + 1 or commit.previous != head.hash:
             raise ConflictError(f"commit {commit.number} does not follow commit {head.number}, the head")
-        if commit.epoch != self._epoch:
-            raise FencedError(f"commit {commit.number} has epoch {commit.epoch}, the lease {self._epoch}")
 
     async def _publish(self, number: int, data: bytes) -> None:
         assert self._epoch is not None
@@ -348,6 +366,11 @@ def _decoded(number: int, copy: Copy) -> Commit:
     if commit.number != number:
         raise CorruptError(f"commit {number}: the object in its place says it is commit {commit.number}")
     return commit
+
+
+def _limit(commit: Commit) -> int:
+    """The highest epoch that the commit before it may have."""
+    return commit.epoch or _ANY_EPOCH
 
 
 def _raised(found: tuple[Commit, bytes] | DriveError) -> tuple[Commit, bytes]:

@@ -29,6 +29,12 @@ class LeasedLog:
             self._writer.note_append()
             return head
 
+    async def take(self, commit: Commit, expected: Head) -> Head:
+        """See `ReplicatedCommitLog.take`. Nothing may be deleted for its sake."""
+        async with self._gate.passing():
+            await self._writer.ensure()
+            return await self._log.take(commit, expected)
+
     async def commits_after(self, number: int, limit: int = 256) -> list[tuple[Commit, bytes]]:
         return await self._log.commits_after(number, limit)
 

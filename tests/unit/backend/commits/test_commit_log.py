@@ -625,3 +625,38 @@ async def test_a_reader_that_followed_an_overruled_commit_is_told() -> None:
     await fill(new, 2, epoch=2)
     with pytest.raises(ConflictError, match="another way at commit 1"):
         await reader.refresh()
+
+
+async def test_commits_that_were_made_at_a_hub_stand_between_those_of_two_leases() -> None:
+    """A drive was on other nodes under the epoch 5, then at a hub, and its log comes to new nodes."""
+    setup = Setup()
+    taking = await setup.writer(epoch=1)
+    for epoch in (5, 5, 0, 0):
+        await taking.take(following(taking.head, b"x", epoch), taking.head)
+    with pytest.raises(FencedError):
+        await taking.append(following(taking.head, b"x", 0), taking.head)
+    again = await setup.writer(epoch=2)
+    await fill(again, 2, epoch=2)
+    reader = await setup.reader()
+    assert reader.head == again.head
+    assert [commit.epoch for commit, _ in await reader.commits_after(0)] == [5, 5, 0, 0, 2, 2]
+
+
+async def test_a_commit_that_is_taken_again_is_taken_once() -> None:
+    setup = Setup()
+    log = await setup.writer(epoch=7)
+    before, commit = log.head, following(log.head, b"x", 0)
+    assert await log.take(commit, before) == await log.take(commit, before)
+    with pytest.raises(ConflictError):
+        await log.take(following(before, b"another", 0), before)
+    with pytest.raises(ReadOnlyError):
+        await (await setup.reader()).take(following(log.head, b"y", 0), log.head)
+
+
+async def test_an_epoch_that_falls_without_a_hub_between_is_damage() -> None:
+    setup = Setup()
+    log = await setup.writer(epoch=1)
+    for epoch in (5, 1):
+        await log.take(following(log.head, b"x", epoch), log.head)
+    with pytest.raises(CorruptError, match="later epoch"):
+        await setup.reader()
