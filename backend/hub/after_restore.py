@@ -30,6 +30,7 @@ from backend.errors import (
     BlocksMissingError,
     ConflictError,
     DriveError,
+    FencedError,
     ReadOnlyError,
     UsageError,
 )
@@ -230,8 +231,8 @@ class AfterRestore:
             except BlocksMissingError as error:
                 text = f"commits of segment {pack.id.hex()} name blocks that are nowhere: {error}"
                 self._findings.add("left", f"drive {drive.uuid.hex()}: {text}")
-            except ReadOnlyError:
-                text = "is being moved here, as at the backup. Its commits stay on the nodes: move it again"
+            except (ReadOnlyError, FencedError):
+                text = "is or was being moved, as at the backup. Its commits stay on the nodes: move it again"
                 self._findings.add("left", f"drive {drive.uuid.hex()}: {text}")
                 return
         head = await self._commits.head(drive.number)

@@ -80,6 +80,7 @@ _DRIVE: Final = _object(
         "bytes": _NUMBER,
         "head": _NUMBER,
         "importing": {"type": "boolean"},
+        "departure": {"type": "integer", "minimum": 0, "maximum": 2},
     }
 )
 _ACCOUNT: Final = _object(
@@ -210,6 +211,18 @@ OPERATIONS: Final[Mapping[tuple[str, str], Operation]] = {
     ),
     ("DELETE", f"{_DRIVE_PATH}/import"): Operation(
         "All was moved", _DONE, headers=_MOVED, problems=(409, 422)
+    ),
+    ("PUT", f"{_DRIVE_PATH}/departure"): Operation(
+        "Move a drive away: no device's commit comes after this one",
+        {200: _HEAD},
+        _object({"ticket": _TICKET}, {"over": {"type": "boolean"}}),
+        problems=(409,),
+    ),
+    ("POST", f"{_DRIVE_PATH}/departure"): Operation(
+        "It was moved away", _DONE, headers={"Import-Ticket": _TICKET}, problems=(409,)
+    ),
+    ("DELETE", f"{_DRIVE_PATH}/departure"): Operation(
+        "It is not moved away", _DONE, headers={"Import-Ticket": _TICKET}, problems=(409,)
     ),
     ("GET", "/v1/openapi.json"): Operation(
         "This description", {200: {"type": "object", "required": ["openapi", "paths"]}}, is_open=True

@@ -10,14 +10,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 from weakref import WeakValueDictionary
 
 import anyio
 
 from backend import wire
 from backend.commits import decode_commit
-from backend.errors import BlocksMissingError, ConflictError, CorruptError, NotFoundError, ReadOnlyError
+from backend.errors import (
+    BlocksMissingError,
+    ConflictError,
+    CorruptError,
+    FencedError,
+    NotFoundError,
+    ReadOnlyError,
+)
 from backend.hub.block_table import Place
 from backend.hub.database import Database
 from backend.hub.pack_rows import add_pack, pack_of
@@ -81,7 +88,8 @@ class CommitTable:
 
     async def append(self, drive: int, encoded: bytes, expected: Head) -> Head:
         """See `CommitLog.append`. `CorruptError`, `FormatError`: it is no commit, or does not go on from
-        `expected`. `ReadOnlyError`: the drive is being moved here (`Imports`)."""
+        `expected`. `ReadOnlyError`: the drive is being moved here (`Imports`), or away, which may be taken
+        back; `FencedError`: it was moved away."""
         commit, digest = await self.decoded(encoded, expected)
         arguments = (
             drive,
@@ -98,13 +106,25 @@ class CommitTable:
         if outcome == "gone":
             raise NotFoundError("there is no such drive")
         if outcome == "importing":
-            raise ReadOnlyError("the drive is being moved here, and not all of it has come yet")
+            await self._refuse(drive)
         if outcome == "moved":
             raise ConflictError(f"the head has moved to commit {number}")
         if outcome == "missing":
             named = [bytes(each) for each in missing[: wire.MAX_MISSING]]
             raise BlocksMissingError(f"{len(missing)} blocks are not stored", named)
         return Head(number, bytes(head_hash))
+
+    async def _refuse(self, drive: int) -> NoReturn:
+        """The reason why no device's commit is taken."""
+        row = await self._database.row("SELECT departure FROM drive WHERE id = %s", (drive,))
+        if row == (0,):
+            raise ReadOnlyError("the drive is being moved here, and not all of it has come yet")
+        if row == (2,):
+            raise FencedError(
+                "the drive has moved from the hub to nodes of its own (drivefs move-to --to-local), and is "
+                "mounted there; it can be read here still"
+            )
+        raise ReadOnlyError("the drive is being moved from here to nodes of its own")
 
     def turn(self, drive: int) -> anyio.Lock:
         """To be held while one appends to the drive: the database lets one after the other do it, and who

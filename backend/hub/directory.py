@@ -70,13 +70,14 @@ class DeviceRow(NamedTuple):
 
 class DriveRow(NamedTuple):
     """A drive, as its account sees it: name and key are sealed. `bytes`: that it takes; `importing`: it is
-    being moved here."""
+    being moved here, or (`departure` 1) away, or (2) was moved away."""
 
     uuid: bytes
     sealed: bytes
     bytes: int
     head: int
     importing: bool
+    departure: int
 
 
 class Directory:
@@ -182,7 +183,7 @@ class Directory:
     async def listed_drives(self, account: int) -> list[DriveRow]:
         """All of the account's, the oldest first."""
         rows = await self._database.rows(
-            "SELECT d.uuid, d.sealed, coalesce(u.bytes, 0), d.head, d.importing"
+            "SELECT d.uuid, d.sealed, coalesce(u.bytes, 0), d.head, d.importing, d.departure"
             " FROM drive d LEFT JOIN drive_usage u ON u.drive = d.id"
             " WHERE d.account = %s AND d.deleted IS NULL ORDER BY d.id",
             (account,),

@@ -1,4 +1,4 @@
-"""The part of the hub's HTTP door by which a drive is moved here: decode, call, encode.
+"""The part of the hub's HTTP door by which a drive is moved here, or away: decode, call, encode.
 
 Spec: docs/format/hub_api.md. asyncio's thread.
 """
@@ -29,11 +29,14 @@ def import_routes(
 ) -> list[Route]:
     """The routes. `of_drive` makes an endpoint of what is asked of a drive."""
     door = _Door(imports, quotas, heads)
-    path = "/v1/drives/{uuid}/import"
+    path, away = "/v1/drives/{uuid}/import", "/v1/drives/{uuid}/departure"
     return [
         Route(path, of_drive(door.take_over), methods=["PUT"]),
         Route(path, of_drive(door.open), methods=["DELETE"]),
         Route(f"{path}/log", of_drive(door.append), methods=["POST"]),
+        Route(away, of_drive(door.close), methods=["PUT"]),
+        Route(away, of_drive(door.leave), methods=["POST"]),
+        Route(away, of_drive(door.stay), methods=["DELETE"]),
     ]
 
 
@@ -61,6 +64,20 @@ class _Door:
         head = wire.decode_head(request.headers.get("expected-head", ""))
         await self.imports.open(drive.number, _ticket(request), head)
         self.heads.moved(drive.number, head.number)
+        return Response(status_code=204)
+
+    async def close(self, request: Request, drive: DriveNumber) -> Response:
+        said = await json_object(request)
+        ticket = octets(said, "ticket", wire.TICKET_SIZE, wire.TICKET_SIZE)
+        head = await self.imports.close(drive.number, ticket, over=said.get("over") is True)
+        return Response(wire.encode_head(head), media_type="text/plain")
+
+    async def leave(self, request: Request, drive: DriveNumber) -> Response:
+        await self.imports.leave(drive.number, _ticket(request))
+        return Response(status_code=204)
+
+    async def stay(self, request: Request, drive: DriveNumber) -> Response:
+        await self.imports.stay(drive.number, _ticket(request))
         return Response(status_code=204)
 
 

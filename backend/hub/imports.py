@@ -1,7 +1,8 @@
-"""Drives that are being moved to the hub: their logs come from one mover, and devices may not write yet.
+"""Drives that are being moved to the hub, or from it to nodes: devices may not write them.
 
 A mover shows its *ticket*. A drive has one ticket, the newest: a mover that takes a new one shuts out all
-earlier movers.
+earlier movers. Who moves a drive away takes none from another mover unless it says so: it knows from the
+lease on the nodes that the other has ended (docs/moving.md).
 An import is judged in one function of the database (`import_commit` in `schema/0004_moves.sql`), and is
 idempotent by its hash, as an append is.
 """
@@ -16,12 +17,23 @@ from backend.hub.database import Database
 from backend.upstream import Head
 
 _IMPORT: Final = "SELECT outcome, head, head_hash FROM import_commit(%s, %s, %s, %s, %s, %s, %s, %s)"
-_TAKE_OVER: Final = "UPDATE drive SET ticket = %s WHERE id = %s AND importing"
+_TAKE_OVER: Final = "UPDATE drive SET ticket = %s, departure = 0 WHERE id = %s AND importing"
 _OPEN: Final = (
-    "UPDATE drive SET importing = false WHERE id = %s AND ticket = %s"
+    "UPDATE drive SET importing = false, departure = 0 WHERE id = %s AND ticket = %s"
     " AND (NOT importing OR (head = %s AND head_hash = %s))"
 )
+_CLOSE: Final = (
+    "UPDATE drive SET importing = true, departure = 1, ticket = %(ticket)s WHERE id = %(drive)s"
+    " AND (NOT importing OR (departure = 1 AND (ticket = %(ticket)s OR %(over)s)))"
+    " RETURNING head, head_hash"
+)
+_STAY: Final = (
+    "UPDATE drive SET importing = false, departure = 0 WHERE id = %s AND ticket = %s"
+    " AND (NOT importing OR departure = 1)"
+)
+_LEAVE: Final = "UPDATE drive SET departure = 2 WHERE id = %s AND ticket = %s AND departure > 0"
 _CLOSED: Final = "no drive is being moved here by that ticket"
+_STAYS: Final = "no drive is being moved away by that ticket"
 
 
 class Imports:
@@ -33,7 +45,7 @@ class Imports:
 
     async def take_over(self, drive: int, ticket: bytes) -> None:
         """Only this ticket (16 bytes) counts from now on. `ConflictError`: the drive is open. Idempotent."""
-        await self._change(_TAKE_OVER, ticket, drive)
+        await self._change(_CLOSED, _TAKE_OVER, ticket, drive)
 
     async def append(self, drive: int, ticket: bytes, encoded: bytes, expected: Head) -> Head:
         """As `CommitTable.append`; blocks of `added` that are not stored are left out: of an old commit they
@@ -55,8 +67,27 @@ class Imports:
     async def open(self, drive: int, ticket: bytes, head: Head) -> None:
         """All is here: devices may write, and nothing more is imported. `ConflictError`: the ticket does not
         count, or the newest commit is another. Idempotent."""
-        await self._change(_OPEN, drive, ticket, *head_values(head))
+        await self._change(_CLOSED, _OPEN, drive, ticket, *head_values(head))
 
-    async def _change(self, statement: str, *values: object) -> None:
+    # Away
+
+    async def close(self, drive: int, ticket: bytes, *, over: bool) -> Head:
+        """The newest commit, after which none of a device comes: the drive is being moved away by that
+        ticket. `over`: also if another mover had begun with it. `ConflictError`: the drive is not open.
+        Idempotent."""
+        row = await self._database.row(_CLOSE, {"drive": drive, "ticket": ticket, "over": over})
+        if row is None:
+            raise ConflictError("the drive is not open here: another has begun to move it, or it has left")
+        return Head(row[0], bytes(row[1]))
+
+    async def stay(self, drive: int, ticket: bytes) -> None:
+        """The drive is not moved away by that ticket: it is open. `ConflictError`. Idempotent."""
+        await self._change(_STAYS, _STAY, drive, ticket)
+
+    async def leave(self, drive: int, ticket: bytes) -> None:
+        """The drive is open on its nodes. `ConflictError`. Idempotent."""
+        await self._change(_STAYS, _LEAVE, drive, ticket)
+
+    async def _change(self, refusal: str, statement: str, *values: object) -> None:
         if not await self._database.execute(statement, values):
-            raise ConflictError(_CLOSED)
+            raise ConflictError(refusal)

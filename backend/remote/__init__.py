@@ -11,7 +11,7 @@ from backend.remote.hub_route import HubRoute
 from backend.remote.kept_token import KeptToken
 from backend.remote.logins import HubLogin, Logins, hub_url
 from backend.remote.recent_commits import RecentCommits
-from backend.remote.remote_import import RemoteImport
+from backend.remote.remote_import import RemoteDeparture, RemoteImport
 from backend.remote.remote_upstream import RemoteUpstream
 from backend.wire import Credential, Proof, SecretCost
 
@@ -28,6 +28,7 @@ __all__ = [
     "Logins",
     "Proof",
     "RecentCommits",
+    "RemoteDeparture",
     "RemoteImport",
     "RemoteUpstream",
     "SealedDrive",

@@ -12,7 +12,7 @@ from backend import wire
 from backend.errors import CorruptError
 from backend.remote.account_drives import MAX_DRIVES
 from backend.remote.hub_client import HubClient
-from backend.remote.remote_import import RemoteImport
+from backend.remote.remote_import import RemoteDeparture, RemoteImport
 from backend.wire import Credential, NewLogin, Proof, SecretCost
 
 _MAX_NUMBER: Final = 2**63 - 1
@@ -50,13 +50,15 @@ class SealedDevice(NamedTuple):
 
 class SealedDrive(NamedTuple):
     """A drive; name and key are sealed. `bytes`: that it takes; `is_importing`: it is being moved to the
-    hub."""
+    hub, or from it (`has_left`: and is open on its nodes, `is_leaving`: and is open nowhere)."""
 
     uuid: bytes
     sealed: bytes
     bytes: int
     head: int
     is_importing: bool = False
+    is_leaving: bool = False
+    has_left: bool = False
 
 
 class HubAccount:
@@ -161,6 +163,8 @@ class HubAccount:
                 _whole(row, "bytes"),
                 _whole(row, "head"),
                 row.get("importing") is True,
+                row.get("departure") == 1,
+                row.get("departure") == 2,
             )
             for row in _rows(answer, "drives", MAX_DRIVES)
         ]
@@ -174,6 +178,12 @@ class HubAccount:
     async def take_over_import(self, drive: bytes, ticket: bytes) -> None:
         """See `RemoteImport.take_over`."""
         await RemoteImport(self._client, drive, ticket).take_over()
+
+    async def stop_departure(self, drive: bytes, ticket: bytes) -> None:
+        """The drive is open again, and no mover before counts. `ConflictError`: it has left."""
+        departure = RemoteDeparture(self._client, drive, ticket)
+        await departure.close(over=True)
+        await departure.stay()
 
     async def seal_drive(self, drive: bytes, sealed: bytes) -> None:
         """The drive's name and key are sealed so. `NotFoundError`."""

@@ -1,4 +1,5 @@
-"""A drive that is moved to a hub, as its mover sees it: the commits of a log whose old blocks may be gone."""
+"""A drive that is moved to a hub, or away from one, as its mover sees it. Blocks that old commits of a log
+name may be gone."""
 
 from __future__ import annotations
 
@@ -41,3 +42,26 @@ class RemoteImport:
 
     def _shown(self, expected: Head) -> dict[str, str]:
         return {"Import-Ticket": self._ticket.hex(), "Expected-Head": wire.encode_head(expected)}
+
+
+class RemoteDeparture:
+    """A drive that is moved away from a hub, as its mover sees it; else as `RemoteImport`."""
+
+    def __init__(self, client: HubClient, drive: bytes, ticket: bytes) -> None:
+        self._client = client
+        self._path = f"/v1/drives/{drive.hex()}/departure"
+        self._ticket = ticket.hex()
+
+    async def close(self, *, over: bool = False) -> Head:
+        """The newest commit, after which the hub takes none. `over`: another mover, who had begun, is shut
+        out. `ConflictError`: the drive is not open there. Idempotent."""
+        answer = await self._client.call("PUT", self._path, said={"ticket": self._ticket, "over": over})
+        return wire.decode_head(answer.text)
+
+    async def stay(self) -> None:
+        """Devices may write at the hub again. `ConflictError`: another mover counts. Idempotent."""
+        await self._client.call("DELETE", self._path, headers={"Import-Ticket": self._ticket})
+
+    async def leave(self) -> None:
+        """Devices at the hub are told from now on that the drive was moved away. As of `stay`."""
+        await self._client.call("POST", self._path, headers={"Import-Ticket": self._ticket})
