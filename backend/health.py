@@ -40,7 +40,7 @@ class PlaceWanted:
 class NodesWanted:
     """A change of a drive's nodes. `verb`: add (`places`, `zone`, `rate`), remove (`names`, `rate`), replace
     (one of each, `zone`; no place: its own), rebalance (`rate`), or move-to: the drive leaves its nodes for a
-    hub (one name: its address there; `rate`). `rate`: bytes a second."""
+    hub, or a hub for nodes (one name: its address, or folder, there; `rate`). `rate`: bytes a second."""
 
     verb: str
     places: tuple[PlaceWanted, ...] = ()

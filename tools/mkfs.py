@@ -1,35 +1,28 @@
 """`mkfs.drivefs`: make a new, empty drive.
 
-Order: all that can be refused is refused first. Then, with `--force`, the old drive goes. Then come the
-identities of the nodes, and last the drive's own `drive.toml`, exclusively: a drive exists from that moment
-on or not at all. The exit code is 0, or 1 with one line (mkfs(8)).
+Order: all that can be refused is refused first. Then, with `--force`, the old drive goes. Then the new one
+comes (`tools.new_drive`). The exit code is 0, or 1 with one line (mkfs(8)).
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from datetime import UTC, datetime
 
-from backend.cluster import DriveFile, drive_file
-from backend.coding import ClusterNode, Profile, first_voters, require_nodes
+from backend.cluster import DriveFile
+from backend.coding import Profile
 from backend.errors import UsageError
-from backend.keys import DRIVE_ID_SIZE, Secret, key_slots, new_drive_key, new_recovery_key
-from backend.nodes import NodeEntry, NodePlace
-from backend.system import THIS_MACHINE
-from tools import errors, new_nodes, old_drive
+from backend.nodes import NodePlace
+from tools import errors, new_drive, new_nodes, old_drive
 from tools.capacity_report import describe_limit, describe_needs
-from tools.drive_nodes import cluster_map
 from tools.errors import MKFS_CODES, Parser
 from tools.hub_address import drive_on_nodes
 from tools.node_options import CREDENTIALS_HELP, DEFAULT_PROFILE
 from tools.quantities import counted
 from tools.secret_source import SecretSource
-from tools.terminal import complain, is_terminal, say
+from tools.terminal import complain, say
 
 
 def main() -> None:
@@ -42,17 +35,15 @@ def mkfs(arguments: Sequence[str]) -> int:
     options = _parse(arguments)
     folder = os.path.abspath(options.drive)
     places = new_nodes.node_places(folder, options.node, options.credentials, options.profile.total)
-    recovery = _recovery_key(options.recovery_file)
+    recovery = new_drive.recovery_key(options.recovery_file)
     old = _old_nodes(folder, [*places], force=options.force)
     secret = _source(options).new_secret()
-    nodes = _with_votes(folder, new_nodes.planned(folder, places), options.profile.m)
-    drive = _describe(folder, options.profile, nodes, secret, recovery)
-    require_nodes(cluster_map(drive), options.profile.total)
+    opening = new_drive.opening(secret, recovery)
+    drive = new_drive.described(folder, options.profile, places, new_drive.new_origin(), opening)
     new_nodes.require_fit(folder, drive.nodes, old)
     if options.force:
         old_drive.remove(folder, old)
-    new_nodes.initialise(folder, drive.nodes, drive.id)
-    _write(folder, drive, recovery, options.recovery_file)
+    new_drive.write(folder, drive, recovery, options.recovery_file)
     _report(folder, drive, recovery, options)
     return 0
 
@@ -114,66 +105,12 @@ def _source(options: argparse.Namespace) -> SecretSource:
     )
 
 
-def _recovery_key(path: str | None) -> str | None:
-    """A new recovery key, if there is a place for it: a file or a terminal."""
-    if path is not None and os.path.lexists(path):
-        raise UsageError(f"{path}: exists; a recovery key is only written to a new file")
-    if path is not None and not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK | os.X_OK):
-        raise UsageError(f"{path}: no file for the recovery key can be made there")
-    return new_recovery_key() if path is not None or is_terminal(sys.stdout) else None
-
-
 def _old_nodes(folder: str, places: Sequence[NodePlace], *, force: bool) -> list[NodePlace]:
     """The places that are to be emptied."""
     if force:
         return old_drive.removable(folder, places)
-    if os.path.lexists(os.path.join(folder, drive_file.FILE_NAME)):
-        raise UsageError(f"{folder}: there is a drive here already; --force makes a new one in its place")
-    if os.path.isdir(folder) and set(os.listdir(folder)) - {"lost+found"}:
-        raise UsageError(f"{folder}: not empty; --force uses it all the same")
+    new_drive.require_free(folder)
     return []
-
-
-def _with_votes(folder: str, nodes: tuple[NodeEntry, ...], may_be_lost: int) -> tuple[NodeEntry, ...]:
-    able = [node for node in nodes if node.place(folder).may_vote()]
-    voters = first_voters((ClusterNode(node.name, node.zone) for node in able), may_be_lost)
-    if len(voters) <= may_be_lost:
-        others = ", ".join(str(node.place(folder)) for node in nodes if node not in able)
-        raise UsageError(
-            f"{may_be_lost + 1} nodes at least must be on a disk of this machine or in an object store, to "
-            f"keep the lease and the log; other machines serve {others}"
-        )
-    return tuple(replace(node, votes=node.name in voters) for node in nodes)
-
-
-def _describe(
-    folder: str,
-    profile: Profile,
-    nodes: tuple[NodeEntry, ...],
-    secret: Secret,
-    recovery: str | None,
-) -> DriveFile:
-    key, drive_id = new_drive_key(), os.urandom(DRIVE_ID_SIZE)
-    opening = [secret] if recovery is None else [secret, Secret.recovery(recovery)]
-    return DriveFile(
-        id=drive_id,
-        name=os.path.basename(folder) or "drive",
-        profile=str(profile),
-        nodes=nodes,
-        epoch=1,
-        slots=tuple(key_slots.create_slot(each, key, drive_id) for each in opening),
-        created=datetime.now(UTC),
-    )
-
-
-def _write(folder: str, drive: DriveFile, recovery: str | None, recovery_file: str | None) -> None:
-    if recovery is not None and recovery_file is not None:
-        THIS_MACHINE.disk.write_file(
-            os.path.abspath(recovery_file), [f"{recovery}\n".encode()], exclusive=True
-        )
-    for node in drive.nodes:
-        node.place(folder).write(drive_file.FILE_NAME, drive_file.encode(drive))
-    drive_file.save(os.path.join(folder, drive_file.FILE_NAME), drive, exclusive=True)
 
 
 def _report(folder: str, drive: DriveFile, recovery: str | None, options: argparse.Namespace) -> None:
@@ -183,7 +120,7 @@ def _report(folder: str, drive: DriveFile, recovery: str | None, options: argpar
     if small is not None:
         complain(f"mkfs.drivefs: warning: {small}")
     if recovery is not None and options.recovery_file is None:
-        say("Recovery key, to print and keep (it opens the drive):", "", f"    {recovery}", "")
+        say(*new_drive.recovery_lines(recovery))
     if options.quiet:
         return
     if options.recovery_file is not None:

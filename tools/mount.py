@@ -52,8 +52,10 @@ from tools.host.aside import aside
 from tools.host.logs import log_to_file, log_to_terminal
 from tools.host.mounts import Mount
 from tools.host.places import Folders
+from tools.hub.care import HubNodes
 from tools.hub.drives import Address, HubDrives
 from tools.hub.moving import Moving
+from tools.hub.moving_back import MovingBack
 from tools.hub.opening import DriveAtHub, opened_drive_at_hub
 from tools.hub_address import is_at_hub
 from tools.mount_control import commands_of
@@ -336,6 +338,10 @@ async def _serve_doors(opened: Drive, mounting: _Mounting, ready: daemon.Ready) 
     async with trio.open_nursery() as nursery:
         if isinstance(opened.node_changes, MountedNodes):
             opened.node_changes.let_leave(Moving(opened, os.environ, mounting.environment))
+        if isinstance(opened.node_changes, HubNodes) and isinstance(mounting.drive, DriveAtHub):
+            opened.node_changes.let_leave(
+                MovingBack(opened, mounting.drive, mounting.own, mounting.environment)
+            )
         doors = S3Doors(opened, mounting.drive.keys)
         await nursery.start(doors.run)
         if mounting.door is not None:

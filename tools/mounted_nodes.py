@@ -1,12 +1,11 @@
 """Changing the nodes of a drive that is mounted: in the mount's process, under the mount's lease.
 
 The changes are those of `tools.node_changes`; here is what is special to a drive in use: what the running
-session has to be told, one change at a time in the background, and what is said of it.
+session has to be told.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -17,7 +16,7 @@ import trio
 
 from backend.blocks import PackMoves
 from backend.cluster import DriveFile, HeldDrive, check_nodes
-from backend.errors import ConflictError, DriveError, FencedError, UsageError, sole
+from backend.errors import FencedError, UsageError
 from backend.health import NodeChange, NodesWanted, PlaceWanted
 from backend.local import RunningNodes
 from backend.nodes import LeasedNode, Node, NodePlace, place_at
@@ -27,6 +26,7 @@ from tools.compose import UnlockedDrive
 from tools.drive_nodes import TOOL_PATIENCE
 from tools.errors import ToolError
 from tools.node_changes import Listener, NodeChanges
+from tools.one_change import GOES_ON, OneChange
 from tools.quantities import counted
 
 DEFAULT_RATE: Final = 32.0 * (1 << 20)
@@ -38,8 +38,6 @@ REPAIR_PATIENCE: Final = 60.0
 Leave = Callable[[HeldDrive, str, float | None, Listener], Awaitable[None]]
 """It has the drive move to an address, with so many bytes a second at most, and tells how far it is."""
 
-log = logging.getLogger(__name__)
-
 
 class MountedNodes:
     """See `cache.health.NodeChanging`. `drive` is as it was opened, `running` what works with its nodes."""
@@ -50,68 +48,40 @@ class MountedNodes:
         self._running = running
         self._environment = environment
         self._nodes = running.bare.wrapped(partial(_patient_and_leased, running, environment))
-        self._told = _Told()
+        self._one = OneChange(self._why_stopped)
+        self._told = self._one.told
         self._changes = NodeChanges(drive, self._hold, self._told)
         self._leave: Leave | None = None
-        self._work: Callable[[], Awaitable[None]] | None = None
-        self._asked = trio.Event()
-        self._ended = trio.Event()
-        self._scope = trio.CancelScope()
 
     def let_leave(self, leave: Leave) -> None:
         """From now on the drive can be asked to move away, by `leave`."""
         self._leave = leave
 
     async def run(self) -> None:
-        while True:
-            await self._asked.wait()
-            self._asked = trio.Event()
-            assert self._work is not None
-            with self._scope:
-                await self._do(self._work)
-            if self._scope.cancelled_caught:
-                self._told.end(await self._why_stopped())
-            self._ended.set()
+        await self._one.run()
 
     async def _why_stopped(self) -> str:
         try:
             await self._running.lease.confirm()
         except FencedError as error:  # the last step of a move, which is not cut off
             return str(error)
-        return "stopped; the same command goes on with it"
+        return GOES_ON
 
     def begin(self, wanted: NodesWanted) -> None:
-        if self._told.change is not None and self._told.change.running:
-            raise ConflictError(
-                f"a change of the nodes is under way ({self._told.change.verb}): drivefs status says how far "
-                "it is, drivefs node stop ends it"
-            )
-        self._work = self._work_for(wanted)
-        self._scope, self._ended = trio.CancelScope(), trio.Event()
-        self._told.begin(wanted.verb)
-        self._asked.set()
+        self._one.begin(wanted.verb, partial(self._do, self._work_for(wanted)))
 
     def stop(self) -> None:
-        self._scope.cancel()
+        self._one.stop()
 
     async def ended(self) -> NodeChange | None:
-        if self._told.change is not None:
-            await self._ended.wait()
-        return self._told.change
+        return await self._one.ended()
 
     def status(self) -> NodeChange | None:
         return self._told.change
 
     async def _do(self, work: Callable[[], Awaitable[None]]) -> None:
-        try:
-            await self._finish_interrupted()
-            await work()
-        except* (DriveError, ToolError, OSError) as group:
-            error = sole(group)
-            log.info("the nodes were not changed as asked: %s", error)
-            self._told.end(str(error))
-        else:
-            self._told.end("")
+        await self._finish_interrupted()
+        await work()
 
     def _work_for(self, wanted: NodesWanted) -> Callable[[], Awaitable[None]]:
         """`UsageError` if there is no such change."""
@@ -187,44 +157,6 @@ class _SessionUse:
     def prepare(self, file: DriveFile) -> Callable[[], Awaitable[None]]:
         members = compose.members(self._drive, self._running.bare, file, self._environment)
         return partial(self._running.go_over, members)
-
-
-class _Told:
-    """See `tools.node_changes.Listener`: it keeps what is told, for those who ask."""
-
-    def __init__(self) -> None:
-        self.change: NodeChange | None = None
-
-    def begin(self, verb: str) -> None:
-        self.change = NodeChange(running=True, verb=verb)
-
-    def end(self, problem: str) -> None:
-        self._note(running=False, step="", done=0, total=0, problem=problem)
-
-    def say(self, line: str) -> None:
-        log.info("%s", line)
-        self._add(line)
-
-    def warn(self, line: str) -> None:
-        log.warning("%s", line)
-        self._add(f"warning: {line}")
-
-    def step(self, what: str) -> None:
-        self._note(step=what, done=0, total=0)
-
-    def update(self, done: int, total: int) -> None:
-        self._note(done=done, total=total)
-
-    def clear(self) -> None:
-        self._note(step="", done=0, total=0)
-
-    def _add(self, line: str) -> None:
-        assert self.change is not None
-        self._note(said=(*self.change.said, line))
-
-    def _note(self, **news: object) -> None:
-        assert self.change is not None
-        self.change = replace(self.change, **news)  # type: ignore[arg-type]  # each by its name
 
 
 def _patient_and_leased(running: RunningNodes, environment: Environment, node: Node) -> Node:

@@ -48,6 +48,10 @@ GONE_OVER: Final = declare(
 )
 MARKED: Final = declare("move.marked", "every drive.toml says where the drive has moved; it is open nowhere")
 OPENED: Final = declare("move.opened", "the drive is open where it has moved; this one ends")
+CLOSED: Final = declare(
+    "move.closed", "a drive that comes from a hub is closed there; its last commits are not copied"
+)
+ARRIVED: Final = declare("move.arrived", "every drive.toml says that the drive is here; the hub is not told")
 
 Look = Callable[[], Awaitable[None]]
 
@@ -163,6 +167,36 @@ class HeldDrive:
                     f"the drive has moved to {address}: unmount it (umount.drivefs -f), and mount that"
                 )
         return failed
+
+    async def arrive(self, close: Look, last_look: Look, stay: Look) -> list[str]:
+        """The drive, which is at the address that its file says, is here from now on; lines as of `change`.
+        Nobody writes there any more when `close` has returned, then `last_look` is made. Where one of them
+        raises, nothing has changed here, and `stay` has the drive go on there, if this still has the lease.
+        Once the file is being written it is not cancelled: what is raised then leaves a drive that is open
+        nowhere, or here."""
+        seen = await trio.to_thread.run_sync(self._seen)
+        if not seen.file.moved:
+            raise ConflictError(f"{self.folder}: the drive has come here already: mount it")
+        new = replace(seen.file, moved="", epoch=seen.file.epoch + 1)
+        try:
+            await close()
+            THIS_MACHINE.failpoints.reached(CLOSED)
+            await last_look()
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                await self.verify()
+                await stay()
+            raise
+        with trio.CancelScope(shield=True):
+            failed = await self._replace_copies(seen, new)
+            THIS_MACHINE.failpoints.reached(ARRIVED)
+            failed += await self._announce(new)
+        return failed
+
+    async def stay_away(self) -> list[str]:
+        """The drive stays at the address that its file says: copies that an interrupted `arrive` wrote do not
+        count any more; lines as of `change`."""
+        return await self.put_in_force(replace(self.file, epoch=self.file.epoch + 1))
 
     async def come_back(self) -> list[str]:
         """The drive has not moved: a move that was interrupted is taken back; lines as of `change`."""

@@ -90,8 +90,8 @@ def require_here(folder: str, drive: DriveFile) -> None:
     """`UsageError` if the drive in `folder` has moved away."""
     if drive.moved:
         raise UsageError(
-            f"{folder}: the drive has moved to {drive.moved}: mount that; if the move was interrupted, "
-            f"drivefs move-to --undo {folder} brings it back"
+            f"{folder}: the drive has moved to {drive.moved}: mount that; if a move was interrupted, "
+            f"drivefs move-to --undo {folder} settles where it is"
         )
 
 

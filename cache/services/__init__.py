@@ -2,9 +2,20 @@
 
 from cache.services.calls import services_of
 from cache.services.conflict_copy import make_conflict_copy
-from cache.services.copying import Copying
+from cache.services.copying import Copying, Destination, Pace, free_pace
 from cache.services.join import Join
 from cache.services.versions_view import Found, VersionsView
 from cache.services.watch import Watch
 
-__all__ = ["Copying", "Found", "Join", "VersionsView", "Watch", "make_conflict_copy", "services_of"]
+__all__ = [
+    "Copying",
+    "Destination",
+    "Found",
+    "Join",
+    "Pace",
+    "VersionsView",
+    "Watch",
+    "free_pace",
+    "make_conflict_copy",
+    "services_of",
+]

@@ -13,7 +13,7 @@ are walked in a thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Final, Protocol
 
@@ -40,7 +40,15 @@ _COMMITS: Final = 256
 Tell = Callable[[str, int], None]
 """What is copied now, and how much of it was."""
 
+Pace = Callable[[int], Awaitable[None]]
+"""It returns when so many bytes may be given."""
+
 log = logging.getLogger(__name__)
+
+
+async def free_pace(_bytes: int) -> None:
+    """The pace of who need not wait."""
+    await trio.lowlevel.checkpoint()
 
 
 class Destination(Protocol):
@@ -65,13 +73,19 @@ class Copying:
     """See the module. One at a time of a drive; safe to cancel, and to begin anew."""
 
     def __init__(
-        self, drive: Drive, destination: Destination, tell: Tell, environment: Environment = THIS_MACHINE
+        self,
+        drive: Drive,
+        destination: Destination,
+        tell: Tell,
+        environment: Environment = THIS_MACHINE,
+        pace: Pace = free_pace,
     ) -> None:
         self._drive = drive
         self._source = drive.upstream
         self._to = destination
         self._tell = tell
         self._failpoints = environment.failpoints
+        self._pace = pace
         self._copied = 0
         self._head = Head(0, b"")
 
@@ -80,7 +94,7 @@ class Copying:
         another history; else what the two raise. A block that is needed and cannot be read ends it."""
         self._head = await self._to.head()
         await self._require_same_history()
-        until = await self._source.log.head()
+        until = self._drive.ledger.head  # later commits, of other devices too, bring their blocks themselves
         await self._copy_needed()
         self._failpoints.reached(BLOCKS_COPIED)
         while self._head.number < until.number:
@@ -178,6 +192,8 @@ class Copying:
             async with trio.open_nursery() as nursery:
                 for block in batch:
                     nursery.start_soon(partial(self._read, block, found))
+            self._tell("blocks", self._copied)
+            await self._pace(sum(len(block.data) for block in found))
             await self._to.blocks.put_blocks(found)
             sent |= {block.id for block in found}
             self._copied += len(found)

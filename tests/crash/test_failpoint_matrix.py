@@ -44,6 +44,10 @@ COMMANDS = "tests/unit/tools/commands"
 ENROLMENT = {"enrolment.kept", "enrolment.added", "enrolment.became"}
 REBASES = {"rebase.followed", "rebase.journaled", "rebase.spooled", "rebase.synced"}
 ELSEWHERE = {
+    "a drive is moved from a hub to nodes (`tests/crash/test_moving_back.py`)": {
+        "move.arrived",
+        "move.closed",
+    },
     "a drive is moved to a hub (`tests/crash/test_moving.py`)": {
         "copying.blocks",
         "copying.log",

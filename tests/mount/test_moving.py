@@ -6,9 +6,7 @@ import errno
 import signal
 import subprocess
 import sys
-import threading
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -16,54 +14,9 @@ from backend.remote import HubLogin, Logins
 from tests.contents import KINDS, content
 from tests.mount.hub_mounts import ACCOUNT_ROOT, QUOTED, Account, Away, soon
 from tests.mount.mounted import MountedDrive, differences, succeed
-from tests.mount.trees import oddities
+from tests.mount.moving_drives import SIZE, Writer, fill
 
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(300)]
-SIZE = 400_000
-
-
-class Writer:
-    """A program that writes one file after the other, until the drive takes no more."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.written: dict[str, bytes] = {}
-        self.refused: OSError | None = None
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def end(self) -> OSError | None:
-        """What it was refused by."""
-        self._thread.join(60)
-        return self.refused
-
-    def stop(self) -> None:
-        self._over.set()
-        self._thread.join(60)
-
-    def _run(self) -> None:
-        number = 0
-        while not self._over.wait(0.02):
-            name, data = f"busy{number}", content(KINDS[number % len(KINDS)], 30_000, number)
-            try:
-                (self._folder / name).write_bytes(data)
-            except OSError as error:
-                self.refused = error
-                return
-            self.written[name] = data
-            number += 1
-
-
-def fill(folder: Path) -> None:
-    """Files of all kinds, and odd names."""
-    (folder / "kinds").mkdir()
-    for number, kind in enumerate(KINDS):
-        (folder / "kinds" / kind).write_bytes(content(kind, SIZE, number))
-    (folder / "odd").mkdir()
-    oddities(folder / "odd" / "names")
 
 
 def test_a_move_that_is_interrupted_goes_on(drive: MountedDrive, hub: Away) -> None:

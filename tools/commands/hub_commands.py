@@ -113,8 +113,14 @@ def _list_drives(options: argparse.Namespace) -> int:
 
 def _drive_line(drive: NamedDrive) -> str:
     size, commits = format_size(drive.bytes), counted(drive.head, "commit")
-    state = "  (is being moved here)" if drive.is_importing else ""
+    state = f"  ({_closed_state(drive)})" if drive.is_importing else ""
     return f"{drive.name or _NAMELESS:<24}  {size:>9}  {commits:>12}  {drive.uuid.hex()}{state}"
+
+
+def _closed_state(drive: NamedDrive) -> str:
+    if drive.has_left:
+        return "has moved to nodes of its own"
+    return "is being moved to nodes of its own" if drive.is_leaving else "is being moved here"
 
 
 def _create(options: argparse.Namespace) -> int:

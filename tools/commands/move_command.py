@@ -1,26 +1,24 @@
-"""`drivefs move-to`: a mounted drive moves to a hub, and a move that was interrupted is taken back."""
+"""`drivefs move-to`: a mounted drive moves to a hub, or from it to nodes of its own, and a move that was
+interrupted is taken back."""
 
 from __future__ import annotations
 
 import argparse
-import os
 from functools import partial
 from typing import Any, Final
 
-from backend.cluster import DriveFile, check_nodes
+from backend.cluster import DriveFile
 from backend.errors import UsageError
 from backend.health import NodeChange, NodesWanted
 from cache.messages import NODES_CHANGE, NODES_STOP, NODES_WAIT, Nothing
-from tools import compose, fsck, old_drive
-from tools.commands import node_changes, node_requests
+from tools import compose, fsck
+from tools.commands import move_back_command, move_undo, node_requests
 from tools.commands.status_report import describe_node_change
 from tools.commands.subcommand import add_command
-from tools.compose import UnlockedDrive
 from tools.control_client import ControlClient, NoAnswerError
 from tools.errors import ToolError
 from tools.host import mounts
 from tools.host.progress import Progress
-from tools.hub.account_session import account_session
 from tools.hub.drives import Address
 from tools.hub.login import in_session, logins
 from tools.quantities import parse_size
@@ -32,25 +30,36 @@ SHOWN_EVERY: Final = 0.5
 
 def register(commands: Any) -> None:
     """Add it to the subcommands of `drivefs`."""
-    move = add_command(commands, "move-to", "move a mounted drive to a hub", _run)
+    move = add_command(commands, "move-to", "move a mounted drive to a hub, or back to nodes", _run)
     move.add_argument("address", metavar="https://HUB/NAME", nargs="?", help="its name there is to be NAME")
     move.add_argument("drive", metavar="MOUNTPOINT", help="where it is mounted; with --undo: its folder")
     move.add_argument("--rate", metavar="SIZE", type=parse_size, help="send at most so much a second")
-    move.add_argument(
-        "--undo", action="store_true", help="the drive stays where it is: a move to a hub was interrupted"
+    which = move.add_mutually_exclusive_group()
+    which.add_argument(
+        "--to-local", metavar="FOLDER", help="move it from its hub to nodes, as a drive in that folder"
     )
+    which.add_argument(
+        "--undo", action="store_true", help="settle where the drive is: a move of it was interrupted"
+    )
+    move_back_command.add_node_options(move)
     fsck.add_secret_options(move)
 
 
 def _run(options: argparse.Namespace) -> int:
     if options.undo:
-        return _undo(options)
+        return move_undo.undo(options)
+    if options.to_local is not None:
+        if options.address is not None:
+            raise UsageError("--to-local moves the drive to a folder, and to no address")
+        return _begun(*move_back_command.prepared(options), options)
+    move_back_command.require_no_node_options(options)
     if options.address is None:
         raise UsageError("say where it is to move: drivefs move-to https://HUB/NAME MOUNTPOINT")
-    return _move(options)
+    return _begun(*_prepared(options), options)
 
 
-def _move(options: argparse.Namespace) -> int:
+def _prepared(options: argparse.Namespace) -> tuple[str, str]:
+    """The mountpoint, and the address at a hub that has the drive ready to come."""
     address = Address.parse(options.address)
     mountpoint = node_requests.mountpoint_of(options.drive)
     if mountpoint is None:
@@ -58,9 +67,14 @@ def _move(options: argparse.Namespace) -> int:
     file = compose.load_drive(mounts.drive_folder(mountpoint))
     key = partial(_drive_key, options, file)
     in_session(logins().load(address.hub), lambda session: session.receive_drive(file.id, address.name, key))
+    return mountpoint, address.source
+
+
+def _begun(mountpoint: str, to: str, options: argparse.Namespace) -> int:
+    """Have the mount move the drive, to its end."""
     client = ControlClient.of_mount(mountpoint)
     rate = float(options.rate) if options.rate else None
-    client.call(NODES_CHANGE, NodesWanted(verb="move-to", names=(address.source,), rate=rate))
+    client.call(NODES_CHANGE, NodesWanted(verb="move-to", names=(to,), rate=rate))
     done = _followed(client, mountpoint)
     say(*done.said)
     if done.problem:
@@ -93,25 +107,3 @@ def _followed(client: ControlClient, mountpoint: str) -> NodeChange:
         raise
     finally:
         progress.clear()
-
-
-def _undo(options: argparse.Namespace) -> int:
-    folder = os.path.abspath(options.drive)
-    survey = check_nodes.survey(folder)
-    if not survey.file.moved:
-        raise UsageError(f"{folder}: the drive has not moved")
-    old_drive.require_unused(folder, survey.file)
-    secrets = fsck.secret_source(options).secrets()
-    drive = compose.unlock_moved(folder, survey.file, secrets)
-    node_changes.run(_brought_back, drive)
-    say(f"{folder}: the drive is here, and has not moved; mount it as before")
-    return 0
-
-
-async def _brought_back(drive: UnlockedDrive) -> None:
-    """Nobody who has the lease moves it then, and no request of an earlier mover counts at the hub."""
-    login = logins().load(Address.parse(drive.file.moved).hub)
-    async with node_changes.held_drive(drive) as held, account_session(login) as session:
-        await session.stop_import(drive.file.id)
-        for line in await held.come_back():
-            complain(f"drivefs: warning: {line}")

@@ -85,13 +85,16 @@ class NamedDevice:
 
 @dataclass(frozen=True, slots=True)
 class NamedDrive:
-    """A drive; None for what this account has not sealed. `is_importing`: it is being moved here."""
+    """A drive; None for what this account has not sealed. `is_importing`: it is being moved here, or as
+    of `SealedDrive` from here."""
 
     uuid: bytes
     drive: HubDrive | None = field(repr=False)
     bytes: int
     head: int
     is_importing: bool = False
+    is_leaving: bool = False
+    has_left: bool = False
 
     @property
     def name(self) -> str | None:
@@ -171,7 +174,7 @@ class AccountSession:
     async def drives(self) -> list[NamedDrive]:
         """All."""
         return [
-            NamedDrive(row.uuid, self._drive(row.uuid, row.sealed), row.bytes, row.head, row.is_importing)
+            NamedDrive(row.uuid, self._drive(row.uuid, row.sealed), row.bytes, row.head, *row[4:])
             for row in await self._account.drives()
         ]
 
@@ -208,8 +211,18 @@ class AccountSession:
         if row is None:
             return
         if not row.is_importing:
-            raise UsageError("the drive is open at the hub: it has moved, and this is what is left of it")
+            raise UsageError(
+                "the drive is open at the hub: mount it there, this is a part of it or an old state"
+            )
         await self._account.take_over_import(uuid, self._environment.random_bytes(TICKET_SIZE))
+
+    async def is_leaving(self, uuid: bytes) -> bool:
+        """Whether the drive of that id is closed, and on its way to nodes."""
+        return any(row.uuid == uuid and row.is_leaving for row in await self._account.drives())
+
+    async def stop_departure(self, uuid: bytes) -> None:
+        """Whoever moves the drive of that id away is shut out, and it is open here again."""
+        await self._account.stop_departure(uuid, self._environment.random_bytes(TICKET_SIZE))
 
     async def rename_drive(self, old: str, new: str) -> None:
         """`NotFoundError`: there is none of that name (or id); `UsageError`: as of `create_drive`."""

@@ -100,13 +100,12 @@ class HubDrives:
         return self._named(rows)
 
     def _require_all_there(self, rows: Sequence[SealedDrive]) -> None:
-        coming = [ListedDrive(row.uuid, row.sealed) for row in rows if row.is_importing]
-        opened, _ = _opened(AccountKeys(self.login.account_root), coming)
-        if self._address.name in [drive.name for drive in opened.values()]:
-            raise UsageError(
-                f"{self._address.source}: the drive is being moved there (drivefs move-to), and not all of "
-                "it has come yet"
-            )
+        closed = {row.uuid: row for row in rows if row.is_importing}
+        listed = [ListedDrive(row.uuid, row.sealed) for row in closed.values()]
+        opened, _ = _opened(AccountKeys(self.login.account_root), listed)
+        for uuid, drive in opened.items():
+            if drive.name == self._address.name:
+                raise UsageError(f"{self._address.source}: {_why_closed(closed[uuid])}")
 
     def known(self) -> DriveAtHub:
         """The same as this machine knows it; the hub is not asked. `NotFoundError`."""
@@ -123,6 +122,17 @@ class HubDrives:
             raise NotFoundError(f"{source}: the account has no drive of this name{_there(names, closed)}")
         uuid = fitting[0]
         return DriveAtHub(source, self.login, uuid, DriveKeys(opened[uuid].key, uuid), self._logins)
+
+
+def _why_closed(row: SealedDrive) -> str:
+    if row.has_left:
+        return "the drive has moved from there to nodes of its own: mount the folder that it was moved to"
+    if row.is_leaving:
+        return (
+            "the drive is being moved from there to nodes of its own; if that was interrupted, drivefs "
+            "move-to --undo FOLDER has it stay"
+        )
+    return "the drive is being moved there (drivefs move-to), and not all of it has come yet"
 
 
 def _opened(keys: AccountKeys, rows: Sequence[ListedDrive]) -> tuple[dict[bytes, HubDrive], int]:

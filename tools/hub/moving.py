@@ -1,13 +1,15 @@
-"""A mounted drive moves to a hub: in the mount's process, under its lease, while programs use it.
+"""A mounted drive moves to a hub: in the mount's process, under its lease, while programs use it. The steps
+of either direction are here too; the way back is `tools.hub.moving_back`.
 
 The order, and the reason why never two write, stand in docs/moving.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import trio
@@ -19,7 +21,7 @@ from backend.system import Environment
 from backend.upstream import BlockStore, Commit, Head, Roots
 from backend.wire import TICKET_SIZE
 from cache.drive import Drive
-from cache.services import Copying
+from cache.services import Copying, Destination, Pace, free_pace
 from tools.closing import closed_at_end
 from tools.host import places
 from tools.hub.drives import Address
@@ -28,7 +30,10 @@ from tools.node_changes import Listener
 OPENING_SECONDS: Final = 60.0
 """The hub is asked for so long to open the drive, when that is all that is left."""
 PAUSE: Final = 1.0
-_THEN: Final = "unmount it here (umount.drivefs -f), and mount that"
+THEN: Final = "unmount it here (umount.drivefs -f), and mount that"
+
+Switch = Callable[[Copying], Awaitable[list[str]]]
+"""The end of a move: what is to be said to people of it, one line each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,48 @@ class _AtHub:
         return await self.mover.append(commit, expected)
 
 
+class Steps:
+    """The steps that a move has in either direction: the copying, the switch, and a mount that takes no more
+    changes. `has_ended` raises `FencedError` if nothing can be published here any more. `pace`: as of
+    `Copying`."""
+
+    def __init__(
+        self,
+        drive: Drive,
+        tell: Listener,
+        has_ended: Callable[[], Awaitable[None]],
+        environment: Environment,
+        pace: Pace = free_pace,
+    ) -> None:
+        self._drive = drive
+        self._tell = tell
+        self._has_ended = has_ended
+        self._environment = environment
+        self._pace = pace
+
+    async def run(self, there: Destination, switch: Switch) -> None:
+        """Copy the drive while it is used, then have `switch` done, which makes the last copy. Until that it
+        can be cancelled, and begun anew; what is copied stays copied."""
+        copying = Copying(self._drive, there, _Parts(self._tell).tell, self._environment, self._pace)
+        await copying.run()
+        await self._drive.sync()
+        self._tell.step("switching")
+        try:
+            for line in await switch(copying):
+                self._tell.warn(line)
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._refuse_changes()
+        self._tell.clear()
+
+    async def _refuse_changes(self) -> None:
+        """If nothing can be published here any more: nobody is to find that out by a change that waits."""
+        try:
+            await self._has_ended()
+        except FencedError as error:
+            await self._drive.publisher.fence(error)
+
+
 class Moving:
     """See the module; see `tools.mounted_nodes.Leave`. `variables`: of the process, by which the folder of
     logins is found."""
@@ -63,38 +110,13 @@ class Moving:
         self._environment = environment
 
     async def __call__(self, held: HeldDrive, address: str, rate: float | None, tell: Listener) -> None:
-        """Move the drive, whose hub has it ready for that. Until the switch it can be cancelled, and begun
-        anew; what is copied stays copied."""
+        """Move the drive, whose hub has it ready for that; as `Steps.run`."""
         to = Address.parse(address)
+        steps = Steps(self._drive, tell, self._drive.upstream.confirm_writer, self._environment)
         async with self._at_hub(to, held.file.id, rate) as there:
             await there.mover.take_over()
-            copying = Copying(self._drive, there, _Steps(tell).tell, self._environment)
-            await copying.run()
-            await self._drive.sync()
-            last: list[Head] = []
-
-            async def last_look() -> None:
-                last.append(await copying.finish())
-
-            async def hand_over() -> None:
-                await _opened(there.mover, last[0], held.folder)
-
-            tell.step("switching")
-            try:
-                for line in await held.leave(to.source, last_look, hand_over):
-                    tell.warn(line)
-            finally:
-                with trio.CancelScope(shield=True):
-                    await self._refuse_changes()
-        tell.clear()
-        tell.say(f"{held.folder}: the drive is at {to.source} now; {_THEN}")
-
-    async def _refuse_changes(self) -> None:
-        """If nothing can be published here any more: nobody is to find that out by a change that waits."""
-        try:
-            await self._drive.upstream.confirm_writer()
-        except FencedError as error:
-            await self._drive.publisher.fence(error)
+            await steps.run(there, partial(_switch, held, to.source, there.mover))
+        tell.say(f"{held.folder}: the drive is at {to.source} now; {THEN}")
 
     @asynccontextmanager
     async def _at_hub(self, to: Address, drive_id: bytes, rate: float | None) -> AsyncIterator[_AtHub]:
@@ -117,7 +139,19 @@ class Moving:
         return HubClient(login.url, login.token, route, reread=token.read)
 
 
-class _Steps:
+async def _switch(held: HeldDrive, source: str, mover: RemoteImport, copying: Copying) -> list[str]:
+    last: list[Head] = []
+
+    async def last_look() -> None:
+        last.append(await copying.finish())
+
+    async def hand_over() -> None:
+        await _opened(mover, last[0], held.folder)
+
+    return await held.leave(source, last_look, hand_over)
+
+
+class _Parts:
     """What is copied, told as parts of the work."""
 
     def __init__(self, tell: Listener) -> None:

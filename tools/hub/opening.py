@@ -39,7 +39,7 @@ from tools import compose
 from tools.closing import closed_at_end, closed_on_failure
 from tools.compose import Waiting
 from tools.host.places import Folders
-from tools.hub.care import HubCare
+from tools.hub.care import HubCare, HubNodes
 from tools.state_opening import OpenStore, opened_on_state
 
 READING_CACHE: Final = 64 << 20
@@ -123,7 +123,7 @@ class _HubStore:
                 await _require(upstream.log, known)
             await nursery.start(upstream.run)
         care = HubCare(login.url)
-        return OpenStore(upstream, care, care, cached)
+        return OpenStore(upstream, care, HubNodes(care), cached)
 
     async def _cached(self, upstream: RemoteUpstream) -> CachedBlocks | None:
         """The blocks on this machine's disk, which stand before those at the hub from now on."""

@@ -32,6 +32,7 @@ class Listing:
     def __init__(self) -> None:
         self.rows: list[ListedDrive] = []
         self.is_importing = False
+        self.departure = 0
         self.status = 200
         self.body: bytes | None = None
         self.speaks = threading.Event()
@@ -62,7 +63,7 @@ class Listing:
             {"uuid": row.uuid.hex(), "sealed": row.sealed.hex(), "bytes": 0, "head": 0} for row in self.rows
         ]
         if self.is_importing:
-            drives[0]["importing"] = True
+            drives[0] |= {"importing": True, "departure": self.departure}
         return json.dumps({"drives": drives}).encode() if self.body is None else self.body
 
     def add(self, *names: str) -> None:
@@ -100,13 +101,13 @@ def found(hub: Listing, variables: dict[str, str], name: str, told: list[str]) -
     return drive.drive_id
 
 
-def test_a_drive_that_is_still_being_moved_there_is_not_opened(
-    hub: Listing, variables: dict[str, str]
-) -> None:
+def test_a_drive_that_is_not_open_there_is_not_opened(hub: Listing, variables: dict[str, str]) -> None:
     hub.add("photos", "work")
     hub.is_importing = True
-    with pytest.raises(UsageError, match="not all of it has come"):
-        found(hub, variables, "photos", [])
+    for departure, said in enumerate(("not all of it has come", "--undo", "has moved from there")):
+        hub.departure = departure
+        with pytest.raises(UsageError, match=said):
+            found(hub, variables, "photos", [])
     assert found(hub, variables, "work", []) == hub.rows[1].uuid
     hub.is_importing = False
     assert found(hub, variables, "photos", []) == hub.rows[0].uuid

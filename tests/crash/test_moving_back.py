@@ -1,0 +1,274 @@
+"""A process that uses a drive at a hub is killed while the drive moves to nodes: at each declared step it is
+at the hub or on the nodes, all that was stored is there, and it is never open at both places."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+
+from backend.cluster import HeldDrive
+from backend.errors import AwayError, FencedError, UsageError
+from backend.health import NodesWanted
+from backend.keys import AccountKeys, HubDrive
+from backend.remote import HubLogin, RemoteDeparture
+from cache.drive import Drive
+from cache.errors import ReadOnlyFileSystemError
+from cache.health import NodeChanging
+from cache.services import Copying
+from tests.contents import KINDS, content
+from tests.crash.moving import NAME, ROOT, log_in, move, variables
+from tests.crash.moving_back import in_use_at_hub, make_nodes, move_back, move_drive_back, named
+from tests.crash.node_changes import in_use
+from tests.drives import make_file, tree
+from tests.hub_server import RunningHub, hub_for_test
+from tests.small_drive import SmallDrive
+from tests.waiting import wait_until
+
+HERE = Path(__file__).parents[2]
+BEFORE = ("copying.blocks", "copying.log")
+AFTER = ("drive-file.nodes-written", "move.arrived")
+
+pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(180)]
+Tree = dict[bytes, tuple[object, ...]]
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[RunningHub]:
+    with hub_for_test() as found:
+        yield found
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> SmallDrive:
+    """Nodes for the drive of `login`, which has files of all kinds at the hub."""
+    key = tmp_path / "key"
+    key.write_bytes(os.urandom(32))
+    key.chmod(0o600)
+    return SmallDrive(tmp_path, {})
+
+
+@pytest.fixture
+def login(running: RunningHub, made: SmallDrive) -> HubLogin:
+    uuid, directory = os.urandom(16), running.hub.directory
+    account = running.call(directory.add_account(f"{uuid.hex()}@example.org"))
+    login = log_in(made, running.url, running.call(directory.add_device(account)))
+    sealed = AccountKeys(ROOT).seal_drive(uuid, HubDrive(NAME, os.urandom(32)))
+    running.call(directory.add_drive(account, uuid, sealed))
+    made.content = trio.run(_filled, made, login)
+    trio.run(make_nodes, made, login)
+    return login
+
+
+async def _filled(made: SmallDrive, login: HubLogin) -> Tree:
+    async with in_use_at_hub(made, login) as drive:
+        for number, kind in enumerate(KINDS):
+            file = await make_file(drive, b"f%d" % number, content(kind, 30_000, number))
+            await drive.sync()
+            await drive.write(file.inode, 9_000, content(kind, 9_000, number + 100))
+            await drive.settle(file.inode)
+        await drive.sync()
+        await drive.snapshots.make()
+        return await tree(drive)
+
+
+async def seen_on_nodes(made: SmallDrive) -> Tree:
+    """All that this machine sees on the nodes, where it can write."""
+    async with in_use(made) as drive:
+        found = await tree(drive)
+        await make_file(drive, b"written on nodes", b"x")
+        await drive.sync()
+        return found
+
+
+async def seen_at_hub(made: SmallDrive, login: HubLogin) -> Tree:
+    """All that this machine sees at the hub, where it can write."""
+    async with in_use_at_hub(made, login) as drive:
+        found = await tree(drive)
+        await make_file(drive, b"at the hub", b"x")
+        await drive.sync()
+        return found
+
+
+def require_moved(made: SmallDrive, login: HubLogin, expected: Tree) -> None:
+    """The drive is on its nodes, whole, for this machine and for others, and the hub takes nothing."""
+    assert trio.run(named, login).is_importing
+    found = trio.run(seen_on_nodes, made)
+    assert {path: found[path] for path in expected} == expected
+    another = made.read()
+    assert {path: another[path] for path in expected} == expected
+
+
+def require_at_hub(made: SmallDrive, login: HubLogin) -> Tree:
+    """The drive is at the hub, and not open on its nodes; all that is there."""
+    assert not trio.run(named, login).is_importing
+    with pytest.raises(UsageError, match="has moved to"):
+        made.unlocked()
+    return trio.run(seen_at_hub, made, login)
+
+
+def undo(made: SmallDrive, monkeypatch: pytest.MonkeyPatch) -> int:
+    """The command."""
+    for name, value in variables(made).items():
+        monkeypatch.setenv(name, value)
+    return made.drivefs("move-to", "--undo", made.drive, *made.secret)
+
+
+def test_moved_while_two_devices_use_it(made: SmallDrive, login: HubLogin) -> None:
+    """What the other one wrote comes too; then it is told, and takes no change any more."""
+
+    async def run() -> tuple[Tree, str, list[str]]:
+        async with in_use_at_hub(made, login) as drive, in_use_at_hub(made, login, "other") as other:
+            await make_file(other, b"of another", b"abc" * 9000)
+            await other.sync()
+            problem = await move_drive_back(made, drive)
+            found = await tree(drive)
+            said = [await _refusal(drive)]
+            await make_file(other, b"too late", b"x")
+            with pytest.raises(FencedError):
+                await other.sync()
+            return found, problem, [*said, await _refusal(other)]
+
+    expected, problem, said = trio.run(run)
+    assert problem == ""
+    assert b"/of another" in expected
+    assert f"the drive has moved to {made.drive}" in said[0]
+    assert "has moved from the hub" in said[1]
+    assert trio.run(named, login).has_left
+    require_moved(made, login, expected)
+    assert made.fsck("-n", "--data") == 0
+
+
+async def _refusal(drive: Drive) -> str:
+    with pytest.raises(ReadOnlyFileSystemError) as refused:
+        await make_file(drive, b"late", b"x")
+    return str(refused.value)
+
+
+def killed_at(made: SmallDrive, login: HubLogin, step: str) -> None:
+    """Live in a process of its own, which the step kills."""
+    environment = os.environ | {"PYTHONPATH": str(HERE), "DRIVEFS_FAILPOINTS": f"{step}=kill"}
+    program = f"from tests.crash.moving_back import main; main({str(made.folder)!r}, {login.url!r})"
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+
+
+@pytest.mark.parametrize("step", [*BEFORE, "move.closed", *AFTER])
+def test_killed_at_each_step(
+    made: SmallDrive, login: HubLogin, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_at(made, login, step)
+    if step in BEFORE:
+        with pytest.raises(UsageError, match="is open at the hub"):
+            undo(made, monkeypatch)
+    else:
+        assert trio.run(named, login).is_leaving
+    if step == "move.closed":
+        assert undo(made, monkeypatch) == 0
+    if step in AFTER:
+        if step == "drive-file.nodes-written":
+            assert undo(made, monkeypatch) == 0
+        with pytest.raises(UsageError, match="has not moved"):
+            undo(made, monkeypatch)
+        require_moved(made, login, made.content)
+        return
+    expected = require_at_hub(made, login)
+    assert {path: expected[path] for path in made.content} == made.content
+    assert b"/begun" in expected
+    assert trio.run(move_back, made, login) == ""
+    require_moved(made, login, expected)
+
+
+def test_a_move_that_fails_at_its_end_leaves_the_drive_at_the_hub(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same mount goes on there. If the hub is away just then, somebody has to say so."""
+
+    async def fails(_copying: Copying) -> None:
+        raise AwayError("no answer")
+
+    async def run(name: bytes) -> tuple[str, bool]:
+        async with in_use_at_hub(made, login) as drive:
+            problem = await move_drive_back(made, drive)
+            is_open = not (await named(login)).is_importing
+            await make_file(drive, name, b"x")
+            if is_open:
+                await drive.sync()
+            return problem, is_open
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Copying, "finish", fails)
+        assert trio.run(run, b"goes on") == ("no answer", True)
+        patch.setattr(RemoteDeparture, "stay", fails)
+        problem, is_open = trio.run(run, b"waits")
+        assert "--undo" in problem
+        assert not is_open
+    assert undo(made, monkeypatch) == 0
+    expected = require_at_hub(made, login)
+    assert {b"/goes on", b"/waits"} <= expected.keys()
+    assert trio.run(move_back, made, login) == ""
+    require_moved(made, login, expected)
+
+
+def test_a_move_that_is_stopped_goes_on(made: SmallDrive, login: HubLogin) -> None:
+    """At a byte a second it would last for hours."""
+
+    async def run() -> tuple[str, str]:
+        async with in_use_at_hub(made, login) as drive:
+            changes = drive.node_changes
+            assert changes is not None
+            changes.begin(NodesWanted(verb="move-to", names=(str(made.drive),), rate=1.0))
+            await trio.to_thread.run_sync(wait_until, lambda: _step(changes) == "copying blocks")
+            changes.stop()
+            stopped = await changes.ended()
+            assert stopped is not None
+            await make_file(drive, b"goes on", b"x")
+            return stopped.problem, await move_drive_back(made, drive)
+
+    problem, then = trio.run(run)
+    assert (problem, then) == ("stopped; the same command goes on with it", "")
+    require_moved(made, login, made.content)
+
+
+def _step(changes: NodeChanging) -> str:
+    change = changes.status()
+    return "" if change is None else change.step
+
+
+def test_who_stops_a_move_too_late_is_told_that_it_has_moved(
+    made: SmallDrive, login: HubLogin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = HeldDrive.verify
+
+    async def run() -> tuple[str, str]:
+        async with in_use_at_hub(made, login) as drive:
+
+            async def stopped_meanwhile(held: HeldDrive) -> None:
+                assert drive.node_changes is not None
+                drive.node_changes.stop()
+                await really(held)
+
+            monkeypatch.setattr(HeldDrive, "verify", stopped_meanwhile)
+            return await move_drive_back(made, drive), await _refusal(drive)
+
+    for said in trio.run(run):
+        assert f"the drive has moved to {made.drive}" in said
+    assert trio.run(named, login).has_left
+    require_moved(made, login, made.content)
+
+
+def test_there_and_back_again(made: SmallDrive, login: HubLogin) -> None:
+    """Nodes that a drive has left take it back, and a hub that it has left does."""
+    assert trio.run(move_back, made, login) == ""
+    assert trio.run(move, made, login, b"on nodes") == ""
+    expected = require_at_hub(made, login)
+    assert b"/on nodes" in expected
+    assert trio.run(move_back, made, login, b"again") == ""
+    require_moved(made, login, expected)

@@ -1,0 +1,56 @@
+"""`drivefs move-to --undo`: a move that was interrupted, in either direction, is settled under the lease of
+the nodes: the drive is open at one place then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+from backend.cluster import HeldDrive, check_nodes
+from backend.errors import UsageError
+from tools import compose, fsck, old_drive
+from tools.commands import node_changes
+from tools.compose import UnlockedDrive
+from tools.hub.account_session import AccountSession, account_session
+from tools.hub.drives import Address
+from tools.hub.login import logins
+from tools.terminal import complain, say
+
+
+def undo(options: argparse.Namespace) -> int:
+    """The command."""
+    folder = os.path.abspath(options.drive)
+    survey = check_nodes.survey(folder)
+    has_come = not survey.file.moved and bool(compose.load_drive(folder).moved)
+    if not survey.file.moved and not has_come:
+        raise UsageError(f"{folder}: the drive has not moved")
+    old_drive.require_unused(folder, survey.file)
+    drive = compose.unlock_moved(folder, survey.file, fsck.secret_source(options).secrets())
+    if has_come:
+        node_changes.finish(drive)
+        say(f"{folder}: the drive has come here; mount it")
+    else:
+        node_changes.run(_settled, drive)
+    return 0
+
+
+async def _settled(drive: UnlockedDrive) -> None:
+    """Nobody who has the lease moves it then, and no request of an earlier mover counts at the hub."""
+    login = logins().load(Address.parse(drive.file.moved).hub)
+    async with node_changes.held_drive(drive) as held, account_session(login) as session:
+        lines, said = await _kept(held, session)
+    for line in lines:
+        complain(f"drivefs: warning: {line}")
+    say(said)
+
+
+async def _kept(held: HeldDrive, session: AccountSession) -> tuple[list[str], str]:
+    """Have the drive where it was before the move; warnings, and what is so now."""
+    folder, file = held.folder, held.file
+    if await session.is_leaving(file.id):
+        lines = await held.stay_away()
+        await session.stop_departure(file.id)
+        return lines, f"{file.moved}: the drive is there, and has not moved to {folder}; mount it as before"
+    await session.stop_import(file.id)
+    return await held.come_back(), f"{folder}: the drive is here, and has not moved; mount it as before"

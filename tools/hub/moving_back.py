@@ -1,0 +1,203 @@
+"""A mounted drive moves from its hub to nodes of its own: in the mount's process, while programs use it and
+other devices write it.
+
+The order, and the reason why never two write, stand in docs/moving.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from backend.cluster import DriveFile, HeldDrive, NotInUse
+from backend.commits import REMEMBERED
+from backend.errors import (
+    ConflictError,
+    CorruptError,
+    DriveError,
+    FencedError,
+    TransientError,
+    UsageError,
+    sole,
+)
+from backend.local import LocalUpstream
+from backend.nodes import NodeHealth, NodeSet, TokenBucket
+from backend.remote import HubClient, RemoteDeparture
+from backend.system import Environment, at_rest
+from backend.upstream import BlockStore, Commit, Head, Roots
+from backend.wire import TICKET_SIZE
+from cache.drive import Drive
+from cache.services import Copying, free_pace
+from tools import compose
+from tools.closing import closed_at_end
+from tools.compose import INDEX_FILE, UnlockedDrive
+from tools.drive_nodes import open_nodes
+from tools.host.places import Folders
+from tools.hub.moving import THEN, Steps
+from tools.hub.opening import DriveAtHub
+from tools.node_changes import Listener
+
+INDEX_FOLDER: Final = "moving"
+"""In the cache folder; what is in it is made anew by each move."""
+LEAVING_SECONDS: Final = 10.0
+REDUNDANCY_SECONDS: Final = 60.0
+"""The nodes are waited for so long to have all fragments of what was copied."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _OnNodes:
+    """The drive on its nodes; see `cache.services.copying.Destination`."""
+
+    upstream: LocalUpstream
+
+    @property
+    def blocks(self) -> BlockStore:
+        return self.upstream.blocks
+
+    @property
+    def roots(self) -> Roots:
+        return self.upstream.roots
+
+    async def head(self) -> Head:
+        return await self.upstream.log.head()
+
+    async def append(self, commit: Commit, expected: Head) -> Head:
+        return await self.upstream.log.take(commit, expected)
+
+
+class MovingBack:
+    """See the module; see `tools.hub.care.Leave`. `at`: the hub; `own`: this machine's folders of the
+    drive."""
+
+    def __init__(self, drive: Drive, at: DriveAtHub, own: Folders, environment: Environment) -> None:
+        self._drive = drive
+        self._at = at
+        self._own = own
+        self._environment = environment
+        self.has_moved = ""
+
+    async def __call__(self, folder: str, rate: float | None, tell: Listener) -> None:
+        """Move the drive to the nodes of `folder`, whose drive file says that the drive is at the hub; as
+        `tools.hub.moving.Steps.run`."""
+        file = await trio.to_thread.run_sync(compose.load_drive, folder)
+        require_coming(folder, file, self._at.drive_id, self._at.source)
+        pace = free_pace if rate is None else TokenBucket(rate, rate).take
+        steps = Steps(self._drive, tell, self._require_here, self._environment, pace)
+        async with self._departure() as departure, self._held(folder, file) as (held, there):
+            await steps.run(there, partial(self._switch, held, there, departure, tell))
+        tell.say(f"{self._at.source}: the drive is in {folder} now; {THEN}")
+
+    async def _switch(
+        self, held: HeldDrive, there: _OnNodes, departure: RemoteDeparture, tell: Listener, copying: Copying
+    ) -> list[str]:
+        short = await there.upstream.housekeeping.redundancy(REDUNDANCY_SECONDS)
+        if short.packs:
+            tell.warn(f"{', '.join(short.nodes)}: lack a part of the drive; the next mount repairs that")
+
+        last: list[Head] = []
+
+        async def close() -> None:
+            last.append(await departure.close())
+
+        async def last_look() -> None:
+            await self._drive.publisher.follow()
+            if await copying.finish() != last[0]:
+                raise CorruptError(f"the hub's log has not ended at commit {last[0].number}, as the hub said")
+
+        lines = await held.arrive(close, last_look, partial(_stay, departure, held.folder))
+        self.has_moved = f"the drive has moved to {held.folder}: {THEN}"
+        return [*lines, *await _told_to_leave(departure)]
+
+    async def _require_here(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.has_moved:
+            raise FencedError(self.has_moved)
+
+    @asynccontextmanager
+    async def _departure(self) -> AsyncIterator[RemoteDeparture]:
+        login, reread = self._at.login, self._at.token.read
+        made = partial(HubClient, login.url, login.token, login.route, reread=reread)
+        client = await trio.to_thread.run_sync(made)
+        async with closed_at_end(client):
+            ticket = self._environment.random_bytes(TICKET_SIZE)
+            yield RemoteDeparture(client, self._at.drive_id, ticket)
+
+    @asynccontextmanager
+    async def _held(self, folder: str, file: DriveFile) -> AsyncIterator[tuple[HeldDrive, _OnNodes]]:
+        """The drive on its nodes, with its lease. Its block index is made anew from the nodes, here and by
+        the next mount: one that is left from other nodes would know of blocks that these have not."""
+        unlocked = UnlockedDrive(folder, file, self._at.keys)
+        bare = await trio.to_thread.run_sync(open_nodes, folder, file, self._environment)
+        nodes, voters = NodeSet(bare), NodeHealth(REMEMBERED)
+        index = await trio.to_thread.run_sync(self._without_index)
+        lease = compose.lease_on(nodes, unlocked, environment=self._environment, health=voters)
+        built = compose.build_upstream(unlocked, nodes, index, 0.0, lease, voters, self._environment, None)
+        async with closed_at_end(built.upstream):
+            await built.upstream.open()
+            await built.upstream.prepare(built.store.reconcile)
+            async with _running(built.upstream):
+                yield HeldDrive(folder, file, nodes, lease, NotInUse()), _OnNodes(built.upstream)
+        await trio.to_thread.run_sync(self._without_index)
+
+    def _without_index(self) -> Path:
+        """The folder for one, where there is none any more. Blocks."""
+        cache, disk = self._own.cache, self._environment.disk
+        folder = cache / INDEX_FOLDER
+        disk.make_folders(str(folder))
+        for path in (folder / INDEX_FILE, cache / INDEX_FILE):
+            at_rest.remove_database(str(path), disk)
+        return folder
+
+
+def require_coming(folder: str, file: DriveFile, drive_id: bytes, source: str) -> None:
+    """`UsageError` unless the drive file in `folder` says that this drive is at the hub, at `source`."""
+    if file.id != drive_id:
+        raise UsageError(f"{folder}: is another drive than {source}")
+    if file.moved != source:
+        where = f"is at {file.moved}" if file.moved else "is here already"
+        raise UsageError(f"{folder}: says that the drive {where}, and not at {source}")
+
+
+@asynccontextmanager
+async def _running(upstream: LocalUpstream) -> AsyncIterator[None]:
+    try:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(upstream.run)
+            yield
+            nursery.cancel_scope.cancel()
+    except BaseExceptionGroup as group:
+        raise sole(group) from None
+
+
+async def _stay(departure: RemoteDeparture, folder: str) -> None:
+    """Have the drive go on at the hub. One that was not closed there needs nothing."""
+    try:
+        await departure.stay()
+    except ConflictError:
+        return
+    except TransientError as error:
+        raise TransientError(
+            f"the hub has not said that the drive goes on there ({error}): drivefs move-to --undo {folder} "
+            "asks it again"
+        ) from None
+
+
+async def _told_to_leave(departure: RemoteDeparture) -> list[str]:
+    """The hub tells its other devices. Without that their changes wait in their journals."""
+    with trio.move_on_after(LEAVING_SECONDS, shield=True):
+        try:
+            await departure.leave()
+        except DriveError as error:
+            log.info("the hub was not told: %s", error)
+        else:
+            return []
+    return ["the hub could not be told that the drive has moved: it tells other devices that it is moving"]
