@@ -65,7 +65,7 @@ def test_an_import_against_the_layers_would_be_seen(tmp_path: Path) -> None:
         (tmp_path / package / "__init__.py").touch()
     (tmp_path / "backend" / "errors.py").write_text("import cache\n")
     (tmp_path / "tools" / "status.py").write_text(
-        "import apsw, cryptography, httpx, obstore, psycopg, pyeclib, pyfuse3\n"
+        "import apsw, cryptography, httpx, jeepney, obstore, psycopg, pyeclib, pyfuse3\n"
     )
     contracts = (ROOT / "setup.cfg").read_text()
     # Neither the rooms nor the allowed imports occur in the small tree, which is no fault of it.
@@ -77,7 +77,7 @@ def test_an_import_against_the_layers_would_be_seen(tmp_path: Path) -> None:
     (tmp_path / "setup.cfg").write_text(lenient)
     code, output = run([LINT_IMPORTS, "--no-logo", "--no-cache"], tmp_path)
     assert code == 1
-    assert "1 kept, 8 broken" in output
+    assert "1 kept, 9 broken" in output
 
 
 def entries_past_a_front(root: Path) -> list[str]:
