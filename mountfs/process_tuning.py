@@ -1,4 +1,4 @@
-"""Settings of the process that serves a mount: core dumps, thread switches (its heap: `mountfs.heap`)."""
+"""Settings of the process that serves a mount: core dumps, thread switches (heap: `backend.system.heap`)."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from backend import file_limit
 from backend.cluster import DriveFile, drive_file
 from backend.errors import NodeError
 from backend.remote import HubLogin, HubRoute
-from backend.system import THIS_MACHINE, Environment
+from backend.system import THIS_MACHINE, Environment, share_one_heap
 from cache import defaults
 from cache.drive import Drive
 from cache.messages import S3DoorWanted
@@ -33,7 +33,6 @@ from cache.opening import DriveOptions
 from cache.publish import Intervals
 from gateway.control import Commands, ControlServer
 from mountfs import process_tuning
-from mountfs.heap import share_one_heap
 from mountfs.session import Session
 from mountfs.session_options import SessionOptions
 from tools import (

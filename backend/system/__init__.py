@@ -31,6 +31,7 @@ from backend.system.crypto import (
 from backend.system.durable import Durable, NotBegunError
 from backend.system.environment import THIS_MACHINE, Environment, boot_clock
 from backend.system.free_names import free_path
+from backend.system.heap import share_one_heap
 from backend.system.patience import ask
 from backend.system.reading import read_all
 from backend.system.toml_table import TomlTable
@@ -66,6 +67,7 @@ __all__ = [
     "read_all",
     "seal",
     "seal_into",
+    "share_one_heap",
     "sign",
     "task_group",
     "verifying_key",

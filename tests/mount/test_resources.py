@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_s3 import FakeS3, fake_s3
+from tests.heaps import heaps_of_threads
 from tests.mount.mounted import MountedDrive
 from tests.seaweedfs import Seaweedfs
 
@@ -24,8 +25,6 @@ WRITTEN_MIB = int(os.environ.get("MEMORY_MIB", "1024"))
 STORED_MIB = int(os.environ.get("MEMORY_MIB", "512"))
 AT_ONCE = 16
 LARGEST = 400 * MIB
-ARENA = 64 * MIB
-"""What glibc reserves for a heap beside the main one, on machines of 64 bits (HEAP_MAX_SIZE)"""
 IDLE_SECONDS = 5.0
 IDLE_LIMIT = 0.05
 
@@ -36,24 +35,6 @@ def peak_memory(process: int) -> int:
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
     assert found
     return int(found[1]) * 1024
-
-
-def heaps_of_threads(process: int) -> Iterator[str]:
-    """The arenas of malloc beside its main heap, as lines of proc_pid_maps(5): private memory of no file that
-    begins at a multiple of an arena's size and, with what is reserved behind it, is as long."""
-    lines = Path(f"/proc/{process}/maps").read_text().splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        start, end = _range(line)
-        if line.split()[1:] == ["rw-p", "00000000", "00:00", "0"] and start % ARENA == 0:
-            if following.split()[1:2] == ["---p"] and _range(following)[0] == end:
-                end = _range(following)[1]
-            if end - start >= ARENA:
-                yield line
-
-
-def _range(line: str) -> tuple[int, int]:
-    start, _, end = line.split()[0].partition("-")
-    return int(start, 16), int(end, 16)
 
 
 def processor_seconds(process: int) -> float:

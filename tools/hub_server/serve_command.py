@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from backend import file_limit
+from backend.system import share_one_heap
 from tools.errors import Parser
 from tools.host.logs import log_json_to_terminal
 from tools.hub_server.opening import add_hub, folder_of, run
@@ -23,6 +24,7 @@ def register(commands: Any) -> None:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    share_one_heap()
     folder = folder_of(options)
     listen = folder.file.listen if options.listen is None else options.listen
     metrics = folder.file.metrics if options.metrics is None else options.metrics

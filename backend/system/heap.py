@@ -1,7 +1,8 @@
-"""One heap for all threads of the process that serves a mount (mallopt(3); without glibc nothing is done).
+"""One heap for all threads of a process, of a mount or a hub (mallopt(3); without glibc nothing is done).
 
 Requests, blocks and packs come in fresh buffers of up to some MiB. To have the kernel map and clear their
-pages each time costs a mount that is written to a third of its processor time, so freed buffers are kept.
+pages each time costs a mount that is written to a third of its processor time, and a hub a sixth, so freed
+buffers are kept.
 A heap of its own for each thread (an arena) would keep that much as well, whoever used it last.
 """
 
