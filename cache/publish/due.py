@@ -2,7 +2,8 @@
 
 A drive that one device writes makes few, large commits. Where several devices write, the others wait for each
 change, and conflict with a change that they do not know. There a change is published soon after it was
-accepted, or after its file was closed. Publishing then takes half of the time at most.
+accepted, or after its file was closed. Publishing then takes half of the time at most, unless it takes long: a
+narrow line is not left idle for as long as it was busy.
 
 Event-loop thread.
 """
@@ -20,6 +21,9 @@ from cache.publish.wake import Wake
 
 GLANCE: Final = 0.005
 """Seconds between two looks at whether a cut is pressing: a look for each change would cost a tenth of it."""
+
+LONGEST_PAUSE: Final = 0.5
+"""Seconds after a commit at most, however long publishing it took."""
 
 
 class Due:
@@ -61,5 +65,5 @@ class Due:
     async def _soon(self) -> None:
         """The wake stays set from one commit to the next for what came while the first was on its way."""
         await self._wake.wait()
-        await trio.sleep(max(self._intervals.shared, self.took))
+        await trio.sleep(max(self._intervals.shared, min(self.took, LONGEST_PAUSE)))
         self._wake.clear()
