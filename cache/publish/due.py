@@ -2,8 +2,8 @@
 
 A drive that one device writes makes few, large commits. Where several devices write, the others wait for each
 change, and conflict with a change that they do not know. There a change is published soon after it was
-accepted, or after its file was closed. Publishing then takes half of the time at most, unless it takes long: a
-narrow line is not left idle for as long as it was busy.
+accepted, or after its file was closed. Publishing then takes half of the time at most, unless it takes long:
+a narrow line is not left idle for as long as it was busy.
 
 Event-loop thread.
 """
