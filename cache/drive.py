@@ -31,6 +31,7 @@ from cache.namespace import MAX_NAME, Point, sqlite_errors
 from cache.notices import Notices
 from cache.publish import Publisher, SnapshotKeeper, StoreWatch, waiting
 from cache.retention import MassDeletions, RetentionKeeper, SpaceAccounting, VersionKeeper
+from cache.slow_waits import SlowWaits
 from cache.sync import Broadcast, Coherence, Following
 from cache.tree import (
     BLOCK_SIZE,
@@ -83,6 +84,7 @@ class Parts:
     tree: Tree
     contents: FileContents
     durability: Durability
+    slow_waits: SlowWaits
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +144,7 @@ class Drive:
         self._durability = parts.durability
         self.put_off = parts.put_off
         self.intake = parts.intake
+        self.slow_waits = parts.slow_waits
         self.claims = parts.claims
         self._journal_limit = journal_limit
         self._close_local = close_local

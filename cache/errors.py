@@ -54,6 +54,10 @@ class InvalidArgumentError(FileSystemError):
     """EINVAL"""
 
 
+class AbandonedError(FileSystemError):
+    """EINTR: who made the call was killed, and nothing was changed"""
+
+
 class NotPermittedError(FileSystemError):
     """EPERM"""
 

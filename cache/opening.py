@@ -45,6 +45,7 @@ from cache.publish import (
 from cache.rebase import is_version
 from cache.recovery import Recovery
 from cache.retention import MassDeletions, RetentionKeeper, RetentionSchedule, VersionKeeper
+from cache.slow_waits import SlowWaits
 from cache.sync import Broadcast, Coherence, Follower, Following, Rebaser
 from cache.tree import ContentClaims, Durability, FileContents, InodeAttributes, Inodes, Intake, PutOff, Tree
 
@@ -196,7 +197,8 @@ class _Assembly:
         self._collection_lock = SharedExclusiveLock()
         self._wake = Wake()
         journal = self._ledger.journal
-        self._content = Content(local.namespace, self._ledger.dirty, journal, client.blocks)
+        self._slow_waits = SlowWaits()
+        self._content = Content(local.namespace, self._ledger.dirty, journal, client.blocks, self._slow_waits)
         self._put_off = PutOff(
             self._ledger,
             local.trimming,
@@ -211,7 +213,14 @@ class _Assembly:
     def parts(self) -> Parts:
         """All of them; to be called once."""
         ledger, put_off, upstream, options = self._ledger, self._put_off, self._upstream, self._options
-        intake = Intake(ledger, self._local.trimming, self._publisher, put_off, read_only=options.read_only)
+        intake = Intake(
+            ledger,
+            self._local.trimming,
+            self._publisher,
+            put_off,
+            self._slow_waits,
+            read_only=options.read_only,
+        )
         retention, environment, notices = self._made_retention(), self._environment, self._notices
         inodes, changes, claims = Inodes(ledger, put_off), self._changes, ContentClaims(ledger, intake)
         return Parts(
@@ -243,6 +252,7 @@ class _Assembly:
             contents=FileContents(
                 ledger, inodes, intake, claims, self._content, self._sealer, self._collection_lock
             ),
+            slow_waits=self._slow_waits,
             durability=Durability(ledger, self._publisher, upstream, read_only=options.read_only),
         )
 

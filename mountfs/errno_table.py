@@ -27,6 +27,7 @@ ERRNO: Final[dict[type[Exception], int]] = {
     cache.AttributeTooBigError: errno.ENOSPC,
     cache.InvalidArgumentError: errno.EINVAL,
     cache.NotPermittedError: errno.EPERM,
+    cache.AbandonedError: errno.EINTR,
     cache.AccessDeniedError: errno.EACCES,
     cache.NotSupportedError: errno.EOPNOTSUPP,
     cache.ReadOnlyFileSystemError: errno.EROFS,

@@ -35,6 +35,7 @@ from mountfs.cycle_collection import collect_cycles_when_idle
 from mountfs.ending import Ending
 from mountfs.fuse_loop import MAX_TASKS, has_known_seam
 from mountfs.kernel_notices import AT_ONCE, KernelNotices
+from mountfs.killed_callers import can_tell, is_killed
 from mountfs.mount_calls import in_thread, raise_read_ahead, sync_by_process
 from mountfs.node_drive import NodeDrive
 from mountfs.request_handlers import RequestHandlers
@@ -142,6 +143,8 @@ class Session:
                     nursery.start_soon(self._announce, nursery, control, on_ready)
                     nursery.start_soon(self._ending.unmount_when_asked, attachment)
                     nursery.start_soon(collect_cycles_when_idle, attachment.idle_seconds)
+                    if can_tell():
+                        nursery.start_soon(self._drive.slow_waits.cut_off, is_killed)
                     await pyfuse3.main(min_tasks=MAX_TASKS, max_tasks=MAX_TASKS)
                     nursery.cancel_scope.cancel()
             finally:

@@ -22,6 +22,7 @@ from cache.blocks.block_cache import BlockCache
 from cache.blocks.read_streams import ReadStreams
 from cache.journal import Data, DirtyFiles, Hole, Journal, Piece, Stored
 from cache.namespace import Extent, Namespace
+from cache.slow_waits import SlowWaits
 
 WHOLE = 256 << 10
 """Blocks of files up to this size are fetched whole even if the file is not read in order."""
@@ -38,11 +39,19 @@ Part = bytes | memoryview | Stored
 class Content:
     """See the module. `run` reads ahead."""
 
-    def __init__(self, namespace: Namespace, dirty: DirtyFiles, journal: Journal, blocks: BlockCache) -> None:
+    def __init__(
+        self,
+        namespace: Namespace,
+        dirty: DirtyFiles,
+        journal: Journal,
+        blocks: BlockCache,
+        slow_waits: SlowWaits,
+    ) -> None:
         self._namespace = namespace
         self._dirty = dirty
         self._journal = journal
         self._blocks = blocks
+        self._slow_waits = slow_waits
         self._streams = ReadStreams()
         self._tasks: trio.Nursery | None = None
         """where read-ahead runs; without it there is none"""
@@ -178,10 +187,11 @@ class Content:
             else:
                 found[id(piece)] = await self._blocks.get_part(piece.block, start, end)
 
-        if len(pieces) == 1:
-            await fetch(pieces[0])
-            return found
-        await each(fetch, pieces)
+        with self._slow_waits.wait():
+            if len(pieces) == 1:
+                await fetch(pieces[0])
+            else:
+                await each(fetch, pieces)
         return found
 
     # Read-ahead

@@ -23,6 +23,7 @@ from cache.blocks import BlockCache, Content
 from cache.journal import Custody, Journal, JournalRecovery, Ledger
 from cache.local.local_state import JOURNAL, NAMESPACE_FILE, STALE
 from cache.namespace import ROOT_INODE, InodeRow, Namespace, Operation, Unlink
+from cache.slow_waits import SlowWaits
 
 PART: Final = 4 << 20
 _NAMES: Final = (
@@ -104,7 +105,7 @@ class StaleState:
 
     def content_of(self, blocks: BlockCache) -> Content:
         """For reading files; `blocks` reads what the nodes have."""
-        return Content(self._namespace, self._ledger.dirty, self._journal, blocks)
+        return Content(self._namespace, self._ledger.dirty, self._journal, blocks, SlowWaits())
 
     def size_of(self, item: Unstored) -> int:
         """Bytes of the file, with what is in the journal only."""

@@ -26,6 +26,7 @@ from cache.file_clock import FileClock
 from cache.journal import Ledger, Need, Trimming
 from cache.namespace import Operation
 from cache.publish import Publisher
+from cache.slow_waits import SlowWaits
 from cache.tree.put_off import PutOff
 
 PATIENCE: Final = 5.0
@@ -39,11 +40,19 @@ class Intake:
     """See the module. `read_only`: nothing can be changed."""
 
     def __init__(
-        self, ledger: Ledger, trimming: Trimming, publisher: Publisher, put_off: PutOff, *, read_only: bool
+        self,
+        ledger: Ledger,
+        trimming: Trimming,
+        publisher: Publisher,
+        put_off: PutOff,
+        slow_waits: SlowWaits,
+        *,
+        read_only: bool,
     ) -> None:
         self._ledger = ledger
         self._trimming = trimming
         self._put_off = put_off
+        self._slow_waits = slow_waits
         self._namespace = ledger.namespace
         self._publisher = publisher
         self.read_only = read_only
@@ -74,8 +83,9 @@ class Intake:
 
     async def room(self, need: Need, size: int = 0) -> None:
         """Return when a change of so many bytes can be accepted; refuse when it cannot, or the drive cannot
-        be written. Whoever waits is answered after `PATIENCE` seconds, as nobody can be killed while the
-        kernel waits for the answer: let in beyond what should be, if memory and journal can bear it."""
+        be written. `AbandonedError`: see `cache.slow_waits`. Whoever waits is answered after `PATIENCE`
+        seconds, as not everybody can be killed while the kernel waits for the answer: let in beyond what
+        should be, if memory and journal can bear it."""
         self.check_writable()
         self._put_off.delete_for_room()
         if self._trimming.is_crowded:
@@ -145,8 +155,9 @@ class Intake:
         return room.unstored <= 0 or not self._publisher.problem
 
     async def _wait_for_news(self) -> None:
-        async with self._ledger.freed:
-            await self._ledger.freed.wait()
+        with self._slow_waits.wait():
+            async with self._ledger.freed:
+                await self._ledger.freed.wait()
         self.check_writable()
 
     async def accept_together(self, make: Callable[[], list[Operation]], need: Need = Need.CHANGE) -> None:

@@ -31,6 +31,7 @@ OUTSIDE = {
         "opening",
         "past_names",
         "recovery",
+        "slow_waits",
     },
     "gateway": {"control_address"},
 }
