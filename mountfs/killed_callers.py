@@ -115,7 +115,7 @@ def _request_of(task: trio.lowlevel.Task) -> int | None:
 
 
 def _held_in_c(task: trio.lowlevel.Task) -> Iterator[object]:
-    """The objects of the coroutines of pyfuse3, which are under a wrapper in Python, the outermost one of `task`."""
+    """The objects of the coroutines of pyfuse3: those under a wrapper in Python, the outermost of `task`."""
     found: list[object] = [getattr(task.coro, "cr_await", None)]
     seen: set[int] = set()
     while found:

@@ -101,40 +101,39 @@ class Program:
 
 
 @contextmanager
-def waiting(folder: Path, programs: dict[str, str]) -> Iterator[dict[str, Program]]:
+def waiting(folder: Path, faults: Faults, programs: dict[str, str]) -> Iterator[dict[str, Program]]:
+    """They are begun one after the other, and at the end nothing hangs any more."""
     begun: dict[str, Program] = {}
     try:
         for name, program in programs.items():
             begun[name] = Program(program, folder / name / "file")
         yield begun
     finally:
+        faults.clear()
         for each in begun.values():
             each.close()
 
 
 @pytest.fixture
-def faults(drive: MountedDrive) -> Iterator[Faults]:
+def faults(drive: MountedDrive) -> Faults:
     """Of the nodes of `drive`, which has a file for each program, and nothing of them in memory."""
     faults = Faults(drive.folder / "faults.json")
-    drive.programs["mount.drivefs"] = "tests.mount.patient_mount"
-    drive.environment[VARIABLE] = str(faults.path)
     drive.mount()
     for name in (*READING, *CHANGING):
         (drive.mountpoint / name).mkdir()  # its own: who makes a name holds its folder
         (drive.mountpoint / name / "file").write_bytes(DATA)
     drive.umount()
     drive.wipe_cache()
+    drive.programs["mount.drivefs"] = "tests.mount.patient_mount"
+    drive.environment[VARIABLE] = str(faults.path)
     drive.mount()
-    try:
-        yield faults
-    finally:
-        faults.clear()
+    return faults
 
 
 def test_whoever_waits_for_nodes_that_hang_can_be_killed(drive: MountedDrive, faults: Faults) -> None:
     """By any signal that ends it. One that it handles ends no call. What was killed has changed nothing."""
     faults.set(*range(6), hang=True, calls="read")
-    with waiting(drive.mountpoint, READING) as programs:
+    with waiting(drive.mountpoint, faults, READING) as programs:
         patient = programs["patient"]
         patient.process.send_signal(signal.SIGUSR1)
         for each, number in zip(programs.values(), itertools.cycle(FATAL)):
@@ -147,10 +146,9 @@ def test_whoever_waits_for_nodes_that_hang_can_be_killed(drive: MountedDrive, fa
     for name in READING:
         assert (drive.mountpoint / name / "file").read_bytes() == DATA
     faults.set(*range(6), hang=True, calls="write")
-    with waiting(drive.mountpoint, CHANGING) as programs:
+    with waiting(drive.mountpoint, faults, CHANGING) as programs:
         for each in programs.values():
             each.kill(signal.SIGTERM)
-    faults.clear()
     drive.sync()
     for name in CHANGING:
         assert os.listdir(drive.mountpoint / name) == ["file"]
