@@ -8,8 +8,8 @@ Event-loop thread only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Final
 
 import trio
@@ -20,6 +20,28 @@ LOOK_SECONDS: Final = 0.2
 """The time between two looks at who waits, and the least time that a wait takes before it is cut off."""
 
 
+class Wait:
+    """One of a task. A class, as each read of what is not in memory has one, and a generator takes longer."""
+
+    __slots__ = ("_scope", "_scopes", "_task")
+
+    def __init__(self, scopes: dict[trio.lowlevel.Task, trio.CancelScope]) -> None:
+        self._scopes = scopes
+
+    def __enter__(self) -> None:
+        self._task = trio.lowlevel.current_task()
+        self._scope = self._scopes[self._task] = trio.CancelScope()
+        self._scope.__enter__()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        del self._scopes[self._task]
+        self._scope.__exit__(kind, error, trace)
+        if self._scope.cancelled_caught:
+            raise AbandonedError("who waited for it was killed") from None
+
+
 class SlowWaits:
     """Those of one drive, of all its doors."""
 
@@ -27,19 +49,10 @@ class SlowWaits:
         self._scopes: dict[trio.lowlevel.Task, trio.CancelScope] = {}
         self._begun = trio.Event()
 
-    @contextmanager
-    def wait(self) -> Iterator[None]:
+    def wait(self) -> Wait:
         """Around one wait of the calling task. `AbandonedError`: nobody needs the call any more."""
-        task = trio.lowlevel.current_task()
-        with trio.CancelScope() as scope:
-            self._scopes[task] = scope
-            self._begun.set()
-            try:
-                yield
-            finally:
-                del self._scopes[task]
-        if scope.cancelled_caught:
-            raise AbandonedError("who waited for it was killed")
+        self._begun.set()
+        return Wait(self._scopes)
 
     async def cut_off(self, is_abandoned: Callable[[trio.lowlevel.Task], bool]) -> None:
         """Look at the tasks that wait, as long as there are any, and cut off those of which `is_abandoned`
