@@ -197,9 +197,11 @@ class Drive:
         return await self.upstream.housekeeping.sizes(blocks)
 
     async def reach_head(self, *, told: bool) -> None:
-        """As `Coherence.reach_head`. A drive that is read-only, or that nobody else writes, is as it is."""
+        """As `Coherence.reach_head`. A drive that is read-only, or that nobody else writes, is as it is.
+        `AbandonedError`: see `cache.slow_waits`."""
         if self._coherence is not None and not self.read_only:
-            await self._coherence.reach_head(told=told)
+            with self.slow_waits.wait():
+                await self._coherence.reach_head(told=told)
 
     def statistics(self) -> FileSystemStatistics:
         """statvfs(3): data that fits with all its redundancy, beside what waits to be stored; what is free

@@ -1,7 +1,8 @@
 """Waits of calls that may take long, and that are cut off where nobody needs the answer any more.
 
 A call waits here before it has changed anything, so that to cut it off leaves nothing half done: a read for
-blocks, a change for room. It then fails with `AbandonedError`, as it would if the store failed it.
+blocks, a change for room, an opening for the newest commit. It then fails with `AbandonedError`, as it would
+if the store failed it.
 
 Event-loop thread only.
 """

@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from backend.upstream import Head
 from cache.contact.contact import PATIENCE
+from cache.errors import AbandonedError
 from cache.sync import Change
 from tests import contents
 from tests.contents import KINDS
@@ -97,4 +98,16 @@ async def test_nobody_waits_for_a_hub_that_is_away(hub: Hub, mock_clock: MockClo
         for _ in range(10):
             await second.reach_head(told=True)
         assert trio.current_time() == begun
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.logs_warnings
+async def test_who_was_killed_waits_no_longer(hub: Hub, mock_clock: MockClock) -> None:
+    line, killed = Line(), trio.lowlevel.current_task()
+    async with hub.device(1), hub.device(2, line=line) as second, trio.open_nursery() as nursery:
+        nursery.start_soon(second.slow_waits.cut_off, lambda task: task is killed)
+        nursery.start_soon(let_pass, mock_clock, 1000)
+        line.cut(silent=True)
+        with pytest.raises(AbandonedError):
+            await second.reach_head(told=True)
         nursery.cancel_scope.cancel()
