@@ -1,5 +1,7 @@
 """Extended attributes of the namespace: written through to SQL, all of an inode's cached together.
 
+Those of an inode that ends leave SQL together with those of others: nobody asks for them before.
+
 Event loop thread only. Attributes are few and change seldom, but the kernel asks for some at every
 write (`security.capability`), so that an inode has none is remembered too.
 """
@@ -59,8 +61,8 @@ class XattrStore:
         if not self.of(inode):
             return
         commit = self._store.commit
-        self._store.write(_KEEP_ALL, [(commit, inode, commit)])
-        self._store.write("DELETE FROM xattr WHERE inode = ?", [(inode,)])
+        self._store.put_off(_KEEP_ALL, (commit, inode, commit))
+        self._store.put_off("DELETE FROM xattr WHERE inode = ?", (inode,))
         self._cached.keep(inode, {})
 
     def forget(self) -> None:

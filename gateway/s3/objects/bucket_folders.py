@@ -40,9 +40,7 @@ class BucketFolders:
         row = self._drive.live_row(inode)
         if not row.is_directory or not is_bucket_name(name):
             return None
-        value = self._names.attribute(inode, BUCKET)
-        made = BucketRecord(row.btime_ns) if value is None else decode_bucket(value)
-        return Bucket(name, inode, made.created_ns, made.owner, made.location, made.versioning)
+        return _shown(name, inode, row.btime_ns, self._names.attribute(inode, BUCKET))
 
     def bucket(self, name: str) -> Bucket:
         """`NoSuchBucket`."""
@@ -115,6 +113,13 @@ class BucketFolders:
 def is_bucket_name(name: str) -> bool:
     """Whether S3 allows it: 3 to 63 of `a-z0-9.-`, no IPv4 address."""
     return 3 <= len(name) <= 63 and _NAME.fullmatch(name) is not None
+
+
+@lru_cache(maxsize=1024)
+def _shown(name: str, inode: int, made_ns: int, record: bytes | None) -> Bucket:
+    """The bucket of a folder that was made then, and has this record."""
+    made = BucketRecord(made_ns) if record is None else decode_bucket(record)
+    return Bucket(name, inode, made.created_ns, made.owner, made.location, made.versioning)
 
 
 def _attribute(setting: str, value: bytes = b"") -> bytes:

@@ -19,6 +19,8 @@ from gateway.s3.objects.types import Checksums, Metadata, ObjectPart, Versioning
 VERSION: Final = 1
 MAX_RECORD: Final = 48 << 10
 MAX_PARTS: Final = 10_000
+_SMALL: Final = 1 << 10
+"""Bytes of a record, so that 4,096 take some megabytes as objects."""
 
 IMPLIED: Final = b"drivefs.implied"
 """On a folder that a PUT made: it goes with the last object below it."""
@@ -96,7 +98,16 @@ def encode(record: Record) -> bytes:
 
 
 def decode(data: bytes) -> Record:
-    """The record that `encode` made."""
+    """The record that `encode` made. Small ones that were asked for lately are remembered."""
+    return _remembered(data) if len(data) <= _SMALL else _decoded(data)
+
+
+@lru_cache(maxsize=4096)
+def _remembered(data: bytes) -> Record:
+    return _decoded(data)
+
+
+def _decoded(data: bytes) -> Record:
     items = _unpack(data, _RECORD)
     etag, size, modified_ns, version_id, is_delete_marker, *said, values, kind, parts, upload_id = items
     return Record(
@@ -116,7 +127,6 @@ def encode_bucket(record: BucketRecord) -> bytes:
     return _pack([VERSION, record.created_ns, record.owner, record.location, record.versioning])
 
 
-@lru_cache(maxsize=1024)
 def decode_bucket(data: bytes) -> BucketRecord:
     created_ns, owner, location, versioning = _unpack(data, (int, str, str, str))
     if versioning not in ("", "Enabled", "Suspended"):

@@ -750,3 +750,16 @@ def test_block_references_are_of_the_living_and_the_past(namespace: Namespace) -
     namespace.begin_commit(2)
     namespace.apply(SetExtents(inode, 1, ((0, 9),), ((0, 9, b"d" * 32, 0),)))
     assert sorted(block_references(namespace)) == [BLOCK, b"c" * 32, b"d" * 32]
+
+
+def test_the_attributes_of_inodes_that_end_leave_sql_together(namespace: Namespace) -> None:
+    """Objects of the S3 door have one each, and go when they are replaced."""
+    inodes = [make(namespace, b"%d" % number) for number in range(50)]
+    for number, inode in enumerate(inodes):
+        namespace.apply(SetXattr(inode, b"user.name", b"value", 2))
+        namespace.apply(Unlink(ROOT_INODE, b"%d" % number, inode, 3))
+    before = namespace.savepoint().written
+    for inode in inodes:
+        namespace.apply(Delete(inode))
+    assert namespace.savepoint().written - before < 10
+    assert namespace.synced_connection().execute("SELECT * FROM xattr").fetchall() == []
