@@ -95,7 +95,8 @@ class StoredObjects:
         own yet, it has those that the batch joins."""
         bucket = self._buckets.bucket(bucket_name)
         current = self._names.locate(bucket.inode, key)
-        check_write(conditions, None if current is None else self._info(bucket, key, current))
+        if conditions != UNCONDITIONAL:
+            check_write(conditions, None if current is None else self._info(bucket, key, current))
         version_id = self._make_way(batch, bucket, key, current)
         record = replace(record, version_id=version_id, modified_ns=batch.now)
         if record.size == 0 and key.endswith(b"/"):
