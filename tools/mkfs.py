@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 
-from backend.cluster import DriveFile
+from backend.cluster import DriveFile, drive_file
 from backend.coding import Profile
 from backend.errors import UsageError
 from backend.nodes import NodePlace
@@ -109,7 +109,10 @@ def _old_nodes(folder: str, places: Sequence[NodePlace], *, force: bool) -> list
     """The places that are to be emptied."""
     if force:
         return old_drive.removable(folder, places)
-    new_drive.require_free(folder)
+    if os.path.lexists(os.path.join(folder, drive_file.FILE_NAME)):
+        raise UsageError(f"{folder}: there is a drive here already; --force makes a new one in its place")
+    if not new_drive.is_free(folder):
+        raise UsageError(f"{folder}: not empty; --force uses it all the same")
     return []
 
 

@@ -38,12 +38,9 @@ def new_origin() -> Origin:
     return Origin(os.urandom(DRIVE_ID_SIZE), new_drive_key())
 
 
-def require_free(folder: str) -> None:
-    """`UsageError` if a drive or something else is in the folder."""
-    if os.path.lexists(os.path.join(folder, drive_file.FILE_NAME)):
-        raise UsageError(f"{folder}: there is a drive here already; --force makes a new one in its place")
-    if os.path.isdir(folder) and set(os.listdir(folder)) - {"lost+found"}:
-        raise UsageError(f"{folder}: not empty; --force uses it all the same")
+def is_free(folder: str) -> bool:
+    """Whether nothing is in the folder, or there is no such folder."""
+    return not os.path.isdir(folder) or not set(os.listdir(folder)) - {"lost+found"}
 
 
 def recovery_key(path: str | None) -> str | None:

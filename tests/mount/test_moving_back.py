@@ -115,6 +115,10 @@ def test_what_cannot_be_moved_is_refused(account: Account) -> None:
         assert "lies in the drive that is mounted" in machine.tool("drivefs", *inside).stderr
         too_few: list[str | Path] = [*asked, "--node", machine.folder / "n"]
         assert "needs 6 nodes, but 1 are given" in machine.tool("drivefs", *too_few).stderr
+        folder.mkdir()
+        (folder / "foreign").touch()
+        assert "not empty, and no drive" in machine.tool("drivefs", *asked).stderr
+        (folder / "foreign").unlink()
         other = MountedDrive(machine.folder)
         other.make()
         assert "is another drive" in machine.tool("drivefs", *asked).stderr

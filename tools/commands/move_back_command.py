@@ -71,7 +71,11 @@ def _make_nodes(folder: str, origin: Origin, options: argparse.Namespace) -> Non
     profile = options.profile or Profile.parse(DEFAULT_PROFILE)
     if options.node is not None and len(options.node) < profile.total:
         raise UsageError(f"profile {profile} needs {profile.total} nodes, but {len(options.node)} are given")
-    new_drive.require_free(folder)
+    if not new_drive.is_free(folder):
+        raise UsageError(
+            f"{folder}: not empty, and no drive: name a new folder, or remove what is in it; a move that was "
+            "interrupted while it made the nodes has put nothing of the drive there"
+        )
     places = new_nodes.node_places(folder, options.node, options.credentials, profile.total)
     node_requests.wanted_places([*places])
     recovery = new_drive.recovery_key(options.recovery_file)
