@@ -264,11 +264,18 @@ def test_who_stops_a_move_too_late_is_told_that_it_has_moved(
     require_moved(made, login, made.content)
 
 
-def test_there_and_back_again(made: SmallDrive, login: HubLogin) -> None:
-    """Nodes that a drive has left take it back, and a hub that it has left does."""
+@pytest.mark.parametrize("are_new", [False, True])
+def test_there_and_back_again(made: SmallDrive, login: HubLogin, are_new: bool) -> None:
+    """Nodes that a drive has left take it back, and a hub that it has left does; and so do new nodes, which
+    have nothing of what the machine knew of those before."""
     assert trio.run(move_back, made, login) == ""
+    assert trio.run(seen_on_nodes, made).keys() >= made.content.keys()
     assert trio.run(move, made, login, b"on nodes") == ""
     expected = require_at_hub(made, login)
     assert b"/on nodes" in expected
+    if are_new:
+        made.drive.rename(made.folder / "left")
+        trio.run(make_nodes, made, login)
     assert trio.run(move_back, made, login, b"again") == ""
-    require_moved(made, login, expected)
+    another = made.read()
+    assert {path: another[path] for path in expected} == expected
