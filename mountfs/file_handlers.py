@@ -112,6 +112,8 @@ class FileHandlers(HandlerBase):
         inode = fh & ~_WRITER
         self.callers.closed(inode)
         try:
+            if fh & _WRITER:
+                await self._drive.moving()
             if fh & _WRITER and self._writers.closed(inode):
                 self._drive.set_times(inode, *self._times.closed(inode))
             await self._drive.settle(inode)

@@ -35,7 +35,7 @@ class NodeDrive:
         """nodes of files whose attributes others changed, and that may be open: the kernel keeps the times of
         such a file until it is closed"""
         self._folders = OpenFolders()
-        self.now, self.statistics = drive.now, drive.statistics
+        self.now, self.moving, self.statistics = drive.now, drive.moving, drive.statistics
 
     # Others' commits
 
@@ -143,10 +143,12 @@ class NodeDrive:
     async def set_xattr(
         self, node: int, name: bytes, value: bytes, *, keeps_set_group_id: bool = True
     ) -> None:
+        await self.moving()
         inode = self._nodes.inode(node)
         await self._drive.set_xattr(inode, name, value, keeps_set_group_id=keeps_set_group_id)
 
     async def remove_xattr(self, node: int, name: bytes) -> None:
+        await self.moving()
         await self._drive.remove_xattr(self._nodes.inode(node), name)
 
     # Contents
@@ -212,6 +214,8 @@ class NodeDrive:
             await self._drive.fsync(shown, alone=alone)
 
     # Names
+    #
+    # What a number means is asked in the turn of the change, as it may be another inode after a rebase.
 
     def hold(self, node: int) -> None:
         """As the drive's, at a look-up or an opening. `StaleError`: others replaced what the node shows; the
@@ -253,23 +257,28 @@ class NodeDrive:
     async def make_node(
         self, parent: int, name: bytes, mode: int, rdev: int, uid: int, gid: int, umask: int | None = None
     ) -> Attributes:
+        await self.moving()
         made = await self._drive.make_node(self._nodes.inode(parent), name, mode, rdev, uid, gid, umask)
         return self._named(parent, name, made)
 
     async def symlink(self, parent: int, name: bytes, target: bytes, uid: int, gid: int) -> Attributes:
+        await self.moving()
         made = await self._drive.symlink(self._nodes.inode(parent), name, target, uid, gid)
         return self._named(parent, name, made)
 
     async def link(self, node: int, parent: int, name: bytes) -> Attributes:
+        await self.moving()
         linked = await self._drive.link(self._nodes.inode(node), self._nodes.inode(parent), name)
         return self._named(parent, name, linked)
 
     async def unlink(self, parent: int, name: bytes) -> None:
+        await self.moving()
         before = self._nodes_of((parent, name))
         await self._drive.unlink(self._nodes.inode(parent), name)
         self._moved(before)
 
     async def remove_directory(self, parent: int, name: bytes) -> None:
+        await self.moving()
         await self._drive.remove_directory(self._nodes.inode(parent), name)
 
     async def rename(
@@ -283,6 +292,7 @@ class NodeDrive:
         exchange: bool,
         whiteout: tuple[int, int] | None,
     ) -> None:
+        await self.moving()
         before = self._nodes_of((parent, name), (new_parent, new_name))
         await self._drive.rename(
             self._nodes.inode(parent),

@@ -6,7 +6,7 @@ from cache.journal.journal import SEGMENT_SIZE, Journal
 from cache.journal.ledger import LARGE_WRITE, Ledger
 from cache.journal.local_room import reserve
 from cache.journal.pieces import Data, Hole, Piece, Stored
-from cache.journal.rebasing import rebase
+from cache.journal.rebasing import Rebasing, rebase
 from cache.journal.recovery import JournalRecovery
 from cache.journal.room import LITTLE, Need
 from cache.journal.scan import PendingCommit
@@ -32,6 +32,7 @@ __all__ = [
     "Need",
     "PendingCommit",
     "Piece",
+    "Rebasing",
     "Stored",
     "Trimming",
     "rebase",

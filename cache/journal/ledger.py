@@ -18,7 +18,8 @@ decided by `cache.journal.trimming`. Used on the event-loop thread only.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -99,6 +100,8 @@ class Ledger:
         """whether the namespace holds a rebase that a power cut can still take from the journal: not saved"""
         self.freed = trio.Condition()
         """notified when journal segments were let go, or the drive is closing"""
+        self._still: trio.Event | None = None
+        """set when changes go on"""
         self.accepted = 0
         """records accepted by this process"""
         self.large_write = LARGE_WRITE
@@ -208,6 +211,29 @@ class Ledger:
         self.journal.append(RecordType.TIMES, (payload,), self.namespace.commit)
         self.accepted += 1
         self.dirty.set_times(inode, mtime_ns, ctime_ns)
+
+    # Standing still
+
+    @property
+    def is_still(self) -> bool:
+        """Whether changes are to wait, as a state is being made that is to follow on the present one. Those
+        that cannot wait are accepted, and then it is made for nothing."""
+        return self._still is not None
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """While it lasts `is_still` holds."""
+        self._still = still = trio.Event()
+        try:
+            yield
+        finally:
+            self._still = None
+            still.set()
+
+    async def moving(self) -> None:
+        """Return in a turn in which changes need not wait; at once if that is now."""
+        while self._still is not None:
+            await self._still.wait()
 
     # Commits
 

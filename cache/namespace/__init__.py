@@ -66,6 +66,7 @@ from cache.namespace.schema import (
     sqlite_errors,
     value_of,
 )
+from cache.namespace.shadow import DisplacedError, Shadow
 from cache.namespace.undo import take_back
 from cache.namespace.writers import CommitWriter
 
@@ -92,6 +93,7 @@ __all__ = [
     "Delete",
     "DentryRow",
     "DeviceRow",
+    "DisplacedError",
     "Extent",
     "Forget",
     "Gap",
@@ -115,6 +117,7 @@ __all__ = [
     "SetRetention",
     "SetWriter",
     "SetXattr",
+    "Shadow",
     "Statistics",
     "Unlink",
     "Unpin",

@@ -1,9 +1,9 @@
 """The state of a drive: inodes, names, attributes and extents, now and at every retained commit.
 
 Invariants (event loop thread only, synchronous; the one exception is `checkpoint`):
-1. State changes only by `apply`, `undo`, `roll_back`, `record_commit`, `points.forget_some` and
-   `replace_from`. The same operations with the same commit numbers give the same rows on every machine
-   (`inode.atime_ns` aside, after an undo; rows that are to be forgotten aside, until they are).
+1. State changes only by `apply`, `undo`, `roll_back`, `record_commit`, `points.forget_some`,
+   `replace_from` and `take_place`. The same operations with the same commit numbers give the same rows on
+   every machine (`inode.atime_ns` aside, after an undo; rows that are to be forgotten aside, until they are).
 2. The database on disk is always the state at the journal position that it holds: `save` commits
    both in one transaction, and whoever opens it replays the journal from exactly there.
 3. A power cut may lose the last saves (WAL, synchronous=NORMAL), never part of one. Journal before
@@ -16,6 +16,7 @@ Tables: docs/format/namespace.md. Past states: `cache.history.history`.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -45,6 +46,7 @@ from cache.namespace.schema import (
     sqlite_errors,
     value_of,
 )
+from cache.namespace.shadow import Shadow
 from cache.namespace.state import State
 from cache.namespace.undo import take_back
 from cache.namespace.writers import WriterStore
@@ -99,6 +101,8 @@ class Namespace:
         self.path = path
         self.read_only = read_only
         self._environment = environment
+        self._shadowed: tuple[State, int] | None = None
+        """as it was when the last shadow was made"""
         self._cached_rows = max(cached_rows, _LEAST_CACHED_ROWS)
         self._file = NamespaceFile(path, (uid, gid, time_ns), environment, read_only=read_only)
         self._open(device)
@@ -323,6 +327,38 @@ class Namespace:
         self.points.reload()
         self._load_head()
         self._state, self._rows.commit = replace(savepoint.state), savepoint.commit
+
+    def shadow(self) -> Shadow[Namespace] | None:
+        """One that begins as this one is (`cache.namespace.shadow`). None: not all of it is saved."""
+        if not self._is_saved:
+            return None
+        twin = copy(self)
+        twin._connection = connection = self._file.open_beside()
+        with sqlite_errors(self.path):
+            try:
+                twin._load(self.device)
+            except BaseException:
+                connection.close()
+                raise
+        shadow = Shadow(twin, connection.interrupt, connection.close)
+        self._rows.before_transaction = shadow.give_way
+        self._shadowed = replace(self._state), self.commit
+        return shadow
+
+    @property
+    def _is_saved(self) -> bool:
+        return self._rows.is_clean and not self._connection.in_transaction
+
+    def is_as_shadowed(self, shadow: Shadow[Namespace]) -> bool:
+        """Whether nothing has changed here since `shadow` was made."""
+        return shadow.is_there and self._is_saved and self._shadowed == (self._state, self.commit)
+
+    def take_place(self, shadow: Shadow[Namespace]) -> None:
+        """Be what `shadow` has become (`is_as_shadowed`). On disk with the next `save`."""
+        before = self._connection
+        shadow.is_there = False
+        self.__dict__.update(shadow.namespace.__dict__)
+        before.close()
 
     def _forget(self) -> None:
         self._rows.forget()

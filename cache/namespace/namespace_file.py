@@ -70,6 +70,13 @@ class NamespaceFile:
                 raise
         return connection
 
+    def open_beside(self) -> Connection:
+        """One connection more to a database that is open, for who writes."""
+        with sqlite_errors(self._path):
+            connection = self._connect(self._path)
+            prepare_live(connection)
+        return connection
+
     def _connect(self, path: str, *, read_only: bool = False) -> Connection:
         return open_database(path, read_only=read_only, vfs=self._disk.database_vfs)
 

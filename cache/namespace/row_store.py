@@ -62,6 +62,10 @@ _GET_INODE: Final = f"SELECT {', '.join(INODE_COLUMNS)} FROM inode WHERE inode =
 _GET_DENTRY: Final = f"SELECT {', '.join(DENTRY_COLUMNS)} FROM dentry WHERE parent = ? AND name = ?"
 
 
+def _nobody() -> None:
+    """Nobody else writes to the database."""
+
+
 _UNKNOWN: Final = object()
 """The value of a key in a cache that does not know whether there is a row."""
 
@@ -130,6 +134,8 @@ class RowStore:
         self._log: list[tuple[str, Sequence[tuple[Any, ...]]]] = []
         self._torn = False
         self._wal_pages = 0
+        self.before_transaction: Callable[[], None] = _nobody
+        """called before a transaction is begun: ends who may write to the database beside this one"""
         connection.set_wal_hook(self._note_wal)
 
     def _note_wal(self, _connection: Connection, _database: str, pages: int) -> int:
@@ -210,11 +216,21 @@ class RowStore:
                 return
             try:
                 if not self.connection.in_transaction:
-                    self.connection.execute("BEGIN IMMEDIATE")
+                    self._begin()
                 self.connection.executemany(sql, rows)
             except BaseException:
                 self._torn = True
                 raise
+
+    def _begin(self) -> None:
+        self.before_transaction()
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether everything is committed."""
+        rows = (self.inodes.dirty, self.entries.dirty, self._past_inodes, self._past_entries)
+        return not any((*rows, self._put_off, self._log))
 
     @property
     def written(self) -> int:
@@ -323,7 +339,7 @@ class RowStore:
         self._torn = True
         if self.connection.in_transaction:
             self.connection.execute("ROLLBACK")
-        self.connection.execute("BEGIN IMMEDIATE")
+        self._begin()
         for sql, rows in self._log:
             self.connection.executemany(sql, rows)
         self._torn = False

@@ -82,7 +82,6 @@ class RetentionKeeper:
         read_only: bool,
     ) -> None:
         self._ledger = ledger
-        self._points = ledger.namespace.points
         self._publisher = publisher
         self._housekeeping = housekeeping
         self._schedule = schedule
@@ -247,12 +246,13 @@ class RetentionKeeper:
 
     async def _forget(self) -> bool:
         """Remove the rows of points that are gone; whether there were any."""
-        points = self._ledger.namespace.points
         found = False
-        while points.forget_some(ROWS):
+        await self._ledger.moving()
+        while self._ledger.namespace.points.forget_some(ROWS):
             found = True
             self._environment.failpoints.reached(FORGETTING)
             await trio.lowlevel.checkpoint()
+            await self._ledger.moving()
         if found:
             self._ledger.save()
         return found

@@ -45,6 +45,12 @@ class Follower:
         self.makers: set[int] = set()
         """the devices whose commits were applied"""
 
+    def of(self, namespace: Namespace) -> Follower:
+        """One that applies commits to another namespace, of the same drive, for the same ring."""
+        other = Follower(namespace, self._ring)
+        other.makers = self.makers
+        return other
+
     def learn_epochs(self) -> None:
         """Those that the namespace has, published: it came from a snapshot, or the journal gave it them."""
         self._ring.learn_all(self._namespace.epochs.until(self._namespace.head().number))

@@ -20,12 +20,14 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from urllib.parse import quote
 
+import trio
+
 from backend.commits import encode_commit
 from backend.errors import DriveError, FencedError, TransientError
 from backend.upstream import BLOCK_ID_SIZE, Commit, Head, Upstream
 from cache.contact import FIRST_BACKOFF, MAX_BACKOFF, Contact
 from cache.errors import FileSystemError
-from cache.journal import Ledger, Trimming, rebase
+from cache.journal import Ledger, Rebasing, Trimming, rebase
 from cache.namespace import folder_path
 from cache.notices import MOST, Kind, Notices
 from cache.publish import is_same_commit, require_growth
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 
 STEP: Final = 4 << 10
 """Bytes of commits' payloads that are applied without a pause, unless one commit is larger."""
+MANY: Final = 32
+"""Commits that are applied without a pause."""
 AT_ONCE: Final = 64 << 20
 """Bytes of commits after which no more are asked for before these are applied. Who has no key can make
 commits without end, which nobody but the follower finds wrong."""
@@ -126,18 +130,20 @@ class Rebaser:
     async def _go_on(self, commits: list[tuple[Commit, bytes]], becomes: int | None) -> None:
         """Apply these, and have what is not published go on from there, as that of device `becomes`."""
         base = self._ledger.head.number
-        for onlooker in self._changes.onlookers:
-            onlooker.before()
-        resolved = await rebase(
-            self._ledger,
-            [(commit.number, encode_commit(commit)) for commit, _ in commits],
-            lambda: self._apply(commits),
+        rebasing = Rebasing(
+            lambda: [(commit.number, encode_commit(commit)) for commit, _ in commits],
+            lambda namespace: self._follower.of(namespace).apply_all(commits),
             self._held,
             self._host,
+            self._before,
             lambda resolved: self._show(base, resolved),
             becomes,
+            becomes is None and self._is_large(commits),
         )
+        resolved = await rebase(self._ledger, rebasing)
         self._changes.announce(_changes(resolved.changed))
+        with trio.CancelScope(shield=True):
+            await trio.lowlevel.checkpoint()
         self._say(resolved, base)
         await self._notices.store()
 
@@ -170,9 +176,14 @@ class Rebaser:
         row = self._ledger.namespace.devices.of(self._device)
         return row is None or self._follower.is_signed(commit, row.key)
 
-    def _apply(self, commits: list[tuple[Commit, bytes]]) -> None:
-        for _ in self._follower.apply_all(commits):
-            continue
+    def _is_large(self, commits: list[tuple[Commit, bytes]]) -> bool:
+        """Whether to apply these without a pause would hold up calls."""
+        size = sum(len(commit.payload) for commit, _ in commits) + self._ledger.operation_bytes
+        return size > STEP or len(commits) > MANY
+
+    def _before(self) -> None:
+        for onlooker in self._changes.onlookers:
+            onlooker.before()
 
     def _show(self, base: int, resolved: Resolved) -> None:
         replaced = Replaced(base, resolved.changed.replaced, resolved.changed.became)

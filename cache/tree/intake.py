@@ -1,8 +1,9 @@
 """The intake: the way in for every change. It is where a change waits for room.
 
 Invariants:
-1. Calls that change are async, because they wait for a bounded time while the journal is full. Normally
-   they do not give up control at all. They never give it up between the check and the acceptance.
+1. Calls that change are async, because they wait for a bounded time while the journal is full, and while a
+   large rebase is made aside (`cache.journal.rebasing`). Normally they do not give up control at all. They
+   never give it up between the check and the acceptance.
 2. A change that is accepted wakes the publisher.
 
 Event-loop thread only.
@@ -85,13 +86,20 @@ class Intake:
         """Return when a change of so many bytes can be accepted; refuse when it cannot, or the drive cannot
         be written. `AbandonedError`: see `cache.slow_waits`. Whoever waits is answered after `PATIENCE`
         seconds, as not everybody can be killed while the kernel waits for the answer: let in beyond what
-        should be, if memory and journal can bear it."""
+        should be, if memory and journal can bear it. How long a rebase takes is not bounded."""
+        await self._found_room(need, size)
+        while self._ledger.is_still:
+            with self._slow_waits.wait():
+                await self._ledger.moving()
+            await self._found_room(need, size)
+
+    async def _found_room(self, need: Need, size: int) -> None:
         self.check_writable()
         self._put_off.delete_for_room()
         if self._trimming.is_crowded:
             await self._trimming.relieve()
             self.check_writable()
-        if self.has_to_wait(need):
+        if self._publisher.pressure.is_over(_WAIT[need]):
             await self._wait_for_publisher(need)
         if not self._ledger.has_local_room(need):
             raise NoSpaceLeftError(
@@ -101,8 +109,8 @@ class Intake:
             await self._make_room(need, size)
 
     def has_to_wait(self, need: Need) -> bool:
-        """Whether `room` would wait for the publisher."""
-        return self._publisher.pressure.is_over(_WAIT[need])
+        """Whether `room` would wait for the publisher, or for a rebase."""
+        return self._ledger.is_still or self._publisher.pressure.is_over(_WAIT[need])
 
     @property
     def is_writable(self) -> bool:

@@ -181,14 +181,16 @@ class Walk:
             self._device.exchange(old, new)
 
 
-def walk(folder: Path, base: Path, seed: int, count: int, hits: Counter[Row]) -> None:
-    """One run; on failure the seed is in the message."""
+def walk(
+    folder: Path, base: Path, seed: int, count: int, hits: Counter[Row], kind: type[Device] = Device
+) -> None:
+    """One run, of devices of that kind; on failure the seed is in the message."""
     random, log = Random(seed), Log([()])
     devices = []
     for number in range(count + 1):
         path = folder / f"{seed}-{number}.db"
         copyfile(base, path)
-        devices.append(Device(path, number + 2, hits))
+        devices.append(kind(path, number + 2, hits))
     *writers, replay = devices
     copies: list[Device] = []
     try:

@@ -1,0 +1,61 @@
+"""The shadow of a namespace: a second one on the same database, to make a later state of it while the first
+one goes on to be read.
+
+Invariants:
+1. A shadow begins as what its original has saved, and its changes are in a transaction that is not committed:
+   SQLite shows the original none of them. A shadow that ends before its time has changed nothing.
+2. A database has one writer. While there is a shadow that is the shadow; an original that is to be written
+   ends it first (`give_way`).
+3. A shadow takes the original's place (`Namespace.take_place`) if nothing has changed there since.
+
+`run` is for one thread at a time, all else for the event-loop thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from threading import Lock
+from typing import Generic, TypeVar
+
+Twin = TypeVar("Twin")
+Result = TypeVar("Result")
+
+
+class DisplacedError(Exception):
+    """The shadow had to give way, as its original changes."""
+
+
+class Shadow(Generic[Twin]):
+    """See the module. `namespace`: the shadow's. `interrupt` has its SQL end soon, and may be called at any
+    time; `close` ends its transaction."""
+
+    def __init__(self, namespace: Twin, interrupt: Callable[[], None], close: Callable[[], None]) -> None:
+        self.namespace = namespace
+        self._interrupt = interrupt
+        self._close = close
+        self._working = Lock()
+        self.is_there = True
+        """whether it did not have to give way"""
+
+    def check(self) -> None:
+        """`DisplacedError` if nobody needs the result any more. To be called often within `run`."""
+        if not self.is_there:
+            raise DisplacedError
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """`work` in the calling thread, which changes `namespace`. `DisplacedError`: for nothing."""
+        with self._working:
+            self.check()
+            try:
+                return work()
+            except Exception:
+                self.check()  # SQL that was interrupted says so in its own words
+                raise
+
+    def give_way(self) -> None:
+        """End; waits for `run`, which ends soon. Idempotent."""
+        if self.is_there:
+            self.is_there = False
+            self._interrupt()
+            with self._working:
+                self._close()

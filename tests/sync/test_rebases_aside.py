@@ -1,0 +1,249 @@
+"""Large rebases: the drive is read while they are made on a shadow of its namespace, and changes wait."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+
+from backend.errors import FencedError
+from cache.drive import Drive
+from cache.journal import rebasing
+from cache.namespace import MalformedError, Namespace, SetXattr
+from cache.namespace.operations import ROOT_INODE
+from cache.rebase import Device, Resolved, take_up
+from cache.sync import Follower, follower, rebaser
+from tests.drives import content_of, make_file, tree
+from tests.sync.drives import Hub
+from tests.sync.test_power_cuts import (
+    test_what_was_synced_outlives_a_power_cut_among_others as outlives_power_cuts,
+)
+from tests.sync.test_random_drives import test_drives_that_do_anything_converge as drives_converge
+from tests.sync.test_whole_drives import (
+    COPY,
+    StillHub,
+    begin,
+    change_here,
+    change_there,
+    die,
+    die_running,
+    go_on,
+    names,
+    same_everywhere,
+    write,
+)
+
+PATIENCE: Final = 60
+KILLED_AT: Final = [
+    ("rebase.aside", 0),
+    ("rebase.spooled", 0),
+    ("rebase.journaled", 0),
+    ("rebase.synced", 0),
+    ("journal.appended", 0),
+    ("journal.appended", 2),
+    ("ledger.saved", 0),
+    ("ledger.saved", 1),
+    ("namespace.committing", 0),
+]
+"""Failpoints, and how often each is passed before the kill."""
+
+
+@pytest.fixture(autouse=True)
+def all_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each rebase is made aside."""
+    monkeypatch.setattr(rebaser, "STEP", -1)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Hub:
+    return Hub(tmp_path, StillHub())
+
+
+class Slow:
+    """Rebases that begin when they are let, of which the second and later ones need not be."""
+
+    def __init__(self) -> None:
+        self._go = threading.Event()
+        self.made = 0
+
+    def take_up(self, namespace: Namespace, follow: Callable[[], None], device: Device) -> Resolved:
+        self.made += 1
+        if threading.current_thread() is not threading.main_thread():
+            assert self._go.wait(PATIENCE)
+        return take_up(namespace, follow, device)
+
+    def let(self) -> None:
+        self._go.set()
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
+    slow = Slow()
+    monkeypatch.setattr(rebasing, "take_up", slow.take_up)
+    yield slow
+    slow.let()
+
+
+@asynccontextmanager
+async def in_a_rebase(hub: Hub, slow: Slow) -> AsyncIterator[Drive]:
+    """A device with changes, in the middle of a rebase. At the end that is made, and both have the same."""
+    await begin(hub)
+    async with hub.device(2) as second:
+        await change_here(second)
+        await change_there(hub)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.publisher.follow)
+            with trio.fail_after(PATIENCE):
+                while not slow.made:
+                    await trio.sleep(0.001)
+            try:
+                yield second
+            finally:
+                slow.let()
+        assert {b"h", b"d", b"f", b"there0"} <= {*names(second)}
+        (copy,) = [name for name in names(second) if COPY in name]
+        assert await content_of(second, copy) == b"of the second" * 1000
+        await same_everywhere(hub, second)
+
+
+async def test_the_drive_is_read_while_a_rebase_is_made(hub: Hub, slow: Slow) -> None:
+    async with in_a_rebase(hub, slow) as second:
+        assert {*names(second)} == {b"f", b"h", b"d"}
+        assert await content_of(second, b"f") == b"of the second" * 1000
+        inode = second.lookup(ROOT_INODE, b"h").inode
+        assert second.attributes(inode).size == 4
+        await second.fsync(inode)
+        second.tick(-1)
+        await second.trimming.trim()
+        assert second.ledger.is_still
+    assert slow.made == 1
+
+
+async def test_changes_wait_until_a_rebase_is_made(hub: Hub, slow: Slow) -> None:
+    async with in_a_rebase(hub, slow) as second:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(make_file, second, b"late", b"late")
+            nursery.start_soon(second.unlink, ROOT_INODE, b"h")
+            for _ in range(10):
+                await trio.sleep(0.001)
+            assert {*names(second)} == {b"f", b"h", b"d"}
+            slow.let()
+        assert {b"there0", b"late"} <= {*names(second)}
+        await make_file(second, b"h", b"again")
+    assert slow.made == 1
+
+
+@pytest.mark.parametrize("is_saved", [False, True])
+async def test_a_change_that_cannot_wait_is_kept_and_the_rebase_made_anew(
+    hub: Hub, slow: Slow, is_saved: bool
+) -> None:
+    """Who writes to the database waits for nothing but what the shadow is just at."""
+    async with in_a_rebase(hub, slow) as second:
+        inode = second.lookup(ROOT_INODE, b"h").inode
+        second.ledger.accept(SetXattr(inode, b"user.a", b"a", 1))
+        letting = threading.Timer(0.01, slow.let)
+        letting.start()
+        if is_saved:
+            second.ledger.save()
+        letting.join()
+    assert slow.made == 2
+    async with hub.device(1) as first:
+        await first.publisher.follow()
+        assert first.get_xattr(first.lookup(ROOT_INODE, b"h").inode, b"user.a") == b"a"
+
+
+async def test_a_file_that_was_opened_meanwhile_stays_open(hub: Hub, slow: Slow) -> None:
+    """Others removed it, and it was written here: who has it open reads on."""
+    await begin(hub)
+    async with hub.device(2) as second:
+        inode = second.lookup(ROOT_INODE, b"g").inode
+        second.hold(inode)
+        await second.write(inode, 0, b"open")
+        await second.unlink(ROOT_INODE, b"g")
+        second.release(inode)
+        await write(second, b"f", b"here")
+        async with hub.device(1) as first:
+            await write(first, b"f", b"there")
+            await first.unlink(ROOT_INODE, b"g")
+            await first.sync()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.publisher.follow)
+            with trio.fail_after(PATIENCE):
+                while not slow.made:
+                    await trio.sleep(0.001)
+            second.hold(inode)
+            slow.let()
+        await same_everywhere(hub, second)
+
+
+@pytest.mark.logs_warnings
+async def test_a_refused_commit_changes_nothing(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    await begin(hub)
+    async with hub.device(2) as second:
+        await change_here(second)
+        await change_there(hub)
+        before, end = await tree(second), second.ledger.journal.end
+
+        def damaged(*_: object) -> list[bytes]:
+            raise MalformedError("damaged")
+
+        monkeypatch.setattr(Follower, "encoded_operations", damaged)
+        monkeypatch.setattr(follower, "open_operations", damaged)
+        with pytest.raises(FencedError):
+            await second.publisher.follow()
+        assert (await tree(second), second.ledger.journal.end) == (before, end)
+        assert not second.ledger.is_still
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize(("name", "skip"), KILLED_AT)
+@pytest.mark.parametrize("dies", [die, die_running])
+async def test_a_device_that_is_killed_in_a_rebase_goes_on(
+    hub: Hub, dies: Callable[[Hub, str, int], Awaitable[None]], name: str, skip: int
+) -> None:
+    await begin(hub)
+    if dies is die:
+        async with hub.device(2, crash=True) as second:
+            await change_here(second)
+        await change_there(hub)
+    await dies(hub, name, skip)
+    await go_on(hub)
+
+
+@pytest.mark.logs_warnings
+@pytest.mark.parametrize("seed", range(3))
+async def test_what_was_synced_outlives_a_power_cut(tmp_path: Path, seed: int) -> None:
+    await outlives_power_cuts(tmp_path, seed)
+
+
+@pytest.mark.parametrize("seed", range(20, 24))
+async def test_drives_that_do_anything_converge(tmp_path: Path, seed: int) -> None:
+    await drives_converge(tmp_path, seed)
+
+
+async def test_a_commit_of_many_changes_is_followed_aside(
+    hub: Hub, slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where nothing is unpublished here."""
+    monkeypatch.undo()
+    monkeypatch.setattr(rebasing, "take_up", slow.take_up)
+    await begin(hub)
+    async with hub.device(2) as second:
+        async with hub.device(1) as first:
+            for number in range(300):
+                await make_file(first, b"%d" % number, b"%d" % number)
+            await first.sync()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(second.publisher.follow)
+            with trio.fail_after(PATIENCE):
+                while not slow.made:
+                    await trio.sleep(0.001)
+            assert len(names(second)) == 3
+            slow.let()
+        assert len(names(second)) == 303
+        await same_everywhere(hub, second)
