@@ -123,9 +123,7 @@ def _rebase_at_once(ledger: Ledger, rebasing: Rebasing, spool: Spool) -> Resolve
 async def _rebase_aside(ledger: Ledger, rebasing: Rebasing, spool: Spool) -> Resolved | None:
     """As `rebase`, with calls that go on meanwhile. None: there was something in the way, and nothing has
     changed."""
-    with suppress(DriveError, FileSystemError):  # a full disk is in the way of a shadow only
-        ledger.save()
-    shadow, begun = ledger.namespace.shadow(), ledger.journal.end
+    shadow, begun = _shadow(ledger), ledger.journal.end
     if shadow is None:
         return None
     held = _Answers(rebasing.held, shadow.check)
@@ -144,6 +142,15 @@ async def _rebase_aside(ledger: Ledger, rebasing: Rebasing, spool: Spool) -> Res
         return None
     finally:
         shadow.give_way()
+
+
+def _shadow(ledger: Ledger) -> Shadow[Namespace] | None:
+    """One of the present state. None: it cannot be made now, as where the disk is full."""
+    try:
+        ledger.save()
+        return ledger.namespace.shadow()
+    except (DriveError, FileSystemError):
+        return None
 
 
 class _Answers:

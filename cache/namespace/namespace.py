@@ -1,6 +1,6 @@
 """The state of a drive: inodes, names, attributes and extents, now and at every retained commit.
 
-Invariants (event loop thread only, synchronous; the one exception is `checkpoint`):
+Invariants (event loop thread only, synchronous; the exceptions are `checkpoint`, and a shadow's thread):
 1. State changes only by `apply`, `undo`, `roll_back`, `record_commit`, `points.forget_some`,
    `replace_from` and `take_place`. The same operations with the same commit numbers give the same rows on
    every machine (`inode.atime_ns` aside, after an undo; rows that are to be forgotten aside, until they are).

@@ -42,7 +42,7 @@ pytestmark = [pytest.mark.logs_warnings, pytest.mark.timeout(120)]
 
 COMMANDS = "tests/unit/tools/commands"
 ENROLMENT = {"enrolment.kept", "enrolment.added", "enrolment.became"}
-REBASES = {"rebase.followed", "rebase.journaled", "rebase.spooled", "rebase.synced"}
+REBASES = {"rebase.aside", "rebase.followed", "rebase.journaled", "rebase.spooled", "rebase.synced"}
 ELSEWHERE = {
     "a drive is moved from a hub to nodes (`tests/crash/test_moving_back.py`)": {
         "move.arrived",
@@ -61,7 +61,9 @@ ELSEWHERE = {
         "pack.before-stand-in"
     },
     "a cut is taken back (`tests/crash/test_failpoints_in_process.py`)": {"ledger.reopening"},
-    "several devices write one drive (`tests/sync/test_whole_drives.py`)": {*REBASES},
+    "several devices write one drive (`tests/sync/test_whole_drives.py`, `test_rebases_aside.py`)": {
+        *REBASES
+    },
     "a state folder becomes a device (`tests/unit/cache/test_enrolment.py`)": {*ENROLMENT},
     "a hub moves old commits (`tests/unit/backend/hub/test_log_segments.py`)": {
         "segment.noted",
