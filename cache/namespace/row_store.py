@@ -135,7 +135,7 @@ class RowStore:
         self._torn = False
         self._wal_pages = 0
         self.before_transaction: Callable[[], None] = _nobody
-        """called before a transaction is begun: ends who may write to the database beside this one"""
+        """called once, before the next transaction: ends who may write to the database beside this one"""
         connection.set_wal_hook(self._note_wal)
 
     def _note_wal(self, _connection: Connection, _database: str, pages: int) -> int:
@@ -223,7 +223,8 @@ class RowStore:
                 raise
 
     def _begin(self) -> None:
-        self.before_transaction()
+        end_other, self.before_transaction = self.before_transaction, _nobody
+        end_other()
         self.connection.execute("BEGIN IMMEDIATE")
 
     @property

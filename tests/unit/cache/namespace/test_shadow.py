@@ -1,0 +1,124 @@
+"""The shadow of a namespace: a later state that is made beside it, and may take its place."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from stat import S_IFREG
+
+import pytest
+
+from cache.namespace import DisplacedError, Namespace, Shadow
+from cache.namespace.operations import ROOT_INODE, Create, Pin, SetAttributes
+
+PATIENCE = 60
+
+
+def create(namespace: Namespace, name: bytes) -> Create:
+    return Create(ROOT_INODE, name, namespace.allocate_inode(), S_IFREG | 0o644, 0, 0, 0, b"", 1)
+
+
+def names(namespace: Namespace) -> list[bytes]:
+    return [entry.name for entry in namespace.entries(ROOT_INODE, 0, 1000)]
+
+
+@pytest.fixture
+def original(tmp_path: Path) -> Iterator[Namespace]:
+    namespace = Namespace(str(tmp_path / "namespace.db"), device=1)
+    namespace.apply(create(namespace, b"a"))
+    namespace.record_commit(1, b"h" * 32, 1)
+    namespace.begin_commit(2)
+    namespace.save(1)
+    yield namespace
+    namespace.close()
+
+
+def shadow_of(namespace: Namespace) -> Shadow[Namespace]:
+    shadow = namespace.shadow()
+    assert shadow is not None
+    return shadow
+
+
+def test_what_is_done_to_a_shadow_is_not_seen(original: Namespace) -> None:
+    shadow = shadow_of(original)
+    shadow.namespace.undo(0)
+    shadow.namespace.apply(create(shadow.namespace, b"b"))
+    assert names(shadow.namespace) == [b"b"]
+    assert names(original) == [b"a"]
+    assert original.is_as_shadowed(shadow)
+    shadow.give_way()
+    assert names(original) == [b"a"]
+    assert not original.is_as_shadowed(shadow)
+
+
+def test_a_shadow_that_takes_the_place_is_saved_as_any_state(original: Namespace) -> None:
+    shadow = shadow_of(original)
+    shadow.namespace.undo(0)
+    shadow.namespace.apply(create(shadow.namespace, b"b"))
+    original.take_place(shadow)
+    assert names(original) == [b"b"]
+    original.apply(create(original, b"c"))
+    original.save(2)
+    original.close()
+    again = Namespace(original.path)
+    assert (names(again), again.head().number, again.statistics().inodes) == ([b"b", b"c"], 0, 3)
+    again.close()
+
+
+def test_what_is_not_saved_has_no_shadow(original: Namespace) -> None:
+    original.apply(SetAttributes(ROOT_INODE, uid=5))
+    assert original.shadow() is None
+    original.synced_connection()
+    assert original.shadow() is None
+    original.save(2)
+    shadow_of(original).give_way()
+
+
+def test_a_change_is_noticed(original: Namespace) -> None:
+    for change in (lambda: create(original, b"b"), lambda: SetAttributes(ROOT_INODE, uid=5)):
+        shadow = shadow_of(original)
+        original.apply(change())
+        assert not original.is_as_shadowed(shadow)
+        original.save(original.journal_position() + 1)
+
+
+def test_a_number_that_was_given_is_a_change(original: Namespace) -> None:
+    shadow = shadow_of(original)
+    original.allocate_inode()
+    assert not original.is_as_shadowed(shadow)
+    shadow.give_way()
+
+
+def test_an_original_that_is_written_ends_its_shadow(original: Namespace) -> None:
+    shadow = shadow_of(original)
+    shadow.run(lambda: shadow.namespace.undo(0))
+    original.apply(Pin(b"p", 1))
+    assert not shadow.is_there
+    with pytest.raises(DisplacedError):
+        shadow.run(lambda: None)
+    original.save(2)
+    assert original.points.pins() == {b"p": 1}
+
+
+def test_it_ends_while_a_thread_is_at_it(original: Namespace) -> None:
+    shadow, begun, ended = shadow_of(original), threading.Event(), list[bool]()
+
+    def work() -> None:
+        shadow.namespace.undo(0)
+        begun.set()
+        while True:
+            shadow.check()
+
+    def run() -> None:
+        with pytest.raises(DisplacedError):
+            shadow.run(work)
+        ended.append(True)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert begun.wait(PATIENCE)
+    original.apply(Pin(b"p", 1))
+    thread.join(PATIENCE)
+    assert ended == [True]
+    assert original.points.pins() == {b"p": 1}
