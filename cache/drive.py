@@ -159,7 +159,7 @@ class Drive:
         self.parent, self.read_link, self.live_row = inodes.parent, inodes.read_link, inodes.row
         self.hold, self.release = put_off.hold, put_off.release
         self.delete_unused, self.accept_times = put_off.delete_unused, put_off.accept_times
-        self.moving = self.ledger.moving
+        self.moving = intake.moving
         self.now, self.accept_together = intake.now, intake.accept_together
         self.allocate_number = intake.allocate_number
         attributes, tree, contents = parts.attributes, parts.tree, parts.contents
@@ -328,7 +328,7 @@ class Drive:
             self.ledger.custody.check()
             if self.ledger.accepted != seen or self.put_off.any_unused:
                 seen = self.tick(seen)
-            if self.intake.is_writable and not self.ledger.is_still:
+            if self.intake.is_writable and not self.ledger.standing.is_still:
                 with self._going_on():
                     self._mass_deletions.look()
                     if self._versions is not None:

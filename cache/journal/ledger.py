@@ -18,8 +18,7 @@ decided by `cache.journal.trimming`. Used on the event-loop thread only.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,6 +45,7 @@ from cache.journal.local_room import LocalRoom
 from cache.journal.room import Need, Room
 from cache.journal.scan import DATA_OFFSET, PendingCommit
 from cache.journal.set_apart import SetApart
+from cache.journal.standing import Standing
 from cache.namespace import Namespace, Operation, Savepoint, SetAttributes, SetExtents, decode, encode
 
 BATCH_APPLYING = declare(
@@ -87,7 +87,7 @@ class Ledger:
         self.custody = custody
         self.namespace = namespace
         self.dirty = DirtyFiles()
-        self.room = Room()
+        self.room, self.standing = Room(), Standing()
         self.local_room = LocalRoom(os.path.dirname(os.path.abspath(namespace.path)), self.environment.disk)
         self.set_apart = SetApart()
         self.positions = Positions()
@@ -100,8 +100,6 @@ class Ledger:
         """whether the namespace holds a rebase that a power cut can still take from the journal: not saved"""
         self.freed = trio.Condition()
         """notified when journal segments were let go, or the drive is closing"""
-        self._still: trio.Event | None = None
-        """set when changes go on"""
         self.accepted = 0
         """records accepted by this process"""
         self.large_write = LARGE_WRITE
@@ -211,29 +209,6 @@ class Ledger:
         self.journal.append(RecordType.TIMES, (payload,), self.namespace.commit)
         self.accepted += 1
         self.dirty.set_times(inode, mtime_ns, ctime_ns)
-
-    # Standing still
-
-    @property
-    def is_still(self) -> bool:
-        """Whether changes are to wait, as a state is being made that is to follow on the present one. Those
-        that cannot wait are accepted, and then it is made for nothing."""
-        return self._still is not None
-
-    @contextmanager
-    def standing_still(self) -> Iterator[None]:
-        """While it lasts `is_still` holds."""
-        self._still = still = trio.Event()
-        try:
-            yield
-        finally:
-            self._still = None
-            still.set()
-
-    async def moving(self) -> None:
-        """Return in a turn in which changes need not wait; at once if that is now."""
-        while self._still is not None:
-            await self._still.wait()
 
     # Commits
 

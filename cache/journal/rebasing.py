@@ -129,7 +129,7 @@ async def _rebase_aside(ledger: Ledger, rebasing: Rebasing, spool: Spool) -> Res
     held = _Answers(rebasing.held, shadow.check)
     device = Device(ledger.dirty.inodes(), held, rebasing.host, rebasing.becomes)
     try:
-        with ledger.standing_still():
+        with ledger.standing.still():
             making = partial(_make, shadow, rebasing, device)
             made = await trio.to_thread.run_sync(partial(shadow.run, making))
             ledger.failpoints.reached(ASIDE)

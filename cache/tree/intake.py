@@ -88,10 +88,15 @@ class Intake:
         seconds, as not everybody can be killed while the kernel waits for the answer: let in beyond what
         should be, if memory and journal can bear it. How long a rebase takes is not bounded."""
         await self._found_room(need, size)
-        while self._ledger.is_still:
-            with self._slow_waits.wait():
-                await self._ledger.moving()
+        while self._ledger.standing.is_still:
+            await self.moving()
             await self._found_room(need, size)
+
+    async def moving(self) -> None:
+        """Return in a turn in which no change waits for a rebase; at once if that is now. `AbandonedError`."""
+        while self._ledger.standing.is_still:
+            with self._slow_waits.wait():
+                await self._ledger.standing.moving()
 
     async def _found_room(self, need: Need, size: int) -> None:
         self.check_writable()
@@ -110,7 +115,7 @@ class Intake:
 
     def has_to_wait(self, need: Need) -> bool:
         """Whether `room` would wait for the publisher, or for a rebase."""
-        return self._ledger.is_still or self._publisher.pressure.is_over(_WAIT[need])
+        return self._ledger.standing.is_still or self._publisher.pressure.is_over(_WAIT[need])
 
     @property
     def is_writable(self) -> bool:

@@ -215,7 +215,7 @@ class Device:
             self._go_on_as_another(log)
         lacking = len(log) - self.namespace.head().number
         if lacking and self.unpublished:
-            self._rebase(log)
+            self.go_over(log)
         elif lacking:
             self._follow(log)
         while publish and self.unpublished:
@@ -234,7 +234,7 @@ class Device:
         number = FIRST_CLONE + len(log)
         log.append((AddDevice(number, hash_of(number), b"dev%d" % number),))
         if self.unpublished:
-            became = self._rebase(log, number).changed.became
+            became = self.go_over(log, number).changed.became
             self.opened = [became.get(inode, inode) for inode in self.opened]
         else:
             self._follow(log)
@@ -246,7 +246,7 @@ class Device:
             head = self.namespace.head().number
             self.do(Pin(b"version %d" % head, head), *map(Delete, versions))
 
-    def _rebase(self, log: Log, becomes: int | None = None) -> rebase.Resolved:
+    def go_over(self, log: Log, becomes: int | None = None) -> rebase.Resolved:
         before = self.live_blocks()
         facts = rebase.Device((), lambda _: False, b"dev%d" % self.number, becomes)
         resolved = take_up(self.namespace, lambda: self._follow(log), facts)

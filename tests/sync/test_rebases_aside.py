@@ -14,7 +14,7 @@ import trio
 from backend.errors import FencedError
 from cache.drive import Drive
 from cache.journal import rebasing
-from cache.namespace import MalformedError, Namespace, SetXattr
+from cache.namespace import MalformedError, Namespace, SetAttributes, SetXattr
 from cache.namespace.operations import ROOT_INODE
 from cache.rebase import Device, Resolved, take_up
 from cache.sync import Follower, follower, rebaser
@@ -35,7 +35,6 @@ from tests.sync.test_whole_drives import (
     go_on,
     names,
     same_everywhere,
-    write,
 )
 
 PATIENCE: Final = 60
@@ -65,17 +64,24 @@ def hub(tmp_path: Path) -> Hub:
 
 
 class Slow:
-    """Rebases that begin when they are let, of which the second and later ones need not be."""
+    """Rebases of which those in a thread are made, but do not end before they are let."""
 
     def __init__(self) -> None:
         self._go = threading.Event()
         self.made = 0
 
     def take_up(self, namespace: Namespace, follow: Callable[[], None], device: Device) -> Resolved:
+        resolved = take_up(namespace, follow, device)
         self.made += 1
         if threading.current_thread() is not threading.main_thread():
             assert self._go.wait(PATIENCE)
-        return take_up(namespace, follow, device)
+        return resolved
+
+    async def begun(self) -> None:
+        """Return when there is one."""
+        with trio.fail_after(PATIENCE):
+            while not self.made:
+                await trio.sleep(0.001)
 
     def let(self) -> None:
         self._go.set()
@@ -98,9 +104,7 @@ async def in_a_rebase(hub: Hub, slow: Slow) -> AsyncIterator[Drive]:
         await change_there(hub)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(second.publisher.follow)
-            with trio.fail_after(PATIENCE):
-                while not slow.made:
-                    await trio.sleep(0.001)
+            await slow.begun()
             try:
                 yield second
             finally:
@@ -120,7 +124,7 @@ async def test_the_drive_is_read_while_a_rebase_is_made(hub: Hub, slow: Slow) ->
         await second.fsync(inode)
         second.tick(-1)
         await second.trimming.trim()
-        assert second.ledger.is_still
+        assert second.ledger.standing.is_still
     assert slow.made == 1
 
 
@@ -138,46 +142,46 @@ async def test_changes_wait_until_a_rebase_is_made(hub: Hub, slow: Slow) -> None
     assert slow.made == 1
 
 
-@pytest.mark.parametrize("is_saved", [False, True])
+@pytest.mark.parametrize("is_in_memory", [False, True])
 async def test_a_change_that_cannot_wait_is_kept_and_the_rebase_made_anew(
-    hub: Hub, slow: Slow, is_saved: bool
+    hub: Hub, slow: Slow, is_in_memory: bool
 ) -> None:
-    """Who writes to the database waits for nothing but what the shadow is just at."""
+    """What is written to the database at once waits for nothing but what the shadow is just at."""
     async with in_a_rebase(hub, slow) as second:
-        inode = second.lookup(ROOT_INODE, b"h").inode
-        second.ledger.accept(SetXattr(inode, b"user.a", b"a", 1))
-        letting = threading.Timer(0.01, slow.let)
+        letting, inode = threading.Timer(0.01, slow.let), second.lookup(ROOT_INODE, b"h").inode
         letting.start()
-        if is_saved:
-            second.ledger.save()
+        if is_in_memory:
+            second.ledger.accept(SetAttributes(inode, uid=77))
+        else:
+            second.ledger.accept(SetXattr(inode, b"user.a", b"a", 1))
         letting.join()
     assert slow.made == 2
     async with hub.device(1) as first:
         await first.publisher.follow()
-        assert first.get_xattr(first.lookup(ROOT_INODE, b"h").inode, b"user.a") == b"a"
+        inode = first.lookup(ROOT_INODE, b"h").inode
+        if is_in_memory:
+            assert first.attributes(inode).uid == 77
+        else:
+            assert first.get_xattr(inode, b"user.a") == b"a"
 
 
-async def test_a_file_that_was_opened_meanwhile_stays_open(hub: Hub, slow: Slow) -> None:
-    """Others removed it, and it was written here: who has it open reads on."""
+async def test_what_was_decided_on_who_has_a_file_open_holds_at_the_end(hub: Hub, slow: Slow) -> None:
+    """Both made an empty file: it is one, unless somebody has it open here."""
     await begin(hub)
     async with hub.device(2) as second:
-        inode = second.lookup(ROOT_INODE, b"g").inode
-        second.hold(inode)
-        await second.write(inode, 0, b"open")
-        await second.unlink(ROOT_INODE, b"g")
-        second.release(inode)
-        await write(second, b"f", b"here")
+        inode = (await make_file(second, b"empty", b"")).inode
         async with hub.device(1) as first:
-            await write(first, b"f", b"there")
-            await first.unlink(ROOT_INODE, b"g")
+            await make_file(first, b"empty", b"")
             await first.sync()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(second.publisher.follow)
-            with trio.fail_after(PATIENCE):
-                while not slow.made:
-                    await trio.sleep(0.001)
+            await slow.begun()
             second.hold(inode)
             slow.let()
+        assert slow.made == 2
+        (copy,) = [name for name in names(second) if COPY in name]
+        assert second.lookup(ROOT_INODE, copy).inode == inode
+        second.release(inode)
         await same_everywhere(hub, second)
 
 
@@ -197,7 +201,7 @@ async def test_a_refused_commit_changes_nothing(hub: Hub, monkeypatch: pytest.Mo
         with pytest.raises(FencedError):
             await second.publisher.follow()
         assert (await tree(second), second.ledger.journal.end) == (before, end)
-        assert not second.ledger.is_still
+        assert not second.ledger.standing.is_still
 
 
 @pytest.mark.logs_warnings
@@ -240,9 +244,7 @@ async def test_a_commit_of_many_changes_is_followed_aside(
             await first.sync()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(second.publisher.follow)
-            with trio.fail_after(PATIENCE):
-                while not slow.made:
-                    await trio.sleep(0.001)
+            await slow.begun()
             assert len(names(second)) == 3
             slow.let()
         assert len(names(second)) == 303

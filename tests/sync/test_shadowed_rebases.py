@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from cache.rebase import Resolved
 from tests.sync.random_walks import prepared, walk
 from tests.sync.simulator import Device, Log
 
@@ -21,26 +22,27 @@ class ShadowedDevice(Device):
     """A device that rebases on a shadow first, and then anew without a pause or by the shadow's taking the
     place, in turn."""
 
-    def _rebase(self, log: Log) -> None:
+    def go_over(self, log: Log, becomes: int | None = None) -> Resolved:
         self.namespace.save(self.namespace.journal_position() + 1)
         shadow = self.namespace.shadow()
         assert shadow is not None
-        before, twin = self._state(), copy(self)
+        before, twin = self.state(), copy(self)
         twin.namespace, twin.unpublished = shadow.namespace, [*self.unpublished]
-        Device._rebase(twin, log)
-        after = twin._state()
-        assert self._state() == before
+        resolved = Device.go_over(twin, log, becomes)
+        after = twin.state()
+        assert self.state() == before
         assert self.namespace.is_as_shadowed(shadow)
         if self.namespace.journal_position() % 2:
             self.namespace.take_place(shadow)
             self.unpublished = twin.unpublished
         else:
             shadow.give_way()
-            super()._rebase(log)
-        assert self._state() == after
+            assert super().go_over(log, becomes) == resolved
+        assert self.state() == after
         assert self.unpublished == twin.unpublished
+        return resolved
 
-    def _state(self) -> tuple[Any, ...]:
+    def state(self) -> tuple[Any, ...]:
         """All that the next operations depend on, but the next inode: a rebase takes numbers."""
         namespace = self.namespace
         return self.rows(), namespace.head(), namespace.commit, namespace.statistics()
