@@ -67,7 +67,7 @@ class Device:
         self.namespace.save(self.namespace.journal_position() + 1)
         for suffix in ("", "-wal"):
             copyfile(self.namespace.path + suffix, f"{path}{suffix}")
-        clone = Device(path, self.number, self.hits)
+        clone = type(self)(path, self.number, self.hits)
         clone.unpublished, clone.opened = self.unpublished[:], self.opened[:]
         clone.times, clone.published = itertools.count(self.now(), 1000), self.published
         return clone
