@@ -1,5 +1,5 @@
 """A rebase on a shadow of the namespace is the one that would be made without a pause, whatever devices do:
-by a thousand walks."""
+by eighty walks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cache.rebase import Resolved
 from tests.sync.random_walks import prepared, walk
 from tests.sync.simulator import Device, Log
 
-SEEDS: Final = 100
+SEEDS: Final = 40
 """In each test."""
 
 
