@@ -93,7 +93,7 @@ class Intake:
             await self._found_room(need, size)
 
     async def moving(self) -> None:
-        """Return in a turn in which no change waits for a rebase, at once if that is now. `AbandonedError`."""
+        """Return in a turn in which no change waits for a rebase. `AbandonedError` as of `room`."""
         while self._ledger.standing.is_still:
             with self._slow_waits.wait():
                 await self._ledger.standing.moving()
